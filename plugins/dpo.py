@@ -1,0 +1,113 @@
+"""DPO: Direct Preference Optimization (arXiv:2305.18290).
+
+The policy is its own reward model: r(x, y) = β log π(y|x)/π_ref(y|x). Maximum likelihood of the preferences under
+Bradley-Terry gives a loss on h, the difference of the two log-ratios of a pair; log-probs are sums over the answer.
+
+One file holds the family, as options: cDPO and robust DPO (label noise), the hinge of SLiC, f-DPO's divergences
+(arXiv:2309.16240; α as in that paper, TRL ≥ 0.29 calls 1 − α its α), length normalisation (Tülu 3), LD-DPO
+(arXiv:2409.06411), the NLL term of Iterative RPO (arXiv:2404.19733, per sequence), and no reference at all.
+"""
+
+from __future__ import annotations
+
+import math
+
+from zoo.api import Algorithm, Literal, Loss, dataclass, logsigmoid
+
+LARGEST_EXPONENT = 40.0
+
+
+class DPO(Algorithm):
+    """Direct Preference Optimization: raise the chosen answer over the rejected one, relative to a reference."""
+
+    paper = "arXiv:2305.18290"
+    data = "preference"
+    defaults = {"lr": 5e-6, "epochs": 2, "batch_size": 16}
+    metrics = {
+        "rewards/chosen": "β times the log-ratio of policy to reference on chosen answers; starts at 0.",
+        "rewards/rejected": "The same on rejected answers; should fall below rewards/chosen.",
+        "rewards/margins": "rewards/chosen − rewards/rejected; β·h, should grow.",
+        "rewards/accuracies": "Share of pairs whose margin is positive; 0.5 is chance, and it starts at 0.",
+        "logps/chosen": "log π of chosen answers, summed. It often falls too: then both answers lose probability.",
+        "logps/rejected": "log π of rejected answers, summed.",
+        "nll": "−log π / |y| of chosen answers: the term that nll_weight weighs.",
+    }
+
+    @dataclass
+    class Config:
+        beta: float = 0.1
+        """Scale β of the implicit reward: how dear it is to leave the reference. About 5 when length_normalized."""
+        loss: Literal[sigmoid, robust, hinge] = "sigmoid"
+        """sigmoid: −log σ(βh); robust: unbiased under flipped labels (arXiv:2403.00409); hinge: max(0, 1 − βh)."""
+        label_smoothing: float = 0.0
+        """Share ε of flipped labels; with sigmoid this is cDPO, whose gradient vanishes at βh = log((1−ε)/ε)."""
+        divergence: Literal[reverse_kl, forward_kl, js, alpha] = "reverse_kl"
+        """f-DPO: the divergence that keeps the policy near the reference; reverse_kl is DPO."""
+        divergence_alpha: float = 0.5
+        """α of the alpha divergence, between 0 (reverse KL) and 1 (forward KL)."""
+        length_normalized: bool = False
+        """Use log-ratios a token, as Tülu 3 does."""
+        ld_alpha: float = 1.0
+        """LD-DPO: weight α of the tokens beyond the shorter answer's length; 1 is DPO."""
+        nll_weight: float = 0.0
+        """RPO: weight α of −log π(y_c|x)/|y_c|; the paper takes 1."""
+        reference_free: bool = False
+        """Leave the reference out: h = log π(y_c|x) − log π(y_r|x)."""
+
+    def needs(self, config):
+        return ("policy",) if config.reference_free else ("policy", "reference")
+
+    def loss(self, batch, models, config):
+        """Equation 7, and its relatives."""
+        chosen, rejected = models.policy.logps(batch.chosen, batch.rejected)
+        log_ratios = self._sums(chosen, rejected, config)
+        if not config.reference_free:
+            reference = self._sums(*models.reference.logps(batch.chosen, batch.rejected), config)
+            log_ratios = [policy - frozen for policy, frozen in zip(log_ratios, reference, strict=True)]
+        score_chosen, score_rejected = (self._score(log_ratio, config) for log_ratio in log_ratios)
+        nll = -chosen.mean()
+        losses = self._losses(config.beta * (score_chosen - score_rejected), config) + config.nll_weight * nll
+        rewards = [config.beta * log_ratio for log_ratio in log_ratios]
+        return Loss.per_example(losses, {
+            "rewards/chosen": rewards[0],
+            "rewards/rejected": rewards[1],
+            "rewards/margins": rewards[0] - rewards[1],
+            "rewards/accuracies": rewards[0] > rewards[1],
+            "logps/chosen": chosen.sum(),
+            "logps/rejected": rejected.sum(),
+            "nll": nll,
+        })  # fmt: skip
+
+    def _losses(self, z, config):
+        """Loss of each pair from z = βh; logsigmoid, because log(sigmoid) overflows."""
+        e = config.label_smoothing
+        if config.loss == "hinge":
+            return (1 - z).clamp(min=0)
+        if config.loss == "robust":
+            return (-(1 - e) * logsigmoid(z) + e * logsigmoid(-z)) / (1 - 2 * e)
+        return -(1 - e) * logsigmoid(z) - e * logsigmoid(-z)
+
+    def _score(self, log_ratio, config):
+        """f'(u) at u = π/π_ref, up to a constant (arXiv:2309.16240, table 1)."""
+        if config.divergence == "forward_kl":
+            return -(-log_ratio).clamp(max=LARGEST_EXPONENT).exp()
+        if config.divergence == "js":
+            return math.log(2) + logsigmoid(log_ratio)
+        if config.divergence == "alpha" and config.divergence_alpha:
+            alpha = config.divergence_alpha
+            return (1 - (-alpha * log_ratio).clamp(max=LARGEST_EXPONENT).exp()) / alpha
+        return log_ratio
+
+    def _sums(self, chosen, rejected, config):
+        """log π of both answers: sums, means a token, or sums with the longer one's tail made lighter."""
+        if config.length_normalized:
+            return [chosen.mean(), rejected.mean()]
+        if config.ld_alpha == 1.0:
+            return [chosen.sum(), rejected.sum()]
+        shared = chosen.lengths.minimum(rejected.lengths)[:, None]
+        sums = []
+        for logps in (chosen, rejected):
+            beyond = logps.mask.cumsum(-1) > shared
+            weight = logps.mask * (1 - (1 - config.ld_alpha) * beyond)
+            sums.append((logps.per_token * weight).sum(-1))
+        return sums

@@ -1,0 +1,326 @@
+"""The in-process engine: the answers of one prompt at a time, whatever the batch; nothing left behind."""
+
+import pytest
+import torch
+import transformers
+from peft import LoraConfig, get_peft_model
+
+from zoo.errors import ZooError
+from zoo.rollout.engine import InProcessEngine, Sampling
+
+VOCABULARY, END, PAD = 40, 3, 0
+SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.3,  # far from uniform predictions, so that a wrong mask or position shows
+    "pad_token_id": PAD,
+    "bos_token_id": 1,
+    "eos_token_id": END,
+}
+GEMMA = {"head_dim": 8, "sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}
+MODELS = {
+    "llama": lambda: transformers.LlamaConfig(**SIZES),
+    "llama, eager attention": lambda: transformers.LlamaConfig(**SIZES, attn_implementation="eager"),
+    "qwen2": lambda: transformers.Qwen2Config(**SIZES),
+    "gemma3, sliding window": lambda: transformers.Gemma3TextConfig(**SIZES, **GEMMA),
+    "mistral, sliding window": lambda: transformers.MistralConfig(**SIZES, sliding_window=5),
+    "gpt2, learned positions": lambda: transformers.GPT2Config(
+        vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=128, initializer_range=0.3
+    ),
+    "bloom, position from the mask": lambda: transformers.BloomConfig(
+        vocab_size=VOCABULARY, hidden_size=32, n_layer=2, n_head=4, initializer_range=0.3
+    ),
+    "lfm2, short convolutions": lambda: transformers.Lfm2Config(**SIZES, layer_types=["conv", "full_attention"]),
+}
+
+
+def build(name="llama"):
+    torch.manual_seed(0)
+    return transformers.AutoModelForCausalLM.from_config(MODELS[name]()).eval()
+
+
+@pytest.fixture
+def model():
+    return build()
+
+
+@pytest.fixture
+def prompts():
+    generator = torch.Generator().manual_seed(5)
+    return [torch.randint(4, VOCABULARY, (length,), generator=generator) for length in (3, 11, 7, 1, 7)]
+
+
+def engine(model, **options):
+    return InProcessEngine(model, eos_ids=[END], pad_id=PAD, **options)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def same(found, expected):
+    """Equal answers; log-probs to the rounding of float32 sums in another order."""
+    assert [a.completion.tolist() for a in found] == [a.completion.tolist() for a in expected]
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a.prompt, b.prompt) and (a.ended, a.cut) == (b.ended, b.cut)
+        torch.testing.assert_close(a.behaviour, b.behaviour, atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def recomputed(model, answer, temperature=1.0):
+    """Log-probs of an answer from one forward without cache or padding."""
+    logits = model(input_ids=torch.cat([answer.prompt, answer.completion])[None]).logits[0]
+    logps = (logits[len(answer.prompt) - 1 : -1].float() / temperature).log_softmax(-1)
+    return logps.gather(-1, answer.completion[:, None])[:, 0]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_greedy_answers_equal_those_of_transformers_one_prompt_at_a_time(name, prompts):
+    model = build(name)
+    answers = engine(model, max_batch=3).generate(prompts, 1, Sampling(24, temperature=0))
+    for prompt, answer in zip(prompts, answers, strict=True):
+        expected = model.generate(
+            prompt[None], attention_mask=torch.ones_like(prompt)[None], do_sample=False, max_new_tokens=24,
+            eos_token_id=END, pad_token_id=PAD,
+        )  # fmt: skip
+        assert answer.completion.tolist() == expected[0, len(prompt) :].tolist()
+
+
+def test_greedy_answers_equal_those_of_transformers_on_a_padded_batch(model, prompts):
+    width = max(map(len, prompts))
+    ids = torch.stack([torch.nn.functional.pad(p, (width - len(p), 0), value=PAD) for p in prompts])
+    mask = torch.stack([torch.nn.functional.pad(torch.ones_like(p), (width - len(p), 0)) for p in prompts])
+    expected = model.generate(
+        ids, attention_mask=mask, do_sample=False, max_new_tokens=30, eos_token_id=END, pad_token_id=PAD
+    )[:, width:]
+    answers = engine(model).generate(prompts, 1, Sampling(30, temperature=0))
+    for row, answer in zip(expected, answers, strict=True):
+        assert answer.completion.tolist() == row[: len(answer.completion)].tolist()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_sampling_log_probs_equal_recomputed_ones(name, prompts):
+    model = build(name)
+    for answer in engine(model, max_batch=4).generate(prompts, 3, Sampling(20, temperature=0.8), seeded()):
+        torch.testing.assert_close(answer.behaviour, recomputed(model, answer, 0.8), atol=1e-5, rtol=1e-5)
+
+
+def test_adapters_take_part(model, prompts):
+    adapted = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False))
+    adapted.eval()
+    answers = engine(adapted).generate(prompts, 2, Sampling(16), seeded())
+    for answer in answers:
+        torch.testing.assert_close(answer.behaviour, recomputed(adapted, answer), atol=1e-5, rtol=1e-5)
+    with adapted.disable_adapter():
+        plain = engine(adapted).generate(prompts, 2, Sampling(16), seeded())
+    assert [a.completion.tolist() for a in plain] != [a.completion.tolist() for a in answers]
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3, sliding window", "lfm2, short convolutions"])
+def test_answers_do_not_depend_on_the_batch_size(name, prompts):
+    model = build(name)
+    sampling = Sampling(32, temperature=2.0, top_p=0.95)
+
+    def answers(max_batch):
+        ends = [END, *range(10, 20)]
+        batched = InProcessEngine(model, eos_ids=ends, pad_id=PAD, max_batch=max_batch)
+        return batched.generate(prompts, 6, sampling, seeded(1))
+
+    expected = answers(64)
+    assert len({len(a.completion) for a in expected}) > 3, "answers must end at different times for this test"
+    for max_batch in (1, 4, 7):
+        same(answers(max_batch), expected)
+
+
+def test_answers_do_not_depend_on_the_prompts_that_follow(model, prompts):
+    together = engine(model).generate(prompts, 3, Sampling(16), seeded(2))
+    alone = engine(model).generate(prompts[:2], 3, Sampling(16), seeded(2))
+    same(together[:6], alone)
+
+
+def test_a_longer_limit_only_lengthens_answers_that_were_cut(model, prompts):
+    short = engine(model).generate(prompts, 2, Sampling(6), seeded(2))
+    long = engine(model).generate(prompts, 2, Sampling(60), seeded(2))
+    for a, b in zip(short, long, strict=True):
+        assert b.completion[: len(a.completion)].tolist() == a.completion.tolist()
+        assert a.cut == (len(a.completion) == 6 and not a.ended) and (a.cut or len(a) == len(b))
+
+
+def test_a_block_that_fills_up_is_moved_without_loss(model, prompts):
+    """150 answers through 4 places: columns run out, prompts shorter and longer than the window arrive."""
+    many = [prompt for prompt in prompts for _ in range(30)]
+    answers = engine(model, max_batch=4).generate(many, 1, Sampling(40, temperature=0.7), seeded(3))
+    for answer in answers:
+        torch.testing.assert_close(answer.behaviour, recomputed(model, answer, 0.7), atol=1e-5, rtol=1e-5)
+
+
+def test_columns_that_were_never_written_stay_out_of_the_answers(model, prompts, monkeypatch):
+    """Deterministic mode fills fresh memory with NaN, which a weight of zero would not hide."""
+    monkeypatch.setattr("zoo.rollout.decoding.PREFILL_TOKENS", 1)  # one prompt at a time, so widths differ
+    expected = engine(model).generate(prompts, 4, Sampling(20), seeded())
+    torch.use_deterministic_algorithms(True)
+    try:
+        same(engine(model).generate(prompts, 4, Sampling(20), seeded()), expected)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_n_answers_to_a_prompt_are_adjacent_in_prompt_order_and_differ(model, prompts):
+    answers = engine(model).generate(prompts, 4, Sampling(12), seeded())
+    assert [a.prompt.tolist() for a in answers] == [p.tolist() for p in prompts for _ in range(4)]
+    for i in range(0, len(answers), 4):
+        assert len({tuple(a.completion.tolist()) for a in answers[i : i + 4]}) > 1
+
+
+def test_each_prompt_is_prefilled_once_for_all_its_answers(model, prompts):
+    fed = []
+    handle = model.register_forward_pre_hook(
+        lambda _, __, given: fed.append(given["input_ids"].shape), with_kwargs=True
+    )
+    engine(model, max_batch=8).generate(prompts, 16, Sampling(4, temperature=2.0), seeded())
+    handle.remove()
+    assert sum(rows for rows, width in fed if width > 1) == len(prompts) - 1  # the fifth has a single token
+    assert max(rows for rows, _ in fed) <= 8
+
+
+def test_finished_rows_are_not_computed_any_more(model, prompts):
+    rows = []
+    handle = model.register_forward_pre_hook(
+        lambda _, __, given: rows.append(len(given["input_ids"])), with_kwargs=True
+    )
+    answers = engine(model).generate(prompts, 8, Sampling(32), seeded())
+    handle.remove()
+    # The last token of an answer is never fed; the first entry is the prefill.
+    assert sum(rows[1:]) == sum(len(a.completion) - 1 for a in answers)
+
+
+def test_an_end_token_is_kept_and_a_cut_answer_says_so(model, prompts):
+    answers = engine(model).generate(prompts, 10, Sampling(20), seeded(4))
+    assert {a.ended for a in answers} == {True, False}
+    for answer in answers:
+        assert answer.ended == (answer.completion[-1] == END) and answer.cut == (not answer.ended)
+        assert END not in answer.completion[:-1] and answer.mask.all()
+        assert len(answer.completion) == 20 or answer.ended
+
+
+def test_any_of_several_end_tokens_ends(model, prompts):
+    several = InProcessEngine(model, eos_ids={END, 5, 6}, pad_id=PAD)
+    ends = {a.completion[-1].item() for a in several.generate(prompts, 20, Sampling(30), seeded()) if a.ended}
+    assert ends == {END, 5, 6}
+
+
+def test_a_stop_string_ends_an_answer_at_the_token_that_completes_it(model, prompts):
+    class Letters:
+        def decode(self, ids, **options):
+            return "".join(chr(ord("A") + i) for i in ids)
+
+    free = engine(model).generate(prompts, 4, Sampling(30), seeded(6))
+    text = Letters().decode(free[0].completion.tolist())
+    stop = text[3:5]
+    stopped = engine(model, tokenizer=Letters()).generate(prompts, 4, Sampling(30, stop=[stop]), seeded(6))
+    for a, b in zip(free, stopped, strict=True):
+        whole, cut = Letters().decode(a.completion.tolist()), Letters().decode(b.completion.tolist())
+        assert cut == (whole[: whole.index(stop) + 2] if stop in whole else whole)
+        assert b.ended == (a.ended or stop in whole)
+
+
+def test_sampled_pairs_have_the_probability_of_the_model(model):
+    """Two steps, vocabulary cut to the three likeliest tokens: frequencies of all nine pairs."""
+    prompt = torch.tensor([7, 8, 9])
+    sampling = Sampling(2, temperature=1.5, top_k=3)
+    answers = engine(model, max_batch=512).generate([prompt], 4000, sampling, seeded())
+    with torch.no_grad():
+
+        def kept(ids):
+            top = (model(input_ids=ids[None]).logits[0, -1] / 1.5).topk(3)
+            return dict(zip(top.indices.tolist(), top.values.softmax(-1).tolist(), strict=True))
+
+        expected = {}
+        for first, p in kept(prompt).items():
+            following = kept(torch.cat([prompt, torch.tensor([first])])) if first != END else {}
+            expected |= {(first, second): p * q for second, q in following.items()} or {(first,): p}
+    for pair, probability in expected.items():
+        found = sum(tuple(a.completion.tolist()) == pair for a in answers) / len(answers)
+        assert abs(found - probability) < 4 * (probability * (1 - probability) / len(answers)) ** 0.5 + 1e-3
+
+
+def test_randomness_comes_from_the_given_generator_alone(model, prompts):
+    before = torch.get_rng_state()
+    first = engine(model).generate(prompts, 2, Sampling(8), seeded(7))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(123)
+    same(engine(model).generate(prompts, 2, Sampling(8), seeded(7)), first)
+    moved = seeded(7)
+    engine(model).generate(prompts, 2, Sampling(8), moved)
+    after = moved.get_state()
+    assert not torch.equal(after, seeded(7).get_state())
+    longer = seeded(7)
+    engine(model).generate(prompts, 2, Sampling(30), longer)
+    assert torch.equal(after, longer.get_state()), "the generator must not depend on what came out"
+
+
+def test_dropout_is_off_while_generating(prompts):
+    torch.manual_seed(0)
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES, attention_dropout=0.5))
+    expected = engine(model.eval()).generate(prompts, 2, Sampling(12), seeded())
+    same(engine(model.train()).generate(prompts, 2, Sampling(12), seeded()), expected)
+
+
+def test_every_module_is_put_back_into_its_mode(model, prompts):
+    model.train()
+    model.model.layers[0].eval()
+    modes = [module.training for module in model.modules()]
+    engine(model).generate(prompts, 1, Sampling(4), seeded())
+    assert [module.training for module in model.modules()] == modes
+    with pytest.raises(KeyboardInterrupt):
+        engine(model, progress=_interrupt).generate(prompts, 1, Sampling(4), seeded())
+    assert [module.training for module in model.modules()] == modes
+
+
+def _interrupt(done, total):
+    raise KeyboardInterrupt
+
+
+def test_bf16_weights_and_autocast_generate_and_autocast_still_trains(model, prompts):
+    with torch.autocast("cpu", torch.bfloat16):
+        answers = engine(model).generate(prompts, 2, Sampling(8), seeded())
+        model(input_ids=prompts[1][None]).logits.float().logsumexp(-1).sum().backward()
+    assert model.model.layers[0].self_attn.q_proj.weight.grad.abs().sum() > 0
+    half = engine(model.to(torch.bfloat16)).generate(prompts, 2, Sampling(8), seeded())
+    for answer in answers + half:
+        assert answer.behaviour.dtype == torch.float32 and torch.isfinite(answer.behaviour).all()
+
+
+def test_progress_counts_up_to_all_answers(model, prompts):
+    calls = []
+    engine(model, max_batch=4, progress=lambda *c: calls.append(c)).generate(prompts, 3, Sampling(8), seeded())
+    assert calls == sorted(calls) and calls[-1] == (15, 15)
+
+
+def test_prompts_that_cannot_be_answered_are_refused_with_a_way_out(model, prompts):
+    with pytest.raises(ZooError, match=r"Prompt 2 of 5 has 11 tokens.* 128 positions") as refused:
+        engine(model).generate(prompts, 1, Sampling(118), seeded())
+    assert "at most 117" in refused.value.hint
+    with pytest.raises(ZooError, match="Prompt 1 of 1 has no tokens"):
+        engine(model).generate([torch.tensor([], dtype=torch.long)], 1, Sampling(4), seeded())
+    with pytest.raises(ValueError, match="generator"):
+        engine(model).generate(prompts, 1, Sampling(4))
+    assert engine(model).generate([], 3, Sampling(4), seeded()) == []
+
+
+def test_weights_that_have_diverged_stop_generation(model, prompts):
+    model.model.norm.weight.data[0] = float("nan")
+    with pytest.raises(ZooError, match="not finite"):
+        engine(model).generate(prompts, 1, Sampling(4), seeded())
+
+
+def test_a_model_without_a_step_by_step_cache_is_refused():
+    sizes = {"vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": 1, "state_size": 4}
+    model = transformers.MambaForCausalLM(transformers.MambaConfig(**sizes))
+    with pytest.raises(ZooError, match="past_key_values"):
+        engine(model).generate([torch.tensor([4, 5])], 1, Sampling(4, temperature=0))

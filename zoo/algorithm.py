@@ -1,0 +1,80 @@
+"""The base class of every algorithm: what it declares, and which of its methods are hooks.
+
+An algorithm states its paper, the kind of data it learns from, the model roles it needs, its options and its
+metrics, and implements `loss` (and, if it wants, `prepare`, `collate`, `measure`). Everything else is the core's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, is_dataclass
+from typing import Any, ClassVar
+
+from zoo.errors import PluginError, nearest
+from zoo.hookspecs import ALGORITHM_HOOKS
+
+ROLES = ("policy", "reference", "critic", "judge")
+DATA_KINDS = ("demonstration", "preference", "feedback", "prompt", "ranking", "stepwise", "text")
+
+
+class Algorithm:
+    """Subclass this, declare, implement `loss`. The class docstring's first line is the algorithm's description."""
+
+    api_version: ClassVar[int] = 1
+    paper: ClassVar[str] = ""
+    data: ClassVar[str] = ""
+    needs: Any = ("policy",)
+    """Roles used; a tuple, or a function of the options (`def needs(self, config)`)."""
+    head: ClassVar[str] = "lm"
+    """"lm" for a language model, "scalar" for a scorer."""
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    """Core options that the paper sets otherwise: `{"lr": 5e-7}`."""
+    metrics: ClassVar[Mapping[str, str]] = {}
+    """One sentence for each metric that `loss` reports."""
+    saved: ClassVar[tuple[str, ...]] = ()
+    """Names of attributes that a resume must bring back."""
+
+    @dataclass
+    class Config:
+        """No options."""
+
+    def roles(self, config: Any) -> tuple[str, ...]:
+        """The roles this configuration needs."""
+        return tuple(self.needs(config) if callable(self.needs) else self.needs)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of this algorithm."""
+        return {name: getattr(self, name) for name in self.saved}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        for name in self.saved:
+            setattr(self, name, state[name])
+
+
+def validate(cls: Any, name: str) -> type[Algorithm]:
+    """Refuse a class that cannot work, with the reason; returns the class."""
+
+    def refuse(why: str) -> PluginError:
+        return PluginError(f"Algorithm '{name}' ({getattr(cls, '__module__', '?')}): {why}")
+
+    if not (isinstance(cls, type) and issubclass(cls, Algorithm)):
+        raise refuse(f"{cls!r} is not a subclass of zoo.api.Algorithm.")
+    if cls.api_version != Algorithm.api_version:
+        raise refuse(f"it is written for plugin API {cls.api_version}, this is {Algorithm.api_version}.")
+    if cls.data not in DATA_KINDS:
+        raise refuse(f"data = {cls.data!r} is not one of {', '.join(DATA_KINDS)}.{nearest(cls.data, DATA_KINDS)}")
+    if not is_dataclass(cls.Config):
+        raise refuse("its Config is not a dataclass: put @dataclass above it.")
+    if not callable(getattr(cls, "loss", None)):
+        raise refuse("it has no method `loss`.")
+    if not callable(cls.needs):
+        for role in cls.needs:
+            if role not in ROLES:
+                raise refuse(f"needs names an unknown role '{role}'.{nearest(role, ROLES)}")
+    known = {*ALGORITHM_HOOKS, *dir(Algorithm)}
+    for method in vars(cls):
+        if method.startswith("_") or method in known or not callable(getattr(cls, method)):
+            continue
+        if guess := nearest(method, ALGORITHM_HOOKS):
+            raise refuse(f"its method `{method}` is no hook.{guess} (Helpers start with an underscore.)")
+    return cls

@@ -1,0 +1,43 @@
+"""Everything a plugin may import.
+
+    from zoo.api import Algorithm, Loss, dataclass, logsigmoid
+
+Version 1. What is not listed in `__all__` is the core's own and may change.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch.nn.functional import logsigmoid
+
+from zoo.algorithm import Algorithm
+from zoo.data.encode import default_collate
+from zoo.errors import ZooError
+from zoo.evals import Eval, Score, Subject, mean_score, share_score
+from zoo.hookspecs import hookimpl
+from zoo.rollout.engine import Sampling
+from zoo.types import Answer, Answers, Batch, Loss, TokenLogps
+
+__all__ = [
+    "Algorithm",
+    "Answer",
+    "Answers",
+    "Batch",
+    "Eval",
+    "Literal",
+    "Loss",
+    "Sampling",
+    "Score",
+    "Subject",
+    "TokenLogps",
+    "ZooError",
+    "dataclass",
+    "default_collate",
+    "field",
+    "hookimpl",
+    "logsigmoid",
+    "mean_score",
+    "share_score",
+]

@@ -1,0 +1,67 @@
+"""`zoo data`: what a data set looks like to an algorithm."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from zoo.cli.listings import Json, print_json
+
+
+def data(
+    source: Annotated[str, typer.Argument(help="A file, folder, hub data set, or named source (starter).")],
+    wanted: Annotated[
+        str | None, typer.Option("--for", help="An algorithm, or a kind: demonstration, preference, feedback, …")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of the data.")] = "train",
+    columns: Annotated[str | None, typer.Option(help="Names of columns: prompt=question,completion=answer.")] = None,
+    format: Annotated[str | None, typer.Option(help="The format of the rows, where detection is not sure.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Read the first N rows only.")] = None,
+    examples: Annotated[int, typer.Option(help="Rendered examples to show.")] = 3,
+    model: Annotated[str, typer.Option(help="Whose tokenizer and chat template to use.")] = "smollm2-135m",
+    template: Annotated[str, typer.Option(help="Chat template: auto, none, or a .jinja file.")] = "auto",
+    max_length: Annotated[int, typer.Option(help="Longest prompt plus answer, in tokens.")] = 1024,
+    long_rows: Annotated[str, typer.Option(help="Longer rows: drop or cut.")] = "drop",
+    strict: Annotated[bool, typer.Option(help="Stop at the first bad row.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show how rows are read: rendered examples with the trained tokens coloured, lengths, kept and dropped."""
+    from zoo import registry
+    from zoo.data.encode import encode
+    from zoo.data.load import load
+    from zoo.data.preview import as_json as preview_json
+    from zoo.data.preview import preview
+    from zoo.data.template import ChatTemplate
+    from zoo.models.loading import load_tokenizer
+    from zoo.training.setup import columns_of, resolve_start
+
+    console = Console()
+    say: Any = (lambda text: None) if as_json else (lambda text: console.print(text, highlight=False, markup=False))
+    named = registry.contributions(registry.manager(), "sources")
+    kind = _kind(wanted, source, split, columns_of(columns), named)
+    loaded = load(
+        source, kind, split=split, columns=columns_of(columns), format=format, limit=limit, strict=strict,
+        named_sources=named,
+    )  # fmt: skip
+    chat = ChatTemplate(load_tokenizer(resolve_start(model, "runs", say)), template)
+    encoded = encode(loaded.records, kind, chat, max_length=max_length, long_rows=long_rows)
+    if as_json:
+        print_json(preview_json(encoded, loaded.report, chat))
+        return
+    for part in preview(encoded, loaded.report, chat, examples=examples):
+        console.print(part)
+
+
+def _kind(wanted: str | None, source: str, split: str, columns: Any, named: dict[str, Any]) -> str:
+    """The data kind meant by a kind, an algorithm, or nothing (then the source's own kind)."""
+    from zoo import registry
+    from zoo.algorithm import DATA_KINDS
+    from zoo.data.load import source_kind
+
+    if wanted in DATA_KINDS:
+        return str(wanted)
+    if wanted is not None:
+        return registry.load_algorithm(wanted)[1].data
+    return source_kind(source, split, columns, named)

@@ -1,0 +1,205 @@
+"""`zoo algos`, `zoo runs`, `zoo doctor`: what there is."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import shutil
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from zoo import registry
+from zoo.errors import ZooError
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def print_json(content: Any) -> None:
+    typer.echo(json.dumps(content, indent=1, ensure_ascii=False, default=str))
+
+
+def algos(
+    name: Annotated[str | None, typer.Argument(help="One algorithm; without it all are listed.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the installed algorithms, or show one: what it learns from, its paper, options and metrics."""
+    if name is not None:
+        card = algorithm_card(name)
+        print_json(card) if as_json else _show_card(card)
+        return
+    rows = [{**asdict(entry), **registry.describe(entry)} for entry in registry.algorithms()]
+    if as_json:
+        print_json(rows)
+        return
+    table = Table("name", "learns from", "needs", "paper", "what it does", box=None, pad_edge=False)
+    for row in rows:
+        text = row["description"] or f"[red]{escape(row.get('error', ''))}[/red]"
+        table.add_row(row["name"], row["data"], row["needs"], row["paper"], text)
+    Console().print(table)
+    Console().print("\nzoo algos NAME shows one; zoo train --algo NAME trains it.", highlight=False)
+
+
+def algorithm_card(name: str) -> dict[str, Any]:
+    """Everything an algorithm says of itself, as JSON types."""
+    from zoo.options import options_of
+
+    short, cls = registry.load_algorithm(name)
+    needs = cls.needs(cls(), cls.Config()) if callable(cls.needs) else cls.needs
+    return {
+        "name": short,
+        "description": inspect.getdoc(cls) or "",
+        "about": inspect.getdoc(inspect.getmodule(cls)) or "",
+        "paper": cls.paper,
+        "data": cls.data,
+        "needs": list(needs),
+        "defaults": dict(cls.defaults),
+        "options": [
+            {"flag": o.flag, "type": o.type_name, "default": o.default, "help": o.help} for o in options_of(cls.Config)
+        ],
+        "metrics": {"loss": "What is minimised, over the whole optimizer step.", **cls.metrics},
+    }
+
+
+def _show_card(card: dict[str, Any]) -> None:
+    console = Console()
+    console.print(f"[bold]{card['name']}[/bold]  {escape(card['description'])}\n", highlight=False)
+    console.print(escape(card["about"]), highlight=False)
+    console.print(
+        f"\npaper         {card['paper']}\nlearns from   {card['data']}\nneeds         {', '.join(card['needs'])}"
+    )
+    if card["defaults"]:
+        console.print("sets          " + ", ".join(f"{k} {v}" for k, v in card["defaults"].items()), highlight=False)
+    options = Table("option", "type", "default", "", box=None, pad_edge=False)
+    for option in card["options"]:
+        options.add_row(option["flag"], option["type"], str(option["default"]), escape(option["help"]))
+    metrics = Table("metric", "", box=None, pad_edge=False)
+    for name, text in card["metrics"].items():
+        metrics.add_row(name, escape(text))
+    for table in (options, metrics):
+        if table.row_count:
+            console.print()
+            console.print(table)
+    console.print(f"\nzoo train --algo {card['name']}", highlight=False)
+
+
+def runs(
+    name: Annotated[str | None, typer.Argument(help="One run: path, name or last; without it all.")] = None,
+    out: Annotated[str, typer.Option(help="Folder that holds the runs.")] = "runs",
+    as_json: Json = False,
+) -> None:
+    """List the runs, or show one: options, scores before and after, and where its files are."""
+    from zoo.runs import find_run, find_runs
+
+    found = [find_run(name, out)] if name else find_runs(out)
+    rows = [_run_row(run) for run in found]
+    if as_json:
+        print_json(rows if name is None else {**rows[0], "config": found[0].config, "metrics": found[0].metrics[-1:]})
+        return
+    if not rows:
+        Console().print(f"No runs in {out}/ yet. Start one with `zoo train`.", highlight=False)
+        return
+    table = Table("run", "status", "algo", "model", "data", "steps", "before → after", box=None, pad_edge=False)
+    for row in rows:
+        changes = [f"{k} {row['before'][k]:.3f} → {v:.3f}" for k, v in row["after"].items() if k in row["before"]]
+        table.add_row(
+            row["name"],
+            row["status"],
+            row["algo"],
+            row["model"],
+            row["data"],
+            str(row["steps"]),
+            "\n".join(changes[:4]),
+        )
+    Console().print(table)
+    if name:
+        _show_run(found[0])
+
+
+def _run_row(run: Any) -> dict[str, Any]:
+    config, summary = run.config, run.summary
+    return {
+        "name": run.name,
+        "path": str(run.path),
+        "status": run.status,
+        "algo": config.get("algo", "?"),
+        "model": config.get("model", "?"),
+        "data": config.get("data", "?"),
+        "steps": summary.get("steps", "?"),
+        "before": summary.get("before", {}),
+        "after": summary.get("after", {}),
+    }
+
+
+def _show_run(run: Any) -> None:
+    console = Console()
+    for file in sorted(run.path.iterdir()):
+        console.print(f"  {file}", highlight=False)
+    command = run.path / "command.txt"
+    if command.is_file():
+        console.print(f"made by: {command.read_text().strip()}", highlight=False)
+
+
+def doctor(as_json: Json = False) -> None:
+    """Check the installation: versions, device, plugins that do not load, the default model, disk space."""
+    import torch
+
+    from zoo.models.default import NAME, cache_folder
+    from zoo.models.precision import choose_precision
+    from zoo.runs import environment
+
+    accelerator = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    precision, reason = choose_precision("auto", accelerator)
+    cache = cache_folder()
+    free = shutil.disk_usage(cache if cache.exists() else os.getcwd()).free / 2**30
+    problems = _plugin_problems()
+    if free < 5:
+        problems.append(f"Only {free:.1f} GiB are free where models are kept ({cache}).")
+    facts = {
+        **environment(),
+        "device": accelerator,
+        "precision": f"{precision}: {reason}",
+        "default_model": "in the cache" if (cache / "models" / NAME / "config.json").is_file() else "not fetched yet",
+        "cache": str(cache),
+        "free_gib": round(free, 1),
+        "algorithms": [entry.full_name for entry in registry.algorithms()],
+        "problems": problems,
+    }
+    if as_json:
+        print_json(facts)
+    else:
+        for key, value in facts.items():
+            if key != "problems":
+                shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+                Console().print(f"{key:14} {', '.join(shown) if isinstance(shown, list) else shown}", highlight=False)
+        for problem in problems:
+            Console().print(f"[red]{escape(problem)}[/red]", highlight=False)
+        Console().print("" if problems else "Nothing wrong was found.")
+    if problems:
+        raise typer.Exit(1)
+
+
+def _plugin_problems() -> list[str]:
+    """What is wrong with installed plugins, one sentence each."""
+    problems = [
+        f"Plugin {broken.name} of {broken.package} {broken.version}: {broken.error}"
+        for broken in registry.plugin_modules()[1]
+    ]
+    for entry in registry.algorithms():
+        try:
+            registry.load_algorithm(entry.full_name)
+        except ZooError as error:
+            problems.append(error.message)
+    names = [entry.name for entry in registry.algorithms()]
+    problems += [
+        f"Several packages register '{name}': write --algo name@package."
+        for name in {n for n in names if names.count(n) > 1}
+    ]
+    if not names:
+        problems.append("No algorithm is registered: reinstall with `pip install -e .` (entry points are read then).")
+    return problems

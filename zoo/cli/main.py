@@ -1,0 +1,75 @@
+"""The command `zoo`. Commands load torch only when they need it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from zoo import __version__
+from zoo.cli import data, listings, models, train
+from zoo.errors import ZooError
+
+app = typer.Typer(
+    name="zoo",
+    help="Post-training algorithms for language models: train, compare, and add your own.\n\n"
+    "Start with `zoo train`, look around with `zoo algos`.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    add_completion=False,
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"zoo {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def add_commands(arguments: list[str]) -> None:
+    """Every command, in the order of the help page; the flags of `train` depend on the arguments."""
+    train.register(app, arguments)
+    app.command(epilog="Example: zoo resume last")(train.resume)
+    app.command(epilog="Examples: zoo algos    zoo algos dpo    zoo algos --json")(listings.algos)
+    app.command(
+        epilog="Examples: zoo data starter --for dpo    zoo data rows.jsonl --for preference --columns prompt=question"
+    )(data.data)
+    app.command("eval", epilog="Examples: zoo eval last    zoo eval smollm2-135m --eval instructions --limit 20")(
+        models.evaluate
+    )
+    app.command(epilog='Examples: zoo chat last --vs smollm2-135m    zoo chat last --prompt "Name three fruits."')(
+        models.chat
+    )
+    app.command(epilog="Examples: zoo runs    zoo runs last    zoo runs --json")(listings.runs)
+    app.command(epilog="Examples: zoo export last my-model    zoo export last my-model --merge")(models.export)
+    app.command(epilog="Example: zoo doctor --json")(listings.doctor)
+
+
+def main() -> None:
+    """Run the command line; a mistake of the user's is one red message and exit status 2."""
+    try:
+        add_commands(sys.argv[1:])
+        app()
+    except ZooError as error:
+        console = Console(stderr=True)
+        console.print(f"[red]{escape(error.message)}[/red]", highlight=False, soft_wrap=True)
+        if error.hint:
+            console.print(escape(error.hint), highlight=False, soft_wrap=True)
+        raise SystemExit(error.exit_status) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""`zoo eval`, `zoo chat`, `zoo export`: using what was trained."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from zoo import registry
+from zoo.cli.listings import Json, print_json
+from zoo.errors import ZooError, nearest
+
+Out = Annotated[str, typer.Option(help="Folder that holds the runs.")]
+
+
+def _say(console: Console) -> Any:
+    return lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def load_subject(name: str, out: str, say: Any, **options: Any) -> Any:
+    """A run or model, ready to be evaluated: weights in float32, arithmetic as the device does it fast."""
+    import torch
+
+    from zoo.data.template import ChatTemplate
+    from zoo.evals import Subject
+    from zoo.models.loading import load_model, load_tokenizer
+    from zoo.models.precision import choose_precision
+    from zoo.runs import find_run, is_run_name
+    from zoo.training.run import quiet_libraries
+    from zoo.training.setup import resolve_start
+
+    quiet_libraries()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    source = resolve_start(name, out, say)
+    tokenizer = load_tokenizer(source)
+    template = find_run(name, out).config.get("template", "auto") if is_run_name(name, out) else "auto"
+    model = load_model(source, torch.float32).eval().to(device)
+    precision = choose_precision("auto", device)[0]
+    return Subject(model, tokenizer, ChatTemplate(tokenizer, template), precision, **options)
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A run (path, name, last) or a model (folder, hub name).")] = "last",
+    evals: Annotated[list[str] | None, typer.Option("--eval", help="Which evaluations; all by default.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Use the first N cases only.")] = None,
+    samples: Annotated[int, typer.Option(help="Answers to print.")] = 0,
+    out: Out = "runs",
+    as_json: Json = False,
+) -> None:
+    """Evaluate a run or a model: instructions followed, held-out loss, preference accuracy."""
+    from zoo.training.progress import counter
+
+    available = registry.contributions(registry.manager(), "evals")
+    for name in evals or []:
+        if name not in available:
+            known = "\n".join(f"  {key}: {value.help}" for key, value in available.items())
+            raise ZooError(f"No evaluation is called '{name}'.{nearest(name, available)}", f"There are:\n{known}")
+    console = Console(stderr=as_json)
+    progress = None if as_json else counter(console, "answers")
+    subject = load_subject(model, out, _say(console), limit=limit, progress=progress)
+    scores = [available[name].run(subject) for name in evals or available]
+    if as_json:
+        print_json({score.name: {**score.as_json(), "samples": score.samples[:samples]} for score in scores})
+        return
+    from zoo.training.report import printable
+
+    for score in scores:
+        console.print(f"[bold]{score.name}[/bold] {score.text()}  {available[score.name].help}", highlight=False)
+        for sample in score.samples[:samples]:
+            prompt = sample["prompt"] if isinstance(sample["prompt"], str) else sample["prompt"][-1]["content"]
+            console.print(f"  prompt {escape(printable(prompt))}", highlight=False)
+            console.print(f"  {sample['score']}    {escape(printable(sample['answer']))}", highlight=False)
+
+
+def chat(
+    model: Annotated[str, typer.Argument(help="A run (path, name, last) or a model.")] = "last",
+    versus: Annotated[str | None, typer.Option("--vs", help="A second one that answers the same.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Ask this and leave.")] = None,
+    system: Annotated[str | None, typer.Option(help="A system message.")] = None,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.7,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 256,
+    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
+    out: Out = "runs",
+) -> None:
+    """Talk to a run or model; an empty line or ctrl-D ends it."""
+    from zoo.evals.answers import answer_texts
+    from zoo.rollout.engine import Sampling
+
+    console = Console()
+    subjects = {name: load_subject(name, out, _say(console)) for name in [model, *([versus] if versus else [])]}
+    start = [{"role": "system", "content": system}] if system else []
+    histories: dict[str, list[dict[str, str]]] = {name: list(start) for name in subjects}
+    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
+    turn = 0
+    while question := (prompt if prompt is not None else _ask(console)):
+        for name, subject in subjects.items():
+            histories[name].append({"role": "user", "content": question})
+            text = answer_texts(subject, [histories[name]], sampling, seed + turn)[0]
+            histories[name].append({"role": "assistant", "content": text})
+            label = f"[bold]{escape(name)}[/bold] " if versus else ""
+            console.print(
+                f"{label}{escape(''.join(c for c in text if c.isprintable() or c in chr(10)))}", highlight=False
+            )
+        turn += 1
+        if prompt is not None:
+            return
+
+
+def _ask(console: Console) -> str:
+    try:
+        return (console.input("[bold]you[/bold] ") if sys.stdin.isatty() else input()).strip()
+    except EOFError:
+        return ""
+
+
+def export(
+    run: Annotated[str, typer.Argument(help="A run: path, name or last.")],
+    folder: Annotated[Path, typer.Argument(help="New folder for the model.")],
+    merge: Annotated[bool, typer.Option(help="Merge adapters into the weights they were trained on.")] = False,
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    out: Out = "runs",
+) -> None:
+    """Copy a run's model to a folder of its own, adapters merged if asked for."""
+    import torch
+
+    from zoo.models.loading import is_adapted, load_model, load_tokenizer, resolve_model
+    from zoo.runs import find_run
+    from zoo.training.setup import export_model
+
+    if folder.exists():
+        raise ZooError(f"{folder} exists already.", "Name a folder that is not there.")
+    if dtype not in ("float32", "bfloat16"):
+        raise ZooError(f"--dtype {dtype} is not offered.", "Choose float32 or bfloat16.")
+    source = resolve_model(str(find_run(run, out).path))
+    model = load_model(source, getattr(torch, dtype))
+    if merge:
+        if not is_adapted(model):
+            raise ZooError(f"The run {run} has no adapters to merge.", f"Leave --merge out: zoo export {run} {folder}")
+        model = model.merge_and_unload()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    export_model(model, load_tokenizer(source), folder)
+    Console().print(f"Written to {folder}", highlight=False)

@@ -1,0 +1,119 @@
+"""`zoo train` and `zoo resume`. The flags of `train` are made from the options of the core and of the algorithm."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from zoo import registry
+from zoo.config import Resolved, TrainConfig, read_yaml
+from zoo.options import Option, options_of
+
+EPILOG = (
+    "Examples: zoo train    zoo train --algo dpo --beta 0.2 --lora    zoo train --algo dpo --help    "
+    "zoo train --data rows.jsonl --max-length 512    zoo train --config runs/sft-smollm2-135m-1/run.yaml"
+)
+
+
+def register(app: typer.Typer, arguments: list[str]) -> None:
+    """Add `train` to the app, with the flags of the algorithm that the arguments name."""
+    algorithm_options: list[Option] = []
+    if arguments[:1] == ["train"]:
+        name = _named_algorithm(arguments)
+        if name is not None or "--help" not in arguments:
+            short, cls = registry.load_algorithm(name or registry.default_name())
+            algorithm_options = [_in_group(option, f"Algorithm {short}") for option in options_of(cls.Config)]
+    app.command("train", epilog=EPILOG)(_command(algorithm_options))
+
+
+def _named_algorithm(arguments: list[str]) -> str | None:
+    """The value of --algo, or the `algo` of the file that --config names."""
+    algo, config = _value(arguments, "--algo"), _value(arguments, "--config")
+    if algo is None and config is not None:
+        algo = read_yaml(config).get("algo")
+    return algo
+
+
+def _value(arguments: list[str], flag: str) -> str | None:
+    for argument, following in zip(arguments, [*arguments[1:], None], strict=False):
+        if argument == flag:
+            return following
+        if argument.startswith(f"{flag}="):
+            return argument.partition("=")[2]
+    return None
+
+
+def _in_group(option: Option, group: str) -> Option:
+    return Option(option.name, option.type, option.default, option.help, group)
+
+
+def _command(algorithm_options: list[Option]) -> Any:
+    options = sorted(options_of(TrainConfig), key=lambda option: _GROUPS.index(option.group))
+
+    def train(**given: Any) -> None:
+        """Train a model with one of the installed algorithms.
+
+        Without any option: the default algorithm on the starter set. `--algo NAME --help` shows that algorithm's
+        options too.
+        """
+        algo, config, dry_run = given.pop("algo"), given.pop("config"), given.pop("dry_run")
+        from zoo.training.run import execute, resolve_options
+
+        resolved, cls = resolve_options(algo, config, given, "command line")
+        if dry_run:
+            show(resolved, Console())
+        else:
+            execute(resolved, cls, Console())
+
+    fixed = [
+        (
+            "algo",
+            str,
+            typer.Option(help="The algorithm: a name from `zoo algos`, or ./file.py:Class.", show_default="default"),
+        ),
+        ("config", str, typer.Option(help="A YAML file of options, such as the run.yaml of a run.", metavar="FILE")),
+        ("dry_run", bool, typer.Option("--dry-run", help="Print every option and where it came from; train nothing.")),
+    ]
+    parameters = [_parameter(name, kind, info, False if kind is bool else None) for name, kind, info in fixed]
+    parameters += [_parameter(o.name, bool if o.is_flag else str, _info(o)) for o in [*algorithm_options, *options]]
+    train.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    train.__annotations__ = {p.name: p.annotation for p in parameters}
+    return train
+
+
+_GROUPS = [(inspect.getdoc(base) or "").strip().rstrip(".") for base in reversed(TrainConfig.__mro__[1:-1])]
+
+
+def _info(option: Option) -> Any:
+    names = [f"{option.flag}/--no-{option.flag[2:]}"] if option.is_flag else [option.flag]
+    default = "none" if option.default in (None, "") else str(option.default)
+    metavar = None if option.is_flag else option.type_name
+    return typer.Option(*names, help=option.help, rich_help_panel=option.group, metavar=metavar, show_default=default)
+
+
+def _parameter(name: str, kind: type, info: Any, default: Any = None) -> inspect.Parameter:
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind | None, info]
+    )
+
+
+def show(resolved: Resolved, console: Console) -> None:
+    """Every option, its value, and where the value came from."""
+    table = Table("option", "value", "from", box=None, pad_edge=False)
+    for name, value in resolved.as_dict().items():
+        table.add_row(name, str(value), resolved.origin.get(name, "command line"))
+    console.print(table)
+
+
+def resume(
+    run: Annotated[str, typer.Argument(help="A run: its path, its name, or last.")] = "last",
+    allow_data_change: Annotated[bool, typer.Option(help="Go on although the data is not what it was.")] = False,
+) -> None:
+    """Go on with a run that was stopped, from its last checkpoint."""
+    from zoo.training.run import resume as resume_run
+
+    resume_run(run, allow_data_change=allow_data_change)

@@ -1,0 +1,263 @@
+"""The core's options, and how they are put together from several places.
+
+Every option has one flat name. Values come, each outranking the one before, from the core's defaults, what the
+algorithm's paper sets otherwise, a YAML file, and the command line (or keyword arguments).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from zoo.algorithm import Algorithm
+from zoo.errors import PluginError, ZooError
+from zoo.options import build, options_of
+
+
+@dataclass
+class ModelOptions:
+    """Model"""
+
+    model: str = "smollm2-135m"
+    """Where to start: a local folder, a hub name, a .gguf file, a run (`last`, `runs/sft-1`), or smollm2-135m."""
+    reference: str | None = None
+    """The frozen reference; by default the weights that training starts from."""
+    lora: bool = False
+    """Train low-rank adapters instead of all weights."""
+    lora_rank: int = 16
+    """Rank r of the adapters."""
+    lora_alpha: float = 32.0
+    """Scale α of the adapters; they are multiplied by α/r."""
+    lora_dropout: float = 0.0
+    """Dropout before the adapters."""
+    lora_targets: list[str] | str = "all-linear"
+    """Modules that get adapters: all-linear, or names as peft takes them."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    trust_remote_code: bool = False
+    """Run code that comes with a hub model. Never taken from a file, only from the command line."""
+
+
+@dataclass
+class DataOptions:
+    """Data"""
+
+    data: str = "starter"
+    """What to learn from: a file or folder (jsonl, json, csv, parquet, arrow), a hub data set, or a named source."""
+    split: str = "train"
+    """Split of the data."""
+    columns: dict[str, str] | str | None = None
+    """Names of columns: prompt=question,completion=answer."""
+    format: str | None = None
+    """The format of the rows, where detection is not sure (`zoo data --help` lists them)."""
+    limit: int | None = None
+    """Use the first N rows only."""
+    strict: bool = False
+    """Stop at the first bad row instead of dropping and counting it."""
+    eval_data: str | None = None
+    """Held-out data; by default the source's own held-out split, else a share of the rows."""
+    eval_fraction: float = 0.05
+    """Share of the prompts held out when there is no held-out data; 0 for none."""
+    template: str = "auto"
+    """Chat template: auto (the model's own), none (raw text), or a .jinja file."""
+    max_length: int = 1024
+    """Longest prompt plus answer, in tokens."""
+    long_rows: Literal["drop", "cut"] = "drop"
+    """What to do with longer rows; cut ones are never taught a false end."""
+
+
+@dataclass
+class OptimizationOptions:
+    """Optimization"""
+
+    epochs: float = 1.0
+    """Passes over the data."""
+    max_steps: int | None = None
+    """Stop after so many optimizer steps, whatever `epochs` says."""
+    batch_size: int = 16
+    """Examples per optimizer step, over all processes. Micro-batches follow by themselves."""
+    lr: float = 1e-5
+    """Peak learning rate."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rate falls after the warmup."""
+    warmup: float = 0.1
+    """Steps of linear warmup; below 1 a share of all steps."""
+    lr_floor: float = 0.0
+    """Where the schedule ends, as a share of lr."""
+    weight_decay: float = 0.0
+    """AdamW weight decay; norms and biases are left out."""
+    adam_beta1: float = 0.9
+    """AdamW β₁."""
+    adam_beta2: float = 0.999
+    """AdamW β₂."""
+    adam_eps: float = 1e-8
+    """AdamW ε."""
+    max_grad_norm: float = 1.0
+    """Clip the gradient to this global norm; 0 for no clipping."""
+    seed: int = 0
+    """Seed of everything that is random."""
+
+
+@dataclass
+class EvaluationOptions:
+    """Validation and stopping"""
+
+    eval_every: int | None = None
+    """Validate every N steps; by default four times a run, and at its end."""
+    best_metric: str = "val/loss"
+    """Metric for keep_best and patience; one that ends in accuracy or reward should rise, others fall."""
+    keep_best: bool = False
+    """Write the weights with the best validation into model/, not the last ones."""
+    patience: int | None = None
+    """Stop when the metric has not improved in so many validations."""
+    score: list[str] | str = "auto"
+    """Evaluations made before and after: names (`zoo eval --help`), auto (what the data brings), or none."""
+
+
+@dataclass
+class ComputeOptions:
+    """Compute"""
+
+    precision: Literal["auto", "32-true", "bf16-mixed", "bf16-true"] = "auto"
+    """Arithmetic; auto takes what the device does fast."""
+    accelerator: str = "auto"
+    """Lightning's accelerator: auto, cpu, gpu, mps."""
+    devices: int = 1
+    """Processes on this machine."""
+    num_nodes: int = 1
+    """Machines."""
+    strategy: str = "auto"
+    """Lightning's strategy: auto, ddp."""
+    layout: Literal["auto", "shared", "packed", "padded"] = "auto"
+    """How answers lie in rows: shared prompts, packed rows, or one padded row each. The result is the same."""
+    micro_tokens: int | None = None
+    """Tokens in one forward pass; by default from free memory, halved when memory runs out."""
+    reference_cache: Literal["auto", "off"] = "auto"
+    """Keep reference log-probs on disk, keyed by content."""
+
+
+@dataclass
+class RunOptions:
+    """Run folder"""
+
+    name: str | None = None
+    """Name of the run; by default algorithm-model-number."""
+    out: str = "runs"
+    """Folder that holds the runs."""
+    save_every: int = 100
+    """Write a checkpoint every N steps; 0 for none but on ctrl-C."""
+    keep_checkpoints: bool = False
+    """Keep the last checkpoint after a finished run, to train on from it."""
+    log_every: int = 1
+    """Write metrics every N steps."""
+    loggers: list[str] | str = ""
+    """More Lightning loggers: tensorboard, wandb, csv, mlflow."""
+
+
+@dataclass
+class TrainConfig(RunOptions, ComputeOptions, EvaluationOptions, OptimizationOptions, DataOptions, ModelOptions):
+    """Everything the core needs to know about a run."""
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A complete configuration: the core's options, the algorithm's, and where each value came from."""
+
+    algo: str
+    core: TrainConfig
+    algorithm: Any
+    origin: dict[str, str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Flat JSON types, as in run.yaml; runs again as it is."""
+        return {"algo": self.algo, **dataclasses.asdict(self.core), **dataclasses.asdict(self.algorithm)}
+
+
+def resolve(algo: str, cls: type[Algorithm], layers: list[tuple[str, Mapping[str, Any]]]) -> Resolved:
+    """Put the options together; later layers outrank earlier ones.
+
+    layers: (origin, values) of the YAML file and the command line. Raises ZooError on unknown names and bad values.
+    """
+    core_options, own_options = options_of(TrainConfig), options_of(cls.Config)
+    core_names, own_names = {o.name for o in core_options}, {o.name for o in own_options}
+    if clash := sorted(core_names & own_names):
+        raise PluginError(f"Algorithm '{algo}' has an option '{clash[0]}', which is the core's.", "Rename it.")
+    values: dict[str, Any] = {}
+    origin = dict.fromkeys(core_names, "default") | dict.fromkeys(own_names, f"default of {algo}")
+    for source, given in [(f"default of {algo}", cls.defaults), *layers]:
+        for name, value in given.items():
+            values[name], origin[name] = value, source
+    if origin["trust_remote_code"] not in ("default", "command line", "keyword argument"):
+        raise ZooError(f"trust_remote_code cannot be set in {origin['trust_remote_code']}.", "Give it as a flag.")
+    unknown = [name for name in values if name not in core_names | own_names]
+    core_values = {name: value for name, value in values.items() if name in core_names}
+    own_values = {name: value for name, value in values.items() if name in own_names}
+    if unknown:
+        everything = dataclasses.make_dataclass("Options", [(n, Any, None) for n in sorted(core_names | own_names)])
+        build(everything, {unknown[0]: values[unknown[0]]}, what=f"--algo {algo}", where=origin)
+    core = build(TrainConfig, core_values, what="zoo train", where=origin)
+    return Resolved(algo, core, build(cls.Config, own_values, what=f"algorithm {algo}", where=origin), origin)
+
+
+# -- strict YAML -------------------------------------------------------------------------------------------------
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML 1.2 scalars (3e-7 is a number, no is text), and two equal keys are an error."""
+
+
+_StrictLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":merge"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_StrictLoader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$", re.I), list("tTfF"))
+_StrictLoader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]+$"), list("-+0123456789"))
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+)(?:e[-+]?[0-9]+)?$", re.I),
+    list("-+.0123456789"),
+)
+
+
+def _no_duplicates(loader: _StrictLoader, node: yaml.MappingNode, deep: bool = False) -> dict:
+    seen: dict[Any, int] = {}
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        line = key_node.start_mark.line + 1
+        if key in seen:
+            raise ZooError(f"{node.start_mark.name}:{line}: the key '{key}' stands twice (first on line {seen[key]}).")
+        seen[key] = line
+    return dict(yaml.SafeLoader.construct_mapping(loader, node, deep=True))
+
+
+_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _no_duplicates)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """A YAML file as a mapping. Raises ZooError with file and line."""
+    file = Path(path)
+    if not file.is_file():
+        raise ZooError(
+            f"There is no file {file}.", "Give the path of a YAML file with options, such as a run's run.yaml."
+        )
+    with file.open(encoding="utf-8") as stream:
+        try:
+            content = yaml.load(stream, _StrictLoader)
+        except yaml.YAMLError as error:
+            raise ZooError(f"{file} is not valid YAML: {error}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ZooError(f"{file} must hold `option: value` lines, not a {type(content).__name__}.")
+    return content
+
+
+def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a mapping so that `read_yaml` gives it back."""
+    path.write_text(yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True), encoding="utf-8")

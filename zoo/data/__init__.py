@@ -1,0 +1,1 @@
+"""Data: sources, formats, kinds, chat templates, encoding, loading."""

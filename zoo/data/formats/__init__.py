@@ -1,0 +1,109 @@
+"""Formats: which of the layouts that people have a file is in, and its rows as canonical records.
+
+Detection looks at the columns and values of a sample. Where two formats fit, or none, nothing is guessed: the
+error lists what was found and what is accepted. The formats themselves stand in the files of this folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from zoo.data.formats.answer import ANSWER_FORMATS
+from zoo.data.formats.conversation import CONVERSATION_FORMATS
+from zoo.data.formats.message import tools
+from zoo.data.formats.pair import PAIR_FORMATS
+from zoo.data.formats.shape import TEXTS, Format, Row, Sample
+from zoo.data.kinds import KINDS, Record
+from zoo.errors import ZooError, nearest
+
+FORMATS: dict[str, Format] = {format.name: format for format in (*ANSWER_FORMATS, *PAIR_FORMATS, *CONVERSATION_FORMATS)}
+
+
+def detect(sample: Sample, name: str) -> Format:
+    """The one format that the sampled rows of source `name` are in. Raises ZooError for none or several."""
+    fitting = [format for format in FORMATS.values() if not format.fallback and format.fits(sample)]
+    fitting = fitting or [format for format in FORMATS.values() if format.fallback and format.fits(sample)]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise ZooError(
+            f"{name} can be read in {len(fitting)} ways: its columns are {sample.describe()}.",
+            hint="Say which is meant:\n"
+            + "\n".join(f"  --format {format.name}  (as {format.kind}: {format.looks_like})" for format in fitting),
+        )
+    raise ZooError(f"{name} has columns that match no known format: {sample.describe()}.", hint=_columns_hint(sample))
+
+
+def _columns_hint(sample: Sample) -> str:
+    texts = [column for column in sample.columns if sample.has(column, *TEXTS)] + ["QUESTION", "ANSWER"]
+    lines = [
+        f"Say which column is which, for example: --columns prompt={texts[0]},completion={texts[1]}",
+        "Accepted are:",
+        *(f"  {format.name} ({format.kind}): {format.looks_like}" for format in FORMATS.values()),
+    ]
+    return "\n".join(lines)
+
+
+def named_format(name: str) -> Format:
+    """The format of that name. Raises ZooError with the nearest name."""
+    if name not in FORMATS:
+        raise ZooError(
+            f"There is no data format '{name}'.{nearest(name, FORMATS)}",
+            hint="The formats are: " + ", ".join(FORMATS) + ".",
+        )
+    return FORMATS[name]
+
+
+def parse_columns(text: str) -> dict[str, str]:
+    """`"prompt=question,completion=answer"` as a mapping from the wanted name to the one found."""
+    columns: dict[str, str] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        wanted, equals, found = (piece.strip() for piece in part.partition("="))
+        if not (wanted and equals and found):
+            raise ZooError(
+                f"--columns {text}: '{part}' is not of the form wanted=found.",
+                hint="Write for example --columns prompt=question,completion=answer",
+            )
+        if wanted in columns:
+            raise ZooError(f"--columns {text}: '{wanted}' is given twice.", hint="Name each wanted column once.")
+        columns[wanted] = found
+    return columns
+
+
+def check_columns(columns: Mapping[str, str], present: list[str], name: str) -> None:
+    """Raise ZooError when a mapped column is not among those of the source."""
+    for wanted, found in columns.items():
+        if found in present:
+            continue
+        swapped = f" The order is wanted=found: did you mean {found}={wanted}?" if wanted in present else ""
+        raise ZooError(
+            f"{name} has no column '{found}'.{nearest(found, present)}{swapped}",
+            hint="Its columns are: " + ", ".join(present) + ".",
+        )
+
+
+def rename(row: Row, columns: Mapping[str, str]) -> dict[str, Any]:
+    """The row under the wanted column names. A column that had a wanted name before is replaced."""
+    found = set(columns.values())
+    renamed = {column: value for column, value in row.items() if column not in found}
+    renamed.update({wanted: row[source] for wanted, source in columns.items() if source in row})
+    return renamed
+
+
+def to_record(row: Row, number: int, format: Format) -> Record:
+    """One raw row as a canonical record: the fields of its kind, all other columns, its number.
+
+    Raises RowError when the row is not what the format says.
+    """
+    record = format.convert(row)
+    if row.get("tools") is not None and format.kind != "text":
+        schemas = tools(row["tools"])
+        if schemas:
+            record["tools"] = schemas
+    own = {*format.uses, *KINDS[format.kind].fields, "row", *record}
+    if format.kind != "text":
+        own.add("system")
+    record.update({column: value for column, value in row.items() if column not in own})
+    record["row"] = number
+    return record

@@ -1,0 +1,231 @@
+"""Messages: one turn of a conversation, whatever its source calls the roles, in one closed form.
+
+A message becomes `{"role", "content", ...}` with a role of `system`, `user`, `assistant` or `tool`. Roles
+come from a closed table, because a chat template prints an unknown role without complaint. Keys with the
+value None are removed (Arrow adds them to every message); all others, such as `tool_calls`, `tool_call_id`,
+`name` and `reasoning_content`, are kept. Arguments of tool calls stay the string or object that they were.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from zoo.errors import nearest
+
+Message = dict[str, Any]
+
+
+class RowError(Exception):
+    """One row cannot be used: `code` for counting, `field` for finding, `message` for reading."""
+
+    def __init__(self, code: str, field: str, message: str):
+        super().__init__(f"[{code}] {field}: {message}")
+        self.code, self.field, self.message = code, field, message
+
+
+ROLES = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "prompter": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "chatgpt": "assistant",
+    "function_call": "assistant",
+    "tool_call": "assistant",
+    "tool": "tool",
+    "observation": "tool",
+    "function": "tool",
+    "ipython": "tool",
+    "tool_response": "tool",
+}
+_CALL_ROLES = ("function_call", "tool_call")
+
+
+def describe(value: Any) -> str:
+    """What a value is, in words for an error message."""
+    if value is None:
+        return "missing"
+    if isinstance(value, bool):
+        return f"the truth value {str(value).lower()}"
+    if isinstance(value, int | float):
+        return f"the number {value}"
+    if isinstance(value, str):
+        return f"the text {shorten(value)!r}"
+    if isinstance(value, list | tuple):
+        return f"a list of {len(value)}"
+    return "an object" if isinstance(value, Mapping) else f"a {type(value).__name__}"
+
+
+def shorten(text: str, width: int = 40) -> str:
+    """The beginning of a text, for an error message."""
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def message(turn: Any, field: str) -> Message:
+    """One turn, as {role, content} or {from, value}, in canonical form. Raises RowError."""
+    if _is_canonical(turn):
+        return turn
+    if not isinstance(turn, Mapping):
+        raise RowError("E_TYPE", field, f"is {describe(turn)}, not a message with role and content")
+    turn = {key: value for key, value in turn.items() if value is not None}
+    given = turn.pop("role", None) or turn.pop("from", None)
+    if given is None:
+        raise RowError("E_ROLE", field, "the message has no role")
+    spelling = given.strip().lower() if isinstance(given, str) else ""
+    if spelling not in ROLES:
+        raise RowError(
+            "E_ROLE", field, f"unknown role {given!r}.{nearest(spelling, ROLES)} Known roles: {', '.join(ROLES)}"
+        )
+    content = turn.pop("content") if "content" in turn else turn.pop("value", "")
+    if not turn.get("tool_calls", True):
+        del turn["tool_calls"]
+    if spelling in _CALL_ROLES:
+        return {"role": "assistant", "content": "", "tool_calls": _tool_calls(content, field), **turn}
+    text, reasoning = _content_text(content, field)
+    if reasoning:
+        turn.setdefault("reasoning_content", reasoning)
+    return {"role": ROLES[spelling], "content": text, **turn}
+
+
+def _is_canonical(turn: Any) -> bool:
+    """Whether nothing is to be done; most turns of most files are like this, and files are long."""
+    return (
+        type(turn) is dict
+        and len(turn) == 2
+        and turn.get("role") in ("user", "assistant", "system")
+        and type(turn.get("content")) is str
+    )
+
+
+def _content_text(content: Any, field: str) -> tuple[str, str]:
+    """Content as text, and the reasoning that stands in a part of its own."""
+    if isinstance(content, str):
+        return content, ""
+    if not isinstance(content, list):
+        raise RowError("E_TYPE", field, f"the content is {describe(content)}, not text")
+    texts: list[str] = []
+    reasonings: list[str] = []
+    for part in content:
+        kind = part.get("type", "text") if isinstance(part, Mapping) else type(part).__name__
+        text = (
+            next((part[key] for key in ("text", "value", "content") if isinstance(part.get(key), str)), None)
+            if isinstance(part, Mapping)
+            else None
+        )
+        if kind not in ("text", "reasoning", "thinking") or text is None:
+            raise RowError("E_TYPE", field, f"the content has a part of type {kind!r}; only text can be used")
+        (texts if kind == "text" else reasonings).append(text)
+    return "".join(texts), "".join(reasonings)
+
+
+def _tool_calls(content: Any, field: str) -> list[dict[str, Any]]:
+    """The calls in the value of a function_call turn: JSON of one {name, arguments} or a list of them."""
+    try:
+        calls = json.loads(content) if isinstance(content, str) else content
+    except ValueError:
+        raise RowError("E_TYPE", field, f"a function call must be JSON, got {describe(content)}") from None
+    calls = calls if isinstance(calls, list) else [calls]
+    if not all(isinstance(call, Mapping) and isinstance(call.get("name"), str) for call in calls):
+        raise RowError("E_TYPE", field, "a function call needs a name and arguments")
+    return [{"type": "function", "function": dict(call)} for call in calls]
+
+
+def messages(value: Any, field: str) -> list[Message]:
+    """A list of turns, or a single one, in canonical form. Raises RowError."""
+    if isinstance(value, Mapping):
+        return [message(value, field)]
+    if not isinstance(value, list):
+        raise RowError("E_TYPE", field, f"is {describe(value)}, not a list of messages")
+    return [message(turn, f"{field}[{index}]") for index, turn in enumerate(value)]
+
+
+def text_or_messages(value: Any, field: str) -> str | list[Message]:
+    """A string as it is, messages in canonical form. Raises RowError for anything else."""
+    if value is None:
+        raise RowError("E_TYPE", field, "is missing")
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list | Mapping):
+        return messages(value, field)
+    raise RowError("E_TYPE", field, f"is {describe(value)}, not text or a list of messages")
+
+
+def as_messages(value: str | list[Message], role: str) -> list[Message]:
+    """A string becomes one turn of that role."""
+    return [{"role": role, "content": value}] if isinstance(value, str) else value
+
+
+def tools(value: Any) -> list[Any]:
+    """Tool schemas as a list, from a list, one schema, or the JSON of either."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value) if value.strip() else []
+        except ValueError as error:
+            raise RowError("E_TYPE", "tools", f"is not JSON: {error}") from None
+    if isinstance(value, Mapping):
+        value = [value]
+    if not isinstance(value, list):
+        raise RowError("E_TYPE", "tools", f"is {describe(value)}, not a list of tool schemas")
+    return value
+
+
+def arrange(row: Mapping[str, Any], prompt: Any, answers: Mapping[str, Any]) -> dict[str, Any]:
+    """Prompt and answers in one type, text or messages, every turn before the answers in the prompt.
+
+    `answers` maps the field's name to its raw value. A `system` column becomes the first turn. Answers
+    that repeat the prompt lose it; answers of several exchanges give all but the last to the prompt, which
+    all answers must then share. `prompt` None means that only the answers hold it. Raises RowError.
+    """
+    parsed = {field: text_or_messages(value, field) for field, value in answers.items()}
+    start = [] if prompt is None else text_or_messages(prompt, "prompt")
+    system = row.get("system")
+    if system is not None and not isinstance(system, str):
+        raise RowError("E_TYPE", "system", f"is {describe(system)}, not text")
+    has_system = bool(system and system.strip())
+    if isinstance(start, str) and not has_system and all(isinstance(value, str) for value in parsed.values()):
+        return {"prompt": start, **parsed}
+    turns = as_messages(start, "user")
+    turns, tails = _move_shared_turns(
+        turns, {field: as_messages(value, "assistant") for field, value in parsed.items()}
+    )
+    if has_system and not any(turn["role"] == "system" for turn in turns):
+        turns = [{"role": "system", "content": system}, *turns]
+    return {"prompt": turns, **tails}
+
+
+def _move_shared_turns(
+    prompt: list[Message], answers: dict[str, list[Message]]
+) -> tuple[list[Message], dict[str, list[Message]]]:
+    """Cut every answer behind its last user or system turn; what is cut off, if equal, joins the prompt."""
+    cuts = {
+        field: max((index + 1 for index, turn in enumerate(turns) if turn["role"] in ("user", "system")), default=0)
+        for field, turns in answers.items()
+    }
+    if not any(cuts.values()):
+        return prompt, answers
+    leads = [turns[: cuts[field]] for field, turns in answers.items()]
+    first_field = next(iter(answers))
+    if any(lead != leads[0] for lead in leads):
+        raise RowError(
+            "E_PROMPT_MISMATCH", first_field, f"the turns before the answers differ between {' and '.join(answers)}"
+        )
+    lead = leads[0]
+    if lead[0]["role"] in ("assistant", "tool"):
+        prompt = prompt + lead
+    elif not prompt or lead[: len(prompt)] == prompt or _same_question(prompt, lead):
+        prompt = lead
+    else:
+        raise RowError("E_PROMPT_MISMATCH", first_field, "begins with turns that are not those of the prompt")
+    return prompt, {field: turns[cuts[field] :] for field, turns in answers.items()}
+
+
+def _same_question(prompt: list[Message], lead: list[Message]) -> bool:
+    """Whether a prompt of one turn is the question that the answer repeats, with or without a system turn."""
+    questions = [turn["content"].strip() for turn in lead if turn["role"] == "user"]
+    return len(prompt) == 1 and prompt[0]["content"].strip() in (questions[:1] + questions[-1:])

@@ -1,0 +1,226 @@
+"""Loading: from the name of a source to checked records of the kind an algorithm asks for, and a report.
+
+Every row read is either kept or dropped, and every dropped one has a code, a row number and a reason. How
+much may be dropped before it is an error:
+
+* `strict`: nothing.
+* Lines that cannot be read at all (E_JSON) mean a damaged file: at most 1 % of the rows, so none in a file of
+  fewer than 100 rows.
+* Bad rows of all sorts: at most 20 % of the rows, or one row; and something must be left.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from zoo.data.formats import check_columns, detect, named_format, rename, to_record
+from zoo.data.formats.conversation import WARNINGS
+from zoo.data.formats.message import RowError
+from zoo.data.formats.record import check
+from zoo.data.formats.shape import Format, Row, Sample
+from zoo.data.kinds import KINDS, Record, convert, prompt_key
+from zoo.data.report import Report
+from zoo.data.sources import NamedSources, Source, open_source
+from zoo.data.sources.lines import Line
+from zoo.errors import ZooError
+
+SAMPLE_ROWS = 200
+UNREADABLE_SHARE = 0.01
+BAD_SHARE = 0.20
+
+
+@dataclass
+class DataSet:
+    """Records of one kind, and where they come from."""
+
+    name: str
+    kind: str
+    source_kind: str
+    """The kind of the source's own rows, before conversion."""
+    records: list[Record]
+    fingerprint: str
+    format: str
+    report: Report
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+
+def load(
+    source: str,
+    kind: str,
+    *,
+    split: str = "train",
+    columns: Mapping[str, str] | None = None,
+    format: str | None = None,
+    limit: int | None = None,
+    strict: bool = False,
+    named_sources: NamedSources | None = None,
+) -> DataSet:
+    """Read a source as records of `kind`.
+
+    `columns` maps wanted names to found ones, `format` names a format instead of detecting it, `limit` is
+    how many rows are read. Raises ZooError for what the reader must hear about (see the top of this module).
+    """
+    if kind not in KINDS:
+        convert([], kind, kind)
+    if limit is not None and limit < 1:
+        raise ZooError(f"A limit of {limit} rows leaves nothing.", hint="Give a limit of 1 or more.")
+    chosen = named_format(format) if format else None
+    opened = open_source(source, kind, split=split, named_sources=named_sources)
+    report = Report(opened.name, where=opened.where, notes=list(opened.notes))
+    rows, chosen = _prepare(itertools.islice(opened.rows, limit), columns or {}, chosen, opened, report)
+    records = _read(rows, chosen, report)
+    judge(report, len(records), strict)
+    report.notes.append(_reading(records[0], chosen))
+    try:
+        converted, note = convert(records, chosen.kind, kind)
+    except ZooError as error:
+        raise ZooError(f"{opened.name}: {error.message}", hint=error.hint) from None
+    if not converted:
+        raise ZooError(f"{opened.name}: {note} Nothing is left.", hint=f"Give data of kind '{kind}'.")
+    report.notes += ([note] if note else []) + _facts(converted, kind)
+    report.records = len(converted)
+    return DataSet(opened.name, kind, chosen.kind, converted, opened.fingerprint, chosen.name, report)
+
+
+def source_kind(
+    source: str,
+    split: str = "train",
+    columns: Mapping[str, str] | None = None,
+    named_sources: NamedSources | None = None,
+) -> str:
+    """The kind of a source's own rows; a named source, which gives any kind it can, counts as demonstrations."""
+    opened = open_source(source, "demonstration", split=split, named_sources=named_sources)
+    return _prepare(opened.rows, columns or {}, None, opened, Report(opened.name))[1].kind
+
+
+def _prepare(
+    lines: Iterator[Line], columns: Mapping[str, str], chosen: Format | None, source: Source, report: Report
+) -> tuple[Iterator[Line], Format]:
+    """All lines under the wanted column names, and their format as told by the first of them."""
+    first = list(itertools.islice(lines, SAMPLE_ROWS))
+    readable: list[Row] = [line.row for line in first if not _errors(line)]
+    if not first:
+        raise ZooError(f"{source.name} holds no rows.", hint="Check that the file was written to its end.")
+    if not readable:
+        _read(iter(first), None, report)
+        judge(report, 0, strict=False)
+    present = Sample(readable).columns
+    check_columns(columns, present, source.name)
+    if "row" in present:
+        report.notes.append("The column 'row' is replaced by the number of the row.")
+    if columns:
+        readable = [rename(row, columns) for row in readable]
+    everything = itertools.chain(first, lines)
+    renamed = (line._replace(row=rename(line.row, columns)) for line in everything) if columns else everything
+    return renamed, chosen or detect(Sample(readable), source.name)
+
+
+def _read(lines: Iterable[Line], format: Format | None, report: Report) -> list[Record]:
+    """Convert and check every line; what cannot be used goes to the report."""
+    records: list[Record] = []
+    seen: dict[bytes, int] = {}
+    for line in lines:
+        number = line.number
+        report.rows += 1
+        for problem in line.problems:
+            report.add(number, problem)
+        if format is None or _errors(line):
+            continue
+        try:
+            record = to_record(line.row, number, format)
+            warnings = record.pop(WARNINGS, ())
+            check(record, format.kind)
+        except RowError as error:
+            report.add(number, error)
+            continue
+        for warning in warnings:
+            report.add(number, RowError(*warning))
+        first = seen.setdefault(_digest(record), number)
+        if first != number:
+            report.add(number, RowError("W_DUPLICATE", "row", f"is the same as row {first}"))
+        records.append(record)
+    return records
+
+
+def _errors(line: Line) -> bool:
+    return any(problem.code.startswith("E_") for problem in line.problems)
+
+
+def _digest(record: Record) -> bytes:
+    content = {name: value for name, value in record.items() if name != "row"}
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=12).digest()
+
+
+def judge(report: Report, kept: int, strict: bool) -> None:
+    """Raise ZooError when more rows are bad than the rules at the top of this module allow."""
+    bad, unreadable = report.dropped, report.count("E_JSON")
+    if not bad:
+        return
+    reason = f"{bad:,} of {report.rows:,} rows cannot be used"
+    hint = "Correct or remove these rows"
+    if strict:
+        reason, hint = f"{reason}, and strict allows none", hint + ", or leave out --strict."
+    elif not kept:
+        reason = f"none of the {report.rows:,} rows can be used"
+        hint = "See what a row must have in docs/data.md; --format and --columns say how a file is meant."
+    elif unreadable > UNREADABLE_SHARE * report.rows:
+        reason = f"{unreadable:,} of {report.rows:,} lines cannot be read"
+        hint = "Correct or delete these lines: the file is damaged, or is not one JSON object a line."
+    elif bad > max(1, BAD_SHARE * report.rows):
+        hint += "; if the file is meant differently, say how with --format NAME or --columns wanted=found."
+    else:
+        return
+    raise ZooError(f"{report.name}: {reason}:\n" + "\n".join(report.first_errors()), hint=hint)
+
+
+def _reading(record: Record, format: Format) -> str:
+    """How the source was understood."""
+    others = [name for name in record if name not in (*KINDS[format.kind].fields, "row")]
+    beside = f"; columns kept beside: {', '.join(others)}" if others else ""
+    return f"Read as '{format.name}' ({format.kind}){beside}."
+
+
+def _facts(records: list[Record], kind: str) -> list[str]:
+    """Notes on what should be known about the records before training on them."""
+    if kind == "feedback":
+        good = sum(record["label"] for record in records)
+        note = f"Labels: {good:,} desirable, {len(records) - good:,} undesirable."
+        return [note + ("" if 0 < good < len(records) else " All are equal, so nothing can be told apart.")]
+    if kind == "preference":
+        longer = sum(_length(record["chosen"]) > _length(record["rejected"]) for record in records)
+        return [f"The chosen answer is the longer one in {longer / len(records):.0%} of the pairs."]
+    return []
+
+
+def _length(answer: object) -> int:
+    if isinstance(answer, str):
+        return len(answer)
+    return sum(len(turn["content"]) for turn in answer) if isinstance(answer, list) else 0
+
+
+def split_by_prompt(records: list[Record], fraction: float, seed: int) -> tuple[list[Record], list[Record]]:
+    """Cut records into (train, held out); all records of one prompt lie on the same side.
+
+    `fraction` of the different prompts is held out, at least one where there are two or more. Which ones
+    depends on their text and the seed, not on their order. Raises ZooError unless 0 <= fraction < 1.
+    """
+    if not 0 <= fraction < 1:
+        raise ZooError(
+            f"The held-out share is {fraction}, but must be at least 0 and below 1.",
+            hint="Give for example 0.1 for a tenth of the prompts.",
+        )
+    keys = [hashlib.blake2b(f"{seed}:{prompt_key(record)}".encode(), digest_size=16).digest() for record in records]
+    prompts = sorted(set(keys))
+    count = min(max(1, round(fraction * len(prompts))), len(prompts) - 1) if fraction and prompts else 0
+    held = set(prompts[:count])
+    return (
+        [record for record, key in zip(records, keys, strict=True) if key not in held],
+        [record for record, key in zip(records, keys, strict=True) if key in held],
+    )

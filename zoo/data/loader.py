@@ -1,0 +1,134 @@
+"""The stateful loader of a run: one item is one optimizer step's batch, for this process.
+
+The order depends on the seed and nothing else. A step's examples are dealt to the processes by length, so that all
+have about the same work; which examples a step holds does not depend on how many processes there are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from zoo.types import Answers, Batch
+
+
+class StepLoader:
+    """Yields `Batch`es from step `position` on; `state_dict` remembers where it stands.
+
+    epochs may be a fraction; every record is seen exactly as often as they say, and only the last batch of the run
+    may be smaller than batch_size (never smaller than the number of processes).
+    """
+
+    def __init__(
+        self,
+        records: Sequence[dict[str, Any]],
+        collate: Callable[[list[dict[str, Any]]], Batch],
+        *,
+        batch_size: int,
+        epochs: float = 1.0,
+        max_steps: int | None = None,
+        seed: int = 0,
+        shuffle: bool = True,
+        rank: int = 0,
+        processes: int = 1,
+    ):
+        self.records, self.collate = records, collate
+        self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
+        self.rank, self.processes = rank, processes
+        self.examples = max(1, round(epochs * len(records)))
+        steps = math.ceil(self.examples / batch_size)
+        if steps > 1 and self.examples - (steps - 1) * batch_size < processes:
+            steps -= 1
+        self.steps = steps if max_steps is None else min(steps, max_steps)
+        self._all_steps = steps
+        self.position = 0
+        self._orders: dict[int, list[int]] = {}
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[Batch]:
+        while self.position < self.steps:
+            step = self.position
+            self.position += 1
+            yield self.batch(step)
+
+    def batch(self, step: int) -> Batch:
+        """This process's share of one step."""
+        return self.collate([self.records[i] for i in self._share(self.indices(step))])
+
+    def indices(self, step: int) -> list[int]:
+        """The records of one step, over all processes, each epoch in an order of its own."""
+        start = step * self.batch_size
+        end = self.examples if step == self._all_steps - 1 else start + self.batch_size
+        size = len(self.records)
+        return [self._order(n // size)[n % size] for n in range(start, end)]
+
+    def epoch(self, step: int) -> float:
+        """How many passes over the data are done after `step` steps."""
+        return min(step * self.batch_size, self.examples) / len(self.records)
+
+    def _order(self, epoch: int) -> list[int]:
+        if epoch not in self._orders:
+            self._orders = {key: value for key, value in self._orders.items() if key == epoch - 1}
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+            size = len(self.records)
+            order = torch.randperm(size, generator=generator) if self.shuffle else torch.arange(size)
+            self._orders[epoch] = order.tolist()
+        return self._orders[epoch]
+
+    def _share(self, indices: list[int]) -> list[int]:
+        if self.processes == 1:
+            return indices
+        ordered = sorted(indices, key=lambda i: (-record_tokens(self.records[i]), i))
+        # Back and forth over the processes (0 1 1 0 0 1 …), so that none gets the longer of every two.
+        period = 2 * self.processes
+        return [
+            index
+            for place, index in enumerate(ordered)
+            if min(place % period, period - 1 - place % period) == self.rank
+        ]
+
+    def state_dict(self) -> dict[str, int]:
+        return {"position": self.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.position = state["position"]
+
+
+def record_tokens(record: dict[str, Any]) -> int:
+    """Tokens of an encoded record, a shared prompt counted once."""
+    answers = [value for value in record.values() if hasattr(value, "completion")]
+    for value in record.values():
+        if isinstance(value, list) and value and hasattr(value[0], "completion"):
+            answers += value
+    return sum(len(a.completion) for a in answers) + max((len(a.prompt) for a in answers), default=0)
+
+
+def micro_batches(batch: Batch, micro_tokens: int) -> list[Batch]:
+    """Cut a step's batch so that each part has at most `micro_tokens` tokens (or one example).
+
+    Examples of one prompt stay side by side, and short ones come together, so that rows fill and prompts are shared.
+    """
+    fields = [batch[name] for name in batch if isinstance(batch[name], Answers)]
+    if not fields:
+        return [batch]
+    groups: dict[bytes, list[int]] = {}
+    sizes = []
+    for i in range(len(batch)):
+        answers = [field[i] for field in fields]
+        sizes.append(sum(len(a.completion) for a in answers) + max(len(a.prompt) for a in answers))
+        groups.setdefault(answers[0].prompt.numpy(force=True).tobytes(), []).append(i)
+    ordered = sorted(groups.values(), key=lambda members: (max(sizes[i] for i in members), members[0]))
+    parts: list[list[int]] = [[]]
+    tokens = 0
+    for i in (index for members in ordered for index in members):
+        if parts[-1] and tokens + sizes[i] > micro_tokens:
+            parts.append([])
+            tokens = 0
+        parts[-1].append(i)
+        tokens += sizes[i]
+    return [batch.select(part) for part in parts]

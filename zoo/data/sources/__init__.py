@@ -1,0 +1,182 @@
+"""Sources: where rows come from, and a fingerprint of what they are.
+
+A source is named by a path (file or folder), by the name of a bundled or plugin source such as `starter`, or
+by a hub data set `owner/name`, `owner/name:config`. A split follows an @: `starter@heldout`, `folder@test`,
+`owner/name:config@validation`. Names that look like a file never reach the network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from zoo.data.formats.message import RowError, describe
+from zoo.data.sources import folders
+from zoo.data.sources.hub import open_hub
+from zoo.data.sources.lines import Line, read_json, read_jsonl
+from zoo.data.sources.tables import arrow_lines, read_arrow, read_csv, read_parquet
+from zoo.errors import ZooError, nearest
+
+NamedSources = Mapping[str, Callable[..., Any]]
+READERS: dict[str, Callable[[Path, str], Iterator[Line]]] = {
+    ".jsonl": lambda path, split: read_jsonl(path),
+    ".json": read_json,
+    ".csv": lambda path, split: read_csv(path),
+    ".tsv": lambda path, split: read_csv(path),
+    ".parquet": lambda path, split: read_parquet(path),
+    ".arrow": lambda path, split: read_arrow(path),
+}
+_PACKED = (".jsonl", ".json", ".csv", ".tsv")
+_WITH_SPLIT = re.compile(r"(.+)@([^@/]+)")
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.+-]+)?")
+
+
+@dataclass
+class Source:
+    """An opened source. `rows` is read once; `fingerprint` changes when the content does."""
+
+    name: str
+    split: str
+    rows: Iterator[Line]
+    fingerprint: str
+    notes: list[str] = field(default_factory=list)
+    parts: list[tuple[int, str]] = field(default_factory=list)
+    """For each file read so far: the number of rows before it, and its name."""
+
+    def where(self, row: int) -> str:
+        """`file:row` of a row number."""
+        before, name = next((part for part in reversed(self.parts) if part[0] < row), (0, self.name))
+        return f"{name}:{row - before}"
+
+
+def open_source(source: str, kind: str, *, split: str = "train", named_sources: NamedSources | None = None) -> Source:
+    """Find a source by its name and open it. `kind` is handed to named sources. Raises ZooError."""
+    named = named_sources or {}
+    spelled = _WITH_SPLIT.fullmatch(source)
+    if spelled and not Path(source).expanduser().exists():
+        name, split = spelled.groups()
+    else:
+        name = source
+    if name in named:
+        return _open_named(name, named[name], split, kind)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _open_folder(path, name, split)
+    if path.exists():
+        return _open_file(path, name, split)
+    if _looks_like_hub(name, path):
+        return _open_hub(name, split)
+    raise _not_there(name, path, named)
+
+
+def file_type(path: Path) -> str:
+    """The suffix that says how a file is read (".jsonl" for "a.jsonl.gz"), or "" for other files."""
+    name = path.name.lower()
+    if name.endswith(".gz"):
+        suffix = Path(name.removesuffix(".gz")).suffix
+        return suffix if suffix in _PACKED else ""
+    suffix = Path(name).suffix
+    return suffix if suffix in READERS else ""
+
+
+def _open_named(name: str, give: Callable[..., Any], split: str, kind: str) -> Source:
+    rows = list(give(split, kind))
+    digest = hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest()
+    return Source(f"{name}@{split}", split, _numbered(rows), f"sha256:{digest}")
+
+
+def _numbered(rows: Iterable[Any]) -> Iterator[Line]:
+    """Rows of a plugin; a `row` of their own is their number in the file behind the plugin."""
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            yield Line(number, {}, (RowError("E_TYPE", "row", f"is {describe(row)}, not an object"),))
+            continue
+        own = row.get("row")
+        yield Line(
+            own if isinstance(own, int) and own > 0 else number,
+            {column: value for column, value in row.items() if column != "row"},
+        )
+
+
+def _open_file(path: Path, name: str, split: str) -> Source:
+    suffix = file_type(path)
+    if not suffix:
+        raise ZooError(
+            f"{path} is of a type that cannot be read as data.",
+            hint="Accepted are " + ", ".join(READERS) + ", and .gz of the text types.",
+        )
+    if split != "train" and suffix != ".json":
+        raise ZooError(
+            f"{path} is a single file, so it has no split '{split}'.",
+            hint="Leave out the split, or name the folder that holds one file for each split.",
+        )
+    return Source(name, split, READERS[suffix](path, split), _digest([path], path.parent))
+
+
+def _open_folder(folder: Path, name: str, split: str) -> Source:
+    if folders.is_saved(folder):
+        files, batches = folders.saved(folder, split)
+        return Source(name, split, arrow_lines(batches), _digest(files, folder))
+    files, notes = folders.files_of_split(folder, split, file_type)
+    source = Source(name, split, iter(()), _digest(files, folder), notes)
+    source.rows = _chained(source, files, folder)
+    return source
+
+
+def _chained(source: Source, files: list[Path], folder: Path) -> Iterator[Line]:
+    """The rows of several files under running numbers; `source.parts` remembers where each file begins."""
+    before = 0
+    for path in files:
+        source.parts.append((before, str(path)))
+        last = 0
+        for line in READERS[file_type(path)](path, source.split):
+            last = line.number
+            yield line._replace(number=before + last)
+        before += last
+
+
+def _digest(files: list[Path], folder: Path) -> str:
+    """sha256 of the bytes of a file; of several files, of their names and digests."""
+    digests = []
+    for path in files:
+        with path.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    if len(files) == 1:
+        return f"sha256:{digests[0]}"
+    listing = "\n".join(f"{path.relative_to(folder)} {digest}" for path, digest in zip(files, digests, strict=True))
+    return f"sha256:{hashlib.sha256(listing.encode()).hexdigest()}"
+
+
+def _looks_like_hub(name: str, path: Path) -> bool:
+    """Whether a name that is no path can be a hub data set; in an existing folder it is a typing error."""
+    return bool(_HUB_NAME.fullmatch(name)) and not file_type(path) and not path.parent.is_dir()
+
+
+def _open_hub(name: str, split: str) -> Source:
+    batches, fingerprint = open_hub(name, split)
+    return Source(f"{name}@{split}", split, arrow_lines(batches), fingerprint)
+
+
+def _not_there(name: str, path: Path, named: NamedSources) -> ZooError:
+    """Nothing has this name: say what is close to it."""
+    folder = path.parent
+    if not folder.is_dir():
+        return ZooError(
+            f"There is no data at {name}: the folder {folder} does not exist.",
+            hint="Check the path; relative paths count from the folder you are in.",
+        )
+    files = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+    known = [entry for entry in files if file_type(Path(entry)) or (folder / entry).is_dir()]
+    place = "this folder" if folder == Path() else str(folder)
+    hint = "Give a file, a folder, or a hub data set as owner/name"
+    if "/" not in name and named:
+        return ZooError(
+            f"There is no file, folder or data source '{name}' in {place}.{nearest(name, [*named, *known])}",
+            hint=f"{hint}; or a source by name: {', '.join(sorted(named))}.",
+        )
+    return ZooError(f"There is no data at {name}.{nearest(path.name, known)}", hint=hint + ".")

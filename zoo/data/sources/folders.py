@@ -1,0 +1,115 @@
+"""Folders of data: which files belong to a split, and folders that `save_to_disk` wrote."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from zoo.errors import ZooError, nearest
+
+# How people name the files of a split; a split asked for by another name is looked for under that name.
+SPLIT_WORDS = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+    "heldout": "heldout",
+    "eval": "eval",
+}
+# Files that describe data, or a folder of it, and hold no rows.
+_NO_DATA = {
+    "dataset_info.json",
+    "dataset_infos.json",
+    "dataset_dict.json",
+    "state.json",
+    "config.json",
+    "package.json",
+    "manifest.json",
+    "metadata.json",
+}
+
+
+def files_of_split(folder: Path, split: str, file_type: Callable[[Path], str]) -> tuple[list[Path], list[str]]:
+    """The files of one type in a folder that hold the split, in sorted order, and notes about the others.
+
+    A file belongs to the split that its name or its folder's name contains as a word ("train-0001",
+    "my_test", "test/part.jsonl"). Where no name contains one, all files are "train". Raises ZooError.
+    """
+    files = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+        and file_type(path)
+        and path.name not in _NO_DATA
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
+    if not files:
+        raise ZooError(
+            f"The folder {folder} holds no data files.",
+            hint="Accepted are .jsonl, .json, .csv, .tsv, .parquet and .arrow files.",
+        )
+    splits = {path: split_of(path.relative_to(folder)) for path in files}
+    wanted = SPLIT_WORDS.get(split, split)
+    if not any(splits.values()) and wanted == "train":
+        chosen = files
+    else:
+        chosen = [path for path in files if splits[path] == wanted or split in _words(path.relative_to(folder))]
+    if not chosen:
+        found = sorted({name for name in splits.values() if name}) or ["train"]
+        raise ZooError(
+            f"The folder {folder} has no files of a split '{split}'.{nearest(split, found)}",
+            hint=f"It has: {', '.join(found)}. Write {folder}@{found[0]}",
+        )
+    types = sorted({file_type(path) for path in chosen})
+    if len(types) > 1:
+        raise ZooError(
+            f"The folder {folder} holds files of several types for split '{split}': {', '.join(types)}.",
+            hint=f"Name one file, for example {chosen[0]}",
+        )
+    unnamed = [path.name for path in files if not splits[path]] if any(splits.values()) else []
+    unnamed = [name for name in unnamed if name not in {path.name for path in chosen}]
+    notes = [f"{len(unnamed)} file(s) whose names tell no split are not read: {', '.join(unnamed[:5])}"]
+    return chosen, notes if unnamed else []
+
+
+def split_of(path: Path) -> str:
+    """The split that a relative path names, its file name first; "" where it names none."""
+    return next((SPLIT_WORDS[word] for word in _words(path) if word in SPLIT_WORDS), "")
+
+
+def _words(path: Path) -> list[str]:
+    parts = [path.name.split(".")[0], *reversed(path.parts[:-1])]
+    return [word for part in parts for word in re.split(r"[^a-z]+", part.lower()) if word]
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether `save_to_disk` of the datasets library wrote this folder."""
+    return (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file()
+
+
+def saved(folder: Path, split: str) -> tuple[list[Path], Any]:
+    """The arrow files of a saved data set and its batches. Raises ZooError for an unknown split."""
+    import datasets
+
+    try:
+        table: Any = datasets.load_from_disk(str(folder))
+    except Exception as error:
+        raise ZooError(
+            f"The saved data set {folder} cannot be read: {error}", hint="Save it again with save_to_disk."
+        ) from None
+    place = folder
+    if isinstance(table, datasets.DatasetDict):
+        if split not in table:
+            raise ZooError(
+                f"The saved data set {folder} has no split '{split}'.{nearest(split, table)}",
+                hint=f"It has: {', '.join(table)}. Write {folder}@{next(iter(table))}",
+            )
+        table, place = table[split], folder / split
+    elif split != "train":
+        raise ZooError(f"The saved data set {folder} has no splits, so no '{split}'.", hint="Leave out the split.")
+    return sorted(place.glob("*.arrow")), table.with_format("arrow").iter(batch_size=1000)

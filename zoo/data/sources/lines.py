@@ -1,0 +1,173 @@
+"""JSON files, read line by line and strictly: a damaged line is reported with its number, never repaired.
+
+The JSON loader of the `datasets` library is not used on purpose: it turns date-like strings into dates,
+"false" into False, and gives every object the keys of all others.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, NamedTuple, cast
+
+from zoo.data.formats.message import RowError, describe
+from zoo.errors import ZooError
+
+
+class Line(NamedTuple):
+    """One row as read: its 1-based number, its columns, and what is wrong with it (an E_ code: unusable)."""
+
+    number: int
+    row: dict[str, Any]
+    problems: tuple[RowError, ...] = ()
+
+
+def open_binary(path: Path) -> IO[bytes]:
+    """The bytes of a file, unpacked if its name ends in .gz."""
+    return cast(IO[bytes], gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
+
+
+def read_jsonl(path: Path) -> Iterator[Line]:
+    """The lines of a JSON Lines file; blank lines are skipped but counted in the numbers."""
+    try:
+        with open_binary(path) as file:
+            for number, line in enumerate(file, 1):
+                if number == 1:
+                    refuse_utf16(line, path)
+                    line = line.removeprefix(b"\xef\xbb\xbf")
+                if line.strip():
+                    yield _parse_line(line, number)
+    except (gzip.BadGzipFile, EOFError) as error:
+        raise ZooError(f"{path} cannot be unpacked: {error}.", hint="Copy or download the file again.") from None
+
+
+def refuse_utf16(start: bytes, path: Path) -> None:
+    """Raise ZooError for a file that Windows wrote in UTF-16."""
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ZooError(
+            f"{path} is written in UTF-16, not in UTF-8.",
+            hint=f"Convert it: iconv -f UTF-16 -t UTF-8 {path} > new-{path.name}",
+        )
+
+
+def _parse_line(line: bytes, number: int) -> Line:
+    try:
+        text = line.decode("utf-8").rstrip()
+        value, problems = parse_json(text)
+    except UnicodeDecodeError as error:
+        return _broken(number, f"is not valid UTF-8 at byte {error.start + 1}")
+    except json.JSONDecodeError as error:
+        early = " (the line ends too early)" if error.pos >= len(text) else ""
+        return _broken(number, f"broken JSON at column {error.colno}: {error.msg}{early}")
+    except (ValueError, RecursionError) as error:
+        return _broken(number, str(error))
+    if not isinstance(value, dict):
+        hint = " (a file that is one list must be named .json)" if isinstance(value, list) else ""
+        return _broken(number, f"is {describe(value)}, not an object in braces{hint}")
+    return Line(number, value, problems)
+
+
+def _broken(number: int, message: str) -> Line:
+    return Line(number, {}, (RowError("E_JSON", "line", message),))
+
+
+def parse_json(text: str) -> tuple[Any, tuple[RowError, ...]]:
+    """A JSON value and warnings about keys that occur twice. Raises ValueError for what is no proper text."""
+    repeated: list[str] = []
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            repeated.extend(name for name in found if names.count(name) > 1)
+        return found
+
+    if "\x00" in text:
+        raise ValueError(f"holds a NUL character at column {text.index(chr(0)) + 1}")
+    value = json.loads(text, object_pairs_hook=unique)
+    if "\\u" in text:
+        _refuse_odd_characters(value, "\\u0000" in text)
+    twice = "the key occurs twice in one object; the last value counts"
+    return value, tuple(RowError("W_DUPLICATE_KEY", name, twice) for name in repeated)
+
+
+def _refuse_odd_characters(value: Any, maybe_nul: bool) -> None:
+    """Escapes can write what no UTF-8 text holds: half of a surrogate pair, and NUL."""
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"holds half a character (lone surrogate \\u{ord(text[error.start]):04x})") from None
+    if maybe_nul and any("\x00" in string for string in _strings(value)):
+        raise ValueError("holds a NUL character (\\u0000)")
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """All texts in a JSON value, keys too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield key
+            yield from _strings(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)
+
+
+def read_json(path: Path, split: str) -> Iterator[Line]:
+    """The rows of a JSON file that is a list, or an object around one; falls back to JSON Lines.
+
+    An object may hold several lists under the names of splits. Raises ZooError for anything else.
+    """
+    with open_binary(path) as file:
+        content = file.read()
+    refuse_utf16(content, path)
+    try:
+        value, problems = parse_json(content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise ZooError(f"{path}:{line}: invalid UTF-8.", hint="Save the file as UTF-8.") from None
+    except json.JSONDecodeError as error:
+        if error.msg == "Extra data" and error.lineno > 1:
+            yield from read_jsonl(path)
+            return
+        raise ZooError(
+            f"{path}:{error.lineno}: broken JSON at column {error.colno}: {error.msg}.",
+            hint="Correct the file at that place; a file with one object a line is named .jsonl.",
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise ZooError(f"{path} {error}.", hint="Remove it, or write the file again.") from None
+    for number, row in enumerate(_row_list(value, path, split), 1):
+        if isinstance(row, dict):
+            yield Line(number, row, problems if number == 1 else ())
+        else:
+            yield Line(number, {}, (RowError("E_TYPE", "row", f"is {describe(row)}, not an object"),))
+
+
+def _row_list(value: Any, path: Path, split: str) -> list[Any]:
+    """The list of rows in a JSON document."""
+    if isinstance(value, list):
+        return value
+    lists = (
+        {
+            name: rows
+            for name, rows in value.items()
+            if isinstance(rows, list) and all(isinstance(row, dict) for row in rows)
+        }
+        if isinstance(value, dict)
+        else {}
+    )
+    if split in lists:
+        return lists[split]
+    if len(lists) == 1 and len(value) <= 3:
+        return next(iter(lists.values()))
+    found = f"the lists {', '.join(lists)}" if lists else describe(value)
+    raise ZooError(
+        f"{path} must be a list of rows, or an object with one list of rows; it holds {found}.",
+        hint=f"If one of them is meant: --split NAME or {path}@NAME"
+        if lists
+        else 'Write it as [{"prompt": "…", "completion": "…"}, …].',
+    )

@@ -1,0 +1,131 @@
+"""Tables: csv, tsv, parquet and arrow files as rows.
+
+Arrow gives every object the keys of all others, filled with None; such keys inside of values are removed.
+Cells of a csv file are texts; those that hold the JSON of a message list or of ranks and labels are decoded.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from zoo.data.formats.message import RowError
+from zoo.data.formats.shape import CHATS, ONE_TURN, shape_of
+from zoo.data.sources.lines import Line, open_binary, refuse_utf16
+from zoo.errors import ZooError
+
+_LISTS_IN_CELLS = ("completions", "steps", "labels", "ranks", "ranking", "rank", "scores", "answers", "history")
+_LONGEST_CELL = 2**31 - 1
+
+
+def read_csv(path: Path) -> Iterator[Line]:
+    """The rows of a csv or tsv file with a header; row 1 is the first below the header."""
+    csv.field_size_limit(_LONGEST_CELL)
+    name = path.name.removesuffix(".gz")
+    try:
+        with open_binary(path) as binary, io.TextIOWrapper(binary, "utf-8-sig", newline="") as file:
+            header = file.readline()
+            file.seek(0)
+            reader = csv.DictReader(file, delimiter=_delimiter(name, header), strict=True)
+            _check_header(reader.fieldnames, path)
+            for number, row in enumerate(reader, 1):
+                yield _csv_row(number, row)
+    except UnicodeDecodeError as error:
+        with open_binary(path) as binary:
+            refuse_utf16(binary.read(2), path)
+        raise ZooError(f"{path} is not valid UTF-8: {error.reason}.", hint="Save the file as UTF-8.") from None
+    except csv.Error as error:
+        raise ZooError(
+            f"{path}:{reader.line_num + 1}: broken csv: {error}.",
+            hint="Check the quotes there; a quote inside of a cell is written twice.",
+        ) from None
+
+
+def _delimiter(name: str, header: str) -> str:
+    if name.endswith(".tsv"):
+        return "\t"
+    return ";" if ";" in header and "," not in header else ","
+
+
+def _check_header(names: Any, path: Path) -> None:
+    repeated = {name for name in names or () if list(names).count(name) > 1}
+    if repeated:
+        raise ZooError(
+            f"{path} names the column '{min(repeated)}' twice in its first line.",
+            hint="Give every column its own name.",
+        )
+
+
+def _csv_row(number: int, row: dict[Any, Any]) -> Line:
+    if None in row:
+        more = f"has {len(row[None])} cell(s) more than the header"
+        return Line(number, {}, (RowError("E_TYPE", "row", more),))
+    return Line(number, {column: _cell(column, value) for column, value in row.items()})
+
+
+def _cell(column: str, value: Any) -> Any:
+    """The JSON in a cell that holds a list; an answer that merely looks like JSON stays a text."""
+    if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
+        return value
+    try:
+        decoded = json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+    if shape_of(decoded) in (*CHATS, *ONE_TURN) or (column in _LISTS_IN_CELLS and isinstance(decoded, list)):
+        return decoded
+    return value
+
+
+def read_parquet(path: Path) -> Iterator[Line]:
+    """The rows of a parquet file."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            yield from arrow_lines(file.iter_batches(batch_size=1000))
+    except (pyarrow.ArrowException, OSError) as error:
+        raise _unreadable(path, "parquet", error) from None
+
+
+def read_arrow(path: Path) -> Iterator[Line]:
+    """The rows of an arrow file, in the stream or the file form."""
+    import pyarrow
+
+    try:
+        with pyarrow.memory_map(str(path)) as source:
+            try:
+                batches: Any = pyarrow.ipc.open_stream(source)
+            except pyarrow.ArrowInvalid:
+                source.seek(0)
+                file = pyarrow.ipc.open_file(source)
+                batches = (file.get_batch(index) for index in range(file.num_record_batches))
+            yield from arrow_lines(batches)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise _unreadable(path, "arrow", error) from None
+
+
+def _unreadable(path: Path, form: str, error: Exception) -> ZooError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return ZooError(f"{path} cannot be read as {form}: {reason}", hint="Copy or download the file again.")
+
+
+def arrow_lines(batches: Any) -> Iterator[Line]:
+    """The rows of arrow record batches (or tables), numbered from 1."""
+    number = 0
+    for batch in batches:
+        for row in batch.to_pylist():
+            number += 1
+            yield Line(number, {column: _without_none(value) for column, value in row.items()})
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_without_none(item) for item in value]
+    return value

@@ -1,0 +1,64 @@
+"""The bundled starter set: prompts with instructions that can be checked, and answers sorted by the checkers.
+
+`rows` reads the packaged files; `records` makes the canonical records of a kind of them. How the files were
+made stands in README.md beside this file; `build.py` makes them again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from importlib.resources import files
+from typing import Any
+
+from zoo.errors import ZooError, nearest
+
+SPLITS = ("train", "heldout")
+KINDS = ("demonstration", "preference", "feedback", "prompt")
+
+
+def records(split: str, kind: str) -> list[dict[str, Any]]:
+    """Canonical records of a kind, in file order, each with `instructions`, `id`, `topic` and `row`.
+
+    demonstration: the best answer that follows every instruction; a row without one is skipped.
+    preference: that answer against the first one that breaks an instruction; a row without both is skipped.
+    feedback: every kept answer, labelled by whether it follows every instruction; no row is skipped.
+    prompt: the prompt alone; no row is skipped.
+    """
+    if kind not in KINDS:
+        raise ZooError(
+            f"The starter set has no records of kind '{kind}'.{nearest(kind, KINDS)}",
+            hint=f"Kinds: {', '.join(KINDS)}.",
+        )
+    return [record for row in rows(split) for record in _records(row, kind)]
+
+
+def rows(split: str) -> list[dict[str, Any]]:
+    """The lines of a split ("train" or "heldout") with their 1-based line number as `row`."""
+    if split not in SPLITS:
+        raise ZooError(
+            f"The starter set has no split '{split}'.{nearest(split, SPLITS)}",
+            hint=f"Splits: {', '.join(SPLITS)}.",
+        )
+    text = (files(__name__) / f"{split}.jsonl").read_text(encoding="utf-8")
+    return [{**json.loads(line), "row": number} for number, line in enumerate(text.split("\n"), 1) if line]
+
+
+def _records(row: dict[str, Any], kind: str) -> Iterator[dict[str, Any]]:
+    """The records that one row gives: none, one, or for feedback one per answer."""
+    common = {key: row[key] for key in ("prompt", "instructions", "id", "topic", "row")}
+    passing = [_said(answer) for answer in row["answers"] if all(answer["followed"])]
+    failing = [_said(answer) for answer in row["answers"] if not all(answer["followed"])]
+    if kind == "prompt":
+        yield common
+    elif kind == "demonstration" and passing:
+        yield {**common, "completion": passing[0]}
+    elif kind == "preference" and passing and failing:
+        yield {**common, "chosen": passing[0], "rejected": failing[0]}
+    elif kind == "feedback":
+        for answer in row["answers"]:
+            yield {**common, "completion": _said(answer), "label": all(answer["followed"])}
+
+
+def _said(answer: dict[str, Any]) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": answer["text"]}]

@@ -1,0 +1,39 @@
+"""Errors that a person can act on: what happened, where, why, and what to type next."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ZooError(Exception):
+    """A mistake in the input. Shown without a traceback, with exit status 2.
+
+    `message` says what happened, where and why; `hint` what to type next.
+    """
+
+    exit_status = 2
+
+    def __init__(self, message: str, hint: str = ""):
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.hint}" if self.hint else self.message
+
+
+class PluginError(ZooError):
+    """A plugin's own fault: names the plugin, its version, and what it did."""
+
+
+class TrainingStopped(ZooError):
+    """Training cannot go on (non-finite numbers, a full disk): exit status 1, the run stays resumable."""
+
+    exit_status = 1
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """`" Did you mean 'x'?"` for the closest of `choices`, or an empty string."""
+    found = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.6)
+    return f" Did you mean '{found[0]}'?" if found else ""

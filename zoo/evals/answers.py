@@ -1,0 +1,101 @@
+"""Evaluating what a model says: answers to prompts under a reward, loss on given answers, preference of pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from zoo.data.encode import encode
+from zoo.evals import Score, Subject, mean_score, share_score
+from zoo.models.precision import autocast
+from zoo.models.scoring import balance_of, score_answers
+from zoo.rollout.engine import InProcessEngine, Sampling
+from zoo.types import Answer, TokenLogps
+
+SCORING_TOKENS = 4096
+"""Tokens in one forward pass while scoring."""
+
+
+def answer_texts(subject: Subject, prompts: list[Any], sampling: Sampling, seed: int = 0) -> list[str]:
+    """One answer to each prompt, as text without special tokens."""
+    device = next(subject.model.parameters()).device
+    engine = InProcessEngine(
+        subject.model,
+        eos_ids=subject.template.eos_ids,
+        pad_id=subject.tokenizer.pad_token_id,
+        tokenizer=subject.tokenizer,
+        progress=subject.progress,
+    )
+    ids = [torch.tensor(subject.template.prompt_ids(prompt)) for prompt in prompts]
+    with autocast(subject.precision, device):
+        answers = engine.generate(ids, 1, sampling, torch.Generator().manual_seed(seed))
+    return [subject.tokenizer.decode(answer.completion, skip_special_tokens=True).strip() for answer in answers]
+
+
+def reward_eval(
+    name: str,
+    subject: Subject,
+    records: list[dict[str, Any]],
+    reward: Callable[[list[str], list[dict[str, Any]]], list[float | None]],
+    sampling: Sampling,
+) -> Score:
+    """Mean reward of the model's answers to the records' prompts; answers without a reward are left out, counted."""
+    records = records[: subject.limit]
+    texts = answer_texts(subject, [record["prompt"] for record in records], sampling)
+    rewards = reward(texts, records)
+    given = [value for value in rewards if value is not None]
+    samples = [
+        {"prompt": record["prompt"], "answer": text, "score": value}
+        for record, text, value in zip(records, texts, rewards, strict=True)
+    ]
+    words = sum(len(text.split()) for text in texts) / max(1, len(texts))
+    details = {"missing": len(rewards) - len(given), "mean_words": round(words, 1)}
+    return mean_score(name, [float(value) for value in given], samples=samples, details=details)
+
+
+def score_all(subject: Subject, answers: list[Answer]) -> list[TokenLogps]:
+    """Log-probs of every answer, in order; similar lengths together, no gradient."""
+    device = next(subject.model.parameters()).device
+    balance = balance_of(subject.model)
+    order = sorted(range(len(answers)), key=lambda i: len(answers[i]))
+    result: list[TokenLogps | None] = [None] * len(answers)
+    batch: list[int] = []
+
+    def flush() -> None:
+        with torch.no_grad(), autocast(subject.precision, device):
+            moved = [answers[i].to(device) for i in batch]
+            scored = score_answers(subject.model, moved, "padded", balance=balance)
+        for k, i in enumerate(batch):
+            result[i] = TokenLogps(scored.per_token[k : k + 1].cpu(), scored.mask[k : k + 1].cpu())
+        batch.clear()
+
+    for i in order:
+        if batch and (len(batch) + 1) * len(answers[i]) > SCORING_TOKENS:
+            flush()
+        batch.append(i)
+    if batch:
+        flush()
+    return [logps for logps in result if logps is not None]
+
+
+def loss_eval(name: str, subject: Subject, records: list[dict[str, Any]]) -> Score:
+    """Negative log-likelihood a token of given answers (demonstrations)."""
+    encoded = encode(records[: subject.limit], "demonstration", subject.template)
+    scored = score_all(subject, [record["completion"] for record in encoded.records])
+    tokens = sum(int(logps.lengths.sum()) for logps in scored)
+    total = -sum(float(logps.sum().sum()) for logps in scored) / max(1, tokens)
+    each = mean_score(name, [-float(logps.mean()) for logps in scored], higher_is_better=False)
+    half = (each.high - each.low) / 2
+    return Score(name, total, len(scored), total - half, total + half, False, {"tokens": tokens})
+
+
+def preference_eval(name: str, subject: Subject, records: list[dict[str, Any]]) -> Score:
+    """Share of pairs whose chosen answer has the higher log-probability a token."""
+    encoded = encode(records[: subject.limit], "preference", subject.template)
+    pairs = encoded.records
+    scored = score_all(subject, [pair[side] for side in ("chosen", "rejected") for pair in pairs])
+    means = [float(logps.mean()) for logps in scored]
+    hits = sum(a > b for a, b in zip(means[: len(pairs)], means[len(pairs) :], strict=True))
+    return share_score(name, hits, len(pairs))

@@ -1,0 +1,86 @@
+"""Everything a plugin can hook into, in the order of a run's life.
+
+A hook implementation takes only the arguments it wants. An algorithm implements `prepare`, `collate`, `measure`
+and `loss` as methods of its class; any other plugin implements the rest as functions marked `@hookimpl`, and may
+wrap an algorithm's hooks with `@hookimpl(wrapper=True)` but not replace them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pluggy
+
+hookspec = pluggy.HookspecMarker("zoo")
+hookimpl = pluggy.HookimplMarker("zoo")
+
+ALGORITHM_HOOKS = ("prepare", "collate", "measure", "loss")
+"""Only the chosen algorithm may implement these."""
+
+
+# -- what a plugin contributes: called when the plugins are loaded ----------------------------------------------
+
+
+@hookspec
+def sources() -> Any:  # type: ignore[empty-body]
+    """Named data sources: `{name: function(split, kind) -> list of records}`, for `--data name`."""
+
+
+@hookspec
+def rewards() -> Any:  # type: ignore[empty-body]
+    """Named rewards: `{name: function(completions, records) -> list of float or None}`, for `--reward name`."""
+
+
+@hookspec
+def evals() -> Any:  # type: ignore[empty-body]
+    """Named evaluations: `{name: zoo.api.Eval}`, for `zoo eval --eval name`."""
+
+
+# -- an algorithm: called in this order --------------------------------------------------------------------------
+
+
+@hookspec(firstresult=True)
+def prepare(records: list, models: Any, config: Any) -> Any:
+    """Once, before training, with the encoded records; returns the records to train on (label, filter, extend)."""
+
+
+@hookspec(firstresult=True)
+def collate(records: list, tokenizer: Any, config: Any) -> Any:
+    """Per optimizer step: the step's encoded records → `Batch`. The default follows the algorithm's data kind."""
+
+
+@hookspec(firstresult=True)
+def measure(batch: Any, models: Any, config: Any) -> Any:
+    """Per micro-batch, before any loss of the step, without gradient: `{name: (sum, count)}`.
+
+    The core adds both up over the whole step (micro-batches and processes); `loss` finds sum / count in
+    `batch.measured[name]`.
+    """
+
+
+@hookspec(firstresult=True)
+def loss(batch: Any, models: Any, config: Any, step: int) -> Any:
+    """Per micro-batch, with gradient → `Loss`. `step` counts optimizer steps from 0."""
+
+
+# -- listeners: called on every plugin ---------------------------------------------------------------------------
+
+
+@hookspec
+def run_start(run: Any, config: Any) -> None:
+    """The run folder exists, models and data are ready, no step has been made."""
+
+
+@hookspec
+def step_end(run: Any, step: int, metrics: dict) -> None:
+    """An optimizer step was made; `metrics` are its numbers as they stand in metrics.jsonl."""
+
+
+@hookspec
+def checkpoint_saved(run: Any, step: int, path: Any) -> None:
+    """A checkpoint stands complete under its final name."""
+
+
+@hookspec
+def run_end(run: Any, metrics: dict) -> None:
+    """Training ended and `model/` is written; `metrics` are the last step's."""

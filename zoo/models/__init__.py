@@ -1,0 +1,1 @@
+"""Models: loading, roles, row layouts, log-probabilities, the reference cache."""

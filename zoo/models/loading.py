@@ -1,0 +1,165 @@
+"""From a name to a model and its tokenizer: local folders, runs, hub names, GGUF files, adapters; and LoRA."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zoo.errors import ZooError
+from zoo.models.default import NAME, cache_folder, convert_gguf, default_model
+
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "adapter_model.safetensors")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A resolved model: a local folder, or a hub name (`folder` is None)."""
+
+    name: str
+    folder: Path | None
+
+    @property
+    def path(self) -> str:
+        return str(self.folder) if self.folder is not None else self.name
+
+    @property
+    def is_adapter(self) -> bool:
+        return self.folder is not None and (self.folder / "adapter_config.json").is_file()
+
+    @property
+    def short_name(self) -> str:
+        """For run names: `smollm2-135m`."""
+        folder = self.folder
+        if folder is not None and folder.name == "model" and (folder.parent / "run.yaml").is_file():
+            return folder.parent.name
+        return Path(self.name).name.removesuffix(".gguf").lower() or "model"
+
+
+def resolve_model(name: str, say: Any = print) -> Source:
+    """Where a model is. Raises ZooError when a local path is not a model."""
+    if name == NAME:
+        return Source(NAME, default_model(say))
+    path = Path(name).expanduser()
+    if path.is_file() and path.suffix == ".gguf":
+        folder = cache_folder() / "models" / f"{path.stem}-{path.stat().st_size}"
+        if not (folder / "config.json").is_file():
+            say(f"Unpacking {path.name} (once; kept in {folder}).")
+            convert_gguf(path.resolve(), folder)
+        return Source(name, folder)
+    if path.is_dir():
+        if (path / "run.yaml").is_file():
+            path = _finished_run(path)
+        _check_folder(path)
+        return Source(name, path)
+    if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ZooError(
+            f"There is no model at {name}.",
+            "Give a folder with config.json and weights, a .gguf file, a run, a hub name owner/name, or smollm2-135m.",
+        )
+    return Source(name, None)
+
+
+def _finished_run(run: Path) -> Path:
+    if not (run / "model" / "config.json").is_file() and not (run / "model" / "adapter_config.json").is_file():
+        raise ZooError(f"The run {run} has no model yet.", f"Finish it first: zoo resume {run}")
+    return run / "model"
+
+
+def _check_folder(path: Path) -> None:
+    names = {file.name for file in path.iterdir()}
+    if not names & {"config.json", "adapter_config.json"}:
+        raise ZooError(
+            f"{path} is not a model folder: it has no config.json.",
+            "Give the folder that save_pretrained wrote, or a run.",
+        )
+    if not names & set(WEIGHT_FILES):
+        raise ZooError(
+            f"{path} has a configuration but no weights (looked for {', '.join(WEIGHT_FILES[:2])}).",
+            "Copy the weights next to config.json, or name another model.",
+        )
+
+
+def load_tokenizer(source: Source, trust_remote_code: bool = False) -> Any:
+    """The tokenizer, with a padding token."""
+    from transformers import AutoTokenizer
+
+    tokenizer = _pretrained(AutoTokenizer, source, trust_remote_code=trust_remote_code)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(source: Source, dtype: torch.dtype, trust_remote_code: bool = False) -> Any:
+    """A causal language model on the CPU with dropout off; an adapter folder is loaded on its base, trainable."""
+    from transformers import AutoModelForCausalLM
+
+    if source.is_adapter:
+        from peft import AutoPeftModelForCausalLM
+
+        model = _pretrained(AutoPeftModelForCausalLM, source, dtype=dtype, is_trainable=True)
+    else:
+        model = _pretrained(AutoModelForCausalLM, source, dtype=dtype, trust_remote_code=trust_remote_code)
+    silence_dropout(model)
+    return model
+
+
+def _pretrained(loader: Any, source: Source, **options: Any) -> Any:
+    """`from_pretrained` with errors that a person can act on; safetensors only, nothing is unpickled."""
+    if "dtype" in options:
+        options["use_safetensors"] = True
+        _quiet_libraries()
+    try:
+        return loader.from_pretrained(source.path, **options)
+    except Exception as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if source.folder is None:
+            raise ZooError(
+                f"The model '{source.name}' is not a local folder and cannot be had from the hub: {first}",
+                "Check the name, or give the path of a local model folder. Offline, only local folders, models in "
+                "the hub's cache, and smollm2-135m work.",
+            ) from error
+        raise ZooError(f"The model in {source.folder} cannot be loaded: {first}") from error
+
+
+def _quiet_libraries() -> None:
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+
+
+def silence_dropout(model: Any) -> None:
+    """Turn every dropout of the base model off: policy and reference must be the same function at the start."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        elif isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
+
+
+def add_lora(model: Any, rank: int, alpha: float, dropout: float, targets: list[str] | str) -> Any:
+    """Wrap a model in trainable low-rank adapters; a model that has adapters keeps them."""
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    if isinstance(model, PeftModel):
+        return model
+    if isinstance(targets, list) and len(targets) == 1:
+        targets = targets[0]
+    settings = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM")
+    try:
+        return get_peft_model(model, settings)
+    except ValueError as error:
+        linear = sorted({name.split(".")[-1] for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
+        raise ZooError(
+            f"--lora-targets {targets} does not fit this model: {str(error).splitlines()[0]}",
+            f"Its linear layers are called {', '.join(linear)}; all-linear takes all but the head.",
+        ) from None
+
+
+def is_adapted(model: Any) -> bool:
+    """Whether the model is wrapped in adapters."""
+    return hasattr(model, "disable_adapter")

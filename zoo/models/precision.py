@@ -1,0 +1,50 @@
+"""Which arithmetic to train in, from what the device really does fast."""
+
+from __future__ import annotations
+
+import torch
+
+from zoo.errors import ZooError
+
+
+def choose_precision(wanted: str, accelerator: str) -> tuple[str, str]:
+    """Lightning's precision and one line with the reason.
+
+    accelerator: "cpu", "cuda" or "mps". Raises ZooError on fp16.
+    """
+    if "16" in wanted and "bf16" not in wanted:
+        raise ZooError(
+            f"Precision {wanted} is not offered: float16 overflows in sums of log-probs and needs loss scaling.",
+            "Use --precision bf16-mixed, or 32-true where the device has no bfloat16.",
+        )
+    if wanted != "auto":
+        return wanted, "as asked for"
+    if accelerator == "cuda":
+        major = torch.cuda.get_device_capability()[0]
+        if major >= 8:
+            return "bf16-mixed", "the GPU multiplies bfloat16 in hardware; weights and optimizer stay float32"
+        return "32-true", "the GPU has no bfloat16 units"
+    if accelerator == "cpu" and _fast_bf16_cpu():
+        return "bf16-mixed", "the CPU multiplies bfloat16 in hardware; weights and optimizer stay float32"
+    return "32-true", f"this {accelerator} has no fast bfloat16"
+
+
+def _fast_bf16_cpu() -> bool:
+    """AMX or AVX-512 BF16 units; without them bfloat16 is emulated and slow."""
+    probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
+
+
+def weights_dtype(precision: str) -> torch.dtype:
+    """What the weights are kept in: bfloat16 only under bf16-true."""
+    return torch.bfloat16 if precision == "bf16-true" else torch.float32
+
+
+def autocast(precision: str, device: torch.device | str) -> torch.autocast:
+    """The context in which models run outside of Lightning's own steps."""
+    return torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=precision == "bf16-mixed")
+
+
+def rounding_tolerance(precision: str) -> float:
+    """Largest mean difference of a token's log-prob that two layouts may show."""
+    return 1e-3 if precision == "32-true" else 0.06

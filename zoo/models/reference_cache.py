@@ -1,0 +1,65 @@
+"""Reference log-probs on disk, keyed by content: the weights that score and the token ids scored.
+
+Another learning rate, seed, β or algorithm on the same answers finds them again; another template, truncation or
+model does not. One SQLite file for each set of weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor
+
+from zoo.types import Answer
+
+
+def fingerprint(parameters: Iterable[tuple[str, Tensor]], *extra: str) -> str:
+    """sha256 over names and bytes of weights, and whatever else the scores depend on (precision)."""
+    digest = hashlib.sha256("\0".join(extra).encode())
+    for name, tensor in parameters:
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def answer_key(answer: Answer) -> bytes:
+    """sha256 of the prompt ids, completion ids and mask."""
+    digest = hashlib.sha256()
+    for part in (answer.prompt, answer.completion, answer.mask):
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part.numpy(force=True).tobytes())
+    return digest.digest()
+
+
+class ReferenceCache:
+    """Per-token log-probs by answer. With `folder=None` it lives in memory only."""
+
+    def __init__(self, folder: Path | None, weights: str):
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        self.path = ":memory:" if folder is None else str(folder / f"{weights[:32]}.sqlite")
+        self._connection = sqlite3.connect(self.path, timeout=60, isolation_level=None)
+        self._connection.execute("create table if not exists logps (answer blob primary key, value blob)")
+
+    def get(self, keys: Sequence[bytes]) -> dict[bytes, Tensor]:
+        """Those of `keys` that are known: float32 [T_i], one per counted token of the answer."""
+        found: dict[bytes, Tensor] = {}
+        for start in range(0, len(keys), 500):
+            part = list(keys[start : start + 500])
+            marks = ",".join("?" * len(part))
+            rows: Any = self._connection.execute(f"select answer, value from logps where answer in ({marks})", part)
+            found |= {key: torch.from_numpy(numpy.frombuffer(value, numpy.float32).copy()) for key, value in rows}
+        return found
+
+    def put(self, values: dict[bytes, Tensor]) -> None:
+        """Keep log-probs; one transaction, so that a kill leaves all of them or none."""
+        rows = [(key, value.float().cpu().numpy().tobytes()) for key, value in values.items()]
+        self._connection.execute("begin immediate")
+        self._connection.executemany("insert or replace into logps values (?, ?)", rows)
+        self._connection.execute("commit")

@@ -1,0 +1,159 @@
+"""The models an algorithm talks to: `models.policy`, `models.reference`. Only declared roles exist."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.models.layout import counted
+from zoo.models.reference_cache import ReferenceCache, answer_key
+from zoo.models.scoring import balance_of, score_answers, split
+from zoo.types import Answer, Answers, TokenLogps, missing_role
+
+
+class Scorer:
+    """A model that gives log-probs of answers.
+
+    noise belongs to training (NEFTune's α); temperature divides the logits; entropy asks for per-token entropies.
+    """
+
+    def __init__(self, model: Any, layout: str):
+        self.model = model
+        self.layout = layout
+        self.balance = balance_of(model)
+
+    def logps(self, *answers: Answers, temperature: float = 1.0, entropy: bool = False, noise: float = 0.0) -> Any:
+        """`TokenLogps` of each argument: one for one, a tuple for several. Answers of one prompt share its compute."""
+        joined = [answer for part in answers for answer in part]
+        scored = self._score(joined, temperature=temperature, entropy=entropy, noise=noise)
+        parts = split(scored, [len(part) for part in answers])
+        return parts[0] if len(parts) == 1 else tuple(parts)
+
+    def _score(self, answers: Sequence[Answer], **options: Any) -> TokenLogps:
+        return score_answers(self.model, answers, self.layout, balance=self.balance, **options)
+
+
+class Policy(Scorer):
+    """The model that learns."""
+
+
+class Reference(Scorer):
+    """The frozen model. Scores are looked up by content first, and computed without gradient when they are new.
+
+    borrow: a context in which `model` is the reference (its adapters off). load: makes the model when it is first
+    needed, so that a run whose scores are all cached never holds a second model.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], Any],
+        layout: str,
+        cache: ReferenceCache | None,
+        borrow: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
+    ):
+        self._load, self._model = load, None
+        self.layout, self.cache, self._borrow = layout, cache, borrow
+
+    @property
+    def model(self) -> Any:  # type: ignore[override]
+        if self._model is None:
+            self._model = self._load()
+            self.balance = balance_of(self._model)
+        return self._model
+
+    def stand_in(self, model: Any) -> None:
+        """Take another model with the same weights for now, such as the policy before its first step."""
+        self._model = model
+        self.balance = balance_of(model)
+
+    def release(self) -> None:
+        """Forget the model; it is loaded again if a score is missing."""
+        self._model = None
+
+    def _score(self, answers: Sequence[Answer], **options: Any) -> TokenLogps:
+        if self.cache is None or options["temperature"] != 1.0 or options["entropy"]:
+            return self._compute(answers, **options)
+        keys = [answer_key(answer) for answer in answers]
+        known = self.cache.get(keys)
+        missing = {key: answer for key, answer in zip(keys, answers, strict=True) if key not in known}
+        if missing:
+            known |= self._remember(missing)
+        device = answers[0].completion.device
+        return _unravel([known[key] for key in keys], counted(answers).to(device))
+
+    def _remember(self, missing: dict[bytes, Answer]) -> dict[bytes, Tensor]:
+        scored = self._compute(list(missing.values()))
+        values = {key: scored.per_token[i][scored.mask[i]].cpu() for i, key in enumerate(missing)}
+        assert self.cache is not None
+        self.cache.put(values)
+        return values
+
+    @torch.no_grad()
+    def _compute(self, answers: Sequence[Answer], **options: Any) -> TokenLogps:
+        with self._borrow():
+            options.pop("noise", None)
+            model = self.model
+            return score_answers(model, answers, self.layout, balance=self.balance, **options)
+
+    def warm(self, answers: Sequence[Answer], micro_tokens: int) -> Iterator[tuple[int, int]]:
+        """Score every answer that is not known yet, similar ones together; yields (done, total) as it goes."""
+        assert self.cache is not None
+        unique = {answer_key(answer): answer for answer in answers}
+        known = self.cache.get(list(unique))
+        # Answers to one prompt lie side by side, short prompts first, so that rows fill and prompts are shared.
+        waiting = sorted(
+            (item for item in unique.items() if item[0] not in known),
+            key=lambda item: (len(item[1].prompt), item[1].prompt.tolist(), len(item[1])),
+        )
+        total, done, batch, tokens = len(waiting), 0, {}, 0
+        for key, answer in waiting:
+            if batch and tokens + len(answer) > micro_tokens:
+                done += len(self._remember(batch))
+                yield done, total
+                batch, tokens = {}, 0
+            batch[key] = answer
+            tokens += len(answer)
+        if batch:
+            done += len(self._remember(batch))
+            yield done, total
+
+
+def _unravel(values: list[Tensor], mask: Tensor) -> TokenLogps:
+    """Put one value per counted token back to its place, [B, T]."""
+    per_token = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device)
+    per_token[mask] = torch.cat([value.to(mask.device) for value in values])
+    return TokenLogps(per_token, mask)
+
+
+class Models:
+    """The roles of a run by name; touching one that was not declared raises."""
+
+    def __init__(self, **roles: Any):
+        self._roles = roles
+        self.used: set[str] = set()
+        self.training = True
+        """False while held-out data is scored: no noise then."""
+
+    def __getattr__(self, role: str) -> Any:
+        if role.startswith("_"):
+            raise AttributeError(role)
+        if role not in self._roles:
+            raise missing_role(role, list(self._roles))
+        self.used.add(role)
+        return self._roles[role]
+
+    def __contains__(self, role: str) -> bool:
+        return role in self._roles
+
+
+def answers_in(batch: Any) -> list[Answer]:
+    """Every answer that stands in a batch, in whichever field."""
+    found: list[Answer] = []
+    for name in batch:
+        if isinstance(batch[name], Answers):
+            found += list(batch[name])
+    return found

@@ -1,0 +1,201 @@
+"""Keys and values of the answers in flight: rows that come and go while the batch runs on.
+
+`RollingRows` keeps all rows right-aligned in one preallocated block: the newest token of every row stands in
+the same column, whatever its length. A step then writes one column for all rows, a new row is copied to where
+its last prompt token ends at the current column, and a finished row is overwritten by the last one, so that
+nothing is copied for the rows that stay. Since a row is contiguous, distances between columns are distances
+between positions, and the masks which a model builds itself from a padding mask (causal, sliding, chunked)
+are right.
+
+`GroupRows` serves the models whose memory is more than keys and values of every layer (state spaces, short
+convolutions, layers that share their keys) and must not see padding: the answers to one prompt at a time, in
+the model's own cache.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Cache, DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+SPARE_COLUMNS = 128
+
+
+@dataclass
+class _Window:
+    """What the block holds now: `rows` rows, in columns `begin` up to (not including) `end`."""
+
+    rows: int = 0
+    begin: int = 0
+    end: int = 0
+
+    @property
+    def width(self) -> int:
+        return self.end - self.begin
+
+
+class _RollingLayer(DynamicLayer):
+    """One layer's block: keys and values [row, head, column, size], zero where nothing was written.
+
+    Masked columns must be finite, or a weight of zero times their value is not zero.
+    """
+
+    # transformers leaves out a mask that hides nothing, unless a cache says it may be compiled; without a
+    # mask it asks for grouped-query attention, which on a CPU took longer than all the rest of the step.
+    is_compileable = True
+    keys: Any
+    values: Any
+
+    def __init__(self, window: _Window):
+        super().__init__()
+        self.window = window
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Writes one column, [rows, head, 1, size], and returns all columns of the rows in flight."""
+        window = self.window
+        rows, begin, end = window.rows, window.begin, window.end
+        self.keys[:rows, :, end : end + 1] = key_states
+        self.values[:rows, :, end : end + 1] = value_states
+        return self.keys[:rows, :, begin : end + 1], self.values[:rows, :, begin : end + 1]
+
+    def get_seq_length(self) -> int:
+        return self.window.width
+
+    def place(self, prefilled: Any, sources: Tensor, first_row: int) -> None:
+        """Copies the given rows of a prefilled layer behind the rows in flight, aligned to the cursor."""
+        sources = sources.to(self.keys.device)
+        columns = slice(self.window.end - prefilled.keys.shape[2], self.window.end)
+        rows = slice(first_row, first_row + len(sources))
+        self.keys[rows, :, columns] = prefilled.keys[sources]
+        self.values[rows, :, columns] = prefilled.values[sources]
+
+    def move(self, sources: Tensor, targets: Tensor) -> None:
+        """Copies whole rows of the window over others."""
+        sources, targets = sources.to(self.keys.device), targets.to(self.keys.device)
+        columns = slice(self.window.begin, self.window.end)
+        for block in (self.keys, self.values):
+            block[targets, :, columns] = block[sources, :, columns]
+
+    def resize(self, like: Any, rows: int, columns: int, end: int) -> None:
+        """A new block in which the window ends at column `end`."""
+        self.keys = self._resized(self.keys, like.keys, rows, columns, end)
+        self.values = self._resized(self.values, like.values, rows, columns, end)
+        self.is_initialized = True
+
+    def _resized(self, old: Tensor | None, like: Tensor, rows: int, columns: int, end: int) -> Tensor:
+        window = self.window
+        new = like.new_zeros(rows, like.shape[1], columns, like.shape[3])
+        if old is not None and window.width:
+            new[: window.rows, :, end - window.width : end] = old[: window.rows, :, window.begin : window.end]
+        return new
+
+
+class RollingRows:
+    """Right-aligned rows of any lengths, in one block (see the module)."""
+
+    together = True
+    """Whether answers to different prompts may share the batch."""
+
+    def __init__(self, max_rows: int):
+        self.cache = DynamicCache()
+        self.layers: list[_RollingLayer] = []
+        self.window = _Window()
+        self.max_rows = max_rows
+        self.columns = 0
+
+    def new_prefill_cache(self) -> Cache:
+        """For the prompts. It keeps every column, of sliding layers too: masks do the sliding."""
+        return DynamicCache()
+
+    def admit(self, prefilled: Cache, sources: list[int]) -> None:
+        """Adds the rows `sources` (one may come several times) of a left-padded, prefilled cache."""
+        width = prefilled.get_seq_length()
+        if not self.layers:
+            self.layers = [_RollingLayer(self.window) for _ in prefilled.layers]
+            self.cache.layers = list(self.layers)
+        self._reserve(prefilled.layers, before=width, after=0)
+        self.window.begin = min(self.window.begin, self.window.end - width)
+        for layer, source in zip(self.layers, prefilled.layers, strict=True):
+            layer.place(source, torch.tensor(sources), self.window.rows)
+        self.window.rows += len(sources)
+
+    def keep(self, order: list[int]) -> None:
+        """Row i becomes what row order[i] was; order[i] is i, or a row at or past len(order)."""
+        moves = [(old, new) for new, old in enumerate(order) if old != new]
+        self.window.rows = len(order)
+        if moves:
+            sources, targets = torch.tensor(moves).T
+            for layer in self.layers:
+                layer.move(sources, targets)
+
+    def step(self, lengths: list[int], device: torch.device) -> dict[str, Any]:
+        """What the model gets besides ids and positions, to write one column.
+
+        lengths: the tokens of each row, the one being fed included.
+        """
+        width = max(lengths)
+        self.window.begin = self.window.end - (width - 1)
+        self._reserve(self.layers, before=width - 1, after=1)
+        starts = width - torch.tensor(lengths, device=device)[:, None]
+        mask = torch.arange(width, device=device) >= starts
+        return {"past_key_values": self.cache, "attention_mask": mask.long()}
+
+    def advance(self) -> None:
+        """The column of this step is written."""
+        self.window.end += 1
+
+    def _reserve(self, like: Sequence[Any], before: int, after: int) -> None:
+        """Makes room for `before` columns up to the cursor and `after` behind it."""
+        window = self.window
+        if before <= window.end and window.end + after <= self.columns:
+            return
+        # Never narrower than the window: either `before` is its width, or it lies past the cursor.
+        end = before
+        self.columns = end + max(SPARE_COLUMNS, end // 4)
+        for layer, example in zip(self.layers, like, strict=True):
+            layer.resize(example, self.max_rows, self.columns, end)
+        window.begin, window.end = end - window.width, end
+
+
+class GroupRows:
+    """The answers to one prompt in the model's own cache (see the module)."""
+
+    together = False
+
+    def __init__(self, config: Any):
+        self.config = config
+        self.cache: Any = None
+
+    def new_prefill_cache(self) -> Cache:
+        return DynamicCache(config=self.config)
+
+    def admit(self, prefilled: Cache, sources: list[int]) -> None:
+        # A copy, because the same prompt is needed again when its answers do not fit into one batch.
+        self.cache = copy.deepcopy(prefilled)
+        self._select(sources)
+
+    def keep(self, order: list[int]) -> None:
+        self._select(order)
+
+    def step(self, lengths: list[int], device: torch.device) -> dict[str, Any]:
+        return {"past_key_values": self.cache}
+
+    def advance(self) -> None:
+        pass
+
+    def _select(self, rows: list[int]) -> None:
+        # Reordering is the one selection which every kind of layer implements.
+        self.cache.reorder_cache(torch.tensor(rows, dtype=torch.long))
+
+
+def rows_for(config: Any, max_rows: int) -> RollingRows | GroupRows:
+    """The store for a model of this configuration."""
+    plain = (DynamicLayer, DynamicSlidingWindowLayer)
+    layers = DynamicCache(config=config).layers
+    return RollingRows(max_rows) if all(type(layer) in plain for layer in layers) else GroupRows(config)

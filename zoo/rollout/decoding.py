@@ -1,0 +1,214 @@
+"""Decoding: one call of `generate`, from the queue of prompts to the finished answers.
+
+A prompt is prefilled once and its keys and values are copied for each of its answers. All answers in flight
+take one token per step; those that end leave the batch at once, and when enough places are free the next
+prompts are prefilled into them, so that one long answer holds up nobody.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Cache
+
+from zoo.errors import ZooError
+from zoo.rollout.cache import rows_for
+from zoo.rollout.sampling import Sampling, StopStrings, choose, uniform_stream
+from zoo.types import Answer
+
+REFILL_SHARE = 0.25
+"""Part of the batch that must be free before prompts are prefilled between two steps."""
+PREFILL_TOKENS = 8192
+"""Prompt tokens, padding included, that are prefilled at a time."""
+
+
+class Forward:
+    """The logits after the last token, from any causal language model of transformers or peft."""
+
+    def __init__(self, model: Any):
+        self.model = model
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        taken = inspect.signature(base.forward).parameters
+        if "past_key_values" not in taken:
+            raise ZooError(
+                f"{type(base).__name__} keeps no past_key_values, so it cannot generate step by step here.",
+                "Use a decoder-only language model with a standard cache.",
+            )
+        self.takes_positions = "position_ids" in taken
+        self.last_only: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in taken else {}
+        self.device = model.get_input_embeddings().weight.device
+        self.config = model.config
+
+    def __call__(self, ids: Tensor, positions: Tensor, **cache_and_mask: Any) -> Tensor:
+        """ids and positions: int64 [B, T]; returns [B, V]."""
+        if self.takes_positions:
+            cache_and_mask["position_ids"] = positions
+        return self.model(input_ids=ids, use_cache=True, **self.last_only, **cache_and_mask).logits[:, -1]
+
+
+@dataclass
+class _Row:
+    """An answer in flight."""
+
+    answer: int
+    prompt_length: int
+    uniforms: list[float]
+    ids: list[int] = field(default_factory=list)
+    logps: list[float] = field(default_factory=list)
+
+    @property
+    def length(self) -> int:
+        return self.prompt_length + len(self.ids)
+
+
+@dataclass
+class _Prefilled:
+    """Prompts whose answers have not all started.
+
+    cache: theirs; logits: [rows, V], behind each prompt; waiting: (row of the cache, number of the answer).
+    """
+
+    cache: Cache
+    logits: Tensor
+    waiting: list[tuple[int, int]]
+
+
+class Decoding:
+    """The state of one call. Answer number i·n + j is the j-th to prompt i."""
+
+    def __init__(
+        self,
+        forward: Forward,
+        prompts: Sequence[Tensor],
+        n: int,
+        sampling: Sampling,
+        seeds: list[int],
+        *,
+        eos_ids: frozenset[int],
+        pad_id: int,
+        stopped: StopStrings,
+        max_batch: int,
+        progress: Callable[[int, int], None] | None = None,
+    ):
+        self.forward, self.prompts, self.n, self.sampling, self.seeds = forward, prompts, n, sampling, seeds
+        self.eos_ids, self.pad_id, self.stopped, self.progress = eos_ids, pad_id, stopped, progress
+        self.max_batch = min(max_batch, n * len(prompts))
+        self.store = rows_for(forward.config, self.max_batch)
+        # Prompts of similar length meet in a batch, and the block of the first is wide enough for the others.
+        self.queue = deque(sorted(range(len(prompts)), key=lambda i: -len(prompts[i])))
+        self.prefilled: deque[_Prefilled] = deque()
+        self.rows: list[_Row] = []
+        self.logits = torch.empty(0)
+        self.finished: dict[int, Answer] = {}
+
+    def run(self) -> list[Answer]:
+        """All answers, those to one prompt adjacent, in the order of the prompts."""
+        while self.rows or self.prefilled or self.queue:
+            self._refill()
+            self._choose()
+            if self.rows:
+                self._step()
+        return [self.finished[i] for i in range(len(self.prompts) * self.n)]
+
+    def _refill(self) -> None:
+        free = self.max_batch - len(self.rows)
+        if self.rows and (not self.store.together or free < self.max_batch * REFILL_SHARE):
+            return
+        while free and (self.prefilled or self.queue):
+            if not self.prefilled:
+                self.prefilled.append(self._prefill(math.ceil(free / self.n)))
+            group = self.prefilled[0]
+            starting, group.waiting = group.waiting[:free], group.waiting[free:]
+            self._admit(group, starting)
+            free -= len(starting)
+            if not group.waiting:
+                self.prefilled.popleft()
+            if not self.store.together:
+                return
+
+    def _prefill(self, count: int) -> _Prefilled:
+        """Runs up to `count` prompts from the queue, the longest first, padded on the left."""
+        chosen = [self.queue.popleft()]
+        width = len(self.prompts[chosen[0]])
+        count = min(count, PREFILL_TOKENS // width) if self.store.together else 1
+        while self.queue and len(chosen) < count:
+            chosen.append(self.queue.popleft())
+        device, cache = self.forward.device, self.store.new_prefill_cache()
+        ids = torch.full((len(chosen), width), self.pad_id)
+        mask = torch.zeros_like(ids)
+        for row, i in enumerate(chosen):
+            ids[row, width - len(self.prompts[i]) :] = self.prompts[i]
+            mask[row, width - len(self.prompts[i]) :] = 1
+        positions = (mask.cumsum(-1) - 1).clamp(min=0).to(device)
+        given: dict[str, Any] = {"past_key_values": cache}
+        if not mask.all():
+            given["attention_mask"] = mask.to(device)
+        logits = self.forward(ids.to(device), positions, **given)
+        waiting = [(row, i * self.n + j) for row, i in enumerate(chosen) for j in range(self.n)]
+        return _Prefilled(cache, logits, waiting)
+
+    def _admit(self, group: _Prefilled, starting: list[tuple[int, int]]) -> None:
+        sources = [row for row, _ in starting]
+        self.store.admit(group.cache, sources)
+        new = group.logits[torch.tensor(sources, device=group.logits.device)]
+        self.logits = torch.cat([self.logits, new]) if self.rows else new
+        length = 0 if self.sampling.greedy else self.sampling.max_new_tokens
+        self.rows += [
+            _Row(answer, len(self.prompts[answer // self.n]), uniform_stream(self.seeds[answer], length))
+            for _, answer in starting
+        ]
+
+    def _choose(self) -> None:
+        """One more token for every row; rows that end leave the batch, the last ones take their places."""
+        numbers = [0.0 if self.sampling.greedy else row.uniforms[len(row.ids)] for row in self.rows]
+        uniforms = torch.tensor(numbers, dtype=torch.float64).to(self.logits.device)
+        ids, logps = choose(self.logits, uniforms, self.sampling)
+        for row, token, logp in zip(self.rows, ids.tolist(), logps.tolist(), strict=True):
+            if not math.isfinite(logp):
+                raise self._not_finite(row)
+            row.ids.append(token)
+            row.logps.append(logp)
+        going = [self._goes_on(row) for row in self.rows]
+        count = sum(going)
+        if count == len(self.rows):
+            return
+        order, last = list(range(count)), iter(i for i in range(count, len(going)) if going[i])
+        order = [i if going[i] else next(last) for i in order]
+        self.rows = [self.rows[i] for i in order]
+        self.store.keep(order)
+        if self.progress is not None:
+            self.progress(len(self.finished), len(self.prompts) * self.n)
+
+    def _not_finite(self, row: _Row) -> ZooError:
+        prompt, answer = divmod(row.answer, self.n)
+        return ZooError(
+            f"The model's logits are not finite after {row.length} tokens of prompt {prompt + 1}, answer "
+            f"{answer + 1}, so no token can be drawn: the weights have diverged, or the precision overflows.",
+            "Go back to an earlier checkpoint with a lower lr, or use 32-true precision.",
+        )
+
+    def _goes_on(self, row: _Row) -> bool:
+        """Whether the row needs another token; a finished one is filed as an `Answer`."""
+        ended = row.ids[-1] in self.eos_ids or self.stopped(row.ids)
+        if not ended and len(row.ids) < self.sampling.max_new_tokens:
+            return True
+        prompt = self.prompts[row.answer // self.n]
+        logps = torch.tensor(row.logps, dtype=torch.float32)
+        self.finished[row.answer] = Answer.of(prompt.tolist(), row.ids, ended=ended, cut=not ended, behaviour=logps)
+        return False
+
+    def _step(self) -> None:
+        """Feeds the chosen tokens; leaves the logits behind them."""
+        device = self.forward.device
+        lengths = [row.length for row in self.rows]
+        ids = torch.tensor([row.ids[-1:] for row in self.rows], device=device)
+        positions = torch.tensor(lengths, device=device)[:, None] - 1
+        self.logits = self.forward(ids, positions, **self.store.step(lengths, device))
+        self.store.advance()

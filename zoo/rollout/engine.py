@@ -1,0 +1,139 @@
+"""Engines: what turns prompts into answers, and the one that runs inside the training process.
+
+Any object with `generate` as `Engine` states it can take the in-process engine's place, a client of a server
+for instance: it gets token ids, returns token ids, and says with which log-probs it drew them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from zoo.errors import ZooError
+from zoo.rollout.decoding import Decoding, Forward
+from zoo.rollout.sampling import Sampling, StopStrings, seeds
+from zoo.types import Answer
+
+__all__ = ["Engine", "InProcessEngine", "Sampling"]
+
+
+class Engine(Protocol):
+    """The one thing an engine does."""
+
+    def generate(
+        self, prompts: Sequence[Tensor], n: int, sampling: Sampling, generator: torch.Generator | None
+    ) -> list[Answer]:
+        """`n` answers to each prompt (int64 [P], at least one id), adjacent, in the order of the prompts.
+
+        The ids of an answer are those that were generated, its end-of-turn token included; `ended` says that
+        an end-of-turn token or a stop string came, `cut` that the length limit did; `behaviour` holds the
+        float32 log-probs of softmax(logits / temperature) before top-k and top-p. All tensors are on the CPU.
+        Random numbers come from `generator` alone, which moves by one draw per answer; greedy needs none.
+        """
+
+
+class InProcessEngine:
+    """Generates with a causal language model of transformers, with or without peft adapters.
+
+    model: in any precision; for autocast open the context around `generate`. It is in eval mode while it
+    generates, and back in its former mode after.
+    eos_ids: ids that end an answer; pad_id: any valid id, never attended to; tokenizer: for stop strings.
+    max_batch: answers in flight, which bounds the memory; progress: called with (answers done, answers in
+    all) whenever some are done.
+
+    Neither `max_batch` nor the other prompts change an answer, except by the rounding of the logits.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        eos_ids: Iterable[int],
+        pad_id: int,
+        tokenizer: Any = None,
+        max_batch: int = 64,
+        progress: Callable[[int, int], None] | None = None,
+    ):
+        if max_batch < 1:
+            raise ZooError(f"max_batch = {max_batch} is not possible.", "Set max_batch to at least 1.")
+        if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
+            raise ZooError(
+                "Prompt-learning adapters (prefix or prompt tuning) cannot generate here: they put "
+                "virtual tokens before every prompt.",
+                "Use a LoRA adapter.",
+            )
+        self.model = model
+        self.eos_ids = frozenset(int(i) for i in eos_ids)
+        self.pad_id = pad_id
+        self.tokenizer = tokenizer
+        self.max_batch = max_batch
+        self.progress = progress
+
+    def generate(
+        self,
+        prompts: Sequence[Tensor],
+        n: int = 1,
+        sampling: Sampling | None = None,
+        generator: torch.Generator | None = None,
+    ) -> list[Answer]:
+        """See `Engine.generate`. Raises ZooError when a prompt is empty or too long for the model."""
+        sampling = sampling or Sampling()
+        if n < 1:
+            raise ZooError(f"n = {n} answers per prompt are not possible.", "Set n to at least 1.")
+        if generator is None and not sampling.greedy:
+            raise ValueError("Sampling draws from the run's generator: pass one, or set temperature to 0.")
+        prompts = [prompt.cpu() for prompt in prompts]
+        check_lengths(prompts, sampling.max_new_tokens, self.model.config)
+        if not prompts:
+            return []
+        count = n * len(prompts)
+        decoding = Decoding(
+            Forward(self.model),
+            prompts,
+            n,
+            sampling,
+            [0] * count if generator is None else seeds(count, generator),
+            eos_ids=self.eos_ids,
+            pad_id=self.pad_id,
+            stopped=StopStrings(sampling.stop, self.tokenizer),
+            max_batch=self.max_batch,
+            progress=self.progress,
+        )
+        with evaluating(self.model), torch.no_grad():
+            return decoding.run()
+
+
+def check_lengths(prompts: Sequence[Tensor], max_new_tokens: int, config: Any) -> None:
+    """Refuses prompts without tokens and prompts whose answers could pass the model's last position."""
+    limit = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    for number, prompt in enumerate(prompts, start=1):
+        which = f"Prompt {number} of {len(prompts)}"
+        if len(prompt) == 0:
+            raise ZooError(f"{which} has no tokens.", "Remove it, or give it a text to go on from.")
+        if limit is not None and len(prompt) + max_new_tokens > limit:
+            raise ZooError(
+                f"{which} has {len(prompt)} tokens; with max_new_tokens = {max_new_tokens} it could pass the "
+                f"{limit} positions of the model.",
+                f"Set max_new_tokens to at most {limit - len(prompt)}, or shorten the prompt."
+                if len(prompt) < limit
+                else f"Shorten the prompt to fewer than {limit} tokens, or remove it.",
+            )
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """The model in eval mode; every module is put back into the mode it had."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+        # Autocast keeps low-precision copies of the weights until its context ends. Before torch 2.13 it may
+        # keep those made here, without a gradient, and a training step in that context would train nothing.
+        torch.clear_autocast_cache()

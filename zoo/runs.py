@@ -1,0 +1,167 @@
+"""The run folder: its files, its name, and finding it again by path, name or `last`."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shlex
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from zoo.config import read_yaml, write_yaml
+from zoo.errors import ZooError, nearest
+
+PACKAGES = ("torch", "lightning", "transformers", "peft", "datasets", "tokenizers", "safetensors", "numpy")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder with one training run: configuration, data report, metrics, checkpoints, model."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def model_path(self) -> Path:
+        """The trained model, a Hugging Face folder."""
+        return self.path / "model"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Every option of the run; run.yaml runs again as it is."""
+        return read_yaml(self.path / "run.yaml")
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """One entry per logged step, in order."""
+        file = self.path / "metrics.jsonl"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """status, steps, and the scores before and after; written when the run ends."""
+        return self.read_json("summary.json")
+
+    @property
+    def status(self) -> str:
+        """finished, stopped (resumable) or unfinished."""
+        return str(self.summary.get("status", "unfinished"))
+
+    def load(self) -> tuple[Any, Any]:
+        """The trained model and its tokenizer."""
+        import torch
+
+        from zoo.models.loading import load_model, load_tokenizer, resolve_model
+
+        source = resolve_model(str(self.path))
+        return load_model(source, torch.float32), load_tokenizer(source)
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        file = self.path / name
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Write beside and rename, so that a kill leaves the old file or the new one."""
+        beside = self.path / f".tmp-{name}"
+        beside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(beside, self.path / name)
+
+
+def create_run(out: str, name: str | None, default: str, config: dict[str, Any]) -> Run:
+    """A new run folder with run.yaml, command.txt and environment.json.
+
+    Raises ZooError when a run of that name exists, or the folder cannot be made.
+    """
+    parent = Path(out).expanduser()
+    if name is not None and not re.fullmatch(r"[\w][\w.+-]*", name):
+        raise ZooError(f"'{name}' is not a name for a run.", "Use letters, digits, dots and dashes.")
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        path = _claim(parent, name, default)
+    except OSError as error:
+        raise ZooError(
+            f"The run folder cannot be made in {parent}: {error.strerror}.", "Choose --out FOLDER."
+        ) from None
+    run = Run(path)
+    write_yaml(path / "run.yaml", config)
+    (path / "command.txt").write_text(shlex.join(["zoo", *sys.argv[1:]]) + "\n", encoding="utf-8")
+    run.write_json("environment.json", environment())
+    return run
+
+
+def _claim(parent: Path, name: str | None, default: str) -> Path:
+    """Make the folder; numbered names skip those that exist."""
+    if name is not None:
+        try:
+            (parent / name).mkdir()
+        except FileExistsError:
+            raise ZooError(
+                f"There already is a run {parent / name}.", f"Choose another --name, or go on: zoo resume {name}"
+            ) from None
+        return parent / name
+    number = 1
+    while True:
+        try:
+            (parent / f"{default}-{number}").mkdir()
+            return parent / f"{default}-{number}"
+        except FileExistsError:
+            number += 1
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, names only: no paths, no environment variables."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processors": os.cpu_count(),
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def find_runs(out: str = "runs") -> list[Run]:
+    """All runs under a folder, oldest first."""
+    parent = Path(out).expanduser()
+    found = [file.parent for file in parent.glob("*/run.yaml")] if parent.is_dir() else []
+    return [Run(path) for path in sorted(found, key=lambda path: ((path / "run.yaml").stat().st_mtime_ns, path.name))]
+
+
+def find_run(name: str, out: str = "runs") -> Run:
+    """The run at a path, of a name under `out`, or the newest for `last`. Raises ZooError."""
+    path = Path(name).expanduser()
+    if (path / "run.yaml").is_file():
+        return Run(path)
+    runs = find_runs(out)
+    if name == "last" and runs:
+        return runs[-1]
+    for run in runs:
+        if run.name == name:
+            return run
+    names = [run.name for run in runs]
+    raise ZooError(
+        f"No run is called '{name}' in {out}/.{nearest(name, names)}",
+        f"There are: {', '.join(names)}." if names else "There are no runs yet; start one with `zoo train`.",
+    )
+
+
+def is_run_name(name: str, out: str = "runs") -> bool:
+    """Whether `name` is `last`, a run's path, or a run's name."""
+    return name == "last" or (Path(name) / "run.yaml").is_file() or (Path(out) / name / "run.yaml").is_file()

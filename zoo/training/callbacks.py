@@ -1,0 +1,191 @@
+"""What happens around the steps: metrics are written, validation runs, checkpoints are saved, signals are heeded.
+
+One callback does these in one fixed order after every step, so that a checkpoint always holds what was recorded.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from zoo.data.loader import StepLoader
+from zoo.errors import TrainingStopped
+from zoo.runs import Run
+from zoo.training.checkpoints import newest
+
+RISING = ("accuracy", "accuracies", "reward", "score", "margins", "margin")
+"""A best_metric whose last word is one of these should rise."""
+
+
+class Recorder(Callback):
+    """Writes metrics.jsonl and checkpoints, validates, stops early, and saves before it obeys a signal.
+
+    validation: a function that gives this process's held-out batches, or None. notify: called with (event, **facts)
+    for the listeners. progress: called with (step, metrics).
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        core: Any,
+        loader: StepLoader,
+        validation: Callable[[], Sequence[Any]] | None,
+        notify: Callable[..., None],
+        progress: Callable[[int, dict[str, float]], None],
+    ):
+        self.run, self.core, self.loader = run, core, loader
+        self.validation, self.notify, self.progress = validation, notify, progress
+        self.eval_every = core.eval_every or max(1, -(-len(loader) // 4))
+        self.best: float | None = None
+        self.stale = 0
+        self.first: dict[str, float] = {}
+        self.last: dict[str, float] = {}
+        self.signal: int | None = None
+        self._former: dict[int, Any] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "stale": self.stale, "first": self.first, "last": self.last}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best, self.stale = state["best"], state["stale"]
+        self.first, self.last = state["first"], state["last"]
+
+    # -- in the order of a run -----------------------------------------------------------------------------------
+
+    def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
+        if trainer.is_global_zero:
+            self._forget_after(module.steps_done)
+            self._former = {
+                s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM) if _main_thread()
+            }
+        if module.steps_done == 0 and self.validation is not None:
+            self._validate(trainer, module)
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, index: int) -> None:
+        step = module.steps_done
+        last = step >= len(self.loader)
+        row = {"step": step, "epoch": round(self.loader.epoch(step), 4), **module.step_metrics}
+        if step % self.core.log_every == 0 or last:
+            self._write(trainer, row)
+        self.progress(step, row)
+        if self.validation is not None and (step % self.eval_every == 0 or last):
+            self._validate(trainer, module)
+        if not last and self.core.save_every and step % self.core.save_every == 0:
+            self._save(trainer, step)
+        self.notify("step_end", step=step, metrics=row)
+        self._obey(trainer, step, last)
+
+    def on_train_end(self, trainer: lightning.Trainer, module: Any) -> None:
+        if self.core.keep_checkpoints and self.signal is None and not trainer.interrupted:
+            self._save(trainer, module.steps_done)
+
+    def teardown(self, trainer: lightning.Trainer, module: Any, stage: str) -> None:
+        for number, former in self._former.items():
+            signal.signal(number, former)
+        self._former = {}
+
+    # -- the parts -----------------------------------------------------------------------------------------------
+
+    def _validate(self, trainer: lightning.Trainer, module: Any) -> None:
+        assert self.validation is not None
+        values = module.validate(self.validation())
+        self.first = self.first or values
+        self.last = values
+        self._write(trainer, {"step": module.steps_done, **values})
+        self.progress(module.steps_done, values)
+        self._judge(trainer, module, values)
+
+    def _judge(self, trainer: lightning.Trainer, module: Any, values: dict[str, float]) -> None:
+        """Keep the best weights and stop when nothing gets better any more."""
+        metric = self.core.best_metric
+        if not (self.core.keep_best or self.core.patience):
+            return
+        if metric not in values:
+            raise TrainingStopped(f"best_metric '{metric}' is not measured.", f"There are: {', '.join(values)}.")
+        value = values[metric] if metric.split("/")[-1].split("_")[-1] in RISING else -values[metric]
+        if self.best is None or value > self.best:
+            self.best, self.stale = value, 0
+            if self.core.keep_best and trainer.is_global_zero:
+                save_best(module, self.run.path / "best.safetensors")
+            return
+        self.stale += 1
+        if self.core.patience and self.stale >= self.core.patience:
+            trainer.should_stop = True
+
+    def _save(self, trainer: lightning.Trainer, step: int) -> None:
+        """A new checkpoint; the one before it goes once the new one stands."""
+        folder = Path(trainer.strategy.broadcast(str(self.run.checkpoints)))
+        before = newest(folder)
+        path = folder / f"step-{step}"
+        if before == path:
+            return
+        trainer.save_checkpoint(path)
+        if trainer.is_global_zero:
+            if before is not None:
+                trainer.strategy.remove_checkpoint(before)
+            self.notify("checkpoint_saved", step=step, path=path)
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        if self.signal is not None:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self.signal = number
+        self.notify("interrupt")
+
+    def _obey(self, trainer: lightning.Trainer, step: int, last: bool) -> None:
+        """After a signal to any process all save together and stop."""
+        number = max_over_processes(self.signal or 0, trainer)
+        if number and not last:
+            self.signal = number
+            self._save(trainer, step)
+            trainer.should_stop = True
+        elif last:
+            self.signal = None
+
+    def _write(self, trainer: lightning.Trainer, row: dict[str, Any]) -> None:
+        if not trainer.is_global_zero:
+            return
+        with (self.run.path / "metrics.jsonl").open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(row) + "\n")
+        for logger in trainer.loggers:
+            logger.log_metrics({k: v for k, v in row.items() if k != "step"}, step=row["step"])
+
+    def _forget_after(self, step: int) -> None:
+        """Metrics of steps that are about to be made again."""
+        file = self.run.path / "metrics.jsonl"
+        if file.is_file():
+            rows = [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+            kept = [line for line in rows if step and json.loads(line)["step"] <= step]
+            file.write_text("".join(kept))
+
+
+def _main_thread() -> bool:
+    import threading
+
+    return threading.current_thread() is threading.main_thread()
+
+
+def max_over_processes(value: int, trainer: lightning.Trainer) -> int:
+    if trainer.world_size == 1:
+        return value
+    return int(
+        trainer.strategy.reduce(torch.tensor(float(value), device=trainer.strategy.root_device), reduce_op="max")
+    )
+
+
+def save_best(module: Any, file: Path) -> None:
+    """The trained weights of now, written beside and renamed."""
+    from safetensors.torch import save_file
+
+    trained = {n: p.detach().cpu().contiguous() for n, p in module.policy.named_parameters() if p.requires_grad}
+    beside = file.with_name(f".tmp-{file.name}")
+    save_file(trained, beside)
+    shutil.move(beside, file)

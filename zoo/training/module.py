@@ -1,0 +1,252 @@
+"""The LightningModule: one Lightning batch is one optimizer step.
+
+A step is cut into micro-batches by a token budget. Losses come as numerators; their gradients add up, are
+synchronised once, and are divided by the denominator of the whole step over all micro-batches and processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import random
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import lightning
+import numpy
+import torch
+
+from zoo.config import TrainConfig
+from zoo.data.loader import micro_batches
+from zoo.errors import PluginError, TrainingStopped
+from zoo.models.roles import Models, answers_in
+from zoo.training.schedule import lr_factor, make_optimizer
+from zoo.training.sums import Sums, is_distributed, world_size
+from zoo.types import Batch, Loss, metric_sums
+
+SMALLEST_MICRO_BATCH = 128
+"""Tokens; when memory runs out below this, halving cannot help."""
+MAX_BAD_STEPS = 3
+"""Steps in a row with a non-finite loss or gradient before the run stops."""
+
+
+class PostTraining(lightning.LightningModule):
+    """Trains the policy with the chosen algorithm's hooks."""
+
+    def __init__(
+        self, policy: torch.nn.Module, models: Models, hook: Any, algorithm: Any, config: Any, core: TrainConfig,
+        *, total_steps: int, micro_tokens: int,
+    ):  # fmt: skip
+        super().__init__()
+        self.automatic_optimization = False
+        self.strict_loading = False
+        self.policy = policy
+        self.models, self.hook, self.algorithm = models, hook, algorithm
+        self.config, self.core = config, core
+        self.total_steps, self.micro_tokens = total_steps, micro_tokens
+        self.steps_done = 0
+        self.bad_steps = 0
+        self.before_training: Callable[[], None] = lambda: None
+        """Called once, on the device, before the first step of this process."""
+        self.tokens_seen = 0.0
+        self.step_metrics: dict[str, float] = {}
+        self._restored_rng: dict[str, Any] | None = None
+
+    # -- one optimizer step --------------------------------------------------------------------------------------
+
+    def training_step(self, batch: Batch, index: int) -> None:
+        optimizer, scheduler = self.optimizers(), self.lr_schedulers()
+        sums = self._backward_within_memory(batch, optimizer)
+        loss = sums.means().get("loss", float("nan"))
+        norm = self._scale_and_clip(world_size() / max(sums.count("loss"), torch.finfo(torch.float32).tiny))
+        metrics = {
+            **sums.means(),
+            "grad_norm": norm,
+            "lr": optimizer.param_groups[0]["lr"],
+            "tokens": sums.total("tokens"),
+        }
+        if numpy.isfinite(loss) and numpy.isfinite(norm):
+            optimizer.step()
+            self.bad_steps = 0
+        else:
+            self._skip_bad_step(batch, loss, norm)
+            metrics["skipped"] = 1.0
+        optimizer.zero_grad(set_to_none=True)
+        scheduler.step()
+        self.tokens_seen += metrics.pop("tokens")
+        metrics["num_tokens"] = self.tokens_seen
+        self.steps_done += 1
+        self.step_metrics = metrics
+
+    def _backward_within_memory(self, batch: Batch, optimizer: Any) -> Sums:
+        """Forward and backward of all micro-batches; when memory runs out, again with half the micro-batch."""
+        start = (rng_state(), self.algorithm.state())
+        while True:
+            try:
+                return self._backward(batch)
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                self._halve(error)
+            optimizer.zero_grad(set_to_none=True)
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            restore_rng(start[0])
+            self.algorithm.load_state(start[1])
+
+    def _halve(self, error: RuntimeError) -> None:
+        if self.micro_tokens // 2 < SMALLEST_MICRO_BATCH or is_distributed():
+            raise TrainingStopped(
+                f"Memory ran out with micro-batches of {self.micro_tokens} tokens: {str(error).splitlines()[0]}",
+                "Three knobs: a smaller --micro-tokens, --gradient-checkpointing, --lora. Then: zoo resume last",
+            ) from error
+        self.micro_tokens //= 2
+        self.print(f"Memory ran out; micro-batches now have {self.micro_tokens} tokens (the result is the same).")
+
+    def _backward(self, batch: Batch) -> Sums:
+        parts = micro_batches(batch, self.micro_tokens)
+        self._measure(parts)
+        sums = Sums()
+        for i, part in enumerate(parts):
+            loss = self._loss(part)
+            tokens = torch.tensor(sum(len(answer) for answer in answers_in(part)))
+            sums.add({"loss": (loss.numerator, loss.denominator), **metric_sums(loss.metrics)})
+            sums.add({"tokens": (tokens, torch.tensor(0))})
+            with self._gradients_stay_here(last=i == len(parts) - 1):
+                self.manual_backward(loss.numerator)
+        return sums.reduced(self.device)
+
+    def _loss(self, part: Batch) -> Loss:
+        loss = self.hook.loss(batch=part, models=self.models, config=self.config, step=self.steps_done)
+        if not isinstance(loss, Loss):
+            raise PluginError(
+                f"{type(self.algorithm).__name__}.loss returned {type(loss).__name__}, not a Loss.",
+                "Return Loss.per_example(...), Loss.per_token(...) or Loss.weighted(...).",
+            )
+        return loss
+
+    @torch.no_grad()
+    def _measure(self, parts: list[Batch]) -> None:
+        """Fill `measured` of every micro-batch with what the algorithm measures over the whole step."""
+        if not self.hook.measure.get_hookimpls():
+            return
+        sums = Sums()
+        for part in parts:
+            pairs = self.hook.measure(batch=part, models=self.models, config=self.config)
+            sums.add({name: (torch.as_tensor(a), torch.as_tensor(b)) for name, (a, b) in pairs.items()})
+        measured = sums.reduced(self.device).means()
+        for part in parts:
+            part.measured = {
+                name: torch.tensor(measured.get(name, 0.0), dtype=torch.float32, device=self.device)
+                for name in sums.names
+            }
+
+    def _gradients_stay_here(self, last: bool) -> contextlib.AbstractContextManager:
+        """Gradients are exchanged between processes at the last micro-batch only."""
+        wrapped = self.trainer.strategy.model
+        if last or not hasattr(wrapped, "no_sync"):
+            return contextlib.nullcontext()
+        return wrapped.no_sync()
+
+    def _scale_and_clip(self, scale: float) -> float:
+        """Divide the summed gradients and clip them in one pass; returns the norm before clipping."""
+        gradients = [p.grad for p in self.policy.parameters() if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients)) * scale
+        if self.core.max_grad_norm and norm > self.core.max_grad_norm:
+            scale *= self.core.max_grad_norm / (norm + 1e-6)
+        torch._foreach_mul_(gradients, scale)
+        return norm
+
+    def _skip_bad_step(self, batch: Batch, loss: float, norm: float) -> None:
+        self.bad_steps += 1
+        rows = batch["row"].tolist() if "row" in list(batch) else []
+        where = f"step {self.steps_done + 1} (rows {', '.join(map(str, rows[:20]))})"
+        self.print(f"Loss {loss} and gradient norm {norm} in {where}: the step is skipped.")
+        if self.bad_steps >= MAX_BAD_STEPS:
+            raise TrainingStopped(
+                f"{MAX_BAD_STEPS} steps in a row had a non-finite loss or gradient, the last one {where}.",
+                "Look at these rows with `zoo data`, lower --lr, or use --precision 32-true.",
+            )
+
+    # -- validation ----------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def validate(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """Loss and metrics over held-out batches, as `val/…`; the algorithm's own state is left as it was."""
+        sums, state, rng = Sums(), self.algorithm.state(), rng_state()
+        self.models.training = False
+        with self.trainer.precision_plugin.forward_context():
+            for batch in batches:
+                parts = micro_batches(batch.to(self.device), self.micro_tokens)
+                self._measure(parts)
+                for part in parts:
+                    loss = self._loss(part)
+                    sums.add({"loss": (loss.numerator, loss.denominator), **metric_sums(loss.metrics)})
+        self.models.training = True
+        self.algorithm.load_state(state)
+        restore_rng(rng)
+        return {f"val/{name}": value for name, value in sums.reduced(self.device).means().items()}
+
+    # -- optimizer and checkpoints -------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> Any:
+        trained = [(name, p) for name, p in self.policy.named_parameters() if p.requires_grad]
+        optimizer = make_optimizer(trained, self.core)
+        factor = lr_factor(self.core.schedule, self.total_steps, self.core.warmup, self.core.lr_floor)
+        return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor)}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        trained = {f"policy.{name}" for name, p in self.policy.named_parameters() if p.requires_grad}
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
+        checkpoint["zoo"] = {
+            "rng": rng_state(),
+            "algorithm": self.algorithm.state(),
+            "steps_done": self.steps_done,
+            "bad_steps": self.bad_steps,
+            "tokens_seen": self.tokens_seen,
+            "micro_tokens": self.micro_tokens,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint["zoo"]
+        self.algorithm.load_state(state["algorithm"])
+        self.steps_done, self.bad_steps = state["steps_done"], state["bad_steps"]
+        self.tokens_seen, self.micro_tokens = state["tokens_seen"], state["micro_tokens"]
+        self._restored_rng = state["rng"]
+
+    def on_train_start(self) -> None:
+        # Restoring earlier would be undone: Lightning draws numbers between loading and the first step.
+        if self._restored_rng is not None:
+            restore_rng(self._restored_rng)
+            self._restored_rng = None
+        self.before_training()
+
+
+def rng_state() -> dict[str, Any]:
+    """The state of every random source, in types that load without unpickling code."""
+    name, keys, position, has_gauss, cached = numpy.random.get_state()
+    version, internal, gauss = random.getstate()
+    state = {
+        "torch": torch.get_rng_state(),
+        "numpy": [name, keys.tolist(), position, has_gauss, cached],
+        "python": [version, list(internal), gauss],
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def restore_rng(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["torch"].cpu())
+    name, keys, position, has_gauss, cached = state["numpy"]
+    numpy.random.set_state((name, numpy.array(keys, dtype=numpy.uint32), position, has_gauss, cached))
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([part.cpu() for part in state["cuda"]])
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """CUDA has a type for it; on the CPU it is a plain RuntimeError with a message."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,0 +1,80 @@
+"""Progress of a run: one live line in a terminal or notebook, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+SHOWN = ("loss", "rewards/accuracies", "rewards/margins", "accuracy", "mean_token_accuracy", "reward", "kl")
+"""Metrics worth a place on one line, where a run has them."""
+PLAIN_EVERY_SECONDS = 10.0
+
+
+def short(values: dict[str, float]) -> str:
+    """`loss 1.234  val/loss 1.198`, at most five numbers."""
+    names = [name for name in values if name.removeprefix("val/") in SHOWN]
+    return "  ".join(f"{name} {values[name]:.4g}" for name in names[:5])
+
+
+class Watch:
+    """Shows how far training is; `console` decides between a live line and plain ones."""
+
+    def __init__(self, console: Console, total: int, show: bool = True):
+        self.console, self.total, self.show = console, total, show
+        self.live = console.is_terminal or console.is_jupyter
+        self._validation: dict[str, float] = {}
+        self._bar: Progress | None = None
+        self._task: Any = None
+        self._printed = 0.0
+
+    def __enter__(self) -> Watch:
+        if self.live and self.show:
+            self._bar = Progress(
+                TextColumn("training"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn(),
+                TimeRemainingColumn(), TextColumn("{task.fields[numbers]}"), console=self.console,
+            )  # fmt: skip
+            self._task = self._bar.add_task("", total=self.total, numbers="")
+            self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(self, step: int, values: dict[str, float]) -> None:
+        """Called after each step, and after each validation with `val/…` values."""
+        if not self.show:
+            return
+        if any(name.startswith("val/") for name in values):
+            self._validation = {"val/loss": values["val/loss"]} if "val/loss" in values else {}
+            if not self.live:
+                self.console.print(f"step {step}/{self.total}  {short(values)}", highlight=False, soft_wrap=True)
+            return
+        text = short({**values, **self._validation})
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, numbers=text)
+        elif step in (1, self.total) or time.monotonic() - self._printed > PLAIN_EVERY_SECONDS:
+            self._printed = time.monotonic()
+            self.console.print(f"step {step}/{self.total}  {short(values)}", highlight=False, soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        """A line of its own, above the live line."""
+        if self.show:
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def counter(console: Console, label: str) -> Callable[[int, int], None]:
+    """A plain `label 120/480` that is rewritten in a terminal and silent elsewhere but for its end."""
+    live = console.is_terminal
+
+    def show(done: int, total: int) -> None:
+        if live:
+            console.print(f"\r{label} {done}/{total}", end="\n" if done >= total else "", highlight=False)
+        elif done >= total:
+            console.print(f"{label} {done}/{total}", highlight=False)
+
+    return show

@@ -1,0 +1,93 @@
+"""What a run leaves for people: samples, loggers, the closing panel."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+
+from zoo.errors import ZooError, nearest
+from zoo.evals import Score
+from zoo.runs import Run
+
+LOGGERS = {
+    "tensorboard": ("TensorBoardLogger", "tensorboard"),
+    "wandb": ("WandbLogger", "wandb"),
+    "csv": ("CSVLogger", ""),
+    "mlflow": ("MLFlowLogger", "mlflow"),
+}
+
+
+def make_loggers(names: list[str] | str, run: Run) -> list[Any]:
+    """Lightning loggers by name, all writing below the run folder. Raises ZooError when one cannot be had."""
+    wanted = [name.strip() for name in (names.split(",") if isinstance(names, str) else names) if name.strip()]
+    return [_logger(name, run) for name in wanted]
+
+
+def _logger(name: str, run: Run) -> Any:
+    from lightning.pytorch import loggers
+
+    if name not in LOGGERS:
+        raise ZooError(f"No logger is called '{name}'.{nearest(name, LOGGERS)}", f"There are: {', '.join(LOGGERS)}.")
+    cls, package = LOGGERS[name]
+    folder = str(run.path / "logs")
+    try:
+        if name == "mlflow":
+            return loggers.MLFlowLogger(experiment_name="zoo", run_name=run.name, save_dir=folder)
+        return getattr(loggers, cls)(save_dir=folder, name=run.name if name == "wandb" else name)
+    except ModuleNotFoundError:
+        raise ZooError(f"The logger {name} needs a package that is not there.", f"pip install {package}") from None
+
+
+def write_samples(run: Run, when: str, score: Score) -> None:
+    """Append an evaluation's samples to samples.jsonl, with `when` ("before", "after")."""
+    with (run.path / "samples.jsonl").open("a", encoding="utf-8") as stream:
+        for sample in score.samples:
+            stream.write(json.dumps({"eval": score.name, "when": when, **sample}, ensure_ascii=False) + "\n")
+
+
+def read_samples(run: Run) -> list[dict[str, Any]]:
+    file = run.path / "samples.jsonl"
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
+
+
+def closing_panel(console: Console, run: Run, summary: dict[str, Any]) -> None:
+    """Before and after, one sample, where the model is, and what to type next."""
+    table = Table(box=box.SIMPLE, show_edge=False, pad_edge=False)
+    for column, justify in (("", "left"), ("before", "right"), ("after", "right"), ("change", "right")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    for name in summary["after"]:
+        if name in summary["before"]:
+            old, new = summary["before"][name], summary["after"][name]
+            table.add_row(escape(name), f"{old:.3f}", f"{new:.3f}", f"{new - old:+.3f}")
+    lines = [table, *_sample_lines(run), f"model   {escape(str(run.model_path))}"]
+    lines += [f"next    zoo chat {run.name}    zoo eval {run.name}    zoo train --model {run.name} --algo …"]
+    console.print(Panel(Group(*lines), title=f"{run.name}: {summary['steps']} steps", expand=False))
+
+
+def _sample_lines(run: Run) -> list[str]:
+    """The held-out prompt whose answer improved most, before and after."""
+    samples = read_samples(run)
+    before = {json.dumps(s["prompt"]): s for s in samples if s["when"] == "before"}
+    pairs = [
+        (before[json.dumps(s["prompt"])], s)
+        for s in samples
+        if s["when"] == "after" and json.dumps(s["prompt"]) in before
+    ]
+    if not pairs:
+        return []
+    old, new = max(pairs, key=lambda pair: (pair[1]["score"] or 0) - (pair[0]["score"] or 0))
+    prompt = new["prompt"] if isinstance(new["prompt"], str) else new["prompt"][-1]["content"]
+    return [f"[bold]{name}[/bold] {escape(printable(text)[:300])}" for name, text in (
+        ("prompt ", prompt), ("before ", old["answer"]), ("after  ", new["answer"]),
+    )] + [""]  # fmt: skip
+
+
+def printable(text: str) -> str:
+    """Text of a model or data set without control codes, on one line."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())

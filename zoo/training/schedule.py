@@ -1,0 +1,45 @@
+"""Learning-rate schedules and parameter groups."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+def lr_factor(schedule: str, total: int, warmup: float, floor: float) -> Callable[[int], float]:
+    """The learning rate of step s (from 0) as a share of its peak.
+
+    Linear warmup over `warmup` steps (below 1: a share of `total`), then cosine, linear or constant, ending at floor.
+    """
+    warm = round(warmup * total) if warmup < 1 else int(warmup)
+
+    def factor(step: int) -> float:
+        if step < warm:
+            return (step + 1) / (warm + 1)
+        progress = min(1.0, (step - warm) / max(1, total - warm))
+        if schedule == "constant":
+            return 1.0
+        falling = 1 - progress if schedule == "linear" else (1 + math.cos(math.pi * progress)) / 2
+        return floor + (1 - floor) * falling
+
+    return factor
+
+
+def make_optimizer(parameters: list[tuple[str, torch.nn.Parameter]], core: Any) -> torch.optim.Optimizer:
+    """AdamW; weight decay on matrices only."""
+    decayed = [p for _, p in parameters if p.ndim >= 2]
+    plain = [p for _, p in parameters if p.ndim < 2]
+    groups = [
+        {"params": decayed, "weight_decay": core.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=core.lr,
+        betas=(core.adam_beta1, core.adam_beta2),
+        eps=core.adam_eps,
+        fused=True,
+    )

@@ -1,0 +1,218 @@
+"""Putting a run together: data to encoded records, names to models, options to numbers."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+
+from zoo.config import Resolved, TrainConfig
+from zoo.data.encode import Encoded, default_collate, encode
+from zoo.data.formats import parse_columns
+from zoo.data.load import DataSet, load, split_by_prompt
+from zoo.data.template import ChatTemplate
+from zoo.errors import ZooError
+from zoo.models.default import cache_folder
+from zoo.models.loading import Source, add_lora, is_adapted, load_model, resolve_model
+from zoo.models.precision import weights_dtype
+from zoo.models.reference_cache import ReferenceCache, fingerprint
+from zoo.models.roles import Models, Policy, Reference
+from zoo.registry import PluginManager, contributions
+from zoo.runs import find_run, is_run_name
+from zoo.types import Answer, Batch
+
+Say = Callable[[str], None]
+CPU_MICRO_TOKENS = 2048
+"""On a CPU more tokens at once cost memory and gain nothing."""
+
+
+@dataclass
+class Data:
+    """Encoded training and held-out records, and what data.json says of them."""
+
+    train: Encoded
+    held_out: Encoded | None
+    facts: dict[str, Any]
+
+
+def columns_of(columns: Any) -> dict[str, str] | None:
+    """The mapping that --columns or a file gives. Raises ZooError."""
+    return parse_columns(columns) if isinstance(columns, str) and columns else columns or None
+
+
+def load_data(core: TrainConfig, kind: str, template: ChatTemplate, plugins: PluginManager, say: Say) -> Data:
+    """Load, check and encode the data of a run, and hold some out. Prints what was kept and dropped."""
+    named = contributions(plugins, "sources")
+    options: dict[str, Any] = {
+        "columns": columns_of(core.columns), "format": core.format, "strict": core.strict, "named_sources": named,
+    }  # fmt: skip
+    train = load(core.data, kind, split=core.split, limit=core.limit, **options)
+    held_out = _held_out(core, kind, train, options)
+    for line in train.report.lines():
+        say(line)
+    encoding: dict[str, Any] = {"max_length": core.max_length, "long_rows": core.long_rows}
+    encoded = _encode(train, template, encoding)
+    facts = {"train": _facts(train, encoded)}
+    encoded_held_out = None
+    if held_out is not None and held_out.records:
+        encoded_held_out = _encode(held_out, template, encoding)
+        facts["held_out"] = _facts(held_out, encoded_held_out)
+    for line in encoded.lines():
+        say(line)
+    return Data(encoded, encoded_held_out, facts)
+
+
+def _encode(data: DataSet, template: ChatTemplate, options: dict[str, Any]) -> Encoded:
+    encoded = encode(data.records, data.kind, template, **options)
+    if not encoded.records:
+        raise ZooError(
+            f"No row of {data.name} is left after encoding: {'; '.join(encoded.lines())}",
+            f"`zoo data {data.name} --for {data.kind}` shows the rows; --max-length and --long-rows cut may help.",
+        )
+    return encoded
+
+
+def _facts(data: DataSet, encoded: Encoded) -> dict[str, Any]:
+    return {
+        "fingerprint": data.fingerprint,
+        "format": data.format,
+        **data.report.as_json(),
+        "encoded": encoded.as_json(),
+    }
+
+
+def _held_out(core: TrainConfig, kind: str, train: DataSet, options: dict[str, Any]) -> DataSet | None:
+    """The data named, else the source's own held-out split, else a share of the prompts taken out of `train`."""
+    if core.eval_data:
+        return load(core.eval_data, kind, split=core.split, **options)
+    if core.data in options["named_sources"] and core.split == "train":
+        try:
+            return load(core.data, kind, split="heldout", **options)
+        except ZooError:
+            return None
+    if not core.eval_fraction or len(train) < 20:
+        return None
+    train.records, rest = split_by_prompt(train.records, core.eval_fraction, core.seed)
+    return DataSet(train.name, train.kind, train.source_kind, rest, train.fingerprint, train.format, train.report)
+
+
+def resolve_start(name: str, out: str, say: Say) -> Source:
+    """The model to start from; a run may be meant by its name or `last`."""
+    if is_run_name(name, out):
+        name = str(find_run(name, out).path)
+    return resolve_model(name, say)
+
+
+def load_policy(core: TrainConfig, source: Source, precision: str) -> Any:
+    """The model to train: all of it, or adapters on a frozen base. Adapters it came with are merged first."""
+    model = load_model(source, weights_dtype(precision), core.trust_remote_code)
+    if is_adapted(model):
+        model = model.merge_and_unload()
+        model.requires_grad_(True)
+    if core.lora:
+        model = add_lora(model, core.lora_rank, core.lora_alpha, core.lora_dropout, core.lora_targets)
+    if core.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        if core.lora:
+            model.enable_input_require_grads()
+    return model
+
+
+def make_models(
+    resolved: Resolved, roles: tuple[str, ...], policy: Any, source: Source, layout: str, precision: str, say: Say
+) -> Models:
+    """The declared roles around the loaded policy."""
+    core = resolved.core
+    made: dict[str, Any] = {"policy": Policy(policy, layout)}
+    if "reference" in roles:
+        made["reference"] = make_reference(core, policy, source, layout, precision, say)
+    if unknown := set(roles) - set(made):
+        raise ZooError(f"{resolved.algo} needs the role '{unknown.pop()}', which this version does not build.")
+    return Models(**made)
+
+
+def make_reference(core: TrainConfig, policy: Any, source: Source, layout: str, precision: str, say: Say) -> Reference:
+    """The frozen model: another one by name, the policy with its adapters off, or its own starting weights."""
+
+    def cache(weights: Any) -> ReferenceCache | None:
+        if core.reference_cache == "off":
+            return None
+        return ReferenceCache(cache_folder() / "reference", fingerprint(weights, precision))
+
+    if core.reference is None and is_adapted(policy):
+        base = [(n, p) for n, p in policy.named_parameters() if "lora_" not in n]
+        return Reference(lambda: policy, layout, cache(base), borrow=policy.disable_adapter)
+    frozen = source if core.reference is None else resolve_start(core.reference, core.out, say)
+
+    def make() -> Any:
+        plain = load_policy(TrainConfig(trust_remote_code=core.trust_remote_code), frozen, precision)
+        return plain.requires_grad_(False).eval().to(next(policy.parameters()).device)
+
+    if core.reference is not None:
+        other = make()
+        return Reference(lambda: other, layout, cache(other.named_parameters()))
+    return Reference(make, layout, cache(policy.named_parameters()) if core.reference_cache != "off" else None)
+
+
+def choose_micro_tokens(core: TrainConfig, device: torch.device, model: Any) -> int:
+    """Tokens in one forward pass: as asked, else what fits in half of the free memory of a GPU."""
+    if core.micro_tokens is not None:
+        return core.micro_tokens
+    if device.type != "cuda":
+        return CPU_MICRO_TOKENS
+    free, _ = torch.cuda.mem_get_info(device)
+    config = model.config.get_text_config()
+    # Some 40 hidden-sized values a layer are kept for the backward pass, a few if they are recomputed.
+    values = (4 if core.gradient_checkpointing else 40) * config.num_hidden_layers * config.hidden_size
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    left = max(free - 12 * trained, free // 8)
+    return int(min(max(left // 2 // (values * 4), 1024), 65536))
+
+
+def sample_answers(records: list[dict[str, Any]], count: int = 3) -> list[Answer]:
+    """A few answers of the data for the layout's self-test, those of the shortest records."""
+    from zoo.data.loader import record_tokens
+
+    shortest = sorted(records, key=record_tokens)[:count]
+    return [value for record in shortest for value in record.values() if isinstance(value, Answer)]
+
+
+def make_collate(hook: Any, tokenizer: Any, config: Any) -> Callable[[list[dict[str, Any]]], Batch]:
+    """The algorithm's collation, or the default of its data kind."""
+
+    def collate(records: list[dict[str, Any]]) -> Batch:
+        batch = hook.collate(records=records, tokenizer=tokenizer, config=config)
+        return default_collate(records) if batch is None else batch
+
+    return collate
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch."""
+    random.seed(seed)
+    numpy.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def export_model(policy: Any, tokenizer: Any, folder: Path) -> None:
+    """Write a Hugging Face folder (or a peft one for adapters), complete or not at all."""
+    import os
+    import shutil
+
+    beside = folder.parent / f".tmp-{folder.name}"
+    shutil.rmtree(beside, ignore_errors=True)
+    try:
+        policy.save_pretrained(beside)
+        tokenizer.save_pretrained(beside)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(beside, folder)
+    except OSError as error:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise ZooError(
+            f"The model could not be written to {folder}: {error}.", "Free some space and try again."
+        ) from error

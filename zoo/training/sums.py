@@ -1,0 +1,59 @@
+"""Sums and counts that are added up over micro-batches and processes before anything is divided."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+Pair = tuple[Tensor, Tensor]
+
+
+class Sums:
+    """Named (sum, count) pairs in float64."""
+
+    def __init__(self) -> None:
+        self._pairs: dict[str, Pair] = {}
+
+    def add(self, pairs: Mapping[str, Pair]) -> None:
+        for name, (total, count) in pairs.items():
+            total, count = total.detach().double(), count.detach().double()
+            if name in self._pairs:
+                old_total, old_count = self._pairs[name]
+                total, count = old_total + total, old_count + count
+            self._pairs[name] = (total, count)
+
+    def reduced(self, device: torch.device) -> Sums:
+        """The pairs of all processes together; every process must hold the same names."""
+        if not is_distributed() or not self._pairs:
+            return self
+        names = sorted(self._pairs)
+        stacked = torch.stack([part.to(device) for name in names for part in self._pairs[name]])
+        dist.all_reduce(stacked)
+        together = Sums()
+        together._pairs = {name: (stacked[2 * i], stacked[2 * i + 1]) for i, name in enumerate(names)}
+        return together
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._pairs)
+
+    def total(self, name: str) -> float:
+        return float(self._pairs[name][0])
+
+    def count(self, name: str) -> float:
+        return float(self._pairs[name][1])
+
+    def means(self) -> dict[str, float]:
+        """sum / count of every pair that counted something."""
+        return {name: float(total / count) for name, (total, count) in self._pairs.items() if float(count) > 0}
+
+
+def is_distributed() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def world_size() -> int:
+    return dist.get_world_size() if is_distributed() else 1
