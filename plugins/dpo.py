@@ -11,8 +11,10 @@ One file holds the family, as options: cDPO and robust DPO (label noise), the hi
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Literal
 
-from zoo.api import Algorithm, Literal, Loss, dataclass, logsigmoid
+from zoo.api import Algorithm, Loss, logsigmoid
 
 LARGEST_EXPONENT = 40.0
 
@@ -37,11 +39,11 @@ class DPO(Algorithm):
     class Config:
         beta: float = 0.1
         """Scale β of the implicit reward: how dear it is to leave the reference. About 5 when length_normalized."""
-        loss: Literal[sigmoid, robust, hinge] = "sigmoid"
+        loss: Literal["sigmoid", "robust", "hinge"] = "sigmoid"
         """sigmoid: −log σ(βh); robust: unbiased under flipped labels (arXiv:2403.00409); hinge: max(0, 1 − βh)."""
         label_smoothing: float = 0.0
         """Share ε of flipped labels; with sigmoid this is cDPO, whose gradient vanishes at βh = log((1−ε)/ε)."""
-        divergence: Literal[reverse_kl, forward_kl, js, alpha] = "reverse_kl"
+        divergence: Literal["reverse_kl", "forward_kl", "js", "alpha"] = "reverse_kl"
         """f-DPO: the divergence that keeps the policy near the reference; reverse_kl is DPO."""
         divergence_alpha: float = 0.5
         """α of the alpha divergence, between 0 (reverse KL) and 1 (forward KL)."""

@@ -8,7 +8,10 @@ as its authors' training script does, not over the padded one.
 
 from __future__ import annotations
 
-from zoo.api import Algorithm, Batch, Literal, Loss, dataclass, default_collate
+from dataclasses import dataclass
+from typing import Literal
+
+from zoo.api import Algorithm, Batch, Loss, default_collate
 
 
 class SFT(Algorithm):
@@ -22,7 +25,7 @@ class SFT(Algorithm):
 
     @dataclass
     class Config:
-        train_on: Literal[turns, completion] = "turns"
+        train_on: Literal["turns", "completion"] = "turns"
         """Which tokens are learned: every assistant turn of a conversation, or the last answer only."""
         neftune_alpha: float = 0.0
         """Noise scale α on the embeddings; 5 is the paper's value, 0 is off."""

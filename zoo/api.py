@@ -1,14 +1,11 @@
 """Everything a plugin may import.
 
-    from zoo.api import Algorithm, Loss, dataclass, logsigmoid
+    from zoo.api import Algorithm, Loss, logsigmoid
 
 Version 1. What is not listed in `__all__` is the core's own and may change.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass, field
-from typing import Literal
 
 from torch.nn.functional import logsigmoid
 
@@ -26,16 +23,13 @@ __all__ = [
     "Answers",
     "Batch",
     "Eval",
-    "Literal",
     "Loss",
     "Sampling",
     "Score",
     "Subject",
     "TokenLogps",
     "ZooError",
-    "dataclass",
     "default_collate",
-    "field",
     "hookimpl",
     "logsigmoid",
     "mean_score",
