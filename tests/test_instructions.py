@@ -6,7 +6,8 @@ from __future__ import annotations
 import pytest
 
 from zoo.errors import ZooError
-from zoo.rewards.instructions import CHECKERS, followed, follows, reward, sentences
+from zoo.rewards.instructions import CHECKERS, followed, follows, reward
+from zoo.rewards.prose import sentences
 
 CASES: list[tuple[dict, list[str], list[str]]] = [
     (
@@ -118,6 +119,8 @@ def test_an_empty_answer_follows_nothing(empty):
         ("I said no. Then I left.", ["I said no.", "Then I left."]),
         ("See No. 5 there. Good.", ["See No. 5 there.", "Good."]),
         ("J. R. Smith sang. So did I. Fine.", ["J. R. Smith sang.", "So did I.", "Fine."]),
+        ("By J.K. Rowling. It sold well.", ["By J.K. Rowling.", "It sold well."]),
+        ("He lives in the U.S. She does not.", ["He lives in the U.S.", "She does not."]),
         ("all low. no capitals here.", ["all low.", "no capitals here."]),
         ("1. Mix it. Bake it.\n2. Eat", ["1. Mix it.", "Bake it.", "2. Eat"]),
         ("(It rained.) We stayed.", ["(It rained.)", "We stayed."]),

@@ -11,7 +11,7 @@ from dataclasses import dataclass, is_dataclass
 from typing import Any, ClassVar
 
 from zoo.errors import PluginError, nearest
-from zoo.hookspecs import ALGORITHM_HOOKS
+from zoo.hookspecs import ALGORITHM_HOOKS, LISTENER_HOOKS
 
 ROLES = ("policy", "reference", "critic", "judge")
 DATA_KINDS = ("demonstration", "preference", "feedback", "prompt", "ranking", "stepwise", "text")
@@ -71,10 +71,11 @@ def validate(cls: Any, name: str) -> type[Algorithm]:
         for role in cls.needs:
             if role not in ROLES:
                 raise refuse(f"needs names an unknown role '{role}'.{nearest(role, ROLES)}")
-    known = {*ALGORITHM_HOOKS, *dir(Algorithm)}
+    hooks = (*ALGORITHM_HOOKS, *LISTENER_HOOKS)
+    known = {*hooks, *dir(Algorithm)}
     for method in vars(cls):
         if method.startswith("_") or method in known or not callable(getattr(cls, method)):
             continue
-        if guess := nearest(method, ALGORITHM_HOOKS):
+        if guess := nearest(method, hooks):
             raise refuse(f"its method `{method}` is no hook.{guess} (Helpers start with an underscore.)")
     return cls

@@ -179,6 +179,10 @@ class Resolved:
         return {"algo": self.algo, **dataclasses.asdict(self.core), **dataclasses.asdict(self.algorithm)}
 
 
+RESERVED = {"algo", "config", "dry_run", "quiet", "help"}
+"""Flags and arguments of `train` that are no options."""
+
+
 def resolve(algo: str, cls: type[Algorithm], layers: list[tuple[str, Mapping[str, Any]]]) -> Resolved:
     """Put the options together; later layers outrank earlier ones.
 
@@ -186,14 +190,15 @@ def resolve(algo: str, cls: type[Algorithm], layers: list[tuple[str, Mapping[str
     """
     core_options, own_options = options_of(TrainConfig), options_of(cls.Config)
     core_names, own_names = {o.name for o in core_options}, {o.name for o in own_options}
-    if clash := sorted(core_names & own_names):
+    if clash := sorted((core_names | RESERVED) & own_names):
         raise PluginError(f"Algorithm '{algo}' has an option '{clash[0]}', which is the core's.", "Rename it.")
     values: dict[str, Any] = {}
     origin = dict.fromkeys(core_names, "default") | dict.fromkeys(own_names, f"default of {algo}")
     for source, given in [(f"default of {algo}", cls.defaults), *layers]:
         for name, value in given.items():
             values[name], origin[name] = value, source
-    if origin["trust_remote_code"] not in ("default", "command line", "keyword argument"):
+    given = ("default", "command line", "keyword argument")
+    if values.get("trust_remote_code") and origin["trust_remote_code"] not in given:
         raise ZooError(f"trust_remote_code cannot be set in {origin['trust_remote_code']}.", "Give it as a flag.")
     unknown = [name for name in values if name not in core_names | own_names]
     core_values = {name: value for name, value in values.items() if name in core_names}
@@ -212,6 +217,11 @@ class _StrictLoader(yaml.SafeLoader):
     """YAML 1.2 scalars (3e-7 is a number, no is text), and two equal keys are an error."""
 
 
+class _Dumper(yaml.SafeDumper):
+    """Puts text in quotes when either reading of YAML would take it for something else."""
+
+
+_FLOAT = re.compile(r"^[-+]?(?:(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+)(?:e[-+]?[0-9]+)?|\.inf)$|^\.nan$", re.I)
 _StrictLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":merge"))]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -220,16 +230,20 @@ _StrictLoader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:t
 _StrictLoader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]+$"), list("-+0123456789"))
 _StrictLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+)(?:e[-+]?[0-9]+)?$", re.I),
+    _FLOAT,
     list("-+.0123456789"),
 )
+_StrictLoader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 
 
 def _no_duplicates(loader: _StrictLoader, node: yaml.MappingNode, deep: bool = False) -> dict:
     seen: dict[Any, int] = {}
     for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
         line = key_node.start_mark.line + 1
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise ZooError(f"{node.start_mark.name}:{line}: a key must be a plain word.")
+        key = loader.construct_object(key_node, deep=True)
         if key in seen:
             raise ZooError(f"{node.start_mark.name}:{line}: the key '{key}' stands twice (first on line {seen[key]}).")
         seen[key] = line
@@ -249,7 +263,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     with file.open(encoding="utf-8") as stream:
         try:
             content = yaml.load(stream, _StrictLoader)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ZooError(f"{file} is not valid YAML: {error}") from None
     if content is None:
         return {}
@@ -260,4 +274,5 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
     """Write a mapping so that `read_yaml` gives it back."""
-    path.write_text(yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    text = yaml.dump(dict(content), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    path.write_text(text, encoding="utf-8")

@@ -16,6 +16,8 @@ hookimpl = pluggy.HookimplMarker("zoo")
 
 ALGORITHM_HOOKS = ("prepare", "collate", "measure", "loss")
 """Only the chosen algorithm may implement these."""
+LISTENER_HOOKS = ("run_start", "step_end", "checkpoint_saved", "run_end")
+"""Called on every plugin, and on the chosen algorithm."""
 
 
 # -- what a plugin contributes: called when the plugins are loaded ----------------------------------------------

@@ -118,7 +118,9 @@ def build(cls: type, values: Mapping[str, Any], *, what: str, where: Mapping[str
         return TypeAdapter(cls).validate_python(prepared)
     except ValidationError as error:
         first = error.errors()[0]
-        name = str(first["loc"][0]) if first["loc"] else "?"
+        if not first["loc"]:
+            raise ZooError(f"The options of {what} do not go together: {first['msg']}.") from None
+        name = str(first["loc"][0])
         origin = f" ({where[name]})" if name in where else ""
         expected = known[name].type_name if name in known else "a value"
         shown = f", got {prepared[name]!r}" if name in prepared else ""
@@ -133,6 +135,8 @@ def _split_lists(kind: Any, value: Any) -> Any:
     parts = get_args(kind)
     if isinstance(value, str) and type(None) in parts and value.lower() == "none":
         return None
+    if isinstance(value, str) and str in parts and "," not in value:
+        return value
     listy = next((part for part in (kind, *parts) if get_origin(part) in (list, tuple) or part in (list, tuple)), None)
     if isinstance(value, str) and listy is not None:
         return [item.strip() for item in value.split(",") if item.strip()]

@@ -21,7 +21,7 @@ import pluggy
 from zoo import hookspecs
 from zoo.algorithm import Algorithm, validate
 from zoo.errors import PluginError, ZooError, nearest
-from zoo.hookspecs import ALGORITHM_HOOKS
+from zoo.hookspecs import ALGORITHM_HOOKS, LISTENER_HOOKS
 
 ALGORITHM_GROUP = "zoo.algorithms"
 PLUGIN_GROUP = "zoo.plugins"
@@ -64,10 +64,15 @@ def algorithms() -> list[Entry]:
 def default_name() -> str:
     """The name of the algorithm that `zoo train` uses when none is given."""
     aliases = [entry for entry in _entries(ALGORITHM_GROUP) if entry.name == DEFAULT]
-    names = [entry.name for entry in algorithms() if aliases and entry.target == aliases[0].target]
-    if not names:
-        raise ZooError("No algorithm was named and no installed package registers a default.", "Add --algo NAME.")
-    return names[0]
+    if len(aliases) > 1:
+        packages = " and ".join(entry.package for entry in aliases)
+        raise ZooError(f"No algorithm was named, and {packages} both register a default.", "Add --algo NAME.")
+    entries = algorithms()
+    for entry in entries:
+        if aliases and (entry.target, entry.package) == (aliases[0].target, aliases[0].package):
+            alone = [other.name for other in entries].count(entry.name) == 1
+            return entry.name if alone else entry.full_name
+    raise ZooError("No algorithm was named and no installed package registers a default.", "Add --algo NAME.")
 
 
 def find(name: str) -> Entry:
@@ -120,8 +125,9 @@ def _load_file(name: str) -> tuple[str, type[Algorithm]]:
     if not attribute and len(classes) == 1:
         attribute = next(iter(classes))
     if attribute not in classes:
+        missing = f"no algorithm class '{attribute}'" if attribute else "not exactly one algorithm class"
         raise ZooError(
-            f"{file} has no algorithm class '{attribute}'.{nearest(attribute, classes)}",
+            f"{file} has {missing}.{nearest(attribute, classes)}",
             f"It has: {', '.join(classes) or 'none'}. Write --algo {path}:Class.",
         )
     return file.stem, validate(classes[attribute], attribute)
@@ -138,6 +144,7 @@ def import_file(file: Path) -> Any:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
+        del sys.modules[module_name]
         raise PluginError(f"{file} cannot be imported: {type(error).__name__}: {error}") from error
     return module
 
@@ -159,15 +166,22 @@ def describe(entry: Entry) -> dict[str, str]:
         return {"description": "", "data": "", "paper": "", "needs": "", "error": f"{type(error).__name__}: {error}"}
     found = {"description": (ast.get_docstring(node) or "").split("\n")[0], "data": "", "paper": "", "needs": "policy"}
     for statement in node.body:
-        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-            name = statement.targets[0].id
-            if name in ("data", "paper"):
-                found[name] = str(ast.literal_eval(statement.value))
-            elif name == "needs":
-                found[name] = ", ".join(ast.literal_eval(statement.value))
+        if isinstance(statement, ast.Assign | ast.AnnAssign):
+            target = statement.targets[0] if isinstance(statement, ast.Assign) else statement.target
+            if isinstance(target, ast.Name) and target.id in ("data", "paper", "needs"):
+                found[target.id] = _literal(statement.value)
         elif isinstance(statement, ast.FunctionDef) and statement.name == "needs":
             found["needs"] = "depends on options"
     return found
+
+
+def _literal(value: ast.expr | None) -> str:
+    """A string or tuple of strings as it is written; `computed` for anything that only running would tell."""
+    try:
+        content = ast.literal_eval(value) if value is not None else ""
+    except ValueError:
+        return "computed"
+    return content if isinstance(content, str) else ", ".join(map(str, content))
 
 
 def _source_of(module: str) -> Path:
@@ -197,7 +211,7 @@ class PluginManager(pluggy.PluginManager):
 
     def parse_hookimpl_opts(self, plugin: object, name: str) -> Any:
         if isinstance(plugin, Algorithm):
-            return {} if name in ALGORITHM_HOOKS and hasattr(plugin, name) else None
+            return {} if name in (*ALGORITHM_HOOKS, *LISTENER_HOOKS) else None
         options = super().parse_hookimpl_opts(plugin, name)  # type: ignore[arg-type]
         if options and name in ALGORITHM_HOOKS and not options.get("wrapper"):
             raise PluginError(
@@ -207,9 +221,11 @@ class PluginManager(pluggy.PluginManager):
         return options
 
     def register(self, plugin: object, name: str | None = None) -> str | None:
-        """Register a plugin; a hook argument that does not exist is the plugin's error."""
+        """Register a plugin; a hook or hook argument that does not exist is the plugin's error."""
         try:
-            return super().register(plugin, name)
+            registered = super().register(plugin, name)
+            self.check_pending()
+            return registered
         except pluggy.PluginValidationError as error:
             raise PluginError(f"Plugin {name or _plugin_name(plugin)} does not fit: {error}") from None
 
@@ -230,11 +246,13 @@ class Broken:
 
 @cache
 def plugin_modules() -> tuple[tuple[tuple[str, Any], ...], tuple[Broken, ...]]:
-    """All modules of the group `zoo.plugins`: those that import, and those that do not with the reason."""
+    """All modules of the group `zoo.plugins`: those that import and fit, and the others with the reason."""
     good, bad = [], []
     for entry in _entries(PLUGIN_GROUP):
         try:
-            good.append((entry.full_name, EntryPoint(entry.name, entry.target, PLUGIN_GROUP).load()))
+            module = EntryPoint(entry.name, entry.target, PLUGIN_GROUP).load()
+            PluginManager().register(module, entry.full_name)
+            good.append((entry.full_name, module))
         except Exception as error:
             bad.append(Broken(entry.name, entry.package, entry.version, f"{type(error).__name__}: {error}"))
     return tuple(good), tuple(bad)
@@ -255,7 +273,7 @@ def contributions(plugins: PluginManager, hook: str) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     owner: dict[str, str] = {}
     for implementation in getattr(plugins.hook, hook).get_hookimpls():
-        for name, value in implementation.function().items():
+        for name, value in _given(implementation, hook).items():
             if name in merged:
                 raise PluginError(
                     f"Both {owner[name]} and {implementation.plugin_name} register the {hook[:-1]} '{name}'.",
@@ -263,3 +281,18 @@ def contributions(plugins: PluginManager, hook: str) -> dict[str, Any]:
                 )
             merged[name], owner[name] = value, implementation.plugin_name
     return merged
+
+
+def _given(implementation: Any, hook: str) -> dict[str, Any]:
+    try:
+        given = implementation.function()
+    except Exception as error:
+        raise PluginError(
+            f"Plugin {implementation.plugin_name} fails in {hook}(): {type(error).__name__}: {error}",
+            "Repair or uninstall it.",
+        ) from error
+    if not isinstance(given, dict):
+        raise PluginError(
+            f"Plugin {implementation.plugin_name} returns {type(given).__name__} from {hook}(), not a dict by name."
+        )
+    return given

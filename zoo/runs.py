@@ -47,7 +47,9 @@ class Run:
     def metrics(self) -> list[dict[str, Any]]:
         """One entry per logged step, in order."""
         file = self.path / "metrics.jsonl"
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+        lines = file.read_text().splitlines(keepends=True) if file.is_file() else []
+        # A kill in the middle of writing leaves a last line without its end.
+        return [json.loads(line) for line in lines if line.endswith("\n")]
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -85,8 +87,8 @@ def create_run(out: str, name: str | None, default: str, config: dict[str, Any])
     Raises ZooError when a run of that name exists, or the folder cannot be made.
     """
     parent = Path(out).expanduser()
-    if name is not None and not re.fullmatch(r"[\w][\w.+-]*", name):
-        raise ZooError(f"'{name}' is not a name for a run.", "Use letters, digits, dots and dashes.")
+    if name is not None and (name == "last" or not re.fullmatch(r"[\w][\w.+-]*", name)):
+        raise ZooError(f"'{name}' is not a name for a run.", "Use letters, digits, dots and dashes; last is taken.")
     try:
         parent.mkdir(parents=True, exist_ok=True)
         path = _claim(parent, name, default)

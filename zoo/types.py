@@ -268,7 +268,8 @@ def metric_sums(metrics: Mapping[str, Metric]) -> dict[str, tuple[Tensor, Tensor
         )
         values = values.detach().double()
         weights = weights.detach().double() * ~values.isnan()
-        sums[name] = ((values.nan_to_num() * weights).sum(), weights.sum())
+        # Infinity is a result and stays one, except where nothing counts it.
+        sums[name] = (torch.where(weights == 0, 0.0, values * weights).sum(), weights.sum())
     return sums
 
 

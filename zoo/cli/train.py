@@ -112,8 +112,9 @@ def show(resolved: Resolved, console: Console) -> None:
 def resume(
     run: Annotated[str, typer.Argument(help="A run: its path, its name, or last.")] = "last",
     allow_data_change: Annotated[bool, typer.Option(help="Go on although the data is not what it was.")] = False,
+    trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with the hub model.")] = False,
 ) -> None:
     """Go on with a run that was stopped, from its last checkpoint."""
     from zoo.training.run import resume as resume_run
 
-    resume_run(run, allow_data_change=allow_data_change)
+    resume_run(run, allow_data_change=allow_data_change, trust_remote_code=trust_remote_code)

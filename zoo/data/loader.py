@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from zoo.errors import ZooError
 from zoo.types import Answers, Batch
 
 
@@ -39,6 +40,11 @@ class StepLoader:
         self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
         self.rank, self.processes = rank, processes
         self.examples = max(1, round(epochs * len(records)))
+        if self.examples < processes or not records:
+            raise ZooError(
+                f"{len(records)} records are not enough for {processes} processes: each needs one in every step.",
+                "Use fewer --devices or more data.",
+            )
         steps = math.ceil(self.examples / batch_size)
         if steps > 1 and self.examples - (steps - 1) * batch_size < processes:
             steps -= 1

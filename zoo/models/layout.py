@@ -75,7 +75,7 @@ def arrange(answers: Sequence[Answer], layout: str, balance: int = 1024, pad_id:
     """
     items = _items(answers, layout == "shared", balance)
     bins = [[item] for item in items] if layout == "padded" else _fill(items)
-    width = max(sum(item.length for item in row) for row in bins)
+    width = max(1, *(sum(item.length for item in row) for row in bins))
     writer = _Writer(len(bins), width, pad_id)
     for row, content in enumerate(bins):
         writer.write_row(row, content, answers)

@@ -137,8 +137,10 @@ def silence_dropout(model: Any) -> None:
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-        elif isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0
+        for name, value in vars(module).items():
+            # Some architectures keep the rate as a plain number: dropout, attention_dropout, layerdrop.
+            if "drop" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
 
 
 def add_lora(model: Any, rank: int, alpha: float, dropout: float, targets: list[str] | str) -> Any:

@@ -23,8 +23,8 @@ def fingerprint(parameters: Iterable[tuple[str, Tensor]], *extra: str) -> str:
     """sha256 over names and bytes of weights, and whatever else the scores depend on (precision)."""
     digest = hashlib.sha256("\0".join(extra).encode())
     for name, tensor in parameters:
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        digest.update(f"\0{name} {tensor.dtype} {list(tensor.shape)}\0".encode())
+        digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -30,7 +30,7 @@ class Scorer:
         """`TokenLogps` of each argument: one for one, a tuple for several. Answers of one prompt share its compute."""
         joined = [answer for part in answers for answer in part]
         scored = self._score(joined, temperature=temperature, entropy=entropy, noise=noise)
-        parts = split(scored, [len(part) for part in answers])
+        parts = split(scored, answers)
         return parts[0] if len(parts) == 1 else tuple(parts)
 
     def _score(self, answers: Sequence[Answer], **options: Any) -> TokenLogps:

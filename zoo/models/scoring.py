@@ -6,6 +6,7 @@ The backbone runs on the rows of the chosen layout, the head on the predicting p
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -63,6 +64,9 @@ def score_answers(
 ) -> TokenLogps:
     """Log-probs of the counted completion tokens of B answers, in their order, [B, T]."""
     device = next(model.parameters()).device
+    if not answers:
+        nothing = torch.zeros(0, 1, device=device)
+        return TokenLogps(nothing, nothing.bool(), entropy=nothing if entropy else None, likeliest=nothing.bool())
     rows = on_device(arrange(answers, layout, balance), device)
     hidden = hidden_states(model, rows, noise)[rows.row, rows.column]
     head = Head.of(base_of(model))
@@ -84,26 +88,43 @@ def on_device(rows: Rows, device: torch.device) -> Rows:
     return Rows(**moved)
 
 
-def split(logps: TokenLogps, sizes: Sequence[int]) -> list[TokenLogps]:
-    """Cut along the batch axis, each part as wide as its longest answer."""
-    parts, start = [], 0
-    for size in sizes:
-        here = slice(start, start + size)
-        mask = logps.mask[here]
-        width = max(1, int(mask.any(0).nonzero().max()) + 1) if mask.any() else 1
-        rest = [None if part is None else part[here, :width] for part in (logps.entropy, logps.likeliest)]
-        parts.append(TokenLogps(logps.per_token[here, :width], mask[:, :width], *rest))
-        start += size
-    return parts
+def split(logps: TokenLogps, parts: Sequence[Sequence[Answer]]) -> list[TokenLogps]:
+    """Cut along the batch axis, each part as wide as its longest completion, like `Answers.mask`."""
+    found, start = [], 0
+    for part in parts:
+        here = slice(start, start + len(part))
+        width = max([1, *(len(answer.completion) for answer in part)])
+        rest = [None if value is None else value[here, :width] for value in (logps.entropy, logps.likeliest)]
+        found.append(TokenLogps(logps.per_token[here, :width], logps.mask[here, :width], *rest))
+        start += len(part)
+    return found
 
 
-def choose_layout(model: Any, answers: Sequence[Answer], wanted: str, tolerance: float) -> tuple[str, str]:
+def attention_window(model: Any) -> int | None:
+    """The shortest reach of an attention layer in tokens, None where every layer sees everything."""
+    config = base_of(model).config.get_text_config()
+    kinds = getattr(config, "layer_types", None)
+    if kinds and not any("sliding" in kind or "chunked" in kind for kind in kinds):
+        return None
+    sizes = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
+    return min((size for size in sizes if size), default=None)
+
+
+def choose_layout(
+    model: Any, answers: Sequence[Answer], wanted: str, tolerance: float, longest: int | None = None
+) -> tuple[str, str]:
     """The first layout that agrees with one-by-one forwards on this model, and a note where it is not the wanted one.
 
-    tolerance: largest mean difference of log-probs that counts as rounding. Raises nothing: padded is the last resort.
+    tolerance: largest mean difference of log-probs that counts as rounding; longest: of all texts that will be
+    scored, in tokens, None for any length. Raises nothing: padded is the last resort.
     """
     candidates = {"auto": ["shared", "packed"], "shared": ["shared", "packed"], "packed": ["packed"]}.get(wanted, [])
+    window = attention_window(model)
+    if candidates and window is not None and (longest is None or longest > window):
+        # Rows with a mask of their own replace the window's mask: a short sample would not show it.
+        return "padded", f"Layout padded: this model has layers that see {window} tokens only."
     with torch.no_grad():
+        answers = _probes(answers)
         alone = [score_answers(model, [answer], "padded").sum() for answer in answers]
         expected = torch.cat(alone)
         counts = counted(answers).sum(-1).clamp(min=1).to(expected.device)
@@ -120,3 +141,14 @@ def choose_layout(model: Any, answers: Sequence[Answer], wanted: str, tolerance:
             except Exception as error:
                 reasons.append(f"{layout} rows fail ({type(error).__name__}: {str(error)[:120]})")
     return "padded", f"Layout padded: {'; '.join(reasons)}." if reasons else ""
+
+
+def _probes(answers: Sequence[Answer]) -> list[Answer]:
+    """The answers, a second one to the first's prompt, and one as long as all of them, so that rows really fill."""
+    first = answers[0]
+    other = replace(first, completion=first.completion.flip(0))
+    everything = torch.cat([part for answer in [*answers, other] for part in (answer.prompt, answer.completion)])
+    longest = replace(
+        first, prompt=everything[:1], completion=everything[1:], mask=torch.ones_like(everything[1:]).bool()
+    )
+    return [*answers, other, longest]

@@ -6,7 +6,7 @@ dictionary, `{"check": "max_words", "n": 20}`. The reward of an answer is the sh
 instructions that it follows. An answer without a single letter or digit follows nothing, or silence would
 be the best answer to "no commas".
 
-Standard library only. What counts as a word or a sentence is written at `words` and `sentences`.
+Standard library only. What counts as a word or a sentence is written in `prose.py`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from zoo.errors import ZooError, nearest
+from zoo.rewards.prose import has_content, paragraphs, sentences, words
 
 
 def follows(text: str, instruction: Mapping[str, Any]) -> bool:
@@ -119,96 +120,6 @@ TYPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "phrase": ("a text", _is_text),
 }
 EXAMPLES = {"n": 3, "low": 10, "high": 30, "words": '["tea"]', "keys": '["title"]', "phrase": '"Certainly"'}
-
-
-# What a word, a sentence and a paragraph are.
-
-ABBREVIATIONS = frozenset(
-    [
-        "dr",
-        "mr",
-        "mrs",
-        "ms",
-        "prof",
-        "st",
-        "mt",
-        "jr",
-        "sr",
-        "vs",
-        "e.g",
-        "i.e",
-        "cf",
-        "no",
-        "fig",
-        "approx",
-        "dept",
-        "est",
-        "inc",
-        "ltd",
-        "co",
-    ]
-)
-"""A point behind one of these never ends a sentence (unless the text ends there)."""
-LATE_ABBREVIATIONS = frozenset(["etc", "a.m", "p.m", "u.s", "u.k"])
-"""A point behind one of these ends a sentence only where the next word is capitalised."""
-
-STOP = re.compile(r"([.!?…]+)([\"'”’)\]*]*)(?=\s|$)")
-LIST_NUMBER = re.compile(r"\d+")
-
-
-def has_content(text: str) -> bool:
-    """Whether the text holds at least one letter or digit."""
-    return any(character.isalnum() for character in text)
-
-
-def words(text: str) -> list[str]:
-    """Stretches between white space that hold a letter or digit: "well-known" and "3.5" are one word each."""
-    return [part for part in text.split() if has_content(part)]
-
-
-def sentences(text: str) -> list[str]:
-    """The sentences of a text. A line break ends one too, so a heading or a list item counts."""
-    return [sentence for line in text.splitlines() for sentence in _sentences_of_line(line)]
-
-
-def _sentences_of_line(line: str) -> list[str]:
-    found, start = [], 0
-    for match in STOP.finditer(line):
-        if not _ends_sentence(line, start, match):
-            continue
-        found.append(line[start : match.end()].strip())
-        start = match.end()
-    found.append(line[start:].strip())
-    return [sentence for sentence in found if has_content(sentence)]
-
-
-def _ends_sentence(line: str, start: int, match: re.Match[str]) -> bool:
-    """Whether the stop at `match` closes the sentence that began at `start`."""
-    rest = line[match.end() :].lstrip()
-    if not rest:
-        return True
-    before = line[start : match.start()].split()
-    last = before[-1].strip("(\"'“‘*").lower() if before else ""
-    goes_on = rest[0].islower()
-    stop, closing = match.groups()
-    if goes_on and (closing or len(stop) > 1 or stop == "…"):
-        # '"Stop!" he said', 'well... maybe'
-        return False
-    if stop != ".":
-        return True
-    if len(before) == 1 and LIST_NUMBER.fullmatch(last):
-        # the marker of a list item, not a sentence of its own
-        return False
-    is_initial = len(last) == 1 and last.isalpha() and last != "i" and before[-1].isupper()
-    if last in ABBREVIATIONS or is_initial:
-        # "no" is an abbreviation only before a number ("No. 5"), or "I said no." would never end
-        return last == "no" and not rest[0].isdigit()
-    return not (last in LATE_ABBREVIATIONS and goes_on)
-
-
-def paragraphs(text: str) -> list[str]:
-    """Stretches with content between blank lines."""
-    return [part for part in re.split(r"\n\s*\n", text) if has_content(part)]
 
 
 # The checkers. `follows` has already made sure that the text holds a letter or digit.

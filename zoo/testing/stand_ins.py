@@ -57,5 +57,5 @@ def _mask(values: Tensor, lengths: Sequence[int] | None, mask: Tensor | None) ->
 
 def _spread(values: Tensor, mask: Tensor) -> TokenLogps:
     if values.ndim == 1:
-        values = values[:, None] * mask / mask.sum(-1, keepdim=True)
+        values = values[:, None] * mask / mask.sum(-1, keepdim=True).clamp(min=1)
     return TokenLogps(values, mask, likeliest=mask)

@@ -6,7 +6,7 @@ One callback does these in one fixed order after every step, so that a checkpoin
 from __future__ import annotations
 
 import json
-import shutil
+import os
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -61,6 +61,7 @@ class Recorder(Callback):
     # -- in the order of a run -----------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
+        module.before_training()
         if trainer.is_global_zero:
             self._forget_after(module.steps_done)
             self._former = {
@@ -164,7 +165,10 @@ class Recorder(Callback):
         if file.is_file():
             rows = [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
             kept = [line for line in rows if step and json.loads(line)["step"] <= step]
-            file.write_text("".join(kept))
+            # Beside and renamed: a kill right here must not cost the metrics of the steps before.
+            beside = file.with_name(f".tmp-{file.name}")
+            beside.write_text("".join(kept))
+            os.replace(beside, file)
 
 
 def _main_thread() -> bool:
@@ -187,5 +191,12 @@ def save_best(module: Any, file: Path) -> None:
 
     trained = {n: p.detach().cpu().contiguous() for n, p in module.policy.named_parameters() if p.requires_grad}
     beside = file.with_name(f".tmp-{file.name}")
-    save_file(trained, beside)
-    shutil.move(beside, file)
+    try:
+        save_file(trained, beside)
+        os.replace(beside, file)
+    except Exception as error:
+        beside.unlink(missing_ok=True)
+        raise TrainingStopped(
+            f"The best weights could not be written to {file}: {error}.",
+            f"Free some space, then: zoo resume {file.parent}",
+        ) from error

@@ -38,7 +38,7 @@ class FolderCheckpoints(CheckpointIO):
                 shutil.rmtree(target)
             os.replace(beside, target)
             _flush_folder(target.parent)
-        except (OSError, RuntimeError) as error:
+        except Exception as error:
             shutil.rmtree(beside, ignore_errors=True)
             raise _explain(error, target) from error
 
@@ -82,11 +82,13 @@ def _flush_folder(folder: Path) -> None:
 
 
 def _explain(error: Exception, target: Path) -> Exception:
-    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
     text = str(error).lower()
-    if not full and isinstance(error, RuntimeError) and not ("write" in text or "unexpected pos" in text):
+    # Of a full disk safetensors says "I/O error: No space left", torch.save "unexpected pos", Python ENOSPC.
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+    full = full or "no space left" in text or "quota exceeded" in text or "unexpected pos" in text
+    if not full and not isinstance(error, OSError) and not ("write" in text or "i/o error" in text):
         return error
-    reason = "the disk is full" if full or "unexpected pos" in text else str(error).splitlines()[0]
+    reason = "the disk is full" if full else str(error).splitlines()[0]
     last = newest(target.parent)
     kept = f"The last complete checkpoint is {last.name}." if last else "There is no earlier checkpoint."
     return TrainingStopped(
@@ -105,9 +107,13 @@ def verify(folder: Path) -> None:
     manifest = folder / MANIFEST
     if not manifest.is_file():
         raise ZooError(f"The checkpoint {folder} has no {MANIFEST}: it is not complete.")
-    for name, entry in json.loads(manifest.read_text()).items():
+    try:
+        written = {name: (entry["bytes"], entry["sha256"]) for name, entry in json.loads(manifest.read_bytes()).items()}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise ZooError(f"{manifest} is damaged: it is not what was written.") from None
+    for name in (WEIGHTS, REST):
         file = folder / name
-        if not file.is_file() or file.stat().st_size != entry["bytes"] or sha256(file) != entry["sha256"]:
+        if not file.is_file() or written.get(name) != (file.stat().st_size, sha256(file)):
             raise ZooError(f"{file} is damaged: it is not what was written.")
 
 
@@ -124,7 +130,7 @@ def newest_good(checkpoints: Path, say: Any = print) -> Path | None:
         try:
             verify(folder)
             return folder
-        except (ZooError, ValueError, OSError) as error:
+        except (ZooError, OSError) as error:
             say(f"{error} Trying the checkpoint before it.")
     return None
 

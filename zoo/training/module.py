@@ -47,7 +47,7 @@ class PostTraining(lightning.LightningModule):
         self.steps_done = 0
         self.bad_steps = 0
         self.before_training: Callable[[], None] = lambda: None
-        """Called once, on the device, before the first step of this process."""
+        """Called once, on the device, before anything is scored in this process."""
         self.tokens_seen = 0.0
         self.step_metrics: dict[str, float] = {}
         self._restored_rng: dict[str, Any] | None = None
@@ -176,6 +176,7 @@ class PostTraining(lightning.LightningModule):
         """Loss and metrics over held-out batches, as `val/…`; the algorithm's own state is left as it was."""
         sums, state, rng = Sums(), self.algorithm.state(), rng_state()
         self.models.training = False
+        self.policy.eval()
         with self.trainer.precision_plugin.forward_context():
             for batch in batches:
                 parts = micro_batches(batch.to(self.device), self.micro_tokens)
@@ -184,6 +185,7 @@ class PostTraining(lightning.LightningModule):
                     loss = self._loss(part)
                     sums.add({"loss": (loss.numerator, loss.denominator), **metric_sums(loss.metrics)})
         self.models.training = True
+        self.policy.train()
         self.algorithm.load_state(state)
         restore_rng(rng)
         return {f"val/{name}": value for name, value in sums.reduced(self.device).means().items()}
@@ -216,11 +218,15 @@ class PostTraining(lightning.LightningModule):
         self._restored_rng = state["rng"]
 
     def on_train_start(self) -> None:
+        # Models come in evaluation mode, in which gradient checkpointing and the adapters' dropout do nothing.
+        self.policy.train()
         # Restoring earlier would be undone: Lightning draws numbers between loading and the first step.
         if self._restored_rng is not None:
             restore_rng(self._restored_rng)
             self._restored_rng = None
-        self.before_training()
+
+    def on_train_end(self) -> None:
+        self.policy.eval()
 
 
 def rng_state() -> dict[str, Any]:

@@ -61,6 +61,14 @@ class Watch:
             self._printed = time.monotonic()
             self.console.print(f"step {step}/{self.total}  {short(values)}", highlight=False, soft_wrap=True)
 
+    def count(self, label: str, done: int, total: int) -> None:
+        """Progress of something before the first step."""
+        if self.show and self._bar is not None:
+            self._bar.update(self._task, completed=0, numbers=f"{label} {done}/{total}")
+        elif self.show and time.monotonic() - self._printed > PLAIN_EVERY_SECONDS:
+            self._printed = time.monotonic()
+            self.say(f"{label} {done}/{total}")
+
     def say(self, text: str) -> None:
         """A line of its own, above the live line."""
         if self.show:

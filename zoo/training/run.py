@@ -45,12 +45,17 @@ def train(algo: str | None = None, *, config: str | Path | None = None, quiet: b
     return execute(resolved, cls, console=Console(quiet=quiet))
 
 
-def resume(run: str | Path, *, allow_data_change: bool = False, quiet: bool = False) -> Run:
-    """Go on with a run that was stopped, from its last complete checkpoint. Raises ZooError when there is none."""
+def resume(
+    run: str | Path, *, allow_data_change: bool = False, trust_remote_code: bool = False, quiet: bool = False
+) -> Run:
+    """Go on with a run that was stopped, from its last complete checkpoint; without one it starts again.
+
+    Raises ZooError when the run is finished, or its data is not what it was (unless `allow_data_change`).
+    """
     found = find_run(str(run))
     if found.status == "finished":
         raise ZooError(f"The run {found.name} is finished.", f"Its model is in {found.model_path}.")
-    values = found.config
+    values = {**found.config, "trust_remote_code": trust_remote_code}
     resolved, cls = resolve_options(values.pop("algo"), None, values, "run.yaml")
     return execute(resolved, cls, Console(quiet=quiet), resumed=found, allow_data_change=allow_data_change)
 
@@ -250,7 +255,7 @@ class _Execution:
             done = 0
             answers = [answer.to(module.device) for batch in batches for answer in answers_in(batch)]
             for done, total in models.reference.warm(answers, module.micro_tokens):
-                watch.update(0, {"reference": done / total})
+                watch.count("reference log-probs", done, total)
             if done:
                 watch.say(f"Reference log-probs: {done} computed, kept in the cache.")
             models.reference.release()

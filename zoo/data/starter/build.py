@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from zoo.data.starter import choosing, prompts, sampling
-from zoo.data.starter.examples import few_shot, opening
-from zoo.rewards.instructions import CHECKERS, follows, words
+from zoo.data.starter.examples import few_shot, in_any_case, opening
+from zoo.rewards.instructions import CHECKERS, follows
+from zoo.rewards.prose import words
 
 PLAIN_EACH = 3
 """Plain samples for each prompt."""
@@ -27,8 +28,10 @@ HINTED_EACH = 3
 HINTED_TEMPERATURE = 0.6
 AGAIN_EACH = 4
 """Further plain samples for each prompt that was never failed, in the hope of a failing answer."""
-LAST_EACH = 8
-"""Few-shot samples for each prompt that no answer follows even then."""
+LAST_EACH = 6
+"""Few-shot samples for each prompt whose passing answers are missing, or far off, even then."""
+FAR_OFF = 3
+"""Flaws from which on an answer is far off."""
 HERE = Path(__file__).parent
 
 Samples = dict[str, list[sampling.Sample]]
@@ -44,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
     both = {split: prompts.prompts(split) for split in prompts.SIZES}
     asked = [prompt for split in both.values() for prompt in split]
     stages = sampled(options.model, asked, options.keep)
-    kept = {split: rows(both[split], stages) for split in both}
+    kept = {split: rows(both[split], stages, split) for split in both}
     for split, found in kept.items():
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found)
         (options.out / f"{split}.jsonl").write_text(text, encoding="utf-8")
@@ -79,8 +82,8 @@ def sampled(model: str, asked: list[prompts.Prompt], keep: Path | None) -> dict[
         _write(keep, stages)
     if "last" not in stages:
         print("few-shot samples for what still has no passing answer", flush=True)
-        left = {one.id for one in asked} - {row["id"] for row in rows(asked, stages)}
-        requests = [sampling.Request(one.id, few_shot(one), opening(one)) for one in asked if one.id in left]
+        left = [in_any_case(one) for one in asked if not _taught(one, stages)]
+        requests = [sampling.Request(one.id, few_shot(one), opening(one)) for one in left]
         stages["last"] = load().answers(requests, LAST_EACH, prompts.SEED + 2, HINTED_TEMPERATURE)
         _write(keep, stages)
     return stages
@@ -91,15 +94,23 @@ def _served(prompt: prompts.Prompt, plain: list[sampling.Sample]) -> bool:
     return any(one.passes and one.flaws == 0 for one in choosing.candidates(prompt, plain, []))
 
 
-def rows(asked: list[prompts.Prompt], stages: dict[str, Samples]) -> list[dict[str, Any]]:
-    """The rows of a file. A prompt that no answer follows is left out."""
+def _taught(prompt: prompts.Prompt, stages: dict[str, Samples]) -> bool:
+    """Whether some answer passes and is not far off."""
+    return any(one.passes and one.flaws < FAR_OFF for one in _candidates(prompt, stages))
+
+
+def _candidates(prompt: prompts.Prompt, stages: dict[str, Samples]) -> list[choosing.Candidate]:
+    drawn = {stage: found.get(prompt.id, []) for stage, found in stages.items()}
+    plain = drawn["plain"] + drawn["again"]
+    return choosing.candidates(prompt, plain, drawn["few-shot"] + drawn.get("last", []))
+
+
+def rows(asked: list[prompts.Prompt], stages: dict[str, Samples], split: str) -> list[dict[str, Any]]:
+    """The rows of a file. A training prompt that no answer follows is left out; a held-out one stays."""
     found = []
     for prompt in asked:
-        drawn = {stage: found.get(prompt.id, []) for stage, found in stages.items()}
-        plain = drawn["plain"] + drawn["again"]
-        hinted = drawn["few-shot"] + drawn.get("last", [])
-        answers = choosing.chosen(choosing.candidates(prompt, plain, hinted), prompt.topic)
-        if answers:
+        answers = choosing.chosen(_candidates(prompt, stages), prompt.topic)
+        if split == "heldout" or any(answer.passes for answer in answers):
             found.append(
                 {
                     "id": prompt.id,
@@ -135,6 +146,8 @@ def report(kept: dict[str, list[dict[str, Any]]], asked: list[prompts.Prompt], p
         hinted_temperature=HINTED_TEMPERATURE,
         top_p=sampling.TOP_P,
         tokens=sampling.NEW_TOKENS,
+        dropped=prompts.SIZES["train"] - len(kept["train"]),
+        asked=prompts.SIZES["train"],
         share=passes.total() / tries.total(),
         ended=sum(ended) / len(ended),
     )
@@ -143,21 +156,22 @@ def report(kept: dict[str, list[dict[str, Any]]], asked: list[prompts.Prompt], p
 
 
 def _counted(split: str, found: list[dict[str, Any]]) -> str:
+    """One line of the table of files."""
     answers = [answer for row in found for answer in row["answers"]]
-    best = Counter(row["answers"][0]["origin"] for row in found)
+    verdicts = [[all(answer["followed"]) for answer in row["answers"]] for row in found]
+    firsts = [row["answers"][0]["origin"] for row, passes in zip(found, verdicts, strict=True) if any(passes)]
     passing = [len(words(one["text"])) for one in answers if all(one["followed"])]
     failing = [len(words(one["text"])) for one in answers if not all(one["followed"])]
-    pairs = sum(not all(row["answers"][-1]["followed"]) for row in found)
     size = sum(len(json.dumps(row, ensure_ascii=False).encode()) + 1 for row in found)
     cells = (
         f"{split}.jsonl",
         len(found),
-        pairs,
+        sum(len(set(passes)) == 2 for passes in verdicts),
         len(answers),
         f"{size / 1000:.0f} kB",
-        *(f"{best[origin] / max(len(found), 1):.2f}" for origin in choosing.ORIGINS),
-        f"{sum(passing) / max(len(passing), 1):.1f}",
-        f"{sum(failing) / max(len(failing), 1):.1f}",
+        *(f"{firsts.count(origin) / len(firsts):.2f}" for origin in choosing.ORIGINS),
+        f"{sum(passing) / len(passing):.1f}",
+        f"{sum(failing) / len(failing):.1f}",
     )
     return "| " + " | ".join(map(str, cells)) + " |"
 
@@ -186,7 +200,7 @@ def _write(path: Path | None, stages: dict[str, Samples]) -> None:
 README = """# The starter set: verifiable instruction following
 
 Everyday prompts, each with one or two instructions that a small function can check
-(`zoo/rewards/instructions.py`), and two to four answers to each, sorted by the checkers. The topics of
+(`zoo/rewards/instructions.py`), and up to four answers to each, sorted by the checkers. The topics of
 `heldout.jsonl` do not occur in `train.jsonl`. The prompts are hand-written parts (`topics.py`,
 `wordings.py`) put together from a seed; the answers were sampled from SmolLM2-135M-Instruct, so they are
 what that model can say, and their facts are not to be trusted.
@@ -195,7 +209,7 @@ what that model can say, and their facts are not to be trusted.
 
     python -m zoo.data.starter.build --model FOLDER
 
-with `FOLDER` a Hugging Face folder of SmolLM2-135M-Instruct; about half an hour on one CPU core.
+with `FOLDER` a Hugging Face folder of SmolLM2-135M-Instruct; about 40 minutes on one CPU core.
 
 1. {plain} plain samples for each prompt: temperature {temperature}, top-p {top_p}, at most {tokens} new
    tokens, bfloat16.
@@ -204,12 +218,15 @@ with `FOLDER` a Hugging Face folder of SmolLM2-135M-Instruct; about half an hour
    ("repaired").
 3. Where that gives no good passing answer, {hinted} samples at temperature {hinted_temperature} behind two
    worked examples, the first characters of an obedient answer given ("few-shot"), then edits; {last} more
-   where still none passes.
+   where still no passing answer is near the topic.
 4. Where every answer passed, {again} more plain samples, in the hope of a failing one.
 
 An answer that ran into the length limit is never kept as it is: it is cut after its last full sentence and
 counts as repaired. Good answers stay on the topic, have 8 to 80 words, and do not talk about the request.
-The prompts are the same everywhere; another version of torch or another processor may sample other answers.
+A training prompt that no answer follows is left out ({dropped} of {asked}); a held-out one stays, to be asked.
+The prompts are the same everywhere. The answers are not, to the letter: another version of torch or another
+processor samples other ones, and the shipped files were chosen from samples kept (`--keep`) while the rules of
+choice were still being refined, so a fresh run asks for few-shot samples of a few other prompts.
 
 Each line: `id`, `topic`, `prompt` (messages), `instructions`, and `answers`, the best passing one first,
 each with `text`, `followed` (one verdict per instruction) and `origin` (`sample`, `few-shot`, `repaired`).
@@ -218,7 +235,8 @@ them.
 
 ## How often plain samples follow each instruction, before any training
 
-Over all of them {share:.2f}; {ended:.2f} of the samples end before the length limit.
+Over all of them {share:.2f}; {ended:.2f} of the samples end before the length limit; those that do not are
+checked as they stand.
 
 | checker | what it checks | share that passes | samples |
 |---|---|---|---|

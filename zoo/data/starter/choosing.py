@@ -1,4 +1,4 @@
-"""Chooses, among all answers to a prompt, the two to four that the starter set keeps.
+"""Chooses, among all answers to a prompt, the up to four that the starter set keeps.
 
 A passing answer follows every instruction and came to its own end; a failing one breaks at least one. Among
 the passing the one with the fewest flaws is best, then a plain sample before a few-shot one before a
@@ -15,30 +15,21 @@ from typing import Any
 
 from zoo.data.starter.prompts import Prompt
 from zoo.data.starter.repair import CHATTER, repaired, trimmed
-from zoo.rewards.instructions import followed, sentences, words
+from zoo.rewards.instructions import followed
+from zoo.rewards.prose import sentences, words
 
 ORIGINS = ("sample", "few-shot", "repaired")
 SHORTEST, LONGEST = 8, 80
 """Words that a good answer has."""
 MOST_PASSING, MOST_FAILING = 2, 2
 
+LEAK = re.compile(r"\b(kites?|tomato(?:es)?|litres?|greasy|soap)\b", re.IGNORECASE)
+"""Words of the worked examples, which a few-shot answer may copy."""
 STOP_WORDS = frozenset(
-    [
-        "about",
-        "with",
-        "that",
-        "from",
-        "what",
-        "your",
-        "does",
-        "their",
-        "than",
-        "into",
-        "someone",
-        "learns",
-        "when",
-        "used",
-    ]
+    (
+        "about", "with", "that", "from", "what", "your", "does", "their", "than", "into", "someone",
+        "learns", "when", "used",
+    )
 )
 
 
@@ -83,18 +74,21 @@ def candidates(prompt: Prompt, plain: list, hinted: list) -> list[Candidate]:
 
 
 def chosen(found: list[Candidate], topic: str) -> list[Candidate]:
-    """The kept answers: passing ones first, the best of each in front; empty where none passes."""
+    """The kept answers: passing ones first (there may be none), the best of each in front."""
     passing = sorted((one for one in found if one.passes), key=lambda one: _cost(one, topic))
-    if not passing:
-        return []
-    best = passing[0]
-    length = len(words(best.text))
+    length = len(words(passing[0].text)) if passing else LONGEST // 2
     failing = sorted(
         (one for one in found if not one.passes and one.origin != "few-shot"),
         key=lambda one: (one.flaws, one.origin != "sample", abs(len(words(one.text)) - length)),
     )
-    more = [one for one in passing[1:] if one.flaws <= best.flaws and not _alike(one.text, best.text)]
-    return [best, *more[: MOST_PASSING - 1], *failing[:MOST_FAILING]]
+    best = passing[:1]
+    more = [
+        other
+        for one in best
+        for other in passing[1:]
+        if other.flaws <= one.flaws and not _alike(other.text, one.text)
+    ]
+    return [*best, *more[: MOST_PASSING - 1], *failing[:MOST_FAILING]]
 
 
 def _cost(one: Candidate, topic: str) -> tuple[int, int, bool]:
@@ -113,13 +107,15 @@ def flaws(text: str, prompt: Prompt) -> int:
     lowered = text.lower()
     count = len(words(text))
     asked = {instruction["check"] for instruction in prompt.instructions}
-    parts = [part.lower() for part in sentences(text)]
+    # items that differ only in their number are the same
+    parts = [re.sub(r"^\W*(?:\d+[.)])?\s*", "", part) for part in sentences(lowered)]
     return sum(
         (
             2 * (not _on_topic(lowered, prompt.topic)),
             2 * any(phrase.lower().rstrip(".") in lowered for phrase in prompt.phrases),
             2 * (prompt.task.lower().rstrip("?. ") in lowered),
             bool(CHATTER.search(text)),
+            2 * bool(LEAK.search(text) and not LEAK.search(prompt.topic)),
             2 * (len(set(parts)) < len(parts)),
             count > 12 and len(set(lowered.split())) < 0.6 * count,
             2 * bool(re.search(r"[\[\]]|\*\*|\d{5}|[^\x00-\u024f\u2010-\u2026]", text)),

@@ -66,6 +66,18 @@ def few_shot(prompt: Prompt) -> tuple[dict[str, str], ...]:
     return (*messages, {"role": "user", "content": asked})
 
 
+def in_any_case(prompt: Prompt) -> Prompt:
+    """The prompt without its instructions about case, which an edit fulfils better than this model does."""
+    kept = [
+        (phrase, instruction)
+        for phrase, instruction in zip(prompt.phrases, prompt.instructions, strict=True)
+        if instruction["check"] not in ("all_lowercase", "all_uppercase")
+    ]
+    return replace(
+        prompt, phrases=tuple(one for one, _ in kept), instructions=tuple(other for _, other in kept)
+    )
+
+
 def opening(prompt: Prompt) -> str:
     """The first characters of any answer that obeys, put into the model's mouth; empty if they are open."""
     rules = {instruction["check"]: instruction for instruction in prompt.instructions}

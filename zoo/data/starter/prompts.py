@@ -41,6 +41,8 @@ class Prompt:
     @property
     def text(self) -> str:
         """What the user says."""
+        if not self.phrases:
+            return self.task
         first, *others = self.phrases
         return " ".join([first, self.task, *others] if self.before else [self.task, first, *others])
 

@@ -12,7 +12,8 @@ import re
 from typing import Any
 
 from zoo.data.starter.prompts import Prompt
-from zoo.rewards.instructions import follows, sentences, words
+from zoo.rewards.instructions import follows
+from zoo.rewards.prose import sentences, words
 
 LONGEST = 60
 """Words that a repaired answer has at most."""
@@ -57,71 +58,19 @@ CHATTER = re.compile(
 LIST_OPENINGS = ("Certainly", "Of course", "In short", "Good question", "To sum up")
 """Phrases that can stand alone before a list."""
 LOWERABLE = frozenset(
-    [
-        "a",
-        "an",
-        "the",
-        "there",
-        "this",
-        "that",
-        "these",
-        "those",
-        "it",
-        "its",
-        "he",
-        "she",
-        "they",
-        "we",
-        "you",
-        "your",
-        "his",
-        "her",
-        "their",
-        "our",
-        "my",
-        "in",
-        "on",
-        "at",
-        "to",
-        "for",
-        "with",
-        "when",
-        "while",
-        "if",
-        "as",
-        "after",
-        "before",
-        "once",
-        "one",
-        "some",
-        "many",
-        "most",
-        "every",
-        "all",
-        "first",
-        "by",
-        "during",
-        "both",
-    ]
+    (
+        "a", "an", "the", "there", "this", "that", "these", "those", "it", "its", "he", "she", "they",
+        "we", "you", "your", "his", "her", "their", "our", "my", "in", "on", "at", "to", "for", "with",
+        "when", "while", "if", "as", "after", "before", "once", "one", "some", "many", "most", "every",
+        "all", "first", "by", "during", "both",
+    )
 )
 """Words that lose their capital when a phrase comes in front of them."""
 NAMING_KEYS = frozenset(
-    [
-        "name",
-        "dish",
-        "title",
-        "subject",
-        "product",
-        "topic",
-        "question",
-        "city",
-        "place",
-        "hero",
-        "goal",
-        "job",
-        "animal_or_place",
-        "problem",
-    ]
+    (
+        "name", "dish", "title", "subject", "product", "topic", "question", "city", "place", "hero",
+        "goal", "job", "animal_or_place", "problem",
+    )
 )
 """JSON keys that the topic itself can fill."""
 

@@ -1,0 +1,124 @@
+"""One training run with TRL. Runs in TRL's own environment; takes a JSON job, writes a JSON result.
+
+    python run_trl.py JOB.json
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+import trl
+from clock import Clock, cpu_seconds
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+
+
+class Notes(TrainerCallback):
+    """Passes the end of each step, and its loss, to the clock."""
+
+    def __init__(self, clock: Clock):
+        self.clock = clock
+
+    def on_step_end(self, *arguments: Any, **facts: Any) -> None:
+        self.clock.step_ended()
+
+    def on_log(self, arguments: Any, state: Any, control: Any, logs: dict[str, Any], **facts: Any) -> None:
+        if "loss" in logs:
+            self.clock.losses.append(float(logs["loss"]))
+
+
+def main() -> None:
+    job = json.loads(Path(sys.argv[1]).read_text())
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    clock = Clock()
+    tokenizer = AutoTokenizer.from_pretrained(job["model"])
+    model = AutoModelForCausalLM.from_pretrained(job["model"], dtype=torch.float32, attn_implementation="sdpa")
+    data = Dataset.from_json(job["rows"], cache_dir=job["scratch"])
+    begun = cpu_seconds()
+    trainer = make_trainer(job, model, tokenizer, data, Notes(clock))
+    setup_seconds = cpu_seconds() - begun
+    trainer.data_collator = counting(trainer.data_collator, clock)
+    trainer.train()
+    accumulated = trainer.args.gradient_accumulation_steps
+    clock.trained, clock.read = grouped(clock.trained, accumulated), grouped(clock.read, accumulated)
+    clock.write(
+        Path(job["result"]),
+        threads=torch.get_num_threads(),
+        attention=model.config._attn_implementation,
+        setup_seconds=setup_seconds,
+        versions={"trl": trl.__version__, "torch": torch.__version__, "transformers": transformers.__version__},
+    )
+
+
+def make_trainer(job: dict[str, Any], model: Any, tokenizer: Any, data: Any, notes: Notes) -> Any:
+    """TRL's trainer for the job, in float32 with bfloat16 autocast, AdamW, a constant learning rate."""
+    extra = dict(job["options"])
+    common = {
+        "output_dir": job["scratch"],
+        "use_cpu": True,
+        "bf16": True,
+        "gradient_checkpointing": False,
+        "learning_rate": job["lr"],
+        "lr_scheduler_type": "constant",
+        "warmup_steps": 0,
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        "optim": "adamw_torch_fused",
+        "max_steps": job["steps"],
+        "train_sampling_strategy": "sequential",
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "seed": 0,
+    }
+    arguments = {"model": model, "train_dataset": data, "processing_class": tokenizer, "callbacks": [notes]}
+    if job["algo"] == "dpo":
+        config = trl.DPOConfig(**common, max_length=2048, beta=job["beta"], **extra)
+        return trl.DPOTrainer(args=config, **arguments)
+    if not extra.get("packing"):
+        return trl.SFTTrainer(args=trl.SFTConfig(**common, max_length=2048, **extra), **arguments)
+    return packing_trainer(common, extra, arguments)
+
+
+def packing_trainer(common: dict[str, Any], extra: dict[str, Any], arguments: dict[str, Any]) -> Any:
+    """An SFT trainer whose every step takes all packed rows, one after the other.
+
+    How many rows the packing makes is known once it is done, so a first trainer is made to count them.
+    """
+    counted = trl.SFTTrainer(args=trl.SFTConfig(**common, **extra), **arguments)
+    rows = len(counted.train_dataset)
+    together = extra.pop("rows_together", 1)
+    if rows % together:
+        together = 1
+    sizes = {"per_device_train_batch_size": together, "gradient_accumulation_steps": rows // together}
+    return trl.SFTTrainer(args=trl.SFTConfig(**common, **extra, **sizes), **arguments)
+
+
+def counting(collate: Any, clock: Clock) -> Any:
+    """The collator, noting the tokens that are trained and those that are read (padding not counted)."""
+
+    def collate_and_count(examples: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = collate(examples)
+        trained = batch["completion_mask"] if "completion_mask" in batch else batch["labels"] != -100
+        read = batch["attention_mask"] if "attention_mask" in batch else torch.ones_like(batch["input_ids"])
+        clock.trained.append(int(trained.sum()))
+        clock.read.append(int(read.sum()))
+        return batch
+
+    return collate_and_count
+
+
+def grouped(counts: list[int], size: int) -> list[int]:
+    """Sums over the micro-batches of each optimizer step."""
+    return [sum(counts[start : start + size]) for start in range(0, len(counts), size)]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""The learning rate, step by step, and which weights decay."""
+
+import pytest
+import torch
+
+from zoo.config import TrainConfig
+from zoo.training.schedule import lr_factor, make_optimizer
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+def test_the_warmup_rises_linearly_and_never_starts_at_zero(schedule):
+    factor = lr_factor(schedule, total=100, warmup=4, floor=0.0)
+    assert [factor(step) for step in range(5)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+
+
+def test_a_warmup_below_one_is_a_share_of_all_steps():
+    share, count = lr_factor("linear", 50, 0.1, 0.0), lr_factor("linear", 50, 5, 0.0)
+    assert [share(step) for step in range(50)] == [count(step) for step in range(50)]
+
+
+def test_without_warmup_the_first_step_has_the_full_rate():
+    assert lr_factor("cosine", 10, 0, 0.0)(0) == 1.0
+
+
+@pytest.mark.parametrize(("schedule", "middle"), [("cosine", 0.55), ("linear", 0.55), ("constant", 1.0)])
+def test_the_rate_falls_to_the_floor(schedule, middle):
+    factor = lr_factor(schedule, total=100, warmup=0, floor=0.1)
+    assert factor(50) == pytest.approx(middle)
+    assert factor(100) == pytest.approx(1.0 if schedule == "constant" else 0.1)
+    assert factor(1000) == factor(100), "past the end it stays where it is"
+
+
+def test_cosine_is_flat_at_both_ends_and_linear_is_not():
+    cosine, linear = lr_factor("cosine", 100, 0, 0.0), lr_factor("linear", 100, 0, 0.0)
+    assert 1 - cosine(10) < 0.03 < 0.09 < 1 - linear(10)
+    assert cosine(90) < 0.03 < 0.09 < linear(90)
+
+
+def test_a_run_of_one_step_has_a_rate():
+    for schedule in ("cosine", "linear", "constant"):
+        assert lr_factor(schedule, total=1, warmup=0.1, floor=0.0)(0) == 1.0
+
+
+def test_matrices_decay_and_norms_and_biases_do_not():
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.LayerNorm(4))
+    optimizer = make_optimizer(list(model.named_parameters()), TrainConfig(weight_decay=0.1, lr=1.0, adam_beta1=0.5))
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert {name: decay[id(p)] for name, p in model.named_parameters()} == {
+        "0.weight": 0.1, "0.bias": 0.0, "1.weight": 0.0, "1.bias": 0.0,
+    }  # fmt: skip
+    assert optimizer.defaults["betas"] == (0.5, 0.999)
+
+
+def test_a_model_with_matrices_only_has_one_group():
+    parameter = torch.nn.Parameter(torch.zeros(2, 2))
+    assert len(make_optimizer([("w", parameter)], TrainConfig()).param_groups) == 1

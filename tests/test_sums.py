@@ -1,0 +1,73 @@
+"""Sums and counts: the same mean however the step was cut."""
+
+import pytest
+import torch
+
+from zoo.training.sums import Sums
+from zoo.types import Loss, metric_sums
+
+
+def pair(total, count):
+    return torch.tensor(total), torch.tensor(count)
+
+
+def test_means_are_sums_over_counts_of_all_that_was_added():
+    sums = Sums()
+    sums.add({"loss": pair(6.0, 3.0), "margin": pair(1.0, 1.0)})
+    sums.add({"loss": pair(1.0, 4.0)})
+    assert sums.means() == {"loss": 1.0, "margin": 1.0}
+    assert (sums.total("loss"), sums.count("loss")) == (7.0, 7.0)
+    assert sums.names == ["loss", "margin"]
+
+
+def test_what_counted_nothing_has_no_mean():
+    sums = Sums()
+    sums.add({"accuracy": pair(0.0, 0.0)})
+    assert sums.means() == {}
+
+
+def test_sums_are_kept_in_double_precision():
+    sums = Sums()
+    sums.add({"x": pair(1.0, 1.0)})
+    for _ in range(1000):
+        sums.add({"x": pair(1e-8, 0.0)})
+    assert sums.means()["x"] == pytest.approx(1 + 1e-5, abs=1e-9), "float32 would have lost every small term"
+
+
+def test_a_mean_does_not_depend_on_how_its_values_were_cut():
+    values = torch.tensor([1.0, 2.0, float("nan"), 4.0, 8.0])
+    whole, cut = Sums(), Sums()
+    whole.add(metric_sums({"x": values}))
+    for part in (values[:1], values[1:3], values[3:]):
+        cut.add(metric_sums({"x": part}))
+    assert whole.means() == cut.means() == {"x": 3.75}
+
+
+def test_the_loss_of_a_step_is_the_mean_over_all_its_tokens(vectors):
+    """Σ over ranks, micro-batches and tokens / N, and none of the means of means that common bugs return."""
+    case = vectors["sft.token_normalised_loss"]
+    expected = case["expected"]
+    sums, weights = Sums(), []
+    for rank in case["inputs"]["token_nll"].values():
+        for micro_batch in rank:
+            nll = torch.tensor([micro_batch], requires_grad=True)
+            loss = Loss.per_token(nll, torch.ones(1, len(micro_batch)))
+            sums.add({"loss": (loss.numerator, loss.denominator)})
+            loss.numerator.backward()
+            weights += (nll.grad / expected["n_tokens_global"]).flatten().tolist()
+    assert sums.count("loss") == expected["n_tokens_global"]
+    assert sums.means()["loss"] == pytest.approx(expected["loss"], rel=1e-6)
+    assert weights == pytest.approx([expected["weight_of_each_token_in_gradient"]] * 10)
+    for name, wrong in expected.items():
+        if name.startswith("WRONG_"):
+            assert abs(sums.means()["loss"] - wrong) > 1e-3, name
+
+
+def test_the_scale_of_summed_gradients_gives_what_each_micro_batch_should_send_backward(vectors):
+    """The engine averages over processes, so numerators are multiplied by processes / N."""
+    case = vectors["sft.token_normalised_loss"]
+    scale = case["inputs"]["world_size"] / case["expected"]["n_tokens_global"]
+    for rank, micro_batches in case["inputs"]["token_nll"].items():
+        found = [float(Loss.per_token(torch.tensor([nll]), torch.ones(1, len(nll))).numerator) * scale
+                 for nll in micro_batches]  # fmt: skip
+        assert found == pytest.approx(case["expected"]["backward_loss_per_microbatch"][rank], rel=1e-6)
