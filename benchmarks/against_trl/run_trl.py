@@ -80,10 +80,10 @@ def make_trainer(job: dict[str, Any], model: Any, tokenizer: Any, data: Any, not
     }
     arguments = {"model": model, "train_dataset": data, "processing_class": tokenizer, "callbacks": [notes]}
     if job["algo"] == "dpo":
-        config = trl.DPOConfig(**common, max_length=2048, beta=job["beta"], **extra)
+        config = trl.DPOConfig(**{**common, "max_length": 2048, "beta": job["beta"], **extra})
         return trl.DPOTrainer(args=config, **arguments)
     if not extra.get("packing"):
-        return trl.SFTTrainer(args=trl.SFTConfig(**common, max_length=2048, **extra), **arguments)
+        return trl.SFTTrainer(args=trl.SFTConfig(**{**common, "max_length": 2048, **extra}), **arguments)
     return packing_trainer(common, extra, arguments)
 
 
@@ -92,13 +92,13 @@ def packing_trainer(common: dict[str, Any], extra: dict[str, Any], arguments: di
 
     How many rows the packing makes is known once it is done, so a first trainer is made to count them.
     """
-    counted = trl.SFTTrainer(args=trl.SFTConfig(**common, **extra), **arguments)
+    counted = trl.SFTTrainer(args=trl.SFTConfig(**{**common, **extra}), **arguments)
     rows = len(counted.train_dataset)
     together = extra.pop("rows_together", 1)
     if rows % together:
         together = 1
     sizes = {"per_device_train_batch_size": together, "gradient_accumulation_steps": rows // together}
-    return trl.SFTTrainer(args=trl.SFTConfig(**common, **extra, **sizes), **arguments)
+    return trl.SFTTrainer(args=trl.SFTConfig(**{**common, **extra, **sizes}), **arguments)
 
 
 def counting(collate: Any, clock: Clock) -> Any:

@@ -123,8 +123,10 @@ def choose_layout(
     if candidates and window is not None and (longest is None or longest > window):
         # Rows with a mask of their own replace the window's mask: a short sample would not show it.
         return "padded", f"Layout padded: this model has layers that see {window} tokens only."
+    if not candidates or not answers:
+        return "padded", ""
     with torch.no_grad():
-        answers = _probes(answers)
+        answers = _probes(answers, window)
         alone = [score_answers(model, [answer], "padded").sum() for answer in answers]
         expected = torch.cat(alone)
         counts = counted(answers).sum(-1).clamp(min=1).to(expected.device)
@@ -143,11 +145,12 @@ def choose_layout(
     return "padded", f"Layout padded: {'; '.join(reasons)}." if reasons else ""
 
 
-def _probes(answers: Sequence[Answer]) -> list[Answer]:
+def _probes(answers: Sequence[Answer], window: int | None) -> list[Answer]:
     """The answers, a second one to the first's prompt, and one as long as all of them, so that rows really fill."""
     first = answers[0]
     other = replace(first, completion=first.completion.flip(0))
     everything = torch.cat([part for answer in [*answers, other] for part in (answer.prompt, answer.completion)])
+    everything = everything[:window]
     longest = replace(
         first, prompt=everything[:1], completion=everything[1:], mask=torch.ones_like(everything[1:]).bool()
     )

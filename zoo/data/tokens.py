@@ -1,0 +1,124 @@
+"""From text to token ids that can be cut at given characters.
+
+A prompt must have the same ids alone (when the model is asked) and in front of an answer (when it is trained), or the
+model is trained on prompts it never sees. The whole text is tokenised at once, because that is how its parts look in
+context, and then cut. Where a token lies across a cut (`the answ` + `er is`), the parts are tokenised one by one.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+
+class Cut(NamedTuple):
+    """Token ids of a text, and for each of its cuts the number of ids before it."""
+
+    ids: list[int]
+    positions: list[int]
+
+
+class TextTokenizer:
+    """A tokenizer that writes the token of the beginning (BOS) once, and knows which tokens are special."""
+
+    def __init__(self, tokenizer: Any):
+        self.tokenizer = tokenizer
+        self.bos = _wanted_bos(tokenizer)
+        self.special_ids = set(tokenizer.all_special_ids)
+        added = getattr(tokenizer, "added_tokens_decoder", {})
+        self.special_ids |= {number for number, token in added.items() if token.special}
+        self.added = {token.content: number for number, token in added.items() if token.content.strip()}
+        self._specials = self.pattern(text for text, number in self.added.items() if number in self.special_ids)
+        self._newline = self._plain("\n")
+
+    @staticmethod
+    def pattern(texts: Iterable[str]) -> re.Pattern[str]:
+        """What finds any of some texts, the longest first; nothing when there are none."""
+        return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or "(?!)")
+
+    def special_in(self, text: str) -> str | None:
+        """The first special token written out in a text."""
+        found = self._specials.search(text)
+        return found.group() if found else None
+
+    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of whole texts, int [T] each; BOS stands first where the tokenizer wants one, never twice."""
+        # The tokenizer is not asked for an empty list: it raises.
+        encoded = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+        return [self._with_bos(ids) for ids in encoded]
+
+    def cut(self, texts: Sequence[str], cuts: Sequence[Sequence[int]]) -> list[Cut]:
+        """The ids of texts, cut at characters. The first cut of each ends its prompt; all ascend.
+
+        The ids before the first cut are those that the prompt has alone.
+        """
+        heads = [text[: places[0]] for text, places in zip(texts, cuts, strict=True)]
+        unique = list(dict.fromkeys(heads))
+        prompts = dict(zip(unique, self.ids(unique), strict=True))
+        encodings = self._encodings(texts)
+        result = []
+        for text, places, head, encoding in zip(texts, cuts, heads, encodings, strict=True):
+            found = None if encoding is None else self._cut_whole(text, places, prompts[head], encoding)
+            result.append(found or self._cut_parts(text, places, prompts[head]))
+        return result
+
+    def _encodings(self, texts: Sequence[str]) -> Sequence[Any]:
+        """The fast tokenizer's own results, which know where tokens lie; None for a tokenizer without them."""
+        if not texts or not self.tokenizer.is_fast:
+            return [None] * len(texts)
+        return self.tokenizer(list(texts), add_special_tokens=False).encodings
+
+    def _cut_whole(self, text: str, places: Sequence[int], prompt: list[int], encoding: Any) -> Cut | None:
+        """The text tokenised at once, or None where a token lies across a cut."""
+        ids = self._with_bos(encoding.ids)
+        if ids[: len(prompt)] != prompt:
+            return None
+        ahead = len(ids) - len(encoding.ids)
+        positions = [len(prompt)]
+        offsets = None
+        for place in places[1:]:
+            if place == len(text):
+                positions.append(len(ids))
+                continue
+            # A token's offsets may leave out its leading space, so a cut behind a space proves nothing.
+            if place > 0 and text[place - 1] == " ":
+                return None
+            offsets = offsets or encoding.offsets
+            position = bisect_left(offsets, place, key=lambda span: span[0])
+            if position and offsets[position - 1][1] > place:
+                return None
+            positions.append(position + ahead)
+        return Cut(ids, positions)
+
+    def _cut_parts(self, text: str, places: Sequence[int], prompt: list[int]) -> Cut:
+        ids, positions = list(prompt), [len(prompt)]
+        for start, end in zip(places, places[1:], strict=False):
+            ids += self.continuation(text[start:end])
+            positions.append(len(ids))
+        return Cut(ids + self.continuation(text[places[-1] :]), positions)
+
+    def continuation(self, text: str) -> list[int]:
+        """The ids of a text that follows another one.
+
+        Some tokenizers put a space before the first word of whatever they are given; behind a line break,
+        which is then taken off again, they do not.
+        """
+        if not text:
+            return []
+        ids = self._plain("\n" + text)
+        count = len(self._newline)
+        return ids[count:] if ids[:count] == self._newline else self._plain(text)
+
+    def _plain(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _with_bos(self, ids: list[int]) -> list[int]:
+        return ids if self.bos is None or ids[:1] == [self.bos] else [self.bos, *ids]
+
+
+def _wanted_bos(tokenizer: Any) -> int | None:
+    """The id that the tokenizer puts before every text when it is asked for special tokens."""
+    bos = tokenizer.bos_token_id
+    return bos if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else None
