@@ -56,6 +56,10 @@ class DPO(Algorithm):
         reference_free: bool = False
         """Leave the reference out: h = log π(y_c|x) − log π(y_r|x)."""
 
+        def __post_init__(self):
+            if not 0 <= self.label_smoothing < 0.5:
+                raise ValueError("label_smoothing must be at least 0 and below 0.5")
+
     def needs(self, config):
         return ("policy",) if config.reference_free else ("policy", "reference")
 

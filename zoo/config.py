@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +25,7 @@ class ModelOptions:
     """Model"""
 
     model: str = "smollm2-135m"
-    """Where to start: a local folder, a hub name, a .gguf file, a run (`last`, `runs/sft-1`), or smollm2-135m."""
+    """Where to start: a local folder, a hub name, a .gguf file, a run (`last`, `runs/mine`), or smollm2-135m."""
     reference: str | None = None
     """The frozen reference; by default the weights that training starts from."""
     lora: bool = False
@@ -183,7 +183,7 @@ RESERVED = {"algo", "config", "dry_run", "quiet", "help"}
 """Flags and arguments of `train` that are no options."""
 
 
-def resolve(algo: str, cls: type[Algorithm], layers: list[tuple[str, Mapping[str, Any]]]) -> Resolved:
+def resolve(algo: str, cls: type[Algorithm], layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Resolved:
     """Put the options together; later layers outrank earlier ones.
 
     layers: (origin, values) of the YAML file and the command line. Raises ZooError on unknown names and bad values.
@@ -197,8 +197,8 @@ def resolve(algo: str, cls: type[Algorithm], layers: list[tuple[str, Mapping[str
     for source, given in [(f"default of {algo}", cls.defaults), *layers]:
         for name, value in given.items():
             values[name], origin[name] = value, source
-    given = ("default", "command line", "keyword argument")
-    if values.get("trust_remote_code") and origin["trust_remote_code"] not in given:
+    by_hand = ("default", "command line", "keyword argument")
+    if values.get("trust_remote_code") and origin["trust_remote_code"] not in by_hand:
         raise ZooError(f"trust_remote_code cannot be set in {origin['trust_remote_code']}.", "Give it as a flag.")
     unknown = [name for name in values if name not in core_names | own_names]
     core_values = {name: value for name, value in values.items() if name in core_names}

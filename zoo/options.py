@@ -99,7 +99,7 @@ def _field_helps(cls: type) -> dict[str, str]:
 def build(cls: type, values: Mapping[str, Any], *, what: str, where: Mapping[str, str] | None = None) -> Any:
     """An instance of the dataclass `cls` from validated values.
 
-    what: how to name the thing in errors ("algorithm kto"); where: the origin of each value, for errors.
+    what: how to name the thing in errors ("zoo train"); where: the origin of each value, for errors.
     Raises ZooError on an unknown name (with the nearest), a value of the wrong type, or a missing option.
     """
     from pydantic import TypeAdapter, ValidationError

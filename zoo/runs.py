@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
 import re
 import shlex
+import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -80,6 +83,26 @@ class Run:
         beside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         os.replace(beside, self.path / name)
 
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep every other process from training in this folder; the lock ends with the process, however it ends.
+
+        Raises ZooError when another one holds it. Without file locks (Windows, some network disks) nothing is kept.
+        """
+        with (self.path / "run.yaml").open("r+") as file:
+            try:
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ZooError(
+                    f"The run {self.name} is being trained by another process.",
+                    f"Wait for it to end, or stop it with ctrl-C; then: zoo resume {self.path}",
+                ) from None
+            except (ImportError, OSError):
+                pass
+            yield
+
 
 def create_run(out: str, name: str | None, default: str, config: dict[str, Any]) -> Run:
     """A new run folder with run.yaml, command.txt and environment.json.
@@ -89,17 +112,20 @@ def create_run(out: str, name: str | None, default: str, config: dict[str, Any])
     parent = Path(out).expanduser()
     if name is not None and (name == "last" or not re.fullmatch(r"[\w][\w.+-]*", name)):
         raise ZooError(f"'{name}' is not a name for a run.", "Use letters, digits, dots and dashes; last is taken.")
+    path = None
     try:
         parent.mkdir(parents=True, exist_ok=True)
         path = _claim(parent, name, default)
+        run = Run(path)
+        write_yaml(path / "run.yaml", config)
+        (path / "command.txt").write_text(shlex.join(["zoo", *sys.argv[1:]]) + "\n", encoding="utf-8")
+        run.write_json("environment.json", environment())
     except OSError as error:
+        if path is not None:
+            shutil.rmtree(path, ignore_errors=True)
         raise ZooError(
             f"The run folder cannot be made in {parent}: {error.strerror}.", "Choose --out FOLDER."
         ) from None
-    run = Run(path)
-    write_yaml(path / "run.yaml", config)
-    (path / "command.txt").write_text(shlex.join(["zoo", *sys.argv[1:]]) + "\n", encoding="utf-8")
-    run.write_json("environment.json", environment())
     return run
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 
 from zoo.cli.listings import Json, print_json
+from zoo.errors import ZooError
 
 
 def data(
@@ -18,12 +19,12 @@ def data(
     split: Annotated[str, typer.Option(help="Split of the data.")] = "train",
     columns: Annotated[str | None, typer.Option(help="Names of columns: prompt=question,completion=answer.")] = None,
     format: Annotated[str | None, typer.Option(help="The format of the rows, where detection is not sure.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Read the first N rows only.")] = None,
-    examples: Annotated[int, typer.Option(help="Rendered examples to show.")] = 3,
+    limit: Annotated[int | None, typer.Option(min=1, help="Read the first N rows only.")] = None,
+    examples: Annotated[int, typer.Option(min=0, help="Rendered examples to show.")] = 3,
     model: Annotated[str, typer.Option(help="Whose tokenizer and chat template to use.")] = "smollm2-135m",
     template: Annotated[str, typer.Option(help="Chat template: auto, none, or a .jinja file.")] = "auto",
     max_length: Annotated[int, typer.Option(help="Longest prompt plus answer, in tokens.")] = 1024,
-    long_rows: Annotated[str, typer.Option(help="Longer rows: drop or cut.")] = "drop",
+    long_rows: Annotated[Literal["drop", "cut"], typer.Option(help="Longer rows: drop or cut.")] = "drop",
     strict: Annotated[bool, typer.Option(help="Stop at the first bad row.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -48,10 +49,14 @@ def data(
     chat = ChatTemplate(load_tokenizer(resolve_start(model, "runs", say)), template)
     encoded = encode(loaded.records, kind, chat, max_length=max_length, long_rows=long_rows)
     if as_json:
-        print_json(preview_json(encoded, loaded.report, chat))
-        return
-    for part in preview(encoded, loaded.report, chat, examples=examples):
-        console.print(part)
+        print_json(preview_json(encoded, loaded.report, chat, examples=examples))
+    else:
+        for part in preview(encoded, loaded.report, chat, examples=examples):
+            console.print(part)
+    if not encoded.records:
+        raise ZooError(
+            f"No row of {loaded.name} can be used.", "See the reasons above; --max-length and --long-rows cut may help."
+        )
 
 
 def _kind(wanted: str | None, source: str, split: str, columns: Any, named: dict[str, Any]) -> str:

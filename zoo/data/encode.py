@@ -1,91 +1,64 @@
-"""From checked records to token ids: rendering, tokenising, lengths, and the checks that only tokens allow."""
+"""Encoding: canonical records to token ids, with what each algorithm kind needs, and a second look at the rows.
+
+What was a good row as text may be a bad one as tokens: two answers may be equal after a cut, an answer may have lost
+all its content, a row may be too long, the chat template may refuse it. Each such row is dropped or marked, with its
+number and a reason. A cut answer never gets an end-of-turn token, or the model would learn to stop in mid-sentence.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from zoo.data.collate import default_collate
 from zoo.data.formats.message import RowError
+from zoo.data.kinds import KINDS, Record
+from zoo.data.rendering import Rendered
 from zoo.data.report import Report
-from zoo.data.template import ChatTemplate, Piece
-from zoo.types import Answer, Answers, Batch
+from zoo.data.statistics import main_answers, measure, quantiles, summary
+from zoo.data.template import ChatTemplate, answers_in
+from zoo.errors import ZooError, nearest
+from zoo.types import Answer
 
-Record = dict[str, Any]
-BATCH = 1000
-"""Rows tokenised in one call."""
+__all__ = ["Encoded", "default_collate", "encode", "quantiles"]
 
-ANSWER_FIELDS = {
-    "demonstration": ("completion", "conversation"),
-    "feedback": ("completion",),
-    "preference": ("chosen", "rejected"),
-}
-CARRIED = ("label", "margin", "p_chosen", "ranks", "labels")
-"""Fields that go from the record to the batch as they are."""
+ROWS_AT_ONCE = 1000
+FEW_TOKENS = 16
+"""Answers of at most so many tokens are looked at for having content at all."""
 
 
 @dataclass
-class Encoded:
-    """Encoded records of one kind; each keeps its source under `record` and its row number under `row`."""
+class Encoded(Sequence[dict[str, Any]]):
+    """Encoded records of one kind, and what became of the rows on the way."""
 
     kind: str
-    records: list[Record] = field(default_factory=list)
-    report: Report = field(default_factory=lambda: Report("encoding"))
-    notes: list[str] = field(default_factory=list)
+    records: list[dict[str, Any]]
+    report: Report
+    notes: list[str]
+    statistics: dict[str, Any]
+    """As `zoo.data.statistics.measure` gives them."""
 
-    def lines(self) -> list[str]:
-        """What was dropped here, and the sizes, as plain lines."""
-        facts = self.as_json()
-        lines = self.report.lines() if self.report.problems else []
-        lines += [f"  {note}" for note in self.notes]
-        if self.records and facts["tokens"]:
-            lines.append(
-                f"  {facts['tokens']:,} tokens, {facts['trained_tokens']:,} of them trained; prompts "
-                f"{_range(facts['prompt_lengths'])}, answers {_range(facts['answer_lengths'])} tokens long."
-            )
-        return lines
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.records[index]
 
     def answers(self) -> list[Answer]:
-        """Every answer that is scored, once."""
-        return [answer for record in self.records for answer in answers_of(record)]
+        """Every answer once; a conversation counts once, however many of its turns are trained."""
+        return [answer for record in self.records for answer in main_answers(record)]
+
+    def lines(self) -> list[str]:
+        """What was dropped here, what was decided, and the sizes, as plain lines."""
+        lines = self.report.lines() if self.report.problems else []
+        return [*lines, *(f"  {line}" for line in [*self.notes, *summary(self.statistics)])]
 
     def as_json(self) -> dict[str, Any]:
-        """The sizes for data.json."""
-        answers = self.answers()
-        trained = sum(int(answer.mask.sum()) for answer in answers)
-        return {
-            **self.report.as_json(),
-            "tokens": sum(len(answer) for answer in answers),
-            "trained_tokens": trained,
-            "cut": sum(answer.cut for answer in answers),
-            "ended": sum(answer.ended for answer in answers),
-            "prompt_lengths": quantiles([len(answer.prompt) for answer in answers]),
-            "answer_lengths": quantiles([len(answer.completion) for answer in answers]),
-        }
-
-
-def answers_of(record: Record) -> list[Answer]:
-    """The answers of one encoded record; `conversation` counts only where it says more than `completion`."""
-    found = [value for name, value in record.items() if isinstance(value, Answer) and name != "conversation"]
-    for value in record.values():
-        if isinstance(value, list) and value and isinstance(value[0], Answer):
-            found += value
-    return found
-
-
-def quantiles(values: Sequence[int]) -> dict[str, int]:
-    """Minimum, median, 95th percentile and maximum."""
-    ordered = sorted(values)
-    if not ordered:
-        return {}
-    last = len(ordered) - 1
-    return {"min": ordered[0], "median": ordered[last // 2], "p95": ordered[int(last * 0.95)], "max": ordered[-1]}
-
-
-def _range(values: dict[str, int]) -> str:
-    return f"{values['min']}–{values['max']} (median {values['median']})"
+        """The same for data.json."""
+        return {**self.report.as_json(), **self.statistics, "notes": list(self.notes)}
 
 
 def encode(
@@ -97,122 +70,193 @@ def encode(
     long_rows: str = "drop",
     progress: Callable[[int, int], None] | None = None,
 ) -> Encoded:
-    """Encode canonical records. Rows that cannot be used are dropped and counted in the report, by reason.
+    """Encode records of one kind. Each result has `row`, the original `record`, and by kind:
 
-    max_length: longest prompt plus completion, in tokens; longer rows are dropped, or with long_rows="cut" lose the
-    end of their completion (they are then never taught an end-of-turn token that was not there).
+    demonstration: `completion` and `conversation` (all assistant turns trained; the same object where equal);
+    preference: `chosen`, `rejected`, maybe `margin`, `p_chosen`; feedback: `completion`, `label`;
+    prompt: `prompt`, int64 ids [P]; ranking: `completions`, `ranks`; text: `completion`;
+    stepwise: `completion`, `step_ends` (the last token of each step, as positions in the completion), `labels`.
+
+    max_length: tokens of a prompt and its answer; longer rows are dropped, or with long_rows="cut" the end of the
+    answer is. Raises ZooError for options that cannot be meant.
     """
-    out = Encoded(kind)
-    out.report.rows = len(records)
-    limit = _Limit(max_length, long_rows == "cut")
-    for start in range(0, len(records), BATCH):
-        part = records[start : start + BATCH]
-        rows = [row for row in (_rendered(record, kind, template, out.report) for record in part) if row is not None]
-        flat = template.answers_of([pieces for _, named in rows for _, pieces in named])
-        found = iter(flat)
-        for record, named in rows:
+    _check_options(kind, max_length, long_rows)
+    report = Report("As tokens", rows=len(records))
+    encoded: list[dict[str, Any]] = []
+    for start in range(0, len(records), ROWS_AT_ONCE):
+        part = records[start : start + ROWS_AT_ONCE]
+        for record, fields in _tokenized(part, kind, template, report):
             try:
-                _keep(out, record, kind, [(name, next(found)) for name, _ in named], limit)
+                kept, was_cut = _fitted(fields, max_length, long_rows == "cut")
+                _check(kept, kind, template)
             except RowError as error:
-                out.report.add(record["row"], error)
+                report.add(record["row"], error)
+                continue
+            if was_cut:
+                report.add(record["row"], RowError("W_TRUNCATED", "completion", f"cut at {max_length} tokens"))
+            encoded.append({"row": record["row"], **kept, "record": record})
         if progress is not None:
-            progress(min(start + BATCH, len(records)), len(records))
-    out.report.records = len(out.records)
-    out.notes = sorted(template.notes)
-    return out
+            progress(start + len(part), len(records))
+    report.records = len(encoded)
+    return Encoded(kind, encoded, report, list(template.notes), measure(encoded, template.eos_ids))
 
 
-@dataclass(frozen=True)
-class _Limit:
-    tokens: int
-    cut: bool
+def _check_options(kind: str, max_length: int, long_rows: str) -> None:
+    if kind not in KINDS:
+        raise ZooError(f"There is no data kind '{kind}'.{nearest(kind, KINDS)}", f"Kinds: {', '.join(KINDS)}.")
+    if long_rows not in ("drop", "cut"):
+        raise ZooError(f"long_rows is '{long_rows}'.{nearest(long_rows, ('drop', 'cut'))}", "Give drop or cut.")
+    if max_length < 2:
+        raise ZooError(f"A max_length of {max_length} leaves no room for a prompt and an answer.", "Give 2 or more.")
 
 
-def _rendered(record: Record, kind: str, template: ChatTemplate, report: Report) -> Any:
-    """The record with the pieces of each of its answers, or None when the template refuses it."""
-    try:
-        return record, list(_named_pieces(record, kind, template))
-    except RowError as error:
-        report.add(record["row"], error)
-        return None
+# -- record → text → tokens --------------------------------------------------------------------------------------
 
 
-def _named_pieces(record: Record, kind: str, template: ChatTemplate) -> Iterator[tuple[str, list[Piece]]]:
-    tools = record.get("tools")
-    prompt = record.get("prompt")
+def _tokenized(
+    records: Sequence[Record], kind: str, template: ChatTemplate, report: Report
+) -> Iterator[tuple[Record, dict[str, Any]]]:
+    """Records with their fields tokenised, all texts in one call; rows that cannot be rendered are reported."""
+    plans: list[tuple[Record, dict[str, Any]]] = []
+    for record in records:
+        try:
+            plans.append((record, _rendered(record, kind, template)))
+        except RowError as error:
+            report.add(record["row"], error)
+    rendered = {id(one): one for _, fields in plans for one in _parts(fields, Rendered)}
+    tokens = dict(zip(rendered, template.tokenize(list(rendered.values())), strict=True))
+    prompts = iter(template.tokens.ids([fields["prompt"] for _, fields in plans if "prompt" in fields]))
+    for record, fields in plans:
+        for code, warning in {w.code: w for one in _parts(fields, Rendered) for w in one.warnings}.items():
+            report.add(record["row"], RowError(code, warning.field, warning.message))
+        if "prompt" in fields:
+            fields["prompt"] = torch.tensor(next(prompts), dtype=torch.long)
+        if kind == "stepwise":
+            fields["step_ends"] = tokens[id(fields["completion"])][1]
+        yield record, {name: _replaced(value, tokens) for name, value in fields.items()}
+
+
+def _rendered(record: Record, kind: str, template: ChatTemplate) -> dict[str, Any]:
+    """The fields of a record, answers as rendered text."""
+    tools, prompt = record.get("tools"), record.get("prompt")
+    if kind == "text":
+        return {"completion": template.render_text(record["text"])}
+    assert prompt is not None
     if kind == "prompt":
-        yield "prompt", [Piece(template._prompt_text(prompt, tools), False), Piece("", True)]
-    elif kind == "text":
-        yield "completion", [Piece(record["text"], True)]
-    elif kind == "ranking":
-        for answer in record["completions"]:
-            yield "completions", template.pieces(prompt, answer, tools)
-    elif kind == "stepwise":
-        yield "completion", template.pieces(prompt, "\n".join(record["steps"]), tools)
-    else:
-        for name in ANSWER_FIELDS[kind]:
-            source = "completion" if name == "conversation" else name
-            yield name, template.pieces(prompt, record[source], tools, all_turns=name == "conversation")
+        return {"prompt": template.prompt_text(prompt, tools)}
+    if kind == "preference":
+        sides = {side: template.render(prompt, record[side], tools) for side in ("chosen", "rejected")}
+        given = {name: record[name] for name in ("margin", "p_chosen") if record.get(name) is not None}
+        return {**sides, **{name: float(value) for name, value in given.items()}}
+    if kind == "ranking":
+        answers = [template.render(prompt, answer, tools) for answer in record["completions"]]
+        return {"completions": answers, "ranks": list(record["ranks"])}
+    if kind == "stepwise":
+        return {"completion": _with_steps(record, template), "labels": list(record["labels"])}
+    completion = template.render(prompt, record["completion"], tools)
+    if kind == "feedback":
+        return {"completion": completion, "label": bool(record["label"])}
+    return {"completion": completion, "conversation": _all_turns(record, template, completion)}
 
 
-def _keep(out: Encoded, record: Record, kind: str, answers: list[tuple[str, Answer]], limit: _Limit) -> None:
-    """Add the encoded record, or raise RowError."""
-    row = record["row"]
-    encoded: Record = {"row": row}
-    for name, answer in answers:
-        if kind == "prompt":
-            encoded["prompt"] = answer.prompt
-            if len(answer.prompt) > limit.tokens:
-                raise RowError("E_TOO_LONG", "prompt", f"has {len(answer.prompt)} tokens, allowed are {limit.tokens}")
-            continue
-        fitted = _fit(answer, name, limit)
-        if fitted.cut and name != "conversation":
-            out.report.add(row, RowError("W_TRUNCATED", name, f"{len(answer)} tokens were cut to {limit.tokens}"))
-        if kind == "ranking":
-            encoded.setdefault(name, []).append(fitted)
-        else:
-            encoded[name] = fitted
-    _check_pair(encoded)
-    encoded |= {name: record[name] for name in CARRIED if name in record}
-    out.records.append({**encoded, "record": record})
+def _all_turns(record: Record, template: ChatTemplate, completion: Rendered) -> Rendered:
+    """The same conversation with the assistant's turns in the prompt trained too."""
+    prompt, answer = record["prompt"], record["completion"]
+    if isinstance(prompt, str) or all(turn["role"] != "assistant" for turn in prompt):
+        return completion
+    if isinstance(answer, str):
+        answer = [{"role": "assistant", "content": answer}]
+    return template.render_conversation(prompt + answer, record.get("tools"))
 
 
-def _fit(answer: Answer, name: str, limit: _Limit) -> Answer:
-    content = int(answer.mask.sum()) - (1 if answer.ended else 0)
-    if content < 1:
-        raise RowError("E_NO_SUPERVISED_TOKENS", name, "has no token to train on but the end of the turn")
-    if len(answer) <= limit.tokens:
-        return answer
-    room = limit.tokens - len(answer.prompt)
-    if not limit.cut or room < 1 or not answer.mask[:room].any():
-        raise RowError("E_TOO_LONG", name, f"prompt and answer have {len(answer)} tokens, allowed are {limit.tokens}")
-    return replace(
-        answer, completion=answer.completion[:room], mask=answer.mask[:room], ended=False, cut=True
-    )
+def _with_steps(record: Record, template: ChatTemplate) -> Rendered:
+    """The steps joined by line breaks, with a mark behind each step and its line break."""
+    steps = [step.strip() for step in record["steps"]]
+    rendered = template.render(record["prompt"], "\n".join(steps), record.get("tools"))
+    marks, place = [], rendered.spans[-1][0]
+    for k, step in enumerate(steps):
+        found = rendered.text.find(step, place)
+        if found < 0:
+            raise RowError("E_TEMPLATE", f"steps[{k}]", "the chat template does not write this step as it is")
+        place = found + len(step)
+        # The line break goes to the step before it, so that no token begins in one step and ends in the next.
+        place += k < len(steps) - 1 and rendered.text.startswith("\n", place)
+        marks.append(place)
+    return replace(rendered, marks=tuple(marks))
 
 
-def _check_pair(encoded: Record) -> None:
-    if "chosen" in encoded and torch.equal(encoded["chosen"].completion, encoded["rejected"].completion):
-        raise RowError("E_IDENTICAL_PAIR", "chosen", "is the same as rejected after tokenising and cutting")
+def _parts(fields: Mapping[str, Any], wanted: type) -> Iterator[Any]:
+    for value in fields.values():
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, wanted):
+                yield one
 
 
-def default_collate(records: Sequence[Record]) -> Batch:
-    """A batch with every field of the encoded records.
-
-    Answers become `Answers`; numbers and booleans tensors, [B], NaN where a record has none; the rest lists.
-    """
-    names = dict.fromkeys(name for record in records for name in record)
-    return Batch(**{name: _column([record.get(name) for record in records]) for name in names})
+def _replaced(value: Any, tokens: Mapping[int, tuple[Answer, list[int]]]) -> Any:
+    if isinstance(value, list):
+        return [_replaced(one, tokens) for one in value]
+    return tokens[id(value)][0] if isinstance(value, Rendered) else value
 
 
-def _column(values: list[Any]) -> Any:
-    given = [value for value in values if value is not None]
-    if all(isinstance(value, Answer) for value in given):
-        return Answers(given)
-    if all(isinstance(value, bool) for value in given) and len(given) == len(values):
-        return torch.tensor(values, dtype=torch.bool)
-    if all(isinstance(value, int) for value in given) and len(given) == len(values):
-        return torch.tensor(values, dtype=torch.long)
-    if all(isinstance(value, (int, float)) for value in given):
-        return torch.tensor([float("nan") if value is None else float(value) for value in values])
-    return values
+# -- tokens that can be trained on -------------------------------------------------------------------------------
+
+
+def _fitted(fields: dict[str, Any], max_length: int, cut: bool) -> tuple[dict[str, Any], bool]:
+    """The fields with their answers cut to the length, and whether one was. Raises RowError E_TOO_LONG."""
+    if "prompt" in fields and len(fields["prompt"]) >= max_length:
+        raise _too_long(len(fields["prompt"]), max_length, "the prompt")
+    fitted: dict[int, Answer] = {}
+    for answer in answers_in(fields):
+        if len(answer) > max_length:
+            if not cut:
+                raise _too_long(len(answer), max_length, "prompt and answer")
+            fitted[id(answer)] = _cut(answer, max_length)
+    if not fitted:
+        return fields, False
+    kept: dict[str, Any] = {
+        name: [fitted.get(id(one), one) for one in value] if isinstance(value, list) else fitted.get(id(value), value)
+        for name, value in fields.items()
+    }
+    if "step_ends" in kept:
+        kept["step_ends"] = [end for end in fields["step_ends"] if end < len(kept["completion"].completion)]
+        kept["labels"] = fields["labels"][: len(kept["step_ends"])]
+    return kept, True
+
+
+def _cut(answer: Answer, max_length: int) -> Answer:
+    room = max_length - len(answer.prompt)
+    if room < 1:
+        raise _too_long(len(answer.prompt), max_length, "the prompt alone")
+    return Answer(answer.prompt, answer.completion[:room], answer.mask[:room], ended=False, cut=True)
+
+
+def _too_long(tokens: int, max_length: int, what: str) -> RowError:
+    return RowError("E_TOO_LONG", "prompt", f"{what}: {tokens:,} tokens, more than the {max_length:,} of max_length")
+
+
+def _check(fields: Mapping[str, Any], kind: str, template: ChatTemplate) -> None:
+    """Raise RowError when nothing can be learned from the tokens."""
+    for answer in answers_in(dict(fields)):
+        if not _has_content(answer, template):
+            after = " after the cut" if answer.cut else ""
+            raise RowError("E_NO_SUPERVISED_TOKENS", "completion", f"no content is left to train on{after}")
+    if kind == "stepwise" and not fields["step_ends"]:
+        raise RowError("E_NO_SUPERVISED_TOKENS", "steps", "no step is left after the cut")
+    if kind == "preference" and _equal(fields["chosen"], fields["rejected"]):
+        after = "after the cut " if fields["chosen"].cut else ""
+        raise RowError("E_IDENTICAL_PAIR", "chosen", f"{after}has the same tokens as rejected")
+    if kind == "ranking" and all(_equal(fields["completions"][0], other) for other in fields["completions"][1:]):
+        raise RowError("E_IDENTICAL_PAIR", "completions", "all answers have the same tokens")
+
+
+def _has_content(answer: Answer, template: ChatTemplate) -> bool:
+    """Whether a trained token is more than white space and special tokens (an end of turn alone is no content)."""
+    trained = answer.completion[answer.mask]
+    if len(trained) > FEW_TOKENS:
+        return True
+    content = [number for number in trained.tolist() if number not in template.tokens.special_ids]
+    return bool(content) and bool(template.tokenizer.decode(content).strip())
+
+
+def _equal(a: Answer, b: Answer) -> bool:
+    return torch.equal(a.completion, b.completion) and torch.equal(a.prompt, b.prompt)

@@ -1,7 +1,8 @@
 """The stateful loader of a run: one item is one optimizer step's batch, for this process.
 
 The order depends on the seed and nothing else. A step's examples are dealt to the processes by length, so that all
-have about the same work; which examples a step holds does not depend on how many processes there are.
+have about the same work; which examples a step holds does not depend on how many processes there are (but for a
+last step with fewer examples than processes, which joins the one before it).
 """
 
 from __future__ import annotations
@@ -131,10 +132,14 @@ def micro_batches(batch: Batch, micro_tokens: int) -> list[Batch]:
     ordered = sorted(groups.values(), key=lambda members: (max(sizes[i] for i in members), members[0]))
     parts: list[list[int]] = [[]]
     tokens = 0
-    for i in (index for members in ordered for index in members):
-        if parts[-1] and tokens + sizes[i] > micro_tokens:
-            parts.append([])
-            tokens = 0
-        parts[-1].append(i)
-        tokens += sizes[i]
+    for members in ordered:
+        whole = sum(sizes[i] for i in members)
+        for i in members:
+            # A group that fits into one part is not torn: its answers share the prompt's compute.
+            torn = i == members[0] and tokens + whole > micro_tokens >= whole
+            if parts[-1] and (torn or tokens + sizes[i] > micro_tokens):
+                parts.append([])
+                tokens = 0
+            parts[-1].append(i)
+            tokens += sizes[i]
     return [batch.select(part) for part in parts]

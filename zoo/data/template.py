@@ -1,64 +1,29 @@
-"""Chat templates: where in a conversation the model speaks, found with the model's own template, unpatched.
+"""Chat templates: prompts to token ids, conversations to answers with a mask of what is trained.
 
-A template turns messages into text, and no more is known of it. What the model has to write at a turn is the
-difference of two of its outputs: all that `messages[:k+1]` has beyond `messages[:k]` with the generation prompt, up
-to the token that ends the turn. That text is trained, the rest is not. Where the first does not begin with the second
-(a template that rewrites earlier turns), there is no such difference: then only the last turn is trained, or the row
-is refused. Nothing depends on the names of tokens.
+`rendering` finds in the text where the model speaks, `tokens` turns the text into ids that can be cut there. Here the
+two meet, with what is decided once for a model: which template, which ids end an answer, what a bare text means.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from zoo.data.formats.message import Message, RowError, shorten
-from zoo.data.messages import calls_of, prepared, reasoning_of, texts_of, tool_list
-from zoo.data.tokens import TextTokenizer
+from zoo.data.formats.message import Message, RowError
+from zoo.data.messages import prepared, texts_of, tool_list
+from zoo.data.rendering import PLAIN, Rendered, Renderer
+from zoo.data.tokens import Cut, TextTokenizer
 from zoo.errors import ZooError
 from zoo.types import Answer
 
-PLAIN = (
-    "{%- for message in messages -%}"
-    "{%- if message.role == 'assistant' -%}{{ 'Assistant: ' + message.content + eos_token + '\n\n' }}"
-    "{%- else -%}{{ message.role | capitalize + ': ' + message.content + '\n\n' }}{%- endif -%}"
-    "{%- endfor -%}"
-    "{%- if add_generation_prompt -%}{{ 'Assistant:' }}{%- endif -%}"
-)
-"""For models that have no template. The space before an answer belongs to its first word, not to the prompt."""
-
-PROBE = "Seventeen."
 Prompt = str | list[Message]
-
-
-@dataclass(frozen=True)
-class Rendered:
-    """A conversation as text; all places are characters of it."""
-
-    text: str
-    prompt: int
-    """Where the prompt ends."""
-    spans: tuple[tuple[int, int], ...]
-    """What is trained: each from its first character to behind its end-of-turn token."""
-    closed: bool
-    """Whether the text ends with an end-of-turn token; if not, EOS is put behind it."""
-    marks: tuple[int, ...] = ()
-    """Further places whose tokens are asked for."""
-    warnings: tuple[RowError, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Turn:
-    start: int
-    end: int
-    closed: bool
+NOTHING_TO_ANSWER = "ends in an assistant turn, so there is nothing to answer"
 
 
 class ChatTemplate:
-    """A tokenizer with a chat template: prompts to ids, conversations to `Answer`s.
+    """A tokenizer with a chat template.
 
     template: "auto" for the tokenizer's own (or a plain one where it has none), "none" for raw text, the path of a
     .jinja file, or the text of a template. eos_ids: further ids that end an answer, such as those of the model's
@@ -66,229 +31,149 @@ class ChatTemplate:
     """
 
     def __init__(self, tokenizer: Any, template: str = "auto", *, eos_ids: Iterable[int] = ()):
-        self.tokenizer = tokenizer
-        self.tokens = TextTokenizer(tokenizer)
-        self.notes: list[str] = []
-        """What was decided for all rows at once, in sentences."""
         if tokenizer.eos_token_id is None:
             raise ZooError(
                 "The tokenizer has no token for the end of a text, so the model could never learn to stop.",
                 "Set eos_token in the model folder's tokenizer_config.json.",
             )
-        self.raw = template == "none"
-        self._source = None if self.raw else self._choose(template)
-        self._tail, self.end_of_turn = ("", None) if self.raw else self._probe()
+        self.tokenizer = tokenizer
+        self.tokens = TextTokenizer(tokenizer)
+        self.notes: list[str] = []
+        """What was decided for all rows at once, in sentences."""
+        self.renderer = None if template == "none" else Renderer(self.tokens, self._choose(template))
+        self.end_of_turn = self.renderer.end_of_turn if self.renderer else None
+        """The token that ends a turn, as text; None where the template writes none, and for raw text."""
         ending = [self.end_of_turn] if self.end_of_turn else []
-        self._ending = re.compile(rf"({self._controls(ending)})(?:\s|{self._controls(ending)})*\Z")
         self.eos_ids: set[int] = {tokenizer.eos_token_id, *eos_ids, *(self.tokens.added[text] for text in ending)}
         """Ids that end an answer."""
 
-    # -- prompts and answers -------------------------------------------------------------------------------------
+    # -- one at a time: what cannot be used is a ZooError ---------------------------------------------------------
 
     def prompt_ids(self, prompt: Prompt, tools: Any = None) -> list[int]:
-        """The ids of a prompt, with what asks the model to answer at the end. Raises RowError."""
-        return self.tokens.ids([self.prompt_text(prompt, tools)])[0]
+        """The ids of a prompt, with what asks the model to answer at the end."""
+        with _told_to_user():
+            return self.tokens.ids([self.prompt_text(prompt, tools)])[0]
 
     def answer(self, prompt: Prompt, completion: Prompt, tools: Any = None) -> Answer:
-        """A prompt and its answer; the assistant's turns in the completion are trained. Raises RowError."""
-        return self.tokenize([self.render(prompt, completion, tools)])[0][0]
+        """A prompt and its answer; the assistant's turns in the completion are trained."""
+        with _told_to_user():
+            return self.tokenize([self.render(prompt, completion, tools)])[0][0]
 
     def conversation(self, messages: list[Message], tools: Any = None) -> Answer:
-        """A conversation of which every assistant turn is trained. Raises RowError."""
-        return self.tokenize([self.render_conversation(messages, tools)])[0][0]
+        """A conversation of which every assistant turn is trained."""
+        with _told_to_user():
+            return self.tokenize([self.render_conversation(messages, tools)])[0][0]
 
     def preflight(self, records: Sequence[dict[str, Any]] = ()) -> str:
-        """One sentence on whether the model learns to stop; `records` are encoded ones to count in."""
+        """One sentence on whether the model learns to stop; the answers in encoded `records` are counted."""
+        answers = {id(value): value for record in records for value in answers_in(record)}
+        unended = sum(not ends_trained(answer, self.eos_ids) for answer in answers.values())
+        counted = f"; {unended:,} of {len(answers):,} answers were cut and have no end" if unended else ""
         end = self.end_of_turn or self.tokenizer.eos_token
-        answers = [value for record in records for value in record.values() if isinstance(value, Answer)]
-        trained = sum(_end_is_trained(answer, self.eos_ids) for answer in answers)
-        cut = len(answers) - trained
-        counted = f"; {cut:,} of {len(answers):,} answers have no trained end, because they were cut" if cut else ""
-        if self.raw or self.end_of_turn:
+        if records and not answers:
+            return f"The model's own answers end at {end}."
+        if self.renderer is None or self.end_of_turn:
             return f"The model learns to stop: answers end with {end}, and it is trained{counted}."
         return (
             "Warning: with this chat template answers have no end-of-turn token, and the model would never learn to "
-            f"stop. {end} is put behind the last answer of each row and trained{counted}."
+            f"stop. {end} is put behind the last answer of each row, and trained{counted}."
         )
 
-    # -- rendering -----------------------------------------------------------------------------------------------
+    # -- many: to text, where what cannot be used is a RowError, then to ids --------------------------------------
 
     def prompt_text(self, prompt: Prompt, tools: Any = None) -> str:
-        """A prompt as text. Raises RowError."""
-        if self.raw:
-            return self._raw_text(prompt, "prompt", tools)
+        """A prompt as text."""
+        if self.renderer is None:
+            return self._raw(prompt, "prompt", tools)
         messages = self._messages(prompt, "user")
         if messages and messages[-1]["role"] == "assistant":
-            raise RowError("E_MISSING_TURN", "prompt", "ends in an assistant turn, so there is nothing to answer")
-        return self._text(messages, tool_list(tools), asking=True)
+            raise RowError("E_MISSING_TURN", "prompt", NOTHING_TO_ANSWER)
+        return self.renderer.text(messages, self._tools(tools), asking=True)
 
     def render(self, prompt: Prompt, completion: Prompt, tools: Any = None) -> Rendered:
-        """A prompt and its completion as text. Raises RowError."""
-        if self.raw:
-            head = self._raw_text(prompt, "prompt", tools)
-            return self._raw_rendered(head + self._raw_text(completion, "completion", tools), len(head))
+        """A prompt and its completion as text."""
+        if self.renderer is None:
+            head = self._raw(prompt, "prompt", tools)
+            return self._rendered(head + self._raw(completion, "completion", tools), len(head))
         before = self._messages(prompt, "user")
-        return self._conversation(before + self._messages(completion, "assistant"), len(before), tool_list(tools))
+        after = self._messages(completion, "assistant")
+        if before and after and before[-1]["role"] == after[0]["role"] == "assistant":
+            raise RowError("E_MISSING_TURN", "prompt", NOTHING_TO_ANSWER)
+        return self.renderer.conversation(before + after, len(before), self._tools(tools))
 
     def render_conversation(self, messages: list[Message], tools: Any = None) -> Rendered:
-        """A conversation as text, every assistant turn trained. Raises RowError."""
-        if self.raw:
-            self._raw_text(messages, "messages", tools)
-        messages = self._messages(messages, "user")
-        first = next((k for k, turn in enumerate(messages) if turn["role"] == "assistant"), len(messages))
-        return self._conversation(messages, first, tool_list(tools))
+        """A conversation as text, every assistant turn trained."""
+        if self.renderer is None:
+            raise self._raw_error("messages")
+        return self.renderer.conversation(self._messages(messages, "user"), 0, self._tools(tools))
 
     def render_text(self, text: str) -> Rendered:
         """Plain text without a prompt, all of it trained, whatever the template."""
-        return self._raw_rendered(text, 0)
+        return self._rendered(text, 0)
 
     def tokenize(self, rendered: Sequence[Rendered]) -> list[tuple[Answer, list[int]]]:
-        """Rendered conversations as answers, and for each mark the position of the completion token before it."""
+        """Answers, and for each mark the position in the completion of the last token before it."""
         places = [
             sorted({one.prompt, *one.marks, *(place for span in one.spans for place in span)}) for one in rendered
         ]
         cuts = self.tokens.cut([one.text for one in rendered], places)
-        return [
-            self._answer(one, cut.ids, dict(zip(where, cut.positions, strict=True)))
-            for one, where, cut in zip(rendered, places, cuts, strict=True)
-        ]
+        return [self._answer(*one) for one in zip(rendered, places, cuts, strict=True)]
 
-    # -- turns ---------------------------------------------------------------------------------------------------
-
-    def _conversation(self, messages: list[Message], first: int, tools: Any) -> Rendered:
-        """The turns from `first` on, up to the last assistant turn, trained where the assistant speaks."""
-        speaking = [k for k, turn in enumerate(messages) if turn["role"] == "assistant" and k >= first]
-        if not speaking:
-            raise RowError("E_MISSING_TURN", "completion", "there is no assistant turn")
-        messages = messages[: speaking[-1] + 1]
-        text = self._text(messages, tools)
-        end = self._turn(messages, speaking[-1], tools, text)
-        turns, warnings = [], []
-        try:
-            turns = [self._turn(messages, k, tools, text) for k in speaking[:-1]]
-        except RowError as error:
-            warnings.append(RowError("W_LAST_TURN", "completion", f"only the last turn is trained: {error.message}"))
-        opening = self._text(messages[: speaking[0]], tools, asking=True) if len(speaking) > 1 else ""
-        prompt = len(opening) if opening and text.startswith(opening) else end.start
-        if tools and not any(name in text for name in tools_names(tools)):
-            warnings.append(RowError("W_TOOLS_UNSEEN", "tools", "the chat template does not show them to the model"))
-        spans = tuple((turn.start, turn.end) for turn in [*turns, end])
-        return Rendered(text[: end.end], prompt, spans, end.closed, warnings=tuple(warnings))
-
-    def _turn(self, messages: list[Message], k: int, tools: Any, whole: str) -> _Turn:
-        """Where turn k stands in the whole text. Raises RowError when the template shows something else there."""
-        before = self._text(messages[:k], tools, asking=True)
-        after = whole if k == len(messages) - 1 else self._text(messages[: k + 1], tools)
-        extends = after.startswith(before)
-        written = after[len(before) :] if extends else after
-        reasoning = reasoning_of(messages[k])
-        if reasoning not in written:
-            raise RowError(
-                "E_REASONING_DROPPED",
-                f"messages[{k}]",
-                f"the chat template leaves out the reasoning {shorten(reasoning)!r}, so it would not be trained",
-            )
-        if not extends:
-            raise RowError(
-                "E_TEMPLATE",
-                f"messages[{k}]",
-                "the chat template writes this answer otherwise than it asks for it: the prompt ends with "
-                f"{before[-30:]!r}, the text with the answer is {after[-60:]!r}",
-            )
-        missing = [name for name in calls_of(messages[k]) if name not in written]
-        if missing:
-            raise RowError("E_TEMPLATE", f"messages[{k}]", f"the chat template leaves out the call of {missing[0]!r}")
-        end, closed = self._end(after, len(before))
-        if not whole.startswith(after[:end]):
-            raise RowError("E_TEMPLATE", f"messages[{k}]", "the chat template rewrites this turn when others follow it")
-        return _Turn(len(before), end, closed)
-
-    def _end(self, text: str, start: int) -> tuple[int, bool]:
-        """Where the turn that begins at `start` and is the last one ends, and whether a token says so."""
-        if text.endswith(self._tail, start):
-            end = len(text) - len(self._tail)
-            return (end + self._tail.index(self.end_of_turn) + len(self.end_of_turn), True) if self.end_of_turn else (
-                end,
-                False,
-            )
-        # Turns that call tools may end with a token of their own.
-        found = self._ending.search(text, start)
-        return (found.end(1), True) if found else (len(text.rstrip()), False)
-
-    def _probe(self) -> tuple[str, str | None]:
-        """What the template writes behind an answer, and the token in it that ends the turn."""
-        question = {"role": "user", "content": "What is eight and nine?"}
-        try:
-            text = self._text([question, {"role": "assistant", "content": PROBE}], None)
-            self._text([question], None, asking=True)
-        except RowError as error:
-            reason = error.message
-        else:
-            place = text.rfind(PROBE)
-            if place >= 0:
-                tail = text[place + len(PROBE) :]
-                found = TextTokenizer.pattern(self.tokens.added).search(tail)
-                return tail, found.group() if found else None
-            reason = f"the answer is not in what it writes: {shorten(text, 80)!r}"
-        raise ZooError(
-            f"The chat template cannot render a question and its answer: {reason}",
-            "Give another one with --template FILE.jinja, or train on raw text with --template none.",
-        )
-
-    # -- text ----------------------------------------------------------------------------------------------------
-
-    def _text(self, messages: list[Message], tools: Any, asking: bool = False) -> str:
-        """What the template writes. Raises RowError with the template's own words."""
-        options = {"tokenize": False, "add_generation_prompt": asking, "chat_template": self._source}
-        try:
-            return self.tokenizer.apply_chat_template(messages, tools=tools, **options)
-        except Exception as error:
-            # A template is a program of unknown origin: any exception is its verdict on these messages.
-            reason = str(error).strip().split("\n")[0] or type(error).__name__
-            raise RowError("E_TEMPLATE", "messages", f"the chat template refuses it: {reason}") from None
-
-    def _messages(self, value: Prompt, role: str) -> list[Message]:
-        if isinstance(value, str):
-            self._note("Texts become turns of the chat template: a prompt one user turn, an answer one assistant turn.")
-            value = [{"role": role, "content": value}]
-        messages = prepared(value)
-        for k, turn in enumerate(messages):
-            for text in texts_of(turn):
-                if special := self.tokens.special_in(text):
-                    raise RowError(
-                        "E_SPECIAL_TOKEN",
-                        f"messages[{k}]",
-                        f"the {turn['role']} turn contains {special!r}, which the model would read as a control token",
-                    )
-        return messages
-
-    def _raw_text(self, value: Any, field: str, tools: Any) -> str:
-        if not isinstance(value, str) or tools:
-            raise ZooError(
-                f"Raw text was asked for (--template none), but a row has {'tools' if tools else 'messages'}.",
-                "Leave out --template to use the model's chat template, or give prompts and answers as text.",
-            )
-        return value
-
-    def _raw_rendered(self, text: str, prompt: int) -> Rendered:
-        """Raw text is what its author made it: special tokens written in it are meant as such."""
-        special = self.tokens.special_in(text)
-        warnings = [RowError("W_CONTROL_TOKENS", "text", f"{special!r} is read as a control token")] if special else []
-        return Rendered(text, prompt, ((prompt, len(text)),), False, warnings=tuple(warnings))
-
-    def _answer(self, one: Rendered, ids: list[int], position: dict[int, int]) -> tuple[Answer, list[int]]:
-        start = position[one.prompt]
-        completion = ids[start:]
-        if not one.closed and completion[-1:] != [self.tokenizer.eos_token_id]:
-            completion = [*completion, self.tokenizer.eos_token_id]
+    def _answer(self, rendered: Rendered, places: list[int], cut: Cut) -> tuple[Answer, list[int]]:
+        position = dict(zip(places, cut.positions, strict=True))
+        start, eos = position[rendered.prompt], self.tokenizer.eos_token_id
+        completion = cut.ids[start:]
+        if not rendered.closed and completion[-1:] != [eos]:
+            completion = [*completion, eos]
         mask = [False] * len(completion)
-        for a, b in one.spans:
-            mask[position[a] - start : position[b] - start] = [True] * (position[b] - position[a])
+        for first, last in rendered.spans:
+            mask[position[first] - start : position[last] - start] = [True] * (position[last] - position[first])
         mask[-1] = True
         if start == 0:
             # Nothing stands before the first token, so nothing predicts it.
             mask[0] = False
-        return Answer.of(ids[:start], completion, mask), [position[mark] - start - 1 for mark in one.marks]
+        marks = [position[mark] - start - 1 for mark in rendered.marks]
+        return Answer.of(cut.ids[:start], completion, mask), marks
+
+    # -- what is given ------------------------------------------------------------------------------------------
+
+    def _messages(self, value: Prompt, role: str) -> list[Message]:
+        if isinstance(value, str):
+            self._note("Texts become turns of the chat template: a prompt a user turn, an answer an assistant turn.")
+            value = [{"role": role, "content": value}]
+        messages = prepared(value)
+        for k, turn in enumerate(messages):
+            self._refuse_special(turn, f"messages[{k}]", f"the {turn['role']} turn")
+        return messages
+
+    def _tools(self, tools: Any) -> list[Any] | None:
+        schemas = tool_list(tools)
+        self._refuse_special(schemas, "tools", "a tool schema")
+        return schemas
+
+    def _refuse_special(self, value: Any, field: str, where: str) -> None:
+        """In a rendered text nobody could tell a control token of the template from one that somebody typed."""
+        for text in texts_of(value):
+            if special := self.tokens.special_in(text):
+                message = f"{where} contains {special!r}, which the model would read as a control token"
+                raise RowError("E_SPECIAL_TOKEN", field, message)
+
+    def _raw(self, value: Prompt, field: str, tools: Any) -> str:
+        if not isinstance(value, str) or tools:
+            raise self._raw_error("tools" if tools else f"messages as its {field}")
+        return value
+
+    def _raw_error(self, found: str) -> ZooError:
+        return ZooError(
+            f"Raw text was asked for (--template none), but a row has {found}.",
+            "Leave out --template to use the model's chat template, or give prompts and answers as text.",
+        )
+
+    def _rendered(self, text: str, prompt: int) -> Rendered:
+        """Raw text is what its author made it: special tokens written in it are meant as such."""
+        special = self.tokens.special_in(text)
+        warnings = [RowError("W_CONTROL_TOKENS", "text", f"{special!r} is read as a control token")] if special else []
+        return Rendered(text, prompt, ((prompt, len(text)),), False, warnings=tuple(warnings))
 
     def _choose(self, template: str) -> str | None:
         """The text of the template; None for the tokenizer's own."""
@@ -307,19 +192,30 @@ class ChatTemplate:
             )
         return path.read_text(encoding="utf-8")
 
-    def _controls(self, more: Iterable[str]) -> str:
-        specials = [text for text, number in self.tokens.added.items() if number in self.tokens.special_ids]
-        return TextTokenizer.pattern({*specials, *more}).pattern
-
     def _note(self, sentence: str) -> None:
         if sentence not in self.notes:
             self.notes.append(sentence)
 
 
-def _end_is_trained(answer: Answer, eos_ids: set[int]) -> bool:
+@contextmanager
+def _told_to_user() -> Iterator[None]:
+    """What is wrong with a row becomes an error that the user sees."""
+    try:
+        yield
+    except RowError as error:
+        raise ZooError(f"This cannot be given to the model: {error}.", "See docs/templates.md.") from None
+
+
+def answers_in(record: dict[str, Any]) -> list[Answer]:
+    """The answers of an encoded record; one that stands under two names comes once."""
+    found: dict[int, Answer] = {}
+    for value in record.values():
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, Answer):
+                found[id(one)] = one
+    return list(found.values())
+
+
+def ends_trained(answer: Answer, eos_ids: set[int]) -> bool:
+    """Whether the last token of an answer ends it and is trained."""
     return bool(len(answer.mask) and answer.mask[-1]) and int(answer.completion[-1]) in eos_ids
-
-
-def tools_names(tools: Any) -> list[str]:
-    """Names of the functions in tool schemas."""
-    return [tool.get("function", tool).get("name", "") for tool in tools if isinstance(tool, dict)]

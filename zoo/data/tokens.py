@@ -30,7 +30,8 @@ class TextTokenizer:
         added = getattr(tokenizer, "added_tokens_decoder", {})
         self.special_ids |= {number for number, token in added.items() if token.special}
         self.added = {token.content: number for number, token in added.items() if token.content.strip()}
-        self._specials = self.pattern(text for text, number in self.added.items() if number in self.special_ids)
+        self.specials = {text for text, number in self.added.items() if number in self.special_ids}
+        self._special = self.pattern(self.specials)
         self._newline = self._plain("\n")
 
     @staticmethod
@@ -38,9 +39,15 @@ class TextTokenizer:
         """What finds any of some texts, the longest first; nothing when there are none."""
         return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or "(?!)")
 
+    def count_as_special(self, text: str) -> None:
+        """Treat an added token as special, though the tokenizer does not mark it so."""
+        self.specials.add(text)
+        self.special_ids.add(self.added[text])
+        self._special = self.pattern(self.specials)
+
     def special_in(self, text: str) -> str | None:
         """The first special token written out in a text."""
-        found = self._specials.search(text)
+        found = self._special.search(text)
         return found.group() if found else None
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
@@ -55,11 +62,12 @@ class TextTokenizer:
         The ids before the first cut are those that the prompt has alone.
         """
         heads = [text[: places[0]] for text, places in zip(texts, cuts, strict=True)]
-        unique = list(dict.fromkeys(heads))
-        prompts = dict(zip(unique, self.ids(unique), strict=True))
-        encodings = self._encodings(texts)
+        # Pairs share their prompt, and a conversation its text with its last answer: each is tokenised once.
+        prompts = dict(zip(dict.fromkeys(heads), self.ids(list(dict.fromkeys(heads))), strict=True))
+        encodings = dict(zip(dict.fromkeys(texts), self._encodings(list(dict.fromkeys(texts))), strict=True))
         result = []
-        for text, places, head, encoding in zip(texts, cuts, heads, encodings, strict=True):
+        for text, places, head in zip(texts, cuts, heads, strict=True):
+            encoding = encodings[text]
             found = None if encoding is None else self._cut_whole(text, places, prompts[head], encoding)
             result.append(found or self._cut_parts(text, places, prompts[head]))
         return result

@@ -12,7 +12,8 @@ import torch
 from zoo.errors import ZooError
 from zoo.models.default import NAME, cache_folder, convert_gguf, default_model
 
-WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "adapter_model.safetensors")
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
+PICKLED_ENDINGS = (".bin", ".pt", ".pth", ".ckpt")
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,11 @@ def _check_folder(path: Path) -> None:
             "Give the folder that save_pretrained wrote, or a run.",
         )
     if not names & set(WEIGHT_FILES):
+        if pickled := sorted(name for name in names if name.endswith(PICKLED_ENDINGS)):
+            raise ZooError(
+                f"{path} has its weights as a pickle ({pickled[0]}), which can run any code when it is loaded.",
+                "Convert it where you trust it: load it with transformers, then save_pretrained(FOLDER).",
+            )
         raise ZooError(
             f"{path} has a configuration but no weights (looked for {', '.join(WEIGHT_FILES[:2])}).",
             "Copy the weights next to config.json, or name another model.",
@@ -151,7 +157,8 @@ def add_lora(model: Any, rank: int, alpha: float, dropout: float, targets: list[
         return model
     if isinstance(targets, list) and len(targets) == 1:
         targets = targets[0]
-    settings = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM")
+    options: dict[str, Any] = {"lora_alpha": alpha, "lora_dropout": dropout, "target_modules": targets}
+    settings = LoraConfig(r=rank, task_type="CAUSAL_LM", **options)
     try:
         return get_peft_model(model, settings)
     except ValueError as error:

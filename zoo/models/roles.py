@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -89,7 +90,12 @@ class Reference(Scorer):
         scored = self._compute(list(missing.values()))
         values = {key: scored.per_token[i][scored.mask[i]].cpu() for i, key in enumerate(missing)}
         assert self.cache is not None
-        self.cache.put(values)
+        try:
+            self.cache.put(values)
+        except sqlite3.OperationalError:
+            # A full disk costs the reuse by later runs, not this run.
+            self.cache = ReferenceCache(None, "")
+            self.cache.put(values)
         return values
 
     @torch.no_grad()
@@ -109,7 +115,8 @@ class Reference(Scorer):
             (item for item in unique.items() if item[0] not in known),
             key=lambda item: (len(item[1].prompt), item[1].prompt.tolist(), len(item[1])),
         )
-        total, done, batch, tokens = len(waiting), 0, {}, 0
+        total, done, tokens = len(waiting), 0, 0
+        batch: dict[bytes, Answer] = {}
         for key, answer in waiting:
             if batch and tokens + len(answer) > micro_tokens:
                 done += len(self._remember(batch))

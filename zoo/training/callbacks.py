@@ -6,8 +6,8 @@ One callback does these in one fixed order after every step, so that a checkpoin
 from __future__ import annotations
 
 import json
+import math
 import os
-import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from zoo.data.loader import StepLoader
 from zoo.errors import TrainingStopped
 from zoo.runs import Run
 from zoo.training.checkpoints import newest
+from zoo.training.signals import Signals
 
 RISING = ("accuracy", "accuracies", "reward", "score", "margins", "margin")
 """A best_metric whose last word is one of these should rise."""
@@ -29,7 +30,7 @@ class Recorder(Callback):
     """Writes metrics.jsonl and checkpoints, validates, stops early, and saves before it obeys a signal.
 
     validation: a function that gives this process's held-out batches, or None. notify: called with (event, **facts)
-    for the listeners. progress: called with (step, metrics).
+    for the listeners. progress: called with (step, metrics). signals: deferred from the first step to the last.
     """
 
     def __init__(
@@ -40,16 +41,15 @@ class Recorder(Callback):
         validation: Callable[[], Sequence[Any]] | None,
         notify: Callable[..., None],
         progress: Callable[[int, dict[str, float]], None],
+        signals: Signals,
     ):
         self.run, self.core, self.loader = run, core, loader
-        self.validation, self.notify, self.progress = validation, notify, progress
+        self.validation, self.notify, self.progress, self.signals = validation, notify, progress, signals
         self.eval_every = core.eval_every or max(1, -(-len(loader) // 4))
         self.best: float | None = None
         self.stale = 0
         self.first: dict[str, float] = {}
         self.last: dict[str, float] = {}
-        self.signal: int | None = None
-        self._former: dict[int, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "stale": self.stale, "first": self.first, "last": self.last}
@@ -64,11 +64,10 @@ class Recorder(Callback):
         module.before_training()
         if trainer.is_global_zero:
             self._forget_after(module.steps_done)
-            self._former = {
-                s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM) if _main_thread()
-            }
         if module.steps_done == 0 and self.validation is not None:
             self._validate(trainer, module)
+        self.signals.install()
+        self.signals.deferred = True
 
     def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, index: int) -> None:
         step = module.steps_done
@@ -85,13 +84,11 @@ class Recorder(Callback):
         self._obey(trainer, step, last)
 
     def on_train_end(self, trainer: lightning.Trainer, module: Any) -> None:
-        if self.core.keep_checkpoints and self.signal is None and not trainer.interrupted:
+        if self.core.keep_checkpoints and self.signals.number is None and not trainer.interrupted:
             self._save(trainer, module.steps_done)
 
     def teardown(self, trainer: lightning.Trainer, module: Any, stage: str) -> None:
-        for number, former in self._former.items():
-            signal.signal(number, former)
-        self._former = {}
+        self.signals.deferred = False
 
     # -- the parts -----------------------------------------------------------------------------------------------
 
@@ -134,28 +131,21 @@ class Recorder(Callback):
                 trainer.strategy.remove_checkpoint(before)
             self.notify("checkpoint_saved", step=step, path=path)
 
-    def _on_signal(self, number: int, frame: Any) -> None:
-        if self.signal is not None:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        self.signal = number
-        self.notify("interrupt")
-
     def _obey(self, trainer: lightning.Trainer, step: int, last: bool) -> None:
         """After a signal to any process all save together and stop."""
-        number = max_over_processes(self.signal or 0, trainer)
+        number = max_over_processes(self.signals.number or 0, trainer)
         if number and not last:
-            self.signal = number
+            self.signals.number = number
             self._save(trainer, step)
             trainer.should_stop = True
         elif last:
-            self.signal = None
+            self.signals.number = None
 
     def _write(self, trainer: lightning.Trainer, row: dict[str, Any]) -> None:
         if not trainer.is_global_zero:
             return
         with (self.run.path / "metrics.jsonl").open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(row) + "\n")
+            stream.write(json.dumps({name: _plain(value) for name, value in row.items()}) + "\n")
         for logger in trainer.loggers:
             logger.log_metrics({k: v for k, v in row.items() if k != "step"}, step=row["step"])
 
@@ -171,10 +161,9 @@ class Recorder(Callback):
             os.replace(beside, file)
 
 
-def _main_thread() -> bool:
-    import threading
-
-    return threading.current_thread() is threading.main_thread()
+def _plain(value: float) -> float | None:
+    """JSON has no NaN and no infinity."""
+    return value if math.isfinite(value) else None
 
 
 def max_over_processes(value: int, trainer: lightning.Trainer) -> int:

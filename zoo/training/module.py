@@ -46,6 +46,7 @@ class PostTraining(lightning.LightningModule):
         self.total_steps, self.micro_tokens = total_steps, micro_tokens
         self.steps_done = 0
         self.bad_steps = 0
+        self.skipped_steps = 0
         self.before_training: Callable[[], None] = lambda: None
         """Called once, on the device, before anything is scored in this process."""
         self.tokens_seen = 0.0
@@ -55,7 +56,8 @@ class PostTraining(lightning.LightningModule):
     # -- one optimizer step --------------------------------------------------------------------------------------
 
     def training_step(self, batch: Batch, index: int) -> None:
-        optimizer, scheduler = self.optimizers(), self.lr_schedulers()
+        optimizer: Any = self.optimizers()
+        scheduler: Any = self.lr_schedulers()
         sums = self._backward_within_memory(batch, optimizer)
         loss = sums.means().get("loss", float("nan"))
         norm = self._scale_and_clip(world_size() / max(sums.count("loss"), torch.finfo(torch.float32).tiny))
@@ -87,7 +89,7 @@ class PostTraining(lightning.LightningModule):
             except RuntimeError as error:
                 if not out_of_memory(error):
                     raise
-                self._halve(error)
+                self.halve(error)
             optimizer.zero_grad(set_to_none=True)
             gc.collect()
             if torch.cuda.is_available():
@@ -95,11 +97,12 @@ class PostTraining(lightning.LightningModule):
             restore_rng(start[0])
             self.algorithm.load_state(start[1])
 
-    def _halve(self, error: RuntimeError) -> None:
+    def halve(self, error: RuntimeError) -> None:
+        """After memory ran out: micro-batches of half the size. Raises TrainingStopped when that cannot help."""
         if self.micro_tokens // 2 < SMALLEST_MICRO_BATCH or is_distributed():
             raise TrainingStopped(
                 f"Memory ran out with micro-batches of {self.micro_tokens} tokens: {str(error).splitlines()[0]}",
-                "Three knobs: a smaller --micro-tokens, --gradient-checkpointing, --lora. Then: zoo resume last",
+                "Three knobs: a smaller --micro-tokens, --gradient-checkpointing, --lora.",
             ) from error
         self.micro_tokens //= 2
         self.print(f"Memory ran out; micro-batches now have {self.micro_tokens} tokens (the result is the same).")
@@ -144,7 +147,7 @@ class PostTraining(lightning.LightningModule):
 
     def _gradients_stay_here(self, last: bool) -> contextlib.AbstractContextManager:
         """Gradients are exchanged between processes at the last micro-batch only."""
-        wrapped = self.trainer.strategy.model
+        wrapped: Any = self.trainer.strategy.model
         if last or not hasattr(wrapped, "no_sync"):
             return contextlib.nullcontext()
         return wrapped.no_sync()
@@ -160,6 +163,7 @@ class PostTraining(lightning.LightningModule):
 
     def _skip_bad_step(self, batch: Batch, loss: float, norm: float) -> None:
         self.bad_steps += 1
+        self.skipped_steps += 1
         rows = batch["row"].tolist() if "row" in list(batch) else []
         where = f"step {self.steps_done + 1} (rows {', '.join(map(str, rows[:20]))})"
         self.print(f"Loss {loss} and gradient norm {norm} in {where}: the step is skipped.")
@@ -179,16 +183,26 @@ class PostTraining(lightning.LightningModule):
         self.policy.eval()
         with self.trainer.precision_plugin.forward_context():
             for batch in batches:
-                parts = micro_batches(batch.to(self.device), self.micro_tokens)
-                self._measure(parts)
-                for part in parts:
-                    loss = self._loss(part)
-                    sums.add({"loss": (loss.numerator, loss.denominator), **metric_sums(loss.metrics)})
+                sums.add(self._evaluate(batch.to(self.device)).pairs)
         self.models.training = True
         self.policy.train()
         self.algorithm.load_state(state)
         restore_rng(rng)
         return {f"val/{name}": value for name, value in sums.reduced(self.device).means().items()}
+
+    def _evaluate(self, batch: Batch) -> Sums:
+        while True:
+            sums, parts = Sums(), micro_batches(batch, self.micro_tokens)
+            try:
+                self._measure(parts)
+                for part in parts:
+                    loss = self._loss(part)
+                    sums.add({"loss": (loss.numerator, loss.denominator), **metric_sums(loss.metrics)})
+                return sums
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                self.halve(error)
 
     # -- optimizer and checkpoints -------------------------------------------------------------------------------
 
@@ -206,6 +220,7 @@ class PostTraining(lightning.LightningModule):
             "algorithm": self.algorithm.state(),
             "steps_done": self.steps_done,
             "bad_steps": self.bad_steps,
+            "skipped_steps": self.skipped_steps,
             "tokens_seen": self.tokens_seen,
             "micro_tokens": self.micro_tokens,
         }
@@ -214,6 +229,7 @@ class PostTraining(lightning.LightningModule):
         state = checkpoint["zoo"]
         self.algorithm.load_state(state["algorithm"])
         self.steps_done, self.bad_steps = state["steps_done"], state["bad_steps"]
+        self.skipped_steps = state["skipped_steps"]
         self.tokens_seen, self.micro_tokens = state["tokens_seen"], state["micro_tokens"]
         self._restored_rng = state["rng"]
 
@@ -231,7 +247,8 @@ class PostTraining(lightning.LightningModule):
 
 def rng_state() -> dict[str, Any]:
     """The state of every random source, in types that load without unpickling code."""
-    name, keys, position, has_gauss, cached = numpy.random.get_state()
+    numpy_state: Any = numpy.random.get_state()
+    name, keys, position, has_gauss, cached = numpy_state
     version, internal, gauss = random.getstate()
     state = {
         "torch": torch.get_rng_state(),

@@ -76,13 +76,15 @@ class Watch:
 
 
 def counter(console: Console, label: str) -> Callable[[int, int], None]:
-    """A plain `label 120/480` that is rewritten in a terminal and silent elsewhere but for its end."""
-    live = console.is_terminal
+    """`label 120/480`: rewritten in place in a terminal, a line now and then elsewhere."""
+    printed = time.monotonic()
 
     def show(done: int, total: int) -> None:
-        if live:
+        nonlocal printed
+        if console.is_terminal:
             console.print(f"\r{label} {done}/{total}", end="\n" if done >= total else "", highlight=False)
-        elif done >= total:
-            console.print(f"{label} {done}/{total}", highlight=False)
+        elif done >= total or time.monotonic() - printed > PLAIN_EVERY_SECONDS:
+            printed = time.monotonic()
+            console.print(f"{label} {done}/{total}", highlight=False, markup=False)
 
     return show

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -11,7 +13,7 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from zoo.errors import ZooError, nearest
+from zoo.errors import ZooError
 from zoo.evals import Score
 from zoo.runs import Run
 
@@ -23,17 +25,14 @@ LOGGERS = {
 }
 
 
-def make_loggers(names: list[str] | str, run: Run) -> list[Any]:
-    """Lightning loggers by name, all writing below the run folder. Raises ZooError when one cannot be had."""
-    wanted = [name.strip() for name in (names.split(",") if isinstance(names, str) else names) if name.strip()]
-    return [_logger(name, run) for name in wanted]
+def make_loggers(names: list[str], run: Run) -> list[Any]:
+    """Lightning loggers by name (of `LOGGERS`), all writing below the run folder. Raises ZooError."""
+    return [_logger(name, run) for name in names]
 
 
 def _logger(name: str, run: Run) -> Any:
     from lightning.pytorch import loggers
 
-    if name not in LOGGERS:
-        raise ZooError(f"No logger is called '{name}'.{nearest(name, LOGGERS)}", f"There are: {', '.join(LOGGERS)}.")
     cls, package = LOGGERS[name]
     folder = str(run.path / "logs")
     try:
@@ -45,10 +44,12 @@ def _logger(name: str, run: Run) -> Any:
 
 
 def write_samples(run: Run, when: str, score: Score) -> None:
-    """Append an evaluation's samples to samples.jsonl, with `when` ("before", "after")."""
-    with (run.path / "samples.jsonl").open("a", encoding="utf-8") as stream:
-        for sample in score.samples:
-            stream.write(json.dumps({"eval": score.name, "when": when, **sample}, ensure_ascii=False) + "\n")
+    """Put an evaluation's samples into samples.jsonl, with `when` ("before", "after"), in the place of earlier ones."""
+    rows = [row for row in read_samples(run) if (row["eval"], row["when"]) != (score.name, when)]
+    rows += [{"eval": score.name, "when": when, **sample} for sample in score.samples]
+    beside = run.path / ".tmp-samples.jsonl"
+    beside.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    os.replace(beside, run.path / "samples.jsonl")
 
 
 def read_samples(run: Run) -> list[dict[str, Any]]:
@@ -66,7 +67,8 @@ def closing_panel(console: Console, run: Run, summary: dict[str, Any]) -> None:
             old, new = summary["before"][name], summary["after"][name]
             table.add_row(escape(name), f"{old:.3f}", f"{new:.3f}", f"{new - old:+.3f}")
     lines = [table, *_sample_lines(run), f"model   {escape(str(run.model_path))}"]
-    lines += [f"next    zoo chat {run.name}    zoo eval {run.name}    zoo train --model {run.name} --algo …"]
+    name = run.name if run.path.parent == Path("runs") else str(run.path)
+    lines += [escape(f"next    zoo chat {name}    zoo eval {name}    zoo train --model {name} --algo …")]
     console.print(Panel(Group(*lines), title=f"{run.name}: {summary['steps']} steps", expand=False))
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
+import shutil
+import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +13,7 @@ from typing import Any
 
 import numpy
 import torch
+from safetensors import SafetensorError
 
 from zoo.config import Resolved, TrainConfig
 from zoo.data.encode import Encoded, default_collate, encode
@@ -27,7 +31,7 @@ from zoo.runs import find_run, is_run_name
 from zoo.types import Answer, Batch
 
 Say = Callable[[str], None]
-CPU_MICRO_TOKENS = 2048
+CPU_MICRO_TOKENS = 1024
 """On a CPU more tokens at once cost memory and gain nothing."""
 
 
@@ -142,7 +146,12 @@ def make_reference(core: TrainConfig, policy: Any, source: Source, layout: str, 
     def cache(weights: Any) -> ReferenceCache | None:
         if core.reference_cache == "off":
             return None
-        return ReferenceCache(cache_folder() / "reference", fingerprint(weights, precision))
+        key = fingerprint(weights, precision)
+        try:
+            return ReferenceCache(cache_folder() / "reference", key)
+        except (OSError, sqlite3.Error) as error:
+            say(f"Reference log-probs are kept in memory only: {cache_folder()} cannot be written ({error}).")
+            return ReferenceCache(None, key)
 
     if core.reference is None and is_adapted(policy):
         base = [(n, p) for n, p in policy.named_parameters() if "lora_" not in n]
@@ -156,7 +165,7 @@ def make_reference(core: TrainConfig, policy: Any, source: Source, layout: str, 
     if core.reference is not None:
         other = make()
         return Reference(lambda: other, layout, cache(other.named_parameters()))
-    return Reference(make, layout, cache(policy.named_parameters()) if core.reference_cache != "off" else None)
+    return Reference(make, layout, cache(policy.named_parameters()))
 
 
 def choose_micro_tokens(core: TrainConfig, device: torch.device, model: Any) -> int:
@@ -192,6 +201,18 @@ def make_collate(hook: Any, tokenizer: Any, config: Any) -> Callable[[list[dict[
     return collate
 
 
+def choose_accelerator(wanted: str) -> str:
+    """The device type that Lightning will choose: cpu, cuda or mps. Raises ZooError."""
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    names = {"gpu": "cuda", "cuda": "cuda", "cpu": "cpu", "mps": "mps"}
+    if wanted not in names:
+        raise ZooError(f"--accelerator {wanted} is not known.", f"Choose one of auto, {', '.join(names)}.")
+    if names[wanted] == "cuda" and not torch.cuda.is_available():
+        raise ZooError("--accelerator gpu: torch sees no GPU here.", "Use --accelerator auto.")
+    return names[wanted]
+
+
 def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and torch."""
     random.seed(seed)
@@ -201,9 +222,6 @@ def seed_everything(seed: int) -> None:
 
 def export_model(policy: Any, tokenizer: Any, folder: Path) -> None:
     """Write a Hugging Face folder (or a peft one for adapters), complete or not at all."""
-    import os
-    import shutil
-
     beside = folder.parent / f".tmp-{folder.name}"
     shutil.rmtree(beside, ignore_errors=True)
     try:
@@ -211,7 +229,7 @@ def export_model(policy: Any, tokenizer: Any, folder: Path) -> None:
         tokenizer.save_pretrained(beside)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(beside, folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(beside, ignore_errors=True)
         raise ZooError(
             f"The model could not be written to {folder}: {error}.", "Free some space and try again."

@@ -37,6 +37,10 @@ class Sums:
         return together
 
     @property
+    def pairs(self) -> Mapping[str, Pair]:
+        return self._pairs
+
+    @property
     def names(self) -> list[str]:
         return list(self._pairs)
 

@@ -1,0 +1,210 @@
+"""Checkpoints are complete or not there, and what is damaged is noticed."""
+
+import errno
+import json
+import os
+
+import pytest
+import safetensors
+import torch
+
+from zoo.errors import TrainingStopped, ZooError
+from zoo.training import checkpoints as module
+from zoo.training.checkpoints import FolderCheckpoints, newest, newest_good, verify
+
+FILES = ("weights.safetensors", "rest.pt", "manifest.json")
+
+
+def content(value=1.0):
+    weight = torch.full((3, 2), value)
+    moments = {"state": {0: {"step": torch.tensor(3.0), "exp_avg": weight * 2}}, "param_groups": [{"lr": 1e-5}]}
+    return {
+        "state_dict": {"policy.weight": weight, "policy.bias": torch.arange(3.0).bfloat16()},
+        "optimizer_states": [moments],
+        "zoo": {"rng": {"torch": torch.get_rng_state(), "python": [3, [1, 2], None]}, "steps_done": 7},
+    }
+
+
+def save(folder, step, value=1.0):
+    FolderCheckpoints().save_checkpoint(content(value), folder / f"step-{step}")
+    return folder / f"step-{step}"
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_what_was_saved_comes_back(tmp_path):
+    path = save(tmp_path / "runs" / "checkpoints", 7)
+    verify(path)
+    found, expected = FolderCheckpoints().load_checkpoint(path), content()
+    assert found["state_dict"].keys() == expected["state_dict"].keys()
+    assert all(torch.equal(found["state_dict"][key], value) for key, value in expected["state_dict"].items())
+    assert found["state_dict"]["policy.bias"].dtype == torch.bfloat16
+    assert torch.equal(found["optimizer_states"][0]["state"][0]["exp_avg"], torch.full((3, 2), 2.0))
+    assert found["zoo"]["steps_done"] == 7 and found["zoo"]["rng"]["python"] == [3, [1, 2], None]
+    assert names(path) == sorted(FILES) and names(path.parent) == ["step-7"]
+
+
+def test_tied_and_strided_weights_are_saved(tmp_path):
+    weight = torch.arange(6.0).reshape(2, 3)
+    checkpoint = {"state_dict": {"a": weight, "b": weight, "c": weight.t()}}
+    FolderCheckpoints().save_checkpoint(checkpoint, tmp_path / "step-1")
+    found = FolderCheckpoints().load_checkpoint(tmp_path / "step-1")["state_dict"]
+    assert torch.equal(found["b"], weight) and torch.equal(found["c"], weight.t())
+
+
+def test_the_checkpoint_that_is_being_saved_is_not_changed_by_saving(tmp_path):
+    checkpoint = content()
+    FolderCheckpoints().save_checkpoint(checkpoint, tmp_path / "step-1")
+    assert "state_dict" in checkpoint
+
+
+def test_nothing_is_unpickled_when_a_checkpoint_is_loaded(tmp_path):
+    class Harmful:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "harmed"),))
+
+    path = save(tmp_path, 1)
+    torch.save({"zoo": Harmful()}, path / "rest.pt")
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["rest.pt"] = {"sha256": module.sha256(path / "rest.pt"), "bytes": (path / "rest.pt").stat().st_size}
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(Exception, match="[Ww]eights.only"):
+        FolderCheckpoints().load_checkpoint(path)
+    assert not (tmp_path / "harmed").exists()
+
+
+def truncate(file):
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def flip(file):
+    """One bit in the middle of the content."""
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(bytes(data))
+
+
+def remove(file):
+    file.unlink()
+
+
+def empty(file):
+    file.write_bytes(b"{}" if file.suffix == ".json" else b"")
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", [truncate, flip, remove, empty])
+def test_a_damaged_checkpoint_is_noticed_named_and_the_one_before_it_taken(tmp_path, name, damage):
+    good, bad = save(tmp_path, 9), save(tmp_path, 10)
+    damage(bad / name)
+    with pytest.raises(ZooError, match="step-10"):
+        verify(bad)
+    said = []
+    assert newest_good(tmp_path, said.append) == good
+    assert len(said) == 1 and "step-10" in said[0] and "before it" in said[0]
+
+
+def test_a_damaged_checkpoint_is_not_loaded(tmp_path):
+    path = save(tmp_path, 1)
+    flip(path / "weights.safetensors")
+    with pytest.raises(ZooError, match="weights.safetensors is damaged"):
+        FolderCheckpoints().load_checkpoint(path)
+
+
+def test_the_last_checkpoint_is_the_one_with_the_largest_step(tmp_path):
+    for step in (2, 100, 10, 9):
+        save(tmp_path, step)
+    (tmp_path / "step-99x").mkdir()
+    (tmp_path / "notes").mkdir()
+    assert newest(tmp_path) == newest_good(tmp_path) == tmp_path / "step-100"
+
+
+def test_without_any_checkpoint_there_is_none(tmp_path):
+    assert newest(tmp_path / "nothing") is None and newest_good(tmp_path / "nothing") is None
+    only = save(tmp_path, 1)
+    truncate(only / "rest.pt")
+    assert newest_good(tmp_path, lambda text: None) is None
+
+
+def test_leftovers_of_a_kill_are_cleared(tmp_path):
+    good = save(tmp_path, 1)
+    for name in (".tmp-step-2", ".tmp-old-step-0"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights.safetensors").write_bytes(b"half")
+    assert newest_good(tmp_path) == good
+    assert names(tmp_path) == ["step-1"]
+
+
+def test_saving_over_the_leftover_of_a_kill_works(tmp_path):
+    (tmp_path / ".tmp-step-2").mkdir()
+    (tmp_path / ".tmp-step-2" / "rest.pt").write_bytes(b"half")
+    verify(save(tmp_path, 2))
+    assert names(tmp_path) == ["step-2"]
+
+
+def test_a_removed_checkpoint_is_gone_and_removing_it_again_is_no_error(tmp_path):
+    path = save(tmp_path, 1)
+    FolderCheckpoints().remove_checkpoint(path)
+    FolderCheckpoints().remove_checkpoint(path)
+    assert names(tmp_path) == []
+
+
+# What a full disk looks like to each of the three writers.
+FULL = {
+    "save_file": safetensors.SafetensorError(
+        "Error while serializing: I/O error: No space left on device (os error 28)"
+    ),
+    "torch.save": RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"),
+    "os.fsync": OSError(errno.ENOSPC, "No space left on device"),
+}
+
+
+@pytest.fixture(params=FULL)
+def fill_the_disk(request, monkeypatch):
+    """From the call on a writer leaves half a file and fails."""
+
+    def fail(*arguments, **options):
+        for argument in arguments:
+            if hasattr(argument, "write_bytes"):
+                argument.write_bytes(b"half")
+        raise FULL[request.param]
+
+    targets = {"save_file": (module, "save_file"), "torch.save": (torch, "save"), "os.fsync": (os, "fsync")}
+    return lambda: monkeypatch.setattr(*targets[request.param], fail)
+
+
+def test_a_full_disk_leaves_the_old_checkpoint_and_nothing_half_written(tmp_path, fill_the_disk):
+    old = save(tmp_path, 1)
+    fill_the_disk()
+    with pytest.raises(TrainingStopped, match="the disk is full. Nothing half-written was left. .*step-1") as caught:
+        save(tmp_path, 2)
+    assert "Free some space, then: zoo resume" in caught.value.hint
+    assert caught.value.exit_status == 1
+    assert names(tmp_path) == ["step-1"]
+    verify(old)
+
+
+def test_a_full_disk_at_the_first_checkpoint_says_that_there_is_none(tmp_path, fill_the_disk):
+    fill_the_disk()
+    with pytest.raises(TrainingStopped, match="no earlier checkpoint") as caught:
+        save(tmp_path / "checkpoints", 1)
+    assert "start again" in caught.value.hint
+    assert names(tmp_path / "checkpoints") == []
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_for_a_person(tmp_path):
+    (tmp_path / "checkpoints").write_text("a file, not a folder")
+    with pytest.raises(TrainingStopped, match="could not be written"):
+        save(tmp_path / "checkpoints", 1)
+
+
+def test_a_mistake_in_the_program_is_not_called_a_full_disk(tmp_path, monkeypatch):
+    def fail(*arguments, **options):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(RuntimeError, match="^a bug$"):
+        save(tmp_path, 1)
+    assert names(tmp_path) == []

@@ -1,0 +1,336 @@
+"""The documents are held to the code: commands parse, links lead somewhere, examples run, nothing is left out."""
+
+import importlib
+import inspect
+import json
+import re
+import shlex
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import typer
+
+import zoo
+from zoo import hookspecs, registry
+from zoo.cli import main
+from zoo.config import TrainConfig
+from zoo.options import options_of
+from zoo.training.run import resolve_options
+
+ROOT = Path(__file__).parent.parent
+PAGES = {str(path.relative_to(ROOT)): path for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]}
+PAIRS = [
+    ("Name a primary colour.", "Red.", "Brown, I think."),
+    ("How many days has a week?", "Seven.", "Six."),
+    ("Say hello in German.", "Guten Tag.", "Bonjour."),
+    ("What is the capital of France?", "Paris.", "It may be Lyon."),
+]
+
+
+def text_of(page):
+    """A page without what a program printed: that is pasted, not written."""
+    return re.sub(r"<!-- \w+ output -->.*?<!-- end -->", "", PAGES[page].read_text(encoding="utf-8"), flags=re.S)
+
+
+def blocks(page, language):
+    """(name, content) of the fenced blocks of a language; the name stands in a comment above the block."""
+    pattern = rf"(?:^<!-- ([\w.]+) -->\n)?^```{language}\n(.*?)^```$"
+    return re.findall(pattern, text_of(page), flags=re.M | re.S)
+
+
+def block(page, name):
+    return next(content for found, content in blocks(page, r"\w+") if found == name)
+
+
+def commands_of(page):
+    """Every command line of zoo on a page: lines of shell blocks, and code within sentences."""
+    text = text_of(page)
+    lines = [line for _, content in blocks(page, r"\w*") for line in content.replace("\\\n", " ").splitlines()]
+    spans = re.findall(r"(?<!`)`([^`\n]+)`(?!`)", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S))
+    found = [re.sub(r"^torchrun .*-m zoo\.cli\.main ", "zoo ", line.strip()) for line in [*lines, *spans]]
+    return [command for command in found if command.startswith("zoo ")]
+
+
+COMMANDS = sorted({(command, page) for page in PAGES for command in commands_of(page)})
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch, tiny_folder):
+    """A folder with the files that the examples name."""
+    monkeypatch.chdir(tmp_path)
+    rows = [dict(zip(("prompt", "chosen", "rejected"), pair, strict=True)) for pair in PAIRS]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "my-model").symlink_to(tiny_folder)
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    (tmp_path / "runs" / "mine" / "run.yaml").write_text("algo: sft\nlr: 1e-5\n")
+    for name in ("simpo.py", "mine.py"):
+        (tmp_path / name).write_text(block("README.md", "simpo.py").replace("class SimPO", f"class {name[:-3].title()}"))
+    (tmp_path / "simpo.py").write_text(block("README.md", "simpo.py"))
+    return tmp_path
+
+
+@pytest.fixture
+def from_file(monkeypatch):
+    """Import a module that an example made, and forget it after the test."""
+    before = set(sys.modules)
+
+    def load(folder, name):
+        monkeypatch.syspath_prepend(str(folder))
+        return importlib.import_module(name)
+
+    yield load
+    for name in set(sys.modules) - before:
+        if name in ("simpo", "test_simpo", "capitals"):
+            del sys.modules[name]
+
+
+# -- commands ----------------------------------------------------------------------------------------------------
+
+
+def parse(arguments, monkeypatch):
+    """What the command line makes of the arguments, without running anything: (name of the command, its values)."""
+    monkeypatch.setattr(main.app, "registered_commands", [])
+    main.add_commands(arguments)
+    group = typer.main.get_command(main.app)
+    context = group.make_context("zoo", list(arguments))
+    rest = [*context._protected_args, *context.args]
+    name, command, rest = group.resolve_command(context, rest)
+    return name, command.make_context(name, rest, parent=context).params
+
+
+@pytest.mark.parametrize(("command", "page"), COMMANDS, ids=lambda part: part)
+def test_every_command_that_is_shown_parses(command, page, workplace, monkeypatch, capsys):
+    arguments = shlex.split(command, comments=True)[1:]
+    try:
+        name, values = parse(arguments, monkeypatch)
+    except typer.Exit:
+        assert "--help" in arguments or "--version" in arguments
+        return
+    if name == "train" and values["algo"] != "NAME":
+        algo, config = values.pop("algo"), values.pop("config")
+        values.pop("dry_run")
+        resolve_options(algo, config, values, "command line")
+
+
+def test_a_command_that_does_not_exist_would_be_noticed(workplace, monkeypatch):
+    for wrong in ("trian", "train --betta 1", "train --algo dpo --betta 1", "eval last --evals x", "runs --jso"):
+        with pytest.raises(Exception, match="(?i)no such") as caught:
+            parse(shlex.split(wrong), monkeypatch)
+        assert "UsageError" in [cls.__name__ for cls in type(caught.value).__mro__]
+
+
+def test_the_pages_show_every_command(monkeypatch):
+    monkeypatch.setattr(main.app, "registered_commands", [])
+    main.add_commands([])
+    known = set(typer.main.get_command(main.app).commands)
+    assert known == {shlex.split(command)[1] for command, _ in COMMANDS} & known
+
+
+# -- options, hooks, algorithms, folders -------------------------------------------------------------------------
+
+
+def table_rows(page):
+    """The cells of every table row of a page."""
+    lines = re.findall(r"^\|(.+)\|$", text_of(page), flags=re.M)
+    return [[cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)] for line in lines]
+
+
+def test_every_option_of_the_core_is_described_with_its_default():
+    described = {row[0].strip("`"): row[1] for row in table_rows("docs/running.md") if row[0].startswith("`--")}
+    described = {flag: default for flag, default in described.items() if flag != "--layout" or default == "auto"}
+    shown = {o.flag: "none" if o.default in (None, "") else str(o.default) for o in options_of(TrainConfig)}
+    assert described == shown
+
+
+def test_every_hook_is_described_with_its_exact_arguments():
+    described = {row[0].strip("`") for row in table_rows("docs/contract.md")}
+    hooks = {name: value for name, value in vars(hookspecs).items() if hasattr(value, "zoo_spec")}
+    assert len(hooks) >= len(hookspecs.ALGORITHM_HOOKS) + len(hookspecs.LISTENER_HOOKS) + 3
+    for name, hook in hooks.items():
+        assert f"{name}({', '.join(inspect.signature(hook).parameters)})" in described
+
+
+def test_everything_that_a_plugin_may_import_is_described():
+    from zoo import api
+
+    text = text_of("docs/contract.md")
+    assert [name for name in api.__all__ if not re.search(rf"\b{name}\b", text)] in ([], ["logsigmoid"])
+    assert "logsigmoid" in text_of("README.md")
+
+
+def test_the_table_of_algorithms_names_those_that_exist():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    bundled = set(project["entry-points"]["zoo.algorithms"]) - {registry.DEFAULT}
+    table = text_of("README.md").partition("## Algorithms")[2].partition("\n## ")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", table, flags=re.M)) == bundled
+
+
+def test_the_tree_names_every_folder_and_no_other():
+    tree = text_of("README.md").partition("## What is where")[2]
+    lines = re.findall(r"^( *)(\w+)/  +\S", tree, flags=re.M)
+    top = {name for indent, name in lines if not indent}
+    core = {name for indent, name in lines if indent}
+    assert all((ROOT / name).is_dir() for name in top)
+    assert core == {path.parent.name for path in (ROOT / "zoo").glob("*/__init__.py")}
+
+
+# -- links -------------------------------------------------------------------------------------------------------
+
+
+def anchors(path):
+    """The anchors that GitHub gives to the headings of a page."""
+    text = re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.M | re.S)
+    titles = re.findall(r"^#+ +(.+)$", text, flags=re.M)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_inside_the_repository_leads_somewhere(page):
+    text = re.sub(r"^```.*?^```$", "", text_of(page), flags=re.M | re.S)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"https?:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        path = PAGES[page].parent / name if name else PAGES[page]
+        assert path.exists(), f"{page}: {target}"
+        assert not anchor or anchor in anchors(path), f"{page}: {target}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_path_in_a_code_span_exists(page):
+    for span in re.findall(r"(?<!`)`([\w./-]+)`(?!`)", text_of(page)):
+        if re.match(r"(zoo|plugins|tests|docs|benchmarks)/", span) and "simpo" not in span:
+            assert (ROOT / span).exists(), f"{page}: {span}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_page_shows_a_path_of_somebodys_machine(page):
+    assert not re.search(r"(?<![\w.:/~])/(home|work|tmp|root|Users|mnt)/", PAGES[page].read_text(encoding="utf-8"))
+
+
+# -- examples ----------------------------------------------------------------------------------------------------
+
+FAST = {"model": "my-model", "batch_size": 2, "max_steps": 2, "precision": "32-true", "accelerator": "cpu"}
+
+
+@pytest.mark.parametrize(("page", "number"), [(p, i) for p in PAGES for i in range(len(blocks(p, "python")))])
+def test_every_python_example_is_valid(page, number):
+    compile(blocks(page, "python")[number][1], f"{page}[{number}]", "exec")
+
+
+def test_the_algorithm_of_the_readme_trains_from_its_file(workplace):
+    run = zoo.train("./simpo.py:SimPO", data="pairs.jsonl", gamma=0.5, quiet=True, **FAST)
+    steps = [row for row in run.metrics if "loss" in row]
+    assert [row["step"] for row in steps] == [1, 2]
+    for row in steps:
+        assert {"margin", "accuracy"} <= row.keys()
+    assert run.config["gamma"] == 0.5 and run.config["algo"] == "./simpo.py:SimPO"
+    # −log σ(z) is convex, so the mean loss is at least that of the mean margin.
+    import math
+
+    assert steps[0]["loss"] >= math.log1p(math.exp(0.5 - steps[0]["margin"])) - 1e-5
+
+
+def test_the_formula_test_of_the_contract_passes(workplace, from_file):
+    (workplace / "test_simpo.py").write_text(block("docs/contract.md", "test_simpo.py"))
+    module = from_file(workplace, "test_simpo")
+    tests = [value for name, value in vars(module).items() if name.startswith("test_")]
+    assert len(tests) == 2
+    for test in tests:
+        test()
+
+
+def test_the_python_example_of_the_readme_runs(workplace, monkeypatch, capsys):
+    made = zoo.train
+
+    def small(**options):
+        return made(**{"batch_size": 2, "quiet": True, **options})
+
+    monkeypatch.setattr(zoo, "train", small, raising=False)
+    names = {}
+    exec(compile(block("README.md", "train.py"), "train.py", "exec"), names)
+    run, model = names["run"], names["model"]
+    assert run.status == "finished" and run.config["beta"] == 0.2
+    assert "loss" in capsys.readouterr().out
+    assert model.num_parameters() > 0 and names["tokenizer"].eos_token == "<|im_end|>"
+
+
+@pytest.fixture
+def capitals(workplace, from_file):
+    """The example plugin, installed as a package of its own."""
+    site = workplace / "site"
+    info = site / "zoo_capitals-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: zoo-capitals\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[zoo.plugins]\ncapitals = capitals\n")
+    (site / "capitals.py").write_text(block("docs/contract.md", "capitals.py"))
+    registry.plugin_modules.cache_clear()
+    yield from_file(site, "capitals")
+    registry.plugin_modules.cache_clear()
+
+
+def test_the_plugin_of_the_contract_gives_data_a_score_and_a_diary(capitals, workplace):
+    run = zoo.train("sft", data="capitals", score="capitals", quiet=True, **FAST)
+    assert run.summary["scores"]["after"]["capitals"]["n"] == 2
+    assert "val/loss" in run.metrics[0], "the held-out countries are validated on"
+    assert (workplace / "runs" / "diary.txt").read_text().startswith(f"{run.name}: loss ")
+
+
+def test_the_reward_of_the_contract_leaves_out_what_it_cannot_score(capitals):
+    plugins = registry.manager()
+    reward = registry.contributions(plugins, "rewards")["capitals"]
+    records = [{"city": "Oslo"}, {"city": "Oslo"}, {}]
+    assert reward(["It is Oslo.", "Rome", "Rome"], records) == [1.0, 0.0, None]
+
+
+ALGORITHMS = ["Centred", "Adaptive"]
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_the_short_algorithms_of_the_contract_train(name, workplace):
+    source = next(content for _, content in blocks("docs/contract.md", "python") if f"class {name}(" in content)
+    (workplace / "short.py").write_text(source)
+    run = zoo.train("./short.py", data="pairs.jsonl", quiet=True, **FAST)
+    assert run.status == "finished" and len([row for row in run.metrics if "loss" in row]) == 2
+
+
+def test_what_is_measured_reaches_the_loss(workplace):
+    source = next(content for _, content in blocks("docs/contract.md", "python") if "class Centred(" in content)
+    (workplace / "short.py").write_text(source)
+    run = zoo.train("./short.py", data="pairs.jsonl", quiet=True, **{**FAST, "micro_tokens": 1})
+    assert run.metrics[-1]["advantage"] == pytest.approx(0, abs=1e-5), "the average is that of the whole step"
+
+
+def test_the_options_of_the_contract_become_flags_and_messages():
+    from zoo.algorithm import Algorithm
+    from zoo.config import resolve
+    from zoo.errors import ZooError
+
+    names = {}
+    exec(next(content for _, content in blocks("docs/contract.md", "python") if "class Config:" in content), names)
+    cls = type("Example", (Algorithm,), {"data": "preference", "Config": names["Config"]})
+    assert resolve("example", cls, [("command line", {"beta": "0.3", "loss": "hinge"})]).algorithm.loss == "hinge"
+    with pytest.raises(ZooError, match="beta must be above 0"):
+        resolve("example", cls, [("command line", {"beta": "-1"})])
+
+
+def test_the_wrapper_of_the_contract_adds_its_metric(workplace, monkeypatch):
+    source = next(content for _, content in blocks("docs/contract.md", "python") if "wrapper=True" in content)
+    module = type(sys)("late")
+    exec(source, vars(module))
+    monkeypatch.setattr(registry, "plugin_modules", lambda: ((("late", module),), ()))
+    run = zoo.train("./simpo.py:SimPO", data="pairs.jsonl", quiet=True, **FAST)
+    assert run.metrics[-1]["late"] == 0.0
+
+
+def test_the_licence_is_the_one_that_the_package_names():
+    licence = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    assert "Apache License" in licence and "Version 2.0, January 2004" in licence
+    assert 'license = "Apache-2.0"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def test_the_changelog_has_the_version_of_the_package_and_a_place_for_plugins():
+    text = text_of("CHANGELOG.md")
+    assert f"## [{zoo.__version__}]" in text and "### Plugin API" in text

@@ -1,0 +1,194 @@
+"""What `zoo data` shows: examples as the model reads them, lengths, what was kept and what was dropped.
+
+The examples are decoded from the very ids that training gets, so what is coloured is what is trained.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from zoo.data.display import Histogram, Legend, Line, Piece, TokenText, pieces_of
+from zoo.data.encode import Encoded
+from zoo.data.report import Report
+from zoo.data.statistics import quantiles
+from zoo.data.template import ChatTemplate
+from zoo.types import Answer
+
+BINS = 8
+
+
+# -- what is shown ---------------------------------------------------------------------------------------------------
+
+
+def preview(encoded: Encoded, report: Report, template: ChatTemplate, *, examples: int = 3) -> list[Any]:
+    """Rich renderables, in the order to print them; `report` is that of the load."""
+    shown = encoded.records[: max(examples, 0)]
+    reading = [*report.lines(), *_first_problems(report, report), *encoded.lines()]
+    parts: list[Any] = [Line(line) for line in [*reading, *_first_problems(encoded.report, report)]]
+    if shown and encoded.kind != "prompt":
+        parts += [Line(""), Legend()]
+    for number, record in enumerate(shown, 1):
+        parts += [Line(""), Line(f"Example {number} of {len(shown)}: {report.where(record['row'])}", "bold")]
+        for title, pieces in _texts(record, template):
+            parts += [Line(title, "bold"), TokenText(pieces)]
+    if lengths := _lengths(encoded):
+        parts += [Line(""), Line("Tokens of prompt and answer" if encoded.kind != "prompt" else "Tokens of the prompt")]
+        parts.append(Histogram(histogram(lengths)))
+    sentences = [sentence for sentence in _sentences(encoded) if sentence not in report.notes]
+    preflight = template.preflight(encoded.records)
+    parts += [Line(""), *(Line(sentence) for sentence in sentences)]
+    return [*parts, Line(preflight, "yellow" if preflight.startswith("Warning") else "")]
+
+
+def as_json(encoded: Encoded, report: Report, template: ChatTemplate, *, examples: int = 3) -> dict[str, Any]:
+    """The same facts as JSON types; texts come as they are, control codes and all."""
+    shown = encoded.records[: max(examples, 0)]
+    bins = histogram(_lengths(encoded))
+    return {
+        "kind": encoded.kind,
+        "reading": report.as_json(),
+        "encoding": encoded.as_json(),
+        "lengths": [{"first": first, "last": last, "count": count} for first, last, count in bins],
+        **_balance(encoded),
+        "end_of_turn": template.end_of_turn,
+        "preflight": template.preflight(encoded.records),
+        "examples": [
+            {
+                "row": record["row"],
+                "texts": [
+                    {"title": title, "pieces": [{"text": piece.text, "trained": piece.trained} for piece in pieces]}
+                    for title, pieces in _texts(record, template)
+                ],
+            }
+            for record in shown
+        ],
+    }
+
+
+def _first_problems(report: Report, source: Report) -> list[str]:
+    """One row of each reason in full: the reason alone does not say what the chat template said, for example."""
+    first = {problem.code: problem for problem in reversed(report.problems)}
+    return [
+        f"  {source.where(problem.row)} [{code}] {problem.field}: {problem.message}"
+        for code, problem in sorted(first.items())
+    ]
+
+
+# -- examples --------------------------------------------------------------------------------------------------------
+
+
+def _texts(record: dict[str, Any], template: ChatTemplate) -> Iterator[tuple[str, list[Piece]]]:
+    """The texts of a record, each with a title: every different prompt once, then the answers to it."""
+    prompt: list[int] | None = None
+    for name, answer in _named_answers(record):
+        ids = answer.prompt.tolist()
+        if ids != prompt:
+            prompt = ids
+            yield f"prompt, {_tokens(len(ids))}", pieces_of(template, ids)
+        if name:
+            trained = int(answer.mask.sum())
+            title = f"{name}, {_tokens(len(answer.completion))}, {trained:,} trained"
+            ended = "" if answer.ended else ", cut"
+            yield title + ended, pieces_of(template, answer.completion.tolist(), answer.mask.tolist(), before=ids)
+
+
+def _named_answers(record: dict[str, Any]) -> Iterator[tuple[str, Answer]]:
+    """The answers of a record under the names to show; a prompt alone comes as an answer without a name."""
+    for name, value in record.items():
+        if isinstance(value, list) and value and isinstance(value[0], Answer):
+            for answer, rank in zip(value, record.get("ranks", [None] * len(value)), strict=True):
+                yield name if rank is None else f"answer of rank {rank}", answer
+        elif name == "prompt":
+            yield "", Answer.of(value, [])
+        elif isinstance(value, Answer) and name != ("completion" if _has_turns(record) else "conversation"):
+            yield name + _judgement(record), value
+
+
+def _has_turns(record: dict[str, Any]) -> bool:
+    """Whether the record's conversation trains more than its completion does."""
+    return record.get("conversation") is not None and record["conversation"] is not record.get("completion")
+
+
+def _judgement(record: dict[str, Any]) -> str:
+    if isinstance(record.get("label"), bool):
+        return " (desirable)" if record["label"] else " (undesirable)"
+    return f" (labels of its steps: {', '.join(map(str, record['labels']))})" if record.get("labels") else ""
+
+
+def _tokens(count: int) -> str:
+    return f"{count:,} token{'' if count == 1 else 's'}"
+
+
+# -- numbers ---------------------------------------------------------------------------------------------------------
+
+
+def _lengths(encoded: Encoded) -> list[int]:
+    if encoded.kind == "prompt":
+        return [len(record["prompt"]) for record in encoded.records]
+    return [len(answer) for answer in encoded.answers()]
+
+
+def histogram(values: Sequence[int], bins: int = BINS) -> list[tuple[int, int | None, int]]:
+    """(first, last, count) of bins with round borders. The last is open (None) where few values lie far out."""
+    if not values:
+        return []
+    ordered = sorted(values)
+    least, most = ordered[0], ordered[math.ceil((len(ordered) - 1) * 0.99)]
+    step = next(step for step in _round_numbers() if most // step - least // step < bins)
+    first, last = least // step, most // step
+    counts = [0] * (last - first + 1)
+    for value in ordered:
+        counts[min(value // step, last) - first] += 1
+    borders = [(index * step, index * step + step - 1) for index in range(first, last + 1)]
+    far = ordered[-1] > borders[-1][1]
+    return [
+        (low, None if far and (low, high) == borders[-1] else high, count)
+        for (low, high), count in zip(borders, counts, strict=True)
+    ]
+
+
+def _round_numbers() -> Iterator[int]:
+    """1, 2, 5, 10, 20, 50, …"""
+    scale = 1
+    while True:
+        yield from (scale, 2 * scale, 5 * scale)
+        scale *= 10
+
+
+def _balance(encoded: Encoded) -> dict[str, Any]:
+    """Of feedback the labels, of pairs the share whose chosen answer has more tokens, in the records that are kept."""
+    records = encoded.records
+    if encoded.kind == "feedback":
+        good = sum(record["label"] for record in records)
+        return {"labels": {"desirable": good, "undesirable": len(records) - good}}
+    if encoded.kind == "preference" and records:
+        more = [len(record["chosen"].completion) - len(record["rejected"].completion) for record in records]
+        return {
+            "chosen_longer": sum(difference > 0 for difference in more) / len(records),
+            "chosen_shorter": sum(difference < 0 for difference in more) / len(records),
+            "chosen_minus_rejected": quantiles(more),
+        }
+    return {}
+
+
+def _sentences(encoded: Encoded) -> list[str]:
+    """What should be known of the kept records as a whole."""
+    facts, sentences = _balance(encoded), []
+    if "labels" in facts:
+        good, bad = facts["labels"].values()
+        sentences.append(f"Labels: {good:,} desirable, {bad:,} undesirable.")
+    if "chosen_longer" in facts:
+        sentences.append(
+            f"In tokens, the chosen answer is longer in {facts['chosen_longer']:.0%} of the pairs and shorter in "
+            f"{facts['chosen_shorter']:.0%}; the median difference is {facts['chosen_minus_rejected']['median']:+,}."
+        )
+    if rows := [record for record in encoded.records if _has_turns(record)]:
+        last = sum(int(record["completion"].mask.sum()) for record in rows)
+        every = sum(int(record["conversation"].mask.sum()) for record in rows)
+        sentences.append(
+            f"{len(rows):,} conversations have several assistant turns: {every:,} tokens are trained where every turn "
+            f"is learned, as shown above, {last:,} where only the last is."
+        )
+    return sentences

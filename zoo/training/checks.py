@@ -1,0 +1,59 @@
+"""Values that have the right type and cannot work all the same, found before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from zoo.config import TrainConfig
+from zoo.errors import ZooError, nearest
+
+Rule = tuple[Callable[[Any], bool], str]
+
+POSITIVE: Rule = (lambda value: value > 0, "above 0")
+NOT_NEGATIVE: Rule = (lambda value: value >= 0, "0 or more")
+SHARE: Rule = (lambda value: 0 <= value < 1, "at least 0 and below 1")
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(("batch_size", "epochs", "max_steps", "max_length", "limit", "micro_tokens"), POSITIVE),
+    **dict.fromkeys(("lora_rank", "lora_alpha", "adam_eps", "devices", "num_nodes"), POSITIVE),
+    **dict.fromkeys(("eval_every", "patience", "log_every"), POSITIVE),
+    **dict.fromkeys(("lr", "lr_floor", "warmup", "weight_decay", "max_grad_norm", "save_every", "seed"), NOT_NEGATIVE),
+    **dict.fromkeys(("adam_beta1", "adam_beta2", "eval_fraction", "lora_dropout"), SHARE),
+}
+STRATEGIES = ("auto", "ddp")
+
+
+def check_values(core: TrainConfig, origin: dict[str, str]) -> None:
+    """Raises ZooError that names the option, its value, and where the value came from."""
+    for name, (allowed, wanted) in RULES.items():
+        value = getattr(core, name)
+        if value is not None and not allowed(value):
+            flag = "--" + name.replace("_", "-")
+            raise ZooError(
+                f"Option '{name}' ({origin.get(name, 'default')}) must be {wanted}, got {value!r}.",
+                f"Write for example {flag} {getattr(TrainConfig(), name) or 1}.",
+            )
+    if core.batch_size < core.devices * core.num_nodes:
+        raise ZooError(
+            f"batch_size {core.batch_size} is below the {core.devices * core.num_nodes} processes: each needs an "
+            "example in every step.",
+            "Raise --batch-size, or use fewer --devices.",
+        )
+    if core.strategy not in STRATEGIES:
+        raise ZooError(f"--strategy {core.strategy} is not supported yet.", f"Use {' or '.join(STRATEGIES)}.")
+
+
+def names_in(wanted: list[str] | str) -> list[str]:
+    """Names from a list or from text with commas; `none` and empty ones are left out."""
+    parts = [wanted] if isinstance(wanted, str) else wanted
+    found = [name.strip() for part in parts for name in part.split(",")]
+    return [name for name in found if name and name != "none"]
+
+
+def check_names(names: list[str], available: Any, what: str) -> None:
+    """Raises ZooError with the nearest name for one that is not among `available`."""
+    for name in names:
+        if name not in available:
+            raise ZooError(
+                f"No {what} is called '{name}'.{nearest(name, available)}", f"There are: {', '.join(available)}."
+            )

@@ -1,0 +1,397 @@
+"""The stages of a run: load, plan, open the folder, score, train, write the model, score again."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from rich.console import Console
+
+from zoo import registry
+from zoo.config import Resolved
+from zoo.data.loader import StepLoader
+from zoo.data.template import ChatTemplate
+from zoo.errors import PluginError, TrainingStopped, ZooError
+from zoo.evals import Score, Subject
+from zoo.models.loading import load_tokenizer
+from zoo.models.precision import autocast, choose_precision, rounding_tolerance
+from zoo.models.roles import answers_in
+from zoo.models.scoring import choose_layout
+from zoo.runs import Run, create_run
+from zoo.training import report, setup
+from zoo.training.callbacks import Recorder
+from zoo.training.checkpoints import FolderCheckpoints, newest_good
+from zoo.training.checks import check_names, names_in
+from zoo.training.listeners import Listeners
+from zoo.training.module import PostTraining, out_of_memory
+from zoo.training.progress import Watch, counter
+from zoo.training.signals import Signals, Stopped, signal_name
+
+RUN_FOLDER = "ZOO_RUN_FOLDER"
+"""Environment variable by which the first process tells the ones that it starts which run they belong to."""
+
+
+class Execution:
+    """The stages of one run, in the order of the methods; what one stage makes the next ones use."""
+
+    def __init__(self, resolved: Resolved, algorithm: Any, console: Console, resumed: Run | None, data_change: bool):
+        self.resolved, self.core, self.algorithm = resolved, resolved.core, algorithm
+        self.console, self.resumed, self.data_change = console, resumed, data_change
+        self.rank = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
+        self.main = self.rank == 0
+        self.processes = self.core.devices * self.core.num_nodes
+        self.created: Run | None = None
+        self.module: PostTraining | None = None
+        self.plugins = registry.manager(algorithm)
+        self.listeners = Listeners(self.plugins, algorithm, self.say)
+        for broken in registry.plugin_modules()[1]:
+            self.say(f"Plugin '{broken.name}' of {broken.package} {broken.version} is left out: {broken.error}")
+
+    def say(self, text: str) -> None:
+        if self.main:
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def go(self) -> Run:
+        """All stages. A run that fails before its first step leaves no folder."""
+        with contextlib.ExitStack() as held, Signals() as self.signals:
+            try:
+                return self._stages(held)
+            except Stopped as stopped:
+                self._forget_unless_begun()
+                raise self._stopped(stopped.number, "") from None
+            except OSError as error:
+                self._forget_unless_begun()
+                raise self._explain(error) from error
+            except BaseException:
+                self._forget_unless_begun()
+                raise
+
+    def _stages(self, held: contextlib.ExitStack) -> Run:
+        if self.resumed and self.main:
+            held.enter_context(self.resumed.alone())
+        setup.seed_everything(self.core.seed)
+        self.load()
+        self.plan()
+        self.open_run()
+        if self.created:
+            held.enter_context(self.created.alone())
+        # A run killed while it was being scored has no before.json yet.
+        before = (self.resumed.read_json("before.json") if self.resumed else {}) or self.score_before()
+        stopped = self.fit()
+        if not self.main:
+            return self.run
+        if stopped:
+            raise self._stopped(stopped, " The checkpoint is complete.")
+        return self.finish(before)
+
+    # -- stages --------------------------------------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Model, template and data."""
+        core = self.core
+        self.accelerator = setup.choose_accelerator(core.accelerator)
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        self.device = torch.device("cuda", local) if self.accelerator == "cuda" else torch.device(self.accelerator)
+        self.precision, reason = choose_precision(core.precision, self.accelerator)
+        self.evals = registry.contributions(self.plugins, "evals")
+        check_names(self._scores(), self.evals, "evaluation")
+        check_names(names_in(core.loggers), report.LOGGERS, "logger")
+        self._name_models()
+        self.tokenizer = load_tokenizer(self.source, core.trust_remote_code)
+        self.template = ChatTemplate(self.tokenizer, core.template)
+        self.data = setup.load_data(core, self.algorithm.data, self.template, self.plugins, self.say)
+        self.say(self.template.preflight(self.data.train.records))
+        if self.resumed is not None:
+            self._check_data(self.resumed)
+        self.policy = setup.load_policy(core, self.source, self.precision)
+        self.say(f"Precision {self.precision}: {reason}.")
+
+    def _name_models(self) -> None:
+        """The run that `last` means becomes its path: by the next start `last` is another one."""
+        core, folder = self.core, os.environ.get(RUN_FOLDER)
+        if not self.main and folder and not self.resumed:
+            began = Run(Path(folder)).config
+            core.model, core.reference = began["model"], began["reference"]
+        self.source = setup.resolve_start(core.model, core.out, self.say)
+        core.model = self.source.name
+        if core.reference is not None:
+            core.reference = setup.resolve_start(core.reference, core.out, self.say).name
+
+    def _check_data(self, run: Run) -> None:
+        """A resumed run must still have the data it began with."""
+        before, now = run.read_json("data.json"), self.data.facts
+        for part in now:
+            if before.get(part, {}).get("fingerprint") != now[part]["fingerprint"] and not self.data_change:
+                raise ZooError(
+                    f"The data of {run.name} ({part}) is not what the run began with.",
+                    "Put the old file back, or accept the change: zoo resume --allow-data-change",
+                )
+
+    def plan(self) -> None:
+        """Row layout, roles, the records as the algorithm prepares them, and the steps."""
+        core = self.core
+        with autocast(self.precision, self.device):
+            sample = [
+                answer.to(next(self.policy.parameters()).device)
+                for answer in setup.sample_answers(self.data.train.records)
+            ]
+            layout, note = choose_layout(self.policy, sample, core.layout, rounding_tolerance(self.precision))
+        if note:
+            self.say(note)
+        roles = self.algorithm.roles(self.resolved.algorithm)
+        models = setup.make_models(self.resolved, roles, self.policy, self.source, layout, self.precision, self.say)
+        records = self._prepared(models)
+        collate = setup.make_collate(self.plugins.hook, self.tokenizer, self.resolved.algorithm)
+        self.loader = StepLoader(
+            records, collate, batch_size=core.batch_size, epochs=core.epochs, max_steps=core.max_steps, seed=core.seed,
+            rank=self.rank, processes=self.processes,
+        )  # fmt: skip
+        micro_tokens = setup.choose_micro_tokens(core, self.device, self.policy)
+        trained = sum(p.numel() for p in self.policy.parameters() if p.requires_grad)
+        self.say(
+            f"Training {self.resolved.algo}: {len(records)} records, {len(self.loader)} steps of {core.batch_size} "
+            f"(micro-batches of {micro_tokens} tokens, {layout} rows), {trained / 1e6:.1f} M trained weights."
+        )
+        self.module = PostTraining(
+            self.policy, models, self.plugins.hook, self.algorithm, self.resolved.algorithm, core,
+            total_steps=len(self.loader), micro_tokens=micro_tokens,
+        )  # fmt: skip
+
+    def _prepared(self, models: Any) -> list[dict[str, Any]]:
+        """The records to train on: as encoded, or what the algorithm's `prepare` makes of them."""
+        records = self.data.train.records
+        if not self.plugins.hook.prepare.get_hookimpls():
+            return records
+        self.policy.to(self.device)
+        with autocast(self.precision, self.device):
+            prepared = self.plugins.hook.prepare(records=records, models=models, config=self.resolved.algorithm)
+        if not isinstance(prepared, list) or not prepared:
+            raise PluginError(
+                f"{type(self.algorithm).__name__}.prepare returned {type(prepared).__name__} with nothing to train on.",
+                "Return the list of records to train on.",
+            )
+        self.say(f"Prepared: {len(records)} records became {len(prepared)}.")
+        return prepared
+
+    def open_run(self) -> None:
+        """The run folder."""
+        if self.resumed is not None:
+            self.run = self.resumed
+        elif self.main:
+            algo = self.resolved.algo
+            short = Path(algo.split(":")[0]).stem if ".py" in algo else algo
+            # The name belongs to this folder: run.yaml must run again beside it.
+            config = {**self.resolved.as_dict(), "name": None}
+            self.run = create_run(self.core.out, self.core.name, f"{short}-{self.source.short_name}", config)
+            self.created = self.run
+            self.run.write_json("data.json", self.data.facts)
+        else:
+            self.run = Run(Path(self.core.out))
+
+    def score_before(self) -> dict[str, Any]:
+        scores = self.score("before")
+        if self.main:
+            self.run.write_json("before.json", scores)
+        return scores
+
+    def score(self, when: str) -> dict[str, Any]:
+        """The evaluations of this run, as JSON; only the first process makes them."""
+        found: dict[str, Any] = {}
+        if not self.main:
+            return found
+        self.policy.to(self.device)
+        for name in self._scores():
+            progress = counter(self.console, f"Scoring {name} ({when})")
+            subject = Subject(self.policy, self.tokenizer, self.template, self.precision, progress=progress)
+            score: Score = self.evals[name].run(subject)
+            found[name] = score.as_json()
+            report.write_samples(self.run, when, score)
+            self.say(f"{name} {when}: {score.text()}")
+        return found
+
+    def _scores(self) -> list[str]:
+        if self.core.score == "auto":
+            return ["instructions"] if self.core.data.split(":")[0] == "starter" else []
+        return names_in(self.core.score)
+
+    def fit(self) -> int:
+        """Train; returns the number of the signal that stopped it, or 0."""
+        module = self.module
+        assert module is not None
+        with Watch(self.console, len(self.loader), show=self.main) as watch:
+            self.recorder = Recorder(
+                self.run, self.core, self.loader, self._validation(), self._tell, watch.update, self.signals
+            )
+            self.signals.on_wait = lambda: watch.say(
+                "Stopping after this step, with a checkpoint (again to stop at once)."
+            )
+            module.before_training = lambda: self._before_training(watch)
+            trainer = self._trainer()
+            checkpoint = newest_good(self.run.checkpoints, self.say) if self.resumed else None
+            if self.resumed:
+                self.say(f"Resuming from {checkpoint.name}." if checkpoint else "No checkpoint yet: starting again.")
+            if self.main:
+                os.environ[RUN_FOLDER] = str(self.run.path)
+            try:
+                trainer.fit(module, self.loader, ckpt_path=checkpoint, weights_only=True)
+            except BaseException:
+                # The others would wait for this process at their next exchange.
+                for process in getattr(trainer.strategy.launcher, "procs", ()):
+                    process.kill()
+                raise
+        return self.signals.number or 0
+
+    def _validation(self) -> Any:
+        """A function that gives this process's held-out batches, or None."""
+        if self.data.held_out is None:
+            return None
+        held_out = self.data.held_out.records
+        if len(held_out) < self.processes:
+            self.say(f"No validation: {len(held_out)} held-out records are too few for {self.processes} processes.")
+            return None
+        size = max(self.core.batch_size, self.processes)
+        collate = self.loader.collate
+        batches = StepLoader(
+            held_out, collate, batch_size=size, shuffle=False, rank=self.rank, processes=self.processes
+        )
+        return lambda: [batches.batch(step) for step in range(len(batches))]
+
+    def _before_training(self, watch: Watch) -> None:
+        """Score what the reference will be asked for, with the policy itself while it still is the reference."""
+        module = self.module
+        assert module is not None
+        if "reference" in module.models and module.models.reference.cache is not None:
+            batches = [self.loader.batch(step) for step in range(len(self.loader))]
+            validation = self._validation()
+            batches += validation() if validation else []
+            answers = [answer.to(module.device) for batch in batches for answer in answers_in(batch)]
+            self._warm(module, answers, watch)
+        self._tell("run_start", config=self.resolved.as_dict())
+
+    def _warm(self, module: PostTraining, answers: list[Any], watch: Watch) -> None:
+        reference = module.models.reference
+        if module.steps_done == 0 and self.core.reference is None:
+            reference.stand_in(self.policy)
+        computed = 0
+        while True:
+            done = 0
+            try:
+                # In the arithmetic of the steps, so that policy and reference start out equal.
+                with module.trainer.precision_plugin.forward_context():
+                    for done, total in reference.warm(answers, module.micro_tokens):
+                        watch.count("reference log-probs", done, total)
+                computed += done
+                break
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                computed += done
+                module.halve(error)
+        if computed:
+            watch.say(f"Reference log-probs: {computed} computed, kept in the cache.")
+        reference.release()
+
+    def _tell(self, event: str, **facts: Any) -> None:
+        if self.main:
+            self.listeners.tell(event, run=self.run, **facts)
+
+    def _trainer(self) -> lightning.Trainer:
+        core = self.core
+        return lightning.Trainer(
+            accelerator=core.accelerator,
+            devices=core.devices,
+            num_nodes=core.num_nodes,
+            strategy="ddp" if core.strategy == "auto" and self.processes > 1 else core.strategy,
+            precision=self.precision,
+            max_epochs=1,
+            logger=report.make_loggers(names_in(core.loggers), self.run),
+            callbacks=[self.recorder],
+            plugins=[FolderCheckpoints()],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+            default_root_dir=str(self.run.path),
+        )
+
+    def finish(self, before: dict[str, Any]) -> Run:
+        """Write the model, score it, sum up."""
+        module = self.module
+        assert module is not None
+        best = self.run.path / "best.safetensors"
+        if best.is_file():
+            from safetensors.torch import load_file
+
+            self.policy.load_state_dict(load_file(best), strict=False)
+        try:
+            setup.export_model(self.policy, self.tokenizer, self.run.model_path)
+        except ZooError as error:
+            raise TrainingStopped(error.message, f"Free some space, then: zoo resume {self.run.path}") from error
+        best.unlink(missing_ok=True)
+        after = self.score("after")
+        summary = {
+            "status": "finished",
+            "algo": self.resolved.algo,
+            "model": self.core.model,
+            "data": self.core.data,
+            "steps": module.steps_done,
+            "skipped_steps": module.skipped_steps,
+            "num_tokens": module.tokens_seen,
+            "before": {**_numbers(before), **self.recorder.first},
+            "after": {**_numbers(after), **self.recorder.last},
+            "scores": {"before": before, "after": after},
+        }
+        self.run.write_json("summary.json", summary)
+        if not self.core.keep_checkpoints:
+            shutil.rmtree(self.run.checkpoints, ignore_errors=True)
+        self._tell("run_end", metrics=module.step_metrics)
+        report.closing_panel(self.console, self.run, summary)
+        return self.run
+
+    # -- when something ends it early ----------------------------------------------------------------------------
+
+    @property
+    def _begun(self) -> bool:
+        return self.resumed is not None or (self.module is not None and self.module.steps_done > 0)
+
+    def _forget_unless_begun(self) -> None:
+        if self.created is not None and not self._begun:
+            shutil.rmtree(self.created.path, ignore_errors=True)
+
+    def _stopped(self, number: int, state: str) -> BaseException:
+        """After a signal: what to say, and the exit status that a shell expects."""
+        if not self.main:
+            return SystemExit(128 + number)
+        steps = self.module.steps_done if self.module else 0
+        name = signal_name(number)
+        stopped = TrainingStopped(f"Stopped by {name} before the first step; nothing was kept.", "Start again.")
+        if self._begun:
+            if steps:
+                self.run.write_json("summary.json", {"status": "stopped", "steps": steps})
+            path = self.run.path if steps else self.resumed.path  # type: ignore[union-attr]
+            stopped = TrainingStopped(f"Stopped by {name} after step {steps}.{state}", f"Go on with: zoo resume {path}")
+        stopped.exit_status = 128 + number
+        return stopped
+
+    def _explain(self, error: OSError) -> BaseException:
+        """A full disk or a run folder that is gone is for a person to mend; anything else is a fault."""
+        run = getattr(self, "run", None)
+        inside = run is not None and str(error.filename or "").startswith(str(run.path))
+        if run is None or not (inside or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)):
+            return error
+        then = f", then: zoo resume {run.path}" if self._begun else " and start again."
+        return TrainingStopped(
+            f"{error.filename or run.path} cannot be written: {error.strerror}.", f"Free some space or rights{then}"
+        )
+
+
+def _numbers(scores: Mapping[str, Any]) -> dict[str, float]:
+    return {name: score["value"] for name, score in scores.items()}

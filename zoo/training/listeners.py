@@ -1,0 +1,35 @@
+"""Telling plugins what happens in a run, without letting a broken one stop it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from zoo.registry import PluginManager
+
+
+class Listeners:
+    """Calls the listener hooks of every plugin.
+
+    One that raises is named with its error and not called again; only the chosen algorithm's own error counts.
+    """
+
+    def __init__(self, plugins: PluginManager, algorithm: Any, say: Callable[[str], None]):
+        self._plugins, self._algorithm, self._say = plugins, algorithm, say
+        self._broken: set[str] = set()
+
+    def tell(self, event: str, **facts: Any) -> None:
+        """Call the hook `event` of `zoo.hookspecs` with those of `facts` that each implementation takes."""
+        for implementation in reversed(getattr(self._plugins.hook, event).get_hookimpls()):
+            if implementation.plugin_name in self._broken:
+                continue
+            try:
+                implementation.function(*[facts[name] for name in implementation.argnames])
+            except Exception as error:
+                if implementation.plugin is self._algorithm:
+                    raise
+                self._broken.add(implementation.plugin_name)
+                self._say(
+                    f"Plugin {implementation.plugin_name} fails in {event}(): {type(error).__name__}: {error}. "
+                    "Training goes on without it."
+                )
