@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import json
+import math
 import re
 import shlex
 import sys
@@ -65,9 +66,9 @@ def workplace(tmp_path, monkeypatch, tiny_folder):
     (tmp_path / "my-model").symlink_to(tiny_folder)
     (tmp_path / "runs" / "mine").mkdir(parents=True)
     (tmp_path / "runs" / "mine" / "run.yaml").write_text("algo: sft\nlr: 1e-5\n")
-    for name in ("simpo.py", "mine.py"):
-        (tmp_path / name).write_text(block("README.md", "simpo.py").replace("class SimPO", f"class {name[:-3].title()}"))
-    (tmp_path / "simpo.py").write_text(block("README.md", "simpo.py"))
+    simpo = block("README.md", "simpo.py")
+    (tmp_path / "simpo.py").write_text(simpo)
+    (tmp_path / "mine.py").write_text(simpo.replace("class SimPO", "class Mine"))
     return tmp_path
 
 
@@ -102,13 +103,16 @@ def parse(arguments, monkeypatch):
 
 @pytest.mark.parametrize(("command", "page"), COMMANDS, ids=lambda part: part)
 def test_every_command_that_is_shown_parses(command, page, workplace, monkeypatch, capsys):
-    arguments = shlex.split(command, comments=True)[1:]
+    arguments = shlex.split(command.replace("NAME", "dpo"), comments=True)[1:]
+    if len(arguments) == 1 and not arguments[0].startswith("-"):
+        # The name of a command in a sentence; what it needs besides is not part of it.
+        arguments += ["--help"]
     try:
         name, values = parse(arguments, monkeypatch)
     except typer.Exit:
         assert "--help" in arguments or "--version" in arguments
         return
-    if name == "train" and values["algo"] != "NAME":
+    if name == "train":
         algo, config = values.pop("algo"), values.pop("config")
         values.pop("dry_run")
         resolve_options(algo, config, values, "command line")
@@ -138,8 +142,8 @@ def table_rows(page):
 
 
 def test_every_option_of_the_core_is_described_with_its_default():
-    described = {row[0].strip("`"): row[1] for row in table_rows("docs/running.md") if row[0].startswith("`--")}
-    described = {flag: default for flag, default in described.items() if flag != "--layout" or default == "auto"}
+    rows = [row for row in table_rows("docs/running.md") if len(row) == 3]
+    described = {row[0].strip("`"): row[1] for row in rows if row[0].startswith("`--")}
     shown = {o.flag: "none" if o.default in (None, "") else str(o.default) for o in options_of(TrainConfig)}
     assert described == shown
 
@@ -155,9 +159,8 @@ def test_every_hook_is_described_with_its_exact_arguments():
 def test_everything_that_a_plugin_may_import_is_described():
     from zoo import api
 
-    text = text_of("docs/contract.md")
-    assert [name for name in api.__all__ if not re.search(rf"\b{name}\b", text)] in ([], ["logsigmoid"])
-    assert "logsigmoid" in text_of("README.md")
+    text = text_of("docs/contract.md") + text_of("README.md")
+    assert [name for name in api.__all__ if not re.search(rf"\b{name}\b", text)] == []
 
 
 def test_the_table_of_algorithms_names_those_that_exist():
@@ -224,13 +227,10 @@ def test_the_algorithm_of_the_readme_trains_from_its_file(workplace):
     run = zoo.train("./simpo.py:SimPO", data="pairs.jsonl", gamma=0.5, quiet=True, **FAST)
     steps = [row for row in run.metrics if "loss" in row]
     assert [row["step"] for row in steps] == [1, 2]
-    for row in steps:
-        assert {"margin", "accuracy"} <= row.keys()
     assert run.config["gamma"] == 0.5 and run.config["algo"] == "./simpo.py:SimPO"
     # −log σ(z) is convex, so the mean loss is at least that of the mean margin.
-    import math
-
-    assert steps[0]["loss"] >= math.log1p(math.exp(0.5 - steps[0]["margin"])) - 1e-5
+    assert all(row["loss"] >= math.log1p(math.exp(0.5 - row["margin"])) - 1e-5 for row in steps)
+    assert all(row["accuracy"] in (0, 0.5, 1) for row in steps)
 
 
 def test_the_formula_test_of_the_contract_passes(workplace, from_file):

@@ -159,3 +159,28 @@ def test_touching_an_undeclared_role_says_what_to_declare(tiny_model):
 def test_answers_are_found_in_every_field_of_a_batch():
     batch = Batch(row=torch.tensor([1, 2]), chosen=CHOSEN, rejected=REJECTED)
     assert len(answers_in(batch)) == 4
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "opt"])
+def test_a_loaded_model_is_the_same_function_in_training_as_in_evaluation(name, tmp_path):
+    """However an architecture keeps its dropout, it is off: else policy and reference differ before the first step."""
+    import transformers
+
+    from zoo.models.loading import Source, load_model
+
+    config = {
+        "llama": lambda: transformers.LlamaConfig(
+            vocab_size=50, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+            attention_dropout=0.5,
+        ),
+        "gpt2": lambda: transformers.GPT2Config(vocab_size=50, n_embd=16, n_layer=1, n_head=2),
+        "opt": lambda: transformers.OPTConfig(
+            vocab_size=50, hidden_size=16, ffn_dim=32, num_hidden_layers=2, num_attention_heads=2,
+            word_embed_proj_dim=16, dropout=0.5, layerdrop=0.5,
+        ),
+    }[name]()  # fmt: skip
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    model = load_model(Source(str(tmp_path), tmp_path), torch.float32)
+    before = Policy(model.eval(), "padded").logps(CHOSEN).per_token
+    for _ in range(3):
+        assert torch.equal(Policy(model.train(), "padded").logps(CHOSEN).per_token, before)

@@ -66,8 +66,8 @@ TWICE = [
 ]
 
 
-def tokenizer_of(template, *, adds_bos=False, end="<|im_end|>", merges=()):
-    """Bytes as tokens; `<s>` begins a text, `end` ends and pads it; five special tokens for templates."""
+def tokenizer_of(template, *, adds_bos=False, merges=()):
+    """Bytes as tokens; `<s>` begins a text, `<|im_end|>` ends and pads it, and templates may use four others."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = alphabet + ["".join(pair) for pair in merges]
     inner = Tokenizer(models.BPE(vocab={word: i for i, word in enumerate(words)}, merges=list(merges)))
@@ -78,6 +78,7 @@ def tokenizer_of(template, *, adds_bos=False, end="<|im_end|>", merges=()):
         inner.post_processor = processors.TemplateProcessing(
             single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", inner.token_to_id("<s>"))]
         )
+    end = "<|im_end|>"
     fast = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token=end, pad_token=end)
     fast.chat_template = template
     return fast
@@ -113,32 +114,27 @@ def test_an_answer_is_trained_with_its_end_of_turn_and_without_the_line_break_be
     assert answer.ended and not answer.cut
 
 
+CHAT = "<|im_start|>user\nTwo and two?<|im_end|>\n<|im_start|>assistant\n"
+
+
 @pytest.mark.parametrize(
-    ("source", "adds_bos", "end", "prompt", "completion"),
+    ("source", "adds_bos", "prompt", "completion"),
     [
-        (
-            DEFAULT_SYSTEM,
-            False,
-            "<|im_end|>",
-            "<|im_start|>system\nBe kind.<|im_end|>\n"
-            "<|im_start|>user\nTwo and two?<|im_end|>\n<|im_start|>assistant\n",
-            "Four.<|im_end|>",
-        ),
+        (DEFAULT_SYSTEM, False, "<|im_start|>system\nBe kind.<|im_end|>\n" + CHAT, "Four.<|im_end|>"),
         (
             WRITES_BOS,
             True,
-            "<|im_end|>",
             "<s><|head|>user<|body|>\n\nTwo and two?<|eot|><|head|>assistant<|body|>\n\n",
             "Four.<|eot|>",
         ),
-        (MODEL_ROLE, True, "<|im_end|>", "<s><|head|>user\nTwo and two?<|eot|>\n<|head|>model\n", "Four.<|eot|>"),
-        (BRACKETS, True, "<|im_end|>", "<s>[INST] Two and two? [/INST]", " Four.<|im_end|>"),
-        (FORGETS_THOUGHTS, False, "<|im_end|>", "<|im_start|>user\nTwo and two?<|im_end|>\n<|im_start|>assistant\n", "Four.<|im_end|>"),  # noqa: E501
+        (MODEL_ROLE, True, "<s><|head|>user\nTwo and two?<|eot|>\n<|head|>model\n", "Four.<|eot|>"),
+        (BRACKETS, True, "<s>[INST] Two and two? [/INST]", " Four.<|im_end|>"),
+        (FORGETS_THOUGHTS, False, CHAT, "Four.<|im_end|>"),
     ],
     ids=["default system", "writes bos", "model role", "brackets", "forgets thoughts"],
 )
-def test_prompt_and_completion_follow_the_models_own_template(source, adds_bos, end, prompt, completion):
-    tokenizer = tokenizer_of(source, adds_bos=adds_bos, end=end)
+def test_prompt_and_completion_follow_the_models_own_template(source, adds_bos, prompt, completion):
+    tokenizer = tokenizer_of(source, adds_bos=adds_bos)
     template = ChatTemplate(tokenizer)
     answer = template.answer(QUESTION, [{"role": "assistant", "content": "Four."}])
     assert read(template, answer) == (prompt, completion, [completion])
@@ -374,6 +370,16 @@ def test_a_raw_prompt_has_the_same_ids_alone_and_before_its_answer():
     assert len(tokenizer("the answer is")["input_ids"]) < len(answer) - 1
 
 
+def test_a_token_that_reaches_out_of_an_earlier_answer_is_cut_at_its_end():
+    """`.` and the line break behind it are one token, but only the first is the model's."""
+    template = ChatTemplate(tokenizer_of(NO_END.replace("A: ", "A:"), merges=[(".", "Ċ")]))
+    assert read(template, template.conversation(TWICE)) == (
+        "Q: Two and two?\nA:",
+        "Four.\nQ: And one?\nA:Five.<|im_end|>",
+        ["Four.", "Five.<|im_end|>"],
+    )
+
+
 def test_raw_text_takes_no_messages(tiny_tokenizer):
     template = ChatTemplate(tiny_tokenizer, "none")
     for function, arguments in (
@@ -515,8 +521,8 @@ def test_a_tokenizer_in_python_gives_the_same_masks():
 
 def test_a_tokenizer_that_puts_a_space_before_a_text_puts_none_into_the_middle():
     """Words are marked by the space before them, and the first word of any text gets one."""
-    words = ["▁", "▁the", "▁answ", "er", "▁is", "\n", *"abcdefghijklmnopqrstuvwxyz"]
-    merges = [("▁", "t"), ("▁t", "h"), ("▁th", "e"), ("e", "r"), ("▁", "i"), ("▁i", "s")]
+    words = ["▁", "\n", *"abcdefghijklmnopqrstuvwxyz"]
+    merges = [("▁", "t"), ("▁t", "h"), ("▁th", "e"), ("w", "e"), ("e", "r"), ("▁", "i"), ("▁i", "s")]
     parts = [left + right for left, right in merges]
     vocabulary = {word: i for i, word in enumerate(dict.fromkeys([*words, *parts]))}
     inner = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import itertools
 import json
 import os
 import platform
@@ -104,48 +106,46 @@ class Run:
             yield
 
 
-def create_run(out: str, name: str | None, default: str, config: dict[str, Any]) -> Run:
-    """A new run folder with run.yaml, command.txt and environment.json.
+def create_run(out: str, name: str | None, default: str, config: dict[str, Any], **content: Any) -> Run:
+    """A new run folder with run.yaml, command.txt, environment.json, and a JSON file for each further argument.
 
-    Raises ZooError when a run of that name exists, or the folder cannot be made.
+    It appears complete or not at all. Raises ZooError when a run of that name exists, or the folder cannot be made.
     """
     parent = Path(out).expanduser()
     if name is not None and (name == "last" or not re.fullmatch(r"[\w][\w.+-]*", name)):
         raise ZooError(f"'{name}' is not a name for a run.", "Use letters, digits, dots and dashes; last is taken.")
-    path = None
+    beside = Run(parent / f".tmp-{os.getpid()}")
     try:
-        parent.mkdir(parents=True, exist_ok=True)
-        path = _claim(parent, name, default)
-        run = Run(path)
-        write_yaml(path / "run.yaml", config)
-        (path / "command.txt").write_text(shlex.join(["zoo", *sys.argv[1:]]) + "\n", encoding="utf-8")
-        run.write_json("environment.json", environment())
+        shutil.rmtree(beside.path, ignore_errors=True)
+        beside.path.mkdir(parents=True)
+        write_yaml(beside.path / "run.yaml", config)
+        (beside.path / "command.txt").write_text(shlex.join(["zoo", *sys.argv[1:]]) + "\n", encoding="utf-8")
+        for file, values in {"environment": environment(), **content}.items():
+            beside.write_json(f"{file}.json", values)
+        return Run(_claim(beside.path, parent, name, default))
     except OSError as error:
-        if path is not None:
-            shutil.rmtree(path, ignore_errors=True)
         raise ZooError(
             f"The run folder cannot be made in {parent}: {error.strerror}.", "Choose --out FOLDER."
         ) from None
-    return run
+    finally:
+        shutil.rmtree(beside.path, ignore_errors=True)
 
 
-def _claim(parent: Path, name: str | None, default: str) -> Path:
-    """Make the folder; numbered names skip those that exist."""
-    if name is not None:
-        try:
-            (parent / name).mkdir()
-        except FileExistsError:
-            raise ZooError(
-                f"There already is a run {parent / name}.", f"Choose another --name, or go on: zoo resume {name}"
-            ) from None
-        return parent / name
-    number = 1
-    while True:
-        try:
-            (parent / f"{default}-{number}").mkdir()
-            return parent / f"{default}-{number}"
-        except FileExistsError:
-            number += 1
+def _claim(beside: Path, parent: Path, name: str | None, default: str) -> Path:
+    """Give the folder its name; numbered names skip those that exist."""
+    for number in itertools.count(1):
+        path = parent / (name if name is not None else f"{default}-{number}")
+        if not path.exists():
+            try:
+                os.rename(beside, path)
+                return path
+            except OSError as error:
+                # Another process may have taken the name just now.
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+        if name is not None:
+            break
+    raise ZooError(f"There already is a run {parent / str(name)}.", f"Choose another --name, or go on: zoo resume {name}")
 
 
 def environment() -> dict[str, Any]:
@@ -168,7 +168,7 @@ def _version(package: str) -> str:
 def find_runs(out: str = "runs") -> list[Run]:
     """All runs under a folder, oldest first."""
     parent = Path(out).expanduser()
-    found = [file.parent for file in parent.glob("*/run.yaml")] if parent.is_dir() else []
+    found = [file.parent for file in parent.glob("[!.]*/run.yaml")] if parent.is_dir() else []
     return [Run(path) for path in sorted(found, key=lambda path: ((path / "run.yaml").stat().st_mtime_ns, path.name))]
 
 

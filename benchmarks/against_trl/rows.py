@@ -11,20 +11,25 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-COMMON = """
+
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
+COMMON = _words("""
 the a an and of to in on with for from by at over under near after before between through without about some every
 old new small large quiet early late warm cold dark bright simple narrow open second first last other same own
-""".split()
-PLAIN = """
+""")
+PLAIN = _words("""
 river road house garden letter window table paper morning evening winter summer market school teacher farmer child
 people city town village hill field bread water stone wood glass light sound story question answer number reason
 reads walks opens carries finds keeps makes shows leaves brings writes holds follows learns asks gives sees builds
-""".split()
-ODD = """
+""")
+ODD = _words("""
 engine signal cable bridge tower rocket metal copper circuit battery pressure vector column matrix kernel buffer
 packet server client driver module target budget profit market stock credit bank lawyer contract office manager
 burns spins drops breaks shifts sends blocks counts sells trades signs drives prints loads locks scans pulls cuts
-""".split()
+""")
 
 
 @dataclass(frozen=True)

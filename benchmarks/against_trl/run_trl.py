@@ -1,6 +1,6 @@
 """One training run with TRL. Runs in TRL's own environment; takes a JSON job, writes a JSON result.
 
-    python run_trl.py JOB.json
+python run_trl.py JOB.json
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ def main() -> None:
 
 
 def make_trainer(job: dict[str, Any], model: Any, tokenizer: Any, data: Any, notes: Notes) -> Any:
-    """TRL's trainer for the job, in float32 with bfloat16 autocast, AdamW, a constant learning rate."""
+    """TRL's trainer for the job, on float32 weights: autocast as asked, AdamW, a constant learning rate."""
     extra = dict(job["options"])
     common = {
         "output_dir": job["scratch"],
         "use_cpu": True,
-        "bf16": True,
+        "bf16": job["precision"] == "bf16",
         "gradient_checkpointing": False,
         "learning_rate": job["lr"],
         "lr_scheduler_type": "constant",

@@ -34,10 +34,11 @@ def main() -> None:
     clock, facts = Clock(), {"setup_seconds": 0.0}
     watch_steps(clock, facts)
     watch_reference(facts)
+    precision = "bf16-mixed" if job["precision"] == "bf16" else "32-true"
     zoo.train(
         algo=job["algo"], model=job["model"], data=job["rows"], out=job["scratch"], template="none", max_length=2048,
         batch_size=job["batch_size"], epochs=job["epochs"], max_steps=job["steps"], lr=job["lr"], schedule="constant",
-        warmup=0, precision="bf16-mixed", accelerator="cpu", eval_fraction=0.0, score="none", save_every=0, quiet=True,
+        warmup=0, precision=precision, accelerator="cpu", eval_fraction=0.0, score="none", save_every=0, quiet=True,
         **job["options"],
     )  # fmt: skip
     versions = {"zoo": zoo.__version__, "torch": torch.__version__}

@@ -85,7 +85,7 @@ def encode(
     encoded: list[dict[str, Any]] = []
     for start in range(0, len(records), ROWS_AT_ONCE):
         part = records[start : start + ROWS_AT_ONCE]
-        for record, fields in _tokenized(part, kind, template, report):
+        for record, fields, warnings in _tokenized(part, kind, template, report):
             try:
                 kept, was_cut = _fitted(fields, max_length, long_rows == "cut")
                 _check(kept, kind, template)
@@ -93,7 +93,9 @@ def encode(
                 report.add(record["row"], error)
                 continue
             if was_cut:
-                report.add(record["row"], RowError("W_TRUNCATED", "completion", f"cut at {max_length} tokens"))
+                warnings = [*warnings, RowError("W_TRUNCATED", "completion", f"cut at {max_length} tokens")]
+            for warning in warnings:
+                report.add(record["row"], warning)
             encoded.append({"row": record["row"], **kept, "record": record})
         if progress is not None:
             progress(start + len(part), len(records))
@@ -115,8 +117,11 @@ def _check_options(kind: str, max_length: int, long_rows: str) -> None:
 
 def _tokenized(
     records: Sequence[Record], kind: str, template: ChatTemplate, report: Report
-) -> Iterator[tuple[Record, dict[str, Any]]]:
-    """Records with their fields tokenised, all texts in one call; rows that cannot be rendered are reported."""
+) -> Iterator[tuple[Record, dict[str, Any], list[RowError]]]:
+    """Records with their fields tokenised, all texts in one call, and what should be known of each.
+
+    Rows that cannot be rendered are reported.
+    """
     plans: list[tuple[Record, dict[str, Any]]] = []
     for record in records:
         try:
@@ -127,13 +132,12 @@ def _tokenized(
     tokens = dict(zip(rendered, template.tokenize(list(rendered.values())), strict=True))
     prompts = iter(template.tokens.ids([fields["prompt"] for _, fields in plans if "prompt" in fields]))
     for record, fields in plans:
-        for code, warning in {w.code: w for one in _parts(fields, Rendered) for w in one.warnings}.items():
-            report.add(record["row"], RowError(code, warning.field, warning.message))
+        warnings = {warning.code: warning for one in _parts(fields, Rendered) for warning in one.warnings}
         if "prompt" in fields:
             fields["prompt"] = torch.tensor(next(prompts), dtype=torch.long)
         if kind == "stepwise":
             fields["step_ends"] = tokens[id(fields["completion"])][1]
-        yield record, {name: _replaced(value, tokens) for name, value in fields.items()}
+        yield record, {name: _replaced(value, tokens) for name, value in fields.items()}, list(warnings.values())
 
 
 def _rendered(record: Record, kind: str, template: ChatTemplate) -> dict[str, Any]:

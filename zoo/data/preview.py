@@ -86,7 +86,8 @@ def _texts(record: dict[str, Any], template: ChatTemplate) -> Iterator[tuple[str
         ids = answer.prompt.tolist()
         if ids != prompt:
             prompt = ids
-            yield f"prompt, {_tokens(len(ids))}", pieces_of(template, ids)
+            if ids:
+                yield f"prompt, {_tokens(len(ids))}", pieces_of(template, ids)
         if name:
             trained = int(answer.mask.sum())
             title = f"{name}, {_tokens(len(answer.completion))}, {trained:,} trained"
@@ -187,8 +188,9 @@ def _sentences(encoded: Encoded) -> list[str]:
     if rows := [record for record in encoded.records if _has_turns(record)]:
         last = sum(int(record["completion"].mask.sum()) for record in rows)
         every = sum(int(record["conversation"].mask.sum()) for record in rows)
+        counted = f"{len(rows):,} conversations have" if len(rows) > 1 else "1 conversation has"
         sentences.append(
-            f"{len(rows):,} conversations have several assistant turns: {every:,} tokens are trained where every turn "
-            f"is learned, as shown above, {last:,} where only the last is."
+            f"{counted} several assistant turns: {every:,} tokens are trained where every turn is learned, as shown "
+            f"above, {last:,} where only the last is."
         )
     return sentences

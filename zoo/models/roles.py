@@ -110,23 +110,29 @@ class Reference(Scorer):
         assert self.cache is not None
         unique = {answer_key(answer): answer for answer in answers}
         known = self.cache.get(list(unique))
-        # Answers to one prompt lie side by side, short prompts first, so that rows fill and prompts are shared.
-        waiting = sorted(
-            (item for item in unique.items() if item[0] not in known),
-            key=lambda item: (len(item[1].prompt), item[1].prompt.tolist(), len(item[1])),
-        )
-        total, done, tokens = len(waiting), 0, 0
-        batch: dict[bytes, Answer] = {}
-        for key, answer in waiting:
-            if batch and tokens + len(answer) > micro_tokens:
-                done += len(self._remember(batch))
+        total, done = len(unique) - len(known), 0
+        # What is known is left out of the batches after they are cut: a run that was killed in here and starts again
+        # then scores the rest side by side with the same answers as before, and gets the same last bits.
+        for batch in _batches(unique, micro_tokens):
+            missing = {key: answer for key, answer in batch.items() if key not in known}
+            if missing:
+                done += len(self._remember(missing))
                 yield done, total
-                batch, tokens = {}, 0
-            batch[key] = answer
-            tokens += len(answer)
-        if batch:
-            done += len(self._remember(batch))
-            yield done, total
+
+
+def _batches(answers: dict[bytes, Answer], micro_tokens: int) -> Iterator[dict[bytes, Answer]]:
+    """Answers to one prompt lie side by side, short prompts first, so that rows fill and prompts are shared."""
+    ordered = sorted(answers.items(), key=lambda item: (len(item[1].prompt), item[1].prompt.tolist(), len(item[1])))
+    batch: dict[bytes, Answer] = {}
+    tokens = 0
+    for key, answer in ordered:
+        if batch and tokens + len(answer) > micro_tokens:
+            yield batch
+            batch, tokens = {}, 0
+        batch[key] = answer
+        tokens += len(answer)
+    if batch:
+        yield batch
 
 
 def _unravel(values: list[Tensor], mask: Tensor) -> TokenLogps:

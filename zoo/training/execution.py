@@ -189,9 +189,9 @@ class Execution:
             short = Path(algo.split(":")[0]).stem if ".py" in algo else algo
             # The name belongs to this folder: run.yaml must run again beside it.
             config = {**self.resolved.as_dict(), "name": None}
-            self.run = create_run(self.core.out, self.core.name, f"{short}-{self.source.short_name}", config)
+            default = f"{short}-{self.source.short_name}"
+            self.run = create_run(self.core.out, self.core.name, default, config, data=self.data.facts)
             self.created = self.run
-            self.run.write_json("data.json", self.data.facts)
         else:
             self.run = Run(Path(self.core.out))
 
@@ -233,6 +233,7 @@ class Execution:
                 "Stopping after this step, with a checkpoint (again to stop at once)."
             )
             module.before_training = lambda: self._before_training(watch)
+            module.say = watch.say
             trainer = self._trainer()
             checkpoint = newest_good(self.run.checkpoints, self.say) if self.resumed else None
             if self.resumed:

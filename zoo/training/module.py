@@ -49,6 +49,7 @@ class PostTraining(lightning.LightningModule):
         self.skipped_steps = 0
         self.before_training: Callable[[], None] = lambda: None
         """Called once, on the device, before anything is scored in this process."""
+        self.say: Callable[[str], None] = print
         self.tokens_seen = 0.0
         self.step_metrics: dict[str, float] = {}
         self._restored_rng: dict[str, Any] | None = None
@@ -105,7 +106,7 @@ class PostTraining(lightning.LightningModule):
                 "Three knobs: a smaller --micro-tokens, --gradient-checkpointing, --lora.",
             ) from error
         self.micro_tokens //= 2
-        self.print(f"Memory ran out; micro-batches now have {self.micro_tokens} tokens (the result is the same).")
+        self.say(f"Memory ran out; micro-batches now have {self.micro_tokens} tokens (the result is the same).")
 
     def _backward(self, batch: Batch) -> Sums:
         parts = micro_batches(batch, self.micro_tokens)
@@ -166,7 +167,7 @@ class PostTraining(lightning.LightningModule):
         self.skipped_steps += 1
         rows = batch["row"].tolist() if "row" in list(batch) else []
         where = f"step {self.steps_done + 1} (rows {', '.join(map(str, rows[:20]))})"
-        self.print(f"Loss {loss} and gradient norm {norm} in {where}: the step is skipped.")
+        self.say(f"Loss {loss} and gradient norm {norm} in {where}: the step is skipped.")
         if self.bad_steps >= MAX_BAD_STEPS:
             raise TrainingStopped(
                 f"{MAX_BAD_STEPS} steps in a row had a non-finite loss or gradient, the last one {where}.",

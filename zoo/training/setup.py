@@ -121,7 +121,9 @@ def load_policy(core: TrainConfig, source: Source, precision: str) -> Any:
     if core.lora:
         model = add_lora(model, core.lora_rank, core.lora_alpha, core.lora_dropout, core.lora_targets)
     if core.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        # The older name warns in newer versions of transformers, which have both.
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
         if core.lora:
             model.enable_input_require_grads()
     return model

@@ -1,0 +1,469 @@
+"""A run that was killed, stopped or damaged, and resumed, ends like one that was not: bit for bit."""
+
+import json
+import os
+import signal
+import sys
+import time
+
+import pytest
+from tiny_runs import (
+    data_for,
+    demonstrations,
+    float32_flags,
+    losses,
+    run_command,
+    same_bytes,
+    start_command,
+    trainer,
+    write_rows,
+)
+
+import zoo
+from zoo import registry
+from zoo.errors import TrainingStopped, ZooError
+from zoo.evals import Eval, Score
+from zoo.hookspecs import hookimpl
+from zoo.models.roles import Reference
+from zoo.runs import Run, find_run
+
+EXACT = {"save_every": 2, "lr": 1e-3, "schedule": "cosine", "epochs": 2}
+
+
+@pytest.fixture
+def train(tmp_path, tiny_folder, monkeypatch):
+    """Each run starts with no reference log-probs, so that nothing is equal because it was kept."""
+    start = trainer(tmp_path, tiny_folder)
+
+    def train(algo="sft", **options):
+        monkeypatch.setenv("ZOO_CACHE", str(tmp_path / f"cache-{options.get('name')}"))
+        return start(algo, **{**EXACT, **options})
+
+    return train
+
+
+def in_child(action, output):
+    """Run `action` in a fork of this process; gives its exit status (128 + the signal's number when it was killed).
+
+    What it prints goes to the file `output`.
+    """
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            with open(output, "w", encoding="utf-8") as stream:
+                os.dup2(stream.fileno(), 1)
+                os.dup2(stream.fileno(), 2)
+                sys.stdout, sys.stderr = stream, stream
+                action()
+                status = 0
+        except TrainingStopped as stopped:
+            output.write_text(f"{output.read_text()}{stopped}\n")
+            status = stopped.exit_status
+        except SystemExit as error:
+            status = error.code
+        finally:
+            os._exit(status)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
+
+
+class SignalAt:
+    """Sends signals to its own process at the end of a step."""
+
+    def __init__(self, step, *numbers):
+        self.step, self.numbers = step, numbers
+
+    @hookimpl
+    def step_end(self, step):
+        if step == self.step:
+            for number in self.numbers:
+                os.kill(os.getpid(), number)
+
+
+def installed(*plugins):
+    """Make objects installed plugins, for the rest of this process."""
+    modules, broken = registry.plugin_modules()
+    named = tuple((f"mine{i}@test", plugin) for i, plugin in enumerate(plugins))
+    registry.plugin_modules = lambda: ((*modules, *named), broken)
+
+
+@pytest.fixture
+def interrupted(train, tmp_path):
+    """Start a run in a process of its own that gets signals after a step; gives the run and the exit status."""
+
+    def interrupted(step, *numbers, algo="sft", name="broken", **options):
+        def action():
+            installed(SignalAt(step, *numbers))
+            train(algo, name=name, quiet=False, **options)
+
+        status = in_child(action, tmp_path / "output.txt")
+        return Run(tmp_path / "runs" / name), status
+
+    return interrupted
+
+
+def assert_same(broken, whole):
+    assert same_bytes(broken, whole, "model/model.safetensors") or same_bytes(
+        broken, whole, "model/adapter_model.safetensors"
+    )
+    assert same_bytes(broken, whole, "metrics.jsonl")
+    assert same_bytes(broken, whole, "summary.json")
+    assert {file.name for file in broken.path.iterdir()} == {file.name for file in whole.path.iterdir()}
+    assert not list(broken.path.rglob(".tmp*"))
+
+
+# -- SIGKILL -------------------------------------------------------------------------------------------------------
+
+CASES = {
+    "sft": {"algo": "sft", "neftune_alpha": 5.0},
+    "dpo": {"algo": "dpo"},
+    "dpo without cache": {"algo": "dpo", "reference_cache": "off"},
+    "adapters": {"algo": "dpo", "lora": True, "lora_rank": 2, "lora_dropout": 0.1, "lr": 1e-2},
+    "half precision": {"algo": "sft", "precision": "bf16-mixed", "gradient_checkpointing": True},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_killed_run_resumed_equals_an_unbroken_one(train, interrupted, case):
+    whole = train(name="whole", **CASES[case])
+    broken, status = interrupted(3, signal.SIGKILL, **CASES[case])
+    assert status == 128 + signal.SIGKILL
+    assert broken.status == "unfinished" and not broken.model_path.exists()
+    assert [path.name for path in broken.checkpoints.iterdir()] == ["step-2"]
+    zoo.resume(broken.path, quiet=True)
+    assert_same(broken, whole)
+
+
+@pytest.mark.parametrize("step", [1, 2, 5, 6])
+def test_whenever_it_is_killed(train, interrupted, step):
+    """Before the first checkpoint (it starts again), right after one, and after the last step."""
+    whole = train("dpo", name="whole")
+    broken, _ = interrupted(step, signal.SIGKILL, algo="dpo")
+    zoo.resume(broken.path, quiet=True)
+    assert_same(broken, whole)
+
+
+def test_killed_twice(train, interrupted, tmp_path):
+    whole = train("sft", name="whole")
+    broken, _ = interrupted(3, signal.SIGKILL)
+
+    def again():
+        installed(SignalAt(5, signal.SIGKILL))
+        zoo.resume(broken.path, quiet=True)
+
+    assert in_child(again, tmp_path / "again.txt") == 128 + signal.SIGKILL
+    zoo.resume(broken.path, quiet=True)
+    assert_same(broken, whole)
+
+
+def test_what_validation_remembers_survives(train, interrupted, tmp_path):
+    held_out = write_rows(tmp_path / "held.jsonl", demonstrations(7, seed=9))
+    options = {"eval_data": held_out, "eval_every": 1, "keep_best": True, "patience": 2, "lr": 0.3, "epochs": 3}
+    whole = train("sft", name="whole", **options)
+    assert 2 < whole.summary["steps"] < 9, "it stops early, after its best"
+    broken, _ = interrupted(whole.summary["steps"] - 1, signal.SIGKILL, **options)
+    zoo.resume(broken.path, quiet=True)
+    assert_same(broken, whole)
+
+
+def test_killed_while_the_reference_is_scored(train, tmp_path):
+    whole = train("dpo", name="whole", micro_tokens=200)
+
+    def action():
+        original, calls = Reference._remember, []
+
+        def remember(self, missing):
+            calls.append(len(missing))
+            return original(self, missing) if len(calls) < 4 else os.kill(os.getpid(), signal.SIGKILL)
+
+        Reference._remember = remember
+        train("dpo", name="broken", micro_tokens=200)
+
+    assert in_child(action, tmp_path / "output.txt") == 128 + signal.SIGKILL
+    broken = Run(tmp_path / "runs" / "broken")
+    zoo.resume(broken.path, quiet=True)
+    assert_same(broken, whole)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_killed_while_the_model_is_evaluated(train, tmp_path, monkeypatch, when):
+    """Samples stand in the file once, whenever the scoring was cut short."""
+
+    class Evaluation:
+        calls, deadly = 0, None
+
+        @hookimpl
+        def evals(self):
+            return {"first": Eval("For tests.", self.first), "second": Eval("For tests.", self.second)}
+
+        def first(self, subject):
+            return Score("first", 1.0, 1, 1.0, 1.0, samples=[{"prompt": "x", "answer": "y", "score": 1.0}])
+
+        def second(self, subject):
+            self.calls += 1
+            if self.calls == self.deadly:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return Score("second", 2.0, 1, 2.0, 2.0)
+
+    evaluation = Evaluation()
+    modules, broken_ones = registry.plugin_modules()
+    monkeypatch.setattr(registry, "plugin_modules", lambda: ((*modules, ("mine@test", evaluation)), broken_ones))
+    whole = train("sft", name="whole", score="first,second")
+    assert len((whole.path / "samples.jsonl").read_text().splitlines()) == 2
+
+    def action():
+        evaluation.calls, evaluation.deadly = 0, 1 if when == "before" else 2
+        train("sft", name="broken", score="first,second")
+
+    assert in_child(action, tmp_path / "output.txt") == 128 + signal.SIGKILL
+    broken = Run(tmp_path / "runs" / "broken")
+    zoo.resume(broken.path, quiet=True)
+    assert_same(broken, whole)
+    assert same_bytes(broken, whole, "samples.jsonl")
+
+
+# -- a kill at every file event ------------------------------------------------------------------------------------
+
+FILE_EVENTS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree", "os.truncate")
+
+
+def count_events(folder, stop_at, counted):
+    """From now on each file event below `folder` is written to the file `counted`; the process dies at `stop_at`."""
+    seen = 0
+    log = open(counted, "w")  # noqa: SIM115
+
+    def hook(event, arguments):
+        nonlocal seen
+        if event not in FILE_EVENTS or not str(arguments[0]).startswith(folder):
+            return
+        if event == "open" and not (isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)):
+            return
+        seen += 1
+        log.write(f"{event} {str(arguments[0])[len(folder):]}\n")
+        log.flush()
+        if seen == stop_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+
+
+def kill_at_events(train, tmp_path, chosen):
+    """A run is killed at the file events that `chosen` takes out of all, resumed each time, and compared."""
+    options = {"max_steps": 4, "keep_checkpoints": True, "data": data_for("sft", tmp_path)}
+    whole = train("sft", name="whole", **options)
+
+    def killed_at(event):
+        name, counted = f"broken-{event}", tmp_path / f"events-{event}"
+
+        def action():
+            count_events(str(tmp_path / "runs"), event, str(counted))
+            train("sft", name=name, **options)
+
+        status = in_child(action, tmp_path / "output.txt")
+        return Run(tmp_path / "runs" / name), status, counted.read_text().splitlines()
+
+    _, status, events = killed_at(0)
+    assert status == 0 and len(events) > 30
+    for event in chosen(range(1, len(events) + 1)):
+        broken, status, _ = killed_at(event)
+        assert status == 128 + signal.SIGKILL
+        if not broken.path.exists():
+            continue  # Killed before the folder stood: nothing was begun.
+        if broken.status != "finished":
+            zoo.resume(broken.path, quiet=True)
+        for name in ("model/model.safetensors", "metrics.jsonl", "summary.json"):
+            assert same_bytes(broken, whole, name), events[event - 1]
+    return events
+
+
+def test_killed_at_file_events(train, tmp_path):
+    """Every fifth of those of a run: its folder, metrics, checkpoints, model, summary."""
+    events = kill_at_events(train, tmp_path, lambda all_events: all_events[2::5])
+    text = "\n".join(events)
+    for part in ("run.yaml", "metrics.jsonl", "step-2/manifest.json", "step-4", ".tmp-model", "summary.json"):
+        assert part in text
+
+
+@pytest.mark.slow
+def test_killed_at_every_file_event(train, tmp_path):
+    kill_at_events(train, tmp_path, lambda all_events: all_events)
+
+
+# -- signals -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("number", "expected", "name"), [(signal.SIGINT, 130, "ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")])
+def test_a_signal_stops_after_the_step_with_a_checkpoint(train, interrupted, tmp_path, number, expected, name):
+    whole = train("dpo", name="whole")
+    broken, status = interrupted(3, number, algo="dpo")
+    text = (tmp_path / "output.txt").read_text()
+    assert status == expected
+    assert "Stopping after this step, with a checkpoint" in text
+    assert f"Stopped by {name} after step 3. The checkpoint is complete.\nGo on with: zoo resume {broken.path}" in text
+    assert "Traceback" not in text
+    assert [path.name for path in broken.checkpoints.iterdir()] == ["step-3"]
+    assert (broken.status, broken.summary["steps"]) == ("stopped", 3)
+    zoo.resume(broken.path, quiet=True)
+    assert_same(broken, whole)
+
+
+def test_without_regular_checkpoints_a_signal_still_saves_one(train, interrupted):
+    whole = train("sft", name="whole", save_every=0)
+    broken, _ = interrupted(3, signal.SIGINT, save_every=0)
+    assert [path.name for path in broken.checkpoints.iterdir()] == ["step-3"]
+    zoo.resume(broken.path, quiet=True)
+    assert_same(broken, whole)
+
+
+def test_a_second_signal_stops_at_once(interrupted):
+    broken, status = interrupted(3, signal.SIGINT, signal.SIGINT)
+    assert status == 128 + signal.SIGINT
+    assert [path.name for path in broken.checkpoints.iterdir()] == ["step-2"], "no time was taken to save"
+    assert broken.status == "unfinished"
+
+
+def test_a_signal_in_the_last_step_lets_the_run_end(interrupted):
+    run, status = interrupted(6, signal.SIGINT)
+    assert status == 0 and run.status == "finished"
+
+
+def test_a_signal_before_the_first_step_leaves_nothing(train, tmp_path):
+    class Early:
+        @hookimpl
+        def run_start(self):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def action():
+        installed(Early())
+        train("sft", name="early", quiet=False)
+
+    assert in_child(action, tmp_path / "output.txt") == 130
+    text = (tmp_path / "output.txt").read_text()
+    assert "Stopped by ctrl-C before the first step; nothing was kept." in text and "Traceback" not in text
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_signal_handlers_are_given_back(train, interrupted):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    train("sft", max_steps=1)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_ctrl_c_at_the_command_line_and_resume(train, tmp_path, tiny_folder):
+    """The real thing: two commands in processes of their own, a signal from outside."""
+    whole = train("sft", name="whole", rows=100, epochs=4)
+    cache = {"ZOO_CACHE": str(tmp_path / "cache")}
+    flags = float32_flags(save_every=2, lr=1e-3, schedule="cosine", epochs=4)
+    data = data_for("sft", tmp_path, 100)
+    started = start_command(
+        "train", "--algo", "sft", "--model", tiny_folder, "--data", data, "--name", "mine", *flags, cwd=tmp_path, **cache
+    )
+    run = Run(tmp_path / "runs" / "mine")
+    while len(run.metrics) < 2:
+        assert started.poll() is None, started.stdout.read()
+        time.sleep(0.01)
+    started.send_signal(signal.SIGINT)
+    text, _ = started.communicate(timeout=60)
+    assert started.returncode == 130 and "Traceback" not in text
+    assert f"Go on with: zoo resume {run.path.relative_to(tmp_path)}" in text
+    done = run_command("resume", "mine", cwd=tmp_path, **cache)
+    assert done.returncode == 0, done.stderr
+    assert f"Resuming from step-{run_step(text)}" in done.stdout
+    assert same_bytes(run, whole, "model/model.safetensors") and same_bytes(run, whole, "metrics.jsonl")
+
+
+def run_step(text):
+    return int(text.split("after step ")[1].split(".")[0])
+
+
+# -- damage and change ---------------------------------------------------------------------------------------------
+
+
+def flip(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(bytes(content))
+
+
+def test_a_damaged_checkpoint_is_named_and_the_run_starts_again(train, interrupted, capsys):
+    whole = train("sft", name="whole")
+    broken, _ = interrupted(3, signal.SIGKILL)
+    flip(broken.checkpoints / "step-2" / "weights.safetensors")
+    zoo.resume(broken.path)
+    text = capsys.readouterr().out
+    assert "step-2/weights.safetensors is damaged: it is not what was written." in text
+    assert "No checkpoint yet: starting again." in text
+    assert_same(broken, whole)
+
+
+def test_the_checkpoint_before_a_damaged_one_is_taken(train, interrupted, tmp_path, capsys):
+    """Two stand when the run was killed between writing the new one and removing the old one."""
+    import shutil
+
+    whole = train("sft", name="whole")
+    early, _ = interrupted(3, signal.SIGKILL, name="early")
+    broken, _ = interrupted(5, signal.SIGKILL)
+    shutil.copytree(early.checkpoints / "step-2", broken.checkpoints / "step-2")
+    flip(broken.checkpoints / "step-4" / "rest.pt")
+    zoo.resume(broken.path)
+    text = capsys.readouterr().out
+    assert "step-4/rest.pt is damaged" in text and "Resuming from step-2." in text
+    assert_same(broken, whole)
+
+
+def test_changed_data_is_refused_unless_allowed(interrupted, tmp_path):
+    broken, _ = interrupted(3, signal.SIGKILL)
+    file = tmp_path / "sft-12.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    rows[0]["completion"] = "something else"
+    write_rows(file, rows)
+    with pytest.raises(ZooError, match="The data of broken .train. is not what the run began with") as caught:
+        zoo.resume(broken.path, quiet=True)
+    assert "--allow-data-change" in caught.value.hint
+    assert zoo.resume(broken.path, quiet=True, allow_data_change=True).status == "finished"
+
+
+def test_a_finished_run_says_so(train):
+    run = train("sft", max_steps=1)
+    with pytest.raises(ZooError, match="is finished") as caught:
+        zoo.resume(run.path)
+    assert str(run.model_path) in caught.value.hint
+
+
+def test_a_run_that_is_still_going_on_cannot_be_resumed(interrupted, tmp_path):
+    broken, _ = interrupted(3, signal.SIGKILL)
+    with broken.alone():
+        with pytest.raises(ZooError, match="The run broken is being trained by another process"):
+            zoo.resume(broken.path, quiet=True)
+        # A process that dies takes its lock with it, and another one's is no business of a child's.
+        assert in_child(lambda: zoo.resume(broken.path, quiet=True), tmp_path / "output.txt") != 0
+    assert zoo.resume(broken.path, quiet=True).status == "finished"
+
+
+def test_a_kept_checkpoint_is_the_last_step(train):
+    run = train("sft", keep_checkpoints=True)
+    assert [path.name for path in run.checkpoints.iterdir()] == ["step-6"]
+
+
+def test_resuming_goes_on_and_does_not_begin_again(interrupted, monkeypatch):
+    from zoo.training.module import PostTraining
+
+    broken, _ = interrupted(3, signal.SIGKILL)
+    steps = []
+    original = PostTraining.training_step
+    monkeypatch.setattr(
+        PostTraining, "training_step", lambda self, *a: (steps.append(self.steps_done), original(self, *a))[1]
+    )
+    zoo.resume(broken.path, quiet=True)
+    assert steps == [2, 3, 4, 5]
+    assert len(losses(broken)) == 6
+
+
+def test_last_finds_the_stopped_run(train, interrupted, tmp_path, monkeypatch):
+    train("sft", max_steps=1)
+    broken, _ = interrupted(3, signal.SIGINT)
+    os.utime(broken.path / "run.yaml")
+    monkeypatch.chdir(tmp_path)
+    assert find_run("last") == Run(broken.path.relative_to(tmp_path))
+    assert zoo.resume("last", quiet=True).status == "finished"

@@ -1,0 +1,113 @@
+"""Small data and short runs for the tests of training: not a test file itself."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+import zoo
+
+WORDS = "red blue green one two three cat dog sun moon here there".split()
+FLOAT32 = {"precision": "32-true", "eval_fraction": 0.0, "schedule": "constant", "warmup": 0.0}
+
+
+def sentence(source, low, high):
+    return " ".join(source.choice(WORDS) for _ in range(source.randint(low, high)))
+
+
+def demonstrations(count=12, seed=0):
+    """Every prompt has two answers, so that there is something to share."""
+    source = random.Random(seed)
+    prompts = [f"{sentence(source, 1, 6)} {i}" for i in range((count + 1) // 2)]
+    return [{"prompt": prompts[i // 2], "completion": f"{sentence(source, 1, 8)} {i}"} for i in range(count)]
+
+
+def preferences(count=12, seed=0):
+    source = random.Random(seed)
+    return [
+        {"prompt": f"{sentence(source, 1, 6)} {i}", "chosen": sentence(source, 1, 6), "rejected": sentence(source, 2, 9)}
+        for i in range(count)
+    ]
+
+
+ROWS = {"sft": demonstrations, "dpo": preferences}
+
+
+def write_rows(file, rows):
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(file)
+
+
+def data_for(algo, folder, count=12):
+    """A file of rows that the algorithm can learn from."""
+    return write_rows(folder / f"{algo}-{count}.jsonl", ROWS[algo](count))
+
+
+def weights(run):
+    return load_file(run.model_path / "model.safetensors")
+
+
+def differences(first, second):
+    """Largest absolute difference of two runs' weights."""
+    a, b = weights(first), weights(second)
+    assert a.keys() == b.keys()
+    return max(float((a[name].float() - b[name].float()).abs().max()) for name in a)
+
+
+def same_bytes(first, second, name):
+    return (first.path / name).read_bytes() == (second.path / name).read_bytes()
+
+
+def losses(run):
+    return [row["loss"] for row in run.metrics if "loss" in row]
+
+
+def trainer(tmp_path, model):
+    """`train(algo, **options)`: a quiet run under tmp_path in exact arithmetic, 4 rows a step, with its data made."""
+
+    def train(algo="sft", rows=12, **options):
+        options = {"model": str(model), "out": str(tmp_path / "runs"), "batch_size": 4, **FLOAT32, **options}
+        if "data" not in options:
+            options["data"] = data_for(algo, tmp_path, rows)
+        return zoo.train(algo, **{"quiet": True, **options})
+
+    return train
+
+
+def command(*arguments, cwd, **environment):
+    """The command line as a list, and the environment to start it in."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200", **environment}
+    return {"args": [sys.executable, "-m", "zoo.cli.main", *map(str, arguments)], "cwd": cwd, "env": env}
+
+
+def run_command(*arguments, cwd, stdin=None, **environment):
+    """Run `zoo …` to its end; the finished process with its output as text."""
+    started = command(*arguments, cwd=cwd, **environment)
+    return subprocess.run(**started, input=stdin, capture_output=True, text=True, timeout=120)
+
+
+def start_command(*arguments, cwd, **environment):
+    started = command(*arguments, cwd=cwd, **environment)
+    return subprocess.Popen(**started, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def float32_flags(**more):
+    """The exact arithmetic of `trainer`, as flags."""
+    options = {**FLOAT32, "batch_size": 4, **more}
+    return [part for name, value in options.items() for part in ("--" + name.replace("_", "-"), str(value))]
+
+
+def plugin_file(folder, body, name="bad.py"):
+    """An algorithm in a file of its own; gives what --algo takes."""
+    file = Path(folder) / name
+    file.write_text(
+        "import torch\nfrom dataclasses import dataclass\nfrom zoo.api import Algorithm, Loss, ZooError\n\n" + body,
+        encoding="utf-8",
+    )
+    return str(file)
+
+
