@@ -416,6 +416,9 @@ def test_a_template_file_replaces_the_models_own(tmp_path, tiny_tokenizer):
     with pytest.raises(ZooError, match="missing.jinja") as caught:
         ChatTemplate(tiny_tokenizer, str(tmp_path / "missing.jinja"))
     assert ".jinja" in caught.value.hint
+    path.write_bytes(b"\xff\xfe{{ messages }}")
+    with pytest.raises(ZooError, match="other.jinja cannot be read"):
+        ChatTemplate(tiny_tokenizer, str(path))
 
 
 @pytest.mark.parametrize("source", ["{% if %}", "{{ messages[0].text.upper() }}", "{{ 'Always this.' }}"])

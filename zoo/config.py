@@ -55,7 +55,7 @@ class DataOptions:
     columns: dict[str, str] | str | None = None
     """Names of columns: prompt=question,completion=answer."""
     format: str | None = None
-    """The format of the rows, where detection is not sure (`zoo data --help` lists them)."""
+    """The format of the rows, where detection is not sure (docs/data.md lists them)."""
     limit: int | None = None
     """Use the first N rows only."""
     strict: bool = False
@@ -117,7 +117,7 @@ class EvaluationOptions:
     patience: int | None = None
     """Stop when the metric has not improved in so many validations."""
     score: list[str] | str = "auto"
-    """Evaluations made before and after: names (`zoo eval --help`), auto (what the data brings), or none."""
+    """Evaluations made before and after: names as `zoo eval` has them, auto (what the data brings), or none."""
 
 
 @dataclass
@@ -153,7 +153,7 @@ class RunOptions:
     save_every: int = 100
     """Write a checkpoint every N steps; 0 for none but on ctrl-C."""
     keep_checkpoints: bool = False
-    """Keep the last checkpoint after a finished run, to train on from it."""
+    """Keep the last checkpoint, optimizer state included, after a finished run."""
     log_every: int = 1
     """Write metrics every N steps."""
     loggers: list[str] | str = ""

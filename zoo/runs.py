@@ -145,7 +145,9 @@ def _claim(beside: Path, parent: Path, name: str | None, default: str) -> Path:
                     raise
         if name is not None:
             break
-    raise ZooError(f"There already is a run {parent / str(name)}.", f"Choose another --name, or go on: zoo resume {name}")
+    raise ZooError(
+        f"There already is a run {parent / str(name)}.", f"Choose another --name, or go on: zoo resume {name}"
+    )
 
 
 def environment() -> dict[str, Any]:

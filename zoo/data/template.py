@@ -6,6 +6,7 @@ two meet, with what is decided once for a model: which template, which ids end a
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,6 +79,14 @@ class ChatTemplate:
             "Warning: with this chat template answers have no end-of-turn token, and the model would never learn to "
             f"stop. {end} is put behind the last answer of each row, and trained{counted}."
         )
+
+    def trained_tokenizer(self) -> Any:
+        """The tokenizer to save with a model: it brings the template that the model was trained with."""
+        if self.renderer is None or self.renderer.source is None:
+            return self.tokenizer
+        tokenizer = copy.deepcopy(self.tokenizer)
+        tokenizer.chat_template = self.renderer.source
+        return tokenizer
 
     # -- many: to text, where what cannot be used is a RowError, then to ids --------------------------------------
 
@@ -190,7 +199,12 @@ class ChatTemplate:
                 f"There is no chat template '{template}': it is not a file.",
                 "Give auto (the model's own), none (raw text), or the path of a .jinja file.",
             )
-        return path.read_text(encoding="utf-8")
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeError) as error:
+            raise ZooError(
+                f"The chat template {path} cannot be read: {error}.", "A template is a text file in UTF-8."
+            ) from None
 
     def _note(self, sentence: str) -> None:
         if sentence not in self.notes:

@@ -7,6 +7,7 @@ model does not. One SQLite file for each set of weights.
 from __future__ import annotations
 
 import hashlib
+import json
 import sqlite3
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -26,6 +27,12 @@ def fingerprint(parameters: Iterable[tuple[str, Tensor]], *extra: str) -> str:
         digest.update(f"\0{name} {tensor.dtype} {list(tensor.shape)}\0".encode())
         digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def architecture(model: Any) -> str:
+    """What besides the weights decides a model's scores: its configuration, without names and versions."""
+    config = {k: v for k, v in model.config.to_dict().items() if not k.startswith("_") and k != "transformers_version"}
+    return json.dumps(config, sort_keys=True, default=str)
 
 
 def answer_key(answer: Answer) -> bytes:

@@ -85,7 +85,7 @@ def score_answers(
 def on_device(rows: Rows, device: torch.device) -> Rows:
     """The rows with every tensor on `device`."""
     moved = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in vars(rows).items()}
-    return Rows(**moved)
+    return Rows(**moved)  # type: ignore[arg-type]
 
 
 def split(logps: TokenLogps, parts: Sequence[Sequence[Answer]]) -> list[TokenLogps]:

@@ -111,6 +111,7 @@ class Execution:
         if self.resumed is not None:
             self._check_data(self.resumed)
         self.policy = setup.load_policy(core, self.source, self.precision)
+        self.template.eos_ids |= setup.ending_ids(self.policy)
         self.say(f"Precision {self.precision}: {reason}.")
 
     def _name_models(self) -> None:
@@ -142,7 +143,9 @@ class Execution:
                 answer.to(next(self.policy.parameters()).device)
                 for answer in setup.sample_answers(self.data.train.records)
             ]
-            layout, note = choose_layout(self.policy, sample, core.layout, rounding_tolerance(self.precision))
+            layout, note = choose_layout(
+                self.policy, sample, core.layout, rounding_tolerance(self.precision), longest=core.max_length
+            )
         if note:
             self.say(note)
         roles = self.algorithm.roles(self.resolved.algorithm)
@@ -310,7 +313,7 @@ class Execution:
             devices=core.devices,
             num_nodes=core.num_nodes,
             strategy="ddp" if core.strategy == "auto" and self.processes > 1 else core.strategy,
-            precision=self.precision,
+            precision=self.precision,  # type: ignore[arg-type]
             max_epochs=1,
             logger=report.make_loggers(names_in(core.loggers), self.run),
             callbacks=[self.recorder],
@@ -333,7 +336,7 @@ class Execution:
 
             self.policy.load_state_dict(load_file(best), strict=False)
         try:
-            setup.export_model(self.policy, self.tokenizer, self.run.model_path)
+            setup.export_model(self.policy, self.template.trained_tokenizer(), self.run.model_path)
         except ZooError as error:
             raise TrainingStopped(error.message, f"Free some space, then: zoo resume {self.run.path}") from error
         best.unlink(missing_ok=True)

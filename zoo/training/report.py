@@ -66,7 +66,7 @@ def closing_panel(console: Console, run: Run, summary: dict[str, Any]) -> None:
         if name in summary["before"]:
             old, new = summary["before"][name], summary["after"][name]
             table.add_row(escape(name), f"{old:.3f}", f"{new:.3f}", f"{new - old:+.3f}")
-    lines = [table, *_sample_lines(run), f"model   {escape(str(run.model_path))}"]
+    lines: list[Any] = [table, *_sample_lines(run), f"model   {escape(str(run.model_path))}"]
     name = run.name if run.path.parent == Path("runs") else str(run.path)
     lines += [escape(f"next    zoo chat {name}    zoo eval {name}    zoo train --model {name} --algo …")]
     console.print(Panel(Group(*lines), title=f"{run.name}: {summary['steps']} steps", expand=False))

@@ -40,8 +40,8 @@ def resume(
     found = find_run(str(run))
     if found.status == "finished":
         raise ZooError(f"The run {found.name} is finished.", f"Its model is in {found.model_path}.")
-    values = {**found.config, "trust_remote_code": trust_remote_code}
-    resolved, cls = resolve_options(values.pop("algo"), None, values, "run.yaml")
+    given = {"trust_remote_code": True} if trust_remote_code else {}
+    resolved, cls = resolve_options(None, found.path / "run.yaml", given, "keyword argument")
     return execute(resolved, cls, Console(quiet=quiet), resumed=found, allow_data_change=allow_data_change)
 
 
@@ -76,4 +76,3 @@ def quiet_libraries() -> None:
     # A first step that is skipped looks to torch like steps in the wrong order.
     warnings.filterwarnings("ignore", message=r".*`lr_scheduler.step\(\)` before `optimizer.step\(\)`.*")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)\..*")
-

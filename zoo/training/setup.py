@@ -24,7 +24,7 @@ from zoo.errors import ZooError
 from zoo.models.default import cache_folder
 from zoo.models.loading import Source, add_lora, is_adapted, load_model, resolve_model
 from zoo.models.precision import weights_dtype
-from zoo.models.reference_cache import ReferenceCache, fingerprint
+from zoo.models.reference_cache import ReferenceCache, architecture, fingerprint
 from zoo.models.roles import Models, Policy, Reference
 from zoo.registry import PluginManager, contributions
 from zoo.runs import find_run, is_run_name
@@ -145,10 +145,10 @@ def make_models(
 def make_reference(core: TrainConfig, policy: Any, source: Source, layout: str, precision: str, say: Say) -> Reference:
     """The frozen model: another one by name, the policy with its adapters off, or its own starting weights."""
 
-    def cache(weights: Any) -> ReferenceCache | None:
+    def cache(model: Any, weights: Any) -> ReferenceCache | None:
         if core.reference_cache == "off":
             return None
-        key = fingerprint(weights, precision)
+        key = fingerprint(weights, precision, architecture(model))
         try:
             return ReferenceCache(cache_folder() / "reference", key)
         except (OSError, sqlite3.Error) as error:
@@ -157,7 +157,7 @@ def make_reference(core: TrainConfig, policy: Any, source: Source, layout: str, 
 
     if core.reference is None and is_adapted(policy):
         base = [(n, p) for n, p in policy.named_parameters() if "lora_" not in n]
-        return Reference(lambda: policy, layout, cache(base), borrow=policy.disable_adapter)
+        return Reference(lambda: policy, layout, cache(policy, base), borrow=policy.disable_adapter)
     frozen = source if core.reference is None else resolve_start(core.reference, core.out, say)
 
     def make() -> Any:
@@ -166,8 +166,15 @@ def make_reference(core: TrainConfig, policy: Any, source: Source, layout: str, 
 
     if core.reference is not None:
         other = make()
-        return Reference(lambda: other, layout, cache(other.named_parameters()))
-    return Reference(make, layout, cache(policy.named_parameters()))
+        return Reference(lambda: other, layout, cache(other, other.named_parameters()))
+    return Reference(make, layout, cache(policy, policy.named_parameters()))
+
+
+def ending_ids(model: Any) -> set[int]:
+    """Ids that end an answer according to the model's generation settings."""
+    settings = getattr(model, "generation_config", None)
+    found = getattr(settings, "eos_token_id", None)
+    return set(found) if isinstance(found, list) else set() if found is None else {found}
 
 
 def choose_micro_tokens(core: TrainConfig, device: torch.device, model: Any) -> int:

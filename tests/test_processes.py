@@ -1,0 +1,122 @@
+"""Two processes compute what one does; the second one is silent and leaves nothing behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from tiny_runs import (
+    data_for,
+    demonstrations,
+    differences,
+    float32_flags,
+    losses,
+    run_command,
+    start_command,
+    trainer,
+    write_rows,
+)
+
+from zoo.runs import Run
+
+# Adam divides by the size of the gradient: where that is rounding alone, ε must be larger than it.
+OPTIONS = {"lr": 1e-3, "adam_eps": 1e-5, "epochs": 1}
+
+
+@pytest.fixture
+def one(tmp_path, tiny_folder, monkeypatch):
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache-one"))
+    return trainer(tmp_path, tiny_folder)
+
+
+def command_of(algo, tmp_path, tiny_folder, rows, **options):
+    """`zoo train …` on two processes."""
+    flags = float32_flags(**{**OPTIONS, "devices": 2, "accelerator": "cpu", "out": tmp_path / "two", **options})
+    return ["train", "--algo", algo, "--model", str(tiny_folder), "--data", data_for(algo, tmp_path, rows), *flags]
+
+
+def only_run(tmp_path):
+    (path,) = (tmp_path / "two").iterdir()
+    return Run(path)
+
+
+def assert_equal(first, second):
+    assert differences(first, second) < 1e-5
+    assert len(first.metrics) == len(second.metrics)
+    for a, b in zip(first.metrics, second.metrics, strict=True):
+        assert a.keys() == b.keys()
+        assert [a[name] for name in a] == pytest.approx([b[name] for name in a], abs=1e-5, rel=1e-4)
+
+
+def test_two_processes_give_what_one_gives(one, tmp_path, tiny_folder):
+    """10 rows, 4 a step: the last step has 2, and answers differ in length, so the processes' shares are unequal."""
+    held_out = write_rows(tmp_path / "held.jsonl", demonstrations(5, seed=9))
+    single = one("sft", rows=10, eval_data=held_out, **OPTIONS)
+    arguments = command_of("sft", tmp_path, tiny_folder, 10, eval_data=held_out)
+    done = run_command(*arguments, cwd=tmp_path, ZOO_CACHE=str(tmp_path / "cache-two"))
+    assert done.returncode == 0 and done.stderr == "", done.stdout + done.stderr
+    double = only_run(tmp_path)
+    assert len(losses(double)) == 3
+    assert_equal(single, double)
+    for text in ("rows read", "Training sft", "step 1/3", "Precision"):
+        assert done.stdout.count(text) == 1, "the second process is silent"
+
+
+def test_torchrun_starts_the_processes_too(one, tmp_path, tiny_folder):
+    """11 rows: the last step has 3, so one process has an example more than the other."""
+    single = one("dpo", rows=11, **OPTIONS)
+    arguments = command_of("dpo", tmp_path, tiny_folder, 11)
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "zoo.cli.main",
+            *map(str, arguments),
+        ],
+        cwd=tmp_path, capture_output=True, text=True, timeout=180,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ZOO_CACHE": str(tmp_path / "cache-two")},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert_equal(single, only_run(tmp_path))
+    assert done.stdout.count("Training dpo") == 1
+
+
+WAITING = """
+import time
+from pathlib import Path
+
+from zoo_plugins.dpo import DPO
+
+
+class Waiting(DPO):
+    '''Waits in its second step for the file `go`.'''
+
+    def loss(self, batch, models, config, step):
+        if step == 1:
+            Path("waiting").touch()
+            while not Path("go").exists():
+                time.sleep(0.01)
+        return super().loss(batch, models, config)
+"""
+
+
+def test_ctrl_c_stops_all_processes_and_they_go_on_together(one, tmp_path, tiny_folder):
+    single = one("dpo", rows=10, **OPTIONS)
+    (tmp_path / "waiting.py").write_text(WAITING)
+    arguments = command_of("dpo", tmp_path, tiny_folder, 10)
+    arguments[arguments.index("dpo")] = "./waiting.py:Waiting"
+    started = start_command(*arguments, cwd=tmp_path, ZOO_CACHE=str(tmp_path / "cache-two"))
+    while not (tmp_path / "waiting").exists():
+        assert started.poll() is None, started.stdout.read()
+        time.sleep(0.01)
+    started.send_signal(signal.SIGINT)
+    (tmp_path / "go").touch()
+    text, _ = started.communicate(timeout=120)
+    run = only_run(tmp_path)
+    assert started.returncode == 130 and "Traceback" not in text, text
+    assert text.count("Stopped by ctrl-C after step 2. The checkpoint is complete.") == 1
+    assert [path.name for path in run.checkpoints.iterdir()] == ["step-2"]
+    done = run_command("resume", run.path, cwd=tmp_path, ZOO_CACHE=str(tmp_path / "cache-two"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("Resuming from step-2.") == 1
+    assert_equal(single, run)
