@@ -60,7 +60,7 @@ def test_two_processes_give_what_one_gives(one, tmp_path, tiny_folder):
     double = only_run(tmp_path)
     assert len(losses(double)) == 3
     assert_equal(single, double)
-    for text in ("rows read", "Training sft", "step 1/3", "Precision"):
+    for text in ("rows read", "Training sft", "Precision", "sft-tiny-1: 3 steps"):
         assert done.stdout.count(text) == 1, "the second process is silent"
 
 

@@ -421,6 +421,19 @@ def test_a_template_file_replaces_the_models_own(tmp_path, tiny_tokenizer):
         ChatTemplate(tiny_tokenizer, str(path))
 
 
+def test_a_tokenizer_is_saved_with_the_template_that_was_trained(tiny_tokenizer):
+    own = tiny_tokenizer.chat_template
+    trained = ChatTemplate(tiny_tokenizer, DEFAULT_SYSTEM).trained_tokenizer()
+    asked = trained.apply_chat_template(QUESTION, add_generation_prompt=True, tokenize=False)
+    assert "Be kind." in asked
+    assert tiny_tokenizer.chat_template == own
+    assert ChatTemplate(tiny_tokenizer).trained_tokenizer().chat_template == own
+    assert ChatTemplate(tiny_tokenizer, "none").trained_tokenizer().chat_template == own
+    plain = ChatTemplate(tokenizer_of(None))
+    answer = ChatTemplate(plain.trained_tokenizer()).answer(QUESTION, "Four.")
+    assert answer.completion.tolist() == plain.answer(QUESTION, "Four.").completion.tolist()
+
+
 @pytest.mark.parametrize("source", ["{% if %}", "{{ messages[0].text.upper() }}", "{{ 'Always this.' }}"])
 def test_a_template_that_cannot_write_an_answer_is_refused_at_once(tiny_tokenizer, source):
     with pytest.raises(ZooError, match="cannot render a question and its answer"):
@@ -474,6 +487,7 @@ def test_the_preflight_counts_answers_that_have_no_end(tiny_tokenizer):
     whole = template.answer("Hi", "Hello")
     cut = replace(whole, completion=whole.completion[:2], mask=whole.mask[:2], ended=False, cut=True)
     assert "cut" not in template.preflight([{"completion": whole}])
+    assert template.preflight([{"prompt": whole.prompt}]) == "The model's own answers end at <|im_end|>."
     assert "1 of 2 answers were cut" in template.preflight([{"completion": whole}, {"completion": cut}])
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 
 from zoo import registry
@@ -37,10 +38,10 @@ def algos(
     if as_json:
         print_json(rows)
         return
-    table = Table("name", "learns from", "needs", "paper", "what it does", box=None, pad_edge=False)
+    table = Table("name", "learns from", "paper", "what it does", box=None, pad_edge=False)
     for row in rows:
         text = row["description"] or f"[red]{escape(row.get('error', ''))}[/red]"
-        table.add_row(row["name"], row["data"], row["needs"], row["paper"], text)
+        table.add_row(row["name"], row["data"], row["paper"], text)
     Console().print(table)
     Console().print("\nzoo algos NAME shows one; zoo train --algo NAME trains it.", highlight=False)
 
@@ -68,23 +69,22 @@ def algorithm_card(name: str) -> dict[str, Any]:
 
 def _show_card(card: dict[str, Any]) -> None:
     console = Console()
-    console.print(f"[bold]{card['name']}[/bold]  {escape(card['description'])}\n", highlight=False)
-    console.print(escape(card["about"]), highlight=False)
-    console.print(
-        f"\npaper         {card['paper']}\nlearns from   {card['data']}\nneeds         {', '.join(card['needs'])}"
-    )
+    _, *paragraphs = card["about"].split("\n\n")
+    text = [card["description"], *(" ".join(paragraph.split()) for paragraph in paragraphs)]
+    console.print(f"[bold]{card['name']}[/bold]  " + escape("\n\n".join(text)), highlight=False)
+    facts = {"paper": card["paper"], "learns from": card["data"], "needs": ", ".join(card["needs"])}
     if card["defaults"]:
-        console.print("sets          " + ", ".join(f"{k} {v}" for k, v in card["defaults"].items()), highlight=False)
-    options = Table("option", "type", "default", "", box=None, pad_edge=False)
-    for option in card["options"]:
-        options.add_row(option["flag"], option["type"], str(option["default"]), escape(option["help"]))
-    metrics = Table("metric", "", box=None, pad_edge=False)
-    for name, text in card["metrics"].items():
-        metrics.add_row(name, escape(text))
-    for table in (options, metrics):
-        if table.row_count:
-            console.print()
-            console.print(table)
+        facts["sets"] = ", ".join(f"{name} {value}" for name, value in card["defaults"].items())
+    console.print()
+    for name, value in facts.items():
+        console.print(f"{name:12} {value}", highlight=False)
+    options = {f"{o['flag']} [dim]{escape(o['type'])}, {o['default']}[/dim]": o["help"] for o in card["options"]}
+    for title, entries in (("Options", options), ("Metrics", card["metrics"])):
+        if entries:
+            console.print(f"\n[bold]{title}[/bold]")
+        for name, explanation in entries.items():
+            console.print(name, highlight=False)
+            console.print(Padding(escape(explanation), (0, 0, 0, 4)), highlight=False)
     console.print(f"\nzoo train --algo {card['name']}", highlight=False)
 
 

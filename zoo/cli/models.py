@@ -31,7 +31,7 @@ def load_subject(name: str, out: str, say: Any, **options: Any) -> Any:
     from zoo.models.precision import choose_precision
     from zoo.runs import find_run, is_run_name
     from zoo.training.run import quiet_libraries
-    from zoo.training.setup import resolve_start
+    from zoo.training.setup import ending_ids, resolve_start
 
     quiet_libraries()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -40,7 +40,8 @@ def load_subject(name: str, out: str, say: Any, **options: Any) -> Any:
     template = find_run(name, out).config.get("template", "auto") if is_run_name(name, out) else "auto"
     model = load_model(source, torch.float32).eval().to(device)
     precision = choose_precision("auto", device)[0]
-    return Subject(model, tokenizer, ChatTemplate(tokenizer, template), precision, **options)
+    chat = ChatTemplate(tokenizer, template, eos_ids=ending_ids(model))
+    return Subject(model, tokenizer, chat, precision, **options)
 
 
 def evaluate(

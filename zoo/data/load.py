@@ -195,7 +195,7 @@ def _facts(records: list[Record], kind: str) -> list[str]:
         return [note + ("" if 0 < good < len(records) else " All are equal, so nothing can be told apart.")]
     if kind == "preference":
         longer = sum(_length(record["chosen"]) > _length(record["rejected"]) for record in records)
-        return [f"The chosen answer is the longer one in {longer / len(records):.0%} of the pairs."]
+        return [f"The chosen answer is the longer one in {longer / len(records):.0%} of the pairs (in characters)."]
     return []
 
 
