@@ -1,5 +1,7 @@
 """Small data and short runs for the tests of training: not a test file itself."""
 
+import contextlib
+import io
 import json
 import os
 import random
@@ -111,3 +113,22 @@ def plugin_file(folder, body, name="bad.py"):
     return str(file)
 
 
+
+
+def cli(*arguments, stdin=""):
+    """`zoo …` in this process: exit status, and what it printed to stdout and to stderr."""
+    from zoo.cli import main as module
+
+    out, err = io.StringIO(), io.StringIO()
+    former = sys.argv, sys.stdin
+    sys.argv, sys.stdin = ["zoo", *map(str, arguments)], io.StringIO(stdin)
+    module.app.registered_commands.clear()
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            module.main()
+        status = 0
+    except SystemExit as error:
+        status = error.code or 0
+    finally:
+        sys.argv, sys.stdin = former
+    return status, out.getvalue(), err.getvalue()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Annotated
 
@@ -60,6 +61,10 @@ def add_commands(arguments: list[str]) -> None:
 
 def main() -> None:
     """Run the command line; a mistake of the user's is one red message and exit status 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal without Unicode gets question marks, not a traceback in the middle of a run.
+            stream.reconfigure(errors="replace")
     try:
         add_commands(sys.argv[1:])
         app()

@@ -55,6 +55,8 @@ def evaluate(
     """Evaluate a run or a model: instructions followed, held-out loss, preference accuracy."""
     from zoo.training.progress import counter
 
+    if limit is not None and limit < 1:
+        raise ZooError(f"--limit {limit} leaves nothing to evaluate.", "Give 1 or more, or leave --limit out.")
     available = registry.contributions(registry.manager(), "evals")
     for name in evals or []:
         if name not in available:
@@ -88,6 +90,7 @@ def chat(
     out: Out = "runs",
 ) -> None:
     """Talk to a run or model; an empty line or ctrl-D ends it."""
+    from zoo.data.formats.message import RowError
     from zoo.evals.answers import answer_texts
     from zoo.rollout.engine import Sampling
 
@@ -100,7 +103,10 @@ def chat(
     while question := (prompt if prompt is not None else _ask(console)):
         for name, subject in subjects.items():
             histories[name].append({"role": "user", "content": question})
-            text = answer_texts(subject, [histories[name]], sampling, seed + turn)[0]
+            try:
+                text = answer_texts(subject, [histories[name]], sampling, seed + turn)[0]
+            except RowError as error:
+                raise ZooError(f"The chat template of {name} cannot take this: {error.message}.") from None
             histories[name].append({"role": "assistant", "content": text})
             label = f"[bold]{escape(name)}[/bold] " if versus else ""
             console.print(

@@ -105,7 +105,7 @@ def show(resolved: Resolved, console: Console) -> None:
     """Every option, its value, and where the value came from."""
     table = Table("option", "value", "from", box=None, pad_edge=False)
     for name, value in resolved.as_dict().items():
-        table.add_row(name, str(value), resolved.origin.get(name, "command line"))
+        table.add_row(name, str(value), resolved.origin[name])
     console.print(table)
 
 

@@ -50,11 +50,12 @@ def resolve_options(
 ) -> tuple[Resolved, Any]:
     """The complete configuration and the algorithm's class."""
     file = read_yaml(config) if config else {}
-    name = algo or file.pop("algo", None) or registry.default_name()
-    file.pop("algo", None)
+    from_file = file.pop("algo", None)
+    name = algo or from_file or registry.default_name()
     short, cls = registry.load_algorithm(str(name))
     layers = [(str(config), file), (origin, {k: v for k, v in given.items() if v is not None})]
     resolved = resolve(str(name) if ".py" in str(name) else short, cls, layers)
+    resolved.origin["algo"] = origin if algo else str(config) if from_file else "default"
     check_values(resolved.core, resolved.origin)
     return resolved, cls
 

@@ -75,7 +75,7 @@ def _encode(data: DataSet, template: ChatTemplate, options: dict[str, Any]) -> E
     encoded = encode(data.records, data.kind, template, **options)
     if not encoded.records:
         raise ZooError(
-            f"No row of {data.name} is left after encoding: {'; '.join(encoded.lines())}",
+            f"No row of {data.name} is left after encoding: {'; '.join(line.strip() for line in encoded.lines())}",
             f"`zoo data {data.name} --for {data.kind}` shows the rows; --max-length and --long-rows cut may help.",
         )
     return encoded

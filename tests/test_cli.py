@@ -1,0 +1,389 @@
+"""The commands, as they are typed."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_runs import cli, command, data_for, run_command, trainer
+
+import zoo
+from zoo.config import read_yaml
+from zoo.runs import find_run
+
+COMMANDS = ("train", "resume", "algos", "data", "eval", "chat", "runs", "export", "doctor")
+
+
+@pytest.fixture
+def place(tmp_path, tiny_folder, monkeypatch):
+    """An empty working directory with the tiny model as `tiny`."""
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny").symlink_to(tiny_folder)
+    return tmp_path
+
+
+@pytest.fixture
+def run(place):
+    """A finished run called `mine`."""
+    return trainer(place, "tiny")("sft", name="mine", max_steps=2, lr=1e-2, out="runs", data=data_for("sft", place))
+
+
+def good(*arguments, **options):
+    status, out, err = cli(*arguments, **options)
+    assert status == 0, out + err
+    return out
+
+
+def options_in(text):
+    """A help page without the examples at its end."""
+    return text[: text.rindex("Example")]
+
+
+def as_json(*arguments):
+    return json.loads(good(*arguments))
+
+
+def plain(text):
+    """Without the colours of a terminal."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+# -- help ----------------------------------------------------------------------------------------------------------
+
+
+def test_help_lists_every_command():
+    text = good("--help")
+    for name in COMMANDS:
+        assert re.search(rf"\b{name}\b", text)
+    assert cli()[1].startswith("\n Usage") or "Usage" in "".join(cli()[1:]), "no command at all shows the help too"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_help_page_says_what_it_does_and_has_an_example(name):
+    text = " ".join(good(name, "--help").split())
+    assert re.search(rf"Examples?: zoo {name}\b", text)
+    assert not re.search(r"\bNone\b|\bTrue\b", text), "Python's words are not for a person"
+
+
+def test_every_option_has_a_help_text():
+    for name in COMMANDS:
+        for line in good(name, "--help").splitlines():
+            if found := re.match(r"│\s+(--[a-z-]+)\s*(.*?)\s*│$", line):
+                assert re.search(r"[a-z]{3}", found[2]), f"{name} {found[1]}"
+
+
+def test_the_help_of_train_has_the_options_of_the_algorithm_that_is_named(place):
+    assert "--beta" in good("train", "--algo", "dpo", "--help")
+    assert "--beta" in good("train", "--help", "--algo=dpo")
+    assert "--beta" not in options_in(good("train", "--help"))
+    (place / "recipe.yaml").write_text("algo: dpo\n")
+    text = good("train", "--config", "recipe.yaml", "--help")
+    assert "--beta" in text and "how dear it is to leave the reference" in text
+
+
+def test_examples_in_the_help_pages_are_options_that_exist():
+    for name in COMMANDS:
+        text = good(name, *(["--algo", "dpo"] if name == "train" else []), "--help")
+        known = options_in(text)
+        examples = text[len(known) :]
+        for flag in re.findall(r"--[a-z-]+", examples):
+            assert flag in known or flag == "--help", f"{name}: {flag}"
+
+
+def test_the_version():
+    assert good("--version").strip() == f"zoo {zoo.__version__}"
+
+
+# -- fast, and without torch ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["algos"], ["algos", "--json"], ["train", "--help"], ["runs"]])
+def test_help_and_listings_do_not_import_torch(arguments, tmp_path):
+    code = (
+        f"import sys; sys.argv = ['zoo', *{arguments!r}]\n"
+        "from zoo.cli.main import main\n"
+        "try:\n  main()\nexcept SystemExit as error:\n  assert not error.code, error.code\n"
+        "heavy = {'torch', 'lightning', 'transformers', 'datasets', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+# -- training ------------------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_prints_every_value_with_its_origin_and_trains_nothing(place):
+    (place / "recipe.yaml").write_text("algo: dpo\nbeta: 0.2\nseed: 4\n")
+    text = good("train", "--config", "recipe.yaml", "--seed", "5", "--dry-run")
+    rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.strip()}
+    assert rows["algo"] == ["dpo", "recipe.yaml"]
+    assert rows["beta"] == ["0.2", "recipe.yaml"]
+    assert rows["seed"] == ["5", "command", "line"]
+    assert rows["lr"] == ["5e-06", "default", "of", "dpo"]
+    assert rows["max_grad_norm"] == ["1.0", "default"]
+    assert not (place / "runs").exists()
+    assert "algo" in good("train", "--dry-run") and not (place / "runs").exists()
+
+
+def test_train_prints_what_it_does_and_what_to_type_next(place):
+    data = data_for("dpo", place)
+    text = good("train", "--algo", "dpo", "--model", "tiny", "--data", data, "--max-steps", "2", "--batch-size", "4")
+    for part in (
+        "12 rows read, 12 kept, 0 dropped", "Precision ", "Training dpo: 12 records, 2 steps of 4", "step 2/2",
+        "runs/dpo-tiny-1/model", "zoo chat dpo-tiny-1", "zoo eval dpo-tiny-1",
+    ):  # fmt: skip
+        assert part in text
+    assert find_run("last").status == "finished"
+
+
+def test_flags_reach_the_algorithm_and_the_core(place):
+    data = data_for("dpo", place)
+    good(
+        "train", "--algo", "dpo", "--model", "tiny", "--data", data, "--max-steps", "1", "--beta", "0.3", "--lora",
+        "--lora-rank", "2", "--no-keep-best", "--columns", "prompt=prompt", "--lr", "3e-7", "--loss", "hinge",
+    )  # fmt: skip
+    config = find_run("last").config
+    assert (config["beta"], config["lora"], config["lora_rank"], config["lr"]) == (0.3, True, 2, 3e-7)
+    assert (config["loss"], config["keep_best"]) == ("hinge", False)
+    assert (find_run("last").model_path / "adapter_config.json").is_file()
+
+
+def test_command_txt_is_what_was_typed(place):
+    data = data_for("sft", place)
+    arguments = ["train", "--model", "tiny", "--data", data, "--max-steps", "1", "--out", "my runs"]
+    good(*arguments)
+    import shlex
+
+    assert shlex.split((Path("my runs") / "sft-tiny-1" / "command.txt").read_text()) == ["zoo", *arguments]
+
+
+def test_secrets_of_the_environment_are_in_no_file_of_the_run(place, monkeypatch):
+    names = ("HF_TOKEN", "WANDB_API_KEY", "MY_SECRET", "OPENAI_API_KEY")
+    for name in names:
+        monkeypatch.setenv(name, f"hidden-{name.lower()}-value")
+    data = data_for("sft", place)
+    good("train", "--model", "tiny", "--data", data, "--max-steps", "1", "--save-every", "1", "--loggers", "csv")
+    for file in find_run("last").path.rglob("*"):
+        if file.is_file():
+            content = file.read_bytes()
+            assert b"hidden-" not in content and not any(name.encode() in content for name in names), file
+
+
+# -- looking at runs -----------------------------------------------------------------------------------------------
+
+
+def test_runs_lists_and_shows(run):
+    text = good("runs")
+    assert "mine" in text and "finished" in text
+    (row,) = as_json("runs", "--json")
+    assert (row["name"], row["status"], row["algo"], row["steps"]) == ("mine", "finished", "sft", 2)
+    shown = as_json("runs", "last", "--json")
+    assert shown["config"]["lr"] == 0.01 and shown["metrics"][0]["step"] == 2
+    assert "run.yaml" in good("runs", "mine") and "made by: zoo" in good("runs", "mine")
+    assert as_json("runs", "--out", "elsewhere", "--json") == []
+    assert "No runs in elsewhere/ yet" in good("runs", "--out", "elsewhere")
+
+
+def test_runs_shows_what_was_stopped_or_damaged(run):
+    (run.path / "summary.json").unlink()
+    (row,) = as_json("runs", "--json")
+    assert row["status"] == "unfinished"
+
+
+def test_algos_lists_and_shows():
+    rows = as_json("algos", "--json")
+    names = [row["name"] for row in rows]
+    assert {"sft", "dpo"} <= set(names) and names == sorted(names)
+    card = as_json("algos", "dpo", "--json")
+    assert card["data"] == "preference" and card["needs"] == ["policy", "reference"]
+    assert {"flag": "--beta", "type": "float", "default": 0.1}.items() <= card["options"][0].items()
+    text = good("algos", "dpo")
+    for part in ("arXiv:2305.18290", "--beta", "rewards/margins", "zoo train --algo dpo"):
+        assert part in text
+
+
+def test_a_card_explains_every_metric_of_a_run(place):
+    for algo in ("sft", "dpo"):
+        run = trainer(place, "tiny")(algo, max_steps=1)
+        explained = as_json("algos", algo, "--json")["metrics"]
+        core = {"step", "epoch", "grad_norm", "lr", "num_tokens"}
+        assert set(run.metrics[0]) - core == set(explained)
+
+
+def test_doctor():
+    text = good("doctor")
+    assert "torch" in text and "precision" in text
+    facts = as_json("doctor", "--json")
+    assert facts["problems"] == [] and facts["packages"]["lightning"]
+
+
+def test_doctor_names_what_is_wrong(monkeypatch):
+    from zoo import registry
+
+    broken = registry.Broken("odd", "odd-package", "1.2", "ImportError: no module x")
+    good_ones, _ = registry.plugin_modules()
+    monkeypatch.setattr(registry, "plugin_modules", lambda: (good_ones, (broken,)))
+    status, out, _ = cli("doctor")
+    assert status == 1 and "Plugin odd of odd-package 1.2: ImportError: no module x" in out
+
+
+def test_data_shows_what_is_trained(place):
+    data = data_for("dpo", place)
+    text = good("data", data, "--for", "dpo", "--model", "tiny", "--examples", "1")
+    assert "12 rows read, 12 kept" in text and "<|im_end|>" in text
+    assert as_json("data", data, "--for", "preference", "--model", "tiny", "--json")["kind"] == "preference"
+
+
+# -- using what was trained ----------------------------------------------------------------------------------------
+
+
+def test_export_copies_the_model(run):
+    good("export", "mine", "deep/copy")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    copied = AutoModelForCausalLM.from_pretrained("deep/copy").state_dict()
+    trained = load_file(run.model_path / "model.safetensors")
+    assert all(torch.equal(copied[name], value) for name, value in trained.items())
+    assert AutoTokenizer.from_pretrained("deep/copy").chat_template
+    good("export", "mine", "half", "--dtype", "bfloat16")
+    assert all(value.dtype == torch.bfloat16 for value in load_file("half/model.safetensors").values())
+    status, _, err = cli("export", "mine", "half")
+    assert status == 2 and "half exists already" in err
+    status, _, err = cli("export", "mine", "merged", "--merge")
+    assert status == 2 and "has no adapters to merge" in err and not Path("merged").exists()
+
+
+def test_merged_adapters_give_the_same_logits(place):
+    from peft import AutoPeftModelForCausalLM
+    from transformers import AutoModelForCausalLM
+
+    data = data_for("sft", place)
+    trainer(place, "tiny")("sft", name="mine", max_steps=3, lora=True, lr=1e-1, out="runs", data=data)
+    good("export", "mine", "merged", "--merge")
+    assert not Path("merged/adapter_config.json").exists()
+    ids = torch.arange(1, 40)[None]
+    with torch.no_grad():
+        merged = AutoModelForCausalLM.from_pretrained("merged")(ids).logits
+        adapted = AutoPeftModelForCausalLM.from_pretrained("runs/mine/model")(ids).logits
+        base = AutoModelForCausalLM.from_pretrained("tiny")(ids).logits
+    assert torch.allclose(merged, adapted, atol=1e-4)
+    assert not torch.allclose(merged, base, atol=1e-2)
+    good("export", "mine", "apart")
+    assert Path("apart/adapter_config.json").is_file()
+
+
+def test_eval_scores_a_run_and_a_model(run):
+    scores = as_json("eval", "mine", "--limit", "2", "--json", "--samples", "1")
+    assert set(scores) == {"instructions", "heldout_loss", "preference_accuracy"}
+    assert all(score["n"] == 2 for score in scores.values())
+    assert len(scores["instructions"]["samples"]) == 1
+    text = good("eval", "tiny", "--eval", "heldout_loss", "--limit", "2")
+    assert "heldout_loss" in text and "preference_accuracy" not in text
+
+
+def test_eval_is_repeatable(run):
+    first, second = (as_json("eval", "last", "--limit", "3", "--json") for _ in range(2))
+    assert first == second
+
+
+def test_chat_answers_one_prompt(run):
+    text = good("chat", "mine", "--prompt", "hello", "--max-new-tokens", "8", "--temperature", "0")
+    assert text.strip()
+    assert text == good("chat", "mine", "--prompt", "hello", "--max-new-tokens", "8", "--temperature", "0")
+
+
+def test_chat_compares_two(run):
+    text = good("chat", "mine", "--vs", "tiny", "--prompt", "hello", "--max-new-tokens", "8")
+    assert text.startswith("mine ") and "\ntiny " in text
+
+
+def test_chat_reads_a_pipe_until_it_ends(run):
+    def answers(stdin):
+        return len(good("chat", "mine", "--max-new-tokens", "3", "--temperature", "0", stdin=stdin).splitlines())
+
+    assert answers("one\ntwo\n") == 2 * answers("one\n")
+    assert answers("") == 0 and answers("one\n\ntwo\n") == answers("one\n"), "an empty line ends it"
+
+
+def test_what_a_model_says_cannot_control_the_terminal(run, monkeypatch):
+    from zoo.evals import answers
+
+    monkeypatch.setattr(answers, "answer_texts", lambda *a: ["\x1b[31mred\x07 [bold]words[/bold]\nnext"])
+    text = good("chat", "mine", "--prompt", "hello")
+    assert text == "[31mred [bold]words[/bold]\nnext\n"
+
+
+# -- narrow, dumb, foreign terminals -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["--help", "algos", "runs", "doctor"])
+def test_forty_columns_do_not_break_anything(name, run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    text = good(name)
+    assert max(map(len, plain(text).splitlines())) <= 40
+
+
+def test_a_run_in_a_narrow_terminal_without_utf8(place):
+    """No terminal, 40 columns, the C locale: the output may be ugly, but the run ends well."""
+    arguments = ["train", "--model", "tiny", "--data", data_for("sft", place), "--max-steps", "1"]
+    done = run_command(*arguments, cwd=place, COLUMNS="40", LC_ALL="C", PYTHONUTF8="0", PYTHONIOENCODING="ascii", TERM="dumb")
+    assert done.returncode == 0, done.stderr
+    assert find_run("last").status == "finished"
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a pseudo-terminal")
+def test_a_run_in_a_real_terminal_shows_a_live_line(place):
+    import pty
+
+    leader, follower = pty.openpty()
+    started = command(
+        "train", "--model", "tiny", "--data", data_for("sft", place), "--max-steps", "2", "--eval-fraction", "0",
+        cwd=place, COLUMNS="100", TERM="xterm-256color",
+    )  # fmt: skip
+    process = subprocess.Popen(**started, stdin=follower, stdout=follower, stderr=follower)
+    os.close(follower)
+    text = b""
+    while True:
+        try:
+            chunk = os.read(leader, 65536)
+        except OSError:
+            break
+        if not chunk:
+            break
+        text += chunk
+    assert process.wait() == 0
+    shown = plain(text.decode(errors="replace"))
+    assert "training" in shown and "2/2" in shown and "sft-tiny-1: 2 steps" in shown
+
+
+# -- from Python ---------------------------------------------------------------------------------------------------
+
+
+def test_train_from_python_does_what_the_command_does(place):
+    data = data_for("dpo", place)
+    flags = ["--model", "tiny", "--data", data, "--max-steps", "2", "--beta", "0.2", "--batch-size", "4", "--lr", "1e-3"]
+    good("train", "--algo", "dpo", *flags)
+    by_command = find_run("last")
+    by_python = zoo.train("dpo", model="tiny", data=data, max_steps=2, beta=0.2, batch_size=4, lr=1e-3, quiet=True)
+    assert read_yaml(by_python.path / "run.yaml") == read_yaml(by_command.path / "run.yaml")
+    assert (by_python.path / "metrics.jsonl").read_text() == (by_command.path / "metrics.jsonl").read_text()
+    model, tokenizer = by_python.load()
+    assert model.num_parameters() and tokenizer.eos_token == "<|im_end|>"
+
+
+def test_quiet_is_quiet(place, capfd):
+    zoo.train("sft", model="tiny", data=data_for("sft", place), max_steps=1, quiet=True)
+    out, err = capfd.readouterr()
+    assert out == "" and err == ""
+
+
+def test_unknown_keyword_arguments_get_the_nearest_name(place):
+    with pytest.raises(zoo.errors.ZooError, match="'betta' .keyword argument.* Did you mean 'beta'"):
+        zoo.train("dpo", betta=0.1)
