@@ -53,7 +53,9 @@ def train(*arguments, algo="sft", model="tiny", data=None):
 
 
 def test_a_file_that_is_not_there(place):
-    refused(*train(data="missing.jsonl"), says=["There is no file, folder or data source 'missing.jsonl'", "Give a file"])
+    refused(
+        *train(data="missing.jsonl"), says=["There is no file, folder or data source 'missing.jsonl'", "Give a file"]
+    )
     refused(*train(data="/nowhere/rows.jsonl"), says=["/nowhere/rows.jsonl"])
 
 
@@ -138,7 +140,8 @@ def test_an_unknown_key_in_a_file_gets_the_nearest(place):
     ("flag", "value", "says"),
     [
         ("--batch-size", "x", "must be int, got 'x'"), ("--batch-size", "0", "must be above 0, got 0"),
-        ("--batch-size", "-4", "must be above 0"), ("--lr", "fast", "must be float"), ("--lr", "-1", "must be 0 or more"),
+        ("--batch-size", "-4", "must be above 0"), ("--lr", "fast", "must be float"),
+        ("--lr", "-1", "must be 0 or more"),
         ("--lr", "nan", "must be 0 or more, got nan"), ("--max-length", "0", "must be above 0"),
         ("--epochs", "0", "must be above 0"), ("--max-steps", "0", "must be above 0"),
         ("--eval-fraction", "1", "must be at least 0 and below 1"), ("--schedule", "cosin", "cosine|linear|constant"),
@@ -173,7 +176,10 @@ def test_an_unknown_evaluation_logger_template_and_target(place):
 
 
 def test_a_role_that_does_not_exist_is_the_plugins_mistake(place):
-    body = 'class Odd(Algorithm):\n    """X."""\n    data = "demonstration"\n    needs = ("policy", "refrence")\n    def loss(self): ...\n'
+    body = (
+        'class Odd(Algorithm):\n    """X."""\n    data = "demonstration"\n    needs = ("policy", "refrence")\n'
+        "    def loss(self): ...\n"
+    )
     refused(*train(algo=plugin_file(place, body, "odd.py")), says=["unknown role 'refrence'", "'reference'"])
 
 
@@ -184,7 +190,7 @@ def test_a_role_that_was_not_declared_is_the_plugins_mistake(place):
     )
     refused(
         *train(algo=plugin_file(place, body, "odd.py"), data=data_for("sft", place)),
-        says=["uses the role 'reference' but declares", "Add \"reference\" to its needs"],
+        says=["uses the role 'reference' but declares", 'Add "reference" to its needs'],
     )
 
 
@@ -257,7 +263,9 @@ def test_a_run_without_a_model_yet(place):
 
 def test_a_run_that_does_not_exist(place):
     for command in ("resume", "runs", "export"):
-        refused(command, "mine", *(["folder"] if command == "export" else []), says=["No run is called 'mine'", "zoo train"])
+        refused(
+            command, "mine", *(["folder"] if command == "export" else []), says=["No run is called 'mine'", "zoo train"]
+        )
 
 
 def test_a_name_that_is_taken(place):
@@ -284,7 +292,12 @@ def test_a_run_that_another_process_trains(place):
     status, _, _ = cli(*train("--name", "mine", "--max-steps", "1", data=data_for("sft", place)))
     run = Run(Path("runs/mine"))
     (run.path / "summary.json").unlink()
-    script = "import sys, zoo.runs, pathlib\nwith zoo.runs.Run(pathlib.Path('runs/mine')).alone():\n  print('held', flush=True)\n  sys.stdin.read()"
+    script = (
+        "import sys, zoo.runs, pathlib\n"
+        "with zoo.runs.Run(pathlib.Path('runs/mine')).alone():\n"
+        "  print('held', flush=True)\n"
+        "  sys.stdin.read()"
+    )
     other = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert other.stdout.readline() == "held\n"
     status, _, err = cli("resume", "mine")
@@ -316,7 +329,9 @@ def test_a_full_disk_at_a_checkpoint_keeps_the_one_before(run, place, monkeypatc
         return original(*arguments, **options)
 
     monkeypatch.setattr(checkpoints, "save_file", save_file)
-    with pytest.raises(TrainingStopped, match="step-4 could not be written: the disk is full.*The last complete") as caught:
+    with pytest.raises(
+        TrainingStopped, match="step-4 could not be written: the disk is full.*The last complete"
+    ) as caught:
         run("sft", name="mine", save_every=2, lr=1e-3)
     assert caught.value.exit_status == 1 and "Free some space, then: zoo resume" in caught.value.hint
     folder = place / "runs" / "mine"
@@ -339,7 +354,9 @@ def test_a_full_disk_at_the_final_model_leaves_no_half_model(run, place, monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr(cls, "save_pretrained", save)
-        with pytest.raises(TrainingStopped, match="The model could not be written to .*model: .*No space left") as caught:
+        with pytest.raises(
+            TrainingStopped, match="The model could not be written to .*model: .*No space left"
+        ) as caught:
             run("sft", name="mine", save_every=2)
     assert "Free some space, then: zoo resume" in caught.value.hint
     folder = place / "runs" / "mine"
@@ -417,9 +434,13 @@ def test_a_disk_that_is_really_full(place, tiny_folder):
             data = data_for("sft", place)
             filler = small / "filler"
             filler.write_bytes(b"0" * (400_000 if steps else 450_000))
-            done = run_command(*train(f"--save-every={steps}", "--out", small, "--batch-size", "4", data=data), cwd=place)
+            done = run_command(
+                *train(f"--save-every={steps}", "--out", small, "--batch-size", "4", data=data), cwd=place
+            )
             assert done.returncode == 1 and says in done.stderr and "Traceback" not in done.stderr, done.stderr
-            assert not [path for path in small.rglob("*") if path.name.startswith((".tmp", "step-")) or path.name == "model"]
+            assert not [
+                path for path in small.rglob("*") if path.name.startswith((".tmp", "step-")) or path.name == "model"
+            ]
             filler.unlink()
             (run,) = [path for path in small.iterdir() if path.is_dir()]
             assert run_command("resume", run, cwd=place).returncode == 0

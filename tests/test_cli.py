@@ -333,7 +333,9 @@ def test_forty_columns_do_not_break_anything(name, run, monkeypatch):
 def test_a_run_in_a_narrow_terminal_without_utf8(place):
     """No terminal, 40 columns, the C locale: the output may be ugly, but the run ends well."""
     arguments = ["train", "--model", "tiny", "--data", data_for("sft", place), "--max-steps", "1"]
-    done = run_command(*arguments, cwd=place, COLUMNS="40", LC_ALL="C", PYTHONUTF8="0", PYTHONIOENCODING="ascii", TERM="dumb")
+    done = run_command(
+        *arguments, cwd=place, COLUMNS="40", LC_ALL="C", PYTHONUTF8="0", PYTHONIOENCODING="ascii", TERM="dumb"
+    )
     assert done.returncode == 0, done.stderr
     assert find_run("last").status == "finished"
 
@@ -368,7 +370,20 @@ def test_a_run_in_a_real_terminal_shows_a_live_line(place):
 
 def test_train_from_python_does_what_the_command_does(place):
     data = data_for("dpo", place)
-    flags = ["--model", "tiny", "--data", data, "--max-steps", "2", "--beta", "0.2", "--batch-size", "4", "--lr", "1e-3"]
+    flags = [
+        "--model",
+        "tiny",
+        "--data",
+        data,
+        "--max-steps",
+        "2",
+        "--beta",
+        "0.2",
+        "--batch-size",
+        "4",
+        "--lr",
+        "1e-3",
+    ]
     good("train", "--algo", "dpo", *flags)
     by_command = find_run("last")
     by_python = zoo.train("dpo", model="tiny", data=data, max_steps=2, beta=0.2, batch_size=4, lr=1e-3, quiet=True)

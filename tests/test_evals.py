@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from zoo.data.template import ChatTemplate
+from zoo.errors import PluginError
 from zoo.evals import Subject, mean_score, share_score
 from zoo.evals.answers import answer_texts, loss_eval, preference_eval, reward_eval, score_all
 from zoo.rollout.engine import Sampling
@@ -23,7 +24,11 @@ def demonstration(prompt, completion, row=1):
     return {"prompt": prompt, "completion": completion, "row": row}
 
 
-ROWS = [demonstration("one two", "red", 1), demonstration("three", "green and blue", 2), demonstration("a", "b" * 30, 3)]
+ROWS = [
+    demonstration("one two", "red", 1),
+    demonstration("three", "green and blue", 2),
+    demonstration("a", "b" * 30, 3),
+]
 
 
 def plain_logps(subject, record):
@@ -143,10 +148,21 @@ def test_a_reward_that_has_no_value_is_counted_and_not_a_zero(subject):
     assert score.samples[0]["prompt"] == "a"
 
 
+def test_a_reward_that_is_no_number_is_missing_and_one_too_few_is_the_plugins_fault(subject):
+    prompts = [{"prompt": text} for text in ("a", "b")]
+    score = reward_eval("reward", subject, prompts, lambda texts, records: [float("nan"), 1.0], GREEDY)
+    assert (score.value, score.n, score.details["missing"]) == (1.0, 1, 1)
+    with pytest.raises(PluginError, match="gave 1 values for 2 answers"):
+        reward_eval("reward", subject, prompts, lambda texts, records: [1.0], GREEDY)
+
+
 def test_progress_is_told(tiny_model, tiny_tokenizer):
     heard = []
     subject = Subject(
-        tiny_model, tiny_tokenizer, ChatTemplate(tiny_tokenizer), progress=lambda done, total: heard.append((done, total))
+        tiny_model,
+        tiny_tokenizer,
+        ChatTemplate(tiny_tokenizer),
+        progress=lambda done, total: heard.append((done, total)),
     )
     answer_texts(subject, ["a", "b", "c"], GREEDY)
     assert heard[-1] == (3, 3)

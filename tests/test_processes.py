@@ -70,8 +70,8 @@ def test_torchrun_starts_the_processes_too(one, tmp_path, tiny_folder):
     arguments = command_of("dpo", tmp_path, tiny_folder, 11)
     done = subprocess.run(
         [
-            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "zoo.cli.main",
-            *map(str, arguments),
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+            "-m", "zoo.cli.main", *map(str, arguments),
         ],
         cwd=tmp_path, capture_output=True, text=True, timeout=180,
         env={**os.environ, "OMP_NUM_THREADS": "1", "ZOO_CACHE": str(tmp_path / "cache-two")},

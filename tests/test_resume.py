@@ -238,7 +238,7 @@ def count_events(folder, stop_at, counted):
         if event == "open" and not (isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)):
             return
         seen += 1
-        log.write(f"{event} {str(arguments[0])[len(folder):]}\n")
+        log.write(f"{event} {str(arguments[0])[len(folder) :]}\n")
         log.flush()
         if seen == stop_at:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -291,7 +291,9 @@ def test_killed_at_every_file_event(train, tmp_path):
 # -- signals -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("number", "expected", "name"), [(signal.SIGINT, 130, "ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")])
+@pytest.mark.parametrize(
+    ("number", "expected", "name"), [(signal.SIGINT, 130, "ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")]
+)
 def test_a_signal_stops_after_the_step_with_a_checkpoint(train, interrupted, tmp_path, number, expected, name):
     whole = train("dpo", name="whole")
     broken, status = interrupted(3, number, algo="dpo")

@@ -169,7 +169,9 @@ def test_another_template_another_model_and_another_precision_are_not_mixed_up(t
     shutil.copytree(tiny_folder, other)
     from safetensors.torch import save_file
 
-    save_file({n: v * 1.01 for n, v in start_weights(tiny_folder).items()}, other / "model.safetensors", {"format": "pt"})
+    save_file(
+        {n: v * 1.01 for n, v in start_weights(tiny_folder).items()}, other / "model.safetensors", {"format": "pt"}
+    )
     computed.clear()
     run = train("dpo", max_steps=1, model=str(other))
     assert computed and losses(run)[0] == pytest.approx(math.log(2), abs=1e-6)
@@ -228,7 +230,9 @@ def test_last_is_written_down_as_the_run_it_meant(train, tmp_path):
 
 def test_metrics_are_json_without_nan(train, tmp_path):
     run = train(unsteady(tmp_path), data=data_for("sft", tmp_path), bad="0", max_steps=2)
-    rows = [json.loads(line, parse_constant=pytest.fail) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line, parse_constant=pytest.fail) for line in (run.path / "metrics.jsonl").read_text().splitlines()
+    ]
     assert rows[0]["loss"] is None and rows[1]["loss"] > 0
 
 
@@ -344,7 +348,9 @@ def test_a_step_with_a_loss_that_is_no_number_is_skipped_and_counted(train, tmp_
 
 
 def test_three_such_steps_in_a_row_end_the_run_with_their_rows_named(train, tmp_path):
-    with pytest.raises(TrainingStopped, match="3 steps in a row had a non-finite loss.*step 4 .rows [0-9, ]+") as caught:
+    with pytest.raises(
+        TrainingStopped, match="3 steps in a row had a non-finite loss.*step 4 .rows [0-9, ]+"
+    ) as caught:
         train(unsteady(tmp_path), data=data_for("sft", tmp_path), bad="1,2,3", epochs=3)
     assert caught.value.exit_status == 1 and "--lr" in caught.value.hint
     run = train(unsteady(tmp_path), data=data_for("sft", tmp_path), bad="1,2,4,5", epochs=3)
@@ -369,7 +375,7 @@ class Hungry(Algorithm):
         self.calls += 1
         logps = models.policy.logps(batch.completion)
         if sum(len(answer) for answer in batch.completion) > config.room:
-            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 byte.")
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you asked for 1 byte.")
         return Loss.per_token(-logps.per_token, logps.mask, {"calls": torch.tensor([float(self.calls)])})
 ''', "hungry.py") + ":Hungry"  # fmt: skip
 
@@ -506,7 +512,10 @@ def test_an_algorithm_may_prepare_the_records_before_training(train, tmp_path):
 
 
 def test_a_loss_that_is_no_loss_is_the_plugins_fault(train, tmp_path):
-    body = 'class Odd(Algorithm):\n    """For tests."""\n    data = "demonstration"\n\n    def loss(self, batch):\n        return 1.0\n'
+    body = (
+        'class Odd(Algorithm):\n    """For tests."""\n    data = "demonstration"\n\n'
+        "    def loss(self, batch):\n        return 1.0\n"
+    )
     with pytest.raises(PluginError, match="Odd.loss returned float, not a Loss"):
         train(plugin_file(tmp_path, body, "odd.py"), data=data_for("sft", tmp_path))
 

@@ -31,7 +31,11 @@ def demonstrations(count=12, seed=0):
 def preferences(count=12, seed=0):
     source = random.Random(seed)
     return [
-        {"prompt": f"{sentence(source, 1, 6)} {i}", "chosen": sentence(source, 1, 6), "rejected": sentence(source, 2, 9)}
+        {
+            "prompt": f"{sentence(source, 1, 6)} {i}",
+            "chosen": sentence(source, 1, 6),
+            "rejected": sentence(source, 2, 9),
+        }
         for i in range(count)
     ]
 
@@ -111,8 +115,6 @@ def plugin_file(folder, body, name="bad.py"):
         encoding="utf-8",
     )
     return str(file)
-
-
 
 
 def cli(*arguments, stdin=""):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from zoo.data.encode import encode
+from zoo.errors import PluginError
 from zoo.evals import Score, Subject, mean_score, share_score
 from zoo.models.precision import autocast
 from zoo.models.scoring import balance_of, score_answers
@@ -44,7 +46,9 @@ def reward_eval(
     """Mean reward of the model's answers to the records' prompts; answers without a reward are left out, counted."""
     records = records[: subject.limit]
     texts = answer_texts(subject, [record["prompt"] for record in records], sampling)
-    rewards = reward(texts, records)
+    rewards = [None if value is None or not math.isfinite(value) else value for value in reward(texts, records)]
+    if len(rewards) != len(texts):
+        raise PluginError(f"The reward of '{name}' gave {len(rewards)} values for {len(texts)} answers.")
     given = [value for value in rewards if value is not None]
     samples = [
         {"prompt": record["prompt"], "answer": text, "score": value}

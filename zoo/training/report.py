@@ -14,7 +14,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from zoo.errors import ZooError
-from zoo.evals import Score
+from zoo.evals import Score, mean_score
 from zoo.runs import Run
 
 LOGGERS = {
@@ -62,25 +62,39 @@ def closing_panel(console: Console, run: Run, summary: dict[str, Any]) -> None:
     table = Table(box=box.SIMPLE, show_edge=False, pad_edge=False)
     for column, justify in (("", "left"), ("before", "right"), ("after", "right"), ("change", "right")):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    pairs = sample_pairs(run)
     for name in summary["after"]:
         if name in summary["before"]:
             old, new = summary["before"][name], summary["after"][name]
-            table.add_row(escape(name), f"{old:.3f}", f"{new:.3f}", f"{new - old:+.3f}")
-    lines: list[Any] = [table, *_sample_lines(run), f"model   {escape(str(run.model_path))}"]
+            noise = paired_noise([(a["score"], b["score"]) for a, b in pairs if b["eval"] == name])
+            change = f"{new - old:+.3f}" + (f" ± {noise:.3f}" if noise is not None else "")
+            table.add_row(escape(name), f"{old:.3f}", f"{new:.3f}", change)
+    lines: list[Any] = [table, *_sample_lines(pairs), f"model   {escape(str(run.model_path))}"]
     name = run.name if run.path.parent == Path("runs") else str(run.path)
     lines += [escape(f"next    zoo chat {name}    zoo eval {name}    zoo train --model {name} --algo …")]
     console.print(Panel(Group(*lines), title=f"{run.name}: {summary['steps']} steps", expand=False))
 
 
-def _sample_lines(run: Run) -> list[str]:
-    """The held-out prompt whose answer improved most, before and after."""
+def sample_pairs(run: Run) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """The samples of one evaluation and prompt, before and after training."""
     samples = read_samples(run)
-    before = {json.dumps(s["prompt"]): s for s in samples if s["when"] == "before"}
-    pairs = [
-        (before[json.dumps(s["prompt"])], s)
-        for s in samples
-        if s["when"] == "after" and json.dumps(s["prompt"]) in before
-    ]
+    before = {_case(sample): sample for sample in samples if sample["when"] == "before"}
+    return [(before[_case(s)], s) for s in samples if s["when"] == "after" and _case(s) in before]
+
+
+def _case(sample: dict[str, Any]) -> str:
+    return json.dumps([sample["eval"], sample["prompt"]])
+
+
+def paired_noise(scores: list[tuple[float | None, float | None]]) -> float | None:
+    """Half the 95 % interval of the mean change over the same prompts; None for fewer than two."""
+    changes = [after - before for before, after in scores if before is not None and after is not None]
+    score = mean_score("change", changes)
+    return (score.high - score.low) / 2 if len(changes) > 1 else None
+
+
+def _sample_lines(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[str]:
+    """The held-out prompt whose answer improved most, before and after."""
     if not pairs:
         return []
     old, new = max(pairs, key=lambda pair: (pair[1]["score"] or 0) - (pair[0]["score"] or 0))

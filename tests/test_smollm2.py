@@ -1,0 +1,128 @@
+"""On the real model: the result of a run does not depend on how its work is cut, nor on a kill."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+import torch
+from tiny_runs import command, float32_flags, losses, same_bytes, trainer, weights, write_rows
+
+from zoo.data import starter
+from zoo.models.default import default_model
+from zoo.runs import Run
+from zoo.training.module import PostTraining
+
+pytestmark = pytest.mark.slow
+
+CACHE = os.environ.get("ZOO_CACHE")
+"""The user's own, before the tests take another one: the model is fetched once for all test runs."""
+ROWS = 6
+# So large an ε makes AdamW plain gradient descent with momentum, in which rounding stays rounding.
+DESCENT = {"lr": 1.0, "adam_eps": 1.0, "batch_size": 3, "max_steps": 2}
+PREFERENCES = ("prompt", "chosen", "rejected")
+KINDS = {"sft": ("demonstration", ("prompt", "completion")), "dpo": ("preference", PREFERENCES)}
+
+
+@pytest.fixture(scope="module")
+def folder():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("ZOO_CACHE") if CACHE is None else patch.setenv("ZOO_CACHE", CACHE)
+        return default_model()
+
+
+@pytest.fixture
+def train(tmp_path, folder, monkeypatch):
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    start = trainer(tmp_path, folder)
+    return lambda algo, **options: start(algo, data=short_rows(algo, tmp_path), **{**DESCENT, **options})
+
+
+def short_rows(algo, tmp_path):
+    """The starter set's shortest rows, of unequal lengths all the same."""
+    kind, fields = KINDS[algo]
+    rows = [{name: record[name] for name in fields} for record in starter.records("train", kind)]
+    rows.sort(key=lambda row: len(json.dumps(row)))
+    return write_rows(tmp_path / f"{algo}.jsonl", rows[: 4 * ROWS : 4])
+
+
+@pytest.fixture
+def gradients(monkeypatch):
+    """The summed gradients of each step of the last run, as one vector."""
+    found = []
+    original = PostTraining._scale_and_clip
+
+    def record(self, scale):
+        flat = [p.grad.flatten() for p in self.policy.parameters() if p.grad is not None]
+        found.append(torch.cat(flat) * scale)
+        return original(self, scale)
+
+    monkeypatch.setattr(PostTraining, "_scale_and_clip", record)
+    return found
+
+
+def gap(first, second):
+    """The distance of two vectors as a share of their length."""
+    return float((first - second).norm() / first.norm())
+
+
+def moved(run, folder):
+    """What training added to the weights, as one vector."""
+    from transformers import AutoModelForCausalLM
+
+    start = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict()
+    return torch.cat([(value - start[name]).flatten() for name, value in sorted(weights(run).items())])
+
+
+@pytest.mark.parametrize("algo", ["sft", "dpo"])
+def test_loss_gradient_and_weights_do_not_depend_on_rows_and_micro_batches(train, gradients, folder, algo):
+    whole = train(algo, layout="padded", micro_tokens=10**6)
+    expected, path = gradients[0], moved(whole, folder)
+    if algo == "dpo":
+        assert losses(whole)[0] == pytest.approx(math.log(2), abs=1e-6)
+    for options in ({"layout": "shared"}, {"layout": "packed"}, {"layout": "shared", "micro_tokens": 1}):
+        gradients.clear()
+        other = train(algo, **{"micro_tokens": 10**6, **options})
+        assert losses(other) == pytest.approx(losses(whole), abs=2e-5), options
+        assert gap(expected, gradients[0]) < 1e-4, options
+        assert gap(path, moved(other, folder)) < 1e-3, options
+
+
+@pytest.mark.parametrize("algo", ["sft", "dpo"])
+def test_two_processes_give_what_one_gives(train, folder, tmp_path, algo):
+    """Three rows a step on two processes: the shares are unequal."""
+    single = train(algo)
+    flags = float32_flags(**DESCENT, devices=2, accelerator="cpu", out=tmp_path / "two")
+    started = command(
+        "train", "--algo", algo, "--model", folder, "--data", short_rows(algo, tmp_path), *flags, cwd=tmp_path
+    )
+    done = subprocess.run(**started, capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stderr
+    double = Run(next((tmp_path / "two").iterdir()))
+    assert losses(double) == pytest.approx(losses(single), abs=2e-5)
+    assert gap(moved(single, folder), moved(double, folder)) < 1e-3
+
+
+@pytest.mark.parametrize("algo", ["sft", "dpo"])
+def test_a_killed_run_resumed_equals_an_unbroken_one(train, folder, tmp_path, algo):
+    options = {"max_steps": 3, "save_every": 1, "lr": 1e-4, "adam_eps": 1e-8, "batch_size": 3}
+    whole = train(algo, **options)
+    flags = float32_flags(**options, name="broken", out=tmp_path / "runs")
+    arguments = ["train", "--algo", algo, "--model", folder, "--data", short_rows(algo, tmp_path), *flags]
+    started = subprocess.Popen(**command(*arguments, cwd=tmp_path, ZOO_CACHE=str(tmp_path / "other")))
+    broken = Run(tmp_path / "runs" / "broken")
+    while not (broken.checkpoints / "step-1").exists() and started.poll() is None:
+        time.sleep(0.05)
+    started.send_signal(signal.SIGKILL)
+    started.wait()
+    assert broken.status == "unfinished" and broken.checkpoints.is_dir()
+    done = subprocess.run(
+        **command("resume", broken.path, cwd=tmp_path, ZOO_CACHE=str(tmp_path / "other")),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and "Resuming from step-" in done.stdout, done.stdout + done.stderr
+    assert same_bytes(broken, whole, "model/model.safetensors") and same_bytes(broken, whole, "metrics.jsonl")
