@@ -442,6 +442,15 @@ def test_changed_data_is_refused_unless_allowed(interrupted, tmp_path):
     assert zoo.resume(broken.path, quiet=True, allow_data_change=True).status == "finished"
 
 
+def test_another_version_of_a_library_is_named(interrupted, capsys):
+    broken, _ = interrupted(3, signal.SIGKILL)
+    facts = broken.read_json("environment.json")
+    now, facts["packages"]["torch"] = facts["packages"]["torch"], "2.8.0"
+    broken.write_json("environment.json", facts)
+    zoo.resume(broken.path)
+    assert f"Since the run began torch 2.8.0 is now {now}: the result may differ" in capsys.readouterr().out
+
+
 def test_a_finished_run_says_so(train):
     run = train("sft", max_steps=1)
     with pytest.raises(ZooError, match="is finished") as caught:

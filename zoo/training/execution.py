@@ -32,6 +32,7 @@ from zoo.training.checks import check_names, names_in
 from zoo.training.listeners import Listeners
 from zoo.training.module import PostTraining, out_of_memory
 from zoo.training.progress import Watch, counter
+from zoo.training.resuming import check_data, compare_environment
 from zoo.training.signals import Signals, Stopped, signal_name
 
 RUN_FOLDER = "ZOO_RUN_FOLDER"
@@ -109,7 +110,8 @@ class Execution:
         self.data = setup.load_data(core, self.algorithm.data, self.template, self.plugins, self.say)
         self.say(self.template.preflight(self.data.train.records))
         if self.resumed is not None:
-            self._check_data(self.resumed)
+            check_data(self.resumed, self.data.facts, self.data_change)
+            compare_environment(self.resumed, self.say)
         self.policy = setup.load_policy(core, self.source, self.precision)
         self.template.eos_ids |= setup.ending_ids(self.policy)
         self.say(f"Precision {self.precision}: {reason}.")
@@ -124,16 +126,6 @@ class Execution:
         core.model = self.source.name
         if core.reference is not None:
             core.reference = setup.resolve_start(core.reference, core.out, self.say).name
-
-    def _check_data(self, run: Run) -> None:
-        """A resumed run must still have the data it began with."""
-        before, now = run.read_json("data.json"), self.data.facts
-        for part in now:
-            if before.get(part, {}).get("fingerprint") != now[part]["fingerprint"] and not self.data_change:
-                raise ZooError(
-                    f"The data of {run.name} ({part}) is not what the run began with.",
-                    "Put the old file back, or accept the change: zoo resume --allow-data-change",
-                )
 
     def plan(self) -> None:
         """Row layout, roles, the records as the algorithm prepares them, and the steps."""

@@ -21,6 +21,7 @@ from zoo.data.formats import parse_columns
 from zoo.data.load import DataSet, load, split_by_prompt
 from zoo.data.template import ChatTemplate
 from zoo.errors import ZooError
+from zoo.models.attention import use_cpu_attention
 from zoo.models.default import cache_folder
 from zoo.models.loading import Source, add_lora, is_adapted, load_model, resolve_model
 from zoo.models.precision import weights_dtype
@@ -118,6 +119,8 @@ def load_policy(core: TrainConfig, source: Source, precision: str) -> Any:
     if is_adapted(model):
         model = model.merge_and_unload()
         model.requires_grad_(True)
+    if precision != "32-true" and choose_accelerator(core.accelerator) == "cpu":
+        use_cpu_attention(model)
     if core.lora:
         model = add_lora(model, core.lora_rank, core.lora_alpha, core.lora_dropout, core.lora_targets)
     if core.gradient_checkpointing:

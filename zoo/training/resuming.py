@@ -1,0 +1,29 @@
+"""What must still be as it was when a run goes on, and what is only said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from zoo.errors import ZooError
+from zoo.runs import Run, environment
+
+
+def check_data(run: Run, facts: Mapping[str, Any], change_allowed: bool) -> None:
+    """Raises ZooError when the data is not what the run began with. facts: as they stand in data.json."""
+    before = run.read_json("data.json")
+    for part in facts:
+        if before.get(part, {}).get("fingerprint") != facts[part]["fingerprint"] and not change_allowed:
+            raise ZooError(
+                f"The data of {run.name} ({part}) is not what the run began with.",
+                "Put the old file back, or accept the change: zoo resume --allow-data-change",
+            )
+
+
+def compare_environment(run: Run, say: Callable[[str], None]) -> None:
+    """Says which libraries have another version by now."""
+    before, now = run.read_json("environment.json").get("packages", {}), environment()["packages"]
+    changed = [name for name in now if before.get(name, now[name]) != now[name]]
+    if changed:
+        listed = ", ".join(f"{name} {before[name]} is now {now[name]}" for name in changed)
+        say(f"Since the run began {listed}: the result may differ in its last digits.")
