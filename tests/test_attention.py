@@ -54,6 +54,13 @@ def test_a_later_token_is_never_seen():
     assert torch.equal(cpu_attention(Module(), query, key, value, None)[0][:, :10], before)
 
 
+def test_padding_that_sees_nothing_stays_finite():
+    query, key, value = tensors(8)
+    mask = torch.ones(2, 1, 8, 8, dtype=torch.bool).tril()
+    mask[:, :, :3] = False
+    assert cpu_attention(Module(), query, key, value, mask)[0].isfinite().all()
+
+
 def test_a_model_scores_the_same_with_it_and_saves_an_ordinary_configuration(tiny_model, tmp_path):
     answers = [Answer.of([1, 5, 7], list(range(8, 30))), Answer.of([1, 5, 7], [9, 9, 4])]
     with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():

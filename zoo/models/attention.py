@@ -47,7 +47,8 @@ def cpu_attention(
     together = (batch, groups, heads // groups * length)
     rows = (query * (size**-0.5 if scaling is None else scaling)).reshape(*together, size)
     scores = (rows @ key.transpose(-1, -2)).view(batch, heads, length, length)
-    weights = torch.softmax(scores.masked_fill(~attention_mask, float("-inf")), -1)
+    # The lowest number, not −∞: padding that sees nothing at all must not become NaN.
+    weights = torch.softmax(scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min), -1)
     output = weights.view(*together, length) @ value
     return output.view(batch, heads, length, size).transpose(1, 2), None
 
