@@ -11,8 +11,8 @@ import sys
 
 import pytest
 
-from zoo.data.sources.folders import split_of
 from zoo.data.sources import open_source
+from zoo.data.sources.folders import split_of
 from zoo.errors import ZooError
 
 ROWS = [{"prompt": "Say \"hi\",\nplease", "completion": "hi"}, {"prompt": "Zwölf?", "completion": "12"}]
