@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from zoo.api import Algorithm, Batch, Loss, default_collate
+from zoo.api import Algorithm, Loss, default_collate
 
 
 class SFT(Algorithm):
@@ -35,8 +35,7 @@ class SFT(Algorithm):
 
     def collate(self, records, tokenizer, config):
         field = "conversation" if config.train_on == "turns" else "completion"
-        batch = default_collate(records)
-        return Batch(row=batch.row, completion=batch[field])
+        return default_collate([{"row": record["row"], "completion": record[field]} for record in records])
 
     def loss(self, batch, models, config):
         """−Σ m_t log π(y_t | x, y_<t) / Σ m_t."""

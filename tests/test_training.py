@@ -443,7 +443,7 @@ def test_listeners_hear_of_start_steps_checkpoints_and_end(train, install):
     run = train("sft", epochs=1, save_every=2)
     first, second, third = losses(run)
     assert listener.heard == [
-        ("run_start", run.name, "sft", 2e-5),
+        ("run_start", run.name, "sft", 1e-4),
         ("step_end", 1, 1, first),
         ("checkpoint_saved", 2, True),
         ("step_end", 2, 2, second),

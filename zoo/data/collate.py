@@ -16,9 +16,12 @@ def default_collate(records: list[dict[str, Any]]) -> Batch:
     """A batch with one field for each field of the encoded records.
 
     Answers become `Answers`; truth values and numbers tensors [B], with NaN where a record has none; everything
-    else (ids of prompts, lists, the original records) a list. Raises ZooError where records differ otherwise.
+    else (ids of prompts, lists, the original records) a list. `conversation` is left out. Raises
+    ZooError where records differ otherwise.
     """
-    names = list(dict.fromkeys(name for record in records for name in record))
+    names = dict.fromkeys(name for record in records for name in record)
+    # The same answer with more of its turns counted: for algorithms that ask for it in a collate of their own.
+    names.pop("conversation", None)
     return Batch(**{name: _column(name, [record.get(name) for record in records], records) for name in names})
 
 
