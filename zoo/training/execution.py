@@ -34,6 +34,7 @@ from zoo.training.module import PostTraining, out_of_memory
 from zoo.training.progress import Watch, counter
 from zoo.training.resuming import check_data, compare_environment
 from zoo.training.signals import Signals, Stopped, signal_name
+from zoo.training.sums import leave_processes
 
 RUN_FOLDER = "ZOO_RUN_FOLDER"
 """Environment variable by which the first process tells the ones that it starts which run they belong to."""
@@ -86,6 +87,7 @@ class Execution:
         # A run killed while it was being scored has no before.json yet.
         before = (self.resumed.read_json("before.json") if self.resumed else {}) or self.score_before()
         stopped = self.fit()
+        leave_processes()
         if not self.main:
             return self.run
         if stopped:
