@@ -303,6 +303,28 @@ def test_what_is_measured_reaches_the_loss(workplace):
     assert run.metrics[-1]["advantage"] == pytest.approx(0, abs=1e-5), "the average is that of the whole step"
 
 
+COUNTING = """
+from zoo.api import Algorithm, Loss
+
+
+class Counting(Algorithm):
+    data = "demonstration"
+
+    def measure(self, batch):
+        return {"examples": len(batch)}
+
+    def loss(self, batch, models):
+        logps = models.policy.logps(batch.completion).mean()
+        return Loss.per_example(-logps, {"examples": batch.measured["examples"].expand(len(batch))})
+"""
+
+
+def test_a_number_that_is_measured_is_added_up_over_the_step(workplace):
+    (workplace / "counting.py").write_text(COUNTING)
+    run = zoo.train("./counting.py", data="pairs.jsonl", quiet=True, **{**FAST, "micro_tokens": 1})
+    assert [row["examples"] for row in run.metrics if "loss" in row] == [FAST["batch_size"]] * 2
+
+
 def test_the_options_of_the_contract_become_flags_and_messages():
     from zoo.algorithm import Algorithm
     from zoo.config import resolve

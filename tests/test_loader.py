@@ -95,6 +95,22 @@ def test_the_processes_get_about_the_same_number_of_examples_and_tokens():
         assert max(tokens) - min(tokens) <= max(sizes.values())
 
 
+def test_a_collation_sees_the_whole_step_on_any_number_of_processes():
+    def numbered(step):
+        rows = [record["row"] for record in step]
+        answers = Answers([record["completion"] for record in step])
+        return Batch(row=torch.tensor(rows), next=torch.tensor(rows[1:] + rows[:1]), answer=answers)
+
+    found = []
+    for processes in (1, 2):
+        shares = [
+            StepLoader(records(8), numbered, batch_size=4, rank=rank, processes=processes).batch(0)
+            for rank in range(processes)
+        ]
+        found.append({int(a): int(b) for share in shares for a, b in zip(share.row, share.next, strict=True)})
+    assert found[0] == found[1], "the neighbour of an example does not depend on the processes"
+
+
 def test_the_last_batch_is_never_smaller_than_the_number_of_processes():
     one, two = loader(9, batch_size=4), loader(9, batch_size=4, processes=2)
     assert (len(one), len(two)) == (3, 2)

@@ -48,15 +48,18 @@ def prepare(records: list, models: Any, config: Any) -> Any:
 
 @hookspec(firstresult=True)
 def collate(records: list, tokenizer: Any, config: Any) -> Any:
-    """Per optimizer step: the step's encoded records → `Batch`. The default follows the algorithm's data kind."""
+    """Per optimizer step: the step's encoded records → `Batch`. The default follows the algorithm's data kind.
+
+    The records are those of all processes, each of which then takes its share of the batch.
+    """
 
 
 @hookspec(firstresult=True)
 def measure(batch: Any, models: Any, config: Any) -> Any:
-    """Per micro-batch, before any loss of the step, without gradient: `{name: (sum, count)}`.
+    """Per micro-batch, before any loss of the step, without gradient: `{name: (sum, count)}` or `{name: sum}`.
 
-    The core adds both up over the whole step (micro-batches and processes); `loss` finds sum / count in
-    `batch.measured[name]`.
+    The core adds both up over the whole step (micro-batches and processes); `loss` finds sum / count, or the sum
+    where there is no count, in `batch.measured[name]`.
     """
 
 

@@ -8,13 +8,14 @@ last step with fewer examples than processes, which joins the one before it).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from zoo.errors import ZooError
-from zoo.types import Answers, Batch
+from zoo.types import Answer, Answers, Batch
 
 
 class StepLoader:
@@ -64,8 +65,13 @@ class StepLoader:
             yield self.batch(step)
 
     def batch(self, step: int) -> Batch:
-        """This process's share of one step."""
-        return self.collate([self.records[i] for i in self._share(self.indices(step))])
+        """This process's share of one step.
+
+        The whole step is collated before it is dealt out, so that what a collation computes across examples is the
+        same on any number of processes.
+        """
+        batch = self.collate([self.records[i] for i in self.indices(step)])
+        return batch if self.processes == 1 else batch.select(self._share(batch))
 
     def indices(self, step: int) -> list[int]:
         """The records of one step, over all processes, each epoch in an order of its own."""
@@ -87,15 +93,15 @@ class StepLoader:
             self._orders[epoch] = order.tolist()
         return self._orders[epoch]
 
-    def _share(self, indices: list[int]) -> list[int]:
-        if self.processes == 1:
-            return indices
-        ordered = sorted(indices, key=lambda i: (-record_tokens(self.records[i]), i))
+    def _share(self, batch: Batch) -> list[int]:
+        """This process's examples of a step, in the order of their length."""
+        sizes = [record_tokens(example) for example in examples_of(batch)]
+        ordered = sorted(range(len(batch)), key=lambda i: (-sizes[i], i))
         # Back and forth over the processes (0 1 1 0 0 1 …), so that none gets the longer of every two.
         period = 2 * self.processes
         return [
-            index
-            for place, index in enumerate(ordered)
+            example
+            for place, example in enumerate(ordered)
             if min(place % period, period - 1 - place % period) == self.rank
         ]
 
@@ -106,13 +112,24 @@ class StepLoader:
         self.position = state["position"]
 
 
-def record_tokens(record: dict[str, Any]) -> int:
-    """Tokens of an encoded record, a shared prompt counted once."""
-    answers = [value for value in record.values() if hasattr(value, "completion")]
-    for value in record.values():
-        if isinstance(value, list) and value and hasattr(value[0], "completion"):
-            answers += value
+def answers_among(values: Iterable[Any]) -> list[Answer]:
+    """The answers among the fields of one example, each of which may be an answer or a list of them."""
+    found: list[Answer] = []
+    for value in values:
+        found += [one for one in (value if isinstance(value, (list, Answers)) else [value]) if isinstance(one, Answer)]
+    return found
+
+
+def record_tokens(record: Mapping[str, Any]) -> int:
+    """Tokens of an encoded record or of one example of a batch, a shared prompt counted once."""
+    answers = answers_among(record.values())
     return sum(len(a.completion) for a in answers) + max((len(a.prompt) for a in answers), default=0)
+
+
+def examples_of(batch: Batch) -> list[dict[str, Any]]:
+    """The fields of each example."""
+    names = [name for name in batch if not isinstance(batch[name], (Tensor, Batch))]
+    return [{name: batch[name][i] for name in names} for i in range(len(batch))]
 
 
 def micro_batches(batch: Batch, micro_tokens: int) -> list[Batch]:
@@ -120,15 +137,14 @@ def micro_batches(batch: Batch, micro_tokens: int) -> list[Batch]:
 
     Examples of one prompt stay side by side, and short ones come together, so that rows fill and prompts are shared.
     """
-    fields = [batch[name] for name in batch if isinstance(batch[name], Answers)]
-    if not fields:
+    examples = examples_of(batch)
+    sizes = [record_tokens(example) for example in examples]
+    if not any(sizes):
         return [batch]
     groups: dict[bytes, list[int]] = {}
-    sizes = []
-    for i in range(len(batch)):
-        answers = [field[i] for field in fields]
-        sizes.append(sum(len(a.completion) for a in answers) + max(len(a.prompt) for a in answers))
-        groups.setdefault(answers[0].prompt.numpy(force=True).tobytes(), []).append(i)
+    for i, example in enumerate(examples):
+        answers = answers_among(example.values())
+        groups.setdefault(answers[0].prompt.numpy(force=True).tobytes() if answers else b"", []).append(i)
     ordered = sorted(groups.values(), key=lambda members: (max(sizes[i] for i in members), members[0]))
     parts: list[list[int]] = [[]]
     tokens = 0

@@ -135,15 +135,19 @@ class PostTraining(lightning.LightningModule):
         """Fill `measured` of every micro-batch with what the algorithm measures over the whole step."""
         if not self.hook.measure.get_hookimpls():
             return
-        sums = Sums()
+        sums, totals = Sums(), Sums()
         for part in parts:
-            pairs = self.hook.measure(batch=part, models=self.models, config=self.config)
+            found = self.hook.measure(batch=part, models=self.models, config=self.config)
+            pairs = {name: value for name, value in found.items() if isinstance(value, tuple)}
             sums.add({name: (torch.as_tensor(a), torch.as_tensor(b)) for name, (a, b) in pairs.items()})
-        measured = sums.reduced(self.device).means()
+            plain = {name: torch.as_tensor(found[name]) for name in found.keys() - pairs.keys()}
+            totals.add({name: (value, torch.zeros(())) for name, value in plain.items()})
+        sums, totals = sums.reduced(self.device), totals.reduced(self.device)
+        means = sums.means()
+        measured = {name: means.get(name, 0.0) for name in sums.names} | {n: totals.total(n) for n in totals.names}
         for part in parts:
             part.measured = {
-                name: torch.tensor(measured.get(name, 0.0), dtype=torch.float32, device=self.device)
-                for name in sums.names
+                name: torch.tensor(value, dtype=torch.float32, device=self.device) for name, value in measured.items()
             }
 
     def _gradients_stay_here(self, last: bool) -> contextlib.AbstractContextManager:
