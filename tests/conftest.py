@@ -12,14 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-torch.set_num_threads(1)
+from zoo.testing.tiny import make_model, make_tokenizer, write_folder
 
-CHATML = (
-    "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -28,49 +23,6 @@ def own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ZOO_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
-
-
-def make_tokenizer():
-    """One token a byte, `<|im_start|>`, `<|im_end|>` (also the end and the padding), and a ChatML template."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<|im_start|>",
-        eos_token="<|im_end|>",
-        pad_token="<|im_end|>",
-        clean_up_tokenization_spaces=False,
-    )
-    fast.chat_template = CHATML
-    return fast
-
-
-def make_model(vocabulary, end, seed=0):
-    """A Llama of two layers with grouped queries, far from uniform, so that a wrong mask or position shows."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=2048,
-        initializer_range=0.2,
-        tie_word_embeddings=True,
-        bos_token_id=end,
-        eos_token_id=end,
-        pad_token_id=end,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return LlamaForCausalLM(config).float().eval()
 
 
 @pytest.fixture(scope="session")
@@ -85,12 +37,9 @@ def tiny_model(tiny_tokenizer):
 
 
 @pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory, tiny_tokenizer):
+def tiny_folder(tmp_path_factory):
     """The tiny model and tokenizer as a Hugging Face folder. Read only: copy it to change it."""
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    make_model(len(tiny_tokenizer), tiny_tokenizer.eos_token_id).save_pretrained(folder)
-    tiny_tokenizer.save_pretrained(folder)
-    return folder
+    return write_folder(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture(scope="session")

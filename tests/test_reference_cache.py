@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from conftest import make_model
 
 from zoo.models.reference_cache import ReferenceCache, answer_key, fingerprint
+from zoo.testing.tiny import make_model
 from zoo.types import Answer
 
 ANSWER = Answer.of([1, 2], [3, 4])

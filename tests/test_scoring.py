@@ -3,10 +3,10 @@
 import pytest
 import torch
 import transformers
-from conftest import make_model
 
 from zoo.models.layout import LAYOUTS
 from zoo.models.scoring import attention_window, balance_of, choose_layout, score_answers, split
+from zoo.testing.tiny import make_model
 from zoo.types import Answer
 
 ALWAYS_SHARE = 10**9
