@@ -15,9 +15,9 @@ PLUGINS = sorted((ROOT / "plugins").glob("[!_]*.py"))
 # From the ground up; a module may import from its own layer and from those below.
 LAYERS = [
     ("errors",),
-    ("types", "hookspecs", "algorithm"),
-    ("registry",),
-    ("options", "config", "runs"),
+    ("loss", "types", "hookspecs", "hook_arguments", "algorithm"),
+    ("faults", "descriptions", "plugin_files", "plugin_manager", "registry"),
+    ("options", "strict_yaml", "config", "runs"),
     ("data",),
     ("models",),
     ("rollout", "rewards"),
@@ -33,7 +33,10 @@ LEVEL["__main__"] = LEVEL["cli"]
 SURFACE = {"api", "testing"}
 LATE = {("", "training"), ("runs", "models")}
 """Inside of functions only: the package's `train`, and a run's own `load`."""
-LIGHT = ["errors", "hookspecs", "algorithm", "registry", "options", "config", "runs", "cli"]
+LIGHT = [
+    "errors", "hookspecs", "hook_arguments", "algorithm", "faults", "descriptions", "plugin_files", "plugin_manager",
+    "registry", "options", "strict_yaml", "config", "runs", "cli",
+]  # fmt: skip
 HEAVY = {"torch", "lightning", "transformers", "peft", "datasets", "pydantic", "numpy", "safetensors", "tokenizers"}
 ALGORITHMS = {
     "sft", "dpo", "kto", "ipo", "simpo", "orpo", "cpo", "bco", "ppo", "grpo", "rloo", "gspo", "dapo", "gkd", "rlaif",

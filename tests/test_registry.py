@@ -157,8 +157,12 @@ def test_a_broken_plugin_module_is_left_out_with_its_reason(install):
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        ("@hookimpl\ndef evalls():\n    return {}", "unknown hook 'evalls'"),
-        ("@hookimpl\ndef step_end(stepp):\n    pass", "stepp"),
+        ("@hookimpl\ndef evalls():\n    return {}", "there is no hook 'evalls'. Did you mean 'evals'"),
+        (
+            "@hookimpl\ndef step_end(stepp):\n    pass",
+            "strange_hooks.py, line 3: step_end of plugin strange_hooks takes 'stepp', which is no argument of this "
+            "hook. Did you mean 'step'?",
+        ),
         ("@hookimpl\ndef loss(batch):\n    pass", "only the chosen algorithm may"),
         ("@hookimpl\ndef collate(records):\n    pass", "only the chosen algorithm may"),
     ],
@@ -209,10 +213,29 @@ def test_helpers_with_an_underscore_and_unlike_names_are_fine():
     assert validate(changed(_losses=lambda self: None, margin=lambda self: None), "x")
 
 
-def test_a_misspelt_hook_argument_is_refused_when_the_algorithm_is_chosen():
-    cls = changed(loss=lambda self, batch, modles: None)
-    with pytest.raises(PluginError, match="modles"):
-        registry.manager(cls())
+@pytest.mark.parametrize(
+    ("loss", "says"),
+    [
+        ("def loss(self, batch, modles):", "takes 'modles', which is no argument of this hook. Did you mean 'models'?"),
+        ("def loss(self, batch, config=None):", "gives 'config' a default"),
+        ("def loss(self, batch, **rest):", "takes '**rest', which is no argument"),
+        ("def loss(self, batch, *, config):", "takes 'config', which is no argument"),
+        ("@staticmethod\n    def loss(self, batch):", "takes 'self', which is no argument"),
+    ],
+)
+def test_a_wrong_hook_argument_is_named_with_its_file_line_and_method(tmp_path, loss, says):
+    file = tmp_path / "odd.py"
+    file.write_text(simple().partition("    def loss")[0] + f"    {loss}\n        return None\n")
+    with pytest.raises(PluginError) as caught:
+        registry.load_algorithm(f"{file}:Novel")
+    line = 1 + file.read_text().splitlines().index(f"    {loss.splitlines()[0]}")
+    assert caught.value.message.startswith(f"{file}, line {line}: Novel.loss {says}")
+    assert caught.value.hint.startswith("loss may take: batch, models, config, step;")
+
+
+def test_a_misspelt_argument_of_a_listener_is_refused_too():
+    with pytest.raises(PluginError, match=r"Changed.step_end takes 'metrix'.* Did you mean 'metrics'"):
+        validate(changed(step_end=lambda self, metrix: None), "x")
 
 
 def test_needs_may_depend_on_the_options():

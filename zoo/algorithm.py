@@ -6,11 +6,13 @@ metrics, and implements `loss` (and, if it wants, `prepare`, `collate`, `measure
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, is_dataclass
 from typing import Any, ClassVar
 
 from zoo.errors import PluginError, nearest
+from zoo.hook_arguments import check_arguments, file_of, place_of
 from zoo.hookspecs import ALGORITHM_HOOKS, LISTENER_HOOKS
 
 ROLES = ("policy", "reference", "critic", "judge")
@@ -55,7 +57,7 @@ def validate(cls: Any, name: str) -> type[Algorithm]:
     """Refuse a class that cannot work, with the reason; returns the class."""
 
     def refuse(why: str) -> PluginError:
-        return PluginError(f"Algorithm '{name}' ({getattr(cls, '__module__', '?')}): {why}")
+        return PluginError(f"Algorithm '{name}' ({file_of(cls)}): {why}")
 
     if not (isinstance(cls, type) and issubclass(cls, Algorithm)):
         raise refuse(f"{cls!r} is not a subclass of zoo.api.Algorithm.")
@@ -77,5 +79,10 @@ def validate(cls: Any, name: str) -> type[Algorithm]:
         if method.startswith("_") or method in known or not callable(getattr(cls, method)):
             continue
         if guess := nearest(method, hooks):
-            raise refuse(f"its method `{method}` is no hook.{guess} (Helpers start with an underscore.)")
+            where = place_of(getattr(cls, method))
+            raise refuse(f"its method `{method}` is no hook.{guess} ({where}. Helpers start with an underscore.)")
+    for hook in hooks:
+        if function := getattr(cls, hook, None):
+            is_method = inspect.isfunction(inspect.getattr_static(cls, hook))
+            check_arguments(function, hook, f"{cls.__name__}.{hook}", skip_first=is_method)
     return cls

@@ -1,20 +1,33 @@
 """The values that plugins and the core hand to each other.
 
-`Answer` and `Answers` are token ids, `TokenLogps` what a model says of them, `Batch` a named bag of them,
-`Loss` numerators and denominators. All can be cut and put in another order along the first axis, so that the
-core may split, shuffle and shard a batch without asking the plugin.
+`Answer` and `Answers` are token ids, `TokenLogps` what a model says of them, `Batch` a named bag of them, `Loss`
+(in a module of its own) numerators and denominators. A batch can be cut and put in another order along the first
+axis, so that the core may split, shuffle and shard it without asking the plugin.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from zoo.errors import ZooError, nearest
+from zoo.loss import Loss, Metric, metric_sums
+
+__all__ = [
+    "Answer",
+    "Answers",
+    "Batch",
+    "Loss",
+    "Metric",
+    "TokenLogps",
+    "metric_sums",
+    "missing_role",
+    "pad",
+]
 
 
 @dataclass(frozen=True)
@@ -169,7 +182,7 @@ class Batch(Mapping[str, Any]):
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name not in self._values:
-            raise AttributeError(f"The batch has no field '{name}', only {sorted(self._values)}.")
+            raise AttributeError(f"The batch has no field '{name}', only {sorted(self._values)}.{nearest(name, self)}")
         return self._values[name]
 
     def __getitem__(self, name: str) -> Any:
@@ -200,82 +213,6 @@ def _select(value: Any, indices: Sequence[int]) -> Any:
     if isinstance(value, (Answers, Batch)):
         return value.select(indices)
     return [value[i] for i in indices]
-
-
-Metric = Tensor | tuple[Tensor, Tensor]
-"""Values alone, or values with their weights; NaN values are left out of the mean."""
-
-
-@dataclass
-class Loss:
-    """Numerators, never means: the core divides by the denominator of the whole optimizer step.
-
-    values: any shape; weights: the same shape. The step's loss is Σ values·weights / Σ weights, both sums over
-    every micro-batch and process.
-    """
-
-    values: Tensor
-    weights: Tensor
-    metrics: dict[str, Metric] = field(default_factory=dict)
-
-    @staticmethod
-    def per_example(values: Tensor, metrics: dict[str, Metric] | None = None) -> Loss:
-        """Mean over examples; values [B]."""
-        if values.ndim != 1:
-            raise ValueError(f"Loss.per_example takes one value per example, [B], got {tuple(values.shape)}.")
-        return Loss(values, torch.ones_like(values), metrics or {})
-
-    @staticmethod
-    def per_token(values: Tensor, mask: Tensor, metrics: dict[str, Metric] | None = None) -> Loss:
-        """Mean over the tokens under the mask; values and mask [B, T].
-
-        Metrics of the same shape are means over the same tokens.
-        """
-        if values.shape != mask.shape:
-            raise ValueError(f"values {tuple(values.shape)} and mask {tuple(mask.shape)} differ in shape.")
-        masked = {
-            name: (value, mask) if isinstance(value, Tensor) and value.shape == mask.shape else value
-            for name, value in (metrics or {}).items()
-        }
-        return Loss(torch.where(mask.bool(), values, 0.0), mask.to(values.dtype), masked)
-
-    @staticmethod
-    def weighted(values: Tensor, weights: Tensor, metrics: dict[str, Metric] | None = None) -> Loss:
-        """Weighted mean; values and weights of one shape."""
-        if values.shape != weights.shape:
-            raise ValueError(f"values {tuple(values.shape)} and weights {tuple(weights.shape)} differ in shape.")
-        return Loss(values, weights.detach().to(values.dtype), metrics or {})
-
-    @property
-    def numerator(self) -> Tensor:
-        return (self.values * self.weights).sum()
-
-    @property
-    def denominator(self) -> Tensor:
-        return self.weights.sum()
-
-    def mean(self) -> Tensor:
-        """The loss as if this were the whole step: what formula tests look at."""
-        return self.numerator / self.denominator.clamp(min=torch.finfo(self.weights.dtype).tiny)
-
-
-def metric_sums(metrics: Mapping[str, Metric]) -> dict[str, tuple[Tensor, Tensor]]:
-    """Weighted sum and weight of every metric, float64 scalars; NaN entries are missing, not zero."""
-    sums = {}
-    for name, metric in metrics.items():
-        values, weights = (
-            metric if isinstance(metric, tuple) else (metric, torch.ones_like(metric, dtype=torch.float64))
-        )
-        values = values.detach().double()
-        weights = weights.detach().double() * ~values.isnan()
-        # Infinity is a result and stays one, except where nothing counts it.
-        sums[name] = (torch.where(weights == 0, 0.0, values * weights).sum(), weights.sum())
-    return sums
-
-
-def field_names(value: Any) -> list[str]:
-    """Names of a dataclass's fields."""
-    return [f.name for f in fields(value)]
 
 
 def missing_role(role: str, declared: Sequence[str]) -> ZooError:

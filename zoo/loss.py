@@ -1,0 +1,83 @@
+"""What a `loss` hook returns: numerators with their weights, and the sums that metrics become.
+
+The mean is the core's to take, over every micro-batch and process of an optimizer step, so that a result does not
+depend on how the step was cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+Metric = Tensor | tuple[Tensor, Tensor]
+"""Values alone, or values with their weights; NaN values are left out of the mean."""
+
+
+@dataclass
+class Loss:
+    """Numerators, never means: the core divides by the denominator of the whole optimizer step.
+
+    values: any shape; weights: the same shape. The step's loss is Σ values·weights / Σ weights, both sums over
+    every micro-batch and process.
+    """
+
+    values: Tensor
+    weights: Tensor
+    metrics: dict[str, Metric] = field(default_factory=dict)
+
+    @staticmethod
+    def per_example(values: Tensor, metrics: dict[str, Metric] | None = None) -> Loss:
+        """Mean over examples; values [B]."""
+        if values.ndim != 1:
+            raise ValueError(f"Loss.per_example takes one value per example, [B], got {tuple(values.shape)}.")
+        return Loss(values, torch.ones_like(values), metrics or {})
+
+    @staticmethod
+    def per_token(values: Tensor, mask: Tensor, metrics: dict[str, Metric] | None = None) -> Loss:
+        """Mean over the tokens under the mask; values and mask [B, T].
+
+        Metrics of the same shape are means over the same tokens.
+        """
+        if values.shape != mask.shape:
+            raise ValueError(f"values {tuple(values.shape)} and mask {tuple(mask.shape)} differ in shape.")
+        masked = {
+            name: (value, mask) if isinstance(value, Tensor) and value.shape == mask.shape else value
+            for name, value in (metrics or {}).items()
+        }
+        return Loss(torch.where(mask.bool(), values, 0.0), mask.to(values.dtype), masked)
+
+    @staticmethod
+    def weighted(values: Tensor, weights: Tensor, metrics: dict[str, Metric] | None = None) -> Loss:
+        """Weighted mean; values and weights of one shape."""
+        if values.shape != weights.shape:
+            raise ValueError(f"values {tuple(values.shape)} and weights {tuple(weights.shape)} differ in shape.")
+        return Loss(values, weights.detach().to(values.dtype), metrics or {})
+
+    @property
+    def numerator(self) -> Tensor:
+        return (self.values * self.weights).sum()
+
+    @property
+    def denominator(self) -> Tensor:
+        return self.weights.sum()
+
+    def mean(self) -> Tensor:
+        """The loss as if this were the whole step: what formula tests look at."""
+        return self.numerator / self.denominator.clamp(min=torch.finfo(self.weights.dtype).tiny)
+
+
+def metric_sums(metrics: Mapping[str, Metric]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Weighted sum and weight of every metric, float64 scalars; NaN entries are missing, not zero."""
+    sums = {}
+    for name, metric in metrics.items():
+        values, weights = (
+            metric if isinstance(metric, tuple) else (metric, torch.ones_like(metric, dtype=torch.float64))
+        )
+        values = values.detach().double()
+        weights = weights.detach().double() * ~values.isnan()
+        # Infinity is a result and stays one, except where nothing counts it.
+        sums[name] = (torch.where(weights == 0, 0.0, values * weights).sum(), weights.sum())
+    return sums
