@@ -5,7 +5,11 @@ Bradley-Terry gives a loss on h, the difference of the two log-ratios of a pair;
 
 One file holds the family, as options: cDPO and robust DPO (label noise), the hinge of SLiC, f-DPO's divergences
 (arXiv:2309.16240; α as in that paper, TRL ≥ 0.29 calls 1 − α its α), length normalisation (Tülu 3), LD-DPO
-(arXiv:2409.06411), the NLL term of Iterative RPO (arXiv:2404.19733, per sequence), and no reference at all.
+(arXiv:2409.06411), the NLL term of Iterative RPO (arXiv:2404.19733, per sequence; TRL takes a mean over the tokens of
+a micro-batch), and no reference at all. cDPO here is what its name says; TRL 1.16 ignores label_smoothing there.
+
+exp is held at e⁴⁰ so that forward KL and α stay finite: an answer whose log-ratio has fallen below −40 (−40/α) has no
+gradient there any more.
 """
 
 from __future__ import annotations
@@ -26,10 +30,12 @@ class DPO(Algorithm):
     data = "preference"
     defaults = {"lr": 5e-6, "epochs": 2, "batch_size": 16}
     metrics = {
-        "rewards/chosen": "β times the log-ratio of policy to reference on chosen answers; starts at 0.",
+        "rewards/chosen": "β times the log-ratio of policy to reference on chosen answers, 0 at the start but for "
+        "rounding; a token with length_normalized, β·log π with reference_free.",
         "rewards/rejected": "The same on rejected answers; should fall below rewards/chosen.",
-        "rewards/margins": "rewards/chosen − rewards/rejected; β·h, should grow.",
-        "rewards/accuracies": "Share of pairs whose margin is positive; 0.5 is chance, and it starts at 0.",
+        "rewards/margins": "rewards/chosen − rewards/rejected, β·h, whatever the divergence; should grow.",
+        "rewards/accuracies": "Share of pairs whose margin is above 0; until the policy has left the reference only "
+        "rounding decides it.",
         "logps/chosen": "log π of chosen answers, summed. It often falls too: then both answers lose probability.",
         "logps/rejected": "log π of rejected answers, summed.",
         "nll": "−log π / |y| of chosen answers: the term that nll_weight weighs.",
@@ -44,9 +50,10 @@ class DPO(Algorithm):
         label_smoothing: float = 0.0
         """Share ε of flipped labels; with sigmoid this is cDPO, whose gradient vanishes at βh = log((1−ε)/ε)."""
         divergence: Literal["reverse_kl", "forward_kl", "js", "alpha"] = "reverse_kl"
-        """f-DPO: the divergence that keeps the policy near the reference; reverse_kl is DPO."""
+        """f-DPO: the divergence that keeps the policy near the reference; reverse_kl is DPO. forward_kl and alpha have
+        no gradient where a log-ratio lies below −40 (alpha: −40/α)."""
         divergence_alpha: float = 0.5
-        """α of the alpha divergence, between 0 (reverse KL) and 1 (forward KL)."""
+        """α of divergence=alpha, from 0 (reverse KL) to 1 (forward KL), as in the paper; TRL takes 1 − α."""
         length_normalized: bool = False
         """Use log-ratios a token, as Tülu 3 does."""
         ld_alpha: float = 1.0
@@ -57,8 +64,26 @@ class DPO(Algorithm):
         """Leave the reference out: h = log π(y_c|x) − log π(y_r|x)."""
 
         def __post_init__(self):
-            if not 0 <= self.label_smoothing < 0.5:
-                raise ValueError("label_smoothing must be at least 0 and below 0.5")
+            for wrong, why in (
+                (self.beta <= 0, "beta must be above 0"),
+                (not 0 <= self.label_smoothing < 0.5, "label_smoothing must be at least 0 and below 0.5"),
+                (self.loss == "robust" and not self.label_smoothing, "loss=robust needs a label_smoothing above 0"),
+                (self.loss == "hinge" and self.label_smoothing, "label_smoothing has no meaning with loss=hinge"),
+                (not 0 <= self.divergence_alpha <= 1, "divergence_alpha must be from 0 to 1"),
+                (
+                    self.divergence != "alpha" and self.divergence_alpha != 0.5,
+                    "divergence_alpha has no effect without divergence=alpha",
+                ),
+                (
+                    self.reference_free and self.divergence != "reverse_kl",
+                    "reference_free leaves no reference for another divergence",
+                ),
+                (not 0 <= self.ld_alpha <= 1, "ld_alpha must be from 0 to 1"),
+                (self.length_normalized and self.ld_alpha != 1, "length_normalized leaves ld_alpha no effect"),
+                (self.nll_weight < 0, "nll_weight must be at least 0"),
+            ):
+                if wrong:
+                    raise ValueError(why)
 
     def needs(self, config):
         return ("policy",) if config.reference_free else ("policy", "reference")

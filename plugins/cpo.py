@@ -1,0 +1,81 @@
+"""CPO: Contrastive Preference Optimization (arXiv:2401.08417).
+
+DPO with the reference taken for uniform, so that it drops out and no second model is held, and the likelihood of the
+chosen answer added, so that the policy stays near good answers. Made for machine translation (ALMA-R).
+
+Log-probabilities are sums over the answer. The likelihood term is a mean over all chosen tokens of the step, as in the
+authors' code and TRL (which take that of a micro-batch). TRL's CPO trainer also carries SimPO and IPO; those have files
+of their own here. The authors train adapters with lr 1e-4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from zoo.api import Algorithm, Loss, logsigmoid
+
+
+class CPO(Algorithm):
+    """Contrastive Preference Optimization: DPO without a reference, held by the likelihood of the chosen answer."""
+
+    paper = "arXiv:2401.08417"
+    data = "preference"
+    needs = ("policy",)
+    defaults = {"lr": 1e-5, "epochs": 2, "batch_size": 16}
+    metrics = {
+        "prefer": "The preference term alone.",
+        "nll": "−log π a token over all chosen tokens of the step: the term that nll_weight weighs.",
+        "rewards/chosen": "β·log π(y|x) of chosen answers, summed over tokens.",
+        "rewards/rejected": "The same of rejected answers; should fall below rewards/chosen.",
+        "rewards/margins": "rewards/chosen − rewards/rejected; depends on the lengths of the two from the start.",
+        "rewards/accuracies": "Share of pairs whose margin is above 0.",
+        "logps/chosen": "log π of chosen answers, summed.",
+        "logps/rejected": "log π of rejected answers, summed.",
+    }
+
+    @dataclass
+    class Config:
+        beta: float = 0.1
+        """Scale β of the difference of log-probabilities."""
+        loss: Literal["sigmoid", "hinge"] = "sigmoid"
+        """sigmoid: −log σ(z) with z = β(log π_c − log π_r), the paper's; hinge: max(0, 1 − z)."""
+        label_smoothing: float = 0.0
+        """Share ε of pairs that are taken to be flipped; with sigmoid only."""
+        nll_weight: float = 1.0
+        """Weight of the likelihood term, 1 in the paper; TRL calls it cpo_alpha."""
+
+        def __post_init__(self):
+            if self.beta <= 0:
+                raise ValueError("beta must be above 0")
+            if not 0 <= self.label_smoothing < 0.5:
+                raise ValueError("label_smoothing must be at least 0 and below 0.5")
+            if self.label_smoothing and self.loss == "hinge":
+                raise ValueError("label_smoothing has no meaning with loss=hinge")
+            if self.nll_weight < 0:
+                raise ValueError("nll_weight must be at least 0")
+
+    def measure(self, batch):
+        """Tokens of a chosen answer on average: with it the NLL term is a mean over all tokens of the step."""
+        return {"chosen_length": (batch.chosen.lengths.sum(), len(batch))}
+
+    def loss(self, batch, models, config):
+        """The preference term, and the likelihood of the chosen answer."""
+        chosen, rejected = models.policy.logps(batch.chosen, batch.rejected)
+        rewards = [config.beta * logps.sum() for logps in (chosen, rejected)]
+        margin = rewards[0] - rewards[1]
+        e = config.label_smoothing
+        prefer = -(1 - e) * logsigmoid(margin) - e * logsigmoid(-margin)
+        if config.loss == "hinge":
+            prefer = (1 - margin).clamp(min=0)
+        nll = -chosen.sum() / batch.measured["chosen_length"]
+        return Loss.per_example(prefer + config.nll_weight * nll, {
+            "prefer": prefer,
+            "nll": (-chosen.per_token, chosen.mask),
+            "rewards/chosen": rewards[0],
+            "rewards/rejected": rewards[1],
+            "rewards/margins": margin,
+            "rewards/accuracies": margin > 0,
+            "logps/chosen": chosen.sum(),
+            "logps/rejected": rejected.sum(),
+        })  # fmt: skip

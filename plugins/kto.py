@@ -1,0 +1,172 @@
+"""KTO: Kahneman-Tversky Optimization (arXiv:2402.01306).
+
+Learns from single answers, each marked good or bad. Prospect theory values an outcome by its gain or loss against a
+reference point: here the outcome is r(x, y) = log π(y|x)/π_ref(y|x), and the reference point z₀ is how far the policy
+has moved from the reference on the whole, KL(π ‖ π_ref). A good answer should lie above z₀, a bad one below; both
+gains flatten out, so that what is hopeless or done already stops to pull.
+
+z₀ is estimated over the whole optimizer step, from each prompt with an answer to another prompt, and clamped at 0
+after the mean is taken; no gradient flows into it. An answer never meets its own prompt, also where several answers to
+one prompt stand in a step (the authors' code and TRL shift the micro-batch by one, the former forwards, the latter
+backwards, whatever the prompts are). Where a step has one prompt only, z₀ is 0.
+
+The authors take lr 5e-6 with AdamW (in their first code 5e-7 with RMSprop; TRL takes 1e-6) for models of billions of
+weights; the default here suits the small default model.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import torch
+
+from zoo.api import Algorithm, Answer, Loss, default_collate
+
+BALANCED = (1.0, 4 / 3)
+"""Where λ_D·n_D / (λ_U·n_U) should lie according to the ICML version of the paper and TRL; a later version: 3/2."""
+
+
+class KTO(Algorithm):
+    """Kahneman-Tversky Optimization: raise answers marked good and lower those marked bad; needs no pairs."""
+
+    paper = "arXiv:2402.01306"
+    data = "feedback"
+    needs = ("policy", "reference")
+    defaults = {"lr": 1e-5, "epochs": 1, "batch_size": 16}
+    metrics = {
+        "kl": "Mean log-ratio of policy to reference over mismatched answers: estimates KL(π ‖ π_ref), may be below 0.",
+        "reference_point": "z₀, the former clamped at 0: what answers are compared with.",
+        "rewards/desirable": "β times the log-ratio of policy to reference on good answers; starts at 0, should grow.",
+        "rewards/undesirable": "The same on bad answers; should fall below rewards/desirable.",
+        "accuracies": "Share of answers on their side of z₀: good ones above it, bad ones below.",
+        "logps/desirable": "log π of good answers, summed. Should rise, but may fall with that of the bad ones.",
+        "logps/undesirable": "log π of bad answers, summed.",
+        "desirable": "Share of good answers among those of the step.",
+    }
+
+    @dataclass
+    class Config:
+        beta: float = 0.1
+        """Scale β of the log-ratio: how soon the gain of an answer flattens out. The paper, its code and TRL: 0.1."""
+        desirable_weight: float | None = None
+        """Weight λ_D of good answers. Without any weight given, both are 1, and the class that is short is raised
+        until λ_D·n_D / (λ_U·n_U) lies within [1, 4/3]; a line says so. One weight given leaves the other at 1."""
+        undesirable_weight: float | None = None
+        """Weight λ_U of bad answers."""
+
+        def __post_init__(self):
+            if self.beta <= 0:
+                raise ValueError("beta must be above 0")
+            if min(_weights(self)) < 0 or max(_weights(self)) == 0:
+                raise ValueError("desirable_weight and undesirable_weight must be at least 0, and one of them above")
+
+    def __init__(self):
+        self._weights = None
+
+    def prepare(self, records, models, config):
+        """The records as they are; what is looked at is the balance of good and bad ones."""
+        good = sum(bool(record["label"]) for record in records)
+        self._weights = _balanced(good, len(records) - good, config)
+        return records
+
+    def collate(self, records, tokenizer, config):
+        """The step's answers, and with each prompt an answer to another one."""
+        mismatched = _mismatched([record["completion"] for record in records])
+        pairs = zip(records, mismatched, strict=True)
+        return default_collate([{**record, "mismatched": answer} for record, answer in pairs])
+
+    def measure(self, batch, models, config):
+        """KL(π ‖ π_ref) over the step, from log π(y′|x)/π_ref(y′|x)."""
+        policy, reference = (role.logps(batch.mismatched).sum() for role in (models.policy, models.reference))
+        return {"kl": ((policy - reference).sum(), (batch.mismatched.lengths > 0).sum())}
+
+    def loss(self, batch, models, config):
+        """λ_y − v(x, y), with v = λ_D σ(β(r − z₀)) for good answers and λ_U σ(β(z₀ − r)) for bad ones."""
+        policy = models.policy.logps(batch.completion).sum()
+        log_ratio = policy - models.reference.logps(batch.completion).sum()
+        kl = batch.measured["kl"]
+        above = log_ratio - kl.clamp(min=0)
+        good = batch.label.bool()
+        weight_good, weight_bad = self._weights or _weights(config)
+        # 1 − σ(z) = σ(−z).
+        losses = torch.where(
+            good, weight_good * torch.sigmoid(-config.beta * above), weight_bad * torch.sigmoid(config.beta * above)
+        )
+        reward = config.beta * log_ratio
+        return Loss.per_example(losses, {
+            "kl": kl.expand(len(batch)),
+            "reference_point": kl.clamp(min=0).expand(len(batch)),
+            "rewards/desirable": reward.where(good, torch.nan),
+            "rewards/undesirable": reward.where(~good, torch.nan),
+            "accuracies": torch.where(good, above > 0, above < 0),
+            "logps/desirable": policy.where(good, torch.nan),
+            "logps/undesirable": policy.where(~good, torch.nan),
+            "desirable": good,
+        })  # fmt: skip
+
+
+def _weights(config):
+    """(λ_D, λ_U) as given."""
+    given = (config.desirable_weight, config.undesirable_weight)
+    return tuple(1.0 if weight is None else weight for weight in given)
+
+
+def _balanced(good, bad, config):
+    """(λ_D, λ_U) for so many good and bad answers, with a line where that is not plain 1 and 1."""
+    low, high = BALANCED
+    weights = _weights(config)
+    if not good or not bad:
+        warnings.warn(
+            f"All answers are marked {'bad' if bad else 'good'}: KTO can only move all of them.", stacklevel=2
+        )
+        return weights
+    ratio = weights[0] * good / max(weights[1] * bad, 1e-9)
+    if low <= ratio <= high:
+        return weights
+    advice = (low / ratio * weights[0], weights[1]) if ratio < low else (weights[0], ratio / high * weights[1])
+    found = f"{good} good and {bad} bad answers: λ_D·n_D / (λ_U·n_U) is {ratio:.3g}, and should lie within [1, 4/3]."
+    flags = f"--desirable-weight {advice[0]:.4g} --undesirable-weight {advice[1]:.4g}"
+    if config.desirable_weight is None and config.undesirable_weight is None:
+        warnings.warn(f"{found} Balanced as by {flags}; give the weights yourself for others.", stacklevel=2)
+        return advice
+    warnings.warn(f"{found} To follow the paper type {flags}", stacklevel=2)
+    return weights
+
+
+def _mismatched(answers):
+    """For each answer its prompt with the completion of an answer to another prompt."""
+    partners = _partners([answer.prompt.numpy(force=True).tobytes() for answer in answers])
+    if partners is None:
+        warnings.warn(
+            "A step has answers to one prompt only, so that none can be mismatched: z₀ is 0 there. "
+            "A larger --batch-size mends it.", stacklevel=2,
+        )  # fmt: skip
+        return [Answer(a.prompt, a.completion, torch.zeros_like(a.mask)) for a in answers]
+    # No text may grow longer than the longest of the step: the model might not reach so far.
+    longest = max(len(answer) for answer in answers)
+    made = []
+    for answer, partner in zip(answers, partners, strict=True):
+        other, room = answers[partner], longest - len(answer.prompt)
+        made.append(Answer(answer.prompt, other.completion[:room], other.mask[:room], ended=other.ended))
+    return made
+
+
+def _partners(prompts):
+    """For each prompt the place of a different one, or None where all are equal.
+
+    A cyclic shift over the prompts, equal ones side by side and the most frequent first, by the number of those: so
+    nobody stays among equals. Where they are more than half, all others serve them in turn.
+    """
+    blocks = {}
+    for place, prompt in enumerate(prompts):
+        blocks.setdefault(prompt, []).append(place)
+    blocks = sorted(blocks.values(), key=len, reverse=True)
+    line = [place for block in blocks for place in block]
+    shift, others = len(blocks[0]), len(line) - len(blocks[0])
+    if not others:
+        return None
+    partners = {}
+    for i, place in enumerate(line):
+        partners[place] = line[shift + i % others if i < shift else (i + shift) % len(line)]
+    return [partners[place] for place in range(len(line))]

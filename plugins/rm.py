@@ -1,0 +1,130 @@
+"""RM: a reward model, trained on comparisons of answers (arXiv:2203.02155, equation 1; arXiv:2009.01325).
+
+A scalar head r(x, y) at the last token of an answer. Under Bradley-Terry the chosen one of two answers wins with
+probability σ(r_c − r_r), and the loss is the negative log-likelihood of what was preferred. Options: Llama 2's margin
+(arXiv:2307.09288, equation 2), the centring term of arXiv:2312.09244, soft labels of a judge (arXiv:2309.00267).
+
+A ranking of K answers is one example: all its K(K − 1)/2 pairs, divided by their number, in one forward pass, so that
+every prompt weighs the same (InstructGPT). Ties are dropped. Two other losses on rankings: the softmax over the best
+answer (arXiv:1909.08593), and Plackett-Luce, the likelihood of the whole order.
+
+Comparisons fix no offset: after the last step the reward is shifted so that chosen answers of the training data have
+mean 0 (InstructGPT does so on demonstrations), and on request scaled to standard deviation 1; both are stored with
+the model. No dropout.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from zoo.api import Algorithm, Loss, logsigmoid
+
+
+class RM(Algorithm):
+    """Reward model: score answers so that preferred ones score higher (Bradley-Terry, K-wise rankings)."""
+
+    paper = "arXiv:2203.02155"
+    data = ("preference", "ranking")
+    head = "scalar"
+    needs = ("policy",)
+    defaults = {"lr": 2e-5, "epochs": 2, "batch_size": 16}
+    metrics = {
+        "accuracy": "Share of pairs whose chosen answer scores higher; 0.5 is chance.",
+        "margin": "r_c − r_r, before normalisation; should grow, and the less certain the preferences the less far.",
+        "rewards/chosen": "Mean reward of chosen answers, before normalisation: its offset means nothing.",
+        "rewards/rejected": "The same for rejected answers.",
+        "brier": "(1 − σ(r_c − r_r))², with soft labels (p − σ)²: 0.25 is a coin; high with good accuracy is overconfidence.",
+        "accuracy/same_length": "Accuracy on pairs whose lengths differ by a tenth at most: skill that is not length.",
+        "accuracy/longer": "Accuracy that calling the longer answer better would have; ties count half.",
+    }
+
+    @dataclass
+    class Config:
+        ranking_loss: Literal["kwise", "best_of_n", "plackett_luce"] = "kwise"
+        """Loss of a ranking: all its pairs; −log softmax of the best; the likelihood of the order."""
+        margin_scale: float = 1.0
+        """Factor of the margin m(rating) that a pair must win by, where the data has one; 0 ignores it."""
+        centering: float = 0.0
+        """Weight η of (r_c + r_r)², which keeps rewards around 0; the paper (arXiv:2312.09244) takes 0.01."""
+        normalize: Literal["mean", "mean_std", "none"] = "mean"
+        """After training: chosen answers get mean reward 0; and standard deviation 1; or rewards stay as they are."""
+        normalize_samples: int = 256
+        """Chosen answers of the training data that normalisation looks at."""
+
+        def __post_init__(self):
+            if self.normalize_samples < 2:
+                raise ValueError("normalize_samples must be at least 2")
+
+    def loss(self, batch, models, config):
+        """−log σ(r_c − r_r), or the loss of a ranking."""
+        if "completions" in list(batch):
+            return self._rankings(batch, models, config)
+        chosen, rejected = models.policy.scores(batch.chosen, batch.rejected)
+        difference = chosen - rejected
+        margin = self._field(batch, "margin", difference, 0.0) * config.margin_scale
+        p = self._field(batch, "p_chosen", difference, 1.0)
+        losses = -p * logsigmoid(difference - margin) - (1 - p) * logsigmoid(-difference - margin)
+        lengths = (batch.chosen.lengths.to(chosen.device), batch.rejected.lengths.to(chosen.device))
+        return Loss.per_example(losses + config.centering * (chosen + rejected) ** 2, {
+            **self._of_pairs(chosen, rejected, p, *lengths),
+            "rewards/chosen": chosen,
+            "rewards/rejected": rejected,
+        })  # fmt: skip
+
+    def _rankings(self, batch, models, config):
+        """One value a prompt; a prompt with ties that leave nothing to learn weighs nothing."""
+        found = models.policy.scores(*batch.completions)
+        every = [found] if isinstance(found, torch.Tensor) else found
+        values, weights, metrics = [], [], []
+        for rewards, ranks, answers in zip(every, batch.ranks, batch.completions, strict=True):
+            ranks = torch.as_tensor(ranks, device=rewards.device)
+            better, worse = (ranks[:, None] < ranks[None, :]).nonzero(as_tuple=True)
+            value = self._ranking(rewards, ranks, better, worse, config)
+            centering = config.centering * ((rewards[better] + rewards[worse]) ** 2).mean()
+            values.append(rewards.sum() * 0 if value is None else value + centering)
+            weights.append(float(value is not None))
+            lengths = answers.lengths.to(rewards.device)
+            pairs = (rewards[better], rewards[worse], torch.ones_like(rewards[better]))
+            metrics.append(self._of_pairs(*pairs, lengths[better], lengths[worse]))
+            metrics[-1] |= {"rewards/chosen": rewards[better], "rewards/rejected": rewards[worse]}
+        # As in the loss, every prompt weighs the same, however many pairs it has.
+        means = {name: torch.stack([one[name].double().nanmean() for one in metrics]) for name in metrics[0]}
+        return Loss.weighted(torch.stack(values), torch.tensor(weights, device=values[0].device), means)
+
+    def _ranking(self, rewards, ranks, better, worse, config):
+        """The loss of one ranking, [] or None where ties leave nothing."""
+        if config.ranking_loss == "kwise":
+            return -logsigmoid(rewards[better] - rewards[worse]).mean() if len(better) else None
+        if config.ranking_loss == "best_of_n":
+            return -rewards.log_softmax(0)[ranks.argmin()] if (ranks == ranks.min()).sum() == 1 else None
+        if len(ranks.unique()) < len(ranks):
+            return None
+        ordered = rewards[ranks.argsort()]
+        return (ordered.flip(0).logcumsumexp(0).flip(0) - ordered).sum()
+
+    def _of_pairs(self, chosen, rejected, p, chosen_length, rejected_length):
+        """Metrics of pairs, [P] each."""
+        right = (chosen > rejected).float()
+        close = (chosen_length - rejected_length).abs() <= 0.1 * chosen_length.maximum(rejected_length)
+        longer = (chosen_length > rejected_length) + 0.5 * (chosen_length == rejected_length)
+        return {
+            "accuracy": right,
+            "margin": chosen - rejected,
+            "brier": (p - (chosen - rejected).sigmoid()) ** 2,
+            "accuracy/same_length": torch.where(close, right, torch.nan),
+            "accuracy/longer": longer,
+        }
+
+    def _field(self, batch, name, like, default):
+        """A number that pairs may have, [B]."""
+        return batch[name].to(like).nan_to_num(default) if name in list(batch) else torch.full_like(like, default)
+
+    def finish(self, records, models, config):
+        """Fix the offset, and the scale, on chosen answers evenly taken from the training data."""
+        if config.normalize != "none":
+            some = records[:: max(1, len(records) // config.normalize_samples)][: config.normalize_samples]
+            best = [r["chosen"] if "chosen" in r else r["completions"][r["ranks"].index(min(r["ranks"]))] for r in some]
+            models.policy.normalize(best, std=1.0 if config.normalize == "mean_std" else None)
