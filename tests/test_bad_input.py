@@ -215,6 +215,48 @@ def test_a_model_folder_without_weights(place, tiny_folder):
     refused(*train(model="hollow"), says=["hollow has a configuration but no weights", "model.safetensors"])
 
 
+def test_a_model_that_is_nowhere(place):
+    """One message with the nearest name and the runs there are, and no attempts in between."""
+    assert cli(*train("--name", "sft-first", "--max-steps", "1", data=data_for("sft", place)))[0] == 0
+    for arguments in (["eval", "sft-frist"], ["chat", "sft-frist"], train(model="sft-frist")):
+        status, out, err = cli(*arguments)
+        assert status == 2 and len((out + err).strip().splitlines()) == 2, out + err
+        assert "There is no local model called 'sft-frist', and the hub is out of reach (offline)." in err
+        assert "Did you mean 'sft-first'?" in err and "Runs in runs/: sft-first. Give a folder" in err
+    status, _, err = cli("eval", "runs/sft-frist")
+    assert status == 2 and "There is no model at runs/sft-frist." in err, "not taken for owner/name"
+    shutil.rmtree(place / "runs")
+
+
+@pytest.mark.parametrize("reason", ["unknown", "gated", "no network"])
+def test_a_model_of_the_hub_is_asked_for_once(place, monkeypatch, reason):
+    import huggingface_hub
+
+    name = {"unknown": "RepositoryNotFoundError", "gated": "GatedRepoError"}.get(reason)
+    cls = getattr(huggingface_hub.errors, name) if name else ConnectionError
+    error, asked = cls.__new__(cls), []
+
+    def model_info(self, name, **options):
+        asked.append(name)
+        raise error
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
+    says = {"unknown": "no model of the hub called", "gated": "hf auth login", "no network": "out of reach (Connect"}
+    refused(*train(model="owner/name"), says=[says[reason], "'owner/name'"])
+    assert asked == ["owner/name"]
+
+
+def test_without_a_network_the_copy_in_the_cache_of_the_hub_is_taken(place, tiny_folder, monkeypatch):
+    import huggingface_hub
+
+    folder = copy_of(tiny_folder, place / "models--owner--name" / "snapshots" / "abc123")
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda name, file: str(folder / file))
+    status, out, _ = cli(*train("--lora", "--max-steps", "1", model="owner/name", data=data_for("sft", place)))
+    assert status == 0 and "taking the copy of owner/name in its cache" in out
+    settings = json.loads((place / "runs" / "sft-name-1" / "model" / "adapter_config.json").read_text())
+    assert (settings["base_model_name_or_path"], settings["revision"]) == ("owner/name", "abc123")
+
+
 def test_a_model_folder_without_configuration(place, tiny_folder):
     copy_of(tiny_folder, place / "bare", ["config.json"])
     refused(*train(model="bare"), says=["bare is not a model folder: it has no config.json"])
@@ -272,8 +314,20 @@ def test_a_name_that_is_taken(place):
     arguments = train("--name", "mine", "--max-steps", "1", data=data_for("sft", place))
     assert cli(*arguments)[0] == 0
     status, _, err = cli(*arguments)
-    assert status == 2 and "There already is a run runs/mine" in err and "zoo resume mine" in err
+    assert status == 2 and "There already is a run runs/mine" in err
+    assert "It is finished" in err and "--model mine" in err and "resume" not in err
     assert [path.name for path in (place / "runs").iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("name", ["taken", "a/b", "last"])
+def test_a_name_is_looked_at_before_anything_is_loaded(place, monkeypatch, name):
+    from zoo.training.execution import Execution
+
+    monkeypatch.setattr(Execution, "load", lambda self: pytest.fail("loaded something"))
+    (place / "elsewhere" / "taken").mkdir(parents=True)
+    (place / "elsewhere" / "taken" / "run.yaml").write_text("algo: sft\n")
+    text = refused(*train("--name", name, "--out", "elsewhere", model="nothing"), says=["run"])
+    assert ("zoo resume elsewhere/taken" in text) == (name == "taken")
 
 
 def test_a_folder_that_cannot_be_written(place):

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +14,8 @@ from safetensors.torch import load_file
 from tiny_runs import cli, command, data_for, run_command, trainer
 
 import zoo
-from zoo.config import read_yaml
 from zoo.runs import find_run
+from zoo.strict_yaml import read_yaml
 
 COMMANDS = ("train", "resume", "algos", "data", "eval", "chat", "runs", "export", "doctor")
 
@@ -159,8 +160,6 @@ def test_command_txt_is_what_was_typed(place):
     data = data_for("sft", place)
     arguments = ["train", "--model", "tiny", "--data", data, "--max-steps", "1", "--out", "my runs"]
     good(*arguments)
-    import shlex
-
     assert shlex.split((Path("my runs") / "sft-tiny-1" / "command.txt").read_text()) == ["zoo", *arguments]
 
 
@@ -387,6 +386,9 @@ def test_train_from_python_does_what_the_command_does(place):
     good("train", "--algo", "dpo", *flags)
     by_command = find_run("last")
     by_python = zoo.train("dpo", model="tiny", data=data, max_steps=2, beta=0.2, batch_size=4, lr=1e-3, quiet=True)
+    assert shlex.split((by_command.path / "command.txt").read_text())[:4] == ["zoo", "train", "--algo", "dpo"]
+    call = (by_python.path / "command.txt").read_text()
+    assert call.startswith("zoo.train(algo='dpo', model='tiny', ") and "beta=0.2" in call
     assert read_yaml(by_python.path / "run.yaml") == read_yaml(by_command.path / "run.yaml")
     assert (by_python.path / "metrics.jsonl").read_text() == (by_command.path / "metrics.jsonl").read_text()
     model, tokenizer = by_python.load()

@@ -6,8 +6,9 @@ from typing import Literal
 import pytest
 
 from zoo.algorithm import Algorithm
-from zoo.config import TrainConfig, read_yaml, resolve, write_yaml
+from zoo.config import TrainConfig, resolve
 from zoo.errors import PluginError, ZooError
+from zoo.strict_yaml import read_yaml, write_yaml
 
 
 class Example(Algorithm):

@@ -10,7 +10,7 @@ from zoo.runs import Run, create_run, find_run, find_runs, is_run_name
 
 
 def make(folder, name=None, default="sft-tiny"):
-    run = create_run(str(folder), name, default, {"algo": "x", "lr": 1e-5})
+    run = create_run(str(folder), name, default, {"algo": "x", "lr": 1e-5}, "zoo train")
     # Files made in one test are too close in time to be told apart.
     moment = 1_000_000 + len(list(folder.iterdir()))
     os.utime(run.path / "run.yaml", (moment, moment))
@@ -21,7 +21,7 @@ def test_a_new_run_has_its_configuration_command_and_environment(tmp_path):
     run = make(tmp_path / "deep" / "runs")
     assert run.path == tmp_path / "deep" / "runs" / "sft-tiny-1"
     assert run.config == {"algo": "x", "lr": 1e-5}
-    assert (run.path / "command.txt").read_text().startswith("zoo")
+    assert (run.path / "command.txt").read_text() == "zoo train\n"
     environment = run.read_json("environment.json")
     assert environment["packages"]["torch"][0].isdigit() and "path" not in str(environment).lower()
     assert run.status == "unfinished" and run.metrics == [] and run.summary == {}
@@ -37,7 +37,11 @@ def test_a_name_that_is_taken_or_no_name_is_refused_with_what_to_do(tmp_path):
     make(tmp_path, "mine")
     with pytest.raises(ZooError, match="There already is a run .*mine") as caught:
         make(tmp_path, "mine")
-    assert "zoo resume mine" in caught.value.hint
+    assert f"zoo resume {tmp_path / 'mine'}" in caught.value.hint
+    Run(tmp_path / "mine").write_json("summary.json", {"status": "finished"})
+    with pytest.raises(ZooError) as caught:
+        make(tmp_path, "mine")
+    assert "resume" not in caught.value.hint and f"--model {tmp_path / 'mine'}" in caught.value.hint
     for bad in ("a/b", "", "..", "-x", "last"):
         with pytest.raises(ZooError, match="is not a name for a run"):
             create_run(str(tmp_path), bad, "sft", {})

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 import shutil
 
 import pytest
@@ -22,11 +23,11 @@ from tiny_runs import (
 
 import zoo
 from zoo import registry
-from zoo.config import read_yaml
 from zoo.errors import PluginError, TrainingStopped, ZooError
 from zoo.hookspecs import hookimpl
 from zoo.models.roles import Reference
 from zoo.runs import find_run
+from zoo.strict_yaml import read_yaml
 
 
 @pytest.fixture
@@ -135,6 +136,29 @@ def test_a_run_with_adapters_can_be_trained_further(train):
     first = train("sft", lora=True, lora_rank=2, lr=1e-2, max_steps=2)
     second = train("sft", model=str(first.path), lr=1e-3, max_steps=1)
     assert "model.layers.0.self_attn.q_proj.weight" in weights(second)
+
+
+def test_adapters_on_a_run_with_adapters_belong_to_the_sum(train, tmp_path, monkeypatch):
+    """Loaded by peft alone, from another working folder."""
+    from peft import AutoPeftModelForCausalLM
+
+    def logits(run):
+        with torch.no_grad():
+            return AutoPeftModelForCausalLM.from_pretrained(run.model_path)(torch.arange(1, 40)[None]).logits
+
+    monkeypatch.chdir(tmp_path)
+    first = train("sft", lora=True, lora_rank=2, lr=1e-1, max_steps=3)
+    second = train("sft", model=os.path.relpath(first.path), lora=True, lora_rank=2, lr=1e-9, max_steps=1)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert torch.allclose(logits(first), logits(second), atol=1e-3), "the second has hardly learned anything"
+
+
+def test_adapters_name_their_base_with_its_whole_path(train, tiny_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tiny_folder.parent)
+    run = train("sft", model="tiny", lora=True, lora_rank=2, max_steps=1)
+    settings = json.loads((run.model_path / "adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] == str(tiny_folder)
 
 
 @pytest.fixture

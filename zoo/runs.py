@@ -9,17 +9,15 @@ import json
 import os
 import platform
 import re
-import shlex
 import shutil
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from zoo.config import read_yaml, write_yaml
 from zoo.errors import ZooError, nearest
+from zoo.strict_yaml import read_yaml, write_yaml
 
 PACKAGES = ("torch", "lightning", "transformers", "peft", "datasets", "tokenizers", "safetensors", "numpy")
 
@@ -33,6 +31,11 @@ class Run:
     @property
     def name(self) -> str:
         return self.path.name
+
+    @property
+    def typed(self) -> str:
+        """How a command names it: its name below runs/, its path elsewhere."""
+        return self.name if self.path.parent == Path("runs") else str(self.path)
 
     @property
     def model_path(self) -> Path:
@@ -106,23 +109,42 @@ class Run:
             yield
 
 
-def create_run(out: str, name: str | None, default: str, config: dict[str, Any], **content: Any) -> Run:
+def check_name(out: str, name: str | None) -> None:
+    """Raises ZooError for a name that no new run can have, or that one has already."""
+    if name is None:
+        return
+    if name == "last" or not re.fullmatch(r"[\w][\w.+-]*", name):
+        raise ZooError(f"'{name}' is not a name for a run.", "Use letters, digits, dots and dashes; last is taken.")
+    taken = Run(Path(out).expanduser() / name)
+    if not taken.path.exists():
+        return
+    go_on = ""
+    if (taken.path / "run.yaml").is_file():
+        done = taken.status == "finished"
+        go_on = f" It is finished; train on from it with --model {taken.typed}." if done else ""
+        go_on = go_on or f" It is not finished; go on with it: zoo resume {taken.typed}"
+    raise ZooError(f"There already is a run {taken.path}.", f"Choose another --name.{go_on}")
+
+
+def create_run(
+    out: str, name: str | None, default: str, config: dict[str, Any], command: str = "", **content: Any
+) -> Run:
     """A new run folder with run.yaml, command.txt, environment.json, and a JSON file for each further argument.
 
-    It appears complete or not at all. Raises ZooError when a run of that name exists, or the folder cannot be made.
+    command: what was typed. The folder appears complete or not at all. Raises ZooError when a run of that name
+    exists, or the folder cannot be made.
     """
     parent = Path(out).expanduser()
-    if name is not None and (name == "last" or not re.fullmatch(r"[\w][\w.+-]*", name)):
-        raise ZooError(f"'{name}' is not a name for a run.", "Use letters, digits, dots and dashes; last is taken.")
+    check_name(out, name)
     beside = Run(parent / f".tmp-{os.getpid()}")
     try:
         shutil.rmtree(beside.path, ignore_errors=True)
         beside.path.mkdir(parents=True)
         write_yaml(beside.path / "run.yaml", config)
-        (beside.path / "command.txt").write_text(shlex.join(["zoo", *sys.argv[1:]]) + "\n", encoding="utf-8")
+        (beside.path / "command.txt").write_text(command + "\n", encoding="utf-8")
         for file, values in {"environment": environment(), **content}.items():
             beside.write_json(f"{file}.json", values)
-        return Run(_claim(beside.path, parent, name, default))
+        return Run(_claim(beside.path, out, name, default))
     except OSError as error:
         raise ZooError(
             f"The run folder cannot be made in {parent}: {error.strerror}.", "Choose --out FOLDER."
@@ -131,8 +153,9 @@ def create_run(out: str, name: str | None, default: str, config: dict[str, Any],
         shutil.rmtree(beside.path, ignore_errors=True)
 
 
-def _claim(beside: Path, parent: Path, name: str | None, default: str) -> Path:
+def _claim(beside: Path, out: str, name: str | None, default: str) -> Path:
     """Give the folder its name; numbered names skip those that exist."""
+    parent = Path(out).expanduser()
     for number in itertools.count(1):
         path = parent / (name if name is not None else f"{default}-{number}")
         if not path.exists():
@@ -143,11 +166,8 @@ def _claim(beside: Path, parent: Path, name: str | None, default: str) -> Path:
                 # Another process may have taken the name just now.
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
-        if name is not None:
-            break
-    raise ZooError(
-        f"There already is a run {parent / str(name)}.", f"Choose another --name, or go on: zoo resume {name}"
-    )
+        check_name(out, name)
+    raise AssertionError("there are numbers enough")
 
 
 def environment() -> dict[str, Any]:

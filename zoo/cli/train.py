@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import shlex
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -10,8 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from zoo import registry
-from zoo.config import Resolved, TrainConfig, read_yaml
+from zoo.config import Resolved, TrainConfig
 from zoo.options import Option, options_of
+from zoo.strict_yaml import read_yaml
 
 EPILOG = (
     "Examples: zoo train    zoo train --algo dpo --beta 0.2 --lora    zoo train --algo dpo --help    "
@@ -67,7 +70,7 @@ def _command(algorithm_options: list[Option]) -> Any:
         if dry_run:
             show(resolved, Console())
         else:
-            execute(resolved, cls, Console())
+            execute(resolved, cls, Console(), command=shlex.join(["zoo", *sys.argv[1:]]))
 
     fixed = [
         (

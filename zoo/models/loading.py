@@ -14,6 +14,12 @@ from zoo.models.default import NAME, cache_folder, convert_gguf, default_model
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
 PICKLED_ENDINGS = (".bin", ".pt", ".pth", ".ckpt")
+HUB_SECONDS = 10
+ACCEPTED = "Give a folder with config.json and weights, a .gguf file, a run, a hub name owner/name, or smollm2-135m."
+
+
+class NotFound(ZooError):
+    """Nothing has the name that was given for a model."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,21 @@ class Source:
     @property
     def is_adapter(self) -> bool:
         return self.folder is not None and (self.folder / "adapter_config.json").is_file()
+
+    @property
+    def as_base(self) -> tuple[str, str | None]:
+        """What adapters trained on this model name as their base: (path or name, revision).
+
+        A folder in the hub's cache is named as the hub does, so that others can load the adapters too; everything
+        else is known to this machine only.
+        """
+        if self.folder is None:
+            return self.name, None
+        folder = self.folder.absolute()
+        kind, _, owner_and_name = folder.parent.parent.name.partition("--")
+        if folder.parent.name == "snapshots" and kind == "models":
+            return owner_and_name.replace("--", "/"), folder.name
+        return str(folder), None
 
     @property
     def short_name(self) -> str:
@@ -56,12 +77,42 @@ def resolve_model(name: str, say: Any = print) -> Source:
             path = _finished_run(path)
         _check_folder(path)
         return Source(name, path)
-    if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ZooError(
-            f"There is no model at {name}.",
-            "Give a folder with config.json and weights, a .gguf file, a run, a hub name owner/name, or smollm2-135m.",
-        )
-    return Source(name, None)
+    if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1 or _inside(path):
+        raise NotFound(f"There is no model at {name}.", ACCEPTED)
+    return _hub_source(name, say)
+
+
+def _inside(path: Path) -> bool:
+    """Whether the path leads into a folder that is there, so that it cannot be meant as owner/name."""
+    return path.parent != Path(".") and path.parent.is_dir()
+
+
+def _hub_source(name: str, say: Any) -> Source:
+    """A model of the hub, asked for with one request: transformers would ask for many files, each several times.
+
+    Where the hub is out of reach its copy in the hub's cache is taken. Raises ZooError where there is none.
+    """
+    from huggingface_hub import HfApi, errors, try_to_load_from_cache
+
+    try:
+        HfApi().model_info(name, timeout=HUB_SECONDS)
+        return Source(name, None)
+    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
+        gated = isinstance(error, errors.GatedRepoError)
+        reason = " that you may read" if gated else ""
+        hint = "Accept its terms on its page, then log in with `hf auth login`." if gated else ACCEPTED
+        raise NotFound(f"There is no local model and no model of the hub{reason} called '{name}'.", hint) from None
+    except Exception as error:
+        files = [try_to_load_from_cache(name, file) for file in ("config.json", "adapter_config.json")]
+        found = [Path(file).parent for file in files if isinstance(file, str)]
+        if not found:
+            why = "offline" if isinstance(error, errors.OfflineModeIsEnabled) else type(error).__name__
+            raise NotFound(
+                f"There is no local model called '{name}', and the hub is out of reach ({why}).", ACCEPTED
+            ) from None
+    _check_folder(found[0])
+    say(f"The hub is out of reach: taking the copy of {name} in its cache.")
+    return Source(name, found[0])
 
 
 def _finished_run(run: Path) -> Path:

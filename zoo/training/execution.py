@@ -24,7 +24,7 @@ from zoo.models.loading import load_tokenizer
 from zoo.models.precision import autocast, choose_precision, rounding_tolerance
 from zoo.models.roles import answers_in
 from zoo.models.scoring import choose_layout
-from zoo.runs import Run, create_run
+from zoo.runs import Run, check_name, create_run
 from zoo.training import report, setup
 from zoo.training.callbacks import Recorder
 from zoo.training.checkpoints import FolderCheckpoints, newest_good
@@ -43,7 +43,16 @@ RUN_FOLDER = "ZOO_RUN_FOLDER"
 class Execution:
     """The stages of one run, in the order of the methods; what one stage makes the next ones use."""
 
-    def __init__(self, resolved: Resolved, algorithm: Any, console: Console, resumed: Run | None, data_change: bool):
+    def __init__(
+        self,
+        resolved: Resolved,
+        algorithm: Any,
+        console: Console,
+        resumed: Run | None = None,
+        data_change: bool = False,
+        command: str = "",
+    ):
+        self.command = command
         self.resolved, self.core, self.algorithm = resolved, resolved.core, algorithm
         self.console, self.resumed, self.data_change = console, resumed, data_change
         self.rank = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
@@ -78,6 +87,8 @@ class Execution:
     def _stages(self, held: contextlib.ExitStack) -> Run:
         if self.resumed and self.main:
             held.enter_context(self.resumed.alone())
+        elif self.main:
+            check_name(self.core.out, self.core.name)
         setup.seed_everything(self.core.seed)
         self.load()
         self.plan()
@@ -187,7 +198,7 @@ class Execution:
             # The name belongs to this folder: run.yaml must run again beside it.
             config = {**self.resolved.as_dict(), "name": None}
             default = f"{short}-{self.source.short_name}"
-            self.run = create_run(self.core.out, self.core.name, default, config, data=self.data.facts)
+            self.run = create_run(self.core.out, self.core.name, default, config, self.command, data=self.data.facts)
             self.created = self.run
         else:
             self.run = Run(Path(self.core.out))
@@ -330,6 +341,7 @@ class Execution:
 
             self.policy.load_state_dict(load_file(best), strict=False)
         try:
+            setup.name_base(self.policy, self.source, self.run, self.precision, self.core.trust_remote_code)
             setup.export_model(self.policy, self.template.trained_tokenizer(), self.run.model_path)
         except ZooError as error:
             raise TrainingStopped(error.message, f"Free some space, then: zoo resume {self.run.path}") from error

@@ -11,9 +11,10 @@ from typing import Any
 from rich.console import Console
 
 from zoo import registry
-from zoo.config import Resolved, read_yaml, resolve
+from zoo.config import Resolved, resolve
 from zoo.errors import ZooError
 from zoo.runs import Run, find_run
+from zoo.strict_yaml import read_yaml
 from zoo.training.checks import check_values
 from zoo.training.execution import Execution
 
@@ -26,7 +27,9 @@ def train(algo: str | None = None, *, config: str | Path | None = None, quiet: b
     input that cannot work, TrainingStopped when training cannot go on.
     """
     resolved, cls = resolve_options(algo, config, options, "keyword argument")
-    return execute(resolved, cls, console=Console(quiet=quiet))
+    given = {"algo": algo, "config": config and str(config), **options}
+    call = ", ".join(f"{name}={value!r}" for name, value in given.items() if value is not None)
+    return execute(resolved, cls, Console(quiet=quiet), command=f"zoo.train({call})")
 
 
 def resume(
@@ -61,11 +64,16 @@ def resolve_options(
 
 
 def execute(
-    resolved: Resolved, cls: Any, console: Console, resumed: Run | None = None, allow_data_change: bool = False
+    resolved: Resolved,
+    cls: Any,
+    console: Console,
+    resumed: Run | None = None,
+    allow_data_change: bool = False,
+    command: str = "",
 ) -> Run:
-    """Everything between a configuration and a finished run folder."""
+    """Everything between a configuration and a finished run folder; command: what was typed, for command.txt."""
     quiet_libraries()
-    return Execution(resolved, cls(), console, resumed, allow_data_change).go()
+    return Execution(resolved, cls(), console, resumed, allow_data_change, command).go()
 
 
 def quiet_libraries() -> None:

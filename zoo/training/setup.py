@@ -20,15 +20,15 @@ from zoo.data.encode import Encoded, default_collate, encode
 from zoo.data.formats import parse_columns
 from zoo.data.load import DataSet, load, split_by_prompt
 from zoo.data.template import ChatTemplate
-from zoo.errors import ZooError
+from zoo.errors import ZooError, nearest
 from zoo.models.attention import use_cpu_attention
-from zoo.models.default import cache_folder
-from zoo.models.loading import Source, add_lora, is_adapted, load_model, resolve_model
+from zoo.models.default import NAME, cache_folder
+from zoo.models.loading import NotFound, Source, add_lora, is_adapted, load_model, load_tokenizer, resolve_model
 from zoo.models.precision import weights_dtype
 from zoo.models.reference_cache import ReferenceCache, architecture, fingerprint
 from zoo.models.roles import Models, Policy, Reference
 from zoo.registry import PluginManager, contributions
-from zoo.runs import find_run, is_run_name
+from zoo.runs import Run, find_run, find_runs, is_run_name
 from zoo.types import Answer, Batch
 
 Say = Callable[[str], None]
@@ -110,7 +110,12 @@ def resolve_start(name: str, out: str, say: Say) -> Source:
     """The model to start from; a run may be meant by its name or `last`."""
     if is_run_name(name, out):
         name = str(find_run(name, out).path)
-    return resolve_model(name, say)
+    try:
+        return resolve_model(name, say)
+    except NotFound as error:
+        runs = [run.name for run in find_runs(out)]
+        listed = f"Runs in {out}/: {', '.join(runs)}. " if runs else f"There are no runs in {out}/. "
+        raise NotFound(error.message + nearest(name, [*runs, NAME]), listed + error.hint) from None
 
 
 def load_policy(core: TrainConfig, source: Source, precision: str) -> Any:
@@ -130,6 +135,21 @@ def load_policy(core: TrainConfig, source: Source, precision: str) -> Any:
         if core.lora:
             model.enable_input_require_grads()
     return model
+
+
+def name_base(policy: Any, source: Source, run: Run, precision: str, trust_remote_code: bool) -> None:
+    """Make adapters say what they belong to, so that they load from any working folder.
+
+    If the model they were trained on had adapters itself, these are merged and the sum is kept in the run as `base/`.
+    """
+    if not is_adapted(policy):
+        return
+    if source.is_adapter:
+        merged = load_model(source, weights_dtype(precision), trust_remote_code).merge_and_unload()
+        export_model(merged, load_tokenizer(source, trust_remote_code), run.path / "base")
+        source = Source(source.name, run.path / "base")
+    for settings in policy.peft_config.values():
+        settings.base_model_name_or_path, settings.revision = source.as_base
 
 
 def make_models(
@@ -237,7 +257,8 @@ def export_model(policy: Any, tokenizer: Any, folder: Path) -> None:
     beside = folder.parent / f".tmp-{folder.name}"
     shutil.rmtree(beside, ignore_errors=True)
     try:
-        policy.save_pretrained(beside)
+        # Adapters never change the vocabulary, and peft would ask the hub whether they did.
+        policy.save_pretrained(beside, **({"save_embedding_layers": False} if is_adapted(policy) else {}))
         tokenizer.save_pretrained(beside)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(beside, folder)

@@ -1,0 +1,80 @@
+"""YAML that means what it looks like: `3e-7` is a number, `no` is a text, and two equal keys are an error.
+
+PyYAML reads YAML 1.1, in which `no` is false, `3e-7` a text and the second of two keys wins in silence.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from zoo.errors import ZooError
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML 1.2 scalars (3e-7 is a number, no is text), and two equal keys are an error."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Puts text in quotes when either reading of YAML would take it for something else."""
+
+
+_FLOAT = re.compile(r"^[-+]?(?:(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+)(?:e[-+]?[0-9]+)?|\.inf)$|^\.nan$", re.I)
+_StrictLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":merge"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_StrictLoader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$", re.I), list("tTfF"))
+_StrictLoader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]+$"), list("-+0123456789"))
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    _FLOAT,
+    list("-+.0123456789"),
+)
+_StrictLoader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
+
+
+def _no_duplicates(loader: _StrictLoader, node: yaml.MappingNode, deep: bool = False) -> dict:
+    seen: dict[Any, int] = {}
+    for key_node, _ in node.value:
+        line = key_node.start_mark.line + 1
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise ZooError(f"{node.start_mark.name}:{line}: a key must be a plain word.")
+        key = loader.construct_object(key_node, deep=True)
+        if key in seen:
+            raise ZooError(f"{node.start_mark.name}:{line}: the key '{key}' stands twice (first on line {seen[key]}).")
+        seen[key] = line
+    return dict(yaml.SafeLoader.construct_mapping(loader, node, deep=True))
+
+
+_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _no_duplicates)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """A YAML file as a mapping. Raises ZooError with file and line."""
+    file = Path(path)
+    if not file.is_file():
+        raise ZooError(
+            f"There is no file {file}.", "Give the path of a YAML file with options, such as a run's run.yaml."
+        )
+    with file.open(encoding="utf-8") as stream:
+        try:
+            content = yaml.load(stream, _StrictLoader)
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ZooError(f"{file} is not valid YAML: {error}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ZooError(f"{file} must hold `option: value` lines, not a {type(content).__name__}.")
+    return content
+
+
+def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a mapping so that `read_yaml` gives it back."""
+    text = yaml.dump(dict(content), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    path.write_text(text, encoding="utf-8")
