@@ -82,9 +82,15 @@ def _last(error: BaseException, owned: Callable[[FrameType], bool]) -> Fault | N
         frame = step.tb_frame
         if owned(frame):
             name = str(frame.f_globals.get("__name__", ""))
-            found = Fault(error, frame.f_code.co_filename, step.tb_lineno, frame.f_code.co_name, name)
+            file, function = frame.f_code.co_filename, frame.f_code.co_name
+            if function in _NAMELESS and found is not None and found.file == file:
+                function = found.function
+            found = Fault(error, file, step.tb_lineno, function, name)
         step = step.tb_next
     return found
+
+
+_NAMELESS = ("<listcomp>", "<dictcomp>", "<setcomp>", "<genexpr>", "<lambda>")
 
 
 def _is_machinery(frame: FrameType) -> bool:

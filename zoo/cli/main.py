@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import traceback
 from typing import Annotated
 
 import typer
@@ -13,6 +14,7 @@ from rich.markup import escape
 from zoo import __version__
 from zoo.cli import data, listings, models, train
 from zoo.errors import ZooError
+from zoo.faults import fault_of_plugin
 
 app = typer.Typer(
     name="zoo",
@@ -69,11 +71,36 @@ def main() -> None:
         add_commands(sys.argv[1:])
         app()
     except ZooError as error:
-        console = Console(stderr=True)
-        console.print(f"[red]{escape(error.message)}[/red]", highlight=False, soft_wrap=True)
-        if error.hint:
-            console.print(escape(error.hint), highlight=False, soft_wrap=True)
+        show_error(error)
         raise SystemExit(error.exit_status) from None
+    except Exception as error:
+        fault = fault_of_plugin(error)
+        if fault is None:
+            raise
+        show_error(ZooError(fault.text(), keep_traceback(error)))
+        raise SystemExit(1) from None
+
+
+def show_error(error: ZooError) -> None:
+    """What happened, in red, and what to type next."""
+    console = Console(stderr=True)
+    console.print(f"[red]{escape(error.message)}[/red]", highlight=False, soft_wrap=True)
+    if error.hint:
+        console.print(escape(error.hint), highlight=False, soft_wrap=True)
+
+
+def keep_traceback(error: Exception) -> str:
+    """Write the traceback of a plugin's bug to a file; says where it is."""
+    from zoo.models.default import cache_folder
+
+    file = cache_folder() / "traceback.txt"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    except OSError:
+        traceback.print_exception(error)
+        return "It is a bug of the plugin; the traceback stands above."
+    return f"It is a bug of the plugin. The whole traceback: {file}"
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from zoo.data.template import ChatTemplate
+from zoo.types import Answer
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,8 @@ class Subject:
     """What is evaluated, and with which means.
 
     model: a causal language model; precision: Lightning's name of the arithmetic; limit: rows at most, or None;
-    progress: called with (done, total).
+    progress: called with (done, total); answered: greedy answers given so far, so that several evaluations of the
+    same prompts generate once.
     """
 
     model: Any
@@ -24,6 +26,7 @@ class Subject:
     precision: str = "32-true"
     limit: int | None = None
     progress: Callable[[int, int], None] | None = None
+    answered: dict[Any, Answer] = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass

@@ -22,6 +22,24 @@ SCORING_TOKENS = 4096
 
 def answer_texts(subject: Subject, prompts: list[Any], sampling: Sampling, seed: int = 0) -> list[str]:
     """One answer to each prompt, as text without special tokens."""
+    return [
+        subject.tokenizer.decode(answer.completion, skip_special_tokens=True).strip()
+        for answer in answers_to(subject, prompts, sampling, seed)
+    ]
+
+
+def answers_to(subject: Subject, prompts: list[Any], sampling: Sampling, seed: int = 0) -> list[Answer]:
+    """One answer to each prompt, as tokens. Greedy ones are generated once for a subject, whoever asks for them."""
+    ids = [torch.tensor(subject.template.prompt_ids(prompt)) for prompt in prompts]
+    if not sampling.greedy:
+        return _generate(subject, ids, sampling, seed)
+    keys = [(repr(sampling), tuple(prompt.tolist())) for prompt in ids]
+    missing = {key: prompt for key, prompt in zip(keys, ids, strict=True) if key not in subject.answered}
+    subject.answered.update(zip(missing, _generate(subject, list(missing.values()), sampling, seed), strict=True))
+    return [subject.answered[key] for key in keys]
+
+
+def _generate(subject: Subject, prompts: list[torch.Tensor], sampling: Sampling, seed: int) -> list[Answer]:
     device = next(subject.model.parameters()).device
     engine = InProcessEngine(
         subject.model,
@@ -30,10 +48,8 @@ def answer_texts(subject: Subject, prompts: list[Any], sampling: Sampling, seed:
         tokenizer=subject.tokenizer,
         progress=subject.progress,
     )
-    ids = [torch.tensor(subject.template.prompt_ids(prompt)) for prompt in prompts]
     with autocast(subject.precision, device):
-        answers = engine.generate(ids, 1, sampling, torch.Generator().manual_seed(seed))
-    return [subject.tokenizer.decode(answer.completion, skip_special_tokens=True).strip() for answer in answers]
+        return engine.generate(prompts, 1, sampling, torch.Generator().manual_seed(seed))
 
 
 def reward_eval(

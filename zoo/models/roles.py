@@ -162,11 +162,19 @@ class Models:
     def __contains__(self, role: str) -> bool:
         return role in self._roles
 
+    def built(self, role: str) -> Any:
+        """A role as the core handles it, which is no use by the algorithm."""
+        return self._roles[role]
+
+    def unused(self) -> list[str]:
+        """The roles that were built and that the algorithm has not touched so far."""
+        return [role for role in self._roles if role not in self.used]
+
 
 def answers_in(batch: Any) -> list[Answer]:
-    """Every answer that stands in a batch, in whichever field."""
+    """Every answer that stands in a batch, in whichever field, alone or in a list of several to one prompt."""
     found: list[Answer] = []
     for name in batch:
-        if isinstance(batch[name], Answers):
-            found += list(batch[name])
+        for one in batch[name] if isinstance(batch[name], (list, Answers)) else ():
+            found += [one] if isinstance(one, Answer) else list(one) if isinstance(one, Answers) else []
     return found

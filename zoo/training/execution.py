@@ -276,7 +276,7 @@ class Execution:
         """Score what the reference will be asked for, with the policy itself while it still is the reference."""
         module = self.module
         assert module is not None
-        if "reference" in module.models and module.models.reference.cache is not None:
+        if "reference" in module.models and module.models.built("reference").cache is not None:
             batches = [self.loader.batch(step) for step in range(len(self.loader))]
             validation = self._validation()
             batches += validation() if validation else []
@@ -285,7 +285,7 @@ class Execution:
         self._tell("run_start", config=self.resolved.as_dict())
 
     def _warm(self, module: PostTraining, answers: list[Any], watch: Watch) -> None:
-        reference = module.models.reference
+        reference = module.models.built("reference")
         if module.steps_done == 0 and self.core.reference is None:
             reference.stand_in(self.policy)
         computed = 0

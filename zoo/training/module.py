@@ -60,6 +60,7 @@ class PostTraining(lightning.LightningModule):
         optimizer: Any = self.optimizers()
         scheduler: Any = self.lr_schedulers()
         sums = self._backward_within_memory(batch, optimizer)
+        self._refuse_unused_roles()
         loss = sums.means().get("loss", float("nan"))
         norm = self._scale_and_clip(world_size() / max(sums.count("loss"), torch.finfo(torch.float32).tiny))
         metrics = {
@@ -128,7 +129,22 @@ class PostTraining(lightning.LightningModule):
                 f"{type(self.algorithm).__name__}.loss returned {type(loss).__name__}, not a Loss.",
                 "Return Loss.per_example(...), Loss.per_token(...) or Loss.weighted(...).",
             )
+        if torch.is_grad_enabled() and not loss.numerator.requires_grad:
+            raise PluginError(
+                f"{type(self.algorithm).__name__}.loss returned values that do not depend on the model.",
+                "Compute them from what models.policy gives, without detach() and outside of torch.no_grad().",
+            )
         return loss
+
+    def _refuse_unused_roles(self) -> None:
+        """After a step in this process: a role that nothing has touched costs memory and time for no result."""
+        if unused := self.models.unused():
+            used = ", ".join(sorted(self.models.used)) or "no role"
+            raise PluginError(
+                f"{type(self.algorithm).__name__} declares that it needs {', '.join(unused)}, but its first step used "
+                f"{used} only.",
+                f"Use models.{unused[0]}, or take it out of needs, which may be a function of the options.",
+            )
 
     @torch.no_grad()
     def _measure(self, parts: list[Batch]) -> None:

@@ -1,0 +1,112 @@
+"""A bug in somebody's plugin is named with their file and line first; what a plugin declares has to be true."""
+
+import pytest
+import torch
+from tiny_runs import cli, data_for, plugin_file, trainer
+
+from zoo.data.collate import default_collate
+from zoo.errors import PluginError
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch, tiny_folder):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "tiny").symlink_to(tiny_folder)
+    return tmp_path
+
+
+def algorithm(*lines, needs=("policy",)):
+    """The source of an algorithm on demonstrations with these methods."""
+    head = f'class Odd(Algorithm):\n    """For tests."""\n\n    data = "demonstration"\n    needs = {needs!r}\n\n'
+    return head + "".join(f"    {line}\n" for line in lines)
+
+
+LOSS = ("def loss(self, batch, models):", "    return Loss.per_example(-models.policy.logps(batch.completion).sum())")
+BUGS = {
+    "loss": ("def loss(self, batch, models):", "    return Loss.per_example(batch.rewards)"),
+    "collate": (*LOSS, "def collate(self, records):", "    return [record.reward for record in records]"),
+    "measure": (*LOSS, "def measure(self, batch):", "    return {'a': 1 / 0}"),
+    "prepare": (*LOSS, "def prepare(self, records):", "    return records['all']"),
+    "step_end": (*LOSS, "def step_end(self, metrics):", "    return metrics['rewards']"),
+    "__init__": (*LOSS, "def __init__(self):", "    self.rate = float('many')"),
+}
+
+
+@pytest.mark.parametrize("where", BUGS)
+def test_a_bug_in_a_plugin_names_its_file_and_line_and_keeps_the_traceback(place, where):
+    file = plugin_file(place, algorithm(*BUGS[where]), "odd.py")
+    options = ("--model", "tiny", "--data", data_for("sft", place), "--precision", "32-true", "--max-steps", 1)
+    status, _, shown = cli("train", "--algo", file, *options)
+    text = (place / "odd.py").read_text()
+    line = len(text.splitlines()) if where != "loss" else 1 + text.splitlines().index(f"    {BUGS['loss'][-1]}")
+    assert status == 1 and "Traceback" not in shown
+    assert shown.startswith(f"odd.py, line {line}, in {where}: ")
+    assert shown.splitlines()[1].strip() == BUGS[where][-1].strip()
+    kept = place / "cache" / "traceback.txt"
+    assert str(kept) in shown and "Traceback (most recent call last)" in kept.read_text()
+
+
+def test_a_bug_that_shows_only_inside_of_the_core_still_names_the_line_that_led_there(place):
+    body = algorithm("def loss(self, models):", "    return Loss.per_example(models.policy.logps(3).sum())")
+    options = ("--model", "tiny", "--data", data_for("sft", place), "--precision", "32-true")
+    status, _, shown = cli("train", "--algo", plugin_file(place, body, "odd.py"), *options)
+    assert status == 1
+    assert shown.startswith("odd.py, line 12, in loss: TypeError") and "It was raised further down, in" in shown
+
+
+def test_a_bug_of_the_core_stays_a_traceback(place, monkeypatch):
+    from zoo.cli import listings
+
+    monkeypatch.setattr(listings.registry, "algorithms", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cli("algos")
+
+
+def test_from_python_the_exception_is_what_it_was(place, tiny_folder):
+    file = plugin_file(place, algorithm(*BUGS["measure"]), "odd.py")
+    with pytest.raises(ZeroDivisionError):
+        trainer(place, tiny_folder)(file, data=data_for("sft", place))
+
+
+@pytest.mark.parametrize(("source", "line"), [("import zoo.api\n\n1 / 0\n", 3), ("def broken(:\n", 1)])
+def test_a_file_that_cannot_be_imported_says_at_which_line(place, source, line):
+    (place / "bad.py").write_text(source)
+    status, _, shown = cli("train", "--algo", "./bad.py")
+    assert status == 2 and shown.startswith("bad.py cannot be imported: ")
+    assert f"(bad.py, line {line})" in shown
+
+
+def test_a_role_that_is_declared_and_not_used_is_refused_after_the_first_step(place, tiny_folder):
+    file = plugin_file(place, algorithm(*LOSS, needs=("policy", "reference")))
+    with pytest.raises(PluginError, match="Odd declares that it needs reference, but its first step used policy only"):
+        trainer(place, tiny_folder)(file, data=data_for("sft", place))
+    assert not list((place / "runs").iterdir())
+
+
+@pytest.mark.parametrize("hook", ["measure", "prepare"])
+def test_a_role_that_any_hook_uses_is_used(place, tiny_folder, hook):
+    lines = {
+        "measure": (
+            "def measure(self, batch, models):",
+            "    models.reference.logps(batch.completion)",
+            "    return {}",
+        ),
+        "prepare": ("def prepare(self, records, models):", "    models.reference", "    return records"),
+    }
+    file = plugin_file(place, algorithm(*LOSS, *lines[hook], needs=("policy", "reference")))
+    assert trainer(place, tiny_folder)(file, data=data_for("sft", place), max_steps=1).status == "finished"
+
+
+def test_a_loss_without_gradient_is_refused_with_what_to_look_for(place, tiny_folder):
+    lines = (LOSS[0], LOSS[1].replace(".sum())", ".sum().detach())"))
+    with pytest.raises(PluginError, match="Odd.loss returned values that do not depend on the model") as caught:
+        trainer(place, tiny_folder)(plugin_file(place, algorithm(*lines)), data=data_for("sft", place))
+    assert "detach()" in caught.value.hint
+
+
+def test_a_field_that_a_batch_does_not_have_gets_the_nearest():
+    batch = default_collate([{"row": 1, "label": True}])
+    assert torch.equal(batch.label, torch.tensor([True]))
+    with pytest.raises(AttributeError, match="no field 'lable', only .'label', 'row'.. Did you mean 'label'"):
+        batch.lable  # noqa: B018
