@@ -110,3 +110,11 @@ def test_a_field_that_a_batch_does_not_have_gets_the_nearest():
     assert torch.equal(batch.label, torch.tensor([True]))
     with pytest.raises(AttributeError, match="no field 'lable', only .'label', 'row'.. Did you mean 'label'"):
         batch.lable  # noqa: B018
+
+
+def test_the_card_of_a_file_ends_with_the_command_that_trains_it(place):
+    plugin_file(place, algorithm(*LOSS), "odd.py")
+    for typed in ("./odd.py", "./odd.py:Odd"):
+        status, shown, _ = cli("algos", typed)
+        assert status == 0 and shown.rstrip().endswith("\nzoo train --algo ./odd.py:Odd")
+    assert cli("algos", "sft")[1].rstrip().endswith("\nzoo train --algo sft")

@@ -54,6 +54,7 @@ def algorithm_card(name: str) -> dict[str, Any]:
     needs = cls.needs(cls(), cls.Config()) if callable(cls.needs) else cls.needs
     return {
         "name": short,
+        "train": f"zoo train --algo {_as_typed(name, cls)}",
         "description": inspect.getdoc(cls) or "",
         "about": inspect.getdoc(inspect.getmodule(cls)) or "",
         "paper": cls.paper,
@@ -65,6 +66,11 @@ def algorithm_card(name: str) -> dict[str, Any]:
         ],
         "metrics": {"loss": "What is minimised, over the whole optimizer step.", **cls.metrics},
     }
+
+
+def _as_typed(name: str, cls: type) -> str:
+    """What --algo takes: the name as it was given, and for a file its class too."""
+    return f"{name}:{cls.__name__}" if name.endswith(".py") else name
 
 
 def _show_card(card: dict[str, Any]) -> None:
@@ -85,7 +91,7 @@ def _show_card(card: dict[str, Any]) -> None:
         for name, explanation in entries.items():
             console.print(name, highlight=False)
             console.print(Padding(escape(explanation), (0, 0, 0, 4)), highlight=False)
-    console.print(f"\nzoo train --algo {card['name']}", highlight=False)
+    console.print(f"\n{card['train']}", highlight=False)
 
 
 def runs(
