@@ -36,7 +36,7 @@ class RM(Algorithm):
         "margin": "r_c − r_r, before normalisation; should grow, and the less certain the preferences the less far.",
         "rewards/chosen": "Mean reward of chosen answers, before normalisation: its offset means nothing.",
         "rewards/rejected": "The same for rejected answers.",
-        "brier": "(1 − σ(r_c − r_r))², with soft labels (p − σ)²: 0.25 is a coin; high with good accuracy is overconfidence.",
+        "brier": "(p − σ(r_c − r_r))², p = 1 without soft labels: 0.25 is a coin's; how far σ is a probability.",
         "accuracy/same_length": "Accuracy on pairs whose lengths differ by a tenth at most: skill that is not length.",
         "accuracy/longer": "Accuracy that calling the longer answer better would have; ties count half.",
     }

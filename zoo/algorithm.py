@@ -24,7 +24,8 @@ class Algorithm:
 
     api_version: ClassVar[int] = 1
     paper: ClassVar[str] = ""
-    data: ClassVar[str] = ""
+    data: ClassVar[str | tuple[str, ...]] = ""
+    """The kind of data it learns from; of several kinds the one that the data is of, else the first."""
     needs: Any = ("policy",)
     """Roles used; a tuple, or a function of the options (`def needs(self, config)`)."""
     head: ClassVar[str] = "lm"
@@ -39,6 +40,11 @@ class Algorithm:
     @dataclass
     class Config:
         """No options."""
+
+    @classmethod
+    def kinds(cls) -> tuple[str, ...]:
+        """The kinds of data it learns from, the preferred one first."""
+        return (cls.data,) if isinstance(cls.data, str) else tuple(cls.data)
 
     def roles(self, config: Any) -> tuple[str, ...]:
         """The roles this configuration needs."""
@@ -63,8 +69,9 @@ def validate(cls: Any, name: str) -> type[Algorithm]:
         raise refuse(f"{cls!r} is not a subclass of zoo.api.Algorithm.")
     if cls.api_version != Algorithm.api_version:
         raise refuse(f"it is written for plugin API {cls.api_version}, this is {Algorithm.api_version}.")
-    if cls.data not in DATA_KINDS:
-        raise refuse(f"data = {cls.data!r} is not one of {', '.join(DATA_KINDS)}.{nearest(cls.data, DATA_KINDS)}")
+    for kind in cls.kinds() or ("",):
+        if kind not in DATA_KINDS:
+            raise refuse(f"data = {cls.data!r} is not one of {', '.join(DATA_KINDS)}.{nearest(kind, DATA_KINDS)}")
     if not is_dataclass(cls.Config):
         raise refuse("its Config is not a dataclass: put @dataclass above it.")
     if not callable(getattr(cls, "loss", None)):

@@ -1,8 +1,8 @@
 """Everything a plugin can hook into, in the order of a run's life.
 
-A hook implementation takes only the arguments it wants. An algorithm implements `prepare`, `collate`, `measure`
-and `loss` as methods of its class; any other plugin implements the rest as functions marked `@hookimpl`, and may
-wrap an algorithm's hooks with `@hookimpl(wrapper=True)` but not replace them.
+A hook implementation takes only the arguments it wants. An algorithm implements `prepare`, `collate`, `measure`,
+`loss` and `finish` as methods of its class; any other plugin implements the rest as functions marked `@hookimpl`,
+and may wrap an algorithm's hooks with `@hookimpl(wrapper=True)` but not replace them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pluggy
 hookspec = pluggy.HookspecMarker("zoo")
 hookimpl = pluggy.HookimplMarker("zoo")
 
-ALGORITHM_HOOKS = ("prepare", "collate", "measure", "loss")
+ALGORITHM_HOOKS = ("prepare", "collate", "measure", "loss", "finish")
 """Only the chosen algorithm may implement these."""
 LISTENER_HOOKS = ("run_start", "step_end", "checkpoint_saved", "run_end")
 """Called on every plugin, and on the chosen algorithm."""
@@ -66,6 +66,11 @@ def measure(batch: Any, models: Any, config: Any) -> Any:
 @hookspec(firstresult=True)
 def loss(batch: Any, models: Any, config: Any, step: int) -> Any:
     """Per micro-batch, with gradient → `Loss`. `step` counts optimizer steps from 0."""
+
+
+@hookspec(firstresult=True)
+def finish(records: list, models: Any, config: Any) -> None:
+    """Once, after the last step, with the training records and the weights that go into `model/`, without gradient."""
 
 
 # -- listeners: called on every plugin ---------------------------------------------------------------------------

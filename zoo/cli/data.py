@@ -47,7 +47,7 @@ def data(
         named_sources=named,
     )  # fmt: skip
     chat = ChatTemplate(load_tokenizer(resolve_start(model, "runs", say)), template)
-    encoded = encode(loaded.records, kind, chat, max_length=max_length, long_rows=long_rows)
+    encoded = encode(loaded.records, loaded.kind, chat, max_length=max_length, long_rows=long_rows)
     if as_json:
         print_json(preview_json(encoded, loaded.report, chat, examples=examples))
     else:
@@ -59,8 +59,8 @@ def data(
         )
 
 
-def _kind(wanted: str | None, source: str, split: str, columns: Any, named: dict[str, Any]) -> str:
-    """The data kind meant by a kind, an algorithm, or nothing (then the source's own kind)."""
+def _kind(wanted: str | None, source: str, split: str, columns: Any, named: dict[str, Any]) -> str | tuple[str, ...]:
+    """The data kinds meant by a kind, an algorithm, or nothing (then the source's own kind)."""
     from zoo import registry
     from zoo.algorithm import DATA_KINDS
     from zoo.data.load import source_kind
@@ -68,5 +68,5 @@ def _kind(wanted: str | None, source: str, split: str, columns: Any, named: dict
     if wanted in DATA_KINDS:
         return str(wanted)
     if wanted is not None:
-        return registry.load_algorithm(wanted)[1].data
+        return registry.load_algorithm(wanted)[1].kinds()
     return source_kind(source, split, columns, named)

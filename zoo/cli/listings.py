@@ -58,7 +58,7 @@ def algorithm_card(name: str) -> dict[str, Any]:
         "description": inspect.getdoc(cls) or "",
         "about": inspect.getdoc(inspect.getmodule(cls)) or "",
         "paper": cls.paper,
-        "data": cls.data,
+        "data": ", ".join(cls.kinds()),
         "needs": list(needs),
         "defaults": dict(cls.defaults),
         "options": [

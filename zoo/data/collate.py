@@ -15,9 +15,9 @@ from zoo.types import Answer, Answers, Batch
 def default_collate(records: list[dict[str, Any]]) -> Batch:
     """A batch with one field for each field of the encoded records.
 
-    Answers become `Answers`; truth values and numbers tensors [B], with NaN where a record has none; everything
-    else (ids of prompts, lists, the original records) a list. `conversation` is left out. Raises
-    ZooError where records differ otherwise.
+    Answers become `Answers`, several answers to one prompt a list of `Answers`; truth values and numbers tensors
+    [B], with NaN where a record has none; everything else (ids of prompts, lists, the original records) a list.
+    `conversation` is left out. Raises ZooError where records differ otherwise.
     """
     names = dict.fromkeys(name for record in records for name in record)
     # The same answer with more of its turns counted: for algorithms that ask for it in a collate of their own.
@@ -35,7 +35,10 @@ def _column(name: str, values: list[Any], records: list[dict[str, Any]]) -> Any:
             f"The record of row {row} has no '{name}', but others of its batch have.",
             "A prepare hook must give every record the same fields.",
         )
-    return Answers(values) if all(isinstance(value, Answer) for value in values) else values
+    if all(isinstance(value, Answer) for value in values):
+        return Answers(values)
+    several = all(isinstance(value, list) and value and isinstance(value[0], Answer) for value in values)
+    return [Answers(value) for value in values] if several else values
 
 
 def _numbers(values: list[Any]) -> Tensor:

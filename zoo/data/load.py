@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from zoo.data.formats import check_columns, detect, named_format, rename, to_record
@@ -52,7 +52,7 @@ class DataSet:
 
 def load(
     source: str,
-    kind: str,
+    kind: str | Sequence[str],
     *,
     split: str = "train",
     columns: Mapping[str, str] | None = None,
@@ -63,17 +63,21 @@ def load(
 ) -> DataSet:
     """Read a source as records of `kind`.
 
-    `columns` maps wanted names to found ones, `format` names a format instead of detecting it, `limit` is
-    how many rows are read. Raises ZooError for what the reader must hear about (see the top of this module).
+    Of several kinds the source's own is taken, else the first. `columns` maps wanted names to found ones, `format`
+    names a format instead of detecting it, `limit` is how many rows are read. Raises ZooError for what the reader
+    must hear about (see the top of this module).
     """
-    if kind not in KINDS:
-        convert([], kind, kind)
+    kinds = [kind] if isinstance(kind, str) else list(kind)
+    for name in kinds:
+        if name not in KINDS:
+            convert([], name, name)
     if limit is not None and limit < 1:
         raise ZooError(f"A limit of {limit} rows leaves nothing.", hint="Give a limit of 1 or more.")
     chosen = named_format(format) if format else None
-    opened = open_source(source, kind, split=split, named_sources=named_sources)
+    opened = open_source(source, kinds[0], split=split, named_sources=named_sources)
     report = Report(opened.name, where=opened.where, notes=list(opened.notes))
     rows, chosen = _prepare(itertools.islice(opened.rows, limit), columns or {}, chosen, opened, report)
+    kind = chosen.kind if chosen.kind in kinds else kinds[0]
     records = _read(rows, chosen, report)
     judge(report, len(records), strict)
     report.notes.append(_reading(records[0], chosen))

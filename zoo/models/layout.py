@@ -25,7 +25,7 @@ class Rows:
     ids, positions int64 [R, L]; group int64 [R, L], which tokens belong together (-1 is padding); part int64
     [R, L], 0 for a prompt and k for the k-th answer behind it; lengths float32 [R, L], the length of the text a
     token belongs to. For each of N counted tokens: row, column of the position that predicts it, target id,
-    answer index, index in the completion.
+    answer index, index in the completion. first int64 [B, 2]: row and column of each answer's first own token.
     """
 
     ids: Tensor
@@ -38,6 +38,7 @@ class Rows:
     target: Tensor
     answer: Tensor
     index: Tensor
+    first: Tensor
     padded: bool
 
     def mask(self) -> Tensor:
@@ -76,7 +77,7 @@ def arrange(answers: Sequence[Answer], layout: str, balance: int = 1024, pad_id:
     items = _items(answers, layout == "shared", balance)
     bins = [[item] for item in items] if layout == "padded" else _fill(items)
     width = max(1, *(sum(item.length for item in row) for row in bins))
-    writer = _Writer(len(bins), width, pad_id)
+    writer = _Writer(len(bins), width, pad_id, len(answers))
     for row, content in enumerate(bins):
         writer.write_row(row, content, answers)
     return writer.rows(layout == "padded")
@@ -119,12 +120,13 @@ def _fill(items: list[_Item]) -> list[list[_Item]]:
 
 
 class _Writer:
-    def __init__(self, rows: int, width: int, pad_id: int):
+    def __init__(self, rows: int, width: int, pad_id: int, answers: int):
         self.ids = torch.full((rows, width), pad_id)
         self.positions = torch.zeros(rows, width, dtype=torch.long)
         self.group = torch.full((rows, width), -1)
         self.part = torch.zeros(rows, width, dtype=torch.long)
         self.lengths = torch.ones(rows, width)
+        self.first = torch.zeros(answers, 2, dtype=torch.long)
         self.places: list[tuple[Tensor, ...]] = []
 
     def write_row(self, row: int, content: list[_Item], answers: Sequence[Answer]) -> None:
@@ -137,6 +139,7 @@ class _Writer:
             for part, member in enumerate(item.members, start=1):
                 completion = answers[member].completion
                 first = len(item.prompt)
+                self.first[member] = torch.tensor([row, at])
                 self._put(row, at, completion, first, group, part, first + len(completion))
                 self._note(row, prompt_end - 1 if first else -1, at, member, answers[member])
                 at += len(completion)
@@ -165,7 +168,7 @@ class _Writer:
     def rows(self, padded: bool) -> Rows:
         row, column, target, answer, index = (torch.cat(parts) for parts in zip(*self.places, strict=True))
         fields = (self.ids, self.positions, self.group, self.part, self.lengths)
-        return Rows(*fields, row, column, target, answer, index, padded)
+        return Rows(*fields, row, column, target, answer, index, self.first, padded)
 
 
 def counted(answers: Sequence[Answer]) -> Tensor:

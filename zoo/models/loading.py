@@ -151,9 +151,16 @@ def load_tokenizer(source: Source, trust_remote_code: bool = False) -> Any:
 
 
 def load_model(source: Source, dtype: torch.dtype, trust_remote_code: bool = False) -> Any:
-    """A causal language model on the CPU with dropout off; an adapter folder is loaded on its base, trainable."""
+    """A model on the CPU with dropout off: a causal language model, or a reward model where the folder holds one.
+
+    An adapter folder is loaded on its base, trainable.
+    """
     from transformers import AutoModelForCausalLM
 
+    from zoo.models.scorer import head_of, load_scorer
+
+    if head_of(source) == "scalar":
+        return load_scorer(source, dtype, trust_remote_code)
     if source.is_adapter:
         from peft import AutoPeftModelForCausalLM
 
@@ -209,7 +216,8 @@ def add_lora(model: Any, rank: int, alpha: float, dropout: float, targets: list[
     if isinstance(targets, list) and len(targets) == 1:
         targets = targets[0]
     options: dict[str, Any] = {"lora_alpha": alpha, "lora_dropout": dropout, "target_modules": targets}
-    settings = LoraConfig(r=rank, task_type="CAUSAL_LM", **options)
+    # For a classifier peft trains and saves the head too.
+    settings = LoraConfig(r=rank, task_type="SEQ_CLS" if hasattr(model, "score") else "CAUSAL_LM", **options)
     try:
         return get_peft_model(model, settings)
     except ValueError as error:

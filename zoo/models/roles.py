@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.errors import ZooError
 from zoo.models.layout import counted
 from zoo.models.reference_cache import ReferenceCache, answer_key
 from zoo.models.scoring import balance_of, score_answers, split
@@ -40,6 +41,12 @@ class Scorer:
 
 class Policy(Scorer):
     """The model that learns."""
+
+    def scores(self, *answers: Answers, **options: Any) -> Any:
+        raise ZooError(
+            "This algorithm's policy is a language model, which gives log-probabilities and no scores.",
+            'Declare head = "scalar", or use models.policy.logps(answers).',
+        )
 
 
 class Reference(Scorer):

@@ -5,7 +5,7 @@ The backbone runs on the rows of the chosen layout, the head on the predicting p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -111,12 +111,17 @@ def attention_window(model: Any) -> int | None:
 
 
 def choose_layout(
-    model: Any, answers: Sequence[Answer], wanted: str, tolerance: float, longest: int | None = None
+    model: Any,
+    answers: Sequence[Answer],
+    wanted: str,
+    tolerance: float,
+    longest: int | None = None,
+    score: Callable[..., TokenLogps] = score_answers,
 ) -> tuple[str, str]:
     """The first layout that agrees with one-by-one forwards on this model, and a note where it is not the wanted one.
 
     tolerance: largest mean difference of log-probs that counts as rounding; longest: of all texts that will be
-    scored, in tokens, None for any length. Raises nothing: padded is the last resort.
+    scored, in tokens, None for any length; score: what is compared. Raises nothing: padded is the last resort.
     """
     candidates = {"auto": ["shared", "packed"], "shared": ["shared", "packed"], "packed": ["packed"]}.get(wanted, [])
     window = attention_window(model)
@@ -127,14 +132,14 @@ def choose_layout(
         return "padded", ""
     with torch.no_grad():
         answers = _probes(answers, window)
-        alone = [score_answers(model, [answer], "padded").sum() for answer in answers]
+        alone = [score(model, [answer], "padded").sum() for answer in answers]
         expected = torch.cat(alone)
         counts = counted(answers).sum(-1).clamp(min=1).to(expected.device)
         reasons = []
         for layout in candidates:
             try:
                 # A balance beyond any length makes the test share prompts wherever that is possible.
-                found = score_answers(model, answers, layout, balance=10**9).sum()
+                found = score(model, answers, layout, balance=10**9).sum()
                 gap = float(((found - expected).abs() / counts).max())
                 reasons.append(f"{layout} rows differ by {gap:.2g} a token")
                 if gap <= tolerance:

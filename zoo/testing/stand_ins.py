@@ -1,4 +1,4 @@
-"""Models that return given log-probs."""
+"""Models that return given log-probs and scores."""
 
 from __future__ import annotations
 
@@ -9,7 +9,22 @@ import torch
 from torch import Tensor
 
 from zoo.models.roles import Models
-from zoo.types import Answer, Answers, Batch, TokenLogps
+from zoo.models.scalar import StepScores
+from zoo.types import Answer, Answers, Batch, TokenLogps, pad
+
+
+class _GivenScores:
+    """A policy with a scalar head whose `scores` looks its answers up."""
+
+    def __init__(self, known: dict[int, Any]):
+        self._known = known
+
+    def scores(self, *answers: Answers, at: Any = None) -> Any:
+        found = tuple(self._known[id(part)] for part in answers)
+        if at is None:
+            return found[0] if len(found) == 1 else found
+        mask = pad([torch.ones(len(places), dtype=torch.bool) for places in at], False)
+        return StepScores(torch.where(mask, found[0], 0.0), mask)
 
 
 class _Given:
@@ -27,23 +42,50 @@ def stand_ins(
     lengths: Mapping[str, Sequence[int]] | None = None,
     masks: Mapping[str, Tensor] | None = None,
     fields: Mapping[str, Any] | None = None,
+    scores: Mapping[str, Any] | None = None,
     **roles: Mapping[str, Tensor],
 ) -> tuple[Batch, Models]:
     """A batch and models for it: `stand_ins(policy={"chosen": t, "rejected": t}, reference={…})`.
 
     Each tensor is [B], log-probs of whole answers (spread evenly over `lengths[field]` tokens, 1 by default), or
     [B, T], log-probs of tokens (under `masks[field]`). Gradients flow back to them. `fields` are further batch fields.
+
+    scores: instead of roles, for a policy with a scalar head: a tensor [B] for each field of answers, a list of
+    tensors [K] for a field of several answers to each prompt, or a tensor [B, S] for scores of steps (whose ends
+    stand in `fields`). Answers have `lengths[field]` tokens, for several answers a list for each prompt.
     """
+    if scores is not None:
+        return _with_scores(scores, lengths or {}, fields or {})
     names = list(next(iter(roles.values())))
     first = next(iter(roles.values()))
     shapes = {name: _mask(first[name], (lengths or {}).get(name), (masks or {}).get(name)) for name in names}
-    answers = {name: Answers([Answer.of([0], [0] * int(row.sum())) for row in mask]) for name, mask in shapes.items()}
+    answers = {name: _answers(mask.sum(-1).tolist()) for name, mask in shapes.items()}
     batch = Batch(**answers, **(fields or {}))
     made = {
         role: _Given({id(answers[name]): _spread(given[name], shapes[name]) for name in names})
         for role, given in roles.items()
     }
     return batch, Models(**made)
+
+
+def _with_scores(
+    scores: Mapping[str, Any], lengths: Mapping[str, Any], fields: Mapping[str, Any]
+) -> tuple[Batch, Models]:
+    answers: dict[str, Any] = {}
+    known: dict[int, Any] = {}
+    for name, values in scores.items():
+        if isinstance(values, Tensor):
+            answers[name] = _answers(lengths.get(name, [1] * len(values)))
+            known[id(answers[name])] = values
+        else:
+            counts = lengths.get(name, [[1] * len(row) for row in values])
+            answers[name] = [_answers(row) for row in counts]
+            known |= {id(part): row for part, row in zip(answers[name], values, strict=True)}
+    return Batch(**answers, **fields), Models(policy=_GivenScores(known))
+
+
+def _answers(lengths: Sequence[int]) -> Answers:
+    return Answers([Answer.of([0], [0] * count) for count in lengths])
 
 
 def _mask(values: Tensor, lengths: Sequence[int] | None, mask: Tensor | None) -> Tensor:

@@ -6,7 +6,7 @@ import os
 import random
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ from zoo.models.loading import NotFound, Source, add_lora, is_adapted, load_mode
 from zoo.models.precision import weights_dtype
 from zoo.models.reference_cache import ReferenceCache, architecture, fingerprint
 from zoo.models.roles import Models, Policy, Reference
+from zoo.models.scalar import ScalarPolicy, is_scorer
+from zoo.models.scorer import require_head, scorer_to_train
 from zoo.registry import PluginManager, contributions
 from zoo.runs import Run, find_run, find_runs, is_run_name
 from zoo.types import Answer, Batch
@@ -50,14 +52,19 @@ def columns_of(columns: Any) -> dict[str, str] | None:
     return parse_columns(columns) if isinstance(columns, str) and columns else columns or None
 
 
-def load_data(core: TrainConfig, kind: str, template: ChatTemplate, plugins: PluginManager, say: Say) -> Data:
-    """Load, check and encode the data of a run, and hold some out. Prints what was kept and dropped."""
+def load_data(
+    core: TrainConfig, kinds: Sequence[str], template: ChatTemplate, plugins: PluginManager, say: Say
+) -> Data:
+    """Load, check and encode the data of a run, and hold some out. Prints what was kept and dropped.
+
+    kinds: those that the algorithm learns from, the preferred one first.
+    """
     named = contributions(plugins, "sources")
     options: dict[str, Any] = {
         "columns": columns_of(core.columns), "format": core.format, "strict": core.strict, "named_sources": named,
     }  # fmt: skip
-    train = load(core.data, kind, split=core.split, limit=core.limit, **options)
-    held_out = _held_out(core, kind, train, options)
+    train = load(core.data, kinds, split=core.split, limit=core.limit, **options)
+    held_out = _held_out(core, train.kind, train, options)
     for line in train.report.lines():
         say(line)
     encoding: dict[str, Any] = {"max_length": core.max_length, "long_rows": core.long_rows}
@@ -118,9 +125,16 @@ def resolve_start(name: str, out: str, say: Say) -> Source:
         raise NotFound(error.message + nearest(name, [*runs, NAME]), listed + error.hint) from None
 
 
-def load_policy(core: TrainConfig, source: Source, precision: str) -> Any:
-    """The model to train: all of it, or adapters on a frozen base. Adapters it came with are merged first."""
-    model = load_model(source, weights_dtype(precision), core.trust_remote_code)
+def load_policy(core: TrainConfig, source: Source, precision: str, head: str = "lm") -> Any:
+    """The model to train: all of it, or adapters on a frozen base. Adapters it came with are merged first.
+
+    head: "lm" for a language model, "scalar" for a scorer, which a language model becomes by a new head.
+    """
+    if head == "scalar":
+        model = scorer_to_train(source, weights_dtype(precision), core.seed, core.trust_remote_code)
+    else:
+        require_head(source, head)
+        model = load_model(source, weights_dtype(precision), core.trust_remote_code)
     if is_adapted(model):
         model = model.merge_and_unload()
         model.requires_grad_(True)
@@ -157,8 +171,8 @@ def make_models(
 ) -> Models:
     """The declared roles around the loaded policy."""
     core = resolved.core
-    made: dict[str, Any] = {"policy": Policy(policy, layout)}
-    if "reference" in roles:
+    made: dict[str, Any] = {"policy": ScalarPolicy(policy, layout) if is_scorer(policy) else Policy(policy, layout)}
+    if "reference" in roles and not is_scorer(policy):
         made["reference"] = make_reference(core, policy, source, layout, precision, say)
     if unknown := set(roles) - set(made):
         raise ZooError(f"{resolved.algo} needs the role '{unknown.pop()}', which this version does not build.")
@@ -217,10 +231,10 @@ def choose_micro_tokens(core: TrainConfig, device: torch.device, model: Any) -> 
 
 def sample_answers(records: list[dict[str, Any]], count: int = 3) -> list[Answer]:
     """A few answers of the data for the layout's self-test, those of the shortest records."""
-    from zoo.data.loader import record_tokens
+    from zoo.data.loader import answers_among, record_tokens
 
     shortest = sorted(records, key=record_tokens)[:count]
-    return [value for record in shortest for value in record.values() if isinstance(value, Answer)]
+    return [answer for record in shortest for answer in answers_among(record.values())]
 
 
 def make_collate(hook: Any, tokenizer: Any, config: Any) -> Callable[[list[dict[str, Any]]], Batch]:
@@ -259,6 +273,9 @@ def export_model(policy: Any, tokenizer: Any, folder: Path) -> None:
     try:
         # Adapters never change the vocabulary, and peft would ask the hub whether they did.
         policy.save_pretrained(beside, **({"save_embedding_layers": False} if is_adapted(policy) else {}))
+        if is_adapted(policy) and is_scorer(policy):
+            # Gain and bias of the reward, which an adapter's own files have no place for.
+            policy.get_base_model().config.save_pretrained(beside)
         tokenizer.save_pretrained(beside)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(beside, folder)
