@@ -23,7 +23,8 @@ from zoo.evals import Score, Subject
 from zoo.models.loading import load_tokenizer
 from zoo.models.precision import autocast, choose_precision, rounding_tolerance
 from zoo.models.roles import answers_in
-from zoo.models.scoring import choose_layout
+from zoo.models.scalar import choose_padding, is_scorer, set_unit, token_scores
+from zoo.models.scoring import choose_layout, score_answers
 from zoo.runs import Run, check_name, create_run
 from zoo.training import report, setup
 from zoo.training.callbacks import Recorder
@@ -120,13 +121,17 @@ class Execution:
         self._name_models()
         self.tokenizer = load_tokenizer(self.source, core.trust_remote_code)
         self.template = ChatTemplate(self.tokenizer, core.template)
-        self.data = setup.load_data(core, self.algorithm.data, self.template, self.plugins, self.say)
+        self.data = setup.load_data(core, self.algorithm.kinds(), self.template, self.plugins, self.say)
         self.say(self.template.preflight(self.data.train.records))
         if self.resumed is not None:
             check_data(self.resumed, self.data.facts, self.data_change)
             compare_environment(self.resumed, self.say)
-        self.policy = setup.load_policy(core, self.source, self.precision)
+        self.policy = setup.load_policy(core, self.source, self.precision, self.algorithm.head)
         self.template.eos_ids |= setup.ending_ids(self.policy)
+        if is_scorer(self.policy):
+            set_unit(self.policy, "step" if self.data.train.kind == "stepwise" else "answer")
+            if not choose_padding(self.policy, self.tokenizer, self.template.eos_ids):
+                self.say("The tokenizer pads with the end of the turn: score with zoo, not with transformers alone.")
         self.say(f"Precision {self.precision}: {reason}.")
 
     def _name_models(self) -> None:
@@ -149,8 +154,9 @@ class Execution:
                 for answer in setup.sample_answers(self.data.train.records)
             ]
             layout, note = choose_layout(
-                self.policy, sample, core.layout, rounding_tolerance(self.precision), longest=core.max_length
-            )
+                self.policy, sample, core.layout, rounding_tolerance(self.precision), longest=core.max_length,
+                score=token_scores if is_scorer(self.policy) else score_answers,
+            )  # fmt: skip
         if note:
             self.say(note)
         roles = self.algorithm.roles(self.resolved.algorithm)
@@ -226,7 +232,8 @@ class Execution:
 
     def _scores(self) -> list[str]:
         if self.core.score == "auto":
-            return ["instructions"] if self.core.data.split(":")[0] == "starter" else []
+            fitting = {"lm": "instructions", "scalar": "pair_accuracy"}[self.algorithm.head]
+            return [fitting] if self.core.data.split(":")[0] == "starter" else []
         return names_in(self.core.score)
 
     def fit(self) -> int:
@@ -340,6 +347,7 @@ class Execution:
             from safetensors.torch import load_file
 
             self.policy.load_state_dict(load_file(best), strict=False)
+        self._last_word()
         try:
             setup.name_base(self.policy, self.source, self.run, self.precision, self.core.trust_remote_code)
             setup.export_model(self.policy, self.template.trained_tokenizer(), self.run.model_path)
@@ -365,6 +373,16 @@ class Execution:
         self._tell("run_end", metrics=module.step_metrics)
         report.closing_panel(self.console, self.run, summary)
         return self.run
+
+    def _last_word(self) -> None:
+        """The algorithm's `finish`, on the weights that go into model/."""
+        if self.plugins.hook.finish.get_hookimpls():
+            assert self.module is not None
+            self.policy.to(self.device).eval()
+            with torch.no_grad(), autocast(self.precision, self.device):
+                self.plugins.hook.finish(
+                    records=self.data.train.records, models=self.module.models, config=self.resolved.algorithm
+                )
 
     # -- when something ends it early ----------------------------------------------------------------------------
 
