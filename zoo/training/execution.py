@@ -204,7 +204,10 @@ class Execution:
             # The name belongs to this folder: run.yaml must run again beside it.
             config = {**self.resolved.as_dict(), "name": None}
             default = f"{short}-{self.source.short_name}"
-            self.run = create_run(self.core.out, self.core.name, default, config, self.command, data=self.data.facts)
+            self.run = create_run(
+                self.core.out, self.core.name, default, config, self.command, data=self.data.facts,
+                origins=self.resolved.origin,
+            )  # fmt: skip
             self.created = self.run
         else:
             self.run = Run(Path(self.core.out))
@@ -367,6 +370,8 @@ class Execution:
             "after": {**_numbers(after), **self.recorder.last},
             "scores": {"before": before, "after": after},
         }
+        # Apart from the summary, which is the same for a run that was resumed; the clock is not.
+        self.run.write_json("timing.json", {"cpu_seconds": module.cpu_seconds, "seconds": module.seconds})
         self.run.write_json("summary.json", summary)
         if not self.core.keep_checkpoints:
             shutil.rmtree(self.run.checkpoints, ignore_errors=True)

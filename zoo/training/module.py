@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import random
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -51,12 +52,20 @@ class PostTraining(lightning.LightningModule):
         """Called once, on the device, before anything is scored in this process."""
         self.say: Callable[[str], None] = print
         self.tokens_seen = 0.0
+        self.cpu_seconds, self.seconds = 0.0, 0.0
+        """Spent in optimizer steps by this process, by its processors and by the clock."""
         self.step_metrics: dict[str, float] = {}
         self._restored_rng: dict[str, Any] | None = None
 
     # -- one optimizer step --------------------------------------------------------------------------------------
 
     def training_step(self, batch: Batch, index: int) -> None:
+        cpu, clock = time.process_time(), time.perf_counter()
+        self._step(batch)
+        self.cpu_seconds += time.process_time() - cpu
+        self.seconds += time.perf_counter() - clock
+
+    def _step(self, batch: Batch) -> None:
         optimizer: Any = self.optimizers()
         scheduler: Any = self.lr_schedulers()
         sums = self._backward_within_memory(batch, optimizer)
@@ -243,6 +252,7 @@ class PostTraining(lightning.LightningModule):
             "bad_steps": self.bad_steps,
             "skipped_steps": self.skipped_steps,
             "tokens_seen": self.tokens_seen,
+            "seconds": [self.cpu_seconds, self.seconds],
             "micro_tokens": self.micro_tokens,
         }
 
@@ -252,6 +262,7 @@ class PostTraining(lightning.LightningModule):
         self.steps_done, self.bad_steps = state["steps_done"], state["bad_steps"]
         self.skipped_steps = state["skipped_steps"]
         self.tokens_seen, self.micro_tokens = state["tokens_seen"], state["micro_tokens"]
+        self.cpu_seconds, self.seconds = state["seconds"]
         self._restored_rng = state["rng"]
 
     def on_train_start(self) -> None:

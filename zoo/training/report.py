@@ -69,6 +69,8 @@ def closing_panel(console: Console, run: Run, summary: dict[str, Any]) -> None:
             change = f"{new - old:+.3f}" + (f" ± {noise:.3f}" if noise is not None else "")
             table.add_row(escape(name), f"{old:.3f}", f"{new:.3f}", change)
     lines: list[Any] = [table, *_sample_lines(pairs), f"model   {escape(str(run.model_path))}"]
+    page = run.path / "report.html"
+    lines += [f"report  {escape(str(page))}"] if page.is_file() else []
     name = run.typed
     lines += [escape(f"next    zoo chat {name}    zoo eval {name}    zoo train --model {name} --algo …")]
     console.print(Panel(Group(*lines), title=f"{run.name}: {summary['steps']} steps", expand=False))

@@ -1,0 +1,218 @@
+"""Reports: what stands in them, that they open with the network off, and that text of models cannot harm a reader."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+from tiny_runs import trainer, write_rows
+
+from zoo.report import pages, plots
+from zoo.report.run_page import content, write_run_page
+from zoo.report.warnings import run_warnings
+from zoo.runs import Run
+from zoo.training.report import write_samples
+
+HOSTILE = (
+    "<script>alert(1)</script><img src=http://x.example/a onerror=alert(2)> {{ 7*7 }} \x1b[31m \u202egnp.exe & \"'"
+)
+
+
+class Checker(HTMLParser):
+    """Collects every tag, and everything that a browser would load."""
+
+    LOADED = {"src", "srcset", "href", "xlink:href", "data", "poster", "action", "background", "formaction"}
+    VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.loaded, self.open, self.text, self.handlers = [], [], [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.loaded += [value for name, value in attributes if name in self.LOADED]
+        self.handlers += [name for name, _ in attributes if name.startswith("on")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing"
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def check(page):
+    """A page is whole, loads nothing and runs nothing; gives the parser."""
+    parser = Checker()
+    parser.feed(page)
+    assert parser.open == [], "a tag was left open"
+    assert not {"script", "link", "iframe", "img", "object", "embed", "base"} & set(parser.tags)
+    assert parser.handlers == [] and not [value for value in parser.loaded if not value.endswith("report.html")]
+    style = re.sub(r"\s", "", "".join(re.findall(r"<style>(.*?)</style>", page, flags=re.S)))
+    assert "url(" not in style and "@import" not in style
+    return parser
+
+
+@pytest.fixture
+def run(tmp_path, tiny_folder):
+    rows = [{"prompt": f"red {i}", "completion": f"blue {i}"} for i in range(24)] + [{"prompt": "x", "completion": ""}]
+    data = write_rows(tmp_path / "rows.jsonl", rows)
+    train = trainer(tmp_path, tiny_folder)
+    return train("sft", data=data, max_steps=5, lr=1e-2, eval_fraction=0.2, score="heldout_loss")
+
+
+def test_a_finished_run_has_a_report_with_everything(run):
+    page = (run.path / "report.html").read_text(encoding="utf-8")
+    parser = check(page)
+    text = " ".join(" ".join(parser.text).split())
+    for part in ("Before and after", "heldout_loss", "val/loss", "Curves", "grad_norm", "Configuration", "Environment"):
+        assert part in text
+    assert "dropped for E_" in text and "rows.jsonl" in text, "what was dropped, and why"
+    assert "keyword argument" in text and "default" in text, "where options came from"
+    assert len(page) < 150_000
+
+
+def test_the_curves_are_those_of_the_metrics(run):
+    loss = content(run)["plots"][0]
+    assert ">loss<" in loss and "held-out" in loss and "training" in loss
+    rows = [row for row in run.metrics if "loss" in row]
+    for row in rows:
+        assert f"training: {plots.number(row['loss'])} at step {row['step']}" in loss
+    assert loss.count("held-out: ") == len([row for row in run.metrics if "val/loss" in row])
+
+
+def test_the_closing_panel_names_the_report(tmp_path, tiny_folder, monkeypatch):
+    from tiny_runs import cli, data_for
+
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny").symlink_to(tiny_folder)
+    data = data_for("sft", tmp_path)
+    status, out, _ = cli(
+        "train", "--algo", "sft", "--model", "tiny", "--data", data, "--max-steps", "1", "--name", "mine"
+    )
+    assert status == 0 and "runs/mine/report.html" in out
+
+
+def test_text_of_models_and_data_is_shown_and_never_run(run):
+    from zoo.evals import Score
+
+    for when, answer in (("before", HOSTILE), ("after", HOSTILE * 200)):
+        sample = {"prompt": [{"role": "user", "content": HOSTILE}], "answer": answer, "score": 0.5}
+        write_samples(run, when, Score(HOSTILE, 0.5, 1, 0, 1, samples=[sample]))
+    summary = run.summary
+    summary["model"] = summary["after"]["val/loss</td>"] = summary["before"]["val/loss</td>"] = 1.0
+    run.write_json("summary.json", summary)
+    (run.path / "command.txt").write_text("zoo train --data '<script>x</script>'\n")
+    (run.path / "metrics.jsonl").write_text(json.dumps({"step": 1, "<svg onload=x>": 1.0, "$x^{": 2.0}) + "\n")
+    page = write_run_page(run).read_text(encoding="utf-8")
+    text = "".join(check(page).text)
+    assert "<script>alert(1)</script>" in text and "{{ 7*7 }}" in text, "it can be read as it is"
+    assert "\x1b" not in page and "\u202e" not in page
+    assert "characters more" in text
+
+
+def test_half_a_character_does_not_stop_a_report(tmp_path):
+    path = pages.write(tmp_path / "page.html", pages.render("base.html", title="a \ud800 b \x00"))
+    assert "a � b �" in path.read_text(encoding="utf-8")
+
+
+def test_a_report_that_cannot_be_written_does_not_cost_the_run(tmp_path, tiny_folder, monkeypatch):
+    from zoo.report import run_page
+
+    def broken(run):
+        raise OSError("no space")
+
+    monkeypatch.setattr(run_page, "write_run_page", broken)
+    run = trainer(tmp_path, tiny_folder)("sft", max_steps=1)
+    assert run.status == "finished" and not (run.path / "report.html").exists()
+
+
+# -- what a reader should not overlook -----------------------------------------------------------------------------
+
+
+def made(tmp_path, *, metrics=(), samples=(), data=None, **summary):
+    (tmp_path / "run.yaml").write_text("algo: sft\n")
+    run = Run(tmp_path)
+    run.write_json("summary.json", summary)
+    run.write_json("data.json", data or {})
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in metrics))
+    (tmp_path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in samples))
+    return run
+
+
+def test_a_sound_run_gives_no_warning(tmp_path):
+    rows = [{"step": step, "val/loss": loss} for step, loss in ((0, 2.0), (1, 1.5), (2, 1.51))]
+    run = made(tmp_path, metrics=rows, before={"val/logps/chosen": -9.0}, after={"val/logps/chosen": -8.0})
+    assert run_warnings(run) == []
+
+
+def test_what_went_wrong_is_said_in_sentences(tmp_path):
+    rows = [{"step": step, "val/loss": loss} for step, loss in ((0, 2.0), (5, 1.0), (9, 1.4))]
+    answers = {"before": "one two", "after": "one two three four five"}
+    samples = [{"eval": "e", "prompt": "p", "when": w, "answer": a, "score": 1.0} for w, a in answers.items()]
+    scores = {"before": {"e": {"value": 0.5}}, "after": {"e": {"value": 0.4, "higher_is_better": True}}}
+    run = made(
+        tmp_path, metrics=rows, samples=samples, scores=scores, skipped_steps=2,
+        before={"val/logps/chosen": -40.0}, after={"val/logps/chosen": -55.0},
+        data={"train": {"rows": 10, "dropped": 1, "encoded": {"dropped": 2}}},
+    )  # fmt: skip
+    found = " ".join(run_warnings(run))
+    for part in (
+        "e fell from 0.500 to 0.400", "2.5 times as long", "log π fell from -40.0 to -55.0",
+        "lowest at step 5 (1.000) and ended at 1.400", "2 steps were skipped", "train: 3 of 10 rows were dropped",
+    ):  # fmt: skip
+        assert part in found
+
+
+# -- plots ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1.0]), (-3, 7, [-2, 0, 2, 4, 6]), (0, 4e-6, [0, 1e-6, 2e-6, 3e-6, 4e-6])],
+)
+def test_ticks_are_round_numbers(low, high, expected):
+    assert plots.ticks(low, high) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("points", [[(0, 1.0)], [(0, 5.0), (1, 5.0)], [(0, 0.0), (1, 0.0)], [(0, 1e-300), (1, 1e300)]])
+def test_flat_and_extreme_curves_stay_inside_the_picture(points):
+    svg = plots.curves("loss", {"training": points}, "step")
+    places = [tuple(map(float, place.split(","))) for place in re.search(r'points="([^"]*)"', svg)[1].split()]
+    assert len(places) == len(points)
+    assert all(plots.LEFT <= x <= plots.WIDTH and 0 <= y <= plots.HEIGHT for x, y in places)
+
+
+def test_values_that_are_no_numbers_are_left_out():
+    nothing = float("nan"), float("inf"), None
+    svg = plots.curves(
+        "loss", {"a": [(i, value) for i, value in enumerate(nothing)], "b": [(0, 1.0), (1, 2.0)]}, "step"
+    )
+    assert "nan" not in svg.lower() and "inf" not in svg.lower() and ">a<" not in svg
+    assert plots.curves("loss", {"a": [(0, None)]}, "step") == ""
+    assert plots.dots("score", {"a": [None], "b": []}, "score") == ""
+    assert plots.scatter("score", {"a": [(None, 1.0), (1.0, None)]}, "x", "y") == ""
+
+
+def test_a_long_curve_is_thinned_and_keeps_its_ends():
+    points = [(i, float(i % 7)) for i in range(10_000)]
+    svg = plots.curves("loss", {"training": points}, "step")
+    assert len(svg) < 20_000
+    assert "at step 0" in svg and "at step 9,999" in svg
+
+
+def test_dots_show_every_seed_their_mean_and_the_start():
+    svg = plots.dots("score", {"first": [0.1, 0.3], "second": [0.4]}, "score", start=0.2)
+    assert svg.count("<circle") == 3 and "first: mean 0.2" in svg and svg.count('class="start"') == 1
+
+
+def test_more_is_further_right_and_further_up():
+    svg = plots.scatter("both", {"a": [(1.0, 10.0)], "b": [(2.0, 30.0)]}, "kl", "score")
+    (x1, y1), (x2, y2) = ((float(x), float(y)) for x, y in re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', svg))
+    assert x2 > x1 and y2 < y1

@@ -1,0 +1,86 @@
+"""From content to a page: templates that escape everything, and text of models and data made harmless.
+
+What a model says and what stands in a data set is hostile: it may hold markup, terminal codes or marks that turn the
+direction of the text. Every value is escaped, control codes are shown as �, and the page forbids itself to load
+anything from anywhere.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import unicodedata
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from zoo.report.plots import number
+
+LONGEST_TEXT = 2000
+"""Characters of one text on a page."""
+DIRECTION_MARKS = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def clean(text: str) -> str:
+    """The text without control codes, marks of direction and halves of characters; line breaks and tabs stay."""
+    return "".join(
+        c if c in "\n\t" or not (c in DIRECTION_MARKS or unicodedata.category(c) in ("Cc", "Cs")) else "�" for c in text
+    )
+
+
+def shortened(text: str) -> str:
+    """The beginning of a long text, and how much is left out."""
+    left = len(text) - LONGEST_TEXT
+    return text if left <= 0 else f"{text[:LONGEST_TEXT]} … ({left:,} characters more)"
+
+
+def said(prompt: Any) -> str:
+    """A prompt as text: itself, or the turns of a conversation; a lone user turn without its role."""
+    if isinstance(prompt, str):
+        return prompt
+    turns = [(str(turn.get("role", "")), str(turn.get("content", ""))) for turn in prompt]
+    return turns[0][1] if len(turns) == 1 else "\n".join(f"{role}: {content}" for role, content in turns)
+
+
+def shown(value: Any) -> str:
+    """A number short, a dash for none, everything else as text."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "–"
+    if isinstance(value, float):
+        return number(value)
+    return str(value)
+
+
+def signed(value: float | None) -> str:
+    return "–" if value is None or not math.isfinite(value) else f"{value:+.3f}"
+
+
+@cache
+def _environment() -> Any:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    def finalize(value: Any) -> Any:
+        return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
+        finalize=finalize, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    filters: dict[str, Callable[[Any], str]] = {"shown": shown, "signed": signed, "said": said, "shortened": shortened}
+    environment.filters.update(filters)
+    return environment
+
+
+def render(template: str, **content: Any) -> str:
+    """A page from a template beside this file. Plots come as finished SVG, and go in through `| safe`."""
+    return _environment().get_template(template).render(**content)
+
+
+def write(path: Path, page: str) -> Path:
+    """Write a page beside its place and rename it."""
+    beside = path.with_name(f".tmp-{path.name}")
+    beside.write_text(page, encoding="utf-8", errors="replace")
+    os.replace(beside, path)
+    return path

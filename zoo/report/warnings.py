@@ -1,0 +1,78 @@
+"""What a reader of a report should not overlook, as sentences."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zoo.runs import Run
+from zoo.training.report import sample_pairs
+
+LENGTH_RATIO = 1.5
+"""Answers that become so many times as long, or as short, are named."""
+DROPPED_SHARE = 0.05
+LOSS_RISE = 0.05
+"""A validation loss that ends so much above its lowest value, as a share of it, is named."""
+
+
+def run_warnings(run: Run) -> list[str]:
+    """The warnings of one run, from its files."""
+    summary, found = run.summary, []
+    before, after = summary.get("before", {}), summary.get("after", {})
+    found += _fallen_scores(summary)
+    found += length_warning("The answers", *_mean_words(run))
+    chosen = [values.get("val/logps/chosen") for values in (before, after)]
+    if None not in chosen and chosen[1] < chosen[0]:
+        found.append(displacement("The chosen answers", chosen[0], chosen[1]))
+    found += _loss_rose(run.metrics)
+    if summary.get("skipped_steps"):
+        found.append(f"{summary['skipped_steps']} steps were skipped: their loss or gradient was not a number.")
+    found += [f"{part}: {_dropped(facts)}" for part, facts in run.read_json("data.json").items() if _dropped(facts)]
+    return found
+
+
+def displacement(what: str, before: float, after: float) -> str:
+    return (
+        f"{what} of held-out pairs lost probability too: log π fell from {before:.1f} to {after:.1f}. "
+        "Probability went to answers that are in neither list."
+    )
+
+
+def length_warning(whose: str, before: float | None, after: float | None) -> list[str]:
+    """A sentence when answers became much longer or much shorter."""
+    if not before or not after or 1 / LENGTH_RATIO < after / before < LENGTH_RATIO:
+        return []
+    return [f"{whose} are {after / before:.1f} times as long as the start's ({before:.0f} → {after:.0f})."]
+
+
+def _mean_words(run: Run) -> tuple[float | None, float | None]:
+    pairs = sample_pairs(run)
+    if not pairs:
+        return None, None
+    counts = [[len(sample["answer"].split()) for sample in side] for side in zip(*pairs, strict=True)]
+    return sum(counts[0]) / len(pairs), sum(counts[1]) / len(pairs)
+
+
+def _fallen_scores(summary: dict[str, Any]) -> list[str]:
+    scores = summary.get("scores", {})
+    return [
+        f"{name} fell from {scores['before'][name]['value']:.3f} to {score['value']:.3f}."
+        for name, score in scores.get("after", {}).items()
+        if name in scores.get("before", {})
+        and score.get("higher_is_better", True)
+        and score["value"] < scores["before"][name]["value"]
+    ]
+
+
+def _loss_rose(metrics: list[dict[str, Any]]) -> list[str]:
+    losses = [(row["val/loss"], row["step"]) for row in metrics if isinstance(row.get("val/loss"), float)]
+    if len(losses) < 3:
+        return []
+    (lowest, at), (last, _) = min(losses), losses[-1]
+    if last - lowest <= LOSS_RISE * abs(lowest):
+        return []
+    return [f"The held-out loss was lowest at step {at} ({lowest:.3f}) and ended at {last:.3f}: fewer steps may do."]
+
+
+def _dropped(facts: dict[str, Any]) -> str:
+    dropped, rows = facts.get("dropped", 0) + facts.get("encoded", {}).get("dropped", 0), facts.get("rows", 0)
+    return f"{dropped:,} of {rows:,} rows were dropped." if rows and dropped > DROPPED_SHARE * rows else ""
