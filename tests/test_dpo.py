@@ -266,3 +266,35 @@ def test_on_a_real_model_the_first_loss_is_log_two_and_its_gradient_pulls_the_an
             parameter -= 0.05 * parameter.grad
     after = DPO().loss(batch, models, options())
     assert float(after.mean()) < math.log(2) and (after.metrics["rewards/margins"] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"beta": 0.0}, "beta must be above 0"),
+        ({"beta": -0.1}, "beta must be above 0"),
+        ({"loss": "hinge", "label_smoothing": 0.1}, "label_smoothing has no meaning with loss=hinge"),
+        ({"loss": "robust"}, "loss=robust needs a label_smoothing above 0"),
+        ({"divergence_alpha": 0.3}, "no effect without divergence=alpha"),
+        ({"divergence": "alpha", "divergence_alpha": 1.2}, "divergence_alpha must be from 0 to 1"),
+        ({"length_normalized": True, "ld_alpha": 0.5}, "length_normalized leaves ld_alpha no effect"),
+        ({"ld_alpha": -0.1}, "ld_alpha must be from 0 to 1"),
+        ({"nll_weight": -1.0}, "nll_weight must be at least 0"),
+        ({"reference_free": True, "divergence": "js"}, "reference_free leaves no reference"),
+    ],
+    ids=str,
+)
+def test_options_without_sense_or_effect_are_refused(values, says):
+    from zoo.errors import ZooError
+
+    with pytest.raises(ZooError, match=says):
+        options(**values)
+
+
+@pytest.mark.parametrize("values", [{"divergence": "forward_kl"}, {"divergence": "alpha", "divergence_alpha": 0.5}])
+def test_beyond_the_largest_exponent_there_is_no_gradient_as_the_help_says(values):
+    alpha = values.get("divergence_alpha", 1.0)
+    for distance, moves in ((-39.0 / alpha, True), (-41.0 / alpha, False)):
+        loss, chosen, _ = evaluate(margins([distance]), beta=1e-18, **values)
+        loss.numerator.backward()
+        assert bool(chosen.grad.abs() > 0) == moves

@@ -1,0 +1,108 @@
+"""BCO: worked numbers of the first step, and δ: once a step, over the whole step, and never from held-out data."""
+
+import pytest
+import torch
+from formulas import backward, close, evaluate, metric, options, tensor, together
+
+from zoo.errors import ZooError
+from zoo.registry import load_algorithm
+
+BCO = load_algorithm("bco")[1]
+PAIR = ("chosen", "rejected")
+
+
+def answers(vectors):
+    """The pairs of the worked example as eight answers, four of them good."""
+    inputs = vectors["bco.first_step"]["inputs"]
+
+    def both(role):
+        return tensor([value for side in PAIR for value in inputs[f"{role}_{side}_logps"]])
+
+    return both("policy").requires_grad_(), both("ref"), torch.tensor([True] * 4 + [False] * 4)
+
+
+def step(algorithm, policy, reference, label, **options):
+    return evaluate(algorithm, {"completion": policy}, {"completion": reference}, fields={"label": label}, **options)
+
+
+def test_the_worked_numbers_of_the_first_step(vectors):
+    expected = vectors["bco.first_step"]["expected"]
+    policy, reference, label = answers(vectors)
+    algorithm = BCO()
+    loss = step(algorithm, policy, reference, label)
+    close(algorithm.delta, expected["delta"])
+    close(metric(loss, "delta"), expected["delta"])
+    close(loss.values, expected["losses"])
+    close(loss.mean(), expected["loss"])
+    # −β σ(−z)/8 of a good answer, with z = r − δ; δ has no gradient.
+    backward(loss)
+    reward = 0.1 * (policy - reference).detach()
+    sign = torch.where(label, tensor(1.0), tensor(-1.0))
+    close(policy.grad, -sign * 0.1 * torch.sigmoid(-sign * (reward - expected["delta"])) / 8)
+
+
+def test_the_threshold_is_the_mean_of_all_rewards_so_far():
+    algorithm, zero, label = BCO(), tensor([0.0, 0.0]), torch.tensor([True, False])
+    seen = []
+    for number, rewards in enumerate(([1.0, 2.0], [4.0, 5.0], [0.5, -0.5])):
+        step(algorithm, tensor(rewards), zero, label, beta=1.0, step=number)
+        seen += rewards
+        assert algorithm.delta == pytest.approx(sum(seen) / len(seen))
+
+
+def test_a_step_counts_once_however_it_is_cut(vectors):
+    policy, reference, label = answers(vectors)
+    expected = vectors["bco.first_step"]["expected"]
+    known = {"rewards": 0.1 * (policy - reference).sum().detach(), "answers": tensor(8.0)}
+    for parts in ([[0, 1, 2, 3, 4, 5, 6, 7]], [[7, 0], [1, 2, 3], [4, 5, 6]]):
+        algorithm = BCO()
+        losses = [step(algorithm, policy[p], reference[p], label[p], known=known) for p in parts]
+        close(algorithm.delta, expected["delta"])
+        close(together(losses), expected["loss"])
+
+
+def test_held_out_data_is_judged_by_the_threshold_and_leaves_it_alone():
+    algorithm, zero, label = BCO(), tensor([0.0, 0.0]), torch.tensor([True, False])
+    step(algorithm, tensor([1.0, 2.0]), zero, label, beta=1.0)
+    before = algorithm.state()
+    loss = step(algorithm, tensor([7.0, 9.0]), zero, label, beta=1.0, step=1, training=False)
+    assert algorithm.state() == before
+    close(loss.values[0], -torch.nn.functional.logsigmoid(tensor(7.0 - 1.5)))
+
+
+def test_the_threshold_survives_a_resume():
+    algorithm, zero, label = BCO(), tensor([0.0, 0.0]), torch.tensor([True, False])
+    step(algorithm, tensor([1.0, 2.0]), zero, label, beta=1.0)
+    again = BCO()
+    again.load_state(algorithm.state())
+    for one in (algorithm, again):
+        step(one, tensor([3.0, 3.0]), zero, label, beta=1.0, step=1)
+    assert algorithm.delta == again.delta == 9 / 4
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_answers_of_one_mark_only_give_a_finite_loss_and_no_number_for_the_other(good):
+    policy = tensor([-3.0, -4.0]).requires_grad_()
+    loss = step(BCO(), policy, tensor([-3.5, -3.0]), torch.tensor([good, good]))
+    backward(loss)
+    assert loss.values.isfinite().all() and policy.grad.isfinite().all()
+    missing = "undesirable" if good else "desirable"
+    assert loss.metrics[f"rewards/{missing}"].isnan().all() and metric(loss, "desirable") == float(good)
+
+
+def test_where_policy_and_reference_agree_it_starts_at_log_2():
+    same = tensor([-3.0, -40.0])
+    loss = step(BCO(), same, same, torch.tensor([True, False]))
+    close(loss.mean(), torch.log(tensor(2.0)))
+
+
+def test_far_apart_answers_stay_finite():
+    far = torch.tensor([1e4, -1e4, 1e4, -1e4], requires_grad=True)
+    loss = step(BCO(), far, torch.zeros(4), torch.tensor([True, True, False, False]))
+    loss.numerator.backward()
+    assert loss.values.isfinite().all() and far.grad.isfinite().all()
+
+
+def test_a_beta_that_means_nothing_is_refused():
+    with pytest.raises(ZooError, match="beta must be above 0"):
+        options(BCO, beta=0.0)
