@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 from formulas import backward, close, evaluate, measured, metric, options, tensor, together
+from tiny_runs import losses, trainer, write_rows
 
 from zoo.api import Answer, Answers
 from zoo.errors import ZooError
@@ -248,3 +249,14 @@ def test_what_is_measured_comes_from_the_mismatched_answers_alone():
         fields={"label": torch.tensor([True, False])},
     )
     close(measured(KTO(), batch, models, options(KTO))["kl"], 1.5)
+
+
+def test_a_run_says_in_plain_lines_how_the_marks_are_balanced(tmp_path, tiny_folder, monkeypatch, capsys):
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    rows = [{"prompt": f"say {i}", "completion": f"it is {i}", "label": i % 4 == 0} for i in range(8)]
+    run = trainer(tmp_path, tiny_folder)("kto", data=write_rows(tmp_path / "rows.jsonl", rows), quiet=False)
+    printed = capsys.readouterr()
+    assert "Note: 2 good and 6 bad answers" in printed.out and "--desirable-weight 3" in printed.out
+    assert "UserWarning" not in printed.out + printed.err
+    share = run.metrics[0]["desirable"]
+    assert losses(run)[0] == pytest.approx(0.5 * (3 * share + 1 - share), rel=1e-5)

@@ -30,7 +30,7 @@ from zoo.training import report, setup
 from zoo.training.callbacks import Recorder
 from zoo.training.checkpoints import FolderCheckpoints, newest_good
 from zoo.training.checks import check_names, names_in
-from zoo.training.listeners import Listeners
+from zoo.training.listeners import Listeners, spoken_warnings
 from zoo.training.module import PostTraining, out_of_memory
 from zoo.training.progress import Watch, counter
 from zoo.training.resuming import check_data, compare_environment
@@ -90,6 +90,7 @@ class Execution:
             held.enter_context(self.resumed.alone())
         elif self.main:
             check_name(self.core.out, self.core.name)
+        held.enter_context(spoken_warnings(self.algorithm, self.say))
         setup.seed_everything(self.core.seed)
         self.load()
         self.plan()
@@ -191,7 +192,8 @@ class Execution:
                 f"{type(self.algorithm).__name__}.prepare returned {type(prepared).__name__} with nothing to train on.",
                 "Return the list of records to train on.",
             )
-        self.say(f"Prepared: {len(records)} records became {len(prepared)}.")
+        if prepared is not records:
+            self.say(f"Prepared: {len(records)} records became {len(prepared)}.")
         return prepared
 
     def open_run(self) -> None:

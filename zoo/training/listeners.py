@@ -1,8 +1,11 @@
-"""Telling plugins what happens in a run, without letting a broken one stop it."""
+"""Telling plugins what happens in a run, without letting a broken one stop it; and hearing what one warns of."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import sys
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from zoo.registry import PluginManager
@@ -33,3 +36,20 @@ class Listeners:
                     f"Plugin {implementation.plugin_name} fails in {event}(): {type(error).__name__}: {error}. "
                     "Training goes on without it."
                 )
+
+
+@contextlib.contextmanager
+def spoken_warnings(algorithm: Any, say: Callable[[str], None]) -> Iterator[None]:
+    """The algorithm's own `warnings.warn` as lines of the run, without path and source; each text once."""
+    own = getattr(sys.modules.get(type(algorithm).__module__), "__file__", None)
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def spoken(message: Any, category: type[Warning], filename: str, lineno: int, *rest: Any, **more: Any) -> None:
+            if filename == own:
+                say(f"Note: {message}")
+            else:
+                show(message, category, filename, lineno, *rest, **more)
+
+        warnings.showwarning = spoken
+        yield
