@@ -17,7 +17,7 @@ LAYERS = [
     ("errors",),
     ("loss", "types", "hookspecs", "hook_arguments", "algorithm"),
     ("faults", "descriptions", "plugin_files", "plugin_manager", "registry"),
-    ("options", "strict_yaml", "config", "runs"),
+    ("options", "strict_yaml", "config", "runs", "scaffold"),
     ("data",),
     ("models",),
     ("rollout", "rewards"),
@@ -35,7 +35,7 @@ LATE = {("", "training"), ("runs", "models")}
 """Inside of functions only: the package's `train`, and a run's own `load`."""
 LIGHT = [
     "errors", "hookspecs", "hook_arguments", "algorithm", "faults", "descriptions", "plugin_files", "plugin_manager",
-    "registry", "options", "strict_yaml", "config", "runs", "cli",
+    "registry", "options", "strict_yaml", "config", "runs", "scaffold", "cli",
 ]  # fmt: skip
 HEAVY = {"torch", "lightning", "transformers", "peft", "datasets", "pydantic", "numpy", "safetensors", "tokenizers"}
 ALGORITHMS = {

@@ -1,0 +1,42 @@
+"""`zoo new-plugin`: a package to start an algorithm of one's own from."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from zoo.algorithm import DATA_KINDS
+from zoo.errors import ZooError
+
+EPILOG = "Examples: zoo new-plugin mine --data preference    zoo new-plugin mine --data feedback --out ~/plugins"
+
+
+def new_plugin(
+    name: Annotated[str, typer.Argument(help="What --algo will take: lower-case letters, digits, - and _.")],
+    data: Annotated[str | None, typer.Option(help=f"What it learns from: {', '.join(DATA_KINDS)}.")] = None,
+    out: Annotated[str, typer.Option(help="Folder to write the package into.")] = ".",
+) -> None:
+    """Write a small package with an algorithm of your own: it installs, passes its tests and trains as it is."""
+    from zoo.scaffold import NOTES, check_name, new_plugin
+
+    check_name(name)
+    if data is None:
+        raise ZooError(
+            "Say what the algorithm learns from.",
+            f"zoo new-plugin {name} --data {'|'.join(DATA_KINDS)}",
+        )
+    folder = new_plugin(name, data, Path(out).expanduser())
+    console = Console(soft_wrap=True)
+    console.print(f"Written to {folder}: {', '.join(sorted(file.name for file in folder.iterdir()))}", highlight=False)
+    if data in NOTES:
+        console.print(NOTES[data], highlight=False)
+    steps = [
+        f"cd {shlex.quote(str(folder))}", "pip install -e .", f"zoo check {name}",
+        f"zoo train --algo {name} --data rows.jsonl",
+    ]  # fmt: skip
+    for i, step in enumerate(steps):
+        console.print(f"{'' if i else 'next':8}{step}", highlight=False, markup=False)

@@ -1,0 +1,121 @@
+"""The package that `zoo new-plugin` writes: one algorithm that works, to be filled with another's mathematics.
+
+Each kind of data has a template of its own, a small loss that makes sense for it. The files are templates as
+`string.Template` reads them; nothing of them is Python to this package.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import keyword
+import os
+import re
+import shutil
+import tempfile
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from string import Template
+
+from zoo import __version__, registry
+from zoo.algorithm import DATA_KINDS
+from zoo.errors import ZooError, nearest
+
+NAME = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
+NOTES = {
+    "prompt": "Learning from a model's own answers to prompts needs a hook for rollouts, which this version does not "
+    "have: the algorithm learns the prompts themselves."
+}
+"""What should be known before starting from a kind of data."""
+
+
+def new_plugin(name: str, kind: str, parent: Path) -> Path:
+    """Write the package `zoo-NAME` into `parent`, complete or not at all; returns its folder.
+
+    Raises ZooError for a name that cannot be one or is taken, an unknown kind, or a folder that is there already.
+    """
+    check_name(name)
+    if kind not in DATA_KINDS:
+        raise ZooError(
+            f"There is no data kind '{kind}'.{nearest(kind, DATA_KINDS)}", f"Kinds: {', '.join(DATA_KINDS)}."
+        )
+    words = _words(name)
+    folder = parent / words["package"]
+    if folder.exists() or folder.is_symlink():
+        raise ZooError(f"{folder} is there already.", "Take another name, or another folder with --out.")
+    contents = _contents(kind, {**words, "kind": kind})
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=parent))
+        try:
+            for file, text in contents.items():
+                (beside / file).write_text(text, encoding="utf-8")
+            # A folder made for one moment is its owner's only; this one is to stay.
+            beside.chmod(0o777 & ~_umask())
+            os.rename(beside, folder)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+    except OSError as error:
+        raise ZooError(f"{folder} cannot be written: {error.strerror}.", "Choose another folder with --out.") from error
+    return folder
+
+
+def check_name(name: str) -> None:
+    """Raises ZooError when no algorithm, module or package can have this name, or one has it already."""
+    if not NAME.fullmatch(name) or keyword.iskeyword(_words(name)["Class"]):
+        plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-0123456789") or "mine"
+        raise ZooError(
+            f"'{name}' cannot be the name of an algorithm: lower-case letters and digits, a letter first, words joined "
+            "by - or _.",
+            f"Write for example: zoo new-plugin {plain if plain != name else 'mine'}",
+        )
+    taken = {entry.name: entry.full_name for entry in registry.algorithms()} | {registry.DEFAULT: "a reserved name"}
+    if name in taken:
+        raise ZooError(f"The name '{name}' is taken ({taken[name]}).", "Take another one; `zoo algos` lists all.")
+    words = _words(name)
+    if importlib.util.find_spec(words["module"]) or _is_installed(words["package"]):
+        raise ZooError(
+            f"The name '{name}' is taken: a module {words['module']} or a package {words['package']} is installed.",
+            "Take another one.",
+        )
+
+
+def _words(name: str) -> dict[str, str]:
+    """What the templates call the thing."""
+    identifier = name.replace("-", "_")
+    return {
+        "name": name,
+        "identifier": identifier,
+        "module": f"zoo_{identifier}",
+        "package": f"zoo-{name.replace('_', '-')}",
+        "Class": "".join(word.capitalize() for word in identifier.split("_")),
+        "zoo_version": __version__,
+    }
+
+
+def _contents(kind: str, words: dict[str, str]) -> dict[str, str]:
+    """`{file: text}` of the package."""
+    templates = files(__package__) / "templates"
+    sources: dict[str, Traversable] = {
+        "pyproject.toml": templates / "pyproject.toml.txt",
+        "README.md": templates / "README.md.txt",
+        f"{words['module']}.py": templates / kind / "algorithm.py.txt",
+        f"test_{words['module']}.py": templates / kind / "test.py.txt",
+        "rows.jsonl": templates / kind / "rows.jsonl",
+    }
+    return {file: Template(source.read_text(encoding="utf-8")).substitute(words) for file, source in sources.items()}
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        importlib.metadata.distribution(package)
+        return True
+    except importlib.metadata.PackageNotFoundError:
+        return False
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
