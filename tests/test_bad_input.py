@@ -87,6 +87,13 @@ def test_an_empty_or_wrong_answer(place, answer):
     refused(*train("--strict", data=rows_with(place, 4, completion=answer)), says=["rows.jsonl", "4", "completion"])
 
 
+def test_strict_holds_for_rows_that_are_bad_as_tokens(place):
+    rows = rows_with(place, 4, completion="word " * 60)
+    says = ["rows cannot be used, and strict allows none:", "rows.jsonl:4 [E_TOO_LONG] prompt:"]
+    refused(*train("--strict", "--max-length", "100", data=rows), says=says)
+    refused("data", rows, "--for", "sft", "--model", "tiny", "--strict", "--max-length", "100", says=says)
+
+
 def test_a_bad_row_is_dropped_and_counted_without_strict(place):
     status, out, _ = cli(*train("--max-steps", "1", data=rows_with(place, 4, completion="")))
     assert status == 0

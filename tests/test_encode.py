@@ -4,8 +4,10 @@ import math
 
 import pytest
 import torch
+from tiny_runs import write_rows
 
 from zoo.data.encode import default_collate, encode, quantiles
+from zoo.data.load import load
 from zoo.data.template import ChatTemplate
 from zoo.errors import ZooError
 from zoo.types import Answer, Answers
@@ -54,6 +56,19 @@ def test_a_demonstration_keeps_its_row_and_its_source(template, text_of):
     assert record["record"] is source
     assert text_of(record["completion"].completion) == "Ho<|im_end|>"
     assert record["conversation"] is record["completion"]
+
+
+@pytest.mark.parametrize("kind", ["preference", "demonstration"])
+def test_the_space_between_two_texts_is_not_trained_in_a_chat_turn(template, tiny_tokenizer, text_of, tmp_path, kind):
+    """A pair of bare texts is cut in front of the space, which raw text needs and a chat turn does not."""
+    file = write_rows(tmp_path / "pairs.jsonl", [{"chosen": "The sky is blue", "rejected": "The sky is green"}])
+    records = load(file, kind).records
+    answer = "chosen" if kind == "preference" else "completion"
+    (chat,) = encode(records, kind, template)
+    assert text_of(chat[answer].completion) == "blue<|im_end|>"
+    assert text_of(chat[answer].prompt).endswith("The sky is<|im_end|>\n<|im_start|>assistant\n")
+    (raw,) = encode(records, kind, ChatTemplate(tiny_tokenizer, "none"))
+    assert text_of(raw[answer].prompt) + text_of(raw[answer].completion) == "The sky is blue<|im_end|>"
 
 
 def test_turns_in_the_prompt_are_trained_in_the_conversation_only(template, text_of):
@@ -258,7 +273,8 @@ def test_a_pair_that_a_cut_makes_equal_is_dropped(template):
 
 
 def test_an_answer_that_a_cut_leaves_without_content_is_dropped(template):
-    encoded = encode(numbered(asked("Hi", "\n\n\nHo")), "demonstration", template, max_length=HEAD + 5, long_rows="cut")
+    answer = [{"role": "assistant", "content": "\n\n\nHo"}]
+    encoded = encode(numbered(asked("Hi", answer)), "demonstration", template, max_length=HEAD + 5, long_rows="cut")
     assert reasons(encoded) == {"E_NO_SUPERVISED_TOKENS": [1]}
     assert "after the cut" in encoded.report.problems[0].message
 

@@ -6,7 +6,7 @@ import json
 import pytest
 from rich.console import Console
 
-from zoo.data.display import LONGEST, Line, Piece, TokenText, pieces_of, shortened
+from zoo.data.display import LONGEST, Histogram, Line, Piece, TokenText, pieces_of, shortened
 from zoo.data.encode import encode
 from zoo.data.load import load
 from zoo.data.preview import as_json, histogram, preview
@@ -211,6 +211,12 @@ def test_bins_have_round_borders_and_hold_every_value():
         bins = histogram(values)
         assert sum(count for _, _, count in bins) == len(values)
         assert len(bins) <= 8
+
+
+def test_empty_bins_in_a_row_are_one_line():
+    lines = printed([Histogram([(0, 9, 2), (10, 19, 0), (20, 29, 0), (30, 39, 1), (40, 49, 0), (50, 59, 3)])])
+    bars = [line.strip().rpartition(" ")[2] if "█" in line else line.strip() for line in lines.splitlines()]
+    assert bars == ["2", "…", "1", "…", "3"]
 
 
 def test_few_values_far_out_do_not_flatten_the_rest():

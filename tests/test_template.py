@@ -179,7 +179,18 @@ def test_what_the_template_takes_off_an_answer_is_not_trained():
 
 def test_spaces_and_line_breaks_of_an_answer_are_trained_where_the_template_keeps_them(tiny_tokenizer):
     template = ChatTemplate(tiny_tokenizer)
-    assert read(template, template.answer(QUESTION, "\n\n Four. \n"))[2] == ["\n\n Four. \n<|im_end|>"]
+    turn = [{"role": "assistant", "content": "\n\n Four. \n"}]
+    assert read(template, template.answer(QUESTION, turn))[2] == ["\n\n Four. \n<|im_end|>"]
+
+
+@pytest.mark.parametrize(
+    ("text", "trained"),
+    [(" Four.", "Four."), ("\n\nFour.", "Four."), ("\n Four. \n", "Four. \n"), ("Four.", "Four."),
+     ("    return 4", "    return 4"), ("\n    return 4\n", "    return 4\n"), ("\treturn", "\treturn")],
+)  # fmt: skip
+def test_a_bare_text_loses_what_parted_it_from_its_prompt_and_no_indentation(tiny_tokenizer, text, trained):
+    template = ChatTemplate(tiny_tokenizer)
+    assert read(template, template.answer("Two and two?", text))[2] == [f"{trained}<|im_end|>"]
 
 
 def test_null_values_of_messages_reach_no_template(tiny_tokenizer):
@@ -299,8 +310,15 @@ def test_a_call_that_the_template_does_not_write_is_refused(tiny_tokenizer):
 
 
 def test_tools_that_the_template_does_not_show_are_warned_of(tiny_tokenizer):
-    rendered = ChatTemplate(tiny_tokenizer).render("Weather?", "Sunny.", WEATHER)
-    assert [warning.code for warning in rendered.warnings] == ["W_TOOLS_UNSEEN"]
+    template = ChatTemplate(tiny_tokenizer)
+    for question in ("Weather?", "What is the weather?"):
+        rendered = template.render(question, "Sunny.", WEATHER)
+        assert [warning.code for warning in rendered.warnings] == ["W_TOOLS_UNSEEN"], "its name may stand in a message"
+        assert [warning.code for warning in template.prompt_warnings(question, WEATHER)] == ["W_TOOLS_UNSEEN"]
+    assert template.prompt_warnings("Weather?") == []
+    shown = ChatTemplate(tokenizer_of(CALLS))
+    assert shown.prompt_warnings("Weather?", WEATHER) == []
+    assert shown.render("Weather?", "Sunny.", WEATHER).warnings == ()
 
 
 def test_schemas_that_are_no_list_are_refused(tiny_tokenizer):

@@ -172,11 +172,13 @@ def computed(monkeypatch):
     return counts
 
 
-def test_reference_log_probs_are_computed_once_for_all_runs_on_the_same_pairs(train, computed):
-    first = train("dpo", lr=1e-3)
+def test_reference_log_probs_are_computed_once_for_all_runs_on_the_same_pairs(train, computed, capsys):
+    first = train("dpo", lr=1e-3, quiet=False)
     assert sum(computed) == 24, "12 pairs, each answer once, over two epochs"
+    assert "Reference log-probs: 0 found in the cache, 24 computed." in capsys.readouterr().out
     computed.clear()
-    second = train("dpo", lr=1e-3)
+    second = train("dpo", lr=1e-3, quiet=False)
+    assert "Reference log-probs: 24 found in the cache, 0 computed." in capsys.readouterr().out
     assert not computed and same_bytes(first, second, "model/model.safetensors")
     train("dpo", lr=1e-4, seed=5, beta=0.3)
     assert not computed, "another seed, lr and β ask for the same answers"
@@ -294,6 +296,22 @@ def test_held_out_data_of_its_own(train, tmp_path):
     run = train("sft", eval_data=held_out, epochs=1)
     assert run.read_json("data.json")["held_out"]["kept"] == 7
     assert run.metrics[0]["val/loss"] != run.metrics[-1]["val/loss"]
+
+
+def test_a_limit_holds_for_held_out_data_too(train, tmp_path):
+    held_out = write_rows(tmp_path / "held.jsonl", demonstrations(9, seed=9))
+    run = train("sft", eval_data=held_out, limit=4, max_steps=1)
+    data = run.read_json("data.json")
+    assert (data["train"]["rows"], data["held_out"]["rows"]) == (4, 4)
+
+
+def test_no_share_held_out_means_no_validation_whatever_the_source_brings(train, capsys):
+    run = train("sft", data="starter", eval_fraction=0, limit=4, max_steps=1, score="none", quiet=False)
+    assert "held_out" not in run.read_json("data.json") and all("val/loss" not in row for row in run.metrics)
+    assert "Nothing is held out: no validation." in capsys.readouterr().out
+    run = train("sft", data="starter", eval_fraction=0.1, limit=4, max_steps=1, score="none", quiet=False)
+    assert "val/loss" in run.metrics[0]
+    assert "Held out for validation: 4 records." in capsys.readouterr().out
 
 
 def test_validation_does_not_change_what_is_learned(train, tmp_path):

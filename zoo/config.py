@@ -56,13 +56,13 @@ class DataOptions:
     format: str | None = None
     """The format of the rows, where detection is not sure (docs/data.md lists them)."""
     limit: int | None = None
-    """Use the first N rows only."""
+    """Read the first N rows only, of held-out data too."""
     strict: bool = False
-    """Stop at the first bad row instead of dropping and counting it."""
+    """Train nothing if any row is bad, instead of dropping and counting it."""
     eval_data: str | None = None
     """Held-out data; by default the source's own held-out split, else a share of the rows."""
     eval_fraction: float = 0.05
-    """Share of the prompts held out when there is no held-out data; 0 for none."""
+    """Share of the prompts held out when the data brings no held-out rows; 0 turns validation off."""
     template: str = "auto"
     """Chat template: auto (the model's own), none (raw text), or a .jinja file."""
     max_length: int = 1024

@@ -25,13 +25,13 @@ def data(
     template: Annotated[str, typer.Option(help="Chat template: auto, none, or a .jinja file.")] = "auto",
     max_length: Annotated[int, typer.Option(help="Longest prompt plus answer, in tokens.")] = 1024,
     long_rows: Annotated[Literal["drop", "cut"], typer.Option(help="Longer rows: drop or cut.")] = "drop",
-    strict: Annotated[bool, typer.Option(help="Stop at the first bad row.")] = False,
+    strict: Annotated[bool, typer.Option(help="Accept no bad row.")] = False,
     as_json: Json = False,
 ) -> None:
     """Show how rows are read: rendered examples with the trained tokens coloured, lengths, kept and dropped."""
     from zoo import registry
     from zoo.data.encode import encode
-    from zoo.data.load import load
+    from zoo.data.load import judge, load
     from zoo.data.preview import as_json as preview_json
     from zoo.data.preview import preview
     from zoo.data.template import ChatTemplate
@@ -48,6 +48,8 @@ def data(
     )  # fmt: skip
     chat = ChatTemplate(load_tokenizer(resolve_start(model, "runs", say)), template)
     encoded = encode(loaded.records, loaded.kind, chat, max_length=max_length, long_rows=long_rows)
+    if strict:
+        judge(encoded.report, len(encoded.records), strict, loaded.report)
     if as_json:
         print_json(preview_json(encoded, loaded.report, chat, examples=examples))
     else:

@@ -150,7 +150,7 @@ class TokenText:
 
 
 class Histogram:
-    """Bars with the bins before and the counts behind them."""
+    """Bars with the bins before and the counts behind them; empty bins in a row are one `…`."""
 
     def __init__(self, bins: list[tuple[int, int | None, int]]):
         self.bins = bins
@@ -161,7 +161,11 @@ class Histogram:
         margin, room = max(map(len, names)), max(map(len, counts))
         width = max(1, min(WIDEST_BAR, options.max_width - margin - room - 4))
         most = max(count for _, _, count in self.bins)
-        for name, (_, _, count), number in zip(names, self.bins, counts, strict=True):
+        for k, (name, (_, _, count), number) in enumerate(zip(names, self.bins, counts, strict=True)):
+            if not count:
+                if self.bins[k - 1][2]:
+                    yield Text(in_encoding(f"  {'…':>{margin}}", console), no_wrap=True)
+                continue
             bar = "█" * -(-count * width // most)
             yield Text(in_encoding(f"  {name:>{margin}} {bar} {number}", console), no_wrap=True)
 

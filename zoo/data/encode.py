@@ -16,6 +16,7 @@ import torch
 from zoo.data.collate import default_collate
 from zoo.data.formats.message import RowError
 from zoo.data.kinds import KINDS, Record
+from zoo.data.messages import as_turn
 from zoo.data.rendering import Rendered
 from zoo.data.report import Report
 from zoo.data.statistics import main_answers, measure, quantiles, summary
@@ -134,6 +135,7 @@ def _tokenized(
     for record, fields in plans:
         warnings = {warning.code: warning for one in _parts(fields, Rendered) for warning in one.warnings}
         if "prompt" in fields:
+            warnings = {w.code: w for w in template.prompt_warnings(record["prompt"], record.get("tools"))}
             fields["prompt"] = torch.tensor(next(prompts), dtype=torch.long)
         if kind == "stepwise":
             fields["step_ends"] = tokens[id(fields["completion"])][1]
@@ -156,7 +158,7 @@ def _rendered(record: Record, kind: str, template: ChatTemplate) -> dict[str, An
         answers = [template.render(prompt, answer, tools) for answer in record["completions"]]
         return {"completions": answers, "ranks": list(record["ranks"])}
     if kind == "stepwise":
-        return {"completion": _with_steps(record, template), "labels": list(record["labels"])}
+        return {"completion": render_steps(record, template), "labels": list(record["labels"])}
     completion = template.render(prompt, record["completion"], tools)
     if kind == "feedback":
         return {"completion": completion, "label": bool(record["label"])}
@@ -169,11 +171,11 @@ def _all_turns(record: Record, template: ChatTemplate, completion: Rendered) -> 
     if isinstance(prompt, str) or all(turn["role"] != "assistant" for turn in prompt):
         return completion
     if isinstance(answer, str):
-        answer = [{"role": "assistant", "content": answer}]
+        answer = [as_turn(answer, "assistant")]
     return template.render_conversation(prompt + answer, record.get("tools"))
 
 
-def _with_steps(record: Record, template: ChatTemplate) -> Rendered:
+def render_steps(record: Record, template: ChatTemplate) -> Rendered:
     """The steps joined by line breaks, with a mark behind each step and its line break."""
     steps = [step.strip() for step in record["steps"]]
     rendered = template.render(record["prompt"], "\n".join(steps), record.get("tools"))

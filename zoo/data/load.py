@@ -162,8 +162,12 @@ def _digest(record: Record) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=12).digest()
 
 
-def judge(report: Report, kept: int, strict: bool) -> None:
-    """Raise ZooError when more rows are bad than the rules at the top of this module allow."""
+def judge(report: Report, kept: int, strict: bool, source: Report | None = None) -> None:
+    """Raise ZooError when more rows are bad than the rules at the top of this module allow.
+
+    source: the report that knows where the rows are, if `report` is one of a later stage.
+    """
+    source = source or report
     bad, unreadable = report.dropped, report.count("E_JSON")
     if not bad:
         return
@@ -181,7 +185,7 @@ def judge(report: Report, kept: int, strict: bool) -> None:
         hint += "; if the file is meant differently, say how with --format NAME or --columns wanted=found."
     else:
         return
-    raise ZooError(f"{report.name}: {reason}:\n" + "\n".join(report.first_errors()), hint=hint)
+    raise ZooError(f"{source.name}: {reason}:\n" + "\n".join(report.first_errors(source)), hint=hint)
 
 
 def _reading(record: Record, format: Format) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from zoo.data.formats.message import Message, RowError
 
 _REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
+_GAP = re.compile(r"\A(?:\s*\n)?(?: (?!\s))?")
 _THOUGHT = re.compile(r"<think>(.*?)</think>", re.DOTALL)
 
 
@@ -25,6 +26,15 @@ def prepared(messages: list[Message]) -> list[Message]:
             turn["tool_calls"] = [_with_arguments(call, _decoded) for call in turn["tool_calls"]]
         result.append(turn)
     return result
+
+
+def as_turn(text: str, role: str) -> Message:
+    """A bare text as a turn of its own.
+
+    An answer loses the blank lines and the one space that parted it from its prompt: a template opens the turn in its
+    own way, and the model would learn to begin with a space. Two spaces are left: they indent code.
+    """
+    return {"role": role, "content": _GAP.sub("", text) if role == "assistant" else text}
 
 
 def with_text_arguments(messages: list[Message]) -> list[Message]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from zoo.data.formats.message import Message, RowError, shorten
-from zoo.data.messages import called, reasoning_of, tool_names, with_text_arguments
+from zoo.data.messages import called, reasoning_of, with_text_arguments
 from zoo.data.tokens import TextTokenizer
 from zoo.errors import ZooError
 
@@ -102,11 +102,19 @@ class Renderer:
         if untrained:
             reason = f"{len(untrained)} of {len(speaking)} assistant turns are not trained: {untrained[0]}"
             warnings.append(RowError("W_UNTRAINED_TURNS", "completion", reason))
-        if tools and not any(name in text for name in tool_names(tools)):
-            warnings.append(RowError("W_TOOLS_UNSEEN", "tools", "the chat template does not show them to the model"))
+        warnings += self.unseen(messages, tools, text)
         prompt = self._prompt_end(messages[: speaking[0]], tools, text, turns[0].start)
         spans = tuple((turn.start, turn.end) for turn in turns)
         return Rendered(text[: turns[-1].end], prompt, spans, turns[-1].closed, warnings=tuple(warnings))
+
+    def unseen(self, messages: list[Message], tools: Any, text: str, asking: bool = False) -> list[RowError]:
+        """A warning when `text` would be the same without the tools. Their names may stand in it all the same."""
+        try:
+            shown = not tools or self.text(messages, None, asking) != text
+        except RowError:
+            shown = True
+        reason = "the chat template does not show them to the model"
+        return [] if shown else [RowError("W_TOOLS_UNSEEN", "tools", reason)]
 
     def _prompt_end(self, prompt: list[Message], tools: Any, text: str, otherwise: int) -> int:
         """Where the prompt ends: also before turns that are not trained, so that a pair shares its prompt."""

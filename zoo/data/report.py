@@ -62,11 +62,12 @@ class Report:
         """Kept rows that are the same as an earlier one."""
         return self.count("W_DUPLICATE")
 
-    def first_errors(self) -> list[str]:
-        """`file:row [CODE] field: message` for the first dropped rows."""
+    def first_errors(self, source: Report | None = None) -> list[str]:
+        """`file:row [CODE] field: message` for the first dropped rows; `source` knows where they are, if not this."""
+        where = (source or self).where
         errors = [problem for problem in self.problems if problem.code.startswith("E_")]
         lines = [
-            f"  {self.where(problem.row)} [{problem.code}] {problem.field}: {problem.message}"
+            f"  {where(problem.row)} [{problem.code}] {problem.field}: {problem.message}"
             for problem in errors[:SHOWN_ERRORS]
         ]
         more = len(errors) - len(lines)

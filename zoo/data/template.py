@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.data.formats.message import Message, RowError
-from zoo.data.messages import prepared, texts_of, tool_list
+from zoo.data.messages import as_turn, prepared, texts_of, tool_list
 from zoo.data.rendering import PLAIN, Rendered, Renderer
 from zoo.data.tokens import Cut, TextTokenizer
 from zoo.errors import ZooError
@@ -99,6 +99,13 @@ class ChatTemplate:
             raise RowError("E_MISSING_TURN", "prompt", NOTHING_TO_ANSWER)
         return self.renderer.text(messages, self._tools(tools), asking=True)
 
+    def prompt_warnings(self, prompt: Prompt, tools: Any = None) -> list[RowError]:
+        """What should be known of a prompt that `prompt_text` can write."""
+        if self.renderer is None or not tools:
+            return []
+        messages, schemas = self._messages(prompt, "user"), self._tools(tools)
+        return self.renderer.unseen(messages, schemas, self.renderer.text(messages, schemas, asking=True), asking=True)
+
     def render(self, prompt: Prompt, completion: Prompt, tools: Any = None) -> Rendered:
         """A prompt and its completion as text."""
         if self.renderer is None:
@@ -149,7 +156,7 @@ class ChatTemplate:
     def _messages(self, value: Prompt, role: str) -> list[Message]:
         if isinstance(value, str):
             self._note("Texts become turns of the chat template: a prompt a user turn, an answer an assistant turn.")
-            value = [{"role": role, "content": value}]
+            value = [as_turn(value, role)]
         messages = prepared(value)
         for k, turn in enumerate(messages):
             self._refuse_special(turn, f"messages[{k}]", f"the {turn['role']} turn")

@@ -22,6 +22,7 @@ from zoo.errors import PluginError, TrainingStopped, ZooError
 from zoo.evals import Score, Subject
 from zoo.models.loading import load_tokenizer
 from zoo.models.precision import autocast, choose_precision, rounding_tolerance
+from zoo.models.reference_cache import answer_key
 from zoo.models.roles import answers_in
 from zoo.models.scalar import choose_padding, is_scorer, set_unit, token_scores
 from zoo.models.scoring import choose_layout, score_answers
@@ -315,8 +316,8 @@ class Execution:
                     raise
                 computed += done
                 module.halve(error)
-        if computed:
-            watch.say(f"Reference log-probs: {computed} computed, kept in the cache.")
+        found = len({answer_key(answer) for answer in answers}) - computed
+        watch.say(f"Reference log-probs: {found:,} found in the cache, {computed:,} computed.")
         reference.release()
 
     def _tell(self, event: str, **facts: Any) -> None:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from zoo.config import Resolved, TrainConfig
 from zoo.data.encode import Encoded, default_collate, encode
 from zoo.data.formats import parse_columns
-from zoo.data.load import DataSet, load, split_by_prompt
+from zoo.data.load import DataSet, judge, load, split_by_prompt
 from zoo.data.template import ChatTemplate
 from zoo.errors import ZooError, nearest
 from zoo.models.attention import use_cpu_attention
@@ -62,25 +62,30 @@ def load_data(
     named = contributions(plugins, "sources")
     options: dict[str, Any] = {
         "columns": columns_of(core.columns), "format": core.format, "strict": core.strict, "named_sources": named,
+        "limit": core.limit,
     }  # fmt: skip
-    train = load(core.data, kinds, split=core.split, limit=core.limit, **options)
+    train = load(core.data, kinds, split=core.split, **options)
     held_out = _held_out(core, train.kind, train, options)
     for line in train.report.lines():
         say(line)
     encoding: dict[str, Any] = {"max_length": core.max_length, "long_rows": core.long_rows}
-    encoded = _encode(train, template, encoding)
+    encoded = _encode(train, template, encoding, core.strict)
     facts = {"train": _facts(train, encoded)}
     encoded_held_out = None
     if held_out is not None and held_out.records:
-        encoded_held_out = _encode(held_out, template, encoding)
+        encoded_held_out = _encode(held_out, template, encoding, core.strict)
         facts["held_out"] = _facts(held_out, encoded_held_out)
     for line in encoded.lines():
         say(line)
+    count = len(encoded_held_out) if encoded_held_out else 0
+    say(f"Held out for validation: {count:,} records." if count else "Nothing is held out: no validation.")
     return Data(encoded, encoded_held_out, facts)
 
 
-def _encode(data: DataSet, template: ChatTemplate, options: dict[str, Any]) -> Encoded:
+def _encode(data: DataSet, template: ChatTemplate, options: dict[str, Any], strict: bool) -> Encoded:
     encoded = encode(data.records, data.kind, template, **options)
+    if strict:
+        judge(encoded.report, len(encoded.records), strict, data.report)
     if not encoded.records:
         raise ZooError(
             f"No row of {data.name} is left after encoding: {'; '.join(line.strip() for line in encoded.lines())}",
@@ -102,14 +107,17 @@ def _held_out(core: TrainConfig, kind: str, train: DataSet, options: dict[str, A
     """The data named, else the source's own held-out split, else a share of the prompts taken out of `train`."""
     if core.eval_data:
         return load(core.eval_data, kind, split=core.split, **options)
+    if not core.eval_fraction:
+        return None
     if core.data in options["named_sources"] and core.split == "train":
         try:
             return load(core.data, kind, split="heldout", **options)
         except ZooError:
             return None
-    if not core.eval_fraction or len(train) < 20:
+    if len(train) < 20:
         return None
-    train.records, rest = split_by_prompt(train.records, core.eval_fraction, core.seed)
+    # The same prompts whatever the seed: runs of several seeds are then validated on the same rows.
+    train.records, rest = split_by_prompt(train.records, core.eval_fraction, 0)
     return DataSet(train.name, train.kind, train.source_kind, rest, train.fingerprint, train.format, train.report)
 
 
