@@ -22,7 +22,8 @@ def records(split: str, kind: str) -> list[dict[str, Any]]:
 
     demonstration: the best answer that follows every instruction; a row without one is skipped.
     preference: that answer against the first one that breaks an instruction; a row without both is skipped.
-    feedback: every kept answer, labelled by whether it follows every instruction; no row is skipped.
+    feedback: one answer to each prompt, labelled by whether it follows every instruction; good and bad in turn, so
+    that no prompt has both, the best passing and the first failing one as in a preference.
     prompt: the prompt alone; no row is skipped.
     """
     if kind not in KINDS:
@@ -56,8 +57,8 @@ def _records(row: dict[str, Any], kind: str) -> Iterator[dict[str, Any]]:
     elif kind == "preference" and passing and failing:
         yield {**common, "chosen": passing[0], "rejected": failing[0]}
     elif kind == "feedback":
-        for answer in row["answers"]:
-            yield {**common, "completion": _said(answer), "label": all(answer["followed"])}
+        good = bool(passing) and (row["row"] % 2 == 0 or not failing)
+        yield {**common, "completion": (passing if good else failing)[0], "label": good}
 
 
 def _said(answer: dict[str, Any]) -> list[dict[str, str]]:

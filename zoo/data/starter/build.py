@@ -230,8 +230,8 @@ choice were still being refined, so a fresh run asks for few-shot samples of a f
 
 Each line: `id`, `topic`, `prompt` (messages), `instructions`, and `answers`, the best passing one first,
 each with `text`, `followed` (one verdict per instruction) and `origin` (`sample`, `few-shot`, `repaired`).
-`zoo.data.starter.records(split, kind)` makes demonstrations, preferences, feedback and plain prompts of
-them.
+`zoo.data.starter.records(split, kind)` makes demonstrations, preferences, feedback (one answer to each
+prompt, good and bad ones in turn) and plain prompts of them.
 
 ## How often plain samples follow each instruction, before any training
 
