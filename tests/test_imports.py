@@ -24,13 +24,15 @@ LAYERS = [
     # The bundled data set is a plugin like anybody's: it brings data, a reward and evaluations.
     ("evals", "data.starter"),
     ("training",),
-    ("recipes", "report"),
+    ("report",),
+    ("recipes", "comparison"),
+    ("testing",),
     ("cli",),
 ]
 LEVEL = {name: level for level, layer in enumerate(LAYERS) for name in layer}
 LEVEL["__main__"] = LEVEL["cli"]
 # What stands beside the layers: the face to plugins, and what the face of Python loads when it is asked for.
-SURFACE = {"api", "testing"}
+SURFACE = {"api"}
 LATE = {("", "training"), ("runs", "models")}
 """Inside of functions only: the package's `train`, and a run's own `load`."""
 LIGHT = [
@@ -121,7 +123,7 @@ def test_a_bundled_algorithm_imports_the_api_torch_and_the_standard_library_only
 def test_what_the_command_line_needs_to_answer_imports_nothing_heavy_at_module_level(path):
     for target, late in imports(path):
         assert late or target.split(".")[0] not in HEAVY, target
-        assert late or part(target) not in {"types", "models", "training", "rollout", "evals", "api"}, target
+        assert late or part(target) not in {"types", "models", "training", "rollout", "evals", "api", "testing"}, target
 
 
 def words_of(path):

@@ -36,6 +36,8 @@ class Algorithm:
     """One sentence for each metric that `loss` reports."""
     saved: ClassVar[tuple[str, ...]] = ()
     """Names of attributes that a resume must bring back."""
+    conformance: ClassVar[Mapping[str, Any]] = {}
+    """What `zoo check` should know besides: worked numbers, first values, exceptions with their reason."""
 
     @dataclass
     class Config:

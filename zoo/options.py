@@ -10,8 +10,10 @@ import ast
 import dataclasses
 import inspect
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from zoo.errors import ZooError, nearest
@@ -37,19 +39,36 @@ class Option:
 
     @property
     def type_name(self) -> str:
-        """How the type is shown in help: `float`, `a|b`, `int or none`."""
-        return _type_name(self.type)
+        """How the type is called in messages: `float`, `a|b`, `int or none`, `str,…`."""
+        return " or ".join(_type_names(self.type))
+
+    @property
+    def value_name(self) -> str:
+        """What stands behind the flag in help: the type, without the none that every option of that sort takes."""
+        return " or ".join(name for name in _type_names(self.type) if name != "none")
+
+    @property
+    def default_text(self) -> str:
+        """The default as it is typed: `none` for no value."""
+        return "none" if self.default in (None, "") else str(self.default)
+
+
+def _type_names(kind: Any) -> list[str]:
+    """The names of a type, or of the parts of a union; text that stands for a list or mapping is not one of its own."""
+    parts = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    from_text = {part for part in parts if get_origin(part) in (list, tuple, dict)}
+    return [_type_name(part) for part in parts if not (from_text and part is str)]
 
 
 def _type_name(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return "|".join(str(value) for value in get_args(kind))
-    if get_origin(kind) in (Union, getattr(__import__("types"), "UnionType", Union)):
-        return " or ".join(_type_name(part) for part in get_args(kind))
     if kind is type(None):
         return "none"
     if get_origin(kind) in (list, tuple):
         return f"{_type_name(get_args(kind)[0])},…"
+    if get_origin(kind) is dict:
+        return "name=name,…"
     return getattr(kind, "__name__", str(kind))
 
 
@@ -76,6 +95,7 @@ def default_of(field: dataclasses.Field) -> Any:
     return field.default
 
 
+@cache
 def _field_helps(cls: type) -> dict[str, str]:
     """`{field: string below it}` of the fields that this class itself writes down."""
     own = dict.fromkeys(cls.__dict__.get("__annotations__", {}), "")
@@ -96,38 +116,53 @@ def _field_helps(cls: type) -> dict[str, str]:
     return own
 
 
+def refuse_unknown(
+    names: Iterable[str], known: Sequence[str], *, what: str, where: Mapping[str, str], listed_by: str = ""
+) -> None:
+    """Raises ZooError for names that are not known, each with the nearest one.
+
+    known: earlier ones win where two are equally near; listed_by: the command that lists all, where they are many.
+    """
+    unknown = [name for name in names if name not in known]
+    if not unknown:
+        return
+    lines = [f"Unknown option '{name}'{_origin(name, where)} for {what}.{nearest(name, known)}" for name in unknown]
+    everything = f"It takes: {', '.join(known) or 'no options'}."
+    raise ZooError("\n".join(lines), f"All {len(known)} are listed by: {listed_by}" if listed_by else everything)
+
+
+def _origin(name: str, where: Mapping[str, str]) -> str:
+    return f" ({where[name]})" if name in where else ""
+
+
 def build(cls: type, values: Mapping[str, Any], *, what: str, where: Mapping[str, str] | None = None) -> Any:
     """An instance of the dataclass `cls` from validated values.
 
     what: how to name the thing in errors ("zoo train"); where: the origin of each value, for errors.
-    Raises ZooError on an unknown name (with the nearest), a value of the wrong type, or a missing option.
+    Raises ZooError on unknown names (with the nearest), values of the wrong type, or a missing option.
     """
     from pydantic import TypeAdapter, ValidationError
 
     known = {option.name: option for option in options_of(cls)}
     where = where or {}
-    for name in values:
-        if name not in known:
-            origin = f" ({where[name]})" if name in where else ""
-            raise ZooError(
-                f"Unknown option '{name}'{origin} for {what}.{nearest(name, known)}",
-                f"It takes: {', '.join(known) or 'no options'}.",
-            )
+    refuse_unknown(values, list(known), what=what, where=where)
     prepared = {name: _split_lists(known[name].type, value) for name, value in values.items()}
     try:
         return TypeAdapter(cls).validate_python(prepared)
     except ValidationError as error:
-        first = error.errors()[0]
-        if not first["loc"]:
-            raise ZooError(f"The options of {what} do not go together: {first['msg']}.") from None
-        name = str(first["loc"][0])
-        origin = f" ({where[name]})" if name in where else ""
-        expected = known[name].type_name if name in known else "a value"
-        shown = f", got {prepared[name]!r}" if name in prepared else ""
-        raise ZooError(
-            f"Option '{name}'{origin} of {what} must be {expected}{shown}: {first['msg']}.",
-            f"{known[name].flag}: {known[name].help}" if name in known else "",
-        ) from None
+        wrong: dict[str, str] = {}
+        for one in error.errors():
+            if not one["loc"]:
+                raise ZooError(f"The options of {what} do not go together: {one['msg']}.") from None
+            wrong.setdefault(str(one["loc"][0]), one["msg"])
+        lines = [
+            f"Option '{name}'{_origin(name, where)} of {what} must be {known[name].type_name}"
+            + (f", got {prepared[name]!r}" if name in prepared else "")
+            + f": {reason}."
+            for name, reason in wrong.items()
+        ]
+        hints = [f"{known[name].flag}: {known[name].help}" for name in wrong]
+        raise ZooError("\n".join(lines), "\n".join(hints)) from None
 
 
 def _split_lists(kind: Any, value: Any) -> Any:

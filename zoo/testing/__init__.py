@@ -1,5 +1,6 @@
-"""For plugin authors: stand-in models that return given numbers, so that a formula is checked without a network."""
+"""For plugin authors: stand-in models for formulas, and conformance checks for the whole algorithm."""
 
 from zoo.testing.stand_ins import stand_ins
+from zoo.testing.suite import conformance
 
-__all__ = ["stand_ins"]
+__all__ = ["conformance", "stand_ins"]

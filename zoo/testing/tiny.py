@@ -65,6 +65,9 @@ def make_model(vocabulary: int, end: int, seed: int = 0) -> Any:
 
 def write_folder(folder: Path) -> Path:
     """The tiny model and tokenizer as a Hugging Face folder; returns the folder."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     tokenizer = make_tokenizer()
     make_model(len(tokenizer), tokenizer.eos_token_id).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

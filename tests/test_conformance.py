@@ -1,0 +1,193 @@
+"""The conformance suite: every bundled algorithm passes it, and each of its checks catches what it is made for."""
+
+import functools
+import json
+from pathlib import Path
+
+import pytest
+from broken_plugins.sound import Sound
+from tiny_runs import cli
+
+from zoo import registry
+from zoo.errors import ZooError
+from zoo.testing import conformance
+from zoo.testing.declared import find_check
+from zoo.testing.suite import NAMES, Result, Suite, explanation, summary
+
+BROKEN = Path(__file__).parent / "broken_plugins"
+BUNDLED = [entry.name for entry in registry.algorithms() if entry.target.startswith("zoo_plugins.")]
+
+
+@functools.cache
+def suite_of(name):
+    return Suite(name)
+
+
+@pytest.mark.parametrize("check", NAMES)
+@pytest.mark.parametrize("name", BUNDLED)
+def test_every_bundled_algorithm_conforms(name, check):
+    found = suite_of(name).run(check)
+    assert found.result == "passed" or (found.result, check) == ("skipped", "known values"), found.detail
+
+
+def test_no_bundled_algorithm_has_an_exception():
+    assert [name for name in BUNDLED if registry.load_algorithm(name)[1].conformance.get("exceptions")] == []
+
+
+test_the_sound_one = conformance(Sound)
+
+
+def test_the_sound_one_is_checked_against_its_declared_numbers():
+    results = list(Suite(Sound).results(only=["known values", "step-one-identities"]))
+    assert summary(results) == {"passed": 2}
+
+
+# -- each check catches what it is made for --------------------------------------------------------------------------
+
+CAUGHT = {
+    "loads quietly": "prints 'Thank you for choosing us.'",
+    "hook arguments": "Did you mean 'models'?",
+    "described": "The option sharpness has no help",
+    "options": "Options are not the same after they were written to a file",
+    "collation": "collate changes the records",
+    "declared roles": "needs names the role 'reference', which is never used",
+    "gradients": "The loss calls backward itself",
+    "metrics explained": "does not explain 'margins', which is reported. Did you mean 'margin'?",
+    "padding invariance": "each example alone, without padding",
+    "layout invariance": "with shared rows and with packed rows",
+    "micro-batch invariance": "with one micro-batch and with a few micro-batches",
+    "process invariance": "two processes",
+    "order invariance": "the examples backwards",
+    "one-sided steps": "A step with one example has the loss nan",
+    "finite numbers": "The loss is inf or its gradient is not finite",
+    "step-one identities": "In the first step",
+    "known values": "Case 1: loss is 0.47",
+    "learns": "10 steps on the same rows take loss from",
+    "repeatable": "With the same seed step 1 has the loss",
+    "killed and resumed": "of metrics.jsonl is another one after a kill and a resume",
+}
+
+
+def broken(check):
+    return str(BROKEN / f"{check.replace(' ', '_').replace('-', '_')}.py") + ":Broken"
+
+
+def test_there_is_a_broken_plugin_for_every_check():
+    assert {file.stem for file in BROKEN.glob("*.py")} == {Path(broken(name)).stem for name in NAMES} | {"sound"}
+
+
+@pytest.mark.parametrize("check", NAMES)
+def test_a_broken_plugin_is_caught_by_the_check_made_for_it(check):
+    found = Suite(broken(check)).run(check)
+    assert found.result == "failed"
+    assert CAUGHT[check] in found.detail
+
+
+def test_a_plugin_that_cannot_be_imported_fails_to_load_and_skips_the_rest(tmp_path):
+    (tmp_path / "bad.py").write_text("import no_such_module\n")
+    results = list(Suite(f"{tmp_path / 'bad.py'}:Bad").results())
+    assert results[0].check == "loads quietly" and "no_such_module" in results[0].detail
+    assert summary(results) == {"failed": 1, "skipped": len(NAMES) - 1}
+
+
+def test_a_mistake_in_the_plugin_is_told_with_its_line(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from zoo.api import Algorithm\n\n\nclass Mine(Algorithm):\n    data = 'text'\n\n"
+        "    def loss(self, batch, models):\n        return models.policy.logps(batch.complétion)\n"
+    )
+    found = Suite(f"{file}:Mine").run("learns")
+    assert found.result == "failed" and "mine.py, line 8" in found.detail
+
+
+# -- exceptions ------------------------------------------------------------------------------------------------------
+
+
+def test_a_known_exception_is_told_with_its_reason():
+    suite = Suite(broken("learns"), exceptions={"learns": "it is upside down"})
+    found = suite.run("learns")
+    assert found.result == "exception" and found.detail.startswith("it is upside down (10 steps")
+
+
+def test_an_exception_that_no_longer_is_one_fails():
+    found = Suite(Sound, exceptions={"order-invariance": "looks at its neighbour"}).run("order invariance")
+    assert found == Result(
+        "order invariance",
+        "failed",
+        "It passes, though an exception is declared (looks at its neighbour): remove that.",
+    )
+
+
+def test_exceptions_may_stand_on_the_class_and_in_the_call():
+    on_class = type("Known", (Sound,), {"conformance": {"exceptions": {"learns": "class"}}, "__module__": __name__})
+    assert Suite(on_class).known.exceptions == {"learns": "class"}
+    assert Suite(on_class, exceptions={"gradients": "call"}).known.exceptions == {"gradients": "call"}
+
+
+@pytest.mark.parametrize(
+    ("known", "words"),
+    [
+        ({"exceptions": {"lerns": "x"}}, "no check 'lerns'. Did you mean 'learns'"),
+        ({"exceptions": {"learns": " "}}, "the exception from 'learns' has no reason"),
+        ({"exeptions": {}}, "no key 'exeptions'. Did you mean 'exceptions'"),
+    ],
+)
+def test_what_means_nothing_is_refused_with_the_nearest(known, words):
+    with pytest.raises(ZooError, match=f"(?i){words}"):
+        conformance(Sound, **known)
+
+
+# -- pytest and the command line -------------------------------------------------------------------------------------
+
+
+def test_the_pytest_function_fails_skips_and_excuses():
+    with pytest.raises(pytest.fail.Exception, match="take loss from"):
+        conformance(broken("learns"))("learns")
+    with pytest.raises(pytest.skip.Exception, match="no start values"):
+        conformance(Sound, start={})("step-one identities")
+    with pytest.raises(pytest.xfail.Exception, match="upside down"):
+        conformance(broken("learns"), exceptions={"learns": "upside down"})("learns")
+
+
+def test_every_check_says_in_a_sentence_what_it_holds_an_algorithm_to():
+    assert all(explanation(name).endswith(".") for name in NAMES)
+
+
+@pytest.mark.parametrize("spelling", ["micro-batch invariance", "Micro-Batch-Invariance", "micro_batch_invariance"])
+def test_a_check_may_be_written_with_dashes(spelling):
+    assert find_check(spelling, NAMES) == "micro-batch invariance"
+
+
+def test_a_check_leaves_the_random_numbers_and_the_environment_as_they_were():
+    import os
+    import random
+
+    import torch
+
+    before = torch.get_rng_state(), random.getstate(), dict(os.environ)
+    Suite(Sound).run("killed and resumed")
+    assert torch.equal(before[0], torch.get_rng_state()) and (random.getstate(), dict(os.environ)) == before[1:]
+
+
+def test_the_command_prints_a_table_and_ends_with_status_1_when_a_check_fails():
+    status, out, _ = cli("check", BROKEN / "sound.py:Sound", "--only", "learns", "--only", "known-values")
+    assert status == 0 and out.rstrip().endswith("sound: 2 passed.")
+    status, out, _ = cli("check", broken("learns"), "--only", "learns", "--only", "described")
+    assert status == 1 and "1 passed, 1 failed" in out and "take loss from" in " ".join(out.split())
+
+
+def test_the_command_prints_json():
+    status, out, _ = cli("check", broken("options"), "--only", "options", "--json")
+    content = json.loads(out)
+    assert (status, content["algorithm"], content["passed"]) == (1, "options", False)
+    assert content["checks"][0]["check"] == "options" and content["checks"][0]["result"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(["no-such"], "No algorithm is called"), (["./gone.py:Gone"], "There is no file"),
+     ([str(BROKEN / "sound.py"), "--only", "lerns"], "Did you mean 'learns'")],
+)  # fmt: skip
+def test_bad_input_ends_with_status_2(arguments, words):
+    status, _, err = cli("check", *arguments)
+    assert status == 2 and words in err

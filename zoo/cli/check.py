@@ -1,0 +1,52 @@
+"""`zoo check`: the conformance suite as a table."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from zoo.cli.listings import Json, print_json
+
+COLOURS = {"passed": "green", "failed": "red", "exception": "yellow", "skipped": "dim"}
+
+
+def check(
+    name: Annotated[str, typer.Argument(help="An algorithm: a name from `zoo algos`, or ./file.py:Class.")],
+    only: Annotated[list[str] | None, typer.Option(help="One check; may be given several times.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Check an algorithm against everything that the core relies on, on a tiny model and without the network.
+
+    Ends with exit status 1 when a check fails. docs/conformance.md explains the checks.
+    """
+    from zoo.testing.declared import find_check
+    from zoo.testing.suite import NAMES, Suite, summary
+
+    names = [found for found in NAMES if not only or found in {find_check(one, NAMES) for one in only}]
+    with Console(stderr=True).status("Getting ready") as status:
+        suite = Suite(name)
+        results = []
+        for number, one in enumerate(names, start=1):
+            status.update(f"{number}/{len(names)} {one}")
+            results.append(suite.run(one))
+    passed = not any(one.result == "failed" for one in results)
+    if as_json:
+        print_json({"algorithm": suite.name, "passed": passed, "checks": [asdict(one) for one in results]})
+    else:
+        _show(suite.name, results, summary(results))
+    if not passed:
+        raise typer.Exit(1)
+
+
+def _show(name: str, results: list[Any], counts: Any) -> None:
+    table = Table("check", "result", "", box=None, pad_edge=False)
+    for one in results:
+        colour = COLOURS[one.result]
+        table.add_row(one.check, f"[{colour}]{one.result}[/{colour}]", escape(one.detail))
+    Console().print(table)
+    Console().print(f"\n{name}: {', '.join(f'{count} {result}' for result, count in counts.items())}.", highlight=False)

@@ -1,0 +1,334 @@
+"""The bench of the conformance suite: an algorithm on a tiny model, and its optimizer step taken apart.
+
+A check compares two ways to compute one step, so this step is written here once more, without Lightning: numerators
+and denominators of all parts added up, gradients divided at the end. What a run does stands in zoo.training.
+"""
+
+from __future__ import annotations
+
+import atexit
+import copy
+import json
+import math
+import random
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo import registry
+from zoo.algorithm import Algorithm
+from zoo.config import Resolved, resolve
+from zoo.data.encode import encode
+from zoo.data.load import load
+from zoo.data.loader import StepLoader
+from zoo.data.template import ChatTemplate
+from zoo.errors import ZooError
+from zoo.models.loading import Source
+from zoo.models.roles import Models
+from zoo.options import options_of
+from zoo.testing.declared import Declared
+from zoo.testing.tiny import make_tokenizer, tiny_rows, write_folder
+from zoo.training import setup
+from zoo.types import Batch, Loss, metric_sums
+
+ROWS = 9
+"""Odd, so that two processes have unequal shares; prompts come in pairs."""
+CORE = {
+    "precision": "32-true", "reference_cache": "off", "accelerator": "cpu", "eval_fraction": 0.0, "score": "none",
+    "schedule": "constant", "warmup": 0.0,
+}  # fmt: skip
+
+
+class Failed(Exception):
+    """The algorithm does not pass; the message says what is wrong and with which options."""
+
+
+class NotApplicable(Exception):
+    """The check says nothing about this algorithm; the message says why."""
+
+
+@dataclass
+class Outcome:
+    """One optimizer step: its loss and metrics as means, gradients by name of the weight, states after it."""
+
+    loss: float
+    metrics: dict[str, float]
+    gradients: dict[str, Tensor]
+    states: list[dict[str, Any]]
+
+    @property
+    def finite(self) -> bool:
+        """Whether the loss and all gradients are numbers."""
+        return math.isfinite(self.loss) and all(bool(gradient.isfinite().all()) for gradient in self.gradients.values())
+
+
+@dataclass
+class Stage:
+    """One process's view of a step: an algorithm of its own, the models, the options."""
+
+    algorithm: Algorithm
+    hook: Any
+    models: Models
+    config: Any
+    policy: Any
+    precision: str = "32-true"
+    number: int = field(default=0)
+    """Optimizer steps done."""
+
+    def beside(self, cls: type[Algorithm]) -> Stage:
+        """Another process on the same weights."""
+        algorithm = cls()
+        roles = {name: getattr(self.models, name) for name in self.models._roles}
+        hook = registry.manager(algorithm).hook
+        return Stage(algorithm, hook, Models(**roles), self.config, self.policy, self.precision)
+
+    def wrap(self, **wrappers: Any) -> None:
+        """Put `wrapper(role)` in the place of roles."""
+        roles = {name: wrappers.get(name, lambda role: role)(role) for name, role in self.models._roles.items()}
+        self.models = Models(**roles)
+
+    def lay_out(self, layout: str) -> None:
+        """Rows of this layout from now on; prompts are shared wherever that is possible."""
+        for role in self.models._roles.values():
+            role.layout, role.balance = layout, 10**9
+
+
+class Variant(dict[str, Any]):
+    """Options of the algorithm, and the kind of data that they are checked with."""
+
+    def __init__(self, options: Mapping[str, Any], kind: str):
+        super().__init__(options)
+        self.kind = kind
+
+
+class Bench:
+    """An algorithm, its variants, and tiny rows of the kind it learns from."""
+
+    def __init__(self, name: str, cls: type[Algorithm], declared: Declared):
+        self.name, self.cls, self.declared = name, cls, declared
+        self._records: dict[str, list[dict[str, Any]]] = {}
+        self._draws: dict[str, bool] = {}
+        self._resolved: dict[str, Resolved] = {}
+        self._networks: dict[tuple[str, bool], tuple[Any, Any]] = {}
+
+    @cached_property
+    def variants(self) -> list[Variant]:
+        """Options to check, with every kind of data that the algorithm learns from."""
+        return [Variant(options, kind) for kind in self.cls.kinds() for options in self._options()]
+
+    def _options(self) -> list[dict[str, Any]]:
+        """The defaults, the options declared, and every truth value and choice that goes alone."""
+        found: list[dict[str, Any]] = [{}, *(dict(options) for options in self.declared.variants)]
+        for option in options_of(self.cls.Config):
+            choices = [not option.default] if option.is_flag else getattr(option.type, "__args__", ())
+            for choice in choices:
+                plain = isinstance(choice, str | bool | int | float) and choice != option.default
+                if plain and {option.name: choice} not in found and self._accepted({option.name: choice}):
+                    found.append({option.name: choice})
+        return found
+
+    def _accepted(self, options: Mapping[str, Any]) -> bool:
+        try:
+            self.resolved(options)
+            return True
+        except ZooError:
+            return False
+
+    def resolved(self, options: Mapping[str, Any], **core: Any) -> Resolved:
+        """The complete configuration of a variant."""
+        key = repr((dict(options), core))
+        if key not in self._resolved:
+            self._resolved[key] = resolve(self.name, self.cls, [("conformance", {**CORE, **core, **options})])
+        return copy.deepcopy(self._resolved[key])
+
+    def draws(self, options: Mapping[str, Any]) -> bool:
+        """Whether a training step draws random numbers, so that no two ways to cut it can be equal."""
+        key = f"{self.kind(options)} {dict(options)}"
+        if key not in self._draws:
+            stage = self.stage(options)
+            before = torch.get_rng_state(), random.getstate()
+            step([(stage, [self.batch(stage, options)])])
+            self._draws[key] = not torch.equal(before[0], torch.get_rng_state()) or before[1] != random.getstate()
+        return self._draws[key]
+
+    # -- data ----------------------------------------------------------------------------------------------------
+
+    def file(self, options: Mapping[str, Any], count: int = ROWS) -> Path:
+        """Rows that the algorithm can learn from, as a file."""
+        kind = self.kind(options)
+        path = workplace() / f"{kind}-{count}.jsonl"
+        if not path.exists():
+            path.write_text("".join(json.dumps(row) + "\n" for row in tiny_rows(kind, count)), encoding="utf-8")
+        return path
+
+    def kind(self, options: Mapping[str, Any]) -> str:
+        """The kind of data that the algorithm learns from with these options."""
+        return options.kind if isinstance(options, Variant) else self.cls.kinds()[0]
+
+    def encoded(self, options: Mapping[str, Any]) -> list[dict[str, Any]]:
+        kind = self.kind(options)
+        if kind not in self._records:
+            data = load(str(self.file(options)), kind)
+            self._records[kind] = encode(data.records, kind, template()).records
+        return self._records[kind]
+
+    def records(self, stage: Stage, options: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Encoded records as the algorithm's `prepare` leaves them."""
+        records = self.encoded(options)
+        prepared = stage.hook.prepare(records=list(records), models=stage.models, config=stage.config)
+        return records if prepared is None else prepared
+
+    def batch(
+        self, stage: Stage, options: Mapping[str, Any], only: Sequence[int] | None = None, rank: int = 0,
+        processes: int = 1,
+    ) -> Batch:  # fmt: skip
+        """The batch of one step with all records, or `only` some; with several processes the share of `rank`."""
+        records = self.records(stage, options)
+        chosen = records if only is None else [records[i] for i in only]
+        collate = setup.make_collate(stage.hook, template().tokenizer, stage.config)
+        loader = StepLoader(chosen, collate, batch_size=len(chosen), shuffle=False, rank=rank, processes=processes)
+        return loader.batch(0)
+
+    # -- models --------------------------------------------------------------------------------------------------
+
+    def stage(
+        self, options: Mapping[str, Any], *, start: bool = False, precision: str = "32-true", own: bool = False
+    ) -> Stage:
+        """Models and a fresh algorithm. With `start` the policy is its reference, else a little away from it.
+
+        The weights are those of other stages too, unless they are to be the stage's `own`.
+        """
+        resolved = self.resolved(options, precision=precision)
+        algorithm = self.cls()
+        policy, frozen = self._weights(precision, start)
+        if own:
+            policy, frozen = copy.deepcopy(policy), copy.deepcopy(frozen)
+        roles = algorithm.roles(resolved.algorithm)
+        models = setup.make_models(resolved, roles, policy, source(), "shared", precision, lambda text: None)
+        if "reference" in models:
+            models._roles["reference"].stand_in(frozen)
+        return Stage(algorithm, registry.manager(algorithm).hook, models, resolved.algorithm, policy, precision)
+
+    def _weights(self, precision: str, start: bool) -> tuple[Any, Any]:
+        """A policy and its reference."""
+        key = precision, start
+        if key not in self._networks:
+            policy = copy.deepcopy(pristine(self.cls.head, precision))
+            frozen = copy.deepcopy(policy).requires_grad_(False)
+            generator = torch.Generator().manual_seed(1)
+            with torch.no_grad():
+                for parameter in policy.parameters() if not start else ():
+                    parameter += 0.05 * torch.randn(parameter.shape, generator=generator).to(parameter)
+            self._networks[key] = policy, frozen
+        return self._networks[key]
+
+
+@cache
+def workplace() -> Path:
+    """A folder for the tiny model and rows, gone with this process."""
+    folder = Path(tempfile.mkdtemp(prefix="zoo-conformance-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@cache
+def source() -> Source:
+    folder = write_folder(workplace() / "tiny")
+    return Source(str(folder), folder)
+
+
+@cache
+def template() -> ChatTemplate:
+    return ChatTemplate(make_tokenizer())
+
+
+@cache
+def pristine(head: str, precision: str) -> Any:
+    """The model as a run would load it, before any change; copy it."""
+    from zoo.config import TrainConfig
+
+    return setup.load_policy(TrainConfig(accelerator="cpu"), source(), precision)
+
+
+# -- one step --------------------------------------------------------------------------------------------------------
+
+
+def step(parts: Sequence[tuple[Stage, Sequence[Batch]]]) -> Outcome:
+    """Forward and backward of one optimizer step: for every process its stage and its micro-batches."""
+    stages = [stage for stage, _ in parts]
+    policy = stages[0].policy
+    policy.zero_grad(set_to_none=True)
+    with autocast(stages[0].precision):
+        measure(parts)
+        total, count = 0.0, 0.0
+        sums: dict[str, tuple[float, float]] = {}
+        for stage, batches in parts:
+            for batch in batches:
+                loss = loss_of(stage, batch)
+                total, count = total + float(loss.numerator.detach()), count + float(loss.denominator)
+                for name, (value, weight) in metric_sums(loss.metrics).items():
+                    before = sums.get(name, (0.0, 0.0))
+                    sums[name] = (before[0] + float(value), before[1] + float(weight))
+                if not loss.values.requires_grad:
+                    raise Failed("The loss carries no gradient: it must not be detached, nor computed without one.")
+                loss.numerator.backward()
+    gradients = {
+        name: parameter.grad / count if count else parameter.grad.clone()
+        for name, parameter in policy.named_parameters()
+        if parameter.grad is not None
+    }
+    metrics = {name: value / weight for name, (value, weight) in sums.items() if weight}
+    mean = total / count if count else 0.0
+    for stage in stages:
+        stage.number += 1
+    states = [copy.deepcopy(stage.algorithm.state()) for stage in stages]
+    return Outcome(mean, metrics, gradients, states)
+
+
+def loss_of(stage: Stage, batch: Batch) -> Loss:
+    """What the algorithm's `loss` says of a micro-batch."""
+    loss = stage.hook.loss(batch=batch, models=stage.models, config=stage.config, step=stage.number)
+    if not isinstance(loss, Loss):
+        raise Failed(f"loss returned {type(loss).__name__}, not a Loss.")
+    return loss
+
+
+@torch.no_grad()
+def measure(parts: Sequence[tuple[Stage, Sequence[Batch]]]) -> None:
+    """What `measure` finds, added up over all processes, into every micro-batch."""
+    sums: dict[str, list[float]] = {}
+    for stage, batches in parts:
+        for batch in batches:
+            found = stage.hook.measure(batch=batch, models=stage.models, config=stage.config) or {}
+            for name, value in found.items():
+                value, number = value if isinstance(value, tuple) else (value, None)
+                entry = sums.setdefault(name, [0.0, 0.0, float(number is not None)])
+                entry[0] += float(value)
+                entry[1] += float(number or 0)
+    measured = {
+        name: torch.tensor(value if not pair else value / number if number else 0.0, dtype=torch.float32)
+        for name, (value, number, pair) in sums.items()
+    }
+    for _, batches in parts:
+        for batch in batches:
+            batch.measured = dict(measured)
+
+
+def with_options(options: Mapping[str, Any]) -> str:
+    """The options of a variant for a message, nothing for the defaults."""
+    return f" (with {', '.join(f'{name}={value}' for name, value in options.items())})" if options else ""
+
+
+def autocast(precision: str) -> Any:
+    """The arithmetic of the precision, on the CPU."""
+    if precision != "bf16-mixed":
+        return nullcontext()
+    return torch.autocast("cpu", dtype=torch.bfloat16)

@@ -1,0 +1,1 @@
+"""The checks of the conformance suite: each takes a `Bench`, and raises `Failed` or `NotApplicable`."""

@@ -1,0 +1,171 @@
+"""What an algorithm does with what it is given: batches, roles, gradients, metrics."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.data.loader import answers_among
+from zoo.errors import nearest
+from zoo.testing.bench import Bench, Failed, Stage, loss_of, measure, step, with_options
+from zoo.types import Answers, Batch
+
+CORE_METRICS = ("loss", "grad_norm", "lr", "num_tokens", "tokens", "step", "epoch", "skipped")
+"""What the core writes beside an algorithm's metrics."""
+
+
+def collation(bench: Bench) -> None:
+    """Collation gives a batch that can be cut and re-ordered, and leaves the records as they are."""
+    for options in bench.variants:
+        stage = bench.stage(options)
+        records = bench.records(stage, options)
+        before = copy.deepcopy(records)
+        batch = bench.batch(stage, options)
+        if not isinstance(batch, Batch):
+            raise Failed(f"collate returned {type(batch).__name__}, not a Batch{with_options(options)}.")
+        if not _same(records, before):
+            raise Failed(f"collate changes the records that it is given{with_options(options)}.")
+        if not _same(dict(batch), dict(bench.batch(stage, options))):
+            raise Failed(f"collate gives another batch for the same records{with_options(options)}.")
+        if "row" not in list(batch):
+            raise Failed("The batch has no field 'row': messages about bad steps could not name the rows. Keep it.")
+        if not any(answers_among(batch[name]) for name in batch):
+            raise Failed("The batch holds no Answers: the core could not count its tokens nor cut it.")
+        backwards = list(reversed(range(len(batch))))
+        again = batch.select(backwards).select(backwards)
+        if not _same(dict(batch), dict(again)):
+            raise Failed(f"The batch is another one after it was turned round twice{with_options(options)}.")
+
+
+def one_sided_steps(bench: Bench) -> None:
+    """Steps with one example, one label or one prompt only have a finite loss and gradient."""
+    for options in bench.variants:
+        for what, only in _one_sided(bench, options):
+            stage = bench.stage(options)
+            try:
+                outcome = step([(stage, [bench.batch(stage, options, only)])])
+            except Failed:
+                raise
+            except Exception as error:
+                text = f"A step with {what} ends in {type(error).__name__}{with_options(options)}: {error}"
+                raise Failed(text) from error
+            if not outcome.finite:
+                raise Failed(
+                    f"A step with {what}{with_options(options)} has the loss {outcome.loss:.4g} and gradients that are "
+                    "not all finite."
+                )
+
+
+def _one_sided(bench: Bench, options: Mapping[str, Any]) -> Iterator[tuple[str, list[int]]]:
+    records = bench.encoded(options)
+    yield "one example", [0]
+    yield "another single example", [1]
+    yield "one prompt", [0, 1]
+    if all(isinstance(record.get("label"), bool) for record in records):
+        for label in (True, False):
+            yield f"label {label} only", [i for i, record in enumerate(records) if record["label"] is label]
+
+
+def declared_roles(bench: Bench) -> None:
+    """The roles of `needs` are those that are used, with every choice of options."""
+    for options in bench.variants:
+        stage = bench.stage(options)
+        step([(stage, [bench.batch(stage, options)])])
+        roles = stage.algorithm.roles(stage.config)
+        for role in roles:
+            if role not in stage.models.used:
+                raise Failed(
+                    f"needs names the role '{role}', which is never used{with_options(options)}: it would be built for "
+                    f"nothing.{nearest(role, stage.models.used)}"
+                )
+
+
+def gradients(bench: Bench) -> None:
+    """Every trained weight gets a gradient, frozen ones and weights of the loss get none, and nothing else changes."""
+    for options in bench.variants:
+        stage = bench.stage(options, own=True)
+        batch = bench.batch(stage, options)
+        weights = {name: p.detach().clone() for name, p in stage.policy.named_parameters()}
+        frozen = _let_gradients_flow(stage)
+        _loss_alone(stage, batch, options)
+        outcome = step([(stage, [batch])])
+        for name, parameter in stage.policy.named_parameters():
+            if not torch.equal(parameter, weights[name]):
+                raise Failed(f"The loss changes the weight {name}{with_options(options)}: the optimizer is the core's.")
+            if not parameter.requires_grad:
+                raise Failed(f"The loss freezes the weight {name}{with_options(options)}.")
+            # A choice such as a hinge may be flat for these rows; the defaults should not.
+            if not options and (name not in outcome.gradients or not bool(outcome.gradients[name].any())):
+                raise Failed(f"No gradient reaches the weight {name}.")
+        for name, parameter in frozen:
+            if parameter.grad is not None:
+                raise Failed(f"A gradient reaches the reference's weight {name}{with_options(options)}.")
+
+
+def _let_gradients_flow(stage: Stage) -> list[tuple[str, Any]]:
+    """Make the reference's weights take gradients, so that one that reaches them is seen."""
+    if "reference" not in stage.models:
+        return []
+    return list(stage.models._roles["reference"].model.requires_grad_(True).named_parameters())
+
+
+def _loss_alone(stage: Stage, batch: Batch, options: Mapping[str, Any]) -> None:
+    measure([(stage, [batch])])
+    loss = loss_of(stage, batch)
+    if any(p.grad is not None for p in stage.policy.parameters()):
+        raise Failed(f"The loss calls backward itself{with_options(options)}: the core does.")
+    if loss.weights.requires_grad:
+        raise Failed(f"A gradient flows into the weights of the loss{with_options(options)}: detach them.")
+
+
+def metrics_explained(bench: Bench) -> None:
+    """Every metric that is reported is explained, every explained one is reported, in training and in validation."""
+    reported: set[str] = set()
+    for options in bench.variants:
+        stage = bench.stage(options)
+        batch = bench.batch(stage, options)
+        outcome = step([(stage, [batch])])
+        reported |= set(outcome.metrics)
+        stage.models.training = False
+        with torch.no_grad():
+            measure([(stage, [batch])])
+            held_out = loss_of(stage, batch)
+        if set(held_out.metrics) - set(outcome.metrics):
+            raise Failed(f"Only held-out data has the metrics {set(held_out.metrics) - set(outcome.metrics)}.")
+        for name, value in held_out.metrics.items():
+            parts = value if isinstance(value, tuple) else (value,)
+            if not all(isinstance(part, Tensor) for part in parts):
+                raise Failed(f"The metric {name} is {type(value).__name__}, not a tensor or a pair of tensors.")
+    explained = set(bench.cls.metrics)
+    if clash := sorted(reported & set(CORE_METRICS)):
+        raise Failed(f"The metric '{clash[0]}' is the core's: choose another name.")
+    if unknown := sorted(reported - explained):
+        raise Failed(f"metrics does not explain '{unknown[0]}', which is reported.{nearest(unknown[0], explained)}")
+    if unused := sorted(explained - reported):
+        raise Failed(
+            f"metrics explains '{unused[0]}', which no variant reports.{nearest(unused[0], reported)} If it takes "
+            "certain options, name them in conformance['variants']."
+        )
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Equal bit by bit, through containers."""
+    if isinstance(a, Tensor):
+        return isinstance(b, Tensor) and a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num())
+    if isinstance(a, Answers | Batch):
+        return type(a) is type(b) and len(a) == len(b) and _same(_content(a), _content(b))
+    if isinstance(a, Mapping):
+        return isinstance(b, Mapping) and a.keys() == b.keys() and all(_same(a[name], b[name]) for name in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(_same, a, b))
+    if hasattr(a, "completion"):
+        return hasattr(b, "completion") and _same(vars(a), vars(b))
+    return bool(a == b)
+
+
+def _content(value: Any) -> Any:
+    return dict(value) if isinstance(value, Batch) else list(value)

@@ -1,0 +1,179 @@
+"""How a step is cut must not show: padding, layouts, micro-batches, processes, the order of the examples."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.data.loader import micro_batches
+from zoo.testing.bench import Bench, Failed, Outcome, Stage, step, with_options
+from zoo.types import Answer, Answers, Batch
+
+RELATIVE, ABSOLUTE = 2e-4, 2e-5
+"""What counts as rounding in float32 on the tiny model."""
+FEW_TOKENS = 180
+"""About three examples of the tiny rows."""
+Parts = Sequence[tuple[Stage, Sequence[Batch]]]
+
+
+def padding_invariance(bench: Bench) -> None:
+    """Padding changes nothing: not a longer neighbour in the micro-batch, nor uncounted tokens behind an answer."""
+
+    def cuts(stage: Stage, batch: Batch) -> dict[str, Parts]:
+        stage.lay_out("padded")
+        found: dict[str, Parts] = {
+            "all examples in one padded micro-batch": [(stage, [batch])],
+            "each example alone, without padding": [(stage, _singles(batch))],
+        }
+        if bench.cls.head == "lm":
+            longer = Batch(**{name: _lengthened(batch[name]) for name in batch})
+            found["uncounted tokens behind each answer"] = [(stage, [longer])]
+        return found
+
+    _same_for_all(bench, cuts)
+
+
+def layout_invariance(bench: Bench) -> None:
+    """Rows that share prompts, packed rows and padded ones give the same."""
+    for options in bench.variants:
+        found: dict[str, Outcome] = {}
+        for layout in ("shared", "packed", "padded"):
+            stage = _stage(bench, options)
+            stage.lay_out(layout)
+            found[f"{layout} rows"] = step([(stage, [bench.batch(stage, options)])])
+        _compare_all(found, options)
+
+
+def micro_batch_invariance(bench: Bench) -> None:
+    """One micro-batch, a few, or one for each example: the step is the same."""
+
+    def cuts(stage: Stage, batch: Batch) -> dict[str, Parts]:
+        return {
+            "one micro-batch": [(stage, [batch])],
+            "a few micro-batches": [(stage, micro_batches(batch, FEW_TOKENS))],
+            "one example a micro-batch": [(stage, _singles(batch))],
+        }
+
+    _same_for_all(bench, cuts)
+
+
+def process_invariance(bench: Bench) -> None:
+    """Two processes, each with its share and an algorithm of its own, make the step that one makes."""
+    for options in bench.variants:
+        alone = _stage(bench, options)
+        first = _stage(bench, options)
+        second = first.beside(bench.cls)
+        second.models.training = first.models.training
+        shares = [
+            (stage, [bench.batch(stage, options, rank=rank, processes=2)]) for rank, stage in enumerate((first, second))
+        ]
+        one, two = step([(alone, [bench.batch(alone, options)])]), step(shares)
+        _compare_all({"one process": one, "two processes": two}, options)
+        if not _alike(two.states[0], two.states[1]):
+            raise Failed(f"After a step two processes have different states{with_options(options)}: {two.states}.")
+
+
+def order_invariance(bench: Bench) -> None:
+    """The order of the examples in a micro-batch does not matter."""
+
+    def cuts(stage: Stage, batch: Batch) -> dict[str, Parts]:
+        mixed = random.Random(0).sample(range(len(batch)), len(batch))
+        backwards = list(reversed(range(len(batch))))
+        return {
+            "the examples in their order": [(stage, [batch])],
+            "the examples backwards": [(stage, [batch.select(backwards)])],
+            "the examples mixed": [(stage, [batch.select(mixed)])],
+        }
+
+    _same_for_all(bench, cuts)
+
+
+# -- the parts -------------------------------------------------------------------------------------------------------
+
+
+def _same_for_all(bench: Bench, cuts: Callable[[Stage, Batch], dict[str, Parts]]) -> None:
+    """For every variant, all cuts of the same batch give the same step; each is made with a fresh algorithm."""
+    for options in bench.variants:
+        stage = _stage(bench, options)
+        batch = bench.batch(stage, options)
+        found = {}
+        for name in cuts(stage, batch):
+            fresh = _stage(bench, options)
+            found[name] = step(cuts(fresh, batch)[name])
+        _compare_all(found, options)
+
+
+def _stage(bench: Bench, options: Mapping[str, Any]) -> Stage:
+    """A stage whose step draws no random numbers: where training does, the rules of held-out data apply."""
+    stage = bench.stage(options)
+    stage.models.training = not bench.draws(options)
+    return stage
+
+
+def _singles(batch: Batch) -> list[Batch]:
+    return [batch.select([i]) for i in range(len(batch))]
+
+
+def _lengthened(value: Any) -> Any:
+    """Answers with further tokens behind them that do not count."""
+    if isinstance(value, Answers):
+        return Answers([_longer(answer, 2 + 5 * (i % 3)) for i, answer in enumerate(value)])
+    if isinstance(value, list):
+        return [_lengthened(one) if isinstance(one, list) else _longer(one, 3) for one in value]
+    return value
+
+
+def _longer(answer: Any, count: int) -> Any:
+    if not isinstance(answer, Answer):
+        return answer
+    behaviour = answer.behaviour
+    return replace(
+        answer,
+        completion=torch.cat([answer.completion, torch.full((count,), 7)]),
+        mask=torch.cat([answer.mask, torch.zeros(count, dtype=torch.bool)]),
+        behaviour=None if behaviour is None else torch.cat([behaviour, torch.zeros(count)]),
+    )
+
+
+def _compare_all(found: Mapping[str, Outcome], options: Mapping[str, Any]) -> None:
+    (first, expected), *others = found.items()
+    for name, outcome in others:
+        if difference := _difference(expected, outcome):
+            raise Failed(f"{difference} with {first} and with {name}{with_options(options)}.")
+
+
+def _difference(a: Outcome, b: Outcome) -> str:
+    """The first thing in which two steps differ by more than rounding, in words; empty where none does."""
+    if not _alike(a.loss, b.loss):
+        return f"The loss is not the same ({a.loss:.6g} and {b.loss:.6g})"
+    if a.metrics.keys() != b.metrics.keys():
+        return f"Metrics are not the same ({', '.join(sorted(a.metrics.keys() ^ b.metrics.keys()))} only once)"
+    for name in a.metrics:
+        if not _alike(a.metrics[name], b.metrics[name]):
+            return f"The metric {name} is not the same ({a.metrics[name]:.6g} and {b.metrics[name]:.6g})"
+    largest = max((float(gradient.abs().max()) for gradient in a.gradients.values()), default=0.0)
+    for name, gradient in a.gradients.items():
+        gap = float((gradient - b.gradients.get(name, torch.zeros_like(gradient))).abs().max())
+        if not gap <= 5 * RELATIVE * largest + ABSOLUTE:
+            return f"The gradient of {name} is not the same (by {gap:.3g}, where the largest is {largest:.3g})"
+    if not _alike(a.states[0], b.states[0]):
+        return f"The algorithm's state after the step is not the same ({a.states[0]} and {b.states[0]})"
+    return ""
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """Equal to rounding, through dicts, lists and tensors."""
+    if isinstance(a, Mapping):
+        return a.keys() == b.keys() and all(_alike(a[name], b[name]) for name in a)
+    if isinstance(a, Tensor):
+        return isinstance(b, Tensor) and a.shape == b.shape and _alike(a.tolist(), b.tolist())
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(_alike, a, b))
+    if isinstance(a, float | int) and isinstance(b, float | int):
+        return a == b or (a != a and b != b) or abs(a - b) <= ABSOLUTE + RELATIVE * max(abs(a), abs(b))
+    return bool(a == b)

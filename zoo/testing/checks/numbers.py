@@ -1,0 +1,167 @@
+"""The values of a loss: known ones, the first ones, extreme ones, and that learning makes them fall."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.options import build
+from zoo.registry import manager
+from zoo.testing.bench import Bench, Failed, NotApplicable, Stage, step, with_options
+from zoo.testing.stand_ins import stand_ins
+from zoo.types import Batch, Loss, TokenLogps, metric_sums
+
+LEARNING_RATE, LEARNING_STEPS = 3e-3, 10
+SIZES = ((0.0, 1.0), (1e-6, 1.0), (1e3, 1.0), (1.0, 1e3), (1e3, 1e3))
+"""Factors of the policy's and of the reference's log-probs or scores: certain, all but certain, far off, both far off.
+"""
+
+
+def step_one_identities(bench: Bench) -> None:
+    """While the policy still is its reference, loss and metrics are what the author says they are."""
+    expected = bench.declared.start
+    if not expected:
+        raise NotApplicable("no start values are declared")
+    stage = bench.stage({}, start=True)
+    outcome = step([(stage, [bench.batch(stage, {})])])
+    found = {**outcome.metrics, "loss": outcome.loss}
+    for name, value in expected.items():
+        if name not in found:
+            raise Failed(f"The first step has no metric '{name}', only {', '.join(found)}.")
+        if not abs(found[name] - value) <= 1e-4 + 1e-4 * abs(value):
+            raise Failed(f"In the first step {name} is {found[name]:.6g}, and should be {value:.6g}.")
+
+
+# -- known values ----------------------------------------------------------------------------------------------------
+
+
+def known_values(bench: Bench) -> None:
+    """The worked numbers that the author gives, of the loss, of metrics and of gradients."""
+    if not bench.declared.values:
+        raise NotApplicable("no worked numbers are declared")
+    for number, case in enumerate(bench.declared.values, start=1):
+        given = {name: _tensors(value, name != "lengths") for name, value in case["given"].items()}
+        roles = {name: value for name, value in given.items() if name not in ("lengths", "masks", "fields")}
+        leaves = {name: value.requires_grad_() for name, value in roles["policy"].items()}
+        batch, models = stand_ins(**given)
+        batch.measured = {name: torch.tensor(value) for name, value in case.get("measured", {}).items()}
+        loss = _loss(bench, batch, models, case.get("options", {}))
+        loss.mean().backward()
+        means = {name: float(a / b) for name, (a, b) in metric_sums(loss.metrics).items() if b}
+        found = {"loss": float(loss.mean().detach()), **means}
+        for name, value in {"loss": case.get("loss"), **case.get("metrics", {})}.items():
+            _check_number(found.get(name), value, f"Case {number}: {name}")
+        for name, values in case.get("gradients", {}).items():
+            _check_number(_list(leaves[name].grad), values, f"Case {number}: the gradient of {name}")
+
+
+def _loss(bench: Bench, batch: Batch, models: Any, options: Mapping[str, Any]) -> Loss:
+    config = build(bench.cls.Config, options, what=bench.name)
+    found = manager(bench.cls()).hook.loss(batch=batch, models=models, config=config, step=0)
+    assert isinstance(found, Loss)
+    return found
+
+
+def _tensors(value: Any, convert: bool) -> Any:
+    """Lists of numbers as float64 tensors, of truth values as they are; `lengths` stay lists."""
+    if isinstance(value, Mapping):
+        return {name: _tensors(one, convert) for name, one in value.items()}
+    if not convert or isinstance(value, Tensor):
+        return value
+    tensor = torch.tensor(value)
+    return tensor if tensor.dtype == torch.bool else tensor.double()
+
+
+def _list(tensor: Tensor | None) -> Any:
+    return None if tensor is None else tensor.tolist()
+
+
+def _check_number(found: Any, expected: Any, what: str) -> None:
+    if expected is None:
+        return
+    if isinstance(expected, Sequence):
+        if found is None or len(found) != len(expected):
+            raise Failed(f"{what} is {found}, and should be {expected}.")
+        for one, other in zip(found, expected, strict=True):
+            _check_number(one, other, what)
+    elif found is None or not abs(found - expected) <= 1e-9 + 1e-5 * abs(expected):
+        raise Failed(f"{what} is {found}, and should be {expected}.")
+
+
+# -- extreme values --------------------------------------------------------------------------------------------------
+
+
+class Sized:
+    """A role whose log-probs and scores are multiplied by a number."""
+
+    def __init__(self, role: Any, size: float):
+        self._role, self._size = role, size
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._role, name)
+
+    def logps(self, *answers: Any, **options: Any) -> Any:
+        found = self._role.logps(*answers, **options)
+        return self._times(found) if isinstance(found, TokenLogps) else tuple(map(self._times, found))
+
+    def _times(self, logps: TokenLogps) -> TokenLogps:
+        return TokenLogps(logps.per_token * self._size, logps.mask, logps.entropy, logps.likeliest)
+
+    def scores(self, *answers: Any, **options: Any) -> Any:
+        found = self._role.scores(*answers, **options)
+        if isinstance(found, Tensor):
+            return found * self._size
+        first, *rest = found
+        return (first * self._size, *(one if one.dtype == torch.bool else one * self._size for one in rest))
+
+
+def finite_numbers(bench: Bench) -> None:
+    """Loss and gradients are finite in bfloat16, and for log-probs and scores of any size."""
+    for options in bench.variants:
+        for precision in ("bf16-mixed", "bf16-true"):
+            stage = bench.stage(options, precision=precision)
+            _check_finite(stage, bench, options, f"in {precision}")
+        for policy, reference in SIZES:
+            stage = bench.stage(options)
+            if policy == 1.0 and "reference" not in stage.models:
+                continue
+            size = {"policy": policy, "reference": reference}
+            for role, factor in size.items():
+                stage.wrap(**{role: lambda given, factor=factor: Sized(given, factor)})
+            _check_finite(stage, bench, options, f"when log-probs or scores are multiplied by {size}")
+
+
+def _check_finite(stage: Stage, bench: Bench, options: Mapping[str, Any], when: str) -> None:
+    outcome = step([(stage, [bench.batch(stage, options)])])
+    if not outcome.finite:
+        raise Failed(f"The loss is {outcome.loss:.4g} or its gradient is not finite {when}{with_options(options)}.")
+
+
+# -- learning --------------------------------------------------------------------------------------------------------
+
+
+def learns(bench: Bench) -> None:
+    """A few steps on the same rows make the loss fall, or the metric that the author names."""
+    sign, name = (-1, bench.declared.falls[1:]) if bench.declared.falls[0] == "-" else (1, bench.declared.falls)
+    for options in bench.variants:
+        stage = bench.stage(options, own=True)
+        batch = bench.batch(stage, options)
+        optimizer = torch.optim.AdamW(stage.policy.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
+        seen = []
+        for _ in range(LEARNING_STEPS):
+            outcome = step([(stage, [batch])])
+            values = {**outcome.metrics, "loss": outcome.loss}
+            if name not in values:
+                raise Failed(f"conformance names the metric '{name}', which is not reported: {', '.join(values)}.")
+            seen.append(values[name])
+            for key, parameter in stage.policy.named_parameters():
+                parameter.grad = outcome.gradients.get(key)
+            optimizer.step()
+        if not sign * seen[-1] < sign * seen[0]:
+            raise Failed(
+                f"{LEARNING_STEPS} steps on the same rows take {name} from {seen[0]:.4g} to {seen[-1]:.4g}"
+                f"{with_options(options)}."
+            )

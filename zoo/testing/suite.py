@@ -1,0 +1,178 @@
+"""Conformance: checks of everything that the core relies on, made from what an algorithm declares.
+
+    from zoo.testing import conformance
+
+    test_mine = conformance("mine")
+
+is a pytest function with one case for each check; `zoo check mine` shows the same as a table.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from zoo.algorithm import Algorithm
+from zoo.errors import PluginError
+from zoo.testing.declared import declared, find_check
+
+CHECKS = {
+    "loads quietly": "declaration.loads_quietly",
+    "hook arguments": "declaration.hook_arguments",
+    "described": "declaration.described",
+    "options": "declaration.options",
+    "collation": "contract.collation",
+    "declared roles": "contract.declared_roles",
+    "gradients": "contract.gradients",
+    "metrics explained": "contract.metrics_explained",
+    "padding invariance": "cuts.padding_invariance",
+    "layout invariance": "cuts.layout_invariance",
+    "micro-batch invariance": "cuts.micro_batch_invariance",
+    "process invariance": "cuts.process_invariance",
+    "order invariance": "cuts.order_invariance",
+    "one-sided steps": "contract.one_sided_steps",
+    "finite numbers": "numbers.finite_numbers",
+    "step-one identities": "numbers.step_one_identities",
+    "known values": "numbers.known_values",
+    "learns": "numbers.learns",
+    "repeatable": "training.repeatable",
+    "killed and resumed": "training.killed_and_resumed",
+}
+"""Every check in the order of a report, and the function in `zoo.testing.checks` that makes it."""
+NAMES = tuple(CHECKS)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a check: passed, failed, exception (failed as declared) or skipped; `detail` says why."""
+
+    check: str
+    result: str
+    detail: str = ""
+
+
+def conformance(algorithm: str | type[Algorithm], **known: Any) -> Callable[..., None]:
+    """A pytest function that checks an algorithm, one case for each check.
+
+    algorithm: a registered name, `./file.py:Class`, or the class; known: fields of `zoo.testing.declared.Declared`,
+    which outrank those of the class. Raises ZooError for fields and checks that do not exist.
+    """
+    import pytest
+
+    declared(known, checks=NAMES)
+    suite = functools.cache(lambda: Suite(algorithm, **known))
+
+    @pytest.mark.parametrize("check", NAMES, ids=lambda name: name.replace(" ", "-"))
+    def test(check: str) -> None:
+        found = suite().run(check)
+        if found.result == "failed":
+            pytest.fail(found.detail, pytrace=False)
+        elif found.result == "skipped":
+            pytest.skip(found.detail)
+        elif found.result == "exception":
+            pytest.xfail(found.detail)
+
+    return test
+
+
+class Suite:
+    """The checks of one algorithm. Raises ZooError when there is no such algorithm."""
+
+    def __init__(self, algorithm: str | type[Algorithm], **known: Any):
+        self.broken: Result | None = None
+        self.name = algorithm if isinstance(algorithm, str) else algorithm.__name__.lower()
+        try:
+            self.name, cls = load(algorithm)
+        except PluginError as error:
+            # What cannot be imported has a cause; what can and is refused does not fit.
+            self.broken = Result("loads quietly" if error.__cause__ else "hook arguments", "failed", str(error))
+            return
+        from zoo.testing.bench import Bench
+
+        self.known = declared(cls.conformance, known, checks=NAMES)
+        self.bench = Bench(self.name, cls, self.known)
+
+    def results(self, only: Sequence[str] = ()) -> Iterator[Result]:
+        """All checks, or `only` some of them, one after the other. Raises ZooError for one that does not exist."""
+        wanted = {find_check(name, NAMES) for name in only} or set(NAMES)
+        for name in NAMES:
+            if name in wanted:
+                yield self.run(name)
+
+    def run(self, name: str) -> Result:
+        """One check, quietly, with the process's random numbers left as they were."""
+        if self.broken is not None:
+            other = Result(name, "skipped", f"the algorithm cannot be used: see '{self.broken.check}'")
+            return self.broken if name == self.broken.check else other
+        result = self._tried(name)
+        reason = self.known.exceptions.get(name)
+        if reason is None:
+            return result
+        if result.result == "failed":
+            return Result(name, "exception", f"{reason} ({result.detail})")
+        if result.result == "passed":
+            return Result(name, "failed", f"It passes, though an exception is declared ({reason}): remove that.")
+        return result
+
+    def _tried(self, name: str) -> Result:
+        from zoo.testing.bench import Failed, NotApplicable
+        from zoo.training.module import restore_rng, rng_state
+
+        before = rng_state()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                _function(name)(self.bench)
+            return Result(name, "passed")
+        except Failed as failure:
+            return Result(name, "failed", str(failure))
+        except NotApplicable as reason:
+            return Result(name, "skipped", str(reason))
+        except Exception as error:
+            return Result(name, "failed", _explain(error))
+        finally:
+            restore_rng(before)
+
+
+def load(algorithm: str | type[Algorithm]) -> tuple[str, type[Algorithm]]:
+    """Short name and class of what is to be checked."""
+    from zoo import registry
+    from zoo.algorithm import validate
+
+    if isinstance(algorithm, str):
+        return registry.load_algorithm(algorithm)
+    name = algorithm.__name__.lower()
+    return name, validate(algorithm, name)
+
+
+def _function(name: str) -> Callable[[Any], None]:
+    """The function of a check, whose module is imported now: training takes seconds to import."""
+    from importlib import import_module
+
+    module, _, function = CHECKS[name].partition(".")
+    return getattr(import_module(f"zoo.testing.checks.{module}"), function)
+
+
+def explanation(name: str) -> str:
+    """One sentence on what a check holds an algorithm to."""
+    return (_function(name).__doc__ or "").strip().split("\n")[0]
+
+
+def _explain(error: Exception) -> str:
+    """An error in the plugin with its line; the message alone where it is one for people."""
+    from zoo.errors import ZooError
+    from zoo.faults import describe_error, fault_of_plugin
+
+    if isinstance(error, ZooError):
+        return str(error)
+    fault = fault_of_plugin(error)
+    return fault.text() if fault else describe_error(error)
+
+
+def summary(results: Sequence[Result]) -> Mapping[str, int]:
+    """How many checks there are of each result, those first that there should be most of."""
+    order = ("passed", "failed", "exception", "skipped")
+    return {name: count for name in order if (count := sum(one.result == name for one in results))}
