@@ -81,8 +81,8 @@ def _command(algorithm_options: list[Option]) -> Any:
         ("config", str, typer.Option(help="A YAML file of options, such as the run.yaml of a run.", metavar="FILE")),
         ("dry_run", bool, typer.Option("--dry-run", help="Print every option and where it came from; train nothing.")),
     ]
-    parameters = [_parameter(name, kind, info, False if kind is bool else None) for name, kind, info in fixed]
-    parameters += [_parameter(o.name, bool if o.is_flag else str, _info(o)) for o in [*algorithm_options, *options]]
+    parameters = [parameter(name, kind, info, False if kind is bool else None) for name, kind, info in fixed]
+    parameters += [parameter(o.name, bool if o.is_flag else str, flag_of(o)) for o in [*algorithm_options, *options]]
     train.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     train.__annotations__ = {p.name: p.annotation for p in parameters}
     return train
@@ -91,14 +91,16 @@ def _command(algorithm_options: list[Option]) -> Any:
 _GROUPS = [(inspect.getdoc(base) or "").strip().rstrip(".") for base in reversed(TrainConfig.__mro__[1:-1])]
 
 
-def _info(option: Option) -> Any:
+def flag_of(option: Option) -> Any:
+    """What typer is to show and accept for an option."""
     names = [f"{option.flag}/--no-{option.flag[2:]}"] if option.is_flag else [option.flag]
     default = "none" if option.default in (None, "") else str(option.default)
     metavar = None if option.is_flag else option.type_name
     return typer.Option(*names, help=option.help, rich_help_panel=option.group, metavar=metavar, show_default=default)
 
 
-def _parameter(name: str, kind: type, info: Any, default: Any = None) -> inspect.Parameter:
+def parameter(name: str, kind: type, info: Any, default: Any = None) -> inspect.Parameter:
+    """A parameter of a command that is made from options."""
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind | None, info]
     )

@@ -1,0 +1,211 @@
+"""`zoo compare`: algorithms at equal compute, or finished runs beside each other."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from zoo.cli.listings import print_json
+from zoo.cli.train import flag_of, parameter
+from zoo.config import TrainConfig
+from zoo.errors import ZooError
+from zoo.options import options_of
+
+EXAMPLES = (
+    "zoo compare --algos dpo,kto,simpo --seeds 3",
+    "zoo compare --algos sft,dpo --data pairs.jsonl --max-steps 20 --dry-run",
+    "zoo compare --algos mild=dpo,strong=dpo --set mild.beta=0.5 --set strong.beta=0.02",
+    "zoo compare --config compare.yaml --out comparisons/mine --json",
+    "zoo compare runs/first runs/second",
+)
+OWN: list[tuple[str, type, Any, Any]] = [
+    ("algos", str, typer.Option(help="Names with commas; label=name for two of one algorithm."), None),
+    ("seeds", int, typer.Option(help="Seeds of each, from 0: the order of the data and all else that is random.",
+                                show_default="1"), None),
+    ("sets", list[str], typer.Option("--set", metavar="LABEL.OPTION=VALUE", help="An option of one of them."), None),
+    ("config", str, typer.Option(metavar="FILE", help="YAML: common options, algos, seeds, options under a label."),
+     None),
+    ("out", str, typer.Option(metavar="FOLDER", help="Where runs, table and report go; the same folder goes on.",
+                              show_default="comparisons/data-model"), None),
+    ("tokens", int, typer.Option(help="Tokens that each run trains on.", show_default="those of the shortest"), None),
+    ("cases", int, typer.Option(help="Held-out prompts and pairs to measure on.", show_default="all"), None),
+    ("answer_tokens", int, typer.Option("--answer-tokens", help="Longest answer when measuring, in tokens."), 96),
+    ("dry_run", bool, typer.Option("--dry-run", help="Print the plan; train nothing."), False),
+    ("as_json", bool, typer.Option("--json", help="Print JSON."), False),
+]  # fmt: skip
+
+
+def command() -> Any:
+    """The function behind `zoo compare`, with a flag for every option that is common to all runs."""
+    hidden = {"seed", "name", "out", "patience", "devices", "num_nodes", "strategy"}
+
+    def compare(runs: Any = None, **given: Any) -> None:
+        """Compare algorithms at equal compute, or finished runs.
+
+        With --algos each is trained from the same start on the same number of tokens, and measured on the same
+        held-out rows; runs that are finished in the folder are taken as they are. With two or more runs: the options
+        that differ and their numbers.
+        """
+        own = {name: given.pop(name) for name, *_ in OWN}
+        if runs and (own["algos"] or own["config"]):
+            raise ZooError("Runs and --algos do not go together.", "Compare finished runs, or train with --algos.")
+        if runs:
+            _compare_runs(list(runs), own)
+        else:
+            _compare_algorithms(own, given)
+
+    parameters = [
+        inspect.Parameter(
+            "runs", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None,
+            annotation=Annotated[list[str] | None, typer.Argument(help="Finished runs: paths, names, or last.")],
+        )
+    ]  # fmt: skip
+    parameters += [parameter(name, kind, info, default) for name, kind, info, default in OWN]
+    common = [option for option in options_of(TrainConfig) if option.name not in hidden]
+    parameters += [parameter(o.name, bool if o.is_flag else str, flag_of(o)) for o in common]
+    compare.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    compare.__annotations__ = {p.name: p.annotation for p in parameters}
+    return compare
+
+
+def _compare_algorithms(own: dict[str, Any], given: dict[str, Any]) -> None:
+    for name in ("tokens", "cases", "answer_tokens"):
+        if own[name] is not None and own[name] < 1:
+            flag = "--" + name.replace("_", "-")
+            raise ZooError(f"{flag} {own[name]} is not possible.", "Give 1 or more, or leave it out.")
+    from zoo.comparison.entrants import read_settings
+
+    settings = read_settings(own["algos"], own["seeds"], own["config"], own["sets"] or [], given)
+    from zoo.comparison.runner import Comparison, typed_command
+    from zoo.report.comparison_page import write_comparison_page
+
+    console = Console(stderr=own["as_json"])
+    typed = typed_command(sys.argv[1:])
+    comparison = Comparison(
+        settings, console, out=own["out"], tokens=own["tokens"], cases=own["cases"],
+        answer_tokens=own["answer_tokens"], command=typed,
+    )  # fmt: skip
+    plan = comparison.plan()
+    _show_plan(plan, comparison, console)
+    if own["dry_run"]:
+        return
+    found = comparison.go(plan)
+    page = write_comparison_page(comparison.folder, found, typed)
+    if own["as_json"]:
+        print_json({**found, "report": str(page)})
+    else:
+        _show_results(found, console)
+        console.print(f"report  {page}", highlight=False, markup=False, soft_wrap=True)
+    if found["failed"]:
+        raise typer.Exit(1)
+
+
+def _show_plan(plan: Any, comparison: Any, console: Console) -> None:
+    console.print(plan.definition(), highlight=False, markup=False)
+    table = Table("", "steps", "of", "passes", "trained tokens", box=None, pad_edge=False)
+    for planned in plan.runs:
+        if planned.seed == 0:
+            table.add_row(
+                escape(planned.entrant.label), str(planned.steps), str(planned.resolved.core.batch_size),
+                f"{planned.passes:.2f}", f"{planned.tokens:,}",
+            )  # fmt: skip
+    console.print(table)
+    held_out = comparison.held_out
+    console.print(
+        f"{len(plan.runs)} runs in {comparison.folder}, measured on {len(held_out.prompts)} held-out prompts and "
+        f"{len(held_out.pairs)} pairs.", highlight=False, markup=False, soft_wrap=True,
+    )  # fmt: skip
+    for note in plan.notes:
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
+
+
+def _show_results(found: dict[str, Any], console: Console) -> None:
+    """The league table, what the columns mean, and what should not be overlooked."""
+    from zoo.report.comparison_page import columns
+    from zoo.report.pages import shown
+
+    names = columns(found)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for name in names:
+        table.add_column(name.replace("_", " "), justify="right")
+    table.add_row("start", *(shown(found["start"].get(name, {}).get("value")) for name in names))
+    for entrant in found["algorithms"]:
+        table.add_row(escape(entrant["label"]), *(_cell(entrant["measures"].get(name)) for name in names))
+    console.print()
+    console.print(table, highlight=False)
+    seeds = max(entrant["seeds"] for entrant in found["algorithms"])
+    console.print(f"\n± is the sample standard deviation over {seeds} seeds." if seeds > 1 else "", highlight=False)
+    for name in names:
+        console.print(f"{name}: {found['measures'][name]}", highlight=False, markup=False)
+    for row in found["differences"]:
+        if row["from"] == "start":
+            console.print(
+                f"{row['score']} of {row['to']} against the start: {row['change']:+.3f} (95 % interval "
+                f"{row['low']:+.3f} to {row['high']:+.3f}, {row['n']} prompts)", highlight=False, markup=False,
+            )  # fmt: skip
+    for line in [*found["warnings"], *(f"{row['run']} failed: {row['error']}" for row in found["failed"])]:
+        console.print(f"[yellow]{escape(line)}[/yellow]", highlight=False)
+
+
+def _cell(value: dict[str, Any] | None) -> str:
+    from zoo.report.pages import shown
+
+    if value is None:
+        return "–"
+    return shown(value["mean"]) + (f"\n± {value['std']:.2g}" if value["std"] is not None else "")
+
+
+# -- finished runs -------------------------------------------------------------------------------------------------
+
+
+def _compare_runs(names: list[str], own: dict[str, Any]) -> None:
+    from pathlib import Path
+
+    from zoo.comparison.finished import compare_runs
+    from zoo.runs import find_run
+
+    runs = [find_run(name) for name in names]
+    found = compare_runs(runs)
+    console = Console(stderr=own["as_json"])
+    if own["as_json"]:
+        print_json(found)
+    else:
+        _show_runs(found, console)
+    if own["out"]:
+        from zoo.report.comparison_page import write_runs_page
+
+        page = write_runs_page(Path(own["out"]), found, runs)
+        console.print(f"report  {page}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _show_runs(found: dict[str, Any], console: Console) -> None:
+    from zoo.report.pages import shown
+
+    titles = [escape(run["name"]) for run in found["runs"]]
+    if not found["same_data"]:
+        console.print("[yellow]The runs were not trained on the same data.[/yellow]")
+    options = Table("option", *titles, box=None, pad_edge=False)
+    for name, values in found["options"].items():
+        options.add_row(name, *(escape(str(value)) if value is not None else "–" for value in values))
+    console.print(options if found["options"] else "No option differs.", highlight=False)
+    numbers = Table("", *titles, box=None, pad_edge=False)
+    for row in found["scores"]:
+        cells = [
+            f"{v['value']:.3f} ({v['low']:.3f} to {v['high']:.3f}, n {v['n']})" if v else "–" for v in row["values"]
+        ]
+        changes = ["" if d is None else f"\n{d['change']:+.3f} ({d['low']:+.3f} to {d['high']:+.3f})"
+                   for d in row["differences"]]  # fmt: skip
+        numbers.add_row(escape(row["name"]), *(cell + change for cell, change in zip(cells, changes, strict=True)))
+    for row in found["metrics"]:
+        deltas = ["" if delta is None else f" ({delta:+.4g})" for delta in row["deltas"]]
+        values = [shown(value) + delta for value, delta in zip(row["values"], deltas, strict=True)]
+        numbers.add_row(escape(row["name"]), *values)
+    console.print()
+    console.print(numbers, highlight=False)

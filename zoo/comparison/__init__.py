@@ -1,0 +1,1 @@
+"""Comparing: several algorithms at equal compute from one start, or runs that are finished."""

@@ -1,0 +1,138 @@
+"""Equal compute: how many steps of each algorithm train on the same number of tokens.
+
+A token is trained when the policy scores it with gradient, prompt and answer alike; a prompt counts with each of its
+answers, and a text counts each time it is read. Passes without gradient (a reference that is not cached, estimates
+over the step) do not count: the CPU time of the table shows them.
+
+The count needs no network: the algorithm's own collate, measure and loss run over the planned steps with stand-ins that
+only count what they are asked to score.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from zoo import registry
+from zoo.config import Resolved
+from zoo.data.loader import StepLoader
+from zoo.data.template import ChatTemplate
+from zoo.models.roles import Models, answers_in
+from zoo.training import setup
+from zoo.types import Answers, Batch, TokenLogps
+
+DEFINITION = (
+    "Equal compute means equal trained tokens: those that the policy scores with gradient, prompt and answer, "
+    "a prompt once for each of its answers, a text each time it is read."
+)
+
+
+class CountingScorer:
+    """Stands where a model does: every log-prob is −1, and the tokens scored with gradient are counted."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+
+    def logps(self, *answers: Answers, **options: Any) -> Any:
+        if torch.is_grad_enabled():
+            self.tokens += sum(len(answer) for part in answers for answer in part)
+        made = [self._made(part, bool(options.get("entropy"))) for part in answers]
+        return made[0] if len(made) == 1 else tuple(made)
+
+    def _made(self, answers: Answers, entropy: bool) -> TokenLogps:
+        mask = answers.mask
+        values = -mask.float().requires_grad_()
+        return TokenLogps(values, mask, entropy=-values if entropy else None, likeliest=torch.zeros_like(mask))
+
+
+@dataclass
+class Steps:
+    """The steps that one entrant would make by itself, and what each trains on."""
+
+    tokens: list[int]
+    """Trained tokens after each step."""
+    records: int
+    batch_size: int
+    note: str = ""
+
+    def nearest(self, budget: int) -> int:
+        """How many steps come nearest to a number of tokens, at least 1."""
+        return 1 + min(range(len(self.tokens)), key=lambda step: abs(self.tokens[step] - budget))
+
+
+class Planner:
+    """Counts the steps of one entrant; its data is read once for all seeds."""
+
+    def __init__(self, resolved: Resolved, cls: Any, template: ChatTemplate):
+        self.algorithm = cls()
+        self.plugins = registry.manager(self.algorithm)
+        self.config = resolved.algorithm
+        self.data = setup.load_data(resolved.core, cls.kinds(), template, self.plugins, lambda text: None)
+        self.collate = setup.make_collate(self.plugins.hook, template.tokenizer, self.config)
+        self.policy = CountingScorer()
+        roles = {role: CountingScorer() for role in self.algorithm.roles(self.config)}
+        self.models = Models(**{**roles, "policy": self.policy})
+        self.note = ""
+        self.records = self._prepared()
+
+    def _prepared(self) -> list[dict[str, Any]]:
+        """The records as the algorithm prepares them, where that needs no network."""
+        records = self.data.train.records
+        if not self.plugins.hook.prepare.get_hookimpls():
+            return records
+        made = self._quietly(lambda: self.plugins.hook.prepare(records=records, models=self.models, config=self.config))
+        return made if isinstance(made, list) and made else records
+
+    def _quietly(self, function: Callable[[], Any]) -> Any:
+        """The function's result; None, and a note, where it needs more than stand-ins. The run itself warns."""
+        with warnings.catch_warnings(), contextlib.suppress(AttributeError, TypeError, ValueError, RuntimeError):
+            warnings.simplefilter("ignore")
+            return function()
+        self.note = "its tokens are those of its batches: the algorithm cannot be counted without a model"
+        return None
+
+    def steps(self, resolved: Resolved) -> Steps:
+        """The steps of one seed, in the order in which it reads the data."""
+        core = resolved.core
+        loader = StepLoader(
+            self.records, self.collate, batch_size=core.batch_size, epochs=core.epochs, max_steps=core.max_steps,
+            seed=core.seed,
+        )  # fmt: skip
+        total, tokens = 0, []
+        for step in range(len(loader)):
+            total += self._trained(loader.batch(step), step)
+            tokens.append(total)
+        return Steps(tokens, len(self.records), core.batch_size, self.note)
+
+    def steps_until(self, resolved: Resolved, budget: int) -> tuple[Steps, float]:
+        """Steps that reach a budget, with as many more passes over the data as that takes; and the passes."""
+        core = resolved.core
+        steps = self.steps(resolved)
+        # A last step that falls short by less than half of itself is as near as it gets.
+        while steps.tokens[-1] + steps.tokens[-1] / len(steps.tokens) / 2 < budget:
+            core.max_steps = None
+            core.epochs = float(math.ceil(core.epochs * max(1.1, budget / steps.tokens[-1])))
+            steps = self.steps(resolved)
+        return steps, core.epochs
+
+    def _trained(self, batch: Batch, step: int) -> int:
+        before = self.policy.tokens
+        counted = None if self.note else self._quietly(lambda: self._run(batch, step))
+        if counted is None:
+            return sum(len(answer) for answer in answers_in(batch))
+        return self.policy.tokens - before
+
+    def _run(self, batch: Batch, step: int) -> bool:
+        hook = self.plugins.hook
+        if hook.measure.get_hookimpls():
+            with torch.no_grad():
+                found = hook.measure(batch=batch, models=self.models, config=self.config)
+            batch.measured = {name: torch.tensor(1.0) for name in found}
+        hook.loss(batch=batch, models=self.models, config=self.config, step=step)
+        return True

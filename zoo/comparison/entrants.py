@@ -1,0 +1,166 @@
+"""Who takes part in a comparison, and with which options.
+
+Values come, each outranking the one before, from the defaults, the file's common options, the file's options of one
+entrant, the command line, and `--set`. What the comparison itself decides cannot be set.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from zoo import registry
+from zoo.config import Resolved, TrainConfig, resolve
+from zoo.errors import ZooError, nearest
+from zoo.options import options_of
+from zoo.strict_yaml import read_yaml
+from zoo.training.checks import check_values, names_in
+
+DECIDED = ("seed", "name", "out", "patience", "devices", "num_nodes", "strategy")
+"""Options of the core that the comparison sets itself."""
+COMMON = ("model", "template", "eval_data", "eval_fraction", "score", "trust_remote_code")
+"""Options that must be equal for all, or the measures would not be."""
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """One row of the table: an algorithm under a label."""
+
+    label: str
+    algo: str
+    cls: Any
+
+
+@dataclass
+class Settings:
+    """What was asked for, before any default."""
+
+    entrants: list[Entrant]
+    seeds: int
+    file: str = "file"
+    common: dict[str, Any] = field(default_factory=dict)
+    """Common options of the file."""
+    own: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """The file's options of each entrant."""
+    given: dict[str, Any] = field(default_factory=dict)
+    """Common options of the command line."""
+    sets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """`--set` by entrant."""
+
+    def resolve(self, entrant: Entrant, **decided: Any) -> Resolved:
+        """The complete configuration of one entrant. Raises ZooError for unknown options and bad values."""
+        layers = [
+            (self.file, self.common), (self.file, self.own.get(entrant.label, {})),
+            ("command line", self.given), ("--set", self.sets.get(entrant.label, {})), ("zoo compare", decided),
+        ]  # fmt: skip
+        resolved = resolve(entrant.algo, entrant.cls, layers)
+        resolved.origin["algo"] = "command line"
+        check_values(resolved.core, resolved.origin)
+        return resolved
+
+
+def read_settings(
+    algos: str | None, seeds: int | None, config: str | None, sets: Sequence[str], given: Mapping[str, Any]
+) -> Settings:
+    """Everything that the command line and the file say. Raises ZooError.
+
+    algos: `first,label=second`; seeds: how many, from 0; config: a YAML file of common options, `algos`, `seeds`, and
+    a mapping of options under an entrant's label; sets: `label.option=value`; given: common options.
+    """
+    file = read_yaml(config) if config else {}
+    named = algos if algos is not None else file.pop("algos", None)
+    file.pop("algos", None)
+    count = seeds if seeds is not None else file.pop("seeds", 1)
+    file.pop("seeds", None)
+    if not isinstance(count, int) or count < 1:
+        raise ZooError(f"--seeds {count} leaves nothing to train.", "Give 1 or more; 3 show how much chance there is.")
+    entrants = _entrants(names_in(named or []))
+    settings = Settings(entrants, count, str(config), given={k: v for k, v in given.items() if v is not None})
+    _read_file(file, settings)
+    for text in sets:
+        label, option, value = _split_set(text, entrants)
+        _check_option(option, f"--set {text}", own=True)
+        settings.sets.setdefault(label, {})[option] = value
+    return settings
+
+
+def _entrants(names: list[str]) -> list[Entrant]:
+    found: dict[str, Entrant] = {}
+    for name in names:
+        match = re.fullmatch(r"([\w.+-]+)=(.+)", name)
+        label, algo = (match[1], match[2]) if match else (None, name)
+        short, cls = registry.load_algorithm(algo)
+        label = label or short
+        if label in found:
+            raise ZooError(
+                f"'{label}' stands twice in --algos.",
+                f"Give each a name of its own: --algos {label}={algo},other={algo}",
+            )
+        if label in {option.name for option in options_of(TrainConfig)}:
+            raise ZooError(f"An option is called '{label}'.", f"Give it another name: --algos my-{label}={algo}")
+        if cls.head == "scalar":
+            raise ZooError(
+                f"{label} trains a reward model, which writes no answers: it cannot be compared with language models.",
+                "Leave it out of --algos; `zoo compare RUN RUN` compares runs of reward models with each other.",
+            )
+        found[label] = Entrant(label, algo if ".py" in algo else short, cls)
+    if not found:
+        raise ZooError("There is nothing to compare.", "Name algorithms with --algos, or give two runs.")
+    return list(found.values())
+
+
+def _read_file(file: dict[str, Any], settings: Settings) -> None:
+    labels = [entrant.label for entrant in settings.entrants]
+    for key, value in file.items():
+        if isinstance(value, dict):
+            if key not in labels:
+                raise ZooError(
+                    f"{settings.file} has options for '{key}', which is not compared.{nearest(key, labels)}",
+                    f"Compared are: {', '.join(labels)}.",
+                )
+            for option in value:
+                _check_option(option, f"{settings.file}, {key}", own=True)
+            settings.own[key] = value
+        else:
+            _check_option(key, settings.file, own=False, labels=labels)
+            settings.common[key] = value
+
+
+def _split_set(text: str, entrants: list[Entrant]) -> tuple[str, str, str]:
+    name, equals, value = text.partition("=")
+    labels = [entrant.label for entrant in entrants]
+    # The longest label first: a label may have a dot.
+    label = next((one for one in sorted(labels, key=len, reverse=True) if name.startswith(f"{one}.")), None)
+    if label is None or not equals:
+        wrong = name.partition(".")[0]
+        guess = nearest(wrong, labels) if "." in name else ""
+        raise ZooError(
+            f"--set {text} names none of the compared algorithms.{guess}",
+            f"Write --set {labels[0]}.option=value; options for all of them are flags of their own.",
+        )
+    return label, name[len(label) + 1 :].replace("-", "_"), value
+
+
+def _check_option(name: str, where: str, own: bool, labels: Sequence[str] = ()) -> None:
+    """Refuses what the comparison decides, and what must be equal for all."""
+    if name in DECIDED:
+        raise ZooError(f"'{name}' ({where}) is set by the comparison.", "Leave it out; --seeds and --out are its own.")
+    if own and name in COMMON:
+        raise ZooError(f"'{name}' ({where}) must be the same for all.", f"Give it once: --{name.replace('_', '-')}")
+    if own:
+        return
+    known = [option.name for option in options_of(TrainConfig)]
+    if name not in known:
+        raise ZooError(
+            f"Unknown option '{name}' in {where}.{nearest(name, [*known, *labels, 'algos', 'seeds'])}",
+            "Options of one algorithm stand under its name, as in `name: {option: value}`.",
+        )
+
+
+def default_folder(settings: Settings, core: TrainConfig) -> str:
+    """Where a comparison goes when --out does not say: the same folder for the same data and model."""
+    data, model = (Path(name.split(":")[0]).name or "data" for name in (core.data, core.model))
+    return str(Path("comparisons") / f"{Path(data).stem}-{model.lower()}")

@@ -1,0 +1,71 @@
+"""Comparing finished runs: only the options that differ, and the numbers with their differences to the first run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from zoo.comparison.results import by_case
+from zoo.comparison.statistics import paired_difference
+from zoo.errors import ZooError
+from zoo.runs import Run
+
+NAMES_ONLY = ("name", "out")
+NOT_COMPARED = ("step", "epoch")
+
+
+def compare_runs(runs: Sequence[Run]) -> dict[str, Any]:
+    """What differs between runs, as JSON types. Raises ZooError for fewer than two."""
+    if len(runs) < 2:
+        raise ZooError("One run cannot be compared.", "Name another one: zoo compare RUN RUN")
+    configs = [run.config for run in runs]
+    names = [name for name in dict.fromkeys(name for config in configs for name in config) if name not in NAMES_ONLY]
+    options = {name: [config.get(name) for config in configs] for name in names}
+    return {
+        "runs": [{"name": run.name, "path": str(run.path), "status": run.status} for run in runs],
+        "options": {name: values for name, values in options.items() if any(v != values[0] for v in values)},
+        "same_data": len({_fingerprint(run) for run in runs}) == 1,
+        "scores": _scores(runs),
+        "metrics": _metrics(runs),
+    }
+
+
+def _fingerprint(run: Run) -> str:
+    return str(run.read_json("data.json").get("train", {}).get("fingerprint"))
+
+
+def _scores(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Each evaluation made after training: values with intervals, and paired differences to the first run."""
+    measured = [run.summary.get("scores", {}).get("after", {}) for run in runs]
+    rows = []
+    for name in dict.fromkeys(name for scores in measured for name in scores):
+        values = [
+            {key: scores[name][key] for key in ("value", "low", "high", "n")} if name in scores else None
+            for scores in measured
+        ]
+        cases = [by_case(run, name, "after") for run in runs]
+        differences = [paired_difference(cases[0], case) for case in cases[1:]]
+        rows.append({"name": name, "values": values, "differences": [None, *differences]})
+    return rows
+
+
+def _metrics(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """The last value of every metric that at least two runs have, and its difference to the first run's."""
+    last: list[dict[str, Any]] = []
+    for run in runs:
+        values: dict[str, Any] = {}
+        for row in run.metrics:
+            values.update({name: value for name, value in row.items() if isinstance(value, int | float)})
+        timing = run.read_json("timing.json")
+        last.append({**{k: v for k, v in values.items() if k not in NOT_COMPARED}, **timing})
+    rows = []
+    for name in dict.fromkeys(name for values in last for name in values):
+        found = [values.get(name) for values in last]
+        if sum(value is not None for value in found) > 1:
+            deltas = [_difference(value, found[0]) for value in found[1:]]
+            rows.append({"name": name, "values": found, "deltas": [None, *deltas]})
+    return rows
+
+
+def _difference(value: float | None, first: float | None) -> float | None:
+    return None if value is None or first is None else value - first

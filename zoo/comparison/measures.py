@@ -1,0 +1,179 @@
+"""What is measured of every model of a comparison, all on the same held-out rows and in the same way.
+
+Each measure is a `Score`: a value with its number of cases and a 95 % interval over them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from zoo.config import TrainConfig
+from zoo.data.kinds import prompt_key
+from zoo.data.template import ChatTemplate
+from zoo.errors import ZooError
+from zoo.evals import Eval, Score, Subject, mean_score, share_score
+from zoo.evals.answers import answers_to, score_all
+from zoo.evals.divergence import answer_divergences
+from zoo.registry import PluginManager
+from zoo.rollout.engine import Sampling
+from zoo.training import setup
+
+EXPLAINED = {
+    "preference_accuracy": (
+        "Share of held-out pairs whose chosen answer gained more log-probability since the start than the rejected "
+        "one: log π(c)/π₀(c) > log π(r)/π₀(r), sums over the answer. 0.5 is chance."
+    ),
+    "plain_accuracy": "Share of held-out pairs whose chosen answer has the higher log-probability a token.",
+    "kl": (
+        "KL(π ‖ π₀) to the start in nats an answer: one answer a held-out prompt, sampled from the model at "
+        "temperature 1, exact over the vocabulary at each of its tokens."
+    ),
+    "answer_tokens": "Tokens of the greedy answers to the held-out prompts, up to the limit.",
+    "cut_share": "Share of these answers that met the limit.",
+    "chosen_logps": "log π of the chosen answers of held-out pairs, summed over the answer.",
+    "rejected_logps": "The same of the rejected ones.",
+}
+
+
+@dataclass
+class HeldOut:
+    """The rows that everything is measured on: pairs as encoded records, prompts as records."""
+
+    prompts: list[dict[str, Any]]
+    pairs: list[dict[str, Any]]
+    notes: list[str] = field(default_factory=list)
+
+    def fingerprint(self) -> str:
+        """Changes when the rows do."""
+        digest = hashlib.sha256()
+        for record in self.prompts:
+            digest.update(prompt_key(record).encode())
+        for pair in self.pairs:
+            for side in ("chosen", "rejected"):
+                digest.update(pair[side].prompt.numpy().tobytes() + b"\0" + pair[side].completion.numpy().tobytes())
+        return digest.hexdigest()
+
+
+def load_held_out(
+    core: TrainConfig, template: ChatTemplate, plugins: PluginManager, trained: set[str], cases: int | None
+) -> HeldOut:
+    """The held-out rows of a comparison's data, as pairs and as prompts.
+
+    trained: prompts that some run trains on, which are left out; cases: at most so many prompts and pairs.
+    Raises ZooError when nothing is held out.
+    """
+    notes: list[str] = []
+    found: dict[str, list[dict[str, Any]]] = {}
+    for kind in ("prompt", "preference"):
+        try:
+            data = setup.load_data(core, (kind,), template, plugins, lambda text: None)
+        except ZooError as error:
+            found[kind] = []
+            notes.append(f"Nothing is measured on {_NAMES[kind]}: {error.message}")
+            continue
+        rows = data.held_out.records if data.held_out is not None else []
+        kept = [row for row in rows if prompt_key(row["record"]) not in trained]
+        if len(kept) < len(rows):
+            notes.append(f"{len(rows) - len(kept)} held-out {_NAMES[kind]} are left out: they are trained on.")
+        found[kind] = kept[:cases]
+    if not any(found.values()):
+        raise ZooError(
+            f"Nothing of {core.data} is held out, so that nothing can be measured. {' '.join(notes)}",
+            "Name other rows with --eval-data FILE, or a share with --eval-fraction 0.1 (from 20 rows on).",
+        )
+    prompts = {prompt_key(row["record"]): row["record"] for row in found["prompt"]}
+    return HeldOut(list(prompts.values()), found["preference"], notes)
+
+
+_NAMES = {"prompt": "prompts", "preference": "pairs"}
+
+
+@dataclass
+class Measured:
+    """What was found of one model. pair_logps: log π of the chosen and the rejected answer of each pair."""
+
+    scores: dict[str, Score]
+    pair_logps: list[tuple[float, float]]
+
+    def as_json(self) -> dict[str, Any]:
+        return {name: score.as_json() for name, score in self.scores.items()}
+
+
+def measure(
+    subject: Subject,
+    held_out: HeldOut,
+    evals: dict[str, Eval],
+    max_new_tokens: int,
+    start: tuple[Any, list[tuple[float, float]]] | None = None,
+    progress: Callable[[str], Callable[[int, int], None]] | None = None,
+) -> Measured:
+    """Every measure of one model. start: the starting model and its `pair_logps`; without it the model is the start.
+
+    progress: gives, for the name of a stage, a function of (done, total).
+    """
+    scores: dict[str, Score] = {}
+    for name, evaluation in evals.items():
+        scores[name] = evaluation.run(subject)
+    if held_out.prompts:
+        scores |= _lengths(subject, held_out, max_new_tokens)
+        if start is not None:
+            show = progress("KL to the start") if progress else None
+            scores["kl"] = _divergence(subject, start[0], held_out, max_new_tokens, show)
+    pairs = _pair_logps(subject, held_out.pairs) if held_out.pairs else []
+    if pairs:
+        scores |= _pair_scores(pairs, start[1] if start else None)
+    return Measured(scores, [(chosen.sum, rejected.sum) for chosen, rejected in pairs])
+
+
+def _lengths(subject: Subject, held_out: HeldOut, max_new_tokens: int) -> dict[str, Score]:
+    greedy = Sampling(max_new_tokens=max_new_tokens, temperature=0.0)
+    answers = answers_to(subject, [record["prompt"] for record in held_out.prompts], greedy)
+    cut = sum(answer.cut for answer in answers)
+    return {
+        "answer_tokens": mean_score("answer_tokens", [float(len(answer.completion)) for answer in answers]),
+        "cut_share": share_score("cut_share", cut, len(answers), higher_is_better=False),
+    }
+
+
+def _divergence(subject: Subject, start: Any, held_out: HeldOut, max_new_tokens: int, progress: Any) -> Score:
+    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=1.0)
+    answers = answers_to(subject, [record["prompt"] for record in held_out.prompts], sampling)
+    values = answer_divergences(subject.model, start, answers, subject.precision, progress)
+    tokens = sum(len(answer.completion) for answer in answers)
+    return mean_score("kl", values, higher_is_better=False, details={"per_token": sum(values) / max(1, tokens)})
+
+
+@dataclass
+class _Logps:
+    sum: float
+    mean: float
+
+
+def _pair_logps(subject: Subject, pairs: list[dict[str, Any]]) -> list[tuple[_Logps, _Logps]]:
+    scored = score_all(subject, [pair[side] for side in ("chosen", "rejected") for pair in pairs])
+    values = [_Logps(float(logps.sum()), float(logps.mean())) for logps in scored]
+    return list(zip(values[: len(pairs)], values[len(pairs) :], strict=True))
+
+
+def _pair_scores(
+    pairs: list[tuple[_Logps, _Logps]], start: list[tuple[float, float]] | None
+) -> dict[str, Score]:  # fmt: skip
+    found = {
+        "plain_accuracy": share_score("plain_accuracy", sum(c.mean > r.mean for c, r in pairs), len(pairs)),
+        "chosen_logps": mean_score("chosen_logps", [chosen.sum for chosen, _ in pairs]),
+        "rejected_logps": mean_score("rejected_logps", [rejected.sum for _, rejected in pairs]),
+    }
+    if start is not None:
+        gained = [(c.sum - old[0]) > (r.sum - old[1]) for (c, r), old in zip(pairs, start, strict=True)]
+        found["preference_accuracy"] = share_score("preference_accuracy", sum(gained), len(pairs))
+    return found
+
+
+def settings_key(model: str, precision: str, held_out: HeldOut, evals: list[str], max_new_tokens: int) -> str:
+    """Measures made under another key are made again."""
+    content = [model, precision, held_out.fingerprint(), evals, max_new_tokens, sorted(EXPLAINED.items())]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -1,0 +1,91 @@
+"""The plan of a comparison: which runs, of how many steps, on how many tokens each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from zoo.comparison.budget import DEFINITION, Planner
+from zoo.comparison.entrants import Entrant, Settings
+from zoo.config import Resolved
+from zoo.data.kinds import prompt_key
+from zoo.data.template import ChatTemplate
+
+
+@dataclass
+class Planned:
+    """One run to be made: resolved is its complete configuration."""
+
+    entrant: Entrant
+    seed: int
+    resolved: Resolved
+    steps: int
+    tokens: int
+    passes: float
+    fingerprints: dict[str, str]
+    """Of the data it is to be trained on, as data.json has them."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.entrant.label}-seed{self.seed}"
+
+
+@dataclass
+class Plan:
+    """All runs, and what makes them comparable."""
+
+    runs: list[Planned]
+    budget: int
+    reason: str
+    trained_prompts: set[str]
+    """Prompts that some run trains on (as `prompt_key` gives them)."""
+    notes: list[str]
+
+    def definition(self) -> str:
+        return f"{DEFINITION} Every run stops at the step nearest to {self.budget:,} of them: {self.reason}."
+
+
+def make_plan(
+    settings: Settings, template: ChatTemplate, model: str, out: str, tokens: int | None, say: Any
+) -> Plan:  # fmt: skip
+    """Read the data as each entrant will, count, and choose the steps. Raises ZooError for what cannot be trained.
+
+    model: the start as runs are to name it; tokens: the budget, or None for the length of the shortest entrant.
+    """
+    planners, own = {}, {}
+    for entrant in settings.entrants:
+        say(f"Counting the tokens of {entrant.label}")
+        resolved = _resolved(settings, entrant, 0, model, out)
+        planners[entrant.label] = Planner(resolved, entrant.cls, template)
+        own[entrant.label] = planners[entrant.label].steps(resolved)
+    shortest = min(own, key=lambda label: own[label].tokens[-1])
+    budget = tokens or own[shortest].tokens[-1]
+    reason = "as --tokens asks" if tokens else f"what {shortest} would train on by itself, the least of all"
+    runs, prompts = [], set()
+    for seed in range(settings.seeds):
+        for entrant in settings.entrants:
+            runs.append(_planned(settings, entrant, seed, planners[entrant.label], budget, model, out))
+    for planner in planners.values():
+        prompts |= {prompt_key(record["record"]) for record in planner.data.train.records}
+    notes = [f"{label}: {planner.note}." for label, planner in planners.items() if planner.note]
+    return Plan(runs, budget, reason, prompts, notes)
+
+
+def _resolved(settings: Settings, entrant: Entrant, seed: int, model: str, out: str, **more: Any) -> Resolved:
+    """A configuration as a run of the comparison has it: scored by the comparison and validated at both ends only."""
+    decided: dict[str, Any] = {"seed": seed, "model": model, "out": out, "score": "none", **more}
+    return settings.resolve(entrant, **decided)
+
+
+def _planned(
+    settings: Settings, entrant: Entrant, seed: int, planner: Planner, budget: int, model: str, out: str
+) -> Planned:
+    steps, epochs = planner.steps_until(_resolved(settings, entrant, seed, model, out), budget)
+    count = steps.nearest(budget)
+    more: dict[str, Any] = {"max_steps": count, "epochs": epochs}
+    if not any("eval_every" in layer for layer in (settings.common, settings.given)):
+        more["eval_every"] = count
+    resolved = _resolved(settings, entrant, seed, model, out, **more)
+    facts = {part: found["fingerprint"] for part, found in planner.data.facts.items()}
+    passes = count * steps.batch_size / steps.records
+    return Planned(entrant, seed, resolved, count, steps.tokens[count - 1], passes, facts)

@@ -1,0 +1,139 @@
+"""The results of a comparison: measures of each entrant with their spread over seeds, and differences between them."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from zoo.comparison.measures import EXPLAINED
+from zoo.comparison.plan import Plan, Planned
+from zoo.comparison.statistics import averaged, mean_and_spread, paired_difference
+from zoo.evals import Score
+from zoo.report.warnings import displacement, length_warning
+from zoo.runs import Run
+from zoo.training.report import read_samples
+
+SPREAD = "mean ± sample standard deviation over seeds"
+COSTS = {
+    "trained_tokens": "Tokens that the policy was trained on.",
+    "cpu_seconds": "CPU seconds in the optimizer steps, all threads of the process; on a GPU see seconds.",
+    "seconds": "Seconds by the clock in the optimizer steps.",
+}
+
+
+def gather(
+    plan: Plan, runs: Sequence[tuple[Planned, Run]], start: dict[str, Score], start_run: Run, evals: list[str],
+    failed: list[dict[str, str]], folder: Path,
+) -> dict[str, Any]:  # fmt: skip
+    """Everything that the table, the page and compare.json show; written to compare.json and runs.csv."""
+    rows = [_row(planned, run) for planned, run in runs]
+    labels = list(dict.fromkeys(planned.entrant.label for planned, _ in runs))
+    explained = {name: f"Held-out score: {name}." for name in evals} | EXPLAINED | COSTS
+    named = [name for name in explained if any(name in row["measures"] for row in rows)]
+    found: dict[str, Any] = {
+        "definition": plan.definition(),
+        "spread": SPREAD,
+        "budget": plan.budget,
+        "measures": {name: explained[name] for name in named},
+        "evals": evals,
+        "start": {name: score.as_json() for name, score in start.items()},
+        "algorithms": [_entrant(label, [row for row in rows if row["label"] == label], named) for label in labels],
+        "runs": rows,
+        "differences": _differences(labels, runs, start_run, evals),
+        "failed": failed,
+        "notes": plan.notes,
+    }
+    found["warnings"] = _warnings(found)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "compare.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    _write_csv(folder / "runs.csv", rows, named)
+    return found
+
+
+def _row(planned: Planned, run: Run) -> dict[str, Any]:
+    """One run: what it was, and every measure."""
+    scores = run.read_json("measures.json")["scores"]
+    costs = {"trained_tokens": float(planned.tokens), **run.read_json("timing.json")}
+    return {
+        "label": planned.entrant.label,
+        "algo": planned.resolved.algo,
+        "seed": planned.seed,
+        "run": run.name,
+        "steps": run.summary["steps"],
+        "passes": planned.passes,
+        "skipped_steps": run.summary.get("skipped_steps", 0),
+        "measures": {**{name: score["value"] for name, score in scores.items()}, **costs},
+        "intervals": {name: [score["low"], score["high"], score["n"]] for name, score in scores.items()},
+    }
+
+
+def _entrant(label: str, rows: list[dict[str, Any]], named: list[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name in named:
+        values = [row["measures"][name] for row in rows if row["measures"].get(name) is not None]
+        if values:
+            mean, spread = mean_and_spread(values)
+            found[name] = {"mean": mean, "std": spread, "values": values}
+    return {"label": label, "algo": rows[0]["algo"], "seeds": len(rows), "steps": rows[0]["steps"],
+            "passes": rows[0]["passes"], "measures": found}  # fmt: skip
+
+
+def by_case(run: Run, evaluation: str, when: str) -> dict[str, float]:
+    """The score of each prompt of one evaluation."""
+    return {
+        json.dumps(row["prompt"], sort_keys=True): float(row["score"])
+        for row in read_samples(run)
+        if (row["eval"], row["when"]) == (evaluation, when) and row.get("score") is not None
+    }
+
+
+def _differences(
+    labels: list[str], runs: Sequence[tuple[Planned, Run]], start_run: Run, evals: list[str]
+) -> list[dict[str, Any]]:
+    """Each entrant against the start, and each pair of entrants, by evaluation; over prompts, seeds averaged."""
+    found = []
+    for name in evals:
+        cases = {"start": by_case(start_run, name, "before")}
+        for label in labels:
+            cases[label] = averaged([by_case(run, name, "after") for p, run in runs if p.entrant.label == label])
+        for first, second in itertools.combinations(cases, 2):
+            difference = paired_difference(cases[first], cases[second])
+            if difference:
+                found.append({"score": name, "from": first, "to": second, **difference})
+    return found
+
+
+def _warnings(found: dict[str, Any]) -> list[str]:
+    lines = []
+    for entrant in found["algorithms"]:
+        label, values = entrant["label"], entrant["measures"]
+
+        def pair(name: str, values: dict[str, Any] = values) -> tuple[float | None, float | None]:
+            return found["start"].get(name, {}).get("value"), values.get(name, {}).get("mean")
+
+        lines += length_warning(f"Answers of {label}", *pair("answer_tokens"))
+        before, after = pair("chosen_logps")
+        if before is not None and after is not None and after < before:
+            lines.append(displacement(f"{label}: the chosen answers", before, after))
+    for difference in found["differences"]:
+        if difference["from"] == "start" and difference["high"] < 0:
+            lines.append(f"{difference['to']} lost {-difference['change']:.3f} of {difference['score']}.")
+    lines += [
+        f"{row['run']} skipped {row['skipped_steps']} of {row['steps']} steps." for row in found["runs"]
+        if row["skipped_steps"]
+    ]  # fmt: skip
+    return lines
+
+
+def _write_csv(path: Path, rows: list[dict[str, Any]], named: list[str]) -> None:
+    """One line a run, with what the plots show."""
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["label", "algo", "seed", "run", "steps", *named])
+        for row in rows:
+            first = [row[name] for name in ("label", "algo", "seed", "run", "steps")]
+            writer.writerow([*first, *(row["measures"].get(name) for name in named)])

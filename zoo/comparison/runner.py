@@ -1,0 +1,236 @@
+"""Making a comparison: train what is missing, measure it, and put the results together.
+
+Runs follow one another in one process, each seed of all entrants before the next, so that a comparison which is stopped
+is even. Everything finished is kept in the folder; the same command goes on from there.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from zoo import registry
+from zoo.comparison import measures, results
+from zoo.comparison.entrants import Settings, default_folder
+from zoo.comparison.plan import Plan, Planned, make_plan
+from zoo.data.template import ChatTemplate
+from zoo.errors import TrainingStopped, ZooError
+from zoo.evals import Score, Subject
+from zoo.models.loading import Source, load_model, load_tokenizer, resolve_model
+from zoo.models.precision import choose_precision
+from zoo.models.scorer import require_head
+from zoo.report.run_page import write_run_page
+from zoo.runs import Run, find_run, find_runs, is_run_name
+from zoo.training import setup
+from zoo.training.checks import check_names, names_in
+from zoo.training.progress import counter
+from zoo.training.report import read_samples, write_samples
+from zoo.training.run import execute, quiet_libraries
+
+STOPPED_BY_SIGNAL = 128
+START = "start"
+"""Folder with what was measured of the start."""
+
+
+class Comparison:
+    """One comparison and its folder; the methods in their order."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        console: Console,
+        *,
+        out: str | None = None,
+        tokens: int | None = None,
+        cases: int | None = None,
+        answer_tokens: int = 96,
+        command: str = "",
+    ):
+        self.settings, self.console, self.command = settings, console, command
+        self.tokens, self.cases, self.answer_tokens = tokens, cases, answer_tokens
+        quiet_libraries()
+        self.core = settings.resolve(settings.entrants[0]).core
+        for name in ("model", "reference"):
+            # A run is meant by its name below runs/, wherever the comparison's own runs are.
+            value = getattr(self.core, name)
+            if value is not None and is_run_name(value):
+                value = str(find_run(value).path)
+            setattr(self.core, name, value)
+        self.folder = Path(out or default_folder(settings, self.core))
+        self.failed: list[dict[str, str]] = []
+
+    def say(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    # -- the plan ------------------------------------------------------------------------------------------------
+
+    def plan(self) -> Plan:
+        """Find the start, read the data, count the steps."""
+        if self.core.reference is not None:
+            self.settings.given["reference"] = self.core.reference
+        self.source = resolve_model(self.core.model, self.say)
+        require_head(self.source, "lm")
+        self.template = ChatTemplate(load_tokenizer(self.source, self.core.trust_remote_code), self.core.template)
+        self.plugins = registry.manager()
+        available = registry.contributions(self.plugins, "evals")
+        names = names_in(self.core.score)
+        if self.core.score == "auto":
+            names = ["instructions"] if self.core.data.split(":")[0] == "starter" else []
+        check_names(names, available, "evaluation")
+        self.evals = {name: available[name] for name in names}
+        self.device = torch.device(setup.choose_accelerator(self.core.accelerator))
+        self.precision = choose_precision(self.core.precision, self.device.type)[0]
+        made = make_plan(
+            self.settings, self.template, self.source.name, str(self.folder), self.tokens, self.say
+        )  # fmt: skip
+        self.held_out = measures.load_held_out(self.core, self.template, self.plugins, made.trained_prompts, self.cases)
+        self.key = measures.settings_key(
+            self.source.name, self.precision, self.held_out, list(self.evals), self.answer_tokens
+        )
+        made.notes += self.held_out.notes
+        if not self.evals:
+            made.notes.append("No evaluation is named for this data, so there is no held-out score: --score names one.")
+        return made
+
+    # -- running it ----------------------------------------------------------------------------------------------
+
+    def go(self, plan: Plan) -> dict[str, Any]:
+        """Train and measure everything that is not there yet; returns the results, also written to the folder."""
+        try:
+            self.start = self._measured_start()
+            runs = []
+            for number, planned in enumerate(plan.runs, 1):
+                self.say(f"\n{planned.name} (run {number} of {len(plan.runs)})")
+                run = self._trained(planned)
+                if run is not None:
+                    self._measured(run)
+                    runs.append((planned, run))
+        except KeyboardInterrupt:
+            raise self._stopped("Stopped while measuring.", 130) from None
+        if not runs:
+            raise ZooError("No run of the comparison came to its end.", self.failed[0]["error"])
+        return results.gather(plan, runs, self.start.scores, self.start_run, list(self.evals), self.failed, self.folder)
+
+    def _stopped(self, message: str, status: int) -> TrainingStopped:
+        again = self.command or "the same command"
+        stopped = TrainingStopped(f"{message} What is finished is kept in {self.folder}.", f"Go on with: {again}")
+        stopped.exit_status = status
+        return stopped
+
+    def _trained(self, planned: Planned) -> Run | None:
+        """The finished run of a plan: one that is there, one that is gone on with, or a new one; None if it failed."""
+        found = self._existing(planned)
+        if found is not None and found.status == "finished":
+            self.say(f"{found.path} is finished already.")
+            return found
+        planned.resolved.core.name = None if found is not None else self._free_name(planned.name)
+        try:
+            return execute(
+                planned.resolved, planned.entrant.cls, self.console, resumed=found, command=self.command
+            )  # fmt: skip
+        except ZooError as error:
+            if error.exit_status > STOPPED_BY_SIGNAL:
+                raise self._stopped(error.message, error.exit_status) from None
+            self.say(f"{planned.name} failed: {error.message}\nThe others go on.")
+            self.failed.append({"run": planned.name, "error": error.message})
+            return None
+        finally:
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def _existing(self, planned: Planned) -> Run | None:
+        """A run of the folder with exactly this configuration, on the same data."""
+        wanted = _comparable(planned.resolved.as_dict())
+        for run in find_runs(str(self.folder)):
+            data = run.read_json("data.json")
+            same_data = all(data.get(part, {}).get("fingerprint") == p for part, p in planned.fingerprints.items())
+            if same_data and _comparable(run.config) == wanted:
+                return run
+        return None
+
+    def _free_name(self, name: str) -> str:
+        """The name, numbered where a run with other options has it."""
+        taken, number = name, 1
+        while (self.folder / taken).exists():
+            number += 1
+            taken = f"{name}-{number}"
+        return taken
+
+    # -- measuring -----------------------------------------------------------------------------------------------
+
+    def _subject(self, source: Source) -> Subject:
+        model = load_model(source, torch.float32, self.core.trust_remote_code).eval().to(self.device)
+        self.template.eos_ids |= setup.ending_ids(model)
+        return Subject(
+            model, self.template.tokenizer, self.template, self.precision, progress=counter(self.console, "answers")
+        )
+
+    @property
+    def start_run(self) -> Run:
+        return Run(self.folder / START)
+
+    def _measured_start(self) -> measures.Measured:
+        """What is measured of the start, once for all runs and kept in the folder."""
+        kept = self.start_run.read_json("measures.json")
+        if kept.get("key") == self.key:
+            pairs = [(chosen, rejected) for chosen, rejected in kept["pair_logps"]]
+            return measures.Measured(_scores(kept["scores"]), pairs)
+        self.say("\nMeasuring the start")
+        self.start_run.path.mkdir(parents=True, exist_ok=True)
+        found = measures.measure(self._subject(self.source), self.held_out, self.evals, self.answer_tokens)
+        for name in self.evals:
+            write_samples(self.start_run, "before", found.scores[name])
+        kept = {"key": self.key, "scores": found.as_json(), "pair_logps": found.pair_logps}
+        self.start_run.write_json("measures.json", kept)
+        return found
+
+    def _measured(self, run: Run) -> None:
+        """Measure a finished run, unless that was done; its summary and report then show the scores."""
+        if run.read_json("measures.json").get("key") == self.key:
+            return
+        subject, start = self._subject(resolve_model(str(run.path))), self._subject(self.source)
+        found = measures.measure(
+            subject, self.held_out, self.evals, self.answer_tokens, (start.model, self.start.pair_logps),
+            lambda stage: counter(self.console, stage),
+        )  # fmt: skip
+        for name in self.evals:
+            samples = [row for row in read_samples(self.start_run) if row["eval"] == name]
+            samples = [{key: row[key] for key in ("prompt", "answer", "score")} for row in samples]
+            before = self.start.scores[name]
+            write_samples(run, "before", Score(name, before.value, before.n, before.low, before.high, samples=samples))
+            write_samples(run, "after", found.scores[name])
+        _add_scores(run, self.start, found)
+        run.write_json("measures.json", {"key": self.key, "scores": found.as_json()})
+        write_run_page(run)
+        del subject, start
+        gc.collect()
+
+
+def _comparable(config: dict[str, Any]) -> str:
+    """A configuration without what only names it."""
+    return json.dumps({k: v for k, v in config.items() if k not in ("name", "out")}, sort_keys=True, default=str)
+
+
+def _scores(kept: dict[str, dict[str, Any]]) -> dict[str, Score]:
+    return {name: Score(**values) for name, values in kept.items()}
+
+
+def _add_scores(run: Run, start: measures.Measured, found: measures.Measured) -> None:
+    """Put measures into summary.json beside the validation's numbers, as if the run had made them itself."""
+    summary, shared = run.summary, [name for name in found.scores if name in start.scores]
+    for when, measured in (("before", start), ("after", found)):
+        scores = {name: measured.scores[name] for name in shared}
+        summary[when] = {**{name: score.value for name, score in scores.items()}, **summary.get(when, {})}
+        summary["scores"][when] = {name: score.as_json() for name, score in scores.items()}
+    run.write_json("summary.json", summary)
+
+
+def typed_command(arguments: list[str]) -> str:
+    return shlex.join(["zoo", *arguments])
