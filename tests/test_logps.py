@@ -16,10 +16,10 @@ HEADS = {
 }
 
 
-@pytest.fixture(params=[1, 4, 100], ids=lambda rows: f"chunks of {rows}")
+@pytest.fixture(params=[(1, 1), (4, 3), (100, 4), (5, 100)], ids=lambda size: f"chunks of {size[0]} by {size[1]}")
 def chunk(request, monkeypatch):
-    monkeypatch.setattr(module, "CHUNK_BYTES", 4 * VOCABULARY * request.param)
-    return request.param
+    monkeypatch.setattr(module, "POSITIONS", request.param[0])
+    monkeypatch.setattr(module, "COLUMNS", request.param[1])
 
 
 def make(name="plain", dtype=torch.float32):
@@ -101,18 +101,25 @@ def test_frozen_hidden_states_leave_the_gradient_to_the_head():
 def test_the_chunk_size_does_not_change_the_values(monkeypatch):
     hidden, head, targets = make()
     whole = token_logps(hidden, head, targets)[0]
-    monkeypatch.setattr(module, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(module, "COLUMNS", 1)
     close(token_logps(hidden, head, targets)[0], whole, 1e-6)
 
 
 def test_no_chunk_is_larger_than_its_budget(monkeypatch):
-    monkeypatch.setattr(module, "CHUNK_BYTES", 4 * VOCABULARY * 5)
+    monkeypatch.setattr(module, "POSITIONS", 8)
+    monkeypatch.setattr(module, "COLUMNS", 6)
     seen = []
     original = module._logits
-    monkeypatch.setattr(module, "_logits", lambda rows, *rest: seen.append(len(rows)) or original(rows, *rest))
+
+    def noted(rows, matrix, *rest):
+        seen.append((len(rows), len(matrix)))
+        return original(rows, matrix, *rest)
+
+    monkeypatch.setattr(module, "_logits", noted)
     hidden, head, targets = make()
     token_logps(hidden, head, targets)[0].sum().backward()
-    assert seen == [5, 5, 3, 5, 5, 3], "thirteen positions forward, and once more backward"
+    once = [(8, 6), (8, 5), (5, 6), (5, 5)]
+    assert seen == once * 2, "thirteen positions by eleven words forward, and once more backward"
 
 
 def test_no_position_gives_no_value_and_a_zero_gradient():
@@ -137,10 +144,11 @@ def test_bfloat16_under_autocast_stays_close_and_comes_out_in_float32(chunk, nam
     close(head.weight.grad, weight64.grad, 0.1)
 
 
-def test_bfloat16_weights_are_multiplied_in_bfloat16_and_normalised_in_float32():
+def test_bfloat16_weights_are_multiplied_in_bfloat16_and_normalised_in_float32_with_an_exact_target():
     hidden, head, targets = make(dtype=torch.bfloat16)
     found = token_logps(hidden, head, targets)[0]
-    logits = (hidden @ head.weight.t()).float()
+    rounded, exact = (hidden @ head.weight.t()).float(), hidden.float() @ head.weight.float().t()
+    logits = rounded.scatter(-1, targets[:, None], exact.gather(-1, targets[:, None]))
     expected = torch.log_softmax(logits, -1).gather(-1, targets[:, None]).squeeze(-1)
     assert found.dtype == torch.float32
     close(found, expected, 1e-6)
