@@ -54,12 +54,14 @@ TRL_PRECOMPUTED = Side(
 )
 ZOO = Side("zoo", "zoo", {"reference_cache": "off", "beta": BETA})
 ZOO_CACHED = Side("zoo, reference cached", "zoo", {"reference_cache": "auto", "beta": BETA})
-TRL_PACKED = Side("TRL, packed", "trl", {"packing": True, "max_length": 512})
+# A packed batch of TRL is one long row; its own rows one by one are its cheapest way without FlashAttention.
+TRL_PACKED = Side("TRL, packed", "trl", {"packing": True, "max_length": 512, "rows_together": True})
+TRL_ONE_ROW = Side("TRL, packed, row by row", "trl", {"packing": True, "max_length": 512}, extra=True)
 TRL_PADDED = Side("TRL, padded", "trl", FOUR_TEXTS, extra=True)
 SIDES = {
     "dpo-mixed": (TRL, ZOO, ZOO_CACHED, TRL_ONE_PAIR, TRL_PRECOMPUTED),
     "dpo-long": (TRL, ZOO, ZOO_CACHED, TRL_ONE_PAIR),
-    "sft-packing": (TRL_PACKED, Side("zoo", "zoo"), TRL_PADDED),
+    "sft-packing": (TRL_PACKED, Side("zoo", "zoo"), TRL_ONE_ROW, TRL_PADDED),
 }
 
 

@@ -88,16 +88,16 @@ def make_trainer(job: dict[str, Any], model: Any, tokenizer: Any, data: Any, not
 
 
 def packing_trainer(common: dict[str, Any], extra: dict[str, Any], arguments: dict[str, Any]) -> Any:
-    """An SFT trainer whose every step takes all packed rows, one after the other.
+    """An SFT trainer whose every step takes all packed rows, together or one after the other.
 
     How many rows the packing makes is known once it is done, so a first trainer is made to count them.
     """
-    counted = trl.SFTTrainer(args=trl.SFTConfig(**{**common, **extra}), **arguments)
-    rows = len(counted.train_dataset)
-    together = extra.pop("rows_together", 1)
-    if rows % together:
-        together = 1
-    sizes = {"per_device_train_batch_size": together, "gradient_accumulation_steps": rows // together}
+    together = extra.pop("rows_together", False)
+    rows = len(trl.SFTTrainer(args=trl.SFTConfig(**{**common, **extra}), **arguments).train_dataset)
+    sizes = {
+        "per_device_train_batch_size": rows if together else 1,
+        "gradient_accumulation_steps": 1 if together else rows,
+    }
     return trl.SFTTrainer(args=trl.SFTConfig(**{**common, **extra, **sizes}), **arguments)
 
 
