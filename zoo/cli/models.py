@@ -21,14 +21,18 @@ def _say(console: Console) -> Any:
     return lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def load_subject(name: str, out: str, say: Any, **options: Any) -> Any:
-    """A run or model, ready to be evaluated: weights in float32, arithmetic as the device does it fast."""
+def load_subject(name: str, out: str, say: Any, head: str | None = None, **options: Any) -> Any:
+    """A run or model, ready to be evaluated: weights in float32, arithmetic as the device does it fast.
+
+    head: "lm" refuses reward models.
+    """
     import torch
 
     from zoo.data.template import ChatTemplate
     from zoo.evals import Subject
     from zoo.models.loading import load_model, load_tokenizer
     from zoo.models.precision import choose_precision
+    from zoo.models.scorer import require_head
     from zoo.runs import find_run, is_run_name
     from zoo.training.run import quiet_libraries
     from zoo.training.setup import ending_ids, resolve_start
@@ -36,6 +40,8 @@ def load_subject(name: str, out: str, say: Any, **options: Any) -> Any:
     quiet_libraries()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     source = resolve_start(name, out, say)
+    if head is not None:
+        require_head(source, head)
     tokenizer = load_tokenizer(source)
     template = find_run(name, out).config.get("template", "auto") if is_run_name(name, out) else "auto"
     model = load_model(source, torch.float32).eval().to(device)
@@ -47,36 +53,77 @@ def load_subject(name: str, out: str, say: Any, **options: Any) -> Any:
 def evaluate(
     model: Annotated[str, typer.Argument(help="A run (path, name, last) or a model (folder, hub name).")] = "last",
     evals: Annotated[list[str] | None, typer.Option("--eval", help="Which evaluations; all by default.")] = None,
+    reward: Annotated[
+        list[str] | None,
+        typer.Option(help="Mean reward of greedy answers to the starter set's held-out prompts (docs/rewards.md)."),
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Use the first N cases only.")] = None,
     samples: Annotated[int, typer.Option(help="Answers to print.")] = 0,
     out: Out = "runs",
     as_json: Json = False,
 ) -> None:
-    """Evaluate a run or a model: instructions followed, held-out loss, preference accuracy."""
+    """Evaluate a run or a model.
+
+    A language model: instructions followed, held-out loss, preference accuracy, or any reward. A reward model:
+    accuracy on held-out pairs and rankings.
+    """
+    from zoo.models.scalar import is_scorer
+    from zoo.training.checks import fitting
     from zoo.training.progress import counter
 
     if limit is not None and limit < 1:
         raise ZooError(f"--limit {limit} leaves nothing to evaluate.", "Give 1 or more, or leave --limit out.")
-    available = registry.contributions(registry.manager(), "evals")
+    plugins = registry.manager()
+    available = registry.contributions(plugins, "evals")
     for name in evals or []:
         if name not in available:
             known = "\n".join(f"  {key}: {value.help}" for key, value in available.items())
             raise ZooError(f"No evaluation is called '{name}'.{nearest(name, available)}", f"There are:\n{known}")
     console = Console(stderr=as_json)
     progress = None if as_json else counter(console, "answers")
+    available |= _as_evals(reward or [], registry.contributions(plugins, "rewards"), out, _say(console))
     subject = load_subject(model, out, _say(console), limit=limit, progress=progress)
-    scores = [available[name].run(subject) for name in evals or available]
+    wanted = [*(evals or []), *(reward or [])]
+    head = "scalar" if is_scorer(subject.model) else "lm"
+    scores = [available[name].run(subject) for name in fitting(wanted, available, head)]
     if as_json:
         print_json({score.name: {**score.as_json(), "samples": score.samples[:samples]} for score in scores})
         return
     from zoo.training.report import printable
 
     for score in scores:
-        console.print(f"[bold]{score.name}[/bold] {score.text()}  {available[score.name].help}", highlight=False)
+        console.print(
+            f"[bold]{escape(score.name)}[/bold] {score.text()}  {available[score.name].help}", highlight=False
+        )
+        for key, value in score.details.items():
+            console.print(f"  {escape(str(key).replace('_', ' '))}  {value}", highlight=False, style="dim")
         for sample in score.samples[:samples]:
             prompt = sample["prompt"] if isinstance(sample["prompt"], str) else sample["prompt"][-1]["content"]
             console.print(f"  prompt {escape(printable(prompt))}", highlight=False)
             console.print(f"  {sample['score']}    {escape(printable(sample['answer']))}", highlight=False)
+
+
+def _as_evals(texts: list[str], named: dict[str, Any], out: str, say: Any) -> dict[str, Any]:
+    """An evaluation for each reward, on the starter set's held-out prompts."""
+    if not texts:
+        return {}
+    import torch
+
+    from zoo.data import starter
+    from zoo.data.starter.plugin import greedy
+    from zoo.evals import Eval
+    from zoo.evals.answers import reward_eval
+    from zoo.rewards.reward import Reward
+
+    def evaluation(text: str) -> Eval:
+        reward = Reward(text, named, out, "cuda" if torch.cuda.is_available() else "cpu", say)
+        prompts = starter.records("heldout", "prompt")
+        return Eval(
+            "Mean reward of greedy answers to the starter set's held-out prompts.",
+            lambda subject: reward_eval(text, subject, prompts, reward, greedy()),
+        )
+
+    return {text: evaluation(text) for text in texts}
 
 
 def chat(
@@ -95,7 +142,9 @@ def chat(
     from zoo.rollout.engine import Sampling
 
     console = Console()
-    subjects = {name: load_subject(name, out, _say(console)) for name in [model, *([versus] if versus else [])]}
+    subjects = {
+        name: load_subject(name, out, _say(console), head="lm") for name in [model, *([versus] if versus else [])]
+    }
     start = [{"role": "system", "content": system}] if system else []
     histories: dict[str, list[dict[str, str]]] = {name: list(start) for name in subjects}
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)

@@ -52,10 +52,14 @@ class Score:
 
 @dataclass(frozen=True)
 class Eval:
-    """A named evaluation. Its function gets a `Subject` and returns a `Score`."""
+    """A named evaluation. Its function gets a `Subject` and returns a `Score`.
+
+    head: the sort of models it is for, "lm" for language models, "scalar" for reward models.
+    """
 
     help: str
     run: Callable[[Subject], Score]
+    head: str = "lm"
 
 
 def mean_score(name: str, values: list[float], **rest: Any) -> Score:

@@ -13,6 +13,7 @@ from zoo.errors import PluginError
 from zoo.evals import Score, Subject, mean_score, share_score
 from zoo.models.precision import autocast
 from zoo.models.scoring import balance_of, score_answers
+from zoo.rewards.reward import Reward, Scored
 from zoo.rollout.engine import InProcessEngine, Sampling
 from zoo.types import Answer, TokenLogps
 
@@ -56,13 +57,23 @@ def reward_eval(
     name: str,
     subject: Subject,
     records: list[dict[str, Any]],
-    reward: Callable[[list[str], list[dict[str, Any]]], list[float | None]],
+    reward: Callable[[list[str], list[dict[str, Any]]], list[float | None]] | Reward,
     sampling: Sampling,
 ) -> Score:
-    """Mean reward of the model's answers to the records' prompts; answers without a reward are left out, counted."""
+    """Mean reward of the model's answers to the records' prompts; answers without a reward are left out, counted.
+
+    For a `Reward` the details hold the mean of each of its parts, and how much its reward models disagree.
+    """
     records = records[: subject.limit]
-    texts = answer_texts(subject, [record["prompt"] for record in records], sampling)
-    rewards = [None if value is None or not math.isfinite(value) else value for value in reward(texts, records)]
+    answers = answers_to(subject, [record["prompt"] for record in records], sampling)
+    texts = [subject.tokenizer.decode(answer.completion, skip_special_tokens=True).strip() for answer in answers]
+    more: dict[str, Any] = {}
+    if isinstance(reward, Reward):
+        scored = reward.detailed(texts, records, [answer.ended for answer in answers])
+        values, more = scored.values, _parts(scored)
+    else:
+        values = reward(texts, records)
+    rewards = [None if value is None or not math.isfinite(value) else value for value in values]
     if len(rewards) != len(texts):
         raise PluginError(f"The reward of '{name}' gave {len(rewards)} values for {len(texts)} answers.")
     given = [value for value in rewards if value is not None]
@@ -71,8 +82,17 @@ def reward_eval(
         for record, text, value in zip(records, texts, rewards, strict=True)
     ]
     words = sum(len(text.split()) for text in texts) / max(1, len(texts))
-    details = {"missing": len(rewards) - len(given), "mean_words": round(words, 1)}
+    details = {"missing": len(rewards) - len(given), "mean_words": round(words, 1), **more}
     return mean_score(name, [float(value) for value in given], samples=samples, details=details)
+
+
+def _parts(scored: Scored) -> dict[str, Any]:
+    """Means over the answers that have a value."""
+    columns = dict(scored.parts) if len(scored.parts) > 1 else {}
+    if scored.disagreement:
+        columns["disagreement (variance over reward models)"] = scored.disagreement
+    known = {name: [value for value in values if value is not None] for name, values in columns.items()}
+    return {name: round(sum(values) / len(values), 4) if values else None for name, values in known.items()}
 
 
 def score_all(subject: Subject, answers: list[Answer]) -> list[TokenLogps]:

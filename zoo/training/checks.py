@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from zoo.config import TrainConfig
@@ -21,6 +21,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("adam_beta1", "adam_beta2", "eval_fraction", "lora_dropout"), SHARE),
 }
 STRATEGIES = ("auto", "ddp")
+MODELS = {"lm": "a language model", "scalar": "a reward model"}
 
 
 def check_values(core: TrainConfig, origin: dict[str, str]) -> None:
@@ -48,6 +49,18 @@ def names_in(wanted: list[str] | str) -> list[str]:
     parts = [wanted] if isinstance(wanted, str) else wanted
     found = [name.strip() for part in parts for name in part.split(",")]
     return [name for name in found if name and name != "none"]
+
+
+def fitting(names: list[str], evals: Mapping[str, Any], head: str) -> list[str]:
+    """The evaluations named, all for that sort of model; without names every one there is. Raises ZooError."""
+    found = [name for name in evals if evals[name].head == head]
+    for name in names:
+        if name not in found:
+            raise ZooError(
+                f"The evaluation {name} is for {MODELS[evals[name].head]}, and this is {MODELS[head]}.",
+                f"For it there are: {', '.join(found)}.",
+            )
+    return names or found
 
 
 def check_names(names: list[str], available: Any, what: str) -> None:

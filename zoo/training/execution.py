@@ -30,7 +30,7 @@ from zoo.runs import Run, check_name, create_run
 from zoo.training import report, setup
 from zoo.training.callbacks import Recorder
 from zoo.training.checkpoints import FolderCheckpoints, newest_good
-from zoo.training.checks import check_names, names_in
+from zoo.training.checks import check_names, fitting, names_in
 from zoo.training.listeners import Listeners, spoken_warnings
 from zoo.training.module import PostTraining, out_of_memory
 from zoo.training.progress import Watch, counter
@@ -119,6 +119,8 @@ class Execution:
         self.precision, reason = choose_precision(core.precision, self.accelerator)
         self.evals = registry.contributions(self.plugins, "evals")
         check_names(self._scores(), self.evals, "evaluation")
+        if self._scores():
+            fitting(self._scores(), self.evals, self.algorithm.head)
         check_names(names_in(core.loggers), report.LOGGERS, "logger")
         self._name_models()
         self.tokenizer = load_tokenizer(self.source, core.trust_remote_code)
@@ -364,6 +366,7 @@ class Execution:
         summary = {
             "status": "finished",
             "algo": self.resolved.algo,
+            "head": self.algorithm.head,
             "model": self.core.model,
             "data": self.core.data,
             "steps": module.steps_done,

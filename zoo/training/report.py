@@ -72,7 +72,8 @@ def closing_panel(console: Console, run: Run, summary: dict[str, Any]) -> None:
     page = run.path / "report.html"
     lines += [f"report  {escape(str(page))}"] if page.is_file() else []
     name = run.typed
-    lines += [escape(f"next    zoo chat {name}    zoo eval {name}    zoo train --model {name} --algo …")]
+    asking = f"zoo eval MODEL --reward {name}" if summary.get("head") == "scalar" else f"zoo chat {name}"
+    lines += [escape(f"next    {asking}    zoo eval {name}    zoo train --model {name} --algo …")]
     console.print(Panel(Group(*lines), title=f"{run.name}: {summary['steps']} steps", expand=False))
 
 

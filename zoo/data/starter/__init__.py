@@ -14,7 +14,7 @@ from typing import Any
 from zoo.errors import ZooError, nearest
 
 SPLITS = ("train", "heldout")
-KINDS = ("demonstration", "preference", "feedback", "prompt")
+KINDS = ("demonstration", "preference", "feedback", "prompt", "ranking")
 
 
 def records(split: str, kind: str) -> list[dict[str, Any]]:
@@ -25,6 +25,8 @@ def records(split: str, kind: str) -> list[dict[str, Any]]:
     feedback: one answer to each prompt, labelled by whether it follows every instruction; good and bad in turn, so
     that no prompt has both, the best passing and the first failing one as in a preference.
     prompt: the prompt alone; no row is skipped.
+    ranking: every kept answer, ranked by the number of instructions it breaks; a row where all break as many is
+    skipped.
     """
     if kind not in KINDS:
         raise ZooError(
@@ -56,6 +58,10 @@ def _records(row: dict[str, Any], kind: str) -> Iterator[dict[str, Any]]:
         yield {**common, "completion": passing[0]}
     elif kind == "preference" and passing and failing:
         yield {**common, "chosen": passing[0], "rejected": failing[0]}
+    elif kind == "ranking":
+        broken = [answer["followed"].count(False) for answer in row["answers"]]
+        if len(set(broken)) > 1:
+            yield {**common, "completions": [_said(answer) for answer in row["answers"]], "ranks": broken}
     elif kind == "feedback":
         good = bool(passing) and (row["row"] % 2 == 0 or not failing)
         yield {**common, "completion": (passing if good else failing)[0], "label": good}

@@ -1,4 +1,4 @@
-"""The starter set as a plugin: a source, a reward and three evaluations, registered like anybody's."""
+"""The starter set as a plugin: a source, a reward and evaluations, registered like anybody's."""
 
 from __future__ import annotations
 
@@ -9,6 +9,13 @@ from zoo.hookspecs import hookimpl
 from zoo.rewards import instructions
 
 LONGEST_ANSWER = 96
+
+
+def greedy() -> Any:
+    """How answers to the held-out prompts are drawn."""
+    from zoo.rollout.engine import Sampling
+
+    return Sampling(max_new_tokens=LONGEST_ANSWER, temperature=0.0)
 
 
 @hookimpl
@@ -25,14 +32,13 @@ def rewards() -> dict[str, Any]:
 def evals() -> dict[str, Any]:
     from zoo.evals import Eval
     from zoo.evals.answers import loss_eval, preference_eval, reward_eval
-    from zoo.rollout.engine import Sampling
+    from zoo.evals.reward_models import pair_eval, ranking_eval
 
-    greedy = Sampling(max_new_tokens=LONGEST_ANSWER, temperature=0.0)
     return {
         "instructions": Eval(
             "Share of instructions followed in greedy answers to the starter set's held-out prompts.",
             lambda subject: reward_eval(
-                "instructions", subject, starter.records("heldout", "prompt"), instructions.reward, greedy
+                "instructions", subject, starter.records("heldout", "prompt"), instructions.reward, greedy()
             ),
         ),
         "heldout_loss": Eval(
@@ -42,5 +48,15 @@ def evals() -> dict[str, Any]:
         "preference_accuracy": Eval(
             "Share of held-out pairs whose chosen answer is likelier a token.",
             lambda subject: preference_eval("preference_accuracy", subject, starter.records("heldout", "preference")),
+        ),
+        "pair_accuracy": Eval(
+            "Share of held-out pairs whose chosen answer has the higher reward.",
+            lambda subject: pair_eval("pair_accuracy", subject, starter.records("heldout", "preference")),
+            head="scalar",
+        ),
+        "ranking_accuracy": Eval(
+            "Share of pairs of answers to a held-out prompt that the reward orders as the checkers do.",
+            lambda subject: ranking_eval("ranking_accuracy", subject, starter.records("heldout", "ranking")),
+            head="scalar",
         ),
     }

@@ -1,0 +1,160 @@
+"""The language of `--reward`: names, numbers, + − * /, and min, max, mean and var over rewards.
+
+    0.8*instructions + 0.2*length(target=60)
+    mean(runs/reward-1, runs/reward-2) - 0.5*var(runs/reward-1, runs/reward-2)
+
+A name is whatever stands between blanks, brackets, commas, `+`, `*` and `=`: it may be a path, and holds `-` and `/`
+as such. So a minus or a division behind a name needs a blank before it. Python's own parser reads the rest, and only
+the nodes named here are taken: nothing is run.
+"""
+
+from __future__ import annotations
+
+import ast
+import operator
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from zoo.errors import ZooError, nearest
+
+NUMBER = re.compile(r"(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?(?=[\s()+*/,-]|$)")
+NAME = re.compile(r"[^\s()+*,=-][^\s()+*,=]*")
+OPERATIONS: dict[type, Callable[[float, float], float]] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+}  # fmt: skip
+
+
+def mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def variance(values: list[float]) -> float:
+    """Of a population (divided by n), as the authors of arXiv:2310.02743 take it to choose among samples (in training n − 1)."""
+    middle = mean(values)
+    return sum((value - middle) ** 2 for value in values) / len(values)
+
+
+COMBINATIONS: dict[str, Callable[[list[float]], float]] = {"min": min, "max": max, "mean": mean, "var": variance}
+
+
+@dataclass(frozen=True)
+class Mention:
+    """A reward that an expression names, with the options in its brackets. at: where it stands."""
+
+    name: str
+    options: tuple[tuple[str, float | str], ...] = ()
+    at: int = field(default=0, compare=False)
+
+    @property
+    def label(self) -> str:
+        given = ", ".join(f"{key}={value}" for key, value in self.options)
+        return f"{self.name}({given})" if given else self.name
+
+
+class Expression:
+    """A parsed text. `mentions`: the rewards it names, each once. Raises ZooError that points at the place."""
+
+    def __init__(self, text: str):
+        self.text = text
+        if not text.strip():
+            raise self.error("no reward is named here", 0)
+        masked, self._names = self._mask()
+        try:
+            # Brackets let an expression go on over lines; a name is as long masked as written, so places agree.
+            tree = ast.parse(f"({masked})", mode="eval").body
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            place = (getattr(error, "offset", None) or len(text)) - 2
+            raise self.error("this cannot be read", place) from None
+        self._found: list[Mention] = []
+        self._tree = self._read(tree)
+        self.mentions = list(dict.fromkeys(self._found))
+        if not self.mentions:
+            raise self.error("no reward is named here", 0)
+
+    def value(self, given: Mapping[Mention, float | None]) -> float | None:
+        """The value for one answer from those of the mentions; None where one is missing or a divisor is 0."""
+        if any(given[mention] is None for mention in self.mentions):
+            return None
+        try:
+            return float(self._tree(given))
+        except (ZeroDivisionError, OverflowError):
+            return None
+
+    def error(self, message: str, at: int, hint: str = "", guess: str = "") -> ZooError:
+        """An error that points at a place; guess: as `nearest` gives it."""
+        at = min(max(at, 0), len(self.text))
+        pointer = f"\n  {' '.join(self.text.splitlines())}\n  {' ' * at}^"
+        return ZooError(f"Reward, character {at + 1}: {message}.{guess}{pointer}", hint)
+
+    # -- text to tree --------------------------------------------------------------------------------------------
+
+    def _mask(self) -> tuple[str, dict[int, str]]:
+        """The text with every name replaced by as many n, and the names by the place where they begin."""
+        masked, names = "", {}
+        operand = True
+        while len(masked) < len(self.text):
+            at = len(masked)
+            number = NUMBER.match(self.text, at) if operand else None
+            name = NAME.match(self.text, at) if operand and not number else None
+            if number:
+                masked, operand = masked + number[0], False
+            elif name:
+                names[at] = name[0]
+                masked, operand = masked + "n" * len(name[0]), False
+            elif (character := self.text[at]).isspace():
+                masked += " "
+            elif character in "()+-*/,=":
+                masked, operand = masked + character, character != ")"
+            else:
+                raise self.error(f"{character!r} has no meaning here", at)
+        return masked, names
+
+    def _read(self, node: ast.expr) -> Callable[[Mapping[Mention, Any]], Any]:
+        """A function from the values of the mentions to the value of a node."""
+        at = node.col_offset - 1
+        match node:
+            case ast.Constant(value=int() | float() as number):
+                return lambda given: number
+            case ast.Name():
+                return self._mention(Mention(self._names[at], (), at))
+            case ast.UnaryOp(op=ast.USub() | ast.UAdd(), operand=inner):
+                sign, value = -1 if isinstance(node.op, ast.USub) else 1, self._read(inner)
+                return lambda given: sign * value(given)
+            case ast.BinOp(op=ast.Add() | ast.Sub() | ast.Mult() | ast.Div()):
+                left, right, operation = self._read(node.left), self._read(node.right), OPERATIONS[type(node.op)]
+                return lambda given: operation(left(given), right(given))
+            case ast.Call(func=ast.Name()):
+                return self._call(node, self._names[at])
+        raise self.error("this cannot stand in a reward", at, "There are names, numbers, + - * / and brackets.")
+
+    def _call(self, node: ast.Call, name: str) -> Callable[[Mapping[Mention, Any]], Any]:
+        at = node.col_offset - 1
+        if name in COMBINATIONS:
+            if node.keywords or len(node.args) < 2:
+                raise self.error(f"{name} takes two rewards or more", at, f"Write {name}(runs/a, runs/b).")
+            values, combine = [self._read(argument) for argument in node.args], COMBINATIONS[name]
+            return lambda given: combine([value(given) for value in values])
+        if node.args:
+            known = ", ".join(COMBINATIONS)
+            guess = nearest(name, COMBINATIONS)
+            raise self.error(f"'{name}' combines no rewards", at, f"Combinations: {known}.", guess)
+        return self._mention(Mention(name, tuple(self._options(node)), at))
+
+    def _options(self, node: ast.Call) -> Iterator[tuple[str, float | str]]:
+        for keyword in node.keywords:
+            key = self._names[keyword.col_offset - 1] if keyword.arg else "**"
+            match keyword.value:
+                case ast.Constant(value=int() | float() as number):
+                    yield key, number
+                case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
+                    yield key, -number
+                case ast.Name():
+                    yield key, self._names[keyword.value.col_offset - 1]
+                case _:
+                    raise self.error(f"{key} must be a number or a word", keyword.value.col_offset - 1)
+
+    def _mention(self, mention: Mention) -> Callable[[Mapping[Mention, Any]], Any]:
+        self._found.append(mention)
+        return lambda given: given[mention]
