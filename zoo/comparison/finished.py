@@ -20,7 +20,7 @@ def compare_runs(runs: Sequence[Run]) -> dict[str, Any]:
         raise ZooError("One run cannot be compared.", "Name another one: zoo compare RUN RUN")
     configs = [run.config for run in runs]
     names = [name for name in dict.fromkeys(name for config in configs for name in config) if name not in NAMES_ONLY]
-    options = {name: [config.get(name) for config in configs] for name in names}
+    options = {name: [config.get(name) for config in configs] for name in names if _is_everywhere_or_set(name, runs)}
     return {
         "runs": [{"name": run.name, "path": str(run.path), "status": run.status} for run in runs],
         "options": {name: values for name, values in options.items() if any(v != values[0] for v in values)},
@@ -28,6 +28,16 @@ def compare_runs(runs: Sequence[Run]) -> dict[str, Any]:
         "scores": _scores(runs),
         "metrics": _metrics(runs),
     }
+
+
+def _is_everywhere_or_set(name: str, runs: Sequence[Run]) -> bool:
+    """Whether all runs have an option, or one of them was given a value for it.
+
+    The defaults that one algorithm has and another one does not know say nothing beyond the algorithms' names.
+    """
+    having = [run for run in runs if name in run.config]
+    origins = [run.read_json("origins.json").get(name, "") for run in having]
+    return len(having) == len(runs) or any(not origin.startswith("default") for origin in origins)
 
 
 def _fingerprint(run: Run) -> str:

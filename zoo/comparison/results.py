@@ -116,9 +116,7 @@ def _warnings(found: dict[str, Any]) -> list[str]:
             return found["start"].get(name, {}).get("value"), values.get(name, {}).get("mean")
 
         lines += length_warning(f"Answers of {label}", *pair("answer_tokens"))
-        before, after = pair("chosen_logps")
-        if before is not None and after is not None and after < before:
-            lines.append(displacement(f"{label}: the chosen answers", before, after))
+        lines += displacement(f"{label}: the chosen answers", *pair("chosen_logps"))
     for difference in found["differences"]:
         if difference["from"] == "start" and difference["high"] < 0:
             lines.append(f"{difference['to']} lost {-difference['change']:.3f} of {difference['score']}.")

@@ -10,6 +10,8 @@ from zoo.training.report import sample_pairs
 LENGTH_RATIO = 1.5
 """Answers that become so many times as long, or as short, are named."""
 DROPPED_SHARE = 0.05
+FALL = 0.02
+"""Log-probabilities of chosen answers that fall by more than this share are named."""
 LOSS_RISE = 0.05
 """A validation loss that ends so much above its lowest value, as a share of it, is named."""
 
@@ -20,9 +22,7 @@ def run_warnings(run: Run) -> list[str]:
     before, after = summary.get("before", {}), summary.get("after", {})
     found += _fallen_scores(summary)
     found += length_warning("The answers", *_mean_words(run))
-    chosen = [values.get("val/logps/chosen") for values in (before, after)]
-    if None not in chosen and chosen[1] < chosen[0]:
-        found.append(displacement("The chosen answers", chosen[0], chosen[1]))
+    found += displacement("The chosen answers", before.get("val/logps/chosen"), after.get("val/logps/chosen"))
     found += _loss_rose(run.metrics)
     if summary.get("skipped_steps"):
         found.append(f"{summary['skipped_steps']} steps were skipped: their loss or gradient was not a number.")
@@ -30,11 +30,11 @@ def run_warnings(run: Run) -> list[str]:
     return found
 
 
-def displacement(what: str, before: float, after: float) -> str:
-    return (
-        f"{what} of held-out pairs lost probability too: log π fell from {before:.1f} to {after:.1f}. "
-        "Probability went to answers that are in neither list."
-    )
+def displacement(what: str, before: float | None, after: float | None) -> list[str]:
+    """A sentence when the answers that should rise fell: preference losses only ask for a difference."""
+    if before is None or after is None or before - after <= FALL * abs(before):
+        return []
+    return [f"{what} of held-out pairs lost probability: log π fell from {before:.1f} to {after:.1f}."]
 
 
 def length_warning(whose: str, before: float | None, after: float | None) -> list[str]:

@@ -1,0 +1,564 @@
+"""zoo compare: equal compute, the same measures for all, going on after a stop, and finished runs beside each other."""
+
+import json
+import re
+import shutil
+import statistics
+import warnings
+from types import SimpleNamespace
+
+import pytest
+import torch
+from test_report import check
+from tiny_runs import cli, plugin_file, preferences, trainer, write_rows
+
+from zoo import registry
+from zoo.comparison import measures, runner
+from zoo.comparison.budget import Planner, Steps
+from zoo.comparison.entrants import read_settings
+from zoo.comparison.finished import compare_runs
+from zoo.comparison.measures import HeldOut, load_held_out, measure
+from zoo.comparison.statistics import averaged, mean_and_spread, paired_difference
+from zoo.data.encode import encode
+from zoo.data.kinds import prompt_key
+from zoo.data.template import ChatTemplate
+from zoo.errors import TrainingStopped, ZooError
+from zoo.evals import Eval, Subject, mean_score
+from zoo.evals.divergence import answer_divergences
+from zoo.models.roles import Policy
+from zoo.runs import Run, find_runs
+from zoo.training import setup
+from zoo.types import Answer
+
+EXACT = ["--precision", "32-true", "--batch-size", "4", "--lr", "1e-2", "--answer-tokens", "8"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, tiny_folder):
+    """Pairs to train on, others to measure on, and the flags that name them."""
+    folder = tmp_path_factory.mktemp("compare")
+    data = write_rows(folder / "pairs.jsonl", preferences(16))
+    held_out = write_rows(folder / "held.jsonl", preferences(6, seed=9))
+    flags = ["--model", str(tiny_folder), "--data", data, "--eval-data", held_out, *EXACT]
+    return SimpleNamespace(folder=folder, data=data, held_out=held_out, flags=flags, model=str(tiny_folder))
+
+
+@pytest.fixture
+def length(monkeypatch):
+    """An evaluation that costs nothing: how long a model's answers are, in characters."""
+    from zoo.evals.answers import answer_texts
+    from zoo.hookspecs import hookimpl
+    from zoo.rollout.engine import Sampling
+
+    def run(subject):
+        prompts = [f"red {i}" for i in range(4)]
+        texts = answer_texts(subject, prompts, Sampling(max_new_tokens=8, temperature=0.0))
+        samples = [
+            {"prompt": prompt, "answer": text, "score": float(len(text))}
+            for prompt, text in zip(prompts, texts, strict=True)
+        ]
+        return mean_score("length", [sample["score"] for sample in samples], samples=samples)
+
+    module = SimpleNamespace(
+        __name__="length", evals=hookimpl(lambda: {"length": Eval("Characters of an answer.", run)})
+    )
+    monkeypatch.setattr(registry, "plugin_modules", lambda: ((("length", module),), ()))
+
+
+def compare(*arguments, status=0):
+    """What `zoo compare … --json` prints, with stderr beside."""
+    found, out, err = cli("compare", *arguments, "--json")
+    assert found == status, out + err
+    return json.loads(out)
+
+
+@pytest.fixture(scope="module")
+def finished(place):
+    """A comparison of two algorithms with two seeds: (its folder, its results, its arguments)."""
+    folder = place.folder / "finished"
+    arguments = ["--algos", "dpo,sft", "--seeds", "2", "--max-steps", "3", "--out", str(folder), *place.flags]
+    return SimpleNamespace(folder=folder, found=compare(*arguments), arguments=arguments)
+
+
+# -- equal compute ---------------------------------------------------------------------------------------------------
+
+
+def language_model_algorithms():
+    kinds = {"demonstration", "preference", "feedback"}
+    loaded = [(entry.name, registry.load_algorithm(entry.name)[1]) for entry in registry.algorithms()]
+    return [name for name, cls in loaded if cls.head == "lm" and kinds & set(cls.kinds())]
+
+
+@pytest.mark.parametrize("algo", language_model_algorithms())
+def test_the_counted_tokens_are_those_that_the_policy_is_really_trained_on(
+    algo, place, tmp_path, tiny_tokenizer, monkeypatch
+):
+    trained, score = [], Policy._score
+
+    def spy(self, answers, **options):
+        if torch.is_grad_enabled():
+            trained.append(sum(len(answer) for answer in answers))
+        return score(self, answers, **options)
+
+    settings = read_settings(algo, 1, None, [], {"model": place.model, "data": place.data, "batch_size": 4})
+    resolved = settings.resolve(settings.entrants[0], max_steps=3, eval_fraction=0.0)
+    planner = Planner(resolved, settings.entrants[0].cls, ChatTemplate(tiny_tokenizer, "auto"))
+    steps = planner.steps(resolved)
+    assert steps.note == planner.note == ""
+    monkeypatch.setattr(Policy, "_score", spy)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer(tmp_path, place.model)(algo, data=place.data, max_steps=3)
+    assert sum(trained) == steps.tokens[-1] > 0
+
+
+def test_every_run_stops_at_the_step_nearest_to_the_budget(finished):
+    found = finished.found
+    tokens = {row["run"]: row["measures"]["trained_tokens"] for row in found["runs"]}
+    steps = {row["run"]: row["steps"] for row in found["runs"]}
+    assert found["budget"] in tokens.values(), "the shortest one sets it"
+    for run, count in tokens.items():
+        assert abs(count - found["budget"]) <= count / steps[run], "no more than a step away"
+    assert "what sft would train on by itself" in found["definition"]
+
+
+@pytest.mark.parametrize(("budget", "expected"), [(1, 1), (14, 1), (16, 2), (25, 2), (26, 3), (999, 3)])
+def test_nearest_step(budget, expected):
+    assert Steps([10, 20, 30], 3, 1).nearest(budget) == expected
+
+
+def test_a_larger_budget_takes_more_passes_over_the_data(place, tmp_path):
+    arguments = ["--algos", "sft,dpo", "--tokens", "5000", "--out", str(tmp_path / "c"), *place.flags, "--dry-run"]
+    status, out, err = cli("compare", *arguments)
+    assert status == 0, err
+    rows = {line.split()[0]: line.split() for line in out.splitlines() if line.startswith(("sft", "dpo"))}
+    for row in rows.values():
+        assert float(row[3]) > 1, "passes"
+        assert abs(int(row[4].replace(",", "")) - 5000) < 400
+    assert "nearest to 5,000 of them: as --tokens asks" in " ".join(out.split())
+    assert not (tmp_path / "c").exists(), "a dry run writes nothing"
+
+
+def test_an_algorithm_that_needs_a_real_model_is_counted_by_its_batches(place, tmp_path, tiny_tokenizer):
+    body = (
+        "class Deep(Algorithm):\n    data = 'demonstration'\n"
+        "    def loss(self, batch, models):\n        models.policy.model.config\n"
+    )
+    file = plugin_file(tmp_path, body, "deep.py")
+    settings = read_settings(file, 1, None, [], {"model": place.model, "data": place.data, "batch_size": 4})
+    resolved = settings.resolve(settings.entrants[0], eval_fraction=0.0)
+    planner = Planner(resolved, settings.entrants[0].cls, ChatTemplate(tiny_tokenizer, "auto"))
+    steps = planner.steps(resolved)
+    assert "cannot be counted" in steps.note
+    assert steps.tokens[-1] == sum(len(record["completion"]) for record in planner.records)
+
+
+# -- what is measured ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def moved(tiny_model):
+    """A model that is not the tiny one any more, in no direction in particular."""
+    import copy
+
+    other = copy.deepcopy(tiny_model)
+    with torch.no_grad():
+        for i, parameter in enumerate(other.parameters()):
+            parameter += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(i))
+    return other
+
+
+def answers(count=5):
+    generator = torch.Generator().manual_seed(1)
+    sizes = [(3 + i, 2 * i + 1) for i in range(count)]
+    draws = [torch.randint(0, 200, (p + c,), generator=generator).tolist() for p, c in sizes]
+    return [Answer.of(ids[:p], ids[p:]) for ids, (p, _) in zip(draws, sizes, strict=True)]
+
+
+def full_logps(model, answer):
+    """log-softmax at every position that predicts a token of the completion, [C, V], by one plain forward."""
+    ids = torch.cat([answer.prompt, answer.completion])[None]
+    with torch.no_grad():
+        return model(ids).logits[0, len(answer.prompt) - 1 : -1].log_softmax(-1)
+
+
+def test_the_divergence_is_the_exact_sum_over_the_vocabulary_at_each_token(tiny_model, moved):
+    given = answers()
+    found = answer_divergences(moved, tiny_model, given)
+    for answer, value in zip(given, found, strict=True):
+        new, old = full_logps(moved, answer), full_logps(tiny_model, answer)
+        assert value == pytest.approx(
+            float(torch.nn.functional.kl_div(old, new, log_target=True, reduction="sum")), abs=1e-4
+        )
+    assert answer_divergences(tiny_model, tiny_model, given) == [0.0] * len(given)
+
+
+def test_preference_accuracy_is_the_gain_since_the_start(tiny_model, moved, tiny_tokenizer):
+    template = ChatTemplate(tiny_tokenizer, "auto")
+    rows = [{**row, "row": i} for i, row in enumerate(preferences(8), 1)]
+    pairs = encode(rows, "preference", template).records
+    held_out = HeldOut([], pairs)
+    start = measure(Subject(tiny_model, tiny_tokenizer, template), held_out, {}, 4)
+    found = measure(Subject(moved, tiny_tokenizer, template), held_out, {}, 4, (tiny_model, start.pair_logps))
+
+    def logp(model, answer):
+        each = full_logps(model, answer).gather(-1, answer.completion[:, None]).squeeze(-1)[answer.mask]
+        return float(each.sum()), float(each.mean())
+
+    gained, likelier = [], []
+    for pair in pairs:
+        (new_c, mean_c), (new_r, mean_r) = logp(moved, pair["chosen"]), logp(moved, pair["rejected"])
+        old_c, old_r = logp(tiny_model, pair["chosen"])[0], logp(tiny_model, pair["rejected"])[0]
+        gained.append(new_c - old_c > new_r - old_r)
+        likelier.append(mean_c > mean_r)
+    assert 0 < sum(gained) < len(pairs), "the test would not see a constant"
+    assert found.scores["preference_accuracy"].value == pytest.approx(sum(gained) / len(pairs))
+    assert found.scores["plain_accuracy"].value == pytest.approx(sum(likelier) / len(pairs))
+    assert "preference_accuracy" not in start.scores, "the start has gained nothing on itself"
+
+
+def test_the_start_has_no_divergence_and_answers_are_counted_in_tokens(finished):
+    found = finished.found
+    assert "kl" not in found["start"] and "plain_accuracy" in found["start"]
+    for row in found["runs"]:
+        assert row["measures"]["kl"] > 0
+        assert 0 < row["measures"]["answer_tokens"] <= 8, "the limit that was asked for"
+        assert row["intervals"]["plain_accuracy"][2] == 6, "pairs"
+
+
+def test_rows_that_are_trained_on_are_left_out_of_the_measures(place, tiny_tokenizer):
+    settings = read_settings(
+        "dpo", 1, None, [], {"model": place.model, "data": place.data, "eval_data": place.held_out}
+    )
+    core, template = settings.resolve(settings.entrants[0]).core, ChatTemplate(tiny_tokenizer, "auto")
+    everything = load_held_out(core, template, registry.manager(), set(), None)
+    first = prompt_key(everything.prompts[0])
+    rest = load_held_out(core, template, registry.manager(), {first}, None)
+    assert len(rest.prompts) == len(everything.prompts) - 1 and len(rest.pairs) == len(everything.pairs) - 1
+    assert "are left out: they are trained on" in rest.notes[0]
+    assert len(load_held_out(core, template, registry.manager(), set(), 2).pairs) == 2
+    assert rest.fingerprint() != everything.fingerprint()
+
+
+def test_which_rows_are_held_out_does_not_depend_on_the_seed(place, tmp_path, tiny_tokenizer):
+    data = write_rows(tmp_path / "rows.jsonl", preferences(30))
+    template = ChatTemplate(tiny_tokenizer, "auto")
+
+    def held_out(seed):
+        given = {"model": place.model, "data": data, "eval_fraction": 0.2}
+        settings = read_settings("dpo", 1, None, [], given)
+        core = settings.resolve(settings.entrants[0], seed=seed).core
+        found = setup.load_data(core, ("preference",), template, registry.manager(), lambda text: None)
+        return [record["row"] for record in found.held_out.records]
+
+    assert held_out(0) == held_out(1) != []
+
+
+# -- results ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_table_has_the_mean_and_the_spread_over_seeds(finished):
+    found = finished.found
+    assert [entrant["label"] for entrant in found["algorithms"]] == ["dpo", "sft"]
+    for entrant in found["algorithms"]:
+        values = [row["measures"]["kl"] for row in found["runs"] if row["label"] == entrant["label"]]
+        assert len(values) == 2 and values[0] != values[1], "seeds differ"
+        assert entrant["measures"]["kl"]["mean"] == pytest.approx(statistics.mean(values))
+        assert entrant["measures"]["kl"]["std"] == pytest.approx(statistics.stdev(values))
+    assert all(row["measures"]["cpu_seconds"] > 0 for row in found["runs"])
+    lines = (finished.folder / "runs.csv").read_text().splitlines()
+    assert len(lines) == 5 and lines[0].startswith("label,algo,seed,run,steps")
+    assert json.loads((finished.folder / "compare.json").read_text())["runs"] == found["runs"]
+
+
+def test_what_is_printed_is_the_table_with_its_words(finished, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    status, out, err = cli("compare", *finished.arguments)
+    assert status == 0, err
+    for part in (
+        "start",
+        "dpo",
+        "sft",
+        "preference accuracy",
+        "±",
+        "sample standard deviation over 2 seeds",
+        "report.html",
+    ):
+        assert part in out
+    assert "0.5 is chance" in " ".join(out.split()), "the columns are explained"
+
+
+def test_the_report_of_a_comparison_is_whole_and_loads_nothing(finished):
+    page = (finished.folder / "report.html").read_text(encoding="utf-8")
+    parser = check(page)
+    text = " ".join(" ".join(parser.text).split())
+    for part in ("Equal compute means", "dpo", "sft", "preference_accuracy", "± ", "runs.csv", "zoo compare --algos"):
+        assert part in text
+    links = [link for link in parser.loaded if link]
+    assert len(links) == 4 and all((finished.folder / link).is_file() for link in links)
+    assert page.count("<figure>") >= 4 and len(page) < 150_000
+
+
+def test_a_held_out_score_is_compared_prompt_by_prompt_and_shown_with_answers(place, tmp_path, length):
+    folder = tmp_path / "c"
+    flags = ["--algos", "dpo,sft", "--max-steps", "3", "--score", "length", "--out", str(folder), *place.flags]
+    found = compare(*flags)
+    assert found["evals"] == ["length"]
+    pairs = {(row["from"], row["to"]): row for row in found["differences"]}
+    assert set(pairs) == {("start", "dpo"), ("start", "sft"), ("dpo", "sft")}
+    for label in ("dpo", "sft"):
+        change = next(e for e in found["algorithms"] if e["label"] == label)["measures"]["length"]["mean"]
+        change -= found["start"]["length"]["value"]
+        assert pairs["start", label]["change"] == pytest.approx(change)
+        assert pairs["start", label]["low"] <= change <= pairs["start", label]["high"]
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    check(page)
+    assert "Answers to the same prompts" in page and "length against kl" in page
+    run = Run(folder / "dpo-seed0")
+    assert {"length", "plain_accuracy"} <= set(run.summary["before"]), "a measured run shows its scores everywhere"
+    assert "Answers before and after" in (run.path / "report.html").read_text(encoding="utf-8")
+
+
+def test_spread_and_paired_difference():
+    assert mean_and_spread([1.0, 2.0, 6.0]) == (3.0, pytest.approx(statistics.stdev([1, 2, 6])))
+    assert mean_and_spread([2.0]) == (2.0, None)
+    first = {str(i): float(i % 3) for i in range(200)}
+    second = {str(i): float(i % 3) + (1.0 if i % 2 else 0.0) for i in range(50, 250)}
+    found = paired_difference(first, second)
+    # Half of 150 cases in common change by 1: mean 0.5, standard error 0.5/√150, so ±0.080.
+    assert found["n"] == 150 and found["change"] == pytest.approx(0.5)
+    assert found["high"] - found["low"] == pytest.approx(2 * 1.96 * 0.5 / 150**0.5, rel=0.1)
+    assert found == paired_difference(first, second), "the same draws each time"
+    assert paired_difference({"a": 1.0}, {"a": 2.0}) is None
+    assert averaged([{"a": 1.0, "b": 0.0}, {"a": 3.0}]) == {"a": 2.0}
+
+
+# -- going on --------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_finished_is_not_done_again(finished, monkeypatch):
+    def never(*arguments, **options):
+        raise AssertionError("nothing is left to do")
+
+    monkeypatch.setattr(runner, "execute", never)
+    monkeypatch.setattr(measures, "measure", never)
+    again = compare(*finished.arguments)
+    assert again["runs"] == finished.found["runs"] and again["start"] == finished.found["start"]
+
+
+def test_other_options_make_other_runs_beside_the_old_ones(place, tmp_path):
+    folder = tmp_path / "c"
+    arguments = ["--algos", "sft", "--out", str(folder), *place.flags]
+    compare(*arguments, "--max-steps", "1")
+    found = compare(*arguments, "--max-steps", "2")
+    assert [row["run"] for row in found["runs"]] == ["sft-seed0-2"]
+    assert len(find_runs(str(folder))) == 2
+    write_rows(tmp_path / "other.jsonl", preferences(16, seed=3))
+    arguments[arguments.index(place.data)] = str(tmp_path / "data.jsonl")
+    for source in (place.data, tmp_path / "other.jsonl"):
+        shutil.copy(source, tmp_path / "data.jsonl")
+        found = compare(*arguments, "--max-steps", "1")
+    assert [row["run"] for row in found["runs"]] == ["sft-seed0-4"], "other rows under the same name are other data"
+
+
+INTERRUPTED = """
+import os, pathlib, signal
+
+class Interrupted(Algorithm):
+    data = "demonstration"
+    def loss(self, batch, models, step):
+        flag = pathlib.Path({flag!r})
+        # Counting runs the loss without a model.
+        if step == 1 and hasattr(models.policy, "model") and not flag.exists():
+            flag.touch()
+            os.kill(os.getpid(), signal.SIGINT)
+        return Loss.per_example(-models.policy.logps(batch.completion).mean())
+"""
+
+
+def test_a_stopped_comparison_goes_on_with_the_same_command(place, tmp_path):
+    file = plugin_file(tmp_path, INTERRUPTED.format(flag=str(tmp_path / "flag")), "interrupted.py")
+    folder = tmp_path / "c"
+    arguments = ["compare", "--algos", f"sft,{file}", "--max-steps", "4", "--out", str(folder), *place.flags]
+    status, _, err = cli(*arguments)
+    assert status == 130
+    message = " ".join(err.split())
+    assert "Stopped by ctrl-C after step 2" in message and f"kept in {folder}" in message
+    assert "Go on with: zoo compare --algos" in message
+    stopped = Run(folder / "interrupted-seed0")
+    assert stopped.status == "stopped"
+    found = compare(*arguments[1:])
+    assert [row["run"] for row in found["runs"]] == ["sft-seed0", "interrupted-seed0"]
+    assert stopped.status == "finished" and len(find_runs(str(folder))) == 2
+
+
+def test_ctrl_c_while_measuring_says_how_to_go_on(place, tmp_path, monkeypatch):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(measures, "measure", interrupted)
+    status, _, err = cli("compare", "--algos", "sft", "--max-steps", "1", "--out", str(tmp_path / "c"), *place.flags)
+    assert status == 130 and "Stopped while measuring" in err and "Go on with: zoo compare" in err
+
+
+def test_an_algorithm_that_fails_does_not_cost_the_others(place, tmp_path):
+    body = (
+        "class Bad(Algorithm):\n    data = 'demonstration'\n"
+        "    def loss(self, batch, models):\n"
+        "        return Loss.per_example(models.policy.logps(batch.completion).mean() * float('nan'))\n"
+    )
+    file = plugin_file(tmp_path, body)
+    arguments = ["--algos", f"{file},sft", "--max-steps", "4", "--out", str(tmp_path / "c"), *place.flags]
+    found = compare(*arguments, status=1)
+    assert [row["run"] for row in found["runs"]] == ["sft-seed0"]
+    assert found["failed"][0]["run"] == "bad-seed0" and "non-finite" in found["failed"][0]["error"]
+    assert "bad-seed0" in (tmp_path / "c" / "report.html").read_text()
+
+
+def test_a_run_that_every_algorithm_fails_is_an_error(place, tmp_path, monkeypatch):
+    def failing(*arguments, **options):
+        raise TrainingStopped("Memory ran out.", "Less.")
+
+    monkeypatch.setattr(runner, "execute", failing)
+    status, _, err = cli("compare", "--algos", "sft", "--max-steps", "1", "--out", str(tmp_path / "c"), *place.flags)
+    assert status == 2 and "No run of the comparison came to its end" in err and "Memory ran out" in err
+
+
+def test_the_start_is_measured_and_the_reference_scored_once_for_all(place, tmp_path, monkeypatch):
+    from zoo.models.reference_cache import ReferenceCache
+
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    starts, kept = [], []
+    once, put = measures.measure, ReferenceCache.put
+
+    def counting(subject, held_out, evals, limit, start=None, progress=None):
+        starts.append(start is None)
+        return once(subject, held_out, evals, limit, start, progress)
+
+    def remembering(self, values):
+        kept.extend(values)
+        return put(self, values)
+
+    monkeypatch.setattr(measures, "measure", counting)
+    monkeypatch.setattr(ReferenceCache, "put", remembering)
+    arguments = ["--algos", "first=dpo,second=dpo", "--seeds", "2", "--set", "second.beta=0.5", "--max-steps", "4"]
+    compare(*arguments, "--out", str(tmp_path / "c"), *place.flags)
+    assert starts.count(True) == 1 and starts.count(False) == 4
+    assert len(kept) == len(set(kept)) > 0, "no answer is scored twice"
+
+
+# -- options ---------------------------------------------------------------------------------------------------------
+
+
+def test_options_come_from_the_file_the_command_line_and_set(tmp_path):
+    file = tmp_path / "compare.yaml"
+    file.write_text("algos: [mild=dpo, sft]\nseeds: 2\nlr: 1e-3\nmax_steps: 7\nmild: {beta: 0.3, lr: 1e-4}\n")
+    settings = read_settings(None, None, str(file), ["mild.beta=0.9"], {"max_steps": "5"})
+    mild, sft = settings.entrants
+    assert (mild.label, mild.algo, settings.seeds) == ("mild", "dpo", 2)
+    first, second = settings.resolve(mild), settings.resolve(sft)
+    assert (first.algorithm.beta, first.core.lr, first.core.max_steps) == (0.9, 1e-4, 5)
+    assert (second.core.lr, second.core.max_steps) == (1e-3, 5)
+    assert first.origin["beta"] == "--set" and first.origin["lr"] == str(file)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--algos", "dpoo"], ["No algorithm is called 'dpoo'", "Did you mean 'dpo'"]),
+        (["--algos", "dpo,dpo"], ["'dpo' stands twice", "dpo=dpo,other=dpo"]),
+        (["--algos", "model=dpo"], ["An option is called 'model'"]),
+        (["--algos", "dpo", "--set", "dpo.bata=1"], ["Unknown option 'bata'", "Did you mean 'beta'"]),
+        (["--algos", "dpo", "--set", "dpp.beta=1"], ["names none of the compared", "Did you mean 'dpo'"]),
+        (["--algos", "dpo", "--set", "beta=1"], ["names none of the compared", "--set dpo.option=value"]),
+        (["--algos", "dpo", "--set", "dpo.beta"], ["names none of the compared"]),
+        (["--algos", "dpo", "--set", "dpo.beta=high"], ["'beta' (--set)", "must be float"]),
+        (["--algos", "dpo", "--set", "dpo.seed=4"], ["'seed' (--set dpo.seed=4) is set by the comparison"]),
+        (["--algos", "dpo", "--set", "dpo.model=x"], ["must be the same for all", "--model"]),
+        (["--algos", "dpo", "--seeds", "0"], ["--seeds 0"]),
+        (["--algos", "dpo", "--tokens", "0"], ["--tokens 0"]),
+        (["--algos", "dpo", "--score", "instruction"], ["No evaluation is called 'instruction'", "instructions"]),
+        ([], ["There is nothing to compare", "--algos"]),
+        (["runs/one", "--algos", "dpo"], ["do not go together"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_mistakes_are_explained(arguments, parts, place, tmp_path):
+    status, out, err = cli("compare", *arguments, "--model", place.model, "--data", place.data, "--out", str(tmp_path))
+    message = " ".join(err.split())
+    assert status == 2 and "Traceback" not in message, out + err
+    for part in parts:
+        assert part in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_mistakes_in_the_file_are_explained(tmp_path):
+    file = tmp_path / "compare.yaml"
+    for text, message in (
+        ("dpp: {beta: 1}", "has options for 'dpp', which is not compared. Did you mean 'dpo'"),
+        ("batchsize: 4", "Unknown option 'batchsize' in .*Did you mean 'batch_size'"),
+        ("seed: 4", "'seed' .* is set by the comparison"),
+        ("dpo: {score: none}", "'score' .* must be the same for all"),
+        ("seeds: many", "--seeds many"),
+    ):
+        file.write_text(f"algos: [dpo]\n{text}\n")
+        with pytest.raises(ZooError, match=message):
+            read_settings(None, None, str(file), [], {})
+
+
+def test_a_reward_model_cannot_be_compared_with_language_models(place, tmp_path):
+    body = (
+        "class Scorer(Algorithm):\n    data, head = 'preference', 'scalar'\n    def loss(self, batch, models):\n"
+        "        pass\n"
+    )
+    status, _, err = cli("compare", "--algos", f"dpo,{plugin_file(tmp_path, body, 'scorer.py')}", *place.flags)
+    assert status == 2 and "scorer trains a reward model, which writes no answers" in err
+
+
+def test_without_held_out_rows_nothing_can_be_measured(place, tmp_path):
+    flags = ["--algos", "sft", "--max-steps", "1", "--model", place.model, "--data", place.data]
+    status, _, err = cli("compare", *flags, "--out", str(tmp_path / "c"))
+    assert status == 2 and "is held out, so that nothing can be measured" in err and "--eval-data" in err
+    assert not (tmp_path / "c").exists()
+
+
+def test_data_without_pairs_is_compared_on_its_prompts(place, tmp_path):
+    rows = [{"prompt": f"red {i}", "completion": f"blue {i}"} for i in range(24)]
+    data = write_rows(tmp_path / "rows.jsonl", rows)
+    flags = ["--algos", "sft", "--max-steps", "1", "--model", place.model, "--data", data, *EXACT]
+    found = compare(*flags, "--eval-fraction", "0.2", "--out", str(tmp_path / "c"))
+    assert "kl" in found["measures"] and "preference_accuracy" not in found["measures"]
+    assert any("Nothing is measured on pairs" in note for note in found["notes"])
+
+
+# -- finished runs ---------------------------------------------------------------------------------------------------
+
+
+def test_finished_runs_show_only_the_options_that_differ_and_the_differences(finished):
+    runs = [Run(finished.folder / name) for name in ("dpo-seed0", "dpo-seed1")]
+    found = compare_runs(runs)
+    assert found["options"] == {"seed": [0, 1]} and found["same_data"]
+    metrics = {row["name"]: row for row in found["metrics"]}
+    last = [[row["val/loss"] for row in run.metrics if "val/loss" in row][-1] for run in runs]
+    assert metrics["val/loss"]["values"] == last
+    assert metrics["val/loss"]["deltas"] == [None, pytest.approx(last[1] - last[0])]
+    scores = {row["name"]: row for row in found["scores"]}
+    assert scores["plain_accuracy"]["values"][0]["n"] == 6
+    options = compare_runs([runs[0], Run(finished.folder / "sft-seed0")])["options"]
+    assert options["algo"] == ["dpo", "sft"] and "beta" not in options, "defaults of one algorithm say nothing"
+
+
+def test_finished_runs_on_the_command_line(finished, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    names = [str(finished.folder / name) for name in ("dpo-seed0", "dpo-seed1")]
+    status, out, err = cli("compare", *names, "--out", str(tmp_path / "page"))
+    assert status == 0, err
+    assert re.search(r"seed\s+0\s+1", out) and "val/loss" in out and "batch_size" not in out
+    page = (tmp_path / "page" / "report.html").read_text(encoding="utf-8")
+    check(page)
+    assert "Options that differ" in page and "dpo-seed1" in page and page.count("<figure>") > 3
+    assert compare(*names) == compare_runs([Run(finished.folder / name) for name in ("dpo-seed0", "dpo-seed1")])
+    status, _, err = cli("compare", names[0])
+    assert status == 2 and "One run cannot be compared" in err
+    status, _, err = cli("compare", names[0], "nothing")
+    assert status == 2 and "No run is called 'nothing'" in err
