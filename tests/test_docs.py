@@ -285,7 +285,7 @@ def test_the_reward_of_the_contract_leaves_out_what_it_cannot_score(capitals):
     assert reward(["It is Oslo.", "Rome", "Rome"], records) == [1.0, 0.0, None]
 
 
-ALGORITHMS = ["Centred", "Adaptive"]
+ALGORITHMS = ["Centred", "Adaptive", "Ranker"]
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

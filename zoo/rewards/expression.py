@@ -31,7 +31,7 @@ def mean(values: list[float]) -> float:
 
 
 def variance(values: list[float]) -> float:
-    """Of a population (divided by n), as the authors of arXiv:2310.02743 take it to choose among samples (in training n − 1)."""
+    """Of a population, divided by n, as arXiv:2310.02743's code does where it picks samples (n − 1 where it trains)."""
     middle = mean(values)
     return sum((value - middle) ** 2 for value in values) / len(values)
 
