@@ -10,7 +10,7 @@ import linecache
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import entry_points, packages_distributions, version
+from importlib.metadata import EntryPoint, entry_points
 from types import FrameType
 
 from zoo.errors import ZooError
@@ -50,7 +50,7 @@ def fault_of_plugin(error: BaseException) -> Fault | None:
 
     def owned(frame: FrameType) -> bool:
         name = str(frame.f_globals.get("__name__", ""))
-        return name.startswith(FILE_PREFIX) or name.split(".")[0] in tops
+        return name.startswith(FILE_PREFIX) or _top(name) in tops
 
     return _last(error, owned)
 
@@ -70,9 +70,11 @@ def describe(error: BaseException) -> str:
 
 
 def package_of(module: str) -> str:
-    """`package 1.0`, the installed package that a module belongs to; empty for a file of its own."""
-    packages = packages_distributions().get(module.split(".")[0], [])
-    return f"{packages[0]} {version(packages[0])}" if packages else ""
+    """`package 1.0`, the installed package that a plugin's module belongs to; empty for a file of its own."""
+    for point in _entry_points():
+        if _top(point.value) == _top(module) and point.dist:
+            return f"{point.dist.name} {point.dist.version}"
+    return ""
 
 
 def _last(error: BaseException, owned: Callable[[FrameType], bool]) -> Fault | None:
@@ -96,10 +98,18 @@ _NAMELESS = ("<listcomp>", "<dictcomp>", "<setcomp>", "<genexpr>", "<lambda>")
 def _is_machinery(frame: FrameType) -> bool:
     """Python's import system and the core, which are on the way to any plugin."""
     name = str(frame.f_globals.get("__name__", ""))
-    return name.split(".")[0] in ("importlib", "zoo") or frame.f_code.co_filename.startswith("<frozen ")
+    return _top(name) in ("importlib", "zoo") or frame.f_code.co_filename.startswith("<frozen ")
 
 
 def _plugin_packages() -> set[str]:
     """The top-level modules in which plugins are registered, the core's own left out."""
-    targets = {point.value for group in GROUPS for point in entry_points(group=group)}
-    return {target.split(":")[0].split(".")[0] for target in targets} - {"zoo"}
+    return {_top(point.value) for point in _entry_points()} - {"zoo"}
+
+
+def _entry_points() -> list[EntryPoint]:
+    return [point for group in GROUPS for point in entry_points(group=group)]
+
+
+def _top(target: str) -> str:
+    """`a` of `a.b:C`."""
+    return target.split(":")[0].split(".")[0]

@@ -1,0 +1,94 @@
+"""A package from outside, and one that `zoo new-plugin` wrote, beside zoo: in this process, and with its wheel."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from packages import forget_modules, fresh_environment, put_on_path, run
+from tiny_runs import FLOAT32, cli, trainer
+
+from zoo import registry
+
+SUMS = Path(__file__).parent / "third_party" / "zoo-sums"
+
+
+@pytest.fixture
+def sums(tmp_path, monkeypatch):
+    """The package on the path of this process."""
+    folder = Path(shutil.copytree(SUMS, tmp_path / "zoo-sums"))
+    put_on_path(folder, monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    forget_modules(folder)
+
+
+def test_its_algorithm_is_listed_and_described(sums):
+    entry = registry.find("awr")
+    assert (entry.full_name, entry.version) == ("awr@zoo-sums", "0.3.0")
+    listed = json.loads(cli("algos", "--json")[1])
+    (row,) = [row for row in listed if row["name"] == "awr"]
+    assert (row["data"], row["needs"]) == ("feedback", "depends on options")
+    shown = cli("algos", "awr")[1]
+    assert "--temperature" in shown and "V, the running mean of the rewards." in shown
+
+
+def test_its_source_gives_data_and_held_out_data_to_its_algorithm(sums, tiny_folder):
+    run = trainer(sums, tiny_folder)("awr", data="sums", max_steps=3, penalty_weight=0.1, eval_fraction=0.1)
+    steps = [row for row in run.metrics if "loss" in row]
+    assert [row["step"] for row in steps] == [1, 2, 3]
+    assert {"weight", "usual", "penalty"} <= set(steps[-1]) and "val/loss" in run.metrics[-1]
+    assert steps[0]["penalty"] == 0.0 and steps[-1]["penalty"] > 0
+
+
+def test_its_source_serves_bundled_algorithms_too(sums, tiny_folder):
+    run = trainer(sums, tiny_folder)("sft", data="sums", limit=8, max_steps=1)
+    assert run.status == "finished"
+
+
+def test_its_reward_scores_answers(sums):
+    reward = registry.contributions(registry.manager(), "rewards")["sums"]
+    assert reward(["5", "It is 12.", "none"], [{"sum": 5}, {"sum": 11}, {"sum": 1}]) == [1.0, 0.0, 0.0]
+
+
+def test_a_bug_in_an_installed_plugin_names_its_package_file_and_line(sums, tiny_folder, monkeypatch):
+    monkeypatch.setenv("ZOO_CACHE", str(sums / "cache"))
+    file = sums / "zoo-sums" / "zoo_sums" / "algorithm.py"
+    file.write_text(file.read_text().replace("batch.label.float() - self.usual", "batch.lable - self.usual"))
+    line = 1 + file.read_text().splitlines().index("        advantage = batch.lable - self.usual")
+    status, _, shown = cli("train", "--algo", "awr", "--data", "sums", "--model", tiny_folder, "--precision", "32-true")
+    assert status == 1
+    assert f"zoo_sums/algorithm.py, line {line}, in loss (zoo-sums 0.3.0): AttributeError: The batch has no" in shown
+    assert "Did you mean 'label'?" in shown and "        advantage" not in shown and "    advantage = " in shown
+
+
+@pytest.mark.slow
+def test_both_work_in_a_fresh_environment_with_the_wheel_and_no_source(tmp_path, tiny_folder):
+    """Installed by pip from their own pyproject.toml, next to the wheel of zoo; commands as a person types them."""
+    assert cli("new-plugin", "novel", "--data", "preference", "--out", tmp_path)[0] == 0
+    sums = shutil.copytree(SUMS, tmp_path / "sums")
+    programs, env = fresh_environment(tmp_path / "env", sums, tmp_path / "zoo-novel")
+    zoo, python = programs / "zoo", programs / "python"
+    work = tmp_path / "work"
+    work.mkdir()
+    where = run(python, "-c", "import zoo, zoo_plugins; print(zoo.__file__, zoo_plugins.__file__)", cwd=work, env=env)
+    assert all(str(tmp_path / "env" / "lib") in file for file in where.split())
+
+    def typed(*arguments):
+        return run(zoo, *arguments, cwd=work, env={**env, "ZOO_CACHE": str(tmp_path / "cache")})
+
+    assert {"awr", "novel", "sft"} <= {row["name"] for row in json.loads(typed("algos", "--json"))}
+    assert "Nothing wrong was found" in typed("doctor")
+    flags = [part for key, value in FLOAT32.items() for part in (f"--{key.replace('_', '-')}", value)]
+    for name, data in (("awr", "sums"), ("novel", tmp_path / "zoo-novel" / "rows.jsonl")):
+        typed("check", name)
+        typed("train", "--algo", name, "--data", data, "--model", tiny_folder, "--max-steps", "2", *flags)
+        assert (work / "runs" / f"{name}-tiny-1" / "model" / "config.json").is_file()
+    for folder in (sums, tmp_path / "zoo-novel"):
+        tests = next(folder.glob("test_*.py"))
+        shown = run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", tests, cwd=work, env=env)
+        assert int(re.search(r"(\d+) passed", shown).group(1)) >= 15, shown
+    # A scaffold takes no name that is installed.
+    with pytest.raises(AssertionError, match="The name 'novel' is taken"):
+        typed("new-plugin", "novel", "--data", "text")

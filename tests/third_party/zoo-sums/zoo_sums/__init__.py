@@ -1,0 +1,1 @@
+"""Sums for zoo: data, a reward that checks them, and advantage-weighted regression."""

@@ -1,0 +1,48 @@
+"""The source `sums`: sums with a right and a wrong answer each; and the reward `sums`, which checks an answer."""
+
+from __future__ import annotations
+
+import random
+import re
+
+from zoo.api import ZooError, hookimpl
+
+SIZES = {"train": (120, 0), "heldout": (24, 1)}
+"""Number of sums and seed of each split."""
+
+
+def rows(split, kind):
+    """Feedback, or prompts alone with the column `sum`, which the reward reads."""
+    if split not in SIZES:
+        raise ZooError(f"sums has no split '{split}'.", f"There are: {', '.join(SIZES)}.")
+    count, seed = SIZES[split]
+    source = random.Random(seed)
+    found = []
+    for _ in range(count):
+        a, b = source.randint(1, 49), source.randint(1, 49)
+        row = {"prompt": f"What is {a} + {b}?", "sum": a + b}
+        if kind == "prompt":
+            found.append(row)
+            continue
+        wrong = a + b + source.choice((-10, -1, 1, 10))
+        found += [{**row, "completion": f"{n}", "label": n == a + b} for n in (a + b, wrong)]
+    return found
+
+
+def right(completions, records):
+    """1 where the last number of the answer is the sum, else 0; None where the record has no sum."""
+    scores = []
+    for text, record in zip(completions, records, strict=True):
+        numbers = re.findall(r"-?\d+", text)
+        scores.append(float(numbers[-1:] == [str(record["sum"])]) if "sum" in record else None)
+    return scores
+
+
+@hookimpl
+def sources():
+    return {"sums": rows}
+
+
+@hookimpl
+def rewards():
+    return {"sums": right}
