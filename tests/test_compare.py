@@ -562,3 +562,14 @@ def test_finished_runs_on_the_command_line(finished, tmp_path, monkeypatch):
     assert status == 2 and "One run cannot be compared" in err
     status, _, err = cli("compare", names[0], "nothing")
     assert status == 2 and "No run is called 'nothing'" in err
+
+
+def test_the_file_of_the_docs_is_read(tmp_path):
+    from test_docs import block
+
+    file = tmp_path / "compare.yaml"
+    file.write_text(block("docs/compare.md", "compare.yaml"))
+    settings = read_settings(None, None, str(file), [], {})
+    mild, kto = settings.entrants
+    assert settings.seeds == 3 and settings.resolve(mild).algorithm.beta == 0.5
+    assert settings.resolve(kto).core.lr == 2e-6 and settings.resolve(kto).core.data == "starter"

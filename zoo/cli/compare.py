@@ -13,6 +13,7 @@ from rich.table import Table
 
 from zoo.cli.listings import print_json
 from zoo.cli.train import flag_of, parameter
+from zoo.comparison.entrants import DECIDED
 from zoo.config import TrainConfig
 from zoo.errors import ZooError
 from zoo.options import options_of
@@ -43,7 +44,6 @@ OWN: list[tuple[str, type, Any, Any]] = [
 
 def command() -> Any:
     """The function behind `zoo compare`, with a flag for every option that is common to all runs."""
-    hidden = {"seed", "name", "out", "patience", "devices", "num_nodes", "strategy"}
 
     def compare(runs: Any = None, **given: Any) -> None:
         """Compare algorithms at equal compute, or finished runs.
@@ -63,11 +63,11 @@ def command() -> Any:
     parameters = [
         inspect.Parameter(
             "runs", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None,
-            annotation=Annotated[list[str] | None, typer.Argument(help="Finished runs: paths, names, or last.")],
+            annotation=Annotated[list[str] | None, typer.Argument(metavar="RUN", help="Paths, names, or last.")],
         )
     ]  # fmt: skip
     parameters += [parameter(name, kind, info, default) for name, kind, info, default in OWN]
-    common = [option for option in options_of(TrainConfig) if option.name not in hidden]
+    common = [option for option in options_of(TrainConfig) if option.name not in DECIDED]
     parameters += [parameter(o.name, bool if o.is_flag else str, flag_of(o)) for o in common]
     compare.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     compare.__annotations__ = {p.name: p.annotation for p in parameters}
