@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from zoo.models.attention import LONGEST, cpu_attention, use_cpu_attention
+from zoo.models import attention
+from zoo.models.attention import LONGEST, cpu_attention, note_segments, use_cpu_attention
+from zoo.models.layout import arrange
 from zoo.models.scoring import score_answers
 from zoo.types import Answer
 
@@ -72,3 +74,68 @@ def test_a_model_scores_the_same_with_it_and_saves_an_ordinary_configuration(tin
     tiny_model.save_pretrained(tmp_path)
     assert "zoo_cpu" not in (tmp_path / "config.json").read_text()
     tiny_model.set_attn_implementation("sdpa")
+
+
+def segments_and_mask(lengths):
+    """Groups of (prompt, answer, answer, …) lengths in one row, and who sees whom as a general mask."""
+    answers = [
+        Answer.of([100 + group] * prompt, [7] * size)
+        for group, (prompt, *sizes) in enumerate(lengths)
+        for size in sizes
+    ]
+    rows = arrange(answers, "shared", one_row=True)
+    assert len(rows.ids) == 1 and int((rows.group < 0).sum()) == 0, "one row, no padding"
+    return rows.segments, rows.mask()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("tile, kept", [(256, 512), (4, 512), (4, 6)])
+@pytest.mark.parametrize("lengths", [[(5, 3, 6, 1)], [(9,), (0, 7), (4, 2)], [(1, 1), (6, 6, 6)], [(3, 30)]])
+def test_segments_give_what_their_mask_gives(monkeypatch, dtype, tile, kept, lengths):
+    lengths = [group if len(group) > 1 else (*group, 1) for group in lengths]
+    monkeypatch.setattr(attention, "TILE", tile)
+    monkeypatch.setattr(attention, "KEPT", kept)
+    segments, mask = segments_and_mask(lengths)
+    query, key, value = (part.detach()[:1].to(dtype).requires_grad_() for part in tensors(mask.shape[-1]))
+    expected = reference(query, key, value, mask)
+    note_segments(mask, segments)
+    found, _ = cpu_attention(Module(), query, key, value, mask)
+    tolerance = 0.03 if dtype == torch.bfloat16 else 1e-5
+    assert found.shape == expected.shape and found.dtype == dtype
+    assert (found.float() - expected).abs().max() < tolerance
+    weight = torch.randn(expected.shape)
+    for one, other in zip(
+        torch.autograd.grad((found.float() * weight).sum(), [query, key, value]),
+        torch.autograd.grad((expected * weight).sum(), [query, key, value]),
+        strict=True,
+    ):
+        assert (one.float() - other.float()).norm() / other.float().norm() < tolerance
+
+
+def test_a_mask_that_lost_its_segments_still_holds():
+    segments, mask = segments_and_mask([(5, 3, 6), (2, 4)])
+    query, key, value = (part[:1] for part in tensors(mask.shape[-1]))
+    plain = cpu_attention(Module(), query, key, value, mask)[0]
+    note_segments(mask, segments)
+    assert (cpu_attention(Module(), query, key, value, mask)[0] - plain).abs().max() < 0.03
+    assert not hasattr(mask[:, :, :3], "segments"), "a part of a mask has other segments"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", ["shared", "packed"])
+def test_a_model_gives_the_same_gradients_in_one_row_as_in_padded_ones(tiny_model, dtype, layout):
+    answers = [Answer.of([1, 5, 7], list(range(8, 30))), Answer.of([1, 5, 7], [9, 9, 4]), Answer.of([2], [3, 4])]
+
+    def gradients(layout):
+        tiny_model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            scored = score_answers(tiny_model, answers, layout).sum()
+        (scored * torch.tensor([1.0, -2.0, 0.5])).sum().backward()
+        return scored.detach(), torch.cat([p.grad.flatten() for p in tiny_model.parameters()])
+
+    expected, path = gradients("padded")
+    use_cpu_attention(tiny_model)
+    found, other = gradients(layout)
+    exact = dtype == torch.float32
+    assert torch.allclose(found, expected, rtol=1e-5 if exact else 0.02)
+    assert (other - path).norm() / path.norm() < (1e-5 if exact else 0.05)

@@ -7,8 +7,10 @@ each with its own prompt. *padded*: one answer a row with an ordinary attention 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +18,14 @@ from torch import Tensor
 from zoo.types import Answer, pad
 
 LAYOUTS = ("shared", "packed", "padded")
+
+
+class Segment(NamedTuple):
+    """Columns start … stop of a row: each sees the columns of `prefix` and the earlier ones of its own segment."""
+
+    start: int
+    stop: int
+    prefix: tuple[int, int]
 
 
 @dataclass
@@ -26,6 +36,7 @@ class Rows:
     [R, L], 0 for a prompt and k for the k-th answer behind it; lengths float32 [R, L], the length of the text a
     token belongs to. For each of N counted tokens: row, column of the position that predicts it, target id,
     answer index, index in the completion. first int64 [B, 2]: row and column of each answer's first own token.
+    segments: what the mask says, in another form; complete where everything lies in one row.
     """
 
     ids: Tensor
@@ -40,6 +51,7 @@ class Rows:
     index: Tensor
     first: Tensor
     padded: bool
+    segments: list[Segment]
 
     def mask(self) -> Tensor:
         """bool [R, 1, L, L] for packed and shared rows, int64 [R, L] for padded ones.
@@ -68,14 +80,18 @@ class _Item:
     length: int
 
 
-def arrange(answers: Sequence[Answer], layout: str, balance: int = 1024, pad_id: int = 0) -> Rows:
+def arrange(
+    answers: Sequence[Answer], layout: str, balance: float = 1024, pad_id: int = 0, one_row: bool = False
+) -> Rows:
     """Lay answers out in rows.
 
     balance: the row length at which attention costs as much as everything else; prompts are shared only where
-    that saves more than the longer row costs.
+    that saves more than the longer row costs. one_row: all in a single row without any padding, for an attention that
+    reads `segments` and so pays for none of the pairs of tokens that do not see each other (not if padded).
     """
-    items = _items(answers, layout == "shared", balance)
-    bins = [[item] for item in items] if layout == "padded" else _fill(items)
+    one_row = one_row and layout != "padded"
+    items = _items(answers, layout == "shared", math.inf if one_row else balance)
+    bins = [[item] for item in items] if layout == "padded" else [items] if one_row else _fill(items)
     width = max(1, *(sum(item.length for item in row) for row in bins))
     writer = _Writer(len(bins), width, pad_id, len(answers))
     for row, content in enumerate(bins):
@@ -83,7 +99,7 @@ def arrange(answers: Sequence[Answer], layout: str, balance: int = 1024, pad_id:
     return writer.rows(layout == "padded")
 
 
-def _items(answers: Sequence[Answer], share: bool, balance: int) -> list[_Item]:
+def _items(answers: Sequence[Answer], share: bool, balance: float) -> list[_Item]:
     by_prompt: dict[object, list[int]] = {}
     for i, answer in enumerate(answers):
         key = answer.prompt.numpy(force=True).tobytes() if share else i
@@ -128,6 +144,7 @@ class _Writer:
         self.lengths = torch.ones(rows, width)
         self.first = torch.zeros(answers, 2, dtype=torch.long)
         self.places: list[tuple[Tensor, ...]] = []
+        self.segments: list[Segment] = []
 
     def write_row(self, row: int, content: list[_Item], answers: Sequence[Answer]) -> None:
         start = 0
@@ -136,12 +153,14 @@ class _Writer:
             longest = max(len(answers[i].completion) for i in item.members)
             self._put(row, start, item.prompt, 0, group, 0, len(item.prompt) + longest)
             at = prompt_end
+            self.segments.append(Segment(start, prompt_end, (start, start)))
             for part, member in enumerate(item.members, start=1):
                 completion = answers[member].completion
                 first = len(item.prompt)
                 self.first[member] = torch.tensor([row, at])
                 self._put(row, at, completion, first, group, part, first + len(completion))
                 self._note(row, prompt_end - 1 if first else -1, at, member, answers[member])
+                self.segments.append(Segment(at, at + len(completion), (start, prompt_end)))
                 at += len(completion)
             start = at
 
@@ -168,7 +187,7 @@ class _Writer:
     def rows(self, padded: bool) -> Rows:
         row, column, target, answer, index = (torch.cat(parts) for parts in zip(*self.places, strict=True))
         fields = (self.ids, self.positions, self.group, self.part, self.lengths)
-        return Rows(*fields, row, column, target, answer, index, self.first, padded)
+        return Rows(*fields, row, column, target, answer, index, self.first, padded, self.segments)
 
 
 def counted(answers: Sequence[Answer]) -> Tensor:

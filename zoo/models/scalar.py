@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from zoo.errors import ZooError
-from zoo.models.layout import arrange, counted
-from zoo.models.scoring import balance_of, base_of, hidden_states, on_device
+from zoo.models.layout import counted
+from zoo.models.scoring import balance_of, base_of, hidden_states, rows_for
 from zoo.types import Answer, Answers, TokenLogps, pad
 
 PART_TOKENS = 4096
@@ -100,7 +100,7 @@ def position_scores(
     mask = pad([torch.ones(len(places), dtype=torch.bool) for places in at], False).to(device)
     if not answers:
         return StepScores(torch.zeros(mask.shape, device=device), mask)
-    rows = on_device(arrange(answers, layout, balance), device)
+    rows = rows_for(model, answers, layout, balance)
     index = pad([torch.as_tensor(places, dtype=torch.long) for places in at], 0).to(device)
     hidden = hidden_states(model, rows)[rows.first[:, :1], rows.first[:, 1:] + index]
     gain, bias = scale_of(model)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.models.attention import note_segments, reads_segments
 from zoo.models.layout import Rows, arrange, counted
 from zoo.models.logps import Head, token_logps
 from zoo.types import Answer, TokenLogps
@@ -39,6 +40,8 @@ def hidden_states(model: Any, rows: Rows, noise: float = 0.0) -> Tensor:
         given = {"inputs_embeds": neftune(base.get_input_embeddings()(rows.ids), rows, noise)}
     if not rows.plain or rows.padded:
         given["attention_mask"] = rows.mask()
+        if reads_segments(base) and len(rows.ids) == 1 and not rows.padded:
+            note_segments(given["attention_mask"], rows.segments)
     if not rows.padded:
         given["position_ids"] = rows.positions
     return base.base_model(**given, use_cache=False).last_hidden_state
@@ -67,7 +70,7 @@ def score_answers(
     if not answers:
         nothing = torch.zeros(0, 1, device=device)
         return TokenLogps(nothing, nothing.bool(), entropy=nothing if entropy else None, likeliest=nothing.bool())
-    rows = on_device(arrange(answers, layout, balance), device)
+    rows = rows_for(model, answers, layout, balance)
     hidden = hidden_states(model, rows, noise)[rows.row, rows.column]
     head = Head.of(base_of(model))
     logps, likeliest, entropies = token_logps(hidden, head, rows.target, temperature, entropy)
@@ -80,6 +83,12 @@ def score_answers(
         entropy=None if entropies is None else empty.index_put(place, entropies),
         likeliest=torch.zeros_like(mask).index_put(place, likeliest),
     )
+
+
+def rows_for(model: Any, answers: Sequence[Answer], layout: str, balance: int = 1024) -> Rows:
+    """The answers laid out as this model takes them, on its device."""
+    rows = arrange(answers, layout, balance, one_row=reads_segments(base_of(model)))
+    return on_device(rows, next(model.parameters()).device)
 
 
 def on_device(rows: Rows, device: torch.device) -> Rows:

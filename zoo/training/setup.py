@@ -146,7 +146,7 @@ def load_policy(core: TrainConfig, source: Source, precision: str, head: str = "
     if is_adapted(model):
         model = model.merge_and_unload()
         model.requires_grad_(True)
-    if precision != "32-true" and choose_accelerator(core.accelerator) == "cpu":
+    if choose_accelerator(core.accelerator) == "cpu":
         use_cpu_attention(model)
     if core.lora:
         model = add_lora(model, core.lora_rank, core.lora_alpha, core.lora_dropout, core.lora_targets)
