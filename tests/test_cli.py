@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from tiny_runs import cli, command, data_for, run_command, trainer
 
 import zoo
-from zoo.runs import find_run
+from zoo.runs import Run, find_run
 from zoo.strict_yaml import read_yaml
 
-COMMANDS = ("train", "resume", "algos", "data", "eval", "chat", "runs", "export", "doctor")
+COMMANDS = ("train", "resume", "algos", "data", "eval", "chat", "runs", "compare", "export", "doctor")
 
 
 @pytest.fixture
@@ -72,11 +72,32 @@ def test_every_help_page_says_what_it_does_and_has_an_example(name):
     assert not re.search(r"\bNone\b|\bTrue\b", text), "Python's words are not for a person"
 
 
-def test_every_option_has_a_help_text():
+def test_every_option_has_a_help_text(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     for name in COMMANDS:
-        for line in good(name, "--help").splitlines():
-            if found := re.match(r"│\s+(--[a-z-]+)\s*(.*?)\s*│$", line):
-                assert re.search(r"[a-z]{3}", found[2]), f"{name} {found[1]}"
+        found = re.findall(r"^  (--[a-z-]+)( \S+)?  +(.*)$", good(name, "--help"), flags=re.M)
+        assert len(found) > 1
+        for flag, _, words in found:
+            assert re.search(r"[a-z]{3}", words), f"{name} {flag}"
+
+
+@pytest.mark.parametrize("width", [80, 40])
+def test_help_pages_have_whole_flags_and_one_example_a_line(monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    for name in COMMANDS:
+        text = plain(good(name, *(["--algo", "dpo"] if name == "train" else []), "--help"))
+        options, examples = options_in(text), text[len(options_in(text)) :].strip().splitlines()[1:]
+        assert examples and all(line.startswith(f"  zoo {name}") for line in examples)
+        assert max(map(len, options.splitlines())) <= width
+    text = plain(good("train", "--help"))
+    for flag in ("--gradient-checkpointing", "--trust-remote-code", "--keep-checkpoints"):
+        assert f"  {flag} " in text or f"  {flag}\n" in text
+    assert "(False)" not in text and "str or none" not in text and "dict" not in text
+
+
+def test_the_help_of_an_algorithm_shows_the_defaults_that_it_sets(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert "[5e-06]" in good("train", "--algo", "dpo", "--help") and "[1e-05]" in good("train", "--help")
 
 
 def test_the_help_of_train_has_the_options_of_the_algorithm_that_is_named(place):
@@ -188,6 +209,26 @@ def test_runs_lists_and_shows(run):
     assert "run.yaml" in good("runs", "mine") and "made by: zoo" in good("runs", "mine")
     assert as_json("runs", "--out", "elsewhere", "--json") == []
     assert "No runs in elsewhere/ yet" in good("runs", "--out", "elsewhere")
+
+
+def test_the_names_of_runs_stay_whole_in_a_narrow_terminal(place, monkeypatch):
+    names = ["sft-smollm2-135m-instruct-1", "dpo-after-sft-smollm2-135m-instruct-with-beta-0.2-12"]
+    for name in names:
+        folder = place / "runs" / name
+        folder.mkdir(parents=True)
+        (folder / "run.yaml").write_text("algo: dpo\nmodel: a/folder/far/away/model\ndata: data/pairs.jsonl\n")
+        scores = {"val/rewards/accuracies": 0.5, "instructions": 0.25}
+        Run(folder).write_json("summary.json", {"status": "finished", "steps": 76, "before": scores, "after": scores})
+    for width in (200, 80, 40):
+        monkeypatch.setenv("COLUMNS", str(width))
+        text = plain(good("runs"))
+        assert all(name in text for name in names) and "instructions 0.250 → 0.250" in text
+        assert all(part in text for part in ("finished", "76", "pairs.jsonl", "model", "dpo"))
+
+
+def test_a_run_without_scores_ends_without_an_empty_table(place):
+    text = good(*"train --model tiny --max-steps 1 --eval-fraction 0 --data".split(), data_for("sft", place))
+    assert "before" not in text.partition("sft-tiny-1: 1 steps")[2] and "zoo chat sft-tiny-1" in text
 
 
 def test_runs_shows_what_was_stopped_or_damaged(run):

@@ -58,6 +58,15 @@ def test_an_option_neither_the_core_nor_the_algorithm_has_is_an_error_with_the_n
         resolved(file={"batchsize": 1})
 
 
+def test_unknown_names_are_all_said_and_the_long_list_is_a_command_away():
+    with pytest.raises(ZooError) as caught:
+        resolved(file={"bata": 1, "lerning": 2})
+    first, second = caught.value.message.splitlines()
+    assert "Did you mean 'beta'?" in first, "not 'data', which is as near"
+    assert "'lerning' (recipe.yaml)" in second
+    assert "zoo train --algo example --help" in caught.value.hint and len(caught.value.hint) < 80
+
+
 def test_a_wrong_value_names_its_origin():
     with pytest.raises(ZooError, match=r"'lr' \(recipe.yaml\) of zoo train must be float, got 'high'"):
         resolved(file={"lr": "high"})

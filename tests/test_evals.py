@@ -7,7 +7,7 @@ import torch
 
 from zoo.data.template import ChatTemplate
 from zoo.errors import PluginError
-from zoo.evals import Subject, mean_score, share_score
+from zoo.evals import Subject, mean_score, share_score, student
 from zoo.evals.answers import answer_texts, loss_eval, preference_eval, reward_eval, score_all
 from zoo.rollout.engine import Sampling
 from zoo.types import Answer
@@ -46,10 +46,44 @@ def plain_logps(subject, record):
 
 def test_a_mean_has_its_standard_error():
     score = mean_score("x", [1.0, 2.0, 3.0, 4.0])
-    half = 1.96 * math.sqrt((5 / 3) / 4)
+    # Student's t with 3 degrees of freedom is 3.182.
+    half = 3.182 * math.sqrt((5 / 3) / 4)
     assert (score.value, score.n) == (2.5, 4)
-    assert (score.low, score.high) == pytest.approx((2.5 - half, 2.5 + half))
+    assert (score.low, score.high) == pytest.approx((2.5 - half, 2.5 + half), abs=2e-2)
+    half = score.high - 2.5
     assert score.text() == f"2.500 ± {half:.3f} (n 4)"
+
+
+@pytest.mark.parametrize(
+    ("freedom", "point"), [(1, 12.706), (2, 4.303), (3, 3.182), (5, 2.571), (10, 2.228), (30, 2.042), (120, 1.980)]
+)
+def test_students_t_is_that_of_the_tables(freedom, point):
+    assert student(freedom) == pytest.approx(point, rel=8e-3 if freedom == 3 else 2e-3)
+
+
+def test_equal_values_do_not_make_certain_what_their_bounds_leave_open():
+    """Of 60 cases without an exception up to 3 / 60 of all may be exceptions (the rule of three)."""
+    for value, (low, high) in {1.0: (1 - 3 / 60, 1.0), 0.0: (0.0, 3 / 60)}.items():
+        score = mean_score("x", [value] * 60, (0.0, 1.0))
+        assert score.value == value and 0 <= score.low <= low + 1e-9 and high - 1e-9 <= score.high <= 1
+        assert score.high - score.low < 0.1
+    few = mean_score("x", [1.0, 0.0, 0.0], (0.0, 1.0))
+    plain = mean_score("x", [1.0, 0.0, 0.0])
+    assert 0 <= few.low < 1 / 3 < few.high <= 1 and plain.low < 0, "no share is below 0"
+    many = mean_score("x", [0.0, 0.5, 1.0] * 200, (0.0, 1.0))
+    plain = mean_score("x", [0.0, 0.5, 1.0] * 200)
+    assert (many.low, many.high) == pytest.approx((plain.low, plain.high), abs=1e-3)
+
+
+def test_for_shares_the_interval_of_a_mean_is_about_that_of_a_share():
+    mean, share = mean_score("x", [1.0] * 30 + [0.0] * 70, (0.0, 1.0)), share_score("x", 30, 100)
+    assert (mean.low, mean.high) == pytest.approx((share.low, share.high), abs=5e-3)
+
+
+def test_what_cannot_be_known_is_not_printed_as_certain():
+    assert mean_score("x", [-3.0, -3.0]).text() == "-3.000 (n 2, all equal)"
+    assert mean_score("x", [7.0]).text() == "7.000 (n 1, too few to tell more)"
+    assert "±" in mean_score("x", [1.0, 1.0], (0.0, 1.0)).text()
 
 
 def test_a_share_has_its_wilson_interval():

@@ -6,7 +6,7 @@ from typing import Literal
 import pytest
 
 from zoo.config import TrainConfig
-from zoo.errors import ZooError
+from zoo.errors import ZooError, nearest
 from zoo.options import build, options_of
 
 
@@ -69,7 +69,10 @@ def test_flags_and_types_read_like_a_command_line():
     shown = {o.name: (o.flag, o.type_name, o.is_flag) for o in options_of(Example)}
     assert shown["kind"] == ("--kind", "soft|hard", False)
     assert shown["steps"] == ("--steps", "int or none", False)
-    assert shown["names"] == ("--names", "str,… or str", False)
+    assert shown["names"] == ("--names", "str,…", False)
+    assert option("columns", TrainConfig).type_name == "name=name,… or none"
+    assert option("columns", TrainConfig).value_name == "name=name,…" and option("steps").value_name == "int"
+    assert [option(name).default_text for name in ("steps", "lr", "names")] == ["none", "2e-05", "all"]
     assert shown["fast"] == ("--fast", "bool", True)
     assert option("max_grad_norm", TrainConfig).flag == "--max-grad-norm"
 
@@ -121,6 +124,25 @@ def test_a_value_of_the_wrong_type_says_which_where_what_and_the_help(values, ex
         build(Example, values, what="algorithm example", where={name: "command line"})
     assert expected in caught.value.message
     assert caught.value.hint == f"{option(name).flag}: {option(name).help}"
+
+
+def test_all_that_is_wrong_is_said_at_once():
+    with pytest.raises(ZooError) as caught:
+        made(kindd="soft", lrr=1)
+    assert "'kindd'" in caught.value.message and "'lrr'" in caught.value.message
+    with pytest.raises(ZooError) as caught:
+        made(lr="fast", kind="weak")
+    assert "'lr' of" in caught.value.message and "'kind' of" in caught.value.message
+    assert caught.value.hint == "--lr: Another default.\n--kind: Which kind."
+
+
+@pytest.mark.parametrize(
+    ("name", "choices", "expected"),
+    [("bata", ["data", "beta"], "beta"), ("bata", ["beta", "data"], "beta"), ("epoch", ["epochs", "every"], "epochs"),
+     ("xyz", ["data"], None), ("dat", ["data", "data"], "data")],
+)  # fmt: skip
+def test_the_nearest_name_begins_with_the_same_letter_where_two_are_equally_near(name, choices, expected):
+    assert nearest(name, choices) == (f" Did you mean '{expected}'?" if expected else "")
 
 
 def test_a_missing_option_is_named():

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from zoo.algorithm import Algorithm
 from zoo.errors import PluginError, ZooError
-from zoo.options import build, options_of
+from zoo.options import build, options_of, refuse_unknown
 from zoo.strict_yaml import read_yaml, write_yaml
 
 __all__ = ["Resolved", "TrainConfig", "read_yaml", "resolve", "write_yaml"]
@@ -199,11 +199,10 @@ def resolve(algo: str, cls: type[Algorithm], layers: Sequence[tuple[str, Mapping
     by_hand = ("default", "command line", "keyword argument")
     if values.get("trust_remote_code") and origin["trust_remote_code"] not in by_hand:
         raise ZooError(f"trust_remote_code cannot be set in {origin['trust_remote_code']}.", "Give it as a flag.")
-    unknown = [name for name in values if name not in core_names | own_names]
+    command = f"zoo train --algo {algo} --help"
+    names = [*(option.name for option in own_options), *(option.name for option in core_options)]
+    refuse_unknown(values, names, what=f"--algo {algo}", where=origin, listed_by=command)
     core_values = {name: value for name, value in values.items() if name in core_names}
     own_values = {name: value for name, value in values.items() if name in own_names}
-    if unknown:
-        everything = dataclasses.make_dataclass("Options", [(n, Any, None) for n in sorted(core_names | own_names)])
-        build(everything, {unknown[0]: values[unknown[0]]}, what=f"--algo {algo}", where=origin)
     core = build(TrainConfig, core_values, what="zoo train", where=origin)
     return Resolved(algo, core, build(cls.Config, own_values, what=f"algorithm {algo}", where=origin), origin)

@@ -35,5 +35,16 @@ class TrainingStopped(ZooError):
 
 def nearest(name: str, choices: Iterable[str]) -> str:
     """`" Did you mean 'x'?"` for the closest of `choices`, or an empty string."""
-    found = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.6)
+    found = nearest_names(name, choices)
     return f" Did you mean '{found[0]}'?" if found else ""
+
+
+def nearest_names(name: str, choices: Iterable[str], count: int = 3) -> list[str]:
+    """At most `count` similar names, the likeliest first: of two equally near ones that with the same first letter."""
+
+    def likeness(choice: str) -> float:
+        same_start = 0.1 if choice[:1] == name[:1] else 0.0
+        return difflib.SequenceMatcher(None, choice, name).ratio() + same_start
+
+    found = difflib.get_close_matches(name, list(dict.fromkeys(choices)), n=count + 3, cutoff=0.6)
+    return sorted(found, key=likeness, reverse=True)[:count]

@@ -7,13 +7,16 @@ import json
 import os
 import shutil
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from zoo import registry
 from zoo.errors import ZooError
@@ -84,7 +87,7 @@ def _show_card(card: dict[str, Any]) -> None:
     console.print()
     for name, value in facts.items():
         console.print(f"{name:12} {value}", highlight=False)
-    options = {f"{o['flag']} [dim]{escape(o['type'])}, {o['default']}[/dim]": o["help"] for o in card["options"]}
+    options = {f"{o['flag']} [dim]{escape(_value(o))}[/dim]": o["help"] for o in card["options"]}
     for title, entries in (("Options", options), ("Metrics", card["metrics"])):
         if entries:
             console.print(f"\n[bold]{title}[/bold]")
@@ -92,6 +95,13 @@ def _show_card(card: dict[str, Any]) -> None:
             console.print(name, highlight=False)
             console.print(Padding(escape(explanation), (0, 0, 0, 4)), highlight=False)
     console.print(f"\n{card['train']}", highlight=False)
+
+
+def _value(option: dict[str, Any]) -> str:
+    """`float, 0.1`; a switch is on or off."""
+    if option["type"] == "bool":
+        return "on" if option["default"] else "off"
+    return f"{option['type']}, {'none' if option['default'] in (None, '') else option['default']}"
 
 
 def runs(
@@ -110,21 +120,30 @@ def runs(
     if not rows:
         Console().print(f"No runs in {out}/ yet. Start one with `zoo train`.", highlight=False)
         return
-    table = Table("run", "status", "algo", "model", "data", "steps", "before → after", box=None, pad_edge=False)
-    for row in rows:
-        changes = [f"{k} {row['before'][k]:.3f} → {v:.3f}" for k, v in row["after"].items() if k in row["before"]]
-        table.add_row(
-            row["name"],
-            row["status"],
-            row["algo"],
-            row["model"],
-            row["data"],
-            str(row["steps"]),
-            "\n".join(changes[:4]),
-        )
-    Console().print(table)
+    _show_runs(rows)
     if name:
         _show_run(found[0])
+
+
+def _show_runs(rows: list[dict[str, Any]]) -> None:
+    """A table where it fits; otherwise a paragraph each, so that names, which are there to be typed, stay whole."""
+    console = Console()
+    table = Table("run", "status", "algo", "model", "data", "steps", "before → after", box=None, pad_edge=False)
+    paragraphs = []
+    for row in rows:
+        model, data = (Path(str(row[name])).name for name in ("model", "data"))
+        changes = [f"{k} {row['before'][k]:.3f} → {v:.3f}" for k, v in row["after"].items() if k in row["before"]][:4]
+        cells = [row["name"], row["status"], row["algo"], model, data, str(row["steps"]), "\n".join(changes)]
+        table.add_row(*(escape(cell) for cell in cells))
+        facts = f"{row['status']}, {row['steps']} steps, {row['algo']} of {model} on {data}"
+        paragraphs.append((row["name"], [facts, *changes]))
+    unlimited = console.options.update(width=10_000)
+    if Measurement.get(console, unlimited, table).maximum <= console.width:
+        console.print(table)
+        return
+    for name, lines in paragraphs:
+        console.print(Text(name, style="bold"), soft_wrap=True)
+        console.print(Padding(Text("\n".join(lines), overflow="fold"), (0, 0, 0, 2)))
 
 
 def _run_row(run: Any) -> dict[str, Any]:

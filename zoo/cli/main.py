@@ -13,10 +13,11 @@ from rich.markup import escape
 
 from zoo import __version__
 from zoo.cli import check, compare, data, listings, models, new_plugin, train
+from zoo.cli.help import App
 from zoo.errors import ZooError
 from zoo.faults import fault_of_plugin
 
-app = typer.Typer(
+app = App(
     name="zoo",
     help="Post-training algorithms for language models: train, compare, and add your own.\n\n"
     "Start with `zoo train`, look around with `zoo algos`.",

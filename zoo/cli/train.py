@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import shlex
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -18,19 +20,22 @@ from zoo.strict_yaml import read_yaml
 
 EPILOG = (
     "Examples: zoo train    zoo train --algo dpo --beta 0.2 --lora    zoo train --algo dpo --help    "
-    "zoo train --data rows.jsonl --max-length 512    zoo train --config runs/sft-smollm2-135m-1/run.yaml"
+    "zoo train --data rows.jsonl --max-length 512    zoo train --algo dpo --dry-run    "
+    "zoo train --config runs/sft-smollm2-135m-1/run.yaml"
 )
 
 
 def register(app: typer.Typer, arguments: list[str]) -> None:
     """Add `train` to the app, with the flags of the algorithm that the arguments name."""
     algorithm_options: list[Option] = []
+    defaults: Mapping[str, Any] = {}
     if arguments[:1] == ["train"]:
         name = _named_algorithm(arguments)
         if name is not None or "--help" not in arguments:
             short, cls = registry.load_algorithm(name or registry.default_name())
-            algorithm_options = [_in_group(option, f"Algorithm {short}") for option in options_of(cls.Config)]
-    app.command("train", epilog=EPILOG)(_command(algorithm_options))
+            algorithm_options = [replace(option, group=f"Algorithm {short}") for option in options_of(cls.Config)]
+            defaults = cls.defaults
+    app.command("train", epilog=EPILOG)(_command(algorithm_options, defaults))
 
 
 def _named_algorithm(arguments: list[str]) -> str | None:
@@ -50,12 +55,10 @@ def _value(arguments: list[str], flag: str) -> str | None:
     return None
 
 
-def _in_group(option: Option, group: str) -> Option:
-    return Option(option.name, option.type, option.default, option.help, group)
-
-
-def _command(algorithm_options: list[Option]) -> Any:
-    options = sorted(options_of(TrainConfig), key=lambda option: _GROUPS.index(option.group))
+def _command(algorithm_options: list[Option], defaults: Mapping[str, Any]) -> Any:
+    """The command, its flags those of the algorithm and of the core; defaults: what the algorithm sets otherwise."""
+    options = [replace(o, default=defaults.get(o.name, o.default)) for o in options_of(TrainConfig)]
+    options.sort(key=lambda option: _GROUPS.index(option.group))
 
     def train(**given: Any) -> None:
         """Train a model with one of the installed algorithms.
@@ -94,9 +97,10 @@ _GROUPS = [(inspect.getdoc(base) or "").strip().rstrip(".") for base in reversed
 def flag_of(option: Option) -> Any:
     """What typer is to show and accept for an option."""
     names = [f"{option.flag}/--no-{option.flag[2:]}"] if option.is_flag else [option.flag]
-    default = "none" if option.default in (None, "") else str(option.default)
-    metavar = None if option.is_flag else option.type_name
-    return typer.Option(*names, help=option.help, rich_help_panel=option.group, metavar=metavar, show_default=default)
+    metavar = None if option.is_flag else option.value_name
+    return typer.Option(
+        *names, help=option.help, rich_help_panel=option.group, metavar=metavar, show_default=option.default_text
+    )
 
 
 def parameter(name: str, kind: type, info: Any, default: Any = None) -> inspect.Parameter:

@@ -10,6 +10,9 @@ from typing import Any
 from zoo.data.template import ChatTemplate
 from zoo.types import Answer
 
+Z = 1.959964
+"""The 97.5 % point of the normal distribution."""
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -46,8 +49,15 @@ class Score:
         return {key: value for key, value in asdict(self).items() if key != "samples"}
 
     def text(self) -> str:
-        """`0.412 ± 0.071 (n 120)`."""
-        return f"{self.value:.3f} ± {(self.high - self.low) / 2:.3f} (n {self.n})"
+        """`0.412 ± 0.071 (n 120)`, with the longer side of the interval; without one where nothing is known of it."""
+        if self.n and self.low == self.high:
+            return f"{self.value:.3f} (n {self.n}, {'all equal' if self.n > 1 else 'too few to tell more'})"
+        return f"{self.value:.3f} ± {self.noise:.3f} (n {self.n})"
+
+    @property
+    def noise(self) -> float:
+        """The longer side of the interval."""
+        return max(self.high - self.value, self.value - self.low)
 
 
 @dataclass(frozen=True)
@@ -62,20 +72,50 @@ class Eval:
     head: str = "lm"
 
 
-def mean_score(name: str, values: list[float], **rest: Any) -> Score:
-    """The mean with a 95 % interval of ±1.96 standard errors."""
+def mean_score(name: str, values: list[float], bounds: tuple[float, float] | None = None, **rest: Any) -> Score:
+    """The mean with a 95 % interval.
+
+    bounds: the least and the greatest value that there can be. With them the interval is that of Agresti and Coull
+    for shares, taken to means: four more cases (1.96² to be exact), half of them at either bound. It has a width when
+    all values are equal, as they may be by chance, and stays within the bounds. Without them it is Student's t.
+    """
     n = len(values)
     mean = sum(values) / max(1, n)
-    variance = sum((value - mean) ** 2 for value in values) / max(1, n - 1)
-    half = 1.96 * math.sqrt(variance / max(1, n))
-    return Score(name, mean, n, mean - half, mean + half, **rest)
+    if bounds is None:
+        squares = sum((value - mean) ** 2 for value in values)
+        half = student(n - 1) * math.sqrt(squares / (n - 1) / n) if n > 1 else 0.0
+        return Score(name, mean, n, mean - half, mean + half, **rest)
+    least, greatest = bounds
+    cases = n + Z * Z
+    centre = (sum(values) + Z * Z * (least + greatest) / 2) / cases
+    squares = sum((value - centre) ** 2 for value in values)
+    squares += Z * Z / 2 * ((least - centre) ** 2 + (greatest - centre) ** 2)
+    half = Z * math.sqrt(squares) / cases
+    return Score(name, mean, n, max(least, centre - half), min(greatest, centre + half), **rest)
+
+
+def within_0_and_1(values: list[float]) -> tuple[float, float] | None:
+    """The bounds of values that are shares or grades, by the look of them; None for others."""
+    return (0.0, 1.0) if all(0 <= value <= 1 for value in values) else None
+
+
+def student(freedom: int) -> float:
+    """The 97.5 % point of Student's t (Abramowitz and Stegun 26.7.5; the two first ones from a table)."""
+    if freedom < 3:
+        return {1: 12.706, 2: 4.303}[freedom]
+    return (
+        Z
+        + (Z**3 + Z) / (4 * freedom)
+        + (5 * Z**5 + 16 * Z**3 + 3 * Z) / (96 * freedom**2)
+        + (3 * Z**7 + 19 * Z**5 + 17 * Z**3 - 15 * Z) / (384 * freedom**3)
+    )
 
 
 def share_score(name: str, hits: int, n: int, **rest: Any) -> Score:
     """A share with its 95 % Wilson interval."""
     if n == 0:
         return Score(name, 0.0, 0, 0.0, 1.0, **rest)
-    share, z = hits / n, 1.96
+    share, z = hits / n, Z
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
     return Score(name, share, n, max(0.0, centre - half), min(1.0, centre + half), **rest)

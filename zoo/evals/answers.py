@@ -10,7 +10,7 @@ import torch
 
 from zoo.data.encode import encode
 from zoo.errors import PluginError
-from zoo.evals import Score, Subject, mean_score, share_score
+from zoo.evals import Score, Subject, mean_score, share_score, within_0_and_1
 from zoo.models.precision import autocast
 from zoo.models.scoring import balance_of, score_answers
 from zoo.rewards.reward import Reward, Scored
@@ -83,7 +83,8 @@ def reward_eval(
     ]
     words = sum(len(text.split()) for text in texts) / max(1, len(texts))
     details = {"missing": len(rewards) - len(given), "mean_words": round(words, 1), **more}
-    return mean_score(name, [float(value) for value in given], samples=samples, details=details)
+    numbers = [float(value) for value in given]
+    return mean_score(name, numbers, within_0_and_1(numbers), samples=samples, details=details)
 
 
 def _parts(scored: Scored) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from zoo.errors import ZooError
-from zoo.evals import Score, mean_score
+from zoo.evals import Score, mean_score, within_0_and_1
 from zoo.runs import Run
 
 LOGGERS = {
@@ -57,7 +57,7 @@ def read_samples(run: Run) -> list[dict[str, Any]]:
 
 
 def closing_panel(console: Console, run: Run, summary: dict[str, Any]) -> None:
-    """Before and after, one sample, where the model is, and what to type next."""
+    """Before and after, where something was scored, one sample, where the model is, and what to type next."""
     table = Table(box=box.SIMPLE, show_edge=False, pad_edge=False)
     for column, justify in (("", "left"), ("before", "right"), ("after", "right"), ("change", "right")):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
@@ -68,7 +68,8 @@ def closing_panel(console: Console, run: Run, summary: dict[str, Any]) -> None:
             noise = paired_noise([(a["score"], b["score"]) for a, b in pairs if b["eval"] == name])
             change = f"{new - old:+.3f}" + (f" ± {noise:.3f}" if noise is not None else "")
             table.add_row(escape(name), f"{old:.3f}", f"{new:.3f}", change)
-    lines: list[Any] = [table, *_sample_lines(pairs), f"model   {escape(str(run.model_path))}"]
+    scored: list[Any] = [table] if table.row_count else []
+    lines: list[Any] = [*scored, *_sample_lines(pairs), f"model   {escape(str(run.model_path))}"]
     page = run.path / "report.html"
     lines += [f"report  {escape(str(page))}"] if page.is_file() else []
     name = run.typed
@@ -89,10 +90,12 @@ def _case(sample: dict[str, Any]) -> str:
 
 
 def paired_noise(scores: list[tuple[float | None, float | None]]) -> float | None:
-    """Half the 95 % interval of the mean change over the same prompts; None for fewer than two."""
-    changes = [after - before for before, after in scores if before is not None and after is not None]
-    score = mean_score("change", changes)
-    return (score.high - score.low) / 2 if len(changes) > 1 else None
+    """How far the mean change over the same prompts may be off (95 %); None where nothing can be said."""
+    known = [(before, after) for before, after in scores if before is not None and after is not None]
+    changes = [after - before for before, after in known]
+    shares = within_0_and_1([value for pair in known for value in pair])
+    score = mean_score("change", changes, (-1.0, 1.0) if shares else None)
+    return score.noise if len(changes) > 1 and score.low < score.high else None
 
 
 def _sample_lines(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[str]:

@@ -1,0 +1,116 @@
+"""Help pages that can be read at any width: one line of facts a flag, its words beside it, one example a line.
+
+typer's own pages give names, negations and types columns of their own, which leaves no room for words at 80 columns
+and cuts the flags themselves.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+from typer.core import TyperCommand
+
+WIDEST_FLAG = 30
+"""Characters of a flag and its value that stand in one line; the choices of longer ones go to the words."""
+
+NARROW = 60
+"""Columns below which flags and words do not fit beside each other."""
+
+
+class App(typer.Typer):
+    """A typer app whose commands have these help pages."""
+
+    def command(self, name: str | None = None, **options: Any) -> Any:  # type: ignore[override]
+        return super().command(name, **{"cls": Command, **options})
+
+
+class Command(TyperCommand):
+    """A command with such a page."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        console = Console()
+        usage = " ".join([ctx.command_path, *self.collect_usage_pieces(ctx)])
+        console.print(Text(f"Usage: {usage}\n", overflow="fold"))
+        for paragraph in (self.help or "").split("\n\n"):
+            console.print(Text(" ".join(paragraph.split()) + "\n", overflow="fold"))
+        groups: dict[str, list[Any]] = {}
+        for parameter in self.get_params(ctx):
+            if not getattr(parameter, "hidden", False):
+                groups.setdefault(_group(parameter), []).append(parameter)
+        for group, parameters in groups.items():
+            console.print(Text(group, style="bold"))
+            _print_options(parameters, ctx, console)
+            console.print()
+        if any(parameter.secondary_opts for parameter in self.get_params(ctx)):
+            console.print(Text("A switch is turned off by its flag with --no-.\n"))
+        title, examples = examples_in(self.epilog or "")
+        if examples:
+            console.print(Text(title, style="bold"))
+        for example in examples:
+            # Never cut or broken: it is there to be copied.
+            console.print(Text(f"  {example}"), soft_wrap=True)
+
+
+def examples_in(epilog: str) -> tuple[str, list[str]]:
+    """The title and the commands of `Examples: zoo one    zoo two`, parted by at least three spaces."""
+    title, _, rest = epilog.partition(":")
+    return f"{title}:", [example for example in re.split(r"\s{3,}|\n", rest.strip()) if example]
+
+
+def _group(parameter: Any) -> str:
+    named = getattr(parameter, "rich_help_panel", None)
+    return str(named or ("Arguments" if parameter.param_type_name == "argument" else "Options"))
+
+
+def _print_options(parameters: Iterable[Any], ctx: Any, console: Console) -> None:
+    """Flags in one column and words in the next; in a narrow terminal the words stand below."""
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for parameter in parameters:
+        flag = parameter.name if parameter.param_type_name == "argument" else ", ".join(parameter.opts)
+        value, words = _value_name(parameter, ctx), (parameter.help or "").strip()
+        if value and len(f"{flag} {value}") > WIDEST_FLAG:
+            words, value = f"{words} One of {value.replace('|', ', ')}.", "name"
+        facts = Text.assemble("  ", (str(flag), "cyan"), (f" {value}" if value else "", "dim"))
+        explained = Text.assemble(words, (_default(parameter), "dim"))
+        if console.width < NARROW:
+            console.print(facts, overflow="fold")
+            console.print(Padding(explained, (0, 0, 0, 6)))
+        else:
+            table.add_row(facts, explained)
+    if table.row_count:
+        console.print(table)
+
+
+def _value_name(parameter: Any, ctx: Any) -> str:
+    """What stands behind a flag; nothing behind a switch, and an argument is its own value."""
+    if getattr(parameter, "is_flag", False) or parameter.param_type_name == "argument":
+        return ""
+    if parameter.metavar:
+        return str(parameter.metavar)
+    # Newer versions of typer have a name for people; older ones the type of the library below.
+    newer = getattr(parameter, "display_type_rich", None)
+    if newer is not None:
+        return str(newer(ctx) or "").strip("<>").removeprefix("list[").removesuffix("]").removesuffix(" range")
+    if choices := getattr(parameter.type, "choices", None):
+        return "|".join(map(str, choices))
+    name = str(parameter.type.name).removesuffix(" range")
+    return {"integer": "int", "text": "str"}.get(name, name)
+
+
+def _default(parameter: Any) -> str:
+    """` [16]`; nothing for what is off, empty or not given."""
+    if parameter.required:
+        return ""
+    shown = parameter.show_default if isinstance(parameter.show_default, str) else parameter.default
+    if shown in (None, False, "", "none", "False", ()) or parameter.name == "help":
+        return ""
+    return " [on]" if shown in (True, "True") else f" [{shown}]"
