@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -38,17 +39,31 @@ def cache_folder() -> Path:
 def default_model(say: Callable[[str], None] = print) -> Path:
     """A folder with the default model, made on first use. `say` gets a line about each long step."""
     folder = cache_folder() / "models" / NAME
-    if (folder / "config.json").is_file():
+    if is_unpacked(folder):
         return folder
     found = _from_hub(say)
     if found is not None:
         return found
-    with tempfile.TemporaryDirectory() as temporary:
-        gguf = _gguf_file(Path(temporary), say)
-        _check(gguf)
-        say(f"Unpacking {GGUF} (once; kept in {folder}).")
-        convert_gguf(gguf, folder)
+    try:
+        with tempfile.TemporaryDirectory() as temporary:
+            gguf = _gguf_file(Path(temporary), say)
+            _check(gguf)
+            say(f"Unpacking {GGUF} (once; kept in {folder}).")
+            convert_gguf(gguf, folder)
+    except ZooError:
+        if not (folder / "config.json").is_file():
+            raise
+        say(f"{folder} holds the model in bfloat16, from an earlier version; it stays until a connection is there.")
     return folder
+
+
+def is_unpacked(folder: Path) -> bool:
+    """Whether the folder holds a model as `convert_gguf` writes it; earlier versions wrote bfloat16."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return config.get("dtype", config.get("torch_dtype")) == "float32"
 
 
 def _from_hub(say: Callable[[str], None]) -> Path | None:
@@ -99,10 +114,11 @@ def _check(gguf: Path) -> None:
 
 
 def convert_gguf(gguf: Path, folder: Path) -> None:
-    """Write a GGUF model as a plain Hugging Face folder in bfloat16, complete or not at all.
+    """Write a GGUF model as a plain Hugging Face folder in float32, complete or not at all.
 
     A model loaded from GGUF counts as quantised and cannot be saved as it is: its weights are copied into a plain
-    model of the same configuration.
+    model of the same configuration. Their values lie between those of bfloat16. Rounded to it they would all start on
+    its grid, and a forward pass in bfloat16 would not see an update before it has left half of a grid step behind it.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
@@ -120,11 +136,14 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     plain.generation_config = loaded.generation_config
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".tmp-"))
+    former = beside.with_suffix(".old")
     try:
-        plain.to(torch.bfloat16).save_pretrained(beside)
+        plain.save_pretrained(beside)
         tokenizer.save_pretrained(beside)
         beside.chmod(0o755)
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            os.rename(folder, former)
         os.rename(beside, folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(former, ignore_errors=True)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +14,7 @@ from typing import Any
 import torch
 
 from zoo.errors import ZooError
-from zoo.models.default import NAME, cache_folder, convert_gguf, default_model
+from zoo.models.default import NAME, cache_folder, convert_gguf, default_model, is_unpacked
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
 PICKLED_ENDINGS = (".bin", ".pt", ".pth", ".ckpt")
@@ -68,7 +72,7 @@ def resolve_model(name: str, say: Any = print) -> Source:
     path = Path(name).expanduser()
     if path.is_file() and path.suffix == ".gguf":
         folder = cache_folder() / "models" / f"{path.stem}-{path.stat().st_size}"
-        if not (folder / "config.json").is_file():
+        if not is_unpacked(folder):
             say(f"Unpacking {path.name} (once; kept in {folder}).")
             convert_gguf(path.resolve(), folder)
         return Source(name, folder)
@@ -164,6 +168,7 @@ def load_model(source: Source, dtype: torch.dtype, trust_remote_code: bool = Fal
     if source.is_adapter:
         from peft import AutoPeftModelForCausalLM
 
+        _check_base(source)
         model = _pretrained(AutoPeftModelForCausalLM, source, dtype=dtype, is_trainable=True)
     else:
         model = _pretrained(AutoModelForCausalLM, source, dtype=dtype, trust_remote_code=trust_remote_code)
@@ -177,7 +182,8 @@ def _pretrained(loader: Any, source: Source, **options: Any) -> Any:
         options["use_safetensors"] = True
         _quiet_libraries()
     try:
-        return loader.from_pretrained(source.path, **options)
+        with quiet_peft():
+            return loader.from_pretrained(source.path, **options)
     except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if source.folder is None:
@@ -187,6 +193,26 @@ def _pretrained(loader: Any, source: Source, **options: Any) -> Any:
                 "the hub's cache, and smollm2-135m work.",
             ) from error
         raise ZooError(f"The model in {source.folder} cannot be loaded: {first}") from error
+
+
+def _check_base(source: Source) -> None:
+    """Raises ZooError when adapters name a folder as their base that is not there."""
+    assert source.folder is not None
+    settings = json.loads((source.folder / "adapter_config.json").read_text(encoding="utf-8"))
+    base = Path(str(settings.get("base_model_name_or_path") or ""))
+    if base.is_absolute() and not base.is_dir():
+        raise ZooError(
+            f"The adapters in {source.folder} belong to the model in {base}, which is not there any more.",
+            "Put it back, or write where it is now as base_model_name_or_path in adapter_config.json.",
+        )
+
+
+@contextlib.contextmanager
+def quiet_peft() -> Iterator[None]:
+    """peft asks a model for `is_gradient_checkpointing`, which newer versions of transformers warn of."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+        yield
 
 
 def _quiet_libraries() -> None:
@@ -219,7 +245,8 @@ def add_lora(model: Any, rank: int, alpha: float, dropout: float, targets: list[
     # For a classifier peft trains and saves the head too.
     settings = LoraConfig(r=rank, task_type="SEQ_CLS" if hasattr(model, "score") else "CAUSAL_LM", **options)
     try:
-        return get_peft_model(model, settings)
+        with quiet_peft():
+            return get_peft_model(model, settings)
     except ValueError as error:
         linear = sorted({name.split(".")[-1] for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
         raise ZooError(
