@@ -13,6 +13,7 @@ come from the same prompts.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -28,7 +29,7 @@ class BCO(Algorithm):
     needs = ("policy", "reference")
     defaults = {"lr": 1e-5, "epochs": 1, "batch_size": 16}
     metrics = {
-        "delta": "δ, the mean of all rewards so far: the classifier's threshold; starts at 0.",
+        "delta": "δ, the mean of all rewards so far: the classifier's threshold; near 0 at the start.",
         "rewards/desirable": "β times the log-ratio of policy to reference on good answers; should rise above δ.",
         "rewards/undesirable": "The same on bad answers; should fall below δ.",
         "accuracies": "Share of answers on their side of δ: good ones above it, bad ones below.",
@@ -36,6 +37,7 @@ class BCO(Algorithm):
         "logps/undesirable": "log π of bad answers, summed.",
         "desirable": "Share of good answers among those of the step.",
     }
+    conformance = {"start": {"loss": math.log(2), "delta": 0.0, "rewards/desirable": 0.0, "rewards/undesirable": 0.0}}
     saved = ("delta", "answers", "step")
 
     @dataclass

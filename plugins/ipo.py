@@ -10,6 +10,8 @@ take the mean; the DPO authors' code, OpenRLHF and TRL's online DPO take the sum
 soon passed by a sum and out of reach for a mean. The mean is the default here; its loss starts at 1/(4τ²) = 25 and its
 gradient is nearly constant, so that clipping and lr decide how far a run goes. HALOs divides by the number of tokens
 whose log-ratio is not 0, which gives 0/0 at the start; here, as in TRL, all counted tokens count.
+
+The default learning rate suits the small default model; TRL takes that of its DPO trainer, 1e-6, for larger ones.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ class IPO(Algorithm):
         "logps/chosen": "log π of chosen answers, summed.",
         "logps/rejected": "log π of rejected answers, summed.",
     }
+    conformance = {"start": {"loss": 25.0, "h": 0.0, "h/distance": -5.0, "rewards/margins": 0.0}}
 
     @dataclass
     class Config:

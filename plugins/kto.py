@@ -3,7 +3,7 @@
 Learns from single answers, each marked good or bad. Prospect theory values an outcome by its gain or loss against a
 reference point: here the outcome is r(x, y) = log π(y|x)/π_ref(y|x), and the reference point z₀ is how far the policy
 has moved from the reference on the whole, KL(π ‖ π_ref). A good answer should lie above z₀, a bad one below; both
-gains flatten out, so that what is hopeless or done already stops to pull.
+gains flatten out, so that what is hopeless, or done already, no longer pulls.
 
 z₀ is estimated over the whole optimizer step, from each prompt with an answer to another prompt, and clamped at 0
 after the mean is taken; no gradient flows into it. An answer never meets its own prompt, also where several answers to
@@ -37,12 +37,17 @@ class KTO(Algorithm):
     metrics = {
         "kl": "Mean log-ratio of policy to reference over mismatched answers: estimates KL(π ‖ π_ref), may be below 0.",
         "reference_point": "z₀, the former clamped at 0: what answers are compared with.",
-        "rewards/desirable": "β times the log-ratio of policy to reference on good answers; starts at 0, should grow.",
+        "rewards/desirable": "β times the log-ratio of policy to reference on good answers, 0 at the start but for "
+        "rounding; should come to lie above that of the bad ones.",
         "rewards/undesirable": "The same on bad answers; should fall below rewards/desirable.",
         "accuracies": "Share of answers on their side of z₀: good ones above it, bad ones below.",
         "logps/desirable": "log π of good answers, summed. Should rise, but may fall with that of the bad ones.",
         "logps/undesirable": "log π of bad answers, summed.",
         "desirable": "Share of good answers among those of the step.",
+    }
+    conformance = {
+        "start": {"kl": 0.0, "reference_point": 0.0, "rewards/desirable": 0.0, "rewards/undesirable": 0.0},
+        "variants": [{"desirable_weight": 2.0}],
     }
 
     @dataclass
@@ -121,7 +126,10 @@ def _balanced(good, bad, config):
             f"All answers are marked {'bad' if bad else 'good'}: KTO can only move all of them.", stacklevel=2
         )
         return weights
-    ratio = weights[0] * good / max(weights[1] * bad, 1e-9)
+    if 0 in weights:
+        # One class only, as asked for.
+        return weights
+    ratio = weights[0] * good / (weights[1] * bad)
     if low <= ratio <= high:
         return weights
     advice = (low / ratio * weights[0], weights[1]) if ratio < low else (weights[0], ratio / high * weights[1])

@@ -221,6 +221,7 @@ def test_balanced_marks_keep_both_weights_at_1_and_nothing_is_said():
 
 
 def test_weights_of_the_users_are_kept_and_the_flags_that_follow_the_paper_are_named():
+    assert prepared(10, 40, undesirable_weight=0.0) == ([1.0, 0.0], [])
     weights, said = prepared(10, 40, undesirable_weight=2.0)
     assert weights == [1.0, 2.0]
     assert "0.125" in said[0] and "To follow the paper type --desirable-weight 8 --undesirable-weight 2" in said[0]
