@@ -8,7 +8,7 @@ import sysconfig
 import tomllib
 from pathlib import Path
 
-from zoo import registry
+from zoo.registry import plugin_modules
 
 
 def put_on_path(folder, monkeypatch):
@@ -23,7 +23,7 @@ def put_on_path(folder, monkeypatch):
     lines = [part for g in groups for part in (f"[{g}]", *(f"{name} = {to}" for name, to in groups[g].items()))]
     (info / "entry_points.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     monkeypatch.syspath_prepend(str(folder))
-    registry.plugin_modules.cache_clear()
+    plugin_modules.cache_clear()
     return project["name"]
 
 
@@ -32,7 +32,7 @@ def forget_modules(folder):
     for name, module in list(sys.modules.items()):
         if str(folder) in str(getattr(module, "__file__", "")):
             del sys.modules[name]
-    registry.plugin_modules.cache_clear()
+    plugin_modules.cache_clear()
 
 
 def run(*command, cwd, env=None):

@@ -69,7 +69,8 @@ def contract():
             lines.append(f"  {name}({', '.join(inspect.signature(hook).parameters)}) {owner}")
     named = {name: getattr(api, name) for name in api.__all__}
     named |= {"models.policy.logps": roles.Policy.logps, "models.reference.logps": roles.Reference.logps}
-    named |= {"models.policy.scores": scalar.ScalarPolicy.scores, "StepScores": scalar.StepScores}
+    named |= {"models.policy.scores": scalar.ScalarPolicy.scores}
+    named |= {"models.policy.normalize": scalar.ScalarPolicy.normalize, "StepScores": scalar.StepScores}
     named |= {f"zoo.testing.{name}": getattr(zoo.testing, name) for name in zoo.testing.__all__}
     named["Declared"] = Declared
     for name, value in named.items():

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from packages import forget_modules, put_on_path
 
 import zoo
 from zoo import hookspecs, registry
@@ -68,8 +69,11 @@ def workplace(tmp_path, monkeypatch, tiny_folder):
     (tmp_path / "runs" / "mine" / "run.yaml").write_text("algo: sft\nlr: 1e-5\n")
     simpo = block("README.md", "simpo.py")
     (tmp_path / "simpo.py").write_text(simpo)
-    (tmp_path / "mine.py").write_text(simpo.replace("class SimPO", "class Mine"))
-    return tmp_path
+    (tmp_path / "mine.py").write_text(block("docs/tutorial.md", "mine.py"))
+    (tmp_path / "pyproject.toml").write_text(block("docs/tutorial.md", "pyproject.toml"))
+    put_on_path(tmp_path, monkeypatch)
+    yield tmp_path
+    forget_modules(tmp_path)
 
 
 @pytest.fixture
