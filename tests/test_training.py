@@ -154,6 +154,26 @@ def test_adapters_on_a_run_with_adapters_belong_to_the_sum(train, tmp_path, monk
     assert torch.allclose(logits(first), logits(second), atol=1e-3), "the second has hardly learned anything"
 
 
+@pytest.mark.parametrize("checkpointing", [True, False])
+def test_nothing_that_zoo_calls_is_about_to_go_away(train, recwarn, checkpointing):
+    """Not even where the caller's filters show everything."""
+    run = train("dpo", lora=True, lora_rank=2, max_steps=1, gradient_checkpointing=checkpointing)
+    run.load()
+    libraries = ("transformers", "peft")
+    late = [w for w in recwarn if issubclass(w.category, FutureWarning | DeprecationWarning)]
+    assert [str(w.message) for w in late if any(f"/{name}/" in w.filename for name in libraries)] == []
+
+
+def test_adapters_whose_base_is_gone_say_so(train, tmp_path, tiny_folder):
+    moved = tmp_path / "moved"
+    shutil.copytree(tiny_folder, moved)
+    run = train("sft", model=str(moved), lora=True, lora_rank=2, max_steps=1)
+    shutil.rmtree(moved)
+    with pytest.raises(ZooError, match=f"belong to the model in {moved}, which is not there") as caught:
+        run.load()
+    assert "base_model_name_or_path" in caught.value.hint
+
+
 def test_adapters_name_their_base_with_its_whole_path(train, tiny_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tiny_folder.parent)
     run = train("sft", model="tiny", lora=True, lora_rank=2, max_steps=1)

@@ -168,7 +168,7 @@ def load_model(source: Source, dtype: torch.dtype, trust_remote_code: bool = Fal
     if source.is_adapter:
         from peft import AutoPeftModelForCausalLM
 
-        _check_base(source)
+        check_base(source)
         model = _pretrained(AutoPeftModelForCausalLM, source, dtype=dtype, is_trainable=True)
     else:
         model = _pretrained(AutoModelForCausalLM, source, dtype=dtype, trust_remote_code=trust_remote_code)
@@ -195,7 +195,7 @@ def _pretrained(loader: Any, source: Source, **options: Any) -> Any:
         raise ZooError(f"The model in {source.folder} cannot be loaded: {first}") from error
 
 
-def _check_base(source: Source) -> None:
+def check_base(source: Source) -> None:
     """Raises ZooError when adapters name a folder as their base that is not there."""
     assert source.folder is not None
     settings = json.loads((source.folder / "adapter_config.json").read_text(encoding="utf-8"))

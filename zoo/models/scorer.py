@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from zoo.errors import ZooError
-from zoo.models.loading import Source, _pretrained, load_model, silence_dropout
+from zoo.models.loading import Source, _pretrained, check_base, load_model, quiet_peft, silence_dropout
 from zoo.models.scalar import fold_scale, start_head
 
 
@@ -92,13 +92,15 @@ def load_scorer(source: Source, dtype: torch.dtype, trust_remote_code: bool = Fa
     if source.is_adapter:
         from peft import PeftConfig, PeftModel
 
+        check_base(source)
         settings = PeftConfig.from_pretrained(source.path)
         # The adapter's folder has the configuration with the number of outputs, the padding, gain and bias.
         options["config"] = AutoConfig.from_pretrained(source.path)
         options["revision"] = settings.revision
         base_source = Source(settings.base_model_name_or_path, None)
         base = _pretrained(AutoModelForSequenceClassification, base_source, **options)
-        model = PeftModel.from_pretrained(base, source.path, is_trainable=True)
+        with quiet_peft():
+            model = PeftModel.from_pretrained(base, source.path, is_trainable=True)
     else:
         model = _pretrained(AutoModelForSequenceClassification, source, num_labels=1, **options)
     silence_dropout(model)

@@ -84,4 +84,3 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     # A first step that is skipped looks to torch like steps in the wrong order.
     warnings.filterwarnings("ignore", message=r".*`lr_scheduler.step\(\)` before `optimizer.step\(\)`.*")
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)\..*")
