@@ -5,6 +5,7 @@ import torch
 import transformers
 
 from zoo.models.layout import LAYOUTS
+from zoo.models.precision import round_frozen
 from zoo.models.scoring import attention_window, balance_of, choose_layout, score_answers, split
 from zoo.testing.tiny import make_model
 from zoo.types import Answer
@@ -277,3 +278,25 @@ def test_a_model_with_a_state_between_tokens_gets_padded_rows():
 def test_the_tiny_model_is_the_same_each_time():
     one, two = make_model(258, 257), make_model(258, 257)
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
+def test_a_frozen_model_with_rounded_matrices_scores_the_same_to_the_last_bit(tiny_model):
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+        before = score_answers(tiny_model, sample(), "shared").per_token
+        assert round_frozen(tiny_model, "bf16-mixed") is tiny_model
+        assert torch.equal(score_answers(tiny_model, sample(), "shared").per_token, before)
+    kinds = {name: p.dtype for name, p in tiny_model.named_parameters()}
+    assert kinds["model.layers.0.mlp.up_proj.weight"] == torch.bfloat16
+    assert kinds["model.embed_tokens.weight"] == kinds["model.norm.weight"] == torch.float32
+
+
+def test_in_exact_arithmetic_nothing_is_rounded(tiny_model):
+    assert {p.dtype for p in round_frozen(tiny_model, "32-true").parameters()} == {torch.float32}
+
+
+def test_weights_in_bfloat16_may_differ_by_what_padding_changes_and_no_more(tiny_model):
+    """A tolerance of nothing: only the rounding that padded rows show is left."""
+    assert choose_layout(tiny_model.bfloat16(), sample(), "auto", 1e-9) == ("shared", "")
+    leaking = build(transformers.LlamaConfig(**SIZES, attn_implementation="eager")).bfloat16()
+    layout, note = choose_layout(leaking, sample(), "auto", 1e-9)
+    assert layout == "padded" and "packed rows differ by" in note

@@ -152,15 +152,12 @@ class Execution:
     def plan(self) -> None:
         """Row layout, roles, the records as the algorithm prepares them, and the steps."""
         core = self.core
-        with autocast(self.precision, self.device):
-            sample = [
-                answer.to(next(self.policy.parameters()).device)
-                for answer in setup.sample_answers(self.data.train.records)
-            ]
-            layout, note = choose_layout(
-                self.policy, sample, core.layout, rounding_tolerance(self.precision), longest=core.max_length,
-                score=token_scores if is_scorer(self.policy) else score_answers,
-            )  # fmt: skip
+        device = next(self.policy.parameters()).device
+        layout, note = choose_layout(
+            self.policy, [answer.to(device) for answer in setup.sample_answers(self.data.train.records)], core.layout,
+            rounding_tolerance(self.precision), longest=core.max_length,
+            score=token_scores if is_scorer(self.policy) else score_answers,
+        )  # fmt: skip
         if note:
             self.say(note)
         roles = self.algorithm.roles(self.resolved.algorithm)

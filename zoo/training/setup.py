@@ -24,7 +24,7 @@ from zoo.errors import ZooError, nearest
 from zoo.models.attention import use_cpu_attention
 from zoo.models.default import NAME, cache_folder
 from zoo.models.loading import NotFound, Source, add_lora, is_adapted, load_model, load_tokenizer, resolve_model
-from zoo.models.precision import weights_dtype
+from zoo.models.precision import round_frozen, weights_dtype
 from zoo.models.reference_cache import ReferenceCache, architecture, fingerprint
 from zoo.models.roles import Models, Policy, Reference
 from zoo.models.scalar import ScalarPolicy, is_scorer
@@ -211,8 +211,10 @@ def make_reference(core: TrainConfig, policy: Any, source: Source, layout: str, 
 
     if core.reference is not None:
         other = make()
-        return Reference(lambda: other, layout, cache(other, other.named_parameters()))
-    return Reference(make, layout, cache(policy, policy.named_parameters()))
+        known = cache(other, other.named_parameters())
+        round_frozen(other, precision)
+        return Reference(lambda: other, layout, known)
+    return Reference(lambda: round_frozen(make(), precision), layout, cache(policy, policy.named_parameters()))
 
 
 def ending_ids(model: Any) -> set[int]:
