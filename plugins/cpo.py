@@ -33,6 +33,7 @@ class CPO(Algorithm):
         "logps/chosen": "log π of chosen answers, summed.",
         "logps/rejected": "log π of rejected answers, summed.",
     }
+    conformance = {"variants": [{"label_smoothing": 0.1}]}
 
     @dataclass
     class Config:

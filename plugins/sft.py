@@ -25,6 +25,7 @@ class SFT(Algorithm):
     needs = ("policy",)
     defaults = {"lr": 1e-4, "epochs": 2}
     metrics = {"mean_token_accuracy": "Share of trained tokens that greedy decoding would have produced."}
+    conformance = {"variants": [{"neftune_alpha": 5.0}]}
 
     @dataclass
     class Config:

@@ -31,6 +31,7 @@ class SimPO(Algorithm):
         "logps/rejected": "The same of rejected answers.",
         "nll": "−log π a token over all chosen tokens of the step: the term that sft_weight weighs.",
     }
+    conformance = {"variants": [{"sft_weight": 1.0, "label_smoothing": 0.1}]}
 
     @dataclass
     class Config:

@@ -18,7 +18,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import torch
 from torch import Tensor
@@ -128,8 +128,7 @@ class Bench:
         """The defaults, the options declared, and every truth value and choice that goes alone."""
         found: list[dict[str, Any]] = [{}, *(dict(options) for options in self.declared.variants)]
         for option in options_of(self.cls.Config):
-            choices = [not option.default] if option.is_flag else getattr(option.type, "__args__", ())
-            for choice in choices:
+            for choice in [not option.default] if option.is_flag else _choices(option.type):
                 plain = isinstance(choice, str | bool | int | float) and choice != option.default
                 if plain and {option.name: choice} not in found and self._accepted({option.name: choice}):
                     found.append({option.name: choice})
@@ -231,6 +230,12 @@ class Bench:
         return self._networks[key]
 
 
+def _choices(kind: Any) -> list[Any]:
+    """The values that a type names: those of a Literal, also of one that may be none."""
+    inside = get_args(kind)
+    return list(inside) if get_origin(kind) is Literal else [one for part in inside for one in _choices(part)]
+
+
 @cache
 def workplace() -> Path:
     """A folder for the tiny model and rows, gone with this process."""
@@ -255,7 +260,7 @@ def pristine(head: str, precision: str) -> Any:
     """The model as a run would load it, before any change; copy it."""
     from zoo.config import TrainConfig
 
-    return setup.load_policy(TrainConfig(accelerator="cpu"), source(), precision)
+    return setup.load_policy(TrainConfig(accelerator="cpu"), source(), precision, head)
 
 
 # -- one step --------------------------------------------------------------------------------------------------------

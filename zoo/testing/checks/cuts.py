@@ -100,11 +100,10 @@ def _same_for_all(bench: Bench, cuts: Callable[[Stage, Batch], dict[str, Parts]]
     """For every variant, all cuts of the same batch give the same step; each is made with a fresh algorithm."""
     for options in bench.variants:
         stage = _stage(bench, options)
-        batch = bench.batch(stage, options)
         found = {}
-        for name in cuts(stage, batch):
+        for name in cuts(stage, bench.batch(stage, options)):
             fresh = _stage(bench, options)
-            found[name] = step(cuts(fresh, batch)[name])
+            found[name] = step(cuts(fresh, bench.batch(fresh, options))[name])
         _compare_all(found, options)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.models.scalar import StepScores
 from zoo.options import build
 from zoo.registry import manager
 from zoo.testing.bench import Bench, Failed, NotApplicable, Stage, step, with_options
@@ -44,8 +45,8 @@ def known_values(bench: Bench) -> None:
         raise NotApplicable("no worked numbers are declared")
     for number, case in enumerate(bench.declared.values, start=1):
         given = {name: _tensors(value, name != "lengths") for name, value in case["given"].items()}
-        roles = {name: value for name, value in given.items() if name not in ("lengths", "masks", "fields")}
-        leaves = {name: value.requires_grad_() for name, value in roles["policy"].items()}
+        trained = given["scores"] if bench.cls.head == "scalar" else given["policy"]
+        leaves = {name: value.requires_grad_() for name, value in trained.items()}
         batch, models = stand_ins(**given)
         batch.measured = {name: torch.tensor(value) for name, value in case.get("measured", {}).items()}
         loss = _loss(bench, batch, models, case.get("options", {}))
@@ -112,10 +113,9 @@ class Sized:
 
     def scores(self, *answers: Any, **options: Any) -> Any:
         found = self._role.scores(*answers, **options)
-        if isinstance(found, Tensor):
-            return found * self._size
-        first, *rest = found
-        return (first * self._size, *(one if one.dtype == torch.bool else one * self._size for one in rest))
+        if isinstance(found, StepScores):
+            return StepScores(found.per_step * self._size, found.mask)
+        return found * self._size if isinstance(found, Tensor) else tuple(one * self._size for one in found)
 
 
 def finite_numbers(bench: Bench) -> None:
