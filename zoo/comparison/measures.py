@@ -173,7 +173,7 @@ def _pair_scores(
     return found
 
 
-def settings_key(model: str, precision: str, held_out: HeldOut, evals: list[str], max_new_tokens: int) -> str:
-    """Measures made under another key are made again."""
-    content = [model, precision, held_out.fingerprint(), evals, max_new_tokens, sorted(EXPLAINED.items())]
+def settings_key(*settings: Any) -> str:
+    """Of everything that measures depend on besides the model; those made under another key are made again."""
+    content = [*settings, sorted(EXPLAINED.items())]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -91,7 +91,12 @@ class Comparison:
         )  # fmt: skip
         self.held_out = measures.load_held_out(self.core, self.template, self.plugins, made.trained_prompts, self.cases)
         self.key = measures.settings_key(
-            self.source.name, self.precision, self.held_out, list(self.evals), self.answer_tokens
+            self.source.name,
+            self.precision,
+            self.held_out.fingerprint(),
+            list(self.evals),
+            self.cases,
+            self.answer_tokens,
         )
         made.notes += self.held_out.notes
         if not self.evals:
@@ -169,7 +174,12 @@ class Comparison:
         model = load_model(source, torch.float32, self.core.trust_remote_code).eval().to(self.device)
         self.template.eos_ids |= setup.ending_ids(model)
         return Subject(
-            model, self.template.tokenizer, self.template, self.precision, progress=counter(self.console, "answers")
+            model,
+            self.template.tokenizer,
+            self.template,
+            self.precision,
+            self.cases,
+            counter(self.console, "answers"),
         )
 
     @property

@@ -22,7 +22,8 @@ def write_comparison_page(folder: Path, found: dict[str, Any], command: str = ""
     """Write report.html beside the runs of a comparison. found: what compare.json holds."""
     page = pages.render(
         "comparison.html", title=f"Comparison {folder.name}", found=found, command=command, plots=_plots(found),
-        columns=columns(found), samples=_samples(folder, found), environment=_environment(folder, found),
+        columns=columns(found), rates=[name for name in columns(found) if name in found["runs"][0]["intervals"]],
+        samples=_samples(folder, found), environment=_environment(folder, found),
     )  # fmt: skip
     return pages.write(folder / "report.html", page)
 
