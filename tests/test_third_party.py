@@ -63,6 +63,13 @@ def test_a_bug_in_an_installed_plugin_names_its_package_file_and_line(sums, tiny
     assert "Did you mean 'label'?" in shown and "        advantage" not in shown and "    advantage = " in shown
 
 
+def test_it_conforms(sums):
+    status, shown, _ = cli("check", "awr", "--json")
+    results = {check["check"]: check["result"] for check in json.loads(shown)["checks"]}
+    assert status == 0 and results.pop("step-one identities") == "skipped"
+    assert set(results.values()) == {"passed"}
+
+
 @pytest.mark.slow
 def test_both_work_in_a_fresh_environment_with_the_wheel_and_no_source(tmp_path, tiny_folder):
     """Installed by pip from their own pyproject.toml, next to the wheel of zoo; commands as a person types them."""

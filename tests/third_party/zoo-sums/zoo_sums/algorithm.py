@@ -24,7 +24,23 @@ class AWR(Algorithm):
         "usual": "V, the running mean of the rewards.",
         "penalty": "Squared mean log-ratio to the reference, that penalty_weight weighs; absent where that is 0.",
     }
-    conformance = {"variants": [{"penalty_weight": 0.5}], "start": {"weight": 1.0}, "falls": "loss"}
+    conformance = {
+        "variants": [{"penalty_weight": 0.5}],
+        "values": [
+            {
+                # V = 0.5, so the weights are e and 1/e, of answers with a mean log-probability of −1.
+                "given": {
+                    "policy": {"completion": [-2.0, -4.0]},
+                    "lengths": {"completion": [2, 4]},
+                    "fields": {"label": [True, False]},
+                },
+                "options": {"temperature": 0.5},
+                "measured": {"reward": 0.5},
+                "loss": 1.543081,
+                "gradients": {"completion": [-0.679570, -0.045985]},
+            }
+        ],
+    }
 
     @dataclass
     class Config:
