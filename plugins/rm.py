@@ -30,7 +30,7 @@ class RM(Algorithm):
     data = ("preference", "ranking")
     head = "scalar"
     needs = ("policy",)
-    defaults = {"lr": 2e-5, "epochs": 2, "batch_size": 16}
+    defaults = {"lr": 5e-5, "epochs": 1, "batch_size": 16}
     metrics = {
         "accuracy": "Share of pairs whose chosen answer scores higher; 0.5 is chance.",
         "margin": "r_c − r_r, before normalisation; should grow, and the less certain the preferences the less far.",
@@ -40,6 +40,7 @@ class RM(Algorithm):
         "accuracy/same_length": "Accuracy on pairs whose lengths differ by a tenth at most: skill that is not length.",
         "accuracy/longer": "Accuracy that calling the longer answer better would have; ties count half.",
     }
+    conformance = {"variants": [{"centering": 0.01}]}
 
     @dataclass
     class Config:

@@ -102,7 +102,7 @@ def test_a_run_is_a_reward_by_its_path_and_by_its_name(runs):
 
 
 def test_a_reward_does_not_depend_on_what_is_scored_beside_it(runs):
-    reward = Reward("rm-1", {}, str(runs))
+    reward = Reward("rm-1", {}, str(runs), precision="32-true")
     together = reward.score(TEXTS, RECORDS)
     alone = [reward.score([text], [record])[0] for text, record in zip(TEXTS, RECORDS, strict=True)]
     assert together == pytest.approx(alone, abs=1e-5)
@@ -120,7 +120,7 @@ def test_several_reward_models_are_an_ensemble(runs):
 
 
 def test_an_answer_that_was_stopped_is_scored_without_an_end_of_turn(runs):
-    reward = Reward("rm-1", {}, str(runs))
+    reward = Reward("rm-1", {}, str(runs), precision="32-true")
     whole, stopped = reward.score(TEXTS, RECORDS), reward.score(TEXTS, RECORDS, [True, False])
     assert stopped[0] == pytest.approx(whole[0], abs=1e-5)
     assert stopped[1] != pytest.approx(whole[1], abs=1e-4)

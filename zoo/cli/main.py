@@ -51,9 +51,11 @@ def add_commands(arguments: list[str]) -> None:
     app.command(
         epilog="Examples: zoo data starter --for dpo    zoo data rows.jsonl --for preference --columns prompt=question"
     )(data.data)
-    app.command("eval", epilog="Examples: zoo eval last    zoo eval smollm2-135m --eval instructions --limit 20")(
-        models.evaluate
-    )
+    app.command(
+        "eval",
+        epilog="Examples: zoo eval last    zoo eval smollm2-135m --eval instructions --limit 20    "
+        "zoo eval last --reward instructions",
+    )(models.evaluate)
     app.command(epilog='Examples: zoo chat last --vs smollm2-135m    zoo chat last --prompt "Name three fruits."')(
         models.chat
     )

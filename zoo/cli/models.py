@@ -116,7 +116,7 @@ def _as_evals(texts: list[str], named: dict[str, Any], out: str, say: Any) -> di
     from zoo.rewards.reward import Reward
 
     def evaluation(text: str) -> Eval:
-        reward = Reward(text, named, out, "cuda" if torch.cuda.is_available() else "cpu", say)
+        reward = Reward(text, named, out, "cuda" if torch.cuda.is_available() else "cpu", say=say)
         prompts = starter.records("heldout", "prompt")
         return Eval(
             "Mean reward of greedy answers to the starter set's held-out prompts.",

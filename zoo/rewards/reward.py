@@ -21,6 +21,7 @@ import torch
 
 from zoo.errors import PluginError, ZooError, nearest
 from zoo.models.loading import NotFound, resolve_model
+from zoo.models.precision import choose_precision
 from zoo.plugin_files import import_file
 from zoo.rewards.expression import Expression, Mention, variance
 from zoo.rewards.prose import words
@@ -51,7 +52,8 @@ class Scored:
 class Reward:
     """A reward from its text (see `zoo.rewards.expression`).
 
-    named: rewards by name, as plugins give them; out: the folder of the runs. Everything is resolved and loaded when
+    named: rewards by name, as plugins give them; out: the folder of the runs; precision: the arithmetic of reward
+    models, as Lightning names it. Everything is resolved and loaded when
     it is made, each model once. Raises ZooError that points at the name which is not there.
     """
 
@@ -61,10 +63,13 @@ class Reward:
         named: Mapping[str, Function],
         out: str = "runs",
         device: torch.device | str = "cpu",
+        precision: str = "auto",
         say: Any = print,
     ):
         self.expression = Expression(text)
-        self.named, self.out, self.device, self.say = named, out, torch.device(device), say
+        self.named, self.out, self.say = named, out, say
+        self.device = torch.device(device)
+        self.precision = choose_precision(precision, self.device.type)[0]
         self.functions = {mention: self._resolve(mention) for mention in self.expression.mentions}
 
     def score(
@@ -155,7 +160,7 @@ class Reward:
         except NotFound:
             raise self._unknown(mention) from None
         try:
-            return RewardModel(source, self.device, steps)
+            return RewardModel(source, self.device, self.precision, steps)
         except ZooError as error:
             raise self.expression.error(error.message.rstrip("."), mention.at, error.hint) from None
 

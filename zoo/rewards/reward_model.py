@@ -13,7 +13,7 @@ from zoo.data.encode import render_steps
 from zoo.data.formats.message import RowError
 from zoo.data.template import ChatTemplate, ends_trained
 from zoo.models.loading import Source, load_tokenizer
-from zoo.models.precision import autocast, choose_precision
+from zoo.models.precision import autocast
 from zoo.models.scalar import score_many, unit_of
 from zoo.models.scorer import load_scorer
 from zoo.runs import Run
@@ -29,15 +29,14 @@ class RewardModel:
     lines of an answer.
     """
 
-    def __init__(self, source: Source, device: torch.device, steps: str = "min"):
+    def __init__(self, source: Source, device: torch.device, precision: str = "32-true", steps: str = "min"):
         self.model = load_scorer(source, torch.float32).requires_grad_(False).eval().to(device)
         run = Run(source.folder.parent) if source.folder is not None else None
         trained_with = run.config if run is not None and (run.path / "run.yaml").is_file() else {}
         # Whatever template it was trained with, the tokenizer that was saved with it brings it.
         template = "none" if trained_with.get("template") == "none" else "auto"
         self.template = ChatTemplate(load_tokenizer(source), template)
-        self.precision = choose_precision("auto", device.type)[0]
-        self.device, self.steps = device, steps
+        self.device, self.precision, self.steps = device, precision, steps
         self.of_steps = unit_of(self.model) == "step"
         self.longest = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or math.inf
 
