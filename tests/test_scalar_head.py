@@ -1,5 +1,6 @@
 """A scalar head: scores are what transformers computes, whatever the layout, and survive being saved."""
 
+import json
 import math
 import shutil
 
@@ -262,3 +263,20 @@ def test_a_reward_model_cannot_write_answers(train, tmp_path):
 def test_a_language_model_is_no_reward_model(tiny_folder):
     with pytest.raises(ZooError, match="is a language model, not a reward model"):
         load_scorer(resolve_model(str(tiny_folder)), torch.float32)
+
+
+# -- which data --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["preference", "ranking"])
+def test_of_several_kinds_the_data_decides(train, tmp_path, tiny_folder, kind):
+    data = write_rows(tmp_path / "rows.jsonl", tiny_rows(kind, 8))
+    status, out, err = cli("data", data, "--for", "rm", "--model", tiny_folder, "--json", "--examples", 0)
+    assert (status, json.loads(out)["kind"] if status == 0 else err) == (0, kind)
+    assert train("rm", data=data, max_steps=1).status == "finished"
+
+
+def test_data_of_another_kind_becomes_the_first_one_or_is_refused(train, tmp_path):
+    rows = [{"prompt": "a", "completion": "b"}, {"prompt": "c", "completion": "d"}]
+    with pytest.raises(ZooError, match="kind 'preference'"):
+        train("rm", data=write_rows(tmp_path / "rows.jsonl", rows))
