@@ -467,7 +467,8 @@ def test_options_come_from_the_file_the_command_line_and_set(tmp_path):
     [
         (["--algos", "dpoo"], ["No algorithm is called 'dpoo'", "Did you mean 'dpo'"]),
         (["--algos", "dpo,dpo"], ["'dpo' stands twice", "dpo=dpo,other=dpo"]),
-        (["--algos", "model=dpo"], ["An option is called 'model'"]),
+        (["--algos", "model=dpo"], ["'model' means something else here", "my-model=dpo"]),
+        (["--algos", "start=dpo"], ["'start' means something else here"]),
         (["--algos", "dpo", "--set", "dpo.bata=1"], ["Unknown option 'bata'", "Did you mean 'beta'"]),
         (["--algos", "dpo", "--set", "dpp.beta=1"], ["names none of the compared", "Did you mean 'dpo'"]),
         (["--algos", "dpo", "--set", "beta=1"], ["names none of the compared", "--set dpo.option=value"]),

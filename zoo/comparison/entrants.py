@@ -21,6 +21,8 @@ from zoo.training.checks import check_values, names_in
 
 DECIDED = ("seed", "name", "out", "patience", "devices", "num_nodes", "strategy")
 """Options of the core that the comparison sets itself."""
+START = "start"
+"""Name of the model that all start from, in tables and as a folder."""
 COMMON = ("model", "template", "eval_data", "eval_fraction", "score", "trust_remote_code")
 """Options that must be equal for all, or the measures would not be."""
 
@@ -90,7 +92,7 @@ def read_settings(
 def _entrants(names: list[str]) -> list[Entrant]:
     found: dict[str, Entrant] = {}
     for name in names:
-        match = re.fullmatch(r"([\w.+-]+)=(.+)", name)
+        match = re.fullmatch(r"(\w[\w.+-]*)=(.+)", name)
         label, algo = (match[1], match[2]) if match else (None, name)
         short, cls = registry.load_algorithm(algo)
         label = label or short
@@ -99,8 +101,8 @@ def _entrants(names: list[str]) -> list[Entrant]:
                 f"'{label}' stands twice in --algos.",
                 f"Give each a name of its own: --algos {label}={algo},other={algo}",
             )
-        if label in {option.name for option in options_of(TrainConfig)}:
-            raise ZooError(f"An option is called '{label}'.", f"Give it another name: --algos my-{label}={algo}")
+        if label in {START, *(option.name for option in options_of(TrainConfig))}:
+            raise ZooError(f"'{label}' means something else here.", f"Give it another name: --algos my-{label}={algo}")
         if cls.head == "scalar":
             raise ZooError(
                 f"{label} trains a reward model, which writes no answers: it cannot be compared with language models.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +28,7 @@ class Planned:
 
     @property
     def name(self) -> str:
-        return f"{self.entrant.label}-seed{self.seed}"
+        return re.sub(r"[^\w.+-]", "-", f"{self.entrant.label}-seed{self.seed}")
 
 
 @dataclass

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from zoo.comparison.entrants import START
 from zoo.comparison.measures import EXPLAINED
 from zoo.comparison.plan import Plan, Planned
 from zoo.comparison.statistics import averaged, mean_and_spread, paired_difference
@@ -97,7 +98,7 @@ def _differences(
     """Each entrant against the start, and each pair of entrants, by evaluation; over prompts, seeds averaged."""
     found = []
     for name in evals:
-        cases = {"start": by_case(start_run, name, "before")}
+        cases = {START: by_case(start_run, name, "before")}
         for label in labels:
             cases[label] = averaged([by_case(run, name, "after") for p, run in runs if p.entrant.label == label])
         for first, second in itertools.combinations(cases, 2):
@@ -118,7 +119,7 @@ def _warnings(found: dict[str, Any]) -> list[str]:
         lines += length_warning(f"Answers of {label}", *pair("answer_tokens"))
         lines += displacement(f"{label}: the chosen answers", *pair("chosen_logps"))
     for difference in found["differences"]:
-        if difference["from"] == "start" and difference["high"] < 0:
+        if difference["from"] == START and difference["high"] < 0:
             lines.append(f"{difference['to']} lost {-difference['change']:.3f} of {difference['score']}.")
     lines += [
         f"{row['run']} skipped {row['skipped_steps']} of {row['steps']} steps." for row in found["runs"]

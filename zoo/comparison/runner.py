@@ -17,7 +17,7 @@ from rich.console import Console
 
 from zoo import registry
 from zoo.comparison import measures, results
-from zoo.comparison.entrants import Settings, default_folder
+from zoo.comparison.entrants import START, Settings, default_folder
 from zoo.comparison.plan import Plan, Planned, make_plan
 from zoo.data.template import ChatTemplate
 from zoo.errors import TrainingStopped, ZooError
@@ -34,8 +34,6 @@ from zoo.training.report import read_samples, write_samples
 from zoo.training.run import execute, quiet_libraries
 
 STOPPED_BY_SIGNAL = 128
-START = "start"
-"""Folder with what was measured of the start."""
 
 
 class Comparison:
