@@ -1,18 +1,21 @@
 """The conformance suite: every bundled algorithm passes it, and each of its checks catches what it is made for."""
 
+import dataclasses
 import functools
 import json
 from pathlib import Path
 
 import pytest
 from broken_plugins.sound import Sound
-from tiny_runs import cli
+from tiny_runs import cli, differences, float32_flags, losses, run_command, trainer, write_rows
 
 from zoo import registry
 from zoo.errors import ZooError
+from zoo.runs import Run
 from zoo.testing import conformance
-from zoo.testing.declared import find_check
+from zoo.testing.declared import Declared, declared, find_check
 from zoo.testing.suite import NAMES, Result, Suite, explanation, summary
+from zoo.testing.tiny import tiny_rows
 
 BROKEN = Path(__file__).parent / "broken_plugins"
 BUNDLED = [entry.name for entry in registry.algorithms() if entry.target.startswith("zoo_plugins.")]
@@ -108,6 +111,42 @@ def test_a_mistake_in_the_plugin_is_told_with_its_line(tmp_path):
     assert found.result == "failed" and "mine.py, line 8" in found.detail
 
 
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ({"given": {"policy": {"chosen": [-1.0]}}, "los": 1.0}, "no key 'los'. Did you mean 'loss'?"),
+        ({"given": {"policy": {"chosen": [-1.0]}}}, "needs `given`, and `loss`, `metrics` or `gradients`"),
+    ],
+)
+def test_a_worked_case_that_would_check_nothing_fails(case, words):
+    assert words in Suite(Sound, values=[case]).run("known values").detail
+
+
+def test_worked_numbers_of_a_scorer_are_scores():
+    """−log σ(2 − 1) = 0.313262, and −σ(−1) = −0.268941."""
+    case = {
+        "given": {"scores": {"chosen": [2.0], "rejected": [1.0]}},
+        "loss": 0.3132617,
+        "gradients": {"chosen": [-0.2689414]},
+    }
+    assert Suite("rm", values=[case]).run("known values").result == "passed"
+    assert "Case 1: loss" in Suite("rm", values=[{**case, "loss": 0.3}]).run("known values").detail
+
+
+def test_another_installed_plugin_is_not_what_is_checked(monkeypatch):
+    from zoo.hookspecs import hookimpl
+
+    class Wrapper:
+        @hookimpl(wrapper=True)
+        def loss(self):
+            found = yield
+            found.metrics["foreign"] = found.values.detach()
+            return found
+
+    monkeypatch.setattr(registry, "plugin_modules", lambda: ((("foreign@test", Wrapper()),), ()))
+    assert Suite(Sound).run("metrics explained").result == "passed"
+
+
 # -- exceptions ------------------------------------------------------------------------------------------------------
 
 
@@ -157,8 +196,18 @@ def test_the_pytest_function_fails_skips_and_excuses():
         conformance(broken("learns"), exceptions={"learns": "upside down"})("learns")
 
 
-def test_every_check_says_in_a_sentence_what_it_holds_an_algorithm_to():
-    assert all(explanation(name).endswith(".") for name in NAMES)
+def test_the_page_explains_every_check_in_the_words_of_its_code():
+    page = (Path(__file__).parent.parent / "docs" / "conformance.md").read_text(encoding="utf-8")
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| ")]
+    assert rows[1:] == [[name, explanation(name)] for name in NAMES]
+
+
+def test_the_page_shows_every_key_that_an_author_may_add():
+    page = (Path(__file__).parent.parent / "docs" / "conformance.md").read_text(encoding="utf-8")
+    names = {}
+    exec(page.split("```python\n")[2].split("```")[0], names)
+    assert set(names["Mine"].conformance) == {field.name for field in dataclasses.fields(Declared)}
+    declared(names["Mine"].conformance, checks=NAMES)
 
 
 @pytest.mark.parametrize("spelling", ["micro-batch invariance", "Micro-Batch-Invariance", "micro_batch_invariance"])
@@ -199,3 +248,24 @@ def test_the_command_prints_json():
 def test_bad_input_ends_with_status_2(arguments, words):
     status, _, err = cli("check", *arguments)
     assert status == 2 and words in err
+
+
+# -- real processes --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BUNDLED)
+def test_two_real_processes_give_what_one_gives(name, tmp_path, tiny_folder, monkeypatch):
+    """The process invariance of the suite adds shares up by itself; here gloo does, through a whole run."""
+    cls = registry.load_algorithm(name)[1]
+    data = write_rows(tmp_path / "rows.jsonl", tiny_rows(cls.kinds()[0], 10))
+    # Adam divides by the size of the gradient: where that is rounding alone, ε must be larger than it.
+    options = {"lr": 1e-3, "adam_eps": 1e-5, "epochs": 1, "model": str(tiny_folder), "data": data, "score": "none"}
+    one = trainer(tmp_path, tiny_folder)(name, **options)
+    flags = float32_flags(**options, devices=2, accelerator="cpu", out=tmp_path / "two")
+    done = run_command("train", "--algo", name, *flags, cwd=tmp_path, ZOO_CACHE=str(tmp_path / "cache"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    (folder,) = (tmp_path / "two").iterdir()
+    two = Run(folder)
+    assert differences(one, two) < 2e-5
+    assert losses(two) == pytest.approx(losses(one), rel=1e-4, abs=1e-5)

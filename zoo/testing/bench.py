@@ -87,8 +87,7 @@ class Stage:
         """Another process on the same weights."""
         algorithm = cls()
         roles = {name: getattr(self.models, name) for name in self.models._roles}
-        hook = registry.manager(algorithm).hook
-        return Stage(algorithm, hook, Models(**roles), self.config, self.policy, self.precision)
+        return Stage(algorithm, hooks(algorithm), Models(**roles), self.config, self.policy, self.precision)
 
     def wrap(self, **wrappers: Any) -> None:
         """Put `wrapper(role)` in the place of roles."""
@@ -214,7 +213,7 @@ class Bench:
         models = setup.make_models(resolved, roles, policy, source(), "shared", precision, lambda text: None)
         if "reference" in models:
             models._roles["reference"].stand_in(frozen)
-        return Stage(algorithm, registry.manager(algorithm).hook, models, resolved.algorithm, policy, precision)
+        return Stage(algorithm, hooks(algorithm), models, resolved.algorithm, policy, precision)
 
     def _weights(self, precision: str, start: bool) -> tuple[Any, Any]:
         """A policy and its reference."""
@@ -228,6 +227,13 @@ class Bench:
                     parameter += 0.05 * torch.randn(parameter.shape, generator=generator).to(parameter)
             self._networks[key] = policy, frozen
         return self._networks[key]
+
+
+def hooks(algorithm: Algorithm) -> Any:
+    """The algorithm's own hooks: other installed plugins, which may wrap them, are not what is checked."""
+    plugins = registry.PluginManager()
+    plugins.register(algorithm, "algorithm")
+    return plugins.hook
 
 
 def _choices(kind: Any) -> list[Any]:

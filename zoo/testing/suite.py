@@ -132,6 +132,9 @@ class Suite:
         except NotApplicable as reason:
             return Result(name, "skipped", str(reason))
         except Exception as error:
+            if getattr(error, "exit_status", 0) > 128:
+                # Somebody pressed ctrl-C while a run was going on.
+                raise
             return Result(name, "failed", _explain(error))
         finally:
             restore_rng(before)

@@ -26,7 +26,7 @@ from zoo.config import resolve
 from zoo.errors import ZooError
 from zoo.options import Option, options_of
 from zoo.strict_yaml import read_yaml, write_yaml
-from zoo.testing.bench import Bench, Failed, with_options
+from zoo.testing.bench import Bench, Failed, NotApplicable, with_options
 
 PUBLIC = ("zoo.api", "zoo.testing")
 """What a plugin may import of zoo."""
@@ -40,7 +40,7 @@ def loads_quietly(bench: Bench) -> None:
     module = sys.modules[bench.cls.__module__]
     spec = module.__spec__
     if spec is None or spec.loader is None or spec.origin is None:
-        raise Failed(f"The module {bench.cls.__module__} has no file that could be imported again.")
+        raise NotApplicable(f"the module {bench.cls.__module__} has no file that could be imported again")
     before = _process()
     output = io.StringIO()
     fresh = importlib.util.module_from_spec(spec)

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.errors import nearest
 from zoo.models.scalar import StepScores
 from zoo.options import build
-from zoo.registry import manager
-from zoo.testing.bench import Bench, Failed, NotApplicable, Stage, step, with_options
+from zoo.testing.bench import Bench, Failed, NotApplicable, Stage, hooks, step, with_options
 from zoo.testing.stand_ins import stand_ins
 from zoo.types import Batch, Loss, TokenLogps, metric_sums
 
+CASE_KEYS = ("given", "options", "measured", "loss", "metrics", "gradients")
 LEARNING_RATE, LEARNING_STEPS = 3e-3, 10
 SIZES = ((0.0, 1.0), (1e-6, 1.0), (1e3, 1.0), (1.0, 1e3), (1e3, 1e3))
 """Factors of the policy's and of the reference's log-probs or scores: certain, all but certain, far off, both far off.
@@ -44,6 +45,7 @@ def known_values(bench: Bench) -> None:
     if not bench.declared.values:
         raise NotApplicable("no worked numbers are declared")
     for number, case in enumerate(bench.declared.values, start=1):
+        _check_keys(case, f"Case {number}")
         given = {name: _tensors(value, name != "lengths") for name, value in case["given"].items()}
         trained = given["scores"] if bench.cls.head == "scalar" else given["policy"]
         leaves = {name: value.requires_grad_() for name, value in trained.items()}
@@ -59,9 +61,18 @@ def known_values(bench: Bench) -> None:
             _check_number(_list(leaves[name].grad), values, f"Case {number}: the gradient of {name}")
 
 
+def _check_keys(case: Mapping[str, Any], what: str) -> None:
+    """A misspelt key would check nothing."""
+    for key in case:
+        if key not in CASE_KEYS:
+            raise Failed(f"{what} has no key '{key}'.{nearest(key, CASE_KEYS)} It takes: {', '.join(CASE_KEYS)}.")
+    if "given" not in case or not {"loss", "metrics", "gradients"} & set(case):
+        raise Failed(f"{what} needs `given`, and `loss`, `metrics` or `gradients` that must come out.")
+
+
 def _loss(bench: Bench, batch: Batch, models: Any, options: Mapping[str, Any]) -> Loss:
     config = build(bench.cls.Config, options, what=bench.name)
-    found = manager(bench.cls()).hook.loss(batch=batch, models=models, config=config, step=0)
+    found = hooks(bench.cls()).loss(batch=batch, models=models, config=config, step=0)
     assert isinstance(found, Loss)
     return found
 
