@@ -6,7 +6,7 @@ probability σ(r_c − r_r), and the loss is the negative log-likelihood of what
 
 A ranking of K answers is one example: all its K(K − 1)/2 pairs, divided by their number, in one forward pass, so that
 every prompt weighs the same (InstructGPT). Ties are dropped. Two other losses on rankings: the softmax over the best
-answer (arXiv:1909.08593), and Plackett-Luce, the likelihood of the whole order.
+answer (arXiv:1909.08593), and Plackett-Luce, the likelihood of the whole order (in none of these papers).
 
 Comparisons fix no offset: after the last step the reward is shifted so that chosen answers of the training data have
 mean 0 (InstructGPT does so on demonstrations), and on request scaled to standard deviation 1; both are stored with
@@ -47,11 +47,11 @@ class RM(Algorithm):
         ranking_loss: Literal["kwise", "best_of_n", "plackett_luce"] = "kwise"
         """Loss of a ranking: all its pairs; −log softmax of the best; the likelihood of the order."""
         margin_scale: float = 1.0
-        """Factor of the margin m(rating) that a pair must win by, where the data has one; 0 ignores it."""
+        """Factor of the data's margin m(rating), which a pair must win by. Llama 2: 1, 2/3, 1/3, 0, or 3 times that."""
         centering: float = 0.0
-        """Weight η of (r_c + r_r)², which keeps rewards around 0; the paper (arXiv:2312.09244) takes 0.01."""
+        """Weight η of (r_c + r_r)², without a half, as in TRL; arXiv:2312.09244 takes 0.01."""
         normalize: Literal["mean", "mean_std", "none"] = "mean"
-        """After training: chosen answers get mean reward 0; and standard deviation 1; or rewards stay as they are."""
+        """Chosen answers get mean reward 0; and standard deviation 1 (of a population); or rewards stay as they are."""
         normalize_samples: int = 256
         """Chosen answers of the training data that normalisation looks at."""
 

@@ -8,10 +8,13 @@ import pytest
 import torch
 from tiny_runs import cli, trainer, write_rows
 
+from zoo.data.collate import default_collate
+from zoo.data.loader import micro_batches
 from zoo.errors import ZooError
 from zoo.models import scalar
 from zoo.models.layout import LAYOUTS
 from zoo.models.loading import load_model, load_tokenizer, resolve_model
+from zoo.models.roles import answers_in
 from zoo.models.scalar import (
     ScalarPolicy,
     answer_scores,
@@ -233,6 +236,20 @@ def test_rankings_train_the_same_whatever_the_micro_batch(train, tmp_path):
     second = train("rm", data=data, lr=1e-3, micro_tokens=60, layout="padded")
     assert scores_of(first.model_path) == pytest.approx(scores_of(second.model_path), abs=1e-4)
     assert first.metrics[0]["num_tokens"] > 0
+
+
+def test_several_answers_to_a_prompt_reach_a_batch_together_and_are_counted():
+    records = [{"completions": list(ANSWERS[:2]), "ranks": [1, 2]}, {"completions": list(ANSWERS[2:]), "ranks": [2, 1]}]
+    batch = default_collate(records)
+    assert [type(part) for part in batch.completions] == [Answers, Answers]
+    assert [id(answer) for answer in answers_in(batch)] == [id(answer) for answer in ANSWERS]
+    alone = micro_batches(batch, 1)
+    assert sorted(part.ranks[0] for part in alone) == [[1, 2], [2, 1]]
+
+
+def test_a_reward_is_left_as_it_is_on_request(train, tmp_path):
+    run = train("rm", data=pairs(tmp_path), normalize="none")
+    assert scale_of(run.load()[0]) == (1.0, 0.0)
 
 
 def test_steps_train(train, tmp_path):
