@@ -526,7 +526,8 @@ def test_a_listener_that_fails_is_named_and_left_out_and_the_run_goes_on(train, 
     data = data_for("sft", tmp_path)
     run = zoo.train("sft", model=str(tiny_folder), data=data, out=str(tmp_path / "runs"), batch_size=4, max_steps=3)
     text = capsys.readouterr().out
-    assert text.count("Plugin mine@test fails in step_end(): ConnectionError: the tracker is down.") == 1
+    assert text.count("Plugin mine@test fails in step_end(): ConnectionError: the tracker is down (") == 1
+    assert "test_training.py, line " in text
     assert run.status == "finished" and listener.heard[1:] == [1], "told once"
 
 

@@ -9,6 +9,7 @@ import pluggy
 from zoo import hookspecs
 from zoo.algorithm import Algorithm
 from zoo.errors import PluginError, nearest
+from zoo.faults import describe_error
 from zoo.hook_arguments import HOOKS, check_arguments, place_of
 from zoo.hookspecs import ALGORITHM_HOOKS, LISTENER_HOOKS
 
@@ -78,7 +79,7 @@ def _given(implementation: Any, hook: str) -> dict[str, Any]:
         given = implementation.function()
     except Exception as error:
         raise PluginError(
-            f"Plugin {implementation.plugin_name} fails in {hook}(): {type(error).__name__}: {error}",
+            f"Plugin {implementation.plugin_name} fails in {hook}(): {describe_error(error)}.",
             "Repair or uninstall it.",
         ) from error
     if not isinstance(given, dict):

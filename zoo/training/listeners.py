@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from zoo.faults import describe_error
 from zoo.registry import PluginManager
 
 
@@ -33,7 +34,7 @@ class Listeners:
                     raise
                 self._broken.add(implementation.plugin_name)
                 self._say(
-                    f"Plugin {implementation.plugin_name} fails in {event}(): {type(error).__name__}: {error}. "
+                    f"Plugin {implementation.plugin_name} fails in {event}(): {describe_error(error)}. "
                     "Training goes on without it."
                 )
 
