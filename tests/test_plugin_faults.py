@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from packages import forget_modules
 from tiny_runs import cli, data_for, plugin_file, trainer
 
 from zoo.data.collate import default_collate
@@ -53,6 +54,14 @@ def test_a_bug_that_shows_only_inside_of_the_core_still_names_the_line_that_led_
     status, _, shown = cli("train", "--algo", plugin_file(place, body, "odd.py"), *options)
     assert status == 1
     assert shown.startswith("odd.py, line 12, in loss: TypeError") and "It was raised further down, in" in shown
+
+
+def test_a_bug_in_a_function_that_is_taken_as_a_reward_is_named_too(place, monkeypatch):
+    monkeypatch.syspath_prepend(str(place))
+    (place / "own_reward.py").write_text("def score(completions, records):\n    return completions.scores\n")
+    status, _, shown = cli("eval", "tiny", "--reward", "own_reward:score", "--limit", 1)
+    forget_modules(place)
+    assert status == 1 and shown.startswith("own_reward.py, line 2, in score: AttributeError: ")
 
 
 def test_a_bug_of_the_core_stays_a_traceback(place, monkeypatch):

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from types import FrameType
 
 from zoo.errors import ZooError
@@ -50,9 +51,15 @@ def fault_of_plugin(error: BaseException) -> Fault | None:
 
     def owned(frame: FrameType) -> bool:
         name = str(frame.f_globals.get("__name__", ""))
-        return name.startswith(FILE_PREFIX) or _top(name) in tops
+        return name.startswith(FILE_PREFIX) or _top(name) in tops or _lies_here(frame, name)
 
     return _last(error, owned)
+
+
+def _lies_here(frame: FrameType, name: str) -> bool:
+    """A module in the user's working folder, such as one that a reward was taken from by its dotted name."""
+    file = Path(frame.f_code.co_filename)
+    return file.is_relative_to(Path.cwd()) and "site-packages" not in file.parts and _top(name) not in _NOT_THE_USERS
 
 
 def describe_error(error: BaseException) -> str:
@@ -92,6 +99,7 @@ def _last(error: BaseException, owned: Callable[[FrameType], bool]) -> Fault | N
     return found
 
 
+_NOT_THE_USERS = ("zoo", "__main__")
 _NAMELESS = ("<listcomp>", "<dictcomp>", "<setcomp>", "<genexpr>", "<lambda>")
 
 
