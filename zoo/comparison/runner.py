@@ -139,7 +139,8 @@ class Comparison:
             )  # fmt: skip
         except ZooError as error:
             if error.exit_status > STOPPED_BY_SIGNAL:
-                raise self._stopped(error.message, error.exit_status) from None
+                # Of a run without a step nothing is kept, but of the comparison much is.
+                raise self._stopped(error.message.replace("; nothing was kept", ""), error.exit_status) from None
             self.say(f"{planned.name} failed: {error.message}\nThe others go on.")
             self.failed.append({"run": planned.name, "error": error.message})
             return None
