@@ -62,6 +62,10 @@ SIDES = {
     "dpo-mixed": (TRL, ZOO, ZOO_CACHED, TRL_ONE_PAIR, TRL_PRECOMPUTED),
     "dpo-long": (TRL, ZOO, ZOO_CACHED, TRL_ONE_PAIR),
     "sft-packing": (TRL_PACKED, Side("zoo", "zoo"), TRL_ONE_ROW, TRL_PADDED),
+    "kto-mixed": (Side("TRL", "trl", {"per_device_train_batch_size": 8}), ZOO, ZOO_CACHED),
+    # TRL's likelihood term counts the prompt too.
+    "orpo-mixed": (TRL, Side("zoo", "zoo", {"odds_ratio_weight": BETA, "nll_over": "all"})),
+    "rm-mixed": (TRL, Side("zoo", "zoo", {"normalize": "none"})),
 }
 
 
@@ -81,7 +85,7 @@ def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="model folder; default: the model that zoo trains by default")
     parser.add_argument("--steps", type=int, default=3, help="optimizer steps a run; the first is not measured")
-    parser.add_argument("--rounds", type=int, default=2, help="times that the programs take turns")
+    parser.add_argument("--rounds", type=int, default=1, help="times that the programs take turns")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of either program")
     parser.add_argument("--scenario", choices=[s.name for s in SCENARIOS], help="only this one")
     parser.add_argument("--quick", action="store_true", help="two steps, one round, the main sides only")
@@ -121,13 +125,15 @@ class Bench:
     def __init__(self, folder: Path, python: dict[str, str], options: argparse.Namespace):
         self.folder, self.python, self.options = folder, python, options
         self.precision = "float32" if options.check else "bf16"
+        self.scorer = folder / "scorer"
         self.runs = 0
 
     def prepare(self, scenarios: list[Scenario]) -> dict[str, Any]:
         """The model's folder, and the order of rows in which zoo will take them."""
         steps = self.options.steps
         wanted = {s.name: (s.rows_needed(steps), s.batch_size, _epochs(s, steps), steps) for s in scenarios}
-        return self.run("zoo", {"prepare": wanted, "model": self.options.model})
+        scorer = str(self.scorer) if any(s.algo == "rm" for s in scenarios) else None
+        return self.run("zoo", {"prepare": wanted, "model": self.options.model, "scorer": scorer})
 
     def compare(self, scenario: Scenario, model: str, order: list[int]) -> list[dict[str, Any]]:
         """All sides of a scenario in turns; prints the table."""
@@ -138,7 +144,8 @@ class Bench:
         # TRL takes its file from top to bottom.
         write_rows(rows if scenario.same_rows_every_step else [rows[i] for i in order], files["trl"])
         common = {
-            "algo": scenario.algo, "model": model, "steps": steps, "epochs": _epochs(scenario, steps),
+            "algo": scenario.algo, "model": str(self.scorer) if scenario.algo == "rm" else model,
+            "steps": steps, "epochs": _epochs(scenario, steps),
             "batch_size": scenario.batch_size, "lr": LR, "beta": BETA, "cache": str(self.folder / "cache"),
             "precision": self.precision,
         }  # fmt: skip
@@ -198,7 +205,8 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     """Costs, losses and ratios."""
     first = rows[0]
     tokens = ", ".join(f"{sum(first[key]) / len(first[key]):.0f} {word}" for key, word in _TOKENS)
-    print(f"\n  Tokens a step: {tokens}. {first['threads']} threads, attention {first['attention']}.")
+    attention = ", ".join(dict.fromkeys(f"{row['program']} {row['attention']}" for row in rows))
+    print(f"\n  Tokens a step: {tokens}. {first['threads']} threads. Attention: {attention}.")
     print(f"  {'':28}{'CPU s/step':>11}{'wall s/step':>12}{'peak GB':>9}{'first loss':>12}{'last loss':>11}")
     for row in rows:
         print(
@@ -221,11 +229,11 @@ _TOKENS = (("trained_tokens", "trained"), ("read_tokens", "read (prompts counted
 
 
 def differences(rows: list[dict[str, Any]], largest_gap: float) -> list[str]:
-    """What would make the comparison unfair: other tokens, losses, threads or attention."""
+    """What would make the comparison unfair: other tokens, losses or threads."""
     found = []
     first = rows[0]
     for row in rows[1:]:
-        for name in ("trained_tokens", "read_tokens", "threads", "attention"):
+        for name in ("trained_tokens", "read_tokens", "threads"):
             if row[name] != first[name]:
                 found.append(f"{name} of {row['name']} is {row[name]}, of {first['name']} {first[name]}")
         gap = max(abs(a - b) for a, b in zip(row["losses"], first["losses"], strict=True))

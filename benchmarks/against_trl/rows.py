@@ -10,6 +10,7 @@ import json
 import random
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 def _words(text: str) -> list[str]:
@@ -53,26 +54,33 @@ SCENARIOS = (
     Scenario("dpo-long", "DPO, prompts of about 500 tokens, answers of about 30", "dpo", 4, (430, 470), (22, 32)),
     # TRL packs a whole data set at once. With the same rows in every step both programs learn the same in each.
     Scenario("sft-packing", "SFT, texts of 30-300 tokens, packed", "sft", 16, (9, 89), (18, 178), True),
+    Scenario("kto-mixed", "KTO, prompts of 20-200 tokens, answers of 20-200", "kto", 8, (18, 178), (18, 178)),
+    Scenario("orpo-mixed", "ORPO, prompts of 20-200 tokens, answers of 20-200", "orpo", 4, (18, 178), (18, 178)),
+    Scenario("rm-mixed", "Reward model, prompts of 20-200 tokens, answers of 20-200", "rm", 4, (18, 178), (18, 178)),
 )
+PAIRED = ("dpo", "orpo", "rm")
 
 
-def make_rows(scenario: Scenario, steps: int) -> list[dict[str, str]]:
-    """The rows of one scenario, in the columns prompt, chosen, rejected or prompt, completion."""
+def make_rows(scenario: Scenario, steps: int) -> list[dict[str, Any]]:
+    """The rows of one scenario, in the columns prompt, chosen, rejected or prompt, completion (and label)."""
     source = random.Random(scenario.name)
     rows = []
-    for _ in range(scenario.rows_needed(steps)):
+    for number in range(scenario.rows_needed(steps)):
         # The line break keeps the last word of the prompt and the first of the answer apart for any tokenizer.
         row = {"prompt": _text(source, PLAIN + ODD, source.randint(*scenario.prompt)) + "\n"}
-        if scenario.algo == "dpo":
+        if scenario.algo in PAIRED:
             row["chosen"] = _text(source, PLAIN, source.randint(*scenario.answer))
             row["rejected"] = _text(source, ODD, source.randint(*scenario.answer))
+        elif scenario.algo == "kto":
+            row["label"] = number % 2 == 0
+            row["completion"] = _text(source, PLAIN if row["label"] else ODD, source.randint(*scenario.answer))
         else:
             row["completion"] = _text(source, PLAIN, source.randint(*scenario.answer))
         rows.append(row)
     return rows
 
 
-def write_rows(rows: list[dict[str, str]], file: Path) -> None:
+def write_rows(rows: list[dict[str, Any]], file: Path) -> None:
     """One JSON object a line."""
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 

@@ -15,7 +15,7 @@ import transformers
 import trl
 from clock import Clock, cpu_seconds
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
 
 
 class Notes(TrainerCallback):
@@ -38,7 +38,8 @@ def main() -> None:
     transformers.logging.disable_progress_bar()
     clock = Clock()
     tokenizer = AutoTokenizer.from_pretrained(job["model"])
-    model = AutoModelForCausalLM.from_pretrained(job["model"], dtype=torch.float32, attn_implementation="sdpa")
+    kind = AutoModelForSequenceClassification if job["algo"] == "rm" else AutoModelForCausalLM
+    model = kind.from_pretrained(job["model"], dtype=torch.float32, attn_implementation="sdpa")
     data = Dataset.from_json(job["rows"], cache_dir=job["scratch"])
     begun = cpu_seconds()
     trainer = make_trainer(job, model, tokenizer, data, Notes(clock))
@@ -82,6 +83,17 @@ def make_trainer(job: dict[str, Any], model: Any, tokenizer: Any, data: Any, not
     if job["algo"] == "dpo":
         config = trl.DPOConfig(**{**common, "max_length": 2048, "beta": job["beta"], **extra})
         return trl.DPOTrainer(args=config, **arguments)
+    if job["algo"] == "kto":
+        config = trl.KTOConfig(**{**common, "max_length": 2048, "beta": job["beta"], **extra})
+        return trl.KTOTrainer(args=config, **arguments)
+    if job["algo"] == "orpo":
+        from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+
+        # It would put a BOS token before prompts that the other trainers leave without one.
+        tokenizer.bos_token = None
+        return ORPOTrainer(args=ORPOConfig(**{**common, "max_length": 2048, "beta": job["beta"], **extra}), **arguments)
+    if job["algo"] == "rm":
+        return trl.RewardTrainer(args=trl.RewardConfig(**{**common, "max_length": 2048, **extra}), **arguments)
     if not extra.get("packing"):
         return trl.SFTTrainer(args=trl.SFTConfig(**{**common, "max_length": 2048, **extra}), **arguments)
     return packing_trainer(common, extra, arguments)
@@ -106,13 +118,25 @@ def counting(collate: Any, clock: Clock) -> Any:
 
     def collate_and_count(examples: list[dict[str, Any]]) -> dict[str, Any]:
         batch = collate(examples)
-        trained = batch["completion_mask"] if "completion_mask" in batch else batch["labels"] != -100
-        read = batch["attention_mask"] if "attention_mask" in batch else torch.ones_like(batch["input_ids"])
-        clock.trained.append(int(trained.sum()))
-        clock.read.append(int(read.sum()))
+        trained, read = tokens_in(batch)
+        clock.trained.append(trained)
+        clock.read.append(read)
         return batch
 
     return collate_and_count
+
+
+def tokens_in(batch: dict[str, Any]) -> tuple[int, int]:
+    """Trained and read tokens of a collated batch; mismatched answers, which only KTO reads, are not counted."""
+    if "chosen_labels" in batch:
+        # ORPO: the likelihood term covers the prompt of the chosen answer too, but for its first token.
+        chosen, rejected = (int(batch[f"{side}_attention_mask"].sum()) for side in ("chosen", "rejected"))
+        first = len(batch["chosen_labels"])
+        return chosen - first + int((batch["rejected_labels"] != -100).sum()), chosen + rejected
+    read = int((batch["attention_mask"] if "attention_mask" in batch else torch.ones_like(batch["input_ids"])).sum())
+    if "completion_mask" in batch:
+        return int(batch["completion_mask"].sum()), read
+    return int((batch["labels"] != -100).sum()) if "labels" in batch else 0, read
 
 
 def grouped(counts: list[int], size: int) -> list[int]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from clock import Clock, cpu_seconds
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import zoo
 from zoo.data.loader import StepLoader
@@ -32,7 +33,7 @@ def main() -> None:
     # The reference cache of the benchmark starts empty and goes with it.
     os.environ["ZOO_CACHE"] = job["cache"]
     clock, facts = Clock(), {"setup_seconds": 0.0}
-    watch_steps(clock, facts)
+    watch_steps(clock, facts, job["algo"])
     watch_reference(facts)
     precision = "bf16-mixed" if job["precision"] == "bf16" else "32-true"
     zoo.train(
@@ -51,16 +52,32 @@ def prepare(job: dict[str, Any]) -> dict[str, Any]:
     for name, (rows, batch_size, epochs, steps) in job["prepare"].items():
         loader = StepLoader([{}] * rows, lambda records: None, batch_size=batch_size, epochs=epochs, max_steps=steps)
         orders[name] = [index for step in range(len(loader)) for index in loader.indices(step)]
-    return {"model": job["model"] or str(default_model()), "orders": orders}
+    model = job["model"] or str(default_model())
+    if job["scorer"]:
+        save_scorer(model, job["scorer"])
+    return {"model": model, "orders": orders}
 
 
-def watch_steps(clock: Clock, facts: dict[str, Any]) -> None:
+def save_scorer(model: str, folder: str) -> None:
+    """The model with a new scalar head, so that both programs start from the same one."""
+    torch.manual_seed(0)
+    scorer = AutoModelForSequenceClassification.from_pretrained(model, num_labels=1, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    # transformers reads the score at the last token that is no padding: with one id for both it would skip the EOS.
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
+    scorer.config.pad_token_id = 0
+    scorer.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def watch_steps(clock: Clock, facts: dict[str, Any], algo: str) -> None:
     """Have every optimizer step noted."""
     step = PostTraining.training_step
 
     def noted_step(self: PostTraining, batch: Any, index: int) -> None:
-        answers = answers_in(batch)
-        clock.trained.append(sum(int(answer.mask.sum()) for answer in answers))
+        # TRL does not count the mismatched answers that KTO reads, and a reward model trains no token.
+        answers = list(batch.completion) if algo == "kto" else answers_in(batch)
+        clock.trained.append(0 if algo == "rm" else sum(int(answer.mask.sum()) for answer in answers))
         clock.read.append(sum(len(answer) for answer in answers))
         step(self, batch, index)
         clock.losses.append(self.step_metrics["loss"])
