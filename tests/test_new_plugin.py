@@ -87,6 +87,7 @@ def test_a_kind_that_would_rather_have_rollouts_says_so(place):
         ("sft", "The name 'sft' is taken (sft@post-training-zoo)"),
         ("default", "The name 'default' is taken"),
         ("plugins", "a module zoo_plugins or a package zoo-plugins is installed"),
+        ("loss", "The name 'loss' gives a class Loss, which zoo.api has."),
     ],
 )
 def test_a_name_that_cannot_be_or_is_taken_is_refused(place, name, says):

@@ -57,9 +57,8 @@ def fault_of_plugin(error: BaseException) -> Fault | None:
 
 
 def _lies_here(frame: FrameType, name: str) -> bool:
-    """A module in the user's working folder, such as one that a reward was taken from by its dotted name."""
-    file = Path(frame.f_code.co_filename)
-    return file.is_relative_to(Path.cwd()) and "site-packages" not in file.parts and _top(name) not in _NOT_THE_USERS
+    """A module right in the working folder, such as one that a reward was taken from by its dotted name."""
+    return Path(frame.f_code.co_filename).parent == Path.cwd() and _top(name) not in ("zoo", "__main__")
 
 
 def describe_error(error: BaseException) -> str:
@@ -99,7 +98,6 @@ def _last(error: BaseException, owned: Callable[[FrameType], bool]) -> Fault | N
     return found
 
 
-_NOT_THE_USERS = ("zoo", "__main__")
 _NAMELESS = ("<listcomp>", "<dictcomp>", "<setcomp>", "<genexpr>", "<lambda>")
 
 

@@ -45,6 +45,8 @@ def new_plugin(name: str, kind: str, parent: Path) -> Path:
     if folder.exists() or folder.is_symlink():
         raise ZooError(f"{folder} is there already.", "Take another name, or another folder with --out.")
     contents = _contents(kind, {**words, "kind": kind})
+    if re.search(rf"^from zoo.* import .*\b{words['Class']}\b", contents[f"{words['module']}.py"], re.MULTILINE):
+        raise ZooError(f"The name '{name}' gives a class {words['Class']}, which zoo.api has.", "Take another one.")
     try:
         parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=parent))
