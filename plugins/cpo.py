@@ -22,7 +22,7 @@ class CPO(Algorithm):
     paper = "arXiv:2401.08417"
     data = "preference"
     needs = ("policy",)
-    defaults = {"lr": 1e-5, "epochs": 2, "batch_size": 16}
+    defaults = {"lr": 5e-5, "epochs": 1, "batch_size": 16}
     metrics = {
         "prefer": "The preference term alone.",
         "nll": "−log π a token over all chosen tokens of the step: the term that nll_weight weighs.",

@@ -32,7 +32,7 @@ class ORPO(Algorithm):
     paper = "arXiv:2403.07691"
     data = "preference"
     needs = ("policy",)
-    defaults = {"lr": 2e-5, "epochs": 2, "batch_size": 16}
+    defaults = {"lr": 1e-4, "epochs": 1, "batch_size": 16}
     metrics = {
         "nll": "−log π a token: the likelihood term, over the tokens that nll_over names.",
         "odds_ratio": "−log σ(log odds ratio): the term that odds_ratio_weight weighs.",

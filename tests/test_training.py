@@ -193,16 +193,16 @@ def computed(monkeypatch):
 
 
 def test_reference_log_probs_are_computed_once_for_all_runs_on_the_same_pairs(train, computed, capsys):
-    first = train("dpo", lr=1e-3, quiet=False)
+    first = train("dpo", lr=1e-3, epochs=2, quiet=False)
     assert sum(computed) == 24, "12 pairs, each answer once, over two epochs"
     assert "Reference log-probs: 0 found in the cache, 24 computed." in capsys.readouterr().out
     computed.clear()
-    second = train("dpo", lr=1e-3, quiet=False)
+    second = train("dpo", lr=1e-3, epochs=2, quiet=False)
     assert "Reference log-probs: 24 found in the cache, 0 computed." in capsys.readouterr().out
     assert not computed and same_bytes(first, second, "model/model.safetensors")
-    train("dpo", lr=1e-4, seed=5, beta=0.3)
+    train("dpo", lr=1e-4, epochs=2, seed=5, beta=0.3)
     assert not computed, "another seed, lr and β ask for the same answers"
-    without = train("dpo", lr=1e-3, reference_cache="off")
+    without = train("dpo", lr=1e-3, epochs=2, reference_cache="off")
     assert sum(computed) == 24 * 2, "now every epoch computes them"
     assert differences(first, without) < 1e-5
 
