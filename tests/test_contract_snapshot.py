@@ -59,6 +59,7 @@ def contract():
     from zoo import api, hookspecs
     from zoo.algorithm import DATA_KINDS, ROLES
     from zoo.models import roles, scalar
+    from zoo.testing import tiny
     from zoo.testing.declared import Declared
 
     lines = [f"api_version {api.Algorithm.api_version}", f"kinds {', '.join(DATA_KINDS)}", f"roles {', '.join(ROLES)}"]
@@ -72,7 +73,10 @@ def contract():
     named |= {"models.policy.scores": scalar.ScalarPolicy.scores}
     named |= {"models.policy.normalize": scalar.ScalarPolicy.normalize, "StepScores": scalar.StepScores}
     named |= {f"zoo.testing.{name}": getattr(zoo.testing, name) for name in zoo.testing.__all__}
-    named["Declared"] = Declared
+    named |= {"Declared": Declared}
+    named |= {
+        f"zoo.testing.tiny.{n}": f for n, f in vars(tiny).items() if inspect.isfunction(f) and not n.startswith("_")
+    }
     for name, value in named.items():
         lines.append("")
         if inspect.isclass(value):
