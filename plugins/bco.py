@@ -43,7 +43,7 @@ class BCO(Algorithm):
     @dataclass
     class Config:
         beta: float = 0.1
-        """Scale β of the reward."""
+        """Scale β of the reward; TRL takes 0.1 too."""
 
         def __post_init__(self):
             if self.beta <= 0:

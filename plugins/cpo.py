@@ -5,7 +5,8 @@ chosen answer added, so that the policy stays near good answers. Made for machin
 
 Log-probabilities are sums over the answer. The likelihood term is a mean over all chosen tokens of the step, as in the
 authors' code and TRL (which take that of a micro-batch). TRL's CPO trainer also carries SimPO and IPO; those have files
-of their own here. The authors train adapters with lr 1e-4.
+of their own here. The authors train adapters with lr 1e-4; the default here is for all weights of the small default
+model.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class CPO(Algorithm):
     @dataclass
     class Config:
         beta: float = 0.1
-        """Scale β of the difference of log-probabilities."""
+        """Scale β of the difference of log-probabilities; 0.1 in the paper."""
         loss: Literal["sigmoid", "hinge"] = "sigmoid"
         """sigmoid: −log σ(z) with z = β(log π_c − log π_r), the paper's; hinge: max(0, 1 − z)."""
         label_smoothing: float = 0.0
