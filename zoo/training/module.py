@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import random
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -21,6 +20,7 @@ from zoo.config import TrainConfig
 from zoo.data.loader import micro_batches
 from zoo.errors import PluginError, TrainingStopped
 from zoo.models.roles import Models, answers_in
+from zoo.training.randomness import restore_rng, rng_state
 from zoo.training.schedule import lr_factor, make_optimizer
 from zoo.training.sums import Sums, is_distributed, world_size
 from zoo.types import Batch, Loss, metric_sums
@@ -275,31 +275,6 @@ class PostTraining(lightning.LightningModule):
 
     def on_train_end(self) -> None:
         self.policy.eval()
-
-
-def rng_state() -> dict[str, Any]:
-    """The state of every random source, in types that load without unpickling code."""
-    numpy_state: Any = numpy.random.get_state()
-    name, keys, position, has_gauss, cached = numpy_state
-    version, internal, gauss = random.getstate()
-    state = {
-        "torch": torch.get_rng_state(),
-        "numpy": [name, keys.tolist(), position, has_gauss, cached],
-        "python": [version, list(internal), gauss],
-    }
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
-    return state
-
-
-def restore_rng(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["torch"].cpu())
-    name, keys, position, has_gauss, cached = state["numpy"]
-    numpy.random.set_state((name, numpy.array(keys, dtype=numpy.uint32), position, has_gauss, cached))
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([part.cpu() for part in state["cuda"]])
 
 
 def out_of_memory(error: BaseException) -> bool:
