@@ -73,7 +73,7 @@ CAUGHT = {
     "finite numbers": "The loss is inf or its gradient is not finite",
     "step-one identities": "In the first step",
     "known values": "Case 1: loss is 0.47",
-    "learns": "10 steps on the same rows take loss from",
+    "learns": "6 steps on the same rows take loss from",
     "repeatable": "With the same seed step 1 has the loss",
     "killed and resumed": "of metrics.jsonl is another one after a kill and a resume",
 }
@@ -153,7 +153,7 @@ def test_another_installed_plugin_is_not_what_is_checked(monkeypatch):
 def test_a_known_exception_is_told_with_its_reason():
     suite = Suite(broken("learns"), exceptions={"learns": "it is upside down"})
     found = suite.run("learns")
-    assert found.result == "exception" and found.detail.startswith("it is upside down (10 steps")
+    assert found.result == "exception" and found.detail.startswith("it is upside down (6 steps")
 
 
 def test_an_exception_that_no_longer_is_one_fails():

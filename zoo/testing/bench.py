@@ -1,43 +1,34 @@
-"""The bench of the conformance suite: an algorithm on a tiny model, and its optimizer step taken apart.
-
-A check compares two ways to compute one step, so this step is written here once more, without Lightning: numerators
-and denominators of all parts added up, gradients divided at the end. What a run does stands in zoo.training.
-"""
+"""The bench of the conformance suite: an algorithm on a tiny model, with its variants and with rows to learn from."""
 
 from __future__ import annotations
 
 import atexit
 import copy
 import json
-import math
 import random
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import torch
-from torch import Tensor
 
-from zoo import registry
 from zoo.algorithm import Algorithm
-from zoo.config import Resolved, resolve
+from zoo.config import Resolved, TrainConfig, resolve
 from zoo.data.encode import encode
 from zoo.data.load import load
 from zoo.data.loader import StepLoader
 from zoo.data.template import ChatTemplate
 from zoo.errors import ZooError
 from zoo.models.loading import Source
-from zoo.models.roles import Models
 from zoo.options import options_of
 from zoo.testing.declared import Declared
+from zoo.testing.steps import Stage, hooks, step
 from zoo.testing.tiny import make_tokenizer, tiny_rows, write_folder
 from zoo.training import setup
-from zoo.types import Batch, Loss, metric_sums
+from zoo.types import Batch
 
 ROWS = 9
 """Odd, so that two processes have unequal shares; prompts come in pairs."""
@@ -45,59 +36,6 @@ CORE = {
     "precision": "32-true", "reference_cache": "off", "accelerator": "cpu", "eval_fraction": 0.0, "score": "none",
     "schedule": "constant", "warmup": 0.0,
 }  # fmt: skip
-
-
-class Failed(Exception):
-    """The algorithm does not pass; the message says what is wrong and with which options."""
-
-
-class NotApplicable(Exception):
-    """The check says nothing about this algorithm; the message says why."""
-
-
-@dataclass
-class Outcome:
-    """One optimizer step: its loss and metrics as means, gradients by name of the weight, states after it."""
-
-    loss: float
-    metrics: dict[str, float]
-    gradients: dict[str, Tensor]
-    states: list[dict[str, Any]]
-
-    @property
-    def finite(self) -> bool:
-        """Whether the loss and all gradients are numbers."""
-        return math.isfinite(self.loss) and all(bool(gradient.isfinite().all()) for gradient in self.gradients.values())
-
-
-@dataclass
-class Stage:
-    """One process's view of a step: an algorithm of its own, the models, the options."""
-
-    algorithm: Algorithm
-    hook: Any
-    models: Models
-    config: Any
-    policy: Any
-    precision: str = "32-true"
-    number: int = field(default=0)
-    """Optimizer steps done."""
-
-    def beside(self, cls: type[Algorithm]) -> Stage:
-        """Another process on the same weights."""
-        algorithm = cls()
-        roles = {name: getattr(self.models, name) for name in self.models._roles}
-        return Stage(algorithm, hooks(algorithm), Models(**roles), self.config, self.policy, self.precision)
-
-    def wrap(self, **wrappers: Any) -> None:
-        """Put `wrapper(role)` in the place of roles."""
-        roles = {name: wrappers.get(name, lambda role: role)(role) for name, role in self.models._roles.items()}
-        self.models = Models(**roles)
-
-    def lay_out(self, layout: str) -> None:
-        """Rows of this layout from now on; prompts are shared wherever that is possible."""
-        for role in self.models._roles.values():
-            role.layout, role.balance = layout, 10**9
 
 
 class Variant(dict[str, Any]):
@@ -229,13 +167,6 @@ class Bench:
         return self._networks[key]
 
 
-def hooks(algorithm: Algorithm) -> Any:
-    """The algorithm's own hooks: other installed plugins, which may wrap them, are not what is checked."""
-    plugins = registry.PluginManager()
-    plugins.register(algorithm, "algorithm")
-    return plugins.hook
-
-
 def _choices(kind: Any) -> list[Any]:
     """The values that a type names: those of a Literal, also of one that may be none."""
     inside = get_args(kind)
@@ -264,82 +195,4 @@ def template() -> ChatTemplate:
 @cache
 def pristine(head: str, precision: str) -> Any:
     """The model as a run would load it, before any change; copy it."""
-    from zoo.config import TrainConfig
-
     return setup.load_policy(TrainConfig(accelerator="cpu"), source(), precision, head)
-
-
-# -- one step --------------------------------------------------------------------------------------------------------
-
-
-def step(parts: Sequence[tuple[Stage, Sequence[Batch]]]) -> Outcome:
-    """Forward and backward of one optimizer step: for every process its stage and its micro-batches."""
-    stages = [stage for stage, _ in parts]
-    policy = stages[0].policy
-    policy.zero_grad(set_to_none=True)
-    with autocast(stages[0].precision):
-        measure(parts)
-        total, count = 0.0, 0.0
-        sums: dict[str, tuple[float, float]] = {}
-        for stage, batches in parts:
-            for batch in batches:
-                loss = loss_of(stage, batch)
-                total, count = total + float(loss.numerator.detach()), count + float(loss.denominator)
-                for name, (value, weight) in metric_sums(loss.metrics).items():
-                    before = sums.get(name, (0.0, 0.0))
-                    sums[name] = (before[0] + float(value), before[1] + float(weight))
-                if not loss.values.requires_grad:
-                    raise Failed("The loss carries no gradient: it must not be detached, nor computed without one.")
-                loss.numerator.backward()
-    gradients = {
-        name: parameter.grad / count if count else parameter.grad.clone()
-        for name, parameter in policy.named_parameters()
-        if parameter.grad is not None
-    }
-    metrics = {name: value / weight for name, (value, weight) in sums.items() if weight}
-    mean = total / count if count else 0.0
-    for stage in stages:
-        stage.number += 1
-    states = [copy.deepcopy(stage.algorithm.state()) for stage in stages]
-    return Outcome(mean, metrics, gradients, states)
-
-
-def loss_of(stage: Stage, batch: Batch) -> Loss:
-    """What the algorithm's `loss` says of a micro-batch."""
-    loss = stage.hook.loss(batch=batch, models=stage.models, config=stage.config, step=stage.number)
-    if not isinstance(loss, Loss):
-        raise Failed(f"loss returned {type(loss).__name__}, not a Loss.")
-    return loss
-
-
-@torch.no_grad()
-def measure(parts: Sequence[tuple[Stage, Sequence[Batch]]]) -> None:
-    """What `measure` finds, added up over all processes, into every micro-batch."""
-    sums: dict[str, list[float]] = {}
-    for stage, batches in parts:
-        for batch in batches:
-            found = stage.hook.measure(batch=batch, models=stage.models, config=stage.config) or {}
-            for name, value in found.items():
-                value, number = value if isinstance(value, tuple) else (value, None)
-                entry = sums.setdefault(name, [0.0, 0.0, float(number is not None)])
-                entry[0] += float(value)
-                entry[1] += float(number or 0)
-    measured = {
-        name: torch.tensor(value if not pair else value / number if number else 0.0, dtype=torch.float32)
-        for name, (value, number, pair) in sums.items()
-    }
-    for _, batches in parts:
-        for batch in batches:
-            batch.measured = dict(measured)
-
-
-def with_options(options: Mapping[str, Any]) -> str:
-    """The options of a variant for a message, nothing for the defaults."""
-    return f" (with {', '.join(f'{name}={value}' for name, value in options.items())})" if options else ""
-
-
-def autocast(precision: str) -> Any:
-    """The arithmetic of the precision, on the CPU."""
-    if precision != "bf16-mixed":
-        return nullcontext()
-    return torch.autocast("cpu", dtype=torch.bfloat16)

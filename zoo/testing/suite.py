@@ -118,7 +118,7 @@ class Suite:
         return result
 
     def _tried(self, name: str) -> Result:
-        from zoo.testing.bench import Failed, NotApplicable
+        from zoo.testing.steps import Failed, NotApplicable
         from zoo.training.module import restore_rng, rng_state
 
         before = rng_state()

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from zoo.data.loader import answers_among
 from zoo.errors import nearest
-from zoo.testing.bench import Bench, Failed, Stage, loss_of, measure, step, with_options
+from zoo.testing.bench import Bench
+from zoo.testing.steps import Failed, Stage, loss_of, measure, step, with_options
 from zoo.types import Answers, Batch
 
 CORE_METRICS = ("loss", "grad_norm", "lr", "num_tokens", "tokens", "step", "epoch", "skipped")

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from zoo.data.loader import micro_batches
-from zoo.testing.bench import Bench, Failed, Outcome, Stage, step, with_options
+from zoo.testing.bench import Bench
+from zoo.testing.steps import Failed, Outcome, Stage, step, with_options
 from zoo.types import Answer, Answers, Batch
 
 RELATIVE, ABSOLUTE = 2e-4, 2e-5

@@ -26,7 +26,8 @@ from zoo.config import resolve
 from zoo.errors import ZooError
 from zoo.options import Option, options_of
 from zoo.strict_yaml import read_yaml, write_yaml
-from zoo.testing.bench import Bench, Failed, NotApplicable, with_options
+from zoo.testing.bench import Bench
+from zoo.testing.steps import Failed, NotApplicable, with_options
 
 PUBLIC = ("zoo.api", "zoo.testing")
 """What a plugin may import of zoo."""

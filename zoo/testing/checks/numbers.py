@@ -11,12 +11,13 @@ from torch import Tensor
 from zoo.errors import nearest
 from zoo.models.scalar import StepScores
 from zoo.options import build
-from zoo.testing.bench import Bench, Failed, NotApplicable, Stage, hooks, step, with_options
+from zoo.testing.bench import Bench
 from zoo.testing.stand_ins import stand_ins
+from zoo.testing.steps import Failed, NotApplicable, Stage, hooks, step, with_options
 from zoo.types import Batch, Loss, TokenLogps, metric_sums
 
 CASE_KEYS = ("given", "options", "measured", "loss", "metrics", "gradients")
-LEARNING_RATE, LEARNING_STEPS = 3e-3, 10
+LEARNING_RATE, LEARNING_STEPS = 3e-3, 6
 SIZES = ((0.0, 1.0), (1e-6, 1.0), (1e3, 1.0), (1.0, 1e3), (1e3, 1e3))
 """Factors of the policy's and of the reference's log-probs or scores: certain, all but certain, far off, both far off.
 """

@@ -15,12 +15,13 @@ from safetensors.torch import load_file
 
 from zoo.hookspecs import hookimpl
 from zoo.runs import Run
-from zoo.testing.bench import Bench, Failed, Stage, source, step, with_options
+from zoo.testing.bench import Bench, source
+from zoo.testing.steps import Failed, Stage, step, with_options
 from zoo.training.execution import Execution
 from zoo.training.run import quiet_libraries
 from zoo.training.setup import seed_everything
 
-STEPS = 3
+STEPS = 2
 KILLED_AFTER = 3
 """Steps; the checkpoint before it is that of step 2, so that one step is made again."""
 

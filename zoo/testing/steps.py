@@ -1,0 +1,149 @@
+"""One optimizer step, taken apart: what the checks of the conformance suite compare.
+
+A check compares two ways to compute one step, so the step is written here once more, without Lightning: numerators and
+denominators of all parts added up, gradients divided at the end. What a run does stands in zoo.training.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo import registry
+from zoo.algorithm import Algorithm
+from zoo.models.roles import Models
+from zoo.training.sums import Sums
+from zoo.types import Batch, Loss, metric_sums
+
+LOSS = "the loss itself"
+
+
+class Failed(Exception):
+    """The algorithm does not pass; the message says what is wrong and with which options."""
+
+
+class NotApplicable(Exception):
+    """The check says nothing about this algorithm; the message says why."""
+
+
+@dataclass
+class Outcome:
+    """One optimizer step: its loss and metrics as means, gradients by name of the weight, states after it."""
+
+    loss: float
+    metrics: dict[str, float]
+    gradients: dict[str, Tensor]
+    states: list[dict[str, Any]]
+
+    @property
+    def finite(self) -> bool:
+        """Whether the loss and all gradients are numbers."""
+        return math.isfinite(self.loss) and all(bool(gradient.isfinite().all()) for gradient in self.gradients.values())
+
+
+@dataclass
+class Stage:
+    """One process's view of a step: an algorithm of its own, the models, the options."""
+
+    algorithm: Algorithm
+    hook: Any
+    models: Models
+    config: Any
+    policy: Any
+    precision: str = "32-true"
+    number: int = 0
+    """Optimizer steps done."""
+
+    def beside(self, cls: type[Algorithm]) -> Stage:
+        """Another process on the same weights."""
+        algorithm = cls()
+        return Stage(
+            algorithm, hooks(algorithm), Models(**self.models._roles), self.config, self.policy, self.precision
+        )
+
+    def wrap(self, **wrappers: Any) -> None:
+        """Put `wrapper(role)` in the place of roles."""
+        roles = {name: wrappers.get(name, lambda role: role)(role) for name, role in self.models._roles.items()}
+        self.models = Models(**roles)
+
+    def lay_out(self, layout: str) -> None:
+        """Rows of this layout from now on; prompts are shared wherever that is possible."""
+        for role in self.models._roles.values():
+            role.layout, role.balance = layout, 10**9
+
+
+def hooks(algorithm: Algorithm) -> Any:
+    """The algorithm's own hooks: other installed plugins, which may wrap them, are not what is checked."""
+    plugins = registry.PluginManager()
+    plugins.register(algorithm, "algorithm")
+    return plugins.hook
+
+
+def step(parts: Sequence[tuple[Stage, Sequence[Batch]]]) -> Outcome:
+    """Forward and backward of one optimizer step: for every process its stage and its micro-batches."""
+    stages = [stage for stage, _ in parts]
+    policy = stages[0].policy
+    policy.zero_grad(set_to_none=True)
+    sums = Sums()
+    with autocast(stages[0].precision):
+        measure(parts)
+        for stage, batches in parts:
+            for batch in batches:
+                loss = loss_of(stage, batch)
+                if not loss.values.requires_grad:
+                    raise Failed("The loss carries no gradient: it must not be detached, nor computed without one.")
+                # Under a name that no metric can have, so that a metric called loss is not mixed up with it.
+                sums.add({LOSS: (loss.numerator, loss.denominator), **metric_sums(loss.metrics)})
+                loss.numerator.backward()
+    for stage in stages:
+        stage.number += 1
+    count = sums.count(LOSS) or 1.0
+    found = {name: p.grad / count for name, p in policy.named_parameters() if p.grad is not None}
+    means = sums.means()
+    states = [copy.deepcopy(stage.algorithm.state()) for stage in stages]
+    return Outcome(means.pop(LOSS, 0.0), means, found, states)
+
+
+def loss_of(stage: Stage, batch: Batch) -> Loss:
+    """What the algorithm's `loss` says of a micro-batch."""
+    loss = stage.hook.loss(batch=batch, models=stage.models, config=stage.config, step=stage.number)
+    if not isinstance(loss, Loss):
+        raise Failed(f"loss returned {type(loss).__name__}, not a Loss.")
+    return loss
+
+
+@torch.no_grad()
+def measure(parts: Sequence[tuple[Stage, Sequence[Batch]]]) -> None:
+    """What `measure` finds, added up over all processes, into every micro-batch."""
+    pairs, totals = Sums(), Sums()
+    for stage, batches in parts:
+        for batch in batches:
+            found = stage.hook.measure(batch=batch, models=stage.models, config=stage.config) or {}
+            for name, value in found.items():
+                total, count = value if isinstance(value, tuple) else (value, 0)
+                sums = pairs if isinstance(value, tuple) else totals
+                sums.add({name: (torch.as_tensor(total), torch.as_tensor(count))})
+    means = {name: pairs.means().get(name, 0.0) for name in pairs.names}
+    measured = {**means, **{name: totals.total(name) for name in totals.names}}
+    for _, batches in parts:
+        for batch in batches:
+            batch.measured = {name: torch.tensor(value, dtype=torch.float32) for name, value in measured.items()}
+
+
+def with_options(options: Mapping[str, Any]) -> str:
+    """The options of a variant for a message, nothing for the defaults."""
+    return f" (with {', '.join(f'{name}={value}' for name, value in options.items())})" if options else ""
+
+
+def autocast(precision: str) -> Any:
+    """The arithmetic of the precision, on the CPU."""
+    if precision != "bf16-mixed":
+        return nullcontext()
+    return torch.autocast("cpu", dtype=torch.bfloat16)
