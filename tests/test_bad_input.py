@@ -134,7 +134,11 @@ def test_an_unknown_algorithm_gets_the_nearest(place):
 
 def test_an_unknown_option_gets_the_nearest(place):
     refused(*train("--batchsize", "4"), says=["--batchsize", "--batch-size"])
-    refused(*train("--beta", "0.1"), says=["No such option: --beta"])
+    refused(*train("--beta", "0.1"), says=["No such option: --beta. It is an option of", "dpo", "zoo train --algo"])
+    refused(*train("--bata", "0.1", algo="dpo"), says=["(Possible options: --beta, --data)"])
+    refused(*train("--learning-rate", "1"), says=["No such option: --learning-rate", "--lr"])
+    with pytest.raises(ZooError, match="Unknown option 'per_device_train_batch_size'.* Did you mean 'batch_size'"):
+        zoo.train("sft", per_device_train_batch_size=4)
 
 
 def test_an_unknown_key_in_a_file_gets_the_nearest(place):

@@ -206,7 +206,9 @@ def test_runs_lists_and_shows(run):
     assert (row["name"], row["status"], row["algo"], row["steps"]) == ("mine", "finished", "sft", 2)
     shown = as_json("runs", "last", "--json")
     assert shown["config"]["lr"] == 0.01 and shown["metrics"][0]["step"] == 2
-    assert "run.yaml" in good("runs", "mine") and "made by: zoo" in good("runs", "mine")
+    shown = good("runs", "mine")
+    assert "run.yaml" in shown and "made by: zoo" in shown
+    assert "  max_steps 2\n" in shown and "  train_on turns\n" in shown and "save_every" not in shown
     assert as_json("runs", "--out", "elsewhere", "--json") == []
     assert "No runs in elsewhere/ yet" in good("runs", "--out", "elsewhere")
 

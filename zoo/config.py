@@ -14,9 +14,6 @@ from typing import Any, Literal
 from zoo.algorithm import Algorithm
 from zoo.errors import PluginError, ZooError
 from zoo.options import build, options_of, refuse_unknown
-from zoo.strict_yaml import read_yaml, write_yaml
-
-__all__ = ["Resolved", "TrainConfig", "read_yaml", "resolve", "write_yaml"]
 
 
 @dataclass
@@ -178,6 +175,35 @@ class Resolved:
         return {"algo": self.algo, **dataclasses.asdict(self.core), **dataclasses.asdict(self.algorithm)}
 
 
+OTHER_NAMES = {
+    "learning_rate": "lr",
+    "num_train_epochs": "epochs",
+    "num_epochs": "epochs",
+    "per_device_train_batch_size": "batch_size",
+    "train_batch_size": "batch_size",
+    "gradient_accumulation_steps": "batch_size",
+    "model_name_or_path": "model",
+    "model_name": "model",
+    "ref_model": "reference",
+    "use_peft": "lora",
+    "lora_r": "lora_rank",
+    "dataset": "data",
+    "dataset_name": "data",
+    "max_seq_length": "max_length",
+    "max_prompt_length": "max_length",
+    "output_dir": "out",
+    "run_name": "name",
+    "lr_scheduler_type": "schedule",
+    "warmup_ratio": "warmup",
+    "warmup_steps": "warmup",
+    "save_steps": "save_every",
+    "logging_steps": "log_every",
+    "eval_steps": "eval_every",
+    "report_to": "loggers",
+    "bf16": "precision",
+}
+"""What other trainers call an option, and its name here: their users find it by the message."""
+
 RESERVED = {"algo", "config", "dry_run", "quiet", "help"}
 """Flags and arguments of `train` that are no options."""
 
@@ -201,7 +227,7 @@ def resolve(algo: str, cls: type[Algorithm], layers: Sequence[tuple[str, Mapping
         raise ZooError(f"trust_remote_code cannot be set in {origin['trust_remote_code']}.", "Give it as a flag.")
     command = f"zoo train --algo {algo} --help"
     names = [*(option.name for option in own_options), *(option.name for option in core_options)]
-    refuse_unknown(values, names, what=f"--algo {algo}", where=origin, listed_by=command)
+    refuse_unknown(values, names, what=f"--algo {algo}", where=origin, listed_by=command, other_names=OTHER_NAMES)
     core_values = {name: value for name, value in values.items() if name in core_names}
     own_values = {name: value for name, value in values.items() if name in own_names}
     core = build(TrainConfig, core_values, what="zoo train", where=origin)

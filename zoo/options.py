@@ -13,7 +13,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from types import UnionType
+from types import MappingProxyType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from zoo.errors import ZooError, nearest
@@ -117,16 +117,26 @@ def _field_helps(cls: type) -> dict[str, str]:
 
 
 def refuse_unknown(
-    names: Iterable[str], known: Sequence[str], *, what: str, where: Mapping[str, str], listed_by: str = ""
+    names: Iterable[str],
+    known: Sequence[str],
+    *,
+    what: str,
+    where: Mapping[str, str],
+    listed_by: str = "",
+    other_names: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Raises ZooError for names that are not known, each with the nearest one.
 
-    known: earlier ones win where two are equally near; listed_by: the command that lists all, where they are many.
+    known: earlier ones win where two are equally near; listed_by: the command that lists all, where they are many;
+    other_names: what others call a known one.
     """
     unknown = [name for name in names if name not in known]
     if not unknown:
         return
-    lines = [f"Unknown option '{name}'{_origin(name, where)} for {what}.{nearest(name, known)}" for name in unknown]
+    lines = [
+        f"Unknown option '{name}'{_origin(name, where)} for {what}.{nearest(other_names.get(name, name), known)}"
+        for name in unknown
+    ]
     everything = f"It takes: {', '.join(known) or 'no options'}."
     raise ZooError("\n".join(lines), f"All {len(known)} are listed by: {listed_by}" if listed_by else everything)
 

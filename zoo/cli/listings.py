@@ -109,7 +109,7 @@ def runs(
     out: Annotated[str, typer.Option(help="Folder that holds the runs.")] = "runs",
     as_json: Json = False,
 ) -> None:
-    """List the runs, or show one: options, scores before and after, and where its files are."""
+    """List the runs, or show one: scores before and after, options that are not the default, and its files."""
     from zoo.runs import find_run, find_runs
 
     found = [find_run(name, out)] if name else find_runs(out)
@@ -162,12 +162,18 @@ def _run_row(run: Any) -> dict[str, Any]:
 
 
 def _show_run(run: Any) -> None:
+    from zoo.config import TrainConfig
+
     console = Console()
+    defaults = {"algo": run.config.get("algo"), **asdict(TrainConfig())}
+    own = {name: value for name, value in run.config.items() if name not in defaults or value != defaults[name]}
+    for name, value in own.items():
+        console.print(f"  {name} {escape(str(value))}", highlight=False)
     for file in sorted(run.path.iterdir()):
-        console.print(f"  {file}", highlight=False)
+        console.print(f"  {escape(str(file))}", highlight=False, soft_wrap=True)
     command = run.path / "command.txt"
     if command.is_file():
-        console.print(f"made by: {command.read_text().strip()}", highlight=False)
+        console.print(f"made by: {escape(command.read_text().strip())}", highlight=False, soft_wrap=True)
 
 
 def doctor(as_json: Json = False) -> None:

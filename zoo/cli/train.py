@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import shlex
 import sys
@@ -14,7 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from zoo import registry
-from zoo.config import Resolved, TrainConfig
+from zoo.cli.help import Command
+from zoo.config import OTHER_NAMES, Resolved, TrainConfig
+from zoo.errors import ZooError, nearest_names
 from zoo.options import Option, options_of
 from zoo.strict_yaml import read_yaml
 
@@ -35,7 +38,37 @@ def register(app: typer.Typer, arguments: list[str]) -> None:
             short, cls = registry.load_algorithm(name or registry.default_name())
             algorithm_options = [replace(option, group=f"Algorithm {short}") for option in options_of(cls.Config)]
             defaults = cls.defaults
-    app.command("train", epilog=EPILOG)(_command(algorithm_options, defaults))
+    app.command("train", epilog=EPILOG, cls=TrainCommand)(_command(algorithm_options, defaults))
+
+
+class TrainCommand(Command):
+    """Tells who has an option that the chosen algorithm has not, and what we call what others call otherwise."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            flag = getattr(error, "option_name", None)
+            if flag is None:
+                raise
+            name = flag.removeprefix("--").replace("-", "_")
+            known = [option for parameter in self.get_params(ctx) for option in parameter.opts]
+            ours = OTHER_NAMES.get(name)
+            error.possibilities = [f"--{ours.replace('_', '-')}"] if ours else nearest_names(flag, known)  # type: ignore
+            if owners := _owners(name):
+                error.possibilities = []  # type: ignore
+                error.message += f". It is an option of {', '.join(owners)}: zoo train --algo {owners[0]} {flag} …"  # type: ignore
+            raise
+
+
+def _owners(name: str) -> list[str]:
+    """The algorithms that have an option of this name; those that do not load have none."""
+    found = []
+    for entry in registry.algorithms():
+        with contextlib.suppress(ZooError):
+            if name in [option.name for option in options_of(registry.load_algorithm(entry.full_name)[1].Config)]:
+                found.append(entry.name)
+    return found
 
 
 def _named_algorithm(arguments: list[str]) -> str | None:
