@@ -2,6 +2,8 @@
 
 import math
 
+import copy
+
 import pytest
 import torch
 
@@ -167,3 +169,10 @@ def test_metrics_keep_no_gradient_graph():
     value = torch.ones(2, requires_grad=True)
     total, _ = metric_sums({"x": value * 2})["x"]
     assert not total.requires_grad
+
+
+def test_a_batch_can_be_copied():
+    batch = Batch(weight=torch.tensor([1.0, 2.0]))
+    batch.measured = {"mean": torch.tensor(3.0)}
+    for again in (copy.copy(batch), copy.deepcopy(batch)):
+        assert again.weight.tolist() == [1.0, 2.0] and float(again.measured["mean"]) == 3.0

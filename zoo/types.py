@@ -181,7 +181,10 @@ class Batch(Mapping[str, Any]):
         self.measured: dict[str, Tensor] = {}
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or name not in self._values:
+        if name.startswith("_"):
+            # Also what copying asks for before there are any values.
+            raise AttributeError(name)
+        if name not in self._values:
             raise AttributeError(f"The batch has no field '{name}', only {sorted(self._values)}.{nearest(name, self)}")
         return self._values[name]
 
