@@ -264,6 +264,7 @@ def test_doctor():
     assert "torch" in text and "precision" in text
     facts = as_json("doctor", "--json")
     assert facts["problems"] == [] and facts["packages"]["lightning"]
+    assert "starter" in facts["sources"] and "instructions" in facts["evals"] and "instructions" in facts["rewards"]
 
 
 def test_doctor_names_what_is_wrong(monkeypatch):

@@ -199,6 +199,7 @@ def doctor(as_json: Json = False) -> None:
         "cache": str(cache),
         "free_gib": round(free, 1),
         "algorithms": [entry.full_name for entry in registry.algorithms()],
+        **{hook: sorted(_contributed(hook, problems)) for hook in ("sources", "evals", "rewards")},
         "problems": problems,
     }
     if as_json:
@@ -213,6 +214,15 @@ def doctor(as_json: Json = False) -> None:
         Console().print("" if problems else "Nothing wrong was found.")
     if problems:
         raise typer.Exit(1)
+
+
+def _contributed(hook: str, problems: list[str]) -> dict[str, Any]:
+    """What plugins bring under a hook; a plugin that fails is one more problem."""
+    try:
+        return registry.contributions(registry.manager(), hook)
+    except ZooError as error:
+        problems.append(error.message)
+        return {}
 
 
 def _plugin_problems() -> list[str]:
