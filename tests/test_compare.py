@@ -285,6 +285,8 @@ def test_what_is_printed_is_the_table_with_its_words(finished, monkeypatch):
         "report.html",
     ):
         assert part in out
+    monkeypatch.setenv("COLUMNS", "80")
+    assert "…" not in cli("compare", *finished.arguments)[1], "no heading is cut in a narrow terminal"
     assert "0.5 is chance" in " ".join(out.split()), "the columns are explained"
 
 

@@ -134,7 +134,8 @@ def _show_results(found: dict[str, Any], console: Console) -> None:
     table = Table(box=None, pad_edge=False)
     table.add_column("", no_wrap=True)
     for name in names:
-        table.add_column(name.replace("_", " "), justify="right")
+        words = name.replace("cpu_seconds", "CPU_s").split("_")
+        table.add_column(" ".join(words), justify="right", min_width=max(map(len, words)))
     table.add_row("start", *(shown(found["start"].get(name, {}).get("value")) for name in names))
     for entrant in found["algorithms"]:
         table.add_row(escape(entrant["label"]), *(_cell(entrant["measures"].get(name)) for name in names))
