@@ -74,6 +74,7 @@ CAUGHT = {
     "step-one identities": "In the first step",
     "known values": "Case 1: loss is 0.47",
     "learns": "6 steps on the same rows take loss from",
+    "right direction": "steps take good answers down",
     "repeatable": "With the same seed step 1 has the loss",
     "killed and resumed": "of metrics.jsonl is another one after a kill and a resume",
 }

@@ -53,6 +53,7 @@ class Bench:
         self.name, self.cls, self.declared = name, cls, declared
         self._records: dict[str, list[dict[str, Any]]] = {}
         self._draws: dict[str, bool] = {}
+        self.practised: dict[str, Any] = {}
         self._resolved: dict[str, Resolved] = {}
         self._networks: dict[tuple[str, bool], tuple[Any, Any]] = {}
 

@@ -37,7 +37,8 @@ CHECKS = {
     "finite numbers": "numbers.finite_numbers",
     "step-one identities": "numbers.step_one_identities",
     "known values": "numbers.known_values",
-    "learns": "numbers.learns",
+    "learns": "learning.learns",
+    "right direction": "learning.right_direction",
     "repeatable": "training.repeatable",
     "killed and resumed": "training.killed_and_resumed",
 }

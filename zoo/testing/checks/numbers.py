@@ -1,4 +1,4 @@
-"""The values of a loss: known ones, the first ones, extreme ones, and that learning makes them fall."""
+"""The values of a loss: known ones, the first ones, extreme ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from zoo.testing.steps import Failed, NotApplicable, Stage, hooks, step, with_op
 from zoo.types import Batch, Loss, TokenLogps, metric_sums
 
 CASE_KEYS = ("given", "options", "measured", "loss", "metrics", "gradients")
-LEARNING_RATE, LEARNING_STEPS = 3e-3, 6
 SIZES = ((0.0, 1.0), (1e-6, 1.0), (1e3, 1.0), (1.0, 1e3), (1e3, 1e3))
 """Factors of the policy's and of the reference's log-probs or scores: certain, all but certain, far off, both far off.
 """
@@ -150,30 +149,3 @@ def _check_finite(stage: Stage, bench: Bench, options: Mapping[str, Any], when: 
     outcome = step([(stage, [bench.batch(stage, options)])])
     if not outcome.finite:
         raise Failed(f"The loss is {outcome.loss:.4g} or its gradient is not finite {when}{with_options(options)}.")
-
-
-# -- learning --------------------------------------------------------------------------------------------------------
-
-
-def learns(bench: Bench) -> None:
-    """A few steps on the same rows make the loss fall, or the metric that the author names."""
-    sign, name = (-1, bench.declared.falls[1:]) if bench.declared.falls[0] == "-" else (1, bench.declared.falls)
-    for options in bench.variants:
-        stage = bench.stage(options, own=True)
-        batch = bench.batch(stage, options)
-        optimizer = torch.optim.AdamW(stage.policy.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
-        seen = []
-        for _ in range(LEARNING_STEPS):
-            outcome = step([(stage, [batch])])
-            values = {**outcome.metrics, "loss": outcome.loss}
-            if name not in values:
-                raise Failed(f"conformance names the metric '{name}', which is not reported: {', '.join(values)}.")
-            seen.append(values[name])
-            for key, parameter in stage.policy.named_parameters():
-                parameter.grad = outcome.gradients.get(key)
-            optimizer.step()
-        if not sign * seen[-1] < sign * seen[0]:
-            raise Failed(
-                f"{LEARNING_STEPS} steps on the same rows take {name} from {seen[0]:.4g} to {seen[-1]:.4g}"
-                f"{with_options(options)}."
-            )

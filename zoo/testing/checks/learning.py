@@ -1,0 +1,123 @@
+"""A few steps on the tiny rows: the loss falls, and what the data calls good gains on what it calls bad."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.testing.bench import Bench
+from zoo.testing.steps import Failed, NotApplicable, Stage, step, with_options
+from zoo.types import Answer, Answers
+
+LEARNING_RATE, LEARNING_STEPS = 5e-4, 6
+
+
+@dataclass(frozen=True)
+class Practice:
+    """What a few steps did: the metrics of each, and how far good answers lay above bad ones before and after."""
+
+    steps: list[dict[str, float]]
+    before: list[float]
+    after: list[float]
+
+
+def learns(bench: Bench) -> None:
+    """A few steps on the same rows make the loss fall, or the metric that the author names."""
+    sign, name = (-1, bench.declared.falls[1:]) if bench.declared.falls[0] == "-" else (1, bench.declared.falls)
+    for options in bench.variants:
+        steps = _practice(bench, options).steps
+        if name not in steps[0]:
+            raise Failed(f"conformance names the metric '{name}', which is not reported: {', '.join(steps[0])}.")
+        first, last = steps[0][name], steps[-1][name]
+        if not sign * last < sign * first:
+            raise Failed(
+                f"{LEARNING_STEPS} steps on the same rows take {name} from {first:.4g} to {last:.4g}"
+                f"{with_options(options)}."
+            )
+
+
+def right_direction(bench: Bench) -> None:
+    """The same steps raise good answers: above bad ones where the data has both."""
+    for options in bench.variants:
+        practice = _practice(bench, options)
+        if not practice.before:
+            raise NotApplicable(f"data of kind {bench.kind(options)} does not say what is good for this head")
+        if not any(after > before for before, after in zip(practice.before, practice.after, strict=True)):
+            raise Failed(
+                f"{LEARNING_STEPS} steps take good answers down, from {practice.before[0]:.4g} to "
+                f"{practice.after[0]:.4g}{with_options(options)} (how far they lie above bad ones, where there are "
+                "such). Is the sign right?"
+            )
+
+
+def _practice(bench: Bench, options: Mapping[str, Any]) -> Practice:
+    """Learning from where the policy is its reference; made once for both checks."""
+    key = f"{bench.kind(options)} {dict(options)}"
+    if key not in bench.practised:
+        stage = bench.stage(options, start=True, own=True)
+        batch = bench.batch(stage, options)
+        optimizer = torch.optim.AdamW(stage.policy.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
+        before, steps = _advantage(bench, stage, options), []
+        for _ in range(LEARNING_STEPS):
+            outcome = step([(stage, [batch])])
+            steps.append({**outcome.metrics, "loss": outcome.loss})
+            for name, parameter in stage.policy.named_parameters():
+                parameter.grad = outcome.gradients.get(name)
+            optimizer.step()
+        bench.practised[key] = Practice(steps, before, _advantage(bench, stage, options))
+    return bench.practised[key]
+
+
+# -- what the data calls good ----------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def _advantage(bench: Bench, stage: Stage, options: Mapping[str, Any]) -> list[float]:
+    """How far good answers lie above bad ones: in scores, or in log-probs both summed and a token.
+
+    Empty for kinds that do not say it.
+    """
+    records = bench.encoded(options)
+    if bench.kind(options) == "stepwise":
+        return _advantage_of_steps(stage, records) if bench.cls.head == "scalar" else []
+    sides = [_sides(record) for record in records]
+    good = [answer for better, _ in sides for answer in better]
+    bad = [answer for _, worse in sides for answer in worse]
+    if not good:
+        return []
+    above = _values(bench, stage, good)
+    below = _values(bench, stage, bad) if bad else [torch.zeros(1)] * len(above)
+    return [float(one.mean() - other.mean()) for one, other in zip(above, below, strict=True)]
+
+
+def _sides(record: Mapping[str, Any]) -> tuple[list[Answer], list[Answer]]:
+    """Good and bad answers of an encoded record."""
+    if "chosen" in record:
+        return [record["chosen"]], [record["rejected"]]
+    if "ranks" in record:
+        ordered = sorted(zip(record["ranks"], record["completions"], strict=True), key=lambda pair: pair[0])
+        return [ordered[0][1]], [ordered[-1][1]]
+    if "completion" not in record:
+        return [], []
+    answer = [record["completion"]]
+    return (answer, []) if record.get("label", True) else ([], answer)
+
+
+def _values(bench: Bench, stage: Stage, answers: Sequence[Answer]) -> list[Tensor]:
+    policy = stage.models._roles["policy"]
+    if bench.cls.head == "scalar":
+        return [policy.scores(Answers(answers))]
+    logps = policy.logps(Answers(answers))
+    return [logps.sum(), logps.mean()]
+
+
+def _advantage_of_steps(stage: Stage, records: Sequence[Mapping[str, Any]]) -> list[float]:
+    answers = Answers([record["completion"] for record in records])
+    scores = stage.models._roles["policy"].scores(answers, at=[record["step_ends"] for record in records])
+    right = torch.tensor([label > 0 for record in records for label in record["labels"]])
+    values = scores.per_step[scores.mask]
+    return [float(values[right].mean() - values[~right].mean())]
