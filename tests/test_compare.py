@@ -279,14 +279,15 @@ def test_what_is_printed_is_the_table_with_its_words(finished, monkeypatch):
         "start",
         "dpo",
         "sft",
-        "preference accuracy",
+        "preference",
         "±",
         "sample standard deviation over 2 seeds",
         "report.html",
     ):
         assert part in out
     monkeypatch.setenv("COLUMNS", "80")
-    assert "…" not in cli("compare", *finished.arguments)[1], "no heading is cut in a narrow terminal"
+    narrow = cli("compare", *finished.arguments)[1]
+    assert "…" not in narrow and "preference" in narrow and "CPU" in narrow, "no heading is cut in a narrow terminal"
     assert "0.5 is chance" in " ".join(out.split()), "the columns are explained"
 
 

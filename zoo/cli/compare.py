@@ -134,8 +134,8 @@ def _show_results(found: dict[str, Any], console: Console) -> None:
     table = Table(box=None, pad_edge=False)
     table.add_column("", no_wrap=True)
     for name in names:
-        words = name.replace("cpu_seconds", "CPU_s").split("_")
-        table.add_column(" ".join(words), justify="right", min_width=max(map(len, words)))
+        # A word a line: the table then fits 80 columns, where rich would cut words.
+        table.add_column(name.replace("cpu_seconds", "CPU_s").replace("_", "\n"), justify="right")
     table.add_row("start", *(shown(found["start"].get(name, {}).get("value")) for name in names))
     for entrant in found["algorithms"]:
         table.add_row(escape(entrant["label"]), *(_cell(entrant["measures"].get(name)) for name in names))
