@@ -224,9 +224,9 @@ with `FOLDER` a Hugging Face folder of SmolLM2-135M-Instruct; about 40 minutes o
 An answer that ran into the length limit is never kept as it is: it is cut after its last full sentence and
 counts as repaired. Good answers stay on the topic, have 8 to 80 words, and do not talk about the request.
 A training prompt that no answer follows is left out ({dropped} of {asked}); a held-out one stays, to be asked.
-The prompts are the same everywhere. The answers are not, to the letter: another version of torch or another
-processor samples other ones, and the shipped files were chosen from samples kept (`--keep`) while the rules of
-choice were still being refined, so a fresh run asks for few-shot samples of a few other prompts.
+The files are what one run of this script wrote, from nothing, with torch 2.13 on a processor with bfloat16
+instructions, one thread. The prompts are the same everywhere; another version of torch or another processor
+samples other answers.
 
 Each line: `id`, `topic`, `prompt` (messages), `instructions`, and `answers`, the best passing one first,
 each with `text`, `followed` (one verdict per instruction) and `origin` (`sample`, `few-shot`, `repaired`).
