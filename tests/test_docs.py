@@ -79,16 +79,19 @@ def workplace(tmp_path, monkeypatch, tiny_folder):
 @pytest.fixture
 def from_file(monkeypatch):
     """Import a module that an example made, and forget it after the test."""
-    before = set(sys.modules)
+    names = ("simpo", "test_simpo", "capitals")
+    # tests/ has a test_simpo too.
+    before = {name: sys.modules.pop(name, None) for name in names}
 
     def load(folder, name):
         monkeypatch.syspath_prepend(str(folder))
         return importlib.import_module(name)
 
     yield load
-    for name in set(sys.modules) - before:
-        if name in ("simpo", "test_simpo", "capitals"):
-            del sys.modules[name]
+    for name in names:
+        sys.modules.pop(name, None)
+        if before[name] is not None:
+            sys.modules[name] = before[name]
 
 
 # -- commands ----------------------------------------------------------------------------------------------------

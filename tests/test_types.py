@@ -1,8 +1,7 @@
 """Values that plugins and the core exchange: cut and reordered freely, numerators never means, NaN never zero."""
 
-import math
-
 import copy
+import math
 
 import pytest
 import torch

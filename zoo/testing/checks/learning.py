@@ -41,7 +41,7 @@ def learns(bench: Bench) -> None:
 
 
 def right_direction(bench: Bench) -> None:
-    """The same steps raise good answers: above bad ones where the data has both."""
+    """The same steps raise good answers: above bad ones, or by themselves where answers are marked one by one."""
     for options in bench.variants:
         practice = _practice(bench, options)
         if not practice.before:
@@ -79,6 +79,7 @@ def _practice(bench: Bench, options: Mapping[str, Any]) -> Practice:
 def _advantage(bench: Bench, stage: Stage, options: Mapping[str, Any]) -> list[float]:
     """How far good answers lie above bad ones: in scores, or in log-probs both summed and a token.
 
+    Marked single answers may also rise by themselves: a likelihood that weighs good ones more raises both at first.
     Empty for kinds that do not say it.
     """
     records = bench.encoded(options)
@@ -91,7 +92,8 @@ def _advantage(bench: Bench, stage: Stage, options: Mapping[str, Any]) -> list[f
         return []
     above = _values(bench, stage, good)
     below = _values(bench, stage, bad) if bad else [torch.zeros(1)] * len(above)
-    return [float(one.mean() - other.mean()) for one, other in zip(above, below, strict=True)]
+    found = [float(one.mean() - other.mean()) for one, other in zip(above, below, strict=True)]
+    return [*found, *(float(one.mean()) for one in above)] if bench.kind(options) == "feedback" else found
 
 
 def _sides(record: Mapping[str, Any]) -> tuple[list[Answer], list[Answer]]:
