@@ -72,7 +72,7 @@ SIDES = {
 def main() -> None:
     options = read_options()
     python = {"zoo": sys.executable, "trl": str(options.trl_python or trl_environment())}
-    scenarios = [s for s in SCENARIOS if options.scenario in (None, s.name)]
+    scenarios = [s for s in SCENARIOS if s.name in (options.scenario or [s.name])]
     with tempfile.TemporaryDirectory(prefix="compare-trl-") as folder:
         bench = Bench(Path(folder), python, options)
         prepared = bench.prepare(scenarios)
@@ -87,7 +87,9 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=3, help="optimizer steps a run; the first is not measured")
     parser.add_argument("--rounds", type=int, default=1, help="times that the programs take turns")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of either program")
-    parser.add_argument("--scenario", choices=[s.name for s in SCENARIOS], help="only this one")
+    parser.add_argument(
+        "--scenario", action="append", choices=[s.name for s in SCENARIOS], help="only this one (may be repeated)"
+    )
     parser.add_argument("--quick", action="store_true", help="two steps, one round, the main sides only")
     parser.add_argument("--check", action="store_true", help="float32, one round: compares losses, not costs")
     parser.add_argument("--trl-python", type=Path, help="interpreter of an environment that has TRL")
