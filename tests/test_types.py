@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from zoo.errors import ZooError
-from zoo.types import Answer, Answers, Batch, Loss, TokenLogps, metric_sums, pad
+from zoo.types import Answer, Answers, Batch, Loss, Ragged, TokenLogps, metric_sums, pad
 
 
 def answers():
@@ -175,3 +175,21 @@ def test_a_batch_can_be_copied():
     batch.measured = {"mean": torch.tensor(3.0)}
     for again in (copy.copy(batch), copy.deepcopy(batch)):
         assert again.weight.tolist() == [1.0, 2.0] and float(again.measured["mean"]) == 3.0
+
+
+def test_ragged_numbers_are_as_wide_as_the_answers_left_in_a_batch():
+    answers = Answers([Answer.of([1], [2, 3, 4]), Answer.of([1], [5])])
+    values = torch.tensor([[1.0, 2.0, 3.0], [4.0, 9.0, 9.0]])
+    batch = Batch(answers=answers, old=Ragged(values, answers))
+    batch.on_policy = True
+    assert batch.old.tolist() == [[1.0, 2.0, 3.0], [4.0, 0.0, 0.0]]
+    second = batch.select([1])
+    assert second.old.tolist() == [[4.0]] and second["old"].shape == second.answers.mask.shape
+    assert second.on_policy and second.to("cpu").on_policy
+    with pytest.raises(ValueError, match="2 rows of numbers are given for 1"):
+        Ragged(values, answers[:1])
+
+
+def test_the_correction_of_answers_is_one_where_none_was_given():
+    answers = Answers([Answer.of([1], [2, 3], correction=torch.tensor([0.5, 2.0])), Answer.of([1], [5])])
+    assert answers.correction.tolist() == [[0.5, 2.0], [1.0, 1.0]]

@@ -1,7 +1,8 @@
 """The base class of every algorithm: what it declares, and which of its methods are hooks.
 
 An algorithm states its paper, the kind of data it learns from, the model roles it needs, its options and its
-metrics, and implements `loss` (and, if it wants, `prepare`, `collate`, `measure`). Everything else is the core's.
+metrics, and implements `loss` (and, if it wants, `prepare`, `collate`, `measure`; and `rollout` where it learns from
+answers that its policy writes). Everything else is the core's.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ class Algorithm:
     """"lm" for a language model, "scalar" for a scorer."""
     defaults: ClassVar[Mapping[str, Any]] = {}
     """Core options that the paper sets otherwise: `{"lr": 5e-7}`."""
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Presets for `--variant`, by the name their paper has: `{"dapo": {"clip_high": 0.28}}`, own and core options."""
     metrics: ClassVar[Mapping[str, str]] = {}
     """One sentence for each metric that `loss` reports."""
     saved: ClassVar[tuple[str, ...]] = ()
@@ -51,6 +54,11 @@ class Algorithm:
     def roles(self, config: Any) -> tuple[str, ...]:
         """The roles this configuration needs."""
         return tuple(self.needs(config) if callable(self.needs) else self.needs)
+
+    @classmethod
+    def online(cls) -> bool:
+        """Whether it learns from answers that its policy writes during the run."""
+        return hasattr(cls, "rollout")
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps of this algorithm."""
@@ -74,6 +82,8 @@ def validate(cls: Any, name: str) -> type[Algorithm]:
     for kind in cls.kinds() or ("",):
         if kind not in DATA_KINDS:
             raise refuse(f"data = {cls.data!r} is not one of {', '.join(DATA_KINDS)}.{nearest(kind, DATA_KINDS)}")
+    if cls.online() and cls.kinds() != ("prompt",):
+        raise refuse(f'it has a hook `rollout`, which takes prompts, and data = {cls.data!r}: write data = "prompt".')
     if not is_dataclass(cls.Config):
         raise refuse("its Config is not a dataclass: put @dataclass above it.")
     if not callable(getattr(cls, "loss", None)):

@@ -15,7 +15,7 @@ from zoo.errors import ZooError
 from zoo.evals import Eval, Score, Subject, mean_score, share_score
 from zoo.hookspecs import hookimpl
 from zoo.rollout.engine import Sampling
-from zoo.types import Answer, Answers, Batch, Loss, TokenLogps
+from zoo.types import Answer, Answers, Batch, Loss, Ragged, TokenLogps
 
 __all__ = [
     "Algorithm",
@@ -24,6 +24,7 @@ __all__ = [
     "Batch",
     "Eval",
     "Loss",
+    "Ragged",
     "Sampling",
     "Score",
     "Subject",

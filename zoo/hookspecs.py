@@ -1,8 +1,8 @@
 """Everything a plugin can hook into, in the order of a run's life.
 
-A hook implementation takes only the arguments it wants. An algorithm implements `prepare`, `collate`, `measure`,
-`loss` and `finish` as methods of its class; any other plugin implements the rest as functions marked `@hookimpl`,
-and may wrap an algorithm's hooks with `@hookimpl(wrapper=True)` but not replace them.
+A hook implementation takes only the arguments it wants. An algorithm implements `prepare`, `collate`, `rollout`,
+`measure`, `loss` and `finish` as methods of its class; any other plugin implements the rest as functions marked
+`@hookimpl`, and may wrap an algorithm's hooks with `@hookimpl(wrapper=True)` but not replace them.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import pluggy
 hookspec = pluggy.HookspecMarker("zoo")
 hookimpl = pluggy.HookimplMarker("zoo")
 
-ALGORITHM_HOOKS = ("prepare", "collate", "measure", "loss", "finish")
+ALGORITHM_HOOKS = ("prepare", "collate", "rollout", "measure", "loss", "finish")
 """Only the chosen algorithm may implement these."""
-LISTENER_HOOKS = ("run_start", "step_end", "checkpoint_saved", "run_end")
+LISTENER_HOOKS = ("run_start", "rollout_end", "step_end", "checkpoint_saved", "run_end")
 """Called on every plugin, and on the chosen algorithm."""
 
 
@@ -55,6 +55,15 @@ def collate(records: list, tokenizer: Any, config: Any) -> Any:
 
 
 @hookspec(firstresult=True)
+def rollout(prompts: list, models: Any, config: Any, score: Any) -> Any:
+    """Per iteration, without gradient: encoded prompts → `Batch` of experience. Its presence makes an algorithm online.
+
+    `score(answers)` is the run's reward, float32 [B], NaN where it is missing. The prompts are those of all processes;
+    what is generated and scored in here is shared out among these, so that every process returns the same batch.
+    """
+
+
+@hookspec(firstresult=True)
 def measure(batch: Any, models: Any, config: Any) -> Any:
     """Per micro-batch, before any loss of the step, without gradient: `{name: (sum, count)}` or `{name: sum}`.
 
@@ -79,6 +88,11 @@ def finish(records: list, models: Any, config: Any) -> None:
 @hookspec
 def run_start(run: Any, config: Any) -> None:
     """The run folder exists, models and data are ready, no step has been made."""
+
+
+@hookspec
+def rollout_end(run: Any, step: int, metrics: dict) -> None:
+    """A rollout was made before optimizer step `step`; `metrics` are its numbers as they stand in metrics.jsonl."""
 
 
 @hookspec

@@ -23,6 +23,7 @@ __all__ = [
     "Batch",
     "Loss",
     "Metric",
+    "Ragged",
     "TokenLogps",
     "metric_sums",
     "missing_role",
@@ -36,7 +37,9 @@ class Answer:
 
     prompt: int64 [P]; completion: int64 [C], end-of-turn token included when the answer ended;
     mask: bool [C], the completion tokens that count; ended: the end-of-turn token is there;
-    cut: tokens were removed to fit a length; behaviour: float32 [C], log-probs of the sampler.
+    cut: tokens were removed to fit a length; behaviour: float32 [C], log-probs under the weights that wrote it;
+    correction: float32 [C], weights for answers of an engine that draws from slightly other log-probs;
+    row: number of the data row that the prompt is from, by which a reward finds what it reads.
     """
 
     prompt: Tensor
@@ -45,6 +48,8 @@ class Answer:
     ended: bool = True
     cut: bool = False
     behaviour: Tensor | None = None
+    correction: Tensor | None = None
+    row: int | None = None
 
     @staticmethod
     def of(prompt: Sequence[int], completion: Sequence[int], mask: Sequence[bool] | None = None, **rest: Any) -> Answer:
@@ -60,9 +65,8 @@ class Answer:
         return len(self.prompt) + len(self.completion)
 
     def to(self, device: torch.device | str) -> Answer:
-        moved = {name: getattr(self, name).to(device) for name in ("prompt", "completion", "mask")}
-        behaviour = None if self.behaviour is None else self.behaviour.to(device)
-        return replace(self, behaviour=behaviour, **moved)
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **{name: value.to(device) for name, value in tensors.items()})
 
 
 class Answers(Sequence[Answer]):
@@ -111,8 +115,13 @@ class Answers(Sequence[Answer]):
 
     @property
     def behaviour(self) -> Tensor:
-        """Log-probs of the sampler, float32 [B, T], zero past the end of an answer."""
+        """Log-probs under the weights that wrote them, float32 [B, T], zero past the end of an answer."""
         return pad([_required_behaviour(answer) for answer in self._answers], 0.0)
+
+    @property
+    def correction(self) -> Tensor:
+        """What the loss of each token is to be multiplied by, float32 [B, T]; 1 but for a foreign engine's answers."""
+        return pad([_correction(answer) for answer in self._answers], 1.0)
 
     @property
     def mask(self) -> Tensor:
@@ -126,6 +135,10 @@ def _required_behaviour(answer: Answer) -> Tensor:
             "These answers carry no log-probs of a sampler.", "Only answers from models.policy.generate have them."
         )
     return answer.behaviour
+
+
+def _correction(answer: Answer) -> Tensor:
+    return torch.ones_like(answer.completion, dtype=torch.float32) if answer.correction is None else answer.correction
 
 
 def pad(rows: Sequence[Tensor], value: float | bool) -> Tensor:
@@ -164,11 +177,39 @@ class TokenLogps:
         return self.mask.sum(-1)
 
 
+class Ragged:
+    """Numbers for every completion token of B answers, as a field of a `Batch`.
+
+    `Ragged(values, answers)`, values [B, T]. A batch that holds it gives a tensor [B, T], zero past the end of an
+    answer and as wide as the longest of the answers that are still in the batch, like `Answers.mask`.
+    """
+
+    def __init__(self, values: Sequence[Tensor] | Tensor, answers: Answers | None = None):
+        lengths = [len(row) for row in values] if answers is None else [len(a.completion) for a in answers]
+        if len(values) != len(lengths):
+            raise ValueError(f"{len(values)} rows of numbers are given for {len(lengths)} answers.")
+        self.rows = [row[:length].detach() for row, length in zip(values, lengths, strict=True)]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def select(self, indices: Sequence[int]) -> Ragged:
+        return Ragged([self.rows[i] for i in indices])
+
+    def to(self, device: torch.device | str) -> Ragged:
+        return Ragged([row.to(device) for row in self.rows])
+
+    @property
+    def padded(self) -> Tensor:
+        return pad(self.rows, 0.0)
+
+
 class Batch(Mapping[str, Any]):
     """A named bag with a length: `Batch(chosen=Answers, rejected=Answers, margin=tensor)`.
 
-    Every field has the batch on its first axis: a tensor, `Answers`, a list, or a `Batch`. `measured` holds what
-    the algorithm's `measure` hook found over the whole optimizer step.
+    Every field has the batch on its first axis: a tensor, `Answers`, `Ragged`, a list, or a `Batch`. `measured` holds
+    what the algorithm's `measure` hook found over the whole optimizer step; `on_policy` says that the policy still has
+    the weights which wrote the answers, so that its log-probs are the old ones.
     """
 
     def __init__(self, **values: Any):
@@ -179,6 +220,7 @@ class Batch(Mapping[str, Any]):
             raise ValueError(f"All fields of a Batch must have one length, got {lengths}.")
         self._values = values
         self.measured: dict[str, Tensor] = {}
+        self.on_policy = False
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -186,10 +228,11 @@ class Batch(Mapping[str, Any]):
             raise AttributeError(name)
         if name not in self._values:
             raise AttributeError(f"The batch has no field '{name}', only {sorted(self._values)}.{nearest(name, self)}")
-        return self._values[name]
+        return self[name]
 
     def __getitem__(self, name: str) -> Any:
-        return self._values[name]
+        value = self._values[name]
+        return value.padded if isinstance(value, Ragged) else value
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
@@ -199,21 +242,27 @@ class Batch(Mapping[str, Any]):
         return len(next(iter(self._values.values())))
 
     def select(self, indices: Sequence[int]) -> Batch:
-        """The rows at `indices`, in that order; `measured` goes along."""
+        """The rows at `indices`, in that order; what is known of the whole step goes along."""
         chosen = Batch(**{name: _select(value, indices) for name, value in self._values.items()})
-        chosen.measured = self.measured
+        chosen.measured, chosen.on_policy = self.measured, self.on_policy
         return chosen
 
     def to(self, device: torch.device | str) -> Batch:
         moved = Batch(**{n: v.to(device) if hasattr(v, "to") else v for n, v in self._values.items()})
         moved.measured = {n: v.to(device) for n, v in self.measured.items()}
+        moved.on_policy = self.on_policy
         return moved
+
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        """The fields as they are kept, `Ragged` ones not padded."""
+        return self._values
 
 
 def _select(value: Any, indices: Sequence[int]) -> Any:
     if isinstance(value, Tensor):
         return value[torch.as_tensor(indices, dtype=torch.long, device=value.device)]
-    if isinstance(value, (Answers, Batch)):
+    if isinstance(value, (Answers, Batch, Ragged)):
         return value.select(indices)
     return [value[i] for i in indices]
 
