@@ -34,7 +34,7 @@ class Algorithm:
     defaults: ClassVar[Mapping[str, Any]] = {}
     """Core options that the paper sets otherwise: `{"lr": 5e-7}`."""
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    """Presets for `--variant`, by the name their paper has: `{"dapo": {"clip_high": 0.28}}`, own and core options."""
+    """Presets for `--variant`, by the name their paper has: `{"cautious": {"beta": 0.5}}`, own and core options."""
     metrics: ClassVar[Mapping[str, str]] = {}
     """One sentence for each metric that `loss` reports."""
     saved: ClassVar[tuple[str, ...]] = ()

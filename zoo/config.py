@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from zoo.algorithm import Algorithm
-from zoo.errors import PluginError, ZooError
+from zoo.errors import PluginError, ZooError, nearest
 from zoo.options import build, options_of, refuse_unknown
 
 
@@ -72,12 +72,15 @@ class DataOptions:
 class OptimizationOptions:
     """Optimization"""
 
+    variant: str | None = None
+    """Preset of the algorithm, by the name that its paper has; `zoo algos NAME` lists them."""
     epochs: float = 1.0
     """Passes over the data."""
     max_steps: int | None = None
     """Stop after so many optimizer steps, whatever `epochs` says."""
     batch_size: int = 16
-    """Examples per optimizer step, over all processes. Micro-batches follow by themselves."""
+    """Examples per optimizer step, over all processes; of online algorithms the answers that a step learns from.
+    Micro-batches follow by themselves."""
     lr: float = 1e-5
     """Peak learning rate."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -98,6 +101,48 @@ class OptimizationOptions:
     """Clip the gradient to this global norm; 0 for no clipping."""
     seed: int = 0
     """Seed of everything that is random."""
+
+
+@dataclass
+class RolloutOptions:
+    """Rollouts"""
+
+    reward: str | None = None
+    """What answers are worth: `instructions`, a run of a reward model, module:function, or a sum of these
+    (docs/rewards.md); by default what the data brings."""
+    gold_reward: str | None = None
+    """A reward that is measured on held-out prompts and never trained on, so that over-optimisation shows."""
+    reward_timeout: float = 30.0
+    """Seconds that a reward may take for a batch of answers; what is not scored by then is missing."""
+    answers_per_prompt: int = 1
+    """Answers that the policy writes to each prompt."""
+    minibatches: int = 1
+    """Optimizer steps in one pass over a rollout, which has batch_size · minibatches answers."""
+    rollout_epochs: int = 1
+    """Passes over each rollout."""
+    max_new_tokens: int = 128
+    """Longest answer, in tokens."""
+    temperature: float = 1.0
+    """Sampling temperature; log-probs are taken at it too."""
+    top_k: int = 0
+    """Draw from the k likeliest tokens; 0 for all."""
+    top_p: float = 1.0
+    """Draw from the likeliest tokens that have this probability together; 1 for all."""
+    stop: list[str] | str = ""
+    """Strings that end an answer."""
+    engine: str = "local"
+    """What writes the answers: local, in this process, or an engine of a plugin."""
+    critic: Literal["own", "head"] = "own"
+    """The critic of algorithms that have one: a model of its own, or a head on the policy."""
+    critic_model: str | None = None
+    """Where a critic of its own starts, such as the run of a reward model; by default the policy's start."""
+    critic_lr: float | None = None
+    """Peak learning rate of the critic; by default that of the policy."""
+    judge: str | None = None
+    """The judge of algorithms that have one: a model, a run, or https://host/v1#model; by default the model that
+    training starts from."""
+    eval_prompts: int = 64
+    """Held-out prompts that a validation writes answers to."""
 
 
 @dataclass
@@ -157,7 +202,9 @@ class RunOptions:
 
 
 @dataclass
-class TrainConfig(RunOptions, ComputeOptions, EvaluationOptions, OptimizationOptions, DataOptions, ModelOptions):
+class TrainConfig(
+    RunOptions, ComputeOptions, EvaluationOptions, RolloutOptions, OptimizationOptions, DataOptions, ModelOptions
+):
     """Everything the core needs to know about a run."""
 
 
@@ -201,11 +248,22 @@ OTHER_NAMES = {
     "eval_steps": "eval_every",
     "report_to": "loggers",
     "bf16": "precision",
+    "num_generations": "answers_per_prompt",
+    "max_completion_length": "max_new_tokens",
+    "response_length": "max_new_tokens",
+    "reward_funcs": "reward",
+    "reward_model_path": "reward",
+    "num_iterations": "rollout_epochs",
+    "num_mini_batches": "minibatches",
 }
 """What other trainers call an option, and its name here: their users find it by the message."""
 
 RESERVED = {"algo", "config", "dry_run", "quiet", "help"}
 """Flags and arguments of `train` that are no options."""
+
+
+ONLINE_ONLY = ("reward", "gold_reward", "minibatches", "rollout_epochs", "eval_prompts")
+"""Options that mean nothing to an algorithm that does not learn from its own answers."""
 
 
 def resolve(algo: str, cls: type[Algorithm], layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Resolved:
@@ -219,7 +277,7 @@ def resolve(algo: str, cls: type[Algorithm], layers: Sequence[tuple[str, Mapping
         raise PluginError(f"Algorithm '{algo}' has an option '{clash[0]}', which is the core's.", "Rename it.")
     values: dict[str, Any] = {}
     origin = dict.fromkeys(core_names, "default") | dict.fromkeys(own_names, f"default of {algo}")
-    for source, given in [(f"default of {algo}", cls.defaults), *layers]:
+    for source, given in [(f"default of {algo}", cls.defaults), *_variant(algo, cls, layers), *layers]:
         for name, value in given.items():
             values[name], origin[name] = value, source
     by_hand = ("default", "command line", "keyword argument")
@@ -228,7 +286,32 @@ def resolve(algo: str, cls: type[Algorithm], layers: Sequence[tuple[str, Mapping
     command = f"zoo train --algo {algo} --help"
     names = [*(option.name for option in own_options), *(option.name for option in core_options)]
     refuse_unknown(values, names, what=f"--algo {algo}", where=origin, listed_by=command, other_names=OTHER_NAMES)
+    _refuse_online(algo, cls, values, origin)
     core_values = {name: value for name, value in values.items() if name in core_names}
     own_values = {name: value for name, value in values.items() if name in own_names}
     core = build(TrainConfig, core_values, what="zoo train", where=origin)
     return Resolved(algo, core, build(cls.Config, own_values, what=f"algorithm {algo}", where=origin), origin)
+
+
+def _variant(
+    algo: str, cls: type[Algorithm], layers: Sequence[tuple[str, Mapping[str, Any]]]
+) -> list[tuple[str, Mapping[str, Any]]]:
+    """The preset that was asked for, as a layer. Raises ZooError for one that does not exist."""
+    name = next((given["variant"] for _, given in reversed(layers) if given.get("variant") is not None), None)
+    if name is None:
+        return []
+    if name not in cls.variants:
+        hint = f"It has: {', '.join(cls.variants)}." if cls.variants else "It has none; leave --variant out."
+        raise ZooError(f"Algorithm '{algo}' has no variant '{name}'.{nearest(name, cls.variants)}", hint)
+    return [(f"variant {name}", cls.variants[name])]
+
+
+def _refuse_online(algo: str, cls: type[Algorithm], values: Mapping[str, Any], origin: Mapping[str, str]) -> None:
+    """Raises ZooError for options that an offline algorithm would take and never look at."""
+    for name in ONLINE_ONLY:
+        if values.get(name) is not None and origin[name] in ("command line", "keyword argument") and not cls.online():
+            raise ZooError(
+                f"--{name.replace('_', '-')} is for algorithms that learn from their policy's own answers, and {algo} "
+                "learns from the data.",
+                "`zoo algos` tells which do. To score answers: zoo eval MODEL --reward …",
+            )

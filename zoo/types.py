@@ -65,8 +65,8 @@ class Answer:
         return len(self.prompt) + len(self.completion)
 
     def to(self, device: torch.device | str) -> Answer:
-        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **{name: value.to(device) for name, value in tensors.items()})
+        moved: dict[str, Any] = {name: v.to(device) for name, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **moved)
 
 
 class Answers(Sequence[Answer]):

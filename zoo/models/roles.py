@@ -12,6 +12,7 @@ from torch import Tensor
 
 from zoo.errors import ZooError
 from zoo.models.layout import counted
+from zoo.models.parts import logps_in_parts
 from zoo.models.reference_cache import ReferenceCache, answer_key
 from zoo.models.scoring import balance_of, score_answers, split
 from zoo.types import Answer, Answers, TokenLogps, missing_role
@@ -20,18 +21,29 @@ from zoo.types import Answer, Answers, TokenLogps, missing_role
 class Scorer:
     """A model that gives log-probs of answers.
 
-    noise belongs to training (NEFTune's α); temperature divides the logits; entropy asks for per-token entropies.
+    noise belongs to training (NEFTune's α); temperature divides the logits, by default that of the run's sampling in
+    an online run, else 1; entropy asks for per-token entropies. micro_tokens: while a rollout is made, the tokens of
+    one forward pass; its answers are then scored in parts, shared out among the processes.
     """
+
+    temperature = 1.0
+    micro_tokens: int | None = None
 
     def __init__(self, model: Any, layout: str):
         self.model = model
         self.layout = layout
         self.balance = balance_of(model)
 
-    def logps(self, *answers: Answers, temperature: float = 1.0, entropy: bool = False, noise: float = 0.0) -> Any:
+    def logps(
+        self, *answers: Answers, temperature: float | None = None, entropy: bool = False, noise: float = 0.0
+    ) -> Any:
         """`TokenLogps` of each argument: one for one, a tuple for several. Answers of one prompt share its compute."""
         joined = [answer for part in answers for answer in part]
-        scored = self._score(joined, temperature=temperature, entropy=entropy, noise=noise)
+        options = {"temperature": temperature or self.temperature, "entropy": entropy, "noise": noise}
+        if self.micro_tokens is None:
+            scored = self._score(joined, **options)
+        else:
+            scored = logps_in_parts(lambda part: self._score(part, **options), joined, self.micro_tokens)
         parts = split(scored, answers)
         return parts[0] if len(parts) == 1 else tuple(parts)
 
@@ -40,7 +52,29 @@ class Scorer:
 
 
 class Policy(Scorer):
-    """The model that learns."""
+    """The model that learns. writer: what it writes answers with, in runs where it does (zoo.rollout.writer)."""
+
+    writer: Any = None
+
+    def generate(self, prompts: Sequence[Any], n: int | None = None, **sampling: Any) -> Answers:
+        """`n` answers to each prompt, side by side: encoded records, message lists or strings.
+
+        n: by default the run's answers_per_prompt; sampling: fields of `Sampling` that differ from the run's options.
+        """
+        return self._pen().generate(prompts, n, **sampling)
+
+    def texts(self, answers: Sequence[Answer]) -> list[str]:
+        """What answers say, without special tokens and white space at the ends."""
+        return self._pen().texts(answers)
+
+    def answer(self, prompt: Any, text: str) -> Answer:
+        """A text as the assistant's whole answer to a prompt, tokenised by the chat template."""
+        return self._pen().answer(prompt, text)
+
+    def _pen(self) -> Any:
+        if self.writer is None:
+            raise ZooError("The policy writes no answers here.", "It does in the hooks prepare and rollout of a run.")
+        return self.writer
 
     def scores(self, *answers: Answers, **options: Any) -> Any:
         raise ZooError(

@@ -104,12 +104,12 @@ def position_scores(
     index = pad([torch.as_tensor(places, dtype=torch.long) for places in at], 0).to(device)
     hidden = hidden_states(model, rows)[rows.first[:, :1], rows.first[:, 1:] + index]
     gain, bias = scale_of(model)
-    values = gain * _head_values(model, hidden) + bias
+    values = gain * head_values(model, hidden) + bias
     return StepScores(torch.where(mask, values, 0.0), mask)
 
 
-def _head_values(model: Any, hidden: Tensor) -> Tensor:
-    """The head in float32, whatever arithmetic the backbone runs in; hidden [B, S, D] → [B, S]."""
+def head_values(model: Any, hidden: Tensor) -> Tensor:
+    """The head in float32, whatever arithmetic the backbone runs in; hidden [..., D] → [...]."""
     head = base_of(model).score
     with torch.autocast(hidden.device.type, enabled=False):
         bias = None if head.bias is None else head.bias.float()

@@ -17,6 +17,9 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("batch_size", "epochs", "max_steps", "max_length", "limit", "micro_tokens"), POSITIVE),
     **dict.fromkeys(("lora_rank", "lora_alpha", "adam_eps", "devices", "num_nodes"), POSITIVE),
     **dict.fromkeys(("eval_every", "patience", "log_every"), POSITIVE),
+    **dict.fromkeys(("reward_timeout", "answers_per_prompt", "minibatches", "rollout_epochs"), POSITIVE),
+    **dict.fromkeys(("max_new_tokens", "eval_prompts", "critic_lr"), POSITIVE),
+    **dict.fromkeys(("temperature", "top_k"), NOT_NEGATIVE),
     **dict.fromkeys(("lr", "lr_floor", "warmup", "weight_decay", "max_grad_norm", "save_every", "seed"), NOT_NEGATIVE),
     **dict.fromkeys(("adam_beta1", "adam_beta2", "eval_fraction", "lora_dropout"), SHARE),
 }

@@ -1,0 +1,74 @@
+"""The critic: what a state is worth, read before each token of an answer.
+
+Of its own: a sequence classifier of transformers with one output, which starts from the policy's weights with a head of
+zeros, or from a reward model with that one's head. As a head: one linear layer on the policy's last hidden states,
+zeros at the start too, as in lm-human-preferences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.models.layout import counted
+from zoo.models.parts import rows_in_parts
+from zoo.models.scalar import head_values
+from zoo.models.scoring import balance_of, base_of, hidden_states, rows_for
+from zoo.types import Answer, Answers, pad
+
+
+class ValueHead(torch.nn.Module):
+    """One number from a hidden state, 0 before training."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.score = torch.nn.Linear(size, 1)
+        torch.nn.init.zeros_(self.score.weight)
+        torch.nn.init.zeros_(self.score.bias)
+
+    @staticmethod
+    def on(model: Any) -> ValueHead:
+        """A head that fits a model's hidden states, on its device."""
+        head = ValueHead(base_of(model).config.get_text_config().hidden_size)
+        return head.to(next(model.parameters()).device)
+
+
+class Critic:
+    """The model of state values that learns beside the policy.
+
+    model: the backbone that is run; head: what has the trained `score`, the same model or a `ValueHead`.
+    micro_tokens: as of `zoo.models.roles.Scorer`.
+    """
+
+    micro_tokens: int | None = None
+
+    def __init__(self, model: Any, head: Any, layout: str):
+        self.model, self.head, self.layout = model, head, layout
+        self.balance = balance_of(model)
+
+    def values(self, answers: Answers) -> Tensor:
+        """V of the state before each completion token, float32 [B, T], 0 where no token counts."""
+        if self.micro_tokens is None:
+            return self._values(answers)
+        device = answers[0].completion.device
+        return pad(self._in_parts(answers), 0.0).to(device)
+
+    @torch.no_grad()
+    def _in_parts(self, answers: Answers) -> list[Tensor]:
+        assert self.micro_tokens is not None
+        return rows_in_parts(
+            lambda part: [row[: len(a.completion)] for row, a in zip(self._values(part), part, strict=True)],
+            answers, self.micro_tokens,
+        )  # fmt: skip
+
+    def _values(self, answers: Sequence[Answer]) -> Tensor:
+        mask = counted(answers)
+        device = next(self.model.parameters()).device
+        rows = rows_for(self.model, answers, self.layout, self.balance)
+        # The position that predicts a token has seen what came before it: the state in which it is chosen.
+        hidden = hidden_states(self.model, rows)[rows.row, rows.column]
+        empty = torch.zeros(mask.shape, dtype=torch.float32, device=device)
+        return empty.index_put((rows.answer, rows.index), head_values(self.head, hidden))

@@ -1,0 +1,82 @@
+"""Scoring many answers without gradient: in parts that fit into memory, shared out among the processes.
+
+While a rollout is made every process holds all answers and needs a number for each. Each process scores every so many
+of the parts, and the numbers are gathered: the same on all, whichever has computed them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from zoo.models.layout import counted
+from zoo.types import Answer, TokenLogps, pad
+
+
+def gathered(mine: Any) -> list[Any]:
+    """What each process holds, in the order of the processes; tensors in it should be on the CPU."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return [mine]
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, mine)
+    return found
+
+
+def my_place() -> tuple[int, int]:
+    """This process and how many there are."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def cut(answers: Sequence[Answer], micro_tokens: int) -> list[list[int]]:
+    """Indices of answers in parts of at most `micro_tokens` tokens, a shared prompt counted once.
+
+    Answers to one prompt stay side by side, so that they share its compute.
+    """
+    order = sorted(range(len(answers)), key=lambda i: (len(answers[i].prompt), answers[i].prompt.tolist(), i))
+    parts: list[list[int]] = []
+    tokens, prompt = 0, None
+    for i in order:
+        known = prompt is not None and torch.equal(prompt, answers[i].prompt)
+        cost = len(answers[i].completion) + (0 if known else len(answers[i].prompt))
+        if not parts or tokens + cost > micro_tokens:
+            parts.append([])
+            tokens, cost = 0, len(answers[i])
+        parts[-1].append(i)
+        tokens, prompt = tokens + cost, answers[i].prompt
+    return parts
+
+
+def rows_in_parts(
+    compute: Callable[[list[Answer]], list[Tensor]], answers: Sequence[Answer], micro_tokens: int
+) -> list[Tensor]:
+    """One tensor for each answer, in their order: what `compute` gives for a part of them."""
+    rank, processes = my_place()
+    mine: dict[int, Tensor] = {}
+    for part in cut(answers, micro_tokens)[rank::processes]:
+        rows = compute([answers[i] for i in part])
+        mine.update(zip(part, (row.detach().cpu() for row in rows), strict=True))
+    found = {i: row for share in gathered(mine) for i, row in share.items()}
+    return [found[i] for i in range(len(answers))]
+
+
+@torch.no_grad()
+def logps_in_parts(
+    score: Callable[[list[Answer]], TokenLogps], answers: Sequence[Answer], micro_tokens: int
+) -> TokenLogps:
+    """The log-probs, and entropies if there are any, that `score` gives, computed in parts."""
+    device = answers[0].completion.device if answers else torch.device("cpu")
+
+    def rows(part: list[Answer]) -> list[Tensor]:
+        scored = score(part)
+        columns = [scored.per_token] if scored.entropy is None else [scored.per_token, scored.entropy]
+        return [torch.stack([c[k, : len(a.completion)] for c in columns]) for k, a in enumerate(part)]
+
+    found = rows_in_parts(rows, answers, micro_tokens)
+    columns = [pad([row[k] for row in found], 0.0).to(device) for k in range(len(found[0]) if found else 1)]
+    return TokenLogps(columns[0], counted(answers).to(device), entropy=columns[1] if len(columns) > 1 else None)

@@ -1,0 +1,102 @@
+"""What a policy writes its answers with: an engine, the chat template, the run's way of sampling and its randomness.
+
+Every call draws from a generator of its own, seeded by the run's seed, the iteration and the number of the call in it:
+nothing has to be kept for a resume, and a rollout that was cut off is made again, token for token. Several processes
+write each a share of the answers and hand them round, so that all have all of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.data.template import ChatTemplate
+from zoo.errors import ZooError
+from zoo.models.parts import gathered, my_place
+from zoo.rollout.engine import Engine, Sampling
+from zoo.types import Answer, Answers
+
+SEED_STEPS = (1_000_003, 10_007)
+"""How far the seeds of two runs, and of two iterations, lie apart."""
+
+
+class Writer:
+    """Writes answers for a policy.
+
+    engine: what draws the tokens; sampling and count: how, and how many to a prompt, unless a call says otherwise;
+    context: opened around each call, for autocast; device: where answers are wanted.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        template: ChatTemplate,
+        sampling: Sampling,
+        count: int,
+        seed: int,
+        context: Callable[[], AbstractContextManager],
+        device: torch.device,
+    ):
+        self.engine, self.template, self.sampling, self.count = engine, template, sampling, count
+        self.seed, self.context, self.device = seed, context, device
+        self.iteration, self.calls = 0, 0
+        self.seconds, self.tokens = 0.0, 0
+        """Spent writing since the process began, and how many tokens this process wrote."""
+
+    def begin(self, iteration: int) -> None:
+        """The calls that follow are those of this iteration."""
+        self.iteration, self.calls = iteration, 0
+
+    def generate(self, prompts: Sequence[Any], n: int | None = None, **sampling: Any) -> Answers:
+        """See `zoo.models.roles.Policy.generate`. Raises ZooError for a way to sample that cannot be."""
+        n = n or self.count
+        how = dataclasses.replace(self.sampling, **sampling) if sampling else self.sampling
+        ids, rows = [self._ids(prompt) for prompt in prompts], [_row(prompt) for prompt in prompts]
+        generator = torch.Generator().manual_seed(self._next_seed())
+        rank, processes = my_place()
+        # Whole prompts in a row for each process; the seeds of those before are drawn and thrown away.
+        start, stop = (len(ids) * (rank + k) // processes for k in (0, 1))
+        torch.randint(2**63 - 1, (start * n,), generator=generator)
+        clock = time.perf_counter()
+        with self.context():
+            mine = self.engine.generate(ids[start:stop], n, how, generator) if stop > start else []
+        self.seconds += time.perf_counter() - clock
+        self.tokens += sum(len(answer.completion) for answer in mine)
+        every = [answer for share in gathered(mine) for answer in share]
+        return Answers([dataclasses.replace(a, row=rows[i // n]) for i, a in enumerate(every)]).to(self.device)
+
+    def texts(self, answers: Sequence[Answer]) -> list[str]:
+        """What answers say, without special tokens and white space at the ends."""
+        decode = self.template.tokenizer.decode
+        return [decode(answer.completion, skip_special_tokens=True).strip() for answer in answers]
+
+    def answer(self, prompt: Any, text: str) -> Answer:
+        """A text as the assistant's whole answer to a prompt. Raises ZooError where the template refuses it."""
+        record = prompt.get("record", prompt) if isinstance(prompt, dict) else {"prompt": prompt}
+        made = self.template.answer(record["prompt"], text, record.get("tools"))
+        return dataclasses.replace(made, row=_row(prompt))
+
+    def _next_seed(self) -> int:
+        self.calls += 1
+        return (self.seed * SEED_STEPS[0] + self.iteration) * SEED_STEPS[1] + self.calls
+
+    def _ids(self, prompt: Any) -> Tensor:
+        if isinstance(prompt, dict) and isinstance(prompt.get("prompt"), Tensor):
+            return prompt["prompt"].cpu()
+        if isinstance(prompt, dict):
+            # An encoded record of another kind: its prompt as the data has it.
+            record = prompt.get("record", prompt)
+            return torch.tensor(self.template.prompt_ids(record["prompt"], record.get("tools")))
+        if isinstance(prompt, str | list):
+            return torch.tensor(self.template.prompt_ids(prompt))
+        raise ZooError(f"generate takes encoded records, message lists or strings, not {type(prompt).__name__}.")
+
+
+def _row(prompt: Any) -> int | None:
+    return prompt.get("row") if isinstance(prompt, dict) else None
