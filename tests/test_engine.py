@@ -6,6 +6,7 @@ import transformers
 from peft import LoraConfig, get_peft_model
 
 from zoo.errors import ZooError
+from zoo.rollout.budget import common_length
 from zoo.rollout.engine import InProcessEngine, Sampling
 
 VOCABULARY, END, PAD = 40, 3, 0
@@ -324,3 +325,44 @@ def test_a_model_without_a_step_by_step_cache_is_refused():
     model = transformers.MambaForCausalLM(transformers.MambaConfig(**sizes))
     with pytest.raises(ZooError, match="past_key_values"):
         engine(model).generate([torch.tensor([4, 5])], 1, Sampling(4, temperature=0))
+
+
+def test_a_budget_cuts_the_longest_answers_at_one_length_whatever_the_batch(model, prompts):
+    free = engine(model).generate(prompts, 6, Sampling(60, temperature=1.3), seeded(8))
+    lengths = [len(a.completion) for a in free]
+    budget = 20
+    assert sum(lengths) > budget * len(free) and min(lengths) < budget, "the budget must bind, and not for all"
+    longest = max(length for length in range(1, 60) if sum(min(n, length) for n in lengths) <= budget * len(free))
+    for max_batch in (64, 7, 1):
+        held = engine(model, max_batch=max_batch).generate(
+            prompts, 6, Sampling(60, temperature=1.3, budget=budget), seeded(8)
+        )
+        for a, b in zip(free, held, strict=True):
+            assert b.completion.tolist() == a.completion[:longest].tolist()
+            assert len(b.mask) == len(b.behaviour) == len(b.completion)
+            assert (b.ended, b.cut) == ((a.ended, a.cut) if len(a.completion) <= longest else (False, True))
+
+
+def test_a_budget_that_is_spent_ends_the_generation(model, prompts):
+    steps = []
+    handle = model.register_forward_pre_hook(
+        lambda _, __, given: steps.append(len(given["input_ids"])), with_kwargs=True
+    )
+    never_ends = InProcessEngine(model, eos_ids=[], pad_id=PAD)
+    answers = never_ends.generate(prompts, 4, Sampling(100, budget=10), seeded())
+    handle.remove()
+    assert {len(a.completion) for a in answers} == {10} and all(a.cut for a in answers)
+    assert len(steps) <= 1 + 10  # the prefill, and no step beyond the one that passes the budget
+
+
+def test_a_budget_that_is_enough_changes_nothing(model, prompts):
+    free = engine(model).generate(prompts, 3, Sampling(20), seeded())
+    same(engine(model).generate(prompts, 3, Sampling(20, budget=20), seeded()), free)
+
+
+@pytest.mark.parametrize(
+    "lengths, total, expected",
+    [([3, 5, 9], 17, None), ([3, 5, 9], 16, 8), ([3, 5, 9], 11, 4), ([3, 5, 9], 3, 1), ([7, 7], 9, 4), ([], 0, None)],
+)
+def test_the_common_length_is_the_largest_that_fits(lengths, total, expected):
+    assert common_length(lengths, total) == expected

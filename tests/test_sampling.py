@@ -110,6 +110,7 @@ def test_settings_without_meaning_are_refused_by_name():
         {"top_p": 1.5},
         {"top_k": -1},
         {"max_new_tokens": 0},
+        {"budget": -1},
     ):
         with pytest.raises(ZooError, match=next(iter(wrong))):
             Sampling(**wrong)

@@ -14,7 +14,7 @@ from zoo.data.encode import default_collate
 from zoo.errors import ZooError
 from zoo.evals import Eval, Score, Subject, mean_score, share_score
 from zoo.hookspecs import hookimpl
-from zoo.rollout.engine import Sampling
+from zoo.rollout.engine import Engine, EngineSetup, Sampling
 from zoo.types import Answer, Answers, Batch, Loss, Ragged, TokenLogps
 
 __all__ = [
@@ -22,6 +22,8 @@ __all__ = [
     "Answer",
     "Answers",
     "Batch",
+    "Engine",
+    "EngineSetup",
     "Eval",
     "Loss",
     "Ragged",

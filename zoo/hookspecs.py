@@ -38,6 +38,11 @@ def evals() -> Any:  # type: ignore[empty-body]
     """Named evaluations: `{name: zoo.api.Eval}`, for `zoo eval --eval name`."""
 
 
+@hookspec
+def engines() -> Any:  # type: ignore[empty-body]
+    """Named generation engines: `{name: function(setup, **options) -> zoo.api.Engine}`, for `--engine name`."""
+
+
 # -- an algorithm: called in this order --------------------------------------------------------------------------
 
 

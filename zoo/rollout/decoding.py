@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import Cache
 
 from zoo.errors import ZooError
+from zoo.rollout.budget import common_length, within
 from zoo.rollout.cache import rows_for
 from zoo.rollout.sampling import Sampling, StopStrings, choose, uniform_stream
 from zoo.types import Answer
@@ -107,6 +108,7 @@ class Decoding:
         self.rows: list[_Row] = []
         self.logits = torch.empty(0)
         self.finished: dict[int, Answer] = {}
+        self.longest, self.tokens = sampling.max_new_tokens, 0
 
     def run(self) -> list[Answer]:
         """All answers, those to one prompt adjacent, in the order of the prompts."""
@@ -115,7 +117,7 @@ class Decoding:
             self._choose()
             if self.rows:
                 self._step()
-        return [self.finished[i] for i in range(len(self.prompts) * self.n)]
+        return within([self.finished[i] for i in range(len(self.prompts) * self.n)], self.sampling.budget)
 
     def _refill(self) -> None:
         free = self.max_batch - len(self.rows)
@@ -175,6 +177,7 @@ class Decoding:
                 raise self._not_finite(row)
             row.ids.append(token)
             row.logps.append(logp)
+        self._spend(len(self.rows))
         going = [self._goes_on(row) for row in self.rows]
         count = sum(going)
         if count == len(self.rows):
@@ -185,6 +188,16 @@ class Decoding:
         self.store.keep(order)
         if self.progress is not None:
             self.progress(len(self.finished), len(self.prompts) * self.n)
+
+    def _spend(self, tokens: int) -> None:
+        """Lowers the length at which answers end once the budget is spent. Those that have not begun count nothing."""
+        self.tokens += tokens
+        budget = self.sampling.budget * len(self.prompts) * self.n
+        if budget and self.tokens > budget:
+            lengths = [len(answer.completion) for answer in self.finished.values()] + [
+                len(row.ids) for row in self.rows
+            ]
+            self.longest = min(self.longest, common_length(lengths, budget) or self.longest)
 
     def _not_finite(self, row: _Row) -> ZooError:
         prompt, answer = divmod(row.answer, self.n)
@@ -197,7 +210,7 @@ class Decoding:
     def _goes_on(self, row: _Row) -> bool:
         """Whether the row needs another token; a finished one is filed as an `Answer`."""
         ended = row.ids[-1] in self.eos_ids or self.stopped(row.ids)
-        if not ended and len(row.ids) < self.sampling.max_new_tokens:
+        if not ended and len(row.ids) < self.longest:
             return True
         prompt = self.prompts[row.answer // self.n]
         logps = torch.tensor(row.logps, dtype=torch.float32)

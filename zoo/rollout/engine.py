@@ -1,13 +1,15 @@
 """Engines: what turns prompts into answers, and the one that runs inside the training process.
 
-Any object with `generate` as `Engine` states it can take the in-process engine's place, a client of a server
-for instance: it gets token ids, returns token ids, and says with which log-probs it drew them.
+Any object that does what `Engine` states can take the in-process engine's place, a client of a server for instance: it
+gets token ids, returns token ids, and says with which log-probs it drew them. Plugins contribute them by name (hook
+`engines`), and `zoo.rollout.spec.make_engine` makes the one that a run asks for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -18,11 +20,30 @@ from zoo.rollout.decoding import Decoding, Forward
 from zoo.rollout.sampling import Sampling, StopStrings, seeds
 from zoo.types import Answer
 
-__all__ = ["Engine", "InProcessEngine", "Sampling"]
+__all__ = ["Engine", "EngineSetup", "InProcessEngine", "Sampling"]
+
+
+@dataclass(frozen=True)
+class EngineSetup:
+    """What a run gives to the engine it makes.
+
+    model: the policy, on its device; eos_ids: ids that end an answer; pad_id: any valid id; tokenizer: for stop
+    strings; progress: None, or called with (answers done, answers in all).
+    """
+
+    model: Any
+    eos_ids: frozenset[int]
+    pad_id: int
+    tokenizer: Any = None
+    progress: Callable[[int, int], None] | None = None
 
 
 class Engine(Protocol):
-    """The one thing an engine does."""
+    """What generates. One that does not use the very weights that are trained has `remote` and `update` too."""
+
+    remote: bool
+    """Whether it computes elsewhere: then its log-probs are not the trainer's, and `update(model)`, called before a
+    rollout by one process while the others wait, gives it the weights of `model` unless it has them already."""
 
     def generate(
         self, prompts: Sequence[Tensor], n: int, sampling: Sampling, generator: torch.Generator | None
@@ -30,8 +51,9 @@ class Engine(Protocol):
         """`n` answers to each prompt (int64 [P], at least one id), adjacent, in the order of the prompts.
 
         The ids of an answer are those that were generated, its end-of-turn token included; `ended` says that
-        an end-of-turn token or a stop string came, `cut` that the length limit did; `behaviour` holds the
-        float32 log-probs of softmax(logits / temperature) before top-k and top-p. All tensors are on the CPU.
+        an end-of-turn token or a stop string came, `cut` that the length limit or the budget did (see
+        `zoo.rollout.budget`); `behaviour` holds the float32 log-probs of softmax(logits / temperature) before top-k
+        and top-p (a remote engine may give those of what it drew from, after them). All tensors are on the CPU.
         Random numbers come from `generator` alone, which moves by one draw per answer; greedy needs none.
         """
 
@@ -45,8 +67,11 @@ class InProcessEngine:
     max_batch: answers in flight, which bounds the memory; progress: called with (answers done, answers in
     all) whenever some are done.
 
-    Neither `max_batch` nor the other prompts change an answer, except by the rounding of the logits.
+    Neither `max_batch` nor the other prompts change an answer, except by the rounding of the logits, and where a budget
+    makes them share.
     """
+
+    remote = False
 
     def __init__(
         self,
@@ -82,12 +107,9 @@ class InProcessEngine:
     ) -> list[Answer]:
         """See `Engine.generate`. Raises ZooError when a prompt is empty or too long for the model."""
         sampling = sampling or Sampling()
-        if n < 1:
-            raise ZooError(f"n = {n} answers per prompt are not possible.", "Set n to at least 1.")
-        if generator is None and not sampling.greedy:
-            raise ValueError("Sampling draws from the run's generator: pass one, or set temperature to 0.")
         prompts = [prompt.cpu() for prompt in prompts]
-        check_lengths(prompts, sampling.max_new_tokens, self.model.config)
+        text_config = self.model.config.get_text_config(decoder=True)
+        check_request(prompts, n, sampling, generator, getattr(text_config, "max_position_embeddings", None))
         if not prompts:
             return []
         count = n * len(prompts)
@@ -107,9 +129,27 @@ class InProcessEngine:
             return decoding.run()
 
 
-def check_lengths(prompts: Sequence[Tensor], max_new_tokens: int, config: Any) -> None:
-    """Refuses prompts without tokens and prompts whose answers could pass the model's last position."""
-    limit = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+def local(setup: EngineSetup, *, max_batch: int = 64) -> InProcessEngine:
+    """The engine inside the process, on the model that is trained."""
+    return InProcessEngine(
+        setup.model,
+        eos_ids=setup.eos_ids,
+        pad_id=setup.pad_id,
+        tokenizer=setup.tokenizer,
+        max_batch=max_batch,
+        progress=setup.progress,
+    )
+
+
+def check_request(
+    prompts: Sequence[Tensor], n: int, sampling: Sampling, generator: torch.Generator | None, limit: int | None
+) -> None:
+    """Refuses what no engine can answer: prompts without tokens, or whose answers could pass `limit` positions."""
+    if n < 1:
+        raise ZooError(f"n = {n} answers per prompt are not possible.", "Set n to at least 1.")
+    if generator is None and not sampling.greedy:
+        raise ValueError("Sampling draws from the run's generator: pass one, or set temperature to 0.")
+    max_new_tokens = sampling.max_new_tokens
     for number, prompt in enumerate(prompts, start=1):
         which = f"Prompt {number} of {len(prompts)}"
         if len(prompt) == 0:

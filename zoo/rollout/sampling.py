@@ -39,6 +39,8 @@ class Sampling:
     """Draw from the fewest likeliest tokens that have at least this probability together; 1 for all."""
     stop: Sequence[str] = ()
     """Strings that end an answer. The tokens up to the one that completes the string are kept."""
+    budget: int = 0
+    """Most tokens that the answers of one call take on average; when they are spent, the longest are cut. 0: no end."""
 
     def __post_init__(self) -> None:
         checks = (
@@ -46,6 +48,7 @@ class Sampling:
             ("temperature", 0 <= self.temperature < float("inf"), "0 (greedy) or a positive number"),
             ("top_k", self.top_k >= 0, "0 (all tokens) or a positive whole number"),
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1 (all tokens)"),
+            ("budget", self.budget >= 0, "0 (no budget) or a positive whole number"),
         )
         for name, passed, allowed in checks:
             if not passed:

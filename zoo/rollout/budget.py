@@ -1,0 +1,52 @@
+"""A budget of tokens for a rollout, so that it does not wait for its few longest answers.
+
+All answers are cut at one common length: the largest with which they take no more than the budget together. If all of
+them are generated side by side, that is what the budget itself says: when the tokens are spent, what is still in flight
+is cut. Said this way, the outcome depends neither on how many answers fit into a batch nor on the order in which they
+come, and a server's answers can be held to it too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from zoo.types import Answer
+
+
+def common_length(lengths: Sequence[int], total: int) -> int | None:
+    """The largest L with Σ min(length, L) ≤ total; None when the lengths fit as they are.
+
+    It is at least 1. While some lengths are still growing it is an upper bound of what it will be in the end.
+    """
+    if sum(lengths) <= total:
+        return None
+    left = total
+    ascending = sorted(lengths)
+    for number, length in enumerate(ascending):
+        rows = len(ascending) - number
+        if length * rows > left:
+            return max(1, left // rows)
+        left -= length
+    raise AssertionError("the lengths fit")
+
+
+def within(answers: list[Answer], budget: int) -> list[Answer]:
+    """The answers, cut where they take more than `budget` tokens each on average; 0 leaves them as they are."""
+    length = common_length([len(answer.completion) for answer in answers], budget * len(answers)) if budget else None
+    return answers if length is None else [shortened(answer, length) for answer in answers]
+
+
+def shortened(answer: Answer, length: int) -> Answer:
+    """The first `length` tokens of an answer, marked as cut if it had more."""
+    if len(answer.completion) <= length:
+        return answer
+    behaviour = None if answer.behaviour is None else answer.behaviour[:length]
+    return dataclasses.replace(
+        answer,
+        completion=answer.completion[:length],
+        mask=answer.mask[:length],
+        behaviour=behaviour,
+        ended=False,
+        cut=True,
+    )

@@ -1,0 +1,113 @@
+"""JSON over HTTP with the standard library: bounded retries, time limits, errors that say what to do."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from typing import Any
+
+from zoo.errors import ZooError
+
+BUSY = (429, 502, 503, 504)
+"""Answers of a server, or of a proxy before it, that may be another one a little later."""
+
+
+class ServerError(ZooError):
+    """A server cannot be reached, or refuses. `status` is that of HTTP, 0 when there was no answer at all."""
+
+    def __init__(self, message: str, hint: str = "", status: int = 0):
+        super().__init__(message, hint)
+        self.status = status
+
+
+class Server:
+    """A server that takes and gives JSON.
+
+    timeout: seconds that one request may take; attempts: how often a request is made before it fails; pause: seconds
+    before the second attempt, doubled each time; again: the statuses that are worth another attempt. One that timed out
+    (408 here) is not made again by itself, because the server would work on both, nor is one that was answered with
+    something else than JSON (200).
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float = 600.0,
+        attempts: int = 4,
+        pause: float = 1.0,
+        key: str | None = None,
+        again: Sequence[int] = BUSY,
+    ):
+        if not url.startswith(("http://", "https://")):
+            raise ZooError(f"'{url}' is not the address of a server.", "Write it like http://127.0.0.1:8000.")
+        self.url = url.rstrip("/").removesuffix("/v1")
+        self.timeout, self.attempts, self.pause, self.again = timeout, attempts, pause, again
+        self.headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+
+    def get(self, path: str) -> Any:
+        return self._answer("GET", path, None)
+
+    def post(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        return self._answer("POST", path, json.dumps(body or {}).encode())
+
+    def _answer(self, method: str, path: str, body: bytes | None) -> Any:
+        """The decoded answer, None for an empty one. Raises ServerError."""
+        for attempt in range(1, self.attempts + 1):
+            try:
+                return self._once(method, path, body)
+            except ServerError as error:
+                if attempt == self.attempts or error.status not in (0, *self.again):
+                    raise
+                time.sleep(self.pause * 2 ** (attempt - 1))
+        raise AssertionError("unreachable")
+
+    def _once(self, method: str, path: str, body: bytes | None) -> Any:
+        request = urllib.request.Request(self.url + path, data=body, headers=self.headers, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=self.timeout) as answer:
+                text = answer.read()
+        except urllib.error.HTTPError as error:
+            raise ServerError(
+                f"The server at {self.url} refused {method} {path} with status {error.code}: {_reason(error.read())}",
+                status=error.code,
+            ) from None
+        except (OSError, http.client.HTTPException) as error:
+            raise self._no_answer(method, path, error) from None
+        try:
+            return json.loads(text) if text.strip() else None
+        except ValueError:
+            raise ServerError(
+                f"The server at {self.url} answered {method} {path} with something that is not JSON: "
+                f"{text[:80].decode(errors='replace')!r}.",
+                "Is this the address of another program?",
+                status=200,
+            ) from None
+
+    def _no_answer(self, method: str, path: str, error: Exception) -> ServerError:
+        cause = getattr(error, "reason", error)
+        if isinstance(cause, TimeoutError):
+            # A status of its own, so that it is not tried again.
+            return ServerError(
+                f"The server at {self.url} took more than {self.timeout:g} s over {method} {path}.",
+                "Look at what the server says, or allow more seconds with timeout=….",
+                status=408,
+            )
+        return ServerError(
+            f"No server answers at {self.url} ({cause}).",
+            "Start it, or correct the address: it is tried with GET /health.",
+        )
+
+
+def _reason(text: bytes) -> str:
+    """What an error's body says: the message of an OpenAI-like server, or its beginning."""
+    try:
+        body = json.loads(text)
+        error = body.get("error", body)
+        return str(error.get("message") or error.get("detail") or error)[:400]
+    except (ValueError, AttributeError):
+        return text[:400].decode(errors="replace").strip() or "no reason given"

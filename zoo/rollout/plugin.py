@@ -1,0 +1,15 @@
+"""The bundled engines, registered like anybody's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zoo.hookspecs import hookimpl
+
+
+@hookimpl
+def engines() -> dict[str, Any]:
+    from zoo.rollout.engine import local
+    from zoo.rollout.vllm import VLLMEngine
+
+    return {"local": local, "vllm": VLLMEngine}

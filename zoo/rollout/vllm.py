@@ -1,0 +1,228 @@
+"""vLLM: generation on a server of its own, with the weights of the run.
+
+    VLLM_SERVER_DEV_MODE=1 vllm serve FOLDER --logprobs-mode processed_logprobs
+    zoo train … --engine "vllm(url=http://127.0.0.1:8000)"
+
+Token ids go there and come back; text is never in between. Before a rollout the weights are written to a folder which
+the server reads, so both must see it: the same machine, or a folder that they share. Which probabilities the server
+drew its tokens with comes back too; the trainer's own ones go into the loss (see zoo/rollout/correction.py).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+import weakref
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.errors import TrainingStopped, ZooError
+from zoo.rollout.budget import within
+from zoo.rollout.engine import EngineSetup, check_request
+from zoo.rollout.http import Server, ServerError
+from zoo.rollout.sampling import Sampling, seeds
+from zoo.rollout.weights import fingerprint, merged, own_logps
+from zoo.types import Answer
+
+PROBE = "Grüße, 12,345 cats don't  know 你好.\n"
+"""A text that two tokenizers are unlikely to cut alike."""
+PROBE_TOKENS = 16
+LARGEST_GAP = 0.3
+"""Mean difference of log-probs, in nats a token, that rounding to bfloat16 does not explain."""
+START = "Start it with: VLLM_SERVER_DEV_MODE=1 vllm serve FOLDER --logprobs-mode processed_logprobs"
+NEUTRAL = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "min_p": 0.0}
+"""Sent with every request: the server takes what is not said from the model's own generation_config.json."""
+
+
+class VLLMEngine:
+    """A client of one vLLM server.
+
+    url: its address; folder: where weights are handed over, by default one in the temporary folder; timeout: seconds
+    that one request may take; concurrency: prompts that are asked at a time. A key is read from VLLM_API_KEY.
+    """
+
+    remote = True
+
+    def __init__(
+        self,
+        setup: EngineSetup,
+        *,
+        url: str = "http://127.0.0.1:8000",
+        folder: str = "",
+        timeout: float = 600.0,
+        concurrency: int = 64,
+    ):
+        self.setup = setup
+        self.server = Server(url, timeout=timeout, key=os.environ.get("VLLM_API_KEY"))
+        self.concurrency = concurrency
+        self.folder = Path(folder).expanduser() if folder else Path(tempfile.mkdtemp(prefix="zoo-weights-"))
+        if not folder:
+            weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        self._meet()
+        self._sent: tuple[int, ...] = ()
+        self._updates = 0
+
+    # -- answers -------------------------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        prompts: Sequence[Tensor],
+        n: int = 1,
+        sampling: Sampling | None = None,
+        generator: torch.Generator | None = None,
+    ) -> list[Answer]:
+        """See `Engine.generate`. Raises TrainingStopped when the server is lost."""
+        sampling = sampling or Sampling()
+        check_request(prompts, n, sampling, generator, self.longest)
+        if sampling.temperature not in (0, 1) and self.logprobs_mode != "processed_logprobs":
+            raise ZooError(
+                f"The vLLM server at {self.server.url} gives log-probs at temperature 1 (--logprobs-mode "
+                f"{self.logprobs_mode}), and this run samples at {sampling.temperature}.",
+                "Start the server with --logprobs-mode processed_logprobs.",
+            )
+        drawn = [0] * len(prompts) * n if generator is None else seeds(len(prompts) * n, generator)
+        bodies = [self._body(prompt, n, sampling, seed) for prompt, seed in zip(prompts, drawn[::n], strict=True)]
+        answers = [
+            self._answer(prompt, choice, sampling)
+            for prompt, choices in zip(prompts, self._ask(bodies, n), strict=True)
+            for choice in choices
+        ]
+        return within(answers, sampling.budget)
+
+    def _body(self, prompt: Tensor, n: int, sampling: Sampling, seed: int) -> dict[str, Any]:
+        """A request for n answers; the server seeds the j-th with seed + j."""
+        return {
+            "model": self.model,
+            "prompt": prompt.tolist(),
+            "n": n,
+            "max_tokens": sampling.max_new_tokens,
+            "temperature": sampling.temperature,
+            "top_k": sampling.top_k,
+            "top_p": sampling.top_p,
+            "seed": seed // 2,
+            "stop": list(sampling.stop),
+            "skip_special_tokens": False,
+            # The run says what ends an answer, not the server's generation_config.json.
+            "stop_token_ids": sorted(self.setup.eos_ids),
+            "ignore_eos": True,
+            "logprobs": 0,
+            "return_token_ids": True,
+            **NEUTRAL,
+        }
+
+    def _ask(self, bodies: list[dict[str, Any]], n: int) -> Iterator[list[dict[str, Any]]]:
+        """The choices of each request, in order; asked side by side, so that the server can batch them."""
+        pool = ThreadPoolExecutor(self.concurrency)
+        try:
+            for number, answer in enumerate(pool.map(lambda body: self.server.post("/v1/completions", body), bodies)):
+                if self.setup.progress:
+                    self.setup.progress((number + 1) * n, len(bodies) * n)
+                yield sorted(answer["choices"], key=lambda choice: choice["index"])
+        except ServerError as error:
+            raise TrainingStopped(error.message, f"{error.hint} Then `zoo resume` goes on from here.".strip()) from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _answer(self, prompt: Tensor, choice: dict[str, Any], sampling: Sampling) -> Answer:
+        ids, logps = choice.get("token_ids"), (choice.get("logprobs") or {}).get("token_logprobs")
+        if ids is None or logps is None or len(ids) != len(logps):
+            raise TrainingStopped(
+                f"The vLLM server at {self.server.url} returned no token ids with their log-probs.",
+                "It is too old for `return_token_ids`: use vLLM 0.11 or later.",
+            )
+        if self.vocabulary is not None and max(ids, default=0) >= self.vocabulary:
+            raise self._other_model(f"it drew token {max(ids)}, and the model that is trained has {self.vocabulary}")
+        cut = choice["finish_reason"] == "length"
+        return Answer.of(prompt.tolist(), ids, ended=not cut, cut=cut, behaviour=torch.tensor(logps).float())
+
+    # -- weights -------------------------------------------------------------------------------------------------
+
+    def update(self, model: Any) -> None:
+        """Hands the weights of `model` to the server, adapters merged, if they are not those it has."""
+        mark = fingerprint(model)
+        if mark == self._sent:
+            return
+        self._updates += 1
+        # A new name each time: what is kept by path, by the server or the file system, cannot be the old weights.
+        folder = self.folder / f"weights-{os.getpid()}-{self._updates}"
+        merged(model).save_pretrained(folder)
+        try:
+            self.server.post("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}})
+            self._forget_prefixes()
+        except ServerError as error:
+            raise self._not_updated(error, folder) from None
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        self._check(model)
+        self._sent = mark
+
+    def _check(self, model: Any) -> None:
+        """Compares what server and trainer say of a few tokens: a server may answer "done" and keep old weights."""
+        tokenizer = self.setup.tokenizer
+        prompt = torch.tensor(tokenizer.encode(PROBE) if tokenizer else range(1, 9))
+        body = self._body(prompt, 1, Sampling(PROBE_TOKENS), seed=0) | {"stop_token_ids": []}
+        [[choice]] = self._ask([body], 1)
+        answer = self._answer(prompt, choice, Sampling())
+        gap = (own_logps(model, answer) - (answer.behaviour if answer.behaviour is not None else 0)).abs().mean()
+        if not gap <= LARGEST_GAP:
+            raise TrainingStopped(
+                f"The vLLM server at {self.server.url} took the weights, but its log-probs differ from the trainer's "
+                f"by {gap:.2f} a token: it does not compute with all of them.",
+                "vLLM's CPU build, for one, keeps the old output head of models with tied embeddings.",
+            )
+
+    def _forget_prefixes(self) -> None:
+        """Keys and values of prompts were computed with the old weights. Refused while a request is running."""
+        for _ in range(20):
+            answer = self.server.post("/reset_prefix_cache")
+            if answer is None or answer.get("success", True):
+                return
+            time.sleep(0.5)
+        raise ServerError("it keeps what it computed with the old weights, because requests are running", status=409)
+
+    def _not_updated(self, error: ServerError, folder: Path) -> ZooError:
+        if error.status == 404:
+            return ZooError(f"The vLLM server at {self.server.url} takes no weights: it is not in dev mode.", START)
+        return TrainingStopped(
+            f"The vLLM server at {self.server.url} did not take the new weights from {folder}: {error.message}",
+            "It must see that folder (vllm(folder=…) names one that both machines share), serve a model of the same "
+            "architecture, and be of a version whose reload_weights takes weights_path (0.32 does).",
+        )
+
+    # -- the server ----------------------------------------------------------------------------------------------
+
+    def _meet(self) -> None:
+        """Looks at what is served. Raises ZooError with what to start when it does not fit."""
+        try:
+            served = self.server.get("/v1/models")["data"][0]
+            info = self.server.get("/server_info?config_format=json")
+        except ServerError as error:
+            if error.status == 404:
+                raise ZooError(
+                    f"The server at {self.server.url} is no vLLM server in dev mode, so weights cannot be sent to it.",
+                    START,
+                ) from None
+            raise ZooError(error.message, error.hint if error.status else START) from None
+        self.model: str = served["id"]
+        self.longest: int | None = served.get("max_model_len")
+        self.logprobs_mode: str = info["vllm_config"]["model_config"].get("logprobs_mode", "raw_logprobs")
+        embedding = self.setup.model.get_input_embeddings() if self.setup.model is not None else None
+        self.vocabulary = None if embedding is None else embedding.weight.shape[0]
+        if self.setup.tokenizer is not None:
+            theirs = self.server.post("/tokenize", {"model": self.model, "prompt": PROBE, "add_special_tokens": False})
+            if theirs["tokens"] != self.setup.tokenizer.encode(PROBE, add_special_tokens=False):
+                raise self._other_model("its tokenizer cuts a text into other tokens")
+
+    def _other_model(self, sign: str) -> ZooError:
+        return ZooError(
+            f"The vLLM server at {self.server.url} serves another model ({self.model}) than the one that is trained: "
+            f"{sign}.",
+            "Start it with the model of this run: vllm serve FOLDER.",
+        )
