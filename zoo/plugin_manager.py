@@ -60,7 +60,7 @@ def _plugin_name(plugin: object) -> str:
 
 
 def contributions(plugins: PluginManager, hook: str) -> dict[str, Any]:
-    """What all plugins contribute under one hook (`sources`, `rewards`, `evals`, `engines`). Refuses a name given twice."""
+    """What all plugins contribute under one hook of contributions (`rewards`, …). Refuses a name given twice."""
     merged: dict[str, Any] = {}
     owner: dict[str, str] = {}
     for implementation in getattr(plugins.hook, hook).get_hookimpls():
