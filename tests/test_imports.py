@@ -15,12 +15,12 @@ PLUGINS = sorted((ROOT / "plugins").glob("[!_]*.py"))
 # From the ground up; a module may import from its own layer and from those below.
 LAYERS = [
     ("errors",),
-    ("loss", "types", "hookspecs", "hook_arguments", "algorithm"),
+    ("loss", "types", "rl", "hookspecs", "hook_arguments", "algorithm"),
     ("faults", "descriptions", "plugin_files", "plugin_manager", "registry"),
     ("options", "strict_yaml", "config", "runs", "scaffold"),
     ("data",),
     ("models",),
-    ("rollout", "rewards"),
+    ("rollout", "rewards", "judges"),
     # The bundled data set is a plugin like anybody's: it brings data, a reward and evaluations.
     ("evals", "data.starter"),
     ("training",),

@@ -1,0 +1,213 @@
+"""An OpenAI-compatible server as a judge: `https://host/v1#model`.
+
+Where it gives log-probs of the likeliest next tokens, these are the choices' probabilities; where it does not, several
+answers are sampled and their shares are (hard labels by vote). What cannot be read, or fails again and again, is
+counted and left out. The key comes from the environment and is kept nowhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import re
+import string
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
+from typing import Any
+from urllib.parse import urlsplit
+
+from zoo.errors import ZooError
+from zoo.judges.judge import Response
+from zoo.judges.wording import Question
+from zoo.rollout.http import BUSY, Server, ServerError
+
+KEYS = ("ZOO_JUDGE_KEY", "OPENAI_API_KEY")
+AGAIN = (200, 408, 500, *BUSY)
+"""Worth another attempt: busy, failing or slow servers (408 is a time-out here), and what is not JSON (200)."""
+REFUSALS = (400, 401, 402, 403, 404, 405, 413, 422)
+"""Answers that do not change by asking again."""
+FAILURES = 5
+"""So many requests in a row that fail after all their attempts end the work: the server is gone."""
+TOP = 20
+"""The likeliest tokens that are asked for; the most that the interface allows."""
+CHOICE_TOKENS = 8
+
+
+class Endpoint:
+    """Asks a server over HTTP.
+
+    spec: `URL#model`; votes: answers a question where there are no log-probs; parallel: requests at a time; timeout:
+    seconds of one request; attempts, pause: of a request, and seconds before the second one, doubled each time;
+    longest_thought: tokens of a chain of thought.
+    """
+
+    def __init__(
+        self,
+        spec: str,
+        *,
+        votes: int = 5,
+        parallel: int = 4,
+        timeout: float = 60.0,
+        attempts: int = 5,
+        pause: float = 1.0,
+        longest_thought: int = 256,
+    ):
+        url, _, self.model = spec.partition("#")
+        parts = urlsplit(url)
+        if not self.model or not parts.netloc:
+            raise ZooError(f"The judge '{spec}' names no model.", "Write https://host/v1#model-name.")
+        if parts.username or parts.password or parts.query:
+            # It would stand in the run folder and in every label.
+            raise ZooError("A key does not belong into the address of a judge.", f"Set it as {' or '.join(KEYS)}.")
+        if votes < 1 or parallel < 1:
+            raise ZooError("A judge needs at least one vote and one request at a time.")
+        self.name = f"{url.rstrip('/')}#{self.model}"
+        key = next((os.environ[name] for name in KEYS if os.environ.get(name)), None)
+        self.base = parts.path.rstrip("/")
+        self.server = Server(
+            f"{parts.scheme}://{parts.netloc}", timeout=timeout, attempts=attempts, pause=pause, key=key, again=AGAIN
+        )
+        self.votes, self.parallel, self.longest_thought = votes, parallel, longest_thought
+        self.gives_logps = True
+        self._failed = 0
+        self._lock = threading.Lock()
+
+    def fingerprint(self) -> str:
+        """Of the address, the model's name, and how it is asked; what stands behind the name is not known."""
+        return hashlib.sha256(f"{self.name}\0{self.votes}\0{self.longest_thought}".encode()).hexdigest()
+
+    def respond(self, questions: Sequence[Question], thinking: bool) -> Iterator[tuple[int, Response]]:
+        """See `Respondent`. Raises ZooError for a refusal, and when the server is gone."""
+        with ThreadPoolExecutor(self.parallel) as pool:
+            work = {pool.submit(self._answered, question, thinking): n for n, question in enumerate(questions)}
+            try:
+                for done in as_completed(work):
+                    yield work[done], done.result()
+            finally:
+                for one in work:
+                    one.cancel()
+
+    def _answered(self, question: Question, thinking: bool) -> Response:
+        """The response to one question; a failure of the server's is a problem, until there are too many."""
+        try:
+            response = self._ask(question, thinking)
+        except ServerError as error:
+            if error.status in REFUSALS:
+                raise
+            with self._lock:
+                self._failed += 1
+                if self._failed >= FAILURES:
+                    hint = f"{error.hint} What was judged is kept: the same command goes on from there.".strip()
+                    raise ZooError(
+                        f"The judge failed {self._failed} times in a row. The last time: {error.message}", hint
+                    ) from None
+            status = f"status {error.status}" if error.status else "no connection"
+            return Response(problem=f"the endpoint failed ({status})")
+        except (KeyError, IndexError, TypeError, AttributeError, ValueError):
+            return Response(problem="the endpoint's answer has another shape")
+        with self._lock:
+            self._failed = 0
+        return response
+
+    def _ask(self, question: Question, thinking: bool) -> Response:
+        messages = [{"role": "user", "content": question.text(thinking)}]
+        if thinking:
+            thoughts = self._said(messages, self.longest_thought)["message"]["content"].strip()
+            question = replace(question, thoughts=thoughts)
+            messages += [
+                {"role": "assistant", "content": thoughts},
+                {"role": "user", "content": question.task.decide},
+            ]
+        found = self._by_logps(messages, question.task.choices) if self.gives_logps else None
+        if not self.gives_logps:
+            found = self._by_votes(messages, question.task.choices)
+        return Response(found or (), question.thoughts, "" if found else "no choice in the answer")
+
+    def _by_logps(self, messages: list[dict[str, str]], choices: Sequence[str]) -> tuple[float, ...] | None:
+        """From the likeliest tokens; sets `gives_logps` to False where the server has none."""
+        try:
+            said = self._said(messages, CHOICE_TOKENS, logprobs=True, top_logprobs=TOP)
+        except ServerError as error:
+            if error.status not in (400, 422) or "logprobs" not in error.message:
+                raise
+            self.gives_logps = False
+            return None
+        tokens = (said.get("logprobs") or {}).get("content")
+        if not tokens:
+            self.gives_logps = False
+            return None
+        return read_logps(tokens, choices)
+
+    def _by_votes(self, messages: list[dict[str, str]], choices: Sequence[str]) -> tuple[float, ...] | None:
+        """Log of the share that each choice has among sampled answers; those that cannot be read do not count."""
+        said = [self._said(messages, 2 * CHOICE_TOKENS, temperature=1.0) for _ in range(self.votes)]
+        chosen = Counter(read_choice(one["message"]["content"], choices) for one in said)
+        read = sum(chosen[number] for number in range(len(choices)))
+        if not read:
+            return None
+        return tuple(math.log(chosen[n] / read) if chosen[n] else -math.inf for n in range(len(choices)))
+
+    def _said(self, messages: list[dict[str, str]], max_tokens: int, **options: Any) -> dict[str, Any]:
+        """The server's choice number 0."""
+        body = {"model": self.model, "messages": messages, "max_tokens": max_tokens, "temperature": 0.0, **options}
+        return self.server.post(f"{self.base}/chat/completions", body)["choices"][0]
+
+
+def read_logps(tokens: Sequence[dict[str, Any]], choices: Sequence[str]) -> tuple[float, ...] | None:
+    """The log-probs of the choices from a server's tokens, each with `token` and `top_logprobs`.
+
+    Blanks, brackets and asterisks before the choice are passed over; ways to write a choice are added up. Where a
+    choice may go on ("1" and a "0" behind it) its probability is shared out by the next token, if that was shown; else
+    what is not known is left out. None where no choice is among the likeliest tokens.
+    """
+    names = [_bare(choice) for choice in choices]
+    place = next((i for i, one in enumerate(tokens) if _bare(one["token"])), None)
+    if place is None:
+        return None
+    p = dict.fromkeys(names, 0.0)
+    for one in _likeliest(tokens[place]):
+        if (name := _bare(one["token"])) in p:
+            p[name] += math.exp(one["logprob"])
+    said = _bare(tokens[place]["token"])
+    for name in names:
+        longer = {other[len(name) :]: other for other in names if other != name and other.startswith(name)}
+        # A vocabulary that has the longer one as a token never writes it in two.
+        if not longer or not p[name] or any(p[other] for other in longer.values()):
+            continue
+        following = _likeliest(tokens[place + 1]) if said == name and place + 1 < len(tokens) else None
+        whole, p[name] = p[name], (p[name] if following is not None else 0.0)
+        for one in following or ():
+            # As written: behind a blank, the next token begins another word.
+            if one["token"].rstrip() in longer:
+                part = whole * math.exp(one["logprob"])
+                p[longer[one["token"].rstrip()]] += part
+                p[name] = max(0.0, p[name] - part)
+    if not sum(p.values()):
+        return None
+    return tuple(math.log(p[name]) if p[name] else -math.inf for name in names)
+
+
+def _likeliest(token: dict[str, Any]) -> list[dict[str, Any]]:
+    return list(token.get("top_logprobs") or [token])
+
+
+def read_choice(text: str, choices: Sequence[str]) -> int | None:
+    """The number of the choice that a text makes; None where it makes none, or more than one."""
+    names = [_bare(choice) for choice in choices]
+    if _bare(text) in names:
+        return names.index(_bare(text))
+    words = "|".join(sorted(map(re.escape, names), key=len, reverse=True))
+    # A letter within a sentence may be an article, so only one in brackets counts; a number counts anywhere but
+    # within another one, or behind a slash, as in 7/10.
+    pattern = rf"(?<![\w./])({words})(?!\w|\.\w)" if all(name.isdigit() for name in names) else rf"\(({words})\)"
+    found = set(re.findall(pattern, text))
+    return names.index(found.pop()) if len(found) == 1 else None
+
+
+def _bare(text: str) -> str:
+    """Without blanks and punctuation around it."""
+    return text.strip(string.whitespace + string.punctuation)

@@ -1,0 +1,190 @@
+"""A language model of this process as a judge: the log-probs of its choices, read from the next tokens.
+
+A choice may be written in several ways ("1" and " 1"), and a way may take several tokens ("10" in many), so
+the log-probs of whole ways are added up. Where one way begins another ("1" and "10"), the shorter one is meant only if
+the longer does not follow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from zoo.data.formats.message import RowError
+from zoo.data.template import ChatTemplate
+from zoo.judges.judge import Response
+from zoo.judges.wording import Question
+from zoo.models.precision import autocast, rounding_tolerance
+from zoo.models.reference_cache import architecture, fingerprint
+from zoo.models.scoring import balance_of, choose_layout, score_answers
+from zoo.rollout.engine import InProcessEngine, evaluating
+from zoo.rollout.sampling import Sampling
+from zoo.types import Answer
+
+Ways = list[tuple[int, tuple[int, ...]]]
+"""(number of the choice, token ids of one way to write it)."""
+
+
+class LocalModel:
+    """A causal language model that is asked with its own chat template.
+
+    load: gives the model, on its device, when it is first asked; borrow: a context in which that model is the judge
+    (adapters off); layout: how rows are laid out, None to find out by a self-test; micro_tokens: of one forward pass;
+    longest_thought: tokens of a chain of thought.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        load: Callable[[], Any],
+        template: ChatTemplate,
+        precision: str = "32-true",
+        *,
+        borrow: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
+        layout: str | None = None,
+        micro_tokens: int = 4096,
+        longest_thought: int = 256,
+    ):
+        self.name, self._load, self.template, self.precision = name, load, template, precision
+        self.borrow, self.layout, self.micro_tokens, self.longest_thought = (
+            borrow,
+            layout,
+            micro_tokens,
+            longest_thought,
+        )
+        self._model: Any = None
+
+    @property
+    def model(self) -> Any:
+        if self._model is None:
+            self._model = self._load()
+        return self._model
+
+    def fingerprint(self) -> str:
+        """Of weights, template, arithmetic, and the length of thoughts."""
+        own = [
+            (n, p)
+            for n, p in self.model.named_parameters()
+            if "lora_" not in n or self.borrow is contextlib.nullcontext
+        ]
+        renderer = self.template.renderer
+        template = "none" if renderer is None else renderer.source or str(self.template.tokenizer.chat_template)
+        return fingerprint(own, self.precision, architecture(self.model), template, str(self.longest_thought))
+
+    def respond(self, questions: Sequence[Question], thinking: bool) -> Iterator[tuple[int, Response]]:
+        """See `Respondent`. What does not fit into the model, or holds its control tokens, is a problem."""
+        problems: dict[int, Response] = {}
+        asked: dict[int, list[int]] = {}
+        reserve = self.longest_thought if thinking else 0
+        for number, question in enumerate(questions):
+            try:
+                asked[number] = self._ids(question.text(thinking), reserve)
+            except RowError as error:
+                problems[number] = Response(problem=_reason(error))
+        yield from problems.items()
+        thoughts = self._thoughts(asked) if thinking else {}
+        answers: dict[int, tuple[list[Answer], Ways]] = {}
+        for number, ids in asked.items():
+            question = questions[number]
+            opening = Question(question.body, question.task, thoughts.get(number)).opening
+            ways = self._ways(question.task.choices)
+            prompt = ids + self.template.tokens.continuation(opening)
+            answers[number] = ([Answer.of(prompt, way) for _, way in ways], ways)
+        for number, logps in self._scored(answers):
+            yield number, Response(tuple(logps), thoughts.get(number))
+
+    def _ids(self, text: str, reserve: int) -> list[int]:
+        """A question as ids, with what asks the model to answer. Raises RowError."""
+        raw = self.template.renderer is None
+        written = self.template.prompt_text(f"{text}\n" if raw else [{"role": "user", "content": text}])
+        ids = self.template.tokens.ids([written])[0]
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        # Room for what begins the answer, and for the choice.
+        if limit is not None and len(ids) + reserve + 64 > limit:
+            raise RowError("E_LONG", "prompt", "longer than the judge's context")
+        return ids
+
+    def _thoughts(self, asked: dict[int, list[int]]) -> dict[int, str]:
+        """The greedy reasoning before each choice, as text."""
+        tokenizer = self.template.tokenizer
+        engine = InProcessEngine(
+            self.model, eos_ids=self.template.eos_ids, pad_id=tokenizer.pad_token_id, tokenizer=tokenizer
+        )
+        with self.borrow(), autocast(self.precision, self._device):
+            sampling = Sampling(max_new_tokens=self.longest_thought, temperature=0.0)
+            found = engine.generate([torch.tensor(ids) for ids in asked.values()], 1, sampling)
+        texts = [tokenizer.decode(answer.completion, skip_special_tokens=True).strip() for answer in found]
+        return dict(zip(asked, texts, strict=True))
+
+    def _ways(self, choices: Sequence[str]) -> Ways:
+        """Every way to write each choice, with and without a blank before it; equal ones once."""
+        tokens = self.template.tokens
+        found = {
+            tuple(tokens.continuation(text)): number
+            for number, choice in enumerate(choices)
+            for text in (choice, f" {choice}")
+        }
+        return [(number, way) for way, number in found.items()]
+
+    @torch.no_grad()
+    def _scored(self, questions: dict[int, tuple[list[Answer], Ways]]) -> Iterator[tuple[int, list[float]]]:
+        """The log-probs of each question's choices, as many questions at a time as fit into a forward pass."""
+        device = self._device
+        for part in self._parts(questions):
+            answers = [answer.to(device) for number in part for answer in questions[number][0]]
+            with self.borrow(), evaluating(self.model):
+                layout = self._chosen_layout(answers)
+                with autocast(self.precision, device):
+                    scored = score_answers(self.model, answers, layout, balance=balance_of(self.model))
+            totals = iter(scored.sum().double().tolist())
+            for number in part:
+                ways = questions[number][1]
+                yield number, choice_logps([(choice, way, next(totals)) for choice, way in ways])
+
+    def _parts(self, questions: dict[int, tuple[list[Answer], Ways]]) -> Iterator[list[int]]:
+        """Questions of like length together."""
+        part: list[int] = []
+        tokens = 0
+        for number in sorted(questions, key=lambda number: len(questions[number][0][0].prompt)):
+            answers = questions[number][0]
+            prompts = len(answers) if self.layout in ("padded", "packed") else 1
+            cost = prompts * len(answers[0].prompt) + sum(len(answer.completion) for answer in answers)
+            if part and tokens + cost > self.micro_tokens:
+                yield part
+                part, tokens = [], 0
+            part.append(number)
+            tokens += cost
+        if part:
+            yield part
+
+    def _chosen_layout(self, answers: Sequence[Answer]) -> str:
+        if self.layout is None:
+            self.layout, _ = choose_layout(self.model, answers[:2], "auto", rounding_tolerance(self.precision))
+        return self.layout
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+
+def choice_logps(ways: Sequence[tuple[int, tuple[int, ...], float]]) -> list[float]:
+    """The log-prob of each choice from (choice, ids, log-prob) of every way to write one.
+
+    Numbers are kept relative to the largest until the end, so that choices far from likely do not vanish.
+    """
+    top = max(logp for *_, logp in ways)
+    p = {way: math.exp(logp - top) for _, way, logp in ways}
+    sums = [0.0] * (1 + max(choice for choice, *_ in ways))
+    for choice, way, _ in ways:
+        longer = [other for other in p if len(other) > len(way) and other[: len(way)] == way]
+        nearest = [one for one in longer if not any(one[: len(other)] == other for other in longer if other != one)]
+        sums[choice] += max(0.0, p[way] - sum(p[other] for other in nearest))
+    return [math.log(total) + top if total > 0 else -math.inf for total in sums]
+
+
+def _reason(error: RowError) -> str:
+    return "control tokens in a text" if error.code == "E_SPECIAL_TOKEN" else error.message

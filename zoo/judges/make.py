@@ -1,0 +1,114 @@
+"""From what `--judge` says to a judge: the policy itself, another model or run, or a server's model."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zoo.data.template import ChatTemplate
+from zoo.errors import ZooError
+from zoo.judges.cache import JudgementCache
+from zoo.judges.endpoint import Endpoint
+from zoo.judges.judge import Judge, Respondent
+from zoo.judges.local import LocalModel
+from zoo.judges.wording import load_wording
+from zoo.models.attention import use_cpu_attention
+from zoo.models.default import cache_folder
+from zoo.models.loading import load_model, load_tokenizer, resolve_model
+from zoo.models.precision import round_frozen
+from zoo.models.scorer import require_head
+from zoo.runs import find_run, is_run_name
+
+SELF = "self"
+
+
+def make_judge(
+    spec: str,
+    policy_model: Any = None,
+    template: ChatTemplate | None = None,
+    precision: str = "32-true",
+    *,
+    borrow: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
+    device: torch.device | str = "cpu",
+    layout: str | None = None,
+    micro_tokens: int = 4096,
+    wording: str | Path | None = None,
+    cache: bool | None = None,
+    votes: int = 5,
+    parallel: int = 4,
+    longest_thought: int = 256,
+    out: str = "runs",
+    trust_remote_code: bool = False,
+    say: Callable[[str], None] = print,
+) -> Judge:
+    """A judge from its spelling. Raises ZooError for what is not there.
+
+    spec: `self`; the name, folder or run of a language model; or `https://host/v1#model-name`, an OpenAI-compatible
+    endpoint whose key stands in ZOO_JUDGE_KEY or OPENAI_API_KEY.
+    policy_model, template: for `self`, a model with the weights that are to judge, or a function that gives it when it
+    is needed, and the chat template to ask it with; borrow: a context in which it is the judge, such as
+    `policy.disable_adapter`. layout: of its rows, as found by the run's self-test, None for a test of its own.
+    precision: Lightning's name; device: where tensors are wanted and other models are put; micro_tokens: of one forward
+    pass; wording: a file of texts; cache: keep what is said on disk, None for endpoints only (they cost money
+    and need not say the same twice); votes, parallel: of an endpoint; longest_thought: tokens of a chain of thought.
+    """
+    texts = load_wording(wording)
+    respondent: Respondent
+    if spec.startswith(("http://", "https://")):
+        respondent = Endpoint(spec, votes=votes, parallel=parallel, longest_thought=longest_thought)
+    elif spec == SELF:
+        if policy_model is None or template is None:
+            raise ZooError("There is no policy here that could judge itself.", "Name the judge: --judge smollm2-135m.")
+        load = (lambda: policy_model) if isinstance(policy_model, torch.nn.Module) else policy_model
+        respondent = LocalModel(
+            SELF, load, template, precision, borrow=borrow, layout=layout, micro_tokens=micro_tokens,
+            longest_thought=longest_thought,
+        )  # fmt: skip
+    else:
+        respondent = _other_model(spec, precision, device, micro_tokens, longest_thought, out, trust_remote_code, say)
+    keep = isinstance(respondent, Endpoint) if cache is None else cache
+    return Judge(respondent, texts, device=device, cache=_opened(respondent, say) if keep else None)
+
+
+def _other_model(
+    spec: str,
+    precision: str,
+    device: torch.device | str,
+    micro_tokens: int,
+    longest_thought: int,
+    out: str,
+    trust_remote_code: bool,
+    say: Callable[[str], None],
+) -> LocalModel:
+    """A model of its own, frozen, asked with its own chat template."""
+    is_run = is_run_name(spec, out)
+    run = find_run(spec, out) if is_run else None
+    source = resolve_model(str(run.path) if run else spec, say)
+    require_head(source, "lm")
+    model = load_model(source, torch.float32, trust_remote_code)
+    if source.is_adapter:
+        model = model.merge_and_unload()
+    model = round_frozen(model.requires_grad_(False).eval().to(device), precision)
+    if torch.device(device).type == "cpu":
+        use_cpu_attention(model)
+    settings = run.config.get("template", "auto") if run else "auto"
+    ending = getattr(model.generation_config, "eos_token_id", None)
+    eos_ids = ending if isinstance(ending, list) else [] if ending is None else [ending]
+    chat = ChatTemplate(load_tokenizer(source, trust_remote_code), settings, eos_ids=eos_ids)
+    return LocalModel(
+        source.short_name, lambda: model, chat, precision, micro_tokens=micro_tokens, longest_thought=longest_thought
+    )
+
+
+def _opened(respondent: Respondent, say: Callable[[str], None]) -> JudgementCache | None:
+    """What this judge said before; without it where the folder cannot be written."""
+    try:
+        return JudgementCache(cache_folder() / "judgements", respondent.fingerprint())
+    except (OSError, sqlite3.Error) as error:
+        say(f"What the judge says is not kept: {cache_folder()} cannot be written ({error}).")
+        return None

@@ -1,0 +1,125 @@
+"""What a judge is asked: texts from a file, filled in with a prompt and its answers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zoo.data.formats.message import Message
+from zoo.errors import ZooError, nearest
+from zoo.strict_yaml import read_yaml
+
+SHIPPED = Path(__file__).parent / "wording.yaml"
+PLACES = {
+    "preference": {"prompt", "first", "second"},
+    "principle": {"prompt", "first", "second", "principle"},
+    "rating": {"prompt", "answer"},
+}
+"""The tasks, and what the question of each must hold."""
+TEXTS = ("question", "decide", "think", "lead")
+COUNTS = {"preference": 2, "principle": 2, "rating": 10}
+PLACE = re.compile(r"\{(\w+)\}")
+
+
+@dataclass(frozen=True)
+class Task:
+    """The texts of one task, see `wording.yaml`."""
+
+    question: str
+    decide: str
+    think: str
+    lead: str
+    choices: tuple[str, ...]
+
+    def ask(self, **parts: str) -> Question:
+        """The question about some texts, each put in once: braces within them mean nothing."""
+        return Question(PLACE.sub(lambda found: parts[found[1]], self.question), self)
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question to a judge. body: what it is about; thoughts: what the judge has reasoned so far."""
+
+    body: str
+    task: Task
+    thoughts: str | None = None
+
+    def text(self, thinking: bool) -> str:
+        """The user's turn: to be decided at once, or after thinking."""
+        return f"{self.body}\n\n{self.task.think if thinking else self.task.decide}"
+
+    @property
+    def opening(self) -> str:
+        """How the judge's own turn begins before its choice."""
+        return self.task.lead if self.thoughts is None else f"{self.thoughts}\n\n{self.task.lead}"
+
+
+@dataclass(frozen=True)
+class Wording:
+    """The texts of all tasks. id: their name and a hash of them, which goes with every label."""
+
+    id: str
+    tasks: Mapping[str, Task]
+
+
+def load_wording(path: str | Path | None = None) -> Wording:
+    """The shipped texts, with those of a file in their place. Raises ZooError that names file and key."""
+    content = read_yaml(SHIPPED)
+    if path is not None:
+        _lay_over(content, read_yaml(path), path)
+    name = str(content.pop("name"))
+    tasks = {task: Task(**{**texts, "choices": tuple(texts["choices"])}) for task, texts in content.items()}
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return Wording(f"{name}-{digest[:8]}", tasks)
+
+
+def _lay_over(content: dict[str, Any], given: dict[str, Any], path: str | Path) -> None:
+    content["name"] = given.pop("name", Path(path).stem)
+    for task, texts in given.items():
+        if task not in PLACES:
+            raise ZooError(f"{path}: there is no task '{task}'.{nearest(task, PLACES)}", f"Tasks: {', '.join(PLACES)}.")
+        if not isinstance(texts, dict):
+            raise ZooError(f"{path}: {task} must hold texts by name.", f"Names: {', '.join(TEXTS)}, choices.")
+        for key, value in texts.items():
+            _check(f"{path}: {task}.{key}", task, key, value)
+        content[task] = {**content[task], **texts}
+
+
+def _check(where: str, task: str, key: str, value: Any) -> None:
+    if key == "choices":
+        if not isinstance(value, list) or len(set(map(str, value))) != COUNTS[task] or len(value) != COUNTS[task]:
+            raise ZooError(f"{where} must be a list of {COUNTS[task]} different texts, the first for the first answer.")
+        if not all(isinstance(choice, str) and choice.strip() for choice in value):
+            raise ZooError(f"{where} must be texts.", 'Put numbers in quotes: ["1", "2"].')
+        return
+    if key not in TEXTS:
+        raise ZooError(f"{where} means nothing.{nearest(key, [*TEXTS, 'choices'])}", f"Names: {', '.join(TEXTS)}.")
+    if not isinstance(value, str) or not value.strip():
+        raise ZooError(f"{where} must be a text.")
+    if key == "question" and (found := set(PLACE.findall(value))) != PLACES[task]:
+        wanted = ", ".join(f"{{{name}}}" for name in sorted(PLACES[task]))
+        odd = ", ".join(sorted(found ^ PLACES[task]))
+        raise ZooError(f"{where} must hold {wanted} and no other places (look at {odd}).")
+
+
+def as_text(value: Any) -> str:
+    """A prompt or an answer as a judge reads it. value: a text, messages, or a record that has a prompt."""
+    if isinstance(value, Mapping):
+        record = value.get("record", value)
+        value = record["prompt"]
+    if isinstance(value, str):
+        return value.strip()
+    turns = list(value)
+    if len(turns) == 1:
+        return _content(turns[0])
+    return "\n\n".join(f"{str(turn['role']).capitalize()}: {_content(turn)}" for turn in turns)
+
+
+def _content(turn: Message) -> str:
+    calls = f"\n{json.dumps(turn['tool_calls'], ensure_ascii=False)}" if turn.get("tool_calls") else ""
+    return f"{turn.get('content') or ''}{calls}".strip()
