@@ -40,14 +40,23 @@ def evaluate(
     step=0,
     known=None,
     training=True,
+    critic=None,
+    behaviour=None,
+    entropy=None,
+    on_policy=False,
     **values,
 ):
     """The loss of one whole step: policy and reference are {field: log-probs}.
 
-    known: what was measured, where this is a part of a step; training: False for held-out data.
+    known: what was measured, where this is a part of a step; training: False for held-out data; on_policy: no step was
+    made since the answers were written.
     """
-    roles = {"policy": policy} if reference is None else {"policy": policy, "reference": reference}
-    batch, models = stand_ins(**roles, lengths=lengths, masks=masks, fields=fields)
+    given = {"policy": policy, "reference": reference, "critic": critic}
+    roles = {role: values for role, values in given.items() if values is not None}
+    batch, models = stand_ins(
+        **roles, lengths=lengths, masks=masks, fields=fields, behaviour=behaviour, entropy=entropy
+    )
+    batch.on_policy = on_policy
     config = options(type(algorithm), **values)
     models.training = training
     batch.measured = measured(algorithm, batch, models, config) if known is None else known

@@ -14,6 +14,7 @@ from zoo.data.encode import default_collate
 from zoo.errors import ZooError
 from zoo.evals import Eval, Score, Subject, mean_score, share_score
 from zoo.hookspecs import hookimpl
+from zoo.rl import clipped_surrogate, group_advantages, kl_estimate, step_advantages, whiten
 from zoo.rollout.engine import Engine, EngineSetup, Sampling
 from zoo.types import Answer, Answers, Batch, Loss, Ragged, TokenLogps
 
@@ -32,9 +33,14 @@ __all__ = [
     "Subject",
     "TokenLogps",
     "ZooError",
+    "clipped_surrogate",
     "default_collate",
+    "group_advantages",
     "hookimpl",
+    "kl_estimate",
     "logsigmoid",
     "mean_score",
     "share_score",
+    "step_advantages",
+    "whiten",
 ]

@@ -71,6 +71,15 @@ class Policy(Scorer):
         """A text as the assistant's whole answer to a prompt, tokenised by the chat template."""
         return self._pen().answer(prompt, text)
 
+    def line_ends(self, answers: Sequence[Answer]) -> list[list[int]]:
+        """Where the lines of each completion end that say something, as positions of tokens; the last ends it."""
+        return self._pen().line_ends(answers)
+
+    @property
+    def sampling(self) -> Any:
+        """How the run draws answers, a `Sampling`."""
+        return self._pen().sampling
+
     def _pen(self) -> Any:
         if self.writer is None:
             raise ZooError("The policy writes no answers here.", "It does in the hooks prepare and rollout of a run.")

@@ -82,6 +82,24 @@ class Writer:
         made = self.template.answer(record["prompt"], text, record.get("tools"))
         return dataclasses.replace(made, row=_row(prompt))
 
+    def line_ends(self, answers: Sequence[Answer]) -> list[list[int]]:
+        """See `zoo.models.roles.Policy.line_ends`. Blank lines belong to the line before them."""
+        found = []
+        for answer in answers:
+            ends: list[int] = []
+            line = ""
+            for position, token in enumerate(answer.completion.tolist()):
+                line += self.template.tokenizer.decode([token], skip_special_tokens=True)
+                if "\n" in line and line.strip():
+                    ends.append(position)
+                    line = ""
+                elif "\n" in line and ends:
+                    ends[-1], line = position, ""
+            # What follows the last line break, were it the end-of-turn token alone.
+            last = len(answer.completion) - 1
+            found.append([*ends, last] if line.strip() or not ends else [*ends[:-1], last])
+        return found
+
     def _next_seed(self) -> int:
         self.calls += 1
         return (self.seed * SEED_STEPS[0] + self.iteration) * SEED_STEPS[1] + self.calls

@@ -1,8 +1,9 @@
-"""Models that return given log-probs and scores."""
+"""Models that return given log-probs, scores and values."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -28,14 +29,34 @@ class _GivenScores:
 
 
 class _Given:
-    """A role whose `logps` looks its answers up instead of scoring them."""
+    """A role whose `logps` and `values` look answers up instead of scoring them."""
 
-    def __init__(self, known: dict[int, TokenLogps]):
-        self._known = known
+    def __init__(self, known: Mapping[str, TokenLogps], answers: Mapping[str, Answers]):
+        # Each answer finds its own row, so that a part of the batch is as good as all of it.
+        self._rows = {id(one): (known[name], i) for name, part in answers.items() for i, one in enumerate(part)}
+        self._known = [(answers[name], known[name]) for name in known]
 
     def logps(self, *answers: Answers, **options: Any) -> Any:
-        found = tuple(self._known[id(part)] for part in answers)
+        found = tuple(self._look_up(part) for part in answers)
         return found[0] if len(found) == 1 else found
+
+    def values(self, answers: Answers) -> Tensor:
+        return self._look_up(answers).per_token
+
+    def _look_up(self, part: Answers) -> TokenLogps:
+        for answers, known in self._known:
+            if part is answers:
+                return known
+        rows = [self._rows[id(one)] for one in part]
+        width = part.mask.shape[-1]
+
+        def column(name: str) -> Any:
+            values = [getattr(known, name) for known, _ in rows]
+            if any(value is None for value in values):
+                return None
+            return torch.stack([value[i, :width] for value, (_, i) in zip(values, rows, strict=True)])
+
+        return TokenLogps(column("per_token"), column("mask"), column("entropy"), column("likeliest"))
 
 
 def stand_ins(
@@ -43,12 +64,17 @@ def stand_ins(
     masks: Mapping[str, Tensor] | None = None,
     fields: Mapping[str, Any] | None = None,
     scores: Mapping[str, Any] | None = None,
+    behaviour: Mapping[str, Tensor] | None = None,
+    entropy: Mapping[str, Tensor] | None = None,
     **roles: Mapping[str, Tensor],
 ) -> tuple[Batch, Models]:
     """A batch and models for it: `stand_ins(policy={"chosen": t, "rejected": t}, reference={…})`.
 
     Each tensor is [B], log-probs of whole answers (spread evenly over `lengths[field]` tokens, 1 by default), or
     [B, T], log-probs of tokens (under `masks[field]`). Gradients flow back to them. `fields` are further batch fields.
+
+    For algorithms that learn from their own answers: `critic={"answers": [B, T]}` are its `values`, `behaviour` the
+    log-probs under the weights that wrote the answers, `entropy` the entropies of the policy (0 by default).
 
     scores: instead of roles, for a policy with a scalar head: a tensor [B] for each field of answers, a list of
     tensors [K] for a field of several answers to each prompt, or a tensor [B, S] for scores of steps (whose ends
@@ -60,11 +86,18 @@ def stand_ins(
     first = next(iter(roles.values()))
     shapes = {name: _mask(first[name], (lengths or {}).get(name), (masks or {}).get(name)) for name in names}
     answers = {name: _answers(mask.sum(-1).tolist()) for name, mask in shapes.items()}
+    for name, written in (behaviour or {}).items():
+        answers[name] = Answers(
+            [
+                replace(one, behaviour=row[: len(one.completion)])
+                for one, row in zip(answers[name], written, strict=True)
+            ]
+        )
     batch = Batch(**answers, **(fields or {}))
-    made = {
-        role: _Given({id(answers[name]): _spread(given[name], shapes[name]) for name in names})
-        for role, given in roles.items()
-    }
+    made = {}
+    for role, given in roles.items():
+        known = {name: _spread(given[name], shapes[name], (entropy or {}).get(name)) for name in given}
+        made[role] = _Given(known, {name: answers[name] for name in given})
     return batch, Models(**made)
 
 
@@ -97,7 +130,7 @@ def _mask(values: Tensor, lengths: Sequence[int] | None, mask: Tensor | None) ->
     return torch.arange(int(counts.max()))[None] < counts[:, None]
 
 
-def _spread(values: Tensor, mask: Tensor) -> TokenLogps:
+def _spread(values: Tensor, mask: Tensor, entropy: Tensor | None = None) -> TokenLogps:
     if values.ndim == 1:
         values = values[:, None] * mask / mask.sum(-1, keepdim=True).clamp(min=1)
-    return TokenLogps(values, mask, likeliest=mask)
+    return TokenLogps(values, mask, torch.zeros_like(values) if entropy is None else entropy, likeliest=mask)

@@ -1,0 +1,323 @@
+"""GRPO: Group Relative Policy Optimization (DeepSeekMath, arXiv:2402.03300), and what was made of it.
+
+To each prompt the policy writes a group of answers. An answer is as good as its reward lies above the group's mean, in
+standard deviations of the group; there is no critic. All its tokens get this advantage, in PPO's clipped loss, and a KL
+term keeps the policy near a reference. Equal rewards teach nothing: the advantages of such a group are exactly 0.
+
+The paper does not say which standard deviation: here that of a sample plus 1e-4, as in TRL (verl adds 1e-6, OpenRLHF
+1e-9; HALOs and open-instruct take that of a population). TRL's own defaults are not the paper's: no KL, DAPO's mean.
+A missing reward takes its answer out of means, deviations and the loss. Log-ratios are held at 20.
+
+With step_rewards (section 4.1.3, process supervision) the lines of an answer are its steps. The reward of a step is the
+score of the answer up to there, all step rewards of a group are normalised together, and a token gets the sum of those
+of the steps that are not over yet.
+
+Variants, each as whose paper has it:
+  dr-grpo             arXiv:2503.20783: rewards minus their mean, tokens summed and divided by a constant, no KL.
+                      verl's divides by the constant alone, not by the number of answers too.
+  dapo                arXiv:2503.14476: clip 0.2 and 0.28, mean over all tokens, no KL, flat groups written again, soft
+                      punishment of long answers, the last fifth of the length being its cache (4,096 of 20,480). The
+                      paper draws other prompts for flat groups; here the same prompts are asked again, at most three
+                      times, and groups that stay flat are left out.
+  gspo                arXiv:2507.18071: one ratio an answer, the geometric mean of its tokens', clip 3e-4 and 4e-4, four
+                      minibatches. The paper leaves the KL term out of its formulas, and so does this.
+  cispo               MiniMax-M1, arXiv:2506.13585: the ratio is clipped and detached, every token keeps its gradient.
+                      No lower clip, no KL. The paper does not give the upper one: 4, a ratio of 5, is what
+                      arXiv:2510.13786 found to do.
+  rloo                arXiv:2402.14740: REINFORCE on whole answers, the baseline is the mean of the other answers, KL in
+                      the reward. TRL takes a clipped ratio of whole answers: --surrogate clip --ratio sequence_sum.
+  reinforce++         arXiv:2501.03262: KL of each token in the reward, return to go, whitened over all tokens of the
+                      rollout; one answer a prompt. verl takes a sample's deviation, OpenRLHF as here a population's.
+  reinforce++-baseline  the same paper: rewards minus the group's mean, whitened likewise, KL as k2 in the loss. As
+                      whitening moves the mean, flat groups do not stay at 0 there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+
+from zoo.api import (
+    Algorithm,
+    Answers,
+    Batch,
+    Loss,
+    Ragged,
+    clipped_surrogate,
+    group_advantages,
+    kl_estimate,
+    step_advantages,
+    whiten,
+)  # fmt: skip
+
+BARE = {"beta": 0.0}
+
+
+class GRPO(Algorithm):
+    """Group Relative Policy Optimization: answers that beat their group's mean become likelier; no critic."""
+
+    paper = "arXiv:2402.03300"
+    data = "prompt"
+    defaults = {"lr": 1e-5, "schedule": "constant", "batch_size": 64, "answers_per_prompt": 8, "max_new_tokens": 64}
+    variants = {
+        "dr-grpo": {**BARE, "scale": "none", "reduction": "constant"},
+        "dapo": {**BARE, "clip_high": 0.28, "reduction": "token_mean", "resample": 3, "overlong_cache": 0.2},
+        "gspo": {**BARE, "ratio": "sequence", "clip_low": 3e-4, "clip_high": 4e-4, "minibatches": 4},
+        "cispo": {**BARE, "surrogate": "cispo", "clip_low": 1.0, "clip_high": 4.0, "reduction": "token_mean"},
+        "rloo": {
+            "beta": 0.05, "kl_in": "reward", "baseline": "leave_one_out", "scale": "none", "surrogate": "reinforce",
+            "reduction": "constant", "length_constant": 1,
+        },
+        "reinforce++": {
+            "beta": 0.01, "kl_in": "token_reward", "baseline": "none", "scale": "none", "whiten": True,
+            "reduction": "token_mean", "answers_per_prompt": 1,
+        },
+        "reinforce++-baseline": {
+            "beta": 0.01, "kl_estimator": "k2", "scale": "none", "whiten": True, "reduction": "token_mean",
+        },
+    }  # fmt: skip
+    metrics = {
+        "ratio": "ρ = π/π_old, mean over tokens: exactly 1 in the first step after a rollout, near 1 later.",
+        "ratio_max": "The largest ρ of an answer, mean over answers; far above 1 + clip_high the steps are too large.",
+        "clip_low": "Share of tokens that the lower clip holds: unwanted ones that have already become rare enough.",
+        "clip_high": "Share of tokens that the upper clip holds: wanted ones that have already become likely enough.",
+        "approx_kl": "KL(π_old ‖ π) as ρ − 1 − log ρ, mean over tokens: how far the passes over a rollout have gone.",
+        "kl": "KL(π ‖ π_ref) as k1 = log π − log π_ref, mean over tokens; noisy, may be below 0. Only with beta.",
+        "kl_k3": "The same KL as k3, never below 0. Its growth is the price of the reward.",
+        "entropy": "Entropy of the policy, mean over tokens; near 0 all answers of a group become one.",
+        "advantage_size": "|A|, mean over tokens; 0 where nothing can be learned.",
+        "kept": "Share of answers that the loss counts: not those without a reward, nor those that options leave out.",
+        "overlong": "Soft punishment of long answers, mean, from 0 to −1.",
+        "resampled": "Groups written for each group asked for; 1 without dynamic sampling.",
+    }
+    conformance = {"start": {"ratio": 1.0, "ratio_max": 1.0, "clip_low": 0.0, "clip_high": 0.0, "approx_kl": 0.0}}
+
+    @dataclass
+    class Config:
+        beta: float = 0.04
+        """Weight β of the KL term. DeepSeekMath 0.04; 0 needs no reference, and is what TRL and most successors take.
+        """
+        kl_in: Literal["loss", "reward", "token_reward"] = "loss"
+        """Where the KL term stands: in the loss; summed in an answer's reward, before the baseline, as in RLOO; or in
+        the reward of each token, added up to the end, as in REINFORCE++. In rewards it is k1."""
+        kl_estimator: Literal["k1", "k2", "k3", "k3_ratio"] = "k3"
+        """KL in the loss, d = log π − log π_ref. k1 = d: no gradient in expectation, so no pull to the reference.
+        k2 = d²/2: the gradient of KL(π ‖ π_ref). k3 = e^(−d) − 1 + d: the gradient of KL(π_ref ‖ π), DeepSeekMath's.
+        k3_ratio = ρ·k3: that of KL(π ‖ π_ref) again, TRL's default."""
+        baseline: Literal["group", "leave_one_out", "none"] = "group"
+        """What rewards are compared with: the mean of the group; of the others in the group (RLOO); or nothing."""
+        scale: Literal["group", "batch", "none"] = "group"
+        """What the difference is divided by: the standard deviation of the group, of all rewards, or nothing."""
+        scale_epsilon: float = 1e-4
+        """Added to that standard deviation."""
+        whiten: bool = False
+        """Bring the advantages of all tokens of a rollout to mean 0 and deviation 1 (REINFORCE++)."""
+        ratio: Literal["token", "sequence", "sequence_token", "sequence_sum"] = "token"
+        """ρ of each token; of the answer, as geometric mean of its tokens' (GSPO); the same with each token's own
+        gradient (GSPO-token); or of the answer as their product, as TRL's RLOO has it."""
+        surrogate: Literal["clip", "cispo", "reinforce"] = "clip"
+        """clip: PPO's; cispo: −A·log π times the clipped ratio, detached; reinforce: −A·log π without any ratio, right
+        in the first step after a rollout only."""
+        clip_low: float = 0.2
+        """ε below 1 that the ratio is clipped at."""
+        clip_high: float = 0.2
+        """ε above 1; DAPO takes 0.28."""
+        dual_clip: float | None = None
+        """Bound c of −c·A on the loss where A < 0 (verl 3; TRL's delta); without it a large ratio has no bound."""
+        reduction: Literal["sequence_mean", "token_mean", "constant"] = "sequence_mean"
+        """Mean over tokens and then over answers, short answers weighing as much as long ones (DeepSeekMath); over all
+        tokens of the step (DAPO); or sums of tokens by a constant, mean over answers (Dr. GRPO)."""
+        length_constant: int | None = None
+        """Constant of reduction=constant; by default max_new_tokens."""
+        overlong_length: int | None = None
+        """L_max of the soft punishment; by default max_new_tokens."""
+        overlong_cache: float = 0.0
+        """Share of L_max at its end in which the reward falls by up to 1, DAPO 0.2; 0 for no punishment."""
+        overlong_filter: bool = False
+        """Leave answers out of the loss that the length limit has cut; the alternative to their punishment."""
+        resample: int = 0
+        """Rounds in which groups with equal rewards are written again, and left out if they stay equal (DAPO's dynamic
+        sampling); judged before any punishment. 0 for none."""
+        step_rewards: bool = False
+        """Process supervision: score an answer after each of its lines. Takes as many scores as there are lines."""
+
+        def __post_init__(self):
+            for wrong, why in (
+                (self.beta < 0, "beta must be at least 0"),
+                (not 0 < self.clip_low <= 1, "clip_low must be above 0 and at most 1"),
+                (self.clip_high <= 0, "clip_high must be above 0"),
+                (self.dual_clip is not None and self.dual_clip <= 1, "dual_clip must be above 1"),
+                (
+                    self.dual_clip is not None and self.surrogate != "clip",
+                    "dual_clip is of surrogate=clip",
+                ),
+                (self.scale_epsilon < 0, "scale_epsilon must be at least 0"),
+                (self.baseline == "none" and self.scale == "group", "scale=group needs a baseline"),
+                (not 0 <= self.overlong_cache <= 1, "overlong_cache must be from 0 to 1"),
+                (self.resample < 0, "resample must be at least 0"),
+                (min(self.length_constant or 1, self.overlong_length or 1) < 1, "lengths must be at least 1"),
+                (
+                    self.length_constant is not None and self.reduction != "constant",
+                    "length_constant has no effect without reduction=constant",
+                ),
+                (self.step_rewards and self.baseline != "group", "step_rewards are compared with their group's mean"),
+                (self.step_rewards and self.kl_in == "reward", "step_rewards take the KL term in loss or token_reward"),
+            ):
+                if wrong:
+                    raise ValueError(why)
+
+    def needs(self, config):
+        return ("policy", "reference") if config.beta > 0 else ("policy",)
+
+    def rollout(self, prompts, models, config, score):
+        """Groups of answers, and what each of their tokens is worth."""
+        answers, rewards, resampled = _groups(prompts, models, config, score)
+        kept = _kept(answers, rewards, config)
+        longest = models.policy.sampling.max_new_tokens
+        lengths = answers.lengths.to(rewards.device)
+        overlong = overlong_punishment(lengths, config.overlong_length or longest, config.overlong_cache)
+        fields = {}
+        if config.beta:
+            fields["reference"] = Ragged(models.reference.logps(answers).per_token, answers)
+        advantage = self._advantages(answers, rewards + overlong.view_as(rewards), fields, models, config, score)
+        if config.whiten:
+            advantage = whiten(advantage, answers.mask & kept[:, None])
+        same = torch.ones_like(overlong)
+        return Batch(
+            answers=answers, advantage=Ragged(advantage.to(answers.behaviour.dtype), answers), kept=kept,
+            constant=same * (config.length_constant or longest), overlong=overlong, resampled=same * resampled,
+            **fields,
+        )  # fmt: skip
+
+    def _advantages(self, answers, rewards, fields, models, config, score):
+        """Advantage of each token, float64 [B, T]; rewards [P, G]."""
+        spent = 0.0
+        if config.beta and config.kl_in != "loss":
+            # k1 under the weights that wrote the answers.
+            spent = config.beta * kl_estimate(answers.behaviour, fields["reference"].padded).double() * answers.mask
+        if config.kl_in == "reward" and config.beta:
+            rewards = rewards - spent.sum(-1).view_as(rewards)
+        if config.step_rewards:
+            advantage = self._of_steps(answers, rewards, models, config, score)
+        else:
+            found = group_advantages(rewards, config.baseline, config.scale, config.scale_epsilon)
+            advantage = found.flatten()[:, None] * answers.mask
+        if config.kl_in == "token_reward" and config.beta:
+            advantage = advantage - spent.flip(-1).cumsum(-1).flip(-1) * answers.mask
+        return advantage
+
+    def _of_steps(self, answers, rewards, models, config, score):
+        """Process supervision: an answer's last step has its own reward, the others that of the answer so far."""
+        ends = models.policy.line_ends(answers)
+        begun = Answers([
+            replace(one, completion=one.completion[: end + 1], mask=one.mask[: end + 1], ended=False, behaviour=None)
+            for one, places in zip(answers, ends, strict=True) for end in places[:-1]
+        ])  # fmt: skip
+        before = iter((score(begun) if len(begun) else rewards.new_zeros(0)).split([len(p) - 1 for p in ends]))
+        step_rewards = [torch.cat([next(before).to(reward), reward[None]]) for reward in rewards.flatten()]
+        size = rewards.shape[1]
+        groups = range(0, len(answers), size)
+        rows = [
+            row for i in groups
+            for row in step_advantages(step_rewards[i : i + size], ends[i : i + size], config.scale_epsilon)
+        ]  # fmt: skip
+        return Ragged(rows).padded * answers.mask
+
+    def loss(self, batch, models, config):
+        """Equation 3 of DeepSeekMath, and its relatives."""
+        logps = models.policy.logps(batch.answers, entropy=True)
+        mask, advantage = logps.mask, batch.advantage
+        old = logps.per_token.detach() if batch.on_policy else batch.answers.behaviour
+        log_ratio = of_answers((logps.per_token - old) * mask, mask, config.ratio)
+        found = clipped_surrogate(log_ratio, advantage, config.clip_low, config.clip_high, config.dual_clip)
+        ratio, losses = found.ratio.detach(), found.loss
+        if config.surrogate == "cispo":
+            losses = -advantage * ratio.clamp(1 - config.clip_low, 1 + config.clip_high) * logps.per_token
+        elif config.surrogate == "reinforce":
+            losses = -advantage * logps.per_token
+        losses = losses * batch.answers.correction
+        reference = batch.reference if config.beta else torch.full_like(ratio, torch.nan)
+        kl, kl_k3 = (kl_estimate(logps.per_token, reference, kind) for kind in ("k1", "k3"))
+        if config.beta and config.kl_in == "loss":
+            kind = config.kl_estimator
+            of_kind = kl_k3 * found.ratio if kind == "k3_ratio" else kl_estimate(logps.per_token, reference, kind)
+            losses = losses + config.beta * of_kind
+        tokens = {
+            "ratio": ratio,
+            "clip_low": found.clipped_low,
+            "clip_high": found.clipped_high,
+            "approx_kl": ratio - 1 - ratio.log(),
+            "kl": kl,
+            "kl_k3": kl_k3,
+            "entropy": logps.entropy,
+            "advantage_size": advantage.abs(),
+        }
+        every = torch.ones_like(batch.overlong)
+        return reduced(losses, mask, batch.kept, config.reduction, batch.constant, {
+            **{name: (value, mask & batch.kept[:, None]) for name, value in tokens.items()},
+            "ratio_max": ((ratio * mask).amax(-1), batch.kept),
+            "kept": (batch.kept, every),
+            "overlong": (batch.overlong, every),
+            "resampled": (batch.resampled, every),
+        })  # fmt: skip
+
+
+def of_answers(log_ratio, mask, ratio):
+    """log ρ of each token, or of its whole answer as equations 7 and 14 of GSPO have it, [B, T]."""
+    if ratio == "token":
+        return log_ratio
+    whole = log_ratio.sum(-1, keepdim=True)
+    if ratio != "sequence_sum":
+        whole = whole / mask.sum(-1, keepdim=True).clamp(min=1)
+    if ratio == "sequence_token":
+        return whole.detach() + log_ratio - log_ratio.detach()
+    return whole.expand_as(log_ratio)
+
+
+def reduced(losses, mask, kept, reduction, constant, metrics):
+    """Numbers of tokens [B, T] as the loss of a step; kept [B]: the answers that count."""
+    if reduction == "token_mean":
+        return Loss.weighted(losses * mask, mask & kept[:, None], metrics)
+    divisor = mask.sum(-1).clamp(min=1) if reduction == "sequence_mean" else constant
+    return Loss.weighted((losses * mask).sum(-1) / divisor, kept, metrics)
+
+
+def overlong_punishment(lengths, longest, share):
+    """Equation 13 of DAPO, [B] of lengths [B]: from 0 at the cache's start to −1 at the longest length and beyond."""
+    cache = max(1, round(share * longest))
+    return ((longest - cache - lengths) / cache).clamp(-1, 0) * (share > 0)
+
+
+def _groups(prompts, models, config, score):
+    """Answers, their rewards [P, G], and how many groups were written for each that was asked for."""
+    answers = models.policy.generate(prompts)
+    rewards = score(answers).double().view(len(prompts), -1).clone()
+    written, size = len(prompts), rewards.shape[1]
+    for _ in range(config.resample):
+        flat = torch.nonzero(_flat(rewards)).flatten().tolist()
+        if not flat:
+            break
+        again = models.policy.generate([prompts[i] for i in flat])
+        rewards[flat] = score(again).double().view(len(flat), -1)
+        every = list(answers)
+        for place, i in enumerate(flat):
+            every[i * size : (i + 1) * size] = again[place * size : (place + 1) * size]
+        answers, written = Answers(every), written + len(flat)
+    return answers, rewards, written / len(prompts)
+
+
+def _flat(rewards):
+    """Groups with nothing to learn, whose rewards are equal or missing, bool [P]."""
+    return (group_advantages(rewards, scale="none") == 0).all(1)
+
+
+def _kept(answers, rewards, config):
+    """Answers that the loss counts, bool [B]."""
+    kept = ~rewards.isnan()
+    if config.resample:
+        kept = kept & ~_flat(rewards)[:, None]
+    if config.overlong_filter:
+        kept = kept & ~answers.cut.to(kept.device).view_as(kept)
+    return kept.flatten()
