@@ -111,6 +111,7 @@ def _default(parameter: Any) -> str:
     if parameter.required:
         return ""
     shown = parameter.show_default if isinstance(parameter.show_default, str) else parameter.default
-    if shown in (None, False, "", "none", "False", ()) or parameter.name == "help":
+    # By identity: the number 1 equals True, and 0 is no switch either.
+    if shown is None or shown is False or shown in ("", "none", "False", ()) or parameter.name == "help":
         return ""
-    return " [on]" if shown in (True, "True") else f" [{shown}]"
+    return " [on]" if shown is True or shown == "True" else f" [{shown}]"

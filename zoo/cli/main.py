@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from zoo import __version__
-from zoo.cli import check, compare, data, listings, models, new_plugin, train
+from zoo.cli import check, compare, data, label, listings, models, new_plugin, train
 from zoo.cli.help import App
 from zoo.errors import ZooError
 from zoo.faults import fault_of_plugin
@@ -51,6 +51,7 @@ def add_commands(arguments: list[str]) -> None:
     app.command(
         epilog="Examples: zoo data starter --for dpo    zoo data rows.jsonl --for preference --columns prompt=question"
     )(data.data)
+    app.command(epilog="Examples: " + "    ".join(label.EXAMPLES))(label.label)
     app.command(
         "eval",
         epilog="Examples: zoo eval last    zoo eval smollm2-135m --eval instructions --limit 20    "

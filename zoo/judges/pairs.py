@@ -1,0 +1,93 @@
+"""From rows of data to the pairs of answers that a judge is to compare; missing answers are drawn from a model."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from zoo.data.kinds import KINDS, Record, prompt_key
+
+CHUNK = 8
+"""Prompts that are drawn for, judged and written down together: what a kill can cost."""
+OWN = ("p_chosen", "margin", "judge", "wording", "principle", "p_orders", "thoughts", "source_row", "pair", "agrees")
+"""Columns of labelled rows, which those of the data make way for."""
+
+
+@dataclass
+class Group:
+    """A prompt and its answers. row: where it stands in its source; labels: what the data says of each answer, None
+    for nothing; draw: how many answers are missing; rest: the row's other columns."""
+
+    row: int
+    prompt: Any
+    answers: list[Any] = field(default_factory=list)
+    labels: list[float | None] = field(default_factory=list)
+    draw: int = 0
+    rest: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        """How many pairs it gives."""
+        answers = len(self.answers) + self.draw
+        return answers * (answers - 1) // 2
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two answers to compare. number: of the pair in its group; a_is_better: what the data says, None for nothing."""
+
+    group: Group
+    number: int
+    a: Any
+    b: Any
+    a_is_better: bool | None
+
+    @property
+    def key(self) -> tuple[int, int]:
+        return self.group.row, self.number
+
+
+Draw = Callable[[Sequence[Group], int], list[list[str] | None]]
+"""Answers to each group's prompt, as many as it lacks; None where the model cannot be asked. Given: groups, a seed."""
+
+
+def groups_of(records: Sequence[Record], kind: str, samples: int) -> list[Group]:
+    """The records as groups: pairs as they are, judged answers by their prompt, `samples` answers for a bare prompt.
+
+    An answer that is alone with its prompt gets one drawn beside it.
+    """
+    if kind == "preference":
+        return [
+            Group(
+                record["row"], record["prompt"], [record["chosen"], record["rejected"]], [1.0, 0.0], rest=_rest(record)
+            )
+            for record in records
+        ]
+    if kind == "prompt":
+        return [Group(record["row"], record["prompt"], draw=samples, rest=_rest(record)) for record in records]
+    groups: dict[str, Group] = {}
+    for record in records:
+        group = groups.setdefault(prompt_key(record), Group(record["row"], record["prompt"], rest=_rest(record)))
+        group.answers.append(record["completion"])
+        group.labels.append(float(record["label"]))
+    for group in groups.values():
+        group.draw = 1 if len(group.answers) == 1 else 0
+    return list(groups.values())
+
+
+def _rest(record: Record) -> dict[str, Any]:
+    """The columns that are of no kind, and the tools that the prompt has."""
+    taken = {name for kind in KINDS.values() for name in kind.fields} - {"tools"} | {"row", *OWN}
+    return {name: value for name, value in record.items() if name not in taken}
+
+
+def pairs_of(group: Group, drawn: Sequence[str]) -> Iterator[Pair]:
+    """Every two answers of a group."""
+    answers = [*group.answers, *drawn]
+    labels = [*group.labels, *[None] * len(drawn)]
+    for number, (i, j) in enumerate(itertools.combinations(range(len(answers)), 2)):
+        first, second = labels[i], labels[j]
+        better = None if first is None or second is None or first == second else first > second
+        yield Pair(group, number, answers[i], answers[j], better)
