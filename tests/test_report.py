@@ -5,12 +5,13 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from made_runs import made
 from tiny_runs import trainer, write_rows
 
-from zoo.report import pages, plots
+from zoo.report import bars, pages, plots
+from zoo.report.axes import HEIGHT, LEFT, WIDTH, number, ticks
 from zoo.report.run_page import content, write_run_page
 from zoo.report.warnings import run_warnings
-from zoo.runs import Run
 from zoo.training.report import write_samples
 
 HOSTILE = (
@@ -52,7 +53,8 @@ def check(page):
     parser.feed(page)
     assert parser.open == [], "a tag was left open"
     assert not {"script", "link", "iframe", "img", "object", "embed", "base"} & set(parser.tags)
-    assert parser.handlers == [] and not [value for value in parser.loaded if not value.endswith("report.html")]
+    beside = re.compile(r"([\w.-]+/)?report\.html|report-data/[a-z0-9-]+\.csv")
+    assert parser.handlers == [] and not [value for value in parser.loaded if not beside.fullmatch(value)]
     style = re.sub(r"\s", "", "".join(re.findall(r"<style>(.*?)</style>", page, flags=re.S)))
     assert "url(" not in style and "@import" not in style
     return parser
@@ -78,11 +80,12 @@ def test_a_finished_run_has_a_report_with_everything(run):
 
 
 def test_the_curves_are_those_of_the_metrics(run):
-    loss = content(run)["plots"][0]
-    assert ">loss<" in loss and "held-out" in loss and "training" in loss
+    plot = next(plot for plot in content(run)["plots"]["Training"] if plot.title == "loss")
+    assert set(plot.names) == {"held-out", "training"} and list(plot.svgs) == ["step", "tokens"]
+    loss = plot.svg
     rows = [row for row in run.metrics if "loss" in row]
     for row in rows:
-        assert f"training: {plots.number(row['loss'])} at step {row['step']}" in loss
+        assert f"training: {number(row['loss'])} at step {row['step']}" in loss
     assert loss.count("held-out: ") == len([row for row in run.metrics if "val/loss" in row])
 
 
@@ -136,16 +139,6 @@ def test_a_report_that_cannot_be_written_does_not_cost_the_run(tmp_path, tiny_fo
 # -- what a reader should not overlook -----------------------------------------------------------------------------
 
 
-def made(tmp_path, *, metrics=(), samples=(), data=None, **summary):
-    (tmp_path / "run.yaml").write_text("algo: sft\n")
-    run = Run(tmp_path)
-    run.write_json("summary.json", summary)
-    run.write_json("data.json", data or {})
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in metrics))
-    (tmp_path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in samples))
-    return run
-
-
 def test_a_sound_run_gives_no_warning(tmp_path):
     rows = [{"step": step, "val/loss": loss} for step, loss in ((0, 2.0), (1, 1.5), (2, 1.51))]
     run = made(tmp_path, metrics=rows, before={"val/logps/chosen": -9.0}, after={"val/logps/chosen": -8.0})
@@ -178,41 +171,42 @@ def test_what_went_wrong_is_said_in_sentences(tmp_path):
     [(0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1.0]), (-3, 7, [-2, 0, 2, 4, 6]), (0, 4e-6, [0, 1e-6, 2e-6, 3e-6, 4e-6])],
 )
 def test_ticks_are_round_numbers(low, high, expected):
-    assert plots.ticks(low, high) == pytest.approx(expected)
+    assert ticks(low, high) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("points", [[(0, 1.0)], [(0, 5.0), (1, 5.0)], [(0, 0.0), (1, 0.0)], [(0, 1e-300), (1, 1e300)]])
 def test_flat_and_extreme_curves_stay_inside_the_picture(points):
-    svg = plots.curves("loss", {"training": points}, "step")
+    svg = plots.curves("loss", {"training": points}).svg
     places = [tuple(map(float, place.split(","))) for place in re.search(r'points="([^"]*)"', svg)[1].split()]
     assert len(places) == len(points)
-    assert all(plots.LEFT <= x <= plots.WIDTH and 0 <= y <= plots.HEIGHT for x, y in places)
+    assert all(LEFT <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in places)
 
 
 def test_values_that_are_no_numbers_are_left_out():
     nothing = float("nan"), float("inf"), None
-    svg = plots.curves(
-        "loss", {"a": [(i, value) for i, value in enumerate(nothing)], "b": [(0, 1.0), (1, 2.0)]}, "step"
-    )
-    assert "nan" not in svg.lower() and "inf" not in svg.lower() and ">a<" not in svg
-    assert plots.curves("loss", {"a": [(0, None)]}, "step") == ""
-    assert plots.dots("score", {"a": [None], "b": []}, "score") == ""
-    assert plots.scatter("score", {"a": [(None, 1.0), (1.0, None)]}, "x", "y") == ""
+    plot = plots.curves("loss", {"a": [(i, value) for i, value in enumerate(nothing)], "b": [(0, 1.0), (1, 2.0)]})
+    assert "nan" not in plot.svg.lower() and "inf" not in plot.svg.lower() and list(plot.names) == ["b"]
+    assert plot.rows == [("b", 0, 1.0), ("b", 1, 2.0)]
+    assert plots.curves("loss", {"a": [(0, None)]}) is None
+    assert plots.dots("score", {"a": [None], "b": []}, "score") is None
+    assert plots.scatter("score", {"a": [(None, 1.0), (1.0, None)]}, "x", "y") is None
+    assert bars.histogram("score", {"a": [float("nan")]}, "x") is None
+    assert bars.shares("score", {"a": (0, 0)}, "x") is None and bars.reliability("score", []) is None
 
 
 def test_a_long_curve_is_thinned_and_keeps_its_ends():
     points = [(i, float(i % 7)) for i in range(10_000)]
-    svg = plots.curves("loss", {"training": points}, "step")
-    assert len(svg) < 20_000
-    assert "at step 0" in svg and "at step 9,999" in svg
+    plot = plots.curves("loss", {"training": points})
+    assert len(plot.svg) < 20_000 and len(plot.rows) == 10_000, "the picture is thinned, the numbers are not"
+    assert "at step 0" in plot.svg and "at step 9,999" in plot.svg
 
 
 def test_dots_show_every_seed_their_mean_and_the_start():
-    svg = plots.dots("score", {"first": [0.1, 0.3], "second": [0.4]}, "score", start=0.2)
+    svg = plots.dots("score", {"first": [0.1, 0.3], "second": [0.4]}, "score", start=0.2).svg
     assert svg.count("<circle") == 3 and "first: mean 0.2" in svg and svg.count('class="start"') == 1
 
 
 def test_more_is_further_right_and_further_up():
-    svg = plots.scatter("both", {"a": [(1.0, 10.0)], "b": [(2.0, 30.0)]}, "kl", "score")
+    svg = plots.scatter("both", {"a": [(1.0, 10.0)], "b": [(2.0, 30.0)]}, "kl", "score").svg
     (x1, y1), (x2, y2) = ((float(x), float(y)) for x, y in re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', svg))
     assert x2 > x1 and y2 < y1

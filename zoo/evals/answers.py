@@ -11,6 +11,7 @@ import torch
 from zoo.data.encode import encode
 from zoo.errors import PluginError
 from zoo.evals import Score, Subject, mean_score, share_score, within_0_and_1
+from zoo.evals.pairs import Pair
 from zoo.models.precision import autocast
 from zoo.models.scoring import balance_of, score_answers
 from zoo.rewards.reward import Reward, Scored
@@ -129,7 +130,8 @@ def loss_eval(name: str, subject: Subject, records: list[dict[str, Any]]) -> Sco
     total = -sum(float(logps.sum().sum()) for logps in scored) / max(1, tokens)
     each = mean_score(name, [-float(logps.mean()) for logps in scored], higher_is_better=False)
     half = (each.high - each.low) / 2
-    return Score(name, total, len(scored), total - half, total + half, False, {"tokens": tokens})
+    details = {"tokens": tokens, "perplexity": math.exp(min(total, 700.0))}
+    return Score(name, total, len(scored), total - half, total + half, False, details)
 
 
 def preference_eval(name: str, subject: Subject, records: list[dict[str, Any]]) -> Score:
@@ -138,5 +140,9 @@ def preference_eval(name: str, subject: Subject, records: list[dict[str, Any]]) 
     pairs = encoded.records
     scored = score_all(subject, [pair[side] for side in ("chosen", "rejected") for pair in pairs])
     means = [float(logps.mean()) for logps in scored]
-    hits = sum(a > b for a, b in zip(means[: len(pairs)], means[len(pairs) :], strict=True))
-    return share_score(name, hits, len(pairs))
+    lengths = [int(logps.lengths.sum()) for logps in scored]
+    half = len(pairs)
+    found = [Pair(means[i], means[half + i], lengths[i], lengths[half + i]) for i in range(half)]
+    texts = ([pair["record"][field] for field in ("prompt", "chosen", "rejected")] for pair in pairs)
+    samples = [pair.as_sample(*text) for pair, text in zip(found, texts, strict=True)]
+    return share_score(name, sum(pair.right for pair in found), len(pairs), samples=samples)

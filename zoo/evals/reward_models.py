@@ -5,38 +5,15 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from zoo.data.encode import encode
 from zoo.errors import ZooError
 from zoo.evals import Score, Subject, mean_score, share_score
+from zoo.evals.pairs import Pair, calibration_error, correlation
 from zoo.models.precision import autocast
 from zoo.models.scalar import score_many
 from zoo.types import Answer
-
-SAME_LENGTH = 0.1
-"""Answers are of one length when they differ by at most this share of the longer one, in tokens."""
-BINS = 10
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two scored answers to one prompt, the first of which is the better one. Lengths in tokens."""
-
-    chosen: float
-    rejected: float
-    chosen_length: int
-    rejected_length: int
-
-    @property
-    def right(self) -> bool:
-        return self.chosen > self.rejected
-
-    @property
-    def same_length(self) -> bool:
-        gap = abs(self.chosen_length - self.rejected_length)
-        return gap <= SAME_LENGTH * max(self.chosen_length, self.rejected_length)
 
 
 def pair_eval(name: str, subject: Subject, records: list[dict[str, Any]]) -> Score:
@@ -47,7 +24,8 @@ def pair_eval(name: str, subject: Subject, records: list[dict[str, Any]]) -> Sco
     lengths = [int(answer.mask.sum()) for answer in answers]
     every = range(0, len(answers), 2)
     pairs = [Pair(rewards[i], rewards[i + 1], lengths[i], lengths[i + 1]) for i in every]
-    samples = [_sample(record["record"], pair) for record, pair in zip(found, pairs, strict=True)]
+    texts = ([record["record"][field] for field in ("prompt", "chosen", "rejected")] for record in found)
+    samples = [pair.as_sample(*text) for pair, text in zip(pairs, texts, strict=True)]
     details = {**compared(pairs), **distribution(rewards, lengths)}
     return share_score(name, sum(pair.right for pair in pairs), len(pairs), details=details, samples=samples)
 
@@ -81,15 +59,6 @@ def _rewards(subject: Subject, answers: list[Answer]) -> list[float]:
         return score_many(subject.model, answers, progress=subject.progress)
 
 
-def _sample(record: dict[str, Any], pair: Pair) -> dict[str, Any]:
-    """A pair to read; its score is 1 where it is ordered right."""
-    texts = [
-        value if isinstance(value, str) else value[-1]["content"] for value in (record["chosen"], record["rejected"])
-    ]
-    answer = f"{pair.chosen:+.2f} for the better “{texts[0]}”, {pair.rejected:+.2f} for “{texts[1]}”"
-    return {"prompt": record["prompt"], "answer": answer, "score": float(pair.right)}
-
-
 def compared(pairs: Sequence[Pair]) -> dict[str, Any]:
     """What rewards of pairs look like beside a coin's, length's and certainty's."""
     even = [pair for pair in pairs if pair.same_length]
@@ -106,35 +75,18 @@ def compared(pairs: Sequence[Pair]) -> dict[str, Any]:
         "shorter_wins": round(1 - longer, 3),
         "same_length_accuracy": round(sum(pair.right for pair in even) / len(even), 3) if even else None,
         "same_length_pairs": len(even),
-        "mean_margin": round(sum(pair.chosen - pair.rejected for pair in pairs) / count, 3),
-        "calibration_error": round(calibration_error([pair.chosen - pair.rejected for pair in pairs]), 3),
+        "mean_margin": round(sum(pair.margin for pair in pairs) / count, 3),
+        "calibration_error": round(calibration_error([pair.margin for pair in pairs]), 3),
     }
-
-
-def calibration_error(margins: Sequence[float]) -> float:
-    """Expected calibration error of σ(Δ): the gap between certainty and accuracy, over ten bins of certainty.
-
-    Certainty is σ(|Δ|), between ½ and 1; each bin counts by its pairs. 0 is perfect.
-    """
-    bins: dict[int, list[tuple[float, bool]]] = {}
-    for margin in margins:
-        certainty = 1 / (1 + math.exp(-min(abs(margin), 700.0)))
-        bins.setdefault(min(BINS - 1, int((certainty - 0.5) * 2 * BINS)), []).append((certainty, margin > 0))
-    gaps = [abs(sum(certainty - right for certainty, right in found)) for found in bins.values()]
-    return sum(gaps) / max(1, len(margins))
 
 
 def distribution(rewards: Sequence[float], lengths: Sequence[int]) -> dict[str, Any]:
     """Mean, standard deviation (of a population) and correlation with the length, over all answers."""
     n = max(1, len(rewards))
-    mean, middle = sum(rewards) / n, sum(lengths) / n
-    std, spread = (
-        math.sqrt(sum((value - centre) ** 2 for value in values) / n)
-        for values, centre in ((rewards, mean), (lengths, middle))
-    )
-    together = sum((a - mean) * (b - middle) for a, b in zip(rewards, lengths, strict=True)) / n
+    mean = sum(rewards) / n
+    together = correlation(list(zip(rewards, lengths, strict=True)))
     return {
         "reward_mean": round(mean, 3),
-        "reward_std": round(std, 3),
-        "length_correlation": round(together / (std * spread), 3) if std * spread else None,
+        "reward_std": round(math.sqrt(sum((reward - mean) ** 2 for reward in rewards) / n), 3),
+        "length_correlation": None if together is None else round(together, 3),
     }

@@ -10,8 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from zoo.report import pages, plots
-from zoo.report.run_page import CORE_METRICS, NO_CURVE
+from zoo.report import data_files, pages, plots
+from zoo.report.axes import Plot
+from zoo.report.overoptimisation import plot_frontiers
+from zoo.report.panels import CORE_METRICS, NO_CURVE, heading_of, panel_of
+from zoo.report.series import Series, common_axes
 from zoo.runs import Run
 from zoo.training.report import read_samples
 
@@ -20,8 +23,10 @@ PROMPTS_SHOWN = 8
 
 def write_comparison_page(folder: Path, found: dict[str, Any], command: str = "") -> Path:
     """Write report.html beside the runs of a comparison. found: what compare.json holds."""
+    drawn = data_files.named([*_plots(found), *plot_frontiers(_series(folder, found))], set())
+    data_files.write(folder, drawn)
     page = pages.render(
-        "comparison.html", title=f"Comparison {folder.name}", found=found, command=command, plots=_plots(found),
+        "comparison.html", title=f"Comparison {folder.name}", found=found, command=command, plots=drawn,
         columns=columns(found), rates=[name for name in columns(found) if name in found["runs"][0]["intervals"]],
         samples=_samples(folder, found), environment=_environment(folder, found),
     )  # fmt: skip
@@ -35,7 +40,7 @@ def columns(found: dict[str, Any]) -> list[str]:
     return [name for name in order if name in found["measures"]]
 
 
-def _plots(found: dict[str, Any]) -> list[str]:
+def _plots(found: dict[str, Any]) -> list[Plot]:
     values = {
         name: {entrant["label"]: entrant["measures"].get(name, {}).get("values", []) for entrant in found["algorithms"]}
         for name in found["measures"]
@@ -50,7 +55,12 @@ def _plots(found: dict[str, Any]) -> list[str]:
             if cost in values:
                 points = {label: list(zip(values[cost][label], ys, strict=False)) for label, ys in values[name].items()}
                 drawn.append(plots.scatter(f"{name} against {cost}", points, cost, name, "A dot is a run."))
-    return [plot for plot in drawn if plot]
+    return [plot for plot in drawn if plot is not None]
+
+
+def _series(folder: Path, found: dict[str, Any]) -> dict[str, Series]:
+    """The metrics of every run, by its name."""
+    return {row["run"]: Series(Run(folder / row["run"]).metrics) for row in found["runs"]}
 
 
 def _samples(folder: Path, found: dict[str, Any]) -> dict[str, Any]:
@@ -76,20 +86,24 @@ def _environment(folder: Path, found: dict[str, Any]) -> dict[str, Any]:
 def write_runs_page(folder: Path, found: dict[str, Any], runs: Sequence[Run]) -> Path:
     """Write report.html of finished runs into a folder. found: what `compare_runs` gives."""
     folder.mkdir(parents=True, exist_ok=True)
-    page = pages.render("runs.html", title="Runs compared", found=found, plots=_overlaid(runs))
+    names = [run.name for run in runs]
+    series = {run.name if names.count(run.name) == 1 else str(run.path): Series(run.metrics) for run in runs}
+    drawn = {heading: of_it for heading, of_it in _overlaid(series).items() if of_it}
+    taken: set[str] = set()
+    drawn = {heading: data_files.named(of_it, taken) for heading, of_it in drawn.items()}
+    data_files.write(folder, [plot for of_it in drawn.values() for plot in of_it])
+    axes = {key: label for key, (label, _) in common_axes(series).items()}
+    page = pages.render("runs.html", title="Runs compared", found=found, plots=drawn, axes=axes)
     return pages.write(folder / "report.html", page)
 
 
-def _overlaid(runs: Sequence[Run]) -> list[str]:
-    """A plot for each metric that several runs have, with a curve for each run."""
-    metrics = {run.name if [r.name for r in runs].count(run.name) == 1 else str(run.path): run.metrics for run in runs}
-    names = dict.fromkeys(name for rows in metrics.values() for row in rows for name in row if name not in NO_CURVE)
-    drawn = []
-    for name in names:
-        series = {
-            label: [(row["step"], row[name]) for row in rows if isinstance(row.get(name), int | float)]
-            for label, rows in metrics.items()
-        }
-        if sum(bool(points) for points in series.values()) > 1:
-            drawn.append(plots.curves(name, series, "step", CORE_METRICS.get(name, "")))
-    return [plot for plot in drawn if plot]
+def _overlaid(runs: dict[str, Series]) -> dict[str, list[Plot]]:
+    """By heading: reward against distance, and a plot for each metric that several runs have, a curve for each run."""
+    found = {"Reward and distance": plot_frontiers(runs)}
+    axes = common_axes(runs)
+    for name in dict.fromkeys(name for run in runs.values() for name in run.names if name not in NO_CURVE):
+        lines = {label: run.of(name) for label, run in runs.items()}
+        plot = plots.curves(name, lines, axes, CORE_METRICS.get(name.removeprefix("rollout/"), ""))
+        if plot is not None and sum(bool(points) for points in lines.values()) > 1:
+            found.setdefault(heading_of(panel_of(name)[0]), []).append(plot)
+    return found

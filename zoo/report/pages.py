@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from zoo.report.plots import number
+from zoo.report.axes import number
 
 LONGEST_TEXT = 2000
 """Characters of one text on a page."""

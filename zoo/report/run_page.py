@@ -3,47 +3,50 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
 from zoo import registry
 from zoo.config import TrainConfig
 from zoo.errors import ZooError
-from zoo.report import pages, plots
+from zoo.evals import mean_score, within_0_and_1
+from zoo.report import answers, data_files, pages
+from zoo.report.axes import Plot
+from zoo.report.distributions import case_plots, pair_plots
+from zoo.report.overoptimisation import plot_frontiers
+from zoo.report.panels import sections
+from zoo.report.series import Series
 from zoo.report.warnings import run_warnings
 from zoo.runs import Run
-from zoo.training.report import paired_noise, sample_pairs
-
-SAMPLES_SHOWN = 6
-"""Answers on each side: those that gained most and those that lost most."""
-NO_CURVE = {"step", "epoch", "num_tokens"}
-CORE_METRICS = {
-    "loss": "What is minimised, over the whole optimizer step.",
-    "grad_norm": "Norm of the gradient before clipping.",
-    "lr": "Learning rate.",
-    "skipped": "1 where a step was left out for a loss or gradient that is no number.",
-}
+from zoo.training.report import paired_noise, read_samples, sample_pairs
 
 
 def write_run_page(run: Run) -> Path:
-    """Write report.html into the folder of a run, from its files alone; returns its path."""
-    return pages.write(run.path / "report.html", pages.render("run.html", **content(run)))
+    """Write report.html into the folder of a run, from its files alone, and report-data/; returns the page's path."""
+    found = content(run)
+    data_files.write(run.path, [plot for drawn in found["plots"].values() for plot in drawn])
+    return pages.write(run.path / "report.html", pages.render("run.html", **found))
 
 
 def content(run: Run) -> dict[str, Any]:
     """Everything that the template shows."""
-    config, summary, pairs = run.config, run.summary, sample_pairs(run)
+    config, summary, samples = run.config, run.summary, read_samples(run)
     command = run.path / "command.txt"
+    series = Series(run.metrics)
     return {
         "title": run.name,
         "summary": summary,
         "config": config,
         "timing": run.read_json("timing.json"),
         "warnings": run_warnings(run),
-        "changes": changes(summary, pairs),
-        "plots": curves_of(run.metrics, explanations(str(config.get("algo", "")))),
-        "samples": chosen_samples(pairs),
-        "sample_count": len(pairs),
+        "changes": changes(run),
+        "plots": plots_of(run, series, samples),
+        "axes": {key: label for key, (label, _) in series.axes().items()},
+        "cases": answers.telling(answers.by_prompt(samples)),
+        "case_count": len(answers.by_prompt(samples)),
+        "passing": answers.passing(samples),
+        "moments": answers.moments(samples),
         "data": run.read_json("data.json"),
         "options": options(config, run.read_json("origins.json")),
         "environment": run.read_json("environment.json"),
@@ -51,59 +54,72 @@ def content(run: Run) -> dict[str, Any]:
     }
 
 
-def changes(summary: dict[str, Any], pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[dict[str, Any]]:
-    """A row per number that was measured before and after: evaluations with their interval, validation without."""
+def plots_of(run: Run, series: Series, samples: list[dict[str, Any]]) -> dict[str, list[Plot]]:
+    """Every plot of the page by heading."""
+    meaning = explanations(str(run.config.get("algo", "")))
+    pairs = pair_plots(samples, rewards=run.summary.get("head") == "scalar")
+    drawn = {
+        "Reward and distance": plot_frontiers({run.name: series}),
+        **sections(series, meaning),
+        "Held-out cases": [*pairs, *case_plots(run.read_json("heldout.json"), meaning)],
+    }
+    taken: set[str] = set()
+    return {heading: data_files.named(found, taken) for heading, found in drawn.items() if found}
+
+
+def changes(run: Run) -> list[dict[str, Any]]:
+    """A row per number that was measured before and after: with n and its 95 % interval, where its cases are known."""
     rows = []
+    summary, pairs = run.summary, sample_pairs(run)
     before, after = summary.get("before", {}), summary.get("after", {})
+    cases = run.read_json("heldout.json").get("last", {}).get("values", {})
     for name in (name for name in after if name in before):
-        score = summary.get("scores", {}).get("after", {}).get(name, {})
+        score = summary.get("scores", {}).get("after", {}).get(name) or _over_cases(cases.get(name[len("val/") :], []))
         of_name = [(a["score"], b["score"]) for a, b in pairs if b["eval"] == name]
         rows.append({
             "name": name, "before": before[name], "after": after[name], "change": after[name] - before[name],
             "noise": paired_noise(of_name), "low": score.get("low"), "high": score.get("high"), "n": score.get("n"),
         })  # fmt: skip
+        if name in _token_losses(run):
+            rows.append(_perplexity(rows[-1]))
     return rows
+
+
+def _over_cases(values: list[float | None]) -> dict[str, Any]:
+    known = [value for value in values if value is not None]
+    return mean_score("", known, within_0_and_1(known)).as_json() if len(known) > 1 else {}
+
+
+def _token_losses(run: Run) -> set[str]:
+    """Names of numbers that are −log π a token of given answers, so that their exponential is a perplexity."""
+    found = {
+        name for name, score in run.summary.get("scores", {}).get("after", {}).items()
+        if "perplexity" in score.get("details", {})
+    }  # fmt: skip
+    try:
+        algorithm = registry.load_algorithm(str(run.config.get("algo", "")))[1]
+    except ZooError:
+        return found
+    # What learns from demonstrations alone minimises it, whatever its name.
+    demonstrations = set(algorithm.kinds()) <= {"demonstration", "text"} and not algorithm.online()
+    return found | ({"val/loss"} if demonstrations else set())
+
+
+def _perplexity(row: dict[str, Any]) -> dict[str, Any]:
+    """The exponential of a row, interval and all."""
+    known = {
+        key: None if row[key] is None else math.exp(min(row[key], 700.0)) for key in ("before", "after", "low", "high")
+    }
+    change = known["after"] - known["before"]  # type: ignore[operator]
+    return {**row, **known, "name": f"perplexity, exp({row['name']})", "change": change, "noise": None}
 
 
 def explanations(algo: str) -> dict[str, str]:
     """What each metric means, as the algorithm says; nothing where it can no longer be loaded."""
     try:
-        return {**CORE_METRICS, **registry.load_algorithm(algo)[1].metrics}
+        return dict(registry.load_algorithm(algo)[1].metrics)
     except ZooError:
-        return dict(CORE_METRICS)
-
-
-def curves_of(metrics: list[dict[str, Any]], meaning: dict[str, str]) -> list[str]:
-    """A plot per metric, training and held-out together; the chosen and the rejected side of one thing together."""
-    names = list(dict.fromkeys(name.removeprefix("val/") for row in metrics for name in row))
-    series: dict[str, dict[str, list[tuple[float, float | None]]]] = {}
-    for name in (name for name in names if name not in NO_CURVE):
-        stem, _, side = name.rpartition("/")
-        panel = stem if side in ("chosen", "rejected") else name
-        of_panel = series.setdefault(panel, {})
-        for found, label in ((name, "training"), (f"val/{name}", "held-out")):
-            points = [(row["step"], row[found]) for row in metrics if isinstance(row.get(found), int | float)]
-            if points:
-                of_panel[f"{side}, {label}" if panel != name else label] = points
-    drawn = []
-    for panel, lines in series.items():
-        note = meaning.get(panel) or meaning.get(f"{panel}/chosen", "")
-        drawn.append(plots.curves(panel, lines, "step", note))
-    return [plot for plot in drawn if plot]
-
-
-def chosen_samples(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[dict[str, Any]]:
-    """The answers whose score rose and fell most, or the first ones where there is nothing to choose by."""
-    rows = [
-        {"prompt": new["prompt"], "before": old["answer"], "after": new["answer"], "eval": new["eval"],
-         "score_before": old.get("score"), "score_after": new.get("score"),
-         "change": (new.get("score") or 0) - (old.get("score") or 0)}
-        for old, new in pairs
-    ]  # fmt: skip
-    if len(rows) <= 2 * SAMPLES_SHOWN:
-        return rows
-    ranked = sorted(rows, key=lambda row: -row["change"])
-    return ranked[:SAMPLES_SHOWN] + ranked[-SAMPLES_SHOWN:]
+        return {}
 
 
 def options(config: dict[str, Any], origins: dict[str, str]) -> dict[str, list[tuple[str, Any, str]]]:

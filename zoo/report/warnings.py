@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from zoo.report.alarms import LENGTH_RATIO, alarms
+from zoo.report.answers import mean_words
+from zoo.report.series import Series
 from zoo.runs import Run
-from zoo.training.report import sample_pairs
+from zoo.training.report import read_samples
 
-LENGTH_RATIO = 1.5
-"""Answers that become so many times as long, or as short, are named."""
 DROPPED_SHARE = 0.05
 FALL = 0.02
 """Log-probabilities of chosen answers that fall by more than this share are named."""
@@ -21,8 +22,10 @@ def run_warnings(run: Run) -> list[str]:
     summary, found = run.summary, []
     before, after = summary.get("before", {}), summary.get("after", {})
     found += _fallen_scores(summary)
-    found += length_warning("The answers", *_mean_words(run))
+    found += alarms(Series(run.metrics))
+    found += length_warning("The answers", *mean_words(read_samples(run)))
     found += displacement("The chosen answers", before.get("val/logps/chosen"), after.get("val/logps/chosen"))
+    found += displacement("The desirable answers", before.get("val/logps/desirable"), after.get("val/logps/desirable"))
     found += _loss_rose(run.metrics)
     if summary.get("skipped_steps"):
         found.append(f"{summary['skipped_steps']} steps were skipped: their loss or gradient was not a number.")
@@ -34,7 +37,7 @@ def displacement(what: str, before: float | None, after: float | None) -> list[s
     """A sentence when the answers that should rise fell: preference losses only ask for a difference."""
     if before is None or after is None or before - after <= FALL * abs(before):
         return []
-    return [f"{what} of held-out pairs lost probability: log π fell from {before:.1f} to {after:.1f}."]
+    return [f"{what} of the held-out data lost probability: log π fell from {before:.1f} to {after:.1f}."]
 
 
 def length_warning(whose: str, before: float | None, after: float | None) -> list[str]:
@@ -42,14 +45,6 @@ def length_warning(whose: str, before: float | None, after: float | None) -> lis
     if not before or not after or 1 / LENGTH_RATIO < after / before < LENGTH_RATIO:
         return []
     return [f"{whose} are {after / before:.1f} times as long as the start's ({before:.0f} → {after:.0f})."]
-
-
-def _mean_words(run: Run) -> tuple[float | None, float | None]:
-    pairs = sample_pairs(run)
-    if not pairs:
-        return None, None
-    counts = [[len(sample["answer"].split()) for sample in side] for side in zip(*pairs, strict=True)]
-    return sum(counts[0]) / len(pairs), sum(counts[1]) / len(pairs)
 
 
 def _fallen_scores(summary: dict[str, Any]) -> list[str]:

@@ -1,0 +1,86 @@
+"""Pairs of scored answers, the first of which is the better one: margins, certainty and length."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+SAME_LENGTH = 0.1
+"""Answers are of one length when they differ by at most this share of the longer one, in tokens."""
+BINS = 10
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two scored answers to one prompt, the first of which is the better one. Lengths in tokens."""
+
+    chosen: float
+    rejected: float
+    chosen_length: int
+    rejected_length: int
+
+    @property
+    def right(self) -> bool:
+        return self.chosen > self.rejected
+
+    @property
+    def margin(self) -> float:
+        return self.chosen - self.rejected
+
+    @property
+    def same_length(self) -> bool:
+        return abs(self.difference) <= SAME_LENGTH
+
+    @property
+    def difference(self) -> float:
+        """By how much the chosen answer is longer, as a share of the longer one: between −1 and 1."""
+        return (self.chosen_length - self.rejected_length) / max(1, self.chosen_length, self.rejected_length)
+
+    def as_sample(self, prompt: Any, chosen: Any, rejected: Any) -> dict[str, Any]:
+        """A pair to read; its score is 1 where it is ordered right. chosen, rejected: strings or conversations."""
+        texts = [value if isinstance(value, str) else value[-1]["content"] for value in (chosen, rejected)]
+        answer = f"{self.chosen:+.2f} for the better “{texts[0]}”, {self.rejected:+.2f} for “{texts[1]}”"
+        return {
+            "prompt": prompt, "answer": answer, "score": float(self.right), "chosen_score": self.chosen,
+            "rejected_score": self.rejected, "chosen_length": self.chosen_length,
+            "rejected_length": self.rejected_length,
+        }  # fmt: skip
+
+    @staticmethod
+    def from_sample(sample: Mapping[str, Any]) -> Pair | None:
+        """The pair of a sample; None for a sample of something else."""
+        fields = ("chosen_score", "rejected_score", "chosen_length", "rejected_length")
+        return Pair(*(sample[name] for name in fields)) if all(name in sample for name in fields) else None
+
+
+def certainty_bins(margins: Sequence[float]) -> list[tuple[float, int, int]]:
+    """(mean certainty, right ones, n) over ten bins of σ(|margin|), between ½ and 1; empty bins are left out."""
+    bins: dict[int, list[tuple[float, bool]]] = {}
+    for margin in margins:
+        certainty = 1 / (1 + math.exp(-min(abs(margin), 700.0)))
+        bins.setdefault(min(BINS - 1, int((certainty - 0.5) * 2 * BINS)), []).append((certainty, margin > 0))
+    return [
+        (sum(certainty for certainty, _ in found) / len(found), sum(right for _, right in found), len(found))
+        for _, found in sorted(bins.items())
+    ]
+
+
+def calibration_error(margins: Sequence[float]) -> float:
+    """Expected calibration error of σ(Δ): the gap between certainty and accuracy, over ten bins of certainty.
+
+    Certainty is σ(|Δ|), between ½ and 1; each bin counts by its pairs. 0 is perfect.
+    """
+    gaps = [abs(certainty * n - right) for certainty, right, n in certainty_bins(margins)]
+    return sum(gaps) / max(1, len(margins))
+
+
+def correlation(points: Sequence[tuple[float, float]]) -> float | None:
+    """Pearson's r; None where one side does not vary."""
+    n = len(points)
+    middle = [sum(point[i] for point in points) / max(1, n) for i in (0, 1)]
+    spread = [sum((point[i] - middle[i]) ** 2 for point in points) for i in (0, 1)]
+    if min(spread) <= 0:
+        return None
+    return sum((x - middle[0]) * (y - middle[1]) for x, y in points) / math.sqrt(spread[0] * spread[1])

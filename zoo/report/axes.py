@@ -1,0 +1,164 @@
+"""The mapping from values to pixels, and the drawing of grid, ticks and labels: what every plot is made of.
+
+Drawn here and not by a plotting library: a run ends with a dozen small panels, and these cost milliseconds and a few
+kilobytes, need no fonts, follow the page's light or dark colours, and tell their values under the pointer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any
+
+Point = tuple[float, float]
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#8c564b")
+"""After Okabe and Ito: told apart by colour-blind readers too."""
+WIDTH, HEIGHT = 420, 230
+LEFT, RIGHT, TOP, BOTTOM = 58, 12, 12, 36
+
+
+def ticks(low: float, high: float, about: int = 5) -> list[float]:
+    """Round numbers (1, 2 or 5 times a power of ten) within [low, high]."""
+    raw = (high - low) / max(1, about)
+    if not raw > 0 or not math.isfinite(raw):
+        return [low]
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(number * step, 12) for number in range(first, last + 1)]
+
+
+def number(value: float) -> str:
+    """`0.125`, `1,200`, `3e-06`: short, for axes and tables."""
+    if value == 0:
+        return "0"
+    if abs(value) < 1e-3 or abs(value) >= 1e7:
+        return f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def finite(points: Sequence[tuple[float, float | None]]) -> list[Point]:
+    """Points whose two coordinates are numbers."""
+    return [(x, y) for x, y in points if y is not None and math.isfinite(x) and math.isfinite(y)]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A finished plot and the numbers that it shows.
+
+    svgs: pictures by x axis, of which a page shows one at a time ("step", "tokens", "kl"), or one under "". names:
+    colours by name, for the legend. columns, rows: the table that goes into a CSV file, and `file` its place beside
+    the page.
+    """
+
+    title: str
+    svgs: Mapping[str, str]
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    names: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
+    file: str = ""
+
+    @property
+    def svg(self) -> str:
+        """The first picture."""
+        return next(iter(self.svgs.values()))
+
+
+def colours(names: Sequence[str]) -> dict[str, str]:
+    return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
+
+
+class Axes:
+    """The mapping from values to pixels, and the drawing of grid, ticks and labels around it."""
+
+    def __init__(
+        self, xs: Sequence[float], ys: Sequence[float], x_label: str, y_label: str = "", *,
+        left: float = LEFT, height: float = HEIGHT, floor: float | None = None,
+    ):  # fmt: skip
+        """floor: where the y axis begins, for bars."""
+        self.left, self.height = left, height
+        self.x_low, self.x_high = _widened(xs, 0.02)
+        self.y_low, self.y_high = _widened(ys, 0.06)
+        if floor is not None:
+            self.y_low, self.y_high = floor, max(self.y_high, floor + 1e-9)
+        self.x_label, self.y_label = x_label, y_label
+        self.parts: list[str] = []
+
+    def x(self, value: float) -> float:
+        return self.left + (value - self.x_low) / (self.x_high - self.x_low) * (WIDTH - self.left - RIGHT)
+
+    def y(self, value: float) -> float:
+        return self.height - BOTTOM - (value - self.y_low) / (self.y_high - self.y_low) * (self.height - BOTTOM - TOP)
+
+    def frame(self, y_ticks: bool = True, x_ticks: bool = True) -> None:
+        """Grid lines, tick labels and axis labels."""
+        bottom = self.height - BOTTOM
+        for value in ticks(self.x_low, self.x_high) if x_ticks else []:
+            at = self.x(value)
+            self.line(at, TOP, at, bottom, "grid")
+            self.text(at, bottom + 14, number(value), "middle")
+        for value in ticks(self.y_low, self.y_high) if y_ticks else []:
+            at = self.y(value)
+            self.line(self.left, at, WIDTH - RIGHT, at, "grid")
+            self.text(self.left - 5, at + 4, number(value), "end")
+        self.text((self.left + WIDTH - RIGHT) / 2, self.height - 5, self.x_label, "middle")
+        if self.y_label:
+            middle = (TOP + bottom) / 2
+            self.parts.append(
+                f'<text x="10" y="{middle:.0f}" text-anchor="middle" transform="rotate(-90 10 {middle:.0f})">'
+                f"{escape(self.y_label)}</text>"
+            )
+
+    def x_name(self, x: float, text: str) -> None:
+        """A name below a place on the x axis, instead of a tick's number."""
+        self.text(self.x(x), self.height - BOTTOM + 14, text if len(text) < 15 else text[:14] + "…", "middle")
+
+    def line(self, x1: float, y1: float, x2: float, y2: float, style: str) -> None:
+        self.parts.append(f'<line class="{style}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>')
+
+    def text(self, x: float, y: float, text: str, anchor: str = "start") -> None:
+        self.parts.append(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>')
+
+    def path(self, points: Sequence[Point], colour: str, style: str) -> None:
+        places = " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in points)
+        self.parts.append(f'<polyline class="{style}" stroke="{colour}" points="{places}"/>')
+
+    def dot(self, x: float, y: float, colour: str, tip: str, radius: float = 3.5) -> None:
+        self.parts.append(
+            f'<circle cx="{self.x(x):.1f}" cy="{self.y(y):.1f}" r="{radius}" fill="{colour}" fill-opacity="0.75">'
+            f"<title>{escape(tip)}</title></circle>"
+        )
+
+    def whisker(self, x: float, low: float, high: float, colour: str) -> None:
+        """An interval, as a thin upright line."""
+        self.parts.append(
+            f'<line stroke="{colour}" stroke-width="1.2" x1="{self.x(x):.1f}" y1="{self.y(low):.1f}" '
+            f'x2="{self.x(x):.1f}" y2="{self.y(high):.1f}"/>'
+        )
+
+    def bar(self, x1: float, x2: float, value: float, colour: str, tip: str) -> None:
+        """A bar from the bottom of the axes up to a value."""
+        left, right = sorted((self.x(x1), self.x(x2)))
+        top = self.y(value)
+        self.parts.append(
+            f'<rect x="{left:.1f}" y="{top:.1f}" width="{max(0.5, right - left - 1):.1f}" '
+            f'height="{max(0.0, self.height - BOTTOM - top):.1f}" fill="{colour}" fill-opacity="0.45">'
+            f"<title>{escape(tip)}</title></rect>"
+        )
+
+    def svg(self, title: str) -> str:
+        return (
+            f'<svg viewBox="0 0 {WIDTH} {self.height:.0f}" role="img" aria-label="{escape(title, quote=True)}">'
+            + "".join(self.parts)
+            + "</svg>"
+        )
+
+
+def _widened(values: Sequence[float], margin: float) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    room = (high - low) * margin or abs(high) * 0.1 or 1.0
+    return low - room, high + room

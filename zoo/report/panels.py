@@ -1,0 +1,106 @@
+"""Which metrics stand in one plot, and under which heading: by their names, whatever algorithm logged them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from zoo.report import plots
+from zoo.report.axes import Plot
+from zoo.report.bars import grouped
+from zoo.report.series import Series, start_and_end
+
+NO_CURVE = {"step", "epoch", "num_tokens"}
+SIDES = ("chosen", "rejected", "desirable", "undesirable", "accepted")
+"""Last parts of names that are sides of one thing, and stand in one plot."""
+CORE_METRICS = {
+    "loss": "What is minimised, over the whole optimizer step.",
+    "grad_norm": "Norm of the gradient before clipping.",
+    "lr": "Learning rate.",
+    "skipped": "1 where a step was left out for a loss or gradient that is no number.",
+    "reward": "Mean reward of the answers of a rollout, and of answers to held-out prompts; gold is a reward that the "
+    "policy is not trained on.",
+    "reward_std": "Standard deviation of the reward over the answers of a rollout; 0 teaches nothing.",
+    "missing": "Share of answers without a reward, which are not trained on.",
+    "length": "Mean tokens of an answer.",
+    "length_max": "Tokens of the longest answer.",
+    "cut": "Share of answers that were cut at the longest length.",
+    "flat_groups": "Share of prompts whose answers all had one reward: groups with nothing to learn.",
+    "engine_gap": "Mean |log π| between the engine that wrote and the model that is trained, a token; rounding only.",
+    "KL": "Distance from the reference. k1 is without bias and may be below 0, k3 never is.",
+    "clip shares": "Share of tokens whose ratio was held by the clip, below and above.",
+    "entropy": "Of the policy, a token; near 0 nothing new is tried.",
+    "explained_variance": "1 is a critic that knows the return, 0 one that knows its mean; below 0 it misleads.",
+}
+SECTIONS = (
+    ("Reward", r"reward|reward/.*|reward_std|gold.*|missing|flat_groups|groups/.*|scores?"),
+    ("Answers", r"length.*|cut|ended|texts?/.*"),
+    ("Distance from the start", r"KL|entropy|engine_gap|.*/KL|.*/entropy"),
+    (
+        "Policy and critic",
+        r"(.*/)?(ratio.*|clip.*|advantage.*|explained_variance|returns?)|value/.*|critic/.*|policy/.*",
+    ),
+    ("Training", r".*"),
+)
+"""Headings, and the plots under each; the first that matches."""
+GROUPS = re.compile(r"rollout/groups/(\d+)")
+"""Share of prompts so many of whose answers had the best reward."""
+
+
+def panel_of(name: str) -> tuple[str, str]:
+    """The plot that a metric stands in, and the name of its line there."""
+    held_out = name.startswith("val/")
+    base = name.removeprefix("val/").removeprefix("rollout/")
+    where = "held-out" if held_out else "training"
+    stem, _, tail = base.rpartition("/")
+    if base in ("reward", "gold"):
+        return "reward", f"{'gold, ' if base == 'gold' else ''}{where}"
+    if stem and tail in SIDES:
+        return stem, f"{tail}, {where}"
+    if re.fullmatch(r"(approx_?)?kl(_k[123])?", tail):
+        return f"{stem}/KL" if stem else "KL", f"{tail}, {where}"
+    if tail.startswith("clip_share"):
+        return "clip shares", f"{tail.removeprefix('clip_share').strip('_') or 'both'}, {where}"
+    return base, where
+
+
+def heading_of(panel: str) -> str:
+    """The heading that a plot stands under."""
+    return next(heading for heading, pattern in SECTIONS if re.fullmatch(pattern, panel))
+
+
+def sections(run: Series, meaning: Mapping[str, str]) -> dict[str, list[Plot]]:
+    """Plots of all metrics by heading, in the order of `SECTIONS`. meaning: a sentence for a metric or a plot."""
+    panels: dict[str, dict[str, str]] = {}
+    for name in run.names:
+        if name not in NO_CURVE and not GROUPS.fullmatch(name):
+            panel, line = panel_of(name)
+            panels.setdefault(panel, {})[line] = name
+    axes = run.axes()
+    found: dict[str, list[Plot]] = {heading: [] for heading, _ in SECTIONS}
+    for panel, lines in panels.items():
+        series = {line: run.of(name) for line, name in lines.items()}
+        plot = plots.curves(panel, series, axes, _note(panel, lines, meaning))
+        if plot is not None:
+            found[heading_of(panel)].append(plot)
+    if histogram := group_histogram(run):
+        found["Reward"].append(histogram)
+    return {heading: drawn for heading, drawn in found.items() if drawn}
+
+
+def _note(panel: str, lines: Mapping[str, str], meaning: Mapping[str, str]) -> str:
+    """What is said of the first of its metrics, else of the plot."""
+    names = [name.removeprefix("val/") for name in lines.values()]
+    return next((meaning[name] for name in (*names, panel) if name in meaning), CORE_METRICS.get(panel, ""))
+
+
+def group_histogram(run: Series) -> Plot | None:
+    """Shares of the prompts by how many of their answers were right, in the first and last tenth of rollouts."""
+    series = {int(found[1]): run.of(found[0]) for name in run.names if (found := GROUPS.fullmatch(name))}
+    ends = {right: start_and_end(points) for right, points in sorted(series.items()) if points}
+    if not ends:
+        return None
+    sides = {side: {str(right): pair[i] for right, pair in ends.items()} for i, side in enumerate(("start", "end"))}
+    return grouped(
+        "prompts by right answers", sides, "answers that are right", "Those of none and of all teach nothing."
+    )
