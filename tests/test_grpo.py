@@ -3,17 +3,19 @@
 import math
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from formulas import backward, close, evaluate, loss_of, metric, options, tensor, together
 from online_roles import Told, Written, rolled, written
 
-from zoo.api import Answers, Batch, clipped_surrogate, group_advantages, kl_estimate, step_advantages
+from zoo.api import Answer, Answers, Batch, clipped_surrogate, group_advantages, kl_estimate, step_advantages
 from zoo.config import resolve
 from zoo.errors import ZooError
 from zoo.models.roles import Models
 from zoo.registry import load_algorithm
+from zoo.rollout.writer import Writer
 
 GRPO = load_algorithm("plugins/grpo.py")[1]
 overlong_punishment = GRPO.rollout.__globals__["overlong_punishment"]
@@ -303,6 +305,21 @@ def test_steps_are_lines_and_the_score_of_the_answer_so_far_is_their_reward(vect
     assert seen == [[(0, 4, True), (1, 2, True), (2, 3, True)], [(0, 2, False), (2, 1, False), (2, 2, False)]]
     for row, expected in zip(batch.advantage, case["expected"]["advantages"], strict=True):
         close(row, expected + [0.0] * (4 - len(expected)))
+
+
+def test_lines_end_with_their_break_and_blank_ones_belong_to_the_line_before(tiny_tokenizer):
+    def ends(text):
+        ids = tiny_tokenizer(text, add_special_tokens=False)["input_ids"]
+        answer = Answer.of([1], [*ids, tiny_tokenizer.eos_token_id])
+        (found,) = Writer.line_ends(SimpleNamespace(template=SimpleNamespace(tokenizer=tiny_tokenizer)), [answer])
+        pieces = [0, *(end + 1 for end in found)]
+        cut = [tiny_tokenizer.decode(answer.completion[a:b]) for a, b in zip(pieces, pieces[1:], strict=False)]
+        assert found[-1] == len(answer.completion) - 1
+        return [one.replace(tiny_tokenizer.eos_token, "") for one in cut]
+
+    assert ends("one two\n\nthree\nfour") == ["one two\n\n", "three\n", "four"]
+    assert ends("\n one two\n") == ["\n one two\n"]
+    assert ends("one") == ["one"] and ends("") == [""] and ends("\n\n") == ["\n\n"]
 
 
 def test_reinforce_plus_plus(vectors):

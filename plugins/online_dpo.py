@@ -1,0 +1,111 @@
+"""Online DPO: preferences of a reward on the policy's own answers (OAIF, arXiv:2402.04792).
+
+To each prompt the policy writes two answers, the better one by the run's reward is the chosen one, and DPO's loss
+(arXiv:2305.18290, equation 7) follows; then the next prompts, with the policy as it is by now. The reward may be a
+checker, a reward model or a judge. Of more than two answers the best and the worst make the pair.
+
+A pair teaches nothing where its answers are equal or score the same, or where a reward is missing: it has no weight and
+is counted. TRL calls the first of two that tie the chosen one, which --ties first does. Log-probs are sums, at the
+temperature of sampling. The paper takes lr 5e-7 with Adafactor and T 0.9.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from zoo.api import Algorithm, Batch, Loss, ZooError, logsigmoid
+
+
+class OnlineDPO(Algorithm):
+    """Online DPO: the better of two answers that the policy has just written is raised over the other."""
+
+    paper = "arXiv:2402.04792"
+    data = "prompt"
+    needs = ("policy", "reference")
+    defaults = {"lr": 1e-5, "schedule": "constant", "batch_size": 64, "answers_per_prompt": 2, "max_new_tokens": 64}
+    metrics = {
+        "rewards/chosen": "β times the log-ratio of policy to reference on chosen answers, about 0 at the start.",
+        "rewards/rejected": "The same on rejected answers; should fall below rewards/chosen.",
+        "rewards/margins": "β·h = rewards/chosen − rewards/rejected; grows less than offline, as pairs are always new.",
+        "rewards/accuracies": "Share of pairs whose margin is above 0.",
+        "scores/margins": "By how much the reward prefers the chosen answer; goes to 0 as answers become alike.",
+        "kl": "KL(π ‖ π_ref) of both answers as they were written, k1, summed over an answer.",
+        "entropy": "Entropy of the policy, mean over the tokens of an answer; near 0 both answers become one.",
+        "dropped": "Share of pairs without weight: ties, equal answers, missing rewards.",
+    }
+    conformance = {"start": {"loss": math.log(2), "rewards/margins": 0.0}}
+
+    @dataclass
+    class Config:
+        beta: float = 0.1
+        """Scale β of the implicit reward: how dear it is to leave the reference."""
+        ties: Literal["drop", "first"] = "drop"
+        """Answers that score the same: no pair, or the first is the chosen one (TRL)."""
+        missing_eos_penalty: float = 0.0
+        """Taken off the score of an answer without end of turn, as TRL can; 0 for nothing."""
+
+        def __post_init__(self):
+            if self.beta <= 0:
+                raise ValueError("beta must be above 0")
+
+    def rollout(self, prompts, models, config, score):
+        """A pair for each prompt, and what the reference says of both."""
+        answers = models.policy.generate(prompts)
+        if len(answers) < 2 * len(prompts):
+            raise ZooError("Online DPO compares answers to one prompt, and answers_per_prompt is 1.", "Make it 2.")
+        scores = score(answers)
+        scores = scores - config.missing_eos_penalty * ~answers.ended.to(scores.device)
+        scores = scores.view(len(prompts), -1)
+        first, second, usable = chosen_and_rejected(scores, config.ties)
+        offset = torch.arange(len(prompts), device=scores.device) * scores.shape[1]
+        chosen, rejected = (answers.select((offset + place).tolist()) for place in (first, second))
+        same = [torch.equal(a.completion, b.completion) for a, b in zip(chosen, rejected, strict=True)]
+        reference = models.reference.logps(chosen, rejected)
+        margins = scores.gather(1, first[:, None]) - scores.gather(1, second[:, None])
+        return Batch(
+            chosen=chosen, rejected=rejected, usable=usable & ~torch.tensor(same, device=usable.device),
+            margins=margins[:, 0], reference_chosen=reference[0].sum(), reference_rejected=reference[1].sum(),
+        )  # fmt: skip
+
+    def loss(self, batch, models, config):
+        """Equation 7 of DPO on the pairs that are one."""
+        chosen, rejected = models.policy.logps(batch.chosen, batch.rejected, entropy=True)
+        reward_chosen = config.beta * (chosen.sum() - batch.reference_chosen)
+        reward_rejected = config.beta * (rejected.sum() - batch.reference_rejected)
+        margins = reward_chosen - reward_rejected
+        kl = batch.chosen.behaviour.sum(-1) - batch.reference_chosen
+        kl = (kl + batch.rejected.behaviour.sum(-1) - batch.reference_rejected) / 2
+        entropies = [(one.entropy * one.mask).sum(-1) / one.lengths.clamp(min=1) for one in (chosen, rejected)]
+        every = torch.ones_like(margins)
+        counted = {
+            "rewards/chosen": reward_chosen,
+            "rewards/rejected": reward_rejected,
+            "rewards/margins": margins,
+            "rewards/accuracies": margins > 0,
+            "scores/margins": batch.margins,
+        }
+        return Loss.weighted(-logsigmoid(margins), batch.usable, {
+            **{name: (value, batch.usable) for name, value in counted.items()},
+            "kl": (kl, every),
+            "entropy": ((entropies[0] + entropies[1]) / 2, every),
+            "dropped": (~batch.usable, every),
+        })  # fmt: skip
+
+
+def chosen_and_rejected(scores, ties="drop"):
+    """Places of the best and the worst answer and whether they make a pair, [P] each; scores [P, n], NaN where missing.
+
+    With ties="first" the first of equal answers is the chosen one.
+    """
+    known = ~scores.isnan()
+    best = scores.where(known, -torch.inf).argmax(1)
+    # The last of equal ones, so that a tie is no pair of an answer with itself.
+    worst = scores.shape[1] - 1 - scores.where(known, torch.inf).flip(1).argmin(1)
+    differ = scores.gather(1, best[:, None]) > scores.gather(1, worst[:, None])
+    if ties == "first":
+        return best, worst, (known.sum(1) > 1) & (best != worst)
+    return best, worst, differ[:, 0]

@@ -1,0 +1,290 @@
+"""PPO: Proximal Policy Optimization for language models, as InstructGPT used it (arXiv:1707.06347, arXiv:2203.02155).
+
+The policy writes an answer to each prompt, and a reward scores it at its last token, the end of the turn. Each token
+pays β·(log π − log π_ref), so that the policy stays near the reference. A critic learns what a state is worth. By how
+much things went better than it had expected is the advantage (generalized advantage estimation, arXiv:1506.02438).
+Several passes over the rollout follow it, the ratio to the policy that wrote the answers being clipped.
+
+The details are those of OpenAI's first code and of the paper that reproduced it (arXiv:2403.17031): advantages whitened
+once over the whole rollout, clipped values with ½ and weight 0.1, γ 1, λ 0.95, four passes, Adam's ε 1e-5. That paper
+and TRL put the score on the token after the end of the turn where there is one; here it stands on the end itself.
+Whitening takes the deviation of a population; TRL and verl that of a sample.
+
+InstructGPT mixes in pretraining text (PPO-ptx). Here the texts come with the prompts, as their column `demonstration`,
+and ptx_weight weighs their NLL, a mean over the tokens of all demonstrations of the step.
+
+Variants: instructgpt has that paper's β, one pass in eight minibatches, and ptx with its weight; n-details what
+arXiv:2403.17031 takes for summaries, answers without an end scoring −1.
+
+A missing reward takes its answer out of every mean and of the loss. Log-ratios are held at 20.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from zoo.api import Algorithm, Answer, Answers, Batch, Loss, Ragged, clipped_surrogate, kl_estimate, whiten
+
+WHOLE = ("kl_coef", "explained_variance", "return_variance", "advantage_variance")
+"""Numbers of a whole rollout."""
+
+
+class PPO(Algorithm):
+    """Proximal Policy Optimization: a critic, a KL penalty on each token, clipped steps over each rollout."""
+
+    paper = "arXiv:2203.02155"
+    data = "prompt"
+    defaults = {
+        "lr": 1e-5, "schedule": "constant", "batch_size": 64, "rollout_epochs": 4, "adam_eps": 1e-5,
+        "max_new_tokens": 64,
+    }  # fmt: skip
+    variants = {
+        "instructgpt": {"kl_coef": 0.02, "rollout_epochs": 1, "minibatches": 8, "ptx_weight": 27.8},
+        "n-details": {"kl_coef": 0.05, "missing_eos": "replace", "temperature": 0.7, "schedule": "linear"},
+    }
+    saved = ("kl_coef",)
+    metrics = {
+        "kl": "Σ log π_old − log π_ref of an answer, mean over the rollout: the distance that the reward is paid with.",
+        "kl_k3": "The same KL a token, as k3, which is never below 0.",
+        "kl_coef": "β of the rollout; moves with adaptive_kl only.",
+        "score": "Reward of an answer as the algorithm takes it, after normalisation, clip and missing end.",
+        "total_reward": "score − β·kl, what is maximised.",
+        "ratio": "ρ = π/π_old, mean over tokens: exactly 1 in the first step after a rollout.",
+        "ratio_max": "The largest ρ of an answer, mean over answers; far above 1 + clip the steps are too large.",
+        "clip_share": "Share of tokens whose loss the clip holds; above a third or so the steps are too large.",
+        "approx_kl": "KL(π_old ‖ π) as ½(log ρ)², mean over tokens: how far the passes over the rollout have gone.",
+        "approx_kl_k3": "The same as ρ − 1 − log ρ.",
+        "entropy": "Entropy of the policy, mean over tokens; a fall to 0 ends exploration.",
+        "policy_loss": "The clipped loss alone; about 0 in the first step, because advantages are whitened.",
+        "value_loss": "½(V − R)² with the clip, mean over tokens.",
+        "value_clip_share": "Share of tokens whose value loss the clip holds.",
+        "explained_variance": "1 − Var(R − V)/Var(R) over the rollout: 1 for a perfect critic, 0 for one that says the "
+        "same everywhere.",
+        "value": "V before the rollout's steps, mean over tokens; should come near `return`.",
+        "return": "R = A + V, mean over tokens.",
+        "return_variance": "Variance of R over the tokens of the rollout.",
+        "advantage": "A before whitening, mean over tokens.",
+        "advantage_variance": "Variance of A over the tokens of the rollout, before whitening.",
+        "ptx_loss": "−log π of the demonstrations that come with the prompts, a token.",
+    }
+    conformance = {
+        "start": {"ratio": 1.0, "ratio_max": 1.0, "clip_share": 0.0, "approx_kl": 0.0, "approx_kl_k3": 0.0},
+        "variants": [{"kl_coef": 0.0}, {"missing_eos": "replace"}],
+    }
+
+    @dataclass
+    class Config:
+        kl_coef: float = 0.05
+        """β, what a nat of KL costs: arXiv:2403.17031 0.05, InstructGPT 0.02, where 0.01 to 0.02 did best. 0 needs no
+        reference."""
+        adaptive_kl: float | None = None
+        """KL of an answer to steer β to, from kl_coef on (arXiv:1909.08593: 6); by default β stays."""
+        adaptive_kl_horizon: int = 10_000
+        """Answers in which a KL that is off by a fifth or more moves β by a fifth."""
+        normalize_score: bool = False
+        """Bring the scores of each rollout to mean 0 and deviation 1, before anything else."""
+        score_clip: float | None = None
+        """Clip scores to ± this, before KL; OpenRLHF takes 10."""
+        missing_eos: Literal["none", "replace", "subtract"] = "none"
+        """What the score of an answer without end of turn becomes: what it is; −missing_eos_penalty (OpenAI,
+        arXiv:2403.17031); or that much less (TRL)."""
+        missing_eos_penalty: float = 1.0
+        """See missing_eos."""
+        whiten_rewards: bool = False
+        """Divide the rewards of all tokens of a rollout by their deviation; their mean stays."""
+        gamma: float = 1.0
+        """Discount γ of later rewards."""
+        gae_lambda: float = 0.95
+        """λ of the advantage estimate: 1 takes what came out, 0 the critic's word for it."""
+        clip: float = 0.2
+        """ε that the ratio is clipped at."""
+        dual_clip: float | None = None
+        """Bound c of −c·A on the loss where A < 0 (verl: 3)."""
+        value_clip: float = 0.2
+        """How far a value may move from that of the rollout before its loss stops following; 0 for no clip."""
+        value_weight: float = 0.1
+        """Weight c_v of the value loss."""
+        ptx_weight: float = 0.0
+        """Weight γ_ptx of the NLL of demonstrations (InstructGPT: 27.8, on pretraining text). They are the column
+        `demonstration` of the prompt data; prompts without one bring none, nor do those of the starter set."""
+
+        def __post_init__(self):
+            for wrong, why in (
+                (self.kl_coef < 0, "kl_coef must be at least 0"),
+                (self.adaptive_kl is not None and self.adaptive_kl <= 0, "adaptive_kl must be above 0"),
+                (
+                    self.adaptive_kl is not None and self.kl_coef == 0,
+                    "adaptive_kl needs a kl_coef above 0",
+                ),
+                (self.adaptive_kl_horizon < 1, "adaptive_kl_horizon must be at least 1"),
+                (self.score_clip is not None and self.score_clip <= 0, "score_clip must be above 0"),
+                (not 0 <= self.gamma <= 1, "gamma must be from 0 to 1"),
+                (not 0 <= self.gae_lambda <= 1, "gae_lambda must be from 0 to 1"),
+                (not 0 < self.clip < 1, "clip must be above 0 and below 1"),
+                (self.dual_clip is not None and self.dual_clip <= 1, "dual_clip must be above 1"),
+                (min(self.value_clip, self.value_weight, self.ptx_weight) < 0, "weights and clips must be at least 0"),
+            ):
+                if wrong:
+                    raise ValueError(why)
+
+    def __init__(self):
+        self.kl_coef = 0.0
+
+    def needs(self, config):
+        return ("policy", "critic") if config.kl_coef == 0 else ("policy", "critic", "reference")
+
+    def rollout(self, prompts, models, config, score):
+        """Answers, and for each token the advantage, the return, and the value that was expected."""
+        beta = self.kl_coef or config.kl_coef
+        answers = models.policy.generate(prompts)
+        raw = score(answers)
+        known = ~raw.isnan()
+        mask = answers.mask & known[:, None]
+        kl, kl_k3 = torch.zeros_like(answers.behaviour), torch.zeros_like(answers.behaviour)
+        if config.kl_coef:
+            reference = models.reference.logps(answers).per_token
+            kl, kl_k3 = (kl_estimate(answers.behaviour, reference, kind) * mask for kind in ("k1", "k3"))
+        scores = shaped_scores(raw, answers.ended.to(raw.device), config)
+        rewards = token_rewards(scores.where(known, 0.0), kl, answers.mask, beta)
+        if config.whiten_rewards:
+            rewards = whiten(rewards, mask, shift_mean=False)
+        values = models.critic.values(answers) * mask
+        advantage, returns = gae(rewards, values, mask, config.gamma, config.gae_lambda)
+        if config.adaptive_kl is not None and known.any():
+            self.kl_coef = adapted(beta, float(kl.sum(-1)[known].mean()), int(known.sum()), config)
+        over_all = {
+            "kl_coef": torch.tensor(beta),
+            "explained_variance": 1 - _variance(returns - values, mask) / _variance(returns, mask),
+            "return_variance": _variance(returns, mask),
+            "advantage_variance": _variance(advantage, mask),
+        }
+        return Batch(
+            answers=answers, known=known, score=scores, kl=kl.sum(-1), total_reward=scores - beta * kl.sum(-1),
+            kl_k3=Ragged(kl_k3, answers), returns=Ragged(returns, answers), old_values=Ragged(values, answers),
+            advantage=Ragged(whiten(advantage, mask), answers), raw_advantage=Ragged(advantage, answers),
+            **{name: value.to(raw).expand(len(answers)).clone() for name, value in over_all.items()},
+            **({"ptx": _demonstrations(prompts, answers, models)} if config.ptx_weight else {}),
+        )  # fmt: skip
+
+    def measure(self, batch):
+        """Tokens of both terms, whose means have denominators of their own."""
+        ptx = batch.ptx.mask.sum(-1) * batch.known if "ptx" in batch else torch.zeros(1)
+        return {"tokens": (batch.answers.mask & batch.known[:, None]).sum(), "ptx_tokens": ptx.sum()}
+
+    def loss(self, batch, models, config):
+        """Equation 2 of InstructGPT, the policy's and the critic's losses being those of PPO."""
+        logps = models.policy.logps(batch.answers, entropy=True)
+        mask = logps.mask & batch.known[:, None]
+        old = logps.per_token.detach() if batch.on_policy else batch.answers.behaviour
+        log_ratio = (logps.per_token - old) * logps.mask
+        policy = clipped_surrogate(log_ratio, batch.advantage, config.clip, config.clip, config.dual_clip)
+        values = models.critic.values(batch.answers)
+        critic, value_clipped = value_loss(values, batch.old_values, batch.returns, config.value_clip)
+        losses = policy.loss * batch.answers.correction + config.value_weight * critic
+        ptx = _ptx(batch, models)
+        if ptx is not None:
+            # A mean over its own tokens, while the core divides by those of the answers, over which it is spread.
+            share = batch.measured["tokens"] / batch.measured["ptx_tokens"].clamp(min=1)
+            losses = losses + (config.ptx_weight * share * ptx[0] / mask.sum(-1).clamp(min=1))[:, None]
+        ratio, log_ratio = policy.ratio.detach(), log_ratio.detach()
+        nothing = torch.full_like(losses, torch.nan)
+        return Loss.per_token(losses, mask, {
+            **{name: batch[name] for name in WHOLE},
+            **{name: (batch[name], batch.known) for name in ("score", "total_reward")},
+            "kl": (batch.kl if config.kl_coef else nothing[:, 0], batch.known),
+            "kl_k3": batch.kl_k3 if config.kl_coef else nothing,
+            "ratio": ratio,
+            "ratio_max": ((ratio * mask).amax(-1), batch.known),
+            "clip_share": policy.clipped_low | policy.clipped_high,
+            "approx_kl": log_ratio**2 / 2,
+            "approx_kl_k3": ratio - 1 - log_ratio,
+            "entropy": logps.entropy,
+            "policy_loss": policy.loss,
+            "value_loss": critic,
+            "value_clip_share": value_clipped,
+            "value": batch.old_values,
+            "return": batch.returns,
+            "advantage": batch.raw_advantage,
+            "ptx_loss": nothing[:, 0] if ptx is None else (ptx[0] / ptx[1].clamp(min=1), ptx[1]),
+        })  # fmt: skip
+
+
+def shaped_scores(scores, ended, config):
+    """Scores [B] as the reward takes them, NaN where missing: normalised, clipped, without a good end made less."""
+    if config.normalize_score:
+        scores = whiten(scores, ~scores.isnan()).where(~scores.isnan(), torch.nan)
+    if config.score_clip is not None:
+        scores = scores.clamp(-config.score_clip, config.score_clip)
+    if config.missing_eos == "none":
+        return scores
+    less = torch.zeros_like(scores) if config.missing_eos == "replace" else scores
+    return scores.where(ended | scores.isnan(), less - config.missing_eos_penalty)
+
+
+def token_rewards(scores, kl, mask, beta):
+    """−β·k1 of each token, and the score at the last one that counts; scores [B], kl and mask [B, T] → [B, T]."""
+    places = torch.arange(mask.shape[-1], device=mask.device)
+    last = torch.where(mask, places, -1).amax(-1, keepdim=True)
+    return (scores[:, None] * (places == last) - beta * kl) * mask
+
+
+def gae(rewards, values, mask, gamma, lam):
+    """Advantages A_t = δ_t + γλ A_{t+1}, δ_t = r_t + γ V_{t+1} − V_t, and returns A + V; all [B, T].
+
+    V past the end is 0. Tokens that do not count are skipped: the next state is that of the next one that does.
+    """
+    advantages = torch.zeros_like(values)
+    following, value = torch.zeros_like(values[:, 0]), torch.zeros_like(values[:, 0])
+    for t in reversed(range(values.shape[1])):
+        delta = rewards[:, t] + gamma * value - values[:, t]
+        following = torch.where(mask[:, t], delta + gamma * lam * following, following)
+        value = torch.where(mask[:, t], values[:, t], value)
+        advantages[:, t] = following * mask[:, t]
+    return advantages, (advantages + values) * mask
+
+
+def value_loss(values, old, returns, clip):
+    """½ max((V − R)², (clip(V, V_old ± ε) − R)²), and whether the clip decides; all [B, T]. clip 0: ½(V − R)²."""
+    plain = (values - returns) ** 2 / 2
+    if not clip:
+        return plain, torch.zeros_like(plain, dtype=torch.bool)
+    held = ((old + (values - old).clamp(-clip, clip)) - returns) ** 2 / 2
+    return torch.maximum(plain, held), held > plain
+
+
+def adapted(beta, kl, answers, config):
+    """β after a rollout of so many answers whose mean KL is `kl` (section 2.2 of arXiv:1909.08593)."""
+    error = min(max(kl / config.adaptive_kl - 1, -0.2), 0.2)
+    # More answers than the horizon could otherwise turn its sign.
+    return beta * max(1 + error * answers / config.adaptive_kl_horizon, 0.5)
+
+
+def _variance(values, mask):
+    """Of a population over the tokens under the mask, float64; NaN where there are none."""
+    return values[mask].double().var(correction=0) if mask.any() else torch.tensor(torch.nan)
+
+
+def _ptx(batch, models):
+    """−log π of each answer's demonstration and its tokens, [B], or None without any; at temperature 1."""
+    if "ptx" not in batch:
+        return None
+    found = models.policy.logps(batch.ptx, temperature=1.0)
+    return -found.sum() * batch.known, found.lengths * batch.known
+
+
+def _demonstrations(prompts, answers, models):
+    """For each answer the demonstration that its prompt comes with, or one whose tokens do not count."""
+    found = []
+    each = len(answers) // len(prompts)
+    for i, one in enumerate(answers):
+        prompt = prompts[i // each]
+        text = prompt["record"].get("demonstration")
+        nothing = Answer(one.prompt, one.completion[:1], torch.zeros_like(one.mask[:1]))
+        found.append(nothing if text is None else models.policy.answer(prompt, text).to(one.prompt.device))
+    if not any(one.mask.any() for one in found):
+        warnings.warn("No prompt brings a demonstration: ptx_weight has nothing to weigh.", stacklevel=2)
+    return Answers(found)
