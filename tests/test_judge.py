@@ -17,6 +17,7 @@ from zoo.judges.make import make_judge
 from zoo.judges.verdicts import Verdict, as_reward, entropy, expected_grade
 from zoo.judges.wording import Question, as_text, load_wording
 from zoo.registry import load_algorithm
+from zoo.rewards.reward import Reward
 from zoo.testing import stand_ins
 
 
@@ -354,3 +355,39 @@ def test_a_mistake_in_a_constitution_is_named(tmp_path, text, message):
         load_constitution(file)
     with pytest.raises(ZooError, match="Did you mean 'default'"):
         load_constitution("defaults")
+
+
+# -- as a reward -------------------------------------------------------------------------------------------------
+
+
+def test_a_judge_is_a_reward_between_minus_one_and_one(tiny_folder, local):
+    text = f"0.5*judge(model={tiny_folder}) + 0*length"
+    reward = Reward(text, {}, precision="32-true", say=lambda text: None)
+    records = [{"prompt": "red?"}, {"prompt": "red?"}]
+    found = reward.score(["blue", "<|im_end|>"], records)
+    grade = float(Judge(local).rate(["red?"], ["blue"]))
+    assert found == [pytest.approx(0.5 * (2 * (grade - 1) / 9 - 1), abs=1e-5), None]
+
+
+def test_a_judge_of_its_own_is_kept_rounded_where_the_arithmetic_is(tiny_folder, local):
+    judge = make_judge(str(tiny_folder), precision="bf16-mixed", say=lambda text: None)
+    assert {one.dtype for one in judge.respondent.model.parameters()} == {torch.float32, torch.bfloat16}
+    close(judge.prefer(["red?"], ["sun"], ["moon"]), Judge(local).prefer(["red?"], ["sun"], ["moon"]), relative=0.1)
+    assert not judge.prefer(["red?"], ["sun"], ["moon"], chain_of_thought=True).isnan().any()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("judge(modle=x)", "Did you mean 'model'"),
+        ("judge(model=self)", "no policy"),
+        ("judge(model=./nowhere)", "no model at"),
+        ("judge(chain_of_thought=maybe)", "true or false"),
+        ("judge(model=https://host/v1)", "names no model"),
+        ("jugde", "Did you mean 'judge'"),
+    ],
+)
+def test_a_mistake_in_the_reward_is_pointed_at(text, message):
+    with pytest.raises(ZooError, match=message) as caught:
+        Reward(text, {}, say=lambda text: None)
+    assert "character 1" in caught.value.message and "\n  ^" in caught.value.message

@@ -20,8 +20,9 @@ from zoo.judges.wording import load_wording
 from zoo.models.attention import use_cpu_attention
 from zoo.models.default import cache_folder
 from zoo.models.loading import load_model, load_tokenizer, resolve_model
-from zoo.models.precision import round_frozen
+from zoo.models.precision import round_frozen, rounding_tolerance
 from zoo.models.scorer import require_head
+from zoo.models.scoring import choose_layout
 from zoo.runs import find_run, is_run_name
 
 SELF = "self"
@@ -93,16 +94,21 @@ def _other_model(
     model = load_model(source, torch.float32, trust_remote_code)
     if source.is_adapter:
         model = model.merge_and_unload()
-    model = round_frozen(model.requires_grad_(False).eval().to(device), precision)
+    model = model.requires_grad_(False).eval().to(device)
     if torch.device(device).type == "cpu":
         use_cpu_attention(model)
     settings = run.config.get("template", "auto") if run else "auto"
     ending = getattr(model.generation_config, "eos_token_id", None)
     eos_ids = ending if isinstance(ending, list) else [] if ending is None else [ending]
     chat = ChatTemplate(load_tokenizer(source, trust_remote_code), settings, eos_ids=eos_ids)
+    # Before the weights are rounded: rounding hides what the test looks for.
+    probes = [chat.answer("Name a colour.", text).to(device) for text in ("Red.", "It is blue.")]
+    layout, _ = choose_layout(model, probes, "auto", rounding_tolerance(precision))
+    round_frozen(model, precision)
     return LocalModel(
-        source.short_name, lambda: model, chat, precision, micro_tokens=micro_tokens, longest_thought=longest_thought
-    )
+        source.short_name, lambda: model, chat, precision, layout=layout, micro_tokens=micro_tokens,
+        longest_thought=longest_thought,
+    )  # fmt: skip
 
 
 def _opened(respondent: Respondent, say: Callable[[str], None]) -> JudgementCache | None:

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from zoo.errors import PluginError, ZooError, nearest
+from zoo.judges.reward import JudgeReward, judge_reward
 from zoo.models.loading import NotFound, resolve_model
 from zoo.models.precision import choose_precision
 from zoo.plugin_files import import_file
@@ -115,6 +116,8 @@ class Reward:
             if not 0 < float(options.get("target", 1.0)) < math.inf:
                 raise self.expression.error("the target must be above 0 words", mention.at)
             return self._with_options(mention, length)
+        if name == "judge":
+            return self._judge(mention)
         if ":" in name:
             return self._with_options(mention, self._python(mention))
         return self._model(mention)
@@ -145,6 +148,13 @@ class Reward:
             raise self.expression.error(f"{place} has no function '{attribute}'", mention.at, guess=guess)
         return function
 
+    def _judge(self, mention: Mention) -> JudgeReward:
+        settings = {"precision": self.precision, "device": self.device, "out": self.out, "say": self.say}
+        try:
+            return judge_reward(dict(mention.options), **settings)
+        except ZooError as error:
+            raise self.expression.error(error.message.rstrip("."), mention.at, error.hint) from None
+
     def _model(self, mention: Mention) -> RewardModel:
         name, options = mention.name, dict(mention.options)
         steps = str(options.pop("steps", "min"))
@@ -166,7 +176,7 @@ class Reward:
 
     def _unknown(self, mention: Mention) -> ZooError:
         runs = [run.name for run in find_runs(self.out)]
-        rewards = ["length", *self.named]
+        rewards = ["length", "judge", *self.named]
         paths = [str(Path(self.out) / run) for run in runs]
         hint = f"Rewards: {', '.join(rewards)}; runs in {self.out}/: {', '.join(runs) or 'none'}; module:function."
         if "-" in mention.name or "/" in mention.name:

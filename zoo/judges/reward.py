@@ -1,0 +1,46 @@
+"""A judge as a reward: `judge(model=…)`, the expected grade of an answer, scaled to −1 … 1 (arXiv:2309.00267)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from zoo.errors import ZooError, nearest
+from zoo.judges.judge import Judge
+from zoo.judges.make import make_judge
+from zoo.judges.verdicts import as_reward
+from zoo.models.default import NAME
+
+OPTIONS = ("model", "wording", "chain_of_thought")
+SWITCH = {"true": True, "false": False, "1": True, "0": False}
+
+
+class JudgeReward:
+    """Grades answers from −1 (useless) to 1 (whatever was asked, correctly and clearly); None where it cannot."""
+
+    def __init__(self, judge: Judge, chain_of_thought: bool = False):
+        self.judge, self.chain_of_thought = judge, chain_of_thought
+
+    def __call__(self, completions: Sequence[str], records: Sequence[Mapping[str, Any]]) -> list[float | None]:
+        prompts = [record["prompt"] for record in records]
+        grades = self.judge.rate(prompts, list(completions), chain_of_thought=self.chain_of_thought)
+        return [None if math.isnan(value) else value for value in as_reward(grades).tolist()]
+
+
+def judge_reward(options: Mapping[str, float | str], **settings: Any) -> JudgeReward:
+    """From what stands in the brackets. settings: further arguments of `make_judge`. Raises ZooError.
+
+    model: of the judge, as in --judge (not self: a reward does not know the policy); by default the default model.
+    """
+    for name in options:
+        if name not in OPTIONS:
+            raise ZooError(
+                f"a judge has no option {name}.{nearest(name, OPTIONS)}", f"It takes {', '.join(OPTIONS)}."
+            )  # fmt: skip
+    switch = str(options.get("chain_of_thought", "false")).lower()
+    if switch not in SWITCH:
+        raise ZooError("chain_of_thought is true or false.")
+    wording = str(options["wording"]) if "wording" in options else None
+    judge = make_judge(str(options.get("model", NAME)), wording=wording, **settings)
+    return JudgeReward(judge, SWITCH[switch])
