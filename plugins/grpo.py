@@ -12,24 +12,29 @@ With step_rewards (section 4.1.3, process supervision) the lines of an answer ar
 score of the answer up to there, all step rewards of a group are normalised together, and a token gets the sum of those
 of the steps that are not over yet.
 
-Variants, each as whose paper has it:
-  dr-grpo             arXiv:2503.20783: rewards minus their mean, tokens summed and divided by a constant, no KL.
-                      verl's divides by the constant alone, not by the number of answers too.
-  dapo                arXiv:2503.14476: clip 0.2 and 0.28, mean over all tokens, no KL, flat groups written again, soft
-                      punishment of long answers, the last fifth of the length being its cache (4,096 of 20,480). The
-                      paper draws other prompts for flat groups; here the same prompts are asked again, at most three
-                      times, and groups that stay flat are left out.
-  gspo                arXiv:2507.18071: one ratio an answer, the geometric mean of its tokens', clip 3e-4 and 4e-4, four
-                      minibatches. The paper leaves the KL term out of its formulas, and so does this.
-  cispo               MiniMax-M1, arXiv:2506.13585: the ratio is clipped and detached, every token keeps its gradient.
-                      No lower clip, no KL. The paper does not give the upper one: 4, a ratio of 5, is what
-                      arXiv:2510.13786 found to do.
-  rloo                arXiv:2402.14740: REINFORCE on whole answers, the baseline is the mean of the other answers, KL in
-                      the reward. TRL takes a clipped ratio of whole answers: --surrogate clip --ratio sequence_sum.
-  reinforce++         arXiv:2501.03262: KL of each token in the reward, return to go, whitened over all tokens of the
-                      rollout; one answer a prompt. verl takes a sample's deviation, OpenRLHF as here a population's.
-  reinforce++-baseline  the same paper: rewards minus the group's mean, whitened likewise, KL as k2 in the loss. As
-                      whitening moves the mean, flat groups do not stay at 0 there.
+Variants carry the names of their papers. What they leave open is as above.
+
+dr-grpo (arXiv:2503.20783): rewards minus their mean, not divided; sums of tokens by a constant, no KL. verl divides by
+the constant alone, not by the number of answers too.
+
+dapo (arXiv:2503.14476): clip 0.2 and 0.28, mean over all tokens, no KL, dynamic sampling, soft punishment in the last
+fifth of the length (there 4,096 of 20,480). The paper draws other prompts for flat groups; here the same are asked
+again, three times at most, and groups that stay flat are left out.
+
+gspo (arXiv:2507.18071): one ratio an answer, the geometric mean of its tokens', clip 3e-4 and 4e-4, four minibatches,
+without which the ratio is 1. The paper leaves the KL term out of its formulas, and so does this.
+
+cispo (MiniMax-M1, arXiv:2506.13585): the ratio is clipped and detached, so that every token keeps its gradient. No
+lower clip, no KL. The paper does not give the upper one; here ratios up to 5, from arXiv:2510.13786 as TRL quotes it.
+
+rloo (arXiv:2402.14740): REINFORCE on whole answers against the mean of the others, KL in the reward. TRL takes a
+clipped ratio of whole answers: --surrogate clip --ratio sequence_sum.
+
+reinforce++ (arXiv:2501.03262): KL of each token in the reward, return to go, whitened over all tokens of the rollout,
+one answer a prompt. verl takes a sample's deviation, OpenRLHF as here a population's.
+
+reinforce++-baseline (the same paper): rewards minus the group's mean, whitened likewise, KL as k2 in the loss.
+Whitening moves the mean, so flat groups do not stay at 0 there.
 """
 
 from __future__ import annotations

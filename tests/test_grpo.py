@@ -456,7 +456,7 @@ def test_every_variant_is_made_of_options_that_go_together_and_is_described(name
     assert {option: getattr(found.algorithm, option, None) for option in GRPO.variants[name]} | {
         option: value for option, value in GRPO.variants[name].items() if hasattr(found.core, option)
     } == GRPO.variants[name]
-    assert f"\n  {name} " in sys.modules[GRPO.__module__].__doc__
+    assert f"\n\n{name} (" in sys.modules[GRPO.__module__].__doc__
 
 
 @pytest.mark.parametrize(
