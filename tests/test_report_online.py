@@ -67,7 +67,12 @@ def test_too_little_gives_no_fit(points):
 
 def test_a_law_without_a_top_says_so():
     found = fit([(d, d * (0.1 + 0.05 * math.log(d)) if d else 0.0) for d in (0.0, 1.0, 2.0, 3.0, 4.0)])
-    assert found.beta == pytest.approx(-0.05) and found.peak is None and "no top" in found.text()
+    assert found.beta == pytest.approx(-0.05) and found.peak is None and "no sure top" in found.text()
+
+
+def test_points_that_may_as_well_lie_on_a_line_have_no_top():
+    noisy = fit([(0.0, 0.0), (1.0, 0.5), (2.0, 0.4), (3.0, 1.5), (4.0, 1.0), (5.0, 1.9)])
+    assert noisy.beta_noise > abs(noisy.beta) and noisy.peak is None
 
 
 def test_points_of_the_frontier_are_the_validations():
@@ -158,8 +163,12 @@ def test_a_second_report_replaces_the_files_of_the_first(run):
         ("val/gold", "reward", "gold, held-out", "Reward"),
         ("rollout/reward/exact", "reward/exact", "training", "Reward"),
         ("val/length", "length", "held-out", "Answers"),
-        ("kl_k3", "KL", "kl_k3, training", "Distance from the start"),
-        ("objective/kl", "objective/KL", "kl, training", "Distance from the start"),
+        ("kl_k3", "kl_k3", "training", "Distance from the start"),
+        ("objective/kl", "objective/kl", "training", "Distance from the start"),
+        ("val/kl", "kl, held-out", "held-out", "Distance from the start"),
+        ("approx_kl_k3", "approx_kl", "approx_kl_k3, training", "Policy and critic"),
+        ("clip_high", "clip shares", "high, training", "Policy and critic"),
+        ("value_loss", "value_loss", "training", "Policy and critic"),
         ("clip_share_low", "clip shares", "low, training", "Policy and critic"),
         ("value/explained_variance", "value/explained_variance", "training", "Policy and critic"),
         ("val/logps/chosen", "logps", "chosen, held-out", "Training"),

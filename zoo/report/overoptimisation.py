@@ -42,11 +42,12 @@ class Fit:
 
     @property
     def peak(self) -> float | None:
-        """KL at the top of the curve; None where it has none."""
-        return math.exp(2 * (self.alpha / self.beta - 1)) if self.beta > 0 and self.alpha / self.beta < 300 else None
+        """KL at the top of the curve; None where it has none, or β may as well be 0."""
+        sure = self.beta > max(0.0, self.beta_noise) and self.alpha / self.beta < 300
+        return math.exp(2 * (self.alpha / self.beta - 1)) if sure else None
 
     def text(self) -> str:
-        top = f"; top at KL {number(self.peak)}" if self.peak is not None else "; no top"
+        top = f"; top at KL {number(self.peak)}" if self.peak is not None else "; no sure top"
         return (
             f"α {number(self.alpha)} ± {number(self.alpha_noise)}, β {number(self.beta)} ± {number(self.beta_noise)}, "
             f"n {self.n}{top}"

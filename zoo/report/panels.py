@@ -27,18 +27,22 @@ CORE_METRICS = {
     "cut": "Share of answers that were cut at the longest length.",
     "flat_groups": "Share of prompts whose answers all had one reward: groups with nothing to learn.",
     "engine_gap": "Mean |log π| between the engine that wrote and the model that is trained, a token; rounding only.",
-    "KL": "Distance from the reference. k1 is without bias and may be below 0, k3 never is.",
+    "kl": "Distance from the reference.",
+    "kl, held-out": "KL of policy to reference: mean of the log-ratio over held-out cases.",
     "clip shares": "Share of tokens whose ratio was held by the clip, below and above.",
     "entropy": "Of the policy, a token; near 0 nothing new is tried.",
     "explained_variance": "1 is a critic that knows the return, 0 one that knows its mean; below 0 it misleads.",
 }
 SECTIONS = (
-    ("Reward", r"reward|reward/.*|reward_std|gold.*|missing|flat_groups|groups/.*|scores?"),
-    ("Answers", r"length.*|cut|ended|texts?/.*"),
-    ("Distance from the start", r"KL|entropy|engine_gap|.*/KL|.*/entropy"),
+    (
+        "Reward",
+        r"(total_)?reward|reward/.*|reward_std|gold.*|missing|flat_groups|score|scores/.*|overlong|kept|resampled",
+    ),
+    ("Answers", r"length.*|cut"),
+    ("Distance from the start", r"(.*/)?(kl(_.*)?|kl, held-out|entropy)|engine_gap"),
     (
         "Policy and critic",
-        r"(.*/)?(ratio.*|clip.*|advantage.*|explained_variance|returns?)|value/.*|critic/.*|policy/.*",
+        r"(.*/)?(ratio|clip|advantage|approx_kl|policy_loss|value|return|explained_variance).*|critic/.*",
     ),
     ("Training", r".*"),
 )
@@ -57,10 +61,13 @@ def panel_of(name: str) -> tuple[str, str]:
         return "reward", f"{'gold, ' if base == 'gold' else ''}{where}"
     if stem and tail in SIDES:
         return stem, f"{tail}, {where}"
-    if re.fullmatch(r"(approx_?)?kl(_k[123])?", tail):
-        return f"{stem}/KL" if stem else "KL", f"{tail}, {where}"
-    if tail.startswith("clip_share"):
-        return "clip shares", f"{tail.removeprefix('clip_share').strip('_') or 'both'}, {where}"
+    if name == "val/kl":
+        # In nats an answer; what an algorithm logs under the name may be a token's.
+        return "kl, held-out", where
+    if tail.startswith("approx_kl"):
+        return "approx_kl", f"{tail}, {where}"
+    if clip := re.fullmatch(r"clip(?:_share)?_?(low|high|)", tail):
+        return "clip shares", f"{clip[1] or 'both'}, {where}"
     return base, where
 
 
