@@ -17,7 +17,7 @@ import zoo
 from zoo.runs import Run, find_run
 from zoo.strict_yaml import read_yaml
 
-COMMANDS = ("train", "resume", "algos", "data", "eval", "chat", "runs", "compare", "export", "doctor")
+COMMANDS = ("train", "resume", "algos", "data", "label", "eval", "chat", "runs", "compare", "export", "doctor")
 
 
 @pytest.fixture

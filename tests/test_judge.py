@@ -1,6 +1,8 @@
 """Judges: worked numbers, both orders, chains of thought, what cannot be judged, and what is asked only once."""
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -355,6 +357,25 @@ def test_a_mistake_in_a_constitution_is_named(tmp_path, text, message):
         load_constitution(file)
     with pytest.raises(ZooError, match="Did you mean 'default'"):
         load_constitution("defaults")
+
+
+PAGE = (Path(__file__).parent.parent / "docs" / "judges.md").read_text(encoding="utf-8")
+
+
+def example(name):
+    return re.search(rf"<!-- {re.escape(name)} -->\n```\w+\n(.*?)```", PAGE, flags=re.DOTALL)[1]
+
+
+def test_the_examples_of_the_page_work(tmp_path, monkeypatch, tiny_folder, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine.yaml", "wording.yaml"):
+        (tmp_path / name).write_text(example(name))
+    assert [one.id for one in load_constitution("mine.yaml")] == ["plain_words"]
+    assert load_wording("wording.yaml").id.startswith("brief-")
+    (tmp_path / "my-model").symlink_to(tiny_folder)
+    exec(compile(example("judge.py"), "judge.py", "exec"), {})
+    preference, by_principle, inconsistent = map(float, capsys.readouterr().out.split())
+    assert 0 < preference < 1 and 0 < by_principle < 1 and inconsistent in (0, 0.5, 1)
 
 
 # -- as a reward -------------------------------------------------------------------------------------------------

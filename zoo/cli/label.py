@@ -18,7 +18,6 @@ EXAMPLES = (
     "zoo label starter --kind preference --limit 20",
     "zoo label prompts.jsonl --model smollm2-135m --judge https://api.example.com/v1#big-model",
     "zoo label pairs.jsonl --judge runs/sft-1 --constitution default --chain-of-thought --clamp 0.4,0.6",
-    "zoo train --algo rm --data labelled.jsonl",
 )
 KINDS = ("preference", "feedback", "prompt")
 QUESTIONS = "What is asked"
@@ -89,7 +88,8 @@ def label(
 
     Each pair is judged in both orders, and `p_chosen` is the mean of the two probabilities. Pairs are taken from the
     data; to bare prompts a model draws two answers. Run the same command again to go on where it was stopped: nothing
-    is judged twice.
+    is judged twice. `zoo train --algo rm --data labelled.jsonl` then learns from it, and so does every other algorithm
+    for pairs.
     """
     from zoo.judges.constitution import load_constitution
     from zoo.judges.drawing import Drawer
