@@ -43,7 +43,9 @@ def test_a_run_of_one_step_has_a_rate():
 
 def test_matrices_decay_and_norms_and_biases_do_not():
     model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.LayerNorm(4))
-    optimizer = make_optimizer(list(model.named_parameters()), TrainConfig(weight_decay=0.1, lr=1.0, adam_beta1=0.5))
+    optimizer = make_optimizer(
+        {"policy": list(model.named_parameters())}, TrainConfig(weight_decay=0.1, lr=1.0, adam_beta1=0.5)
+    )
     decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     assert {name: decay[id(p)] for name, p in model.named_parameters()} == {
         "0.weight": 0.1, "0.bias": 0.0, "1.weight": 0.0, "1.bias": 0.0,
@@ -53,4 +55,11 @@ def test_matrices_decay_and_norms_and_biases_do_not():
 
 def test_a_model_with_matrices_only_has_one_group():
     parameter = torch.nn.Parameter(torch.zeros(2, 2))
-    assert len(make_optimizer([("w", parameter)], TrainConfig()).param_groups) == 1
+    assert len(make_optimizer({"policy": [("w", parameter)]}, TrainConfig()).param_groups) == 1
+
+
+def test_a_critic_has_a_learning_rate_of_its_own():
+    policy, critic = (torch.nn.Parameter(torch.zeros(2, 2)) for _ in range(2))
+    both = {"policy": [("w", policy)], "critic": [("w", critic)]}
+    assert [g["lr"] for g in make_optimizer(both, TrainConfig(lr=1.0, critic_lr=3.0)).param_groups] == [1.0, 3.0]
+    assert [g["lr"] for g in make_optimizer(both, TrainConfig(lr=1.0)).param_groups] == [1.0, 1.0]

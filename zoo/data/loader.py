@@ -71,7 +71,7 @@ class StepLoader:
         same on any number of processes.
         """
         batch = self.collate([self.records[i] for i in self.indices(step)])
-        return batch if self.processes == 1 else batch.select(self._share(batch))
+        return share_of(batch, self.rank, self.processes)
 
     def indices(self, step: int) -> list[int]:
         """The records of one step, over all processes, each epoch in an order of its own."""
@@ -93,23 +93,26 @@ class StepLoader:
             self._orders[epoch] = order.tolist()
         return self._orders[epoch]
 
-    def _share(self, batch: Batch) -> list[int]:
-        """This process's examples of a step, in the order of their length."""
-        sizes = [record_tokens(example) for example in examples_of(batch)]
-        ordered = sorted(range(len(batch)), key=lambda i: (-sizes[i], i))
-        # Back and forth over the processes (0 1 1 0 0 1 …), so that none gets the longer of every two.
-        period = 2 * self.processes
-        return [
-            example
-            for place, example in enumerate(ordered)
-            if min(place % period, period - 1 - place % period) == self.rank
-        ]
-
     def state_dict(self) -> dict[str, int]:
         return {"position": self.position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.position = state["position"]
+
+
+def share_of(batch: Batch, rank: int, processes: int) -> Batch:
+    """One process's examples of a step, in the order of their length, so that all have about the same work."""
+    if processes == 1:
+        return batch
+    sizes = [record_tokens(example) for example in examples_of(batch)]
+    ordered = sorted(range(len(batch)), key=lambda i: (-sizes[i], i))
+    # Back and forth over the processes (0 1 1 0 0 1 …), so that none gets the longer of every two.
+    period = 2 * processes
+    return batch.select([
+        example
+        for place, example in enumerate(ordered)
+        if min(place % period, period - 1 - place % period) == rank
+    ])  # fmt: skip
 
 
 def answers_among(values: Iterable[Any]) -> list[Answer]:

@@ -11,6 +11,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ from torch import Tensor
 from zoo.data.template import ChatTemplate
 from zoo.errors import ZooError
 from zoo.models.parts import gathered, my_place
+from zoo.models.roles import Policy
+from zoo.rollout.correction import importance_weights
 from zoo.rollout.engine import Engine, Sampling
 from zoo.types import Answer, Answers
 
@@ -29,13 +32,15 @@ SEED_STEPS = (1_000_003, 10_007)
 class Writer:
     """Writes answers for a policy.
 
-    engine: what draws the tokens; sampling and count: how, and how many to a prompt, unless a call says otherwise;
-    context: opened around each call, for autocast; device: where answers are wanted.
+    policy: whose answers they are; make_engine: makes what draws the tokens, when it is first needed; sampling and
+    count: how, and how many to a prompt, unless a call says otherwise; context: opened around each call, for autocast;
+    device: where answers are wanted.
     """
 
     def __init__(
         self,
-        engine: Engine,
+        policy: Policy,
+        make_engine: Callable[[], Engine],
         template: ChatTemplate,
         sampling: Sampling,
         count: int,
@@ -43,15 +48,27 @@ class Writer:
         context: Callable[[], AbstractContextManager],
         device: torch.device,
     ):
-        self.engine, self.template, self.sampling, self.count = engine, template, sampling, count
+        self.policy, self._make_engine = policy, make_engine
+        self.template, self.sampling, self.count = template, sampling, count
         self.seed, self.context, self.device = seed, context, device
         self.iteration, self.calls = 0, 0
         self.seconds, self.tokens = 0.0, 0
         """Spent writing since the process began, and how many tokens this process wrote."""
+        self.gaps: list[float] = []
+        """How far another engine's log-probs were from the trainer's, for each token of this iteration."""
+
+    @cached_property
+    def engine(self) -> Any:
+        return self._make_engine()
 
     def begin(self, iteration: int) -> None:
         """The calls that follow are those of this iteration."""
-        self.iteration, self.calls = iteration, 0
+        self.iteration, self.calls, self.gaps = iteration, 0, []
+        if self.engine.remote:
+            if my_place()[0] == 0:
+                self.engine.update(self.policy.model)
+            # The others wait until the weights are there.
+            gathered(None)
 
     def generate(self, prompts: Sequence[Any], n: int | None = None, **sampling: Any) -> Answers:
         """See `zoo.models.roles.Policy.generate`. Raises ZooError for a way to sample that cannot be."""
@@ -69,7 +86,20 @@ class Writer:
         self.seconds += time.perf_counter() - clock
         self.tokens += sum(len(answer.completion) for answer in mine)
         every = [answer for share in gathered(mine) for answer in share]
-        return Answers([dataclasses.replace(a, row=rows[i // n]) for i, a in enumerate(every)]).to(self.device)
+        answers = Answers([dataclasses.replace(a, row=rows[i // n]) for i, a in enumerate(every)]).to(self.device)
+        return self._corrected(answers, how.temperature or 1.0) if self.engine.remote else answers
+
+    def _corrected(self, answers: Answers, temperature: float) -> Answers:
+        """Answers of another engine: with the trainer's own log-probs, and weights for what the engine's differ by."""
+        with self.context():
+            own = self.policy.logps(answers, temperature=temperature)
+        weights = importance_weights(own.per_token, answers.behaviour, own.mask)
+        self.gaps += (own.per_token - answers.behaviour).abs()[own.mask].tolist()
+        lengths = [len(answer.completion) for answer in answers]
+        return Answers([
+            dataclasses.replace(answer, behaviour=own.per_token[i, :n], correction=weights[i, :n])
+            for i, (answer, n) in enumerate(zip(answers, lengths, strict=True))
+        ])  # fmt: skip
 
     def texts(self, answers: Sequence[Answer]) -> list[str]:
         """What answers say, without special tokens and white space at the ends."""
@@ -93,8 +123,9 @@ class Writer:
                 if "\n" in line and line.strip():
                     ends.append(position)
                     line = ""
-                elif "\n" in line and ends:
-                    ends[-1], line = position, ""
+                elif "\n" in line:
+                    ends[-1:] = [position] if ends else []
+                    line = ""
             # What follows the last line break, were it the end-of-turn token alone.
             last = len(answer.completion) - 1
             found.append([*ends, last] if line.strip() or not ends else [*ends[:-1], last])

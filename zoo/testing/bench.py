@@ -149,7 +149,7 @@ class Bench:
         if own:
             policy, frozen = copy.deepcopy(policy), copy.deepcopy(frozen)
         roles = algorithm.roles(resolved.algorithm)
-        models = setup.make_models(resolved, roles, policy, source(), "shared", precision, lambda text: None)
+        models = setup.make_models(resolved, roles, policy, source(), template(), "shared", precision, lambda text: None)
         if "reference" in models:
             models._roles["reference"].stand_in(frozen)
         return Stage(algorithm, hooks(algorithm), models, resolved.algorithm, policy, precision)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from zoo.data.loader import StepLoader
 from zoo.errors import TrainingStopped
 from zoo.runs import Run
 from zoo.training.checkpoints import newest
+from zoo.training.experience import Experience
+from zoo.training.report import write_cases
 from zoo.training.signals import Signals
 
 RISING = ("accuracy", "accuracies", "reward", "score", "margins", "margin")
@@ -29,16 +31,17 @@ RISING = ("accuracy", "accuracies", "reward", "score", "margins", "margin")
 class Recorder(Callback):
     """Writes metrics.jsonl and checkpoints, validates, stops early, and saves before it obeys a signal.
 
-    validation: a function that gives this process's held-out batches, or None. notify: called with (event, **facts)
-    for the listeners. progress: called with (step, metrics). signals: deferred from the first step to the last.
+    validation: a function that gives the numbers of held-out data as `val/…`, or None. notify: called with
+    (event, **facts) for the listeners. progress: called with (step, metrics). signals: deferred from the first step
+    to the last.
     """
 
     def __init__(
         self,
         run: Run,
         core: Any,
-        loader: StepLoader,
-        validation: Callable[[], Sequence[Any]] | None,
+        loader: StepLoader | Experience,
+        validation: Callable[[], dict[str, float]] | None,
         notify: Callable[..., None],
         progress: Callable[[int, dict[str, float]], None],
         signals: Signals,
@@ -94,9 +97,11 @@ class Recorder(Callback):
 
     def _validate(self, trainer: lightning.Trainer, module: Any) -> None:
         assert self.validation is not None
-        values = module.validate(self.validation())
+        values = self.validation()
         self.first = self.first or values
         self.last = values
+        if trainer.is_global_zero:
+            write_cases(self.run, module.steps_done, module.cases)
         self._write(trainer, {"step": module.steps_done, **values})
         self.progress(module.steps_done, values)
         self._judge(trainer, module, values)

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +27,19 @@ from zoo.models.roles import answers_in
 from zoo.models.scalar import choose_padding, is_scorer, set_unit, token_scores
 from zoo.models.scoring import choose_layout, score_answers
 from zoo.runs import Run, check_name, create_run
-from zoo.training import report, setup
+from zoo.training import online, report, setup
 from zoo.training.callbacks import Recorder
 from zoo.training.checkpoints import FolderCheckpoints, newest_good
 from zoo.training.checks import check_names, fitting, names_in
+from zoo.training.experience import Experience
 from zoo.training.listeners import Listeners, spoken_warnings
 from zoo.training.module import PostTraining, out_of_memory
 from zoo.training.progress import Watch, counter
 from zoo.training.resuming import check_data, compare_environment
+from zoo.training.rollouts import Rollouts
 from zoo.training.signals import Signals, Stopped, signal_name
 from zoo.training.sums import leave_processes
+from zoo.types import Batch
 
 RUN_FOLDER = "ZOO_RUN_FOLDER"
 """Environment variable by which the first process tells the ones that it starts which run they belong to."""
@@ -155,28 +158,60 @@ class Execution:
         device = next(self.policy.parameters()).device
         layout, note = choose_layout(
             self.policy, [answer.to(device) for answer in setup.sample_answers(self.data.train.records)], core.layout,
-            rounding_tolerance(self.precision), longest=core.max_length,
+            rounding_tolerance(self.precision), longest=core.max_length + core.max_new_tokens * self.algorithm.online(),
             score=token_scores if is_scorer(self.policy) else score_answers,
         )  # fmt: skip
         if note:
             self.say(note)
         roles = self.algorithm.roles(self.resolved.algorithm)
-        models = setup.make_models(self.resolved, roles, self.policy, self.source, layout, self.precision, self.say)
+        models = setup.make_models(
+            self.resolved, roles, self.policy, self.source, self.template, layout, self.precision, self.say
+        )
+        if not is_scorer(self.policy):
+            online.give_pen(models, core, self.template, self.precision, self.device, self.plugins)
         records = self._prepared(models)
-        collate = setup.make_collate(self.plugins.hook, self.tokenizer, self.resolved.algorithm)
-        self.loader = StepLoader(
-            records, collate, batch_size=core.batch_size, epochs=core.epochs, max_steps=core.max_steps, seed=core.seed,
-            rank=self.rank, processes=self.processes,
-        )  # fmt: skip
+        self.rollouts = self._make_rollouts(models, records) if self.algorithm.online() else None
+        self.loader = self._make_loader(records)
         micro_tokens = setup.choose_micro_tokens(core, self.device, self.policy)
-        trained = sum(p.numel() for p in self.policy.parameters() if p.requires_grad)
+        critic = models.built("critic").head if "critic" in models else None
+        self.module = PostTraining(
+            self.policy, models, self.plugins.hook, self.algorithm, self.resolved.algorithm, core,
+            total_steps=len(self.loader), micro_tokens=micro_tokens, critic=critic,
+        )  # fmt: skip
+        trained = sum(p.numel() for p in self.module.parameters() if p.requires_grad)
         self.say(
             f"Training {self.resolved.algo}: {len(records)} records, {len(self.loader)} steps of {core.batch_size} "
             f"(micro-batches of {micro_tokens} tokens, {layout} rows), {trained / 1e6:.1f} M trained weights."
         )
-        self.module = PostTraining(
-            self.policy, models, self.plugins.hook, self.algorithm, self.resolved.algorithm, core,
-            total_steps=len(self.loader), micro_tokens=micro_tokens,
+        if isinstance(self.loader, Experience):
+            each = self.loader.each
+            self.say(
+                f"A rollout has {online.prompts_in_rollout(core)} prompts with {core.answers_per_prompt} answers each "
+                f"and serves {each} step{'s' if each > 1 else ''}."
+            )
+
+    def _make_rollouts(self, models: Any, records: list[dict[str, Any]]) -> Rollouts:
+        core, held_out = self.core, self.data.held_out
+        for role in ("policy", "reference"):
+            if role in models:
+                models.built(role).temperature = core.temperature or 1.0
+        if "reference" in models:
+            # What the policy writes is never seen again.
+            models.built("reference").cache = None
+        return Rollouts(
+            self.plugins.hook, self.algorithm, self.resolved.algorithm, models, models.built("policy").writer,
+            online.make_rewards(core, self.plugins, self.device, self.say), records,
+            held_out.records[: core.eval_prompts] if held_out else [], self.precision, self.say,
+        )  # fmt: skip
+
+    def _make_loader(self, records: list[dict[str, Any]]) -> StepLoader | Experience:
+        core = self.core
+        if self.rollouts is not None:
+            return online.make_experience(records, self.rollouts, core, self.rank, self.processes)
+        collate = setup.make_collate(self.plugins.hook, self.tokenizer, self.resolved.algorithm)
+        return StepLoader(
+            records, collate, batch_size=core.batch_size, epochs=core.epochs, max_steps=core.max_steps, seed=core.seed,
+            rank=self.rank, processes=self.processes,
         )  # fmt: skip
 
     def _prepared(self, models: Any) -> list[dict[str, Any]]:
@@ -254,6 +289,10 @@ class Execution:
             )
             module.before_training = lambda: self._before_training(watch)
             module.say = watch.say
+            if self.rollouts is not None:
+                self.rollouts.run, self.rollouts.say, self.rollouts.tell = self.run, watch.say, self._tell
+                self.rollouts.micro_tokens = lambda: module.micro_tokens
+                module.more_metrics = self.rollouts.take_metrics
             trainer = self._trainer()
             checkpoint = newest_good(self.run.checkpoints, self.say) if self.resumed else None
             if self.resumed:
@@ -269,18 +308,26 @@ class Execution:
                 raise
         return self.signals.number or 0
 
-    def _validation(self) -> Any:
+    def _validation(self) -> Callable[[], dict[str, float]] | None:
+        """A function that gives the numbers of held-out data, or None."""
+        module, rollouts = self.module, self.rollouts
+        assert module is not None
+        if rollouts is not None:
+            return (lambda: rollouts.validate(module.steps_done)) if rollouts.held_out else None
+        batches = self._held_out_batches()
+        return (lambda: module.validate(batches())) if batches else None
+
+    def _held_out_batches(self) -> Callable[[], list[Batch]] | None:
         """A function that gives this process's held-out batches, or None."""
-        if self.data.held_out is None:
+        if self.data.held_out is None or not isinstance(self.loader, StepLoader):
             return None
         held_out = self.data.held_out.records
         if len(held_out) < self.processes:
             self.say(f"No validation: {len(held_out)} held-out records are too few for {self.processes} processes.")
             return None
         size = max(self.core.batch_size, self.processes)
-        collate = self.loader.collate
         batches = StepLoader(
-            held_out, collate, batch_size=size, shuffle=False, rank=self.rank, processes=self.processes
+            held_out, self.loader.collate, batch_size=size, shuffle=False, rank=self.rank, processes=self.processes
         )
         return lambda: [batches.batch(step) for step in range(len(batches))]
 
@@ -289,9 +336,10 @@ class Execution:
         module = self.module
         assert module is not None
         if "reference" in module.models and module.models.built("reference").cache is not None:
+            assert isinstance(self.loader, StepLoader)
             batches = [self.loader.batch(step) for step in range(len(self.loader))]
-            validation = self._validation()
-            batches += validation() if validation else []
+            held_out = self._held_out_batches()
+            batches += held_out() if held_out else []
             answers = [answer.to(module.device) for batch in batches for answer in answers_in(batch)]
             self._warm(module, answers, watch)
         self._tell("run_start", config=self.resolved.as_dict())

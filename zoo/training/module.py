@@ -22,7 +22,7 @@ from zoo.errors import PluginError, TrainingStopped
 from zoo.models.roles import Models, answers_in
 from zoo.training.randomness import restore_rng, rng_state
 from zoo.training.schedule import lr_factor, make_optimizer
-from zoo.training.sums import Sums, is_distributed, world_size
+from zoo.training.sums import Sums, add_cases, case_values, cases_of_all, is_distributed, world_size
 from zoo.types import Batch, Loss, metric_sums
 
 SMALLEST_MICRO_BATCH = 128
@@ -36,12 +36,12 @@ class PostTraining(lightning.LightningModule):
 
     def __init__(
         self, policy: torch.nn.Module, models: Models, hook: Any, algorithm: Any, config: Any, core: TrainConfig,
-        *, total_steps: int, micro_tokens: int,
+        *, total_steps: int, micro_tokens: int, critic: torch.nn.Module | None = None,
     ):  # fmt: skip
         super().__init__()
         self.automatic_optimization = False
         self.strict_loading = False
-        self.policy = policy
+        self.policy, self.critic = policy, critic
         self.models, self.hook, self.algorithm = models, hook, algorithm
         self.config, self.core = config, core
         self.total_steps, self.micro_tokens = total_steps, micro_tokens
@@ -50,7 +50,11 @@ class PostTraining(lightning.LightningModule):
         self.skipped_steps = 0
         self.before_training: Callable[[], None] = lambda: None
         """Called once, on the device, before anything is scored in this process."""
+        self.more_metrics: Callable[[], dict[str, float]] = dict
+        """What else is to stand in the row of a step: the numbers of the rollout that it is the first of."""
         self.say: Callable[[str], None] = print
+        self.cases: dict[str, list[float | None]] = {}
+        """Metrics of the last validation case by case, of all processes."""
         self.tokens_seen = 0.0
         self.cpu_seconds, self.seconds = 0.0, 0.0
         """Spent in optimizer steps by this process, by its processors and by the clock."""
@@ -71,13 +75,15 @@ class PostTraining(lightning.LightningModule):
         sums = self._backward_within_memory(batch, optimizer)
         self._refuse_unused_roles()
         loss = sums.means().get("loss", float("nan"))
-        norm = self._scale_and_clip(world_size() / max(sums.count("loss"), torch.finfo(torch.float32).tiny))
+        norms = self._scale_and_clip(world_size() / max(sums.count("loss"), torch.finfo(torch.float32).tiny))
         metrics = {
             **sums.means(),
-            "grad_norm": norm,
+            **norms,
             "lr": optimizer.param_groups[0]["lr"],
             "tokens": sums.total("tokens"),
+            **self.more_metrics(),
         }
+        norm = sum(norms.values())
         if numpy.isfinite(loss) and numpy.isfinite(norm):
             optimizer.step()
             self.bad_steps = 0
@@ -146,8 +152,8 @@ class PostTraining(lightning.LightningModule):
         return loss
 
     def _refuse_unused_roles(self) -> None:
-        """After a step in this process: a role that nothing has touched costs memory and time for no result."""
-        if unused := self.models.unused():
+        """After the first step of a run: a role that nothing has touched costs memory and time for no result."""
+        if self.steps_done == 0 and (unused := self.models.unused()):
             used = ", ".join(sorted(self.models.used)) or "no role"
             raise PluginError(
                 f"{type(self.algorithm).__name__} declares that it needs {', '.join(unused)}, but its first step used "
@@ -182,14 +188,21 @@ class PostTraining(lightning.LightningModule):
             return contextlib.nullcontext()
         return wrapped.no_sync()
 
-    def _scale_and_clip(self, scale: float) -> float:
-        """Divide the summed gradients and clip them in one pass; returns the norm before clipping."""
-        gradients = [p.grad for p in self.policy.parameters() if p.grad is not None]
-        norm = float(torch.nn.utils.get_total_norm(gradients)) * scale
-        if self.core.max_grad_norm and norm > self.core.max_grad_norm:
-            scale *= self.core.max_grad_norm / (norm + 1e-6)
-        torch._foreach_mul_(gradients, scale)
-        return norm
+    @property
+    def learners(self) -> dict[str, torch.nn.Module]:
+        """The models that are trained, by role."""
+        return {"policy": self.policy} | ({} if self.critic is None else {"critic": self.critic})
+
+    def _scale_and_clip(self, scale: float) -> dict[str, float]:
+        """Divide the summed gradients and clip each model's in one pass; returns the norms before clipping."""
+        norms = {}
+        for role, model in self.learners.items():
+            gradients = [p.grad for p in model.parameters() if p.grad is not None]
+            norm = float(torch.nn.utils.get_total_norm(gradients)) * scale
+            too_long = self.core.max_grad_norm and norm > self.core.max_grad_norm
+            torch._foreach_mul_(gradients, scale * self.core.max_grad_norm / (norm + 1e-6) if too_long else scale)
+            norms["grad_norm" if role == "policy" else f"{role}/grad_norm"] = norm
+        return norms
 
     def _skip_bad_step(self, batch: Batch, loss: float, norm: float) -> None:
         self.bad_steps += 1
@@ -209,26 +222,32 @@ class PostTraining(lightning.LightningModule):
     def validate(self, batches: Iterable[Batch]) -> dict[str, float]:
         """Loss and metrics over held-out batches, as `val/…`; the algorithm's own state is left as it was."""
         sums, state, rng = Sums(), self.algorithm.state(), rng_state()
+        cases: dict[str, list[float | None]] = {}
         self.models.training = False
         self.policy.eval()
         with self.trainer.precision_plugin.forward_context():
             for batch in batches:
-                sums.add(self._evaluate(batch.to(self.device)).pairs)
+                found, of_batch = self._evaluate(batch.to(self.device))
+                sums.add(found.pairs)
+                add_cases(cases, of_batch)
+        self.cases = cases_of_all(cases)
         self.models.training = True
         self.policy.train()
         self.algorithm.load_state(state)
         restore_rng(rng)
         return {f"val/{name}": value for name, value in sums.reduced(self.device).means().items()}
 
-    def _evaluate(self, batch: Batch) -> Sums:
+    def _evaluate(self, batch: Batch) -> tuple[Sums, dict[str, list[float | None]]]:
         while True:
             sums, parts = Sums(), micro_batches(batch, self.micro_tokens)
+            cases: dict[str, list[float | None]] = {}
             try:
                 self._measure(parts)
                 for part in parts:
                     loss = self._loss(part)
                     sums.add({"loss": (loss.numerator, loss.denominator), **metric_sums(loss.metrics)})
-                return sums
+                    add_cases(cases, case_values(loss.metrics, len(part)))
+                return sums, cases
             except RuntimeError as error:
                 if not out_of_memory(error):
                     raise
@@ -237,13 +256,19 @@ class PostTraining(lightning.LightningModule):
     # -- optimizer and checkpoints -------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> Any:
-        trained = [(name, p) for name, p in self.policy.named_parameters() if p.requires_grad]
+        trained = {
+            role: [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+            for role, model in self.learners.items()
+        }
         optimizer = make_optimizer(trained, self.core)
         factor = lr_factor(self.core.schedule, self.total_steps, self.core.warmup, self.core.lr_floor)
         return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor)}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        trained = {f"policy.{name}" for name, p in self.policy.named_parameters() if p.requires_grad}
+        trained = {
+            f"{role}.{name}" for role, model in self.learners.items()
+            for name, p in model.named_parameters() if p.requires_grad
+        }  # fmt: skip
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
         checkpoint["zoo"] = {
             "rng": rng_state(),
@@ -267,7 +292,8 @@ class PostTraining(lightning.LightningModule):
 
     def on_train_start(self) -> None:
         # Models come in evaluation mode, in which gradient checkpointing and the adapters' dropout do nothing.
-        self.policy.train()
+        for model in self.learners.values():
+            model.train()
         # Restoring earlier would be undone: Lightning draws numbers between loading and the first step.
         if self._restored_rng is not None:
             restore_rng(self._restored_rng)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,14 +28,16 @@ def lr_factor(schedule: str, total: int, warmup: float, floor: float) -> Callabl
     return factor
 
 
-def make_optimizer(parameters: list[tuple[str, torch.nn.Parameter]], core: Any) -> torch.optim.Optimizer:
-    """AdamW; weight decay on matrices only."""
-    decayed = [p for _, p in parameters if p.ndim >= 2]
-    plain = [p for _, p in parameters if p.ndim < 2]
-    groups = [
-        {"params": decayed, "weight_decay": core.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
+def make_optimizer(
+    parameters: Mapping[str, Sequence[tuple[str, torch.nn.Parameter]]], core: Any
+) -> torch.optim.Optimizer:
+    """AdamW over the trained parameters by role; weight decay on matrices only, and a critic's own learning rate."""
+    groups: list[dict[str, Any]] = []
+    for role, named in parameters.items():
+        lr = core.critic_lr if role == "critic" and core.critic_lr is not None else core.lr
+        decayed, plain = [p for _, p in named if p.ndim >= 2], [p for _, p in named if p.ndim < 2]
+        groups.append({"params": decayed, "weight_decay": core.weight_decay, "lr": lr})
+        groups.append({"params": plain, "weight_decay": 0.0, "lr": lr})
     return torch.optim.AdamW(
         [group for group in groups if group["params"]],
         lr=core.lr,

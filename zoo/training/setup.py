@@ -7,7 +7,8 @@ import random
 import shutil
 import sqlite3
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,10 @@ from zoo.data.formats import parse_columns
 from zoo.data.load import DataSet, judge, load, split_by_prompt
 from zoo.data.template import ChatTemplate
 from zoo.errors import ZooError, nearest
+from zoo.judges import make as judges
+from zoo.judges.make import SELF
 from zoo.models.attention import use_cpu_attention
+from zoo.models.critic import Critic, ValueHead
 from zoo.models.default import NAME, cache_folder
 from zoo.models.loading import NotFound, Source, add_lora, is_adapted, load_model, load_tokenizer, resolve_model
 from zoo.models.precision import round_frozen, weights_dtype
@@ -36,6 +40,8 @@ from zoo.types import Answer, Batch
 Say = Callable[[str], None]
 CPU_MICRO_TOKENS = 1024
 """On a CPU more tokens at once cost memory and gain nothing."""
+PROBE = 16
+"""Tokens of a text that stands for an answer where there is none yet."""
 
 
 @dataclass
@@ -175,22 +181,40 @@ def name_base(policy: Any, source: Source, run: Run, precision: str, trust_remot
 
 
 def make_models(
-    resolved: Resolved, roles: tuple[str, ...], policy: Any, source: Source, layout: str, precision: str, say: Say
-) -> Models:
+    resolved: Resolved, roles: tuple[str, ...], policy: Any, source: Source, template: ChatTemplate, layout: str,
+    precision: str, say: Say,
+) -> Models:  # fmt: skip
     """The declared roles around the loaded policy."""
     core = resolved.core
     made: dict[str, Any] = {"policy": ScalarPolicy(policy, layout) if is_scorer(policy) else Policy(policy, layout)}
     if "reference" in roles and not is_scorer(policy):
         made["reference"] = make_reference(core, policy, source, layout, precision, say)
+    if "critic" in roles:
+        made["critic"] = make_critic(core, policy, source, layout, precision, say)
+    if "judge" in roles:
+        made["judge"] = make_judge(core, policy, source, template, precision, say)
     if unknown := set(roles) - set(made):
         raise ZooError(f"{resolved.algo} needs the role '{unknown.pop()}', which this version does not build.")
     return Models(**made)
 
 
+def make_critic(core: TrainConfig, policy: Any, source: Source, layout: str, precision: str, say: Say) -> Critic:
+    """A head on the policy, or a model of its own that starts where the policy does, or from a reward model."""
+    if core.critic == "head":
+        if core.critic_model is not None:
+            raise ZooError("--critic-model is the start of a critic of its own.", "Leave it out, or add --critic own.")
+        return Critic(policy, ValueHead.on(policy), layout)
+    start = source if core.critic_model is None else resolve_start(core.critic_model, core.out, say)
+    model = load_policy(replace(core, lora=False), start, precision, "scalar")
+    if core.critic_model is None:
+        torch.nn.init.zeros_(model.score.weight)
+    return Critic(model, model, layout)
+
+
 def make_reference(core: TrainConfig, policy: Any, source: Source, layout: str, precision: str, say: Say) -> Reference:
     """The frozen model: another one by name, the policy with its adapters off, or its own starting weights."""
 
-    def cache(model: Any, weights: Any) -> ReferenceCache | None:
+    def kept(model: Any, weights: Any) -> ReferenceCache | None:
         if core.reference_cache == "off":
             return None
         key = fingerprint(weights, precision, architecture(model))
@@ -202,19 +226,38 @@ def make_reference(core: TrainConfig, policy: Any, source: Source, layout: str, 
 
     if core.reference is None and is_adapted(policy):
         base = [(n, p) for n, p in policy.named_parameters() if "lora_" not in n]
-        return Reference(lambda: policy, layout, cache(policy, base), borrow=policy.disable_adapter)
-    frozen = source if core.reference is None else resolve_start(core.reference, core.out, say)
-
-    def make() -> Any:
-        plain = load_policy(TrainConfig(trust_remote_code=core.trust_remote_code), frozen, precision)
-        return plain.requires_grad_(False).eval().to(next(policy.parameters()).device)
-
+        return Reference(lambda: policy, layout, kept(policy, base), borrow=policy.disable_adapter)
     if core.reference is not None:
-        other = make()
-        known = cache(other, other.named_parameters())
+        other = frozen(core, resolve_start(core.reference, core.out, say), policy, precision)
+        known = kept(other, other.named_parameters())
         round_frozen(other, precision)
         return Reference(lambda: other, layout, known)
-    return Reference(lambda: round_frozen(make(), precision), layout, cache(policy, policy.named_parameters()))
+    return Reference(
+        lambda: round_frozen(frozen(core, source, policy, precision), precision),
+        layout,
+        kept(policy, policy.named_parameters()),
+    )
+
+
+def frozen(core: TrainConfig, source: Source, policy: Any, precision: str) -> Any:
+    """A model that is not trained, on the policy's device."""
+    plain = load_policy(TrainConfig(trust_remote_code=core.trust_remote_code), source, precision)
+    return plain.requires_grad_(False).eval().to(next(policy.parameters()).device)
+
+
+def make_judge(core: TrainConfig, policy: Any, source: Source, template: ChatTemplate, precision: str, say: Say) -> Any:
+    """The judge that was named, else the weights that training starts from."""
+    options: dict[str, Any] = {"device": next(policy.parameters()).device, "out": core.out, "say": say}
+    if core.judge is not None:
+        return judges.make_judge(core.judge, precision=precision, trust_remote_code=core.trust_remote_code, **options)
+    if is_adapted(policy):
+        return judges.make_judge(SELF, policy, template, precision, borrow=policy.disable_adapter, **options)
+
+    @cache
+    def start() -> Any:
+        return round_frozen(frozen(core, source, policy, precision), precision)
+
+    return judges.make_judge(SELF, start, template, precision, **options)
 
 
 def ending_ids(model: Any) -> set[int]:
@@ -244,6 +287,11 @@ def sample_answers(records: list[dict[str, Any]], count: int = 3) -> list[Answer
     from zoo.data.loader import answers_among, record_tokens
 
     shortest = sorted(records, key=record_tokens)[:count]
+    if shortest and isinstance(shortest[0].get("prompt"), torch.Tensor):
+        # Prompts have no answers yet: each is continued by the text of the others.
+        prompts = [record["prompt"] for record in shortest]
+        every = torch.ones(PROBE, dtype=torch.bool)
+        return [Answer(p, other[-PROBE:], every[-len(other) :]) for p in prompts for other in prompts]
     return [answer for record in shortest for answer in answers_among(record.values())]
 
 

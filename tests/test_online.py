@@ -1,0 +1,224 @@
+"""Learning from the policy's own answers: rollouts do not depend on how the work is cut, nor on a kill."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from test_resume import assert_same, in_child, installed
+from tiny_runs import demonstrations, differences, run_command, trainer, write_rows
+
+import zoo
+from zoo.errors import PluginError, ZooError
+from zoo.hookspecs import hookimpl
+from zoo.runs import Run
+from zoo.training.experience import packed, unpacked
+from zoo.types import Answer, Answers, Batch, Ragged
+
+PLUGINS = Path(__file__).parent / "online_plugins.py"
+REWARD = f"{PLUGINS}:odd_letters"
+# 5 prompts, 2 answers each; a rollout of 4 prompts serves 2 minibatches twice.
+OPTIONS = {
+    "reward": REWARD, "max_new_tokens": 6, "minibatches": 2, "rollout_epochs": 2, "epochs": 2.4, "save_every": 1,
+}  # fmt: skip
+
+
+@pytest.fixture
+def train(tmp_path, tiny_folder):
+    start = trainer(tmp_path, tiny_folder)
+    prompts = write_rows(tmp_path / "prompts.jsonl", [{"prompt": row["prompt"]} for row in demonstrations(10)[::2]])
+
+    def train(algo="Reinforce", **options):
+        return start(f"{PLUGINS}:{algo}", **{"data": prompts, **OPTIONS, **options})
+
+    return train
+
+
+def rows_with(run, name):
+    return [row for row in run.metrics if name in row]
+
+
+def test_a_rollout_serves_its_steps_and_says_what_it_saw(train):
+    run = train()
+    # 12 prompts make 3 rollouts of 4, each of 2 · 2 steps.
+    assert run.summary["steps"] == 12
+    assert [row["step"] for row in rows_with(run, "rollout/reward")] == [1, 5, 9]
+    first = rows_with(run, "rollout/reward")[0]
+    assert 0 < first["rollout/reward"] < 1 and first["rollout/length"] <= 6
+    assert first["rollout/engine_gap"] < 1e-5, "log-probs of the engine are those of the trainer"
+    ratios = [row["ratio"] for row in rows_with(run, "ratio")]
+    assert [ratios[i] for i in (0, 4, 8)] == [1.0, 1.0, 1.0], "the first step after a rollout is on policy"
+    assert any(abs(ratio - 1) > 1e-6 for ratio in ratios)
+    samples = [json.loads(line) for line in (run.path / "samples.jsonl").read_text().splitlines()]
+    assert {sample["when"] for sample in samples} == {"step 0", "step 4", "step 8"}
+
+
+def test_missing_rewards_are_counted_and_not_trained_on(train):
+    run = train(epochs=2.4)
+    share = [row["rollout/missing"] for row in rows_with(run, "rollout/missing")]
+    assert any(0 < one < 1 for one in share)
+    assert run.summary["skipped_steps"] == 0
+
+
+@pytest.mark.parametrize("options", [{"micro_tokens": 20}, {"layout": "packed"}, {"layout": "padded"}], ids=str)
+@pytest.mark.parametrize("algo", ["Reinforce", "ActorCritic"])
+def test_the_result_does_not_depend_on_the_cut(train, algo, options):
+    whole, cut = train(algo), train(algo, **options)
+    assert differences(whole, cut) < 1e-5
+
+
+@pytest.mark.parametrize("algo", ["Reinforce", "ActorCritic"])
+def test_two_processes_give_what_one_gives(train, tmp_path, tiny_folder, algo):
+    single = train(algo)
+    flags = {
+        "model": tiny_folder, "data": tmp_path / "prompts.jsonl", "devices": 2, "accelerator": "cpu", "batch_size": 4,
+        "precision": "32-true", "eval_fraction": 0.0, "schedule": "constant", "warmup": 0.0, **OPTIONS,
+        "out": tmp_path / "two",
+    }  # fmt: skip
+    arguments = [part for name, value in flags.items() for part in ("--" + name.replace("_", "-"), str(value))]
+    done = run_command("train", "--algo", f"{PLUGINS}:{algo}", *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = (tmp_path / "two").iterdir()
+    double = Run(path)
+    assert differences(single, double) < 1e-5
+    for a, b in zip(single.metrics, double.metrics, strict=True):
+        assert a.keys() == b.keys()
+        assert [a[name] for name in a] == pytest.approx([b[name] for name in a], abs=1e-5, rel=1e-4)
+
+
+# -- killed and resumed --------------------------------------------------------------------------------------------
+
+
+class KillAt:
+    """Kills its own process at an event of a step."""
+
+    def __init__(self, event, step):
+        def implementation(step):
+            if step == self.step:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        self.step = step
+        setattr(self, event, hookimpl(implementation))
+
+
+# In the second minibatch, in the second pass, behind a rollout whose first step was not made, and between two.
+MOMENTS = [("step_end", 1), ("step_end", 3), ("rollout_end", 4), ("step_end", 4), ("step_end", 7)]
+
+
+@pytest.mark.parametrize(("event", "step"), MOMENTS, ids=str)
+@pytest.mark.parametrize("algo", ["Reinforce", "ActorCritic"])
+def test_a_killed_run_resumed_equals_an_unbroken_one(train, tmp_path, algo, event, step):
+    whole = train(algo, name="whole")
+
+    def broken():
+        installed(KillAt(event, step))
+        train(algo, name="broken")
+
+    assert in_child(broken, tmp_path / "output.txt") == 128 + signal.SIGKILL, (tmp_path / "output.txt").read_text()
+    zoo.resume(tmp_path / "runs" / "broken", quiet=True)
+    assert_same(Run(tmp_path / "runs" / "broken"), whole)
+    assert (tmp_path / "runs" / "broken" / "samples.jsonl").read_bytes() == (whole.path / "samples.jsonl").read_bytes()
+
+
+def test_killed_inside_a_rollout(train, tmp_path):
+    """While the rewards of the second rollout are computed."""
+    whole = train(name="whole")
+
+    def broken():
+        from zoo.training.rollouts import Rollouts
+
+        score = Rollouts._score
+        calls = []
+
+        def dying(self, answers):
+            calls.append(answers)
+            if len(calls) == 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return score(self, answers)
+
+        Rollouts._score = dying
+        train(name="broken")
+
+    assert in_child(broken, tmp_path / "output.txt") == 128 + signal.SIGKILL
+    zoo.resume(tmp_path / "runs" / "broken", quiet=True)
+    assert_same(Run(tmp_path / "runs" / "broken"), whole)
+
+
+def test_a_batch_in_a_checkpoint_is_what_it_was(tmp_path):
+    answers = Answers(
+        [Answer.of([1], [2, 3], behaviour=torch.tensor([0.5, 2.0]), row=4), Answer.of([1], [5], cut=True)]
+    )
+    batch = Batch(
+        answers=answers, old=Ragged(torch.ones(2, 2), answers), reward=torch.tensor([1.0, 2.0]), names=["a", "b"]
+    )
+    torch.save(packed(batch), tmp_path / "batch.pt")
+    again = unpacked(torch.load(tmp_path / "batch.pt", weights_only=True))
+    assert again.answers[0].row == 4 and again.answers[1].cut and again.answers[1].behaviour is None
+    assert torch.equal(again.answers[0].behaviour, answers[0].behaviour)
+    assert torch.equal(again.old, batch.old) and again.reward.tolist() == [1.0, 2.0] and again.names == ["a", "b"]
+
+
+# -- validation, variants, options ---------------------------------------------------------------------------------
+
+
+def test_validation_scores_held_out_prompts_by_both_rewards(train, tmp_path):
+    held_out = write_rows(tmp_path / "held.jsonl", [{"prompt": "one two"}, {"prompt": "red cat"}])
+    run = train(eval_data=held_out, gold_reward="length(target=4)", eval_every=4)
+    rows = rows_with(run, "val/reward")
+    assert [row["step"] for row in rows] == [0, 4, 8, 12]
+    assert all(0 <= row["val/gold"] <= 1 for row in rows)
+    # The same random numbers each time: without a step in between nothing changes.
+    still = train(eval_data=held_out, lr=0.0, eval_every=4)
+    assert len({row["val/reward"] for row in rows_with(still, "val/reward")}) == 1
+
+
+def test_a_critic_may_be_a_head_on_the_policy(train):
+    own, head = train("ActorCritic"), train("ActorCritic", critic="head")
+    values = [row["value"] for row in rows_with(head, "value")]
+    assert values[0] == 0.0 and values[-1] != 0.0, "it starts at 0 and learns"
+    assert rows_with(own, "critic/grad_norm") and rows_with(head, "critic/grad_norm")
+
+
+def test_a_variant_outranks_the_defaults_and_the_command_line_the_variant(train):
+    config = train(variant="patient", max_steps=1).config
+    assert (config["lr"], config["temperature"], config["variant"]) == (1e-4, 0.5, "patient")
+    assert train(variant="patient", lr=1e-2, max_steps=1).config["lr"] == 1e-2
+    with pytest.raises(ZooError, match="no variant 'pacient'.*Did you mean 'patient'"):
+        train(variant="pacient")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"answers_per_prompt": 3}, "cannot hold 3 answers.*--batch-size 6"),
+        ({"engine": "nowhere"}, "No engine is called 'nowhere'"),
+        ({"reward": None}, "no.* was named.*--reward"),
+        ({"temperature": -1.0}, "temperature"),
+        ({"critic_model": "x", "critic": "head"}, "--critic-model"),
+    ],
+    ids=str,
+)
+def test_what_does_not_go_together_is_refused(train, options, said):
+    with pytest.raises(ZooError, match=f"(?s){said}"):
+        train("ActorCritic", **options)
+
+
+def test_options_of_rollouts_are_refused_by_algorithms_without_one(train, tmp_path, tiny_folder):
+    with pytest.raises(ZooError, match="--reward is for algorithms that learn from their policy's own answers"):
+        trainer(tmp_path, tiny_folder)("sft", reward="length")
+
+
+def test_a_rollout_that_returns_something_else_is_named(train, tmp_path):
+    file = tmp_path / "wrong.py"
+    file.write_text(
+        PLUGINS.read_text() + "\n\nclass Wrong(Reinforce):\n    def rollout(self, prompts):\n        return 1\n"
+    )
+    with pytest.raises(PluginError, match="Wrong.rollout returned int, not a Batch"):
+        trainer(tmp_path, None)(
+            f"{file}:Wrong",
+            model=str(Path(train().model_path)),
+            data=str(tmp_path / "prompts.jsonl"),
+            **dict(OPTIONS.items()),
+        )

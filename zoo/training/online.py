@@ -1,0 +1,85 @@
+"""What a run needs to learn from its policy's own answers: a writer, rewards, and the loader of the experience."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from zoo.config import TrainConfig
+from zoo.data.loader import StepLoader
+from zoo.data.template import ChatTemplate
+from zoo.errors import ZooError
+from zoo.models.precision import autocast
+from zoo.models.roles import Models
+from zoo.registry import PluginManager, contributions
+from zoo.rewards.reward import Reward
+from zoo.rollout.engine import Engine, Sampling
+from zoo.rollout.spec import make_engine
+from zoo.rollout.writer import Writer
+from zoo.training.checks import names_in
+from zoo.training.experience import Experience
+from zoo.types import Batch
+
+Say = Callable[[str], None]
+Roll = Callable[[list[dict[str, Any]], int, int], Batch]
+
+
+def give_pen(
+    models: Models, core: TrainConfig, template: ChatTemplate, precision: str, device: torch.device,
+    plugins: PluginManager,
+) -> Writer:  # fmt: skip
+    """Let the policy write answers as the options say. Raises ZooError for an engine or a sampling that cannot be."""
+    policy = models.built("policy")
+    sampling = Sampling(core.max_new_tokens, core.temperature, core.top_k, core.top_p, tuple(names_in(core.stop)))
+
+    def engine() -> Engine:
+        return make_engine(
+            core.engine, model=policy.model, eos_ids=template.eos_ids, pad_id=template.tokenizer.pad_token_id or 0,
+            named=contributions(plugins, "engines"), tokenizer=template.tokenizer,
+        )  # fmt: skip
+
+    @contextlib.contextmanager
+    def arithmetic() -> Any:
+        with autocast(precision, device):
+            yield
+
+    policy.writer = Writer(policy, engine, template, sampling, core.answers_per_prompt, core.seed, arithmetic, device)
+    return policy.writer
+
+
+def make_rewards(core: TrainConfig, plugins: PluginManager, device: torch.device, say: Say) -> dict[str, Reward]:
+    """The reward that is trained on, and the gold one if there is one. Raises ZooError."""
+    named = contributions(plugins, "rewards")
+    brought = "instructions" if core.data.split(":")[0] == "starter" else None
+    texts = {"reward": core.reward or brought, "gold": core.gold_reward}
+    options: dict[str, Any] = {"out": core.out, "device": device, "say": say}
+    return {which: Reward(text, named, **options) for which, text in texts.items() if text}
+
+
+def make_experience(
+    records: Sequence[dict[str, Any]], roll: Roll, core: TrainConfig, rank: int, processes: int
+) -> Experience:
+    """The loader of an online run. Raises ZooError where the numbers do not go together."""
+    prompts = StepLoader(
+        records, lambda records: Batch(row=torch.tensor([record["row"] for record in records])),
+        batch_size=min(prompts_in_rollout(core), len(records)), epochs=core.epochs, seed=core.seed, rank=rank,
+        processes=processes,
+    )  # fmt: skip
+    return Experience(prompts, roll, minibatches=core.minibatches, passes=core.rollout_epochs, max_steps=core.max_steps)
+
+
+def prompts_in_rollout(core: TrainConfig) -> int:
+    """How many prompts a rollout has: answers of all its steps over answers to a prompt."""
+    answers, each = core.batch_size * core.minibatches, core.answers_per_prompt
+    if answers % each:
+        fitting = math.ceil(core.batch_size / each) * each
+        raise ZooError(
+            f"A rollout of {answers} answers (batch_size {core.batch_size} times {core.minibatches} minibatches) "
+            f"cannot hold {each} answers to each prompt.",
+            f"Take for example --batch-size {fitting}.",
+        )
+    return answers // each
