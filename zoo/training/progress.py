@@ -9,7 +9,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-SHOWN = ("loss", "rewards/accuracies", "rewards/margins", "accuracy", "mean_token_accuracy", "reward", "kl")
+SHOWN = (
+    "loss", "rollout/reward", "rewards/accuracies", "rewards/margins", "accuracy", "mean_token_accuracy", "reward", "gold",
+    "kl",
+)  # fmt: skip
 """Metrics worth a place on one line, where a run has them."""
 PLAIN_EVERY_SECONDS = 10.0
 
