@@ -22,7 +22,7 @@ FEWEST_POINTS = 4
 """Points away from the start, to be fitted."""
 NEAR = 0.1
 """The first point is the start if its d is at most this share of the largest."""
-MEASURES = {"reward": ("val/reward", "rollout/reward"), "gold": ("val/gold",)}
+MEASURES = {"reward": ("val/grade", "val/reward", "rollout/reward"), "gold": ("val/gold",)}
 """What is drawn, and the metrics that tell it, the better one first."""
 
 

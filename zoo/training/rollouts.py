@@ -113,6 +113,11 @@ class Rollouts:
     # -- scores --------------------------------------------------------------------------------------------------
 
     def _score(self, answers: Answers) -> Tensor:
+        if "reward" not in self.rewards and "judge" in self.models:
+            # It learns from its judge; a reward would only have been looked at.
+            self._seen.rewarded = False
+            self._seen.add(answers, self.writer.texts(answers), [math.nan] * len(answers), {}, {})
+            return torch.full((len(answers),), math.nan, device=answers[0].completion.device)
         if "reward" not in self.rewards:
             raise ZooError(
                 "This algorithm asks for a reward, and none was named.", "Add --reward, see docs/rewards.md."
@@ -189,6 +194,9 @@ class Rollouts:
                 policy, reference = (self.models.built(role).logps(answers).sum() for role in ("policy", "reference"))
                 means["val/kl"] = float((policy - reference).mean())
                 cases["kl"] = (policy - reference).tolist()
+            if "judge" in self.models:
+                grades = self.models.built("judge").rate(self.held_out, self.writer.texts(answers)).tolist()
+                means["val/grade"], cases["grade"] = _mean(grades), [_or_none(grade) for grade in grades]
         if self.run is not None and not my_place()[0]:
             report.write_cases(self.run, step, cases)
         seen = Seen()
@@ -210,6 +218,8 @@ class Seen:
         self.values: list[float] = []
         self.parts: dict[str, list[float]] = {}
         self.failures: dict[str, int] = {}
+        self.rewarded = True
+        """Whether there is a reward at all."""
 
     def add(
         self, answers: Answers, texts: Sequence[str], values: Sequence[float], parts: Mapping[str, Sequence[float]],
@@ -237,6 +247,8 @@ class Seen:
             "rollout/length_max": float(max(lengths)),
             "rollout/cut": _mean([float(answer.cut) for answer in self.answers]),
         }
+        if not self.rewarded:
+            return {name: value for name, value in found.items() if name.startswith(("rollout/length", "rollout/cut"))}
         if len(self.parts) > 1:
             found |= {f"rollout/reward/{name}": _mean(column) for name, column in self.parts.items()}
         groups: dict[int | None, set[float]] = {}

@@ -1,0 +1,172 @@
+"""RLAIF: Reinforcement Learning from AI Feedback, without a reward model: d-RLAIF of arXiv:2309.00267.
+
+The policy writes answers, a judge grades each from 1 to 10, and the expected grade s = Σ i·P(i) is the reward.
+REINFORCE maximises J = (1 − β) r − β KL(π ‖ π_ref). The paper scales grades to −1 … 1 without saying how: here
+r = 2 (s − 1)/9 − 1.
+
+Its baseline is a learned value of each state. Here it is by default the mean of the other answers to the same prompt
+(leave-one-out, arXiv:2402.14740): that is right from the first step on and takes no second model in memory, while a
+critic that starts from nothing learns for longer than a small machine trains. --variant d-rlaif has the paper's value
+baseline, batch and epochs; its optimizer is Adafactor, here it is AdamW.
+
+The judge is by default the model that training starts from. That is allowed in the paper, and a small one is a poor
+judge: what it likes is not what people like. So the run's --reward, if there is one, is never trained on; it is shown
+as `gold`. Grades that rise while gold falls, or that go with length, mean that the judge is being flattered.
+
+An answer that the judge cannot grade has no weight. There is no correction for steps after the first one of a
+rollout: leave minibatches and rollout_epochs at 1, or watch `ratio`. The canonical RLAIF, labels first and a reward
+model made of them, is `zoo label`, `rm` and `ppo` one after the other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from zoo.api import Algorithm, Batch, Loss, Ragged, ZooError, group_advantages, kl_estimate
+
+
+class RLAIF(Algorithm):
+    """Reinforcement learning from AI feedback: a judge's grade of each answer is its reward (d-RLAIF)."""
+
+    paper = "arXiv:2309.00267"
+    data = "prompt"
+    defaults = {
+        "lr": 1e-5, "schedule": "constant", "batch_size": 64, "answers_per_prompt": 8, "temperature": 0.9,
+        "max_new_tokens": 64,
+    }  # fmt: skip
+    variants = {"d-rlaif": {"baseline": "value", "answers_per_prompt": 1, "batch_size": 128, "epochs": 8}}
+    metrics = {
+        "grade": "The judge's expected grade, from 1 to 10: what is trained on.",
+        "judge_reward": "r = 2 (grade − 1)/9 − 1, from −1 to 1.",
+        "gold": "The run's --reward of the same answers, which is not trained on. Should not fall while grades rise.",
+        "objective": "J = (1 − β) r − β·kl of an answer, what is maximised.",
+        "kl": "KL(π ‖ π_ref) as Σ log π − log π_ref of an answer: how far the policy has gone for its grades.",
+        "kl_k3": "The same KL a token, as k3, which is never below 0.",
+        "ungraded": "Share of answers that the judge gave no grade.",
+        "length_correlation": "Correlation of grade and length over the rollout; near 1 the judge grades length.",
+        "ratio": "π/π_old, mean over tokens: exactly 1 in the first step after a rollout; nothing corrects later ones.",
+        "entropy": "Entropy of the policy, mean over tokens; a fall to 0 ends exploration.",
+        "advantage_size": "|A|, mean over tokens.",
+        "value_loss": "½(V − G)², mean over tokens. Only with baseline=value, as the next.",
+        "explained_variance": "1 − Var(G − V)/Var(G) over the rollout: 1 for a perfect critic, 0 for a constant one.",
+    }
+    conformance = {"start": {"ratio": 1.0}, "variants": [{"beta": 0.0}]}
+
+    @dataclass
+    class Config:
+        beta: float = 0.05
+        """Share β of the KL term in J; the reward has the rest. 0 needs no reference."""
+        baseline: Literal["group", "value"] = "group"
+        """What an answer is compared with: the mean of the others to its prompt, which needs no second model and is
+        right from the first step; or a critic's value of each state, as in the paper."""
+        chain_of_thought: bool = False
+        """Let the judge reason before it grades: slower by far, and for large judges better."""
+        value_weight: float = 0.1
+        """Weight of the critic's loss."""
+
+        def __post_init__(self):
+            if not 0 <= self.beta < 1:
+                raise ValueError("beta must be at least 0 and below 1")
+            if self.value_weight < 0:
+                raise ValueError("value_weight must be at least 0")
+
+    def needs(self, config):
+        roles = ["policy", "judge"] + ["reference"] * (config.beta > 0) + ["critic"] * (config.baseline == "value")
+        return tuple(roles)
+
+    def rollout(self, prompts, models, config, score):
+        """Answers, their grades, and what each of their tokens is worth."""
+        answers = models.policy.generate(prompts)
+        each = len(answers) // len(prompts)
+        if config.baseline == "group" and each == 1:
+            raise ZooError(
+                "baseline=group compares answers to one prompt, and answers_per_prompt is 1.",
+                "Make it 4 or more, or take --baseline value.",
+            )
+        asked = [prompt for prompt in prompts for _ in range(each)]
+        grades = models.judge.rate(asked, models.policy.texts(answers), chain_of_thought=config.chain_of_thought)
+        gold = score(answers)
+        grades = grades.to(gold)
+        known, rewards = ~grades.isnan(), reward_of(grades)
+        kl, kl_k3 = torch.zeros_like(answers.behaviour), torch.zeros_like(answers.behaviour)
+        if config.beta:
+            reference = models.reference.logps(answers).per_token
+            kl, kl_k3 = (kl_estimate(answers.behaviour, reference, kind) * answers.mask for kind in ("k1", "k3"))
+        goals = objective(rewards, kl.sum(-1), config.beta)
+        fields = {}
+        if config.baseline == "value":
+            values, mask = models.critic.values(answers), answers.mask & known[:, None]
+            returns = to_go(rewards.nan_to_num(), kl, answers.mask, config.beta) * mask
+            advantage = (returns - values) * mask
+            explained = 1 - _variance(advantage, mask) / _variance(returns, mask)
+            fields = {"returns": Ragged(returns, answers), "explained": explained.to(gold).expand(len(answers)).clone()}
+        else:
+            found = group_advantages(goals.view(len(prompts), -1), "leave_one_out", "none")
+            advantage = found.to(gold).flatten()[:, None] * answers.mask
+        return Batch(
+            answers=answers, advantage=Ragged(advantage, answers), known=known, grade=grades, reward=rewards,
+            gold=gold, objective=goals, kl=kl.sum(-1), kl_k3=Ragged(kl_k3, answers),
+            length=_correlation(grades, answers.lengths.to(gold)).expand(len(answers)).clone(), **fields,
+        )  # fmt: skip
+
+    def loss(self, batch, models, config):
+        """REINFORCE: −Σ_t A_t log π(y_t | x, y_<t), mean over answers."""
+        logps = models.policy.logps(batch.answers, entropy=True)
+        mask, known = logps.mask, batch.known
+        losses = (-batch.advantage * logps.per_token * batch.answers.correction * mask).sum(-1)
+        nothing = torch.full_like(logps.per_token, torch.nan)
+        value_loss = nothing
+        if config.baseline == "value":
+            value_loss = (models.critic.values(batch.answers) - batch.returns) ** 2 / 2
+            losses = losses + config.value_weight * (value_loss * mask).sum(-1) / mask.sum(-1).clamp(min=1)
+        old = logps.per_token.detach() if batch.on_policy else batch.answers.behaviour
+        tokens = {
+            "kl_k3": batch.kl_k3 if config.beta else nothing,
+            "ratio": ((logps.per_token - old) * mask).exp(),
+            "entropy": logps.entropy,
+            "advantage_size": batch.advantage.abs(),
+            "value_loss": value_loss,
+        }
+        return Loss.weighted(losses, known, {
+            **{name: (value, mask & known[:, None]) for name, value in tokens.items()},
+            "grade": (batch.grade, known),
+            "judge_reward": (batch.reward, known),
+            "gold": (batch.gold, torch.ones_like(batch.gold)),
+            "objective": (batch.objective, known),
+            "kl": (batch.kl if config.beta else nothing[:, 0], known),
+            "ungraded": (~known, torch.ones_like(batch.gold)),
+            "length_correlation": (batch.length, known),
+            "explained_variance": (batch.explained if config.baseline == "value" else nothing[:, 0], known),
+        })  # fmt: skip
+
+
+def reward_of(grades):
+    """Grades from 1 to 10 as rewards from −1 to 1; NaN stays."""
+    return 2 * (grades - 1) / 9 - 1
+
+
+def objective(rewards, kl, beta):
+    """J = (1 − β) r − β KL of each answer (appendix A.3)."""
+    return (1 - beta) * rewards - beta * kl
+
+
+def to_go(rewards, kl, mask, beta):
+    """G_t: what of J is still to come at each token, [B, T]; rewards [B] come with the last, kl [B, T] with each."""
+    left = (kl * mask).flip(-1).cumsum(-1).flip(-1)
+    return objective(rewards[:, None], left, beta) * mask
+
+
+def _variance(values, mask):
+    """Of a population over the tokens under the mask, float64; NaN where there are none."""
+    return values[mask].double().var(correction=0) if mask.any() else torch.tensor(torch.nan)
+
+
+def _correlation(grades, lengths):
+    """Pearson's, over the answers with a grade; NaN where one of both does not vary."""
+    known = ~grades.isnan()
+    pair = torch.stack([grades[known], lengths[known]])
+    varies = known.sum() > 1 and (pair.std(1) > 0).all()
+    return torch.corrcoef(pair)[0, 1] if varies else grades.new_tensor(torch.nan)
