@@ -2,6 +2,8 @@
 
 import math
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -291,6 +293,45 @@ def test_what_was_said_before_an_error_is_kept(tmp_path):
         Judge(asked, cache=JudgementCache(tmp_path, "judge")).prefer(*pairs)
     assert not Judge(asked, cache=JudgementCache(tmp_path, "judge")).prefer(*pairs).isnan().any()
     assert sorted(asked.asked.values()) == [1, 1, 1, 2]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_processes_share_the_questions_out_and_hear_all_answers(monkeypatch, fails):
+    """Two threads stand for two processes, a barrier for the gathering."""
+    here, barrier, shelf = threading.local(), threading.Barrier(2), {}
+
+    def gathered(mine):
+        shelf[here.rank] = mine
+        barrier.wait(timeout=10)
+        found = [shelf[0], shelf[1]]
+        barrier.wait(timeout=10)
+        return found
+
+    monkeypatch.setattr("zoo.judges.judge.my_place", lambda: (here.rank, 2))
+    monkeypatch.setattr("zoo.judges.judge.gathered", gathered)
+
+    class Gone(Scripted):
+        def respond(self, questions, thinking):
+            raise ZooError("gone")
+
+    asked = [Scripted(longer_is_better), Gone(None) if fails else Scripted(longer_is_better)]
+    pairs = ([f"a {i}" for i in range(5)], ["sun"] * 5, ["moon here"] * 5)
+
+    def process(rank):
+        here.rank = rank
+        try:
+            return Judge(asked[rank]).prefer(*pairs).tolist()
+        except ZooError as error:
+            return error.message
+
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(process, [0, 1]))
+    if fails:
+        assert found == ["gone", "gone"]
+    else:
+        monkeypatch.undo()
+        assert found == [Judge(Scripted(longer_is_better)).prefer(*pairs).tolist()] * 2
+        assert [sum(one.asked.values()) for one in asked] == [5, 5]
 
 
 def test_prompts_are_texts_messages_or_encoded_records():

@@ -211,6 +211,10 @@ def test_labelled_pairs_train_a_reward_model_and_a_policy(command, tmp_path):
         run = train(algo, data="labelled.jsonl", max_steps=2)
         assert len(losses(run)) == 2 and all(math.isfinite(loss) for loss in losses(run))
         assert json.loads((run.path / "data.json").read_text())["train"]["records"] == 24
+    # And the policy that learned from the judge can be one.
+    status, output, errors = command(pairs_file(tmp_path), "--judge", run.path, "--out", "again.jsonl")
+    assert status == 0, errors
+    assert {row["judge"] for row in rows_of(tmp_path / "again.jsonl")} == {run.name}
 
 
 def test_bare_prompts_get_two_answers_and_the_run_again_asks_nothing(command, tmp_path):

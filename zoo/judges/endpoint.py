@@ -74,6 +74,8 @@ class Endpoint:
         self.votes, self.parallel, self.longest_thought = votes, parallel, longest_thought
         self.gives_logps = True
         self._failed = 0
+        self._fatal: ZooError | None = None
+        """What ended the work; requests that were still waiting then are not made."""
         self._lock = threading.Lock()
 
     def fingerprint(self) -> str:
@@ -82,6 +84,7 @@ class Endpoint:
 
     def respond(self, questions: Sequence[Question], thinking: bool) -> Iterator[tuple[int, Response]]:
         """See `Respondent`. Raises ZooError for a refusal, and when the server is gone."""
+        self._failed, self._fatal = 0, None
         with ThreadPoolExecutor(self.parallel) as pool:
             work = {pool.submit(self._answered, question, thinking): n for n, question in enumerate(questions)}
             try:
@@ -93,18 +96,12 @@ class Endpoint:
 
     def _answered(self, question: Question, thinking: bool) -> Response:
         """The response to one question; a failure of the server's is a problem, until there are too many."""
+        if self._fatal is not None:
+            raise self._fatal
         try:
             response = self._ask(question, thinking)
         except ServerError as error:
-            if error.status in REFUSALS:
-                raise
-            with self._lock:
-                self._failed += 1
-                if self._failed >= FAILURES:
-                    hint = f"{error.hint} What was judged is kept: the same command goes on from there.".strip()
-                    raise ZooError(
-                        f"The judge failed {self._failed} times in a row. The last time: {error.message}", hint
-                    ) from None
+            self._count_failure(error)
             status = f"status {error.status}" if error.status else "no connection"
             return Response(problem=f"the endpoint failed ({status})")
         except (KeyError, IndexError, TypeError, AttributeError, ValueError):
@@ -112,6 +109,19 @@ class Endpoint:
         with self._lock:
             self._failed = 0
         return response
+
+    def _count_failure(self, error: ServerError) -> None:
+        """Raises where there is no use in going on."""
+        with self._lock:
+            self._failed += 1
+            if error.status in REFUSALS:
+                self._fatal = error
+            elif self._failed >= FAILURES:
+                hint = f"{error.hint} What was judged is kept: the same command goes on from there.".strip()
+                message = f"The judge failed {FAILURES} times in a row. The last time: {error.message}"
+                self._fatal = self._fatal or ZooError(message, hint)
+            if self._fatal is not None:
+                raise self._fatal from None
 
     def _ask(self, question: Question, thinking: bool) -> Response:
         messages = [{"role": "user", "content": question.text(thinking)}]

@@ -140,7 +140,7 @@ class LocalModel:
                 layout = self._chosen_layout(answers)
                 with autocast(self.precision, device):
                     scored = score_answers(self.model, answers, layout, balance=balance_of(self.model))
-            totals = iter(scored.sum().double().tolist())
+            totals = iter(scored.sum().tolist())
             for number in part:
                 ways = questions[number][1]
                 yield number, choice_logps([(choice, way, next(totals)) for choice, way in ways])
