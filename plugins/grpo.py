@@ -28,7 +28,7 @@ cispo (MiniMax-M1, arXiv:2506.13585): the ratio is clipped and detached, so that
 lower clip, no KL. The paper does not give the upper one; here ratios up to 5, from arXiv:2510.13786 as TRL quotes it.
 
 rloo (arXiv:2402.14740): REINFORCE on whole answers against the mean of the others, KL in the reward. TRL takes a
-clipped ratio of whole answers: --surrogate clip --ratio sequence_sum.
+clipped ratio of whole answers: --surrogate clip --ratio sequence_sum --reduction sequence_mean --length-constant none.
 
 reinforce++ (arXiv:2501.03262): KL of each token in the reward, return to go, whitened over all tokens of the rollout,
 one answer a prompt. verl takes a sample's deviation, OpenRLHF as here a population's.
@@ -57,8 +57,6 @@ from zoo.api import (
     whiten,
 )  # fmt: skip
 
-BARE = {"beta": 0.0}
-
 
 class GRPO(Algorithm):
     """Group Relative Policy Optimization: answers that beat their group's mean become likelier; no critic."""
@@ -67,10 +65,10 @@ class GRPO(Algorithm):
     data = "prompt"
     defaults = {"lr": 1e-5, "schedule": "constant", "batch_size": 64, "answers_per_prompt": 8, "max_new_tokens": 64}
     variants = {
-        "dr-grpo": {**BARE, "scale": "none", "reduction": "constant"},
-        "dapo": {**BARE, "clip_high": 0.28, "reduction": "token_mean", "resample": 3, "overlong_cache": 0.2},
-        "gspo": {**BARE, "ratio": "sequence", "clip_low": 3e-4, "clip_high": 4e-4, "minibatches": 4},
-        "cispo": {**BARE, "surrogate": "cispo", "clip_low": 1.0, "clip_high": 4.0, "reduction": "token_mean"},
+        "dr-grpo": {"beta": 0.0, "scale": "none", "reduction": "constant"},
+        "dapo": {"beta": 0.0, "clip_high": 0.28, "reduction": "token_mean", "resample": 3, "overlong_cache": 0.2},
+        "gspo": {"beta": 0.0, "ratio": "sequence", "clip_low": 3e-4, "clip_high": 4e-4, "minibatches": 4},
+        "cispo": {"beta": 0.0, "surrogate": "cispo", "clip_low": 1.0, "clip_high": 4.0, "reduction": "token_mean"},
         "rloo": {
             "beta": 0.05, "kl_in": "reward", "baseline": "leave_one_out", "scale": "none", "surrogate": "reinforce",
             "reduction": "constant", "length_constant": 1,

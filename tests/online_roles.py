@@ -1,9 +1,14 @@
-"""Roles that hand over what was written down, so that a `rollout` is checked without a network: not a test file."""
+"""Roles that hand over what was written down, so that a `rollout` is checked without a network; and whole tiny runs.
+
+Not a test file itself.
+"""
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from formulas import tensor
+from tiny_runs import demonstrations, trainer, write_rows
 
 from zoo.api import Answer, Answers, Sampling, TokenLogps
 from zoo.models.roles import Models
@@ -60,3 +65,15 @@ def rolled(algorithm, config, policy, score, prompts=1, **roles):
     records = [{"row": i, "prompt": torch.tensor([1, 2]), "record": {"prompt": "?"}} for i in range(prompts)]
     with torch.no_grad():
         return algorithm.rollout(records, Models(policy=policy, **roles), config, given)
+
+
+def start_run(tmp_path, tiny_folder):
+    """A function that trains an algorithm with a few prompts and steps, and a reward that is missing now and then."""
+    rows = [{"prompt": row["prompt"], "demonstration": "so it is"} for row in demonstrations(10)[::2]]
+    options = {
+        "data": write_rows(tmp_path / "prompts.jsonl", rows), "lr": 1e-3, "epochs": 1.6, "batch_size": 8,
+        "minibatches": 2, "rollout_epochs": 2, "max_new_tokens": 6,
+        "reward": f"{Path(__file__).parent / 'online_plugins.py'}:odd_letters",
+    }  # fmt: skip
+    start = trainer(tmp_path, tiny_folder)
+    return lambda algo, **given: start(algo, **{**options, **given})

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from formulas import backward, close, evaluate, loss_of, metric, options, tensor, together
-from online_roles import Told, Written, rolled, written
+from online_roles import Told, Written, rolled, start_run, written
+from tiny_runs import differences
 
 from zoo.api import Answer, Answers, Batch, clipped_surrogate, group_advantages, kl_estimate, step_advantages
 from zoo.config import resolve
@@ -17,7 +18,7 @@ from zoo.models.roles import Models
 from zoo.registry import load_algorithm
 from zoo.rollout.writer import Writer
 
-GRPO = load_algorithm("plugins/grpo.py")[1]
+GRPO = load_algorithm("grpo")[1]
 overlong_punishment = GRPO.rollout.__globals__["overlong_punishment"]
 PLAIN = {"beta": 0.0, "scale": "none"}
 
@@ -477,3 +478,18 @@ def test_the_numbers_of_the_papers():
     assert (GRPO.Config().beta, GRPO.Config().kl_estimator) == (0.04, "k3")
     assert GRPO.variants["dapo"]["clip_high"] == 0.28
     assert (GRPO.variants["gspo"]["clip_low"], GRPO.variants["gspo"]["clip_high"]) == (3e-4, 4e-4)
+
+
+# -- whole runs --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", [None, "dapo", "reinforce++"])
+def test_a_run_begins_with_the_identities_and_does_not_depend_on_the_cut(variant, tmp_path, tiny_folder):
+    train = start_run(tmp_path, tiny_folder)
+    given = {"variant": variant} if variant == "reinforce++" else {"variant": variant, "answers_per_prompt": 4}
+    whole, cut = train("grpo", **given), train("grpo", **given, micro_tokens=20)
+    assert differences(whole, cut) < 1e-4
+    for name, value in GRPO.conformance["start"].items():
+        assert whole.metrics[0][name] == value
+    assert whole.metrics[1]["approx_kl"] > 0
+    assert whole.metrics[0].get("kl_k3", 0.0) == pytest.approx(0.0, abs=1e-6)

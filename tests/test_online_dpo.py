@@ -5,12 +5,13 @@ import math
 import pytest
 import torch
 from formulas import backward, close, evaluate, metric, options, sides, tensor
-from online_roles import Told, Written, rolled, written
+from online_roles import Told, Written, rolled, start_run, written
+from tiny_runs import differences
 
 from zoo.errors import ZooError
 from zoo.registry import load_algorithm
 
-OnlineDPO = load_algorithm("plugins/online_dpo.py")[1]
+OnlineDPO = load_algorithm("online-dpo")[1]
 chosen_and_rejected = OnlineDPO.rollout.__globals__["chosen_and_rejected"]
 
 
@@ -121,3 +122,16 @@ def test_where_policy_and_reference_agree_it_starts_at_log_2(vectors):
 def test_beta_must_be_above_0():
     with pytest.raises(ZooError, match="beta must be above 0"):
         options(OnlineDPO, beta=0.0)
+
+
+def test_a_run_goes_on_over_steps_without_a_pair_and_does_not_depend_on_the_cut(tmp_path, tiny_folder):
+    train = start_run(tmp_path, tiny_folder)
+    whole, cut = train("online-dpo"), train("online-dpo", micro_tokens=20)
+    assert differences(whole, cut) < 1e-4
+    dropped = [row["dropped"] for row in whole.metrics if "dropped" in row]
+    assert max(dropped) == 1.0 > min(dropped)
+    for row in whole.metrics:
+        assert ("loss" in row) == (row["dropped"] < 1)
+    first = next(row for row in whole.metrics if "loss" in row)
+    assert whole.summary["skipped_steps"] == sum(row["dropped"] == 1 for row in whole.metrics)
+    assert first["step"] > 1 or first["loss"] == pytest.approx(math.log(2), abs=1e-5)

@@ -6,7 +6,8 @@ import sys
 import pytest
 import torch
 from formulas import backward, close, evaluate, loss_of, metric, options, tensor, together
-from online_roles import Told, Written, rolled, written
+from online_roles import Told, Written, rolled, start_run, written
+from tiny_runs import differences
 
 from zoo.api import Answer, clipped_surrogate, whiten
 from zoo.config import resolve
@@ -15,7 +16,7 @@ from zoo.loss import metric_sums
 from zoo.models.roles import Models
 from zoo.registry import load_algorithm
 
-PPO = load_algorithm("plugins/ppo.py")[1]
+PPO = load_algorithm("ppo")[1]
 MATHS = sys.modules[PPO.__module__]
 LENGTHS = [4, 3]
 
@@ -400,3 +401,25 @@ def test_every_variant_is_made_of_options_that_go_together(name):
 def test_options_that_mean_nothing_are_refused(values, says):
     with pytest.raises(ZooError, match=says):
         options(PPO, **values)
+
+
+# -- whole runs --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {}, {"critic": "head", "kl_coef": 0.0},
+        {"ptx_weight": 1.0, "adaptive_kl": 1.0, "missing_eos": "replace", "whiten_rewards": True},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_run_begins_with_the_identities_and_does_not_depend_on_the_cut(given, tmp_path, tiny_folder):
+    train = start_run(tmp_path, tiny_folder)
+    whole, cut = train("ppo", **given), train("ppo", **given, micro_tokens=20)
+    assert differences(whole, cut) < 1e-4
+    for name, value in PPO.conformance["start"].items():
+        assert whole.metrics[0][name] == value
+    assert any(row["approx_kl"] > 0 for row in whole.metrics[1:] if "approx_kl" in row)
+    assert whole.metrics[0].get("kl", 0.0) == pytest.approx(0.0, abs=1e-5)
+    assert ("ptx_loss" in whole.metrics[0]) == ("ptx_weight" in given)
