@@ -87,6 +87,10 @@ class PostTraining(lightning.LightningModule):
         if numpy.isfinite(loss) and numpy.isfinite(norm):
             optimizer.step()
             self.bad_steps = 0
+        elif not sums.count("loss") and type(self.algorithm).online():
+            # Answers may teach nothing: all their rewards are equal, or missing. That is no fault of the step.
+            self.skipped_steps += 1
+            metrics["skipped"] = 1.0
         else:
             self._skip_bad_step(batch, loss, norm)
             metrics["skipped"] = 1.0
