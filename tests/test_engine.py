@@ -6,6 +6,7 @@ import transformers
 from peft import LoraConfig, get_peft_model
 
 from zoo.errors import ZooError
+from zoo.rollout import cache
 from zoo.rollout.budget import common_length
 from zoo.rollout.engine import InProcessEngine, Sampling
 
@@ -295,6 +296,30 @@ def test_bf16_weights_and_autocast_generate_and_autocast_still_trains(model, pro
     half = engine(model.to(torch.bfloat16)).generate(prompts, 2, Sampling(8), seeded())
     for answer in answers + half:
         assert answer.behaviour.dtype == torch.float32 and torch.isfinite(answer.behaviour).all()
+
+
+@torch.no_grad()
+def test_under_autocast_log_probs_are_those_of_the_trainers_arithmetic(model, prompts):
+    """Keys and values lie in bfloat16, to which attention rounds them in any case."""
+    with torch.autocast("cpu", torch.bfloat16):
+        answers = engine(model, max_batch=4).generate(prompts, 3, Sampling(20), seeded())
+        for answer in answers:
+            # Beyond rounding to 8 bits the two differ in the order of sums only.
+            torch.testing.assert_close(answer.behaviour, recomputed(model, answer), atol=0.03, rtol=0.02)
+
+
+def test_keys_and_values_under_autocast_take_half_the_memory(model, prompts, monkeypatch):
+    kept = set()
+    resize = cache._RollingLayer.resize
+    monkeypatch.setattr(
+        cache._RollingLayer, "resize", lambda self, *a, **k: (resize(self, *a, **k), kept.add(self.keys.dtype))[0]
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        engine(model).generate(prompts, 2, Sampling(4), seeded())
+    assert kept == {torch.bfloat16}
+    kept.clear()
+    engine(model).generate(prompts, 2, Sampling(4), seeded())
+    assert kept == {torch.float32}
 
 
 def test_progress_counts_up_to_all_answers(model, prompts):
