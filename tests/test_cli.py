@@ -324,7 +324,7 @@ def test_merged_adapters_give_the_same_logits(place):
 
 def test_eval_scores_a_run_and_a_model(run):
     scores = as_json("eval", "mine", "--limit", "2", "--json", "--samples", "1")
-    assert set(scores) == {"instructions", "heldout_loss", "preference_accuracy"}
+    assert set(scores) == {"instructions", "heldout_loss", "preference_accuracy", "refusal", "over_refusal"}
     assert all(score["n"] == 2 for score in scores.values())
     assert len(scores["instructions"]["samples"]) == 1
     text = good("eval", "tiny", "--eval", "heldout_loss", "--limit", "2")

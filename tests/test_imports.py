@@ -21,8 +21,8 @@ LAYERS = [
     ("data",),
     ("models",),
     ("rollout", "rewards", "judges"),
-    # The bundled data set is a plugin like anybody's: it brings data, a reward and evaluations.
-    ("evals", "data.starter"),
+    # A bundled data set is a plugin like anybody's: it brings data, a reward and evaluations.
+    ("evals", "data.starter", "data.harmless"),
     ("training",),
     ("report",),
     ("recipes", "comparison"),
