@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -54,6 +55,21 @@ def write_samples(run: Run, when: str, score: Score) -> None:
 def read_samples(run: Run) -> list[dict[str, Any]]:
     file = run.path / "samples.jsonl"
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
+
+
+def write_cases(run: Run, step: int, cases: Mapping[str, Sequence[float | None]]) -> None:
+    """Keep held-out metrics case by case, to four digits: those of the first and of the last validation.
+
+    heldout.json is {"first": {"step": 0, "values": {name: [value or null]}}, "last": …}.
+    """
+    if not cases:
+        return
+    values = {
+        name: [None if value is None else float(f"{value:.4g}") for value in column] for name, column in cases.items()
+    }
+    now = {"step": step, "values": values}
+    first = run.read_json("heldout.json").get("first", now) if step else now
+    run.write_json("heldout.json", {"first": first, "last": now})
 
 
 def closing_panel(console: Console, run: Run, summary: dict[str, Any]) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from zoo.loss import Metric
+from zoo.models.parts import gathered
 
 Pair = tuple[Tensor, Tensor]
 
@@ -53,6 +57,27 @@ class Sums:
     def means(self) -> dict[str, float]:
         """sum / count of every pair that counted something."""
         return {name: float(total / count) for name, (total, count) in self._pairs.items() if float(count) > 0}
+
+
+def case_values(metrics: Mapping[str, Metric], count: int) -> dict[str, list[float | None]]:
+    """The metrics that have one value for each of `count` examples; None where it is missing or no number."""
+    return {
+        name: [value if math.isfinite(value) else None for value in values.detach().tolist()]
+        for name, values in metrics.items() if isinstance(values, Tensor) and values.shape == (count,)
+    }  # fmt: skip
+
+
+def add_cases(cases: dict[str, list[float | None]], more: Mapping[str, list[float | None]]) -> None:
+    for name, values in more.items():
+        cases.setdefault(name, []).extend(values)
+
+
+def cases_of_all(cases: dict[str, list[float | None]]) -> dict[str, list[float | None]]:
+    """The cases of all processes, one process after the other."""
+    together: dict[str, list[float | None]] = {}
+    for share in gathered(cases):
+        add_cases(together, share)
+    return together
 
 
 def is_distributed() -> bool:
