@@ -6,7 +6,7 @@ import transformers
 from peft import LoraConfig, get_peft_model
 
 from zoo.errors import ZooError
-from zoo.rollout import cache
+from zoo.rollout import cache, packing
 from zoo.rollout.budget import common_length
 from zoo.rollout.engine import InProcessEngine, Sampling
 
@@ -391,3 +391,36 @@ def test_a_budget_that_is_enough_changes_nothing(model, prompts):
 )
 def test_the_common_length_is_the_largest_that_fits(lengths, total, expected):
     assert common_length(lengths, total) == expected
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("rows", [1, 3, 64])
+def test_packed_weights_compute_the_same_to_the_last_bit(rows, bias):
+    torch.manual_seed(0)
+    layer = torch.nn.Sequential(torch.nn.Linear(96, 160, bias=bias))
+    inputs = torch.randn(rows, 2, 96)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected = layer(inputs)
+        with packing.packed(layer):
+            assert "forward" in vars(layer[0]), "this torch packs nothing"
+            assert torch.equal(layer(inputs), expected)
+        assert "forward" not in vars(layer[0]) and torch.equal(layer(inputs), expected)
+
+
+def test_answers_from_packed_weights_are_those_from_plain_ones(model, prompts, monkeypatch):
+    def answers():
+        with torch.autocast("cpu", torch.bfloat16):
+            return engine(model).generate(prompts, 3, Sampling(20), seeded())
+
+    first = answers()
+    monkeypatch.setattr(packing, "_forward", lambda layer: None)
+    for a, b in zip(answers(), first, strict=True):
+        assert a.completion.tolist() == b.completion.tolist() and torch.equal(a.behaviour, b.behaviour)
+
+
+def test_nothing_is_packed_in_float32_or_left_packed_after_an_error(model, prompts):
+    with packing.packed(model):
+        assert not any("forward" in vars(module) for module in model.modules())
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(KeyboardInterrupt):
+        engine(model, progress=_interrupt).generate(prompts, 1, Sampling(4), seeded())
+    assert not any("forward" in vars(module) for module in model.modules())

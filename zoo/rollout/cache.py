@@ -126,7 +126,8 @@ class RollingRows:
         """Adds the rows `sources` (one may come several times) of a left-padded, prefilled cache."""
         width = prefilled.get_seq_length()
         if not self.layers:
-            self.layers = [_RollingLayer(self.window, _autocast_dtype(layer.keys)) for layer in prefilled.layers]
+            layers: Sequence[Any] = prefilled.layers
+            self.layers = [_RollingLayer(self.window, _autocast_dtype(layer.keys)) for layer in layers]
             self.cache.layers = list(self.layers)
         self._reserve(prefilled.layers, before=width, after=0)
         self.window.begin = min(self.window.begin, self.window.end - width)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from zoo.errors import ZooError
 from zoo.rollout.decoding import Decoding, Forward
+from zoo.rollout.packing import packed
 from zoo.rollout.sampling import Sampling, StopStrings, seeds
 from zoo.types import Answer
 
@@ -125,7 +126,7 @@ class InProcessEngine:
             max_batch=self.max_batch,
             progress=self.progress,
         )
-        with evaluating(self.model), torch.no_grad():
+        with evaluating(self.model), torch.no_grad(), packed(self.model):
             return decoding.run()
 
 
