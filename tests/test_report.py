@@ -12,7 +12,7 @@ from zoo.report import bars, pages, plots
 from zoo.report.axes import HEIGHT, LEFT, WIDTH, number, ticks
 from zoo.report.run_page import content, write_run_page
 from zoo.report.warnings import run_warnings
-from zoo.training.report import write_samples
+from zoo.training.report import write_cases, write_samples
 
 HOSTILE = (
     "<script>alert(1)</script><img src=http://x.example/a onerror=alert(2)> {{ 7*7 }} \x1b[31m \u202egnp.exe & \"'"
@@ -134,6 +134,29 @@ def test_a_report_that_cannot_be_written_does_not_cost_the_run(tmp_path, tiny_fo
     monkeypatch.setattr(run_page, "write_run_page", broken)
     run = trainer(tmp_path, tiny_folder)("sft", max_steps=1)
     assert run.status == "finished" and not (run.path / "report.html").exists()
+
+
+def test_held_out_metrics_are_kept_case_by_case_at_the_start_and_at_the_end(tmp_path, tiny_folder):
+    run = trainer(tmp_path, tiny_folder)("dpo", rows=20, max_steps=3, lr=1e-2, eval_fraction=0.4, eval_every=2)
+    kept = run.read_json("heldout.json")
+    validations = [row for row in run.metrics if "val/loss" in row]
+    assert [row["step"] for row in validations] == [0, 2, 3]
+    for when, row in (("first", validations[0]), ("last", validations[-1])):
+        assert kept[when]["step"] == row["step"]
+        for name in ("rewards/margins", "rewards/accuracies", "logps/chosen"):
+            values = kept[when]["values"][name]
+            assert len(values) == 8 and sum(values) / 8 == pytest.approx(row[f"val/{name}"], rel=1e-3, abs=1e-6)
+    margins = next(row for row in content(run)["changes"] if row["name"] == "val/rewards/margins")
+    assert margins["n"] == 8 and margins["low"] < margins["after"] < margins["high"]
+
+
+def test_values_that_are_no_numbers_are_kept_as_missing(tmp_path):
+    run = made(tmp_path)
+    write_cases(run, 0, {"a": [1.23456, None]})
+    write_cases(run, 3, {"a": [2.0, None]})
+    assert run.read_json("heldout.json") == {
+        "first": {"step": 0, "values": {"a": [1.235, None]}}, "last": {"step": 3, "values": {"a": [2.0, None]}},
+    }  # fmt: skip
 
 
 # -- what a reader should not overlook -----------------------------------------------------------------------------

@@ -104,7 +104,10 @@ def test_distance_is_that_of_held_out_answers_and_else_the_estimate_that_is_neve
     assert Series(online_rows()).kl[0] == "val/kl"
     rows = [{key: value for key, value in row.items() if key != "val/kl"} for row in online_rows()]
     assert Series(rows).kl[0] == "kl_k3"
-    assert Series([{"step": i, "kl": -0.1 * i} for i in range(3)]).root_kl()(2) == 0.0, "an estimate below 0 is near 0"
+    assert Series([{"step": i, "kl": 0.5 * i - 0.5} for i in range(3)]).root_kl()(0) == 0.0, (
+        "an estimate below 0 is near 0"
+    )
+    assert Series([{"step": i, "kl": -0.1 * i} for i in range(3)]).root_kl() is None, "below 0 there is no distance"
 
 
 # -- the page ------------------------------------------------------------------------------------------------------
@@ -239,12 +242,15 @@ def test_every_moment_has_its_mean_score_with_n_and_interval():
 
 def test_numbers_of_held_out_cases_have_n_and_interval(tmp_path):
     values = {"reward": [0.0, 1.0, 1.0, None, 1.0, 0.0, 1.0, 1.0, 1.0]}
+    first = {"reward": [0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0]}
     run = made(
         tmp_path, before={"val/reward": 0.2}, after={"val/reward": 0.75},
-        heldout={"last": {"step": 4, "values": values}},
+        heldout={"first": {"step": 0, "values": first}, "last": {"step": 4, "values": values}},
     )  # fmt: skip
     (row,) = changes(run)
     assert row["n"] == 8 and row["low"] < 0.75 < row["high"] and row["change"] == pytest.approx(0.55)
+    # Every case but the missing one is known on both sides; half rose by 1, half stayed.
+    assert 0.3 < row["noise"] < 0.6
 
 
 def test_loss_a_token_is_shown_as_perplexity_too(tmp_path):
@@ -341,7 +347,7 @@ def test_held_out_metrics_are_drawn_case_by_case(tmp_path):
         "rewards/rejected": [None, *(-0.1 * i for i in range(19))],
         "rewards/accuracies": [0.0, 1.0] * 10,
     }
-    first = {name: [0.0] * 20 for name in values}
+    first = {name: [0.01 * i for i in range(20)] for name in values}
     run = made(
         tmp_path, algo="dpo", heldout={"first": {"step": 0, "values": first}, "last": {"step": 9, "values": values}}
     )

@@ -15,6 +15,9 @@ from zoo.report.plots import scatter
 LENGTH_BINS = ((-math.inf, -0.5), (-0.5, -0.1), (-0.1, 0.1), (0.1, 0.5), (0.5, math.inf))
 """(chosen − rejected) / the longer one, in tokens."""
 
+FEW = 4
+"""A metric of so many different values or fewer, such as accuracies with their ties, is no histogram."""
+
 
 def pair_plots(samples: Sequence[Mapping[str, Any]], rewards: bool) -> list[Plot]:
     """Of every evaluation that scored pairs: margins before and after; after: certainty and length.
@@ -73,8 +76,8 @@ def _span(low: float, high: float) -> str:
 def case_plots(cases: Mapping[str, Mapping[str, Any]], meaning: Mapping[str, str]) -> list[Plot]:
     """A histogram of every metric that held-out cases have one by one: at the start and at the end.
 
-    Sides of one thing (chosen and rejected) stand in one plot, at the end only. Metrics of two values, such as
-    accuracies, are left out. cases: heldout.json, {"first": {"step": 0, "values": {name: [value or None]}}, "last": …}.
+    Sides of one thing (chosen and rejected) stand in one plot, at the end only.
+    cases: heldout.json, {"first": {"step": 0, "values": {name: [value or None]}}, "last": …}.
     """
     first, last = (cases.get(when, {}).get("values", {}) for when in ("first", "last"))
     panels: dict[str, dict[str, list[float]]] = {}
@@ -86,7 +89,7 @@ def case_plots(cases: Mapping[str, Mapping[str, Any]], meaning: Mapping[str, str
             panels[name] = {"start": _known(first.get(name, [])), "end": _known(values)}
     drawn = [
         histogram(f"held-out {panel}", sides, panel, meaning.get(panel, ""))
-        for panel, sides in panels.items() if len({value for side in sides.values() for value in side}) > 2
+        for panel, sides in panels.items() if len({v for side in sides if side != "start" for v in sides[side]}) > FEW
     ]  # fmt: skip
     return [plot for plot in drawn if plot is not None]
 

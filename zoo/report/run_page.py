@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from zoo.report.series import Series
 from zoo.report.warnings import run_warnings
 from zoo.runs import Run
 from zoo.training.report import paired_noise, read_samples, sample_pairs
+
+Cases = Mapping[str, list[float | None]]
+"""The values of a metric for each held-out case, by its name."""
 
 
 def write_run_page(run: Run) -> Path:
@@ -72,10 +76,10 @@ def changes(run: Run) -> list[dict[str, Any]]:
     rows = []
     summary, pairs = run.summary, sample_pairs(run)
     before, after = summary.get("before", {}), summary.get("after", {})
-    cases = run.read_json("heldout.json").get("last", {}).get("values", {})
+    first, last = (run.read_json("heldout.json").get(when, {}).get("values", {}) for when in ("first", "last"))
     for name in (name for name in after if name in before):
-        score = summary.get("scores", {}).get("after", {}).get(name) or _over_cases(cases.get(name[len("val/") :], []))
-        of_name = [(a["score"], b["score"]) for a, b in pairs if b["eval"] == name]
+        score = summary.get("scores", {}).get("after", {}).get(name) or _over_cases(last.get(name[len("val/") :], []))
+        of_name = [(a["score"], b["score"]) for a, b in pairs if b["eval"] == name] or _same_cases(first, last, name)
         rows.append({
             "name": name, "before": before[name], "after": after[name], "change": after[name] - before[name],
             "noise": paired_noise(of_name), "low": score.get("low"), "high": score.get("high"), "n": score.get("n"),
@@ -83,6 +87,12 @@ def changes(run: Run) -> list[dict[str, Any]]:
         if name in _token_losses(run):
             rows.append(_perplexity(rows[-1]))
     return rows
+
+
+def _same_cases(first: Cases, last: Cases, name: str) -> list[tuple[float | None, float | None]]:
+    """A held-out metric before and after, case by case."""
+    sides = [cases.get(name[len("val/") :], []) for cases in (first, last)]
+    return list(zip(*sides, strict=True)) if len(sides[0]) == len(sides[1]) else []
 
 
 def _over_cases(values: list[float | None]) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class Series:
         """The metric that tells the distance from the reference, and its points; ("", []) without one."""
         for name in KL_NAMES:
             points = self.of(name) if name.startswith("val/") else self.ending(name)
-            if len({value for _, value in points}) > 1:
+            if len({max(0.0, value) for _, value in points}) > 1:
                 return name, points
         return "", []
 
