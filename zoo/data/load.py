@@ -27,6 +27,7 @@ from zoo.data.report import Report
 from zoo.data.sources import NamedSources, Source, open_source
 from zoo.data.sources.lines import Line
 from zoo.errors import ZooError
+from zoo.registry import contributions, manager
 
 SAMPLE_ROWS = 200
 UNREADABLE_SHARE = 0.01
@@ -90,6 +91,15 @@ def load(
     report.notes += ([note] if note else []) + _facts(converted, kind)
     report.records = len(converted)
     return DataSet(opened.name, kind, chosen.kind, converted, opened.fingerprint, chosen.name, report)
+
+
+def load_records(source: str, kind: str, split: str = "train", limit: int | None = None) -> list[Record]:
+    """The records of any source that `--data` takes, those of plugins included, as an algorithm's `prepare` wants them.
+
+    Raises ZooError as `load` does.
+    """
+    named = contributions(manager(), "sources")
+    return load(source, kind, split=split, limit=limit, named_sources=named).records
 
 
 def source_kind(

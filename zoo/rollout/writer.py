@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -23,10 +23,13 @@ from zoo.models.parts import gathered, my_place
 from zoo.models.roles import Policy
 from zoo.rollout.correction import importance_weights
 from zoo.rollout.engine import Engine, Sampling
+from zoo.rollout.kept import AnswerCache, call_key
 from zoo.types import Answer, Answers
 
 SEED_STEPS = (1_000_003, 10_007)
 """How far the seeds of two runs, and of two iterations, lie apart."""
+PREPARING = -2
+"""The iteration of what is written before the first step."""
 
 
 class Writer:
@@ -56,6 +59,13 @@ class Writer:
         """Spent writing since the process began, and how many tokens this process wrote."""
         self.gaps: list[float] = []
         """How far another engine's log-probs were from the trainer's, for each token of this iteration."""
+        self._open_cache: Callable[[], AnswerCache | None] = lambda: None
+        self.progress: Callable[[int, int], None] | None = None
+
+    def show(self, done: int, total: int) -> None:
+        """Called by the engine: answers done and in all."""
+        if self.progress is not None:
+            self.progress(done, total)
 
     @cached_property
     def engine(self) -> Any:
@@ -64,6 +74,19 @@ class Writer:
     def begin(self, iteration: int) -> None:
         """The calls that follow are those of this iteration."""
         self.iteration, self.calls, self.gaps = iteration, 0, []
+        self._hand_over()
+
+    @contextmanager
+    def preparing(self, open_cache: Callable[[], AnswerCache | None]) -> Iterator[None]:
+        """The calls in here are made before the first step, and kept; open_cache: called once, if there are any."""
+        self.iteration, self.calls, self._open_cache = PREPARING, 0, cache(open_cache)
+        try:
+            yield
+        finally:
+            self._open_cache, self.progress = lambda: None, None
+
+    def _hand_over(self) -> None:
+        """The weights to an engine that has others."""
         if self.engine.remote:
             if my_place()[0] == 0:
                 self.engine.update(self.policy.model)
@@ -75,6 +98,8 @@ class Writer:
         n = n or self.count
         how = dataclasses.replace(self.sampling, **sampling) if sampling else self.sampling
         ids, rows = [self._ids(prompt) for prompt in prompts], [_row(prompt) for prompt in prompts]
+        if self.iteration == PREPARING and self.calls == 0:
+            self._hand_over()
         generator = torch.Generator().manual_seed(self._next_seed())
         rank, processes = my_place()
         # Whole prompts in a row for each process; the seeds of those before are drawn and thrown away.
@@ -82,12 +107,24 @@ class Writer:
         torch.randint(2**63 - 1, (start * n,), generator=generator)
         clock = time.perf_counter()
         with self.context():
-            mine = self.engine.generate(ids[start:stop], n, how, generator) if stop > start else []
+            mine = self._drawn(ids[start:stop], n, how, generator) if stop > start else []
         self.seconds += time.perf_counter() - clock
         self.tokens += sum(len(answer.completion) for answer in mine)
         every = [answer for share in gathered(mine) for answer in share]
         answers = Answers([dataclasses.replace(a, row=rows[i // n]) for i, a in enumerate(every)]).to(self.device)
         return self._corrected(answers, how.temperature or 1.0) if self.engine.remote else answers
+
+    def _drawn(self, ids: list[Tensor], n: int, how: Sampling, generator: torch.Generator) -> list[Answer]:
+        """From the engine, unless the same call is kept."""
+        kept = self._open_cache()
+        if kept is None:
+            return self.engine.generate(ids, n, how, generator)
+        call = call_key(ids, n, how, generator)
+        found = kept.get(call, ids, n)
+        if found is None:
+            found = self.engine.generate(ids, n, how, generator)
+            kept.put(call, found)
+        return found
 
     def _corrected(self, answers: Answers, temperature: float) -> Answers:
         """Answers of another engine: with the trainer's own log-probs, and weights for what the engine's differ by."""

@@ -220,7 +220,7 @@ class Execution:
         if not self.plugins.hook.prepare.get_hookimpls():
             return records
         self.policy.to(self.device)
-        with autocast(self.precision, self.device):
+        with autocast(self.precision, self.device), self._preparing(models):
             prepared = self.plugins.hook.prepare(records=records, models=models, config=self.resolved.algorithm)
         if not isinstance(prepared, list) or not prepared:
             raise PluginError(
@@ -230,6 +230,15 @@ class Execution:
         if prepared is not records:
             self.say(f"Prepared: {len(records)} records became {len(prepared)}.")
         return prepared
+
+    def _preparing(self, models: Any) -> contextlib.AbstractContextManager[None]:
+        """What the policy writes in `prepare` is kept for a resume."""
+        writer = getattr(models.built("policy"), "writer", None)
+        if writer is None:
+            return contextlib.nullcontext()
+        writer.progress = counter(self.console, "Preparing: answers") if self.main else None
+        key = (self.precision, self.core.engine)
+        return writer.preparing(lambda: online.kept_answers(self.policy, key, self.template, self.say))
 
     def open_run(self) -> None:
         """The run folder."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,12 +14,14 @@ from zoo.config import TrainConfig
 from zoo.data.loader import StepLoader
 from zoo.data.template import ChatTemplate
 from zoo.errors import ZooError
+from zoo.models.default import cache_folder
 from zoo.models.precision import autocast
 from zoo.models.roles import Models
 from zoo.registry import PluginManager, contributions
 from zoo.rewards.reward import Reward
 from zoo.rollout.engine import Engine, Sampling
 from zoo.rollout.spec import make_engine
+from zoo.rollout.kept import AnswerCache
 from zoo.rollout.writer import Writer
 from zoo.training.checks import names_in
 from zoo.training.experience import Experience
@@ -41,6 +44,7 @@ def give_pen(
             core.engine, model=policy.model, eos_ids=template.eos_ids, pad_id=template.tokenizer.pad_token_id or 0,
             named=contributions(plugins, "engines"), tokenizer=template.tokenizer,
         )  # fmt: skip
+            progress=lambda done, total: policy.writer.show(done, total),
 
     @contextlib.contextmanager
     def arithmetic() -> Any:
@@ -52,6 +56,17 @@ def give_pen(
 
 
 def make_rewards(core: TrainConfig, plugins: PluginManager, device: torch.device, say: Say) -> dict[str, Reward]:
+def kept_answers(policy: Any, key: Sequence[str], template: ChatTemplate, say: Say) -> AnswerCache | None:
+    """Where what these weights write before training is kept; None, said, where that cannot be."""
+    ending = ",".join(str(number) for number in sorted(template.eos_ids))
+    try:
+        found = fingerprint(policy.named_parameters(), *key, ending, architecture(policy))
+        return AnswerCache(cache_folder() / "answers", found)
+    except (OSError, sqlite3.Error) as error:
+        say(f"What is written before training is not kept: {cache_folder()} cannot be written ({error}).")
+        return None
+
+
     """The reward that is trained on, and the gold one if there is one. Raises ZooError."""
     named = contributions(plugins, "rewards")
     brought = "instructions" if core.data.split(":")[0] == "starter" else None
