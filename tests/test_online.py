@@ -15,10 +15,11 @@ from zoo.errors import PluginError, ZooError
 from zoo.hookspecs import hookimpl
 from zoo.runs import Run
 from zoo.training.experience import packed, unpacked
+from zoo.training.rollouts import Seen
 from zoo.types import Answer, Answers, Batch, Ragged
 
 PLUGINS = Path(__file__).parent / "online_plugins.py"
-REWARD = f"{PLUGINS}:odd_letters"
+REWARD = f"{PLUGINS.with_name('online_rewards.py')}:odd_letters"
 # 5 prompts, 2 answers each; a rollout of 4 prompts serves 2 minibatches twice.
 OPTIONS = {
     "reward": REWARD, "max_new_tokens": 6, "minibatches": 2, "rollout_epochs": 2, "epochs": 2.4, "save_every": 1,
@@ -53,6 +54,18 @@ def test_a_rollout_serves_its_steps_and_says_what_it_saw(train):
     assert any(abs(ratio - 1) > 1e-6 for ratio in ratios)
     samples = [json.loads(line) for line in (run.path / "samples.jsonl").read_text().splitlines()]
     assert {sample["when"] for sample in samples} == {"step 0", "step 4", "step 8"}
+
+
+def test_prompts_are_counted_by_right_answers_where_rewards_are_0_or_1():
+    def groups(*rewards):
+        seen = Seen()
+        answers = Answers(Answer.of([1], [2, 3], row=i // 2) for i in range(len(rewards)))
+        seen.add(answers, ["text"] * len(rewards), rewards, {}, {})
+        return {name: value for name, value in seen.metrics().items() if "groups/" in name}
+
+    right = groups(1.0, 1.0, 0.0, 1.0, 1.0, 1.0, float("nan"), 0.0)
+    assert right == {"rollout/groups/0": 0.25, "rollout/groups/1": 0.25, "rollout/groups/2": 0.5}
+    assert groups(1.0, 0.5, 0.0, 1.0) == {}
 
 
 def test_missing_rewards_are_counted_and_not_trained_on(train):

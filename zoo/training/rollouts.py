@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -256,7 +257,17 @@ class Seen:
             groups.setdefault(answer.row, set()).update([] if math.isnan(value) else [value])
         if len(groups) < len(self.answers):
             found["rollout/flat_groups"] = _mean([float(len(values) < 2) for values in groups.values()])
+            found |= self._right()
         return found
+
+    def _right(self) -> dict[str, float]:
+        """Share of the prompts by how many of their answers are right, where every reward is 0 or 1."""
+        if not {value for value in self.values if not math.isnan(value)} <= {0.0, 1.0}:
+            return {}
+        answers = Counter(answer.row for answer in self.answers)
+        right = Counter(answer.row for answer, value in zip(self.answers, self.values, strict=True) if value == 1.0)
+        counts = Counter(right[row] for row in answers)
+        return {f"rollout/groups/{k}": counts[k] / len(answers) for k in range(max(answers.values()) + 1)}
 
     def samples(self, records: Mapping[int, Any], count: int) -> list[dict[str, Any]]:
         """The first answers to `count` prompts, to read."""
