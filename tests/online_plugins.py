@@ -54,9 +54,3 @@ class ActorCritic(Reinforce):
         kl = ((batch.old - batch.reference) * batch.answers.mask).sum(-1)
         loss.metrics |= {"value": torch.where(batch.answers.mask, value, torch.nan), "kl": kl}
         return loss
-
-
-def odd_letters(completions, records):
-    """A reward that differs from answer to answer, and is missing for some."""
-    sums = [sum(map(ord, text)) for text in completions]
-    return [None if total % 5 == 0 else (total % 10) / 10 for total in sums]

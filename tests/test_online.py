@@ -19,7 +19,7 @@ from zoo.training.rollouts import Seen
 from zoo.types import Answer, Answers, Batch, Ragged
 
 PLUGINS = Path(__file__).parent / "online_plugins.py"
-REWARD = f"{PLUGINS}:odd_letters"
+REWARD = f"{PLUGINS.with_name('online_rewards.py')}:odd_letters"
 # 5 prompts, 2 answers each; a rollout of 4 prompts serves 2 minibatches twice.
 OPTIONS = {
     "reward": REWARD, "max_new_tokens": 6, "minibatches": 2, "rollout_epochs": 2, "epochs": 2.4, "save_every": 1,

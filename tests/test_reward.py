@@ -7,10 +7,11 @@ import statistics
 import pytest
 from tiny_runs import cli, trainer, write_rows
 
-from zoo.errors import PluginError, ZooError
+from zoo.errors import ZooError
 from zoo.evals.reward_models import Pair, calibration_error, compared, distribution
 from zoo.rewards import instructions
-from zoo.rewards.reward import Reward, length
+from zoo.rewards.penalties import length
+from zoo.rewards.reward import Reward
 from zoo.testing.tiny import tiny_rows
 
 NAMED = {"instructions": instructions.reward}
@@ -64,13 +65,6 @@ def test_a_python_function_is_named_by_its_module_or_file(tmp_path, monkeypatch)
         Reward("not_there:shout", {})
     with pytest.raises(ZooError, match="has no option scal. Did you mean 'scale'"):
         Reward("mine_reward:shout(scal=3)", {})
-
-
-def test_values_that_are_no_numbers_are_missing_and_too_few_are_a_fault():
-    strange = {"strange": lambda texts, records: [math.nan, math.inf], "short": lambda texts, records: [1.0]}
-    assert scores("strange", named=strange) == [None, None]
-    with pytest.raises(PluginError, match="gave 1 values for 2 answers"):
-        scores("short", named=strange)
 
 
 @pytest.mark.parametrize(

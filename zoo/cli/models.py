@@ -116,7 +116,9 @@ def _as_evals(texts: list[str], named: dict[str, Any], out: str, say: Any) -> di
     from zoo.rewards.reward import Reward
 
     def evaluation(text: str) -> Eval:
-        reward = Reward(text, named, out, "cuda" if torch.cuda.is_available() else "cpu", say=say)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        # There is one batch, so a reward that fails on all of it is an error at once.
+        reward = Reward(text, named, out, device, say=say, patience=1, max_new_tokens=greedy().max_new_tokens)
         prompts = starter.records("heldout", "prompt")
         return Eval(
             "Mean reward of greedy answers to the starter set's held-out prompts.",

@@ -70,8 +70,9 @@ def reward_eval(
     texts = [subject.tokenizer.decode(answer.completion, skip_special_tokens=True).strip() for answer in answers]
     more: dict[str, Any] = {}
     if isinstance(reward, Reward):
-        scored = reward.detailed(texts, records, [answer.ended for answer in answers])
-        values, more = scored.values, _parts(scored)
+        tokens = [len(answer.completion) for answer in answers]
+        scored = reward.detailed(texts, records, [answer.ended for answer in answers], tokens)
+        values, more = scored.values, {**_parts(scored), **scored.failures}
     else:
         values = reward(texts, records)
     rewards = [None if value is None or not math.isfinite(value) else value for value in values]

@@ -4,8 +4,9 @@
     mean(runs/reward-1, runs/reward-2) - 0.5*var(runs/reward-1, runs/reward-2)
 
 A name is whatever stands between blanks, brackets, commas, `+`, `*` and `=`: it may be a path, and holds `-` and `/`
-as such. So a minus or a division behind a name needs a blank before it. Python's own parser reads the rest, and only
-the nodes named here are taken: nothing is run.
+as such. So a minus or a division behind a name needs a blank before it. Between quotation marks a name or an option may
+hold anything else, as it stands: `regex(pattern='\\d+ (kg|g)')`. Python's own parser reads the rest, and only the nodes
+named here are taken: nothing is run.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from typing import Any
 from zoo.errors import ZooError, nearest
 
 NUMBER = re.compile(r"(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?(?=[\s()+*/,-]|$)")
-NAME = re.compile(r"[^\s()+*,=-][^\s()+*,=]*")
+QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
+NAME = re.compile(r"[^\s()+*,='\"-][^\s()+*,=]*")
 OPERATIONS: dict[type, Callable[[float, float], float]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
 }  # fmt: skip
@@ -97,16 +99,19 @@ class Expression:
         while len(masked) < len(self.text):
             at = len(masked)
             number = NUMBER.match(self.text, at) if operand else None
-            name = NAME.match(self.text, at) if operand and not number else None
+            quoted = QUOTED.match(self.text, at) if operand else None
+            name = quoted or NAME.match(self.text, at) if operand and not number else None
             if number:
                 masked, operand = masked + number[0], False
             elif name:
-                names[at] = name[0]
+                names[at] = name[0][1:-1] if quoted else name[0]
                 masked, operand = masked + "n" * len(name[0]), False
             elif (character := self.text[at]).isspace():
                 masked += " "
             elif character in "()+-*/,=":
                 masked, operand = masked + character, character != ")"
+            elif operand and character in "'\"":
+                raise self.error("this quotation mark is not closed", at)
             else:
                 raise self.error(f"{character!r} has no meaning here", at)
         return masked, names

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from zoo.errors import ZooError, nearest
+from zoo.rewards.functions import in_process
 from zoo.rewards.prose import has_content, paragraphs, sentences, words
 
 
@@ -37,6 +38,7 @@ def followed(text: str, instructions: Sequence[Mapping[str, Any]]) -> list[bool]
     return [follows(text, instruction) for instruction in instructions]
 
 
+@in_process
 def reward(completions: Sequence[str], records: Sequence[Mapping[str, Any]]) -> list[float | None]:
     """Share of `record["instructions"]` that each completion follows; None where a record has none."""
     scores: list[float | None] = []

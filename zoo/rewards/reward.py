@@ -3,59 +3,51 @@
     reward = Reward("0.8*instructions + 0.2*runs/reward-1", named)
     reward.score(["an answer"], [{"prompt": "a question"}])
 
-A reward that is missing is None: it is left out of means and counted, and is never a zero.
+A reward that is missing is None: it is left out of means and counted with its reason, and is never a zero.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib
-import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from zoo.errors import PluginError, ZooError, nearest
-from zoo.judges.reward import JudgeReward, judge_reward
-from zoo.models.loading import NotFound, resolve_model
+from zoo.errors import PluginError
 from zoo.models.precision import choose_precision
-from zoo.plugin_files import import_file
 from zoo.rewards.expression import Expression, Mention, variance
-from zoo.rewards.prose import words
-from zoo.rewards.reward_model import STEPS, RewardModel
-from zoo.runs import find_run, find_runs, is_run_name
-
-Function = Callable[..., Sequence[float | None]]
-
-
-def length(completions: Sequence[str], records: Sequence[Any], target: float | None = None) -> list[float | None]:
-    """The number of words; with a target 1 at that many words, falling evenly to 0 at none and at twice as many."""
-    counts = [len(words(text)) for text in completions]
-    return [float(n) if target is None else max(0.0, 1 - abs(n - target) / target) for n in counts]
+from zoo.rewards.functions import Function
+from zoo.rewards.missing import Missing
+from zoo.rewards.names import Here, Names
+from zoo.rewards.plugin import bundled
+from zoo.rewards.reward_model import RewardModel
 
 
 @dataclass
 class Scored:
     """What a reward said of B answers. values: B numbers or None; parts: the same for each reward it is made of.
 
-    disagreement: of two reward models or more, the variance of their rewards for each answer; else empty.
+    disagreement: of two reward models or more, the variance of their rewards for each answer; else empty. failures:
+    why rewards are missing, each reason with the number of answers.
     """
 
     values: list[float | None]
     parts: dict[str, list[float | None]]
     disagreement: list[float | None]
+    failures: dict[str, int] = field(default_factory=dict)
 
 
 class Reward:
     """A reward from its text (see `zoo.rewards.expression`).
 
-    named: rewards by name, as plugins give them; out: the folder of the runs; precision: the arithmetic of reward
-    models, as Lightning names it. Everything is resolved and loaded when
-    it is made, each model once. Raises ZooError that points at the name which is not there.
+    named: rewards by name, as plugins give them, beside the bundled ones; out: the folder of the runs; precision: the
+    arithmetic of reward models, as Lightning names it; timeout: seconds for a batch in a function's own process;
+    patience: batches in a row in which every answer may fail; max_new_tokens: the longest answer, for rewards that want
+    to know. Everything is resolved and loaded when it is made, each model once. Raises ZooError that points at the
+    name which is not there.
     """
 
     def __init__(
@@ -66,123 +58,89 @@ class Reward:
         device: torch.device | str = "cpu",
         precision: str = "auto",
         say: Any = print,
+        timeout: float = 30.0,
+        patience: int = 3,
+        max_new_tokens: int | None = None,
     ):
-        self.expression = Expression(text)
-        self.named, self.out, self.say = named, out, say
-        self.device = torch.device(device)
-        self.precision = choose_precision(precision, self.device.type)[0]
-        self.functions = {mention: self._resolve(mention) for mention in self.expression.mentions}
+        self.expression, self.patience = Expression(text), patience
+        device = torch.device(device)
+        precision = choose_precision(precision, device.type)[0]
+        defaults = {"max_new_tokens": max_new_tokens}
+        names = Names(
+            self.expression, {**bundled(), **named}, out, device, precision, say, timeout, defaults
+        )  # fmt: skip
+        self.functions = {mention: names.find(mention) for mention in self.expression.mentions}
+        self._failing: dict[Mention, int] = dict.fromkeys(self.functions, 0)
 
     def score(
-        self, completions: Sequence[str], records: Sequence[Mapping[str, Any]], ended: Sequence[bool] | None = None
+        self,
+        completions: Sequence[str],
+        records: Sequence[Mapping[str, Any]],
+        ended: Sequence[bool] | None = None,
+        tokens: Sequence[int] | None = None,
     ) -> list[float | None]:
         """One number for each answer, or None.
 
         records: for each answer that of its prompt, with `prompt` and whatever a reward reads; ended: whether the
-        answer came to its end, all of them by default.
+        answer came to its end, all of them by default; tokens: how many it has. Raises PluginError where a reward
+        fails on everything, `patience` times in a row.
         """
-        return self.detailed(completions, records, ended).values
+        return self.detailed(completions, records, ended, tokens).values
 
     def detailed(
-        self, completions: Sequence[str], records: Sequence[Mapping[str, Any]], ended: Sequence[bool] | None = None
+        self,
+        completions: Sequence[str],
+        records: Sequence[Mapping[str, Any]],
+        ended: Sequence[bool] | None = None,
+        tokens: Sequence[int] | None = None,
     ) -> Scored:
-        """The same with what each reward in it said."""
+        """The same with what each reward in it said, and why rewards are missing."""
+        facts = {"ended": ended, "tokens": tokens}
         given: dict[Mention, list[float | None]] = {}
-        for mention, function in self.functions.items():
-            more = {"ended": ended} if isinstance(function, RewardModel) else {}
-            given[mention] = self._checked(mention, function(completions, records, **more), len(completions))
+        failures: Counter[str] = Counter()
+        for mention, part in self.functions.items():
+            values = part(completions, records, facts)
+            self._watch(mention, values, part.miscounted)
+            given[mention] = [None if isinstance(value, Missing) else value for value in values]
+            reasons = [value or "gave none" for value in values if value is None or isinstance(value, Missing)]
+            failures.update(f"{mention.label}: {reason}" for reason in reasons)
         rows = [dict(zip(given, row, strict=True)) for row in zip(*given.values(), strict=True)]
-        values = [_finite(self.expression.value(row)) for row in rows]
-        models = [given[mention] for mention, one in self.functions.items() if isinstance(one, RewardModel)]
+        found = [_finite(self.expression.value(row)) for row in rows]
+        known = [value is None and None not in row.values() for value, row in zip(found, rows, strict=True)]
+        failures.update(["the sum is not a finite number"] * sum(known))
+        models = [given[mention] for mention, part in self.functions.items() if _is_model(part)]
         spread = [_spread(row) for row in zip(*models, strict=True)] if len(models) > 1 else []
-        return Scored(values, {mention.label: column for mention, column in given.items()}, spread)
+        return Scored(
+            found, {mention.label: column for mention, column in given.items()}, spread, dict(failures.most_common())
+        )
 
-    def _checked(self, mention: Mention, values: Any, count: int) -> list[float | None]:
-        try:
-            found = [None if value is None else _finite(float(value)) for value in values]
-        except (TypeError, ValueError) as error:
-            raise PluginError(f"The reward '{mention.label}' gave {values!r:.80}: {error}.") from error
-        if len(found) != count:
-            raise PluginError(f"The reward '{mention.label}' gave {len(found)} values for {count} answers.")
-        return found
+    def close(self) -> None:
+        """End the processes that rewards run in. They end with this one in any case."""
+        for part in self.functions.values():
+            part.close()
 
-    # -- names ---------------------------------------------------------------------------------------------------
+    def _watch(self, mention: Mention, values: Sequence[float | None | Missing], miscounted: str) -> None:
+        """Count the batches in a row in which a reward gave nothing that can be used, and end it in time."""
+        reasons = Counter(value for value in values if isinstance(value, Missing))
+        if not values:
+            return
+        if not miscounted and reasons.total() < len(values):
+            self._failing[mention] = 0
+            return
+        self._failing[mention] += 1
+        if self._failing[mention] < self.patience:
+            return
+        reason = miscounted or reasons.most_common(1)[0][0]
+        batches = f"all of {self.patience} batches in a row" if self.patience > 1 else "the whole batch"
+        raise PluginError(
+            f"The reward '{mention.label}' failed on {batches}: {reason}.",
+            "A reward is called with a list of answers and one of their records, and returns as many numbers, or None "
+            "for what it cannot score. Repair it or take another; `zoo eval MODEL --reward …` tries it alone.",
+        )
 
-    def _resolve(self, mention: Mention) -> Any:
-        name, options = mention.name, dict(mention.options)
-        if name in self.named:
-            return self._with_options(mention, self.named[name])
-        if name == "length":
-            if not 0 < float(options.get("target", 1.0)) < math.inf:
-                raise self.expression.error("the target must be above 0 words", mention.at)
-            return self._with_options(mention, length)
-        if name == "judge":
-            return self._judge(mention)
-        if ":" in name:
-            return self._with_options(mention, self._python(mention))
-        return self._model(mention)
 
-    def _with_options(self, mention: Mention, function: Function) -> Function:
-        options = dict(mention.options)
-        takes = list(inspect.signature(function).parameters)[2:]
-        for option in options:
-            if option not in takes:
-                offered = f"It takes {', '.join(takes)}." if takes else "It takes none."
-                raise self.expression.error(
-                    f"'{mention.name}' has no option {option}", mention.at, offered, nearest(option, takes)
-                )
-        return functools.partial(function, **options) if options else function
-
-    def _python(self, mention: Mention) -> Function:
-        """A function by `module:function` or `./file.py:function`."""
-        place, _, attribute = mention.name.rpartition(":")
-        try:
-            module = import_file(Path(place)) if Path(place).is_file() else importlib.import_module(place)
-        except (ImportError, ValueError) as error:
-            raise self.expression.error(
-                f"'{place}' cannot be imported: {error}", mention.at, "Give module:function or ./file.py:function."
-            ) from None
-        function = getattr(module, attribute, None)
-        if not callable(function):
-            guess = nearest(attribute, dir(module))
-            raise self.expression.error(f"{place} has no function '{attribute}'", mention.at, guess=guess)
-        return function
-
-    def _judge(self, mention: Mention) -> JudgeReward:
-        settings = {"precision": self.precision, "device": self.device, "out": self.out, "say": self.say}
-        try:
-            return judge_reward(dict(mention.options), **settings)
-        except ZooError as error:
-            raise self.expression.error(error.message.rstrip("."), mention.at, error.hint) from None
-
-    def _model(self, mention: Mention) -> RewardModel:
-        name, options = mention.name, dict(mention.options)
-        steps = str(options.pop("steps", "min"))
-        if options or steps not in STEPS:
-            raise self.expression.error(
-                f"a reward model has one option, steps, which is {' or '.join(STEPS)}", mention.at
-            )
-        is_run, is_path = is_run_name(name, self.out), "/" in name or Path(name).exists()
-        if not is_run and not is_path:
-            raise self._unknown(mention)
-        try:
-            source = resolve_model(str(find_run(name, self.out).path) if is_run else name, self.say)
-        except NotFound:
-            raise self._unknown(mention) from None
-        try:
-            return RewardModel(source, self.device, self.precision, steps)
-        except ZooError as error:
-            raise self.expression.error(error.message.rstrip("."), mention.at, error.hint) from None
-
-    def _unknown(self, mention: Mention) -> ZooError:
-        runs = [run.name for run in find_runs(self.out)]
-        rewards = ["length", "judge", *self.named]
-        paths = [str(Path(self.out) / run) for run in runs]
-        hint = f"Rewards: {', '.join(rewards)}; runs in {self.out}/: {', '.join(runs) or 'none'}; module:function."
-        if "-" in mention.name or "/" in mention.name:
-            hint += " A minus or a division behind a name needs a blank before it."
-        guess = nearest(mention.name, [*rewards, *runs, *paths])
-        return self.expression.error(f"there is no reward, run or model '{mention.name}'", mention.at, hint, guess)
+def _is_model(part: Any) -> bool:
+    return isinstance(part, Here) and isinstance(part.function, RewardModel)
 
 
 def _finite(value: float | None) -> float | None:

@@ -16,6 +16,7 @@ from zoo.models.loading import Source, load_tokenizer
 from zoo.models.precision import autocast
 from zoo.models.scalar import score_many, unit_of
 from zoo.models.scorer import load_scorer
+from zoo.rewards.missing import Missing
 from zoo.runs import Run
 from zoo.types import Answer
 
@@ -42,15 +43,17 @@ class RewardModel:
 
     def __call__(
         self, completions: Sequence[str], records: Sequence[Mapping[str, Any]], ended: Sequence[bool] | None = None
-    ) -> list[float | None]:
-        """One reward an answer; None for what has no steps, is too long, or contains control tokens."""
-        found: list[float | None] = [None] * len(completions)
+    ) -> list[float | None | Missing]:
+        """One reward an answer; Missing for what has no steps, is too long, or contains control tokens."""
+        found: list[float | None | Missing] = [Missing("the answer has no step, or a control token")] * len(completions)
         usable: dict[int, tuple[Answer, list[int]]] = {}
         for i, (text, record) in enumerate(zip(completions, records, strict=True)):
             answer, marks = self._rendered(text, record) or (None, [])
             if answer is not None and ended is not None and not ended[i]:
                 answer = self._unended(answer)
-            if answer is not None and len(answer) <= self.longest:
+            if answer is not None and len(answer) > self.longest:
+                found[i] = Missing(f"longer than the {self.longest} tokens that the model takes")
+            elif answer is not None:
                 usable[i] = (answer, marks)
         answers, ends = [answer for answer, _ in usable.values()], [marks for _, marks in usable.values()]
         with autocast(self.precision, self.device):

@@ -98,6 +98,8 @@ class Execution:
         setup.seed_everything(self.core.seed)
         self.load()
         self.plan()
+        if self.rollouts is not None:
+            held.callback(self.rollouts.close)
         self.open_run()
         if self.created:
             held.enter_context(self.created.alone())

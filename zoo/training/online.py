@@ -16,12 +16,13 @@ from zoo.data.template import ChatTemplate
 from zoo.errors import ZooError
 from zoo.models.default import cache_folder
 from zoo.models.precision import autocast
+from zoo.models.reference_cache import architecture, fingerprint
 from zoo.models.roles import Models
 from zoo.registry import PluginManager, contributions
 from zoo.rewards.reward import Reward
 from zoo.rollout.engine import Engine, Sampling
-from zoo.rollout.spec import make_engine
 from zoo.rollout.kept import AnswerCache
+from zoo.rollout.spec import make_engine
 from zoo.rollout.writer import Writer
 from zoo.training.checks import names_in
 from zoo.training.experience import Experience
@@ -37,14 +38,15 @@ def give_pen(
 ) -> Writer:  # fmt: skip
     """Let the policy write answers as the options say. Raises ZooError for an engine or a sampling that cannot be."""
     policy = models.built("policy")
-    sampling = Sampling(core.max_new_tokens, core.temperature, core.top_k, core.top_p, tuple(names_in(core.stop)))
+    stop = tuple(names_in(core.stop))
+    sampling = Sampling(core.max_new_tokens, core.temperature, core.top_k, core.top_p, stop, core.token_budget)
 
     def engine() -> Engine:
         return make_engine(
             core.engine, model=policy.model, eos_ids=template.eos_ids, pad_id=template.tokenizer.pad_token_id or 0,
             named=contributions(plugins, "engines"), tokenizer=template.tokenizer,
-        )  # fmt: skip
             progress=lambda done, total: policy.writer.show(done, total),
+        )  # fmt: skip
 
     @contextlib.contextmanager
     def arithmetic() -> Any:
@@ -55,7 +57,6 @@ def give_pen(
     return policy.writer
 
 
-def make_rewards(core: TrainConfig, plugins: PluginManager, device: torch.device, say: Say) -> dict[str, Reward]:
 def kept_answers(policy: Any, key: Sequence[str], template: ChatTemplate, say: Say) -> AnswerCache | None:
     """Where what these weights write before training is kept; None, said, where that cannot be."""
     ending = ",".join(str(number) for number in sorted(template.eos_ids))
@@ -67,11 +68,13 @@ def kept_answers(policy: Any, key: Sequence[str], template: ChatTemplate, say: S
         return None
 
 
+def make_rewards(core: TrainConfig, plugins: PluginManager, device: torch.device, say: Say) -> dict[str, Reward]:
     """The reward that is trained on, and the gold one if there is one. Raises ZooError."""
     named = contributions(plugins, "rewards")
     brought = "instructions" if core.data.split(":")[0] == "starter" else None
     texts = {"reward": core.reward or brought, "gold": core.gold_reward}
     options: dict[str, Any] = {"out": core.out, "device": device, "say": say}
+    options |= {"timeout": core.reward_timeout, "max_new_tokens": core.max_new_tokens}
     return {which: Reward(text, named, **options) for which, text in texts.items() if text}
 
 

@@ -21,7 +21,8 @@ from zoo.evals import mean_score
 from zoo.models.parts import gathered, my_place
 from zoo.models.precision import autocast
 from zoo.models.roles import Models
-from zoo.rewards.reward import Reward
+from zoo.rewards.alarms import Alarms
+from zoo.rewards.reward import Reward, Scored
 from zoo.rollout.engine import evaluating
 from zoo.rollout.writer import Writer
 from zoo.runs import Run
@@ -68,6 +69,7 @@ class Rollouts:
         """Of the last rollout, until a step has taken them."""
         self.seconds = 0.0
         """Spent in rollouts since the process began, by the clock."""
+        self.alarms = Alarms()
         self._seen = Seen()
 
     def __call__(self, records: list[dict[str, Any]], iteration: int, step: int) -> Batch:
@@ -82,6 +84,11 @@ class Rollouts:
         self._watch(step)
         self.seconds += time.perf_counter() - clock
         return batch
+
+    def close(self) -> None:
+        """End the processes that rewards run in."""
+        for reward in self.rewards.values():
+            reward.close()
 
     def take_metrics(self) -> dict[str, float]:
         """The numbers of a rollout, for the first step after it."""
@@ -134,10 +141,18 @@ class Rollouts:
         rank, processes = my_place()
         start, stop = (len(answers) * (rank + k) // processes for k in (0, 1))
         mine = answers[start:stop]
-        found = self.rewards[which].detailed(
-            self.writer.texts(mine), [records[answer.row] for answer in mine], [answer.ended for answer in mine]
-        )
-        shares = gathered((found.values, found.parts, getattr(found, "failures", {})))
+        found, error = Scored([], {}, []), None
+        try:
+            found = self.rewards[which].detailed(
+                self.writer.texts(mine), [records[answer.row] for answer in mine], [answer.ended for answer in mine],
+                [len(answer.completion) for answer in mine],
+            )  # fmt: skip
+        except ZooError as raised:
+            # The other processes, whose answers may be fine, wait for this one.
+            error = raised
+        shares = gathered((found.values, found.parts, found.failures, error))
+        if error := next((share[3] for share in shares if share[3]), None):
+            raise error
         values = [_number(value) for share in shares for value in share[0]]
         parts = {name: [_number(v) for share in shares for v in share[1][name]] for name in found.parts}
         failures: dict[str, int] = {}
@@ -169,6 +184,9 @@ class Rollouts:
             return
         for reason, count in seen.failures.items():
             self.say(f"Step {step + 1}: {count} of {len(seen.answers)} rewards are missing: {reason}")
+        rows, cut = [answer.row for answer in seen.answers], [answer.cut for answer in seen.answers]
+        for sentence in self.alarms.look(seen.values, rows, cut):
+            self.say(f"Step {step + 1}: {sentence}")
         self._keep("rollout", f"step {step}", seen.samples(self.records, SHOWN))
         self.tell("rollout_end", step=step, metrics=self.metrics)
 

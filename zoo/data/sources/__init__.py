@@ -8,6 +8,7 @@ by a hub data set `owner/name`, `owner/name:config`. A split follows an @: `star
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -64,6 +65,10 @@ def open_source(source: str, kind: str, *, split: str = "train", named_sources: 
         name = source
     if name in named:
         return _open_named(name, named[name], split, kind)
+    # `reasoning-gym:chain_sum`: a part of a named source that has parts.
+    first, colon, part = name.partition(":")
+    if colon and first in named:
+        return _open_part(name, first, part, named[first], split, kind)
     path = Path(name).expanduser()
     if path.is_dir():
         return _open_folder(path, name, split)
@@ -88,6 +93,12 @@ def _open_named(name: str, give: Callable[..., Any], split: str, kind: str) -> S
     rows = list(give(split, kind))
     digest = hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest()
     return Source(f"{name}@{split}", split, _numbered(rows), f"sha256:{digest}")
+
+
+def _open_part(name: str, first: str, part: str, give: Callable[..., Any], split: str, kind: str) -> Source:
+    if len(inspect.signature(give).parameters) < 3:
+        raise ZooError(f"The data source '{first}' has no parts, so no '{part}'.", hint=f"Write {first}.")
+    return _open_named(name, lambda split, kind: give(split, kind, part), split, kind)
 
 
 def _numbered(rows: Iterable[Any]) -> Iterator[Line]:

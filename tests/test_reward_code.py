@@ -1,0 +1,193 @@
+"""Programs that a model wrote: what passes, and what they cannot do."""
+
+import json
+import os
+import socket
+import sys
+import time
+
+import pytest
+
+from zoo.rewards import code
+from zoo.rewards.code import program_of
+from zoo.rewards.missing import Missing
+from zoo.rewards.reward import Reward
+from zoo.rewards.sandbox import Limits, Printed, verdicts
+
+ADD = "def add(a, b):\n    return a + b\n"
+SHORT = Limits(seconds=1.0)
+BOTH = pytest.mark.parametrize(
+    "namespaces", [pytest.param(True, marks=pytest.mark.skipif(sys.platform != "linux", reason="Linux")), False]
+)
+
+
+def passes(program, test="pass", limits=SHORT, namespaces=True):
+    return verdicts(program, [test], limits, namespaces)[0]
+
+
+def test_the_reward_is_the_share_of_tests_that_pass():
+    record = {"tests": ["assert add(1, 2) == 3", "assert add(1, 1) == 3", "assert add('a', 'b') == 'ab'"]}
+    answers = [f"Here:\n```python\n{ADD}```\nas asked.", "def add(a, b): return 3", "I cannot.", "def add(a, b"]
+    found = Reward("code", {}).score(answers, [record] * 4)
+    assert found == pytest.approx([2 / 3, 2 / 3, 0, 0])
+
+
+def test_a_program_that_reads_and_prints_is_compared_without_the_white_space_at_ends():
+    record = {
+        "tests": [{"input": "2 3\n", "output": "5\n"}, {"input": "1 1", "output": "2"}, {"input": "", "output": "0"}]
+    }
+    program = "a, b = map(int, input().split())\nprint(a + b, end='  \\n\\n')\n"
+    assert Reward("code", {}).score([program], [record]) == [pytest.approx(2 / 3)]
+    guarded = f"import sys\ndef main():\n    {program.splitlines()[0]}\n    print(a+b)\n    sys.exit()\n"
+    assert Reward("code", {}).score([guarded + "if __name__ == '__main__': main()"], [record]) == [pytest.approx(2 / 3)]
+
+
+@pytest.mark.parametrize(
+    ("record", "tests"),
+    [
+        ({"tests": "assert f() == 1"}, ["assert f() == 1"]),
+        ({"test_list": ["assert f()", "assert g()"]}, ["assert f()", "assert g()"]),
+        ({"test": "def check(c): assert c()", "entry_point": "f"}, ["def check(c): assert c()\n\ncheck(f)"]),
+        ({"input_output": json.dumps({"inputs": ["1"], "outputs": ["2"]})}, [Printed("1", "2")]),
+        ({"tests": '["assert f()"]'}, ["assert f()"]),
+        ({"tests": [3]}, Missing("the column tests holds no tests: [3]")),
+        ({"prompt": "x"}, Missing("the row has none of the columns tests, test_list, test, input_output")),
+    ],
+)
+def test_tests_are_read_as_data_sets_spell_them(record, tests):
+    assert code.tests_of(record) == tests
+
+
+def test_the_program_is_the_last_python_block():
+    assert program_of("```python\na\n```\nthen\n```py\nb\n```\n```sh\nrm\n```") == "b\n"
+    assert program_of("```\na\n```") == "a\n"
+    assert program_of("```python\ncut off") == "cut off"
+    assert program_of("a = 1") == "a = 1"
+
+
+def test_a_row_without_tests_has_no_reward():
+    assert Reward("code", {}).score([ADD, ADD], [{}, {"tests": ["add(1, 2)"]}]) == [None, 1.0]
+
+
+# -- what a program cannot do ------------------------------------------------------------------------------------
+
+
+@BOTH
+def test_a_program_that_hangs_fails_when_its_time_is_up(namespaces):
+    began = time.monotonic()
+    assert verdicts("", ["pass", "while True: pass", "pass"], SHORT, namespaces) == [True, False, False]
+    assert not passes("import time\ntime.sleep(60)", namespaces=namespaces)
+    assert not passes("import re\nre.fullmatch('(a+)+', 'a' * 50 + 'b')", namespaces=namespaces)
+    assert time.monotonic() - began < 20
+
+
+@BOTH
+def test_a_program_cannot_say_that_it_passed_by_ending_itself(namespaces):
+    for end in ("import sys; sys.exit(0)", "import os; os._exit(0)", "raise SystemExit"):
+        assert not passes(end, "assert False", namespaces=namespaces)
+        assert not passes("", f"{end}", namespaces=namespaces)
+    line = b'\n{"passed": true}\n'
+    forged = f"import os\nfor i in range(3, 20):\n  try: os.write(i, {line!r})\n  except OSError: pass\n"
+    assert not passes(forged, "assert False", namespaces=namespaces)
+
+
+@BOTH
+def test_memory_is_limited(namespaces):
+    assert not passes("x = bytearray(1 << 30)", namespaces=namespaces)
+    assert not passes("x = []\nwhile True: x.append('y' * 1_000_000)", namespaces=namespaces)
+    assert passes("x = bytearray(1 << 24)", namespaces=namespaces)
+
+
+@BOTH
+def test_files_are_written_in_an_empty_folder_only_and_stay_small(namespaces, tmp_path):
+    outside = tmp_path / "outside.txt"
+    outside.write_text("mine")
+    write = f"open({str(outside)!r}, 'w').write('x')"
+    assert passes("open('a.txt', 'w').write('x'); assert open('a.txt').read() == 'x'", namespaces=namespaces)
+    assert passes("import os", "assert os.listdir('.') == []", namespaces=namespaces)
+    for program in (
+        write,
+        f"import os; os.remove({str(outside)!r})",
+        f"import os; os.rename({str(outside)!r}, 'b')",
+        f"import os; os.symlink({str(tmp_path)!r}, 'b'); open('b/new.txt', 'w')",
+        f"open({str(outside)!r}).read()",
+        f"import os; os.listdir({str(tmp_path)!r})",
+        "open('/etc/passwd').read()",
+        "with open('big', 'wb') as f:\n    for _ in range(100): f.write(bytes(1 << 20))",
+    ):
+        assert not passes(program, namespaces=namespaces), program
+    assert outside.read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["outside.txt"]
+
+
+@BOTH
+def test_the_network_is_out_of_reach(namespaces):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.2)
+        port = server.getsockname()[1]
+        assert not passes(f"import socket; socket.create_connection(('127.0.0.1', {port}), 1)", namespaces=namespaces)
+        connect = f"import _socket; s = _socket.socket(2, 1); s.connect(('127.0.0.1', {port}))"
+        assert not passes(connect, namespaces=namespaces)
+        with pytest.raises(TimeoutError):
+            server.accept()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="name spaces are Linux's")
+def test_in_name_spaces_of_its_own_not_even_the_kernel_would_connect(tmp_path):
+    """Around the interpreter's hook, by the system call itself, there is no interface that is up."""
+    from zoo.rewards import sandboxed
+
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            apart = sandboxed.enter_namespaces()
+            with socket.socket() as one:
+                found = one.connect_ex(("127.0.0.1", 9)) if apart else "not apart"
+            os.write(writer, repr(found).encode())
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    said = os.read(reader, 100).decode()
+    if said == "'not apart'":
+        pytest.skip("this kernel gives no name spaces to a plain user")
+    import errno
+
+    assert int(said) == errno.ENETUNREACH
+
+
+@BOTH
+def test_no_other_process_can_be_started_or_signalled(namespaces):
+    for program in (
+        "import subprocess; subprocess.run(['true'], check=True)",
+        "import os; assert os.system('true') == 0",
+        "import os; os.fork()",
+        "import os; os.execv('/bin/true', ['true'])",
+        "import os; os.kill(os.getpid(), 0)",
+        "import ctypes",
+        "import gc; gc.get_objects()",
+        "import resource; resource.setrlimit(resource.RLIMIT_CPU, (9, 9))",
+    ):
+        assert not passes(program, namespaces=namespaces), program
+
+
+@BOTH
+def test_what_programs_usually_need_is_there(namespaces):
+    program = (
+        "import asyncio, collections, dataclasses, functools, heapq, itertools, math, random, re, string, typing\n"
+        "from datetime import datetime\nfrom zoneinfo import ZoneInfo\n"
+        "@dataclasses.dataclass\nclass Point:\n    x: int = 3\n"
+        "async def f(): return Point().x\nprint('quiet')\n"
+    )
+    assert passes(program, "assert asyncio.run(f()) == 3 and random.random() < 1", Limits(), namespaces)
+
+
+def test_a_program_sees_nothing_of_the_environment(monkeypatch):
+    monkeypatch.setenv("SECRET_OF_MINE", "1")
+    assert passes("import os", "assert 'SECRET_OF_MINE' not in os.environ and len(os.listdir()) == 0")
+
+
+def test_many_programs_that_hang_are_bounded_by_their_own_limit():
+    found = Reward("code(timeout=0.5)", {}).detailed(["while True: pass"] * 4, [{"tests": ["pass"]}] * 4)
+    assert found.values == [0.0] * 4
+    assert found.failures == {}

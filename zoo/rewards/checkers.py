@@ -1,0 +1,133 @@
+"""Rewards that compare an answer with the record's reference answer, or with a form: 1 for right, 0 for wrong."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from zoo.errors import ZooError
+from zoo.rewards.functions import in_process
+from zoo.rewards.missing import Missing
+from zoo.rewards.references import boxed, references_of, tagged
+
+Values = list[float | None | Missing]
+# A sign belongs to a number where no word or bracket stands before it: 10-5 ends in 5.
+NUMBER = re.compile(
+    r"(?:(?<![\w.)])[-+\u2212])?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,3}(?!\w))?"
+)
+TAG = re.compile(r"[\w.-]+")
+
+
+@in_process
+def exact(
+    completions: Sequence[str], records: Sequence[Mapping[str, Any]], field: str = "", tag: str = "",
+    ignore_case: bool = False,
+) -> Values:  # fmt: skip
+    """1 where the answer is the record's reference answer, but for white space at its ends and between its words.
+
+    field: the column of the reference; tag: look at the last <tag>…</tag> of the answer only.
+    """
+    values: Values = []
+    for text, record in zip(completions, records, strict=True):
+        references = references_of(record, field)
+        if isinstance(references, Missing):
+            values.append(references)
+            continue
+        given = tagged(text, tag)
+        values.append(float(given is not None and _plain(given, ignore_case) in {
+            _plain(reference, ignore_case) for reference in references
+        }))  # fmt: skip
+    return values
+
+
+def _plain(text: str, ignore_case: bool) -> str:
+    text = " ".join(text.split())
+    return text.casefold() if ignore_case else text
+
+
+@in_process
+def numeric(
+    completions: Sequence[str], records: Sequence[Mapping[str, Any]], field: str = "", tag: str = "",
+    tolerance: float = 0.0,
+) -> Values:  # fmt: skip
+    """1 where the answer's number is that of the record's reference answer; tolerance: the largest difference.
+
+    The number of a text is the last in its last \\boxed{…}, else the first behind its last ####, else its last one.
+    """
+    if tolerance < 0:
+        raise ZooError("the tolerance must not be below 0")
+    values: Values = []
+    for text, record in zip(completions, records, strict=True):
+        references = references_of(record, field)
+        if isinstance(references, Missing):
+            values.append(references)
+            continue
+        right = [number for number in map(number_of, references) if number is not None]
+        if not right:
+            values.append(Missing(f"the reference answer holds no number: {references[0]!r:.40}"))
+            continue
+        given = number_of(tagged(text, tag) or "")
+        close = given is not None and any(
+            math.isclose(given, number, rel_tol=1e-9, abs_tol=tolerance) for number in right
+        )
+        values.append(float(close))
+    return values
+
+
+def number_of(text: str) -> float | None:
+    """The number that a text ends up with: 42 of "#### 42", 1250 of "so $1,250.", −3 of "\\boxed{-3}"."""
+    for separator in ("{,}", "\\,"):
+        text = text.replace(separator, ",")
+    inside = boxed(text)
+    _, marked, behind = text.rpartition("####")
+    for part, which in ((inside, -1), (behind if marked else None, 0), (text, -1)):
+        if part is not None and (found := NUMBER.findall(part)):
+            number = float(found[which].replace(",", "").replace("\u2212", "-"))
+            return number if math.isfinite(number) else None
+    return None
+
+
+def regex(completions: Sequence[str], records: Sequence[Any], pattern: str, whole: bool = False) -> Values:
+    """1 where the regular expression is found in the answer; whole: it has to be all of it."""
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise ZooError(f"the pattern is no regular expression: {error}") from None
+    match = compiled.fullmatch if whole else compiled.search
+    return [float(match(text) is not None) for text in completions]
+
+
+@in_process
+def form(
+    completions: Sequence[str], records: Sequence[Any], tags: str = "think answer", started: bool = False,
+    partial: bool = False,
+) -> Values:  # fmt: skip
+    """1 where an answer is <think>…</think><answer>…</answer> and nothing beside, each part with something in it.
+
+    tags: the names of the parts; started: the prompt has written the first tag; partial: the share of the tags (two
+    for each part) that occur exactly once.
+    """
+    names = tags.replace(",", " ").split()
+    if not names or not all(TAG.fullmatch(name) for name in names):
+        raise ZooError(f"tags must be names such as 'think answer', not '{tags}'")
+    texts = [f"<{names[0]}>{text}" if started else text for text in completions]
+    return [_share_of_tags(text, names) if partial else float(_is_formed(text, names)) for text in texts]
+
+
+def _share_of_tags(text: str, names: Sequence[str]) -> float:
+    marks = [mark for name in names for mark in (f"<{name}>", f"</{name}>")]
+    return sum(text.count(mark) == 1 for mark in marks) / len(marks)
+
+
+def _is_formed(text: str, names: Sequence[str]) -> bool:
+    if _share_of_tags(text, names) < 1:
+        return False
+    rest = text.strip()
+    for name in names:
+        inside, _, behind = rest.removeprefix(f"<{name}>").partition(f"</{name}>")
+        if not rest.startswith(f"<{name}>") or not inside.strip():
+            return False
+        rest = behind.lstrip()
+    return not rest

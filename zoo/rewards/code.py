@@ -1,0 +1,81 @@
+"""Whether a program that the model wrote does what the record's tests ask for."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from zoo.errors import ZooError
+from zoo.rewards.functions import in_process
+from zoo.rewards.missing import Missing
+from zoo.rewards.sandbox import Limits, Printed, verdicts
+
+FIELDS = ("tests", "test_list", "test", "input_output")
+FENCE = re.compile(r"```([\w+-]*)[^\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
+Tests = list[str] | list[Printed]
+
+
+@in_process
+def code(
+    completions: Sequence[str], records: Sequence[Mapping[str, Any]], timeout: float = 5.0, memory: int = 512
+) -> list[float | Missing]:
+    """Share of the record's tests that the answer's Python program passes. timeout: seconds for all; memory: MiB."""
+    if timeout <= 0 or memory < 64:
+        raise ZooError("timeout must be above 0 seconds and memory at least 64 MiB")
+    limits = Limits(seconds=timeout, memory=memory << 20)
+
+    def score(text: str, record: Mapping[str, Any]) -> float | Missing:
+        tests = tests_of(record)
+        if isinstance(tests, Missing):
+            return tests
+        try:
+            passed = verdicts(program_of(text), tests, limits)
+        except OSError as error:
+            return Missing(f"no program could be run: {error}")
+        return sum(passed) / len(passed)
+
+    # The processes do the work; the threads only wait for them.
+    with ThreadPoolExecutor(processors()) as pool:
+        return list(pool.map(score, completions, records))
+
+
+def processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def program_of(text: str) -> str:
+    """The last fenced block that is marked as Python, else the last block, else the whole answer."""
+    blocks = FENCE.findall(text)
+    python = [block for language, block in blocks if language.lower() in ("python", "py", "python3")]
+    return (python or [block for _, block in blocks] or [text])[-1]
+
+
+def tests_of(record: Mapping[str, Any]) -> Tests | Missing:
+    """The tests of a record in one of the spellings that docs/rewards.md names, or why there are none."""
+    field = next((name for name in FIELDS if record.get(name)), None)
+    if field is None:
+        return Missing(f"the row has none of the columns {', '.join(FIELDS)}")
+    value = record[field]
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            value = [value]
+    if isinstance(value, str):
+        entry = record.get("entry_point")
+        return [f"{value}\n\ncheck({entry})" if entry and "def check(" in value else value]
+    if isinstance(value, Mapping) and {"inputs", "outputs"} <= set(value):
+        value = [{"input": i, "output": o} for i, o in zip(value["inputs"], value["outputs"], strict=False)]
+    if isinstance(value, Sequence) and value and all(isinstance(one, str) for one in value):
+        return list(value)
+    if isinstance(value, Sequence) and value and all(_is_printed(one) for one in value):
+        return [Printed(str(one["input"]), str(one["output"])) for one in value]
+    return Missing(f"the column {field} holds no tests: {value!r:.40}")
+
+
+def _is_printed(test: Any) -> bool:
+    return isinstance(test, Mapping) and {"input", "output"} <= set(test)

@@ -1,0 +1,161 @@
+"""From a name in a `--reward` to what gives it: a function, here or in its own process, a judge, a trained model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zoo.errors import PluginError, ZooError, nearest
+from zoo.judges.reward import judge_reward
+from zoo.models.loading import NotFound, resolve_model
+from zoo.rewards.expression import Expression, Mention
+from zoo.rewards.functions import Function, Target, facts_of, options_for, parameters_of, runs_in_process, target_of
+from zoo.rewards.isolation import Failure, Isolated
+from zoo.rewards.missing import Missing
+from zoo.rewards.reward_model import STEPS, RewardModel
+from zoo.rewards.worker import as_json
+from zoo.runs import find_run, find_runs, is_run_name
+
+
+class Here:
+    """A reward that runs in this process: a trained model, a judge, or a function that can neither hang nor end it."""
+
+    miscounted = ""
+
+    def __init__(self, function: Any, options: Mapping[str, Any], name: str):
+        self.function, self.options, self.name = function, dict(options), name
+        self.parameters = parameters_of(function)
+
+    def __call__(
+        self, completions: Sequence[str], records: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]
+    ) -> list[float | None | Missing]:
+        wanted = {name: facts[name] for name in facts_of(self.parameters)}
+        given = self.function(completions, records, **wanted, **self.options)
+        try:
+            values = [as_json(value) for value in given]
+        except (TypeError, ValueError) as error:
+            raise PluginError(f"The reward '{self.name}' gave {given!r:.80}: {error}.") from error
+        if len(values) != len(completions):
+            raise PluginError(f"The reward '{self.name}' gave {len(values)} values for {len(completions)} answers.")
+        return [Missing(value) if isinstance(value, str) else value for value in values]
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+Part = Here | Isolated
+
+
+class Names:
+    """Finds what the mentions of an expression name, and loads it. Raises ZooError that points at the name.
+
+    named: functions by name, as plugins give them; defaults: what a function gets that takes it by name and is not
+    given it in brackets.
+    """
+
+    def __init__(
+        self,
+        expression: Expression,
+        named: Mapping[str, Function],
+        out: str,
+        device: torch.device,
+        precision: str,
+        say: Callable[[str], None],
+        timeout: float,
+        defaults: Mapping[str, Any],
+    ):
+        self.expression, self.named, self.out, self.say = expression, named, out, say
+        self.device, self.precision, self.timeout, self.defaults = device, precision, timeout, defaults
+
+    def find(self, mention: Mention) -> Part:
+        if mention.name in self.named:
+            return self._function(mention, self.named[mention.name])
+        if mention.name == "judge":
+            return Here(self._judge(mention), {}, mention.label)
+        if ":" in mention.name:
+            place, _, attribute = mention.name.rpartition(":")
+            if place.split(".")[0] == "zoo" and callable(function := getattr(import_module(place), attribute, None)):
+                return self._function(mention, function)
+            path = Path(place).expanduser()
+            return self._isolated(mention, Target(str(path.resolve()) if path.is_file() else place, attribute))
+        return Here(self._model(mention), {}, mention.label)
+
+    # -- functions -----------------------------------------------------------------------------------------------
+
+    def _function(self, mention: Mention, function: Function) -> Part:
+        options = options_for(mention, parameters_of(function), self.expression, self.defaults)
+        if getattr(function, "__module__", "").startswith("zoo.rewards."):
+            try:
+                # On nothing at all, a bundled reward looks at its options and at the packages that it needs.
+                function([], [], **options)
+            except ZooError as error:
+                raise self.expression.error(error.message.rstrip("."), mention.at, error.hint) from None
+        if runs_in_process(function):
+            return Here(function, options, mention.label)
+        return self._isolated(mention, target_of(function, mention.name))
+
+    def _isolated(self, mention: Mention, target: Target) -> Part:
+        try:
+            part = Isolated(mention.label, target, self.timeout, self.say)
+        except Failure as failure:
+            raise self._not_loaded(mention, target, failure) from None
+        if part.in_process and not target.pickled:
+            # Only now is it known that this process may import it.
+            part.close()
+            return self._function(mention, target.find())
+        try:
+            part.options = options_for(mention, part.parameters, self.expression, self.defaults)
+        except ZooError:
+            part.close()
+            raise
+        return part
+
+    def _not_loaded(self, mention: Mention, target: Target, failure: Failure) -> ZooError:
+        place = mention.name.rpartition(":")[0] or mention.name
+        if failure.kind == "attribute":
+            guess = nearest(target.attribute, failure.names)
+            return self.expression.error(f"{place} has no function '{target.attribute}'", mention.at, guess=guess)
+        hint = "Give module:function or ./file.py:function." if ":" in mention.name else ""
+        return self.expression.error(f"'{place}' cannot be imported: {failure.reason}", mention.at, hint)
+
+    # -- models --------------------------------------------------------------------------------------------------
+
+    def _judge(self, mention: Mention) -> Any:
+        settings = {"precision": self.precision, "device": self.device, "out": self.out, "say": self.say}
+        try:
+            return judge_reward(dict(mention.options), **settings)
+        except ZooError as error:
+            raise self.expression.error(error.message.rstrip("."), mention.at, error.hint) from None
+
+    def _model(self, mention: Mention) -> RewardModel:
+        name, options = mention.name, dict(mention.options)
+        steps = str(options.pop("steps", "min"))
+        if options or steps not in STEPS:
+            raise self.expression.error(
+                f"a reward model has one option, steps, which is {' or '.join(STEPS)}", mention.at
+            )
+        is_run, is_path = is_run_name(name, self.out), "/" in name or Path(name).exists()
+        if not is_run and not is_path:
+            raise self._unknown(mention)
+        try:
+            source = resolve_model(str(find_run(name, self.out).path) if is_run else name, self.say)
+        except NotFound:
+            raise self._unknown(mention) from None
+        try:
+            return RewardModel(source, self.device, self.precision, steps)
+        except ZooError as error:
+            raise self.expression.error(error.message.rstrip("."), mention.at, error.hint) from None
+
+    def _unknown(self, mention: Mention) -> ZooError:
+        runs = [run.name for run in find_runs(self.out)]
+        rewards = ["judge", *self.named]
+        paths = [str(Path(self.out) / run) for run in runs]
+        hint = f"Rewards: {', '.join(rewards)}; runs in {self.out}/: {', '.join(runs) or 'none'}; module:function."
+        if "-" in mention.name or "/" in mention.name:
+            hint += " A minus or a division behind a name needs a blank before it."
+        guess = nearest(mention.name, [*rewards, *runs, *paths])
+        return self.expression.error(f"there is no reward, run or model '{mention.name}'", mention.at, hint, guess)

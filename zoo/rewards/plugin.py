@@ -1,0 +1,39 @@
+"""The bundled rewards, and the data source that one of them belongs to, registered like anybody's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zoo.hookspecs import hookimpl
+
+
+def bundled() -> dict[str, Any]:
+    """Every bundled reward by its name."""
+    from zoo.rewards import checkers, code, instructions, maths, penalties, reasoning
+
+    return {
+        "instructions": instructions.reward,
+        "exact": checkers.exact,
+        "numeric": checkers.numeric,
+        "maths": maths.maths,
+        "regex": checkers.regex,
+        "format": checkers.form,
+        "length": penalties.length,
+        "overlong": penalties.overlong,
+        "repetition": penalties.repetition,
+        "code": code.code,
+        "reasoning_gym": reasoning.reasoning_gym,
+    }
+
+
+@hookimpl
+def rewards() -> dict[str, Any]:
+    # The starter set brings its own.
+    return {name: function for name, function in bundled().items() if name != "instructions"}
+
+
+@hookimpl
+def sources() -> dict[str, Any]:
+    from zoo.rewards import reasoning
+
+    return {"reasoning-gym": reasoning.questions}

@@ -1,0 +1,68 @@
+"""Tasks of the library reasoning-gym, as a data source and as the reward that belongs to it.
+
+    zoo train --algo NAME --data reasoning-gym:chain_sum+leg_counting --reward reasoning_gym
+
+A row is a question made from a seed, with all that its verifier wants to know of it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from zoo.errors import ZooError, nearest
+from zoo.rewards.maths import needs
+from zoo.rewards.missing import Missing
+from zoo.rewards.references import tagged
+
+ROWS = {"train": 2000, "heldout": 100}
+"""Questions of each task in a split. Every split has a seed of its own."""
+
+
+def questions(split: str, kind: str, tasks: str = "") -> list[dict[str, Any]]:
+    """Rows of one task or several, in turn: prompt, answer, and the task with its entry. Raises ZooError."""
+    needs("reasoning_gym", "reasoning", "reasoning-gym")
+    from reasoning_gym.factory import DATASETS, create_dataset
+
+    names = [name for name in tasks.split("+") if name]
+    if split not in ROWS:
+        raise ZooError(f"reasoning-gym has no split '{split}'.{nearest(split, ROWS)}", f"It has: {', '.join(ROWS)}.")
+    unknown = [name for name in names if name not in DATASETS]
+    if unknown or not names:
+        missing = f"no task '{unknown[0]}'.{nearest(unknown[0], DATASETS)}" if unknown else "many tasks: name one."
+        raise ZooError(
+            f"reasoning-gym has {missing}",
+            "Write --data reasoning-gym:TASK or reasoning-gym:TASK+TASK. Tasks: " + ", ".join(sorted(DATASETS)) + ".",
+        )
+    seed = list(ROWS).index(split)
+    made = [create_dataset(name, size=ROWS[split] // len(names), seed=seed) for name in names]
+    return [row for entries in zip(*made, strict=True) for row in _rows(names, entries, kind)]
+
+
+def _rows(names: Sequence[str], entries: Sequence[Mapping[str, Any]], kind: str) -> Iterator[dict[str, Any]]:
+    for name, entry in zip(names, entries, strict=True):
+        row = {"prompt": entry["question"], "answer": entry["answer"], "task": name, "entry": dict(entry)}
+        # For other kinds the reference answer, where there is one, is the answer to learn.
+        yield row if kind == "prompt" else {**row, "completion": str(entry["answer"])}
+
+
+def reasoning_gym(completions: Sequence[str], records: Sequence[Mapping[str, Any]], tag: str = "answer") -> list[Any]:
+    """What the verifier of the row's task gives, 0 to 1, for the last <answer>…</answer>, else for the whole answer."""
+    needs("reasoning_gym", "reasoning", "reasoning_gym")
+    return [_score(text, record, tag) for text, record in zip(completions, records, strict=True)]
+
+
+def _score(text: str, record: Mapping[str, Any], tag: str) -> float | Missing:
+    task, entry = record.get("task"), record.get("entry")
+    if not isinstance(task, str) or not isinstance(entry, Mapping):
+        return Missing("the row is none of --data reasoning-gym:TASK: it has no task and entry")
+    given = tagged(text, tag)
+    return float(_verifier(task)(text.strip() if given is None else given, dict(entry)))
+
+
+@functools.cache
+def _verifier(task: str) -> Any:
+    from reasoning_gym import get_score_answer_fn
+
+    return get_score_answer_fn(task)

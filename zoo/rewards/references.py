@@ -1,0 +1,53 @@
+"""What a record says the right answer is, and where an answer says what it takes for right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from zoo.rewards.missing import Missing
+
+FIELDS = ("answer", "target", "ground_truth", "solution", "reference", "reward_model.ground_truth")
+"""The columns in which a reference answer is looked for, in this order; a point leads into an object."""
+
+
+def reference_of(record: Mapping[str, Any], field: str = "") -> Any:
+    """The reference answer of a record, or the reason why it has none. field: where it stands, if in none of FIELDS."""
+    for name in [field] if field else FIELDS:
+        value: Any = record
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if value is not None and value != "" and value != []:
+            return value
+    columns = ", ".join(sorted(set(record) - {"row"})) or "nothing"
+    where = f"no column {field}" if field else f"none of the columns {', '.join(FIELDS)}"
+    return Missing(f"no reference answer: {where} (the row has {columns})")
+
+
+def references_of(record: Mapping[str, Any], field: str = "") -> list[str] | Missing:
+    """The same as texts, any of which is right: a column may hold several."""
+    value = reference_of(record, field)
+    if isinstance(value, Missing):
+        return value
+    several = isinstance(value, Sequence) and not isinstance(value, str)
+    return [str(one).strip() for one in (value if several else [value])]
+
+
+def tagged(text: str, tag: str) -> str | None:
+    """What stands in the last <tag>…</tag> of a text, None where there is none; without a tag the text itself."""
+    if not tag:
+        return text.strip()
+    _, opened, rest = text.rpartition(f"<{tag}>")
+    inside, closed, _ = rest.partition(f"</{tag}>")
+    return inside.strip() if opened and closed else None
+
+
+def boxed(text: str) -> str | None:
+    r"""What stands in the last \boxed{…}, with braces in pairs."""
+    _, found, rest = text.rpartition("\\boxed{")
+    depth = 1
+    for i, character in enumerate(rest if found else ""):
+        depth += (character == "{") - (character == "}")
+        if depth == 0:
+            return rest[:i].strip()
+    return None

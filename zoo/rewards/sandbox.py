@@ -1,0 +1,105 @@
+"""Programs that a model wrote, run where they can do little harm, with a verdict for every test."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SCRIPT = Path(__file__).with_name("sandboxed.py")
+STARTING = 10.0
+"""Seconds that the interpreter has for its start, behind the program's own time."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a program may use: seconds by the clock for all of its tests, bytes of memory, bytes of each file."""
+
+    seconds: float = 5.0
+    memory: int = 512 << 20
+    disk: int = 8 << 20
+
+
+@dataclass(frozen=True)
+class Printed:
+    """A test of a program that reads and prints: what it is given, and what it should print."""
+
+    given: str
+    expected: str
+
+    def passed_by(self, output: str) -> bool:
+        """White space at the ends of lines, and empty lines at the end, make no difference."""
+        return _lines(output) == _lines(self.expected)
+
+
+def _lines(text: str) -> list[str]:
+    return [line.rstrip() for line in text.rstrip().splitlines()]
+
+
+def verdicts(
+    program: str, tests: Sequence[str] | Sequence[Printed], limits: Limits, namespaces: bool = True
+) -> list[bool]:
+    """Whether each test passed; all tests are statements, which must not raise, or all are Printed.
+
+    They run in order in one process, so one that ends it, or uses up the time, fails with those behind it.
+    namespaces: False leaves out what only Linux has. Raises OSError where no process can be started.
+    """
+    key = secrets.token_hex(16)
+    with tempfile.TemporaryDirectory(prefix="zoo-program-") as folder, tempfile.TemporaryFile() as results:
+        job = {
+            "program": program, "key": key, "folder": folder, "namespaces": namespaces,
+            "tests": [test.given if isinstance(test, Printed) else test for test in tests],
+            "prints": any(isinstance(test, Printed) for test in tests),
+            "seconds": limits.seconds, "memory": limits.memory, "disk": limits.disk,
+        }  # fmt: skip
+        _start(job, results, folder, limits.seconds + STARTING)
+        results.seek(0)
+        found = [line for line in map(_read, results.read(limits.disk).splitlines()) if line.get("key") == key]
+        if not found and not _is_done(results):
+            raise OSError("the process for the program could not be started")
+    passed = [
+        bool(line["passed"]) and (not isinstance(test, Printed) or test.passed_by(line["output"]))
+        for test, line in zip(tests, found, strict=False)
+    ]
+    return passed + [False] * (len(tests) - len(passed))
+
+
+def _start(job: dict[str, Any], results: Any, folder: str, seconds: float) -> None:
+    with tempfile.TemporaryFile() as given:
+        given.write(json.dumps(job).encode())
+        given.seek(0)
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(SCRIPT), str(results.fileno())],
+            stdin=given, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, pass_fds=[results.fileno()],
+            cwd=folder, env={"HOME": folder, "TMPDIR": folder, "PATH": "/usr/bin:/bin"}, start_new_session=True,
+        )  # fmt: skip
+        try:
+            process.wait(seconds)
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
+
+
+def _is_done(results: Any) -> bool:
+    """Whether the watching process came to its end, whatever became of the program."""
+    results.seek(0)
+    return b'{"done": true}' in results.read()
+
+
+def _read(line: bytes) -> dict[str, Any]:
+    with contextlib.suppress(ValueError):
+        found = json.loads(line)
+        return found if isinstance(found, dict) else {}
+    return {}

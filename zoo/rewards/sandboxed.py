@@ -1,0 +1,169 @@
+"""Runs one model-written program with its tests. A script of its own: `python -I -S sandboxed.py RESULTS < job.json`.
+
+It imports nothing but the standard library, and nothing of zoo. The process that starts watches the time; its child
+goes where it can do little harm, in this order: name spaces of its own where Linux allows it (no network, no other
+processes to be seen, a small folder in memory), limits of the kernel on memory, time, files and processes, and a hook
+of the interpreter that refuses connections, processes, C calls, and files outside its folder. The hook alone would not
+hold against a program written to get around it; the name spaces and the limits are for that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+import json
+import math
+import os
+import resource
+import signal
+import sys
+import time
+import types
+from typing import Any
+
+NAMESPACES = 0x10000000 | 0x40000000 | 0x20000000 | 0x00020000 | 0x08000000
+"""CLONE_NEWUSER, NEWNET, NEWPID, NEWNS, NEWIPC."""
+FORBIDDEN = ("subprocess.", "os.exec", "os.fork", "os.posix_spawn", "os.spawn", "os.kill", "pty.", "ctypes.", "gc.get_")
+REFUSED = ("os.system", "os.startfile", "resource.setrlimit", "resource.prlimit")
+CHANGES = ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.utime",
+           "os.chmod", "os.chown")  # fmt: skip
+READS = ("os.listdir", "os.scandir", "os.chdir")
+HARMLESS = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom", "/usr/share/zoneinfo")
+LONGEST_OUTPUT = 1 << 20
+
+
+def main() -> None:
+    """Fork, watch, and kill when the time is up."""
+    job = json.load(sys.stdin)
+    results = int(sys.argv[1])
+    end = time.monotonic() + job["seconds"]
+    apart = job["namespaces"] and enter_namespaces()
+    child = os.fork()
+    if not child:
+        try:
+            confine(job, apart)
+            run(job, results)
+        finally:
+            os._exit(0)
+    while not os.waitpid(child, os.WNOHANG)[0]:
+        if time.monotonic() > end:
+            # The first process of a name space takes all others with it.
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            break
+        time.sleep(0.005)
+    os.write(results, b'\n{"done": true}\n')
+    # What the program started and left behind, without name spaces; and this process, which is done.
+    os.killpg(0, signal.SIGKILL)
+
+
+def enter_namespaces() -> bool:
+    """Whether the children of this process live in name spaces of their own from now on."""
+    user, group = os.getuid(), os.getgid()
+    try:
+        if ctypes.CDLL(None, use_errno=True).unshare(NAMESPACES) != 0:
+            return False
+        for name, text in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
+            with open(f"/proc/self/{name}", "w") as file:
+                file.write(text)
+        return True
+    except (OSError, AttributeError):
+        return False
+
+
+def confine(job: dict[str, Any], apart: bool) -> None:
+    """Give up, in this process, whatever a program needs not."""
+    if apart:
+        # Where this fails, the folder on disk serves.
+        ctypes.CDLL(None).mount(b"tmpfs", job["folder"].encode(), b"tmpfs", 2 | 4, b"size=%d" % job["disk"])
+    os.chdir(job["folder"])
+    seconds = math.ceil(job["seconds"])
+    limits = {
+        resource.RLIMIT_CPU: seconds, resource.RLIMIT_AS: job["memory"], resource.RLIMIT_FSIZE: job["disk"],
+        resource.RLIMIT_NOFILE: 32, resource.RLIMIT_CORE: 0, resource.RLIMIT_NPROC: 0,
+    }  # fmt: skip
+    for limit, value in limits.items():
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(limit, (value, value))
+    for name in [name for name in sys.modules if name.split(".")[0] in ("ctypes", "_ctypes")]:
+        del sys.modules[name]
+    sys.stdin.close()
+    sys.addaudithook(hook(os.path.realpath(job["folder"])))
+
+
+def hook(folder: str) -> Any:
+    """What the interpreter asks before it does anything that touches the world."""
+    library = tuple(os.path.realpath(path) for path in sys.path if path) + HARMLESS
+    realpath, fspath, separator = os.path.realpath, os.fspath, os.sep
+
+    def inside(path: Any, places: tuple[str, ...]) -> bool:
+        if isinstance(path, int) or path is None:
+            return True
+        real = realpath(os.fsdecode(fspath(path)))
+        return any(real == place or real.startswith(place + separator) for place in places)
+
+    def check(event: str, args: tuple[Any, ...]) -> None:
+        allowed = True
+        if event == "open":
+            path, _, flags = args
+            writes = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+            allowed = inside(path, (folder, "/dev/null") if writes else (folder, *library))
+        elif event in CHANGES:
+            allowed = all(inside(path, (folder,)) for path in args[:2] if isinstance(path, str | bytes))
+        elif event in READS:
+            allowed = inside(args[0], (folder, *library))
+        elif event.startswith("socket."):
+            # A pair of sockets within the process is what an event loop is made with.
+            allowed = event == "socket.__new__"
+        elif event == "import":
+            allowed = args[0].split(".")[0] not in ("ctypes", "_ctypes")
+        elif event in REFUSED or event.startswith(FORBIDDEN):
+            allowed = False
+        if not allowed:
+            raise PermissionError(f"{event} is not allowed here")
+
+    return check
+
+
+def run(job: dict[str, Any], results: int) -> None:
+    """Write a line for every test that ran: that it passed, or what the program printed. The key shows who wrote it."""
+    key, write, dumps = job.pop("key"), os.write, json.dumps
+    program, tests = job.pop("program"), job.pop("tests")
+    if not job["prints"]:
+        space = named("program")
+        if execute(program, space, "")[0]:
+            return
+    for test in tests:
+        if job["prints"]:
+            failed, printed = execute(program, named("__main__"), test)
+            said = {"passed": not failed, "output": printed}
+        else:
+            said = {"passed": not execute(test, space, "")[0]}
+        write(results, f"\n{dumps({'key': key, **said})}\n".encode())
+
+
+def named(name: str) -> dict[str, Any]:
+    """The names of a new module, which a data class looks for under its own."""
+    sys.modules[name] = types.ModuleType(name)
+    return vars(sys.modules[name])
+
+
+def execute(code: str, space: dict[str, Any], given: str) -> tuple[bool, str]:
+    """Run code with a text as its input: whether it failed, and what it printed."""
+    printed = io.StringIO()
+    sys.stdin = io.StringIO(given)
+    failed = False
+    try:
+        with contextlib.redirect_stdout(printed):
+            exec(compile(code, "program.py", "exec"), space)
+    except SystemExit as end:
+        # A program that is done may say so; a test that ends here has not come to its end.
+        failed = space.get("__name__") != "__main__" or end.code not in (None, 0)
+    except BaseException:
+        failed = True
+    return failed, printed.getvalue()[:LONGEST_OUTPUT]
+
+
+if __name__ == "__main__":
+    main()

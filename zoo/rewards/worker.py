@@ -1,0 +1,126 @@
+"""The process in which somebody's reward function runs: it loads the function once, and scores until it is closed.
+
+It is a fresh interpreter, so it holds nothing of the run: no model, no GPU, no lock. Its parent sends pickles, it
+answers in JSON, and whatever the function prints goes into a file of the parent's. A call that takes too long ends the
+process from a thread that needs no part of the interpreter, so that a regular expression that backtracks for ever ends
+as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import json
+import math
+import os
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from zoo.hook_arguments import shown
+from zoo.rewards.functions import Target, parameters_of, runs_in_process
+from zoo.rewards.missing import Missing
+
+
+def main(descriptor: int, memory: int | None) -> None:
+    """Serve the parent behind `descriptor` until it closes. memory: the most bytes to hold, None for no limit."""
+    threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
+    _limit_memory(memory)
+    faulthandler.enable()
+    connection = Connection(descriptor)
+    function: Any = None
+    with contextlib.suppress(EOFError, ConnectionError):
+        while True:
+            order, given = connection.recv()
+            if order == "load":
+                function, reply = _load(*given)
+            else:
+                reply = _score(function, *given)
+            connection.send_bytes(json.dumps(reply).encode())
+
+
+def _die_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(0)
+
+
+def _limit_memory(memory: int | None) -> None:
+    # Where the machine itself runs out, Linux should end this process and not the run.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    if memory is not None:
+        import resource
+
+        # Not the address space: libraries reserve much more of that than they use.
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+
+
+# -- the function ------------------------------------------------------------------------------------------------
+
+
+def _load(target: Target, seconds: float) -> tuple[Any, dict[str, Any]]:
+    """The function, and the reply: what it takes, or what is wrong."""
+    faulthandler.dump_traceback_later(seconds, exit=True)
+    try:
+        found = target.find()
+        if isinstance(found, list):
+            return None, {"failed": "attribute", "names": found}
+        return found, {"takes": parameters_of(found), "in_process": runs_in_process(found)}
+    except BaseException as error:
+        return None, {"failed": "import", "reason": describe(error, target.place)}
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _score(
+    function: Callable[..., Any], completions: list[str], records: list[Any], options: dict[str, Any], seconds: float
+) -> dict[str, Any]:
+    """The reply to a batch: its values, or why there are none. It ends the process when the time is up."""
+    faulthandler.dump_traceback_later(seconds, exit=True)
+    try:
+        values = function(completions, records, **options)
+        try:
+            return {"values": [as_json(value) for value in values]}
+        except TypeError as error:
+            return {"failed": "values", "reason": f"gave {values!r:.60}, not a number for each answer ({error})"}
+    except BaseException as error:
+        kind = "memory" if isinstance(error, MemoryError) else "raised"
+        return {"failed": kind, "reason": describe(error, file_of(function))}
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def as_json(value: Any) -> float | str | None:
+    """A number as it is, None, or the reason why there is none. Raises TypeError for what is no number."""
+    if value is None or isinstance(value, Missing):
+        return value
+    if isinstance(value, str | bytes):
+        raise TypeError(f"{value!r:.40} is no number")
+    number = float(value)
+    return number if math.isfinite(number) else f"gave {number}"
+
+
+def file_of(function: Any) -> str:
+    """Where a function was written, "" where that is unknown."""
+    function = getattr(function, "func", function)
+    code = getattr(function, "__code__", None) or getattr(getattr(function, "__call__", None), "__code__", None)  # noqa: B004
+    return str(code.co_filename) if code else ""
+
+
+def describe(error: BaseException, file: str) -> str:
+    """What was raised, and the last line of the given file that it went through (or else of any file)."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if Path(frame.filename) == Path(file)]
+    others = [frame for frame in frames if frame.filename != __file__ and not frame.filename.startswith("<frozen ")]
+    said = " ".join(str(error).split())
+    what = f"{type(error).__name__}: {said:.300}" if said else type(error).__name__
+    if not (own or others):
+        return what
+    frame = (own or others)[-1]
+    return f"{what} ({shown(frame.filename)}, line {frame.lineno}, in {frame.name})"
