@@ -8,7 +8,8 @@ helpful demonstrations, without which refusing everything would be an easy way o
 What differs from the paper: requests stand in turns of the chat, without its few-shot examples; round n + 1 begins
 with the revision of round n alone; the model that is trained is the one that wrote the revisions, and not a pretrained
 one; helpful answers are those of a data source, and not drawn from a helpful model. Two rounds by default (paper 4),
-since each costs two answers to every prompt.
+since each costs two answers to every prompt; temperature 0.7 and top-p 0.9 (paper 1), since a small model writes
+nonsense at 1.
 
 A revision that says nothing is left out, and the round after it goes on from the answer before. One that the length
 limit has cut is trained without an end. Labels such as "Revision:" are taken off where a text begins with one, and
@@ -46,7 +47,7 @@ class Constitutional(Algorithm):
     needs = ("policy",)
     defaults = {
         "data": "harmless", "score": "refusal,over_refusal,instructions", "eval_fraction": 0.0, "lr": 1e-4,
-        "schedule": "constant", "max_new_tokens": 96,
+        "schedule": "constant", "max_new_tokens": 96, "temperature": 0.7, "top_p": 0.9,
     }  # fmt: skip
     metrics = {
         "revision_loss": "−log π a token of the revisions.",
