@@ -73,7 +73,7 @@ def start_run(tmp_path, tiny_folder):
     options = {
         "data": write_rows(tmp_path / "prompts.jsonl", rows), "lr": 1e-3, "epochs": 1.6, "batch_size": 8,
         "minibatches": 2, "rollout_epochs": 2, "max_new_tokens": 6,
-        "reward": f"{Path(__file__).parent / 'online_plugins.py'}:odd_letters",
+        "reward": f"{Path(__file__).parent / 'online_rewards.py'}:odd_letters",
     }  # fmt: skip
     start = trainer(tmp_path, tiny_folder)
     return lambda algo, **given: start(algo, **{**options, **given})

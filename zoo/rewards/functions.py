@@ -50,7 +50,7 @@ class Target:
     pickled: bytes = b""
 
     def find(self) -> Any:
-        """The function, imported; the names in its module, where it has none of that name. Raises what the import does."""
+        """The function, or the names in its module where it has none of that name. Raises what the import raises."""
         if self.pickled:
             import dill
 

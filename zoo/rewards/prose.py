@@ -13,7 +13,7 @@ ABBREVIATIONS = frozenset(
         "dr", "mr", "mrs", "ms", "prof", "st", "mt", "jr", "sr", "vs", "e.g", "i.e", "cf", "no", "fig",
         "approx", "dept", "est", "inc", "ltd", "co",
     )
-)
+)  # fmt: skip
 """A point behind one of these never ends a sentence (unless the text ends there)."""
 LATE_ABBREVIATIONS = frozenset(["etc", "a.m", "p.m", "u.s", "u.k"])
 """A point behind one of these ends a sentence only where the next word is capitalised."""
