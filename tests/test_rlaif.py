@@ -200,10 +200,11 @@ def test_options_that_mean_nothing_are_refused(values):
 
 
 @pytest.mark.parametrize("baseline", ["group", "value"])
-def test_the_model_judges_itself_without_any_reward_of_the_run(tmp_path, tiny_folder, baseline):
+def test_the_model_judges_itself_without_any_reward_of_the_run(tmp_path, tiny_folder, baseline, capsys):
     train = start_run(tmp_path, tiny_folder)
     given = {"reward": None, "minibatches": 1, "rollout_epochs": 1, "answers_per_prompt": 4, "baseline": baseline}
-    whole, cut = train("rlaif", **given), train("rlaif", **given, micro_tokens=20)
+    whole, cut = train("rlaif", **given, quiet=False), train("rlaif", **given, micro_tokens=20)
+    assert "no reward" not in capsys.readouterr().out, "there is none that could be missing"
     assert differences(whole, cut) < 1e-4
     rows = [row for row in whole.metrics if "grade" in row]
     assert rows and all(1 <= row["grade"] <= 10 and row["ratio"] == 1.0 for row in rows)

@@ -185,7 +185,9 @@ class Rollouts:
         for reason, count in seen.failures.items():
             self.say(f"Step {step + 1}: {count} of {len(seen.answers)} rewards are missing: {reason}")
         rows, cut = [answer.row for answer in seen.answers], [answer.cut for answer in seen.answers]
-        for sentence in self.alarms.look(seen.values, rows, cut):
+        # Where a judge is asked, the reward is only looked at: nobody waits for it to teach anything.
+        judged = "judge" in self.models
+        for sentence in self.alarms.look([] if judged else seen.values, None if judged else rows, cut):
             self.say(f"Step {step + 1}: {sentence}")
         self._keep("rollout", f"step {step}", seen.samples(self.records, SHOWN))
         self.tell("rollout_end", step=step, metrics=self.metrics)
