@@ -122,6 +122,9 @@ class RolloutOptions:
     """Passes over each rollout."""
     max_new_tokens: int = 128
     """Longest answer, in tokens."""
+    token_budget: int = 0
+    """Most tokens that the answers of a rollout take on average: when they are spent, the longest are cut, so that it
+    does not wait for a few. 0 for no budget."""
     temperature: float = 1.0
     """Sampling temperature; log-probs are taken at it too."""
     top_k: int = 0
