@@ -4,10 +4,12 @@ import json
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from tiny_runs import demonstrations, trainer, write_rows
 from transformers import AutoModelForCausalLM
 
 from zoo.errors import PluginError, TrainingStopped, ZooError
@@ -436,3 +438,42 @@ def test_weights_of_a_server_with_other_weights_lead_to_the_trainers_expectation
     torch.testing.assert_close(theirs.exp() * weights, ours.exp(), atol=1e-6, rtol=1e-4)
     answers = Answers(connect(server).generate(prompts, 2, Sampling(6), seeded()))
     assert answers.behaviour.shape == answers.mask.shape
+
+
+# -- in a run ----------------------------------------------------------------------------------------------------
+
+
+PLUGINS = Path(__file__).parent / "online_plugins.py"
+REWARD = f"{PLUGINS.with_name('online_rewards.py')}:odd_letters"
+
+
+@pytest.fixture
+def train(tmp_path, tiny_folder):
+    start = trainer(tmp_path, tiny_folder)
+    prompts = write_rows(tmp_path / "prompts.jsonl", [{"prompt": row["prompt"]} for row in demonstrations(8)])
+    options = {
+        "data": prompts, "reward": REWARD, "max_new_tokens": 6, "epochs": 1, "max_steps": 3, "lr": 1e-3,
+        "answers_per_prompt": 2, "batch_size": 4, "eval_fraction": 0.0,
+    }  # fmt: skip
+    return lambda **more: start(f"{PLUGINS}:Reinforce", **{**options, **more})
+
+
+def test_a_run_learns_from_a_servers_answers_and_hands_it_the_weights_of_every_step(train, server):
+    run = train(engine=f"vllm(url={server.url})")
+    gaps = [row["rollout/engine_gap"] for row in run.metrics if "rollout/engine_gap" in row]
+    assert len(gaps) == 3 and max(gaps) < 1e-4
+    assert len(server.asked["/collective_rpc"]) == 3
+    ours, theirs = load_weights(run.path / "model"), server.model.state_dict()
+    assert any(not torch.equal(ours[name], theirs[name]) for name in ours), "the last step came after the last rollout"
+    local = train()
+    assert local.summary["steps"] == run.summary["steps"] == 3
+
+
+def test_a_budget_of_a_run_cuts_its_answers(train):
+    run = train(token_budget=4)
+    for row in (row for row in run.metrics if "rollout/length" in row):
+        assert row["rollout/length"] <= 4 and row["rollout/cut"] > 0
+
+
+def load_weights(folder):
+    return AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).state_dict()
