@@ -95,7 +95,10 @@ class GRPO(Algorithm):
         "overlong": "Soft punishment of long answers, mean, from 0 to −1.",
         "resampled": "Groups written for each group asked for; 1 without dynamic sampling.",
     }
-    conformance = {"start": {"ratio": 1.0, "ratio_max": 1.0, "clip_low": 0.0, "clip_high": 0.0, "approx_kl": 0.0}}
+    conformance = {
+        "start": {"ratio": 1.0, "ratio_max": 1.0, "clip_low": 0.0, "clip_high": 0.0, "approx_kl": 0.0},
+        "flat": [{"beta": 0.0}, {"variant": "dr-grpo"}, {"variant": "dapo"}, {"variant": "gspo"}, {"variant": "cispo"}],
+    }
 
     @dataclass
     class Config:

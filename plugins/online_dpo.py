@@ -37,7 +37,7 @@ class OnlineDPO(Algorithm):
         "entropy": "Entropy of the policy, mean over the tokens of an answer; near 0 both answers become one.",
         "dropped": "Share of pairs without weight: ties, equal answers, missing rewards.",
     }
-    conformance = {"start": {"loss": math.log(2), "rewards/margins": 0.0}}
+    conformance = {"start": {"loss": math.log(2), "rewards/margins": 0.0}, "flat": [{}]}
 
     @dataclass
     class Config:

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import atexit
 import copy
 import json
+import math
 import random
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import torch
 
 from zoo.algorithm import Algorithm
-from zoo.config import Resolved, TrainConfig, resolve
+from zoo.config import Resolved, resolve
 from zoo.data.encode import encode
 from zoo.data.load import load
-from zoo.data.loader import StepLoader
-from zoo.data.template import ChatTemplate
+from zoo.data.loader import StepLoader, share_of
 from zoo.errors import ZooError
-from zoo.models.loading import Source
+from zoo.models.critic import Critic
 from zoo.options import options_of
 from zoo.testing.declared import Declared
+from zoo.testing.networks import frozen, moved, network, source, template, workplace
+from zoo.testing.rolling import ANSWERS, MOST_ANSWERS, NEW_TOKENS, Rolled, lend_pen, roll
 from zoo.testing.steps import Stage, hooks, step
-from zoo.testing.tiny import make_tokenizer, tiny_rows, write_folder
+from zoo.testing.tiny import tiny_rows
 from zoo.training import setup
 from zoo.types import Batch
 
@@ -55,7 +54,8 @@ class Bench:
         self._draws: dict[str, bool] = {}
         self.practised: dict[str, Any] = {}
         self._resolved: dict[str, Resolved] = {}
-        self._networks: dict[tuple[str, bool], tuple[Any, Any]] = {}
+        self._critics: dict[tuple[Any, ...], Any] = {}
+        self._rolled: dict[str, Rolled] = {}
 
     @cached_property
     def variants(self) -> list[Variant]:
@@ -63,8 +63,11 @@ class Bench:
         return [Variant(options, kind) for kind in self.cls.kinds() for options in self._options()]
 
     def _options(self) -> list[dict[str, Any]]:
-        """The defaults, the options declared, and every truth value and choice that goes alone."""
+        """The defaults, the options declared, presets, and every truth value and choice that goes alone."""
         found: list[dict[str, Any]] = [{}, *(dict(options) for options in self.declared.variants)]
+        found += [{"variant": name} for name in self.cls.variants]
+        if "critic" in self.cls().roles(self.cls.Config()):
+            found.append({"critic": "head"})
         for option in options_of(self.cls.Config):
             for choice in [not option.default] if option.is_flag else _choices(option.type):
                 plain = isinstance(choice, str | bool | int | float) and choice != option.default
@@ -83,7 +86,12 @@ class Bench:
         """The complete configuration of a variant."""
         key = repr((dict(options), core))
         if key not in self._resolved:
-            self._resolved[key] = resolve(self.name, self.cls, [("conformance", {**CORE, **core, **options})])
+            own = {**CORE, **core, **options}
+            if self.cls.online():
+                # Few short answers, but where a preset has its own number.
+                each = resolve(self.name, self.cls, [("conformance", own)]).core.answers_per_prompt
+                own = {"max_new_tokens": NEW_TOKENS, **own, "answers_per_prompt": min(each, MOST_ANSWERS)}
+            self._resolved[key] = resolve(self.name, self.cls, [("conformance", own)])
         return copy.deepcopy(self._resolved[key])
 
     def draws(self, options: Mapping[str, Any]) -> bool:
@@ -120,6 +128,8 @@ class Bench:
     def records(self, stage: Stage, options: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Encoded records as the algorithm's `prepare` leaves them."""
         records = self.encoded(options)
+        if self.cls.head == "lm":
+            stage.models.built("policy").writer.begin(0)
         prepared = stage.hook.prepare(records=list(records), models=stage.models, config=stage.config)
         return records if prepared is None else prepared
 
@@ -128,72 +138,88 @@ class Bench:
         processes: int = 1,
     ) -> Batch:  # fmt: skip
         """The batch of one step with all records, or `only` some; with several processes the share of `rank`."""
+        if self.cls.online():
+            experience = self._experience(stage, options)
+            part = experience if only is None else experience.select(only)
+            return share_of(part, rank, processes)
         records = self.records(stage, options)
         chosen = records if only is None else [records[i] for i in only]
         collate = setup.make_collate(stage.hook, template().tokenizer, stage.config)
         loader = StepLoader(chosen, collate, batch_size=len(chosen), shuffle=False, rank=rank, processes=processes)
         return loader.batch(0)
 
+    def prompts(self, stage: Stage, options: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The prompts of a rollout."""
+        records = self.records(stage, options)
+        return records[: math.ceil(ANSWERS / self.resolved(options).core.answers_per_prompt)]
+
+    def roll(self, stage: Stage, options: Mapping[str, Any], **how: Any) -> Rolled:
+        """A rollout by this stage's weights; how: as of `zoo.testing.rolling.roll`."""
+        prompts = how.pop("prompts", None) or self.prompts(stage, options)
+        rolled = roll(stage, prompts, **how)
+        rolled.batch.on_policy = True
+        return rolled
+
+    def rolled(self, options: Mapping[str, Any], precision: str = "32-true", start: bool = False) -> Rolled:
+        """The rollout that a variant's steps learn from: by weights a little behind the policy's, or by its own."""
+        key = repr((self.kind(options), dict(options), precision, start))
+        if key not in self._rolled:
+            writer = self.stage(options, start=start, precision=precision, behind=True)
+            self._rolled[key] = self.roll(writer, options)
+            self._rolled[key].batch.on_policy = start
+        return self._rolled[key]
+
+    def _experience(self, stage: Stage, options: Mapping[str, Any]) -> Batch:
+        rolled = self.rolled(options, stage.precision, stage.start)
+        stage.models.used |= rolled.used
+        stage.algorithm.load_state(copy.deepcopy(rolled.state))
+        return rolled.batch.select(range(len(rolled.batch)))
+
     # -- models --------------------------------------------------------------------------------------------------
 
     def stage(
-        self, options: Mapping[str, Any], *, start: bool = False, precision: str = "32-true", own: bool = False
-    ) -> Stage:
+        self, options: Mapping[str, Any], *, start: bool = False, precision: str = "32-true", own: bool = False,
+        behind: bool = False,
+    ) -> Stage:  # fmt: skip
         """Models and a fresh algorithm. With `start` the policy is its reference, else a little away from it.
 
-        The weights are those of other stages too, unless they are to be the stage's `own`.
+        The weights are those of other stages too, unless they are to be the stage's `own`. behind: an online policy as
+        it was when it wrote what it learns from.
         """
         resolved = self.resolved(options, precision=precision)
         algorithm = self.cls()
-        policy, frozen = self._weights(precision, start)
+        moves = 0 if start else 1 if behind or not self.cls.online() else 2
+        policy, reference = network(self.cls.head, precision, moves), frozen(self.cls.head, precision)
         if own:
-            policy, frozen = copy.deepcopy(policy), copy.deepcopy(frozen)
-        roles = algorithm.roles(resolved.algorithm)
-        models = setup.make_models(resolved, roles, policy, source(), template(), "shared", precision, lambda text: None)
+            policy, reference = copy.deepcopy(policy), copy.deepcopy(reference)
+        every = algorithm.roles(resolved.algorithm)
+        roles = tuple(role for role in every if role != "critic")
+        models = setup.make_models(
+            resolved, roles, policy, source(), template(), "shared", precision, lambda text: None
+        )
         if "reference" in models:
-            models._roles["reference"].stand_in(frozen)
-        return Stage(algorithm, hooks(algorithm), models, resolved.algorithm, policy, precision)
+            models._roles["reference"].stand_in(reference)
+        stage = Stage(algorithm, hooks(algorithm), models, resolved.algorithm, policy, precision, start=start)
+        if "critic" in every:
+            self._give_critic(stage, resolved, moves, own)
+        if self.cls.head == "lm":
+            lend_pen(stage, resolved.core, template())
+        return stage
 
-    def _weights(self, precision: str, start: bool) -> tuple[Any, Any]:
-        """A policy and its reference."""
-        key = precision, start
-        if key not in self._networks:
-            policy = copy.deepcopy(pristine(self.cls.head, precision))
-            frozen = copy.deepcopy(policy).requires_grad_(False)
-            generator = torch.Generator().manual_seed(1)
-            with torch.no_grad():
-                for parameter in policy.parameters() if not start else ():
-                    parameter += 0.05 * torch.randn(parameter.shape, generator=generator).to(parameter)
-            self._networks[key] = policy, frozen
-        return self._networks[key]
+    def _give_critic(self, stage: Stage, resolved: Resolved, moves: int, own: bool) -> None:
+        """A critic as the options want it, which with the policy's first move has left its zeros."""
+        kind = resolved.core.critic
+        if (key := (kind, stage.precision, moves)) not in self._critics:
+            made = setup.make_critic(
+                resolved.core, stage.policy, source(), "shared", stage.precision, lambda text: None
+            )
+            self._critics[key] = moved(made.head, moves)
+        head = self._critics[key] if not own else copy.deepcopy(self._critics[key])
+        stage.critic = head
+        stage.models._roles["critic"] = Critic(stage.policy if kind == "head" else head, head, "shared")
 
 
 def _choices(kind: Any) -> list[Any]:
     """The values that a type names: those of a Literal, also of one that may be none."""
     inside = get_args(kind)
     return list(inside) if get_origin(kind) is Literal else [one for part in inside for one in _choices(part)]
-
-
-@cache
-def workplace() -> Path:
-    """A folder for the tiny model and rows, gone with this process."""
-    folder = Path(tempfile.mkdtemp(prefix="zoo-conformance-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
-
-
-@cache
-def source() -> Source:
-    folder = write_folder(workplace() / "tiny")
-    return Source(str(folder), folder)
-
-
-@cache
-def template() -> ChatTemplate:
-    return ChatTemplate(make_tokenizer())
-
-
-@cache
-def pristine(head: str, precision: str) -> Any:
-    """The model as a run would load it, before any change; copy it."""
-    return setup.load_policy(TrainConfig(accelerator="cpu"), source(), precision, head)

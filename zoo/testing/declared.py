@@ -23,6 +23,8 @@ class Declared:
     """What falls when the algorithm learns a few rows by heart: `loss`, a metric, or `-metric` for one that rises."""
     values: Sequence[Mapping[str, Any]] = ()
     """Worked numbers, each `{"given": arguments of stand_ins, "options": {…}, "measured": {…}, "loss": number}`."""
+    flat: Sequence[Mapping[str, Any]] = ()
+    """Options with which rewards that are all the same teach nothing: every gradient is exactly 0."""
     exceptions: Mapping[str, str] = field(default_factory=dict)
     """`{check: reason}` for checks that are known to fail; one that no longer fails is itself a failure."""
 

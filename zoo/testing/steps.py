@@ -10,7 +10,7 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -58,25 +58,35 @@ class Stage:
     config: Any
     policy: Any
     precision: str = "32-true"
+    critic: Any = None
+    """What is trained of a critic, where there is one."""
+    start: bool = False
+    """Whether the policy is its reference, and wrote the answers that it learns from."""
     number: int = 0
     """Optimizer steps done."""
 
     def beside(self, cls: type[Algorithm]) -> Stage:
         """Another process on the same weights."""
         algorithm = cls()
-        return Stage(
-            algorithm, hooks(algorithm), Models(**self.models._roles), self.config, self.policy, self.precision
-        )
+        models = Models(**self.models._roles)
+        return replace(self, algorithm=algorithm, hook=hooks(algorithm), models=models, number=0)
+
+    def weights(self) -> list[tuple[str, Tensor]]:
+        """All that is trained, by name; a critic's names begin with `critic.`."""
+        own = list(self.policy.named_parameters())
+        return own + [(f"critic.{name}", p) for name, p in (self.critic.named_parameters() if self.critic else ())]
 
     def wrap(self, **wrappers: Any) -> None:
         """Put `wrapper(role)` in the place of roles."""
         roles = {name: wrappers.get(name, lambda role: role)(role) for name, role in self.models._roles.items()}
-        self.models = Models(**roles)
+        before, self.models = self.models, Models(**roles)
+        self.models.used, self.models.training = before.used, before.training
 
     def lay_out(self, layout: str) -> None:
         """Rows of this layout from now on; prompts are shared wherever that is possible."""
-        for role in self.models._roles.values():
-            role.layout, role.balance = layout, 10**9
+        for name, role in self.models._roles.items():
+            if name != "judge":
+                role.layout, role.balance = layout, 10**9
 
 
 def hooks(algorithm: Algorithm) -> Any:
@@ -89,8 +99,9 @@ def hooks(algorithm: Algorithm) -> Any:
 def step(parts: Sequence[tuple[Stage, Sequence[Batch]]]) -> Outcome:
     """Forward and backward of one optimizer step: for every process its stage and its micro-batches."""
     stages = [stage for stage, _ in parts]
-    policy = stages[0].policy
-    policy.zero_grad(set_to_none=True)
+    weights = stages[0].weights()
+    for _, parameter in weights:
+        parameter.grad = None
     sums = Sums()
     with autocast(stages[0].precision):
         measure(parts)
@@ -105,7 +116,7 @@ def step(parts: Sequence[tuple[Stage, Sequence[Batch]]]) -> Outcome:
     for stage in stages:
         stage.number += 1
     count = sums.count(LOSS) or 1.0
-    found = {name: p.grad / count for name, p in policy.named_parameters() if p.grad is not None}
+    found = {name: p.grad / count for name, p in weights if p.grad is not None}
     means = sums.means()
     states = [copy.deepcopy(stage.algorithm.state()) for stage in stages]
     return Outcome(means.pop(LOSS, 0.0), means, found, states)
@@ -135,6 +146,13 @@ def measure(parts: Sequence[tuple[Stage, Sequence[Batch]]]) -> None:
     for _, batches in parts:
         for batch in batches:
             batch.measured = {name: torch.tensor(value, dtype=torch.float32) for name, value in measured.items()}
+
+
+def adjust(stage: Stage, optimizer: torch.optim.Optimizer, outcome: Outcome) -> None:
+    """The optimizer's step by the gradients of an outcome."""
+    for name, parameter in stage.weights():
+        parameter.grad = outcome.gradients.get(name)
+    optimizer.step()
 
 
 def with_options(options: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -12,25 +12,30 @@ from torch import Tensor
 from zoo.data.loader import answers_among
 from zoo.errors import nearest
 from zoo.testing.bench import Bench
+from zoo.testing.rolling import Worth
 from zoo.testing.steps import Failed, Stage, loss_of, measure, step, with_options
-from zoo.types import Answers, Batch
+from zoo.testing.tiny import tiny_reward
+from zoo.types import Answers, Batch, Ragged, metric_sums
 
 CORE_METRICS = ("loss", "grad_norm", "lr", "num_tokens", "tokens", "step", "epoch", "skipped")
 """What the core writes beside an algorithm's metrics."""
 
 
 def collation(bench: Bench) -> None:
-    """Collation gives a batch that can be cut and re-ordered, and leaves the records as they are."""
+    """Collation gives a batch that can be cut and re-ordered, and leaves the records as they are; so do rollouts."""
     for options in bench.variants:
+        if bench.cls.online():
+            _check_experience(bench, options)
+            continue
         stage = bench.stage(options)
         records = bench.records(stage, options)
         before = copy.deepcopy(records)
         batch = bench.batch(stage, options)
         if not isinstance(batch, Batch):
             raise Failed(f"collate returned {type(batch).__name__}, not a Batch{with_options(options)}.")
-        if not _same(records, before):
+        if not same(records, before):
             raise Failed(f"collate changes the records that it is given{with_options(options)}.")
-        if not _same(dict(batch), dict(bench.batch(stage, options))):
+        if not same(dict(batch), dict(bench.batch(stage, options))):
             raise Failed(f"collate gives another batch for the same records{with_options(options)}.")
         if "row" not in list(batch):
             raise Failed("The batch has no field 'row': messages about bad steps could not name the rows. Keep it.")
@@ -38,8 +43,22 @@ def collation(bench: Bench) -> None:
             raise Failed("The batch holds no Answers: the core could not count its tokens nor cut it.")
         backwards = list(reversed(range(len(batch))))
         again = batch.select(backwards).select(backwards)
-        if not _same(dict(batch), dict(again)):
+        if not same(dict(batch), dict(again)):
             raise Failed(f"The batch is another one after it was turned round twice{with_options(options)}.")
+
+
+def _check_experience(bench: Bench, options: Mapping[str, Any]) -> None:
+    stage = bench.stage(options)
+    prompts = bench.prompts(stage, options)
+    before = copy.deepcopy(prompts)
+    batch = bench.roll(stage, options, prompts=prompts).batch
+    if not same(prompts, before):
+        raise Failed(f"rollout changes the prompts that it is given{with_options(options)}.")
+    if not any(isinstance(batch[name], Answers) for name in batch):
+        raise Failed("The batch of a rollout holds no Answers: the core could not count its tokens nor cut it.")
+    backwards = list(reversed(range(len(batch))))
+    if not same(dict(batch), dict(batch.select(backwards).select(backwards))):
+        raise Failed(f"The batch is another one after it was turned round twice{with_options(options)}.")
 
 
 def one_sided_steps(bench: Bench) -> None:
@@ -48,7 +67,7 @@ def one_sided_steps(bench: Bench) -> None:
         for what, only in _one_sided(bench, options):
             stage = bench.stage(options)
             try:
-                outcome = step([(stage, [bench.batch(stage, options, only)])])
+                outcome = step([(stage, [only(stage) if callable(only) else bench.batch(stage, options, only)])])
             except Failed:
                 raise
             except Exception as error:
@@ -61,7 +80,20 @@ def one_sided_steps(bench: Bench) -> None:
                 )
 
 
-def _one_sided(bench: Bench, options: Mapping[str, Any]) -> Iterator[tuple[str, list[int]]]:
+def _one_sided(bench: Bench, options: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What is one-sided, and the examples of the batch, or a function of a stage that makes the batch."""
+
+    def rollout(count: int | None = None, worth: Worth = tiny_reward) -> Callable[[Stage], Batch]:
+        return lambda stage: bench.roll(
+            stage, options, prompts=bench.prompts(stage, options)[:count], worth=worth
+        ).batch  # fmt: skip
+
+    if bench.cls.online():
+        yield "one example", [0]
+        yield "another single example", [1]
+        yield "a rollout to one prompt", rollout(1)
+        yield "rewards that are all the same", rollout(worth=lambda texts, records: [0.5] * len(texts))
+        return
     records = bench.encoded(options)
     yield "one example", [0]
     yield "another single example", [1]
@@ -75,6 +107,7 @@ def declared_roles(bench: Bench) -> None:
     """The roles of `needs` are those that are used, with every choice of options."""
     for options in bench.variants:
         stage = bench.stage(options)
+        # A batch of experience knows which roles its rollout has used.
         step([(stage, [bench.batch(stage, options)])])
         roles = stage.algorithm.roles(stage.config)
         for role in roles:
@@ -90,11 +123,11 @@ def gradients(bench: Bench) -> None:
     for options in bench.variants:
         stage = bench.stage(options, own=True)
         batch = bench.batch(stage, options)
-        weights = {name: p.detach().clone() for name, p in stage.policy.named_parameters()}
+        weights = {name: p.detach().clone() for name, p in stage.weights()}
         frozen = _let_gradients_flow(stage)
         _loss_alone(stage, batch, options)
         outcome = step([(stage, [batch])])
-        for name, parameter in stage.policy.named_parameters():
+        for name, parameter in stage.weights():
             if not torch.equal(parameter, weights[name]):
                 raise Failed(f"The loss changes the weight {name}{with_options(options)}: the optimizer is the core's.")
             if not parameter.requires_grad:
@@ -117,7 +150,7 @@ def _let_gradients_flow(stage: Stage) -> list[tuple[str, Any]]:
 def _loss_alone(stage: Stage, batch: Batch, options: Mapping[str, Any]) -> None:
     measure([(stage, [batch])])
     loss = loss_of(stage, batch)
-    if any(p.grad is not None for p in stage.policy.parameters()):
+    if any(p.grad is not None for _, p in stage.weights()):
         raise Failed(f"The loss calls backward itself{with_options(options)}: the core does.")
     if loss.weights.requires_grad:
         raise Failed(f"A gradient flows into the weights of the loss{with_options(options)}: detach them.")
@@ -134,15 +167,17 @@ def metrics_explained(bench: Bench) -> None:
         stage.models.training = False
         with torch.no_grad():
             measure([(stage, [batch])])
-            held_out = loss_of(stage, batch)
-        if set(held_out.metrics) - set(outcome.metrics):
-            raise Failed(f"Only held-out data has the metrics {set(held_out.metrics) - set(outcome.metrics)}.")
-        for name, value in held_out.metrics.items():
+            again = loss_of(stage, batch)
+        # An online run is validated by answers to held-out prompts, without a loss.
+        held_out = {name for name, (_, weight) in metric_sums(again.metrics).items() if weight > 0}
+        if not bench.cls.online() and held_out - set(outcome.metrics):
+            raise Failed(f"Only held-out data has the metrics {held_out - set(outcome.metrics)}.")
+        for name, value in again.metrics.items():
             parts = value if isinstance(value, tuple) else (value,)
             if not all(isinstance(part, Tensor) for part in parts):
                 raise Failed(f"The metric {name} is {type(value).__name__}, not a tensor or a pair of tensors.")
     explained = set(bench.cls.metrics)
-    if clash := sorted(reported & set(CORE_METRICS)):
+    if clash := sorted(name for name in reported if name in CORE_METRICS or name.startswith(("rollout/", "val/"))):
         raise Failed(f"The metric '{clash[0]}' is the core's: choose another name.")
     if unknown := sorted(reported - explained):
         raise Failed(f"metrics does not explain '{unknown[0]}', which is reported.{nearest(unknown[0], explained)}")
@@ -153,18 +188,20 @@ def metrics_explained(bench: Bench) -> None:
         )
 
 
-def _same(a: Any, b: Any) -> bool:
+def same(a: Any, b: Any) -> bool:
     """Equal bit by bit, through containers."""
     if isinstance(a, Tensor):
         return isinstance(b, Tensor) and a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num())
+    if isinstance(a, Ragged):
+        return isinstance(b, Ragged) and same(a.rows, b.rows)
     if isinstance(a, Answers | Batch):
-        return type(a) is type(b) and len(a) == len(b) and _same(_content(a), _content(b))
+        return type(a) is type(b) and len(a) == len(b) and same(_content(a), _content(b))
     if isinstance(a, Mapping):
-        return isinstance(b, Mapping) and a.keys() == b.keys() and all(_same(a[name], b[name]) for name in a)
+        return isinstance(b, Mapping) and a.keys() == b.keys() and all(same(a[name], b[name]) for name in a)
     if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(_same, a, b))
+        return len(a) == len(b) and all(map(same, a, b))
     if hasattr(a, "completion"):
-        return hasattr(b, "completion") and _same(vars(a), vars(b))
+        return hasattr(b, "completion") and same(vars(a), vars(b))
     return bool(a == b)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from zoo.data.loader import micro_batches
 from zoo.testing.bench import Bench
 from zoo.testing.steps import Failed, Outcome, Stage, step, with_options
-from zoo.types import Answer, Answers, Batch
+from zoo.types import Answer, Answers, Batch, Ragged
 
 RELATIVE, ABSOLUTE = 2e-4, 2e-5
 """What counts as rounding in float32 on the tiny model."""
@@ -32,7 +32,8 @@ def padding_invariance(bench: Bench) -> None:
             "each example alone, without padding": [(stage, _singles(batch))],
         }
         if bench.cls.head == "lm":
-            longer = Batch(**{name: _lengthened(batch[name]) for name in batch})
+            longer = Batch(**{name: _lengthened(field) for name, field in batch.fields.items()})
+            longer.on_policy = batch.on_policy
             found["uncounted tokens behind each answer"] = [(stage, [longer])]
         return found
 
@@ -47,7 +48,7 @@ def layout_invariance(bench: Bench) -> None:
             stage = _stage(bench, options)
             stage.lay_out(layout)
             found[f"{layout} rows"] = step([(stage, [bench.batch(stage, options)])])
-        _compare_all(found, options)
+        compare_all(found, options)
 
 
 def micro_batch_invariance(bench: Bench) -> None:
@@ -74,8 +75,8 @@ def process_invariance(bench: Bench) -> None:
             (stage, [bench.batch(stage, options, rank=rank, processes=2)]) for rank, stage in enumerate((first, second))
         ]
         one, two = step([(alone, [bench.batch(alone, options)])]), step(shares)
-        _compare_all({"one process": one, "two processes": two}, options)
-        if not _alike(two.states[0], two.states[1]):
+        compare_all({"one process": one, "two processes": two}, options)
+        if not alike(two.states[0], two.states[1]):
             raise Failed(f"After a step two processes have different states{with_options(options)}: {two.states}.")
 
 
@@ -105,7 +106,7 @@ def _same_for_all(bench: Bench, cuts: Callable[[Stage, Batch], dict[str, Parts]]
         for name in cuts(stage, bench.batch(stage, options)):
             fresh = _stage(bench, options)
             found[name] = step(cuts(fresh, bench.batch(fresh, options))[name])
-        _compare_all(found, options)
+        compare_all(found, options)
 
 
 def _stage(bench: Bench, options: Mapping[str, Any]) -> Stage:
@@ -122,25 +123,33 @@ def _singles(batch: Batch) -> list[Batch]:
 def _lengthened(value: Any) -> Any:
     """Answers with further tokens behind them that do not count."""
     if isinstance(value, Answers):
-        return Answers([_longer(answer, 2 + 5 * (i % 3)) for i, answer in enumerate(value)])
+        return Answers([_longer(answer, _more(i)) for i, answer in enumerate(value)])
+    if isinstance(value, Ragged):
+        # As many as the answers of the batch, in the same order.
+        return Ragged([torch.cat([row, row.new_zeros(_more(i))]) for i, row in enumerate(value.rows)])
     if isinstance(value, list):
         return [_lengthened(one) if isinstance(one, list) else _longer(one, 3) for one in value]
     return value
 
 
+def _more(i: int) -> int:
+    return 2 + 5 * (i % 3)
+
+
 def _longer(answer: Any, count: int) -> Any:
     if not isinstance(answer, Answer):
         return answer
-    behaviour = answer.behaviour
+    behaviour, correction = answer.behaviour, answer.correction
     return replace(
         answer,
         completion=torch.cat([answer.completion, torch.full((count,), 7)]),
         mask=torch.cat([answer.mask, torch.zeros(count, dtype=torch.bool)]),
         behaviour=None if behaviour is None else torch.cat([behaviour, torch.zeros(count)]),
+        correction=None if correction is None else torch.cat([correction, torch.ones(count)]),
     )
 
 
-def _compare_all(found: Mapping[str, Outcome], options: Mapping[str, Any]) -> None:
+def compare_all(found: Mapping[str, Outcome], options: Mapping[str, Any]) -> None:
     (first, expected), *others = found.items()
     for name, outcome in others:
         if difference := _difference(expected, outcome):
@@ -149,31 +158,31 @@ def _compare_all(found: Mapping[str, Outcome], options: Mapping[str, Any]) -> No
 
 def _difference(a: Outcome, b: Outcome) -> str:
     """The first thing in which two steps differ by more than rounding, in words; empty where none does."""
-    if not _alike(a.loss, b.loss):
+    if not alike(a.loss, b.loss):
         return f"The loss is not the same ({a.loss:.6g} and {b.loss:.6g})"
     if a.metrics.keys() != b.metrics.keys():
         return f"Metrics are not the same ({', '.join(sorted(a.metrics.keys() ^ b.metrics.keys()))} only once)"
     for name in a.metrics:
-        if not _alike(a.metrics[name], b.metrics[name]):
+        if not alike(a.metrics[name], b.metrics[name]):
             return f"The metric {name} is not the same ({a.metrics[name]:.6g} and {b.metrics[name]:.6g})"
     largest = max((float(gradient.abs().max()) for gradient in a.gradients.values()), default=0.0)
     for name, gradient in a.gradients.items():
         gap = float((gradient - b.gradients.get(name, torch.zeros_like(gradient))).abs().max())
         if not gap <= 5 * RELATIVE * largest + ABSOLUTE:
             return f"The gradient of {name} is not the same (by {gap:.3g}, where the largest is {largest:.3g})"
-    if not _alike(a.states[0], b.states[0]):
+    if not alike(a.states[0], b.states[0]):
         return f"The algorithm's state after the step is not the same ({a.states[0]} and {b.states[0]})"
     return ""
 
 
-def _alike(a: Any, b: Any) -> bool:
+def alike(a: Any, b: Any) -> bool:
     """Equal to rounding, through dicts, lists and tensors."""
     if isinstance(a, Mapping):
-        return a.keys() == b.keys() and all(_alike(a[name], b[name]) for name in a)
+        return a.keys() == b.keys() and all(alike(a[name], b[name]) for name in a)
     if isinstance(a, Tensor):
-        return isinstance(b, Tensor) and a.shape == b.shape and _alike(a.tolist(), b.tolist())
+        return isinstance(b, Tensor) and a.shape == b.shape and alike(a.tolist(), b.tolist())
     if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(_alike, a, b))
+        return len(a) == len(b) and all(map(alike, a, b))
     if isinstance(a, float | int) and isinstance(b, float | int):
         return a == b or (a != a and b != b) or abs(a - b) <= ABSOLUTE + RELATIVE * max(abs(a), abs(b))
     return bool(a == b)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,10 +11,12 @@ import torch
 from torch import Tensor
 
 from zoo.testing.bench import Bench
-from zoo.testing.steps import Failed, NotApplicable, Stage, step, with_options
+from zoo.testing.rolling import Rolled, answer_key, answers_of
+from zoo.testing.steps import Failed, NotApplicable, Stage, adjust, step, with_options
 from zoo.types import Answer, Answers
 
 LEARNING_RATE, LEARNING_STEPS = 5e-4, 6
+ONLINE_RATE, ROLLOUTS = 3e-3, 4
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,9 @@ class Practice:
 
 
 def learns(bench: Bench) -> None:
-    """A few steps on the same rows make the loss fall, or the metric that the author names."""
+    """A few steps on the same rows make the loss fall, or the metric that the author names; rollouts earn more."""
+    if bench.cls.online() and bench.rolled({}).scores:
+        return _earns_more(bench)
     sign, name = (-1, bench.declared.falls[1:]) if bench.declared.falls[0] == "-" else (1, bench.declared.falls)
     for options in bench.variants:
         steps = _practice(bench, options).steps
@@ -36,6 +41,24 @@ def learns(bench: Bench) -> None:
         if not sign * last < sign * first:
             raise Failed(
                 f"{LEARNING_STEPS} steps on the same rows take {name} from {first:.4g} to {last:.4g}"
+                f"{with_options(options)}."
+            )
+
+
+def _earns_more(bench: Bench) -> None:
+    """Rollouts with the same random numbers: what changes is the policy."""
+    for options in bench.variants:
+        stage = bench.stage(options, start=True, own=True)
+        optimizer = torch.optim.AdamW([p for _, p in stage.weights()], lr=ONLINE_RATE, weight_decay=0.0)
+        earned = []
+        for _ in range(ROLLOUTS):
+            rolled = bench.roll(stage, options)
+            earned.append(rolled.metrics["rollout/reward"])
+            adjust(stage, optimizer, step([(stage, [rolled.batch])]))
+        earned.append(bench.roll(stage, options).metrics["rollout/reward"])
+        if not max(earned[-2:]) > earned[0]:
+            raise Failed(
+                f"After {ROLLOUTS} rollouts the mean reward is {earned[-1]:.4g}, and was {earned[0]:.4g}"
                 f"{with_options(options)}."
             )
 
@@ -60,14 +83,13 @@ def _practice(bench: Bench, options: Mapping[str, Any]) -> Practice:
     if key not in bench.practised:
         stage = bench.stage(options, start=True, own=True)
         batch = bench.batch(stage, options)
-        optimizer = torch.optim.AdamW(stage.policy.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
+        optimizer = torch.optim.AdamW([p for _, p in stage.weights()], lr=LEARNING_RATE, weight_decay=0.0)
         before, steps = _advantage(bench, stage, options), []
         for _ in range(LEARNING_STEPS):
             outcome = step([(stage, [batch])])
             steps.append({**outcome.metrics, "loss": outcome.loss})
-            for name, parameter in stage.policy.named_parameters():
-                parameter.grad = outcome.gradients.get(name)
-            optimizer.step()
+            adjust(stage, optimizer, outcome)
+            batch.on_policy = False
         bench.practised[key] = Practice(steps, before, _advantage(bench, stage, options))
     return bench.practised[key]
 
@@ -82,6 +104,8 @@ def _advantage(bench: Bench, stage: Stage, options: Mapping[str, Any]) -> list[f
     Marked single answers may also rise by themselves: a likelihood that weighs good ones more raises both at first.
     Empty for kinds that do not say it.
     """
+    if bench.cls.online():
+        return _advantage_of_answers(stage, bench.rolled(options, start=True))
     records = bench.encoded(options)
     if bench.kind(options) == "stepwise":
         return _advantage_of_steps(stage, records) if bench.cls.head == "scalar" else []
@@ -94,6 +118,25 @@ def _advantage(bench: Bench, stage: Stage, options: Mapping[str, Any]) -> list[f
     below = _values(bench, stage, bad) if bad else [torch.zeros(1)] * len(above)
     found = [float(one.mean() - other.mean()) for one, other in zip(above, below, strict=True)]
     return [*found, *(float(one.mean()) for one in above)] if bench.kind(options) == "feedback" else found
+
+
+def _advantage_of_answers(stage: Stage, rolled: Rolled) -> list[float]:
+    """How far better answers to a prompt lie above worse ones, or answers to all prompts where there is one to each.
+
+    In log-probs, each answer weighed by its reward above the mean of those that it is compared with.
+    """
+    every = {answer_key(one): one for answers in answers_of(rolled.batch) for one in answers}
+    known = [key for key in every if rolled.scores.get(key, math.nan) == rolled.scores.get(key)]
+    groups: dict[Any, list[float]] = {}
+    alone = len({key[0] for key in known}) == len(known)
+    for key in known:
+        groups.setdefault(None if alone else key[0], []).append(rolled.scores[key])
+    means = {row: sum(values) / len(values) for row, values in groups.items()}
+    if not known:
+        return []
+    logps = stage.models._roles["policy"].logps(Answers([every[key] for key in known]))
+    above = torch.tensor([rolled.scores[key] - means[None if alone else key[0]] for key in known])
+    return [float((above * one).sum()) for one in (logps.sum(), logps.mean())]
 
 
 def _sides(record: Mapping[str, Any]) -> tuple[list[Answer], list[Answer]]:

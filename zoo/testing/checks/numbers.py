@@ -12,11 +12,13 @@ from zoo.errors import nearest
 from zoo.models.scalar import StepScores
 from zoo.options import build
 from zoo.testing.bench import Bench
+from zoo.testing.rolling import answers_of
 from zoo.testing.stand_ins import stand_ins
 from zoo.testing.steps import Failed, NotApplicable, Stage, hooks, step, with_options
 from zoo.types import Batch, Loss, TokenLogps, metric_sums
 
 CASE_KEYS = ("given", "options", "measured", "loss", "metrics", "gradients")
+ROUNDING = 1e-4
 SIZES = ((0.0, 1.0), (1e-6, 1.0), (1e3, 1.0), (1.0, 1e3), (1e3, 1e3))
 """Factors of the policy's and of the reference's log-probs or scores: certain, all but certain, far off, both far off.
 """
@@ -28,13 +30,29 @@ def step_one_identities(bench: Bench) -> None:
     if not expected:
         raise NotApplicable("no start values are declared")
     stage = bench.stage({}, start=True)
-    outcome = step([(stage, [bench.batch(stage, {})])])
+    batch = bench.batch(stage, {})
+    if bench.cls.online():
+        _check_engine(stage, batch)
+    outcome = step([(stage, [batch])])
     found = {**outcome.metrics, "loss": outcome.loss}
     for name, value in expected.items():
         if name not in found:
             raise Failed(f"The first step has no metric '{name}', only {', '.join(found)}.")
         if not abs(found[name] - value) <= 1e-4 + 1e-4 * abs(value):
             raise Failed(f"In the first step {name} is {found[name]:.6g}, and should be {value:.6g}.")
+
+
+@torch.no_grad()
+def _check_engine(stage: Stage, batch: Batch) -> None:
+    """The log-probs that answers were drawn with are those that the policy gives them now."""
+    for answers in answers_of(batch):
+        logps = stage.models.built("policy").logps(answers)
+        gap = float(((logps.per_token - answers.behaviour) * logps.mask).abs().max())
+        if not gap <= ROUNDING:
+            raise Failed(
+                f"A token's log-prob is off by {gap:.3g} from the one it was drawn with, before any step: leave "
+                "answers as generate gives them."
+            )
 
 
 # -- known values ----------------------------------------------------------------------------------------------------
@@ -119,6 +137,9 @@ class Sized:
         found = self._role.logps(*answers, **options)
         return self._times(found) if isinstance(found, TokenLogps) else tuple(map(self._times, found))
 
+    def values(self, answers: Any) -> Tensor:
+        return self._role.values(answers) * self._size
+
     def _times(self, logps: TokenLogps) -> TokenLogps:
         return TokenLogps(logps.per_token * self._size, logps.mask, logps.entropy, logps.likeliest)
 
@@ -137,10 +158,12 @@ def finite_numbers(bench: Bench) -> None:
             _check_finite(stage, bench, options, f"in {precision}")
         for policy, reference in SIZES:
             stage = bench.stage(options)
-            if policy == 1.0 and "reference" not in stage.models:
+            # Experience knows what the reference said.
+            if (policy == 1.0 and "reference" not in stage.models) or (reference != 1.0 and bench.cls.online()):
                 continue
             size = {"policy": policy, "reference": reference}
-            for role, factor in size.items():
+            # What was learned from was written before: here the loss alone meets these numbers.
+            for role, factor in {**size, "critic": policy}.items():
                 stage.wrap(**{role: lambda given, factor=factor: Sized(given, factor)})
             _check_finite(stage, bench, options, f"when log-probs or scores are multiplied by {size}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -15,15 +16,20 @@ from safetensors.torch import load_file
 
 from zoo.hookspecs import hookimpl
 from zoo.runs import Run
-from zoo.testing.bench import Bench, source
-from zoo.testing.steps import Failed, Stage, step, with_options
+from zoo.testing.bench import Bench
+from zoo.testing.networks import source
+from zoo.testing.rolling import NEW_TOKENS, TinyReward
+from zoo.testing.steps import Failed, Stage, adjust, step, with_options
 from zoo.training.execution import Execution
+from zoo.training.rollouts import Rollouts
 from zoo.training.run import quiet_libraries
 from zoo.training.setup import seed_everything
 
 STEPS = 2
 KILLED_AFTER = 3
 """Steps; the checkpoint before it is that of step 2, so that one step is made again."""
+KILLS_ONLINE = (1, 3, None)
+"""Between two minibatches, in the second pass over a rollout, and (None) inside the second rollout."""
 
 
 def repeatable(bench: Bench) -> None:
@@ -43,13 +49,12 @@ def _seeded_steps(bench: Bench, options: Mapping[str, Any]) -> Iterator[tuple[fl
     """Loss, sum of all gradients and metrics of a few steps after the seed was set."""
     seed_everything(0)
     stage: Stage = bench.stage(options, own=True)
-    optimizer = torch.optim.AdamW(stage.policy.parameters(), lr=1e-3)
-    for _ in range(STEPS):
-        outcome = step([(stage, [bench.batch(stage, options)])])
+    optimizer = torch.optim.AdamW([p for _, p in stage.weights()], lr=1e-3)
+    for number in range(STEPS):
+        made = bench.roll(stage, options, iteration=number).batch if bench.cls.online() else bench.batch(stage, options)
+        outcome = step([(stage, [made])])
         yield outcome.loss, sum(float(g.double().sum()) for g in outcome.gradients.values()), outcome.metrics
-        for name, parameter in stage.policy.named_parameters():
-            parameter.grad = outcome.gradients.get(name)
-        optimizer.step()
+        adjust(stage, optimizer, outcome)
 
 
 # -- through a real run ----------------------------------------------------------------------------------------------
@@ -62,28 +67,57 @@ class Kill(BaseException):
 class Killer:
     """A listener that ends the run after a step."""
 
+    def __init__(self, after: int):
+        self.after = after
+
     @hookimpl
     def step_end(self, step: int) -> None:
-        if step == KILLED_AFTER:
+        if step == self.after:
+            raise Kill
+
+
+class KillerInside:
+    """Ends the run inside a rollout: the algorithm has made it, nobody has seen it."""
+
+    def __init__(self, rollout: int):
+        self.left = rollout
+
+    def __call__(self, batch: Any) -> None:
+        self.left -= 1
+        if self.left == 0:
             raise Kill
 
 
 def killed_and_resumed(bench: Bench) -> None:
-    """A run of five steps that is killed after the third and resumed ends with the same weights and metrics."""
+    """A run that is killed and resumed ends with the same weights and metrics, wherever in a rollout it was."""
     quiet_libraries()
     # Reference log-probs of these runs are theirs alone, and what a run leaves in the environment goes with it.
     own = tempfile.TemporaryDirectory(prefix="zoo-conformance-")
-    with own as folder, mock.patch.dict(os.environ, ZOO_CACHE=str(Path(folder) / "cache")):
+    with contextlib.ExitStack() as held:
+        folder = held.enter_context(own)
+        held.enter_context(mock.patch.dict(os.environ, ZOO_CACHE=str(Path(folder) / "cache")))
+        held.enter_context(mock.patch("zoo.training.online.make_rewards", lambda *given: {"reward": TinyReward()}))
         whole = _execution(bench, folder, "whole").go()
-        broken = _execution(bench, folder, "broken")
-        broken.plugins.register(Killer(), "killer")
+        run: Run | None = None
+        for after in KILLS_ONLINE if bench.cls.online() else (KILLED_AFTER,):
+            run = _killed(_execution(bench, folder, "broken", resumed=run), after)
+        _compare(whole, _execution(bench, folder, "broken", resumed=run).go())
+
+
+def _killed(broken: Execution, after: int | None) -> Run:
+    """The run that was killed after a step, or inside the next rollout but one; a resumed run has made the next."""
+    inside: Any = contextlib.nullcontext()
+    if after is None:
+        # The experience of the rollout before is in the checkpoint.
+        inside = mock.patch.object(Rollouts, "_check", KillerInside(1))
+    else:
+        broken.plugins.register(Killer(after), "killer")
+    with inside:
         try:
             broken.go()
-            raise Failed(f"The run had fewer than {KILLED_AFTER} steps.")
         except Kill:
-            pass
-        resumed = _execution(bench, folder, "broken", resumed=broken.run).go()
-        _compare(whole, resumed)
+            return broken.run
+    raise Failed("The run ended before it could be killed.")
 
 
 def _execution(bench: Bench, folder: str, name: str, **more: Any) -> Execution:
@@ -91,6 +125,13 @@ def _execution(bench: Bench, folder: str, name: str, **more: Any) -> Execution:
         "model": source().name, "data": str(bench.file({}, 12)), "out": folder, "name": name, "batch_size": 5,
         "epochs": 2, "save_every": 2, "reference_cache": "auto", "lr": 1e-3, "max_steps": 5, "keep_checkpoints": False,
     }  # fmt: skip
+    if bench.cls.online():
+        # Rollouts of two minibatches that are passed over twice.
+        each = bench.resolved({}).core.answers_per_prompt
+        core |= {
+            "batch_size": 4 * each, "minibatches": 2, "rollout_epochs": 2, "max_new_tokens": NEW_TOKENS,
+            "save_every": 1,
+        }  # fmt: skip
     return Execution(bench.resolved({}, **core), bench.cls(), Console(quiet=True), **more)
 
 

@@ -1,0 +1,79 @@
+"""The tiny models of the conformance suite, made and loaded once a process, as a run would load them."""
+
+from __future__ import annotations
+
+import atexit
+import copy
+import shutil
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zoo.config import TrainConfig
+from zoo.data.template import ChatTemplate
+from zoo.models.loading import Source
+from zoo.testing.tiny import make_model, make_tokenizer, write_folder
+from zoo.training import setup
+
+MOVES = (0.05, 0.003)
+"""Deviations of the noise by which a policy leaves its reference, and the weights that wrote its answers."""
+
+ENDING = 4.0
+"""Length of the end's embedding in those of others: its logit is often the largest, or the smallest."""
+
+
+@cache
+def workplace() -> Path:
+    """A folder for the tiny model and rows, gone with this process."""
+    folder = Path(tempfile.mkdtemp(prefix="zoo-conformance-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@cache
+def source() -> Source:
+    """The tiny model, made to end some of its answers early, as answers do."""
+    folder = write_folder(workplace() / "tiny")
+    tokenizer = make_tokenizer()
+    model = make_model(len(tokenizer), tokenizer.eos_token_id)
+    embeddings = model.get_input_embeddings().weight.detach()
+    # As the padding it is zero, and so would be its logit.
+    embeddings[tokenizer.eos_token_id] = ENDING * embeddings[0]
+    model.save_pretrained(folder)
+    return Source(str(folder), folder)
+
+
+@cache
+def template() -> ChatTemplate:
+    return ChatTemplate(make_tokenizer())
+
+
+@cache
+def pristine(head: str, precision: str) -> Any:
+    """The model as a run would load it, before any change; copy it."""
+    return setup.load_policy(TrainConfig(accelerator="cpu"), source(), precision, head)
+
+
+@cache
+def frozen(head: str, precision: str) -> Any:
+    """A reference."""
+    return copy.deepcopy(pristine(head, precision)).requires_grad_(False)
+
+
+@cache
+def network(head: str, precision: str, moves: int) -> Any:
+    """A policy after so many random moves away from its reference."""
+    return moved(copy.deepcopy(pristine(head, precision)), moves)
+
+
+def moved(model: Any, moves: int) -> Any:
+    """The model, with noise on its weights."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for size in MOVES[:moves]:
+            for parameter in model.parameters():
+                parameter += size * torch.randn(parameter.shape, generator=generator).to(parameter)
+    return model

@@ -1,0 +1,233 @@
+"""Rollouts on the bench: made as a run makes them, with a tiny reward, by one process or by several that take turns."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from zoo.config import TrainConfig
+from zoo.data.template import ChatTemplate
+from zoo.registry import PluginManager, manager
+from zoo.rewards.reward import Scored
+from zoo.testing.steps import Failed, Stage
+from zoo.testing.tiny import tiny_reward
+from zoo.training import online
+from zoo.training.randomness import restore_rng, rng_state
+from zoo.training.rollouts import Rollouts
+from zoo.training.setup import seed_everything
+from zoo.types import Answer, Answers, Batch
+
+NEW_TOKENS = 6
+ANSWERS = 12
+"""In a rollout, or as many as there are rows."""
+MOST_ANSWERS = 3
+"""To a prompt: more take time and show nothing new."""
+MICRO_TOKENS = 150
+"""So few that what a rollout scores is scored in parts."""
+Worth = Callable[[Sequence[str], Sequence[Any]], list[float | None]]
+
+
+class TinyReward:
+    """A reward as a run has it, without a process of its own. What has no end is worth one less."""
+
+    def __init__(self, worth: Worth = tiny_reward, shaped: bool = True):
+        self.worth, self.shaped = worth, shaped and worth is tiny_reward
+
+    def detailed(self, texts: Sequence[str], records: Sequence[Any], ended: Sequence[bool], *facts: Any) -> Scored:
+        worth = self.worth(texts, records)
+        # Algorithms that punish answers without an end then strive for the same.
+        ends = zip(worth, ended, strict=True)
+        values = [value if value is None or end else value - 1 for value, end in ends] if self.shaped else worth
+        return Scored(values, {"tiny": values}, [])
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class TinyJudge:
+    """A judge whose taste is the tiny reward, so that it is known which answers should gain."""
+
+    def __init__(self, judge: Any, worth: Worth):
+        self._judge, self._worth = judge, worth
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._judge, name)
+
+    def rate(self, prompts: Sequence[Any], a: Sequence[str], **how: Any) -> Tensor:
+        """From 1 to 10."""
+        return 1 + 9 * self._values(a)
+
+    def prefer(self, prompts: Sequence[Any], a: Sequence[str], b: Sequence[str], **how: Any) -> Tensor:
+        return (4 * (self._values(a) - self._values(b))).sigmoid()
+
+    def _values(self, texts: Sequence[str]) -> Tensor:
+        return torch.tensor([math.nan if value is None else value for value in self._worth(texts, [None] * len(texts))])
+
+
+@dataclass
+class Rolled:
+    """A rollout: its batch, the roles it used, the algorithm's state behind it, each answer's reward, its metrics."""
+
+    batch: Batch
+    used: set[str]
+    state: dict[str, Any]
+    scores: dict[tuple[Any, ...], float]
+    metrics: dict[str, float]
+
+
+def answer_key(answer: Answer) -> tuple[Any, ...]:
+    """What an answer is known by: its data row and its tokens."""
+    return (answer.row, *answer.completion.tolist())
+
+
+def lend_pen(stage: Stage, core: TrainConfig, template: ChatTemplate) -> None:
+    """Let the policy of a stage write, and its roles divide logits by the run's temperature, as in a run."""
+    device = torch.device("cpu")
+    online.give_pen(stage.models, core, template, stage.precision, device, plugins(stage))
+    if stage.algorithm.online():
+        for role in {"policy", "reference"} & set(stage.models._roles):
+            stage.models.built(role).temperature = core.temperature or 1.0
+
+
+def plugins(stage: Stage) -> PluginManager:
+    """All plugins, for the engines among them."""
+    return manager(stage.algorithm)
+
+
+def roll(stage: Stage, records: Sequence[dict[str, Any]], worth: Worth = tiny_reward, iteration: int = 0) -> Rolled:
+    """A rollout by this stage's weights."""
+    judged = "judge" in stage.models
+    if judged:
+        stage.wrap(judge=lambda judge: TinyJudge(judge, worth))
+    seen: list[str] = []
+    rollouts = Rollouts(
+        stage.hook, stage.algorithm, stage.config, stage.models, stage.models.built("policy").writer,
+        {"reward": TinyReward(worth, shaped=not judged)}, records, [], stage.precision, seen.append,  # type: ignore[dict-item]
+    )  # fmt: skip
+    rollouts.micro_tokens = lambda: MICRO_TOKENS
+    batch = rollouts(list(records), iteration, 0)
+    found = rollouts._seen
+    scores = {answer_key(one): value for one, value in zip(found.answers, found.values, strict=True)}
+    return Rolled(batch, set(stage.models.used), stage.algorithm.state(), scores, rollouts.take_metrics())
+
+
+def answers_of(batch: Batch) -> list[Answers]:
+    """The fields that hold what was written, not texts that came with the prompts."""
+    fields = [field for field in batch.fields.values() if isinstance(field, Answers)]
+    return [field for field in fields if all(answer.behaviour is not None for answer in field)]
+
+
+class Replayed:
+    """A policy that gives an answer to a prompt a second time, whatever the order of the prompts."""
+
+    def __init__(self, policy: Any, known: dict[tuple[Any, ...], list[Answer]]):
+        self._policy, self._known = policy, known
+        self._asked: dict[Any, int] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._policy, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name.startswith("_"):
+            super().__setattr__(name, value)
+        else:
+            setattr(self._policy, name, value)
+
+    def generate(self, prompts: Sequence[Any], n: int | None = None, **sampling: Any) -> Answers:
+        keys = [self._key(prompt, n, sampling) for prompt in prompts]
+        if not all(key in self._known for key in keys):
+            written = self._policy.generate(prompts, n, **sampling)
+            each = len(written) // len(prompts)
+            self._known |= {key: list(written[i * each : (i + 1) * each]) for i, key in enumerate(keys)}
+        return Answers([answer for key in keys for answer in self._known[key]])
+
+    def _key(self, prompt: Any, n: int | None, sampling: Mapping[str, Any]) -> tuple[Any, ...]:
+        """The prompt, how it is asked, and how often it was asked so before."""
+        name = prompt["row"] if isinstance(prompt, dict) else repr(prompt)
+        asked = (name, n, repr(sorted(sampling.items())))
+        self._asked[asked] = self._asked.get(asked, -1) + 1
+        return (*asked, self._asked[asked])
+
+
+# -- several processes -----------------------------------------------------------------------------------------------
+
+
+class TakingTurns:
+    """Stands for `torch.distributed`: threads as processes, one of which runs at a time until it has to wait.
+
+    Each has random numbers of its own, and goes on with them when it is its turn again.
+    """
+
+    def __init__(self, processes: int):
+        self._processes = processes
+        self._place = threading.local()
+        self._turn, self._changed = 0, threading.Condition()
+        self._said: list[list[Any]] = [[] for _ in range(processes)]
+        self._over: set[int] = set()
+
+    def is_available(self) -> bool:
+        return True
+
+    def is_initialized(self) -> bool:
+        return hasattr(self._place, "rank")
+
+    def get_rank(self) -> int:
+        return int(self._place.rank)
+
+    def get_world_size(self) -> int:
+        return self._processes
+
+    def all_gather_object(self, found: list[Any], mine: Any) -> None:
+        rank = self._place.rank
+        self._said[rank].append(mine)
+        number = len(self._said[rank]) - 1
+        state = rng_state()
+        self._pass_on()
+        self._wait(rank)
+        restore_rng(state)
+        if any(len(said) <= number for said in self._said):
+            raise Failed("Some processes wait for others in a rollout, which have nothing to say: a run would hang.")
+        found[:] = [said[number] for said in self._said]
+
+    def run(self, works: Sequence[Callable[[], Any]]) -> list[Any]:
+        """What each process gives; the first error of any."""
+        results: list[Any] = [None] * len(works)
+        errors: list[BaseException] = []
+
+        def process(rank: int) -> None:
+            self._place.rank = rank
+            self._wait(rank)
+            try:
+                seed_everything(rank)
+                results[rank] = works[rank]()
+            except BaseException as error:
+                errors.append(error)
+            self._over.add(rank)
+            self._pass_on()
+
+        threads = [threading.Thread(target=process, args=(rank,), daemon=True) for rank in range(len(works))]
+        with mock.patch("zoo.models.parts.dist", self):
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        if errors:
+            raise errors[0]
+        return results
+
+    def _wait(self, rank: int) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._turn == rank)
+
+    def _pass_on(self) -> None:
+        with self._changed:
+            following = [(self._turn + k) % self._processes for k in range(1, self._processes + 1)]
+            self._turn = next((rank for rank in following if rank not in self._over), -1)
+            self._changed.notify_all()
