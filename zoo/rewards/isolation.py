@@ -93,20 +93,23 @@ class Isolated:
         """The values of a batch that failed as a whole, so that one bad answer costs one reward and not all."""
         # An answer that hangs would take the whole limit; together they get no more than another two of them.
         limit = self.timeout / 4 if failure.kind == "late" else self.timeout
-        end = time.monotonic() + 2 * self.timeout
+        rest = 2 * self.timeout
         values: list[Value] = []
-        late = 0
+        late, began = 0, time.monotonic()
         for i, (text, record) in enumerate(zip(completions, records, strict=True)):
-            left = min(limit, end - time.monotonic())
-            if left <= 0 or (late == i and late >= HUNG):
+            if rest <= 0 or (late == i and late >= HUNG):
                 values.append(Missing(f"not reached, because of others of its batch: {failure.reason}"))
                 continue
             one = {name: None if column is None else [column[i]] for name, column in facts.items()}
             try:
-                values += self._asked([text], [record], one, left)
+                # A new process imports the function first, which is not the answer's fault.
+                self._started()
+                began = time.monotonic()
+                values += self._asked([text], [record], one, min(limit, rest))
             except Failure as found:
                 late += found.kind == "late"
                 values.append(Missing(found.reason))
+            rest -= time.monotonic() - began
         if failure.kind == "late" and not late and not self._said:
             self._said = True
             self.say(

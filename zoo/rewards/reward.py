@@ -130,7 +130,7 @@ class Reward:
         self._failing[mention] += 1
         if self._failing[mention] < self.patience:
             return
-        reason = miscounted or reasons.most_common(1)[0][0]
+        reason = miscounted or next(iter(reasons))
         batches = f"all of {self.patience} batches in a row" if self.patience > 1 else "the whole batch"
         raise PluginError(
             f"The reward '{mention.label}' failed on {batches}: {reason}.",
