@@ -240,6 +240,11 @@ def test_every_moment_has_its_mean_score_with_n_and_interval():
     assert first["cut"].value == 1 / 8 and first["cut"].low < 1 / 8 < first["cut"].high
 
 
+def test_of_many_rollouts_some_are_counted():
+    samples = [{"eval": "rollout", "when": f"step {i}", "prompt": "p", "answer": "a", "score": 1.0} for i in range(50)]
+    assert [row["when"] for row in answers.moments(samples)] == [f"step {i}" for i in (0, 10, 20, 29, 39, 49)]
+
+
 def test_numbers_of_held_out_cases_have_n_and_interval(tmp_path):
     values = {"reward": [0.0, 1.0, 1.0, None, 1.0, 0.0, 1.0, 1.0, 1.0]}
     first = {"reward": [0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0]}

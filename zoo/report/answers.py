@@ -14,6 +14,7 @@ PROMPTS_SHOWN = 12
 MOMENTS_SHOWN = 4
 """Answers to one prompt: the first, the last, and some between."""
 ROLLOUTS_SHOWN = 12
+MOMENTS_COUNTED = 6
 NOT_DETAILS = {"eval", "prompt", "when", "answer", "score", "length", "row"}
 Row = Mapping[str, Any]
 
@@ -57,8 +58,8 @@ def passing(samples: Sequence[Row]) -> list[dict[str, Any]]:
     return [{"prompt": row["prompt"], **_answer(row)} for row in _spread(rows, ROLLOUTS_SHOWN)]
 
 
-def _spread(rows: Sequence[Row], count: int) -> list[Row]:
-    """So many rows evenly, the first and the last among them."""
+def _spread(rows: Sequence[Any], count: int) -> list[Any]:
+    """So many evenly, the first and the last among them."""
     if len(rows) <= count:
         return list(rows)
     return [rows[round(i * (len(rows) - 1) / (count - 1))] for i in range(count)]
@@ -77,11 +78,15 @@ def _answer(row: Row) -> dict[str, Any]:
 
 
 def moments(samples: Sequence[Row]) -> list[dict[str, Any]]:
-    """A row per evaluation and moment: n, mean score with its 95 % interval, mean length, cut share with its own."""
+    """A row per evaluation and moment, some of many: n, mean score with its interval, mean length, cut share."""
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in samples:
         groups.setdefault((row["eval"], row["when"]), []).append(row)
-    return [_moment(*key, rows) for key, rows in sorted(groups.items(), key=lambda g: (g[0][0], moment(g[0][1])))]
+    found = []
+    for name in sorted({name for name, _ in groups}):
+        ordered = sorted((when for of, when in groups if of == name), key=moment)
+        found += [_moment(name, when, groups[name, when]) for when in _spread(ordered, MOMENTS_COUNTED)]
+    return found
 
 
 def _moment(name: str, when: str, rows: Sequence[Row]) -> dict[str, Any]:
