@@ -46,8 +46,12 @@ def test_every_kind_trains_as_it_is_written(place, kind, monkeypatch, tiny_folde
     assert registry.find(name).full_name == f"{name}@zoo-my-{kind}"
     described = registry.describe(registry.find(name))
     assert described["data"] == kind and described["paper"].startswith("arXiv:") and described["description"]
-    made = trainer(place, tiny_folder)(name, data=str(folder / "rows.jsonl"), epochs=8, lr=3e-3)
-    found = [row["loss"] for row in made.metrics if "loss" in row]
+    online = (
+        {"reward": "zoo.testing.tiny:tiny_reward", "max_new_tokens": 8, "batch_size": 16} if kind == "prompt" else {}
+    )
+    made = trainer(place, tiny_folder)(name, data=str(folder / "rows.jsonl"), **{"epochs": 8, "lr": 3e-3, **online})
+    # Rewards rise, losses fall.
+    found = [row["rollout/reward"] * -1 if online else row["loss"] for row in made.metrics if "loss" in row]
     assert sum(found[-3:]) < sum(found[:3]), "it learns its own rows"
     declared = registry.load_algorithm(name)[1].metrics
     assert set(declared) <= set(made.metrics[-1]) | {name for row in made.metrics for name in row}
@@ -63,12 +67,12 @@ def test_the_tests_that_it_writes_pass_for_every_kind(place, monkeypatch):
     assert passed >= 17 * len(DATA_KINDS) and "failed" not in shown and "xfailed" not in shown, shown
 
 
-def test_a_kind_that_would_rather_have_rollouts_says_so(place):
-    assert "rollouts, which this version does not have" in " ".join(
-        cli("new-plugin", "a", "--data", "prompt")[1].split()
-    )
-    assert "rollouts" in (place / "zoo-a" / "zoo_a.py").read_text()
-    assert "rollouts" not in cli("new-plugin", "b", "--data", "feedback")[1]
+def test_an_algorithm_for_prompts_makes_rollouts_and_is_told_its_reward(place):
+    shown = cli("new-plugin", "a", "--data", "prompt")[1]
+    assert shown.splitlines()[-1].strip() == "zoo train --algo a --data rows.jsonl --reward length"
+    assert "zoo train --algo a --data rows.jsonl --reward length\n" in (place / "zoo-a" / "README.md").read_text()
+    assert "def rollout(" in (place / "zoo-a" / "zoo_a.py").read_text()
+    assert "--reward" not in cli("new-plugin", "b", "--data", "feedback")[1]
 
 
 # -- what cannot be ----------------------------------------------------------------------------------------------

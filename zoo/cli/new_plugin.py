@@ -21,7 +21,7 @@ def new_plugin(
     out: Annotated[str, typer.Option(help="Folder to write the package into.")] = ".",
 ) -> None:
     """Write a small package with an algorithm of your own: it installs, passes its tests and trains as it is."""
-    from zoo.scaffold import NOTES, check_name, new_plugin
+    from zoo.scaffold import check_name, new_plugin, train_command
 
     check_name(name)
     if data is None:
@@ -32,11 +32,6 @@ def new_plugin(
     folder = new_plugin(name, data, Path(out).expanduser())
     console = Console(soft_wrap=True)
     console.print(f"Written to {folder}: {', '.join(sorted(file.name for file in folder.iterdir()))}", highlight=False)
-    if data in NOTES:
-        console.print(NOTES[data], highlight=False)
-    steps = [
-        f"cd {shlex.quote(str(folder))}", "pip install -e .", f"zoo check {name}",
-        f"zoo train --algo {name} --data rows.jsonl",
-    ]  # fmt: skip
+    steps = [f"cd {shlex.quote(str(folder))}", "pip install -e .", f"zoo check {name}", train_command(name, data)]
     for i, step in enumerate(steps):
         console.print(f"{'' if i else 'next':8}{step}", highlight=False, markup=False)

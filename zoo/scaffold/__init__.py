@@ -23,11 +23,6 @@ from zoo.algorithm import DATA_KINDS
 from zoo.errors import ZooError, nearest
 
 NAME = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
-NOTES = {
-    "prompt": "Learning from a model's own answers to prompts needs a hook for rollouts, which this version does not "
-    "have: the algorithm learns the prompts themselves."
-}
-"""What should be known before starting from a kind of data."""
 
 
 def new_plugin(name: str, kind: str, parent: Path) -> Path:
@@ -44,7 +39,7 @@ def new_plugin(name: str, kind: str, parent: Path) -> Path:
     folder = parent / words["package"]
     if folder.exists() or folder.is_symlink():
         raise ZooError(f"{folder} is there already.", "Take another name, or another folder with --out.")
-    contents = _contents(kind, {**words, "kind": kind})
+    contents = _contents(kind, {**words, "kind": kind, "train": train_command(name, kind)})
     if re.search(rf"^from zoo.* import .*\b{words['Class']}\b", contents[f"{words['module']}.py"], re.MULTILINE):
         raise ZooError(f"The name '{name}' gives a class {words['Class']}, which zoo.api has.", "Take another one.")
     try:
@@ -81,6 +76,12 @@ def check_name(name: str) -> None:
             f"The name '{name}' is taken: a module {words['module']} or a package {words['package']} is installed.",
             "Take another one.",
         )
+
+
+def train_command(name: str, kind: str) -> str:
+    """What to type to train the algorithm on the rows that come with it."""
+    # Prompts bring no answers, so that a reward must say which of the policy's own are good.
+    return f"zoo train --algo {name} --data rows.jsonl{' --reward length' if kind == 'prompt' else ''}"
 
 
 def _words(name: str) -> dict[str, str]:
