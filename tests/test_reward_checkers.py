@@ -52,6 +52,13 @@ def test_a_row_without_a_reference_has_no_reward_and_says_what_it_has():
     assert reason.endswith("(the row has answers, prompt)")
 
 
+def test_data_without_any_reference_is_an_error_and_not_a_run_without_rewards():
+    reward = Reward("exact", {})
+    with pytest.raises(ZooError, match="'exact' failed on all of 3 batches in a row: no reference answer"):
+        for _ in range(3):
+            reward.score(["a"], [{"prompt": "x"}])
+
+
 def test_a_tag_says_where_the_answer_stands():
     text = "<think>4</think> <answer>3</answer> no: <answer> 4 </answer>"
     assert score("exact(tag=answer)", (text, "4"), ("4", "4"), ("<answer>4", "4")) == [1.0, 0.0, 0.0]
@@ -207,6 +214,7 @@ def test_repetition_is_the_share_of_word_groups_that_were_there_before():
         ("format(tags='<a>')", "tags must be names"),
         ("code(timeout=0)", "timeout must be above 0"),
         ("numerik", "Did you mean 'numeric'"),
+        ("regexp(pattern='a')", "Did you mean 'regex'"),
     ],
 )
 def test_a_wrong_option_is_pointed_at_before_anything_runs(text, message):

@@ -134,13 +134,13 @@ class Names:
     def _model(self, mention: Mention) -> RewardModel:
         name, options = mention.name, dict(mention.options)
         steps = str(options.pop("steps", "min"))
+        is_run, is_path = is_run_name(name, self.out), "/" in name or Path(name).exists()
+        if not is_run and not is_path:
+            raise self._unknown(mention)
         if options or steps not in STEPS:
             raise self.expression.error(
                 f"a reward model has one option, steps, which is {' or '.join(STEPS)}", mention.at
             )
-        is_run, is_path = is_run_name(name, self.out), "/" in name or Path(name).exists()
-        if not is_run and not is_path:
-            raise self._unknown(mention)
         try:
             source = resolve_model(str(find_run(name, self.out).path) if is_run else name, self.say)
         except NotFound:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from zoo.errors import PluginError
+from zoo.errors import PluginError, ZooError
 from zoo.models.precision import choose_precision
 from zoo.rewards.expression import Expression, Mention, variance
 from zoo.rewards.functions import Function
@@ -132,8 +132,13 @@ class Reward:
             return
         reason = miscounted or next(iter(reasons))
         batches = f"all of {self.patience} batches in a row" if self.patience > 1 else "the whole batch"
+        message = f"The reward '{mention.label}' failed on {batches}: {reason}."
+        if isinstance(self.functions[mention], Here):
+            raise ZooError(
+                message, "Give it the data that it reads, or take another reward: docs/rewards.md tells of each."
+            )
         raise PluginError(
-            f"The reward '{mention.label}' failed on {batches}: {reason}.",
+            message,
             "A reward is called with a list of answers and one of their records, and returns as many numbers, or None "
             "for what it cannot score. Repair it or take another; `zoo eval MODEL --reward …` tries it alone.",
         )

@@ -115,7 +115,7 @@ def _held_out(core: TrainConfig, kind: str, train: DataSet, options: dict[str, A
         return load(core.eval_data, kind, split=core.split, **options)
     if not core.eval_fraction:
         return None
-    if core.data in options["named_sources"] and core.split == "train":
+    if core.data.split(":")[0] in options["named_sources"] and core.split == "train":
         try:
             return load(core.data, kind, split="heldout", **options)
         except ZooError:
