@@ -27,7 +27,7 @@ class BCO(Algorithm):
     paper = "arXiv:2404.04656"
     data = "feedback"
     needs = ("policy", "reference")
-    defaults = {"lr": 2e-5, "epochs": 1, "batch_size": 16}
+    defaults = {"lr": 1e-4, "epochs": 1, "batch_size": 8}
     metrics = {
         "delta": "δ, the mean of all rewards so far: the classifier's threshold; near 0 at the start.",
         "rewards/desirable": "β times the log-ratio of policy to reference on good answers; should rise above δ.",

@@ -30,7 +30,7 @@ class DPO(Algorithm):
 
     paper = "arXiv:2305.18290"
     data = "preference"
-    defaults = {"lr": 2e-5, "epochs": 1, "batch_size": 16}
+    defaults = {"lr": 5e-5, "epochs": 1, "batch_size": 8}
     metrics = {
         "rewards/chosen": "β times the log-ratio of policy to reference on chosen answers, 0 at the start but for "
         "rounding; a token with length_normalized, β·log π with reference_free.",

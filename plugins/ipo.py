@@ -28,7 +28,7 @@ class IPO(Algorithm):
     paper = "arXiv:2310.12036"
     data = "preference"
     needs = ("policy", "reference")
-    defaults = {"lr": 2e-5, "epochs": 1, "batch_size": 16}
+    defaults = {"lr": 5e-5, "epochs": 1, "batch_size": 8}
     metrics = {
         "h": "Log-ratio of policy to reference on the chosen answer minus that on the rejected one; starts at 0.",
         "h/distance": "h − 1/(2τ): how far pairs are from the target; starts at −1/(2τ), should come to 0.",

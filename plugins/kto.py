@@ -33,7 +33,7 @@ class KTO(Algorithm):
     paper = "arXiv:2402.01306"
     data = "feedback"
     needs = ("policy", "reference")
-    defaults = {"lr": 2e-5, "epochs": 1, "batch_size": 16}
+    defaults = {"lr": 1e-4, "epochs": 1, "batch_size": 8}
     metrics = {
         "kl": "Mean log-ratio of policy to reference over mismatched answers: estimates KL(π ‖ π_ref), may be below 0.",
         "reference_point": "z₀, the former clamped at 0: what answers are compared with.",

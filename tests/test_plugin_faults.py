@@ -61,7 +61,7 @@ def test_a_bug_in_a_function_that_is_taken_as_a_reward_is_named_too(place, monke
     (place / "own_reward.py").write_text("def score(completions, records):\n    return completions.scores\n")
     status, _, shown = cli("eval", "tiny", "--reward", "own_reward:score", "--limit", 1)
     forget_modules(place)
-    assert status == 1 and shown.startswith("own_reward.py, line 2, in score: AttributeError: ")
+    assert status == 2 and "AttributeError: " in shown and "(own_reward.py, line 2, in score)" in shown
 
 
 def test_a_bug_of_the_core_stays_a_traceback(place, monkeypatch):

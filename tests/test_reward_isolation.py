@@ -106,7 +106,7 @@ def make(mine):
     """Makes the reward of a function of the file, and ends its process after the test."""
     made = []
 
-    def reward(function, timeout=2.0, **options):
+    def reward(function, timeout=4.0, **options):
         made.append(Reward(f"'{mine}:{function}'", {}, timeout=timeout, **options))
         return made[-1]
 
@@ -130,8 +130,8 @@ def reasons(found):
     ("text", "reason"),
     [
         ("raise", r"ValueError: cannot say (MINE, line 12, in one)"),
-        ("hang", "no reward within 0.5 s (MINE, line 14, in one)"),
-        ("backtrack", "no reward within 0.5 s (MINE, line 19, in one)"),
+        ("hang", "no reward within 1 s (MINE, line 14, in one)"),
+        ("backtrack", "no reward within 1 s (MINE, line 19, in one)"),
         ("exit", "SystemExit: 1 (MINE, line 21, in one)"),
         ("die", "its process ended with exit status 3"),
         ("crash", "its process ended by signal 11 (MINE, line 25, in one)"),

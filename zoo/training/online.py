@@ -20,7 +20,7 @@ from zoo.models.reference_cache import architecture, fingerprint
 from zoo.models.roles import Models
 from zoo.registry import PluginManager, contributions
 from zoo.rewards.reward import Reward
-from zoo.rollout.engine import Engine, Sampling
+from zoo.rollout.engine import Engine, Sampling, local
 from zoo.rollout.kept import AnswerCache
 from zoo.rollout.spec import make_engine
 from zoo.rollout.writer import Writer
@@ -44,7 +44,7 @@ def give_pen(
     def engine() -> Engine:
         return make_engine(
             core.engine, model=policy.model, eos_ids=template.eos_ids, pad_id=template.tokenizer.pad_token_id or 0,
-            named=contributions(plugins, "engines"), tokenizer=template.tokenizer,
+            named={"local": local, **contributions(plugins, "engines")}, tokenizer=template.tokenizer,
             progress=lambda done, total: policy.writer.show(done, total),
         )  # fmt: skip
 

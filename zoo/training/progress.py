@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 SHOWN = (
-    "loss", "rollout/reward", "rewards/accuracies", "rewards/margins", "accuracy", "mean_token_accuracy", "reward", "gold",
-    "kl",
+    "loss", "rollout/reward", "rewards/accuracies", "rewards/margins", "accuracy", "mean_token_accuracy", "reward",
+    "gold", "kl",
 )  # fmt: skip
 """Metrics worth a place on one line, where a run has them."""
 PLAIN_EVERY_SECONDS = 10.0

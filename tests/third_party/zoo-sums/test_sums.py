@@ -16,7 +16,7 @@ def test_the_weight_of_an_answer_is_that_of_its_advantage():
         policy={"completion": logps}, lengths={"completion": [2, 4]}, fields={"label": torch.tensor([True, False])}
     )
     batch.measured = {"reward": torch.tensor(0.5)}
-    loss = AWR().loss(batch, models, AWR.Config(temperature=0.5), step=0)
+    loss = AWR().loss(batch, models, AWR.Config(beta=0.5), step=0)
     # V = 0.5: e and 1/e, times a mean log-probability of −1.
     assert loss.values.tolist() == pytest.approx([math.e, 1 / math.e])
     loss.numerator.backward()

@@ -34,7 +34,7 @@ class AWR(Algorithm):
                     "lengths": {"completion": [2, 4]},
                     "fields": {"label": [True, False]},
                 },
-                "options": {"temperature": 0.5},
+                "options": {"beta": 0.5},
                 "measured": {"reward": 0.5},
                 "loss": 1.543081,
                 "gradients": {"completion": [-0.679570, -0.045985]},
@@ -44,7 +44,7 @@ class AWR(Algorithm):
 
     @dataclass
     class Config:
-        temperature: float = 1.0
+        beta: float = 1.0
         """λ: how much better answers outweigh worse ones."""
         max_weight: float = 20.0
         """Weights are cut at this value, as in the paper."""
@@ -54,8 +54,8 @@ class AWR(Algorithm):
         """Weight of the squared log-ratio a token to the reference; 0 needs no reference."""
 
         def __post_init__(self):
-            if self.temperature <= 0:
-                raise ValueError("temperature must be above 0")
+            if self.beta <= 0:
+                raise ValueError("beta must be above 0")
 
     def __init__(self):
         self.usual, self.step = None, -1
@@ -71,7 +71,7 @@ class AWR(Algorithm):
         self._update(float(batch.measured["reward"]), config.rate, step)
         logps = models.policy.logps(batch.completion).mean()
         advantage = batch.label.float() - self.usual
-        weight = (advantage / config.temperature).exp().clamp(max=config.max_weight)
+        weight = (advantage / config.beta).exp().clamp(max=config.max_weight)
         values, metrics = -weight * logps, {"weight": weight, "usual": weight * 0 + self.usual}
         if config.penalty_weight:
             metrics["penalty"] = (logps - models.reference.logps(batch.completion).mean()) ** 2
