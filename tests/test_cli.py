@@ -97,7 +97,7 @@ def test_help_pages_have_whole_flags_and_one_example_a_line(monkeypatch, width):
 
 def test_the_help_of_an_algorithm_shows_the_defaults_that_it_sets(monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    assert "[2e-05]" in good("train", "--algo", "dpo", "--help") and "[1e-05]" in good("train", "--help")
+    assert "[5e-05]" in good("train", "--algo", "dpo", "--help") and "[1e-05]" in good("train", "--help")
 
 
 def test_the_help_of_train_has_the_options_of_the_algorithm_that_is_named(place):
@@ -148,7 +148,7 @@ def test_a_dry_run_prints_every_value_with_its_origin_and_trains_nothing(place):
     assert rows["algo"] == ["dpo", "recipe.yaml"]
     assert rows["beta"] == ["0.2", "recipe.yaml"]
     assert rows["seed"] == ["5", "command", "line"]
-    assert rows["lr"] == ["2e-05", "default", "of", "dpo"]
+    assert rows["lr"] == ["5e-05", "default", "of", "dpo"]
     assert rows["max_grad_norm"] == ["1.0", "default"]
     assert not (place / "runs").exists()
     assert "algo" in good("train", "--dry-run") and not (place / "runs").exists()
@@ -448,3 +448,9 @@ def test_quiet_is_quiet(place, capfd):
 def test_unknown_keyword_arguments_get_the_nearest_name(place):
     with pytest.raises(zoo.errors.ZooError, match="'betta' .keyword argument.* Did you mean 'beta'"):
         zoo.train("dpo", betta=0.1)
+
+
+def test_the_card_of_an_algorithm_lists_its_variants():
+    shown = cli("algos", "grpo")[1]
+    assert "--variant dapo" in shown and "clip_high 0.28" in shown
+    assert json.loads(cli("algos", "grpo", "--json")[1])["variants"]["dapo"]["clip_high"] == 0.28

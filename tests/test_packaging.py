@@ -109,7 +109,7 @@ def test_the_source_distribution_builds_the_same_wheel(copy, wheel, tmp_path):
     assert modules("zoo") | modules("plugins") <= found
     assert {"pyproject.toml", "zoo/py.typed"} <= found
     with tarfile.open(sdist) as archive:
-        archive.extractall(tmp_path / "unpacked", filter="data")
+        archive.extractall(tmp_path / "unpacked")
     source = next((tmp_path / "unpacked").iterdir())
     python("-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "--no-index", "-q", "-w", str(tmp_path),
            cwd=source)  # fmt: skip

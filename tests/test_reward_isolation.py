@@ -28,8 +28,8 @@ def one(text):
     if text == "raise":
         raise ValueError("cannot say")
     if text == "hang":
-        while True:
-            pass
+        while True: pass
+
     if text == "sleep":
         time.sleep(60)
     if text == "backtrack":

@@ -64,6 +64,7 @@ def algorithm_card(name: str) -> dict[str, Any]:
         "data": ", ".join(cls.kinds()),
         "needs": list(needs),
         "defaults": dict(cls.defaults),
+        "variants": {name: dict(options) for name, options in cls.variants.items()},
         "options": [
             {"flag": o.flag, "type": o.type_name, "default": o.default, "help": o.help} for o in options_of(cls.Config)
         ],
@@ -83,18 +84,24 @@ def _show_card(card: dict[str, Any]) -> None:
     console.print(f"[bold]{card['name']}[/bold]  " + escape("\n\n".join(text)), highlight=False)
     facts = {"paper": card["paper"], "learns from": card["data"], "needs": ", ".join(card["needs"])}
     if card["defaults"]:
-        facts["sets"] = ", ".join(f"{name} {value}" for name, value in card["defaults"].items())
+        facts["sets"] = _settings(card["defaults"])
     console.print()
     for name, value in facts.items():
         console.print(f"{name:12} {value}", highlight=False)
     options = {f"{o['flag']} [dim]{escape(_value(o))}[/dim]": o["help"] for o in card["options"]}
-    for title, entries in (("Options", options), ("Metrics", card["metrics"])):
+    variants = {f"--variant {name}": _settings(options) for name, options in card["variants"].items()}
+    for title, entries in (("Options", options), ("Variants", variants), ("Metrics", card["metrics"])):
         if entries:
             console.print(f"\n[bold]{title}[/bold]")
         for name, explanation in entries.items():
             console.print(name, highlight=False)
             console.print(Padding(escape(explanation), (0, 0, 0, 4)), highlight=False)
     console.print(f"\n{card['train']}", highlight=False)
+
+
+def _settings(options: dict[str, Any]) -> str:
+    """`lr 1e-05, batch_size 64`."""
+    return ", ".join(f"{name} {value}" for name, value in options.items())
 
 
 def _value(option: dict[str, Any]) -> str:
