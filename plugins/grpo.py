@@ -63,7 +63,10 @@ class GRPO(Algorithm):
 
     paper = "arXiv:2402.03300"
     data = "prompt"
-    defaults = {"lr": 1e-5, "schedule": "constant", "batch_size": 64, "answers_per_prompt": 8, "max_new_tokens": 64}
+    defaults = {
+        "lr": 1e-5, "schedule": "constant", "batch_size": 64, "answers_per_prompt": 8, "max_new_tokens": 96,
+        "epochs": 0.33,
+    }  # fmt: skip
     variants = {
         "dr-grpo": {"beta": 0.0, "scale": "none", "reduction": "constant"},
         "dapo": {"beta": 0.0, "clip_high": 0.28, "reduction": "token_mean", "resample": 3, "overlong_cache": 0.2},
