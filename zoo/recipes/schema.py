@@ -1,0 +1,210 @@
+"""What a recipe says, once its file is read: variants, stages with all their options, and claims.
+
+`zoo.recipes.load` makes these from a file; whoever trains or judges works with them alone. Sweeps are stages of their
+own here, `common` options stand in every stage, and what a stage needs of others is known. The form of the file itself
+is in `zoo.recipes.form`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+REFERENCE = re.compile(r"\bstage:([A-Za-z]\w*(?:-\w+)*(?:\([^()]*\))?)")
+"""`stage:NAME` within any text of a stage: the run, or the data, that another stage of this variant makes."""
+
+METRIC = re.compile(r"([A-Za-z]\w*(?:-\w+)*(?:\([^()]*\))?)\.(.+)")
+"""STAGE.METRIC of a claim: `sft.gsm8k`, `sweep(beta=0.1).val/loss`, `sweep(*).kl`."""
+
+MEASURED = ("cpu_seconds", "seconds", "steps", "num_tokens", "memory_gb")
+"""What the runner measures of every stage that trains."""
+
+RULES = ("paper", "above", "below", "between", "rises_by", "orders", "untested")
+"""A claim states exactly one of these."""
+
+
+class Model(BaseModel):
+    """A value that is only read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Paper(Model):
+    """Where the claims were made."""
+
+    arxiv: str | None = None
+    version: str | None = None
+    url: str | None = None
+
+    @property
+    def text(self) -> str:
+        """`arXiv:2402.01306`, or the address."""
+        return f"arXiv:{self.arxiv}" if self.arxiv else self.url or ""
+
+
+class At(Model):
+    """Where over a sweep a metric is read: where another one has this value."""
+
+    metric: str
+    value: float
+
+
+class Claim(Model):
+    """One sentence of the paper, and what has to come out for it to hold. Metrics are STAGE.METRIC."""
+
+    says: str
+    metric: str | None = None
+    baseline: str | None = None
+    rises_by: float | None = None
+    above: float | None = None
+    below: float | None = None
+    between: tuple[float, float] | None = None
+    orders: tuple[str, ...] | None = None
+    paper: float | None = None
+    within: float | None = None
+    untested: str | None = None
+    at: At | None = None
+    where: str = ""
+    exact: bool = False
+    line: int = 0
+
+    @property
+    def rule(self) -> str:
+        """Which of RULES it states."""
+        return next(rule for rule in RULES if getattr(self, rule) is not None)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Every STAGE.METRIC that it reads."""
+        named = (self.metric, self.baseline, *(self.orders or ()), self.at.metric if self.at else None)
+        return tuple(dict.fromkeys(name for name in named if name))
+
+
+class Stage(Model):
+    """One step of a variant: it trains (`algo`), writes data (`label`), or only evaluates `start` (neither).
+
+    options: those of `zoo train`, `common` ones included, without `model`, which is `start`; label: those of
+    `zoo label`, or None; evals: metric name → spelling of an eval, and `shared_evals` which of them stand for every
+    stage (and are left out where they do not fit the stage's model); sweep_of: the name in the file of a stage that a
+    sweep made, and `swept` its values; needs: the stages that its texts refer to; line: where it stands in the file.
+    """
+
+    name: str
+    algo: str | None = None
+    label: dict[str, Any] | None = None
+    start: str | None = None
+    options: dict[str, Any] = {}
+    evals: dict[str, str] = {}
+    shared_evals: tuple[str, ...] = ()
+    sweep_of: str | None = None
+    swept: dict[str, str] = {}
+    needs: tuple[str, ...] = ()
+    line: int = 0
+
+    @property
+    def folder(self) -> str:
+        """Its name as a folder and the name of its run: `kto-beta-0.05` of `kto(beta=0.05)`."""
+        return re.sub(r"[^\w.+]+", "-", self.name).strip("-")
+
+    def at(self, seed: int, made: Mapping[str, str] | None = None) -> Stage:
+        """The stage for one seed: `{seed}` replaced, `seed` set where it is not given.
+
+        made: `{stage: what stands for stage:NAME}`, the folder of its run or the file of its data; without it
+        references stay as they are. Raises KeyError for a stage that is not in `made`.
+        """
+
+        def filled(value: Any) -> Any:
+            if isinstance(value, str):
+                text = value.replace("{seed}", str(seed))
+                return text if made is None else REFERENCE.sub(lambda found: made[found[1]], text)
+            if isinstance(value, Mapping):
+                return {key: filled(one) for key, one in value.items()}
+            return [filled(one) for one in value] if isinstance(value, list) else value
+
+        label = None if self.label is None else {"seed": seed, **filled(self.label)}
+        options = {"seed": seed, **filled(self.options)}
+        changed = {"label": label, "options": options, "start": filled(self.start), "evals": filled(self.evals)}
+        return self.model_copy(update=changed)
+
+    @property
+    def training_options(self) -> dict[str, Any]:
+        """What `zoo train --algo ALGO` takes: the options, and `start` as the model."""
+        return {**({"model": self.start} if self.start is not None else {}), **self.options}
+
+
+class Variant(Model):
+    """The stages and claims of one scale. `name`: full or laptop."""
+
+    name: str
+    stages: dict[str, Stage]
+    claims: tuple[Claim, ...] = ()
+    seeds: int = 1
+    minutes: float | None = None
+    tests: str = ""
+    reproduced_if: str = ""
+    caveat: str = ""
+
+    def matching(self, reference: str) -> list[str]:
+        """The stages that `kto`, `kto(beta=0.1)` or `kto(*)` stands for; empty when there is none."""
+        wanted = reference.replace(" ", "")
+        if wanted.endswith("(*)"):
+            return [stage.name for stage in self.stages.values() if stage.sweep_of == wanted[:-3]]
+        return [wanted] if wanted in self.stages else []
+
+    @property
+    def algorithms(self) -> tuple[str, ...]:
+        """The algorithms of its stages, in their order."""
+        return tuple(dict.fromkeys(stage.algo for stage in self.stages.values() if stage.algo))
+
+
+class Recipe(Model):
+    """A paper, its experiment at full scale, and a laptop's. `package`: the installed package that it came with."""
+
+    name: str
+    path: Path
+    package: str = ""
+    title: str
+    paper: Paper
+    hardware: str
+    about: str = ""
+    full: Variant
+    laptop: Variant | None = None
+    deviations: tuple[str, ...] = ()
+    not_reported: tuple[str, ...] = ()
+    notes: str = ""
+    lines: dict[tuple[str | int, ...], tuple[str, int]] = {}
+    """Of every key of the file, by its path from the top: the file and the line (`extends` brings a second file)."""
+
+    def variant(self, laptop: bool) -> Variant | None:
+        return self.laptop if laptop else self.full
+
+    @property
+    def results_path(self) -> Path:
+        """Where the results of its last run are kept."""
+        return self.path.parent / "results" / f"{self.name}.json"
+
+    def where(self, variant: Variant, *keys: str | int) -> str:
+        """`recipes/kto.yaml:12`, the line of the key at this path within a variant, or of what holds it."""
+        top = ("laptop",) if variant.name == "laptop" else ()
+        return place(self.lines, (*top, *keys), self.path)
+
+
+def place(lines: Mapping[tuple[str | int, ...], tuple[str, int]], keys: Iterable[str | int], path: Path) -> str:
+    """`file:line` of a path of keys, or of the nearest one above it that has a line."""
+    path_of_keys = tuple(keys)
+    for end in range(len(path_of_keys), 0, -1):
+        if (found := lines.get(path_of_keys[:end])) is not None:
+            return f"{found[0]}:{found[1]}"
+    return str(path)
+
+
+def references(value: Any) -> tuple[str, ...]:
+    """The stages that `stage:NAME` names in a text, or in the texts of a list or mapping."""
+    if isinstance(value, str):
+        return tuple(dict.fromkeys(REFERENCE.findall(value)))
+    inside = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return tuple(dict.fromkeys(name for one in inside for name in references(one)))
