@@ -17,7 +17,7 @@ from zoo.rollout.correction import importance_weights
 from zoo.rollout.engine import EngineSetup, InProcessEngine, Sampling
 from zoo.rollout.http import Server, ServerError
 from zoo.rollout.plugin import engines
-from zoo.rollout.spec import make_engine, read_spec
+from zoo.rollout.spec import make_engine
 from zoo.rollout.vllm import VLLMEngine
 from zoo.rollout.weights import fingerprint
 from zoo.testing.tiny import make_model, make_tokenizer
@@ -401,13 +401,6 @@ def test_a_plugin_brings_an_engine_of_its_own(prompts):
 def test_a_slip_in_the_text_is_told_with_what_was_meant(spec, told):
     with pytest.raises(ZooError, match=told):
         make(spec)
-
-
-def test_an_option_may_hold_what_addresses_hold():
-    assert read_spec(" vllm ( url = http://h:1/a?b=c , timeout=3 ) ") == (
-        "vllm",
-        {"url": "http://h:1/a?b=c", "timeout": "3"},
-    )
 
 
 # -- correction --------------------------------------------------------------------------------------------------
