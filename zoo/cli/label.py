@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,14 +11,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from zoo.cli.listings import Json, print_json
-from zoo.errors import ZooError
 
 EXAMPLES = (
     "zoo label starter --kind preference --limit 20",
     "zoo label prompts.jsonl --model smollm2-135m --judge https://api.example.com/v1#big-model",
     "zoo label pairs.jsonl --judge runs/sft-1 --constitution default --chain-of-thought --clamp 0.4,0.6",
 )
-KINDS = ("preference", "feedback", "prompt")
 QUESTIONS = "What is asked"
 DRAWING = "Drawing answers"
 READING = "Reading the data"
@@ -91,117 +88,22 @@ def label(
     is judged twice. `zoo train --algo rm --data labelled.jsonl` then learns from it, and so does every other algorithm
     for pairs.
     """
-    from zoo.judges.constitution import load_constitution
-    from zoo.judges.drawing import Drawer
-    from zoo.judges.label_file import LabelFile
-    from zoo.judges.labelling import How
-    from zoo.judges.labelling import label as judge_all
-    from zoo.judges.pairs import groups_of
-    from zoo.rollout.engine import Sampling
+    from zoo.training.labelling import LabelOptions, label_data
     from zoo.training.progress import counter
 
     console = Console(stderr=as_json)
-    say: Any = lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True)  # noqa: E731
-    how = How(load_constitution(constitution) if constitution else (), chain_of_thought, _clamp(clamp), seed)
-    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
-    loaded = _load(data, kind, say, split=split, columns=columns, format=format, limit=limit)
-    groups = groups_of(loaded.records, loaded.kind, samples)
-    drawing = {"model": model, "samples": samples, "sampling": repr(sampling)} if any(g.draw for g in groups) else {}
-    judging, subject = _judge(
-        judge, model, bool(drawing), runs, say, wording=wording, votes=votes, parallel=parallel,
-        longest_thought=max_thought_tokens,
+    options = LabelOptions(
+        data, judge, model, constitution, chain_of_thought, clamp, str(wording) if wording else None, max_thought_tokens,
+        votes, parallel, samples, temperature, max_new_tokens, seed, kind, split, columns, format, limit,
     )  # fmt: skip
-    settings = {"data": loaded.fingerprint, "kind": loaded.kind, **_asked(judging, how), **drawing}
-    file = LabelFile(out, settings)
-    say(_plan(groups, judging, how, file))
-    draw = Drawer(subject.model, subject.template, subject.precision, sampling) if drawing else None
-    summary = judge_all(groups, judging, file, how, draw, counter(console, "pairs"))
-    if not summary["pairs"]:
-        raise ZooError(
-            f"Nothing could be judged: {_reasons(summary)}.", f"`zoo data {data}` shows the prompts and answers."
-        )
-    print_json(summary) if as_json else _show(summary, file.path, console)
-
-
-def _judge(judge: str, model: str, draws: bool, runs: str, say: Any, **options: Any) -> tuple[Any, Any]:
-    """The judge, and the model that answers where it is needed: one in memory if they are the same."""
-    import torch
-
-    from zoo.cli.models import load_subject
-    from zoo.judges.make import SELF, make_judge
-
-    is_self = judge in (SELF, model)
-    subject: Any = load_subject(model, runs, say, head="lm") if draws or is_self else None
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    options |= {"device": device, "cache": True, "out": runs, "say": say}
-    if not is_self:
-        return make_judge(judge, **options), subject
-    made = make_judge(SELF, subject.model, subject.template, subject.precision, **options)
-    # In rows that are read elsewhere, "self" would mean nothing.
-    made.respondent.name = model
-    return made, subject
-
-
-def _plan(groups: Sequence[Any], judging: Any, how: Any, file: Any) -> str:
-    pairs = sum(group.count for group in groups)
-    asked = f"wording {judging.wording.id}" + (f", {len(how.principles)} principles" if how.principles else "")
-    before = f"; {len(file.rows):,} are labelled already" if file.rows else ""
-    return f"{pairs:,} pairs for the judge {judging.name} ({asked}), in both orders{before}."
-
-
-def _load(data: str, kind: str | None, say: Any, **options: Any) -> Any:
-    """The data as pairs, judged answers or prompts."""
-    from zoo import registry
-    from zoo.data.load import load, source_kind
-    from zoo.training.setup import columns_of
-
-    if kind is not None and kind not in KINDS:
-        raise ZooError(f"--kind {kind} cannot be labelled.", f"Choose one of {', '.join(KINDS)}.")
-    named = registry.contributions(registry.manager(), "sources")
-    options["columns"] = columns_of(options["columns"])
-    found = kind or source_kind(data, options["split"], options["columns"], named)
-    wanted = found if found in KINDS else "preference" if found == "ranking" else "prompt"
-    loaded = load(data, wanted, named_sources=named, **options)
-    for line in loaded.report.lines():
-        say(line)
-    return loaded
-
-
-def _asked(judging: Any, how: Any) -> dict[str, Any]:
-    """The settings that a label depends on."""
-    from zoo.judges.constitution import constitution_id
-
-    return {
-        "judge": judging.name,
-        "judge_fingerprint": judging.respondent.fingerprint()[:16],
-        "wording": judging.wording.id,
-        "constitution": constitution_id(how.principles) if how.principles else None,
-        "chain_of_thought": how.chain_of_thought,
-        "clamp": how.clamp,
-        "seed": how.seed,
-    }
-
-
-def _clamp(text: str | None) -> tuple[float, float] | None:
-    if text is None:
-        return None
-    try:
-        low, high = (float(part) for part in text.split(","))
-    except ValueError:
-        low, high = 1.0, 0.0
-    if not 0 <= low <= 0.5 <= high <= 1:
-        raise ZooError(f"--clamp {text} is not two numbers around a half.", "Write --clamp 0.4,0.6.")
-    return low, high
-
-
-def _reasons(summary: dict[str, Any]) -> str:
-    return (
-        "; ".join(f"{count:,} {reason}" for reason, count in summary["unusable_reasons"].items())
-        or "there are no pairs"
-    )
+    say: Any = lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True)  # noqa: E731
+    summary = label_data(options, out, runs, say, counter(console, "pairs"))
+    print_json(summary) if as_json else _show(summary, out, console)
 
 
 def _show(summary: dict[str, Any], path: Path, console: Console) -> None:
+    from zoo.training.labelling import reasons
+
     def percent(name: str) -> str:
         return f"{summary[name]:.1%}"
 
@@ -215,7 +117,7 @@ def _show(summary: dict[str, Any], path: Path, console: Console) -> None:
     if summary["agreement"] is not None:
         rows.append(("agreement", percent("agreement"), f"with the data, on {summary['agreement_pairs']:,} pairs"))
     if summary["unusable"]:
-        rows.append(("left out", f"{summary['unusable']:,}", _reasons(summary)))
+        rows.append(("left out", f"{summary['unusable']:,}", reasons(summary)))
     table = Table("", "", "", box=None, show_header=False, pad_edge=False)
     for name, value, meaning in rows:
         table.add_row(name, value, f"[dim]{escape(meaning)}[/dim]")

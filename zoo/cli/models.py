@@ -21,35 +21,6 @@ def _say(console: Console) -> Any:
     return lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def load_subject(name: str, out: str, say: Any, head: str | None = None, **options: Any) -> Any:
-    """A run or model, ready to be evaluated: weights in float32, arithmetic as the device does it fast.
-
-    head: "lm" refuses reward models.
-    """
-    import torch
-
-    from zoo.data.template import ChatTemplate
-    from zoo.evals import Subject
-    from zoo.models.loading import load_model, load_tokenizer
-    from zoo.models.precision import choose_precision
-    from zoo.models.scorer import require_head
-    from zoo.runs import find_run, is_run_name
-    from zoo.training.run import quiet_libraries
-    from zoo.training.setup import ending_ids, resolve_start
-
-    quiet_libraries()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    source = resolve_start(name, out, say)
-    if head is not None:
-        require_head(source, head)
-    tokenizer = load_tokenizer(source)
-    template = find_run(name, out).config.get("template", "auto") if is_run_name(name, out) else "auto"
-    model = load_model(source, torch.float32).eval().to(device)
-    precision = choose_precision("auto", device)[0]
-    chat = ChatTemplate(tokenizer, template, eos_ids=ending_ids(model))
-    return Subject(model, tokenizer, chat, precision, **options)
-
-
 def evaluate(
     model: Annotated[str, typer.Argument(help="A run (path, name, last) or a model (folder, hub name).")] = "last",
     evals: Annotated[list[str] | None, typer.Option("--eval", help="Which evaluations; all by default.")] = None,
@@ -70,6 +41,7 @@ def evaluate(
     from zoo.models.scalar import is_scorer
     from zoo.training.checks import fitting
     from zoo.training.progress import counter
+    from zoo.training.subject import load_subject
 
     if limit is not None and limit < 1:
         raise ZooError(f"--limit {limit} leaves nothing to evaluate.", "Give 1 or more, or leave --limit out.")
@@ -142,6 +114,7 @@ def chat(
     from zoo.data.formats.message import RowError
     from zoo.evals.answers import answer_texts
     from zoo.rollout.engine import Sampling
+    from zoo.training.subject import load_subject
 
     console = Console()
     subjects = {

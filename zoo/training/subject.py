@@ -1,0 +1,44 @@
+"""A run or model by its name, ready to be evaluated: as `zoo eval` does it, and a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from zoo.data.template import ChatTemplate
+from zoo.evals import Subject
+from zoo.models.loading import load_model, load_tokenizer
+from zoo.models.precision import choose_precision
+from zoo.models.scorer import require_head
+from zoo.runs import find_run, is_run_name
+from zoo.training.run import quiet_libraries
+from zoo.training.setup import ending_ids, resolve_start
+
+
+def load_subject(
+    name: str,
+    out: str,
+    say: Callable[[str], None],
+    head: str | None = None,
+    template: str | None = None,
+    precision: str = "auto",
+    **options: Any,
+) -> Subject:
+    """A run or model with its weights in float32, and the arithmetic that the device does fast.
+
+    head: "lm" refuses reward models; template: the chat template where a run does not say which it was trained with.
+    """
+    quiet_libraries()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    source = resolve_start(name, out, say)
+    if head is not None:
+        require_head(source, head)
+    tokenizer = load_tokenizer(source)
+    if is_run_name(name, out):
+        template = find_run(name, out).config.get("template", template)
+    model = load_model(source, torch.float32).eval().to(device)
+    arithmetic = choose_precision(precision, device)[0]
+    chat = ChatTemplate(tokenizer, template or "auto", eos_ids=ending_ids(model))
+    return Subject(model, tokenizer, chat, arithmetic, **options)
