@@ -15,7 +15,7 @@ import yaml
 from zoo.errors import ZooError
 
 
-class _StrictLoader(yaml.SafeLoader):
+class _StrictLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """YAML 1.2 scalars (3e-7 is a number, no is text), and two equal keys are an error."""
 
 
@@ -39,10 +39,19 @@ _StrictLoader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 
 
+_MERGE = "tag:yaml.org,2002:merge"
+
+Lines = dict[tuple[str | int, ...], int]
+"""Of every key and list item, by its path from the top: the line it stands on."""
+
+
 def _no_duplicates(loader: _StrictLoader, node: yaml.MappingNode, deep: bool = False) -> dict:
     seen: dict[Any, int] = {}
     for key_node, _ in node.value:
         line = key_node.start_mark.line + 1
+        if key_node.tag == _MERGE:
+            # `<<: *other`: keys that are written here outrank those of the other mapping.
+            continue
         if not isinstance(key_node, yaml.ScalarNode):
             raise ZooError(f"{node.start_mark.name}:{line}: a key must be a plain word.")
         key = loader.construct_object(key_node, deep=True)
@@ -57,6 +66,11 @@ _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _n
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """A YAML file as a mapping. Raises ZooError with file and line."""
+    return read_with_lines(path)[0]
+
+
+def read_with_lines(path: str | Path) -> tuple[dict[str, Any], Lines]:
+    """A YAML file as a mapping, and where its keys stand. Raises ZooError with file and line."""
     file = Path(path)
     if not file.is_file():
         raise ZooError(
@@ -64,14 +78,46 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         )
     with file.open(encoding="utf-8") as stream:
         try:
-            content = yaml.load(stream, _StrictLoader)
+            content, lines = _construct(stream)
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ZooError(f"{file} is not valid YAML: {error}") from None
+            mark = getattr(error, "problem_mark", None)
+            where = f"{file}:{mark.line + 1}" if mark else str(file)
+            raise ZooError(f"{where} is not valid YAML: {error}") from None
     if content is None:
-        return {}
+        return {}, {}
     if not isinstance(content, dict):
         raise ZooError(f"{file} must hold `option: value` lines, not a {type(content).__name__}.")
-    return content
+    return content, lines
+
+
+def _construct(stream: Any) -> tuple[Any, Lines]:
+    loader = _StrictLoader(stream)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None, {}
+        content, lines = loader.construct_document(node), Lines()
+        _collect(node, (), lines, set())
+        return content, lines
+    finally:
+        loader.dispose()
+
+
+def _collect(node: yaml.Node, path: tuple[str | int, ...], lines: Lines, seen: set[int]) -> None:
+    """Note the lines below a node; of a key that a merge brought too, the one written here comes last and stays.
+
+    What an alias stands for is noted once, where it is written: aliases of aliases would never end.
+    """
+    if id(node) in seen or isinstance(node, yaml.ScalarNode):
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.MappingNode):
+        children = [(key.value, key, value) for key, value in node.value]
+    else:
+        children = [(i, item, item) for i, item in enumerate(node.value)]
+    for name, where, value in children:
+        lines[(*path, name)] = where.start_mark.line + 1
+        _collect(value, (*path, name), lines, seen)
 
 
 def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
