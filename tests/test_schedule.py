@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from zoo.config import TrainConfig
-from zoo.training.schedule import lr_factor, make_optimizer
+from zoo.training.schedule import decay_begin, lr_factor, make_optimizer
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant", "wsd"])
 def test_the_warmup_rises_linearly_and_never_starts_at_zero(schedule):
     factor = lr_factor(schedule, total=100, warmup=4, floor=0.0)
     assert [factor(step) for step in range(5)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
@@ -36,8 +36,25 @@ def test_cosine_is_flat_at_both_ends_and_linear_is_not():
     assert cosine(90) < 0.03 < 0.09 < linear(90)
 
 
+def test_warmup_stable_decay_is_constant_until_its_last_steps_and_falls_there_in_a_line():
+    factor = lr_factor("wsd", total=100, warmup=10, floor=0.2, decay_share=0.25)
+    assert [factor(step) for step in (9, 10, 40, 75)] == pytest.approx([10 / 11, 1.0, 1.0, 1.0])
+    # A line from 1 at step 75 to 0.2 at step 100.
+    assert [factor(step) for step in (80, 90, 100, 200)] == pytest.approx([0.84, 0.52, 0.2, 0.2])
+
+
+@pytest.mark.parametrize(("total", "share", "begin"), [(100, 0.1, 90), (10, 0.01, 9), (1, 0.1, 0), (8, 1.0, 0)])
+def test_the_decay_phase_is_a_share_of_the_steps_and_at_least_one(total, share, begin):
+    assert decay_begin(total, share) == begin
+
+
+def test_a_warmup_that_lasts_into_the_decay_phase_leaves_it_the_rest():
+    factor = lr_factor("wsd", total=10, warmup=8, floor=0.0, decay_share=0.5)
+    assert [factor(step) for step in (7, 8, 9)] == pytest.approx([8 / 9, 1.0, 0.5])
+
+
 def test_a_run_of_one_step_has_a_rate():
-    for schedule in ("cosine", "linear", "constant"):
+    for schedule in ("cosine", "linear", "constant", "wsd"):
         assert lr_factor(schedule, total=1, warmup=0.1, floor=0.0)(0) == 1.0
 
 

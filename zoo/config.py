@@ -60,12 +60,16 @@ class DataOptions:
     """Held-out data; by default the source's own held-out split, else a share of the rows."""
     eval_fraction: float = 0.05
     """Share of the prompts held out when the data brings no held-out rows; 0 turns validation off."""
+    decay_data: str | None = None
+    """Other data for the decay phase of the schedule wsd, which is mid-training."""
+    decay_mix: float = 1.0
+    """Share of the decay phase's examples that are decay_data; the rest is data."""
     template: str = "auto"
     """Chat template: auto (the model's own), none (raw text), or a .jinja file."""
     max_length: int = 1024
     """Longest prompt plus answer, in tokens."""
-    long_rows: Literal["drop", "cut"] = "drop"
-    """What to do with longer rows; cut ones are never taught a false end."""
+    long_rows: Literal["drop", "cut", "split"] = "drop"
+    """What to do with longer rows; cut ones are never taught a false end. Plain text can be split into several."""
 
 
 @dataclass
@@ -83,8 +87,10 @@ class OptimizationOptions:
     Micro-batches follow by themselves."""
     lr: float = 1e-5
     """Peak learning rate."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """How the learning rate falls after the warmup."""
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    """How the learning rate falls after the warmup; wsd is constant until the decay phase at the end."""
+    decay_share: float = 0.1
+    """Share of the steps that are the decay phase of wsd, where the learning rate falls linearly."""
     warmup: float = 0.1
     """Steps of linear warmup; below 1 a share of all steps."""
     lr_floor: float = 0.0

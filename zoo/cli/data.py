@@ -24,7 +24,9 @@ def data(
     model: Annotated[str, typer.Option(help="Whose tokenizer and chat template to use.")] = "smollm2-135m",
     template: Annotated[str, typer.Option(help="Chat template: auto, none, or a .jinja file.")] = "auto",
     max_length: Annotated[int, typer.Option(help="Longest prompt plus answer, in tokens.")] = 1024,
-    long_rows: Annotated[Literal["drop", "cut"], typer.Option(help="Longer rows: drop or cut.")] = "drop",
+    long_rows: Annotated[
+        Literal["drop", "cut", "split"], typer.Option(help="Longer rows: drop, cut, or for plain text split.")
+    ] = "drop",
     strict: Annotated[bool, typer.Option(help="Accept no bad row.")] = False,
     as_json: Json = False,
 ) -> None:

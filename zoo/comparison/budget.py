@@ -21,7 +21,6 @@ import torch
 
 from zoo import registry
 from zoo.config import Resolved
-from zoo.data.loader import StepLoader
 from zoo.data.template import ChatTemplate
 from zoo.models.roles import Models, answers_in
 from zoo.training import setup
@@ -101,10 +100,7 @@ class Planner:
     def steps(self, resolved: Resolved) -> Steps:
         """The steps of one seed, in the order in which it reads the data."""
         core = resolved.core
-        loader = StepLoader(
-            self.records, self.collate, batch_size=core.batch_size, epochs=core.epochs, max_steps=core.max_steps,
-            seed=core.seed,
-        )  # fmt: skip
+        loader = setup.make_loader(core, self.data, self.records, self.collate)
         total, tokens = 0, []
         for step in range(len(loader)):
             total += self._trained(loader.batch(step), step)

@@ -27,6 +27,7 @@ from zoo.types import Answer
 __all__ = ["Encoded", "default_collate", "encode", "quantiles"]
 
 ROWS_AT_ONCE = 1000
+LONG_ROWS = ("drop", "cut", "split")
 FEW_TOKENS = 16
 """Answers of at most so many tokens are looked at for having content at all."""
 
@@ -79,14 +80,21 @@ def encode(
     stepwise: `completion`, `step_ends` (the last token of each step, as positions in the completion), `labels`.
 
     max_length: tokens of a prompt and its answer; longer rows are dropped, or with long_rows="cut" the end of the
-    answer is. Raises ZooError for options that cannot be meant.
+    answer is. With long_rows="split" a longer text becomes several records, no token of it being lost.
+    Raises ZooError for options that cannot be meant.
     """
     _check_options(kind, max_length, long_rows)
     report = Report("As tokens", rows=len(records))
     encoded: list[dict[str, Any]] = []
+    split: list[int] = []
     for start in range(0, len(records), ROWS_AT_ONCE):
         part = records[start : start + ROWS_AT_ONCE]
         for record, fields, warnings in _tokenized(part, kind, template, report):
+            if long_rows == "split" and len(fields["completion"]) > max_length:
+                pieces = split_text(fields["completion"], max_length)
+                encoded += [{"row": record["row"], "completion": piece, "record": record} for piece in pieces]
+                split.append(len(pieces))
+                continue
             try:
                 kept, was_cut = _fitted(fields, max_length, long_rows == "cut")
                 _check(kept, kind, template)
@@ -101,14 +109,21 @@ def encode(
         if progress is not None:
             progress(start + len(part), len(records))
     report.records = len(encoded)
-    return Encoded(kind, encoded, report, list(template.notes), measure(encoded, template.eos_ids))
+    notes = list(template.notes)
+    if split:
+        notes.append(f"{len(split):,} texts longer than {max_length:,} tokens became {sum(split):,} pieces.")
+    return Encoded(kind, encoded, report, notes, measure(encoded, template.eos_ids))
 
 
 def _check_options(kind: str, max_length: int, long_rows: str) -> None:
     if kind not in KINDS:
         raise ZooError(f"There is no data kind '{kind}'.{nearest(kind, KINDS)}", f"Kinds: {', '.join(KINDS)}.")
-    if long_rows not in ("drop", "cut"):
-        raise ZooError(f"long_rows is '{long_rows}'.{nearest(long_rows, ('drop', 'cut'))}", "Give drop or cut.")
+    if long_rows not in LONG_ROWS:
+        raise ZooError(
+            f"long_rows is '{long_rows}'.{nearest(long_rows, LONG_ROWS)}", "Give drop, cut, or for text split."
+        )
+    if long_rows == "split" and kind != "text":
+        raise ZooError(f"Only text can be split, and the data is of kind '{kind}'.", "Give --long-rows drop or cut.")
     if max_length < 2:
         raise ZooError(f"A max_length of {max_length} leaves no room for a prompt and an answer.", "Give 2 or more.")
 
@@ -234,6 +249,20 @@ def _cut(answer: Answer, max_length: int) -> Answer:
     if room < 1:
         raise _too_long(len(answer.prompt), max_length, "the prompt alone")
     return Answer(answer.prompt, answer.completion[:room], answer.mask[:room], ended=False, cut=True)
+
+
+def split_text(text: Answer, max_length: int) -> list[Answer]:
+    """Pieces of at most max_length tokens; each but the first begins with the last token of the one before it.
+
+    That token stands in the prompt, so that every token of the text is predicted once.
+    """
+    ids, mask, room = text.completion, text.mask, max_length - 1
+    pieces = [Answer(text.prompt, ids[:max_length], mask[:max_length], ended=False, cut=False)]
+    for start in range(max_length, len(ids), room):
+        here = slice(start, start + room)
+        last = start + room >= len(ids)
+        pieces.append(Answer(ids[start - 1 : start], ids[here], mask[here], ended=text.ended and last, cut=False))
+    return pieces
 
 
 def _too_long(tokens: int, max_length: int, what: str) -> RowError:

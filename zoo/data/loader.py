@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +17,42 @@ from torch import Tensor
 
 from zoo.errors import ZooError
 from zoo.types import Answer, Answers, Batch
+
+SECOND_ORDER = 500_009
+"""Between the seeds of the two orders of a run whose data changes."""
+
+
+class Order:
+    """Which record is the n-th example of a run: each epoch all of them, in an order that the seed decides."""
+
+    def __init__(self, size: int, seed: int, shuffle: bool):
+        self.size, self.seed, self.shuffle = size, seed, shuffle
+        self._epochs: dict[int, list[int]] = {}
+
+    def at(self, n: int) -> int:
+        return self._epoch(n // self.size)[n % self.size]
+
+    def _epoch(self, epoch: int) -> list[int]:
+        if epoch not in self._epochs:
+            self._epochs = {key: value for key, value in self._epochs.items() if key == epoch - 1}
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+            order = torch.randperm(self.size, generator=generator) if self.shuffle else torch.arange(self.size)
+            self._epochs[epoch] = order.tolist()
+        return self._epochs[epoch]
+
+
+@dataclass(frozen=True)
+class Later:
+    """Records that give a share of the examples from step `begin` on."""
+
+    records: Sequence[dict[str, Any]]
+    begin: int
+    share: float
+    order: Order
+
+    def taken(self, examples: int) -> int:
+        """How many of so many examples since `begin` are these records'."""
+        return int(examples * self.share + 1e-9)
 
 
 class StepLoader:
@@ -53,7 +90,8 @@ class StepLoader:
         self.steps = steps if max_steps is None else min(steps, max_steps)
         self._all_steps = steps
         self.position = 0
-        self._orders: dict[int, list[int]] = {}
+        self._order = Order(len(records), seed, shuffle)
+        self._later: Later | None = None
 
     def __len__(self) -> int:
         return self.steps
@@ -70,28 +108,39 @@ class StepLoader:
         The whole step is collated before it is dealt out, so that what a collation computes across examples is the
         same on any number of processes.
         """
-        batch = self.collate([self.records[i] for i in self.indices(step)])
-        return share_of(batch, self.rank, self.processes)
+        chosen = [self.records[i] for i in self.indices(step)]
+        if self._later is not None and step >= self._later.begin:
+            chosen = self._mixed(step, self._later)
+        return share_of(self.collate(chosen), self.rank, self.processes)
 
     def indices(self, step: int) -> list[int]:
         """The records of one step, over all processes, each epoch in an order of its own."""
+        return [self._order.at(n) for n in self._places(step)]
+
+    def _places(self, step: int) -> range:
+        """The examples of one step, counted over the whole run."""
         start = step * self.batch_size
-        end = self.examples if step == self._all_steps - 1 else start + self.batch_size
-        size = len(self.records)
-        return [self._order(n // size)[n % size] for n in range(start, end)]
+        return range(start, self.examples if step == self._all_steps - 1 else start + self.batch_size)
+
+    def switch(self, records: Sequence[dict[str, Any]], begin: int, share: float = 1.0) -> None:
+        """From step `begin` on take this share of the examples from other records, in an order of their own.
+
+        The number of steps stays that of the first records, which go on where they were.
+        """
+        self._later = Later(records, begin, share, Order(len(records), self.seed + SECOND_ORDER, self.shuffle))
+
+    def _mixed(self, step: int, later: Later) -> list[dict[str, Any]]:
+        first = later.begin * self.batch_size
+        chosen = []
+        for n in self._places(step):
+            taken, then = later.taken(n - first), later.taken(n - first + 1)
+            mine = then == taken
+            chosen.append(self.records[self._order.at(n - taken)] if mine else later.records[later.order.at(taken)])
+        return chosen
 
     def epoch(self, step: int) -> float:
         """How many passes over the data are done after `step` steps."""
         return min(step * self.batch_size, self.examples) / len(self.records)
-
-    def _order(self, epoch: int) -> list[int]:
-        if epoch not in self._orders:
-            self._orders = {key: value for key, value in self._orders.items() if key == epoch - 1}
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-            size = len(self.records)
-            order = torch.randperm(size, generator=generator) if self.shuffle else torch.arange(size)
-            self._orders[epoch] = order.tolist()
-        return self._orders[epoch]
 
     def state_dict(self) -> dict[str, int]:
         return {"position": self.position}

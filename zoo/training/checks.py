@@ -21,6 +21,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("max_new_tokens", "eval_prompts", "critic_lr"), POSITIVE),
     **dict.fromkeys(("temperature", "top_k"), NOT_NEGATIVE),
     **dict.fromkeys(("lr", "lr_floor", "warmup", "weight_decay", "max_grad_norm", "save_every", "seed"), NOT_NEGATIVE),
+    **dict.fromkeys(("decay_share", "decay_mix"), (lambda value: 0 < value <= 1, "above 0 and at most 1")),
     **dict.fromkeys(("adam_beta1", "adam_beta2", "eval_fraction", "lora_dropout"), SHARE),
 }
 STRATEGIES = ("auto", "ddp")
@@ -43,8 +44,25 @@ def check_values(core: TrainConfig, origin: dict[str, str]) -> None:
             "example in every step.",
             "Raise --batch-size, or use fewer --devices.",
         )
+    if core.decay_data is not None and core.schedule != "wsd":
+        raise ZooError(
+            f"--decay-data is for the decay phase of the schedule wsd, and the schedule is {core.schedule}.",
+            "Add --schedule wsd, or leave --decay-data out.",
+        )
     if core.strategy not in STRATEGIES:
         raise ZooError(f"--strategy {core.strategy} is not supported yet.", f"Use {' or '.join(STRATEGIES)}.")
+
+
+def check_decay(core: TrainConfig, algorithm: Any) -> None:
+    """Raises ZooError for data of a decay phase where the algorithm would not see it, or not as it wants it."""
+    if core.decay_data is None:
+        return
+    if algorithm.online() or hasattr(algorithm, "prepare"):
+        what = "writes its own answers" if algorithm.online() else "prepares its records once, before training"
+        raise ZooError(
+            f"--decay-data is for algorithms that learn from their data as it is; {type(algorithm).__name__} {what}.",
+            "Train twice instead, the second time with --model last and the other data.",
+        )
 
 
 def names_in(wanted: list[str] | str) -> list[str]:

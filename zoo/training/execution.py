@@ -30,7 +30,7 @@ from zoo.runs import Run, check_name, create_run
 from zoo.training import online, report, setup
 from zoo.training.callbacks import Recorder
 from zoo.training.checkpoints import FolderCheckpoints, newest_good
-from zoo.training.checks import check_names, fitting, names_in
+from zoo.training.checks import check_decay, check_names, fitting, names_in
 from zoo.training.experience import Experience
 from zoo.training.listeners import Listeners, spoken_warnings
 from zoo.training.module import PostTraining, out_of_memory
@@ -129,6 +129,7 @@ class Execution:
         check_names(names_in(core.loggers), report.LOGGERS, "logger")
         self._name_models()
         self.tokenizer = load_tokenizer(self.source, core.trust_remote_code)
+        check_decay(core, self.algorithm)
         self.template = ChatTemplate(self.tokenizer, core.template)
         self.data = setup.load_data(core, self.algorithm.kinds(), self.template, self.plugins, self.say)
         self.say(self.template.preflight(self.data.train.records))
@@ -211,10 +212,7 @@ class Execution:
         if self.rollouts is not None:
             return online.make_experience(records, self.rollouts, core, self.rank, self.processes)
         collate = setup.make_collate(self.plugins.hook, self.tokenizer, self.resolved.algorithm)
-        return StepLoader(
-            records, collate, batch_size=core.batch_size, epochs=core.epochs, max_steps=core.max_steps, seed=core.seed,
-            rank=self.rank, processes=self.processes,
-        )  # fmt: skip
+        return setup.make_loader(core, self.data, records, collate, self.rank, self.processes)
 
     def _prepared(self, models: Any) -> list[dict[str, Any]]:
         """The records to train on: as encoded, or what the algorithm's `prepare` makes of them."""

@@ -265,7 +265,8 @@ class PostTraining(lightning.LightningModule):
             for role, model in self.learners.items()
         }
         optimizer = make_optimizer(trained, self.core)
-        factor = lr_factor(self.core.schedule, self.total_steps, self.core.warmup, self.core.lr_floor)
+        core = self.core
+        factor = lr_factor(core.schedule, self.total_steps, core.warmup, core.lr_floor, core.decay_share)
         return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor)}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -9,20 +9,30 @@ from typing import Any
 import torch
 
 
-def lr_factor(schedule: str, total: int, warmup: float, floor: float) -> Callable[[int], float]:
+def decay_begin(total: int, decay_share: float) -> int:
+    """The first step (from 0) of the decay phase, which has at least one step."""
+    return max(0, total - max(1, round(decay_share * total)))
+
+
+def lr_factor(
+    schedule: str, total: int, warmup: float, floor: float, decay_share: float = 0.1
+) -> Callable[[int], float]:
     """The learning rate of step s (from 0) as a share of its peak.
 
     Linear warmup over `warmup` steps (below 1: a share of `total`), then cosine, linear or constant, ending at floor.
+    wsd (warmup, stable, decay; arXiv:2404.06395) is constant until the last `decay_share` of the steps and falls
+    linearly there; MiniCPM itself halves it every so many steps.
     """
     warm = round(warmup * total) if warmup < 1 else int(warmup)
+    begin = max(warm, decay_begin(total, decay_share)) if schedule == "wsd" else warm
 
     def factor(step: int) -> float:
         if step < warm:
             return (step + 1) / (warm + 1)
-        progress = min(1.0, (step - warm) / max(1, total - warm))
+        progress = min(1.0, max(0, step - begin) / max(1, total - begin))
         if schedule == "constant":
             return 1.0
-        falling = 1 - progress if schedule == "linear" else (1 + math.cos(math.pi * progress)) / 2
+        falling = (1 + math.cos(math.pi * progress)) / 2 if schedule == "cosine" else 1 - progress
         return floor + (1 - floor) * falling
 
     return factor

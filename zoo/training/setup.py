@@ -20,6 +20,7 @@ from zoo.config import Resolved, TrainConfig
 from zoo.data.encode import Encoded, default_collate, encode
 from zoo.data.formats import parse_columns
 from zoo.data.load import DataSet, judge, load, split_by_prompt
+from zoo.data.loader import StepLoader, answers_among, record_tokens
 from zoo.data.template import ChatTemplate
 from zoo.errors import ZooError, nearest
 from zoo.judges import make as judges
@@ -35,6 +36,7 @@ from zoo.models.scalar import ScalarPolicy, is_scorer
 from zoo.models.scorer import require_head, scorer_to_train
 from zoo.registry import PluginManager, contributions
 from zoo.runs import Run, find_run, find_runs, is_run_name
+from zoo.training.schedule import decay_begin
 from zoo.types import Answer, Batch
 
 Say = Callable[[str], None]
@@ -51,6 +53,8 @@ class Data:
     train: Encoded
     held_out: Encoded | None
     facts: dict[str, Any]
+    decay: Encoded | None = None
+    """The records of the decay phase, where it has other data."""
 
 
 def columns_of(columns: Any) -> dict[str, str] | None:
@@ -83,9 +87,30 @@ def load_data(
         facts["held_out"] = _facts(held_out, encoded_held_out)
     for line in encoded.lines():
         say(line)
+    decay = None
+    if core.decay_data is not None:
+        later = load(core.decay_data, train.kind, split=core.split, **options)
+        decay = _encode(later, template, encoding, core.strict)
+        facts["decay"] = _facts(later, decay)
+        for line in [*later.report.lines(), *decay.lines()]:
+            say(line)
     count = len(encoded_held_out) if encoded_held_out else 0
     say(f"Held out for validation: {count:,} records." if count else "Nothing is held out: no validation.")
-    return Data(encoded, encoded_held_out, facts)
+    return Data(encoded, encoded_held_out, facts, decay)
+
+
+def make_loader(
+    core: TrainConfig, data: Data, records: list[dict[str, Any]], collate: Callable[[list[dict[str, Any]]], Batch],
+    rank: int = 0, processes: int = 1,
+) -> StepLoader:  # fmt: skip
+    """The steps of a run over prepared records, those of the decay phase over its own data if it has some."""
+    loader = StepLoader(
+        records, collate, batch_size=core.batch_size, epochs=core.epochs, max_steps=core.max_steps, seed=core.seed,
+        rank=rank, processes=processes,
+    )  # fmt: skip
+    if data.decay is not None:
+        loader.switch(data.decay.records, decay_begin(len(loader), core.decay_share), core.decay_mix)
+    return loader
 
 
 def _encode(data: DataSet, template: ChatTemplate, options: dict[str, Any], strict: bool) -> Encoded:
@@ -284,8 +309,6 @@ def choose_micro_tokens(core: TrainConfig, device: torch.device, model: Any) -> 
 
 def sample_answers(records: list[dict[str, Any]], count: int = 3) -> list[Answer]:
     """A few answers of the data for the layout's self-test, those of the shortest records."""
-    from zoo.data.loader import answers_among, record_tokens
-
     shortest = sorted(records, key=record_tokens)[:count]
     if shortest and isinstance(shortest[0].get("prompt"), torch.Tensor):
         # Prompts have no answers yet: each is continued by the text of the others.
