@@ -22,7 +22,7 @@ LAYERS = [
     ("models",),
     ("rollout", "rewards", "judges"),
     # A bundled data set is a plugin like anybody's: it brings data, a reward and evaluations.
-    ("evals", "data.starter", "data.harmless"),
+    ("evals", "data.starter", "data.harmless", "laboratory"),
     ("training",),
     ("report",),
     ("recipes", "comparison"),

@@ -1,0 +1,148 @@
+"""The tiny network of all worlds, as a Hugging Face folder that anything loads: fresh, or trained on a world's texts.
+
+Equal arguments give equal weights, bit for bit, on the same machine and versions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.models.default import cache_folder
+
+Say = Callable[[str], None]
+POSITIONS = 512
+"""Longest text."""
+
+
+def make_network(tokenizer: Any, width: int = 48, layers: int = 2, heads: int = 4, seed: int = 0) -> Any:
+    """A Llama with fresh weights, about 60,000 of them for a few dozen words.
+
+    tokenizer: its words and special tokens are the network's vocabulary; seed: equal ones give equal weights.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=3 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=POSITIONS,
+        initializer_range=width**-0.5,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with repeatable(seed):
+        return LlamaForCausalLM(config).float()
+
+
+def train_base(
+    tokenizer: Any,
+    texts: Sequence[str],
+    seed: int = 0,
+    *,
+    steps: int = 1000,
+    batch: int = 64,
+    lr: float = 3e-3,
+    say: Say = print,
+    **network: Any,
+) -> Any:
+    """A network that has learned to go on with `texts`, each a document with its start and end, by a plain loop.
+
+    steps: of AdamW, over `batch` documents each; lr: highest learning rate, reached after 5 % of the steps, 0 at the
+    end; network: as `make_network` has them. The model is in eval mode.
+    """
+    model = make_network(tokenizer, seed=seed, **network)
+    documents = [torch.tensor([*ids, tokenizer.eos_token_id]) for ids in tokenizer(list(texts))["input_ids"]]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
+    warmup = max(1, steps // 20)
+    shape = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / warmup) * (1 - step / steps)
+    )
+    with repeatable(seed):
+        for step, chosen in enumerate(draw(len(documents), batch, steps)):
+            loss = model(**padded([documents[i] for i in chosen], tokenizer.pad_token_id)).loss
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            shape.step()
+            if (step + 1) % max(1, steps // 5) == 0:
+                say(f"  step {step + 1:,} of {steps:,}: loss {loss.item():.3f}")
+    return model.eval()
+
+
+def draw(count: int, batch: int, steps: int) -> Iterator[list[int]]:
+    """For each step the numbers of its documents: pass after pass in new orders, from torch's own random numbers."""
+    left: list[int] = []
+    for _ in range(steps):
+        while len(left) < batch:
+            left += torch.randperm(count).tolist()
+        yield left[:batch]
+        del left[:batch]
+
+
+def padded(documents: Sequence[Tensor], pad: int) -> dict[str, Tensor]:
+    """Documents as a batch, and what is to be learned. Padding stands behind, where causal attention never looks."""
+    ids = torch.nn.utils.rnn.pad_sequence(list(documents), batch_first=True, padding_value=pad)
+    return {"input_ids": ids, "labels": ids.masked_fill(ids == pad, -100)}
+
+
+@contextlib.contextmanager
+def repeatable(seed: int) -> Iterator[None]:
+    """Random numbers from a seed, on one thread, which for a network of this size is faster too; then all as it was."""
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+
+def kept(name: str, facts: dict[str, Any], make: Callable[[], tuple[Any, Any]]) -> Path:
+    """The folder of a model and its tokenizer, made by `make` unless it is in zoo's cache.
+
+    name: what the folder's name begins with; facts: all that the model follows from, which its name ends with a hash
+    of. A folder is there complete or not at all.
+    """
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    folder = cache_folder() / "worlds" / f"{name}-{digest}"
+    if folder.is_dir():
+        return folder
+    model, tokenizer = make()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".tmp-"))
+    try:
+        write(model, tokenizer, beside)
+        beside.chmod(0o755)
+        # Where another process was faster its folder holds the same weights.
+        with contextlib.suppress(OSError):
+            os.rename(beside, folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return folder
+
+
+def write(model: Any, tokenizer: Any, folder: Path) -> None:
+    """A Hugging Face folder."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

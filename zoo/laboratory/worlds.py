@@ -1,0 +1,108 @@
+"""What a world is: words, rows of every kind, and a base model that has read the world's texts.
+
+`world:gold(rows=4000, noise=0.25, seed=3)` names its data and `world:gold(seed=3)` its base model. The options of the
+data are those of the world's own function `rows`; those of the base are the same in all worlds (`Base`).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from zoo.algorithm import Algorithm
+from zoo.errors import ZooError, nearest
+from zoo.laboratory import networks
+from zoo.laboratory.words import TURNS, make_tokenizer
+from zoo.spelling import bind, parse, spell
+
+Rows = list[dict[str, Any]]
+EXAMPLE = "gold(rows=4000, noise=0.25, seed=3)"
+
+
+@dataclass(frozen=True)
+class World:
+    """A world that a plugin brings.
+
+    rows: function(split, kind, **options) -> rows, whose options are its parameters; `seed` among them. Raises
+    ZooError for a kind or a split that makes no sense there.
+    texts: function(seed) -> the documents that the base learns, always the same for a seed.
+    training: how the base is trained: `steps`, `batch` and `lr` of `networks.train_base`.
+    defaults: function(algorithm) -> options of the core that fit, besides those that fit in every world.
+    """
+
+    words: tuple[str, ...]
+    rows: Callable[..., Rows]
+    texts: Callable[[int], list[str]]
+    chat_template: str | None = TURNS
+    training: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Callable[[type[Algorithm]], Mapping[str, Any]] = lambda algorithm: {}
+
+
+@dataclass(frozen=True)
+class Base:
+    """The options of a base model: `--model "world:gold(seed=3, steps=150)"`."""
+
+    seed: int = 0
+    """Seed of the weights, and of the texts that they are trained on."""
+    trained: bool = True
+    """Whether it has read the world's texts; if not, its weights are fresh."""
+    steps: int | None = None
+    """Steps of its training, fewer for a poorly trained one; by default as many as the world needs."""
+    width: int = 48
+    """Size of its layers."""
+    layers: int = 2
+    """How many layers it has."""
+
+
+class Worlds:
+    """All worlds by name, as a source and as a model. Raises ZooError for names and options that are none."""
+
+    def __init__(self, worlds: Mapping[str, World]):
+        self.worlds = worlds
+
+    def rows(self, split: str, kind: str, part: str = "") -> Rows:
+        """Rows of `world:NAME(option=value)`."""
+        name, world, options = self._find(part)
+        return world.rows(split, kind, **bind(world.rows, options, f"data world:{name}", fixed=2))
+
+    def defaults(self, part: str, algorithm: type[Algorithm]) -> dict[str, Any]:
+        """Options of the core for a network of this size; the base is the one with the seed of the data."""
+        name, world, options = self._find(part)
+        seed = {"seed": options["seed"]} if "seed" in options else {}
+        shared: dict[str, Any] = {"model": spell(f"world:{name}", seed), "lr": 1e-3, "max_length": 64}
+        if algorithm.online():
+            shared |= {"max_new_tokens": 20}
+        return {**shared, **world.defaults(algorithm)}
+
+    def base(self, part: str, say: networks.Say) -> Path:
+        """The folder of `world:NAME(option=value)` as a model, made on first use and kept in zoo's cache."""
+        name, world, given = self._find(part)
+        base = Base(**bind(Base, given, f"model world:{name}", fixed=0))
+        training = {**world.training, **({} if base.steps is None else {"steps": base.steps})}
+        texts = world.texts(base.seed) if base.trained else []
+        tokenizer = make_tokenizer(world.words, world.chat_template)
+        facts = {
+            **asdict(base), "training": training, "texts": texts, "words": world.words,
+            "template": world.chat_template, "code": inspect.getsource(networks),
+        }  # fmt: skip
+
+        def make() -> tuple[Any, Any]:
+            size = {"width": base.width, "layers": base.layers, "heads": max(1, base.width // 12)}
+            if not base.trained:
+                return networks.make_network(tokenizer, seed=base.seed, **size), tokenizer
+            say(f"Training world:{part} from scratch on {len(texts):,} texts (once; kept in zoo's cache).")
+            return networks.train_base(tokenizer, texts, base.seed, say=say, **training, **size), tokenizer
+
+        return networks.kept(name, facts, make)
+
+    def _find(self, part: str) -> tuple[str, World, dict[str, str]]:
+        known = ", ".join(f"world:{name}" for name in self.worlds)
+        if not part:
+            raise ZooError("There are several worlds.", f"Name one of them: {known}.")
+        name, options = parse(part, "world", EXAMPLE)
+        if name not in self.worlds:
+            raise ZooError(f"No world is called '{name}'.{nearest(name, self.worlds)}", f"There are: {known}.")
+        return name, self.worlds[name], options
