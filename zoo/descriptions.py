@@ -15,7 +15,7 @@ def describe(target: str) -> dict[str, str]:
     """
     module, _, class_name = target.partition(":")
     try:
-        source = _source_of(module)
+        source = source_of(module)
         tree = ast.parse(source.read_text(encoding="utf-8"))
         node = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == class_name)
     except Exception as error:
@@ -40,8 +40,11 @@ def _literal(value: ast.expr | None) -> str:
     return content if isinstance(content, str) else ", ".join(map(str, content))
 
 
-def _source_of(module: str) -> Path:
-    """The file of a module, found without importing it or its parents. Raises ImportError."""
+def source_of(module: str) -> Path:
+    """The file of a module, of a package its __init__.py, found without importing it or its parents.
+
+    Raises ImportError.
+    """
     first, *rest = module.split(".")
     spec: ModuleSpec | None = importlib.util.find_spec(first)
     name = first

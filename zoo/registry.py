@@ -30,17 +30,19 @@ __all__ = [
     "load_algorithm",
     "manager",
     "plugin_modules",
+    "recipe_packages",
 ]
 
 ALGORITHM_GROUP = "zoo.algorithms"
 PLUGIN_GROUP = "zoo.plugins"
+RECIPE_GROUP = "zoo.recipes"
 DEFAULT = "default"
 """The entry point of this name is an alias: it points at the algorithm trained when none is named."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A registered algorithm that has not been imported."""
+    """A registered algorithm, plugin module or package of recipes that has not been imported."""
 
     name: str
     target: str
@@ -68,6 +70,11 @@ def _package(point: EntryPoint) -> str:
 def algorithms() -> list[Entry]:
     """All registered algorithms, by name; two entries of one name are a conflict, resolved as `name@package`."""
     return [entry for entry in _entries(ALGORITHM_GROUP) if entry.name != DEFAULT]
+
+
+def recipe_packages() -> list[Entry]:
+    """The packages that hold recipes, as they are registered; none is imported."""
+    return _entries(RECIPE_GROUP)
 
 
 def default_name() -> str:

@@ -8,7 +8,7 @@ is in `zoo.recipes.form`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +150,7 @@ class Variant(Model):
 
     def matching(self, reference: str) -> list[str]:
         """The stages that `kto`, `kto(beta=0.1)` or `kto(*)` stands for; empty when there is none."""
-        wanted = reference.replace(" ", "")
+        wanted = canonical(reference)
         if wanted.endswith("(*)"):
             return [stage.name for stage in self.stages.values() if stage.sweep_of == wanted[:-3]]
         return [wanted] if wanted in self.stages else []
@@ -200,6 +200,35 @@ def place(lines: Mapping[tuple[str | int, ...], tuple[str, int]], keys: Iterable
         if (found := lines.get(path_of_keys[:end])) is not None:
             return f"{found[0]}:{found[1]}"
     return str(path)
+
+
+def spelled(value: Any) -> str:
+    """A value as it stands in a stage's name: a number in its shortest form, so that 0.10 is 0.1."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "none"}[value]
+    try:
+        number = float(value)
+    except ValueError:
+        return str(value)
+    return str(int(number)) if number.is_integer() and abs(number) < 1e15 else repr(number)
+
+
+def canonical(name: str) -> str:
+    """A stage's name as it is kept, whatever blanks and spellings of numbers it was written with."""
+    first, bracket, rest = name.replace(" ", "").partition("(")
+    if not bracket or rest == "*)":
+        return f"{first}{bracket}{rest}"
+    pairs = [part.partition("=") for part in rest.removesuffix(")").split(",")]
+    return f"{first}({','.join(f'{key}={spelled(value)}' for key, _, value in pairs)})"
+
+
+def rewritten(value: Any, change: Callable[[str], str]) -> Any:
+    """A value with every `stage:NAME` in its texts as `stage:change(NAME)`."""
+    if isinstance(value, str):
+        return REFERENCE.sub(lambda found: f"stage:{change(found[1])}", value)
+    if isinstance(value, Mapping):
+        return {key: rewritten(one, change) for key, one in value.items()}
+    return [rewritten(one, change) for one in value] if isinstance(value, list) else value
 
 
 def references(value: Any) -> tuple[str, ...]:

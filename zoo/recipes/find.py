@@ -1,0 +1,187 @@
+"""Finding recipes: those that packages bring, listed without importing anything, and files by their path.
+
+A package registers its recipes with an entry point of the group `zoo.recipes`, whose value is a package that holds
+`*.yaml` files. Listing reads the files themselves, no schema and no plugin.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zoo import descriptions, registry
+from zoo.errors import ZooError, nearest
+from zoo.hook_arguments import shown
+from zoo.strict_yaml import read_with_lines
+
+Lines = dict[tuple[str | int, ...], tuple[str, int]]
+
+
+@dataclass(frozen=True)
+class RecipeEntry:
+    """A recipe as the list shows it. `error`: why it cannot be read; `verdict`: of its last run, or empty."""
+
+    name: str
+    package: str
+    version: str
+    path: str
+    title: str = ""
+    paper: str = ""
+    algorithms: tuple[str, ...] = ()
+    hardware: str = ""
+    minutes: float | None = None
+    verdict: str = ""
+    date: str = ""
+    error: str = ""
+
+    @property
+    def full_name(self) -> str:
+        """The name that is unique even when two packages use one name."""
+        return f"{self.name}@{self.package}"
+
+
+def all_recipes() -> list[RecipeEntry]:
+    """The recipes of all installed packages, by name; one that cannot be read stands there with the reason."""
+    found = [
+        entry
+        for package in registry.recipe_packages()
+        for entry in _entries_of(package)
+    ]  # fmt: skip
+    return sorted(found, key=lambda entry: (entry.name, entry.package))
+
+
+def find_recipe(name: str) -> tuple[Path, str]:
+    """The file of the recipe `name`, `name@package` or a path, and the package that it came with.
+
+    Raises ZooError when there is none, or several of that name.
+    """
+    if name.endswith((".yaml", ".yml")):
+        if not Path(name).is_file():
+            raise ZooError(f"There is no recipe at {name}.", "`zoo recipes` lists those that are installed.")
+        return Path(name), ""
+    places = [
+        (file, package)
+        for package in registry.recipe_packages()
+        if (folder := _folder(package)[0]) is not None
+        for file in _files(folder)
+    ]
+    matching = [
+        (file, package.package)
+        for file, package in places
+        if name in (file.stem, f"{file.stem}@{package.package}")
+    ]  # fmt: skip
+    if not matching:
+        known = sorted({file.stem for file, _ in places})
+        raise ZooError(
+            f"No recipe is called '{name}'.{nearest(name, known)}",
+            f"Installed: {', '.join(known) or 'none'}. `zoo recipes` describes them; a path ends in .yaml.",
+        )
+    if len({file for file, _ in matching}) > 1:
+        spellings = " or ".join(f"{name}@{package}" for _, package in matching)
+        raise ZooError(f"Several packages bring a recipe called '{name}'.", f"Choose one: {spellings}.")
+    return matching[0]
+
+
+def read(path: Path) -> tuple[dict[str, Any], Lines]:
+    """A recipe's keys, those of the recipe it extends where it has none of its own, and where each stands.
+
+    Raises ZooError for a file that is no YAML, and for an `extends` that cannot be followed.
+    """
+    content, lines = _read_one(path)
+    name = content.get("extends")
+    if not isinstance(name, str):
+        return content, lines
+    file, line = lines[("extends",)]
+    try:
+        base, base_lines = _read_one(_base_of(path, name))
+    except ZooError as error:
+        raise ZooError(f"{file}:{line}: {error.message}", error.hint) from None
+    if "extends" in base:
+        raise ZooError(
+            f"{file}:{line}: '{name}' extends '{base['extends']}' itself; one level is all there is.",
+            f"Extend '{base['extends']}', and write here what '{name}' changes.",
+        )
+    return _laid_over(base, content), base_lines | lines
+
+
+def _read_one(path: Path) -> tuple[dict[str, Any], Lines]:
+    content, lines = read_with_lines(path)
+    file = shown(str(path))
+    return content, {key: (file, line) for key, line in lines.items()}
+
+
+def _base_of(path: Path, name: str) -> Path:
+    """The file that `extends: name` means: beside the file itself first, so that a folder of recipes stays whole."""
+    beside = path.parent / (name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
+    return beside if beside.is_file() and beside != path else find_recipe(name)[0]
+
+
+def _laid_over(base: Any, own: Any) -> Any:
+    """Mappings key by key, anything else as it is written last."""
+    if not isinstance(base, dict) or not isinstance(own, dict):
+        return own
+    return {**base, **{key: _laid_over(base.get(key), value) for key, value in own.items()}}
+
+
+# -- listing -----------------------------------------------------------------------------------------------------
+
+
+def _folder(package: registry.Entry) -> tuple[Path | None, str]:
+    """The folder that a registered package of recipes lies in, or why it cannot be found."""
+    try:
+        return descriptions.source_of(package.target).parent, ""
+    except (ImportError, ValueError, AttributeError) as error:
+        return None, f"{error}"
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.yaml"))
+
+
+def _entries_of(package: registry.Entry) -> list[RecipeEntry]:
+    folder, error = _folder(package)
+    if folder is None:
+        return [RecipeEntry(package.name, package.package, package.version, package.target, error=error)]
+    return [_entry(file, package) for file in _files(folder)]
+
+
+def _entry(file: Path, package: registry.Entry) -> RecipeEntry:
+    where: dict[str, Any] = {
+        "name": file.stem,
+        "package": package.package,
+        "version": package.version,
+        "path": str(file),
+    }
+    try:
+        content, _ = read(file)
+        facts = _facts(content)
+    except ZooError as error:
+        return RecipeEntry(**where, error=error.message)
+    except (AttributeError, TypeError):
+        return RecipeEntry(**where, error=f"it is not written as a recipe: zoo recipes {file.stem} says where")
+    return RecipeEntry(**{**where, **facts, **_last_result(file)})
+
+
+def _facts(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What the list tells of a recipe that nobody has validated."""
+    paper, laptop = content.get("paper") or {}, content.get("laptop") or {}
+    stages = [*(content.get("stages") or {}).values(), *(laptop.get("stages") or {}).values()]
+    return {
+        "title": str(content.get("title", "")),
+        "paper": f"arXiv:{paper['arxiv']}" if paper.get("arxiv") else str(paper.get("url") or ""),
+        "algorithms": tuple(dict.fromkeys(str(stage["algo"]) for stage in stages if stage.get("algo"))),
+        "hardware": str(content.get("hardware", "")),
+        "minutes": laptop.get("minutes"),
+    }
+
+
+def _last_result(file: Path) -> dict[str, Any]:
+    """Verdict and date of the last run that was kept beside the recipe."""
+    try:
+        kept = json.loads((file.parent / "results" / f"{file.stem}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {key: str(kept.get(key, "")) for key in ("verdict", "date")} if isinstance(kept, dict) else {}

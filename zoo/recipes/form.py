@@ -1,0 +1,209 @@
+"""The form of a recipe's file: which keys there are and what stands behind them, and the JSON schema for editors.
+
+A mistake is told with its file, its line, and the nearest key there is. What the options of a stage mean is for its
+algorithm to say (`zoo.recipes.check`); here they are only values.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from zoo.config import TrainConfig
+from zoo.errors import ZooError, nearest
+from zoo.options import options_of
+from zoo.recipes.schema import METRIC, RULES, place
+
+Lines = Mapping[tuple[str | int, ...], tuple[str, int]]
+
+STAGE_NAME = re.compile(r"[A-Za-z]\w*(?:-\w+)*")
+ARXIV = re.compile(r"\d{4}\.\d{4,5}|[a-z-]+(?:\.[A-Z]{2})?/\d{7}")
+
+
+class Form(BaseModel):
+    """A mapping in a recipe's file: no other keys, and no text for a number or number for a text."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class PaperForm(Form):
+    """The paper: its arXiv id, or an address for what has none."""
+
+    arxiv: str | None = Field(None, description='The id as text, in quotes: "2402.01306".')
+    version: str | None = Field(None, description="Which version is reproduced: v3, ICML 2024.")
+    url: str | None = Field(None, description="The address of what is not on arXiv.")
+
+    @model_validator(mode="after")
+    def _named(self) -> PaperForm:
+        if self.arxiv is None and self.url is None:
+            raise ValueError("give arxiv or url")
+        if self.arxiv is not None and not ARXIV.fullmatch(self.arxiv):
+            raise ValueError(f'{self.arxiv!r} is no arXiv id: write it as "2402.01306", its version behind `version:`')
+        return self
+
+
+class AtForm(Form):
+    """Read the metric where, over a sweep, another one has this value."""
+
+    metric: str
+    value: float
+
+
+class ClaimForm(Form):
+    """A claim of the paper: `says`, what is measured, and exactly one rule of what must come out."""
+
+    says: str = Field(description="The claim in plain words.")
+    metric: str | None = Field(None, description="STAGE.METRIC, such as sft.gsm8k or sweep(*).kl.")
+    baseline: str | None = Field(None, description="For rises_by: the STAGE.METRIC that it rises above.")
+    rises_by: float | None = Field(None, description="Higher than the baseline in every seed, by this on average.")
+    above: float | None = Field(None, description="Above this in every seed.")
+    below: float | None = Field(None, description="Below this in every seed.")
+    between: list[float] | None = Field(
+        None, description="Between these two in every seed.", min_length=2, max_length=2
+    )
+    orders: list[str] | None = Field(None, description="STAGE.METRIC's that ascend in every seed.", min_length=1)
+    paper: float | None = Field(None, description="The paper's number; the mean over seeds is at most `within` away.")
+    within: float | None = Field(None, description="For paper: how far away the mean may be.", ge=0)
+    untested: str | None = Field(None, description="Why no stage can measure it, for claims that stay untested.")
+    at: AtForm | None = None
+    where: str = Field(description="Where in the paper it stands: Table 3, section 4.2.")
+    exact: bool = Field(False, description="The number holds at any scale, so that a laptop may test it.")
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> ClaimForm:
+        given = [rule for rule in RULES if getattr(self, rule) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of {', '.join(RULES)}; it has {' and '.join(given) or 'none'}")
+        (rule,) = given
+        if (self.metric is None) != (rule in ("orders", "untested")):
+            raise ValueError(f"{rule} {'goes without' if self.metric else 'needs'} a metric")
+        for name, owner in (("baseline", "rises_by"), ("within", "paper")):
+            if (getattr(self, name) is not None) != (rule == owner):
+                raise ValueError(f"{owner} needs {name}" if rule == owner else f"{name} is for {owner}, not for {rule}")
+        if self.between and self.between[0] >= self.between[1]:
+            raise ValueError("between takes the smaller number first")
+        if self.at and not (self.metric and self.metric.partition(".")[0].endswith("(*)")):
+            raise ValueError("`at` reads a metric over a sweep: write it as STAGE(*).METRIC")
+        for metric in (self.metric, self.baseline, *(self.orders or ()), self.at.metric if self.at else None):
+            if metric is not None and not METRIC.fullmatch(metric):
+                raise ValueError(f"{metric!r} is not STAGE.METRIC")
+        return self
+
+
+class StageForm(Form):
+    """A stage: options of `zoo train`, and what stands here."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    algo: str | None = Field(None, description="The algorithm that trains; without it `start` is only evaluated.")
+    label: dict[str, Any] | None = Field(None, description="Instead of algo: options of `zoo label`; it writes data.")
+    start: str | None = Field(None, description="Where it starts: as --model takes it, or stage:NAME.")
+    evals: dict[str, str] = Field({}, description="Metric → evaluation, such as gold: gold(samples=512).")
+    sweep: dict[str, list[Any] | dict[str, Any]] | None = Field(
+        None, description="Option → values (or names of values → values): one stage for each.", min_length=1
+    )
+
+
+class VariantForm(Form):
+    """Stages in their order, and claims about them."""
+
+    common: dict[str, Any] = Field({}, description="Options of `zoo train` for all stages.")
+    stages: dict[str, StageForm] = Field(min_length=1, description="The stages, in the order in which they are made.")
+    evals: dict[str, str] = Field({}, description="Evaluations of every stage: metric → evaluation.")
+    claims: list[ClaimForm] = Field([], description="What the paper says of it.")
+
+
+class LaptopForm(VariantForm):
+    """The mechanism behind the claims, tested in minutes."""
+
+    tests: str = Field(description="What is measured against what.")
+    seeds: int = Field(3, ge=1, description="How many seeds are run.")
+    minutes: float = Field(gt=0, description="How long a run takes on two cores, in minutes.")
+    reproduced_if: str = Field(description="The pass rule in plain words.")
+    caveat: str = Field(description="What this does not show.")
+
+
+class RecipeForm(VariantForm):
+    """A recipe of the zoo: what a paper claims, with the experiment that it rests on."""
+
+    title: str
+    paper: PaperForm
+    hardware: str = Field(description='As the paper says, or "not reported".')
+    about: str = Field("", description="One paragraph: the mechanism.")
+    extends: str | None = Field(None, description="Another recipe, whose keys hold where this one has none.")
+    deviations: list[str] = Field([], description="Where it departs from the paper.")
+    not_reported: list[str] = Field([], description="What the paper does not tell.")
+    notes: str = ""
+    laptop: LaptopForm | None = None
+
+
+def parse(content: Mapping[str, Any], lines: Lines, path: Path) -> RecipeForm:
+    """A file's content in its form. Raises ZooError that names every mistake with its line."""
+    try:
+        return RecipeForm.model_validate(content)
+    except ValidationError as error:
+        told = [_told(one, lines, path) for one in error.errors()]
+        raise ZooError(
+            "\n".join(message for message, _ in told), next((hint for _, hint in told if hint), "")
+        ) from None
+
+
+def _told(error: Any, lines: Lines, path: Path) -> tuple[str, str]:
+    """One mistake for a person: message and hint."""
+    location = tuple(key for key in error["loc"] if not _of_a_union(key))
+    where = place(lines, location, path)
+    name = ".".join(str(key) for key in location)
+    if error["type"] == "extra_forbidden":
+        known = list(_form_at(location[:-1]).model_fields)
+        key = str(location[-1])
+        return f"{where}: unknown key '{key}'.{nearest(key, known)}", f"Known keys here: {', '.join(known)}."
+    if error["type"] == "missing":
+        hint = _form_at(location[:-1]).model_fields[str(location[-1])].description or ""
+        return f"{where}: the key '{name}' is missing.", f"{location[-1]}: {hint}" if hint else ""
+    if error["type"] == "value_error":
+        return f"{where}: {name}: {error['ctx']['error']}.", ""
+    message = error["msg"].replace("Input should be", "must be").replace("a valid string", "text")
+    message = re.sub(r"a valid (dictionary|list).*|an? (?:object|instance of \w+).*", _shape, message)
+    quoted = " Put it in quotes." if error["type"] == "string_type" and isinstance(error["input"], int | float) else ""
+    return f"{where}: {name} {message}, not {error['input']!r}.{quoted}", ""
+
+
+def _shape(found: re.Match[str]) -> str:
+    return "a list" if found[1] == "list" else "a mapping"
+
+
+def _of_a_union(key: str | int) -> bool:
+    """Pydantic names the member of a union as if it were a key: `list[any]`."""
+    return isinstance(key, str) and bool(re.fullmatch(r"(list|dict)\[.*\]", key))
+
+
+def _form_at(location: Sequence[str | int]) -> type[Form]:
+    """The form of the mapping at a path of keys; names of stages and numbers in a list stand for themselves."""
+    form: type[Form] = RecipeForm
+    for key in location:
+        if isinstance(key, str) and key in form.model_fields:
+            form = next(iter(_forms_in(form.model_fields[key].annotation)), form)
+    return form
+
+
+def _forms_in(annotation: Any) -> list[type[Form]]:
+    if isinstance(annotation, type) and issubclass(annotation, Form):
+        return [annotation]
+    return [form for part in get_args(annotation) for form in _forms_in(part)]
+
+
+def json_schema() -> dict[str, Any]:
+    """A JSON schema of recipe files, for editors; options of the core are told with their help."""
+    schema = RecipeForm.model_json_schema()
+    options = {
+        option.name: {"description": option.help} for option in options_of(TrainConfig) if option.name != "model"
+    }
+    stage = schema["$defs"]["StageForm"]
+    stage["properties"] |= {name: about for name, about in options.items() if name not in stage["properties"]}
+    for part in (schema, schema["$defs"]["LaptopForm"]):
+        part["properties"]["common"] |= {"properties": options, "additionalProperties": False}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -1,0 +1,171 @@
+"""A recipe from its file: keys checked, sweeps made stages, and what refers to what known.
+
+    recipe = load_recipe("kto")
+    recipe.laptop.stages["kto(beta=0.1)"].training_options
+
+No plugin is imported: whether algorithms, options, data and evaluations fit is for `zoo.recipes.check`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from zoo.config import OTHER_NAMES, TrainConfig
+from zoo.errors import ZooError, nearest
+from zoo.options import options_of
+from zoo.recipes.find import RecipeEntry, all_recipes, find_recipe, read
+from zoo.recipes.form import STAGE_NAME, LaptopForm, Lines, StageForm, VariantForm, parse
+from zoo.recipes.schema import Claim, Paper, Recipe, Stage, Variant, canonical, place, references, rewritten, spelled
+from zoo.recipes.structure import check_structure
+
+__all__ = ["Recipe", "RecipeEntry", "all_recipes", "load_recipe"]
+
+NOT_IN_RECIPES = {
+    "model": "write `start` instead",
+    "name": "stages give their runs their names",
+    "out": "give it to the command that runs the recipe",
+    "trust_remote_code": "it can only be given by hand",
+}
+"""Options of `zoo train` that a recipe does not decide, and what to do instead."""
+
+
+def load_recipe(name: str | Path) -> Recipe:
+    """The recipe `name`, `name@package`, or in a file. Raises ZooError that names each mistake with file and line."""
+    path, package = find_recipe(str(name))
+    content, lines = read(path)
+    form = parse(content, lines, path)
+    problems: list[str] = []
+    full = _Expansion(form, (), lines, path, problems).variant("full")
+    laptop = None
+    if form.laptop is not None:
+        laptop = _Expansion(form.laptop, ("laptop",), lines, path, problems).variant("laptop")
+    _raise(problems)
+    recipe = Recipe(
+        name=path.stem, path=path, package=package, title=form.title, paper=Paper(**form.paper.model_dump()),
+        hardware=form.hardware, about=form.about.strip(), full=full, laptop=laptop, notes=form.notes.strip(),
+        deviations=tuple(form.deviations), not_reported=tuple(form.not_reported), lines=lines,
+    )  # fmt: skip
+    _raise(check_structure(recipe))
+    return recipe
+
+
+def _raise(problems: list[str]) -> None:
+    """Every mistake once, each on its line; what to type next may stand behind it on lines of its own."""
+    if problems:
+        raise ZooError("\n".join(dict.fromkeys(problems)), "docs/recipes.md describes the form of a recipe.")
+
+
+class _Expansion:
+    """One variant of a file, made into stages with all their options."""
+
+    def __init__(self, form: VariantForm, top: tuple[str, ...], lines: Lines, path: Path, problems: list[str]):
+        self.form, self.top, self.lines, self.path, self.problems = form, top, lines, path, problems
+
+    def variant(self, name: str) -> Variant:
+        self._check_common()
+        stages = [stage for written, form in self.form.stages.items() for stage in self._stages(written, form)]
+        claims = tuple(
+            Claim(**claim.model_dump(), line=self._line("claims", i)) for i, claim in enumerate(self.form.claims)
+        )
+        rest: dict[str, Any] = {}
+        if isinstance(self.form, LaptopForm):
+            texts = {key: getattr(self.form, key).strip() for key in ("tests", "reproduced_if", "caveat")}
+            rest = {"seeds": self.form.seeds, "minutes": self.form.minutes, **texts}
+        return Variant(name=name, stages={stage.name: stage for stage in stages}, claims=claims, **rest)
+
+    def _stages(self, name: str, form: StageForm) -> Iterator[Stage]:
+        """The stage of the file, or those that its sweep makes."""
+        self._check_stage(name, form)
+        if form.sweep is None:
+            yield self._stage(name, form, {})
+            return
+        axes = [[(option, *one) for one in self._values(name, option, values)] for option, values in form.sweep.items()]
+        for point in itertools.product(*axes):
+            swept = {option: (label, value) for option, label, value in point}
+            yield self._stage(name, form, swept)
+
+    def _values(self, stage: str, option: str, values: list[Any] | dict[str, Any]) -> list[tuple[str, Any]]:
+        """(name, value) of each value of a sweep; unnamed ones are called what they are."""
+        if not values:
+            self._refuse(f"the sweep of '{option}' has no values.", "stages", stage, "sweep", option)
+        if isinstance(values, dict):
+            return [(str(label), value) for label, value in values.items()]
+        for value in values:
+            if isinstance(value, list | dict) or any(letter in str(value) for letter in "(),="):
+                self._refuse(
+                    f"{value!r} cannot be part of a stage's name. Name the values: "
+                    f"{option}: {{first: {value}, second: …}}.",
+                    "stages", stage, "sweep", option,
+                )  # fmt: skip
+        return [(spelled(value), value) for value in values]
+
+    def _stage(self, written: str, form: StageForm, swept: Mapping[str, tuple[str, Any]]) -> Stage:
+        values = {option: value for option, (_, value) in swept.items()}
+        start = values.pop("start", form.start)
+        options, label = dict(form.model_extra or {}), form.label
+        if label is not None:
+            label = {**label, **values}
+        else:
+            options = {**self.form.common, **options, **values}
+        shared = {} if label is not None else self.form.evals
+        evals = {**shared, **form.evals}
+        names = {option: text for option, (text, _) in swept.items()}
+        given = ",".join(f"{option}={text}" for option, text in names.items())
+        found = {"start": start, "options": options, "label": label, "evals": evals}
+        found = {key: rewritten(value, canonical) for key, value in found.items()}
+        return Stage(
+            name=f"{written}({given})" if given else written, algo=form.algo, **found,
+            shared_evals=tuple(name for name in shared if name not in form.evals),
+            sweep_of=written if given else None, swept=names,
+            needs=references(list(found.values())), line=self._line("stages", written),
+        )  # fmt: skip
+
+    # -- what can be refused without knowing any algorithm -------------------------------------------------------
+
+    def _check_common(self) -> None:
+        known = [option.name for option in options_of(TrainConfig)]
+        for key in self.form.common:
+            if key in NOT_IN_RECIPES:
+                self._refuse(f"'{key}' is not for recipes: {NOT_IN_RECIPES[key]}.", "common", key)
+            elif key not in known:
+                guess = nearest(OTHER_NAMES.get(key, key), known)
+                self._refuse(
+                    f"'{key}' is no option that every algorithm has.{guess} An algorithm's own options stand in its "
+                    "stages.", "common", key,
+                )  # fmt: skip
+
+    def _check_stage(self, name: str, form: StageForm) -> None:
+        where = ("stages", name)
+        extra = form.model_extra or {}
+        if not STAGE_NAME.fullmatch(name):
+            self._refuse(f"'{name}' cannot name a stage: use letters, digits, _ and -, a letter first.", *where)
+        for key in (*extra, *(form.sweep or {})):
+            if key in NOT_IN_RECIPES:
+                at = (*where, key) if key in extra else (*where, "sweep", key)
+                self._refuse(f"'{key}' is not for recipes: {NOT_IN_RECIPES[key]}.", *at)
+        for key in {"algo", "label", "evals", "sweep"} & set(form.sweep or {}):
+            self._refuse(f"'{key}' cannot be swept: write a stage for each.", *where, "sweep", key)
+        if form.label is not None:
+            self._check_label(where, form, extra)
+        elif form.algo is not None and form.start is None and "start" not in (form.sweep or {}):
+            self._refuse(f"the stage '{name}' trains, but does not say where it starts: add `start`.", *where)
+        elif form.algo is None and not (form.evals or self.form.evals):
+            self._refuse(f"the stage '{name}' neither trains nor evaluates: add `algo` or `evals`.", *where)
+
+    def _check_label(self, where: tuple[str, ...], form: StageForm, extra: Mapping[str, Any]) -> None:
+        if form.algo is not None:
+            self._refuse("a stage has `algo` or `label`, not both.", *where, "label")
+        for key in (*extra, *(("start",) if form.start else ()), *(("evals",) if form.evals else ())):
+            guess = nearest(key, ["label"])
+            self._refuse(
+                f"'{key}' does not go with `label`, whose own options stand inside of it.{guess}", *where, key
+            )  # fmt: skip
+
+    def _line(self, *keys: str | int) -> int:
+        return self.lines.get((*self.top, *keys), ("", 0))[1]
+
+    def _refuse(self, message: str, *keys: str | int) -> None:
+        self.problems.append(f"{place(self.lines, (*self.top, *keys), self.path)}: {message}")

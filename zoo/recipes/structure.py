@@ -1,0 +1,117 @@
+"""Which stage needs which, and whether claims speak of stages that there are; nothing is imported for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from zoo.errors import nearest
+from zoo.recipes.schema import METRIC, Claim, Recipe, Stage, Variant, canonical, references
+
+
+def check_structure(recipe: Recipe) -> list[str]:
+    """What is wrong, each with file and line."""
+    variants = [variant for variant in (recipe.full, recipe.laptop) if variant is not None]
+    return [
+        problem
+        for variant in variants
+        for problem in (*_stages(recipe, variant), *_claims(recipe, variant))
+    ]  # fmt: skip
+
+
+def where_needed(stage: Stage, needed: str) -> tuple[str, ...]:
+    """The path of keys, below a stage, of the text that refers to another."""
+    held: dict[tuple[str, ...], Any] = {
+        ("start",): stage.start,
+        **{(key,): value for key, value in stage.options.items()},
+        **{("label", key): value for key, value in (stage.label or {}).items()},
+        **{("evals", key): value for key, value in stage.evals.items()},
+    }
+    return next((keys for keys, value in held.items() if needed in references(value)), ())
+
+
+def written_at(recipe: Recipe, variant: Variant, stage: Stage, *keys: str) -> str:
+    """`file:line` of a key of a stage, which may stand in its sweep, among the common ones, or in the shared evals."""
+    top = ("laptop",) if variant.name == "laptop" else ()
+    name = stage.sweep_of or stage.name
+    own = ("stages", name, *keys)
+    among = [own, ("stages", name, "sweep", *keys[-1:]), ("common", *keys), keys]
+    found = next((path for path in among if (*top, *path) in recipe.lines), own)
+    return recipe.where(variant, *found)
+
+
+def unknown_stage(variant: Variant, name: str) -> str:
+    """Why a name is no stage: `There is no stage 'stf'. Did you mean 'sft'?`; empty for one that is."""
+    if variant.matching(name):
+        return ""
+    swept = variant.matching(f"{name.partition('(')[0]}(*)")
+    if swept:
+        return f"'{name.partition('(')[0]}' is swept; its stages are {', '.join(swept)}, not '{name}'."
+    return f"There is no stage '{name}'.{nearest(name, variant.stages)} The stages are: {', '.join(variant.stages)}."
+
+
+def _stages(recipe: Recipe, variant: Variant) -> Iterator[str]:
+    order = list(variant.stages)
+    for stage in variant.stages.values():
+        for needed in stage.needs:
+            keys = where_needed(stage, needed)
+            where = written_at(recipe, variant, stage, *keys)
+            if problem := unknown_stage(variant, needed):
+                yield f"{where}: {problem}"
+            elif needed.endswith("(*)"):
+                yield f"{where}: a stage needs one other stage: {' or '.join(variant.matching(needed))}."
+            elif stage.name in _all_needs(variant, needed):
+                yield f"{where}: '{stage.name}' and '{needed}' need each other, so neither can be made first."
+            elif order.index(needed) >= order.index(stage.name):
+                yield f"{where}: '{stage.name}' needs '{needed}', which stands below it: move it up."
+            elif problem := _wrong_sort(variant.stages[needed], keys):
+                yield f"{where}: {problem}"
+
+
+def _all_needs(variant: Variant, name: str) -> set[str]:
+    """The stage itself and everything that it needs, directly or not."""
+    found: set[str] = set()
+    waiting = [name]
+    while waiting:
+        one = waiting.pop()
+        if one not in found and one in variant.stages:
+            found.add(one)
+            waiting += variant.stages[one].needs
+    return found
+
+
+def _wrong_sort(needed: Stage, keys: tuple[str, ...]) -> str:
+    """Data where a model is meant, or the other way round."""
+    wants_data = keys[-1:] in (("data",), ("eval_data",), ("decay_data",))
+    if wants_data and needed.label is None:
+        return f"the stage '{needed.name}' makes no data: only one with `label` does."
+    if keys and not wants_data and keys[0] != "evals" and needed.label is not None:
+        return f"the stage '{needed.name}' makes data, and '{keys[-1]}' wants a model."
+    if needed.label is None and needed.algo is None and needed.start is None:
+        return f"the stage '{needed.name}' has no model."
+    return ""
+
+
+def _claims(recipe: Recipe, variant: Variant) -> Iterator[str]:
+    for i, claim in enumerate(variant.claims):
+        for keys, metric in metrics_of(claim):
+            named = METRIC.fullmatch(metric)
+            if named and (problem := unknown_stage(variant, canonical(named[1]))):
+                yield f"{recipe.where(variant, 'claims', i, *keys)}: {problem}"
+        if variant.name == "laptop" and claim.rule == "paper" and not claim.exact:
+            yield (
+                f"{recipe.where(variant, 'claims', i, 'paper')}: a laptop cannot claim the paper's number. State what "
+                "shows the mechanism (above, rises_by, …), or write `exact: true` if the number holds at any scale."
+            )
+
+
+def metrics_of(claim: Claim) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """The metrics that a claim names, each with its path of keys below the claim."""
+    if claim.metric:
+        yield ("metric",), claim.metric
+    if claim.baseline:
+        yield ("baseline",), claim.baseline
+    for i, metric in enumerate(claim.orders or ()):
+        yield ("orders", i), metric
+    if claim.at:
+        yield ("at", "metric"), claim.at.metric
