@@ -1,0 +1,225 @@
+"""Whether a recipe can run, found before anything does: algorithms, options, data kinds, evaluations, claims.
+
+What a file says by itself is checked when it is read (`zoo.recipes.load`). Here plugins are asked what they have. Every
+mistake is told at once, each with file, line and the nearest name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from zoo import registry
+from zoo.algorithm import Algorithm
+from zoo.config import OTHER_NAMES, TrainConfig, resolve
+from zoo.errors import ZooError, nearest
+from zoo.options import build, options_of
+from zoo.recipes.data_fit import DataFit
+from zoo.recipes.form import StageForm
+from zoo.recipes.produced import named_nearest, produced
+from zoo.recipes.schema import METRIC, REFERENCE, Recipe, Stage, Variant, canonical, references
+from zoo.recipes.structure import metrics_of, written_at
+from zoo.rewards.expression import Expression
+from zoo.runs import is_run_name
+from zoo.spelling import bind, parse
+from zoo.training.checks import MODELS, check_values
+from zoo.training.labelling import LabelOptions
+
+
+def check_recipe(recipe: Recipe, laptop: bool | None = None, absent_files: bool = False) -> Recipe:
+    """The recipe with, in each stage, only those shared evaluations that fit its model.
+
+    laptop: check this variant only, or both; absent_files: data files that are still to be made are no mistake.
+    Raises ZooError that names every mistake with file and line.
+    """
+    chosen = {"full": recipe.full, "laptop": recipe.laptop}
+    if laptop is not None:
+        chosen = {"laptop": recipe.laptop} if laptop else {"full": recipe.full}
+    problems: list[str] = []
+    checked = {
+        name: _Check(recipe, one, problems, absent_files).run() for name, one in chosen.items() if one is not None
+    }
+    if problems:
+        raise ZooError(
+            "\n".join(dict.fromkeys(problems)), "Nothing was run. docs/recipes.md tells what may stand where."
+        )
+    return recipe.model_copy(update=checked)
+
+
+class _Check:
+    """The check of one variant; what it finds goes into `problems`."""
+
+    def __init__(self, recipe: Recipe, variant: Variant, problems: list[str], absent_files: bool):
+        self.recipe, self.variant, self.problems = recipe, variant, problems
+        plugins = registry.manager()
+        self.evals = registry.contributions(plugins, "evals")
+        self.rewards = registry.contributions(plugins, "rewards")
+        self.data = DataFit(registry.contributions(plugins, "sources"), absent_files)
+        self.algorithms: dict[str, type[Algorithm]] = {}
+        self.heads: dict[str, str | None] = {}
+
+    def run(self) -> Variant:
+        stages = {name: self._stage(stage) for name, stage in self.variant.stages.items()}
+        variant = self.variant.model_copy(update={"stages": stages})
+        self._claims(variant)
+        return variant
+
+    def _stage(self, stage: Stage) -> Stage:
+        if stage.label is not None:
+            self._label(stage)
+            return stage
+        if stage.algo is not None:
+            self._training(stage)
+        else:
+            known = [option.name for option in options_of(TrainConfig)]
+            self._unknown(stage, known, "a stage that only evaluates")
+        self.heads[stage.name] = self._head(stage)
+        return stage.model_copy(update={"evals": self._fitting(stage)})
+
+    def _head(self, stage: Stage) -> str | None:
+        """lm, scalar, none where there is no model, or None where that is not known before it is loaded."""
+        if stage.algo is not None:
+            cls = self.algorithms.get(stage.algo)
+            return cls.head if cls else None
+        if stage.start is None:
+            return "none"
+        return next((self.heads.get(name) for name in references(stage.start)), None)
+
+    # -- options -------------------------------------------------------------------------------------------------
+
+    def _training(self, stage: Stage) -> None:
+        name = str(stage.algo)
+        try:
+            _, cls = registry.load_algorithm(name)
+        except ZooError as error:
+            self._refuse(stage, "algo", message=f"{error.message} {error.hint}")
+            return
+        self.algorithms[name] = cls
+        known = [option.name for option in (*options_of(cls.Config), *options_of(TrainConfig))]
+        if self._unknown(stage, known, f"the algorithm {name}"):
+            return
+        options = stage.at(0).training_options
+        layers = [(self._at(stage, key), {key: value}) for key, value in options.items()]
+        try:
+            resolved = resolve(name, cls, layers)
+            check_values(resolved.core, resolved.origin)
+        except ZooError as error:
+            self.problems += [self._told(stage, line) for line in error.message.split("\n")]
+            return
+        for key in ("data", "eval_data", "decay_data"):
+            self._data(stage, key, cls.kinds(), vars(resolved.core))
+        for key in ("reward", "gold_reward"):
+            self._reward(stage, key)
+
+    def _told(self, stage: Stage, message: str) -> str:
+        """A message of the core with the place in front, which it has in brackets behind the option's name."""
+        found = re.search(r" \((\S+:\d+)\)", message)
+        return f"{found[1]}: {message.replace(found[0], '', 1)}" if found else f"{self._at(stage)}: {message}"
+
+    def _label(self, stage: Stage) -> None:
+        given = stage.at(0).label or {}
+        known = [option.name for option in options_of(LabelOptions)]
+        unknown = [key for key in given if key not in known]
+        for key in unknown:
+            self._refuse(stage, "label", key, message=f"`zoo label` has no option '{key}'.{nearest(key, known)}")
+        if unknown:
+            return
+        try:
+            build(LabelOptions, given, what="`zoo label`", where={key: self._at(stage, "label", key) for key in given})
+        except ZooError as error:
+            self._refuse(stage, "label", message=error.message)
+
+    def _unknown(self, stage: Stage, known: list[str], of: str) -> bool:
+        """Whether options were refused that are not known."""
+        unknown = [key for key in stage.options if key not in known]
+        for key in unknown:
+            guess = nearest(OTHER_NAMES.get(key, key), [*known, *StageForm.model_fields])
+            self._refuse(stage, key, message=f"'{key}' is no option of {of}.{guess}")
+        return bool(unknown)
+
+    def _data(self, stage: Stage, key: str, kinds: tuple[str, ...], options: Mapping[str, Any]) -> None:
+        source = options[key]
+        if source is None:
+            return
+        made = references(source)
+        labelled = bool(made) and self.variant.stages[made[0]].label is not None
+        problem = self.data.problem(str(source), kinds, options, labelled=labelled)
+        if problem:
+            self._refuse(stage, key, message=f"the data does not fit {stage.algo}: {problem}")
+
+    def _reward(self, stage: Stage, key: str) -> None:
+        """Refuse a reward that is not written in their language, or names one that no plugin has."""
+        text = stage.at(0).options.get(key)
+        if text is None:
+            return
+        known = ["judge", *self.rewards]
+        try:
+            expression = Expression(REFERENCE.sub("runs/stage", str(text)))
+        except ZooError as error:
+            self._refuse(stage, key, message=error.message)
+            return
+        for mention in expression.mentions:
+            if (
+                mention.name not in known
+                and not any(letter in mention.name for letter in ":/.")
+                and (not is_run_name(mention.name))
+            ):
+                self._refuse(stage, key, message=f"there is no reward '{mention.name}'.{nearest(mention.name, known)}")
+
+    # -- evaluations and claims ----------------------------------------------------------------------------------
+
+    def _fitting(self, stage: Stage) -> dict[str, str]:
+        """The evaluations of a stage without the shared ones that are for another sort of model."""
+        head = self.heads[stage.name]
+        kept = {}
+        for label, spelling in stage.evals.items():
+            name = self._eval(stage, label, spelling)
+            wanted = self.evals[name].head if name else None
+            fits = None in (wanted, head) or wanted in (head, "none")
+            if fits:
+                kept[label] = spelling
+            elif label not in stage.shared_evals:
+                has = MODELS.get(str(head), "no model")
+                self._refuse(stage, "evals", label, message=f"'{name}' is for {MODELS[str(wanted)]}, this is {has}.")
+        return kept
+
+    def _eval(self, stage: Stage, label: str, spelling: str) -> str | None:
+        """The name of a spelled evaluation that there is; what is wrong with it is noted."""
+        try:
+            name, options = parse(stage.at(0).evals[label], "evaluation", "gold(samples=512)")
+            if name not in self.evals:
+                guess = nearest(name, self.evals) or f" There are: {', '.join(self.evals)}."
+                raise ZooError(f"no evaluation is called '{name}'.{guess}")
+            bind(self.evals[name].run, options, f"evaluation '{name}'")
+        except ZooError as error:
+            self._refuse(stage, "evals", label, message=error.message)
+            return None
+        return name
+
+    def _claims(self, variant: Variant) -> None:
+        for i, claim in enumerate(variant.claims):
+            for keys, metric in metrics_of(claim):
+                for problem in self._missing(variant, metric):
+                    self.problems.append(f"{self.recipe.where(variant, 'claims', i, *keys)}: {problem}")
+
+    def _missing(self, variant: Variant, metric: str) -> Iterator[str]:
+        """Why a claim's metric cannot be read, once for all the stages of a sweep."""
+        found = METRIC.fullmatch(metric)
+        if found is None:
+            return
+        for name in variant.matching(canonical(found[1])):
+            stage = variant.stages[name]
+            if stage.algo is not None and stage.algo not in self.algorithms:
+                return
+            metrics = produced(stage, self.algorithms.get(stage.algo or ""), self.evals)
+            if metrics.lacks(found[2]):
+                guess = named_nearest(found[2], metrics)
+                yield f"no stage produces '{metric}': '{name}' has no metric '{found[2]}'.{guess}"
+                return
+
+    def _refuse(self, stage: Stage, *keys: str, message: str) -> None:
+        self.problems.append(f"{self._at(stage, *keys)}: {message}")
+
+    def _at(self, stage: Stage, *keys: str) -> str:
+        return written_at(self.recipe, self.variant, stage, *keys)

@@ -1,0 +1,78 @@
+"""Whether data is of a kind that an algorithm learns from, as far as that is known without fetching any.
+
+Files and named sources are read a few rows far. A data set of the hub is not fetched for this: of it only what the
+recipe itself says counts, its `format` or its `columns`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from zoo.data.formats import named_format
+from zoo.data.kinds import KINDS, kinds_that_serve
+from zoo.data.load import load
+from zoo.data.sources import NamedSources, file_type
+from zoo.errors import ZooError
+from zoo.training.setup import columns_of
+
+ROWS = 50
+_HUB = re.compile(r"[\w.-]+/[\w.-]+(:[\w.+-]+)?(@.*)?")
+
+
+class DataFit:
+    """Tells why data does not fit; each source is read once. absent_files: a file may still be made."""
+
+    def __init__(self, named: NamedSources, absent_files: bool = False):
+        self.named, self.absent_files = named, absent_files
+        self.known: dict[tuple[Any, ...], str] = {}
+
+    def problem(self, source: str, kinds: tuple[str, ...], options: Mapping[str, Any], *, labelled: bool) -> str:
+        """Why data does not serve an algorithm that learns from `kinds`; empty where it may.
+
+        options: the core's, of which columns, format and split are read; labelled: a stage that labels makes it.
+        """
+        settings = {name: options.get(name) for name in ("columns", "format", "split")}
+        key = (source, kinds, labelled, *map(str, settings.values()))
+        if key not in self.known:
+            try:
+                self.known[key] = self._problem(source, kinds, settings, labelled)
+            except ZooError as error:
+                self.known[key] = error.message
+        return self.known[key]
+
+    def _problem(self, source: str, kinds: tuple[str, ...], settings: Mapping[str, Any], labelled: bool) -> str:
+        columns = columns_of(settings["columns"]) or {}
+        if labelled:
+            return _refused("preference", kinds, "labels make")
+        if self._is_out_of_reach(source):
+            if settings["format"]:
+                return _refused(named_format(settings["format"]).kind, kinds, f"format {settings['format']} is")
+            return _refused_by_columns(columns, kinds)
+        found = {name: value for name, value in settings.items() if value and name != "columns"}
+        load(source, kinds, columns=columns, limit=ROWS, named_sources=self.named, **found)
+        return ""
+
+    def _is_out_of_reach(self, source: str) -> bool:
+        """Whether it is on the hub, or a file that is still to be made."""
+        path = Path(source).expanduser()
+        if path.exists() or re.split(r"[:(@]", source)[0] in self.named:
+            return False
+        return self.absent_files if file_type(path) else bool(_HUB.fullmatch(source))
+
+
+def _refused(kind: str, kinds: tuple[str, ...], what: str) -> str:
+    """Why data of a kind does not serve any of the wanted ones."""
+    if any(kind in kinds_that_serve(wanted) for wanted in kinds):
+        return ""
+    return f"{what} data of kind '{kind}', and kind '{kinds[0]}' ({KINDS[kinds[0]].description}) is needed."
+
+
+def _refused_by_columns(columns: Mapping[str, str], kinds: tuple[str, ...]) -> str:
+    """The same of a data set that only its named columns are known of."""
+    whole = [kind for kind, about in KINDS.items() if len(about.required) > 1 and set(about.required) <= set(columns)]
+    if not whole or any(not _refused(kind, kinds, "") for kind in whole):
+        return ""
+    return _refused(whole[-1], kinds, f"its columns ({', '.join(columns)}) are")
