@@ -12,6 +12,7 @@ from torch.nn.functional import logsigmoid
 from zoo.algorithm import Algorithm
 from zoo.data.encode import default_collate
 from zoo.data.load import load_records
+from zoo.data.sources.named import DataSource
 from zoo.errors import ZooError
 from zoo.evals import Eval, Score, Subject, mean_score, share_score
 from zoo.evals.refusals import refusal_of
@@ -26,6 +27,7 @@ __all__ = [
     "Answer",
     "Answers",
     "Batch",
+    "DataSource",
     "Engine",
     "EngineSetup",
     "Eval",

@@ -1,19 +1,24 @@
 """The core's options, and how they are put together from several places.
 
 Every option has one flat name. Values come, each outranking the one before, from the core's defaults, what the
-algorithm's paper sets otherwise, a YAML file, and the command line (or keyword arguments).
+algorithm's paper sets otherwise, what fits the data, a YAML file, and the command line (or keyword arguments).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from zoo.algorithm import Algorithm
 from zoo.errors import PluginError, ZooError, nearest
 from zoo.options import build, options_of, refuse_unknown
+
+DATA = "starter"
+"""What is learned from when nothing is named."""
+AUTO = "auto"
+"""As the value of `score`: what the data brings."""
 
 
 @dataclass
@@ -44,7 +49,7 @@ class ModelOptions:
 class DataOptions:
     """Data"""
 
-    data: str = "starter"
+    data: str = DATA
     """What to learn from: a file or folder (jsonl, json, csv, parquet, arrow), a hub data set, or a named source."""
     split: str = "train"
     """Split of the data."""
@@ -166,7 +171,7 @@ class EvaluationOptions:
     """Write the weights with the best validation into model/, not the last ones."""
     patience: int | None = None
     """Stop when the metric has not improved in so many validations."""
-    score: list[str] | str = "auto"
+    score: list[str] | str = AUTO
     """Evaluations made before and after: names as `zoo eval` has them, auto (what the data brings), or none."""
 
 
@@ -275,10 +280,16 @@ ONLINE_ONLY = ("reward", "gold_reward", "minibatches", "rollout_epochs", "eval_p
 """Options that mean nothing to an algorithm that does not learn from its own answers."""
 
 
-def resolve(algo: str, cls: type[Algorithm], layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Resolved:
+def resolve(
+    algo: str,
+    cls: type[Algorithm],
+    layers: Sequence[tuple[str, Mapping[str, Any]]],
+    data_defaults: Callable[[str, type[Algorithm]], Mapping[str, Any]] | None = None,
+) -> Resolved:
     """Put the options together; later layers outrank earlier ones.
 
-    layers: (origin, values) of the YAML file and the command line. Raises ZooError on unknown names and bad values.
+    layers: (origin, values) of the YAML file and the command line; data_defaults: what a source brings for an
+    algorithm, which stands below them. Raises ZooError on unknown names and bad values.
     """
     core_options, own_options = options_of(TrainConfig), options_of(cls.Config)
     core_names, own_names = {o.name for o in core_options}, {o.name for o in own_options}
@@ -286,9 +297,13 @@ def resolve(algo: str, cls: type[Algorithm], layers: Sequence[tuple[str, Mapping
         raise PluginError(f"Algorithm '{algo}' has an option '{clash[0]}', which is the core's.", "Rename it.")
     values: dict[str, Any] = {}
     origin = dict.fromkeys(core_names, "default") | dict.fromkeys(own_names, f"default of {algo}")
-    for source, given in [(f"default of {algo}", cls.defaults), *_variant(algo, cls, layers), *layers]:
+    own_layers = [(f"default of {algo}", cls.defaults), *_variant(algo, cls, layers)]
+    data = next((str(given["data"]) for _, given in reversed([*own_layers, *layers]) if given.get("data")), DATA)
+    brought = [(f"data {data}", data_defaults(data, cls))] if data_defaults else []
+    for source, given in [*own_layers, *brought, *layers]:
         for name, value in given.items():
-            values[name], origin[name] = value, source
+            if not (name == "score" and value == AUTO):
+                values[name], origin[name] = value, source
     by_hand = ("default", "command line", "keyword argument")
     if values.get("trust_remote_code") and origin["trust_remote_code"] not in by_hand:
         raise ZooError(f"trust_remote_code cannot be set in {origin['trust_remote_code']}.", "Give it as a flag.")

@@ -25,7 +25,15 @@ LISTENER_HOOKS = ("run_start", "rollout_end", "step_end", "checkpoint_saved", "r
 
 @hookspec
 def sources() -> Any:  # type: ignore[empty-body]
-    """Named data sources: `{name: function(split, kind) -> list of records}`, for `--data name`."""
+    """Named data sources: `{name: function(split, kind) -> list of records}`, for `--data name`.
+
+    Or `{name: zoo.api.DataSource}`, which brings options of the core that fit the data, too.
+    """
+
+
+@hookspec
+def models() -> Any:  # type: ignore[empty-body]
+    """Named models: `{name: function(part, say) -> path of a Hugging Face folder}`, for `--model name:part`."""
 
 
 @hookspec

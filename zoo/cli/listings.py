@@ -206,7 +206,7 @@ def doctor(as_json: Json = False) -> None:
         "cache": str(cache),
         "free_gib": round(free, 1),
         "algorithms": [entry.full_name for entry in registry.algorithms()],
-        **{hook: sorted(_contributed(hook, problems)) for hook in ("sources", "evals", "rewards")},
+        **{hook: sorted(_contributed(hook, problems)) for hook in ("sources", "models", "evals", "rewards")},
         "problems": problems,
     }
     if as_json:

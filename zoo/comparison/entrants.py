@@ -14,6 +14,7 @@ from typing import Any
 
 from zoo import registry
 from zoo.config import Resolved, TrainConfig, resolve
+from zoo.data.sources.named import data_defaults
 from zoo.errors import ZooError, nearest
 from zoo.options import options_of
 from zoo.strict_yaml import read_yaml
@@ -58,7 +59,7 @@ class Settings:
             (self.file, self.common), (self.file, self.own.get(entrant.label, {})),
             ("command line", self.given), ("--set", self.sets.get(entrant.label, {})), ("zoo compare", decided),
         ]  # fmt: skip
-        resolved = resolve(entrant.algo, entrant.cls, layers)
+        resolved = resolve(entrant.algo, entrant.cls, layers, data_defaults)
         resolved.origin["algo"] = "command line"
         check_values(resolved.core, resolved.origin)
         return resolved

@@ -19,6 +19,7 @@ from zoo import registry
 from zoo.comparison import measures, results
 from zoo.comparison.entrants import START, Settings, default_folder
 from zoo.comparison.plan import Plan, Planned, make_plan
+from zoo.config import AUTO
 from zoo.data.template import ChatTemplate
 from zoo.errors import TrainingStopped, ZooError
 from zoo.evals import Score, Subject
@@ -77,9 +78,7 @@ class Comparison:
         self.template = ChatTemplate(load_tokenizer(self.source, self.core.trust_remote_code), self.core.template)
         self.plugins = registry.manager()
         available = registry.contributions(self.plugins, "evals")
-        names = names_in(self.core.score)
-        if self.core.score == "auto":
-            names = ["instructions"] if self.core.data.split(":")[0] == "starter" else []
+        names = [] if self.core.score == AUTO else names_in(self.core.score)
         check_names(names, available, "evaluation")
         self.evals = {name: available[name] for name in names}
         self.device = torch.device(setup.choose_accelerator(self.core.accelerator))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,11 +16,15 @@ import torch
 
 from zoo.errors import ZooError
 from zoo.models.default import NAME, cache_folder, convert_gguf, default_model, is_unpacked
+from zoo.registry import contributions, manager
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
 PICKLED_ENDINGS = (".bin", ".pt", ".pth", ".ckpt")
 HUB_SECONDS = 10
-ACCEPTED = "Give a folder with config.json and weights, a .gguf file, a run, a hub name owner/name, or smollm2-135m."
+ACCEPTED = (
+    "Give a folder with config.json and weights, a .gguf file, a run, a hub name owner/name, smollm2-135m, or what a "
+    "plugin brings."
+)
 
 
 class NotFound(ZooError):
@@ -62,7 +67,8 @@ class Source:
         folder = self.folder
         if folder is not None and folder.name == "model" and (folder.parent / "run.yaml").is_file():
             return folder.parent.name
-        return Path(self.name).name.removesuffix(".gguf").lower() or "model"
+        readable = re.sub(r"[^\w.+-]+", "-", Path(self.name).name.removesuffix(".gguf").lower())
+        return readable.strip("-") or "model"
 
 
 def resolve_model(name: str, say: Any = print) -> Source:
@@ -70,6 +76,8 @@ def resolve_model(name: str, say: Any = print) -> Source:
     if name == NAME:
         return Source(NAME, default_model(say))
     path = Path(name).expanduser()
+    if (brought := _from_plugin(name, path, say)) is not None:
+        return brought
     if path.is_file() and path.suffix == ".gguf":
         folder = cache_folder() / "models" / f"{path.stem}-{path.stat().st_size}"
         if not is_unpacked(folder):
@@ -84,6 +92,21 @@ def resolve_model(name: str, say: Any = print) -> Source:
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1 or _inside(path):
         raise NotFound(f"There is no model at {name}.", ACCEPTED)
     return _hub_source(name, say)
+
+
+def _from_plugin(name: str, path: Path, say: Any) -> Source | None:
+    """A model that a plugin makes, `name` or `name:part`; None where it is none of them."""
+    first, _, part = name.partition(":")
+    if "/" in first or path.exists() or first not in (named := named_models()):
+        return None
+    folder = Path(named[first](part, say))
+    _check_folder(folder)
+    return Source(name, folder)
+
+
+def named_models() -> dict[str, Any]:
+    """What plugins contribute under the hook `models`."""
+    return contributions(manager(), "models")
 
 
 def _inside(path: Path) -> bool:

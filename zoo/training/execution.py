@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 
 from zoo import registry
-from zoo.config import Resolved
+from zoo.config import AUTO, Resolved
 from zoo.data.loader import StepLoader
 from zoo.data.template import ChatTemplate
 from zoo.errors import PluginError, TrainingStopped, ZooError
@@ -280,10 +280,7 @@ class Execution:
         return found
 
     def _scores(self) -> list[str]:
-        if self.core.score == "auto":
-            fitting = {"lm": "instructions", "scalar": "pair_accuracy"}[self.algorithm.head]
-            return [fitting] if self.core.data.split(":")[0] == "starter" else []
-        return names_in(self.core.score)
+        return [] if self.core.score == AUTO else names_in(self.core.score)
 
     def fit(self) -> int:
         """Train; returns the number of the signal that stopped it, or 0."""

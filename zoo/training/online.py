@@ -71,8 +71,7 @@ def kept_answers(policy: Any, key: Sequence[str], template: ChatTemplate, say: S
 def make_rewards(core: TrainConfig, plugins: PluginManager, device: torch.device, say: Say) -> dict[str, Reward]:
     """The reward that is trained on, and the gold one if there is one. Raises ZooError."""
     named = contributions(plugins, "rewards")
-    brought = "instructions" if core.data.split(":")[0] == "starter" else None
-    texts = {"reward": core.reward or brought, "gold": core.gold_reward}
+    texts = {"reward": core.reward, "gold": core.gold_reward}
     options: dict[str, Any] = {"out": core.out, "device": device, "say": say}
     options |= {"timeout": core.reward_timeout, "max_new_tokens": core.max_new_tokens}
     return {which: Reward(text, named, **options) for which, text in texts.items() if text}

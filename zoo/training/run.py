@@ -12,6 +12,7 @@ from rich.console import Console
 
 from zoo import registry
 from zoo.config import Resolved, resolve
+from zoo.data.sources.named import data_defaults
 from zoo.errors import ZooError
 from zoo.runs import Run, find_run
 from zoo.strict_yaml import read_yaml
@@ -57,7 +58,7 @@ def resolve_options(
     name = algo or from_file or registry.default_name()
     short, cls = registry.load_algorithm(str(name))
     layers = [(str(config), file), (origin, {k: v for k, v in given.items() if v is not None})]
-    resolved = resolve(str(name) if ".py" in str(name) else short, cls, layers)
+    resolved = resolve(str(name) if ".py" in str(name) else short, cls, layers, data_defaults)
     resolved.origin["algo"] = origin if algo else str(config) if from_file else "default"
     check_values(resolved.core, resolved.origin)
     return resolved, cls

@@ -28,7 +28,16 @@ from zoo.judges.make import SELF
 from zoo.models.attention import use_cpu_attention
 from zoo.models.critic import Critic, ValueHead
 from zoo.models.default import NAME, cache_folder
-from zoo.models.loading import NotFound, Source, add_lora, is_adapted, load_model, load_tokenizer, resolve_model
+from zoo.models.loading import (
+    NotFound,
+    Source,
+    add_lora,
+    is_adapted,
+    load_model,
+    load_tokenizer,
+    named_models,
+    resolve_model,
+)
 from zoo.models.precision import round_frozen, weights_dtype
 from zoo.models.reference_cache import ReferenceCache, architecture, fingerprint
 from zoo.models.roles import Models, Policy, Reference
@@ -161,7 +170,7 @@ def resolve_start(name: str, out: str, say: Say) -> Source:
     except NotFound as error:
         runs = [run.name for run in find_runs(out)]
         listed = f"Runs in {out}/: {', '.join(runs)}. " if runs else f"There are no runs in {out}/. "
-        raise NotFound(error.message + nearest(name, [*runs, NAME]), listed + error.hint) from None
+        raise NotFound(error.message + nearest(name, [*runs, NAME, *named_models()]), listed + error.hint) from None
 
 
 def load_policy(core: TrainConfig, source: Source, precision: str, head: str = "lm") -> Any:

@@ -20,10 +20,11 @@ from zoo.data.formats.message import RowError, describe
 from zoo.data.sources import folders
 from zoo.data.sources.hub import open_hub
 from zoo.data.sources.lines import Line, read_json, read_jsonl
+from zoo.data.sources.named import WITH_SPLIT, DataSource, rows_of
 from zoo.data.sources.tables import arrow_lines, read_arrow, read_csv, read_parquet
 from zoo.errors import ZooError, nearest
 
-NamedSources = Mapping[str, Callable[..., Any]]
+NamedSources = Mapping[str, Callable[..., Any] | DataSource]
 READERS: dict[str, Callable[[Path, str], Iterator[Line]]] = {
     ".jsonl": lambda path, split: read_jsonl(path),
     ".json": read_json,
@@ -33,7 +34,6 @@ READERS: dict[str, Callable[[Path, str], Iterator[Line]]] = {
     ".arrow": lambda path, split: read_arrow(path),
 }
 _PACKED = (".jsonl", ".json", ".csv", ".tsv")
-_WITH_SPLIT = re.compile(r"(.+)@([^@/]+)")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.+-]+)?")
 
 
@@ -58,17 +58,17 @@ class Source:
 def open_source(source: str, kind: str, *, split: str = "train", named_sources: NamedSources | None = None) -> Source:
     """Find a source by its name and open it. `kind` is handed to named sources. Raises ZooError."""
     named = named_sources or {}
-    spelled = _WITH_SPLIT.fullmatch(source)
+    spelled = WITH_SPLIT.fullmatch(source)
     if spelled and not Path(source).expanduser().exists():
         name, split = spelled.groups()
     else:
         name = source
     if name in named:
-        return _open_named(name, named[name], split, kind)
+        return _open_named(name, rows_of(named[name]), split, kind)
     # `reasoning-gym:chain_sum`: a part of a named source that has parts.
     first, colon, part = name.partition(":")
     if colon and first in named:
-        return _open_part(name, first, part, named[first], split, kind)
+        return _open_part(name, first, part, rows_of(named[first]), split, kind)
     path = Path(name).expanduser()
     if path.is_dir():
         return _open_folder(path, name, split)

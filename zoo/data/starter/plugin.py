@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from zoo.algorithm import Algorithm
 from zoo.data import starter
+from zoo.data.sources.named import DataSource
 from zoo.hookspecs import hookimpl
 from zoo.rewards import instructions
 
@@ -20,7 +22,15 @@ def greedy() -> Any:
 
 @hookimpl
 def sources() -> dict[str, Any]:
-    return {"starter": starter.records}
+    return {"starter": DataSource(starter.records, defaults)}
+
+
+def defaults(part: str, algorithm: type[Algorithm]) -> dict[str, Any]:
+    """What answers are worth here, and what shows whether they have become better."""
+    found = {"score": {"lm": "instructions", "scalar": "pair_accuracy"}[algorithm.head]}
+    if algorithm.online():
+        found["reward"] = "instructions"
+    return {name: value for name, value in found.items() if name not in algorithm.defaults}
 
 
 @hookimpl
