@@ -162,7 +162,7 @@ def _entry(file: Path, package: registry.Entry) -> RecipeEntry:
         return RecipeEntry(**where, error=error.message)
     except (AttributeError, TypeError):
         return RecipeEntry(**where, error=f"it is not written as a recipe: zoo recipes {file.stem} says where")
-    return RecipeEntry(**{**where, **facts, **_last_result(file)})
+    return RecipeEntry(**{**where, **facts, **last_result(file)})
 
 
 def _facts(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -178,7 +178,7 @@ def _facts(content: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _last_result(file: Path) -> dict[str, Any]:
+def last_result(file: Path) -> dict[str, Any]:
     """Verdict and date of the last run that was kept beside the recipe."""
     try:
         kept = json.loads((file.parent / "results" / f"{file.stem}.json").read_text(encoding="utf-8"))

@@ -148,6 +148,11 @@ class Variant(Model):
     reproduced_if: str = ""
     caveat: str = ""
 
+    @property
+    def top(self) -> tuple[str, ...]:
+        """The keys of the file that it stands below."""
+        return ("laptop",) if self.name == "laptop" else ()
+
     def matching(self, reference: str) -> list[str]:
         """The stages that `kto`, `kto(beta=0.1)` or `kto(*)` stands for; empty when there is none."""
         wanted = canonical(reference)
@@ -189,8 +194,11 @@ class Recipe(Model):
 
     def where(self, variant: Variant, *keys: str | int) -> str:
         """`recipes/kto.yaml:12`, the line of the key at this path within a variant, or of what holds it."""
-        top = ("laptop",) if variant.name == "laptop" else ()
-        return place(self.lines, (*top, *keys), self.path)
+        return place(self.lines, (*variant.top, *keys), self.path)
+
+    def has(self, variant: Variant, *keys: str | int) -> bool:
+        """Whether the file has a key at this path within a variant."""
+        return (*variant.top, *keys) in self.lines
 
 
 def place(lines: Mapping[tuple[str | int, ...], tuple[str, int]], keys: Iterable[str | int], path: Path) -> str:

@@ -32,11 +32,10 @@ def where_needed(stage: Stage, needed: str) -> tuple[str, ...]:
 
 def written_at(recipe: Recipe, variant: Variant, stage: Stage, *keys: str) -> str:
     """`file:line` of a key of a stage, which may stand in its sweep, among the common ones, or in the shared evals."""
-    top = ("laptop",) if variant.name == "laptop" else ()
     name = stage.sweep_of or stage.name
     own = ("stages", name, *keys)
     among = [own, ("stages", name, "sweep", *keys[-1:]), ("common", *keys), keys]
-    found = next((path for path in among if (*top, *path) in recipe.lines), own)
+    found = next((path for path in among if recipe.has(variant, *path)), own)
     return recipe.where(variant, *found)
 
 

@@ -1,0 +1,154 @@
+"""The card of a recipe: everything its file says, with the source that each number has there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+
+from zoo.recipes.schema import Claim, Recipe, Stage, Variant
+
+Setting = tuple[str, str, str]
+"""An option, its value, and where the recipe has it from."""
+COMMENT = re.compile(r"""(?:[^"'#]|"[^"]*"|(?<!\w)'[^']*'|(?<=\w)['"]|(?<!\s)#)*?\s#\s?(.*)""")
+"""A line of YAML with a comment: a # behind a blank that stands in no quotation marks."""
+
+
+def show_card(recipe: Recipe, verdict: str, console: Console) -> None:
+    """Print it. verdict: of the last run, as markup."""
+    sources = Comments(recipe)
+    version = f"({recipe.paper.version})" if recipe.paper.version else ""
+    _print(console, f"[bold]{escape(recipe.name)}[/bold]  {escape(recipe.title)}")
+    _facts({"paper": f"{recipe.paper.text} {version}", "hardware": recipe.hardware}, console)
+    _print(console, f"{'last verdict':14}{verdict}")
+    console.print(f"{'file':14}{escape(str(recipe.path))}", highlight=False, soft_wrap=True)
+    if recipe.about:
+        _print(console, f"\n{escape(_one_line(recipe.about))}")
+    _variant(recipe.full, "At full scale", sources, console)
+    if (laptop := recipe.laptop) is not None:
+        _variant(laptop, "On a laptop", sources, console)
+        facts = {"tests": laptop.tests, "seeds": str(laptop.seeds), "minutes": f"{laptop.minutes:g}"}
+        _facts({**facts, "reproduced if": laptop.reproduced_if, "caveat": laptop.caveat}, console)
+    _lines("Deviations", recipe.deviations, console)
+    _lines("Not reported", recipe.not_reported, console)
+    _lines("Notes", filter(None, [recipe.notes]), console)
+
+
+class Comments:
+    """What stands behind keys in the recipe's file: where its authors have each number from."""
+
+    def __init__(self, recipe: Recipe):
+        self.recipe = recipe
+        self.files: dict[str, list[str]] = {}
+
+    def of(self, variant: Variant, *keys: str) -> str:
+        """The comment on the line of a key; empty where there is none."""
+        file, _, line = self.recipe.where(variant, *keys).rpartition(":")
+        if file not in self.files:
+            self.files[file] = Path(file).read_text(encoding="utf-8").splitlines() if Path(file).is_file() else []
+        if not self.files[file]:
+            return ""
+        found = COMMENT.match(self.files[file][int(line) - 1])
+        return found[1] if found else ""
+
+
+def _variant(variant: Variant, title: str, sources: Comments, console: Console) -> None:
+    _print(console, f"\n[bold]{title}[/bold]")
+    written = {stage.sweep_of or stage.name: stage for stage in reversed(variant.stages.values())}
+    stages = dict(reversed(written.items()))
+    common = {one for name, stage in stages.items() for one in _common(stage, name, variant, sources)}
+    if common:
+        _print(console, "every stage")
+        order = {key: i for i, key in enumerate(dict.fromkeys(key for one in stages.values() for key in one.options))}
+        _settings(sorted(common, key=lambda one: order.get(one[0], len(order))), console)
+    for name, stage in stages.items():
+        _print(console, f"{escape(name)}  [dim]{escape(_what(stage))}[/dim]")
+        _settings(_own(stage, name, variant, sources), console)
+    for claim in variant.claims:
+        _print(console, f"[bold]·[/bold] {escape(claim.says)}")
+        _print(console, Padding(f"[dim]{escape(claim.where)}: {escape(rule_of(claim))}[/dim]", (0, 0, 0, 4)))
+
+
+def _what(stage: Stage) -> str:
+    if stage.label is not None:
+        return "labels data"
+    return f"trains with {stage.algo}" if stage.algo else "is evaluated only"
+
+
+def _common(stage: Stage, name: str, variant: Variant, sources: Comments) -> Iterator[Setting]:
+    """What a stage has from the keys that stand for all stages."""
+    for key, value in stage.options.items():
+        if not _is_own(sources.recipe, variant, name, key, stage):
+            yield key, str(value), sources.of(variant, "common", key)
+    for label in stage.shared_evals:
+        yield f"measures {label}", stage.evals[label], sources.of(variant, "evals", label)
+
+
+def _own(stage: Stage, name: str, variant: Variant, sources: Comments) -> Iterator[Setting]:
+    """What stands in a stage itself; of a sweep all values in one line."""
+    given: Mapping[str, Any] = stage.options if stage.label is None else stage.label
+    inside = () if stage.label is None else ("label",)
+    for key, value in {**({"start": stage.start} if stage.start else {}), **given}.items():
+        if key in stage.swept:
+            values = ", ".join(one.swept[key] for one in variant.stages.values() if one.sweep_of == name)
+            yield key, f"in turn {values}", sources.of(variant, "stages", name, "sweep", key)
+        elif stage.label is not None or _is_own(sources.recipe, variant, name, key, stage):
+            yield key, str(value), sources.of(variant, "stages", name, *inside, key)
+    for label, spelling in stage.evals.items():
+        if label not in stage.shared_evals:
+            yield f"measures {label}", spelling, sources.of(variant, "stages", name, "evals", label)
+
+
+def _is_own(recipe: Recipe, variant: Variant, name: str, key: str, stage: Stage) -> bool:
+    # A key that a merge (`<<`) brought has no line of its own, and is not a common one either.
+    return key in stage.swept or recipe.has(variant, "stages", name, key) or not recipe.has(variant, "common", key)
+
+
+def rule_of(claim: Claim) -> str:
+    """What must come out, as the file states it."""
+    at = f" where {claim.at.metric} is {claim.at.value:g}" if claim.at else ""
+    value = getattr(claim, claim.rule)
+    texts = {
+        "untested": lambda: f"not tested, {value}",
+        "orders": lambda: f"{' < '.join(value)}{at}",
+        "paper": lambda: f"{claim.metric}{at} is {value:g} ± {claim.within:g}",
+        "rises_by": lambda: (
+            f"{claim.metric} − {claim.baseline}{at} is {value:g} {'or more' if value >= 0 else 'or less'}"
+        ),
+        "between": lambda: f"{claim.metric}{at} is between {value[0]:g} and {value[1]:g}",
+    }
+    return texts.get(claim.rule, lambda: f"{claim.metric}{at} is {claim.rule} {value:g}")()
+
+
+# -- printing ----------------------------------------------------------------------------------------------------
+
+
+def _print(console: Console, content: Any) -> None:
+    console.print(content, highlight=False)
+
+
+def _settings(settings: Iterable[Setting], console: Console) -> None:
+    for key, value, source in settings:
+        behind = f"  [dim]{escape(source)}[/dim]" if source else ""
+        _print(console, Padding(f"{escape(key)} {escape(value)}{behind}", (0, 0, 0, 4)))
+
+
+def _facts(facts: Mapping[str, str], console: Console) -> None:
+    for title, value in facts.items():
+        _print(console, f"{title:14}{escape(_one_line(value))}")
+
+
+def _lines(title: str, lines: Iterable[str], console: Console) -> None:
+    for i, line in enumerate(lines):
+        if i == 0:
+            _print(console, f"\n[bold]{title}[/bold]")
+        _print(console, f"· {escape(_one_line(line))}")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

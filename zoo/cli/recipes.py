@@ -1,0 +1,153 @@
+"""`zoo recipes`: what recipes there are, one of them in full, a copy of it to change."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from zoo.cli.listings import Json, print_json
+from zoo.errors import ZooError
+
+if TYPE_CHECKING:
+    from zoo.recipes.find import RecipeEntry
+
+EXAMPLES = (
+    "zoo recipes",
+    "zoo recipes ipo",
+    "zoo recipes ipo --copy mine.yaml",
+    "zoo recipes --schema > recipe.schema.json",
+)
+COLOURS = {"reproduced": "green", "not reproduced": "red", "not tested here": "yellow"}
+
+
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="One recipe, or a YAML file; without it all are listed.")] = None,
+    file: Annotated[Path | None, typer.Argument(help="Where --copy puts it; by default NAME.yaml here.")] = None,
+    copy: Annotated[bool, typer.Option("--copy", help="Copy the recipe to a file of your own, to change it.")] = False,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON schema of recipes, for an editor to check them by.")
+    ] = False,
+    table: Annotated[
+        bool, typer.Option("--table", help="Write README.md of the recipes' folder from the kept results again.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """List the recipes, or show one: its paper, stages with the source of each number, claims, and the last verdict.
+
+    A recipe is a file that states what a paper claims, and runs it: `zoo reproduce NAME --laptop`.
+    """
+    if file is not None and not copy:
+        raise ZooError(
+            f"{file} is given besides '{name}'.", f"To copy the recipe there: zoo recipes {name} --copy {file}"
+        )
+    if schema:
+        from zoo.recipes.form import json_schema
+
+        print_json(json_schema())
+    elif table:
+        _write_tables(name)
+    elif name is None:
+        if copy:
+            raise ZooError("--copy needs the name of a recipe.", "Write zoo recipes NAME --copy.")
+        _list(as_json)
+    elif copy:
+        _copy(name, file)
+    else:
+        _card(name, as_json)
+
+
+# -- all ---------------------------------------------------------------------------------------------------------
+
+
+def _list(as_json: bool) -> None:
+    from zoo.recipes.find import all_recipes
+
+    entries = all_recipes()
+    if as_json:
+        print_json([asdict(entry) for entry in entries])
+        return
+    names = [entry.name for entry in entries]
+    table = Table(box=None, pad_edge=False)
+    for title in ("name", "paper", "algorithms", "hardware of the paper", "laptop", "last verdict"):
+        table.add_column(title, no_wrap=title == "name", overflow="fold")
+    for entry in entries:
+        name = entry.name if names.count(entry.name) == 1 else entry.full_name
+        table.add_row(escape(name), *(escape(cell) for cell in _cells(entry)), _verdict(entry.verdict, entry.date))
+    console = Console()
+    console.print(table)
+    for entry in entries:
+        if entry.error:
+            console.print(f"[red]{escape(entry.full_name)}: {escape(entry.error)}[/red]", highlight=False)
+    if not entries:
+        console.print("No installed package brings recipes.")
+    console.print(
+        "\nzoo recipes NAME shows one; zoo reproduce NAME --laptop runs its small experiment.", highlight=False
+    )
+
+
+def _cells(entry: RecipeEntry) -> tuple[str, str, str, str]:
+    if entry.error:
+        return "cannot be read", "", "", ""
+    minutes = f"{entry.minutes:g} min" if isinstance(entry.minutes, int | float) else "–"
+    return entry.paper, ", ".join(entry.algorithms), entry.hardware, minutes
+
+
+def _verdict(verdict: str, date: str = "") -> str:
+    if not verdict:
+        return "[dim]not run[/dim]"
+    colour = COLOURS.get(verdict, "white")
+    return f"[{colour}]{escape(verdict)}[/{colour}]" + (f" [dim]{escape(date)}[/dim]" if date else "")
+
+
+def _write_tables(name: str | None) -> None:
+    """The table of one recipe's folder, or of every folder that keeps results and may be written to."""
+    from zoo.recipes.find import all_recipes, find_recipe
+    from zoo.recipes.table import write_table
+
+    folders = [find_recipe(name)[0].parent] if name else sorted({Path(entry.path).parent for entry in all_recipes()})
+    for folder in folders:
+        typer.echo(f"Written: {write_table(folder)}")
+
+
+# -- one ---------------------------------------------------------------------------------------------------------
+
+
+def _copy(name: str, file: Path | None) -> None:
+    from zoo.recipes.find import find_recipe
+
+    source = find_recipe(name)[0]
+    target = file or Path(source.name)
+    if target.is_dir():
+        target = target / source.name
+    if target.exists():
+        raise ZooError(f"{target} is there already.", f"Name another file: zoo recipes {name} --copy FILE")
+    if not target.parent.is_dir():
+        raise ZooError(f"The folder {target.parent} does not exist.", f"Make it first: mkdir -p {target.parent}")
+    shutil.copyfile(source, target)
+    typer.echo(f"Copied to {target}. Change it, then: zoo reproduce {_typed(target)} --laptop --dry-run")
+
+
+def _typed(path: Path) -> str:
+    return str(path) if path.is_absolute() or len(path.parts) > 1 else f"./{path}"
+
+
+def _card(name: str, as_json: bool) -> None:
+    from zoo.cli.recipe_card import show_card
+    from zoo.recipes.find import last_result
+    from zoo.recipes.load import load_recipe
+
+    recipe = load_recipe(name)
+    last = last_result(recipe.path)
+    if as_json:
+        print_json({**recipe.model_dump(mode="json", exclude={"lines"}), "last": last})
+        return
+    show_card(recipe, _verdict(last.get("verdict", ""), last.get("date", "")), Console())
+    ways = ["--laptop"] if recipe.laptop else []
+    typer.echo("\n" + "\n".join(f"zoo reproduce {name} {way}" for way in [*ways, "--dry-run"]))
