@@ -224,7 +224,8 @@ class GRPO(Algorithm):
             replace(one, completion=one.completion[: end + 1], mask=one.mask[: end + 1], ended=False, behaviour=None)
             for one, places in zip(answers, ends, strict=True) for end in places[:-1]
         ])  # fmt: skip
-        before = iter((score(begun) if len(begun) else rewards.new_zeros(0)).split([len(p) - 1 for p in ends]))
+        scores = score(begun, unfinished=True) if len(begun) else rewards.new_zeros(0)
+        before = iter(scores.split([len(places) - 1 for places in ends]))
         step_rewards = [torch.cat([next(before).to(reward), reward[None]]) for reward in rewards.flatten()]
         size = rewards.shape[1]
         groups = range(0, len(answers), size)

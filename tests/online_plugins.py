@@ -1,8 +1,10 @@
 """Online algorithms for the tests of rollouts: not a test file itself."""
 
+from dataclasses import replace
+
 import torch
 
-from zoo.api import Algorithm, Batch, Loss, Ragged
+from zoo.api import Algorithm, Answers, Batch, Loss, Ragged
 
 
 class Reinforce(Algorithm):
@@ -29,6 +31,25 @@ class Reinforce(Algorithm):
         ratio = ((logps.per_token - old) * logps.mask).sum(-1).exp()
         values = -batch.advantage.where(known, 0.0) * ratio
         return Loss.weighted(values, known.float(), {"advantage": batch.advantage, "ratio": ratio})
+
+
+class Beginnings(Reinforce):
+    """The same, and asks what the first token of each answer is worth."""
+
+    metrics = {**Reinforce.metrics, "asked": "Share of beginnings with a reward."}
+
+    def rollout(self, prompts, models, config, score):
+        batch = super().rollout(prompts, models, config, score)
+        begun = [
+            replace(one, completion=one.completion[:1], mask=one.mask[:1], ended=False, behaviour=None)
+            for one in batch.answers
+        ]
+        return Batch(**batch.fields, asked=~score(Answers(begun), unfinished=True).isnan())
+
+    def loss(self, batch, models, config):
+        loss = super().loss(batch, models, config)
+        loss.metrics["asked"] = (batch.asked.float(), torch.ones(len(batch)))
+        return loss
 
 
 class ActorCritic(Reinforce):

@@ -61,7 +61,7 @@ def written(behaviour, lengths, rows=None, **rest):
 
 def rolled(algorithm, config, policy, score, prompts=1, **roles):
     """What the `rollout` hook returns for so many prompts; score: a function of answers, or a list of numbers."""
-    given = score if callable(score) else lambda answers: tensor(score)
+    given = score if callable(score) else lambda answers, **how: tensor(score)
     records = [{"row": i, "prompt": torch.tensor([1, 2]), "record": {"prompt": "?"}} for i in range(prompts)]
     with torch.no_grad():
         return algorithm.rollout(records, Models(policy=policy, **roles), config, given)

@@ -295,7 +295,8 @@ def test_steps_are_lines_and_the_score_of_the_answer_so_far_is_their_reward(vect
         answer.completion[places[:-1]] = 0
     seen = []
 
-    def score(some):
+    def score(some, unfinished=False):
+        assert unfinished == bool(seen)
         seen.append([(one.row, len(one.completion), one.ended) for one in some])
         step_of = [ends[one.row].index(len(one.completion) - 1) for one in some]
         return tensor([case["inputs"]["step_rewards"][one.row][j] for one, j in zip(some, step_of, strict=True)])

@@ -60,12 +60,21 @@ def test_prompts_are_counted_by_right_answers_where_rewards_are_0_or_1():
     def groups(*rewards):
         seen = Seen()
         answers = Answers(Answer.of([1], [2, 3], row=i // 2) for i in range(len(rewards)))
-        seen.add(answers, ["text"] * len(rewards), rewards, {}, {})
+        seen.add(answers, ["text"] * len(rewards), rewards, {})
         return {name: value for name, value in seen.metrics().items() if "groups/" in name}
 
     right = groups(1.0, 1.0, 0.0, 1.0, 1.0, 1.0, float("nan"), 0.0)
     assert right == {"rollout/groups/0": 0.25, "rollout/groups/1": 0.25, "rollout/groups/2": 0.5}
     assert groups(1.0, 0.5, 0.0, 1.0) == {}
+
+
+def test_beginnings_of_answers_are_scored_and_counted_nowhere(train):
+    whole, begun = train("Reinforce"), train("Beginnings")
+    rollout = [{name: value for name, value in row.items() if "rollout/" in name} for row in begun.metrics]
+    assert rollout == [{name: value for name, value in row.items() if "rollout/" in name} for row in whole.metrics]
+    assert (begun.path / "samples.jsonl").read_bytes() == (whole.path / "samples.jsonl").read_bytes()
+    asked = [row["asked"] for row in begun.metrics if "asked" in row]
+    assert asked and all(asked), "their rewards were given"
 
 
 def test_missing_rewards_are_counted_and_not_trained_on(train):

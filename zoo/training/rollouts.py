@@ -76,9 +76,7 @@ class Rollouts:
         clock = time.perf_counter()
         self._seen = Seen()
         with self._rolling(iteration):
-            batch = self.hook.rollout(
-                prompts=records, models=self.models, config=self.config, score=lambda answers: self._score(answers)
-            )
+            batch = self.hook.rollout(prompts=records, models=self.models, config=self.config, score=self._score)
             self._check(batch)
             self.metrics = {**self._seen.metrics(), **self._gap()}
         self._watch(step)
@@ -120,18 +118,21 @@ class Rollouts:
 
     # -- scores --------------------------------------------------------------------------------------------------
 
-    def _score(self, answers: Answers) -> Tensor:
+    def _score(self, answers: Answers, unfinished: bool = False) -> Tensor:
+        """What a rollout gets as `score`. unfinished: these are beginnings of answers, which no number counts."""
         if "reward" not in self.rewards and "judge" in self.models:
             # It learns from its judge; a reward would only have been looked at.
             self._seen.rewarded = False
-            self._seen.add(answers, self.writer.texts(answers), [math.nan] * len(answers), {}, {})
+            self._seen.add(answers, self.writer.texts(answers), [math.nan] * len(answers), {})
             return torch.full((len(answers),), math.nan, device=answers[0].completion.device)
         if "reward" not in self.rewards:
             raise ZooError(
                 "This algorithm asks for a reward, and none was named.", "Add --reward, see docs/rewards.md."
             )
         values, parts, failures = self._scored("reward", answers, self.records)
-        self._seen.add(answers, self.writer.texts(answers), values, parts, failures)
+        self._seen.fail(len(answers), failures)
+        if not unfinished:
+            self._seen.add(answers, self.writer.texts(answers), values, parts)
         return torch.tensor(values, dtype=torch.float32, device=answers[0].completion.device)
 
     def _scored(
@@ -183,7 +184,7 @@ class Rollouts:
         if my_place()[0] or not seen.answers:
             return
         for reason, count in seen.failures.items():
-            self.say(f"Step {step + 1}: {count} of {len(seen.answers)} rewards are missing: {reason}")
+            self.say(f"Step {step + 1}: {count} of {seen.asked} rewards are missing: {reason}")
         rows, cut = [answer.row for answer in seen.answers], [answer.cut for answer in seen.answers]
         # Where a judge is asked, the reward is only looked at: nobody waits for it to teach anything.
         judged = "judge" in self.models
@@ -222,7 +223,7 @@ class Rollouts:
             report.write_cases(self.run, step, cases)
         seen = Seen()
         if found:
-            seen.add(answers, self.writer.texts(answers), next(iter(found.values())), {}, {})
+            seen.add(answers, self.writer.texts(answers), next(iter(found.values())), {})
             if not my_place()[0]:
                 self._keep("held-out", f"step {step}", seen.samples(records, SHOWN))
         self.algorithm.load_state(state)
@@ -238,21 +239,25 @@ class Seen:
         self.texts: list[str] = []
         self.values: list[float] = []
         self.parts: dict[str, list[float]] = {}
-        self.failures: dict[str, int] = {}
+        self.failures: Counter[str] = Counter()
+        """Why rewards are missing, those of beginnings of answers too, and how many each."""
+        self.asked = 0
         self.rewarded = True
         """Whether there is a reward at all."""
 
     def add(
-        self, answers: Answers, texts: Sequence[str], values: Sequence[float], parts: Mapping[str, Sequence[float]],
-        failures: Mapping[str, int],
-    ) -> None:  # fmt: skip
+        self, answers: Answers, texts: Sequence[str], values: Sequence[float], parts: Mapping[str, Sequence[float]]
+    ) -> None:
         self.answers += answers
         self.texts += texts
         self.values += values
         for name, column in parts.items():
             self.parts.setdefault(name, []).extend(column)
-        for reason, count in failures.items():
-            self.failures[reason] = self.failures.get(reason, 0) + count
+
+    def fail(self, asked: int, failures: Mapping[str, int]) -> None:
+        """So many rewards were asked for, and some are missing."""
+        self.asked += asked
+        self.failures.update(failures)
 
     def metrics(self) -> dict[str, float]:
         if not self.answers:
