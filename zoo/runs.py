@@ -94,19 +94,30 @@ class Run:
 
         Raises ZooError when another one holds it. Without file locks (Windows, some network disks) nothing is kept.
         """
-        with (self.path / "run.yaml").open("r+") as file:
-            try:
-                import fcntl
-
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ZooError(
-                    f"The run {self.name} is being trained by another process.",
-                    f"Wait for it to end, or stop it with ctrl-C; then: zoo resume {self.path}",
-                ) from None
-            except (ImportError, OSError):
-                pass
+        with hold(
+            self.path / "run.yaml", f"The run {self.name} is being trained by another process.",
+            f"zoo resume {self.path}",
+        ):  # fmt: skip
             yield
+
+
+@contextlib.contextmanager
+def hold(file: Path, message: str, command: str) -> Iterator[None]:
+    """Lock a file against every other process, until this one ends, however it ends.
+
+    Raises ZooError with the message when another one holds it; command: what to type once that has ended. Without file
+    locks (Windows, some network disks) nothing is kept.
+    """
+    with file.open("r+") as stream:
+        try:
+            import fcntl
+
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ZooError(message, f"Wait for it to end, or stop it with ctrl-C; then: {command}") from None
+        except (ImportError, OSError):
+            pass
+        yield
 
 
 def check_name(out: str, name: str | None) -> None:

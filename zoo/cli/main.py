@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from zoo import __version__
-from zoo.cli import check, compare, data, label, listings, models, new_plugin, recipes, train
+from zoo.cli import check, compare, data, label, listings, models, new_plugin, recipes, reproduce, train
 from zoo.cli.help import App
 from zoo.errors import ZooError
 from zoo.faults import fault_of_plugin
@@ -63,6 +63,7 @@ def add_commands(arguments: list[str]) -> None:
     app.command(epilog="Examples: zoo runs    zoo runs last    zoo runs --json")(listings.runs)
     app.command("compare", epilog="Examples: " + "    ".join(compare.EXAMPLES))(compare.command())
     app.command(epilog="Examples: " + "    ".join(recipes.EXAMPLES))(recipes.recipes)
+    app.command(epilog="Examples: " + "    ".join(reproduce.EXAMPLES))(reproduce.reproduce)
     app.command(epilog="Examples: zoo export last my-model    zoo export last my-model --merge")(models.export)
     app.command("new-plugin", epilog=new_plugin.EPILOG)(new_plugin.new_plugin)
     app.command(epilog="Examples: zoo check dpo    zoo check ./simpo.py:SimPO --only learns    zoo check dpo --json")(

@@ -88,7 +88,7 @@ def write_runs_page(folder: Path, found: dict[str, Any], runs: Sequence[Run]) ->
     folder.mkdir(parents=True, exist_ok=True)
     names = [run.name for run in runs]
     series = {run.name if names.count(run.name) == 1 else str(run.path): Series(run.metrics) for run in runs}
-    drawn = {heading: of_it for heading, of_it in _overlaid(series).items() if of_it}
+    drawn = {heading: of_it for heading, of_it in overlaid(series).items() if of_it}
     taken: set[str] = set()
     drawn = {heading: data_files.named(of_it, taken) for heading, of_it in drawn.items()}
     data_files.write(folder, [plot for of_it in drawn.values() for plot in of_it])
@@ -97,13 +97,13 @@ def write_runs_page(folder: Path, found: dict[str, Any], runs: Sequence[Run]) ->
     return pages.write(folder / "report.html", page)
 
 
-def _overlaid(runs: dict[str, Series]) -> dict[str, list[Plot]]:
-    """By heading: reward against distance, and a plot for each metric that several runs have, a curve for each run."""
+def overlaid(runs: dict[str, Series], least: int = 2) -> dict[str, list[Plot]]:
+    """By heading: reward against distance, and a plot for each metric that `least` runs have, a curve for each run."""
     found = {"Reward and distance": plot_frontiers(runs)}
     axes = common_axes(runs)
     for name in dict.fromkeys(name for run in runs.values() for name in run.names if name not in NO_CURVE):
         lines = {label: run.of(name) for label, run in runs.items()}
         plot = plots.curves(name, lines, axes, CORE_METRICS.get(name.removeprefix("rollout/"), ""))
-        if plot is not None and sum(bool(points) for points in lines.values()) > 1:
+        if plot is not None and sum(bool(points) for points in lines.values()) >= least:
             found.setdefault(heading_of(panel_of(name)[0]), []).append(plot)
     return found

@@ -1,0 +1,1 @@
+"""Recipes of the tests, found through the entry point `zoo.recipes`."""

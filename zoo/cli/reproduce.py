@@ -1,0 +1,144 @@
+"""`zoo reproduce`: run a recipe and judge what it claims."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from zoo.cli.listings import Json, print_json
+from zoo.errors import ZooError
+
+EXAMPLES = (
+    "zoo reproduce ipo --laptop",
+    "zoo reproduce ipo --laptop --seeds 10,11,12 --no-record",
+    "zoo reproduce ./mine.yaml --laptop --dry-run",
+    "zoo reproduce dpo --only sft --dry-run",
+)
+SEEDS_HINT = "Write --seeds 3 for the first three, or --seeds 0,5,7."
+COLOURS = {"reproduced": "green", "not reproduced": "red", "not tested here": "yellow"}
+
+
+def reproduce(
+    recipe: Annotated[str, typer.Argument(help="A recipe by name (zoo recipes lists them), or a YAML file.")],
+    laptop: Annotated[bool, typer.Option("--laptop", help="The small experiment, in minutes on a CPU.")] = False,
+    seeds: Annotated[
+        str | None,
+        typer.Option(help="How many from 0 (3), or which (0,5,7).", show_default="those of the recipe"),
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option(metavar="STAGE", help="Make this stage and what it needs; judge nothing.")
+    ] = None,
+    out: Annotated[str, typer.Option(help="Folder that holds reproductions; the same folder goes on.")] = (
+        "runs/recipes"
+    ),
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything and print the plan; run nothing.")
+    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit status 1 when a claim is not reproduced.")] = False,
+    record: Annotated[
+        bool, typer.Option("--record/--no-record", help="Keep the results beside the recipe, and its table.")
+    ] = True,
+    as_json: Json = False,
+) -> None:
+    """Run all stages of a recipe and judge what the paper claims.
+
+    The stages are drawn first. What is finished is not made again, whatever stopped it: the same command goes on. A
+    claim is *reproduced*, *not reproduced*, or *not tested here*: a small experiment says nothing about numbers at
+    full scale.
+    """
+    from zoo.recipes.check import check_recipe
+    from zoo.recipes.load import load_recipe
+    from zoo.recipes.runner import Reproduction
+
+    found = check_recipe(load_recipe(recipe), laptop)
+    console = Console(stderr=as_json)
+    reproduction = Reproduction(
+        found, laptop, console, seeds=seeds_of(seeds), only=only, out=out, command=shlex.join(["zoo", *sys.argv[1:]])
+    )
+    if dry_run:
+        _dry_run(reproduction, console, as_json)
+        return
+    reproduction.draw()
+    results = reproduction.go()
+    if only is not None:
+        return
+    stored = reproduction.record(results) if record else None
+    if as_json:
+        print_json(results)
+    else:
+        _show(results, reproduction.folder, stored, console)
+    _exit(results, strict)
+
+
+def seeds_of(text: str | None) -> list[int] | None:
+    """`3` as 0, 1, 2, and `0,5,7` (or `5,`) as they stand. Raises ZooError."""
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts or not all(part.isdigit() for part in parts) or (len(parts) == 1 and text.strip() == "0"):
+        raise ZooError(
+            f"--seeds {text} is no number of seeds and no list of them.", "Write --seeds 3 or --seeds 0,5,7."
+        )
+    numbers = [int(part) for part in parts]
+    if len(set(numbers)) < len(numbers):
+        raise ZooError(f"--seeds {text} has a seed twice.", SEEDS_HINT)
+    return numbers if "," in text else list(range(numbers[0]))
+
+
+def _exit(results: Mapping[str, Any], strict: bool) -> None:
+    """1 where a claim that was to be judged could not be, or, if strict, is not reproduced."""
+    judged = [claim["verdict"] for claim in results["claims"] if claim["seeds"]]
+    if "not tested here" in judged or (strict and "not reproduced" in judged):
+        raise typer.Exit(1)
+
+
+def _show(results: Mapping[str, Any], folder: Path, stored: Path | None, console: Console) -> None:
+    from zoo.report.pages import shown
+
+    table = Table("claim", "seeds", "mean ± sd", "95 % interval", "verdict", box=None, pad_edge=False)
+    for claim in results["claims"]:
+        mean = shown(claim["mean"]) + (f" ± {shown(claim['sd'])}" if claim["sd"] is not None else "")
+        interval = f"{shown(claim['low'])} to {shown(claim['high'])}" if claim["low"] is not None else "–"
+        verdict = f"[{COLOURS[claim['verdict']]}]{claim['verdict']}[/]"
+        why = f"\n[dim]{escape(claim['why'])}[/dim]" if claim["why"] else ""
+        rule = f"\n[dim]{escape(claim['metric'])} {escape(claim['rule'])}[/dim]"
+        values = ", ".join(shown(value) for value in claim["values"])
+        table.add_row(escape(claim["says"]) + rule, values, mean, interval, verdict + why)
+    console.print()
+    console.print(table, highlight=False)
+    if results["full_scale"]:
+        count = len(results["full_scale"])
+        console.print(f"{count} claims at full scale are not tested here.", style="dim", highlight=False)
+    verdict = results["verdict"]
+    console.print(f"\n{escape(results['recipe'])}: [bold {COLOURS[verdict]}]{verdict}[/]", highlight=False)
+    if results["caveat"]:
+        console.print(f"Caveat: {results['caveat']}", highlight=False, markup=False)
+    console.print(f"report  {folder / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
+    if stored is not None:
+        console.print(f"kept    {stored}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _dry_run(reproduction: Any, console: Console, as_json: bool) -> None:
+    plan = reproduction.plan()
+    if as_json:
+        print_json(plan)
+        return
+    reproduction.draw()
+    for stage in plan["stages"]:
+        state = "is finished" if stage["finished"] else "is to be made"
+        console.print(f"\n[bold]{escape(stage['name'])}[/bold], seed {stage['seed']}: {state}", highlight=False)
+        for name, (value, origin) in stage["options"].items():
+            if not origin.startswith(("default", "zoo reproduce")):
+                console.print(f"  {name}: {value}  [dim]{escape(origin)}[/dim]", highlight=False, soft_wrap=True)
+        for label, text in stage["evals"].items():
+            console.print(f"  measures {label}: {text}", highlight=False, markup=False, soft_wrap=True)
+    for line in plan["notes"]:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)

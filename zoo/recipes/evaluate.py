@@ -1,0 +1,116 @@
+"""What is measured of a stage: its evaluations, each kept in the stage's folder as soon as it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from zoo.evals import Eval, Score
+from zoo.recipes.graph import Job
+from zoo.recipes.keys import code_digest, digest, stage_key
+from zoo.recipes.schema import MEASURED, Stage
+from zoo.report.series import Series, start_and_end
+from zoo.runs import Run
+from zoo.spelling import bind, parse
+from zoo.training import setup
+from zoo.training.report import write_samples
+from zoo.training.subject import load_subject
+
+KEPT = "evals.json"
+Say = Callable[[str], None]
+
+
+class Evaluations:
+    """The evaluations of one stage. key: that of the weights, so that other weights are measured anew."""
+
+    def __init__(
+        self, job: Job, stage: Stage, key: str, evals: Mapping[str, Eval], made: Mapping[str, str],
+        contributed: Mapping[str, Any],
+    ):  # fmt: skip
+        self.job, self.stage, self.run, self.evals = job, stage, Run(job.folder), evals
+        self.keys = {
+            label: digest([
+                key, stage_key({"eval": spelling}, made, contributed), code_digest(evals[parse(spelling)[0]])
+            ])
+            for label, spelling in stage.evals.items()
+        }  # fmt: skip
+        self.kept: dict[str, Any] = {
+            label: one for label, one in self.run.read_json(KEPT).items() if one["key"] == self.keys.get(label)
+        }
+        self._subject: Any = None
+
+    @property
+    def missing(self) -> list[str]:
+        """The labels of what is still to be measured."""
+        return [label for label in self.stage.evals if label not in self.kept]
+
+    def make(self, say: Say, tell: Say, progress: Callable[[str], Callable[[int, int], None]]) -> None:
+        """Measure what is missing. say: what models and data report; tell: the results."""
+        for label in self.missing:
+            name, options = parse(self.stage.evals[label])
+            values = bind(self.evals[name].run, options, f"evaluation '{name}' of stage {self.job.name}")
+            # What is drawn must not depend on what this process did before.
+            setup.seed_everything(self.job.seed)
+            subject: Any = None
+            if self.evals[name].head != "none":
+                subject = replace(self._loaded(say), progress=progress(f"  {label}"))
+            score = replace(self.evals[name].run(subject, **values), name=label)
+            self._keep(label, score)
+            tell(f"  {label} {score.text()}")
+        self._subject = None
+
+    def _keep(self, label: str, score: Score) -> None:
+        write_samples(self.run, "after", score)
+        self.kept[label] = {"key": self.keys[label], "score": score.as_json()}
+        self.run.write_json(KEPT, {name: self.kept[name] for name in self.stage.evals if name in self.kept})
+
+    def _loaded(self, say: Say) -> Any:
+        if self._subject is None:
+            trained = self.stage.algo is not None
+            name = str(self.job.folder) if trained else str(self.stage.start)
+            options = self.stage.options
+            self._subject = load_subject(
+                name, str(self.job.folder.parent), say, template=options.get("template"),
+                precision=options.get("precision", "auto"),
+            )  # fmt: skip
+        return self._subject
+
+
+# -- numbers that claims read ------------------------------------------------------------------------------------
+
+
+def scores_of(job: Job) -> dict[str, dict[str, Any]]:
+    """The score of each evaluation of a stage, by its label."""
+    return {label: one["score"] for label, one in Run(job.folder).read_json(KEPT).items()}
+
+
+def eval_values(job: Job) -> dict[str, float]:
+    """What the evaluations of a stage say: `label`, and `label.detail` for the details that are numbers."""
+    found: dict[str, float] = {}
+    for label, score in scores_of(job).items():
+        details = {f"{label}.{name}": value for name, value in score.get("details", {}).items() if _is_number(value)}
+        found |= {label: score["value"], **details}
+    return found
+
+
+def stage_value(job: Job, metric: str, record: Mapping[str, Any]) -> float | None:
+    """One number of a stage that no evaluation made, None where there is none.
+
+    What was measured once or now and then is read at its end. Of a metric of every step the last tenth is averaged: a
+    single step is mostly noise. record: what the runner noted of the stage.
+    """
+    run = Run(job.folder)
+    if job.stage.label is not None:
+        value = record.get("summary", {}).get(metric)
+    elif metric in MEASURED:
+        value = {**run.summary, **run.read_json("timing.json"), **record}.get(metric)
+    else:
+        points = Series(run.metrics).of(metric)
+        every_step = len(points) > 0.5 * run.summary.get("steps", 0)
+        value = None if not points else start_and_end(points)[1] if every_step else points[-1][1]
+    return float(value) if _is_number(value) else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)

@@ -1,0 +1,191 @@
+"""What a reproduction found: results.json and claims.csv in its folder, and what is kept beside the recipe."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import io
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from zoo import __version__
+from zoo.recipes import claims
+from zoo.recipes.evaluate import eval_values, scores_of, stage_value
+from zoo.recipes.graph import Job
+from zoo.recipes.schema import METRIC, Claim, Recipe, Stage, Variant
+from zoo.runs import environment
+
+RESULTS, CLAIMS = "results.json", "claims.csv"
+CLOCKS = ("cpu_seconds", "seconds", "memory_gb")
+"""Measures that differ from run to run."""
+Record = Callable[[Job], Mapping[str, Any]]
+
+
+def gather(
+    recipe: Recipe, variant: Variant, order: Sequence[Stage], jobs: Sequence[Job], record: Record, command: str
+) -> dict[str, Any]:
+    """All that a reproduction found, as JSON types.
+
+    Everything but what stands under `made` is the same whenever and however often interrupted it was run (unless a
+    claim reads a clock).
+    """
+    seeds = list(dict.fromkeys(job.seed for job in jobs))
+    names = {stage.name for stage in order}
+    values = {seed: {job.name: _values(job, variant, record) for job in jobs if job.seed == seed} for seed in seeds}
+    measured = claims.Measured(values, lambda text: [name for name in variant.matching(text) if name in names])
+    judged = [claims.judge(claim, measured, seeds) for claim in variant.claims]
+    other = recipe.full.claims if variant.name == "laptop" else ()
+    return {
+        "recipe": recipe.name,
+        "title": recipe.title,
+        "paper": {"text": recipe.paper.text, "version": recipe.paper.version},
+        "variant": variant.name,
+        "seeds": seeds,
+        "verdict": claims.together(judged),
+        "claims": judged,
+        "full_scale": [claims.untested(claim, claim.untested or f"needs {recipe.hardware}") for claim in other],
+        "stages": [_stage(stage, [job for job in jobs if job.name == stage.name], values) for stage in order],
+        "sweeps": _sweeps(order),
+        "at": [_at(claim, measured, seeds) for claim in variant.claims if claim.at],
+        "tests": variant.tests, "reproduced_if": variant.reproduced_if, "caveat": variant.caveat,
+        "about": recipe.about, "hardware": recipe.hardware, "deviations": list(recipe.deviations),
+        "not_reported": list(recipe.not_reported), "notes": recipe.notes,
+        "made": _made(jobs, record, command),
+    }  # fmt: skip
+
+
+def _values(job: Job, variant: Variant, record: Record) -> dict[str, float | None]:
+    """The numbers of one stage: all of its evaluations, and what claims read besides."""
+    found: dict[str, float | None] = {**eval_values(job)}
+    for name in dict.fromkeys(name for claim in variant.claims for name in _read_by(claim, job, variant)):
+        if name not in found:
+            found[name] = stage_value(job, name, record(job))
+    return found
+
+
+def _read_by(claim: Claim, job: Job, variant: Variant) -> list[str]:
+    """The metrics that a claim reads of a stage; with `at` it reads the other metric wherever it reads one."""
+    found, at = [], None
+    for text in claim.metrics:
+        if match := METRIC.fullmatch(text):
+            if job.name in variant.matching(match[1]):
+                found.append(match[2])
+            at = match[2] if claim.at is not None and text == claim.at.metric else at
+    return [*found, *([at] if at and found else [])]
+
+
+def _stage(stage: Stage, jobs: Sequence[Job], values: Mapping[int, Any]) -> dict[str, Any]:
+    return {
+        "name": stage.name,
+        "kind": jobs[0].kind,
+        "needs": list(stage.needs),
+        "folder": stage.folder,
+        "sweep_of": stage.sweep_of,
+        "swept": stage.swept,
+        "values": {str(job.seed): {k: v for k, v in values[job.seed][stage.name].items() if k not in CLOCKS}
+                   for job in jobs},
+        "intervals": {str(job.seed): {label: [score["low"], score["high"], score["n"]]
+                                      for label, score in scores_of(job).items()} for job in jobs},
+    }  # fmt: skip
+
+
+def _sweeps(order: Sequence[Stage]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for stage in order:
+        if stage.sweep_of:
+            found.setdefault(stage.sweep_of, []).append(stage.name)
+    return found
+
+
+def _at(claim: Claim, measured: claims.Measured, seeds: Sequence[int]) -> dict[str, Any]:
+    """The points that a claim was interpolated between: {line: [[x, y], …]} by sweep and seed."""
+    assert claim.at is not None
+    x_name = claims.split_metric(claim.at.metric)[1]
+    lines: dict[str, list[list[float]]] = {}
+    y_name = ""
+    for text in (claim.metric, claim.baseline, *(claim.orders or ())):
+        if text is None or not (match := METRIC.fullmatch(text)) or not match[1].endswith("(*)"):
+            continue
+        y_name = match[2]
+        for seed in seeds:
+            pairs = [
+                (measured.values[seed][stage].get(x_name), measured.values[seed][stage].get(y_name))
+                for stage in measured.matching(match[1])
+            ]
+            points = sorted([x, y] for x, y in pairs if x is not None and y is not None)
+            lines[f"{match[1].removesuffix('(*)')}, seed {seed}"] = points
+    return {"says": claim.says, "x": x_name, "y": y_name, "value": claim.at.value, "lines": lines}
+
+
+def _made(jobs: Sequence[Job], record: Record, command: str) -> dict[str, Any]:
+    clocks = {
+        f"seed-{job.seed}/{job.folder.name}": {
+            **{name: value for name in CLOCKS if job.stage.algo and (value := stage_value(job, name, record(job)))},
+            "spent": round(float(record(job).get("spent", 0.0)), 3),
+        }
+        for job in jobs
+    }
+    facts = environment()
+    return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "minutes": round(sum(one["spent"] for one in clocks.values()) / 60, 2),
+        "command": command,
+        "versions": {"zoo": __version__, "python": facts["python"], **facts["packages"]},
+        "processors": facts["processors"],
+        "clocks": clocks,
+    }
+
+
+# -- files ---------------------------------------------------------------------------------------------------------
+
+
+def write(folder: Path, found: Mapping[str, Any]) -> None:
+    """results.json and claims.csv."""
+    write_text(folder / RESULTS, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    write_text(folder / CLAIMS, claims_table(found))
+
+
+def claims_table(found: Mapping[str, Any]) -> str:
+    """The claims as CSV, a line each."""
+    stream = io.StringIO()
+    table = csv.writer(stream, lineterminator="\n")
+    seeds = [str(seed) for seed in found["seeds"]]
+    table.writerow(["claim", "where", "metric", "rule", "verdict", "why", "mean", "sd", "low", "high",
+                    *(f"seed {seed}" for seed in seeds)])  # fmt: skip
+    for one in [*found["claims"], *found["full_scale"]]:
+        values = one["values"] or [""] * len(seeds)
+        numbers = ["" if one[key] is None else one[key] for key in ("mean", "sd", "low", "high")]
+        table.writerow([one[key] for key in ("says", "where", "metric", "rule", "verdict", "why")] + numbers + values)
+    return stream.getvalue()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write beside and rename."""
+    beside = path.with_name(f".tmp-{path.name}")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)
+
+
+def stored(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What is kept beside the recipe: claims with the values of each seed, and how they were made."""
+    made = found["made"]
+    short = [
+        {key: one[key] for key in ("says", "where", "metric", "rule", "verdict", "why", "seeds", "values", "mean",
+                                   "sd", "low", "high")}
+        for one in [*found["claims"], *found["full_scale"]]
+    ]  # fmt: skip
+    return {
+        "recipe": found["recipe"], "variant": found["variant"], "verdict": found["verdict"], "date": made["date"],
+        "seeds": found["seeds"], "minutes": made["minutes"], "command": made["command"],
+        "versions": {name: made["versions"][name] for name in ("zoo", "torch", "transformers", "python")},
+        "claims": short,
+    }  # fmt: skip
+
+
+def stored_path(recipe: Recipe, variant: str) -> Path:
+    """`results/NAME.json` of the laptop's run, `results/kto-full.json` of the other."""
+    path = recipe.results_path
+    return path if variant == "laptop" else path.with_name(f"{path.stem}-full.json")

@@ -1,0 +1,173 @@
+"""Reproducing a recipe: every stage of every seed, what is finished left as it is, then the claims.
+
+    runs/recipes/NAME-laptop/
+      recipe.yaml  results.json  claims.csv  report.html  log.txt
+      seed-0/stages.json  seed-0/STAGE/…            one run folder a stage, with evals.json
+
+A kill at any moment costs what the stage did since its last checkpoint; the same command goes on from there, and the
+results are those of a run that was not killed.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from zoo.errors import TrainingStopped, ZooError
+from zoo.recipes import results
+from zoo.recipes.graph import drawn, jobs, stage_order
+from zoo.recipes.schema import Recipe
+from zoo.recipes.stages import Stages
+from zoo.recipes.table import keeps_results, write_table
+from zoo.report.recipe_page import write_recipe_page
+from zoo.runs import hold
+from zoo.training.run import quiet_libraries
+
+STOPPED_BY_SIGNAL = 128
+LOCK = ".lock"
+
+
+class Reproduction:
+    """One recipe at one scale, and its folder."""
+
+    def __init__(
+        self, recipe: Recipe, laptop: bool, console: Console, *,
+        seeds: Sequence[int] | None = None, only: str | None = None, out: str = "runs/recipes", command: str = "",
+    ):  # fmt: skip
+        """seeds: those of the recipe, from 0, when not given; only: make this stage and what it needs, judge nothing.
+
+        Raises ZooError where the recipe has no such variant or stage.
+        """
+        variant = recipe.variant(laptop)
+        if variant is None:
+            raise ZooError(f"The recipe {recipe.name} has no laptop variant.", f"zoo reproduce {recipe.name} --dry-run")
+        self.recipe, self.variant, self.console, self.only = recipe, variant, console, only
+        self.command = command or f"zoo reproduce {recipe.name}{' --laptop' if laptop else ''}"
+        self.seeds = list(seeds) if seeds is not None else list(range(variant.seeds))
+        self.folder = Path(out).expanduser() / f"{recipe.name}{'-laptop' if laptop else ''}"
+        self.order = stage_order(variant, only)
+        self.jobs = jobs(self.order, self.seeds, self.folder)
+        self.log = Console(quiet=True)
+        self.stages = self._stages()
+
+    def _stages(self) -> Stages:
+        return Stages(self.jobs, f"{self.recipe.path.name}", self.command, self.console, self.log)
+
+    def say(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    # -- before anything runs --------------------------------------------------------------------------------------
+
+    def draw(self) -> None:
+        """The stage graph, and how much of it there is to do."""
+        title = f"{self.recipe.title}, {'laptop scale' if self.variant.name == 'laptop' else 'full scale'}"
+        self.say(f"{title}\n{self.variant.tests}".strip())
+        for line in drawn(self.order):
+            self.say(f"  {line}")
+        seeds = ", ".join(map(str, self.seeds))
+        about = f", about {self.variant.minutes:g} minutes" if self.variant.minutes else ""
+        self.say(f"{len(self.order)} stages for each of the seeds {seeds} in {self.folder}{about}.")
+
+    def plan(self) -> dict[str, Any]:
+        """What would run, as JSON types: each stage with its options, where they come from, and if it is finished."""
+        rows: list[dict[str, Any]] = []
+        done: dict[tuple[int, str], bool] = {}
+        for job in self.jobs:
+            ready = all(done[job.seed, name] for name in job.stage.needs)
+            done[job.seed, job.name] = ready and self.stages.is_finished(job)
+            rows.append({
+                "name": job.name, "seed": job.seed, "kind": job.kind, "needs": list(job.stage.needs),
+                "folder": str(job.folder), "finished": done[job.seed, job.name],
+                "options": self.stages.options(job), "evals": dict(self.stages.filled(job).evals),
+            })  # fmt: skip
+        return {"recipe": self.recipe.name, "variant": self.variant.name, "stages": rows, "notes": []}
+
+    # -- running it ------------------------------------------------------------------------------------------------
+
+    def go(self) -> dict[str, Any]:
+        """Make all stages, judge the claims; returns the results, which are written to the folder too."""
+        quiet_libraries()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / LOCK).touch()
+        with (
+            hold(self.folder / LOCK, f"{self.folder} is being made by another process.", self.command),
+            (self.folder / "log.txt").open("a", encoding="utf-8") as stream,
+        ):
+            self.log = Console(file=stream, width=120, force_terminal=False)
+            self.stages = self._stages()
+            self._tidy()
+            shutil.copy(self.recipe.path, self.folder / "recipe.yaml")
+            self._make_all()
+            found = results.gather(self.recipe, self.variant, self.order, self.jobs, self.stages.record, self.command)
+        if self.only is None:
+            results.write(self.folder, found)
+            write_recipe_page(self.folder, found)
+        return found
+
+    def record(self, found: Mapping[str, Any]) -> Path | None:
+        """Keep the results beside the recipe and renew the table there; None where results are not kept."""
+        folder = self.recipe.path.parent
+        if not keeps_results(folder):
+            return None
+        path = results.stored_path(self.recipe, self.variant.name)
+        try:
+            path.parent.mkdir(exist_ok=True)
+            results.write_text(path, json.dumps(results.stored(found), indent=1, ensure_ascii=False) + "\n")
+            write_table(folder)
+        except OSError as error:
+            self.say(f"The results are not kept beside the recipe: {error.strerror} ({error.filename}).")
+            return None
+        return path
+
+    def _tidy(self) -> None:
+        """What a kill left half written."""
+        for left in (*self.folder.glob("seed-*/.tmp-*"), *self.folder.glob("seed-*/*/.tmp-*")):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+    def _make_all(self) -> None:
+        begun = time.monotonic()
+        for number, job in enumerate(self.jobs, 1):
+            if self.stages.is_finished(job):
+                self.say(f"stage {number} of {len(self.jobs)}: {job.name}, seed {job.seed}, is finished already")
+                continue
+            so_far = clock(time.monotonic() - begun)
+            self.say(f"stage {number} of {len(self.jobs)}: {job.name}, seed {job.seed} ({job.kind}), {so_far} so far")
+            try:
+                self.stages.make(job)
+            except KeyboardInterrupt:
+                raise self._stopped("Stopped by ctrl-C.", 130) from None
+            except ZooError as error:
+                raise self._explained(error, job.name, job.seed) from error
+            finally:
+                gc.collect()
+                self.log.file.flush()
+        self.say(f"All {len(self.jobs)} stages are finished after {clock(time.monotonic() - begun)}.")
+
+    def _stopped(self, message: str, status: int) -> TrainingStopped:
+        kept = f"{message} What is finished is kept in {self.folder}."
+        stopped = TrainingStopped(kept, f"Go on with: {self.command}")
+        stopped.exit_status = status
+        return stopped
+
+    def _explained(self, error: ZooError, name: str, seed: int) -> TrainingStopped:
+        if error.exit_status > STOPPED_BY_SIGNAL:
+            return self._stopped(error.message.replace("; nothing was kept", ""), error.exit_status)
+        told = f"The stage {name} with seed {seed} failed: {error.message}"
+        hint = "" if error.hint.startswith(("Go on with", "Start again")) else f"{error.hint}\n"
+        stopped = TrainingStopped(told, f"{hint}Details: {self.folder / 'log.txt'}. Then go on with: {self.command}")
+        stopped.exit_status = error.exit_status
+        return stopped
+
+
+def clock(seconds: float) -> str:
+    """`0:07`, `12:40`, `3:00:12`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,235 @@
+"""Making one stage: train it, label data, or neither; then measure it. What is finished is left as it is.
+
+`stages.json` beside the stages of a seed holds the key of each. It is written before a stage begins, so that after a
+kill at any moment a folder is known to belong to its key; a folder of another key is set aside first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from zoo import registry
+from zoo.config import Resolved, resolve
+from zoo.data.sources.named import data_defaults
+from zoo.models.scorer import head_of
+from zoo.options import build
+from zoo.recipes.evaluate import Evaluations
+from zoo.recipes.graph import LABELS, Job
+from zoo.recipes.keys import stage_key
+from zoo.recipes.schema import REFERENCE, Stage
+from zoo.runs import Run
+from zoo.spelling import parse
+from zoo.training import setup
+from zoo.training.checks import check_values
+from zoo.training.labelling import LabelOptions, label_data
+from zoo.training.progress import counter
+from zoo.training.run import execute
+from zoo.training.setup import resolve_start
+
+RECORDS = "stages.json"
+SET_ASIDE = "replaced"
+
+
+class Stages:
+    """Makes the stages of one variant.
+
+    where: how the recipe is called in messages; console: what a person sees; log: what the runs say at length.
+    """
+
+    def __init__(self, jobs: list[Job], where: str, command: str, console: Console, log: Console):
+        self.jobs = {(job.seed, job.name): job for job in jobs}
+        self.where, self.command, self.console, self.log = where, command, console, log
+        self.keys: dict[tuple[int, str], str] = {}
+        plugins = registry.manager()
+        self.evals = registry.contributions(plugins, "evals")
+        self.contributed = {
+            **registry.contributions(plugins, "sources"), **registry.contributions(plugins, "rewards"),
+        }  # fmt: skip
+
+    def tell(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        self.log.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    # -- what a stage is ------------------------------------------------------------------------------------------
+
+    def filled(self, job: Job) -> Stage:
+        """The stage with the paths of what it needs, and the evaluations that fit its model."""
+        stage = job.stage.at(job.seed, {name: self.jobs[job.seed, name].made for name in job.stage.needs})
+        fitting = {
+            label: text for label, text in stage.evals.items()
+            if label not in stage.shared_evals or self._fits(job, parse(text)[0])
+        }  # fmt: skip
+        return stage.model_copy(update={"evals": fitting})
+
+    def _fits(self, job: Job, name: str) -> bool:
+        wanted = self.evals[name].head
+        return wanted == "none" or wanted == self.head(job)
+
+    def head(self, job: Job) -> str:
+        """The sort of model that a stage has in the end: lm or scalar, `none` where it has no model."""
+        if job.stage.algo:
+            return registry.load_algorithm(job.stage.algo)[1].head
+        start = job.stage.start
+        if start is None or job.stage.label is not None:
+            return "none"
+        if match := REFERENCE.fullmatch(start):
+            return self.head(self.jobs[job.seed, match[1]])
+        return head_of(resolve_start(start, str(job.folder.parent), self.say))
+
+    def resolved(self, job: Job) -> tuple[Resolved, Any]:
+        """The complete configuration of a stage that trains, and its algorithm."""
+        stage = self.filled(job)
+        short, cls = registry.load_algorithm(str(stage.algo))
+        layers: list[tuple[str, Mapping[str, Any]]] = [
+            ("zoo reproduce", {"score": "none"}),
+            (self.where, stage.training_options),
+            ("zoo reproduce", {"name": job.folder.name, "out": str(job.folder.parent)}),
+        ]
+        found = resolve(str(stage.algo) if ".py" in str(stage.algo) else short, cls, layers, data_defaults)
+        check_values(found.core, found.origin)
+        return found, cls
+
+    def options(self, job: Job) -> dict[str, tuple[Any, str]]:
+        """Every option of a stage with where it comes from."""
+        if not job.stage.algo:
+            stage = self.filled(job)
+            given = stage.label if stage.label is not None else {"start": stage.start}
+            return {name: (value, self.where) for name, value in given.items()}
+        resolved, _ = self.resolved(job)
+        return {name: (value, resolved.origin.get(name, "")) for name, value in resolved.as_dict().items()}
+
+    def label_options(self, job: Job) -> LabelOptions:
+        return build(LabelOptions, self.filled(job).label or {}, what=f"the labelling stage {job.name}")
+
+    def key(self, job: Job) -> str:
+        """The key of a stage; those of what it needs are part of it."""
+        found = self.keys.get((job.seed, job.name))
+        if found is None:
+            code: list[Any] = []
+            if job.stage.algo:
+                resolved, cls = self.resolved(job)
+                options, code = resolved.as_dict(), [cls]
+            elif job.stage.label is not None:
+                options = asdict(self.label_options(job))
+            else:
+                options = {"start": self.filled(job).start, "template": job.stage.options.get("template")}
+            found = stage_key(options, self.made(job), self.contributed, code)
+            self.keys[job.seed, job.name] = found
+        return found
+
+    def made(self, job: Job) -> dict[str, str]:
+        """`{path: key}` of the stages that a stage needs."""
+        others = [self.jobs[job.seed, name] for name in job.stage.needs]
+        return {other.made: self.key(other) for other in others if other.stage.algo or other.stage.label is not None}
+
+    # -- what is there ---------------------------------------------------------------------------------------------
+
+    def record(self, job: Job) -> dict[str, Any]:
+        """What stages.json says of a stage."""
+        return Run(job.folder.parent).read_json(RECORDS).get(job.name, {})
+
+    def note(self, job: Job, **facts: Any) -> None:
+        records = Run(job.folder.parent).read_json(RECORDS)
+        records[job.name] = {**records.get(job.name, {}), **facts}
+        job.folder.parent.mkdir(parents=True, exist_ok=True)
+        Run(job.folder.parent).write_json(RECORDS, records)
+
+    def evaluations(self, job: Job) -> Evaluations:
+        return Evaluations(job, self.filled(job), self.key(job), self.evals, self.made(job), self.contributed)
+
+    def made_already(self, job: Job) -> bool:
+        """Whether training or labelling of this very stage is finished."""
+        if job.folder.exists() and self.record(job).get("key") != self.key(job):
+            return False
+        if job.stage.algo:
+            return Run(job.folder).status == "finished"
+        if job.stage.label is not None:
+            return "summary" in Run(job.folder).read_json(Path(LABELS).with_suffix(".json").name)
+        return True
+
+    def is_finished(self, job: Job) -> bool:
+        """Whether nothing is left to do for a stage."""
+        return self.made_already(job) and not self.evaluations(job).missing
+
+    # -- making it -------------------------------------------------------------------------------------------------
+
+    def make(self, job: Job) -> None:
+        """Do what is left to do for a stage."""
+        self._begin(job)
+        started = time.monotonic()
+        spent = float(self.record(job).get("spent", 0.0))
+        try:
+            if not self.made_already(job):
+                with peak_memory() as peak:
+                    self._train(job) if job.stage.algo else self._label(job)
+                self.note(job, memory_gb=peak())
+            evaluations = self.evaluations(job)
+            evaluations.make(self.say, self.tell, lambda label: counter(self.console, label))
+        finally:
+            self.note(job, spent=spent + time.monotonic() - started)
+
+    def _begin(self, job: Job) -> None:
+        """A folder that belongs to the key, or none."""
+        if job.folder.exists() and self.record(job).get("key") != self.key(job):
+            self._set_aside(job)
+        if self.record(job).get("key") != self.key(job):
+            self.note(job, key=self.key(job), spent=0.0)
+        if not job.stage.algo:
+            job.folder.mkdir(parents=True, exist_ok=True)
+
+    def _set_aside(self, job: Job) -> None:
+        aside = job.folder.parent / SET_ASIDE
+        aside.mkdir(exist_ok=True)
+        number = next(n for n in range(1, 1_000_000) if not (aside / f"{job.folder.name}-{n}").exists())
+        os.rename(job.folder, aside / f"{job.folder.name}-{number}")
+        self.tell(f"  It was made with other options or data; that is now in {aside / job.folder.name}-{number}.")
+
+    def _train(self, job: Job) -> None:
+        resolved, cls = self.resolved(job)
+        begun = Run(job.folder) if (job.folder / "run.yaml").is_file() else None
+        if begun is not None:
+            resolved.core.name = None
+        execute(resolved, cls, self.log, resumed=begun, command=self.command)
+
+    def _label(self, job: Job) -> None:
+        setup.seed_everything(job.seed)
+        summary = label_data(
+            self.label_options(job), job.folder / LABELS, str(job.folder.parent), self.say,
+            counter(self.console, "  pairs"),
+        )  # fmt: skip
+        numbers = {name: value for name, value in summary.items() if isinstance(value, int | float)}
+        self.note(job, summary=numbers)
+
+
+@contextlib.contextmanager
+def peak_memory() -> Iterator[Callable[[], float | None]]:
+    """Gives a function that tells the most memory used since, in GB: of the GPU, else of this process (Linux)."""
+    import torch
+
+    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        yield lambda: torch.cuda.max_memory_allocated() / 1e9
+        return
+    with contextlib.suppress(OSError):
+        # 5: begin anew with the highest resident size (proc(5)).
+        reset.write_text("5")
+
+    def peak() -> float | None:
+        try:
+            lines = status.read_text().splitlines()
+        except OSError:
+            return None
+        return next((int(line.split()[1]) * 1024 / 1e9 for line in lines if line.startswith("VmHWM")), None)
+
+    yield peak

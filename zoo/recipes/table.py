@@ -1,0 +1,109 @@
+"""The table of verdicts of a folder of recipes: README.md, made from the results that are kept beside them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from zoo.errors import ZooError
+from zoo.recipes.load import load_recipe
+from zoo.recipes.schema import Recipe
+
+TABLE = "README.md"
+MARK = "<!-- Made by `zoo recipes --table` from results/; changes by hand are lost. -->"
+RESULTS_FOLDER = "results"
+
+
+def table_of(folder: Path) -> str:
+    """The text of README.md: a row for each recipe, then the claims of each that was run."""
+    recipes = [load_recipe(file) for file in sorted(folder.glob("*.yaml"))]
+    kept = {recipe.name: _kept(folder, recipe.name) for recipe in recipes}
+    full = {recipe.name: _kept(folder, f"{recipe.name}-full") for recipe in recipes}
+    lines = [
+        MARK, "", "# Recipes", "",
+        "Each file states what a paper claims, with the options that it reports, and a small experiment that tests the "
+        "mechanism behind a claim. A verdict here is that of the small experiment: it never speaks of the paper's own "
+        "numbers.", "",
+        "| recipe | paper | verdict | claims | seeds | minutes | date | zoo, torch |",
+        "|---|---|---|---|---|---|---|---|",
+        *(_row(recipe, kept[recipe.name]) for recipe in recipes),
+    ]  # fmt: skip
+    for recipe in recipes:
+        if (found := kept[recipe.name]) is not None and recipe.laptop is not None:
+            lines += _details(recipe, found, recipe.laptop.tests, recipe.laptop.caveat)
+        if (found := full[recipe.name]) is not None:
+            lines += _details(recipe, found, "At full scale.", "")
+    return "\n".join(lines) + "\n"
+
+
+def write_table(folder: Path) -> Path:
+    """Write README.md of a folder of recipes. Raises ZooError where one stands that somebody has written."""
+    file = folder / TABLE
+    if file.is_file() and not is_table(file):
+        raise ZooError(f"{file} was not made by zoo and is left alone.", "Rename it, then: zoo recipes --table")
+    file.write_text(table_of(folder), encoding="utf-8")
+    return file
+
+
+def is_table(file: Path) -> bool:
+    return file.read_text(encoding="utf-8").startswith(MARK)
+
+
+def keeps_results(folder: Path) -> bool:
+    """Whether results are kept beside the recipes of this folder: those of a package, or with a table already."""
+    file = folder / TABLE
+    return is_table(file) if file.is_file() else (folder / "__init__.py").is_file()
+
+
+def _kept(folder: Path, name: str) -> dict[str, Any] | None:
+    file = folder / RESULTS_FOLDER / f"{name}.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def _row(recipe: Recipe, found: Mapping[str, Any] | None) -> str:
+    name = f"[{recipe.name}]({recipe.path.name})"
+    paper = recipe.paper.text
+    if recipe.paper.arxiv:
+        paper = f"[{paper}](https://arxiv.org/abs/{recipe.paper.arxiv})"
+    if found is None:
+        return f"| {name} | {paper} | {'not run' if recipe.laptop else 'no laptop variant'} | | | | | |"
+    judged = [claim for claim in found["claims"] if claim["seeds"]]
+    held = sum(claim["verdict"] == "reproduced" for claim in judged)
+    versions = f"{found['versions']['zoo']}, {found['versions']['torch']}"
+    cells = [name, paper, f"**{found['verdict']}**", f"{held} of {len(judged)}", _listed(found["seeds"]),
+             f"{found['minutes']:g}", found["date"], versions]  # fmt: skip
+    return f"| {' | '.join(cells)} |"
+
+
+def _details(recipe: Recipe, found: Mapping[str, Any], tests: str, caveat: str) -> list[str]:
+    lines = ["", f"## {recipe.name}", "", cell(f"{recipe.title}. {tests}"), ""]
+    lines += ["| claim | judged | values by seed | mean ± sd | 95 % interval | verdict |", "|---|---|---|---|---|---|"]
+    for claim in found["claims"]:
+        if not claim["seeds"]:
+            continue
+        values = ", ".join(shown(value) for value in claim["values"])
+        spread = shown(claim["mean"]) + (f" ± {shown(claim['sd'])}" if claim["sd"] is not None else "")
+        interval = f"{shown(claim['low'])} to {shown(claim['high'])}" if claim["low"] is not None else "–"
+        verdict = claim["verdict"] + (f": {claim['why']}" if claim["why"] else "")
+        judged = f"`{claim['metric']}` {claim['rule']}"
+        lines.append(f"| {' | '.join(cell(x) for x in (claim['says'], judged, values, spread, interval, verdict))} |")
+    if left := sum(not claim["seeds"] for claim in found["claims"]):
+        lines += ["", f"{left} claims of the paper are not tested at this scale."]
+    if caveat:
+        lines += ["", f"Caveat: {cell(caveat)}"]
+    return [*lines, "", f"`{found['command']}`, seeds {_listed(found['seeds'])}, {found['date']}."]
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    return ", ".join(map(str, seeds))
+
+
+def shown(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def cell(text: str) -> str:
+    """Text on one line that cannot end a cell of a table."""
+    return " ".join(text.split()).replace("|", "\\|")

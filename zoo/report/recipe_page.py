@@ -1,0 +1,128 @@
+"""report.html of a reproduction: claims with their figures and verdicts, plots, sweeps, curves, samples, deviations."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from zoo.report import data_files, pages, plots
+from zoo.report.axes import Plot
+from zoo.report.comparison_page import overlaid
+from zoo.report.series import Series
+from zoo.runs import Run
+from zoo.training.report import read_samples
+
+PROMPTS_SHOWN = 4
+ANSWERS_SHOWN = 10
+"""Stages whose answers stand side by side."""
+
+
+def write_recipe_page(folder: Path, found: Mapping[str, Any]) -> Path:
+    """Write report.html into the folder of a reproduction. found: what results.json holds."""
+    taken: set[str] = set()
+    drawn = {
+        heading: data_files.named(of_it, taken)
+        for heading, of_it in {"Claims": _claims(found), "Sweeps": _sweeps(found), **_curves(folder, found)}.items()
+        if of_it
+    }
+    data_files.write(folder, [plot for of_it in drawn.values() for plot in of_it])
+    page = pages.render(
+        "recipe.html", title=f"{found['recipe']}, {_SCALES[found['variant']]}", found=found, plots=drawn,
+        samples=_samples(folder, found),
+    )  # fmt: skip
+    return pages.write(folder / "report.html", page)
+
+
+_SCALES = {"laptop": "laptop scale", "full": "full scale"}
+
+
+def _claims(found: Mapping[str, Any]) -> list[Plot]:
+    """For each claim the values that it compares, a dot a seed."""
+    drawn: dict[str, Plot | None] = {}
+    for claim in found["claims"]:
+        sides: dict[str, list[float | None]] = {}
+        for side in claim["sides"]:
+            for name, values in side.items():
+                for number, value in enumerate(values):
+                    sides.setdefault(name if len(values) == 1 else f"{name} {number + 1}", []).append(value)
+        title = claim["metric"]
+        drawn.setdefault(title, plots.dots(title, sides, "value", note=f"{claim['says']} ({claim['verdict']})"))
+    return [plot for plot in drawn.values() if plot is not None]
+
+
+def _sweeps(found: Mapping[str, Any]) -> list[Plot]:
+    """Every number of a sweep's stages against the swept value, and the lines that claims interpolate on."""
+    drawn: list[Plot | None] = []
+    for one in found["at"]:
+        lines = {name: [(x, y, i + 1) for i, (x, y) in enumerate(points)] for name, points in one["lines"].items()}
+        note = f"{one['says']} Read at {one['x']} = {one['value']:g}."
+        drawn.append(plots.paths(f"{one['y']} against {one['x']}", lines, one["x"], note=note))
+    by_name = {stage["name"]: stage for stage in found["stages"]}
+    for sweep, names in found["sweeps"].items():
+        drawn += _sweep(sweep, [by_name[name] for name in names], found["seeds"])
+    return [plot for plot in drawn if plot is not None]
+
+
+def _sweep(sweep: str, stages: list[dict[str, Any]], seeds: list[int]) -> list[Plot | None]:
+    options = list(stages[0]["swept"])
+    metrics = dict.fromkeys(name for stage in stages for values in stage["values"].values() for name in values)
+    if len(options) != 1 or not all(_is_number(stage["swept"][options[0]]) for stage in stages):
+        return [
+            plots.dots(f"{sweep}: {name}", {s["name"]: [v.get(name) for v in s["values"].values()] for s in stages},
+                       name) for name in metrics
+        ]  # fmt: skip
+    label = options[0]
+    lines = {
+        name: {f"seed {seed}": [(float(s["swept"][label]), s["values"][str(seed)].get(name)) for s in stages]
+               for seed in seeds} for name in metrics
+    }  # fmt: skip
+    return [plots.curves(f"{sweep}: {name}", of_it, {"step": (label, _itself)}) for name, of_it in lines.items()]
+
+
+def _itself(line: str, place: float) -> float:
+    return place
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _curves(folder: Path, found: Mapping[str, Any]) -> dict[str, list[Plot]]:
+    """The metrics of training, the stages of one algorithm in one plot, of the first seed."""
+    seed = found["seeds"][0]
+    drawn: dict[str, list[Plot]] = {}
+    for kind in dict.fromkeys(stage["kind"] for stage in found["stages"]):
+        runs = {
+            stage["name"]: Series(Run(folder / f"seed-{seed}" / stage["folder"]).metrics)
+            for stage in found["stages"] if stage["kind"] == kind
+        }  # fmt: skip
+        runs = {name: series for name, series in runs.items() if series.rows}
+        of_kind = [plot for of_it in overlaid(runs, least=1).values() for plot in of_it] if runs else []
+        if of_kind:
+            drawn[f"Training with {kind}, seed {seed}"] = of_kind
+    return drawn
+
+
+def _samples(folder: Path, found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Answers of the stages to the same prompts, by evaluation, of the first seed."""
+    by_eval: dict[str, dict[str, dict[str, Any]]] = {}
+    for stage in found["stages"]:
+        for row in read_samples(Run(folder / f"seed-{found['seeds'][0]}" / stage["folder"])):
+            if row["when"] != "after" or "prompt" not in row or "answer" not in row:
+                continue
+            prompts = by_eval.setdefault(row["eval"], {})
+            entry = prompts.setdefault(json.dumps(row["prompt"]), {"prompt": row["prompt"], "answers": {}})
+            if len(entry["answers"]) < ANSWERS_SHOWN:
+                entry["answers"].setdefault(stage["name"], (row["answer"], row.get("score")))
+    found_samples = []
+    for name, prompts in by_eval.items():
+        rows = list(prompts.values())
+        step = max(1, len(rows) // PROMPTS_SHOWN)
+        found_samples.append({"eval": name, "rows": rows[::step][:PROMPTS_SHOWN], "count": len(rows)})
+    return found_samples
