@@ -8,7 +8,7 @@ import torch
 from zoo.data.template import ChatTemplate
 from zoo.errors import PluginError
 from zoo.evals import Subject, mean_score, share_score, student
-from zoo.evals.answers import answer_texts, loss_eval, preference_eval, reward_eval, score_all
+from zoo.evals.answers import answer_texts, answers_to, loss_eval, preference_eval, reward_eval, score_all
 from zoo.rollout.engine import Sampling
 from zoo.types import Answer
 
@@ -180,6 +180,15 @@ def test_a_reward_that_has_no_value_is_counted_and_not_a_zero(subject):
     assert (score.value, score.n, score.details["missing"]) == (0.5, 2, 1)
     assert [sample["score"] for sample in score.samples] == [1.0, None, 0.0]
     assert score.samples[0]["prompt"] == "a"
+
+
+def test_samples_tell_which_answers_the_limit_cut(subject):
+    short = Sampling(max_new_tokens=2, temperature=0.0)
+    prompts = [f"{text} {text}" for text in "abcdefgh"]
+    score = reward_eval("reward", subject, [{"prompt": text} for text in prompts], lambda texts, _: [0.0] * 8, short)
+    last = [int(answer.completion[-1]) for answer in answers_to(subject, prompts, short)]
+    assert [sample["cut"] for sample in score.samples] == [token not in subject.template.eos_ids for token in last]
+    assert any(sample["cut"] for sample in score.samples)
 
 
 def test_a_reward_that_is_no_number_is_missing_and_one_too_few_is_the_plugins_fault(subject):

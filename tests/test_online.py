@@ -68,6 +68,16 @@ def test_prompts_are_counted_by_right_answers_where_rewards_are_0_or_1():
     assert groups(1.0, 0.5, 0.0, 1.0) == {}
 
 
+def test_samples_tell_which_answers_were_cut():
+    seen = Seen()
+    answers = Answers([Answer.of([1], [2, 3], row=0, ended=False, cut=True), Answer.of([1], [2], row=1)])
+    seen.add(answers, ["so it", "so"], [0.5, float("nan")], {})
+    assert seen.samples({0: {"prompt": "why"}, 1: {"prompt": "how"}}, 3) == [
+        {"prompt": "why", "answer": "so it", "score": 0.5, "length": 2, "cut": True},
+        {"prompt": "how", "answer": "so", "score": None, "length": 1, "cut": False},
+    ]
+
+
 def test_beginnings_of_answers_are_scored_and_counted_nowhere(train):
     whole, begun = train("Reinforce"), train("Beginnings")
     rollout = [{name: value for name, value in row.items() if "rollout/" in name} for row in begun.metrics]

@@ -80,8 +80,8 @@ def reward_eval(
         raise PluginError(f"The reward of '{name}' gave {len(rewards)} values for {len(texts)} answers.")
     given = [value for value in rewards if value is not None]
     samples = [
-        {"prompt": record["prompt"], "answer": text, "score": value}
-        for record, text, value in zip(records, texts, rewards, strict=True)
+        {"prompt": record["prompt"], "answer": text, "score": value, "cut": answer.cut}
+        for record, text, value, answer in zip(records, texts, rewards, answers, strict=True)
     ]
     words = sum(len(text.split()) for text in texts) / max(1, len(texts))
     details = {"missing": len(rewards) - len(given), "mean_words": round(words, 1), **more}

@@ -303,6 +303,7 @@ class Seen:
                 "answer": self.texts[i],
                 "score": None if math.isnan(self.values[i]) else self.values[i],
                 "length": len(self.answers[i].completion),
+                "cut": self.answers[i].cut,
             }
             for row, i in sorted(first.items(), key=lambda item: item[1])[:count]
         ]
