@@ -19,6 +19,7 @@ from zoo import hookspecs, registry
 from zoo.cli import main
 from zoo.config import TrainConfig
 from zoo.options import options_of
+from zoo.recipes.single import find_stage
 from zoo.training.run import resolve_options
 
 ROOT = Path(__file__).parent.parent
@@ -121,7 +122,9 @@ def test_every_command_that_is_shown_parses(command, page, workplace, monkeypatc
         return
     if name == "train":
         algo, config = values.pop("algo"), values.pop("config")
-        values.pop("dry_run")
+        recipe, stage, laptop, _ = (values.pop(name) for name in ("recipe", "stage", "laptop", "dry_run"))
+        if recipe is not None:
+            algo = find_stage(recipe, stage, laptop)[2].algo
         resolve_options(algo, config, values, "command line")
 
 

@@ -272,7 +272,7 @@ OTHER_NAMES = {
 }
 """What other trainers call an option, and its name here: their users find it by the message."""
 
-RESERVED = {"algo", "config", "dry_run", "quiet", "help"}
+RESERVED = {"algo", "config", "recipe", "stage", "laptop", "dry_run", "quiet", "help"}
 """Flags and arguments of `train` that are no options."""
 
 

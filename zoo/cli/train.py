@@ -24,7 +24,7 @@ from zoo.strict_yaml import read_yaml
 EPILOG = (
     "Examples: zoo train    zoo train --algo dpo --beta 0.2 --lora    zoo train --algo dpo --help    "
     "zoo train --data rows.jsonl --max-length 512    zoo train --algo dpo --dry-run    "
-    "zoo train --config runs/sft-smollm2-135m-1/run.yaml"
+    "zoo train --config runs/sft-smollm2-135m-1/run.yaml    zoo train --recipe ipo --stage 'ipo(tau=0.1)' --laptop"
 )
 
 
@@ -72,8 +72,13 @@ def _owners(name: str) -> list[str]:
 
 
 def _named_algorithm(arguments: list[str]) -> str | None:
-    """The value of --algo, or the `algo` of the file that --config names."""
+    """The value of --algo, or the `algo` of the file that --config names, or of the stage of a recipe."""
     algo, config = _value(arguments, "--algo"), _value(arguments, "--config")
+    recipe = _value(arguments, "--recipe")
+    if algo is None and recipe is not None:
+        from zoo.recipes.single import find_stage
+
+        return find_stage(recipe, _value(arguments, "--stage"), "--laptop" in arguments)[2].algo
     if algo is None and config is not None:
         algo = read_yaml(config).get("algo")
     return algo
@@ -100,9 +105,13 @@ def _command(algorithm_options: list[Option], defaults: Mapping[str, Any]) -> An
         options too.
         """
         algo, config, dry_run = given.pop("algo"), given.pop("config"), given.pop("dry_run")
+        recipe, stage, laptop = given.pop("recipe"), given.pop("stage"), given.pop("laptop")
+        between = _from_recipe(recipe, stage, laptop, {**given, "algo": algo, "config": config})
         from zoo.training.run import execute, resolve_options
 
-        resolved, cls = resolve_options(algo, config, given, "command line")
+        resolved, cls = resolve_options(between[0] or algo, config, given, "command line", between[1])
+        if recipe is not None:
+            resolved.origin["algo"] = f"recipe {recipe}"
         if dry_run:
             show(resolved, Console())
         else:
@@ -115,6 +124,9 @@ def _command(algorithm_options: list[Option], defaults: Mapping[str, Any]) -> An
             typer.Option(help="The algorithm: a name from `zoo algos`, or ./file.py:Class.", show_default="default"),
         ),
         ("config", str, typer.Option(help="A YAML file of options, such as the run.yaml of a run.", metavar="FILE")),
+        ("recipe", str, typer.Option(help="A recipe, to train one --stage of it (`zoo recipes` lists them).")),
+        ("stage", str, typer.Option(help="The stage of the recipe; options given besides outrank its own.")),
+        ("laptop", bool, typer.Option("--laptop", help="The stage of the recipe's small experiment.")),
         ("dry_run", bool, typer.Option("--dry-run", help="Print every option and where it came from; train nothing.")),
     ]
     parameters = [parameter(name, kind, info, False if kind is bool else None) for name, kind, info in fixed]
@@ -122,6 +134,23 @@ def _command(algorithm_options: list[Option], defaults: Mapping[str, Any]) -> An
     train.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     train.__annotations__ = {p.name: p.annotation for p in parameters}
     return train
+
+
+def _from_recipe(
+    recipe: str | None, stage: str | None, laptop: bool, given: Mapping[str, Any]
+) -> tuple[str | None, list[tuple[str, Mapping[str, Any]]]]:
+    """The algorithm of a recipe's stage, and its options as a layer; neither without --recipe."""
+    if recipe is None:
+        if stage is not None or laptop:
+            raise ZooError("--stage and --laptop choose a stage of a recipe.", "Add --recipe NAME.")
+        return None, []
+    from zoo.recipes.single import stage_options
+
+    for flag in ("algo", "config"):
+        if given[flag] is not None:
+            raise ZooError(f"--{flag} does not go with --recipe, whose stage says it.", f"Leave --{flag} out.")
+    algo, options = stage_options(recipe, str(stage), laptop, given)
+    return algo, [(f"recipe {recipe}", options)]
 
 
 _GROUPS = [(inspect.getdoc(base) or "").strip().rstrip(".") for base in reversed(TrainConfig.__mro__[1:-1])]

@@ -13,6 +13,7 @@ from typing import Any
 from zoo import registry
 from zoo.algorithm import Algorithm
 from zoo.config import OTHER_NAMES, TrainConfig, resolve
+from zoo.data.sources.named import data_defaults
 from zoo.errors import ZooError, nearest
 from zoo.options import build, options_of
 from zoo.recipes.data_fit import DataFit
@@ -23,8 +24,10 @@ from zoo.recipes.structure import metrics_of, written_at
 from zoo.rewards.expression import Expression
 from zoo.runs import is_run_name
 from zoo.spelling import bind, parse
-from zoo.training.checks import MODELS, check_values
+from zoo.training.checks import check_values
 from zoo.training.labelling import LabelOptions
+
+MODELS = {"lm": "a language model", "scalar": "a reward model", "none": "no model"}
 
 
 def check_recipe(recipe: Recipe, laptop: bool | None = None, absent_files: bool = False) -> Recipe:
@@ -55,6 +58,7 @@ class _Check:
         plugins = registry.manager()
         self.evals = registry.contributions(plugins, "evals")
         self.rewards = registry.contributions(plugins, "rewards")
+        self.models = registry.contributions(plugins, "models")
         self.data = DataFit(registry.contributions(plugins, "sources"), absent_files)
         self.algorithms: dict[str, type[Algorithm]] = {}
         self.heads: dict[str, str | None] = {}
@@ -102,7 +106,7 @@ class _Check:
         options = stage.at(0).training_options
         layers = [(self._at(stage, key), {key: value}) for key, value in options.items()]
         try:
-            resolved = resolve(name, cls, layers)
+            resolved = resolve(name, cls, layers, data_defaults)
             check_values(resolved.core, resolved.origin)
         except ZooError as error:
             self.problems += [self._told(stage, line) for line in error.message.split("\n")]
@@ -111,6 +115,8 @@ class _Check:
             self._data(stage, key, cls.kinds(), vars(resolved.core))
         for key in ("reward", "gold_reward"):
             self._reward(stage, key)
+        for key in ("model", "reference", "critic_model"):
+            self._model(stage, key)
 
     def _told(self, stage: Stage, message: str) -> str:
         """A message of the core with the place in front, which it has in brackets behind the option's name."""
@@ -167,6 +173,14 @@ class _Check:
             ):
                 self._refuse(stage, key, message=f"there is no reward '{mention.name}'.{nearest(mention.name, known)}")
 
+    def _model(self, stage: Stage, key: str) -> None:
+        """Refuse a model that is spelled with options, or a part, and that no plugin makes."""
+        text = str(stage.at(0).training_options.get(key) or "")
+        name = re.split(r"[:(]", text)[0]
+        if "(" in text and name not in self.models and not references(text):
+            at = "start" if key == "model" else key
+            self._refuse(stage, at, message=f"no plugin makes a model '{name}'.{nearest(name, self.models)}")
+
     # -- evaluations and claims ----------------------------------------------------------------------------------
 
     def _fitting(self, stage: Stage) -> dict[str, str]:
@@ -180,8 +194,8 @@ class _Check:
             if fits:
                 kept[label] = spelling
             elif label not in stage.shared_evals:
-                has = MODELS.get(str(head), "no model")
-                self._refuse(stage, "evals", label, message=f"'{name}' is for {MODELS[str(wanted)]}, this is {has}.")
+                message = f"'{name}' is for {MODELS[str(wanted)]}, this is {MODELS[str(head)]}."
+                self._refuse(stage, "evals", label, message=message)
         return kept
 
     def _eval(self, stage: Stage, label: str, spelling: str) -> str | None:

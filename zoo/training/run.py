@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +50,21 @@ def resume(
 
 
 def resolve_options(
-    algo: str | None, config: str | Path | None, given: Mapping[str, Any], origin: str
+    algo: str | None,
+    config: str | Path | None,
+    given: Mapping[str, Any],
+    origin: str,
+    between: Sequence[tuple[str, Mapping[str, Any]]] = (),
 ) -> tuple[Resolved, Any]:
-    """The complete configuration and the algorithm's class."""
+    """The complete configuration and the algorithm's class.
+
+    between: (origin, options) that outrank the file and stand below those that are given.
+    """
     file = read_yaml(config) if config else {}
     from_file = file.pop("algo", None)
     name = algo or from_file or registry.default_name()
     short, cls = registry.load_algorithm(str(name))
-    layers = [(str(config), file), (origin, {k: v for k, v in given.items() if v is not None})]
+    layers = [(str(config), file), *between, (origin, {k: v for k, v in given.items() if v is not None})]
     resolved = resolve(str(name) if ".py" in str(name) else short, cls, layers, data_defaults)
     resolved.origin["algo"] = origin if algo else str(config) if from_file else "default"
     check_values(resolved.core, resolved.origin)

@@ -1,0 +1,91 @@
+"""One stage of a recipe by itself: its options for `zoo train --recipe NAME --stage STAGE`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from zoo.errors import ZooError
+from zoo.recipes.graph import Job, jobs
+from zoo.recipes.load import load_recipe
+from zoo.recipes.schema import Recipe, Stage, Variant, canonical, references
+from zoo.recipes.structure import unknown_stage
+from zoo.runs import Run
+
+FOLDER = Path("runs/recipes")
+
+
+def find_stage(name: str, stage: str | None, laptop: bool) -> tuple[Recipe, Variant, Stage]:
+    """The stage that --recipe, --stage and --laptop name. Raises ZooError where there is none that trains."""
+    recipe = load_recipe(name)
+    variant = recipe.variant(laptop)
+    if variant is None:
+        raise ZooError(f"The recipe {recipe.name} has no laptop variant.", "Leave --laptop out for the full scale.")
+    trained = [one.name for one in variant.stages.values() if one.algo]
+    hint = f"Stages that train: {', '.join(trained) or 'none'}."
+    if stage is None:
+        raise ZooError(f"Which stage of the recipe {recipe.name}? Add --stage.", hint)
+    if problem := unknown_stage(variant, stage):
+        raise ZooError(f"{recipe.name}: {problem}", hint)
+    found = variant.stages.get(canonical(stage))
+    if found is None:
+        raise ZooError(f"'{stage}' names several stages.", f"Name one of them: {', '.join(variant.matching(stage))}.")
+    if found.algo is None:
+        what = "labels data" if found.label is not None else "is only evaluated"
+        command = f"zoo reproduce {name}{' --laptop' if laptop else ''} --only {found.name}"
+        raise ZooError(f"The stage {found.name} of {recipe.name} trains nothing: it {what}.", f"{hint} Or: {command}")
+    return recipe, variant, found
+
+
+def stage_options(
+    name: str, stage: str, laptop: bool, given: Mapping[str, Any], folder: Path = FOLDER
+) -> tuple[str, dict[str, Any]]:
+    """The algorithm and the options of a stage; references are runs and rows that `zoo reproduce` has finished.
+
+    given: options by hand, which stand in for the stage's own, so that these need no run. Raises ZooError for a
+    reference to a stage that is not finished.
+    """
+    recipe, variant, found = find_stage(name, stage, laptop)
+    by_hand = {key for key, value in given.items() if value is not None}
+    kept = {key: value for key, value in found.options.items() if key not in by_hand}
+    found = found.model_copy(
+        update={"options": kept, "evals": {}, "start": None if "model" in by_hand else found.start}
+    )
+    seed = _seed(given.get("seed"), found)
+    made: dict[str, str] = {}
+    top = folder / f"{recipe.name}{'-laptop' if laptop else ''}"
+    stages = {job.name: job for job in jobs(list(variant.stages.values()), [seed], top)}
+    for key, value in found.training_options.items():
+        for needed in references(value):
+            job = stages[needed]
+            if not _is_finished(job):
+                command = f"zoo reproduce {name}{' --laptop' if laptop else ''} --only '{needed}' --seeds {seed},"
+                raise ZooError(
+                    f"The stage {found.name} of {recipe.name} needs its stage {needed}, which is not finished in "
+                    f"{job.folder}.",
+                    f"Make it: {command}\nOr give --{key.replace('_', '-')} yourself.",
+                )
+            made[needed] = _made(job, stages)
+    return str(found.algo), found.at(seed, made).training_options
+
+
+def _seed(given: Any, stage: Stage) -> int:
+    """The seed of the run: --seed, else the stage's, else 0."""
+    for value in (given, stage.options.get("seed")):
+        if value is not None and str(value).isdigit():
+            return int(value)
+    return 0
+
+
+def _is_finished(job: Job) -> bool:
+    if job.stage.label is not None:
+        return Path(job.made).is_file() and bool(Run(job.folder).read_json(f"{Path(job.made).stem}.json"))
+    return job.stage.algo is None or Run(job.folder).status == "finished"
+
+
+def _made(job: Job, stages: Mapping[str, Job]) -> str:
+    """What stands for a reference; a stage that trains nothing stands for where it starts, which may be another's."""
+    if job.stage.algo is None and job.stage.label is None:
+        return str(job.stage.at(job.seed, {name: _made(stages[name], stages) for name in job.stage.needs}).start)
+    return job.made
