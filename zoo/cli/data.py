@@ -7,8 +7,26 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
+from zoo.cli import curation
+from zoo.cli.help import Command
 from zoo.cli.listings import Json, print_json
-from zoo.errors import ZooError
+from zoo.errors import ZooError, nearest
+
+
+class DataCommand(Command):
+    """Shows a source, or does with it what a verb of curation says."""
+
+    def verbs(self) -> dict[str, Any]:
+        return dict(typer.main.get_command(curation.verbs).commands)  # type: ignore[attr-defined]
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        first = args[0] if args else ""
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            if "extra argument" in getattr(error, "message", ""):
+                error.message += "." + nearest(first, self.verbs())  # type: ignore[attr-defined]
+            raise
 
 
 def data(

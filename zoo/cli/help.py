@@ -7,7 +7,7 @@ and cuts the flags themselves.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import typer
@@ -32,7 +32,19 @@ class App(typer.Typer):
 
 
 class Command(TyperCommand):
-    """A command with such a page."""
+    """A command with such a page.
+
+    `verbs` are commands that may stand in place of its first argument: `zoo data dedup rows.jsonl` beside
+    `zoo data rows.jsonl`.
+    """
+
+    def verbs(self) -> Mapping[str, Any]:
+        return {}
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        if args and args[0] in self.verbs():
+            return self.verbs()[args[0]].make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         console = Console()
@@ -48,6 +60,9 @@ class Command(TyperCommand):
             console.print(Text(group, style="bold"))
             _print_options(parameters, ctx, console)
             console.print()
+        if self.verbs():
+            console.print(Text("Commands", style="bold"))
+            _print_verbs(self.verbs(), ctx.command_path, console)
         if any(parameter.secondary_opts for parameter in self.get_params(ctx)):
             console.print(Text("A switch is turned off by its flag with --no-.\n"))
         title, examples = examples_in(self.epilog or "")
@@ -88,6 +103,16 @@ def _print_options(parameters: Iterable[Any], ctx: Any, console: Console) -> Non
             table.add_row(facts, explained)
     if table.row_count:
         console.print(table)
+
+
+def _print_verbs(verbs: Mapping[str, Any], path: str, console: Console) -> None:
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    for name, verb in verbs.items():
+        words = (verb.help or "").strip().split("\n\n")[0]
+        table.add_row(Text.assemble("  ", (name, "cyan")), " ".join(words.split()))
+    console.print(table)
+    first = next(iter(verbs))
+    console.print(Text(f"\n{path} {first} --help tells more. A file of that name is ./{first}\n"))
 
 
 def _value_name(parameter: Any, ctx: Any) -> str:

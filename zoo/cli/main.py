@@ -49,7 +49,9 @@ def add_commands(arguments: list[str]) -> None:
     app.command(epilog="Example: zoo resume last")(train.resume)
     app.command(epilog="Examples: zoo algos    zoo algos dpo    zoo algos --json")(listings.algos)
     app.command(
-        epilog="Examples: zoo data starter --for dpo    zoo data rows.jsonl --for preference --columns prompt=question"
+        cls=data.DataCommand,
+        epilog="Examples: zoo data starter --for dpo    zoo data dedup rows.jsonl --near 0.8    "
+        "zoo data rows.jsonl --for preference --columns prompt=question",
     )(data.data)
     app.command(epilog="Examples: " + "    ".join(label.EXAMPLES))(label.label)
     app.command(

@@ -77,11 +77,11 @@ def load(
     chosen = named_format(format) if format else None
     opened = open_source(source, kinds[0], split=split, named_sources=named_sources)
     report = Report(opened.name, where=opened.where, notes=list(opened.notes))
-    rows, chosen = _prepare(itertools.islice(opened.rows, limit), columns or {}, chosen, opened, report)
+    rows, chosen = find_format(itertools.islice(opened.rows, limit), columns or {}, chosen, opened, report)
     kind = chosen.kind if chosen.kind in kinds else kinds[0]
-    records = _read(rows, chosen, report)
+    records = _read(rows, chosen, columns or {}, report)
     judge(report, len(records), strict)
-    report.notes.append(_reading(records[0], chosen))
+    report.notes.append(reading(records[0], chosen))
     try:
         converted, note = convert(records, chosen.kind, kind)
     except ZooError as error:
@@ -110,19 +110,19 @@ def source_kind(
 ) -> str:
     """The kind of a source's own rows; a named source, which gives any kind it can, counts as demonstrations."""
     opened = open_source(source, "demonstration", split=split, named_sources=named_sources)
-    return _prepare(opened.rows, columns or {}, None, opened, Report(opened.name))[1].kind
+    return find_format(opened.rows, columns or {}, None, opened, Report(opened.name))[1].kind
 
 
-def _prepare(
+def find_format(
     lines: Iterator[Line], columns: Mapping[str, str], chosen: Format | None, source: Source, report: Report
 ) -> tuple[Iterator[Line], Format]:
-    """All lines under the wanted column names, and their format as told by the first of them."""
+    """All lines as they are, and their format as told by the first of them under the wanted column names."""
     first = list(itertools.islice(lines, SAMPLE_ROWS))
     readable: list[Row] = [line.row for line in first if not _errors(line)]
     if not first:
         raise ZooError(f"{source.name} holds no rows.", hint="Check that the file was written to its end.")
     if not readable:
-        _read(iter(first), None, report)
+        _read(iter(first), None, columns, report)
         judge(report, 0, strict=False)
     present = Sample(readable).columns
     check_columns(columns, present, source.name)
@@ -130,36 +130,41 @@ def _prepare(
         report.notes.append("The column 'row' is replaced by the number of the row.")
     if columns:
         readable = [rename(row, columns) for row in readable]
-    everything = itertools.chain(first, lines)
-    renamed = (line._replace(row=rename(line.row, columns)) for line in everything) if columns else everything
-    return renamed, chosen or detect(Sample(readable), source.name)
+    return itertools.chain(first, lines), chosen or detect(Sample(readable), source.name)
 
 
-def _read(lines: Iterable[Line], format: Format | None, report: Report) -> list[Record]:
+def _read(lines: Iterable[Line], format: Format | None, columns: Mapping[str, str], report: Report) -> list[Record]:
     """Convert and check every line; what cannot be used goes to the report."""
     records: list[Record] = []
     seen: dict[bytes, int] = {}
     for line in lines:
-        number = line.number
-        report.rows += 1
-        for problem in line.problems:
-            report.add(number, problem)
-        if format is None or _errors(line):
+        record = read_line(line, format, columns, report)
+        if record is None:
             continue
-        try:
-            record = to_record(line.row, number, format)
-            warnings = record.pop(WARNINGS, ())
-            check(record, format.kind)
-        except RowError as error:
-            report.add(number, error)
-            continue
-        for warning in warnings:
-            report.add(number, RowError(*warning))
-        first = seen.setdefault(_digest(record), number)
-        if first != number:
-            report.add(number, RowError("W_DUPLICATE", "row", f"is the same as row {first}"))
+        first = seen.setdefault(_digest(record), line.number)
+        if first != line.number:
+            report.add(line.number, RowError("W_DUPLICATE", "row", f"is the same as row {first}"))
         records.append(record)
     return records
+
+
+def read_line(line: Line, format: Format | None, columns: Mapping[str, str], report: Report) -> Record | None:
+    """The checked record of a line, None where it cannot be used; the report counts the line and its problems."""
+    report.rows += 1
+    for problem in line.problems:
+        report.add(line.number, problem)
+    if format is None or _errors(line):
+        return None
+    try:
+        record = to_record(rename(line.row, columns) if columns else line.row, line.number, format)
+        warnings = record.pop(WARNINGS, ())
+        check(record, format.kind)
+    except RowError as error:
+        report.add(line.number, error)
+        return None
+    for warning in warnings:
+        report.add(line.number, RowError(*warning))
+    return record
 
 
 def _errors(line: Line) -> bool:
@@ -172,10 +177,11 @@ def _digest(record: Record) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=12).digest()
 
 
-def judge(report: Report, kept: int, strict: bool, source: Report | None = None) -> None:
+def judge(report: Report, kept: int, strict: bool, source: Report | None = None, share: float = BAD_SHARE) -> None:
     """Raise ZooError when more rows are bad than the rules at the top of this module allow.
 
-    source: the report that knows where the rows are, if `report` is one of a later stage.
+    source: the report that knows where the rows are, if `report` is one of a later stage. share: how many of the rows
+    may be bad, of all sorts.
     """
     source = source or report
     bad, unreadable = report.dropped, report.count("E_JSON")
@@ -191,14 +197,14 @@ def judge(report: Report, kept: int, strict: bool, source: Report | None = None)
     elif unreadable > UNREADABLE_SHARE * report.rows:
         reason = f"{unreadable:,} of {report.rows:,} lines cannot be read"
         hint = "Correct or delete these lines: the file is damaged, or is not one JSON object a line."
-    elif bad > max(1, BAD_SHARE * report.rows):
+    elif bad > max(1, share * report.rows):
         hint += "; if the file is meant differently, say how with --format NAME or --columns wanted=found."
     else:
         return
     raise ZooError(f"{source.name}: {reason}:\n" + "\n".join(report.first_errors(source)), hint=hint)
 
 
-def _reading(record: Record, format: Format) -> str:
+def reading(record: Record, format: Format) -> str:
     """How the source was understood."""
     others = [name for name in record if name not in (*KINDS[format.kind].fields, "row")]
     beside = f"; columns kept beside: {', '.join(others)}" if others else ""

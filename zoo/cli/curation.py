@@ -1,0 +1,262 @@
+"""`zoo data dedup`, `zoo data filter`, `zoo data contamination`: rows taken out, with a report of which and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from zoo.cli.curation_job import Job
+from zoo.cli.help import App
+from zoo.cli.listings import Json, print_json
+from zoo.errors import ZooError
+
+READING = "Reading the data"
+WRITING = "Writing"
+
+Source = Annotated[str, typer.Argument(help="A file, folder, hub data set, or named source (starter).")]
+Kind = Annotated[
+    str, typer.Option(help="What a named source is asked for: preference, text, …", rich_help_panel=READING)
+]
+Split = Annotated[str, typer.Option(help="Split of the data.", rich_help_panel=READING)]
+Columns = Annotated[
+    str | None, typer.Option(help="Names of columns: prompt=question,completion=answer.", rich_help_panel=READING)
+]
+Format = Annotated[
+    str | None, typer.Option(help="The format of the rows, where detection is not sure.", rich_help_panel=READING)
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="Read the first N rows only.", rich_help_panel=READING)]
+Strict = Annotated[bool, typer.Option("--strict", help="Accept no bad row.", rich_help_panel=READING)]
+Out = Annotated[
+    Path, typer.Option(help="Where the kept rows go; the report stands beside it.", rich_help_panel=WRITING)
+]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite files that are there.", rich_help_panel=WRITING)]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the report, write nothing.", rich_help_panel=WRITING)]
+Examples = Annotated[int, typer.Option(min=0, help="Removed rows to show for each reason.", rich_help_panel=WRITING)]
+Part = Literal["everything", "prompt", "answer"]
+
+verbs = App(name="data")
+"""What can stand behind `zoo data` instead of a source."""
+
+
+@verbs.command(
+    epilog="Examples: zoo data dedup rows.jsonl    zoo data dedup rows.jsonl --near 0.8 --out unique.jsonl    "
+    "zoo data dedup starter --kind preference --on prompt --dry-run"
+)
+def dedup(
+    source: Source,
+    near: Annotated[
+        float | None,
+        typer.Option(help="Also rows whose word n-grams are at least so alike (Jaccard), such as 0.8."),
+    ] = None,
+    on: Annotated[Part, typer.Option(help="What is compared: everything, prompt, answer.")] = "everything",
+    normalised: Annotated[
+        bool, typer.Option("--normalised", help="The same even if case, white space and punctuation differ.")
+    ] = False,
+    ngram: Annotated[int, typer.Option(min=1, help="Words of an n-gram for --near.")] = 3,
+    out: Out = Path("deduplicated.jsonl"),
+    force: Force = False,
+    dry_run: DryRun = False,
+    examples: Examples = 2,
+    kind: Kind = "demonstration",
+    split: Split = "train",
+    columns: Columns = None,
+    format: Format = None,
+    limit: Limit = None,
+    strict: Strict = False,
+    as_json: Json = False,
+) -> None:
+    """Remove rows that are there already: the same texts, and with --near almost the same.
+
+    The first of several rows stays. Rows with the same texts and another label are kept and counted as contradictions.
+    """
+    from zoo.data.curation import verbs as work
+    from zoo.data.curation.dedup import Exact, Near
+    from zoo.data.curation.rows import check_part
+
+    job = Job("dedup", source, out, as_json, examples, force=force, dry_run=dry_run)
+    rows = job.open(kind=kind, split=split, columns=columns, format=format, limit=limit)
+    check_part(on, rows.kind)
+    almost = None if near is None else Near(rows.kind, near, on, ngram)
+    exact = Exact(rows.kind, on, normalised)
+    settings = {"near": near, "ngram": ngram, "on": on, "normalised": normalised}
+    job.run(lambda file, progress: work.dedup(rows, file, exact, almost, strict=strict, progress=progress), settings)
+
+
+@verbs.command(
+    "filter",
+    epilog="Examples: zoo data filter rows.jsonl    zoo data filter rows.jsonl --rules 'chat,links,words(least=5)'    "
+    "zoo data filter rows.jsonl --rules=-echo --dry-run    "
+    "zoo data filter rows.jsonl --rules 'perplexity(keep=0.9)' --model smollm2-135m    zoo data filter --list",
+)
+def filter_rows(
+    source: Annotated[str | None, typer.Argument(help="As above; may be left out with --list.")] = None,
+    rules: Annotated[
+        str, typer.Option(help="Sets and rules, with their limits: 'chat,words(least=5)'; -NAME takes one away.")
+    ] = "chat",
+    show_list: Annotated[bool, typer.Option("--list", help="Show every rule with its limits, and end.")] = False,
+    model: Annotated[str, typer.Option(help="The model, folder or run of the rule perplexity.")] = "smollm2-135m",
+    max_length: Annotated[int, typer.Option(min=2, help="Tokens of a row that the model reads.")] = 1024,
+    runs: Annotated[str, typer.Option(help="Folder that holds the runs.")] = "runs",
+    out: Out = Path("filtered.jsonl"),
+    force: Force = False,
+    dry_run: DryRun = False,
+    examples: Examples = 2,
+    kind: Kind = "demonstration",
+    split: Split = "train",
+    columns: Columns = None,
+    format: Format = None,
+    limit: Limit = None,
+    strict: Strict = False,
+    as_json: Json = False,
+) -> None:
+    """Remove rows of poor quality by named rules: length, repetition, symbols, damage, perplexity under a model.
+
+    `--rules` takes the sets chat, gopher, c4 and alpaca, and single rules. They look at answers that are to be learned
+    (not at rejected ones), or at what a rule's option `on` says.
+    """
+    from zoo.data.curation import verbs as work
+    from zoo.data.curation.rules import PERPLEXITY, chosen_rules
+
+    chosen = chosen_rules(rules)
+    if show_list:
+        return _list_rules(chosen, as_json)
+    if source is None:
+        raise ZooError("No data is named.", "zoo data filter rows.jsonl, or zoo data filter --list for the rules.")
+    job = Job("filter", source, out, as_json, examples, force=force, dry_run=dry_run)
+    rows = job.open(kind=kind, split=split, columns=columns, format=format, limit=limit)
+    scoring = _scoring(model, runs, max_length, job.console) if PERPLEXITY in chosen else None
+    settings: dict[str, Any] = {"rules": {name: vars(rule.limits) for name, rule in chosen.items()}}
+    settings |= {"model": model, "max_length": max_length} if scoring else {}
+    job.run(
+        lambda file, progress: work.filter_rows(rows, file, chosen, scoring, strict=strict, progress=progress), settings
+    )
+
+
+def _scoring(model: str, runs: str, max_length: int, console: Console) -> Any:
+    """A function from rows to their perplexities. The model is loaded now: a wrong name is told before the reading."""
+    from zoo.training.perplexity import perplexities
+    from zoo.training.progress import counter
+    from zoo.training.subject import load_subject
+
+    subject = load_subject(model, runs, lambda text: console.print(text, highlight=False, markup=False), head="lm")
+    count = counter(console, "rows scored")
+    return lambda rows, kind: perplexities(subject, rows, kind, max_length, count)
+
+
+def _list_rules(chosen: Any, as_json: bool) -> None:
+    from zoo.data.curation.rules import RULES, SETS
+
+    shown = {**RULES, **chosen}
+    if as_json:
+        content = [
+            {"name": rule.name, "on_now": rule.name in chosen, **vars(rule.limits), "source": rule.source,
+             "sets": [name for name, rules in SETS.items() if rule.name in rules], "help": rule.help}
+            for rule in shown.values()
+        ]  # fmt: skip
+        return print_json(content)
+    table = Table("on", "rule", "least", "most", "looks at", "sets", "what it measures", box=None, pad_edge=False)
+    for rule in shown.values():
+        sets = ", ".join(name for name, rules in SETS.items() if rule.name in rules)
+        limits = ["" if limit is None else f"{limit:g}" for limit in (rule.limits.least, rule.limits.most)]
+        table.add_row("*" if rule.name in chosen else "", rule.name, *limits, rule.limits.on, sets, rule.help)
+    Console().print(table)
+    Console().print(
+        "\nChange what is on with --rules 'gopher,-stop_words'; --list shows what that means.", highlight=False
+    )
+
+
+@verbs.command(
+    epilog="Examples: zoo data contamination rows.jsonl --eval test.jsonl    "
+    "zoo data contamination rows.jsonl --eval starter@heldout --eval test.jsonl --remove --out clean.jsonl    "
+    "zoo data contamination rows.jsonl --eval test.jsonl --ngram 8 --overlap 0.5"
+)
+def contamination(
+    source: Source,
+    evaluation: Annotated[
+        list[str], typer.Option("--eval", help="An evaluation set: whatever can be read as data. Give several.")
+    ],
+    remove: Annotated[bool, typer.Option("--remove", help="Write the rows that hold nothing of it.")] = False,
+    ngram: Annotated[int, typer.Option(min=1, help="Words in a row that count as a find.")] = 13,
+    shortest: Annotated[int, typer.Option(min=1, help="Words of the shortest text that is looked for.")] = 8,
+    common: Annotated[int, typer.Option(min=1, help="Ignore n-grams in more than N evaluation texts.")] = 10,
+    overlap: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of an item's n-grams that a row must hold; 0: one is enough.")
+    ] = 0.0,
+    on: Annotated[Part, typer.Option(help="What is looked for of the evaluation: everything, prompt, answer.")] = (
+        "everything"
+    ),
+    eval_columns: Annotated[str | None, typer.Option(help="Names of the evaluation's columns.")] = None,
+    eval_format: Annotated[str | None, typer.Option(help="The format of the evaluation's rows.")] = None,
+    out: Out = Path("uncontaminated.jsonl"),
+    force: Force = False,
+    dry_run: DryRun = False,
+    examples: Examples = 2,
+    kind: Kind = "demonstration",
+    split: Split = "train",
+    columns: Columns = None,
+    format: Format = None,
+    limit: Limit = None,
+    strict: Strict = False,
+    as_json: Json = False,
+) -> None:
+    """Find rows that hold texts of an evaluation set: the same 13 words in a row, as GPT-3's authors looked for.
+
+    Says which evaluation items are affected, and with --remove writes the rows without any of them.
+    """
+    from zoo.data.curation import verbs as work
+    from zoo.data.curation.contamination import Evaluation
+
+    job = Job("contamination", source, out, as_json, examples, force=force, dry_run=dry_run, rows=remove)
+    rows = job.open(kind=kind, split=split, columns=columns, format=format, limit=limit)
+    items = Evaluation(ngram, shortest, common, overlap)
+    for name in evaluation:
+        _add_items(items, name, job.open_other(name, kind=kind, columns=eval_columns, format=eval_format), on)
+    if len(items.unchecked) == len(items.items):
+        raise ZooError(
+            f"No item of {', '.join(evaluation)} has {items.shortest} words in a row that can be looked for.",
+            f"Look for shorter ones: --ngram {ngram} --shortest 5.",
+        )
+    settings = {
+        "eval": evaluation,
+        "ngram": ngram,
+        "shortest": shortest,
+        "common": common,
+        "overlap": overlap,
+        "on": on,
+    }
+    job.run(
+        lambda file, progress: work.contamination(rows, file, items, strict=strict, progress=progress),
+        settings,
+        lambda: {"evaluation": [_affected(items, name) for name in dict.fromkeys(evaluation)]},
+    )
+
+
+def _add_items(items: Any, name: str, rows: Any, on: str) -> None:
+    from zoo.data.curation.rows import check_part, fields_of
+    from zoo.data.load import judge
+
+    check_part(on, rows.kind)
+    for row in rows.rows:
+        if row.record is not None:
+            items.add(name, row.number, fields_of(row.record, rows.kind, on).values())
+    judge(rows.report, rows.report.kept, False)
+
+
+def _affected(items: Any, name: str) -> dict[str, Any]:
+    """How much of one evaluation set was found, item by item."""
+    own = [item for item in items.items if item.source == name]
+    found = [item for item in own if item.found]
+    checked = sum(item.grams > 0 for item in own)
+    return {
+        "source": name,
+        "items": len(own),
+        "checked": checked,
+        "too_short_or_common": len(own) - checked,
+        "found": len(found),
+        "share": len(found) / checked if checked else None,
+        "found_rows": {item.row: item.found for item in found},
+    }

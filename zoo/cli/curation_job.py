@@ -1,0 +1,125 @@
+"""What the verbs of `zoo data` share: opening the source, progress, and the report on the screen and as a file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from zoo import __version__
+from zoo.cli.listings import print_json
+from zoo.errors import ZooError
+
+SECONDS_BETWEEN = 10.0
+"""Between lines of progress where there is no terminal."""
+SHOWN_ROWS = 8
+
+
+@dataclass
+class Job:
+    """One verb at work: its source, its files, its progress and its report."""
+
+    verb: str
+    source: str
+    out: Path
+    as_json: bool
+    examples: int
+    force: bool = False
+    dry_run: bool = False
+    rows: bool = True
+    console: Console = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.console = Console(stderr=True) if self.as_json else Console()
+
+    def open(self, **how: Any) -> Any:
+        """The source's rows; what is wrong with the files to write is told before anything is read."""
+        from zoo.data.curation.removal import KeptRows
+
+        self.file = KeptRows(self.out, self.source, force=self.force, rows=self.rows, dry_run=self.dry_run)
+        self.opened = self.open_other(self.source, **how)
+        return self.opened
+
+    def open_other(self, source: str, columns: str | None, **how: Any) -> Any:
+        from zoo import registry
+        from zoo.data.curation.rows import open_rows
+        from zoo.data.formats import parse_columns
+        from zoo.data.kinds import KINDS, convert
+
+        if how["kind"] not in KINDS:
+            convert([], how["kind"], how["kind"])
+        named = registry.contributions(registry.manager(), "sources")
+        mapping = parse_columns(columns) if columns else None
+        return open_rows(source, columns=mapping, named_sources=named, **how)
+
+    def run(
+        self, work: Callable[[Any, Any], Any], settings: dict[str, Any], more: Callable[[], dict[str, Any]] = dict
+    ) -> None:
+        """Do the work, show the report and store it. Raises ZooError when no row is left."""
+        with self.file as file:
+            removals = work(file, self._progress())
+            report = {
+                "verb": self.verb, "source": self.opened.name, "fingerprint": self.opened.fingerprint,
+                "format": self.opened.format.name, "settings": settings, "zoo": __version__,
+                **removals.as_json(), **more(),
+            }  # fmt: skip
+            if removals.kept or not self.rows:
+                file.finish(report)
+        print_json(report) if self.as_json else self._show(report)
+        if not removals.kept and self.rows:
+            raise ZooError(
+                f"Every row of {self.opened.name} is removed, so nothing is written.", "See the reasons above."
+            )
+
+    def _progress(self) -> Callable[[int, int], None]:
+        """A line rewritten in a terminal, a new one now and then elsewhere."""
+        printed = time.monotonic()
+
+        def show(done: int, removed: int) -> None:
+            nonlocal printed
+            if time.monotonic() - printed > (0.2 if self.console.is_terminal else SECONDS_BETWEEN):
+                printed = time.monotonic()
+                start, end = ("\r", "") if self.console.is_terminal else ("", "\n")
+                self.console.print(f"{start}{done:,} rows read, {removed:,} removed", end=end, highlight=False)
+
+        return show
+
+    def _show(self, report: dict[str, Any]) -> None:
+        from zoo.data.curation.removal import meaning_of
+        from zoo.data.display import printable
+
+        console = self.console
+        say = lambda text, **style: console.print(text, highlight=False, markup=False, soft_wrap=True, **style)  # noqa: E731
+        if console.is_terminal:
+            console.print("\r", end="")
+        word = "removed" if self.rows else "not clean"
+        kept = f"{report['kept']:,} {'kept' if self.rows else 'clean'}"
+        say(f"{report['source']}: {report['rows']:,} rows read, {kept}, {report['removed']:,} {word}")
+        table = Table(word, "rows", "share", "which", box=None, pad_edge=False)
+        for reason, entry in report["removed_by_reason"].items():
+            numbers = ", ".join(map(str, entry["rows"][:SHOWN_ROWS])) + (", …" if entry["count"] > SHOWN_ROWS else "")
+            name = ", ".join(filter(None, (reason, meaning_of(reason))))
+            table.add_row(name, f"{entry['count']:,}", f"{entry['count'] / report['rows']:.1%}", numbers)
+        if table.row_count:
+            console.print(table)
+        for reason, entry in report["removed_by_reason"].items():
+            for example in entry["examples"][: self.examples]:
+                say(f"\n{example['where']}  {reason}: {printable(example['why'], console)}", style="bold")
+                say(printable(example["text"].replace("\n", " "), console)) if example["text"] else None
+        for part in report.get("evaluation", ()):
+            share = "" if part["share"] is None else f" ({part['share']:.1%})"
+            say(f"\n{part['source']}: {part['found']:,} of {part['checked']:,} items{share} are in the data; "
+                f"{part['too_short_or_common']:,} more are too short or common to be looked for")  # fmt: skip
+        say("")
+        for note in report["notes"]:
+            say(note)
+        if self.dry_run:
+            say("Nothing is written.")
+        elif report["kept"] or not self.rows:
+            say(f"Written to {self.file.path if self.rows else self.file.report}"
+                + (f", and the report to {self.file.report}." if self.rows else "."))  # fmt: skip

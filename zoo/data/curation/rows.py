@@ -1,0 +1,158 @@
+"""The rows of any source for curation: each as it stands in the source, and as the record that training would read."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from zoo.data.formats import named_format
+from zoo.data.formats.shape import Format
+from zoo.data.kinds import Record
+from zoo.data.load import find_format, read_line, reading
+from zoo.data.messages import as_turn, texts_of
+from zoo.data.report import Report
+from zoo.data.sources import NamedSources, open_source
+from zoo.errors import ZooError
+
+PARTS = ("everything", "prompt", "answer")
+ANSWERS = {
+    "demonstration": ("completion",),
+    "feedback": ("completion",),
+    "preference": ("chosen", "rejected"),
+    "ranking": ("completions",),
+    "stepwise": ("steps",),
+    "text": ("text",),
+    "prompt": (),
+}
+VERDICTS = ("label", "ranks", "labels")
+"""Fields that say how good an answer is: rows that differ in one are not the same, whatever their texts."""
+
+
+class Row(NamedTuple):
+    """One row: its number, its columns as they are in the source, and its record (None where it cannot be used)."""
+
+    number: int
+    columns: dict[str, Any]
+    record: Record | None
+
+
+@dataclass
+class Rows:
+    """An opened source. Iterate once; `report` then knows what could not be used and why."""
+
+    name: str
+    fingerprint: str
+    format: Format
+    report: Report
+    rows: Iterator[Row]
+
+    @property
+    def kind(self) -> str:
+        return self.format.kind
+
+
+def open_rows(
+    source: str,
+    *,
+    kind: str = "demonstration",
+    split: str = "train",
+    columns: Mapping[str, str] | None = None,
+    format: str | None = None,
+    limit: int | None = None,
+    named_sources: NamedSources | None = None,
+) -> Rows:
+    """Open a source for one pass. kind: what named sources are asked for; the others as in `zoo.data.load.load`.
+
+    Raises ZooError for a source that is not there or in no known format.
+    """
+    chosen = named_format(format) if format else None
+    opened = open_source(source, kind, split=split, named_sources=named_sources)
+    report = Report(opened.name, where=opened.where, notes=list(opened.notes))
+    lines, chosen = find_format(itertools.islice(opened.rows, limit), columns or {}, chosen, opened, report)
+
+    def rows(format: Format) -> Iterator[Row]:
+        told = False
+        for line in lines:
+            record = read_line(line, format, columns or {}, report)
+            if record is not None and not told:
+                report.notes.append(reading(record, format))
+                told = True
+            yield Row(line.number, line.row, record)
+
+    return Rows(opened.name, opened.fingerprint, chosen, report, rows(chosen))
+
+
+def check_part(part: str, kind: str) -> None:
+    """Raise ZooError when records of this kind have no such part."""
+    if (part == "answer" and not ANSWERS[kind]) or (part != "everything" and kind == "text"):
+        raise ZooError(
+            f"The data is of kind '{kind}' and has no {part} of its own.", "Leave --on out: its only text is taken."
+        )
+
+
+def fields_of(record: Record, kind: str, part: str = "everything") -> dict[str, str]:
+    """The texts of a record by field, `completions[0]` for one of several; messages are joined by line breaks."""
+    found: dict[str, str] = {}
+    if part != "answer" and "prompt" in record:
+        found["prompt"] = text_of(record["prompt"])
+    for name in ANSWERS[kind] if part != "prompt" else ():
+        value = record[name]
+        if name == "completions":
+            found |= {f"{name}[{index}]": text_of(answer) for index, answer in enumerate(value)}
+        else:
+            found[name] = "\n".join(value) if name == "steps" else text_of(value)
+    return found
+
+
+def good_answers(record: Record, kind: str) -> dict[str, str]:
+    """The texts that are there to be learned: not rejected, undesirable or lower-ranked ones; the prompt if alone."""
+    if kind == "prompt":
+        return fields_of(record, kind)
+    found = fields_of(record, kind, "answer")
+    if kind == "feedback" and not record["label"]:
+        return {}
+    if kind == "preference":
+        return {"chosen": found["chosen"]}
+    if kind == "ranking":
+        best = record["ranks"].index(min(record["ranks"]))
+        return {f"completions[{best}]": found[f"completions[{best}]"]}
+    return found
+
+
+def text_of(value: Any) -> str:
+    """A prompt or an answer as plain text, tool calls included, roles left out."""
+    if isinstance(value, str):
+        return value
+    return "\n".join(filter(None, (part for turn in value for part in _parts(turn))))
+
+
+def _parts(turn: Mapping[str, Any]) -> Iterator[str]:
+    yield from (str(turn[key]) for key in ("reasoning_content", "reasoning", "thinking") if turn.get(key))
+    yield turn.get("content") or ""
+    yield " ".join(texts_of(turn.get("tool_calls") or ()))
+
+
+def content_of(record: Record, kind: str, part: str = "everything") -> dict[str, Any]:
+    """What makes two rows the same: turns with their roles and keys, white space at the ends aside."""
+    names = (("prompt",) if part != "answer" and "prompt" in record else ()) + (
+        ANSWERS[kind] if part != "prompt" else ()
+    )
+    content = {name: _turns(record[name], name) for name in names}
+    if part == "everything" and record.get("tools"):
+        content["tools"] = record["tools"]
+    return content
+
+
+def _turns(value: Any, name: str) -> Any:
+    if name in ("completions", "steps"):
+        return [_turns(answer, "") for answer in value]
+    turns = [as_turn(value, "user" if name == "prompt" else "assistant")] if isinstance(value, str) else value
+    return [{**turn, "content": (turn.get("content") or "").strip()} for turn in turns]
+
+
+def verdict_of(record: Record) -> str:
+    """What the row says about its answers, as text to compare."""
+    return json.dumps([record[name] for name in VERDICTS if name in record], default=str)
