@@ -57,7 +57,7 @@ class ClaimForm(Form):
     """A claim of the paper: `says`, what is measured, and exactly one rule of what must come out."""
 
     says: str = Field(description="The claim in plain words.")
-    metric: str | None = Field(None, description="STAGE.METRIC, such as sft.gsm8k or sweep(*).kl.")
+    metric: str | None = Field(None, description="STAGE.METRIC, such as tuned.gsm8k or swept(*).kl.")
     baseline: str | None = Field(None, description="For rises_by: the STAGE.METRIC that it rises above.")
     rises_by: float | None = Field(None, description="Higher than the baseline in every seed, by this on average.")
     above: float | None = Field(None, description="Above this in every seed.")

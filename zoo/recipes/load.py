@@ -1,7 +1,7 @@
 """A recipe from its file: keys checked, sweeps made stages, and what refers to what known.
 
-    recipe = load_recipe("kto")
-    recipe.laptop.stages["kto(beta=0.1)"].training_options
+    recipe = load_recipe("mine")
+    recipe.laptop.stages["tuned(beta=0.1)"].training_options
 
 No plugin is imported: whether algorithms, options, data and evaluations fit is for `zoo.recipes.check`.
 """

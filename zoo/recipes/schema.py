@@ -18,7 +18,7 @@ REFERENCE = re.compile(r"\bstage:([A-Za-z]\w*(?:-\w+)*(?:\([^()]*\))?)")
 """`stage:NAME` within any text of a stage: the run, or the data, that another stage of this variant makes."""
 
 METRIC = re.compile(r"([A-Za-z]\w*(?:-\w+)*(?:\([^()]*\))?)\.(.+)")
-"""STAGE.METRIC of a claim: `sft.gsm8k`, `sweep(beta=0.1).val/loss`, `sweep(*).kl`."""
+"""STAGE.METRIC of a claim: `tuned.gsm8k`, `swept(beta=0.1).val/loss`, `swept(*).kl`."""
 
 MEASURED = ("cpu_seconds", "seconds", "steps", "num_tokens", "memory_gb")
 """What the runner measures of every stage that trains."""
@@ -107,7 +107,7 @@ class Stage(Model):
 
     @property
     def folder(self) -> str:
-        """Its name as a folder and the name of its run: `kto-beta-0.05` of `kto(beta=0.05)`."""
+        """Its name as a folder and the name of its run: `tuned-beta-0.05` of `tuned(beta=0.05)`."""
         return re.sub(r"[^\w.+]+", "-", self.name).strip("-")
 
     def at(self, seed: int, made: Mapping[str, str] | None = None) -> Stage:
@@ -154,7 +154,7 @@ class Variant(Model):
         return ("laptop",) if self.name == "laptop" else ()
 
     def matching(self, reference: str) -> list[str]:
-        """The stages that `kto`, `kto(beta=0.1)` or `kto(*)` stands for; empty when there is none."""
+        """The stages that `tuned`, `tuned(beta=0.1)` or `tuned(*)` stands for; empty when there is none."""
         wanted = canonical(reference)
         if wanted.endswith("(*)"):
             return [stage.name for stage in self.stages.values() if stage.sweep_of == wanted[:-3]]
@@ -193,7 +193,7 @@ class Recipe(Model):
         return self.path.parent / "results" / f"{self.name}.json"
 
     def where(self, variant: Variant, *keys: str | int) -> str:
-        """`recipes/kto.yaml:12`, the line of the key at this path within a variant, or of what holds it."""
+        """`recipes/mine.yaml:12`, the line of the key at this path within a variant, or of what holds it."""
         return place(self.lines, (*variant.top, *keys), self.path)
 
     def has(self, variant: Variant, *keys: str | int) -> bool:

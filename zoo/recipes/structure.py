@@ -40,7 +40,7 @@ def written_at(recipe: Recipe, variant: Variant, stage: Stage, *keys: str) -> st
 
 
 def unknown_stage(variant: Variant, name: str) -> str:
-    """Why a name is no stage: `There is no stage 'stf'. Did you mean 'sft'?`; empty for one that is."""
+    """Why a name is no stage: `There is no stage 'tunde'. Did you mean 'tuned'?`; empty for one that is."""
     if variant.matching(name):
         return ""
     swept = variant.matching(f"{name.partition('(')[0]}(*)")
