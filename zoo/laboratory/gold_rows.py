@@ -1,0 +1,99 @@
+"""Rows of the gold world, of every kind but steps, as raters see them: right, often right, or partial to length."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from zoo.errors import ZooError, nearest
+from zoo.laboratory.gold import TOPICS, answer, raw_worth
+
+Row = dict[str, Any]
+
+
+def rows(
+    split: str, kind: str, rows: int = 4000, noise: float = 0.0, seed: int = 0, length_bias: float = 0.0,
+    answers: Literal["both", "one"] = "both", desirable: float = 1.0,
+) -> list[Row]:  # fmt: skip
+    """Rows of a kind. Raises ZooError for a kind or a split that there is not, and shares that are none.
+
+    rows: prompts that are drawn, a sixteenth as many held out; noise: share of pairs and labels that are the wrong way
+    round, and of rankings that mean nothing; length_bias: what the rater adds to the raw worth for each word; answers:
+    feedback on both answers of each pair, or on one of them; desirable: share of the good feedback that is kept.
+
+    Pairs, feedback and rankings of equal options are about the same answers, so that what is learned from them can be
+    compared.
+    """
+    if split not in ("train", "heldout"):
+        raise ZooError(f"The gold world has no split '{split}'.", "There are: train, heldout.")
+    if kind not in KINDS:
+        raise ZooError(
+            f"The gold world has no data of kind '{kind}'.{nearest(kind, KINDS)}", f"There are: {', '.join(KINDS)}."
+        )
+    if rows < 1 or not 0 <= noise <= 1 or not 0 <= desirable <= 1:
+        raise ZooError("Of the options of world:gold, rows is 1 or more, and noise and desirable lie between 0 and 1.")
+    rater = Rater(random.Random(f"{split} {seed}"), noise, length_bias, answers, desirable)
+    count = rows if split == "train" else max(1, rows // 16)
+    found = (row for _ in range(count) for row in KINDS[kind](rater, rater.draw.choice(TOPICS)))
+    # Many rows would be equal otherwise, and reported as such.
+    return [{**row, "number": number} for number, row in enumerate(found, 1)]
+
+
+@dataclass
+class Rater:
+    """Who draws two answers at a time, and says which is better. Its fields are the options of `rows`."""
+
+    draw: random.Random
+    noise: float
+    length_bias: float
+    answers: str
+    desirable: float
+
+    def rated(self, text: str, topic: str) -> float:
+        return raw_worth(text, topic) + self.length_bias * len(text.split())
+
+    def pair(self, topic: str) -> tuple[str, str]:
+        """Two answers that can be told apart, the one called better first."""
+        while True:
+            one, other = answer(self.draw, topic), answer(self.draw, topic)
+            difference = self.rated(one, topic) - self.rated(other, topic)
+            if difference:
+                wrong = self.draw.random() < self.noise
+                return (one, other) if (difference > 0) != wrong else (other, one)
+
+
+def _preference(rater: Rater, topic: str) -> list[Row]:
+    chosen, rejected = rater.pair(topic)
+    return [{"prompt": topic, "chosen": chosen, "rejected": rejected}]
+
+
+def _feedback(rater: Rater, topic: str) -> list[Row]:
+    """The answers of a pair, one by one. What is left out is drawn elsewhere, so that the pairs stay the same."""
+    pair = rater.pair(topic)
+    apart = random.Random(repr((topic, pair)))
+    kept = [0, 1] if rater.answers == "both" else [apart.randrange(2)]
+    rated = [{"prompt": topic, "completion": pair[side], "label": side == 0} for side in kept]
+    return [row for row in rated if not row["label"] or apart.random() < rater.desirable]
+
+
+def _ranking(rater: Rater, topic: str) -> list[Row]:
+    """Four answers, the best ranked 1, equally good ones alike."""
+    four = [answer(rater.draw, topic) for _ in range(4)]
+    rated = [rater.rated(text, topic) for text in four]
+    if rater.draw.random() < rater.noise:
+        rater.draw.shuffle(rated)
+    ranks = [1 + sum(other > one for other in rated) for one in rated]
+    return [{"prompt": topic, "completions": four, "ranks": ranks}]
+
+
+KINDS: dict[str, Callable[[Rater, str], list[Row]]] = {
+    "text": lambda rater, topic: [{"text": f"{topic} {answer(rater.draw, topic)}"}],
+    "demonstration": lambda rater, topic: [{"prompt": topic, "completion": answer(rater.draw, topic)}],
+    "preference": _preference,
+    "feedback": _feedback,
+    "ranking": _ranking,
+    # With a text for those who mix pretraining into their rollouts.
+    "prompt": lambda rater, topic: [{"prompt": topic, "demonstration": answer(rater.draw, topic)}],
+}

@@ -1,0 +1,47 @@
+"""The worlds of the laboratory as a plugin: one source and one model with parts, rewards and evaluations by name."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from zoo.data.sources.named import DataSource
+from zoo.hookspecs import hookimpl
+from zoo.laboratory.worlds import Worlds
+
+
+@cache
+def worlds() -> Worlds:
+    """All worlds."""
+    from zoo.laboratory import gold_world
+
+    return Worlds({"gold": gold_world.WORLD})
+
+
+@hookimpl
+def sources() -> dict[str, Any]:
+    return {
+        "world": DataSource(
+            lambda split, kind, part="": worlds().rows(split, kind, part),
+            lambda part, algorithm: worlds().defaults(part, algorithm),
+        )
+    }
+
+
+@hookimpl
+def models() -> dict[str, Any]:
+    return {"world": lambda part, say: worlds().base(part, say)}
+
+
+@hookimpl
+def rewards() -> dict[str, Any]:
+    from zoo.laboratory import gold
+
+    return {"gold": gold.gold, "proxy": gold.proxy}
+
+
+@hookimpl
+def evals() -> dict[str, Any]:
+    from zoo.laboratory import gold_world
+
+    return gold_world.evals()
