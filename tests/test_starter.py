@@ -9,6 +9,7 @@ from importlib.resources import files
 import pytest
 import torch
 
+from zoo.data import starter
 from zoo.data.starter import KINDS, SPLITS, records, rows
 from zoo.data.starter.examples import few_shot
 from zoo.data.starter.prompts import contradiction, prompts, topics
@@ -112,6 +113,28 @@ def test_feedback_is_one_answer_to_each_prompt_with_its_verdict_and_half_of_them
     for record in found:
         verdict = all(followed(record["completion"][0]["content"], record["instructions"]))
         assert record["label"] is verdict, record["id"]
+
+
+def test_steps_are_right_until_an_instruction_is_broken_that_nothing_mends(split):
+    found = records(split, "stepwise")
+    assert {tuple(sorted(set(record["labels"]))) for record in found} == {(-1,), (-1, 1), (1,)}
+    for record in found:
+        assert len(record["steps"]) == len(record["labels"]) > 1
+        assert record["labels"] == sorted(record["labels"], reverse=True), "a broken instruction was mended"
+    flawed = sum(record["labels"][-1] == -1 for record in found) / len(found)
+    assert 0.4 < flawed < 0.6
+
+
+def test_a_comma_in_the_second_sentence_makes_it_and_the_third_wrong_steps():
+    row = {
+        "id": "x", "topic": "t", "row": 1, "prompt": [],
+        "instructions": [{"check": "no_commas"}, {"check": "ends_with_question"}],
+        "answers": [{"text": "Tea is hot. Milk, though, is cold. Is it?", "followed": [False, True]}],
+    }  # fmt: skip
+    (record,) = starter._records(row, "stepwise")
+    assert record["steps"] == ["Tea is hot.", "Milk, though, is cold.", "Is it?"] and record["labels"] == [1, -1, -1]
+    row["instructions"] = [{"check": "ends_with_question"}]
+    assert not list(starter._records(row, "stepwise")), "a question may still come"
 
 
 def test_records_keep_what_a_reward_reads(split):

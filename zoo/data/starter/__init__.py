@@ -12,9 +12,13 @@ from importlib.resources import files
 from typing import Any
 
 from zoo.errors import ZooError, nearest
+from zoo.rewards.instructions import followed
+from zoo.rewards.prose import sentences
 
 SPLITS = ("train", "heldout")
-KINDS = ("demonstration", "preference", "feedback", "prompt", "ranking")
+KINDS = ("demonstration", "preference", "feedback", "prompt", "ranking", "stepwise")
+LASTING = ("max_sentences", "max_words", "no_commas", "avoid_words", "all_lowercase", "all_uppercase", "no_digits")
+"""Checks that no further sentence mends: what breaks one of these in its beginning breaks it as a whole."""
 
 
 def records(split: str, kind: str) -> list[dict[str, Any]]:
@@ -27,6 +31,8 @@ def records(split: str, kind: str) -> list[dict[str, Any]]:
     prompt: the prompt alone; no row is skipped.
     ranking: every kept answer, ranked by the number of instructions it breaks; a row where all break as many is
     skipped.
+    stepwise: every kept answer of two sentences or more, its sentences the steps, each labelled 1 as long as none of
+    the row's LASTING instructions is broken and -1 from there on; a row without such an instruction is skipped.
     """
     if kind not in KINDS:
         raise ZooError(
@@ -62,9 +68,21 @@ def _records(row: dict[str, Any], kind: str) -> Iterator[dict[str, Any]]:
         broken = [answer["followed"].count(False) for answer in row["answers"]]
         if len(set(broken)) > 1:
             yield {**common, "completions": [_said(answer) for answer in row["answers"]], "ranks": broken}
+    elif kind == "stepwise":
+        yield from ({**common, **steps} for steps in _stepwise(row))
     elif kind == "feedback":
         good = bool(passing) and (row["row"] % 2 == 0 or not failing)
         yield {**common, "completion": (passing if good else failing)[0], "label": good}
+
+
+def _stepwise(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Steps and labels of the row's answers."""
+    lasting = [instruction for instruction in row["instructions"] if instruction["check"] in LASTING]
+    for answer in row["answers"] if lasting else []:
+        steps = sentences(answer["text"])
+        beginnings = ["\n".join(steps[: i + 1]) for i in range(len(steps))]
+        if len(steps) > 1:
+            yield {"steps": steps, "labels": [1 if all(followed(text, lasting)) else -1 for text in beginnings]}
 
 
 def _said(answer: dict[str, Any]) -> list[dict[str, str]]:
