@@ -1,7 +1,9 @@
 """Online algorithms for the tests of rollouts: not a test file itself."""
 
+import random
 from dataclasses import replace
 
+import numpy
 import torch
 
 from zoo.api import Algorithm, Answers, Batch, Loss, Ragged
@@ -50,6 +52,15 @@ class Beginnings(Reinforce):
         loss = super().loss(batch, models, config)
         loss.metrics["asked"] = (batch.asked.float(), torch.ones(len(batch)))
         return loss
+
+
+class Capricious(Reinforce):
+    """The same, with advantages that are moved by whatever random numbers there are."""
+
+    def rollout(self, prompts, models, config, score):
+        batch = super().rollout(prompts, models, config, score)
+        moved = torch.rand(len(batch)) + random.random() + float(numpy.random.rand())
+        return Batch(**{**batch.fields, "advantage": batch.advantage + moved})
 
 
 class ActorCritic(Reinforce):

@@ -2,9 +2,11 @@
 
 import json
 import os
+import random
 import signal
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 from test_resume import assert_same, in_child, installed
@@ -15,6 +17,7 @@ from zoo.errors import PluginError, ZooError
 from zoo.hookspecs import hookimpl
 from zoo.runs import Run
 from zoo.training.experience import packed, unpacked
+from zoo.training.randomness import seed_everything, seeded
 from zoo.training.rollouts import Seen
 from zoo.types import Answer, Answers, Batch, Ragged
 
@@ -176,6 +179,45 @@ def test_killed_inside_a_rollout(train, tmp_path):
     assert in_child(broken, tmp_path / "output.txt") == 128 + signal.SIGKILL
     zoo.resume(tmp_path / "runs" / "broken", quiet=True)
     assert_same(Run(tmp_path / "runs" / "broken"), whole)
+
+
+class Draws:
+    """Draws random numbers when a step is over."""
+
+    @hookimpl
+    def step_end(self):
+        random.random(), numpy.random.rand(), torch.rand(3)
+
+
+def test_what_a_rollout_draws_by_itself_depends_on_the_seed_and_the_iteration_alone(train, tmp_path):
+    whole = train("Capricious", name="whole")
+    advantages = [row["advantage"] for row in rows_with(whole, "advantage")]
+    assert len({advantages[i] for i in (0, 4, 8)}) == 3, "every rollout has numbers of its own"
+
+    def broken():
+        installed(Draws(), KillAt("rollout_end", 4))
+        train("Capricious", name="broken")
+
+    assert in_child(broken, tmp_path / "output.txt") == 128 + signal.SIGKILL
+    zoo.resume(tmp_path / "runs" / "broken", quiet=True)
+    assert_same(Run(tmp_path / "runs" / "broken"), whole)
+
+
+def test_random_numbers_of_a_stretch_end_with_it():
+    def draw():
+        return torch.rand(1).item(), random.random(), float(numpy.random.rand())
+
+    seed_everything(3)
+    before, after = draw(), draw()
+    seed_everything(3)
+    assert draw() == before
+    with seeded(-17):
+        first = draw()
+    assert draw() == after
+    with seeded(-17):
+        assert draw() == first
+    with seeded(18):
+        assert not set(draw()) & set(first)
 
 
 def test_a_batch_in_a_checkpoint_is_what_it_was(tmp_path):

@@ -168,9 +168,14 @@ class Writer:
             found.append([*ends, last] if line.strip() or not ends else [*ends[:-1], last])
         return found
 
+    @property
+    def first_seed(self) -> int:
+        """The seed of this iteration, from which on its calls have theirs."""
+        return (self.seed * SEED_STEPS[0] + self.iteration) * SEED_STEPS[1]
+
     def _next_seed(self) -> int:
         self.calls += 1
-        return (self.seed * SEED_STEPS[0] + self.iteration) * SEED_STEPS[1] + self.calls
+        return self.first_seed + self.calls
 
     def _ids(self, prompt: Any) -> Tensor:
         if isinstance(prompt, dict) and isinstance(prompt.get("prompt"), Tensor):

@@ -1,12 +1,32 @@
-"""The states of all sources of random numbers, as a checkpoint keeps them."""
+"""The sources of random numbers of this process: seeded, taken down as a checkpoint keeps them, and restored."""
 
 from __future__ import annotations
 
+import contextlib
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import numpy
 import torch
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch."""
+    random.seed(seed)
+    numpy.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Random numbers of this seed; behind it those from before go on."""
+    state = rng_state()
+    seed_everything(seed)
+    try:
+        yield
+    finally:
+        restore_rng(state)
 
 
 def rng_state() -> dict[str, Any]:

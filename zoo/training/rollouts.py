@@ -27,7 +27,7 @@ from zoo.rollout.engine import evaluating
 from zoo.rollout.writer import Writer
 from zoo.runs import Run
 from zoo.training import report
-from zoo.training.randomness import restore_rng, rng_state
+from zoo.training.randomness import seeded
 from zoo.types import Answer, Answers, Batch
 
 COMPARED = 8
@@ -103,7 +103,8 @@ class Rollouts:
         try:
             for role in scoring:
                 role.micro_tokens = self.micro_tokens()
-            with evaluating(policy), torch.no_grad(), autocast(self.precision, device):
+            # What a plugin draws by itself comes again too when a rollout is made again.
+            with seeded(self.writer.first_seed), evaluating(policy), torch.no_grad(), autocast(self.precision, device):
                 yield
         finally:
             for role in scoring:
@@ -202,7 +203,7 @@ class Rollouts:
 
     def validate(self, step: int) -> dict[str, float]:
         """Rewards, length and distance from the reference of answers to held-out prompts, as `val/…`."""
-        state, rng = self.algorithm.state(), rng_state()
+        state = self.algorithm.state()
         records = {record["row"]: record["record"] for record in self.held_out}
         with self._rolling(VALIDATION):
             answers = self.models.built("policy").generate(self.held_out, 1)
@@ -227,7 +228,6 @@ class Rollouts:
             if not my_place()[0]:
                 self._keep("held-out", f"step {step}", seen.samples(records, SHOWN))
         self.algorithm.load_state(state)
-        restore_rng(rng)
         return means
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -12,7 +11,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy
 import torch
 from safetensors import SafetensorError
 
@@ -45,6 +43,7 @@ from zoo.models.scalar import ScalarPolicy, is_scorer
 from zoo.models.scorer import require_head, scorer_to_train
 from zoo.registry import PluginManager, contributions
 from zoo.runs import Run, find_run, find_runs, is_run_name
+from zoo.training.randomness import seed_everything as seed_everything
 from zoo.training.schedule import decay_begin
 from zoo.types import Answer, Batch
 
@@ -347,13 +346,6 @@ def choose_accelerator(wanted: str) -> str:
     if names[wanted] == "cuda" and not torch.cuda.is_available():
         raise ZooError("--accelerator gpu: torch sees no GPU here.", "Use --accelerator auto.")
     return names[wanted]
-
-
-def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and torch."""
-    random.seed(seed)
-    numpy.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
 
 
 def export_model(policy: Any, tokenizer: Any, folder: Path) -> None:
