@@ -4,9 +4,9 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test test-slow lint clean
 
-# Train the default algorithm on the default data and model, and show before and after.
+# Train the default model on the bundled data, and show it before and after.
 demo: $(VENV)/.installed
-	$(BIN)/zoo train
+	$(BIN)/zoo train --algo kto
 
 # Everything that runs offline in minutes.
 test: $(VENV)/.installed-dev
