@@ -17,6 +17,7 @@ from types import MappingProxyType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from zoo.errors import ZooError, nearest
+from zoo.spelling import split
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ def build(cls: type, values: Mapping[str, Any], *, what: str, where: Mapping[str
 
 
 def _split_lists(kind: Any, value: Any) -> Any:
-    """Text given for a list is cut at commas; `none` given for an optional value is None."""
+    """Text given for a list is cut at commas outside of brackets; `none` given for an optional value is None."""
     parts = get_args(kind)
     if isinstance(value, str) and type(None) in parts and value.lower() == "none":
         return None
@@ -184,5 +185,6 @@ def _split_lists(kind: Any, value: Any) -> Any:
         return value
     listy = next((part for part in (kind, *parts) if get_origin(part) in (list, tuple) or part in (list, tuple)), None)
     if isinstance(value, str) and listy is not None:
-        return [item.strip() for item in value.split(",") if item.strip()]
+        parts_of = split(value)
+        return [item.strip() for item in value.split(",") if item.strip()] if parts_of is None else parts_of
     return value

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from zoo import __version__
-from zoo.cli import check, compare, data, label, listings, models, new_plugin, recipes, reproduce, train
+from zoo.cli import check, compare, data, evaluate, label, listings, models, new_plugin, recipes, reproduce, train
 from zoo.cli.help import App
 from zoo.errors import ZooError
 from zoo.faults import fault_of_plugin
@@ -54,11 +54,7 @@ def add_commands(arguments: list[str]) -> None:
         "zoo data rows.jsonl --for preference --columns prompt=question",
     )(data.data)
     app.command(epilog="Examples: " + "    ".join(label.EXAMPLES))(label.label)
-    app.command(
-        "eval",
-        epilog="Examples: zoo eval last    zoo eval smollm2-135m --eval instructions --limit 20    "
-        "zoo eval last --reward instructions",
-    )(models.evaluate)
+    app.command("eval", epilog="Examples: " + "    ".join(evaluate.EXAMPLES))(evaluate.evaluate)
     app.command(epilog='Examples: zoo chat last --vs smollm2-135m    zoo chat last --prompt "Name three fruits."')(
         models.chat
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,8 +15,9 @@ from zoo.config import TrainConfig
 from zoo.data.kinds import prompt_key
 from zoo.data.template import ChatTemplate
 from zoo.errors import ZooError
-from zoo.evals import Eval, Score, Subject, mean_score, share_score
+from zoo.evals import Score, Subject, mean_score, share_score
 from zoo.evals.answers import answers_to, score_all
+from zoo.evals.chosen import Chosen
 from zoo.evals.divergence import answer_divergences
 from zoo.registry import PluginManager
 from zoo.rollout.engine import Sampling
@@ -106,7 +107,7 @@ class Measured:
 def measure(
     subject: Subject,
     held_out: HeldOut,
-    evals: dict[str, Eval],
+    evals: Mapping[str, Chosen],
     max_new_tokens: int,
     start: tuple[Any, list[tuple[float, float]]] | None = None,
     progress: Callable[[str], Callable[[int, int], None]] | None = None,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,14 @@ from zoo.config import AUTO
 from zoo.data.template import ChatTemplate
 from zoo.errors import TrainingStopped, ZooError
 from zoo.evals import Score, Subject
+from zoo.evals.chosen import choose
 from zoo.models.loading import Source, load_model, load_tokenizer, resolve_model
 from zoo.models.precision import choose_precision
 from zoo.models.scorer import require_head
 from zoo.report.run_page import write_run_page
 from zoo.runs import Run, find_run, find_runs, is_run_name
 from zoo.training import setup
-from zoo.training.checks import check_names, names_in
+from zoo.training.checks import names_in
 from zoo.training.progress import counter
 from zoo.training.report import read_samples, write_samples
 from zoo.training.run import execute, quiet_libraries
@@ -79,8 +81,7 @@ class Comparison:
         self.plugins = registry.manager()
         available = registry.contributions(self.plugins, "evals")
         names = [] if self.core.score == AUTO else names_in(self.core.score)
-        check_names(names, available, "evaluation")
-        self.evals = {name: available[name] for name in names}
+        self.evals = {one.label: one for one in choose(names, available, "lm")}
         self.device = torch.device(setup.choose_accelerator(self.core.accelerator))
         self.precision = choose_precision(self.core.precision, self.device.type)[0]
         made = make_plan(
@@ -192,7 +193,9 @@ class Comparison:
             return measures.Measured(_scores(kept["scores"]), pairs)
         self.say("\nMeasuring the start")
         self.start_run.path.mkdir(parents=True, exist_ok=True)
-        found = measures.measure(self._subject(self.source), self.held_out, self.evals, self.answer_tokens)
+        subject = self._subject(self.source)
+        subject = replace(subject, start=subject.model)
+        found = measures.measure(subject, self.held_out, self.evals, self.answer_tokens)
         for name in self.evals:
             write_samples(self.start_run, "before", found.scores[name])
         kept = {"key": self.key, "scores": found.as_json(), "pair_logps": found.pair_logps}
@@ -205,8 +208,8 @@ class Comparison:
             return
         subject, start = self._subject(resolve_model(str(run.path))), self._subject(self.source)
         found = measures.measure(
-            subject, self.held_out, self.evals, self.answer_tokens, (start.model, self.start.pair_logps),
-            lambda stage: counter(self.console, stage),
+            replace(subject, start=start.model), self.held_out, self.evals, self.answer_tokens,
+            (start.model, self.start.pair_logps), lambda stage: counter(self.console, stage),
         )  # fmt: skip
         for name in self.evals:
             samples = [row for row in read_samples(self.start_run) if row["eval"] == name]

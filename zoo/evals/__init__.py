@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
+import torch
+
 from zoo.data.template import ChatTemplate
-from zoo.types import Answer
+from zoo.errors import ZooError
 
 Z = 1.959964
 """The 97.5 % point of the normal distribution."""
@@ -19,8 +22,10 @@ class Subject:
     """What is evaluated, and with which means.
 
     model: a causal language model; precision: Lightning's name of the arithmetic; limit: rows at most, or None;
-    progress: called with (done, total); answered: greedy answers given so far, so that several evaluations of the
-    same prompts generate once.
+    progress: called with (done, total); answered: answers given so far, so that several evaluations of the same prompts
+    generate once; start: a second model with the same tokenizer, what this one is compared with, or a function that
+    gives it when it is asked for, or None; out: the folder of the runs, for rewards and judges that are named by one;
+    say: called with what should be known.
     """
 
     model: Any
@@ -29,7 +34,27 @@ class Subject:
     precision: str = "32-true"
     limit: int | None = None
     progress: Callable[[int, int], None] | None = None
-    answered: dict[Any, Answer] = field(default_factory=dict, repr=False, compare=False)
+    answered: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    start: Any = None
+    out: str = "runs"
+    say: Callable[[str], None] = print
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def compared(self) -> Subject:
+        """What the model is compared with, as a subject of its own. Raises ZooError where there is none."""
+        if self.start is None:
+            raise ZooError(
+                "This evaluation compares with another model, and none was named.",
+                "Name it: zoo eval last --against smollm2-135m --eval …",
+            )
+        if "start" not in self.answered:
+            model = self.start if isinstance(self.start, torch.nn.Module) else self.start()
+            self.answered["start"] = replace(self, model=model.to(self.device).eval(), start=None, answered={})
+        return self.answered["start"]
 
 
 @dataclass
@@ -64,12 +89,21 @@ class Score:
 class Eval:
     """A named evaluation. Its function gets a `Subject` and returns a `Score`.
 
-    head: the sort of models it is for, "lm" for language models, "scalar" for reward models.
+    Further parameters of the function are its options: `--eval "name(option=value)"`, in the types that they declare.
+    head: the sort of models it is for, "lm" for language models, "scalar" for reward models, "none" where there is no
+    model, and the subject is None. details: those of `Score.details` that are numbers to rely on; a name may end in *.
+    by_default: whether `zoo eval` makes it when no evaluation is named.
     """
 
     help: str
-    run: Callable[[Subject], Score]
+    run: Callable[..., Score]
     head: str = "lm"
+    details: tuple[str, ...] = ()
+    by_default: bool = True
+
+    def has_detail(self, name: str) -> bool:
+        """Whether it declares this detail."""
+        return any(fnmatchcase(name, pattern) for pattern in self.details)
 
 
 def mean_score(name: str, values: list[float], bounds: tuple[float, float] | None = None, **rest: Any) -> Score:
@@ -92,6 +126,15 @@ def mean_score(name: str, values: list[float], bounds: tuple[float, float] | Non
     squares += Z * Z / 2 * ((least - centre) ** 2 + (greatest - centre) ** 2)
     half = Z * math.sqrt(squares) / cases
     return Score(name, mean, n, max(least, centre - half), min(greatest, centre + half), **rest)
+
+
+def ratio_score(name: str, sums: Sequence[float], counts: Sequence[float], **rest: Any) -> Score:
+    """Σ sums / Σ counts over cases, as of losses and tokens, with the interval of a ratio: how its terms scatter."""
+    n, total = len(sums), max(1e-9, sum(counts))
+    value = sum(sums) / total
+    squares = sum((one - value * count) ** 2 for one, count in zip(sums, counts, strict=True))
+    half = student(n - 1) * math.sqrt(squares * n / (n - 1)) / total if n > 1 else 0.0
+    return Score(name, value, n, value - half, value + half, **rest)
 
 
 def within_0_and_1(values: list[float]) -> tuple[float, float] | None:

@@ -34,15 +34,17 @@ def answers_to(subject: Subject, prompts: list[Any], sampling: Sampling, seed: i
     """One answer to each prompt, as tokens. Greedy ones are generated once for a subject, whoever asks for them."""
     ids = [torch.tensor(subject.template.prompt_ids(prompt)) for prompt in prompts]
     if not sampling.greedy:
-        return _generate(subject, ids, sampling, seed)
+        return generate(subject, ids, sampling, seed)
     keys = [(repr(sampling), tuple(prompt.tolist())) for prompt in ids]
     missing = {key: prompt for key, prompt in zip(keys, ids, strict=True) if key not in subject.answered}
-    subject.answered.update(zip(missing, _generate(subject, list(missing.values()), sampling, seed), strict=True))
+    subject.answered.update(zip(missing, generate(subject, list(missing.values()), sampling, seed), strict=True))
     return [subject.answered[key] for key in keys]
 
 
-def _generate(subject: Subject, prompts: list[torch.Tensor], sampling: Sampling, seed: int) -> list[Answer]:
-    device = next(subject.model.parameters()).device
+def generate(
+    subject: Subject, prompts: list[torch.Tensor], sampling: Sampling, seed: int, samples: int = 1
+) -> list[Answer]:  # fmt: skip
+    """`samples` answers to each prompt of token ids, adjacent."""
     engine = InProcessEngine(
         subject.model,
         eos_ids=subject.template.eos_ids,
@@ -50,8 +52,8 @@ def _generate(subject: Subject, prompts: list[torch.Tensor], sampling: Sampling,
         tokenizer=subject.tokenizer,
         progress=subject.progress,
     )
-    with autocast(subject.precision, device):
-        return engine.generate(prompts, 1, sampling, torch.Generator().manual_seed(seed))
+    with autocast(subject.precision, subject.device):
+        return engine.generate(prompts, samples, sampling, torch.Generator().manual_seed(seed))
 
 
 def reward_eval(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from zoo.config import TrainConfig
 from zoo.errors import ZooError, nearest
+from zoo.spelling import split
 
 Rule = tuple[Callable[[Any], bool], str]
 
@@ -25,7 +26,6 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("adam_beta1", "adam_beta2", "eval_fraction", "lora_dropout"), SHARE),
 }
 STRATEGIES = ("auto", "ddp")
-MODELS = {"lm": "a language model", "scalar": "a reward model"}
 
 
 def check_values(core: TrainConfig, origin: dict[str, str]) -> None:
@@ -66,22 +66,10 @@ def check_decay(core: TrainConfig, algorithm: Any) -> None:
 
 
 def names_in(wanted: list[str] | str) -> list[str]:
-    """Names from a list or from text with commas; `none` and empty ones are left out."""
+    """Names from a list or from text with commas, which may have options in brackets; `none` is left out."""
     parts = [wanted] if isinstance(wanted, str) else wanted
-    found = [name.strip() for part in parts for name in part.split(",")]
-    return [name for name in found if name and name != "none"]
-
-
-def fitting(names: list[str], evals: Mapping[str, Any], head: str) -> list[str]:
-    """The evaluations named, all for that sort of model; without names every one there is. Raises ZooError."""
-    found = [name for name in evals if evals[name].head == head]
-    for name in names:
-        if name not in found:
-            raise ZooError(
-                f"The evaluation {name} is for {MODELS[evals[name].head]}, and this is {MODELS[head]}.",
-                f"For it there are: {', '.join(found)}.",
-            )
-    return names or found
+    found = [name for part in parts for name in split(part) or [part]]
+    return [name for name in found if name.strip() and name != "none"]
 
 
 def check_names(names: list[str], available: Any, what: str) -> None:

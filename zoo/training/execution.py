@@ -7,6 +7,7 @@ import errno
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from zoo.config import AUTO, Resolved
 from zoo.data.loader import StepLoader
 from zoo.data.template import ChatTemplate
 from zoo.errors import PluginError, TrainingStopped, ZooError
-from zoo.evals import Score, Subject
+from zoo.evals import Subject
+from zoo.evals.chosen import choose
 from zoo.models.loading import load_tokenizer
 from zoo.models.precision import autocast, choose_precision, rounding_tolerance
 from zoo.models.reference_cache import answer_key
@@ -30,7 +32,7 @@ from zoo.runs import Run, check_name, create_run
 from zoo.training import online, report, setup
 from zoo.training.callbacks import Recorder
 from zoo.training.checkpoints import FolderCheckpoints, newest_good
-from zoo.training.checks import check_decay, check_names, fitting, names_in
+from zoo.training.checks import check_decay, check_names, names_in
 from zoo.training.experience import Experience
 from zoo.training.listeners import Listeners, spoken_warnings
 from zoo.training.module import PostTraining, out_of_memory
@@ -122,10 +124,7 @@ class Execution:
         local = int(os.environ.get("LOCAL_RANK", "0"))
         self.device = torch.device("cuda", local) if self.accelerator == "cuda" else torch.device(self.accelerator)
         self.precision, reason = choose_precision(core.precision, self.accelerator)
-        self.evals = registry.contributions(self.plugins, "evals")
-        check_names(self._scores(), self.evals, "evaluation")
-        if self._scores():
-            fitting(self._scores(), self.evals, self.algorithm.head)
+        self.evals = choose(self._scores(), registry.contributions(self.plugins, "evals"), self.algorithm.head)
         check_names(names_in(core.loggers), report.LOGGERS, "logger")
         self._name_models()
         self.tokenizer = load_tokenizer(self.source, core.trust_remote_code)
@@ -270,14 +269,20 @@ class Execution:
         if not self.main:
             return found
         self.policy.to(self.device)
-        for name in self._scores():
-            progress = counter(self.console, f"Scoring {name} ({when})")
-            subject = Subject(self.policy, self.tokenizer, self.template, self.precision, progress=progress)
-            score: Score = self.evals[name].run(subject)
-            found[name] = score.as_json()
+        subject = Subject(
+            self.policy, self.tokenizer, self.template, self.precision, start=self._start, out=self.core.out,
+            say=self.say,
+        )  # fmt: skip
+        for one in self.evals:
+            score = one.run(replace(subject, progress=counter(self.console, f"Scoring {one.label} ({when})")))
+            found[one.label] = score.as_json()
             report.write_samples(self.run, when, score)
-            self.say(f"{name} {when}: {score.text()}")
+            self.say(f"{one.label} {when}: {score.text()}")
         return found
+
+    def _start(self) -> Any:
+        """The weights that training started from, for evaluations that compare with them."""
+        return setup.frozen(self.core, self.source, self.policy, self.precision)
 
     def _scores(self) -> list[str]:
         return [] if self.core.score == AUTO else names_in(self.core.score)
@@ -298,7 +303,7 @@ class Execution:
             if self.rollouts is not None:
                 self.rollouts.run, self.rollouts.say, self.rollouts.tell = self.run, watch.say, self._tell
                 self.rollouts.micro_tokens = lambda: module.micro_tokens
-                module.more_metrics = self.rollouts.take_metrics
+                module.rollouts = self.rollouts
             trainer = self._trainer()
             checkpoint = newest_good(self.run.checkpoints, self.say) if self.resumed else None
             if self.resumed:
@@ -422,6 +427,7 @@ class Execution:
             "data": self.core.data,
             "steps": module.steps_done,
             "skipped_steps": module.skipped_steps,
+            **({"unrewarded_rollouts": self.rollouts.unrewarded} if self.rollouts is not None else {}),
             "num_tokens": module.tokens_seen,
             "before": {**_numbers(before), **self.recorder.first},
             "after": {**_numbers(after), **self.recorder.last},

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from zoo.data.template import ChatTemplate
+from zoo.errors import ZooError
 from zoo.evals import Subject
 from zoo.models.loading import load_model, load_tokenizer
 from zoo.models.precision import choose_precision
@@ -24,11 +25,14 @@ def load_subject(
     head: str | None = None,
     template: str | None = None,
     precision: str = "auto",
+    against: str | None = None,
     **options: Any,
 ) -> Subject:
     """A run or model with its weights in float32, and the arithmetic that the device does fast.
 
-    head: "lm" refuses reward models; template: the chat template where a run does not say which it was trained with.
+    head: "lm" refuses reward models; template: the chat template where a run does not say which it was trained with;
+    against: the run or model that it is compared with, loaded when an evaluation asks for it. Raises ZooError when that
+    has other tokens.
     """
     quiet_libraries()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -41,4 +45,17 @@ def load_subject(
     model = load_model(source, torch.float32).eval().to(device)
     arithmetic = choose_precision(precision, device)[0]
     chat = ChatTemplate(tokenizer, template or "auto", eos_ids=ending_ids(model))
-    return Subject(model, tokenizer, chat, arithmetic, **options)
+    given: dict[str, Any] = {"start": _other(against, out, say, tokenizer)} if against is not None else {}
+    return Subject(model, tokenizer, chat, arithmetic, **{"out": out, "say": say, **given, **options})
+
+
+def _other(name: str, out: str, say: Callable[[str], None], tokenizer: Any) -> Callable[[], Any]:
+    """A function that loads a language model with the same tokens."""
+    source = resolve_start(name, out, say)
+    require_head(source, "lm")
+    if load_tokenizer(source).get_vocab() != tokenizer.get_vocab():
+        raise ZooError(
+            f"{name} has other tokens than the model that is evaluated, so the two cannot be compared.",
+            "Name the model that training started from.",
+        )
+    return lambda: load_model(source, torch.float32)

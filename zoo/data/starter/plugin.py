@@ -41,8 +41,7 @@ def rewards() -> dict[str, Any]:
 @hookimpl
 def evals() -> dict[str, Any]:
     from zoo.evals import Eval
-    from zoo.evals.answers import loss_eval, preference_eval, reward_eval
-    from zoo.evals.reward_models import pair_eval, ranking_eval
+    from zoo.evals.answers import reward_eval
 
     return {
         "instructions": Eval(
@@ -50,23 +49,5 @@ def evals() -> dict[str, Any]:
             lambda subject: reward_eval(
                 "instructions", subject, starter.records("heldout", "prompt"), instructions.reward, greedy()
             ),
-        ),
-        "heldout_loss": Eval(
-            "Negative log-likelihood a token of the held-out demonstrations.",
-            lambda subject: loss_eval("heldout_loss", subject, starter.records("heldout", "demonstration")),
-        ),
-        "preference_accuracy": Eval(
-            "Share of held-out pairs whose chosen answer is likelier a token.",
-            lambda subject: preference_eval("preference_accuracy", subject, starter.records("heldout", "preference")),
-        ),
-        "pair_accuracy": Eval(
-            "Share of held-out pairs whose chosen answer has the higher reward.",
-            lambda subject: pair_eval("pair_accuracy", subject, starter.records("heldout", "preference")),
-            head="scalar",
-        ),
-        "ranking_accuracy": Eval(
-            "Share of pairs of answers to a held-out prompt that the reward orders as the checkers do.",
-            lambda subject: ranking_eval("ranking_accuracy", subject, starter.records("heldout", "ranking")),
-            head="scalar",
         ),
     }

@@ -1,0 +1,169 @@
+"""`zoo eval`: numbers about a run or a model, and the list of evaluations."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from zoo import registry
+from zoo.cli.listings import Json, print_json
+from zoo.errors import ZooError
+
+EXAMPLES = (
+    "zoo eval last --samples 3",
+    "zoo eval smollm2-135m --eval instructions --limit 20 --json",
+    "zoo eval last --reward instructions",
+    'zoo eval last --eval "pass_at_k(data=questions.jsonl, reward=numeric, k=8)"',
+    'zoo eval last --against smollm2-135m --eval "kl(data=starter)"',
+    "zoo eval --eval lc_simulation",
+    "zoo eval --list",
+)
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A run (path, name, last) or a model (folder, hub name).")] = "last",
+    evals: Annotated[
+        list[str] | None,
+        typer.Option("--eval", help="An evaluation: name, or name(option=value, …); --list tells of each."),
+    ] = None,
+    reward: Annotated[
+        list[str] | None,
+        typer.Option(help="Mean reward of greedy answers to the starter set's held-out prompts (docs/rewards.md)."),
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(help="A run or model to compare with: the start of kl, forgetting and win_rate.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Use the first N cases only.")] = None,
+    samples: Annotated[int, typer.Option(help="Answers to print.")] = 0,
+    listed: Annotated[bool, typer.Option("--list", help="List the evaluations and their options.")] = False,
+    out: Annotated[str, typer.Option(help="Folder that holds the runs.")] = "runs",
+    as_json: Json = False,
+) -> None:
+    """Evaluate a run or a model.
+
+    Without --eval a language model is measured on the starter set: instructions followed, held-out loss, preferences,
+    refusals; a reward model on held-out pairs and rankings. docs/evals.md tells of every evaluation.
+    """
+    from zoo.evals.chosen import Chosen, by_default, choose
+    from zoo.models.scalar import is_scorer
+    from zoo.training.progress import counter
+    from zoo.training.subject import load_subject
+
+    available = registry.contributions(registry.manager(), "evals")
+    if listed:
+        _list(available, as_json)
+        return
+    if limit is not None and limit < 1:
+        raise ZooError(f"--limit {limit} leaves nothing to evaluate.", "Give 1 or more, or leave --limit out.")
+    console = Console(stderr=as_json)
+    wanted = choose(evals or [], available)
+    subject: Any = None
+    if reward or not wanted or any(one.evaluation.head != "none" for one in wanted):
+        progress = None if as_json else counter(console, "answers")
+        subject = load_subject(model, out, _say(console), against=against, limit=limit, progress=progress)
+        head = "scalar" if is_scorer(subject.model) else "lm"
+        wanted = choose(evals or [], available, head)
+        if not wanted and not reward:
+            wanted = by_default(available, head)
+        if reward and head != "lm":
+            raise ZooError(f"--reward is for a language model, and {model} is a reward model.", "Leave it out.")
+        wanted += [Chosen(text, one, {}) for text, one in _as_evals(reward or [], out, _say(console)).items()]
+    found = {}
+    for one in wanted:
+        score = one.run(subject)
+        found[score.name] = {**score.as_json(), "samples": score.samples[:samples]}
+        if not as_json:
+            _show(console, score, one.evaluation.help, samples)
+    if as_json:
+        print_json(found)
+
+
+def _say(console: Console) -> Any:
+    return lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _show(console: Console, score: Any, about: str, samples: int) -> None:
+    from zoo.training.report import printable
+
+    console.print(f"[bold]{escape(score.name)}[/bold] {score.text()}  {about}", highlight=False)
+    for key, value in score.details.items():
+        shown = f"{value:.4g}" if isinstance(value, float) else value
+        console.print(f"  {escape(str(key).replace('_', ' '))}  {shown}", highlight=False, style="dim")
+    for sample in score.samples[:samples]:
+        prompt = sample["prompt"] if isinstance(sample["prompt"], str) else sample["prompt"][-1]["content"]
+        console.print(f"  prompt {escape(printable(prompt))}", highlight=False)
+        console.print(f"  {sample['score']}    {escape(printable(sample['answer']))}", highlight=False)
+
+
+def _as_evals(texts: list[str], out: str, say: Any) -> dict[str, Any]:
+    """An evaluation for each reward, on the starter set's held-out prompts."""
+    if not texts:
+        return {}
+    import torch
+
+    from zoo.data import starter
+    from zoo.data.starter.plugin import greedy
+    from zoo.evals import Eval
+    from zoo.evals.answers import reward_eval
+    from zoo.rewards.reward import Reward
+
+    named = registry.contributions(registry.manager(), "rewards")
+
+    def evaluation(text: str) -> Eval:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        # There is one batch, so a reward that fails on all of it is an error at once.
+        reward = Reward(text, named, out, device, say=say, patience=1, max_new_tokens=greedy().max_new_tokens)
+        prompts = starter.records("heldout", "prompt")
+        return Eval(
+            "Mean reward of greedy answers to the starter set's held-out prompts.",
+            lambda subject: reward_eval(text, subject, prompts, reward, greedy()),
+        )
+
+    return {text: evaluation(text) for text in texts}
+
+
+# -- the list ----------------------------------------------------------------------------------------------------
+
+SORTS = {"lm": "language model", "scalar": "reward model", "none": "no model"}
+
+
+def _list(available: dict[str, Any], as_json: bool) -> None:
+    """Every evaluation: for which models, its options with their defaults, and what it measures."""
+    cards = [_card(name, one) for name, one in available.items()]
+    if as_json:
+        print_json(cards)
+        return
+    console = Console()
+    table = Table("evaluation", "of a", "what it measures", box=None, pad_edge=False)
+    for card in cards:
+        options = ", ".join(
+            option["name"] if "default" not in option else f"{option['name']}={option['default']}"
+            for option in card["options"]
+        )
+        about = f"{card['help']}\n[dim]{escape(options)}[/dim]" if options else card["help"]
+        table.add_row(card["name"] + ("*" if card["by_default"] else ""), SORTS[card["head"]], about)
+    console.print(table)
+    console.print(
+        '\n* made when none is named. Options without = must be given: zoo eval last --eval "accuracy(data=rows.jsonl, '
+        'reward=numeric)". docs/evals.md explains each.',
+        highlight=False,
+    )
+
+
+def _card(name: str, evaluation: Any) -> dict[str, Any]:
+    from zoo.evals.chosen import options_of
+
+    options = [
+        {"name": one.name, "type": str(one.annotation).removeprefix("<class '").removesuffix("'>"),
+         **({} if one.default is one.empty else {"default": one.default})}
+        for one in options_of(evaluation)
+    ]  # fmt: skip
+    return {
+        "name": name, "head": evaluation.head, "help": evaluation.help, "about": inspect.getdoc(evaluation.run) or "",
+        "options": options, "details": list(evaluation.details), "by_default": evaluation.by_default,
+    }  # fmt: skip

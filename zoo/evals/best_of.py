@@ -1,0 +1,126 @@
+"""Best-of-n: what the answer with the highest proxy reward is worth by another reward, for many n from one pool.
+
+The proxy rises with n as it is bound to; the gold reward shows whether that is worth anything (arXiv:2210.10760). A
+proxy may be any reward, an ensemble too: `min(runs/a, runs/b)`, `mean(…) - 0.5*var(…)` (arXiv:2310.02743).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from zoo.errors import ZooError
+from zoo.evals import Score, Subject, mean_score, within_0_and_1
+from zoo.evals.drawing import draw
+from zoo.evals.estimators import best_of, divergence_of_best
+from zoo.evals.rows import records_of, reward_for
+from zoo.rollout.engine import Sampling
+
+Pool = tuple[list[float], list[float]]
+"""Proxy and gold reward of the answers to one prompt."""
+
+
+def best_of_n(
+    subject: Subject, reward: str, data: str, gold: str = "", n: str = "1 4 16 64", pool: int = 256, split: str = "",
+    columns: str = "", limit: int | None = 32, max_new_tokens: int = 64, temperature: float = 1.0, seed: int = 0,
+) -> Score:  # fmt: skip
+    """Gold reward of the best of n answers by a proxy, the largest n being the value and all of them the details."""
+    sizes = _sizes(n, pool)
+    records = records_of(subject, data, "prompt", split, columns, limit)
+    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
+    proxy, truth = (reward_for(subject, text, data, max_new_tokens) for text in (reward, gold))
+    try:
+        drawn = draw(subject, records, pool, sampling, seed)
+        pairs = [drawn.rewards(one)[0] for one in (proxy, truth)]
+    finally:
+        proxy.close()
+        truth.close()
+    pools = [_known(proxies, golds) for proxies, golds in zip(*pairs, strict=True)]
+    usable = [one for one in pools if len(one[0]) >= sizes[-1]]
+    if not usable:
+        raise ZooError(
+            f"best_of_n: no prompt has {sizes[-1]} answers with both rewards.", "Draw more (pool=…), or a smaller n."
+        )
+    curve = [_point(size, usable) for size in sizes]
+    values = [best_of(proxies, golds, sizes[-1]) for proxies, golds in usable]
+    details = {**_flat(curve), **_shape(curve), "curve": curve, "pool": pool,
+               "missing": sum(pool - len(one[0]) for one in pools), "left_out": len(pools) - len(usable)}  # fmt: skip
+    return mean_score("best_of_n", values, within_0_and_1([g for one in usable for g in one[1]]), details=details)
+
+
+def _sizes(n: str, pool: int) -> list[int]:
+    try:
+        sizes = sorted({int(part) for part in n.replace(" ", ",").split(",") if part})
+    except ValueError:
+        sizes = []
+    if not sizes or not 1 <= sizes[0] <= sizes[-1] <= pool:
+        raise ZooError(
+            f"best_of_n: n = {n} cannot be drawn from pools of {pool} answers.",
+            'Give whole numbers with blanks, none above pool: n="1 4 16", pool=256.',
+        )
+    return sizes
+
+
+def _known(proxies: list[float | None], golds: list[float | None]) -> Pool:
+    both = [(p, g) for p, g in zip(proxies, golds, strict=True) if p is not None and g is not None]
+    return [p for p, _ in both], [g for _, g in both]
+
+
+def _point(n: int, pools: list[Pool]) -> dict[str, float]:
+    """Means over prompts."""
+    proxy = sum(best_of(proxies, proxies, n) for proxies, _ in pools) / len(pools)
+    gold = sum(best_of(proxies, golds, n) for proxies, golds in pools) / len(pools)
+    return {"n": n, "kl": divergence_of_best(n), "proxy": proxy, "gold": gold}
+
+
+def _flat(curve: list[dict[str, float]]) -> dict[str, float]:
+    return {f"{name}_{point['n']:.0f}": point[name] for point in curve for name in ("gold", "proxy", "kl")}
+
+
+def _shape(curve: list[dict[str, float]]) -> dict[str, Any]:
+    """The best gold reward, how far the last lies below it, and Gao's fit gain(d) = d (α − β d), d = √KL.
+
+    Gains are counted from the smallest n; the fit is by least squares, None with fewer than three points.
+    """
+    peak = max(curve, key=lambda point: point["gold"])
+    shape: dict[str, Any] = {
+        "peak": peak["gold"], "peak_n": peak["n"], "drop": peak["gold"] - curve[-1]["gold"],
+        "alpha": None, "beta": None,
+    }  # fmt: skip
+    points = [(math.sqrt(point["kl"]), point["gold"] - curve[0]["gold"]) for point in curve]
+    if len(points) < 3 or curve[0]["n"] != 1:
+        return shape
+    # Normal equations of gain = α d − β d².
+    s2, s3, s4 = (sum(d**power for d, _ in points) for power in (2, 3, 4))
+    g1, g2 = sum(d * gain for d, gain in points), sum(d * d * gain for d, gain in points)
+    determinant = s2 * s4 - s3 * s3
+    alpha, beta = (g1 * s4 - g2 * s3) / determinant, (g1 * s3 - g2 * s2) / determinant
+    return {**shape, "alpha": alpha, "beta": beta}
+
+
+def sampled_reward(
+    subject: Subject, data: str, reward: str = "", samples: int = 1, split: str = "", columns: str = "",
+    limit: int | None = None, max_new_tokens: int = 128, temperature: float = 1.0, seed: int = 0,
+) -> Score:  # fmt: skip
+    """Mean reward of sampled answers: a gold reward shows what a policy has become, where greedy answers hide it."""
+    records = records_of(subject, data, "prompt", split, columns, limit)
+    scorer = reward_for(subject, reward, data, max_new_tokens)
+    try:
+        drawn = draw(subject, records, samples, Sampling(max_new_tokens=max_new_tokens, temperature=temperature), seed)
+        values, failures = drawn.rewards(scorer)
+    finally:
+        scorer.close()
+    known = [[value for value in one if value is not None] for one in values]
+    flat = [value for one in known for value in one]
+    # Answers to one prompt are alike: the prompts are the cases.
+    means = [sum(one) / len(one) for one in known if one]
+    details = {
+        "reward_std": math.sqrt(sum((v - sum(flat) / len(flat)) ** 2 for v in flat) / len(flat)) if flat else None,
+        "answers": len(flat), "missing": sum(map(len, values)) - len(flat), "mean_tokens": round(drawn.mean_tokens, 2),
+        **failures,
+    }  # fmt: skip
+    samples_to_read = [
+        {"prompt": record["prompt"], "answer": texts[0], "score": one[0]}
+        for record, texts, one in zip(drawn.records, drawn.texts, values, strict=True)
+    ]
+    return mean_score("sampled_reward", means, within_0_and_1(flat), details=details, samples=samples_to_read)

@@ -1,0 +1,56 @@
+"""Answers drawn from a model, several to each prompt, and what a reward says of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from zoo.evals import Subject
+from zoo.evals.answers import generate
+from zoo.rewards.reward import Reward
+from zoo.rollout.engine import Sampling
+from zoo.types import Answer
+
+
+@dataclass
+class Drawn:
+    """`samples` answers to each prompt: records [P], and for each of them tokens and texts of its answers."""
+
+    records: list[dict[str, Any]]
+    answers: list[list[Answer]]
+    texts: list[list[str]]
+
+    def rewards(self, reward: Reward) -> tuple[list[list[float | None]], dict[str, int]]:
+        """For each prompt the rewards of its answers, None where missing; and why, with counts."""
+        flat = [answer for answers in self.answers for answer in answers]
+        each = [record for record, texts in zip(self.records, self.texts, strict=True) for _ in texts]
+        tokens = [len(answer.completion) for answer in flat]
+        texts = [text for some in self.texts for text in some]
+        scored = reward.detailed(texts, each, [answer.ended for answer in flat], tokens)
+        values = iter(scored.values)
+        return [[next(values) for _ in texts] for texts in self.texts], scored.failures
+
+    @property
+    def mean_tokens(self) -> float:
+        lengths = [len(answer.completion) for answers in self.answers for answer in answers]
+        return sum(lengths) / max(1, len(lengths))
+
+
+def draw(subject: Subject, records: Sequence[dict[str, Any]], samples: int, sampling: Sampling, seed: int) -> Drawn:
+    """Answers to the prompts of records, drawn once for a subject whoever asks for them; greedy ones once a prompt."""
+    samples = 1 if sampling.greedy else samples
+    prompts = [torch.tensor(subject.template.prompt_ids(record["prompt"])) for record in records]
+    key = ("drawn", repr(sampling), samples, seed, tuple(tuple(prompt.tolist()) for prompt in prompts))
+    if key not in subject.answered:
+        subject.answered[key] = generate(subject, prompts, sampling, seed, samples)
+    flat = subject.answered[key]
+    answers = [flat[i : i + samples] for i in range(0, len(flat), samples)]
+    return Drawn(list(records), answers, [[text_of(subject, answer) for answer in some] for some in answers])
+
+
+def text_of(subject: Subject, answer: Answer) -> str:
+    """An answer as text without special tokens."""
+    return subject.tokenizer.decode(answer.completion, skip_special_tokens=True).strip()

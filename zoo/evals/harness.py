@@ -1,0 +1,94 @@
+"""Standard tasks through the library lm-eval (EleutherAI's evaluation harness), on the model that is evaluated.
+
+The task, its prompt and its metric are the library's; zoo hands over the model and reads one number. A task file of
+one's own, with data beside it, needs no network.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from zoo.errors import ZooError, nearest
+from zoo.evals import Score, Subject
+from zoo.models.precision import autocast
+
+PREFERRED = ("exact_match", "acc_norm", "acc", "f1", "pass@1", "bleu", "word_perplexity")
+LOWER_IS_BETTER = ("perplexity", "bits_per_byte", "brier_score")
+Z = 1.959964
+
+
+def lm_eval(
+    subject: Subject, task: str, metric: str = "", fewshot: int | None = None, limit: int | None = None,
+    chat: bool = False, batch: int = 8,
+) -> Score:  # fmt: skip
+    """One task of lm-eval, by name or as a .yaml file of a task.
+
+    metric: which of its numbers, as lm-eval calls it (`acc`, or `exact_match,strict-match` with the filter); fewshot:
+    examples before each question; chat: write questions with the model's chat template; batch: questions at once.
+    """
+    if importlib.util.find_spec("lm_eval") is None:
+        raise ZooError("The evaluation lm_eval needs a package that is not there.", "Type: pip install 'lm-eval[hf]'")
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    file = Path(task).expanduser()
+    from_file = file.suffix in (".yaml", ".yml")
+    if from_file and not file.is_file():
+        raise ZooError(f"There is no task file {task}.", "Give a .yaml file of a task, or a name as lm-eval lists it.")
+    manager = TaskManager(include_path=str(file.resolve().parent)) if from_file else TaskManager()
+    name = _name_in(file) if from_file else task
+    if name not in manager.all_tasks:
+        raise ZooError(
+            f"lm-eval has no task '{name}'.{nearest(name, manager.all_tasks)}", "It lists its own: lm-eval ls tasks"
+        )
+    limits = [one for one in (limit, subject.limit) if one is not None]
+    with warnings.catch_warnings(), autocast(subject.precision, subject.device):
+        warnings.simplefilter("ignore")
+        model = HFLM(pretrained=subject.model, tokenizer=subject.tokenizer, batch_size=batch)
+        found = simple_evaluate(
+            model, tasks=[name], num_fewshot=fewshot, limit=min(limits, default=None), task_manager=manager,
+            apply_chat_template=chat, bootstrap_iters=1000, log_samples=False,
+        )  # fmt: skip
+    return _score(name, found, metric)
+
+
+def _name_in(file: Path) -> str:
+    """The line `task: name` of a task file; the rest of it is lm-eval's, with tags that only it can read."""
+    for line in file.read_text(encoding="utf-8").splitlines():
+        key, colon, value = line.partition(":")
+        if colon and key.strip() == "task":
+            return value.split("#")[0].strip().strip("\"'")
+    raise ZooError(f"{file} names no task.", "A task file has a line 'task: name'.")
+
+
+def _score(task: str, found: Mapping[str, Any], metric: str) -> Score:
+    """The chosen number with its interval, value ± 1.96 standard errors, and all others as details."""
+    row = found["results"][task]
+    numbers = {
+        key: float(value) for key, value in row.items()
+        if isinstance(value, int | float) and "," in key and "_stderr," not in key
+    }  # fmt: skip
+    key = _chosen(numbers, metric, task)
+    plain, _, kind = key.partition(",")
+    error = row.get(f"{plain}_stderr,{kind}")
+    half = Z * float(error) if isinstance(error, int | float) else 0.0
+    count = found.get("n-samples", {}).get(task, {}).get("effective", 0)
+    worse = any(word in plain for word in LOWER_IS_BETTER)
+    details = {name.removesuffix(",none"): value for name, value in numbers.items()}
+    return Score("lm_eval", numbers[key], int(count), numbers[key] - half, numbers[key] + half, not worse, details)
+
+
+def _chosen(numbers: Mapping[str, float], metric: str, task: str) -> str:
+    wanted = [metric] if metric else [*PREFERRED, *numbers]
+    for name in wanted:
+        for key in numbers:
+            if key == name or key.partition(",")[0] == name:
+                return key
+    raise ZooError(
+        f"The task {task} has no metric '{metric}'.{nearest(metric, numbers)}", f"It has: {', '.join(numbers)}."
+    )

@@ -1,0 +1,76 @@
+"""How likely given texts are to a model: perplexity, and what was forgotten since the start; and how far that lies."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any, Literal
+
+from zoo.data.encode import encode
+from zoo.errors import ZooError
+from zoo.evals import Score, Subject, mean_score, ratio_score
+from zoo.evals.answers import answers_to, score_all
+from zoo.evals.divergence import answer_divergences
+from zoo.evals.rows import data_of, records_of
+from zoo.rollout.engine import Sampling
+
+Kind = Literal["demonstration", "text"]
+KINDS: tuple[Kind, Kind] = ("demonstration", "text")
+
+
+def perplexity(
+    subject: Subject, data: str, split: str = "", columns: str = "", limit: int | None = None,
+    kind: Kind = "demonstration", max_length: int = 1024,
+) -> Score:  # fmt: skip
+    """e to the mean negative log-likelihood of a token: of texts, or of given answers to prompts."""
+    losses, tokens = _losses(subject, *_encoded(subject, data, kind, split, columns, limit, max_length))
+    loss = ratio_score("perplexity", losses, tokens, higher_is_better=False)
+    low, value, high = (math.exp(min(one, 700.0)) for one in (loss.low, loss.value, loss.high))
+    return replace(loss, value=value, low=low, high=high, details={"loss": loss.value, "tokens": sum(tokens)})
+
+
+def forgetting(
+    subject: Subject, data: str, split: str = "", columns: str = "", limit: int | None = None,
+    kind: Kind = "demonstration", max_length: int = 1024,
+) -> Score:  # fmt: skip
+    """How much negative log-likelihood a token has risen since the start, in nats, on what the start could do."""
+    answers = _encoded(subject, data, kind, split, columns, limit, max_length)
+    (now, tokens), (before, _) = _losses(subject, *answers), _losses(subject.compared, *answers)
+    risen = [a - b for a, b in zip(now, before, strict=True)]
+    total = sum(tokens)
+    details = {"loss": sum(now) / total, "loss_of_start": sum(before) / total, "tokens": total}
+    return ratio_score("forgetting", risen, tokens, higher_is_better=False, details=details)
+
+
+def kl(
+    subject: Subject, data: str, split: str = "", columns: str = "", limit: int | None = None,
+    max_new_tokens: int = 64, seed: int = 0,
+) -> Score:  # fmt: skip
+    """KL(π ‖ π₀) to the start in nats an answer, over answers that the model samples at temperature 1."""
+    records = records_of(subject, data, "prompt", split, columns, limit)
+    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=1.0)
+    answers = answers_to(subject, [record["prompt"] for record in records], sampling, seed)
+    values = answer_divergences(
+        subject.model, subject.compared.model, answers, subject.precision, subject.progress
+    )  # fmt: skip
+    tokens = sum(len(answer.completion) for answer in answers)
+    details = {"per_token": sum(values) / max(1, tokens), "mean_tokens": tokens / max(1, len(answers))}
+    return mean_score("kl", values, higher_is_better=False, details=details)
+
+
+def _encoded(
+    subject: Subject, data: str, kind: Kind, split: str, columns: str, limit: int | None, max_length: int
+) -> tuple[Any, ...]:
+    """The answers to score: of a file of plain text its texts, whatever the kind. Too long texts are split."""
+    loaded = data_of(subject, data, (kind, *(one for one in KINDS if one != kind)), split, columns, limit)
+    long_rows = "split" if loaded.kind == "text" else "drop"
+    encoded = encode(loaded.records, loaded.kind, subject.template, max_length=max_length, long_rows=long_rows).records
+    if not encoded:
+        raise ZooError(f"No row of {data} is at most {max_length} tokens long.", "Give a larger max_length.")
+    return tuple(record["completion"] for record in encoded)
+
+
+def _losses(subject: Subject, *answers: Any) -> tuple[list[float], list[float]]:
+    """Negative log-likelihood and counted tokens of each answer."""
+    scored = score_all(subject, list(answers))
+    return [-float(one.sum()[0]) for one in scored], [float(one.lengths[0]) for one in scored]

@@ -1,0 +1,113 @@
+"""Calibration: whether what is said with probability p is right p of the time. Formulas, without models.
+
+Reliability diagram and expected calibration error as in arXiv:1706.04599, with bins of equal width; temperature scaling
+from the same paper.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy
+
+Logits = Sequence[float]
+HOTTEST = 100.0
+"""Temperatures are looked for between its inverse and this."""
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One question: the log-probs of its choices, up to a constant, and the place of the right one."""
+
+    logits: tuple[float, ...]
+    right: int
+
+    def probabilities(self, temperature: float = 1.0) -> list[float]:
+        top = max(self.logits)
+        shares = [math.exp((logit - top) / temperature) for logit in self.logits]
+        return [share / sum(shares) for share in shares]
+
+    def certainty(self, temperature: float = 1.0) -> tuple[float, bool]:
+        """The probability of the likeliest choice, the first of equal ones, and whether it is right."""
+        found = self.probabilities(temperature)
+        best = max(range(len(found)), key=lambda i: found[i])
+        return found[best], best == self.right
+
+
+def reliability(certain: Sequence[tuple[float, bool]], bins: int) -> list[tuple[float, float, int]]:
+    """(mean confidence, accuracy, n) of each bin (i/bins, (i + 1)/bins] that has a case."""
+    held: dict[int, list[tuple[float, bool]]] = {}
+    for confidence, right in certain:
+        held.setdefault(min(bins - 1, max(0, math.ceil(confidence * bins) - 1)), []).append((confidence, right))
+    return [
+        (sum(c for c, _ in found) / len(found), sum(right for _, right in found) / len(found), len(found))
+        for _, found in sorted(held.items())
+    ]
+
+
+def calibration_error(certain: Sequence[tuple[float, bool]], bins: int) -> float:
+    """Expected calibration error: |confidence − accuracy| of the bins, weighed by their cases."""
+    confidence, right = _columns(certain)
+    return _error(confidence, right, bins)
+
+
+def error_interval(certain: Sequence[tuple[float, bool]], bins: int) -> tuple[float, float]:
+    """95 % interval of the calibration error by bootstrap over the questions (percentiles of 1,000 resamples)."""
+    confidence, right = _columns(certain)
+    draws = numpy.random.default_rng(0).integers(0, len(certain), (RESAMPLES, len(certain)))
+    low, high = numpy.quantile([_error(confidence[one], right[one], bins) for one in draws], [0.025, 0.975])
+    return float(low), float(high)
+
+
+def error_by_chance(certain: Sequence[tuple[float, bool]], bins: int) -> float:
+    """What the calibration error would be on average if every confidence were right: above 0 for few questions."""
+    confidence, _ = _columns(certain)
+    luck = numpy.random.default_rng(0).random((RESAMPLES, len(certain))) < confidence
+    return float(numpy.mean([_error(confidence, one, bins) for one in luck]))
+
+
+def _columns(certain: Sequence[tuple[float, bool]]) -> tuple[numpy.ndarray, numpy.ndarray]:
+    return numpy.array([c for c, _ in certain], dtype=float), numpy.array([right for _, right in certain], dtype=bool)
+
+
+def _error(confidence: numpy.ndarray, right: numpy.ndarray, bins: int) -> float:
+    """The share of each bin cancels: Σ over bins of |Σ confidence − Σ right|, over all cases."""
+    place = numpy.clip(numpy.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    return float(numpy.abs(numpy.bincount(place, confidence - right, bins)).sum() / max(1, len(confidence)))
+
+
+def fitted_temperature(choices: Sequence[Choice]) -> float:
+    """The temperature that makes the right choices likeliest.
+
+    The negative log-likelihood is convex in β = 1/T; its slope Σ (E_β[logit] − right logit) grows with β, and its
+    zero is found by bisection.
+    """
+
+    def slope(beta: float) -> float:
+        total = 0.0
+        for choice in choices:
+            p = choice.probabilities(1 / beta)
+            total += sum(a * logit for a, logit in zip(p, choice.logits, strict=True)) - choice.logits[choice.right]
+        return total
+
+    low, high = -math.log(HOTTEST), math.log(HOTTEST)
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if slope(math.exp(middle)) < 0 else (low, middle)
+    return math.exp(-(low + high) / 2)
+
+
+def log_loss(choices: Sequence[Choice], temperature: float = 1.0) -> float:
+    """−log of the probability of the right choice, mean in nats."""
+    return -sum(math.log(max(1e-300, c.probabilities(temperature)[c.right])) for c in choices) / max(1, len(choices))
+
+
+def brier(choices: Sequence[Choice]) -> float:
+    """Mean over questions of the squared distance from the probabilities to the truth, summed over the choices."""
+    total = 0.0
+    for choice in choices:
+        total += sum((p - (i == choice.right)) ** 2 for i, p in enumerate(choice.probabilities()))
+    return total / max(1, len(choices))

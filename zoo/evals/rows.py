@@ -1,0 +1,89 @@
+"""The rows that an evaluation is made on, from any source, and the reward that checks answers to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from zoo.algorithm import Algorithm
+from zoo.data.formats import parse_columns
+from zoo.data.load import DataSet, load
+from zoo.data.sources import open_source
+from zoo.data.sources.named import data_defaults, parts_of
+from zoo.errors import ZooError
+from zoo.evals import Subject
+from zoo.registry import contributions, manager
+from zoo.rewards.reward import Reward
+
+Records = list[dict[str, Any]]
+
+
+class Answering(Algorithm):
+    """Stands for whatever writes answers, where a source is asked for the reward that it is made for."""
+
+    data = "prompt"
+
+    def rollout(self) -> None: ...
+
+
+def records_of(
+    subject: Subject | None, data: str, kind: str | Sequence[str], split: str = "", columns: str = "",
+    limit: int | None = None,
+) -> Records:  # fmt: skip
+    """The records of `data_of`."""
+    return data_of(subject, data, kind, split, columns, limit).records
+
+
+def data_of(
+    subject: Subject | None, data: str, kind: str | Sequence[str], split: str = "", columns: str = "",
+    limit: int | None = None,
+) -> DataSet:  # fmt: skip
+    """Records of a kind from any source that `--data` takes, of its first `limit` rows (and of the subject's limit).
+
+    kind: of several the source's own, else the first; split: by default `heldout` of a named source, `train` of files,
+    which have no other; `data@split` outranks it. Raises ZooError as loading does.
+    """
+    named = contributions(manager(), "sources")
+    split = split or default_split(data, named)
+    given = parse_columns(columns) if columns else None
+    return load(data, kind, split=split, columns=given, limit=_limit(subject, limit), named_sources=named)
+
+
+def raw_rows(subject: Subject | None, data: str, split: str = "", limit: int | None = None) -> Records:
+    """The rows of a source as they stand in it, for what is no kind of training data. Unreadable ones are an error."""
+    named = contributions(manager(), "sources")
+    most = _limit(subject, limit)
+    rows: Records = []
+    for line in open_source(data, "prompt", split=split or default_split(data, named), named_sources=named).rows:
+        if most is not None and len(rows) == most:
+            break
+        if line.problems and not line.row:
+            raise ZooError(f"{data}, row {line.number}: {line.problems[0].message}.", "Repair or remove this row.")
+        rows.append({**line.row, "row": line.number})
+    if not rows:
+        raise ZooError(f"{data} holds no rows.", "Name other data.")
+    return rows
+
+
+def default_split(data: str, named: Any) -> str:
+    return "heldout" if parts_of(data)[0] in named else "train"
+
+
+def reward_for(subject: Subject, text: str, data: str, max_new_tokens: int | None = None) -> Reward:
+    """The reward that was named, else the one that the data is made for. Raises ZooError if there is none."""
+    text = text or str(data_defaults(data, Answering).get("reward") or "")
+    if not text:
+        raise ZooError(
+            f"Nothing says what makes an answer to {data} right.",
+            "Name a reward, such as reward=numeric or reward=exact (docs/rewards.md).",
+        )
+    # There is one batch, so a reward that fails on all of it is an error at once.
+    named = contributions(manager(), "rewards")
+    return Reward(
+        text, named, subject.out, subject.device, say=subject.say, patience=1, max_new_tokens=max_new_tokens
+    )  # fmt: skip
+
+
+def _limit(subject: Subject | None, limit: int | None) -> int | None:
+    limits = [one for one in (limit, subject.limit if subject else None) if one is not None]
+    return min(limits, default=None)
