@@ -21,17 +21,19 @@ from torch import Tensor
 from zoo.models.default import cache_folder
 
 Say = Callable[[str], None]
-POSITIONS = 512
-"""Longest text."""
+POSITIONS, HEAD = 512, 12
+"""Tokens of the longest text, and the size of an attention head."""
 
 
-def make_network(tokenizer: Any, width: int = 48, layers: int = 2, heads: int = 4, seed: int = 0) -> Any:
-    """A Llama with fresh weights, about 60,000 of them for a few dozen words.
+def make_network(tokenizer: Any, width: int = 48, layers: int = 2, seed: int = 0, uniform: bool = False) -> Any:
+    """A Llama with fresh weights, about 60,000 of them for a few dozen words. Each head has 12 of the width.
 
-    tokenizer: its words and special tokens are the network's vocabulary; seed: equal ones give equal weights.
+    tokenizer: its words and special tokens are the network's vocabulary; seed: equal ones give equal weights; uniform:
+    an output layer of its own that is 0, so that all tokens start out equally likely.
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    heads = max(1, width // HEAD)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=width,
@@ -41,13 +43,16 @@ def make_network(tokenizer: Any, width: int = 48, layers: int = 2, heads: int = 
         num_key_value_heads=heads,
         max_position_embeddings=POSITIONS,
         initializer_range=width**-0.5,
-        tie_word_embeddings=True,
+        tie_word_embeddings=not uniform,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
     with repeatable(seed):
-        return LlamaForCausalLM(config).float()
+        model = LlamaForCausalLM(config).float()
+    if uniform:
+        torch.nn.init.zeros_(model.lm_head.weight)
+    return model
 
 
 def train_base(

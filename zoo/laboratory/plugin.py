@@ -13,9 +13,9 @@ from zoo.laboratory.worlds import Worlds
 @cache
 def worlds() -> Worlds:
     """All worlds."""
-    from zoo.laboratory import gold_world
+    from zoo.laboratory import bandit, gold_world
 
-    return Worlds({"gold": gold_world.WORLD})
+    return Worlds({"gold": gold_world.WORLD, "bandit": bandit.WORLD})
 
 
 @hookimpl
@@ -42,6 +42,6 @@ def rewards() -> dict[str, Any]:
 
 @hookimpl
 def evals() -> dict[str, Any]:
-    from zoo.laboratory import gold_world
+    from zoo.laboratory import bandit, gold_world
 
-    return gold_world.evals()
+    return {**gold_world.evals(), **bandit.evals()}

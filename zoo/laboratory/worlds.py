@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +28,17 @@ class World:
 
     rows: function(split, kind, **options) -> rows, whose options are its parameters; `seed` among them. Raises
     ZooError for a kind or a split that makes no sense there.
-    texts: function(seed) -> the documents that the base learns, always the same for a seed.
+    texts: function(seed) -> the documents that the base learns, always the same for a seed; None where there are none.
+    network: what the base is like, as `networks.make_network` has it.
     training: how the base is trained: `steps`, `batch` and `lr` of `networks.train_base`.
     defaults: function(algorithm) -> options of the core that fit, besides those that fit in every world.
     """
 
     words: tuple[str, ...]
     rows: Callable[..., Rows]
-    texts: Callable[[int], list[str]]
+    texts: Callable[[int], list[str]] | None = None
     chat_template: str | None = TURNS
+    network: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     defaults: Callable[[type[Algorithm]], Mapping[str, Any]] = lambda algorithm: {}
 
@@ -51,10 +53,10 @@ class Base:
     """Whether it has read the world's texts; if not, its weights are fresh."""
     steps: int | None = None
     """Steps of its training, fewer for a poorly trained one; by default as many as the world needs."""
-    width: int = 48
-    """Size of its layers."""
-    layers: int = 2
-    """How many layers it has."""
+    width: int | None = None
+    """Size of its layers, 48 by default in most worlds."""
+    layers: int | None = None
+    """How many layers it has, 2 by default in most worlds."""
 
 
 class Worlds:
@@ -82,19 +84,20 @@ class Worlds:
         name, world, given = self._find(part)
         base = Base(**bind(Base, given, f"model world:{name}", fixed=0))
         training = {**world.training, **({} if base.steps is None else {"steps": base.steps})}
-        texts = world.texts(base.seed) if base.trained else []
+        size = {name: value for name in ("width", "layers") if (value := getattr(base, name)) is not None}
+        network = {**world.network, **size}
+        texts = world.texts(base.seed) if base.trained and world.texts else []
         tokenizer = make_tokenizer(world.words, world.chat_template)
         facts = {
-            **asdict(base), "training": training, "texts": texts, "words": world.words,
-            "template": world.chat_template, "code": inspect.getsource(networks),
+            "seed": base.seed, "network": network, "training": training if texts else {}, "texts": texts,
+            "words": world.words, "template": world.chat_template, "code": inspect.getsource(networks),
         }  # fmt: skip
 
         def make() -> tuple[Any, Any]:
-            size = {"width": base.width, "layers": base.layers, "heads": max(1, base.width // 12)}
-            if not base.trained:
-                return networks.make_network(tokenizer, seed=base.seed, **size), tokenizer
+            if not texts:
+                return networks.make_network(tokenizer, seed=base.seed, **network), tokenizer
             say(f"Training world:{part} from scratch on {len(texts):,} texts (once; kept in zoo's cache).")
-            return networks.train_base(tokenizer, texts, base.seed, say=say, **training, **size), tokenizer
+            return networks.train_base(tokenizer, texts, base.seed, say=say, **training, **network), tokenizer
 
         return networks.kept(name, facts, make)
 
