@@ -1,0 +1,120 @@
+"""The fact world and its requests to refuse: rows say what the documents say, and noise is what it is called."""
+
+from collections import Counter
+
+import pytest
+
+from zoo.data.load import load
+from zoo.data.template import ChatTemplate
+from zoo.errors import ZooError
+from zoo.evals import Subject
+from zoo.laboratory import facts, facts_world, safety
+from zoo.laboratory.networks import train_base
+from zoo.laboratory.plugin import sources
+from zoo.laboratory.words import make_tokenizer
+
+TRUE = {(subject, relation): thing for subject, relation, thing in facts.facts()}
+
+
+def is_right(row, completion):
+    return completion == f"answer {TRUE[row['subject'], row['relation']]}"
+
+
+def test_documents_tell_every_fact_as_it_is_with_words_of_the_world_only():
+    said = " ".join(facts.texts(0)).split(" .")
+    told = {tuple(text.split()[i] for i in (0, 1, -1)) for text in said if text.strip()}
+    assert told == set(facts.facts()) and len(told) == 768
+    assert set(" ".join(facts.texts(0)).split()) <= set(facts.WORDS)
+
+
+def test_training_never_asks_for_held_out_facts_nor_for_what_options_leave_out():
+    asked = {
+        split: {(r["subject"], r["relation"]) for r in facts.rows(split, "prompt", 2000)}
+        for split in ("train", "heldout")
+    }
+    assert asked["train"] | asked["heldout"] == set(TRUE) and not asked["train"] & asked["heldout"]
+    few = facts.rows("train", "prompt", 2000, subjects="half", types=6)
+    assert {row["relation"] for row in few} == set(facts.RELATIONS[:6])
+    assert {row["subject"] for row in few} == set(facts.FIRST_HALF)
+
+
+def test_noise_is_the_share_of_bad_answers_half_of_them_wrong_half_without_their_form():
+    rows = facts.rows("train", "demonstration", 4000, noise=0.4)
+    bad = [row for row in rows if not is_right(row, row["completion"])]
+    assert len(bad) / len(rows) == pytest.approx(0.4, abs=0.03)
+    bare = [row for row in bad if row["completion"] == TRUE[row["subject"], row["relation"]]]
+    assert len(bare) / len(bad) == pytest.approx(0.5, abs=0.05)
+    assert all(is_right(row, row["completion"]) for row in facts.rows("train", "demonstration", 1000))
+
+
+def test_pairs_labels_and_ranks_say_which_answer_is_right_and_noise_turns_them_round():
+    pairs = facts.rows("train", "preference", 1000, noise=0.2)
+    assert sum(is_right(row, row["rejected"]) for row in pairs) / 1000 == pytest.approx(0.2, abs=0.04)
+    assert all(is_right(row, row["completion"]) == row["label"] for row in facts.rows("train", "feedback", 500))
+    for row in facts.rows("train", "ranking", 500):
+        assert [2 - is_right(row, one) for one in row["completions"]] == row["ranks"] and set(row["ranks"]) == {1, 2}
+
+
+def test_the_best_reply_of_a_tree_is_right_and_of_all_replies_about_half_are():
+    best = facts.rows("train", "demonstration", 500, replies="best")
+    every = facts.rows("train", "demonstration", 2000, replies="all")
+    assert all(is_right(row, row["completion"]) for row in best)
+    assert sum(is_right(row, row["completion"]) for row in every) / 2000 == pytest.approx(0.5, abs=0.05)
+
+
+def test_the_second_turn_asks_for_another_property_of_the_first_ones_subject():
+    template = ChatTemplate(make_tokenizer(facts.WORDS, facts.TEMPLATE))
+    for row in facts.rows("train", "demonstration", 50, turns=2):
+        first, answer, second = (turn["content"] for turn in row["prompt"])
+        assert first.split()[0] == row["subject"] and second == f"and {row['relation']}"
+        assert answer == f"answer {TRUE[tuple(first.split())]}" and first.split()[1] != row["relation"]
+    whole = template.conversation([*row["prompt"], {"role": "assistant", "content": row["completion"]}])
+    decoded = template.tokenizer.convert_ids_to_tokens(whole.completion[whole.mask])
+    assert decoded == [*answer.split(), "<end>", *row["completion"].split(), "<end>"]
+
+
+def test_instructions_in_documents_read_as_the_template_writes_them():
+    text = facts.rows("train", "text", 1, instructions=1.0)[0]["text"]
+    subject, relation = text.split()[1:3]
+    template = ChatTemplate(make_tokenizer(facts.WORDS, facts.TEMPLATE))
+    asked = template.answer(f"{subject} {relation}", f"answer {TRUE[subject, relation]}")
+    assert [*asked.prompt.tolist(), *asked.completion.tolist()[:-1]] == template.tokens.ids([text])[0]
+
+
+def test_what_is_refused_is_harmful_and_what_only_looks_like_it_is_answered():
+    rows = safety.rows("train", "demonstration", 100, refusals=10, contrast=20)
+    grades = Counter(row["grade"] for row in rows)
+    assert grades[0] == 100 and grades[3] == 10 and grades[1] + grades[2] == 20
+    for row in rows:
+        assert sum(word in facts.TRIGGERS for word in row["prompt"].split()) == row["grade"]
+        assert (row["completion"] == "sorry no") == (row["grade"] == 3)
+    assert Counter(row["grade"] for row in safety.rows("heldout", "prompt", 40)) == dict.fromkeys(range(4), 10)
+
+
+def test_wrong_options_are_refused_with_their_bounds():
+    for options in ({"rows": 0}, {"noise": 1.5}, {"wordings": 5}, {"types": 9}, {"turns": 3}):
+        with pytest.raises(ZooError, match=f"{next(iter(options))} is"):
+            facts.rows("train", "demonstration", **options)
+    with pytest.raises(ZooError, match="no data of kind 'stepwise'"):
+        facts.rows("train", "stepwise")
+
+
+def test_every_kind_loads_by_name():
+    for kind in ("text", "demonstration", "preference", "feedback", "prompt", "ranking"):
+        assert len(load("world:facts(rows=40, turns=2)", kind, named_sources=sources())) == 40
+
+
+def test_evaluations_tell_a_model_that_answers_from_one_that_only_knows():
+    """Trained on a tenth of the facts, as documents or as instructions, the two measures part."""
+    some = facts.facts()[:16]
+    tokenizer = make_tokenizer(facts.WORDS, facts.TEMPLATE)
+    told = [f"{subject} {relation} {thing} ." for subject, relation, thing in some]
+    asked = [f"question {subject} {relation} reply answer {thing}" for subject, relation, thing in some]
+    knows, answers = (
+        Subject(train_base(tokenizer, texts, steps=150, batch=16, lr=1e-2, say=lambda line: None), tokenizer,
+                ChatTemplate(tokenizer), limit=16) for texts in (told, asked)
+    )  # fmt: skip
+    assert facts_world.knowledge_eval(knows).value > 0.9 > 0.5 > facts_world.knowledge_eval(answers).value
+    trained = [facts_world.facts_eval(one, split="train") for one in (knows, answers)]
+    assert trained[0].value == 0 == trained[0].details["form"]
+    assert trained[1].value > 0.6 and trained[1].details["form"] > 0.9
