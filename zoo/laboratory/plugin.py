@@ -13,9 +13,19 @@ from zoo.laboratory.worlds import Worlds
 @cache
 def worlds() -> Worlds:
     """All worlds."""
-    from zoo.laboratory import bandit, gold_world
+    from zoo.laboratory import arithmetic, bandit, chains, facts_world, gold_world, quiz
 
-    return Worlds({"gold": gold_world.WORLD, "bandit": bandit.WORLD})
+    return Worlds(
+        {
+            "gold": gold_world.WORLD,
+            "bandit": bandit.WORLD,
+            "facts": facts_world.WORLD,
+            "safety": facts_world.SAFETY,
+            "arithmetic": arithmetic.WORLD,
+            "chains": chains.WORLD,
+            "quiz": quiz.WORLD,
+        }
+    )
 
 
 @hookimpl
@@ -42,6 +52,6 @@ def rewards() -> dict[str, Any]:
 
 @hookimpl
 def evals() -> dict[str, Any]:
-    from zoo.laboratory import bandit, gold_world
+    from zoo.laboratory import bandit, chain_choice, facts_world, gold_world
 
-    return {**gold_world.evals(), **bandit.evals()}
+    return {**gold_world.evals(), **bandit.evals(), **facts_world.evals(), **chain_choice.evals()}
