@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from zoo.algorithm import Algorithm
-from zoo.errors import nearest
+from zoo.errors import ZooError, nearest
 from zoo.recipes.schema import MEASURED, Stage
 from zoo.spelling import parse
 
@@ -43,8 +43,10 @@ def produced(stage: Stage, cls: type[Algorithm] | None, evals: Mapping[str, Any]
     for label, spelling in stage.evals.items():
         names.append(label)
         details = _details(spelling, evals)
-        names += [f"{label}.{detail}" for detail in details or ()]
-        # An evaluation that does not tell its details, or that is not there, may have any.
+        for detail in details or ():
+            # `bin_*` stands for all that begin so.
+            (families if detail.endswith("*") else names).append(f"{label}.{detail.removesuffix('*')}")
+        # One that is not there, which is told elsewhere, may have any.
         families += [f"{label}."] if details is None else []
     if cls is not None:
         own = ("loss", *cls.metrics)
@@ -55,10 +57,11 @@ def produced(stage: Stage, cls: type[Algorithm] | None, evals: Mapping[str, Any]
 
 
 def _details(spelling: str, evals: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """The details that an evaluation declares; None where that is not known."""
-    found = evals.get(parse(spelling)[0])
-    details = getattr(found, "details", None)
-    return tuple(details) if details else None if found is None else ()
+    """The details that an evaluation declares; None where that cannot be known."""
+    try:
+        return tuple(evals[parse(spelling)[0]].details)
+    except (KeyError, ZooError):
+        return None
 
 
 def named_nearest(metric: str, metrics: Produced) -> str:

@@ -59,7 +59,7 @@ def stage_options(
     for key, value in found.training_options.items():
         for needed in references(value):
             job = stages[needed]
-            if not _is_finished(job):
+            if not _is_finished(job, stages):
                 command = f"zoo reproduce {name}{' --laptop' if laptop else ''} --only '{needed}' --seeds {seed},"
                 raise ZooError(
                     f"The stage {found.name} of {recipe.name} needs its stage {needed}, which is not finished in "
@@ -78,14 +78,17 @@ def _seed(given: Any, stage: Stage) -> int:
     return 0
 
 
-def _is_finished(job: Job) -> bool:
+def _is_finished(job: Job, stages: Mapping[str, Job]) -> bool:
     if job.stage.label is not None:
         return Path(job.made).is_file() and bool(Run(job.folder).read_json(f"{Path(job.made).stem}.json"))
-    return job.stage.algo is None or Run(job.folder).status == "finished"
+    if job.stage.algo is None:
+        return all(_is_finished(stages[name], stages) for name in references(job.stage.start))
+    return Run(job.folder).status == "finished"
 
 
 def _made(job: Job, stages: Mapping[str, Job]) -> str:
     """What stands for a reference; a stage that trains nothing stands for where it starts, which may be another's."""
     if job.stage.algo is None and job.stage.label is None:
-        return str(job.stage.at(job.seed, {name: _made(stages[name], stages) for name in job.stage.needs}).start)
+        needs = {name: _made(stages[name], stages) for name in references(job.stage.start)}
+        return str(job.stage.model_copy(update={"options": {}, "evals": {}}).at(job.seed, needs).start)
     return job.made

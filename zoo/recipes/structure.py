@@ -19,15 +19,17 @@ def check_structure(recipe: Recipe) -> list[str]:
     ]  # fmt: skip
 
 
-def where_needed(stage: Stage, needed: str) -> tuple[str, ...]:
-    """The path of keys, below a stage, of the text that refers to another."""
+def where_needed(stage: Stage) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Every other stage that a stage refers to, with the path of keys, below the stage, of the text that does."""
     held: dict[tuple[str, ...], Any] = {
         ("start",): stage.start,
         **{(key,): value for key, value in stage.options.items()},
         **{("label", key): value for key, value in (stage.label or {}).items()},
         **{("evals", key): value for key, value in stage.evals.items()},
     }
-    return next((keys for keys, value in held.items() if needed in references(value)), ())
+    for keys, value in held.items():
+        for needed in references(value):
+            yield needed, keys
 
 
 def written_at(recipe: Recipe, variant: Variant, stage: Stage, *keys: str) -> str:
@@ -43,17 +45,19 @@ def unknown_stage(variant: Variant, name: str) -> str:
     """Why a name is no stage: `There is no stage 'tunde'. Did you mean 'tuned'?`; empty for one that is."""
     if variant.matching(name):
         return ""
-    swept = variant.matching(f"{name.partition('(')[0]}(*)")
-    if swept:
-        return f"'{name.partition('(')[0]}' is swept; its stages are {', '.join(swept)}, not '{name}'."
+    first, bracket, _ = name.partition("(")
+    if swept := variant.matching(f"{first}(*)"):
+        return f"'{first}' is swept; its stages are {', '.join(swept)}, not '{name}'."
+    if bracket and first in variant.stages:
+        meant = nearest("sweep", variant.stages[first].options).replace("Did you mean", "Its sweep may be")
+        return f"'{first}' is one stage and not swept, so there is no '{name}'.{meant}"
     return f"There is no stage '{name}'.{nearest(name, variant.stages)} The stages are: {', '.join(variant.stages)}."
 
 
 def _stages(recipe: Recipe, variant: Variant) -> Iterator[str]:
     order = list(variant.stages)
     for stage in variant.stages.values():
-        for needed in stage.needs:
-            keys = where_needed(stage, needed)
+        for needed, keys in where_needed(stage):
             where = written_at(recipe, variant, stage, *keys)
             if problem := unknown_stage(variant, needed):
                 yield f"{where}: {problem}"
