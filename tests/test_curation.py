@@ -11,7 +11,7 @@ from zoo.data.curation.contamination import Evaluation
 from zoo.data.curation.dedup import Exact, Near, bands_for, proposed
 from zoo.data.curation.removal import KeptRows
 from zoo.data.curation.rows import good_answers, open_rows
-from zoo.data.curation.rules import RULES, SETS, chosen_rules
+from zoo.data.curation.rules import RULES, SETS, Texts, chosen_rules
 from zoo.data.curation.verbs import contamination, dedup, filter_rows
 from zoo.data.curation.words import Grams, jaccard, tokens, words
 from zoo.errors import ZooError
@@ -288,8 +288,8 @@ def record_with(rule, text):
 @pytest.mark.parametrize("name", [name for name in RULES if name != "perplexity"])
 def test_every_rule_refuses_what_it_is_for_and_lets_prose_pass(name):
     rule = RULES[name]
-    assert rule.broken(record_with(rule, BAD[name]), "demonstration")[0].startswith(name)
-    assert rule.broken(record_with(rule, PROSE), "demonstration") is None
+    assert rule.broken(Texts(record_with(rule, BAD[name]), "demonstration"))[0].startswith(name)
+    assert rule.broken(Texts(record_with(rule, PROSE), "demonstration")) is None
 
 
 @pytest.mark.parametrize(
@@ -308,7 +308,7 @@ def test_every_rule_refuses_what_it_is_for_and_lets_prose_pass(name):
 )
 def test_the_default_rules_keep_short_answers_code_tables_maths_and_other_languages(text):
     record = {"prompt": "Say it.", "completion": text, "row": 1}
-    assert [name for name in SETS["chat"] if RULES[name].broken(record, "demonstration")] == []
+    assert [name for name in SETS["chat"] if RULES[name].broken(Texts(record, "demonstration"))] == []
 
 
 def test_repeated_characters_are_counted_by_hand():
@@ -329,8 +329,8 @@ def test_a_rule_looks_at_what_is_to_be_learned():
     assert good_answers({"prompt": "a"}, "prompt") == {"prompt": "a"}
     rule = chosen_rules("words(least=3,on=everything)")["words"]
     pair = {"prompt": "one two three", "chosen": "one two three", "rejected": "one"}
-    assert rule.broken(pair, "preference")[1] == "one"
-    assert chosen_rules("words(least=3)")["words"].broken(pair, "preference") is None
+    assert rule.broken(Texts(pair, "preference"))[1] == "one"
+    assert chosen_rules("words(least=3)")["words"].broken(Texts(pair, "preference")) is None
 
 
 def test_rules_are_switched_and_changed_by_name():
@@ -385,6 +385,14 @@ def test_perplexity_keeps_a_share_or_what_lies_within_limits(source, out):
     assert removals.reasons == {"perplexity": [5, 6, 7, 8, 9, 10]}
     removals = done(filter_rows, source(rows), out, chosen_rules("perplexity(least=2,most=3)"), scored)
     assert removals.kept == 2
+
+
+def test_rows_that_teach_what_not_to_say_are_not_held_to_rules(source, out):
+    rows = [{"prompt": "a", "completion": "N/A", "label": label} for label in (True, False)]
+    assert done(filter_rows, source(rows), out, chosen_rules("chat")).reasons == {"no_answer": [1]}
+    rules = chosen_rules("perplexity(most=2)")
+    removals = done(filter_rows, source(rows), out, rules, lambda rows, kind: {1: 9.0})
+    assert removals.reasons == {"perplexity": [1]}
 
 
 # -- contamination ---------------------------------------------------------------------------------------------------
@@ -459,6 +467,11 @@ def test_overlap_asks_for_a_share_of_an_item():
         evaluation.add("test", 1, [" ".join(text)])
         # 14 words hold 2 of the item's 20 n-grams.
         assert len(evaluation.matches([" ".join(text[:14])])) == found
+
+
+def test_what_is_no_answer_and_what_may_be_one():
+    for text, value in (("N/A", 1), ("<nooutput>", 1), ("No output.", 1), ("...", 1), ("None", 0), ("-1", 0), ("", 0)):
+        assert measures.no_answer(measures.Text(text)) == value
 
 
 # -- files -----------------------------------------------------------------------------------------------------------

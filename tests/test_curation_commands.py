@@ -2,9 +2,13 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 from tiny_runs import cli
+
+from zoo.cli.data import DataCommand
+from zoo.data.curation.rules import RULES, SETS
 
 ROWS = [
     {"prompt": "Name a primary colour.", "completion": "Red.", "id": 1},
@@ -228,3 +232,23 @@ def test_a_dirty_file_can_be_cleaned_and_a_damaged_one_is_refused(place):
 def test_every_verb_has_a_page_and_is_named_on_that_of_data(place, verb):
     assert f"Examples:\n  zoo data {verb} " in good(verb, "--help")
     assert f"\n  {verb} " in good("--help")
+
+
+def test_the_page_lists_every_rule_with_its_limits():
+    page = (Path(__file__).parent.parent / "docs" / "curation.md").read_text(encoding="utf-8")
+    rows = [[cell.strip(" `") for cell in line.split("|")[1:6]] for line in page.splitlines() if line.startswith("| `")]
+    expected = [
+        [
+            rule.name,
+            ", ".join(name for name, names in SETS.items() if rule.name in names),
+            *("" if limit is None else f"{limit:g}" for limit in (rule.limits.least, rule.limits.most)),
+            rule.limits.on,
+        ]
+        for rule in RULES.values()
+    ]
+    assert rows == expected
+
+
+def test_every_option_of_a_verb_has_a_help_text():
+    for verb in DataCommand("data").verbs().values():
+        assert all((parameter.help or "").endswith(".") for parameter in verb.params if parameter.name != "help")

@@ -18,9 +18,7 @@ READING = "Reading the data"
 WRITING = "Writing"
 
 Source = Annotated[str, typer.Argument(help="A file, folder, hub data set, or named source (starter).")]
-Kind = Annotated[
-    str, typer.Option(help="What a named source is asked for: preference, text, …", rich_help_panel=READING)
-]
+Kind = Annotated[str, typer.Option(help="The kind that a named source is asked for.", rich_help_panel=READING)]
 Split = Annotated[str, typer.Option(help="Split of the data.", rich_help_panel=READING)]
 Columns = Annotated[
     str | None, typer.Option(help="Names of columns: prompt=question,completion=answer.", rich_help_panel=READING)
@@ -231,7 +229,7 @@ def contamination(
     job.run(
         lambda file, progress: work.contamination(rows, file, items, strict=strict, progress=progress),
         settings,
-        lambda: {"evaluation": [_affected(items, name) for name in dict.fromkeys(evaluation)]},
+        lambda: {"evaluation": [items.affected(name) for name in dict.fromkeys(evaluation)]},
     )
 
 
@@ -244,19 +242,3 @@ def _add_items(items: Any, name: str, rows: Any, on: str) -> None:
         if row.record is not None:
             items.add(name, row.number, fields_of(row.record, rows.kind, on).values())
     judge(rows.report, rows.report.kept, False)
-
-
-def _affected(items: Any, name: str) -> dict[str, Any]:
-    """How much of one evaluation set was found, item by item."""
-    own = [item for item in items.items if item.source == name]
-    found = [item for item in own if item.found]
-    checked = sum(item.grams > 0 for item in own)
-    return {
-        "source": name,
-        "items": len(own),
-        "checked": checked,
-        "too_short_or_common": len(own) - checked,
-        "found": len(found),
-        "share": len(found) / checked if checked else None,
-        "found_rows": {item.row: item.found for item in found},
-    }

@@ -127,6 +127,21 @@ class Evaluation:
             match.item.found += 1
         return sorted(matches, key=lambda match: (-match.share, match.item.source, match.item.row))
 
+    def affected(self, source: str) -> dict[str, Any]:
+        """How much of one evaluation set was found, item by item, as JSON types."""
+        own = [item for item in self.items if item.source == source]
+        checked = sum(item.grams > 0 for item in own)
+        found = {item.row: item.found for item in own if item.found}
+        return {
+            "source": source,
+            "items": len(own),
+            "checked": checked,
+            "too_short_or_common": len(own) - checked,
+            "found": len(found),
+            "share": len(found) / checked if checked else None,
+            "found_rows": found,
+        }
+
     @property
     def unchecked(self) -> list[Item]:
         """Items without an n-gram to look for."""

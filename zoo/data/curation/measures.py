@@ -25,8 +25,8 @@ _LONG_RUN = re.compile(r"([^\W_]|[!?])\1*")
 _MOJIBAKE = re.compile("[ÂÃ][\u0080-\u00bf]|â€")
 _LINK = re.compile(r"https?://|\bwww\.\w")
 _PICTURE = re.compile(r"<image>|\[image\]|(?:picture|image|photo|video|file) attached|attached (?:picture|image|photo)")
-_NO_INPUT = re.compile(r"<\s*no\s?input\s*>|^\s*(?:no input|n/a)\s*\.?\s*$", re.MULTILINE)
-_NO_ANSWER = re.compile(r"<?(?:no ?output|n/?a|none|null|nan|undefined|no answer|-+|\.+)>?\.?")
+_NO_INPUT = re.compile(r"<\s*no\s?input\s*>|(?:^|\n)\s*(?:no input|n/a)\s*\.?\s*\Z")
+_NO_ANSWER = re.compile(r"<\s*no\s?output\s*>|no output\.?|n/a\.?|-+|\.{2,}|…")
 _ESCAPE = re.compile(r"\\[nt](?![a-z])|\\u[0-9a-f]{4}")
 
 
@@ -196,7 +196,7 @@ links, pictures, no_input, escapes = map(counting, (_LINK, _PICTURE, _NO_INPUT, 
 
 
 def no_answer(text: Text) -> float:
-    """1 where the whole text is a word for nothing: N/A, none, <nooutput>."""
+    """1 where the whole text is a sign for nothing: N/A, <nooutput>. "None" may be the right answer."""
     return float(bool(_NO_ANSWER.fullmatch(text.text.strip().lower())))
 
 

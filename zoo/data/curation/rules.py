@@ -43,9 +43,9 @@ class Rule:
     limits: Limits
     source: str = OWN
 
-    def broken(self, record: Record, kind: str) -> tuple[str, str] | None:
+    def broken(self, texts: Texts) -> tuple[str, str] | None:
         """(what was found, the text) where the rule does not hold."""
-        for text in texts_for(record, kind, self.limits.on):
+        for text in texts.of(self.limits.on):
             value = self.measure(text) if self.measure is not None else None
             if value is not None and (why := self.why(value)):
                 return why, text.text
@@ -67,13 +67,21 @@ class Rule:
         return replace(self, limits=replace(self.limits, most=most))
 
 
-def texts_for(record: Record, kind: str, on: str) -> list[m.Text]:
-    """The texts of a record that a rule looks at."""
-    prompt = fields_of(record, kind, "prompt").get("prompt", "")
-    found = (
-        good_answers(record, kind) if on == "answer" else fields_of(record, kind, "prompt" if on == "prompt" else on)
-    )
-    return [m.Text(text, "" if name == "prompt" else prompt) for name, text in found.items()]
+class Texts:
+    """The texts of a record, cut into words once for all rules."""
+
+    def __init__(self, record: Record, kind: str):
+        fields = fields_of(record, kind)
+        prompt = fields.get("prompt", "")
+        self._all = {name: m.Text(text, "" if name == "prompt" else prompt) for name, text in fields.items()}
+        self._good = good_answers(record, kind)
+
+    def of(self, part: str) -> list[m.Text]:
+        """What a rule on this part looks at."""
+        if part == "everything":
+            return list(self._all.values())
+        names = self._good if part == "answer" else {"prompt"}
+        return [text for name, text in self._all.items() if name in names]
 
 
 PERPLEXITY = "perplexity"
@@ -95,7 +103,9 @@ def _rules() -> Iterator[Rule]:
     yield gopher("stop_words", m.stop_words, "Different ones of: the be to of and that have with. English.", least=2)
     yield gopher("repeated_lines", m.repeated("lines"), "Share of lines that stood there before.", most=0.3)
     yield gopher("repeated_line_characters", m.repeated("lines", True), "The same by characters.", most=0.2)
-    yield gopher("repeated_paragraphs", m.repeated("paragraphs"), "Share of paragraphs that did.", most=0.3)
+    yield gopher(
+        "repeated_paragraphs", m.repeated("paragraphs"), "Share of paragraphs that stood there before.", most=0.3
+    )
     yield gopher("repeated_paragraph_characters", m.repeated("paragraphs", True), "The same by characters.", most=0.2)
     for length, most in ((2, 0.2), (3, 0.18), (4, 0.16)):
         help = f"Share of characters in the most frequent {length} words."
@@ -111,7 +121,7 @@ def _rules() -> Iterator[Rule]:
     yield c4("curly_brackets", m.curly_brackets, "Curly brackets: code.", most=0)
     yield c4("policies", m.policies, "Words of cookie and privacy notices. English.", most=0)
     prompt = Limits(most=0, on="prompt")
-    yield Rule("no_answer", m.no_answer, "N/A, none or <nooutput> instead of an answer.", Limits(most=0), ALPACA)
+    yield Rule("no_answer", m.no_answer, "N/A or <nooutput> instead of an answer.", Limits(most=0), ALPACA)
     yield Rule("no_input", m.no_input, "<noinput> or N/A in a prompt.", prompt, ALPACA)
     yield Rule("links", m.links, "Links in a prompt: the model cannot look there.", prompt, ALPACA)
     yield Rule("pictures", m.pictures, "A prompt that speaks of a picture with it. English.", prompt, ALPACA)

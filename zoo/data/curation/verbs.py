@@ -10,8 +10,8 @@ import numpy
 from zoo.data.curation.contamination import Evaluation, Match
 from zoo.data.curation.dedup import Exact, Near
 from zoo.data.curation.removal import KeptRows, Removals
-from zoo.data.curation.rows import Row, Rows, check_part, fields_of
-from zoo.data.curation.rules import PERPLEXITY, Rule
+from zoo.data.curation.rows import Row, Rows, check_part, fields_of, good_answers
+from zoo.data.curation.rules import PERPLEXITY, Rule, Texts
 from zoo.data.load import judge
 from zoo.errors import ZooError
 
@@ -110,11 +110,10 @@ def filter_rows(
         raise ZooError("The rule perplexity needs a model.", "Name one with --model.")
     waiting: list[Row] = []
     for row, record in _usable(rows, removals, progress):
-        broken = next(
-            ((rule.name, found) for rule in rules.values() if (found := rule.broken(record, rows.kind))), None
-        )
+        texts = Texts(record, rows.kind)
+        broken = next(((rule.name, *found) for rule in rules.values() if (found := rule.broken(texts))), None)
         if broken is not None:
-            removals.remove(row.number, broken[0], *broken[1])
+            removals.remove(row.number, *broken)
         elif last is not None:
             waiting.append(row)
         else:
@@ -131,7 +130,11 @@ def _by_perplexity(
     rule = rule.within(list(values.values()))
     for row in waiting:
         value = values.get(row.number)
-        why = "the model cannot read it" if value is None else rule.why(value)
+        if value is None:
+            # A row that teaches what not to say is not held to it.
+            why = "the model cannot read it" if good_answers(row.record or {}, kind) else ""
+        else:
+            why = rule.why(value)
         if why:
             removals.remove(row.number, PERPLEXITY, why, _example(row.record or {}, kind))
         else:
