@@ -21,7 +21,8 @@ _ENDINGS = (".", "!", "?", '"', "'", "”", "’", "»", "。", "！", "？", "�
 _STOP_WORDS = {"the", "be", "to", "of", "and", "that", "have", "with"}
 _SENTENCE = re.compile(r"[.!?。！？।؟]+[\"'”’)\]]*(?=\s|$|(?<=[。！？]))")
 _POLICIES = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
-_LONG_RUN = re.compile(r"([^\W_]|[!?])\1*")
+_RUN = re.compile(r"([^\W_]|[!?])\1+")
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _MOJIBAKE = re.compile("[ÂÃ][\u0080-\u00bf]|â€")
 _LINK = re.compile(r"https?://|\bwww\.\w")
 _PICTURE = re.compile(r"<image>|\[image\]|(?:picture|image|photo|video|file) attached|attached (?:picture|image|photo)")
@@ -131,7 +132,7 @@ def compression(text: Text) -> float | None:
 
 def longest_run(text: Text) -> float:
     """The longest run of one letter, digit, or sign of exclamation; dashes draw tables."""
-    return max((len(run.group()) for run in _LONG_RUN.finditer(text.text)), default=0)
+    return max((len(run.group()) for run in _RUN.finditer(text.text)), default=min(1, len(text.characters)))
 
 
 # -- signs -----------------------------------------------------------------------------------------------------------
@@ -142,7 +143,8 @@ def symbol_share(text: Text) -> float | None:
     found = text.characters
     if len(found) < FEW_WORDS:
         return None
-    return sum(not (c.isalnum() or unicodedata.category(c)[0] == "M") for c in found) / len(found)
+    others = [c for c in found if not c.isalnum()]
+    return sum(unicodedata.category(c)[0] != "M" for c in others) / len(found)
 
 
 def hashes_and_ellipses(text: Text) -> float | None:
@@ -171,7 +173,7 @@ def stop_words(text: Text) -> float:
 
 
 def control_characters(text: Text) -> float:
-    return sum(unicodedata.category(c) == "Cc" and c not in "\n\r\t" for c in text.text)
+    return len(_CONTROL.findall(text.text))
 
 
 def damage(text: Text) -> float:
