@@ -7,7 +7,7 @@ import pytest
 
 from zoo.errors import ZooError
 from zoo.rewards import penalties
-from zoo.rewards.alarms import CONSTANT, Alarms
+from zoo.rewards.alarms import IN_A_ROW, Alarms
 from zoo.rewards.checkers import number_of
 from zoo.rewards.plugin import bundled
 from zoo.rewards.references import boxed, tagged
@@ -274,9 +274,9 @@ def test_a_task_that_is_not_there_is_an_error(name, message):
 
 def test_constant_rewards_are_said_once_after_three_rollouts():
     alarms = Alarms()
-    said = [alarms.look([0.0, 0.0, math.nan]) for _ in range(CONSTANT + 2)]
-    assert [len(one) for one in said] == [0] * (CONSTANT - 1) + [1, 0, 0]
-    assert "the last 3 rollouts was 0" in said[CONSTANT - 1][0]
+    said = [alarms.look([0.0, 0.0, math.nan]) for _ in range(IN_A_ROW + 2)]
+    assert [len(one) for one in said] == [0] * (IN_A_ROW - 1) + [1, 0, 0]
+    assert "the last 3 rollouts was 0" in said[IN_A_ROW - 1][0]
 
 
 def test_rewards_that_differ_or_change_are_not_constant():

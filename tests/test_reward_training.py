@@ -3,12 +3,16 @@
 import json
 import math
 import re
+import signal
 from pathlib import Path
 
 import pytest
+from test_online import KillAt
+from test_resume import in_child, installed
 from tiny_runs import demonstrations, trainer, weights, write_rows
 
-from zoo.errors import PluginError
+import zoo
+from zoo.errors import PluginError, TrainingStopped
 
 PLUGINS = Path(__file__).parent / "online_plugins.py"
 MINE = '''
@@ -36,6 +40,20 @@ def hangs(completions, records):
 
 def constant(completions, records):
     return [0.5] * len(completions)
+
+
+def silent(completions, records):
+    return [None] * len(completions)
+
+
+batches = 0
+
+
+def forgetful(completions, records):
+    """Says nothing of every second rollout, and of two on end."""
+    global batches
+    batches += 1
+    return [None if batches in (2, 4, 5) else i / 9 for i, _ in enumerate(completions)]
 '''
 
 
@@ -70,6 +88,32 @@ def test_a_reward_that_always_hangs_stops_training_with_its_line(train):
     with pytest.raises(PluginError, match=r"failed on all of 3 batches in a row: no reward within 0\.1 s") as caught:
         train("hangs", epochs=20.0, reward_timeout=0.4)
     assert re.search(r"mine\.py, line 2[12], in hangs", caught.value.message)
+
+
+def test_rollouts_without_any_reward_are_said_and_counted(train, capfd):
+    run = train("forgetful", epochs=4.8)
+    missing = [row["rollout/missing"] for row in run.metrics if "rollout/missing" in row]
+    assert missing == [0, 1, 0, 1, 1, 0]
+    assert run.summary["unrewarded_rollouts"] == 3 and run.summary["skipped_steps"] == 6
+    said = " ".join(capfd.readouterr().out.split())
+    assert said.count("none of the 8 answers got a reward; nothing is learned from them") == 3
+
+
+def test_training_stops_where_no_answer_of_three_rollouts_got_a_reward(train, tmp_path, capfd):
+    with pytest.raises(TrainingStopped, match=r"In 3 rollouts .* before step 5: .*silent.*gave none") as caught:
+        train("silent", epochs=20.0)
+    assert caught.value.exit_status == 1 and "zoo eval MODEL --reward" in caught.value.hint
+    assert "Step 1: none of the 8 answers got a reward" in " ".join(capfd.readouterr().out.split())
+
+
+def test_rollouts_without_any_reward_are_counted_through_a_kill(train, tmp_path):
+    def broken():
+        installed(KillAt("step_end", 3))
+        train("silent", epochs=20.0, save_every=1, name="broken")
+
+    assert in_child(broken, tmp_path / "output.txt") == 128 + signal.SIGKILL
+    with pytest.raises(TrainingStopped, match="before step 5"):
+        zoo.resume(tmp_path / "runs" / "broken", quiet=True)
 
 
 def test_constant_rewards_are_said_during_training_once(train, capfd):

@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterable, Sequence
 
-CONSTANT = 3
-"""Rollouts in a row whose rewards are all the same number."""
+IN_A_ROW = 3
+"""So many rollouts one after the other whose rewards are all the same number are said; if they are all missing, the run
+ends."""
 FLAT, CUT, MISSING = 0.8, 0.5, 0.5
 """Shares of a rollout from which on it is said."""
 
@@ -43,10 +44,10 @@ class Alarms:
             return ""
         self._constant = (self._constant + 1 if self._last in known else 1) if len(known) == 1 else 0
         self._last = next(iter(known))
-        if self._constant < CONSTANT:
+        if self._constant < IN_A_ROW:
             return ""
         return (
-            f"Every reward of the last {CONSTANT} rollouts was {self._last:g}, so there was nothing to learn. See in "
+            f"Every reward of the last {IN_A_ROW} rollouts was {self._last:g}, so there was nothing to learn. See in "
             "samples.jsonl whether the answers deserve it; `zoo eval MODEL --reward …` tries a reward by itself."
         )
 

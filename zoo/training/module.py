@@ -50,8 +50,9 @@ class PostTraining(lightning.LightningModule):
         self.skipped_steps = 0
         self.before_training: Callable[[], None] = lambda: None
         """Called once, on the device, before anything is scored in this process."""
-        self.more_metrics: Callable[[], dict[str, float]] = dict
-        """What else is to stand in the row of a step: the numbers of the rollout that it is the first of."""
+        self.rollouts: Any = None
+        """Of an online run, `zoo.training.rollouts.Rollouts`: its numbers stand in the first row of a rollout, its
+        state in checkpoints."""
         self.say: Callable[[str], None] = print
         self.cases: dict[str, list[float | None]] = {}
         """Metrics of the last validation case by case, of all processes."""
@@ -81,7 +82,7 @@ class PostTraining(lightning.LightningModule):
             **norms,
             "lr": optimizer.param_groups[0]["lr"],
             "tokens": sums.total("tokens"),
-            **self.more_metrics(),
+            **(self.rollouts.take_metrics() if self.rollouts is not None else {}),
         }
         norm = sum(norms.values())
         if numpy.isfinite(loss) and numpy.isfinite(norm):
@@ -284,6 +285,7 @@ class PostTraining(lightning.LightningModule):
             "tokens_seen": self.tokens_seen,
             "seconds": [self.cpu_seconds, self.seconds],
             "micro_tokens": self.micro_tokens,
+            "rollouts": self.rollouts.state() if self.rollouts is not None else None,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -293,6 +295,8 @@ class PostTraining(lightning.LightningModule):
         self.skipped_steps = state["skipped_steps"]
         self.tokens_seen, self.micro_tokens = state["tokens_seen"], state["micro_tokens"]
         self.cpu_seconds, self.seconds = state["seconds"]
+        if self.rollouts is not None:
+            self.rollouts.load_state(state["rollouts"])
         self._restored_rng = state["rng"]
 
     def on_train_start(self) -> None:

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.errors import PluginError, ZooError
+from zoo.errors import PluginError, TrainingStopped, ZooError
 from zoo.evals import mean_score
 from zoo.models.parts import gathered, my_place
 from zoo.models.precision import autocast
 from zoo.models.roles import Models
-from zoo.rewards.alarms import Alarms
+from zoo.rewards.alarms import IN_A_ROW, Alarms
 from zoo.rewards.reward import Reward, Scored
 from zoo.rollout.engine import evaluating
 from zoo.rollout.writer import Writer
@@ -70,6 +70,8 @@ class Rollouts:
         self.seconds = 0.0
         """Spent in rollouts since the process began, by the clock."""
         self.alarms = Alarms()
+        self.unrewarded, self.unrewarded_in_a_row = 0, 0
+        """Rollouts in which no answer got a reward: since the run began, and up to now without one that did."""
         self._seen = Seen()
 
     def __call__(self, records: list[dict[str, Any]], iteration: int, step: int) -> Batch:
@@ -80,8 +82,16 @@ class Rollouts:
             self._check(batch)
             self.metrics = {**self._seen.metrics(), **self._gap()}
         self._watch(step)
+        self._count_unrewarded(step)
         self.seconds += time.perf_counter() - clock
         return batch
+
+    def state(self) -> dict[str, Any]:
+        """What a resume must bring back, in types that load without unpickling code."""
+        return {"unrewarded": [self.unrewarded, self.unrewarded_in_a_row]}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.unrewarded, self.unrewarded_in_a_row = state["unrewarded"]
 
     def close(self) -> None:
         """End the processes that rewards run in."""
@@ -193,6 +203,28 @@ class Rollouts:
             self.say(f"Step {step + 1}: {sentence}")
         self._keep("rollout", f"step {step}", seen.samples(self.records, SHOWN))
         self.tell("rollout_end", step=step, metrics=self.metrics)
+
+    def _count_unrewarded(self, step: int) -> None:
+        """Say where a whole rollout got no reward, so that nothing is learned from it; end the run where it goes on.
+
+        The same on every process.
+        """
+        values = self._seen.values
+        if "judge" in self.models or not self._seen.rewarded or not values:
+            return
+        if not all(map(math.isnan, values)):
+            self.unrewarded_in_a_row = 0
+            return
+        self.unrewarded, self.unrewarded_in_a_row = self.unrewarded + 1, self.unrewarded_in_a_row + 1
+        self.say(f"Step {step + 1}: none of the {len(values)} answers got a reward; nothing is learned from them.")
+        if self.unrewarded_in_a_row < IN_A_ROW:
+            return
+        reasons = "; ".join(reason for reason, _ in self._seen.failures.most_common(3))
+        raise TrainingStopped(
+            f"In {IN_A_ROW} rollouts one after the other no answer got a reward, the last time before step "
+            f"{step + 1}: {reasons or 'no reason given'}.",
+            "Give the reward the data that it reads, or take another one; `zoo eval MODEL --reward …` tries it alone.",
+        )
 
     def _keep(self, name: str, when: str, samples: list[dict[str, Any]]) -> None:
         if self.run is not None:
