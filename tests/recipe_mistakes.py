@@ -190,7 +190,7 @@ MISTAKES = {
         "hits: instructions\n",
         "hits: instrutcions\n",
         "hits: instrut",
-        "no evaluation is called 'instrutcions'. Did you mean 'instructions'?",
+        "No evaluation is called 'instrutcions'. Did you mean 'instructions'?",
     ),
     "option of an evaluation": (
         "hits: instructions\n",
@@ -199,6 +199,13 @@ MISTAKES = {
         "'instructions' has no option 'smaples'",
     ),
     "spelling of an evaluation": ("hits: instructions\n", "hits: instructions(\n", "hits: instr", "cannot be read"),
+    "missing option of an evaluation": (
+        "hits: instructions\n",
+        "hits: lm_eval(fewshot=3)\n",
+        "hits: lm_eval",
+        "The evaluation 'lm_eval' needs task",
+    ),
+    "detail of an evaluation": ("sft.hits\n", "sft.hits.often\n", "baseline", "'sft' has no metric 'hits.often'"),
     "evaluation of another model": (
         "accuracy: pair_accuracy",
         "accuracy: instructions",

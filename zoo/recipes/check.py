@@ -15,6 +15,7 @@ from zoo.algorithm import Algorithm
 from zoo.config import OTHER_NAMES, TrainConfig, resolve
 from zoo.data.sources.named import data_defaults
 from zoo.errors import ZooError, nearest
+from zoo.evals.chosen import MODELS, choose
 from zoo.options import build, options_of
 from zoo.recipes.data_fit import DataFit
 from zoo.recipes.form import StageForm
@@ -23,11 +24,9 @@ from zoo.recipes.schema import METRIC, REFERENCE, Recipe, Stage, Variant, canoni
 from zoo.recipes.structure import metrics_of, written_at
 from zoo.rewards.expression import Expression
 from zoo.runs import is_run_name
-from zoo.spelling import bind, parse
+from zoo.spelling import parse
 from zoo.training.checks import check_values
 from zoo.training.labelling import LabelOptions
-
-MODELS = {"lm": "a language model", "scalar": "a reward model", "none": "no model"}
 
 
 def check_recipe(recipe: Recipe, laptop: bool | None = None, absent_files: bool = False) -> Recipe:
@@ -188,28 +187,24 @@ class _Check:
         head = self.heads[stage.name]
         kept = {}
         for label, spelling in stage.evals.items():
-            name = self._eval(stage, label, spelling)
+            name = self._eval(stage, label)
             wanted = self.evals[name].head if name else None
             fits = None in (wanted, head) or wanted in (head, "none")
             if fits:
                 kept[label] = spelling
             elif label not in stage.shared_evals:
-                message = f"'{name}' is for {MODELS[str(wanted)]}, this is {MODELS[str(head)]}."
+                message = f"'{name}' is for {MODELS[str(wanted)]}, this is {MODELS.get(str(head), 'no model')}."
                 self._refuse(stage, "evals", label, message=message)
         return kept
 
-    def _eval(self, stage: Stage, label: str, spelling: str) -> str | None:
+    def _eval(self, stage: Stage, label: str) -> str | None:
         """The name of a spelled evaluation that there is; what is wrong with it is noted."""
         try:
-            name, options = parse(stage.at(0).evals[label], "evaluation", "gold(samples=512)")
-            if name not in self.evals:
-                guess = nearest(name, self.evals) or f" There are: {', '.join(self.evals)}."
-                raise ZooError(f"no evaluation is called '{name}'.{guess}")
-            bind(self.evals[name].run, options, f"evaluation '{name}'")
+            return parse(choose([stage.at(0).evals[label]], self.evals)[0].label)[0]
         except ZooError as error:
-            self._refuse(stage, "evals", label, message=error.message)
+            more = "" if "Did you mean" in error.message else f" {error.hint}"
+            self._refuse(stage, "evals", label, message=f"{error.message}{more}")
             return None
-        return name
 
     def _claims(self, variant: Variant) -> None:
         for i, claim in enumerate(variant.claims):

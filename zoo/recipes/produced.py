@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 from zoo.algorithm import Algorithm
@@ -16,7 +17,7 @@ ROLLOUTS = (
     "rollout/reward", "rollout/reward_std", "rollout/missing", "rollout/length", "rollout/length_max", "rollout/cut",
     "rollout/flat_groups", "rollout/engine_gap",
 )  # fmt: skip
-FAMILIES = ("rollout/reward/", "rollout/groups/", "val/reward/")
+NAMED = ("rollout/reward/*", "rollout/groups/*", "val/reward/*")
 """Metrics that are called after what the options name."""
 VALIDATED = ("val/reward", "val/gold", "val/length", "val/cut", "val/kl", "val/grade")
 LABELLED = ("pairs", "ties", "entropy", "agreement", "position_inconsistent", "chosen_longer")
@@ -25,13 +26,13 @@ LABELLED = ("pairs", "ties", "entropy", "agreement", "position_inconsistent", "c
 
 @dataclass(frozen=True)
 class Produced:
-    """Names of metrics. families: beginnings of names that cannot be listed."""
+    """Names of metrics, and patterns of those that cannot be listed: `rollout/groups/*`."""
 
     names: tuple[str, ...]
-    families: tuple[str, ...] = ()
+    patterns: tuple[str, ...] = ()
 
     def lacks(self, metric: str) -> bool:
-        return metric not in self.names and not metric.startswith(self.families or ("\0",))
+        return metric not in self.names and not any(fnmatchcase(metric, pattern) for pattern in self.patterns)
 
 
 def produced(stage: Stage, cls: type[Algorithm] | None, evals: Mapping[str, Any]) -> Produced:
@@ -39,29 +40,22 @@ def produced(stage: Stage, cls: type[Algorithm] | None, evals: Mapping[str, Any]
     if stage.label is not None:
         return Produced((*LABELLED, *MEASURED))
     names: list[str] = []
-    families: list[str] = []
     for label, spelling in stage.evals.items():
-        names.append(label)
-        details = _details(spelling, evals)
-        for detail in details or ():
-            # `bin_*` stands for all that begin so.
-            (families if detail.endswith("*") else names).append(f"{label}.{detail.removesuffix('*')}")
-        # One that is not there, which is told elsewhere, may have any.
-        families += [f"{label}."] if details is None else []
+        names += [label, *(f"{label}.{detail}" for detail in _details(spelling, evals))]
     if cls is not None:
         own = ("loss", *cls.metrics)
         names += [*EVERY_STEP, *own, *(f"val/{name}" for name in own), *MEASURED]
-        names += [*ROLLOUTS, *VALIDATED] if cls.online() else []
-        families += FAMILIES if cls.online() else ()
-    return Produced(tuple(dict.fromkeys(names)), tuple(families))
+        names += [*ROLLOUTS, *VALIDATED, *NAMED] if cls.online() else []
+    patterns = [name for name in names if "*" in name]
+    return Produced(tuple(dict.fromkeys(name for name in names if name not in patterns)), tuple(patterns))
 
 
-def _details(spelling: str, evals: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """The details that an evaluation declares; None where that cannot be known."""
+def _details(spelling: str, evals: Mapping[str, Any]) -> tuple[str, ...]:
+    """The details that an evaluation declares; any of one that is not there, which is told elsewhere."""
     try:
         return tuple(evals[parse(spelling)[0]].details)
     except (KeyError, ZooError):
-        return None
+        return ("*",)
 
 
 def named_nearest(metric: str, metrics: Produced) -> str:
