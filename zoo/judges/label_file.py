@@ -32,11 +32,11 @@ class LabelFile:
 
     def _begin(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        if not self.path.exists():
-            self.path.touch()
-        else:
+        if self.path.exists():
             self._check_settings()
+        # Before the rows: a kill right here leaves settings without rows, which the next start writes again.
         self._replace_facts(None)
+        self.path.touch()
         self.rows = self._complete_rows()
 
     def _check_settings(self) -> None:

@@ -20,6 +20,9 @@ from zoo import __version__
 
 NOT_CONTENT = ("name", "out", "loggers", "keep_checkpoints", "save_every")
 """Options that change what is kept or where, never what comes out."""
+PATHS = ("start", "model", "reference", "critic_model", "judge", "data", "eval_data", "decay_data")
+"""Options whose value may be the name of a file or folder."""
+LONGEST_PATH = 1000
 LARGEST_READ = 64 << 20
 """Bytes; of larger files size and time stand for the content."""
 
@@ -37,9 +40,11 @@ def stage_key(
     options: all it is run with; made: `{path: key}` of the stages that it uses; contributed: what plugins bring, by
     name; code: further functions or classes whose source counts, such as the algorithm's.
     """
-    texts = [text for value in options.values() for text in _texts(value)]
-    content = {key: _without_paths(value, made) for key, value in options.items() if key not in NOT_CONTENT}
-    files = {text: file_digest(text) for text in texts if text not in made and _is_local(text)}
+    counted = {key: value for key, value in options.items() if key not in NOT_CONTENT}
+    named = [(key, text) for key, value in counted.items() for text in _texts(value)]
+    texts = [text for _, text in named]
+    content = {key: _without_paths(value, made) for key, value in counted.items()}
+    files = {text: file_digest(text) for key, text in named if text not in made and _is_local(key, text)}
     used = [thing for name, thing in contributed.items() if any(_mentions(text, name) for text in texts)]
     sources = sorted({code_digest(thing) for thing in [*code, *used]})
     return digest([content, files, sources, __version__])
@@ -63,9 +68,11 @@ def _without_paths(value: Any, made: Mapping[str, str]) -> Any:
     return [_without_paths(one, made) for one in value] if isinstance(value, list | tuple) else value
 
 
-def _is_local(text: str) -> bool:
-    """Whether a text names a file or folder here: a lone word may be meant as a name."""
-    return ("/" in text or "." in text) and len(text) < 1000 and "\n" not in text and Path(text).expanduser().exists()
+def _is_local(key: str, text: str) -> bool:
+    """Whether a text names a file or folder here; a lone word does so only where a model or data is meant."""
+    if len(text) > LONGEST_PATH or "\n" in text or not ("/" in text or "." in text or key in PATHS):
+        return False
+    return Path(text).expanduser().exists()
 
 
 def _mentions(text: str, name: str) -> bool:

@@ -186,6 +186,6 @@ def stored(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def stored_path(recipe: Recipe, variant: str) -> Path:
-    """`results/NAME.json` of the laptop's run, `results/kto-full.json` of the other."""
+    """`results/NAME.json` of the laptop's run, `results/NAME-full.json` of the other."""
     path = recipe.results_path
     return path if variant == "laptop" else path.with_name(f"{path.stem}-full.json")

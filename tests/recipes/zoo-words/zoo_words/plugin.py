@@ -1,11 +1,8 @@
 """What the recipe of the tests is made of: rows of a few words, and evaluations of which one draws numbers."""
 
-import os
-import time
-
 import torch
 
-from zoo.api import Eval, hookimpl, mean_score
+from zoo.api import Eval, ZooError, hookimpl, mean_score
 from zoo.testing.tiny import tiny_rows
 
 
@@ -24,8 +21,9 @@ def likely(subject, text: str = "red"):
 
 
 def drawn(subject, samples: int = 16):
-    """The mean of random tokens that the model draws, from the global generator; slow where a test says so."""
-    time.sleep(float(os.environ.get("ZOO_WORDS_SLEEP", "0")))
+    """The mean of random tokens that the model draws, from the global generator."""
+    if not samples:
+        raise ZooError("there is nothing to draw", "Draw more.")
     ids = torch.tensor([subject.tokenizer("red").input_ids] * samples)
     with torch.no_grad():
         probabilities = subject.model(ids).logits[:, -1].softmax(-1)
