@@ -105,4 +105,4 @@ def defaults(algorithm: type[Algorithm]) -> dict[str, Any]:
     return {"score": "gold", "batch_size": 64, "epochs": 3}
 
 
-WORLD = World(WORDS, rows, texts, training={"steps": 800, "batch": 64, "lr": 3e-3}, defaults=defaults)
+WORLD = World(WORDS, rows, texts, training={"steps": 400, "batch": 64, "lr": 5e-3}, defaults=defaults)
