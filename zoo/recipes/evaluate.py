@@ -7,12 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 from zoo.evals import Eval, Score
+from zoo.evals.chosen import choose
 from zoo.recipes.graph import Job
 from zoo.recipes.keys import code_digest, digest, stage_key
 from zoo.recipes.schema import MEASURED, Stage
 from zoo.report.series import Series, start_and_end
 from zoo.runs import Run
-from zoo.spelling import bind, parse
+from zoo.spelling import parse
 from zoo.training import setup
 from zoo.training.report import write_samples
 from zoo.training.subject import load_subject
@@ -26,8 +27,10 @@ class Evaluations:
 
     def __init__(
         self, job: Job, stage: Stage, key: str, evals: Mapping[str, Eval], made: Mapping[str, str],
-        contributed: Mapping[str, Any],
+        contributed: Mapping[str, Any], head: str,
     ):  # fmt: skip
+        """head: the sort of model that the stage has."""
+        self.head = head
         self.job, self.stage, self.run, self.evals = job, stage, Run(job.folder), evals
         self.keys = {
             label: digest([
@@ -48,14 +51,13 @@ class Evaluations:
     def make(self, say: Say, tell: Say, progress: Callable[[str], Callable[[int, int], None]]) -> None:
         """Measure what is missing. say: what models and data report; tell: the results."""
         for label in self.missing:
-            name, options = parse(self.stage.evals[label])
-            values = bind(self.evals[name].run, options, f"evaluation '{name}' of stage {self.job.name}")
+            (chosen,) = choose([self.stage.evals[label]], self.evals)
             # What is drawn must not depend on what this process did before.
             setup.seed_everything(self.job.seed)
             subject: Any = None
-            if self.evals[name].head != "none":
-                subject = replace(self._loaded(say), progress=progress(f"  {label}"))
-            score = replace(self.evals[name].run(subject, **values), name=label)
+            if chosen.evaluation.head != "none":
+                subject = replace(self._loaded(say), progress=progress(label))
+            score = replace(chosen.run(subject), name=label)
             self._keep(label, score)
             tell(f"  {label} {score.text()}")
         self._subject = None
@@ -67,12 +69,11 @@ class Evaluations:
 
     def _loaded(self, say: Say) -> Any:
         if self._subject is None:
-            trained = self.stage.algo is not None
-            name = str(self.job.folder) if trained else str(self.stage.start)
-            options = self.stage.options
+            trained, options = self.stage.algo is not None, self.stage.options
             self._subject = load_subject(
-                name, str(self.job.folder.parent), say, template=options.get("template"),
-                precision=options.get("precision", "auto"),
+                str(self.job.folder if trained else self.stage.start), str(self.job.folder.parent), say,
+                template=options.get("template"), precision=options.get("precision", "auto"),
+                against=self.stage.start if self.head == "lm" else None,
             )  # fmt: skip
         return self._subject
 

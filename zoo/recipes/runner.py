@@ -23,6 +23,7 @@ from rich.console import Console
 from zoo.errors import TrainingStopped, ZooError
 from zoo.recipes import results
 from zoo.recipes.graph import drawn, jobs, stage_order
+from zoo.recipes.log import Log
 from zoo.recipes.schema import Recipe
 from zoo.recipes.stages import Stages
 from zoo.recipes.table import keeps_results, write_table
@@ -54,11 +55,10 @@ class Reproduction:
         self.folder = Path(out).expanduser() / f"{recipe.name}{'-laptop' if laptop else ''}"
         self.order = stage_order(variant, only)
         self.jobs = jobs(self.order, self.seeds, self.folder)
-        self.log = Console(quiet=True)
-        self.stages = self._stages()
+        self.stages = self._stages(Console(quiet=True))
 
-    def _stages(self) -> Stages:
-        return Stages(self.jobs, f"{self.recipe.path.name}", self.command, self.console, self.log)
+    def _stages(self, log: Console) -> Stages:
+        return Stages(self.jobs, self.recipe.path.name, self.command, self.console, log)
 
     def say(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -100,8 +100,8 @@ class Reproduction:
             hold(self.folder / LOCK, f"{self.folder} is being made by another process.", self.command),
             (self.folder / "log.txt").open("a", encoding="utf-8") as stream,
         ):
-            self.log = Console(file=stream, width=120, force_terminal=False)
-            self.stages = self._stages()
+            self.log = Log(stream, self.say)
+            self.stages = self._stages(self.log.console())
             self._tidy()
             shutil.copy(self.recipe.path, self.folder / "recipe.yaml")
             self._make_all()
@@ -139,6 +139,7 @@ class Reproduction:
                 continue
             so_far = clock(time.monotonic() - begun)
             self.say(f"stage {number} of {len(self.jobs)}: {job.name}, seed {job.seed} ({job.kind}), {so_far} so far")
+            self.log.begin()
             try:
                 self.stages.make(job)
             except KeyboardInterrupt:
@@ -147,7 +148,7 @@ class Reproduction:
                 raise self._explained(error, job.name, job.seed) from error
             finally:
                 gc.collect()
-                self.log.file.flush()
+                self.log.flush()
         self.say(f"All {len(self.jobs)} stages are finished after {clock(time.monotonic() - begun)}.")
 
     def _stopped(self, message: str, status: int) -> TrainingStopped:

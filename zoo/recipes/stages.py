@@ -19,6 +19,7 @@ from rich.console import Console
 from zoo import registry
 from zoo.config import Resolved, resolve
 from zoo.data.sources.named import data_defaults
+from zoo.models.loading import resolve_model
 from zoo.models.scorer import head_of
 from zoo.options import build
 from zoo.recipes.evaluate import Evaluations
@@ -32,7 +33,6 @@ from zoo.training.checks import check_values
 from zoo.training.labelling import LabelOptions, label_data
 from zoo.training.progress import counter
 from zoo.training.run import execute
-from zoo.training.setup import resolve_start
 
 RECORDS = "stages.json"
 SET_ASIDE = "replaced"
@@ -84,7 +84,8 @@ class Stages:
             return "none"
         if match := REFERENCE.fullmatch(start):
             return self.head(self.jobs[job.seed, match[1]])
-        return head_of(resolve_start(start, str(job.folder.parent), self.say))
+        # Looking at others would fetch or make them, which a plan must not do; a name means a language model.
+        return head_of(resolve_model(start, self.say)) if Path(start).is_dir() else "lm"
 
     def resolved(self, job: Job) -> tuple[Resolved, Any]:
         """The complete configuration of a stage that trains, and its algorithm."""
@@ -145,7 +146,9 @@ class Stages:
         Run(job.folder.parent).write_json(RECORDS, records)
 
     def evaluations(self, job: Job) -> Evaluations:
-        return Evaluations(job, self.filled(job), self.key(job), self.evals, self.made(job), self.contributed)
+        stage = self.filled(job)
+        head = self.head(job) if stage.evals else "none"
+        return Evaluations(job, stage, self.key(job), self.evals, self.made(job), self.contributed, head)
 
     def made_already(self, job: Job) -> bool:
         """Whether training or labelling of this very stage is finished."""
@@ -174,7 +177,7 @@ class Stages:
                     self._train(job) if job.stage.algo else self._label(job)
                 self.note(job, memory_gb=peak())
             evaluations = self.evaluations(job)
-            evaluations.make(self.say, self.tell, lambda label: counter(self.console, label))
+            evaluations.make(self.say, self.tell, lambda label: counter(self.log, label))
         finally:
             self.note(job, spent=spent + time.monotonic() - started)
 
@@ -205,7 +208,7 @@ class Stages:
         setup.seed_everything(job.seed)
         summary = label_data(
             self.label_options(job), job.folder / LABELS, str(job.folder.parent), self.say,
-            counter(self.console, "  pairs"),
+            counter(self.log, "pairs"),
         )  # fmt: skip
         numbers = {name: value for name, value in summary.items() if isinstance(value, int | float)}
         self.note(job, summary=numbers)
