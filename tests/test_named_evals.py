@@ -4,6 +4,7 @@ import copy
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -340,6 +341,33 @@ def test_what_is_not_installed_is_told_with_what_to_type(subject, monkeypatch):
     with pytest.raises(ZooError) as error:
         found["lm_eval"].run(subject, task="arc_easy")
     assert "pip install 'lm-eval[hf]'" in error.value.hint
+
+
+def test_a_task_of_lm_eval_gives_the_metric_with_its_standard_error(tmp_path):
+    from zoo.evals.harness import _name_in, _score
+
+    row = {
+        "alias": "mine", "exact_match,strict": 0.5, "exact_match_stderr,strict": 0.1, "acc,none": 0.25,
+        "acc_stderr,none": "N/A", "sample_len": 25,
+    }  # fmt: skip
+    found = {"results": {"mine": row}, "n-samples": {"mine": {"original": 40, "effective": 25}}}
+    score = _score("mine", found, "")
+    assert (score.value, score.n, score.high) == (0.5, 25, pytest.approx(0.5 + 1.959964 * 0.1))
+    assert _score("mine", found, "acc").value == 0.25
+    assert score.details == {"exact_match,strict": 0.5, "acc": 0.25}
+    with pytest.raises(ZooError, match="has no metric 'accu'"):
+        _score("mine", found, "accu")
+    file = tmp_path / "mine.yaml"
+    file.write_text("# a task\ntask: mine  # its name\ndoc_to_text: !function utils.text\n")
+    assert _name_in(file) == "mine"
+
+
+def test_the_page_on_evaluations_has_every_one():
+    page = (Path(__file__).parent.parent / "docs" / "evals.md").read_text(encoding="utf-8")
+    bundled = {"zoo.evals", "zoo.data.starter.plugin", "zoo.data.harmless.plugin"}
+    for name, evaluation in contributions(manager(), "evals").items():
+        if any(evaluation.run.__module__.startswith(module) for module in bundled):
+            assert f"`{name}`" in page, name
 
 
 def test_the_numbers_of_the_leaderboard_are_those_that_can_be_counted_in_it(tmp_path, monkeypatch):

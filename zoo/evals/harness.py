@@ -6,11 +6,16 @@ one's own, with data beside it, needs no network.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import random
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy
+import torch
 
 from zoo.errors import ZooError, nearest
 from zoo.evals import Score, Subject
@@ -47,7 +52,7 @@ def lm_eval(
             f"lm-eval has no task '{name}'.{nearest(name, manager.all_tasks)}", "It lists its own: lm-eval ls tasks"
         )
     limits = [one for one in (limit, subject.limit) if one is not None]
-    with warnings.catch_warnings(), autocast(subject.precision, subject.device):
+    with warnings.catch_warnings(), _own_randomness(), autocast(subject.precision, subject.device):
         warnings.simplefilter("ignore")
         model = HFLM(pretrained=subject.model, tokenizer=subject.tokenizer, batch_size=batch)
         found = simple_evaluate(
@@ -55,6 +60,18 @@ def lm_eval(
             apply_chat_template=chat, bootstrap_iters=1000, log_samples=False,
         )  # fmt: skip
     return _score(name, found, metric)
+
+
+@contextlib.contextmanager
+def _own_randomness() -> Iterator[None]:
+    """The library seeds all of Python's, NumPy's and torch's random numbers; a run goes on with its own."""
+    own = random.getstate(), numpy.random.get_state()
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            random.setstate(own[0])
+            numpy.random.set_state(own[1])
 
 
 def _name_in(file: Path) -> str:
