@@ -48,6 +48,10 @@ A = {"a": {"x": [0.50, 0.60, 0.70]}, "b": {"x": [0.40, 0.55, 0.50]}}
         ({"metric": "b.x", "baseline": "a.x", "rises_by": -0.116}, ""),
         ({"metric": "b.x", "baseline": "a.x", "rises_by": -0.12}, "-0.1167 on average"),
         ({"metric": "a.x", "baseline": "b.x", "rises_by": -0.01}, "0.1 in seed 0; 0.05 in seed 1; 0.2 in seed 2"),
+        ({"metric": "b.x", "baseline": "a.x", "above": -0.25}, ""),
+        ({"metric": "b.x", "baseline": "a.x", "above": -0.15}, "-0.2 in seed 2"),
+        ({"metric": "a.x", "baseline": "b.x", "between": (0.0, 0.25)}, ""),
+        ({"metric": "a.x", "baseline": "b.x", "below": 0.15}, "0.2 in seed 2"),
         ({"orders": ("b.x", "a.x")}, ""),
         ({"orders": ("a.x", "b.x")}, "-0.1 in seed 0; -0.05 in seed 1; -0.2 in seed 2"),
         # The mean is 0.6.

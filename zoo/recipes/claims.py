@@ -120,7 +120,7 @@ def subject(claim: Claim) -> str:
     if claim.orders:
         text = " < ".join(claim.orders)
     else:
-        text = f"{claim.metric} − {claim.baseline}" if claim.rises_by is not None else str(claim.metric)
+        text = f"{claim.metric} − {claim.baseline}" if claim.baseline is not None else str(claim.metric)
     at = _at(claim)
     return f"{text} at {at[0]} = {at[1]:g}" if at else text
 
@@ -153,7 +153,7 @@ def _at(claim: Claim) -> tuple[str, float] | None:
 
 def _sides(claim: Claim, measured: Measured, seed: int) -> dict[str, list[float]]:
     """What was read in one seed, by the name in the claim."""
-    names = [*(claim.orders or []), claim.metric, claim.baseline if claim.rises_by is not None else None]
+    names = [*(claim.orders or []), claim.metric, claim.baseline]
     return {name: measured.of(name, seed, _at(claim)) for name in names if name is not None}
 
 
@@ -164,13 +164,10 @@ def _value(claim: Claim, measured: Measured, seed: int) -> float:
         line = [value for name in claim.orders for value in sides[name]]
         return min(after - before for before, after in zip(line, line[1:], strict=False))
     values = sides[str(claim.metric)]
+    if claim.baseline is not None:
+        values = _differences(claim, values, sides[claim.baseline])
     if claim.rises_by is not None:
-        start = sides[str(claim.baseline)]
-        start = start * len(values) if len(start) == 1 else start
-        if len(start) != len(values):
-            raise NoValue(f"{claim.metric} has {len(values)} values and {claim.baseline} has {len(start)}")
-        rises = [value - before for value, before in zip(values, start, strict=True)]
-        return min(rises) if claim.rises_by >= 0 else max(rises)
+        return min(values) if claim.rises_by >= 0 else max(values)
     if claim.above is not None:
         return min(values)
     if claim.below is not None:
@@ -179,6 +176,14 @@ def _value(claim: Claim, measured: Measured, seed: int) -> float:
         low, high = claim.between
         return max(values, key=lambda value: max(low - value, value - high))
     return max(values, key=lambda value: abs(value - float(claim.paper or 0)))
+
+
+def _differences(claim: Claim, values: list[float], start: list[float]) -> list[float]:
+    """What each value has above the baseline's, which may be one for all of a sweep."""
+    start = start * len(values) if len(start) == 1 else start
+    if len(start) != len(values):
+        raise NoValue(f"{claim.metric} has {len(values)} values and {claim.baseline} has {len(start)}")
+    return [value - before for value, before in zip(values, start, strict=True)]
 
 
 def _failure(claim: Claim, values: Mapping[int, float], mean: float) -> str:

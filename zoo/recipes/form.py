@@ -21,6 +21,8 @@ from zoo.recipes.schema import METRIC, RULES, place
 Lines = Mapping[tuple[str | int, ...], tuple[str, int]]
 
 STAGE_NAME = re.compile(r"[A-Za-z]\w*(?:-\w+)*")
+DIFFERENCES = ("above", "below", "between")
+"""Rules that may hold of a difference to a baseline."""
 ARXIV = re.compile(r"\d{4}\.\d{4,5}|[a-z-]+(?:\.[A-Z]{2})?/\d{7}")
 
 
@@ -58,7 +60,10 @@ class ClaimForm(Form):
 
     says: str = Field(description="The claim in plain words.")
     metric: str | None = Field(None, description="STAGE.METRIC, such as tuned.gsm8k or swept(*).kl.")
-    baseline: str | None = Field(None, description="For rises_by: the STAGE.METRIC that it rises above.")
+    baseline: str | None = Field(
+        None,
+        description="The STAGE.METRIC that it rises above, or that above, below, between subtract.",
+    )
     rises_by: float | None = Field(None, description="Higher than the baseline in every seed, by this on average.")
     above: float | None = Field(None, description="Above this in every seed.")
     below: float | None = Field(None, description="Below this in every seed.")
@@ -81,8 +86,8 @@ class ClaimForm(Form):
         (rule,) = given
         if (self.metric is None) != (rule in ("orders", "untested")):
             raise ValueError(f"{rule} {'goes without' if self.metric else 'needs'} a metric")
-        for name, owner in (("baseline", "rises_by"), ("within", "paper")):
-            if (getattr(self, name) is not None) != (rule == owner):
+        for name, owner, others in (("baseline", "rises_by", DIFFERENCES), ("within", "paper", ())):
+            if (stands := getattr(self, name) is not None) != (rule == owner) and not (stands and rule in others):
                 raise ValueError(f"{owner} needs {name}" if rule == owner else f"{name} is for {owner}, not for {rule}")
         if self.between and self.between[0] >= self.between[1]:
             raise ValueError("between takes the smaller number first")
