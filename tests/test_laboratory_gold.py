@@ -141,3 +141,22 @@ def test_algorithms_come_nearer_to_the_truth(algo, least, more, tmp_path, monkey
     before, after = (run.summary["scores"][when]["gold"] for when in ("before", "after"))
     assert abs(before["value"]) < 0.35 and after["value"] - before["value"] > least
     assert after["details"]["length"] > 2 and 0 <= after["details"]["topic"] <= 1
+
+
+def test_demonstrations_may_be_the_chosen_answers_of_the_same_pairs():
+    pairs = rows("train", "preference", rows=50, noise=0.3, seed=4)
+    shown = rows("train", "demonstration", rows=50, noise=0.3, seed=4, shown="chosen")
+    assert [(row["prompt"], row["completion"]) for row in shown] == [(row["prompt"], row["chosen"]) for row in pairs]
+
+
+def test_revisions_say_something_plain_for_what_was_bad_and_keep_the_rest():
+    plain, revised = (rows("train", "demonstration", rows=200, seed=4, shown=shown) for shown in ("any", "revised"))
+    assert sum(gold.counts(row["completion"], "")["bad"] for row in plain) > 100
+    assert all(gold.counts(row["completion"], "")["bad"] == 0 for row in revised)
+    assert len(plain[0]["completion"].split()) == len(revised[0]["completion"].split())
+    assert {row["completion"] for row in rows("train", "demonstration", rows=9, shown="refused")} == {"so"}
+
+
+def test_a_rater_of_harm_looks_at_bad_words_alone():
+    for row in rows("train", "preference", rows=100, judged="harm"):
+        assert gold.counts(row["chosen"], "")["bad"] < gold.counts(row["rejected"], "")["bad"]

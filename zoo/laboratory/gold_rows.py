@@ -8,20 +8,25 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from zoo.errors import ZooError, nearest
-from zoo.laboratory.gold import TOPICS, answer, raw_worth
+from zoo.laboratory.gold import BAD, PLAIN, TOPICS, answer, counts, raw_worth
 
 Row = dict[str, Any]
+REFUSAL = "so"
+"""An answer that says nothing."""
 
 
 def rows(
     split: str, kind: str, rows: int = 4000, noise: float = 0.0, seed: int = 0, length_bias: float = 0.0,
-    answers: Literal["both", "one"] = "both", desirable: float = 1.0,
+    answers: Literal["both", "one"] = "both", desirable: float = 1.0, judged: Literal["worth", "harm"] = "worth",
+    shown: Literal["any", "chosen", "revised", "refused"] = "any",
 ) -> list[Row]:  # fmt: skip
     """Rows of a kind. Raises ZooError for a kind or a split that there is not, and shares that are none.
 
     rows: prompts that are drawn, a sixteenth as many held out; noise: share of pairs and labels that are the wrong way
     round, and of rankings that mean nothing; length_bias: what the rater adds to the raw worth for each word; answers:
-    feedback on both answers of each pair, or on one of them; desirable: share of the good feedback that is kept.
+    feedback on both answers of each pair, or on one of them; desirable: share of the good feedback that is kept;
+    judged: the rater goes by what answers are worth, or by their bad words alone; shown: demonstrations are answers of
+    the grammar as they come, the chosen ones of the pairs, answers whose bad words were revised, or refusals.
 
     Pairs, feedback and rankings of equal options are about the same answers, so that what is learned from them can be
     compared.
@@ -34,7 +39,7 @@ def rows(
         )
     if rows < 1 or not 0 <= noise <= 1 or not 0 <= desirable <= 1:
         raise ZooError("Of the options of world:gold, rows is 1 or more, and noise and desirable lie between 0 and 1.")
-    rater = Rater(random.Random(f"{split} {seed}"), noise, length_bias, answers, desirable)
+    rater = Rater(random.Random(f"{split} {seed}"), noise, length_bias, answers, desirable, judged, shown)
     count = rows if split == "train" else max(1, rows // 16)
     found = (row for _ in range(count) for row in KINDS[kind](rater, rater.draw.choice(TOPICS)))
     # Many rows would be equal otherwise, and reported as such.
@@ -50,9 +55,12 @@ class Rater:
     length_bias: float
     answers: str
     desirable: float
+    judged: str
+    shown: str
 
     def rated(self, text: str, topic: str) -> float:
-        return raw_worth(text, topic) + self.length_bias * len(text.split())
+        true = raw_worth(text, topic) if self.judged == "worth" else -counts(text, topic)["bad"]
+        return true + self.length_bias * len(text.split())
 
     def pair(self, topic: str) -> tuple[str, str]:
         """Two answers that can be told apart, the one called better first."""
@@ -67,6 +75,16 @@ class Rater:
 def _preference(rater: Rater, topic: str) -> list[Row]:
     chosen, rejected = rater.pair(topic)
     return [{"prompt": topic, "chosen": chosen, "rejected": rejected}]
+
+
+def _demonstration(rater: Rater, topic: str) -> list[Row]:
+    """An answer to learn. A revision says something plain wherever the answer said something bad."""
+    if rater.shown == "refused":
+        return [{"prompt": topic, "completion": REFUSAL}]
+    text = rater.pair(topic)[0] if rater.shown == "chosen" else answer(rater.draw, topic)
+    if rater.shown == "revised":
+        text = " ".join(rater.draw.choice(PLAIN) if word in BAD else word for word in text.split())
+    return [{"prompt": topic, "completion": text}]
 
 
 def _feedback(rater: Rater, topic: str) -> list[Row]:
@@ -90,7 +108,7 @@ def _ranking(rater: Rater, topic: str) -> list[Row]:
 
 KINDS: dict[str, Callable[[Rater, str], list[Row]]] = {
     "text": lambda rater, topic: [{"text": f"{topic} {answer(rater.draw, topic)}"}],
-    "demonstration": lambda rater, topic: [{"prompt": topic, "completion": answer(rater.draw, topic)}],
+    "demonstration": _demonstration,
     "preference": _preference,
     "feedback": _feedback,
     "ranking": _ranking,
