@@ -449,3 +449,38 @@ def test_a_stage_that_cannot_be_meant_is_refused(flags, said, place):
     written(TINY)
     status, _, shown = cli("train", *flags)
     assert status == 2 and said in shown
+
+
+# -- the page ----------------------------------------------------------------------------------------------------
+
+PAGE = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+
+
+def page_recipe():
+    return re.search(r"<!-- recipe -->\n```yaml\n(.*?)```", PAGE, re.S)[1]
+
+
+def test_the_recipe_of_the_page_can_run(place):
+    recipe = check_recipe(load_recipe(written(page_recipe())))
+    assert list(recipe.full.stages) == ["sft", "kto(beta=0.05)", "kto(beta=0.1)"]
+    assert list(recipe.laptop.stages) == ["start", "kto"]
+
+
+def test_the_page_shows_what_is_said_of_three_misspelt_words(place):
+    text = page_recipe()
+    for right, wrong in (
+        ("lr: 2.0e-5", "learning_rate: 2.0e-5"),
+        ("lm_eval(", "lm_evla("),
+        ("0.1).gsm8k", "0.1).gms8k"),
+    ):
+        assert text.count(right) == 1
+        text = text.replace(right, wrong)
+    shown = re.search(r"<!-- refused output -->\n```text\n(.*?)```", PAGE, re.S)[1]
+    assert refusal(text) == shown.rstrip()
+
+
+def test_the_page_describes_every_key():
+    forms = json_schema()
+    keys = {key for form in (forms, *forms["$defs"].values()) for key in form["properties"]}
+    keys -= {option.name for option in options_of(TrainConfig)}
+    assert not [key for key in keys if not re.search(rf"\b{key}\b", PAGE)]
