@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import time
 from pathlib import Path
 
 import numpy
@@ -18,7 +19,7 @@ from zoo.hookspecs import hookimpl
 from zoo.runs import Run
 from zoo.training.experience import packed, unpacked
 from zoo.training.randomness import seed_everything, seeded
-from zoo.training.rollouts import Seen
+from zoo.training.rollouts import Rollouts, Seen
 from zoo.types import Answer, Answers, Batch, Ragged
 
 PLUGINS = Path(__file__).parent / "online_plugins.py"
@@ -123,6 +124,30 @@ def test_two_processes_give_what_one_gives(train, tmp_path, tiny_folder, algo):
         assert [a[name] for name in a] == pytest.approx([b[name] for name in a], abs=1e-5, rel=1e-4)
 
 
+def test_the_time_of_writing_scoring_and_training_is_told_apart(train, monkeypatch):
+    scored = Rollouts._scored
+
+    def slow(self, *arguments):
+        time.sleep(0.1)
+        return scored(self, *arguments)
+
+    monkeypatch.setattr(Rollouts, "_scored", slow)
+    run = train()
+    timing = run.read_json("timing.json")
+    assert timing["reward_seconds"] >= 0.3, "three rollouts"
+    assert timing["generation_seconds"] + timing["reward_seconds"] < timing["rollout_seconds"]
+    written = sum(8 * row["rollout/length"] for row in rows_with(run, "rollout/length"))
+    assert timing["generation_tokens_per_second"] == pytest.approx(written / timing["generation_seconds"])
+    assert timing["training_tokens_per_second"] == pytest.approx(run.summary["num_tokens"] / timing["seconds"])
+    rows = run.timings
+    assert [row["step"] for row in rows] == list(range(1, 13))
+    assert [row["step"] for row in rows if "speed/generation" in row] == [1, 5, 9]
+    for part, total in (("training", "seconds"), ("generation", "generation_seconds"), ("reward", "reward_seconds")):
+        assert sum(row.get(f"seconds/{part}", 0.0) for row in rows) == pytest.approx(timing[total])
+    page = (run.path / "report.html").read_text(encoding="utf-8")
+    assert "<b>speed</b>" in page and "generation tokens per second" in page
+
+
 # -- killed and resumed --------------------------------------------------------------------------------------------
 
 
@@ -154,6 +179,7 @@ def test_a_killed_run_resumed_equals_an_unbroken_one(train, tmp_path, algo, even
     assert in_child(broken, tmp_path / "output.txt") == 128 + signal.SIGKILL, (tmp_path / "output.txt").read_text()
     zoo.resume(tmp_path / "runs" / "broken", quiet=True)
     assert_same(Run(tmp_path / "runs" / "broken"), whole)
+    assert [row["step"] for row in Run(tmp_path / "runs" / "broken").timings] == list(range(1, 13))
     assert (tmp_path / "runs" / "broken" / "samples.jsonl").read_bytes() == (whole.path / "samples.jsonl").read_bytes()
 
 

@@ -54,7 +54,15 @@ class Run:
     @property
     def metrics(self) -> list[dict[str, Any]]:
         """One entry per logged step, in order."""
-        file = self.path / "metrics.jsonl"
+        return self._rows("metrics.jsonl")
+
+    @property
+    def timings(self) -> list[dict[str, Any]]:
+        """Seconds and tokens a second of each logged step and of the rollout before it."""
+        return self._rows("timing.jsonl")
+
+    def _rows(self, name: str) -> list[dict[str, Any]]:
+        file = self.path / name
         lines = file.read_text().splitlines(keepends=True) if file.is_file() else []
         # A kill in the middle of writing leaves a last line without its end.
         return [json.loads(line) for line in lines if line.endswith("\n")]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -73,6 +74,8 @@ class Judge:
         self.respondent, self.wording = respondent, wording or load_wording()
         self.device, self.cache, self.progress = torch.device(device), cache, progress
         self.statistics = Tally()
+        self.seconds = 0.0
+        """Spent asking, by the clock."""
 
     @property
     def name(self) -> str:
@@ -160,7 +163,9 @@ class Judge:
         rank, processes = my_place()
         # Which answers a process has stored may differ; what is asked must not: all that any of them lacks.
         missing = {key: wanted[key] for share in gathered(list(missing)) for key in share}
+        clock = time.perf_counter()
         mine, error = self._respond(dict(list(missing.items())[rank::processes]), thinking)
+        self.seconds += time.perf_counter() - clock
         for share, failed in gathered((mine, error)):
             known |= share
             error = error or failed

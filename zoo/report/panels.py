@@ -31,6 +31,8 @@ CORE_METRICS = {
     "kl, held-out": "KL of policy to reference: mean of the log-ratio over held-out cases.",
     "clip shares": "Share of tokens whose ratio was held by the clip, below and above.",
     "entropy": "Of the policy, a token; near 0 nothing new is tried.",
+    "speed": "Tokens a second: written by the engine, and trained on in optimizer steps.",
+    "seconds": "Where the time goes: optimizer steps; rollouts, and of these writing answers and scoring them.",
     "explained_variance": "1 is a critic that knows the return, 0 one that knows its mean; below 0 it misleads.",
 }
 SECTIONS = (
@@ -44,6 +46,7 @@ SECTIONS = (
         "Policy and critic",
         r"(.*/)?(ratio|clip|advantage|approx_kl|policy_loss|value|return|explained_variance).*|critic/.*",
     ),
+    ("Time", r"speed|seconds"),
     ("Training", r".*"),
 )
 """Headings, and the plots under each; the first that matches."""
@@ -57,6 +60,8 @@ def panel_of(name: str) -> tuple[str, str]:
     base = name.removeprefix("val/").removeprefix("rollout/")
     where = "held-out" if held_out else "training"
     stem, _, tail = base.rpartition("/")
+    if stem in ("speed", "seconds"):
+        return stem, tail
     if base in ("reward", "gold"):
         return "reward", f"{'gold, ' if base == 'gold' else ''}{where}"
     if stem and tail in SIDES:

@@ -37,7 +37,7 @@ def content(run: Run) -> dict[str, Any]:
     """Everything that the template shows."""
     config, summary, samples = run.config, run.summary, read_samples(run)
     command = run.path / "command.txt"
-    series = Series(run.metrics)
+    series = Series([*run.metrics, *run.timings])
     return {
         "title": run.name,
         "summary": summary,

@@ -28,7 +28,10 @@ def run_warnings(run: Run) -> list[str]:
     found += displacement("The desirable answers", before.get("val/logps/desirable"), after.get("val/logps/desirable"))
     found += _loss_rose(run.metrics)
     if summary.get("skipped_steps"):
-        found.append(f"{summary['skipped_steps']} steps were skipped: their loss or gradient was not a number.")
+        why = "nothing in them could be learned from, or " if "unrewarded_rollouts" in summary else ""
+        found.append(f"{summary['skipped_steps']} steps were skipped: {why}their loss or gradient was not a number.")
+    if summary.get("unrewarded_rollouts"):
+        found.append(f"In {summary['unrewarded_rollouts']} rollouts no answer got a reward.")
     found += [f"{part}: {_dropped(facts)}" for part, facts in run.read_json("data.json").items() if _dropped(facts)]
     return found
 

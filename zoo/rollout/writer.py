@@ -56,7 +56,7 @@ class Writer:
         self.seed, self.context, self.device = seed, context, device
         self.iteration, self.calls = 0, 0
         self.seconds, self.tokens = 0.0, 0
-        """Spent writing since the process began, and how many tokens this process wrote."""
+        """Spent writing by this process since it began, and how many tokens all of them wrote."""
         self.gaps: list[float] = []
         """How far another engine's log-probs were from the trainer's, for each token of this iteration."""
         self._open_cache: Callable[[], AnswerCache | None] = lambda: None
@@ -109,8 +109,8 @@ class Writer:
         with self.context():
             mine = self._drawn(ids[start:stop], n, how, generator) if stop > start else []
         self.seconds += time.perf_counter() - clock
-        self.tokens += sum(len(answer.completion) for answer in mine)
         every = [answer for share in gathered(mine) for answer in share]
+        self.tokens += sum(len(answer.completion) for answer in every)
         answers = Answers([dataclasses.replace(a, row=rows[i // n]) for i, a in enumerate(every)]).to(self.device)
         return self._corrected(answers, how.temperature or 1.0) if self.engine.remote else answers
 

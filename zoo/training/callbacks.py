@@ -29,7 +29,7 @@ RISING = ("accuracy", "accuracies", "reward", "score", "margins", "margin")
 
 
 class Recorder(Callback):
-    """Writes metrics.jsonl and checkpoints, validates, stops early, and saves before it obeys a signal.
+    """Writes metrics.jsonl, timing.jsonl and checkpoints, validates, stops early, and saves before it obeys a signal.
 
     validation: a function that gives the numbers of held-out data as `val/…`, or None. notify: called with
     (event, **facts) for the listeners. progress: called with (step, metrics). signals: deferred from the first step
@@ -78,6 +78,7 @@ class Recorder(Callback):
         row = {"step": step, "epoch": round(self.loader.epoch(step), 4), **module.step_metrics}
         if step % self.core.log_every == 0 or last:
             self._write(trainer, row)
+            self._write(trainer, {"step": step, **module.timing.take()}, "timing.jsonl")
         self.progress(step, row)
         if self.validation is not None and (step % self.eval_every == 0 or last):
             self._validate(trainer, module)
@@ -146,18 +147,19 @@ class Recorder(Callback):
         elif last:
             self.signals.number = None
 
-    def _write(self, trainer: lightning.Trainer, row: dict[str, Any]) -> None:
+    def _write(self, trainer: lightning.Trainer, row: dict[str, Any], file: str = "metrics.jsonl") -> None:
         if not trainer.is_global_zero:
             return
-        with (self.run.path / "metrics.jsonl").open("a", encoding="utf-8") as stream:
+        with (self.run.path / file).open("a", encoding="utf-8") as stream:
             stream.write(json.dumps({name: _plain(value) for name, value in row.items()}) + "\n")
         for logger in trainer.loggers:
             logger.log_metrics({k: v for k, v in row.items() if k != "step"}, step=row["step"])
 
     def _forget_after(self, step: int) -> None:
-        """Metrics of steps that are about to be made again."""
-        file = self.run.path / "metrics.jsonl"
-        if file.is_file():
+        """Metrics of steps that are about to be made again, and their times."""
+        for file in (self.run.path / name for name in ("metrics.jsonl", "timing.jsonl")):
+            if not file.is_file():
+                continue
             rows = [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
             kept = [line for line in rows if step and json.loads(line)["step"] <= step]
             # Beside and renamed: a kill right here must not cost the metrics of the steps before.

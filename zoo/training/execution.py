@@ -303,7 +303,7 @@ class Execution:
             if self.rollouts is not None:
                 self.rollouts.run, self.rollouts.say, self.rollouts.tell = self.run, watch.say, self._tell
                 self.rollouts.micro_tokens = lambda: module.micro_tokens
-                module.rollouts = self.rollouts
+                module.rollouts, self.rollouts.timing = self.rollouts, module.timing
             trainer = self._trainer()
             checkpoint = newest_good(self.run.checkpoints, self.say) if self.resumed else None
             if self.resumed:
@@ -434,7 +434,7 @@ class Execution:
             "scores": {"before": before, "after": after},
         }
         # Apart from the summary, which is the same for a run that was resumed; the clock is not.
-        self.run.write_json("timing.json", {"cpu_seconds": module.cpu_seconds, "seconds": module.seconds})
+        self.run.write_json("timing.json", module.timing.summary())
         self.run.write_json("summary.json", summary)
         if not self.core.keep_checkpoints:
             shutil.rmtree(self.run.checkpoints, ignore_errors=True)

@@ -23,6 +23,7 @@ from zoo.models.roles import Models, answers_in
 from zoo.training.randomness import restore_rng, rng_state
 from zoo.training.schedule import lr_factor, make_optimizer
 from zoo.training.sums import Sums, add_cases, case_values, cases_of_all, is_distributed, world_size
+from zoo.training.timing import TRAINING, Timing
 from zoo.types import Batch, Loss, metric_sums
 
 SMALLEST_MICRO_BATCH = 128
@@ -57,18 +58,17 @@ class PostTraining(lightning.LightningModule):
         self.cases: dict[str, list[float | None]] = {}
         """Metrics of the last validation case by case, of all processes."""
         self.tokens_seen = 0.0
-        self.cpu_seconds, self.seconds = 0.0, 0.0
-        """Spent in optimizer steps by this process, by its processors and by the clock."""
+        self.timing = Timing()
         self.step_metrics: dict[str, float] = {}
         self._restored_rng: dict[str, Any] | None = None
 
     # -- one optimizer step --------------------------------------------------------------------------------------
 
     def training_step(self, batch: Batch, index: int) -> None:
-        cpu, clock = time.process_time(), time.perf_counter()
+        cpu, clock, tokens = time.process_time(), time.perf_counter(), self.tokens_seen
         self._step(batch)
-        self.cpu_seconds += time.process_time() - cpu
-        self.seconds += time.perf_counter() - clock
+        self.timing.cpu_seconds += time.process_time() - cpu
+        self.timing.add(TRAINING, time.perf_counter() - clock, self.tokens_seen - tokens)
 
     def _step(self, batch: Batch) -> None:
         optimizer: Any = self.optimizers()
@@ -283,7 +283,7 @@ class PostTraining(lightning.LightningModule):
             "bad_steps": self.bad_steps,
             "skipped_steps": self.skipped_steps,
             "tokens_seen": self.tokens_seen,
-            "seconds": [self.cpu_seconds, self.seconds],
+            "timing": self.timing.state(),
             "micro_tokens": self.micro_tokens,
             "rollouts": self.rollouts.state() if self.rollouts is not None else None,
         }
@@ -294,7 +294,7 @@ class PostTraining(lightning.LightningModule):
         self.steps_done, self.bad_steps = state["steps_done"], state["bad_steps"]
         self.skipped_steps = state["skipped_steps"]
         self.tokens_seen, self.micro_tokens = state["tokens_seen"], state["micro_tokens"]
-        self.cpu_seconds, self.seconds = state["seconds"]
+        self.timing.load_state(state["timing"])
         if self.rollouts is not None:
             self.rollouts.load_state(state["rollouts"])
         self._restored_rng = state["rng"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -28,6 +27,7 @@ from zoo.rollout.writer import Writer
 from zoo.runs import Run
 from zoo.training import report
 from zoo.training.randomness import seeded
+from zoo.training.timing import GENERATION, REWARD, ROLLOUT, Timing
 from zoo.types import Answer, Answers, Batch
 
 COMPARED = 8
@@ -67,23 +67,20 @@ class Rollouts:
         """Tokens of one forward pass, as the steps have them."""
         self.metrics: dict[str, float] = {}
         """Of the last rollout, until a step has taken them."""
-        self.seconds = 0.0
-        """Spent in rollouts since the process began, by the clock."""
+        self.timing = Timing()
         self.alarms = Alarms()
         self.unrewarded, self.unrewarded_in_a_row = 0, 0
         """Rollouts in which no answer got a reward: since the run began, and up to now without one that did."""
         self._seen = Seen()
 
     def __call__(self, records: list[dict[str, Any]], iteration: int, step: int) -> Batch:
-        clock = time.perf_counter()
         self._seen = Seen()
-        with self._rolling(iteration):
+        with self._timed(), self._rolling(iteration):
             batch = self.hook.rollout(prompts=records, models=self.models, config=self.config, score=self._score)
             self._check(batch)
             self.metrics = {**self._seen.metrics(), **self._gap()}
         self._watch(step)
         self._count_unrewarded(step)
-        self.seconds += time.perf_counter() - clock
         return batch
 
     def state(self) -> dict[str, Any]:
@@ -102,6 +99,17 @@ class Rollouts:
         """The numbers of a rollout, for the first step after it."""
         found, self.metrics = self.metrics, {}
         return found
+
+    @contextlib.contextmanager
+    def _timed(self) -> Iterator[None]:
+        """What a rollout takes, and how much of it the writer and the judge."""
+        writer, judge = self.writer, self.models.built("judge") if "judge" in self.models else None
+        seconds, tokens, judged = writer.seconds, writer.tokens, judge.seconds if judge is not None else 0.0
+        with self.timing.measured(ROLLOUT):
+            yield
+        self.timing.add(GENERATION, writer.seconds - seconds, writer.tokens - tokens)
+        if judge is not None:
+            self.timing.add(REWARD, judge.seconds - judged)
 
     @contextlib.contextmanager
     def _rolling(self, iteration: int) -> Iterator[None]:
@@ -140,7 +148,8 @@ class Rollouts:
             raise ZooError(
                 "This algorithm asks for a reward, and none was named.", "Add --reward, see docs/rewards.md."
             )
-        values, parts, failures = self._scored("reward", answers, self.records)
+        with self.timing.measured(REWARD):
+            values, parts, failures = self._scored("reward", answers, self.records)
         self._seen.fail(len(answers), failures)
         if not unfinished:
             self._seen.add(answers, self.writer.texts(answers), values, parts)

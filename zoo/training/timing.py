@@ -1,0 +1,71 @@
+"""Where the time of a run goes: writing answers, scoring them, the whole of rollouts, optimizer steps.
+
+Apart from the metrics, which are the same for a run that was resumed; the clock is not. Times are those of this
+process, tokens those of all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+TRAINING, ROLLOUT, GENERATION, REWARD = "training", "rollout", "generation", "reward"
+"""Optimizer steps; rollouts, and inside of these what writes answers and what scores them, judges included."""
+
+
+class Timing:
+    """Seconds and tokens by part, since the run began and since they were taken last."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.tokens: dict[str, float] = {}
+        self.cpu_seconds = 0.0
+        """Of the optimizer steps, all threads of the process."""
+        self._taken: tuple[dict[str, float], dict[str, float]] = ({}, {})
+
+    def add(self, part: str, seconds: float, tokens: float = 0) -> None:
+        self.seconds[part] = self.seconds.get(part, 0.0) + seconds
+        self.tokens[part] = self.tokens.get(part, 0.0) + tokens
+
+    @contextlib.contextmanager
+    def measured(self, part: str) -> Iterator[None]:
+        """What happens inside belongs to a part."""
+        clock = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(part, time.perf_counter() - clock)
+
+    def take(self) -> dict[str, float]:
+        """`seconds/PART`, and `speed/PART` in tokens a second, since the last call."""
+        found: dict[str, float] = {}
+        for part in self.seconds:
+            seconds, tokens = (
+                now[part] - then.get(part, 0.0) for now, then in zip(self._now, self._taken, strict=True)
+            )
+            found |= {f"seconds/{part}": seconds} if seconds else {}
+            found |= {f"speed/{part}": tokens / seconds} if seconds and tokens else {}
+        self._taken = self._now
+        return found
+
+    @property
+    def _now(self) -> tuple[dict[str, float], dict[str, float]]:
+        return dict(self.seconds), dict(self.tokens)
+
+    def summary(self) -> dict[str, float]:
+        """What timing.json says: `seconds` are those of the optimizer steps."""
+        found = {"cpu_seconds": self.cpu_seconds}
+        for part, value in self.seconds.items():
+            found["seconds" if part == TRAINING else f"{part}_seconds"] = value
+            if self.tokens[part] and value:
+                found[f"{part}_tokens_per_second"] = self.tokens[part] / value
+        return found
+
+    def state(self) -> dict[str, Any]:
+        return {"seconds": self.seconds, "tokens": self.tokens, "cpu_seconds": self.cpu_seconds}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.seconds, self.tokens, self.cpu_seconds = state["seconds"], state["tokens"], state["cpu_seconds"]
+        self._taken = self._now
