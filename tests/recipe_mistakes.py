@@ -116,6 +116,13 @@ MISTAKES = {
         "'kto' is swept; its stages are kto(bata=0.05), kto(bata=0.1), not 'kto(beta=0.1)'",
     ),
     "swept text that is no name": ("{beta: [0.05, 0.10]}", '{data: ["a(b=1)"]}', "a(b=1)", "Name the values"),
+    "name of a swept value": (
+        "{beta: [0.05, 0.10]}",
+        "{beta: {a b: 1.0}}",
+        "{a b: 1.0}",
+        "'a b' cannot be part of a stage's name",
+    ),
+    "an order of one": ("[sft.hits, kto(*).hits]", "[sft.hits]", "In order", "orders compares two metrics or more"),
     "swept algorithm": ("{beta: [0.05, 0.10]}", "{algo: [kto, dpo]}", "algo: [", "'algo' cannot be swept"),
     "a sweep without values": ("[0.05, 0.10]", "[]", "[]", "the sweep of 'beta' has no values"),
     "missing stage": (

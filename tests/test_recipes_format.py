@@ -206,6 +206,16 @@ def test_a_mistake_in_a_sweep_that_everything_follows_is_found_too(place):
     assert f"mine.yaml:{at}: 'swep' is no option of the algorithm kto. Did you mean 'sweep'?" in refusal(text)
 
 
+def test_every_stage_has_a_folder_of_its_own(place):
+    text = GOOD.replace("[0.05, 0.10]", "[1, -1]").replace("kto(beta=0.1)", "kto(beta=-1)")
+    folders = [stage.folder for stage in load_recipe(written(text)).full.stages.values()]
+    assert folders[3:5] == ["kto-beta-1", "kto-beta--1"] and len(set(folders)) == 6
+    text = text.replace("  ppo:\n", "  kto-beta-1:\n")
+    assert "mine.yaml:25: 'kto-beta-1' and 'kto(beta=1)' would share the folder kto-beta-1: rename one." in refusal(
+        text
+    )
+
+
 def test_all_mistakes_are_told_at_once(place):
     shown = refusal(
         GOOD.replace("5.0e-4", "often").replace("sft.val/loss", "sft.val/lss").replace("sft.hits\n", "sft.hist\n")

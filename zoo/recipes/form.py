@@ -29,7 +29,7 @@ ARXIV = re.compile(r"\d{4}\.\d{4,5}|[a-z-]+(?:\.[A-Z]{2})?/\d{7}")
 class Form(BaseModel):
     """A mapping in a recipe's file: no other keys, and no text for a number or number for a text."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class PaperForm(Form):
@@ -89,6 +89,8 @@ class ClaimForm(Form):
         for name, owner, others in (("baseline", "rises_by", DIFFERENCES), ("within", "paper", ())):
             if (stands := getattr(self, name) is not None) != (rule == owner) and not (stands and rule in others):
                 raise ValueError(f"{owner} needs {name}" if rule == owner else f"{name} is for {owner}, not for {rule}")
+        if self.orders and len(self.orders) == 1 and "(*)" not in self.orders[0]:
+            raise ValueError("orders compares two metrics or more, or those of a sweep")
         if self.between and self.between[0] >= self.between[1]:
             raise ValueError("between takes the smaller number first")
         if self.at and not (self.metric and self.metric.partition(".")[0].endswith("(*)")):

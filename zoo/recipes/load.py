@@ -9,6 +9,7 @@ No plugin is imported: whether algorithms, options, data and evaluations fit is 
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,7 @@ class _Expansion:
     def variant(self, name: str) -> Variant:
         self._check_common()
         stages = [stage for written, form in self.form.stages.items() for stage in self._stages(written, form)]
+        self._check_folders(stages)
         claims = tuple(
             Claim(**claim.model_dump(), line=self._line("claims", i)) for i, claim in enumerate(self.form.claims)
         )
@@ -91,16 +93,15 @@ class _Expansion:
         """(name, value) of each value of a sweep; unnamed ones are called what they are."""
         if not values:
             self._refuse(f"the sweep of '{option}' has no values.", "stages", stage, "sweep", option)
-        if isinstance(values, dict):
-            return [(str(label), value) for label, value in values.items()]
-        for value in values:
-            if isinstance(value, list | dict) or any(letter in str(value) for letter in "(),="):
+        named = [(str(label), value) for label, value in values.items()] if isinstance(values, dict) else None
+        for name in [label for label, _ in named] if named is not None else values:
+            if isinstance(name, list | dict) or re.search(r"[(),=\s]", str(name)):
                 self._refuse(
-                    f"{value!r} cannot be part of a stage's name. Name the values: "
-                    f"{option}: {{first: {value}, second: …}}.",
+                    f"{name!r} cannot be part of a stage's name. Name the values: "
+                    f"{option}: {{first: {name}, second: …}}.",
                     "stages", stage, "sweep", option,
                 )  # fmt: skip
-        return [(spelled(value), value) for value in values]
+        return named if named is not None else [(spelled(value), value) for value in values]
 
     def _stage(self, written: str, form: StageForm, swept: Mapping[str, tuple[str, Any]]) -> Stage:
         values = {option: value for option, (_, value) in swept.items()}
@@ -136,6 +137,14 @@ class _Expansion:
                     f"'{key}' is no option that every algorithm has.{guess} An algorithm's own options stand in its "
                     "stages.", "common", key,
                 )  # fmt: skip
+
+    def _check_folders(self, stages: list[Stage]) -> None:
+        seen: dict[str, str] = {}
+        for stage in stages:
+            other = seen.setdefault(stage.folder, stage.name)
+            if other != stage.name:
+                keys = ("stages", stage.sweep_of or stage.name)
+                self._refuse(f"'{stage.name}' and '{other}' would share the folder {stage.folder}: rename one.", *keys)
 
     def _check_stage(self, name: str, form: StageForm) -> None:
         where = ("stages", name)

@@ -108,7 +108,7 @@ class Stage(Model):
     @property
     def folder(self) -> str:
         """Its name as a folder and the name of its run: `tuned-beta-0.05` of `tuned(beta=0.05)`."""
-        return re.sub(r"[^\w.+]+", "-", self.name).strip("-")
+        return re.sub(r"[^\w.+-]", "-", self.name.removesuffix(")"))
 
     def at(self, seed: int, made: Mapping[str, str] | None = None) -> Stage:
         """The stage for one seed: `{seed}` replaced, `seed` set where it is not given.
