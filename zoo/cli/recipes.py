@@ -24,6 +24,9 @@ EXAMPLES = (
     "zoo recipes ipo --copy mine.yaml",
     "zoo recipes --schema > recipe.schema.json",
 )
+TITLES = ("name", "paper", "algorithms", "hardware of the paper", "laptop", "last verdict")
+WIDE = 120
+"""Columns of a terminal that has room for all of these."""
 COLOURS = {"reproduced": "green", "not reproduced": "red", "not tested here": "yellow"}
 
 
@@ -74,13 +77,16 @@ def _list(as_json: bool) -> None:
         print_json([asdict(entry) for entry in entries])
         return
     names = [entry.name for entry in entries]
+    console = Console()
+    # Where there is no room for it, the hardware is left to the recipe's card.
+    shown = [title for title in TITLES if console.width >= WIDE or title != "hardware of the paper"]
     table = Table(box=None, pad_edge=False)
-    for title in ("name", "paper", "algorithms", "hardware of the paper", "laptop", "last verdict"):
-        table.add_column(title, no_wrap=title == "name", overflow="fold")
+    for title in shown:
+        table.add_column(title, no_wrap=title in ("name", "paper"), overflow="fold")
     for entry in entries:
         name = entry.name if names.count(entry.name) == 1 else entry.full_name
-        table.add_row(escape(name), *(escape(cell) for cell in _cells(entry)), _verdict(entry.verdict, entry.date))
-    console = Console()
+        cells = (escape(name), *(escape(cell) for cell in _cells(entry)), _verdict(entry.verdict, entry.date))
+        table.add_row(*(cell for title, cell in zip(TITLES, cells, strict=True) if title in shown))
     console.print(table)
     for entry in entries:
         if entry.error:
@@ -96,7 +102,7 @@ def _cells(entry: RecipeEntry) -> tuple[str, str, str, str]:
     if entry.error:
         return "cannot be read", "", "", ""
     minutes = f"{entry.minutes:g} min" if isinstance(entry.minutes, int | float) else "–"
-    return entry.paper, ", ".join(entry.algorithms), entry.hardware, minutes
+    return entry.paper.removeprefix("arXiv:"), ", ".join(entry.algorithms), entry.hardware, minutes
 
 
 def _verdict(verdict: str, date: str = "") -> str:

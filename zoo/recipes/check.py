@@ -69,6 +69,7 @@ class _Check:
         return variant
 
     def _stage(self, stage: Stage) -> Stage:
+        self._braces(stage)
         if stage.label is not None:
             self._label(stage)
             return stage
@@ -79,6 +80,12 @@ class _Check:
             self._unknown(stage, known, "a stage that only evaluates")
         self.heads[stage.name] = self._head(stage)
         return stage.model_copy(update={"evals": self._fitting(stage)})
+
+    def _braces(self, stage: Stage) -> None:
+        for key, value in {"start": stage.start, **stage.options}.items():
+            for name in re.findall(r"\{(\w+)\}", value) if isinstance(value, str) else ():
+                if name != "seed":
+                    self._refuse(stage, key, message=f"{{{name}}} is not filled in; {{seed}} is.")
 
     def _head(self, stage: Stage) -> str | None:
         """lm, scalar, none where there is no model, or None where that is not known before it is loaded."""

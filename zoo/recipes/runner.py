@@ -48,7 +48,7 @@ class Reproduction:
         """
         variant = recipe.variant(laptop)
         if variant is None:
-            raise ZooError(f"The recipe {recipe.name} has no laptop variant.", f"zoo reproduce {recipe.name} --dry-run")
+            raise ZooError(f"The recipe {recipe.name} has no laptop variant.", "Leave --laptop out for the full scale.")
         self.recipe, self.variant, self.console, self.only = recipe, variant, console, only
         self.command = command or f"zoo reproduce {recipe.name}{' --laptop' if laptop else ''}"
         self.seeds = list(seeds) if seeds is not None else list(range(variant.seeds))
@@ -94,8 +94,13 @@ class Reproduction:
     def go(self) -> dict[str, Any]:
         """Make all stages, judge the claims; returns the results, which are written to the folder too."""
         quiet_libraries()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / LOCK).touch()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / LOCK).touch()
+        except OSError as error:
+            raise ZooError(
+                f"The folder {self.folder} cannot be written: {error.strerror}.", "Name another with --out."
+            ) from None
         with (
             hold(self.folder / LOCK, f"{self.folder} is being made by another process.", self.command),
             (self.folder / "log.txt").open("a", encoding="utf-8") as stream,
