@@ -6,8 +6,10 @@ Algorithms are entry points of the group `zoo.algorithms`; everything else comes
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -56,11 +58,24 @@ class Entry:
 
 
 def _entries(group: str) -> list[Entry]:
+    # Reading all metadata takes longer than a step of a small model; what is installed changes with these folders.
+    return list(_entries_of(group, tuple((place, _changed(place)) for place in sys.path)))
+
+
+def _changed(place: str) -> int:
+    try:
+        return os.stat(place or ".").st_mtime_ns
+    except OSError:
+        return 0
+
+
+@lru_cache(maxsize=8)
+def _entries_of(group: str, places: tuple[tuple[str, int], ...]) -> tuple[Entry, ...]:
     found = {
         Entry(point.name, point.value, _package(point), point.dist.version if point.dist else "?")
         for point in entry_points(group=group)
     }
-    return sorted(found, key=lambda entry: (entry.name, entry.package))
+    return tuple(sorted(found, key=lambda entry: (entry.name, entry.package)))
 
 
 def _package(point: EntryPoint) -> str:

@@ -8,6 +8,7 @@ compute and throw away is never computed, and a row needs no padding.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -174,8 +175,14 @@ def _weights(rows: Tensor, keys: Tensor, tile: _Tile) -> Tensor:
     scores = rows @ keys
     size = tile.stop - tile.start
     own = scores.view(len(rows), -1, size, tile.keys)[..., tile.keys - size :]
-    own.masked_fill_(torch.ones(size, size, dtype=torch.bool).triu(1), torch.finfo(scores.dtype).min)
+    own.masked_fill_(_later(size), torch.finfo(scores.dtype).min)
     return torch.softmax(scores, -1)
+
+
+@lru_cache(maxsize=TILE)
+def _later(size: int) -> Tensor:
+    """Bool [size, size], True where a column comes after its row."""
+    return torch.ones(size, size, dtype=torch.bool).triu(1)
 
 
 # -- short rows under a general mask -----------------------------------------------------------------------------

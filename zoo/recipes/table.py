@@ -68,7 +68,7 @@ def _row(recipe: Recipe, found: Mapping[str, Any] | None) -> str:
     if recipe.paper.arxiv:
         paper = f"[{paper}](https://arxiv.org/abs/{recipe.paper.arxiv})"
     if found is None:
-        return f"| {name} | {paper} | {'not run' if recipe.laptop else 'no laptop variant'} | | | | | |"
+        return f"| {name} | {paper} | not run | | | | | |"
     judged = [claim for claim in found["claims"] if claim["seeds"]]
     held = sum(claim["verdict"] == "reproduced" for claim in judged)
     versions = f"{found['versions']['zoo']}, {found['versions']['torch']}"
