@@ -322,6 +322,13 @@ def test_answers_that_vary_less_are_less_diverse(subject, questions):
     assert set(contributions(manager(), "evals")["diversity"].details) == set(wide.details)
 
 
+def test_answers_too_short_for_an_ngram_have_no_diversity_instead_of_none_at_all(subject, questions):
+    with pytest.raises(ZooError, match="is 9 tokens long") as error:
+        diversity(subject, questions, n=9, samples=2, max_new_tokens=4)
+    assert "n=1" in error.value.hint
+    assert diversity(subject, questions, n=9, samples=2, measure="ead", max_new_tokens=4).n == 5
+
+
 # -- without a model, and the library -------------------------------------------------------------------------------
 
 

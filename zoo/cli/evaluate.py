@@ -18,6 +18,7 @@ EXAMPLES = (
     "zoo eval last --samples 3",
     "zoo eval smollm2-135m --eval instructions --limit 20 --json",
     "zoo eval last --reward instructions",
+    "zoo eval last --reward numeric --data questions.jsonl",
     'zoo eval last --eval "pass_at_k(data=questions.jsonl, reward=numeric, k=8)"',
     'zoo eval last --against smollm2-135m --eval "kl(data=starter)"',
     "zoo eval --eval lc_simulation",
@@ -33,8 +34,14 @@ def evaluate(
     ] = None,
     reward: Annotated[
         list[str] | None,
-        typer.Option(help="Mean reward of greedy answers to the starter set's held-out prompts (docs/rewards.md)."),
+        typer.Option(help="Mean reward of greedy answers to the prompts of --data (docs/rewards.md)."),
     ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Prompts for --reward: a file, folder, hub data set or named source; by default starter."),
+    ] = None,
+    columns: Annotated[str, typer.Option(help="Names of columns of --data: prompt=question.")] = "",
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer under --reward, in tokens.")] = 96,
     against: Annotated[
         str | None, typer.Option(help="A run or model to compare with: the start of kl, forgetting and win_rate.")
     ] = None,
@@ -60,6 +67,11 @@ def evaluate(
         return
     if limit is not None and limit < 1:
         raise ZooError(f"--limit {limit} leaves nothing to evaluate.", "Give 1 or more, or leave --limit out.")
+    if not reward and (data or columns):
+        raise ZooError(
+            "--data and --columns say what --reward is measured on, and there is no --reward.",
+            f'Add --reward; an evaluation takes its data in brackets: --eval "accuracy(data={data or "starter"})".',
+        )
     console = Console(stderr=as_json)
     wanted = choose(evals or [], available)
     subject: Any = None
@@ -72,7 +84,8 @@ def evaluate(
             wanted = by_default(available, head)
         if reward and head != "lm":
             raise ZooError(f"--reward is for a language model, and {model} is a reward model.", "Leave it out.")
-        wanted += [Chosen(text, one, {}) for text, one in _as_evals(reward or [], out, _say(console)).items()]
+        asked = _as_evals(reward or [], data or "starter", columns, max_new_tokens, out, _say(console))
+        wanted += [Chosen(text, one, {}) for text, one in asked.items()]
     found = {}
     for one in wanted:
         score = one.run(subject)
@@ -92,6 +105,9 @@ def _show(console: Console, score: Any, about: str, samples: int) -> None:
 
     console.print(f"[bold]{escape(score.name)}[/bold] {score.text()}  {about}", highlight=False)
     for key, value in score.details.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            # A curve, whose numbers stand above it one by one.
+            continue
         shown = f"{value:.4g}" if isinstance(value, float) else value
         console.print(f"  {escape(str(key).replace('_', ' '))}  {shown}", highlight=False, style="dim")
     for sample in score.samples[:samples]:
@@ -100,28 +116,30 @@ def _show(console: Console, score: Any, about: str, samples: int) -> None:
         console.print(f"  {sample['score']}    {escape(printable(sample['answer']))}", highlight=False)
 
 
-def _as_evals(texts: list[str], out: str, say: Any) -> dict[str, Any]:
-    """An evaluation for each reward, on the starter set's held-out prompts."""
+def _as_evals(texts: list[str], data: str, columns: str, max_new_tokens: int, out: str, say: Any) -> dict[str, Any]:
+    """An evaluation for each reward, on the prompts of a source."""
     if not texts:
         return {}
     import torch
 
-    from zoo.data import starter
-    from zoo.data.starter.plugin import greedy
     from zoo.evals import Eval
     from zoo.evals.answers import reward_eval
+    from zoo.evals.rows import records_of
     from zoo.rewards.reward import Reward
+    from zoo.rollout.engine import Sampling
 
+    greedy = Sampling(max_new_tokens=max_new_tokens, temperature=0.0)
     named = registry.contributions(registry.manager(), "rewards")
 
     def evaluation(text: str) -> Eval:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         # There is one batch, so a reward that fails on all of it is an error at once.
-        reward = Reward(text, named, out, device, say=say, patience=1, max_new_tokens=greedy().max_new_tokens)
-        prompts = starter.records("heldout", "prompt")
+        reward = Reward(text, named, out, device, say=say, patience=1, max_new_tokens=max_new_tokens)
         return Eval(
-            "Mean reward of greedy answers to the starter set's held-out prompts.",
-            lambda subject: reward_eval(text, subject, prompts, reward, greedy()),
+            f"Mean reward of greedy answers to the prompts of {data}.",
+            lambda subject: reward_eval(
+                text, subject, records_of(subject, data, "prompt", columns=columns), reward, greedy
+            ),
         )
 
     return {text: evaluation(text) for text in texts}

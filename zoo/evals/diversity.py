@@ -43,6 +43,11 @@ def diversity(
         "self_bleu": [self_bleu(some) for some in texts],
     }
     found = {name: [value for value in values if value is not None] for name, values in inside.items()}
+    if not found[measure]:
+        raise ZooError(
+            f"diversity: no answer to a prompt of {data} is {n} tokens long, so there is nothing to compare.",
+            "Take a smaller n, or another measure: n=1, measure=ead.",
+        )
     details = {
         **{f"{name}_per_input": sum(values) / len(values) if values else None for name, values in found.items()},
         "distinct_across": distinct(across, n),

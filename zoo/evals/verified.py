@@ -66,6 +66,11 @@ def _of_k(
     judged = {i: [value for value in one if value is not None] for i, one in enumerate(values)}
     # A prompt with fewer than k answers that could be scored says nothing of k.
     rights = {i: (len(one), sum(value > RIGHT for value in one)) for i, one in judged.items() if len(one) >= k}
+    if not rights:
+        raise ZooError(
+            f"{name}: no prompt of {data} has {k} answers that the reward could score.",
+            f"Draw more of them (samples={2 * k}), or see with `zoo eval --reward` what it misses.",
+        )
     curves = {
         size: [pass_at(count, right, size) for count, right in rights.values()] for size in sizes_up_to(k)
     }  # fmt: skip

@@ -76,23 +76,24 @@ def _scored(
     records: list[dict[str, Any]], mine: list[str], theirs: list[str], wins: list[float | None], more: dict[str, Any]
 ) -> Score:
     known = [i for i, win in enumerate(wins) if win is not None]
+    if not known:
+        raise ZooError("win_rate: no pair of answers could be decided.", "Take another judge or reward.")
     values = [float(wins[i]) for i in known]  # type: ignore[arg-type]
     lengths = [(len(mine[i]), len(theirs[i])) for i in known]
     details: dict[str, Any] = {
-        "won": sum(win > 0.5 + TIE for win in values) / max(1, len(values)),
-        "tied": sum(abs(win - 0.5) <= TIE for win in values) / max(1, len(values)),
-        "lost": sum(win < 0.5 - TIE for win in values) / max(1, len(values)),
-        "characters": sum(a for a, _ in lengths) / max(1, len(lengths)),
-        "characters_other": sum(b for _, b in lengths) / max(1, len(lengths)),
+        "won": sum(win > 0.5 + TIE for win in values) / len(values),
+        "tied": sum(abs(win - 0.5) <= TIE for win in values) / len(values),
+        "lost": sum(win < 0.5 - TIE for win in values) / len(values),
+        "characters": sum(a for a, _ in lengths) / len(lengths),
+        "characters_other": sum(b for _, b in lengths) / len(lengths),
         "missing": len(wins) - len(known),
         **more,
     }
-    if values:
-        fitted = length_controlled(values, [a - b for a, b in lengths])
-        details |= {
-            "length_controlled": fitted.rate, "length_controlled_low": fitted.low,
-            "length_controlled_high": fitted.high, "length_effect": fitted.length_effect,
-        }  # fmt: skip
+    fitted = length_controlled(values, [a - b for a, b in lengths])
+    details |= {
+        "length_controlled": fitted.rate, "length_controlled_low": fitted.low,
+        "length_controlled_high": fitted.high, "length_effect": fitted.length_effect,
+    }  # fmt: skip
     read = [
         {"prompt": record["prompt"], "answer": f"{a} [against] {b}", "score": win}
         for record, a, b, win in zip(records, mine, theirs, wins, strict=True)
