@@ -594,6 +594,7 @@ def test_csv_logs_what_metrics_say(train):
     (file,) = (run.path / "logs").rglob("metrics.csv")
     rows = list(csv.DictReader(file.open()))
     assert [float(row["loss"]) for row in rows] == pytest.approx(losses(run))
+    assert all(float(row["speed/training"]) > 0 for row in rows)
 
 
 def test_a_logger_whose_package_is_missing_says_what_to_install(train, monkeypatch, tmp_path):

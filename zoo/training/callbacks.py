@@ -77,8 +77,7 @@ class Recorder(Callback):
         last = step >= len(self.loader)
         row = {"step": step, "epoch": round(self.loader.epoch(step), 4), **module.step_metrics}
         if step % self.core.log_every == 0 or last:
-            self._write(trainer, row)
-            self._write(trainer, {"step": step, **module.timing.take()}, "timing.jsonl")
+            self._write(trainer, row, module.timing.take())
         self.progress(step, row)
         if self.validation is not None and (step % self.eval_every == 0 or last):
             self._validate(trainer, module)
@@ -147,13 +146,15 @@ class Recorder(Callback):
         elif last:
             self.signals.number = None
 
-    def _write(self, trainer: lightning.Trainer, row: dict[str, Any], file: str = "metrics.jsonl") -> None:
+    def _write(self, trainer: lightning.Trainer, row: dict[str, Any], timing: dict[str, float] | None = None) -> None:
+        """Add a row of metrics, and one of times to a file of their own: they are others in every run."""
         if not trainer.is_global_zero:
             return
-        with (self.run.path / file).open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({name: _plain(value) for name, value in row.items()}) + "\n")
+        _append(self.run.path / "metrics.jsonl", row)
+        if timing:
+            _append(self.run.path / "timing.jsonl", {"step": row["step"], **timing})
         for logger in trainer.loggers:
-            logger.log_metrics({k: v for k, v in row.items() if k != "step"}, step=row["step"])
+            logger.log_metrics({k: v for k, v in row.items() if k != "step"} | (timing or {}), step=row["step"])
 
     def _forget_after(self, step: int) -> None:
         """Metrics of steps that are about to be made again, and their times."""
@@ -166,6 +167,11 @@ class Recorder(Callback):
             beside = file.with_name(f".tmp-{file.name}")
             beside.write_text("".join(kept))
             os.replace(beside, file)
+
+
+def _append(file: Path, row: dict[str, Any]) -> None:
+    with file.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps({name: _plain(value) for name, value in row.items()}) + "\n")
 
 
 def _plain(value: float) -> float | None:
