@@ -156,6 +156,25 @@ def test_eval_gives_the_mean_reward_of_answers_with_the_parts(runs):
     assert found["samples"][0]["score"] is not None
 
 
+def test_eval_measures_a_reward_on_any_prompts(runs, tmp_path):
+    rows = [{"question": f"one two {i}", "worth": float(i)} for i in range(4)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "mine.py").write_text(
+        "def worth(completions, records):\n    return [row['worth'] for row in records]\n"
+    )
+    asked = ["--reward", f"'{tmp_path}/mine.py:worth'", "--out", runs, "--json", "--samples", 4]
+    of = ["--data", tmp_path / "rows.jsonl", "--columns", "prompt=question"]
+    status, out, err = cli("eval", "sft-1", *asked, *of, "--max-new-tokens", 3)
+    assert status == 0, err
+    (found,) = json.loads(out).values()
+    assert (found["n"], found["value"]) == (4, 1.5)
+    assert [sample["prompt"] for sample in found["samples"]] == [row["question"] for row in rows]
+    status, out, err = cli("eval", "sft-1", *asked, *of, "--limit", 2)
+    assert next(iter(json.loads(out).values()))["value"] == 0.5, "of the first two"
+    status, _, err = cli("eval", "sft-1", *of, "--out", runs)
+    assert (status, "there is no --reward" in err) == (2, True)
+
+
 def test_eval_of_a_reward_model_shows_it_beside_length(runs):
     status, out, err = cli("eval", "rm-1", "--limit", 5, "--out", runs)
     assert status == 0, err
