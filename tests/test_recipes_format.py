@@ -360,6 +360,11 @@ def test_the_card_shows_options_with_the_source_of_each_number(place):
     assert "zoo reproduce mine.yaml --laptop" in lines
 
 
+def test_a_difference_is_shown_as_one(place):
+    shown = cli("recipes", written(GOOD.replace("below: 9,", "baseline: sft.loss, below: 9,")))[1]
+    assert "nowhere: sft.val/loss − sft.loss is below 9" in shown
+
+
 @pytest.mark.parametrize(
     ("line", "comment"),
     [

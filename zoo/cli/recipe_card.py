@@ -112,17 +112,16 @@ def _is_own(recipe: Recipe, variant: Variant, name: str, key: str, stage: Stage)
 def rule_of(claim: Claim) -> str:
     """What must come out, as the file states it."""
     at = f" where {claim.at.metric} is {claim.at.value:g}" if claim.at else ""
+    what = (f"{claim.metric} − {claim.baseline}" if claim.baseline else f"{claim.metric}") + at
     value = getattr(claim, claim.rule)
     texts = {
         "untested": lambda: f"not tested, {value}",
         "orders": lambda: f"{' < '.join(value)}{at}",
-        "paper": lambda: f"{claim.metric}{at} is {value:g} ± {claim.within:g}",
-        "rises_by": lambda: (
-            f"{claim.metric} − {claim.baseline}{at} is {value:g} {'or more' if value >= 0 else 'or less'}"
-        ),
-        "between": lambda: f"{claim.metric}{at} is between {value[0]:g} and {value[1]:g}",
+        "paper": lambda: f"{what} is {value:g} ± {claim.within:g}",
+        "rises_by": lambda: f"{what} is {value:g} {'or more' if value >= 0 else 'or less'}",
+        "between": lambda: f"{what} is between {value[0]:g} and {value[1]:g}",
     }
-    return texts.get(claim.rule, lambda: f"{claim.metric}{at} is {claim.rule} {value:g}")()
+    return texts.get(claim.rule, lambda: f"{what} is {claim.rule} {value:g}")()
 
 
 # -- printing ----------------------------------------------------------------------------------------------------
