@@ -1,0 +1,125 @@
+"""The experiments of docs/laboratory.md: trains in world:gold, prints the page's tables, and draws its plots.
+
+    OMP_NUM_THREADS=1 python benchmarks/laboratory.py docs/laboratory
+
+Runs that are there already are read again, so that a second call draws only.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import zoo
+from zoo.report.axes import COLOURS, Plot
+from zoo.report.plots import paths
+from zoo.runs import Run
+
+RUNS = Path("runs") / "laboratory"
+WEIGHTS = (0.001, 0.3, 1.0)
+"""β of the KL penalty. Not 0, with which there would be no reference to measure the distance from."""
+STYLE = (
+    "<style>svg{font:11px sans-serif;background:#fff}text{fill:#444}.grid{stroke:#ddd}"
+    "polyline{fill:none;stroke-width:1.8}.rough{stroke-opacity:.35}.fit{stroke-dasharray:5 3}</style>"
+)
+
+
+def trained(name: str, algo: str, **options: object) -> Run:
+    """The run of this name, trained unless it is finished."""
+    folder = RUNS / name
+    if (folder / "summary.json").is_file():
+        return Run(folder)
+    return zoo.train(algo, name=name, out=str(RUNS), quiet=True, save_every=0, score="none", **options)
+
+
+def policy(name: str, reward: str, weight: float, steps: int = 60) -> Run:
+    """A policy trained on a reward that is not the true one, which is measured all the way."""
+    return trained(
+        name, "ppo", data="world:gold", reward=reward, gold_reward="gold", kl_coef=weight, max_steps=steps,
+        eval_every=6, eval_prompts=240,
+    )  # fmt: skip
+
+
+def measured(run: Run, *names: str) -> list[tuple[float, ...]]:
+    """The step and these metrics of every validation."""
+    return [(line["step"], *(line[name] for name in names)) for line in run.metrics if names[0] in line]
+
+
+def line(run: Run, metric: str) -> list[tuple[float, float, float]]:
+    """(√KL, metric, step) of every validation."""
+    return [(max(kl, 0.0) ** 0.5, value, step) for step, kl, value in measured(run, "val/kl", metric)]
+
+
+def by_step(run: Run, metric: str) -> list[tuple[float, float, float]]:
+    return [(step, value, step) for step, value in measured(run, metric)]
+
+
+def draw(plot: Plot | None, names: Iterable[str], file: Path) -> None:
+    """A picture that stands for itself: with its colours, and the names of its lines on top."""
+    assert plot is not None
+    legend = "".join(
+        f'<text x="{66 + 118 * (k % 3)}" y="{-6 - 14 * (k // 3)}" style="fill:{COLOURS[k]}">● {name}</text>'
+        for k, name in enumerate(names)
+    )
+    picture = plot.svg.replace(
+        'viewBox="0 0 420 230"', 'xmlns="http://www.w3.org/2000/svg" viewBox="0 -36 420 268" width="560"'
+    )
+    file.write_text(picture.replace(">", f">{STYLE}{legend}", 1) + "\n", encoding="utf-8")
+
+
+def hacking(folder: Path) -> None:
+    """The proxy counts good words; gold turns where there are too many."""
+    run = policy("proxy-0.001", "proxy", 0.001)
+    lines = {"proxy": by_step(run, "val/reward"), "gold": by_step(run, "val/gold")}
+    draw(paths("Reward hacking", lines, "step"), lines, folder / "hacking.svg")
+    print("| step | proxy | gold | KL | words |\n|---|---|---|---|---|")
+    for step, reward, gold, kl, length in measured(run, "val/reward", "val/gold", "val/kl", "val/length"):
+        print(f"| {step} | {reward:.2f} | {gold:.2f} | {kl:.1f} | {length:.1f} |")
+
+
+def frontier(folder: Path) -> None:
+    """Where each weight of the KL penalty ends."""
+    runs = {f"β {weight}": policy(f"proxy-{weight}", "proxy", weight) for weight in WEIGHTS}
+    lines = {name: line(run, "val/gold") for name, run in runs.items()}
+    draw(paths("Gold against distance", lines, "√KL to the start"), lines, folder / "frontier.svg")
+    print("| β | proxy | gold | KL | entropy |\n|---|---|---|---|---|")
+    for name, run in runs.items():
+        _, reward, gold, kl = measured(run, "val/reward", "val/gold", "val/kl")[-1]
+        entropy = [one["entropy"] for one in run.metrics if "entropy" in one][-1]
+        print(f"| {name[2:]} | {reward:.2f} | {gold:.2f} | {kl:.1f} | {entropy:.2f} |")
+
+
+def overoptimisation(folder: Path) -> None:
+    """The reward is learned, from few pairs of which a quarter are the wrong way round."""
+    judge = trained("rater", "rm", data="world:gold(rows=1000, noise=0.25)", epochs=4)
+    runs = {f"β {weight}": policy(f"learned-{weight}", str(judge.path), weight) for weight in (0.001, 0.3)}
+    lines = {}
+    for name, run in runs.items():
+        lines[f"learned, {name}"], lines[f"gold, {name}"] = line(run, "val/reward"), line(run, "val/gold")
+    draw(paths("A learned reward", lines, "√KL to the start"), lines, folder / "overoptimisation.svg")
+    print("| β | step | learned reward | gold | KL |\n|---|---|---|---|---|")
+    for name, run in runs.items():
+        for step, reward, gold, kl in measured(run, "val/reward", "val/gold", "val/kl")[::2]:
+            print(f"| {name[2:]} | {step} | {reward:.2f} | {gold:.2f} | {kl:.1f} |")
+
+
+def collapse(folder: Path) -> None:
+    """What a policy still tries: the entropy of its answers, a token."""
+    lines = {}
+    for weight in WEIGHTS:
+        found = [
+            (one["step"], one["entropy"])
+            for one in policy(f"proxy-{weight}", "proxy", weight).metrics
+            if "entropy" in one
+        ]
+        lines[f"β {weight}"] = [(step, entropy, step) for step, entropy in found[::3]]
+    draw(paths("Entropy a token", lines, "step"), lines, folder / "collapse.svg")
+
+
+if __name__ == "__main__":
+    place = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/laboratory")
+    place.mkdir(parents=True, exist_ok=True)
+    for experiment in (hacking, frontier, overoptimisation, collapse):
+        print(f"\n{experiment.__doc__}\n")
+        experiment(place)
