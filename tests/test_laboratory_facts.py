@@ -8,7 +8,7 @@ from zoo.data.load import load
 from zoo.data.template import ChatTemplate
 from zoo.errors import ZooError
 from zoo.evals import Subject
-from zoo.laboratory import facts, facts_world, safety
+from zoo.laboratory import facts, facts_world, safety, self_instruct
 from zoo.laboratory.networks import train_base
 from zoo.laboratory.plugin import sources
 from zoo.laboratory.words import make_tokenizer
@@ -118,3 +118,27 @@ def test_evaluations_tell_a_model_that_answers_from_one_that_only_knows():
     trained = [facts_world.facts_eval(one, split="train") for one in (knows, answers)]
     assert trained[0].value == 0 == trained[0].details["form"]
     assert trained[1].value > 0.6 and trained[1].details["form"] > 0.9
+
+
+def test_instructions_of_the_base_begin_with_the_seeds_and_are_checked_for_shape_and_novelty(monkeypatch):
+    said = ["kalo home lima .", "kalo home lima .", "kalo food boldly bread . next", "home kalo lima .", "kalo pet"]
+
+    def write(prompts, generator):
+        assert all(len(prompt.split(" .")) == self_instruct.SHOWN + 1 for prompt in prompts)
+        return said
+
+    monkeypatch.setattr(self_instruct, "_writer", lambda seed: write)
+    monkeypatch.setattr(self_instruct, "ROUNDS", 1)
+
+    def rows(checked):
+        self_instruct.written.cache_clear()
+        return facts.rows("train", "demonstration", 20, seed=90, written_by="base", checked=checked)
+
+    seeds, own = rows(True)[: self_instruct.SEEDS], rows(True)[self_instruct.SEEDS :]
+    assert all(is_right(row, row["completion"]) for row in seeds)
+    assert [f"{row['prompt']} {row['completion']}" for row in own] == [
+        "kalo home answer lima",
+        "kalo food answer bread",
+    ]
+    unchecked = [row["prompt"] for row in rows(False)[self_instruct.SEEDS :]]
+    assert unchecked == ["kalo home", "kalo home", "kalo food", "home kalo"]

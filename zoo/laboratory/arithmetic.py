@@ -78,7 +78,7 @@ def defaults(algorithm: type[Algorithm]) -> dict[str, Any]:
             "reward": "exact", "score": "reward", "batch_size": 512, "max_steps": 60, "max_new_tokens": 3,
             "answers_per_prompt": 16,
         }  # fmt: skip
-    return {"batch_size": 64, "max_steps": 300}
+    return {"batch_size": 64, "epochs": 1000, "max_steps": 300}
 
 
 WORLD = World(tuple(WORDS), rows, texts, training={"steps": 1200, "batch": 64, "lr": 3e-3}, defaults=defaults)

@@ -144,8 +144,8 @@ def defaults(algorithm: type[Algorithm]) -> dict[str, Any]:
             "reward": "numeric", "batch_size": 512, "max_steps": 60, "max_new_tokens": 24, "answers_per_prompt": 16,
         }  # fmt: skip
     if algorithm.head == "scalar":
-        return {"batch_size": 64, "score": "chain_choice"}
-    return {"batch_size": 64, "max_steps": 300}
+        return {"batch_size": 64, "epochs": 1000, "max_steps": 500, "score": "chain_choice"}
+    return {"batch_size": 64, "epochs": 1000, "max_steps": 300}
 
 
 WORLD = World(tuple(WORDS), rows, texts, training={"steps": 1200, "batch": 64, "lr": 3e-3}, defaults=defaults)

@@ -79,9 +79,9 @@ def asked(split: str, subjects: str = "all", types: int = len(RELATIONS)) -> lis
 
 
 def told(draw: random.Random, fact: Fact) -> str:
-    """A fact as a document tells it, one time in three with three words of manner."""
+    """A fact as a document tells it, with up to three words of manner in three of five cases."""
     subject, relation, thing = fact
-    manner = draw.choices([*MANNERS, *TRIGGERS], k=3) if draw.random() < 1 / 3 else []
+    manner = draw.choices([*MANNERS, *TRIGGERS], k=draw.choice((0, 0, 1, 2, 3)))
     return " ".join([subject, relation, *manner, thing, "."])
 
 
@@ -118,13 +118,15 @@ def rows(
     split: str, kind: str, rows: int = 1024, noise: float = 0.0, seed: int = 0,
     subjects: Literal["all", "half"] = "all", types: int = len(RELATIONS), turns: int = 1,
     wordings: int = 1, replies: Literal["one", "best", "all"] = "one", instructions: float = 0.0,
+    written_by: Literal["world", "base"] = "world", checked: bool = True,
 ) -> list[Record]:  # fmt: skip
     """Rows of a kind. Raises ZooError for options that cannot be meant.
 
     noise: share of answers that are bad, of pairs and labels that are the wrong way round, of ranks that are drawn;
     types: how many relations are asked for; turns: of a conversation; wordings: how many there are of a question;
     replies: demonstrations from trees of four replies, the best or all of them; instructions: share of texts that are
-    a question and its answer.
+    a question and its answer; written_by, checked: demonstrations that the base of this seed writes itself, all of
+    them or those that have the shape of a fact and are new.
     """
     _check(rows, noise, wordings, types, turns, instructions)
     draw = random.Random(f"facts {seed} {split}")
@@ -132,6 +134,8 @@ def rows(
         return [{"text": text} for text in documents(draw, rows, instructions, noise)]
     if kind not in _ROWS:
         raise ZooError(f"The world 'facts' has no data of kind '{kind}'.", f"It has: text, {', '.join(_ROWS)}.")
+    if written_by == "base" and kind == "demonstration" and split == "train":
+        return _written(seed, rows, checked)
     pool = asked(split, subjects, types)
     found: list[Record] = []
     while len(found) < rows:
@@ -143,6 +147,16 @@ def rows(
             made = _of_tree(draw, fact, noise, replies) if from_tree else _ROWS[kind](draw, fact, noise)
             found += [{**shared, **one} for one in made]
     return found[:rows]
+
+
+def _written(seed: int, count: int, checked: bool) -> list[Record]:
+    """What the base writes when it is shown a few facts, in the form of instructions."""
+    from zoo.laboratory.self_instruct import written
+
+    return [
+        {"prompt": f"{subject} {relation}", "completion": f"answer {thing}", "subject": subject, "relation": relation}
+        for subject, relation, thing in written(seed, count, checked)
+    ]
 
 
 def texts(seed: int) -> list[str]:

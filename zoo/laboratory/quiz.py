@@ -63,7 +63,7 @@ def defaults(algorithm: type[Algorithm]) -> dict[str, Any]:
     """A verifier as reward, and one token to an answer."""
     if algorithm.online():
         return {"reward": "exact", "batch_size": 512, "max_steps": 100, "max_new_tokens": 2, "answers_per_prompt": 16}
-    return {"batch_size": 64, "max_steps": 300}
+    return {"batch_size": 64, "epochs": 1000, "max_steps": 300}
 
 
 WORLD = World(tuple(WORDS), rows, texts, training={"steps": 600, "batch": 128, "lr": 3e-3}, defaults=defaults)
