@@ -22,6 +22,13 @@ VOCABULARY = 30_000
 COPIES = 0.1
 CHANGED = (0, 2, 30)
 COPIED_FROM = 2000
+COMMANDS = {
+    "exact": ["dedup", "rows.jsonl"],
+    "filter": ["filter", "rows.jsonl"],
+    "contamination": ["contamination", "rows.jsonl", "--eval", "test.jsonl"],
+    "near": ["dedup", "rows.jsonl", "--near", "0.8"],
+}
+"""In the order of the memory that they need: what is told is the most of all so far."""
 
 
 def rows(count: int) -> list[str]:
@@ -55,7 +62,6 @@ def timed(arguments: list[str], folder: Path) -> None:
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     report = json.loads(done.stdout)
     removed = ", ".join(f"{entry['count']:,} {name}" for name, entry in report["removed_by_reason"].items())
-    # The largest of all children so far; so the commands stand in the order of what they need.
     print(f"zoo data {' '.join(arguments)}")
     print(f"  {report['rows']:,} rows: {cpu:.0f} s of CPU, {seconds:.0f} s by the clock, "
           f"at most {after.ru_maxrss / 2**20:.2f} GB; {removed or 'none'} removed", flush=True)  # fmt: skip
@@ -64,17 +70,16 @@ def timed(arguments: list[str], folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=100_000)
-    count = parser.parse_args().rows
+    parser.add_argument("--only", choices=COMMANDS, help="Time one of the commands.")
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        texts = rows(count)
+        texts = rows(options.rows)
         (folder / "rows.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
         items = [{"text": " ".join(text.split()[:60])} for text in texts[-1000:]]
         (folder / "test.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
-        timed(["dedup", "rows.jsonl"], folder)
-        timed(["filter", "rows.jsonl"], folder)
-        timed(["contamination", "rows.jsonl", "--eval", "test.jsonl"], folder)
-        timed(["dedup", "rows.jsonl", "--near", "0.8"], folder)
+        for name in [options.only] if options.only else COMMANDS:
+            timed(COMMANDS[name], folder)
 
 
 if __name__ == "__main__":
