@@ -27,7 +27,7 @@ from zoo.evals import Eval, Subject, mean_score
 from zoo.evals.divergence import answer_divergences
 from zoo.models.roles import Policy
 from zoo.runs import Run, find_runs
-from zoo.training import setup
+from zoo.training.datasets import load_data
 from zoo.types import Answer
 
 EXACT = ["--precision", "32-true", "--batch-size", "4", "--lr", "1e-2", "--answer-tokens", "8"]
@@ -248,7 +248,7 @@ def test_which_rows_are_held_out_does_not_depend_on_the_seed(place, tmp_path, ti
         given = {"model": place.model, "data": data, "eval_fraction": 0.2}
         settings = read_settings("dpo", 1, None, [], given)
         core = settings.resolve(settings.entrants[0], seed=seed).core
-        found = setup.load_data(core, ("preference",), template, registry.manager(), lambda text: None)
+        found = load_data(core, ("preference",), template, registry.manager(), lambda text: None)
         return [record["row"] for record in found.held_out.records]
 
     assert held_out(0) == held_out(1) != []

@@ -121,7 +121,7 @@ def test_a_model_is_made_by_the_plugin_that_brings_it(shop):
 
 
 def test_a_slip_in_the_name_of_a_model_names_the_one_that_was_meant(shop, tmp_path, monkeypatch):
-    from zoo.training.setup import resolve_start
+    from zoo.training.policy import resolve_start
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ZooError, match=r"Did you mean 'shop'\?"):

@@ -19,7 +19,8 @@ from zoo.hookspecs import hookimpl
 from zoo.runs import Run
 from zoo.training.experience import packed, unpacked
 from zoo.training.randomness import seed_everything, seeded
-from zoo.training.rollouts import Rollouts, Seen
+from zoo.training.rollouts import Rollouts
+from zoo.training.seen import Seen
 from zoo.types import Answer, Answers, Batch, Ragged
 
 PLUGINS = Path(__file__).parent / "online_plugins.py"

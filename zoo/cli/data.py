@@ -56,7 +56,8 @@ def data(
     from zoo.data.preview import preview
     from zoo.data.template import ChatTemplate
     from zoo.models.loading import load_tokenizer
-    from zoo.training.setup import columns_of, resolve_start
+    from zoo.training.datasets import columns_of
+    from zoo.training.policy import resolve_start
 
     console = Console()
     say: Any = (lambda text: None) if as_json else (lambda text: console.print(text, highlight=False, markup=False))

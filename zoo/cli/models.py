@@ -79,7 +79,7 @@ def export(
 
     from zoo.models.loading import is_adapted, load_model, load_tokenizer, resolve_model
     from zoo.runs import find_run
-    from zoo.training.setup import export_model
+    from zoo.training.policy import export_model
 
     if folder.exists():
         raise ZooError(f"{folder} exists already.", "Name a folder that is not there.")

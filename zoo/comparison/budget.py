@@ -23,7 +23,7 @@ from zoo import registry
 from zoo.config import Resolved
 from zoo.data.template import ChatTemplate
 from zoo.models.roles import Models, answers_in
-from zoo.training import setup
+from zoo.training.datasets import load_data, make_collate, make_loader
 from zoo.types import Answers, Batch, TokenLogps
 
 DEFINITION = (
@@ -72,8 +72,8 @@ class Planner:
         self.algorithm = cls()
         self.plugins = registry.manager(self.algorithm)
         self.config = resolved.algorithm
-        self.data = setup.load_data(resolved.core, cls.kinds(), template, self.plugins, lambda text: None)
-        self.collate = setup.make_collate(self.plugins.hook, template.tokenizer, self.config)
+        self.data = load_data(resolved.core, cls.kinds(), template, self.plugins, lambda text: None)
+        self.collate = make_collate(self.plugins.hook, template.tokenizer, self.config)
         self.policy = CountingScorer()
         roles = {role: CountingScorer() for role in self.algorithm.roles(self.config)}
         self.models = Models(**{**roles, "policy": self.policy})
@@ -100,7 +100,7 @@ class Planner:
     def steps(self, resolved: Resolved) -> Steps:
         """The steps of one seed, in the order in which it reads the data."""
         core = resolved.core
-        loader = setup.make_loader(core, self.data, self.records, self.collate)
+        loader = make_loader(core, self.data, self.records, self.collate)
         total, tokens = 0, []
         for step in range(len(loader)):
             total += self._trained(loader.batch(step), step)

@@ -21,7 +21,7 @@ from zoo.evals.chosen import Chosen
 from zoo.evals.divergence import answer_divergences
 from zoo.registry import PluginManager
 from zoo.rollout.engine import Sampling
-from zoo.training import setup
+from zoo.training.datasets import load_data
 
 EXPLAINED = {
     "preference_accuracy": (
@@ -71,7 +71,7 @@ def load_held_out(
     found: dict[str, list[dict[str, Any]]] = {}
     for kind in ("prompt", "preference"):
         try:
-            data = setup.load_data(core, (kind,), template, plugins, lambda text: None)
+            data = load_data(core, (kind,), template, plugins, lambda text: None)
         except ZooError as error:
             found[kind] = []
             notes.append(f"Nothing is measured on {_NAMES[kind]}: {error.message}")

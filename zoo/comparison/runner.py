@@ -30,8 +30,9 @@ from zoo.models.precision import choose_precision
 from zoo.models.scorer import require_head
 from zoo.report.run_page import write_run_page
 from zoo.runs import Run, find_run, find_runs, is_run_name
-from zoo.training import setup
 from zoo.training.checks import names_in
+from zoo.training.devices import choose_accelerator
+from zoo.training.policy import ending_ids
 from zoo.training.progress import counter
 from zoo.training.report import read_samples, write_samples
 from zoo.training.run import execute, quiet_libraries
@@ -82,7 +83,7 @@ class Comparison:
         available = registry.contributions(self.plugins, "evals")
         names = [] if self.core.score == AUTO else names_in(self.core.score)
         self.evals = {one.label: one for one in choose(names, available, "lm")}
-        self.device = torch.device(setup.choose_accelerator(self.core.accelerator))
+        self.device = torch.device(choose_accelerator(self.core.accelerator))
         self.precision = choose_precision(self.core.precision, self.device.type)[0]
         made = make_plan(
             self.settings, self.template, self.source.name, str(self.folder), self.tokens, self.say
@@ -171,7 +172,7 @@ class Comparison:
 
     def _subject(self, source: Source) -> Subject:
         model = load_model(source, torch.float32, self.core.trust_remote_code).eval().to(self.device)
-        self.template.eos_ids |= setup.ending_ids(model)
+        self.template.eos_ids |= ending_ids(model)
         return Subject(
             model,
             self.template.tokenizer,

@@ -16,7 +16,7 @@ from zoo.data.kinds import KINDS, kinds_that_serve
 from zoo.data.load import load
 from zoo.data.sources import NamedSources, file_type
 from zoo.errors import ZooError
-from zoo.training.setup import columns_of
+from zoo.training.datasets import columns_of
 
 ROWS = 50
 _HUB = re.compile(r"[\w.-]+/[\w.-]+(:[\w.+-]+)?(@.*)?")

@@ -14,7 +14,7 @@ from zoo.recipes.schema import MEASURED, Stage
 from zoo.report.series import Series, start_and_end
 from zoo.runs import Run
 from zoo.spelling import parse
-from zoo.training import setup
+from zoo.training.randomness import seed_everything
 from zoo.training.report import write_samples
 from zoo.training.subject import load_subject
 
@@ -53,7 +53,7 @@ class Evaluations:
         for label in self.missing:
             (chosen,) = choose([self.stage.evals[label]], self.evals)
             # What is drawn must not depend on what this process did before.
-            setup.seed_everything(self.job.seed)
+            seed_everything(self.job.seed)
             subject: Any = None
             if chosen.evaluation.head != "none":
                 subject = replace(self._loaded(say), progress=progress(label))

@@ -28,7 +28,7 @@ from zoo.recipes.keys import stage_key
 from zoo.recipes.schema import REFERENCE, Stage
 from zoo.runs import Run
 from zoo.spelling import parse
-from zoo.training import setup
+from zoo.training.randomness import seed_everything
 from zoo.training.checks import check_values
 from zoo.training.labelling import LabelOptions, label_data
 from zoo.training.progress import counter
@@ -205,7 +205,7 @@ class Stages:
         execute(resolved, cls, self.log, resumed=begun, command=self.command)
 
     def _label(self, job: Job) -> None:
-        setup.seed_everything(job.seed)
+        seed_everything(job.seed)
         summary = label_data(
             self.label_options(job), job.folder / LABELS, str(job.folder.parent), self.say,
             counter(self.log, "pairs"),

@@ -26,7 +26,8 @@ from zoo.testing.networks import frozen, moved, network, source, template, workp
 from zoo.testing.rolling import ANSWERS, MOST_ANSWERS, NEW_TOKENS, Rolled, lend_pen, roll
 from zoo.testing.steps import Stage, hooks, step
 from zoo.testing.tiny import tiny_rows
-from zoo.training import setup
+from zoo.training.datasets import make_collate
+from zoo.training.roles import make_critic, make_models
 from zoo.types import Batch
 
 ROWS = 9
@@ -144,7 +145,7 @@ class Bench:
             return share_of(part, rank, processes)
         records = self.records(stage, options)
         chosen = records if only is None else [records[i] for i in only]
-        collate = setup.make_collate(stage.hook, template().tokenizer, stage.config)
+        collate = make_collate(stage.hook, template().tokenizer, stage.config)
         loader = StepLoader(chosen, collate, batch_size=len(chosen), shuffle=False, rank=rank, processes=processes)
         return loader.batch(0)
 
@@ -194,9 +195,7 @@ class Bench:
             policy, reference = copy.deepcopy(policy), copy.deepcopy(reference)
         every = algorithm.roles(resolved.algorithm)
         roles = tuple(role for role in every if role != "critic")
-        models = setup.make_models(
-            resolved, roles, policy, source(), template(), "shared", precision, lambda text: None
-        )
+        models = make_models(resolved, roles, policy, source(), template(), "shared", precision, lambda text: None)
         if "reference" in models:
             models._roles["reference"].stand_in(reference)
         stage = Stage(algorithm, hooks(algorithm), models, resolved.algorithm, policy, precision, start=start)
@@ -210,9 +209,7 @@ class Bench:
         """A critic as the options want it, which with the policy's first move has left its zeros."""
         kind = resolved.core.critic
         if (key := (kind, stage.precision, moves)) not in self._critics:
-            made = setup.make_critic(
-                resolved.core, stage.policy, source(), "shared", stage.precision, lambda text: None
-            )
+            made = make_critic(resolved.core, stage.policy, source(), "shared", stage.precision, lambda text: None)
             self._critics[key] = moved(made.head, moves)
         head = self._critics[key] if not own else copy.deepcopy(self._critics[key])
         stage.critic = head

@@ -16,7 +16,7 @@ from zoo.config import TrainConfig
 from zoo.data.template import ChatTemplate
 from zoo.models.loading import Source
 from zoo.testing.tiny import make_model, make_tokenizer, write_folder
-from zoo.training import setup
+from zoo.training.policy import load_policy
 
 MOVES = (0.05, 0.003)
 """Deviations of the noise by which a policy leaves its reference, and the weights that wrote its answers."""
@@ -54,7 +54,7 @@ def template() -> ChatTemplate:
 @cache
 def pristine(head: str, precision: str) -> Any:
     """The model as a run would load it, before any change; copy it."""
-    return setup.load_policy(TrainConfig(accelerator="cpu"), source(), precision, head)
+    return load_policy(TrainConfig(accelerator="cpu"), source(), precision, head)
 
 
 @cache

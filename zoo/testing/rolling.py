@@ -19,9 +19,8 @@ from zoo.rewards.reward import Scored
 from zoo.testing.steps import Failed, Stage
 from zoo.testing.tiny import tiny_reward
 from zoo.training import online
-from zoo.training.randomness import restore_rng, rng_state
+from zoo.training.randomness import restore_rng, rng_state, seed_everything
 from zoo.training.rollouts import Rollouts
-from zoo.training.setup import seed_everything
 from zoo.types import Answer, Answers, Batch
 
 NEW_TOKENS = 6

@@ -124,7 +124,7 @@ class Suite:
 
     def _tried(self, name: str) -> Result:
         from zoo.testing.steps import Failed, NotApplicable
-        from zoo.training.module import restore_rng, rng_state
+        from zoo.training.randomness import restore_rng, rng_state
 
         before = rng_state()
         try:

@@ -20,7 +20,7 @@ from zoo.judges.labelling import How, label
 from zoo.judges.make import SELF, make_judge
 from zoo.judges.pairs import groups_of
 from zoo.rollout.engine import Sampling
-from zoo.training.setup import columns_of
+from zoo.training.datasets import columns_of
 from zoo.training.subject import load_subject
 
 Say = Callable[[str], None]

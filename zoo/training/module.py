@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import lightning
@@ -18,13 +18,14 @@ import torch
 
 from zoo.config import TrainConfig
 from zoo.data.loader import micro_batches
-from zoo.errors import PluginError, TrainingStopped
+from zoo.errors import TrainingStopped
 from zoo.models.roles import Models, answers_in
+from zoo.training.hooks import Hooks
 from zoo.training.randomness import restore_rng, rng_state
 from zoo.training.schedule import lr_factor, make_optimizer
-from zoo.training.sums import Sums, add_cases, case_values, cases_of_all, is_distributed, world_size
+from zoo.training.sums import Sums, is_distributed, world_size
 from zoo.training.timing import TRAINING, Timing
-from zoo.types import Batch, Loss, metric_sums
+from zoo.types import Batch, metric_sums
 
 SMALLEST_MICRO_BATCH = 128
 """Tokens; when memory runs out below this, halving cannot help."""
@@ -43,8 +44,8 @@ class PostTraining(lightning.LightningModule):
         self.automatic_optimization = False
         self.strict_loading = False
         self.policy, self.critic = policy, critic
-        self.models, self.hook, self.algorithm = models, hook, algorithm
-        self.config, self.core = config, core
+        self.models, self.algorithm, self.core = models, algorithm, core
+        self.hooks = Hooks(hook, algorithm, models, config)
         self.total_steps, self.micro_tokens = total_steps, micro_tokens
         self.steps_done = 0
         self.bad_steps = 0
@@ -74,7 +75,8 @@ class PostTraining(lightning.LightningModule):
         optimizer: Any = self.optimizers()
         scheduler: Any = self.lr_schedulers()
         sums = self._backward_within_memory(batch, optimizer)
-        self._refuse_unused_roles()
+        if self.steps_done == 0:
+            self.hooks.refuse_unused_roles()
         loss = sums.means().get("loss", float("nan"))
         norms = self._scale_and_clip(world_size() / max(sums.count("loss"), torch.finfo(torch.float32).tiny))
         metrics = {
@@ -131,60 +133,16 @@ class PostTraining(lightning.LightningModule):
 
     def _backward(self, batch: Batch) -> Sums:
         parts = micro_batches(batch, self.micro_tokens)
-        self._measure(parts)
+        self.hooks.measure(parts, self.device)
         sums = Sums()
         for i, part in enumerate(parts):
-            loss = self._loss(part)
+            loss = self.hooks.loss(part, self.steps_done)
             tokens = torch.tensor(sum(len(answer) for answer in answers_in(part)))
             sums.add({"loss": (loss.numerator, loss.denominator), **metric_sums(loss.metrics)})
             sums.add({"tokens": (tokens, torch.tensor(0))})
             with self._gradients_stay_here(last=i == len(parts) - 1):
                 self.manual_backward(loss.numerator)
         return sums.reduced(self.device)
-
-    def _loss(self, part: Batch) -> Loss:
-        loss = self.hook.loss(batch=part, models=self.models, config=self.config, step=self.steps_done)
-        if not isinstance(loss, Loss):
-            raise PluginError(
-                f"{type(self.algorithm).__name__}.loss returned {type(loss).__name__}, not a Loss.",
-                "Return Loss.per_example(...), Loss.per_token(...) or Loss.weighted(...).",
-            )
-        if torch.is_grad_enabled() and not loss.numerator.requires_grad:
-            raise PluginError(
-                f"{type(self.algorithm).__name__}.loss returned values that do not depend on the model.",
-                "Compute them from what models.policy gives, without detach() and outside of torch.no_grad().",
-            )
-        return loss
-
-    def _refuse_unused_roles(self) -> None:
-        """After the first step of a run: a role that nothing has touched costs memory and time for no result."""
-        if self.steps_done == 0 and (unused := self.models.unused()):
-            used = ", ".join(sorted(self.models.used)) or "no role"
-            raise PluginError(
-                f"{type(self.algorithm).__name__} declares that it needs {', '.join(unused)}, but its first step used "
-                f"{used} only.",
-                f"Use models.{unused[0]}, or take it out of needs, which may be a function of the options.",
-            )
-
-    @torch.no_grad()
-    def _measure(self, parts: list[Batch]) -> None:
-        """Fill `measured` of every micro-batch with what the algorithm measures over the whole step."""
-        if not self.hook.measure.get_hookimpls():
-            return
-        sums, totals = Sums(), Sums()
-        for part in parts:
-            found = self.hook.measure(batch=part, models=self.models, config=self.config)
-            pairs = {name: value for name, value in found.items() if isinstance(value, tuple)}
-            sums.add({name: (torch.as_tensor(a), torch.as_tensor(b)) for name, (a, b) in pairs.items()})
-            plain = {name: torch.as_tensor(found[name]) for name in found.keys() - pairs.keys()}
-            totals.add({name: (value, torch.zeros(())) for name, value in plain.items()})
-        sums, totals = sums.reduced(self.device), totals.reduced(self.device)
-        means = sums.means()
-        measured = {name: means.get(name, 0.0) for name in sums.names} | {n: totals.total(n) for n in totals.names}
-        for part in parts:
-            part.measured = {
-                name: torch.tensor(value, dtype=torch.float32, device=self.device) for name, value in measured.items()
-            }
 
     def _gradients_stay_here(self, last: bool) -> contextlib.AbstractContextManager:
         """Gradients are exchanged between processes at the last micro-batch only."""
@@ -220,43 +178,6 @@ class PostTraining(lightning.LightningModule):
                 f"{MAX_BAD_STEPS} steps in a row had a non-finite loss or gradient, the last one {where}.",
                 "Look at these rows with `zoo data`, lower --lr, or use --precision 32-true.",
             )
-
-    # -- validation ----------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def validate(self, batches: Iterable[Batch]) -> dict[str, float]:
-        """Loss and metrics over held-out batches, as `val/…`; the algorithm's own state is left as it was."""
-        sums, state, rng = Sums(), self.algorithm.state(), rng_state()
-        cases: dict[str, list[float | None]] = {}
-        self.models.training = False
-        self.policy.eval()
-        with self.trainer.precision_plugin.forward_context():
-            for batch in batches:
-                found, of_batch = self._evaluate(batch.to(self.device))
-                sums.add(found.pairs)
-                add_cases(cases, of_batch)
-        self.cases = cases_of_all(cases)
-        self.models.training = True
-        self.policy.train()
-        self.algorithm.load_state(state)
-        restore_rng(rng)
-        return {f"val/{name}": value for name, value in sums.reduced(self.device).means().items()}
-
-    def _evaluate(self, batch: Batch) -> tuple[Sums, dict[str, list[float | None]]]:
-        while True:
-            sums, parts = Sums(), micro_batches(batch, self.micro_tokens)
-            cases: dict[str, list[float | None]] = {}
-            try:
-                self._measure(parts)
-                for part in parts:
-                    loss = self._loss(part)
-                    sums.add({"loss": (loss.numerator, loss.denominator), **metric_sums(loss.metrics)})
-                    add_cases(cases, case_values(loss.metrics, len(part)))
-                return sums, cases
-            except RuntimeError as error:
-                if not out_of_memory(error):
-                    raise
-                self.halve(error)
 
     # -- optimizer and checkpoints -------------------------------------------------------------------------------
 

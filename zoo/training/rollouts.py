@@ -8,27 +8,29 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from zoo.errors import PluginError, TrainingStopped, ZooError
+from zoo.errors import PluginError, ZooError
 from zoo.evals import mean_score
-from zoo.models.parts import gathered, my_place
+from zoo.models.parts import my_place
 from zoo.models.precision import autocast
 from zoo.models.roles import Models
-from zoo.rewards.alarms import IN_A_ROW, Alarms
-from zoo.rewards.reward import Reward, Scored
+from zoo.rewards.alarms import Alarms
+from zoo.rewards.reward import Reward
 from zoo.rollout.engine import evaluating
 from zoo.rollout.writer import Writer
 from zoo.runs import Run
 from zoo.training import report
 from zoo.training.randomness import seeded
+from zoo.training.scores import Scores, shared_scores
+from zoo.training.seen import Seen, mean
 from zoo.training.timing import GENERATION, REWARD, ROLLOUT, Timing
-from zoo.types import Answer, Answers, Batch
+from zoo.training.unrewarded import Unrewarded
+from zoo.types import Answers, Batch
 
 COMPARED = 8
 """Answers of a rollout whose log-probs are computed once more, to see how far the engine's are from them."""
@@ -69,8 +71,7 @@ class Rollouts:
         """Of the last rollout, until a step has taken them."""
         self.timing = Timing()
         self.alarms = Alarms()
-        self.unrewarded, self.unrewarded_in_a_row = 0, 0
-        """Rollouts in which no answer got a reward: since the run began, and up to now without one that did."""
+        self.unrewarded = Unrewarded()
         self._seen = Seen()
 
     def __call__(self, records: list[dict[str, Any]], iteration: int, step: int) -> Batch:
@@ -80,15 +81,16 @@ class Rollouts:
             self._check(batch)
             self.metrics = {**self._seen.metrics(), **self._gap()}
         self._watch(step)
-        self._count_unrewarded(step)
+        if "judge" not in self.models:
+            self.unrewarded.look(self._seen, step, self.say)
         return batch
 
     def state(self) -> dict[str, Any]:
         """What a resume must bring back, in types that load without unpickling code."""
-        return {"unrewarded": [self.unrewarded, self.unrewarded_in_a_row]}
+        return {"unrewarded": [self.unrewarded.count, self.unrewarded.in_a_row]}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self.unrewarded, self.unrewarded_in_a_row = state["unrewarded"]
+        self.unrewarded.count, self.unrewarded.in_a_row = state["unrewarded"]
 
     def close(self) -> None:
         """End the processes that rewards run in."""
@@ -149,38 +151,14 @@ class Rollouts:
                 "This algorithm asks for a reward, and none was named.", "Add --reward, see docs/rewards.md."
             )
         with self.timing.measured(REWARD):
-            values, parts, failures = self._scored("reward", answers, self.records)
-        self._seen.fail(len(answers), failures)
+            found = self._scored("reward", answers, self.records)
+        self._seen.fail(len(answers), found.failures)
         if not unfinished:
-            self._seen.add(answers, self.writer.texts(answers), values, parts)
-        return torch.tensor(values, dtype=torch.float32, device=answers[0].completion.device)
+            self._seen.add(answers, self.writer.texts(answers), found.values, found.parts)
+        return torch.tensor(found.values, dtype=torch.float32, device=answers[0].completion.device)
 
-    def _scored(
-        self, which: str, answers: Answers, records: Mapping[int, Any]
-    ) -> tuple[list[float], dict[str, list[float]], dict[str, int]]:
-        """Rewards (NaN where missing), their parts, and how many are missing by reason; shared out and gathered."""
-        rank, processes = my_place()
-        start, stop = (len(answers) * (rank + k) // processes for k in (0, 1))
-        mine = answers[start:stop]
-        found, error = Scored([], {}, []), None
-        try:
-            found = self.rewards[which].detailed(
-                self.writer.texts(mine), [records[answer.row] for answer in mine], [answer.ended for answer in mine],
-                [len(answer.completion) for answer in mine],
-            )  # fmt: skip
-        except ZooError as raised:
-            # The other processes, whose answers may be fine, wait for this one.
-            error = raised
-        shares = gathered((found.values, found.parts, found.failures, error))
-        if error := next((share[3] for share in shares if share[3]), None):
-            raise error
-        values = [_number(value) for share in shares for value in share[0]]
-        parts = {name: [_number(v) for share in shares for v in share[1][name]] for name in found.parts}
-        failures: dict[str, int] = {}
-        for share in shares:
-            for reason, count in share[2].items():
-                failures[reason] = failures.get(reason, 0) + count
-        return values, parts, failures
+    def _scored(self, which: str, answers: Answers, records: Mapping[int, Any]) -> Scores:
+        return shared_scores(self.rewards[which], answers, records, self.writer)
 
     # -- what is seen --------------------------------------------------------------------------------------------
 
@@ -190,7 +168,7 @@ class Rollouts:
         Padding, row layout and the keys kept in lower precision make a difference of rounding; more is a mistake.
         """
         if self.writer.gaps:
-            return {"rollout/engine_gap": _mean(self.writer.gaps)}
+            return {"rollout/engine_gap": mean(self.writer.gaps)}
         some = Answers([a for a in self._seen.answers if a.behaviour is not None][:COMPARED])
         if not some or not hasattr(self.models.built("policy"), "logps"):
             return {}
@@ -213,28 +191,6 @@ class Rollouts:
         self._keep("rollout", f"step {step}", seen.samples(self.records, SHOWN))
         self.tell("rollout_end", step=step, metrics=self.metrics)
 
-    def _count_unrewarded(self, step: int) -> None:
-        """Say where a whole rollout got no reward, so that nothing is learned from it; end the run where it goes on.
-
-        The same on every process.
-        """
-        values = self._seen.values
-        if "judge" in self.models or not self._seen.rewarded or not values:
-            return
-        if not all(map(math.isnan, values)):
-            self.unrewarded_in_a_row = 0
-            return
-        self.unrewarded, self.unrewarded_in_a_row = self.unrewarded + 1, self.unrewarded_in_a_row + 1
-        self.say(f"Step {step + 1}: none of the {len(values)} answers got a reward; nothing is learned from them.")
-        if self.unrewarded_in_a_row < IN_A_ROW:
-            return
-        reasons = "; ".join(reason for reason, _ in self._seen.failures.most_common(3))
-        raise TrainingStopped(
-            f"In {IN_A_ROW} rollouts one after the other no answer got a reward, the last time before step "
-            f"{step + 1}: {reasons or 'no reason given'}.",
-            "Give the reward the data that it reads, or take another one; `zoo eval MODEL --reward …` tries it alone.",
-        )
-
     def _keep(self, name: str, when: str, samples: list[dict[str, Any]]) -> None:
         if self.run is not None:
             score = mean_score(name, [s["score"] for s in samples if s["score"] is not None], samples=samples)
@@ -248,8 +204,8 @@ class Rollouts:
         records = {record["row"]: record["record"] for record in self.held_out}
         with self._rolling(VALIDATION):
             answers = self.models.built("policy").generate(self.held_out, 1)
-            found = {which: self._scored(which, answers, records)[0] for which in self.rewards}
-            means = {f"val/{which}": _mean(values) for which, values in found.items()}
+            found = {which: self._scored(which, answers, records).values for which in self.rewards}
+            means = {f"val/{which}": mean(values) for which, values in found.items()}
             cases: dict[str, list[float | None]] = {w: [_or_none(v) for v in values] for w, values in found.items()}
             cases["length"], cases["cut"] = answers.lengths.tolist(), answers.cut.float().tolist()
             means["val/length"] = float(answers.lengths.float().mean())
@@ -260,7 +216,7 @@ class Rollouts:
                 cases["kl"] = (policy - reference).tolist()
             if "judge" in self.models:
                 grades = self.models.built("judge").rate(self.held_out, self.writer.texts(answers)).tolist()
-                means["val/grade"], cases["grade"] = _mean(grades), [_or_none(grade) for grade in grades]
+                means["val/grade"], cases["grade"] = mean(grades), [_or_none(grade) for grade in grades]
         if self.run is not None and not my_place()[0]:
             report.write_cases(self.run, step, cases)
         seen = Seen()
@@ -272,92 +228,5 @@ class Rollouts:
         return means
 
 
-class Seen:
-    """What was scored in a rollout."""
-
-    def __init__(self) -> None:
-        self.answers: list[Answer] = []
-        self.texts: list[str] = []
-        self.values: list[float] = []
-        self.parts: dict[str, list[float]] = {}
-        self.failures: Counter[str] = Counter()
-        """Why rewards are missing, those of beginnings of answers too, and how many each."""
-        self.asked = 0
-        self.rewarded = True
-        """Whether there is a reward at all."""
-
-    def add(
-        self, answers: Answers, texts: Sequence[str], values: Sequence[float], parts: Mapping[str, Sequence[float]]
-    ) -> None:
-        self.answers += answers
-        self.texts += texts
-        self.values += values
-        for name, column in parts.items():
-            self.parts.setdefault(name, []).extend(column)
-
-    def fail(self, asked: int, failures: Mapping[str, int]) -> None:
-        """So many rewards were asked for, and some are missing."""
-        self.asked += asked
-        self.failures.update(failures)
-
-    def metrics(self) -> dict[str, float]:
-        if not self.answers:
-            return {}
-        known = [value for value in self.values if not math.isnan(value)]
-        mean = _mean(known)
-        lengths = [len(answer.completion) for answer in self.answers]
-        found = {
-            "rollout/reward": mean,
-            "rollout/reward_std": math.sqrt(_mean([(value - mean) ** 2 for value in known])),
-            "rollout/missing": 1 - len(known) / len(self.values),
-            "rollout/length": _mean(lengths),
-            "rollout/length_max": float(max(lengths)),
-            "rollout/cut": _mean([float(answer.cut) for answer in self.answers]),
-        }
-        if not self.rewarded:
-            return {name: value for name, value in found.items() if name.startswith(("rollout/length", "rollout/cut"))}
-        if len(self.parts) > 1:
-            found |= {f"rollout/reward/{name}": _mean(column) for name, column in self.parts.items()}
-        groups: dict[int | None, set[float]] = {}
-        for answer, value in zip(self.answers, self.values, strict=True):
-            groups.setdefault(answer.row, set()).update([] if math.isnan(value) else [value])
-        if len(groups) < len(self.answers):
-            found["rollout/flat_groups"] = _mean([float(len(values) < 2) for values in groups.values()])
-            found |= self._right()
-        return found
-
-    def _right(self) -> dict[str, float]:
-        """Share of the prompts by how many of their answers are right, where every reward is 0 or 1."""
-        if not {value for value in self.values if not math.isnan(value)} <= {0.0, 1.0}:
-            return {}
-        answers = Counter(answer.row for answer in self.answers)
-        right = Counter(answer.row for answer, value in zip(self.answers, self.values, strict=True) if value == 1.0)
-        counts = Counter(right[row] for row in answers)
-        return {f"rollout/groups/{k}": counts[k] / len(answers) for k in range(max(answers.values()) + 1)}
-
-    def samples(self, records: Mapping[int, Any], count: int) -> list[dict[str, Any]]:
-        """The first answers to `count` prompts, to read."""
-        first = {answer.row: i for i, answer in reversed(list(enumerate(self.answers)))}
-        return [
-            {
-                "prompt": records[row]["prompt"],  # type: ignore[index]
-                "answer": self.texts[i],
-                "score": None if math.isnan(self.values[i]) else self.values[i],
-                "length": len(self.answers[i].completion),
-                "cut": self.answers[i].cut,
-            }
-            for row, i in sorted(first.items(), key=lambda item: item[1])[:count]
-        ]
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
-
-
 def _or_none(value: float) -> float | None:
     return None if math.isnan(value) else value
-
-
-def _mean(values: Sequence[float]) -> float:
-    known = [value for value in values if not math.isnan(value)]
-    return sum(known) / len(known) if known else math.nan

@@ -14,8 +14,8 @@ from zoo.models.loading import load_model, load_tokenizer
 from zoo.models.precision import choose_precision
 from zoo.models.scorer import require_head
 from zoo.runs import find_run, is_run_name
+from zoo.training.policy import ending_ids, resolve_start
 from zoo.training.run import quiet_libraries
-from zoo.training.setup import ending_ids, resolve_start
 
 
 def load_subject(

@@ -21,9 +21,9 @@ from zoo.testing.networks import source
 from zoo.testing.rolling import NEW_TOKENS, TinyReward
 from zoo.testing.steps import Failed, Stage, adjust, step, with_options
 from zoo.training.execution import Execution
+from zoo.training.randomness import seed_everything
 from zoo.training.rollouts import Rollouts
 from zoo.training.run import quiet_libraries
-from zoo.training.setup import seed_everything
 
 STEPS = 2
 KILLED_AFTER = 3

@@ -1,0 +1,185 @@
+"""What a run trains with, put together from its options: model, template and data; then roles, records and steps."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from zoo import registry
+from zoo.config import AUTO, Resolved
+from zoo.data.loader import StepLoader
+from zoo.data.template import ChatTemplate
+from zoo.errors import PluginError
+from zoo.evals.chosen import choose
+from zoo.models.loading import load_tokenizer
+from zoo.models.precision import autocast, choose_precision, rounding_tolerance
+from zoo.models.scalar import choose_padding, is_scorer, set_unit, token_scores
+from zoo.models.scoring import choose_layout, score_answers
+from zoo.runs import Run
+from zoo.training import online, report
+from zoo.training.checks import check_decay, check_names, names_in
+from zoo.training.datasets import load_data, make_collate, make_loader, sample_answers
+from zoo.training.devices import choose_accelerator, choose_micro_tokens
+from zoo.training.experience import Experience
+from zoo.training.module import PostTraining
+from zoo.training.policy import ending_ids, load_policy, resolve_start
+from zoo.training.progress import counter
+from zoo.training.resuming import check_data, compare_environment
+from zoo.training.roles import make_models
+from zoo.training.rollouts import Rollouts
+
+RUN_FOLDER = "ZOO_RUN_FOLDER"
+"""Environment variable by which the first process tells the ones that it starts which run they belong to."""
+
+
+class Assembly:
+    """Holds what `load` and then `plan` make of a complete configuration, in this process of the run.
+
+    plugins: the run's plugin manager; resumed: the run that goes on; data_change: it may have other data by now.
+    """
+
+    def __init__(
+        self, resolved: Resolved, algorithm: Any, plugins: registry.PluginManager, console: Console,
+        resumed: Run | None, data_change: bool,
+    ):  # fmt: skip
+        self.resolved, self.core, self.algorithm = resolved, resolved.core, algorithm
+        self.plugins, self.console = plugins, console
+        self.resumed, self.data_change = resumed, data_change
+        self.rank = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
+        self.main = self.rank == 0
+        self.processes = self.core.devices * self.core.num_nodes
+        self.module: PostTraining | None = None
+
+    def say(self, text: str) -> None:
+        if self.main:
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def load(self) -> None:
+        """Model, template and data."""
+        core = self.core
+        self.accelerator = choose_accelerator(core.accelerator)
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        self.device = torch.device("cuda", local) if self.accelerator == "cuda" else torch.device(self.accelerator)
+        self.precision, reason = choose_precision(core.precision, self.accelerator)
+        self.evals = choose(self._scores(), registry.contributions(self.plugins, "evals"), self.algorithm.head)
+        check_names(names_in(core.loggers), report.LOGGERS, "logger")
+        self._name_models()
+        self.tokenizer = load_tokenizer(self.source, core.trust_remote_code)
+        check_decay(core, self.algorithm)
+        self.template = ChatTemplate(self.tokenizer, core.template)
+        self.data = load_data(core, self.algorithm.kinds(), self.template, self.plugins, self.say)
+        self.say(self.template.preflight(self.data.train.records))
+        if self.resumed is not None:
+            check_data(self.resumed, self.data.facts, self.data_change)
+            compare_environment(self.resumed, self.say)
+        self.policy = load_policy(core, self.source, self.precision, self.algorithm.head)
+        self.template.eos_ids |= ending_ids(self.policy)
+        if is_scorer(self.policy):
+            set_unit(self.policy, "step" if self.data.train.kind == "stepwise" else "answer")
+            if not choose_padding(self.policy, self.tokenizer, self.template.eos_ids):
+                self.say("The tokenizer pads with the end of the turn: score with zoo, not with transformers alone.")
+        self.say(f"Precision {self.precision}: {reason}.")
+
+    def _scores(self) -> list[str]:
+        return [] if self.core.score == AUTO else names_in(self.core.score)
+
+    def _name_models(self) -> None:
+        """The run that `last` means becomes its path: by the next start `last` is another one."""
+        core, folder = self.core, os.environ.get(RUN_FOLDER)
+        if not self.main and folder and not self.resumed:
+            began = Run(Path(folder)).config
+            core.model, core.reference = began["model"], began["reference"]
+        self.source = resolve_start(core.model, core.out, self.say)
+        core.model = self.source.name
+        if core.reference is not None:
+            core.reference = resolve_start(core.reference, core.out, self.say).name
+
+    def plan(self) -> None:
+        """Row layout, roles, the records as the algorithm prepares them, and the steps."""
+        core = self.core
+        device = next(self.policy.parameters()).device
+        layout, note = choose_layout(
+            self.policy, [answer.to(device) for answer in sample_answers(self.data.train.records)], core.layout,
+            rounding_tolerance(self.precision), longest=core.max_length + core.max_new_tokens * self.algorithm.online(),
+            score=token_scores if is_scorer(self.policy) else score_answers,
+        )  # fmt: skip
+        if note:
+            self.say(note)
+        roles = self.algorithm.roles(self.resolved.algorithm)
+        models = make_models(
+            self.resolved, roles, self.policy, self.source, self.template, layout, self.precision, self.say
+        )
+        if not is_scorer(self.policy):
+            online.give_pen(models, core, self.template, self.precision, self.device, self.plugins)
+        records = self._prepared(models)
+        self.rollouts = self._make_rollouts(models, records) if self.algorithm.online() else None
+        self.loader = self._make_loader(records)
+        micro_tokens = choose_micro_tokens(core, self.device, self.policy)
+        critic = models.built("critic").head if "critic" in models else None
+        self.module = PostTraining(
+            self.policy, models, self.plugins.hook, self.algorithm, self.resolved.algorithm, core,
+            total_steps=len(self.loader), micro_tokens=micro_tokens, critic=critic,
+        )  # fmt: skip
+        trained = sum(p.numel() for p in self.module.parameters() if p.requires_grad)
+        self.say(
+            f"Training {self.resolved.algo}: {len(records)} records, {len(self.loader)} steps of {core.batch_size} "
+            f"(micro-batches of {micro_tokens} tokens, {layout} rows), {trained / 1e6:.1f} M trained weights."
+        )
+        if isinstance(self.loader, Experience):
+            each = self.loader.each
+            self.say(
+                f"A rollout has {online.prompts_in_rollout(core)} prompts with {core.answers_per_prompt} answers each "
+                f"and serves {each} step{'s' if each > 1 else ''}."
+            )
+
+    def _make_rollouts(self, models: Any, records: list[dict[str, Any]]) -> Rollouts:
+        core, held_out = self.core, self.data.held_out
+        for role in ("policy", "reference"):
+            if role in models:
+                models.built(role).temperature = core.temperature or 1.0
+        if "reference" in models:
+            # What the policy writes is never seen again.
+            models.built("reference").cache = None
+        return Rollouts(
+            self.plugins.hook, self.algorithm, self.resolved.algorithm, models, models.built("policy").writer,
+            online.make_rewards(core, self.plugins, self.device, self.say), records,
+            held_out.records[: core.eval_prompts] if held_out else [], self.precision, self.say,
+        )  # fmt: skip
+
+    def _make_loader(self, records: list[dict[str, Any]]) -> StepLoader | Experience:
+        core = self.core
+        if self.rollouts is not None:
+            return online.make_experience(records, self.rollouts, core, self.rank, self.processes)
+        collate = make_collate(self.plugins.hook, self.tokenizer, self.resolved.algorithm)
+        return make_loader(core, self.data, records, collate, self.rank, self.processes)
+
+    def _prepared(self, models: Any) -> list[dict[str, Any]]:
+        """The records to train on: as encoded, or what the algorithm's `prepare` makes of them."""
+        records = self.data.train.records
+        if not self.plugins.hook.prepare.get_hookimpls():
+            return records
+        self.policy.to(self.device)
+        with autocast(self.precision, self.device), self._preparing(models):
+            prepared = self.plugins.hook.prepare(records=records, models=models, config=self.resolved.algorithm)
+        if not isinstance(prepared, list) or not prepared:
+            raise PluginError(
+                f"{type(self.algorithm).__name__}.prepare returned {type(prepared).__name__} with nothing to train on.",
+                "Return the list of records to train on.",
+            )
+        if prepared is not records:
+            self.say(f"Prepared: {len(records)} records became {len(prepared)}.")
+        return prepared
+
+    def _preparing(self, models: Any) -> contextlib.AbstractContextManager[None]:
+        """What the policy writes in `prepare` is kept for a resume."""
+        writer = getattr(models.built("policy"), "writer", None)
+        if writer is None:
+            return contextlib.nullcontext()
+        writer.progress = counter(self.console, "Preparing: answers") if self.main else None
+        key = (self.precision, self.core.engine)
+        return writer.preparing(lambda: online.kept_answers(self.policy, key, self.template, self.say))

@@ -1,0 +1,151 @@
+"""The data of a run: loaded, encoded and held out as its options say, and dealt out in steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from zoo.config import TrainConfig
+from zoo.data.encode import Encoded, default_collate, encode
+from zoo.data.formats import parse_columns
+from zoo.data.load import DataSet, judge, load, split_by_prompt
+from zoo.data.loader import StepLoader, answers_among, record_tokens
+from zoo.data.template import ChatTemplate
+from zoo.errors import ZooError
+from zoo.registry import PluginManager, contributions
+from zoo.training.schedule import decay_begin
+from zoo.types import Answer, Batch
+
+Say = Callable[[str], None]
+PROBE = 16
+"""Tokens of a text that stands for an answer where there is none yet."""
+
+
+@dataclass
+class Data:
+    """Encoded training and held-out records, and what data.json says of them."""
+
+    train: Encoded
+    held_out: Encoded | None
+    facts: dict[str, Any]
+    decay: Encoded | None = None
+    """The records of the decay phase, where it has other data."""
+
+
+def load_data(
+    core: TrainConfig, kinds: Sequence[str], template: ChatTemplate, plugins: PluginManager, say: Say
+) -> Data:
+    """Load, check and encode the data of a run, and hold some out. Prints what was kept and dropped.
+
+    kinds: those that the algorithm learns from, the preferred one first.
+    """
+    named = contributions(plugins, "sources")
+    options: dict[str, Any] = {
+        "columns": columns_of(core.columns), "format": core.format, "strict": core.strict, "named_sources": named,
+        "limit": core.limit,
+    }  # fmt: skip
+    train = load(core.data, kinds, split=core.split, **options)
+    held_out = _held_out(core, train.kind, train, options)
+    for line in train.report.lines():
+        say(line)
+    encoding: dict[str, Any] = {"max_length": core.max_length, "long_rows": core.long_rows}
+    encoded = _encode(train, template, encoding, core.strict)
+    facts = {"train": _facts(train, encoded)}
+    encoded_held_out = None
+    if held_out is not None and held_out.records:
+        encoded_held_out = _encode(held_out, template, encoding, core.strict)
+        facts["held_out"] = _facts(held_out, encoded_held_out)
+    for line in encoded.lines():
+        say(line)
+    decay = None
+    if core.decay_data is not None:
+        later = load(core.decay_data, train.kind, split=core.split, **options)
+        decay = _encode(later, template, encoding, core.strict)
+        facts["decay"] = _facts(later, decay)
+        for line in [*later.report.lines(), *decay.lines()]:
+            say(line)
+    count = len(encoded_held_out) if encoded_held_out else 0
+    say(f"Held out for validation: {count:,} records." if count else "Nothing is held out: no validation.")
+    return Data(encoded, encoded_held_out, facts, decay)
+
+
+def columns_of(columns: Any) -> dict[str, str] | None:
+    """The mapping that --columns or a file gives. Raises ZooError."""
+    return parse_columns(columns) if isinstance(columns, str) and columns else columns or None
+
+
+def _encode(data: DataSet, template: ChatTemplate, options: dict[str, Any], strict: bool) -> Encoded:
+    encoded = encode(data.records, data.kind, template, **options)
+    if strict:
+        judge(encoded.report, len(encoded.records), strict, data.report)
+    if not encoded.records:
+        raise ZooError(
+            f"No row of {data.name} is left after encoding: {'; '.join(line.strip() for line in encoded.lines())}",
+            f"`zoo data {data.name} --for {data.kind}` shows the rows; --max-length and --long-rows cut may help.",
+        )
+    return encoded
+
+
+def _facts(data: DataSet, encoded: Encoded) -> dict[str, Any]:
+    return {
+        "fingerprint": data.fingerprint,
+        "format": data.format,
+        **data.report.as_json(),
+        "encoded": encoded.as_json(),
+    }
+
+
+def _held_out(core: TrainConfig, kind: str, train: DataSet, options: dict[str, Any]) -> DataSet | None:
+    """The data named, else the source's own held-out split, else a share of the prompts taken out of `train`."""
+    if core.eval_data:
+        return load(core.eval_data, kind, split=core.split, **options)
+    if not core.eval_fraction:
+        return None
+    if core.data.split(":")[0] in options["named_sources"] and core.split == "train":
+        try:
+            return load(core.data, kind, split="heldout", **options)
+        except ZooError:
+            return None
+    if len(train) < 20:
+        return None
+    # The same prompts whatever the seed: runs of several seeds are then validated on the same rows.
+    train.records, rest = split_by_prompt(train.records, core.eval_fraction, 0)
+    return DataSet(train.name, train.kind, train.source_kind, rest, train.fingerprint, train.format, train.report)
+
+
+def make_collate(hook: Any, tokenizer: Any, config: Any) -> Callable[[list[dict[str, Any]]], Batch]:
+    """The algorithm's collation, or the default of its data kind."""
+
+    def collate(records: list[dict[str, Any]]) -> Batch:
+        batch = hook.collate(records=records, tokenizer=tokenizer, config=config)
+        return default_collate(records) if batch is None else batch
+
+    return collate
+
+
+def make_loader(
+    core: TrainConfig, data: Data, records: list[dict[str, Any]], collate: Callable[[list[dict[str, Any]]], Batch],
+    rank: int = 0, processes: int = 1,
+) -> StepLoader:  # fmt: skip
+    """The steps of a run over prepared records, those of the decay phase over its own data if it has some."""
+    loader = StepLoader(
+        records, collate, batch_size=core.batch_size, epochs=core.epochs, max_steps=core.max_steps, seed=core.seed,
+        rank=rank, processes=processes,
+    )  # fmt: skip
+    if data.decay is not None:
+        loader.switch(data.decay.records, decay_begin(len(loader), core.decay_share), core.decay_mix)
+    return loader
+
+
+def sample_answers(records: list[dict[str, Any]], count: int = 3) -> list[Answer]:
+    """A few answers of the data for the layout's self-test, those of the shortest records."""
+    shortest = sorted(records, key=record_tokens)[:count]
+    if shortest and isinstance(shortest[0].get("prompt"), torch.Tensor):
+        # Prompts have no answers yet: each is continued by the text of the others.
+        prompts = [record["prompt"] for record in shortest]
+        every = torch.ones(PROBE, dtype=torch.bool)
+        return [Answer(p, other[-PROBE:], every[-len(other) :]) for p in prompts for other in prompts]
+    return [answer for record in shortest for answer in answers_among(record.values())]

@@ -1,0 +1,145 @@
+"""The optimizer steps of a run: a Trainer of Lightning's, what is recorded and validated, and what goes before."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import lightning
+
+from zoo.data.loader import StepLoader
+from zoo.models.reference_cache import answer_key
+from zoo.models.roles import answers_in
+from zoo.runs import Run
+from zoo.training import report
+from zoo.training.assembly import RUN_FOLDER, Assembly
+from zoo.training.callbacks import Recorder
+from zoo.training.checkpoints import FolderCheckpoints, newest_good
+from zoo.training.checks import names_in
+from zoo.training.module import PostTraining, out_of_memory
+from zoo.training.progress import Watch
+from zoo.training.signals import Signals
+from zoo.training.validation import validate
+from zoo.types import Batch
+
+
+class Fitting:
+    """Trains what was put together into a run folder. tell: called with (event, **facts) for the listeners."""
+
+    def __init__(self, assembly: Assembly, run: Run, signals: Signals, tell: Callable[..., None]):
+        assert assembly.module is not None
+        self.assembly, self.module, self.run = assembly, assembly.module, run
+        self.core, self.loader, self.rollouts = assembly.core, assembly.loader, assembly.rollouts
+        self.signals, self.tell = signals, tell
+
+    def go(self) -> int:
+        """Train; returns the number of the signal that stopped it, or 0."""
+        module, assembly = self.module, self.assembly
+        with Watch(assembly.console, len(self.loader), show=assembly.main) as watch:
+            self.recorder = Recorder(
+                self.run, self.core, self.loader, self._validation(), self.tell, watch.update, self.signals
+            )
+            self.signals.on_wait = lambda: watch.say(
+                "Stopping after this step, with a checkpoint (again to stop at once)."
+            )
+            module.before_training = lambda: self._before_training(watch)
+            module.say = watch.say
+            if self.rollouts is not None:
+                self.rollouts.run, self.rollouts.say, self.rollouts.tell = self.run, watch.say, self.tell
+                self.rollouts.micro_tokens = lambda: module.micro_tokens
+                module.rollouts, self.rollouts.timing = self.rollouts, module.timing
+            trainer = self._trainer()
+            checkpoint = newest_good(self.run.checkpoints, assembly.say) if assembly.resumed else None
+            if assembly.resumed:
+                assembly.say(
+                    f"Resuming from {checkpoint.name}." if checkpoint else "No checkpoint yet: starting again."
+                )
+            if assembly.main:
+                os.environ[RUN_FOLDER] = str(self.run.path)
+            try:
+                trainer.fit(module, self.loader, ckpt_path=checkpoint, weights_only=True)
+            except BaseException:
+                # The others would wait for this process at their next exchange.
+                for process in getattr(trainer.strategy.launcher, "procs", ()):
+                    process.kill()
+                raise
+        return self.signals.number or 0
+
+    def _validation(self) -> Callable[[], dict[str, float]] | None:
+        """A function that gives the numbers of held-out data, or None."""
+        module, rollouts = self.module, self.rollouts
+        if rollouts is not None:
+            return (lambda: rollouts.validate(module.steps_done)) if rollouts.held_out else None
+        batches = self._held_out_batches()
+        return (lambda: validate(module, batches())) if batches else None
+
+    def _held_out_batches(self) -> Callable[[], list[Batch]] | None:
+        """A function that gives this process's held-out batches, or None."""
+        data, rank, processes = self.assembly.data, self.assembly.rank, self.assembly.processes
+        if data.held_out is None or not isinstance(self.loader, StepLoader):
+            return None
+        held_out = data.held_out.records
+        if len(held_out) < processes:
+            self.assembly.say(f"No validation: {len(held_out)} held-out records are too few for {processes} processes.")
+            return None
+        size = max(self.core.batch_size, processes)
+        batches = StepLoader(
+            held_out, self.loader.collate, batch_size=size, shuffle=False, rank=rank, processes=processes
+        )
+        return lambda: [batches.batch(step) for step in range(len(batches))]
+
+    def _before_training(self, watch: Watch) -> None:
+        """Score what the reference will be asked for, with the policy itself while it still is the reference."""
+        module = self.module
+        if "reference" in module.models and module.models.built("reference").cache is not None:
+            assert isinstance(self.loader, StepLoader)
+            batches = [self.loader.batch(step) for step in range(len(self.loader))]
+            held_out = self._held_out_batches()
+            batches += held_out() if held_out else []
+            answers = [answer.to(module.device) for batch in batches for answer in answers_in(batch)]
+            self._warm(module, answers, watch)
+        self.tell("run_start", config=self.assembly.resolved.as_dict())
+
+    def _warm(self, module: PostTraining, answers: list[Any], watch: Watch) -> None:
+        reference = module.models.built("reference")
+        if module.steps_done == 0 and self.core.reference is None:
+            reference.stand_in(self.assembly.policy)
+        computed = 0
+        while True:
+            done = 0
+            try:
+                # In the arithmetic of the steps, so that policy and reference start out equal.
+                with module.trainer.precision_plugin.forward_context():
+                    for done, total in reference.warm(answers, module.micro_tokens):
+                        watch.count("reference log-probs", done, total)
+                computed += done
+                break
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                computed += done
+                module.halve(error)
+        found = len({answer_key(answer) for answer in answers}) - computed
+        watch.say(f"Reference log-probs: {found:,} found in the cache, {computed:,} computed.")
+        reference.release()
+
+    def _trainer(self) -> lightning.Trainer:
+        core = self.core
+        return lightning.Trainer(
+            accelerator=core.accelerator,
+            devices=core.devices,
+            num_nodes=core.num_nodes,
+            strategy="ddp" if core.strategy == "auto" and self.assembly.processes > 1 else core.strategy,
+            precision=self.assembly.precision,  # type: ignore[arg-type]
+            max_epochs=1,
+            logger=report.make_loggers(names_in(core.loggers), self.run),
+            callbacks=[self.recorder],
+            plugins=[FolderCheckpoints()],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+            default_root_dir=str(self.run.path),
+        )

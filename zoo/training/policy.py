@@ -1,0 +1,113 @@
+"""The model that a run trains: found by its name, loaded, and written down when it has learned."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from zoo.config import TrainConfig
+from zoo.errors import ZooError, nearest
+from zoo.models.attention import use_cpu_attention
+from zoo.models.default import NAME
+from zoo.models.loading import (
+    NotFound,
+    Source,
+    add_lora,
+    is_adapted,
+    load_model,
+    load_tokenizer,
+    named_models,
+    resolve_model,
+)
+from zoo.models.precision import weights_dtype
+from zoo.models.scalar import is_scorer
+from zoo.models.scorer import require_head, scorer_to_train
+from zoo.runs import Run, find_run, find_runs, is_run_name
+from zoo.training.devices import choose_accelerator
+
+Say = Callable[[str], None]
+
+
+def resolve_start(name: str, out: str, say: Say) -> Source:
+    """The model to start from; a run may be meant by its name or `last`."""
+    if is_run_name(name, out):
+        name = str(find_run(name, out).path)
+    try:
+        return resolve_model(name, say)
+    except NotFound as error:
+        runs = [run.name for run in find_runs(out)]
+        listed = f"Runs in {out}/: {', '.join(runs)}. " if runs else f"There are no runs in {out}/. "
+        raise NotFound(error.message + nearest(name, [*runs, NAME, *named_models()]), listed + error.hint) from None
+
+
+def load_policy(core: TrainConfig, source: Source, precision: str, head: str = "lm") -> Any:
+    """The model to train: all of it, or adapters on a frozen base. Adapters it came with are merged first.
+
+    head: "lm" for a language model, "scalar" for a scorer, which a language model becomes by a new head.
+    """
+    if head == "scalar":
+        model = scorer_to_train(source, weights_dtype(precision), core.seed, core.trust_remote_code)
+    else:
+        require_head(source, head)
+        model = load_model(source, weights_dtype(precision), core.trust_remote_code)
+    if is_adapted(model):
+        model = model.merge_and_unload()
+        model.requires_grad_(True)
+    if choose_accelerator(core.accelerator) == "cpu":
+        use_cpu_attention(model)
+    if core.lora:
+        model = add_lora(model, core.lora_rank, core.lora_alpha, core.lora_dropout, core.lora_targets)
+    if core.gradient_checkpointing:
+        # The older name warns in newer versions of transformers, which have both.
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+        if core.lora:
+            model.enable_input_require_grads()
+    return model
+
+
+def ending_ids(model: Any) -> set[int]:
+    """Ids that end an answer according to the model's generation settings."""
+    settings = getattr(model, "generation_config", None)
+    found = getattr(settings, "eos_token_id", None)
+    return set(found) if isinstance(found, list) else set() if found is None else {found}
+
+
+def export_model(policy: Any, tokenizer: Any, folder: Path) -> None:
+    """Write a Hugging Face folder (or a peft one for adapters), complete or not at all."""
+    beside = folder.parent / f".tmp-{folder.name}"
+    shutil.rmtree(beside, ignore_errors=True)
+    try:
+        # Adapters never change the vocabulary, and peft would ask the hub whether they did.
+        policy.save_pretrained(beside, **({"save_embedding_layers": False} if is_adapted(policy) else {}))
+        if is_adapted(policy) and is_scorer(policy):
+            # Gain and bias of the reward, which an adapter's own files have no place for.
+            policy.get_base_model().config.save_pretrained(beside)
+        tokenizer.save_pretrained(beside)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(beside, folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise ZooError(
+            f"The model could not be written to {folder}: {error}.", "Free some space and try again."
+        ) from error
+
+
+def name_base(policy: Any, source: Source, run: Run, precision: str, trust_remote_code: bool) -> None:
+    """Make adapters say what they belong to, so that they load from any working folder.
+
+    If the model they were trained on had adapters itself, these are merged and the sum is kept in the run as `base/`.
+    """
+    if not is_adapted(policy):
+        return
+    if source.is_adapter:
+        merged = load_model(source, weights_dtype(precision), trust_remote_code).merge_and_unload()
+        export_model(merged, load_tokenizer(source, trust_remote_code), run.path / "base")
+        source = Source(source.name, run.path / "base")
+    for settings in policy.peft_config.values():
+        settings.base_model_name_or_path, settings.revision = source.as_base

@@ -1,0 +1,107 @@
+"""The roles of a run around its policy: the reference, the critic, the judge."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import torch
+
+from zoo.config import Resolved, TrainConfig
+from zoo.data.template import ChatTemplate
+from zoo.errors import ZooError
+from zoo.judges import make as judges
+from zoo.judges.make import SELF
+from zoo.models.critic import Critic, ValueHead
+from zoo.models.default import cache_folder
+from zoo.models.loading import Source, is_adapted
+from zoo.models.precision import round_frozen
+from zoo.models.reference_cache import ReferenceCache, architecture, fingerprint
+from zoo.models.roles import Models, Policy, Reference
+from zoo.models.scalar import ScalarPolicy, is_scorer
+from zoo.training.policy import load_policy, resolve_start
+
+Say = Callable[[str], None]
+
+
+def make_models(
+    resolved: Resolved, roles: tuple[str, ...], policy: Any, source: Source, template: ChatTemplate, layout: str,
+    precision: str, say: Say,
+) -> Models:  # fmt: skip
+    """The declared roles around the loaded policy."""
+    core = resolved.core
+    made: dict[str, Any] = {"policy": ScalarPolicy(policy, layout) if is_scorer(policy) else Policy(policy, layout)}
+    if "reference" in roles and not is_scorer(policy):
+        made["reference"] = make_reference(core, policy, source, layout, precision, say)
+    if "critic" in roles:
+        made["critic"] = make_critic(core, policy, source, layout, precision, say)
+    if "judge" in roles:
+        made["judge"] = make_judge(core, policy, source, template, precision, say)
+    if unknown := set(roles) - set(made):
+        raise ZooError(f"{resolved.algo} needs the role '{unknown.pop()}', which this version does not build.")
+    return Models(**made)
+
+
+def make_critic(core: TrainConfig, policy: Any, source: Source, layout: str, precision: str, say: Say) -> Critic:
+    """A head on the policy, or a model of its own that starts where the policy does, or from a reward model."""
+    if core.critic == "head":
+        if core.critic_model is not None:
+            raise ZooError("--critic-model is the start of a critic of its own.", "Leave it out, or add --critic own.")
+        return Critic(policy, ValueHead.on(policy), layout)
+    start = source if core.critic_model is None else resolve_start(core.critic_model, core.out, say)
+    model = load_policy(replace(core, lora=False), start, precision, "scalar")
+    if core.critic_model is None:
+        torch.nn.init.zeros_(model.score.weight)
+    return Critic(model, model, layout)
+
+
+def make_reference(core: TrainConfig, policy: Any, source: Source, layout: str, precision: str, say: Say) -> Reference:
+    """The frozen model: another one by name, the policy with its adapters off, or its own starting weights."""
+
+    def kept(model: Any, weights: Any) -> ReferenceCache | None:
+        if core.reference_cache == "off":
+            return None
+        key = fingerprint(weights, precision, architecture(model))
+        try:
+            return ReferenceCache(cache_folder() / "reference", key)
+        except (OSError, sqlite3.Error) as error:
+            say(f"Reference log-probs are kept in memory only: {cache_folder()} cannot be written ({error}).")
+            return ReferenceCache(None, key)
+
+    if core.reference is None and is_adapted(policy):
+        base = [(n, p) for n, p in policy.named_parameters() if "lora_" not in n]
+        return Reference(lambda: policy, layout, kept(policy, base), borrow=policy.disable_adapter)
+    if core.reference is not None:
+        other = frozen(core, resolve_start(core.reference, core.out, say), policy, precision)
+        known = kept(other, other.named_parameters())
+        round_frozen(other, precision)
+        return Reference(lambda: other, layout, known)
+    return Reference(
+        lambda: round_frozen(frozen(core, source, policy, precision), precision),
+        layout,
+        kept(policy, policy.named_parameters()),
+    )
+
+
+def frozen(core: TrainConfig, source: Source, policy: Any, precision: str) -> Any:
+    """A model that is not trained, on the policy's device."""
+    plain = load_policy(TrainConfig(trust_remote_code=core.trust_remote_code), source, precision)
+    return plain.requires_grad_(False).eval().to(next(policy.parameters()).device)
+
+
+def make_judge(core: TrainConfig, policy: Any, source: Source, template: ChatTemplate, precision: str, say: Say) -> Any:
+    """The judge that was named, else the weights that training starts from."""
+    options: dict[str, Any] = {"device": next(policy.parameters()).device, "out": core.out, "say": say}
+    if core.judge is not None:
+        return judges.make_judge(core.judge, precision=precision, trust_remote_code=core.trust_remote_code, **options)
+    if is_adapted(policy):
+        return judges.make_judge(SELF, policy, template, precision, borrow=policy.disable_adapter, **options)
+
+    @cache
+    def start() -> Any:
+        return round_frozen(frozen(core, source, policy, precision), precision)
+
+    return judges.make_judge(SELF, start, template, precision, **options)

@@ -1,0 +1,57 @@
+"""Held-out data, scored as the optimizer steps score theirs, without a gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from zoo.data.loader import micro_batches
+from zoo.training.module import out_of_memory
+from zoo.training.randomness import restore_rng, rng_state
+from zoo.training.sums import Sums, add_cases, case_values, cases_of_all
+from zoo.types import Batch, metric_sums
+
+Cases = dict[str, list[float | None]]
+
+
+@torch.no_grad()
+def validate(module: Any, batches: Iterable[Batch]) -> dict[str, float]:
+    """Loss and metrics over held-out batches, as `val/…`; the algorithm's own state is left as it was.
+
+    module: a `PostTraining` in training; its `cases` become the metrics case by case, of all processes.
+    """
+    sums, state, rng = Sums(), module.algorithm.state(), rng_state()
+    cases: Cases = {}
+    module.models.training = False
+    module.policy.eval()
+    with module.trainer.precision_plugin.forward_context():
+        for batch in batches:
+            found, of_batch = _evaluated(module, batch.to(module.device))
+            sums.add(found.pairs)
+            add_cases(cases, of_batch)
+    module.cases = cases_of_all(cases)
+    module.models.training = True
+    module.policy.train()
+    module.algorithm.load_state(state)
+    restore_rng(rng)
+    return {f"val/{name}": value for name, value in sums.reduced(module.device).means().items()}
+
+
+def _evaluated(module: Any, batch: Batch) -> tuple[Sums, Cases]:
+    """One batch; when memory runs out, again with half the micro-batch."""
+    while True:
+        sums, parts = Sums(), micro_batches(batch, module.micro_tokens)
+        cases: Cases = {}
+        try:
+            module.hooks.measure(parts, module.device)
+            for part in parts:
+                loss = module.hooks.loss(part, module.steps_done)
+                sums.add({"loss": (loss.numerator, loss.denominator), **metric_sums(loss.metrics)})
+                add_cases(cases, case_values(loss.metrics, len(part)))
+            return sums, cases
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            module.halve(error)
