@@ -161,7 +161,9 @@ def test_only_a_stage_and_what_it_needs(place):
 def test_a_dry_run_tells_what_is_finished_and_where_options_come_from_and_makes_nothing(made, place):
     plan = json.loads(cli(*COMMAND, "--dry-run", "--json", "--seeds", "1,2")[1])
     assert [stage["finished"] for stage in plan["stages"]] == [True] * 6 + [False] * 6
-    assert plan["stages"][1]["options"]["lr"] == [0.002, "words.yaml"]
+    value, origin = plan["stages"][1]["options"]["lr"]
+    line = (WORDS / "zoo_words" / "words.yaml").read_text().splitlines()[int(origin.rpartition(":")[2]) - 1]
+    assert value == 0.002 and "words.yaml:" in origin and "lr: 2.0e-3" in line
     assert not (place / LAPTOP / "seed-2").exists()
     assert "lr: 0.002" in cli(*COMMAND, "--dry-run")[1]
 

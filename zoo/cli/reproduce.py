@@ -128,6 +128,12 @@ def _show(results: Mapping[str, Any], folder: Path, stored: Path | None, console
 
 def _dry_run(reproduction: Any, console: Console, as_json: bool) -> None:
     plan = reproduction.plan()
+    if reproduction.variant.name == "full":
+        from zoo.testing.rehearsal import rehearse_all
+
+        console.print("Rehearsing each stage that trains, on tiny models of the same architectures.", style="dim")
+        told = rehearse_all(reproduction.rehearsed())
+        plan["notes"] = [f"{name}: {sentence}" for name, sentence in told.items()]
     if as_json:
         print_json(plan)
         return

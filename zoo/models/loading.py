@@ -264,6 +264,9 @@ def add_lora(model: Any, rank: int, alpha: float, dropout: float, targets: list[
         return model
     if isinstance(targets, list) and len(targets) == 1:
         targets = targets[0]
+    if isinstance(targets, str) and targets != "all-linear" and re.fullmatch(r"\w+", targets):
+        # peft takes a text for a pattern of whole paths; a lone word is the name of a layer, as in a list.
+        targets = [targets]
     options: dict[str, Any] = {"lora_alpha": alpha, "lora_dropout": dropout, "target_modules": targets}
     # For a classifier peft trains and saves the head too.
     settings = LoraConfig(r=rank, task_type="SEQ_CLS" if hasattr(model, "score") else "CAUSAL_LM", **options)

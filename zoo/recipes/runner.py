@@ -26,6 +26,7 @@ from zoo.recipes.graph import drawn, jobs, stage_order
 from zoo.recipes.log import Log
 from zoo.recipes.schema import Recipe
 from zoo.recipes.stages import Stages
+from zoo.recipes.structure import written_at
 from zoo.recipes.table import keeps_results, write_table
 from zoo.report.recipe_page import write_recipe_page
 from zoo.runs import hold
@@ -58,7 +59,10 @@ class Reproduction:
         self.stages = self._stages(Console(quiet=True))
 
     def _stages(self, log: Console) -> Stages:
-        return Stages(self.jobs, self.recipe.path.name, self.command, self.console, log)
+        return Stages(
+            self.jobs, lambda stage, key: written_at(self.recipe, self.variant, stage, key), self.command, self.console,
+            log,
+        )  # fmt: skip
 
     def say(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -88,6 +92,11 @@ class Reproduction:
                 "options": self.stages.options(job), "evals": dict(self.stages.filled(job).evals),
             })  # fmt: skip
         return {"recipe": self.recipe.name, "variant": self.variant.name, "stages": rows, "notes": []}
+
+    def rehearsed(self) -> dict[str, tuple[Any, Any, str]]:
+        """For each stage that trains, one of a sweep: its configuration, algorithm, and the model it begins with."""
+        first = {job.stage.sweep_of or job.name: job for job in reversed(self.jobs) if job.stage.algo}
+        return {name: (*self.stages.resolved(job), self.stages.origin(job)) for name, job in reversed(first.items())}
 
     # -- running it ------------------------------------------------------------------------------------------------
 

@@ -28,12 +28,13 @@ from zoo.recipes.keys import stage_key
 from zoo.recipes.schema import REFERENCE, Stage
 from zoo.runs import Run
 from zoo.spelling import parse
-from zoo.training.randomness import seed_everything
 from zoo.training.checks import check_values
 from zoo.training.labelling import LabelOptions, label_data
 from zoo.training.progress import counter
+from zoo.training.randomness import seed_everything
 from zoo.training.run import execute
 
+Where = Callable[[Stage, str], str]
 RECORDS = "stages.json"
 SET_ASIDE = "replaced"
 
@@ -41,10 +42,11 @@ SET_ASIDE = "replaced"
 class Stages:
     """Makes the stages of one variant.
 
-    where: how the recipe is called in messages; console: what a person sees; log: what the runs say at length.
+    where: from a stage and a key to its place in the recipe's file; console: what a person sees; log: what the runs
+    say at length.
     """
 
-    def __init__(self, jobs: list[Job], where: str, command: str, console: Console, log: Console):
+    def __init__(self, jobs: list[Job], where: Where, command: str, console: Console, log: Console):
         self.jobs = {(job.seed, job.name): job for job in jobs}
         self.where, self.command, self.console, self.log = where, command, console, log
         self.keys: dict[tuple[int, str], str] = {}
@@ -93,7 +95,7 @@ class Stages:
         short, cls = registry.load_algorithm(str(stage.algo))
         layers: list[tuple[str, Mapping[str, Any]]] = [
             ("zoo reproduce", {"score": "none"}),
-            (self.where, stage.training_options),
+            *((self.place(stage, name), {name: value}) for name, value in stage.training_options.items()),
             ("zoo reproduce", {"name": job.folder.name, "out": str(job.folder.parent)}),
         ]
         found = resolve(str(stage.algo) if ".py" in str(stage.algo) else short, cls, layers, data_defaults)
@@ -105,12 +107,22 @@ class Stages:
         if not job.stage.algo:
             stage = self.filled(job)
             given = stage.label if stage.label is not None else {"start": stage.start}
-            return {name: (value, self.where) for name, value in given.items()}
+            return {name: (value, self.place(stage, name)) for name, value in given.items()}
         resolved, _ = self.resolved(job)
         return {name: (value, resolved.origin.get(name, "")) for name, value in resolved.as_dict().items()}
 
+    def place(self, stage: Stage, name: str) -> str:
+        """Where an option of a stage comes from; the seed is the runner's unless the file says otherwise."""
+        return self.where(stage, "start" if name == "model" else name)
+
     def label_options(self, job: Job) -> LabelOptions:
         return build(LabelOptions, self.filled(job).label or {}, what=f"the labelling stage {job.name}")
+
+    def origin(self, job: Job) -> str:
+        """The model that a stage begins with in the end, through all stages before it."""
+        start = str(job.stage.start)
+        match = REFERENCE.fullmatch(start)
+        return self.origin(self.jobs[job.seed, match[1]]) if match else start
 
     def key(self, job: Job) -> str:
         """The key of a stage; those of what it needs are part of it."""
