@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from zoo.comparison.results import by_case
+from zoo.comparison.results import score_by_case
 from zoo.comparison.statistics import paired_difference
 from zoo.errors import ZooError
 from zoo.runs import Run
@@ -53,7 +53,7 @@ def _scores(runs: Sequence[Run]) -> list[dict[str, Any]]:
             {key: scores[name][key] for key in ("value", "low", "high", "n")} if name in scores else None
             for scores in measured
         ]
-        cases = [by_case(run, name, "after") for run in runs]
+        cases = [score_by_case(run, name, "after") for run in runs]
         differences = [paired_difference(cases[0], case) for case in cases[1:]]
         rows.append({"name": name, "values": values, "differences": [None, *differences]})
     return rows

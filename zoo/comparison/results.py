@@ -16,7 +16,7 @@ from zoo.comparison.statistics import averaged, mean_and_spread, paired_differen
 from zoo.evals import Score
 from zoo.report.warnings import displacement, length_warning
 from zoo.runs import Run
-from zoo.training.report import read_samples
+from zoo.training.report import by_case, read_samples
 
 SPREAD = "mean ± sample standard deviation over seeds"
 COSTS = {
@@ -83,13 +83,10 @@ def _entrant(label: str, rows: list[dict[str, Any]], named: list[str]) -> dict[s
             "passes": rows[0]["passes"], "measures": found}  # fmt: skip
 
 
-def by_case(run: Run, evaluation: str, when: str) -> dict[str, float]:
+def score_by_case(run: Run, evaluation: str, when: str) -> dict[str, float]:
     """The score of each prompt of one evaluation."""
-    return {
-        json.dumps(row["prompt"], sort_keys=True): float(row["score"])
-        for row in read_samples(run)
-        if (row["eval"], row["when"]) == (evaluation, when) and row.get("score") is not None
-    }
+    wanted = (row for row in read_samples(run) if (row["eval"], row["when"]) == (evaluation, when))
+    return {case: float(row["score"]) for case, row in by_case(wanted).items() if row.get("score") is not None}
 
 
 def _differences(
@@ -98,9 +95,9 @@ def _differences(
     """Each entrant against the start, and each pair of entrants, by evaluation; over prompts, seeds averaged."""
     found = []
     for name in evals:
-        cases = {START: by_case(start_run, name, "before")}
+        cases = {START: score_by_case(start_run, name, "before")}
         for label in labels:
-            cases[label] = averaged([by_case(run, name, "after") for p, run in runs if p.entrant.label == label])
+            cases[label] = averaged([score_by_case(run, name, "after") for p, run in runs if p.entrant.label == label])
         for first, second in itertools.combinations(cases, 2):
             difference = paired_difference(cases[first], cases[second])
             if difference:

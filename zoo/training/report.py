@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -95,14 +96,24 @@ def closing_panel(console: Console, run: Run, summary: dict[str, Any]) -> None:
 
 
 def sample_pairs(run: Run) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """The samples of one evaluation and prompt, before and after training."""
+    """The samples of each evaluation and prompt, before and after training."""
     samples = read_samples(run)
-    before = {_case(sample): sample for sample in samples if sample["when"] == "before"}
-    return [(before[_case(s)], s) for s in samples if s["when"] == "after" and _case(s) in before]
+    before, after = (by_case(row for row in samples if row["when"] == when) for when in ("before", "after"))
+    return [(before[case], sample) for case, sample in after.items() if case in before]
 
 
-def _case(sample: dict[str, Any]) -> str:
-    return json.dumps([sample["eval"], sample["prompt"]])
+def by_case(samples: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Samples by evaluation and prompt; where a prompt was answered several times, each answer is a case of its own.
+
+    Drawn independently, any answer to a prompt may be compared with any other one to it.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    seen: Counter[str] = Counter()
+    for sample in samples:
+        asked = json.dumps([sample["eval"], sample["prompt"]], sort_keys=True)
+        found[f"{asked} {seen[asked]}"] = sample
+        seen[asked] += 1
+    return found
 
 
 def paired_noise(scores: list[tuple[float | None, float | None]]) -> float | None:
