@@ -10,7 +10,9 @@ from tiny_runs import cli, trainer, write_rows
 
 from zoo.data.collate import default_collate
 from zoo.data.loader import micro_batches
+from zoo.data.template import ChatTemplate
 from zoo.errors import ZooError
+from zoo.evals import Subject, reward_models
 from zoo.models import scalar
 from zoo.models.layout import LAYOUTS
 from zoo.models.loading import load_model, load_tokenizer, resolve_model
@@ -257,6 +259,28 @@ def test_steps_train(train, tmp_path):
     run = train("prm", data=write_rows(tmp_path / "steps.jsonl", rows), lr=1e-2, epochs=3)
     assert run.metrics[-1]["accuracy"] == 1.0
     assert scalar.unit_of(run.load()[0]) == "step"
+    status, out, err = cli("eval", run.path, "--eval", f"step_accuracy(data={tmp_path / 'steps.jsonl'})", "--json")
+    assert status == 0, err
+    (score,) = json.loads(out).values()
+    assert (score["value"], score["n"], score["details"]["steps"]) == (1.0, 12, 36)
+    status, _, err = cli("eval", run.path, "--eval", "pair_accuracy")
+    assert (status, "--eval step_accuracy" in err) == (2, True)
+
+
+def test_steps_count_up_to_the_first_wrong_one_and_solutions_alike(monkeypatch, tiny_folder):
+    rows = [
+        {"row": 1, "prompt": "a", "steps": ["x", "y", "z"], "labels": [1, -1, -1]},
+        {"row": 2, "prompt": "b", "steps": ["x", "y"], "labels": [1, 1]},
+    ]
+    source = resolve_model(str(tiny_folder))
+    model, tokenizer = scorer_to_train(source, torch.float32, 0), load_tokenizer(source)
+    scalar.set_unit(model, "step")
+    monkeypatch.setattr(reward_models, "score_many", lambda *_, **__: [[2.0, -1.0, 5.0], [-1.0, 3.0]])
+    found = reward_models.step_eval("s", Subject(model, tokenizer, ChatTemplate(tokenizer)), rows)
+    assert (found.value, found.n) == (0.75, 2)
+    assert found.details == {
+        "steps": 4, "right_steps": 3, "accuracy_of_right": 0.667, "wrong_steps": 1, "accuracy_of_wrong": 1.0
+    }  # fmt: skip
 
 
 # -- the wrong sort of model -------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from zoo.evals import Score, Subject
 from zoo.evals.answers import loss_eval, preference_eval
-from zoo.evals.reward_models import pair_eval, ranking_eval
+from zoo.evals.reward_models import pair_eval, ranking_eval, step_eval
 from zoo.evals.rows import records_of
 
 
@@ -36,3 +36,10 @@ def ranking_accuracy(
 ) -> Score:
     """Share of pairs of answers to a prompt that the reward orders as their ranks do."""
     return ranking_eval("ranking_accuracy", subject, records_of(subject, data, "ranking", split, columns, limit))
+
+
+def step_accuracy(
+    subject: Subject, data: str = "starter", split: str = "", columns: str = "", limit: int | None = None
+) -> Score:
+    """Share of the steps of solutions, up to the first wrong one, whose probability is on the right side of ½."""
+    return step_eval("step_accuracy", subject, records_of(subject, data, "stepwise", split, columns, limit))

@@ -102,7 +102,7 @@ def _of_changes() -> dict[str, Any]:
 
 def _of_reward_models() -> dict[str, Any]:
     from zoo.evals import Eval
-    from zoo.evals.given import pair_accuracy, ranking_accuracy
+    from zoo.evals.given import pair_accuracy, ranking_accuracy, step_accuracy
 
     about = (
         "longer_wins", "shorter_wins", "same_length_accuracy", "same_length_pairs", "mean_margin", "calibration_error",
@@ -115,6 +115,11 @@ def _of_reward_models() -> dict[str, Any]:
         "ranking_accuracy": Eval(
             "Share of pairs of answers to a prompt that the reward orders as their ranks do.", ranking_accuracy,
             "scalar", ("pairs", *about),
+        ),
+        "step_accuracy": Eval(
+            "Share of a solution's steps, up to the first wrong one, that a process reward model judges right.",
+            step_accuracy, "scalar",
+            ("steps", "right_steps", "wrong_steps", "accuracy_of_right", "accuracy_of_wrong"), by_default=False,
         ),
     }  # fmt: skip
 

@@ -12,7 +12,7 @@ from zoo.errors import ZooError
 from zoo.evals import Score, Subject, mean_score, share_score
 from zoo.evals.pairs import Pair, calibration_error, correlation
 from zoo.models.precision import autocast
-from zoo.models.scalar import score_many
+from zoo.models.scalar import score_many, unit_of
 from zoo.types import Answer
 
 
@@ -51,12 +51,46 @@ def ranking_eval(name: str, subject: Subject, records: list[dict[str, Any]]) -> 
     return mean_score(name, shares, details=details)
 
 
+def step_eval(name: str, subject: Subject, records: list[dict[str, Any]]) -> Score:
+    """Share of a solution's steps, up to its first wrong one, that are on the right side of ½: mean over solutions."""
+    _require(subject, "step")
+    found = encode(records[: subject.limit], "stepwise", subject.template).records
+    answers, ends = [record["completion"] for record in found], [record["step_ends"] for record in found]
+    with autocast(subject.precision, next(subject.model.parameters()).device):
+        scored = score_many(subject.model, answers, at=ends, progress=subject.progress)
+    shares: list[float] = []
+    hits: dict[bool, list[bool]] = {True: [], False: []}
+    for record, scores in zip(found, scored, strict=True):
+        right = [label == 1 for label in record["labels"]]
+        known = right[: right.index(False) + 1] if False in right else right
+        agree = [(score > 0) is label for score, label in zip(scores, known, strict=False)]
+        shares.append(sum(agree) / len(agree))
+        for label, hit in zip(known, agree, strict=True):
+            hits[label].append(hit)
+    details: dict[str, Any] = {"steps": sum(map(len, hits.values()))}
+    for label, word in ((True, "right"), (False, "wrong")):
+        details[f"{word}_steps"] = len(hits[label])
+        details[f"accuracy_of_{word}"] = round(sum(hits[label]) / len(hits[label]), 3) if hits[label] else None
+    return mean_score(name, shares, (0.0, 1.0), details=details)
+
+
 def _rewards(subject: Subject, answers: list[Answer]) -> list[float]:
-    if not hasattr(subject.model, "score"):
-        raise ZooError("This evaluation is for reward models, and the model is a language model.")
+    _require(subject, "answer")
     device = next(subject.model.parameters()).device
     with autocast(subject.precision, device):
         return score_many(subject.model, answers, progress=subject.progress)
+
+
+def _require(subject: Subject, unit: str) -> None:
+    """Raises ZooError unless the model scores whole answers ("answer"), or steps ("step")."""
+    if not hasattr(subject.model, "score"):
+        raise ZooError("This evaluation is for reward models, and the model is a language model.")
+    if (found := unit_of(subject.model)) != unit:
+        fitting = {"step": "--eval step_accuracy", "answer": "--eval pair_accuracy"}[found]
+        raise ZooError(
+            f"This evaluation is for models that score a whole {unit}, and this one scores a {found}.",
+            f"Its own is {fitting}.",
+        )
 
 
 def compared(pairs: Sequence[Pair]) -> dict[str, Any]:

@@ -28,6 +28,8 @@ def sources() -> dict[str, Any]:
 def defaults(part: str, algorithm: type[Algorithm]) -> dict[str, Any]:
     """What answers are worth here, and what shows whether they have become better."""
     found = {"score": {"lm": "instructions", "scalar": "pair_accuracy"}[algorithm.head]}
+    if algorithm.data == "stepwise":
+        found["score"] = "step_accuracy"
     if algorithm.online():
         found["reward"] = "instructions"
     return {name: value for name, value in found.items() if name not in algorithm.defaults}
