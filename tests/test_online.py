@@ -99,6 +99,34 @@ def test_missing_rewards_are_counted_and_not_trained_on(train):
     assert run.summary["skipped_steps"] == 0
 
 
+@pytest.mark.parametrize("options", [{}, {"lora": True, "lora_rank": 2}], ids=str)
+def test_the_reference_becomes_the_policy_every_so_many_steps(train, options):
+    """A rollout serves four steps: of three rollouts the first and, from step 6 on, the third begin at distance 0."""
+    moving = rows_with(train("ActorCritic", reference_every=6, **options), "kl")
+    staying = rows_with(train("ActorCritic", **options), "kl")
+    for row, still in zip(moving[:8], staying[:8], strict=True):
+        assert row["kl"] == still["kl"]
+    assert abs(staying[8]["kl"]) > 1e-4 > 1e-5 > abs(moving[8]["kl"])
+
+
+@pytest.mark.parametrize(("event", "step"), [("rollout_end", 4), ("step_end", 6)], ids=str)
+def test_a_moved_reference_comes_back_after_a_kill(train, tmp_path, event, step):
+    whole = train("ActorCritic", name="whole", reference_every=3)
+
+    def broken():
+        installed(KillAt(event, step))
+        train("ActorCritic", name="broken", reference_every=3)
+
+    assert in_child(broken, tmp_path / "output.txt") == 128 + signal.SIGKILL
+    zoo.resume(tmp_path / "runs" / "broken", quiet=True)
+    assert_same(Run(tmp_path / "runs" / "broken"), whole)
+
+
+def test_a_reference_that_is_not_there_cannot_move(train):
+    with pytest.raises(ZooError, match="--reference-every renews the reference, and this run has none"):
+        train("Reinforce", reference_every=2)
+
+
 @pytest.mark.parametrize("options", [{"micro_tokens": 20}, {"layout": "packed"}, {"layout": "padded"}], ids=str)
 @pytest.mark.parametrize("algo", ["Reinforce", "ActorCritic"])
 def test_the_result_does_not_depend_on_the_cut(train, algo, options):

@@ -9,6 +9,7 @@ from peft import LoraConfig, get_peft_model
 from zoo.errors import ZooError
 from zoo.models.reference_cache import ReferenceCache
 from zoo.models.roles import Models, Policy, Reference, answers_in
+from zoo.models.snapshot import Snapshot
 from zoo.types import Answer, Answers, Batch
 
 CHOSEN = Answers([Answer.of([1, 2, 3], [4, 5, 6]), Answer.of([7], [8])])
@@ -54,6 +55,33 @@ def test_entropy_and_temperature_are_passed_on(tiny_model):
     warm = policy.logps(CHOSEN, temperature=2.0, entropy=True)
     assert (warm.entropy[warm.mask] > 0).all()
     assert not torch.allclose(warm.sum(), policy.logps(CHOSEN).sum())
+
+
+def test_a_reference_that_follows_a_snapshot_leaves_the_policy_and_its_gradient_alone(tiny_model):
+    model = copy.deepcopy(tiny_model).train()
+    policy, reference = Policy(model, "shared"), Reference(lambda: None, "shared", None)
+    before = policy.logps(CHOSEN).per_token.detach()
+    reference.follow(Snapshot(model))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.1)
+
+    def gradient(between):
+        model.zero_grad()
+        scored = policy.logps(CHOSEN).sum().sum()
+        between()
+        scored.backward()
+        return [parameter.grad.clone() for parameter in model.parameters()]
+
+    seen = []
+    plain, with_reference = gradient(lambda: None), gradient(lambda: seen.append(reference.logps(CHOSEN).per_token))
+    assert all(torch.equal(a, b) for a, b in zip(plain, with_reference, strict=True))
+    torch.testing.assert_close(seen[0], before)
+    assert not torch.allclose(policy.logps(CHOSEN).per_token, before) and model.training
+    with torch.autocast("cpu", torch.bfloat16):
+        policy.logps(CHOSEN)
+        rounded = reference.logps(CHOSEN).per_token
+    assert (rounded - before).abs().max() < 0.1 < (policy.logps(CHOSEN).per_token - before).abs().max()
 
 
 def test_noise_changes_the_scores_and_only_when_it_is_asked_for(tiny_model):

@@ -155,6 +155,8 @@ class RolloutOptions:
     judge: str | None = None
     """The judge of algorithms that have one: a model, a run, or https://host/v1#model; by default the model that
     training starts from."""
+    reference_every: int = 0
+    """Optimizer steps after which the reference becomes the policy of the moment; 0: it stays what it is."""
     eval_prompts: int = 64
     """Held-out prompts that a validation writes answers to."""
 
@@ -276,7 +278,7 @@ RESERVED = {"algo", "config", "recipe", "stage", "laptop", "dry_run", "quiet", "
 """Flags and arguments of `train` that are no options."""
 
 
-ONLINE_ONLY = ("reward", "gold_reward", "minibatches", "rollout_epochs", "eval_prompts")
+ONLINE_ONLY = ("reward", "gold_reward", "minibatches", "rollout_epochs", "eval_prompts", "reference_every")
 """Options that mean nothing to an algorithm that does not learn from its own answers."""
 
 

@@ -21,7 +21,8 @@ from zoo.judges.wording import Question
 from zoo.models.precision import autocast, rounding_tolerance
 from zoo.models.reference_cache import architecture, fingerprint
 from zoo.models.scoring import balance_of, choose_layout, score_answers
-from zoo.rollout.engine import InProcessEngine, evaluating
+from zoo.models.snapshot import evaluating
+from zoo.rollout.engine import InProcessEngine
 from zoo.rollout.sampling import Sampling
 from zoo.types import Answer
 

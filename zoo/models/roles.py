@@ -15,6 +15,7 @@ from zoo.models.layout import counted
 from zoo.models.parts import logps_in_parts
 from zoo.models.reference_cache import ReferenceCache, answer_key
 from zoo.models.scoring import balance_of, score_answers, split
+from zoo.models.snapshot import Snapshot
 from zoo.types import Answer, Answers, TokenLogps, missing_role
 
 
@@ -120,6 +121,11 @@ class Reference(Scorer):
         """Take another model with the same weights for now, such as the policy before its first step."""
         self._model = model
         self.balance = balance_of(model)
+
+    def follow(self, snapshot: Snapshot) -> None:
+        """Be what a snapshot of the policy says from now on, in the place of another model."""
+        self.stand_in(snapshot.model)
+        self._load, self._borrow, self.cache = lambda: snapshot.model, snapshot.worn, None
 
     def release(self) -> None:
         """Forget the model; it is loaded again if a score is missing."""

@@ -7,8 +7,7 @@ gets token ids, returns token ids, and says with which log-probs it drew them. P
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from zoo.errors import ZooError
+from zoo.models.snapshot import evaluating
 from zoo.rollout.decoding import Decoding, Forward
 from zoo.rollout.packing import packed
 from zoo.rollout.sampling import Sampling, StopStrings, seeds
@@ -163,18 +163,3 @@ def check_request(
                 if len(prompt) < limit
                 else f"Shorten the prompt to fewer than {limit} tokens, or remove it.",
             )
-
-
-@contextmanager
-def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """The model in eval mode; every module is put back into the mode it had."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-        # Autocast keeps low-precision copies of the weights until its context ends. Before torch 2.13 it may
-        # keep those made here, without a gradient, and a training step in that context would train nothing.
-        torch.clear_autocast_cache()

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.rollout.engine import evaluating
+from zoo.models.snapshot import evaluating
 from zoo.types import Answer
 
 

@@ -14,7 +14,7 @@ from zoo import registry
 from zoo.config import AUTO, Resolved
 from zoo.data.loader import StepLoader
 from zoo.data.template import ChatTemplate
-from zoo.errors import PluginError
+from zoo.errors import PluginError, ZooError
 from zoo.evals.chosen import choose
 from zoo.models.loading import load_tokenizer
 from zoo.models.precision import autocast, choose_precision, rounding_tolerance
@@ -145,11 +145,18 @@ class Assembly:
         if "reference" in models:
             # What the policy writes is never seen again.
             models.built("reference").cache = None
-        return Rollouts(
+        rollouts = Rollouts(
             self.plugins.hook, self.algorithm, self.resolved.algorithm, models, models.built("policy").writer,
             online.make_rewards(core, self.plugins, self.device, self.say), records,
             held_out.records[: core.eval_prompts] if held_out else [], self.precision, self.say,
         )  # fmt: skip
+        if core.reference_every and "reference" not in models:
+            raise ZooError(
+                "--reference-every renews the reference, and this run has none.",
+                "Leave it out, or give the distance from the reference a weight.",
+            )
+        rollouts.reference_every = core.reference_every
+        return rollouts
 
     def _make_loader(self, records: list[dict[str, Any]]) -> StepLoader | Experience:
         core = self.core

@@ -20,7 +20,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("eval_every", "patience", "log_every"), POSITIVE),
     **dict.fromkeys(("reward_timeout", "answers_per_prompt", "minibatches", "rollout_epochs"), POSITIVE),
     **dict.fromkeys(("max_new_tokens", "eval_prompts", "critic_lr"), POSITIVE),
-    **dict.fromkeys(("temperature", "top_k"), NOT_NEGATIVE),
+    **dict.fromkeys(("temperature", "top_k", "reference_every"), NOT_NEGATIVE),
     **dict.fromkeys(("lr", "lr_floor", "warmup", "weight_decay", "max_grad_norm", "save_every", "seed"), NOT_NEGATIVE),
     **dict.fromkeys(("decay_share", "decay_mix"), (lambda value: 0 < value <= 1, "above 0 and at most 1")),
     **dict.fromkeys(("adam_beta1", "adam_beta2", "eval_fraction", "lora_dropout"), SHARE),

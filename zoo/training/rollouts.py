@@ -19,9 +19,9 @@ from zoo.evals import mean_score
 from zoo.models.parts import my_place
 from zoo.models.precision import autocast
 from zoo.models.roles import Models
+from zoo.models.snapshot import Snapshot, evaluating
 from zoo.rewards.alarms import Alarms
 from zoo.rewards.reward import Reward
-from zoo.rollout.engine import evaluating
 from zoo.rollout.writer import Writer
 from zoo.runs import Run
 from zoo.training import report
@@ -67,6 +67,10 @@ class Rollouts:
         self.tell: Callable[..., None] = lambda event, **facts: None
         self.micro_tokens: Callable[[], int] = lambda: 1024
         """Tokens of one forward pass, as the steps have them."""
+        self.reference_every = 0
+        """Optimizer steps after which the reference becomes the policy; 0 for never."""
+        self._renewed = 0
+        self._snapshot: Snapshot | None = None
         self.metrics: dict[str, float] = {}
         """Of the last rollout, until a step has taken them."""
         self.timing = Timing()
@@ -75,6 +79,7 @@ class Rollouts:
         self._seen = Seen()
 
     def __call__(self, records: list[dict[str, Any]], iteration: int, step: int) -> Batch:
+        self._renew_reference(step)
         self._seen = Seen()
         with self._timed(), self._rolling(iteration):
             batch = self.hook.rollout(prompts=records, models=self.models, config=self.config, score=self._score)
@@ -87,10 +92,27 @@ class Rollouts:
 
     def state(self) -> dict[str, Any]:
         """What a resume must bring back, in types that load without unpickling code."""
-        return {"unrewarded": [self.unrewarded.count, self.unrewarded.in_a_row]}
+        reference = None if self._snapshot is None else self._snapshot.weights
+        return {
+            "unrewarded": [self.unrewarded.count, self.unrewarded.in_a_row],
+            "reference": [self._renewed, reference],
+        }
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.unrewarded.count, self.unrewarded.in_a_row = state["unrewarded"]
+        self._renewed, weights = state["reference"]
+        if weights is not None:
+            self._refer_to(Snapshot(self.models.built("policy").model, weights))
+
+    def _renew_reference(self, step: int) -> None:
+        """Where it is due, the policy of before this rollout becomes the reference."""
+        if self.reference_every and (due := step // self.reference_every) > self._renewed:
+            self._renewed = due
+            self._refer_to(Snapshot(self.models.built("policy").model))
+
+    def _refer_to(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self.models.built("reference").follow(snapshot)
 
     def close(self) -> None:
         """End the processes that rewards run in."""

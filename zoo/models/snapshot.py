@@ -1,0 +1,52 @@
+"""A model as it is now, and as it was: weights of a moment that it can put on again for a while."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+
+@contextlib.contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """The model in eval mode; every module is put back into the mode it had."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+        # Autocast keeps low-precision copies of the weights until its context ends. Before torch 2.13 it may
+        # keep those made here, without a gradient, and a training step in that context would train nothing.
+        torch.clear_autocast_cache()
+
+
+class Snapshot:
+    """The trained weights of a model as they are now, or as `weights` has them by name."""
+
+    def __init__(self, model: torch.nn.Module, weights: Mapping[str, Tensor] | None = None):
+        self.model = model
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        taken = {name: p.detach() for name, p in trained.items()} if weights is None else weights
+        self.weights = {name: taken[name].to(p.device, p.dtype, copy=True) for name, p in trained.items()}
+
+    @contextlib.contextmanager
+    def worn(self) -> Iterator[None]:
+        """The model with these weights, in eval mode and without gradient."""
+        with evaluating(self.model), torch.no_grad():
+            # Its copies of the weights of now would serve for those of then.
+            torch.clear_autocast_cache()
+            self._swap()
+            try:
+                yield
+            finally:
+                self._swap()
+
+    def _swap(self) -> None:
+        # The tensors themselves change places: nothing is copied, and what a backward pass waits for stays as it was.
+        for name, parameter in self.model.named_parameters():
+            if name in self.weights:
+                parameter.data, self.weights[name] = self.weights[name].to(parameter.device), parameter.data
