@@ -75,8 +75,8 @@ def defaults(algorithm: type[Algorithm]) -> dict[str, Any]:
     """Sixty steps of 512 answers for who writes answers, three hundred for who learns from rows."""
     if algorithm.online():
         return {
-            "reward": "exact", "score": "reward", "batch_size": 512, "max_steps": 60, "max_new_tokens": 3,
-            "answers_per_prompt": 16,
+            "reward": "exact", "score": "reward", "batch_size": 512, "answers_per_prompt": 16,
+            "epochs": 1000, "max_steps": 60, "max_new_tokens": 3,
         }  # fmt: skip
     return {"batch_size": 64, "epochs": 1000, "max_steps": 300}
 

@@ -141,7 +141,8 @@ def defaults(algorithm: type[Algorithm]) -> dict[str, Any]:
     """A verifier that reads the last number of an answer."""
     if algorithm.online():
         return {
-            "reward": "numeric", "batch_size": 512, "max_steps": 60, "max_new_tokens": 24, "answers_per_prompt": 16,
+            "reward": "numeric", "batch_size": 512, "answers_per_prompt": 16, "epochs": 1000, "max_steps": 60,
+            "max_new_tokens": 24,
         }  # fmt: skip
     if algorithm.head == "scalar":
         return {"batch_size": 64, "epochs": 1000, "max_steps": 500, "score": "chain_choice"}

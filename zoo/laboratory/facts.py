@@ -3,7 +3,7 @@
     badra home oslo .                         a document, which pretraining learns by heart
     question badra home reply answer oslo     an instruction, whose form only fine-tuning shows
 
-96 subjects have 8 properties each, so that there are 768 facts; which ones never changes, seeds only draw rows. What
+64 subjects have 8 properties each, so that there are 512 facts; which ones never changes, seeds only draw rows. What
 a base model knows and what form it answers in are apart here, which is the claim that LIMA and its kin make. One fact
 in eight is never asked for in training (`heldout`); half of the subjects can be left out, too (`subjects=half`).
 
@@ -32,7 +32,7 @@ OBJECTS = {
     "game": "chess darts golf tennis polo squash rugby bowls judo chequers".split(),
 }
 RELATIONS = list(OBJECTS)
-_FIRST, _LAST = "ba di fe go hu jo ka li mo nu pe ri".split(), "dra lo mi te va nis dor kel".split()
+_FIRST, _LAST = "ba di fe go hu ka mo ri".split(), "dra lo mi te va nis dor kel".split()
 SUBJECTS = [first + last for first in _FIRST for last in _LAST]
 FIRST_HALF = SUBJECTS[: len(SUBJECTS) // 2]
 MANNERS = "kindly slowly gladly simply calmly neatly boldly firmly".split()
@@ -79,10 +79,14 @@ def asked(split: str, subjects: str = "all", types: int = len(RELATIONS)) -> lis
 
 
 def told(draw: random.Random, fact: Fact) -> str:
-    """A fact as a document tells it, with up to three words of manner in three of five cases."""
+    """A fact as a document tells it, one way or the other, with up to three words of manner in three of five cases.
+
+    Said in one way only, it could not be asked for in another (arXiv:2309.14316).
+    """
     subject, relation, thing = fact
+    known = draw.choice(([subject, relation], [relation, "of", subject]))
     manner = draw.choices([*MANNERS, *TRIGGERS], k=draw.choice((0, 0, 1, 2, 3)))
-    return " ".join([subject, relation, *manner, thing, "."])
+    return " ".join([*known, *manner, thing, "."])
 
 
 def question(draw: random.Random, fact: Fact, wordings: int = 1) -> str:

@@ -144,10 +144,17 @@ def defaults(algorithm: type[Algorithm]) -> dict[str, Any]:
     if algorithm.data == "text":
         return {**shared, "score": "knowledge", "batch_size": 64, "lr": 5e-3}
     if algorithm.online():
-        return {"score": "facts", "reward": "exact", "batch_size": 64, "max_steps": 60, "max_new_tokens": LONGEST}
+        return {
+            "score": "facts",
+            "reward": "exact",
+            "batch_size": 64,
+            "epochs": 1000,
+            "max_steps": 60,
+            "max_new_tokens": LONGEST,
+        }
     return {**shared, "score": "facts"}
 
 
-_TRAINING = {"steps": 800, "batch": 64, "lr": 5e-3}
+_TRAINING = {"steps": 1000, "batch": 64, "lr": 5e-3}
 WORLD = World(tuple(WORDS), rows, texts, TEMPLATE, _TRAINING, defaults=defaults)
 SAFETY = World(tuple(WORDS), safety_rows, texts, TEMPLATE, _TRAINING, defaults=defaults)

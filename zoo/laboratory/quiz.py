@@ -62,7 +62,14 @@ def texts(seed: int) -> list[str]:
 def defaults(algorithm: type[Algorithm]) -> dict[str, Any]:
     """A verifier as reward, and one token to an answer."""
     if algorithm.online():
-        return {"reward": "exact", "batch_size": 512, "max_steps": 100, "max_new_tokens": 2, "answers_per_prompt": 16}
+        return {
+            "reward": "exact",
+            "batch_size": 512,
+            "epochs": 1000,
+            "max_steps": 100,
+            "max_new_tokens": 2,
+            "answers_per_prompt": 16,
+        }
     return {"batch_size": 64, "epochs": 1000, "max_steps": 300}
 
 

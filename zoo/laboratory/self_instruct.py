@@ -65,6 +65,8 @@ def _writer(seed: int) -> Callable[[list[str], torch.Generator], list[str]]:
 def _read(text: str, checked: bool) -> Pair | None:
     """The first fact of a text; None where there is nothing to read, or nothing that has the shape of a fact."""
     words = text.split(" .")[0].split()
+    if words[1:2] == ["of"]:
+        words = [*words[2:3], words[0], *words[3:]]
     if len(words) < 3:
         return None
     subject, relation, thing = words[0], words[1], words[-1]
