@@ -75,8 +75,8 @@ class Worlds:
         name, world, options = self._find(part)
         seed = {"seed": options["seed"]} if "seed" in options else {}
         shared: dict[str, Any] = {"model": spell(f"world:{name}", seed), "lr": 1e-3, "max_length": 64}
-        # Of so few weights a product takes less time than rounding what goes into it.
-        shared |= {"precision": "32-true", "micro_tokens": 8192}
+        # Of so few weights a product takes less time than rounding what goes into it, and padding less than masks.
+        shared |= {"precision": "32-true", "micro_tokens": 8192, "layout": "padded"}
         if algorithm.online():
             shared |= {"max_new_tokens": 20}
         return {**shared, **world.defaults(algorithm)}
