@@ -14,7 +14,7 @@ PLUGINS = sorted((ROOT / "plugins").glob("[!_]*.py"))
 
 # From the ground up; a module may import from its own layer and from those below.
 LAYERS = [
-    ("errors", "spelling"),
+    ("errors", "spelling", "http"),
     ("loss", "types", "rl", "hookspecs", "hook_arguments", "algorithm"),
     ("faults", "descriptions", "plugin_files", "plugin_manager", "registry"),
     ("options", "strict_yaml", "config", "runs", "scaffold"),
@@ -36,7 +36,7 @@ SURFACE = {"api"}
 LATE = {("", "training"), ("runs", "models")}
 """Inside of functions only: the package's `train`, and a run's own `load`."""
 LIGHT = [
-    "errors", "spelling", "hookspecs", "hook_arguments", "algorithm", "faults", "descriptions", "plugin_files",
+    "errors", "spelling", "http", "hookspecs", "hook_arguments", "algorithm", "faults", "descriptions", "plugin_files",
     "plugin_manager", "registry", "options", "strict_yaml", "config", "runs", "scaffold", "cli",
 ]  # fmt: skip
 HEAVY = {"torch", "lightning", "transformers", "peft", "datasets", "pydantic", "numpy", "safetensors", "tokenizers"}

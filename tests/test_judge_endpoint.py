@@ -155,6 +155,10 @@ def test_a_server_that_is_gone_ends_the_work_and_what_it_said_is_kept(tmp_path):
             judge.prefer(*pairs)
         assert "goes on from there" in caught.value.hint
         assert len(requests) == 6 + 2 * FAILURES
+    # By now nobody listens there.
+    with pytest.raises(ZooError, match="No server answers") as caught:
+        judge_at(address, parallel=1, attempts=1, pause=0.0).prefer(*pairs)
+    assert caught.value.hint.startswith("Start it, or correct the address.")
     with serving(sun_is_better) as (address, requests):
         judge = judge_at(address)
         judge.cache = JudgementCache(tmp_path, "judge")

@@ -244,7 +244,7 @@ def question(request):
 
 def test_an_endpoint_that_fails_in_the_middle_is_gone_on_with(command, tmp_path, monkeypatch):
     monkeypatch.setenv("ZOO_JUDGE_KEY", "sk-secret")
-    monkeypatch.setattr("zoo.rollout.http.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("zoo.http.time.sleep", lambda seconds: None)
     failing = True
 
     def answer(body, number):

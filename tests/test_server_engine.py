@@ -13,9 +13,9 @@ from tiny_runs import demonstrations, trainer, write_rows
 from transformers import AutoModelForCausalLM
 
 from zoo.errors import PluginError, TrainingStopped, ZooError
+from zoo.http import Server, ServerError
 from zoo.rollout.correction import importance_weights
 from zoo.rollout.engine import EngineSetup, InProcessEngine, Sampling
-from zoo.rollout.http import Server, ServerError
 from zoo.rollout.plugin import engines
 from zoo.rollout.spec import make_engine
 from zoo.rollout.vllm import VLLMEngine
@@ -276,7 +276,7 @@ def test_a_server_that_is_not_up_is_told_with_how_to_start_it():
 
 
 def test_connecting_to_nothing_names_the_command(monkeypatch):
-    monkeypatch.setattr("zoo.rollout.http.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("zoo.http.time.sleep", lambda seconds: None)
     with pytest.raises(ZooError, match="No server answers") as told:
         VLLMEngine(EngineSetup(tiny(), frozenset([END]), END), url="http://127.0.0.1:9")
     assert "vllm serve" in told.value.hint

@@ -21,9 +21,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from zoo.errors import ZooError
+from zoo.http import BUSY, Server, ServerError
 from zoo.judges.judge import Response
 from zoo.judges.wording import Question
-from zoo.rollout.http import BUSY, Server, ServerError
 
 KEYS = ("ZOO_JUDGE_KEY", "OPENAI_API_KEY")
 AGAIN = (200, 408, 500, *BUSY)

@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 
 from zoo.errors import TrainingStopped, ZooError
+from zoo.http import Server, ServerError
 from zoo.rollout.budget import within
 from zoo.rollout.engine import EngineSetup, check_request
-from zoo.rollout.http import Server, ServerError
 from zoo.rollout.sampling import Sampling, seeds
 from zoo.rollout.weights import fingerprint, merged, own_logps
 from zoo.types import Answer

@@ -1,4 +1,4 @@
-"""JSON over HTTP with the standard library: bounded retries, time limits, errors that say what to do."""
+"""JSON over HTTP with the standard library, for engines and judges: bounded retries, time limits, clear errors."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Server:
             )
         return ServerError(
             f"No server answers at {self.url} ({cause}).",
-            "Start it, or correct the address: it is tried with GET /health.",
+            "Start it, or correct the address.",
         )
 
 
