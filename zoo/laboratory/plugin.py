@@ -13,7 +13,7 @@ from zoo.laboratory.worlds import Worlds
 @cache
 def worlds() -> Worlds:
     """All worlds."""
-    from zoo.laboratory import arithmetic, bandit, chains, facts_world, gold_world, quiz
+    from zoo.laboratory import arithmetic, bandit, chains, facts_world, gold_world, quiz, skills
 
     return Worlds(
         {
@@ -24,6 +24,7 @@ def worlds() -> Worlds:
             "arithmetic": arithmetic.WORLD,
             "chains": chains.WORLD,
             "quiz": quiz.WORLD,
+            "skills": skills.WORLD,
         }
     )
 
