@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import torch
 
-from zoo.api import Algorithm, Loss, logsigmoid
+from zoo.api import Algorithm, Loss, logsigmoid, require
 
 
 class BCO(Algorithm):
@@ -46,8 +46,7 @@ class BCO(Algorithm):
         """Scale β of the reward; TRL takes 0.1 too."""
 
         def __post_init__(self):
-            if self.beta <= 0:
-                raise ValueError("beta must be above 0")
+            require(self.beta > 0, "beta must be above 0")
 
     def __init__(self):
         self.delta, self.answers, self.step = 0.0, 0.0, -1

@@ -24,9 +24,18 @@ import json
 import random
 import re
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from zoo.api import Algorithm, Loss, ZooError, default_collate, load_constitution, load_records, refusal_of
+from zoo.api import (
+    Algorithm,
+    Loss,
+    ZooError,
+    default_collate,
+    load_constitution,
+    load_records,
+    refusal_of,
+    require,
+)
 
 LABEL = re.compile(
     r"\A[\s*#]*(?:(?:sure|certainly|of course|okay)[,.!]?\s+)?(?:here(?:'s|’s| is)\s+(?:a|an|the|my)\s+)?"
@@ -70,10 +79,8 @@ class Constitutional(Algorithm):
         """Their share of all that is trained on. The paper has 270,592 of 1,001,916."""
 
         def __post_init__(self):
-            if self.rounds < 1:
-                raise ValueError("rounds must be at least 1")
-            if not 0 <= self.helpful_share < 1:
-                raise ValueError("helpful_share must be at least 0 and below 1")
+            require(self.rounds >= 1, "rounds must be at least 1")
+            require(0 <= self.helpful_share < 1, "helpful_share must be at least 0 and below 1")
 
     def __init__(self):
         self.steps = []
@@ -135,7 +142,8 @@ def chains(records, drawn, policy):
             })  # fmt: skip
             if revisions[i]:
                 answers[i] = revisions[i]
-                trained.append(_example(policy, record, revisions[i], cut[i], helpful=False))
+                made = policy.answer(record, revisions[i], ended=not cut[i])
+                trained.append({"row": record["row"], "completion": made, "helpful": False})
     return steps, trained
 
 
@@ -163,15 +171,6 @@ def _written(policy, prompts):
     return [stripped(text) for text in policy.texts(answers)], [bool(one.cut) for one in answers]
 
 
-def _example(policy, prompt, answer, cut, helpful):
-    made = policy.answer(prompt, answer)
-    if cut:
-        # Without the end of the turn, which the model did not write.
-        end = int(made.mask.nonzero()[-1])
-        made = replace(made, completion=made.completion[:end], mask=made.mask[:end], ended=False, cut=True)
-    return {"row": prompt["row"], "completion": made, "helpful": helpful}
-
-
 def _helpful(config, revisions, draw, policy):
     wanted = helpful_count(revisions, config.helpful_share) if config.helpful else 0
     if not wanted:
@@ -180,7 +179,7 @@ def _helpful(config, revisions, draw, policy):
     if len(rows) < wanted:
         warnings.warn(f"{config.helpful} has {len(rows)} demonstrations, {wanted} were wanted.", stacklevel=2)
     chosen = draw.sample(rows, min(wanted, len(rows)))
-    return [_example(policy, row, row["completion"], cut=False, helpful=True) for row in chosen]
+    return [{"row": row["row"], "completion": policy.answer(row, row["completion"]), "helpful": True} for row in chosen]
 
 
 def _tell(steps, prompts, revisions, helpful):

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from zoo.api import Algorithm, Loss, logsigmoid
+from zoo.api import Algorithm, Loss, logsigmoid, require
 
 
 class CPO(Algorithm):
@@ -48,14 +48,10 @@ class CPO(Algorithm):
         """Weight of the likelihood term, 1 in the paper; TRL calls it cpo_alpha."""
 
         def __post_init__(self):
-            if self.beta <= 0:
-                raise ValueError("beta must be above 0")
-            if not 0 <= self.label_smoothing < 0.5:
-                raise ValueError("label_smoothing must be at least 0 and below 0.5")
-            if self.label_smoothing and self.loss == "hinge":
-                raise ValueError("label_smoothing has no meaning with loss=hinge")
-            if self.nll_weight < 0:
-                raise ValueError("nll_weight must be at least 0")
+            require(self.beta > 0, "beta must be above 0")
+            require(0 <= self.label_smoothing < 0.5, "label_smoothing must be at least 0 and below 0.5")
+            require(not self.label_smoothing or self.loss != "hinge", "label_smoothing has no meaning with loss=hinge")
+            require(self.nll_weight >= 0, "nll_weight must be at least 0")
 
     def measure(self, batch):
         """Tokens of a chosen answer on average: with it the NLL term is a mean over all tokens of the step."""

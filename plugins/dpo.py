@@ -20,7 +20,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from zoo.api import Algorithm, Loss, logsigmoid
+from zoo.api import Algorithm, Loss, logsigmoid, require
 
 LARGEST_EXPONENT = 40.0
 
@@ -71,26 +71,22 @@ class DPO(Algorithm):
         """Leave the reference out: h = log π(y_c|x) − log π(y_r|x)."""
 
         def __post_init__(self):
-            for wrong, why in (
-                (self.beta <= 0, "beta must be above 0"),
-                (not 0 <= self.label_smoothing < 0.5, "label_smoothing must be at least 0 and below 0.5"),
-                (self.loss == "robust" and not self.label_smoothing, "loss=robust needs a label_smoothing above 0"),
-                (self.loss == "hinge" and self.label_smoothing, "label_smoothing has no meaning with loss=hinge"),
-                (not 0 <= self.divergence_alpha <= 1, "divergence_alpha must be from 0 to 1"),
-                (
-                    self.divergence != "alpha" and self.divergence_alpha != 0.5,
-                    "divergence_alpha has no effect without divergence=alpha",
-                ),
-                (
-                    self.reference_free and self.divergence != "reverse_kl",
-                    "reference_free leaves no reference for another divergence",
-                ),
-                (not 0 <= self.ld_alpha <= 1, "ld_alpha must be from 0 to 1"),
-                (self.length_normalized and self.ld_alpha != 1, "length_normalized leaves ld_alpha no effect"),
-                (self.nll_weight < 0, "nll_weight must be at least 0"),
-            ):
-                if wrong:
-                    raise ValueError(why)
+            require(self.beta > 0, "beta must be above 0")
+            require(0 <= self.label_smoothing < 0.5, "label_smoothing must be at least 0 and below 0.5")
+            require(self.loss != "robust" or self.label_smoothing > 0, "loss=robust needs a label_smoothing above 0")
+            require(self.loss != "hinge" or not self.label_smoothing, "label_smoothing has no meaning with loss=hinge")
+            require(0 <= self.divergence_alpha <= 1, "divergence_alpha must be from 0 to 1")
+            require(
+                self.divergence == "alpha" or self.divergence_alpha == 0.5,
+                "divergence_alpha has no effect without divergence=alpha",
+            )
+            require(
+                not self.reference_free or self.divergence == "reverse_kl",
+                "reference_free leaves no reference for another divergence",
+            )
+            require(0 <= self.ld_alpha <= 1, "ld_alpha must be from 0 to 1")
+            require(not self.length_normalized or self.ld_alpha == 1, "length_normalized leaves ld_alpha no effect")
+            require(self.nll_weight >= 0, "nll_weight must be at least 0")
 
     def needs(self, config):
         return ("policy",) if config.reference_free else ("policy", "reference")

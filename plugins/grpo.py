@@ -39,23 +39,28 @@ Whitening moves the mean, so flat groups do not stay at 0 there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
 from zoo.api import (
     Algorithm,
-    Answers,
     Batch,
     Loss,
     Ragged,
     clipped_surrogate,
+    flat_groups,
     group_advantages,
     kl_estimate,
+    require,
+    sample_groups,
+    sequence_log_ratio,
     step_advantages,
+    step_rewards,
+    to_go,
     whiten,
-)  # fmt: skip
+)
 
 
 class GRPO(Algorithm):
@@ -153,36 +158,34 @@ class GRPO(Algorithm):
         """Process supervision: score an answer after each of its lines. Takes as many scores as there are lines."""
 
         def __post_init__(self):
-            for wrong, why in (
-                (self.beta < 0, "beta must be at least 0"),
-                (not 0 < self.clip_low <= 1, "clip_low must be above 0 and at most 1"),
-                (self.clip_high <= 0, "clip_high must be above 0"),
-                (self.dual_clip is not None and self.dual_clip <= 1, "dual_clip must be above 1"),
-                (
-                    self.dual_clip is not None and self.surrogate != "clip",
-                    "dual_clip is of surrogate=clip",
-                ),
-                (self.scale_epsilon < 0, "scale_epsilon must be at least 0"),
-                (self.baseline == "none" and self.scale == "group", "scale=group needs a baseline"),
-                (not 0 <= self.overlong_cache <= 1, "overlong_cache must be from 0 to 1"),
-                (self.resample < 0, "resample must be at least 0"),
-                (min(self.length_constant or 1, self.overlong_length or 1) < 1, "lengths must be at least 1"),
-                (
-                    self.length_constant is not None and self.reduction != "constant",
-                    "length_constant has no effect without reduction=constant",
-                ),
-                (self.step_rewards and self.baseline != "group", "step_rewards are compared with their group's mean"),
-                (self.step_rewards and self.kl_in == "reward", "step_rewards take the KL term in loss or token_reward"),
-            ):
-                if wrong:
-                    raise ValueError(why)
+            dual, lengths = self.dual_clip, (self.length_constant, self.overlong_length)
+            require(self.beta >= 0, "beta must be at least 0")
+            require(0 < self.clip_low <= 1, "clip_low must be above 0 and at most 1")
+            require(self.clip_high > 0, "clip_high must be above 0")
+            require(dual is None or dual > 1, "dual_clip must be above 1")
+            require(dual is None or self.surrogate == "clip", "dual_clip is of surrogate=clip")
+            require(self.scale_epsilon >= 0, "scale_epsilon must be at least 0")
+            require(self.baseline != "none" or self.scale != "group", "scale=group needs a baseline")
+            require(0 <= self.overlong_cache <= 1, "overlong_cache must be from 0 to 1")
+            require(self.resample >= 0, "resample must be at least 0")
+            require(all(length is None or length >= 1 for length in lengths), "lengths must be at least 1")
+            require(
+                lengths[0] is None or self.reduction == "constant",
+                "length_constant has no effect without reduction=constant",
+            )
+            require(
+                not self.step_rewards or self.baseline == "group", "step_rewards are compared with their group's mean"
+            )
+            require(
+                not self.step_rewards or self.kl_in != "reward", "step_rewards take the KL term in loss or token_reward"
+            )
 
     def needs(self, config):
         return ("policy", "reference") if config.beta > 0 else ("policy",)
 
     def rollout(self, prompts, models, config, score):
         """Groups of answers, and what each of their tokens is worth."""
-        answers, rewards, resampled = _groups(prompts, models, config, score)
+        answers, rewards, written = sample_groups(prompts, models.policy, score, config.resample)
         kept = _kept(answers, rewards, config)
         longest = models.policy.sampling.max_new_tokens
         lengths = answers.lengths.to(rewards.device)
@@ -196,8 +199,8 @@ class GRPO(Algorithm):
         same = torch.ones_like(overlong)
         return Batch(
             answers=answers, advantage=Ragged(advantage.to(answers.behaviour.dtype), answers), kept=kept,
-            constant=same * (config.length_constant or longest), overlong=overlong, resampled=same * resampled,
-            **fields,
+            constant=same * (config.length_constant or longest), overlong=overlong,
+            resampled=same * (written / len(prompts)), **fields,
         )  # fmt: skip
 
     def _advantages(self, answers, rewards, fields, models, config, score):
@@ -214,25 +217,15 @@ class GRPO(Algorithm):
             found = group_advantages(rewards, config.baseline, config.scale, config.scale_epsilon)
             advantage = found.flatten()[:, None] * answers.mask
         if config.kl_in == "token_reward" and config.beta:
-            advantage = advantage - spent.flip(-1).cumsum(-1).flip(-1) * answers.mask
+            advantage = advantage - to_go(spent) * answers.mask
         return advantage
 
     def _of_steps(self, answers, rewards, models, config, score):
-        """Process supervision: an answer's last step has its own reward, the others that of the answer so far."""
-        ends = models.policy.line_ends(answers)
-        begun = Answers([
-            replace(one, completion=one.completion[: end + 1], mask=one.mask[: end + 1], ended=False, behaviour=None)
-            for one, places in zip(answers, ends, strict=True) for end in places[:-1]
-        ])  # fmt: skip
-        scores = score(begun, unfinished=True) if len(begun) else rewards.new_zeros(0)
-        before = iter(scores.split([len(places) - 1 for places in ends]))
-        step_rewards = [torch.cat([next(before).to(reward), reward[None]]) for reward in rewards.flatten()]
-        size = rewards.shape[1]
-        groups = range(0, len(answers), size)
-        rows = [
-            row for i in groups
-            for row in step_advantages(step_rewards[i : i + size], ends[i : i + size], config.scale_epsilon)
-        ]  # fmt: skip
+        """Process supervision: the advantages of steps, which are lines, compared within each group."""
+        size, ends = rewards.shape[1], models.policy.line_ends(answers)
+        found = step_rewards(answers, rewards.flatten(), ends, score)
+        groups = [slice(i, i + size) for i in range(0, len(answers), size)]
+        rows = [row for of in groups for row in step_advantages(found[of], ends[of], config.scale_epsilon)]
         return Ragged(rows).padded * answers.mask
 
     def loss(self, batch, models, config):
@@ -240,7 +233,7 @@ class GRPO(Algorithm):
         logps = models.policy.logps(batch.answers, entropy=True)
         mask, advantage = logps.mask, batch.advantage
         old = logps.per_token.detach() if batch.on_policy else batch.answers.behaviour
-        log_ratio = of_answers((logps.per_token - old) * mask, mask, config.ratio)
+        log_ratio = sequence_log_ratio((logps.per_token - old) * mask, mask, config.ratio)
         found = clipped_surrogate(log_ratio, advantage, config.clip_low, config.clip_high, config.dual_clip)
         ratio, losses = found.ratio.detach(), found.loss
         if config.surrogate == "cispo":
@@ -274,18 +267,6 @@ class GRPO(Algorithm):
         })  # fmt: skip
 
 
-def of_answers(log_ratio, mask, ratio):
-    """log ρ of each token, or of its whole answer as equations 7 and 14 of GSPO have it, [B, T]."""
-    if ratio == "token":
-        return log_ratio
-    whole = log_ratio.sum(-1, keepdim=True)
-    if ratio != "sequence_sum":
-        whole = whole / mask.sum(-1, keepdim=True).clamp(min=1)
-    if ratio == "sequence_token":
-        return whole.detach() + log_ratio - log_ratio.detach()
-    return whole.expand_as(log_ratio)
-
-
 def reduced(losses, mask, kept, reduction, constant, metrics):
     """Numbers of tokens [B, T] as the loss of a step; kept [B]: the answers that count."""
     if reduction == "token_mean":
@@ -300,34 +281,11 @@ def overlong_punishment(lengths, longest, share):
     return ((longest - cache - lengths) / cache).clamp(-1, 0) * (share > 0)
 
 
-def _groups(prompts, models, config, score):
-    """Answers, their rewards [P, G], and how many groups were written for each that was asked for."""
-    answers = models.policy.generate(prompts)
-    rewards = score(answers).double().view(len(prompts), -1).clone()
-    written, size = len(prompts), rewards.shape[1]
-    for _ in range(config.resample):
-        flat = torch.nonzero(_flat(rewards)).flatten().tolist()
-        if not flat:
-            break
-        again = models.policy.generate([prompts[i] for i in flat])
-        rewards[flat] = score(again).double().view(len(flat), -1)
-        every = list(answers)
-        for place, i in enumerate(flat):
-            every[i * size : (i + 1) * size] = again[place * size : (place + 1) * size]
-        answers, written = Answers(every), written + len(flat)
-    return answers, rewards, written / len(prompts)
-
-
-def _flat(rewards):
-    """Groups with nothing to learn, whose rewards are equal or missing, bool [P]."""
-    return (group_advantages(rewards, scale="none") == 0).all(1)
-
-
 def _kept(answers, rewards, config):
     """Answers that the loss counts, bool [B]."""
     kept = ~rewards.isnan()
     if config.resample:
-        kept = kept & ~_flat(rewards)[:, None]
+        kept = kept & ~flat_groups(rewards)[:, None]
     if config.overlong_filter:
         kept = kept & ~answers.cut.to(kept.device).view_as(kept)
     return kept.flatten()

@@ -19,7 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from zoo.api import Algorithm, Loss
+from zoo.api import Algorithm, Loss, require
 
 
 class IPO(Algorithm):
@@ -51,8 +51,7 @@ class IPO(Algorithm):
         authors, OpenRLHF)."""
 
         def __post_init__(self):
-            if self.tau <= 0:
-                raise ValueError("tau must be above 0")
+            require(self.tau > 0, "tau must be above 0")
 
     def loss(self, batch, models, config):
         """Equation 17: (h − 1/(2τ))²."""

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import torch
 
-from zoo.api import Algorithm, Answer, Loss, default_collate
+from zoo.api import Algorithm, Answer, Loss, default_collate, require
 
 BALANCED = (1.0, 4 / 3)
 """Where λ_D·n_D / (λ_U·n_U) should lie according to the ICML version of the paper and TRL; a later version: 3/2."""
@@ -61,10 +61,11 @@ class KTO(Algorithm):
         """Weight λ_U of bad answers."""
 
         def __post_init__(self):
-            if self.beta <= 0:
-                raise ValueError("beta must be above 0")
-            if min(_weights(self)) < 0 or max(_weights(self)) == 0:
-                raise ValueError("desirable_weight and undesirable_weight must be at least 0, and one of them above")
+            require(self.beta > 0, "beta must be above 0")
+            require(
+                min(_weights(self)) >= 0 and max(_weights(self)) > 0,
+                "desirable_weight and undesirable_weight must be at least 0, and one of them above",
+            )
 
     def __init__(self):
         self._weights = None

@@ -17,7 +17,7 @@ from typing import Literal
 
 import torch
 
-from zoo.api import Algorithm, Batch, Loss, ZooError, logsigmoid
+from zoo.api import Algorithm, Batch, Loss, ZooError, logsigmoid, require
 
 
 class OnlineDPO(Algorithm):
@@ -49,8 +49,7 @@ class OnlineDPO(Algorithm):
         """Taken off the score of an answer without end of turn, as TRL can; 0 for nothing."""
 
         def __post_init__(self):
-            if self.beta <= 0:
-                raise ValueError("beta must be above 0")
+            require(self.beta > 0, "beta must be above 0")
 
     def rollout(self, prompts, models, config, score):
         """A pair for each prompt, and what the reference says of both."""

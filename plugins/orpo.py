@@ -20,7 +20,7 @@ from typing import Literal
 
 import torch
 
-from zoo.api import Algorithm, Answer, Loss, default_collate, logsigmoid
+from zoo.api import Algorithm, Answer, Loss, default_collate, logsigmoid, require
 
 LARGEST = -1e-7
 """Mean log-probabilities are held below it: at 0 the odds are infinite."""
@@ -55,8 +55,7 @@ class ORPO(Algorithm):
         authors' code and TRL do by default."""
 
         def __post_init__(self):
-            if self.odds_ratio_weight <= 0:
-                raise ValueError("odds_ratio_weight must be above 0: without the term this is sft")
+            require(self.odds_ratio_weight > 0, "odds_ratio_weight must be above 0: without the term this is sft")
 
     def collate(self, records, tokenizer, config):
         """With nll_over=all the prompt goes into the chosen completion, so that one pass gives all its log-probs."""

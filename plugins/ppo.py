@@ -27,7 +27,22 @@ from typing import Literal
 
 import torch
 
-from zoo.api import Algorithm, Answer, Answers, Batch, Loss, Ragged, clipped_surrogate, kl_estimate, whiten
+from zoo.api import (
+    Algorithm,
+    Answer,
+    Answers,
+    Batch,
+    Loss,
+    Ragged,
+    clipped_surrogate,
+    clipped_value_loss,
+    explained_variance,
+    gae,
+    kl_estimate,
+    require,
+    variance,
+    whiten,
+)
 
 WHOLE = ("kl_coef", "explained_variance", "return_variance", "advantage_variance")
 """Numbers of a whole rollout."""
@@ -113,23 +128,19 @@ class PPO(Algorithm):
         `demonstration` of the prompt data; prompts without one bring none, nor do those of the starter set."""
 
         def __post_init__(self):
-            for wrong, why in (
-                (self.kl_coef < 0, "kl_coef must be at least 0"),
-                (self.adaptive_kl is not None and self.adaptive_kl <= 0, "adaptive_kl must be above 0"),
-                (
-                    self.adaptive_kl is not None and self.kl_coef == 0,
-                    "adaptive_kl needs a kl_coef above 0",
-                ),
-                (self.adaptive_kl_horizon < 1, "adaptive_kl_horizon must be at least 1"),
-                (self.score_clip is not None and self.score_clip <= 0, "score_clip must be above 0"),
-                (not 0 <= self.gamma <= 1, "gamma must be from 0 to 1"),
-                (not 0 <= self.gae_lambda <= 1, "gae_lambda must be from 0 to 1"),
-                (not 0 < self.clip < 1, "clip must be above 0 and below 1"),
-                (self.dual_clip is not None and self.dual_clip <= 1, "dual_clip must be above 1"),
-                (min(self.value_clip, self.value_weight, self.ptx_weight) < 0, "weights and clips must be at least 0"),
-            ):
-                if wrong:
-                    raise ValueError(why)
+            steered, dual = self.adaptive_kl is not None, self.dual_clip
+            require(self.kl_coef >= 0, "kl_coef must be at least 0")
+            require(not steered or self.adaptive_kl > 0, "adaptive_kl must be above 0")
+            require(not steered or self.kl_coef > 0, "adaptive_kl needs a kl_coef above 0")
+            require(self.adaptive_kl_horizon >= 1, "adaptive_kl_horizon must be at least 1")
+            require(self.score_clip is None or self.score_clip > 0, "score_clip must be above 0")
+            require(0 <= self.gamma <= 1, "gamma must be from 0 to 1")
+            require(0 <= self.gae_lambda <= 1, "gae_lambda must be from 0 to 1")
+            require(0 < self.clip < 1, "clip must be above 0 and below 1")
+            require(dual is None or dual > 1, "dual_clip must be above 1")
+            require(
+                min(self.value_clip, self.value_weight, self.ptx_weight) >= 0, "weights and clips must be at least 0"
+            )
 
     def __init__(self):
         self.kl_coef = 0.0
@@ -158,9 +169,9 @@ class PPO(Algorithm):
             self.kl_coef = adapted(beta, float(kl.sum(-1)[known].mean()), int(known.sum()), config)
         over_all = {
             "kl_coef": torch.tensor(beta),
-            "explained_variance": 1 - _variance(returns - values, mask) / _variance(returns, mask),
-            "return_variance": _variance(returns, mask),
-            "advantage_variance": _variance(advantage, mask),
+            "explained_variance": explained_variance(returns, values, mask),
+            "return_variance": variance(returns, mask),
+            "advantage_variance": variance(advantage, mask),
         }
         return Batch(
             answers=answers, known=known, score=scores, kl=kl.sum(-1), total_reward=scores - beta * kl.sum(-1),
@@ -183,7 +194,7 @@ class PPO(Algorithm):
         log_ratio = (logps.per_token - old) * logps.mask
         policy = clipped_surrogate(log_ratio, batch.advantage, config.clip, config.clip, config.dual_clip)
         values = models.critic.values(batch.answers)
-        critic, value_clipped = value_loss(values, batch.old_values, batch.returns, config.value_clip)
+        critic, value_clipped = clipped_value_loss(values, batch.old_values, batch.returns, config.value_clip)
         losses = policy.loss * batch.answers.correction + config.value_weight * critic
         ptx = _ptx(batch, models)
         if ptx is not None:
@@ -232,40 +243,11 @@ def token_rewards(scores, kl, mask, beta):
     return (scores[:, None] * (places == last) - beta * kl) * mask
 
 
-def gae(rewards, values, mask, gamma, lam):
-    """Advantages A_t = δ_t + γλ A_{t+1}, δ_t = r_t + γ V_{t+1} − V_t, and returns A + V; all [B, T].
-
-    V past the end is 0. Tokens that do not count are skipped: the next state is that of the next one that does.
-    """
-    advantages = torch.zeros_like(values)
-    following, value = torch.zeros_like(values[:, 0]), torch.zeros_like(values[:, 0])
-    for t in reversed(range(values.shape[1])):
-        delta = rewards[:, t] + gamma * value - values[:, t]
-        following = torch.where(mask[:, t], delta + gamma * lam * following, following)
-        value = torch.where(mask[:, t], values[:, t], value)
-        advantages[:, t] = following * mask[:, t]
-    return advantages, (advantages + values) * mask
-
-
-def value_loss(values, old, returns, clip):
-    """½ max((V − R)², (clip(V, V_old ± ε) − R)²), and whether the clip decides; all [B, T]. clip 0: ½(V − R)²."""
-    plain = (values - returns) ** 2 / 2
-    if not clip:
-        return plain, torch.zeros_like(plain, dtype=torch.bool)
-    held = ((old + (values - old).clamp(-clip, clip)) - returns) ** 2 / 2
-    return torch.maximum(plain, held), held > plain
-
-
 def adapted(beta, kl, answers, config):
     """β after a rollout of so many answers whose mean KL is `kl` (section 2.2 of arXiv:1909.08593)."""
     error = min(max(kl / config.adaptive_kl - 1, -0.2), 0.2)
     # More answers than the horizon could otherwise turn its sign.
     return beta * max(1 + error * answers / config.adaptive_kl_horizon, 0.5)
-
-
-def _variance(values, mask):
-    """Of a population over the tokens under the mask, float64; NaN where there are none."""
-    return values[mask].double().var(correction=0) if mask.any() else torch.tensor(torch.nan)
 
 
 def _ptx(batch, models):

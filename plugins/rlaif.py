@@ -25,7 +25,18 @@ from typing import Literal
 
 import torch
 
-from zoo.api import Algorithm, Batch, Loss, Ragged, ZooError, group_advantages, kl_estimate
+from zoo.api import (
+    Algorithm,
+    Batch,
+    Loss,
+    Ragged,
+    ZooError,
+    explained_variance,
+    group_advantages,
+    kl_estimate,
+    require,
+    to_go,
+)
 
 
 class RLAIF(Algorithm):
@@ -68,10 +79,8 @@ class RLAIF(Algorithm):
         """Weight of the critic's loss."""
 
         def __post_init__(self):
-            if not 0 <= self.beta < 1:
-                raise ValueError("beta must be at least 0 and below 1")
-            if self.value_weight < 0:
-                raise ValueError("value_weight must be at least 0")
+            require(0 <= self.beta < 1, "beta must be at least 0 and below 1")
+            require(self.value_weight >= 0, "value_weight must be at least 0")
 
     def needs(self, config):
         roles = ["policy", "judge"] + ["reference"] * (config.beta > 0) + ["critic"] * (config.baseline == "value")
@@ -99,9 +108,9 @@ class RLAIF(Algorithm):
         fields = {}
         if config.baseline == "value":
             values, mask = models.critic.values(answers), answers.mask & known[:, None]
-            returns = to_go(rewards.nan_to_num(), kl, answers.mask, config.beta) * mask
+            returns = still_to_come(rewards.nan_to_num(), kl, answers.mask, config.beta) * mask
             advantage = (returns - values) * mask
-            explained = 1 - _variance(advantage, mask) / _variance(returns, mask)
+            explained = explained_variance(returns, values, mask)
             fields = {"returns": Ragged(returns, answers), "explained": explained.to(gold).expand(len(answers)).clone()}
         else:
             found = group_advantages(goals.view(len(prompts), -1), "leave_one_out", "none")
@@ -153,15 +162,9 @@ def objective(rewards, kl, beta):
     return (1 - beta) * rewards - beta * kl
 
 
-def to_go(rewards, kl, mask, beta):
+def still_to_come(rewards, kl, mask, beta):
     """G_t: what of J is still to come at each token, [B, T]; rewards [B] come with the last, kl [B, T] with each."""
-    left = (kl * mask).flip(-1).cumsum(-1).flip(-1)
-    return objective(rewards[:, None], left, beta) * mask
-
-
-def _variance(values, mask):
-    """Of a population over the tokens under the mask, float64; NaN where there are none."""
-    return values[mask].double().var(correction=0) if mask.any() else torch.tensor(torch.nan)
+    return objective(rewards[:, None], to_go(kl * mask), beta) * mask
 
 
 def _correlation(grades, lengths):

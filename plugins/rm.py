@@ -20,7 +20,7 @@ from typing import Literal
 
 import torch
 
-from zoo.api import Algorithm, Loss, logsigmoid
+from zoo.api import Algorithm, Loss, logsigmoid, require
 
 
 class RM(Algorithm):
@@ -56,8 +56,7 @@ class RM(Algorithm):
         """Chosen answers of the training data that normalisation looks at."""
 
         def __post_init__(self):
-            if self.normalize_samples < 2:
-                raise ValueError("normalize_samples must be at least 2")
+            require(self.normalize_samples >= 2, "normalize_samples must be at least 2")
 
     def loss(self, batch, models, config):
         """−log σ(r_c − r_r), or the loss of a ranking."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from zoo.api import Algorithm, Loss, logsigmoid
+from zoo.api import Algorithm, Loss, logsigmoid, require
 
 
 class SimPO(Algorithm):
@@ -47,14 +47,10 @@ class SimPO(Algorithm):
         offers it and leaves it at 0. TRL calls it cpo_alpha, which is 1 there unless set to 0."""
 
         def __post_init__(self):
-            if self.beta <= 0:
-                raise ValueError("beta must be above 0")
-            if self.gamma < 0:
-                raise ValueError("gamma must be at least 0")
-            if not 0 <= self.label_smoothing < 0.5:
-                raise ValueError("label_smoothing must be at least 0 and below 0.5")
-            if self.sft_weight < 0:
-                raise ValueError("sft_weight must be at least 0")
+            require(self.beta > 0, "beta must be above 0")
+            require(self.gamma >= 0, "gamma must be at least 0")
+            require(0 <= self.label_smoothing < 0.5, "label_smoothing must be at least 0 and below 0.5")
+            require(self.sft_weight >= 0, "sft_weight must be at least 0")
 
     def measure(self, batch, config):
         """Tokens of a chosen answer on average: with it the NLL term is a mean over all tokens of the step."""

@@ -1,5 +1,6 @@
 """Constitutional AI: chains of critique and revision, what is trained on and kept; a resume writes nothing anew."""
 
+import contextlib
 import json
 import signal
 from dataclasses import replace
@@ -12,10 +13,12 @@ from test_resume import assert_same, in_child, installed
 from tiny_runs import demonstrations, differences, run_command, trainer, write_rows
 
 import zoo
-from zoo.api import Answer, load_constitution
+from zoo.api import Answer, Sampling, load_constitution
+from zoo.data.template import ChatTemplate
 from zoo.errors import ZooError
 from zoo.registry import load_algorithm
 from zoo.rollout.engine import InProcessEngine
+from zoo.rollout.writer import Writer
 from zoo.runs import Run
 from zoo.testing import stand_ins
 
@@ -45,10 +48,12 @@ class Author:
     def texts(self, answers):
         return self.written
 
-    def answer(self, prompt, text):
+    def answer(self, prompt, text, ended=True):
         said = text if isinstance(text, str) else text[-1]["content"]
         # One token a letter, and 0 for the end of the turn behind which the template writes a line break.
         ids = [*map(ord, said), 0, 10]
+        if not ended:
+            return Answer.of([1, 2], ids[:-2], ended=False, cut=True)
         return Answer.of([1, 2], ids, [True] * (len(ids) - 1) + [False])
 
 
@@ -125,6 +130,17 @@ def test_a_revision_that_was_cut_is_trained_without_an_end():
     assert cut["completion"].cut and not cut["completion"].ended and cut["completion"].mask.all()
     assert whole["completion"].completion.tolist() == [*map(ord, "Please go."), 0, 10] and whole["completion"].ended
     assert [step["cut"] for step in steps] == [True, False]
+
+
+def test_a_text_without_an_end_leaves_its_end_of_turn_out(tiny_tokenizer):
+    template = ChatTemplate(tiny_tokenizer)
+    writer = Writer(None, None, template, Sampling(), 1, 0, contextlib.nullcontext, torch.device("cpu"))
+    whole, cut = writer.answer("one two", "red sun"), writer.answer("one two", "red sun", ended=False)
+    assert tiny_tokenizer.decode(cut.completion).strip() == "red sun"
+    end = int(whole.mask.nonzero()[-1])
+    assert int(whole.completion[end]) in template.eos_ids
+    assert cut.completion.tolist() == whole.completion[:end].tolist() and cut.mask.all()
+    assert (cut.ended, cut.cut, whole.ended, whole.cut) == (False, True, True, False)
 
 
 @pytest.mark.parametrize(

@@ -93,12 +93,12 @@ def test_the_clipped_value_loss(vectors):
     given, mask = case["inputs"], masked(case)
     values = tensor(given["values"]).requires_grad_()
     old, returns = tensor(given["old_values"]), tensor(given["returns"])
-    loss, clipped = MATHS.value_loss(values, old, returns, given["cliprange_value"])
+    loss, clipped = MATHS.clipped_value_loss(values, old, returns, given["cliprange_value"])
     close(loss[mask].mean(), expected["loss"])
     close(clipped[mask].double().mean(), expected["clipfrac"])
     loss[mask].mean().backward()
     close(values.grad, expected["grad_values"])
-    close(MATHS.value_loss(values, old, returns, 0.0)[0][mask].mean(), expected["loss_unclipped"])
+    close(MATHS.clipped_value_loss(values, old, returns, 0.0)[0][mask].mean(), expected["loss_unclipped"])
 
 
 def test_an_answer_without_end_is_told_by_its_tokens_and_its_score_replaced_or_made_less(vectors):

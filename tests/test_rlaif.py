@@ -62,7 +62,7 @@ def test_grades_from_1_to_10_become_rewards_from_minus_1_to_1():
 def test_what_is_to_come_begins_with_the_whole_objective(vectors):
     given = vectors["rlaif.objective"]["inputs"]
     kl, mask = tensor([[1.0, 0.5, 2.5, 9.0]]), torch.tensor([[True, True, True, False]])
-    found = MATHS["to_go"](tensor([given["r"]]), kl, mask, given["beta"])
+    found = MATHS["still_to_come"](tensor([given["r"]]), kl, mask, given["beta"])
     # (1 − β) r = 0.76, of which each token pays for itself and those after it.
     close(found, [0.76 - 0.2, 0.76 - 0.15, 0.76 - 0.125, 0.0])
 

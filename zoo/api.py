@@ -16,9 +16,21 @@ from zoo.data.sources.named import DataSource
 from zoo.errors import ZooError
 from zoo.evals import Eval, Score, Subject, mean_score, share_score
 from zoo.evals.refusals import refusal_of
+from zoo.groups import flat_groups, group_advantages, sample_groups, step_advantages, step_rewards
 from zoo.hookspecs import hookimpl
 from zoo.judges.constitution import Principle, load_constitution
-from zoo.rl import clipped_surrogate, group_advantages, kl_estimate, step_advantages, whiten
+from zoo.options import require
+from zoo.rl import (
+    clipped_surrogate,
+    clipped_value_loss,
+    explained_variance,
+    gae,
+    kl_estimate,
+    sequence_log_ratio,
+    to_go,
+    variance,
+    whiten,
+)
 from zoo.rollout.engine import Engine, EngineSetup, Sampling
 from zoo.types import Answer, Answers, Batch, Loss, Ragged, TokenLogps
 
@@ -40,7 +52,11 @@ __all__ = [
     "TokenLogps",
     "ZooError",
     "clipped_surrogate",
+    "clipped_value_loss",
     "default_collate",
+    "explained_variance",
+    "flat_groups",
+    "gae",
     "group_advantages",
     "hookimpl",
     "kl_estimate",
@@ -49,7 +65,13 @@ __all__ = [
     "logsigmoid",
     "mean_score",
     "refusal_of",
+    "require",
+    "sample_groups",
+    "sequence_log_ratio",
     "share_score",
     "step_advantages",
+    "step_rewards",
+    "to_go",
+    "variance",
     "whiten",
 ]

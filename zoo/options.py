@@ -54,6 +54,12 @@ class Option:
         return "none" if self.default in (None, "") else str(self.default)
 
 
+def require(holds: Any, sentence: str) -> None:
+    """For a `__post_init__` of options: raises ValueError with the sentence where it does not hold."""
+    if not holds:
+        raise ValueError(sentence)
+
+
 def _type_names(kind: Any) -> list[str]:
     """The names of a type, or of the parts of a union; text that stands for a list or mapping is not one of its own."""
     parts = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)

@@ -1,12 +1,11 @@
-"""What algorithms that learn from rewards share: the clipped surrogate, KL estimates, whitening, groups of answers.
+"""What algorithms that learn from rewards share: KL estimates, whitening, the clipped surrogate, a critic's targets.
 
 Pure functions. Those of a loss take no mean over tokens, because that belongs to the whole optimizer step; those of a
-rollout see all of it, with NaN for a reward that is missing.
+rollout see all of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -71,56 +70,59 @@ def clipped_surrogate(
     return Surrogate(loss, ratio, (ratio < 1 - low) & (advantage < 0), (ratio > 1 + high) & (advantage > 0))
 
 
-def group_advantages(
-    rewards: Tensor,
-    baseline: Literal["group", "leave_one_out", "none"] = "group",
-    scale: Literal["group", "batch", "none"] = "group",
-    epsilon: float = 1e-4,
+def sequence_log_ratio(
+    log_ratio: Tensor, mask: Tensor, kind: Literal["token", "sequence", "sequence_token", "sequence_sum"]
 ) -> Tensor:
-    """(r − mean) / (std + ε) of every group; rewards [P, G] → float64 [P, G], 0 where a reward is missing (NaN).
+    """log ρ of each token as it is, or that of its whole answer, [B, T]; log_ratio is 0 where the mask is not.
 
-    baseline: the mean of the group, of the others in it, or nothing; scale: what is divided by, the standard deviation
-    (of a sample) of the group, of all rewards, or nothing. With a baseline a group of equal rewards gives exactly 0.
+    sequence: of the geometric mean of the tokens' ratios (arXiv:2507.18071, equation 7); sequence_token: the same
+    number with the gradient of the token's own (equation 14); sequence_sum: of their product.
     """
-    rewards, known = rewards.double(), ~rewards.isnan()
-    count = known.sum(1, keepdim=True)
-    others = (count - 1).clamp(min=1)
-    centred = torch.where(known, rewards - rewards.nanmean(1, keepdim=True), 0.0)
-    divisor: Tensor | float = 1.0
-    if scale == "group":
-        divisor = ((centred**2).sum(1, keepdim=True) / others).sqrt() + epsilon
-    elif scale == "batch":
-        divisor = _deviation(rewards[known], epsilon)
-    if baseline == "none":
-        return torch.where(known, rewards, 0.0) / divisor
-    if baseline == "leave_one_out":
-        # r_i less the mean of the others.
-        centred = centred * count / others
-    # The mean of equal numbers is rounded, and a small ε would make full-size advantages of what is left.
-    equal = rewards.nan_to_num(-torch.inf).amax(1) <= rewards.nan_to_num(torch.inf).amin(1)
-    return (centred / divisor).masked_fill(equal[:, None] | ~known, 0.0)
+    if kind == "token":
+        return log_ratio
+    whole = log_ratio.sum(-1, keepdim=True)
+    if kind != "sequence_sum":
+        whole = whole / mask.sum(-1, keepdim=True).clamp(min=1)
+    if kind == "sequence_token":
+        return whole.detach() + log_ratio - log_ratio.detach()
+    return whole.expand_as(log_ratio)
 
 
-def step_advantages(
-    step_rewards: Sequence[Tensor], step_ends: Sequence[Sequence[int]], epsilon: float = 1e-4
-) -> list[Tensor]:
-    """Advantages of tokens from rewards of steps, for the answers of one group: float64 [C] for each.
+def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, gae_lambda: float) -> tuple[Tensor, Tensor]:
+    """Generalized advantage estimates (arXiv:1506.02438) and returns, all [B, T].
 
-    All step rewards of the group are normalised together; a token gets the sum of those of the steps that end with it
-    or later. step_ends: position of the last token of each step, the last of which ends the answer.
+    A_t = δ_t + γλ A_{t+1} with δ_t = r_t + γ V_{t+1} − V_t, and A + V. V past the end is 0. Tokens that do not count
+    are skipped: the next state is that of the next one that does.
     """
-    every = torch.cat(list(step_rewards)).double()
-    known = every[~every.isnan()]
-    found = []
-    for rewards, ends in zip(step_rewards, step_ends, strict=True):
-        equal = len(known) == 0 or bool(known.max() == known.min())
-        normal = (rewards.double() - known.mean()) / _deviation(known, epsilon) * (0.0 if equal else 1.0)
-        to_come = normal.nan_to_num(0.0).flip(0).cumsum(0).flip(0)
-        lengths = torch.tensor(ends, device=rewards.device).diff(prepend=torch.tensor([-1], device=rewards.device))
-        found.append(to_come.repeat_interleave(lengths))
-    return found
+    advantages = torch.zeros_like(values)
+    following, value = torch.zeros_like(values[:, 0]), torch.zeros_like(values[:, 0])
+    for t in reversed(range(values.shape[1])):
+        delta = rewards[:, t] + gamma * value - values[:, t]
+        following = torch.where(mask[:, t], delta + gamma * gae_lambda * following, following)
+        value = torch.where(mask[:, t], values[:, t], value)
+        advantages[:, t] = following * mask[:, t]
+    return advantages, (advantages + values) * mask
 
 
-def _deviation(values: Tensor, epsilon: float) -> Tensor | float:
-    """Standard deviation of a sample + ε; 1 where all are equal."""
-    return values.std() + epsilon if len(values) > 1 and bool(values.max() > values.min()) else 1.0
+def clipped_value_loss(values: Tensor, old: Tensor, returns: Tensor, clip: float) -> tuple[Tensor, Tensor]:
+    """½ max((V − R)², (clip(V, V_old ± ε) − R)²), and whether the clip decides; all [B, T]. clip 0: ½(V − R)²."""
+    plain = (values - returns) ** 2 / 2
+    if not clip:
+        return plain, torch.zeros_like(plain, dtype=torch.bool)
+    held = ((old + (values - old).clamp(-clip, clip)) - returns) ** 2 / 2
+    return torch.maximum(plain, held), held > plain
+
+
+def to_go(values: Tensor) -> Tensor:
+    """What is still to come at each place of the last axis, itself included: Σ_{s ≥ t} v_s."""
+    return values.flip(-1).cumsum(-1).flip(-1)
+
+
+def variance(values: Tensor, mask: Tensor) -> Tensor:
+    """Of a population over what is under the mask, float64; NaN where that is nothing."""
+    return values[mask].double().var(correction=0) if mask.any() else torch.tensor(torch.nan)
+
+
+def explained_variance(returns: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """1 − Var(R − V)/Var(R): 1 for a critic that knows the returns, 0 for one that says the same everywhere."""
+    return 1 - variance(returns - values, mask) / variance(returns, mask)

@@ -68,9 +68,12 @@ class Policy(Scorer):
         """What answers say, without special tokens and white space at the ends."""
         return self._pen().texts(answers)
 
-    def answer(self, prompt: Any, text: str) -> Answer:
-        """A text as the assistant's whole answer to a prompt, tokenised by the chat template."""
-        return self._pen().answer(prompt, text)
+    def answer(self, prompt: Any, text: str, ended: bool = True) -> Answer:
+        """A text as the assistant's whole answer to a prompt, tokenised by the chat template.
+
+        ended=False: it was cut, and the end of the turn is not there to be learned.
+        """
+        return self._pen().answer(prompt, text, ended)
 
     def line_ends(self, answers: Sequence[Answer]) -> list[list[int]]:
         """Where the lines of each completion end that say something, as positions of tokens; the last ends it."""

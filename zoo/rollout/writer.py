@@ -143,10 +143,15 @@ class Writer:
         decode = self.template.tokenizer.decode
         return [decode(answer.completion, skip_special_tokens=True).strip() for answer in answers]
 
-    def answer(self, prompt: Any, text: str) -> Answer:
-        """A text as the assistant's whole answer to a prompt. Raises ZooError where the template refuses it."""
+    def answer(self, prompt: Any, text: str, ended: bool = True) -> Answer:
+        """See `zoo.models.roles.Policy.answer`. Raises ZooError where the template refuses it."""
         record = prompt.get("record", prompt) if isinstance(prompt, dict) else {"prompt": prompt}
         made = self.template.answer(record["prompt"], text, record.get("tools"))
+        if not ended:
+            end = int(made.mask.nonzero()[-1])
+            made = dataclasses.replace(
+                made, completion=made.completion[:end], mask=made.mask[:end], ended=False, cut=True
+            )
         return dataclasses.replace(made, row=_row(prompt))
 
     def line_ends(self, answers: Sequence[Answer]) -> list[list[int]]:
