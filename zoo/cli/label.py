@@ -94,7 +94,8 @@ def label(
     console = Console(stderr=as_json)
     options = LabelOptions(
         data, judge, model, constitution, chain_of_thought, clamp, str(wording) if wording else None,
-        max_thought_tokens, votes, parallel, samples, temperature, max_new_tokens, seed, kind, split, columns, format, limit,
+        max_thought_tokens, votes, parallel, samples, temperature, max_new_tokens, seed, kind, split, columns,
+        format, limit,
     )  # fmt: skip
     say: Any = lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True)  # noqa: E731
     summary = label_data(options, out, runs, say, counter(console, "pairs"))
