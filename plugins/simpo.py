@@ -21,7 +21,7 @@ class SimPO(Algorithm):
     paper = "arXiv:2405.14734"
     data = "preference"
     needs = ("policy",)
-    defaults = {"lr": 1e-4, "epochs": 1, "batch_size": 8}
+    defaults = {"lr": 1e-5, "epochs": 1, "batch_size": 8}
     metrics = {
         "rewards/chosen": "β·log π(y|x)/|y| of chosen answers.",
         "rewards/rejected": "The same of rejected answers; should fall below rewards/chosen by γ and more.",
