@@ -5,9 +5,10 @@
                             …            for the network to find in one go
                             so 2
 
-What a solver writes is scripted: each step is off by one with probability `slips`, and what follows goes on from the
-wrong value, so that it is known of every step whether it is right (process supervision). Labels of steps can be true,
-or those of Math-Shepherd (can the solver still reach the right answer from here?), or of the outcome alone.
+What a solver writes is scripted: each step is one too much with probability `slips`, and what follows goes on from the
+wrong value, so that it is known of every step whether it is right (process supervision). Slips go one way only, as
+errors of a model have a pattern; were they even, the majority of solutions would cancel them. Labels of steps can be
+true, or those of Math-Shepherd (can the solver still reach the right answer from here?), or of the outcome alone.
 """
 
 from __future__ import annotations
@@ -61,8 +62,7 @@ class Chain:
         values = list(begun)
         for operation in self.operations[len(begun) :]:
             value = after(values[-1] if values else self.start, operation)
-            slip = draw.choice([-1, 1]) if draw.random() < slips else 0
-            values.append((value + slip) % MODULUS)
+            values.append((value + (draw.random() < slips)) % MODULUS)
         return values
 
     def steps(self, values: list[int]) -> list[str]:
