@@ -10,7 +10,7 @@ from typing import Any
 from zoo.errors import ZooError
 from zoo.rewards.functions import in_process
 from zoo.rewards.missing import Missing
-from zoo.rewards.references import boxed, references_of, tagged
+from zoo.rewards.references import against, boxed, tagged
 
 Values = list[float | None | Missing]
 # A sign belongs to a number where no word or bracket stands before it: 10-5 ends in 5.
@@ -29,17 +29,13 @@ def exact(
 
     field: the column of the reference; tag: look at the last <tag>…</tag> of the answer only.
     """
-    values: Values = []
-    for text, record in zip(completions, records, strict=True):
-        references = references_of(record, field)
-        if isinstance(references, Missing):
-            values.append(references)
-            continue
+
+    def right(text: str, references: list[str]) -> float:
         given = tagged(text, tag)
-        values.append(float(given is not None and _plain(given, ignore_case) in {
-            _plain(reference, ignore_case) for reference in references
-        }))  # fmt: skip
-    return values
+        wanted = {_plain(reference, ignore_case) for reference in references}
+        return float(given is not None and _plain(given, ignore_case) in wanted)
+
+    return against(completions, records, field, right)
 
 
 def _plain(text: str, ignore_case: bool) -> str:
@@ -58,22 +54,17 @@ def numeric(
     """
     if tolerance < 0:
         raise ZooError("the tolerance must not be below 0")
-    values: Values = []
-    for text, record in zip(completions, records, strict=True):
-        references = references_of(record, field)
-        if isinstance(references, Missing):
-            values.append(references)
-            continue
-        right = [number for number in map(number_of, references) if number is not None]
-        if not right:
-            values.append(Missing(f"the reference answer holds no number: {references[0]!r:.40}"))
-            continue
+
+    def right(text: str, references: list[str]) -> float | Missing:
+        wanted = [number for number in map(number_of, references) if number is not None]
+        if not wanted:
+            return Missing(f"the reference answer holds no number: {references[0]!r:.40}")
         given = number_of(tagged(text, tag) or "")
-        close = given is not None and any(
-            math.isclose(given, number, rel_tol=1e-9, abs_tol=tolerance) for number in right
+        return float(
+            given is not None and any(math.isclose(given, number, rel_tol=1e-9, abs_tol=tolerance) for number in wanted)
         )
-        values.append(float(close))
-    return values
+
+    return against(completions, records, field, right)
 
 
 def number_of(text: str) -> float | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from zoo.errors import ZooError
 from zoo.rewards.missing import Missing
-from zoo.rewards.references import references_of, tagged
+from zoo.rewards.references import against, tagged
 
 Values = list[float | None | Missing]
 
@@ -16,14 +16,12 @@ Values = list[float | None | Missing]
 def maths(completions: Sequence[str], records: Sequence[Mapping[str, Any]], field: str = "", tag: str = "") -> Values:
     """1 where the answer's last expression equals the record's reference answer, by math-verify (extra `maths`)."""
     needs("math_verify", "maths", "maths")
-    return [_equal(text, references_of(record, field), tag) for text, record in zip(completions, records, strict=True)]
+    return against(completions, records, field, lambda text, references: _equal(text, references, tag))
 
 
-def _equal(text: str, references: list[str] | Missing, tag: str) -> float | Missing:
+def _equal(text: str, references: list[str], tag: str) -> float | Missing:
     from math_verify import parse, verify
 
-    if isinstance(references, Missing):
-        return references
     right = [one for one in (_gold(reference) for reference in references) if one]
     if not right:
         return Missing(f"the reference answer cannot be read as mathematics: {references[0]!r:.40}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from zoo.rewards.missing import Missing
@@ -31,6 +31,15 @@ def references_of(record: Mapping[str, Any], field: str = "") -> list[str] | Mis
         return value
     several = isinstance(value, Sequence) and not isinstance(value, str)
     return [str(one).strip() for one in (value if several else [value])]
+
+
+def against(
+    completions: Sequence[str], records: Sequence[Mapping[str, Any]], field: str,
+    right: Callable[[str, list[str]], float | Missing],
+) -> list[float | None | Missing]:  # fmt: skip
+    """What `right` makes of each answer and the reference answers of its record; missing where the record has none."""
+    found = ((text, references_of(record, field)) for text, record in zip(completions, records, strict=True))
+    return [of if isinstance(of, Missing) else right(text, of) for text, of in found]
 
 
 def tagged(text: str, tag: str) -> str | None:
