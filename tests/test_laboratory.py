@@ -8,7 +8,7 @@ import torch
 
 from zoo.data.template import ChatTemplate
 from zoo.errors import ZooError
-from zoo.laboratory import networks
+from zoo.laboratory import networks, plugin
 from zoo.laboratory.words import make_tokenizer
 from zoo.laboratory.worlds import World, Worlds
 from zoo.models.loading import Source, load_model, load_tokenizer
@@ -95,3 +95,10 @@ def test_what_is_no_world_or_no_option_of_it_is_told_with_what_was_meant(worlds)
     with pytest.raises(ZooError, match=r"model world:sky has no option 'sede'. Did you mean 'seed'\?"):
         worlds.base("sky(sede=1)", print)
     assert len(worlds.rows("train", "demonstration", "sky(rows=7)")) == 7
+
+
+@pytest.mark.parametrize("name", sorted(plugin.worlds().worlds))
+def test_every_bundled_world_has_an_untrained_network(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path))
+    folder = plugin.worlds().base(f"{name}(trained=false)", print)
+    assert load_model(Source(name, folder), torch.float32).num_parameters() > 0

@@ -156,5 +156,5 @@ def defaults(algorithm: type[Algorithm]) -> dict[str, Any]:
 
 
 _TRAINING = {"steps": 1000, "batch": 64, "lr": 5e-3}
-WORLD = World(tuple(WORDS), rows, texts, TEMPLATE, _TRAINING, defaults=defaults)
-SAFETY = World(tuple(WORDS), safety_rows, texts, TEMPLATE, _TRAINING, defaults=defaults)
+WORLD = World(tuple(WORDS), rows, texts, TEMPLATE, training=_TRAINING, defaults=defaults)
+SAFETY = World(tuple(WORDS), safety_rows, texts, TEMPLATE, training=_TRAINING, defaults=defaults)
