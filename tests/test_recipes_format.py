@@ -151,6 +151,15 @@ def test_a_recipe_extends_another_key_by_key_and_mistakes_name_the_file_they_sta
     assert f"base.yaml:{line_of(GOOD, '5.0e-4')}: Option 'lr'" in refusal(own)
 
 
+def test_findings_are_those_of_one_recipe_and_not_of_another_that_extends_it(place):
+    found = GOOD.replace("  caveat: tiny\n", "  caveat: tiny\n  findings: It fell.\n")
+    assert load_recipe(written(found, "base.yaml")).laptop.findings == "It fell."
+    own = "extends: base\ntitle: Another\n"
+    heir = load_recipe(written(own)).laptop
+    assert (heir.findings, heir.caveat) == ("", "tiny")
+    assert load_recipe(written(f"{own}laptop:\n  findings: It rose.\n")).laptop.findings == "It rose."
+
+
 def test_extends_goes_one_level(place):
     written(GOOD, "base.yaml")
     written("extends: base\n", "middle.yaml")

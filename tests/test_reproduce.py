@@ -58,6 +58,7 @@ def test_a_recipe_of_a_strangers_package_is_listed_and_runs(made):
     assert "words" in [row["name"] for row in json.loads(cli("recipes", "--json")[1])]
     assert (folder / "seed-1" / "tuned-beta-0.5" / "model" / "config.json").is_file()
     assert "stage 12 of 12: fact, seed 1" in out and "words: not reproduced" in out
+    assert "The tiny model is sure of its words" in out and "The tiny model is sure" in cli("recipes", "words")[1]
 
 
 def test_the_stages_are_drawn_before_anything_runs(made):
@@ -104,7 +105,9 @@ def test_the_report_shows_claims_plots_samples_and_caveats_and_loads_nothing(mad
     page = (made[0] / "report.html").read_text()
     for text in (
         "Teaching makes the text likelier.", "Nothing is learned from this about anything else.",
-        "The words are others.", "zoo reproduce words --laptop", "tuned: likely", "Training with dpo", "Answers: drawn",
+        "The words are others.",
+        "The tiny model is sure of its words", "zoo reproduce words --laptop",
+        "tuned: likely", "Training with dpo", "Answers: drawn",
     ):  # fmt: skip
         assert text in page, text
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
@@ -120,6 +123,7 @@ def test_the_results_and_the_table_are_kept_beside_the_recipe(made, place):
         claim["values"] for claim in results(made[0])["claims"][:2]
     ]  # fmt: skip
     table = (beside / "README.md").read_text()
+    assert "Findings: The tiny model is sure of its words" in table
     assert "| [words](words.yaml) |" in table and "**not reproduced** | 3 of 4 | 0, 1 |" in table
     assert cli("recipes", "words", "--table")[0] == 0
     assert (beside / "README.md").read_text() == table

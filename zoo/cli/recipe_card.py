@@ -34,6 +34,8 @@ def show_card(recipe: Recipe, verdict: str, console: Console) -> None:
         _variant(laptop, "On a laptop", sources, console)
         facts = {"tests": laptop.tests, "seeds": str(laptop.seeds), "minutes": f"{laptop.minutes:g}"}
         _facts({**facts, "reproduced if": laptop.reproduced_if, "caveat": laptop.caveat}, console)
+        if laptop.findings:
+            _facts({"findings": laptop.findings}, console)
     _lines("Deviations", recipe.deviations, console)
     _lines("Not reported", recipe.not_reported, console)
     _lines("Notes", filter(None, [recipe.notes]), console)

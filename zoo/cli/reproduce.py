@@ -119,6 +119,8 @@ def _show(results: Mapping[str, Any], folder: Path, stored: Path | None, console
         console.print(f"{count} claims at full scale are not tested here.", style="dim", highlight=False)
     verdict = results["verdict"]
     console.print(f"\n{escape(results['recipe'])}: [bold {COLOURS[verdict]}]{verdict}[/]", highlight=False)
+    if results["findings"]:
+        console.print(f"Findings of the recipe's own run: {results['findings']}", highlight=False, markup=False)
     if results["caveat"]:
         console.print(f"Caveat: {results['caveat']}", highlight=False, markup=False)
     console.print(f"report  {folder / 'report.html'}", highlight=False, markup=False, soft_wrap=True)

@@ -104,6 +104,9 @@ def read(path: Path) -> tuple[dict[str, Any], Lines]:
             f"{file}:{line}: '{name}' extends '{base['extends']}' itself; one level is all there is.",
             f"Extend '{base['extends']}', and write here what '{name}' changes.",
         )
+    if isinstance(base.get("laptop"), dict):
+        # They tell what came out of that recipe's run, not of this one's.
+        base["laptop"] = {key: value for key, value in base["laptop"].items() if key != "findings"}
     return _laid_over(base, content), base_lines | lines
 
 

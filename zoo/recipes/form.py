@@ -132,6 +132,7 @@ class LaptopForm(VariantForm):
     minutes: float = Field(gt=0, description="How long a run takes on two cores, in minutes.")
     reproduced_if: str = Field(description="The pass rule in plain words.")
     caveat: str = Field(description="What this does not show.")
+    findings: str = Field("", description="What came out, why most likely, and what a reader may conclude.")
 
 
 class RecipeForm(VariantForm):

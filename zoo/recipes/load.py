@@ -74,7 +74,7 @@ class _Expansion:
         )
         rest: dict[str, Any] = {}
         if isinstance(self.form, LaptopForm):
-            texts = {key: getattr(self.form, key).strip() for key in ("tests", "reproduced_if", "caveat")}
+            texts = {key: getattr(self.form, key).strip() for key in ("tests", "reproduced_if", "caveat", "findings")}
             rest = {"seeds": self.form.seeds, "minutes": self.form.minutes, **texts}
         return Variant(name=name, stages={stage.name: stage for stage in stages}, claims=claims, **rest)
 

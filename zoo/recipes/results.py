@@ -51,6 +51,7 @@ def gather(
         "sweeps": _sweeps(order),
         "at": [_at(claim, measured, seeds) for claim in variant.claims if claim.at],
         "tests": variant.tests, "reproduced_if": variant.reproduced_if, "caveat": variant.caveat,
+        "findings": variant.findings,
         "about": recipe.about, "hardware": recipe.hardware, "deviations": list(recipe.deviations),
         "not_reported": list(recipe.not_reported), "notes": recipe.notes,
         "made": _made(jobs, record, command),

@@ -137,7 +137,7 @@ class Stage(Model):
 
 
 class Variant(Model):
-    """The stages and claims of one scale. `name`: full or laptop."""
+    """The stages and claims of one scale. `name`: full or laptop; findings: what became of its claims, explained."""
 
     name: str
     stages: dict[str, Stage]
@@ -147,6 +147,7 @@ class Variant(Model):
     tests: str = ""
     reproduced_if: str = ""
     caveat: str = ""
+    findings: str = ""
 
     @property
     def top(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from zoo.errors import ZooError
 from zoo.recipes.load import load_recipe
-from zoo.recipes.schema import Recipe
+from zoo.recipes.schema import Recipe, Variant
 
 TABLE = "README.md"
 MARK = "<!-- Made by `zoo recipes --table` from results/; changes by hand are lost. -->"
@@ -32,9 +32,9 @@ def table_of(folder: Path) -> str:
     ]  # fmt: skip
     for recipe in recipes:
         if (found := kept[recipe.name]) is not None and recipe.laptop is not None:
-            lines += _details(recipe, found, recipe.laptop.tests, recipe.laptop.caveat)
+            lines += _details(recipe, found, recipe.laptop)
         if (found := full[recipe.name]) is not None:
-            lines += _details(recipe, found, "At full scale.", "")
+            lines += _details(recipe, found, recipe.full)
     return "\n".join(lines) + "\n"
 
 
@@ -77,7 +77,8 @@ def _row(recipe: Recipe, found: Mapping[str, Any] | None) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _details(recipe: Recipe, found: Mapping[str, Any], tests: str, caveat: str) -> list[str]:
+def _details(recipe: Recipe, found: Mapping[str, Any], variant: Variant) -> list[str]:
+    tests = variant.tests or "At full scale."
     lines = ["", f"## {recipe.name}", "", cell(f"{recipe.title}. {tests}"), ""]
     lines += ["| claim | judged | values by seed | mean ± sd | 95 % interval | verdict |", "|---|---|---|---|---|---|"]
     for claim in found["claims"]:
@@ -91,8 +92,9 @@ def _details(recipe: Recipe, found: Mapping[str, Any], tests: str, caveat: str) 
         lines.append(f"| {' | '.join(cell(x) for x in (claim['says'], judged, values, spread, interval, verdict))} |")
     if left := sum(not claim["seeds"] for claim in found["claims"]):
         lines += ["", f"{left} claims of the paper are not tested at this scale."]
-    if caveat:
-        lines += ["", f"Caveat: {cell(caveat)}"]
+    for name, text in (("Findings", variant.findings), ("Caveat", variant.caveat)):
+        if text:
+            lines += ["", f"{name}: {cell(text)}"]
     return [*lines, "", f"`{found['command']}`, seeds {_listed(found['seeds'])}, {found['date']}."]
 
 
