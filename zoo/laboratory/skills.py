@@ -70,4 +70,4 @@ def defaults(algorithm: type[Algorithm]) -> dict[str, Any]:
     return gold_world.defaults(algorithm)
 
 
-WORLD = World(WORDS, rows, texts, training={"steps": 1200, "batch": 64, "lr": 3e-3}, defaults=defaults)
+WORLD = World(WORDS, rows, texts, training={"steps": 2500, "batch": 64, "lr": 3e-3}, defaults=defaults)
