@@ -460,7 +460,7 @@ def test_options_come_from_the_file_the_command_line_and_set(tmp_path):
     file.write_text("algos: [mild=dpo, sft]\nseeds: 2\nlr: 1e-3\nmax_steps: 7\nmild: {beta: 0.3, lr: 1e-4}\n")
     settings = read_settings(None, None, str(file), ["mild.beta=0.9"], {"max_steps": "5"})
     mild, sft = settings.entrants
-    assert (mild.label, mild.algo, settings.seeds) == ("mild", "dpo", 2)
+    assert (mild.label, mild.algo, settings.seeds) == ("mild", "dpo", [0, 1])
     first, second = settings.resolve(mild), settings.resolve(sft)
     assert (first.algorithm.beta, first.core.lr, first.core.max_steps) == (0.9, 1e-4, 5)
     assert (second.core.lr, second.core.max_steps) == (1e-3, 5)
@@ -482,6 +482,7 @@ def test_options_come_from_the_file_the_command_line_and_set(tmp_path):
         (["--algos", "dpo", "--set", "dpo.seed=4"], ["'seed' (--set dpo.seed=4) is set by the comparison"]),
         (["--algos", "dpo", "--set", "dpo.model=x"], ["must be the same for all", "--model"]),
         (["--algos", "dpo", "--seeds", "0"], ["--seeds 0"]),
+        (["--algos", "dpo", "--seeds", "100"], ["--seeds 100 may mean 100 seeds, or the seed 100", "--seeds 100, "]),
         (["--algos", "dpo", "--tokens", "0"], ["--tokens 0"]),
         (["--algos", "dpo", "--score", "instruction"], ["No evaluation is called 'instruction'", "instructions"]),
         ([], ["There is nothing to compare", "--algos"]),
@@ -496,6 +497,23 @@ def test_mistakes_are_explained(arguments, parts, place, tmp_path):
     for part in parts:
         assert part in message
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("written", "meant"), [("2", [0, 1]), ("[4]", [4]), ("[4, 0]", [4, 0]), ("'4,0'", [4, 0])])
+def test_seeds_are_spelled_alike_in_the_file_and_on_the_command_line(tmp_path, written, meant):
+    file = tmp_path / "compare.yaml"
+    file.write_text(f"algos: [dpo]\nseeds: {written}\n")
+    assert read_settings(None, None, str(file), [], {}).seeds == meant
+    assert read_settings(None, "7,", str(file), [], {}).seeds == [7]
+
+
+def test_the_plan_has_a_run_for_each_seed_that_is_named(place, tmp_path):
+    out = tmp_path / "c"
+    arguments = ["--algos", "dpo,sft", "--seeds", "3,8", "--max-steps", "2", "--out", str(out), *place.flags]
+    status, shown, err = cli("compare", *arguments, "--dry-run")
+    shown = " ".join(shown.split())
+    assert status == 0, err
+    assert "4 runs in" in shown and re.search(r" dpo \d+ 4 .* sft \d+ 4 ", shown), shown
 
 
 def test_mistakes_in_the_file_are_explained(tmp_path):
@@ -577,5 +595,5 @@ def test_the_file_of_the_docs_is_read(tmp_path):
     file.write_text(block("docs/compare.md", "compare.yaml"))
     settings = read_settings(None, None, str(file), [], {})
     mild, kto = settings.entrants
-    assert settings.seeds == 3 and settings.resolve(mild).algorithm.beta == 0.5
+    assert settings.seeds == [0, 1, 2] and settings.resolve(mild).algorithm.beta == 0.5
     assert settings.resolve(kto).core.lr == 2e-6 and settings.resolve(kto).core.data == "starter"

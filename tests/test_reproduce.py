@@ -263,6 +263,7 @@ def test_two_processes_do_not_make_the_same_folder(made, place):
         ((*COMMAND[1:], "--only", "stf"), "Did you mean 'sft'?"),
         ((*COMMAND[1:], "--seeds", "two"), "--seeds two is no number of seeds"),
         ((*COMMAND[1:], "--seeds", "1,1"), "--seeds 1,1 has a seed twice"),
+        ((*COMMAND[1:], "--seeds", "100"), "Write --seeds 100, (with a comma) for that one seed"),
     ],
 )
 def test_what_cannot_be_run_is_refused_with_what_to_type(place, arguments, said):

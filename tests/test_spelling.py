@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from zoo.errors import ZooError
-from zoo.spelling import bind, parse, spell, split
+from zoo.spelling import bind, parse, seeds, spell, split
 
 
 @dataclass
@@ -72,3 +72,32 @@ def test_a_slip_names_what_was_meant():
         bind(Options, {"rows": "many"}, "part 'gold'", fixed=0)
     with pytest.raises(ZooError, match="has no option 'subject'"):
         bind(judged, {"subject": "1"}, "evaluation 'judged'")
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [("3", [0, 1, 2]), (2, [0, 1]), ("0,5,7", [0, 5, 7]), ("100,", [100]), ("0,", [0]), ("20-22", [20, 21, 22]),
+     ("7, 0-2", [7, 0, 1, 2]), ("0-99", list(range(100)))],
+)  # fmt: skip
+def test_a_number_counts_seeds_and_a_comma_or_a_dash_names_them(text, meant):
+    assert seeds(text) == meant
+
+
+def test_a_number_that_may_be_one_seed_or_as_many_is_refused_with_both_spellings():
+    assert seeds("20") == list(range(20))
+    with pytest.raises(ZooError, match="--seeds 100 may mean 100 seeds, or the seed 100") as found:
+        seeds("100")
+    one, many = "100,", "0-99"
+    assert f"--seeds {one} " in found.value.hint and f"--seeds {many} " in found.value.hint
+    assert seeds(one) == [100] and len(seeds(many)) == 100
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("two", "is no number of seeds"), ("-1", "is no number"), ("1.5,", "is no number"), ("0", "leaves no seed"),
+     ("", "leaves no seed"), (",", "leaves no seed"), ("9-1", "leaves no seed"), ("1,1", "a seed twice"),
+     ("0-3,2", "a seed twice")],
+)  # fmt: skip
+def test_what_names_no_seeds_is_refused(text, message):
+    with pytest.raises(ZooError, match=message):
+        seeds(text)

@@ -5,6 +5,8 @@
 
 A value is taken as it stands: it may hold brackets of its own, and commas inside of them. What the options are, and of
 which types, is said by the function that takes them: `bind` reads its signature.
+
+And one for whatever is done with several seeds: `seeds`.
 """
 
 from __future__ import annotations
@@ -16,6 +18,9 @@ from typing import Any, get_type_hints
 
 from zoo.errors import ZooError, nearest
 
+MOST_SEEDS = 20
+"""What a number above it means is not clear: so many seeds are rarely wanted, one seed of that number often is."""
+SEEDS_HINT = "Write --seeds 3 for the first three, --seeds 0,5,7 for these, or --seeds 100, for the one."
 SPELLED = re.compile(r"\s*([\w.:-]+)\s*(?:\((.*)\))?\s*", re.DOTALL)
 
 
@@ -78,3 +83,27 @@ def bind(function: Callable[..., Any], options: Mapping[str, str], what: str, fi
         except ValidationError as error:
             raise ZooError(f"The {what}, option {key} = {text}: {error.errors()[0]['msg']}.") from None
     return values
+
+
+def seeds(text: str | int) -> list[int]:
+    """`3` as 0, 1, 2 (so many, from 0); `0,5,7` or `100,` as they stand; `0-99` as all of these. Raises ZooError.
+
+    A single number above 20 is refused: some mean so many seeds by it, others that one.
+    """
+    given, found = f"--seeds {text}", list[int]()
+    for part in filter(None, (part.strip() for part in str(text).split(","))):
+        ends = re.fullmatch(r"(\d+)(?:\s*-\s*(\d+))?", part)
+        if ends is None:
+            raise ZooError(f"{given} is no number of seeds and no list of them.", SEEDS_HINT)
+        found += range(int(ends[1]), int(ends[2] or ends[1]) + 1)
+    if str(text).strip().isdigit():
+        (count,) = found
+        if count > MOST_SEEDS:
+            hint = f"Write --seeds {count}, (with a comma) for that one seed, --seeds 0-{count - 1} for {count} seeds."
+            raise ZooError(f"{given} may mean {count} seeds, or the seed {count}.", hint)
+        found = list(range(count))
+    if not found:
+        raise ZooError(f"{given} leaves no seed.", SEEDS_HINT)
+    if len(set(found)) < len(found):
+        raise ZooError(f"{given} has a seed twice.", SEEDS_HINT)
+    return found

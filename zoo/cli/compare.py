@@ -27,8 +27,8 @@ EXAMPLES = (
 )
 OWN: list[tuple[str, type, Any, Any]] = [
     ("algos", str, typer.Option(help="Names with commas; label=name for two of one algorithm."), None),
-    ("seeds", int, typer.Option(help="Seeds of each, from 0: the order of the data and all else that is random.",
-                                show_default="1"), None),
+    ("seeds", str, typer.Option(help="How many from 0 (3), or which (0,5,7): the order of the data and all else that "
+                                "is random.", show_default="1"), None),
     ("sets", list[str], typer.Option("--set", metavar="LABEL.OPTION=VALUE", help="An option of one of them."), None),
     ("config", str, typer.Option(metavar="FILE", help="YAML: common options, algos, seeds, options under a label."),
      None),
@@ -110,7 +110,7 @@ def _show_plan(plan: Any, comparison: Any, console: Console) -> None:
     console.print(plan.definition(), highlight=False, markup=False)
     table = Table("", "steps", "of", "passes", "trained tokens", box=None, pad_edge=False)
     for planned in plan.runs:
-        if planned.seed == 0:
+        if planned.seed == plan.runs[0].seed:
             table.add_row(
                 escape(planned.entrant.label), str(planned.steps), str(planned.resolved.core.batch_size),
                 f"{planned.passes:.2f}", f"{planned.tokens:,}",

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from zoo.cli.listings import Json, print_json
-from zoo.errors import ZooError
+from zoo.spelling import seeds as seeds_in
 
 EXAMPLES = (
     "zoo reproduce ipo --laptop",
@@ -22,7 +22,6 @@ EXAMPLES = (
     "zoo reproduce ./mine.yaml --laptop --dry-run",
     "zoo reproduce dpo --only sft --dry-run",
 )
-SEEDS_HINT = "Write --seeds 3 for the first three, or --seeds 0,5,7."
 COLOURS = {"reproduced": "green", "not reproduced": "red", "not tested here": "yellow"}
 
 
@@ -31,7 +30,7 @@ def reproduce(
     laptop: Annotated[bool, typer.Option("--laptop", help="The small experiment, in minutes on a CPU.")] = False,
     seeds: Annotated[
         str | None,
-        typer.Option(help="How many from 0 (3), or which (0,5,7).", show_default="those of the recipe"),
+        typer.Option(help="How many from 0 (3), or which (0,5,7 or 100,).", show_default="those of the recipe"),
     ] = None,
     only: Annotated[
         str | None, typer.Option(metavar="STAGE", help="Make this stage and what it needs; judge nothing.")
@@ -60,8 +59,9 @@ def reproduce(
 
     found = check_recipe(load_recipe(recipe), laptop)
     console = Console(stderr=as_json)
+    chosen = None if seeds is None else seeds_in(seeds)
     reproduction = Reproduction(
-        found, laptop, console, seeds=seeds_of(seeds), only=only, out=out, command=shlex.join(["zoo", *sys.argv[1:]])
+        found, laptop, console, seeds=chosen, only=only, out=out, command=shlex.join(["zoo", *sys.argv[1:]])
     )
     if dry_run:
         _dry_run(reproduction, console, as_json)
@@ -76,21 +76,6 @@ def reproduce(
     else:
         _show(results, reproduction.folder, stored, console)
     _exit(results, strict)
-
-
-def seeds_of(text: str | None) -> list[int] | None:
-    """`3` as 0, 1, 2, and `0,5,7` (or `5,`) as they stand. Raises ZooError."""
-    if text is None:
-        return None
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not parts or not all(part.isdigit() for part in parts) or (len(parts) == 1 and text.strip() == "0"):
-        raise ZooError(
-            f"--seeds {text} is no number of seeds and no list of them.", "Write --seeds 3 or --seeds 0,5,7."
-        )
-    numbers = [int(part) for part in parts]
-    if len(set(numbers)) < len(numbers):
-        raise ZooError(f"--seeds {text} has a seed twice.", SEEDS_HINT)
-    return numbers if "," in text else list(range(numbers[0]))
 
 
 def _exit(results: Mapping[str, Any], strict: bool) -> None:

@@ -17,6 +17,7 @@ from zoo.config import Resolved, TrainConfig, resolve
 from zoo.data.sources.named import data_defaults
 from zoo.errors import ZooError, nearest
 from zoo.options import options_of
+from zoo.spelling import seeds as seeds_in
 from zoo.strict_yaml import read_yaml
 from zoo.training.checks import check_values, names_in
 
@@ -42,7 +43,7 @@ class Settings:
     """What was asked for, before any default."""
 
     entrants: list[Entrant]
-    seeds: int
+    seeds: list[int]
     file: str = "file"
     common: dict[str, Any] = field(default_factory=dict)
     """Common options of the file."""
@@ -66,22 +67,23 @@ class Settings:
 
 
 def read_settings(
-    algos: str | None, seeds: int | None, config: str | None, sets: Sequence[str], given: Mapping[str, Any]
+    algos: str | None, seeds: str | None, config: str | None, sets: Sequence[str], given: Mapping[str, Any]
 ) -> Settings:
     """Everything that the command line and the file say. Raises ZooError.
 
-    algos: `first,label=second`; seeds: how many, from 0; config: a YAML file of common options, `algos`, `seeds`, and
-    a mapping of options under an entrant's label; sets: `label.option=value`; given: common options.
+    algos: `first,label=second`; seeds: as `zoo.spelling.seeds` reads them; config: a YAML file of common options,
+    `algos`, `seeds`, and a mapping of options under an entrant's label; sets: `label.option=value`; given: common
+    options.
     """
     file = read_yaml(config) if config else {}
     named = algos if algos is not None else file.pop("algos", None)
     file.pop("algos", None)
-    count = seeds if seeds is not None else file.pop("seeds", 1)
-    file.pop("seeds", None)
-    if not isinstance(count, int) or count < 1:
-        raise ZooError(f"--seeds {count} leaves nothing to train.", "Give 1 or more; 3 show how much chance there is.")
+    written = file.pop("seeds", 1)
+    asked = seeds if seeds is not None else written
+    # A list in YAML is one of seeds, however short.
+    chosen = seeds_in("".join(f"{seed}," for seed in asked) if isinstance(asked, list) else asked)
     entrants = _entrants(names_in(named or []))
-    settings = Settings(entrants, count, str(config), given={k: v for k, v in given.items() if v is not None})
+    settings = Settings(entrants, chosen, str(config), given={k: v for k, v in given.items() if v is not None})
     _read_file(file, settings)
     for text in sets:
         label, option, value = _split_set(text, entrants)

@@ -63,7 +63,7 @@ def make_plan(
     budget = tokens or own[shortest].tokens[-1]
     reason = "as --tokens asks" if tokens else f"what {shortest} would train on by itself, the least of all"
     runs, prompts = [], set()
-    for seed in range(settings.seeds):
+    for seed in settings.seeds:
         for entrant in settings.entrants:
             runs.append(_planned(settings, entrant, seed, planners[entrant.label], budget, model, out))
     for planner in planners.values():
