@@ -7,9 +7,10 @@ the two log-ratios of a pair, should be 1/(2τ), no less and no more.
 Whether log π is a mean a token or a sum the paper leaves open (it is written with whole answers and tried on
 bandits), and implementations part here. TRL's DPO trainer (whose code says that the authors confirmed it) and HALOs
 take the mean; the DPO authors' code, OpenRLHF and TRL's online DPO take the sum. It matters: a gap of 5 (τ = 0.1) is
-soon passed by a sum and out of reach for a mean. The mean is the default here; its loss starts at 1/(4τ²) = 25 and its
-gradient is nearly constant, so that clipping and lr decide how far a run goes. HALOs divides by the number of tokens
-whose log-ratio is not 0, which gives 0/0 at the start; here, as in TRL, all counted tokens count.
+soon passed by a sum and out of reach for a mean, whose gradient then stays nearly constant, so that clipping and lr
+alone decide how far a run goes. The mean is the default here, with τ = 1: half a nat a token is a gap that training
+comes to. HALOs divides by the number of tokens whose log-ratio is not 0, which gives 0/0 at the start; here, as in TRL,
+all counted tokens count.
 
 The default learning rate suits the small default model; TRL takes that of its DPO trainer, 1e-6, for larger ones.
 """
@@ -20,6 +21,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from zoo.api import Algorithm, Loss, require
+
+DEFAULT_TAU = {"mean": 1.0, "sum": 0.1}
 
 
 class IPO(Algorithm):
@@ -39,18 +42,20 @@ class IPO(Algorithm):
         "logps/chosen": "log π of chosen answers, summed.",
         "logps/rejected": "log π of rejected answers, summed.",
     }
-    conformance = {"start": {"loss": 25.0, "h": 0.0, "h/distance": -5.0, "rewards/margins": 0.0}}
+    conformance = {"start": {"loss": 0.25, "h": 0.0, "h/distance": -0.5, "rewards/margins": 0.0}}
 
     @dataclass
     class Config:
-        tau: float = 0.1
-        """Regularisation τ: the target of h is 1/(2τ). TRL's default (it says beta); with the mean 0.01 did best in
-        a comparison by Hugging Face."""
+        tau: float | None = None
+        """Regularisation τ: the target of h is 1/(2τ). If not given, 1 for the mean and 0.1 for the sum. TRL (which
+        says beta) takes 0.1 for both; with the mean and a small lr 0.01 did best in a comparison by Hugging Face."""
         reduction: Literal["mean", "sum"] = "mean"
         """Log-ratios a token (mean: TRL's DPO trainer, HALOs) or of whole answers (sum: the paper as written, the DPO
         authors, OpenRLHF)."""
 
         def __post_init__(self):
+            if self.tau is None:
+                self.tau = DEFAULT_TAU[self.reduction]
             require(self.tau > 0, "tau must be above 0")
 
     def loss(self, batch, models, config):
