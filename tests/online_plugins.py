@@ -54,6 +54,27 @@ class Beginnings(Reinforce):
         return loss
 
 
+class SecondThoughts(Reinforce):
+    """The same, but the answers to the first prompt of a rollout are written twice."""
+
+    metrics = {**Reinforce.metrics, "worth": "Reward.", "words": "Tokens of an answer."}
+
+    def rollout(self, prompts, models, config, score):
+        first = models.policy.generate(prompts)
+        rewards, size = score(first), len(first) // len(prompts)
+        again = models.policy.generate(prompts[:1])
+        rewards[:size] = score(again, instead_of=first[:size])
+        answers = Answers([*again, *first[size:]])
+        old = Ragged(self._old(models, answers), answers)
+        return Batch(answers=answers, advantage=rewards, old=old)
+
+    def loss(self, batch, models, config):
+        loss = super().loss(batch, models, config)
+        loss.metrics["worth"] = batch.advantage
+        loss.metrics["words"] = torch.tensor([float(len(one)) for one in batch.answers.completions])
+        return loss
+
+
 class Capricious(Reinforce):
     """The same, with advantages that are moved by whatever random numbers there are."""
 

@@ -387,11 +387,18 @@ def test_dynamic_sampling_keeps_the_groups_that_the_paper_keeps(vectors):
     correct = [float(one) for group in case["inputs"]["correct"] for one in group]
     first, again = groups((1,) * 20), groups((2,) * 8)
     calls = iter([correct, [0.0] * 4 + [0.0, 1.0, 0.0, 1.0], [1.0] * 4])
+    replaced = []
+
+    def score(answers, instead_of=()):
+        replaced.append([len(one.completion) for one in instead_of])
+        return tensor(next(calls))
+
     policy = Written(first, again, groups((3,) * 4))
     config = options(GRPO, **PLAIN, resample=2)
-    batch = rolled(GRPO(), config, policy, lambda answers: tensor(next(calls)), prompts=5)
+    batch = rolled(GRPO(), config, policy, score, prompts=5)
     assert policy.asked == [[0, 1, 2, 3, 4], [0, 1], [0]], "flat groups are asked again, and those alone"
     assert [len(one.completion) for one in batch.answers] == [3] * 4 + [2] * 4 + [1] * 12
+    assert replaced == [[], [1] * 8, [2] * 4], "the reward knows what is not learned from"
     assert batch.kept.view(5, 4).all(1).tolist() == [False, True, True, True, True]
     assert batch.resampled[0] == pytest.approx((5 + 2 + 1) / 5)
 

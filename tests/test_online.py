@@ -92,6 +92,15 @@ def test_beginnings_of_answers_are_scored_and_counted_nowhere(train):
     assert asked and all(asked), "their rewards were given"
 
 
+def test_answers_that_others_stand_in_for_are_counted_nowhere(train):
+    run = train("SecondThoughts", minibatches=1, rollout_epochs=1, epochs=2.4)
+    rows = rows_with(run, "rollout/length")
+    assert len(rows) == run.summary["steps"] > 3, "every step has a rollout of its own"
+    for row in rows:
+        assert row["rollout/length"] == pytest.approx(row["words"])
+        assert row.get("rollout/reward") == pytest.approx(row.get("worth"))
+
+
 def test_missing_rewards_are_counted_and_not_trained_on(train):
     run = train(epochs=2.4)
     share = [row["rollout/missing"] for row in rows_with(run, "rollout/missing")]

@@ -17,7 +17,7 @@ from zoo.types import Answers
 
 
 def sample_groups(
-    prompts: Sequence[Any], policy: Any, score: Callable[[Answers], Tensor], rounds: int = 0
+    prompts: Sequence[Any], policy: Any, score: Callable[..., Tensor], rounds: int = 0
 ) -> tuple[Answers, Tensor, int]:
     """A group of answers to each prompt, their rewards as float64, and how many groups were written for them.
 
@@ -32,7 +32,8 @@ def sample_groups(
         if not flat:
             break
         again = policy.generate([prompts[i] for i in flat])
-        rewards[flat] = score(again).double().view(len(flat), -1)
+        former = answers.select([i * size + j for i in flat for j in range(size)])
+        rewards[flat] = score(again, instead_of=former).double().view(len(flat), -1)
         every = list(answers)
         for place, i in enumerate(flat):
             every[i * size : (i + 1) * size] = again[place * size : (place + 1) * size]

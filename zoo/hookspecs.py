@@ -71,9 +71,11 @@ def collate(records: list, tokenizer: Any, config: Any) -> Any:
 def rollout(prompts: list, models: Any, config: Any, score: Any) -> Any:
     """Per iteration, without gradient: encoded prompts → `Batch` of experience. Its presence makes an algorithm online.
 
-    `score(answers, unfinished=False)` is the run's reward, float32 [B], NaN where it is missing; unfinished: these are
-    beginnings of answers, which no number of the rollout counts. The prompts are those of all processes; what is
-    generated and scored in here is shared out among these, so that every process returns the same batch.
+    `score(answers, unfinished=False, instead_of=None)` is the run's reward, float32 [B], NaN where it is missing;
+    unfinished: these are beginnings of answers, which no number of the rollout counts; instead_of: answers that were
+    scored before and that these stand in for, which no number counts any longer. The prompts are those of all
+    processes; what is generated and scored in here is shared out among these, so that every process returns the same
+    batch.
     """
 
 

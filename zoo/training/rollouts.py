@@ -161,8 +161,12 @@ class Rollouts:
 
     # -- scores --------------------------------------------------------------------------------------------------
 
-    def _score(self, answers: Answers, unfinished: bool = False) -> Tensor:
-        """What a rollout gets as `score`. unfinished: these are beginnings of answers, which no number counts."""
+    def _score(self, answers: Answers, unfinished: bool = False, instead_of: Answers | None = None) -> Tensor:
+        """What a rollout gets as `score`. unfinished: these are beginnings of answers, which no number counts.
+
+        instead_of: answers scored before, which are not learned from; no number counts them any longer.
+        """
+        self._seen.forget(instead_of or ())
         if "reward" not in self.rewards and "judge" in self.models:
             # It learns from its judge; a reward would only have been looked at.
             self._seen.rewarded = False

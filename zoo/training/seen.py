@@ -33,6 +33,13 @@ class Seen:
         for name, column in parts.items():
             self.parts.setdefault(name, []).extend(column)
 
+    def forget(self, answers: Sequence[Answer]) -> None:
+        """Others stand in for these. What failed when they were scored stays on record."""
+        gone = {id(answer) for answer in answers}
+        kept = [i for i, answer in enumerate(self.answers) if id(answer) not in gone]
+        for column in (self.answers, self.texts, self.values, *self.parts.values()):
+            column[:] = [column[i] for i in kept]
+
     def fail(self, asked: int, failures: Mapping[str, int]) -> None:
         """So many rewards were asked for, and some are missing."""
         self.asked += asked
