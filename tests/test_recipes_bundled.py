@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -44,6 +45,14 @@ def test_each_claim_says_where_in_the_paper_it_stands(name):
     for variant in (recipe.full, recipe.laptop):
         for claim in variant.claims if variant else ():
             assert claim.where and claim.says.endswith((".", "?")) and len(claim.says) < 250, claim.says
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_was_not_reproduced_is_explained(name):
+    kept = FOLDER / "results" / f"{name}.json"
+    if kept.is_file() and json.loads(kept.read_text(encoding="utf-8"))["verdict"] != "reproduced":
+        laptop = load_recipe(FOLDER / f"{name}.yaml").laptop
+        assert laptop and len(laptop.findings) > 200, "laptop.findings: what came out, why, and what follows from it"
 
 
 @pytest.mark.parametrize("name", NAMES)
