@@ -8,21 +8,17 @@ Runs that are there already are read again, so that a second call draws only.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 import zoo
-from zoo.report.axes import COLOURS, Plot
+from zoo.report.axes import Plot
 from zoo.report.plots import paths
+from zoo.report.standalone import stand_alone
 from zoo.runs import Run
 
 RUNS = Path("runs") / "laboratory"
 WEIGHTS = (0.001, 0.3, 1.0)
 """β of the KL penalty. Not 0, with which there would be no reference to measure the distance from."""
-STYLE = (
-    "<style>svg{font:11px sans-serif;background:#fff}text{fill:#444}.grid{stroke:#ddd}"
-    "polyline{fill:none;stroke-width:1.8}.rough{stroke-opacity:.35}.fit{stroke-dasharray:5 3}</style>"
-)
 
 
 def trained(name: str, algo: str, **options: object) -> Run:
@@ -55,24 +51,17 @@ def by_step(run: Run, metric: str) -> list[tuple[float, float, float]]:
     return [(step, value, step) for step, value in measured(run, metric)]
 
 
-def draw(plot: Plot | None, names: Iterable[str], file: Path) -> None:
-    """A picture that stands for itself: with its colours, and the names of its lines on top."""
+def draw(plot: Plot | None, file: Path) -> None:
     assert plot is not None
-    legend = "".join(
-        f'<text x="{66 + 118 * (k % 3)}" y="{-6 - 14 * (k // 3)}" style="fill:{COLOURS[k]}">● {name}</text>'
-        for k, name in enumerate(names)
-    )
-    picture = plot.svg.replace(
-        'viewBox="0 0 420 230"', 'xmlns="http://www.w3.org/2000/svg" viewBox="0 -36 420 268" width="560"'
-    )
-    file.write_text(picture.replace(">", f">{STYLE}{legend}", 1) + "\n", encoding="utf-8")
+    label = f"{plot.title}: {', '.join(plot.names)} against {plot.columns[2]}"
+    file.write_text(stand_alone([plot], label), encoding="utf-8")
 
 
 def hacking(folder: Path) -> None:
     """The proxy counts good words; gold turns where there are too many."""
     run = policy("proxy-0.001", "proxy", 0.001)
     lines = {"proxy": by_step(run, "val/reward"), "gold": by_step(run, "val/gold")}
-    draw(paths("Reward hacking", lines, "step"), lines, folder / "hacking.svg")
+    draw(paths("Reward hacking", lines, "step"), folder / "hacking.svg")
     print("| step | proxy | gold | KL | words |\n|---|---|---|---|---|")
     for step, reward, gold, kl, length in measured(run, "val/reward", "val/gold", "val/kl", "val/length"):
         print(f"| {step} | {reward:.2f} | {gold:.2f} | {kl:.1f} | {length:.1f} |")
@@ -82,7 +71,7 @@ def frontier(folder: Path) -> None:
     """Where each weight of the KL penalty ends."""
     runs = {f"β {weight}": policy(f"proxy-{weight}", "proxy", weight) for weight in WEIGHTS}
     lines = {name: line(run, "val/gold") for name, run in runs.items()}
-    draw(paths("Gold against distance", lines, "√KL to the start"), lines, folder / "frontier.svg")
+    draw(paths("Gold against distance", lines, "√KL to the start"), folder / "frontier.svg")
     print("| β | proxy | gold | KL | entropy |\n|---|---|---|---|---|")
     for name, run in runs.items():
         _, reward, gold, kl = measured(run, "val/reward", "val/gold", "val/kl")[-1]
@@ -97,7 +86,7 @@ def overoptimisation(folder: Path) -> None:
     lines = {}
     for name, run in runs.items():
         lines[f"learned, {name}"], lines[f"gold, {name}"] = line(run, "val/reward"), line(run, "val/gold")
-    draw(paths("A learned reward", lines, "√KL to the start"), lines, folder / "overoptimisation.svg")
+    draw(paths("A learned reward", lines, "√KL to the start"), folder / "overoptimisation.svg")
     print("| β | step | learned reward | gold | KL |\n|---|---|---|---|---|")
     for name, run in runs.items():
         for step, reward, gold, kl in measured(run, "val/reward", "val/gold", "val/kl")[::2]:
@@ -114,7 +103,7 @@ def collapse(folder: Path) -> None:
             if "entropy" in one
         ]
         lines[f"β {weight}"] = [(step, entropy, step) for step, entropy in found[::3]]
-    draw(paths("Entropy a token", lines, "step"), lines, folder / "collapse.svg")
+    draw(paths("Entropy a token", lines, "step"), folder / "collapse.svg")
 
 
 if __name__ == "__main__":

@@ -125,6 +125,9 @@ def test_the_results_and_the_table_are_kept_beside_the_recipe(made, place):
     table = (beside / "README.md").read_text()
     assert "Findings: The tiny model is sure of its words" in table
     assert "| [words](words.yaml) |" in table and "**not reproduced** | 3 of 4 | 0, 1 |" in table
+    picture = (beside / "results" / "words.svg").read_text()
+    assert "Teaching makes the text likelier." in picture and "● seed 0" in picture
+    assert "(results/words.svg)" in table
     assert cli("recipes", "words", "--table")[0] == 0
     assert (beside / "README.md").read_text() == table
 

@@ -29,6 +29,7 @@ from zoo.recipes.stages import Stages
 from zoo.recipes.structure import written_at
 from zoo.recipes.table import keeps_results, write_table
 from zoo.report.recipe_page import write_recipe_page
+from zoo.report.recipe_picture import write_picture
 from zoo.runs import hold
 from zoo.training.run import quiet_libraries
 
@@ -126,7 +127,7 @@ class Reproduction:
         return found
 
     def record(self, found: Mapping[str, Any]) -> Path | None:
-        """Keep the results beside the recipe and renew the table there; None where results are not kept."""
+        """Keep the results and their picture beside the recipe and renew the table; None where results are not kept."""
         folder = self.recipe.path.parent
         if not keeps_results(folder):
             return None
@@ -134,6 +135,7 @@ class Reproduction:
         try:
             path.parent.mkdir(exist_ok=True)
             results.write_text(path, json.dumps(results.stored(found), indent=1, ensure_ascii=False) + "\n")
+            write_picture(path.with_suffix(".svg"), found)
             write_table(folder)
         except OSError as error:
             self.say(f"The results are not kept beside the recipe: {error.strerror} ({error.filename}).")

@@ -10,6 +10,7 @@ from typing import Any
 from zoo.errors import ZooError
 from zoo.recipes.load import load_recipe
 from zoo.recipes.schema import Recipe, Variant
+from zoo.report.standalone import label_of
 
 TABLE = "README.md"
 MARK = "<!-- Made by `zoo recipes --table` from results/; changes by hand are lost. -->"
@@ -32,9 +33,9 @@ def table_of(folder: Path) -> str:
     ]  # fmt: skip
     for recipe in recipes:
         if (found := kept[recipe.name]) is not None and recipe.laptop is not None:
-            lines += _details(recipe, found, recipe.laptop)
+            lines += _details(recipe, found, recipe.laptop, _picture(folder, recipe.name))
         if (found := full[recipe.name]) is not None:
-            lines += _details(recipe, found, recipe.full)
+            lines += _details(recipe, found, recipe.full, _picture(folder, f"{recipe.name}-full"))
     return "\n".join(lines) + "\n"
 
 
@@ -62,6 +63,14 @@ def _kept(folder: Path, name: str) -> dict[str, Any] | None:
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
+def _picture(folder: Path, name: str) -> list[str]:
+    """The picture of what the claims compare, where there is one, with its own label for those who do not see it."""
+    file = folder / RESULTS_FOLDER / f"{name}.svg"
+    if not file.is_file():
+        return []
+    return ["", f"![{cell(label_of(file.read_text(encoding='utf-8')))}]({RESULTS_FOLDER}/{file.name})"]
+
+
 def _row(recipe: Recipe, found: Mapping[str, Any] | None) -> str:
     name = f"[{recipe.name}]({recipe.path.name})"
     paper = recipe.paper.text
@@ -77,7 +86,7 @@ def _row(recipe: Recipe, found: Mapping[str, Any] | None) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _details(recipe: Recipe, found: Mapping[str, Any], variant: Variant) -> list[str]:
+def _details(recipe: Recipe, found: Mapping[str, Any], variant: Variant, picture: Sequence[str]) -> list[str]:
     tests = variant.tests or "At full scale."
     lines = ["", f"## {recipe.name}", "", cell(f"{recipe.title}. {tests}"), ""]
     lines += ["| claim | judged | values by seed | mean ± sd | 95 % interval | verdict |", "|---|---|---|---|---|---|"]
@@ -90,6 +99,7 @@ def _details(recipe: Recipe, found: Mapping[str, Any], variant: Variant) -> list
         verdict = claim["verdict"] + (f": {claim['why']}" if claim["why"] else "")
         judged = f"`{claim['metric']}` {claim['rule']}"
         lines.append(f"| {' | '.join(cell(x) for x in (claim['says'], judged, values, spread, interval, verdict))} |")
+    lines += picture
     if left := sum(not claim["seeds"] for claim in found["claims"]):
         lines += ["", f"{left} claims of the paper are not tested at this scale."]
     for name, text in (("Findings", variant.findings), ("Caveat", variant.caveat)):
