@@ -1,5 +1,6 @@
 """The picture of a reproduction: drawn as its claims read, whole without anything around it, shown where it exists."""
 
+import json
 import re
 from pathlib import Path
 from xml.etree import ElementTree
@@ -12,6 +13,7 @@ from zoo.recipes.table import TABLE
 from zoo.report.axes import COLOURS
 from zoo.report.plots import paths
 from zoo.report.recipe_picture import recipe_picture, write_picture
+from zoo.report.seeds import key
 from zoo.report.standalone import label_of, stand_alone
 
 ROOT = Path(__file__).parent.parent
@@ -170,7 +172,9 @@ def test_a_kept_picture_is_small_loads_nothing_and_stands_in_the_table(file):
     text = file.read_text(encoding="utf-8")
     ElementTree.fromstring(text)
     assert len(text.encode()) < 40_000 and not re.search(r"<script|href=|@import|url\(", text)
-    assert file.with_suffix(".json").is_file(), "a picture of results that are not kept"
+    kept = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+    heading = (f"{kept['recipe']} at laptop scale: {kept['verdict']}", f"{key(kept['seeds'])}\u2003| mean")
+    assert tuple(words(text)[:2]) == heading, "a picture of former results"
     table = (RECIPES / TABLE).read_text(encoding="utf-8")
     assert f"![{label_of(text)}](results/{file.name})" in table, "type: zoo recipes --table"
 
