@@ -37,7 +37,8 @@ class Seen:
         """Others stand in for these. What failed when they were scored stays on record."""
         gone = {id(answer) for answer in answers}
         kept = [i for i, answer in enumerate(self.answers) if id(answer) not in gone]
-        for column in (self.answers, self.texts, self.values, *self.parts.values()):
+        columns: list[list[Any]] = [self.answers, self.texts, self.values, *self.parts.values()]
+        for column in columns:
             column[:] = [column[i] for i in kept]
 
     def fail(self, asked: int, failures: Mapping[str, int]) -> None:
