@@ -9,7 +9,7 @@ import pytest
 
 from zoo.recipes.claims import Measured, judge
 from zoo.recipes.schema import Claim
-from zoo.recipes.table import TABLE
+from zoo.recipes.table import TABLE, shown
 from zoo.report.axes import COLOURS
 from zoo.report.plots import paths
 from zoo.report.recipe_picture import recipe_picture, write_picture
@@ -186,3 +186,17 @@ def test_every_picture_that_a_page_names_exists_and_is_told_to_those_who_do_not_
         assert ((ROOT / page).parent / target).is_file(), target
         assert len(text) > 10, target
     assert {target.rpartition(".")[2] for _, target in shown} <= {"svg"}
+
+
+def test_figures_of_the_recipes_page_are_those_that_were_recorded():
+    page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8").partition("## Five experiments")[2]
+    parts = page.split("\n### ")[1:]
+    assert len(parts) == 5
+    for part in parts:
+        name = part.partition(":")[0]
+        assert f"zoo reproduce {name} --laptop" in part
+        if verdict := re.search(r"^\*\*(\w[\w ]+)\*\*:", part, flags=re.M):
+            kept = json.loads((RECIPES / "results" / f"{name}.json").read_text(encoding="utf-8"))
+            assert verdict[1].lower() == kept["verdict"] and kept["command"] in part
+            means = [shown(claim["mean"]) for claim in kept["claims"] if claim["seeds"]]
+            assert [mean for mean in means if mean not in part] == [], name
