@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,35 +19,69 @@ from zoo.errors import ZooError
 READING = "Reading the data"
 WRITING = "Writing"
 
-Source = Annotated[str, typer.Argument(help="A file, folder, hub data set, or named source (starter).")]
-Kind = Annotated[str, typer.Option(help="The kind that a named source is asked for.", rich_help_panel=READING)]
-Split = Annotated[str, typer.Option(help="Split of the data.", rich_help_panel=READING)]
-Columns = Annotated[
-    str | None, typer.Option(help="Names of columns: prompt=question,completion=answer.", rich_help_panel=READING)
-]
-Format = Annotated[
-    str | None, typer.Option(help="The format of the rows, where detection is not sure.", rich_help_panel=READING)
-]
-Limit = Annotated[int | None, typer.Option(min=1, help="Read the first N rows only.", rich_help_panel=READING)]
-Strict = Annotated[bool, typer.Option("--strict", help="Accept no bad row.", rich_help_panel=READING)]
-Out = Annotated[
-    Path, typer.Option(help="Where the kept rows go; the report stands beside it.", rich_help_panel=WRITING)
-]
-Force = Annotated[bool, typer.Option("--force", help="Overwrite files that are there.", rich_help_panel=WRITING)]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the report, write nothing.", rich_help_panel=WRITING)]
-Examples = Annotated[int, typer.Option(min=0, help="Removed rows to show for each reason.", rich_help_panel=WRITING)]
 Part = Literal["everything", "prompt", "answer"]
+SOURCE = Annotated[str, typer.Argument(help="A file, folder, hub data set, or named source (starter).")]
+SHARED: dict[str, tuple[Any, Any]] = {
+    "out": (Annotated[Path, typer.Option(
+        help="Where the kept rows go; the report stands beside it.", rich_help_panel=WRITING)], None),
+    "force": (Annotated[bool, typer.Option(
+        "--force", help="Overwrite files that are there.", rich_help_panel=WRITING)], False),
+    "dry_run": (Annotated[bool, typer.Option(
+        "--dry-run", help="Show the report, write nothing.", rich_help_panel=WRITING)], False),
+    "examples": (Annotated[int, typer.Option(
+        min=0, help="Removed rows to show for each reason.", rich_help_panel=WRITING)], 2),
+    "kind": (Annotated[str, typer.Option(
+        help="The kind that a named source is asked for.", rich_help_panel=READING)], "demonstration"),
+    "split": (Annotated[str, typer.Option(help="Split of the data.", rich_help_panel=READING)], "train"),
+    "columns": (Annotated[str | None, typer.Option(
+        help="Names of columns: prompt=question,completion=answer.", rich_help_panel=READING)], None),
+    "format": (Annotated[str | None, typer.Option(
+        help="The format of the rows, where detection is not sure.", rich_help_panel=READING)], None),
+    "limit": (Annotated[int | None, typer.Option(
+        min=1, help="Read the first N rows only.", rich_help_panel=READING)], None),
+    "strict": (Annotated[bool, typer.Option("--strict", help="Accept no bad row.", rich_help_panel=READING)], False),
+    "as_json": (Json, False),
+}  # fmt: skip
+"""What every verb can be told besides its own options: the type of each, and its default."""
 
 verbs = App(name="data")
 """What can stand behind `zoo data` instead of a source."""
 
 
-@verbs.command(
-    epilog="Examples: zoo data dedup rows.jsonl    zoo data dedup rows.jsonl --near 0.8 --out unique.jsonl    "
-    "zoo data dedup starter --kind preference --on prompt --dry-run"
-)
+def verb(name: str, out: str, *examples: str, source: Any = SOURCE) -> Callable[[Callable[..., None]], None]:
+    """Make a verb of a function of a Job and its own options. out: where rows go by default; source: which is read."""
+
+    def add(work: Callable[..., None]) -> None:
+        def command(**given: Any) -> None:
+            shared = {key: given.pop(key) for key in ("source", *SHARED)}
+            work(Job(name, **shared), **given)
+
+        (_, *own) = inspect.signature(work, eval_str=True).parameters.values()
+        defaults = {"out": Path(out)} if source is SOURCE else {"out": Path(out), "source": None}
+        parameters = [
+            _parameter("source", source, defaults.get("source", inspect.Parameter.empty)),
+            *(_parameter(one.name, one.annotation, one.default) for one in own),
+            *(_parameter(key, kind, defaults.get(key, default)) for key, (kind, default) in SHARED.items()),
+        ]
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {one.name: one.annotation for one in parameters}
+        command.__doc__ = work.__doc__
+        verbs.command(name, epilog="Examples: " + "    ".join(examples))(command)
+
+    return add
+
+
+def _parameter(name: str, kind: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=default)
+
+
+@verb(
+    "dedup", "deduplicated.jsonl", "zoo data dedup rows.jsonl",
+    "zoo data dedup rows.jsonl --near 0.8 --out unique.jsonl",
+    "zoo data dedup starter --kind preference --on prompt --dry-run",
+)  # fmt: skip
 def dedup(
-    source: Source,
+    job: Job,
     near: Annotated[
         float | None,
         typer.Option(help="Also rows whose word n-grams are at least so alike (Jaccard), such as 0.8."),
@@ -55,17 +91,6 @@ def dedup(
         bool, typer.Option("--normalised", help="The same even if case, white space and punctuation differ.")
     ] = False,
     ngram: Annotated[int, typer.Option(min=1, help="Words of an n-gram for --near.")] = 3,
-    out: Out = Path("deduplicated.jsonl"),
-    force: Force = False,
-    dry_run: DryRun = False,
-    examples: Examples = 2,
-    kind: Kind = "demonstration",
-    split: Split = "train",
-    columns: Columns = None,
-    format: Format = None,
-    limit: Limit = None,
-    strict: Strict = False,
-    as_json: Json = False,
 ) -> None:
     """Remove rows that are there already: the same texts, and with --near almost the same.
 
@@ -75,23 +100,23 @@ def dedup(
     from zoo.data.curation.dedup import Exact, Near
     from zoo.data.curation.rows import check_part
 
-    job = Job("dedup", source, out, as_json, examples, force=force, dry_run=dry_run)
-    rows = job.open(kind=kind, split=split, columns=columns, format=format, limit=limit)
+    rows = job.open()
     check_part(on, rows.kind)
     almost = None if near is None else Near(rows.kind, near, on, ngram)
     exact = Exact(rows.kind, on, normalised)
     settings = {"near": near, "ngram": ngram, "on": on, "normalised": normalised}
-    job.run(lambda file, progress: work.dedup(rows, file, exact, almost, strict=strict, progress=progress), settings)
+    job.run(settings, work.dedup, exact, almost)
 
 
-@verbs.command(
-    "filter",
-    epilog="Examples: zoo data filter rows.jsonl    zoo data filter rows.jsonl --rules 'chat,links,words(least=5)'    "
-    "zoo data filter rows.jsonl --rules=-echo --dry-run    "
-    "zoo data filter rows.jsonl --rules 'perplexity(keep=0.9)' --model smollm2-135m    zoo data filter --list",
-)
+@verb(
+    "filter", "filtered.jsonl", "zoo data filter rows.jsonl",
+    "zoo data filter rows.jsonl --rules 'chat,links,words(least=5)'",
+    "zoo data filter rows.jsonl --rules=-echo --dry-run",
+    "zoo data filter rows.jsonl --rules 'perplexity(keep=0.9)' --model smollm2-135m", "zoo data filter --list",
+    source=Annotated[str | None, typer.Argument(help="As above; may be left out with --list.")],
+)  # fmt: skip
 def filter_rows(
-    source: Annotated[str | None, typer.Argument(help="As above; may be left out with --list.")] = None,
+    job: Job,
     rules: Annotated[
         str, typer.Option(help="Sets and rules, with their limits: 'chat,words(least=5)'; -NAME takes one away.")
     ] = "chat",
@@ -99,17 +124,6 @@ def filter_rows(
     model: Annotated[str, typer.Option(help="The model, folder or run of the rule perplexity.")] = "smollm2-135m",
     max_length: Annotated[int, typer.Option(min=2, help="Tokens of a row that the model reads.")] = 1024,
     runs: Annotated[str, typer.Option(help="Folder that holds the runs.")] = "runs",
-    out: Out = Path("filtered.jsonl"),
-    force: Force = False,
-    dry_run: DryRun = False,
-    examples: Examples = 2,
-    kind: Kind = "demonstration",
-    split: Split = "train",
-    columns: Columns = None,
-    format: Format = None,
-    limit: Limit = None,
-    strict: Strict = False,
-    as_json: Json = False,
 ) -> None:
     """Remove rows of poor quality by named rules: length, repetition, symbols, damage, perplexity under a model.
 
@@ -121,17 +135,14 @@ def filter_rows(
 
     chosen = chosen_rules(rules)
     if show_list:
-        return _list_rules(chosen, as_json)
-    if source is None:
+        return _list_rules(chosen, job.as_json)
+    if job.source is None:
         raise ZooError("No data is named.", "zoo data filter rows.jsonl, or zoo data filter --list for the rules.")
-    job = Job("filter", source, out, as_json, examples, force=force, dry_run=dry_run)
-    rows = job.open(kind=kind, split=split, columns=columns, format=format, limit=limit)
+    job.open()
     scoring = _scoring(model, runs, max_length, job.console) if PERPLEXITY in chosen else None
     settings: dict[str, Any] = {"rules": {name: vars(rule.limits) for name, rule in chosen.items()}}
     settings |= {"model": model, "max_length": max_length} if scoring else {}
-    job.run(
-        lambda file, progress: work.filter_rows(rows, file, chosen, scoring, strict=strict, progress=progress), settings
-    )
+    job.run(settings, work.filter_rows, chosen, scoring)
 
 
 def _scoring(model: str, runs: str, max_length: int, console: Console) -> Any:
@@ -167,13 +178,13 @@ def _list_rules(chosen: Any, as_json: bool) -> None:
     )
 
 
-@verbs.command(
-    epilog="Examples: zoo data contamination rows.jsonl --eval test.jsonl    "
-    "zoo data contamination rows.jsonl --eval starter@heldout --eval test.jsonl --remove --out clean.jsonl    "
-    "zoo data contamination rows.jsonl --eval test.jsonl --ngram 8 --overlap 0.5"
-)
+@verb(
+    "contamination", "uncontaminated.jsonl", "zoo data contamination rows.jsonl --eval test.jsonl",
+    "zoo data contamination rows.jsonl --eval starter@heldout --eval test.jsonl --remove --out clean.jsonl",
+    "zoo data contamination rows.jsonl --eval test.jsonl --ngram 8 --overlap 0.5",
+)  # fmt: skip
 def contamination(
-    source: Source,
+    job: Job,
     evaluation: Annotated[
         list[str], typer.Option("--eval", help="An evaluation set: whatever can be read as data. Give several.")
     ],
@@ -189,17 +200,6 @@ def contamination(
     ),
     eval_columns: Annotated[str | None, typer.Option(help="Names of the evaluation's columns.")] = None,
     eval_format: Annotated[str | None, typer.Option(help="The format of the evaluation's rows.")] = None,
-    out: Out = Path("uncontaminated.jsonl"),
-    force: Force = False,
-    dry_run: DryRun = False,
-    examples: Examples = 2,
-    kind: Kind = "demonstration",
-    split: Split = "train",
-    columns: Columns = None,
-    format: Format = None,
-    limit: Limit = None,
-    strict: Strict = False,
-    as_json: Json = False,
 ) -> None:
     """Find rows that hold texts of an evaluation set: the same 13 words in a row, as GPT-3's authors looked for.
 
@@ -208,29 +208,22 @@ def contamination(
     from zoo.data.curation import verbs as work
     from zoo.data.curation.contamination import Evaluation
 
-    job = Job("contamination", source, out, as_json, examples, force=force, dry_run=dry_run, rows=remove)
-    rows = job.open(kind=kind, split=split, columns=columns, format=format, limit=limit)
+    job.open(write=remove)
     items = Evaluation(ngram, shortest, common, overlap)
     for name in evaluation:
-        _add_items(items, name, job.open_other(name, kind=kind, columns=eval_columns, format=eval_format), on)
+        _add_items(items, name, job.open_other(name, eval_columns, eval_format), on)
     if len(items.unchecked) == len(items.items):
         raise ZooError(
             f"No item of {', '.join(evaluation)} has {items.shortest} words in a row that can be looked for.",
             f"Look for shorter ones: --ngram {ngram} --shortest 5.",
         )
     settings = {
-        "eval": evaluation,
-        "ngram": ngram,
-        "shortest": shortest,
-        "common": common,
-        "overlap": overlap,
-        "on": on,
-    }
+        "eval": evaluation, "ngram": ngram, "shortest": shortest, "common": common, "overlap": overlap, "on": on,
+    }  # fmt: skip
     job.run(
-        lambda file, progress: work.contamination(rows, file, items, strict=strict, progress=progress),
-        settings,
-        lambda: {"evaluation": [items.affected(name) for name in dict.fromkeys(evaluation)]},
-    )
+        settings, work.contamination, items,
+        more=lambda: {"evaluation": [items.affected(name) for name in dict.fromkeys(evaluation)]},
+    )  # fmt: skip
 
 
 def _add_items(items: Any, name: str, rows: Any, on: str) -> None:

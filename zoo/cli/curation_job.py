@@ -29,40 +29,53 @@ class Job:
     out: Path
     as_json: bool
     examples: int
+    kind: str
+    split: str
+    columns: str | None
+    format: str | None
+    limit: int | None
+    strict: bool
     force: bool = False
     dry_run: bool = False
-    rows: bool = True
+    rows: bool = field(init=False, default=True)
+    """Whether kept rows are written, or the report alone."""
     console: Console = field(init=False)
 
     def __post_init__(self) -> None:
         self.console = Console(stderr=True) if self.as_json else Console()
 
-    def open(self, **how: Any) -> Any:
+    def open(self, write: bool = True) -> Any:
         """The source's rows; what is wrong with the files to write is told before anything is read."""
         from zoo.data.curation.removal import KeptRows
 
-        self.file = KeptRows(self.out, self.source, force=self.force, rows=self.rows, dry_run=self.dry_run)
-        self.opened = self.open_other(self.source, **how)
+        self.rows = write
+        self.file = KeptRows(self.out, self.source, force=self.force, rows=write, dry_run=self.dry_run)
+        self.opened = self.open_other(self.source, self.columns, self.format, split=self.split, limit=self.limit)
         return self.opened
 
-    def open_other(self, source: str, columns: str | None, **how: Any) -> Any:
+    def open_other(self, source: str, columns: str | None, format: str | None, **how: Any) -> Any:
+        """Rows of the kind that the job is about, from any source."""
         from zoo import registry
         from zoo.data.curation.rows import open_rows
         from zoo.data.formats import parse_columns
         from zoo.data.kinds import KINDS, convert
 
-        if how["kind"] not in KINDS:
-            convert([], how["kind"], how["kind"])
+        if self.kind not in KINDS:
+            convert([], self.kind, self.kind)
         named = registry.contributions(registry.manager(), "sources")
         mapping = parse_columns(columns) if columns else None
-        return open_rows(source, columns=mapping, named_sources=named, **how)
+        return open_rows(source, kind=self.kind, columns=mapping, format=format, named_sources=named, **how)
 
     def run(
-        self, work: Callable[[Any, Any], Any], settings: dict[str, Any], more: Callable[[], dict[str, Any]] = dict
-    ) -> None:
-        """Do the work, show the report and store it. Raises ZooError when no row is left."""
+        self, settings: dict[str, Any], work: Callable[..., Any], *how: Any,
+        more: Callable[[], dict[str, Any]] = dict,
+    ) -> None:  # fmt: skip
+        """Do the work on the opened rows, show the report and store it. Raises ZooError when no row is left.
+
+        settings: what the report says of how; more: what else stands in it, asked for after the work.
+        """
         with self.file as file:
-            removals = work(file, self._progress())
+            removals = work(self.opened, file, *how, strict=self.strict, progress=self._progress())
             report = {
                 "verb": self.verb, "source": self.opened.name, "fingerprint": self.opened.fingerprint,
                 "format": self.opened.format.name, "settings": settings, "zoo": __version__,
