@@ -206,6 +206,15 @@ def test_a_mistake_is_refused_with_file_line_and_what_was_meant(mistake, place):
     assert any(said in line for line in lines), shown
 
 
+@pytest.mark.parametrize("source", ["world:glod", "world:gold(rowz=8)", "world:gold(rows=8", "starter:glod"])
+def test_data_that_cannot_be_read_is_told_with_its_own_line(place, source):
+    text = GOOD.replace("    data: starter\n    lr: 5.0e-4", f'    lr: 5.0e-4\n    data: "{source}"')
+    at = line_of(text, source)
+    assert f"mine.yaml:{at}: " in refusal(text)
+    text = GOOD.replace("limit: 64}", f'limit: 64, data: "{source}"}}').replace("data: starter\n    lr: 5", "lr: 5")
+    assert f"mine.yaml:{line_of(text, source)}: " in refusal(text)
+
+
 def test_a_mistake_in_a_sweep_that_everything_follows_is_found_too(place):
     text = GOOD.replace("beta", "bata")
     at = line_of(text, "sweep: {bata")

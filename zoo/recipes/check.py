@@ -7,7 +7,7 @@ mistake is told at once, each with file, line and the nearest name.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from zoo import registry
@@ -112,7 +112,7 @@ class _Check:
         options = stage.at(0).training_options
         layers = [(self._at(stage, key), {key: value}) for key, value in options.items()]
         try:
-            resolved = resolve(name, cls, layers, data_defaults)
+            resolved = resolve(name, cls, layers, self._defaults_of(stage))
             check_values(resolved.core, resolved.origin)
         except ZooError as error:
             self.problems += [self._told(stage, line) for line in error.message.split("\n")]
@@ -123,6 +123,15 @@ class _Check:
             self._reward(stage, key)
         for key in ("model", "reference", "critic_model"):
             self._model(stage, key)
+
+    def _defaults_of(self, stage: Stage) -> Callable[..., Mapping[str, Any]]:
+        def found(source: str, cls: type[Algorithm]) -> Mapping[str, Any]:
+            try:
+                return data_defaults(source, cls)
+            except ZooError as error:
+                raise ZooError(f"{error} ({self._at(stage, 'data')})".replace("\n", " ")) from None
+
+        return found
 
     def _told(self, stage: Stage, message: str) -> str:
         """A message of the core with the place in front, which it has in brackets behind the option's name."""
