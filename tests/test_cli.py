@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from recipe_mistakes import GOOD
 from safetensors.torch import load_file
 from tiny_runs import cli, command, data_for, run_command, trainer
 
@@ -259,15 +260,27 @@ def test_a_card_explains_every_metric_of_a_run(place):
         assert set(run.metrics[0]) - core == set(explained)
 
 
+@pytest.fixture
+def no_recipes(monkeypatch):
+    """To check all that are bundled takes seconds; one test does."""
+    from zoo import registry
+
+    monkeypatch.setattr(registry, "recipe_packages", tuple)
+
+
 def test_doctor():
-    text = good("doctor")
-    assert "torch" in text and "precision" in text
     facts = as_json("doctor", "--json")
     assert facts["problems"] == [] and facts["packages"]["lightning"]
     assert "starter" in facts["sources"] and "instructions" in facts["evals"] and "instructions" in facts["rewards"]
+    assert "ipo@post-training-zoo" in facts["recipes"]
 
 
-def test_doctor_names_what_is_wrong(monkeypatch):
+def test_doctor_is_read_by_people(no_recipes):
+    text = good("doctor")
+    assert "torch" in text and "precision" in text
+
+
+def test_doctor_names_what_is_wrong(monkeypatch, no_recipes):
     from zoo import registry
 
     broken = registry.Broken("odd", "odd-package", "1.2", "ImportError: no module x")
@@ -275,6 +288,32 @@ def test_doctor_names_what_is_wrong(monkeypatch):
     monkeypatch.setattr(registry, "plugin_modules", lambda: (good_ones, (broken,)))
     status, out, _ = cli("doctor")
     assert status == 1 and "Plugin odd of odd-package 1.2: ImportError: no module x" in out
+
+
+def test_doctor_names_recipes_that_do_not_load_or_do_not_fit_with_file_and_line(monkeypatch, tmp_path):
+    from zoo.cli import doctor
+    from zoo.recipes import find
+
+    texts = {
+        "good": GOOD, "torn": GOOD.replace("stages:", "stages: ["), "typo": GOOD.replace("hardware:", "hardwear:"),
+        "misfit": GOOD.replace("lr: 5.0e-4", "learning_rat: 5.0e-4"),
+    }  # fmt: skip
+    for name, text in texts.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
+    (package, *_) = doctor.registry.recipe_packages()
+    monkeypatch.setattr(find.registry, "recipe_packages", lambda: [package])
+    monkeypatch.setattr(find, "_folder", lambda package: (tmp_path, ""))
+    status, out, _ = cli("doctor", "--json")
+    problems = json.loads(out)["problems"]
+    assert status == 1
+    for name, at, said in (
+        ("typo", "hardwear", "unknown key 'hardwear'. Did you mean 'hardware'?"),
+        ("misfit", "learning_rat:", "'learning_rat' is no option of the algorithm kto."),
+    ):
+        (line,) = [i for i, row in enumerate(texts[name].splitlines(), 1) if at in row]
+        assert any(f"{name}.yaml:{line}: {said}" in one for one in problems), problems
+    assert any("Recipe torn of post-training-zoo" in one and "torn.yaml" in one for one in problems), problems
+    assert not any("Recipe good" in one for one in problems), problems
 
 
 def test_data_shows_what_is_trained(place):
@@ -367,7 +406,7 @@ def test_what_a_model_says_cannot_control_the_terminal(run, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["--help", "algos", "runs", "doctor"])
-def test_forty_columns_do_not_break_anything(name, run, monkeypatch):
+def test_forty_columns_do_not_break_anything(name, run, monkeypatch, no_recipes):
     monkeypatch.setenv("COLUMNS", "40")
     text = good(name)
     assert max(map(len, plain(text).splitlines())) <= 40

@@ -1,11 +1,9 @@
-"""`zoo algos`, `zoo runs`, `zoo doctor`: what there is."""
+"""`zoo algos`, `zoo runs`: what there is."""
 
 from __future__ import annotations
 
 import inspect
 import json
-import os
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,7 +17,6 @@ from rich.table import Table
 from rich.text import Text
 
 from zoo import registry
-from zoo.errors import ZooError
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -181,73 +178,3 @@ def _show_run(run: Any) -> None:
     command = run.path / "command.txt"
     if command.is_file():
         console.print(f"made by: {escape(command.read_text().strip())}", highlight=False, soft_wrap=True)
-
-
-def doctor(as_json: Json = False) -> None:
-    """Check the installation: versions, device, plugins that do not load, the default model, disk space."""
-    import torch
-
-    from zoo.models.default import NAME, cache_folder
-    from zoo.models.precision import choose_precision
-    from zoo.runs import environment
-
-    accelerator = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    precision, reason = choose_precision("auto", accelerator)
-    cache = cache_folder()
-    free = shutil.disk_usage(cache if cache.exists() else os.getcwd()).free / 2**30
-    problems = _plugin_problems()
-    if free < 5:
-        problems.append(f"Only {free:.1f} GiB are free where models are kept ({cache}).")
-    facts = {
-        **environment(),
-        "device": accelerator,
-        "precision": f"{precision}: {reason}",
-        "default_model": "in the cache" if (cache / "models" / NAME / "config.json").is_file() else "not fetched yet",
-        "cache": str(cache),
-        "free_gib": round(free, 1),
-        "algorithms": [entry.full_name for entry in registry.algorithms()],
-        **{hook: sorted(_contributed(hook, problems)) for hook in ("sources", "models", "evals", "rewards")},
-        "problems": problems,
-    }
-    if as_json:
-        print_json(facts)
-    else:
-        for key, value in facts.items():
-            if key != "problems":
-                shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
-                Console().print(f"{key:14} {', '.join(shown) if isinstance(shown, list) else shown}", highlight=False)
-        for problem in problems:
-            Console().print(f"[red]{escape(problem)}[/red]", highlight=False)
-        Console().print("" if problems else "Nothing wrong was found.")
-    if problems:
-        raise typer.Exit(1)
-
-
-def _contributed(hook: str, problems: list[str]) -> dict[str, Any]:
-    """What plugins bring under a hook; a plugin that fails is one more problem."""
-    try:
-        return registry.contributions(registry.manager(), hook)
-    except ZooError as error:
-        problems.append(error.message)
-        return {}
-
-
-def _plugin_problems() -> list[str]:
-    """What is wrong with installed plugins, one sentence each."""
-    problems = [
-        f"Plugin {broken.name} of {broken.package} {broken.version}: {broken.error}"
-        for broken in registry.plugin_modules()[1]
-    ]
-    for entry in registry.algorithms():
-        try:
-            registry.load_algorithm(entry.full_name)
-        except ZooError as error:
-            problems.append(error.message)
-    names = [entry.name for entry in registry.algorithms()]
-    problems += [
-        f"Several packages register '{name}': write --algo name@package."
-        for name in {n for n in names if names.count(n) > 1}
-    ]
-    if not names:
-        problems.append("No algorithm is registered: reinstall with `pip install -e .` (entry points are read then).")
-    return problems

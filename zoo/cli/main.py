@@ -12,7 +12,20 @@ from rich.console import Console
 from rich.markup import escape
 
 from zoo import __version__
-from zoo.cli import check, compare, data, evaluate, label, listings, models, new_plugin, recipes, reproduce, train
+from zoo.cli import (
+    check,
+    compare,
+    data,
+    doctor,
+    evaluate,
+    label,
+    listings,
+    models,
+    new_plugin,
+    recipes,
+    reproduce,
+    train,
+)
 from zoo.cli.help import App
 from zoo.errors import ZooError
 from zoo.faults import fault_of_plugin
@@ -67,7 +80,7 @@ def add_commands(arguments: list[str]) -> None:
     app.command(epilog="Examples: zoo check dpo    zoo check ./simpo.py:SimPO --only learns    zoo check dpo --json")(
         check.check
     )
-    app.command(epilog="Example: zoo doctor --json")(listings.doctor)
+    app.command(epilog="Example: zoo doctor --json")(doctor.doctor)
 
 
 def main() -> None:

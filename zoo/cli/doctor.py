@@ -1,0 +1,108 @@
+"""`zoo doctor`: whether this installation is sound."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from zoo import registry
+from zoo.cli.listings import Json, print_json
+from zoo.errors import ZooError
+
+
+def doctor(as_json: Json = False) -> None:
+    """Check the installation: versions, device, plugins and recipes that are broken, disk space."""
+    import torch
+
+    from zoo.models.default import NAME, cache_folder
+    from zoo.models.precision import choose_precision
+    from zoo.recipes.find import all_recipes
+    from zoo.runs import environment
+
+    accelerator = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    precision, reason = choose_precision("auto", accelerator)
+    cache = cache_folder()
+    free = shutil.disk_usage(cache if cache.exists() else os.getcwd()).free / 2**30
+    problems = _plugin_problems() + _recipe_problems()
+    if free < 5:
+        problems.append(f"Only {free:.1f} GiB are free where models are kept ({cache}).")
+    facts = {
+        **environment(),
+        "device": accelerator,
+        "precision": f"{precision}: {reason}",
+        "default_model": "in the cache" if (cache / "models" / NAME / "config.json").is_file() else "not fetched yet",
+        "cache": str(cache),
+        "free_gib": round(free, 1),
+        "algorithms": [entry.full_name for entry in registry.algorithms()],
+        **{hook: sorted(_contributed(hook, problems)) for hook in ("sources", "models", "evals", "rewards")},
+        "recipes": [entry.full_name for entry in all_recipes()],
+        "problems": problems,
+    }
+    if as_json:
+        print_json(facts)
+    else:
+        for key, value in facts.items():
+            if key != "problems":
+                shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+                Console().print(f"{key:14} {', '.join(shown) if isinstance(shown, list) else shown}", highlight=False)
+        for problem in problems:
+            Console().print(f"[red]{escape(problem)}[/red]", highlight=False)
+        Console().print("" if problems else "Nothing wrong was found.")
+    if problems:
+        raise typer.Exit(1)
+
+
+def _contributed(hook: str, problems: list[str]) -> dict[str, Any]:
+    """What plugins bring under a hook; a plugin that fails is one more problem."""
+    try:
+        return registry.contributions(registry.manager(), hook)
+    except ZooError as error:
+        problems.append(error.message)
+        return {}
+
+
+def _plugin_problems() -> list[str]:
+    """What is wrong with installed plugins, one sentence each."""
+    problems = [
+        f"Plugin {broken.name} of {broken.package} {broken.version}: {broken.error}"
+        for broken in registry.plugin_modules()[1]
+    ]
+    for entry in registry.algorithms():
+        try:
+            registry.load_algorithm(entry.full_name)
+        except ZooError as error:
+            problems.append(error.message)
+    names = [entry.name for entry in registry.algorithms()]
+    problems += [
+        f"Several packages register '{name}': write --algo name@package."
+        for name in {n for n in names if names.count(n) > 1}
+    ]
+    if not names:
+        problems.append("No algorithm is registered: reinstall with `pip install -e .` (entry points are read then).")
+    return problems
+
+
+def _recipe_problems() -> list[str]:
+    """What is wrong with the recipes that packages bring, each mistake with file and line."""
+    from zoo.recipes.check import check_recipe
+    from zoo.recipes.find import all_recipes
+    from zoo.recipes.load import load_recipe
+
+    problems, entries = [], all_recipes()
+    with Console(stderr=True).status("Reading the recipes") as status:
+        for number, entry in enumerate(entries, start=1):
+            status.update(f"Checking the recipes: {number} of {len(entries)}, {entry.name}")
+            told = entry.error
+            if not told:
+                try:
+                    check_recipe(load_recipe(entry.path), absent_files=True)
+                except ZooError as error:
+                    told = error.message
+            of = f"Recipe {entry.name} of {entry.package} {entry.version}"
+            problems += [f"{of}: {line}" for line in told.splitlines()]
+    return problems
