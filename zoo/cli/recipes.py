@@ -81,8 +81,11 @@ def _list(as_json: bool) -> None:
     # Where there is no room for it, the hardware is left to the recipe's card.
     shown = [title for title in TITLES if console.width >= WIDE or title != "hardware of the paper"]
     table = Table(box=None, pad_edge=False)
+    longest = max((len(name) for entry in entries for name in entry.algorithms), default=0)
     for title in shown:
-        table.add_column(title, no_wrap=title in ("name", "paper"), overflow="fold")
+        # A name of an algorithm, with its comma, is never broken.
+        least = longest + 1 if title == "algorithms" else None
+        table.add_column(title, no_wrap=title in ("name", "paper"), overflow="fold", min_width=least)
     for entry in entries:
         name = entry.name if names.count(entry.name) == 1 else entry.full_name
         cells = (escape(name), *(escape(cell) for cell in _cells(entry)), _verdict(entry.verdict, entry.date))
