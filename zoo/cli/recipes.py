@@ -80,7 +80,7 @@ def _list(as_json: bool) -> None:
     console = Console()
     # Where there is no room for it, the hardware is left to the recipe's card.
     shown = [title for title in TITLES if console.width >= WIDE or title != "hardware of the paper"]
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     longest = max((len(name) for entry in entries for name in entry.algorithms), default=0)
     for title in shown:
         # A name of an algorithm, with its comma, is never broken.
