@@ -119,6 +119,7 @@ def test_the_results_and_the_table_are_kept_beside_the_recipe(made, place):
     kept = json.loads((beside / "results" / "words.json").read_text())
     assert (kept["verdict"], kept["seeds"], kept["command"]) == ("not reproduced", [0, 1], "zoo " + " ".join(COMMAND))
     assert kept["versions"].keys() >= {"zoo", "torch"} and re.fullmatch(r"\d{4}-\d\d-\d\d", kept["date"])
+    assert 0 < kept["cpu_minutes"] < 60 and kept["minutes"] > 0
     assert [claim["values"] for claim in kept["claims"][:2]] == [
         claim["values"] for claim in results(made[0])["claims"][:2]
     ]  # fmt: skip

@@ -21,6 +21,8 @@ from zoo.runs import environment
 RESULTS, CLAIMS = "results.json", "claims.csv"
 CLOCKS = ("cpu_seconds", "seconds", "memory_gb")
 """Measures that differ from run to run."""
+MINUTES = {"minutes": "spent", "cpu_minutes": "spent_cpu"}
+"""What all stages took together, and the seconds of a stage that it is the sum of."""
 Record = Callable[[Job], Mapping[str, Any]]
 
 
@@ -125,14 +127,14 @@ def _made(jobs: Sequence[Job], record: Record, command: str) -> dict[str, Any]:
     clocks = {
         f"seed-{job.seed}/{job.folder.name}": {
             **{name: value for name in CLOCKS if job.stage.algo and (value := stage_value(job, name, record(job)))},
-            "spent": round(float(record(job).get("spent", 0.0)), 3),
+            **{name: round(float(record(job).get(name, 0.0)), 3) for name in MINUTES.values()},
         }
         for job in jobs
     }
     facts = environment()
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "minutes": round(sum(one["spent"] for one in clocks.values()) / 60, 2),
+        **{name: round(sum(one[clock] for one in clocks.values()) / 60, 2) for name, clock in MINUTES.items()},
         "command": command,
         "versions": {"zoo": __version__, "python": facts["python"], **facts["packages"]},
         "processors": facts["processors"],
@@ -180,7 +182,7 @@ def stored(found: Mapping[str, Any]) -> dict[str, Any]:
     ]  # fmt: skip
     return {
         "recipe": found["recipe"], "variant": found["variant"], "verdict": found["verdict"], "date": made["date"],
-        "seeds": found["seeds"], "minutes": made["minutes"], "command": made["command"],
+        "seeds": found["seeds"], **{name: made[name] for name in MINUTES}, "command": made["command"],
         "versions": {name: made["versions"][name] for name in ("zoo", "torch", "transformers", "python")},
         "claims": short,
     }  # fmt: skip

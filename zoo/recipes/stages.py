@@ -6,10 +6,8 @@ kill at any moment a folder is known to belong to its key; a folder of another k
 
 from __future__ import annotations
 
-import contextlib
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from zoo.data.sources.named import data_defaults
 from zoo.models.loading import resolve_model
 from zoo.models.scorer import head_of
 from zoo.options import build
+from zoo.recipes.costs import clocks, peak_memory
 from zoo.recipes.evaluate import Evaluations
 from zoo.recipes.graph import LABELS, Job
 from zoo.recipes.keys import stage_key
@@ -181,8 +180,7 @@ class Stages:
     def make(self, job: Job) -> None:
         """Do what is left to do for a stage."""
         self._begin(job)
-        started = time.monotonic()
-        spent = float(self.record(job).get("spent", 0.0))
+        started = clocks()
         try:
             if not self.made_already(job):
                 with peak_memory() as peak:
@@ -191,14 +189,17 @@ class Stages:
             evaluations = self.evaluations(job)
             evaluations.make(self.say, self.tell, lambda label: counter(self.log, label))
         finally:
-            self.note(job, spent=spent + time.monotonic() - started)
+            former = self.record(job)
+            self.note(
+                job, **{name: float(former.get(name, 0.0)) + now - started[name] for name, now in clocks().items()}
+            )
 
     def _begin(self, job: Job) -> None:
         """A folder that belongs to the key, or none."""
         if job.folder.exists() and self.record(job).get("key") != self.key(job):
             self._set_aside(job)
         if self.record(job).get("key") != self.key(job):
-            self.note(job, key=self.key(job), spent=0.0)
+            self.note(job, key=self.key(job), **dict.fromkeys(clocks(), 0.0))
         if not job.stage.algo:
             job.folder.mkdir(parents=True, exist_ok=True)
 
@@ -224,27 +225,3 @@ class Stages:
         )  # fmt: skip
         numbers = {name: value for name, value in summary.items() if isinstance(value, int | float)}
         self.note(job, summary=numbers)
-
-
-@contextlib.contextmanager
-def peak_memory() -> Iterator[Callable[[], float | None]]:
-    """Gives a function that tells the most memory used since, in GB: of the GPU, else of this process (Linux)."""
-    import torch
-
-    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        yield lambda: torch.cuda.max_memory_allocated() / 1e9
-        return
-    with contextlib.suppress(OSError):
-        # 5: begin anew with the highest resident size (proc(5)).
-        reset.write_text("5")
-
-    def peak() -> float | None:
-        try:
-            lines = status.read_text().splitlines()
-        except OSError:
-            return None
-        return next((int(line.split()[1]) * 1024 / 1e9 for line in lines if line.startswith("VmHWM")), None)
-
-    yield peak

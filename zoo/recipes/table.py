@@ -27,8 +27,8 @@ def table_of(folder: Path) -> str:
         "Each file states what a paper claims, with the options that it reports, and a small experiment that tests the "
         "mechanism behind a claim. A verdict here is that of the small experiment: it never speaks of the paper's own "
         "numbers.", "",
-        "| recipe | paper | verdict | claims | seeds | minutes | date | zoo, torch |",
-        "|---|---|---|---|---|---|---|---|",
+        "| recipe | paper | verdict | claims | seeds | minutes | CPU minutes | date | zoo, torch |",
+        "|---|---|---|---|---|---|---|---|---|",
         *(_row(recipe, kept[recipe.name]) for recipe in recipes),
     ]  # fmt: skip
     for recipe in recipes:
@@ -77,12 +77,12 @@ def _row(recipe: Recipe, found: Mapping[str, Any] | None) -> str:
     if recipe.paper.arxiv:
         paper = f"[{paper}](https://arxiv.org/abs/{recipe.paper.arxiv})"
     if found is None:
-        return f"| {name} | {paper} | not run | | | | | |"
+        return f"| {name} | {paper} | not run | | | | | | |"
     judged = [claim for claim in found["claims"] if claim["seeds"]]
     held = sum(claim["verdict"] == "reproduced" for claim in judged)
     versions = f"{found['versions']['zoo']}, {found['versions']['torch']}"
     cells = [name, paper, f"**{found['verdict']}**", f"{held} of {len(judged)}", _listed(found["seeds"]),
-             f"{found['minutes']:g}", found["date"], versions]  # fmt: skip
+             f"{found['minutes']:g}", f"{found.get('cpu_minutes', '')}", found["date"], versions]  # fmt: skip
     return f"| {' | '.join(cells)} |"
 
 
