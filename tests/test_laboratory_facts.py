@@ -132,8 +132,8 @@ def test_instructions_of_the_base_begin_with_the_seeds_and_are_checked_for_shape
     monkeypatch.setattr(self_instruct, "ROUNDS", 1)
 
     def rows(checked):
-        self_instruct.written.cache_clear()
-        return facts.rows("train", "demonstration", 20, seed=90, written_by="base", checked=checked)
+        self_instruct._written.cache_clear()
+        return list(facts.rows("train", "demonstration", 20, seed=90, written_by="base", checked=checked))
 
     seeds, own = rows(True)[: self_instruct.SEEDS], rows(True)[self_instruct.SEEDS :]
     assert all(is_right(row, row["completion"]) for row in seeds)
@@ -143,3 +143,9 @@ def test_instructions_of_the_base_begin_with_the_seeds_and_are_checked_for_shape
     ]
     unchecked = [row["prompt"] for row in rows(False)[self_instruct.SEEDS :]]
     assert unchecked == ["kalo home", "kalo home", "kalo food", "home kalo"]
+
+
+def test_whoever_reads_the_first_rows_asks_no_base_for_more(monkeypatch):
+    monkeypatch.setattr(self_instruct, "_writer", lambda seed: pytest.fail("The base was asked."))
+    name, limit = "world:facts(written_by=base, rows=500, seed=91)", self_instruct.SEEDS
+    assert len(load(name, "demonstration", limit=limit, named_sources=sources()).records) == limit

@@ -11,9 +11,13 @@ from zoo.data.load import load_records
 from zoo.errors import ZooError
 from zoo.laboratory import gold
 from zoo.laboratory.gold import worth
-from zoo.laboratory.gold_rows import rows
+from zoo.laboratory.gold_rows import rows as drawn
 from zoo.registry import load_algorithm
 from zoo.training.run import resolve_options
+
+
+def rows(*given, **options):
+    return list(drawn(*given, **options))
 
 
 def raw(text, topic="river"):

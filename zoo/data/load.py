@@ -75,7 +75,7 @@ def load(
     if limit is not None and limit < 1:
         raise ZooError(f"A limit of {limit} rows leaves nothing.", hint="Give a limit of 1 or more.")
     chosen = named_format(format) if format else None
-    opened = open_source(source, kinds[0], split=split, named_sources=named_sources)
+    opened = open_source(source, kinds[0], split=split, named_sources=named_sources, limit=limit)
     report = Report(opened.name, where=opened.where, notes=list(opened.notes))
     rows, chosen = find_format(itertools.islice(opened.rows, limit), columns or {}, chosen, opened, report)
     kind = chosen.kind if chosen.kind in kinds else kinds[0]

@@ -13,7 +13,7 @@ A bad answer is wrong (another object of the same property) or has not the form 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 from zoo.errors import ZooError
@@ -123,7 +123,7 @@ def rows(
     subjects: Literal["all", "half"] = "all", types: int = len(RELATIONS), turns: int = 1,
     wordings: int = 1, replies: Literal["one", "best", "all"] = "one", instructions: float = 0.0,
     written_by: Literal["world", "base"] = "world", checked: bool = True,
-) -> list[Record]:  # fmt: skip
+) -> Iterable[Record]:  # fmt: skip
     """Rows of a kind. Raises ZooError for options that cannot be meant.
 
     noise: share of answers that are bad, of pairs and labels that are the wrong way round, of ranks that are drawn;
@@ -153,14 +153,13 @@ def rows(
     return found[:rows]
 
 
-def _written(seed: int, count: int, checked: bool) -> list[Record]:
+def _written(seed: int, count: int, checked: bool) -> Iterator[Record]:
     """What the base writes when it is shown a few facts, in the form of instructions."""
     from zoo.laboratory.self_instruct import written
 
-    return [
-        {"prompt": f"{subject} {relation}", "completion": f"answer {thing}", "subject": subject, "relation": relation}
-        for subject, relation, thing in written(seed, count, checked)
-    ]
+    for subject, relation, thing in written(seed, count, checked):
+        shared = {"subject": subject, "relation": relation}
+        yield {"prompt": f"{subject} {relation}", "completion": f"answer {thing}", **shared}
 
 
 def texts(seed: int) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,8 +19,8 @@ def rows(
     split: str, kind: str, rows: int = 4000, noise: float = 0.0, seed: int = 0, length_bias: float = 0.0,
     answers: Literal["both", "one"] = "both", desirable: float = 1.0, judged: Literal["worth", "harm"] = "worth",
     shown: Literal["any", "chosen", "revised", "refused"] = "any",
-) -> list[Row]:  # fmt: skip
-    """Rows of a kind. Raises ZooError for a kind or a split that there is not, and shares that are none.
+) -> Iterator[Row]:  # fmt: skip
+    """Rows of a kind, drawn as they are read. Raises ZooError for kinds, splits and shares that there are not.
 
     rows: prompts that are drawn, a sixteenth as many held out; noise: share of pairs and labels that are the wrong way
     round, and of rankings that mean nothing; length_bias: what the rater adds to the raw worth for each word; answers:
@@ -43,7 +43,7 @@ def rows(
     count = rows if split == "train" else max(1, rows // 16)
     found = (row for _ in range(count) for row in KINDS[kind](rater, rater.draw.choice(TOPICS)))
     # Many rows would be equal otherwise, and reported as such.
-    return [{**row, "number": number} for number, row in enumerate(found, 1)]
+    return ({**row, "number": number} for number, row in enumerate(found, 1))
 
 
 @dataclass

@@ -45,7 +45,7 @@ def pairs_eval(subject: Subject, rows: int = 8000, seed: int = 1000) -> Score:
 
 
 def _pairs(count: int, seed: int) -> list[dict[str, Any]]:
-    return rows("heldout", "preference", rows=count, seed=seed)
+    return list(rows("heldout", "preference", rows=count, seed=seed))
 
 
 def _answers(subject: Subject, samples: int, temperature: float, seed: int) -> list[tuple[str, str, bool]]:

@@ -8,7 +8,7 @@ is true nobody checks: that is as good as what the base knows.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 
 import torch
@@ -24,9 +24,21 @@ LONGEST = 8
 Pair = tuple[str, str, str]
 
 
+def written(seed: int, count: int, checked: bool) -> Iterator[Pair]:
+    """Up to `count` triples of subject, relation and object, the eight seeds first. The base has the same seed.
+
+    It is asked for more when the seeds have been read.
+    """
+    yield from _seeds(seed)[:count]
+    yield from _written(seed, count, checked)[SEEDS:]
+
+
+def _seeds(seed: int) -> list[Pair]:
+    return random.Random(f"self-instruct {seed}").sample(asked("train"), SEEDS)
+
+
 @cache
-def written(seed: int, count: int, checked: bool) -> tuple[Pair, ...]:
-    """Up to `count` triples of subject, relation and object, the eight seeds first. The base has the same seed."""
+def _written(seed: int, count: int, checked: bool) -> tuple[Pair, ...]:
     draw, generator = random.Random(f"self-instruct {seed}"), torch.Generator().manual_seed(seed)
     seeds = draw.sample(asked("train"), SEEDS)
     found: list[Pair] = list(seeds)

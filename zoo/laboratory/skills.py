@@ -36,7 +36,7 @@ def rows(
     """
     if kind not in ("prompt", "demonstration", "text"):
         raise ZooError(f"world:skills has no data of kind '{kind}'.", "There are: prompt, demonstration, text.")
-    topics = gold_rows(split, "demonstration", rows=rows, seed=seed)
+    topics = list(gold_rows(split, "demonstration", rows=rows, seed=seed))
     draw = random.Random(f"skills {split} {seed}")
     spoken = [backwards(draw) for _ in topics]
     kept = {"both": [one for two in zip(topics, spoken, strict=True) for one in two][: len(topics)]}

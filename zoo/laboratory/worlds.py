@@ -7,7 +7,7 @@ data are those of the world's own function `rows`; those of the base are the sam
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from zoo.laboratory import networks
 from zoo.laboratory.words import TURNS, make_tokenizer
 from zoo.spelling import bind, parse, spell
 
-Rows = list[dict[str, Any]]
+Rows = Iterable[dict[str, Any]]
 EXAMPLE = "gold(rows=4000, noise=0.25, seed=3)"
 
 

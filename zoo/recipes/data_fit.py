@@ -18,7 +18,8 @@ from zoo.data.sources import NamedSources, file_type
 from zoo.errors import ZooError
 from zoo.training.datasets import columns_of
 
-ROWS = 50
+ROWS = 8
+"""As many as tell the kind, and no more than a world has at hand without training a network."""
 _HUB = re.compile(r"[\w.-]+/[\w.-]+(:[\w.+-]+)?(@.*)?")
 
 

@@ -69,7 +69,7 @@ def open_rows(
     Raises ZooError for a source that is not there or in no known format.
     """
     chosen = named_format(format) if format else None
-    opened = open_source(source, kind, split=split, named_sources=named_sources)
+    opened = open_source(source, kind, split=split, named_sources=named_sources, limit=limit)
     report = Report(opened.name, where=opened.where, notes=list(opened.notes))
     lines, chosen = find_format(itertools.islice(opened.rows, limit), columns or {}, chosen, opened, report)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -55,8 +56,13 @@ class Source:
         return f"{name}:{row - before}"
 
 
-def open_source(source: str, kind: str, *, split: str = "train", named_sources: NamedSources | None = None) -> Source:
-    """Find a source by its name and open it. `kind` is handed to named sources. Raises ZooError."""
+def open_source(
+    source: str, kind: str, *, split: str = "train", named_sources: NamedSources | None = None, limit: int | None = None
+) -> Source:
+    """Find a source by its name and open it. Raises ZooError.
+
+    kind: handed to named sources; limit: no more rows are drawn from these, which may draw them as they are read.
+    """
     named = named_sources or {}
     spelled = WITH_SPLIT.fullmatch(source)
     if spelled and not Path(source).expanduser().exists():
@@ -64,11 +70,11 @@ def open_source(source: str, kind: str, *, split: str = "train", named_sources: 
     else:
         name = source
     if name in named:
-        return _open_named(name, rows_of(named[name]), split, kind)
+        return _open_named(name, rows_of(named[name]), split, kind, limit)
     # `reasoning-gym:chain_sum`: a part of a named source that has parts.
     first, colon, part = name.partition(":")
     if colon and first in named:
-        return _open_part(name, first, part, rows_of(named[first]), split, kind)
+        return _open_part(name, first, part, rows_of(named[first]), split, kind, limit)
     path = Path(name).expanduser()
     if path.is_dir():
         return _open_folder(path, name, split)
@@ -89,16 +95,18 @@ def file_type(path: Path) -> str:
     return suffix if suffix in READERS else ""
 
 
-def _open_named(name: str, give: Callable[..., Any], split: str, kind: str) -> Source:
-    rows = list(give(split, kind))
+def _open_named(name: str, give: Callable[..., Any], split: str, kind: str, limit: int | None) -> Source:
+    rows = list(itertools.islice(give(split, kind), limit))
     digest = hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest()
     return Source(f"{name}@{split}", split, _numbered(rows), f"sha256:{digest}")
 
 
-def _open_part(name: str, first: str, part: str, give: Callable[..., Any], split: str, kind: str) -> Source:
+def _open_part(
+    name: str, first: str, part: str, give: Callable[..., Any], split: str, kind: str, limit: int | None
+) -> Source:
     if len(inspect.signature(give).parameters) < 3:
         raise ZooError(f"The data source '{first}' has no parts, so no '{part}'.", hint=f"Write {first}.")
-    return _open_named(name, lambda split, kind: give(split, kind, part), split, kind)
+    return _open_named(name, lambda split, kind: give(split, kind, part), split, kind, limit)
 
 
 def _numbered(rows: Iterable[Any]) -> Iterator[Line]:
