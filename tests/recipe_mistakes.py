@@ -232,6 +232,48 @@ MISTAKES = {
         "wold(",
         "no plugin makes a model 'wold'",
     ),
+    "world that is none": (
+        "    start: tiny\n    data: starter\n    lr: 1e-3",
+        '    start: "world:gld"\n    data: starter\n    lr: 1e-3',
+        "world:gld",
+        "No world is called 'gld'. Did you mean 'gold'?",
+    ),
+    "option of a world's model": (
+        "    start: tiny\n    data: starter\n    lr: 1e-3",
+        '    start: "world:gold(seeds=1)"\n    data: starter\n    lr: 1e-3',
+        "seeds",
+        "Did you mean 'seed'?",
+    ),
+    "world misspelt": (
+        "    start: tiny\n    data: starter\n    lr: 1e-3",
+        '    start: "wrold:gold"\n    data: starter\n    lr: 1e-3',
+        "wrold",
+        "no plugin makes a model 'wrold'. Did you mean 'world'?",
+    ),
+    "folder that is not there": (
+        "    start: tiny\n    data: starter\n    lr: 1e-3",
+        '    start: "./nosuch/model"\n    data: starter\n    lr: 1e-3',
+        "nosuch",
+        "there is no model at ./nosuch/model",
+    ),
+    "default model misspelt": (
+        "    start: tiny\n    data: starter\n    lr: 1e-3",
+        '    start: "smollm2-135mm"\n    data: starter\n    lr: 1e-3',
+        "135mm",
+        "there is no model 'smollm2-135mm'. Did you mean 'smollm2-135m'?",
+    ),
+    "a reward model that should write": (
+        "stage:kto(beta=0.1)",
+        "stage:rm",
+        "start: stage:rm",
+        "stage rm makes a reward model, and ppo needs one that writes answers",
+    ),
+    "a language model as a reward": (
+        "stage:rm + ins",
+        "stage:sft + ins",
+        "stage:sft + ins",
+        "stage sft makes a language model, and no reward model",
+    ),
     "data that is not there": (
         "    data: starter\n    lr: 5.0e-4",
         "    data: statrer\n    lr: 5.0e-4",

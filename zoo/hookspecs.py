@@ -33,7 +33,10 @@ def sources() -> Any:  # type: ignore[empty-body]
 
 @hookspec
 def models() -> Any:  # type: ignore[empty-body]
-    """Named models: `{name: function(part, say) -> path of a Hugging Face folder}`, for `--model name:part`."""
+    """Named models: `{name: function(part, say) -> path of a Hugging Face folder}`, for `--model name:part`.
+
+    One that has a method `check(part)`, which raises ZooError, is asked by recipes before anything is made.
+    """
 
 
 @hookspec

@@ -39,9 +39,19 @@ def sources() -> dict[str, Any]:
     }
 
 
+class Bases:
+    """The base models of the worlds."""
+
+    def __call__(self, part: str, say: Any) -> Any:
+        return worlds().base(part, say)
+
+    def check(self, part: str) -> None:
+        worlds().asked(part)
+
+
 @hookimpl
 def models() -> dict[str, Any]:
-    return {"world": lambda part, say: worlds().base(part, say)}
+    return {"world": Bases()}
 
 
 @hookimpl

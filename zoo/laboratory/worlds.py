@@ -81,10 +81,14 @@ class Worlds:
             shared |= {"max_new_tokens": 20}
         return {**shared, **world.defaults(algorithm)}
 
+    def asked(self, part: str) -> tuple[str, World, Base]:
+        """What `world:NAME(option=value)` asks for as a model."""
+        name, world, given = self._find(part)
+        return name, world, Base(**bind(Base, given, f"model world:{name}", fixed=0))
+
     def base(self, part: str, say: networks.Say) -> Path:
         """The folder of `world:NAME(option=value)` as a model, made on first use and kept in zoo's cache."""
-        name, world, given = self._find(part)
-        base = Base(**bind(Base, given, f"model world:{name}", fixed=0))
+        name, world, base = self.asked(part)
         training = {**world.training, **({} if base.steps is None else {"steps": base.steps})}
         size = {name: value for name in ("width", "layers") if (value := getattr(base, name)) is not None}
         network = {**world.network, **size}

@@ -19,6 +19,7 @@ from zoo.evals.chosen import MODELS, choose
 from zoo.options import build, options_of
 from zoo.recipes.data_fit import DataFit
 from zoo.recipes.form import StageForm
+from zoo.recipes.model_fit import model_problem
 from zoo.recipes.produced import named_nearest, produced
 from zoo.recipes.schema import METRIC, REFERENCE, Recipe, Stage, Variant, canonical, references
 from zoo.recipes.structure import metrics_of, written_at
@@ -78,6 +79,7 @@ class _Check:
         else:
             known = [option.name for option in options_of(TrainConfig)]
             self._unknown(stage, known, "a stage that only evaluates")
+            self._model(stage, "model")
         self.heads[stage.name] = self._head(stage)
         return stage.model_copy(update={"evals": self._fitting(stage)})
 
@@ -174,6 +176,9 @@ class _Check:
         text = stage.at(0).options.get(key)
         if text is None:
             return
+        for name in references(text):
+            if self.heads.get(name) == "lm":
+                self._refuse(stage, key, message=f"stage {name} makes a language model, and no reward model.")
         known = ["judge", *self.rewards]
         try:
             expression = Expression(REFERENCE.sub("runs/stage", str(text)))
@@ -189,12 +194,15 @@ class _Check:
                 self._refuse(stage, key, message=f"there is no reward '{mention.name}'.{nearest(mention.name, known)}")
 
     def _model(self, stage: Stage, key: str) -> None:
-        """Refuse a model that is spelled with options, or a part, and that no plugin makes."""
-        text = str(stage.at(0).training_options.get(key) or "")
-        name = re.split(r"[:(]", text)[0]
-        if "(" in text and name not in self.models and not references(text):
-            at = "start" if key == "model" else key
-            self._refuse(stage, at, message=f"no plugin makes a model '{name}'.{nearest(name, self.models)}")
+        """Refuse a model that cannot be there, and a reward model where one is needed that writes."""
+        text, at = str(stage.at(0).training_options.get(key) or ""), "start" if key == "model" else key
+        made = references(text)
+        if problem := model_problem(text, self.models) if text and not made else "":
+            self._refuse(stage, at, message=problem)
+        writes = key != "critic_model" and stage.algo is not None and self.algorithms[stage.algo].head == "lm"
+        if writes and made and self.heads.get(made[0]) not in (None, "lm", "none"):
+            message = f"stage {made[0]} makes a reward model, and {stage.algo} needs one that writes answers."
+            self._refuse(stage, at, message=message)
 
     # -- evaluations and claims ----------------------------------------------------------------------------------
 
