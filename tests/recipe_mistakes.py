@@ -124,6 +124,13 @@ MISTAKES = {
     ),
     "an order of one": ("[sft.hits, kto(*).hits]", "[sft.hits]", "In order", "orders compares two metrics or more"),
     "swept algorithm": ("{beta: [0.05, 0.10]}", "{algo: [kto, dpo]}", "algo: [", "'algo' cannot be swept"),
+    "a value swept twice": ("[0.05, 0.10]", "[0.1, 0.1]", "[0.1, 0.1]", "0.1 stands twice in the sweep of 'beta'"),
+    "an option beside its sweep": (
+        "    sweep: {beta",
+        "    beta: 0.3\n    sweep: {beta",
+        "beta: 0.3",
+        "'beta' is swept below, so that this value is never used",
+    ),
     "a sweep without values": ("[0.05, 0.10]", "[]", "[]", "the sweep of 'beta' has no values"),
     "missing stage": (
         "judge: stage:sft",

@@ -105,10 +105,14 @@ def test_a_stage_is_filled_in_for_a_seed_and_with_what_others_made():
 
 
 def test_a_sweep_has_a_stage_for_each_point_and_named_values_go_by_their_names(place):
-    text = GOOD.replace(
-        "sweep: {beta: [0.05, 0.10]}",
-        'sweep: {beta: [5.0e-2, 1.0], data: {all: starter, few: "starter@heldout"}}',
-    ).replace("kto(beta=0.1)", "kto(beta=0.05, data=few)")
+    text = (
+        GOOD.replace(
+            "sweep: {beta: [0.05, 0.10]}",
+            'sweep: {beta: [5.0e-2, 1.0], data: {all: starter, few: "starter@heldout"}}',
+        )
+        .replace("kto(beta=0.1)", "kto(beta=0.05, data=few)")
+        .replace("    data: starter\n    lr: 5.0e-4", "    lr: 5.0e-4")
+    )
     recipe = load_recipe(written(text))
     swept = {name: stage for name, stage in recipe.full.stages.items() if stage.sweep_of == "kto"}
     assert list(swept) == [

@@ -101,7 +101,11 @@ class _Expansion:
                     f"{option}: {{first: {name}, second: …}}.",
                     "stages", stage, "sweep", option,
                 )  # fmt: skip
-        return named if named is not None else [(spelled(value), value) for value in values]
+        found = named if named is not None else [(spelled(value), value) for value in values]
+        names = [name for name, _ in found]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            self._refuse(f"{twice} stands twice in the sweep of '{option}'.", "stages", stage, "sweep", option)
+        return found
 
     def _stage(self, written: str, form: StageForm, swept: Mapping[str, tuple[str, Any]]) -> Stage:
         values = {option: value for option, (_, value) in swept.items()}
@@ -157,6 +161,8 @@ class _Expansion:
                 self._refuse(f"'{key}' is not for recipes: {NOT_IN_RECIPES[key]}.", *at)
         for key in {"algo", "label", "evals", "sweep"} & set(form.sweep or {}):
             self._refuse(f"'{key}' cannot be swept: write a stage for each.", *where, "sweep", key)
+        for key in set(extra) & set(form.sweep or {}):
+            self._refuse(f"'{key}' is swept below, so that this value is never used: take it out.", *where, key)
         if form.label is not None:
             self._check_label(where, form, extra)
         elif form.algo is not None and form.start is None and "start" not in (form.sweep or {}):
