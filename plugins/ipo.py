@@ -8,9 +8,8 @@ Whether log π is a mean a token or a sum the paper leaves open (it is written w
 bandits), and implementations part here. TRL's DPO trainer (whose code says that the authors confirmed it) and HALOs
 take the mean; the DPO authors' code, OpenRLHF and TRL's online DPO take the sum. It matters: a gap of 5 (τ = 0.1) is
 soon passed by a sum and out of reach for a mean, whose gradient then stays nearly constant, so that clipping and lr
-alone decide how far a run goes. The mean is the default here, with τ = 1: half a nat a token is a gap that training
-comes to. HALOs divides by the number of tokens whose log-ratio is not 0, which gives 0/0 at the start; here, as in TRL,
-all counted tokens count.
+alone decide how far a run goes. The mean is the default here, with τ = 1, a gap of half a nat a token. HALOs divides by
+the number of tokens whose log-ratio is not 0, which gives 0/0 at the start; here, as in TRL, all counted tokens count.
 
 The default learning rate suits the small default model; TRL takes that of its DPO trainer, 1e-6, for larger ones.
 """

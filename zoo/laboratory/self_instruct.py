@@ -29,18 +29,20 @@ def written(seed: int, count: int, checked: bool) -> Iterator[Pair]:
 
     It is asked for more when the seeds have been read.
     """
-    yield from _seeds(seed)[:count]
+    _, seeds = _begun(seed)
+    yield from seeds[:count]
     yield from _written(seed, count, checked)[SEEDS:]
 
 
-def _seeds(seed: int) -> list[Pair]:
-    return random.Random(f"self-instruct {seed}").sample(asked("train"), SEEDS)
+def _begun(seed: int) -> tuple[random.Random, list[Pair]]:
+    """The seeds, and the draw that they come from."""
+    draw = random.Random(f"self-instruct {seed}")
+    return draw, draw.sample(asked("train"), SEEDS)
 
 
 @cache
 def _written(seed: int, count: int, checked: bool) -> tuple[Pair, ...]:
-    draw, generator = random.Random(f"self-instruct {seed}"), torch.Generator().manual_seed(seed)
-    seeds = draw.sample(asked("train"), SEEDS)
+    (draw, seeds), generator = _begun(seed), torch.Generator().manual_seed(seed)
     found: list[Pair] = list(seeds)
     write = _writer(seed)
     for _ in range(ROUNDS):

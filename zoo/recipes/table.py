@@ -28,7 +28,7 @@ def table_of(folder: Path) -> str:
         "mechanism behind a claim. A verdict here is that of the small experiment: it never speaks of the paper's own "
         "numbers. Seeds are fresh: what was tried while an experiment was designed used others, unless its findings "
         "say which ones were seen. Minutes by the clock depend on what else a machine does; where CPU minutes are "
-        "missing, it did other work beside.", "",
+        "missing, it may have done other work beside.", "",
         "| recipe | paper | verdict | claims | seeds | minutes | CPU minutes | date | zoo, torch |",
         "|---|---|---|---|---|---|---|---|---|",
         *(_row(recipe, kept[recipe.name]) for recipe in recipes),
