@@ -6,7 +6,8 @@ Bradley-Terry gives a loss on h, the difference of the two log-ratios of a pair;
 One file holds the family, as options: cDPO and robust DPO (label noise), the hinge of SLiC, f-DPO's divergences
 (arXiv:2309.16240; α as in that paper, TRL ≥ 0.29 calls 1 − α its α), length normalisation (Tülu 3), LD-DPO
 (arXiv:2409.06411), the NLL term of Iterative RPO (arXiv:2404.19733, per sequence; TRL takes a mean over the tokens of
-a micro-batch), and no reference at all. cDPO here is what its name says; TRL 1.16 ignores label_smoothing there.
+a micro-batch), and no reference at all. cDPO here is what its name says; TRL 1.16 ignores label_smoothing there. Where
+pairs have a `p_chosen`, as those of a judge do, the loss is the mean of both orders by it (arXiv:2309.00267).
 
 exp is held at e⁴⁰ so that forward KL and α stay finite: an answer whose log-ratio has fallen below −40 (−40/α) has no
 gradient there any more.
@@ -99,8 +100,9 @@ class DPO(Algorithm):
             reference = self._sums(*models.reference.logps(batch.chosen, batch.rejected), config)
             log_ratios = [policy - frozen for policy, frozen in zip(log_ratios, reference, strict=True)]
         score_chosen, score_rejected = (self._score(log_ratio, config) for log_ratio in log_ratios)
-        nll = -chosen.mean()
-        losses = self._losses(config.beta * (score_chosen - score_rejected), config) + config.nll_weight * nll
+        z, nll = config.beta * (score_chosen - score_rejected), -chosen.mean()
+        p = batch.numbers("p_chosen", z, 1.0)
+        losses = p * self._losses(z, config) + (1 - p) * self._losses(-z, config) + config.nll_weight * nll
         rewards = [config.beta * log_ratio for log_ratio in log_ratios]
         return Loss.per_example(losses, {
             "rewards/chosen": rewards[0],

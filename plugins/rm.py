@@ -64,8 +64,8 @@ class RM(Algorithm):
             return self._rankings(batch, models, config)
         chosen, rejected = models.policy.scores(batch.chosen, batch.rejected)
         difference = chosen - rejected
-        margin = self._field(batch, "margin", difference, 0.0) * config.margin_scale
-        p = self._field(batch, "p_chosen", difference, 1.0)
+        margin = batch.numbers("margin", difference, 0.0) * config.margin_scale
+        p = batch.numbers("p_chosen", difference, 1.0)
         losses = -p * logsigmoid(difference - margin) - (1 - p) * logsigmoid(-difference - margin)
         lengths = (batch.chosen.lengths.to(chosen.device), batch.rejected.lengths.to(chosen.device))
         return Loss.per_example(losses + config.centering * (chosen + rejected) ** 2, {
@@ -117,10 +117,6 @@ class RM(Algorithm):
             "accuracy/same_length": torch.where(close, right, torch.nan),
             "accuracy/longer": longer,
         }
-
-    def _field(self, batch, name, like, default):
-        """A number that pairs may have, [B]."""
-        return batch[name].to(like).nan_to_num(default) if name in list(batch) else torch.full_like(like, default)
 
     def finish(self, records, models, config):
         """Fix the offset, and the scale, on chosen answers evenly taken from the training data."""

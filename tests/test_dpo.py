@@ -18,14 +18,14 @@ def options(**values):
     return build(DPO.Config, values, what="dpo")
 
 
-def evaluate(numbers, lengths=None, masks=None, **values):
+def evaluate(numbers, lengths=None, masks=None, fields=None, **values):
     """The loss of DPO for given log-probs, float64; returns it with the policy's tensors, for their gradients."""
     tensors = [torch.tensor(numbers[side], dtype=torch.float64) for side in SIDES]
     chosen, rejected = tensors[0].requires_grad_(), tensors[1].requires_grad_()
     roles = {"policy": {"chosen": chosen, "rejected": rejected}}
     if not values.get("reference_free"):
         roles["reference"] = {"chosen": tensors[2], "rejected": tensors[3]}
-    batch, models = stand_ins(**roles, lengths=lengths, masks=masks)
+    batch, models = stand_ins(**roles, lengths=lengths, masks=masks, fields=fields)
     return DPO().loss(batch, models, options(**values)), chosen, rejected
 
 
@@ -195,6 +195,33 @@ def test_cdpo_has_no_gradient_at_its_own_margin(vectors):
     loss, chosen, _ = evaluate(margins([at / 0.1]), beta=0.1, label_smoothing=0.1)
     loss.numerator.backward()
     assert abs(float(chosen.grad)) < 1e-12
+
+
+def test_a_soft_label_of_nine_tenths_is_a_tenth_of_flipped_labels(vectors):
+    case, expected = vectors["dpo.cdpo"], vectors["dpo.cdpo"]["expected"]
+    share = 1 - case["inputs"].get("label_smoothing", 0.1)
+    fields = {"p_chosen": torch.full((len(case["inputs"]["policy_chosen_logps"]),), share, dtype=torch.float64)}
+    loss, chosen, rejected = evaluate(inputs_of(case), fields=fields, beta=case["inputs"]["beta"])
+    backward(loss)
+    close(loss.values, expected["losses"])
+    close(chosen.grad, expected["grad_policy_chosen"])
+    close(rejected.grad, expected["grad_policy_rejected"])
+
+
+def test_a_pair_without_a_soft_label_is_sure(vectors):
+    case = vectors["dpo.sigmoid_beta0.1"]
+    missing = {"p_chosen": torch.full((len(case["inputs"]["policy_chosen_logps"]),), math.nan)}
+    close(evaluate(inputs_of(case), fields=missing, beta=0.1)[0].values, case["expected"]["losses"])
+
+
+@pytest.mark.parametrize("values", [{}, {"loss": "hinge"}, {"loss": "robust", "label_smoothing": 0.1}])
+def test_a_soft_label_does_not_mind_which_answer_is_called_chosen(values):
+    there, back = margins([1.3]), margins([-1.3])
+    found = [
+        evaluate(pair, fields={"p_chosen": torch.tensor([p], dtype=torch.float64)}, **values)[0].mean().item()
+        for pair, p in ((there, 0.8), (back, 0.2))
+    ]
+    assert found[0] == pytest.approx(found[1], rel=1e-12)
 
 
 def test_the_alpha_divergence_lies_between_reverse_and_forward_kl(vectors):

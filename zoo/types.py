@@ -241,6 +241,12 @@ class Batch(Mapping[str, Any]):
         """The number of examples (not of fields: a Batch is as long as its rows)."""
         return len(next(iter(self._values.values())))
 
+    def numbers(self, name: str, like: Tensor, default: float) -> Tensor:
+        """Field `name`, a number that examples may lack, in the type of `like` [B]; `default` where it is not there."""
+        if name not in self._values:
+            return torch.full_like(like, default)
+        return self._values[name].to(like).nan_to_num(default)
+
     def select(self, indices: Sequence[int]) -> Batch:
         """The rows at `indices`, in that order; what is known of the whole step goes along."""
         chosen = Batch(**{name: _select(value, indices) for name, value in self._values.items()})
