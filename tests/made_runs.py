@@ -57,6 +57,19 @@ def changed(rows, **values):
     return [{key: value_of(row, key) if key in names else value for key, value in row.items()} for row in rows]
 
 
+def revision_steps(chains):
+    """What revisions.jsonl holds, of (first answer, [(principle, revision), …]) for each prompt; "" says nothing."""
+    steps, answers = [], [first for first, _ in chains]
+    for k in range(len(chains[0][1])):
+        for i, (_, revised) in enumerate(chains):
+            principle, revision = revised[k]
+            steps.append({"row": i, "prompt": f"prompt {i}", "initial": chains[i][0], "round": k + 1,
+                          "principle": principle, "answer": answers[i], "critique": f"critique {i}.{k + 1}",
+                          "revision": revision, "cut": False})  # fmt: skip
+            answers[i] = revision or answers[i]
+    return steps
+
+
 def online_samples(moments=("before", "step 10", "step 20", "after"), prompts=2):
     rows = [
         {"eval": "held-out", "when": when, "prompt": f"prompt {i}", "answer": f"answer {i} {when}", "score": 0.25 * k,

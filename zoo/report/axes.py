@@ -140,6 +140,13 @@ class Axes:
             f'x2="{self.x(x):.1f}" y2="{self.y(high):.1f}"/>'
         )
 
+    def level_whisker(self, y: float, low: float, high: float, colour: str) -> None:
+        """An interval, as a thin level line."""
+        self.parts.append(
+            f'<line stroke="{colour}" stroke-width="1.2" x1="{self.x(low):.1f}" y1="{self.y(y):.1f}" '
+            f'x2="{self.x(high):.1f}" y2="{self.y(y):.1f}"/>'
+        )
+
     def bar(self, x1: float, x2: float, value: float, colour: str, tip: str) -> None:
         """A bar from the bottom of the axes up to a value."""
         left, right = sorted((self.x(x1), self.x(x2)))

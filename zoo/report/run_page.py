@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,13 @@ from zoo.config import TrainConfig
 from zoo.errors import ZooError
 from zoo.evals import mean_score, within_0_and_1
 from zoo.report import answers, data_files, pages
-from zoo.report.axes import Plot
 from zoo.report.distributions import case_plots, pair_plots
 from zoo.report.overoptimisation import plot_frontiers
 from zoo.report.panels import sections
+from zoo.report.refusals import refusal_plot
+from zoo.report.revisions import Step, read_steps, revision_panels, triptychs
 from zoo.report.series import Series
+from zoo.report.tables import Panel
 from zoo.report.warnings import run_warnings
 from zoo.runs import Run
 from zoo.training.report import paired_noise, read_samples, sample_pairs
@@ -37,7 +39,7 @@ def content(run: Run) -> dict[str, Any]:
     """Everything that the template shows."""
     config, summary, samples = run.config, run.summary, read_samples(run)
     command = run.path / "command.txt"
-    series = Series([*run.metrics, *run.timings])
+    series, steps = Series([*run.metrics, *run.timings]), read_steps(run)
     return {
         "title": run.name,
         "summary": summary,
@@ -45,12 +47,14 @@ def content(run: Run) -> dict[str, Any]:
         "timing": run.read_json("timing.json"),
         "warnings": run_warnings(run),
         "changes": changes(run),
-        "plots": plots_of(run, series, samples),
+        "plots": plots_of(run, series, samples, steps),
         "axes": {key: label for key, (label, _) in series.axes().items()},
         "cases": answers.telling(answers.by_prompt(samples)),
         "case_count": len(answers.by_prompt(samples)),
         "passing": answers.passing(samples),
         "moments": answers.moments(samples),
+        "triptychs": triptychs(steps),
+        "step_count": len(steps),
         "data": run.read_json("data.json"),
         "options": options(config, run.read_json("origins.json")),
         "environment": run.read_json("environment.json"),
@@ -58,11 +62,16 @@ def content(run: Run) -> dict[str, Any]:
     }
 
 
-def plots_of(run: Run, series: Series, samples: list[dict[str, Any]]) -> dict[str, list[Plot]]:
-    """Every plot of the page by heading."""
+def plots_of(
+    run: Run, series: Series, samples: list[dict[str, Any]], steps: Sequence[Step]
+) -> dict[str, list[Panel]]:  # fmt: skip
+    """Every plot and table of the page that has a file of its own, by heading."""
     meaning = explanations(str(run.config.get("algo", "")))
     pairs = pair_plots(samples, rewards=run.summary.get("head") == "scalar")
-    drawn = {
+    refusals = refusal_plot(run.summary.get("scores", {}))
+    drawn: dict[str, Sequence[Panel]] = {
+        "Critiques and revisions": revision_panels(steps),
+        "Refusals": [refusals] if refusals else [],
         "Reward and distance": plot_frontiers({run.name: series}),
         **sections(series, meaning),
         "Held-out cases": [*pairs, *case_plots(run.read_json("heldout.json"), meaning)],
