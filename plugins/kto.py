@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, Context
 
 import torch
 
@@ -25,6 +26,10 @@ from zoo.api import Algorithm, Answer, Loss, default_collate, require
 
 BALANCED = (1.0, 4 / 3)
 """Where λ_D·n_D / (λ_U·n_U) should lie according to the ICML version of the paper and TRL; a later version: 3/2."""
+ROUNDING = 1e-9
+"""What a ratio of typed weights may be off by."""
+UPWARDS = Context(prec=4, rounding=ROUND_CEILING)
+"""Four digits of a raised weight. Rounded down it would fall short of the rule that it is raised for."""
 
 
 class KTO(Algorithm):
@@ -131,11 +136,14 @@ def _balanced(good, bad, config):
         # One class only, as asked for.
         return weights
     ratio = weights[0] * good / (weights[1] * bad)
-    if low <= ratio <= high:
+    if low * (1 - ROUNDING) <= ratio <= high * (1 + ROUNDING):
         return weights
-    advice = (low / ratio * weights[0], weights[1]) if ratio < low else (weights[0], ratio / high * weights[1])
+    raised = low / ratio * weights[0] if ratio < low else ratio / high * weights[1]
+    raised = float(UPWARDS.create_decimal(f"{raised:.12g}"))
+    advice = (raised, weights[1]) if ratio < low else (weights[0], raised)
     found = f"{good} good and {bad} bad answers: λ_D·n_D / (λ_U·n_U) is {ratio:.3g}, and should lie within [1, 4/3]."
-    flags = f"--desirable-weight {advice[0]:.4g} --undesirable-weight {advice[1]:.4g}"
+    shown = [str(weight).removesuffix(".0") for weight in advice]
+    flags = f"--desirable-weight {shown[0]} --undesirable-weight {shown[1]}"
     if config.desirable_weight is None and config.undesirable_weight is None:
         warnings.warn(f"{found} Balanced as by {flags}; give the weights yourself for others.", stacklevel=2)
         return advice

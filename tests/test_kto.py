@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import re
 import warnings
 
 import pytest
@@ -16,6 +17,7 @@ from zoo.testing import stand_ins
 
 KTO = load_algorithm("kto")[1]
 FIELDS = {"completion": "", "mismatched": "kl_"}
+WEIGHTS = ("desirable_weight", "undesirable_weight")
 
 
 def roles(case):
@@ -225,6 +227,24 @@ def test_weights_of_the_users_are_kept_and_the_flags_that_follow_the_paper_are_n
     weights, said = prepared(10, 40, undesirable_weight=2.0)
     assert weights == [1.0, 2.0]
     assert "0.125" in said[0] and "To follow the paper type --desirable-weight 8 --undesirable-weight 2" in said[0]
+
+
+def test_the_advice_when_it_is_followed_needs_no_other_advice_and_gives_the_same_weights():
+    source = random.Random(0)
+    counts = [(3, 7), (7, 3), (30, 69), (1, 1), (1, 5000), (5000, 1)]
+    counts += [(source.randint(1, 900), source.randint(1, 900)) for _ in range(300)]
+    for good, bad in counts:
+        for own in ({}, {"desirable_weight": 0.7}, {"undesirable_weight": 1 / 3}):
+            weights, said = prepared(good, bad, **own)
+            if not said:
+                continue
+            typed = re.search(r"--desirable-weight (\S+) --undesirable-weight ([^\s;]+)", said[0])
+            followed, silence = prepared(good, bad, **dict(zip(WEIGHTS, map(float, typed.groups()), strict=True)))
+            assert silence == [], (good, bad, own, said)
+            # λ_D·n_D / (λ_U·n_U) comes to lie at an end of the rule, up to the fourth digit of a weight.
+            ratio = followed[0] * good / (followed[1] * bad)
+            assert min(abs(ratio - 1), abs(ratio - 4 / 3)) < 2e-3
+            assert own or followed == weights
 
 
 @pytest.mark.parametrize(("good", "bad", "mark"), [(3, 0, "good"), (0, 3, "bad")])
