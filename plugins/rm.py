@@ -15,6 +15,7 @@ the model. No dropout.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Literal
 
@@ -45,7 +46,8 @@ class RM(Algorithm):
     @dataclass
     class Config:
         ranking_loss: Literal["kwise", "best_of_n", "plackett_luce"] = "kwise"
-        """Loss of a ranking: all its pairs; −log softmax of the best; the likelihood of the order."""
+        """Loss of a ranking: all its pairs; −log softmax of the best; the likelihood of the order. A pair has one loss.
+        Data that can give both, as the starter set, gives rankings with --format ranking."""
         margin_scale: float = 1.0
         """Factor of the data's margin m(rating), which a pair must win by. Llama 2: 1, 2/3, 1/3, 0, or 3 times that."""
         centering: float = 0.0
@@ -56,7 +58,21 @@ class RM(Algorithm):
         """Chosen answers of the training data that normalisation looks at."""
 
         def __post_init__(self):
+            require(self.margin_scale >= 0, "margin_scale must be at least 0")
+            require(self.centering >= 0, "centering must be at least 0")
             require(self.normalize_samples >= 2, "normalize_samples must be at least 2")
+
+    def prepare(self, records, models, config):
+        """The records as they are; what is looked at is whether the options say anything about them."""
+        if config.ranking_loss != "kwise" and "chosen" in records[0]:
+            warnings.warn(
+                f"--ranking-loss {config.ranking_loss} changes nothing: the data is pairs, and on two answers all "
+                "these losses are one. A named source that has rankings gives them with --format ranking.",
+                stacklevel=2,
+            )
+        if config.margin_scale != 1 and not any("margin" in record for record in records):
+            warnings.warn("--margin-scale changes nothing: the data has no margin.", stacklevel=2)
+        return records
 
     def loss(self, batch, models, config):
         """−log σ(r_c − r_r), or the loss of a ranking."""

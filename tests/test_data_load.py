@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from zoo.data import starter
 from zoo.data.load import load, split_by_prompt
 from zoo.errors import ZooError
 
@@ -222,6 +223,20 @@ def test_a_named_source_is_loaded_with_its_own_row_numbers():
     data = load("starter@heldout", "prompt", named_sources={"starter": source})
     assert data.name == "starter@heldout"
     assert data.records[0]["row"] == 7 and data.records[0]["instructions"] == [{"check": "no_commas"}]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "format", "asked", "kind"),
+    [(("preference", "ranking"), None, "preference", "preference"),
+     (("preference", "ranking"), "ranking", "ranking", "ranking"),
+     (("demonstration",), "ranking", "ranking", "demonstration")],
+)  # fmt: skip
+def test_a_named_source_is_asked_for_the_kind_of_the_format_where_one_is_named(kinds, format, asked, kind):
+    """`zoo train --algo rm --format ranking`: the starter set gives pairs to what learns from both."""
+    data = load("starter", kinds, format=format, limit=5, named_sources={"starter": starter.records})
+    assert (data.source_kind, data.kind, len(data)) == (asked, kind, 5)
+    if kind == "ranking":
+        assert max(len(record["completions"]) for record in data.records) > 2
 
 
 def test_the_first_twenty_errors_are_shown_and_the_rest_counted(write):

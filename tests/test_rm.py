@@ -1,10 +1,13 @@
 """RM's formulas against worked numbers, values and gradients, and what each option means."""
 
 import math
+import re
+import warnings
 
 import pytest
 import torch
 
+from zoo.errors import ZooError
 from zoo.options import build
 from zoo.registry import load_algorithm
 from zoo.testing import stand_ins
@@ -169,6 +172,37 @@ def test_the_reward_is_the_only_role():
     assert models.used == {"policy"}
 
 
-def test_too_small_a_sample_is_refused():
-    with pytest.raises(Exception, match="normalize_samples must be at least 2"):
-        options(normalize_samples=1)
+@pytest.mark.parametrize(("name", "value"), [("normalize_samples", 1), ("centering", -0.01), ("margin_scale", -1.0)])
+def test_options_that_mean_nothing_are_refused(name, value):
+    with pytest.raises(ZooError, match=f"{name} must be at least"):
+        options(**{name: value})
+
+
+PAIRS, RANKINGS = [{"chosen": 1, "rejected": 2}], [{"completions": [1, 2, 3], "ranks": [1, 2, 3]}]
+
+
+@pytest.mark.parametrize(
+    ("records", "values", "said"),
+    [
+        (PAIRS, {"ranking_loss": "best_of_n"}, "--ranking-loss best_of_n changes nothing.*--format ranking"),
+        (PAIRS, {"ranking_loss": "plackett_luce"}, "--ranking-loss plackett_luce changes nothing"),
+        (RANKINGS, {"ranking_loss": "plackett_luce"}, ""),
+        (RANKINGS, {"margin_scale": 3.0}, "--margin-scale changes nothing"),
+        (PAIRS, {"margin_scale": 3.0}, "--margin-scale changes nothing"),
+        ([*PAIRS, {**PAIRS[0], "margin": 1.0}], {"margin_scale": 3.0}, ""),
+        (PAIRS, {}, ""),
+        (RANKINGS, {}, ""),
+    ],
+)
+def test_an_option_that_says_nothing_about_the_data_is_named(records, values, said):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert RM().prepare(records, None, options(**values)) is records
+    assert len(caught) == bool(said)
+    assert re.search(said, "".join(str(one.message) for one in caught))
+
+
+def test_on_two_answers_all_losses_of_rankings_are_one():
+    """As the note says: −log σ of the difference."""
+    for loss in ("kwise", "best_of_n", "plackett_luce"):
+        close(rankings([[0.5, 2.0]], [[2, 1]], ranking_loss=loss)[0].values, [math.log1p(math.exp(-1.5))])

@@ -56,7 +56,8 @@ class DataOptions:
     columns: dict[str, str] | str | None = None
     """Names of columns: prompt=question,completion=answer."""
     format: str | None = None
-    """The format of the rows, where detection is not sure (docs/data.md lists them)."""
+    """The format of the rows, where detection is not sure (docs/data.md lists them). A named source is asked for
+    the format's kind: --data starter --format ranking gives whole rankings where pairs come otherwise."""
     limit: int | None = None
     """Read the first N rows only, of held-out data too."""
     strict: bool = False

@@ -65,8 +65,8 @@ def load(
     """Read a source as records of `kind`.
 
     Of several kinds the source's own is taken, else the first. `columns` maps wanted names to found ones, `format`
-    names a format instead of detecting it, `limit` is how many rows are read. Raises ZooError for what the reader
-    must hear about (see the top of this module).
+    names a format instead of detecting it; a named source, which can choose, is asked for rows of its kind. `limit` is
+    how many rows are read. Raises ZooError for what the reader must hear about (see the top of this module).
     """
     kinds = [kind] if isinstance(kind, str) else list(kind)
     for name in kinds:
@@ -75,7 +75,8 @@ def load(
     if limit is not None and limit < 1:
         raise ZooError(f"A limit of {limit} rows leaves nothing.", hint="Give a limit of 1 or more.")
     chosen = named_format(format) if format else None
-    opened = open_source(source, kinds[0], split=split, named_sources=named_sources, limit=limit)
+    wanted = chosen.kind if chosen else kinds[0]
+    opened = open_source(source, wanted, split=split, named_sources=named_sources, limit=limit)
     report = Report(opened.name, where=opened.where, notes=list(opened.notes))
     rows, chosen = find_format(itertools.islice(opened.rows, limit), columns or {}, chosen, opened, report)
     kind = chosen.kind if chosen.kind in kinds else kinds[0]
