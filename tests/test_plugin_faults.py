@@ -7,6 +7,7 @@ from tiny_runs import cli, data_for, plugin_file, trainer
 
 from zoo.data.collate import default_collate
 from zoo.errors import PluginError
+from zoo.testing.suite import Suite
 
 
 @pytest.fixture
@@ -105,6 +106,20 @@ def test_a_role_that_any_hook_uses_is_used(place, tiny_folder, hook):
     }
     file = plugin_file(place, algorithm(*LOSS, *lines[hook], needs=("policy", "reference")))
     assert trainer(place, tiny_folder)(file, data=data_for("sft", place), max_steps=1).status == "finished"
+
+
+@pytest.mark.parametrize(
+    ("returned", "says"), [("None", ""), ("{}", ""), ("[('a', 1)]", "Odd.measure returned list, not a dict")]
+)
+def test_what_measure_returns_means_the_same_in_a_run_and_in_the_suite(place, tiny_folder, returned, says):
+    file = plugin_file(place, algorithm(*LOSS, "def measure(self):", f"    return {returned}"))
+    checked = Suite(f"{file}:Odd").run("learns")
+    assert (checked.result, says in checked.detail) == ("failed" if says else "passed", True), checked.detail
+    if not says:
+        assert trainer(place, tiny_folder)(file, data=data_for("sft", place), max_steps=1).status == "finished"
+        return
+    with pytest.raises(PluginError, match=says):
+        trainer(place, tiny_folder)(file, data=data_for("sft", place))
 
 
 def test_a_loss_without_gradient_is_refused_with_what_to_look_for(place, tiny_folder):

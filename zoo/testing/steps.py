@@ -19,6 +19,7 @@ from torch import Tensor
 from zoo import registry
 from zoo.algorithm import Algorithm
 from zoo.models.roles import Models
+from zoo.training.hooks import measurements
 from zoo.training.sums import Sums
 from zoo.types import Batch, Loss, metric_sums
 
@@ -136,7 +137,8 @@ def measure(parts: Sequence[tuple[Stage, Sequence[Batch]]]) -> None:
     pairs, totals = Sums(), Sums()
     for stage, batches in parts:
         for batch in batches:
-            found = stage.hook.measure(batch=batch, models=stage.models, config=stage.config) or {}
+            returned = stage.hook.measure(batch=batch, models=stage.models, config=stage.config)
+            found = measurements(returned, stage.algorithm)
             for name, value in found.items():
                 total, count = value if isinstance(value, tuple) else (value, 0)
                 sums = pairs if isinstance(value, tuple) else totals

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,6 +11,16 @@ from zoo.errors import PluginError
 from zoo.models.roles import Models
 from zoo.training.sums import Sums
 from zoo.types import Batch, Loss
+
+
+def measurements(found: Any, algorithm: Any) -> Mapping[str, Any]:
+    """What `measure` returned, where None is nothing. Raises PluginError for what is no mapping."""
+    if found is not None and not isinstance(found, Mapping):
+        raise PluginError(
+            f"{type(algorithm).__name__}.measure returned {type(found).__name__}, not a dict.",
+            "Return {name: (sum, count)}, or {name: sum}.",
+        )
+    return found or {}
 
 
 class Hooks:
@@ -40,7 +51,7 @@ class Hooks:
             return
         sums, totals = Sums(), Sums()
         for part in parts:
-            found = self.hook.measure(batch=part, models=self.models, config=self.config)
+            found = measurements(self.hook.measure(batch=part, models=self.models, config=self.config), self.algorithm)
             pairs = {name: value for name, value in found.items() if isinstance(value, tuple)}
             sums.add({name: (torch.as_tensor(a), torch.as_tensor(b)) for name, (a, b) in pairs.items()})
             plain = {name: torch.as_tensor(found[name]) for name in found.keys() - pairs.keys()}
