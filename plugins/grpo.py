@@ -91,7 +91,7 @@ class GRPO(Algorithm):
     }  # fmt: skip
     metrics = {
         "ratio": "ρ = π/π_old, mean over tokens: exactly 1 in the first step after a rollout, near 1 later.",
-        "ratio_max": "The largest ρ of an answer, mean over answers; far above 1 + clip_high the steps are too large.",
+        "ratio_max": "The largest ρ of a token; far above 1 + clip_high the steps are too large.",
         "clip_low": "Share of tokens that the lower clip holds: unwanted ones that have already become rare enough.",
         "clip_high": "Share of tokens that the upper clip holds: wanted ones that have already become likely enough.",
         "approx_kl": "KL(π_old ‖ π) as ρ − 1 − log ρ, mean over tokens: how far the passes over a rollout have gone.",
@@ -249,9 +249,10 @@ class GRPO(Algorithm):
             losses = losses + config.beta * of_kind
         tokens = {
             "ratio": ratio,
+            "ratio_max": ratio,
             "clip_low": found.clipped_low,
             "clip_high": found.clipped_high,
-            "approx_kl": ratio - 1 - ratio.log(),
+            "approx_kl": ratio - 1 - log_ratio.detach(),
             "kl": kl,
             "kl_k3": kl_k3,
             "entropy": logps.entropy,
@@ -260,7 +261,6 @@ class GRPO(Algorithm):
         every = torch.ones_like(batch.overlong)
         return reduced(losses, mask, batch.kept, config.reduction, batch.constant, {
             **{name: (value, mask & batch.kept[:, None]) for name, value in tokens.items()},
-            "ratio_max": ((ratio * mask).amax(-1), batch.kept),
             "kept": (batch.kept, every),
             "overlong": (batch.overlong, every),
             "resampled": (batch.resampled, every),

@@ -163,13 +163,13 @@ def test_two_processes_give_what_one_gives(train, tmp_path, tiny_folder, algo):
 
 
 def test_the_time_of_writing_scoring_and_training_is_told_apart(train, monkeypatch):
-    scored = Rollouts._scored
+    scored = Rollouts.scored
 
     def slow(self, *arguments):
         time.sleep(0.1)
         return scored(self, *arguments)
 
-    monkeypatch.setattr(Rollouts, "_scored", slow)
+    monkeypatch.setattr(Rollouts, "scored", slow)
     run = train()
     timing = run.read_json("timing.json")
     assert timing["reward_seconds"] >= 0.3, "three rollouts"
@@ -310,6 +310,42 @@ def test_validation_scores_held_out_prompts_by_both_rewards(train, tmp_path):
     # The same random numbers each time: without a step in between nothing changes.
     still = train(eval_data=held_out, lr=0.0, eval_every=4)
     assert len({row["val/reward"] for row in rows_with(still, "val/reward")}) == 1
+
+
+def test_the_distance_from_the_start_is_measured_without_a_reference_too(train, tmp_path, tiny_folder):
+    held_out = write_rows(tmp_path / "held_out.jsonl", [{"prompt": row["prompt"]} for row in demonstrations(3)])
+    given = {"eval_data": held_out, "eval_every": 4, "lr": 1e-2}
+    for more in ({}, {"lora": True, "lora_rank": 2}):
+        found = [row["val/kl"] for row in rows_with(train(**given, **more), "val/kl")]
+        assert len(found) == 4 and found[0] == pytest.approx(0, abs=1e-4) and abs(found[-1]) > 1e-2
+
+
+def test_a_held_out_answer_is_shown_while_the_run_goes_on(train, tmp_path, capsys):
+    held_out = write_rows(tmp_path / "held_out.jsonl", [{"prompt": "Say what you see."}])
+    train(eval_data=held_out, eval_every=6, quiet=False)
+    shown = capsys.readouterr().out
+    assert shown.count("Say what you see.\n  → ") == 3 and " tokens)" in shown
+
+
+def test_later_steps_of_a_rollout_compare_with_the_log_probs_that_the_trainer_computes(train, monkeypatch):
+    rolled = []
+
+    def look(self, *arguments):
+        batch = made(self, *arguments)
+        policy = self.models.built("policy")
+        with self.rolling(0):
+            rolled.append((batch.answers.behaviour, policy.logps(batch.answers).per_token, policy.writer.gaps))
+        return batch
+
+    made = Rollouts.__call__
+    monkeypatch.setattr(Rollouts, "__call__", look)
+    train(max_steps=4)
+    behaviour, own, gaps = rolled[0]
+    assert torch.equal(behaviour, own) and not gaps[:0]
+    rolled.clear()
+    train(max_steps=1, minibatches=1, rollout_epochs=1)
+    behaviour, own, _ = rolled[0]
+    torch.testing.assert_close(behaviour, own, atol=1e-5, rtol=0)
 
 
 def test_a_critic_may_be_a_head_on_the_policy(train):

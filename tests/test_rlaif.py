@@ -8,7 +8,8 @@ from formulas import backward, close, evaluate, loss_of, metric, options, tensor
 from online_roles import Told, Written, rolled, start_run, written
 from tiny_runs import differences
 
-from zoo.errors import ZooError
+from zoo.errors import TrainingStopped, ZooError
+from zoo.judges.judge import Judge, Response
 from zoo.models.roles import Models
 from zoo.registry import load_algorithm
 
@@ -219,3 +220,14 @@ def test_the_run_shows_grades_and_gold_of_held_out_prompts(tmp_path, tiny_folder
     last = [row for row in run.metrics if "val/grade" in row][-1]
     assert 1 <= last["val/grade"] <= 10 and {"val/reward", "val/kl"} <= last.keys()
     assert any("gold" in row for row in run.metrics)
+
+
+def test_a_judge_that_grades_nothing_ends_the_run(tmp_path, tiny_folder, monkeypatch, capsys):
+    def mute(self, questions, thinking):
+        return [Response(problem="it says nothing") for _ in questions]
+
+    monkeypatch.setattr(Judge, "_ask", mute)
+    train = start_run(tmp_path, tiny_folder)
+    with pytest.raises(TrainingStopped, match="3 rollouts one after the other.*it says nothing"):
+        train("rlaif", reward=None, minibatches=1, rollout_epochs=1, answers_per_prompt=4, epochs=4, quiet=False)
+    assert "judgements are missing: it says nothing" in capsys.readouterr().out

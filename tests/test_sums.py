@@ -43,6 +43,19 @@ def test_a_mean_does_not_depend_on_how_its_values_were_cut():
     assert whole.means() == cut.means() == {"x": 3.75}
 
 
+def test_a_metric_named_max_is_the_largest_value_that_counts_however_it_was_cut():
+    values, weights = torch.tensor([1.0, 7.0, float("nan"), 900.0]), torch.tensor([1.0, 2.0, 1.0, 0.0])
+    whole, cut = Sums(), Sums()
+    whole.add(metric_sums({"ratio_max": (values, weights)}))
+    for part in (slice(0, 1), slice(2, 4), slice(1, 2)):
+        cut.add(metric_sums({"ratio_max": (values[part], weights[part])}))
+    assert whole.means() == cut.means() == {"ratio_max": 7.0}
+    below = Sums()
+    below.add(metric_sums({"ratio_max": (torch.tensor([5.0]), torch.tensor([0.0]))}))
+    below.add(metric_sums({"ratio_max": torch.tensor([-3.0])}))
+    assert below.means() == {"ratio_max": -3.0}, "nothing that does not count stands in for it"
+
+
 def test_the_loss_of_a_step_is_the_mean_over_all_its_tokens(vectors):
     """Σ over ranks, micro-batches and tokens / N, and none of the means of means that common bugs return."""
     case = vectors["sft.token_normalised_loss"]

@@ -14,6 +14,8 @@ from torch import Tensor
 
 Metric = Tensor | tuple[Tensor, Tensor]
 """Values alone, or values with their weights; NaN values are left out of the mean."""
+LARGEST = "_max"
+"""What the name of a metric ends with that is no mean, but the largest value of the step that has a weight."""
 
 
 @dataclass
@@ -70,7 +72,10 @@ class Loss:
 
 
 def metric_sums(metrics: Mapping[str, Metric]) -> dict[str, tuple[Tensor, Tensor]]:
-    """Weighted sum and weight of every metric, float64 scalars; NaN entries are missing, not zero."""
+    """Weighted sum and weight of every metric, float64 scalars; NaN entries are missing, not zero.
+
+    Of a metric whose name ends in `_max`: its largest value and 1, or 0 and 0 where nothing counts.
+    """
     sums = {}
     for name, metric in metrics.items():
         values, weights = (
@@ -78,6 +83,10 @@ def metric_sums(metrics: Mapping[str, Metric]) -> dict[str, tuple[Tensor, Tensor
         )
         values = values.detach().double()
         weights = weights.detach().double() * ~values.isnan()
+        if name.endswith(LARGEST):
+            counted = values[weights > 0]
+            sums[name] = (counted.max(), values.new_ones(())) if len(counted) else (values.new_zeros(()),) * 2
+            continue
         # Infinity is a result and stays one, except where nothing counts it.
         sums[name] = (torch.where(weights == 0, 0.0, values * weights).sum(), weights.sum())
     return sums

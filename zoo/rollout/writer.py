@@ -58,7 +58,10 @@ class Writer:
         self.seconds, self.tokens = 0.0, 0
         """Spent writing by this process since it began, and how many tokens all of them wrote."""
         self.gaps: list[float] = []
-        """How far another engine's log-probs were from the trainer's, for each token of this iteration."""
+        """How far the engine's log-probs were from the trainer's, for each token of this iteration that was scored."""
+        self.rescores = False
+        """Whether answers of rollouts get the trainer's log-probs: later steps of a rollout compare theirs with these,
+        and a clip of 3e-4 is narrower than what an engine's rounding differs by."""
         self._open_cache: Callable[[], AnswerCache | None] = lambda: None
         self.progress: Callable[[int, int], None] | None = None
 
@@ -112,7 +115,9 @@ class Writer:
         every = [answer for share in gathered(mine) for answer in share]
         self.tokens += sum(len(answer.completion) for answer in every)
         answers = Answers([dataclasses.replace(a, row=rows[i // n]) for i, a in enumerate(every)]).to(self.device)
-        return self._corrected(answers, how.temperature or 1.0) if self.engine.remote else answers
+        if not self.engine.remote and not (self.rescores and self.iteration >= 0):
+            return answers
+        return self._rescored(answers, how.temperature or 1.0)
 
     def _drawn(self, ids: list[Tensor], n: int, how: Sampling, generator: torch.Generator) -> list[Answer]:
         """From the engine, unless the same call is kept."""
@@ -126,15 +131,17 @@ class Writer:
             kept.put(call, found)
         return found
 
-    def _corrected(self, answers: Answers, temperature: float) -> Answers:
-        """Answers of another engine: with the trainer's own log-probs, and weights for what the engine's differ by."""
+    def _rescored(self, answers: Answers, temperature: float) -> Answers:
+        """Answers with the trainer's own log-probs; those of another engine with weights for what its differ by."""
         with self.context():
             own = self.policy.logps(answers, temperature=temperature)
-        weights = importance_weights(own.per_token, answers.behaviour, own.mask)
+        weights = importance_weights(own.per_token, answers.behaviour, own.mask) if self.engine.remote else None
         self.gaps += (own.per_token - answers.behaviour).abs()[own.mask].tolist()
         lengths = [len(answer.completion) for answer in answers]
         return Answers([
-            dataclasses.replace(answer, behaviour=own.per_token[i, :n], correction=weights[i, :n])
+            dataclasses.replace(
+                answer, behaviour=own.per_token[i, :n], correction=None if weights is None else weights[i, :n]
+            )
             for i, (answer, n) in enumerate(zip(answers, lengths, strict=True))
         ])  # fmt: skip
 

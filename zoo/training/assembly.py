@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from zoo.training.module import PostTraining
 from zoo.training.policy import ending_ids, load_policy, resolve_start
 from zoo.training.progress import counter
 from zoo.training.resuming import check_data, compare_environment
-from zoo.training.roles import make_models
+from zoo.training.roles import make_models, make_reference
 from zoo.training.rollouts import Rollouts
 
 RUN_FOLDER = "ZOO_RUN_FOLDER"
@@ -117,7 +118,7 @@ class Assembly:
         if not is_scorer(self.policy):
             online.give_pen(models, core, self.template, self.precision, self.device, self.plugins)
         records = self._prepared(models)
-        self.rollouts = self._make_rollouts(models, records) if self.algorithm.online() else None
+        self.rollouts = self._make_rollouts(models, records, layout) if self.algorithm.online() else None
         self.loader = self._make_loader(records)
         micro_tokens = choose_micro_tokens(core, self.device, self.policy)
         critic = models.built("critic").head if "critic" in models else None
@@ -131,25 +132,29 @@ class Assembly:
             f"(micro-batches of {micro_tokens} tokens, {layout} rows), {trained / 1e6:.1f} M trained weights."
         )
         if isinstance(self.loader, Experience):
-            each = self.loader.each
+            each, prompts = self.loader.each, min(online.prompts_in_rollout(core), len(records))
             self.say(
-                f"A rollout has {online.prompts_in_rollout(core)} prompts with {core.answers_per_prompt} answers each "
+                f"A rollout has {prompts} prompts with {core.answers_per_prompt} answers each "
                 f"and serves {each} step{'s' if each > 1 else ''}."
             )
 
-    def _make_rollouts(self, models: Any, records: list[dict[str, Any]]) -> Rollouts:
-        core, held_out = self.core, self.data.held_out
-        for role in ("policy", "reference"):
-            if role in models:
-                models.built(role).temperature = core.temperature or 1.0
+    def _make_rollouts(self, models: Any, records: list[dict[str, Any]], layout: str) -> Rollouts:
+        core, held_out, policy = self.core, self.data.held_out, models.built("policy")
         if "reference" in models:
+            start = models.built("reference")
             # What the policy writes is never seen again.
-            models.built("reference").cache = None
+            start.cache = None
+        else:
+            alone = replace(core, reference=None, reference_cache="off")
+            start = make_reference(alone, self.policy, self.source, layout, self.precision, self.say)
+        policy.temperature = start.temperature = core.temperature or 1.0
+        policy.writer.rescores = core.minibatches * core.rollout_epochs > 1
         rollouts = Rollouts(
-            self.plugins.hook, self.algorithm, self.resolved.algorithm, models, models.built("policy").writer,
+            self.plugins.hook, self.algorithm, self.resolved.algorithm, models, policy.writer,
             online.make_rewards(core, self.plugins, self.device, self.say), records,
             held_out.records[: core.eval_prompts] if held_out else [], self.precision, self.say,
         )  # fmt: skip
+        rollouts.start = start
         if core.reference_every and "reference" not in models:
             raise ZooError(
                 "--reference-every renews the reference, and this run has none.",

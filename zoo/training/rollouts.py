@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,13 +19,14 @@ from zoo.errors import PluginError, ZooError
 from zoo.evals import mean_score
 from zoo.models.parts import my_place
 from zoo.models.precision import autocast
-from zoo.models.roles import Models
+from zoo.models.roles import Models, Reference
 from zoo.models.snapshot import Snapshot, evaluating
 from zoo.rewards.alarms import Alarms
 from zoo.rewards.reward import Reward
 from zoo.rollout.writer import Writer
 from zoo.runs import Run
 from zoo.training import report
+from zoo.training.online_validation import validate
 from zoo.training.randomness import seeded
 from zoo.training.scores import Scores, shared_scores
 from zoo.training.seen import Seen, mean
@@ -36,8 +38,6 @@ COMPARED = 8
 """Answers of a rollout whose log-probs are computed once more, to see how far the engine's are from them."""
 SHOWN = 3
 """Answers of a rollout, or of a validation, that go into samples.jsonl."""
-VALIDATION = -1
-"""The iteration whose random numbers every validation uses, so that validations differ by the weights alone."""
 
 
 class Rollouts:
@@ -62,6 +62,8 @@ class Rollouts:
     ):
         self.hook, self.algorithm, self.config, self.models, self.writer = hook, algorithm, config, models, writer
         self.rewards, self.held_out, self.precision, self.say = rewards, held_out, precision, say
+        self.start: Reference | None = models.built("reference") if "reference" in models else None
+        """What validation measures the distance from."""
         self.records = {record["row"]: record["record"] for record in records}
         self.run: Run | None = None
         self.tell: Callable[..., None] = lambda event, **facts: None
@@ -81,13 +83,12 @@ class Rollouts:
     def __call__(self, records: list[dict[str, Any]], iteration: int, step: int) -> Batch:
         self._renew_reference(step)
         self._seen = Seen()
-        with self._timed(), self._rolling(iteration):
+        judged = self._judged()
+        with self._timed(), self.rolling(iteration):
             batch = self.hook.rollout(prompts=records, models=self.models, config=self.config, score=self._score)
             self._check(batch)
             self.metrics = {**self._seen.metrics(), **self._gap()}
-        self._watch(step)
-        if "judge" not in self.models:
-            self.unrewarded.look(self._seen, step, self.say)
+        self._watch(step, judged)
         return batch
 
     def state(self) -> dict[str, Any]:
@@ -136,10 +137,11 @@ class Rollouts:
             self.timing.add(REWARD, judge.seconds - judged)
 
     @contextlib.contextmanager
-    def _rolling(self, iteration: int) -> Iterator[None]:
+    def rolling(self, iteration: int) -> Iterator[None]:
         """The roles as a rollout uses them."""
         self.writer.begin(iteration)
-        scoring = [self.models.built(role) for role in ("policy", "reference", "critic") if role in self.models]
+        roles = ("policy", "reference", "critic")
+        scoring = {id(role): role for role in (self.start, *map(self._built, roles)) if role is not None}.values()
         policy = self.models.built("policy").model
         device = next(policy.parameters()).device
         try:
@@ -151,6 +153,9 @@ class Rollouts:
         finally:
             for role in scoring:
                 role.micro_tokens = None
+
+    def _built(self, role: str) -> Any:
+        return self.models.built(role) if role in self.models else None
 
     def _check(self, batch: Any) -> None:
         name = f"{type(self.algorithm).__name__}.rollout"
@@ -177,13 +182,13 @@ class Rollouts:
                 "This algorithm asks for a reward, and none was named.", "Add --reward, see docs/rewards.md."
             )
         with self.timing.measured(REWARD):
-            found = self._scored("reward", answers, self.records)
+            found = self.scored("reward", answers, self.records)
         self._seen.fail(len(answers), found.failures)
         if not unfinished:
             self._seen.add(answers, self.writer.texts(answers), found.values, found.parts)
         return torch.tensor(found.values, dtype=torch.float32, device=answers[0].completion.device)
 
-    def _scored(self, which: str, answers: Answers, records: Mapping[int, Any]) -> Scores:
+    def scored(self, which: str, answers: Answers, records: Mapping[int, Any]) -> Scores:
         return shared_scores(self.rewards[which], answers, records, self.writer)
 
     # -- what is seen --------------------------------------------------------------------------------------------
@@ -202,57 +207,42 @@ class Rollouts:
         gap = (computed.per_token - some.behaviour).abs()[computed.mask]
         return {"rollout/engine_gap": float(gap.mean())}
 
-    def _watch(self, step: int) -> None:
-        """Alarms, samples and listeners, in the first process."""
+    def _judged(self) -> tuple[int, Counter[str]]:
+        """What the judge has said so far, and what it could not say."""
+        if "judge" not in self.models:
+            return 0, Counter()
+        tally = self.models.built("judge").statistics
+        return tally.pairs + tally.grades, Counter(tally.unusable)
+
+    def _watch(self, step: int, judged_before: tuple[int, Counter[str]]) -> None:
+        """Alarms, samples and listeners; the end of the run where rollouts teach nothing."""
+        seen, judged = self._seen, "judge" in self.models
+        said, unsaid = self._judged()
+        said, unsaid = said - judged_before[0], unsaid - judged_before[1]
+        if not my_place()[0] and seen.answers:
+            for reason, count in seen.failures.items():
+                self.say(f"Step {step + 1}: {count} of {seen.asked} rewards are missing: {reason}")
+            for reason, count in unsaid.items():
+                self.say(f"Step {step + 1}: {count} of {said + unsaid.total()} judgements are missing: {reason}")
+            self._alarm(step, judged)
+        # Where a judge is asked, it is what teaches; a reward is only looked at.
+        known = said if judged else sum(not math.isnan(value) for value in seen.values)
+        asked = said + unsaid.total() if judged else len(seen.values)
+        self.unrewarded.look(asked, known, unsaid if judged else seen.failures, step, self.say)
+
+    def _alarm(self, step: int, judged: bool) -> None:
         seen = self._seen
-        if my_place()[0] or not seen.answers:
-            return
-        for reason, count in seen.failures.items():
-            self.say(f"Step {step + 1}: {count} of {seen.asked} rewards are missing: {reason}")
         rows, cut = [answer.row for answer in seen.answers], [answer.cut for answer in seen.answers]
-        # Where a judge is asked, the reward is only looked at: nobody waits for it to teach anything.
-        judged = "judge" in self.models
         for sentence in self.alarms.look([] if judged else seen.values, None if judged else rows, cut):
             self.say(f"Step {step + 1}: {sentence}")
-        self._keep("rollout", f"step {step}", seen.samples(self.records, SHOWN))
+        self.keep("rollout", f"step {step}", seen.samples(self.records, SHOWN))
         self.tell("rollout_end", step=step, metrics=self.metrics)
 
-    def _keep(self, name: str, when: str, samples: list[dict[str, Any]]) -> None:
+    def keep(self, name: str, when: str, samples: list[dict[str, Any]]) -> None:
         if self.run is not None:
             score = mean_score(name, [s["score"] for s in samples if s["score"] is not None], samples=samples)
             report.write_samples(self.run, when, score)
 
-    # -- validation ----------------------------------------------------------------------------------------------
-
     def validate(self, step: int) -> dict[str, float]:
-        """Rewards, length and distance from the reference of answers to held-out prompts, as `val/…`."""
-        state = self.algorithm.state()
-        records = {record["row"]: record["record"] for record in self.held_out}
-        with self._rolling(VALIDATION):
-            answers = self.models.built("policy").generate(self.held_out, 1)
-            found = {which: self._scored(which, answers, records).values for which in self.rewards}
-            means = {f"val/{which}": mean(values) for which, values in found.items()}
-            cases: dict[str, list[float | None]] = {w: [_or_none(v) for v in values] for w, values in found.items()}
-            cases["length"], cases["cut"] = answers.lengths.tolist(), answers.cut.float().tolist()
-            means["val/length"] = float(answers.lengths.float().mean())
-            means["val/cut"] = float(answers.cut.float().mean())
-            if "reference" in self.models:
-                policy, reference = (self.models.built(role).logps(answers).sum() for role in ("policy", "reference"))
-                means["val/kl"] = float((policy - reference).mean())
-                cases["kl"] = (policy - reference).tolist()
-            if "judge" in self.models:
-                grades = self.models.built("judge").rate(self.held_out, self.writer.texts(answers)).tolist()
-                means["val/grade"], cases["grade"] = mean(grades), [_or_none(grade) for grade in grades]
-        if self.run is not None and not my_place()[0]:
-            report.write_cases(self.run, step, cases)
-        seen = Seen()
-        if found:
-            seen.add(answers, self.writer.texts(answers), next(iter(found.values())), {})
-            if not my_place()[0]:
-                self._keep("held-out", f"step {step}", seen.samples(records, SHOWN))
-        self.algorithm.load_state(state)
-        return means
-
-
-def _or_none(value: float) -> float | None:
-    return None if math.isnan(value) else value
+        """Numbers of answers to held-out prompts, as `val/…`."""
+        return validate(self, step)

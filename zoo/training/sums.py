@@ -9,14 +9,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from zoo.loss import Metric
+from zoo.loss import LARGEST, Metric
 from zoo.models.parts import gathered
 
 Pair = tuple[Tensor, Tensor]
 
 
 class Sums:
-    """Named (sum, count) pairs in float64."""
+    """Named (sum, count) pairs in float64; (largest, 1) where the name ends in `_max`."""
 
     def __init__(self) -> None:
         self._pairs: dict[str, Pair] = {}
@@ -25,8 +25,7 @@ class Sums:
         for name, (total, count) in pairs.items():
             total, count = total.detach().double(), count.detach().double()
             if name in self._pairs:
-                old_total, old_count = self._pairs[name]
-                total, count = old_total + total, old_count + count
+                total, count = _together(name, self._pairs[name], (total, count))
             self._pairs[name] = (total, count)
 
     def reduced(self, device: torch.device) -> Sums:
@@ -34,10 +33,12 @@ class Sums:
         if not is_distributed() or not self._pairs:
             return self
         names = sorted(self._pairs)
-        stacked = torch.stack([part.to(device) for name in names for part in self._pairs[name]])
-        dist.all_reduce(stacked)
+        mine = torch.stack([part.to(device) for name in names for part in self._pairs[name]])
+        every = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+        dist.all_gather(every, mine)
         together = Sums()
-        together._pairs = {name: (stacked[2 * i], stacked[2 * i + 1]) for i, name in enumerate(names)}
+        for stacked in every:
+            together.add({name: (stacked[2 * i], stacked[2 * i + 1]) for i, name in enumerate(names)})
         return together
 
     @property
@@ -57,6 +58,13 @@ class Sums:
     def means(self) -> dict[str, float]:
         """sum / count of every pair that counted something."""
         return {name: float(total / count) for name, (total, count) in self._pairs.items() if float(count) > 0}
+
+
+def _together(name: str, a: Pair, b: Pair) -> Pair:
+    if not name.endswith(LARGEST):
+        return a[0] + b[0], a[1] + b[1]
+    counted = [pair for pair in (a, b) if float(pair[1])]
+    return max(counted, key=lambda pair: float(pair[0])) if counted else a
 
 
 def case_values(metrics: Mapping[str, Metric], count: int) -> dict[str, list[float | None]]:
