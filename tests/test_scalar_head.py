@@ -283,6 +283,40 @@ def test_steps_count_up_to_the_first_wrong_one_and_solutions_alike(monkeypatch, 
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("zero", "right", "wrong"),
+    [("wrong", (3, 3), (1, 0)), ("right", (5, 4), (1, 1)), ("skip", (4, 3), (1, 1)), ("", None, None)],
+)
+def test_what_a_neutral_step_counts_as_is_said_and_not_guessed(zero, right, wrong, monkeypatch, tiny_folder):
+    """By hand: as wrong the 0 ends the first solution, whose third step is not looked at; skipped it is left out."""
+    rows = [
+        {"row": 1, "prompt": "a", "steps": ["v", "w", "x", "y"], "labels": [1, 0, 1, -1]},
+        {"row": 2, "prompt": "b", "steps": ["x", "y"], "labels": [1, 1]},
+    ]
+    source = resolve_model(str(tiny_folder))
+    model, tokenizer = scorer_to_train(source, torch.float32, 0), load_tokenizer(source)
+    scalar.set_unit(model, "step")
+    monkeypatch.setattr(reward_models, "score_many", lambda *_, **__: [[2.0, 1.0, -3.0, -1.0], [1.0, 3.0]])
+    subject = Subject(model, tokenizer, ChatTemplate(tokenizer))
+    if not zero:
+        with pytest.raises(ZooError, match="0 may mean neutral") as caught:
+            reward_models.step_eval("s", subject, rows, zero)
+        assert "step_accuracy(zero=right)" in caught.value.hint
+        return
+    found = reward_models.step_eval("s", subject, rows, zero).details
+    count = {word: found[f"{word}_steps"] for word in ("right", "wrong")}
+    hits = {word: round(found[f"accuracy_of_{word}"] * count[word]) for word in count}
+    assert {word: (count[word], hits[word]) for word in count} == {"right": right, "wrong": wrong}
+
+
+def test_a_meaning_of_zero_that_is_none_is_refused(train, tmp_path):
+    rows = [{"prompt": f"count {i}", "steps": ["one", "two"], "labels": [1, 0]} for i in range(4)]
+    data = write_rows(tmp_path / "steps.jsonl", rows)
+    run = train("prm", data=data)
+    status, _, err = cli("eval", run.path, "--eval", f"step_accuracy(data={data}, zero=rigth)")
+    assert status == 2 and "Did you mean 'right'?" in err
+
+
 # -- the wrong sort of model -------------------------------------------------------------------------------------
 
 

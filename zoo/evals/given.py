@@ -39,7 +39,11 @@ def ranking_accuracy(
 
 
 def step_accuracy(
-    subject: Subject, data: str = "starter", split: str = "", columns: str = "", limit: int | None = None
-) -> Score:
-    """Share of the steps of solutions, up to the first wrong one, whose probability is on the right side of ½."""
-    return step_eval("step_accuracy", subject, records_of(subject, data, "stepwise", split, columns, limit))
+    subject: Subject, data: str = "starter", split: str = "", columns: str = "", limit: int | None = None,
+    zero: str = "",
+) -> Score:  # fmt: skip
+    """Share of the steps of solutions, up to the first wrong one, whose probability is on the right side of ½.
+
+    zero: what a label 0 means, wrong, right or skip; wrong by default, but where there are labels −1 it must be said.
+    """
+    return step_eval("step_accuracy", subject, records_of(subject, data, "stepwise", split, columns, limit), zero)

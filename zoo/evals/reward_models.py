@@ -8,12 +8,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from zoo.data.encode import encode
-from zoo.errors import ZooError
+from zoo.errors import ZooError, nearest
 from zoo.evals import Score, Subject, mean_score, share_score
 from zoo.evals.pairs import Pair, calibration_error, correlation
 from zoo.models.precision import autocast
 from zoo.models.scalar import score_many, unit_of
 from zoo.types import Answer
+
+ZEROS = ("wrong", "right", "skip")
+"""What a label 0 of a step may mean."""
 
 
 def pair_eval(name: str, subject: Subject, records: list[dict[str, Any]]) -> Score:
@@ -51,27 +54,54 @@ def ranking_eval(name: str, subject: Subject, records: list[dict[str, Any]]) -> 
     return mean_score(name, shares, details=details)
 
 
-def step_eval(name: str, subject: Subject, records: list[dict[str, Any]]) -> Score:
-    """Share of a solution's steps, up to its first wrong one, that are on the right side of ½: mean over solutions."""
+def step_eval(name: str, subject: Subject, records: list[dict[str, Any]], zero: str = "") -> Score:
+    """Share of a solution's steps, up to its first wrong one, that are on the right side of ½: mean over solutions.
+
+    zero: what a label 0 means: "wrong", "right", or "skip" for steps that are left out; as the model was trained.
+    """
     _require(subject, "step")
     found = encode(records[: subject.limit], "stepwise", subject.template).records
+    _require_meaning(zero, [label for record in found for label in record["labels"]])
     answers, ends = [record["completion"] for record in found], [record["step_ends"] for record in found]
     with autocast(subject.precision, next(subject.model.parameters()).device):
         scored = score_many(subject.model, answers, at=ends, progress=subject.progress)
     shares: list[float] = []
     hits: dict[bool, list[bool]] = {True: [], False: []}
     for record, scores in zip(found, scored, strict=True):
-        right = [label == 1 for label in record["labels"]]
-        known = right[: right.index(False) + 1] if False in right else right
-        agree = [(score > 0) is label for score, label in zip(scores, known, strict=False)]
-        shares.append(sum(agree) / len(agree))
-        for label, hit in zip(known, agree, strict=True):
-            hits[label].append(hit)
+        judged = _judged_steps(record["labels"], scores, zero)
+        if judged:
+            shares.append(sum((score > 0) is right for right, score in judged) / len(judged))
+        for right, score in judged:
+            hits[right].append((score > 0) is right)
     details: dict[str, Any] = {"steps": sum(map(len, hits.values()))}
-    for label, word in ((True, "right"), (False, "wrong")):
-        details[f"{word}_steps"] = len(hits[label])
-        details[f"accuracy_of_{word}"] = round(sum(hits[label]) / len(hits[label]), 3) if hits[label] else None
+    for right, word in ((True, "right"), (False, "wrong")):
+        details[f"{word}_steps"] = len(hits[right])
+        details[f"accuracy_of_{word}"] = round(sum(hits[right]) / len(hits[right]), 3) if hits[right] else None
     return mean_score(name, shares, (0.0, 1.0), details=details)
+
+
+def _judged_steps(labels: Sequence[int], scores: Sequence[float], zero: str) -> list[tuple[bool, float]]:
+    """Whether a step is right, and its score, of every labelled step up to the first wrong one."""
+    judged = []
+    for label, score in zip(labels, scores, strict=True):
+        if label == 0 and zero == "skip":
+            continue
+        right = label == 1 or (label == 0 and zero == "right")
+        judged.append((right, score))
+        if not right:
+            break
+    return judged
+
+
+def _require_meaning(zero: str, labels: Sequence[int]) -> None:
+    """Raises ZooError for a `zero` that is none, and where 0 may mean two things."""
+    if zero not in ("", *ZEROS):
+        raise ZooError(f"zero={zero} is no meaning of a label 0.{nearest(zero, ZEROS)}", f"It is {' or '.join(ZEROS)}.")
+    if not zero and {0, -1} <= set(labels):
+        raise ZooError(
+            "Some steps are labelled −1, so that 0 may mean neutral.",
+            "Say what 0 is, as in training: step_accuracy(zero=right), or zero=skip, or zero=wrong.",
+        )
 
 
 def _rewards(subject: Subject, answers: list[Answer]) -> list[float]:
