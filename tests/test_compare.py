@@ -324,6 +324,31 @@ def test_a_held_out_score_is_compared_prompt_by_prompt_and_shown_with_answers(pl
     assert "Answers before and after" in (run.path / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("higher_is_better", [True, False])
+def test_what_became_worse_is_told_by_what_better_means_for_the_score(higher_is_better, place, tmp_path, monkeypatch):
+    """The second time an evaluation is made its value is 1 higher: the start is measured first."""
+    from zoo.hookspecs import hookimpl
+
+    made = []
+
+    def run(subject):
+        made.append(None)
+        values = [len(made) - 1 + i / 10 for i in range(4)]
+        samples = [{"prompt": f"red {i}", "answer": "", "score": value} for i, value in enumerate(values)]
+        return mean_score("risen", values, samples=samples, higher_is_better=higher_is_better)
+
+    module = SimpleNamespace(__name__="risen", evals=hookimpl(lambda: {"risen": Eval("It rises.", run)}))
+    monkeypatch.setattr(registry, "plugin_modules", lambda: ((("risen", module),), ()))
+    folder = tmp_path / "c"
+    found = compare("--algos", "sft", "--max-steps", "1", "--score", "risen", "--out", str(folder), *place.flags)
+    (row,) = found["differences"]
+    assert (row["change"], row["better"]) == (1.0, higher_is_better)
+    assert ("sft is worse than the start: risen +1.000." in found["warnings"]) == (not higher_is_better)
+    assert found["measures"]["risen"].endswith("Less is better.") == (not higher_is_better)
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert f'<td class="n {"up" if higher_is_better else "down"}">+1' in page
+
+
 def test_spread_and_paired_difference():
     assert mean_and_spread([1.0, 2.0, 6.0]) == (3.0, pytest.approx(statistics.stdev([1, 2, 6])))
     assert mean_and_spread([2.0]) == (2.0, None)
@@ -487,6 +512,7 @@ def test_options_come_from_the_file_the_command_line_and_set(tmp_path):
         (["--algos", "dpo", "--score", "instruction"], ["No evaluation is called 'instruction'", "instructions"]),
         ([], ["There is nothing to compare", "--algos"]),
         (["runs/one", "--algos", "dpo"], ["do not go together"]),
+        (["runs/one", "runs/two", "--seeds", "3"], ["--seeds, --model, --data would change nothing", "--algos"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -582,6 +608,10 @@ def test_finished_runs_on_the_command_line(finished, tmp_path, monkeypatch):
     check(page)
     assert "Options that differ" in page and "dpo-seed1" in page and page.count("<figure>") > 3
     assert compare(*names) == compare_runs([Run(finished.folder / name) for name in ("dpo-seed0", "dpo-seed1")])
+    for flags in (["--lr", "1e-3"], ["--set", "dpo.beta=1"], ["--tokens", "9"], ["--cases", "4"], ["--no-lora"],
+                  ["--answer-tokens", "9"], ["--dry-run"]):  # fmt: skip
+        status, _, err = cli("compare", *names, *flags)
+        assert status == 2 and f"{flags[0].replace('--no-', '--')} would change nothing" in " ".join(err.split())
     status, _, err = cli("compare", names[0])
     assert status == 2 and "One run cannot be compared" in err
     status, _, err = cli("compare", names[0], "nothing")

@@ -25,6 +25,9 @@ EXAMPLES = (
     "zoo compare --config compare.yaml --out comparisons/mine --json",
     "zoo compare runs/first runs/second",
 )
+ANSWER_TOKENS = 96
+OF_RUNS = ("algos", "config", "out", "as_json")
+"""Own options that finished runs take, or that are refused with words of their own."""
 OWN: list[tuple[str, type, Any, Any]] = [
     ("algos", str, typer.Option(help="Names with commas; label=name for two of one algorithm."), None),
     ("seeds", str, typer.Option(help="How many from 0 (3), or which (0,5,7): the order of the data and all else that "
@@ -36,7 +39,8 @@ OWN: list[tuple[str, type, Any, Any]] = [
                               show_default="comparisons/data-model"), None),
     ("tokens", int, typer.Option(help="Tokens that each run trains on.", show_default="those of the shortest"), None),
     ("cases", int, typer.Option(help="Held-out prompts and pairs to measure on.", show_default="all"), None),
-    ("answer_tokens", int, typer.Option("--answer-tokens", help="Longest answer when measuring, in tokens."), 96),
+    ("answer_tokens", int, typer.Option("--answer-tokens", help="Longest answer when measuring, in tokens.",
+                                        show_default=str(ANSWER_TOKENS)), None),
     ("dry_run", bool, typer.Option("--dry-run", help="Print the plan; train nothing."), False),
     ("as_json", bool, typer.Option("--json", help="Print JSON."), False),
 ]  # fmt: skip
@@ -56,6 +60,7 @@ def command() -> Any:
         if runs and (own["algos"] or own["config"]):
             raise ZooError("Runs and --algos do not go together.", "Compare finished runs, or train with --algos.")
         if runs:
+            _refuse_without_effect({**{k: v or None for k, v in own.items() if k not in OF_RUNS}, **given})
             _compare_runs(list(runs), own)
         else:
             _compare_algorithms(own, given)
@@ -74,7 +79,19 @@ def command() -> Any:
     return compare
 
 
+def _refuse_without_effect(typed: dict[str, Any]) -> None:
+    """Raises ZooError for options of training and measuring beside finished runs. typed: by name, None where not."""
+    names = [name for name, value in typed.items() if value is not None]
+    if names:
+        flags = ", ".join("--" + name.replace("sets", "set").replace("_", "-") for name in names)
+        raise ZooError(
+            f"Finished runs are compared as they are: {flags} would change nothing.",
+            f"Leave {flags} out, or name algorithms to train with --algos.",
+        )
+
+
 def _compare_algorithms(own: dict[str, Any], given: dict[str, Any]) -> None:
+    own["answer_tokens"] = ANSWER_TOKENS if own["answer_tokens"] is None else own["answer_tokens"]
     for name in ("tokens", "cases", "answer_tokens"):
         if own[name] is not None and own[name] < 1:
             flag = "--" + name.replace("_", "-")

@@ -33,7 +33,7 @@ def gather(
     """Everything that the table, the page and compare.json show; written to compare.json and runs.csv."""
     rows = [_row(planned, run) for planned, run in runs]
     labels = list(dict.fromkeys(planned.entrant.label for planned, _ in runs))
-    explained = {name: f"Held-out score: {name}." for name in evals} | EXPLAINED | COSTS
+    explained = {name: _of_score(name, start[name]) for name in evals} | EXPLAINED | COSTS
     named = [name for name in explained if any(name in row["measures"] for row in rows)]
     found: dict[str, Any] = {
         "definition": plan.definition(),
@@ -44,7 +44,7 @@ def gather(
         "start": {name: score.as_json() for name, score in start.items()},
         "algorithms": [_entrant(label, [row for row in rows if row["label"] == label], named) for label in labels],
         "runs": rows,
-        "differences": _differences(labels, runs, start_run, evals),
+        "differences": _differences(labels, runs, start_run, {name: start[name] for name in evals}),
         "failed": failed,
         "notes": plan.notes,
     }
@@ -53,6 +53,10 @@ def gather(
     (folder / "compare.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     _write_csv(folder / "runs.csv", rows, named)
     return found
+
+
+def _of_score(name: str, score: Score) -> str:
+    return f"Held-out score: {name}." + ("" if score.higher_is_better else " Less is better.")
 
 
 def _row(planned: Planned, run: Run) -> dict[str, Any]:
@@ -90,18 +94,23 @@ def score_by_case(run: Run, evaluation: str, when: str) -> dict[str, float]:
 
 
 def _differences(
-    labels: list[str], runs: Sequence[tuple[Planned, Run]], start_run: Run, evals: list[str]
+    labels: list[str], runs: Sequence[tuple[Planned, Run]], start_run: Run, evals: dict[str, Score]
 ) -> list[dict[str, Any]]:
-    """Each entrant against the start, and each pair of entrants, by evaluation; over prompts, seeds averaged."""
+    """Each entrant against the start, and each pair of entrants, by evaluation; over prompts, seeds averaged.
+
+    `better` says whether the second one is better, None where the interval holds 0.
+    """
     found = []
-    for name in evals:
+    for name, score in evals.items():
         cases = {START: score_by_case(start_run, name, "before")}
         for label in labels:
             cases[label] = averaged([score_by_case(run, name, "after") for p, run in runs if p.entrant.label == label])
         for first, second in itertools.combinations(cases, 2):
             difference = paired_difference(cases[first], cases[second])
             if difference:
-                found.append({"score": name, "from": first, "to": second, **difference})
+                sure = difference["low"] > 0 or difference["high"] < 0
+                better = (difference["change"] > 0) == score.higher_is_better if sure else None
+                found.append({"score": name, "from": first, "to": second, **difference, "better": better})
     return found
 
 
@@ -116,8 +125,9 @@ def _warnings(found: dict[str, Any]) -> list[str]:
         lines += length_warning(f"Answers of {label}", *pair("answer_tokens"))
         lines += displacement(f"{label}: the chosen answers", *pair("chosen_logps"))
     for difference in found["differences"]:
-        if difference["from"] == START and difference["high"] < 0:
-            lines.append(f"{difference['to']} lost {-difference['change']:.3f} of {difference['score']}.")
+        if difference["from"] == START and difference["better"] is False:
+            change = f"{difference['score']} {difference['change']:+.3f}"
+            lines.append(f"{difference['to']} is worse than the start: {change}.")
     lines += [
         f"{row['run']} skipped {row['skipped_steps']} of {row['steps']} steps." for row in found["runs"]
         if row["skipped_steps"]
