@@ -231,11 +231,15 @@ def test_bare_prompts_get_two_answers_and_the_run_again_asks_nothing(command, tm
 
 def test_feedback_and_chains_of_thought_under_principles(command, tmp_path):
     rows = [{"prompt": f"say {i // 2}", "completion": f"red {i}", "label": i % 2 == 0} for i in range(6)]
-    arguments = ("--constitution", "default", "--chain-of-thought", "--clamp", "0.4,0.6", "--max-thought-tokens", 6)
-    status, output, _ = command(write_rows(tmp_path / "rows.jsonl", rows), "--json", *arguments)
+    arguments = ("--constitution", "default", "--chain-of-thought", "--max-thought-tokens", 6)
+    status, output, errors = command(write_rows(tmp_path / "rows.jsonl", rows), "--json", *arguments)
+    assert "clamped to 0.4 … 0.6" in errors
     assert status == 0 and json.loads(output)["agreement_pairs"] == 3
     for row in rows_of(tmp_path / "labelled.jsonl"):
         assert row["principle"] and len(row["thoughts"]) == 2 and 0.5 <= row["p_chosen"] <= 0.6
+    assert command(tmp_path / "rows.jsonl", *arguments, "--clamp", "0,1", "--out", "free.jsonl")[0] == 0
+    for row in rows_of(tmp_path / "free.jsonl"):
+        assert row["p_chosen"] == pytest.approx(sum(row["p_orders"]) / 2)
 
 
 def question(request):

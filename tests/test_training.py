@@ -28,6 +28,7 @@ from zoo.hookspecs import hookimpl
 from zoo.models.roles import Reference
 from zoo.runs import find_run
 from zoo.strict_yaml import read_yaml
+from zoo.training.callbacks import rises
 
 
 @pytest.fixture
@@ -364,6 +365,22 @@ def test_an_accuracy_should_rise(train, tmp_path):
     )
     values = [row["val/rewards/accuracies"] for row in run.metrics if "val/loss" in row]
     assert all(b > a for a, b in zip(values[:-2], values[1:-1], strict=True)) and values[-1] <= values[-2]
+
+
+@pytest.mark.parametrize(("metric", "mode", "up"), [
+    ("val/loss", "auto", False), ("val/gold", "auto", True), ("val/grade", "auto", True), ("val/kl", "auto", False),
+    ("val/rewards/accuracies", "auto", True), ("val/accuracy/same_length", "auto", True),
+    ("val/entropy", "max", True), ("val/reward", "min", False),
+])  # fmt: skip
+def test_the_better_of_two_values_is_told_by_the_name_or_the_mode(metric, mode, up):
+    assert rises(metric, mode) == up
+
+
+@pytest.mark.parametrize("metric", ["val/entropy", "val/rewards/rejected", "val/logps/chosen"])
+def test_a_name_that_does_not_tell_is_asked_about(metric):
+    with pytest.raises(ZooError, match="better, or less") as caught:
+        rises(metric, "auto")
+    assert "--best-mode max" in caught.value.hint
 
 
 def test_a_metric_that_is_not_measured_is_named_with_those_that_are(train, tmp_path):

@@ -169,7 +169,9 @@ class EvaluationOptions:
     eval_every: int | None = None
     """Validate every N steps; by default four times a run, and at its end."""
     best_metric: str = "val/loss"
-    """Metric for keep_best and patience; one that ends in accuracy or reward should rise, others fall."""
+    """Metric for keep_best and patience."""
+    best_mode: Literal["auto", "min", "max"] = "auto"
+    """Whether best_metric should fall or rise; auto knows losses, rewards, accuracies, margins and grades."""
     keep_best: bool = False
     """Write the weights with the best validation into model/, not the last ones."""
     patience: int | None = None

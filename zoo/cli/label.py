@@ -15,7 +15,7 @@ from zoo.cli.listings import Json, print_json
 EXAMPLES = (
     "zoo label starter --kind preference --limit 20",
     "zoo label prompts.jsonl --model smollm2-135m --judge https://api.example.com/v1#big-model",
-    "zoo label pairs.jsonl --judge runs/sft-1 --constitution default --chain-of-thought --clamp 0.4,0.6",
+    "zoo label pairs.jsonl --judge runs/sft-1 --constitution default --chain-of-thought",
 )
 QUESTIONS = "What is asked"
 DRAWING = "Drawing answers"
@@ -42,7 +42,11 @@ def label(
         typer.Option("--chain-of-thought", help="Let the judge reason before it chooses.", rich_help_panel=QUESTIONS),
     ] = False,
     clamp: Annotated[
-        str | None, typer.Option(help="Least and greatest label: 0.4,0.6.", rich_help_panel=QUESTIONS)
+        str | None,
+        typer.Option(
+            help="Least and greatest label; 0.4,0.6 with --constitution and --chain-of-thought, 0,1 for none.",
+            rich_help_panel=QUESTIONS,
+        ),
     ] = None,
     wording: Annotated[
         Path | None, typer.Option(help="A file of texts to ask with (docs/judges.md).", rich_help_panel=QUESTIONS)

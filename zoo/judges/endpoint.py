@@ -117,7 +117,8 @@ class Endpoint:
             if error.status in REFUSALS:
                 self._fatal = error
             elif self._failed >= FAILURES:
-                hint = f"{error.hint} What was judged is kept: the same command goes on from there.".strip()
+                then = "What was judged is kept: the same command goes on from there, a run with `zoo resume`."
+                hint = f"{error.hint} {then}".strip()
                 message = f"The judge failed {FAILURES} times in a row. The last time: {error.message}"
                 self._fatal = self._fatal or ZooError(message, hint)
             if self._fatal is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,17 @@ from zoo.training.experience import Experience
 from zoo.training.report import write_cases
 from zoo.training.signals import Signals
 
-RISING = ("accuracy", "accuracies", "reward", "score", "margins", "margin")
-"""A best_metric whose last word is one of these should rise."""
+RISING = {"accuracy", "accuracies", "reward", "rewards", "gold", "grade", "score", "margins", "margin"}
+FALLING = {"loss", "nll", "kl", "brier", "perplexity", "cut", "rejected", "undesirable"}
+"""A best_metric with one of these words in its name should rise, or fall."""
+
+
+def rises(metric: str, mode: str) -> bool:
+    """Whether more of it is better. Raises TrainingStopped where its name does not tell."""
+    words = set(re.split("[/_]", metric))
+    if mode == "auto" and bool(words & RISING) == bool(words & FALLING):
+        raise TrainingStopped(f"Is more of '{metric}' better, or less?", "Add --best-mode max or --best-mode min.")
+    return mode == "max" if mode != "auto" else bool(words & RISING)
 
 
 class Recorder(Callback):
@@ -113,7 +123,7 @@ class Recorder(Callback):
             return
         if metric not in values:
             raise TrainingStopped(f"best_metric '{metric}' is not measured.", f"There are: {', '.join(values)}.")
-        value = values[metric] if metric.split("/")[-1].split("_")[-1] in RISING else -values[metric]
+        value = values[metric] if rises(metric, self.core.best_mode) else -values[metric]
         if self.best is None or value > self.best:
             self.best, self.stale = value, 0
             if self.core.keep_best and trainer.is_global_zero:

@@ -27,6 +27,10 @@ Say = Callable[[str], None]
 KINDS = ("preference", "feedback", "prompt")
 
 
+THOUGHT_CLAMP = (0.4, 0.6)
+"""Where labels of principles lie after a chain of thought, which is sure of itself (arXiv:2212.08073, section 4.1)."""
+
+
 @dataclass
 class LabelOptions:
     """Labelling"""
@@ -78,7 +82,9 @@ def label_data(
 
     runs: the folder in which runs are looked up by name. Raises ZooError where nothing could be judged.
     """
-    clamp = clamp_of(options.clamp)
+    clamp = clamp_of(options.clamp, THOUGHT_CLAMP if options.constitution and options.chain_of_thought else None)
+    if clamp and options.clamp is None:
+        say(f"Labels are clamped to {clamp[0]} … {clamp[1]}, because the judge reasons first; --clamp 0,1 for none.")
     principles = load_constitution(options.constitution) if options.constitution else ()
     how = How(principles, options.chain_of_thought, clamp, options.seed)
     sampling = Sampling(max_new_tokens=options.max_new_tokens, temperature=options.temperature)
@@ -98,10 +104,10 @@ def label_data(
     return summary
 
 
-def clamp_of(text: str | None) -> tuple[float, float] | None:
-    """`0.4,0.6` as two numbers around a half. Raises ZooError."""
+def clamp_of(text: str | None, otherwise: tuple[float, float] | None = None) -> tuple[float, float] | None:
+    """`0.4,0.6` as two numbers around a half; `otherwise` without a text. Raises ZooError."""
     if text is None:
-        return None
+        return otherwise
     try:
         low, high = (float(part) for part in text.split(","))
     except ValueError:
