@@ -17,15 +17,17 @@ Variants carry the names of their papers. What they leave open is as above.
 dr-grpo (arXiv:2503.20783): rewards minus their mean, not divided; sums of tokens by a constant, no KL. verl divides by
 the constant alone, not by the number of answers too.
 
-dapo (arXiv:2503.14476): clip 0.2 and 0.28, mean over all tokens, no KL, dynamic sampling, soft punishment in the last
-fifth of the length (there 4,096 of 20,480). The paper draws other prompts for flat groups; here the same are asked
-again, three times at most, and groups that stay flat are left out.
+dapo (arXiv:2503.14476): clip 0.2 and 0.28, mean over all tokens, no KL, soft punishment in the last fifth of the length
+(there 4,096 of 20,480), 16 steps a rollout, without which no ratio would reach a clip. Dynamic sampling: other prompts
+take the place of flat groups. The paper goes on until the batch is full; here 10 rounds at most, as in its authors'
+code, and groups that are flat then are left out.
 
 gspo (arXiv:2507.18071): one ratio an answer, the geometric mean of its tokens', clip 3e-4 and 4e-4, four minibatches,
 without which the ratio is 1. The paper leaves the KL term out of its formulas, and so does this.
 
 cispo (MiniMax-M1, arXiv:2506.13585): the ratio is clipped and detached, so that every token keeps its gradient. No
-lower clip, no KL. The paper does not give the upper one; here ratios up to 5, from arXiv:2510.13786 as TRL quotes it.
+lower clip, no KL, 16 steps a rollout. The paper does not give the upper clip; here ratios up to 5, from
+arXiv:2510.13786 as TRL quotes it.
 
 rloo (arXiv:2402.14740): REINFORCE on whole answers against the mean of the others, KL in the reward. TRL takes a
 clipped ratio of whole answers: --surrogate clip --ratio sequence_sum --reduction sequence_mean --length-constant none.
@@ -74,9 +76,15 @@ class GRPO(Algorithm):
     }  # fmt: skip
     variants = {
         "dr-grpo": {"beta": 0.0, "scale": "none", "reduction": "constant"},
-        "dapo": {"beta": 0.0, "clip_high": 0.28, "reduction": "token_mean", "resample": 3, "overlong_cache": 0.2},
+        "dapo": {
+            "beta": 0.0, "clip_high": 0.28, "reduction": "token_mean", "resample": 10, "overlong_cache": 0.2,
+            "minibatches": 16, "batch_size": 16,
+        },
         "gspo": {"beta": 0.0, "ratio": "sequence", "clip_low": 3e-4, "clip_high": 4e-4, "minibatches": 4},
-        "cispo": {"beta": 0.0, "surrogate": "cispo", "clip_low": 1.0, "clip_high": 4.0, "reduction": "token_mean"},
+        "cispo": {
+            "beta": 0.0, "surrogate": "cispo", "clip_low": 1.0, "clip_high": 4.0, "reduction": "token_mean",
+            "minibatches": 16, "batch_size": 16,
+        },
         "rloo": {
             "beta": 0.05, "kl_in": "reward", "baseline": "leave_one_out", "scale": "none", "surrogate": "reinforce",
             "reduction": "constant", "length_constant": 1,
@@ -152,8 +160,8 @@ class GRPO(Algorithm):
         overlong_filter: bool = False
         """Leave answers out of the loss that the length limit has cut; the alternative to their punishment."""
         resample: int = 0
-        """Rounds in which groups with equal rewards are written again, and left out if they stay equal (DAPO's dynamic
-        sampling); judged before any punishment. 0 for none."""
+        """Rounds in which other prompts take the place of groups with equal rewards (DAPO's dynamic sampling), judged
+        before any punishment; what is flat after the last one is left out. 0 for none."""
         step_rewards: bool = False
         """Process supervision: score an answer after each of its lines. Takes as many scores as there are lines."""
 

@@ -17,7 +17,8 @@ from zoo.models.roles import Models
 class Written:
     """A policy whose every call of `generate` hands over the next list of answers."""
 
-    def __init__(self, *calls, longest=8):
+    def __init__(self, *calls, longest=8, more=()):
+        self.more = list(more)
         self.calls = [Answers(answers) for answers in calls]
         self.asked = []
         self.sampling = Sampling(max_new_tokens=longest)
@@ -25,6 +26,10 @@ class Written:
     def generate(self, prompts, n=None, **how):
         self.asked.append([prompt["row"] for prompt in prompts])
         return self.calls[len(self.asked) - 1]
+
+    def more_prompts(self, count, besides):
+        taken = {prompt["row"] for prompt in besides}
+        return [{"row": row} for row in self.more if row not in taken][:count]
 
     def answer(self, prompt, text, ended=True):
         return Answer.of([1], [int(token) for token in text.split()])

@@ -393,10 +393,10 @@ def test_dynamic_sampling_keeps_the_groups_that_the_paper_keeps(vectors):
         replaced.append([len(one.completion) for one in instead_of])
         return tensor(next(calls))
 
-    policy = Written(first, again, groups((3,) * 4))
+    policy = Written(first, again, groups((3,) * 4), more=[2, 7, 8])
     config = options(GRPO, **PLAIN, resample=2)
     batch = rolled(GRPO(), config, policy, score, prompts=5)
-    assert policy.asked == [[0, 1, 2, 3, 4], [0, 1], [0]], "flat groups are asked again, and those alone"
+    assert policy.asked == [[0, 1, 2, 3, 4], [7, 8], [7]], "others in place of flat ones, the same where none are left"
     assert [len(one.completion) for one in batch.answers] == [3] * 4 + [2] * 4 + [1] * 12
     assert replaced == [[], [1] * 8, [2] * 4], "the reward knows what is not learned from"
     assert batch.kept.view(5, 4).all(1).tolist() == [False, True, True, True, True]

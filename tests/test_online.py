@@ -348,6 +348,23 @@ def test_later_steps_of_a_rollout_compare_with_the_log_probs_that_the_trainer_co
     torch.testing.assert_close(behaviour, own, atol=1e-5, rtol=0)
 
 
+def test_a_rollout_may_draw_prompts_that_it_was_not_given_and_the_same_ones_when_it_is_made_again(train, monkeypatch):
+    drawn = []
+
+    def look(self, records, iteration, step):
+        for count in (1, 9):
+            self.writer.begin(iteration)
+            drawn.append([prompt["row"] for prompt in self.models.built("policy").more_prompts(count, besides=records)])
+        assert not {record["row"] for record in records} & set(drawn[-1])
+        return made(self, records, iteration, step)
+
+    made = Rollouts.__call__
+    monkeypatch.setattr(Rollouts, "__call__", look)
+    train(minibatches=1)
+    assert {len(rows) for rows in drawn} == {1, 3}
+    assert all(one == more[:1] for one, more in zip(drawn[::2], drawn[1::2], strict=True))
+
+
 def test_a_critic_may_be_a_head_on_the_policy(train):
     own, head = train("ActorCritic"), train("ActorCritic", critic="head")
     values = [row["value"] for row in rows_with(head, "value")]

@@ -21,24 +21,28 @@ def sample_groups(
 ) -> tuple[Answers, Tensor, int]:
     """A group of answers to each prompt, their rewards as float64, and how many groups were written for them.
 
-    rounds: so often flat groups are written again at most (dynamic sampling, section 3.2 of arXiv:2503.14476, which
-    takes other prompts in their place).
+    rounds: so often flat groups give way at most to other prompts (dynamic sampling, section 3.2 of arXiv:2503.14476),
+    or are written again where the data has no others left.
     """
     answers = policy.generate(prompts)
     rewards = score(answers).double().view(len(prompts), -1).clone()
-    written, size = len(prompts), rewards.shape[1]
+    written, size, every = len(prompts), rewards.shape[1], list(answers)
+    current, asked = list(prompts), list(prompts)
     for _ in range(rounds):
         flat = torch.nonzero(flat_groups(rewards)).flatten().tolist()
         if not flat:
             break
-        again = policy.generate([prompts[i] for i in flat])
-        former = answers.select([i * size + j for i in flat for j in range(size)])
+        others = policy.more_prompts(len(flat), besides=asked)
+        asked += others
+        for i, prompt in zip(flat, others, strict=False):
+            current[i] = prompt
+        again = policy.generate([current[i] for i in flat])
+        former = Answers([every[i * size + j] for i in flat for j in range(size)])
         rewards[flat] = score(again, instead_of=former).double().view(len(flat), -1)
-        every = list(answers)
         for place, i in enumerate(flat):
             every[i * size : (i + 1) * size] = again[place * size : (place + 1) * size]
-        answers, written = Answers(every), written + len(flat)
-    return answers, rewards, written
+        written += len(flat)
+    return Answers(every), rewards, written
 
 
 def flat_groups(rewards: Tensor) -> Tensor:

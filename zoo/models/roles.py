@@ -64,6 +64,10 @@ class Policy(Scorer):
         """
         return self._pen().generate(prompts, n, **sampling)
 
+    def more_prompts(self, count: int, besides: Sequence[Any]) -> list[Any]:
+        """Up to `count` encoded prompts of the training data, drawn at random from all but those of `besides`."""
+        return self._pen().more_prompts(count, besides)
+
     def texts(self, answers: Sequence[Answer]) -> list[str]:
         """What answers say, without special tokens and white space at the ends."""
         return self._pen().texts(answers)

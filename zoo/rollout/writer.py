@@ -59,6 +59,8 @@ class Writer:
         """Spent writing by this process since it began, and how many tokens all of them wrote."""
         self.gaps: list[float] = []
         """How far the engine's log-probs were from the trainer's, for each token of this iteration that was scored."""
+        self.prompts: Sequence[Any] = ()
+        """The encoded prompts of the training data, of which a rollout may draw more."""
         self.rescores = False
         """Whether answers of rollouts get the trainer's log-probs: later steps of a rollout compare theirs with these,
         and a clip of 3e-4 is narrower than what an engine's rounding differs by."""
@@ -144,6 +146,13 @@ class Writer:
             )
             for i, (answer, n) in enumerate(zip(answers, lengths, strict=True))
         ])  # fmt: skip
+
+    def more_prompts(self, count: int, besides: Sequence[Any]) -> list[Any]:
+        """See `zoo.models.roles.Policy.more_prompts`."""
+        taken = {_row(prompt) for prompt in besides}
+        others = [prompt for prompt in self.prompts if _row(prompt) not in taken]
+        order = torch.randperm(len(others), generator=torch.Generator().manual_seed(self._next_seed()))
+        return [others[i] for i in order[:count].tolist()]
 
     def texts(self, answers: Sequence[Answer]) -> list[str]:
         """What answers say, without special tokens and white space at the ends."""

@@ -106,6 +106,7 @@ def roll(stage: Stage, records: Sequence[dict[str, Any]], worth: Worth = tiny_re
     if judged:
         stage.wrap(judge=lambda judge: TinyJudge(judge, worth))
     seen: list[str] = []
+    stage.models.built("policy").writer.prompts = records
     rollouts = Rollouts(
         stage.hook, stage.algorithm, stage.config, stage.models, stage.models.built("policy").writer,
         {"reward": TinyReward(worth, shaped=not judged)}, records, [], stage.precision, seen.append,  # type: ignore[dict-item]

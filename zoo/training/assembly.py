@@ -148,6 +148,7 @@ class Assembly:
             alone = replace(core, reference=None, reference_cache="off")
             start = make_reference(alone, self.policy, self.source, layout, self.precision, self.say)
         policy.temperature = start.temperature = core.temperature or 1.0
+        policy.writer.prompts = records
         policy.writer.rescores = core.minibatches * core.rollout_epochs > 1
         rollouts = Rollouts(
             self.plugins.hook, self.algorithm, self.resolved.algorithm, models, policy.writer,
