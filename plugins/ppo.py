@@ -39,6 +39,7 @@ from zoo.api import (
     explained_variance,
     gae,
     kl_estimate,
+    load_records,
     require,
     variance,
     whiten,
@@ -46,6 +47,8 @@ from zoo.api import (
 
 WHOLE = ("kl_coef", "explained_variance", "return_variance", "advantage_variance")
 """Numbers of a whole rollout."""
+LONGEST_TEXT = 512
+"""Tokens of a text of the pretraining mix that are used."""
 
 
 class PPO(Algorithm):
@@ -124,8 +127,10 @@ class PPO(Algorithm):
         value_weight: float = 0.1
         """Weight c_v of the value loss."""
         ptx_weight: float = 0.0
-        """Weight γ_ptx of the NLL of demonstrations (InstructGPT: 27.8, on pretraining text). They are the column
-        `demonstration` of the prompt data; prompts without one bring none, nor do those of the starter set."""
+        """Weight γ_ptx of the NLL of other texts (InstructGPT: 27.8, on pretraining text)."""
+        ptx: str | None = None
+        """Where these texts come from, as --data takes it: plain text or demonstrations, one drawn for each answer. By
+        default they are the column `demonstration` of the prompt data; prompts without one bring none."""
 
         def __post_init__(self):
             steered, dual = self.adaptive_kl is not None, self.dual_clip
@@ -141,9 +146,15 @@ class PPO(Algorithm):
             require(
                 min(self.value_clip, self.value_weight, self.ptx_weight) >= 0, "weights and clips must be at least 0"
             )
+            require(self.ptx is None or self.ptx_weight > 0, "ptx needs a ptx_weight above 0")
 
     def __init__(self):
-        self.kl_coef = 0.0
+        self.kl_coef, self.texts = 0.0, []
+
+    def prepare(self, records, config):
+        """The prompts as they are, and the texts of the pretraining mix."""
+        self.texts = load_records(config.ptx, ("demonstration", "text")) if config.ptx else []
+        return records
 
     def needs(self, config):
         return ("policy", "critic") if config.kl_coef == 0 else ("policy", "critic", "reference")
@@ -178,7 +189,7 @@ class PPO(Algorithm):
             kl_k3=Ragged(kl_k3, answers), returns=Ragged(returns, answers), old_values=Ragged(values, answers),
             advantage=Ragged(whiten(advantage, mask), answers), raw_advantage=Ragged(advantage, answers),
             **{name: value.to(raw).expand(len(answers)).clone() for name, value in over_all.items()},
-            **({"ptx": _demonstrations(prompts, answers, models)} if config.ptx_weight else {}),
+            **({"ptx": _pretraining(self.texts, prompts, answers, models)} if config.ptx_weight else {}),
         )  # fmt: skip
 
     def measure(self, batch):
@@ -258,8 +269,13 @@ def _ptx(batch, models):
     return -found.sum() * batch.known, found.lengths * batch.known
 
 
-def _demonstrations(prompts, answers, models):
-    """For each answer the demonstration that its prompt comes with, or one whose tokens do not count."""
+def _pretraining(texts, prompts, answers, models):
+    """A text for each answer: drawn from all, or what its prompt comes with; without one, tokens that do not count."""
+    if texts:
+        drawn = [texts[i] for i in torch.randint(len(texts), (len(answers),)).tolist()]
+        given = [(row, row["completion"]) if "completion" in row else (None, row["text"]) for row in drawn]
+        found = [models.policy.answer(prompt, text) for prompt, text in given]
+        return Answers([_begun(one, LONGEST_TEXT) for one in found]).to(answers[0].prompt.device)
     found = []
     each = len(answers) // len(prompts)
     for i, one in enumerate(answers):
@@ -268,5 +284,9 @@ def _demonstrations(prompts, answers, models):
         nothing = Answer(one.prompt, one.completion[:1], torch.zeros_like(one.mask[:1]))
         found.append(nothing if text is None else models.policy.answer(prompt, text).to(one.prompt.device))
     if not any(one.mask.any() for one in found):
-        warnings.warn("No prompt brings a demonstration: ptx_weight has nothing to weigh.", stacklevel=2)
+        warnings.warn("No prompt has a demonstration, so ptx_weight weighs nothing. Add --ptx SOURCE.", stacklevel=2)
     return Answers(found)
+
+
+def _begun(answer, tokens):
+    return Answer(answer.prompt, answer.completion[:tokens], answer.mask[:tokens])

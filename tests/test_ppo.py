@@ -7,7 +7,7 @@ import pytest
 import torch
 from formulas import backward, close, evaluate, loss_of, metric, options, tensor, together
 from online_roles import Told, Written, rolled, start_run, written
-from tiny_runs import differences
+from tiny_runs import differences, write_rows
 
 from zoo.api import Answer, clipped_surrogate, whiten
 from zoo.config import resolve
@@ -396,6 +396,7 @@ def test_every_variant_is_made_of_options_that_go_together(name):
         ({"kl_coef": -0.1}, "kl_coef"), ({"adaptive_kl": 6.0, "kl_coef": 0.0}, "needs a kl_coef"),
         ({"clip": 1.0}, "clip must"), ({"dual_clip": 0.5}, "dual_clip"), ({"gamma": 1.1}, "gamma"),
         ({"gae_lambda": -0.1}, "gae_lambda"), ({"value_weight": -1.0}, "weights and clips"),
+        ({"ptx": "texts.txt"}, "ptx needs a ptx_weight"),
     ],
 )  # fmt: skip
 def test_options_that_mean_nothing_are_refused(values, says):
@@ -423,3 +424,23 @@ def test_a_run_begins_with_the_identities_and_does_not_depend_on_the_cut(given, 
     assert any(row["approx_kl"] > 0 for row in whole.metrics[1:] if "approx_kl" in row)
     assert whole.metrics[0].get("kl", 0.0) == pytest.approx(0.0, abs=1e-5)
     assert ("ptx_loss" in whole.metrics[0]) == ("ptx_weight" in given)
+
+
+@pytest.mark.parametrize("kind", ["text", "demonstration"])
+def test_the_pretraining_mix_may_be_another_source_than_the_prompts(kind, tmp_path, tiny_folder):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    text = "red cat one two " * 4
+    row = {"text": text} if kind == "text" else {"prompt": "say it", "completion": text}
+    run = start_run(tmp_path, tiny_folder)(
+        "ppo", ptx=write_rows(tmp_path / "mix.jsonl", [row]), ptx_weight=1.0, precision="32-true"
+    )
+    model, tokenizer = (cls.from_pretrained(tiny_folder) for cls in (AutoModelForCausalLM, AutoTokenizer))
+    ids = tokenizer(text.strip() if kind == "demonstration" else text, add_special_tokens=False).input_ids
+    if kind == "text":
+        # All but the first token, and the end of the text.
+        found = torch.tensor([[*ids, tokenizer.eos_token_id]])
+        expected = float(model(input_ids=found, labels=found).loss)
+        assert run.metrics[0]["ptx_loss"] == pytest.approx(expected, rel=1e-4)
+    else:
+        assert run.metrics[0]["ptx_loss"] > run.metrics[-1]["ptx_loss"]

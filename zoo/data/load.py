@@ -94,10 +94,12 @@ def load(
     return DataSet(opened.name, kind, chosen.kind, converted, opened.fingerprint, chosen.name, report)
 
 
-def load_records(source: str, kind: str, split: str = "train", limit: int | None = None) -> list[Record]:
+def load_records(
+    source: str, kind: str | Sequence[str], split: str = "train", limit: int | None = None
+) -> list[Record]:
     """The records of any source that `--data` takes, those of plugins included, as an algorithm's `prepare` wants them.
 
-    Raises ZooError as `load` does.
+    Of several kinds the source's own is taken, else the first. Raises ZooError as `load` does.
     """
     named = contributions(manager(), "sources")
     return load(source, kind, split=split, limit=limit, named_sources=named).records
@@ -220,7 +222,11 @@ def _facts(records: list[Record], kind: str) -> list[str]:
         return [note + ("" if 0 < good < len(records) else " All are equal, so nothing can be told apart.")]
     if kind == "preference":
         longer = sum(_length(record["chosen"]) > _length(record["rejected"]) for record in records)
-        return [f"The chosen answer is the longer one in {longer / len(records):.0%} of the pairs (in characters)."]
+        margins = sum("margin" in record for record in records)
+        return [
+            f"The chosen answer is the longer one in {longer / len(records):.0%} of the pairs (in characters).",
+            *([f"{margins:,} of the {len(records):,} pairs have a margin."] if margins else []),
+        ]
     return []
 
 

@@ -73,7 +73,7 @@ class Policy(Scorer):
         return self._pen().texts(answers)
 
     def answer(self, prompt: Any, text: str, ended: bool = True) -> Answer:
-        """A text as the assistant's whole answer to a prompt, tokenised by the chat template.
+        """A text as the assistant's whole answer to a prompt, tokenised by the chat template; to None, plain text.
 
         ended=False: it was cut, and the end of the turn is not there to be learned.
         """

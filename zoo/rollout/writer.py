@@ -161,6 +161,8 @@ class Writer:
 
     def answer(self, prompt: Any, text: str, ended: bool = True) -> Answer:
         """See `zoo.models.roles.Policy.answer`. Raises ZooError where the template refuses it."""
+        if prompt is None:
+            return self.template.tokenize([self.template.render_text(text)])[0][0]
         record = prompt.get("record", prompt) if isinstance(prompt, dict) else {"prompt": prompt}
         made = self.template.answer(record["prompt"], text, record.get("tools"))
         if not ended:
