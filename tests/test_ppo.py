@@ -1,13 +1,14 @@
 """PPO: worked numbers of every part, in value and gradient; a whole rollout by hand; missing rewards and ends."""
 
 import math
+import shutil
 import sys
 
 import pytest
 import torch
 from formulas import backward, close, evaluate, loss_of, metric, options, tensor, together
 from online_roles import Told, Written, rolled, start_run, written
-from tiny_runs import differences, write_rows
+from tiny_runs import demonstrations, differences, trainer, write_rows
 
 from zoo.api import Answer, clipped_surrogate, whiten
 from zoo.config import resolve
@@ -444,3 +445,23 @@ def test_the_pretraining_mix_may_be_another_source_than_the_prompts(kind, tmp_pa
         assert run.metrics[0]["ptx_loss"] == pytest.approx(expected, rel=1e-4)
     else:
         assert run.metrics[0]["ptx_loss"] > run.metrics[-1]["ptx_loss"]
+
+
+def test_a_critic_may_begin_as_a_reward_model(tmp_path, tiny_folder):
+    start = start_run(tmp_path, tiny_folder)
+    pairs = [{"prompt": row["prompt"], "chosen": row["completion"], "rejected": "no"} for row in demonstrations(8)]
+    judged = trainer(tmp_path, tiny_folder)("rm", data=write_rows(tmp_path / "pairs.jsonl", pairs), lr=1e-2)
+    run = start("ppo", critic_model=str(judged.path), precision="32-true")
+    assert run.metrics[0]["value"] != 0 and start("ppo", precision="32-true").metrics[0]["value"] == 0
+
+
+def test_a_critic_or_reference_with_other_tokens_is_refused(tmp_path, tiny_folder):
+    from transformers import AutoTokenizer
+
+    other = shutil.copytree(tiny_folder, tmp_path / "other")
+    tokenizer = AutoTokenizer.from_pretrained(other)
+    tokenizer.add_tokens(["<more>"])
+    tokenizer.save_pretrained(other)
+    for option in ("critic_model", "reference"):
+        with pytest.raises(ZooError, match="other has other tokens than the model that is trained"):
+            start_run(tmp_path, tiny_folder)("ppo", **{option: str(other)})

@@ -45,6 +45,15 @@ def resolve_start(name: str, out: str, say: Say) -> Source:
         raise NotFound(error.message + nearest(name, [*runs, NAME, *named_models()]), listed + error.hint) from None
 
 
+def require_same_tokens(source: Source, tokenizer: Any, role: str) -> None:
+    """Raises ZooError where a model that is to be given the policy's token ids has another vocabulary."""
+    if load_tokenizer(source).get_vocab() != tokenizer.get_vocab():
+        raise ZooError(
+            f"{source.name} has other tokens than the model that is trained, so it cannot be its {role}.",
+            "Name the model that training started from, or one made of it.",
+        )
+
+
 def load_policy(core: TrainConfig, source: Source, precision: str, head: str = "lm") -> Any:
     """The model to train: all of it, or adapters on a frozen base. Adapters it came with are merged first.
 

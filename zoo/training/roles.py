@@ -22,7 +22,7 @@ from zoo.models.precision import round_frozen
 from zoo.models.reference_cache import ReferenceCache, architecture, fingerprint
 from zoo.models.roles import Models, Policy, Reference
 from zoo.models.scalar import ScalarPolicy, is_scorer
-from zoo.training.policy import load_policy, resolve_start
+from zoo.training.policy import load_policy, require_same_tokens, resolve_start
 
 Say = Callable[[str], None]
 
@@ -33,6 +33,9 @@ def make_models(
 ) -> Models:  # fmt: skip
     """The declared roles around the loaded policy."""
     core = resolved.core
+    for role, other in (("reference", core.reference), ("critic", core.critic_model)):
+        if other is not None and role in roles:
+            require_same_tokens(resolve_start(other, core.out, say), template.tokenizer, role)
     made: dict[str, Any] = {"policy": ScalarPolicy(policy, layout) if is_scorer(policy) else Policy(policy, layout)}
     if "reference" in roles and not is_scorer(policy):
         made["reference"] = make_reference(core, policy, source, layout, precision, say)
