@@ -127,6 +127,13 @@ class Axes:
         places = " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in points)
         self.parts.append(f'<polyline class="{style}" stroke="{colour}" points="{places}"/>')
 
+    def area(self, points: Sequence[Point], colour: str, tip: str) -> None:
+        """What an outline encloses."""
+        places = " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in points)
+        self.parts.append(
+            f'<polygon points="{places}" fill="{colour}" fill-opacity="0.45"><title>{escape(tip)}</title></polygon>'
+        )
+
     def dot(self, x: float, y: float, colour: str, tip: str, radius: float = 3.5) -> None:
         self.parts.append(
             f'<circle cx="{self.x(x):.1f}" cy="{self.y(y):.1f}" r="{radius}" fill="{colour}" fill-opacity="0.75">'

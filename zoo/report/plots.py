@@ -1,4 +1,4 @@
-"""Plots as SVG inside a page: curves, paths through two measures, dots with their mean, and a scatter."""
+"""Plots as SVG inside a page: curves, stacked parts, paths through two measures, dots with their mean, a scatter."""
 
 from __future__ import annotations
 
@@ -53,6 +53,53 @@ def _lines(
         for x, y in points if len(points) < 20 else [points[0], points[-1]]:
             axes.dot(x, y, shades[name], f"{name}: {number(y)} at {label} {number(x)}", 2.5)
     return axes.svg(title)
+
+
+def stacked(title: str, parts: Mapping[str, Points], total: Points, note: str = "") -> Plot | None:
+    """Parts of a sum one on top of the other over the steps that all of them have, and their total as a line.
+
+    What is above 0 is stacked upwards, what is below it downwards. None without a step.
+    """
+    known = {name: dict(finite(points)) for name, points in parts.items()}
+    every = sorted(set.intersection(*(set(values) for values in known.values()))) if known else []
+    if not every:
+        return None
+    lines = {name: _calmed([(step, values[step]) for step in every]) for name, values in known.items()}
+    whole = _calmed(finite(total))
+    bounds = _stack(lines)
+    heights = [y for _, points in bounds for _, low, high in points for y in (low, high)]
+    axes = Axes([0.0 + every[0], every[-1]], [*heights, *(y for _, y in whole)], "step")
+    axes.frame()
+    shades = colours(list(lines))
+    for name, points in bounds:
+        outline = [(x, high) for x, _, high in points] + [(x, low) for x, low, _ in reversed(points)]
+        axes.area(outline, shades[name], name)
+    ink = "#7f7f7f"
+    if whole:
+        axes.path(whole, ink, "curve")
+    rows = [(name, step, values[step]) for name, values in known.items() for step in every]
+    rows += [("total", step, value) for step, value in finite(total)]
+    return Plot(title, {"": axes.svg(title)}, ["series", "step", "value"], rows, {**shades, "total": ink}, note)
+
+
+def _stack(lines: Mapping[str, list[Point]]) -> list[tuple[str, list[tuple[float, float, float]]]]:
+    """Of each part (x, lower bound, upper bound)."""
+    found = []
+    above, below = (dict.fromkeys((x for x, _ in next(iter(lines.values()))), 0.0) for _ in range(2))
+    for name, points in lines.items():
+        bounds = []
+        for x, value in points:
+            side = above if value >= 0 else below
+            start, end = side[x], side[x] + value
+            bounds.append((x, min(start, end), max(start, end)))
+            side[x] = end
+        found.append((name, bounds))
+    return found
+
+
+def _calmed(points: list[Point]) -> list[Point]:
+    """Of many points the running mean, thinned out."""
+    return _thinned(_smoothed(points) if len(points) >= SMOOTHED_FROM else points)
 
 
 def _thinned(points: list[Point]) -> list[Point]:

@@ -13,11 +13,13 @@ from zoo.config import TrainConfig
 from zoo.errors import ZooError
 from zoo.evals import mean_score, within_0_and_1
 from zoo.report import answers, data_files, pages
+from zoo.report.answer_lengths import ending_table, length_plots
 from zoo.report.distributions import case_plots, pair_plots
 from zoo.report.overoptimisation import plot_frontiers
 from zoo.report.panels import sections
 from zoo.report.refusals import refusal_plot
 from zoo.report.revisions import Step, read_steps, revision_panels, triptychs
+from zoo.report.reward_parts import reward_parts
 from zoo.report.series import Series
 from zoo.report.tables import Panel
 from zoo.report.warnings import run_warnings
@@ -67,17 +69,21 @@ def plots_of(
 ) -> dict[str, list[Panel]]:  # fmt: skip
     """Every plot and table of the page that has a file of its own, by heading."""
     meaning = explanations(str(run.config.get("algo", "")))
+    curves, cases = sections(series, meaning), run.read_json("heldout.json")
     pairs = pair_plots(samples, rewards=run.summary.get("head") == "scalar")
-    refusals = refusal_plot(run.summary.get("scores", {}))
-    drawn: dict[str, Sequence[Panel]] = {
-        "Critiques and revisions": revision_panels(steps),
-        "Refusals": [refusals] if refusals else [],
-        "Reward and distance": plot_frontiers({run.name: series}),
-        **sections(series, meaning),
-        "Held-out cases": [*pairs, *case_plots(run.read_json("heldout.json"), meaning)],
+    parts = reward_parts(series, str(run.config.get("reward") or ""))
+    drawn: dict[str, list[Panel | None]] = {
+        "Critiques and revisions": [*revision_panels(steps)],
+        "Refusals": [refusal_plot(run.summary.get("scores", {}))],
+        "Reward and distance": [*plot_frontiers({run.name: series})],
+        **{heading: [*of_it] for heading, of_it in curves.items()},
+        "Reward": [*curves.get("Reward", []), parts],
+        "Answers": [*curves.get("Answers", []), *length_plots(cases, samples), ending_table(cases)],
+        "Held-out cases": [*pairs, *case_plots(cases, meaning)],
     }
+    known = {heading: [panel for panel in of_it if panel is not None] for heading, of_it in drawn.items()}
     taken: set[str] = set()
-    return {heading: data_files.named(found, taken) for heading, found in drawn.items() if found}
+    return {heading: data_files.named(of_it, taken) for heading, of_it in known.items() if of_it}
 
 
 def changes(run: Run) -> list[dict[str, Any]]:
