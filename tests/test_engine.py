@@ -9,6 +9,7 @@ from zoo.errors import ZooError
 from zoo.rollout import cache, packing
 from zoo.rollout.budget import common_length
 from zoo.rollout.engine import InProcessEngine, Sampling
+from zoo.rollout.sampling import seeds, uniform_stream
 
 VOCABULARY, END, PAD = 40, 3, 0
 SIZES = {
@@ -103,6 +104,27 @@ def test_greedy_answers_equal_those_of_transformers_on_a_padded_batch(model, pro
     answers = engine(model).generate(prompts, 1, Sampling(30, temperature=0))
     for row, answer in zip(expected, answers, strict=True):
         assert answer.completion.tolist() == row[: len(answer.completion)].tolist()
+
+
+@pytest.mark.parametrize("way", [{}, {"temperature": 0.7}, {"top_k": 5}, {"top_p": 0.8}], ids=str)
+def test_sampled_answers_equal_those_of_transformers_when_it_is_dealt_the_same_random_numbers(
+    model, prompts, way, monkeypatch
+):
+    answers = engine(model).generate(prompts, 2, Sampling(20, **way), seeded())
+    for i, answer in enumerate(answers):
+        uniforms = iter(uniform_stream(seeds(len(answers), seeded())[i], 20))
+
+        def dealt(probabilities, num_samples, uniforms=uniforms):
+            """The first token at which the cumulated probability reaches 1 − u."""
+            reached = probabilities.double().cumsum(-1) >= (1 - next(uniforms)) * probabilities.double().sum()
+            return reached.int().argmax(-1, keepdim=True)
+
+        monkeypatch.setattr(torch, "multinomial", dealt)
+        expected = model.generate(
+            answer.prompt[None], attention_mask=torch.ones_like(answer.prompt)[None], do_sample=True,
+            max_new_tokens=20, eos_token_id=END, pad_token_id=PAD, **{"top_k": 0, "top_p": 1.0, **way},
+        )  # fmt: skip
+        assert answer.completion.tolist() == expected[0, len(answer.prompt) :].tolist()
 
 
 @pytest.mark.parametrize("name", MODELS)
