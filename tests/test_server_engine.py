@@ -322,6 +322,14 @@ def test_another_tokenizer_and_another_vocabulary_are_noticed(server, prompts):
         engine.generate(prompts, 1, Sampling(4), seeded())
 
 
+def test_the_bound_of_the_weights_is_an_option_of_the_engine(server):
+    engine = connect(server, bound=1.5, beyond="mask")
+    assert (engine.bound, engine.beyond) == (1.5, "mask")
+    for wrong in ({"bound": 0.5}, {"beyond": "clip"}):
+        with pytest.raises(ZooError, match="bound is at least 1|is not possible"):
+            connect(server, **wrong)
+
+
 def test_log_probs_at_another_temperature_are_refused_with_the_flag_that_helps(prompts):
     raw = StandIn(tiny(), logprobs_mode="raw_logprobs")
     engine = connect(raw)

@@ -44,7 +44,8 @@ class Engine(Protocol):
 
     remote: bool
     """Whether it computes elsewhere: then its log-probs are not the trainer's, and `update(model)`, called before a
-    rollout by one process while the others wait, gives it the weights of `model` unless it has them already."""
+    rollout by one process while the others wait, gives it the weights of `model` unless it has them already. `bound`
+    and `beyond`, if it has them, are those of `zoo.rollout.correction.importance_weights`."""
 
     def generate(
         self, prompts: Sequence[Tensor], n: int, sampling: Sampling, generator: torch.Generator | None

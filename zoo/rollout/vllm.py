@@ -18,7 +18,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -45,7 +45,8 @@ class VLLMEngine:
     """A client of one vLLM server.
 
     url: its address; folder: where weights are handed over, by default one in the temporary folder; timeout: seconds
-    that one request may take; concurrency: prompts that are asked at a time. A key is read from VLLM_API_KEY.
+    that one request may take; concurrency: prompts that are asked at a time; bound and beyond: see
+    `zoo.rollout.correction`. A key is read from VLLM_API_KEY.
     """
 
     remote = True
@@ -58,7 +59,15 @@ class VLLMEngine:
         folder: str = "",
         timeout: float = 600.0,
         concurrency: int = 64,
+        bound: float = 2.0,
+        beyond: Literal["truncate", "mask"] = "truncate",
     ):
+        if bound < 1 or beyond not in ("truncate", "mask"):
+            raise ZooError(
+                f"vllm(bound={bound}, beyond={beyond}) is not possible.",
+                "bound is at least 1, beyond truncate or mask.",
+            )
+        self.bound, self.beyond = bound, beyond
         self.setup = setup
         self.server = Server(url, timeout=timeout, key=os.environ.get("VLLM_API_KEY"))
         self.concurrency = concurrency

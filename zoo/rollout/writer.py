@@ -137,7 +137,10 @@ class Writer:
         """Answers with the trainer's own log-probs; those of another engine with weights for what its differ by."""
         with self.context():
             own = self.policy.logps(answers, temperature=temperature)
-        weights = importance_weights(own.per_token, answers.behaviour, own.mask) if self.engine.remote else None
+        weights = None
+        if self.engine.remote:
+            bounds = {"cap": getattr(self.engine, "bound", 2.0), "beyond": getattr(self.engine, "beyond", "truncate")}
+            weights = importance_weights(own.per_token, answers.behaviour, own.mask, **bounds)
         self.gaps += (own.per_token - answers.behaviour).abs()[own.mask].tolist()
         lengths = [len(answer.completion) for answer in answers]
         return Answers([
