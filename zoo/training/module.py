@@ -90,10 +90,12 @@ class PostTraining(lightning.LightningModule):
         if numpy.isfinite(loss) and numpy.isfinite(norm):
             optimizer.step()
             self.bad_steps = 0
-        elif not sums.count("loss") and type(self.algorithm).online():
-            # Answers may teach nothing: all their rewards are equal, or missing. That is no fault of the step.
+        elif not sums.count("loss"):
+            # Examples may teach nothing: rewards that are equal or missing, ties, steps without a label. No fault.
             self.skipped_steps += 1
             metrics["skipped"] = 1.0
+            if not type(self.algorithm).online():
+                self.say(f"Step {self.steps_done + 1}: nothing in it can be learned from; no weight was changed.")
         else:
             self._skip_bad_step(batch, loss, norm)
             metrics["skipped"] = 1.0
