@@ -10,8 +10,8 @@ once over the whole rollout, clipped values with ½ and weight 0.1, γ 1, λ 0.9
 and TRL put the score on the token after the end of the turn where there is one; here it stands on the end itself.
 Whitening takes the deviation of a population; TRL and verl that of a sample.
 
-InstructGPT mixes in pretraining text (PPO-ptx). Here the texts come with the prompts, as their column `demonstration`,
-and ptx_weight weighs their NLL, a mean over the tokens of all demonstrations of the step.
+InstructGPT mixes in pretraining text (PPO-ptx), whose NLL ptx_weight weighs, a mean over all its tokens in the step.
+The texts are drawn from the source `ptx`, or come with the prompts, as their column `demonstration`.
 
 Variants: instructgpt has that paper's β, one pass in eight minibatches, and ptx with its weight; n-details what
 arXiv:2403.17031 takes for summaries, answers without an end scoring −1.

@@ -46,7 +46,7 @@ class RLAIF(Algorithm):
     data = "prompt"
     defaults = {
         "lr": 1e-5, "schedule": "constant", "batch_size": 64, "answers_per_prompt": 8, "temperature": 0.9,
-        "max_new_tokens": 64,
+        "max_new_tokens": 64, "epochs": 0.33,
     }  # fmt: skip
     variants = {"d-rlaif": {"baseline": "value", "answers_per_prompt": 1, "batch_size": 128, "epochs": 8}}
     metrics = {
