@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from zoo.errors import ZooError, nearest
+from zoo.rewards.arithmetic import verified
 from zoo.rewards.maths import needs
 from zoo.rewards.missing import Missing
 from zoo.rewards.references import tagged
@@ -58,7 +59,17 @@ def _score(text: str, record: Mapping[str, Any], tag: str) -> float | Missing:
     if not isinstance(task, str) or not isinstance(entry, Mapping):
         return Missing("the row is none of --data reasoning-gym:TASK: it has no task and entry")
     given = tagged(text, tag)
-    return float(_verifier(task)(text.strip() if given is None else given, dict(entry)))
+    verifier, entry = _verifier(task), dict(entry)
+    try:
+        value, refused = verified(verifier, text.strip() if given is None else given, entry)
+    except (ValueError, TypeError, LookupError, AttributeError):
+        # Some verifiers raise on what has not the form of an answer. Where they raise on the right one, it is the row.
+        if entry.get("answer") is None:
+            raise
+        verified(verifier, entry["answer"], entry)
+        return 0.0
+    # Not every verifier lets an error through: some count it as a right form with a wrong result.
+    return 0.0 if refused else float(value)
 
 
 @functools.cache
