@@ -16,8 +16,11 @@ from zoo.errors import ZooError
 from zoo.judges.cache import JudgementCache
 from zoo.judges.constitution import constitution_id, load_constitution
 from zoo.judges.judge import Judge
+from zoo.judges.label_file import LabelFile
+from zoo.judges.labelling import How, label
 from zoo.judges.local import LocalModel, choice_logps
 from zoo.judges.make import make_judge
+from zoo.judges.pairs import groups_of
 from zoo.judges.verdicts import Verdict, as_reward, entropy, expected_grade
 from zoo.judges.wording import Question, as_text, load_wording
 from zoo.registry import load_algorithm
@@ -76,10 +79,18 @@ def test_a_reward_model_learns_from_a_soft_label_as_worked(vectors):
     assert at(expected["optimum_margin"])[1] == pytest.approx(0.0, abs=1e-12)
 
 
-def test_agreement_with_people_as_worked(vectors):
+def test_agreement_with_people_as_worked(vectors, tmp_path):
     case = vectors["rlaif.labeler_alignment"]
-    hits = [(p < 0.5) == bool(human) for (p, _), human in zip(*case["inputs"].values(), strict=True)]
-    close(tensor(sum(hits) / len(hits)), case["expected"]["accuracy"])
+    soft, human = case["inputs"]["ai_soft"], case["inputs"]["human"]
+    rows = [{"row": i, "prompt": "?", "chosen": f"{i}.{h}", "rejected": f"{i}.{1 - h}"} for i, h in enumerate(human)]
+
+    def as_given(text):
+        shown = re.search(r"Answer 1:\n(\d)\.(\d)\n\nAnswer 2:\n\d\.(\d)\n", text).groups()
+        return [math.log(soft[int(shown[0])][int(answer)]) for answer in shown[1:]]
+
+    kept = LabelFile(tmp_path / "labels.jsonl", {})
+    summary = label(groups_of(rows, "preference", 2), Judge(Scripted(as_given)), kept, How())
+    assert summary["agreement"] == pytest.approx(case["expected"]["accuracy"])
 
 
 def test_a_grade_is_renormalised_over_ten_and_scaled_to_a_reward():
