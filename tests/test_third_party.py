@@ -10,6 +10,7 @@ from packages import forget_modules, fresh_environment, put_on_path, run
 from tiny_runs import FLOAT32, cli, trainer
 
 from zoo import registry
+from zoo.rewards.reward import Reward
 from zoo.testing.suite import CHECKS
 
 SUMS = Path(__file__).parent / "third_party" / "zoo-sums"
@@ -51,6 +52,19 @@ def test_its_source_serves_bundled_algorithms_too(sums, tiny_folder):
 def test_its_reward_scores_answers(sums):
     reward = registry.contributions(registry.manager(), "rewards")["sums"]
     assert reward(["5", "It is 12.", "none"], [{"sum": 5}, {"sum": 11}, {"sum": 1}]) == [1.0, 0.0, 0.0]
+
+
+def test_its_reward_is_taken_by_its_name(sums, tiny_folder):
+    named = registry.contributions(registry.manager(), "rewards")
+    records = [{"prompt": "What is 2 + 3?", "sum": 5}] * 2 + [{"prompt": "What is 2 + 3?"}]
+    assert Reward("1 - 0.5*sums", named).score(["5", "6", "5"], records) == [0.5, 1.0, None]
+    status, shown, err = cli("eval", tiny_folder, "--reward", "1 - sums", "--data", "sums", "--limit", 4, "--json")
+    (score,) = json.loads(shown).values()
+    # Nobody taught the tiny model to add, and no reward is missing.
+    assert (status, score["value"], score["n"]) == (0, 1.0, 4), err
+    options = {"answers_per_prompt": 2, "max_new_tokens": 4, "batch_size": 4}
+    run = trainer(sums, tiny_folder)("grpo", data="sums", reward="1 - sums", max_steps=1, **options)
+    assert run.metrics[0]["rollout/reward"] == 1.0
 
 
 def test_a_bug_in_an_installed_plugin_names_its_package_file_and_line(sums, tiny_folder, monkeypatch):
@@ -96,6 +110,9 @@ def test_both_work_in_a_fresh_environment_with_the_wheel_and_no_source(tmp_path,
         typed("check", name)
         typed("train", "--algo", name, "--data", data, "--model", tiny_folder, "--max-steps", "2", *flags)
         assert (work / "runs" / f"{name}-tiny-1" / "model" / "config.json").is_file()
+    assert "sums" in typed("eval", tiny_folder, "--reward", "sums", "--data", "sums", "--limit", "2")
+    rollout = ("--answers-per-prompt", "2", "--max-new-tokens", "4", "--model", tiny_folder, "--max-steps", "1", *flags)
+    typed("train", "--algo", "grpo", "--data", "sums", "--reward", "sums", *rollout)
     for folder in (sums, tmp_path / "zoo-novel"):
         tests = next(folder.glob("test_*.py"))
         shown = run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", tests, cwd=work, env=env)
