@@ -51,11 +51,28 @@ def test_a_program_that_reads_and_prints_is_compared_without_the_white_space_at_
         ({"input_output": json.dumps({"inputs": ["1"], "outputs": ["2"]})}, [Printed("1", "2")]),
         ({"tests": '["assert f()"]'}, ["assert f()"]),
         ({"tests": [3]}, Missing("the column tests holds no tests: [3]")),
+        ({"tests": 3, "row": 7}, Missing("row 7: the column tests holds no tests: 3")),
+        (
+            {"tests": {"inputs": 3, "outputs": [1]}, "row": 7},
+            Missing(
+                "row 7: the column tests holds no tests: inputs and outputs must be two lists of one length: "
+                "{'inputs': 3, 'outputs': [1]}"
+            ),
+        ),
         ({"prompt": "x"}, Missing("the row has none of the columns tests, test_list, test, input_output")),
     ],
 )
 def test_tests_are_read_as_data_sets_spell_them(record, tests):
     assert code.tests_of(record) == tests
+
+
+@pytest.mark.parametrize("wrong", [3, None, "1", ["1", "2"], {"a": 1}, 0.5])
+def test_malformed_inputs_and_outputs_are_missing_with_row_and_column(wrong):
+    for column in ({"inputs": wrong, "outputs": ["2"]}, {"inputs": ["1"], "outputs": wrong}):
+        records = [{"input_output": column, "row": 3}, {"tests": {"inputs": ["1"], "outputs": ["1"]}, "row": 4}]
+        found = Reward("code", {}).detailed(["print(input())"] * 2, records)
+        assert found.values == [None, 1.0]
+        assert "row 3: the column input_output holds no tests" in next(iter(found.failures))
 
 
 def test_the_program_is_the_last_python_block():
@@ -89,6 +106,126 @@ def test_a_program_cannot_say_that_it_passed_by_ending_itself(namespaces):
     line = b'\n{"passed": true}\n'
     forged = f"import os\nfor i in range(3, 20):\n  try: os.write(i, {line!r})\n  except OSError: pass\n"
     assert not passes(forged, "assert False", namespaces=namespaces)
+
+
+# Each runs in the same interpreter as the tests, and knows how this is made.
+ATTACKS = {
+    "the runner replaced": "import __main__; __main__.execute = lambda *a: (False, '')",
+    "names of the runner's replaced": (
+        "import sys\nf = sys._getframe()\nwhile f.f_back: f = f.f_back\n"
+        "f.f_globals['execute'] = lambda *a: (False, '')\n"
+    ),
+    "lines with the key": (
+        "import sys, os, json\nf = sys._getframe()\nwhile 'key' not in f.f_locals: f = f.f_back\n"
+        "key, results = f.f_locals['key'], f.f_locals['results']\n"
+        "for told in ([], [[0, None]], [[0, True]], [[0, 1]]):\n"
+        "    for test in range(2):\n"
+        "        line = {'key': key, 'test': test, 'passed': True, 'output': '', 'told': told}\n"
+        "        os.write(results, ('\\n' + json.dumps(line) + '\\n').encode())\n"
+    ),
+    "what a test tells with": (
+        "import sys\nf = sys._getframe()\nwhile f.f_back: f = f.f_back\nf.f_globals['encoded'] = lambda value: True\n"
+    ),
+    "lines that no reader expects": (
+        "import sys, os, json\nf = sys._getframe()\nwhile 'key' not in f.f_locals: f = f.f_back\n"
+        "for told in (3, [3], [[[], 0]], [[99, 0]], [[0, ['dict', 3]]], [[0, ['other', []]]], {'a': 1}):\n"
+        "    line = {'key': f.f_locals['key'], 'test': 0, 'passed': True, 'output': 3, 'told': told}\n"
+        "    os.write(f.f_locals['results'], ('\\n' + json.dumps(line) + '\\n').encode())\n"
+        "    os.write(f.f_locals['results'], b'\\n' + b'[' * 100000 + b'\\n')\n"
+    ),
+    "no errors": "import builtins; builtins.AssertionError = builtins.Exception = type('E', (), {})",
+    "an answer that equals everything": "class Any(int):\n    __eq__ = lambda *a: True\ndef f(x): return Any()",
+    "an object that equals everything": "class Any:\n    __eq__ = lambda *a: True\ndef f(x): return Any()",
+    "a way out of the test": "import sys\ndef f(x): sys.exit(0)",
+    "a way out at the end": "import atexit, os; atexit.register(os._exit, 0)",
+    "an end in the middle": "import os\ndef f(x): os._exit(0)",
+    "a jump over the test": (
+        "import sys\ndef jump(frame, *_):\n    frame.f_trace = jump\n    frame.f_lineno = 2\n    return jump\n"
+        "def f(x):\n    sys.settrace(jump); sys._getframe(1).f_trace = jump\n    return 0\n"
+    ),
+}
+
+
+@BOTH
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_a_program_cannot_pass_a_test_by_a_value_that_it_does_not_know(attack, namespaces):
+    program = "def f(x): return 0\n" + ATTACKS[attack]
+    check = "def check(candidate):\n    assert candidate(2) == 5\n    assert candidate(3) == 6\n\ncheck(f)"
+    for test in ("assert False", "assert f(2) == 5", "assert f(2) == 5\npass", check):
+        assert verdicts(program, [test, test], SHORT, namespaces) == [False, False], test
+
+
+def test_what_a_program_should_print_is_not_told_to_it_either():
+    """Whatever it writes, also with the key, counts as what it prints."""
+    for attack in ATTACKS.values():
+        assert verdicts(attack, [Printed("1", "5"), Printed("2", "6")], SHORT) == [False, False]
+
+
+def test_a_test_that_asks_for_no_value_is_judged_in_the_interpreter_of_the_program():
+    """Which docs/rewards.md says: a program that is written to break such a test can."""
+    assert passes(ATTACKS["lines with the key"], "assert isinstance(f(2), str)")
+
+
+HONEST = """
+import collections, decimal, enum, fractions, typing
+class Point(typing.NamedTuple):
+    x: int
+    y: int
+class Color(enum.IntEnum):
+    RED = 1
+def same(x): return x
+def inner(): return {"a": [1, (2.5, None)], 3: {1, 2}, b"c": frozenset("x"), "z": 1j}
+class Wrong(Exception): pass
+def fail(): raise Wrong
+"""
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        "assert same(3) == 3 and 4 == same(4), 'never'",
+        "assert inner() == {'a': [1, (2.5, None)], 3: {1, 2}, b'c': {'x'}, 'z': 1j}",
+        "assert Point(1, 2) == (1, 2)\nassert Color.RED == 1\nassert collections.Counter('aab') == {'a': 2, 'b': 1}",
+        "assert collections.OrderedDict(a=1) == {'a': 1}\nassert {'a': 1}.keys() == {'a'}",
+        "assert {1: 2}.items() == {(1, 2)}\nassert bytearray(b'ab') == b'ab'",
+        "assert fractions.Fraction(1, 2) == 0.5\nassert decimal.Decimal('1.5') == 1.5",
+        "assert same(None) is None\nassert same(True) is True\nassert same(1) == True",
+        "assert same('é\\ud800') == 'é\\ud800'",
+        "assert abs(same(0.1) + 0.2 - 0.3) < 1e-9\nassert abs(1.5 - same(1)) <= 0.5",
+        "import math\nassert math.isclose(same(0.1) + 0.2, 0.3)\nassert math.isclose(1, 1.1, rel_tol=0.2)",
+        "assert same(1 << 2000) == 0x1" + "0" * 500,
+        "for x, y in [(1, 1), (2, 2)]:\n    assert same(x) == y\n    assert same(0) == 0",
+        "def check(f):\n    if f(1) == 2:\n        assert f(1) == 2\n        return\n    assert f(1) == 1\ncheck(same)",
+        "try:\n    assert same(1) == 2\nexcept AssertionError:\n    pass\nelse:\n    raise ValueError",
+        "try:\n    fail()\nexcept Wrong:\n    assert same(1) == 1",
+        "def check(f):\n    assert f(1) == 2\ndef check(f):\n    assert f(1) == 1\ncheck(same)",
+        "assert same(float('inf')) == 1e999\nassert set() == set()",
+        "assert True",
+    ],
+)
+def test_right_values_pass_whatever_their_type(test):
+    assert passes(HONEST, test, Limits())
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        "assert same(3) == 4",
+        "assert same(3) == 3 and same(4) == 5",
+        "assert same([1]) == (1,)",
+        "assert same(1) is True",
+        "assert same('1') == 1",
+        "assert abs(same(1) - 2) < 1",
+        "import math; assert math.isclose(same(1), 1.1)",
+        "for x in [1, 2]: assert same(x) == 1",
+        "assert same(float('nan')) == 1.0",
+        "def check(f):\n    assert f(1) == 1\n    assert f(1) == 2\ncheck(same)",
+        "assert same(object()) == 1",
+        "assert same(3) == 3\nsyntax error",
+    ],
+)
+def test_wrong_values_fail(test):
+    assert not passes(HONEST, test, Limits())
 
 
 @BOTH

@@ -63,18 +63,26 @@ def tests_of(record: Mapping[str, Any]) -> Tests | Missing:
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = [value]
     if isinstance(value, str):
         entry = record.get("entry_point")
         return [f"{value}\n\ncheck({entry})" if entry and "def check(" in value else value]
     if isinstance(value, Mapping) and {"inputs", "outputs"} <= set(value):
-        value = [{"input": i, "output": o} for i, o in zip(value["inputs"], value["outputs"], strict=False)]
+        given, expected = value["inputs"], value["outputs"]
+        if not isinstance(given, list | tuple) or not isinstance(expected, list | tuple) or len(given) != len(expected):
+            return _no_tests(record, field, value, ": inputs and outputs must be two lists of one length")
+        value = [{"input": i, "output": o} for i, o in zip(given, expected, strict=True)]
     if isinstance(value, Sequence) and value and all(isinstance(one, str) for one in value):
         return list(value)
     if isinstance(value, Sequence) and value and all(_is_printed(one) for one in value):
         return [Printed(str(one["input"]), str(one["output"])) for one in value]
-    return Missing(f"the column {field} holds no tests: {value!r:.40}")
+    return _no_tests(record, field, value)
+
+
+def _no_tests(record: Mapping[str, Any], field: str, value: Any, why: str = "") -> Missing:
+    row = f"row {record['row']}: " if "row" in record else ""
+    return Missing(f"{row}the column {field} holds no tests{why}: {value!r:.60}")
 
 
 def _is_printed(test: Any) -> bool:
