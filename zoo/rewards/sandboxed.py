@@ -134,7 +134,8 @@ def hook(folder: str) -> Any:
 def run(job: dict[str, Any], results: int) -> None:
     """Write a line for every test that came to its end: what the program printed, or the values that the test told.
 
-    The program shares this interpreter, so a line is what it claims. What is expected of it, it has not been given.
+    The program shares this interpreter and can write such lines itself. It has not been given the outputs, nor the
+    literals, that are expected of it; who reads the lines compares with these.
     """
     key, write, dumps, do = job.pop("key"), os.write, json.dumps, execute
     program, tests = job.pop("program"), job.pop("tests")
