@@ -139,7 +139,8 @@ class Writer:
             own = self.policy.logps(answers, temperature=temperature)
         weights = None
         if self.engine.remote:
-            bounds = {"cap": getattr(self.engine, "bound", 2.0), "beyond": getattr(self.engine, "beyond", "truncate")}
+            bounds: dict[str, Any] = {"cap": getattr(self.engine, "bound", 2.0)}
+            bounds["beyond"] = getattr(self.engine, "beyond", "truncate")
             weights = importance_weights(own.per_token, answers.behaviour, own.mask, **bounds)
         self.gaps += (own.per_token - answers.behaviour).abs()[own.mask].tolist()
         lengths = [len(answer.completion) for answer in answers]
