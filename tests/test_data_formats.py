@@ -53,6 +53,13 @@ CASES = {
                         {"prompt": "Q", "completion": "A", "label": True}),
     "a class name is no label": ("prompt-completion", {"prompt": "Q", "completion": "A", "label": "sports"},
                                  {"prompt": "Q", "completion": "A", "label": "sports"}),
+    "rated pair": ("preference", {"prompt": "Q", "chosen": "A", "rejected": "B", "rating": "Slightly better"},
+                   {"prompt": "Q", "chosen": "A", "rejected": "B", "rating": "Slightly better", "margin": 1 / 3}),
+    "pair with a rating and a margin": (
+        "preference", {"prompt": "Q", "chosen": "A", "rejected": "B", "rating": "better", "margin": 3},
+        {"prompt": "Q", "chosen": "A", "rejected": "B", "rating": "better", "margin": 3.0}),
+    "pair with another rating": ("preference", {"prompt": "Q", "chosen": "A", "rejected": "B", "rating": 5},
+                                 {"prompt": "Q", "chosen": "A", "rejected": "B", "rating": 5}),
     "explicit pair": ("preference", {"prompt": "Q", "chosen": "A", "rejected": "B", "margin": "0.5"},
                       {"prompt": "Q", "chosen": "A", "rejected": "B", "margin": 0.5}),
     "explicit pair, messages": (

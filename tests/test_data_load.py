@@ -73,6 +73,12 @@ def test_a_fifth_of_bad_rows_is_still_allowed(write):
     assert len(load(write(rows), "preference")) == 8
 
 
+def test_how_many_pairs_have_a_margin_is_said(write):
+    notes = load(write([pair(1), pair(2, margin=0.5), pair(3, rating="better")]), "preference").report.notes
+    assert "2 of the 3 pairs have a margin." in notes
+    assert not any("margin" in note for note in load(write([pair(1), pair(2)]), "preference").report.notes)
+
+
 def test_strict_allows_no_bad_row_but_allows_duplicates(write):
     with pytest.raises(ZooError, match="strict allows none"):
         load(write([pair(1, rejected="")] + [pair(number) for number in range(2, 200)]), "preference",

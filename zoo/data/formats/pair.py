@@ -18,8 +18,15 @@ def _sides(row: Row) -> dict[str, Any]:
     return {"chosen": take(row, "chosen"), "rejected": take(row, "rejected")}
 
 
+RATINGS = {"significantly better": 1.0, "better": 2 / 3, "slightly better": 1 / 3, "negligibly better": 0.0}
+"""The margin of how much better the chosen answer was found: Llama 2's small one (arXiv:2307.09288, table 27)."""
+
+
 def _scored(row: Row, record: dict[str, Any]) -> dict[str, Any]:
     """Add the margin and the soft label where the row has them; text numbers come from csv."""
+    rating = str(row.get("rating")).strip().lower()
+    if rating in RATINGS:
+        record["margin"] = RATINGS[rating]
     for field in ("margin", "p_chosen"):
         value = row.get(field)
         if value is None or value == "":
