@@ -34,7 +34,14 @@ class CPO(Algorithm):
         "logps/chosen": "log π of chosen answers, summed.",
         "logps/rejected": "log π of rejected answers, summed.",
     }
-    conformance = {"variants": [{"label_smoothing": 0.1}]}
+    conformance = {
+        "variants": [{"label_smoothing": 0.1}],
+        "values": [
+            {"given": {"policy": {"chosen": [-12.5, -20.0, -8.25, -30.0], "rejected": [-14.0, -18.5, -8.25, -45.5]},
+                       "lengths": {"chosen": [10, 16, 5, 24]}},
+             "measured": {"chosen_length": 13.75}, "loss": 1.8557480717950334},
+        ],
+    }  # fmt: skip
 
     @dataclass
     class Config:

@@ -46,7 +46,12 @@ class DPO(Algorithm):
     conformance = {
         "start": {"loss": math.log(2), "rewards/chosen": 0.0, "rewards/rejected": 0.0, "rewards/margins": 0.0},
         "variants": [{"loss": "robust", "label_smoothing": 0.1}, {"ld_alpha": 0.5, "nll_weight": 1.0}],
-    }
+        "values": [
+            {"given": {"policy": {"chosen": [-12.5, -20.0, -8.25, -30.0], "rejected": [-14.0, -18.5, -8.25, -45.5]},
+                       "reference": {"chosen": [-13.0, -19.0, -8.0, -32.5], "rejected": [-13.5, -19.5, -8.75, -40.0]}},
+             "loss": 0.6362465840574338},
+        ],
+    }  # fmt: skip
 
     @dataclass
     class Config:

@@ -45,6 +45,13 @@ class ORPO(Algorithm):
         "logps/rejected": "The same of rejected answers.",
     }
 
+    conformance = {
+        "values": [
+            {"given": {"policy": {"chosen": [-0.5, -1.2, -0.05, -3.0], "rejected": [-0.9, -0.8, -2.0, -3.5]}},
+             "measured": {"chosen_length": 1.0}, "metrics": {"odds_ratio": 0.47612117556225597}},
+        ],
+    }  # fmt: skip
+
     @dataclass
     class Config:
         odds_ratio_weight: float = 0.1

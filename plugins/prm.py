@@ -37,6 +37,13 @@ class PRM(Algorithm):
         "min/flawed": "The same over solutions with one.",
     }
 
+    conformance = {
+        "values": [
+            {"given": {"scores": {"completion": [[-2.0, -0.1, 1.7]]},
+                       "fields": {"step_ends": [[0, 1, 2]], "labels": [[1, 1, 0]]}}, "loss": 1.5797035668342698},
+        ],
+    }  # fmt: skip
+
     @dataclass
     class Config:
         zero: Literal["wrong", "right", "skip"] | None = None

@@ -41,7 +41,15 @@ class RM(Algorithm):
         "accuracy/same_length": "Accuracy on pairs whose lengths differ by a tenth at most: skill that is not length.",
         "accuracy/longer": "Accuracy that calling the longer answer better would have; ties count half.",
     }
-    conformance = {"variants": [{"centering": 0.01}]}
+    conformance = {
+        "variants": [{"centering": 0.01}],
+        "values": [
+            {"given": {"scores": {"chosen": [1.2, 0.3, -0.5, 2.0], "rejected": [0.7, 0.9, -1.5, -3.0]}},
+             "loss": 0.4578854926683333},
+            {"given": {"scores": {"completions": [[2.0, 1.0, 0.5, -1.0], [0.2, 0.4, -0.3]]},
+                       "fields": {"ranks": [[0, 1, 2, 3], [0, 1, 1]]}}, "loss": 0.43186067924713706},
+        ],
+    }  # fmt: skip
 
     @dataclass
     class Config:

@@ -67,6 +67,17 @@ def test_no_bundled_algorithm_has_an_exception():
     assert [name for name in BUNDLED if registry.load_algorithm(name)[1].conformance.get("exceptions")] == []
 
 
+@pytest.mark.parametrize("name", ["dpo", "ipo", "kto", "simpo", "orpo", "cpo", "bco", "rm", "prm"])
+def test_offline_algorithms_declare_worked_numbers_and_these_come_from_outside(name, vectors):
+    cls = registry.load_algorithm(name)[1]
+    algorithm = {"prm": "rm"}.get(name, name)
+    known = [one["expected"] for key, one in vectors.items() if key.startswith(f"{algorithm}.")]
+    known = [value for one in known for value in (one.get("loss"), one.get("or_loss")) if value is not None]
+    for case in cls.conformance["values"]:
+        for value in [case[key] for key in ("loss",) if key in case] + list(case.get("metrics", {}).values()):
+            assert value in known, value
+
+
 test_the_sound_one = conformance(Sound)
 test_the_sound_online_one = conformance(SoundOnline)
 
@@ -194,6 +205,35 @@ def test_worked_numbers_of_a_scorer_are_scores():
     }
     assert Suite("rm", values=[case]).run("known values").result == "passed"
     assert "Case 1: loss" in Suite("rm", values=[{**case, "loss": 0.3}]).run("known values").detail
+
+
+RANKINGS = {
+    # −log σ(1) = 0.3132617 of the only pair, and the mean of −log σ(1), −log σ(3), −log σ(2) = 0.1629257.
+    "given": {"scores": {"completions": [[2.0, 1.0], [4.0, 3.0, 1.0]]}, "fields": {"ranks": [[1, 2], [1, 2, 3]]}},
+    "loss": 0.2380937,
+    # −σ(−1)/2; a third of half of −(σ(−1) + σ(−3)), of σ(−1) − σ(−2), of σ(−3) + σ(−2).
+    "gradients": {"completions": [[-0.1344707, 0.1344707], [-0.0527279, 0.0249564, 0.0277715]]},
+}
+STEPS = {
+    # Mean of −log σ(1) = 0.3132617, −log σ(2) = 0.1269280, −log σ(−0.5) = 0.9740770.
+    "given": {
+        "scores": {"completion": [[1.0, -2.0], [-0.5]]},
+        "fields": {"step_ends": [[0, 3], [2]], "labels": [[1, 0], [1]]},
+        "lengths": {"completion": [4, 3]},
+    },
+    "loss": 0.4714222,
+    "gradients": {"completion": [[-0.0896471, 0.0397343], [-0.2074865]]},
+}
+
+
+@pytest.mark.parametrize(("name", "case"), [("rm", RANKINGS), ("prm", STEPS)])
+def test_worked_numbers_may_be_of_rankings_and_steps_of_any_length(name, case):
+    found = Suite(name, values=[case]).run("known values")
+    assert found.result == "passed", found.detail
+    (field,) = case["gradients"]
+    *rows, last = case["gradients"][field]
+    for wrong in ({"loss": case["loss"] + 1e-3}, {"gradients": {field: [*rows, [*last[:-1], last[-1] + 1e-3]]}}):
+        assert Suite(name, values=[{**case, **wrong}]).run("known values").result == "failed"
 
 
 def test_another_installed_plugin_is_not_what_is_checked(monkeypatch):

@@ -15,9 +15,11 @@ from zoo.testing.bench import Bench
 from zoo.testing.rolling import answers_of
 from zoo.testing.stand_ins import stand_ins
 from zoo.testing.steps import Failed, NotApplicable, Stage, hooks, step, with_options
-from zoo.types import Batch, Loss, TokenLogps, metric_sums
+from zoo.types import Batch, Loss, TokenLogps, metric_sums, pad
 
 CASE_KEYS = ("given", "options", "measured", "loss", "metrics", "gradients")
+LISTS = {"lengths": 2, "fields": 1}
+"""Arguments of `stand_ins` in which lists of lists, or all of them, are what they are in a batch: lists."""
 ROUNDING = 1e-4
 SIZES = ((0.0, 1.0), (1e-6, 1.0), (1e3, 1.0), (1.0, 1e3), (1e3, 1e3))
 """Factors of the policy's and of the reference's log-probs or scores: certain, all but certain, far off, both far off.
@@ -64,9 +66,7 @@ def known_values(bench: Bench) -> None:
         raise NotApplicable("no worked numbers are declared")
     for number, case in enumerate(bench.declared.values, start=1):
         _check_keys(case, f"Case {number}")
-        given = {name: _tensors(value, name != "lengths") for name, value in case["given"].items()}
-        trained = given["scores"] if bench.cls.head == "scalar" else given["policy"]
-        leaves = {name: value.requires_grad_() for name, value in trained.items()}
+        given, leaves = _given(case["given"])
         batch, models = stand_ins(**given)
         batch.measured = {name: torch.tensor(value) for name, value in case.get("measured", {}).items()}
         loss = _loss(bench, batch, models, case.get("options", {}))
@@ -76,7 +76,7 @@ def known_values(bench: Bench) -> None:
         for name, value in {"loss": case.get("loss"), **case.get("metrics", {})}.items():
             _check_number(found.get(name), value, f"Case {number}: {name}")
         for name, values in case.get("gradients", {}).items():
-            _check_number(_list(leaves[name].grad), values, f"Case {number}: the gradient of {name}")
+            _check_number(_gradient(leaves[name]), values, f"Case {number}: the gradient of {name}")
 
 
 def _check_keys(case: Mapping[str, Any], what: str) -> None:
@@ -95,18 +95,43 @@ def _loss(bench: Bench, batch: Batch, models: Any, options: Mapping[str, Any]) -
     return found
 
 
-def _tensors(value: Any, convert: bool) -> Any:
-    """Lists of numbers as float64 tensors, of truth values as they are; `lengths` stay lists."""
+def _given(case: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arguments of `stand_ins`, and what gradients flow back to by field: a tensor, or one for each list of scores.
+
+    Lists of scores, which may differ in length, are of several answers to a prompt; or of the steps of an answer, where
+    `fields` says at which tokens these end.
+    """
+    given = {name: _tensors(value, LISTS.get(name, 0)) for name, value in case.items() if name != "scores"}
+    if "scores" not in case:
+        return given, {name: value.requires_grad_() for name, value in given["policy"].items()}
+    leaves: dict[str, Any] = {}
+    for name, values in case["scores"].items():
+        rows = [_tensors(row).requires_grad_() for row in (values if _is_nested(values) else [values])]
+        leaves[name] = rows if _is_nested(values) else rows[0]
+    of_steps = "step_ends" in case.get("fields", {})
+    joined = {name: pad(leaf, 0.0) if of_steps and isinstance(leaf, list) else leaf for name, leaf in leaves.items()}
+    return {**given, "scores": joined}, leaves
+
+
+def _is_nested(values: Any) -> bool:
+    return bool(len(values)) and isinstance(values[0], Sequence)
+
+
+def _tensors(value: Any, lists: int = 0) -> Any:
+    """Lists of numbers as float64 tensors, of truth values as they are. lists: 1 leaves lists of lists, 2 any list."""
     if isinstance(value, Mapping):
-        return {name: _tensors(one, convert) for name, one in value.items()}
-    if not convert or isinstance(value, Tensor):
+        return {name: _tensors(one, lists) for name, one in value.items()}
+    if isinstance(value, Tensor) or lists > 1 or (lists and _is_nested(value)):
         return value
     tensor = torch.tensor(value)
     return tensor if tensor.dtype == torch.bool else tensor.double()
 
 
-def _list(tensor: Tensor | None) -> Any:
-    return None if tensor is None else tensor.tolist()
+def _gradient(leaf: Any) -> Any:
+    """As lists, None where nothing has reached it."""
+    if isinstance(leaf, list):
+        return [_gradient(row) for row in leaf]
+    return None if leaf.grad is None else leaf.grad.tolist()
 
 
 def _check_number(found: Any, expected: Any, what: str) -> None:
