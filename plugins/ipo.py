@@ -41,7 +41,15 @@ class IPO(Algorithm):
         "logps/chosen": "log π of chosen answers, summed.",
         "logps/rejected": "log π of rejected answers, summed.",
     }
-    conformance = {"start": {"loss": 0.25, "h": 0.0, "h/distance": -0.5, "rewards/margins": 0.0}}
+    conformance = {
+        "start": {"loss": 0.25, "h": 0.0, "h/distance": -0.5, "rewards/margins": 0.0},
+        "values": [
+            {"given": {"policy": {"chosen": [-12.5, -20.0, -8.25, -30.0], "rejected": [-14.0, -18.5, -8.25, -45.5]},
+                       "reference": {"chosen": [-13.0, -19.0, -8.0, -32.5], "rejected": [-13.5, -19.5, -8.75, -40.0]},
+                       "lengths": {"chosen": [10, 16, 5, 24], "rejected": [12, 14, 5, 36]}},
+             "options": {"tau": 0.1}, "loss": 24.867008672682037},
+        ],
+    }  # fmt: skip
 
     @dataclass
     class Config:
@@ -53,9 +61,7 @@ class IPO(Algorithm):
         authors, OpenRLHF)."""
 
         def __post_init__(self):
-            if self.tau is None:
-                self.tau = DEFAULT_TAU[self.reduction]
-            require(self.tau > 0, "tau must be above 0")
+            require(self.tau is None or self.tau > 0, "tau must be above 0")
 
     def loss(self, batch, models, config):
         """Equation 17: (h − 1/(2τ))²."""
@@ -66,13 +72,15 @@ class IPO(Algorithm):
             for one, frozen in zip(policy, reference, strict=True)
         )
         h = chosen - rejected
-        distance = h - 1 / (2 * config.tau)
+        # The options keep what was typed: a run's own file with another reduction takes that one's default.
+        tau = DEFAULT_TAU[config.reduction] if config.tau is None else config.tau
+        distance = h - 1 / (2 * tau)
         return Loss.per_example(distance**2, {
             "h": h,
             "h/distance": distance,
-            "rewards/chosen": config.tau * chosen,
-            "rewards/rejected": config.tau * rejected,
-            "rewards/margins": config.tau * h,
+            "rewards/chosen": tau * chosen,
+            "rewards/rejected": tau * rejected,
+            "rewards/margins": tau * h,
             "rewards/accuracies": h > 0,
             "logps/chosen": policy[0].sum(),
             "logps/rejected": policy[1].sum(),

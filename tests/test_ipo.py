@@ -1,5 +1,7 @@
 """IPO: worked numbers of both reductions, values and gradients, and the target it comes to rest at."""
 
+import dataclasses
+
 import pytest
 import torch
 from formulas import backward, close, evaluate, lengths_of, metric, options, sides, tensor
@@ -72,6 +74,17 @@ def test_the_gradient_is_the_slope_of_the_value():
             return evaluate(IPO(), {"chosen": chosen, "rejected": rejected}, frozen, reduction=reduction).values
 
         assert torch.autograd.gradcheck(value, (draw(3, 4).requires_grad_(), draw(3, 6).requires_grad_()))
+
+
+@pytest.mark.parametrize(("reduction", "start"), [("mean", 0.25), ("sum", 25.0)])
+def test_a_tau_that_nobody_gave_is_that_of_the_reduction_also_where_a_runs_file_is_taken(reduction, start):
+    """As `--config run.yaml --reduction sum`: every option of the run before comes along."""
+    before = dataclasses.asdict(options(IPO))
+    same = {"chosen": tensor([-12.0]), "rejected": tensor([-30.0])}
+    close(evaluate(IPO(), same, same, **{**before, "reduction": reduction}).mean(), start)
+    # What was given stays.
+    given = {**dataclasses.asdict(options(IPO, tau=0.5)), "reduction": reduction}
+    close(evaluate(IPO(), same, same, **given).mean(), 1.0)
 
 
 @pytest.mark.parametrize("tau", [0.0, -0.1])
