@@ -29,9 +29,18 @@ class SimPO(Algorithm):
         "rewards/accuracies": "Share of pairs whose margin is above 0; γ is left out here, as in the authors' code.",
         "logps/chosen": "log π(y|x)/|y| of chosen answers. It often falls too: then both answers lose probability.",
         "logps/rejected": "The same of rejected answers.",
+        "lengths/chosen": "Tokens of chosen answers: where these are longer, length is a rule that could be learned.",
+        "lengths/rejected": "The same of rejected answers.",
         "nll": "−log π a token over all chosen tokens of the step: the term that sft_weight weighs.",
     }
-    conformance = {"variants": [{"sft_weight": 1.0, "label_smoothing": 0.1}]}
+    conformance = {
+        "variants": [{"sft_weight": 1.0, "label_smoothing": 0.1}],
+        "values": [
+            {"given": {"policy": {"chosen": [-12.5, -20.0, -8.25, -30.0], "rejected": [-14.0, -18.5, -8.25, -45.5]},
+                       "lengths": {"chosen": [10, 16, 5, 24], "rejected": [12, 14, 5, 36]}},
+             "options": {"beta": 2.0, "gamma": 1.0}, "loss": 1.3137328072291412},
+        ],
+    }  # fmt: skip
 
     @dataclass
     class Config:
@@ -72,5 +81,7 @@ class SimPO(Algorithm):
             "rewards/accuracies": margin > 0,
             "logps/chosen": chosen.mean(),
             "logps/rejected": rejected.mean(),
+            "lengths/chosen": chosen.mask.sum(-1),
+            "lengths/rejected": rejected.mask.sum(-1),
             "nll": (-chosen.per_token, chosen.mask),
         })  # fmt: skip

@@ -47,6 +47,25 @@ def test_the_worked_gradients_and_none_through_the_reference_point(vectors):
     assert expected["grad_kl_policy_logps"] == [0.0] * 4
 
 
+def test_where_the_estimate_is_clamped_the_slope_is_that_of_the_log_ratio_alone(vectors):
+    """With z₀ = 0 a good answer's slope is −β σ(βr) σ(−βr) / n, a bad one's the opposite."""
+    policy, reference, fields = roles(vectors["kto.clamped"])
+    policy = {field: values.requires_grad_() for field, values in policy.items()}
+    backward(evaluate(KTO(), policy, reference, fields=fields))
+    r = 0.1 * (policy["completion"].detach() - reference["completion"])
+    sign = torch.where(fields["label"], tensor(-1.0), tensor(1.0))
+    close(policy["completion"].grad, sign * 0.1 * torch.sigmoid(r) * torch.sigmoid(-r) / 4)
+    assert policy["mismatched"].grad is None
+
+
+def test_the_weighted_share_is_within_the_balance_rule_where_the_weights_are(vectors):
+    policy, reference, _ = roles(vectors["kto.unit"])
+    label = torch.tensor([True, False, False, False])
+    for weight, share in ((3.0, 1 / 2), (4.0, 4 / 7), (1.0, 1 / 4)):
+        loss = evaluate(KTO(), policy, reference, fields={"label": label}, desirable_weight=weight)
+        assert metric(loss, "desirable/weighted") == pytest.approx(share) and metric(loss, "desirable") == 0.25
+
+
 def test_the_weights_stand_before_each_class(vectors):
     policy, reference, fields = roles(vectors["kto.unit"])
     plain = evaluate(KTO(), policy, reference, fields=fields).values

@@ -69,6 +69,43 @@ def test_label_smoothing_mixes_in_the_flipped_pair():
     close(evaluate(SimPO(), pair, label_smoothing=0.1).mean(), 0.9 * high + 0.1 * low)
 
 
+def test_the_likelihood_term_pulls_every_chosen_token_alike(vectors):
+    """Sum over tokens divided by those of the step: −0.1/55 beside the gradient of the preference term."""
+    loss, policy = worked(vectors, "simpo.with_sft", sft_weight=0.1)
+    backward(loss)
+    alone = vectors["simpo.b2.0_g1.0"]["expected"]
+    close(policy["chosen"].grad, tensor(alone["grad_policy_chosen"]) - 0.1 / 55)
+    close(policy["rejected"].grad, alone["grad_policy_rejected"])
+
+
+def test_label_smoothing_pulls_back_where_a_pair_is_surer_than_its_label():
+    """At z = log((1 − ε)/ε) nothing pulls; its slope elsewhere is β(ε σ(z) − (1 − ε) σ(−z))."""
+    rest = torch.log(tensor(9.0))
+    for z, e in ((rest, 0.1), (tensor(0.3), 0.1), (tensor(-1.0), 0.25)):
+        chosen = ((z + 1.0) / 2.0).requires_grad_()
+        pair = {"chosen": chosen[None], "rejected": tensor([0.0])}
+        backward(evaluate(SimPO(), pair, label_smoothing=e))
+        slope = 2.0 * (e * torch.sigmoid(z) - (1 - e) * torch.sigmoid(-z))
+        assert float(chosen.grad) == pytest.approx(float(slope), abs=1e-12)
+        assert (abs(slope) < 1e-12) == (z is rest)
+
+
+def test_the_gradient_is_the_slope_of_the_value():
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda *shape: -torch.rand(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    for values in ({}, {"sft_weight": 0.7}, {"label_smoothing": 0.2}, {"sft_weight": 0.7, "label_smoothing": 0.2}):
+
+        def value(chosen, rejected, values=values):
+            return evaluate(SimPO(), {"chosen": chosen, "rejected": rejected}, **values).values
+
+        assert torch.autograd.gradcheck(value, (draw(3, 4).requires_grad_(), draw(3, 6).requires_grad_()))
+
+
+def test_lengths_are_those_of_the_data(vectors):
+    loss, _ = worked(vectors, "simpo.b2.0_g1.0")
+    assert (metric(loss, "lengths/chosen"), metric(loss, "lengths/rejected")) == (55 / 4, 67 / 4)
+
+
 def test_no_reference_is_asked_for():
     assert SimPO().roles(options(SimPO)) == ("policy",)
 
