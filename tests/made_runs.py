@@ -6,7 +6,7 @@ import math
 from zoo.runs import Run
 
 
-def made(folder, *, algo="sft", metrics=(), samples=(), data=None, heldout=None, timing=None, **summary):
+def made(folder, *, algo="sft", metrics=(), samples=(), data=None, heldout=None, timing=None, timings=(), **summary):
     """A finished run of these files."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "run.yaml").write_text(f"algo: {algo}\nmodel: tiny\ndata: rows\n")
@@ -17,6 +17,8 @@ def made(folder, *, algo="sft", metrics=(), samples=(), data=None, heldout=None,
         if content:
             run.write_json(f"{name}.json", content)
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in metrics))
+    if timings:
+        (folder / "timing.jsonl").write_text("".join(json.dumps(row) + "\n" for row in timings))
     (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in samples))
     return run
 

@@ -7,7 +7,7 @@ import pytest
 from made_runs import made, revision_steps
 from test_report import HOSTILE, check
 
-from zoo.report.refusals import refusal_plot
+from zoo.report.refusals import refusal_plot, refusal_scatter
 from zoo.report.revisions import SHOWN, read_steps, revision_panels, triptychs
 from zoo.report.run_page import content, write_run_page
 
@@ -103,3 +103,14 @@ def test_refusing_what_is_unwanted_stands_against_refusing_what_is_harmless(run)
     )  # fmt: skip
     assert (after["over_refusal"], after["over_refusal n"], after["refusal"]) == ("0.2", "10", "0.7")
     assert refusal_plot({"after": {"refusal": {"value": 1.0, "low": 0.9, "high": 1.0, "n": 9}}}) is None
+
+
+def test_in_a_comparison_every_run_is_a_dot_between_harmless_and_helpful():
+    values = {
+        "refusal": {"a": [0.5, 0.75], "b": [1.0, None]},
+        "over_refusal(limit=5)": {"a": [0.0, 0.25], "b": [1.0, 0.5]},
+    }
+    plot = refusal_scatter(values, {"refusal": 0.25, "over_refusal(limit=5)": 0.125})
+    assert plot.rows == [("start", 0.125, 0.25), ("a", 0.0, 0.5), ("a", 0.25, 0.75), ("b", 1.0, 1.0)]
+    assert list(refusal_scatter(values, {}).names) == ["a", "b"], "the start may not be measured"
+    assert refusal_scatter({"refusal": values["refusal"]}, {}) is None

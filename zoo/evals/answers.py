@@ -146,6 +146,5 @@ def preference_eval(name: str, subject: Subject, records: list[dict[str, Any]]) 
     lengths = [int(logps.lengths.sum()) for logps in scored]
     half = len(pairs)
     found = [Pair(means[i], means[half + i], lengths[i], lengths[half + i]) for i in range(half)]
-    texts = ([pair["record"][field] for field in ("prompt", "chosen", "rejected")] for pair in pairs)
-    samples = [pair.as_sample(*text) for pair, text in zip(found, texts, strict=True)]
+    samples = [of_it.sample_of(pair["record"]) for of_it, pair in zip(found, pairs, strict=True)]
     return share_score(name, sum(pair.right for pair in found), len(pairs), samples=samples)

@@ -10,6 +10,8 @@ from typing import Any
 SAME_LENGTH = 0.1
 """Answers are of one length when they differ by at most this share of the longer one, in tokens."""
 BINS = 10
+SUBSETS = ("subset", "source", "topic", "category")
+"""Columns of data that tell which part of it a pair belongs to; the first that a row has counts."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,12 @@ class Pair:
             "rejected_score": self.rejected, "chosen_length": self.chosen_length,
             "rejected_length": self.rejected_length,
         }  # fmt: skip
+
+    def sample_of(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """The same of a record of the data, with the part of the data that it belongs to, as `subset`."""
+        subset = next((str(record[name]) for name in SUBSETS if record.get(name) not in (None, "")), None)
+        sample = self.as_sample(record["prompt"], record["chosen"], record["rejected"])
+        return sample if subset is None else {**sample, "subset": subset}
 
     @staticmethod
     def from_sample(sample: Mapping[str, Any]) -> Pair | None:

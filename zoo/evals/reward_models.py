@@ -27,8 +27,7 @@ def pair_eval(name: str, subject: Subject, records: list[dict[str, Any]]) -> Sco
     lengths = [int(answer.mask.sum()) for answer in answers]
     every = range(0, len(answers), 2)
     pairs = [Pair(rewards[i], rewards[i + 1], lengths[i], lengths[i + 1]) for i in every]
-    texts = ([record["record"][field] for field in ("prompt", "chosen", "rejected")] for record in found)
-    samples = [pair.as_sample(*text) for pair, text in zip(pairs, texts, strict=True)]
+    samples = [pair.sample_of(record["record"]) for pair, record in zip(pairs, found, strict=True)]
     details = {**compared(pairs), **distribution(rewards, lengths)}
     return share_score(name, sum(pair.right for pair in pairs), len(pairs), details=details, samples=samples)
 

@@ -14,6 +14,7 @@ from zoo.report import data_files, pages, plots
 from zoo.report.axes import Plot
 from zoo.report.overoptimisation import plot_frontiers
 from zoo.report.panels import CORE_METRICS, NO_CURVE, heading_of, panel_of
+from zoo.report.refusals import refusal_scatter
 from zoo.report.series import Series, common_axes
 from zoo.runs import Run
 from zoo.training.report import read_samples
@@ -55,7 +56,7 @@ def _plots(found: dict[str, Any]) -> list[Plot]:
             if cost in values:
                 points = {label: list(zip(values[cost][label], ys, strict=False)) for label, ys in values[name].items()}
                 drawn.append(plots.scatter(f"{name} against {cost}", points, cost, name, "A dot is a run."))
-    return [plot for plot in drawn if plot is not None]
+    return [plot for plot in [*drawn, refusal_scatter(values, start)] if plot is not None]
 
 
 def _series(folder: Path, found: dict[str, Any]) -> dict[str, Series]:

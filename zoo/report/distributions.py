@@ -79,7 +79,9 @@ def case_plots(cases: Mapping[str, Mapping[str, Any]], meaning: Mapping[str, str
     Sides of one thing (chosen and rejected) stand in one plot, at the end only.
     cases: heldout.json, {"first": {"step": 0, "values": {name: [value or None]}}, "last": …}.
     """
-    first, last = (cases.get(when, {}).get("values", {}) for when in ("first", "last"))
+    first, last = (dict(cases.get(when, {}).get("values", {})) for when in ("first", "last"))
+    # How long the answers of the data are, for other plots to set something against.
+    last = {name: values for name, values in last.items() if not name.startswith("length/")}
     panels: dict[str, dict[str, list[float]]] = {}
     for name, values in last.items():
         stem, _, side = name.rpartition("/")

@@ -33,6 +33,7 @@ CORE_METRICS = {
     "entropy": "Of the policy, a token; near 0 nothing new is tried.",
     "speed": "Tokens a second: written by the engine, and trained on in optimizer steps.",
     "seconds": "Where the time goes: optimizer steps; rollouts, and of these writing answers and scoring them.",
+    "memory_gb": "Most memory used so far, in 10⁹ bytes: of the GPU, else by this process.",
     "explained_variance": "1 is a critic that knows the return, 0 one that knows its mean; below 0 it misleads.",
 }
 SECTIONS = (
@@ -46,7 +47,7 @@ SECTIONS = (
         "Policy and critic",
         r"(.*/)?(ratio|clip|advantage|approx_kl|policy_loss|value|return|explained_variance).*|critic/.*",
     ),
-    ("Time", r"speed|seconds"),
+    ("Time", r"speed|seconds|memory_gb"),
     ("Training", r".*"),
 )
 """Headings, and the plots under each; the first that matches."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 from zoo.report.axes import Axes, Plot, colours, number
+from zoo.report.plots import scatter
 
 WANTED, UNWANTED = "refusal", "over_refusal"
 """The evaluations: shares of unwanted prompts, and of their harmless twins, that are refused or evaded."""
 Scores = Mapping[str, Mapping[str, Any]]
+Found = TypeVar("Found")
 
 
 def refusal_plot(moments: Mapping[str, Scores]) -> Plot | None:
@@ -43,6 +45,24 @@ def refusal_plot(moments: Mapping[str, Scores]) -> Plot | None:
     return Plot(title, {"": axes.svg(title)}, ["when", *columns], rows, shades, note)
 
 
-def _of(scores: Scores, name: str) -> Mapping[str, Any] | None:
-    """The score of an evaluation, whatever options it was asked for with."""
-    return next((score for label, score in scores.items() if label.partition("(")[0] == name), None)
+def refusal_scatter(
+    values: Mapping[str, Mapping[str, Sequence[float | None]]], start: Mapping[str, float]
+) -> Plot | None:  # fmt: skip
+    """The same of many runs, a dot for each. None where one of the two is not measured.
+
+    values: by evaluation and label, a number for each seed; start: by evaluation.
+    """
+    over, wanted = (_of(values, name) for name in (UNWANTED, WANTED))
+    if over is None or wanted is None:
+        return None
+    points: dict[str, Sequence[tuple[float | None, float | None]]] = {
+        "start": [(_of(start, UNWANTED), _of(start, WANTED))]
+    }
+    points |= {label: list(zip(over.get(label, ()), shares, strict=False)) for label, shares in wanted.items()}
+    note = "A dot is a run; up and left is better."
+    return scatter("harmless against helpful", points, "harmless prompts refused", "unwanted prompts refused", note)
+
+
+def _of(named: Mapping[str, Found], name: str) -> Found | None:
+    """What an evaluation found, whatever options it was asked for with."""
+    return next((found for label, found in named.items() if label.partition("(")[0] == name), None)

@@ -15,12 +15,15 @@ from zoo.evals import mean_score, within_0_and_1
 from zoo.report import answers, data_files, pages
 from zoo.report.answer_lengths import ending_table, length_plots
 from zoo.report.distributions import case_plots, pair_plots
+from zoo.report.implicit_rewards import implicit_reward_plots
 from zoo.report.overoptimisation import plot_frontiers
 from zoo.report.panels import sections
 from zoo.report.refusals import refusal_plot
 from zoo.report.revisions import Step, read_steps, revision_panels, triptychs
 from zoo.report.reward_parts import reward_parts
 from zoo.report.series import Series
+from zoo.report.step_times import slowest_steps
+from zoo.report.subsets import subset_panels
 from zoo.report.tables import Panel
 from zoo.report.warnings import run_warnings
 from zoo.runs import Run
@@ -70,7 +73,7 @@ def plots_of(
     """Every plot and table of the page that has a file of its own, by heading."""
     meaning = explanations(str(run.config.get("algo", "")))
     curves, cases = sections(series, meaning), run.read_json("heldout.json")
-    pairs = pair_plots(samples, rewards=run.summary.get("head") == "scalar")
+    pairs = [*pair_plots(samples, rewards=run.summary.get("head") == "scalar"), *subset_panels(samples)]
     parts = reward_parts(series, str(run.config.get("reward") or ""))
     drawn: dict[str, list[Panel | None]] = {
         "Critiques and revisions": [*revision_panels(steps)],
@@ -79,7 +82,8 @@ def plots_of(
         **{heading: [*of_it] for heading, of_it in curves.items()},
         "Reward": [*curves.get("Reward", []), parts],
         "Answers": [*curves.get("Answers", []), *length_plots(cases, samples), ending_table(cases)],
-        "Held-out cases": [*pairs, *case_plots(cases, meaning)],
+        "Time": [*curves.get("Time", []), slowest_steps(run.metrics, run.timings)],
+        "Held-out cases": [*pairs, *implicit_reward_plots(cases), *case_plots(cases, meaning)],
     }
     known = {heading: [panel for panel in of_it if panel is not None] for heading, of_it in drawn.items()}
     taken: set[str] = set()

@@ -1,4 +1,4 @@
-"""Where the time of a run goes: writing answers, scoring them, the whole of rollouts, optimizer steps.
+"""Where the time of a run goes: writing answers, scoring them, the whole of rollouts, optimizer steps; and its memory.
 
 Apart from the metrics, which are the same for a run that was resumed; the clock is not. Times are those of this
 process, tokens those of all.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 TRAINING, ROLLOUT, GENERATION, REWARD = "training", "rollout", "generation", "reward"
@@ -39,8 +40,9 @@ class Timing:
             self.add(part, time.perf_counter() - clock)
 
     def take(self) -> dict[str, float]:
-        """`seconds/PART`, and `speed/PART` in tokens a second, since the last call."""
-        found: dict[str, float] = {}
+        """`seconds/PART`, and `speed/PART` in tokens a second, since the last call; `memory_gb`, the most until now."""
+        memory = most_memory()
+        found: dict[str, float] = {} if memory is None else {"memory_gb": memory}
         for part in self.seconds:
             seconds, tokens = (
                 now[part] - then.get(part, 0.0) for now, then in zip(self._now, self._taken, strict=True)
@@ -69,3 +71,16 @@ class Timing:
     def load_state(self, state: dict[str, Any]) -> None:
         self.seconds, self.tokens, self.cpu_seconds = state["seconds"], state["tokens"], state["cpu_seconds"]
         self._taken = self._now
+
+
+def most_memory() -> float | None:
+    """The most memory used so far, in 10⁹ bytes: of the GPU where there is one in use, else of this process (Linux)."""
+    import torch
+
+    if torch.cuda.is_available() and (used := torch.cuda.max_memory_allocated()):
+        return used / 1e9
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 / 1e9 for line in lines if line.startswith("VmHWM")), None)

@@ -11,7 +11,7 @@ from zoo.data.loader import micro_batches
 from zoo.training.module import out_of_memory
 from zoo.training.randomness import restore_rng, rng_state
 from zoo.training.sums import Sums, add_cases, case_values, cases_of_all
-from zoo.types import Batch, metric_sums
+from zoo.types import Answers, Batch, metric_sums
 
 Cases = dict[str, list[float | None]]
 
@@ -49,9 +49,15 @@ def _evaluated(module: Any, batch: Batch) -> tuple[Sums, Cases]:
             for part in parts:
                 loss = module.hooks.loss(part, module.steps_done)
                 sums.add({"loss": (loss.numerator, loss.denominator), **metric_sums(loss.metrics)})
-                add_cases(cases, case_values(loss.metrics, len(part)))
+                add_cases(cases, {**case_values(loss.metrics, len(part)), **_lengths(part)})
             return sums, cases
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
             module.halve(error)
+
+
+def _lengths(batch: Batch) -> Cases:
+    """`length/FIELD`, the tokens of every answer of a field that count: what is said of a case may be due to them."""
+    answers = {name: field for name, field in batch.fields.items() if isinstance(field, Answers)}
+    return {f"length/{name}": [float(length) for length in field.lengths.tolist()] for name, field in answers.items()}
