@@ -6,19 +6,29 @@ above. The bound is tight when the logit is shifted by δ, the mean reward.
 
 δ is the mean of all rewards seen so far, the current step's included, good and bad alike (as in TRL; TRL's `bco_pair`
 loss of the DPO trainer has no δ). It is brought up to date once an optimizer step, from the whole step, without
-gradient; held-out data leaves it alone. The paper's weights for bad answers to prompts of another distribution than
-the good ones' (a density ratio from a classifier on embedded prompts) are left out: answers of both marks should
-come from the same prompts.
+gradient; held-out data leaves it alone.
+
+Where good and bad answers come from different prompts, the classifier could go by the prompt. `density_weights` weighs
+bad answers by p(x | good)/p(x | bad), which makes their prompts those of the good ones. The ratio is the odds of a
+second classifier, of prompts. Here that is a logistic regression on the tokens of a prompt, where the paper (and TRL,
+with an embedding model of the user's) has one on embeddings; and it never judges a prompt that it was fitted on.
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 
 import torch
+from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 
 from zoo.api import Algorithm, Loss, logsigmoid, require
+
+RATIOS = (0.5, 10.0)
+"""Density ratios are held within these, as in TRL."""
+BUCKETS = 512
+"""Numbers of tokens are taken modulo this: so many features has a prompt."""
 
 
 class BCO(Algorithm):
@@ -36,20 +46,41 @@ class BCO(Algorithm):
         "logps/desirable": "log π of good answers, summed.",
         "logps/undesirable": "log π of bad answers, summed.",
         "desirable": "Share of good answers among those of the step.",
+        "density_weight": "Weight of bad answers, 1 without density_weights; far from 1 where prompts tell the mark.",
     }
-    conformance = {"start": {"loss": math.log(2), "delta": 0.0, "rewards/desirable": 0.0, "rewards/undesirable": 0.0}}
+    conformance = {
+        "start": {"loss": math.log(2), "delta": 0.0, "rewards/desirable": 0.0, "rewards/undesirable": 0.0},
+        "values": [
+            {"given": {"policy": {"completion": [-12.5, -20.0, -8.25, -30.0, -14.0, -18.5, -8.25, -45.5]},
+                       "reference": {"completion": [-13.0, -19.0, -8.0, -32.5, -13.5, -19.5, -8.75, -40.0]},
+                       "fields": {"label": [True, True, True, True, False, False, False, False]}},
+             "measured": {"rewards": -0.275, "answers": 8.0}, "loss": 0.6600298084185143},
+        ],
+    }  # fmt: skip
     saved = ("delta", "answers", "step")
 
     @dataclass
     class Config:
         beta: float = 0.1
         """Scale β of the reward; TRL takes 0.1 too."""
+        density_weights: bool = False
+        """Weigh bad answers by p(x | good)/p(x | bad) of their prompt, between 0.5 and 10: for data whose good and bad
+        answers come from different prompts (the paper's underlying distribution matching)."""
 
         def __post_init__(self):
             require(self.beta > 0, "beta must be above 0")
 
     def __init__(self):
         self.delta, self.answers, self.step = 0.0, 0.0, -1
+
+    def prepare(self, records, models, config):
+        """With density weights every record of a bad answer gets its own."""
+        if not config.density_weights:
+            return records
+        labels = torch.tensor([bool(record["label"]) for record in records])
+        ratios = _density_ratios([record["completion"].prompt for record in records], labels)
+        weights = torch.where(labels, 1.0, ratios).tolist()
+        return [{**record, "weight": weight} for record, weight in zip(records, weights, strict=True)]
 
     def measure(self, batch, models, config):
         """Rewards of the step, summed, and their number."""
@@ -63,7 +94,8 @@ class BCO(Algorithm):
         policy, reward = self._rewards(batch, models, config)
         good = batch.label.bool()
         above = reward - self.delta
-        return Loss.per_example(-logsigmoid(torch.where(good, above, -above)), {
+        weight = batch.numbers("weight", reward, 1.0)
+        return Loss.per_example(-weight * logsigmoid(torch.where(good, above, -above)), {
             "delta": torch.full_like(reward, self.delta),
             "rewards/desirable": reward.where(good, torch.nan),
             "rewards/undesirable": reward.where(~good, torch.nan),
@@ -71,6 +103,7 @@ class BCO(Algorithm):
             "logps/desirable": policy.where(good, torch.nan),
             "logps/undesirable": policy.where(~good, torch.nan),
             "desirable": good,
+            "density_weight": weight.where(~good, torch.nan),
         })  # fmt: skip
 
     def _see(self, measured, step):
@@ -83,3 +116,41 @@ class BCO(Algorithm):
         """log π(y|x), and r = β log π(y|x)/π_ref(y|x)."""
         policy = models.policy.logps(batch.completion).sum()
         return policy, config.beta * (policy - models.reference.logps(batch.completion).sum())
+
+
+def _density_ratios(prompts, good):
+    """p(x | good)/p(x | bad) of N prompts (ids [P]), float64 [N]; good: bool [N]."""
+    features = torch.zeros(len(prompts), BUCKETS, dtype=torch.float64)
+    for row, prompt in zip(features, prompts, strict=True):
+        row += torch.bincount(prompt.cpu() % BUCKETS, minlength=BUCKETS)
+    features = normalize(features)
+    # Each half of the different prompts is judged by what the other half shows: its own marks would give a prompt away.
+    places = {ids: i for i, ids in enumerate(sorted({tuple(prompt.tolist()) for prompt in prompts}))}
+    half = torch.tensor([places[tuple(prompt.tolist())] % 2 for prompt in prompts])
+    ratios = torch.ones(len(prompts), dtype=torch.float64)
+    for side in (0, 1):
+        fitted = half != side
+        if len(good[fitted].unique()) < 2:
+            warnings.warn("Too few prompts have answers of both marks: the density weights are 1.", stacklevel=2)
+            return torch.ones_like(ratios)
+        # With classes of equal weight the odds are the ratio of the densities.
+        ratios[~fitted] = (features[~fitted] @ _classifier(features[fitted], good[fitted])).exp()
+    return ratios.clamp(*RATIOS)
+
+
+@torch.enable_grad()
+def _classifier(features, good):
+    """Weights of a logistic regression with balanced classes and a penalty of ½|w|²; features [N, F] → [F]."""
+    weights = torch.zeros(features.shape[1], dtype=features.dtype, requires_grad=True)
+    balance = torch.where(good, 1 / good.sum(), 1 / (~good).sum()) * len(good) / 2
+    optimizer = torch.optim.LBFGS([weights], max_iter=100, line_search_fn="strong_wolfe")
+
+    def objective():
+        optimizer.zero_grad()
+        loss = binary_cross_entropy_with_logits(features @ weights, good.double(), balance, reduction="sum")
+        loss = loss + weights.square().sum() / 2
+        loss.backward()
+        return loss
+
+    optimizer.step(objective)
+    return weights.detach()

@@ -1,9 +1,13 @@
 """BCO: worked numbers of the first step, and δ: once a step, over the whole step, and never from held-out data."""
 
+import random
+import statistics
+
 import pytest
 import torch
 from formulas import backward, close, evaluate, metric, options, tensor, together
 
+from zoo.api import Answer
 from zoo.errors import ZooError
 from zoo.registry import load_algorithm
 
@@ -78,6 +82,60 @@ def test_the_threshold_survives_a_resume():
     for one in (algorithm, again):
         step(one, tensor([3.0, 3.0]), zero, label, beta=1.0, step=1)
     assert algorithm.delta == again.delta == 9 / 4
+
+
+# -- prompts of another distribution ---------------------------------------------------------------------------------
+
+
+def rows_of(draws):
+    """Records of (topic, label): a prompt is its topic's token among others that say nothing."""
+    source = random.Random(0)
+    noise = lambda: [source.randrange(100, 140) for _ in range(4)]  # noqa: E731
+    return [
+        {"completion": Answer.of([topic] * 3 + noise(), [7]), "label": label, "row": i}
+        for i, (topic, label) in enumerate(draws)
+    ]
+
+
+def weights_of(records):
+    return [one["weight"] for one in BCO().prepare(records, None, options(BCO, density_weights=True))]
+
+
+def test_bad_answers_are_weighted_by_how_much_likelier_their_prompt_is_among_good_ones():
+    """Topic 1 makes 4/5 of the good and 2/5 of the bad prompts: its ratio is 2. That of topic 2 is 1/3, held at 1/2."""
+    draws = [(1, True)] * 160 + [(2, True)] * 40 + [(1, False)] * 320 + [(2, False)] * 480
+    records = rows_of(draws)
+    found = weights_of(records)
+    mean = {
+        draw: statistics.mean(w for w, one in zip(found, draws, strict=True) if one == draw)
+        for draw in dict.fromkeys(draws)
+    }
+    assert mean[1, True] == mean[2, True] == 1.0
+    assert mean[1, False] == pytest.approx(2.0, rel=0.1) and mean[2, False] == pytest.approx(0.5, rel=0.05)
+    assert weights_of(records[::-1]) == pytest.approx(found[::-1], rel=1e-4), "the order of the rows does not matter"
+
+
+def test_the_weight_stands_before_the_loss_of_its_answer():
+    policy, zero, label = tensor([1.0, 2.0, -3.0]), tensor([0.0] * 3), torch.tensor([True, False, False])
+    plain = step(BCO(), policy, zero, label)
+    fields = {"completion": policy}, {"completion": zero}
+    found = evaluate(BCO(), *fields, fields={"label": label, "weight": tensor([1.0, 0.5, 4.0])})
+    close(found.values, plain.values * tensor([1.0, 0.5, 4.0]))
+    assert (metric(found, "density_weight"), metric(plain, "density_weight")) == (2.25, 1.0)
+
+
+def test_where_the_prompts_are_the_same_all_weights_are_1():
+    records = [{**one, "label": label} for one in rows_of([(1, True), (2, True)] * 10) for label in (True, False)]
+    assert weights_of(records) == pytest.approx([1.0] * 40)
+    assert BCO().prepare(records, None, options(BCO)) is records
+
+
+def test_prompts_of_which_nothing_can_be_told_leave_the_weights_at_1():
+    with pytest.warns(UserWarning, match="Too few prompts"):
+        assert weights_of(rows_of([(1, True), (2, True), (1, False)])) == [1.0] * 3
+
+
+# -- one mark, start, extremes ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("good", [True, False])
