@@ -76,10 +76,16 @@ class RM(Algorithm):
             warnings.warn(
                 f"--ranking-loss {config.ranking_loss} changes nothing: the data is pairs, and on two answers all "
                 "these losses are one. A named source that has rankings gives them with --format ranking.",
-                stacklevel=2,
+                stacklevel=1,
             )
+        tied = sum(_is_tied(record["ranks"], config.ranking_loss) for record in records if "ranks" in record)
+        if tied:
+            warnings.warn(
+                f"--ranking-loss {config.ranking_loss} learns nothing from {tied:,} of {len(records):,} rankings, for "
+                "their ties; kwise leaves out no more than tied pairs.", stacklevel=1,
+            )  # fmt: skip
         if config.margin_scale != 1 and not any("margin" in record for record in records):
-            warnings.warn("--margin-scale changes nothing: the data has no margin.", stacklevel=2)
+            warnings.warn("--margin-scale changes nothing: the data has no margin.", stacklevel=1)
         return records
 
     def loss(self, batch, models, config):
@@ -120,12 +126,12 @@ class RM(Algorithm):
 
     def _ranking(self, rewards, ranks, better, worse, config):
         """The loss of one ranking, [] or None where ties leave nothing."""
-        if config.ranking_loss == "kwise":
-            return -logsigmoid(rewards[better] - rewards[worse]).mean() if len(better) else None
-        if config.ranking_loss == "best_of_n":
-            return -rewards.log_softmax(0)[ranks.argmin()] if (ranks == ranks.min()).sum() == 1 else None
-        if len(ranks.unique()) < len(ranks):
+        if _is_tied(ranks.tolist(), config.ranking_loss):
             return None
+        if config.ranking_loss == "kwise":
+            return -logsigmoid(rewards[better] - rewards[worse]).mean()
+        if config.ranking_loss == "best_of_n":
+            return -rewards.log_softmax(0)[ranks.argmin()]
         ordered = rewards[ranks.argsort()]
         return (ordered.flip(0).logcumsumexp(0).flip(0) - ordered).sum()
 
@@ -148,3 +154,10 @@ class RM(Algorithm):
             some = records[:: max(1, len(records) // config.normalize_samples)][: config.normalize_samples]
             best = [r["chosen"] if "chosen" in r else r["completions"][r["ranks"].index(min(r["ranks"]))] for r in some]
             models.policy.normalize(best, std=1.0 if config.normalize == "mean_std" else None)
+
+
+def _is_tied(ranks, ranking_loss):
+    """Whether ties leave nothing of a ranking: all answers alike; more than one best; no whole order."""
+    if ranking_loss == "best_of_n":
+        return ranks.count(min(ranks)) > 1
+    return len(set(ranks)) < (2 if ranking_loss == "kwise" else len(ranks))

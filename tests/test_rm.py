@@ -179,6 +179,7 @@ def test_options_that_mean_nothing_are_refused(name, value):
 
 
 PAIRS, RANKINGS = [{"chosen": 1, "rejected": 2}], [{"completions": [1, 2, 3], "ranks": [1, 2, 3]}]
+TIED = [*RANKINGS, {**RANKINGS[0], "ranks": [1, 2, 2]}, {**RANKINGS[0], "ranks": [1, 1, 2]}]
 
 
 @pytest.mark.parametrize(
@@ -187,6 +188,9 @@ PAIRS, RANKINGS = [{"chosen": 1, "rejected": 2}], [{"completions": [1, 2, 3], "r
         (PAIRS, {"ranking_loss": "best_of_n"}, "--ranking-loss best_of_n changes nothing.*--format ranking"),
         (PAIRS, {"ranking_loss": "plackett_luce"}, "--ranking-loss plackett_luce changes nothing"),
         (RANKINGS, {"ranking_loss": "plackett_luce"}, ""),
+        (TIED, {"ranking_loss": "plackett_luce"}, "--ranking-loss plackett_luce learns nothing from 2 of 3 rankings"),
+        (TIED, {"ranking_loss": "best_of_n"}, "--ranking-loss best_of_n learns nothing from 1 of 3 rankings"),
+        (TIED, {}, ""),
         (RANKINGS, {"margin_scale": 3.0}, "--margin-scale changes nothing"),
         (PAIRS, {"margin_scale": 3.0}, "--margin-scale changes nothing"),
         ([*PAIRS, {**PAIRS[0], "margin": 1.0}], {"margin_scale": 3.0}, ""),
@@ -199,6 +203,7 @@ def test_an_option_that_says_nothing_about_the_data_is_named(records, values, sa
         warnings.simplefilter("always")
         assert RM().prepare(records, None, options(**values)) is records
     assert len(caught) == bool(said)
+    assert all(one.filename.endswith("rm.py") for one in caught), "a run makes a line of what a plugin itself warns of"
     assert re.search(said, "".join(str(one.message) for one in caught))
 
 
