@@ -58,7 +58,7 @@ class PPO(Algorithm):
     data = "prompt"
     defaults = {
         "lr": 1e-5, "schedule": "constant", "batch_size": 64, "rollout_epochs": 4, "adam_eps": 1e-5,
-        "max_new_tokens": 64,
+        "max_new_tokens": 64, "critic": "head",
     }  # fmt: skip
     variants = {
         "instructgpt": {"kl_coef": 0.02, "rollout_epochs": 1, "minibatches": 8, "ptx_weight": 27.8},

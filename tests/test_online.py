@@ -16,6 +16,7 @@ from tiny_runs import demonstrations, differences, run_command, trainer, write_r
 import zoo
 from zoo.errors import PluginError, ZooError
 from zoo.hookspecs import hookimpl
+from zoo.models import roles
 from zoo.runs import Run
 from zoo.training.experience import packed, unpacked
 from zoo.training.randomness import seed_everything, seeded
@@ -370,6 +371,58 @@ def test_a_critic_may_be_a_head_on_the_policy(train):
     values = [row["value"] for row in rows_with(head, "value")]
     assert values[0] == 0.0 and values[-1] != 0.0, "it starts at 0 and learns"
     assert rows_with(own, "critic/grad_norm") and rows_with(head, "critic/grad_norm")
+
+
+@pytest.mark.parametrize("options", [{}, {"micro_tokens": 24}, {"lora": True, "lora_rank": 2}], ids=str)
+def test_a_head_that_reads_the_states_of_the_policys_pass_learns_what_it_would_from_a_pass_of_its_own(
+    train, monkeypatch, options
+):
+    passes = []
+
+    def counted(*arguments, **more):
+        passes.append(torch.is_grad_enabled())
+        return made(*arguments, **more)
+
+    made = roles.predicting_states
+    monkeypatch.setattr(roles, "predicting_states", counted)
+    given = {"critic": "head", "precision": "32-true", "lr": 1e-2, **options}
+    lent = train("ActorCritic", **given)
+    spared, passes = sum(passes), []
+    monkeypatch.setattr(
+        roles.Policy, "states", lambda self, answers: counted(self.model, answers, self.layout, self.balance)
+    )
+    alone = train("ActorCritic", **given)
+    assert 2 * spared == sum(passes), "one pass for both"
+    assert "lora" in options or differences(lent, alone) < 1e-5
+    for a, b in zip(lent.metrics, alone.metrics, strict=True):
+        assert [a[name] for name in a] == pytest.approx([b[name] for name in a], abs=1e-5, rel=1e-4)
+
+
+def test_states_are_lent_for_the_same_answers_and_weights_only(tiny_folder):
+    from zoo.models.loading import load_model, resolve_model
+
+    model = load_model(resolve_model(str(tiny_folder)), torch.float32)
+    policy = roles.Policy(model, "shared")
+    policy.lends_states = True
+    answers = Answers([Answer.of([1, 2], [3, 4]), Answer.of([1, 2], [5])])
+    fresh = policy.states(answers).hidden
+
+    def lent(change=lambda: None, asked=answers):
+        """Whether the states of the pass before are taken."""
+        policy.logps(answers)
+        known = policy._lent[2].hidden
+        change()
+        return policy.states(asked).hidden is known
+
+    policy.logps(answers)
+    assert torch.equal(policy._lent[2].hidden, fresh)
+    assert lent()
+    assert not lent(lambda: policy.states(answers)), "once"
+    assert not lent(asked=answers.select([1, 0]))
+    assert not lent(lambda: next(model.parameters()).detach().add_(1)), "the weights have moved"
+    policy.logps(answers)
+    with torch.no_grad():
+        assert not policy.states(answers).hidden.requires_grad
 
 
 def test_a_variant_outranks_the_defaults_and_the_command_line_the_variant(train):

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from zoo.models.layout import counted
 from zoo.models.parts import rows_in_parts
+from zoo.models.roles import Policy
 from zoo.models.scalar import head_values
-from zoo.models.scoring import balance_of, base_of, hidden_states, rows_for
+from zoo.models.scoring import balance_of, base_of, predicting_states
 from zoo.types import Answer, Answers, pad
 
 
@@ -39,15 +40,19 @@ class ValueHead(torch.nn.Module):
 class Critic:
     """The model of state values that learns beside the policy.
 
-    model: the backbone that is run; head: what has the trained `score`, the same model or a `ValueHead`.
-    micro_tokens: as of `zoo.models.roles.Scorer`.
+    backbone: what gives the states, the role of the policy or a model of its own in rows of `layout`; head: what has
+    the trained `score`, that model or a `ValueHead`. micro_tokens: as of `zoo.models.roles.Scorer`.
     """
 
     micro_tokens: int | None = None
 
-    def __init__(self, model: Any, head: Any, layout: str):
-        self.model, self.head, self.layout = model, head, layout
-        self.balance = balance_of(model)
+    def __init__(self, backbone: Any, head: Any, layout: str):
+        self.policy = backbone if isinstance(backbone, Policy) else None
+        self.model = backbone if self.policy is None else self.policy.model
+        self.head, self.layout = head, layout
+        self.balance = balance_of(self.model)
+        if self.policy is not None:
+            self.policy.lends_states = True
 
     def values(self, answers: Answers) -> Tensor:
         """V of the state before each completion token, float32 [B, T], 0 where no token counts."""
@@ -67,8 +72,10 @@ class Critic:
     def _values(self, answers: Sequence[Answer]) -> Tensor:
         mask = counted(answers)
         device = next(self.model.parameters()).device
-        rows = rows_for(self.model, answers, self.layout, self.balance)
         # The position that predicts a token has seen what came before it: the state in which it is chosen.
-        hidden = hidden_states(self.model, rows)[rows.row, rows.column]
+        if self.policy is not None:
+            rows, hidden = self.policy.states(answers)
+        else:
+            rows, hidden = predicting_states(self.model, answers, self.layout, self.balance)
         empty = torch.zeros(mask.shape, dtype=torch.float32, device=device)
         return empty.index_put((rows.answer, rows.index), head_values(self.head, hidden))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
+from operator import is_
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from zoo.errors import ZooError
 from zoo.models.layout import counted
 from zoo.models.parts import logps_in_parts
 from zoo.models.reference_cache import ReferenceCache, answer_key
-from zoo.models.scoring import balance_of, score_answers, split
+from zoo.models.scoring import States, balance_of, predicting_states, score_answers, split
 from zoo.models.snapshot import Snapshot
 from zoo.types import Answer, Answers, TokenLogps, missing_role
 
@@ -56,6 +57,30 @@ class Policy(Scorer):
     """The model that learns. writer: what it writes answers with, in runs where it does (zoo.rollout.writer)."""
 
     writer: Any = None
+    lends_states = False
+    """Whether a head on this model reads the states of the answers that were scored last, and spares a second pass."""
+    _lent: tuple[list[Answer], Any, States] | None = None
+
+    def _score(self, answers: Sequence[Answer], **options: Any) -> TokenLogps:
+        # What nobody asked for is let go first: it holds the memory of a whole pass.
+        self._lent = None
+        if not self.lends_states or not answers or options["noise"]:
+            return super()._score(answers, **options)
+        states = predicting_states(self.model, answers, self.layout, self.balance)
+        self._lent = (list(answers), self._moment(), states)
+        return score_answers(self.model, answers, self.layout, states=states, **options)
+
+    def states(self, answers: Sequence[Answer]) -> States:
+        """Those at the counted tokens, of the last pass where it was over the same answers; they are lent once."""
+        lent, self._lent = self._lent, None
+        same = lent is not None and len(lent[0]) == len(answers) and all(map(is_, lent[0], answers))
+        if lent is not None and same and lent[1] == self._moment():
+            return lent[2]
+        return predicting_states(self.model, answers, self.layout, self.balance)
+
+    def _moment(self) -> tuple[bool, int]:
+        """What a pass depends on besides the answers: whether it can be differentiated, and how far the weights are."""
+        return torch.is_grad_enabled(), sum(parameter._version for parameter in self.model.parameters())
 
     def generate(self, prompts: Sequence[Any], n: int | None = None, **sampling: Any) -> Answers:
         """`n` answers to each prompt, side by side: encoded records, message lists or strings.

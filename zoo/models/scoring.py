@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -55,6 +55,19 @@ def neftune(embeddings: Tensor, rows: Rows, alpha: float) -> Tensor:
     return embeddings + (uniform * size[..., None]).to(embeddings.dtype)
 
 
+class States(NamedTuple):
+    """Answers laid out, and the hidden states at the N positions that predict their counted tokens, [N, D]."""
+
+    rows: Rows
+    hidden: Tensor
+
+
+def predicting_states(model: Any, answers: Sequence[Answer], layout: str, balance: int, noise: float = 0.0) -> States:
+    """The states that an output head, or a critic's, reads."""
+    rows = rows_for(model, answers, layout, balance)
+    return States(rows, hidden_states(model, rows, noise)[rows.row, rows.column])
+
+
 def score_answers(
     model: Any,
     answers: Sequence[Answer],
@@ -64,14 +77,14 @@ def score_answers(
     entropy: bool = False,
     noise: float = 0.0,
     balance: int = 1024,
+    states: States | None = None,
 ) -> TokenLogps:
-    """Log-probs of the counted completion tokens of B answers, in their order, [B, T]."""
+    """Log-probs of the counted completion tokens of B answers, in their order, [B, T]. states: if they are there."""
     device = next(model.parameters()).device
     if not answers:
         nothing = torch.zeros(0, 1, device=device)
         return TokenLogps(nothing, nothing.bool(), entropy=nothing if entropy else None, likeliest=nothing.bool())
-    rows = rows_for(model, answers, layout, balance)
-    hidden = hidden_states(model, rows, noise)[rows.row, rows.column]
+    rows, hidden = states or predicting_states(model, answers, layout, balance, noise)
     head = Head.of(base_of(model))
     logps, likeliest, entropies = token_logps(hidden, head, rows.target, temperature, entropy)
     mask = counted(answers).to(device)

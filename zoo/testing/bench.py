@@ -209,11 +209,13 @@ class Bench:
         """A critic as the options want it, which with the policy's first move has left its zeros."""
         kind = resolved.core.critic
         if (key := (kind, stage.precision, moves)) not in self._critics:
-            made = make_critic(resolved.core, stage.policy, source(), "shared", stage.precision, lambda text: None)
+            policy = stage.models.built("policy")
+            made = make_critic(resolved.core, policy, source(), "shared", stage.precision, lambda text: None)
             self._critics[key] = moved(made.head, moves)
         head = self._critics[key] if not own else copy.deepcopy(self._critics[key])
         stage.critic = head
-        stage.models._roles["critic"] = Critic(stage.policy if kind == "head" else head, head, "shared")
+        backbone = stage.models.built("policy") if kind == "head" else head
+        stage.models._roles["critic"] = Critic(backbone, head, "shared")
 
 
 def _choices(kind: Any) -> list[Any]:

@@ -40,7 +40,7 @@ def make_models(
     if "reference" in roles and not is_scorer(policy):
         made["reference"] = make_reference(core, policy, source, layout, precision, say)
     if "critic" in roles:
-        made["critic"] = make_critic(core, policy, source, layout, precision, say)
+        made["critic"] = make_critic(core, made["policy"], source, layout, precision, say)
     if "judge" in roles:
         made["judge"] = make_judge(core, policy, source, template, precision, say)
     if unknown := set(roles) - set(made):
@@ -48,12 +48,12 @@ def make_models(
     return Models(**made)
 
 
-def make_critic(core: TrainConfig, policy: Any, source: Source, layout: str, precision: str, say: Say) -> Critic:
+def make_critic(core: TrainConfig, policy: Policy, source: Source, layout: str, precision: str, say: Say) -> Critic:
     """A head on the policy, or a model of its own that starts where the policy does, or from a reward model."""
     if core.critic == "head":
         if core.critic_model is not None:
             raise ZooError("--critic-model is the start of a critic of its own.", "Leave it out, or add --critic own.")
-        return Critic(policy, ValueHead.on(policy), layout)
+        return Critic(policy, ValueHead.on(policy.model), layout)
     start = source if core.critic_model is None else resolve_start(core.critic_model, core.out, say)
     model = load_policy(replace(core, lora=False), start, precision, "scalar")
     if core.critic_model is None:
