@@ -411,7 +411,7 @@ def test_options_that_mean_nothing_are_refused(values, says):
 @pytest.mark.parametrize(
     "given",
     [
-        {}, {"critic": "head", "kl_coef": 0.0},
+        {}, {"critic": "own", "kl_coef": 0.0},
         {"ptx_weight": 1.0, "adaptive_kl": 1.0, "missing_eos": "replace", "whiten_rewards": True},
     ],
     ids=str,
@@ -451,7 +451,7 @@ def test_a_critic_may_begin_as_a_reward_model(tmp_path, tiny_folder):
     start = start_run(tmp_path, tiny_folder)
     pairs = [{"prompt": row["prompt"], "chosen": row["completion"], "rejected": "no"} for row in demonstrations(8)]
     judged = trainer(tmp_path, tiny_folder)("rm", data=write_rows(tmp_path / "pairs.jsonl", pairs), lr=1e-2)
-    run = start("ppo", critic_model=str(judged.path), precision="32-true")
+    run = start("ppo", critic="own", critic_model=str(judged.path), precision="32-true")
     assert run.metrics[0]["value"] != 0 and start("ppo", precision="32-true").metrics[0]["value"] == 0
 
 
@@ -464,4 +464,4 @@ def test_a_critic_or_reference_with_other_tokens_is_refused(tmp_path, tiny_folde
     tokenizer.save_pretrained(other)
     for option in ("critic_model", "reference"):
         with pytest.raises(ZooError, match="other has other tokens than the model that is trained"):
-            start_run(tmp_path, tiny_folder)("ppo", **{option: str(other)})
+            start_run(tmp_path, tiny_folder)("ppo", critic="own", **{option: str(other)})

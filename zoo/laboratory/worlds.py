@@ -78,7 +78,8 @@ class Worlds:
         # Of so few weights a product takes less time than rounding what goes into it, and padding less than masks.
         shared |= {"precision": "32-true", "micro_tokens": 8192, "layout": "padded"}
         if algorithm.online():
-            shared |= {"max_new_tokens": 20}
+            # A critic of its own, where there is one, costs next to nothing here.
+            shared |= {"max_new_tokens": 20, "critic": "own"}
         return {**shared, **world.defaults(algorithm)}
 
     def asked(self, part: str) -> tuple[str, World, Base]:

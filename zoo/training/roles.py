@@ -33,6 +33,8 @@ def make_models(
 ) -> Models:  # fmt: skip
     """The declared roles around the loaded policy."""
     core = resolved.core
+    if "critic" in roles and core.critic == "head" and core.critic_model is not None:
+        raise ZooError("--critic-model is the start of a critic of its own.", "Leave it out, or add --critic own.")
     for role, other in (("reference", core.reference), ("critic", core.critic_model)):
         if other is not None and role in roles:
             require_same_tokens(resolve_start(other, core.out, say), template.tokenizer, role)
@@ -51,8 +53,6 @@ def make_models(
 def make_critic(core: TrainConfig, policy: Policy, source: Source, layout: str, precision: str, say: Say) -> Critic:
     """A head on the policy, or a model of its own that starts where the policy does, or from a reward model."""
     if core.critic == "head":
-        if core.critic_model is not None:
-            raise ZooError("--critic-model is the start of a critic of its own.", "Leave it out, or add --critic own.")
         return Critic(policy, ValueHead.on(policy.model), layout)
     start = source if core.critic_model is None else resolve_start(core.critic_model, core.out, say)
     model = load_policy(replace(core, lora=False), start, precision, "scalar")
