@@ -74,6 +74,15 @@ def test_prompts_are_counted_by_right_answers_where_rewards_are_0_or_1():
     assert groups(1.0, 0.5, 0.0, 1.0) == {}
 
 
+def test_the_length_of_answers_that_ended_is_told_apart():
+    seen = Seen()
+    answers = [Answer.of([1], [2] * n, cut=n == 6, row=i) for i, n in enumerate((6, 2, 4))]
+    seen.add(Answers(answers), ["text"] * 3, [0.0, 0.0, 1.0], {})
+    assert (seen.metrics()["rollout/length"], seen.metrics()["rollout/length_ended"]) == (4, 3)
+    seen.forget(answers[1:])
+    assert "rollout/length_ended" not in seen.metrics()
+
+
 def test_samples_tell_which_answers_were_cut():
     seen = Seen()
     answers = Answers([Answer.of([1], [2, 3], row=0, ended=False, cut=True), Answer.of([1], [2], row=1)])

@@ -15,7 +15,7 @@ from zoo.spelling import parse
 EVERY_STEP = ("loss", "grad_norm", "lr", "num_tokens")
 ROLLOUTS = (
     "rollout/reward", "rollout/reward_std", "rollout/missing", "rollout/length", "rollout/length_max", "rollout/cut",
-    "rollout/flat_groups", "rollout/engine_gap",
+    "rollout/length_ended", "rollout/flat_groups", "rollout/engine_gap",
 )  # fmt: skip
 NAMED = ("rollout/reward/*", "rollout/groups/*", "val/reward/*")
 """Metrics that are called after what the options name."""

@@ -24,6 +24,7 @@ CORE_METRICS = {
     "missing": "Share of answers without a reward, which are not trained on.",
     "length": "Mean tokens of an answer.",
     "length_max": "Tokens of the longest answer.",
+    "length_ended": "Tokens of the answers that ended by themselves, mean.",
     "cut": "Share of answers that were cut at the longest length.",
     "flat_groups": "Share of prompts whose answers all had one reward: groups with nothing to learn.",
     "engine_gap": "Mean |log π| between the engine that wrote and the model that is trained, a token; rounding only.",

@@ -60,6 +60,8 @@ class Seen:
             "rollout/length_max": float(max(lengths)),
             "rollout/cut": mean([float(answer.cut) for answer in self.answers]),
         }
+        if ended := [len(answer.completion) for answer in self.answers if not answer.cut]:
+            found["rollout/length_ended"] = mean(ended)
         if not self.rewarded:
             return {name: value for name, value in found.items() if name.startswith(("rollout/length", "rollout/cut"))}
         if len(self.parts) > 1:
