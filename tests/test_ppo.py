@@ -10,7 +10,7 @@ from formulas import backward, close, evaluate, loss_of, metric, options, tensor
 from online_roles import Told, Written, rolled, start_run, written
 from tiny_runs import demonstrations, differences, trainer, write_rows
 
-from zoo.api import Answer, clipped_surrogate, whiten
+from zoo.api import Answer, clipped_surrogate, clipped_value_loss, whiten
 from zoo.config import resolve
 from zoo.errors import ZooError
 from zoo.loss import metric_sums
@@ -425,6 +425,13 @@ def test_a_run_begins_with_the_identities_and_does_not_depend_on_the_cut(given, 
     assert any(row["approx_kl"] > 0 for row in whole.metrics[1:] if "approx_kl" in row)
     assert whole.metrics[0].get("kl", 0.0) == pytest.approx(0.0, abs=1e-5)
     assert ("ptx_loss" in whole.metrics[0]) == ("ptx_weight" in given)
+
+
+def test_a_value_within_the_clip_is_never_held_by_rounding():
+    torch.manual_seed(0)
+    old, moved, returns = torch.randn(3, 1000).unbind()
+    loss, held = clipped_value_loss(old + 0.05 * moved.clamp(-1, 1), old, returns, 0.2)
+    assert not held.any() and torch.equal(loss, (old + 0.05 * moved.clamp(-1, 1) - returns) ** 2 / 2)
 
 
 @pytest.mark.parametrize("kind", ["text", "demonstration"])

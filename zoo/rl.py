@@ -109,7 +109,9 @@ def clipped_value_loss(values: Tensor, old: Tensor, returns: Tensor, clip: float
     plain = (values - returns) ** 2 / 2
     if not clip:
         return plain, torch.zeros_like(plain, dtype=torch.bool)
-    held = ((old + (values - old).clamp(-clip, clip)) - returns) ** 2 / 2
+    # What is within the clip stays as it is: old + (V − old) would be V but for rounding, and seem to be held.
+    beyond = (values - old).abs() > clip
+    held = (torch.where(beyond, old + (values - old).clamp(-clip, clip), values) - returns) ** 2 / 2
     return torch.maximum(plain, held), held > plain
 
 
