@@ -38,6 +38,7 @@ class KTO(Algorithm):
     paper = "arXiv:2402.01306"
     data = "feedback"
     needs = ("policy", "reference")
+    measured = ("mismatched",)
     defaults = {"lr": 1e-4, "epochs": 1, "batch_size": 8}
     metrics = {
         "kl": "Mean log-ratio of policy to reference over mismatched answers: estimates KL(π ‖ π_ref), may be below 0.",

@@ -155,6 +155,13 @@ def test_micro_batches_are_a_partition_within_the_budget(budget):
         assert len(parts) == 1
 
 
+def test_fields_that_no_gradient_keeps_take_no_room():
+    answers = [Answer.of([1], [4] * 9) for _ in range(4)]
+    batch = Batch(completion=Answers(answers), mismatched=Answers(answers))
+    assert [len(part) for part in micro_batches(batch, 40)] == [2, 2]
+    assert [len(part) for part in micro_batches(batch, 40, ["mismatched"])] == [4]
+
+
 def test_examples_of_one_prompt_stand_side_by_side():
     prompts = [[1], [2], [3]]
     batch = batch_of([Answer.of(prompts[i % 3], [4] * (i + 1)) for i in range(9)])

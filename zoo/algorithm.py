@@ -37,6 +37,8 @@ class Algorithm:
     """Presets for `--variant`, by the name their paper has: `{"cautious": {"beta": 0.5}}`, own and core options."""
     metrics: ClassVar[Mapping[str, str]] = {}
     """One sentence for each metric that `loss` reports."""
+    measured: ClassVar[tuple[str, ...]] = ()
+    """Fields of a batch that `measure` alone reads: micro-batches are as large as without them."""
     saved: ClassVar[tuple[str, ...]] = ()
     """Names of attributes that a resume must bring back."""
     conformance: ClassVar[Mapping[str, Any]] = {}

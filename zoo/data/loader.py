@@ -8,7 +8,7 @@ last step with fewer examples than processes, which joins the one before it).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -184,13 +184,14 @@ def examples_of(batch: Batch) -> list[dict[str, Any]]:
     return [{name: batch[name][i] for name in names} for i in range(len(batch))]
 
 
-def micro_batches(batch: Batch, micro_tokens: int) -> list[Batch]:
+def micro_batches(batch: Batch, micro_tokens: int, besides: Collection[str] = ()) -> list[Batch]:
     """Cut a step's batch so that each part has at most `micro_tokens` tokens (or one example).
 
     Examples of one prompt stay side by side, and short ones come together, so that rows fill and prompts are shared.
+    besides: fields whose tokens do not count, because no gradient keeps them in memory.
     """
     examples = examples_of(batch)
-    sizes = [record_tokens(example) for example in examples]
+    sizes = [record_tokens({name: one[name] for name in one if name not in besides}) for one in examples]
     if not any(sizes):
         return [batch]
     groups: dict[bytes, list[int]] = {}

@@ -134,7 +134,7 @@ class PostTraining(lightning.LightningModule):
         self.say(f"Memory ran out; micro-batches now have {self.micro_tokens} tokens (the result is the same).")
 
     def _backward(self, batch: Batch) -> Sums:
-        parts = micro_batches(batch, self.micro_tokens)
+        parts = micro_batches(batch, self.micro_tokens, self.algorithm.measured)
         self.hooks.measure(parts, self.device)
         sums = Sums()
         for i, part in enumerate(parts):

@@ -42,7 +42,7 @@ def validate(module: Any, batches: Iterable[Batch]) -> dict[str, float]:
 def _evaluated(module: Any, batch: Batch) -> tuple[Sums, Cases]:
     """One batch; when memory runs out, again with half the micro-batch."""
     while True:
-        sums, parts = Sums(), micro_batches(batch, module.micro_tokens)
+        sums, parts = Sums(), micro_batches(batch, module.micro_tokens, module.algorithm.measured)
         cases: Cases = {}
         try:
             module.hooks.measure(parts, module.device)
