@@ -363,11 +363,11 @@ def test_demonstrations_come_from_the_prompt_data():
         {"row": 1, "prompt": torch.tensor([1]), "record": {"prompt": "?"}},
     ]
     answers = written([[-1.0], [-1.0], [-1.0], [-1.0]], [1, 1, 1, 1])
-    found = MATHS._demonstrations(records, answers, Models(policy=Written(answers)))
+    found = MATHS._pretraining([], records, answers, Models(policy=Written(answers)))
     assert [one.completion[one.mask].tolist() for one in found] == [[5, 6, 7], [5, 6, 7], [], []]
     assert all(isinstance(one, Answer) for one in found)
-    with pytest.warns(UserWarning, match="No prompt brings a demonstration"):
-        MATHS._demonstrations(records[1:], answers[:2], Models(policy=Written(answers)))
+    with pytest.warns(UserWarning, match="No prompt has a demonstration"):
+        MATHS._pretraining([], records[1:], answers[:2], Models(policy=Written(answers)))
 
 
 # -- options -----------------------------------------------------------------------------------------------------
