@@ -9,7 +9,7 @@ The details are those of OpenAI's first code and of the paper that reproduced it
 once over the whole rollout, clipped values with ½ and weight 0.1, γ 1, λ 0.95, four passes, Adam's ε 1e-5. That paper
 and TRL put the score on the token after the end of the turn where there is one; here it stands on the end itself.
 Whitening takes the deviation of a population; TRL and verl that of a sample. The critic is a head on the policy, as in
-that code, which takes half the time and memory; --critic own is InstructGPT's, and --critic-model its start.
+that code, which spares a second model and its pass; --critic own is InstructGPT's, and --critic-model its start.
 
 InstructGPT mixes in pretraining text (PPO-ptx), whose NLL ptx_weight weighs, a mean over all its tokens in the step.
 The texts are drawn from the source `ptx`, or come with the prompts, as their column `demonstration`.

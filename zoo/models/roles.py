@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from operator import is_
 from typing import Any
 
 import torch
@@ -73,8 +72,7 @@ class Policy(Scorer):
     def states(self, answers: Sequence[Answer]) -> States:
         """Those at the counted tokens, of the last pass where it was over the same answers; they are lent once."""
         lent, self._lent = self._lent, None
-        same = lent is not None and len(lent[0]) == len(answers) and all(map(is_, lent[0], answers))
-        if lent is not None and same and lent[1] == self._moment():
+        if lent is not None and lent[1] == self._moment() and list(map(id, lent[0])) == list(map(id, answers)):
             return lent[2]
         return predicting_states(self.model, answers, self.layout, self.balance)
 

@@ -13,7 +13,7 @@ from zoo.training.seen import Seen, mean
 VALIDATION = -1
 """The iteration whose random numbers every validation uses, so that validations differ by the weights alone."""
 SHOWN = 3
-"""Answers that go into samples.jsonl."""
+"""Answers of a rollout, or of a validation, that go into samples.jsonl."""
 LONGEST = 160
 """Characters of a prompt or an answer that are printed."""
 

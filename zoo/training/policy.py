@@ -45,12 +45,14 @@ def resolve_start(name: str, out: str, say: Say) -> Source:
         raise NotFound(error.message + nearest(name, [*runs, NAME, *named_models()]), listed + error.hint) from None
 
 
-def require_same_tokens(source: Source, tokenizer: Any, role: str) -> None:
-    """Raises ZooError where a model that is to be given the policy's token ids has another vocabulary."""
+def require_same_tokens(name: str, source: Source, tokenizer: Any, than: str) -> None:
+    """Raises ZooError where a model that is to read token ids of another one has another vocabulary.
+
+    than: whose ids they are, and what cannot be: "the model that is trained, so it cannot be its critic".
+    """
     if load_tokenizer(source).get_vocab() != tokenizer.get_vocab():
         raise ZooError(
-            f"{source.name} has other tokens than the model that is trained, so it cannot be its {role}.",
-            "Name the model that training started from, or one made of it.",
+            f"{name} has other tokens than {than}.", "Name the model that training started from, or one made of it."
         )
 
 

@@ -37,7 +37,8 @@ def make_models(
         raise ZooError("--critic-model is the start of a critic of its own.", "Leave it out, or add --critic own.")
     for role, other in (("reference", core.reference), ("critic", core.critic_model)):
         if other is not None and role in roles:
-            require_same_tokens(resolve_start(other, core.out, say), template.tokenizer, role)
+            than = f"the model that is trained, so it cannot be its {role}"
+            require_same_tokens(other, resolve_start(other, core.out, say), template.tokenizer, than)
     made: dict[str, Any] = {"policy": ScalarPolicy(policy, layout) if is_scorer(policy) else Policy(policy, layout)}
     if "reference" in roles and not is_scorer(policy):
         made["reference"] = make_reference(core, policy, source, layout, precision, say)

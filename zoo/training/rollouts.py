@@ -26,7 +26,7 @@ from zoo.rewards.reward import Reward
 from zoo.rollout.writer import Writer
 from zoo.runs import Run
 from zoo.training import report
-from zoo.training.online_validation import validate
+from zoo.training.online_validation import SHOWN, validate
 from zoo.training.randomness import seeded
 from zoo.training.scores import Scores, shared_scores
 from zoo.training.seen import Seen, mean
@@ -36,8 +36,6 @@ from zoo.types import Answers, Batch
 
 COMPARED = 8
 """Answers of a rollout whose log-probs are computed once more, to see how far the engine's are from them."""
-SHOWN = 3
-"""Answers of a rollout, or of a validation, that go into samples.jsonl."""
 
 
 class Rollouts:
@@ -140,8 +138,9 @@ class Rollouts:
     def rolling(self, iteration: int) -> Iterator[None]:
         """The roles as a rollout uses them."""
         self.writer.begin(iteration)
-        roles = ("policy", "reference", "critic")
-        scoring = {id(role): role for role in (self.start, *map(self._built, roles)) if role is not None}.values()
+        scoring = [self.models.built(role) for role in ("policy", "reference", "critic") if role in self.models]
+        if self.start is not None and "reference" not in self.models:
+            scoring.append(self.start)
         policy = self.models.built("policy").model
         device = next(policy.parameters()).device
         try:
@@ -153,9 +152,6 @@ class Rollouts:
         finally:
             for role in scoring:
                 role.micro_tokens = None
-
-    def _built(self, role: str) -> Any:
-        return self.models.built(role) if role in self.models else None
 
     def _check(self, batch: Any) -> None:
         name = f"{type(self.algorithm).__name__}.rollout"

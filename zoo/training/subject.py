@@ -8,13 +8,12 @@ from typing import Any
 import torch
 
 from zoo.data.template import ChatTemplate
-from zoo.errors import ZooError
 from zoo.evals import Subject
 from zoo.models.loading import load_model, load_tokenizer
 from zoo.models.precision import choose_precision
 from zoo.models.scorer import require_head
 from zoo.runs import find_run, is_run_name
-from zoo.training.policy import ending_ids, resolve_start
+from zoo.training.policy import ending_ids, require_same_tokens, resolve_start
 from zoo.training.run import quiet_libraries
 
 
@@ -53,9 +52,5 @@ def _other(name: str, out: str, say: Callable[[str], None], tokenizer: Any) -> C
     """A function that loads a language model with the same tokens."""
     source = resolve_start(name, out, say)
     require_head(source, "lm")
-    if load_tokenizer(source).get_vocab() != tokenizer.get_vocab():
-        raise ZooError(
-            f"{name} has other tokens than the model that is evaluated, so the two cannot be compared.",
-            "Name the model that training started from.",
-        )
+    require_same_tokens(name, source, tokenizer, "the model that is evaluated, so the two cannot be compared")
     return lambda: load_model(source, torch.float32)
