@@ -8,7 +8,7 @@ import pytest
 from tiny_runs import cli, trainer, write_rows
 
 from zoo.errors import ZooError
-from zoo.evals.reward_models import Pair, calibration_error, compared, distribution
+from zoo.evals.reward_models import Pair, by_margin, calibration_error, compared, distribution
 from zoo.rewards import instructions
 from zoo.rewards.penalties import length
 from zoo.rewards.reward import Reward
@@ -213,6 +213,23 @@ def test_pairs_are_compared_with_what_length_would_say():
     assert found["shorter_wins"] == 1 - found["longer_wins"]
     assert (found["same_length_pairs"], found["same_length_accuracy"]) == (2, 0.5)
     assert found["mean_margin"] == pytest.approx((1 - 2 + 2 + 0.5) / 4, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("margins", "small", "large"),
+    [
+        ([1.0, 3.0, 2.0, 4.0], 1.0, 0.5),
+        ([1.0, 3.0, 3.0, 3.0], 1.0, 0.667),
+        ([2.0, 0.0, 1.0, None], 0.5, 1.0),
+        ([1.0, 1.0, 1.0, 1.0], None, None),
+        ([None, 1.0, None, None], None, None),
+    ],
+)
+def test_accuracy_is_told_apart_by_the_margin_of_the_data(margins, small, large):
+    """The first, third and fourth pair are ordered right, the second is not."""
+    pairs = [Pair(1.0, 0.0, 5, 5), Pair(0.0, 2.0, 5, 5), Pair(3.0, 1.0, 5, 5), Pair(1.0, 0.5, 5, 5)]
+    found = by_margin(pairs, margins)
+    assert (found.get("small_margin_accuracy"), found.get("large_margin_accuracy")) == (small, large)
 
 
 def test_the_correlation_with_length_is_pearsons():

@@ -279,7 +279,8 @@ def test_steps_count_up_to_the_first_wrong_one_and_solutions_alike(monkeypatch, 
     found = reward_models.step_eval("s", Subject(model, tokenizer, ChatTemplate(tokenizer)), rows)
     assert (found.value, found.n) == (0.75, 2)
     assert found.details == {
-        "steps": 4, "right_steps": 3, "accuracy_of_right": 0.667, "wrong_steps": 1, "accuracy_of_wrong": 1.0
+        "steps": 4, "right_steps": 3, "accuracy_of_right": 0.667, "wrong_steps": 1, "accuracy_of_wrong": 1.0,
+        "f1_of_wrong": 0.667,
     }  # fmt: skip
 
 

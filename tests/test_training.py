@@ -312,6 +312,13 @@ def test_held_out_prompts_are_taken_out_with_all_their_answers(train):
     assert run.summary["after"]["val/loss"] == run.metrics[-1]["val/loss"]
 
 
+@pytest.mark.parametrize(("held", "steps"), [(4, [0, 2, 4, 6, 8]), (5, [0, 4, 8])])
+def test_much_held_out_data_is_read_less_often(train, tmp_path, held, steps):
+    held_out = write_rows(tmp_path / "held.jsonl", demonstrations(held, seed=9))
+    run = train("sft", rows=32, eval_data=held_out, epochs=1)
+    assert [row["step"] for row in run.metrics if "val/loss" in row] == steps
+
+
 def test_held_out_data_of_its_own(train, tmp_path):
     held_out = write_rows(tmp_path / "held.jsonl", demonstrations(7, seed=9))
     run = train("sft", eval_data=held_out, epochs=1)

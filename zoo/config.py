@@ -167,7 +167,8 @@ class EvaluationOptions:
     """Validation and stopping"""
 
     eval_every: int | None = None
-    """Validate every N steps; by default four times a run, and at its end."""
+    """Validate every N steps; by default four times a run, or twice where held-out records are many (over an eighth of
+    the examples of the run)."""
     best_metric: str = "val/loss"
     """Metric for keep_best and patience."""
     best_mode: Literal["auto", "min", "max"] = "auto"

@@ -110,7 +110,8 @@ def _of_reward_models() -> dict[str, Any]:
     )  # fmt: skip
     return {
         "pair_accuracy": Eval(
-            "Share of held-out pairs whose chosen answer has the higher reward.", pair_accuracy, "scalar", about
+            "Share of held-out pairs whose chosen answer has the higher reward.", pair_accuracy, "scalar",
+            ("small_margin_accuracy", "large_margin_accuracy", *about),
         ),
         "ranking_accuracy": Eval(
             "Share of pairs of answers to a prompt that the reward orders as their ranks do.", ranking_accuracy,
@@ -119,7 +120,8 @@ def _of_reward_models() -> dict[str, Any]:
         "step_accuracy": Eval(
             "Share of a solution's steps, up to the first wrong one, that a process reward model judges right.",
             step_accuracy, "scalar",
-            ("steps", "right_steps", "wrong_steps", "accuracy_of_right", "accuracy_of_wrong"), by_default=False,
+            ("steps", "right_steps", "wrong_steps", "accuracy_of_right", "accuracy_of_wrong", "f1_of_wrong"),
+            by_default=False,
         ),
     }  # fmt: skip
 

@@ -28,7 +28,8 @@ def pair_eval(name: str, subject: Subject, records: list[dict[str, Any]]) -> Sco
     every = range(0, len(answers), 2)
     pairs = [Pair(rewards[i], rewards[i + 1], lengths[i], lengths[i + 1]) for i in every]
     samples = [pair.sample_of(record["record"]) for pair, record in zip(pairs, found, strict=True)]
-    details = {**compared(pairs), **distribution(rewards, lengths)}
+    margins = [record.get("margin") for record in found]
+    details = {**compared(pairs), **by_margin(pairs, margins), **distribution(rewards, lengths)}
     return share_score(name, sum(pair.right for pair in pairs), len(pairs), details=details, samples=samples)
 
 
@@ -76,6 +77,9 @@ def step_eval(name: str, subject: Subject, records: list[dict[str, Any]], zero: 
     for right, word in ((True, "right"), (False, "wrong")):
         details[f"{word}_steps"] = len(hits[right])
         details[f"accuracy_of_{word}"] = round(sum(hits[right]) / len(hits[right]), 3) if hits[right] else None
+    # Of finding wrong steps: most steps are right, so that accuracy flatters a model that calls all of them so.
+    found_wrong, missed, false = sum(hits[False]), hits[False].count(False), hits[True].count(False)
+    details["f1_of_wrong"] = round(2 * found_wrong / (2 * found_wrong + missed + false), 3) if hits[False] else None
     return mean_score(name, shares, (0.0, 1.0), details=details)
 
 
@@ -141,6 +145,22 @@ def compared(pairs: Sequence[Pair]) -> dict[str, Any]:
         "mean_margin": round(sum(pair.margin for pair in pairs) / count, 3),
         "calibration_error": round(calibration_error([pair.margin for pair in pairs]), 3),
     }
+
+
+def by_margin(pairs: Sequence[Pair], margins: Sequence[float | None]) -> dict[str, float]:
+    """Accuracy where the data calls the better answer little better, and much: margins up to their median, and above.
+
+    margins: by how much each chosen answer is better, or None. Nothing where fewer than two margins differ.
+    """
+    known = [(margin, pair.right) for pair, margin in zip(pairs, margins, strict=True) if margin is not None]
+    sizes = sorted(margin for margin, _ in known)
+    if len(set(sizes)) < 2:
+        return {}
+    largest_small = min(sizes[(len(sizes) - 1) // 2], max(size for size in sizes if size < sizes[-1]))
+    found: dict[str, list[bool]] = {"small_margin_accuracy": [], "large_margin_accuracy": []}
+    for margin, right in known:
+        found["small_margin_accuracy" if margin <= largest_small else "large_margin_accuracy"].append(right)
+    return {name: round(sum(hits) / len(hits), 3) for name, hits in found.items()}
 
 
 def distribution(rewards: Sequence[float], lengths: Sequence[int]) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class Recorder(Callback):
 
     validation: a function that gives the numbers of held-out data as `val/…`, or None. notify: called with
     (event, **facts) for the listeners. progress: called with (step, metrics). signals: deferred from the first step
-    to the last.
+    to the last. validations: how many, where eval_every does not say it.
     """
 
     def __init__(
@@ -55,10 +55,11 @@ class Recorder(Callback):
         notify: Callable[..., None],
         progress: Callable[[int, dict[str, float]], None],
         signals: Signals,
+        validations: int,
     ):
         self.run, self.core, self.loader = run, core, loader
         self.validation, self.notify, self.progress, self.signals = validation, notify, progress, signals
-        self.eval_every = core.eval_every or max(1, -(-len(loader) // 4))
+        self.eval_every = core.eval_every or max(1, -(-len(loader) // validations))
         self.best: float | None = None
         self.stale = 0
         self.first: dict[str, float] = {}

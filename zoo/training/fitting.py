@@ -38,8 +38,9 @@ class Fitting:
         module, assembly = self.module, self.assembly
         with Watch(assembly.console, len(self.loader), show=assembly.main) as watch:
             self.recorder = Recorder(
-                self.run, self.core, self.loader, self._validation(), self.tell, watch.update, self.signals
-            )
+                self.run, self.core, self.loader, self._validation(), self.tell, watch.update, self.signals,
+                self._validations(),
+            )  # fmt: skip
             self.signals.on_wait = lambda: watch.say(
                 "Stopping after this step, with a checkpoint (again to stop at once)."
             )
@@ -73,6 +74,13 @@ class Fitting:
             return (lambda: rollouts.validate(module.steps_done)) if rollouts.held_out else None
         batches = self._held_out_batches()
         return (lambda: validate(module, batches())) if batches else None
+
+    def _validations(self) -> int:
+        """How many a run makes where eval_every is not said: two where each reads over an eighth of the data."""
+        held_out, loader = self.assembly.data.held_out, self.loader
+        if held_out is None or not isinstance(loader, StepLoader):
+            return 4
+        return 2 if 8 * len(held_out.records) > loader.examples else 4
 
     def _held_out_batches(self) -> Callable[[], list[Batch]] | None:
         """A function that gives this process's held-out batches, or None."""
