@@ -3,10 +3,12 @@
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from made_runs import made
-from tiny_runs import trainer, write_rows
+from tiny_runs import demonstrations, trainer, write_rows
 
 from zoo.evals import Score
 from zoo.report import bars, pages, plots
@@ -15,6 +17,8 @@ from zoo.report.run_page import content, write_run_page
 from zoo.report.warnings import run_warnings
 from zoo.runs import Run
 from zoo.training.report import paired_noise, sample_pairs, write_cases, write_samples
+from zoo.training.token_losses import keep
+from zoo.types import Answer
 
 HOSTILE = (
     "<script>alert(1)</script><img src=http://x.example/a onerror=alert(2)> {{ 7*7 }} \x1b[31m \u202egnp.exe & \"'"
@@ -148,6 +152,41 @@ def test_held_out_metrics_are_kept_case_by_case_at_the_start_and_at_the_end(tmp_
             assert len(values) == 8 and sum(values) / 8 == pytest.approx(row[f"val/{name}"], rel=1e-3, abs=1e-6)
     margins = next(row for row in content(run)["changes"] if row["name"] == "val/rewards/margins")
     assert margins["n"] == 8 and margins["low"] < margins["after"] < margins["high"]
+
+
+@pytest.mark.parametrize("options", [{}, {"micro_tokens": 20}, {"layout": "padded"}], ids=str)
+def test_the_report_shows_what_each_token_of_three_held_out_answers_cost(tmp_path, tiny_folder, options):
+    """The mean over all their tokens is the held-out loss, where the three are all that is held out."""
+    held_out = write_rows(tmp_path / "held.jsonl", demonstrations(3, seed=9))
+    run = trainer(tmp_path, tiny_folder)("sft", eval_data=held_out, max_steps=3, lr=1e-2, **options)
+    kept, validations = run.read_json("token-losses.json"), [row for row in run.metrics if "val/loss" in row]
+    for when, row in (("first", validations[0]), ("last", validations[-1])):
+        assert (kept[when]["step"], len(kept[when]["answers"])) == (row["step"], 3)
+        costs = [cost for answer in kept[when]["answers"] for _, cost in answer["tokens"] if cost is not None]
+        assert sum(costs) / len(costs) == pytest.approx(row["val/loss"], rel=1e-3)
+    given = [json.loads(line) for line in Path(held_out).read_text(encoding="utf-8").splitlines()]
+    texts = ["".join(text for text, _ in answer["tokens"]) for answer in kept["first"]["answers"]]
+    assert all(row["completion"] in text for row, text in zip(given, texts, strict=True))
+    page = (run.path / "report.html").read_text(encoding="utf-8")
+    assert page.count('style="background:rgb(214 90 30 / ') == len(costs) * 2
+
+
+def test_no_tokens_are_shown_where_a_loss_is_of_more_than_one_answer(tmp_path, tiny_folder):
+    run = trainer(tmp_path, tiny_folder)("dpo", rows=20, max_steps=1, eval_fraction=0.4)
+    assert run.read_json("token-losses.json") == {}
+    assert "Token by token" not in (run.path / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_tokens_of_one_character_are_shown_together(tmp_path):
+    pieces = {1: b"a", 2: b"\xc3", 3: b"\xa9", 4: b"!"}
+    template = SimpleNamespace(
+        tokenizer=SimpleNamespace(decode=lambda ids: b"".join(pieces[i] for i in ids).decode("utf-8", "replace"))
+    )
+    run = made(tmp_path)
+    keep(run, template, 0, [(Answer.of([1], [1, 2, 3, 4]), [0.5, 1.0, 0.25, None])])
+    assert run.read_json("token-losses.json")["first"]["answers"] == [
+        {"prompt": "a", "tokens": [["a", 0.5], ["é", 1.25], ["!", None]]}
+    ]
 
 
 def test_values_that_are_no_numbers_are_kept_as_missing(tmp_path):

@@ -19,6 +19,8 @@ from zoo.report.axes import number
 
 LONGEST_TEXT = 2000
 """Characters of one text on a page."""
+DARKEST = 6.0
+"""Nats of a token whose colour is full."""
 DIRECTION_MARKS = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
@@ -56,6 +58,11 @@ def signed(value: float | None) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{value:+.3f}"
 
 
+def shade(nats: float) -> int:
+    """How dark a token is that cost so much, in percent."""
+    return round(80 * min(max(nats, 0.0), DARKEST) / DARKEST)
+
+
 @cache
 def _environment() -> Any:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -68,7 +75,9 @@ def _environment() -> Any:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
         finalize=finalize, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    filters: dict[str, Callable[[Any], str]] = {"shown": shown, "signed": signed, "said": said, "shortened": shortened}
+    filters: dict[str, Callable[[Any], Any]] = {
+        "shown": shown, "signed": signed, "said": said, "shortened": shortened, "shade": shade,
+    }  # fmt: skip
     environment.filters.update(filters)
     return environment
 

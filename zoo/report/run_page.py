@@ -60,11 +60,32 @@ def content(run: Run) -> dict[str, Any]:
         "moments": answers.moments(samples),
         "triptychs": triptychs(steps),
         "step_count": len(steps),
+        "token_costs": token_costs(run.read_json("token-losses.json")),
         "data": run.read_json("data.json"),
         "options": options(config, run.read_json("origins.json")),
         "environment": run.read_json("environment.json"),
         "command": command.read_text(encoding="utf-8").strip() if command.is_file() else "",
     }
+
+
+def token_costs(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Each answer of token-losses.json with its tokens in the first and in the last validation."""
+    if not found:
+        return []
+    moments = {f"step {found[when]['step']}": found[when]["answers"] for when in ("first", "last")}
+    answers = zip(*moments.values(), strict=False)
+    return [
+        {"prompt": shown[0]["prompt"], "moments": [
+            {"when": when, "tokens": one["tokens"], "mean": _mean_cost(one["tokens"])}
+            for when, one in zip(moments, shown, strict=False)
+        ]}
+        for shown in answers
+    ]  # fmt: skip
+
+
+def _mean_cost(tokens: Sequence[tuple[str, float | None]]) -> float | None:
+    known = [cost for _, cost in tokens if cost is not None]
+    return sum(known) / len(known) if known else None
 
 
 def plots_of(

@@ -12,7 +12,7 @@ from zoo.data.loader import StepLoader
 from zoo.models.reference_cache import answer_key
 from zoo.models.roles import answers_in
 from zoo.runs import Run
-from zoo.training import report
+from zoo.training import report, token_losses
 from zoo.training.assembly import RUN_FOLDER, Assembly
 from zoo.training.callbacks import Recorder
 from zoo.training.checkpoints import FolderCheckpoints, newest_good
@@ -73,7 +73,13 @@ class Fitting:
         if rollouts is not None:
             return (lambda: rollouts.validate(module.steps_done)) if rollouts.held_out else None
         batches = self._held_out_batches()
-        return (lambda: validate(module, batches())) if batches else None
+        return (lambda: self._validate(batches())) if batches else None
+
+    def _validate(self, batches: list[Batch]) -> dict[str, float]:
+        values = validate(self.module, batches)
+        if self.assembly.main:
+            token_losses.keep(self.run, self.assembly.template, self.module.steps_done, self.module.token_losses)
+        return values
 
     def _validations(self) -> int:
         """How many a run makes where eval_every is not said: two where each reads over an eighth of the data."""

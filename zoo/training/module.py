@@ -25,7 +25,7 @@ from zoo.training.randomness import restore_rng, rng_state
 from zoo.training.schedule import lr_factor, make_optimizer
 from zoo.training.sums import Sums, is_distributed, world_size
 from zoo.training.timing import TRAINING, Timing
-from zoo.types import Batch, metric_sums
+from zoo.types import Answer, Batch, metric_sums
 
 SMALLEST_MICRO_BATCH = 128
 """Tokens; when memory runs out below this, halving cannot help."""
@@ -58,6 +58,8 @@ class PostTraining(lightning.LightningModule):
         self.say: Callable[[str], None] = print
         self.cases: dict[str, list[float | None]] = {}
         """Metrics of the last validation case by case, of all processes."""
+        self.token_losses: list[tuple[Answer, list[float | None]]] = []
+        """A few answers of the last validation, with the loss of each token."""
         self.tokens_seen = 0.0
         self.timing = Timing()
         self.step_metrics: dict[str, float] = {}

@@ -11,6 +11,7 @@ from zoo.data.loader import micro_batches
 from zoo.training.module import out_of_memory
 from zoo.training.randomness import restore_rng, rng_state
 from zoo.training.sums import Sums, add_cases, case_values, cases_of_all
+from zoo.training.token_losses import SHOWN, Costs, answers_of, costs_of
 from zoo.types import Answers, Batch, metric_sums
 
 Cases = dict[str, list[float | None]]
@@ -20,17 +21,22 @@ Cases = dict[str, list[float | None]]
 def validate(module: Any, batches: Iterable[Batch]) -> dict[str, float]:
     """Loss and metrics over held-out batches, as `val/…`; the algorithm's own state is left as it was.
 
-    module: a `PostTraining` in training; its `cases` become the metrics case by case, of all processes.
+    module: a `PostTraining` in training; its `cases` become the metrics case by case, of all processes, and its
+    `token_losses` the first answers with what each of their tokens cost.
     """
     sums, state, rng = Sums(), module.algorithm.state(), rng_state()
     cases: Cases = {}
+    module.token_losses = []
     module.models.training = False
     module.policy.eval()
     with module.trainer.precision_plugin.forward_context():
         for batch in batches:
-            found, of_batch = _evaluated(module, batch.to(module.device))
+            there = batch.to(module.device)
+            found, of_batch, costs = _evaluated(module, there)
             sums.add(found.pairs)
             add_cases(cases, of_batch)
+            some = answers_of(there)[: SHOWN - len(module.token_losses)]
+            module.token_losses += [(answer, costs[id(answer)]) for answer in some if id(answer) in costs]
     module.cases = cases_of_all(cases)
     module.models.training = True
     module.policy.train()
@@ -39,18 +45,20 @@ def validate(module: Any, batches: Iterable[Batch]) -> dict[str, float]:
     return {f"val/{name}": value for name, value in sums.reduced(module.device).means().items()}
 
 
-def _evaluated(module: Any, batch: Batch) -> tuple[Sums, Cases]:
+def _evaluated(module: Any, batch: Batch) -> tuple[Sums, Cases, Costs]:
     """One batch; when memory runs out, again with half the micro-batch."""
     while True:
         sums, parts = Sums(), micro_batches(batch, module.micro_tokens, module.algorithm.measured)
         cases: Cases = {}
+        costs: Costs = {}
         try:
             module.hooks.measure(parts, module.device)
             for part in parts:
                 loss = module.hooks.loss(part, module.steps_done)
                 sums.add({"loss": (loss.numerator, loss.denominator), **metric_sums(loss.metrics)})
                 add_cases(cases, {**case_values(loss.metrics, len(part)), **_lengths(part)})
-            return sums, cases
+                costs |= costs_of(part, loss)
+            return sums, cases, costs
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
