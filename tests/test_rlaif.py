@@ -10,6 +10,7 @@ from tiny_runs import differences
 
 from zoo.errors import TrainingStopped, ZooError
 from zoo.judges.judge import Judge, Response
+from zoo.judges.local import LocalModel
 from zoo.models.roles import Models
 from zoo.registry import load_algorithm
 
@@ -220,6 +221,16 @@ def test_the_run_shows_grades_and_gold_of_held_out_prompts(tmp_path, tiny_folder
     last = [row for row in run.metrics if "val/grade" in row][-1]
     assert 1 <= last["val/grade"] <= 10 and {"val/reward", "val/kl"} <= last.keys()
     assert any("gold" in row for row in run.metrics)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_the_judge_reads_a_question_once_for_all_its_grades(precision, tmp_path, tiny_folder, monkeypatch):
+    """Its weights may be rounded, after which a test of its own would see too little: it has the run's layout."""
+    layouts, chosen = [], LocalModel._chosen_layout
+    monkeypatch.setattr(LocalModel, "_chosen_layout", lambda *given: layouts.append(chosen(*given)) or layouts[-1])
+    train = start_run(tmp_path, tiny_folder)
+    train("rlaif", answers_per_prompt=2, minibatches=1, rollout_epochs=1, max_steps=1, precision=precision)
+    assert layouts and set(layouts) == {"shared"}
 
 
 def test_a_judge_that_grades_nothing_ends_the_run(tmp_path, tiny_folder, monkeypatch, capsys):

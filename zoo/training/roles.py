@@ -22,6 +22,7 @@ from zoo.models.precision import round_frozen
 from zoo.models.reference_cache import ReferenceCache, architecture, fingerprint
 from zoo.models.roles import Models, Policy, Reference
 from zoo.models.scalar import ScalarPolicy, is_scorer
+from zoo.models.scoring import attention_window
 from zoo.training.policy import load_policy, require_same_tokens, resolve_start
 
 Say = Callable[[str], None]
@@ -45,7 +46,7 @@ def make_models(
     if "critic" in roles:
         made["critic"] = make_critic(core, made["policy"], source, layout, precision, say)
     if "judge" in roles:
-        made["judge"] = make_judge(core, policy, source, template, precision, say)
+        made["judge"] = make_judge(core, policy, source, template, layout, precision, say)
     if unknown := set(roles) - set(made):
         raise ZooError(f"{resolved.algo} needs the role '{unknown.pop()}', which this version does not build.")
     return Models(**made)
@@ -96,11 +97,16 @@ def frozen(core: TrainConfig, source: Source, policy: Any, precision: str) -> An
     return plain.requires_grad_(False).eval().to(next(policy.parameters()).device)
 
 
-def make_judge(core: TrainConfig, policy: Any, source: Source, template: ChatTemplate, precision: str, say: Say) -> Any:
+def make_judge(
+    core: TrainConfig, policy: Any, source: Source, template: ChatTemplate, layout: str, precision: str, say: Say
+) -> Any:  # fmt: skip
     """The judge that was named, else the weights that training starts from."""
     options: dict[str, Any] = {"device": next(policy.parameters()).device, "out": core.out, "say": say}
     if core.judge is not None:
         return judges.make_judge(core.judge, precision=precision, trust_remote_code=core.trust_remote_code, **options)
+    if attention_window(policy) is None:
+        # The layout was tested for the run's lengths, and what a judge reads is longer; it matters to a window alone.
+        options["layout"] = layout
     if is_adapted(policy):
         return judges.make_judge(SELF, policy, template, precision, borrow=policy.disable_adapter, **options)
 
