@@ -33,7 +33,7 @@ def policy(name: str, reward: str, weight: float, steps: int = 60) -> Run:
     """A policy trained on a reward that is not the true one, which is measured all the way."""
     return trained(
         name, "ppo", data="world:gold", reward=reward, gold_reward="gold", kl_coef=weight, max_steps=steps,
-        eval_every=6, eval_prompts=240,
+        answers_per_prompt=1, rollout_epochs=4, eval_every=6, eval_prompts=240,
     )  # fmt: skip
 
 

@@ -6,7 +6,8 @@ much things went better than it had expected is the advantage (generalized advan
 Several passes over the rollout follow it, the ratio to the policy that wrote the answers being clipped.
 
 The details are those of OpenAI's first code and of the paper that reproduced it (arXiv:2403.17031): advantages whitened
-once over the whole rollout, clipped values with ½ and weight 0.1, γ 1, λ 0.95, four passes, Adam's ε 1e-5. That paper
+once over the whole rollout, clipped values with ½ and weight 0.1, γ 1, λ 0.95, Adam's ε 1e-5. That paper makes four
+passes over a rollout, InstructGPT one; here it is two, over four answers to each prompt, which is then read once. It
 and TRL put the score on the token after the end of the turn where there is one; here it stands on the end itself.
 Whitening takes the deviation of a population; TRL and verl that of a sample. The critic is a head on the policy, as in
 that code, which spares a second model and its pass; --critic own is InstructGPT's, and --critic-model its start.
@@ -58,13 +59,19 @@ class PPO(Algorithm):
     paper = "arXiv:2203.02155"
     data = "prompt"
     defaults = {
-        "lr": 1e-5, "schedule": "constant", "batch_size": 64, "rollout_epochs": 4, "adam_eps": 1e-5,
-        "max_new_tokens": 64, "critic": "head",
+        "lr": 4e-5, "schedule": "constant", "batch_size": 64, "rollout_epochs": 2, "answers_per_prompt": 4,
+        "epochs": 0.58, "adam_eps": 1e-5, "max_new_tokens": 64, "critic": "head",
     }  # fmt: skip
     variants = {
-        "instructgpt": {"kl_coef": 0.02, "rollout_epochs": 1, "minibatches": 8, "ptx_weight": 27.8},
-        "n-details": {"kl_coef": 0.05, "missing_eos": "replace", "temperature": 0.7, "schedule": "linear"},
-    }
+        "instructgpt": {
+            "answers_per_prompt": 1, "epochs": 1, "kl_coef": 0.02, "rollout_epochs": 1, "minibatches": 8,
+            "ptx_weight": 27.8,
+        },
+        "n-details": {
+            "answers_per_prompt": 1, "epochs": 1, "kl_coef": 0.05, "rollout_epochs": 4, "missing_eos": "replace",
+            "temperature": 0.7, "schedule": "linear",
+        },
+    }  # fmt: skip
     saved = ("kl_coef",)
     metrics = {
         "kl": "Σ log π_old − log π_ref of an answer, mean over the rollout: the distance that the reward is paid with.",
@@ -97,7 +104,7 @@ class PPO(Algorithm):
 
     @dataclass
     class Config:
-        kl_coef: float = 0.05
+        kl_coef: float = 0.02
         """β, what a nat of KL costs: arXiv:2403.17031 0.05, InstructGPT 0.02, where 0.01 to 0.02 did best. 0 needs no
         reference."""
         adaptive_kl: float | None = None

@@ -152,7 +152,8 @@ class RolloutOptions:
     critic_model: str | None = None
     """Where a critic of its own starts, such as the run of a reward model; by default the policy's start."""
     critic_lr: float | None = None
-    """Peak learning rate of the critic; by default that of the policy."""
+    """Peak learning rate of the critic; by default that of the policy, and five times it for a head, which begins at
+    zero."""
     judge: str | None = None
     """The judge of algorithms that have one: a model, a run, or https://host/v1#model; by default the model that
     training starts from."""

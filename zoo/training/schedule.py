@@ -8,6 +8,9 @@ from typing import Any
 
 import torch
 
+HEAD_LR = 5.0
+"""How much faster than the policy a critic's head learns where nothing says it: it begins at zero."""
+
 
 def decay_begin(total: int, decay_share: float) -> int:
     """The first step (from 0) of the decay phase, which has at least one step."""
@@ -43,8 +46,9 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """AdamW over the trained parameters by role; weight decay on matrices only, and a critic's own learning rate."""
     groups: list[dict[str, Any]] = []
+    critic_lr = core.lr * (HEAD_LR if core.critic == "head" else 1.0) if core.critic_lr is None else core.critic_lr
     for role, named in parameters.items():
-        lr = core.critic_lr if role == "critic" and core.critic_lr is not None else core.lr
+        lr = critic_lr if role == "critic" else core.lr
         decayed, plain = [p for _, p in named if p.ndim >= 2], [p for _, p in named if p.ndim < 2]
         groups.append({"params": decayed, "weight_decay": core.weight_decay, "lr": lr})
         groups.append({"params": plain, "weight_decay": 0.0, "lr": lr})
