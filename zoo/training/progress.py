@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 SHOWN = (
     "loss", "rollout/reward", "rewards/accuracies", "rewards/margins", "accuracy", "mean_token_accuracy", "reward",
-    "gold", "kl",
+    "grade", "gold", "kl",
 )  # fmt: skip
 """Metrics worth a place on one line, where a run has them."""
 PLAIN_EVERY_SECONDS = 10.0
