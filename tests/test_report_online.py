@@ -274,6 +274,15 @@ def test_a_sound_run_gives_no_alarm():
     assert alarms(Series(rows)) == []
 
 
+def test_a_gold_score_that_only_jumps_about_has_not_fallen():
+    """Gold scores of a run of ppo against a reward model, on 64 prompts; the answers of a larger set became better."""
+    gold = [0.531, 0.508, 0.578, 0.508, 0.531, 0.477, 0.547]
+    rows = [{"step": 4 * i, "val/reward": i / 5, "val/gold": score, "val/kl": 0.7 * i} for i, score in enumerate(gold)]
+    assert alarms(Series(rows)) == []
+    fallen = [row | {"val/gold": score} for row, score in zip(rows, [0.5, 0.6, 0.65, 0.6, 0.5, 0.35, 0.2], strict=True)]
+    assert "val/gold fell by 0.45 after step 8 (0.65 → 0.2)" in alarms(Series(fallen))[0]
+
+
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [

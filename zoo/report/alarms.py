@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 
 from zoo.report.axes import Point, number
 from zoo.report.overoptimisation import MEASURES, fit, frontier
@@ -10,6 +11,8 @@ from zoo.report.series import Series, mean, start_and_end
 
 FALL_OF_GOLD = 0.1
 """A gold score that ends so much below its best, as a share of all its movement, is named."""
+SURE = 3.0
+"""How often the noise of a gold score its fall must be."""
 COLLAPSE = 0.3
 """An entropy that falls to this share of its start is named."""
 LARGEST_RATIO = 10.0
@@ -30,6 +33,15 @@ def alarms(run: Series) -> list[str]:
     ]  # fmt: skip
 
 
+def noise_of(values: Sequence[float]) -> float:
+    """The standard deviation of what jumps about in a curve; a steady rise or fall adds nothing.
+
+    Of second differences, whose variance is six times that of independent noise; 0 of fewer than three values.
+    """
+    bends = [a - 2 * b + c for a, b, c in zip(values, values[1:], values[2:], strict=False)]
+    return math.sqrt(sum(bend**2 for bend in bends) / (6 * len(bends))) if bends else 0.0
+
+
 def _overoptimised(run: Series) -> Iterator[str]:
     (proxy, rewards), (gold, scores) = (run.first_of(*MEASURES[which]) for which in ("reward", "gold"))
     if len(scores) < 3 or not rewards:
@@ -38,10 +50,11 @@ def _overoptimised(run: Series) -> Iterator[str]:
     best_at, best = max(scores, key=lambda point: point[1])
     last_at, last = scores[-1]
     rise = _at(rewards, last_at) - _at(rewards, scores[0][0])
-    if best - last <= FALL_OF_GOLD * (max(values) - min(values)) or best_at == last_at or rise <= 0:
+    fall = best - last
+    if fall <= FALL_OF_GOLD * (max(values) - min(values)) or fall <= SURE * noise_of(values) or rise <= 0:
         return
     text = (
-        f"Over-optimised: {proxy} rose by {number(rise)} over the run while {gold} fell by {number(best - last)} "
+        f"Over-optimised: {proxy} rose by {number(rise)} over the run while {gold} fell by {number(fall)} "
         f"after step {number(best_at)} ({number(best)} → {number(last)})"
     )
     found = fit([(d, value) for d, value, _ in frontier(run, "gold")])
