@@ -6,9 +6,9 @@ much things went better than it had expected is the advantage (generalized advan
 Several passes over the rollout follow it, the ratio to the policy that wrote the answers being clipped.
 
 The details are those of OpenAI's first code and of the paper that reproduced it (arXiv:2403.17031): advantages whitened
-once over the whole rollout, clipped values with ½ and weight 0.1, γ 1, λ 0.95, Adam's ε 1e-5. That paper makes four
-passes over a rollout, InstructGPT one; here it is two, over four answers to each prompt, which is then read once. It
-and TRL put the score on the token after the end of the turn where there is one; here it stands on the end itself.
+once over the whole rollout, clipped values with ½ and weight 0.1, γ 1, λ 0.95, Adam's ε 1e-5. That paper and TRL put
+the score on the token after the end of the turn where there is one; here it stands on the end itself. That paper makes
+four passes over a rollout, InstructGPT one; here it is two, over four answers to each prompt, which is then read once.
 Whitening takes the deviation of a population; TRL and verl that of a sample. The critic is a head on the policy, as in
 that code, which spares a second model and its pass; --critic own is InstructGPT's, and --critic-model its start.
 

@@ -80,3 +80,4 @@ def test_a_critic_has_a_learning_rate_of_its_own():
     both = {"policy": [("w", policy)], "critic": [("w", critic)]}
     assert [g["lr"] for g in make_optimizer(both, TrainConfig(lr=1.0, critic_lr=3.0)).param_groups] == [1.0, 3.0]
     assert [g["lr"] for g in make_optimizer(both, TrainConfig(lr=1.0)).param_groups] == [1.0, 1.0]
+    assert [g["lr"] for g in make_optimizer(both, TrainConfig(lr=1.0, critic="head")).param_groups] == [1.0, 5.0]

@@ -68,9 +68,13 @@ def write_cases(run: Run, step: int, cases: Mapping[str, Sequence[float | None]]
     values = {
         name: [None if value is None else float(f"{value:.4g}") for value in column] for name, column in cases.items()
     }
-    now = {"step": step, "values": values}
-    first = run.read_json("heldout.json").get("first", now) if step else now
-    run.write_json("heldout.json", {"first": first, "last": now})
+    write_first_and_last(run, "heldout.json", {"step": step, "values": values})
+
+
+def write_first_and_last(run: Run, file: str, now: dict[str, Any]) -> None:
+    """Put what a validation found at its "step" into {"first": …, "last": …}."""
+    first = run.read_json(file).get("first", now) if now["step"] else now
+    run.write_json(file, {"first": first, "last": now})
 
 
 def closing_panel(console: Console, run: Run, summary: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from zoo.data.template import ChatTemplate
 from zoo.loss import Loss
 from zoo.runs import Run
+from zoo.training.report import write_first_and_last
 from zoo.types import Answer, Answers, Batch
 
 SHOWN = 3
@@ -25,15 +26,16 @@ def answers_of(batch: Batch) -> Answers:
     return fields[0] if len(fields) == 1 else Answers([])
 
 
-def costs_of(part: Batch, loss: Loss) -> Costs:
-    """The losses of a micro-batch token by token; empty where they are not a token's of its answers."""
-    answers = answers_of(part)
-    if not len(answers) or loss.values.shape != answers.mask.shape or not answers.mask.equal(loss.weights.bool()):
+def costs_of(part: Batch, loss: Loss, wanted: Answers) -> Costs:
+    """What the tokens of the wanted answers of a micro-batch cost; empty where its losses are none of tokens."""
+    answers, names = answers_of(part), {id(answer) for answer in wanted}
+    rows = [row for row, answer in enumerate(answers) if id(answer) in names]
+    if not rows or loss.values.shape != answers.mask.shape or not answers.mask.equal(loss.weights.bool()):
         return {}
-    rows = zip(answers, loss.values.tolist(), loss.weights.tolist(), strict=True)
+    found = zip(rows, loss.values[rows].tolist(), loss.weights[rows].tolist(), strict=True)
     return {
-        id(answer): [value if weight else None for value, weight in zip(values, weights, strict=True)]
-        for answer, values, weights in rows
+        id(answers[row]): [value if weight else None for value, weight in zip(values, weights, strict=True)]
+        for row, values, weights in found
     }
 
 
@@ -45,15 +47,10 @@ def keep(run: Run, template: ChatTemplate, step: int, found: list[tuple[Answer, 
     if not found:
         return
     decode = template.tokenizer.decode
-    now = {
-        "step": step,
-        "answers": [
-            {"prompt": decode(answer.prompt.tolist()), "tokens": _texts(decode, answer, losses)}
-            for answer, losses in found
-        ],
-    }
-    first = run.read_json("token-losses.json").get("first", now) if step else now
-    run.write_json("token-losses.json", {"first": first, "last": now})
+    shown = [
+        {"prompt": decode(answer.prompt.tolist()), "tokens": _texts(decode, answer, losses)} for answer, losses in found
+    ]
+    write_first_and_last(run, "token-losses.json", {"step": step, "answers": shown})
 
 
 def _texts(decode: Any, answer: Answer, losses: list[float | None]) -> list[tuple[str, float | None]]:

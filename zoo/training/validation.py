@@ -32,10 +32,10 @@ def validate(module: Any, batches: Iterable[Batch]) -> dict[str, float]:
     with module.trainer.precision_plugin.forward_context():
         for batch in batches:
             there = batch.to(module.device)
-            found, of_batch, costs = _evaluated(module, there)
+            some = answers_of(there)[: SHOWN - len(module.token_losses)]
+            found, of_batch, costs = _evaluated(module, there, some)
             sums.add(found.pairs)
             add_cases(cases, of_batch)
-            some = answers_of(there)[: SHOWN - len(module.token_losses)]
             module.token_losses += [(answer, costs[id(answer)]) for answer in some if id(answer) in costs]
     module.cases = cases_of_all(cases)
     module.models.training = True
@@ -45,8 +45,8 @@ def validate(module: Any, batches: Iterable[Batch]) -> dict[str, float]:
     return {f"val/{name}": value for name, value in sums.reduced(module.device).means().items()}
 
 
-def _evaluated(module: Any, batch: Batch) -> tuple[Sums, Cases, Costs]:
-    """One batch; when memory runs out, again with half the micro-batch."""
+def _evaluated(module: Any, batch: Batch, shown: Answers) -> tuple[Sums, Cases, Costs]:
+    """One batch, token by token what is shown; when memory runs out, again with half the micro-batch."""
     while True:
         sums, parts = Sums(), micro_batches(batch, module.micro_tokens, module.algorithm.measured)
         cases: Cases = {}
@@ -57,7 +57,7 @@ def _evaluated(module: Any, batch: Batch) -> tuple[Sums, Cases, Costs]:
                 loss = module.hooks.loss(part, module.steps_done)
                 sums.add({"loss": (loss.numerator, loss.denominator), **metric_sums(loss.metrics)})
                 add_cases(cases, {**case_values(loss.metrics, len(part)), **_lengths(part)})
-                costs |= costs_of(part, loss)
+                costs |= costs_of(part, loss, shown)
             return sums, cases, costs
         except RuntimeError as error:
             if not out_of_memory(error):
