@@ -8,7 +8,6 @@ compute and throw away is never computed, and a row needs no padding.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -26,6 +25,10 @@ TILE = 256
 """Queries of a segment that are computed together; the keys behind the last of them are left out."""
 KEPT = 512
 """Up to this many keys the weights of a tile are kept for the backward pass; beyond it they are made again."""
+PADDING = 1.4
+"""How much more than its tiles a block may compute for the sake of having them together."""
+TOGETHER = 1 << 19
+"""Weights of a block, those of a single tile aside: what is made of them should stay in the caches."""
 
 
 def cpu_attention(
@@ -48,9 +51,9 @@ def cpu_attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     extras = dropout or options.get("softcap") or options.get("position_bias") is not None
     alone = query.device.type == "cpu" and 1 < query.shape[2] == key.shape[2] and not extras
-    segments = getattr(attention_mask, "segments", None)
-    if alone and segments is not None and len(query) == 1:
-        return _Segments.apply(query, key, value, segments, scale), None
+    tiling = getattr(attention_mask, "tiling", None)
+    if alone and tiling is not None and len(query) == 1:
+        return _Segments.apply(query, key, value, tiling, scale), None
     if alone and _short(query, attention_mask, options):
         return _under_mask(query, key, value, attention_mask, scale), None
     return sdpa_attention_forward(
@@ -60,7 +63,7 @@ def cpu_attention(
 
 def note_segments(mask: Tensor, segments: Sequence[Segment]) -> None:
     """Let a mask [1, 1, L, L] carry its meaning; where it gets lost on the way, the mask itself still holds."""
-    mask.segments = [segment for segment in segments if segment.stop > segment.start]  # type: ignore[attr-defined]
+    mask.tiling = Tiling([segment for segment in segments if segment.stop > segment.start])  # type: ignore[attr-defined]
 
 
 def reads_segments(model: Any) -> bool:
@@ -88,45 +91,43 @@ class _Segments(torch.autograd.Function):
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, segments: list[Segment], scale: float
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, tiling: Tiling, scale: float
     ) -> Tensor:
-        groups, heads, length, size = key.shape[1], query.shape[1], query.shape[2], query.shape[3]
-        output = query.new_zeros(length, groups, heads // groups, size)
-        kept = []
+        plan = tiling.plan(query.shape[1], key.shape[1])
+        rows, keys, values = (_by_token(part) for part in (query, key, value))
+        found, kept = rows.new_empty(plan.size, rows.shape[-1]), []
         with torch.autocast("cpu", enabled=False):
-            for tile in _tiles(segments):
-                rows = _rows(query, tile, groups) * scale
-                weights = _weights(rows, _seen(key, tile).transpose(-1, -2), tile)
-                found = (weights @ _seen(value, tile)).view(groups, heads // groups, -1, size)
-                output[tile.start : tile.stop] = found.permute(2, 0, 1, 3)
-                if tile.keys <= KEPT:
+            for block in plan.blocks:
+                weights = _weights(block.rows(rows).mul_(scale), block.seen(keys), block)
+                torch.bmm(weights, block.seen(values), out=block.part(found))
+                if block.keys.shape[1] <= KEPT:
                     kept.append(weights)
-        ctx.save_for_backward(query, key, value, *kept)
-        ctx.constants = (segments, scale)
-        return output.view(1, length, heads, size)
+        ctx.save_for_backward(rows, keys, values, *kept)
+        ctx.constants = (plan, scale, query.shape[2])
+        return found.index_select(0, plan.place).view(1, query.shape[2], query.shape[1], -1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        query, key, value, *kept = ctx.saved_tensors
-        segments, scale = ctx.constants
-        groups, heads, size = key.shape[1], query.shape[1], query.shape[3]
-        grad_query = torch.zeros_like(query, memory_format=torch.contiguous_format)
+        rows, keys, values, *kept = ctx.saved_tensors
+        plan, scale, length = ctx.constants
+        grad = grad.reshape(-1, grad.shape[-1])
+        found = rows.new_empty(plan.size, rows.shape[-1])
         # A prompt gets the gradients of all its answers: added up in float32.
-        grad_key, grad_value = (torch.zeros(part.shape[1:], dtype=torch.float32) for part in (key, value))
-        grad = grad.transpose(1, 2)
+        grad_keys, grad_values = (torch.zeros(part.shape, dtype=torch.float32) for part in (keys, values))
         weights_of = iter(kept)
         with torch.autocast("cpu", enabled=False):
-            for tile in _tiles(segments):
-                rows, keys, grad_rows = _rows(query, tile, groups) * scale, _seen(key, tile), _rows(grad, tile, groups)
-                known = tile.keys <= KEPT
-                weights = next(weights_of) if known else _weights(rows, keys.transpose(-1, -2), tile)
-                _add_seen(grad_value, weights.transpose(-1, -2) @ grad_rows, tile)
-                grad_weights = grad_rows @ _seen(value, tile).transpose(-1, -2)
+            for block in plan.blocks:
+                queries, seen, grad_rows = block.rows(rows).mul_(scale), block.seen(keys), block.rows(grad)
+                grad_rows.view(-1, grad.shape[-1]).index_fill_(0, block.padding, 0)
+                known = block.keys.shape[1] <= KEPT
+                weights = next(weights_of) if known else _weights(queries, seen, block)
+                block.add_seen(grad_values, weights.transpose(1, 2) @ grad_rows)
+                grad_weights = grad_rows @ block.seen(values).transpose(1, 2)
                 grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
-                _add_seen(grad_key, grad_scores.transpose(-1, -2) @ rows, tile)
-                found = (grad_scores @ keys).mul_(scale).view(heads, -1, size)
-                grad_query[0, :, tile.start : tile.stop] = found
-        return grad_query, grad_key[None].to(key.dtype), grad_value[None].to(value.dtype), None, None
+                block.add_seen(grad_keys, grad_scores.transpose(1, 2) @ queries)
+                torch.bmm(grad_scores, seen, out=block.part(found)).mul_(scale)
+        grads = (found.index_select(0, plan.place), grad_keys.to(keys.dtype), grad_values.to(values.dtype))
+        return *(part.view(length, -1, part.shape[-1]).transpose(0, 1)[None] for part in grads), None, None
 
 
 class _Tile(NamedTuple):
@@ -137,8 +138,85 @@ class _Tile(NamedTuple):
     seen: list[tuple[int, int]]
 
     @property
+    def size(self) -> int:
+        return self.stop - self.start
+
+    @property
     def keys(self) -> int:
         return sum(stop - start for start, stop in self.seen)
+
+
+class Tiling:
+    """The segments of a row as an attention computes them; what its layers share is made once."""
+
+    def __init__(self, segments: Sequence[Segment]):
+        self.tiles = list(_tiles(segments))
+        self._plans: dict[tuple[int, int], _Plan] = {}
+
+    def plan(self, heads: int, groups: int) -> _Plan:
+        """Of an attention with so many heads, which share their keys in so many groups."""
+        if (heads, groups) not in self._plans:
+            self._plans[heads, groups] = _Plan(self.tiles, heads, groups)
+        return self._plans[heads, groups]
+
+
+class _Plan:
+    """Blocks of tiles, whose results lie behind each other in `size` rows; place int64 [L·H]: where each is found."""
+
+    def __init__(self, tiles: Sequence[_Tile], heads: int, groups: int):
+        self.blocks: list[_Block] = []
+        self.size = 0
+        for alike in _alike(tiles, heads):
+            self.blocks.append(_Block(alike, heads, groups, self.size))
+            self.size += self.blocks[-1].queries.numel()
+        self.place = torch.empty(sum(tile.size for tile in tiles) * heads, dtype=torch.long)
+        for block in self.blocks:
+            real = (~block.padded).nonzero().squeeze(-1)
+            self.place[block.queries[real]] = block.begin + real
+
+
+class _Block:
+    """n tiles of about one size, padded to T queries and K keys each, so that one product computes them all.
+
+    Rows are a head of a token: queries int64 [n·H·T] says which of the L·H rows each is, those of a group of heads
+    behind each other, so that keys are never copied per head; keys int64 [n·G, K] which of the L·G rows are seen.
+    padding: those of the queries that are none. hidden bool [n, 1, T, K]: what a query does not see.
+    """
+
+    def __init__(self, tiles: Sequence[_Tile], heads: int, groups: int, begin: int):
+        self.begin, self.groups = begin, groups
+        size, width = max(tile.size for tile in tiles), max(tile.keys for tile in tiles)
+        columns, keys = (torch.zeros(len(tiles), length, dtype=torch.long) for length in (size, width))
+        padded = torch.ones(len(tiles), size, dtype=torch.bool)
+        self.hidden = torch.ones(len(tiles), 1, size, width, dtype=torch.bool)
+        for i, tile in enumerate(tiles):
+            own = slice(tile.keys - tile.size, tile.keys)
+            columns[i, : tile.size] = torch.arange(tile.start, tile.stop)
+            keys[i, : tile.keys] = torch.cat([torch.arange(start, stop) for start, stop in tile.seen])
+            padded[i, : tile.size] = False
+            self.hidden[i, 0, : tile.size, : own.start] = False
+            self.hidden[i, 0, : tile.size, own] = torch.ones(tile.size, tile.size, dtype=torch.bool).triu(1)
+        of_head = torch.arange(heads)[:, None]
+        self.queries = (columns[:, None] * heads + of_head).reshape(-1)
+        self.padded = padded[:, None].expand(-1, heads, -1).reshape(-1)
+        self.padding = self.padded.nonzero().squeeze(-1)
+        self.keys = (keys[:, None] * groups + torch.arange(groups)[:, None]).reshape(-1, width)
+
+    def rows(self, part: Tensor) -> Tensor:
+        """[L·H, D] → [n·G, H/G·T, D]."""
+        return part.index_select(0, self.queries).view(len(self.keys), -1, part.shape[-1])
+
+    def seen(self, part: Tensor) -> Tensor:
+        """[L·G, D] → [n·G, K, D]."""
+        return part.index_select(0, self.keys.view(-1)).view(*self.keys.shape, -1)
+
+    def part(self, found: Tensor) -> Tensor:
+        """Where the results of this block belong, [n·G, H/G·T, D]."""
+        return found[self.begin : self.begin + len(self.queries)].view(len(self.keys), -1, found.shape[-1])
+
+    def add_seen(self, total: Tensor, part: Tensor) -> None:
+        """Add [n·G, K, D] to those of the L·G rows that were seen; padding adds zeros."""
+        total.scatter_add_(0, self.keys.view(-1, 1).expand(-1, total.shape[-1]), part.view(-1, total.shape[-1]).float())
 
 
 def _tiles(segments: Sequence[Segment]) -> Iterator[_Tile]:
@@ -146,43 +224,35 @@ def _tiles(segments: Sequence[Segment]) -> Iterator[_Tile]:
         first, last = segment.prefix if segment.prefix[1] > segment.prefix[0] else (segment.start, segment.start)
         for start in range(segment.start, segment.stop, TILE):
             stop = min(start + TILE, segment.stop)
-            # Ranges that touch are one: a product reads them in place.
             seen = [(first, stop)] if last == segment.start else [(first, last), (segment.start, stop)]
             yield _Tile(start, stop, seen)
 
 
-def _rows(part: Tensor, tile: _Tile, groups: int) -> Tensor:
-    """[1, H, L, D] → [G, H/G·T, D]: the heads of a group behind each other, so that keys are never copied per head."""
-    return part[0, :, tile.start : tile.stop].reshape(groups, -1, part.shape[-1])
+def _alike(tiles: Sequence[_Tile], heads: int) -> Iterator[list[_Tile]]:
+    """Tiles put together as far as padding stays small, and what is held of them in the caches."""
+    block: list[_Tile] = []
+    for tile in sorted(tiles, key=lambda tile: (tile.keys, tile.size)):
+        more = [*block, tile]
+        area = len(more) * tile.keys * max(one.size for one in more)
+        if block and (area > PADDING * sum(one.keys * one.size for one in more) or area * heads > TOGETHER):
+            yield block
+            more = [tile]
+        block = more
+    if block:
+        yield block
 
 
-def _seen(part: Tensor, tile: _Tile) -> Tensor:
-    """[1, G, L, D] → [G, K, D], what the tile sees."""
-    found = [part[0, :, start:stop] for start, stop in tile.seen]
-    return found[0] if len(found) == 1 else torch.cat(found, 1)
+def _by_token(part: Tensor) -> Tensor:
+    """[1, H, L, D] → [L·H, D]."""
+    return part[0].transpose(0, 1).reshape(-1, part.shape[-1])
 
 
-def _add_seen(total: Tensor, part: Tensor, tile: _Tile) -> None:
-    """Add [G, K, D] to the columns of [G, L, D] that the tile sees."""
-    at = 0
-    for start, stop in tile.seen:
-        total[:, start:stop] += part[:, at : at + stop - start]
-        at += stop - start
-
-
-def _weights(rows: Tensor, keys: Tensor, tile: _Tile) -> Tensor:
-    """softmax of the scores, [G, H/G·T, K]; within the tile no column sees a later one."""
-    scores = rows @ keys
-    size = tile.stop - tile.start
-    own = scores.view(len(rows), -1, size, tile.keys)[..., tile.keys - size :]
-    own.masked_fill_(_later(size), torch.finfo(scores.dtype).min)
+def _weights(rows: Tensor, keys: Tensor, block: _Block) -> Tensor:
+    """softmax of the scores, [n·G, H/G·T, K]."""
+    scores = rows @ keys.transpose(1, 2)
+    count, _, size, width = block.hidden.shape
+    scores.view(count, -1, size, width).masked_fill_(block.hidden, torch.finfo(scores.dtype).min)
     return torch.softmax(scores, -1)
-
-
-@lru_cache(maxsize=TILE)
-def _later(size: int) -> Tensor:
-    """Bool [size, size], True where a column comes after its row."""
-    return torch.ones(size, size, dtype=torch.bool).triu(1)
 
 
 # -- short rows under a general mask -----------------------------------------------------------------------------

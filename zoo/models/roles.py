@@ -58,13 +58,18 @@ class Policy(Scorer):
     writer: Any = None
     lends_states = False
     """Whether a head on this model reads the states of the answers that were scored last, and spares a second pass."""
+    twin: Reference | None = None
+    """The reference, while the weights of both are the same: it is told what this model finds."""
     _lent: tuple[list[Answer], Any, States] | None = None
 
     def _score(self, answers: Sequence[Answer], **options: Any) -> TokenLogps:
         # What nobody asked for is let go first: it holds the memory of a whole pass.
         self._lent = None
         if not self.lends_states or not answers or options["noise"]:
-            return super()._score(answers, **options)
+            scored = super()._score(answers, **options)
+            if self.twin is not None:
+                self.twin.learn(answers, scored, **options)
+            return scored
         states = predicting_states(self.model, answers, self.layout, self.balance)
         self._lent = (list(answers), self._moment(), states)
         return score_answers(self.model, answers, self.layout, states=states, **options)
@@ -161,6 +166,14 @@ class Reference(Scorer):
         """Forget the model; it is loaded again if a score is missing."""
         self._model = None
 
+    def learn(self, answers: Sequence[Answer], scored: TokenLogps, temperature: float, noise: float, **_: Any) -> None:
+        """Keep, of what a model with the same weights found, the scores that were not known."""
+        if self.cache is None or temperature != 1.0 or noise:
+            return
+        keys = [answer_key(answer) for answer in answers]
+        known = self.cache.get(keys)
+        self._keep({key: scored.per_token[i][scored.mask[i]] for i, key in enumerate(keys) if key not in known})
+
     def _score(self, answers: Sequence[Answer], **options: Any) -> TokenLogps:
         if self.cache is None or options["temperature"] != 1.0 or options["entropy"]:
             return self._compute(answers, **options)
@@ -175,6 +188,10 @@ class Reference(Scorer):
     def _remember(self, missing: dict[bytes, Answer]) -> dict[bytes, Tensor]:
         scored = self._compute(list(missing.values()))
         values = {key: scored.per_token[i][scored.mask[i]].cpu() for i, key in enumerate(missing)}
+        self._keep(values)
+        return values
+
+    def _keep(self, values: dict[bytes, Tensor]) -> None:
         assert self.cache is not None
         try:
             self.cache.put(values)
@@ -182,7 +199,6 @@ class Reference(Scorer):
             # A full disk costs the reuse by later runs, not this run.
             self.cache = ReferenceCache(None, "")
             self.cache.put(values)
-        return values
 
     @torch.no_grad()
     def _compute(self, answers: Sequence[Answer], **options: Any) -> TokenLogps:

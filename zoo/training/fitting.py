@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import lightning
@@ -76,7 +77,8 @@ class Fitting:
         return (lambda: self._validate(batches())) if batches else None
 
     def _validate(self, batches: list[Batch]) -> dict[str, float]:
-        values = validate(self.module, batches)
+        with self._twins():
+            values = validate(self.module, batches)
         if self.assembly.main:
             token_losses.keep(self.run, self.assembly.template, self.module.steps_done, self.module.token_losses)
         return values
@@ -103,22 +105,38 @@ class Fitting:
         )
         return lambda: [batches.batch(step) for step in range(len(batches))]
 
+    @contextlib.contextmanager
+    def _twins(self) -> Iterator[None]:
+        """Before the first step the policy is the reference, if no other one was named: one answers for both."""
+        models = self.module.models
+        if self.module.steps_done or "reference" not in models:
+            yield
+            return
+        policy, reference = models.built("policy"), models.built("reference")
+        equal = self.core.reference is None
+        if equal:
+            policy.twin = reference
+            reference.stand_in(self.assembly.policy)
+        try:
+            yield
+        finally:
+            policy.twin = None
+            if equal or reference.cache is not None:
+                reference.release()
+
     def _before_training(self, watch: Watch) -> None:
-        """Score what the reference will be asked for, with the policy itself while it still is the reference."""
+        """Score what the steps will ask the reference for; what is held out is scored by the first validation."""
         module = self.module
         if "reference" in module.models and module.models.built("reference").cache is not None:
             assert isinstance(self.loader, StepLoader)
             batches = [self.loader.batch(step) for step in range(len(self.loader))]
-            held_out = self._held_out_batches()
-            batches += held_out() if held_out else []
             answers = [answer.to(module.device) for batch in batches for answer in answers_in(batch)]
-            self._warm(module, answers, watch)
+            with self._twins():
+                self._warm(module, answers, watch)
         self.tell("run_start", config=self.assembly.resolved.as_dict())
 
     def _warm(self, module: PostTraining, answers: list[Any], watch: Watch) -> None:
         reference = module.models.built("reference")
-        if module.steps_done == 0 and self.core.reference is None:
-            reference.stand_in(self.assembly.policy)
         computed = 0
         while True:
             done = 0
