@@ -60,7 +60,7 @@ class PPO(Algorithm):
     data = "prompt"
     defaults = {
         "lr": 4e-5, "schedule": "constant", "batch_size": 64, "rollout_epochs": 2, "answers_per_prompt": 4,
-        "epochs": 0.58, "adam_eps": 1e-5, "max_new_tokens": 64, "critic": "head",
+        "epochs": 0.45, "adam_eps": 1e-5, "max_new_tokens": 64, "critic": "head",
     }  # fmt: skip
     variants = {
         "instructgpt": {

@@ -312,10 +312,24 @@ def test_held_out_prompts_are_taken_out_with_all_their_answers(train):
     assert run.summary["after"]["val/loss"] == run.metrics[-1]["val/loss"]
 
 
-@pytest.mark.parametrize(("held", "steps"), [(4, [0, 2, 4, 6, 8]), (5, [0, 4, 8])])
-def test_much_held_out_data_is_read_less_often(train, tmp_path, held, steps):
-    held_out = write_rows(tmp_path / "held.jsonl", demonstrations(held, seed=9))
-    run = train("sft", rows=32, eval_data=held_out, epochs=1)
+@pytest.mark.parametrize(
+    ("algo", "held", "options", "steps"),
+    [
+        ("sft", 4, {}, [0, 2, 4, 6, 8]),
+        ("sft", 5, {}, [0, 4, 8]),
+        ("sft", 9, {}, [0, 8]),
+        ("sft", 9, {"keep_best": True}, [0, 2, 4, 6, 8]),
+        ("sft", 9, {"patience": 9}, [0, 2, 4, 6, 8]),
+        ("kto", 4, {}, [0, 8, 16]),
+        ("kto", 5, {}, [0, 16]),
+    ],
+)
+def test_much_held_out_data_is_read_less_often(train, tmp_path, algo, held, options, steps):
+    """kto reads what is held out twice: the answers, and for its reference point the mismatched ones."""
+    made = preferences if algo == "kto" else demonstrations
+    held_out = write_rows(tmp_path / "held.jsonl", made(held, seed=9))
+    data = write_rows(tmp_path / "train.jsonl", made(32))
+    run = train(algo, data=data, eval_data=held_out, epochs=1, **options)
     assert [row["step"] for row in run.metrics if "val/loss" in row] == steps
 
 

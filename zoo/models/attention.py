@@ -63,7 +63,7 @@ def cpu_attention(
 
 def note_segments(mask: Tensor, segments: Sequence[Segment]) -> None:
     """Let a mask [1, 1, L, L] carry its meaning; where it gets lost on the way, the mask itself still holds."""
-    mask.tiling = Tiling([segment for segment in segments if segment.stop > segment.start])  # type: ignore[attr-defined]
+    mask.tiling = Tiling(segments)  # type: ignore[attr-defined]
 
 
 def reads_segments(model: Any) -> bool:
@@ -184,7 +184,7 @@ class _Block:
     """
 
     def __init__(self, tiles: Sequence[_Tile], heads: int, groups: int, begin: int):
-        self.begin, self.groups = begin, groups
+        self.begin = begin
         size, width = max(tile.size for tile in tiles), max(tile.keys for tile in tiles)
         columns, keys = (torch.zeros(len(tiles), length, dtype=torch.long) for length in (size, width))
         padded = torch.ones(len(tiles), size, dtype=torch.bool)

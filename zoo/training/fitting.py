@@ -84,11 +84,13 @@ class Fitting:
         return values
 
     def _validations(self) -> int:
-        """How many a run makes where eval_every is not said: two where each reads over an eighth of the data."""
+        """How many a run makes where eval_every is not said: the fewer, the more of the run's work each of them is."""
         held_out, loader = self.assembly.data.held_out, self.loader
-        if held_out is None or not isinstance(loader, StepLoader):
+        if held_out is None or not isinstance(loader, StepLoader) or self.core.keep_best or self.core.patience:
             return 4
-        return 2 if 8 * len(held_out.records) > loader.examples else 4
+        # What is measured first, in a pass of its own, is read besides.
+        share = len(held_out.records) * (1 + len(type(self.assembly.algorithm).measured)) / loader.examples
+        return 4 if share <= 1 / 8 else 2 if share <= 1 / 4 else 1
 
     def _held_out_batches(self) -> Callable[[], list[Batch]] | None:
         """A function that gives this process's held-out batches, or None."""
