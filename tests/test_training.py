@@ -208,6 +208,30 @@ def test_reference_log_probs_are_computed_once_for_all_runs_on_the_same_pairs(tr
     assert differences(first, without) < 1e-5
 
 
+@pytest.mark.parametrize("options", [{}, {"lora": True}, {"algo": "kto"}, {"precision": "bf16-mixed"}], ids=str)
+def test_the_first_validation_finds_what_the_reference_is_asked_for_later(train, computed, tmp_path, options):
+    held_out = write_rows(tmp_path / "held.jsonl", preferences(5, seed=9))
+    data = write_rows(tmp_path / "train.jsonl", preferences(8))
+    options = {"algo": "dpo", "data": data, "eval_data": held_out, "eval_every": 1, "max_steps": 2, "lr": 1e-3, **options}
+    run = train(**options)
+    answers = 2 * 4 * 2
+    assert sum(computed) == answers, "those of two steps; the held-out ones were scored by the policy"
+    assert run.metrics[0]["val/kl" if options["algo"] == "kto" else "val/rewards/margins"] == 0
+    computed.clear()
+    plain = train(**options, reference_cache="off")
+    assert sum(computed) > answers
+    for row, expected in zip(run.metrics, plain.metrics, strict=True):
+        assert row == pytest.approx(expected, rel=1e-2, abs=1e-2 if "precision" in options else 1e-4)
+
+
+def test_a_named_reference_scores_what_is_held_out_itself(train, computed, tmp_path):
+    other = train("sft", lr=1e-2, max_steps=3)
+    held_out = write_rows(tmp_path / "held.jsonl", preferences(5, seed=9))
+    run = train("dpo", reference=str(other.path), eval_data=held_out, max_steps=1)
+    assert sum(computed) == 2 * 4 + 2 * 5
+    assert abs(run.metrics[0]["val/rewards/margins"]) > 1e-3
+
+
 def test_another_template_another_model_and_another_precision_are_not_mixed_up(train, computed, tmp_path, tiny_folder):
     train("dpo", max_steps=1)
     computed.clear()

@@ -1,8 +1,8 @@
 """Attention on a CPU: plain matrix products over just the pairs of tokens that see each other.
 
 Registered with transformers under the name `zoo_cpu`; whatever it does not do better it hands to `sdpa`. Several
-texts in one row, or several answers behind one prompt, are computed segment by segment: what a general mask would
-compute and throw away is never computed, and a row needs no padding.
+texts in one row, or several answers behind one prompt, are computed by their segments, those of about one length as
+one product: little is computed that a general mask would throw away, and a row needs no padding.
 """
 
 from __future__ import annotations
