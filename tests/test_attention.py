@@ -90,12 +90,16 @@ def segments_and_mask(lengths):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("tile, kept", [(256, 512), (4, 512), (4, 6)])
+@pytest.mark.parametrize(
+    "tile, kept, padding", [(256, 512, 1.4), (4, 512, 1.4), (4, 6, 1.0), (256, 6, 9.0), (4, 512, 9.0)]
+)
 @pytest.mark.parametrize("lengths", [[(5, 3, 6, 1)], [(9,), (0, 7), (4, 2)], [(1, 1), (6, 6, 6)], [(3, 30)]])
-def test_segments_give_what_their_mask_gives(monkeypatch, dtype, tile, kept, lengths):
+def test_segments_give_what_their_mask_gives(monkeypatch, dtype, tile, kept, padding, lengths):
+    """Whatever is cut into tiles, kept for the backward pass, or padded to be one product with others."""
     lengths = [group if len(group) > 1 else (*group, 1) for group in lengths]
     monkeypatch.setattr(attention, "TILE", tile)
     monkeypatch.setattr(attention, "KEPT", kept)
+    monkeypatch.setattr(attention, "PADDING", padding)
     segments, mask = segments_and_mask(lengths)
     query, key, value = (part.detach()[:1].to(dtype).requires_grad_() for part in tensors(mask.shape[-1]))
     expected = reference(query, key, value, mask)

@@ -212,7 +212,8 @@ def test_reference_log_probs_are_computed_once_for_all_runs_on_the_same_pairs(tr
 def test_the_first_validation_finds_what_the_reference_is_asked_for_later(train, computed, tmp_path, options):
     held_out = write_rows(tmp_path / "held.jsonl", preferences(5, seed=9))
     data = write_rows(tmp_path / "train.jsonl", preferences(8))
-    options = {"algo": "dpo", "data": data, "eval_data": held_out, "eval_every": 1, "max_steps": 2, "lr": 1e-3, **options}
+    given = {"algo": "dpo", "data": data, "eval_data": held_out, "eval_every": 1, "max_steps": 2, "lr": 1e-3}
+    options = given | options
     run = train(**options)
     answers = 2 * 4 * 2
     assert sum(computed) == answers, "those of two steps; the held-out ones were scored by the policy"

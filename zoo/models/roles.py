@@ -172,7 +172,8 @@ class Reference(Scorer):
             return
         keys = [answer_key(answer) for answer in answers]
         known = self.cache.get(keys)
-        self._keep({key: scored.per_token[i][scored.mask[i]] for i, key in enumerate(keys) if key not in known})
+        found = scored.per_token.detach()
+        self._keep({key: found[i][scored.mask[i]] for i, key in enumerate(keys) if key not in known})
 
     def _score(self, answers: Sequence[Answer], **options: Any) -> TokenLogps:
         if self.cache is None or options["temperature"] != 1.0 or options["entropy"]:
