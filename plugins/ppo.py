@@ -6,9 +6,11 @@ much things went better than it had expected is the advantage (generalized advan
 Several passes over the rollout follow it, the ratio to the policy that wrote the answers being clipped.
 
 The details are those of OpenAI's first code and of the paper that reproduced it (arXiv:2403.17031): advantages whitened
-once over the whole rollout, clipped values with ½ and weight 0.1, γ 1, λ 0.95, Adam's ε 1e-5. That paper and TRL put
-the score on the token after the end of the turn where there is one; here it stands on the end itself. That paper makes
-four passes over a rollout, InstructGPT one; here it is two, over four answers to each prompt, which is then read once.
+once over the whole rollout, clipped values with ½ and weight 0.1, γ 1, Adam's ε 1e-5. λ is 1, as in OpenRLHF and verl;
+that code, that paper and TRL take 0.95, and with a critic that knows nothing yet hardly any of a score then reaches the
+first tokens. That paper and TRL put the score on the token after the end of the turn where there is one; here it stands
+on the end itself. That paper makes four passes over a rollout in one step each; here it is one pass in two steps, as
+InstructGPT's in eight, over four answers to each prompt.
 Whitening takes the deviation of a population; TRL and verl that of a sample. The critic is a head on the policy, as in
 that code, which spares a second model and its pass; --critic own is InstructGPT's, and --critic-model its start.
 
@@ -59,17 +61,18 @@ class PPO(Algorithm):
     paper = "arXiv:2203.02155"
     data = "prompt"
     defaults = {
-        "lr": 4e-5, "schedule": "constant", "batch_size": 64, "rollout_epochs": 2, "answers_per_prompt": 4,
-        "epochs": 0.45, "adam_eps": 1e-5, "max_new_tokens": 64, "critic": "head",
+        "lr": 5e-5, "schedule": "constant", "batch_size": 32, "minibatches": 2, "answers_per_prompt": 4,
+        "epochs": 0.53, "adam_eps": 1e-5, "max_new_tokens": 64, "critic": "head",
     }  # fmt: skip
     variants = {
         "instructgpt": {
-            "answers_per_prompt": 1, "epochs": 1, "kl_coef": 0.02, "rollout_epochs": 1, "minibatches": 8,
-            "ptx_weight": 27.8,
+            "answers_per_prompt": 1, "epochs": 1, "kl_coef": 0.02, "batch_size": 64, "minibatches": 8,
+            "gae_lambda": 0.95, "ptx_weight": 27.8,
         },
         "n-details": {
-            "answers_per_prompt": 1, "epochs": 1, "kl_coef": 0.05, "rollout_epochs": 4, "missing_eos": "replace",
-            "temperature": 0.7, "schedule": "linear",
+            "answers_per_prompt": 1, "epochs": 1, "kl_coef": 0.05, "batch_size": 64, "minibatches": 1,
+            "rollout_epochs": 4, "gae_lambda": 0.95, "missing_eos": "replace", "temperature": 0.7,
+            "schedule": "linear",
         },
     }  # fmt: skip
     saved = ("kl_coef",)
@@ -124,8 +127,9 @@ class PPO(Algorithm):
         """Divide the rewards of all tokens of a rollout by their deviation; their mean stays."""
         gamma: float = 1.0
         """Discount γ of later rewards."""
-        gae_lambda: float = 0.95
-        """λ of the advantage estimate: 1 takes what came out, 0 the critic's word for it."""
+        gae_lambda: float = 1.0
+        """λ of the advantage estimate: 1 takes what came out (OpenRLHF, verl), 0 the critic's word for it; OpenAI,
+        arXiv:2403.17031 and TRL take 0.95."""
         clip: float = 0.2
         """ε that the ratio is clipped at."""
         dual_clip: float | None = None
