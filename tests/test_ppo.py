@@ -260,7 +260,7 @@ def roll(rewards, behaviour=None, reference=None, values=None, algorithm=None, e
 
 def test_a_whole_rollout_by_hand():
     """Two answers of 4 and 3 tokens: KL in the reward, GAE, whitening, each worked out in plain numbers."""
-    batch = roll([1.5, 0.7], kl_coef=0.1)
+    batch = roll([1.5, 0.7], kl_coef=0.1, gae_lambda=0.95)
     k1 = [[0.2, -0.1, -0.1, 0.8], [0.2, -0.1, 0.1]]
     values = [[0.2, 0.1, 0.4, 0.9], [0.3, 0.6, 0.5]]
     raw, returns = [], []

@@ -169,8 +169,8 @@ class EvaluationOptions:
 
     eval_every: int | None = None
     """Validate every N steps; by default four times a run, twice where the held-out records are more than an eighth of
-    the run's examples, and at the end alone where they are more than a quarter (kto reads each of them twice).
-    With keep_best or patience always four times."""
+    the run's examples, and at the end alone where they are more than a quarter (an algorithm with a pass of its own for
+    what it measures reads each of them twice). With keep_best or patience always four times."""
     best_metric: str = "val/loss"
     """Metric for keep_best and patience."""
     best_mode: Literal["auto", "min", "max"] = "auto"
