@@ -3,7 +3,7 @@
 The policy writes an answer to each prompt, and a reward scores it at its last token, the end of the turn. Each token
 pays β·(log π − log π_ref), so that the policy stays near the reference. A critic learns what a state is worth. By how
 much things went better than it had expected is the advantage (generalized advantage estimation, arXiv:1506.02438).
-Several passes over the rollout follow it, the ratio to the policy that wrote the answers being clipped.
+Steps over the rollout follow it, the ratio to the policy that wrote the answers being clipped.
 
 The details are those of OpenAI's first code and of the paper that reproduced it (arXiv:2403.17031): advantages whitened
 once over the whole rollout, clipped values with ½ and weight 0.1, γ 1, Adam's ε 1e-5. λ is 1, as in OpenRLHF and verl;
