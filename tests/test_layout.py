@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from zoo.models.layout import LAYOUTS, arrange, counted
-from zoo.models.scoring import neftune
+from zoo.models.scoring import hidden_states, neftune
 from zoo.types import Answer
 
 PAIR = [Answer.of([5, 6, 7], [8, 9]), Answer.of([5, 6, 7], [10, 11, 12])]
@@ -41,6 +41,50 @@ def test_the_end_of_the_prompt_predicts_the_first_token_of_every_answer():
     assert rows.target.tolist() == [8, 9, 10, 11, 12]
     assert rows.answer.tolist() == [0, 0, 1, 1, 1]
     assert rows.index.tolist() == [0, 1, 0, 1, 2]
+
+
+TEXTS = [Answer.of([], [5, 6, 7, 8, 9]), Answer.of([5, 6, 7], [10, 11, 12]), Answer.of([5, 6], [13])]
+"""The first begins with the prompt of the second, which is the longest such prompt."""
+
+
+def test_a_text_that_begins_with_the_prompt_of_another_answer_shares_it():
+    rows = arrange(TEXTS, "shared", balance=10**9, one_row=True)
+    assert rows.ids.tolist() == [[5, 6, 7, 10, 11, 12, 8, 9, 5, 6, 13]]
+    assert rows.positions.tolist() == [[0, 1, 2, 3, 4, 5, 3, 4, 0, 1, 2]]
+    assert visible(rows)[7] == [1, 1, 1, 0, 0, 0, 1, 1, 0, 0, 0]
+    # Its tokens are predicted in the prompt, at the end of the prompt, and behind it; the first one nowhere.
+    own = rows.answer == 0
+    assert (rows.index[own].tolist(), rows.column[own].tolist()) == ([1, 2, 3, 4], [0, 1, 2, 6])
+    assert rows.target[own].tolist() == [6, 7, 8, 9]
+    assert rows.place.tolist() == [[0, 1, 2, 6, 7, 0], [0, 1, 2, 3, 4, 5], [8, 9, 10, 0, 0, 0]]
+
+
+def test_a_text_that_is_the_prompt_of_another_answer_costs_nothing():
+    rows = arrange([Answer.of([], [5, 6, 7]), PAIR[0]], "shared", balance=10**9)
+    assert rows.ids.tolist() == [[5, 6, 7, 8, 9]]
+    assert sorted(rows.target.tolist()) == [6, 7, 8, 9]
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+def test_in_other_layouts_such_a_text_stands_alone(layout):
+    rows = arrange(TEXTS, layout)
+    assert int((rows.ids == 5).sum()) == 3
+
+
+@pytest.mark.parametrize("one_row", [True, False])
+def test_texts_that_share_prompts_score_as_they_do_alone(tiny_model, one_row):
+    texts = [
+        *TEXTS, Answer.of([], [5, 6, 7]), Answer.of([], [5, 6, 20, 21]), Answer.of([], [30, 31]), Answer.of([7], [5]),
+    ]  # fmt: skip
+    rows = arrange(texts, "shared", balance=10**9, one_row=one_row)
+    with torch.no_grad():
+        hidden = hidden_states(tiny_model, rows)
+        for i, text in enumerate(texts):
+            ids = torch.cat([text.prompt, text.completion])
+            alone = tiny_model.model(ids[None]).last_hidden_state[0]
+            shared = hidden[rows.home[i], rows.place[i, : len(ids)]]
+            torch.testing.assert_close(shared, alone, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(rows.ids[rows.home[i], rows.place[i, : len(ids)]], ids)
 
 
 def test_packed_rows_are_isolated_and_nothing_predicts_the_first_token_of_a_document(vectors):

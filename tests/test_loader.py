@@ -136,6 +136,14 @@ def test_a_shared_prompt_of_a_record_counts_once():
     assert record_tokens(group) == 6
 
 
+def test_a_text_that_begins_with_the_prompt_of_the_others_shares_it():
+    pair = {"chosen": Answer.of([], [1, 2, 3, 4]), "rejected": Answer.of([1, 2, 3], [5, 6])}
+    assert record_tokens(pair) == 6
+    assert record_tokens({**pair, "other": Answer.of([], [1, 2, 3, 7])}) == 7
+    assert record_tokens({**pair, "chosen": Answer.of([], [1, 9, 3, 4])}) == 9
+    assert record_tokens({"completion": Answer.of([], [1, 2])}) == 2
+
+
 # -- micro-batches -----------------------------------------------------------------------------------------------
 
 

@@ -20,6 +20,7 @@ from zoo.types import Answer, Answers, Batch
 
 SECOND_ORDER = 500_009
 """Between the seeds of the two orders of a run whose data changes."""
+NOTHING = torch.zeros(0, dtype=torch.long)
 
 
 class Order:
@@ -175,7 +176,10 @@ def answers_among(values: Iterable[Any]) -> list[Answer]:
 def record_tokens(record: Mapping[str, Any]) -> int:
     """Tokens of an encoded record or of one example of a batch, a shared prompt counted once."""
     answers = answers_among(record.values())
-    return sum(len(a.completion) for a in answers) + max((len(a.prompt) for a in answers), default=0)
+    prompt = max((answer.prompt for answer in answers), key=len, default=NOTHING)
+    # A text without a prompt of its own that begins with that of the others shares it as they do.
+    whole = [a for a in answers if not len(a.prompt) and torch.equal(a.completion[: len(prompt)], prompt)]
+    return sum(len(a.completion) for a in answers) + len(prompt) * (1 - len(whole))
 
 
 def examples_of(batch: Batch) -> list[dict[str, Any]]:
@@ -196,8 +200,8 @@ def micro_batches(batch: Batch, micro_tokens: int, besides: Collection[str] = ()
         return [batch]
     groups: dict[bytes, list[int]] = {}
     for i, example in enumerate(examples):
-        answers = answers_among(example.values())
-        groups.setdefault(answers[0].prompt.numpy(force=True).tobytes() if answers else b"", []).append(i)
+        prompt = next((a.prompt for a in answers_among(example.values()) if len(a.prompt)), NOTHING)
+        groups.setdefault(prompt.numpy(force=True).tobytes(), []).append(i)
     ordered = sorted(groups.values(), key=lambda members: (max(sizes[i] for i in members), members[0]))
     parts: list[list[int]] = [[]]
     tokens = 0

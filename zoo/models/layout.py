@@ -1,7 +1,8 @@
 """How answers lie in rows: a prompt once with all its answers behind it, several such groups in one row, or padded.
 
 *shared*: position ids restart behind the prompt for each answer, and a mask lets an answer see its prompt and
-itself. Exact, and it saves the prompt's compute for pairs and groups. *packed*: rows hold several isolated answers,
+itself. Exact, and it saves the prompt's compute for pairs and groups; a text without a prompt that begins with
+another one's shares it too, so that the prompt's own tokens can count. *packed*: rows hold several isolated answers,
 each with its own prompt. *padded*: one answer a row with an ordinary attention mask, for models that fit neither.
 """
 
@@ -35,7 +36,8 @@ class Rows:
     ids, positions int64 [R, L]; group int64 [R, L], which tokens belong together (-1 is padding); part int64
     [R, L], 0 for a prompt and k for the k-th answer behind it; lengths float32 [R, L], the length of the text a
     token belongs to. For each of N counted tokens: row, column of the position that predicts it, target id,
-    answer index, index in the completion. first int64 [B, 2]: row and column of each answer's first own token.
+    answer index, index in the completion. home int64 [B], place int64 [B, P + C]: the row of each answer, and the
+    columns of its prompt and completion behind each other.
     segments: what the mask says, in another form; complete where everything lies in one row.
     """
 
@@ -49,7 +51,8 @@ class Rows:
     target: Tensor
     answer: Tensor
     index: Tensor
-    first: Tensor
+    home: Tensor
+    place: Tensor
     padded: bool
     segments: list[Segment]
 
@@ -100,23 +103,35 @@ def arrange(
 
 
 def _items(answers: Sequence[Answer], share: bool, balance: float) -> list[_Item]:
-    by_prompt: dict[object, list[int]] = {}
-    for i, answer in enumerate(answers):
-        key = answer.prompt.numpy(force=True).tobytes() if share else i
-        by_prompt.setdefault(key, []).append(i)
+    groups = _by_prompt(answers) if share else [[i] for i in range(len(answers))]
 
     def cost(length: int) -> float:
         return length * (1 + length / balance)
 
     items = []
-    for members in by_prompt.values():
-        prompt = answers[members[0]].prompt
-        together = len(prompt) + sum(len(answers[i].completion) for i in members)
+    for members in groups:
+        prompt = max((answers[i].prompt for i in members), key=len)
+        together = len(prompt) + sum(len(answers[i]) - len(prompt) for i in members)
         if cost(together) <= sum(cost(len(answers[i])) for i in members):
             items.append(_Item(prompt, members, together))
         else:
-            items += [_Item(prompt, [i], len(answers[i])) for i in members]
+            items += [_Item(answers[i].prompt, [i], len(answers[i])) for i in members]
     return items
+
+
+def _by_prompt(answers: Sequence[Answer]) -> list[list[int]]:
+    """Indices of the answers to each prompt, and of the texts without one with the longest that they begin with."""
+    groups: dict[bytes, list[int]] = {}
+    for i, answer in enumerate(answers):
+        groups.setdefault(_bytes(answer.prompt), []).append(i)
+    for i in groups.pop(b"", []):
+        text = _bytes(answers[i].completion)
+        groups.setdefault(max(filter(text.startswith, groups), key=len, default=b""), []).append(i)
+    return list(groups.values())
+
+
+def _bytes(ids: Tensor) -> bytes:
+    return ids.numpy(force=True).tobytes()
 
 
 def _fill(items: list[_Item]) -> list[list[_Item]]:
@@ -142,7 +157,8 @@ class _Writer:
         self.group = torch.full((rows, width), -1)
         self.part = torch.zeros(rows, width, dtype=torch.long)
         self.lengths = torch.ones(rows, width)
-        self.first = torch.zeros(answers, 2, dtype=torch.long)
+        self.home = torch.zeros(answers, dtype=torch.long)
+        self.place: list[Tensor] = [self.home[:0]] * answers
         self.places: list[tuple[Tensor, ...]] = []
         self.segments: list[Segment] = []
 
@@ -150,18 +166,19 @@ class _Writer:
         start = 0
         for group, item in enumerate(content):
             prompt_end = start + len(item.prompt)
-            longest = max(len(answers[i].completion) for i in item.members)
-            self._put(row, start, item.prompt, 0, group, 0, len(item.prompt) + longest)
+            longest = max(len(answers[i]) for i in item.members)
+            self._put(row, start, item.prompt, 0, group, 0, longest)
             at = prompt_end
             self.segments.append(Segment(start, prompt_end, (start, start)))
             for part, member in enumerate(item.members, start=1):
-                completion = answers[member].completion
-                first = len(item.prompt)
-                self.first[member] = torch.tensor([row, at])
-                self._put(row, at, completion, first, group, part, first + len(completion))
-                self._note(row, prompt_end - 1 if first else -1, at, member, answers[member])
-                self.segments.append(Segment(at, at + len(completion), (start, prompt_end)))
-                at += len(completion)
+                answer = answers[member]
+                # The tokens of a text without a prompt that are another one's prompt stand there already.
+                rest = answer.completion[len(item.prompt) - len(answer.prompt) :]
+                self._put(row, at, rest, len(item.prompt), group, part, len(answer))
+                columns = torch.cat([torch.arange(start, prompt_end), torch.arange(at, at + len(rest))])
+                self._note(row, columns, member, answer)
+                self.segments.append(Segment(at, at + len(rest), (start, prompt_end)))
+                at += len(rest)
             start = at
 
     def _put(self, row: int, at: int, ids: Tensor, position: int, group: int, part: int, length: int) -> None:
@@ -172,30 +189,28 @@ class _Writer:
         self.part[row, here] = part
         self.lengths[row, here] = length
 
-    def _note(self, row: int, prompt_last: int, at: int, member: int, answer: Answer) -> None:
-        """The first token is predicted at the end of the prompt; without a prompt nothing predicts it."""
-        mask = answer.mask.cpu().clone()
-        if prompt_last < 0 and len(mask):
-            mask[0] = False
-        index = mask.nonzero().squeeze(-1)
-        column = at + index - 1
-        column[index == 0] = prompt_last
-        self.places.append(
-            (torch.full_like(index, row), column, answer.completion.cpu()[index], torch.full_like(index, member), index)
-        )
+    def _note(self, row: int, columns: Tensor, member: int, answer: Answer) -> None:
+        """columns: of prompt and completion. A token is predicted at the one before it, and the very first nowhere."""
+        self.home[member], self.place[member] = row, columns
+        index = _predicted(answer).cpu().nonzero().squeeze(-1)
+        column, target = columns[len(answer.prompt) + index - 1], answer.completion.cpu()[index]
+        self.places.append((torch.full_like(index, row), column, target, torch.full_like(index, member), index))
 
     def rows(self, padded: bool) -> Rows:
         row, column, target, answer, index = (torch.cat(parts) for parts in zip(*self.places, strict=True))
         fields = (self.ids, self.positions, self.group, self.part, self.lengths)
-        return Rows(*fields, row, column, target, answer, index, self.first, padded, self.segments)
+        place = pad(self.place, 0)
+        return Rows(*fields, row, column, target, answer, index, self.home, place, padded, self.segments)
 
 
 def counted(answers: Sequence[Answer]) -> Tensor:
     """Tokens that have a log-probability: under the mask, and predicted by something. bool [B, T]."""
-    masks = []
-    for answer in answers:
-        mask = answer.mask.clone()
-        if len(answer.prompt) == 0 and len(mask):
-            mask[0] = False
-        masks.append(mask)
-    return pad(masks, False)
+    return pad([_predicted(answer) for answer in answers], False)
+
+
+def _predicted(answer: Answer) -> Tensor:
+    """The mask, without a first token that nothing predicts; bool [C]."""
+    mask = answer.mask.clone()
+    if len(answer.prompt) == 0:
+        mask[:1] = False
+    return mask

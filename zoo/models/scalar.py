@@ -102,7 +102,8 @@ def position_scores(
         return StepScores(torch.zeros(mask.shape, device=device), mask)
     rows = rows_for(model, answers, layout, balance)
     index = pad([torch.as_tensor(places, dtype=torch.long) for places in at], 0).to(device)
-    hidden = hidden_states(model, rows)[rows.first[:, :1], rows.first[:, 1:] + index]
+    behind = torch.tensor([[len(answer.prompt)] for answer in answers], device=device)
+    hidden = hidden_states(model, rows)[rows.home[:, None], rows.place.gather(1, behind + index)]
     gain, bias = scale_of(model)
     values = gain * head_values(model, hidden) + bias
     return StepScores(torch.where(mask, values, 0.0), mask)
