@@ -137,6 +137,8 @@ def test_an_unknown_option_gets_the_nearest(place):
     refused(*train("--beta", "0.1"), says=["No such option: --beta. It is an option of", "dpo", "zoo train --algo"])
     refused(*train("--bata", "0.1", algo="dpo"), says=["(Possible options: --beta, "])
     refused(*train("--learning-rate", "1"), says=["No such option: --learning-rate", "--lr"])
+    refused(*train("--batch_size", "8"), says=["No such option: --batch_size", "--batch-size"])
+    refused(*train("--nll_over", "all"), says=["--algo orpo --nll-over"])
     with pytest.raises(ZooError, match="Unknown option 'per_device_train_batch_size'.* Did you mean 'batch_size'"):
         zoo.train("sft", per_device_train_batch_size=4)
 
@@ -153,7 +155,7 @@ def test_an_unknown_key_in_a_file_gets_the_nearest(place):
         ("--batch-size", "x", "must be int, got 'x'"), ("--batch-size", "0", "must be above 0, got 0"),
         ("--batch-size", "-4", "must be above 0"), ("--lr", "fast", "must be float"),
         ("--lr", "-1", "must be 0 or more"),
-        ("--lr", "nan", "must be 0 or more, got nan"), ("--max-length", "0", "must be above 0"),
+        ("--lr", "nan", "must be a finite number"), ("--max-length", "0", "must be above 0"),
         ("--epochs", "0", "must be above 0"), ("--max-steps", "0", "must be above 0"),
         ("--eval-fraction", "1", "must be at least 0 and below 1"), ("--schedule", "cosin", "cosine|linear|constant"),
         ("--precision", "fp16", "32-true|bf16-mixed|bf16-true"), ("--log-every", "0", "must be above 0"),

@@ -99,6 +99,18 @@ def test_a_refusal_points_at_another_column_that_may_hold_what_is_missing():
     assert "--columns completion=response" in caught.value.hint
 
 
+def test_a_refusal_names_the_column_that_is_missing_and_not_the_one_that_is_there():
+    with pytest.raises(ZooError, match="it has no rejected") as caught:
+        convert([{"prompt": "Q", "chosen": "A", "row": 1}], "prompt", "preference")
+    assert "no chosen" not in caught.value.message and "--columns" not in caught.value.hint
+
+
+def test_columns_that_are_there_with_other_values_are_not_called_missing():
+    with pytest.raises(ZooError, match="the values of steps and labels are not what this kind has there") as caught:
+        convert([{"prompt": "Q", "steps": [], "labels": [], "row": 1}], "prompt", "stepwise")
+    assert "--format stepwise" in caught.value.hint
+
+
 def test_an_unknown_kind_is_answered_with_the_nearest():
     with pytest.raises(ZooError, match="Did you mean 'preference'"):
         convert([], "preferences", "prompt")

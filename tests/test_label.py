@@ -168,6 +168,10 @@ def test_more_rows_can_be_labelled_into_the_same_file(tmp_path):
 def test_a_file_made_otherwise_is_refused(tmp_path):
     path = tmp_path / "l.jsonl"
     LabelFile(path, SETTINGS)
+    # As long as it holds no label, it may be made otherwise.
+    LabelFile(path, {"judge": "scripted", "clamp": None})
+    LabelFile(path, SETTINGS)
+    path.write_text('{"prompt": "a"}\n')
     with pytest.raises(ZooError, match=r"clamp was \[0.4, 0.6\], now None") as caught:
         LabelFile(path, {"judge": "scripted", "clamp": None})
     assert "--out" in caught.value.hint
@@ -293,3 +297,4 @@ def test_nothing_to_judge_is_an_error(command, tmp_path):
     rows = [{"prompt": "a", "chosen": "<|im_end|>", "rejected": "x"}]
     status, _, errors = command(write_rows(tmp_path / "rows.jsonl", rows))
     assert status == 2 and "Nothing could be judged: 1 control tokens in a text" in " ".join(errors.split())
+    assert not (tmp_path / "labelled.jsonl").exists() and not (tmp_path / "labelled.json").exists()

@@ -62,6 +62,13 @@ def test_a_rollout_serves_its_steps_and_says_what_it_saw(train):
     assert {sample["when"] for sample in samples} == {"step 0", "step 4", "step 8"}
 
 
+def test_the_plan_names_what_the_first_rollout_really_has(train, capsys):
+    train(epochs=0.4, max_steps=1, quiet=False)
+    said = " ".join("".join(capsys.readouterr()).split())
+    assert "A rollout has 2 prompts with 2 answers each" in said
+    assert "steps of 4 " in said
+
+
 def test_prompts_are_counted_by_right_answers_where_rewards_are_0_or_1():
     def groups(*rewards):
         seen = Seen()

@@ -158,15 +158,34 @@ def test_options_that_do_not_go_together_say_why_in_the_words_of_their_class():
     @dataclass
     class Careful:
         low: float = 0.0
+        """How low."""
         high: float = 1.0
+        """How high."""
 
         def __post_init__(self):
             if self.low > self.high:
                 raise ValueError("low is above high")
 
     assert build(Careful, {"low": 0.5}, what="careful").low == 0.5
-    with pytest.raises(ZooError, match="options of careful do not go together: .*low is above high"):
-        build(Careful, {"low": 2}, what="careful")
+    with pytest.raises(ZooError, match="These options of careful cannot be used: low is above high; got ") as told:
+        build(Careful, {"low": 2}, what="careful", where={"low": "command line"})
+    assert "low = 2 (command line), high = 1.0" in told.value.message
+    assert told.value.hint == "--low: How low.\n--high: How high."
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan"), "inf", "NaN"])
+def test_a_number_must_be_finite(value):
+    @dataclass
+    class Rates:
+        lr: float | None = 1e-5
+        """Peak learning rate."""
+        name: str = "a"
+        """Any name."""
+
+    with pytest.raises(ZooError, match=r"'lr' \(run.yaml\) of rates must be a finite number, got ") as told:
+        build(Rates, {"lr": value}, what="rates", where={"lr": "run.yaml"})
+    assert told.value.hint == "--lr: Peak learning rate."
+    assert build(Rates, {"lr": "none", "name": "inf"}, what="rates").name == "inf"
 
 
 def test_a_class_without_source_still_has_options():

@@ -59,6 +59,12 @@ def test_a_python_function_is_named_by_its_module_or_file(tmp_path, monkeypatch)
     monkeypatch.syspath_prepend(tmp_path)
     assert scores("mine_reward:shout", ["HI", "hi"]) == [1.0, 0.0]
     assert scores(f"{tmp_path / 'mine_reward.py'}:shout(scale=3)", ["HI", "hi"]) == [3.0, 0.0]
+    (tmp_path / "beside.py").write_text("LOUD = 3\ndef quiet(completions, records):\n    return [1.0]\n")
+    monkeypatch.chdir(tmp_path)
+    assert scores("beside:quiet", ["HI"]) == [1.0], "a file of this folder, which need not be on the path"
+    with pytest.raises(ZooError, match="no function 'LOUD'") as told:
+        Reward("beside:LOUD", {})
+    assert "Did you mean" not in str(told.value)
     with pytest.raises(ZooError, match="no function 'shoot'. Did you mean 'shout'"):
         Reward("mine_reward:shoot", {})
     with pytest.raises(ZooError, match="cannot be imported"):

@@ -14,6 +14,7 @@ from zoo.errors import PluginError, ZooError
 from zoo.rewards import isolation
 from zoo.rewards.functions import in_process
 from zoo.rewards.reward import Reward
+from zoo.rewards.worker import as_json
 
 MINE = """
 import os, re, sys, time
@@ -121,6 +122,11 @@ def detailed(reward, *texts, **facts):
 
 def reasons(found):
     return [reason.split(": ", 1)[1] for reason in found.failures]
+
+
+def test_a_number_that_float32_cannot_hold_is_no_reward():
+    assert as_json(-3.4e38) == -3.4e38
+    assert as_json(1e39) == "gave 1e+39" and as_json(float("inf")) == "gave inf"
 
 
 # -- one bad answer ----------------------------------------------------------------------------------------------

@@ -87,7 +87,7 @@ class OptimizationOptions:
     epochs: float = 1.0
     """Passes over the data."""
     max_steps: int | None = None
-    """Stop after so many optimizer steps, whatever `epochs` says."""
+    """Stop after so many optimizer steps, if `epochs` does not end sooner."""
     batch_size: int = 16
     """Examples per optimizer step, over all processes; of online algorithms the answers that a step learns from.
     Micro-batches follow by themselves."""

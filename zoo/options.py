@@ -9,6 +9,8 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import math
+import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -164,13 +166,19 @@ def build(cls: type, values: Mapping[str, Any], *, what: str, where: Mapping[str
     where = where or {}
     refuse_unknown(values, list(known), what=what, where=where)
     prepared = {name: _split_lists(known[name].type, value) for name, value in values.items()}
+    for name, value in prepared.items():
+        if float in (known[name].type, *get_args(known[name].type)) and not _finite(value):
+            raise ZooError(
+                f"Option '{name}'{_origin(name, where)} of {what} must be a finite number, got {value!r}.",
+                f"{known[name].flag}: {known[name].help}",
+            )
     try:
         return TypeAdapter(cls).validate_python(prepared)
     except ValidationError as error:
         wrong: dict[str, str] = {}
         for one in error.errors():
             if not one["loc"]:
-                raise ZooError(f"The options of {what} do not go together: {one['msg']}.") from None
+                raise _refused(one["msg"].removeprefix("Value error, "), known, prepared, what, where) from None
             wrong.setdefault(str(one["loc"][0]), one["msg"])
         lines = [
             f"Option '{name}'{_origin(name, where)} of {what} must be {known[name].type_name}"
@@ -180,6 +188,26 @@ def build(cls: type, values: Mapping[str, Any], *, what: str, where: Mapping[str
         ]
         hints = [f"{known[name].flag}: {known[name].help}" for name in wrong]
         raise ZooError("\n".join(lines), "\n".join(hints)) from None
+
+
+def _refused(
+    reason: str, known: Mapping[str, Option], values: Mapping[str, Any], what: str, where: Mapping[str, str]
+) -> ZooError:
+    """What a class says of its own options, with the values of those that it names and what they mean."""
+    named = [name for name in known if re.search(rf"\b{re.escape(name)}\b", reason)]
+    got = ", ".join(f"{name} = {values.get(name, known[name].default)}{_origin(name, where)}" for name in named)
+    return ZooError(
+        f"These options of {what} cannot be used: {reason}" + (f"; got {got}." if got else "."),
+        "\n".join(f"{known[name].flag}: {known[name].help}" for name in named),
+    )
+
+
+def _finite(value: Any) -> bool:
+    """False for infinities and what is no number, as a number or as text; True for what is not a number at all."""
+    try:
+        return not isinstance(value, (int, float, str)) or math.isfinite(float(value))
+    except (ValueError, OverflowError):
+        return True
 
 
 def _split_lists(kind: Any, value: Any) -> Any:

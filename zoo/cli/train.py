@@ -53,11 +53,12 @@ class TrainCommand(Command):
                 raise
             name = flag.removeprefix("--").replace("-", "_")
             known = [option for parameter in self.get_params(ctx) for option in parameter.opts]
-            ours = OTHER_NAMES.get(name)
-            error.possibilities = [f"--{ours.replace('_', '-')}"] if ours else nearest_names(flag, known)  # type: ignore
-            if owners := _owners(name):
+            ours = OTHER_NAMES.get(name, name)
+            meant = f"--{ours.replace('_', '-')}"
+            error.possibilities = [meant] if meant in known else nearest_names(flag, known)  # type: ignore
+            if meant not in known and (owners := _owners(name)):
                 error.possibilities = []  # type: ignore
-                error.message += f". It is an option of {', '.join(owners)}: zoo train --algo {owners[0]} {flag} …"  # type: ignore
+                error.message += f". It is an option of {', '.join(owners)}: zoo train --algo {owners[0]} {meant} …"  # type: ignore
             raise
 
 

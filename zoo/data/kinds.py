@@ -95,16 +95,25 @@ def kinds_that_serve(wanted_kind: str) -> list[str]:
 
 
 def _refusal(records: list[Record], source_kind: str, wanted_kind: str) -> ZooError:
+    from zoo.data.formats import FORMATS
+
     source, wanted = KINDS[source_kind], KINDS[wanted_kind]
-    reason = _REFUSALS.get((source_kind, wanted_kind)) or _missing_fields(source, wanted)
-    kinds = ", ".join(kinds_that_serve(wanted_kind))
     extra = [name for name in (records[0] if records else {}) if name not in (*source.fields, "row")]
-    hint = f"Kinds of data that would do: {kinds}."
-    missing = [field for field in wanted.required if field not in source.fields]
-    if extra and missing:
+    unread = [field for field in wanted.required if field not in source.fields]
+    missing = [field for field in unread if field not in extra]
+    others = [name for name in extra if name not in unread]
+    hint = f"Kinds of data that would do: {', '.join(kinds_that_serve(wanted_kind))}."
+    if unread and not missing:
+        # The columns are there, and what they hold made the data look like another kind.
+        reason = f"the values of {' and '.join(unread)} are not what this kind has there"
+        meant = next(name for name, format in FORMATS.items() if format.kind == wanted_kind)
+        hint = f"--format {meant} takes the data for that kind all the same, and names the rows that are wrong."
+    else:
+        reason = _REFUSALS.get((source_kind, wanted_kind)) or _missing_fields(missing)
+    if others and missing:
         hint += (
-            f" If one of the other columns ({', '.join(extra[:8])}) holds what is missing, say which:"
-            f" --columns {missing[0]}={extra[0]}"
+            f" If one of the other columns ({', '.join(others[:8])}) holds what is missing, say which:"
+            f" --columns {missing[0]}={others[0]}"
         )
     return ZooError(
         f"The data is of kind '{source_kind}' ({source.description}), but kind '{wanted_kind}' "
@@ -113,8 +122,7 @@ def _refusal(records: list[Record], source_kind: str, wanted_kind: str) -> ZooEr
     )
 
 
-def _missing_fields(source: Kind, wanted: Kind) -> str:
-    missing = [field for field in wanted.required if field not in source.fields]
+def _missing_fields(missing: list[str]) -> str:
     return "it has no " + " and no ".join(missing) if missing else "one cannot be made from the other"
 
 

@@ -32,12 +32,19 @@ class LabelFile:
 
     def _begin(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self.path.exists():
+        # An empty file holds no labels that could have been made otherwise.
+        if self.path.exists() and self.path.stat().st_size:
             self._check_settings()
         # Before the rows: a kill right here leaves settings without rows, which the next start writes again.
         self._replace_facts(None)
         self.path.touch()
         self.rows = self._complete_rows()
+
+    def discard(self) -> None:
+        """Remove what was begun, if there is no label in it."""
+        if not self.rows:
+            self.path.unlink(missing_ok=True)
+            self.facts.unlink(missing_ok=True)
 
     def _check_settings(self) -> None:
         if not self.facts.is_file():

@@ -50,7 +50,7 @@ class Target:
     pickled: bytes = b""
 
     def find(self) -> Any:
-        """The function, or the names in its module where it has none of that name. Raises what the import raises."""
+        """The function, or the names of those in its module where none has that name. Raises what the import raises."""
         if self.pickled:
             import dill
 
@@ -63,7 +63,7 @@ class Target:
         else:
             module = importlib.import_module(self.place)
         function = getattr(module, self.attribute, None)
-        return function if callable(function) else dir(module)
+        return function if callable(function) else [name for name, one in vars(module).items() if callable(one)]
 
 
 def target_of(function: Function, name: str) -> Target:

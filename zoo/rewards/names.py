@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,7 @@ class Names:
             place, _, attribute = mention.name.rpartition(":")
             if place.split(".")[0] == "zoo" and callable(function := getattr(import_module(place), attribute, None)):
                 return self._function(mention, function)
-            path = Path(place).expanduser()
-            return self._isolated(mention, Target(str(path.resolve()) if path.is_file() else place, attribute))
+            return self._isolated(mention, Target(_found(place), attribute))
         return Here(self._model(mention), {}, mention.label)
 
     # -- functions -----------------------------------------------------------------------------------------------
@@ -159,3 +159,11 @@ class Names:
             hint += " A minus or a division behind a name needs a blank before it."
         guess = nearest(mention.name, [*rewards, *runs, *paths])
         return self.expression.error(f"there is no reward, run or model '{mention.name}'", mention.at, hint, guess)
+
+
+def _found(place: str) -> str:
+    """The full path of a file, also of `mine.py` here where no module `mine` is installed; else the module."""
+    path = Path(place).expanduser()
+    if not path.is_file() and place.isidentifier() and find_spec(place) is None:
+        path = Path(f"{place}.py")
+    return str(path.resolve()) if path.is_file() else place

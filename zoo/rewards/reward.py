@@ -8,7 +8,6 @@ A reward that is missing is None: it is left out of means and counted with its r
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from zoo.errors import PluginError, ZooError
 from zoo.models.precision import choose_precision
 from zoo.rewards.expression import Expression, Mention, variance
 from zoo.rewards.functions import Function
-from zoo.rewards.missing import Missing
+from zoo.rewards.missing import LARGEST, Missing
 from zoo.rewards.names import Here, Names
 from zoo.rewards.plugin import bundled
 from zoo.rewards.reward_model import RewardModel
@@ -149,8 +148,8 @@ def _is_model(part: Any) -> bool:
 
 
 def _finite(value: float | None) -> float | None:
-    """A number that is none is a missing reward."""
-    return value if value is not None and math.isfinite(value) else None
+    """A number that is none, or that float32 cannot hold, is a missing reward."""
+    return value if value is not None and abs(value) <= LARGEST else None
 
 
 def _spread(values: Sequence[float | None]) -> float | None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import json
-import math
 import os
 import threading
 import time
@@ -23,7 +22,7 @@ from typing import Any
 
 from zoo.hook_arguments import shown
 from zoo.rewards.functions import Target, parameters_of, runs_in_process
-from zoo.rewards.missing import Missing
+from zoo.rewards.missing import LARGEST, Missing
 
 
 def main(descriptor: int, memory: int | None) -> None:
@@ -103,7 +102,7 @@ def as_json(value: Any) -> float | str | None:
     if isinstance(value, str | bytes):
         raise TypeError(f"{value!r:.40} is no number")
     number = float(value)
-    return number if math.isfinite(number) else f"gave {number}"
+    return number if abs(number) <= LARGEST else f"gave {number}"
 
 
 def file_of(function: Any) -> str:

@@ -115,6 +115,8 @@ class Assembly:
         models = make_models(
             self.resolved, roles, self.policy, self.source, self.template, layout, self.precision, self.say
         )
+        if core.reference is not None and "reference" not in models:
+            self.say(f"Note: --reference has no effect: {self.resolved.algo} with these options reads no reference.")
         if not is_scorer(self.policy):
             online.give_pen(models, core, self.template, self.precision, self.device, self.plugins)
         records = self._prepared(models)
@@ -127,12 +129,14 @@ class Assembly:
             total_steps=len(self.loader), micro_tokens=micro_tokens, critic=critic,
         )  # fmt: skip
         trained = sum(p.numel() for p in self.module.parameters() if p.requires_grad)
+        prompts = len(self.loader.prompts.indices(0)) if isinstance(self.loader, Experience) else 0
+        size = min(core.batch_size, prompts * core.answers_per_prompt) if prompts else core.batch_size
         self.say(
-            f"Training {self.resolved.algo}: {len(records)} records, {len(self.loader)} steps of {core.batch_size} "
+            f"Training {self.resolved.algo}: {len(records)} records, {len(self.loader)} steps of {size} "
             f"(micro-batches of {micro_tokens} tokens, {layout} rows), {trained / 1e6:.1f} M trained weights."
         )
         if isinstance(self.loader, Experience):
-            each, prompts = self.loader.each, min(online.prompts_in_rollout(core), len(records))
+            each = self.loader.each
             self.say(
                 f"A rollout has {prompts} prompts with {core.answers_per_prompt} answers each "
                 f"and serves {each} step{'s' if each > 1 else ''}."

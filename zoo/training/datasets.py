@@ -68,7 +68,8 @@ def load_data(
         for line in [*later.report.lines(), *decay.lines()]:
             say(line)
     count = len(encoded_held_out) if encoded_held_out else 0
-    say(f"Held out for validation: {count:,} records." if count else "Nothing is held out: no validation.")
+    few = " of fewer than 20 records" if core.eval_fraction and not core.eval_data and len(train) < 20 else ""
+    say(f"Held out for validation: {count:,} records." if count else f"Nothing is held out{few}: no validation.")
     return Data(encoded, encoded_held_out, facts, decay)
 
 

@@ -98,9 +98,13 @@ def label_data(
     draw = Drawer(subject.model, subject.template, subject.precision, sampling) if draws else None
     summary = label(groups, judge, file, how, draw, progress)
     if not summary["pairs"]:
+        file.discard()
+        silent = any("endpoint" in reason for reason in summary["unusable_reasons"])
         raise ZooError(
-            f"Nothing could be judged: {reasons(summary)}.", f"`zoo data {options.data}` shows the prompts and answers."
-        )
+            f"Nothing could be judged: {reasons(summary)}.",
+            f"Start the server of --judge {options.judge}, or correct its address." if silent
+            else f"`zoo data {options.data}` shows the prompts and answers.",
+        )  # fmt: skip
     return summary
 
 

@@ -175,12 +175,13 @@ class PostTraining(lightning.LightningModule):
         self.bad_steps += 1
         self.skipped_steps += 1
         rows = batch["row"].tolist() if "row" in list(batch) else []
-        where = f"step {self.steps_done + 1} (rows {', '.join(map(str, rows[:20]))})"
+        where = f"step {self.steps_done + 1}" + (f" (rows {', '.join(map(str, rows[:20]))})" if rows else "")
         self.say(f"Loss {loss} and gradient norm {norm} in {where}: the step is skipped.")
         if self.bad_steps >= MAX_BAD_STEPS:
             raise TrainingStopped(
                 f"{MAX_BAD_STEPS} steps in a row had a non-finite loss or gradient, the last one {where}.",
-                "Look at these rows with `zoo data`, lower --lr, or use --precision 32-true.",
+                f"Look at {'these rows with `zoo data`' if rows else 'the rewards in samples.jsonl'}, lower --lr, "
+                "or use --precision 32-true.",
             )
 
     # -- optimizer and checkpoints -------------------------------------------------------------------------------
