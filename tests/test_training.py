@@ -117,6 +117,12 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_does_not(train):
 # -- adapters and references ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("algo", "told"), [("sft", True), ("dpo", False)])
+def test_a_reference_that_nothing_reads_is_told(train, tiny_folder, capsys, algo, told):
+    train(algo, reference=str(tiny_folder), max_steps=1, quiet=False)
+    assert ("--reference has no effect" in capsys.readouterr().out) is told
+
+
 def test_with_adapters_the_reference_is_the_base_and_stays_it(train, tiny_folder):
     from peft import AutoPeftModelForCausalLM
 
@@ -376,6 +382,8 @@ def test_no_share_held_out_means_no_validation_whatever_the_source_brings(train,
     run = train("sft", data="starter", eval_fraction=0, limit=4, max_steps=1, score="none", quiet=False)
     assert "held_out" not in run.read_json("data.json") and all("val/loss" not in row for row in run.metrics)
     assert "Nothing is held out: no validation." in capsys.readouterr().out
+    train("sft", eval_fraction=0.5, limit=10, max_steps=1, quiet=False)
+    assert "Nothing is held out of fewer than 20 records: no validation." in capsys.readouterr().out
     run = train("sft", data="starter", eval_fraction=0.1, limit=4, max_steps=1, score="none", quiet=False)
     assert "val/loss" in run.metrics[0]
     assert "Held out for validation: 4 records." in capsys.readouterr().out

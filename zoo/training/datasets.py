@@ -22,6 +22,8 @@ from zoo.types import Answer, Batch
 Say = Callable[[str], None]
 PROBE = 16
 """Tokens of a text that stands for an answer where there is none yet."""
+FEWEST = 20
+"""Records from which on a share of them is held out."""
 
 
 @dataclass
@@ -68,7 +70,7 @@ def load_data(
         for line in [*later.report.lines(), *decay.lines()]:
             say(line)
     count = len(encoded_held_out) if encoded_held_out else 0
-    few = " of fewer than 20 records" if core.eval_fraction and not core.eval_data and len(train) < 20 else ""
+    few = f" of fewer than {FEWEST} records" if held_out is None and _shares(core, options) else ""
     say(f"Held out for validation: {count:,} records." if count else f"Nothing is held out{few}: no validation.")
     return Data(encoded, encoded_held_out, facts, decay)
 
@@ -105,16 +107,22 @@ def _held_out(core: TrainConfig, kind: str, train: DataSet, options: dict[str, A
         return load(core.eval_data, kind, split=core.split, **options)
     if not core.eval_fraction:
         return None
-    if core.data.split(":")[0] in options["named_sources"] and core.split == "train":
+    if not _shares(core, options):
         try:
             return load(core.data, kind, split="heldout", **options)
         except ZooError:
             return None
-    if len(train) < 20:
+    if len(train) < FEWEST:
         return None
     # The same prompts whatever the seed: runs of several seeds are then validated on the same rows.
     train.records, rest = split_by_prompt(train.records, core.eval_fraction, 0)
     return DataSet(train.name, train.kind, train.source_kind, rest, train.fingerprint, train.format, train.report)
+
+
+def _shares(core: TrainConfig, options: dict[str, Any]) -> bool:
+    """Whether what is held out is a share of the data itself; a source of its own brings a split for it."""
+    named = core.data.split(":")[0] in options["named_sources"] and core.split == "train"
+    return bool(core.eval_fraction) and not core.eval_data and not named
 
 
 def make_collate(hook: Any, tokenizer: Any, config: Any) -> Callable[[list[dict[str, Any]]], Batch]:

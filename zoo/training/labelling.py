@@ -102,7 +102,7 @@ def label_data(
         silent = any("endpoint" in reason for reason in summary["unusable_reasons"])
         raise ZooError(
             f"Nothing could be judged: {reasons(summary)}.",
-            f"Start the server of --judge {options.judge}, or correct its address." if silent
+            f"See that the server of --judge {options.judge} runs, and that its address is right." if silent
             else f"`zoo data {options.data}` shows the prompts and answers.",
         )  # fmt: skip
     return summary
