@@ -367,11 +367,19 @@ def test_weights_that_have_diverged_stop_generation(model, prompts):
         engine(model).generate(prompts, 1, Sampling(4), seeded())
 
 
-def test_a_model_without_a_step_by_step_cache_is_refused():
+def test_a_state_space_model_writes_what_its_own_generate_writes(prompts):
+    torch.manual_seed(0)
     sizes = {"vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": 1, "state_size": 4}
-    model = transformers.MambaForCausalLM(transformers.MambaConfig(**sizes))
-    with pytest.raises(ZooError, match="past_key_values"):
-        engine(model).generate([torch.tensor([4, 5])], 1, Sampling(4, temperature=0))
+    model = transformers.MambaForCausalLM(transformers.MambaConfig(**sizes)).eval()
+    for answer in engine(model).generate(prompts, 1, Sampling(6, temperature=0)):
+        written = model.generate(answer.prompt[None], max_new_tokens=6, do_sample=False, eos_token_id=END)
+        assert written[0, len(answer.prompt) :].tolist() == answer.completion.tolist()
+
+
+def test_a_model_without_a_step_by_step_cache_is_refused(model, prompts):
+    model.forward = lambda input_ids: None
+    with pytest.raises(ZooError, match="takes no cache"):
+        engine(model).generate(prompts, 1, Sampling(4, temperature=0))
 
 
 def test_a_budget_cuts_the_longest_answers_at_one_length_whatever_the_batch(model, prompts):

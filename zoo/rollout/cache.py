@@ -144,8 +144,8 @@ class RollingRows:
             for layer in self.layers:
                 layer.move(sources, targets)
 
-    def step(self, lengths: list[int], device: torch.device) -> dict[str, Any]:
-        """What the model gets besides ids and positions, to write one column.
+    def step(self, lengths: list[int], device: torch.device) -> Tensor:
+        """Makes room for one column; returns the padding mask of the columns, int64 [rows, width].
 
         lengths: the tokens of each row, the one being fed included.
         """
@@ -154,7 +154,7 @@ class RollingRows:
         self._reserve(self.layers, before=width - 1, after=1)
         starts = width - torch.tensor(lengths, device=device)[:, None]
         mask = torch.arange(width, device=device) >= starts
-        return {"past_key_values": self.cache, "attention_mask": mask.long()}
+        return mask.long()
 
     def advance(self) -> None:
         """The column of this step is written."""
@@ -193,8 +193,8 @@ class GroupRows:
     def keep(self, order: list[int]) -> None:
         self._select(order)
 
-    def step(self, lengths: list[int], device: torch.device) -> dict[str, Any]:
-        return {"past_key_values": self.cache}
+    def step(self, lengths: list[int], device: torch.device) -> None:
+        """Nothing is padded."""
 
     def advance(self) -> None:
         pass

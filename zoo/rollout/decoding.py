@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import Cache
 
 from zoo.errors import ZooError
+from zoo.libraries.caches import cache_argument
 from zoo.rollout.budget import common_length, within
 from zoo.rollout.cache import rows_for
 from zoo.rollout.sampling import Sampling, StopStrings, choose, uniform_stream
@@ -37,21 +38,20 @@ class Forward:
         self.model = model
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         taken = inspect.signature(base.forward).parameters
-        if "past_key_values" not in taken:
-            raise ZooError(
-                f"{type(base).__name__} keeps no past_key_values, so it cannot generate step by step here.",
-                "Use a decoder-only language model with a standard cache.",
-            )
+        self.cache_argument = cache_argument(base)
         self.takes_positions = "position_ids" in taken
         self.last_only: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in taken else {}
         self.device = model.get_input_embeddings().weight.device
         self.config = model.config
 
-    def __call__(self, ids: Tensor, positions: Tensor, **cache_and_mask: Any) -> Tensor:
-        """ids and positions: int64 [B, T]; returns [B, V]."""
+    def __call__(self, ids: Tensor, positions: Tensor, cache: Cache, mask: Tensor | None) -> Tensor:
+        """ids and positions: int64 [B, T]; mask: of padding, int64 [B, columns], or None; returns [B, V]."""
+        given: dict[str, Any] = {self.cache_argument: cache, **self.last_only}
         if self.takes_positions:
-            cache_and_mask["position_ids"] = positions
-        return self.model(input_ids=ids, use_cache=True, **self.last_only, **cache_and_mask).logits[:, -1]
+            given["position_ids"] = positions
+        if mask is not None:
+            given["attention_mask"] = mask
+        return self.model(input_ids=ids, use_cache=True, **given).logits[:, -1]
 
 
 @dataclass
@@ -149,10 +149,7 @@ class Decoding:
             ids[row, width - len(self.prompts[i]) :] = self.prompts[i]
             mask[row, width - len(self.prompts[i]) :] = 1
         positions = (mask.cumsum(-1) - 1).clamp(min=0).to(device)
-        given: dict[str, Any] = {"past_key_values": cache}
-        if not mask.all():
-            given["attention_mask"] = mask.to(device)
-        logits = self.forward(ids.to(device), positions, **given)
+        logits = self.forward(ids.to(device), positions, cache, None if mask.all() else mask.to(device))
         waiting = [(row, i * self.n + j) for row, i in enumerate(chosen) for j in range(self.n)]
         return _Prefilled(cache, logits, waiting)
 
@@ -223,5 +220,6 @@ class Decoding:
         lengths = [row.length for row in self.rows]
         ids = torch.tensor([row.ids[-1:] for row in self.rows], device=device)
         positions = torch.tensor(lengths, device=device)[:, None] - 1
-        self.logits = self.forward(ids, positions, **self.store.step(lengths, device))
+        mask = self.store.step(lengths, device)
+        self.logits = self.forward(ids, positions, self.store.cache, mask)
         self.store.advance()

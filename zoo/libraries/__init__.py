@@ -1,0 +1,1 @@
+"""The seam: the only place that knows the insides of the libraries underneath."""
