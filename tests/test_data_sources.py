@@ -319,7 +319,7 @@ def test_a_hub_data_set_is_asked_for_by_name_configuration_and_split(monkeypatch
         return datasets.Dataset.from_list(ROWS)
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    monkeypatch.setattr("zoo.data.sources.hub._can_look_up", lambda address: True)
+    monkeypatch.setattr("zoo.libraries.hub._can_look_up", lambda address: True)
     source = open_source("owner/name:small@test", "demonstration")
     assert [line.row for line in source.rows] == ROWS
     assert asked == [("owner/name", "small", "test")]
@@ -337,7 +337,7 @@ def test_what_the_hub_refuses_is_told_in_a_line(monkeypatch, error, message):
         raise error
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    monkeypatch.setattr("zoo.data.sources.hub._can_look_up", lambda address: True)
+    monkeypatch.setattr("zoo.libraries.hub._can_look_up", lambda address: True)
     with pytest.raises(ZooError, match=message) as caught:
         open_source("owner/name", "demonstration")
     assert "\n" not in caught.value.message
@@ -355,7 +355,7 @@ def test_without_a_network_the_cache_is_asked_at_once_and_the_error_names_the_lo
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    monkeypatch.setattr("zoo.data.sources.hub._can_look_up", lambda address: False)
+    monkeypatch.setattr("zoo.libraries.hub._can_look_up", lambda address: False)
     with pytest.raises(ZooError, match="give the path of a local file or folder") as caught:
         open_source("owner/name", "demonstration")
     assert seen == [True] and datasets.config.HF_HUB_OFFLINE is False

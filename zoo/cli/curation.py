@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -19,7 +20,15 @@ from zoo.errors import ZooError
 READING = "Reading the data"
 WRITING = "Writing"
 
-Part = Literal["everything", "prompt", "answer"]
+
+class Part(StrEnum):
+    """What of a row is looked at."""
+
+    EVERYTHING = "everything"
+    PROMPT = "prompt"
+    ANSWER = "answer"
+
+
 SOURCE = Annotated[str, typer.Argument(help="A file, folder, hub data set, or named source (starter).")]
 SHARED: dict[str, tuple[Any, Any]] = {
     "out": (Annotated[Path, typer.Option(
@@ -86,7 +95,7 @@ def dedup(
         float | None,
         typer.Option(help="Also rows whose word n-grams are at least so alike (Jaccard), such as 0.8."),
     ] = None,
-    on: Annotated[Part, typer.Option(help="What is compared: everything, prompt, answer.")] = "everything",
+    on: Annotated[Part, typer.Option(help="What is compared: everything, prompt, answer.")] = Part.EVERYTHING,
     normalised: Annotated[
         bool, typer.Option("--normalised", help="The same even if case, white space and punctuation differ.")
     ] = False,
@@ -196,7 +205,7 @@ def contamination(
         float, typer.Option(min=0, max=1, help="Share of an item's n-grams that a row must hold; 0: one is enough.")
     ] = 0.0,
     on: Annotated[Part, typer.Option(help="What is looked for of the evaluation: everything, prompt, answer.")] = (
-        "everything"
+        Part.EVERYTHING
     ),
     eval_columns: Annotated[str | None, typer.Option(help="Names of the evaluation's columns.")] = None,
     eval_format: Annotated[str | None, typer.Option(help="The format of the evaluation's rows.")] = None,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from enum import StrEnum
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -11,6 +12,14 @@ from zoo.cli import curation
 from zoo.cli.help import Command
 from zoo.cli.listings import Json, print_json
 from zoo.errors import ZooError, nearest
+
+
+class LongRows(StrEnum):
+    """Choices of a command: typer takes a `Literal` only in newer versions."""
+
+    DROP = "drop"
+    CUT = "cut"
+    SPLIT = "split"
 
 
 class DataCommand(Command):
@@ -43,8 +52,8 @@ def data(
     template: Annotated[str, typer.Option(help="Chat template: auto, none, or a .jinja file.")] = "auto",
     max_length: Annotated[int, typer.Option(help="Longest prompt plus answer, in tokens.")] = 1024,
     long_rows: Annotated[
-        Literal["drop", "cut", "split"], typer.Option(help="Longer rows: drop, cut, or for plain text split.")
-    ] = "drop",
+        LongRows, typer.Option(help="Longer rows: drop, cut, or for plain text split.")
+    ] = LongRows.DROP,
     strict: Annotated[bool, typer.Option(help="Accept no bad row.")] = False,
     as_json: Json = False,
 ) -> None:

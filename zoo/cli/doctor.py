@@ -13,10 +13,11 @@ from rich.markup import escape
 from zoo import registry
 from zoo.cli.listings import Json, print_json
 from zoo.errors import ZooError
+from zoo.libraries import releases
 
 
 def doctor(as_json: Json = False) -> None:
-    """Check the installation: versions, device, plugins and recipes that are broken, disk space."""
+    """Check the installation: libraries, device, plugins and recipes that are broken, disk space."""
     import torch
 
     from zoo.models.default import NAME, cache_folder
@@ -28,7 +29,9 @@ def doctor(as_json: Json = False) -> None:
     precision, reason = choose_precision("auto", accelerator)
     cache = cache_folder()
     free = shutil.disk_usage(cache if cache.exists() else os.getcwd()).free / 2**30
-    problems = _plugin_problems() + _recipe_problems()
+    libraries = [_library(name) for name in releases.LIBRARIES]
+    problems = [problem for library in libraries for problem in library["problems"]]
+    problems += _plugin_problems() + _recipe_problems()
     if free < 5:
         problems.append(f"Only {free:.1f} GiB are free where models are kept ({cache}).")
     facts = {
@@ -41,20 +44,49 @@ def doctor(as_json: Json = False) -> None:
         "algorithms": [entry.full_name for entry in registry.algorithms()],
         **{hook: sorted(_contributed(hook, problems)) for hook in ("sources", "models", "evals", "rewards")},
         "recipes": [entry.full_name for entry in all_recipes()],
+        "libraries": libraries,
         "problems": problems,
     }
     if as_json:
         print_json(facts)
     else:
         for key, value in facts.items():
-            if key != "problems":
+            if key not in ("libraries", "problems"):
                 shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
                 Console().print(f"{key:14} {', '.join(shown) if isinstance(shown, list) else shown}", highlight=False)
+        for library in libraries:
+            Console().print(f"{'library':14} {_summary(library)}", highlight=False)
         for problem in problems:
             Console().print(f"[red]{escape(problem)}[/red]", highlight=False)
         Console().print("" if problems else "Nothing wrong was found.")
     if problems:
         raise typer.Exit(1)
+
+
+def _library(name: str) -> dict[str, Any]:
+    """Versions of a library, what is relied on in it, and what is wrong with either."""
+    from zoo.libraries import reliance
+
+    facts = {"installed": releases.installed(name), "allowed": releases.allowed(name), "tested": releases.tested(name)}
+    try:
+        relied_on, broken = reliance.reliances(name), reliance.broken(name)
+    except reliance.LibraryError as error:
+        return {"name": name, **facts, "checks": [], "problems": [f"{error.message} {error.hint}"]}
+    reasons = {one.claim: one.reason for one in broken}
+    checks = [{"claim": r.claim, "holds": r.claim not in reasons, "found": reasons.get(r.claim)} for r in relied_on]
+    problems = [f"{one.text()} {one.remedy()}" for one in broken]
+    if releases.outside(name):
+        problems.append(
+            f"{name} {facts['installed']} is outside of what zoo allows, {facts['allowed']}: "
+            f"pip install '{name}{facts['allowed']}'"
+        )
+    return {"name": name, **facts, "checks": checks, "problems": problems}
+
+
+def _summary(library: dict[str, Any]) -> str:
+    holding, checks = sum(check["holds"] for check in library["checks"]), len(library["checks"])
+    versions = "{name} {installed}, tested with {tested}, allowed {allowed}".format(**library)
+    return f"{versions}: {holding} of {checks} checks hold"
 
 
 def _contributed(hook: str, problems: list[str]) -> dict[str, Any]:

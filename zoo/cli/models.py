@@ -77,7 +77,8 @@ def export(
     """Copy a run's model to a folder of its own, adapters merged if asked for."""
     import torch
 
-    from zoo.models.loading import is_adapted, load_model, load_tokenizer, resolve_model
+    from zoo.libraries.adapters import is_adapted, merged
+    from zoo.models.loading import load_model, load_tokenizer, resolve_model
     from zoo.runs import find_run
     from zoo.training.policy import export_model
 
@@ -90,7 +91,7 @@ def export(
     if merge:
         if not is_adapted(model):
             raise ZooError(f"The run {run} has no adapters to merge.", f"Leave --merge out: zoo export {run} {folder}")
-        model = model.merge_and_unload()
+        model = merged(model)
     folder.parent.mkdir(parents=True, exist_ok=True)
     export_model(model, load_tokenizer(source), folder)
     Console().print(f"Written to {folder}", highlight=False)

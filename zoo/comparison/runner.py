@@ -25,6 +25,7 @@ from zoo.data.template import ChatTemplate
 from zoo.errors import TrainingStopped, ZooError
 from zoo.evals import Score, Subject
 from zoo.evals.chosen import choose
+from zoo.libraries.architecture import ending_ids
 from zoo.models.loading import Source, load_model, load_tokenizer, resolve_model
 from zoo.models.precision import choose_precision
 from zoo.models.scorer import require_head
@@ -32,7 +33,6 @@ from zoo.report.run_page import write_run_page
 from zoo.runs import Run, find_run, find_runs, is_run_name
 from zoo.training.checks import names_in
 from zoo.training.devices import choose_accelerator
-from zoo.training.policy import ending_ids
 from zoo.training.progress import counter
 from zoo.training.report import read_samples, write_samples
 from zoo.training.run import execute, quiet_libraries

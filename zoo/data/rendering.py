@@ -17,6 +17,7 @@ from zoo.data.formats.message import Message, RowError, shorten
 from zoo.data.messages import called, reasoning_of, with_text_arguments
 from zoo.data.tokens import TextTokenizer
 from zoo.errors import ZooError
+from zoo.libraries.pretrained import render
 
 PLAIN = (
     "{%- for message in messages -%}"
@@ -75,10 +76,9 @@ class Renderer:
 
     def text(self, messages: list[Message], tools: Any = None, asking: bool = False) -> str:
         """What the template writes; `asking` adds the generation prompt. Raises RowError in the template's words."""
-        options = {"tokenize": False, "add_generation_prompt": asking, "chat_template": self.source}
         # A template is a program of unknown origin: any exception is its verdict on these messages.
         try:
-            return str(self.tokenizer.apply_chat_template(messages, tools=tools, **options))
+            return render(self.tokenizer, messages, tools=tools, asking=asking, template=self.source)
         except Exception as error:
             if any(called(turn) for turn in messages) and messages != (texts := with_text_arguments(messages)):
                 return self.text(texts, tools, asking)

@@ -17,7 +17,7 @@ from torch import Tensor
 from zoo.models.layout import arrange
 from zoo.models.logps import Head
 from zoo.models.precision import autocast
-from zoo.models.scoring import balance_of, base_of, hidden_states, on_device
+from zoo.models.scoring import balance_of, hidden_states, on_device
 from zoo.types import Answer
 
 CHUNK_BYTES = 96 * 2**20
@@ -54,7 +54,7 @@ def _divergences(model: Any, start: Any, answers: list[Answer], precision: str) 
     rows = on_device(arrange([answer.to(device) for answer in answers], "padded", balance_of(model)), device)
     with autocast(precision, device):
         hidden = [hidden_states(one, rows)[rows.row, rows.column] for one in (model, start)]
-    heads = [Head.of(base_of(one)) for one in (model, start)]
+    heads = [Head.of(one) for one in (model, start)]
     sums = torch.zeros(len(answers), dtype=torch.float64, device=device)
     size = max(1, CHUNK_BYTES // (4 * len(heads[0].weight)))
     for begin in range(0, len(rows.target), size):

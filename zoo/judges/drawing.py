@@ -11,6 +11,7 @@ from torch import Tensor
 from zoo.data.template import ChatTemplate
 from zoo.errors import ZooError
 from zoo.judges.pairs import Group
+from zoo.libraries.architecture import longest_text
 from zoo.models.precision import autocast
 from zoo.rollout.engine import InProcessEngine, check_request
 from zoo.rollout.sampling import Sampling
@@ -25,7 +26,7 @@ class Drawer:
         self.engine = InProcessEngine(
             model, eos_ids=template.eos_ids, pad_id=tokenizer.pad_token_id, tokenizer=tokenizer
         )  # fmt: skip
-        self.longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self.longest = longest_text(model)
 
     def __call__(self, groups: Sequence[Group], seed: int) -> list[list[str] | None]:
         generator = torch.Generator().manual_seed(seed)

@@ -18,6 +18,7 @@ from zoo.data.formats.message import RowError
 from zoo.data.template import ChatTemplate
 from zoo.judges.judge import Response
 from zoo.judges.wording import Question
+from zoo.libraries.architecture import longest_text
 from zoo.models.precision import autocast, rounding_tolerance
 from zoo.models.reference_cache import architecture, fingerprint
 from zoo.models.scoring import balance_of, choose_layout, score_answers
@@ -103,7 +104,7 @@ class LocalModel:
         raw = self.template.renderer is None
         written = self.template.prompt_text(f"{text}\n" if raw else [{"role": "user", "content": text}])
         ids = self.template.tokens.ids([written])[0]
-        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        limit = longest_text(self.model)
         # Room for what begins the answer, and for the choice.
         if limit is not None and len(ids) + reserve + 64 > limit:
             raise RowError("E_LONG", "prompt", "longer than the judge's context")

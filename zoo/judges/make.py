@@ -17,6 +17,8 @@ from zoo.judges.endpoint import Endpoint
 from zoo.judges.judge import Judge, Respondent
 from zoo.judges.local import LocalModel
 from zoo.judges.wording import load_wording
+from zoo.libraries.adapters import merged
+from zoo.libraries.architecture import ending_ids
 from zoo.models.attention import use_cpu_attention
 from zoo.models.default import cache_folder
 from zoo.models.loading import load_model, load_tokenizer, resolve_model
@@ -93,14 +95,12 @@ def _other_model(
     require_head(source, "lm")
     model = load_model(source, torch.float32, trust_remote_code)
     if source.is_adapter:
-        model = model.merge_and_unload()
+        model = merged(model)
     model = model.requires_grad_(False).eval().to(device)
     if torch.device(device).type == "cpu":
         use_cpu_attention(model)
     settings = run.config.get("template", "auto") if run else "auto"
-    ending = getattr(model.generation_config, "eos_token_id", None)
-    eos_ids = ending if isinstance(ending, list) else [] if ending is None else [ending]
-    chat = ChatTemplate(load_tokenizer(source, trust_remote_code), settings, eos_ids=eos_ids)
+    chat = ChatTemplate(load_tokenizer(source, trust_remote_code), settings, eos_ids=ending_ids(model))
     # Before the weights are rounded: rounding hides what the test looks for.
     probes = [chat.answer("Name a colour.", text).to(device) for text in ("Red.", "It is blue.")]
     layout, _ = choose_layout(model, probes, "auto", rounding_tolerance(precision))

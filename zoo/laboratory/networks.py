@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.libraries.pretrained import save
 from zoo.models.default import cache_folder
 
 Say = Callable[[str], None]
@@ -146,8 +147,5 @@ def kept(name: str, facts: dict[str, Any], make: Callable[[], tuple[Any, Any]]) 
 
 def write(model: Any, tokenizer: Any, folder: Path) -> None:
     """A Hugging Face folder."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    model.save_pretrained(folder)
+    save(model, folder)
     tokenizer.save_pretrained(folder)

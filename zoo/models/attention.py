@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from zoo.libraries.arithmetic import softmax_backward
+from zoo.libraries.attention import attention_name, sdpa_attention_forward, use_attention
 from zoo.models.layout import Segment
 
 NAME = "zoo_cpu"
@@ -68,7 +67,7 @@ def note_segments(mask: Tensor, segments: Sequence[Segment]) -> None:
 
 def reads_segments(model: Any) -> bool:
     """Whether the model runs this attention, so that everything may lie in one row."""
-    return getattr(model.config, "_attn_implementation", None) == NAME and _on_cpu(model)
+    return attention_name(model) == NAME and _on_cpu(model)
 
 
 def _on_cpu(model: Any) -> bool:
@@ -77,10 +76,8 @@ def _on_cpu(model: Any) -> bool:
 
 def use_cpu_attention(model: Any) -> None:
     """Let a model that runs `sdpa` use this attention instead."""
-    if model.config._attn_implementation == "sdpa":
-        AttentionInterface.register(NAME, cpu_attention)
-        AttentionMaskInterface.register(NAME, sdpa_mask)
-        model.set_attn_implementation(NAME)
+    if attention_name(model) == "sdpa":
+        use_attention(model, NAME, cpu_attention)
 
 
 # -- several texts in one row ------------------------------------------------------------------------------------
@@ -123,7 +120,7 @@ class _Segments(torch.autograd.Function):
                 weights = next(weights_of) if known else _weights(queries, seen, block)
                 block.add_seen(grad_values, weights.transpose(1, 2) @ grad_rows)
                 grad_weights = grad_rows @ block.seen(values).transpose(1, 2)
-                grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
+                grad_scores = softmax_backward(grad_weights, weights)
                 block.add_seen(grad_keys, grad_scores.transpose(1, 2) @ queries)
                 torch.bmm(grad_scores, seen, out=block.part(found)).mul_(scale)
         grads = (found.index_select(0, plan.place), grad_keys.to(keys.dtype), grad_values.to(values.dtype))

@@ -13,11 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.libraries.adapters import base_of
+from zoo.libraries.architecture import text_config
 from zoo.models.layout import counted
 from zoo.models.parts import rows_in_parts
 from zoo.models.roles import Policy
 from zoo.models.scalar import head_values
-from zoo.models.scoring import balance_of, base_of, predicting_states
+from zoo.models.scoring import balance_of, predicting_states
 from zoo.types import Answer, Answers, pad
 
 
@@ -33,7 +35,7 @@ class ValueHead(torch.nn.Module):
     @staticmethod
     def on(model: Any) -> ValueHead:
         """A head that fits a model's hidden states, on its device."""
-        head = ValueHead(base_of(model).config.get_text_config().hidden_size)
+        head = ValueHead(text_config(base_of(model)).hidden_size)
         return head.to(next(model.parameters()).device)
 
 

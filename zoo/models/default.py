@@ -18,9 +18,9 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from zoo.errors import ZooError
+from zoo.libraries import hub
+from zoo.libraries.pretrained import load_gguf, save
 
 NAME = "smollm2-135m"
 HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -68,17 +68,15 @@ def is_unpacked(folder: Path) -> bool:
 
 def _from_hub(say: Callable[[str], None]) -> Path | None:
     """The model from the hub's own cache or the network; None when neither has it."""
-    from huggingface_hub import snapshot_download
-
     wanted = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
     try:
-        return Path(snapshot_download(HUB_NAME, local_files_only=True, allow_patterns=wanted))
+        return hub.snapshot(HUB_NAME, wanted, local=True)
     except Exception:
         if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
             return None
     try:
         say(f"Getting {HUB_NAME} from the hub.")
-        return Path(snapshot_download(HUB_NAME, allow_patterns=wanted, etag_timeout=5))
+        return hub.snapshot(HUB_NAME, wanted, local=False, seconds=5)
     except Exception as error:
         say(f"The hub is out of reach ({type(error).__name__}).")
         return None
@@ -116,29 +114,15 @@ def _check(gguf: Path) -> None:
 def convert_gguf(gguf: Path, folder: Path) -> None:
     """Write a GGUF model as a plain Hugging Face folder in float32, complete or not at all.
 
-    A model loaded from GGUF counts as quantised and cannot be saved as it is: its weights are copied into a plain
-    model of the same configuration. Their values lie between those of bfloat16. Rounded to it they would all start on
-    its grid, and a forward pass in bfloat16 would not see an update before it has left half of a grid step behind it.
+    Its values lie between those of bfloat16. Rounded to it they would all start on its grid, and a forward pass in
+    bfloat16 would not see an update before it has left half of a grid step behind it.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    config = loaded.config
-    for leftover in ("quantization_config", "_pre_quantization_dtype"):
-        if hasattr(config, leftover):
-            delattr(config, leftover)
-    config._name_or_path = ""
-    plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    plain.load_state_dict(loaded.state_dict())
-    plain.generation_config = loaded.generation_config
+    model, tokenizer = load_gguf(gguf)
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".tmp-"))
     former = beside.with_suffix(".old")
     try:
-        plain.save_pretrained(beside)
+        save(model, beside)
         tokenizer.save_pretrained(beside)
         beside.chmod(0o755)
         if folder.exists():

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
 import re
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +12,13 @@ from typing import Any
 import torch
 
 from zoo.errors import ZooError
+from zoo.libraries import adapters, hub, pretrained
+from zoo.libraries.architecture import silence_dropout
 from zoo.models.default import NAME, cache_folder, convert_gguf, default_model, is_unpacked
 from zoo.registry import contributions, manager
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
 PICKLED_ENDINGS = (".bin", ".pt", ".pth", ".ckpt")
-HUB_SECONDS = 10
 ACCEPTED = (
     "Give a folder with config.json and weights, a .gguf file, a run, a hub name owner/name, smollm2-135m, or what a "
     "plugin brings."
@@ -119,27 +117,22 @@ def _hub_source(name: str, say: Any) -> Source:
 
     Where the hub is out of reach its copy in the hub's cache is taken. Raises ZooError where there is none.
     """
-    from huggingface_hub import HfApi, errors, try_to_load_from_cache
-
     try:
-        HfApi().model_info(name, timeout=HUB_SECONDS)
+        hub.ask_for_model(name)
         return Source(name, None)
-    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
-        gated = isinstance(error, errors.GatedRepoError)
-        reason = " that you may read" if gated else ""
-        hint = "Accept its terms on its page, then log in with `hf auth login`." if gated else ACCEPTED
+    except hub.NotOnHub as error:
+        reason = " that you may read" if error.gated else ""
+        hint = "Accept its terms on its page, then log in with `hf auth login`." if error.gated else ACCEPTED
         raise NotFound(f"There is no local model and no model of the hub{reason} called '{name}'.", hint) from None
-    except Exception as error:
-        files = [try_to_load_from_cache(name, file) for file in ("config.json", "adapter_config.json")]
-        found = [Path(file).parent for file in files if isinstance(file, str)]
-        if not found:
-            why = "offline" if isinstance(error, errors.OfflineModeIsEnabled) else type(error).__name__
+    except hub.HubOutOfReach as error:
+        found = hub.cached_folder(name, "config.json", "adapter_config.json")
+        if found is None:
             raise NotFound(
-                f"There is no local model called '{name}', and the hub is out of reach ({why}).", ACCEPTED
+                f"There is no local model called '{name}', and the hub is out of reach ({error}).", ACCEPTED
             ) from None
-    _check_folder(found[0])
+    _check_folder(found)
     say(f"The hub is out of reach: taking the copy of {name} in its cache.")
-    return Source(name, found[0])
+    return Source(name, found)
 
 
 def _finished_run(run: Path) -> Path:
@@ -169,9 +162,7 @@ def _check_folder(path: Path) -> None:
 
 def load_tokenizer(source: Source, trust_remote_code: bool = False) -> Any:
     """The tokenizer, with a padding token."""
-    from transformers import AutoTokenizer
-
-    tokenizer = _pretrained(AutoTokenizer, source, trust_remote_code=trust_remote_code)
+    tokenizer = _pretrained("AutoTokenizer", source, trust_remote_code=trust_remote_code)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -182,31 +173,29 @@ def load_model(source: Source, dtype: torch.dtype, trust_remote_code: bool = Fal
 
     An adapter folder is loaded on its base, trainable.
     """
-    from transformers import AutoModelForCausalLM
-
     from zoo.models.scorer import head_of, load_scorer
 
     if head_of(source) == "scalar":
         return load_scorer(source, dtype, trust_remote_code)
     if source.is_adapter:
-        from peft import AutoPeftModelForCausalLM
-
         check_base(source)
-        model = _pretrained(AutoPeftModelForCausalLM, source, dtype=dtype, is_trainable=True)
+        model = told(source, lambda: adapters.load_on_base(source.path, dtype=dtype, use_safetensors=True))
     else:
-        model = _pretrained(AutoModelForCausalLM, source, dtype=dtype, trust_remote_code=trust_remote_code)
+        model = _pretrained("AutoModelForCausalLM", source, dtype=dtype, trust_remote_code=trust_remote_code)
     silence_dropout(model)
     return model
 
 
-def _pretrained(loader: Any, source: Source, **options: Any) -> Any:
-    """`from_pretrained` with errors that a person can act on; safetensors only, nothing is unpickled."""
-    if "dtype" in options:
-        options["use_safetensors"] = True
-        _quiet_libraries()
+def _pretrained(kind: str, source: Source, **options: Any) -> Any:
+    return told(source, lambda: pretrained.load(kind, source.path, **options))
+
+
+def told(source: Source, load: Callable[[], Any]) -> Any:
+    """What `load` gives; what it raises becomes an error that a person can act on."""
     try:
-        with quiet_peft():
-            return loader.from_pretrained(source.path, **options)
+        return load()
+    except ZooError:
+        raise
     except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if source.folder is None:
@@ -230,57 +219,20 @@ def check_base(source: Source) -> None:
         )
 
 
-@contextlib.contextmanager
-def quiet_peft() -> Iterator[None]:
-    """peft asks a model for `is_gradient_checkpointing`, which newer versions of transformers warn of."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
-        yield
-
-
-def _quiet_libraries() -> None:
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    logging.getLogger("transformers").setLevel(logging.ERROR)
-
-
-def silence_dropout(model: Any) -> None:
-    """Turn every dropout of the base model off: policy and reference must be the same function at the start."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        for name, value in vars(module).items():
-            # Some architectures keep the rate as a plain number: dropout, attention_dropout, layerdrop.
-            if "drop" in name and isinstance(value, float):
-                setattr(module, name, 0.0)
-
-
 def add_lora(model: Any, rank: int, alpha: float, dropout: float, targets: list[str] | str) -> Any:
     """Wrap a model in trainable low-rank adapters; a model that has adapters keeps them."""
-    from peft import LoraConfig, PeftModel, get_peft_model
-
-    if isinstance(model, PeftModel):
+    if adapters.is_adapted(model):
         return model
     if isinstance(targets, list) and len(targets) == 1:
         targets = targets[0]
     if isinstance(targets, str) and targets != "all-linear" and re.fullmatch(r"\w+", targets):
         # peft takes a text for a pattern of whole paths; a lone word is the name of a layer, as in a list.
         targets = [targets]
-    options: dict[str, Any] = {"lora_alpha": alpha, "lora_dropout": dropout, "target_modules": targets}
-    # For a classifier peft trains and saves the head too.
-    settings = LoraConfig(r=rank, task_type="SEQ_CLS" if hasattr(model, "score") else "CAUSAL_LM", **options)
     try:
-        with quiet_peft():
-            return get_peft_model(model, settings)
+        return adapters.wrap(model, rank=rank, alpha=alpha, dropout=dropout, targets=targets)
     except ValueError as error:
         linear = sorted({name.split(".")[-1] for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
         raise ZooError(
             f"--lora-targets {targets} does not fit this model: {str(error).splitlines()[0]}",
             f"Its linear layers are called {', '.join(linear)}; all-linear takes all but the head.",
         ) from None
-
-
-def is_adapted(model: Any) -> bool:
-    """Whether the model is wrapped in adapters."""
-    return hasattr(model, "disable_adapter")

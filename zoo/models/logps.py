@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.libraries.architecture import output_head
+
 COLUMNS = 4096
 """Words of the vocabulary in one chunk of logits."""
 POSITIONS = 4096
@@ -34,15 +36,7 @@ class Head:
     @staticmethod
     def of(model: Any) -> Head:
         """The head of a Hugging Face causal language model."""
-        layer = model.get_output_embeddings()
-        config = model.config.get_text_config()
-        divisor = getattr(config, "logits_scaling", None) or 1.0
-        scale = (getattr(config, "logit_scale", None) or 1.0) / divisor
-        return Head(layer.weight, getattr(layer, "bias", None), scale, config_softcap(config))
-
-
-def config_softcap(config: Any) -> float:
-    return float(getattr(config, "final_logit_softcapping", None) or 0.0)
+        return Head(*output_head(model))
 
 
 def token_logps(

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from zoo.errors import ZooError
+from zoo.libraries.arithmetic import cpu_has_bfloat16
 
 
 def choose_precision(wanted: str, accelerator: str) -> tuple[str, str]:
@@ -26,15 +27,9 @@ def choose_precision(wanted: str, accelerator: str) -> tuple[str, str]:
         if major >= 8:
             return "bf16-mixed", "the GPU multiplies bfloat16 in hardware; weights and optimizer stay float32"
         return "32-true", "the GPU has no bfloat16 units"
-    if accelerator == "cpu" and _fast_bf16_cpu():
+    if accelerator == "cpu" and cpu_has_bfloat16():
         return "bf16-mixed", "the CPU multiplies bfloat16 in hardware; weights and optimizer stay float32"
     return "32-true", f"this {accelerator} has no fast bfloat16"
-
-
-def _fast_bf16_cpu() -> bool:
-    """AMX or AVX-512 BF16 units; without them bfloat16 is emulated and slow."""
-    probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
 
 
 def weights_dtype(precision: str) -> torch.dtype:

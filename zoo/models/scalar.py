@@ -19,8 +19,10 @@ import torch
 from torch import Tensor
 
 from zoo.errors import ZooError
+from zoo.libraries.adapters import base_of
+from zoo.libraries.architecture import text_config
 from zoo.models.layout import counted
-from zoo.models.scoring import balance_of, base_of, hidden_states, rows_for
+from zoo.models.scoring import balance_of, hidden_states, rows_for
 from zoo.types import Answer, Answers, TokenLogps, pad
 
 PART_TOKENS = 4096
@@ -202,7 +204,7 @@ def choose_padding(model: Any, tokenizer: Any, eos_ids: set[int]) -> bool:
         if not others:
             return False
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(others[-1])
-    base_of(model).config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    text_config(base_of(model)).pad_token_id = tokenizer.pad_token_id
     return True
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from typing import Any
 
 import torch
 
 from zoo.errors import ZooError
-from zoo.models.loading import Source, _pretrained, check_base, load_model, quiet_peft, silence_dropout
+from zoo.libraries import adapters
+from zoo.libraries.architecture import silence_dropout, with_scalar_head
+from zoo.models.loading import Source, _pretrained, check_base, load_model, told
 from zoo.models.scalar import fold_scale, start_head
 
 
@@ -25,9 +26,7 @@ def head_of(source: Source) -> str:
 def _configuration(source: Source) -> tuple[dict[str, Any], dict[str, Any]]:
     """config.json and adapter_config.json; empty where there is none."""
     if source.folder is None:
-        from transformers import AutoConfig
-
-        return _pretrained(AutoConfig, source).to_dict(), {}
+        return _pretrained("AutoConfig", source).to_dict(), {}
     files = [source.folder / name for name in ("config.json", "adapter_config.json")]
     config, adapter = (json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {} for file in files)
     return config, adapter
@@ -56,52 +55,24 @@ def scorer_to_train(source: Source, dtype: torch.dtype, seed: int, trust_remote_
         return model
     language_model = load_model(source, dtype, trust_remote_code)
     if source.is_adapter:
-        language_model = language_model.merge_and_unload()
-    model = _with_new_head(language_model, dtype, trust_remote_code)
+        language_model = adapters.merged(language_model)
+    model = with_scalar_head(language_model, dtype, trust_remote_code)
     start_head(model, seed)
     return model.requires_grad_(True)
 
 
-def _with_new_head(language_model: Any, dtype: torch.dtype, trust_remote_code: bool) -> Any:
-    """A sequence classifier around the backbone of a language model, whose own head is dropped."""
-    from transformers import AutoModelForSequenceClassification
-
-    config = copy.deepcopy(language_model.config)
-    config.num_labels = 1
-    try:
-        # On the meta device nothing is allocated: every tensor of this model is replaced below.
-        with torch.device("meta"):
-            model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=trust_remote_code)
-    except ValueError:
-        model = None
-    if not isinstance(getattr(model, "score", None), torch.nn.Linear):
-        kind = type(language_model).__name__
-        raise ZooError(f"transformers has no scalar head for {kind}.", "Start from a model of another architecture.")
-    setattr(model, model.base_model_prefix, language_model.base_model)
-    model.score = torch.nn.Linear(model.score.in_features, 1, bias=model.score.bias is not None, dtype=dtype)
-    model.config.architectures = [type(model).__name__]
-    return model.eval()
-
-
 def load_scorer(source: Source, dtype: torch.dtype, trust_remote_code: bool = False) -> Any:
     """A reward model with the head, gain and bias it was saved with; an adapter folder on its base, trainable."""
-    from transformers import AutoConfig, AutoModelForSequenceClassification
-
     require_head(source, "scalar")
     options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code}
     if source.is_adapter:
-        from peft import PeftConfig, PeftModel
-
         check_base(source)
-        settings = PeftConfig.from_pretrained(source.path)
+        name, options["revision"] = adapters.base_named_in(source.path)
         # The adapter's folder has the configuration with the number of outputs, the padding, gain and bias.
-        options["config"] = AutoConfig.from_pretrained(source.path)
-        options["revision"] = settings.revision
-        base_source = Source(settings.base_model_name_or_path, None)
-        base = _pretrained(AutoModelForSequenceClassification, base_source, **options)
-        with quiet_peft():
-            model = PeftModel.from_pretrained(base, source.path, is_trainable=True)
+        options["config"] = _pretrained("AutoConfig", source)
+        base = _pretrained("AutoModelForSequenceClassification", Source(name, None), **options)
+        model = told(source, lambda: adapters.load_on(base, source.path))
     else:
-        model = _pretrained(AutoModelForSequenceClassification, source, num_labels=1, **options)
+        model = _pretrained("AutoModelForSequenceClassification", source, num_labels=1, **options)
     silence_dropout(model)
     return model.eval()

@@ -12,24 +12,21 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from zoo.libraries.adapters import base_of
+from zoo.libraries.architecture import attention_window, backbone, last_hidden, text_config
 from zoo.models.attention import note_segments, reads_segments
 from zoo.models.layout import Rows, arrange, counted
 from zoo.models.logps import Head, token_logps
 from zoo.types import Answer, TokenLogps
 
 
-def base_of(model: Any) -> Any:
-    """The Hugging Face model inside a peft wrapper, or the model itself."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
 def balance_of(model: Any) -> int:
     """The row length at which attention costs as much as all matrix products with weights."""
-    config = base_of(model).config.get_text_config()
+    config = text_config(base_of(model))
     layers = getattr(config, "num_hidden_layers", 1) or 1
     hidden = getattr(config, "hidden_size", 1) or 1
-    backbone = sum(p.numel() for p in base_of(model).base_model.parameters()) - hidden * config.vocab_size
-    return max(64, int(backbone / layers / (6 * hidden)))
+    weights = sum(p.numel() for p in backbone(model).parameters()) - hidden * config.vocab_size
+    return max(64, int(weights / layers / (6 * hidden)))
 
 
 def hidden_states(model: Any, rows: Rows, noise: float = 0.0) -> Tensor:
@@ -44,7 +41,7 @@ def hidden_states(model: Any, rows: Rows, noise: float = 0.0) -> Tensor:
             note_segments(given["attention_mask"], rows.segments)
     if not rows.padded:
         given["position_ids"] = rows.positions
-    return base.base_model(**given, use_cache=False).last_hidden_state
+    return last_hidden(model, **given)
 
 
 def neftune(embeddings: Tensor, rows: Rows, alpha: float) -> Tensor:
@@ -85,7 +82,7 @@ def score_answers(
         nothing = torch.zeros(0, 1, device=device)
         return TokenLogps(nothing, nothing.bool(), entropy=nothing if entropy else None, likeliest=nothing.bool())
     rows, hidden = states or predicting_states(model, answers, layout, balance, noise)
-    head = Head.of(base_of(model))
+    head = Head.of(model)
     logps, likeliest, entropies = token_logps(hidden, head, rows.target, temperature, entropy)
     mask = counted(answers).to(device)
     empty = torch.zeros(mask.shape, dtype=torch.float32, device=device)
@@ -120,16 +117,6 @@ def split(logps: TokenLogps, parts: Sequence[Sequence[Answer]]) -> list[TokenLog
         found.append(TokenLogps(logps.per_token[here, :width], logps.mask[here, :width], *rest))
         start += len(part)
     return found
-
-
-def attention_window(model: Any) -> int | None:
-    """The shortest reach of an attention layer in tokens, None where every layer sees everything."""
-    config = base_of(model).config.get_text_config()
-    kinds = getattr(config, "layer_types", None)
-    if kinds and not any("sliding" in kind or "chunked" in kind for kind in kinds):
-        return None
-    sizes = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
-    return min((size for size in sizes if size), default=None)
 
 
 NOISE, LARGEST_NOISE = 3.0, 0.15

@@ -12,6 +12,7 @@ import torch
 from zoo.data.encode import render_steps
 from zoo.data.formats.message import RowError
 from zoo.data.template import ChatTemplate, ends_trained
+from zoo.libraries.architecture import longest_text
 from zoo.models.loading import Source, load_tokenizer
 from zoo.models.precision import autocast
 from zoo.models.scalar import score_many, unit_of
@@ -39,7 +40,7 @@ class RewardModel:
         self.template = ChatTemplate(load_tokenizer(source), template)
         self.device, self.precision, self.steps = device, precision, steps
         self.of_steps = unit_of(self.model) == "step"
-        self.longest = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or math.inf
+        self.longest = longest_text(self.model) or math.inf
 
     def __call__(
         self, completions: Sequence[str], records: Sequence[Mapping[str, Any]], ended: Sequence[bool] | None = None

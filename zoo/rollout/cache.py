@@ -21,8 +21,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache, DynamicCache
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from zoo.libraries.caches import Cache, DynamicCache, DynamicLayer, has_plain_layers
 
 SPARE_COLUMNS = 128
 
@@ -206,6 +206,4 @@ class GroupRows:
 
 def rows_for(config: Any, max_rows: int) -> RollingRows | GroupRows:
     """The store for a model of this configuration."""
-    plain = (DynamicLayer, DynamicSlidingWindowLayer)
-    layers = DynamicCache(config=config).layers
-    return RollingRows(max_rows) if all(type(layer) in plain for layer in layers) else GroupRows(config)
+    return RollingRows(max_rows) if has_plain_layers(config) else GroupRows(config)

@@ -7,7 +7,6 @@ prompts are prefilled into them, so that one long answer holds up nobody.
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -16,10 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache
 
 from zoo.errors import ZooError
-from zoo.libraries.caches import cache_argument
+from zoo.libraries.adapters import base_of
+from zoo.libraries.caches import Cache, Signature
 from zoo.rollout.budget import common_length, within
 from zoo.rollout.cache import rows_for
 from zoo.rollout.sampling import Sampling, StopStrings, choose, uniform_stream
@@ -36,22 +35,13 @@ class Forward:
 
     def __init__(self, model: Any):
         self.model = model
-        base = model.get_base_model() if hasattr(model, "get_base_model") else model
-        taken = inspect.signature(base.forward).parameters
-        self.cache_argument = cache_argument(base)
-        self.takes_positions = "position_ids" in taken
-        self.last_only: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in taken else {}
+        self.signature = Signature.of(base_of(model))
         self.device = model.get_input_embeddings().weight.device
         self.config = model.config
 
     def __call__(self, ids: Tensor, positions: Tensor, cache: Cache, mask: Tensor | None) -> Tensor:
         """ids and positions: int64 [B, T]; mask: of padding, int64 [B, columns], or None; returns [B, V]."""
-        given: dict[str, Any] = {self.cache_argument: cache, **self.last_only}
-        if self.takes_positions:
-            given["position_ids"] = positions
-        if mask is not None:
-            given["attention_mask"] = mask
-        return self.model(input_ids=ids, use_cache=True, **given).logits[:, -1]
+        return self.model(**self.signature.arguments(ids, positions, cache, mask)).logits[:, -1]
 
 
 @dataclass

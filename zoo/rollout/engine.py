@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from zoo.errors import ZooError
+from zoo.libraries.adapters import has_virtual_tokens
+from zoo.libraries.architecture import longest_text
 from zoo.models.snapshot import evaluating
 from zoo.rollout.decoding import Decoding, Forward
 from zoo.rollout.packing import packed
@@ -87,7 +89,7 @@ class InProcessEngine:
     ):
         if max_batch < 1:
             raise ZooError(f"max_batch = {max_batch} is not possible.", "Set max_batch to at least 1.")
-        if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
+        if has_virtual_tokens(model):
             raise ZooError(
                 "Prompt-learning adapters (prefix or prompt tuning) cannot generate here: they put "
                 "virtual tokens before every prompt.",
@@ -110,8 +112,7 @@ class InProcessEngine:
         """See `Engine.generate`. Raises ZooError when a prompt is empty or too long for the model."""
         sampling = sampling or Sampling()
         prompts = [prompt.cpu() for prompt in prompts]
-        text_config = self.model.config.get_text_config(decoder=True)
-        check_request(prompts, n, sampling, generator, getattr(text_config, "max_position_embeddings", None))
+        check_request(prompts, n, sampling, generator, longest_text(self.model))
         if not prompts:
             return []
         count = n * len(prompts)

@@ -25,10 +25,12 @@ from torch import Tensor
 
 from zoo.errors import TrainingStopped, ZooError
 from zoo.http import Server, ServerError
+from zoo.libraries.adapters import merged_copy
+from zoo.libraries.pretrained import save
 from zoo.rollout.budget import within
 from zoo.rollout.engine import EngineSetup, check_request
 from zoo.rollout.sampling import Sampling, seeds
-from zoo.rollout.weights import fingerprint, merged, own_logps
+from zoo.rollout.weights import fingerprint, own_logps
 from zoo.types import Answer
 
 PROBE = "Grüße, 12,345 cats don't  know 你好.\n"
@@ -161,7 +163,7 @@ class VLLMEngine:
         self._updates += 1
         # A new name each time: what is kept by path, by the server or the file system, cannot be the old weights.
         folder = self.folder / f"weights-{os.getpid()}-{self._updates}"
-        merged(model).save_pretrained(folder)
+        save(merged_copy(model), folder)
         try:
             self.server.post("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}})
             self._forget_prefixes()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -29,8 +28,3 @@ def own_logps(model: Any, answer: Answer) -> Tensor:
         logits = model(input_ids=torch.cat([answer.prompt, answer.completion])[None].to(device)).logits[0]
     logps = logits[len(answer.prompt) - 1 : -1].float().log_softmax(-1).cpu()
     return logps.gather(-1, answer.completion[:, None])[:, 0]
-
-
-def merged(model: Any) -> Any:
-    """The model itself, or a copy of it with its adapters added to the weights."""
-    return copy.deepcopy(model).merge_and_unload() if hasattr(model, "peft_config") else model

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from zoo.config import Resolved, TrainConfig
 from zoo.errors import ZooError
+from zoo.libraries.pretrained import save
 from zoo.testing.tiny import make_tokenizer, tiny_rows
 from zoo.training.run import execute
 
@@ -42,9 +43,6 @@ def write_stand_in(family: str, folder: Path) -> Path:
     """A model of two layers of an architecture with random weights and the tokenizer of the tests."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
     tokenizer = make_tokenizer()
     end = tokenizer.eos_token_id
     config = AutoConfig.for_model(
@@ -54,7 +52,7 @@ def write_stand_in(family: str, folder: Path) -> Path:
     )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        AutoModelForCausalLM.from_config(config).float().save_pretrained(folder)
+        save(AutoModelForCausalLM.from_config(config).float(), folder)
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from zoo.libraries.pretrained import save
 from zoo.rewards.functions import in_process
 
 CHATML = (
@@ -67,11 +68,8 @@ def make_model(vocabulary: int, end: int, seed: int = 0) -> Any:
 
 def write_folder(folder: Path) -> Path:
     """The tiny model and tokenizer as a Hugging Face folder; returns the folder."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
     tokenizer = make_tokenizer()
-    make_model(len(tokenizer), tokenizer.eos_token_id).save_pretrained(folder)
+    save(make_model(len(tokenizer), tokenizer.eos_token_id), folder)
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -17,6 +17,8 @@ from zoo.data.loader import StepLoader
 from zoo.data.template import ChatTemplate
 from zoo.errors import PluginError, ZooError
 from zoo.evals.chosen import choose
+from zoo.libraries.architecture import ending_ids
+from zoo.libraries.reliance import require
 from zoo.models.loading import load_tokenizer
 from zoo.models.precision import autocast, choose_precision, rounding_tolerance
 from zoo.models.scalar import choose_padding, is_scorer, set_unit, token_scores
@@ -28,7 +30,7 @@ from zoo.training.datasets import load_data, make_collate, make_loader, sample_a
 from zoo.training.devices import choose_accelerator, choose_micro_tokens
 from zoo.training.experience import Experience
 from zoo.training.module import PostTraining
-from zoo.training.policy import ending_ids, load_policy, resolve_start
+from zoo.training.policy import load_policy, resolve_start
 from zoo.training.progress import counter
 from zoo.training.resuming import check_data, compare_environment
 from zoo.training.roles import make_models, make_reference
@@ -63,6 +65,8 @@ class Assembly:
     def load(self) -> None:
         """Model, template and data."""
         core = self.core
+        for library in ("torch", "transformers", "lightning"):
+            require(library)
         self.accelerator = choose_accelerator(core.accelerator)
         local = int(os.environ.get("LOCAL_RANK", "0"))
         self.device = torch.device("cuda", local) if self.accelerator == "cuda" else torch.device(self.accelerator)

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import torch
-from lightning.pytorch.callbacks import Callback
 
 from zoo.data.loader import StepLoader
 from zoo.errors import TrainingStopped
+from zoo.libraries.trainer import Callback, largest_of_all, remove_checkpoint, same_everywhere
 from zoo.runs import Run
 from zoo.training.checkpoints import newest
 from zoo.training.experience import Experience
@@ -136,7 +135,7 @@ class Recorder(Callback):
 
     def _save(self, trainer: lightning.Trainer, step: int) -> None:
         """A new checkpoint; the one before it goes once the new one stands."""
-        folder = Path(trainer.strategy.broadcast(str(self.run.checkpoints)))
+        folder = Path(same_everywhere(trainer, str(self.run.checkpoints)))
         before = newest(folder)
         path = folder / f"step-{step}"
         if before == path:
@@ -144,12 +143,12 @@ class Recorder(Callback):
         trainer.save_checkpoint(path)
         if trainer.is_global_zero:
             if before is not None:
-                trainer.strategy.remove_checkpoint(before)
+                remove_checkpoint(trainer, before)
             self.notify("checkpoint_saved", step=step, path=path)
 
     def _obey(self, trainer: lightning.Trainer, step: int, last: bool) -> None:
         """After a signal to any process all save together and stop."""
-        number = max_over_processes(self.signals.number or 0, trainer)
+        number = largest_of_all(trainer, self.signals.number or 0)
         if number and not last:
             self.signals.number = number
             self._save(trainer, step)
@@ -188,14 +187,6 @@ def _append(file: Path, row: dict[str, Any]) -> None:
 def _plain(value: float) -> float | None:
     """JSON has no NaN and no infinity."""
     return value if math.isfinite(value) else None
-
-
-def max_over_processes(value: int, trainer: lightning.Trainer) -> int:
-    if trainer.world_size == 1:
-        return value
-    return int(
-        trainer.strategy.reduce(torch.tensor(float(value), device=trainer.strategy.root_device), reduce_op="max")
-    )
 
 
 def save_best(module: Any, file: Path) -> None:

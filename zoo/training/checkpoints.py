@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from safetensors.torch import load_file, save_file
 
 from zoo.errors import TrainingStopped, ZooError
+from zoo.libraries.trainer import CheckpointIO
 
 WEIGHTS, REST, MANIFEST = "weights.safetensors", "rest.pt", "manifest.json"
 

@@ -8,6 +8,7 @@ import torch
 
 from zoo.config import TrainConfig
 from zoo.errors import ZooError
+from zoo.libraries.architecture import text_config
 
 CPU_MICRO_TOKENS = 1024
 """On a CPU more tokens at once cost memory and gain nothing."""
@@ -32,7 +33,7 @@ def choose_micro_tokens(core: TrainConfig, device: torch.device, model: Any) -> 
     if device.type != "cuda":
         return CPU_MICRO_TOKENS
     free, _ = torch.cuda.mem_get_info(device)
-    config = model.config.get_text_config()
+    config = text_config(model)
     # Some 40 hidden-sized values a layer are kept for the backward pass, a few if they are recomputed.
     values = (4 if core.gradient_checkpointing else 40) * config.num_hidden_layers * config.hidden_size
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -10,6 +10,7 @@ from typing import Any
 import lightning
 
 from zoo.data.loader import StepLoader
+from zoo.libraries.trainer import kill_others, step_arithmetic
 from zoo.models.reference_cache import answer_key
 from zoo.models.roles import answers_in
 from zoo.runs import Run
@@ -60,11 +61,10 @@ class Fitting:
             if assembly.main:
                 os.environ[RUN_FOLDER] = str(self.run.path)
             try:
-                trainer.fit(module, self.loader, ckpt_path=checkpoint, weights_only=True)
+                trainer.fit(module, self.loader, ckpt_path=checkpoint)
             except BaseException:
                 # The others would wait for this process at their next exchange.
-                for process in getattr(trainer.strategy.launcher, "procs", ()):
-                    process.kill()
+                kill_others(trainer)
                 raise
         return self.signals.number or 0
 
@@ -144,7 +144,7 @@ class Fitting:
             done = 0
             try:
                 # In the arithmetic of the steps, so that policy and reference start out equal.
-                with module.trainer.precision_plugin.forward_context():
+                with step_arithmetic(module.trainer):
                     for done, total in reference.warm(answers, module.micro_tokens):
                         watch.count("reference log-probs", done, total)
                 computed += done

@@ -19,6 +19,7 @@ import torch
 from zoo.config import TrainConfig
 from zoo.data.loader import micro_batches
 from zoo.errors import TrainingStopped
+from zoo.libraries.trainer import without_exchange
 from zoo.models.roles import Models, answers_in
 from zoo.training.hooks import Hooks
 from zoo.training.randomness import restore_rng, rng_state
@@ -150,10 +151,7 @@ class PostTraining(lightning.LightningModule):
 
     def _gradients_stay_here(self, last: bool) -> contextlib.AbstractContextManager:
         """Gradients are exchanged between processes at the last micro-batch only."""
-        wrapped: Any = self.trainer.strategy.model
-        if last or not hasattr(wrapped, "no_sync"):
-            return contextlib.nullcontext()
-        return wrapped.no_sync()
+        return contextlib.nullcontext() if last else without_exchange(self.trainer)
 
     @property
     def learners(self) -> dict[str, torch.nn.Module]:

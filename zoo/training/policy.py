@@ -12,13 +12,15 @@ from safetensors import SafetensorError
 
 from zoo.config import TrainConfig
 from zoo.errors import ZooError, nearest
+from zoo.libraries.adapters import base_of, is_adapted, merged, set_base_named
+from zoo.libraries.architecture import recompute_activations
+from zoo.libraries.pretrained import save
 from zoo.models.attention import use_cpu_attention
 from zoo.models.default import NAME
 from zoo.models.loading import (
     NotFound,
     Source,
     add_lora,
-    is_adapted,
     load_model,
     load_tokenizer,
     named_models,
@@ -67,26 +69,14 @@ def load_policy(core: TrainConfig, source: Source, precision: str, head: str = "
         require_head(source, head)
         model = load_model(source, weights_dtype(precision), core.trust_remote_code)
     if is_adapted(model):
-        model = model.merge_and_unload()
-        model.requires_grad_(True)
+        model = merged(model).requires_grad_(True)
     if choose_accelerator(core.accelerator) == "cpu":
         use_cpu_attention(model)
     if core.lora:
         model = add_lora(model, core.lora_rank, core.lora_alpha, core.lora_dropout, core.lora_targets)
     if core.gradient_checkpointing:
-        # The older name warns in newer versions of transformers, which have both.
-        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
-        if core.lora:
-            model.enable_input_require_grads()
+        recompute_activations(model, adapted=core.lora)
     return model
-
-
-def ending_ids(model: Any) -> set[int]:
-    """Ids that end an answer according to the model's generation settings."""
-    settings = getattr(model, "generation_config", None)
-    found = getattr(settings, "eos_token_id", None)
-    return set(found) if isinstance(found, list) else set() if found is None else {found}
 
 
 def export_model(policy: Any, tokenizer: Any, folder: Path) -> None:
@@ -94,11 +84,10 @@ def export_model(policy: Any, tokenizer: Any, folder: Path) -> None:
     beside = folder.parent / f".tmp-{folder.name}"
     shutil.rmtree(beside, ignore_errors=True)
     try:
-        # Adapters never change the vocabulary, and peft would ask the hub whether they did.
-        policy.save_pretrained(beside, **({"save_embedding_layers": False} if is_adapted(policy) else {}))
+        save(policy, beside)
         if is_adapted(policy) and is_scorer(policy):
             # Gain and bias of the reward, which an adapter's own files have no place for.
-            policy.get_base_model().config.save_pretrained(beside)
+            base_of(policy).config.save_pretrained(beside)
         tokenizer.save_pretrained(beside)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(beside, folder)
@@ -117,8 +106,7 @@ def name_base(policy: Any, source: Source, run: Run, precision: str, trust_remot
     if not is_adapted(policy):
         return
     if source.is_adapter:
-        merged = load_model(source, weights_dtype(precision), trust_remote_code).merge_and_unload()
-        export_model(merged, load_tokenizer(source, trust_remote_code), run.path / "base")
+        base = merged(load_model(source, weights_dtype(precision), trust_remote_code))
+        export_model(base, load_tokenizer(source, trust_remote_code), run.path / "base")
         source = Source(source.name, run.path / "base")
-    for settings in policy.peft_config.values():
-        settings.base_model_name_or_path, settings.revision = source.as_base
+    set_base_named(policy, *source.as_base)

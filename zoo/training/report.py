@@ -32,14 +32,14 @@ def make_loggers(names: list[str], run: Run) -> list[Any]:
 
 
 def _logger(name: str, run: Run) -> Any:
-    from lightning.pytorch import loggers
+    from zoo.libraries.trainer import logger_class
 
     cls, package = LOGGERS[name]
     folder = str(run.path / "logs")
     try:
         if name == "mlflow":
-            return loggers.MLFlowLogger(experiment_name="zoo", run_name=run.name, save_dir=folder)
-        return getattr(loggers, cls)(save_dir=folder, name=run.name if name == "wandb" else name)
+            return logger_class(cls)(experiment_name="zoo", run_name=run.name, save_dir=folder)
+        return logger_class(cls)(save_dir=folder, name=run.name if name == "wandb" else name)
     except ModuleNotFoundError:
         raise ZooError(f"The logger {name} needs a package that is not there.", f"pip install {package}") from None
 

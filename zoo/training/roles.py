@@ -15,14 +15,15 @@ from zoo.data.template import ChatTemplate
 from zoo.errors import ZooError
 from zoo.judges import make as judges
 from zoo.judges.make import SELF
+from zoo.libraries.adapters import frozen_parameters, is_adapted, without_adapters
+from zoo.libraries.architecture import attention_window
 from zoo.models.critic import Critic, ValueHead
 from zoo.models.default import cache_folder
-from zoo.models.loading import Source, is_adapted
+from zoo.models.loading import Source
 from zoo.models.precision import round_frozen
 from zoo.models.reference_cache import ReferenceCache, architecture, fingerprint
 from zoo.models.roles import Models, Policy, Reference
 from zoo.models.scalar import ScalarPolicy, is_scorer
-from zoo.models.scoring import attention_window
 from zoo.training.policy import load_policy, require_same_tokens, resolve_start
 
 Say = Callable[[str], None]
@@ -77,8 +78,8 @@ def make_reference(core: TrainConfig, policy: Any, source: Source, layout: str, 
             return ReferenceCache(None, key)
 
     if core.reference is None and is_adapted(policy):
-        base = [(n, p) for n, p in policy.named_parameters() if "lora_" not in n]
-        return Reference(lambda: policy, layout, kept(policy, base), borrow=policy.disable_adapter)
+        known = kept(policy, frozen_parameters(policy))
+        return Reference(lambda: policy, layout, known, borrow=lambda: without_adapters(policy))
     if core.reference is not None:
         other = frozen(core, resolve_start(core.reference, core.out, say), policy, precision)
         known = kept(other, other.named_parameters())
@@ -108,7 +109,7 @@ def make_judge(
         # The layout was tested for the run's lengths, and what a judge reads is longer; it matters to a window alone.
         options["layout"] = layout
     if is_adapted(policy):
-        return judges.make_judge(SELF, policy, template, precision, borrow=policy.disable_adapter, **options)
+        return judges.make_judge(SELF, policy, template, precision, borrow=lambda: without_adapters(policy), **options)
 
     @cache
     def start() -> Any:

@@ -9,11 +9,12 @@ import torch
 
 from zoo.data.template import ChatTemplate
 from zoo.evals import Subject
+from zoo.libraries.architecture import ending_ids
 from zoo.models.loading import load_model, load_tokenizer
 from zoo.models.precision import choose_precision
 from zoo.models.scorer import require_head
 from zoo.runs import find_run, is_run_name
-from zoo.training.policy import ending_ids, require_same_tokens, resolve_start
+from zoo.training.policy import require_same_tokens, resolve_start
 from zoo.training.run import quiet_libraries
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from zoo.data.loader import micro_batches
+from zoo.libraries.trainer import step_arithmetic
 from zoo.training.module import out_of_memory
 from zoo.training.randomness import restore_rng, rng_state
 from zoo.training.sums import Sums, add_cases, case_values, cases_of_all
@@ -29,7 +30,7 @@ def validate(module: Any, batches: Iterable[Batch]) -> dict[str, float]:
     module.token_losses = []
     module.models.training = False
     module.policy.eval()
-    with module.trainer.precision_plugin.forward_context():
+    with step_arithmetic(module.trainer):
         for batch in batches:
             there = batch.to(module.device)
             some = answers_of(there)[: SHOWN - len(module.token_losses)]

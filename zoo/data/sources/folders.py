@@ -94,16 +94,18 @@ def is_saved(folder: Path) -> bool:
 
 def saved(folder: Path, split: str) -> tuple[list[Path], Any]:
     """The arrow files of a saved data set and its batches. Raises ZooError for an unknown split."""
-    import datasets
+    from zoo.libraries import tables
 
     try:
-        table: Any = datasets.load_from_disk(str(folder))
+        table: Any = tables.load_saved(folder)
+    except ZooError:
+        raise
     except Exception as error:
         raise ZooError(
             f"The saved data set {folder} cannot be read: {error}", hint="Save it again with save_to_disk."
         ) from None
     place = folder
-    if isinstance(table, datasets.DatasetDict):
+    if tables.is_mapping_of_splits(table):
         if split not in table:
             raise ZooError(
                 f"The saved data set {folder} has no split '{split}'.{nearest(split, table)}",
@@ -112,4 +114,4 @@ def saved(folder: Path, split: str) -> tuple[list[Path], Any]:
         table, place = table[split], folder / split
     elif split != "train":
         raise ZooError(f"The saved data set {folder} has no splits, so no '{split}'.", hint="Leave out the split.")
-    return sorted(place.glob("*.arrow")), table.with_format("arrow").iter(batch_size=1000)
+    return sorted(place.glob("*.arrow")), tables.batches(table)

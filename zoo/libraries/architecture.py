@@ -1,0 +1,208 @@
+"""The parts of a model of transformers: its backbone and heads, and what its configuration says."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from zoo.errors import ZooError
+from zoo.libraries.adapters import base_of
+from zoo.libraries.reliance import importing, relies_on
+from zoo.libraries.tiny import IDS, make_tiny, tiny_model
+
+
+class OutputHead(NamedTuple):
+    """logits = softcap·tanh(scale·(h·Wᵀ + b) / softcap); weight [V, D], bias [V] or None, softcap 0 for none."""
+
+    weight: Tensor
+    bias: Tensor | None
+    scale: float
+    softcap: float
+
+
+def text_config(model: Any) -> Any:
+    """The configuration of what reads and writes text; that of the model itself where it does nothing else."""
+    return model.config.get_text_config(decoder=True)
+
+
+def longest_text(model: Any) -> int | None:
+    """The most tokens that the model takes, None where its configuration does not say it."""
+    return getattr(text_config(model), "max_position_embeddings", None)
+
+
+def backbone(model: Any) -> Any:
+    """The model without its head."""
+    return base_of(model).base_model
+
+
+def last_hidden(model: Any, **given: Any) -> Tensor:
+    """The last hidden states of the backbone, [B, L, D]. given: what it is called with, without a cache."""
+    return backbone(model)(**given, use_cache=False).last_hidden_state
+
+
+def output_head(model: Any) -> OutputHead:
+    """The head of a causal language model."""
+    layer, config = base_of(model).get_output_embeddings(), text_config(base_of(model))
+    divisor = getattr(config, "logits_scaling", None) or 1.0
+    scale = (getattr(config, "logit_scale", None) or 1.0) / divisor
+    softcap = float(getattr(config, "final_logit_softcapping", None) or 0.0)
+    return OutputHead(layer.weight, getattr(layer, "bias", None), scale, softcap)
+
+
+def attention_window(model: Any) -> int | None:
+    """The shortest reach of an attention layer in tokens, None where every layer sees everything."""
+    config = text_config(base_of(model))
+    kinds = getattr(config, "layer_types", None)
+    if kinds and not any("sliding" in kind or "chunked" in kind for kind in kinds):
+        return None
+    sizes = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
+    return min((size for size in sizes if size), default=None)
+
+
+def ending_ids(model: Any) -> set[int]:
+    """Ids that end an answer according to the model's generation settings."""
+    found = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    return set(found) if isinstance(found, list) else set() if found is None else {found}
+
+
+def silence_dropout(model: Any) -> None:
+    """Turn every dropout of the base model off: policy and reference must be the same function at the start."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            # Some architectures keep the rate as a plain number: dropout, attention_dropout, layerdrop.
+            if "drop" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
+
+
+def recompute_activations(model: Any, adapted: bool) -> None:
+    """Keep few values of a forward pass and make the others again for the backward pass."""
+    # The older name warns in newer versions of transformers, which have both.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+    if adapted:
+        model.enable_input_require_grads()
+
+
+def with_scalar_head(language_model: Any, dtype: torch.dtype, trust_remote_code: bool = False) -> Any:
+    """A sequence classifier around the backbone of a language model, whose own head is dropped; its head is drawn anew.
+
+    Raises ZooError where transformers has none for this architecture.
+    """
+    with importing("transformers"):
+        from transformers import AutoModelForSequenceClassification
+
+    config = copy.deepcopy(language_model.config)
+    config.num_labels = 1
+    try:
+        # On the meta device nothing is allocated: every tensor of this model is replaced below.
+        with torch.device("meta"):
+            model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=trust_remote_code)
+    except ValueError:
+        model = None
+    if not isinstance(getattr(model, "score", None), torch.nn.Linear):
+        kind = type(language_model).__name__
+        raise ZooError(f"transformers has no scalar head for {kind}.", "Start from a model of another architecture.")
+    setattr(model, model.base_model_prefix, language_model.base_model)
+    model.score = torch.nn.Linear(model.score.in_features, 1, bias=model.score.bias is not None, dtype=dtype)
+    model.config.architectures = [type(model).__name__]
+    return model.eval()
+
+
+# -- checks --------------------------------------------------------------------------------------------------------
+
+
+def _head_gap(model: Any) -> float:
+    """The largest difference of a model's logits from what its backbone and `output_head` give."""
+    weight, bias, scale, softcap = output_head(model)
+    with torch.no_grad():
+        logits = scale * torch.nn.functional.linear(last_hidden(model, input_ids=IDS), weight, bias)
+        logits = softcap * torch.tanh(logits / softcap) if softcap else logits
+        return float((logits - model(input_ids=IDS).logits).abs().max())
+
+
+@relies_on("transformers", "The output head on the backbone's `last_hidden_state` gives the model's logits.")
+def a_model_is_its_backbone_and_its_head() -> None:
+    gap = _head_gap(tiny_model())
+    assert gap < 1e-4, f"they differ by {gap:.2g}"
+
+
+@relies_on(
+    "transformers",
+    "The configuration names what happens to logits: logit_scale, logits_scaling, final_logit_softcapping.",
+    everywhere=False,
+)
+def heads_of_other_architectures() -> None:
+    for cls, options in {
+        "Cohere": {"logit_scale": 0.3},
+        "Granite": {"logits_scaling": 3.0},
+        "Gemma2": {"final_logit_softcapping": 2.0},
+    }.items():
+        gap = _head_gap(make_tiny(cls, **options))
+        assert gap < 1e-4, f"{', '.join(options)} of {cls} makes logits that differ by {gap:.2g}"
+
+
+@relies_on("transformers", "`layer_types` and `sliding_window` tell how far the layers see.", everywhere=False)
+def windows_are_in_the_configuration() -> None:
+    found = attention_window(make_tiny("Gemma2", sliding_window=4)), attention_window(tiny_model())
+    assert found == (4, None), f"a window of 4 and none are read as {found}"
+
+
+@relies_on("transformers", "Embeddings may be given as `inputs_embeds` in place of token ids.")
+def embeddings_may_be_given() -> None:
+    model = tiny_model()
+    with torch.no_grad():
+        embeddings = model.get_input_embeddings()(IDS)
+        same = torch.equal(last_hidden(model, inputs_embeds=embeddings), last_hidden(model, input_ids=IDS))
+    assert same, "the backbone gives something else for them"
+
+
+@relies_on("transformers", "Dropout is a torch module, or a number whose name contains 'drop'.")
+def dropout_can_be_silenced() -> None:
+    model = make_tiny(attention_dropout=0.9).train()
+    silence_dropout(model)
+    with torch.no_grad():
+        gap = float((last_hidden(model, input_ids=IDS) - last_hidden(model.eval(), input_ids=IDS)).abs().max())
+    assert gap == 0, f"a model in training differs by {gap:.2g} from itself"
+
+
+@relies_on("transformers", "Activations can be made again in the backward pass, with the same gradients.")
+def activations_can_be_recomputed() -> None:
+    gradients = []
+    for recomputed in (False, True):
+        model = make_tiny().train()
+        if recomputed:
+            recompute_activations(model, adapted=False)
+        last_hidden(model, input_ids=IDS).sum().backward()
+        gradients.append(model.model.layers[0].mlp.up_proj.weight.grad)
+    gap = float((gradients[0] - gradients[1]).abs().max())
+    assert gap < 1e-4, f"they differ by {gap:.2g}"
+
+
+@relies_on("transformers", "A sequence classifier has a linear head `score`, its backbone under `base_model_prefix`.")
+def a_language_model_becomes_a_scorer() -> None:
+    model = make_tiny()
+    hidden = last_hidden(model, input_ids=IDS)
+    scorer = with_scalar_head(model, torch.float32)
+    shape = tuple(scorer.score.weight.shape)
+    assert shape == (1, hidden.shape[-1]), f"the head has the shape {shape}"
+    with torch.no_grad():
+        assert torch.equal(last_hidden(scorer, input_ids=IDS), hidden), "its backbone computes something else"
+
+
+@relies_on("transformers", "A model's generation_config has the ids that end an answer as `eos_token_id`.")
+def models_say_what_ends_an_answer() -> None:
+    found = ending_ids(tiny_model())
+    assert found == {1}, f"{found} for a model with eos_token_id 1"
+
+
+@relies_on("transformers", "A configuration's `get_text_config` has hidden_size, num_hidden_layers, vocab_size and "
+           "max_position_embeddings.")  # fmt: skip
+def configurations_have_their_sizes() -> None:
+    config = text_config(tiny_model())
+    found = [getattr(config, name, None) for name in ("hidden_size", "num_hidden_layers", "vocab_size")]
+    assert [*found, longest_text(tiny_model())] == [16, 2, 16, 64], f"{found} and {longest_text(tiny_model())}"

@@ -1,0 +1,156 @@
+"""The hub of Hugging Face: what it has, what its cache has, and being without it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from zoo.errors import ZooError
+from zoo.libraries.reliance import importing, relies_on, require
+
+SECONDS = 10
+NOBODY = "nobody-of-this-name/nothing-of-this-name"
+
+
+class NotOnHub(ZooError):
+    """The hub has no such model, or not for you (`gated`)."""
+
+    gated = False
+
+
+class HubOutOfReach(ZooError):
+    """The hub could not be asked."""
+
+
+def ask_for_model(name: str) -> None:
+    """Asks with one request whether the hub has a model. Raises NotOnHub or HubOutOfReach."""
+    require("huggingface-hub")
+    with importing("huggingface-hub"):
+        from huggingface_hub import HfApi, errors
+    try:
+        HfApi().model_info(name, timeout=SECONDS)
+    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
+        missing = NotOnHub(name)
+        missing.gated = isinstance(error, errors.GatedRepoError)
+        raise missing from None
+    except Exception as error:
+        offline = isinstance(error, errors.OfflineModeIsEnabled)
+        raise HubOutOfReach("offline" if offline else type(error).__name__) from None
+
+
+def cached_folder(name: str, *files: str) -> Path | None:
+    """The folder in the hub's cache that has one of these files of a model."""
+    with importing("huggingface-hub"):
+        from huggingface_hub import try_to_load_from_cache
+
+    found = [try_to_load_from_cache(name, file) for file in files]
+    return next((Path(path).parent for path in found if isinstance(path, str)), None)
+
+
+def snapshot(name: str, patterns: list[str], local: bool, seconds: int = SECONDS) -> Path:
+    """The files of a model, from the cache alone or from the network. Raises what huggingface_hub raises."""
+    with importing("huggingface-hub"):
+        from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=local, etag_timeout=seconds))
+
+
+@contextlib.contextmanager
+def offline_without_network() -> Iterator[None]:
+    """Go to the cache at once where the hub's name cannot be looked up.
+
+    The libraries would ask six times, for half a minute. Both read their setting only at import, so an environment
+    variable set now would come too late.
+    """
+    settings = _settings()
+    before = [place.HF_HUB_OFFLINE for place in settings]
+    if not any(before) and not _can_look_up(settings[0].ENDPOINT):
+        for place in settings:
+            place.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        for place, value in zip(settings, before, strict=True):
+            place.HF_HUB_OFFLINE = value
+
+
+def _settings() -> tuple[Any, Any]:
+    """Where huggingface_hub and datasets keep whether they are offline."""
+    with importing("huggingface-hub"):
+        import huggingface_hub.constants as constants
+    with importing("datasets"):
+        import datasets.config
+
+    return constants, datasets.config
+
+
+def _can_look_up(address: str) -> bool:
+    """Whether the host has an address; behind a proxy, which looks names up itself, always true."""
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return True
+    try:
+        socket.getaddrinfo(urlparse(address).hostname, 443)
+    except OSError:
+        return False
+    return True
+
+
+# -- checks --------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _offline() -> Iterator[None]:
+    constants = _constants()
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _constants() -> Any:
+    import huggingface_hub.constants as constants
+
+    return constants
+
+
+@relies_on("huggingface-hub", "`constants.HF_HUB_OFFLINE` is read at each request, which then raises "
+           "OfflineModeIsEnabled; `constants.ENDPOINT` is the hub's address.")  # fmt: skip
+def being_offline_can_be_set() -> None:
+    assert str(_constants().ENDPOINT).startswith("http"), f"the address is {_constants().ENDPOINT!r}"
+    with _offline():
+        try:
+            from huggingface_hub import HfApi
+
+            HfApi().model_info(NOBODY, timeout=0.001)
+        except Exception as error:
+            assert type(error).__name__ == "OfflineModeIsEnabled", f"it raises {type(error).__name__}"
+            return
+    raise AssertionError("it asks the hub all the same")
+
+
+@relies_on("huggingface-hub", "The errors are called RepositoryNotFoundError, GatedRepoError (one of those), "
+           "HFValidationError and OfflineModeIsEnabled.")  # fmt: skip
+def errors_have_their_names() -> None:
+    from huggingface_hub import errors
+
+    names = ("RepositoryNotFoundError", "GatedRepoError", "HFValidationError", "OfflineModeIsEnabled")
+    missing = [name for name in names if not hasattr(errors, name)]
+    assert not missing, f"no {', '.join(missing)}"
+    assert issubclass(errors.GatedRepoError, errors.RepositoryNotFoundError), "GatedRepoError is none of the first"
+
+
+@relies_on("huggingface-hub", "What the cache has is a path as text; what it has not is none, and is not asked for.")
+def the_cache_says_what_it_has() -> None:
+    assert cached_folder(NOBODY, "config.json") is None, "it has a file of a model that is nowhere"
+    with _offline():
+        try:
+            snapshot(NOBODY, ["*.json"], local=True)
+        except Exception:
+            return
+    raise AssertionError("a snapshot of a model that is nowhere raises nothing")

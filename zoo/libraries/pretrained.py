@@ -1,0 +1,134 @@
+"""Folders of transformers: loading and saving them, GGUF files, and what a tokenizer's template writes."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zoo.libraries.adapters import save_options
+from zoo.libraries.reliance import importing, relies_on, require
+from zoo.libraries.tiny import IDS, make_tiny
+
+GGUF_LEFTOVERS = ("quantization_config", "_pre_quantization_dtype")
+"""What the configuration of a model that was loaded from GGUF has besides, and a plain one must not."""
+
+
+def load(kind: str, path: str | Path, **options: Any) -> Any:
+    """`from_pretrained` of a class of transformers: AutoTokenizer, AutoModelForCausalLM, …
+
+    Weights are taken from safetensors only, so that nothing is unpickled. Raises what transformers raises.
+    """
+    require("transformers")
+    quiet()
+    with importing("transformers"):
+        import transformers
+
+        loader = getattr(transformers, kind)
+    if "dtype" in options and "gguf_file" not in options:
+        options["use_safetensors"] = True
+    return loader.from_pretrained(path, **options)
+
+
+def save(model: Any, folder: Path) -> None:
+    """Write a model, or its adapters, as a folder that transformers, or peft, loads."""
+    quiet()
+    model.save_pretrained(folder, **save_options(model))
+
+
+def quiet() -> None:
+    """Keep the library's progress bars and hints out of the output."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+
+
+def load_gguf(file: Path) -> tuple[Any, Any]:
+    """A GGUF model in float32 and its tokenizer, as if they had never been quantised.
+
+    A model loaded from GGUF counts as quantised and cannot be saved as it is: its weights are copied into a plain
+    model of the same configuration.
+    """
+    tokenizer = load("AutoTokenizer", file.parent, gguf_file=file.name)
+    return _plain(load("AutoModelForCausalLM", file.parent, gguf_file=file.name, dtype=torch.float32)), tokenizer
+
+
+def _plain(loaded: Any) -> Any:
+    with importing("transformers"):
+        from transformers import AutoModelForCausalLM
+
+    config = loaded.config
+    for leftover in GGUF_LEFTOVERS:
+        if hasattr(config, leftover):
+            delattr(config, leftover)
+    config._name_or_path = ""
+    plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    plain.load_state_dict(loaded.state_dict())
+    plain.generation_config = loaded.generation_config
+    return plain
+
+
+def render(tokenizer: Any, messages: list[Any], *, tools: Any, asking: bool, template: str | None) -> str:
+    """What a chat template writes; asking adds the generation prompt; template: None for the tokenizer's own."""
+    options: Mapping[str, Any] = {"tokenize": False, "add_generation_prompt": asking, "chat_template": template}
+    return str(tokenizer.apply_chat_template(messages, tools=tools, **options))
+
+
+# -- checks --------------------------------------------------------------------------------------------------------
+
+
+@relies_on("transformers", "save_pretrained writes config.json and model.safetensors; from_pretrained gives it back.")
+def a_model_can_be_saved_and_loaded() -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = make_tiny()
+    with tempfile.TemporaryDirectory() as folder:
+        save(model, Path(folder))
+        names = {file.name for file in Path(folder).iterdir()}
+        assert {"config.json", "model.safetensors"} <= names, f"it wrote {', '.join(sorted(names))}"
+        again = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, use_safetensors=True)
+    assert again.dtype == torch.bfloat16, f"asked for bfloat16 it gave {again.dtype}"
+    same = all(torch.equal(a.bfloat16(), b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    assert same, "the weights that come back are others"
+
+
+@relies_on("transformers", "A model can be made of a configuration, and takes the weights of one that was loaded.")
+def a_plain_model_can_be_made() -> None:
+    loaded = make_tiny()
+    loaded.config.quantization_config = {}
+    plain = _plain(loaded)
+    assert not hasattr(plain.config, "quantization_config"), "its configuration still says that it is quantised"
+    with torch.no_grad():
+        assert torch.equal(plain.eval()(input_ids=IDS).logits, loaded(input_ids=IDS).logits), "it computes otherwise"
+
+
+@relies_on("transformers", "`apply_chat_template` renders the template it is given, or the tokenizer's own, as text.")
+def a_template_is_rendered() -> None:
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0, "</s>": 1}, "a")))
+    tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    asked = "{{ messages[0].content }}{% if add_generation_prompt %}?{% endif %}{{ tools | length }}"
+    turns = [{"role": "user", "content": "a"}]
+    own = render(tokenizer, turns, tools=None, asking=False, template=None)
+    given = render(tokenizer, turns, tools=[{}, {}], asking=True, template=asked)
+    assert (own, given) == ("<user>a", "a?2"), f"it wrote {own!r} and {given!r}"
+
+
+@relies_on("transformers", "A tokenizer may be given a padding token; `all_special_ids` has the special ones.")
+def a_tokenizer_may_be_given_a_padding_token() -> None:
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    tokens = Tokenizer(models.WordLevel({"a": 0, "</s>": 1}, "a"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokens, eos_token="</s>")
+    assert tokenizer.pad_token_id is None, f"a tokenizer without one says {tokenizer.pad_token_id}"
+    tokenizer.pad_token = tokenizer.eos_token
+    found = tokenizer.pad_token_id, list(tokenizer.all_special_ids)
+    assert found == (1, [1]), f"then it says {found}"

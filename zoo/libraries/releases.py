@@ -1,0 +1,60 @@
+"""Versions of the libraries underneath: installed, allowed by zoo's own requirements, and tested."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from importlib import metadata
+from importlib.resources import files
+
+PACKAGE = "post-training-zoo"
+LIBRARIES = ("torch", "lightning", "transformers", "peft", "datasets", "huggingface-hub")
+"""Those whose insides zoo knows."""
+
+
+def installed(library: str) -> str:
+    """The version that is installed, without a build's label; "none" where there is none."""
+    try:
+        return metadata.version(library).partition("+")[0]
+    except metadata.PackageNotFoundError:
+        return "none"
+
+
+@cache
+def allowed(library: str) -> str:
+    """The range in zoo's requirements: `>=5.17,<5.25`; "" where zoo is not installed as a package."""
+    try:
+        required = metadata.requires(PACKAGE) or []
+    except metadata.PackageNotFoundError:
+        return ""
+    for line in required:
+        if (found := re.match(r"([\w.-]+)\s*([^;]*)", line)) and _same(found[1], library) and "extra ==" not in line:
+            return ",".join(sorted(found[2].replace(" ", "").split(","), reverse=True))
+    return ""
+
+
+@cache
+def tested(library: str) -> str:
+    """The version in the lock, with which zoo's whole test suite passed."""
+    for line in lock().splitlines():
+        name, _, version = line.partition(";")[0].strip().partition("==")
+        if _same(name, library):
+            return version
+    return ""
+
+
+def lock() -> str:
+    """The lock: a pip constraints file."""
+    return (files("zoo.libraries") / "lock.txt").read_text(encoding="utf-8")
+
+
+def outside(library: str) -> bool:
+    """Whether the installed version lies outside of the allowed range."""
+    from packaging.specifiers import SpecifierSet
+
+    version = installed(library)
+    return version != "none" and not SpecifierSet(allowed(library)).contains(version, prereleases=True)
+
+
+def _same(name: str, other: str) -> bool:
+    return re.sub(r"[-_.]+", "-", name).lower() == re.sub(r"[-_.]+", "-", other).lower()

@@ -1,0 +1,137 @@
+"""What zoo relies on in the libraries underneath, each with a small check that it still holds.
+
+The checks of a library run once in a process, before it is first used for a run; `zoo doctor` runs them all. A check
+is a function without arguments that raises where the library behaves otherwise; it reads no network, takes
+milliseconds, and leaves the random numbers of the process as they were.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+
+from zoo import __version__
+from zoo.errors import ZooError
+from zoo.libraries import releases
+
+MODULES = {
+    "torch": ("arithmetic",),
+    "transformers": ("caches", "attention", "architecture", "pretrained"),
+    "peft": ("adapters",),
+    "lightning": ("trainer",),
+    "datasets": ("tables",),
+    "huggingface-hub": ("hub",),
+}
+"""The modules of this package that know the insides of a library."""
+
+
+@dataclass(frozen=True)
+class Reliance:
+    """One thing that is relied on. claim: a sentence about the library; check: raises where it is no longer true."""
+
+    library: str
+    claim: str
+    check: Callable[[], None]
+    everywhere: bool = True
+    """Whether every run needs it; the others are looked at by `zoo doctor` and where they are used."""
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A reliance that does not hold. reason: what was found instead."""
+
+    library: str
+    claim: str
+    reason: str
+
+    def text(self) -> str:
+        """What changed, in one sentence or two."""
+        version = releases.installed(self.library)
+        return f"{self.library} {version} has changed what zoo relies on: {self.claim} Found: {self.reason}."
+
+    def remedy(self) -> str:
+        """What to type."""
+        version = releases.tested(self.library)
+        return f"zoo {__version__} is tested with {self.library} {version}: pip install '{self.library}=={version}'"
+
+
+class LibraryError(ZooError):
+    """A library underneath behaves otherwise than zoo needs: names the library, its version, and one that works."""
+
+
+_RELIANCES: dict[str, list[Reliance]] = {library: [] for library in MODULES}
+
+
+def relies_on(library: str, claim: str, everywhere: bool = True) -> Callable[[Callable[[], None]], Callable[[], None]]:
+    """Makes a function the check of a claim about a library."""
+
+    def register(check: Callable[[], None]) -> Callable[[], None]:
+        _RELIANCES[library].append(Reliance(library, claim, check, everywhere))
+        return check
+
+    return register
+
+
+@contextlib.contextmanager
+def importing(library: str) -> Iterator[None]:
+    """For the imports of a module of this package: a name that is gone is a `LibraryError`."""
+    try:
+        yield
+    except ImportError as error:
+        if releases.installed(library) == "none":
+            remedy = f"pip install '{library}{releases.allowed(library)}'"
+            raise LibraryError(f"{library} is not installed.", remedy) from None
+        broken = Broken(library, "It can be imported, with the names that zoo uses.", _first_line(error))
+        raise LibraryError(broken.text(), broken.remedy()) from error
+
+
+def reliances(library: str) -> list[Reliance]:
+    """Everything that is relied on in a library. Raises LibraryError where a module of the seam cannot be imported."""
+    for module in MODULES[library]:
+        importlib.import_module(f"zoo.libraries.{module}")
+    return _RELIANCES[library]
+
+
+def broken(library: str, everything: bool = True) -> list[Broken]:
+    """The reliances of a library that do not hold."""
+    found = []
+    for reliance in reliances(library):
+        if not everything and not reliance.everywhere:
+            continue
+        try:
+            with _same_random_numbers():
+                reliance.check()
+        except Exception as error:
+            found.append(Broken(library, reliance.claim, _first_line(error)))
+    return found
+
+
+@contextlib.contextmanager
+def _same_random_numbers() -> Iterator[None]:
+    """What is drawn inside changes nothing of what is drawn behind it."""
+    import numpy
+    import torch
+
+    python, arrays = random.getstate(), numpy.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(python)
+        numpy.random.set_state(arrays)
+
+
+@cache
+def require(library: str) -> None:
+    """Raises LibraryError where a library does not behave as every run needs it; looks once in a process."""
+    if found := broken(library, everything=False):
+        raise LibraryError("\n".join(one.text() for one in found), found[0].remedy() + ". `zoo doctor` checks all.")
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else ""
+    return text if isinstance(error, AssertionError) and text else f"{type(error).__name__}: {text}".rstrip(": ")

@@ -1,0 +1,78 @@
+"""Tables of the datasets library: saved folders, and data sets of the hub."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from zoo.libraries.hub import offline_without_network
+from zoo.libraries.reliance import importing, relies_on, require
+
+ROWS_AT_ONCE = 1000
+
+
+def load_hub(path: str, config: str | None, split: str) -> Any:
+    """A table of the hub, or of its cache. Raises what the datasets library raises."""
+    require("datasets")
+    with importing("datasets"):
+        import datasets
+    with offline_without_network():
+        return datasets.load_dataset(path, config, split=split)
+
+
+def load_saved(folder: Path) -> Any:
+    """What `save_to_disk` wrote: a table, or a mapping of split to table. Raises what the datasets library raises."""
+    require("datasets")
+    with importing("datasets"):
+        import datasets
+
+    return datasets.load_from_disk(str(folder))
+
+
+def is_mapping_of_splits(table: Any) -> bool:
+    return isinstance(table, Mapping)
+
+
+def batches(table: Any) -> Iterator[Any]:
+    """The rows of a table as tables of pyarrow."""
+    return table.with_format("arrow").iter(batch_size=ROWS_AT_ONCE)
+
+
+def fingerprint(table: Any) -> str:
+    """What changes when the rows do."""
+    return str(table._fingerprint)
+
+
+# -- checks --------------------------------------------------------------------------------------------------------
+
+
+def _saved(rows: list[dict[str, Any]], splits: bool) -> Any:
+    """A small table, saved and loaded, and its rows."""
+    import datasets
+
+    table = datasets.Dataset.from_list(rows)
+    shown = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    with tempfile.TemporaryDirectory() as folder:
+        (datasets.DatasetDict({"train": table}) if splits else table).save_to_disk(folder)
+        loaded = datasets.load_from_disk(folder)
+        if not shown:
+            datasets.enable_progress_bars()
+        found = loaded["train"] if splits and is_mapping_of_splits(loaded) else loaded
+        return found, [row for batch in batches(found) for row in batch.to_pylist()]
+
+
+@relies_on("datasets", "A saved table comes back, and gives its rows in order as tables of pyarrow.")
+def tables_give_their_rows() -> None:
+    rows: list[dict[str, Any]] = [{"a": 1, "b": "x"}, {"a": 2, "b": None}]
+    for splits in (False, True):
+        found = _saved(rows, splits)[1]
+        assert found == rows, f"of {rows} it gives {found}"
+
+
+@relies_on("datasets", "A table's `_fingerprint` differs when its rows do.")
+def tables_have_fingerprints() -> None:
+    first, second = (fingerprint(_saved([{"a": value}], False)[0]) for value in (1, 2))
+    assert first and first != second, f"two tables have {first} and {second}"
