@@ -91,9 +91,10 @@ def importing(library: str) -> Iterator[None]:
 
 def reliances(library: str) -> list[Reliance]:
     """Everything that is relied on in a library. Raises LibraryError where a module of the seam cannot be imported."""
-    for module in MODULES[library]:
-        importlib.import_module(f"zoo.libraries.{module}")
-    return _RELIANCES[library]
+    modules = [f"zoo.libraries.{module}" for module in MODULES[library]]
+    for module in modules:
+        importlib.import_module(module)
+    return sorted(_RELIANCES[library], key=lambda one: modules.index(one.check.__module__))
 
 
 def broken(library: str, everything: bool = True) -> list[Broken]:

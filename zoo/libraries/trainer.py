@@ -88,7 +88,7 @@ def quiet() -> Iterator[None]:
 
 class _Files(CheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        torch.save(checkpoint, path)
+        torch.save({**checkpoint, "own": checkpoint["own"] + 1}, path)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         return torch.load(path, weights_only=True)
@@ -203,7 +203,7 @@ def a_step_is_a_batch() -> None:
 @relies_on("lightning", "A CheckpointIO of one's own writes and reads checkpoints, with what hooks put into them.")
 def checkpoints_go_through_our_files() -> None:
     second = _stopped_and_resumed()[1]
-    assert second[0] == "own 7, weights layer.bias", f"the first thing a resumed fit does is: {second[0]}"
+    assert second[0] == "own 8, weights layer.bias", f"the first thing a resumed fit does is: {second[0]}"
 
 
 @relies_on("lightning", "A loader's and a callback's `state_dict` are saved, and given back before the first step.")
