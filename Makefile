@@ -3,8 +3,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOCK := zoo/libraries/lock.txt
 OLDEST := zoo/libraries/oldest.txt
-# What the tests of other versions run: all of them; `make test-newest TESTS="-m seam"` takes minutes.
+# For the tests of other versions: TESTS="-m seam" runs in minutes what versions can break, and BASE=.venv takes from
+# that environment what need not differ, above all torch, which is gigabytes.
 TESTS ?=
+BASE ?=
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate \
 	--custom-compile-command "make lock" --upgrade pyproject.toml
 
@@ -22,21 +24,27 @@ test: $(VENV)/.installed-dev
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow
 
+define environment
+	test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
+	$(if $(BASE),$(BASE)/bin/python -c 'import site; print(site.getsitepackages()[0])' > $$(echo $(1)/lib/python3.*/site-packages)/base.pth)
+endef
+
 # With the oldest versions that the requirements allow.
 test-oldest:
-	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
-	.venv-oldest/bin/python -m pip install --quiet -c $(OLDEST) -e '.[dev]'
+	$(call environment,.venv-oldest)
+	sed '$(if $(BASE),/^torch==/d)' $(OLDEST) > .venv-oldest/constraints.txt
+	.venv-oldest/bin/python -m pip install --quiet -c .venv-oldest/constraints.txt -e '.[dev]'
 	.venv-oldest/bin/python -m pytest $(TESTS)
 
 # With the newest versions that the requirements allow.
 test-newest:
-	test -x .venv-newest/bin/python || $(PYTHON) -m venv .venv-newest
+	$(call environment,.venv-newest)
 	.venv-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager -e '.[dev]'
 	.venv-newest/bin/python -m pytest $(TESTS)
 
-# With the newest versions that exist, allowed or not; torch stays within its range.
+# With the newest versions that exist of the libraries whose insides zoo knows, allowed or not; torch stays in its range.
 test-beyond:
-	test -x .venv-beyond/bin/python || $(PYTHON) -m venv .venv-beyond
+	$(call environment,.venv-beyond)
 	.venv-beyond/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager -e '.[dev]'
 	.venv-beyond/bin/python -m pip install --quiet --upgrade transformers lightning peft datasets huggingface-hub
 	.venv-beyond/bin/python -m pytest $(TESTS)

@@ -9,6 +9,7 @@ import transformers
 from safetensors.torch import load_file
 
 from zoo.errors import ZooError
+from zoo.libraries.reliance import require
 from zoo.models import default
 
 
@@ -17,6 +18,8 @@ def gguf(tiny_folder, tmp_path, monkeypatch):
     """A file that transformers reads as the tiny model; its weights lie between the values of bfloat16."""
     file = tmp_path / "tiny.gguf"
     file.touch()
+    # The checks of the library read models too, that are no GGUF files.
+    require("transformers")
     for kind in (transformers.AutoTokenizer, transformers.AutoModelForCausalLM):
         read = kind.from_pretrained
         monkeypatch.setattr(kind, "from_pretrained", lambda _, gguf_file, read=read, **rest: read(tiny_folder, **rest))

@@ -4,8 +4,10 @@ import ast
 import functools
 import inspect
 import json
+import logging
 import sys
 import tomllib
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,8 +24,6 @@ from zoo.libraries import architecture, arithmetic, attention, caches, releases,
 
 ROOT = Path(__file__).parent.parent
 
-pytestmark = pytest.mark.seam
-
 RELIANCES = [one for library in reliance.MODULES for one in reliance.reliances(library)]
 BY_NAME = {one.check.__name__: one for one in RELIANCES}
 
@@ -31,6 +31,31 @@ BY_NAME = {one.check.__name__: one for one in RELIANCES}
 @pytest.mark.parametrize("name", BY_NAME)
 def test_what_is_relied_on_holds(name):
     BY_NAME[name].check()
+
+
+def test_nothing_that_is_done_with_a_library_is_deprecated_there(looked_at_again):
+    heard = []
+    handler = logging.Handler()
+    handler.emit = lambda record: heard.append(record.getMessage())
+    loggers = [logging.getLogger(name) for name in ("transformers", "peft", "datasets", "huggingface_hub")]
+    levels = [one.level for one in loggers]
+    try:
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            for one in loggers:
+                one.addHandler(handler)
+                one.setLevel(logging.WARNING)
+            for name in BY_NAME:
+                # What quietens the library in a run must not quieten it here.
+                for one in loggers:
+                    one.setLevel(logging.WARNING)
+                BY_NAME[name].check()
+    finally:
+        for one, level in zip(loggers, levels, strict=True):
+            one.removeHandler(handler)
+            one.setLevel(level)
+    told = [text for text in [*heard, *(str(one.message) for one in warned)] if "deprecat" in text.lower()]
+    assert told == []
 
 
 # -- each of them seen failing -----------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from pathlib import Path
 from zoo.errors import ZooError
 from zoo.libraries import hub
 from zoo.libraries.pretrained import load_gguf, save
+from zoo.libraries.reliance import LibraryError
 
 NAME = "smollm2-135m"
 HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -50,8 +51,8 @@ def default_model(say: Callable[[str], None] = print) -> Path:
             _check(gguf)
             say(f"Unpacking {GGUF} (once; kept in {folder}).")
             convert_gguf(gguf, folder)
-    except ZooError:
-        if not (folder / "config.json").is_file():
+    except ZooError as error:
+        if isinstance(error, LibraryError) or not (folder / "config.json").is_file():
             raise
         say(f"{folder} holds the model in bfloat16, from an earlier version; it stays until a connection is there.")
     return folder
