@@ -17,6 +17,7 @@ from zoo.data.loader import StepLoader
 from zoo.data.template import ChatTemplate
 from zoo.errors import PluginError, ZooError
 from zoo.evals.chosen import choose
+from zoo.libraries.cluster import find_place
 from zoo.models.loading import load_tokenizer
 from zoo.models.precision import autocast, choose_precision, rounding_tolerance
 from zoo.models.scalar import choose_padding, is_scorer, set_unit, token_scores
@@ -51,9 +52,9 @@ class Assembly:
         self.resolved, self.core, self.algorithm = resolved, resolved.core, algorithm
         self.plugins, self.console = plugins, console
         self.resumed, self.data_change = resumed, data_change
-        self.rank = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
+        self.place = find_place(self.core.devices, self.core.num_nodes)
+        self.rank, self.processes = self.place.rank, self.place.processes
         self.main = self.rank == 0
-        self.processes = self.core.devices * self.core.num_nodes
         self.module: PostTraining | None = None
 
     def say(self, text: str) -> None:
@@ -64,7 +65,7 @@ class Assembly:
         """Model, template and data."""
         core = self.core
         self.accelerator = choose_accelerator(core.accelerator)
-        local = int(os.environ.get("LOCAL_RANK", "0"))
+        local = self.place.local_rank
         self.device = torch.device("cuda", local) if self.accelerator == "cuda" else torch.device(self.accelerator)
         self.precision, reason = choose_precision(core.precision, self.accelerator)
         self.evals = choose(self._scores(), registry.contributions(self.plugins, "evals"), self.algorithm.head)
