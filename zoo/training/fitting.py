@@ -12,6 +12,7 @@ import lightning
 from zoo.data.loader import StepLoader
 from zoo.errors import ZooError
 from zoo.libraries.meeting import Meeting
+from zoo.libraries.precision import trainer_options
 from zoo.models.parts import gathered
 from zoo.models.reference_cache import answer_key
 from zoo.models.roles import answers_in
@@ -195,16 +196,17 @@ class Fitting:
 
     def _trainer(self, say: Callable[[str], None]) -> lightning.Trainer:
         core = self.core
+        options = trainer_options(self.assembly.precision)
+        options["plugins"] += [FolderCheckpoints(), self.assembly.place.environment]
         return lightning.Trainer(
+            **options,
             accelerator=core.accelerator,
             devices=core.devices,
             num_nodes=core.num_nodes,
             strategy=self._strategy(say),
-            precision=self.assembly.precision,  # type: ignore[arg-type]
             max_epochs=1,
             logger=report.make_loggers(names_in(core.loggers), self.run),
             callbacks=[self.recorder],
-            plugins=[FolderCheckpoints(), self.assembly.place.environment],
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
