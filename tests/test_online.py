@@ -14,12 +14,12 @@ from test_resume import assert_same, in_child, installed
 from tiny_runs import demonstrations, differences, run_command, trainer, write_rows
 
 import zoo
+from zoo.data.randomness import seed_everything, seeded
 from zoo.errors import PluginError, ZooError
 from zoo.hookspecs import hookimpl
 from zoo.models import roles
 from zoo.runs import Run
 from zoo.training.experience import packed, unpacked
-from zoo.training.randomness import seed_everything, seeded
 from zoo.training.rollouts import Rollouts
 from zoo.training.seen import Seen
 from zoo.types import Answer, Answers, Batch, Ragged

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from zoo import registry
 from zoo.config import Resolved
+from zoo.data.randomness import seed_everything
 from zoo.errors import TrainingStopped, ZooError
 from zoo.evals import Subject
 from zoo.models.precision import autocast
@@ -25,7 +26,6 @@ from zoo.training.fitting import Fitting
 from zoo.training.listeners import Listeners, spoken_warnings
 from zoo.training.policy import export_model, name_base
 from zoo.training.progress import counter
-from zoo.training.randomness import seed_everything
 from zoo.training.roles import frozen
 from zoo.training.signals import Signals, Stopped, signal_name
 from zoo.training.sums import leave_processes
