@@ -22,6 +22,7 @@ from zoo.data.randomness import part_ways, restore_rng, rng_state
 from zoo.errors import TrainingStopped
 from zoo.models.parts import gathered, my_place
 from zoo.models.roles import Models, answers_in
+from zoo.training.gradients import total_norm
 from zoo.training.hooks import Hooks
 from zoo.training.schedule import lr_factor, make_optimizer
 from zoo.training.sums import Sums, is_distributed, world_size
@@ -166,7 +167,7 @@ class PostTraining(lightning.LightningModule):
         norms = {}
         for role, model in self.learners.items():
             gradients = [p.grad for p in model.parameters() if p.grad is not None]
-            norm = float(torch.nn.utils.get_total_norm(gradients)) * scale
+            norm = total_norm(gradients) * scale
             too_long = self.core.max_grad_norm and norm > self.core.max_grad_norm
             torch._foreach_mul_(gradients, scale * self.core.max_grad_norm / (norm + 1e-6) if too_long else scale)
             norms["grad_norm" if role == "policy" else f"{role}/grad_norm"] = norm
