@@ -23,6 +23,10 @@ class ZooError(Exception):
         return f"{self.message}\n{self.hint}" if self.hint else self.message
 
 
+class NoSuchSplit(ZooError):
+    """A source of data has no split of this name."""
+
+
 class PluginError(ZooError):
     """A plugin's own fault: names the plugin, its version, and what it did."""
 
