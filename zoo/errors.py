@@ -37,6 +37,12 @@ class TrainingStopped(ZooError):
     exit_status = 1
 
 
+class TrainingFailed(ZooError):
+    """A run came to its end and has trained nothing: exit status 1, and going on with it would change nothing."""
+
+    exit_status = 1
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """`" Did you mean 'x'?"` for the closest of `choices`, or an empty string."""
     found = nearest_names(name, choices)

@@ -25,7 +25,7 @@ def train(algo: str | None = None, *, config: str | Path | None = None, quiet: b
 
     algo: a registered algorithm, `name@package`, or `./file.py:Class`; config: a YAML file of options; options: as
     `zoo train --help` lists them, the core's and the algorithm's. Returns the finished `Run`. Raises ZooError on
-    input that cannot work, TrainingStopped when training cannot go on.
+    input that cannot work, TrainingStopped when training cannot go on, TrainingFailed when no step trained anything.
     """
     resolved, cls = resolve_options(algo, config, options, "keyword argument")
     given = {"algo": algo, "config": config and str(config), **options}
@@ -38,7 +38,7 @@ def resume(
 ) -> Run:
     """Go on with a run that was stopped, from its last complete checkpoint; without one it starts again.
 
-    Raises ZooError when the run is finished or still going on, or its data is not what it was (unless
+    Raises ZooError when the run is finished, has failed or is still going on, or its data is not what it was (unless
     `allow_data_change`).
     """
     found = find_run(str(run))
