@@ -8,7 +8,8 @@ gains flatten out, so that what is hopeless, or done already, no longer pulls.
 z₀ is estimated over the whole optimizer step, from each prompt with an answer to another prompt, and clamped at 0
 after the mean is taken; no gradient flows into it. An answer never meets its own prompt, also where several answers to
 one prompt stand in a step (the authors' code and TRL shift the micro-batch by one, the former forwards, the latter
-backwards, whatever the prompts are). Where a step has one prompt only, z₀ is 0.
+backwards, whatever the prompts are). Such a text is cut at max_length, as those of the data are. Where a step has one
+prompt only, z₀ is 0.
 
 The authors take lr 5e-6 with AdamW (in their first code 5e-7 with RMSprop; TRL takes 1e-6) for models of billions of
 weights; the default here suits the small default model.
@@ -89,9 +90,9 @@ class KTO(Algorithm):
         self._weights = _balanced(good, len(records) - good, config)
         return records
 
-    def collate(self, records, tokenizer, config):
+    def collate(self, records, max_length):
         """The step's answers, and with each prompt an answer to another one."""
-        mismatched = _mismatched([record["completion"] for record in records])
+        mismatched = _mismatched([record["completion"] for record in records], max_length)
         pairs = zip(records, mismatched, strict=True)
         return default_collate([{**record, "mismatched": answer} for record, answer in pairs])
 
@@ -159,8 +160,8 @@ def _balanced(good, bad, config):
     return weights
 
 
-def _mismatched(answers):
-    """For each answer its prompt with the completion of an answer to another prompt."""
+def _mismatched(answers, max_length):
+    """For each answer its prompt with the completion of an answer to another prompt, cut at max_length."""
     partners = _partners([answer.prompt.numpy(force=True).tobytes() for answer in answers])
     if partners is None:
         warnings.warn(
@@ -168,12 +169,12 @@ def _mismatched(answers):
             "A larger --batch-size mends it.", stacklevel=2,
         )  # fmt: skip
         return [Answer(a.prompt, a.completion, torch.zeros_like(a.mask)) for a in answers]
-    # No text may grow longer than the longest of the step: the model might not reach so far.
-    longest = max(len(answer) for answer in answers)
     made = []
     for answer, partner in zip(answers, partners, strict=True):
-        other, room = answers[partner], longest - len(answer.prompt)
-        made.append(Answer(answer.prompt, other.completion[:room], other.mask[:room], ended=other.ended))
+        # Not at the longest text of the step: the estimate must not depend on what else is in it.
+        other, room = answers[partner], max_length - len(answer.prompt)
+        ended = other.ended and len(other.completion) <= room
+        made.append(Answer(answer.prompt, other.completion[:room], other.mask[:room], ended=ended))
     return made
 
 

@@ -22,7 +22,7 @@ import torch
 
 from zoo.api import Algorithm, Answer, Loss, default_collate, logsigmoid, require
 
-LARGEST = -1e-7
+LARGEST = -torch.finfo(torch.float32).tiny
 """Mean log-probabilities are held below it: at 0 the odds are infinite."""
 
 
@@ -110,8 +110,13 @@ def _log_odds(p):
 
 
 def _log1mexp(p):
-    """log(1 − exp p) for p below 0: each branch is exact where the other one loses all digits."""
-    return torch.where(p > -math.log(2), torch.log(-torch.expm1(p)), torch.log1p(-torch.exp(p)))
+    """log(1 − exp p) for p below 0, in two branches, each exact where the other one loses all digits (Mächler 2012).
+
+    Each is given harmless numbers in the place of the other's: a slope of infinity times 0 would be no number.
+    """
+    near = p > -math.log(2)
+    small, large = torch.where(near, p, -1.0), torch.where(near, -1.0, p)
+    return torch.where(near, torch.log(-torch.expm1(small)), torch.log1p(-torch.exp(large)))
 
 
 def _whole(answer):

@@ -173,7 +173,7 @@ class Assembly:
         core = self.core
         if self.rollouts is not None:
             return online.make_experience(records, self.rollouts, core, self.rank, self.processes)
-        collate = make_collate(self.plugins.hook, self.tokenizer, self.resolved.algorithm)
+        collate = make_collate(self.plugins.hook, self.tokenizer, self.resolved.algorithm, core.max_length)
         return make_loader(core, self.data, records, collate, self.rank, self.processes)
 
     def _prepared(self, models: Any) -> list[dict[str, Any]]:

@@ -139,11 +139,11 @@ def _shares(core: TrainConfig, options: dict[str, Any]) -> bool:
     return bool(core.eval_fraction) and not core.eval_data and not (named and whole)
 
 
-def make_collate(hook: Any, tokenizer: Any, config: Any) -> Callable[[list[dict[str, Any]]], Batch]:
+def make_collate(hook: Any, tokenizer: Any, config: Any, max_length: int) -> Callable[[list[dict[str, Any]]], Batch]:
     """The algorithm's collation, or the default of its data kind."""
 
     def collate(records: list[dict[str, Any]]) -> Batch:
-        batch = hook.collate(records=records, tokenizer=tokenizer, config=config)
+        batch = hook.collate(records=records, tokenizer=tokenizer, config=config, max_length=max_length)
         return default_collate(records) if batch is None else batch
 
     return collate
