@@ -23,7 +23,7 @@ from decimal import ROUND_CEILING, Context
 
 import torch
 
-from zoo.api import Algorithm, Answer, Loss, default_collate, require
+from zoo.api import Algorithm, Answer, Loss, default_collate, require, wins
 
 BALANCED = (1.0, 4 / 3)
 """Where λ_D·n_D / (λ_U·n_U) should lie according to the ICML version of the paper and TRL; a later version: 3/2."""
@@ -47,7 +47,8 @@ class KTO(Algorithm):
         "rewards/desirable": "β times the log-ratio of policy to reference on good answers, 0 at the start but for "
         "rounding; should come to lie above that of the bad ones.",
         "rewards/undesirable": "The same on bad answers; should fall below rewards/desirable.",
-        "accuracies": "Share of answers on their side of z₀: good ones above it, bad ones below.",
+        "accuracies": "Share of answers on their side of z₀: good ones above it, bad ones below; ties count half, such "
+        "as all answers until the policy has left the reference.",
         "logps/desirable": "log π of good answers, summed. Should rise, but may fall with that of the bad ones.",
         "logps/undesirable": "log π of bad answers, summed.",
         "desirable": "Share of good answers among those of the step.",
@@ -118,7 +119,7 @@ class KTO(Algorithm):
             "reference_point": kl.clamp(min=0).expand(len(batch)),
             "rewards/desirable": reward.where(good, torch.nan),
             "rewards/undesirable": reward.where(~good, torch.nan),
-            "accuracies": torch.where(good, above > 0, above < 0),
+            "accuracies": wins(torch.where(good, above, -above)),
             "logps/desirable": policy.where(good, torch.nan),
             "logps/undesirable": policy.where(~good, torch.nan),
             "desirable": good,

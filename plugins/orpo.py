@@ -20,7 +20,7 @@ from typing import Literal
 
 import torch
 
-from zoo.api import Algorithm, Answer, Loss, default_collate, logsigmoid, require
+from zoo.api import Algorithm, Answer, Loss, default_collate, logsigmoid, require, wins
 
 LARGEST = -torch.finfo(torch.float32).tiny
 """Mean log-probabilities are held below it: at 0 the odds are infinite."""
@@ -40,7 +40,8 @@ class ORPO(Algorithm):
         "rewards/chosen": "λ·log π(y|x)/|y| of chosen answers.",
         "rewards/rejected": "The same of rejected answers; should fall below rewards/chosen.",
         "rewards/margins": "rewards/chosen − rewards/rejected.",
-        "rewards/accuracies": "Share of pairs whose chosen answer is likelier a token than the rejected one.",
+        "rewards/accuracies": "Share of pairs whose chosen answer is likelier a token than the rejected one; ties "
+        "count half.",
         "logps/chosen": "log π(y|x)/|y| of chosen answers.",
         "logps/rejected": "The same of rejected answers.",
     }
@@ -97,7 +98,7 @@ class ORPO(Algorithm):
             "rewards/chosen": weight * p_chosen,
             "rewards/rejected": weight * p_rejected,
             "rewards/margins": weight * (p_chosen - p_rejected),
-            "rewards/accuracies": p_chosen > p_rejected,
+            "rewards/accuracies": wins(p_chosen - p_rejected),
             "logps/chosen": p_chosen,
             "logps/rejected": p_rejected,
         })  # fmt: skip

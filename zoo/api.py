@@ -32,6 +32,7 @@ from zoo.rl import (
     whiten,
 )
 from zoo.rollout.engine import Engine, EngineSetup, Sampling
+from zoo.ties import wins
 from zoo.types import Answer, Answers, Batch, Loss, Ragged, TokenLogps
 
 __all__ = [
@@ -75,4 +76,5 @@ __all__ = [
     "to_go",
     "variance",
     "whiten",
+    "wins",
 ]
