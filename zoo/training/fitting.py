@@ -80,7 +80,8 @@ class Fitting:
         try:
             yield
         finally:
-            os.environ.clear()
+            for name in os.environ.keys() - before.keys():
+                del os.environ[name]
             os.environ.update(before)
 
     def _agree(self) -> None:
