@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 
-from zoo.api import Algorithm, Loss, logsigmoid, require
+from zoo.api import Algorithm, Loss, logsigmoid, require, wins
 
 RATIOS = (0.5, 10.0)
 """Density ratios are held within these, as in TRL."""
@@ -42,7 +42,7 @@ class BCO(Algorithm):
         "delta": "δ, the mean of all rewards so far: the classifier's threshold; near 0 at the start.",
         "rewards/desirable": "β times the log-ratio of policy to reference on good answers; should rise above δ.",
         "rewards/undesirable": "The same on bad answers; should fall below δ.",
-        "accuracies": "Share of answers on their side of δ: good ones above it, bad ones below.",
+        "accuracies": "Share of answers on their side of δ: good ones above it, bad ones below; ties count half.",
         "logps/desirable": "log π of good answers, summed.",
         "logps/undesirable": "log π of bad answers, summed.",
         "desirable": "Share of good answers among those of the step.",
@@ -99,7 +99,7 @@ class BCO(Algorithm):
             "delta": torch.full_like(reward, self.delta),
             "rewards/desirable": reward.where(good, torch.nan),
             "rewards/undesirable": reward.where(~good, torch.nan),
-            "accuracies": torch.where(good, above > 0, above < 0),
+            "accuracies": wins(torch.where(good, above, -above), config.beta),
             "logps/desirable": policy.where(good, torch.nan),
             "logps/undesirable": policy.where(~good, torch.nan),
             "desirable": good,

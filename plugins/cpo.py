@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from zoo.api import Algorithm, Loss, logsigmoid, require
+from zoo.api import Algorithm, Loss, logsigmoid, require, wins
 
 
 class CPO(Algorithm):
@@ -30,7 +30,7 @@ class CPO(Algorithm):
         "rewards/chosen": "β·log π(y|x) of chosen answers, summed over tokens.",
         "rewards/rejected": "The same of rejected answers; should fall below rewards/chosen.",
         "rewards/margins": "rewards/chosen − rewards/rejected; depends on the lengths of the two from the start.",
-        "rewards/accuracies": "Share of pairs whose margin is above 0.",
+        "rewards/accuracies": "Share of pairs whose margin is above 0; ties count half.",
         "logps/chosen": "log π of chosen answers, summed.",
         "logps/rejected": "log π of rejected answers, summed.",
     }
@@ -80,7 +80,7 @@ class CPO(Algorithm):
             "rewards/chosen": rewards[0],
             "rewards/rejected": rewards[1],
             "rewards/margins": margin,
-            "rewards/accuracies": margin > 0,
+            "rewards/accuracies": wins(margin, config.beta),
             "logps/chosen": chosen.sum(),
             "logps/rejected": rejected.sum(),
         })  # fmt: skip

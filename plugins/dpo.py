@@ -21,7 +21,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from zoo.api import Algorithm, Loss, logsigmoid, require
+from zoo.api import Algorithm, Loss, logsigmoid, require, wins
 
 LARGEST_EXPONENT = 40.0
 
@@ -37,8 +37,8 @@ class DPO(Algorithm):
         "rounding; a token with length_normalized, β·log π with reference_free.",
         "rewards/rejected": "The same on rejected answers; should fall below rewards/chosen.",
         "rewards/margins": "rewards/chosen − rewards/rejected, β·h, whatever the divergence; should grow.",
-        "rewards/accuracies": "Share of pairs whose margin is above 0; until the policy has left the reference only "
-        "rounding decides it.",
+        "rewards/accuracies": "Share of pairs whose margin is above 0; ties count half, such as all pairs until the "
+        "policy has left the reference.",
         "logps/chosen": "log π of chosen answers, summed. It often falls too: then both answers lose probability.",
         "logps/rejected": "log π of rejected answers, summed.",
         "nll": "−log π / |y| of chosen answers: the term that nll_weight weighs.",
@@ -113,7 +113,7 @@ class DPO(Algorithm):
             "rewards/chosen": rewards[0],
             "rewards/rejected": rewards[1],
             "rewards/margins": rewards[0] - rewards[1],
-            "rewards/accuracies": rewards[0] > rewards[1],
+            "rewards/accuracies": wins(rewards[0] - rewards[1], config.beta),
             "logps/chosen": chosen.sum(),
             "logps/rejected": rejected.sum(),
             "nll": nll,

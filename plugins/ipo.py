@@ -19,7 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from zoo.api import Algorithm, Loss, require
+from zoo.api import Algorithm, Loss, require, wins
 
 DEFAULT_TAU = {"mean": 1.0, "sum": 0.1}
 
@@ -37,7 +37,7 @@ class IPO(Algorithm):
         "rewards/chosen": "τ times the log-ratio on chosen answers, as h takes it (a token or summed).",
         "rewards/rejected": "The same on rejected answers; should fall below rewards/chosen.",
         "rewards/margins": "rewards/chosen − rewards/rejected = τ·h; should come to 1/2.",
-        "rewards/accuracies": "Share of pairs whose margin is above 0.",
+        "rewards/accuracies": "Share of pairs whose margin is above 0; ties count half.",
         "logps/chosen": "log π of chosen answers, summed.",
         "logps/rejected": "log π of rejected answers, summed.",
     }
@@ -81,7 +81,7 @@ class IPO(Algorithm):
             "rewards/chosen": tau * chosen,
             "rewards/rejected": tau * rejected,
             "rewards/margins": tau * h,
-            "rewards/accuracies": h > 0,
+            "rewards/accuracies": wins(h),
             "logps/chosen": policy[0].sum(),
             "logps/rejected": policy[1].sum(),
         })  # fmt: skip

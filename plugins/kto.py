@@ -8,7 +8,8 @@ gains flatten out, so that what is hopeless, or done already, no longer pulls.
 z₀ is estimated over the whole optimizer step, from each prompt with an answer to another prompt, and clamped at 0
 after the mean is taken; no gradient flows into it. An answer never meets its own prompt, also where several answers to
 one prompt stand in a step (the authors' code and TRL shift the micro-batch by one, the former forwards, the latter
-backwards, whatever the prompts are). Where a step has one prompt only, z₀ is 0.
+backwards, whatever the prompts are). Such a text is cut at max_length, as those of the data are. Where a step has one
+prompt only, z₀ is 0.
 
 The authors take lr 5e-6 with AdamW (in their first code 5e-7 with RMSprop; TRL takes 1e-6) for models of billions of
 weights; the default here suits the small default model.
@@ -22,7 +23,7 @@ from decimal import ROUND_CEILING, Context
 
 import torch
 
-from zoo.api import Algorithm, Answer, Loss, default_collate, require
+from zoo.api import Algorithm, Answer, Loss, default_collate, require, wins
 
 BALANCED = (1.0, 4 / 3)
 """Where λ_D·n_D / (λ_U·n_U) should lie according to the ICML version of the paper and TRL; a later version: 3/2."""
@@ -46,7 +47,8 @@ class KTO(Algorithm):
         "rewards/desirable": "β times the log-ratio of policy to reference on good answers, 0 at the start but for "
         "rounding; should come to lie above that of the bad ones.",
         "rewards/undesirable": "The same on bad answers; should fall below rewards/desirable.",
-        "accuracies": "Share of answers on their side of z₀: good ones above it, bad ones below.",
+        "accuracies": "Share of answers on their side of z₀: good ones above it, bad ones below; ties count half, such "
+        "as all answers until the policy has left the reference.",
         "logps/desirable": "log π of good answers, summed. Should rise, but may fall with that of the bad ones.",
         "logps/undesirable": "log π of bad answers, summed.",
         "desirable": "Share of good answers among those of the step.",
@@ -89,9 +91,9 @@ class KTO(Algorithm):
         self._weights = _balanced(good, len(records) - good, config)
         return records
 
-    def collate(self, records, tokenizer, config):
+    def collate(self, records, max_length):
         """The step's answers, and with each prompt an answer to another one."""
-        mismatched = _mismatched([record["completion"] for record in records])
+        mismatched = _mismatched([record["completion"] for record in records], max_length)
         pairs = zip(records, mismatched, strict=True)
         return default_collate([{**record, "mismatched": answer} for record, answer in pairs])
 
@@ -117,7 +119,7 @@ class KTO(Algorithm):
             "reference_point": kl.clamp(min=0).expand(len(batch)),
             "rewards/desirable": reward.where(good, torch.nan),
             "rewards/undesirable": reward.where(~good, torch.nan),
-            "accuracies": torch.where(good, above > 0, above < 0),
+            "accuracies": wins(torch.where(good, above, -above)),
             "logps/desirable": policy.where(good, torch.nan),
             "logps/undesirable": policy.where(~good, torch.nan),
             "desirable": good,
@@ -159,8 +161,8 @@ def _balanced(good, bad, config):
     return weights
 
 
-def _mismatched(answers):
-    """For each answer its prompt with the completion of an answer to another prompt."""
+def _mismatched(answers, max_length):
+    """For each answer its prompt with the completion of an answer to another prompt, cut at max_length."""
     partners = _partners([answer.prompt.numpy(force=True).tobytes() for answer in answers])
     if partners is None:
         warnings.warn(
@@ -168,12 +170,12 @@ def _mismatched(answers):
             "A larger --batch-size mends it.", stacklevel=2,
         )  # fmt: skip
         return [Answer(a.prompt, a.completion, torch.zeros_like(a.mask)) for a in answers]
-    # No text may grow longer than the longest of the step: the model might not reach so far.
-    longest = max(len(answer) for answer in answers)
     made = []
     for answer, partner in zip(answers, partners, strict=True):
-        other, room = answers[partner], longest - len(answer.prompt)
-        made.append(Answer(answer.prompt, other.completion[:room], other.mask[:room], ended=other.ended))
+        # Not at the longest text of the step: the estimate must not depend on what else is in it.
+        other, room = answers[partner], max_length - len(answer.prompt)
+        ended = other.ended and len(other.completion) <= room
+        made.append(Answer(answer.prompt, other.completion[:room], other.mask[:room], ended=ended))
     return made
 
 

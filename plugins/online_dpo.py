@@ -17,7 +17,7 @@ from typing import Literal
 
 import torch
 
-from zoo.api import Algorithm, Batch, Loss, ZooError, logsigmoid, require
+from zoo.api import Algorithm, Batch, Loss, ZooError, logsigmoid, require, wins
 
 
 class OnlineDPO(Algorithm):
@@ -31,7 +31,7 @@ class OnlineDPO(Algorithm):
         "rewards/chosen": "β times the log-ratio of policy to reference on chosen answers, about 0 at the start.",
         "rewards/rejected": "The same on rejected answers; should fall below rewards/chosen.",
         "rewards/margins": "β·h = rewards/chosen − rewards/rejected; grows less than offline, as pairs are always new.",
-        "rewards/accuracies": "Share of pairs whose margin is above 0.",
+        "rewards/accuracies": "Share of pairs whose margin is above 0; ties count half.",
         "scores/margins": "By how much the reward prefers the chosen answer; goes to 0 as answers become alike.",
         "kl": "KL(π ‖ π_ref) of both answers as they were written, k1, summed over an answer.",
         "entropy": "Entropy of the policy, mean over the tokens of an answer; near 0 both answers become one.",
@@ -84,7 +84,7 @@ class OnlineDPO(Algorithm):
             "rewards/chosen": reward_chosen,
             "rewards/rejected": reward_rejected,
             "rewards/margins": margins,
-            "rewards/accuracies": margins > 0,
+            "rewards/accuracies": wins(margins, config.beta),
             "scores/margins": batch.margins,
         }
         return Loss.weighted(-logsigmoid(margins), batch.usable, {

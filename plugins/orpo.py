@@ -20,9 +20,9 @@ from typing import Literal
 
 import torch
 
-from zoo.api import Algorithm, Answer, Loss, default_collate, logsigmoid, require
+from zoo.api import Algorithm, Answer, Loss, default_collate, logsigmoid, require, wins
 
-LARGEST = -1e-7
+LARGEST = -torch.finfo(torch.float32).tiny
 """Mean log-probabilities are held below it: at 0 the odds are infinite."""
 
 
@@ -40,7 +40,8 @@ class ORPO(Algorithm):
         "rewards/chosen": "λ·log π(y|x)/|y| of chosen answers.",
         "rewards/rejected": "The same of rejected answers; should fall below rewards/chosen.",
         "rewards/margins": "rewards/chosen − rewards/rejected.",
-        "rewards/accuracies": "Share of pairs whose chosen answer is likelier a token than the rejected one.",
+        "rewards/accuracies": "Share of pairs whose chosen answer is likelier a token than the rejected one; ties "
+        "count half.",
         "logps/chosen": "log π(y|x)/|y| of chosen answers.",
         "logps/rejected": "The same of rejected answers.",
     }
@@ -97,7 +98,7 @@ class ORPO(Algorithm):
             "rewards/chosen": weight * p_chosen,
             "rewards/rejected": weight * p_rejected,
             "rewards/margins": weight * (p_chosen - p_rejected),
-            "rewards/accuracies": p_chosen > p_rejected,
+            "rewards/accuracies": wins(p_chosen - p_rejected),
             "logps/chosen": p_chosen,
             "logps/rejected": p_rejected,
         })  # fmt: skip
@@ -110,8 +111,13 @@ def _log_odds(p):
 
 
 def _log1mexp(p):
-    """log(1 − exp p) for p below 0: each branch is exact where the other one loses all digits."""
-    return torch.where(p > -math.log(2), torch.log(-torch.expm1(p)), torch.log1p(-torch.exp(p)))
+    """log(1 − exp p) for p below 0, in two branches, each exact where the other one loses all digits (Mächler 2012).
+
+    Each is given harmless numbers in the place of the other's: a slope of infinity times 0 would be no number.
+    """
+    near = p > -math.log(2)
+    small, large = torch.where(near, p, -1.0), torch.where(near, -1.0, p)
+    return torch.where(near, torch.log(-torch.expm1(small)), torch.log1p(-torch.exp(large)))
 
 
 def _whole(answer):

@@ -15,7 +15,7 @@ from typing import Literal
 
 import torch
 
-from zoo.api import Algorithm, Loss, ZooError, logsigmoid
+from zoo.api import Algorithm, Loss, ZooError, logsigmoid, wins
 
 
 class PRM(Algorithm):
@@ -27,7 +27,7 @@ class PRM(Algorithm):
     needs = ("policy",)
     defaults = {"lr": 2e-5, "epochs": 2, "batch_size": 16}
     metrics = {
-        "accuracy": "Share of labelled steps on whose right side of ½ the probability lies.",
+        "accuracy": "Share of labelled steps on whose right side of ½ the probability lies; ties count half.",
         "accuracy/right": "The same on right steps only; compare with accuracy/wrong, since most steps are right.",
         "accuracy/wrong": "The same on wrong steps only.",
         "first_error": "Share of flawed solutions whose first step below ½ is the first wrong one.",
@@ -66,7 +66,7 @@ class PRM(Algorithm):
         score, here = scores.per_step, scores.mask
         right, labelled = self._labels(batch.labels, here, config)
         losses = torch.where(right, -logsigmoid(score), -logsigmoid(-score))
-        agree = ((score > 0) == right).float()
+        agree = wins(torch.where(right, score, -score))
         return Loss.per_token(losses, labelled, {
             "accuracy": agree,
             "accuracy/right": (agree, labelled & right),

@@ -21,7 +21,7 @@ from typing import Literal
 
 import torch
 
-from zoo.api import Algorithm, Loss, logsigmoid, require
+from zoo.api import Algorithm, Loss, logsigmoid, require, wins
 
 
 class RM(Algorithm):
@@ -33,7 +33,7 @@ class RM(Algorithm):
     needs = ("policy",)
     defaults = {"lr": 5e-5, "epochs": 1, "batch_size": 16}
     metrics = {
-        "accuracy": "Share of pairs whose chosen answer scores higher; 0.5 is chance.",
+        "accuracy": "Share of pairs whose chosen answer scores higher, ties counted half; 0.5 is chance.",
         "margin": "r_c − r_r, before normalisation; should grow, and the less certain the preferences the less far.",
         "rewards/chosen": "Mean reward of chosen answers, before normalisation: its offset means nothing.",
         "rewards/rejected": "The same for rejected answers.",
@@ -137,7 +137,7 @@ class RM(Algorithm):
 
     def _of_pairs(self, chosen, rejected, p, chosen_length, rejected_length):
         """Metrics of pairs, [P] each."""
-        right = (chosen > rejected).float()
+        right = wins(chosen - rejected)
         close = (chosen_length - rejected_length).abs() <= 0.1 * chosen_length.maximum(rejected_length)
         longer = (chosen_length > rejected_length) + 0.5 * (chosen_length == rejected_length)
         return {

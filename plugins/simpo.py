@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from zoo.api import Algorithm, Loss, logsigmoid, require
+from zoo.api import Algorithm, Loss, logsigmoid, require, wins
 
 
 class SimPO(Algorithm):
@@ -26,7 +26,8 @@ class SimPO(Algorithm):
         "rewards/chosen": "β·log π(y|x)/|y| of chosen answers.",
         "rewards/rejected": "The same of rejected answers; should fall below rewards/chosen by γ and more.",
         "rewards/margins": "rewards/chosen − rewards/rejected, before γ is taken off.",
-        "rewards/accuracies": "Share of pairs whose margin is above 0; γ is left out here, as in the authors' code.",
+        "rewards/accuracies": "Share of pairs whose margin is above 0, ties counted half; γ is left out here, as in "
+        "the authors' code.",
         "logps/chosen": "log π(y|x)/|y| of chosen answers. It often falls too: then both answers lose probability.",
         "logps/rejected": "The same of rejected answers.",
         "lengths/chosen": "Tokens of chosen answers: where these are longer, length is a rule that could be learned.",
@@ -78,7 +79,7 @@ class SimPO(Algorithm):
             "rewards/chosen": rewards[0],
             "rewards/rejected": rewards[1],
             "rewards/margins": margin,
-            "rewards/accuracies": margin > 0,
+            "rewards/accuracies": wins(margin, config.beta),
             "logps/chosen": chosen.mean(),
             "logps/rejected": rejected.mean(),
             "lengths/chosen": chosen.mask.sum(-1),

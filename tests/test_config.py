@@ -1,14 +1,17 @@
 """Options from several places, each value with its origin, and YAML that means what it looks like."""
 
+import re
 from dataclasses import asdict, dataclass
 from typing import Literal
 
 import pytest
+from tiny_runs import cli
 
 from zoo.algorithm import Algorithm
 from zoo.config import TrainConfig, resolve
 from zoo.errors import PluginError, ZooError
 from zoo.strict_yaml import read_yaml, write_yaml
+from zoo.training.run import resolve_options
 
 
 class Example(Algorithm):
@@ -185,3 +188,40 @@ def test_whatever_is_written_is_read_back_with_its_type(tmp_path, value):
 def test_every_default_of_the_core_survives_a_round_trip(tmp_path):
     write_yaml(tmp_path / "x.yaml", asdict(TrainConfig()))
     assert read_yaml(tmp_path / "x.yaml") == asdict(TrainConfig())
+
+
+# -- no value is a value -------------------------------------------------------------------------------------------
+
+
+def constant(given, origin="keyword argument", between=(), config=None):
+    found = resolve_options("grpo", config, given, origin, between)[0]
+    return found.algorithm.length_constant, found.origin["length_constant"]
+
+
+def test_none_that_is_given_outranks_what_a_variant_sets(tmp_path):
+    """The variant rloo sets length_constant 1."""
+    rloo = {"variant": "rloo"}
+    (tmp_path / "a.yaml").write_text("variant: rloo\nlength_constant: null\n")
+    assert constant(rloo) == (1, "variant rloo")
+    assert constant({**rloo, "length_constant": None}) == (None, "keyword argument")
+    assert constant({**rloo, "length_constant": "none"}, "command line") == (None, "command line")
+    assert constant({}, config=tmp_path / "a.yaml")[0] is None
+    assert constant({}, between=[("recipe x", {**rloo, "length_constant": None})]) == (None, "recipe x")
+    assert constant({"length_constant": 2}, between=[("recipe x", {**rloo, "length_constant": None})])[0] == 2
+
+
+@pytest.mark.parametrize("nothing", [None, "none"])
+def test_no_variant_can_be_asked_for(nothing):
+    assert constant({"variant": nothing}, between=[("recipe x", {"variant": "rloo"})])[0] is None
+
+
+def test_none_for_an_option_that_needs_a_value_is_as_good_as_nothing():
+    assert resolve_options("sft", None, {"lr": None, "seed": 3}, "keyword argument")[0].core.seed == 3
+
+
+def test_the_command_line_gives_only_what_was_typed():
+    """Flags that were left out are None in the program, and no values."""
+    status, out, _ = cli("train", "--algo", "grpo", "--variant", "rloo", "--reward", "length", "--dry-run")
+    assert status == 0 and re.search(r"length_constant +1 ", out)
+    status, out, _ = cli("train", "--algo", "grpo", "--variant", "rloo", "--length-constant", "none", "--dry-run")
+    assert status == 0 and re.search(r"length_constant +None +command line", out)

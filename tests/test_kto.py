@@ -9,8 +9,10 @@ import pytest
 import torch
 from formulas import backward, close, evaluate, measured, metric, options, tensor, together
 from tiny_runs import losses, trainer, write_rows
+from transformers import AutoModelForCausalLM
 
 from zoo.api import Answer, Answers
+from zoo.data.template import ChatTemplate
 from zoo.errors import ZooError
 from zoo.registry import load_algorithm
 from zoo.testing import stand_ins
@@ -101,7 +103,7 @@ def records_of(prompts):
 
 def partners(prompts):
     """For each record the index of the one whose completion it meets."""
-    batch = KTO().collate(records_of([[p] for p in prompts]), None, options(KTO))
+    batch = KTO().collate(records_of([[p] for p in prompts]), 99)
     assert [one.prompt.tolist() for one in batch.mismatched] == [[p] for p in prompts]
     return [int(one.completion[0]) - 100 for one in batch.mismatched]
 
@@ -129,18 +131,43 @@ def test_every_answer_serves_once_unless_one_prompt_has_more_than_half():
     assert partners([5, 5, 5, 1])[:3] == [3, 3, 3]
 
 
-def test_no_mismatched_text_is_longer_than_the_longest_of_the_step():
-    long, short = Answer.of(list(range(50)), [1, 2]), Answer.of([9], list(range(40)), ended=True)
+@pytest.mark.parametrize(("max_length", "lengths"), [(1024, [90, 3]), (90, [90, 3]), (60, [60, 3]), (51, [51, 3])])
+def test_a_mismatched_text_is_cut_at_max_length_whatever_else_is_in_the_step(max_length, lengths):
+    """The prompt of 50 tokens meets the answer of 40, though no text of the step is longer than 52."""
+    long, short = Answer.of(list(range(50)), [1, 2], ended=True), Answer.of([9], list(range(40)), ended=True)
     records = [{"row": i, "completion": one, "label": True} for i, one in enumerate((long, short))]
-    made = KTO().collate(records, None, options(KTO)).mismatched
-    assert [len(one) for one in made] == [52, 3]
-    assert made[0].completion.tolist() == [0, 1]
+    made = KTO().collate(records, max_length).mismatched
+    assert [len(one) for one in made] == lengths
+    assert made[0].completion.tolist() == list(range(40))[: max_length - 50]
+    assert [one.ended for one in made] == [lengths[0] == 90, True], "a text that was cut has no end"
+
+
+def test_the_estimate_of_a_run_is_that_of_the_whole_texts(tmp_path, tiny_folder):
+    """Two rows, a long prompt with a short answer and the other way round; computed by transformers alone."""
+    texts = [("one two three cat dog sun moon here there red", "cat"), ("sun", "dog one two three red blue here")]
+    rows = [{"prompt": prompt, "completion": text, "label": i == 0} for i, (prompt, text) in enumerate(texts)]
+    train = trainer(tmp_path, tiny_folder)
+    moved = train("sft", data=write_rows(tmp_path / "a.jsonl", rows), lr=1e-2, name="moved", score="none")
+    file = write_rows(tmp_path / "b.jsonl", rows)
+    run = train("kto", data=file, reference=str(tiny_folder), model=str(moved.path), max_steps=1, score="none")
+    policy, tokenizer = moved.load()
+    start = AutoModelForCausalLM.from_pretrained(tiny_folder)
+    template = ChatTemplate(tokenizer)
+    answers = [template.answer(prompt, text) for prompt, text in texts]
+    ratios = []
+    for answer, other in zip(answers, reversed(answers), strict=True):
+        ids = torch.cat([answer.prompt, other.completion])[None]
+        logps = [model(ids).logits[0, :-1].log_softmax(-1) for model in (policy, start)]
+        each = torch.stack([one.gather(-1, ids[0, 1:, None])[:, 0] for one in logps])[:, len(answer.prompt) - 1 :]
+        ratios.append((each[0] - each[1])[other.mask].sum())
+    assert run.metrics[0]["kl"] == pytest.approx(float(torch.stack(ratios).mean().detach()), abs=1e-4)
+    assert abs(run.metrics[0]["kl"]) > 0.1
 
 
 @pytest.mark.parametrize("prompts", [[[1]], [[4], [4], [4]]])
 def test_a_step_with_one_prompt_only_has_the_reference_point_0_and_says_so(prompts):
     with pytest.warns(UserWarning, match="answers to one prompt only.*--batch-size"):
-        made = KTO().collate(records_of(prompts), None, options(KTO))
+        made = KTO().collate(records_of(prompts), 99)
     assert [one.prompt.tolist() for one in made.mismatched] == prompts
     assert made.mismatched.lengths.tolist() == [0] * len(prompts)
 
@@ -157,7 +184,7 @@ def test_without_mismatches_nothing_is_counted():
 
 
 def test_the_mismatched_answers_are_those_of_the_batch_in_any_order_the_core_cuts_it():
-    batch = KTO().collate(records_of([[1], [2], [3], [1]]), None, options(KTO))
+    batch = KTO().collate(records_of([[1], [2], [3], [1]]), 99)
     part = batch.select([3, 0])
     assert isinstance(part.mismatched, Answers)
     assert [one.prompt.tolist() for one in part.mismatched] == [[1], [1]]

@@ -14,12 +14,12 @@ from test_resume import assert_same, in_child, installed
 from tiny_runs import demonstrations, differences, run_command, trainer, write_rows
 
 import zoo
+from zoo.data.randomness import seed_everything, seeded
 from zoo.errors import PluginError, ZooError
 from zoo.hookspecs import hookimpl
 from zoo.models import roles
 from zoo.runs import Run
 from zoo.training.experience import packed, unpacked
-from zoo.training.randomness import seed_everything, seeded
 from zoo.training.rollouts import Rollouts
 from zoo.training.seen import Seen
 from zoo.types import Answer, Answers, Batch, Ragged
@@ -63,7 +63,7 @@ def test_a_rollout_serves_its_steps_and_says_what_it_saw(train):
 
 
 def test_the_plan_names_what_the_first_rollout_really_has(train, capsys):
-    train(epochs=0.4, max_steps=1, quiet=False)
+    train(epochs=0.4, max_steps=4, quiet=False)
     said = " ".join("".join(capsys.readouterr()).split())
     assert "A rollout has 2 prompts with 2 answers each" in said
     assert "steps of 4 " in said

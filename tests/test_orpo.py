@@ -51,7 +51,7 @@ def test_odds_are_of_the_mean_a_token_and_not_of_the_whole_answer(vectors):
     assert (loss.metrics["log_odds"] - tensor(case["expected"]["WRONG_log_odds_sum"])).abs().max() > 1
 
 
-@pytest.mark.parametrize("p", [-1e-6, -1e-3, -0.3, -math.log(2), -0.7, -5.0, -40.0])
+@pytest.mark.parametrize("p", [-1e-30, -1e-12, -1e-8, -1e-6, -1e-3, -0.3, -math.log(2), -0.7, -5.0, -40.0])
 @pytest.mark.parametrize(("kind", "relative"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
 def test_the_log_odds_are_exact_near_certainty_and_far_from_it(p, kind, relative):
     """Against 60 decimal digits: log1p(−exp p) alone has lost most of its own by −1e-6."""
@@ -63,10 +63,22 @@ def test_the_log_odds_are_exact_near_certainty_and_far_from_it(p, kind, relative
     assert float(loss.metrics["log_odds"]) == pytest.approx(float(odds[0] - odds[1]), rel=relative)
 
 
+@pytest.mark.parametrize("p", [-1e-20, -1e-8, -1e-7, -0.5, -3.0])
+def test_near_certainty_the_slope_of_the_log_odds_is_that_of_the_formula(p):
+    """d log odds / dp = 1 / (1 − exp p), 1e8 at −1e-8; in the loss times −λ σ(−log odds), beside the likelihood."""
+    chosen = torch.tensor([p], requires_grad=True)
+    loss = evaluate(ORPO(), {"chosen": chosen, "rejected": torch.tensor([-1.0])})
+    loss.numerator.backward()
+    with decimal.localcontext(prec=60):
+        odds, other = (x.exp() / (1 - x.exp()) for x in (decimal.Decimal(float(chosen)), decimal.Decimal(-1)))
+        slope = -1 - float(other / (odds + other) / (1 - decimal.Decimal(float(chosen)).exp())) / 10
+    assert float(chosen.grad) == pytest.approx(slope, rel=1e-5)
+
+
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64])
 def test_certain_and_impossible_answers_stay_finite_in_value_and_gradient(kind):
-    chosen = torch.tensor([0.0, -1e4, -1e-9, 0.0], dtype=kind, requires_grad=True)
-    rejected = torch.tensor([-1e4, 0.0, -1e-9, 0.0], dtype=kind, requires_grad=True)
+    chosen = torch.tensor([0.0, -1e4, -1e-9, 0.0, -1e-30, -1.0], dtype=kind, requires_grad=True)
+    rejected = torch.tensor([-1e4, 0.0, -1e-9, 0.0, -1.0, -1e-30], dtype=kind, requires_grad=True)
     loss = evaluate(ORPO(), {"chosen": chosen, "rejected": rejected})
     loss.numerator.backward()
     assert loss.values.isfinite().all() and chosen.grad.isfinite().all() and rejected.grad.isfinite().all()

@@ -303,7 +303,7 @@ def call_loss(plugins):
 
 def test_the_methods_of_the_chosen_algorithm_are_the_hooks_and_take_only_the_arguments_they_want():
     assert call_loss(registry.manager(Good())) == "own loss"
-    assert registry.manager(Good()).hook.collate(records=[], tokenizer=None, config=None) is None
+    assert registry.manager(Good()).hook.collate(records=[], tokenizer=None, config=None, max_length=1) is None
 
 
 def test_another_plugin_may_wrap_the_loss():

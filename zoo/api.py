@@ -13,7 +13,7 @@ from zoo.algorithm import Algorithm
 from zoo.data.encode import default_collate
 from zoo.data.load import load_records
 from zoo.data.sources.named import DataSource
-from zoo.errors import ZooError
+from zoo.errors import NoSuchSplit, ZooError
 from zoo.evals import Eval, Score, Subject, mean_score, share_score
 from zoo.evals.refusals import refusal_of
 from zoo.groups import flat_groups, group_advantages, sample_groups, step_advantages, step_rewards
@@ -32,6 +32,7 @@ from zoo.rl import (
     whiten,
 )
 from zoo.rollout.engine import Engine, EngineSetup, Sampling
+from zoo.ties import wins
 from zoo.types import Answer, Answers, Batch, Loss, Ragged, TokenLogps
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "EngineSetup",
     "Eval",
     "Loss",
+    "NoSuchSplit",
     "Principle",
     "Ragged",
     "Sampling",
@@ -74,4 +76,5 @@ __all__ = [
     "to_go",
     "variance",
     "whiten",
+    "wins",
 ]

@@ -329,8 +329,8 @@ def _variant(
     algo: str, cls: type[Algorithm], layers: Sequence[tuple[str, Mapping[str, Any]]]
 ) -> list[tuple[str, Mapping[str, Any]]]:
     """The preset that was asked for, as a layer. Raises ZooError for one that does not exist."""
-    name = next((given["variant"] for _, given in reversed(layers) if given.get("variant") is not None), None)
-    if name is None:
+    name = next((given["variant"] for _, given in reversed(layers) if "variant" in given), None)
+    if name in (None, "none"):
         return []
     if name not in cls.variants:
         hint = f"It has: {', '.join(cls.variants)}." if cls.variants else "It has none; leave --variant out."

@@ -23,12 +23,22 @@ class ZooError(Exception):
         return f"{self.message}\n{self.hint}" if self.hint else self.message
 
 
+class NoSuchSplit(ZooError):
+    """A source of data has no split of this name."""
+
+
 class PluginError(ZooError):
     """A plugin's own fault: names the plugin, its version, and what it did."""
 
 
 class TrainingStopped(ZooError):
     """Training cannot go on (non-finite numbers, a full disk): exit status 1, the run stays resumable."""
+
+    exit_status = 1
+
+
+class TrainingFailed(ZooError):
+    """A run came to its end and has trained nothing: exit status 1, and going on with it would change nothing."""
 
     exit_status = 1
 

@@ -63,10 +63,11 @@ def prepare(records: list, models: Any, config: Any) -> Any:
 
 
 @hookspec(firstresult=True)
-def collate(records: list, tokenizer: Any, config: Any) -> Any:
+def collate(records: list, tokenizer: Any, config: Any, max_length: int) -> Any:
     """Per optimizer step: the step's encoded records → `Batch`. The default follows the algorithm's data kind.
 
-    The records are those of all processes, each of which then takes its share of the batch.
+    The records are those of all processes, each of which then takes its share of the batch. max_length: tokens that no
+    text of the run exceeds, for texts that are made here.
     """
 
 

@@ -74,7 +74,7 @@ class Run:
 
     @property
     def status(self) -> str:
-        """finished, stopped (resumable) or unfinished."""
+        """finished, failed (nothing was trained), stopped (resumable) or unfinished."""
         return str(self.summary.get("status", "unfinished"))
 
     def load(self) -> tuple[Any, Any]:
@@ -139,9 +139,10 @@ def check_name(out: str, name: str | None) -> None:
         return
     go_on = ""
     if (taken.path / "run.yaml").is_file():
-        done = taken.status == "finished"
-        go_on = f" It is finished; train on from it with --model {taken.typed}." if done else ""
-        go_on = go_on or f" It is not finished; go on with it: zoo resume {taken.typed}"
+        go_on = {
+            "finished": f" It is finished; train on from it with --model {taken.typed}.",
+            "failed": " It has failed; remove it to make it again.",
+        }.get(taken.status, f" It is not finished; go on with it: zoo resume {taken.typed}")
     raise ZooError(f"There already is a run {taken.path}.", f"Choose another --name.{go_on}")
 
 

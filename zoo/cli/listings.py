@@ -169,6 +169,8 @@ def _show_run(run: Any) -> None:
     from zoo.config import TrainConfig
 
     console = Console()
+    if "reason" in run.summary:
+        console.print(f"  {escape(run.summary['reason'])} {escape(run.summary.get('hint', ''))}", soft_wrap=True)
     defaults = {"algo": run.config.get("algo"), **asdict(TrainConfig())}
     own = {name: value for name, value in run.config.items() if name not in defaults or value != defaults[name]}
     for name, value in own.items():

@@ -107,6 +107,7 @@ def _command(algorithm_options: list[Option], defaults: Mapping[str, Any]) -> An
         """
         algo, config, dry_run = given.pop("algo"), given.pop("config"), given.pop("dry_run")
         recipe, stage, laptop = given.pop("recipe"), given.pop("stage"), given.pop("laptop")
+        given = {name: value for name, value in given.items() if value is not None}
         between = _from_recipe(recipe, stage, laptop, {**given, "algo": algo, "config": config})
         from zoo.training.run import execute, resolve_options
 

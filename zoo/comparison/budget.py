@@ -73,7 +73,9 @@ class Planner:
         self.plugins = registry.manager(self.algorithm)
         self.config = resolved.algorithm
         self.data = load_data(resolved.core, cls.kinds(), template, self.plugins, lambda text: None)
-        self.collate = make_collate(self.plugins.hook, template.tokenizer, self.config)
+        self.collate = make_collate(
+            self.plugins.hook, template.tokenizer, self.config, resolved.core.max_length
+        )  # fmt: skip
         self.policy = CountingScorer()
         roles = {role: CountingScorer() for role in self.algorithm.roles(self.config)}
         self.models = Models(**{**roles, "policy": self.policy})

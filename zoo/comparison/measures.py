@@ -21,6 +21,7 @@ from zoo.evals.chosen import Chosen
 from zoo.evals.divergence import answer_divergences
 from zoo.registry import PluginManager
 from zoo.rollout.engine import Sampling
+from zoo.ties import won
 from zoo.training.datasets import load_data
 
 EXPLAINED = {
@@ -164,12 +165,12 @@ def _pair_scores(
     pairs: list[tuple[_Logps, _Logps]], start: list[tuple[float, float]] | None
 ) -> dict[str, Score]:  # fmt: skip
     found = {
-        "plain_accuracy": share_score("plain_accuracy", sum(c.mean > r.mean for c, r in pairs), len(pairs)),
+        "plain_accuracy": share_score("plain_accuracy", sum(won(c.mean - r.mean) for c, r in pairs), len(pairs)),
         "chosen_logps": mean_score("chosen_logps", [chosen.sum for chosen, _ in pairs]),
         "rejected_logps": mean_score("rejected_logps", [rejected.sum for _, rejected in pairs]),
     }
     if start is not None:
-        gained = [(c.sum - old[0]) > (r.sum - old[1]) for (c, r), old in zip(pairs, start, strict=True)]
+        gained = [won((c.sum - old[0]) - (r.sum - old[1])) for (c, r), old in zip(pairs, start, strict=True)]
         found["preference_accuracy"] = share_score("preference_accuracy", sum(gained), len(pairs))
     return found
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.data.randomness import seeded
 from zoo.errors import ZooError
 from zoo.types import Answer, Answers, Batch
 
@@ -107,12 +108,14 @@ class StepLoader:
         """This process's share of one step.
 
         The whole step is collated before it is dealt out, so that what a collation computes across examples is the
-        same on any number of processes.
+        same on any number of processes. What it draws depends on the seed and the step, for the same reason.
         """
         chosen = [self.records[i] for i in self.indices(step)]
         if self._later is not None and step >= self._later.begin:
             chosen = self._mixed(step, self._later)
-        return share_of(self.collate(chosen), self.rank, self.processes)
+        with seeded(self.seed * 1_000_003 + step):
+            collated = self.collate(chosen)
+        return share_of(collated, self.rank, self.processes)
 
     def indices(self, step: int) -> list[int]:
         """The records of one step, over all processes, each epoch in an order of its own."""

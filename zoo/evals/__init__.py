@@ -154,7 +154,7 @@ def student(freedom: int) -> float:
     )
 
 
-def share_score(name: str, hits: int, n: int, **rest: Any) -> Score:
+def share_score(name: str, hits: float, n: int, **rest: Any) -> Score:
     """A share with its 95 % Wilson interval."""
     if n == 0:
         return Score(name, 0.0, 0, 0.0, 1.0, **rest)

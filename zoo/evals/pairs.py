@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from zoo.ties import won
+
 SAME_LENGTH = 0.1
 """Answers are of one length when they differ by at most this share of the longer one, in tokens."""
 BINS = 10
@@ -24,8 +26,9 @@ class Pair:
     rejected_length: int
 
     @property
-    def right(self) -> bool:
-        return self.chosen > self.rejected
+    def right(self) -> float:
+        """1 where they are ordered right, ½ for a tie, 0."""
+        return won(self.margin)
 
     @property
     def margin(self) -> float:
@@ -41,11 +44,14 @@ class Pair:
         return (self.chosen_length - self.rejected_length) / max(1, self.chosen_length, self.rejected_length)
 
     def as_sample(self, prompt: Any, chosen: Any, rejected: Any) -> dict[str, Any]:
-        """A pair to read; its score is 1 where it is ordered right. chosen, rejected: strings or conversations."""
+        """A pair to read; its score is 1 where it is ordered right, ½ for a tie.
+
+        chosen, rejected: strings or conversations.
+        """
         texts = [value if isinstance(value, str) else value[-1]["content"] for value in (chosen, rejected)]
         answer = f"{self.chosen:+.2f} for the better “{texts[0]}”, {self.rejected:+.2f} for “{texts[1]}”"
         return {
-            "prompt": prompt, "answer": answer, "score": float(self.right), "chosen_score": self.chosen,
+            "prompt": prompt, "answer": answer, "score": self.right, "chosen_score": self.chosen,
             "rejected_score": self.rejected, "chosen_length": self.chosen_length,
             "rejected_length": self.rejected_length,
         }  # fmt: skip
@@ -63,12 +69,12 @@ class Pair:
         return Pair(*(sample[name] for name in fields)) if all(name in sample for name in fields) else None
 
 
-def certainty_bins(margins: Sequence[float]) -> list[tuple[float, int, int]]:
+def certainty_bins(margins: Sequence[float]) -> list[tuple[float, float, int]]:
     """(mean certainty, right ones, n) over ten bins of σ(|margin|), between ½ and 1; empty bins are left out."""
-    bins: dict[int, list[tuple[float, bool]]] = {}
+    bins: dict[int, list[tuple[float, float]]] = {}
     for margin in margins:
         certainty = 1 / (1 + math.exp(-min(abs(margin), 700.0)))
-        bins.setdefault(min(BINS - 1, int((certainty - 0.5) * 2 * BINS)), []).append((certainty, margin > 0))
+        bins.setdefault(min(BINS - 1, int((certainty - 0.5) * 2 * BINS)), []).append((certainty, won(margin)))
     return [
         (sum(certainty for certainty, _ in found) / len(found), sum(right for _, right in found), len(found))
         for _, found in sorted(bins.items())

@@ -13,6 +13,7 @@ from zoo.evals import Score, Subject, mean_score, share_score
 from zoo.evals.pairs import Pair, calibration_error, correlation
 from zoo.models.precision import autocast
 from zoo.models.scalar import score_many, unit_of
+from zoo.ties import won
 from zoo.types import Answer
 
 ZEROS = ("wrong", "right", "skip")
@@ -66,19 +67,20 @@ def step_eval(name: str, subject: Subject, records: list[dict[str, Any]], zero: 
     with autocast(subject.precision, next(subject.model.parameters()).device):
         scored = score_many(subject.model, answers, at=ends, progress=subject.progress)
     shares: list[float] = []
-    hits: dict[bool, list[bool]] = {True: [], False: []}
+    hits: dict[bool, list[float]] = {True: [], False: []}
     for record, scores in zip(found, scored, strict=True):
         judged = _judged_steps(record["labels"], scores, zero)
         if judged:
-            shares.append(sum((score > 0) is right for right, score in judged) / len(judged))
+            shares.append(sum(won(score if right else -score) for right, score in judged) / len(judged))
         for right, score in judged:
-            hits[right].append((score > 0) is right)
+            hits[right].append(won(score if right else -score))
     details: dict[str, Any] = {"steps": sum(map(len, hits.values()))}
     for right, word in ((True, "right"), (False, "wrong")):
         details[f"{word}_steps"] = len(hits[right])
         details[f"accuracy_of_{word}"] = round(sum(hits[right]) / len(hits[right]), 3) if hits[right] else None
     # Of finding wrong steps: most steps are right, so that accuracy flatters a model that calls all of them so.
-    found_wrong, missed, false = sum(hits[False]), hits[False].count(False), hits[True].count(False)
+    found_wrong = sum(hits[False])
+    missed, false = len(hits[False]) - found_wrong, len(hits[True]) - sum(hits[True])
     details["f1_of_wrong"] = round(2 * found_wrong / (2 * found_wrong + missed + false), 3) if hits[False] else None
     return mean_score(name, shares, (0.0, 1.0), details=details)
 
@@ -157,7 +159,7 @@ def by_margin(pairs: Sequence[Pair], margins: Sequence[float | None]) -> dict[st
     if len(set(sizes)) < 2:
         return {}
     largest_small = min(sizes[(len(sizes) - 1) // 2], max(size for size in sizes if size < sizes[-1]))
-    found: dict[str, list[bool]] = {"small_margin_accuracy": [], "large_margin_accuracy": []}
+    found: dict[str, list[float]] = {"small_margin_accuracy": [], "large_margin_accuracy": []}
     for margin, right in known:
         found["small_margin_accuracy" if margin <= largest_small else "large_margin_accuracy"].append(right)
     return {name: round(sum(hits) / len(hits), 3) for name, hits in found.items()}

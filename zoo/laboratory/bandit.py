@@ -11,7 +11,7 @@ import math
 from typing import Any
 
 from zoo.algorithm import Algorithm
-from zoo.errors import ZooError
+from zoo.errors import NoSuchSplit, ZooError
 from zoo.evals import Eval, Score, Subject, mean_score
 from zoo.evals.answers import score_all
 from zoo.laboratory.worlds import World
@@ -24,7 +24,7 @@ def rows(split: str, kind: str, rows: int = 64, seed: int = 0) -> list[dict[str,
     if kind != "preference":
         raise ZooError(f"The bandit has pairs only, no data of kind '{kind}'.", "Train with an algorithm for pairs.")
     if split != "train":
-        raise ZooError(f"The bandit has no split '{split}': all its pairs are alike.", "Leave the split out.")
+        raise NoSuchSplit(f"The bandit has no split '{split}': all its pairs are alike.", "Leave the split out.")
     pair = {"prompt": QUESTION, "chosen": ANSWERS[0], "rejected": ANSWERS[1]}
     return [{**pair, "number": number} for number in range(rows)]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from zoo.errors import ZooError, nearest
+from zoo.errors import NoSuchSplit, ZooError, nearest
 from zoo.laboratory.gold import BAD, PLAIN, TOPICS, answer, counts, raw_worth
 
 Row = dict[str, Any]
@@ -32,7 +32,7 @@ def rows(
     compared.
     """
     if split not in ("train", "heldout"):
-        raise ZooError(f"The gold world has no split '{split}'.", "There are: train, heldout.")
+        raise NoSuchSplit(f"The gold world has no split '{split}'.", "There are: train, heldout.")
     if kind not in KINDS:
         raise ZooError(
             f"The gold world has no data of kind '{kind}'.{nearest(kind, KINDS)}", f"There are: {', '.join(KINDS)}."

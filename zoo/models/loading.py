@@ -16,6 +16,7 @@ from zoo.libraries import adapters, hub, pretrained
 from zoo.libraries.architecture import silence_dropout
 from zoo.models.default import NAME, cache_folder, convert_gguf, default_model, is_unpacked
 from zoo.registry import contributions, manager
+from zoo.runs import Run
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
 PICKLED_ENDINGS = (".bin", ".pt", ".pth", ".ckpt")
@@ -137,6 +138,8 @@ def _hub_source(name: str, say: Any) -> Source:
 
 def _finished_run(run: Path) -> Path:
     if not (run / "model" / "config.json").is_file() and not (run / "model" / "adapter_config.json").is_file():
+        if (found := Run(run)).status == "failed":
+            raise ZooError(f"The run {run} has failed, so it has no model.", str(found.summary.get("reason", "")))
         raise ZooError(f"The run {run} has no model yet.", f"Finish it first: zoo resume {run}")
     return run / "model"
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from zoo.data.randomness import seed_everything
 from zoo.evals import Eval, Score
 from zoo.evals.chosen import choose
 from zoo.recipes.graph import Job
@@ -14,7 +15,6 @@ from zoo.recipes.schema import MEASURED, Stage
 from zoo.report.series import Series, start_and_end
 from zoo.runs import Run
 from zoo.spelling import parse
-from zoo.training.randomness import seed_everything
 from zoo.training.report import write_samples
 from zoo.training.subject import load_subject
 

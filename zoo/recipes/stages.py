@@ -16,6 +16,7 @@ from rich.console import Console
 
 from zoo import registry
 from zoo.config import Resolved, resolve
+from zoo.data.randomness import seed_everything
 from zoo.data.sources.named import data_defaults
 from zoo.models.loading import resolve_model
 from zoo.models.scorer import head_of
@@ -30,7 +31,6 @@ from zoo.spelling import parse
 from zoo.training.checks import check_values
 from zoo.training.labelling import LabelOptions, label_data
 from zoo.training.progress import counter
-from zoo.training.randomness import seed_everything
 from zoo.training.run import execute
 
 Where = Callable[[Stage, str], str]

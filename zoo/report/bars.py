@@ -67,7 +67,7 @@ def _span(low: float, high: float) -> str:
 
 
 def shares(
-    title: str, cases: Mapping[str, tuple[int, int]], x_label: str, note: str = "", chance: float | None = None
+    title: str, cases: Mapping[str, tuple[float, int]], x_label: str, note: str = "", chance: float | None = None
 ) -> Plot | None:
     """A bar per name for (hits, n), with its 95 % Wilson interval; `chance` is a line across. None without cases."""
     known = {name: share_score(name, hits, n) for name, (hits, n) in cases.items() if n}
@@ -108,7 +108,7 @@ def grouped(title: str, sides: Mapping[str, Mapping[str, float]], x_label: str, 
     return Plot(title, {"": axes.svg(title)}, ["series", x_label, "share"], rows, shades, note)
 
 
-def reliability(title: str, bins: Sequence[tuple[float, int, int]], note: str = "") -> Plot | None:
+def reliability(title: str, bins: Sequence[tuple[float, float, int]], note: str = "") -> Plot | None:
     """Calibration: (mean certainty, hits, n) of each bin against the share that was right, and the diagonal."""
     known = [(certainty, share_score("", hits, n)) for certainty, hits, n in bins if n]
     if not known:

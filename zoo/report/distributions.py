@@ -63,7 +63,7 @@ def _of_pairs(name: str, pairs: Sequence[Pair], rewards: bool) -> Iterable[Plot 
     yield scatter(f"{name}: score against length", points, "tokens", "score", note, labelled=False)
 
 
-def _right(pairs: Sequence[Pair]) -> tuple[int, int]:
+def _right(pairs: Sequence[Pair]) -> tuple[float, int]:
     return sum(pair.right for pair in pairs), len(pairs)
 
 

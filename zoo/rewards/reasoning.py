@@ -11,7 +11,7 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from zoo.errors import ZooError, nearest
+from zoo.errors import NoSuchSplit, ZooError, nearest
 from zoo.rewards.arithmetic import verified
 from zoo.rewards.maths import needs
 from zoo.rewards.missing import Missing
@@ -28,7 +28,7 @@ def questions(split: str, kind: str, tasks: str = "") -> list[dict[str, Any]]:
 
     names = [name for name in tasks.split("+") if name]
     if split not in ROWS:
-        raise ZooError(f"reasoning-gym has no split '{split}'.{nearest(split, ROWS)}", f"It has: {', '.join(ROWS)}.")
+        raise NoSuchSplit(f"reasoning-gym has no split '{split}'.{nearest(split, ROWS)}", f"It has: {', '.join(ROWS)}.")
     unknown = [name for name in names if name not in DATASETS]
     if unknown or not names:
         missing = f"no task '{unknown[0]}'.{nearest(unknown[0], DATASETS)}" if unknown else "many tasks: name one."

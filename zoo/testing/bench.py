@@ -145,7 +145,8 @@ class Bench:
             return share_of(part, rank, processes)
         records = self.records(stage, options)
         chosen = records if only is None else [records[i] for i in only]
-        collate = make_collate(stage.hook, template().tokenizer, stage.config)
+        longest = self.resolved(options).core.max_length
+        collate = make_collate(stage.hook, template().tokenizer, stage.config, longest)
         loader = StepLoader(chosen, collate, batch_size=len(chosen), shuffle=False, rank=rank, processes=processes)
         return loader.batch(0)
 

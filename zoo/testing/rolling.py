@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from zoo.config import TrainConfig
+from zoo.data.randomness import restore_rng, rng_state, seed_everything
 from zoo.data.template import ChatTemplate
 from zoo.registry import PluginManager, manager
 from zoo.rewards.reward import Scored
 from zoo.testing.steps import Failed, Stage
 from zoo.testing.tiny import tiny_reward
 from zoo.training import online
-from zoo.training.randomness import restore_rng, rng_state, seed_everything
 from zoo.training.rollouts import Rollouts
 from zoo.types import Answer, Answers, Batch
 

@@ -123,8 +123,8 @@ class Suite:
         return result
 
     def _tried(self, name: str) -> Result:
+        from zoo.data.randomness import restore_rng, rng_state
         from zoo.testing.steps import Failed, NotApplicable
-        from zoo.training.randomness import restore_rng, rng_state
 
         before = rng_state()
         try:

@@ -18,6 +18,7 @@ from zoo.data.template import ChatTemplate
 from zoo.errors import PluginError, ZooError
 from zoo.evals.chosen import choose
 from zoo.libraries.architecture import ending_ids
+from zoo.libraries.cluster import find_place
 from zoo.libraries.reliance import require
 from zoo.models.loading import load_tokenizer
 from zoo.models.precision import autocast, choose_precision, rounding_tolerance
@@ -53,9 +54,9 @@ class Assembly:
         self.resolved, self.core, self.algorithm = resolved, resolved.core, algorithm
         self.plugins, self.console = plugins, console
         self.resumed, self.data_change = resumed, data_change
-        self.rank = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
+        self.place = find_place(self.core.devices, self.core.num_nodes)
+        self.rank, self.processes = self.place.rank, self.place.processes
         self.main = self.rank == 0
-        self.processes = self.core.devices * self.core.num_nodes
         self.module: PostTraining | None = None
 
     def say(self, text: str) -> None:
@@ -68,7 +69,7 @@ class Assembly:
         for library in ("torch", "transformers", "lightning"):
             require(library)
         self.accelerator = choose_accelerator(core.accelerator)
-        local = int(os.environ.get("LOCAL_RANK", "0"))
+        local = self.place.local_rank
         self.device = torch.device("cuda", local) if self.accelerator == "cuda" else torch.device(self.accelerator)
         self.precision, reason = choose_precision(core.precision, self.accelerator)
         self.evals = choose(self._scores(), registry.contributions(self.plugins, "evals"), self.algorithm.head)
@@ -176,7 +177,7 @@ class Assembly:
         core = self.core
         if self.rollouts is not None:
             return online.make_experience(records, self.rollouts, core, self.rank, self.processes)
-        collate = make_collate(self.plugins.hook, self.tokenizer, self.resolved.algorithm)
+        collate = make_collate(self.plugins.hook, self.tokenizer, self.resolved.algorithm, core.max_length)
         return make_loader(core, self.data, records, collate, self.rank, self.processes)
 
     def _prepared(self, models: Any) -> list[dict[str, Any]]:

@@ -13,8 +13,9 @@ from zoo.data.encode import Encoded, default_collate, encode
 from zoo.data.formats import parse_columns
 from zoo.data.load import DataSet, judge, load, split_by_prompt
 from zoo.data.loader import StepLoader, answers_among, record_tokens
+from zoo.data.sources.named import WITH_SPLIT, parts_of
 from zoo.data.template import ChatTemplate
-from zoo.errors import ZooError
+from zoo.errors import NoSuchSplit, ZooError
 from zoo.registry import PluginManager, contributions
 from zoo.training.schedule import decay_begin
 from zoo.types import Answer, Batch
@@ -50,7 +51,7 @@ def load_data(
         "limit": core.limit,
     }  # fmt: skip
     train = load(core.data, kinds, split=core.split, **options)
-    held_out = _held_out(core, train.kind, train, options)
+    held_out, why_none = _held_out(core, train.kind, train, options)
     for line in train.report.lines():
         say(line)
     encoding: dict[str, Any] = {"max_length": core.max_length, "long_rows": core.long_rows}
@@ -70,8 +71,7 @@ def load_data(
         for line in [*later.report.lines(), *decay.lines()]:
             say(line)
     count = len(encoded_held_out) if encoded_held_out else 0
-    few = f" of fewer than {FEWEST} records" if held_out is None and _shares(core, options) else ""
-    say(f"Held out for validation: {count:,} records." if count else f"Nothing is held out{few}: no validation.")
+    say(f"Held out for validation: {count:,} records." if count else f"Nothing is held out{why_none}: no validation.")
     return Data(encoded, encoded_held_out, facts, decay)
 
 
@@ -101,35 +101,49 @@ def _facts(data: DataSet, encoded: Encoded) -> dict[str, Any]:
     }
 
 
-def _held_out(core: TrainConfig, kind: str, train: DataSet, options: dict[str, Any]) -> DataSet | None:
-    """The data named, else the source's own held-out split, else a share of the prompts taken out of `train`."""
+def _held_out(core: TrainConfig, kind: str, train: DataSet, options: dict[str, Any]) -> tuple[DataSet | None, str]:
+    """The data named, else the source's own held-out split, else a share of the prompts taken out of `train`.
+
+    Where it is none, the text says why.
+    """
     if core.eval_data:
-        return load(core.eval_data, kind, split=core.split, **options)
+        return load(core.eval_data, kind, split=core.split, **options), ""
     if not core.eval_fraction:
-        return None
+        return None, ""
     if not _shares(core, options):
-        try:
-            return load(core.data, kind, split="heldout", **options)
-        except ZooError:
-            return None
+        return _own_split(core, kind, options)
     if len(train) < FEWEST:
-        return None
+        return None, f" of fewer than {FEWEST} records"
     # The same prompts whatever the seed: runs of several seeds are then validated on the same rows.
     train.records, rest = split_by_prompt(train.records, core.eval_fraction, 0)
-    return DataSet(train.name, train.kind, train.source_kind, rest, train.fingerprint, train.format, train.report)
+    return DataSet(train.name, train.kind, train.source_kind, rest, train.fingerprint, train.format, train.report), ""
+
+
+def _own_split(core: TrainConfig, kind: str, options: dict[str, Any]) -> tuple[DataSet | None, str]:
+    """The held-out rows that a source brings. Raises ZooError where they are there and cannot be used."""
+    try:
+        return load(core.data, kind, split="heldout", **options), ""
+    except NoSuchSplit as error:
+        return None, f" ({error.message.rstrip('.')})"
+    except ZooError as error:
+        raise ZooError(
+            f"The held-out rows that {core.data} brings cannot be used: {error.message}",
+            f"{error.hint} Or name others with --eval-data, or train without validation: --eval-fraction 0.".strip(),
+        ) from error
 
 
 def _shares(core: TrainConfig, options: dict[str, Any]) -> bool:
     """Whether what is held out is a share of the data itself; a source of its own brings a split for it."""
-    named = core.data.split(":")[0] in options["named_sources"] and core.split == "train"
-    return bool(core.eval_fraction) and not core.eval_data and not named
+    named = parts_of(core.data)[0] in options["named_sources"]
+    whole = core.split == "train" and not WITH_SPLIT.fullmatch(core.data)
+    return bool(core.eval_fraction) and not core.eval_data and not (named and whole)
 
 
-def make_collate(hook: Any, tokenizer: Any, config: Any) -> Callable[[list[dict[str, Any]]], Batch]:
+def make_collate(hook: Any, tokenizer: Any, config: Any, max_length: int) -> Callable[[list[dict[str, Any]]], Batch]:
     """The algorithm's collation, or the default of its data kind."""
 
     def collate(records: list[dict[str, Any]]) -> Batch:
-        batch = hook.collate(records=records, tokenizer=tokenizer, config=config)
+        batch = hook.collate(records=records, tokenizer=tokenizer, config=config, max_length=max_length)
         return default_collate(records) if batch is None else batch
 
     return collate

@@ -21,8 +21,10 @@ def choose_accelerator(wanted: str) -> str:
     names = {"gpu": "cuda", "cuda": "cuda", "cpu": "cpu", "mps": "mps"}
     if wanted not in names:
         raise ZooError(f"--accelerator {wanted} is not known.", f"Choose one of auto, {', '.join(names)}.")
-    if names[wanted] == "cuda" and not torch.cuda.is_available():
-        raise ZooError("--accelerator gpu: torch sees no GPU here.", "Use --accelerator auto.")
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if not there[names[wanted]]:
+        what = "GPU" if wanted != "mps" else "MPS device"
+        raise ZooError(f"--accelerator {wanted}: torch sees no {what} here.", "Use --accelerator auto.")
     return names[wanted]
 
 

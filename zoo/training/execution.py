@@ -15,7 +15,8 @@ from rich.console import Console
 
 from zoo import registry
 from zoo.config import Resolved
-from zoo.errors import TrainingStopped, ZooError
+from zoo.data.randomness import seed_everything
+from zoo.errors import TrainingFailed, TrainingStopped, ZooError
 from zoo.evals import Subject
 from zoo.models.precision import autocast
 from zoo.runs import Run, check_name, create_run
@@ -23,9 +24,9 @@ from zoo.training import report
 from zoo.training.assembly import Assembly
 from zoo.training.fitting import Fitting
 from zoo.training.listeners import Listeners, spoken_warnings
+from zoo.training.module import PostTraining
 from zoo.training.policy import export_model, name_base
 from zoo.training.progress import counter
-from zoo.training.randomness import seed_everything
 from zoo.training.roles import frozen
 from zoo.training.signals import Signals, Stopped, signal_name
 from zoo.training.sums import leave_processes
@@ -71,6 +72,7 @@ class Execution:
     def _stages(self, held: contextlib.ExitStack) -> Run:
         if self.resumed and self.main:
             held.enter_context(self.resumed.alone())
+            refuse_failed(self.resumed)
         elif self.main:
             check_name(self.core.out, self.core.name)
         held.enter_context(spoken_warnings(self.algorithm, self.say))
@@ -159,6 +161,9 @@ class Execution:
         of, module = self.assembly, self.assembly.module
         assert module is not None
         best = self.run.path / "best.safetensors"
+        if module.skipped_steps == module.steps_done:
+            best.unlink(missing_ok=True)
+            raise self._failed(module)
         if best.is_file():
             from safetensors.torch import load_file
 
@@ -173,14 +178,7 @@ class Execution:
         after = self.score("after")
         summary = {
             "status": "finished",
-            "algo": self.resolved.algo,
-            "head": self.algorithm.head,
-            "model": self.core.model,
-            "data": self.core.data,
-            "steps": module.steps_done,
-            "skipped_steps": module.skipped_steps,
-            **({"unrewarded_rollouts": of.rollouts.unrewarded.count} if of.rollouts is not None else {}),
-            "num_tokens": module.tokens_seen,
+            **self._facts(module),
             "before": {**_numbers(before), **self.recorder.first},
             "after": {**_numbers(after), **self.recorder.last},
             "scores": {"before": before, "after": after},
@@ -193,6 +191,19 @@ class Execution:
         self._tell("run_end", metrics=module.step_metrics)
         report.closing_panel(self.console, self.run, summary)
         return self.run
+
+    def _facts(self, module: PostTraining) -> dict[str, Any]:
+        rollouts = self.assembly.rollouts
+        return {
+            "algo": self.resolved.algo,
+            "head": self.algorithm.head,
+            "model": self.core.model,
+            "data": self.core.data,
+            "steps": module.steps_done,
+            "skipped_steps": module.skipped_steps,
+            **({"unrewarded_rollouts": rollouts.unrewarded.count} if rollouts is not None else {}),
+            "num_tokens": module.tokens_seen,
+        }
 
     def _last_word(self) -> None:
         """The algorithm's `finish`, on the weights that go into model/."""
@@ -233,6 +244,25 @@ class Execution:
         stopped.exit_status = 128 + number
         return stopped
 
+    def _failed(self, module: PostTraining) -> TrainingFailed:
+        """Every step was skipped: the weights are those of the start, and nothing is written of them."""
+        steps = "The only step was" if module.steps_done == 1 else f"All {module.steps_done} steps were"
+        why = "the loss or its gradient was no finite number"
+        if not module.bad_steps:
+            why = "there was nothing to learn: no trained token, or ties, labels or rewards that are equal or missing"
+        look = f"`zoo data {self.core.data}`" if self.assembly.rollouts is None else f"{self.run.path}/samples.jsonl"
+        more = ", lower --lr, or use --precision 32-true" if module.bad_steps else ""
+        failed = TrainingFailed(
+            f"The run {self.run.name} has failed. {steps} skipped, because {why}.",
+            f"Look at {'the rows in' if self.assembly.rollouts is None else 'the rewards in'} {look}{more}.",
+        )
+        summary = {"status": "failed", **self._facts(module), "reason": failed.message, "hint": failed.hint}
+        self.run.write_json("timing.json", module.timing.summary())
+        self.run.write_json("summary.json", summary)
+        if not self.core.keep_checkpoints:
+            shutil.rmtree(self.run.checkpoints, ignore_errors=True)
+        return failed
+
     def _explain(self, error: OSError) -> BaseException:
         """A full disk or a run folder that is gone is for a person to mend; anything else is a fault."""
         run = getattr(self, "run", None)
@@ -242,6 +272,15 @@ class Execution:
         then = f", then: zoo resume {run.path}" if self._begun else " and start again."
         return TrainingStopped(
             f"{error.filename or run.path} cannot be written: {error.strerror}.", f"Free some space or rights{then}"
+        )
+
+
+def refuse_failed(run: Run) -> None:
+    """Raises TrainingFailed again for a run that has failed: its steps would be the same ones."""
+    if run.status == "failed":
+        raise TrainingFailed(
+            str(run.summary.get("reason")),
+            f"{run.summary.get('hint')} Going on would change nothing; to make it again, remove {run.path} first.",
         )
 
 

@@ -10,7 +10,11 @@ from typing import Any
 import lightning
 
 from zoo.data.loader import StepLoader
+from zoo.errors import ZooError
+from zoo.libraries.meeting import Meeting
+from zoo.libraries.precision import trainer_options
 from zoo.libraries.trainer import kill_others, step_arithmetic
+from zoo.models.parts import gathered
 from zoo.models.reference_cache import answer_key
 from zoo.models.roles import answers_in
 from zoo.runs import Run
@@ -52,21 +56,54 @@ class Fitting:
                 self.rollouts.run, self.rollouts.say, self.rollouts.tell = self.run, watch.say, self.tell
                 self.rollouts.micro_tokens = lambda: module.micro_tokens
                 module.rollouts, self.rollouts.timing = self.rollouts, module.timing
-            trainer = self._trainer()
+            trainer = self._trainer(watch.say if assembly.main else print)
             checkpoint = newest_good(self.run.checkpoints, assembly.say) if assembly.resumed else None
             if assembly.resumed:
                 assembly.say(
                     f"Resuming from {checkpoint.name}." if checkpoint else "No checkpoint yet: starting again."
                 )
-            if assembly.main:
-                os.environ[RUN_FOLDER] = str(self.run.path)
-            try:
-                trainer.fit(module, self.loader, ckpt_path=checkpoint)
-            except BaseException:
-                # The others would wait for this process at their next exchange.
-                kill_others(trainer)
-                raise
+            with self._others_begin():
+                try:
+                    trainer.fit(module, self.loader, ckpt_path=checkpoint)
+                except BaseException:
+                    # The others would wait for this process at their next exchange.
+                    kill_others(trainer)
+                    raise
         return self.signals.number or 0
+
+    @contextlib.contextmanager
+    def _others_begin(self) -> Iterator[None]:
+        """What Lightning tells the processes that it starts stays out of later runs in this one."""
+        before = dict(os.environ)
+        if self.assembly.main:
+            os.environ[RUN_FOLDER] = str(self.run.path)
+        try:
+            yield
+        finally:
+            for name in os.environ.keys() - before.keys():
+                del os.environ[name]
+            os.environ.update(before)
+
+    def _agree(self) -> None:
+        """Raises ZooError unless all processes have met that were dealt the steps, and make the same run."""
+        assembly = self.assembly
+        data = {part: facts["fingerprint"] for part, facts in assembly.data.facts.items()}
+        config = {**assembly.resolved.as_dict(), "name": None, "out": None}
+        mine = {
+            "their number": assembly.processes, "the configuration": config, "the data": data,
+            "the number of steps": len(self.loader),
+        }  # fmt: skip
+        found = gathered((assembly.rank, mine))
+        ranks = [rank for rank, _ in found]
+        wrong = [what for what in mine if any(theirs[what] != mine[what] for _, theirs in found)]
+        if ranks != list(range(assembly.processes)):
+            wrong.insert(0, f"which is which (the ranks are {', '.join(map(str, ranks))} of {assembly.processes})")
+        if wrong:
+            raise ZooError(
+                f"The processes of this run do not agree on {' and '.join(wrong)}.",
+                "Start all of them with the same command, in the same folder, on the same data; name a run instead of "
+                "`last`.",
+            )
 
     def _validation(self) -> Callable[[], dict[str, float]] | None:
         """A function that gives the numbers of held-out data, or None."""
@@ -158,18 +195,19 @@ class Fitting:
         watch.say(f"Reference log-probs: {found:,} found in the cache, {computed:,} computed.")
         reference.release()
 
-    def _trainer(self) -> lightning.Trainer:
+    def _trainer(self, say: Callable[[str], None]) -> lightning.Trainer:
         core = self.core
+        options = trainer_options(self.assembly.precision)
+        options["plugins"] += [FolderCheckpoints(), self.assembly.place.environment]
         return lightning.Trainer(
+            **options,
             accelerator=core.accelerator,
             devices=core.devices,
             num_nodes=core.num_nodes,
-            strategy="ddp" if core.strategy == "auto" and self.assembly.processes > 1 else core.strategy,
-            precision=self.assembly.precision,  # type: ignore[arg-type]
+            strategy=self._strategy(say),
             max_epochs=1,
             logger=report.make_loggers(names_in(core.loggers), self.run),
             callbacks=[self.recorder],
-            plugins=[FolderCheckpoints()],
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -177,3 +215,7 @@ class Fitting:
             num_sanity_val_steps=0,
             default_root_dir=str(self.run.path),
         )
+
+    def _strategy(self, say: Callable[[str], None]) -> str | Meeting:
+        alone = self.assembly.processes == 1 and self.core.strategy == "auto"
+        return "auto" if alone else Meeting(say, self._agree)

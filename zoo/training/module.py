@@ -18,11 +18,13 @@ import torch
 
 from zoo.config import TrainConfig
 from zoo.data.loader import micro_batches
+from zoo.data.randomness import part_ways, restore_rng, rng_state
 from zoo.errors import TrainingStopped
 from zoo.libraries.trainer import without_exchange
+from zoo.models.parts import gathered, my_place
 from zoo.models.roles import Models, answers_in
+from zoo.training.gradients import total_norm
 from zoo.training.hooks import Hooks
-from zoo.training.randomness import restore_rng, rng_state
 from zoo.training.schedule import lr_factor, make_optimizer
 from zoo.training.sums import Sums, is_distributed, world_size
 from zoo.training.timing import TRAINING, Timing
@@ -163,7 +165,7 @@ class PostTraining(lightning.LightningModule):
         norms = {}
         for role, model in self.learners.items():
             gradients = [p.grad for p in model.parameters() if p.grad is not None]
-            norm = float(torch.nn.utils.get_total_norm(gradients)) * scale
+            norm = total_norm(gradients) * scale
             too_long = self.core.max_grad_norm and norm > self.core.max_grad_norm
             torch._foreach_mul_(gradients, scale * self.core.max_grad_norm / (norm + 1e-6) if too_long else scale)
             norms["grad_norm" if role == "policy" else f"{role}/grad_norm"] = norm
@@ -201,14 +203,14 @@ class PostTraining(lightning.LightningModule):
         }  # fmt: skip
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
         checkpoint["zoo"] = {
-            "rng": rng_state(),
+            # Each process's own: its noise, and what fits its device.
+            "processes": gathered({"rng": rng_state(), "micro_tokens": self.micro_tokens}),
             "algorithm": self.algorithm.state(),
             "steps_done": self.steps_done,
             "bad_steps": self.bad_steps,
             "skipped_steps": self.skipped_steps,
             "tokens_seen": self.tokens_seen,
             "timing": self.timing.state(),
-            "micro_tokens": self.micro_tokens,
             "rollouts": self.rollouts.state() if self.rollouts is not None else None,
         }
 
@@ -217,18 +219,21 @@ class PostTraining(lightning.LightningModule):
         self.algorithm.load_state(state["algorithm"])
         self.steps_done, self.bad_steps = state["steps_done"], state["bad_steps"]
         self.skipped_steps = state["skipped_steps"]
-        self.tokens_seen, self.micro_tokens = state["tokens_seen"], state["micro_tokens"]
+        self.tokens_seen = state["tokens_seen"]
         self.timing.load_state(state["timing"])
         if self.rollouts is not None:
             self.rollouts.load_state(state["rollouts"])
-        self._restored_rng = state["rng"]
+        mine = state["processes"][my_place()[0]]
+        self.micro_tokens, self._restored_rng = mine["micro_tokens"], mine["rng"]
 
     def on_train_start(self) -> None:
         # Models come in evaluation mode, in which gradient checkpointing and the adapters' dropout do nothing.
         for model in self.learners.values():
             model.train()
         # Restoring earlier would be undone: Lightning draws numbers between loading and the first step.
-        if self._restored_rng is not None:
+        if self._restored_rng is None:
+            part_ways(self.core.seed, my_place()[0])
+        else:
             restore_rng(self._restored_rng)
             self._restored_rng = None
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.data.randomness import seeded
 from zoo.errors import PluginError, ZooError
 from zoo.evals import mean_score
 from zoo.models.parts import my_place
@@ -27,7 +28,6 @@ from zoo.rollout.writer import Writer
 from zoo.runs import Run
 from zoo.training import report
 from zoo.training.online_validation import SHOWN, validate
-from zoo.training.randomness import seeded
 from zoo.training.scores import Scores, shared_scores
 from zoo.training.seen import Seen, mean
 from zoo.training.timing import GENERATION, REWARD, ROLLOUT, Timing

@@ -6,14 +6,15 @@ import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rich.console import Console
 
 from zoo import registry
-from zoo.config import Resolved, resolve
+from zoo.config import Resolved, TrainConfig, resolve
 from zoo.data.sources.named import data_defaults
 from zoo.errors import ZooError
+from zoo.options import options_of
 from zoo.runs import Run, find_run
 from zoo.strict_yaml import read_yaml
 from zoo.training.checks import check_values
@@ -25,11 +26,11 @@ def train(algo: str | None = None, *, config: str | Path | None = None, quiet: b
 
     algo: a registered algorithm, `name@package`, or `./file.py:Class`; config: a YAML file of options; options: as
     `zoo train --help` lists them, the core's and the algorithm's. Returns the finished `Run`. Raises ZooError on
-    input that cannot work, TrainingStopped when training cannot go on.
+    input that cannot work, TrainingStopped when training cannot go on, TrainingFailed when no step trained anything.
     """
     resolved, cls = resolve_options(algo, config, options, "keyword argument")
     given = {"algo": algo, "config": config and str(config), **options}
-    call = ", ".join(f"{name}={value!r}" for name, value in given.items() if value is not None)
+    call = ", ".join(f"{name}={value!r}" for name, value in given.items() if value is not None or name in options)
     return execute(resolved, cls, Console(quiet=quiet), command=f"zoo.train({call})")
 
 
@@ -38,7 +39,7 @@ def resume(
 ) -> Run:
     """Go on with a run that was stopped, from its last complete checkpoint; without one it starts again.
 
-    Raises ZooError when the run is finished or still going on, or its data is not what it was (unless
+    Raises ZooError when the run is finished, has failed or is still going on, or its data is not what it was (unless
     `allow_data_change`).
     """
     found = find_run(str(run))
@@ -58,17 +59,24 @@ def resolve_options(
 ) -> tuple[Resolved, Any]:
     """The complete configuration and the algorithm's class.
 
-    between: (origin, options) that outrank the file and stand below those that are given.
+    given: what was typed, without what was not; between: (origin, options) that outrank the file and stand below those.
     """
     file = read_yaml(config) if config else {}
     from_file = file.pop("algo", None)
     name = algo or from_file or registry.default_name()
     short, cls = registry.load_algorithm(str(name))
-    layers = [(str(config), file), *between, (origin, {k: v for k, v in given.items() if v is not None})]
+    layers = [(str(config), file), *between, (origin, _given(given, cls))]
     resolved = resolve(str(name) if ".py" in str(name) else short, cls, layers, data_defaults)
     resolved.origin["algo"] = origin if algo else str(config) if from_file else "default"
     check_values(resolved.core, resolved.origin)
     return resolved, cls
+
+
+def _given(values: Mapping[str, Any], cls: Any) -> dict[str, Any]:
+    """None is a value like any other for options that may be none; for others it is as good as leaving them out."""
+    options = (*options_of(TrainConfig), *options_of(cls.Config))
+    may_be_none = {option.name for option in options if type(None) in get_args(option.type)}
+    return {name: value for name, value in values.items() if value is not None or name in may_be_none}
 
 
 def execute(

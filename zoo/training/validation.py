@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from zoo.data.loader import micro_batches
+from zoo.data.randomness import restore_rng, rng_state
 from zoo.libraries.trainer import step_arithmetic
 from zoo.training.module import out_of_memory
-from zoo.training.randomness import restore_rng, rng_state
 from zoo.training.sums import Sums, add_cases, case_values, cases_of_all
 from zoo.training.token_losses import SHOWN, Costs, answers_of, costs_of
 from zoo.types import Answers, Batch, metric_sums

@@ -9,7 +9,7 @@ import json
 from importlib.resources import files
 from typing import Any
 
-from zoo.errors import ZooError, nearest
+from zoo.errors import NoSuchSplit, ZooError, nearest
 
 SPLITS = ("train", "heldout")
 
@@ -26,6 +26,7 @@ def records(split: str, kind: str) -> list[dict[str, Any]]:
             "Let a judge make some (zoo label harmless), or take --data starter.",
         )
     if split not in SPLITS:
-        raise ZooError(f"'harmless' has no split '{split}'.{nearest(split, SPLITS)}", f"Splits: {', '.join(SPLITS)}.")
+        known = ", ".join(SPLITS)
+        raise NoSuchSplit(f"'harmless' has no split '{split}'.{nearest(split, SPLITS)}", f"Splits: {known}.")
     text = (files(__name__) / f"{split}.jsonl").read_text(encoding="utf-8")
     return [{**json.loads(line), "row": number} for number, line in enumerate(text.split("\n"), 1) if line]

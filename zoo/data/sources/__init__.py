@@ -23,7 +23,7 @@ from zoo.data.sources.hub import open_hub
 from zoo.data.sources.lines import Line, read_json, read_jsonl
 from zoo.data.sources.named import WITH_SPLIT, DataSource, rows_of
 from zoo.data.sources.tables import arrow_lines, read_arrow, read_csv, read_parquet
-from zoo.errors import ZooError, nearest
+from zoo.errors import NoSuchSplit, ZooError, nearest
 
 NamedSources = Mapping[str, Callable[..., Any] | DataSource]
 READERS: dict[str, Callable[[Path, str], Iterator[Line]]] = {
@@ -130,7 +130,7 @@ def _open_file(path: Path, name: str, split: str) -> Source:
             hint="Accepted are " + ", ".join(READERS) + ", and .gz of the text types.",
         )
     if split != "train" and suffix != ".json":
-        raise ZooError(
+        raise NoSuchSplit(
             f"{path} is a single file, so it has no split '{split}'.",
             hint="Leave out the split, or name the folder that holds one file for each split.",
         )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import ZooError, nearest
+from zoo.errors import NoSuchSplit, ZooError, nearest
 
 # How people name the files of a split; a split asked for by another name is looked for under that name.
 SPLIT_WORDS = {
@@ -61,7 +61,7 @@ def files_of_split(folder: Path, split: str, file_type: Callable[[Path], str]) -
         chosen = [path for path in files if splits[path] == wanted or split in _words(path.relative_to(folder))]
     if not chosen:
         found = sorted({name for name in splits.values() if name}) or ["train"]
-        raise ZooError(
+        raise NoSuchSplit(
             f"The folder {folder} has no files of a split '{split}'.{nearest(split, found)}",
             hint=f"It has: {', '.join(found)}. Write {folder}@{found[0]}",
         )
@@ -107,11 +107,11 @@ def saved(folder: Path, split: str) -> tuple[list[Path], Any]:
     place = folder
     if tables.is_mapping_of_splits(table):
         if split not in table:
-            raise ZooError(
+            raise NoSuchSplit(
                 f"The saved data set {folder} has no split '{split}'.{nearest(split, table)}",
                 hint=f"It has: {', '.join(table)}. Write {folder}@{next(iter(table))}",
             )
         table, place = table[split], folder / split
     elif split != "train":
-        raise ZooError(f"The saved data set {folder} has no splits, so no '{split}'.", hint="Leave out the split.")
+        raise NoSuchSplit(f"The saved data set {folder} has no splits, so no '{split}'.", hint="Leave out the split.")
     return sorted(place.glob("*.arrow")), tables.batches(table)

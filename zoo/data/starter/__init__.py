@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from importlib.resources import files
 from typing import Any
 
-from zoo.errors import ZooError, nearest
+from zoo.errors import NoSuchSplit, ZooError, nearest
 from zoo.rewards.instructions import followed
 from zoo.rewards.prose import sentences
 
@@ -45,7 +45,7 @@ def records(split: str, kind: str) -> list[dict[str, Any]]:
 def rows(split: str) -> list[dict[str, Any]]:
     """The lines of a split ("train" or "heldout") with their 1-based line number as `row`."""
     if split not in SPLITS:
-        raise ZooError(
+        raise NoSuchSplit(
             f"The starter set has no split '{split}'.{nearest(split, SPLITS)}",
             hint=f"Splits: {', '.join(SPLITS)}.",
         )

@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
+from zoo.data.randomness import seed_everything
 from zoo.hookspecs import hookimpl
 from zoo.runs import Run
 from zoo.testing.bench import Bench
@@ -21,7 +22,6 @@ from zoo.testing.networks import source
 from zoo.testing.rolling import NEW_TOKENS, TinyReward
 from zoo.testing.steps import Failed, Stage, adjust, step, with_options
 from zoo.training.execution import Execution
-from zoo.training.randomness import seed_everything
 from zoo.training.rollouts import Rollouts
 from zoo.training.run import quiet_libraries
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 
-from zoo.api import ZooError, hookimpl
+from zoo.api import NoSuchSplit, hookimpl
 
 SIZES = {"train": (120, 0), "heldout": (24, 1)}
 """Number of sums and seed of each split."""
@@ -14,7 +14,7 @@ SIZES = {"train": (120, 0), "heldout": (24, 1)}
 def rows(split, kind):
     """Feedback, or prompts alone with the column `sum`, which the reward reads."""
     if split not in SIZES:
-        raise ZooError(f"sums has no split '{split}'.", f"There are: {', '.join(SIZES)}.")
+        raise NoSuchSplit(f"sums has no split '{split}'.", f"There are: {', '.join(SIZES)}.")
     count, seed = SIZES[split]
     source = random.Random(seed)
     found = []

@@ -10,12 +10,21 @@ from typing import Any
 import numpy
 import torch
 
+BETWEEN_PROCESSES = 7_000_003
+"""How far the seeds of two processes of a run lie apart."""
+
 
 def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and torch."""
     random.seed(seed)
     numpy.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+def part_ways(seed: int, rank: int) -> None:
+    """From here on processes draw other numbers than each other; the first one goes on as if it were alone."""
+    if rank:
+        seed_everything(seed + rank * BETWEEN_PROCESSES)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,78 @@
+"""What a source holds out itself: it may have no such split; whatever else is wrong with it ends the run."""
+
+import pytest
+from tiny_runs import demonstrations
+
+from zoo import registry
+from zoo.config import TrainConfig
+from zoo.data.template import ChatTemplate
+from zoo.errors import NoSuchSplit, ZooError
+from zoo.hookspecs import hookimpl
+from zoo.training.datasets import load_data
+
+BAD = [{"prompt": "x", "completion": ""}] * 5
+
+
+def no_split():
+    raise NoSuchSplit("mine has no split 'heldout'.", "Write mine.")
+
+
+def broken():
+    raise ZooError("mine cannot reach its rows.", "Log in.")
+
+
+class Source:
+    """The source `mine`, which answers as it is told when it is asked for held-out rows."""
+
+    def __init__(self, held_out):
+        self.held_out = held_out
+
+    @hookimpl
+    def sources(self):
+        return {"mine": lambda split, kind: demonstrations(24) if split == "train" else self.held_out()}
+
+
+@pytest.fixture
+def loaded(tiny_tokenizer):
+    def loaded(held_out, **options):
+        plugins = registry.manager()
+        plugins.register(Source(held_out))
+        said = []
+        core = TrainConfig(**{"data": "mine", **options})
+        return load_data(core, ("demonstration",), ChatTemplate(tiny_tokenizer), plugins, said.append), said
+
+    return loaded
+
+
+def test_held_out_rows_of_its_own(loaded):
+    data, said = loaded(lambda: demonstrations(7, seed=9))
+    assert len(data.train) == 24 and len(data.held_out) == 7
+    assert said[-1] == "Held out for validation: 7 records."
+
+
+def test_a_source_without_such_a_split_is_trained_on_without_validation(loaded):
+    data, said = loaded(no_split)
+    assert data.held_out is None
+    assert said[-1] == "Nothing is held out (mine has no split 'heldout'): no validation."
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize(
+    ("held_out", "reason"),
+    [(lambda: BAD, "5 rows"), (lambda: BAD[:1] + demonstrations(3), "1 of 4"), (broken, "cannot reach its rows"),
+     (lambda: [], "holds no rows")],
+)  # fmt: skip
+def test_held_out_rows_that_cannot_be_used_end_the_run_with_their_reason(loaded, held_out, reason, strict):
+    if strict is False and reason == "1 of 4":
+        pytest.skip("one bad row is dropped, and said, where strict is not asked for")
+    with pytest.raises(ZooError, match=reason) as refused:
+        loaded(held_out, strict=strict)
+    assert refused.value.message.startswith("The held-out rows that mine brings cannot be used: ")
+    assert "--eval-fraction 0" in refused.value.hint
+    assert loaded(held_out, strict=strict, eval_fraction=0.0)[0].held_out is None
+
+
+def test_a_split_that_is_named_is_not_its_own_validation(loaded):
+    """`mine@heldout` names rows to train on; of these a share is held out."""
+    data, _ = loaded(lambda: demonstrations(40, seed=9), data="mine@heldout", eval_fraction=0.2)
+    assert len(data.train) + len(data.held_out) == 40

@@ -1,0 +1,140 @@
+"""Every documented value of every option of the core works in a run, or is refused by name.
+
+One tiny run a value; a new option of the core must be put into one of the lists below.
+"""
+
+import dataclasses
+from importlib.util import find_spec
+from typing import Literal, get_args, get_origin
+
+import pytest
+import torch
+from tiny_runs import trainer, write_rows
+
+from zoo import registry
+from zoo.config import TrainConfig
+from zoo.errors import ZooError
+from zoo.options import options_of
+from zoo.testing.tiny import tiny_rows
+
+FREE = {
+    "accelerator": ["auto", "cpu", "gpu", "mps"],
+    "strategy": ["auto", "ddp"],
+    "template": ["auto", "none"],
+    "lora_targets": ["all-linear", "q_proj,v_proj", ["q_proj"]],
+    "score": ["auto", "none"],
+    "loggers": ["csv", "none", "tensorboard", "wandb", "mlflow"],
+    "engine": ["local"],
+    "stop": ["", "a,b"],
+    "warmup": [0.5, 1],
+    "max_grad_norm": [0.0],
+    "eval_fraction": [0.0, 0.3],
+    "save_every": [0, 1],
+    "temperature": [0.0, 0.7],
+    "top_k": [0, 3],
+    "top_p": [0.5],
+    "token_budget": [0, 3],
+    "reference_every": [0, 1],
+    "rollout_epochs": [2],
+    "minibatches": [2],
+    "critic_lr": [1e-4],
+    "eval_prompts": [1],
+    "epochs": [0.5],
+    "lora_dropout": [0.1],
+    "decay_share": [0.5],
+    "eval_every": [1],
+    "patience": [1],
+    "best_metric": ["val/loss"],
+    "limit": [3],
+    "log_every": [2],
+    "micro_tokens": [1, 10_000],
+    "columns": ["prompt=prompt,completion=completion"],
+    "format": ["prompt-completion"],
+    "split": ["train"],
+    "name": ["mine"],
+}
+"""Values of options whose type does not list them: those that the documents name, and one of each other kind."""
+WITH = {
+    "lora_targets": {"lora": True}, "lora_dropout": {"lora": True}, "best_mode": {"keep_best": True},
+    "best_metric": {"keep_best": True}, "decay_share": {"schedule": "wsd"}, "patience": {"eval_every": 1},
+    "long_rows": {"algo": "lm", "max_length": 32}, "reference_cache": {"algo": "dpo"}, "reference_every": {"beta": 0.1},
+    "critic": {"algo": "ppo"}, "critic_lr": {"algo": "ppo", "critic": "head"}, "temperature": {"max_steps": 1},
+}  # fmt: skip
+"""What an option needs to have an effect."""
+HELD_OUT = {"best_mode", "best_metric", "keep_best", "patience", "eval_every", "eval_prompts"}
+HERE = {"gpu": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+LOGGERS = ("tensorboard", "wandb", "mlflow")
+ELSEWHERE = {
+    "model", "reference", "data", "eval_data", "decay_data", "decay_mix", "out", "trust_remote_code", "variant",
+    "reward", "gold_reward", "reward_timeout", "answers_per_prompt", "max_new_tokens", "judge", "critic_model",
+    "lora_rank", "lora_alpha", "max_length", "max_steps", "batch_size", "lr", "lr_floor", "weight_decay", "adam_beta1",
+    "adam_beta2", "adam_eps", "seed", "devices", "num_nodes",
+}  # fmt: skip
+"""Names, paths and plain numbers, which tests of their own are about."""
+ROLLOUTS = {option.name for option in options_of(TrainConfig) if option.group == "Rollouts"}
+
+
+def listed(kind):
+    return list(get_args(kind)) if get_origin(kind) is Literal else []
+
+
+def every_value():
+    for option in options_of(TrainConfig):
+        chosen = [True, False] if option.is_flag else listed(option.type)
+        for value in chosen or FREE.get(option.name, []):
+            if option.name not in ELSEWHERE:
+                yield option.name, value
+
+
+@pytest.fixture
+def run(tmp_path, tiny_folder, monkeypatch):
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    train = trainer(tmp_path, tiny_folder)
+
+    def run(algo, held_out=False, **options):
+        cls = registry.load_algorithm(algo)[1]
+        kind = cls.kinds()[0]
+        data = write_rows(tmp_path / f"{kind}.jsonl", tiny_rows(kind, 6))
+        if held_out:
+            options = {"eval_data": data, **options}
+        if cls.online():
+            own = {"reward": "length", "max_new_tokens": 4, "answers_per_prompt": 2, "epochs": 2}
+            options = {name: value for name, value in own.items() if name != "reward" or algo in REWARDED} | options
+        return train(algo, **{"data": data, "max_steps": 2, "score": "none", **options})
+
+    return run
+
+
+REWARDED = {"grpo", "ppo", "online-dpo"}
+EVERY = sorted(entry.name for entry in registry.algorithms() if entry.package == "post-training-zoo")
+
+
+def refused_here(value):
+    """What is said of a value that needs a device or a package which is not here."""
+    if value in LOGGERS and find_spec(value) is None:
+        return f"pip install {value}"
+    return "torch sees no" if value in list(HERE) and not HERE[value]() else None
+
+
+@pytest.mark.parametrize(("name", "value"), every_value())
+def test_a_value_works_in_a_run(run, name, value):
+    algo = "grpo" if name in ROLLOUTS else "sft"
+    options = {"algo": algo, **WITH.get(name, {}), name: value}
+    if (refusal := refused_here(value)) is not None:
+        with pytest.raises(ZooError, match=refusal):
+            run(**options, held_out=name in HELD_OUT)
+        return
+    done = run(**options, held_out=name in HELD_OUT)
+    assert done.summary["status"] == "finished" and done.summary["steps"] >= 1
+    assert done.summary["skipped_steps"] == 0
+
+
+def test_no_option_is_forgotten():
+    known = {name for name, _ in every_value()} | ELSEWHERE
+    assert {field.name for field in dataclasses.fields(TrainConfig)} == known
+
+
+@pytest.mark.parametrize("algo", EVERY)
+def test_every_algorithm_trains_weights_in_bfloat16(run, algo):
+    done = run(algo, precision="bf16-true", held_out=algo != "constitutional", lr=1e-2)
+    assert done.summary["steps"] == 2 and done.summary["skipped_steps"] == 0

@@ -1,0 +1,104 @@
+"""Which process of a run this one is, as Lightning's cluster environments know it before any two have met.
+
+Relies on `lightning.fabric.plugins.environments`: their `detect`, and their ranks and sizes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lightning.fabric.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    LSFEnvironment,
+    MPIEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
+
+from zoo.errors import ZooError
+
+LAUNCHERS: dict[str, type[ClusterEnvironment]] = {
+    "torchrun": TorchElasticEnvironment,
+    "SLURM": SLURMEnvironment,
+    "LSF": LSFEnvironment,
+    "MPI": MPIEnvironment,
+}
+"""In the order in which Lightning's own connector asks them."""
+NEEDED = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""What a process on one of several machines must be told where nothing has started it but a person."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """One process of a run: its number, its number on this machine, and how many there are."""
+
+    rank: int
+    local_rank: int
+    processes: int
+    environment: ClusterEnvironment
+
+
+def find_place(devices: int, num_nodes: int) -> Place:
+    """This process among devices × num_nodes. Raises ZooError where what started it says otherwise."""
+    launcher = next((name for name, kind in LAUNCHERS.items() if kind.detect()), "")
+    place = _launched(launcher) if launcher else _by_hand(devices, num_nodes)
+    if place.processes != devices * num_nodes:
+        count = "1 process" if place.processes == 1 else f"{place.processes} processes"
+        raise ZooError(
+            f"{launcher} started {count}, and --devices {devices} times --num-nodes {num_nodes} "
+            f"{'is' if devices * num_nodes == 1 else 'are'} {devices * num_nodes}.",
+            "--devices is the number of processes on each machine, --num-nodes that of machines"
+            + (": srun --nodes and --ntasks-per-node must say the same." if launcher == "SLURM" else "."),
+        )
+    return place
+
+
+def _launched(launcher: str) -> Place:
+    """As told by the program that has started all processes."""
+    try:
+        found = LAUNCHERS[launcher]()
+        size = found.world_size()
+        # Within a SLURM job, and outside of srun, there is one process, which has no number.
+        rank, local = (found.global_rank(), found.local_rank()) if size > 1 else (0, 0)
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise ZooError(
+            f"{launcher} does not say which process this is: {error}",
+            "Start zoo by it (srun --nodes=2 --ntasks-per-node=1 zoo train …), or leave its variables out.",
+        ) from None
+    return Place(rank, local, size, found)
+
+
+def _by_hand(devices: int, num_nodes: int) -> Place:
+    """Lightning starts the processes of this machine; which machine it is stands in NODE_RANK."""
+    given = os.environ
+    if num_nodes > 1 and (missing := [name for name in NEEDED if name not in given and not _stands_in(name, given)]):
+        raise ZooError(
+            f"--num-nodes {num_nodes}: nothing says which of the {num_nodes} machines this is and where the others "
+            f"are ({', '.join(missing)} not set).",
+            "Start zoo on every machine by torchrun or srun, or set NODE_RANK (0, 1, …), MASTER_ADDR and MASTER_PORT "
+            "on each (docs/running.md).",
+        )
+    found = LightningEnvironment()
+    node, local, processes = found.node_rank(), found.local_rank(), devices * num_nodes
+    place = Place(node * devices + local, local, processes, found)
+    told = {"NODE_RANK": (node, range(num_nodes)), "LOCAL_RANK": (local, range(devices))}
+    told |= {name: (int(given[name]), range(value, value + 1)) for name, value in _expected(place) if name in given}
+    for name, (value, possible) in told.items():
+        if value not in possible:
+            raise ZooError(
+                f"{name} is {value} in this process, and with --devices {devices} and --num-nodes {num_nodes} it must "
+                f"be {' or '.join(map(str, possible))}.",
+                f"Unset {name}, or give --devices (processes on each machine) and --num-nodes (machines).",
+            )
+    return place
+
+
+def _stands_in(name: str, given: Mapping[str, str]) -> bool:
+    return name == "NODE_RANK" and "GROUP_RANK" in given
+
+
+def _expected(place: Place) -> list[tuple[str, int]]:
+    return [("RANK", place.rank), ("WORLD_SIZE", place.processes)]

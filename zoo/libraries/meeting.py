@@ -1,0 +1,77 @@
+"""Lightning's DDP strategy, which waits for the other processes so that it can be seen and stopped.
+
+Relies on `DDPStrategy.setup_distributed`, in which torch waits in C++: there Python's signal handlers do not run.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+
+from zoo.errors import ZooError
+
+FIRST_WORD = 15.0
+"""Seconds of waiting before it is said, and then doubled."""
+
+
+class Meeting(DDPStrategy):
+    """say: told that this process waits; met: called once all are there."""
+
+    def __init__(self, say: Callable[[str], None], met: Callable[[], None]):
+        super().__init__()
+        self.say, self.met = say, met
+
+    def setup_distributed(self) -> None:
+        try:
+            in_background(self._meet, self._still_waiting)
+        except RuntimeError as error:
+            raise ZooError(
+                f"The {self.world_size} processes of this run did not meet at {self._address}: "
+                f"{str(error).splitlines()[0]}",
+                "Start all of them at the same time; the port must be free there, and open to the other machines.",
+            ) from error
+        self.met()
+
+    def _meet(self) -> None:
+        if self.root_device.type == "cuda":
+            # The current device belongs to the thread.
+            torch.cuda.set_device(self.root_device)
+        super().setup_distributed()
+
+    def _still_waiting(self, seconds: float) -> None:
+        if self.local_rank == 0:
+            self.say(
+                f"Waiting for the other processes since {seconds:.0f} s: process {self.global_rank} of "
+                f"{self.world_size}, at {self._address} (ctrl-C ends it)."
+            )
+
+    @property
+    def _address(self) -> str:
+        environment: Any = self.cluster_environment
+        return f"{environment.main_address}:{environment.main_port}"
+
+
+def in_background(work: Callable[[], None], waiting: Callable[[float], None]) -> None:
+    """Do something in a thread, so that signals are heeded in this one; waiting: called now and then with seconds."""
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    seconds, pause = 0.0, FIRST_WORD
+    thread.join(pause)
+    while thread.is_alive():
+        seconds, pause = seconds + pause, max(pause, seconds + pause)
+        waiting(seconds)
+        thread.join(pause)
+    if failed:
+        raise failed[0]
