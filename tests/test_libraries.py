@@ -20,7 +20,19 @@ from packaging.version import Version
 from test_imports import imports
 
 from zoo.cli.main import main
-from zoo.libraries import architecture, arithmetic, attention, caches, releases, reliance, tiny, trainer
+from zoo.libraries import (
+    architecture,
+    arithmetic,
+    attention,
+    caches,
+    cluster,
+    meeting,
+    precision,
+    releases,
+    reliance,
+    tiny,
+    trainer,
+)
 
 ROOT = Path(__file__).parent.parent
 
@@ -326,6 +338,18 @@ def launcher_without_a_list(patch):
     patch.setattr(trainer._SubprocessScriptLauncher, "__init__", build)
 
 
+def ranks_renamed(patch):
+    patch.setattr(cluster.SLURMEnvironment, "global_rank", lambda environment: 0)
+
+
+def meets_elsewhere(patch):
+    patch.setattr(meeting.DDPStrategy, "setup_environment", lambda strategy: None)
+
+
+def walks_the_batch(patch):
+    patch.setattr(precision.Precision, "convert_input", lambda plugin, batch: dict(batch))
+
+
 def a_logger_less(patch):
     from lightning.pytorch import loggers
 
@@ -413,6 +437,9 @@ CHANGES = {
     "loaders_and_callbacks_go_on": (position_forgotten, "step 1"),
     "the_arithmetic_of_the_steps": (full_precision, "torch.float32"),
     "started_processes_are_listed": (launcher_without_a_list, "procs"),
+    "places_are_known_from_the_environment": (ranks_renamed, "2 × 2 processes of SLURM is (0, 1, 4)"),
+    "processes_meet_where_we_wait": (meets_elsewhere, "it was called 0 times"),
+    "a_plain_precision_changes_nothing": (walks_the_batch, "the batch is walked"),
     "loggers_have_their_names": (a_logger_less, "no MLFlowLogger"),
     "tables_give_their_rows": (rows_backwards, "it gives"),
     "tables_have_fingerprints": (one_fingerprint, "two tables have 0 and 0"),

@@ -7,7 +7,10 @@
     architecture.py  transformers: the parts of a model: backbone, heads, what its configuration says
     pretrained.py    transformers: loading, saving, GGUF, chat templates
     adapters.py      peft: LoRA around a model, and the model inside
-    trainer.py       lightning: the Trainer, its strategy and its way to checkpoints
+    trainer.py       lightning: the Trainer, its strategy, its way to checkpoints, its loggers
+    cluster.py       lightning: which process of a run this one is
+    meeting.py       lightning: waiting for the other processes
+    precision.py     lightning: the arithmetic of a run
     tables.py        datasets: saved folders and tables
     hub.py           huggingface_hub: what is there, what is in the cache, being offline
     arithmetic.py    torch: functions without a public name

@@ -1,24 +1,24 @@
-"""Which process of a run this one is, as Lightning's cluster environments know it before any two have met.
-
-Relies on `lightning.fabric.plugins.environments`: their `detect`, and their ranks and sizes.
-"""
+"""Which process of a run this one is, as Lightning's cluster environments know it before any two have met."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from lightning.fabric.plugins.environments import (
-    ClusterEnvironment,
-    LightningEnvironment,
-    LSFEnvironment,
-    MPIEnvironment,
-    SLURMEnvironment,
-    TorchElasticEnvironment,
-)
-
 from zoo.errors import ZooError
+from zoo.libraries.reliance import importing, relies_on
+
+with importing("lightning"):
+    from lightning.fabric.plugins.environments import (
+        ClusterEnvironment,
+        LightningEnvironment,
+        LSFEnvironment,
+        MPIEnvironment,
+        SLURMEnvironment,
+        TorchElasticEnvironment,
+    )
 
 LAUNCHERS: dict[str, type[ClusterEnvironment]] = {
     "torchrun": TorchElasticEnvironment,
@@ -102,3 +102,42 @@ def _stands_in(name: str, given: Mapping[str, str]) -> bool:
 
 def _expected(place: Place) -> list[tuple[str, int]]:
     return [("RANK", place.rank), ("WORLD_SIZE", place.processes)]
+
+
+# -- checks --------------------------------------------------------------------------------------------------------
+
+STARTED = {
+    "torchrun": {
+        "TORCHELASTIC_RUN_ID": "1", "RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "GROUP_RANK": "1",
+        "MASTER_ADDR": "localhost", "MASTER_PORT": "1",
+    },
+    "SLURM": {
+        "SLURM_NTASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_NODEID": "1", "SLURM_JOB_ID": "1",
+        "SLURM_JOB_NAME": "train", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "2", "SLURM_NODELIST": "localhost",
+    },
+    "": {"NODE_RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"},
+}  # fmt: skip
+"""What the second process of the second of two machines finds in its environment, by what started it."""
+
+
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    known = {name for started in STARTED.values() for name in started} | {"SLURM_JOB_NAME"}
+    for name in known | {name for name in before if name.startswith("SLURM_")}:
+        os.environ.pop(name, None)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@relies_on("lightning", "The cluster environments detect torchrun and SLURM, and know rank, local rank and size.")
+def places_are_known_from_the_environment() -> None:
+    for launcher, variables in STARTED.items():
+        with _environment(variables):
+            place = find_place(devices=2, num_nodes=2)
+        found = place.rank, place.local_rank, place.processes
+        assert found == (3, 1, 4), f"the last of 2 × 2 processes of {launcher or 'no launcher'} is {found}"

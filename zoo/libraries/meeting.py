@@ -1,6 +1,6 @@
 """Lightning's DDP strategy, which waits for the other processes so that it can be seen and stopped.
 
-Relies on `DDPStrategy.setup_distributed`, in which torch waits in C++: there Python's signal handlers do not run.
+torch waits for them in C++, where Python's signal handlers do not run.
 """
 
 from __future__ import annotations
@@ -10,9 +10,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from lightning.pytorch.strategies import DDPStrategy
 
 from zoo.errors import ZooError
+from zoo.libraries.reliance import importing, relies_on
+
+with importing("lightning"):
+    from lightning.pytorch.accelerators import CPUAccelerator
+    from lightning.pytorch.plugins.environments import LightningEnvironment
+    from lightning.pytorch.strategies import DDPStrategy
 
 FIRST_WORD = 15.0
 """Seconds of waiting before it is said, and then doubled."""
@@ -75,3 +80,22 @@ def in_background(work: Callable[[], None], waiting: Callable[[float], None]) ->
         thread.join(pause)
     if failed:
         raise failed[0]
+
+
+# -- checks --------------------------------------------------------------------------------------------------------
+
+
+@relies_on("lightning", "DDPStrategy meets the other processes in `setup_distributed`, and nowhere else.")
+def processes_meet_where_we_wait() -> None:
+    met: list[str] = []
+
+    class Probe(Meeting):
+        def setup_distributed(self) -> None:
+            met.append(self._address)
+
+    strategy = Probe(lambda text: None, lambda: None)
+    strategy.accelerator = CPUAccelerator()
+    strategy.parallel_devices = [torch.device("cpu")]
+    strategy.cluster_environment = LightningEnvironment()
+    strategy.setup_environment()
+    assert len(met) == 1 and "127.0.0.1:" in met[0], f"it was called {len(met)} times, at {met}"

@@ -1,13 +1,15 @@
-"""The precision of a run, as Lightning's trainer takes it.
-
-Relies on `lightning.pytorch.plugins.precision.Precision`, which leaves model and batch alone.
-"""
+"""The precision of a run, as Lightning's trainer takes it."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from lightning.pytorch.plugins.precision import Precision
+import torch
+
+from zoo.libraries.reliance import importing, relies_on
+
+with importing("lightning"):
+    from lightning.pytorch.plugins.precision import Precision
 
 
 class BFloat16Weights(Precision):
@@ -23,3 +25,17 @@ class BFloat16Weights(Precision):
 def trainer_options(precision: str) -> dict[str, Any]:
     """What says it to `lightning.Trainer`: its option `precision`, or a plugin in the place of Lightning's own."""
     return {"plugins": [BFloat16Weights()]} if precision == "bf16-true" else {"precision": precision, "plugins": []}
+
+
+# -- checks --------------------------------------------------------------------------------------------------------
+
+
+@relies_on("lightning", "The plugin `Precision` leaves model and batch alone, and makes no type the default.")
+def a_plain_precision_changes_nothing() -> None:
+    plugin, model, batch = BFloat16Weights(), torch.nn.Linear(1, 1), {"a": torch.ones(1)}
+    with plugin.forward_context(), plugin.tensor_init_context(), plugin.module_init_context():
+        made = torch.ones(1).dtype
+    assert made == torch.float32, f"new tensors are {made}"
+    assert plugin.convert_input(batch) is batch, "the batch is walked"
+    dtype = plugin.convert_module(model).weight.dtype
+    assert dtype == torch.float32, f"weights become {dtype}"

@@ -22,7 +22,7 @@ MODULES = {
     "torch": ("arithmetic",),
     "transformers": ("caches", "attention", "architecture", "pretrained"),
     "peft": ("adapters",),
-    "lightning": ("trainer",),
+    "lightning": ("trainer", "precision", "cluster", "meeting"),
     "datasets": ("tables",),
     "huggingface-hub": ("hub",),
 }
