@@ -52,6 +52,7 @@ test-beyond:
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 # Renew the versions that everything above but the tests of other versions installs, and the oldest ones.
 lock: $(VENV)/bin/python

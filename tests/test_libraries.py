@@ -530,7 +530,7 @@ def test_doctor_says_which_library_which_version_what_changed_and_which_version_
     status, out = typed(capsys, "doctor")
     works = releases.tested("peft")
     assert status == 1 and f"peft {version('peft')} has changed what zoo relies on: `merge_and_unload`" in out
-    assert f"tested with peft {works}: pip install 'peft=={works}'" in out and "3 of 4 checks hold" in out
+    assert f"peft {works} is tested with zoo 0.1.0: pip install 'peft=={works}'" in out and "3 of 4 checks hold" in out
     facts = json.loads(typed(capsys, "doctor", "--json")[1])
     (peft,) = [library for library in facts["libraries"] if library["name"] == "peft"]
     assert [check["holds"] for check in peft["checks"]].count(False) == 1 and peft["tested"] == works

@@ -56,7 +56,7 @@ class Broken:
     def remedy(self) -> str:
         """What to type."""
         version = releases.tested(self.library)
-        return f"zoo {__version__} is tested with {self.library} {version}: pip install '{self.library}=={version}'"
+        return f"{self.library} {version} is tested with zoo {__version__}: pip install '{self.library}=={version}'"
 
 
 class LibraryError(ZooError):
