@@ -37,12 +37,12 @@ def test_pairs_are_counted_by_the_part_of_the_data_that_they_come_from(tmp_path)
     bars = [(row["subset"], float(row["share"]), row["n"]) for row in table(
         run.path / "report-data" / "pairs-right-by-subset.csv"
     )]  # fmt: skip
-    assert bars == [("chat", 0.75, "4"), ("maths", 0.0, "2")]
+    assert bars == [("chat", 0.75, "4"), ("maths", 0.25, "2")]
     chat, maths = table(run.path / "report-data" / "pairs-subsets.csv")
     assert (chat["subset"], chat["pairs"], float(chat["mean margin"])) == ("chat", "4", 1.0)
     # Wilson, for 3 of 4.
     assert (float(chat["low"]), float(chat["high"])) == pytest.approx((0.3006, 0.9544), abs=1e-3)
-    assert float(maths["right"]) == 0.0, "a tie is not right"
+    assert float(maths["right"]) == 0.25, "a tie counts half"
 
 
 def test_many_subsets_are_a_table_and_one_or_none_is_nothing():
