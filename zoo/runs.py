@@ -81,7 +81,8 @@ class Run:
         """The trained model and its tokenizer."""
         import torch
 
-        from zoo.models.loading import load_model, load_tokenizer, resolve_model
+        from zoo.models.loading import load_model, load_tokenizer
+        from zoo.models.names import resolve_model
 
         source = resolve_model(str(self.path))
         return load_model(source, torch.float32), load_tokenizer(source)

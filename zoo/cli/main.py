@@ -113,7 +113,7 @@ def show_error(error: ZooError) -> None:
 
 def keep_traceback(error: Exception) -> str:
     """Write the traceback of a plugin's bug to a file; says where it is."""
-    from zoo.models.default import cache_folder
+    from zoo.paths import cache_folder
 
     file = cache_folder() / "traceback.txt"
     try:

@@ -77,7 +77,8 @@ def export(
     """Copy a run's model to a folder of its own, adapters merged if asked for."""
     import torch
 
-    from zoo.models.loading import is_adapted, load_model, load_tokenizer, resolve_model
+    from zoo.models.loading import is_adapted, load_model, load_tokenizer
+    from zoo.models.names import resolve_model
     from zoo.runs import find_run
     from zoo.training.policy import export_model
 

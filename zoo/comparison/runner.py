@@ -25,7 +25,8 @@ from zoo.data.template import ChatTemplate
 from zoo.errors import TrainingStopped, ZooError
 from zoo.evals import Score, Subject
 from zoo.evals.chosen import choose
-from zoo.models.loading import Source, load_model, load_tokenizer, resolve_model
+from zoo.models.loading import load_model, load_tokenizer
+from zoo.models.names import Source, resolve_model
 from zoo.models.precision import choose_precision
 from zoo.models.scorer import require_head
 from zoo.report.run_page import write_run_page

@@ -18,11 +18,12 @@ from zoo.judges.judge import Judge, Respondent
 from zoo.judges.local import LocalModel
 from zoo.judges.wording import load_wording
 from zoo.models.attention import use_cpu_attention
-from zoo.models.default import cache_folder
-from zoo.models.loading import load_model, load_tokenizer, resolve_model
+from zoo.models.loading import load_model, load_tokenizer
+from zoo.models.names import resolve_model
 from zoo.models.precision import round_frozen, rounding_tolerance
 from zoo.models.scorer import require_head
 from zoo.models.scoring import choose_layout
+from zoo.paths import cache_folder
 from zoo.runs import find_run, is_run_name
 
 SELF = "self"

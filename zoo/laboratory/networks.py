@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.models.default import cache_folder
+from zoo.paths import cache_folder
 
 Say = Callable[[str], None]
 POSITIONS, HEAD = 512, 12

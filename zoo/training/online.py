@@ -14,10 +14,10 @@ from zoo.config import TrainConfig
 from zoo.data.loader import StepLoader
 from zoo.data.template import ChatTemplate
 from zoo.errors import ZooError
-from zoo.models.default import cache_folder
 from zoo.models.precision import autocast
 from zoo.models.reference_cache import architecture, fingerprint
 from zoo.models.roles import Models
+from zoo.paths import cache_folder
 from zoo.registry import PluginManager, contributions
 from zoo.rewards.reward import Reward
 from zoo.rollout.engine import Engine, Sampling, local

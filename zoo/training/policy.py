@@ -14,16 +14,8 @@ from zoo.config import TrainConfig
 from zoo.errors import ZooError, nearest
 from zoo.models.attention import use_cpu_attention
 from zoo.models.default import NAME
-from zoo.models.loading import (
-    NotFound,
-    Source,
-    add_lora,
-    is_adapted,
-    load_model,
-    load_tokenizer,
-    named_models,
-    resolve_model,
-)
+from zoo.models.loading import add_lora, is_adapted, load_model, load_tokenizer
+from zoo.models.names import NotFound, Source, named_models, resolve_model
 from zoo.models.precision import weights_dtype
 from zoo.models.scalar import is_scorer
 from zoo.models.scorer import require_head, scorer_to_train
