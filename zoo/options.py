@@ -82,7 +82,12 @@ def _type_name(kind: Any) -> str:
 
 
 def options_of(cls: type) -> list[Option]:
-    """The options of a dataclass, those of its bases first, in the order they are written."""
+    """The options of a dataclass, those of its bases first, in the order they are written.
+
+    A class that was not read from a source says what they are in `__options__`.
+    """
+    if (known := vars(cls).get("__options__")) is not None:
+        return list(known)
     hints = get_type_hints(cls)
     groups, helps = {}, {}
     for base in reversed(cls.__mro__):

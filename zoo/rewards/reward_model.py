@@ -21,8 +21,6 @@ from zoo.rewards.missing import Missing
 from zoo.runs import Run
 from zoo.types import Answer
 
-STEPS = ("min", "product")
-
 
 class RewardModel:
     """Scores answers with a frozen model, without gradient; its weights stay float32.

@@ -14,7 +14,7 @@ from zoo.config import Resolved, TrainConfig
 from zoo.data.template import ChatTemplate
 from zoo.errors import ZooError
 from zoo.judges import make as judges
-from zoo.judges.make import SELF
+from zoo.judges.spelled import SELF
 from zoo.models.critic import Critic, ValueHead
 from zoo.models.loading import is_adapted
 from zoo.models.names import Source
