@@ -37,6 +37,12 @@ def described(name: str) -> tuple[str, type[Algorithm]]:
     return short, cls
 
 
+def real(cls: type[Algorithm]) -> type[Algorithm]:
+    """The algorithm itself, where a class was made from its card. Raises ZooError as `load_algorithm` does."""
+    load = vars(cls).get("load_real")
+    return cls if load is None else load.__func__()
+
+
 def about(cls: type[Algorithm]) -> str:
     """The docstring of the module that an algorithm stands in."""
     import inspect

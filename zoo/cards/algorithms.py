@@ -43,6 +43,7 @@ def stand_in(card: dict[str, Any], load: Callable[[], type[Algorithm]]) -> type[
     body: dict[str, Any] = {
         "__doc__": card["description"],
         "about_module": card["about"],
+        "load_real": staticmethod(load),
         "data": card["kinds"][0] if len(card["kinds"]) == 1 else tuple(card["kinds"]),
         "needs": _needs_in(card["needs"], load),
         "Config": _config(card, load),

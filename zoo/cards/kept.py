@@ -52,7 +52,12 @@ def files_behind(*things: Any) -> list[str]:
     Those of zoo itself, of the standard library and of installed libraries are left out: their versions count.
     """
     owners = [base for thing in things for base in getattr(thing, "__mro__", (thing,))]
-    waiting = [sys.modules.get(str(getattr(owner, "__module__", ""))) for owner in owners]
+    return files_of(*(sys.modules.get(str(getattr(owner, "__module__", ""))) for owner in owners))
+
+
+def files_of(*modules: ModuleType | None) -> list[str]:
+    """The same of modules."""
+    waiting = list(modules)
     tops = {module.__name__.split(".")[0] for module in waiting if module is not None}
     found: dict[str, None] = {}
     while waiting:

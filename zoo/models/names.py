@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import ZooError, nearest
+from zoo.libraries.hub import may_be_cached
 from zoo.models.default import HUB_NAME, NAME, WHEEL, convert_gguf, default_model, is_unpacked, unpacked_folder
 from zoo.paths import cache_folder
 from zoo.registry import contributions, manager
@@ -110,6 +111,7 @@ class Found:
 
     source: Source
     note: str = ""
+    asked_of_hub: bool = False
 
 
 def look_for(name: str, out: str) -> Found:
@@ -123,6 +125,15 @@ def look_for(name: str, out: str) -> Found:
         return _look_for(name)
     except NotFound as error:
         raise told_of_runs(error, name, out) from None
+
+
+def expect(name: str, out: str) -> None:
+    """Raises ZooError where there is no such model, as `look_for` does; the hub is asked for what it alone may have."""
+    if look_for(name, out).asked_of_hub:
+        try:
+            _hub_source(name, lambda text: None)
+        except NotFound as error:
+            raise told_of_runs(error, name, out) from None
 
 
 def told_of_runs(error: NotFound, name: str, out: str) -> NotFound:
@@ -156,7 +167,7 @@ def _look_for(name: str) -> Found:
     if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
         raise _out_of_reach(name, "offline")
     guess = "" if "/" in name else nearest(name, [NAME, *named_models()])
-    return Found(Source(name, None), f"fetched from the hub, if it is there.{guess}")
+    return Found(Source(name, None), f"fetched from the hub, if it is there.{guess}", asked_of_hub=True)
 
 
 def _out_of_reach(name: str, why: str) -> NotFound:
@@ -165,6 +176,8 @@ def _out_of_reach(name: str, why: str) -> NotFound:
 
 def _copy_of_hub(name: str) -> Path | None:
     """The copy in the hub's own cache."""
+    if not may_be_cached(name):
+        return None
     from huggingface_hub import errors, try_to_load_from_cache
 
     try:

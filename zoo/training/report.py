@@ -14,34 +14,24 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from zoo.errors import ZooError
 from zoo.evals import Score, mean_score, within_0_and_1
 from zoo.runs import Run
-
-LOGGERS = {
-    "tensorboard": ("TensorBoardLogger", "tensorboard"),
-    "wandb": ("WandbLogger", "wandb"),
-    "csv": ("CSVLogger", ""),
-    "mlflow": ("MLFlowLogger", "mlflow"),
-}
+from zoo.training.checks import LOGGERS
 
 
 def make_loggers(names: list[str], run: Run) -> list[Any]:
-    """Lightning loggers by name (of `LOGGERS`), all writing below the run folder. Raises ZooError."""
+    """Lightning loggers by name (of `LOGGERS`), all writing below the run folder."""
     return [_logger(name, run) for name in names]
 
 
 def _logger(name: str, run: Run) -> Any:
     from lightning.pytorch import loggers
 
-    cls, package = LOGGERS[name]
+    cls = LOGGERS[name][0]
     folder = str(run.path / "logs")
-    try:
-        if name == "mlflow":
-            return loggers.MLFlowLogger(experiment_name="zoo", run_name=run.name, save_dir=folder)
-        return getattr(loggers, cls)(save_dir=folder, name=run.name if name == "wandb" else name)
-    except ModuleNotFoundError:
-        raise ZooError(f"The logger {name} needs a package that is not there.", f"pip install {package}") from None
+    if name == "mlflow":
+        return loggers.MLFlowLogger(experiment_name="zoo", run_name=run.name, save_dir=folder)
+    return getattr(loggers, cls)(save_dir=folder, name=run.name if name == "wandb" else name)
 
 
 def write_samples(run: Run, when: str, score: Score) -> None:
