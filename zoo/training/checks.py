@@ -108,7 +108,12 @@ def check_loggers(names: list[str]) -> None:
     for name in names:
         package = LOGGERS[name][1]
         if package and not any(find_spec(one) for one in filter(None, (package, STAND_INS.get(package)))):
-            raise ZooError(f"The logger {name} needs a package that is not there.", f"pip install {package}")
+            raise no_package(name, package)
+
+
+def no_package(name: str, package: str) -> ZooError:
+    """Why a logger cannot be had."""
+    return ZooError(f"The logger {name} needs a package that is not there.", f"pip install {package}")
 
 
 def prompts_in_rollout(core: TrainConfig) -> int:

@@ -16,22 +16,25 @@ from rich.table import Table
 
 from zoo.evals import Score, mean_score, within_0_and_1
 from zoo.runs import Run
-from zoo.training.checks import LOGGERS
+from zoo.training.checks import LOGGERS, no_package
 
 
 def make_loggers(names: list[str], run: Run) -> list[Any]:
-    """Lightning loggers by name (of `LOGGERS`), all writing below the run folder."""
+    """Lightning loggers by name (of `LOGGERS`), all writing below the run folder. Raises ZooError."""
     return [_logger(name, run) for name in names]
 
 
 def _logger(name: str, run: Run) -> Any:
     from lightning.pytorch import loggers
 
-    cls = LOGGERS[name][0]
+    cls, package = LOGGERS[name]
     folder = str(run.path / "logs")
-    if name == "mlflow":
-        return loggers.MLFlowLogger(experiment_name="zoo", run_name=run.name, save_dir=folder)
-    return getattr(loggers, cls)(save_dir=folder, name=run.name if name == "wandb" else name)
+    try:
+        if name == "mlflow":
+            return loggers.MLFlowLogger(experiment_name="zoo", run_name=run.name, save_dir=folder)
+        return getattr(loggers, cls)(save_dir=folder, name=run.name if name == "wandb" else name)
+    except ModuleNotFoundError:
+        raise no_package(name, package) from None
 
 
 def write_samples(run: Run, when: str, score: Score) -> None:
