@@ -7,6 +7,7 @@ declares the same and cannot train; what no card can hold is asked of the plugin
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from zoo.algorithm import Algorithm
 from zoo.cards import kept
 from zoo.cards.algorithms import describe, stand_in
 from zoo.descriptions import source_of
+from zoo.errors import ZooError
 from zoo.plugin_files import is_file_name
 
 
@@ -25,16 +27,31 @@ def described(name: str) -> tuple[str, type[Algorithm]]:
     ZooError as `load_algorithm` does.
     """
     place = _place(name)
-    if place is None:
-        return registry.load_algorithm(name)
-    card = kept.read("algorithm", place)
+    card = None if place is None else kept.read("algorithm", place)
     if card is not None:
         return card["short"], stand_in(card, lambda: registry.load_algorithm(name)[1])
+    short, cls = _carded(name, place)
+    if not is_file_name(name):
+        _fill_in(registry.find(name).package)
+    return short, cls
+
+
+def _carded(name: str, place: list[str] | None) -> tuple[str, type[Algorithm]]:
+    """The algorithm itself, whose card is written down."""
     short, cls = registry.load_algorithm(name)
-    facts = describe(cls)
-    if facts is not None:
+    facts = describe(cls) if place is not None else None
+    if place is not None and facts is not None:
         kept.write("algorithm", place, {"short": short, **facts}, kept.files_behind(cls, cls.Config))
     return short, cls
+
+
+def _fill_in(package: str) -> None:
+    """The other cards of a package: what takes long has been imported, and the next to be asked for needs not wait."""
+    for entry in registry.algorithms():
+        place = _place(entry.full_name) if entry.package == package else None
+        if place is not None and kept.read("algorithm", place) is None:
+            with contextlib.suppress(ZooError):
+                _carded(entry.full_name, place)
 
 
 def real(cls: type[Algorithm]) -> type[Algorithm]:
