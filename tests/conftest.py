@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from zoo.libraries.reliance import require
 from zoo.testing.tiny import make_model, make_tokenizer, write_folder
 
 torch.set_num_threads(1)
@@ -35,6 +36,12 @@ def own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ZOO_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hub_looked_at():
+    """The checks of the hub's library are made once in a process: before any test puts another hub in its place."""
+    require("huggingface-hub")
 
 
 @pytest.fixture(scope="session")

@@ -254,6 +254,7 @@ def test_a_model_of_the_hub_is_asked_for_once(place, monkeypatch, reason):
         raise error
 
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     says = {"unknown": "no model of the hub called", "gated": "hf auth login", "no network": "out of reach (Connect"}
     refused(*train(model="owner/name"), says=[says[reason], "'owner/name'"])
     assert asked == ["owner/name"]
@@ -264,6 +265,7 @@ def test_without_a_network_the_copy_in_the_cache_of_the_hub_is_taken(place, tiny
 
     folder = copy_of(tiny_folder, place / "models--owner--name" / "snapshots" / "abc123")
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda name, file: str(folder / file))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(place))
     status, out, _ = cli(*train("--lora", "--max-steps", "1", model="owner/name", data=data_for("sft", place)))
     assert status == 0 and "taking the copy of owner/name in its cache" in out
     settings = json.loads((place / "runs" / "sft-name-1" / "model" / "adapter_config.json").read_text())

@@ -76,7 +76,7 @@ def test_every_help_page_says_what_it_does_and_has_an_example(name):
 def test_every_option_has_a_help_text(monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     for name in COMMANDS:
-        found = re.findall(r"^  (--[a-z-]+)( \S+)?  +(.*)$", good(name, "--help"), flags=re.M)
+        found = re.findall(r"^  (--[a-z-]+)(?:, -\w)?( \S+)?  +(.*)$", good(name, "--help"), flags=re.M)
         assert len(found) > 1
         for flag, _, words in found:
             assert re.search(r"[a-z]{3}", words), f"{name} {flag}"

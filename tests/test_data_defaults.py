@@ -13,7 +13,7 @@ from zoo.cli.train import show
 from zoo.data.sources import open_source
 from zoo.data.sources.named import data_defaults, parts_of
 from zoo.errors import ZooError
-from zoo.models.loading import resolve_model
+from zoo.models.names import resolve_model
 from zoo.testing.tiny import write_folder
 from zoo.training.run import resolve_options
 

@@ -14,10 +14,10 @@ PLUGINS = sorted((ROOT / "plugins").glob("[!_]*.py"))
 
 # From the ground up; a module may import from its own layer and from those below.
 LAYERS = [
-    ("errors", "spelling", "http", "libraries"),
+    ("errors", "spelling", "http", "paths", "libraries"),
     ("loss", "types", "ties", "rl", "groups", "hookspecs", "hook_arguments", "algorithm"),
     ("faults", "descriptions", "plugin_files", "plugin_manager", "registry"),
-    ("options", "strict_yaml", "config", "runs", "scaffold"),
+    ("options", "cards", "strict_yaml", "config", "runs", "scaffold"),
     ("data",),
     ("models",),
     ("rollout", "rewards", "judges"),
@@ -37,7 +37,7 @@ LATE = {("", "training"), ("runs", "models")}
 """Inside of functions only: the package's `train`, and a run's own `load`."""
 LIGHT = [
     "errors", "spelling", "http", "hookspecs", "hook_arguments", "algorithm", "faults", "descriptions", "plugin_files",
-    "plugin_manager", "registry", "options", "strict_yaml", "config", "runs", "scaffold", "cli",
+    "plugin_manager", "registry", "options", "cards", "paths", "strict_yaml", "config", "runs", "scaffold", "cli",
 ]  # fmt: skip
 HEAVY = {"torch", "lightning", "transformers", "peft", "datasets", "pydantic", "numpy", "safetensors", "tokenizers"}
 ALGORITHMS = {

@@ -223,7 +223,8 @@ def test_a_model_may_be_asked_without_a_chat_template(tiny_model, tiny_tokenizer
 
 
 def test_the_policy_with_its_adapters_off_is_the_judge(tiny_folder, tiny_tokenizer, local):
-    from zoo.models.loading import add_lora, load_model, resolve_model
+    from zoo.models.loading import add_lora, load_model
+    from zoo.models.names import resolve_model
 
     policy = add_lora(load_model(resolve_model(str(tiny_folder)), torch.float32), 4, 8.0, 0.0, "all-linear")
     with torch.no_grad():

@@ -11,7 +11,8 @@ from zoo.errors import ZooError
 from zoo.laboratory import networks, plugin
 from zoo.laboratory.words import make_tokenizer
 from zoo.laboratory.worlds import World, Worlds
-from zoo.models.loading import Source, load_model, load_tokenizer
+from zoo.models.loading import load_model, load_tokenizer
+from zoo.models.names import Source
 
 WORDS = ("moon", "sun", "rises", "sets")
 

@@ -415,7 +415,8 @@ def test_a_head_that_reads_the_states_of_the_policys_pass_learns_what_it_would_f
 
 
 def test_states_are_lent_for_the_same_answers_and_weights_only(tiny_folder):
-    from zoo.models.loading import load_model, resolve_model
+    from zoo.models.loading import load_model
+    from zoo.models.names import resolve_model
 
     model = load_model(resolve_model(str(tiny_folder)), torch.float32)
     policy = roles.Policy(model, "shared")

@@ -76,7 +76,8 @@ def test_the_stages_of_a_bundled_recipe_lead_to_the_model_that_they_begin_with()
 def test_one_layer_is_named_for_adapters_as_several_are(tmp_path):
     import torch
 
-    from zoo.models.loading import add_lora, load_model, resolve_model
+    from zoo.models.loading import add_lora, load_model
+    from zoo.models.names import resolve_model
 
     folder = write_stand_in("gpt2", tmp_path / "model")
     for targets in ("c_attn", ["c_attn"], r".*\.c_attn"):

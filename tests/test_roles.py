@@ -194,7 +194,8 @@ def test_a_loaded_model_is_the_same_function_in_training_as_in_evaluation(name, 
     """However an architecture keeps its dropout, it is off: else policy and reference differ before the first step."""
     import transformers
 
-    from zoo.models.loading import Source, load_model
+    from zoo.models.loading import load_model
+    from zoo.models.names import Source
 
     config = {
         "llama": lambda: transformers.LlamaConfig(

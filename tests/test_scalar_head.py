@@ -15,7 +15,8 @@ from zoo.errors import ZooError
 from zoo.evals import Subject, reward_models
 from zoo.models import scalar
 from zoo.models.layout import LAYOUTS
-from zoo.models.loading import load_model, load_tokenizer, resolve_model
+from zoo.models.loading import load_model, load_tokenizer
+from zoo.models.names import resolve_model
 from zoo.models.roles import answers_in
 from zoo.models.scalar import (
     ScalarPolicy,

@@ -679,12 +679,21 @@ def test_csv_logs_what_metrics_say(train):
     assert all(float(row["speed/training"]) > 0 for row in rows)
 
 
-def test_a_logger_whose_package_is_missing_says_what_to_install(train, monkeypatch, tmp_path):
-    def missing(*arguments, **options):
-        raise ModuleNotFoundError("Neither tensorboard nor tensorboardX is available")
-
-    monkeypatch.setattr("lightning.pytorch.loggers.TensorBoardLogger", missing)
+def test_a_logger_whose_package_is_missing_is_refused_before_anything_is_loaded(train, monkeypatch, tmp_path):
+    monkeypatch.setattr("zoo.training.checks.find_spec", lambda name: None)
+    monkeypatch.setattr("zoo.training.execution.Execution", None)
     with pytest.raises(ZooError, match="logger tensorboard needs a package that is not there") as caught:
         train("sft", loggers="tensorboard")
     assert "pip install tensorboard" in caught.value.hint
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_logger_whose_package_is_too_old_says_what_to_install(train, monkeypatch, tmp_path):
+    def missing(*arguments, **options):
+        raise ModuleNotFoundError("Neither tensorboard nor tensorboardX is available")
+
+    monkeypatch.setattr("zoo.training.checks.find_spec", lambda name: name)
+    monkeypatch.setattr("lightning.pytorch.loggers.TensorBoardLogger", missing)
+    with pytest.raises(ZooError, match="logger tensorboard needs a package that is not there"):
+        train("sft", loggers="tensorboard")
     assert list((tmp_path / "runs").iterdir()) == []

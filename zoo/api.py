@@ -2,38 +2,43 @@
 
     from zoo.api import Algorithm, Loss, logsigmoid
 
-Version 1. What is not listed in `__all__` is the core's own and may change.
+Version 1. What is not listed in `__all__` is the core's own and may change. Each name is loaded when it is asked for:
+a plugin that brings data or rewards alone does not make `zoo algos` wait for torch.
 """
 
 from __future__ import annotations
 
-from torch.nn.functional import logsigmoid
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from zoo.algorithm import Algorithm
-from zoo.data.encode import default_collate
-from zoo.data.load import load_records
-from zoo.data.sources.named import DataSource
-from zoo.errors import NoSuchSplit, ZooError
-from zoo.evals import Eval, Score, Subject, mean_score, share_score
-from zoo.evals.refusals import refusal_of
-from zoo.groups import flat_groups, group_advantages, sample_groups, step_advantages, step_rewards
-from zoo.hookspecs import hookimpl
-from zoo.judges.constitution import Principle, load_constitution
-from zoo.options import require
-from zoo.rl import (
-    clipped_surrogate,
-    clipped_value_loss,
-    explained_variance,
-    gae,
-    kl_estimate,
-    sequence_log_ratio,
-    to_go,
-    variance,
-    whiten,
-)
-from zoo.rollout.engine import Engine, EngineSetup, Sampling
-from zoo.ties import wins
-from zoo.types import Answer, Answers, Batch, Loss, Ragged, TokenLogps
+if TYPE_CHECKING:
+    from torch.nn.functional import logsigmoid
+
+    from zoo.algorithm import Algorithm
+    from zoo.data.encode import default_collate
+    from zoo.data.load import load_records
+    from zoo.data.sources.named import DataSource
+    from zoo.errors import NoSuchSplit, ZooError
+    from zoo.evals import Eval, Score, Subject, mean_score, share_score
+    from zoo.evals.refusals import refusal_of
+    from zoo.groups import flat_groups, group_advantages, sample_groups, step_advantages, step_rewards
+    from zoo.hookspecs import hookimpl
+    from zoo.judges.constitution import Principle, load_constitution
+    from zoo.options import require
+    from zoo.rl import (
+        clipped_surrogate,
+        clipped_value_loss,
+        explained_variance,
+        gae,
+        kl_estimate,
+        sequence_log_ratio,
+        to_go,
+        variance,
+        whiten,
+    )
+    from zoo.rollout.engine import Engine, EngineSetup, Sampling
+    from zoo.ties import wins
+    from zoo.types import Answer, Answers, Batch, Loss, Ragged, TokenLogps
 
 __all__ = [
     "Algorithm",
@@ -78,3 +83,37 @@ __all__ = [
     "whiten",
     "wins",
 ]
+
+_HOMES = {
+    "torch.nn.functional": ("logsigmoid",),
+    "zoo.algorithm": ("Algorithm",),
+    "zoo.data.encode": ("default_collate",),
+    "zoo.data.load": ("load_records",),
+    "zoo.data.sources.named": ("DataSource",),
+    "zoo.errors": ("NoSuchSplit", "ZooError"),
+    "zoo.evals": ("Eval", "Score", "Subject", "mean_score", "share_score"),
+    "zoo.evals.refusals": ("refusal_of",),
+    "zoo.groups": ("flat_groups", "group_advantages", "sample_groups", "step_advantages", "step_rewards"),
+    "zoo.hookspecs": ("hookimpl",),
+    "zoo.judges.constitution": ("Principle", "load_constitution"),
+    "zoo.options": ("require",),
+    "zoo.rl": (
+        "clipped_surrogate", "clipped_value_loss", "explained_variance", "gae", "kl_estimate", "sequence_log_ratio",
+        "to_go", "variance", "whiten",
+    ),
+    "zoo.rollout.engine": ("Engine", "EngineSetup", "Sampling"),
+    "zoo.ties": ("wins",),
+    "zoo.types": ("Answer", "Answers", "Batch", "Loss", "Ragged", "TokenLogps"),
+}  # fmt: skip
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'zoo.api' has no attribute '{name}'")
+    value = globals()[name] = getattr(import_module(_HOME[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

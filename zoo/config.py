@@ -238,6 +238,13 @@ class Resolved:
     core: TrainConfig
     algorithm: Any
     origin: dict[str, str]
+    own: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """The algorithm's options as they were given, before its class looked at them."""
+
+    def of_class(self, cls: type[Algorithm]) -> Resolved:
+        """The same with the options of another class of the same algorithm."""
+        config = build(cls.Config, self.own, what=f"algorithm {self.algo}", where=self.origin)
+        return dataclasses.replace(self, algorithm=config)
 
     def as_dict(self) -> dict[str, Any]:
         """Flat JSON types, as in run.yaml; runs again as it is."""
@@ -280,7 +287,7 @@ OTHER_NAMES = {
 }
 """What other trainers call an option, and its name here: their users find it by the message."""
 
-RESERVED = {"algo", "config", "recipe", "stage", "laptop", "dry_run", "quiet", "help"}
+RESERVED = {"algo", "config", "recipe", "stage", "laptop", "dry_run", "as_json", "json", "quiet", "help"}
 """Flags and arguments of `train` that are no options."""
 
 
@@ -322,7 +329,8 @@ def resolve(
     core_values = {name: value for name, value in values.items() if name in core_names}
     own_values = {name: value for name, value in values.items() if name in own_names}
     core = build(TrainConfig, core_values, what="zoo train", where=origin)
-    return Resolved(algo, core, build(cls.Config, own_values, what=f"algorithm {algo}", where=origin), origin)
+    own = build(cls.Config, own_values, what=f"algorithm {algo}", where=origin)
+    return Resolved(algo, core, own, origin, own_values)
 
 
 def _variant(

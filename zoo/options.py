@@ -82,7 +82,17 @@ def _type_name(kind: Any) -> str:
 
 
 def options_of(cls: type) -> list[Option]:
-    """The options of a dataclass, those of its bases first, in the order they are written."""
+    """The options of a dataclass, those of its bases first, in the order they are written.
+
+    A class that was not read from a source says what they are in `__options__`.
+    """
+    return list(_options(cls))
+
+
+@cache
+def _options(cls: type) -> tuple[Option, ...]:
+    if (known := vars(cls).get("__options__")) is not None:
+        return tuple(known)
     hints = get_type_hints(cls)
     groups, helps = {}, {}
     for base in reversed(cls.__mro__):
@@ -91,10 +101,10 @@ def options_of(cls: type) -> list[Option]:
         group = (inspect.getdoc(base) or base.__name__).splitlines()[0].rstrip(".")
         for name, text in _field_helps(base).items():
             groups[name], helps[name] = group, text
-    return [
+    return tuple(
         Option(field.name, hints[field.name], default_of(field), helps.get(field.name, ""), groups.get(field.name, ""))
         for field in dataclasses.fields(cls)
-    ]
+    )
 
 
 def default_of(field: dataclasses.Field) -> Any:
@@ -160,7 +170,7 @@ def build(cls: type, values: Mapping[str, Any], *, what: str, where: Mapping[str
     what: how to name the thing in errors ("zoo train"); where: the origin of each value, for errors.
     Raises ZooError on unknown names (with the nearest), values of the wrong type, or a missing option.
     """
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     known = {option.name: option for option in options_of(cls)}
     where = where or {}
@@ -173,7 +183,7 @@ def build(cls: type, values: Mapping[str, Any], *, what: str, where: Mapping[str
                 f"{known[name].flag}: {known[name].help}",
             )
     try:
-        return TypeAdapter(cls).validate_python(prepared)
+        return _validator(cls).validate_python(prepared)
     except ValidationError as error:
         wrong: dict[str, str] = {}
         for one in error.errors():
@@ -188,6 +198,13 @@ def build(cls: type, values: Mapping[str, Any], *, what: str, where: Mapping[str
         ]
         hints = [f"{known[name].flag}: {known[name].help}" for name in wrong]
         raise ZooError("\n".join(lines), "\n".join(hints)) from None
+
+
+@cache
+def _validator(cls: type) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(cls)
 
 
 def _refused(

@@ -12,6 +12,11 @@ from zoo.errors import PluginError, ZooError, nearest
 from zoo.faults import FILE_PREFIX, describe_error
 
 
+def is_file_name(name: str) -> bool:
+    """Whether a name means a file: `./mine.py` or `./mine.py:Class`."""
+    return ".py" in name and (":" in name or name.endswith(".py"))
+
+
 def load_file(name: str) -> tuple[str, type[Algorithm]]:
     path, _, attribute = name.partition(":")
     file = Path(path).expanduser()

@@ -17,7 +17,7 @@ from zoo import descriptions
 from zoo.algorithm import Algorithm, validate
 from zoo.errors import PluginError, ZooError, nearest
 from zoo.faults import describe_error
-from zoo.plugin_files import load_file
+from zoo.plugin_files import is_file_name, load_file
 from zoo.plugin_manager import PluginManager, contributions
 
 __all__ = [
@@ -128,7 +128,7 @@ def load_algorithm(name: str) -> tuple[str, type[Algorithm]]:
 
     Raises ZooError when there is none, PluginError when the plugin itself is at fault.
     """
-    if ".py" in name and (":" in name or name.endswith(".py")):
+    if is_file_name(name):
         return load_file(name)
     entry = find(name)
     try:

@@ -81,7 +81,8 @@ class Run:
         """The trained model and its tokenizer."""
         import torch
 
-        from zoo.models.loading import load_model, load_tokenizer, resolve_model
+        from zoo.models.loading import load_model, load_tokenizer
+        from zoo.models.names import resolve_model
 
         source = resolve_model(str(self.path))
         return load_model(source, torch.float32), load_tokenizer(source)
@@ -166,11 +167,33 @@ def create_run(
             beside.write_json(f"{file}.json", values)
         return Run(_claim(beside.path, out, name, default))
     except OSError as error:
-        raise ZooError(
-            f"The run folder cannot be made in {parent}: {error.strerror}.", "Choose --out FOLDER."
-        ) from None
+        raise _cannot_be_made(parent, error.strerror) from None
     finally:
         shutil.rmtree(beside.path, ignore_errors=True)
+
+
+def default_name(algo: str, model: str) -> str:
+    """What a run is called, but for its number. model: the short name of where it starts."""
+    return f"{Path(algo.split(':')[0]).stem if '.py' in algo else algo}-{model}"
+
+
+def next_name(out: str, default: str) -> str:
+    """The name that a run would get now."""
+    parent = Path(out).expanduser()
+    return next(name for number in itertools.count(1) if not (parent / (name := f"{default}-{number}")).exists())
+
+
+def check_writable(folder: Path) -> None:
+    """Raises ZooError where no files can be made in a folder, which need not be there yet."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise _cannot_be_made(folder, f"{there} is a file")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise _cannot_be_made(folder, "Permission denied" if there == folder else f"{there}: Permission denied")
+
+
+def _cannot_be_made(parent: Path, why: Any) -> ZooError:
+    return ZooError(f"The run folder cannot be made in {parent}: {why}.", "Choose --out FOLDER.")
 
 
 def _claim(beside: Path, out: str, name: str | None, default: str) -> Path:

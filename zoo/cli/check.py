@@ -24,6 +24,9 @@ def check(
 
     Ends with exit status 1 when a check fails. docs/conformance.md explains the checks.
     """
+    from zoo.cards import described
+
+    described(name)
     from zoo.testing.declared import find_check
     from zoo.testing.suite import NAMES, Suite, summary
 

@@ -186,10 +186,11 @@ def _cell(value: dict[str, Any] | None) -> str:
 def _compare_runs(names: list[str], own: dict[str, Any]) -> None:
     from pathlib import Path
 
-    from zoo.comparison.finished import compare_runs
     from zoo.runs import find_run
 
     runs = [find_run(name) for name in names]
+    from zoo.comparison.finished import compare_runs
+
     found = compare_runs(runs)
     console = Console(stderr=own["as_json"])
     if own["as_json"]:

@@ -59,14 +59,8 @@ def data(
 ) -> None:
     """Show how rows are read: rendered examples with the trained tokens coloured, lengths, kept and dropped."""
     from zoo import registry
-    from zoo.data.encode import encode
+    from zoo.data.formats import columns_of
     from zoo.data.load import judge, load
-    from zoo.data.preview import as_json as preview_json
-    from zoo.data.preview import preview
-    from zoo.data.template import ChatTemplate
-    from zoo.models.loading import load_tokenizer
-    from zoo.training.datasets import columns_of
-    from zoo.training.policy import resolve_start
 
     console = Console()
     say: Any = (lambda text: None) if as_json else (lambda text: console.print(text, highlight=False, markup=False))
@@ -76,6 +70,14 @@ def data(
         source, kind, split=split, columns=columns_of(columns), format=format, limit=limit, strict=strict,
         named_sources=named,
     )  # fmt: skip
+    # Only now what takes seconds to import: mistakes in the data are told at once.
+    from zoo.data.encode import encode
+    from zoo.data.preview import as_json as preview_json
+    from zoo.data.preview import preview
+    from zoo.data.template import ChatTemplate
+    from zoo.models.loading import load_tokenizer
+    from zoo.training.policy import resolve_start
+
     chat = ChatTemplate(load_tokenizer(resolve_start(model, "runs", say)), template)
     encoded = encode(loaded.records, loaded.kind, chat, max_length=max_length, long_rows=long_rows)
     if strict:
@@ -93,12 +95,12 @@ def data(
 
 def _kind(wanted: str | None, source: str, split: str, columns: Any, named: dict[str, Any]) -> str | tuple[str, ...]:
     """The data kinds meant by a kind, an algorithm, or nothing (then the source's own kind)."""
-    from zoo import registry
     from zoo.algorithm import DATA_KINDS
+    from zoo.cards import described
     from zoo.data.load import source_kind
 
     if wanted in DATA_KINDS:
         return str(wanted)
     if wanted is not None:
-        return registry.load_algorithm(wanted)[1].kinds()
+        return described(wanted)[1].kinds()
     return source_kind(source, split, columns, named)

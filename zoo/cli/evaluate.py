@@ -57,13 +57,12 @@ def evaluate(
     refusals; a reward model on held-out pairs and rankings. docs/evals.md tells of every evaluation.
     """
     from zoo.evals.chosen import Chosen, by_default, choose
-    from zoo.models.scalar import is_scorer
-    from zoo.training.progress import counter
-    from zoo.training.subject import load_subject
+    from zoo.models.names import expect
+    from zoo.training.outlook import evaluations
 
-    available = registry.contributions(registry.manager(), "evals")
+    known = evaluations()
     if listed:
-        _list(available, as_json)
+        _list(known, as_json)
         return
     if limit is not None and limit < 1:
         raise ZooError(f"--limit {limit} leaves nothing to evaluate.", "Give 1 or more, or leave --limit out.")
@@ -72,10 +71,19 @@ def evaluate(
             "--data and --columns say what --reward is measured on, and there is no --reward.",
             f'Add --reward; an evaluation takes its data in brackets: --eval "accuracy(data={data or "starter"})".',
         )
+    asked_for = choose(evals or [], known)
+    needs_model = bool(reward) or not asked_for or any(one.evaluation.head != "none" for one in asked_for)
+    for name in filter(None, (model, against)) if needs_model else ():
+        expect(name, out)
+    from zoo.models.scalar import is_scorer
+    from zoo.training.progress import counter
+    from zoo.training.subject import load_subject
+
     console = Console(stderr=as_json)
+    available = registry.contributions(registry.manager(), "evals")
     wanted = choose(evals or [], available)
     subject: Any = None
-    if reward or not wanted or any(one.evaluation.head != "none" for one in wanted):
+    if needs_model:
         progress = None if as_json else counter(console, "answers")
         subject = load_subject(model, out, _say(console), against=against, limit=limit, progress=progress)
         head = "scalar" if is_scorer(subject.model) else "lm"

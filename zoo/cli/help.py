@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 WIDEST_FLAG = 30
 """Characters of a flag and its value that stand in one line; the choices of longer ones go to the words."""
@@ -24,8 +24,29 @@ NARROW = 60
 """Columns below which flags and words do not fit beside each other."""
 
 
+class Group(TyperGroup):
+    """The page of all commands."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        console = Console()
+        usage = " ".join([ctx.command_path, *self.collect_usage_pieces(ctx)])
+        console.print(Text(f"Usage: {usage}\n", overflow="fold"))
+        for paragraph in (self.help or "").split("\n\n"):
+            console.print(Text(" ".join(paragraph.split()) + "\n", overflow="fold"))
+        console.print(Text("Commands", style="bold"))
+        commands = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
+        _print_commands(commands, console)
+        console.print()
+        console.print(Text("Options", style="bold"))
+        _print_options(self.get_params(ctx), ctx, console)
+        console.print(Text(f"\n{ctx.command_path} COMMAND --help tells more."))
+
+
 class App(typer.Typer):
     """A typer app whose commands have these help pages."""
+
+    def __init__(self, **options: Any):
+        super().__init__(**{"cls": Group, **options})
 
     def command(self, name: str | None = None, **options: Any) -> Any:  # type: ignore[override]
         return super().command(name, **{"cls": Command, **options})
@@ -90,7 +111,8 @@ def _print_options(parameters: Iterable[Any], ctx: Any, console: Console) -> Non
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for parameter in parameters:
-        flag = parameter.name if parameter.param_type_name == "argument" else ", ".join(parameter.opts)
+        names = sorted(parameter.opts, key=len, reverse=True)
+        flag = parameter.name if parameter.param_type_name == "argument" else ", ".join(names)
         value, words = _value_name(parameter, ctx), (parameter.help or "").strip()
         if value and len(f"{flag} {value}") > WIDEST_FLAG:
             words, value = f"{words} One of {value.replace('|', ', ')}.", "name"
@@ -106,13 +128,18 @@ def _print_options(parameters: Iterable[Any], ctx: Any, console: Console) -> Non
 
 
 def _print_verbs(verbs: Mapping[str, Any], path: str, console: Console) -> None:
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    for name, verb in verbs.items():
-        words = (verb.help or "").strip().split("\n\n")[0]
-        table.add_row(Text.assemble("  ", (name, "cyan")), " ".join(words.split()))
-    console.print(table)
+    _print_commands(verbs, console)
     first = next(iter(verbs))
     console.print(Text(f"\n{path} {first} --help tells more. A file of that name is ./{first}\n"))
+
+
+def _print_commands(commands: Mapping[str, Any], console: Console) -> None:
+    """The first paragraph of each."""
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    for name, command in commands.items():
+        words = (command.help or "").strip().split("\n\n")[0]
+        table.add_row(Text.assemble("  ", (name, "cyan")), " ".join(words.split()))
+    console.print(table)
 
 
 def _value_name(parameter: Any, ctx: Any) -> str:

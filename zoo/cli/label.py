@@ -92,6 +92,7 @@ def label(
     is judged twice. `zoo train --algo rm --data labelled.jsonl` then learns from it, and so does every other algorithm
     for pairs.
     """
+    _look_ahead(data, judge, model, runs)
     from zoo.training.labelling import LabelOptions, label_data
     from zoo.training.progress import counter
 
@@ -104,6 +105,21 @@ def label(
     say: Any = lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True)  # noqa: E731
     summary = label_data(options, out, runs, say, counter(console, "pairs"))
     print_json(summary) if as_json else _show(summary, out, console)
+
+
+def _look_ahead(data: str, judge: str, model: str, runs: str) -> None:
+    """Raises ZooError for data, a judge or a model that is not there, before what takes seconds to import."""
+    from zoo import registry
+    from zoo.data.sources import is_on_hub, open_source
+    from zoo.judges.spelled import SELF, check_judge
+    from zoo.models.names import expect
+
+    named = registry.contributions(registry.manager(), "sources")
+    if not is_on_hub(data, named):
+        open_source(data, "prompt", named_sources=named, limit=1)
+    check_judge(judge, runs)
+    if judge == SELF:
+        expect(model, runs)
 
 
 def _show(summary: dict[str, Any], path: Path, console: Console) -> None:

@@ -17,7 +17,11 @@ from rich.table import Table
 from rich.text import Text
 
 from zoo import registry
+from zoo.cards import about, described
+from zoo.cli.completion import algorithm_names, run_names
 
+NARROW_TABLE = 76
+"""Columns below which the words of a table of algorithms have no room beside the names."""
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -26,7 +30,10 @@ def print_json(content: Any) -> None:
 
 
 def algos(
-    name: Annotated[str | None, typer.Argument(help="One algorithm; without it all are listed.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="One algorithm; without it all are listed.", autocompletion=algorithm_names),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """List the installed algorithms, or show one: what it learns from, its paper, options and metrics."""
@@ -38,25 +45,37 @@ def algos(
     if as_json:
         print_json(rows)
         return
+    _show_algorithms(rows)
+    Console().print("\nzoo algos NAME shows one; zoo train --algo NAME trains it.", highlight=False)
+
+
+def _show_algorithms(rows: list[dict[str, Any]]) -> None:
+    """A table where its words have room; otherwise a paragraph each, so that names and papers stay whole."""
+    console = Console()
     table = Table("name", "learns from", "paper", "what it does", box=None, pad_edge=False)
     for row in rows:
-        text = row["description"] or f"[red]{escape(row.get('error', ''))}[/red]"
-        table.add_row(row["name"], row["data"], row["paper"], text)
-    Console().print(table)
-    Console().print("\nzoo algos NAME shows one; zoo train --algo NAME trains it.", highlight=False)
+        text = escape(row["description"]) or f"[red]{escape(row.get('error', ''))}[/red]"
+        if console.width >= NARROW_TABLE:
+            table.add_row(row["name"], row["data"], row["paper"], text)
+            continue
+        console.print(Text(row["name"], style="bold"), soft_wrap=True)
+        facts = escape(", ".join(filter(None, (f"from {row['data']}", row["paper"]))))
+        console.print(Padding(f"{text}\n[dim]{facts}[/dim]", (0, 0, 0, 2)), highlight=False)
+    if table.row_count:
+        console.print(table)
 
 
 def algorithm_card(name: str) -> dict[str, Any]:
     """Everything an algorithm says of itself, as JSON types."""
     from zoo.options import options_of
 
-    short, cls = registry.load_algorithm(name)
+    short, cls = described(name)
     needs = cls.needs(cls(), cls.Config()) if callable(cls.needs) else cls.needs
     return {
         "name": short,
         "train": f"zoo train --algo {_as_typed(name, cls)}",
         "description": inspect.getdoc(cls) or "",
-        "about": inspect.getdoc(inspect.getmodule(cls)) or "",
+        "about": about(cls),
         "paper": cls.paper,
         "data": ", ".join(cls.kinds()),
         "needs": list(needs),
@@ -109,7 +128,9 @@ def _value(option: dict[str, Any]) -> str:
 
 
 def runs(
-    name: Annotated[str | None, typer.Argument(help="One run: path, name or last; without it all.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="One run: path, name or last; without it all.", autocompletion=run_names)
+    ] = None,
     out: Annotated[str, typer.Option(help="Folder that holds the runs.")] = "runs",
     as_json: Json = False,
 ) -> None:

@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
+import shlex
 import sys
 import traceback
+from importlib import import_module
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from zoo import __version__
-from zoo.cli import (
-    check,
-    compare,
-    data,
-    doctor,
-    evaluate,
-    label,
-    listings,
-    models,
-    new_plugin,
-    recipes,
-    reproduce,
-    train,
-)
 from zoo.cli.help import App
 from zoo.errors import ZooError
-from zoo.faults import fault_of_plugin
 
 app = App(
     name="zoo",
@@ -37,7 +24,7 @@ app = App(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
@@ -50,37 +37,62 @@ def _version(value: bool) -> None:
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", "-V", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     pass
 
 
+COMMANDS = {
+    "train": ("train", ""),
+    "resume": ("train", "zoo resume last"),
+    "algos": ("listings", "zoo algos    zoo algos dpo    zoo algos --json"),
+    "data": ("data", "zoo data starter --for dpo    zoo data dedup rows.jsonl --near 0.8    "
+                     "zoo data rows.jsonl --for preference --columns prompt=question"),
+    "label": ("label", ""),
+    "eval": ("evaluate", ""),
+    "chat": ("models", 'zoo chat last --vs smollm2-135m    zoo chat last --prompt "Name three fruits."'),
+    "runs": ("listings", "zoo runs    zoo runs last    zoo runs --json"),
+    "compare": ("compare", ""),
+    "recipes": ("recipes", ""),
+    "reproduce": ("reproduce", ""),
+    "export": ("models", "zoo export last my-model    zoo export last my-model --merge"),
+    "new-plugin": ("new_plugin", ""),
+    "check": ("check", "zoo check dpo    zoo check ./simpo.py:SimPO --only learns    zoo check dpo --json"),
+    "doctor": ("doctor", "zoo doctor --json"),
+}  # fmt: skip
+"""Every command in the order of the help page: its module below zoo.cli, and examples where that has none."""
+FUNCTIONS = {"eval": "evaluate", "new-plugin": "new_plugin"}
+"""The functions that are not called as their command is."""
+
+
 def add_commands(arguments: list[str]) -> None:
-    """Every command, in the order of the help page; the flags of `train` depend on the arguments."""
-    train.register(app, arguments)
-    app.command(epilog="Example: zoo resume last")(train.resume)
-    app.command(epilog="Examples: zoo algos    zoo algos dpo    zoo algos --json")(listings.algos)
-    app.command(
-        cls=data.DataCommand,
-        epilog="Examples: zoo data starter --for dpo    zoo data dedup rows.jsonl --near 0.8    "
-        "zoo data rows.jsonl --for preference --columns prompt=question",
-    )(data.data)
-    app.command(epilog="Examples: " + "    ".join(label.EXAMPLES))(label.label)
-    app.command("eval", epilog="Examples: " + "    ".join(evaluate.EXAMPLES))(evaluate.evaluate)
-    app.command(epilog='Examples: zoo chat last --vs smollm2-135m    zoo chat last --prompt "Name three fruits."')(
-        models.chat
-    )
-    app.command(epilog="Examples: zoo runs    zoo runs last    zoo runs --json")(listings.runs)
-    app.command("compare", epilog="Examples: " + "    ".join(compare.EXAMPLES))(compare.command())
-    app.command(epilog="Examples: " + "    ".join(recipes.EXAMPLES))(recipes.recipes)
-    app.command(epilog="Examples: " + "    ".join(reproduce.EXAMPLES))(reproduce.reproduce)
-    app.command(epilog="Examples: zoo export last my-model    zoo export last my-model --merge")(models.export)
-    app.command("new-plugin", epilog=new_plugin.EPILOG)(new_plugin.new_plugin)
-    app.command(epilog="Examples: zoo check dpo    zoo check ./simpo.py:SimPO --only learns    zoo check dpo --json")(
-        check.check
-    )
-    app.command(epilog="Example: zoo doctor --json")(doctor.doctor)
+    """The command that the arguments name, else all of them; the flags of `train` depend on the arguments."""
+    named = [name for name in arguments[:1] if name in COMMANDS]
+    for name in named or COMMANDS:
+        _add(name, arguments)
+
+
+def _add(name: str, arguments: list[str]) -> None:
+    # Imported one by one: a command does not wait for what another one needs.
+    module = import_module(f"zoo.cli.{COMMANDS[name][0]}")
+    if name == "train":
+        module.register(app, arguments)
+        return
+    examples = COMMANDS[name][1] or "    ".join(module.EXAMPLES)
+    function = module.command() if name == "compare" else getattr(module, FUNCTIONS.get(name, name))
+    looks = {"cls": module.DataCommand} if name == "data" else {}
+    app.command(name, epilog=f"Examples: {examples}", **looks)(function)
+
+
+def typed() -> list[str]:
+    """The arguments; for a shell that asks how they may go on, those that it has so far."""
+    if "_ZOO_COMPLETE" not in os.environ:
+        return sys.argv[1:]
+    line = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS", "")
+    with contextlib.suppress(ValueError):
+        return shlex.split(line)[1:]
+    return []
 
 
 def main() -> None:
@@ -90,12 +102,14 @@ def main() -> None:
             # A terminal without Unicode gets question marks, not a traceback in the middle of a run.
             stream.reconfigure(errors="replace")
     try:
-        add_commands(sys.argv[1:])
+        add_commands(typed())
         app()
     except ZooError as error:
         show_error(error)
         raise SystemExit(error.exit_status) from None
     except Exception as error:
+        from zoo.faults import fault_of_plugin
+
         fault = fault_of_plugin(error)
         if fault is None:
             raise
@@ -105,6 +119,9 @@ def main() -> None:
 
 def show_error(error: ZooError) -> None:
     """What happened, in red, and what to type next."""
+    from rich.console import Console
+    from rich.markup import escape
+
     console = Console(stderr=True)
     console.print(f"[red]{escape(error.message)}[/red]", highlight=False, soft_wrap=True)
     if error.hint:
@@ -113,7 +130,7 @@ def show_error(error: ZooError) -> None:
 
 def keep_traceback(error: Exception) -> str:
     """Write the traceback of a plugin's bug to a file; says where it is."""
-    from zoo.models.default import cache_folder
+    from zoo.paths import cache_folder
 
     file = cache_folder() / "traceback.txt"
     try:

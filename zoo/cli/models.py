@@ -30,6 +30,10 @@ def chat(
     out: Out = "runs",
 ) -> None:
     """Talk to a run or model; an empty line or ctrl-D ends it."""
+    from zoo.models.names import expect
+
+    for name in filter(None, (model, versus)):
+        expect(name, out)
     from zoo.data.formats.message import RowError
     from zoo.evals.answers import answer_texts
     from zoo.rollout.engine import Sampling
@@ -75,18 +79,20 @@ def export(
     out: Out = "runs",
 ) -> None:
     """Copy a run's model to a folder of its own, adapters merged if asked for."""
-    import torch
-
-    from zoo.libraries.adapters import is_adapted, merged
-    from zoo.models.loading import load_model, load_tokenizer, resolve_model
+    from zoo.models.names import resolve_model
     from zoo.runs import find_run
-    from zoo.training.policy import export_model
 
     if folder.exists():
         raise ZooError(f"{folder} exists already.", "Name a folder that is not there.")
     if dtype not in ("float32", "bfloat16"):
         raise ZooError(f"--dtype {dtype} is not offered.", "Choose float32 or bfloat16.")
     source = resolve_model(str(find_run(run, out).path))
+    import torch
+
+    from zoo.libraries.adapters import is_adapted, merged
+    from zoo.models.loading import load_model, load_tokenizer
+    from zoo.training.policy import export_model
+
     model = load_model(source, getattr(torch, dtype))
     if merge:
         if not is_adapted(model):

@@ -12,7 +12,7 @@ from rich.console import Console
 from zoo.algorithm import DATA_KINDS
 from zoo.errors import ZooError
 
-EPILOG = "Examples: zoo new-plugin mine --data preference    zoo new-plugin mine --data feedback --out ~/plugins"
+EXAMPLES = ("zoo new-plugin mine --data preference", "zoo new-plugin mine --data feedback --out ~/plugins")
 
 
 def new_plugin(

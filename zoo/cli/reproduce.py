@@ -53,11 +53,14 @@ def reproduce(
     claim is *reproduced*, *not reproduced*, or *not tested here*: a small experiment says nothing about numbers at
     full scale.
     """
-    from zoo.recipes.check import check_recipe
     from zoo.recipes.load import load_recipe
+
+    read = load_recipe(recipe)
+    # Only now what takes seconds to import: mistakes in the file are told at once.
+    from zoo.recipes.check import check_recipe
     from zoo.recipes.runner import Reproduction
 
-    found = check_recipe(load_recipe(recipe), laptop)
+    found = check_recipe(read, laptop)
     console = Console(stderr=as_json)
     chosen = None if seeds is None else seeds_in(seeds)
     reproduction = Reproduction(

@@ -8,18 +8,25 @@ import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from zoo import registry
+from zoo.cards import described
+from zoo.cli.completion import algorithm_names, is_completion, run_names
 from zoo.cli.help import Command
+from zoo.cli.listings import print_json
 from zoo.config import OTHER_NAMES, Resolved, TrainConfig
 from zoo.errors import ZooError, nearest_names
 from zoo.options import Option, options_of
 from zoo.strict_yaml import read_yaml
+
+if TYPE_CHECKING:
+    from zoo.training.outlook import Outlook
 
 EPILOG = (
     "Examples: zoo train    zoo train --algo dpo --beta 0.2 --lora    zoo train --algo dpo --help    "
@@ -34,10 +41,12 @@ def register(app: typer.Typer, arguments: list[str]) -> None:
     defaults: Mapping[str, Any] = {}
     if arguments[:1] == ["train"]:
         name = _named_algorithm(arguments)
-        if name is not None or "--help" not in arguments:
-            short, cls = registry.load_algorithm(name or registry.default_name())
-            algorithm_options = [replace(option, group=f"Algorithm {short}") for option in options_of(cls.Config)]
-            defaults = cls.defaults
+        if name is not None or not {"--help", "-h"} & set(arguments):
+            # Whoever asks for a completion has not typed all of a name.
+            with contextlib.suppress(*([ZooError] if is_completion() else [])):
+                short, cls = described(name or registry.default_name())
+                algorithm_options = [replace(option, group=f"Algorithm {short}") for option in options_of(cls.Config)]
+                defaults = cls.defaults
     app.command("train", epilog=EPILOG, cls=TrainCommand)(_command(algorithm_options, defaults))
 
 
@@ -67,7 +76,7 @@ def _owners(name: str) -> list[str]:
     found = []
     for entry in registry.algorithms():
         with contextlib.suppress(ZooError):
-            if name in [option.name for option in options_of(registry.load_algorithm(entry.full_name)[1].Config)]:
+            if name in [option.name for option in options_of(described(entry.full_name)[1].Config)]:
                 found.append(entry.name)
     return found
 
@@ -106,16 +115,25 @@ def _command(algorithm_options: list[Option], defaults: Mapping[str, Any]) -> An
         options too.
         """
         algo, config, dry_run = given.pop("algo"), given.pop("config"), given.pop("dry_run")
+        as_json = given.pop("as_json")
+        if as_json and not dry_run:
+            raise ZooError("--json goes with --dry-run.", "Add --dry-run, or leave --json out.")
         recipe, stage, laptop = given.pop("recipe"), given.pop("stage"), given.pop("laptop")
         given = {name: value for name, value in given.items() if value is not None}
         between = _from_recipe(recipe, stage, laptop, {**given, "algo": algo, "config": config})
+        from zoo.training.outlook import look_ahead
         from zoo.training.run import execute, resolve_options
 
         resolved, cls = resolve_options(between[0] or algo, config, given, "command line", between[1])
         if recipe is not None:
             resolved.origin["algo"] = f"recipe {recipe}"
         if dry_run:
+            outlook = look_ahead(resolved, cls)
+            if as_json:
+                print_json(as_json_types(resolved, outlook))
+                return
             show(resolved, Console())
+            tell(outlook, Console())
         else:
             execute(resolved, cls, Console(), command=shlex.join(["zoo", *sys.argv[1:]]))
 
@@ -123,14 +141,19 @@ def _command(algorithm_options: list[Option], defaults: Mapping[str, Any]) -> An
         (
             "algo",
             str,
-            typer.Option(help="The algorithm: a name from `zoo algos`, or ./file.py:Class.", show_default="default"),
+            typer.Option(
+                help="The algorithm: a name from `zoo algos`, or ./file.py:Class.", show_default="default",
+                autocompletion=algorithm_names,
+            ),
         ),
         ("config", str, typer.Option(help="A YAML file of options, such as the run.yaml of a run.", metavar="FILE")),
         ("recipe", str, typer.Option(help="A recipe, to train one --stage of it (`zoo recipes` lists them).")),
         ("stage", str, typer.Option(help="The stage of the recipe; options given besides outrank its own.")),
         ("laptop", bool, typer.Option("--laptop", help="The stage of the recipe's small experiment.")),
-        ("dry_run", bool, typer.Option("--dry-run", help="Print every option and where it came from; train nothing.")),
-    ]
+        ("dry_run", bool, typer.Option("--dry-run", help="Look for all that a run needs; print every option with its "
+                                       "origin, and what the run will make.")),
+        ("as_json", bool, typer.Option("--json", help="Print JSON, with --dry-run.")),
+    ]  # fmt: skip
     parameters = [parameter(name, kind, info, False if kind is bool else None) for name, kind, info in fixed]
     parameters += [parameter(o.name, bool if o.is_flag else str, flag_of(o)) for o in [*algorithm_options, *options]]
     train.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -178,12 +201,26 @@ def show(resolved: Resolved, console: Console) -> None:
     """Every option, its value, and where the value came from."""
     table = Table("option", "value", "from", box=None, pad_edge=False)
     for name, value in resolved.as_dict().items():
-        table.add_row(name, str(value), resolved.origin[name])
+        table.add_row(name, escape(str(value)), resolved.origin[name])
     console.print(table)
 
 
+def tell(outlook: Outlook, console: Console) -> None:
+    """What was found, and what the run will make."""
+    console.print()
+    for name, text in outlook.facts.items():
+        console.print(f"{name:12} {text}", highlight=False, markup=False, soft_wrap=True)
+    console.print("\nNothing is missing, and nothing was trained. Without --dry-run the run starts.", highlight=False)
+
+
+def as_json_types(resolved: Resolved, outlook: Outlook) -> dict[str, Any]:
+    """The same as JSON types."""
+    options = {name: {"value": value, "from": resolved.origin[name]} for name, value in resolved.as_dict().items()}
+    return {"options": options, "found": outlook.as_json()}
+
+
 def resume(
-    run: Annotated[str, typer.Argument(help="A run: its path, its name, or last.")] = "last",
+    run: Annotated[str, typer.Argument(help="A run: its path, its name, or last.", autocompletion=run_names)] = "last",
     allow_data_change: Annotated[bool, typer.Option(help="Go on although the data is not what it was.")] = False,
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with the hub model.")] = False,
 ) -> None:

@@ -26,7 +26,8 @@ from zoo.errors import TrainingStopped, ZooError
 from zoo.evals import Score, Subject
 from zoo.evals.chosen import choose
 from zoo.libraries.architecture import ending_ids
-from zoo.models.loading import Source, load_model, load_tokenizer, resolve_model
+from zoo.models.loading import load_model, load_tokenizer
+from zoo.models.names import Source, resolve_model
 from zoo.models.precision import choose_precision
 from zoo.models.scorer import require_head
 from zoo.report.run_page import write_run_page

@@ -6,12 +6,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from zoo.data.template import ChatTemplate
 from zoo.errors import ZooError
+
+if TYPE_CHECKING:
+    import torch
+
+    from zoo.data.template import ChatTemplate
 
 Z = 1.959964
 """The 97.5 % point of the normal distribution."""
@@ -52,6 +54,8 @@ class Subject:
                 "Name it: zoo eval last --against smollm2-135m --eval …",
             )
         if "start" not in self.answered:
+            import torch
+
             model = self.start if isinstance(self.start, torch.nn.Module) else self.start()
             self.answered["start"] = replace(self, model=model.to(self.device).eval(), start=None, answered={})
         return self.answered["start"]

@@ -23,9 +23,9 @@ from urllib.parse import urlsplit
 from zoo.errors import ZooError
 from zoo.http import BUSY, Server, ServerError
 from zoo.judges.judge import Response
+from zoo.judges.spelled import KEYS, check_endpoint
 from zoo.judges.wording import Question
 
-KEYS = ("ZOO_JUDGE_KEY", "OPENAI_API_KEY")
 AGAIN = (200, 408, 500, *BUSY)
 """Worth another attempt: busy, failing or slow servers (408 is a time-out here), and what is not JSON (200)."""
 REFUSALS = (400, 401, 402, 403, 404, 405, 413, 422)
@@ -56,13 +56,9 @@ class Endpoint:
         pause: float = 1.0,
         longest_thought: int = 256,
     ):
+        check_endpoint(spec)
         url, _, self.model = spec.partition("#")
         parts = urlsplit(url)
-        if not self.model or not parts.netloc:
-            raise ZooError(f"The judge '{spec}' names no model.", "Write https://host/v1#model-name.")
-        if parts.username or parts.password or parts.query:
-            # It would stand in the run folder and in every label.
-            raise ZooError("A key does not belong into the address of a judge.", f"Set it as {' or '.join(KEYS)}.")
         if votes < 1 or parallel < 1:
             raise ZooError("A judge needs at least one vote and one request at a time.")
         self.name = f"{url.rstrip('/')}#{self.model}"

@@ -16,18 +16,18 @@ from zoo.judges.cache import JudgementCache
 from zoo.judges.endpoint import Endpoint
 from zoo.judges.judge import Judge, Respondent
 from zoo.judges.local import LocalModel
+from zoo.judges.spelled import SELF, is_endpoint
 from zoo.judges.wording import load_wording
 from zoo.libraries.adapters import merged
 from zoo.libraries.architecture import ending_ids
 from zoo.models.attention import use_cpu_attention
-from zoo.models.default import cache_folder
-from zoo.models.loading import load_model, load_tokenizer, resolve_model
+from zoo.models.loading import load_model, load_tokenizer
+from zoo.models.names import resolve_model
 from zoo.models.precision import round_frozen, rounding_tolerance
 from zoo.models.scorer import require_head
 from zoo.models.scoring import choose_layout
+from zoo.paths import cache_folder
 from zoo.runs import find_run, is_run_name
-
-SELF = "self"
 
 
 def make_judge(
@@ -62,7 +62,7 @@ def make_judge(
     """
     texts = load_wording(wording)
     respondent: Respondent
-    if spec.startswith(("http://", "https://")):
+    if is_endpoint(spec):
         respondent = Endpoint(spec, votes=votes, parallel=parallel, longest_thought=longest_thought)
     elif spec == SELF:
         if policy_model is None or template is None:

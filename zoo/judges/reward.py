@@ -6,14 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from zoo.errors import ZooError, nearest
 from zoo.judges.judge import Judge
 from zoo.judges.make import make_judge
+from zoo.judges.spelled import check_options
 from zoo.judges.verdicts import as_reward
 from zoo.models.default import NAME
-
-OPTIONS = ("model", "wording", "chain_of_thought")
-SWITCH = {"true": True, "false": False, "1": True, "0": False}
 
 
 class JudgeReward:
@@ -33,14 +30,7 @@ def judge_reward(options: Mapping[str, float | str], **settings: Any) -> JudgeRe
 
     model: of the judge, as in --judge (not self: a reward does not know the policy); by default the default model.
     """
-    for name in options:
-        if name not in OPTIONS:
-            raise ZooError(
-                f"a judge has no option {name}.{nearest(name, OPTIONS)}", f"It takes {', '.join(OPTIONS)}."
-            )  # fmt: skip
-    switch = str(options.get("chain_of_thought", "false")).lower()
-    if switch not in SWITCH:
-        raise ZooError("chain_of_thought is true or false.")
+    chain_of_thought = check_options(options)
     wording = str(options["wording"]) if "wording" in options else None
     judge = make_judge(str(options.get("model", NAME)), wording=wording, **settings)
-    return JudgeReward(judge, SWITCH[switch])
+    return JudgeReward(judge, chain_of_thought)

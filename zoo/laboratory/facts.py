@@ -12,8 +12,10 @@ A bad answer is wrong (another object of the same property) or has not the form 
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache, partial
 from typing import Any, Literal
 
 from zoo.errors import ZooError
@@ -57,10 +59,11 @@ TEMPLATE = (
 """Plain words, and no special token but the end, so that documents may hold instructions, as the web does."""
 
 
-def facts() -> list[Fact]:
+@cache
+def facts() -> tuple[Fact, ...]:
     """All facts, always the same."""
     draw = random.Random("facts")
-    return [(subject, relation, draw.choice(OBJECTS[relation])) for subject in SUBJECTS for relation in RELATIONS]
+    return tuple((subject, relation, draw.choice(OBJECTS[relation])) for subject in SUBJECTS for relation in RELATIONS)
 
 
 def asked(split: str, subjects: str = "all", types: int = len(RELATIONS)) -> list[Fact]:
@@ -140,17 +143,22 @@ def rows(
         raise ZooError(f"The world 'facts' has no data of kind '{kind}'.", f"It has: text, {', '.join(_ROWS)}.")
     if written_by == "base" and kind == "demonstration" and split == "train":
         return _written(seed, rows, checked)
-    pool = asked(split, subjects, types)
-    found: list[Record] = []
-    while len(found) < rows:
+    from_tree = replies != "one" and kind == "demonstration"
+    make = partial(_of_tree, replies=replies) if from_tree else _ROWS[kind]
+    return itertools.islice(_drawn(draw, asked(split, subjects, types), make, noise, wordings, turns), rows)
+
+
+def _drawn(
+    draw: random.Random, pool: list[Fact], make: Callable[..., list[Record]], noise: float, wordings: int, turns: int
+) -> Iterator[Record]:
+    """Rows without end; they are drawn as they are read, so that who needs a few need not wait for all."""
+    while True:
         # Every fact once before any comes twice.
         for fact in draw.sample(pool, len(pool)):
             prompt = asked_once(draw, fact, wordings, turns)
             shared = {"prompt": prompt, "answer": answer(draw, fact), "subject": fact[0], "relation": fact[1]}
-            from_tree = replies != "one" and kind == "demonstration"
-            made = _of_tree(draw, fact, noise, replies) if from_tree else _ROWS[kind](draw, fact, noise)
-            found += [{**shared, **one} for one in made]
-    return found[:rows]
+            for one in make(draw, fact, noise):
+                yield {**shared, **one}
 
 
 def _written(seed: int, count: int, checked: bool) -> Iterator[Record]:

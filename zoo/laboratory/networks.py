@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from zoo.libraries.pretrained import save
-from zoo.models.default import cache_folder
+from zoo.paths import cache_folder
 
 Say = Callable[[str], None]
 POSITIONS, HEAD = 512, 12

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zoo.data.sources.named import DataSource
 from zoo.hookspecs import hookimpl
-from zoo.laboratory.worlds import Worlds
+
+if TYPE_CHECKING:
+    from zoo.laboratory.worlds import Worlds
 
 
 @cache
 def worlds() -> Worlds:
     """All worlds."""
     from zoo.laboratory import arithmetic, bandit, chains, facts_world, gold_world, quiz, skills
+    from zoo.laboratory.worlds import Worlds
 
     return Worlds(
         {

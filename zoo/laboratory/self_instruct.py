@@ -60,7 +60,8 @@ def _writer(seed: int) -> Callable[[list[str], torch.Generator], list[str]]:
     """What goes on with documents: the base of this seed."""
     from zoo.data.tokens import TextTokenizer
     from zoo.laboratory.plugin import worlds
-    from zoo.models.loading import Source, load_model, load_tokenizer
+    from zoo.models.loading import load_model, load_tokenizer
+    from zoo.models.names import Source
     from zoo.rollout.engine import InProcessEngine, Sampling
 
     name = f"facts(seed={seed})"

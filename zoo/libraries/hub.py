@@ -43,12 +43,20 @@ def ask_for_model(name: str) -> None:
         raise HubOutOfReach("offline" if offline else type(error).__name__) from None
 
 
-def cached_folder(name: str, *files: str) -> Path | None:
-    """The folder in the hub's cache that has one of these files of a model."""
-    with importing("huggingface-hub"):
-        from huggingface_hub import try_to_load_from_cache
+def may_be_cached(name: str) -> bool:
+    """Whether the cache has a folder for a model; what is in it takes the library to tell, which takes its time."""
+    return (Path(_constants().HF_HUB_CACHE) / f"models--{name.replace('/', '--')}").is_dir()
 
-    found = [try_to_load_from_cache(name, file) for file in files]
+
+def cached_folder(name: str, *files: str) -> Path | None:
+    """The folder in the hub's cache that has one of these files of a model. Raises NotOnHub for what is no name."""
+    with importing("huggingface-hub"):
+        from huggingface_hub import errors, try_to_load_from_cache
+
+    try:
+        found = [try_to_load_from_cache(name, file) for file in files]
+    except errors.HFValidationError:
+        raise NotOnHub(name) from None
     return next((Path(path).parent for path in found if isinstance(path, str)), None)
 
 
@@ -81,12 +89,17 @@ def offline_without_network() -> Iterator[None]:
 
 def _settings() -> tuple[Any, Any]:
     """Where huggingface_hub and datasets keep whether they are offline."""
-    with importing("huggingface-hub"):
-        import huggingface_hub.constants as constants
     with importing("datasets"):
         import datasets.config
 
-    return constants, datasets.config
+    return _constants(), datasets.config
+
+
+def _constants() -> Any:
+    with importing("huggingface-hub"):
+        import huggingface_hub.constants as constants
+
+    return constants
 
 
 def _can_look_up(address: str) -> bool:
@@ -111,12 +124,6 @@ def _offline() -> Iterator[None]:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
-
-
-def _constants() -> Any:
-    import huggingface_hub.constants as constants
-
-    return constants
 
 
 @relies_on("huggingface-hub", "`constants.HF_HUB_OFFLINE` is read at each request, which then raises "
@@ -145,8 +152,10 @@ def errors_have_their_names() -> None:
     assert issubclass(errors.GatedRepoError, errors.RepositoryNotFoundError), "GatedRepoError is none of the first"
 
 
-@relies_on("huggingface-hub", "What the cache has is a path as text; what it has not is none, and is not asked for.")
+@relies_on("huggingface-hub", "What the cache has is a path as text, below `constants.HF_HUB_CACHE`; what it has not "
+           "is none, and is not asked for.")  # fmt: skip
 def the_cache_says_what_it_has() -> None:
+    assert Path(_constants().HF_HUB_CACHE).parts, "the cache has no folder"
     assert cached_folder(NOBODY, "config.json") is None, "it has a file of a model that is nowhere"
     with _offline():
         try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import random
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -113,17 +114,16 @@ def broken(library: str, everything: bool = True) -> list[Broken]:
 
 @contextlib.contextmanager
 def _same_random_numbers() -> Iterator[None]:
-    """What is drawn inside changes nothing of what is drawn behind it."""
-    import numpy
-    import torch
-
-    python, arrays = random.getstate(), numpy.random.get_state()
+    """What is drawn inside changes nothing of what is drawn behind it. What is not loaded has drawn nothing yet."""
+    numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
+    python, arrays = random.getstate(), numpy.random.get_state() if numpy else None
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]) if torch else contextlib.nullcontext():
             yield
     finally:
         random.setstate(python)
-        numpy.random.set_state(arrays)
+        if numpy:
+            numpy.random.set_state(arrays)
 
 
 @cache

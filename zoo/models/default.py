@@ -20,8 +20,8 @@ from pathlib import Path
 
 from zoo.errors import ZooError
 from zoo.libraries import hub
-from zoo.libraries.pretrained import load_gguf, save
 from zoo.libraries.reliance import LibraryError
+from zoo.paths import cache_folder
 
 NAME = "smollm2-135m"
 HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -30,16 +30,9 @@ GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
-def cache_folder() -> Path:
-    """Where models and reference log-probs are kept: $ZOO_CACHE, or zoo/ in the user's cache folder."""
-    given = os.environ.get("ZOO_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME")
-    return Path(given) if given else (Path(base) if base else Path.home() / ".cache") / "zoo"
-
-
 def default_model(say: Callable[[str], None] = print) -> Path:
     """A folder with the default model, made on first use. `say` gets a line about each long step."""
-    folder = cache_folder() / "models" / NAME
+    folder = unpacked_folder()
     if is_unpacked(folder):
         return folder
     found = _from_hub(say)
@@ -56,6 +49,11 @@ def default_model(say: Callable[[str], None] = print) -> Path:
             raise
         say(f"{folder} holds the model in bfloat16, from an earlier version; it stays until a connection is there.")
     return folder
+
+
+def unpacked_folder() -> Path:
+    """Where the default model is kept once it was unpacked."""
+    return cache_folder() / "models" / NAME
 
 
 def is_unpacked(folder: Path) -> bool:
@@ -118,6 +116,8 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     Its values lie between those of bfloat16. Rounded to it they would all start on its grid, and a forward pass in
     bfloat16 would not see an update before it has left half of a grid step behind it.
     """
+    from zoo.libraries.pretrained import load_gguf, save
+
     model, tokenizer = load_gguf(gguf)
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".tmp-"))

@@ -2,49 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import torch
 
-from zoo.errors import ZooError
 from zoo.libraries import adapters
 from zoo.libraries.architecture import silence_dropout, with_scalar_head
-from zoo.models.loading import Source, _pretrained, check_base, load_model, told
+from zoo.models.loading import _pretrained, load_model, told
+from zoo.models.names import Source, check_base, head_in, head_in_config, refuse_head
 from zoo.models.scalar import fold_scale, start_head
 
 
 def head_of(source: Source) -> str:
     """What the configuration says a model is: a reward model ("scalar") or a language model ("lm")."""
-    config, adapter = _configuration(source)
-    if adapter:
-        return "scalar" if adapter.get("task_type") == "SEQ_CLS" else "lm"
-    kinds = config.get("architectures") or []
-    return "scalar" if any(kind.endswith("ForSequenceClassification") for kind in kinds) else "lm"
-
-
-def _configuration(source: Source) -> tuple[dict[str, Any], dict[str, Any]]:
-    """config.json and adapter_config.json; empty where there is none."""
-    if source.folder is None:
-        return _pretrained("AutoConfig", source).to_dict(), {}
-    files = [source.folder / name for name in ("config.json", "adapter_config.json")]
-    config, adapter = (json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {} for file in files)
-    return config, adapter
+    if source.folder is not None:
+        return head_in(source.folder)
+    return head_in_config(_pretrained("AutoConfig", source).to_dict())
 
 
 def require_head(source: Source, head: str) -> None:
     """Raises ZooError for a model of the other sort."""
-    if head_of(source) == head:
-        return
-    if head == "lm":
-        raise ZooError(
-            f"{source.name} is a reward model: it scores answers and writes none.",
-            f"Use it as --reward {source.name}, or name a language model here.",
-        )
-    raise ZooError(
-        f"{source.name} is a language model, not a reward model.",
-        "`zoo algos` tells which algorithms train reward models; give the run of one.",
-    )
+    refuse_head(source.name, head_of(source), head)
 
 
 def scorer_to_train(source: Source, dtype: torch.dtype, seed: int, trust_remote_code: bool = False) -> Any:

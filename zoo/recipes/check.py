@@ -12,6 +12,7 @@ from typing import Any
 
 from zoo import registry
 from zoo.algorithm import Algorithm
+from zoo.cards import described
 from zoo.config import OTHER_NAMES, TrainConfig, resolve
 from zoo.data.sources.named import data_defaults
 from zoo.errors import ZooError, nearest
@@ -28,6 +29,7 @@ from zoo.runs import is_run_name
 from zoo.spelling import parse
 from zoo.training.checks import check_values
 from zoo.training.labelling import LabelOptions
+from zoo.training.outlook import evaluations
 
 
 def check_recipe(recipe: Recipe, laptop: bool | None = None, absent_files: bool = False) -> Recipe:
@@ -56,7 +58,7 @@ class _Check:
     def __init__(self, recipe: Recipe, variant: Variant, problems: list[str], absent_files: bool):
         self.recipe, self.variant, self.problems = recipe, variant, problems
         plugins = registry.manager()
-        self.evals = registry.contributions(plugins, "evals")
+        self.evals = evaluations()
         self.rewards = registry.contributions(plugins, "rewards")
         self.models = registry.contributions(plugins, "models")
         self.data = DataFit(registry.contributions(plugins, "sources"), absent_files)
@@ -103,7 +105,7 @@ class _Check:
     def _training(self, stage: Stage) -> None:
         name = str(stage.algo)
         try:
-            _, cls = registry.load_algorithm(name)
+            _, cls = described(name)
         except ZooError as error:
             self._refuse(stage, "algo", message=f"{error.message} {error.hint}")
             return

@@ -11,12 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from zoo.data.formats import named_format
+from zoo.data.formats import columns_of, named_format
 from zoo.data.kinds import KINDS, kinds_that_serve
 from zoo.data.load import load
 from zoo.data.sources import NamedSources, file_type
 from zoo.errors import ZooError
-from zoo.training.datasets import columns_of
 
 ROWS = 8
 """As many as tell the kind, and no more than a world has at hand without training a network."""

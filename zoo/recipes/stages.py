@@ -18,7 +18,7 @@ from zoo import registry
 from zoo.config import Resolved, resolve
 from zoo.data.randomness import seed_everything
 from zoo.data.sources.named import data_defaults
-from zoo.models.loading import resolve_model
+from zoo.models.names import resolve_model
 from zoo.models.scorer import head_of
 from zoo.options import build
 from zoo.recipes.costs import clocks, peak_memory

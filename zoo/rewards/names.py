@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from zoo.errors import PluginError, ZooError, nearest
 from zoo.judges.reward import judge_reward
-from zoo.models.loading import NotFound, resolve_model
+from zoo.models.names import NotFound, resolve_model
 from zoo.rewards.expression import Expression, Mention
 from zoo.rewards.functions import Function, Target, facts_of, options_for, parameters_of, runs_in_process, target_of
 from zoo.rewards.isolation import Failure, Isolated
 from zoo.rewards.missing import Missing
-from zoo.rewards.reward_model import STEPS, RewardModel
+from zoo.rewards.reward_model import RewardModel
+from zoo.rewards.spelled import options_of, place_of, steps_of, unknown
 from zoo.rewards.worker import as_json
-from zoo.runs import find_run, find_runs, is_run_name
+from zoo.runs import find_run, is_run_name
 
 
 class Here:
@@ -81,19 +80,13 @@ class Names:
             place, _, attribute = mention.name.rpartition(":")
             if place.split(".")[0] == "zoo" and callable(function := getattr(import_module(place), attribute, None)):
                 return self._function(mention, function)
-            return self._isolated(mention, Target(_found(place), attribute))
+            return self._isolated(mention, Target(place_of(place), attribute))
         return Here(self._model(mention), {}, mention.label)
 
     # -- functions -----------------------------------------------------------------------------------------------
 
     def _function(self, mention: Mention, function: Function) -> Part:
-        options = options_for(mention, parameters_of(function), self.expression, self.defaults)
-        if getattr(function, "__module__", "").startswith("zoo.rewards."):
-            try:
-                # On nothing at all, a bundled reward looks at its options and at the packages that it needs.
-                function([], [], **options)
-            except ZooError as error:
-                raise self.expression.error(error.message.rstrip("."), mention.at, error.hint) from None
+        options = options_of(mention, function, self.expression, self.defaults)
         if runs_in_process(function):
             return Here(function, options, mention.label)
         return self._isolated(mention, target_of(function, mention.name))
@@ -132,38 +125,13 @@ class Names:
             raise self.expression.error(error.message.rstrip("."), mention.at, error.hint) from None
 
     def _model(self, mention: Mention) -> RewardModel:
-        name, options = mention.name, dict(mention.options)
-        steps = str(options.pop("steps", "min"))
-        is_run, is_path = is_run_name(name, self.out), "/" in name or Path(name).exists()
-        if not is_run and not is_path:
-            raise self._unknown(mention)
-        if options or steps not in STEPS:
-            raise self.expression.error(
-                f"a reward model has one option, steps, which is {' or '.join(STEPS)}", mention.at
-            )
+        name, is_run = mention.name, is_run_name(mention.name, self.out)
+        steps = steps_of(mention, self.expression, self.out, self.named)
         try:
             source = resolve_model(str(find_run(name, self.out).path) if is_run else name, self.say)
         except NotFound:
-            raise self._unknown(mention) from None
+            raise unknown(mention, self.expression, self.out, self.named) from None
         try:
             return RewardModel(source, self.device, self.precision, steps)
         except ZooError as error:
             raise self.expression.error(error.message.rstrip("."), mention.at, error.hint) from None
-
-    def _unknown(self, mention: Mention) -> ZooError:
-        runs = [run.name for run in find_runs(self.out)]
-        rewards = ["judge", *self.named]
-        paths = [str(Path(self.out) / run) for run in runs]
-        hint = f"Rewards: {', '.join(rewards)}; runs in {self.out}/: {', '.join(runs) or 'none'}; module:function."
-        if "-" in mention.name or "/" in mention.name:
-            hint += " A minus or a division behind a name needs a blank before it."
-        guess = nearest(mention.name, [*rewards, *runs, *paths])
-        return self.expression.error(f"there is no reward, run or model '{mention.name}'", mention.at, hint, guess)
-
-
-def _found(place: str) -> str:
-    """The full path of a file, also of `mine.py` here where no module `mine` is installed; else the module."""
-    path = Path(place).expanduser()
-    if not path.is_file() and place.isidentifier() and find_spec(place) is None:
-        path = Path(f"{place}.py")
-    return str(path.resolve()) if path.is_file() else place

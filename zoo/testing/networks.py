@@ -14,7 +14,7 @@ import torch
 
 from zoo.config import TrainConfig
 from zoo.data.template import ChatTemplate
-from zoo.models.loading import Source
+from zoo.models.names import Source
 from zoo.testing.tiny import make_model, make_tokenizer, write_folder
 from zoo.training.policy import load_policy
 

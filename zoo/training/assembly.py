@@ -15,7 +15,7 @@ from zoo import registry
 from zoo.config import AUTO, Resolved
 from zoo.data.loader import StepLoader
 from zoo.data.template import ChatTemplate
-from zoo.errors import PluginError, ZooError
+from zoo.errors import PluginError
 from zoo.evals.chosen import choose
 from zoo.libraries.architecture import ending_ids
 from zoo.libraries.cluster import find_place
@@ -25,8 +25,8 @@ from zoo.models.precision import autocast, choose_precision, rounding_tolerance
 from zoo.models.scalar import choose_padding, is_scorer, set_unit, token_scores
 from zoo.models.scoring import choose_layout, score_answers
 from zoo.runs import Run
-from zoo.training import online, report
-from zoo.training.checks import check_decay, check_names, names_in
+from zoo.training import online
+from zoo.training.checks import names_in
 from zoo.training.datasets import load_data, make_collate, make_loader, sample_answers
 from zoo.training.devices import choose_accelerator, choose_micro_tokens
 from zoo.training.experience import Experience
@@ -73,10 +73,8 @@ class Assembly:
         self.device = torch.device("cuda", local) if self.accelerator == "cuda" else torch.device(self.accelerator)
         self.precision, reason = choose_precision(core.precision, self.accelerator)
         self.evals = choose(self._scores(), registry.contributions(self.plugins, "evals"), self.algorithm.head)
-        check_names(names_in(core.loggers), report.LOGGERS, "logger")
         self._name_models()
         self.tokenizer = load_tokenizer(self.source, core.trust_remote_code)
-        check_decay(core, self.algorithm)
         self.template = ChatTemplate(self.tokenizer, core.template)
         self.data = load_data(core, self.algorithm.kinds(), self.template, self.plugins, self.say)
         self.say(self.template.preflight(self.data.train.records))
@@ -165,11 +163,6 @@ class Assembly:
             held_out.records[: core.eval_prompts] if held_out else [], self.precision, self.say,
         )  # fmt: skip
         rollouts.start = start
-        if core.reference_every and "reference" not in models:
-            raise ZooError(
-                "--reference-every renews the reference, and this run has none.",
-                "Leave it out, or give the distance from the reference a weight.",
-            )
         rollouts.reference_every = core.reference_every
         return rollouts
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from zoo.config import TrainConfig
@@ -26,6 +29,17 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("adam_beta1", "adam_beta2", "eval_fraction", "lora_dropout"), SHARE),
 }
 STRATEGIES = ("auto", "ddp")
+LOGGERS = {
+    "tensorboard": ("TensorBoardLogger", "tensorboard"),
+    "wandb": ("WandbLogger", "wandb"),
+    "csv": ("CSVLogger", ""),
+    "mlflow": ("MLFlowLogger", "mlflow"),
+}
+"""Lightning's class of each logger, and the package that it needs."""
+STAND_INS = {"tensorboard": "tensorboardX"}
+"""Packages that do as well."""
+FEWEST = 20
+"""Records from which on a share of them is held out."""
 
 
 def check_values(core: TrainConfig, origin: dict[str, str]) -> None:
@@ -63,6 +77,56 @@ def check_decay(core: TrainConfig, algorithm: Any) -> None:
             f"--decay-data is for algorithms that learn from their data as it is; {type(algorithm).__name__} {what}.",
             "Train twice instead, the second time with --model last and the other data.",
         )
+
+
+def check_roles(core: TrainConfig, algorithm: Any, roles: Sequence[str]) -> None:
+    """Raises ZooError for options that the roles of a run leave nothing to do. algorithm: its class or itself."""
+    if core.reference_every and algorithm.online() and "reference" not in roles:
+        raise ZooError(
+            "--reference-every renews the reference, and this run has none.",
+            "Leave it out, or give the distance from the reference a weight.",
+        )
+    if "critic" in roles and core.critic == "head" and core.critic_model is not None:
+        raise ZooError("--critic-model is the start of a critic of its own.", "Leave it out, or add --critic own.")
+    if algorithm.online():
+        prompts_in_rollout(core)
+
+
+def check_template(template: str) -> None:
+    """Raises ZooError for a chat template that is a file and is not there."""
+    is_text = template in ("auto", "none") or "{{" in template or "{%" in template
+    if not is_text and not Path(template).expanduser().is_file():
+        raise ZooError(
+            f"There is no chat template '{template}': it is not a file.",
+            "Give auto (the model's own), none (raw text), or the path of a .jinja file.",
+        )
+
+
+def check_loggers(names: list[str]) -> None:
+    """Raises ZooError for a logger that there is not, or whose package is not installed."""
+    check_names(names, LOGGERS, "logger")
+    for name in names:
+        package = LOGGERS[name][1]
+        if package and not any(find_spec(one) for one in filter(None, (package, STAND_INS.get(package)))):
+            raise no_package(name, package)
+
+
+def no_package(name: str, package: str) -> ZooError:
+    """Why a logger cannot be had."""
+    return ZooError(f"The logger {name} needs a package that is not there.", f"pip install {package}")
+
+
+def prompts_in_rollout(core: TrainConfig) -> int:
+    """How many prompts a rollout has: answers of all its steps over answers to a prompt."""
+    answers, each = core.batch_size * core.minibatches, core.answers_per_prompt
+    if answers % each:
+        fitting = math.ceil(core.batch_size / each) * each
+        raise ZooError(
+            f"A rollout of {answers} answers (batch_size {core.batch_size} times {core.minibatches} minibatches) "
+            f"cannot hold {each} answers to each prompt.",
+            f"Take for example --batch-size {fitting}.",
+        )
+    return answers // each
 
 
 def names_in(wanted: list[str] | str) -> list[str]:

@@ -10,21 +10,20 @@ import torch
 
 from zoo.config import TrainConfig
 from zoo.data.encode import Encoded, default_collate, encode
-from zoo.data.formats import parse_columns
+from zoo.data.formats import columns_of
 from zoo.data.load import DataSet, judge, load, split_by_prompt
 from zoo.data.loader import StepLoader, answers_among, record_tokens
 from zoo.data.sources.named import WITH_SPLIT, parts_of
 from zoo.data.template import ChatTemplate
 from zoo.errors import NoSuchSplit, ZooError
 from zoo.registry import PluginManager, contributions
+from zoo.training.checks import FEWEST
 from zoo.training.schedule import decay_begin
 from zoo.types import Answer, Batch
 
 Say = Callable[[str], None]
 PROBE = 16
 """Tokens of a text that stands for an answer where there is none yet."""
-FEWEST = 20
-"""Records from which on a share of them is held out."""
 
 
 @dataclass
@@ -73,11 +72,6 @@ def load_data(
     count = len(encoded_held_out) if encoded_held_out else 0
     say(f"Held out for validation: {count:,} records." if count else f"Nothing is held out{why_none}: no validation.")
     return Data(encoded, encoded_held_out, facts, decay)
-
-
-def columns_of(columns: Any) -> dict[str, str] | None:
-    """The mapping that --columns or a file gives. Raises ZooError."""
-    return parse_columns(columns) if isinstance(columns, str) and columns else columns or None
 
 
 def _encode(data: DataSet, template: ChatTemplate, options: dict[str, Any], strict: bool) -> Encoded:

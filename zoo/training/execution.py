@@ -19,7 +19,7 @@ from zoo.data.randomness import seed_everything
 from zoo.errors import TrainingFailed, TrainingStopped, ZooError
 from zoo.evals import Subject
 from zoo.models.precision import autocast
-from zoo.runs import Run, check_name, create_run
+from zoo.runs import Run, check_name, create_run, default_name
 from zoo.training import report
 from zoo.training.assembly import Assembly
 from zoo.training.fitting import Fitting
@@ -105,11 +105,9 @@ class Execution:
         if self.resumed is not None:
             self.run = self.resumed
         elif self.main:
-            algo = self.resolved.algo
-            short = Path(algo.split(":")[0]).stem if ".py" in algo else algo
             # The name belongs to this folder: run.yaml must run again beside it.
             config = {**self.resolved.as_dict(), "name": None}
-            default = f"{short}-{self.assembly.source.short_name}"
+            default = default_name(self.resolved.algo, self.assembly.source.short_name)
             self.run = create_run(
                 self.core.out, self.core.name, default, config, self.command, data=self.assembly.data.facts,
                 origins=self.resolved.origin,

@@ -17,8 +17,9 @@ from zoo.judges.drawing import Drawer
 from zoo.judges.judge import Judge
 from zoo.judges.label_file import LabelFile
 from zoo.judges.labelling import How, label
-from zoo.judges.make import SELF, make_judge
+from zoo.judges.make import make_judge
 from zoo.judges.pairs import groups_of
+from zoo.judges.spelled import SELF
 from zoo.rollout.engine import Sampling
 from zoo.training.datasets import columns_of
 from zoo.training.subject import load_subject

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,18 +12,17 @@ import torch
 from zoo.config import TrainConfig
 from zoo.data.loader import StepLoader
 from zoo.data.template import ChatTemplate
-from zoo.errors import ZooError
-from zoo.models.default import cache_folder
 from zoo.models.precision import autocast
 from zoo.models.reference_cache import architecture, fingerprint
 from zoo.models.roles import Models
+from zoo.paths import cache_folder
 from zoo.registry import PluginManager, contributions
 from zoo.rewards.reward import Reward
 from zoo.rollout.engine import Engine, Sampling, local
 from zoo.rollout.kept import AnswerCache
 from zoo.rollout.spec import make_engine
 from zoo.rollout.writer import Writer
-from zoo.training.checks import names_in
+from zoo.training.checks import names_in, prompts_in_rollout
 from zoo.training.experience import Experience
 from zoo.types import Batch
 
@@ -87,16 +85,3 @@ def make_experience(
         processes=processes,
     )  # fmt: skip
     return Experience(prompts, roll, minibatches=core.minibatches, passes=core.rollout_epochs, max_steps=core.max_steps)
-
-
-def prompts_in_rollout(core: TrainConfig) -> int:
-    """How many prompts a rollout has: answers of all its steps over answers to a prompt."""
-    answers, each = core.batch_size * core.minibatches, core.answers_per_prompt
-    if answers % each:
-        fitting = math.ceil(core.batch_size / each) * each
-        raise ZooError(
-            f"A rollout of {answers} answers (batch_size {core.batch_size} times {core.minibatches} minibatches) "
-            f"cannot hold {each} answers to each prompt.",
-            f"Take for example --batch-size {fitting}.",
-        )
-    return answers // each

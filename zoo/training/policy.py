@@ -11,25 +11,17 @@ from typing import Any
 from safetensors import SafetensorError
 
 from zoo.config import TrainConfig
-from zoo.errors import ZooError, nearest
+from zoo.errors import ZooError
 from zoo.libraries.adapters import base_of, is_adapted, merged, set_base_named
 from zoo.libraries.architecture import recompute_activations
 from zoo.libraries.pretrained import save
 from zoo.models.attention import use_cpu_attention
-from zoo.models.default import NAME
-from zoo.models.loading import (
-    NotFound,
-    Source,
-    add_lora,
-    load_model,
-    load_tokenizer,
-    named_models,
-    resolve_model,
-)
+from zoo.models.loading import add_lora, load_model, load_tokenizer
+from zoo.models.names import NotFound, Source, resolve_model, told_of_runs
 from zoo.models.precision import weights_dtype
 from zoo.models.scalar import is_scorer
 from zoo.models.scorer import require_head, scorer_to_train
-from zoo.runs import Run, find_run, find_runs, is_run_name
+from zoo.runs import Run, find_run, is_run_name
 from zoo.training.devices import choose_accelerator
 
 Say = Callable[[str], None]
@@ -42,9 +34,7 @@ def resolve_start(name: str, out: str, say: Say) -> Source:
     try:
         return resolve_model(name, say)
     except NotFound as error:
-        runs = [run.name for run in find_runs(out)]
-        listed = f"Runs in {out}/: {', '.join(runs)}. " if runs else f"There are no runs in {out}/. "
-        raise NotFound(error.message + nearest(name, [*runs, NAME, *named_models()]), listed + error.hint) from None
+        raise told_of_runs(error, name, out) from None
 
 
 def require_same_tokens(name: str, source: Source, tokenizer: Any, than: str) -> None:

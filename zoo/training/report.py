@@ -14,16 +14,9 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from zoo.errors import ZooError
 from zoo.evals import Score, mean_score, within_0_and_1
 from zoo.runs import Run
-
-LOGGERS = {
-    "tensorboard": ("TensorBoardLogger", "tensorboard"),
-    "wandb": ("WandbLogger", "wandb"),
-    "csv": ("CSVLogger", ""),
-    "mlflow": ("MLFlowLogger", "mlflow"),
-}
+from zoo.training.checks import LOGGERS, no_package
 
 
 def make_loggers(names: list[str], run: Run) -> list[Any]:
@@ -41,7 +34,7 @@ def _logger(name: str, run: Run) -> Any:
             return logger_class(cls)(experiment_name="zoo", run_name=run.name, save_dir=folder)
         return logger_class(cls)(save_dir=folder, name=run.name if name == "wandb" else name)
     except ModuleNotFoundError:
-        raise ZooError(f"The logger {name} needs a package that is not there.", f"pip install {package}") from None
+        raise no_package(name, package) from None
 
 
 def write_samples(run: Run, when: str, score: Score) -> None:

@@ -11,6 +11,7 @@ from typing import Any, get_args
 from rich.console import Console
 
 from zoo import registry
+from zoo.cards import described, real
 from zoo.config import Resolved, TrainConfig, resolve
 from zoo.data.sources.named import data_defaults
 from zoo.errors import ZooError
@@ -18,7 +19,7 @@ from zoo.options import options_of
 from zoo.runs import Run, find_run
 from zoo.strict_yaml import read_yaml
 from zoo.training.checks import check_values
-from zoo.training.execution import Execution
+from zoo.training.outlook import is_first_process, look_ahead
 
 
 def train(algo: str | None = None, *, config: str | Path | None = None, quiet: bool = False, **options: Any) -> Run:
@@ -28,10 +29,10 @@ def train(algo: str | None = None, *, config: str | Path | None = None, quiet: b
     `zoo train --help` lists them, the core's and the algorithm's. Returns the finished `Run`. Raises ZooError on
     input that cannot work, TrainingStopped when training cannot go on, TrainingFailed when no step trained anything.
     """
-    resolved, cls = resolve_options(algo, config, options, "keyword argument")
+    start = resolve_options(algo, config, options, "keyword argument")
     given = {"algo": algo, "config": config and str(config), **options}
     call = ", ".join(f"{name}={value!r}" for name, value in given.items() if value is not None or name in options)
-    return execute(resolved, cls, Console(quiet=quiet), command=f"zoo.train({call})")
+    return execute(*start, Console(quiet=quiet), command=f"zoo.train({call})")
 
 
 def resume(
@@ -46,8 +47,8 @@ def resume(
     if found.status == "finished":
         raise ZooError(f"The run {found.name} is finished.", f"Its model is in {found.model_path}.")
     given = {"trust_remote_code": True} if trust_remote_code else {}
-    resolved, cls = resolve_options(None, found.path / "run.yaml", given, "keyword argument")
-    return execute(resolved, cls, Console(quiet=quiet), resumed=found, allow_data_change=allow_data_change)
+    start = resolve_options(None, found.path / "run.yaml", given, "keyword argument")
+    return execute(*start, Console(quiet=quiet), resumed=found, allow_data_change=allow_data_change)
 
 
 def resolve_options(
@@ -60,11 +61,12 @@ def resolve_options(
     """The complete configuration and the algorithm's class.
 
     given: what was typed, without what was not; between: (origin, options) that outrank the file and stand below those.
+    The class may be one from the algorithm's card, which loads no torch and trains nothing.
     """
     file = read_yaml(config) if config else {}
     from_file = file.pop("algo", None)
     name = algo or from_file or registry.default_name()
-    short, cls = registry.load_algorithm(str(name))
+    short, cls = described(str(name))
     layers = [(str(config), file), *between, (origin, _given(given, cls))]
     resolved = resolve(str(name) if ".py" in str(name) else short, cls, layers, data_defaults)
     resolved.origin["algo"] = origin if algo else str(config) if from_file else "default"
@@ -87,7 +89,16 @@ def execute(
     allow_data_change: bool = False,
     command: str = "",
 ) -> Run:
-    """Everything between a configuration and a finished run folder; command: what was typed, for command.txt."""
+    """Everything between a configuration and a finished run folder; command: what was typed, for command.txt.
+
+    Before anything is loaded it is looked for; a class from a card then gives way to the algorithm itself.
+    """
+    if is_first_process():
+        look_ahead(resolved, cls, resumed)
+    if (itself := real(cls)) is not cls:
+        resolved, cls = resolved.of_class(itself), itself
+    from zoo.training.execution import Execution
+
     quiet_libraries()
     return Execution(resolved, cls(), console, resumed, allow_data_change, command).go()
 

@@ -71,6 +71,11 @@ def parse_columns(text: str) -> dict[str, str]:
     return columns
 
 
+def columns_of(columns: Any) -> dict[str, str] | None:
+    """The mapping that --columns or a file gives. Raises ZooError."""
+    return parse_columns(columns) if isinstance(columns, str) and columns else columns or None
+
+
 def check_columns(columns: Mapping[str, str], present: list[str], name: str) -> None:
     """Raise ZooError when a mapped column is not among those of the source."""
     for wanted, found in columns.items():

@@ -12,8 +12,9 @@ import inspect
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +41,23 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.+-]+)?")
 
 @dataclass
 class Source:
-    """An opened source. `rows` is read once; `fingerprint` changes when the content does."""
+    """An opened source. `rows` is read once; `digest` gives what `fingerprint` is."""
 
     name: str
     split: str
     rows: Iterator[Line]
-    fingerprint: str
+    digest: Callable[[], str]
     notes: list[str] = field(default_factory=list)
     parts: list[tuple[int, str]] = field(default_factory=list)
     """For each file read so far: the number of rows before it, and its name."""
+    files: list[Path] = field(default_factory=list)
+    total: int | None = None
+    """How many rows there are, where that is known without reading them."""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes when the content does; takes a reading of all of it."""
+        return self.digest()
 
     def where(self, row: int) -> str:
         """`file:row` of a row number."""
@@ -61,7 +70,7 @@ def open_source(
 ) -> Source:
     """Find a source by its name and open it. Raises ZooError.
 
-    kind: handed to named sources; limit: no more rows are drawn from these, which may draw them as they are read.
+    kind: handed to named sources; limit: no more rows are drawn from these, where they draw them as they are read.
     """
     named = named_sources or {}
     spelled = WITH_SPLIT.fullmatch(source)
@@ -96,9 +105,14 @@ def file_type(path: Path) -> str:
 
 
 def _open_named(name: str, give: Callable[..., Any], split: str, kind: str, limit: int | None) -> Source:
-    rows = list(itertools.islice(give(split, kind), limit))
-    digest = hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest()
-    return Source(f"{name}@{split}", split, _numbered(rows), f"sha256:{digest}")
+    given = give(split, kind)
+    rows = list(itertools.islice(given, limit))
+
+    def digest() -> str:
+        return f"sha256:{hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest()}"
+
+    total = len(given) if isinstance(given, Sized) else None
+    return Source(f"{name}@{split}", split, _numbered(rows), digest, total=total)
 
 
 def _open_part(
@@ -134,15 +148,16 @@ def _open_file(path: Path, name: str, split: str) -> Source:
             f"{path} is a single file, so it has no split '{split}'.",
             hint="Leave out the split, or name the folder that holds one file for each split.",
         )
-    return Source(name, split, READERS[suffix](path, split), _digest([path], path.parent))
+    rows = READERS[suffix](path, split)
+    return Source(name, split, rows, lambda: _digest([path], path.parent), files=[path])
 
 
 def _open_folder(folder: Path, name: str, split: str) -> Source:
     if folders.is_saved(folder):
         files, batches = folders.saved(folder, split)
-        return Source(name, split, arrow_lines(batches), _digest(files, folder))
+        return Source(name, split, arrow_lines(batches), lambda: _digest(files, folder), files=files)
     files, notes = folders.files_of_split(folder, split, file_type)
-    source = Source(name, split, iter(()), _digest(files, folder), notes)
+    source = Source(name, split, iter(()), lambda: _digest(files, folder), notes, files=files)
     source.rows = _chained(source, files, folder)
     return source
 
@@ -171,6 +186,16 @@ def _digest(files: list[Path], folder: Path) -> str:
     return f"sha256:{hashlib.sha256(listing.encode()).hexdigest()}"
 
 
+def is_on_hub(source: str, named_sources: NamedSources | None = None) -> bool:
+    """Whether a source is meant as a data set of the hub."""
+    spelled = WITH_SPLIT.fullmatch(source)
+    name = spelled[1] if spelled and not Path(source).expanduser().exists() else source
+    if {name, name.partition(":")[0]} & set(named_sources or {}):
+        return False
+    path = Path(name).expanduser()
+    return not path.exists() and _looks_like_hub(name, path)
+
+
 def _looks_like_hub(name: str, path: Path) -> bool:
     """Whether a name that is no path can be a hub data set; in an existing folder it is a typing error."""
     return bool(_HUB_NAME.fullmatch(name)) and not file_type(path) and not path.parent.is_dir()
@@ -178,7 +203,7 @@ def _looks_like_hub(name: str, path: Path) -> bool:
 
 def _open_hub(name: str, split: str) -> Source:
     batches, fingerprint = open_hub(name, split)
-    return Source(f"{name}@{split}", split, arrow_lines(batches), fingerprint)
+    return Source(f"{name}@{split}", split, arrow_lines(batches), lambda: fingerprint)
 
 
 def _not_there(name: str, path: Path, named: NamedSources) -> ZooError:

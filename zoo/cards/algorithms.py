@@ -1,0 +1,139 @@
+"""The card of an algorithm, and the class that stands in for it."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from zoo.algorithm import Algorithm
+from zoo.cards.functions import function_in, function_out
+from zoo.cards.values import Unwritable, copy_of, type_in, type_out, value_out
+from zoo.hookspecs import ALGORITHM_HOOKS, LISTENER_HOOKS
+from zoo.options import Option, options_of
+
+HOOKS = (*ALGORITHM_HOOKS, *LISTENER_HOOKS)
+
+
+def describe(cls: type[Algorithm]) -> dict[str, Any] | None:
+    """What a class declares, as JSON; None where that cannot be told without it."""
+    try:
+        return {
+            "name": cls.__name__,
+            "description": inspect.getdoc(cls) or "",
+            "about": inspect.getdoc(inspect.getmodule(cls)) or "",
+            "paper": value_out(cls.paper),
+            "kinds": [value_out(kind) for kind in cls.kinds()],
+            "head": value_out(cls.head),
+            "defaults": value_out(dict(cls.defaults)),
+            "variants": {name: value_out(dict(options)) for name, options in cls.variants.items()},
+            "metrics": value_out(dict(cls.metrics)),
+            "hooks": [hook for hook in HOOKS if hasattr(cls, hook)],
+            "needs": _needs(cls),
+            "options": _options(cls.Config),
+            "rules": _rules(cls.Config),
+        }
+    except Unwritable:
+        return None
+
+
+def stand_in(card: dict[str, Any], load: Callable[[], type[Algorithm]]) -> type[Algorithm]:
+    """A class that declares what the card says. load: gives the real one, for what only that can tell."""
+    body: dict[str, Any] = {
+        "__doc__": card["description"],
+        "about_module": card["about"],
+        "load_real": staticmethod(load),
+        "data": card["kinds"][0] if len(card["kinds"]) == 1 else tuple(card["kinds"]),
+        "needs": _needs_in(card["needs"], load),
+        "Config": _config(card, load),
+        **{name: card[name] for name in ("paper", "head", "defaults", "variants", "metrics")},
+        **{hook: _stub(card["name"], hook) for hook in card["hooks"]},
+    }
+    return type(card["name"], (Algorithm,), body)
+
+
+def _stub(name: str, hook: str) -> Callable[..., Any]:
+    def stub(self: Any, **given: Any) -> Any:
+        raise AssertionError(f"{name} was made from its card, and has no {hook}")
+
+    return stub
+
+
+# -- needs -----------------------------------------------------------------------------------------------------------
+
+
+def _needs(cls: type[Algorithm]) -> Any:
+    if not callable(cls.needs):
+        return list(cls.needs)
+    own = {name for base in cls.__mro__ if base not in (Algorithm, object) for name in vars(base)} - {"needs"}
+    return _written(cls.needs, own | _members(cls.Config))
+
+
+def _needs_in(written: Any, load: Callable[[], type[Algorithm]]) -> Any:
+    if isinstance(written, list):
+        return tuple(written)
+    if written:
+        return function_in(written)
+    return lambda self, config: load()().roles(_real(config, load))
+
+
+# -- options ---------------------------------------------------------------------------------------------------------
+
+
+def _options(config: Any) -> list[dict[str, Any]]:
+    if any(not field.init or field.kw_only for field in dataclasses.fields(config)) or "__new__" in vars(config):
+        raise Unwritable("fields that are not given in order")
+    found = []
+    for option in options_of(config):
+        fact = {"name": option.name, "type": type_out(option.type), "help": option.help, "group": option.group}
+        if option.default is not dataclasses.MISSING:
+            fact["default"] = value_out(option.default)
+        found.append(fact)
+    return found
+
+
+def _rules(config: Any) -> dict[str, Any] | None:
+    """`__post_init__`: how to run it without the plugin, empty where it needs that, None where there is none."""
+    rules = getattr(config, "__post_init__", None)
+    return None if rules is None else _written(rules, _members(config))
+
+
+def _written(function: Any, forbidden: set[str]) -> dict[str, Any]:
+    try:
+        return function_out(function, forbidden)
+    except (Unwritable, OSError, SyntaxError, RecursionError):
+        return {}
+
+
+def _members(config: Any) -> set[str]:
+    """What a class of options has besides its options."""
+    fields = {field.name for field in dataclasses.fields(config)}
+    return {name for base in config.__mro__[:-1] for name in vars(base) if not name.startswith("__")} - fields
+
+
+def _config(card: dict[str, Any], load: Callable[[], type[Algorithm]]) -> type:
+    options = [
+        Option(fact["name"], type_in(fact["type"]), fact.get("default", dataclasses.MISSING), fact["help"],
+               fact["group"])
+        for fact in card["options"]
+    ]  # fmt: skip
+    body: dict[str, Any] = {"__options__": options, "__doc__": "Options."}
+    if card["rules"] is not None:
+        body["__post_init__"] = function_in(card["rules"]) if card["rules"] else lambda self: _real(self, load)
+    return dataclasses.make_dataclass(
+        "Config", [(option.name, option.type, _field(option)) for option in options], namespace=body
+    )
+
+
+def _field(option: Option) -> Any:
+    if option.default is dataclasses.MISSING:
+        return dataclasses.field()
+    if isinstance(option.default, list | dict):
+        return dataclasses.field(default_factory=copy_of(option.default))
+    return dataclasses.field(default=option.default)
+
+
+def _real(config: Any, load: Callable[[], type[Algorithm]]) -> Any:
+    """The same options as the plugin's own class has them, checked by its rules."""
+    return load().Config(**vars(config))

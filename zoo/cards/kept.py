@@ -1,0 +1,112 @@
+"""Cards on disk: each in a file of its own, good until one of the source files behind it changes."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import zoo
+from zoo.paths import cache_folder
+
+LIBRARIES = ("site-packages", "dist-packages")
+
+
+def read(what: str, place: Sequence[str]) -> Any:
+    """The card of a place, None where there is none that is whole and of today's source."""
+    try:
+        stored = json.loads(_file(what, place).read_text(encoding="utf-8"))
+        good = all(_digest(file) == digest for file, digest in stored["files"].items())
+        return stored["card"] if good and stored["place"] == [*place, *_here()] else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def write(what: str, place: Sequence[str], card: Any, files: Iterable[str]) -> None:
+    """Keep a card. Where the cache cannot be written nothing is kept, and nothing else happens."""
+    with contextlib.suppress(OSError):
+        file = _file(what, place)
+        content = {"place": [*place, *_here()], "files": {one: _digest(one) for one in files}, "card": card}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, beside = tempfile.mkstemp(dir=file.parent, prefix=".tmp-")
+        try:
+            with open(handle, "w", encoding="utf-8") as stream:
+                json.dump(content, stream, ensure_ascii=False)
+            os.replace(beside, file)
+        finally:
+            Path(beside).unlink(missing_ok=True)
+
+
+def files_behind(*things: Any) -> list[str]:
+    """The files that decide what classes or functions say: their own, their bases', and what these import.
+
+    Those of zoo itself, of the standard library and of installed libraries are left out: their versions count.
+    """
+    owners = [base for thing in things for base in getattr(thing, "__mro__", (thing,))]
+    return files_of(*(sys.modules.get(str(getattr(owner, "__module__", ""))) for owner in owners))
+
+
+def files_of(*modules: ModuleType | None) -> list[str]:
+    """The same of modules."""
+    waiting = list(modules)
+    tops = {module.__name__.split(".")[0] for module in waiting if module is not None}
+    found: dict[str, None] = {}
+    while waiting:
+        module = waiting.pop()
+        file = getattr(module, "__file__", None)
+        if module is not None and file and file not in found and _is_own(module, file, tops):
+            found[file] = None
+            waiting += _imported(module, file)
+    return list(found)
+
+
+def _is_own(module: ModuleType, file: str, tops: set[str]) -> bool:
+    top = module.__name__.split(".")[0]
+    if top in ("zoo", "__main__") or top in sys.stdlib_module_names or not file.endswith(".py"):
+        return False
+    return top in tops or not any(part in LIBRARIES for part in Path(file).parts)
+
+
+def _imported(module: ModuleType, file: str) -> list[ModuleType | None]:
+    """The modules that a module's source imports, as far as they are loaded."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(Path(file).read_bytes())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            parents = (module.__package__ or "").split(".")
+            start = ".".join(parents[: len(parents) - node.level + 1]) if node.level else ""
+            origin = ".".join(filter(None, (start, node.module or "")))
+            names |= {origin, *(f"{origin}.{alias.name}" for alias in node.names)}
+    return [sys.modules.get(name) for name in names]
+
+
+def _file(what: str, place: Sequence[str]) -> Path:
+    key = hashlib.sha256("\0".join(place).encode()).hexdigest()[:24]
+    return cache_folder() / "cards" / f"{what}-{key}.json"
+
+
+def _digest(file: str) -> str:
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+
+
+@cache
+def _here() -> tuple[str, str]:
+    """This Python and this zoo: sizes and times of all its files, as Python itself tells whether to compile again."""
+    digest = hashlib.sha256()
+    for folder, folders, files in sorted(os.walk(Path(zoo.__file__).parent)):
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        for name in sorted(files):
+            if name.endswith(".py"):
+                facts = os.stat(os.path.join(folder, name))
+                digest.update(f"{folder}/{name} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+    return f"{sys.version_info.major}.{sys.version_info.minor}", digest.hexdigest()

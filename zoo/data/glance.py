@@ -1,0 +1,133 @@
+"""A first look at data: its first rows as an algorithm will get them, and about how many there are.
+
+It goes through the source, the format and the checks that a run reads all rows with, and leaves the rest of the rows
+alone. A data set of the hub is not fetched for it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zoo.data.formats import named_format
+from zoo.data.kinds import KINDS, Record, convert
+from zoo.data.load import SAMPLE_ROWS, find_format, judge, read_line
+from zoo.data.report import Report
+from zoo.data.sources import NamedSources, Source, file_type, is_on_hub, open_source
+from zoo.errors import ZooError
+
+FEW_ROWS = 8
+"""As many as tell the kind, and no more than a world has at hand without training a network."""
+TEXTS = (".jsonl", ".csv", ".tsv")
+COUNTED = 2**26
+"""Bytes of a text file whose lines are counted; of a larger one the first part is, which goes for all."""
+READ = 2**23
+"""Bytes of other files that are read to count their rows."""
+
+
+@dataclass
+class Glance:
+    """What the first rows tell. rows: how many records there are, None where that was not counted; exact: not about."""
+
+    name: str
+    kind: str
+    format: str
+    records: list[Record]
+    rows: int | None
+    exact: bool
+    notes: list[str]
+
+    @property
+    def characters(self) -> float:
+        """Of the texts of a record, on average."""
+        return sum(len(text) for text in self.texts()) / max(1, len(self.records))
+
+    def texts(self) -> Iterator[str]:
+        """All texts of the records' own fields."""
+        for record in self.records:
+            for name in KINDS[self.kind].fields:
+                yield from _texts(record.get(name))
+
+
+def glance(
+    source: str,
+    kinds: Sequence[str],
+    *,
+    split: str = "train",
+    columns: Mapping[str, str] | None = None,
+    format: str | None = None,
+    limit: int | None = None,
+    strict: bool = False,
+    named_sources: NamedSources | None = None,
+) -> Glance | None:
+    """Look at a source, with the arguments of `zoo.data.load.load`; None for a data set of the hub.
+
+    Raises ZooError for what no reading of the rest could mend: none of the first rows can be used, their format or
+    kind does not serve, or one is bad where none may be.
+    """
+    if is_on_hub(source, named_sources):
+        return None
+    chosen = named_format(format) if format else None
+    wanted = chosen.kind if chosen else kinds[0]
+    few = FEW_ROWS if limit is None else min(limit, FEW_ROWS)
+    try:
+        opened = open_source(source, wanted, split=split, named_sources=named_sources, limit=few)
+        report = Report(opened.name, where=opened.where, notes=list(opened.notes))
+        lines, chosen = find_format(itertools.islice(opened.rows, limit), columns or {}, chosen, opened, report)
+        first = list(itertools.islice(lines, SAMPLE_ROWS))
+        found = [read_line(line, chosen, columns or {}, report) for line in first]
+        records = [record for record in found if record is not None]
+        if strict or not records:
+            judge(report, len(records), strict)
+        total, exact = _total(opened, first[-1].number, lines)
+    except OSError as error:
+        raise ZooError(f"{source} cannot be read: {error.strerror}.", "Check the path and its rights.") from None
+    kind = chosen.kind if chosen.kind in kinds else kinds[0]
+    try:
+        converted, note = convert(records, chosen.kind, kind)
+    except ZooError as error:
+        raise ZooError(f"{opened.name}: {error.message}", error.hint) from None
+    if not converted:
+        raise ZooError(f"{opened.name}: {note} Nothing is left.", f"Give data of kind '{kind}'.")
+    if total is not None:
+        total = round(min(total, limit or total) * len(converted) / len(first))
+    exact = exact and len(converted) == len(records) == len(first)
+    return Glance(opened.name, kind, chosen.name, converted, total, exact, report.notes)
+
+
+def _total(source: Source, read: int, rest: Iterator[Any]) -> tuple[int | None, bool]:
+    """How many rows a source has, and whether that is exact; read: those that were."""
+    if source.total is not None:
+        return source.total, True
+    size = sum(path.stat().st_size for path in source.files)
+    if source.files and all(file_type(path) in TEXTS and path.suffix != ".gz" for path in source.files):
+        found = [_lines(path) for path in source.files]
+        return sum(count for count, _ in found), all(exact for _, exact in found)
+    if source.files and size <= READ:
+        return read + sum(1 for _ in rest), True
+    return None, False
+
+
+def _lines(path: Path) -> tuple[int, bool]:
+    """Rows of a text file, a header left out; False for what was told from its first part."""
+    size, counted, lines = path.stat().st_size, 0, 0
+    last = b"\n"
+    with path.open("rb") as file:
+        while counted < COUNTED and (block := file.read(2**20)):
+            counted, lines, last = counted + len(block), lines + block.count(b"\n"), block[-1:]
+    lines += last != b"\n"
+    if counted < size:
+        return round(lines * size / counted), False
+    return max(1, lines - (file_type(path) != ".jsonl")), True
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The texts in a field: of messages what is said, not who says it."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for one in value:
+            yield from _texts(one.get("content") if isinstance(one, dict) else one)

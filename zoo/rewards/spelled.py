@@ -1,0 +1,155 @@
+"""What the names in a `--reward` mean, looked at before anything is loaded or run."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from zoo.descriptions import source_of
+from zoo.errors import ZooError, nearest
+from zoo.judges.spelled import check_judge, check_options
+from zoo.models.default import NAME
+from zoo.models.names import NotFound, head_in, look_for, refuse_head
+from zoo.rewards.expression import Expression, Mention
+from zoo.rewards.functions import Function, options_for, parameters_of
+from zoo.rewards.plugin import bundled
+from zoo.runs import find_runs, is_run_name
+
+STEPS = ("min", "product")
+"""How the probabilities of steps become one number."""
+
+
+def check_reward(text: str, named: Mapping[str, Function], out: str, defaults: Mapping[str, Any]) -> list[str]:
+    """The rewards that a text names. Raises ZooError that points at what is not there.
+
+    named, out, defaults: as for `zoo.rewards.reward.Reward` and `zoo.rewards.names.Names`.
+    """
+    expression = Expression(text)
+    for mention in expression.mentions:
+        _check(mention, expression, {**bundled(), **named}, out, defaults)
+    return [mention.label for mention in expression.mentions]
+
+
+def _check(
+    mention: Mention, expression: Expression, named: Mapping[str, Function], out: str, defaults: Mapping[str, Any]
+) -> None:
+    if mention.name in named:
+        options_of(mention, named[mention.name], expression, defaults)
+    elif mention.name == "judge":
+        options = dict(mention.options)
+        with_place(expression, mention, lambda: (check_options(options), check_judge(_model(options), out)))
+    elif ":" in mention.name:
+        _check_function(mention, expression)
+    else:
+        steps_of(mention, expression, out, named)
+        with_place(expression, mention, lambda: _check_model(mention, expression, out, named))
+
+
+def with_place(expression: Expression, mention: Mention, check: Any) -> Any:
+    """What `check` gives; a ZooError of it points at the mention."""
+    try:
+        return check()
+    except ZooError as error:
+        if error.message.startswith("Reward, character"):
+            raise
+        raise expression.error(error.message.rstrip("."), mention.at, error.hint) from None
+
+
+def options_of(
+    mention: Mention, function: Function, expression: Expression, defaults: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The options of a named function as it takes them; a bundled one also looks at what it needs. Raises ZooError."""
+    options = options_for(mention, parameters_of(function), expression, defaults)
+    if getattr(function, "__module__", "").startswith("zoo.rewards."):
+        # On nothing at all, a bundled reward looks at its options and at the packages that it needs.
+        with_place(expression, mention, lambda: function([], [], **options))
+    return options
+
+
+def _model(options: Mapping[str, Any]) -> str:
+    return str(options.get("model", NAME))
+
+
+# -- functions by their place --------------------------------------------------------------------------------------
+
+
+def place_of(name: str) -> str:
+    """The full path of a file, also of `mine.py` here where no module `mine` is installed; else the module."""
+    path = Path(name).expanduser()
+    if not path.is_file() and name.isidentifier() and find_spec(name) is None:
+        path = Path(f"{name}.py")
+    return str(path.resolve()) if path.is_file() else name
+
+
+def _check_function(mention: Mention, expression: Expression) -> None:
+    """Raises ZooError where the source of `module:function` is not there, or can be seen not to have it."""
+    written, _, attribute = mention.name.rpartition(":")
+    place = place_of(written)
+    try:
+        file = Path(place) if Path(place).is_file() else source_of(place)
+        tree = ast.parse(file.read_bytes()) if file.suffix == ".py" else None
+    except (ImportError, ValueError, OSError, SyntaxError) as error:
+        hint = "Give module:function or ./file.py:function."
+        raise expression.error(f"'{written}' cannot be imported: {error}", mention.at, hint) from None
+    names = None if tree is None else _defined(tree)
+    if names is not None and attribute not in names:
+        raise expression.error(
+            f"{written} has no function '{attribute}'", mention.at, guess=nearest(attribute, names)
+        )  # fmt: skip
+
+
+def _defined(tree: ast.Module) -> list[str] | None:
+    """The names that a module defines at its top; None where it may have others."""
+    if any(isinstance(node, ast.FunctionDef) and node.name == "__getattr__" for node in tree.body):
+        return None
+    names: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
+            names.append(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.append(node.id)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            if any(alias.name == "*" for alias in node.names):
+                return None
+            names += [(alias.asname or alias.name).split(".")[0] for alias in node.names]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("globals", "exec"):
+            return None
+    return names
+
+
+# -- reward models -------------------------------------------------------------------------------------------------
+
+
+def steps_of(mention: Mention, expression: Expression, out: str, named: Mapping[str, Function]) -> str:
+    """How a process reward model's steps become one number. Raises ZooError for what names no model."""
+    if not is_run_name(mention.name, out) and not ("/" in mention.name or Path(mention.name).exists()):
+        raise unknown(mention, expression, out, named)
+    options = dict(mention.options)
+    steps = str(options.pop("steps", "min"))
+    if options or steps not in STEPS:
+        raise expression.error(f"a reward model has one option, steps, which is {' or '.join(STEPS)}", mention.at)
+    return steps
+
+
+def _check_model(mention: Mention, expression: Expression, out: str, named: Mapping[str, Function]) -> None:
+    try:
+        source = look_for(mention.name, out).source
+    except NotFound:
+        raise unknown(mention, expression, out, named) from None
+    if source.folder is not None:
+        refuse_head(source.name, head_in(source.folder), "scalar")
+
+
+def unknown(mention: Mention, expression: Expression, out: str, named: Mapping[str, Function]) -> ZooError:
+    """Nothing has this name: say what is close to it."""
+    runs = [run.name for run in find_runs(out)]
+    rewards = ["judge", *named]
+    paths = [str(Path(out) / run) for run in runs]
+    hint = f"Rewards: {', '.join(rewards)}; runs in {out}/: {', '.join(runs) or 'none'}; module:function."
+    if "-" in mention.name or "/" in mention.name:
+        hint += " A minus or a division behind a name needs a blank before it."
+    guess = nearest(mention.name, [*rewards, *runs, *paths])
+    return expression.error(f"there is no reward, run or model '{mention.name}'", mention.at, hint, guess)

@@ -1,0 +1,274 @@
+"""A look ahead: whether all that a run needs is there, and what it will make. Nothing is loaded, fetched or written.
+
+The run begins with it, and `--dry-run` is it: what is missing is told at once, and not after a model was loaded.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from zoo import registry
+from zoo.algorithm import Algorithm
+from zoo.cards.contributed import contributed
+from zoo.config import AUTO, Resolved
+from zoo.data.formats import columns_of
+from zoo.data.glance import Glance, glance
+from zoo.data.sources.named import parts_of
+from zoo.errors import ZooError, nearest
+from zoo.evals import Eval
+from zoo.evals.chosen import choose
+from zoo.judges.spelled import check_judge
+from zoo.models.facts import describe, tokens_a_character
+from zoo.models.names import Found, check_base, head_in, look_for, refuse_head
+from zoo.rewards.spelled import check_reward
+from zoo.runs import Run, check_name, check_writable, default_name, next_name
+from zoo.spelling import bind, parse
+from zoo.training.checks import (
+    FEWEST,
+    check_decay,
+    check_loggers,
+    check_roles,
+    check_template,
+    names_in,
+    prompts_in_rollout,
+)
+
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+
+
+@dataclass
+class Outlook:
+    """What a look ahead found. facts: by what they are about, in the order to print them.
+
+    steps, tokens: about, None where they are not known; exact: the steps are not about.
+    """
+
+    facts: dict[str, str] = field(default_factory=dict)
+    steps: int | None = None
+    exact: bool = False
+    tokens: int | None = None
+    run: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        about = {"steps": self.steps, "steps_are_exact": self.exact, "tokens_about": self.tokens, "run": self.run}
+        return {**self.facts, **about}
+
+
+def look_ahead(resolved: Resolved, cls: type[Algorithm], resumed: Run | None = None) -> Outlook:
+    """Look for everything that a run needs. Raises one ZooError that tells of all that is wrong.
+
+    cls: the algorithm, or a class made from its card; resumed: the run that goes on.
+    """
+    look = _Look(resolved, cls, resumed)
+    look.all()
+    if look.problems:
+        messages = dict.fromkeys(problem.message for problem in look.problems)
+        hints = dict.fromkeys(problem.hint for problem in look.problems if problem.hint)
+        raise ZooError("\n".join(messages), "\n".join(hints))
+    return look.outlook
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that looks; when others begin, its run folder may be there already."""
+    return all(os.environ.get(name, "0") == "0" for name in RANKS)
+
+
+def evaluations() -> dict[str, Eval]:
+    """All evaluations, to be chosen from; made from their card they cannot be run."""
+    return contributed(
+        "evals",
+        lambda one: one.run,
+        lambda one: {"help": one.help, "head": one.head, "details": one.details, "by_default": one.by_default},
+        lambda facts, run: Eval(run=run, **{**facts, "details": tuple(facts["details"])}),
+    )
+
+
+class _Look:
+    """The parts of the look; each adds to the outlook, or to the problems."""
+
+    def __init__(self, resolved: Resolved, cls: type[Algorithm], resumed: Run | None):
+        self.resolved, self.core, self.cls, self.resumed = resolved, resolved.core, cls, resumed
+        self.outlook, self.problems = Outlook(), list[ZooError]()
+        self.found: Found | None = None
+        self.seen: Glance | None = None
+        self.roles: tuple[str, ...] = ()
+
+    def all(self) -> None:
+        for part in (
+            self._roles, self._model, self._data, self._others, self._rewards, self._judge, self._engine, self._scores,
+            self._loggers, self._run, self._steps,
+        ):  # fmt: skip
+            self._try(part)
+
+    def _try(self, part: Callable[[], None]) -> None:
+        try:
+            part()
+        except ZooError as error:
+            self.problems.append(error)
+
+    # -- models --------------------------------------------------------------------------------------------------
+
+    def _roles(self) -> None:
+        self.roles = self.cls().roles(self.resolved.algorithm)
+        check_roles(self.core, self.cls, self.roles)
+        check_template(self.core.template)
+
+    def _model(self) -> None:
+        self.found = self._looked_for("model", self.core.model)
+        if self.found.source.folder is not None and self.cls.head == "lm":
+            refuse_head(self.found.source.name, head_in(self.found.source.folder), "lm")
+
+    def _others(self) -> None:
+        """The models of other roles."""
+        for role, name in (("reference", self.core.reference), ("critic", self.core.critic_model)):
+            if name is not None:
+                self._try(lambda role=role, name=name: self._other(role, name))  # type: ignore[misc]
+
+    def _other(self, role: str, name: str) -> None:
+        found = self._looked_for(role, name)
+        if role == "reference" and found.source.folder is not None:
+            refuse_head(found.source.name, head_in(found.source.folder), self.cls.head)
+        if role not in self.roles:
+            self.outlook.facts[role] += f"; unused: {self.resolved.algo} with these options has no {role}"
+
+    def _looked_for(self, role: str, name: str) -> Found:
+        found = look_for(name, self.core.out)
+        folder = found.source.folder
+        if found.source.is_adapter:
+            check_base(found.source)
+        about = f"{describe(folder)}; {found.note or folder}" if folder else found.note
+        self.outlook.facts[role] = f"{name}: {about}"
+        return found
+
+    def _judge(self) -> None:
+        if "judge" in self.roles:
+            judge = self.core.judge
+            self.outlook.facts["judge"] = f"{judge}: {check_judge(judge, self.core.out)}" if judge else "the start"
+
+    # -- data ----------------------------------------------------------------------------------------------------
+
+    def _data(self) -> None:
+        check_decay(self.core, self.cls)
+        self.seen = self._glance("data", self.core.data, self.cls.kinds())
+        kinds = (self.seen.kind,) if self.seen else self.cls.kinds()
+        for name in ("eval_data", "decay_data"):
+            if getattr(self.core, name):
+                self._try(lambda name=name: self._more_data(name, kinds))  # type: ignore[misc]
+
+    def _more_data(self, what: str, kinds: tuple[str, ...]) -> None:
+        self._glance(what, getattr(self.core, what), kinds)
+
+    def _glance(self, what: str, source: str, kinds: tuple[str, ...]) -> Glance | None:
+        core, sources = self.core, registry.contributions(registry.manager(), "sources")
+        seen = glance(
+            source, kinds, split=core.split, columns=columns_of(core.columns), format=core.format, limit=core.limit,
+            strict=core.strict, named_sources=sources,
+        )  # fmt: skip
+        if seen is None:
+            self.outlook.facts[what] = f"{source}: a data set of the hub, which is read when the run starts"
+            return None
+        rows = "an unknown number of" if seen.rows is None else f"{'' if seen.exact else 'about '}{seen.rows:,}"
+        self.outlook.facts[what] = f"{seen.name}: {rows} records of kind {seen.kind}, read as {seen.format}"
+        return seen
+
+    # -- what is named -------------------------------------------------------------------------------------------
+
+    def _rewards(self) -> None:
+        named = registry.contributions(registry.manager(), "rewards")
+        for what in ("reward", "gold_reward") if self.cls.online() else ():
+            if text := getattr(self.core, what):
+                defaults = {"max_new_tokens": self.core.max_new_tokens}
+                labels = check_reward(text, named, self.core.out, defaults)
+                self.outlook.facts[what] = f"{text}: {', '.join(labels)}"
+
+    def _engine(self) -> None:
+        engines = contributed("engines", lambda one: one, lambda one: {}, lambda facts, function: function)
+        name, given = parse(self.core.engine, "engine", "vllm(url=http://127.0.0.1:8000)")
+        if name not in engines:
+            raise ZooError(
+                f"No engine is called '{name}'.{nearest(name, engines)}", f"Installed: {', '.join(sorted(engines))}."
+            )
+        bind(engines[name], given, f"engine '{name}'")
+        if self.cls.online():
+            self.outlook.facts["engine"] = self.core.engine
+
+    def _scores(self) -> None:
+        names = [] if self.core.score == AUTO else names_in(self.core.score)
+        chosen = choose(names, evaluations(), self.cls.head) if names else []
+        if chosen:
+            self.outlook.facts["scores"] = ", ".join(one.label for one in chosen) + ", before and after"
+
+    def _loggers(self) -> None:
+        names = names_in(self.core.loggers)
+        check_loggers(names)
+        if names:
+            self.outlook.facts["loggers"] = ", ".join(names)
+
+    # -- what comes of it ----------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        core = self.core
+        if self.resumed is not None:
+            check_writable(self.resumed.path)
+            return
+        check_name(core.out, core.name)
+        check_writable(Path(core.out).expanduser())
+        if self.found is not None:
+            default = default_name(self.resolved.algo, self.found.source.short_name)
+            path = Path(core.out).expanduser() / (core.name or next_name(core.out, default))
+            self.outlook.run = str(path)
+            every = f"a checkpoint every {core.save_every} steps" if core.save_every else "no checkpoints"
+            self.outlook.facts["makes"] = (
+                f"{path}/ with model/, run.yaml, metrics.jsonl, samples.jsonl, report.html; {every}"
+            )
+
+    def _steps(self) -> None:
+        """How many steps and tokens, from what the first rows tell."""
+        core, records = self.core, self._trained_records()
+        if records is not None:
+            steps = self._steps_of(records)
+            self.outlook.steps = steps if core.max_steps is None else min(steps, core.max_steps)
+            # An estimate that is off by a fifth would not change it.
+            self.outlook.exact = core.max_steps is not None and core.max_steps <= 0.8 * steps
+        elif core.max_steps is not None:
+            self.outlook.steps = core.max_steps
+        if self.outlook.steps is None:
+            self.outlook.facts["steps"] = "not known before the data is read"
+            return
+        about = "" if self.outlook.exact else "about "
+        text = f"{about}{self.outlook.steps:,} of {core.batch_size}"
+        if (each := self._tokens_of_an_example()) is not None:
+            examples = min(self.outlook.steps * core.batch_size, round(core.epochs * (records or math.inf)))
+            self.outlook.tokens = round(examples * each)
+            text += f", about {self.outlook.tokens:,} tokens of prompts and answers"
+        if hasattr(self.cls, "prepare"):
+            text += f"; {self.resolved.algo} prepares its records first, which may change their number"
+        self.outlook.facts["steps"] = text
+
+    def _trained_records(self) -> int | None:
+        """Records that are not held out."""
+        core, rows = self.core, self.seen.rows if self.seen else None
+        if rows is None:
+            return None
+        named = parts_of(core.data)[0] in registry.contributions(registry.manager(), "sources")
+        shared = core.eval_fraction and not core.eval_data and not (named and core.split == "train") and rows >= FEWEST
+        return max(1, rows - round(core.eval_fraction * rows)) if shared else rows
+
+    def _steps_of(self, records: int) -> int:
+        core = self.core
+        if not self.cls.online():
+            return math.ceil(max(1, round(core.epochs * records)) / core.batch_size)
+        prompts = min(prompts_in_rollout(core), records)
+        return math.ceil(max(1, round(core.epochs * records)) / prompts) * core.minibatches * core.rollout_epochs
+
+    def _tokens_of_an_example(self) -> float | None:
+        """None of an online algorithm, whose answers nobody has seen."""
+        if self.seen is None or self.cls.online():
+            return None
+        folder = self.found.source.folder if self.found else None
+        return min(self.seen.characters * tokens_a_character(folder, list(self.seen.texts())), self.core.max_length)
