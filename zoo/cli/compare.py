@@ -16,6 +16,7 @@ from zoo.cli.train import flag_of, parameter
 from zoo.comparison.entrants import DECIDED
 from zoo.config import TrainConfig
 from zoo.errors import ZooError
+from zoo.numbers import decimal, signed
 from zoo.options import options_of
 
 EXAMPLES = (
@@ -145,7 +146,7 @@ def _show_plan(plan: Any, comparison: Any, console: Console) -> None:
 def _show_results(found: dict[str, Any], console: Console) -> None:
     """The league table, what the columns mean, and what should not be overlooked."""
     from zoo.report.comparison_page import columns
-    from zoo.report.pages import shown
+    from zoo.report.pages import interval, shown
 
     names = columns(found)
     table = Table(box=None, pad_edge=False)
@@ -165,8 +166,8 @@ def _show_results(found: dict[str, Any], console: Console) -> None:
     for row in found["differences"]:
         if row["from"] == "start":
             console.print(
-                f"{row['score']} of {row['to']} against the start: {row['change']:+.3f} (95 % interval "
-                f"{row['low']:+.3f} to {row['high']:+.3f}, {row['n']} prompts)", highlight=False, markup=False,
+                f"{row['score']} of {row['to']} against the start: {signed(row['change'])} (95 % interval "
+                f"{interval(row)}, {row['n']} prompts)", highlight=False, markup=False, soft_wrap=True,
             )  # fmt: skip
     for line in [*found["warnings"], *(f"{row['run']} failed: {row['error']}" for row in found["failed"])]:
         console.print(f"[yellow]{escape(line)}[/yellow]", highlight=False)
@@ -204,7 +205,7 @@ def _compare_runs(names: list[str], own: dict[str, Any]) -> None:
 
 
 def _show_runs(found: dict[str, Any], console: Console) -> None:
-    from zoo.report.pages import shown
+    from zoo.report.pages import interval, shown
 
     titles = [escape(run["name"]) for run in found["runs"]]
     if not found["same_data"]:
@@ -216,10 +217,10 @@ def _show_runs(found: dict[str, Any], console: Console) -> None:
     numbers = Table("", *titles, box=None, pad_edge=False)
     for row in found["scores"]:
         cells = [
-            f"{v['value']:.3f} ({v['low']:.3f} to {v['high']:.3f}, n {v['n']})" if v else "–" for v in row["values"]
+            f"{decimal(v['value'])} ({decimal(v['low'])} to {decimal(v['high'])}, n {v['n']})" if v else "–"
+            for v in row["values"]
         ]
-        changes = ["" if d is None else f"\n{d['change']:+.3f} ({d['low']:+.3f} to {d['high']:+.3f})"
-                   for d in row["differences"]]  # fmt: skip
+        changes = ["" if d is None else f"\n{signed(d['change'])} ({interval(d)})" for d in row["differences"]]
         numbers.add_row(escape(row["name"]), *(cell + change for cell, change in zip(cells, changes, strict=True)))
     for row in found["metrics"]:
         deltas = ["" if delta is None else f" ({delta:+.4g})" for delta in row["deltas"]]

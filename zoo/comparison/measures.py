@@ -133,10 +133,9 @@ def measure(
 def _lengths(subject: Subject, held_out: HeldOut, max_new_tokens: int) -> dict[str, Score]:
     greedy = Sampling(max_new_tokens=max_new_tokens, temperature=0.0)
     answers = answers_to(subject, [record["prompt"] for record in held_out.prompts], greedy)
-    cut = sum(answer.cut for answer in answers)
     return {
         "answer_tokens": mean_score("answer_tokens", [float(len(answer.completion)) for answer in answers]),
-        "cut_share": share_score("cut_share", cut, len(answers), higher_is_better=False),
+        "cut_share": share_score("cut_share", [answer.cut for answer in answers], higher_is_better=False),
     }
 
 
@@ -164,13 +163,13 @@ def _pair_scores(
     pairs: list[tuple[_Logps, _Logps]], start: list[tuple[float, float]] | None
 ) -> dict[str, Score]:  # fmt: skip
     found = {
-        "plain_accuracy": share_score("plain_accuracy", sum(c.mean > r.mean for c, r in pairs), len(pairs)),
+        "plain_accuracy": share_score("plain_accuracy", [c.mean > r.mean for c, r in pairs]),
         "chosen_logps": mean_score("chosen_logps", [chosen.sum for chosen, _ in pairs]),
         "rejected_logps": mean_score("rejected_logps", [rejected.sum for _, rejected in pairs]),
     }
     if start is not None:
         gained = [(c.sum - old[0]) > (r.sum - old[1]) for (c, r), old in zip(pairs, start, strict=True)]
-        found["preference_accuracy"] = share_score("preference_accuracy", sum(gained), len(pairs))
+        found["preference_accuracy"] = share_score("preference_accuracy", gained)
     return found
 
 

@@ -32,9 +32,9 @@ from zoo.report.run_page import write_run_page
 from zoo.runs import Run, find_run, find_runs, is_run_name
 from zoo.training.checks import names_in
 from zoo.training.devices import choose_accelerator
+from zoo.training.kept_scores import copy_score, write_score
 from zoo.training.policy import ending_ids
 from zoo.training.progress import counter
-from zoo.training.report import read_samples, write_samples
 from zoo.training.run import execute, quiet_libraries
 
 STOPPED_BY_SIGNAL = 128
@@ -197,8 +197,8 @@ class Comparison:
         subject = self._subject(self.source)
         subject = replace(subject, start=subject.model)
         found = measures.measure(subject, self.held_out, self.evals, self.answer_tokens)
-        for name in self.evals:
-            write_samples(self.start_run, "before", found.scores[name])
+        for score in found.scores.values():
+            write_score(self.start_run, "before", score)
         kept = {"key": self.key, "scores": found.as_json(), "pair_logps": found.pair_logps}
         self.start_run.write_json("measures.json", kept)
         return found
@@ -212,12 +212,9 @@ class Comparison:
             replace(subject, start=start.model), self.held_out, self.evals, self.answer_tokens,
             (start.model, self.start.pair_logps), lambda stage: counter(self.console, stage),
         )  # fmt: skip
-        for name in self.evals:
-            samples = [row for row in read_samples(self.start_run) if row["eval"] == name]
-            samples = [{key: row[key] for key in ("prompt", "answer", "score")} for row in samples]
-            before = self.start.scores[name]
-            write_samples(run, "before", Score(name, before.value, before.n, before.low, before.high, samples=samples))
-            write_samples(run, "after", found.scores[name])
+        for name, score in found.scores.items():
+            copy_score(self.start_run, run, name, "before")
+            write_score(run, "after", score)
         _add_scores(run, self.start, found)
         run.write_json("measures.json", {"key": self.key, "scores": found.as_json()})
         write_run_page(run)
