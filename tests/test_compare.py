@@ -15,7 +15,7 @@ from tiny_runs import cli, plugin_file, preferences, trainer, write_rows
 from zoo import registry
 from zoo.comparison import measures, runner
 from zoo.comparison.budget import Planner, Steps
-from zoo.comparison.entrants import read_settings
+from zoo.comparison.entrants import default_folder, read_settings
 from zoo.comparison.finished import compare_runs
 from zoo.comparison.measures import HeldOut, load_held_out, measure
 from zoo.comparison.statistics import mean_and_spread
@@ -570,6 +570,80 @@ def test_data_without_pairs_is_compared_on_its_prompts(place, tmp_path):
     found = compare(*flags, "--eval-fraction", "0.2", "--out", str(tmp_path / "c"))
     assert "kl" in found["measures"] and "preference_accuracy" not in found["measures"]
     assert any("Nothing is measured on pairs" in note for note in found["notes"])
+
+
+# -- in worlds -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_world_of_few_prompts_is_measured_though_all_of_them_are_trained_on(here):
+    data, model = "world:gold(rows=64, noise=0.25)", "world:gold(steps=1)"
+    flags = ["--max-steps", "1", "--cases", "6", "--answer-tokens", "6", "--score", "gold(samples=12)"]
+    found = compare("--algos", "dpo,grpo", "--data", data, "--model", model, *flags)
+    assert {"gold(samples=12)", "kl", "preference_accuracy"} <= found["measures"].keys()
+    assert "All 4 held-out pairs have prompts that are trained on: the source brings no others." in found["notes"]
+    assert "All prompts" not in str(found["notes"]) and [row["steps"] for row in found["runs"]] == [1, 1]
+    # dpo trains on both answers of each of its 64 pairs, grpo on as many of its own: the table has what it was.
+    folder = here / "comparisons" / "world-gold-rows-64-noise-0.25-world-gold-steps-1"
+    planned, measured = (row["measures"]["trained_tokens"] for row in found["runs"])
+    assert planned > measured == Run(folder / "grpo-seed0").summary["num_tokens"]
+
+
+def test_held_out_rows_that_somebody_named_are_left_out_where_they_are_trained_on(place, tmp_path):
+    flags = ["--model", place.model, "--data", place.data, "--eval-data", place.data, "--dry-run"]
+    status, _, err = cli("compare", "--algos", "sft", "--out", str(tmp_path / "c"), *flags)
+    assert status == 2 and "16 held-out pairs are left out: they are trained on" in err
+
+
+def test_what_writes_its_own_answers_is_planned_by_the_length_of_the_starts(here):
+    flags = ["--data", "world:arithmetic(rows=64)", "--model", "world:arithmetic(steps=1)"]
+    status, out, err = cli("compare", "--algos", "sft,grpo", *flags, "--max-steps", "3", "--dry-run")
+    assert status == 0, err
+    text = " ".join(out.split())
+    length = float(re.search(r"grpo: its tokens are an estimate, of answers of ([\d.]+) tokens", text)[1])
+    budget = re.search(r"nearest to ([\d,]+) of them: what (\w+) would train on", text)
+    assert 1 <= length <= 3 and int(budget[1].replace(",", "")) > 0 and budget[2] == "sft"
+    steps, tokens = re.search(r"grpo (\d+) 512 [\d.]+ ([\d,]+)", text).groups()
+    # A prompt of a + b = has four tokens and the turn's mark; 64 prompts have 16 answers each, a step 512.
+    per_step = int(tokens.replace(",", "")) / int(steps)
+    assert 512 * (2 + length) < per_step < 512 * (8 + length)
+    assert "No evaluation is named" not in text
+
+
+def test_the_folder_of_a_comparison_is_named_after_its_data_and_its_start():
+    def folder(data, model):
+        return default_folder(None, SimpleNamespace(data=data, model=model))
+
+    gold = folder("world:gold(rows=400, noise=0.25)", "world:gold")
+    assert gold == "comparisons/world-gold-rows-400-noise-0.25"
+    assert folder("world:gold", "world:gold") != folder("world:facts", "world:facts")
+    assert folder("rows/pairs.jsonl", "HuggingFaceTB/SmolLM2-135M") == "comparisons/pairs-smollm2-135m"
+    assert folder("starter", "smollm2-135m") == "comparisons/starter-smollm2-135m"
+    assert len(folder("world:gold(" + "x" * 300, "runs/a")) < 100
+
+
+def test_what_cannot_be_counted_is_refused(place, tmp_path):
+    body = """
+from zoo.api import Batch
+
+
+class Silent(Algorithm):
+    data = "demonstration"
+    needs = ("policy",)
+
+    def collate(self, records):
+        return Batch(row=torch.tensor([record["row"] for record in records]))
+
+    def loss(self, batch, models):
+        return Loss.per_example(torch.zeros(len(batch), requires_grad=True))
+"""
+    status, _, err = cli("compare", "--algos", f"sft,{plugin_file(tmp_path, body, 'silent.py')}", *place.flags)
+    assert status == 2 and "The tokens that silent trains on cannot be counted" in err
 
 
 # -- finished runs ---------------------------------------------------------------------------------------------------

@@ -134,10 +134,10 @@ def _show_plan(plan: Any, comparison: Any, console: Console) -> None:
                 f"{planned.passes:.2f}", f"{planned.tokens:,}",
             )  # fmt: skip
     console.print(table)
-    held_out = comparison.held_out
+    held_out, count = comparison.held_out, len(plan.runs)
     console.print(
-        f"{len(plan.runs)} runs in {comparison.folder}, measured on {len(held_out.prompts)} held-out prompts and "
-        f"{len(held_out.pairs)} pairs.", highlight=False, markup=False, soft_wrap=True,
+        f"{count} run{'s' if count > 1 else ''} in {comparison.folder}, measured on "
+        f"{len(held_out.prompts)} held-out prompts and {len(held_out.pairs)} pairs.", highlight=False, markup=False, soft_wrap=True,
     )  # fmt: skip
     for note in plan.notes:
         console.print(note, highlight=False, markup=False, soft_wrap=True)

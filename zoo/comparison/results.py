@@ -64,7 +64,8 @@ def _of_score(name: str, score: Score) -> str:
 def _row(planned: Planned, run: Run) -> dict[str, Any]:
     """One run: what it was, and every measure."""
     scores = run.read_json("measures.json")["scores"]
-    costs = {"trained_tokens": float(planned.tokens), **run.read_json("timing.json")}
+    tokens = run.summary["num_tokens"] if planned.entrant.cls.online() else planned.tokens
+    costs = {"trained_tokens": float(tokens), **run.read_json("timing.json")}
     return {
         "label": planned.entrant.label,
         "algo": planned.resolved.algo,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,7 +107,7 @@ def _held_out(core: TrainConfig, kind: str, train: DataSet, options: dict[str, A
         return load(core.eval_data, kind, split=core.split, **options)
     if not core.eval_fraction:
         return None
-    if not _shares(core, options):
+    if brings_held_out(core, options["named_sources"]):
         try:
             return load(core.data, kind, split="heldout", **options)
         except ZooError:
@@ -121,8 +121,12 @@ def _held_out(core: TrainConfig, kind: str, train: DataSet, options: dict[str, A
 
 def _shares(core: TrainConfig, options: dict[str, Any]) -> bool:
     """Whether what is held out is a share of the data itself; a source of its own brings a split for it."""
-    named = core.data.split(":")[0] in options["named_sources"] and core.split == "train"
-    return bool(core.eval_fraction) and not core.eval_data and not named
+    return bool(core.eval_fraction) and not core.eval_data and not brings_held_out(core, options["named_sources"])
+
+
+def brings_held_out(core: TrainConfig, named: Mapping[str, Any]) -> bool:
+    """Whether what is held out is a split of the source's own, if it is not named by an option."""
+    return not core.eval_data and core.data.split(":")[0] in named and core.split == "train"
 
 
 def make_collate(hook: Any, tokenizer: Any, config: Any) -> Callable[[list[dict[str, Any]]], Batch]:
