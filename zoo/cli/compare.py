@@ -30,7 +30,8 @@ ANSWER_TOKENS = 96
 OF_RUNS = ("algos", "config", "out", "as_json")
 """Own options that finished runs take, or that are refused with words of their own."""
 OWN: list[tuple[str, type, Any, Any]] = [
-    ("algos", str, typer.Option(help="Names with commas; label=name for two of one algorithm."), None),
+    ("algos", str, typer.Option(metavar="NAME,…", help="Names with commas; label=name for two of one algorithm."),
+     None),
     ("seeds", str, typer.Option(help="How many from 0 (3), or which (0,5,7): the order of the data and all else that "
                                 "is random.", show_default="1"), None),
     ("sets", list[str], typer.Option("--set", metavar="LABEL.OPTION=VALUE", help="An option of one of them."), None),
@@ -137,7 +138,8 @@ def _show_plan(plan: Any, comparison: Any, console: Console) -> None:
     held_out, count = comparison.held_out, len(plan.runs)
     console.print(
         f"{count} run{'s' if count > 1 else ''} in {comparison.folder}, measured on "
-        f"{len(held_out.prompts)} held-out prompts and {len(held_out.pairs)} pairs.", highlight=False, markup=False, soft_wrap=True,
+        f"{len(held_out.prompts)} held-out prompts and {len(held_out.pairs)} pairs.",
+        highlight=False, markup=False, soft_wrap=True,
     )  # fmt: skip
     for note in plan.notes:
         console.print(note, highlight=False, markup=False, soft_wrap=True)

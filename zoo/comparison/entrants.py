@@ -91,7 +91,10 @@ def read_settings(
     for text in sets:
         label, option, value = _split_set(text, entrants)
         _check_option(option, f"--set {text}", own=True)
-        settings.sets.setdefault(label, {})[option] = value
+        own = settings.sets.setdefault(label, {})
+        if option in own:
+            raise ZooError(f"--set gives {label}.{option} twice: {own[option]} and {value}.", "Leave one of them out.")
+        own[option] = value
     return settings
 
 
