@@ -181,16 +181,16 @@ def student(freedom: int) -> float:
     )
 
 
-def share_score(name: str, hits: int | Sequence[bool | float | None], n: int | None = None, **rest: Any) -> Score:
+def share_score(name: str, hits: float | Sequence[bool | float | None], n: int | None = None, **rest: Any) -> Score:
     """A share with its 95 % Wilson interval.
 
     hits: whether each case is one, None where that is not known; or how many of n are, so that a change cannot be told
     case by case.
     """
-    if not isinstance(hits, int):
+    if isinstance(hits, Sequence):
         given = [hit for hit in hits if hit is not None]
         rest.setdefault("cases", _cases(hits, sum(given) / max(1, len(given))))
-        hits, n = int(sum(given)), len(given)
+        hits, n = sum(given), len(given)
     if not n:
         return Score(name, 0.0, 0, 0.0, 1.0, **rest)
     share, z = hits / n, Z

@@ -15,6 +15,7 @@ from zoo.evals import mean_score, within_0_and_1
 from zoo.evals.changes import change_of_values
 from zoo.report import answers, data_files, pages
 from zoo.report.answer_lengths import ending_table, length_plots
+from zoo.report.axes import FEWEST_CASES
 from zoo.report.distributions import case_plots, pair_plots
 from zoo.report.implicit_rewards import implicit_reward_plots
 from zoo.report.overoptimisation import plot_frontiers
@@ -56,6 +57,7 @@ def content(run: Run) -> dict[str, Any]:
         "plots": plots_of(run, series, samples, steps),
         "axes": {key: label for key, (label, _) in series.axes().items()},
         "cases": answers.telling(answers.by_prompt(samples)),
+        "fewest": FEWEST_CASES,
         "case_count": len(answers.by_prompt(samples)),
         "passing": answers.passing(samples),
         "moments": answers.moments(samples),
@@ -101,11 +103,11 @@ def plots_of(
         "Critiques and revisions": [*revision_panels(steps)],
         "Refusals": [refusal_plot(run.summary.get("scores", {}))],
         "Reward and distance": [*plot_frontiers({run.name: series})],
-        **{heading: [*of_it] for heading, of_it in curves.items()},
         "Reward": [*curves.get("Reward", []), parts],
+        **{heading: [*of_it] for heading, of_it in curves.items() if heading not in ("Reward", "Time")},
         "Answers": [*curves.get("Answers", []), *length_plots(cases, samples), ending_table(cases)],
-        "Time": [*curves.get("Time", []), slowest_steps(run.metrics, run.timings)],
         "Held-out cases": [*pairs, *implicit_reward_plots(cases), *case_plots(cases, meaning)],
+        "Time": [*curves.get("Time", []), slowest_steps(run.metrics, run.timings)],
     }
     known = {heading: [panel for panel in of_it if panel is not None] for heading, of_it in drawn.items()}
     taken: set[str] = set()
