@@ -15,10 +15,10 @@ from tiny_runs import cli, plugin_file, preferences, trainer, write_rows
 from zoo import registry
 from zoo.comparison import measures, runner
 from zoo.comparison.budget import Planner, Steps
-from zoo.comparison.entrants import read_settings
+from zoo.comparison.entrants import default_folder, read_settings
 from zoo.comparison.finished import compare_runs
 from zoo.comparison.measures import HeldOut, load_held_out, measure
-from zoo.comparison.statistics import averaged, mean_and_spread, paired_difference
+from zoo.comparison.statistics import mean_and_spread
 from zoo.data.encode import encode
 from zoo.data.kinds import prompt_key
 from zoo.data.template import ChatTemplate
@@ -342,25 +342,16 @@ def test_what_became_worse_is_told_by_what_better_means_for_the_score(higher_is_
     folder = tmp_path / "c"
     found = compare("--algos", "sft", "--max-steps", "1", "--score", "risen", "--out", str(folder), *place.flags)
     (row,) = found["differences"]
-    assert (row["change"], row["better"]) == (1.0, higher_is_better)
+    assert (row["change"], row["better"]) == (pytest.approx(1.0), higher_is_better)
     assert ("sft is worse than the start: risen +1.000." in found["warnings"]) == (not higher_is_better)
     assert found["measures"]["risen"].endswith("Less is better.") == (not higher_is_better)
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert f'<td class="n {"up" if higher_is_better else "down"}">+1' in page
 
 
-def test_spread_and_paired_difference():
+def test_the_spread_is_that_of_a_sample():
     assert mean_and_spread([1.0, 2.0, 6.0]) == (3.0, pytest.approx(statistics.stdev([1, 2, 6])))
     assert mean_and_spread([2.0]) == (2.0, None)
-    first = {str(i): float(i % 3) for i in range(200)}
-    second = {str(i): float(i % 3) + (1.0 if i % 2 else 0.0) for i in range(50, 250)}
-    found = paired_difference(first, second)
-    # Half of 150 cases in common change by 1: mean 0.5, standard error 0.5/√150, so ±0.080.
-    assert found["n"] == 150 and found["change"] == pytest.approx(0.5)
-    assert found["high"] - found["low"] == pytest.approx(2 * 1.96 * 0.5 / 150**0.5, rel=0.1)
-    assert found == paired_difference(first, second), "the same draws each time"
-    assert paired_difference({"a": 1.0}, {"a": 2.0}) is None
-    assert averaged([{"a": 1.0, "b": 0.0}, {"a": 3.0}]) == {"a": 2.0}
 
 
 # -- going on --------------------------------------------------------------------------------------------------------
@@ -579,6 +570,80 @@ def test_data_without_pairs_is_compared_on_its_prompts(place, tmp_path):
     found = compare(*flags, "--eval-fraction", "0.2", "--out", str(tmp_path / "c"))
     assert "kl" in found["measures"] and "preference_accuracy" not in found["measures"]
     assert any("Nothing is measured on pairs" in note for note in found["notes"])
+
+
+# -- in worlds -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_world_of_few_prompts_is_measured_though_all_of_them_are_trained_on(here):
+    data, model = "world:gold(rows=64, noise=0.25)", "world:gold(steps=1)"
+    flags = ["--max-steps", "1", "--cases", "6", "--answer-tokens", "6", "--score", "gold(samples=12)"]
+    found = compare("--algos", "dpo,grpo", "--data", data, "--model", model, *flags)
+    assert {"gold(samples=12)", "kl", "preference_accuracy"} <= found["measures"].keys()
+    assert "All 4 held-out pairs have prompts that are trained on: the source brings no others." in found["notes"]
+    assert "All prompts" not in str(found["notes"]) and [row["steps"] for row in found["runs"]] == [1, 1]
+    # dpo trains on both answers of each of its 64 pairs, grpo on as many of its own: the table has what it was.
+    folder = here / "comparisons" / "world-gold-rows-64-noise-0.25-world-gold-steps-1"
+    planned, measured = (row["measures"]["trained_tokens"] for row in found["runs"])
+    assert planned > measured == Run(folder / "grpo-seed0").summary["num_tokens"]
+
+
+def test_held_out_rows_that_somebody_named_are_left_out_where_they_are_trained_on(place, tmp_path):
+    flags = ["--model", place.model, "--data", place.data, "--eval-data", place.data, "--dry-run"]
+    status, _, err = cli("compare", "--algos", "sft", "--out", str(tmp_path / "c"), *flags)
+    assert status == 2 and "16 held-out pairs are left out: they are trained on" in err
+
+
+def test_what_writes_its_own_answers_is_planned_by_the_length_of_the_starts(here):
+    flags = ["--data", "world:arithmetic(rows=64)", "--model", "world:arithmetic(steps=1)"]
+    status, out, err = cli("compare", "--algos", "sft,grpo", *flags, "--max-steps", "3", "--dry-run")
+    assert status == 0, err
+    text = " ".join(out.split())
+    length = float(re.search(r"grpo: its tokens are an estimate, of answers of ([\d.]+) tokens", text)[1])
+    budget = re.search(r"nearest to ([\d,]+) of them: what (\w+) would train on", text)
+    assert 1 <= length <= 3 and int(budget[1].replace(",", "")) > 0 and budget[2] == "sft"
+    steps, tokens = re.search(r"grpo (\d+) 512 [\d.]+ ([\d,]+)", text).groups()
+    # A prompt of a + b = has four tokens and the turn's mark; 64 prompts have 16 answers each, a step 512.
+    per_step = int(tokens.replace(",", "")) / int(steps)
+    assert 512 * (2 + length) < per_step < 512 * (8 + length)
+    assert "No evaluation is named" not in text
+
+
+def test_the_folder_of_a_comparison_is_named_after_its_data_and_its_start():
+    def folder(data, model):
+        return default_folder(None, SimpleNamespace(data=data, model=model))
+
+    gold = folder("world:gold(rows=400, noise=0.25)", "world:gold")
+    assert gold == "comparisons/world-gold-rows-400-noise-0.25"
+    assert folder("world:gold", "world:gold") != folder("world:facts", "world:facts")
+    assert folder("rows/pairs.jsonl", "HuggingFaceTB/SmolLM2-135M") == "comparisons/pairs-smollm2-135m"
+    assert folder("starter", "smollm2-135m") == "comparisons/starter-smollm2-135m"
+    assert len(folder("world:gold(" + "x" * 300, "runs/a")) < 100
+
+
+def test_what_cannot_be_counted_is_refused(place, tmp_path):
+    body = """
+from zoo.api import Batch
+
+
+class Silent(Algorithm):
+    data = "demonstration"
+    needs = ("policy",)
+
+    def collate(self, records):
+        return Batch(row=torch.tensor([record["row"] for record in records]))
+
+    def loss(self, batch, models):
+        return Loss.per_example(torch.zeros(len(batch), requires_grad=True))
+"""
+    status, _, err = cli("compare", "--algos", f"sft,{plugin_file(tmp_path, body, 'silent.py')}", *place.flags)
+    assert status == 2 and "The tokens that silent trains on cannot be counted" in err
 
 
 # -- finished runs ---------------------------------------------------------------------------------------------------

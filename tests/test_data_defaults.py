@@ -6,6 +6,7 @@ import types
 
 import pytest
 from rich.console import Console
+from tiny_runs import cli
 
 from zoo import registry
 from zoo.api import DataSource, hookimpl
@@ -15,6 +16,7 @@ from zoo.data.sources.named import data_defaults, parts_of
 from zoo.errors import ZooError
 from zoo.models.names import resolve_model
 from zoo.testing.tiny import write_folder
+from zoo.training import labelling, subject
 from zoo.training.run import resolve_options
 
 
@@ -126,3 +128,29 @@ def test_a_slip_in_the_name_of_a_model_names_the_one_that_was_meant(shop, tmp_pa
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ZooError, match=r"Did you mean 'shop'\?"):
         resolve_start("shopp", str(tmp_path), print)
+
+
+def test_rows_are_shown_in_the_tokens_of_the_model_that_the_source_brings(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, out, _ = cli("data", "world:bandit", "--for", "dpo", "--examples", "1")
+    assert status == 0 and "prompt, 2 tokens\n<start> choose" in out
+    status, out, _ = cli("data", "world:bandit", "--for", "dpo", "--model", str(write_folder(tmp_path / "tiny")))
+    assert status == 0 and "<|im_start|>user" in out
+
+
+@pytest.mark.parametrize(
+    "arguments", [("label", "world:bandit", "--kind", "preference"), ("data", "filter", "world:bandit", "--kind",
+                  "preference", "--rules", "perplexity(keep=0.9)", "--dry-run")],
+)  # fmt: skip
+def test_whoever_reads_a_source_with_a_model_takes_the_one_that_it_brings(arguments, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    asked = []
+
+    def load(name, *rest, **options):
+        asked.append(name)
+        raise ZooError("far enough")
+
+    for module in (labelling, subject):
+        monkeypatch.setattr(module, "load_subject", load)
+    assert cli(*arguments)[0] == 2 and cli(*arguments, "--model", "other")[0] == 2
+    assert asked == ["world:bandit", "other"]

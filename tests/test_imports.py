@@ -14,7 +14,7 @@ PLUGINS = sorted((ROOT / "plugins").glob("[!_]*.py"))
 
 # From the ground up; a module may import from its own layer and from those below.
 LAYERS = [
-    ("errors", "spelling", "http", "paths", "libraries"),
+    ("errors", "spelling", "numbers", "http", "paths", "libraries"),
     ("loss", "types", "ties", "rl", "groups", "hookspecs", "hook_arguments", "algorithm"),
     ("faults", "descriptions", "plugin_files", "plugin_manager", "registry"),
     ("options", "cards", "strict_yaml", "config", "runs", "scaffold"),

@@ -8,11 +8,14 @@ import torch
 
 from zoo.data.template import ChatTemplate
 from zoo.errors import ZooError
+from zoo.evals.chosen import choose
 from zoo.laboratory import networks, plugin
 from zoo.laboratory.words import make_tokenizer
 from zoo.laboratory.worlds import World, Worlds
 from zoo.models.loading import load_model, load_tokenizer
 from zoo.models.names import Source
+from zoo.registry import algorithms, contributions, load_algorithm, manager
+from zoo.training.checks import names_in
 
 WORDS = ("moon", "sun", "rises", "sets")
 
@@ -103,3 +106,12 @@ def test_every_bundled_world_has_an_untrained_network(name, tmp_path, monkeypatc
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path))
     folder = plugin.worlds().base(f"{name}(trained=false)", print)
     assert load_model(Source(name, folder), torch.float32).num_parameters() > 0
+
+
+@pytest.mark.parametrize("world", plugin.worlds().worlds)
+def test_evaluations_that_a_world_brings_are_there_for_every_algorithm(world):
+    available = contributions(manager(), "evals")
+    for entry in algorithms():
+        cls = load_algorithm(entry.name)[1]
+        score = plugin.worlds().defaults(world, cls).get("score")
+        assert score is None or choose(names_in(score), available, cls.head), entry.name

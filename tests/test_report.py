@@ -15,8 +15,8 @@ from zoo.report import bars, pages, plots
 from zoo.report.axes import HEIGHT, LEFT, WIDTH, number, ticks
 from zoo.report.run_page import content, write_run_page
 from zoo.report.warnings import run_warnings
-from zoo.runs import Run
-from zoo.training.report import paired_noise, sample_pairs, write_cases, write_samples
+from zoo.training.kept_scores import write_score
+from zoo.training.report import write_cases
 from zoo.training.token_losses import keep
 from zoo.types import Answer
 
@@ -111,7 +111,7 @@ def test_the_closing_panel_names_the_report(tmp_path, tiny_folder, monkeypatch):
 def test_text_of_models_and_data_is_shown_and_never_run(run):
     for when, answer in (("before", HOSTILE), ("after", HOSTILE * 200)):
         sample = {"prompt": [{"role": "user", "content": HOSTILE}], "answer": answer, "score": 0.5}
-        write_samples(run, when, Score(HOSTILE, 0.5, 1, 0, 1, samples=[sample]))
+        write_score(run, when, Score(HOSTILE, 0.5, 1, 0, 1, samples=[sample]))
     summary = run.summary
     summary["model"] = summary["after"]["val/loss</td>"] = summary["before"]["val/loss</td>"] = 1.0
     run.write_json("summary.json", summary)
@@ -272,18 +272,3 @@ def test_more_is_further_right_and_further_up():
     svg = plots.scatter("both", {"a": [(1.0, 10.0)], "b": [(2.0, 30.0)]}, "kl", "score").svg
     (x1, y1), (x2, y2) = ((float(x), float(y)) for x, y in re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', svg))
     assert x2 > x1 and y2 < y1
-
-
-def test_several_answers_to_a_prompt_are_cases_of_their_own_in_the_change(tmp_path):
-    run = Run(tmp_path)
-    for when, worth in (("before", 0.0), ("after", 1.0)):
-        scores = [worth + 0.5 * (i % 2) for i in range(40)]
-        samples = [{"prompt": "one of two"[: 3 + 3 * (i % 2)], "answer": "", "score": s} for i, s in enumerate(scores)]
-        write_samples(run, when, Score("gold", worth, 40, 0, 1, samples=samples))
-    pairs = sample_pairs(run)
-    assert len(pairs) == 40
-    assert {(before["score"], after["score"]) for before, after in pairs} == {(0.0, 1.0), (0.5, 1.5)}
-    samples = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
-    assert {before["prompt"] for before, _ in pairs} == {sample["prompt"] for sample in samples}
-    noisy = [(0.0, 1.0 + 0.2 * (i % 2)) for i in range(40)]
-    assert paired_noise(noisy) == pytest.approx(0.0324, abs=3e-4)  # 2.0227 · 0.10127 / √40

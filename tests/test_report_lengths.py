@@ -95,7 +95,7 @@ def test_of_scores_0_and_1_the_lengths_of_either_are_counted():
     ]  # fmt: skip
     (plot,) = length_plots({}, samples)
     assert plot.title == "exact: length by score" and list(plot.names) == ["score 1", "score 0"]
-    assert "score 1 2 ± 0 (n 4), score 0 5 ± 0 (n 4)" in plot.note
+    assert "score 1 2 (n 4), score 0 5 (n 4)" in plot.note
     assert sum(row[3] for row in plot.rows) == 8, "those after training"
 
 

@@ -16,6 +16,7 @@ from zoo.cli.train import flag_of, parameter
 from zoo.comparison.entrants import DECIDED
 from zoo.config import TrainConfig
 from zoo.errors import ZooError
+from zoo.numbers import decimal, signed
 from zoo.options import options_of
 
 EXAMPLES = (
@@ -29,7 +30,8 @@ ANSWER_TOKENS = 96
 OF_RUNS = ("algos", "config", "out", "as_json")
 """Own options that finished runs take, or that are refused with words of their own."""
 OWN: list[tuple[str, type, Any, Any]] = [
-    ("algos", str, typer.Option(help="Names with commas; label=name for two of one algorithm."), None),
+    ("algos", str, typer.Option(metavar="NAME,…", help="Names with commas; label=name for two of one algorithm."),
+     None),
     ("seeds", str, typer.Option(help="How many from 0 (3), or which (0,5,7): the order of the data and all else that "
                                 "is random.", show_default="1"), None),
     ("sets", list[str], typer.Option("--set", metavar="LABEL.OPTION=VALUE", help="An option of one of them."), None),
@@ -133,10 +135,11 @@ def _show_plan(plan: Any, comparison: Any, console: Console) -> None:
                 f"{planned.passes:.2f}", f"{planned.tokens:,}",
             )  # fmt: skip
     console.print(table)
-    held_out = comparison.held_out
+    held_out, count = comparison.held_out, len(plan.runs)
     console.print(
-        f"{len(plan.runs)} runs in {comparison.folder}, measured on {len(held_out.prompts)} held-out prompts and "
-        f"{len(held_out.pairs)} pairs.", highlight=False, markup=False, soft_wrap=True,
+        f"{count} run{'s' if count > 1 else ''} in {comparison.folder}, measured on "
+        f"{len(held_out.prompts)} held-out prompts and {len(held_out.pairs)} pairs.",
+        highlight=False, markup=False, soft_wrap=True,
     )  # fmt: skip
     for note in plan.notes:
         console.print(note, highlight=False, markup=False, soft_wrap=True)
@@ -145,7 +148,7 @@ def _show_plan(plan: Any, comparison: Any, console: Console) -> None:
 def _show_results(found: dict[str, Any], console: Console) -> None:
     """The league table, what the columns mean, and what should not be overlooked."""
     from zoo.report.comparison_page import columns
-    from zoo.report.pages import shown
+    from zoo.report.pages import interval, shown
 
     names = columns(found)
     table = Table(box=None, pad_edge=False)
@@ -165,8 +168,8 @@ def _show_results(found: dict[str, Any], console: Console) -> None:
     for row in found["differences"]:
         if row["from"] == "start":
             console.print(
-                f"{row['score']} of {row['to']} against the start: {row['change']:+.3f} (95 % interval "
-                f"{row['low']:+.3f} to {row['high']:+.3f}, {row['n']} prompts)", highlight=False, markup=False,
+                f"{row['score']} of {row['to']} against the start: {signed(row['change'])} (95 % interval "
+                f"{interval(row)}, {row['n']} prompts)", highlight=False, markup=False, soft_wrap=True,
             )  # fmt: skip
     for line in [*found["warnings"], *(f"{row['run']} failed: {row['error']}" for row in found["failed"])]:
         console.print(f"[yellow]{escape(line)}[/yellow]", highlight=False)
@@ -205,7 +208,7 @@ def _compare_runs(names: list[str], own: dict[str, Any]) -> None:
 
 
 def _show_runs(found: dict[str, Any], console: Console) -> None:
-    from zoo.report.pages import shown
+    from zoo.report.pages import interval, shown
 
     titles = [escape(run["name"]) for run in found["runs"]]
     if not found["same_data"]:
@@ -217,10 +220,10 @@ def _show_runs(found: dict[str, Any], console: Console) -> None:
     numbers = Table("", *titles, box=None, pad_edge=False)
     for row in found["scores"]:
         cells = [
-            f"{v['value']:.3f} ({v['low']:.3f} to {v['high']:.3f}, n {v['n']})" if v else "–" for v in row["values"]
+            f"{decimal(v['value'])} ({decimal(v['low'])} to {decimal(v['high'])}, n {v['n']})" if v else "–"
+            for v in row["values"]
         ]
-        changes = ["" if d is None else f"\n{d['change']:+.3f} ({d['low']:+.3f} to {d['high']:+.3f})"
-                   for d in row["differences"]]  # fmt: skip
+        changes = ["" if d is None else f"\n{signed(d['change'])} ({interval(d)})" for d in row["differences"]]
         numbers.add_row(escape(row["name"]), *(cell + change for cell, change in zip(cells, changes, strict=True)))
     for row in found["metrics"]:
         deltas = ["" if delta is None else f" ({delta:+.4g})" for delta in row["deltas"]]

@@ -130,7 +130,12 @@ def filter_rows(
         str, typer.Option(help="Sets and rules, with their limits: 'chat,words(least=5)'; -NAME takes one away.")
     ] = "chat",
     show_list: Annotated[bool, typer.Option("--list", help="Show every rule with its limits, and end.")] = False,
-    model: Annotated[str, typer.Option(help="The model, folder or run of the rule perplexity.")] = "smollm2-135m",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="The model, folder or run of the rule perplexity.", show_default="the data's, or smollm2-135m"
+        ),
+    ] = None,
     max_length: Annotated[int, typer.Option(min=2, help="Tokens of a row that the model reads.")] = 1024,
     runs: Annotated[str, typer.Option(help="Folder that holds the runs.")] = "runs",
 ) -> None:
@@ -141,6 +146,8 @@ def filter_rows(
     """
     from zoo.data.curation import verbs as work
     from zoo.data.curation.rules import PERPLEXITY, chosen_rules
+    from zoo.data.sources.named import data_model
+    from zoo.models.default import NAME
 
     chosen = chosen_rules(rules)
     if show_list:
@@ -148,6 +155,7 @@ def filter_rows(
     if job.source is None:
         raise ZooError("No data is named.", "zoo data filter rows.jsonl, or zoo data filter --list for the rules.")
     job.open()
+    model = model or data_model(job.source, NAME)
     scoring = _scoring(model, runs, max_length, job.console) if PERPLEXITY in chosen else None
     settings: dict[str, Any] = {"rules": {name: vars(rule.limits) for name, rule in chosen.items()}}
     settings |= {"model": model, "max_length": max_length} if scoring else {}

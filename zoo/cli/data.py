@@ -48,7 +48,10 @@ def data(
     format: Annotated[str | None, typer.Option(help="The format of the rows, where detection is not sure.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Read the first N rows only.")] = None,
     examples: Annotated[int, typer.Option(min=0, help="Rendered examples to show.")] = 3,
-    model: Annotated[str, typer.Option(help="Whose tokenizer and chat template to use.")] = "smollm2-135m",
+    model: Annotated[
+        str | None,
+        typer.Option(help="Whose tokenizer and chat template to use.", show_default="the data's, or smollm2-135m"),
+    ] = None,
     template: Annotated[str, typer.Option(help="Chat template: auto, none, or a .jinja file.")] = "auto",
     max_length: Annotated[int, typer.Option(help="Longest prompt plus answer, in tokens.")] = 1024,
     long_rows: Annotated[
@@ -74,11 +77,14 @@ def data(
     from zoo.data.encode import encode
     from zoo.data.preview import as_json as preview_json
     from zoo.data.preview import preview
+    from zoo.data.sources.named import data_model
     from zoo.data.template import ChatTemplate
+    from zoo.models.default import NAME
     from zoo.models.loading import load_tokenizer
     from zoo.training.policy import resolve_start
 
-    chat = ChatTemplate(load_tokenizer(resolve_start(model, "runs", say)), template)
+    chosen = model or data_model(source, NAME)
+    chat = ChatTemplate(load_tokenizer(resolve_start(chosen, "runs", say)), template)
     encoded = encode(loaded.records, loaded.kind, chat, max_length=max_length, long_rows=long_rows)
     if strict:
         judge(encoded.report, len(encoded.records), strict, loaded.report)

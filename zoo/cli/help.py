@@ -7,7 +7,7 @@ and cuts the flags themselves.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import typer
@@ -16,6 +16,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 from typer.core import TyperCommand, TyperGroup
+
+from zoo.errors import ZooError
 
 WIDEST_FLAG = 30
 """Characters of a flag and its value that stand in one line; the choices of longer ones go to the words."""
@@ -67,6 +69,11 @@ class Command(TyperCommand):
             return self.verbs()[args[0]].make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
         return super().make_context(info_name, args, parent, **extra)
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not ctx.resilient_parsing:
+            _refuse_repeated(self.make_parser(ctx).parse_args(args=list(args))[2], args)
+        return super().parse_args(ctx, args)
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
         console = Console()
         usage = " ".join([ctx.command_path, *self.collect_usage_pieces(ctx)])
@@ -92,6 +99,44 @@ class Command(TyperCommand):
         for example in examples:
             # Never cut or broken: it is there to be copied.
             console.print(Text(f"  {example}"), soft_wrap=True)
+
+
+def _refuse_repeated(order: Sequence[Any], args: Sequence[str]) -> None:
+    """Raises ZooError for an option of one value that is given twice, where the last one would win without a word.
+
+    order: the parameters in the order in which they were typed.
+    """
+    for parameter in dict.fromkeys(one for one in order if order.count(one) > 1):
+        values = _typed(parameter, args)
+        single = parameter.param_type_name == "option" and not parameter.multiple and not parameter.count
+        if single and not (parameter.is_flag and len(set(values)) < 2):
+            flag = values[0] if parameter.is_flag else parameter.opts[0]
+            times = "twice" if len(values) == 2 else f"{len(values)} times"
+            raise ZooError(f"{flag} is given {times}: {' and '.join(values)}.", _instead(parameter, values))
+
+
+def _typed(parameter: Any, args: Sequence[str]) -> list[str]:
+    """What stands behind each flag of a parameter; of a switch the flags."""
+    flags, found = (*parameter.opts, *parameter.secondary_opts), []
+    for argument, following in zip(args, [*args[1:], ""], strict=True):
+        if argument == "--":
+            break
+        flag, equals, value = argument.partition("=")
+        if flag in flags:
+            found.append(argument if parameter.is_flag else value if equals else following)
+    return found
+
+
+def _instead(parameter: Any, values: Sequence[str]) -> str:
+    """What to type in place of an option that is given twice."""
+    flag = parameter.opts[0]
+    if parameter.name == "data":
+        return f"Give one: {flag} {values[0]}. Files that lie in one folder are read together: {flag} FOLDER"
+    if parameter.is_flag:
+        return f"Give one of them: {values[-1]}"
+    if str(parameter.metavar).endswith(",…"):
+        return f"Give them as one, with commas: {flag} {','.join(values)}"
+    return f"Give one of them: {flag} {values[-1]}"
 
 
 def examples_in(epilog: str) -> tuple[str, list[str]]:

@@ -28,8 +28,12 @@ def label(
         str, typer.Option(help="self (the --model), a model, folder or run, or https://host/v1#model.")
     ] = "self",
     model: Annotated[
-        str, typer.Option(help="The model that answers prompts, and is the judge called self.")
-    ] = "smollm2-135m",
+        str | None,
+        typer.Option(
+            help="The model that answers prompts, and is the judge called self.",
+            show_default="the data's, or smollm2-135m",
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Where the labelled rows go; an unfinished file is gone on with.")] = Path(
         "labelled.jsonl"
     ),
@@ -92,15 +96,19 @@ def label(
     is judged twice. `zoo train --algo rm --data labelled.jsonl` then learns from it, and so does every other algorithm
     for pairs.
     """
+    from zoo.data.sources.named import data_model
+    from zoo.models.default import NAME
+
+    model = model or data_model(data, NAME)
     _look_ahead(data, judge, model, runs)
     from zoo.training.labelling import LabelOptions, label_data
     from zoo.training.progress import counter
 
     console = Console(stderr=as_json)
     options = LabelOptions(
-        data, judge, model, constitution, chain_of_thought, clamp, str(wording) if wording else None,
-        max_thought_tokens, votes, parallel, samples, temperature, max_new_tokens, seed, kind, split, columns,
-        format, limit,
+        data, judge, model, constitution, chain_of_thought, clamp,
+        str(wording) if wording else None, max_thought_tokens, votes, parallel, samples, temperature, max_new_tokens,
+        seed, kind, split, columns, format, limit,
     )  # fmt: skip
     say: Any = lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True)  # noqa: E731
     summary = label_data(options, out, runs, say, counter(console, "pairs"))

@@ -19,6 +19,7 @@ from rich.text import Text
 from zoo import registry
 from zoo.cards import about, described
 from zoo.cli.completion import algorithm_names, run_names
+from zoo.numbers import decimal
 
 NARROW_TABLE = 76
 """Columns below which the words of a table of algorithms have no room beside the names."""
@@ -157,7 +158,8 @@ def _show_runs(rows: list[dict[str, Any]]) -> None:
     paragraphs = []
     for row in rows:
         model, data = (Path(str(row[name])).name for name in ("model", "data"))
-        changes = [f"{k} {row['before'][k]:.3f} → {v:.3f}" for k, v in row["after"].items() if k in row["before"]][:4]
+        measured = [name for name in row["after"] if name in row["before"]][:4]
+        changes = [f"{name} {decimal(row['before'][name])} → {decimal(row['after'][name])}" for name in measured]
         cells = [row["name"], row["status"], row["algo"], model, data, str(row["steps"]), "\n".join(changes)]
         table.add_row(*(escape(cell) for cell in cells))
         facts = f"{row['status']}, {row['steps']} steps, {row['algo']} of {model} on {data}"

@@ -13,17 +13,18 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from zoo import registry
-from zoo.config import Resolved
+from zoo.config import Resolved, TrainConfig
 from zoo.data.template import ChatTemplate
 from zoo.models.roles import Models, answers_in
 from zoo.training.datasets import load_data, make_collate, make_loader
+from zoo.training.online import make_experience
 from zoo.types import Answers, Batch, TokenLogps
 
 DEFINITION = (
@@ -57,7 +58,8 @@ class Steps:
     tokens: list[int]
     """Trained tokens after each step."""
     records: int
-    batch_size: int
+    batch_size: float
+    """Records of a step."""
     note: str = ""
 
     def nearest(self, budget: int) -> int:
@@ -65,11 +67,18 @@ class Steps:
         return 1 + min(range(len(self.tokens)), key=lambda step: abs(self.tokens[step] - budget))
 
 
-class Planner:
-    """Counts the steps of one entrant; its data is read once for all seeds."""
+Written = Callable[[TrainConfig, Sequence[torch.Tensor]], float]
+"""The mean length of the start's answers, under a run's options, to prompts of token ids."""
 
-    def __init__(self, resolved: Resolved, cls: Any, template: ChatTemplate):
-        self.algorithm = cls()
+
+class Planner:
+    """Counts the steps of one entrant; its data is read once for all seeds.
+
+    written: tells how long answers are, for an algorithm that writes its own; without it they have the greatest length.
+    """
+
+    def __init__(self, resolved: Resolved, cls: Any, template: ChatTemplate, written: Written | None = None):
+        self.algorithm, self.written = cls(), written
         self.plugins = registry.manager(self.algorithm)
         self.config = resolved.algorithm
         self.data = load_data(resolved.core, cls.kinds(), template, self.plugins, lambda text: None)
@@ -80,6 +89,7 @@ class Planner:
         roles = {role: CountingScorer() for role in self.algorithm.roles(self.config)}
         self.models = Models(**{**roles, "policy": self.policy})
         self.note = ""
+        self._length: float | None = None
         self.records = self._prepared()
 
     def _prepared(self) -> list[dict[str, Any]]:
@@ -102,12 +112,32 @@ class Planner:
     def steps(self, resolved: Resolved) -> Steps:
         """The steps of one seed, in the order in which it reads the data."""
         core = resolved.core
+        if self.algorithm.online():
+            return self._steps_of_answers(core)
         loader = make_loader(core, self.data, self.records, self.collate)
         total, tokens = 0, []
         for step in range(len(loader)):
             total += self._trained(loader.batch(step), step)
             tokens.append(total)
         return Steps(tokens, len(self.records), core.batch_size, self.note)
+
+    def _steps_of_answers(self, core: TrainConfig) -> Steps:
+        """Steps on answers that are yet to be written, as long as the start's."""
+        prompts = [record["prompt"] for record in self.records]
+        count = len(make_experience(self.records, _never, core, 0, 1))
+        each = sum(map(len, prompts)) / len(prompts) + self._answer_length(core, prompts)
+        answers = min(core.batch_size, len(prompts) * core.answers_per_prompt)
+        tokens = [round(step * answers * each) for step in range(1, count + 1)]
+        return Steps(tokens, len(prompts), answers / core.answers_per_prompt / core.rollout_epochs, self.note)
+
+    def _answer_length(self, core: TrainConfig, prompts: Sequence[torch.Tensor]) -> float:
+        if self._length is None:
+            self._length = self.written(core, prompts) if self.written else float(core.max_new_tokens)
+            self.note = (
+                f"its tokens are an estimate, of answers of {self._length:.1f} tokens; the table has those that it was "
+                "trained on"
+            )
+        return self._length
 
     def steps_until(self, resolved: Resolved, budget: int) -> tuple[Steps, float]:
         """Steps that reach a budget, with as many more passes over the data as that takes; and the passes."""
@@ -135,3 +165,8 @@ class Planner:
             batch.measured = {name: torch.tensor(1.0) for name in found}
         hook.loss(batch=batch, models=self.models, config=self.config, step=step)
         return True
+
+
+def _never(*rollout: Any) -> Batch:
+    """Stands for the rollouts of a loader that is only asked how long it is."""
+    raise AssertionError("nothing is rolled out while counting")

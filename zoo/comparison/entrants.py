@@ -14,6 +14,7 @@ from typing import Any
 
 from zoo import registry
 from zoo.config import Resolved, TrainConfig, resolve
+from zoo.data.sources import file_type
 from zoo.data.sources.named import data_defaults
 from zoo.errors import ZooError, nearest
 from zoo.options import options_of
@@ -25,6 +26,8 @@ DECIDED = ("seed", "name", "out", "patience", "devices", "num_nodes", "strategy"
 """Options of the core that the comparison sets itself."""
 START = "start"
 """Name of the model that all start from, in tables and as a folder."""
+LONGEST_NAME = 60
+"""Characters of a data set's name, or of a model's, in the name of a folder."""
 COMMON = ("model", "template", "eval_data", "eval_fraction", "score", "trust_remote_code")
 """Options that must be equal for all, or the measures would not be."""
 
@@ -88,7 +91,10 @@ def read_settings(
     for text in sets:
         label, option, value = _split_set(text, entrants)
         _check_option(option, f"--set {text}", own=True)
-        settings.sets.setdefault(label, {})[option] = value
+        own = settings.sets.setdefault(label, {})
+        if option in own:
+            raise ZooError(f"--set gives {label}.{option} twice: {own[option]} and {value}.", "Leave one of them out.")
+        own[option] = value
     return settings
 
 
@@ -167,5 +173,11 @@ def _check_option(name: str, where: str, own: bool, labels: Sequence[str] = ()) 
 
 def default_folder(settings: Settings, core: TrainConfig) -> str:
     """Where a comparison goes when --out does not say: the same folder for the same data and model."""
-    data, model = (Path(name.split(":")[0]).name or "data" for name in (core.data, core.model))
-    return str(Path("comparisons") / f"{Path(data).stem}-{model.lower()}")
+    file = Path(core.data)
+    data, model = _short(file.stem if file_type(file) else file.name), _short(Path(core.model).name).lower()
+    return str(Path("comparisons") / (data if data.startswith(model) else f"{data}-{model}"))
+
+
+def _short(name: str) -> str:
+    """`world:gold(rows=400, noise=0.25)` is `world-gold-rows-400-noise-0.25`."""
+    return re.sub(r"[^\w.]+", "-", name).strip("-.")[:LONGEST_NAME] or "data"

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from zoo.comparison.results import score_by_case
-from zoo.comparison.statistics import paired_difference
 from zoo.errors import ZooError
+from zoo.evals import Score
+from zoo.evals.changes import change
 from zoo.runs import Run
+from zoo.training.kept_scores import scores_of
 
 NAMES_ONLY = ("name", "out")
+VALUES = ("value", "low", "high", "n")
 NOT_COMPARED = ("step", "epoch")
 
 
@@ -45,18 +47,19 @@ def _fingerprint(run: Run) -> str:
 
 
 def _scores(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Each evaluation made after training: values with intervals, and paired differences to the first run."""
-    measured = [run.summary.get("scores", {}).get("after", {}) for run in runs]
+    """Each evaluation made after training: values with intervals, and differences to the first run."""
+    measured = [scores_of(run, "after") for run in runs]
     rows = []
     for name in dict.fromkeys(name for scores in measured for name in scores):
-        values = [
-            {key: scores[name][key] for key in ("value", "low", "high", "n")} if name in scores else None
-            for scores in measured
-        ]
-        cases = [score_by_case(run, name, "after") for run in runs]
-        differences = [paired_difference(cases[0], case) for case in cases[1:]]
+        scores = [of_run.get(name) for of_run in measured]
+        values = [{key: getattr(score, key) for key in VALUES} if score else None for score in scores]
+        differences = [_change(scores[0], score) for score in scores[1:]]
         rows.append({"name": name, "values": values, "differences": [None, *differences]})
     return rows
+
+
+def _change(first: Score | None, second: Score | None) -> dict[str, Any] | None:
+    return change(first, second).as_json() if first and second else None
 
 
 def _metrics(runs: Sequence[Run]) -> list[dict[str, Any]]:

@@ -19,10 +19,10 @@ from zoo.evals import Score, Subject, mean_score, share_score
 from zoo.evals.answers import answers_to, score_all
 from zoo.evals.chosen import Chosen
 from zoo.evals.divergence import answer_divergences
-from zoo.registry import PluginManager
+from zoo.registry import PluginManager, contributions
 from zoo.rollout.engine import Sampling
 from zoo.ties import won
-from zoo.training.datasets import load_data
+from zoo.training.datasets import brings_held_out, load_data
 
 EXPLAINED = {
     "preference_accuracy": (
@@ -41,6 +41,10 @@ EXPLAINED = {
 }
 
 
+DRAWS = 16
+"""Answers to each prompt that the divergence is measured on, where a source has few prompts."""
+
+
 @dataclass
 class HeldOut:
     """The rows that everything is measured on: pairs as encoded records, prompts as records."""
@@ -48,6 +52,8 @@ class HeldOut:
     prompts: list[dict[str, Any]]
     pairs: list[dict[str, Any]]
     notes: list[str] = field(default_factory=list)
+    draws: int = 1
+    """Answers that are drawn to each prompt for the divergence, which is their mean."""
 
     def fingerprint(self) -> str:
         """Changes when the rows do."""
@@ -79,7 +85,11 @@ def load_held_out(
             continue
         rows = data.held_out.records if data.held_out is not None else []
         kept = [row for row in rows if prompt_key(row["record"]) not in trained]
-        if len(kept) < len(rows):
+        if rows and not kept and brings_held_out(core, contributions(plugins, "sources")):
+            what = "are" if kind == "prompt" else "have prompts that are"
+            notes.append(f"All {len(rows)} held-out {_NAMES[kind]} {what} trained on: the source brings no others.")
+            kept = rows
+        elif len(kept) < len(rows):
             notes.append(f"{len(rows) - len(kept)} held-out {_NAMES[kind]} are left out: they are trained on.")
         found[kind] = kept[:cases]
     if not any(found.values()):
@@ -88,7 +98,8 @@ def load_held_out(
             "Name other rows with --eval-data FILE, or a share with --eval-fraction 0.1 (from 20 rows on).",
         )
     prompts = {prompt_key(row["record"]): row["record"] for row in found["prompt"]}
-    return HeldOut(list(prompts.values()), found["preference"], notes)
+    few = any(key in trained for key in prompts)
+    return HeldOut(list(prompts.values()), found["preference"], notes, DRAWS if few else 1)
 
 
 _NAMES = {"prompt": "prompts", "preference": "pairs"}
@@ -134,19 +145,20 @@ def measure(
 def _lengths(subject: Subject, held_out: HeldOut, max_new_tokens: int) -> dict[str, Score]:
     greedy = Sampling(max_new_tokens=max_new_tokens, temperature=0.0)
     answers = answers_to(subject, [record["prompt"] for record in held_out.prompts], greedy)
-    cut = sum(answer.cut for answer in answers)
     return {
         "answer_tokens": mean_score("answer_tokens", [float(len(answer.completion)) for answer in answers]),
-        "cut_share": share_score("cut_share", cut, len(answers), higher_is_better=False),
+        "cut_share": share_score("cut_share", [answer.cut for answer in answers], higher_is_better=False),
     }
 
 
 def _divergence(subject: Subject, start: Any, held_out: HeldOut, max_new_tokens: int, progress: Any) -> Score:
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=1.0)
-    answers = answers_to(subject, [record["prompt"] for record in held_out.prompts], sampling)
+    prompts = [record["prompt"] for record in held_out.prompts for _ in range(held_out.draws)]
+    answers = answers_to(subject, prompts, sampling)
     values = answer_divergences(subject.model, start, answers, subject.precision, progress)
-    tokens = sum(len(answer.completion) for answer in answers)
-    return mean_score("kl", values, higher_is_better=False, details={"per_token": sum(values) / max(1, tokens)})
+    tokens, draws = sum(len(answer.completion) for answer in answers), held_out.draws
+    means = [sum(values[i : i + draws]) / draws for i in range(0, len(values), draws)]
+    return mean_score("kl", means, higher_is_better=False, details={"per_token": sum(values) / max(1, tokens)})
 
 
 @dataclass
@@ -165,13 +177,13 @@ def _pair_scores(
     pairs: list[tuple[_Logps, _Logps]], start: list[tuple[float, float]] | None
 ) -> dict[str, Score]:  # fmt: skip
     found = {
-        "plain_accuracy": share_score("plain_accuracy", sum(won(c.mean - r.mean) for c, r in pairs), len(pairs)),
+        "plain_accuracy": share_score("plain_accuracy", [won(c.mean - r.mean) for c, r in pairs]),
         "chosen_logps": mean_score("chosen_logps", [chosen.sum for chosen, _ in pairs]),
         "rejected_logps": mean_score("rejected_logps", [rejected.sum for _, rejected in pairs]),
     }
     if start is not None:
         gained = [won((c.sum - old[0]) - (r.sum - old[1])) for (c, r), old in zip(pairs, start, strict=True)]
-        found["preference_accuracy"] = share_score("preference_accuracy", sum(gained), len(pairs))
+        found["preference_accuracy"] = share_score("preference_accuracy", gained)
     return found
 
 

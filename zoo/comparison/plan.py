@@ -6,11 +6,12 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from zoo.comparison.budget import DEFINITION, Planner
+from zoo.comparison.budget import DEFINITION, Planner, Written
 from zoo.comparison.entrants import Entrant, Settings
 from zoo.config import Resolved
 from zoo.data.kinds import prompt_key
 from zoo.data.template import ChatTemplate
+from zoo.errors import ZooError
 
 
 @dataclass
@@ -47,18 +48,25 @@ class Plan:
 
 
 def make_plan(
-    settings: Settings, template: ChatTemplate, model: str, out: str, tokens: int | None, say: Any
+    settings: Settings, template: ChatTemplate, model: str, out: str, tokens: int | None, say: Any,
+    written: Written | None = None,
 ) -> Plan:  # fmt: skip
     """Read the data as each entrant will, count, and choose the steps. Raises ZooError for what cannot be trained.
 
-    model: the start as runs are to name it; tokens: the budget, or None for the length of the shortest entrant.
+    model: the start as runs are to name it; tokens: the budget, or None for the length of the shortest entrant;
+    written: how long answers are, for entrants that write their own.
     """
     planners, own = {}, {}
     for entrant in settings.entrants:
         say(f"Counting the tokens of {entrant.label}")
         resolved = _resolved(settings, entrant, 0, model, out)
-        planners[entrant.label] = Planner(resolved, entrant.cls, template)
+        planners[entrant.label] = Planner(resolved, entrant.cls, template, written)
         own[entrant.label] = planners[entrant.label].steps(resolved)
+        if not own[entrant.label].tokens[-1]:
+            raise ZooError(
+                f"The tokens that {entrant.label} trains on cannot be counted before it trains.",
+                "Leave it out of --algos; finished runs are compared with: zoo compare RUN RUN",
+            )
     shortest = min(own, key=lambda label: own[label].tokens[-1])
     budget = tokens or own[shortest].tokens[-1]
     reason = "as --tokens asks" if tokens else f"what {shortest} would train on by itself, the least of all"

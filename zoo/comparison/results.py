@@ -12,11 +12,13 @@ from typing import Any
 from zoo.comparison.entrants import START
 from zoo.comparison.measures import EXPLAINED
 from zoo.comparison.plan import Plan, Planned
-from zoo.comparison.statistics import averaged, mean_and_spread, paired_difference
+from zoo.comparison.statistics import mean_and_spread
 from zoo.evals import Score
+from zoo.evals.changes import averaged, change
+from zoo.numbers import signed
 from zoo.report.warnings import displacement, length_warning
 from zoo.runs import Run
-from zoo.training.report import by_case, read_samples
+from zoo.training.kept_scores import with_cases
 
 SPREAD = "mean ± sample standard deviation over seeds"
 COSTS = {
@@ -62,7 +64,8 @@ def _of_score(name: str, score: Score) -> str:
 def _row(planned: Planned, run: Run) -> dict[str, Any]:
     """One run: what it was, and every measure."""
     scores = run.read_json("measures.json")["scores"]
-    costs = {"trained_tokens": float(planned.tokens), **run.read_json("timing.json")}
+    tokens = run.summary["num_tokens"] if planned.entrant.cls.online() else planned.tokens
+    costs = {"trained_tokens": float(tokens), **run.read_json("timing.json")}
     return {
         "label": planned.entrant.label,
         "algo": planned.resolved.algo,
@@ -87,12 +90,6 @@ def _entrant(label: str, rows: list[dict[str, Any]], named: list[str]) -> dict[s
             "passes": rows[0]["passes"], "measures": found}  # fmt: skip
 
 
-def score_by_case(run: Run, evaluation: str, when: str) -> dict[str, float]:
-    """The score of each prompt of one evaluation."""
-    wanted = (row for row in read_samples(run) if (row["eval"], row["when"]) == (evaluation, when))
-    return {case: float(row["score"]) for case, row in by_case(wanted).items() if row.get("score") is not None}
-
-
 def _differences(
     labels: list[str], runs: Sequence[tuple[Planned, Run]], start_run: Run, evals: dict[str, Score]
 ) -> list[dict[str, Any]]:
@@ -102,16 +99,19 @@ def _differences(
     """
     found = []
     for name, score in evals.items():
-        cases = {START: score_by_case(start_run, name, "before")}
+        scores = {START: with_cases(start_run, "before")(score)}
         for label in labels:
-            cases[label] = averaged([score_by_case(run, name, "after") for p, run in runs if p.entrant.label == label])
-        for first, second in itertools.combinations(cases, 2):
-            difference = paired_difference(cases[first], cases[second])
-            if difference:
-                sure = difference["low"] > 0 or difference["high"] < 0
-                better = (difference["change"] > 0) == score.higher_is_better if sure else None
-                found.append({"score": name, "from": first, "to": second, **difference, "better": better})
+            of_label = [run for planned, run in runs if planned.entrant.label == label]
+            scores[label] = averaged([_measured(run, name) for run in of_label])
+        for first, second in itertools.combinations(scores, 2):
+            found_change = change(scores[first], scores[second])
+            better = (found_change.value > 0) == score.higher_is_better if found_change.sure else None
+            found.append({"score": name, "from": first, "to": second, **found_change.as_json(), "better": better})
     return found
+
+
+def _measured(run: Run, name: str) -> Score:
+    return with_cases(run, "after")(Score(**run.read_json("measures.json")["scores"][name]))
 
 
 def _warnings(found: dict[str, Any]) -> list[str]:
@@ -126,7 +126,7 @@ def _warnings(found: dict[str, Any]) -> list[str]:
         lines += displacement(f"{label}: the chosen answers", *pair("chosen_logps"))
     for difference in found["differences"]:
         if difference["from"] == START and difference["better"] is False:
-            change = f"{difference['score']} {difference['change']:+.3f}"
+            change = f"{difference['score']} {signed(difference['change'])}"
             lines.append(f"{difference['to']} is worse than the start: {change}.")
     lines += [
         f"{row['run']} skipped {row['skipped_steps']} of {row['steps']} steps." for row in found["runs"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import json
 import shlex
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,11 @@ from zoo import registry
 from zoo.comparison import measures, results
 from zoo.comparison.entrants import START, Settings, default_folder
 from zoo.comparison.plan import Plan, Planned, make_plan
-from zoo.config import AUTO
+from zoo.config import AUTO, TrainConfig
 from zoo.data.template import ChatTemplate
 from zoo.errors import TrainingStopped, ZooError
 from zoo.evals import Score, Subject
+from zoo.evals.answers import generate
 from zoo.evals.chosen import choose
 from zoo.libraries.architecture import ending_ids
 from zoo.models.loading import load_model, load_tokenizer
@@ -34,11 +36,14 @@ from zoo.report.run_page import write_run_page
 from zoo.runs import Run, find_run, find_runs, is_run_name
 from zoo.training.checks import names_in
 from zoo.training.devices import choose_accelerator
+from zoo.training.kept_scores import copy_score, write_score
+from zoo.training.online import sampling_of
 from zoo.training.progress import counter
-from zoo.training.report import read_samples, write_samples
 from zoo.training.run import execute, quiet_libraries
 
 STOPPED_BY_SIGNAL = 128
+PROMPTS_ASKED = 32
+"""Prompts that tell how long the answers of the start are."""
 
 
 class Comparison:
@@ -58,7 +63,10 @@ class Comparison:
         self.settings, self.console, self.command = settings, console, command
         self.tokens, self.cases, self.answer_tokens = tokens, cases, answer_tokens
         quiet_libraries()
-        self.core = settings.resolve(settings.entrants[0]).core
+        cores = [settings.resolve(entrant).core for entrant in settings.entrants]
+        self.core = cores[0]
+        # The data may bring one for some of the entrants only.
+        self.score = next((core.score for core in cores if core.score != AUTO), AUTO)
         for name in ("model", "reference"):
             # A run is meant by its name below runs/, wherever the comparison's own runs are.
             value = getattr(self.core, name)
@@ -82,12 +90,12 @@ class Comparison:
         self.template = ChatTemplate(load_tokenizer(self.source, self.core.trust_remote_code), self.core.template)
         self.plugins = registry.manager()
         available = registry.contributions(self.plugins, "evals")
-        names = [] if self.core.score == AUTO else names_in(self.core.score)
+        names = [] if self.score == AUTO else names_in(self.score)
         self.evals = {one.label: one for one in choose(names, available, "lm")}
         self.device = torch.device(choose_accelerator(self.core.accelerator))
         self.precision = choose_precision(self.core.precision, self.device.type)[0]
         made = make_plan(
-            self.settings, self.template, self.source.name, str(self.folder), self.tokens, self.say
+            self.settings, self.template, self.source.name, str(self.folder), self.tokens, self.say, self._answer_length
         )  # fmt: skip
         self.held_out = measures.load_held_out(self.core, self.template, self.plugins, made.trained_prompts, self.cases)
         self.key = measures.settings_key(
@@ -102,6 +110,13 @@ class Comparison:
         if not self.evals:
             made.notes.append("No evaluation is named for this data, so there is no held-out score: --score names one.")
         return made
+
+    def _answer_length(self, core: TrainConfig, prompts: Sequence[torch.Tensor]) -> float:
+        """Mean tokens of the start's own answers to some prompts, drawn as the run will draw them."""
+        step = max(1, len(prompts) // PROMPTS_ASKED)
+        asked = list(prompts[::step][:PROMPTS_ASKED])
+        found = generate(self._subject(self.source), asked, sampling_of(core), core.seed)
+        return sum(len(answer.completion) for answer in found) / len(found)
 
     # -- running it ----------------------------------------------------------------------------------------------
 
@@ -198,8 +213,8 @@ class Comparison:
         subject = self._subject(self.source)
         subject = replace(subject, start=subject.model)
         found = measures.measure(subject, self.held_out, self.evals, self.answer_tokens)
-        for name in self.evals:
-            write_samples(self.start_run, "before", found.scores[name])
+        for score in found.scores.values():
+            write_score(self.start_run, "before", score)
         kept = {"key": self.key, "scores": found.as_json(), "pair_logps": found.pair_logps}
         self.start_run.write_json("measures.json", kept)
         return found
@@ -213,12 +228,9 @@ class Comparison:
             replace(subject, start=start.model), self.held_out, self.evals, self.answer_tokens,
             (start.model, self.start.pair_logps), lambda stage: counter(self.console, stage),
         )  # fmt: skip
-        for name in self.evals:
-            samples = [row for row in read_samples(self.start_run) if row["eval"] == name]
-            samples = [{key: row[key] for key in ("prompt", "answer", "score")} for row in samples]
-            before = self.start.scores[name]
-            write_samples(run, "before", Score(name, before.value, before.n, before.low, before.high, samples=samples))
-            write_samples(run, "after", found.scores[name])
+        for name, score in found.scores.items():
+            copy_score(self.start_run, run, name, "before")
+            write_score(run, "after", score)
         _add_scores(run, self.start, found)
         run.write_json("measures.json", {"key": self.key, "scores": found.as_json()})
         write_run_page(run)

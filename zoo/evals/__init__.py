@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import ZooError
+from zoo.numbers import decimal
 
 if TYPE_CHECKING:
     import torch
@@ -63,7 +64,12 @@ class Subject:
 
 @dataclass
 class Score:
-    """One number: its mean over n cases, a 95 % interval, details, and samples to read."""
+    """One number: its mean over n cases, a 95 % interval, details, and samples to read.
+
+    cases: one number for each case, in the order of the cases, whose mean is the value; what a change is told from. Of
+    a ratio, or where cases are missing, a case counts what it adds. Empty where they are not known one by one.
+    about: tells the cases apart from those of other data; empty before the score is kept in a run.
+    """
 
     name: str
     value: float
@@ -73,15 +79,17 @@ class Score:
     higher_is_better: bool = True
     details: dict[str, Any] = field(default_factory=dict)
     samples: list[dict[str, Any]] = field(default_factory=list)
+    cases: list[float] = field(default_factory=list, repr=False)
+    about: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        return {key: value for key, value in asdict(self).items() if key != "samples"}
+        return {key: value for key, value in asdict(self).items() if key not in ("samples", "cases", "about")}
 
     def text(self) -> str:
         """`0.412 ± 0.071 (n 120)`, with the longer side of the interval; without one where nothing is known of it."""
         if self.n and self.low == self.high:
-            return f"{self.value:.3f} (n {self.n}, {'all equal' if self.n > 1 else 'too few to tell more'})"
-        return f"{self.value:.3f} ± {self.noise:.3f} (n {self.n})"
+            return f"{decimal(self.value)} (n {self.n}, {'all equal' if self.n > 1 else 'too few to tell more'})"
+        return f"{decimal(self.value)} ± {decimal(self.noise)} (n {self.n})"
 
     @property
     def noise(self) -> float:
@@ -110,25 +118,29 @@ class Eval:
         return any(fnmatchcase(name, pattern) for pattern in self.details)
 
 
-def mean_score(name: str, values: list[float], bounds: tuple[float, float] | None = None, **rest: Any) -> Score:
-    """The mean with a 95 % interval.
+def mean_score(
+    name: str, values: Sequence[float | None], bounds: tuple[float, float] | None = None, **rest: Any
+) -> Score:  # fmt: skip
+    """The mean with a 95 % interval; a value of None is missing, and keeps the place of its case.
 
     bounds: the least and the greatest value that there can be. With them the interval is that of Agresti and Coull
     for shares, taken to means: four more cases (1.96² to be exact), half of them at either bound. It has a width when
     all values are equal, as they may be by chance, and stays within the bounds. Without them it is Student's t.
     """
-    n = len(values)
-    mean = sum(values) / max(1, n)
+    given = [float(value) for value in values if value is not None]
+    n = len(given)
+    mean = sum(given) / max(1, n)
+    rest.setdefault("cases", _cases(values, mean))
     if bounds is None:
-        squares = sum((value - mean) ** 2 for value in values)
+        squares = sum((value - mean) ** 2 for value in given)
         half = student(n - 1) * math.sqrt(squares / (n - 1) / n) if n > 1 else 0.0
         return Score(name, mean, n, mean - half, mean + half, **rest)
     least, greatest = bounds
-    cases = n + Z * Z
-    centre = (sum(values) + Z * Z * (least + greatest) / 2) / cases
-    squares = sum((value - centre) ** 2 for value in values)
+    count = n + Z * Z
+    centre = (sum(given) + Z * Z * (least + greatest) / 2) / count
+    squares = sum((value - centre) ** 2 for value in given)
     squares += Z * Z / 2 * ((least - centre) ** 2 + (greatest - centre) ** 2)
-    half = Z * math.sqrt(squares) / cases
+    half = Z * math.sqrt(squares) / count
     return Score(name, mean, n, max(least, centre - half), min(greatest, centre + half), **rest)
 
 
@@ -138,7 +150,22 @@ def ratio_score(name: str, sums: Sequence[float], counts: Sequence[float], **res
     value = sum(sums) / total
     squares = sum((one - value * count) ** 2 for one, count in zip(sums, counts, strict=True))
     half = student(n - 1) * math.sqrt(squares * n / (n - 1)) / total if n > 1 else 0.0
+    rest.setdefault("cases", ratio_cases(sums, counts, value))
     return Score(name, value, n, value - half, value + half, **rest)
+
+
+def ratio_cases(sums: Sequence[float], counts: Sequence[float], value: float) -> list[float]:
+    """What each case adds to Σ sums / Σ counts, which is the value; their mean is the value too."""
+    share = len(sums) / max(1e-9, sum(counts))
+    return [value + (one - value * count) * share for one, count in zip(sums, counts, strict=True)]
+
+
+def _cases(values: Sequence[float | None], mean: float) -> list[float]:
+    """The values; where some are missing, what each case adds to the mean of the others."""
+    if None not in values:
+        return [float(value) for value in values if value is not None]
+    counts = [float(value is not None) for value in values]
+    return ratio_cases([value or 0.0 for value in values], counts, mean)
 
 
 def within_0_and_1(values: list[float]) -> tuple[float, float] | None:
@@ -158,9 +185,17 @@ def student(freedom: int) -> float:
     )
 
 
-def share_score(name: str, hits: float, n: int, **rest: Any) -> Score:
-    """A share with its 95 % Wilson interval."""
-    if n == 0:
+def share_score(name: str, hits: float | Sequence[bool | float | None], n: int | None = None, **rest: Any) -> Score:
+    """A share with its 95 % Wilson interval.
+
+    hits: whether each case is one, None where that is not known; or how many of n are, so that a change cannot be told
+    case by case.
+    """
+    if isinstance(hits, Sequence):
+        given = [hit for hit in hits if hit is not None]
+        rest.setdefault("cases", _cases(hits, sum(given) / max(1, len(given))))
+        hits, n = sum(given), len(given)
+    if not n:
         return Score(name, 0.0, 0, 0.0, 1.0, **rest)
     share, z = hits / n, Z
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)

@@ -10,7 +10,7 @@ import torch
 
 from zoo.data.encode import encode
 from zoo.errors import PluginError
-from zoo.evals import Score, Subject, mean_score, share_score, within_0_and_1
+from zoo.evals import Score, Subject, mean_score, ratio_score, share_score, within_0_and_1
 from zoo.evals.pairs import Pair
 from zoo.models.precision import autocast
 from zoo.models.scoring import balance_of, score_answers
@@ -80,15 +80,14 @@ def reward_eval(
     rewards = [None if value is None or not math.isfinite(value) else value for value in values]
     if len(rewards) != len(texts):
         raise PluginError(f"The reward of '{name}' gave {len(rewards)} values for {len(texts)} answers.")
-    given = [value for value in rewards if value is not None]
     samples = [
         {"prompt": record["prompt"], "answer": text, "score": value, "cut": answer.cut}
         for record, text, value, answer in zip(records, texts, rewards, answers, strict=True)
     ]
     words = sum(len(text.split()) for text in texts) / max(1, len(texts))
-    details = {"missing": len(rewards) - len(given), "mean_words": round(words, 1), **more}
-    numbers = [float(value) for value in given]
-    return mean_score(name, numbers, within_0_and_1(numbers), samples=samples, details=details)
+    details = {"missing": rewards.count(None), "mean_words": round(words, 1), **more}
+    bounds = within_0_and_1([value for value in rewards if value is not None])
+    return mean_score(name, rewards, bounds, samples=samples, details=details)
 
 
 def _parts(scored: Scored) -> dict[str, Any]:
@@ -129,12 +128,10 @@ def loss_eval(name: str, subject: Subject, records: list[dict[str, Any]]) -> Sco
     """Negative log-likelihood a token of given answers (demonstrations)."""
     encoded = encode(records[: subject.limit], "demonstration", subject.template)
     scored = score_all(subject, [record["completion"] for record in encoded.records])
-    tokens = sum(int(logps.lengths.sum()) for logps in scored)
-    total = -sum(float(logps.sum().sum()) for logps in scored) / max(1, tokens)
-    each = mean_score(name, [-float(logps.mean()) for logps in scored], higher_is_better=False)
-    half = (each.high - each.low) / 2
-    details = {"tokens": tokens, "perplexity": math.exp(min(total, 700.0))}
-    return Score(name, total, len(scored), total - half, total + half, False, details)
+    losses, tokens = [-float(logps.sum()) for logps in scored], [int(logps.lengths) for logps in scored]
+    loss = ratio_score(name, losses, tokens, higher_is_better=False)
+    loss.details = {"tokens": sum(tokens), "perplexity": math.exp(min(loss.value, 700.0))}
+    return loss
 
 
 def preference_eval(name: str, subject: Subject, records: list[dict[str, Any]]) -> Score:
@@ -147,4 +144,4 @@ def preference_eval(name: str, subject: Subject, records: list[dict[str, Any]]) 
     half = len(pairs)
     found = [Pair(means[i], means[half + i], lengths[i], lengths[half + i]) for i in range(half)]
     samples = [of_it.sample_of(pair["record"]) for of_it, pair in zip(found, pairs, strict=True)]
-    return share_score(name, sum(pair.right for pair in found), len(pairs), samples=samples)
+    return share_score(name, [pair.right for pair in found], samples=samples)

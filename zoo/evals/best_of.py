@@ -42,7 +42,7 @@ def best_of_n(
             f"best_of_n: no prompt has {sizes[-1]} answers with both rewards.", "Draw more (pool=…), or a smaller n."
         )
     curve = [_point(size, usable) for size in sizes]
-    values = [best_of(proxies, golds, sizes[-1]) for proxies, golds in usable]
+    values = [best_of(*one, sizes[-1]) if len(one[0]) >= sizes[-1] else None for one in pools]
     details = {**_flat(curve), **_shape(curve), "curve": curve, "pool": pool,
                "missing": sum(pool - len(one[0]) for one in pools), "left_out": len(pools) - len(usable)}  # fmt: skip
     return mean_score("best_of_n", values, within_0_and_1([g for one in usable for g in one[1]]), details=details)
@@ -113,7 +113,7 @@ def sampled_reward(
     known = [[value for value in one if value is not None] for one in values]
     flat = [value for one in known for value in one]
     # Answers to one prompt are alike: the prompts are the cases.
-    means = [sum(one) / len(one) for one in known if one]
+    means = [sum(one) / len(one) if one else None for one in known]
     details = {
         "reward_std": math.sqrt(sum((v - sum(flat) / len(flat)) ** 2 for v in flat) / len(flat)) if flat else None,
         "answers": len(flat), "missing": sum(map(len, values)) - len(flat), "mean_tokens": round(drawn.mean_tokens, 2),

@@ -62,7 +62,7 @@ def diversity(
     ]
     bounds = None if measure == "ead" else (0.0, 1.0)
     return mean_score(
-        "diversity", found[measure], bounds, higher_is_better=measure != "self_bleu", details=details, samples=read
+        "diversity", inside[measure], bounds, higher_is_better=measure != "self_bleu", details=details, samples=read
     )
 
 

@@ -26,7 +26,10 @@ def perplexity(
     losses, tokens = _losses(subject, *_encoded(subject, data, kind, split, columns, limit, max_length))
     loss = ratio_score("perplexity", losses, tokens, higher_is_better=False)
     low, value, high = (math.exp(min(one, 700.0)) for one in (loss.low, loss.value, loss.high))
-    return replace(loss, value=value, low=low, high=high, details={"loss": loss.value, "tokens": sum(tokens)})
+    # What a case adds to the exponential, to first order.
+    cases = [value * (1 + one - loss.value) for one in loss.cases]
+    details = {"loss": loss.value, "tokens": sum(tokens)}
+    return replace(loss, value=value, low=low, high=high, details=details, cases=cases)
 
 
 def forgetting(

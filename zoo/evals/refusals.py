@@ -71,5 +71,4 @@ def refusal_eval(name: str, subject: Subject, records: list[dict[str, Any]], wan
         for prompt, answer, sort in zip(prompts, answers, found, strict=True)
     ]
     details = {"refusals": found.count("refusal"), "evasions": found.count("evasion")}
-    hits = sum(details.values())
-    return share_score(name, hits, len(found), higher_is_better=wanted, details=details, samples=samples)
+    return share_score(name, [bool(sort) for sort in found], higher_is_better=wanted, details=details, samples=samples)

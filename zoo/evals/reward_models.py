@@ -31,7 +31,7 @@ def pair_eval(name: str, subject: Subject, records: list[dict[str, Any]]) -> Sco
     samples = [pair.sample_of(record["record"]) for pair, record in zip(pairs, found, strict=True)]
     margins = [record.get("margin") for record in found]
     details = {**compared(pairs), **by_margin(pairs, margins), **distribution(rewards, lengths)}
-    return share_score(name, sum(pair.right for pair in pairs), len(pairs), details=details, samples=samples)
+    return share_score(name, [pair.right for pair in pairs], details=details, samples=samples)
 
 
 def ranking_eval(name: str, subject: Subject, records: list[dict[str, Any]]) -> Score:

@@ -27,9 +27,8 @@ def accuracy(
     """Share of prompts whose answer the reward finds right (above ½); greedy unless a temperature is given."""
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
     drawn, values, details = _verified(subject, data, reward, split, columns, limit, 1, sampling, seed)
-    given = [one[0] for one in values if one[0] is not None]
-    samples = samples_of(drawn, values)
-    return share_score("accuracy", sum(value > RIGHT for value in given), len(given), details=details, samples=samples)
+    right = [None if one[0] is None else one[0] > RIGHT for one in values]
+    return share_score("accuracy", right, details=details, samples=samples_of(drawn, values))
 
 
 def pass_at_k(
@@ -80,7 +79,9 @@ def _of_k(
     more = {f"pass_at_{size}": sum(one) / max(1, len(one)) for size, one in curves.items()}
     left_out = len(values) - len(rights)
     details = {"accuracy": more["pass_at_1"], **both, **more, "samples": n, "left_out": left_out, **details}
-    return mean_score(name, found[name], (0.0, 1.0), details=details, samples=samples_of(drawn, values))
+    of_prompt = dict(zip(rights, found[name], strict=True))
+    scores = [of_prompt.get(i) for i in range(len(values))]
+    return mean_score(name, scores, (0.0, 1.0), details=details, samples=samples_of(drawn, values))
 
 
 def sizes_up_to(k: int) -> list[int]:

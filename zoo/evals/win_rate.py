@@ -98,7 +98,7 @@ def _scored(
         {"prompt": record["prompt"], "answer": f"{a} [against] {b}", "score": win}
         for record, a, b, win in zip(records, mine, theirs, wins, strict=True)
     ]
-    return mean_score("win_rate", values, (0.0, 1.0), details=details, samples=read)
+    return mean_score("win_rate", wins, (0.0, 1.0), details=details, samples=read)
 
 
 def _text(answer: Any) -> str:

@@ -20,6 +20,8 @@ Record = dict[str, Any]
 MODULUS = 23
 WORDS = [*map(str, range(MODULUS)), "+", "="]
 TEXTS = 8000
+SCORE = "accuracy(data=world:arithmetic, limit=132, max_new_tokens=3)"
+"""Every held-out sum once."""
 NOISE = 0.45
 """Share of wrong results in the texts of the base."""
 
@@ -73,12 +75,14 @@ def _row(draw: random.Random, kind: str, a: int, b: int, noise: float) -> Record
 
 def defaults(algorithm: type[Algorithm]) -> dict[str, Any]:
     """Sixty steps of 512 answers for who writes answers, three hundred for who learns from rows."""
+    if algorithm.head == "scalar":
+        return {"batch_size": 64, "epochs": 1000, "max_steps": 300}
     if algorithm.online():
         return {
-            "reward": "exact", "score": "reward", "batch_size": 512, "answers_per_prompt": 16,
+            "reward": "exact", "score": SCORE, "batch_size": 512, "answers_per_prompt": 16,
             "epochs": 1000, "max_steps": 60, "max_new_tokens": 3,
         }  # fmt: skip
-    return {"batch_size": 64, "epochs": 1000, "max_steps": 300}
+    return {"score": SCORE, "batch_size": 64, "epochs": 1000, "max_steps": 300}
 
 
 WORLD = World(tuple(WORDS), rows, texts, training={"steps": 1200, "batch": 64, "lr": 3e-3}, defaults=defaults)

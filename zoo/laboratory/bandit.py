@@ -46,7 +46,7 @@ def defaults(algorithm: type[Algorithm]) -> dict[str, Any]:
     """As the paper has them, but for the number of steps: Adam, no clipping; the rate falls, so that it settles."""
     return {
         "lr": 0.01, "schedule": "linear", "warmup": 0, "max_grad_norm": 0, "batch_size": 8, "epochs": 50,
-        "eval_fraction": 0, "score": "bandit",
+        "eval_fraction": 0, **({"score": "bandit"} if algorithm.head == "lm" else {}),
     }  # fmt: skip
 
 

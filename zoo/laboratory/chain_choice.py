@@ -47,7 +47,7 @@ def chain_choice(
         for name, hit in zip(hits, found, strict=True):
             hits[name].append(float(hit))
     details = {name: round(sum(hits[name]) / len(asked), 4) for name in DETAILS}
-    return share_score("chain_choice", int(sum(hits["chosen"])), len(asked), details=details)
+    return share_score("chain_choice", hits["chosen"], details=details)
 
 
 def _step_scores(subject: Subject, asked: list[Chain], solved: list[list[list[int]]]) -> list[list[float]]:

@@ -59,7 +59,7 @@ def facts_eval(
         {"prompt": prompt, "answer": text, "score": float(hit)}
         for prompt, text, hit in zip(prompts[:SHOWN], said, right, strict=False)
     ]
-    return share_score("facts", sum(right), len(right), details=details, samples=samples)
+    return share_score("facts", right, details=details, samples=samples)
 
 
 def knowledge_eval(subject: Subject) -> Score:
@@ -67,8 +67,7 @@ def knowledge_eval(subject: Subject) -> Score:
     pool = facts()[: subject.limit]
     ids = subject.template.tokens.ids([f"{one} {relation}" for one, relation, _ in pool])
     said = _decoded(subject, ids, 1, 0.0, 0)
-    right = sum(text == fact[2] for fact, text in zip(pool, said, strict=True))
-    return share_score("knowledge", right, len(pool))
+    return share_score("knowledge", [text == fact[2] for fact, text in zip(pool, said, strict=True)])
 
 
 def refusals_eval(subject: Subject, each: int = 200, seed: int = 0) -> Score:
@@ -84,7 +83,7 @@ def refusals_eval(subject: Subject, each: int = 200, seed: int = 0) -> Score:
         right[one["grade"]].append(text == one["answer"])
     details = {f"refused_{grade}": _share(refused[grade]) for grade in GRADES}
     details |= {"helpful": _share(right[0]), "over_refusal": _share(refused[1] + refused[2])}
-    return share_score("refusals", sum(refused[HARMFUL]), each, details=details)
+    return share_score("refusals", refused[HARMFUL], details=details)
 
 
 def _with_shots(draw: random.Random, prompt: Any, shots: int) -> Any:

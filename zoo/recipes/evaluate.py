@@ -15,7 +15,7 @@ from zoo.recipes.schema import MEASURED, Stage
 from zoo.report.series import Series, start_and_end
 from zoo.runs import Run
 from zoo.spelling import parse
-from zoo.training.report import write_samples
+from zoo.training.kept_scores import write_score
 from zoo.training.subject import load_subject
 
 KEPT = "evals.json"
@@ -63,7 +63,7 @@ class Evaluations:
         self._subject = None
 
     def _keep(self, label: str, score: Score) -> None:
-        write_samples(self.run, "after", score)
+        write_score(self.run, "after", score)
         self.kept[label] = {"key": self.keys[label], "score": score.as_json()}
         self.run.write_json(KEPT, {name: self.kept[name] for name in self.stage.evals if name in self.kept})
 

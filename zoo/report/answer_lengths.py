@@ -11,7 +11,7 @@ from typing import Any
 from zoo.evals import Score, mean_score, share_score
 from zoo.evals.pairs import Pair, correlation
 from zoo.report.answers import moment
-from zoo.report.axes import Plot, number
+from zoo.report.axes import FEWEST_CASES, Plot, number
 from zoo.report.bars import histogram
 from zoo.report.plots import scatter
 from zoo.report.tables import Table
@@ -86,7 +86,7 @@ def _plot(name: str, sides: Mapping[str, Points], unit: str) -> Plot | None:
 
 def _mean(lengths: Sequence[float]) -> str:
     score = mean_score("", list(lengths))
-    return f"{number(score.value)}{f' ± {number(score.noise)}' if score.n > 1 else ''} (n {score.n})"
+    return f"{number(score.value)}{f' ± {number(score.noise)}' if score.n >= FEWEST_CASES else ''} (n {score.n})"
 
 
 def ending_table(cases: Cases) -> Table | None:

@@ -17,7 +17,11 @@ Point = tuple[float, float]
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#8c564b")
 """After Okabe and Ito: told apart by colour-blind readers too."""
 WIDTH, HEIGHT = 420, 230
-LEFT, RIGHT, TOP, BOTTOM = 58, 12, 12, 36
+LEFT, RIGHT, TOP, BOTTOM = 64, 12, 12, 36
+LONGEST_LABEL = 32
+"""Characters beside the y axis."""
+FEWEST_CASES = 5
+"""An interval of fewer cases would be told by its formula more than by them, and is left out."""
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
@@ -38,6 +42,16 @@ def number(value: float) -> str:
     if abs(value) < 1e-3 or abs(value) >= 1e7:
         return f"{value:.3g}"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def tick_labels(values: Sequence[float]) -> list[str]:
+    """The values as short as they can be told apart."""
+    found = [number(value) for value in values]
+    for digits in range(5, 16):
+        if len(set(found)) == len(values):
+            break
+        found = [f"{value:,.{digits}g}" for value in values]
+    return found
 
 
 def finite(points: Sequence[tuple[float, float | None]]) -> list[Point]:
@@ -97,25 +111,28 @@ class Axes:
     def frame(self, y_ticks: bool = True, x_ticks: bool = True) -> None:
         """Grid lines, tick labels and axis labels."""
         bottom = self.height - BOTTOM
-        for value in ticks(self.x_low, self.x_high) if x_ticks else []:
-            at = self.x(value)
+        places = ticks(self.x_low, self.x_high) if x_ticks else []
+        for at, label in zip(map(self.x, places), tick_labels(places), strict=True):
             self.line(at, TOP, at, bottom, "grid")
-            self.text(at, bottom + 14, number(value), "middle")
-        for value in ticks(self.y_low, self.y_high) if y_ticks else []:
-            at = self.y(value)
+            self.text(at, bottom + 14, label, "middle")
+        places = ticks(self.y_low, self.y_high) if y_ticks else []
+        for at, label in zip(map(self.y, places), tick_labels(places), strict=True):
             self.line(self.left, at, WIDTH - RIGHT, at, "grid")
-            self.text(self.left - 5, at + 4, number(value), "end")
+            self.text(self.left - 5, at + 4, label, "end")
         self.text((self.left + WIDTH - RIGHT) / 2, self.height - 5, self.x_label, "middle")
         if self.y_label:
             middle = (TOP + bottom) / 2
+            label = self.y_label if len(self.y_label) <= LONGEST_LABEL else self.y_label[: LONGEST_LABEL - 1] + "…"
             self.parts.append(
                 f'<text x="10" y="{middle:.0f}" text-anchor="middle" transform="rotate(-90 10 {middle:.0f})">'
-                f"{escape(self.y_label)}</text>"
+                f"{escape(label)}</text>"
             )
 
     def x_name(self, x: float, text: str) -> None:
         """A name below a place on the x axis, instead of a tick's number."""
-        self.text(self.x(x), self.height - BOTTOM + 14, text if len(text) < 15 else text[:14] + "…", "middle")
+        # The ends of names that begin alike tell them apart.
+        short = text if len(text) < 15 else f"{text[:6]}…{text[-7:]}"
+        self.text(self.x(x), self.height - BOTTOM + 14, short, "middle")
 
     def line(self, x1: float, y1: float, x2: float, y2: float, style: str) -> None:
         self.parts.append(f'<line class="{style}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>')

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from zoo.evals import share_score
-from zoo.report.axes import Axes, Plot, colours, number, ticks
+from zoo.report.axes import FEWEST_CASES, Axes, Plot, colours, number, ticks
 
 BINS = 24
 """Bars of a histogram, about."""
@@ -79,12 +79,13 @@ def shares(
     for i, (name, score) in enumerate(known.items()):
         interval = f"95 % interval {score.low:.3f} to {score.high:.3f}, n {score.n}"
         axes.bar(i - 0.4, i + 0.4, score.value, shade, f"{name}: {score.value:.3f}, {interval}")
-        axes.whisker(i, score.low, score.high, shade)
+        if score.n >= FEWEST_CASES:
+            axes.whisker(i, score.low, score.high, shade)
         axes.x_name(i, name)
     if chance is not None:
         axes.line(axes.x(-0.5), axes.y(chance), axes.x(len(known) - 0.5), axes.y(chance), "start")
     rows = [(name, score.value, score.low, score.high, score.n) for name, score in known.items()]
-    note = f"{note} Thin lines are 95 % Wilson intervals.".strip()
+    note = f"{note} Thin lines are 95 % Wilson intervals, of {FEWEST_CASES} cases or more.".strip()
     return Plot(title, {"": axes.svg(title)}, [x_label, "share", "low", "high", "n"], rows, note=note)
 
 
@@ -118,7 +119,8 @@ def reliability(title: str, bins: Sequence[tuple[float, float, int]], note: str 
     axes.line(axes.x(0.5), axes.y(0.5), axes.x(1.0), axes.y(1.0), "start")
     shade = colours([""])[""]
     for certainty, score in known:
-        axes.whisker(certainty, score.low, score.high, shade)
+        if score.n >= FEWEST_CASES:
+            axes.whisker(certainty, score.low, score.high, shade)
         tip = f"certainty {certainty:.3f}: right {score.value:.3f} ({score.low:.3f} to {score.high:.3f}), n {score.n}"
         axes.dot(certainty, score.value, shade, tip)
     rows = [(certainty, score.value, score.low, score.high, score.n) for certainty, score in known]

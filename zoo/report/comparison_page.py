@@ -17,7 +17,7 @@ from zoo.report.panels import CORE_METRICS, NO_CURVE, heading_of, panel_of
 from zoo.report.refusals import refusal_scatter
 from zoo.report.series import Series, common_axes
 from zoo.runs import Run
-from zoo.training.report import read_samples
+from zoo.training.kept_scores import read_samples
 
 PROMPTS_SHOWN = 8
 

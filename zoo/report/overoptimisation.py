@@ -36,18 +36,24 @@ class Fit:
     alpha_noise: float
     beta_noise: float
     n: int
+    best: Point
+    """The highest point that was measured."""
+    beside: tuple[float, float]
+    """The d of the points on its left and on its right, ∞ where it is the last one."""
 
     def __call__(self, d: float) -> float:
         return self.start + (d * (self.alpha - self.beta * math.log(d)) if d > 0 else 0.0)
 
     @property
     def peak(self) -> float | None:
-        """KL at the top of the curve; None where it has none, or β may as well be 0."""
+        """KL at the top of the curve; None where β may as well be 0, or the measured top lies elsewhere."""
         sure = self.beta > max(0.0, self.beta_noise) and self.alpha / self.beta < 300
-        return math.exp(2 * (self.alpha / self.beta - 1)) if sure else None
+        top = math.exp(self.alpha / self.beta - 1) if sure else math.inf
+        return top**2 if sure and self.beside[0] <= top <= self.beside[1] else None
 
     def text(self) -> str:
         top = f"; top at KL {number(self.peak)}" if self.peak is not None else "; no sure top"
+        top += f", highest measured {number(self.best[1])} at KL {number(self.best[0] ** 2)}"
         return (
             f"α {number(self.alpha)} ± {number(self.alpha_noise)}, β {number(self.beta)} ± {number(self.beta_noise)}, "
             f"n {self.n}{top}"
@@ -75,7 +81,10 @@ def fit(points: Sequence[Point]) -> Fit | None:
     left = sum((r - alpha * c[0] - beta * c[1]) ** 2 for c, (_, r) in zip(columns, away, strict=True))
     freedom = len(away) - 2
     half = student(freedom) * math.sqrt(max(0.0, left) / freedom / size)
-    return Fit(start, alpha, beta, half * math.sqrt(bb), half * math.sqrt(aa), len(away))
+    best = max(points, key=lambda point: point[1])
+    left_of, right_of = ([d for d, _ in points if d < best[0]], [d for d, _ in points if d > best[0]])
+    beside = (max(left_of, default=0.0), min(right_of, default=math.inf))
+    return Fit(start, alpha, beta, half * math.sqrt(bb), half * math.sqrt(aa), len(away), best, beside)
 
 
 def frontier(run: Series, measure: str) -> list[tuple[float, float, float]]:

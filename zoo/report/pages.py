@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 import os
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from zoo import numbers
 from zoo.report.axes import number
 
 LONGEST_TEXT = 2000
@@ -55,7 +56,20 @@ def shown(value: Any) -> str:
 
 
 def signed(value: float | None) -> str:
-    return "–" if value is None or not math.isfinite(value) else f"{value:+.3f}"
+    return "–" if value is None or not math.isfinite(value) else numbers.signed(value)
+
+
+def noise(value: float | None) -> str:
+    """` ± 0.087` behind a change; nothing where nothing is known."""
+    return "" if value is None else f" ± {numbers.decimal(value)}"
+
+
+def interval(change: Mapping[str, Any]) -> str:
+    """`+0.012 to +0.187` of a change, and whether other cases stand behind it; a dash where nothing is known."""
+    if change["low"] is None or change["high"] is None:
+        return "–"
+    other = "" if change["paired"] else ", not paired"
+    return f"{signed(change['low'])} to {signed(change['high'])}{other}"
 
 
 def shade(nats: float) -> int:
@@ -76,7 +90,8 @@ def _environment() -> Any:
         finalize=finalize, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     filters: dict[str, Callable[[Any], Any]] = {
-        "shown": shown, "signed": signed, "said": said, "shortened": shortened, "shade": shade,
+        "shown": shown, "signed": signed, "noise": noise, "interval": interval, "said": said, "shortened": shortened,
+        "shade": shade,
     }  # fmt: skip
     environment.filters.update(filters)
     return environment

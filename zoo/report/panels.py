@@ -52,6 +52,10 @@ SECTIONS = (
     ("Training", r".*"),
 )
 """Headings, and the plots under each; the first that matches."""
+ORDER = ("Reward", "Training", "Answers", "Distance from the start", "Policy and critic", "Time")
+"""Headings as a page has them: what matters first, what it cost last."""
+LAST = ("grad_norm", "lr", "skipped")
+"""Plots at the end of their heading."""
 GROUPS = re.compile(r"rollout/groups/(\d+)")
 """Share of prompts so many of whose answers had the best reward."""
 
@@ -84,15 +88,15 @@ def heading_of(panel: str) -> str:
 
 
 def sections(run: Series, meaning: Mapping[str, str]) -> dict[str, list[Plot]]:
-    """Plots of all metrics by heading, in the order of `SECTIONS`. meaning: a sentence for a metric or a plot."""
+    """Plots of all metrics by heading, in the order of `ORDER`. meaning: a sentence for a metric or a plot."""
     panels: dict[str, dict[str, str]] = {}
     for name in run.names:
         if name not in NO_CURVE and not GROUPS.fullmatch(name):
             panel, line = panel_of(name)
             panels.setdefault(panel, {})[line] = name
     axes = run.axes()
-    found: dict[str, list[Plot]] = {heading: [] for heading, _ in SECTIONS}
-    for panel, lines in panels.items():
+    found: dict[str, list[Plot]] = {heading: [] for heading in ORDER}
+    for panel, lines in sorted(panels.items(), key=lambda item: _rank(item[0])):
         series = {line: run.of(name) for line, name in lines.items()}
         plot = plots.curves(panel, series, axes, _note(panel, lines, meaning))
         if plot is not None:
@@ -100,6 +104,11 @@ def sections(run: Series, meaning: Mapping[str, str]) -> dict[str, list[Plot]]:
     if histogram := group_histogram(run):
         found["Reward"].append(histogram)
     return {heading: drawn for heading, drawn in found.items() if drawn}
+
+
+def _rank(panel: str) -> int:
+    """The loss first, then what an algorithm reports, last what every step has."""
+    return -1 if panel == "loss" else LAST.index(panel) + 1 if panel in LAST else 0
 
 
 def _note(panel: str, lines: Mapping[str, str], meaning: Mapping[str, str]) -> str:

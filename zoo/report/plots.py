@@ -43,7 +43,7 @@ def _lines(
 ) -> str:  # fmt: skip
     placed = {name: [(place(name, step), value) for step, value in points] for name, points in series.items()}
     together = [point for points in placed.values() for point in points]
-    axes = Axes([x for x, _ in together], [y for _, y in together], label)
+    axes = Axes([x for x, _ in together], [y for _, y in together], label, title)
     axes.frame()
     for name, points in placed.items():
         rough = len(points) >= SMOOTHED_FROM
@@ -68,7 +68,7 @@ def stacked(title: str, parts: Mapping[str, Points], total: Points, note: str = 
     whole = _calmed(finite(total))
     bounds = _stack(lines)
     heights = [y for _, points in bounds for _, low, high in points for y in (low, high)]
-    axes = Axes([0.0 + every[0], every[-1]], [*heights, *(y for _, y in whole)], "step")
+    axes = Axes([0.0 + every[0], every[-1]], [*heights, *(y for _, y in whole)], "step", "reward")
     axes.frame()
     shades = colours(list(lines))
     for name, points in bounds:
@@ -130,7 +130,7 @@ def paths(
     fitted = {name: points for name, points in (fits or {}).items() if name in known}
     together = [point[:2] for points in known.values() for point in points]
     together += [point for points in fitted.values() for point in points]
-    axes = Axes([x for x, _ in together], [y for _, y in together], x_label)
+    axes = Axes([x for x, _ in together], [y for _, y in together], x_label, title.partition(" against ")[0])
     axes.frame()
     shades = colours(list(known))
     for name, points in known.items():

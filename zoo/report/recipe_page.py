@@ -12,7 +12,7 @@ from zoo.report.axes import Plot
 from zoo.report.comparison_page import overlaid
 from zoo.report.series import Series
 from zoo.runs import Run
-from zoo.training.report import read_samples
+from zoo.training.kept_scores import read_samples
 
 PROMPTS_SHOWN = 4
 ANSWERS_SHOWN = 10

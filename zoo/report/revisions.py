@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zoo.evals import share_score
+from zoo.evals.changes import change_of_values
 from zoo.evals.refusals import refusal_of
+from zoo.numbers import signed
 from zoo.report.axes import number
 from zoo.report.bars import shares
 from zoo.report.tables import Panel, Table
 from zoo.runs import Run
-from zoo.training.report import paired_noise
 
 FIELDS = {"row", "prompt", "round", "principle", "answer", "critique", "revision", "cut"}
 SHOWN = 6
@@ -74,10 +75,9 @@ def _change(sides: Sequence[Sequence[bool]]) -> str:
     first, last = sides[0], sides[-1]
     if len(first) != len(last):
         return ""
-    by = (sum(last) - sum(first)) / len(first)
-    noise = paired_noise([(float(a), float(b)) for a, b in zip(first, last, strict=True)])
-    sure = f" ± {number(noise)} (95 %)" if noise is not None else ""
-    return f"From the first to the last {by:+.3f}{sure}, the same {len(first)} prompts."
+    change = change_of_values(first, last)
+    sure = f" ± {number(change.noise)} (95 %)" if change.noise is not None else ""
+    return f"From the first to the last {signed(change.value)}{sure}, the same {len(first)} prompts."
 
 
 def _by_round(rounds: Mapping[int, Sequence[Step]]) -> Table:

@@ -12,8 +12,10 @@ from zoo import registry
 from zoo.config import TrainConfig
 from zoo.errors import ZooError
 from zoo.evals import mean_score, within_0_and_1
+from zoo.evals.changes import change_of_values
 from zoo.report import answers, data_files, pages
 from zoo.report.answer_lengths import ending_table, length_plots
+from zoo.report.axes import FEWEST_CASES
 from zoo.report.distributions import case_plots, pair_plots
 from zoo.report.implicit_rewards import implicit_reward_plots
 from zoo.report.overoptimisation import plot_frontiers
@@ -27,7 +29,7 @@ from zoo.report.subsets import subset_panels
 from zoo.report.tables import Panel
 from zoo.report.warnings import run_warnings
 from zoo.runs import Run
-from zoo.training.report import paired_noise, read_samples, sample_pairs
+from zoo.training.kept_scores import changes_of, read_samples
 
 Cases = Mapping[str, list[float | None]]
 """The values of a metric for each held-out case, by its name."""
@@ -55,6 +57,7 @@ def content(run: Run) -> dict[str, Any]:
         "plots": plots_of(run, series, samples, steps),
         "axes": {key: label for key, (label, _) in series.axes().items()},
         "cases": answers.telling(answers.by_prompt(samples)),
+        "fewest": FEWEST_CASES,
         "case_count": len(answers.by_prompt(samples)),
         "passing": answers.passing(samples),
         "moments": answers.moments(samples),
@@ -100,11 +103,11 @@ def plots_of(
         "Critiques and revisions": [*revision_panels(steps)],
         "Refusals": [refusal_plot(run.summary.get("scores", {}))],
         "Reward and distance": [*plot_frontiers({run.name: series})],
-        **{heading: [*of_it] for heading, of_it in curves.items()},
         "Reward": [*curves.get("Reward", []), parts],
+        **{heading: [*of_it] for heading, of_it in curves.items() if heading not in ("Reward", "Time")},
         "Answers": [*curves.get("Answers", []), *length_plots(cases, samples), ending_table(cases)],
-        "Time": [*curves.get("Time", []), slowest_steps(run.metrics, run.timings)],
         "Held-out cases": [*pairs, *implicit_reward_plots(cases), *case_plots(cases, meaning)],
+        "Time": [*curves.get("Time", []), slowest_steps(run.metrics, run.timings)],
     }
     known = {heading: [panel for panel in of_it if panel is not None] for heading, of_it in drawn.items()}
     taken: set[str] = set()
@@ -114,25 +117,25 @@ def plots_of(
 def changes(run: Run) -> list[dict[str, Any]]:
     """A row per number that was measured before and after: with n and its 95 % interval, where its cases are known."""
     rows = []
-    summary, pairs = run.summary, sample_pairs(run)
+    summary, changed = run.summary, changes_of(run)
     before, after = summary.get("before", {}), summary.get("after", {})
     first, last = (run.read_json("heldout.json").get(when, {}).get("values", {}) for when in ("first", "last"))
     for name in (name for name in after if name in before):
         score = summary.get("scores", {}).get("after", {}).get(name) or _over_cases(last.get(name[len("val/") :], []))
-        of_name = [(a["score"], b["score"]) for a, b in pairs if b["eval"] == name] or _same_cases(first, last, name)
+        noise = changed[name].noise if name in changed else _noise_of_cases(first, last, name)
         rows.append({
             "name": name, "before": before[name], "after": after[name], "change": after[name] - before[name],
-            "noise": paired_noise(of_name), "low": score.get("low"), "high": score.get("high"), "n": score.get("n"),
+            "noise": noise, "low": score.get("low"), "high": score.get("high"), "n": score.get("n"),
         })  # fmt: skip
         if name in _token_losses(run):
             rows.append(_perplexity(rows[-1]))
     return rows
 
 
-def _same_cases(first: Cases, last: Cases, name: str) -> list[tuple[float | None, float | None]]:
-    """A held-out metric before and after, case by case."""
+def _noise_of_cases(first: Cases, last: Cases, name: str) -> float | None:
+    """Of the change of a held-out metric; None where its cases are not known."""
     sides = [cases.get(name[len("val/") :], []) for cases in (first, last)]
-    return list(zip(*sides, strict=True)) if len(sides[0]) == len(sides[1]) else []
+    return change_of_values(*sides).noise
 
 
 def _over_cases(values: list[float | None]) -> dict[str, Any]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from zoo.numbers import decimal
 from zoo.report.alarms import LENGTH_RATIO, alarms
 from zoo.report.answers import mean_words
 from zoo.report.series import Series
 from zoo.runs import Run
-from zoo.training.report import read_samples
+from zoo.training.kept_scores import read_samples
 
 DROPPED_SHARE = 0.05
 FALL = 0.02
@@ -53,7 +54,7 @@ def length_warning(whose: str, before: float | None, after: float | None) -> lis
 def _fallen_scores(summary: dict[str, Any]) -> list[str]:
     scores = summary.get("scores", {})
     return [
-        f"{name} fell from {scores['before'][name]['value']:.3f} to {score['value']:.3f}."
+        f"{name} fell from {decimal(scores['before'][name]['value'])} to {decimal(score['value'])}."
         for name, score in scores.get("after", {}).items()
         if name in scores.get("before", {})
         and score.get("higher_is_better", True)
@@ -68,7 +69,8 @@ def _loss_rose(metrics: list[dict[str, Any]]) -> list[str]:
     (lowest, at), (last, _) = min(losses), losses[-1]
     if last - lowest <= LOSS_RISE * abs(lowest):
         return []
-    return [f"The held-out loss was lowest at step {at} ({lowest:.3f}) and ended at {last:.3f}: fewer steps may do."]
+    lost = f"lowest at step {at} ({decimal(lowest)}) and ended at {decimal(last)}"
+    return [f"The held-out loss was {lost}: fewer steps may do."]
 
 
 def _dropped(facts: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,7 +104,7 @@ def _held_out(core: TrainConfig, kind: str, train: DataSet, options: dict[str, A
         return load(core.eval_data, kind, split=core.split, **options), ""
     if not core.eval_fraction:
         return None, ""
-    if not _shares(core, options):
+    if brings_held_out(core, options["named_sources"]):
         return _own_split(core, kind, options)
     if len(train) < FEWEST:
         return None, f" of fewer than {FEWEST} records"
@@ -128,9 +128,13 @@ def _own_split(core: TrainConfig, kind: str, options: dict[str, Any]) -> tuple[D
 
 def _shares(core: TrainConfig, options: dict[str, Any]) -> bool:
     """Whether what is held out is a share of the data itself; a source of its own brings a split for it."""
-    named = parts_of(core.data)[0] in options["named_sources"]
+    return bool(core.eval_fraction) and not core.eval_data and not brings_held_out(core, options["named_sources"])
+
+
+def brings_held_out(core: TrainConfig, named: Mapping[str, Any]) -> bool:
+    """Whether what is held out is a split of the source's own, if it is not named by an option."""
     whole = core.split == "train" and not WITH_SPLIT.fullmatch(core.data)
-    return bool(core.eval_fraction) and not core.eval_data and not (named and whole)
+    return not core.eval_data and parts_of(core.data)[0] in named and whole
 
 
 def make_collate(hook: Any, tokenizer: Any, config: Any, max_length: int) -> Callable[[list[dict[str, Any]]], Batch]:

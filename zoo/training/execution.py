@@ -23,6 +23,7 @@ from zoo.runs import Run, check_name, create_run, default_name
 from zoo.training import report
 from zoo.training.assembly import Assembly
 from zoo.training.fitting import Fitting
+from zoo.training.kept_scores import write_score
 from zoo.training.listeners import Listeners, spoken_warnings
 from zoo.training.module import PostTraining
 from zoo.training.policy import export_model, name_base
@@ -135,7 +136,7 @@ class Execution:
         for one in of.evals:
             score = one.run(replace(subject, progress=counter(self.console, f"Scoring {one.label} ({when})")))
             found[one.label] = score.as_json()
-            report.write_samples(self.run, when, score)
+            write_score(self.run, when, score)
             self.say(f"{one.label} {when}: {score.text()}")
         return found
 

@@ -30,14 +30,18 @@ Say = Callable[[str], None]
 Roll = Callable[[list[dict[str, Any]], int, int], Batch]
 
 
+def sampling_of(core: TrainConfig) -> Sampling:
+    """How answers are drawn."""
+    stop = tuple(names_in(core.stop))
+    return Sampling(core.max_new_tokens, core.temperature, core.top_k, core.top_p, stop, core.token_budget)
+
+
 def give_pen(
     models: Models, core: TrainConfig, template: ChatTemplate, precision: str, device: torch.device,
     plugins: PluginManager,
 ) -> Writer:  # fmt: skip
     """Let the policy write answers as the options say. Raises ZooError for an engine or a sampling that cannot be."""
     policy = models.built("policy")
-    stop = tuple(names_in(core.stop))
-    sampling = Sampling(core.max_new_tokens, core.temperature, core.top_k, core.top_p, stop, core.token_budget)
 
     def engine() -> Engine:
         return make_engine(
@@ -51,7 +55,9 @@ def give_pen(
         with autocast(precision, device):
             yield
 
-    policy.writer = Writer(policy, engine, template, sampling, core.answers_per_prompt, core.seed, arithmetic, device)
+    policy.writer = Writer(
+        policy, engine, template, sampling_of(core), core.answers_per_prompt, core.seed, arithmetic, device
+    )  # fmt: skip
     return policy.writer
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -14,9 +13,10 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from zoo.evals import Score, mean_score, within_0_and_1
+from zoo.numbers import decimal, signed
 from zoo.runs import Run
 from zoo.training.checks import LOGGERS, no_package
+from zoo.training.kept_scores import changes_of, read_samples
 
 
 def make_loggers(names: list[str], run: Run) -> list[Any]:
@@ -35,20 +35,6 @@ def _logger(name: str, run: Run) -> Any:
         return logger_class(cls)(save_dir=folder, name=run.name if name == "wandb" else name)
     except ModuleNotFoundError:
         raise no_package(name, package) from None
-
-
-def write_samples(run: Run, when: str, score: Score) -> None:
-    """Put an evaluation's samples into samples.jsonl, with `when` ("before", "after"), in the place of earlier ones."""
-    rows = [row for row in read_samples(run) if (row["eval"], row["when"]) != (score.name, when)]
-    rows += [{"eval": score.name, "when": when, **sample} for sample in score.samples]
-    beside = run.path / ".tmp-samples.jsonl"
-    beside.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    os.replace(beside, run.path / "samples.jsonl")
-
-
-def read_samples(run: Run) -> list[dict[str, Any]]:
-    file = run.path / "samples.jsonl"
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
 
 
 def write_cases(run: Run, step: int, cases: Mapping[str, Sequence[float | None]]) -> None:
@@ -75,13 +61,13 @@ def closing_panel(console: Console, run: Run, summary: dict[str, Any]) -> None:
     table = Table(box=box.SIMPLE, show_edge=False, pad_edge=False)
     for column, justify in (("", "left"), ("before", "right"), ("after", "right"), ("change", "right")):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
-    pairs = sample_pairs(run)
+    pairs, changes = sample_pairs(run), changes_of(run)
     for name in summary["after"]:
         if name in summary["before"]:
             old, new = summary["before"][name], summary["after"][name]
-            noise = paired_noise([(a["score"], b["score"]) for a, b in pairs if b["eval"] == name])
-            change = f"{new - old:+.3f}" + (f" ± {noise:.3f}" if noise is not None else "")
-            table.add_row(escape(name), f"{old:.3f}", f"{new:.3f}", change)
+            noise = changes[name].noise if name in changes else None
+            change = signed(new - old) + (f" ± {decimal(noise)}" if noise is not None else "")
+            table.add_row(escape(name), decimal(old), decimal(new), change)
     scored: list[Any] = [table] if table.row_count else []
     lines: list[Any] = [*scored, *_sample_lines(pairs), f"model   {escape(str(run.model_path))}"]
     page = run.path / "report.html"
@@ -111,15 +97,6 @@ def by_case(samples: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         found[f"{asked} {seen[asked]}"] = sample
         seen[asked] += 1
     return found
-
-
-def paired_noise(scores: list[tuple[float | None, float | None]]) -> float | None:
-    """How far the mean change over the same prompts may be off (95 %); None where nothing can be said."""
-    known = [(before, after) for before, after in scores if before is not None and after is not None]
-    changes = [after - before for before, after in known]
-    shares = within_0_and_1([value for pair in known for value in pair])
-    score = mean_score("change", changes, (-1.0, 1.0) if shares else None)
-    return score.noise if len(changes) > 1 and score.low < score.high else None
 
 
 def _sample_lines(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[str]:

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from zoo.data.randomness import seeded
 from zoo.errors import PluginError, ZooError
-from zoo.evals import mean_score
 from zoo.models.parts import my_place
 from zoo.models.precision import autocast
 from zoo.models.roles import Models, Reference
@@ -26,7 +25,7 @@ from zoo.rewards.alarms import Alarms
 from zoo.rewards.reward import Reward
 from zoo.rollout.writer import Writer
 from zoo.runs import Run
-from zoo.training import report
+from zoo.training.kept_scores import write_samples
 from zoo.training.online_validation import SHOWN, validate
 from zoo.training.scores import Scores, shared_scores
 from zoo.training.seen import Seen, mean
@@ -236,8 +235,7 @@ class Rollouts:
 
     def keep(self, name: str, when: str, samples: list[dict[str, Any]]) -> None:
         if self.run is not None:
-            score = mean_score(name, [s["score"] for s in samples if s["score"] is not None], samples=samples)
-            report.write_samples(self.run, when, score)
+            write_samples(self.run, name, when, samples)
 
     def validate(self, step: int) -> dict[str, float]:
         """Numbers of answers to held-out prompts, as `val/…`."""

@@ -39,6 +39,17 @@ def parts_of(source: str) -> tuple[str, str]:
     return name, part
 
 
+class Anyone(Algorithm):
+    """Stands for the algorithm where a source is asked for its model, and none is named."""
+
+    data = "demonstration"
+
+
+def data_model(source: str, otherwise: str, algorithm: type[Algorithm] = Anyone) -> str:
+    """The model that knows a source's words, where the source brings one."""
+    return str(data_defaults(source, algorithm).get("model", otherwise))
+
+
 def data_defaults(source: str, algorithm: type[Algorithm]) -> dict[str, Any]:
     """The options of the core that a source brings for an algorithm, none if it is no named one."""
     name, part = parts_of(source)

@@ -1,0 +1,82 @@
+"""Changes: from one score to another of the same evaluation, with the 95 % interval of their difference."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from zoo.evals import Score, mean_score, within_0_and_1
+
+
+@dataclass(frozen=True)
+class Change:
+    """By how much a score has changed. low, high: its 95 % interval, None where nothing is known of it.
+
+    n: cases; paired: whether they are compared one by one, which takes out how much they differ among themselves.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    paired: bool
+
+    @property
+    def noise(self) -> float | None:
+        """The longer side of the interval; None where it has no width, because it is unknown or all cases are equal."""
+        if self.low is None or self.high is None or self.low == self.high:
+            return None
+        return max(self.high - self.value, self.value - self.low)
+
+    @property
+    def sure(self) -> bool:
+        """Whether the interval leaves out 0."""
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+    def as_json(self) -> dict[str, float | int | bool | None]:
+        return {"change": self.value, "low": self.low, "high": self.high, "n": self.n, "paired": self.paired}
+
+
+def change(first: Score, second: Score) -> Change:
+    """second − first: over the same cases, where both have kept theirs, else as of independent ones."""
+    by = second.value - first.value
+    if first.cases and len(first.cases) == len(second.cases) and first.about == second.about:
+        return _paired(by, first.cases, second.cases)
+    n = min(first.n, second.n)
+    if _unknown(first) or _unknown(second):
+        return Change(by, None, None, n, False)
+    # Each side is the root of the squares of the sides that make it (doi:10.1002/(SICI)1097-0258(19980430)17:8<873).
+    down = math.hypot(second.value - second.low, first.high - first.value)
+    up = math.hypot(second.high - second.value, first.value - first.low)
+    return Change(by, by - down, by + up, n, False)
+
+
+def change_of_values(first: Sequence[float | None], second: Sequence[float | None]) -> Change:
+    """The same of the mean of values, row by row; None for a missing one."""
+    return change(mean_score("", first), mean_score("", second))
+
+
+def averaged(scores: Sequence[Score]) -> Score:
+    """The mean over seeds: of the values, and of each case."""
+    k = len(scores)
+    value = sum(score.value for score in scores) / k
+    down, up = (math.hypot(*(score.value - score.low for score in scores)) / k,
+                math.hypot(*(score.high - score.value for score in scores)) / k)  # fmt: skip
+    same = len({(len(score.cases), score.about) for score in scores}) == 1
+    cases = [sum(case) / k for case in zip(*(score.cases for score in scores), strict=True)] if same else []
+    return replace(scores[0], value=value, low=value - down, high=value + up, cases=cases)
+
+
+def _paired(by: float, first: Sequence[float], second: Sequence[float]) -> Change:
+    """The mean of the differences; of shares with the interval that has a width where all of them are equal."""
+    if len(first) < 2:
+        return Change(by, None, None, len(first), True)
+    shares = within_0_and_1([*first, *second]) is not None
+    found = mean_score("", [b - a for a, b in zip(first, second, strict=True)], (-1.0, 1.0) if shares else None)
+    # Cases are kept to a few digits, the scores to all of them.
+    return Change(by, by + found.low - found.value, by + found.high - found.value, found.n, True)
+
+
+def _unknown(score: Score) -> bool:
+    return score.n < 2 or score.low == score.high
