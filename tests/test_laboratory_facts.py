@@ -34,13 +34,13 @@ def test_training_never_asks_for_held_out_facts_nor_for_what_options_leave_out()
         for split in ("train", "heldout")
     }
     assert asked["train"] | asked["heldout"] == set(TRUE) and not asked["train"] & asked["heldout"]
-    few = facts.rows("train", "prompt", 2000, subjects="half", types=6)
+    few = list(facts.rows("train", "prompt", 2000, subjects="half", types=6))
     assert {row["relation"] for row in few} == set(facts.RELATIONS[:6])
     assert {row["subject"] for row in few} == set(facts.FIRST_HALF)
 
 
 def test_noise_is_the_share_of_bad_answers_half_of_them_wrong_half_without_their_form():
-    rows = facts.rows("train", "demonstration", 4000, noise=0.4)
+    rows = list(facts.rows("train", "demonstration", 4000, noise=0.4))
     bad = [row for row in rows if not is_right(row, row["completion"])]
     assert len(bad) / len(rows) == pytest.approx(0.4, abs=0.03)
     bare = [row for row in bad if row["completion"] == TRUE[row["subject"], row["relation"]]]

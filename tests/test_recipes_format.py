@@ -454,7 +454,7 @@ def test_a_stage_is_trained_with_its_options_and_those_by_hand_outrank_them(plac
         "tiny",
     )
     shown = cli("train", "--recipe", "mine.yaml", "--stage", "dpo", "--model", "tiny", "--seed", "3", "--dry-run")[1]
-    rows = {line.split()[0]: line.split() for line in shown.splitlines()}
+    rows = {line.split()[0]: line.split() for line in shown.split("\n\n")[0].splitlines()}
     assert rows["beta"][1:] == ["0.3", "recipe", "mine.yaml"] and rows["algo"][1:] == ["dpo", "recipe", "mine.yaml"]
     assert rows["model"][1:3] == ["tiny", "command"] and rows["seed"][1:3] == ["3", "command"]
 

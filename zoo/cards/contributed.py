@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any, get_type_hints
 
 from zoo import registry
@@ -25,7 +24,7 @@ def contributed(
     """
     modules = dict(registry.plugin_modules()[0])
     place = sorted(f"{name} {getattr(module, '__file__', '')}" for name, module in modules.items())
-    whole = all(isinstance(module, ModuleType) for module in modules.values()) and not registry.plugin_modules()[1]
+    whole = all(getattr(module, "__file__", None) for module in modules.values()) and not registry.plugin_modules()[1]
     if whole and (card := kept.read(hook, place)) is not None:
         return {name: make(one["facts"], _function_in(one["function"])) for name, one in card.items()}
     found = registry.contributions(registry.manager(), hook)

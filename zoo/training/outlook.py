@@ -38,6 +38,8 @@ from zoo.training.checks import (
     prompts_in_rollout,
 )
 
+LOCAL = "local"
+"""The engine that is always there."""
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 
 
@@ -187,6 +189,10 @@ class _Look:
                 self.outlook.facts[what] = f"{text}: {', '.join(labels)}"
 
     def _engine(self) -> None:
+        if self.cls.online():
+            self.outlook.facts["engine"] = self.core.engine
+        if self.core.engine == LOCAL:
+            return
         engines = contributed("engines", lambda one: one, lambda one: {}, lambda facts, function: function)
         name, given = parse(self.core.engine, "engine", "vllm(url=http://127.0.0.1:8000)")
         if name not in engines:
@@ -194,8 +200,6 @@ class _Look:
                 f"No engine is called '{name}'.{nearest(name, engines)}", f"Installed: {', '.join(sorted(engines))}."
             )
         bind(engines[name], given, f"engine '{name}'")
-        if self.cls.online():
-            self.outlook.facts["engine"] = self.core.engine
 
     def _scores(self) -> None:
         names = [] if self.core.score == AUTO else names_in(self.core.score)

@@ -1,0 +1,210 @@
+"""What a run needs is looked for before anything is loaded, and told all at once; --dry-run is that look."""
+
+import json
+import os
+
+import pytest
+from tiny_runs import cli, data_for, demonstrations, preferences, trainer, write_rows
+
+import zoo
+from zoo.data.glance import glance
+from zoo.errors import ZooError
+from zoo.models.names import look_for
+from zoo.training.outlook import look_ahead
+from zoo.training.run import resolve_options
+
+
+@pytest.fixture
+def place(tmp_path, tiny_folder, monkeypatch):
+    """An empty working directory with the tiny model as `tiny` and forty pairs."""
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny").symlink_to(tiny_folder)
+    write_rows(tmp_path / "pairs.jsonl", preferences(40))
+    return tmp_path
+
+
+@pytest.fixture
+def nothing_is_loaded(monkeypatch):
+    """The stages of a run are not even imported."""
+    monkeypatch.setattr("zoo.training.execution.Execution", None)
+
+
+def look(algo="dpo", **options):
+    options = {"model": "tiny", "data": "pairs.jsonl", **options}
+    return look_ahead(*resolve_options(algo, None, options, "command line"))
+
+
+# -- what is missing -----------------------------------------------------------------------------------------------
+
+MISSING = {
+    "data": ({"data": "nothere.jsonl"}, "nothere.jsonl"),
+    "held-out data": ({"eval_data": "nothere.jsonl"}, "nothere.jsonl"),
+    "later data": ({"decay_data": "nothere.jsonl", "schedule": "wsd"}, "nothere.jsonl"),
+    "split": ({"split": "tset"}, "no split 'tset'"),
+    "column": ({"columns": "prompt=qestion"}, "no column 'qestion'"),
+    "model": ({"model": "./nothere"}, "There is no model at ./nothere"),
+    "reference": ({"reference": "./nothere"}, "There is no model at ./nothere"),
+    "template": ({"template": "nothere.jinja"}, "nothere.jinja"),
+    "logger": ({"loggers": "wandbb"}, "Did you mean 'wandb'?"),
+    "engine": ({"engine": "vlm"}, "Did you mean 'vllm'?"),
+    "option of an engine": ({"engine": "vllm(urll=x)"}, "Did you mean 'url'?"),
+    "evaluation": ({"score": "perplexty"}, "Did you mean 'perplexity'?"),
+    "option of an evaluation": ({"score": "pass_at_k(k=8)"}, "needs data"),
+    "kind of the data": ({"algo": "kto", "data": "texts.jsonl"}, "is of kind 'text'"),
+    "reward": ({"algo": "ppo", "reward": "exct"}, "Did you mean 'exact'?"),
+    "option of a reward": ({"algo": "ppo", "reward": "exact(filed=a)"}, "no option filed"),
+    "function": ({"algo": "ppo", "reward": "mine.py:wrong"}, "no function 'wrong'"),
+    "module of a function": ({"algo": "ppo", "reward": "nothere.py:right"}, "cannot be imported"),
+    "reward model": ({"algo": "ppo", "reward": "tiny"}, "not a reward model"),
+    "gold reward": ({"algo": "ppo", "reward": "mine.py:right", "gold_reward": "golld"}, "Did you mean 'gold'?"),
+    "judge": ({"algo": "rlaif", "judge": "./nothere"}, "There is no model at ./nothere"),
+    "judge of a reward": ({"algo": "ppo", "reward": "judge(modl=tiny)"}, "no option modl"),
+    "address of a judge": ({"algo": "rlaif", "judge": "https://host/v1"}, "names no model"),
+    "place for the run": ({"out": "pairs.jsonl/runs"}, "is a file"),
+    "name of the run": ({"name": "last"}, "not a name for a run"),
+    "size of a rollout": ({"algo": "ppo", "reward": "mine.py:right", "answers_per_prompt": 3, "batch_size": 4},
+                          "cannot hold 3 answers"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MISSING)
+def test_a_run_that_lacks_something_is_refused_before_anything_is_loaded(place, nothing_is_loaded, case):
+    options, says = MISSING[case]
+    write_rows(place / "texts.jsonl", [{"text": f"text {i}"} for i in range(30)])
+    (place / "mine.py").write_text("def right(completions, records):\n    return [1.0]\n")
+    options = {"algo": "dpo", "model": "tiny", "data": "pairs.jsonl", "quiet": True, **options}
+    with pytest.raises(ZooError) as caught:
+        zoo.train(**options)
+    assert says in str(caught.value)
+    assert not (place / "runs").exists()
+
+
+def test_all_that_is_missing_is_told_at_once(place):
+    status, out, err = cli(
+        "train", "--algo", "dpo", "--model", "./nomodel", "--data", "nodata.jsonl", "--loggers", "nologger",
+        "--score", "noscore", "--dry-run",
+    )  # fmt: skip
+    assert status == 2 and not out
+    for name in ("nomodel", "nodata.jsonl", "nologger", "noscore"):
+        assert name in err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_is_refused(place, nothing_is_loaded):
+    (place / "locked").mkdir(mode=0o500)
+    with pytest.raises(ZooError, match="The run folder cannot be made in .*locked.*Permission denied"):
+        zoo.train("dpo", model="tiny", data="pairs.jsonl", out="locked/runs")
+
+
+def test_a_resume_looks_too(place):
+    run = trainer(place, "tiny")("dpo", name="mine", max_steps=1, data="pairs.jsonl")
+    (run.path / "summary.json").unlink()
+    (place / "pairs.jsonl").unlink()
+    with pytest.raises(ZooError, match="pairs.jsonl"):
+        zoo.resume(run.path, quiet=True)
+
+
+def test_another_process_of_a_run_does_not_look(monkeypatch):
+    from zoo.training.outlook import is_first_process
+
+    assert is_first_process()
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert not is_first_process()
+
+
+# -- what is there -------------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_tells_what_it_found_and_makes_nothing(place):
+    before = sorted(place.iterdir())
+    status, out, err = cli("train", "--algo", "dpo", "--model", "tiny", "--data", "pairs.jsonl", "--dry-run")
+    assert status == 0, err
+    for part in ("pairs.jsonl: 40 records of kind preference", "tiny: llama, 2 layers", "runs/dpo-tiny-1/",
+                 "about 5 of 8, about"):  # fmt: skip
+        assert part in out
+    assert sorted(place.iterdir()) == before
+
+
+def test_the_same_as_json(place):
+    status, out, _ = cli("train", "--algo", "dpo", "--model", "tiny", "--data", "pairs.jsonl", "--dry-run", "--json")
+    told = json.loads(out)
+    assert status == 0 and told["options"]["data"] == {"value": "pairs.jsonl", "from": "command line"}
+    assert told["found"]["steps"] == 5 and told["found"]["run"] == "runs/dpo-tiny-1"
+    assert cli("train", "--json")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("algo", "options"),
+    [("sft", {}), ("sft", {"epochs": 2.5, "eval_fraction": 0.2}), ("sft", {"limit": 10}), ("sft", {"max_steps": 3})],
+)
+def test_the_steps_it_tells_are_those_of_the_run(place, algo, options):
+    data = write_rows(place / "rows.jsonl", demonstrations(60))
+    options = {"batch_size": 4, "data": data, "model": "tiny", "eval_fraction": 0.0, **options}
+    outlook = look(algo, **options)
+    run = trainer(place, "tiny")(algo, **options)
+    assert outlook.steps == run.summary["steps"]
+    assert outlook.exact == (options.get("max_steps") == 3)
+    assert outlook.run == f"runs/{run.name}"
+
+
+def test_the_tokens_it_tells_are_near_those_of_the_run(place):
+    outlook = look(data="pairs.jsonl", eval_fraction=0.0)
+    run = trainer(place, "tiny")("dpo", data="pairs.jsonl", batch_size=8)
+    # Prompts once for both answers, and what the chat template writes around them: it says about.
+    assert 0.4 < outlook.tokens / run.summary["num_tokens"] < 2.5
+
+
+def test_a_model_that_is_not_here_yet_is_told_and_not_fetched(place, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    assert "fetched from the hub" in look(model="owner/name").facts["model"]
+    assert "Did you mean 'smollm2-135m'?" in look(model="smollm2-135n").facts["model"]
+    assert "made on first use" in look(model="world:gold").facts["model"]
+    with pytest.raises(ZooError, match="No world is called 'golld'"):
+        look(model="world:golld")
+
+
+def test_a_part_of_the_weights_that_is_missing_is_named(place, tiny_folder):
+    copy = place / "copy"
+    copy.mkdir()
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (copy / name).write_bytes((tiny_folder / name).read_bytes())
+    (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model-1-of-2.safetensors"}}))
+    with pytest.raises(ZooError, match="lacks model-1-of-2.safetensors"):
+        look_for("copy", "runs")
+
+
+# -- the first rows ------------------------------------------------------------------------------------------------
+
+
+def test_a_glance_reads_the_first_rows_and_counts_the_rest(place):
+    data = data_for("dpo", place, 500)
+    seen = glance(data, ("feedback",))
+    assert (seen.kind, seen.rows, seen.exact, len(seen.records)) == ("feedback", 1000, False, 400)
+    assert glance(data, ("preference",), limit=7).rows == 7
+
+
+def test_a_large_file_is_counted_by_its_first_part(place, monkeypatch):
+    monkeypatch.setattr("zoo.data.glance.COUNTED", 2**20)
+    rows = [{"prompt": f"{i:06}", "completion": "x" * 500} for i in range(8000)]
+    seen = glance(write_rows(place / "large.jsonl", rows), ("demonstration",))
+    assert not seen.exact and seen.rows == pytest.approx(8000, rel=0.01)
+
+
+def test_other_files_and_named_sources_are_counted_where_that_is_quick(place, monkeypatch):
+    (place / "rows.json").write_text(json.dumps(demonstrations(30)))
+    (place / "rows.csv").write_text("prompt,completion\n" + "".join(f"p{i},c{i}\n" for i in range(30)))
+    assert [glance(f"rows.{kind}", ("demonstration",)).rows for kind in ("json", "csv")] == [30, 30]
+    monkeypatch.setattr("zoo.data.glance.READ", 10)
+    assert glance("rows.json", ("demonstration",)).rows is None
+    assert glance("owner/name", ("demonstration",)) is None
+
+
+def test_a_bad_row_among_the_first_is_no_reason_to_refuse_but_all_of_them_are(place):
+    rows = [{"prompt": "p", "completion": 3}, *demonstrations(30)]
+    data = write_rows(place / "rows.jsonl", rows)
+    assert len(glance(data, ("demonstration",)).records) == 30
+    with pytest.raises(ZooError, match="strict allows none"):
+        glance(data, ("demonstration",), strict=True)
+    with pytest.raises(ZooError, match="none of the 5 rows can be used"):
+        glance(write_rows(place / "bad.jsonl", rows[:1] * 5), ("demonstration",), format="prompt-completion")
