@@ -93,6 +93,9 @@ def test_a_process_finds_its_place(place, environment, counts, wanted):
         ({"RANK": "1", "WORLD_SIZE": "2"}, (1, 1), "RANK is 1"),
         ({**node(0), "RANK": "1"}, (1, 2), "RANK is 1 in this process, .* must be 0"),
         ({"WORLD_SIZE": "2"}, (1, 1), "WORLD_SIZE is 2"),
+        ({**node(0), "NODE_RANK": "first"}, (1, 2), "must be numbers"),
+        ({"GROUP_RANK": "1"}, (2, 1), "GROUP_RANK is 1"),
+        ({"RANK": "first"}, (1, 1), "RANK is first"),
     ],
 )
 def test_a_process_that_cannot_be_one_of_so_many_is_refused(place, environment, counts, message):

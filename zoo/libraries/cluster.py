@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from zoo.errors import ZooError
@@ -82,15 +82,19 @@ def _by_hand(devices: int, num_nodes: int) -> Place:
             "on each (docs/running.md).",
         )
     found = LightningEnvironment()
-    node, local, processes = found.node_rank(), found.local_rank(), devices * num_nodes
-    place = Place(node * devices + local, local, processes, found)
-    told = {"NODE_RANK": (node, range(num_nodes)), "LOCAL_RANK": (local, range(devices))}
-    told |= {name: (int(given[name]), range(value, value + 1)) for name, value in _expected(place) if name in given}
-    for name, (value, possible) in told.items():
-        if value not in possible:
+    try:
+        node, local = found.node_rank(), found.local_rank()
+    except ValueError as error:
+        raise ZooError(f"NODE_RANK and LOCAL_RANK must be numbers: {error}.", "Correct them, or unset them.") from None
+    place = Place(node * devices + local, local, devices * num_nodes, found)
+    which = "NODE_RANK" if "NODE_RANK" in given else "GROUP_RANK"
+    possible: dict[str, Sequence[int]] = {which: range(num_nodes), "LOCAL_RANK": range(devices)}
+    possible |= {"RANK": [place.rank], "WORLD_SIZE": [place.processes]}
+    for name, numbers in possible.items():
+        if given.get(name, str(numbers[0])) not in map(str, numbers):
             raise ZooError(
-                f"{name} is {value} in this process, and with --devices {devices} and --num-nodes {num_nodes} it must "
-                f"be {' or '.join(map(str, possible))}.",
+                f"{name} is {given[name]} in this process, and with --devices {devices} and --num-nodes {num_nodes} it "
+                f"must be {' or '.join(map(str, numbers))}.",
                 f"Unset {name}, or give --devices (processes on each machine) and --num-nodes (machines).",
             )
     return place
@@ -98,10 +102,6 @@ def _by_hand(devices: int, num_nodes: int) -> Place:
 
 def _stands_in(name: str, given: Mapping[str, str]) -> bool:
     return name == "NODE_RANK" and "GROUP_RANK" in given
-
-
-def _expected(place: Place) -> list[tuple[str, int]]:
-    return [("RANK", place.rank), ("WORLD_SIZE", place.processes)]
 
 
 # -- checks --------------------------------------------------------------------------------------------------------
