@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -234,6 +235,32 @@ def test_one_odd_row_does_not_decide_how_the_others_are_read():
 def test_a_misspelt_format_is_answered_with_the_nearest():
     with pytest.raises(ZooError, match="Did you mean 'sharegpt'"):
         named_format("sharegtp")
+
+
+@pytest.mark.parametrize(
+    "name, row",
+    [
+        ("alpaca", {"output": "A"}),
+        ("alpaca-feedback", {"output": "A", "label": True}),
+        ("alpaca-preference", {"chosen": "A", "rejected": "B"}),
+    ],
+)
+def test_alpacas_input_follows_an_empty_line_or_as_elsewhere_one_line_break(name, row):
+    for text, between in ((name, "\n\n"), (f"{name}(join=paragraph)", "\n\n"), (f"{name}(join=line)", "\n")):
+        for given, prompt in (({"input": "2"}, f"Add{between}2"), ({}, "Add"), ({"input": " "}, "Add")):
+            format = named_format(text)
+            assert to_record({"instruction": "Add", **given, **row}, 1, format)["prompt"] == prompt
+            assert (format.name, format.kind) == (text, FORMATS[name].kind)
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [("alpaca(join=lines)", "option join = lines: Input should be 'paragraph' or 'line'"), ("alpaca(joint=line)", "Did you mean 'join'"),
+     ("text(join=line)", "has no option 'join'"), ("alpaca(join", "cannot be read")],
+)  # fmt: skip
+def test_options_of_a_format_that_are_none_are_told(text, says):
+    with pytest.raises(ZooError, match=re.escape(says)):
+        named_format(text)
 
 
 def test_columns_are_parsed_as_wanted_equals_found_and_replace_what_had_the_name():

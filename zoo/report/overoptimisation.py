@@ -38,8 +38,8 @@ class Fit:
     n: int
     best: Point
     """The highest point that was measured."""
-    beside: tuple[float, float]
-    """The d of the points on its left and on its right, ∞ where it is the last one."""
+    measured: tuple[float, ...]
+    """The d of all points."""
 
     def __call__(self, d: float) -> float:
         return self.start + (d * (self.alpha - self.beta * math.log(d)) if d > 0 else 0.0)
@@ -49,7 +49,8 @@ class Fit:
         """KL at the top of the curve; None where β may as well be 0, or the measured top lies elsewhere."""
         sure = self.beta > max(0.0, self.beta_noise) and self.alpha / self.beta < 300
         top = math.exp(self.alpha / self.beta - 1) if sure else math.inf
-        return top**2 if sure and self.beside[0] <= top <= self.beside[1] else None
+        nearest = min(self.measured, key=lambda d: abs(d - top))
+        return top**2 if sure and nearest == self.best[0] else None
 
     def text(self) -> str:
         top = f"; top at KL {number(self.peak)}" if self.peak is not None else "; no sure top"
@@ -82,9 +83,8 @@ def fit(points: Sequence[Point]) -> Fit | None:
     freedom = len(away) - 2
     half = student(freedom) * math.sqrt(max(0.0, left) / freedom / size)
     best = max(points, key=lambda point: point[1])
-    left_of, right_of = ([d for d, _ in points if d < best[0]], [d for d, _ in points if d > best[0]])
-    beside = (max(left_of, default=0.0), min(right_of, default=math.inf))
-    return Fit(start, alpha, beta, half * math.sqrt(bb), half * math.sqrt(aa), len(away), best, beside)
+    measured = tuple(d for d, _ in points)
+    return Fit(start, alpha, beta, half * math.sqrt(bb), half * math.sqrt(aa), len(away), best, measured)
 
 
 def frontier(run: Series, measure: str) -> list[tuple[float, float, float]]:

@@ -7,6 +7,8 @@ error lists what was found and what is accepted. The formats themselves stand in
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from zoo.data.formats.answer import ANSWER_FORMATS
@@ -16,6 +18,7 @@ from zoo.data.formats.pair import PAIR_FORMATS
 from zoo.data.formats.shape import TEXTS, Format, Row, Sample
 from zoo.data.kinds import KINDS, Record
 from zoo.errors import ZooError, nearest
+from zoo.spelling import bind, parse
 
 FORMATS: dict[str, Format] = {format.name: format for format in (*ANSWER_FORMATS, *PAIR_FORMATS, *CONVERSATION_FORMATS)}
 
@@ -45,14 +48,19 @@ def _columns_hint(sample: Sample) -> str:
     return "\n".join(lines)
 
 
-def named_format(name: str) -> Format:
-    """The format of that name. Raises ZooError with the nearest name."""
+def named_format(text: str) -> Format:
+    """The format of that name, with the options in its brackets. Raises ZooError with the nearest name."""
+    name, options = parse(text, "data format", "alpaca(join=line)")
     if name not in FORMATS:
         raise ZooError(
             f"There is no data format '{name}'.{nearest(name, FORMATS)}",
             hint="The formats are: " + ", ".join(FORMATS) + ".",
         )
-    return FORMATS[name]
+    found = FORMATS[name]
+    if not options:
+        return found
+    given = bind(found.convert, options, f"data format '{name}'")
+    return replace(found, name=text, convert=partial(found.convert, **given))
 
 
 def parse_columns(text: str) -> dict[str, str]:

@@ -5,7 +5,7 @@ In a conversation the last assistant turn is the completion and everything befor
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from zoo.data.formats.message import Message, RowError, arrange, describe, messages
 from zoo.data.formats.shape import (
@@ -73,12 +73,16 @@ def _conversation_pair(row: Row) -> dict[str, Any]:
     )
 
 
-def _instruction(row: Row) -> str | list[Message]:
+Join = Literal["paragraph", "line"]
+"""What stands between instruction and input: an empty line, or one line break, as LLaMA-Factory has it."""
+
+
+def _instruction(row: Row, join: Join) -> str | list[Message]:
     """The question of an Alpaca row: instruction and input, behind the earlier exchanges."""
     question = take_text(row, "instruction")
     given = row.get("input")
     if isinstance(given, str) and given.strip():
-        question = f"{question}\n\n{given}"
+        question += ("\n\n" if join == "paragraph" else "\n") + given
     history = row.get("history") or []
     if not history:
         return question
@@ -91,16 +95,16 @@ def _instruction(row: Row) -> str | list[Message]:
     return [*turns, {"role": "user", "content": question}]
 
 
-def _alpaca(row: Row) -> dict[str, Any]:
-    return arrange(row, _instruction(row), {"completion": take(row, "output")})
+def _alpaca(row: Row, join: Join = "paragraph") -> dict[str, Any]:
+    return arrange(row, _instruction(row, join), {"completion": take(row, "output")})
 
 
-def _alpaca_feedback(row: Row) -> dict[str, Any]:
-    return {**_alpaca(row), "label": label(row)}
+def _alpaca_feedback(row: Row, join: Join = "paragraph") -> dict[str, Any]:
+    return {**_alpaca(row, join), "label": label(row)}
 
 
-def _alpaca_pair(row: Row) -> dict[str, Any]:
-    return arrange(row, _instruction(row), {"chosen": take(row, "chosen"), "rejected": take(row, "rejected")})
+def _alpaca_pair(row: Row, join: Join = "paragraph") -> dict[str, Any]:
+    return arrange(row, _instruction(row, join), {"chosen": take(row, "chosen"), "rejected": take(row, "rejected")})
 
 
 def _is_chat(sample: Sample, shape: str) -> bool:

@@ -47,7 +47,8 @@ class Format:
     """One way in which people store one kind of data.
 
     `looks_like` describes it in a line; `fits` decides from a sample; `convert` gives the fields of the kind
-    from one raw row, or raises RowError; `uses` are the columns it reads: all others are kept beside.
+    from one raw row, or raises RowError, and its further parameters are options: `--format "alpaca(join=line)"`;
+    `uses` are the columns it reads: all others are kept beside.
     A `fallback` is considered only when nothing more specific fits.
     """
 
@@ -56,7 +57,7 @@ class Format:
     looks_like: str
     uses: tuple[str, ...]
     fits: Callable[[Sample], bool]
-    convert: Callable[[Row], dict[str, Any]]
+    convert: Callable[..., dict[str, Any]]
     fallback: bool = False
 
 
