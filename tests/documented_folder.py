@@ -59,13 +59,20 @@ def prose(number):
 def written_rows(count):
     return [
         {"prompt": f"What have you heard of the place with {i} doors, and who told you of it?",
-         "chosen": prose(i), "rejected": "I cannot say."} for i in range(count)
+         "chosen": "\n".join(prose(i).split("\n")[:2]), "rejected": "I cannot say."} for i in range(count)
     ]  # fmt: skip
 
 
 ROWS = {
     "pairs": lambda: tiny_rows("preference", EACH),
-    **dict.fromkeys(("rows", "unique", "good", "test"), lambda: written_rows(EACH)),
+    **dict.fromkeys(("rows", "unique", "good"), lambda: written_rows(EACH)),
+    "test": lambda: [
+        {
+            "prompt": f"Which lighthouse on the southern coast has {i} windows that look to the north?",
+            "completion": f"The one of {i} keepers.",
+        }
+        for i in range(EACH)
+    ],
     "pages": lambda: [{"text": prose(i)} for i in range(EACH)],
     "labelled": lambda: [{**row, "p_chosen": 0.75} for row in tiny_rows("preference", EACH)],
     "answers": lambda: tiny_rows("demonstration", EACH),

@@ -267,8 +267,10 @@ NOT_RUN = {
 """Commands that are only held to the command line, and why."""
 SLOW = {
     r"zoo doctor": "imports everything; test_cli.py has it",
-    r"--tokens 63338": "six algorithms; the page's other comparisons are run",
+    r"--tokens 63338|strong=dpo|--out comparisons/mine": "trains several; docs/compare.md has shorter ones",
     r"labels=completions": "the world's base writes the labels",
+    r"rows=4000, noise=0.25, seed=3": "draws 4,000 pairs; the next command of the page draws 1,000",
+    r"--kl-coef 0.001": "many answers of the gold world; the page's first command is like it",
 }
 """Commands that are run, but take long."""
 REFUSED = {
