@@ -97,12 +97,16 @@ def check_evals(texts):
                 check(str(one.options[name]))
 
 
+OWN = ("algo", "config", "recipe", "stage", "laptop", "dry_run", "as_json")
+"""What `zoo train` takes besides the options of a run."""
+
+
 def check_train(values):
-    algo, config, _ = values.pop("algo"), values.pop("config"), values.pop("dry_run")
-    recipe, stage, laptop = values.pop("recipe"), values.pop("stage"), values.pop("laptop")
+    algo, recipe = values["algo"], values["recipe"]
     if recipe is not None:
-        algo = find_stage(recipe, stage, laptop)[2].algo
-    core = resolve_options(algo, config, values, "command line")[0].core
+        algo = find_stage(recipe, values["stage"], values["laptop"])[2].algo
+    given = {name: value for name, value in values.items() if name not in OWN}
+    core = resolve_options(algo, values["config"], given, "command line")[0].core
     for source in filter(None, (core.data, core.eval_data, core.decay_data)):
         check_source(source)
     for reward in filter(None, (core.reward, core.gold_reward)):

@@ -94,8 +94,8 @@ TAKEN = {tuple(command.words): command for command in reversed(OF_ZOO)}
 
 @pytest.fixture(scope="module")
 def stock(tmp_path_factory, tiny_folder):
-    """The runs that are put into folders. The default model is the tiny one, and all is as small as SHORTER's
-    neighbours say."""
+    """A folder with the runs that are put into others. From here on the default model is the tiny one, and data,
+    answers and bases are as small as STARTER_ROWS, ANSWER_TOKENS and BASE_STEPS say."""
     cache = tmp_path_factory.mktemp("cache")
     (cache / "models").mkdir()
     (cache / "models" / default.NAME).symlink_to(tiny_folder)
@@ -196,6 +196,7 @@ def test_the_command_line_takes_it_and_has_everything_that_it_names(command, her
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command not in OF_ZOO], ids=str)
 def test_scripts_targets_and_extras_of_the_repository_exist(command):
+    assert entry(OUTSIDE, command), "OUTSIDE says of every other program why it is not run"
     words = command.words
     check = {"python": check_script, "make": check_make, "time": check_make, "pip": check_pip}
     check.get(words[0], len)(words)
@@ -259,12 +260,24 @@ def test_every_flag_that_a_page_names_exists():
 # -- what it does ------------------------------------------------------------------------------------------------
 
 NOT_RUN = {
+    r"^(zoo|plugins)/\S+\.py: ": "what an error says to type next, for the case of that error",
+    r"^CHANGELOG.md: ": "tells what there is; the other pages show it",
     r"recipes/README.md: zoo reproduce": "the same command for each recipe; test_recipes_bundled.py makes every plan",
     r"zoo recipes --table": "writes into the checkout; test_recipe_table.py does so elsewhere",
     r"--devices 2": "starts processes of its own; slow, below",
-    r"zoo new-plugin mine --data feedback --out ~": "writes into the home of whoever runs the tests",
 }
-"""Commands that are only held to the command line, and why."""
+"""Commands of zoo that are only held to the command line, and why."""
+OUTSIDE = {
+    r"make ": "installs and tests this checkout; continuous integration does",
+    r"pip install \.$|pip install -e \.$": "test_tutorial.py and test_third_party.py install packages",
+    r"pip install .*(post-training-zoo|tensorboard|alpaca-eval)": "needs a network",
+    r"pytest$": "test_tutorial.py, test_new_plugin.py and test_third_party.py run the tests of packages",
+    r"python benchmarks/": "takes an hour, and another environment with a program to compare with",
+    r"python -m zoo.data.starter.build": "samples with the real model for 40 minutes",
+    r"python -I -S": "how zoo starts Python itself",
+    r"vllm serve": "needs vLLM and a GPU",
+}
+"""Commands of other programs: whether what they name exists is tested above, and this is why they are not run."""
 SLOW = {
     r"zoo doctor": "imports everything; test_cli.py has it",
     r"--tokens 63338|strong=dpo|--out comparisons/mine": "trains several; docs/compare.md has shorter ones",
@@ -297,16 +310,13 @@ def to_run():
     """The commands of zoo that are run: those in blocks on every page, the others where no block has them."""
     seen = {tuple(command.words) for command in OF_ZOO if command.place == "block"}
     for command in OF_ZOO:
-        if entry(NOT_RUN, command) or command.place == "hint" or command.page == "CHANGELOG.md":
-            continue
-        if command.place == "block":
-            yield command
-        elif tuple(command.words) not in seen:
-            seen.add(tuple(command.words))
+        words = tuple(command.words)
+        if not entry(NOT_RUN, command) and (command.place == "block" or words not in seen):
+            seen.add(words)
             yield command
 
 
-@pytest.mark.parametrize("table", [NOT_RUN, SLOW, REFUSED, OWNED, FILLED])
+@pytest.mark.parametrize("table", [NOT_RUN, OUTSIDE, SLOW, REFUSED, OWNED, FILLED])
 def test_every_exception_still_has_its_command(table):
     shown = [str(command) for command in every_command()]
     pattern = re.escape if table is FILLED else str
