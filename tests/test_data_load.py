@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from zoo.data import starter
-from zoo.data.load import load, split_by_prompt
+from zoo.data import harmless, starter
+from zoo.data.load import load, source_kind, split_by_prompt
 from zoo.errors import ZooError
 
 
@@ -301,3 +301,11 @@ def test_loading_a_jsonl_file_imports_neither_torch_nor_the_table_libraries(writ
     output = subprocess.run([sys.executable, "-c", f"import sys; sys.path[:0] = {sys.path!r}; {program}"],
                             capture_output=True, text=True)
     assert output.stdout.strip() == "[]", output.stderr
+
+
+def test_the_kind_of_a_named_source_is_the_first_that_it_has():
+    named = {"starter": starter.records, "harmless": harmless.records}
+    assert source_kind("starter", named_sources=named) == "demonstration"
+    assert source_kind("harmless", named_sources=named) == "prompt"
+    with pytest.raises(ZooError, match="'harmless' have no answers"):
+        source_kind("harmless", "tset", named_sources=named)

@@ -1,26 +1,24 @@
-"""The documents are held to the code: commands parse, links lead somewhere, examples run, nothing is left out."""
+"""The documents are held to the code: links lead somewhere, examples run, nothing is left out.
+
+test_documented_commands.py has the commands.
+"""
 
 import importlib
 import inspect
 import json
 import math
 import re
-import shlex
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
-import typer
 from packages import forget_modules, put_on_path
 
 import zoo
 from zoo import hookspecs, registry
-from zoo.cli import main
 from zoo.config import TrainConfig
 from zoo.options import options_of
-from zoo.recipes.single import find_stage
-from zoo.training.run import resolve_options
 
 ROOT = Path(__file__).parent.parent
 PAGES = {str(path.relative_to(ROOT)): path for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]}
@@ -47,18 +45,6 @@ def block(page, name):
     return next(content for found, content in blocks(page, r"\w+") if found == name)
 
 
-def commands_of(page):
-    """Every command line of zoo on a page: lines of shell blocks, and code within sentences."""
-    text = text_of(page)
-    lines = [line for _, content in blocks(page, r"\w*") for line in content.replace("\\\n", " ").splitlines()]
-    spans = re.findall(r"(?<!`)`([^`\n]+)`(?!`)", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S))
-    found = [re.sub(r"^torchrun .*-m zoo\.cli\.main ", "zoo ", line.strip()) for line in [*lines, *spans]]
-    return [command for command in found if command.startswith("zoo ")]
-
-
-COMMANDS = sorted({(command, page) for page in PAGES for command in commands_of(page)})
-
-
 @pytest.fixture
 def workplace(tmp_path, monkeypatch, tiny_folder):
     """A folder with the files that the examples name."""
@@ -66,8 +52,6 @@ def workplace(tmp_path, monkeypatch, tiny_folder):
     rows = [dict(zip(("prompt", "chosen", "rejected"), pair, strict=True)) for pair in PAIRS]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "my-model").symlink_to(tiny_folder)
-    (tmp_path / "runs" / "mine").mkdir(parents=True)
-    (tmp_path / "runs" / "mine" / "run.yaml").write_text("algo: sft\nlr: 1e-5\n")
     simpo = block("README.md", "simpo.py")
     (tmp_path / "simpo.py").write_text(simpo)
     (tmp_path / "mine.py").write_text(block("docs/tutorial.md", "mine.py"))
@@ -93,53 +77,6 @@ def from_file(monkeypatch):
         sys.modules.pop(name, None)
         if before[name] is not None:
             sys.modules[name] = before[name]
-
-
-# -- commands ----------------------------------------------------------------------------------------------------
-
-
-def parse(arguments, monkeypatch):
-    """What the command line makes of the arguments, without running anything: (name of the command, its values)."""
-    monkeypatch.setattr(main.app, "registered_commands", [])
-    main.add_commands(arguments)
-    group = typer.main.get_command(main.app)
-    context = group.make_context("zoo", list(arguments))
-    rest = [*context._protected_args, *context.args]
-    name, command, rest = group.resolve_command(context, rest)
-    return name, command.make_context(name, rest, parent=context).params
-
-
-@pytest.mark.parametrize(("command", "page"), COMMANDS, ids=lambda part: part)
-def test_every_command_that_is_shown_parses(command, page, workplace, monkeypatch, capsys):
-    arguments = shlex.split(command.replace("NAME", "dpo"), comments=True)[1:]
-    if len(arguments) == 1 and not arguments[0].startswith("-"):
-        # The name of a command in a sentence; what it needs besides is not part of it.
-        arguments += ["--help"]
-    try:
-        name, values = parse(arguments, monkeypatch)
-    except typer.Exit:
-        assert "--help" in arguments or "--version" in arguments
-        return
-    if name == "train":
-        algo, config = values.pop("algo"), values.pop("config")
-        recipe, stage, laptop, _ = (values.pop(name) for name in ("recipe", "stage", "laptop", "dry_run"))
-        if recipe is not None:
-            algo = find_stage(recipe, stage, laptop)[2].algo
-        resolve_options(algo, config, values, "command line")
-
-
-def test_a_command_that_does_not_exist_would_be_noticed(workplace, monkeypatch):
-    for wrong in ("trian", "train --betta 1", "train --algo dpo --betta 1", "eval last --evals x", "runs --jso"):
-        with pytest.raises(Exception, match="(?i)no such") as caught:
-            parse(shlex.split(wrong), monkeypatch)
-        assert "UsageError" in [cls.__name__ for cls in type(caught.value).__mro__]
-
-
-def test_the_pages_show_every_command(monkeypatch):
-    monkeypatch.setattr(main.app, "registered_commands", [])
-    main.add_commands([])
-    known = set(typer.main.get_command(main.app).commands)
-    assert known == {shlex.split(command)[1] for command, _ in COMMANDS} & known
 
 
 # -- options, hooks, algorithms, folders -------------------------------------------------------------------------

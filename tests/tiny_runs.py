@@ -4,10 +4,13 @@ import contextlib
 import io
 import json
 import os
+import pty
 import random
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from unittest import mock
 
 from safetensors.torch import load_file
 
@@ -119,18 +122,45 @@ def plugin_file(folder, body, name="bad.py"):
 
 def cli(*arguments, stdin=""):
     """`zoo …` in this process: exit status, and what it printed to stdout and to stderr."""
+    out, err = io.StringIO(), io.StringIO()
+    status = _typed(arguments, stdin, out, err)
+    return status, out.getvalue(), err.getvalue()
+
+
+def on_terminal(*arguments, stdin="", width=80):
+    """`zoo …` in this process on a pseudo-terminal: exit status, and the characters that it wrote."""
+    master, slave = pty.openpty()
+    written = []
+
+    def read():
+        # Linux ends the reading side of a closed terminal with an error.
+        with contextlib.suppress(OSError):
+            while part := os.read(master, 65536):
+                written.append(part)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    look = {"COLUMNS": str(width), "TERM": "xterm"}
+    try:
+        with mock.patch.dict(os.environ, look), open(slave, "w", encoding="utf-8") as stream:
+            status = _typed(arguments, stdin, stream, stream)
+    finally:
+        reader.join()
+        os.close(master)
+    return status, b"".join(written).decode(errors="replace")
+
+
+def _typed(arguments, stdin, out, err):
     from zoo.cli import main as module
 
-    out, err = io.StringIO(), io.StringIO()
     former = sys.argv, sys.stdin
     sys.argv, sys.stdin = ["zoo", *map(str, arguments)], io.StringIO(stdin)
     module.app.registered_commands.clear()
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             module.main()
-        status = 0
+        return 0
     except SystemExit as error:
-        status = error.code or 0
+        return error.code or 0
     finally:
         sys.argv, sys.stdin = former
-    return status, out.getvalue(), err.getvalue()

@@ -11,6 +11,7 @@ much may be dropped before it is an error:
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -26,6 +27,7 @@ from zoo.data.kinds import KINDS, Record, convert, prompt_key
 from zoo.data.report import Report
 from zoo.data.sources import NamedSources, Source, open_source
 from zoo.data.sources.lines import Line
+from zoo.data.sources.named import parts_of
 from zoo.errors import ZooError
 from zoo.registry import contributions, manager
 
@@ -111,9 +113,19 @@ def source_kind(
     columns: Mapping[str, str] | None = None,
     named_sources: NamedSources | None = None,
 ) -> str:
-    """The kind of a source's own rows; a named source, which gives any kind it can, counts as demonstrations."""
-    opened = open_source(source, "demonstration", split=split, named_sources=named_sources)
-    return find_format(opened.rows, columns or {}, None, opened, Report(opened.name))[1].kind
+    """The kind of a source's own rows; a named source, which gives any kind it can, counts as the first that it has."""
+
+    def found(asked: str) -> str:
+        opened = open_source(source, asked, split=split, named_sources=named_sources)
+        return find_format(opened.rows, columns or {}, None, opened, Report(opened.name))[1].kind
+
+    try:
+        return found("demonstration")
+    except ZooError:
+        for kind in KINDS if parts_of(source)[0] in (named_sources or {}) else ():
+            with contextlib.suppress(ZooError):
+                return found(kind)
+        raise
 
 
 def find_format(

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from zoo.libraries.pretrained import save
 from zoo.rewards.functions import in_process
 
 CHATML = (
@@ -68,6 +67,8 @@ def make_model(vocabulary: int, end: int, seed: int = 0) -> Any:
 
 def write_folder(folder: Path) -> Path:
     """The tiny model and tokenizer as a Hugging Face folder; returns the folder."""
+    from zoo.libraries.pretrained import save
+
     tokenizer = make_tokenizer()
     save(make_model(len(tokenizer), tokenizer.eos_token_id), folder)
     tokenizer.save_pretrained(folder)
