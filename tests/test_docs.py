@@ -122,7 +122,7 @@ def test_every_command_that_is_shown_parses(command, page, workplace, monkeypatc
         return
     if name == "train":
         algo, config = values.pop("algo"), values.pop("config")
-        recipe, stage, laptop, _ = (values.pop(name) for name in ("recipe", "stage", "laptop", "dry_run"))
+        recipe, stage, laptop, *_ = (values.pop(name) for name in ("recipe", "stage", "laptop", "dry_run", "as_json"))
         if recipe is not None:
             algo = find_stage(recipe, stage, laptop)[2].algo
         resolve_options(algo, config, values, "command line")
