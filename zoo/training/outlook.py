@@ -247,7 +247,8 @@ class _Look:
         about = "" if self.outlook.exact else "about "
         text = f"{about}{self.outlook.steps:,} of {core.batch_size}"
         if (each := self._tokens_of_an_example()) is not None:
-            examples = min(self.outlook.steps * core.batch_size, round(core.epochs * (records or math.inf)))
+            examples = self.outlook.steps * core.batch_size
+            examples = examples if records is None else min(examples, round(core.epochs * records))
             self.outlook.tokens = round(examples * each)
             text += f", about {self.outlook.tokens:,} tokens of prompts and answers"
         if hasattr(self.cls, "prepare"):
