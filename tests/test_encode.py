@@ -46,6 +46,28 @@ def test_the_length_of_a_prompt_is_what_these_tests_take_it_for(template):
     assert len(template.prompt_ids("Hi")) == HEAD + 2
 
 
+WITHOUT_ROWS = {
+    "demonstration": asked("Hi", "Ho"),
+    "preference": {"prompt": "Hi", "chosen": "Ho", "rejected": "No"},
+    "feedback": {**asked("Hi", "Ho"), "label": True},
+    "prompt": {"prompt": "Hi"},
+    "ranking": {"prompt": "Hi", "completions": ["a", "b"], "ranks": [1, 2]},
+    "stepwise": {"prompt": "Hi", "steps": ["a", "b"], "labels": [1, 0]},
+    "text": {"text": "Hi"},
+}
+
+
+@pytest.mark.parametrize("kind", WITHOUT_ROWS)
+def test_records_without_numbers_get_their_places(template, kind):
+    record = WITHOUT_ROWS[kind]
+    encoded = encode([record, record], kind, template)
+    assert [one["row"] for one in encoded] == [one["record"]["row"] for one in encoded] == [1, 2]
+    assert "row" not in record
+    assert reasons(encode([record], kind, template, max_length=2)) == {"E_TOO_LONG": [1]}
+    if kind == "text":
+        assert {one["row"] for one in encode([record], kind, template, max_length=2, long_rows="split")} == {1}
+
+
 # -- kinds -------------------------------------------------------------------------------------------------------
 
 

@@ -1,10 +1,12 @@
 """The gold world: what answers are worth, rows as raters see them, and algorithms that come nearer to the truth."""
 
 import collections
+import json
 import random
 import statistics
 
 import pytest
+from tiny_runs import cli
 
 import zoo
 from zoo.data.load import load_records
@@ -145,6 +147,16 @@ def test_algorithms_come_nearer_to_the_truth(algo, least, more, tmp_path, monkey
     before, after = (run.summary["scores"][when]["gold"] for when in ("before", "after"))
     assert abs(before["value"]) < 0.35 and after["value"] - before["value"] > least
     assert after["details"]["length"] > 2 and 0 <= after["details"]["topic"] <= 1
+
+
+def test_a_reward_model_is_trained_in_this_world_and_scored_on_its_pairs(tmp_path, monkeypatch):
+    """The evaluation makes its pairs itself, and they have no row numbers."""
+    monkeypatch.chdir(tmp_path)
+    options = {"model": "world:gold(steps=1)", "data": "world:gold(rows=64, noise=0.25)", "max_steps": 1}
+    run = zoo.train("rm", quiet=True, save_every=0, score="gold_pairs(rows=640)", **options)
+    assert [run.summary["scores"][when]["gold_pairs(rows=640)"]["n"] for when in ("before", "after")] == [40, 40]
+    status, shown, _ = cli("eval", run.path, "--eval", "gold_pairs(rows=640)", "--json")
+    assert status == 0 and json.loads(shown)["gold_pairs(rows=640)"]["n"] == 40
 
 
 def test_demonstrations_may_be_the_chosen_answers_of_the_same_pairs():

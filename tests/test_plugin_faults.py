@@ -108,6 +108,24 @@ def test_a_role_that_any_hook_uses_is_used(place, tiny_folder, hook):
     assert trainer(place, tiny_folder)(file, data=data_for("sft", place), max_steps=1).status == "finished"
 
 
+@pytest.mark.parametrize("lost", ["row", "record"])
+def test_a_prompt_without_what_a_rollout_finds_it_by_is_the_plugins_fault(place, tiny_folder, lost):
+    body = f"""
+class Odd(Algorithm):
+    data = "prompt"
+
+    def prepare(self, records):
+        return [{{name: one[name] for name in one if name != {lost!r}}} for one in records]
+
+    def rollout(self, prompts, models, config, score): ...
+
+    def loss(self, batch, models, config): ...
+"""
+    options = {"reward": "exact", "batch_size": 2, "max_steps": 1}
+    with pytest.raises(PluginError, match=f"Odd.prepare returned a record without '{lost}'"):
+        trainer(place, tiny_folder)(plugin_file(place, body), data=data_for("sft", place), **options)
+
+
 @pytest.mark.parametrize(
     ("returned", "says"), [("None", ""), ("{}", ""), ("[('a', 1)]", "Odd.measure returned list, not a dict")]
 )

@@ -15,8 +15,8 @@ from zoo import __version__
 from zoo.cli.listings import print_json
 from zoo.errors import ZooError
 
-SECONDS_BETWEEN = 10.0
-"""Between lines of progress where there is no terminal."""
+SECONDS_IN_PLACE, SECONDS_BETWEEN = 0.2, 10.0
+"""Between numbers that are rewritten in a terminal, and between lines of progress elsewhere."""
 SHOWN_ROWS = 8
 
 
@@ -91,25 +91,28 @@ class Job:
 
     def _progress(self) -> Callable[[int, int], None]:
         """A line rewritten in a terminal, a new one now and then elsewhere."""
-        printed = time.monotonic()
+        from zoo.training.progress import can_rewrite, rewrite
+
+        printed, in_place = time.monotonic(), can_rewrite(self.console)
 
         def show(done: int, removed: int) -> None:
             nonlocal printed
-            if time.monotonic() - printed > (0.2 if self.console.is_terminal else SECONDS_BETWEEN):
+            if time.monotonic() - printed > (SECONDS_IN_PLACE if in_place else SECONDS_BETWEEN):
                 printed = time.monotonic()
-                start, end = ("\r", "") if self.console.is_terminal else ("", "\n")
-                self.console.print(f"{start}{done:,} rows read, {removed:,} removed", end=end, highlight=False)
+                text = f"{done:,} rows read, {removed:,} removed"
+                rewrite(self.console, text) if in_place else self.console.print(text, highlight=False)
 
         return show
 
     def _show(self, report: dict[str, Any]) -> None:
         from zoo.data.curation.removal import meaning_of
         from zoo.data.display import printable
+        from zoo.training.progress import can_rewrite, rewrite
 
         console = self.console
         say = lambda text, **style: console.print(text, highlight=False, markup=False, soft_wrap=True, **style)  # noqa: E731
-        if console.is_terminal:
-            console.print("\r", end="")
+        if can_rewrite(console):
+            rewrite(console, "")
         word = "removed" if self.rows else "not clean"
         kept = f"{report['kept']:,} {'kept' if self.rows else 'clean'}"
         say(f"{report['source']}: {report['rows']:,} rows read, {kept}, {report['removed']:,} {word}")

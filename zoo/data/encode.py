@@ -72,7 +72,7 @@ def encode(
     long_rows: str = "drop",
     progress: Callable[[int, int], None] | None = None,
 ) -> Encoded:
-    """Encode records of one kind. Each result has `row`, the original `record`, and by kind:
+    """Encode records of one kind. Each result has `row` (its place if it has none), `record`, and by kind:
 
     demonstration: `completion` and `conversation` (all assistant turns trained; the same object where equal);
     preference: `chosen`, `rejected`, maybe `margin`, `p_chosen`; feedback: `completion`, `label`;
@@ -84,6 +84,7 @@ def encode(
     Raises ZooError for options that cannot be meant.
     """
     _check_options(kind, max_length, long_rows)
+    records = _numbered(records)
     report = Report("As tokens", rows=len(records))
     encoded: list[dict[str, Any]] = []
     split: list[int] = []
@@ -126,6 +127,11 @@ def _check_options(kind: str, max_length: int, long_rows: str) -> None:
         raise ZooError(f"Only text can be split, and the data is of kind '{kind}'.", "Give --long-rows drop or cut.")
     if max_length < 2:
         raise ZooError(f"A max_length of {max_length} leaves no room for a prompt and an answer.", "Give 2 or more.")
+
+
+def _numbered(records: Sequence[Record]) -> list[Record]:
+    """The records; those made in code, such as an evaluation's own, get their place from 1 as their row."""
+    return [record if "row" in record else {**record, "row": place} for place, record in enumerate(records, 1)]
 
 
 # -- record → text → tokens --------------------------------------------------------------------------------------

@@ -188,9 +188,21 @@ class Assembly:
                 f"{type(self.algorithm).__name__}.prepare returned {type(prepared).__name__} with nothing to train on.",
                 "Return the list of records to train on.",
             )
+        if self.algorithm.online():
+            self._check_prompts(prepared)
         if prepared is not records:
             self.say(f"Prepared: {len(records)} records became {len(prepared)}.")
         return prepared
+
+    def _check_prompts(self, prepared: list[dict[str, Any]]) -> None:
+        """Raises PluginError where a prompt has lost what a rollout finds it by."""
+        missing = next((name for name in ("row", "record") for one in prepared if name not in one), None)
+        if missing:
+            raise PluginError(
+                f"{type(self.algorithm).__name__}.prepare returned a record without '{missing}', by which a rollout "
+                "finds what the reward reads.",
+                f"Keep '{missing}' of the record that was given.",
+            )
 
     def _preparing(self, models: Any) -> contextlib.AbstractContextManager[None]:
         """What the policy writes in `prepare` is kept for a resume."""

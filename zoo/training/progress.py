@@ -7,7 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
+from rich.control import Control
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.segment import ControlType
+from rich.text import Text
 
 SHOWN = (
     "loss", "rollout/reward", "rewards/accuracies", "rewards/margins", "accuracy", "mean_token_accuracy", "reward",
@@ -84,10 +87,25 @@ def counter(console: Console, label: str) -> Callable[[int, int], None]:
 
     def show(done: int, total: int) -> None:
         nonlocal printed
-        if console.is_terminal:
-            console.print(f"\r{label} {done}/{total}", end="\n" if done >= total else "", highlight=False)
+        count = f"{done}/{total}"
+        if can_rewrite(console):
+            # In a narrow terminal the label gives way, and not the numbers.
+            room = max(0, console.width - len(count) - 2)
+            rewrite(console, f"{label[:room]} {count}", end="\n" if done >= total else "")
         elif done >= total or time.monotonic() - printed > PLAIN_EVERY_SECONDS:
             printed = time.monotonic()
-            console.print(f"{label} {done}/{total}", highlight=False, markup=False)
+            console.print(f"{label} {count}", highlight=False, markup=False, soft_wrap=True)
 
     return show
+
+
+def can_rewrite(console: Console) -> bool:
+    """Whether a line can be written over, which a pipe, a notebook and a dumb terminal cannot do."""
+    return console.is_terminal and not console.is_dumb_terminal
+
+
+def rewrite(console: Console, text: str, end: str = "") -> None:
+    """Put a text in the place of the terminal's current line, cut to its width: a second line could not be reached."""
+    # As control codes, because rich takes a carriage return out of a text.
+    console.control(Control(ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2)))
+    console.print(Text(text), width=max(1, console.width - 1), no_wrap=True, overflow="ellipsis", end=end)
