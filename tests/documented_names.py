@@ -143,7 +143,7 @@ def check_curation(values):
 
 def check_label(values):
     check_source(values["data"])
-    for model in (values["model"], values["judge"]):
+    for model in filter(None, (values["model"], values["judge"])):
         check_model(model)
     assert values["kind"] in (None, *DATA_KINDS)
     assert values["constitution"] in (None, "default", "mine.yaml")

@@ -295,10 +295,6 @@ REFUSED = {
 }
 """Commands that need what a test has not: a package that may be missing, or another thing. They then end with status 2
 and these words."""
-OWNED = {
-    r"zoo train --algo rm --data \"?world:gold": "broken, owned: records of an evaluation have no row",
-}
-"""Commands that are known to be broken: they must fail, until they are mended and taken out of here."""
 
 
 def entry(table, command):
@@ -316,7 +312,7 @@ def to_run():
             yield command
 
 
-@pytest.mark.parametrize("table", [NOT_RUN, OUTSIDE, SLOW, REFUSED, OWNED, FILLED])
+@pytest.mark.parametrize("table", [NOT_RUN, OUTSIDE, SLOW, REFUSED, FILLED])
 def test_every_exception_still_has_its_command(table):
     shown = [str(command) for command in every_command()]
     pattern = re.escape if table is FILLED else str
@@ -366,15 +362,11 @@ def typed(command):
 WIDTH = 200
 """Columns of the terminal: enough for most sentences."""
 RUN_TOGETHER = re.compile(r"([A-Za-z][\w ()]*) \d+/\d+.*\1 \d+/\d+|\b\d+/\d+[A-Za-z]")
-SEEN = []
-"""Lines in which counters stand behind each other."""
+"""Counters that stand behind each other."""
 
 
 def marked(command):
-    reason = entry(OWNED, command)
-    marks = [pytest.mark.xfail(reason=reason, strict=True)] if reason else []
-    marks += [pytest.mark.slow] if entry(SLOW, command) else []
-    return pytest.param(command, marks=marks, id=str(command))
+    return pytest.param(command, marks=[pytest.mark.slow] if entry(SLOW, command) else [], id=str(command))
 
 
 @pytest.mark.parametrize("command", map(marked, to_run()))
@@ -382,17 +374,10 @@ def test_it_does_what_the_page_says(command, here):
     needs, words = entry(REFUSED, command) or ("", "")
     refused = needs and (" " in needs or importlib.util.find_spec(needs) is None)
     status, shown = typed(command)
-    SEEN.extend(line for line in shown.splitlines() if RUN_TOGETHER.search(line))
+    assert not RUN_TOGETHER.search(shown), shown
     assert "Traceback (most recent call last)" not in shown, shown
     assert status == (2 if refused else 0), shown
     assert not refused or words in shown, shown
-
-
-@pytest.mark.xfail(reason="broken, owned: the counter of zoo/training/progress.py", strict=True)
-def test_no_counter_runs_into_the_next_one():
-    if not SEEN:
-        pytest.skip("no command was run before this")
-    assert SEEN == []
 
 
 # -- in a process of its own, and exactly as it is typed ----------------------------------------------------------
