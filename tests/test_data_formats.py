@@ -255,7 +255,8 @@ def test_alpacas_input_follows_an_empty_line_or_as_elsewhere_one_line_break(name
 
 @pytest.mark.parametrize(
     "text, says",
-    [("alpaca(join=lines)", "option join = lines: Input should be 'paragraph' or 'line'"), ("alpaca(joint=line)", "Did you mean 'join'"),
+    [("alpaca(join=lines)", "option join = lines: Input should be 'paragraph' or 'line'"),
+     ("alpaca(joint=line)", "Did you mean 'join'"),
      ("text(join=line)", "has no option 'join'"), ("alpaca(join", "cannot be read")],
 )  # fmt: skip
 def test_options_of_a_format_that_are_none_are_told(text, says):
