@@ -20,6 +20,7 @@ from zoo.cli.help import examples_in
 
 ROOT = Path(__file__).parent.parent
 FENCE = r"(?:^<!-- (?P<name>[\w.]+) -->\n)?^```(?P<language>\w*)\n(?P<content>.*?)^```$"
+VARIABLES = re.compile(r"^([A-Z_]+=\S+ )+")
 STARTS = re.compile(r"(time )?([A-Z_]+=\S+ )*(zoo -{0,2}[a-z]|python |make [a-z]|pip [a-z]|pytest\b|torchrun |vllm )")
 PLACES = re.compile(rf"{FENCE}|^ {{4}}(?P<line>\S[^\n]*)$|(?<!`)`(?P<span>[^`]+)`(?!`)", re.MULTILINE | re.DOTALL)
 KINDS = ("preference", "prompt")
@@ -35,9 +36,9 @@ class Command(NamedTuple):
 
     @property
     def words(self):
-        """What a shell makes of it, without comments and what it sends to a file."""
+        """What a shell makes of it, without comments, variables that it sets, and what it sends to a file."""
         # Not shlex's own comments: to it `v1#model` has one too.
-        words = shlex.split(re.sub(r"\s#\s.*", "", self.text))
+        words = shlex.split(re.sub(r"\s#\s.*", "", VARIABLES.sub("", self.text)))
         return words[: words.index(">")] if ">" in words else words
 
     def __str__(self):

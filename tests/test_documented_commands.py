@@ -229,8 +229,10 @@ def test_the_pages_show_every_command():
     assert set(group().commands) <= shown
 
 
-OTHERS = {"--logprobs-mode", "--nproc-per-node", "--no-deps"}
-"""Flags of vllm, torchrun and pip."""
+OTHERS = {
+    "--logprobs-mode", "--nproc-per-node", "--nnodes", "--rdzv-endpoint", "--nodes", "--ntasks-per-node", "--no-deps",
+}  # fmt: skip
+"""Flags of vllm, torchrun, srun and pip."""
 
 
 def known_flags():
@@ -265,11 +267,12 @@ NOT_RUN = {
     r"recipes/README.md: zoo reproduce": "the same command for each recipe; test_recipes_bundled.py makes every plan",
     r"zoo recipes --table": "writes into the checkout; test_recipe_table.py does so elsewhere",
     r"--devices 2": "starts processes of its own; slow, below",
+    r"--num-nodes 2": "needs two machines; test_cluster.py plays both",
 }
 """Commands of zoo that are only held to the command line, and why."""
 OUTSIDE = {
     r"make ": "installs and tests this checkout; continuous integration does",
-    r"pip install \.$|pip install -e \.$": "test_tutorial.py and test_third_party.py install packages",
+    r"pip install (-e )?\.( -c \S+)?$": "test_tutorial.py and test_third_party.py install packages",
     r"pip install .*(post-training-zoo|tensorboard|alpaca-eval)": "needs a network",
     r"pytest$": "test_tutorial.py, test_new_plugin.py and test_third_party.py run the tests of packages",
     r"python benchmarks/": "takes an hour, and another environment with a program to compare with",

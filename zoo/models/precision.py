@@ -21,7 +21,7 @@ def choose_precision(wanted: str, accelerator: str) -> tuple[str, str]:
             "Use --precision bf16-mixed, or 32-true where the device has no bfloat16.",
         )
     if wanted != "auto":
-        return wanted, "as asked for"
+        return wanted, "as set"
     if accelerator == "cuda":
         major = torch.cuda.get_device_capability()[0]
         if major >= 8:

@@ -87,7 +87,8 @@ class Assembly:
             set_unit(self.policy, "step" if self.data.train.kind == "stepwise" else "answer")
             if not choose_padding(self.policy, self.tokenizer, self.template.eos_ids):
                 self.say("The tokenizer pads with the end of the turn: score with zoo, not with transformers alone.")
-        self.say(f"Precision {self.precision}: {reason}.")
+        set_by = f"set by {self.resolved.origin['precision']}"
+        self.say(f"Precision {self.precision}: {reason if core.precision == AUTO else set_by}.")
 
     def _scores(self) -> list[str]:
         return [] if self.core.score == AUTO else names_in(self.core.score)
