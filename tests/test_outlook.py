@@ -121,7 +121,7 @@ def test_a_dry_run_tells_what_it_found_and_makes_nothing(place):
     status, out, err = cli("train", "--algo", "dpo", "--model", "tiny", "--data", "pairs.jsonl", "--dry-run")
     assert status == 0, err
     for part in ("pairs.jsonl: 40 records of kind preference", "tiny: llama, 2 layers", "runs/dpo-tiny-1/",
-                 "about 5 of 8, about"):  # fmt: skip
+                 "about 5, of 8 examples each, about"):  # fmt: skip
         assert part in out
     assert sorted(place.iterdir()) == before
 

@@ -87,7 +87,8 @@ def place(tmp_path_factory, tiny_folder):
         "from zoo.cards import described\nfrom zoo.training.outlook import look_ahead\n"
         "from zoo.training.run import resolve_options\n"
         "for name in ('dpo', './mine.py:Mine'):\n    described(name)\n"
-        "look_ahead(*resolve_options('dpo', None, {'model': 'tiny', 'score': 'instructions'}, 'command line'))"
+        "options = {'model': 'tiny', 'score': 'instructions', 'engine': 'vllm(url=http://127.0.0.1:8000)'}\n"
+        "look_ahead(*resolve_options('dpo', None, options, 'command line'))"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=folder, timeout=120)
     return folder

@@ -210,7 +210,7 @@ def tell(outlook: Outlook, console: Console) -> None:
     console.print()
     for name, text in outlook.facts.items():
         console.print(f"{name:12} {text}", highlight=False, markup=False, soft_wrap=True)
-    console.print("\nNothing is missing, and nothing was trained. Without --dry-run the run starts.", highlight=False)
+    console.print("\nAll that was looked for is there. Without --dry-run the run starts.", highlight=False)
 
 
 def as_json_types(resolved: Resolved, outlook: Outlook) -> dict[str, Any]:

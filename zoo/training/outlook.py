@@ -245,7 +245,7 @@ class _Look:
             self.outlook.facts["steps"] = "not known before the data is read"
             return
         about = "" if self.outlook.exact else "about "
-        text = f"{about}{self.outlook.steps:,} of {core.batch_size}"
+        text = f"{about}{self.outlook.steps:,}, of {core.batch_size} examples each"
         if (each := self._tokens_of_an_example()) is not None:
             examples = self.outlook.steps * core.batch_size
             examples = examples if records is None else min(examples, round(core.epochs * records))

@@ -35,8 +35,6 @@ def make_models(
 ) -> Models:  # fmt: skip
     """The declared roles around the loaded policy."""
     core = resolved.core
-    if "critic" in roles and core.critic == "head" and core.critic_model is not None:
-        raise ZooError("--critic-model is the start of a critic of its own.", "Leave it out, or add --critic own.")
     for role, other in (("reference", core.reference), ("critic", core.critic_model)):
         if other is not None and role in roles:
             than = f"the model that is trained, so it cannot be its {role}"
