@@ -283,10 +283,10 @@ OUTSIDE = {
 """Commands of other programs: whether what they name exists is tested above, and this is why they are not run."""
 SLOW = {
     r"zoo doctor": "imports everything; test_cli.py has it",
-    r"--tokens 63338|strong=dpo|--out comparisons/mine": "trains several; docs/compare.md has shorter ones",
+    r"--tokens 63338|strong=dpo|--set dpo.beta=0.2|--out comparisons/mine": "trains several, as others of the page do",
     r"labels=completions": "the world's base writes the labels",
     r"rows=4000, noise=0.25, seed=3": "draws 4,000 pairs; the next command of the page draws 1,000",
-    r"--kl-coef 0.001": "many answers of the gold world; the page's first command is like it",
+    r"--kl-coef 0.001|width=24": "many answers of the gold world; the page's first commands are like it",
 }
 """Commands that are run, but take long."""
 REFUSED = {
