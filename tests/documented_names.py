@@ -194,7 +194,9 @@ def check_make(words):
 
 def check_pip(words):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = words[-1]
+    wanted = words[words.index("-c") - 1] if "-c" in words else words[-1]
+    if "-c" in words:
+        assert (ROOT / words[words.index("-c") + 1]).is_file()
     name, _, extra = wanted.rstrip("]").partition("[")
     assert name in (".", project["name"], "alpaca-eval")
     assert not extra or extra in project["optional-dependencies"], f"there is no extra {extra}"

@@ -245,7 +245,7 @@ def known_flags():
         flags |= {flag for option in options for flag in (option.flag, f"--no-{option.flag[2:]}")}
     for script in (ROOT / "benchmarks").glob("*.py"):
         flags |= set(re.findall(r'"(--[a-z-]+)"', script.read_text(encoding="utf-8")))
-    return flags | OTHERS | {"--help", "--version", "--margin"}
+    return flags | OTHERS | {"--help", "--version", "--margin", "--install-completion"}
 
 
 def test_every_flag_that_a_page_names_exists():
@@ -277,6 +277,7 @@ OUTSIDE = {
     r"pytest$": "test_tutorial.py, test_new_plugin.py and test_third_party.py run the tests of packages",
     r"python benchmarks/": "takes an hour, and another environment with a program to compare with",
     r"python -m zoo.data.starter.build": "samples with the real model for 40 minutes",
+    r"python -m zoo$": "zoo under another name; test_startup.py starts it",
     r"python -I -S": "how zoo starts Python itself",
     r"vllm serve": "needs vLLM and a GPU",
 }
