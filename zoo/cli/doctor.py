@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -11,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from zoo import registry
+from zoo.cards import kept as cards
 from zoo.cli.listings import Json, print_json
 from zoo.errors import ZooError
 from zoo.libraries import releases
@@ -121,20 +124,40 @@ def _plugin_problems() -> list[str]:
 
 def _recipe_problems() -> list[str]:
     """What is wrong with the recipes that packages bring, each mistake with file and line."""
-    from zoo.recipes.check import check_recipe
     from zoo.recipes.find import all_recipes
-    from zoo.recipes.load import load_recipe
 
-    problems, entries = [], all_recipes()
+    problems, entries, behind = [], all_recipes(), _plugin_files()
     with Console(stderr=True).status("Reading the recipes") as status:
         for number, entry in enumerate(entries, start=1):
             status.update(f"Checking the recipes: {number} of {len(entries)}, {entry.name}")
-            told = entry.error
-            if not told:
-                try:
-                    check_recipe(load_recipe(entry.path), absent_files=True)
-                except ZooError as error:
-                    told = error.message
+            told = entry.error or _told_of(Path(entry.path), behind)
             of = f"Recipe {entry.name} of {entry.package} {entry.version}"
             problems += [f"{of}: {line}" for line in told.splitlines()]
     return problems
+
+
+def _told_of(recipe: Path, behind: list[str]) -> str:
+    """What is wrong with a recipe, "" for nothing: as it was found, until the recipe, zoo or a plugin changes."""
+    from zoo.recipes.check import check_recipe
+    from zoo.recipes.load import load_recipe
+
+    place = ["checked", str(recipe), *behind]
+    if (kept := cards.read("recipe", place)) is not None:
+        return str(kept)
+    told = ""
+    try:
+        check_recipe(load_recipe(recipe), absent_files=True)
+    except ZooError as error:
+        told = error.message
+    cards.write("recipe", place, told, [str(recipe), *behind])
+    return told
+
+
+def _plugin_files() -> list[str]:
+    """The source of all plugins that load: what a recipe may name."""
+    classes = []
+    for entry in registry.algorithms():
+        with contextlib.suppress(ZooError):
+            classes.append(registry.load_algorithm(entry.full_name)[1])
+    modules = [module for _, module in registry.plugin_modules()[0]]
+    return sorted({*cards.files_behind(*classes), *cards.files_of(*modules)})

@@ -40,7 +40,7 @@ from zoo.training.checks import (
 
 LOCAL = "local"
 """The engine that is always there."""
-RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "JSM_NAMESPACE_RANK")
 
 
 @dataclass
