@@ -31,10 +31,7 @@ class Group(TyperGroup):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         console = Console()
-        usage = " ".join([ctx.command_path, *self.collect_usage_pieces(ctx)])
-        console.print(Text(f"Usage: {usage}\n", overflow="fold"))
-        for paragraph in (self.help or "").split("\n\n"):
-            console.print(Text(" ".join(paragraph.split()) + "\n", overflow="fold"))
+        _print_head(self, ctx, console)
         console.print(Text("Commands", style="bold"))
         commands = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
         _print_commands(commands, console)
@@ -76,10 +73,7 @@ class Command(TyperCommand):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         console = Console()
-        usage = " ".join([ctx.command_path, *self.collect_usage_pieces(ctx)])
-        console.print(Text(f"Usage: {usage}\n", overflow="fold"))
-        for paragraph in (self.help or "").split("\n\n"):
-            console.print(Text(" ".join(paragraph.split()) + "\n", overflow="fold"))
+        _print_head(self, ctx, console)
         groups: dict[str, list[Any]] = {}
         for parameter in self.get_params(ctx):
             if not getattr(parameter, "hidden", False):
@@ -148,6 +142,14 @@ def examples_in(epilog: str) -> tuple[str, list[str]]:
 def _group(parameter: Any) -> str:
     named = getattr(parameter, "rich_help_panel", None)
     return str(named or ("Arguments" if parameter.param_type_name == "argument" else "Options"))
+
+
+def _print_head(command: Any, ctx: Any, console: Console) -> None:
+    """What is typed, and what it does."""
+    usage = " ".join([ctx.command_path, *command.collect_usage_pieces(ctx)])
+    console.print(Text(f"Usage: {usage}\n", overflow="fold"))
+    for paragraph in (command.help or "").split("\n\n"):
+        console.print(Text(" ".join(paragraph.split()) + "\n", overflow="fold"))
 
 
 def _print_options(parameters: Iterable[Any], ctx: Any, console: Console) -> None:
