@@ -7,6 +7,8 @@ OLDEST := zoo/libraries/oldest.txt
 # that environment what need not differ, above all torch, which is gigabytes.
 TESTS ?=
 BASE ?=
+# A process for each core, each with one thread; the tests of a file stay together and in their order.
+PARALLEL := -n auto --dist loadfile
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate \
 	--custom-compile-command "make lock" --upgrade pyproject.toml
 
@@ -18,7 +20,7 @@ demo: $(VENV)/.installed
 
 # Everything that runs offline in minutes.
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 # The checks on the real model.
 test-slow: $(VENV)/.installed-dev
@@ -34,20 +36,20 @@ test-oldest:
 	$(call environment,.venv-oldest)
 	sed '$(if $(BASE),/^torch==/d)' $(OLDEST) > .venv-oldest/constraints.txt
 	.venv-oldest/bin/python -m pip install --quiet -c .venv-oldest/constraints.txt -e '.[dev]'
-	.venv-oldest/bin/python -m pytest $(TESTS)
+	.venv-oldest/bin/python -m pytest $(PARALLEL) $(TESTS)
 
 # With the newest versions that the requirements allow.
 test-newest:
 	$(call environment,.venv-newest)
 	.venv-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager -e '.[dev]'
-	.venv-newest/bin/python -m pytest $(TESTS)
+	.venv-newest/bin/python -m pytest $(PARALLEL) $(TESTS)
 
 # With the newest versions that exist of the libraries whose insides zoo knows, allowed or not; torch stays in its range.
 test-beyond:
 	$(call environment,.venv-beyond)
 	.venv-beyond/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager -e '.[dev]'
 	.venv-beyond/bin/python -m pip install --quiet --upgrade transformers lightning peft datasets huggingface-hub
-	.venv-beyond/bin/python -m pytest $(TESTS)
+	.venv-beyond/bin/python -m pytest $(PARALLEL) $(TESTS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -179,7 +179,10 @@ def check_script(words):
     """`python file.py --flag value` of the repository: the file is there, and has the flags and their values."""
     if words[1] == "-I":
         return  # how rewards start Python: no command for a reader
-    file = ROOT / (words[2].replace(".", "/") + ".py" if words[1] == "-m" else words[1])
+    file = ROOT / words[1]
+    if words[1] == "-m":
+        module = ROOT / words[2].replace(".", "/")
+        file = module / "__main__.py" if module.is_dir() else module.with_suffix(".py")
     source = file.read_text(encoding="utf-8")
     for flag in (word for word in words if word.startswith("--")):
         assert f'"{flag}"' in source, f"{file} has no flag {flag}"

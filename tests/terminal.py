@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+SIZE = ("COLUMNS", "LINES")
+"""What would tell a program another size than that of the terminal."""
 pty = pytest.importorskip("pty")
 CODES = re.compile(r"\x1b\[([?\d;]*)([A-Za-z])|(.)", re.DOTALL)
 
@@ -40,7 +42,7 @@ def in_terminal(*arguments, width=80, **environment):
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
     with subprocess.Popen(
         [sys.executable, *arguments], stdin=theirs, stdout=theirs, stderr=theirs,
-        env={**os.environ, "TERM": "xterm", **environment},
+        env={**{name: value for name, value in os.environ.items() if name not in SIZE}, "TERM": "xterm", **environment},
     ) as process:  # fmt: skip
         os.close(theirs)
         written = b""

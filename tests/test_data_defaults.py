@@ -152,5 +152,5 @@ def test_whoever_reads_a_source_with_a_model_takes_the_one_that_it_brings(argume
 
     for module in (labelling, subject):
         monkeypatch.setattr(module, "load_subject", load)
-    assert cli(*arguments)[0] == 2 and cli(*arguments, "--model", "other")[0] == 2
-    assert asked == ["world:bandit", "other"]
+    assert cli(*arguments)[0] == 2 and cli(*arguments, "--model", "world:gold")[0] == 2
+    assert asked == ["world:bandit", "world:gold"]

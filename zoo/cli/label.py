@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from zoo.cli.listings import Json, print_json
+from zoo.errors import ZooError
 
 EXAMPLES = (
     "zoo label starter --kind preference --limit 20",
@@ -100,7 +101,7 @@ def label(
     from zoo.models.default import NAME
 
     model = model or data_model(data, NAME)
-    _look_ahead(data, judge, model, runs)
+    _look_ahead(data, kind, judge, model, runs)
     from zoo.training.labelling import LabelOptions, label_data
     from zoo.training.progress import counter
 
@@ -115,7 +116,7 @@ def label(
     print_json(summary) if as_json else _show(summary, out, console)
 
 
-def _look_ahead(data: str, judge: str, model: str, runs: str) -> None:
+def _look_ahead(data: str, kind: str | None, judge: str, model: str, runs: str) -> None:
     """Raises ZooError for data, a judge or a model that is not there, before what takes seconds to import."""
     from zoo import registry
     from zoo.data.sources import is_on_hub, open_source
@@ -124,7 +125,12 @@ def _look_ahead(data: str, judge: str, model: str, runs: str) -> None:
 
     named = registry.contributions(registry.manager(), "sources")
     if not is_on_hub(data, named):
-        open_source(data, "prompt", named_sources=named, limit=1)
+        try:
+            open_source(data, kind or "preference", named_sources=named, limit=1)
+        except ZooError:
+            if kind is not None:
+                raise
+            open_source(data, "prompt", named_sources=named, limit=1)
     check_judge(judge, runs)
     if judge == SELF:
         expect(model, runs)

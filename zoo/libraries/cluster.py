@@ -121,7 +121,8 @@ STARTED = {
 
 
 @contextlib.contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+def started_by(variables: Mapping[str, str]) -> Iterator[None]:
+    """The environment of a process that was started so."""
     before = dict(os.environ)
     known = {name for started in STARTED.values() for name in started} | {"SLURM_JOB_NAME"}
     for name in known | {name for name in before if name.startswith("SLURM_")}:
@@ -137,7 +138,7 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 @relies_on("lightning", "The cluster environments detect torchrun and SLURM, and know rank, local rank and size.")
 def places_are_known_from_the_environment() -> None:
     for launcher, variables in STARTED.items():
-        with _environment(variables):
+        with started_by(variables):
             place = find_place(devices=2, num_nodes=2)
         found = place.rank, place.local_rank, place.processes
         assert found == (3, 1, 4), f"the last of 2 × 2 processes of {launcher or 'no launcher'} is {found}"

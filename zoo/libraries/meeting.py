@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from zoo.errors import ZooError
+from zoo.libraries.cluster import started_by
 from zoo.libraries.reliance import importing, relies_on
 
 with importing("lightning"):
@@ -96,6 +97,7 @@ def processes_meet_where_we_wait() -> None:
     strategy = Probe(lambda text: None, lambda: None)
     strategy.accelerator = CPUAccelerator()
     strategy.parallel_devices = [torch.device("cpu")]
-    strategy.cluster_environment = LightningEnvironment()
-    strategy.setup_environment()
+    with started_by({}):
+        strategy.cluster_environment = LightningEnvironment()
+        strategy.setup_environment()
     assert len(met) == 1 and "127.0.0.1:" in met[0], f"it was called {len(met)} times, at {met}"

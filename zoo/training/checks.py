@@ -68,13 +68,13 @@ def check_values(core: TrainConfig, origin: dict[str, str]) -> None:
 
 
 def check_decay(core: TrainConfig, algorithm: Any) -> None:
-    """Raises ZooError for data of a decay phase where the algorithm would not see it, or not as it wants it."""
+    """Raises ZooError for data of a decay phase where the algorithm (its class) would not see it as it is."""
     if core.decay_data is None:
         return
     if algorithm.online() or hasattr(algorithm, "prepare"):
         what = "writes its own answers" if algorithm.online() else "prepares its records once, before training"
         raise ZooError(
-            f"--decay-data is for algorithms that learn from their data as it is; {type(algorithm).__name__} {what}.",
+            f"--decay-data is for algorithms that learn from their data as it is; {algorithm.__name__} {what}.",
             "Train twice instead, the second time with --model last and the other data.",
         )
 
