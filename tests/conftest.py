@@ -38,9 +38,9 @@ def own_cache(tmp_path_factory):
         yield
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def hub_looked_at():
-    """The checks of the hub's library are made once in a process: before any test puts another hub in its place."""
+    """The checks of the hub's library, kept from then on: before a test puts another hub in its place."""
     require("huggingface-hub")
 
 
