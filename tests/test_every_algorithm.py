@@ -16,6 +16,10 @@ HEADS = {name: registry.load_algorithm(name)[1].head for name in BUNDLED}
 ONLINE = {name for name in BUNDLED if registry.load_algorithm(name)[1].online()}
 
 
+LIBRARIES = r"(zoo|transformers|lightning|peft|datasets|huggingface_hub)\b"
+"""Where a warning comes from that is to be heard."""
+
+
 def run_of(algo, folder, model, **options):
     """Two steps, the reference and a rollout included where the algorithm has them, with a checkpoint and a report."""
     rows = folder / "rows.jsonl"
@@ -33,8 +37,8 @@ def run_of(algo, folder, model, **options):
 def test_two_steps_with_a_checkpoint_a_report_and_a_model_that_loads(algo, lora, tmp_path, tiny_folder):
     with warnings.catch_warnings():
         # What a library says will go is to be heard while there is time.
-        warnings.simplefilter("error", FutureWarning)
-        warnings.simplefilter("error", DeprecationWarning)
+        for category in (FutureWarning, DeprecationWarning):
+            warnings.filterwarnings("error", category=category, module=LIBRARIES)
         run = run_of(algo, tmp_path, tiny_folder, lora=lora)
         model, tokenizer = run.load()
     assert run.status == "finished" and (run.path / "report.html").is_file()
