@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 from tiny_runs import cli, data_for, demonstrations, preferences, trainer, write_rows
@@ -95,6 +96,12 @@ def test_a_folder_that_cannot_be_written_is_refused(place, nothing_is_loaded):
     (place / "locked").mkdir(mode=0o500)
     with pytest.raises(ZooError, match="The run folder cannot be made in .*locked.*Permission denied"):
         zoo.train("dpo", model="tiny", data="pairs.jsonl", out="locked/runs")
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a place in which nobody can make a file")
+def test_where_nobody_can_make_a_file_a_run_is_refused_to_the_administrator_too(place, nothing_is_loaded):
+    with pytest.raises(ZooError, match="The run folder cannot be made in /proc/nowhere"):
+        zoo.train("dpo", model="tiny", data="pairs.jsonl", out="/proc/nowhere")
 
 
 def test_a_resume_looks_too(place):

@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -188,8 +189,12 @@ def check_writable(folder: Path) -> None:
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not there.is_dir():
         raise _cannot_be_made(folder, f"{there} is a file")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise _cannot_be_made(folder, "Permission denied" if there == folder else f"{there}: Permission denied")
+    try:
+        # A file without a name: permissions alone do not tell, and the administrator has all of them.
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise _cannot_be_made(folder, error.strerror if there == folder else f"{there}: {error.strerror}") from None
 
 
 def _cannot_be_made(parent: Path, why: Any) -> ZooError:
