@@ -1,6 +1,7 @@
 """The seam: the only place that knows the insides of the libraries underneath.
 
     reliance.py      what is relied on, each with a check that it still holds; the error where it does not
+    tiny.py          the model on which the checks look
     releases.py      which versions are installed, allowed, and tested
     caches.py        transformers: caches of keys and values, and the forwards that fill them
     attention.py     transformers: attention functions and masks

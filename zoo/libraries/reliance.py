@@ -38,7 +38,7 @@ class Reliance:
     claim: str
     check: Callable[[], None]
     everywhere: bool = True
-    """Whether every run needs it; the others are looked at by `zoo doctor` and where they are used."""
+    """Whether every run needs it; the others are looked at by `zoo doctor` and the tests alone."""
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ def load_model(source: Source, dtype: torch.dtype, trust_remote_code: bool = Fal
         return load_scorer(source, dtype, trust_remote_code)
     if source.is_adapter:
         check_base(source)
+        pretrained.quiet()
         model = told(source, lambda: adapters.load_on_base(source.path, dtype=dtype, use_safetensors=True))
     else:
         model = _pretrained("AutoModelForCausalLM", source, dtype=dtype, trust_remote_code=trust_remote_code)
