@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 import zoo
-from zoo.report.axes import Plot
-from zoo.report.plots import paths
-from zoo.report.standalone import stand_alone
+from zoo.report.plots.axes import Plot
+from zoo.report.plots.lines import paths
+from zoo.report.plots.standalone import stand_alone
 from zoo.runs import Run
 
 RUNS = Path("runs") / "laboratory"

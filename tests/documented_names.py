@@ -10,26 +10,26 @@ from functools import cache
 from documented import ROOT
 from documented_folder import ROWS, RUNS
 
-from zoo import registry
-from zoo.algorithm import DATA_KINDS
+from zoo.bundled.laboratory import plugin
 from zoo.comparison.entrants import read_settings
-from zoo.config import TrainConfig
+from zoo.contract import registry
+from zoo.contract.algorithm import DATA_KINDS
 from zoo.data.curation.rules import chosen_rules
 from zoo.data.sources.named import parts_of
 from zoo.evals.chosen import choose
-from zoo.laboratory import plugin
-from zoo.options import options_of
+from zoo.options.checks import names_in
+from zoo.options.config import TrainConfig
+from zoo.options.fields import options_of
+from zoo.options.spelling import bind, seeds
+from zoo.options.spelling import parse as spelled
 from zoo.recipes.load import load_recipe
 from zoo.recipes.single import find_stage
 from zoo.recipes.structure import unknown_stage
 from zoo.rewards.expression import Expression
 from zoo.rewards.functions import options_for, parameters_of
 from zoo.rewards.plugin import bundled
-from zoo.spelling import bind, seeds
-from zoo.spelling import parse as spelled
 from zoo.testing.declared import find_check
 from zoo.testing.suite import NAMES
-from zoo.training.checks import names_in
 from zoo.training.run import resolve_options
 
 MADE = {"clean", "good", "harmless", "labelled", "mine", "unique", "deduplicated"}

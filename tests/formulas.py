@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from zoo.options import build
+from zoo.options.fields import build
 from zoo.testing import stand_ins
-from zoo.types import metric_sums
+from zoo.values.types import metric_sums
 
 
 def tensor(values):

@@ -8,7 +8,7 @@ import sysconfig
 import tomllib
 from pathlib import Path
 
-from zoo.registry import plugin_modules
+from zoo.contract.registry import plugin_modules
 
 
 def put_on_path(folder, monkeypatch):

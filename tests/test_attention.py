@@ -8,7 +8,7 @@ from zoo.models import attention
 from zoo.models.attention import LONGEST, cpu_attention, note_segments, use_cpu_attention
 from zoo.models.layout import arrange
 from zoo.models.scoring import score_answers
-from zoo.types import Answer
+from zoo.values.types import Answer
 
 
 class Module:

@@ -387,7 +387,7 @@ def run(place, tiny_folder, monkeypatch):
 
 
 def test_a_full_disk_at_a_checkpoint_keeps_the_one_before(run, place, monkeypatch):
-    from zoo.training import checkpoints
+    from zoo.training.record import checkpoints
 
     original, saved = checkpoints.save_file, []
 
@@ -434,7 +434,7 @@ def test_a_full_disk_at_the_final_model_leaves_no_half_model(run, place, monkeyp
 
 
 def test_a_full_disk_at_the_metrics(run, place, monkeypatch):
-    from zoo.training.callbacks import Recorder
+    from zoo.training.record.callbacks import Recorder
 
     def write(self, trainer, row, timing=None):
         raise OSError(28, "No space left on device", str(self.run.path / "metrics.jsonl"))
@@ -472,7 +472,7 @@ def test_a_cache_that_cannot_be_written_costs_nothing_but_reuse(run, place, monk
 
 
 def test_a_run_folder_that_disappears(run, place, monkeypatch):
-    from zoo.training.callbacks import Recorder
+    from zoo.training.record.callbacks import Recorder
 
     original = Recorder.on_train_batch_end
 

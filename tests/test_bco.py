@@ -8,8 +8,8 @@ import torch
 from formulas import backward, close, evaluate, metric, options, tensor, together
 
 from zoo.api import Answer
+from zoo.contract.registry import load_algorithm
 from zoo.errors import ZooError
-from zoo.registry import load_algorithm
 
 BCO = load_algorithm("bco")[1]
 PAIR = ("chosen", "rejected")

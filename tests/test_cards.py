@@ -7,17 +7,18 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from zoo import cards, registry
-from zoo.algorithm import Algorithm
+from zoo import cards
 from zoo.cards import kept
 from zoo.cards.algorithms import describe, stand_in
 from zoo.cards.contributed import contributed
 from zoo.cards.values import Unwritable, type_in, type_out, value_out
 from zoo.cli.listings import algorithm_card
+from zoo.contract import registry
+from zoo.contract.algorithm import Algorithm
 from zoo.errors import ZooError
 from zoo.evals import Eval
 from zoo.evals.chosen import choose
-from zoo.options import build, options_of
+from zoo.options.fields import build, options_of
 from zoo.training import outlook
 
 BUNDLED = [entry.name for entry in registry.algorithms()]
@@ -134,7 +135,7 @@ def plugin(tmp_path, monkeypatch):
     def write(default=1.0, name="Mine", base="carded_base"):
         (tmp_path / f"{base}.py").write_text(textwrap.dedent(f"""\
             from dataclasses import dataclass
-            from zoo.algorithm import Algorithm
+            from zoo.contract.algorithm import Algorithm
 
             class Base(Algorithm):
                 data = "preference"
@@ -219,7 +220,7 @@ def test_evaluations_are_chosen_from_a_card_as_from_the_plugins(tmp_path, monkey
 
 def test_what_is_no_module_has_no_card(tmp_path, monkeypatch):
     """A plugin that is an object of somebody's has no file that could change."""
-    from zoo.hookspecs import hookimpl
+    from zoo.contract.hookspecs import hookimpl
 
     class Plugin:
         @hookimpl

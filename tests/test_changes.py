@@ -13,10 +13,10 @@ import zoo
 from zoo.comparison.finished import compare_runs
 from zoo.evals import Score, mean_score, ratio_score, share_score
 from zoo.evals.changes import averaged, change, change_of_values
+from zoo.evals.kept_scores import changes_of, write_score
 from zoo.report.run_page import changes, write_run_page
 from zoo.runs import Run
-from zoo.training.kept_scores import changes_of, write_score
-from zoo.training.report import sample_pairs
+from zoo.training.record.report import sample_pairs
 
 DRAWN = numpy.random.default_rng(0)
 BEFORE = DRAWN.normal(0.0, 1.0, 512)

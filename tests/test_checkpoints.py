@@ -9,8 +9,8 @@ import safetensors
 import torch
 
 from zoo.errors import TrainingStopped, ZooError
-from zoo.training import checkpoints as module
-from zoo.training.checkpoints import FolderCheckpoints, newest, newest_good, verify
+from zoo.training.record import checkpoints as module
+from zoo.training.record.checkpoints import FolderCheckpoints, newest, newest_good, verify
 
 FILES = ("weights.safetensors", "rest.pt", "manifest.json")
 

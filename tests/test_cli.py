@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from tiny_runs import cli, command, data_for, run_command, trainer
 
 import zoo
+from zoo.options.strict_yaml import read_yaml
 from zoo.runs import Run, find_run
-from zoo.strict_yaml import read_yaml
 
 COMMANDS = ("train", "resume", "algos", "data", "label", "eval", "chat", "runs", "compare", "export", "doctor")
 
@@ -263,7 +263,7 @@ def test_a_card_explains_every_metric_of_a_run(place):
 @pytest.fixture
 def no_recipes(monkeypatch):
     """To check all that are bundled takes seconds; one test does."""
-    from zoo import registry
+    from zoo.contract import registry
 
     monkeypatch.setattr(registry, "recipe_packages", tuple)
 
@@ -281,7 +281,7 @@ def test_doctor_is_read_by_people(no_recipes):
 
 
 def test_doctor_names_what_is_wrong(monkeypatch, no_recipes):
-    from zoo import registry
+    from zoo.contract import registry
 
     broken = registry.Broken("odd", "odd-package", "1.2", "ImportError: no module x")
     good_ones, _ = registry.plugin_modules()

@@ -12,23 +12,23 @@ import torch
 from test_report import check
 from tiny_runs import cli, plugin_file, preferences, trainer, write_rows
 
-from zoo import registry
 from zoo.comparison import measures, runner
 from zoo.comparison.budget import Planner, Steps
 from zoo.comparison.entrants import default_folder, read_settings
 from zoo.comparison.finished import compare_runs
 from zoo.comparison.measures import HeldOut, load_held_out, measure
 from zoo.comparison.statistics import mean_and_spread
-from zoo.data.encode import encode
+from zoo.contract import registry
+from zoo.data.encoding.encode import encode
+from zoo.data.encoding.template import ChatTemplate
 from zoo.data.kinds import prompt_key
-from zoo.data.template import ChatTemplate
 from zoo.errors import TrainingStopped, ZooError
 from zoo.evals import Eval, Subject, mean_score
 from zoo.evals.divergence import answer_divergences
 from zoo.models.roles import Policy
 from zoo.runs import Run, find_runs
 from zoo.training.datasets import load_data
-from zoo.types import Answer
+from zoo.values.types import Answer
 
 EXACT = ["--precision", "32-true", "--batch-size", "4", "--lr", "1e-2", "--answer-tokens", "8"]
 
@@ -46,8 +46,8 @@ def place(tmp_path_factory, tiny_folder):
 @pytest.fixture
 def length(monkeypatch):
     """An evaluation that costs nothing: how long a model's answers are, in characters."""
+    from zoo.contract.hookspecs import hookimpl
     from zoo.evals.answers import answer_texts
-    from zoo.hookspecs import hookimpl
     from zoo.rollout.engine import Sampling
 
     def run(subject):
@@ -327,7 +327,7 @@ def test_a_held_out_score_is_compared_prompt_by_prompt_and_shown_with_answers(pl
 @pytest.mark.parametrize("higher_is_better", [True, False])
 def test_what_became_worse_is_told_by_what_better_means_for_the_score(higher_is_better, place, tmp_path, monkeypatch):
     """The second time an evaluation is made its value is 1 higher: the start is measured first."""
-    from zoo.hookspecs import hookimpl
+    from zoo.contract.hookspecs import hookimpl
 
     made = []
 

@@ -7,10 +7,10 @@ from typing import Literal
 import pytest
 from tiny_runs import cli
 
-from zoo.algorithm import Algorithm
-from zoo.config import TrainConfig, resolve
+from zoo.contract.algorithm import Algorithm
 from zoo.errors import PluginError, ZooError
-from zoo.strict_yaml import read_yaml, write_yaml
+from zoo.options.config import TrainConfig, resolve
+from zoo.options.strict_yaml import read_yaml, write_yaml
 from zoo.training.run import resolve_options
 
 

@@ -10,14 +10,14 @@ from broken_plugins.sound import Sound
 from broken_plugins.sound_online import Sound as SoundOnline
 from tiny_runs import cli, differences, float32_flags, losses, run_command, trainer, write_rows
 
-from zoo import registry
+from zoo.contract import registry
 from zoo.errors import ZooError
 from zoo.runs import Run
 from zoo.testing import conformance
 from zoo.testing.declared import Declared, declared, find_check
 from zoo.testing.suite import NAMES, Result, Suite, explanation, summary
 from zoo.testing.tiny import tiny_rows
-from zoo.types import Answers, Batch
+from zoo.values.types import Answers, Batch
 
 BROKEN = Path(__file__).parent / "broken_plugins"
 NUMBERS = ("known values", "step-one identities", "flat rewards")
@@ -237,7 +237,7 @@ def test_worked_numbers_may_be_of_rankings_and_steps_of_any_length(name, case):
 
 
 def test_another_installed_plugin_is_not_what_is_checked(monkeypatch):
-    from zoo.hookspecs import hookimpl
+    from zoo.contract.hookspecs import hookimpl
 
     class Wrapper:
         @hookimpl(wrapper=True)

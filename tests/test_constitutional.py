@@ -14,9 +14,9 @@ from tiny_runs import demonstrations, differences, run_command, trainer, write_r
 
 import zoo
 from zoo.api import Answer, Sampling, load_constitution
-from zoo.data.template import ChatTemplate
+from zoo.contract.registry import load_algorithm
+from zoo.data.encoding.template import ChatTemplate
 from zoo.errors import ZooError
-from zoo.registry import load_algorithm
 from zoo.rollout.engine import InProcessEngine
 from zoo.rollout.writer import Writer
 from zoo.runs import Run

@@ -56,8 +56,9 @@ def members(cls):
 def contract():
     """All that a plugin may rely on, as lines."""
     import zoo.testing
-    from zoo import api, hookspecs
-    from zoo.algorithm import DATA_KINDS, ROLES
+    from zoo import api
+    from zoo.contract import hookspecs
+    from zoo.contract.algorithm import DATA_KINDS, ROLES
     from zoo.models import roles, scalar
     from zoo.testing import tiny
     from zoo.testing.declared import Declared
@@ -99,8 +100,8 @@ def test_the_plugin_api_is_the_one_that_is_written_down():
         lambda patch: patch.delattr("zoo.api.Loss.per_token"),
         lambda patch: patch.setattr("zoo.api.__all__", ["Algorithm"]),
         lambda patch: patch.setattr("zoo.api.Algorithm.head", "scalar"),
-        lambda patch: patch.setattr("zoo.types.TokenLogps.mean", lambda self, over=None: None),
-        lambda patch: patch.setattr("zoo.hookspecs.loss", lambda batch: None),
+        lambda patch: patch.setattr("zoo.values.types.TokenLogps.mean", lambda self, over=None: None),
+        lambda patch: patch.setattr("zoo.contract.hookspecs.loss", lambda batch: None),
     ],
 )
 def test_a_change_is_noticed_with_what_to_do(change, monkeypatch):

@@ -4,8 +4,8 @@ import pytest
 import torch
 from formulas import backward, close, evaluate, lengths_of, metric, options, sides, tensor, together
 
+from zoo.contract.registry import load_algorithm
 from zoo.errors import ZooError
-from zoo.registry import load_algorithm
 
 CPO = load_algorithm("cpo")[1]
 PAIR = ("chosen", "rejected")

@@ -100,9 +100,9 @@ def test_filter_takes_rules_by_name(place):
 
 
 def test_perplexity_is_that_of_the_answer_under_the_model(place):
-    from zoo.data.encode import encode
+    from zoo.data.encoding.encode import encode
     from zoo.evals.answers import score_all
-    from zoo.training.subject import load_subject
+    from zoo.evals.subject import load_subject
 
     good("filter", "rows.jsonl", "--rules", "perplexity(keep=0.5)", "--model", "tiny")
     subject = load_subject("tiny", "runs", print)

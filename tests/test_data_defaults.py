@@ -8,15 +8,16 @@ import pytest
 from rich.console import Console
 from tiny_runs import cli
 
-from zoo import registry
 from zoo.api import DataSource, hookimpl
 from zoo.cli.train import show
+from zoo.contract import registry
 from zoo.data.sources import open_source
 from zoo.data.sources.named import data_defaults, parts_of
 from zoo.errors import ZooError
+from zoo.evals import subject
+from zoo.labelling import job as labelling
 from zoo.models.names import resolve_model
 from zoo.testing.tiny import write_folder
-from zoo.training import labelling, subject
 from zoo.training.run import resolve_options
 
 
@@ -123,7 +124,7 @@ def test_a_model_is_made_by_the_plugin_that_brings_it(shop):
 
 
 def test_a_slip_in_the_name_of_a_model_names_the_one_that_was_meant(shop, tmp_path, monkeypatch):
-    from zoo.training.policy import resolve_start
+    from zoo.models.start import resolve_start
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ZooError, match=r"Did you mean 'shop'\?"):

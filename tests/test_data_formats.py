@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from zoo.data.checks import check
 from zoo.data.formats import FORMATS, check_columns, detect, named_format, parse_columns, rename, to_record
-from zoo.data.formats.message import ROLES, RowError
-from zoo.data.formats.record import CODES, check
+from zoo.data.formats.message import ROLES
 from zoo.data.formats.shape import Sample
 from zoo.data.kinds import KINDS
+from zoo.data.row_errors import CODES, RowError
 from zoo.errors import ZooError
 
 DOCS = Path(__file__).parents[1] / "docs" / "data.md"

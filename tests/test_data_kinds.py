@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from zoo.data.kinds import CONVERSIONS, KINDS, convert, kinds_that_serve
+from zoo.data.convert import CONVERSIONS, convert, kinds_that_serve
+from zoo.data.kinds import KINDS
 from zoo.errors import ZooError
 
 PAIR = {"prompt": "Q", "chosen": "A", "rejected": "B", "margin": 1.0, "p_chosen": 0.9, "id": "x", "row": 4}

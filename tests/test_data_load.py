@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from zoo.data import harmless, starter
+from zoo.bundled import harmless, starter
 from zoo.data.load import load, source_kind, split_by_prompt
 from zoo.errors import ZooError
 

@@ -16,9 +16,9 @@ import pytest
 from packages import forget_modules, put_on_path
 
 import zoo
-from zoo import hookspecs, registry
-from zoo.config import TrainConfig
-from zoo.options import options_of
+from zoo.contract import hookspecs, registry
+from zoo.options.config import TrainConfig
+from zoo.options.fields import options_of
 
 ROOT = Path(__file__).parent.parent
 PAGES = {str(path.relative_to(ROOT)): path for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]}
@@ -273,9 +273,9 @@ def test_a_number_that_is_measured_is_added_up_over_the_step(workplace):
 
 
 def test_the_options_of_the_contract_become_flags_and_messages():
-    from zoo.algorithm import Algorithm
-    from zoo.config import resolve
+    from zoo.contract.algorithm import Algorithm
     from zoo.errors import ZooError
+    from zoo.options.config import resolve
 
     names = {}
     exec(next(content for _, content in blocks("docs/contract.md", "python") if "class Config:" in content), names)

@@ -25,11 +25,12 @@ from packages import forget_modules, put_on_path, run
 from terminal import screen_of
 from tiny_runs import on_terminal
 
-from zoo import registry, scaffold
-from zoo.data import starter
-from zoo.laboratory import networks
+from zoo import scaffold
+from zoo.bundled import starter
+from zoo.bundled.laboratory import networks
+from zoo.contract import registry
 from zoo.models import default
-from zoo.options import options_of
+from zoo.options.fields import options_of
 from zoo.rollout.engine import InProcessEngine
 
 CACHE = os.environ.get("ZOO_CACHE")
@@ -276,7 +277,7 @@ OUTSIDE = {
     r"pip install .*(post-training-zoo|tensorboard|alpaca-eval)": "needs a network",
     r"pytest$": "test_tutorial.py, test_new_plugin.py and test_third_party.py run the tests of packages",
     r"python benchmarks/": "takes an hour, and another environment with a program to compare with",
-    r"python -m zoo.data.starter.build": "samples with the real model for 40 minutes",
+    r"PYTHONPATH=tools python -m starter_set.build": "samples with the real model for 40 minutes",
     r"python -m zoo$": "zoo under another name; test_startup.py starts it",
     r"python -I -S": "how zoo starts Python itself",
     r"vllm serve": "needs vLLM and a GPU",

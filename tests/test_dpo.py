@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from zoo.options import build
-from zoo.registry import load_algorithm
+from zoo.contract.registry import load_algorithm
+from zoo.options.fields import build
 from zoo.testing import stand_ins
-from zoo.types import metric_sums
+from zoo.values.types import metric_sums
 
 SIDES = ("policy_chosen", "policy_rejected", "ref_chosen", "ref_rejected")
 DPO = load_algorithm("dpo")[1]

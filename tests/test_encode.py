@@ -6,11 +6,11 @@ import pytest
 import torch
 from tiny_runs import write_rows
 
-from zoo.data.encode import default_collate, encode, quantiles
+from zoo.data.encoding.encode import default_collate, encode, quantiles
+from zoo.data.encoding.template import ChatTemplate
 from zoo.data.load import load
-from zoo.data.template import ChatTemplate
 from zoo.errors import ZooError
-from zoo.types import Answer, Answers
+from zoo.values.types import Answer, Answers
 
 HEAD = len("user\n" + "\n" + "assistant\n") + 3
 """Tokens of a prompt besides its content: every letter is one, and so are the three special tokens."""
@@ -162,7 +162,7 @@ def test_text_is_trained_whole_and_ended(template, text_of):
 
 
 def test_records_stay_in_their_order_over_many_calls_of_the_tokenizer(template, text_of, monkeypatch):
-    monkeypatch.setattr("zoo.data.encode.ROWS_AT_ONCE", 3)
+    monkeypatch.setattr("zoo.data.encoding.encode.ROWS_AT_ONCE", 3)
     seen = []
     records = numbered(*(asked(f"Number {k}?", f"It is {k}.") for k in range(10)))
     encoded = encode(records, "demonstration", template, progress=lambda done, of: seen.append((done, of)))

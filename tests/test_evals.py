@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from zoo.data.template import ChatTemplate
+from zoo.data.encoding.template import ChatTemplate
 from zoo.errors import PluginError
 from zoo.evals import Subject, mean_score, share_score, student
 from zoo.evals.answers import answer_texts, answers_to, loss_eval, preference_eval, reward_eval, score_all
 from zoo.rollout.engine import Sampling
-from zoo.types import Answer
+from zoo.values.types import Answer
 
 GREEDY = Sampling(max_new_tokens=6, temperature=0.0)
 

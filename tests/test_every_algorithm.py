@@ -7,7 +7,7 @@ import warnings
 import pytest
 
 import zoo
-from zoo import registry
+from zoo.contract import registry
 from zoo.testing.tiny import tiny_rows
 
 BUNDLED = [entry.name for entry in registry.algorithms() if entry.package == "post-training-zoo"]

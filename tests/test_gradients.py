@@ -6,7 +6,7 @@ import numpy
 import pytest
 import torch
 
-from zoo.training.gradients import BLOCK, total_norm
+from zoo.training.step.gradients import BLOCK, total_norm
 
 
 def test_the_norm_of_thirty_million_elements_is_that_of_numpy_in_float64():

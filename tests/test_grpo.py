@@ -12,10 +12,10 @@ from online_roles import Told, Written, rolled, start_run, written
 from tiny_runs import differences
 
 from zoo.api import Answer, Answers, Batch, clipped_surrogate, group_advantages, kl_estimate, step_advantages
-from zoo.config import resolve
+from zoo.contract.registry import load_algorithm
 from zoo.errors import ZooError
 from zoo.models.roles import Models
-from zoo.registry import load_algorithm
+from zoo.options.config import resolve
 from zoo.rollout.writer import Writer
 
 GRPO = load_algorithm("grpo")[1]

@@ -3,11 +3,11 @@
 import pytest
 from tiny_runs import demonstrations
 
-from zoo import registry
-from zoo.config import TrainConfig
-from zoo.data.template import ChatTemplate
+from zoo.contract import registry
+from zoo.contract.hookspecs import hookimpl
+from zoo.data.encoding.template import ChatTemplate
 from zoo.errors import NoSuchSplit, ZooError
-from zoo.hookspecs import hookimpl
+from zoo.options.config import TrainConfig
 from zoo.training.datasets import load_data
 
 BAD = [{"prompt": "x", "completion": ""}] * 5

@@ -6,8 +6,8 @@ import pytest
 import torch
 from formulas import backward, close, evaluate, lengths_of, metric, options, sides, tensor
 
+from zoo.contract.registry import load_algorithm
 from zoo.errors import ZooError
-from zoo.registry import load_algorithm
 
 IPO = load_algorithm("ipo")[1]
 PAIR = ("chosen", "rejected")

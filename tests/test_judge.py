@@ -11,19 +11,19 @@ import torch
 from formulas import close, options, tensor
 from judge_server import Scripted, longer_is_better
 
-from zoo.data.template import ChatTemplate
+from zoo.contract.registry import load_algorithm
+from zoo.data.encoding.template import ChatTemplate
 from zoo.errors import ZooError
 from zoo.judges.cache import JudgementCache
 from zoo.judges.constitution import constitution_id, load_constitution
 from zoo.judges.judge import Judge
-from zoo.judges.label_file import LabelFile
-from zoo.judges.labelling import How, label
 from zoo.judges.local import LocalModel, choice_logps
 from zoo.judges.make import make_judge
-from zoo.judges.pairs import groups_of
 from zoo.judges.verdicts import Verdict, as_reward, entropy, expected_grade
 from zoo.judges.wording import Question, as_text, load_wording
-from zoo.registry import load_algorithm
+from zoo.labelling.label import How, label
+from zoo.labelling.label_file import LabelFile
+from zoo.labelling.pairs import groups_of
 from zoo.rewards.reward import Reward
 from zoo.testing import stand_ins
 

@@ -12,9 +12,9 @@ from tiny_runs import losses, trainer, write_rows
 from transformers import AutoModelForCausalLM
 
 from zoo.api import Answer, Answers
-from zoo.data.template import ChatTemplate
+from zoo.contract.registry import load_algorithm
+from zoo.data.encoding.template import ChatTemplate
 from zoo.errors import ZooError
-from zoo.registry import load_algorithm
 from zoo.testing import stand_ins
 
 KTO = load_algorithm("kto")[1]

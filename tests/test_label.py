@@ -12,9 +12,9 @@ from tiny_runs import cli, losses, trainer, write_rows
 from zoo.errors import ZooError
 from zoo.judges.constitution import load_constitution
 from zoo.judges.judge import Judge
-from zoo.judges.label_file import LabelFile
-from zoo.judges.labelling import How, label
-from zoo.judges.pairs import CHUNK, groups_of, pairs_of
+from zoo.labelling.label import How, label
+from zoo.labelling.label_file import LabelFile
+from zoo.labelling.pairs import CHUNK, groups_of, pairs_of
 
 SETTINGS = {"judge": "scripted", "clamp": (0.4, 0.6)}
 

@@ -6,16 +6,16 @@ import random
 import pytest
 import torch
 
-from zoo.data.template import ChatTemplate
+from zoo.bundled.laboratory import networks, plugin
+from zoo.bundled.laboratory.words import make_tokenizer
+from zoo.bundled.laboratory.worlds import World, Worlds
+from zoo.contract.registry import algorithms, contributions, load_algorithm, manager
+from zoo.data.encoding.template import ChatTemplate
 from zoo.errors import ZooError
 from zoo.evals.chosen import choose
-from zoo.laboratory import networks, plugin
-from zoo.laboratory.words import make_tokenizer
-from zoo.laboratory.worlds import World, Worlds
 from zoo.models.loading import load_model, load_tokenizer
 from zoo.models.names import Source
-from zoo.registry import algorithms, contributions, load_algorithm, manager
-from zoo.training.checks import names_in
+from zoo.options.checks import names_in
 
 WORDS = ("moon", "sun", "rises", "sets")
 

@@ -6,12 +6,12 @@ import random
 import pytest
 import torch
 
+from zoo.bundled.laboratory import arithmetic, chain_choice, chains, quiz
+from zoo.bundled.laboratory.plugin import sources
+from zoo.bundled.laboratory.words import make_tokenizer
+from zoo.data.encoding.template import ChatTemplate
 from zoo.data.load import load
-from zoo.data.template import ChatTemplate
 from zoo.evals import Subject
-from zoo.laboratory import arithmetic, chain_choice, chains, quiz
-from zoo.laboratory.plugin import sources
-from zoo.laboratory.words import make_tokenizer
 from zoo.rewards.checkers import exact, numeric
 
 

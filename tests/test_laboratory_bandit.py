@@ -5,9 +5,9 @@ import math
 import pytest
 
 import zoo
+from zoo.bundled.laboratory.bandit import rows
 from zoo.data.load import load_records
 from zoo.errors import ZooError
-from zoo.laboratory.bandit import rows
 from zoo.training.run import resolve_options
 
 

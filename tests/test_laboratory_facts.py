@@ -4,14 +4,14 @@ from collections import Counter
 
 import pytest
 
+from zoo.bundled.laboratory import facts, facts_world, safety, self_instruct
+from zoo.bundled.laboratory.networks import train_base
+from zoo.bundled.laboratory.plugin import sources
+from zoo.bundled.laboratory.words import make_tokenizer
+from zoo.data.encoding.template import ChatTemplate
 from zoo.data.load import load
-from zoo.data.template import ChatTemplate
 from zoo.errors import ZooError
 from zoo.evals import Subject
-from zoo.laboratory import facts, facts_world, safety, self_instruct
-from zoo.laboratory.networks import train_base
-from zoo.laboratory.plugin import sources
-from zoo.laboratory.words import make_tokenizer
 
 TRUE = {(subject, relation): thing for subject, relation, thing in facts.facts()}
 

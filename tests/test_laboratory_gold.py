@@ -9,12 +9,12 @@ import pytest
 from tiny_runs import cli
 
 import zoo
+from zoo.bundled.laboratory import gold
+from zoo.bundled.laboratory.gold import worth
+from zoo.bundled.laboratory.gold_rows import rows as drawn
+from zoo.contract.registry import load_algorithm
 from zoo.data.load import load_records
 from zoo.errors import ZooError
-from zoo.laboratory import gold
-from zoo.laboratory.gold import worth
-from zoo.laboratory.gold_rows import rows as drawn
-from zoo.registry import load_algorithm
 from zoo.training.run import resolve_options
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 
+from zoo.bundled.laboratory import gold, skills
+from zoo.bundled.laboratory.skills import rows
 from zoo.errors import ZooError
-from zoo.laboratory import gold, skills
-from zoo.laboratory.skills import rows
 
 
 def test_backwards_prompts_bring_the_words_in_reverse():

@@ -5,7 +5,7 @@ import torch
 
 from zoo.models.layout import LAYOUTS, arrange, counted
 from zoo.models.scoring import hidden_states, neftune
-from zoo.types import Answer
+from zoo.values.types import Answer
 
 PAIR = [Answer.of([5, 6, 7], [8, 9]), Answer.of([5, 6, 7], [10, 11, 12])]
 

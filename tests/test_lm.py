@@ -9,10 +9,10 @@ import torch
 from tiny_runs import WORDS, losses, same_bytes, sentence, trainer, weights, write_rows
 
 import zoo
+from zoo.contract.registry import load_algorithm
 from zoo.errors import ZooError
-from zoo.registry import load_algorithm
 from zoo.testing import stand_ins
-from zoo.training.module import PostTraining
+from zoo.training.step.module import PostTraining
 
 LM = load_algorithm("lm")[1]
 

@@ -7,7 +7,7 @@ import torch
 
 from zoo.data.loader import StepLoader, micro_batches, record_tokens
 from zoo.errors import ZooError
-from zoo.types import Answer, Answers, Batch
+from zoo.values.types import Answer, Answers, Batch
 
 
 def records(count=23):

@@ -10,7 +10,8 @@ import pytest
 import torch
 from tiny_runs import cli, write_rows
 
-from zoo.data.template import ChatTemplate
+from zoo.contract.registry import contributions, manager
+from zoo.data.encoding.template import ChatTemplate
 from zoo.errors import ZooError
 from zoo.evals import Eval, Score, Subject
 from zoo.evals.answers import score_all
@@ -22,7 +23,6 @@ from zoo.evals.drawing import draw
 from zoo.evals.losses import forgetting, kl, perplexity
 from zoo.evals.verified import accuracy, maj_at_k, pass_at_k
 from zoo.evals.win_rate import win_rate
-from zoo.registry import contributions, manager
 from zoo.rollout.engine import Sampling
 
 
@@ -371,7 +371,7 @@ def test_a_task_of_lm_eval_gives_the_metric_with_its_standard_error(tmp_path):
 
 def test_the_page_on_evaluations_has_every_one():
     page = (Path(__file__).parent.parent / "docs" / "evals.md").read_text(encoding="utf-8")
-    bundled = {"zoo.evals", "zoo.data.starter.plugin", "zoo.data.harmless.plugin"}
+    bundled = {"zoo.evals", "zoo.bundled.starter.plugin", "zoo.bundled.harmless.plugin"}
     for name, evaluation in contributions(manager(), "evals").items():
         if any(evaluation.run.__module__.startswith(module) for module in bundled):
             assert f"`{name}`" in page, name

@@ -9,8 +9,9 @@ import pytest
 from packages import forget_modules, put_on_path, run
 from tiny_runs import cli, trainer
 
-from zoo import registry, scaffold
-from zoo.algorithm import DATA_KINDS
+from zoo import scaffold
+from zoo.contract import registry
+from zoo.contract.algorithm import DATA_KINDS
 from zoo.errors import ZooError
 
 

@@ -14,15 +14,15 @@ from test_resume import assert_same, in_child, installed
 from tiny_runs import demonstrations, differences, run_command, trainer, write_rows
 
 import zoo
-from zoo.data.randomness import seed_everything, seeded
+from zoo.contract.hookspecs import hookimpl
 from zoo.errors import PluginError, ZooError
-from zoo.hookspecs import hookimpl
 from zoo.models import roles
+from zoo.randomness import seed_everything, seeded
 from zoo.runs import Run
-from zoo.training.experience import packed, unpacked
-from zoo.training.rollouts import Rollouts
-from zoo.training.seen import Seen
-from zoo.types import Answer, Answers, Batch, Ragged
+from zoo.training.online.experience import packed, unpacked
+from zoo.training.online.rollouts import Rollouts
+from zoo.training.online.scores import Seen
+from zoo.values.types import Answer, Answers, Batch, Ragged
 
 PLUGINS = Path(__file__).parent / "online_plugins.py"
 REWARD = f"{PLUGINS.with_name('online_rewards.py')}:odd_letters"
@@ -243,7 +243,7 @@ def test_killed_inside_a_rollout(train, tmp_path):
     whole = train(name="whole")
 
     def broken():
-        from zoo.training.rollouts import Rollouts
+        from zoo.training.online.rollouts import Rollouts
 
         score = Rollouts._score
         calls = []

@@ -8,8 +8,8 @@ from formulas import backward, close, evaluate, metric, options, sides, tensor
 from online_roles import Told, Written, rolled, start_run, written
 from tiny_runs import differences
 
+from zoo.contract.registry import load_algorithm
 from zoo.errors import ZooError
-from zoo.registry import load_algorithm
 
 OnlineDPO = load_algorithm("online-dpo")[1]
 chosen_and_rejected = OnlineDPO.rollout.__globals__["chosen_and_rejected"]

@@ -11,10 +11,10 @@ import pytest
 import torch
 from tiny_runs import trainer, write_rows
 
-from zoo import registry
-from zoo.config import TrainConfig
+from zoo.contract import registry
 from zoo.errors import ZooError
-from zoo.options import options_of
+from zoo.options.config import TrainConfig
+from zoo.options.fields import options_of
 from zoo.testing.tiny import tiny_rows
 
 FREE = {

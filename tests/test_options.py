@@ -5,9 +5,9 @@ from typing import Literal
 
 import pytest
 
-from zoo.config import TrainConfig
 from zoo.errors import ZooError, nearest
-from zoo.options import build, options_of
+from zoo.options.config import TrainConfig
+from zoo.options.fields import build, options_of
 
 
 @dataclass

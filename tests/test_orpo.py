@@ -8,9 +8,9 @@ import torch
 from formulas import backward, close, evaluate, lengths_of, metric, options, sides, tensor, together
 
 from zoo.api import Answer, default_collate
+from zoo.contract.registry import load_algorithm
 from zoo.errors import ZooError
 from zoo.models.roles import Models, Policy
-from zoo.registry import load_algorithm
 
 ORPO = load_algorithm("orpo")[1]
 PAIR = ("chosen", "rejected")

@@ -91,7 +91,7 @@ def test_the_installed_wheel_works_without_the_checkout(wheel, tmp_path):
         "import importlib.resources, zoo, zoo_recipes\n"
         "from zoo import registry\n"
         "assert zoo.__file__.startswith(sys.path[0]), zoo.__file__\n"
-        "files = importlib.resources.files('zoo.data.starter')\n"
+        "files = importlib.resources.files('zoo.bundled.starter')\n"
         "assert any(file.name.endswith('.jsonl') for file in files.iterdir())\n"
         "import zoo_plugins\n"
         "assert zoo_plugins.__file__.startswith(sys.path[0])\n"

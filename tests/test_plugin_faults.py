@@ -5,7 +5,7 @@ import torch
 from packages import forget_modules
 from tiny_runs import cli, data_for, plugin_file, trainer
 
-from zoo.data.collate import default_collate
+from zoo.data.encoding.collate import default_collate
 from zoo.errors import PluginError
 from zoo.testing.suite import Suite
 

@@ -11,11 +11,11 @@ from online_roles import Told, Written, rolled, start_run, written
 from tiny_runs import demonstrations, differences, trainer, write_rows
 
 from zoo.api import Answer, clipped_surrogate, clipped_value_loss, whiten
-from zoo.config import resolve
+from zoo.contract.registry import load_algorithm
 from zoo.errors import ZooError
-from zoo.loss import metric_sums
 from zoo.models.roles import Models
-from zoo.registry import load_algorithm
+from zoo.options.config import resolve
+from zoo.values.loss import metric_sums
 
 PPO = load_algorithm("ppo")[1]
 MATHS = sys.modules[PPO.__module__]

@@ -7,11 +7,11 @@ import pytest
 from rich.console import Console
 
 from zoo.data.display import LONGEST, Histogram, Line, Piece, TokenText, pieces_of, shortened
-from zoo.data.encode import encode
+from zoo.data.encoding.encode import encode
+from zoo.data.encoding.template import ChatTemplate
 from zoo.data.load import load
 from zoo.data.preview import as_json, histogram, preview
 from zoo.data.report import Report
-from zoo.data.template import ChatTemplate
 
 
 @pytest.fixture

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from zoo.contract.registry import load_algorithm
 from zoo.errors import ZooError
-from zoo.options import build
-from zoo.registry import load_algorithm
+from zoo.options.fields import build
 from zoo.testing import stand_ins
-from zoo.types import metric_sums
+from zoo.values.types import metric_sums
 
 PRM = load_algorithm("prm")[1]
 

@@ -10,7 +10,7 @@ from terminal import in_terminal, screen_of
 
 COUNTING = """
 from rich.console import Console
-from zoo.training.progress import counter
+from zoo.training.record.progress import counter
 show = counter(Console(), "Scoring gold(samples=512) (before)")
 for done in range(10, 60, 10):
     show(done, 50)

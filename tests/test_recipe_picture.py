@@ -10,11 +10,11 @@ import pytest
 from zoo.recipes.claims import Measured, judge
 from zoo.recipes.schema import Claim
 from zoo.recipes.table import TABLE, shown
-from zoo.report.axes import COLOURS
-from zoo.report.plots import paths
-from zoo.report.recipe_picture import recipe_picture, write_picture
-from zoo.report.seeds import key
-from zoo.report.standalone import label_of, stand_alone
+from zoo.report.plots.axes import COLOURS
+from zoo.report.plots.lines import paths
+from zoo.report.plots.recipe_picture import recipe_picture, write_picture
+from zoo.report.plots.seeds import key
+from zoo.report.plots.standalone import label_of, stand_alone
 
 ROOT = Path(__file__).parent.parent
 RECIPES = ROOT / "recipes"

@@ -12,14 +12,14 @@ from recipe_mistakes import GOOD, MISTAKES
 from tiny_runs import cli
 
 from zoo.cli.recipe_card import COMMENT
-from zoo.config import TrainConfig
 from zoo.errors import ZooError
-from zoo.options import options_of
+from zoo.options.config import TrainConfig
+from zoo.options.fields import options_of
+from zoo.options.strict_yaml import read_with_lines
 from zoo.recipes.check import check_recipe
 from zoo.recipes.form import json_schema
 from zoo.recipes.load import all_recipes, load_recipe
 from zoo.recipes.schema import Stage, canonical, references
-from zoo.strict_yaml import read_with_lines
 
 ROOT = Path(__file__).parent.parent
 

@@ -5,7 +5,7 @@ import torch
 
 from zoo.models.reference_cache import ReferenceCache, answer_key, fingerprint
 from zoo.testing.tiny import make_model
-from zoo.types import Answer
+from zoo.values.types import Answer
 
 ANSWER = Answer.of([1, 2], [3, 4])
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from zoo import registry
-from zoo.data import harmless
-from zoo.data.template import ChatTemplate
+from zoo.bundled import harmless
+from zoo.contract import registry
+from zoo.data.encoding.template import ChatTemplate
 from zoo.errors import ZooError
 from zoo.evals import Subject
 from zoo.evals.refusals import refusal_eval, refusal_of

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 import pytest
 
-from zoo import registry
-from zoo.algorithm import Algorithm, validate
+from zoo.contract import registry
+from zoo.contract.algorithm import Algorithm, validate
+from zoo.contract.hookspecs import hookimpl
 from zoo.errors import PluginError, ZooError
-from zoo.hookspecs import hookimpl
 
 ALGORITHM = '''
 from dataclasses import dataclass
-from zoo.algorithm import Algorithm
+from zoo.contract.algorithm import Algorithm
 
 class {name}(Algorithm):
     """{name} learns from pairs.
@@ -87,7 +87,7 @@ def test_listing_and_describing_import_nothing(install):
 
 def test_a_description_copes_with_what_only_running_would_tell(install):
     source = (
-        "from zoo.algorithm import Algorithm\nPAPER = 'x'\n"
+        "from zoo.contract.algorithm import Algorithm\nPAPER = 'x'\n"
         "class Novel(Algorithm):\n    paper = PAPER\n    data: str = 'feedback'\n    needs = 'policy'\n"
     )
     install("strange", "1.0", {"strange_odd.py": source}, {"odd": "strange_odd:Novel", "gone": "strange_gone:X"})
@@ -168,7 +168,7 @@ def test_a_broken_plugin_module_is_left_out_with_its_reason(install):
     ],
 )
 def test_a_misspelt_or_reserved_hook_of_a_module_is_refused(install, source, reason):
-    install("strange", "1.0", {"strange_hooks.py": f"from zoo.hookspecs import hookimpl\n\n{source}\n"},
+    install("strange", "1.0", {"strange_hooks.py": f"from zoo.contract.hookspecs import hookimpl\n\n{source}\n"},
             plugins={"hooks": "strange_hooks"})  # fmt: skip
     (broken,) = registry.plugin_modules()[1]
     assert broken.package == "strange" and reason in broken.error
@@ -284,7 +284,7 @@ def test_a_missing_or_failing_file_is_named(tmp_path):
 
 
 def test_options_of_a_file_have_their_help(tmp_path):
-    from zoo.options import options_of
+    from zoo.options.fields import options_of
 
     file = tmp_path / "with_options.py"
     file.write_text(
@@ -377,7 +377,7 @@ def test_a_contribution_that_fails_or_is_no_dict_is_the_plugins_fault():
 
 
 def test_every_hook_is_documented_and_sorted_into_one_kind():
-    from zoo import hookspecs
+    from zoo.contract import hookspecs
 
     specs = {name: value for name, value in vars(hookspecs).items() if hasattr(value, "zoo_spec")}
     assert all((value.__doc__ or "").strip() for value in specs.values())

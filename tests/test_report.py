@@ -11,14 +11,16 @@ from made_runs import made
 from tiny_runs import demonstrations, trainer, write_rows
 
 from zoo.evals import Score
-from zoo.report import bars, pages, plots
-from zoo.report.axes import HEIGHT, LEFT, WIDTH, number, ticks
+from zoo.evals.kept_scores import write_score
+from zoo.report import pages
+from zoo.report.plots import bars
+from zoo.report.plots import lines as plots
+from zoo.report.plots.axes import HEIGHT, LEFT, WIDTH, number, ticks
 from zoo.report.run_page import content, write_run_page
-from zoo.report.warnings import run_warnings
-from zoo.training.kept_scores import write_score
-from zoo.training.report import write_cases
-from zoo.training.token_losses import keep
-from zoo.types import Answer
+from zoo.report.sections.warnings import run_warnings
+from zoo.training.record.report import write_cases
+from zoo.training.step.token_losses import keep
+from zoo.values.types import Answer
 
 HOSTILE = (
     "<script>alert(1)</script><img src=http://x.example/a onerror=alert(2)> {{ 7*7 }} \x1b[31m \u202egnp.exe & \"'"

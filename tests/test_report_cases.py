@@ -10,11 +10,11 @@ from test_report import check
 from tiny_runs import trainer
 
 from zoo.evals.pairs import Pair
-from zoo.report.implicit_rewards import implicit_reward_plots
 from zoo.report.run_page import content, write_run_page
-from zoo.report.step_times import slowest_steps
-from zoo.report.subsets import subset_panels
-from zoo.training.timing import most_memory
+from zoo.report.sections.implicit_rewards import implicit_reward_plots
+from zoo.report.sections.step_times import slowest_steps
+from zoo.report.sections.subsets import subset_panels
+from zoo.training.step.timing import most_memory
 
 
 def table(path):

@@ -6,11 +6,11 @@ import pytest
 from made_runs import made, online_rows
 from test_report import check
 
-from zoo.report import plots
-from zoo.report.answer_lengths import ending_table, length_plots
-from zoo.report.reward_parts import reward_parts, weights_of
+from zoo.report.plots import lines as plots
+from zoo.report.plots.series import Series
 from zoo.report.run_page import content, write_run_page
-from zoo.report.series import Series
+from zoo.report.sections.answer_lengths import ending_table, length_plots
+from zoo.report.sections.reward_parts import reward_parts, weights_of
 
 
 def table(path):

@@ -9,14 +9,15 @@ from made_runs import changed, gold, made, online_rows, online_samples
 from test_report import check
 
 from zoo.evals.pairs import Pair
-from zoo.report import answers, bars
-from zoo.report.alarms import alarms
 from zoo.report.comparison_page import write_runs_page
-from zoo.report.overoptimisation import fit, frontier, plot_frontiers
-from zoo.report.panels import group_histogram, heading_of, panel_of
+from zoo.report.plots import bars
+from zoo.report.plots.panels import group_histogram, heading_of, panel_of
+from zoo.report.plots.series import Series
 from zoo.report.run_page import changes, content, write_run_page
-from zoo.report.series import Series
-from zoo.report.warnings import run_warnings
+from zoo.report.sections import answers
+from zoo.report.sections.alarms import alarms
+from zoo.report.sections.overoptimisation import fit, frontier, plot_frontiers
+from zoo.report.sections.warnings import run_warnings
 
 
 def table(path):

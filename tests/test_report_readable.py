@@ -9,15 +9,15 @@ from test_report import check
 
 from zoo.evals import Score, share_score
 from zoo.numbers import decimal, signed
-from zoo.report.answer_lengths import length_plots
-from zoo.report.axes import FEWEST_CASES, number, tick_labels, ticks
-from zoo.report.bars import shares
-from zoo.report.overoptimisation import fit
-from zoo.report.panels import sections
-from zoo.report.plots import curves
+from zoo.report.plots.axes import FEWEST_CASES, number, tick_labels, ticks
+from zoo.report.plots.bars import shares
+from zoo.report.plots.lines import curves
+from zoo.report.plots.panels import sections
+from zoo.report.plots.series import Series
 from zoo.report.run_page import content, write_run_page
-from zoo.report.series import Series
-from zoo.training.report import closing_panel
+from zoo.report.sections.answer_lengths import length_plots
+from zoo.report.sections.overoptimisation import fit
+from zoo.training.record.report import closing_panel
 
 
 def text_of(file):

@@ -7,9 +7,9 @@ import pytest
 from made_runs import made, revision_steps
 from test_report import HOSTILE, check
 
-from zoo.report.refusals import refusal_plot, refusal_scatter
-from zoo.report.revisions import SHOWN, read_steps, revision_panels, triptychs
 from zoo.report.run_page import content, write_run_page
+from zoo.report.sections.refusals import refusal_plot, refusal_scatter
+from zoo.report.sections.revisions import SHOWN, read_steps, revision_panels, triptychs
 
 REFUSAL = "I cannot help with that at all."
 HELP = "Here is how one does it, slowly and with care."

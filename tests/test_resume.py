@@ -20,10 +20,10 @@ from tiny_runs import (
 )
 
 import zoo
-from zoo import registry
+from zoo.contract import registry
+from zoo.contract.hookspecs import hookimpl
 from zoo.errors import TrainingStopped, ZooError
 from zoo.evals import Eval, Score
-from zoo.hookspecs import hookimpl
 from zoo.models.roles import Reference
 from zoo.runs import Run, find_run
 
@@ -474,7 +474,7 @@ def test_a_kept_checkpoint_is_the_last_step(train):
 
 
 def test_resuming_goes_on_and_does_not_begin_again(interrupted, monkeypatch):
-    from zoo.training.module import PostTraining
+    from zoo.training.step.module import PostTraining
 
     broken, _ = interrupted(3, signal.SIGKILL)
     steps = []

@@ -8,11 +8,11 @@ from formulas import backward, close, evaluate, loss_of, metric, options, tensor
 from online_roles import Told, Written, rolled, start_run, written
 from tiny_runs import differences
 
+from zoo.contract.registry import load_algorithm
 from zoo.errors import TrainingStopped, ZooError
 from zoo.judges.judge import Judge, Response
 from zoo.judges.local import LocalModel
 from zoo.models.roles import Models
-from zoo.registry import load_algorithm
 
 RLAIF = load_algorithm("rlaif")[1]
 MATHS = RLAIF.rollout.__globals__

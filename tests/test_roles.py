@@ -10,7 +10,7 @@ from zoo.errors import ZooError
 from zoo.models.reference_cache import ReferenceCache
 from zoo.models.roles import Models, Policy, Reference, answers_in
 from zoo.models.snapshot import Snapshot
-from zoo.types import Answer, Answers, Batch
+from zoo.values.types import Answer, Answers, Batch
 
 CHOSEN = Answers([Answer.of([1, 2, 3], [4, 5, 6]), Answer.of([7], [8])])
 REJECTED = Answers([Answer.of([1, 2, 3], [9]), Answer.of([7], [10, 11], mask=[False, True])])

@@ -8,14 +8,14 @@ import pytest
 import torch
 from tiny_runs import cli, trainer, write_rows
 
-from zoo.data.collate import default_collate
+from zoo.data.encoding.collate import default_collate
+from zoo.data.encoding.template import ChatTemplate
 from zoo.data.loader import micro_batches
-from zoo.data.template import ChatTemplate
 from zoo.errors import ZooError
 from zoo.evals import Subject, reward_models
 from zoo.models import scalar
 from zoo.models.layout import LAYOUTS
-from zoo.models.loading import load_model, load_tokenizer
+from zoo.models.loading import head_of, load_model, load_scorer, load_tokenizer, scorer_to_train
 from zoo.models.names import resolve_model
 from zoo.models.roles import answers_in
 from zoo.models.scalar import (
@@ -28,9 +28,8 @@ from zoo.models.scalar import (
     score_many,
     set_scale,
 )
-from zoo.models.scorer import head_of, load_scorer, scorer_to_train
 from zoo.testing.tiny import tiny_rows
-from zoo.types import Answer, Answers
+from zoo.values.types import Answer, Answers
 
 ANSWERS = Answers(
     [Answer.of([5, 6, 7], [8, 9]), Answer.of([5, 6, 7], [10]), Answer.of([3], [4] * 9), Answer.of([3], [11, 12, 13])]
@@ -172,7 +171,7 @@ def test_a_trained_model_scores_the_same_when_it_is_loaded_again(train, tmp_path
 
 
 def run_answer(run, prompt, completion):
-    from zoo.data.template import ChatTemplate
+    from zoo.data.encoding.template import ChatTemplate
 
     return ChatTemplate(load_tokenizer(resolve_model(str(run.path)))).answer(prompt, completion)
 

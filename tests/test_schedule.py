@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from zoo.config import TrainConfig
-from zoo.training.schedule import decay_begin, lr_factor, make_optimizer
+from zoo.options.config import TrainConfig
+from zoo.training.step.schedule import decay_begin, lr_factor, make_optimizer
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant", "wsd"])

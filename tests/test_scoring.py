@@ -8,7 +8,7 @@ from zoo.models.layout import LAYOUTS
 from zoo.models.precision import round_frozen
 from zoo.models.scoring import attention_window, balance_of, choose_layout, score_answers, split
 from zoo.testing.tiny import make_model
-from zoo.types import Answer
+from zoo.values.types import Answer
 
 ALWAYS_SHARE = 10**9
 

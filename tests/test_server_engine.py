@@ -21,7 +21,7 @@ from zoo.rollout.spec import make_engine
 from zoo.rollout.vllm import VLLMEngine
 from zoo.rollout.weights import fingerprint
 from zoo.testing.tiny import make_model, make_tokenizer
-from zoo.types import Answers
+from zoo.values.types import Answers
 
 TOKENIZER = make_tokenizer()
 END = TOKENIZER.eos_token_id

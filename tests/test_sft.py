@@ -5,14 +5,14 @@ import math
 import pytest
 import torch
 
+from zoo.contract.registry import load_algorithm
 from zoo.data.loader import micro_batches
 from zoo.models.layout import LAYOUTS
 from zoo.models.roles import Models, Policy
-from zoo.options import build
-from zoo.registry import load_algorithm
+from zoo.options.fields import build
 from zoo.testing import stand_ins
-from zoo.training.sums import Sums
-from zoo.types import Answer, Answers, Batch, metric_sums
+from zoo.training.step.sums import Sums
+from zoo.values.types import Answer, Answers, Batch, metric_sums
 
 SFT = load_algorithm("sft")[1]
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from tiny_runs import command, float32_flags, losses, same_bytes, trainer, weights, write_rows
 
-from zoo.data import starter
+from zoo.bundled import starter
 from zoo.models.default import default_model
 from zoo.runs import Run
-from zoo.training.module import PostTraining
+from zoo.training.step.module import PostTraining
 
 pytestmark = pytest.mark.slow
 

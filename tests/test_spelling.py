@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from zoo.errors import ZooError
-from zoo.spelling import bind, parse, seeds, spell, split
+from zoo.options.spelling import bind, parse, seeds, spell, split
 
 
 @dataclass

@@ -8,14 +8,14 @@ from importlib.resources import files
 
 import pytest
 import torch
+from starter_set.examples import few_shot
+from starter_set.prompts import contradiction, prompts, topics
+from starter_set.repair import repaired, trimmed, whole_sentences
+from starter_set.sampling import Nucleus
+from starter_set.wordings import COMPATIBLE, WORDINGS
 
-from zoo.data import starter
-from zoo.data.starter import KINDS, SPLITS, records, rows
-from zoo.data.starter.examples import few_shot
-from zoo.data.starter.prompts import contradiction, prompts, topics
-from zoo.data.starter.repair import repaired, trimmed, whole_sentences
-from zoo.data.starter.sampling import Nucleus
-from zoo.data.starter.wordings import COMPATIBLE, WORDINGS
+from zoo.bundled import starter
+from zoo.bundled.starter import KINDS, SPLITS, records, rows
 from zoo.errors import ZooError
 from zoo.rewards.instructions import CHECKERS, followed
 from zoo.rewards.prose import words
@@ -32,7 +32,7 @@ def test_the_split_has_its_size():
 
 
 def test_the_files_are_small():
-    sizes = [len((files("zoo.data.starter") / f"{split}.jsonl").read_bytes()) for split in SPLITS]
+    sizes = [len((files("zoo.bundled.starter") / f"{split}.jsonl").read_bytes()) for split in SPLITS]
     assert sum(sizes) < 900_000
 
 

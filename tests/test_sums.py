@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from zoo.training.sums import Sums
-from zoo.types import Loss, metric_sums
+from zoo.training.step.sums import Sums
+from zoo.values.types import Loss, metric_sums
 
 
 def pair(total, count):

@@ -7,8 +7,8 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
-from zoo.data.formats.message import RowError
-from zoo.data.template import ChatTemplate
+from zoo.data.encoding.template import ChatTemplate
+from zoo.data.row_errors import RowError
 from zoo.errors import ZooError
 
 GENERATE = "{% if add_generation_prompt %}"

@@ -9,7 +9,7 @@ import pytest
 from packages import forget_modules, fresh_environment, put_on_path, run
 from tiny_runs import FLOAT32, cli, trainer
 
-from zoo import registry
+from zoo.contract import registry
 from zoo.rewards.reward import Reward
 from zoo.testing.suite import CHECKS
 

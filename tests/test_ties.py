@@ -9,10 +9,10 @@ from formulas import evaluate, metric, tensor
 
 from zoo.api import wins
 from zoo.comparison.measures import _pair_scores
+from zoo.contract.registry import load_algorithm
 from zoo.evals.pairs import Pair, certainty_bins
 from zoo.evals.reward_models import compared
-from zoo.registry import load_algorithm
-from zoo.ties import TIE, won
+from zoo.values.ties import TIE, won
 
 EQUAL = {side: tensor([-3.0, -7.0]) for side in ("chosen", "rejected")}
 NEAR = {"chosen": tensor([-3.0, -7.0]), "rejected": tensor([-3.00001, -6.99999])}

@@ -4,7 +4,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from zoo.data.tokens import TextTokenizer
+from zoo.data.encoding.tokens import TextTokenizer
 
 CORPUS = ["the answer is four and the question was two", "what is the sum of two and two ?", "user assistant\n\n"] * 20
 SPECIALS = ["<s>", "</s>", "<|turn|>"]

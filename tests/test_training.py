@@ -22,13 +22,13 @@ from tiny_runs import (
 )
 
 import zoo
-from zoo import registry
+from zoo.contract import registry
+from zoo.contract.hookspecs import hookimpl
 from zoo.errors import PluginError, TrainingStopped, ZooError
-from zoo.hookspecs import hookimpl
 from zoo.models.roles import Reference
+from zoo.options.strict_yaml import read_yaml
 from zoo.runs import find_run
-from zoo.strict_yaml import read_yaml
-from zoo.training.callbacks import rises
+from zoo.training.record.callbacks import rises
 
 
 @pytest.fixture
@@ -680,7 +680,7 @@ def test_csv_logs_what_metrics_say(train):
 
 
 def test_a_logger_whose_package_is_missing_is_refused_before_anything_is_loaded(train, monkeypatch, tmp_path):
-    monkeypatch.setattr("zoo.training.checks.find_spec", lambda name: None)
+    monkeypatch.setattr("zoo.options.checks.find_spec", lambda name: None)
     monkeypatch.setattr("zoo.training.execution.Execution", None)
     with pytest.raises(ZooError, match="logger tensorboard needs a package that is not there") as caught:
         train("sft", loggers="tensorboard")
@@ -692,7 +692,7 @@ def test_a_logger_whose_package_is_too_old_says_what_to_install(train, monkeypat
     def missing(*arguments, **options):
         raise ModuleNotFoundError("Neither tensorboard nor tensorboardX is available")
 
-    monkeypatch.setattr("zoo.training.checks.find_spec", lambda name: name)
+    monkeypatch.setattr("zoo.options.checks.find_spec", lambda name: name)
     monkeypatch.setattr("lightning.pytorch.loggers.TensorBoardLogger", missing)
     with pytest.raises(ZooError, match="logger tensorboard needs a package that is not there"):
         train("sft", loggers="tensorboard")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from zoo.errors import ZooError
-from zoo.types import Answer, Answers, Batch, Loss, Ragged, TokenLogps, metric_sums, pad
+from zoo.values.types import Answer, Answers, Batch, Loss, Ragged, TokenLogps, metric_sums, pad
 
 
 def answers():

@@ -14,18 +14,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch.nn.functional import logsigmoid
 
-    from zoo.algorithm import Algorithm
-    from zoo.data.encode import default_collate
+    from zoo.contract.algorithm import Algorithm
+    from zoo.contract.hookspecs import hookimpl
+    from zoo.data.encoding.encode import default_collate
     from zoo.data.load import load_records
     from zoo.data.sources.named import DataSource
     from zoo.errors import NoSuchSplit, ZooError
     from zoo.evals import Eval, Score, Subject, mean_score, share_score
     from zoo.evals.refusals import refusal_of
-    from zoo.groups import flat_groups, group_advantages, sample_groups, step_advantages, step_rewards
-    from zoo.hookspecs import hookimpl
     from zoo.judges.constitution import Principle, load_constitution
-    from zoo.options import require
-    from zoo.rl import (
+    from zoo.options.fields import require
+    from zoo.rollout.engine import Engine, EngineSetup, Sampling
+    from zoo.values.groups import flat_groups, group_advantages, sample_groups, step_advantages, step_rewards
+    from zoo.values.rl import (
         clipped_surrogate,
         clipped_value_loss,
         explained_variance,
@@ -36,9 +37,8 @@ if TYPE_CHECKING:
         variance,
         whiten,
     )
-    from zoo.rollout.engine import Engine, EngineSetup, Sampling
-    from zoo.ties import wins
-    from zoo.types import Answer, Answers, Batch, Loss, Ragged, TokenLogps
+    from zoo.values.ties import wins
+    from zoo.values.types import Answer, Answers, Batch, Loss, Ragged, TokenLogps
 
 __all__ = [
     "Algorithm",
@@ -86,24 +86,24 @@ __all__ = [
 
 _HOMES = {
     "torch.nn.functional": ("logsigmoid",),
-    "zoo.algorithm": ("Algorithm",),
-    "zoo.data.encode": ("default_collate",),
+    "zoo.contract.algorithm": ("Algorithm",),
+    "zoo.data.encoding.encode": ("default_collate",),
     "zoo.data.load": ("load_records",),
     "zoo.data.sources.named": ("DataSource",),
     "zoo.errors": ("NoSuchSplit", "ZooError"),
     "zoo.evals": ("Eval", "Score", "Subject", "mean_score", "share_score"),
     "zoo.evals.refusals": ("refusal_of",),
-    "zoo.groups": ("flat_groups", "group_advantages", "sample_groups", "step_advantages", "step_rewards"),
-    "zoo.hookspecs": ("hookimpl",),
+    "zoo.values.groups": ("flat_groups", "group_advantages", "sample_groups", "step_advantages", "step_rewards"),
+    "zoo.contract.hookspecs": ("hookimpl",),
     "zoo.judges.constitution": ("Principle", "load_constitution"),
-    "zoo.options": ("require",),
-    "zoo.rl": (
+    "zoo.options.fields": ("require",),
+    "zoo.values.rl": (
         "clipped_surrogate", "clipped_value_loss", "explained_variance", "gae", "kl_estimate", "sequence_log_ratio",
         "to_go", "variance", "whiten",
     ),
     "zoo.rollout.engine": ("Engine", "EngineSetup", "Sampling"),
-    "zoo.ties": ("wins",),
-    "zoo.types": ("Answer", "Answers", "Batch", "Loss", "Ragged", "TokenLogps"),
+    "zoo.values.ties": ("wins",),
+    "zoo.values.types": ("Answer", "Answers", "Batch", "Loss", "Ragged", "TokenLogps"),
 }  # fmt: skip
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -1,8 +1,11 @@
-"""Folders of zoo's own."""
+"""Folders of zoo's own, and files and folders that appear complete or not at all: written beside, then renamed."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -11,3 +14,24 @@ def cache_folder() -> Path:
     given = os.environ.get("ZOO_CACHE")
     base = os.environ.get("XDG_CACHE_HOME")
     return Path(given) if given else (Path(base) if base else Path.home() / ".cache") / "zoo"
+
+
+def write_text(path: Path, text: str, errors: str = "strict") -> None:
+    """Replace a file: a kill leaves the old one or the new one. errors: as in `open`."""
+    beside = path.with_name(f".tmp-{path.name}")
+    beside.write_text(text, encoding="utf-8", errors=errors)
+    os.replace(beside, path)
+
+
+@contextlib.contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """An empty folder to write into, which takes the place of `folder` when the block ends, and goes when it fails."""
+    beside = folder.parent / f".tmp-{folder.name}"
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    try:
+        yield beside
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(beside, folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)

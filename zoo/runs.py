@@ -17,8 +17,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import zoo
 from zoo.errors import ZooError, nearest
-from zoo.strict_yaml import read_yaml, write_yaml
+from zoo.options.strict_yaml import read_yaml, write_yaml
+from zoo.paths import write_text
 
 PACKAGES = ("torch", "lightning", "transformers", "peft", "datasets", "tokenizers", "safetensors", "numpy")
 
@@ -80,23 +82,15 @@ class Run:
 
     def load(self) -> tuple[Any, Any]:
         """The trained model and its tokenizer."""
-        import torch
-
-        from zoo.models.loading import load_model, load_tokenizer
-        from zoo.models.names import resolve_model
-
-        source = resolve_model(str(self.path))
-        return load_model(source, torch.float32), load_tokenizer(source)
+        return zoo.load(str(self.path))
 
     def read_json(self, name: str) -> dict[str, Any]:
         file = self.path / name
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
     def write_json(self, name: str, content: Any) -> None:
-        """Write beside and rename, so that a kill leaves the old file or the new one."""
-        beside = self.path / f".tmp-{name}"
-        beside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(beside, self.path / name)
+        """Write a file of the run, whole or not at all."""
+        write_text(self.path / name, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:

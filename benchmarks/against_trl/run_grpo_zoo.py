@@ -15,7 +15,7 @@ from clock import RolloutClock
 
 import zoo
 from zoo.rollout.engine import InProcessEngine
-from zoo.training.module import PostTraining
+from zoo.training.step.module import PostTraining
 
 REWARD = Path(__file__).with_name("reward.py")
 

@@ -21,7 +21,7 @@ import zoo
 from zoo.data.loader import StepLoader
 from zoo.models.default import default_model
 from zoo.models.roles import Reference, answers_in
-from zoo.training.module import PostTraining
+from zoo.training.step.module import PostTraining
 
 
 def main() -> None:

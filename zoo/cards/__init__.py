@@ -11,13 +11,13 @@ import contextlib
 import sys
 from pathlib import Path
 
-from zoo import registry
-from zoo.algorithm import Algorithm
 from zoo.cards import kept
 from zoo.cards.algorithms import describe, stand_in
-from zoo.descriptions import source_of
+from zoo.contract import registry
+from zoo.contract.algorithm import Algorithm
+from zoo.contract.descriptions import source_of
+from zoo.contract.plugin_files import is_file_name
 from zoo.errors import ZooError
-from zoo.plugin_files import is_file_name
 
 
 def described(name: str) -> tuple[str, type[Algorithm]]:

@@ -7,11 +7,11 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from zoo.algorithm import Algorithm
 from zoo.cards.functions import function_in, function_out
 from zoo.cards.values import Unwritable, copy_of, type_in, type_out, value_out
-from zoo.hookspecs import ALGORITHM_HOOKS, LISTENER_HOOKS
-from zoo.options import Option, options_of
+from zoo.contract.algorithm import Algorithm
+from zoo.contract.hookspecs import ALGORITHM_HOOKS, LISTENER_HOOKS
+from zoo.options.fields import Option, options_of
 
 HOOKS = (*ALGORITHM_HOOKS, *LISTENER_HOOKS)
 

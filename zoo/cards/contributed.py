@@ -7,9 +7,9 @@ import inspect
 from collections.abc import Callable
 from typing import Any, get_type_hints
 
-from zoo import registry
 from zoo.cards import kept
 from zoo.cards.values import Unwritable, type_in, type_out, value_out
+from zoo.contract import registry
 
 Facts = dict[str, Any]
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from zoo.cards.values import Unwritable, value_out
 
-LIGHT = ("zoo.options", "zoo.errors", "zoo.spelling")
+LIGHT = ("zoo.options.fields", "zoo.errors", "zoo.options.spelling")
 """Modules of zoo that load nothing heavy."""
 
 

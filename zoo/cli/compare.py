@@ -14,10 +14,10 @@ from rich.table import Table
 from zoo.cli.listings import print_json
 from zoo.cli.train import flag_of, parameter
 from zoo.comparison.entrants import DECIDED
-from zoo.config import TrainConfig
 from zoo.errors import ZooError
 from zoo.numbers import decimal, signed
-from zoo.options import options_of
+from zoo.options.config import TrainConfig
+from zoo.options.fields import options_of
 
 EXAMPLES = (
     "zoo compare --algos dpo,kto,simpo --seeds 3",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from zoo import registry
+from zoo.contract import registry
 
 
 def is_completion() -> bool:

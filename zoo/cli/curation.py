@@ -164,9 +164,9 @@ def filter_rows(
 
 def _scoring(model: str, runs: str, max_length: int, console: Console) -> Any:
     """A function from rows to their perplexities. The model is loaded now: a wrong name is told before the reading."""
-    from zoo.training.perplexity import perplexities
-    from zoo.training.progress import counter
-    from zoo.training.subject import load_subject
+    from zoo.evals.perplexity import perplexities
+    from zoo.evals.subject import load_subject
+    from zoo.training.record.progress import counter
 
     subject = load_subject(model, runs, lambda text: console.print(text, highlight=False, markup=False), head="lm")
     count = counter(console, "rows scored")

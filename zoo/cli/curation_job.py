@@ -55,10 +55,11 @@ class Job:
 
     def open_other(self, source: str, columns: str | None, format: str | None, **how: Any) -> Any:
         """Rows of the kind that the job is about, from any source."""
-        from zoo import registry
+        from zoo.contract import registry
+        from zoo.data.convert import convert
         from zoo.data.curation.rows import open_rows
         from zoo.data.formats import parse_columns
-        from zoo.data.kinds import KINDS, convert
+        from zoo.data.kinds import KINDS
 
         if self.kind not in KINDS:
             convert([], self.kind, self.kind)
@@ -91,7 +92,7 @@ class Job:
 
     def _progress(self) -> Callable[[int, int], None]:
         """A line rewritten in a terminal, a new one now and then elsewhere."""
-        from zoo.training.progress import can_rewrite, rewrite
+        from zoo.training.record.progress import can_rewrite, rewrite
 
         printed, in_place = time.monotonic(), can_rewrite(self.console)
 
@@ -107,7 +108,7 @@ class Job:
     def _show(self, report: dict[str, Any]) -> None:
         from zoo.data.curation.removal import meaning_of
         from zoo.data.display import printable
-        from zoo.training.progress import can_rewrite, rewrite
+        from zoo.training.record.progress import can_rewrite, rewrite
 
         console = self.console
         say = lambda text, **style: console.print(text, highlight=False, markup=False, soft_wrap=True, **style)  # noqa: E731

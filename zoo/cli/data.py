@@ -61,7 +61,7 @@ def data(
     as_json: Json = False,
 ) -> None:
     """Show how rows are read: rendered examples with the trained tokens coloured, lengths, kept and dropped."""
-    from zoo import registry
+    from zoo.contract import registry
     from zoo.data.formats import columns_of
     from zoo.data.load import judge, load
 
@@ -74,14 +74,14 @@ def data(
         named_sources=named,
     )  # fmt: skip
     # Only now what takes seconds to import: mistakes in the data are told at once.
-    from zoo.data.encode import encode
+    from zoo.data.encoding.encode import encode
+    from zoo.data.encoding.template import ChatTemplate
     from zoo.data.preview import as_json as preview_json
     from zoo.data.preview import preview
     from zoo.data.sources.named import data_model
-    from zoo.data.template import ChatTemplate
     from zoo.models.default import NAME
     from zoo.models.loading import load_tokenizer
-    from zoo.training.policy import resolve_start
+    from zoo.models.start import resolve_start
 
     chosen = model or data_model(source, NAME)
     chat = ChatTemplate(load_tokenizer(resolve_start(chosen, "runs", say)), template)
@@ -101,8 +101,8 @@ def data(
 
 def _kind(wanted: str | None, source: str, split: str, columns: Any, named: dict[str, Any]) -> str | tuple[str, ...]:
     """The data kinds meant by a kind, an algorithm, or nothing (then the source's own kind)."""
-    from zoo.algorithm import DATA_KINDS
     from zoo.cards import described
+    from zoo.contract.algorithm import DATA_KINDS
     from zoo.data.load import source_kind
 
     if wanted in DATA_KINDS:

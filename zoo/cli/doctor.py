@@ -12,9 +12,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from zoo import registry
 from zoo.cards import kept as cards
 from zoo.cli.listings import Json, print_json
+from zoo.contract import registry
 from zoo.errors import ZooError
 from zoo.libraries import releases
 

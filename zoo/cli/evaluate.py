@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from zoo import registry
 from zoo.cli.listings import Json, print_json
+from zoo.contract import registry
 from zoo.errors import ZooError
 
 EXAMPLES = (
@@ -75,9 +75,9 @@ def evaluate(
     needs_model = bool(reward) or not asked_for or any(one.evaluation.head != "none" for one in asked_for)
     for name in filter(None, (model, against)) if needs_model else ():
         expect(name, out)
+    from zoo.evals.subject import load_subject
     from zoo.models.scalar import is_scorer
-    from zoo.training.progress import counter
-    from zoo.training.subject import load_subject
+    from zoo.training.record.progress import counter
 
     console = Console(stderr=as_json)
     available = registry.contributions(registry.manager(), "evals")
@@ -109,7 +109,7 @@ def _say(console: Console) -> Any:
 
 
 def _show(console: Console, score: Any, about: str, samples: int) -> None:
-    from zoo.training.report import printable
+    from zoo.training.record.report import printable
 
     console.print(f"[bold]{escape(score.name)}[/bold] {score.text()}  {about}", highlight=False)
     for key, value in score.details.items():

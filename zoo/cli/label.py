@@ -102,8 +102,8 @@ def label(
 
     model = model or data_model(data, NAME)
     _look_ahead(data, kind, judge, model, runs)
-    from zoo.training.labelling import LabelOptions, label_data
-    from zoo.training.progress import counter
+    from zoo.labelling.job import LabelOptions, label_data
+    from zoo.training.record.progress import counter
 
     console = Console(stderr=as_json)
     options = LabelOptions(
@@ -118,7 +118,7 @@ def label(
 
 def _look_ahead(data: str, kind: str | None, judge: str, model: str, runs: str) -> None:
     """Raises ZooError for data, a judge or a model that is not there, before what takes seconds to import."""
-    from zoo import registry
+    from zoo.contract import registry
     from zoo.data.sources import is_on_hub, open_source
     from zoo.judges.spelled import SELF, check_judge
     from zoo.models.names import expect
@@ -137,7 +137,7 @@ def _look_ahead(data: str, kind: str | None, judge: str, model: str, runs: str) 
 
 
 def _show(summary: dict[str, Any], path: Path, console: Console) -> None:
-    from zoo.training.labelling import reasons
+    from zoo.labelling.job import reasons
 
     def percent(name: str) -> str:
         return f"{summary[name]:.1%}"

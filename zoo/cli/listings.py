@@ -16,9 +16,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from zoo import registry
 from zoo.cards import about, described
 from zoo.cli.completion import algorithm_names, run_names
+from zoo.contract import registry
 from zoo.numbers import decimal
 
 NARROW_TABLE = 76
@@ -68,7 +68,7 @@ def _show_algorithms(rows: list[dict[str, Any]]) -> None:
 
 def algorithm_card(name: str) -> dict[str, Any]:
     """Everything an algorithm says of itself, as JSON types."""
-    from zoo.options import options_of
+    from zoo.options.fields import options_of
 
     short, cls = described(name)
     needs = cls.needs(cls(), cls.Config()) if callable(cls.needs) else cls.needs
@@ -189,7 +189,7 @@ def _run_row(run: Any) -> dict[str, Any]:
 
 
 def _show_run(run: Any) -> None:
-    from zoo.config import TrainConfig
+    from zoo.options.config import TrainConfig
 
     console = Console()
     if "reason" in run.summary:

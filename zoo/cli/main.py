@@ -108,7 +108,7 @@ def main() -> None:
         show_error(error)
         raise SystemExit(error.exit_status) from None
     except Exception as error:
-        from zoo.faults import fault_of_plugin
+        from zoo.contract.faults import fault_of_plugin
 
         fault = fault_of_plugin(error)
         if fault is None:

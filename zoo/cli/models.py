@@ -34,10 +34,10 @@ def chat(
 
     for name in filter(None, (model, versus)):
         expect(name, out)
-    from zoo.data.formats.message import RowError
+    from zoo.data.row_errors import RowError
     from zoo.evals.answers import answer_texts
+    from zoo.evals.subject import load_subject
     from zoo.rollout.engine import Sampling
-    from zoo.training.subject import load_subject
 
     console = Console()
     subjects = {
@@ -89,9 +89,10 @@ def export(
     source = resolve_model(str(find_run(run, out).path))
     import torch
 
-    from zoo.libraries.adapters import is_adapted, merged
+    from zoo.libraries.adapters import merged
+    from zoo.libraries.wrappers import is_adapted
     from zoo.models.loading import load_model, load_tokenizer
-    from zoo.training.policy import export_model
+    from zoo.models.start import export_model
 
     model = load_model(source, getattr(torch, dtype))
     if merge:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from zoo.algorithm import DATA_KINDS
+from zoo.contract.algorithm import DATA_KINDS
 from zoo.errors import ZooError
 
 EXAMPLES = ("zoo new-plugin mine --data preference", "zoo new-plugin mine --data feedback --out ~/plugins")

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from zoo.cli.listings import Json, print_json
-from zoo.spelling import seeds as seeds_in
+from zoo.options.spelling import seeds as seeds_in
 
 EXAMPLES = (
     "zoo reproduce ipo --laptop",

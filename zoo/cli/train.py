@@ -15,15 +15,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from zoo import registry
 from zoo.cards import described
 from zoo.cli.completion import algorithm_names, is_completion, run_names
 from zoo.cli.help import Command
 from zoo.cli.listings import print_json
-from zoo.config import OTHER_NAMES, Resolved, TrainConfig
+from zoo.contract import registry
 from zoo.errors import ZooError, nearest_names
-from zoo.options import Option, options_of
-from zoo.strict_yaml import read_yaml
+from zoo.options.config import OTHER_NAMES, Resolved, TrainConfig
+from zoo.options.fields import Option, options_of
+from zoo.options.strict_yaml import read_yaml
 
 if TYPE_CHECKING:
     from zoo.training.outlook import Outlook

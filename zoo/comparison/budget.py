@@ -19,13 +19,13 @@ from typing import Any
 
 import torch
 
-from zoo import registry
-from zoo.config import Resolved, TrainConfig
-from zoo.data.template import ChatTemplate
+from zoo.contract import registry
+from zoo.data.encoding.template import ChatTemplate
 from zoo.models.roles import Models, answers_in
+from zoo.options.config import Resolved, TrainConfig
 from zoo.training.datasets import load_data, make_collate, make_loader
-from zoo.training.online import make_experience
-from zoo.types import Answers, Batch, TokenLogps
+from zoo.training.online.assembly import make_experience
+from zoo.values.types import Answers, Batch, TokenLogps
 
 DEFINITION = (
     "Equal compute means equal trained tokens: those that the policy scores with gradient, prompt and answer, "

@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zoo import registry
-from zoo.config import Resolved, TrainConfig, resolve
+from zoo.contract import registry
 from zoo.data.sources import file_type
 from zoo.data.sources.named import data_defaults
 from zoo.errors import ZooError, nearest
-from zoo.options import options_of
-from zoo.spelling import seeds as seeds_in
-from zoo.strict_yaml import read_yaml
-from zoo.training.checks import check_values, names_in
+from zoo.options.checks import check_values, names_in
+from zoo.options.config import Resolved, TrainConfig, resolve
+from zoo.options.fields import options_of
+from zoo.options.spelling import seeds as seeds_in
+from zoo.options.strict_yaml import read_yaml
 
 DECIDED = ("seed", "name", "out", "patience", "devices", "num_nodes", "strategy")
 """Options of the core that the comparison sets itself."""
@@ -74,9 +74,9 @@ def read_settings(
 ) -> Settings:
     """Everything that the command line and the file say. Raises ZooError.
 
-    algos: `first,label=second`; seeds: as `zoo.spelling.seeds` reads them; config: a YAML file of common options,
-    `algos`, `seeds`, and a mapping of options under an entrant's label; sets: `label.option=value`; given: common
-    options.
+    algos: `first,label=second`; seeds: as `zoo.options.spelling.seeds` reads them; config: a YAML file of common
+    options, `algos`, `seeds`, and a mapping of options under an entrant's label; sets: `label.option=value`; given:
+    common options.
     """
     file = read_yaml(config) if config else {}
     named = algos if algos is not None else file.pop("algos", None)

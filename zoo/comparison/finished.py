@@ -8,8 +8,8 @@ from typing import Any
 from zoo.errors import ZooError
 from zoo.evals import Score
 from zoo.evals.changes import change
+from zoo.evals.kept_scores import scores_of
 from zoo.runs import Run
-from zoo.training.kept_scores import scores_of
 
 NAMES_ONLY = ("name", "out")
 VALUES = ("value", "low", "high", "n")

@@ -11,18 +11,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from zoo.config import TrainConfig
+from zoo.contract.registry import PluginManager, contributions
+from zoo.data.encoding.template import ChatTemplate
 from zoo.data.kinds import prompt_key
-from zoo.data.template import ChatTemplate
 from zoo.errors import ZooError
 from zoo.evals import Score, Subject, mean_score, share_score
 from zoo.evals.answers import answers_to, score_all
 from zoo.evals.chosen import Chosen
 from zoo.evals.divergence import answer_divergences
-from zoo.registry import PluginManager, contributions
+from zoo.options.config import TrainConfig
 from zoo.rollout.engine import Sampling
-from zoo.ties import won
 from zoo.training.datasets import brings_held_out, load_data
+from zoo.values.ties import won
 
 EXPLAINED = {
     "preference_accuracy": (

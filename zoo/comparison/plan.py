@@ -8,10 +8,10 @@ from typing import Any
 
 from zoo.comparison.budget import DEFINITION, Planner, Written
 from zoo.comparison.entrants import Entrant, Settings
-from zoo.config import Resolved
+from zoo.data.encoding.template import ChatTemplate
 from zoo.data.kinds import prompt_key
-from zoo.data.template import ChatTemplate
 from zoo.errors import ZooError
+from zoo.options.config import Resolved
 
 
 @dataclass

@@ -15,10 +15,10 @@ from zoo.comparison.plan import Plan, Planned
 from zoo.comparison.statistics import mean_and_spread
 from zoo.evals import Score
 from zoo.evals.changes import averaged, change
+from zoo.evals.kept_scores import with_cases
 from zoo.numbers import signed
-from zoo.report.warnings import displacement, length_warning
+from zoo.report.sections.warnings import displacement, length_warning
 from zoo.runs import Run
-from zoo.training.kept_scores import with_cases
 
 SPREAD = "mean ± sample standard deviation over seeds"
 COSTS = {

@@ -17,29 +17,29 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from zoo import registry
 from zoo.comparison import measures, results
 from zoo.comparison.entrants import START, Settings, default_folder
 from zoo.comparison.plan import Plan, Planned, make_plan
-from zoo.config import AUTO, TrainConfig
-from zoo.data.template import ChatTemplate
+from zoo.contract import registry
+from zoo.data.encoding.template import ChatTemplate
 from zoo.errors import TrainingStopped, ZooError
 from zoo.evals import Score, Subject
 from zoo.evals.answers import generate
 from zoo.evals.chosen import choose
+from zoo.evals.kept_scores import copy_score, write_score
 from zoo.libraries.architecture import ending_ids
-from zoo.models.loading import load_model, load_tokenizer
+from zoo.libraries.quiet import quiet_libraries
+from zoo.models.devices import choose_accelerator
+from zoo.models.loading import load_model, load_tokenizer, require_head
 from zoo.models.names import Source, resolve_model
 from zoo.models.precision import choose_precision
-from zoo.models.scorer import require_head
+from zoo.options.checks import names_in
+from zoo.options.config import AUTO, TrainConfig
 from zoo.report.run_page import write_run_page
 from zoo.runs import Run, find_run, find_runs, is_run_name
-from zoo.training.checks import names_in
-from zoo.training.devices import choose_accelerator
-from zoo.training.kept_scores import copy_score, write_score
-from zoo.training.online import sampling_of
-from zoo.training.progress import counter
-from zoo.training.run import execute, quiet_libraries
+from zoo.training.online.assembly import sampling_of
+from zoo.training.record.progress import counter
+from zoo.training.run import execute
 
 STOPPED_BY_SIGNAL = 128
 PROMPTS_ASKED = 32

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from zoo.data.template import ChatTemplate
+from zoo.data.encoding.template import ChatTemplate
 
 LONGEST = 1500
 """Characters shown of one text; the middle of a longer one is left out."""

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zoo.data.convert import convert
 from zoo.data.formats import named_format
-from zoo.data.kinds import KINDS, Record, convert
+from zoo.data.kinds import KINDS, Record
 from zoo.data.load import SAMPLE_ROWS, find_format, judge, read_line
 from zoo.data.report import Report
 from zoo.data.sources import NamedSources, Source, file_type, is_on_hub, open_source

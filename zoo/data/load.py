@@ -18,18 +18,19 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from zoo.contract.registry import contributions, manager
+from zoo.data.checks import check
+from zoo.data.convert import convert
 from zoo.data.formats import check_columns, detect, named_format, rename, to_record
 from zoo.data.formats.conversation import WARNINGS
-from zoo.data.formats.message import RowError
-from zoo.data.formats.record import check
 from zoo.data.formats.shape import Format, Row, Sample
-from zoo.data.kinds import KINDS, Record, convert, prompt_key
+from zoo.data.kinds import KINDS, Record, prompt_key
 from zoo.data.report import Report
+from zoo.data.row_errors import RowError
 from zoo.data.sources import NamedSources, Source, open_source
 from zoo.data.sources.lines import Line
 from zoo.data.sources.named import parts_of
 from zoo.errors import ZooError
-from zoo.registry import contributions, manager
 
 SAMPLE_ROWS = 200
 UNREADABLE_SHARE = 0.01

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.data.randomness import seeded
 from zoo.errors import ZooError
-from zoo.types import Answer, Answers, Batch
+from zoo.randomness import seeded
+from zoo.values.types import Answer, Answers, Batch
 
 SECOND_ORDER = 500_009
 """Between the seeds of the two orders of a run whose data changes."""

@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from zoo.data.display import Histogram, Legend, Line, Piece, TokenText, pieces_of
-from zoo.data.encode import Encoded
+from zoo.data.encoding.encode import Encoded
+from zoo.data.encoding.statistics import quantiles
+from zoo.data.encoding.template import ChatTemplate
 from zoo.data.report import Report
-from zoo.data.statistics import quantiles
-from zoo.data.template import ChatTemplate
-from zoo.types import Answer
+from zoo.values.types import Answer
 
 BINS = 8
 

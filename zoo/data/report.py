@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from zoo.data.formats.message import RowError
-from zoo.data.formats.record import CODES
+from zoo.data.row_errors import CODES, RowError
 
 SHOWN_ROWS = 10
 SHOWN_ERRORS = 20

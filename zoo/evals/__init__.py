@@ -14,7 +14,7 @@ from zoo.numbers import decimal
 if TYPE_CHECKING:
     import torch
 
-    from zoo.data.template import ChatTemplate
+    from zoo.data.encoding.template import ChatTemplate
 
 Z = 1.959964
 """The 97.5 % point of the normal distribution."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from zoo.data.encode import encode
+from zoo.data.encoding.encode import encode
 from zoo.errors import PluginError
 from zoo.evals import Score, Subject, mean_score, ratio_score, share_score, within_0_and_1
 from zoo.evals.pairs import Pair
@@ -16,7 +16,7 @@ from zoo.models.precision import autocast
 from zoo.models.scoring import balance_of, score_answers
 from zoo.rewards.reward import Reward, Scored
 from zoo.rollout.engine import InProcessEngine, Sampling
-from zoo.types import Answer, TokenLogps
+from zoo.values.types import Answer, TokenLogps
 
 SCORING_TOKENS = 4096
 """Tokens in one forward pass while scoring."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from zoo.errors import ZooError, nearest
 from zoo.evals import Eval, Score
-from zoo.spelling import bind, parse
+from zoo.options.spelling import bind, parse
 
 EXAMPLE = "pass_at_k(k=8, data=questions.jsonl, reward=numeric)"
 MODELS = {"lm": "a language model", "scalar": "a reward model"}

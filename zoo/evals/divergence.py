@@ -18,7 +18,7 @@ from zoo.models.layout import arrange
 from zoo.models.logps import Head
 from zoo.models.precision import autocast
 from zoo.models.scoring import balance_of, hidden_states, on_device
-from zoo.types import Answer
+from zoo.values.types import Answer
 
 CHUNK_BYTES = 96 * 2**20
 """Size of one chunk of float32 logits."""

@@ -12,7 +12,7 @@ from zoo.evals import Subject
 from zoo.evals.answers import generate
 from zoo.rewards.reward import Reward
 from zoo.rollout.engine import Sampling
-from zoo.types import Answer
+from zoo.values.types import Answer
 
 
 @dataclass

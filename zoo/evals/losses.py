@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from typing import Any, Literal
 
-from zoo.data.encode import encode
+from zoo.data.encoding.encode import encode
 from zoo.errors import ZooError
 from zoo.evals import Score, Subject, mean_score, ratio_score
 from zoo.evals.answers import answers_to, score_all

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from zoo.ties import won
+from zoo.values.ties import won
 
 SAME_LENGTH = 0.1
 """Answers are of one length when they differ by at most this share of the longer one, in tokens."""

@@ -7,14 +7,14 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from zoo.data.encode import encode
+from zoo.data.encoding.encode import encode
 from zoo.errors import ZooError, nearest
 from zoo.evals import Score, Subject, mean_score, share_score
 from zoo.evals.pairs import Pair, calibration_error, correlation
 from zoo.models.precision import autocast
 from zoo.models.scalar import score_many, unit_of
-from zoo.ties import won
-from zoo.types import Answer
+from zoo.values.ties import won
+from zoo.values.types import Answer
 
 ZEROS = ("wrong", "right", "skip")
 """What a label 0 of a step may mean."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from zoo.algorithm import Algorithm
+from zoo.contract.algorithm import Algorithm
+from zoo.contract.registry import contributions, manager
 from zoo.data.formats import parse_columns
 from zoo.data.load import DataSet, load
 from zoo.data.sources import open_source
 from zoo.data.sources.named import data_defaults, parts_of
 from zoo.errors import ZooError
 from zoo.evals import Subject
-from zoo.registry import contributions, manager
 from zoo.rewards.reward import Reward
 
 Records = list[dict[str, Any]]

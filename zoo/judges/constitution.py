@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from zoo.errors import ZooError, nearest
-from zoo.strict_yaml import read_yaml
+from zoo.options.strict_yaml import read_yaml
 
 SHIPPED = {"default": Path(__file__).parent / "constitution.yaml"}
 

@@ -23,7 +23,7 @@ from zoo.judges.cache import JudgementCache
 from zoo.judges.constitution import Principle
 from zoo.judges.verdicts import Tally, Verdict, expected_grade
 from zoo.judges.wording import Question, Wording, as_text, load_wording
-from zoo.models.parts import gathered, my_place
+from zoo.processes import gathered, my_place
 
 Clamp = tuple[float, float]
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from zoo.data.formats.message import RowError
-from zoo.data.template import ChatTemplate
+from zoo.data.encoding.template import ChatTemplate
+from zoo.data.row_errors import RowError
 from zoo.judges.judge import Response
 from zoo.judges.wording import Question
 from zoo.libraries.architecture import longest_text
@@ -25,7 +25,7 @@ from zoo.models.scoring import balance_of, choose_layout, score_answers
 from zoo.models.snapshot import evaluating
 from zoo.rollout.engine import InProcessEngine
 from zoo.rollout.sampling import Sampling
-from zoo.types import Answer
+from zoo.values.types import Answer
 
 Ways = list[tuple[int, tuple[int, ...]]]
 """(number of the choice, token ids of one way to write it)."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from zoo.data.template import ChatTemplate
+from zoo.data.encoding.template import ChatTemplate
 from zoo.errors import ZooError
 from zoo.judges.cache import JudgementCache
 from zoo.judges.endpoint import Endpoint
@@ -21,10 +21,9 @@ from zoo.judges.wording import load_wording
 from zoo.libraries.adapters import merged
 from zoo.libraries.architecture import ending_ids
 from zoo.models.attention import use_cpu_attention
-from zoo.models.loading import load_model, load_tokenizer
+from zoo.models.loading import load_model, load_tokenizer, require_head
 from zoo.models.names import resolve_model
 from zoo.models.precision import round_frozen, rounding_tolerance
-from zoo.models.scorer import require_head
 from zoo.models.scoring import choose_layout
 from zoo.paths import cache_folder
 from zoo.runs import find_run, is_run_name

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zoo.data.formats.message import Message
+from zoo.data.kinds import Message
 from zoo.errors import ZooError, nearest
-from zoo.strict_yaml import read_yaml
+from zoo.options.strict_yaml import read_yaml
 
 SHIPPED = Path(__file__).parent / "wording.yaml"
 PLACES = {

@@ -13,21 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.libraries.architecture import with_scalar_head
+from zoo.libraries.pretrained import save
 from zoo.libraries.reliance import importing, relies_on, require
 from zoo.libraries.tiny import IDS, make_tiny
+from zoo.libraries.wrappers import base_of, is_adapted
 
 ADAPTER = "lora_"
 """What the name of an adapter's parameter contains."""
-
-
-def base_of(model: Any) -> Any:
-    """The Hugging Face model inside a peft wrapper, or the model itself."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def is_adapted(model: Any) -> bool:
-    """Whether the model is wrapped in adapters."""
-    return hasattr(model, "disable_adapter")
 
 
 def without_adapters(model: Any) -> contextlib.AbstractContextManager[Any]:
@@ -101,11 +94,6 @@ def load_on(base: Any, path: str) -> Any:
         return PeftModel.from_pretrained(base, path, is_trainable=True)
 
 
-def save_options(model: Any) -> dict[str, Any]:
-    """What `save_pretrained` needs besides: adapters never change the vocabulary, and peft would ask the hub."""
-    return {"save_embedding_layers": False} if is_adapted(model) else {}
-
-
 @contextlib.contextmanager
 def quiet_peft() -> Iterator[None]:
     """peft asks a model for `is_gradient_checkpointing`, which newer versions of transformers warn of."""
@@ -119,8 +107,6 @@ def quiet_peft() -> Iterator[None]:
 
 def _adapted(scorer: bool = False) -> Any:
     """A tiny model with adapters that change what it computes."""
-    from zoo.libraries.architecture import with_scalar_head
-
     model = make_tiny()
     model = with_scalar_head(model, torch.float32) if scorer else model
     with importing("peft"), quiet_peft():
@@ -161,8 +147,6 @@ def adapters_can_be_merged() -> None:
 
 @relies_on("peft", "Adapters are saved as safetensors without the base, name it, and load on it, trainable.")
 def adapters_can_be_saved_and_loaded() -> None:
-    from zoo.libraries.pretrained import save
-
     model = _adapted()
     with tempfile.TemporaryDirectory() as folder:
         base, adapters = Path(folder) / "base", Path(folder) / "adapters"

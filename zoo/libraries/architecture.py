@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from zoo.errors import ZooError
-from zoo.libraries.adapters import base_of
 from zoo.libraries.reliance import importing, relies_on
 from zoo.libraries.tiny import IDS, make_tiny, tiny_model
+from zoo.libraries.wrappers import base_of
 
 
 class OutputHead(NamedTuple):

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from zoo.libraries.adapters import save_options
 from zoo.libraries.reliance import importing, relies_on, require
 from zoo.libraries.tiny import IDS, make_tiny
+from zoo.libraries.wrappers import save_options
 
 GGUF_LEFTOVERS = ("quantization_config", "_pre_quantization_dtype")
 """What the configuration of a model that was loaded from GGUF has besides, and a plain one must not."""

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.libraries.adapters import base_of
 from zoo.libraries.architecture import text_config
+from zoo.libraries.wrappers import base_of
 from zoo.models.layout import counted
 from zoo.models.parts import rows_in_parts
 from zoo.models.roles import Policy
 from zoo.models.scalar import head_values
 from zoo.models.scoring import balance_of, predicting_states
-from zoo.types import Answer, Answers, pad
+from zoo.values.types import Answer, Answers, pad
 
 
 class ValueHead(torch.nn.Module):

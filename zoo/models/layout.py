@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from zoo.types import Answer, pad
+from zoo.values.types import Answer, pad
 
 LAYOUTS = ("shared", "packed", "padded")
 

@@ -1,4 +1,4 @@
-"""Loading what `zoo.models.names` found: a model, its tokenizer, adapters; and LoRA."""
+"""Loading what `zoo.models.names` found: a language model or reward model, its tokenizer, adapters; and LoRA."""
 
 from __future__ import annotations
 
@@ -10,8 +10,16 @@ import torch
 
 from zoo.errors import ZooError
 from zoo.libraries import adapters, pretrained
-from zoo.libraries.architecture import silence_dropout
-from zoo.models.names import Source, check_base
+from zoo.libraries.architecture import silence_dropout, with_scalar_head
+from zoo.libraries.wrappers import is_adapted
+from zoo.models.names import Source, check_base, head_in, head_in_config, refuse_head, resolve_model
+from zoo.models.scalar import fold_scale, start_head
+
+
+def load(name: str) -> tuple[Any, Any]:
+    """A model in float32 on the CPU, and its tokenizer, by what `--model` takes. Raises ZooError."""
+    source = resolve_model(name)
+    return load_model(source, torch.float32), load_tokenizer(source)
 
 
 def load_tokenizer(source: Source, trust_remote_code: bool = False) -> Any:
@@ -27,14 +35,12 @@ def load_model(source: Source, dtype: torch.dtype, trust_remote_code: bool = Fal
 
     An adapter folder is loaded on its base, trainable.
     """
-    from zoo.models.scorer import head_of, load_scorer
-
     if head_of(source) == "scalar":
         return load_scorer(source, dtype, trust_remote_code)
     if source.is_adapter:
         check_base(source)
         pretrained.quiet()
-        model = told(source, lambda: adapters.load_on_base(source.path, dtype=dtype, use_safetensors=True))
+        model = _told(source, lambda: adapters.load_on_base(source.path, dtype=dtype, use_safetensors=True))
     else:
         model = _pretrained("AutoModelForCausalLM", source, dtype=dtype, trust_remote_code=trust_remote_code)
     silence_dropout(model)
@@ -42,10 +48,10 @@ def load_model(source: Source, dtype: torch.dtype, trust_remote_code: bool = Fal
 
 
 def _pretrained(kind: str, source: Source, **options: Any) -> Any:
-    return told(source, lambda: pretrained.load(kind, source.path, **options))
+    return _told(source, lambda: pretrained.load(kind, source.path, **options))
 
 
-def told(source: Source, load: Callable[[], Any]) -> Any:
+def _told(source: Source, load: Callable[[], Any]) -> Any:
     """What `load` gives; what it raises becomes an error that a person can act on."""
     try:
         return load()
@@ -63,10 +69,52 @@ def told(source: Source, load: Callable[[], Any]) -> Any:
 
 
 
+def head_of(source: Source) -> str:
+    """What the configuration says a model is: a reward model ("scalar") or a language model ("lm")."""
+    if source.folder is not None:
+        return head_in(source.folder)
+    return head_in_config(_pretrained("AutoConfig", source).to_dict())
+
+
+def require_head(source: Source, head: str) -> None:
+    """Raises ZooError for a model of the other sort."""
+    refuse_head(source.name, head_of(source), head)
+
+
+def scorer_to_train(source: Source, dtype: torch.dtype, seed: int, trust_remote_code: bool = False) -> Any:
+    """A model with a scalar head: its own, or a new one drawn with `seed` on a language model's backbone."""
+    if head_of(source) == "scalar":
+        model = load_scorer(source, dtype, trust_remote_code)
+        fold_scale(model)
+        return model
+    language_model = load_model(source, dtype, trust_remote_code)
+    if source.is_adapter:
+        language_model = adapters.merged(language_model)
+    model = with_scalar_head(language_model, dtype, trust_remote_code)
+    start_head(model, seed)
+    return model.requires_grad_(True)
+
+
+def load_scorer(source: Source, dtype: torch.dtype, trust_remote_code: bool = False) -> Any:
+    """A reward model with the head, gain and bias it was saved with; an adapter folder on its base, trainable."""
+    require_head(source, "scalar")
+    options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code}
+    if source.is_adapter:
+        check_base(source)
+        name, options["revision"] = adapters.base_named_in(source.path)
+        # The adapter's folder has the configuration with the number of outputs, the padding, gain and bias.
+        options["config"] = _pretrained("AutoConfig", source)
+        base = _pretrained("AutoModelForSequenceClassification", Source(name, None), **options)
+        model = _told(source, lambda: adapters.load_on(base, source.path))
+    else:
+        model = _pretrained("AutoModelForSequenceClassification", source, num_labels=1, **options)
+    silence_dropout(model)
+    return model.eval()
+
 
 def add_lora(model: Any, rank: int, alpha: float, dropout: float, targets: list[str] | str) -> Any:
     """Wrap a model in trainable low-rank adapters; a model that has adapters keeps them."""
-    if adapters.is_adapted(model):
+    if is_adapted(model):
         return model
     if isinstance(targets, list) and len(targets) == 1:
         targets = targets[0]

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zoo.contract.registry import contributions, manager
 from zoo.errors import ZooError, nearest
 from zoo.libraries import hub
 from zoo.models.default import HUB_NAME, NAME, WHEEL, convert_gguf, default_model, is_unpacked, unpacked_folder
 from zoo.paths import cache_folder
-from zoo.registry import contributions, manager
 from zoo.runs import Run, find_run, find_runs, is_run_name
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")

@@ -7,30 +7,13 @@ of the parts, and the numbers are gathered: the same on all, whichever has compu
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from zoo.models.layout import counted
-from zoo.types import Answer, TokenLogps, pad
-
-
-def gathered(mine: Any) -> list[Any]:
-    """What each process holds, in the order of the processes; tensors in it should be on the CPU."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return [mine]
-    found: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(found, mine)
-    return found
-
-
-def my_place() -> tuple[int, int]:
-    """This process and how many there are."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
+from zoo.processes import gathered, my_place
+from zoo.values.types import Answer, TokenLogps, pad
 
 
 def cut(answers: Sequence[Answer], micro_tokens: int) -> list[list[int]]:

@@ -17,7 +17,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from zoo.types import Answer
+from zoo.values.types import Answer
 
 
 def fingerprint(parameters: Iterable[tuple[str, Tensor]], *extra: str) -> str:

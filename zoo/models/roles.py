@@ -16,7 +16,7 @@ from zoo.models.parts import logps_in_parts
 from zoo.models.reference_cache import ReferenceCache, answer_key
 from zoo.models.scoring import States, balance_of, predicting_states, score_answers, split
 from zoo.models.snapshot import Snapshot
-from zoo.types import Answer, Answers, TokenLogps, missing_role
+from zoo.values.types import Answer, Answers, TokenLogps, missing_role
 
 
 class Scorer:

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from zoo.errors import ZooError
-from zoo.libraries.adapters import base_of
 from zoo.libraries.architecture import text_config
+from zoo.libraries.wrappers import base_of
 from zoo.models.layout import counted
 from zoo.models.scoring import balance_of, hidden_states, rows_for
-from zoo.types import Answer, Answers, TokenLogps, pad
+from zoo.values.types import Answer, Answers, TokenLogps, pad
 
 PART_TOKENS = 4096
 """Tokens in one forward pass where many answers are scored without gradient."""

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from zoo.libraries.adapters import base_of
 from zoo.libraries.architecture import attention_window, backbone, last_hidden, text_config
+from zoo.libraries.wrappers import base_of
 from zoo.models.attention import note_segments, reads_segments
 from zoo.models.layout import Rows, arrange, counted
 from zoo.models.logps import Head, token_logps
-from zoo.types import Answer, TokenLogps
+from zoo.values.types import Answer, TokenLogps
 
 
 def balance_of(model: Any) -> int:

@@ -10,14 +10,17 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from zoo import registry
-from zoo.algorithm import Algorithm
 from zoo.cards import described
-from zoo.config import OTHER_NAMES, TrainConfig, resolve
+from zoo.contract import registry
+from zoo.contract.algorithm import Algorithm
 from zoo.data.sources.named import data_defaults
 from zoo.errors import ZooError, nearest
 from zoo.evals.chosen import MODELS, choose
-from zoo.options import build, options_of
+from zoo.labelling.job import LabelOptions
+from zoo.options.checks import check_values
+from zoo.options.config import OTHER_NAMES, TrainConfig, resolve
+from zoo.options.fields import build, options_of
+from zoo.options.spelling import parse
 from zoo.recipes.data_fit import DataFit
 from zoo.recipes.form import StageForm
 from zoo.recipes.model_fit import model_problem
@@ -26,9 +29,6 @@ from zoo.recipes.schema import METRIC, REFERENCE, Recipe, Stage, Variant, canoni
 from zoo.recipes.structure import metrics_of, written_at
 from zoo.rewards.expression import Expression
 from zoo.runs import is_run_name
-from zoo.spelling import parse
-from zoo.training.checks import check_values
-from zoo.training.labelling import LabelOptions
 from zoo.training.outlook import evaluations
 
 

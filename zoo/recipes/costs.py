@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from zoo.training.timing import most_memory
+from zoo.training.step.timing import most_memory
 
 
 def clocks() -> dict[str, float]:

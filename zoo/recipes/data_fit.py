@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from zoo.data.convert import kinds_that_serve
 from zoo.data.formats import columns_of, named_format
-from zoo.data.kinds import KINDS, kinds_that_serve
+from zoo.data.kinds import KINDS
 from zoo.data.load import load
 from zoo.data.sources import NamedSources, file_type
 from zoo.errors import ZooError

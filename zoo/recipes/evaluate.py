@@ -6,17 +6,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from zoo.data.randomness import seed_everything
 from zoo.evals import Eval, Score
 from zoo.evals.chosen import choose
+from zoo.evals.kept_scores import write_score
+from zoo.evals.subject import load_subject
+from zoo.options.spelling import parse
+from zoo.randomness import seed_everything
 from zoo.recipes.graph import Job
 from zoo.recipes.keys import code_digest, digest, stage_key
 from zoo.recipes.schema import MEASURED, Stage
-from zoo.report.series import Series, start_and_end
+from zoo.report.plots.series import Series, start_and_end
 from zoo.runs import Run
-from zoo.spelling import parse
-from zoo.training.kept_scores import write_score
-from zoo.training.subject import load_subject
 
 KEPT = "evals.json"
 Say = Callable[[str], None]

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zoo import descriptions, registry
+from zoo.contract import descriptions, registry
+from zoo.contract.hook_arguments import shown
 from zoo.errors import ZooError, nearest
-from zoo.hook_arguments import shown
-from zoo.strict_yaml import read_with_lines
+from zoo.options.strict_yaml import read_with_lines
 
 Lines = dict[tuple[str | int, ...], tuple[str, int]]
 

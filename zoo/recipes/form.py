@@ -13,9 +13,9 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from zoo.config import TrainConfig
 from zoo.errors import ZooError, nearest
-from zoo.options import options_of
+from zoo.options.config import TrainConfig
+from zoo.options.fields import options_of
 from zoo.recipes.schema import METRIC, RULES, place
 
 Lines = Mapping[tuple[str | int, ...], tuple[str, int]]

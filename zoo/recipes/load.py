@@ -14,9 +14,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from zoo.config import OTHER_NAMES, TrainConfig
 from zoo.errors import ZooError, nearest
-from zoo.options import options_of
+from zoo.options.config import OTHER_NAMES, TrainConfig
+from zoo.options.fields import options_of
 from zoo.recipes.find import RecipeEntry, all_recipes, find_recipe, read
 from zoo.recipes.form import STAGE_NAME, LaptopForm, Lines, StageForm, VariantForm, parse
 from zoo.recipes.schema import Claim, Paper, Recipe, Stage, Variant, canonical, place, references, rewritten, spelled

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from zoo.algorithm import Algorithm
+from zoo.contract.algorithm import Algorithm
 from zoo.errors import ZooError, nearest
+from zoo.options.spelling import parse
 from zoo.recipes.schema import MEASURED, Stage
-from zoo.spelling import parse
 
 EVERY_STEP = ("loss", "grad_norm", "lr", "num_tokens")
 ROLLOUTS = (

@@ -6,12 +6,12 @@ import csv
 import datetime
 import io
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from zoo import __version__
+from zoo.paths import write_text
 from zoo.recipes import claims
 from zoo.recipes.evaluate import eval_values, scores_of, stage_value
 from zoo.recipes.graph import Job
@@ -163,13 +163,6 @@ def claims_table(found: Mapping[str, Any]) -> str:
         numbers = ["" if one[key] is None else one[key] for key in ("mean", "sd", "low", "high")]
         table.writerow([one[key] for key in ("says", "where", "metric", "rule", "verdict", "why")] + numbers + values)
     return stream.getvalue()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write beside and rename."""
-    beside = path.with_name(f".tmp-{path.name}")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
 
 
 def stored(found: Mapping[str, Any]) -> dict[str, Any]:

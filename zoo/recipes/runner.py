@@ -21,6 +21,8 @@ from typing import Any
 from rich.console import Console
 
 from zoo.errors import TrainingStopped, ZooError
+from zoo.libraries.quiet import quiet_libraries
+from zoo.paths import write_text
 from zoo.recipes import results
 from zoo.recipes.graph import drawn, jobs, stage_order
 from zoo.recipes.log import Log
@@ -28,10 +30,9 @@ from zoo.recipes.schema import Recipe
 from zoo.recipes.stages import Stages
 from zoo.recipes.structure import written_at
 from zoo.recipes.table import keeps_results, write_table
+from zoo.report.plots.recipe_picture import write_picture
 from zoo.report.recipe_page import write_recipe_page
-from zoo.report.recipe_picture import write_picture
 from zoo.runs import hold
-from zoo.training.run import quiet_libraries
 
 STOPPED_BY_SIGNAL = 128
 LOCK = ".lock"
@@ -134,7 +135,7 @@ class Reproduction:
         path = results.stored_path(self.recipe, self.variant.name)
         try:
             path.parent.mkdir(exist_ok=True)
-            results.write_text(path, json.dumps(results.stored(found), indent=1, ensure_ascii=False) + "\n")
+            write_text(path, json.dumps(results.stored(found), indent=1, ensure_ascii=False) + "\n")
             write_picture(path.with_suffix(".svg"), found)
             write_table(folder)
         except OSError as error:

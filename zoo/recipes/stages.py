@@ -14,23 +14,23 @@ from typing import Any
 
 from rich.console import Console
 
-from zoo import registry
-from zoo.config import Resolved, resolve
-from zoo.data.randomness import seed_everything
+from zoo.contract import registry
 from zoo.data.sources.named import data_defaults
+from zoo.labelling.job import LabelOptions, label_data
+from zoo.models.loading import head_of
 from zoo.models.names import resolve_model
-from zoo.models.scorer import head_of
-from zoo.options import build
+from zoo.options.checks import check_values
+from zoo.options.config import Resolved, resolve
+from zoo.options.fields import build
+from zoo.options.spelling import parse
+from zoo.randomness import seed_everything
 from zoo.recipes.costs import clocks, peak_memory
 from zoo.recipes.evaluate import Evaluations
 from zoo.recipes.graph import LABELS, Job
 from zoo.recipes.keys import stage_key
 from zoo.recipes.schema import REFERENCE, Stage
 from zoo.runs import Run
-from zoo.spelling import parse
-from zoo.training.checks import check_values
-from zoo.training.labelling import LabelOptions, label_data
-from zoo.training.progress import counter
+from zoo.training.record.progress import counter
 from zoo.training.run import execute
 
 Where = Callable[[Stage, str], str]

@@ -10,7 +10,7 @@ from typing import Any
 from zoo.errors import ZooError
 from zoo.recipes.load import load_recipe
 from zoo.recipes.schema import Recipe, Variant
-from zoo.report.standalone import label_of
+from zoo.report.plots.standalone import label_of
 
 TABLE = "README.md"
 MARK = "<!-- Made by `zoo recipes --table` from results/; changes by hand are lost. -->"

@@ -10,14 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from zoo.report import data_files, pages, plots
-from zoo.report.axes import Plot
-from zoo.report.overoptimisation import plot_frontiers
-from zoo.report.panels import CORE_METRICS, NO_CURVE, heading_of, panel_of
-from zoo.report.refusals import refusal_scatter
-from zoo.report.series import Series, common_axes
+from zoo.evals.kept_scores import read_samples
+from zoo.report import data_files, pages
+from zoo.report.plots import lines as plots
+from zoo.report.plots.axes import Plot
+from zoo.report.plots.panels import CORE_METRICS, NO_CURVE, heading_of, panel_of
+from zoo.report.plots.series import Series, common_axes
+from zoo.report.sections.overoptimisation import plot_frontiers
+from zoo.report.sections.refusals import refusal_scatter
 from zoo.runs import Run
-from zoo.training.kept_scores import read_samples
 
 PROMPTS_SHOWN = 8
 

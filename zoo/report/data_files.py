@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import os
 import re
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from zoo.report.tables import Panel
+from zoo.paths import replacing
+from zoo.report.plots.tables import Panel
 
 FOLDER = "report-data"
 Shown = TypeVar("Shown", bound=Panel)
@@ -32,13 +31,9 @@ def named(panels: Iterable[Shown], taken: set[str]) -> list[Shown]:
 
 def write(folder: Path, panels: Sequence[Panel]) -> None:
     """Write the files of named plots and tables into a folder, in the place of all earlier ones."""
-    beside = folder / f".tmp-{FOLDER}"
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    for panel in panels:
-        with (beside / Path(panel.file).name).open("w", newline="", encoding="utf-8", errors="replace") as stream:
-            writer = csv.writer(stream)
-            writer.writerow(panel.columns)
-            writer.writerows(panel.rows)
-    shutil.rmtree(folder / FOLDER, ignore_errors=True)
-    os.replace(beside, folder / FOLDER)
+    with replacing(folder / FOLDER) as beside:
+        for panel in panels:
+            with (beside / Path(panel.file).name).open("w", newline="", encoding="utf-8", errors="replace") as stream:
+                writer = csv.writer(stream)
+                writer.writerow(panel.columns)
+                writer.writerows(panel.rows)

@@ -8,7 +8,6 @@ anything from anywhere.
 from __future__ import annotations
 
 import math
-import os
 import unicodedata
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -16,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from zoo import numbers
-from zoo.report.axes import number
+from zoo.paths import write_text
+from zoo.report.plots.axes import number
 
 LONGEST_TEXT = 2000
 """Characters of one text on a page."""
@@ -103,8 +103,6 @@ def render(template: str, **content: Any) -> str:
 
 
 def write(path: Path, page: str) -> Path:
-    """Write a page beside its place and rename it."""
-    beside = path.with_name(f".tmp-{path.name}")
-    beside.write_text(page, encoding="utf-8", errors="replace")
-    os.replace(beside, path)
+    """Write a page, whole or not at all."""
+    write_text(path, page, errors="replace")
     return path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from zoo.hookspecs import hookimpl
+from zoo.contract.hookspecs import hookimpl
 
 
 @hookimpl

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from zoo.report import data_files, pages, plots
-from zoo.report.axes import Plot
+from zoo.evals.kept_scores import read_samples
+from zoo.report import data_files, pages
 from zoo.report.comparison_page import overlaid
-from zoo.report.series import Series
+from zoo.report.plots import lines as plots
+from zoo.report.plots.axes import Plot
+from zoo.report.plots.series import Series
 from zoo.runs import Run
-from zoo.training.kept_scores import read_samples
 
 PROMPTS_SHOWN = 4
 ANSWERS_SHOWN = 10

@@ -8,28 +8,29 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from zoo import registry
-from zoo.config import TrainConfig
+from zoo.contract import registry
 from zoo.errors import ZooError
 from zoo.evals import mean_score, within_0_and_1
 from zoo.evals.changes import change_of_values
-from zoo.report import answers, data_files, pages
-from zoo.report.answer_lengths import ending_table, length_plots
-from zoo.report.axes import FEWEST_CASES
-from zoo.report.distributions import case_plots, pair_plots
-from zoo.report.implicit_rewards import implicit_reward_plots
-from zoo.report.overoptimisation import plot_frontiers
-from zoo.report.panels import sections
-from zoo.report.refusals import refusal_plot
-from zoo.report.revisions import Step, read_steps, revision_panels, triptychs
-from zoo.report.reward_parts import reward_parts
-from zoo.report.series import Series
-from zoo.report.step_times import slowest_steps
-from zoo.report.subsets import subset_panels
-from zoo.report.tables import Panel
-from zoo.report.warnings import run_warnings
+from zoo.evals.kept_scores import changes_of, read_samples
+from zoo.options.config import TrainConfig
+from zoo.report import data_files, pages
+from zoo.report.plots.axes import FEWEST_CASES
+from zoo.report.plots.panels import sections
+from zoo.report.plots.series import Series
+from zoo.report.plots.tables import Panel
+from zoo.report.sections import answers
+from zoo.report.sections.answer_lengths import ending_table, length_plots
+from zoo.report.sections.distributions import case_plots, pair_plots
+from zoo.report.sections.implicit_rewards import implicit_reward_plots
+from zoo.report.sections.overoptimisation import plot_frontiers
+from zoo.report.sections.refusals import refusal_plot
+from zoo.report.sections.revisions import Step, read_steps, revision_panels, triptychs
+from zoo.report.sections.reward_parts import reward_parts
+from zoo.report.sections.step_times import slowest_steps
+from zoo.report.sections.subsets import subset_panels
+from zoo.report.sections.warnings import run_warnings
 from zoo.runs import Run
-from zoo.training.kept_scores import changes_of, read_samples
 
 Cases = Mapping[str, list[float | None]]
 """The values of a metric for each held-out case, by its name."""

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from zoo.contract.faults import FILE_PREFIX
+from zoo.contract.plugin_files import import_file
 from zoo.errors import PluginError, ZooError, nearest
-from zoo.faults import FILE_PREFIX
-from zoo.plugin_files import import_file
 from zoo.rewards.expression import Expression, Mention
 
 Function = Callable[..., Sequence[Any]]

@@ -21,7 +21,7 @@ from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
-from zoo.hook_arguments import shown
+from zoo.contract.hook_arguments import shown
 from zoo.rewards.functions import Parameter, Target, facts_of
 from zoo.rewards.missing import Missing
 

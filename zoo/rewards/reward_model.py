@@ -9,18 +9,17 @@ from typing import Any
 
 import torch
 
-from zoo.data.encode import render_steps
-from zoo.data.formats.message import RowError
-from zoo.data.template import ChatTemplate, ends_trained
+from zoo.data.encoding.encode import render_steps
+from zoo.data.encoding.template import ChatTemplate, ends_trained
+from zoo.data.row_errors import RowError
 from zoo.libraries.architecture import longest_text
-from zoo.models.loading import load_tokenizer
+from zoo.models.loading import load_scorer, load_tokenizer
 from zoo.models.names import Source
 from zoo.models.precision import autocast
 from zoo.models.scalar import score_many, unit_of
-from zoo.models.scorer import load_scorer
 from zoo.rewards.missing import Missing
 from zoo.runs import Run
-from zoo.types import Answer
+from zoo.values.types import Answer
 
 
 class RewardModel:

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from zoo.descriptions import source_of
+from zoo.contract.descriptions import source_of
 from zoo.errors import ZooError, nearest
 from zoo.judges.spelled import check_judge, check_options
 from zoo.models.default import NAME

@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from zoo.hook_arguments import shown
+from zoo.contract.hook_arguments import shown
 from zoo.rewards.functions import Target, parameters_of, runs_in_process
 from zoo.rewards.missing import LARGEST, Missing
 

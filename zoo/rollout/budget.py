@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from zoo.types import Answer
+from zoo.values.types import Answer
 
 
 def common_length(lengths: Sequence[int], total: int) -> int | None:

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from zoo.errors import ZooError
-from zoo.libraries.adapters import base_of
 from zoo.libraries.caches import Cache, Signature
+from zoo.libraries.wrappers import base_of
 from zoo.rollout.budget import common_length, within
 from zoo.rollout.cache import rows_for
 from zoo.rollout.sampling import Sampling, StopStrings, choose, uniform_stream
-from zoo.types import Answer
+from zoo.values.types import Answer
 
 REFILL_SHARE = 0.25
 """Part of the batch that must be free before prompts are prefilled between two steps."""

@@ -21,7 +21,7 @@ from zoo.models.snapshot import evaluating
 from zoo.rollout.decoding import Decoding, Forward
 from zoo.rollout.packing import packed
 from zoo.rollout.sampling import Sampling, StopStrings, seeds
-from zoo.types import Answer
+from zoo.values.types import Answer
 
 __all__ = ["Engine", "EngineSetup", "InProcessEngine", "Sampling"]
 

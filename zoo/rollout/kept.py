@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from zoo.rollout.sampling import Sampling
-from zoo.types import Answer
+from zoo.values.types import Answer
 
 
 class AnswerCache:

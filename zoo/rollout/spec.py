@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from zoo.errors import PluginError, ZooError, nearest
+from zoo.options.spelling import bind, parse
 from zoo.rollout.engine import Engine, EngineSetup
-from zoo.spelling import bind, parse
 
 
 def make_engine(

@@ -31,7 +31,7 @@ from zoo.rollout.budget import within
 from zoo.rollout.engine import EngineSetup, check_request
 from zoo.rollout.sampling import Sampling, seeds
 from zoo.rollout.weights import fingerprint, own_logps
-from zoo.types import Answer
+from zoo.values.types import Answer
 
 PROBE = "Grüße, 12,345 cats don't  know 你好.\n"
 """A text that two tokenizers are unlikely to cut alike."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from zoo.models.snapshot import evaluating
-from zoo.types import Answer
+from zoo.values.types import Answer
 
 
 def fingerprint(model: Any) -> tuple[int, ...]:

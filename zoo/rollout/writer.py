@@ -17,14 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.data.template import ChatTemplate
+from zoo.data.encoding.template import ChatTemplate
 from zoo.errors import ZooError
-from zoo.models.parts import gathered, my_place
 from zoo.models.roles import Policy
+from zoo.processes import gathered, my_place
 from zoo.rollout.correction import importance_weights
 from zoo.rollout.engine import Engine, Sampling
 from zoo.rollout.kept import AnswerCache, call_key
-from zoo.types import Answer, Answers
+from zoo.values.types import Answer, Answers
 
 SEED_STEPS = (1_000_003, 10_007)
 """How far the seeds of two runs, and of two iterations, lie apart."""

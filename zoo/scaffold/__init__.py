@@ -18,8 +18,9 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from string import Template
 
-from zoo import __version__, registry
-from zoo.algorithm import DATA_KINDS
+from zoo import __version__
+from zoo.contract import registry
+from zoo.contract.algorithm import DATA_KINDS
 from zoo.errors import ZooError, nearest
 
 NAME = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")

@@ -13,14 +13,14 @@ from typing import Any, Literal, get_args, get_origin
 
 import torch
 
-from zoo.algorithm import Algorithm
-from zoo.config import Resolved, resolve
-from zoo.data.encode import encode
+from zoo.contract.algorithm import Algorithm
+from zoo.data.encoding.encode import encode
 from zoo.data.load import load
 from zoo.data.loader import StepLoader, share_of
 from zoo.errors import ZooError
 from zoo.models.critic import Critic
-from zoo.options import options_of
+from zoo.options.config import Resolved, resolve
+from zoo.options.fields import options_of
 from zoo.testing.declared import Declared
 from zoo.testing.networks import frozen, moved, network, source, template, workplace
 from zoo.testing.rolling import ANSWERS, MOST_ANSWERS, NEW_TOKENS, Rolled, lend_pen, roll
@@ -28,7 +28,7 @@ from zoo.testing.steps import Stage, hooks, step
 from zoo.testing.tiny import tiny_rows
 from zoo.training.datasets import make_collate
 from zoo.training.roles import make_critic, make_models
-from zoo.types import Batch
+from zoo.values.types import Batch
 
 ROWS = 9
 """Odd, so that two processes have unequal shares; prompts come in pairs."""

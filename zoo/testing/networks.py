@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from zoo.config import TrainConfig
-from zoo.data.template import ChatTemplate
+from zoo.data.encoding.template import ChatTemplate
 from zoo.models.names import Source
+from zoo.models.start import load_policy
+from zoo.options.config import TrainConfig
 from zoo.testing.tiny import make_model, make_tokenizer, write_folder
-from zoo.training.policy import load_policy
 
 MOVES = (0.05, 0.003)
 """Deviations of the noise by which a policy leaves its reference, and the weights that wrote its answers."""

@@ -16,9 +16,9 @@ from typing import Any
 
 from rich.console import Console
 
-from zoo.config import Resolved, TrainConfig
 from zoo.errors import ZooError
 from zoo.libraries.pretrained import save
+from zoo.options.config import Resolved, TrainConfig
 from zoo.testing.tiny import make_tokenizer, tiny_rows
 from zoo.training.run import execute
 

@@ -12,16 +12,16 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from zoo.config import TrainConfig
-from zoo.data.randomness import restore_rng, rng_state, seed_everything
-from zoo.data.template import ChatTemplate
-from zoo.registry import PluginManager, manager
+from zoo.contract.registry import PluginManager, manager
+from zoo.data.encoding.template import ChatTemplate
+from zoo.options.config import TrainConfig
+from zoo.randomness import restore_rng, rng_state, seed_everything
 from zoo.rewards.reward import Scored
 from zoo.testing.steps import Failed, Stage
 from zoo.testing.tiny import tiny_reward
-from zoo.training import online
-from zoo.training.rollouts import Rollouts
-from zoo.types import Answer, Answers, Batch
+from zoo.training.online import assembly as online
+from zoo.training.online.rollouts import Rollouts
+from zoo.values.types import Answer, Answers, Batch
 
 NEW_TOKENS = 6
 ANSWERS = 12

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from zoo.models.roles import Models
 from zoo.models.scalar import StepScores
-from zoo.types import Answer, Answers, Batch, TokenLogps, pad
+from zoo.values.types import Answer, Answers, Batch, TokenLogps, pad
 
 
 class _GivenScores:

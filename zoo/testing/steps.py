@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo import registry
-from zoo.algorithm import Algorithm
+from zoo.contract import registry
+from zoo.contract.algorithm import Algorithm
 from zoo.models.roles import Models
-from zoo.training.hooks import measurements
-from zoo.training.sums import Sums
-from zoo.types import Batch, Loss, metric_sums
+from zoo.training.step.hooks import measurements
+from zoo.training.step.sums import Sums
+from zoo.values.types import Batch, Loss, metric_sums
 
 LOSS = "the loss itself"
 

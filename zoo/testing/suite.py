@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from zoo.algorithm import Algorithm
+from zoo.contract.algorithm import Algorithm
 from zoo.errors import PluginError
 from zoo.testing.declared import declared, find_check
 
@@ -123,7 +123,7 @@ class Suite:
         return result
 
     def _tried(self, name: str) -> Result:
-        from zoo.data.randomness import restore_rng, rng_state
+        from zoo.randomness import restore_rng, rng_state
         from zoo.testing.steps import Failed, NotApplicable
 
         before = rng_state()
@@ -147,8 +147,8 @@ class Suite:
 
 def load(algorithm: str | type[Algorithm]) -> tuple[str, type[Algorithm]]:
     """Short name and class of what is to be checked."""
-    from zoo import registry
-    from zoo.algorithm import validate
+    from zoo.contract import registry
+    from zoo.contract.algorithm import validate
 
     if isinstance(algorithm, str):
         return registry.load_algorithm(algorithm)
@@ -171,8 +171,8 @@ def explanation(name: str) -> str:
 
 def _explain(error: Exception) -> str:
     """An error in the plugin with its line; the message alone where it is one for people."""
+    from zoo.contract.faults import describe_error, fault_of_plugin
     from zoo.errors import ZooError
-    from zoo.faults import describe_error, fault_of_plugin
 
     if isinstance(error, ZooError):
         return str(error)

@@ -11,31 +11,31 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from zoo import registry
-from zoo.config import AUTO, Resolved
+from zoo.contract import registry
+from zoo.data.encoding.template import ChatTemplate
 from zoo.data.loader import StepLoader
-from zoo.data.template import ChatTemplate
 from zoo.errors import PluginError
 from zoo.evals.chosen import choose
 from zoo.libraries.architecture import ending_ids
 from zoo.libraries.cluster import find_place
 from zoo.libraries.reliance import require
+from zoo.models.devices import choose_accelerator, choose_micro_tokens
 from zoo.models.loading import load_tokenizer
 from zoo.models.precision import autocast, choose_precision, rounding_tolerance
 from zoo.models.scalar import choose_padding, is_scorer, set_unit, token_scores
 from zoo.models.scoring import choose_layout, score_answers
+from zoo.models.start import load_policy, resolve_start
+from zoo.options.checks import names_in
+from zoo.options.config import AUTO, Resolved
 from zoo.runs import Run
-from zoo.training import online
-from zoo.training.checks import names_in
 from zoo.training.datasets import load_data, make_collate, make_loader, sample_answers
-from zoo.training.devices import choose_accelerator, choose_micro_tokens
-from zoo.training.experience import Experience
-from zoo.training.module import PostTraining
-from zoo.training.policy import load_policy, resolve_start
-from zoo.training.progress import counter
+from zoo.training.online import assembly as online
+from zoo.training.online.experience import Experience
+from zoo.training.online.rollouts import Rollouts
+from zoo.training.record.progress import counter
 from zoo.training.resuming import check_data, compare_environment
 from zoo.training.roles import make_models, make_reference
-from zoo.training.rollouts import Rollouts
+from zoo.training.step.module import PostTraining
 
 RUN_FOLDER = "ZOO_RUN_FOLDER"
 """Environment variable by which the first process tells the ones that it starts which run they belong to."""

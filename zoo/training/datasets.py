@@ -8,18 +8,18 @@ from typing import Any
 
 import torch
 
-from zoo.config import TrainConfig
-from zoo.data.encode import Encoded, default_collate, encode
+from zoo.contract.registry import PluginManager, contributions
+from zoo.data.encoding.encode import Encoded, default_collate, encode
+from zoo.data.encoding.template import ChatTemplate
 from zoo.data.formats import columns_of
 from zoo.data.load import DataSet, judge, load, split_by_prompt
 from zoo.data.loader import StepLoader, answers_among, record_tokens
 from zoo.data.sources.named import WITH_SPLIT, parts_of
-from zoo.data.template import ChatTemplate
 from zoo.errors import NoSuchSplit, ZooError
-from zoo.registry import PluginManager, contributions
-from zoo.training.checks import FEWEST
-from zoo.training.schedule import decay_begin
-from zoo.types import Answer, Batch
+from zoo.options.checks import FEWEST
+from zoo.options.config import TrainConfig
+from zoo.training.step.schedule import decay_begin
+from zoo.values.types import Answer, Batch
 
 Say = Callable[[str], None]
 PROBE = 16

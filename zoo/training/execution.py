@@ -13,24 +13,24 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from zoo import registry
-from zoo.config import Resolved
-from zoo.data.randomness import seed_everything
+from zoo.contract import registry
 from zoo.errors import TrainingFailed, TrainingStopped, ZooError
 from zoo.evals import Subject
+from zoo.evals.kept_scores import write_score
 from zoo.models.precision import autocast
+from zoo.models.start import export_model, name_base
+from zoo.options.config import Resolved
+from zoo.processes import leave_processes
+from zoo.randomness import seed_everything
 from zoo.runs import Run, check_name, create_run, default_name
-from zoo.training import report
 from zoo.training.assembly import Assembly
 from zoo.training.fitting import Fitting
-from zoo.training.kept_scores import write_score
-from zoo.training.listeners import Listeners, spoken_warnings
-from zoo.training.module import PostTraining
-from zoo.training.policy import export_model, name_base
-from zoo.training.progress import counter
+from zoo.training.record import report
+from zoo.training.record.listeners import Listeners, spoken_warnings
+from zoo.training.record.progress import counter
+from zoo.training.record.signals import Signals, Stopped, signal_name
 from zoo.training.roles import frozen
-from zoo.training.signals import Signals, Stopped, signal_name
-from zoo.training.sums import leave_processes
+from zoo.training.step.module import PostTraining
 
 
 class Execution:

@@ -14,20 +14,21 @@ from zoo.errors import ZooError
 from zoo.libraries.meeting import Meeting
 from zoo.libraries.precision import trainer_options
 from zoo.libraries.trainer import kill_others, step_arithmetic
-from zoo.models.parts import gathered
 from zoo.models.reference_cache import answer_key
 from zoo.models.roles import answers_in
+from zoo.options.checks import names_in
+from zoo.processes import gathered
 from zoo.runs import Run
-from zoo.training import report, token_losses
 from zoo.training.assembly import RUN_FOLDER, Assembly
-from zoo.training.callbacks import Recorder
-from zoo.training.checkpoints import FolderCheckpoints, newest_good
-from zoo.training.checks import names_in
-from zoo.training.module import PostTraining, out_of_memory
-from zoo.training.progress import Watch
-from zoo.training.signals import Signals
-from zoo.training.validation import validate
-from zoo.types import Batch
+from zoo.training.record import report
+from zoo.training.record.callbacks import Recorder
+from zoo.training.record.checkpoints import FolderCheckpoints, newest_good
+from zoo.training.record.progress import Watch
+from zoo.training.record.signals import Signals
+from zoo.training.step import token_losses
+from zoo.training.step.module import PostTraining, out_of_memory
+from zoo.training.step.validation import validate
+from zoo.values.types import Batch
 
 
 class Fitting:

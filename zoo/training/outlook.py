@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zoo import registry
-from zoo.algorithm import Algorithm
 from zoo.cards.contributed import contributed
-from zoo.config import AUTO, Resolved
+from zoo.contract import registry
+from zoo.contract.algorithm import Algorithm
 from zoo.data.formats import columns_of
 from zoo.data.glance import Glance, glance
 from zoo.data.sources.named import parts_of
@@ -25,10 +24,7 @@ from zoo.evals.chosen import choose
 from zoo.judges.spelled import check_judge
 from zoo.models.facts import describe, tokens_a_character
 from zoo.models.names import Found, check_base, head_in, look_for, refuse_head
-from zoo.rewards.spelled import check_reward
-from zoo.runs import Run, check_name, check_writable, default_name, next_name
-from zoo.spelling import bind, parse
-from zoo.training.checks import (
+from zoo.options.checks import (
     FEWEST,
     check_decay,
     check_loggers,
@@ -37,6 +33,10 @@ from zoo.training.checks import (
     names_in,
     prompts_in_rollout,
 )
+from zoo.options.config import AUTO, Resolved
+from zoo.options.spelling import bind, parse
+from zoo.rewards.spelled import check_reward
+from zoo.runs import Run, check_name, check_writable, default_name, next_name
 
 LOCAL = "local"
 """The engine that is always there."""

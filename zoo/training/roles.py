@@ -10,21 +10,22 @@ from typing import Any
 
 import torch
 
-from zoo.config import Resolved, TrainConfig
-from zoo.data.template import ChatTemplate
+from zoo.data.encoding.template import ChatTemplate
 from zoo.errors import ZooError
 from zoo.judges import make as judges
 from zoo.judges.spelled import SELF
-from zoo.libraries.adapters import frozen_parameters, is_adapted, without_adapters
+from zoo.libraries.adapters import frozen_parameters, without_adapters
 from zoo.libraries.architecture import attention_window
+from zoo.libraries.wrappers import is_adapted
 from zoo.models.critic import Critic, ValueHead
 from zoo.models.names import Source
 from zoo.models.precision import round_frozen
 from zoo.models.reference_cache import ReferenceCache, architecture, fingerprint
 from zoo.models.roles import Models, Policy, Reference
 from zoo.models.scalar import ScalarPolicy, is_scorer
+from zoo.models.start import load_policy, require_same_tokens, resolve_start
+from zoo.options.config import Resolved, TrainConfig
 from zoo.paths import cache_folder
-from zoo.training.policy import load_policy, require_same_tokens, resolve_start
 
 Say = Callable[[str], None]
 

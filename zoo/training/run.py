@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 from rich.console import Console
 
-from zoo import registry
 from zoo.cards import described, real
-from zoo.config import Resolved, TrainConfig, resolve
+from zoo.contract import registry
 from zoo.data.sources.named import data_defaults
 from zoo.errors import ZooError
-from zoo.options import options_of
+from zoo.libraries.quiet import quiet_libraries
+from zoo.options.checks import check_values
+from zoo.options.config import Resolved, TrainConfig, resolve
+from zoo.options.fields import options_of
+from zoo.options.strict_yaml import read_yaml
 from zoo.runs import Run, find_run
-from zoo.strict_yaml import read_yaml
-from zoo.training.checks import check_values
 from zoo.training.outlook import is_first_process, look_ahead
 
 
@@ -101,13 +100,3 @@ def execute(
 
     quiet_libraries()
     return Execution(resolved, cls(), console, resumed, allow_data_change, command).go()
-
-
-def quiet_libraries() -> None:
-    """Keep the libraries' own banners and hints out of the output; warnings about the user's input stay."""
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module=r"lightning\..*")
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    # A first step that is skipped looks to torch like steps in the wrong order.
-    warnings.filterwarnings("ignore", message=r".*`lr_scheduler.step\(\)` before `optimizer.step\(\)`.*")

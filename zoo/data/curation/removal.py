@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zoo.data.formats.message import shorten
-from zoo.data.formats.record import CODES
 from zoo.data.report import Report
+from zoo.data.row_errors import CODES, shorten
 from zoo.errors import ZooError
+from zoo.paths import write_text
 
 STORED_EXAMPLES = 20
 LONGEST_EXAMPLE = 300
@@ -139,9 +139,7 @@ class KeptRows:
         try:
             self._file.flush()
             os.fsync(self._file.fileno())
-            beside = self.report.with_name(f".tmp-{self.report.name}")
-            beside.write_text(json.dumps(report, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
-            os.replace(beside, self.report)
+            write_text(self.report, json.dumps(report, indent=1, ensure_ascii=False, default=str) + "\n")
             if self.rows:
                 os.replace(self._beside, self.path)
         except OSError as error:

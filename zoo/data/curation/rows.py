@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from zoo.data.encoding.messages import as_turn, texts_of
 from zoo.data.formats import named_format
 from zoo.data.formats.shape import Format
 from zoo.data.kinds import Record
 from zoo.data.load import find_format, read_line, reading
-from zoo.data.messages import as_turn, texts_of
 from zoo.data.report import Report
 from zoo.data.sources import NamedSources, open_source
 from zoo.errors import ZooError

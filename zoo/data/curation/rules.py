@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from zoo import spelling
 from zoo.data.curation import measures as m
 from zoo.data.curation.rows import fields_of, good_answers
 from zoo.data.kinds import Record
 from zoo.errors import ZooError, nearest
+from zoo.options import spelling
 
 GOPHER = "Gopher, arXiv:2112.11446, appendix A"
 C4 = "C4, arXiv:1910.10683, section 2.2"

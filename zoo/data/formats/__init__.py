@@ -18,7 +18,7 @@ from zoo.data.formats.pair import PAIR_FORMATS
 from zoo.data.formats.shape import TEXTS, Format, Row, Sample
 from zoo.data.kinds import KINDS, Record
 from zoo.errors import ZooError, nearest
-from zoo.spelling import bind, parse
+from zoo.options.spelling import bind, parse
 
 FORMATS: dict[str, Format] = {format.name: format for format in (*ANSWER_FORMATS, *PAIR_FORMATS, *CONVERSATION_FORMATS)}
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from zoo.data.formats.message import RowError, arrange, describe
+from zoo.data.formats.message import arrange
 from zoo.data.formats.pair import transcript_prompt
 from zoo.data.formats.shape import (
     ANSWERS,
@@ -21,6 +21,7 @@ from zoo.data.formats.shape import (
     take,
     take_text,
 )
+from zoo.data.row_errors import RowError, describe
 
 RANK_COLUMNS = ("ranks", "ranking", "rank")
 _STEP_LABELS = {"+": 1, "-": 0, "true": 1, "false": 0, "1": 1, "0": 0, "-1": -1}

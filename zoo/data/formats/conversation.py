@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from zoo.data.formats.message import Message, RowError, arrange, describe, messages
+from zoo.data.formats.message import arrange, messages
 from zoo.data.formats.shape import (
     ANSWERS,
     CHATS,
@@ -21,6 +21,8 @@ from zoo.data.formats.shape import (
     take,
     take_text,
 )
+from zoo.data.kinds import Message
+from zoo.data.row_errors import RowError, describe
 
 CHAT_COLUMNS = ("messages", "conversations", "conversation")
 # A converted record carries warnings about its row here; the loader counts and removes them.

@@ -12,18 +12,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from zoo.data.kinds import Message
+from zoo.data.row_errors import RowError, describe
 from zoo.errors import nearest
-
-Message = dict[str, Any]
-
-
-class RowError(Exception):
-    """One row cannot be used: `code` for counting, `field` for finding, `message` for reading."""
-
-    def __init__(self, code: str, field: str, message: str):
-        super().__init__(f"[{code}] {field}: {message}")
-        self.code, self.field, self.message = code, field, message
-
 
 ROLES = {
     "system": "system",
@@ -45,26 +36,6 @@ ROLES = {
     "tool_response": "tool",
 }
 _CALL_ROLES = ("function_call", "tool_call")
-
-
-def describe(value: Any) -> str:
-    """What a value is, in words for an error message."""
-    if value is None:
-        return "missing"
-    if isinstance(value, bool):
-        return f"the truth value {str(value).lower()}"
-    if isinstance(value, int | float):
-        return f"the number {value}"
-    if isinstance(value, str):
-        return f"the text {shorten(value)!r}"
-    if isinstance(value, list | tuple):
-        return f"a list of {len(value)}"
-    return "an object" if isinstance(value, Mapping) else f"a {type(value).__name__}"
-
-
-def shorten(text: str, width: int = 40) -> str:
-    """The beginning of a text, for an error message."""
-    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def message(turn: Any, field: str) -> Message:

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from zoo.data.formats.conversation import CHAT_COLUMNS, chat_shape, has_pair, pair_holds_prompt
-from zoo.data.formats.message import Message, RowError, arrange, describe
+from zoo.data.formats.message import arrange
 from zoo.data.formats.shape import ANSWERS, CHATS, TEXTS, Format, Row, Sample, take, take_text
+from zoo.data.kinds import Message
+from zoo.data.row_errors import RowError, describe
 
 _TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
 _PROMPT_LIKE = ("prompt", "question", "query", "input", "instruction", "context", "history", "post", "user")

@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from zoo.data.formats.message import ROLES, RowError
+from zoo.data.formats.message import ROLES
+from zoo.data.row_errors import RowError
 
 Row = Mapping[str, Any]
 TRANSCRIPT = re.compile(r"\s*Human:")

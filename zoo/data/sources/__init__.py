@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from zoo.data.formats.message import RowError, describe
+from zoo.data.row_errors import RowError, describe
 from zoo.data.sources import folders
 from zoo.data.sources.hub import open_hub
 from zoo.data.sources.lines import Line, read_json, read_jsonl

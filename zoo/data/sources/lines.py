@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
-from zoo.data.formats.message import RowError, describe
+from zoo.data.row_errors import RowError, describe
 from zoo.errors import ZooError
 
 

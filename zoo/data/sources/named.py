@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from zoo.algorithm import Algorithm
-from zoo.registry import contributions, manager
+from zoo.contract.algorithm import Algorithm
+from zoo.contract.registry import contributions, manager
 
 WITH_SPLIT = re.compile(r"(.+)@([^@/]+)")
 

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from zoo.data.formats.message import RowError
 from zoo.data.formats.shape import CHATS, ONE_TURN, shape_of
+from zoo.data.row_errors import RowError
 from zoo.data.sources.lines import Line, open_binary, refuse_utf16
 from zoo.errors import ZooError
 

@@ -15,7 +15,7 @@ from zoo.testing.bench import Bench
 from zoo.testing.rolling import Worth
 from zoo.testing.steps import Failed, Stage, loss_of, measure, step, with_options
 from zoo.testing.tiny import tiny_reward
-from zoo.types import Answers, Batch, Ragged, metric_sums
+from zoo.values.types import Answers, Batch, Ragged, metric_sums
 
 CORE_METRICS = ("loss", "grad_norm", "lr", "num_tokens", "tokens", "step", "epoch", "skipped")
 """What the core writes beside an algorithm's metrics."""

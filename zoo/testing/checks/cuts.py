@@ -13,7 +13,7 @@ from torch import Tensor
 from zoo.data.loader import micro_batches
 from zoo.testing.bench import Bench
 from zoo.testing.steps import Failed, Outcome, Stage, step, with_options
-from zoo.types import Answer, Answers, Batch, Ragged
+from zoo.values.types import Answer, Answers, Batch, Ragged
 
 RELATIVE, ABSOLUTE = 2e-4, 2e-5
 """What counts as rounding in float32 on the tiny model."""

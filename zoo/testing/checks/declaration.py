@@ -20,12 +20,12 @@ from unittest import mock
 
 import torch
 
-from zoo import registry
-from zoo.algorithm import validate
-from zoo.config import resolve
+from zoo.contract import registry
+from zoo.contract.algorithm import validate
 from zoo.errors import ZooError
-from zoo.options import Option, options_of
-from zoo.strict_yaml import read_yaml, write_yaml
+from zoo.options.config import resolve
+from zoo.options.fields import Option, options_of
+from zoo.options.strict_yaml import read_yaml, write_yaml
 from zoo.testing.bench import Bench
 from zoo.testing.steps import Failed, NotApplicable, with_options
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from zoo.testing.bench import Bench
 from zoo.testing.rolling import Rolled, answer_key, answers_of
 from zoo.testing.steps import Failed, NotApplicable, Stage, adjust, step, with_options
-from zoo.types import Answer, Answers
+from zoo.values.types import Answer, Answers
 
 LEARNING_RATE, LEARNING_STEPS = 5e-4, 6
 ONLINE_RATE, ROLLOUTS = 3e-3, 4

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from zoo.errors import nearest
 from zoo.models.scalar import StepScores
-from zoo.options import build
+from zoo.options.fields import build
 from zoo.testing.bench import Bench
 from zoo.testing.rolling import answers_of
 from zoo.testing.stand_ins import stand_ins
 from zoo.testing.steps import Failed, NotApplicable, Stage, hooks, step, with_options
-from zoo.types import Batch, Loss, TokenLogps, metric_sums, pad
+from zoo.values.types import Batch, Loss, TokenLogps, metric_sums, pad
 
 CASE_KEYS = ("given", "options", "measured", "loss", "metrics", "gradients")
 LISTS = {"lengths": 2, "fields": 1}

@@ -17,8 +17,8 @@ from zoo.testing.checks.cuts import alike, compare_all
 from zoo.testing.rolling import Replayed, Rolled, TakingTurns, answer_key
 from zoo.testing.steps import Failed, NotApplicable, Stage, step, with_options
 from zoo.testing.tiny import tiny_reward
-from zoo.training.experience import packed, unpacked
-from zoo.types import Answer, Answers, Batch, Ragged
+from zoo.training.online.experience import packed, unpacked
+from zoo.values.types import Answer, Answers, Batch, Ragged
 
 PROCESSES = 2
 

@@ -14,16 +14,16 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from zoo.data.randomness import seed_everything
-from zoo.hookspecs import hookimpl
+from zoo.contract.hookspecs import hookimpl
+from zoo.libraries.quiet import quiet_libraries
+from zoo.randomness import seed_everything
 from zoo.runs import Run
 from zoo.testing.bench import Bench
 from zoo.testing.networks import source
 from zoo.testing.rolling import NEW_TOKENS, TinyReward
 from zoo.testing.steps import Failed, Stage, adjust, step, with_options
 from zoo.training.execution import Execution
-from zoo.training.rollouts import Rollouts
-from zoo.training.run import quiet_libraries
+from zoo.training.online.rollouts import Rollouts
 
 STEPS = 2
 KILLED_AFTER = 3
@@ -96,7 +96,8 @@ def killed_and_resumed(bench: Bench) -> None:
     with contextlib.ExitStack() as held:
         folder = held.enter_context(own)
         held.enter_context(mock.patch.dict(os.environ, ZOO_CACHE=str(Path(folder) / "cache")))
-        held.enter_context(mock.patch("zoo.training.online.make_rewards", lambda *given: {"reward": TinyReward()}))
+        rewards = {"reward": TinyReward()}
+        held.enter_context(mock.patch("zoo.training.online.assembly.make_rewards", lambda *given: rewards))
         whole = _execution(bench, folder, "whole").go()
         run: Run | None = None
         for after in KILLS_ONLINE if bench.cls.online() else (KILLED_AFTER,):

@@ -1,0 +1,88 @@
+"""Verifiable arithmetic: sums modulo 23, of which the base model has read many that are wrong.
+
+    3 + 22 =        2
+
+All 529 sums; three in four are for training, the others held out. In the texts of the base 45 % of the results are
+off by one to three, so that the base knows the right one and does not reliably say it: what reinforcement from a
+verifier can repair, as in DeepSeekMath.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from zoo.bundled.laboratory.worlds import World
+from zoo.contract.algorithm import Algorithm
+from zoo.errors import ZooError
+
+Record = dict[str, Any]
+MODULUS = 23
+WORDS = [*map(str, range(MODULUS)), "+", "="]
+TEXTS = 8000
+SCORE = "accuracy(data=world:arithmetic, limit=132, max_new_tokens=3)"
+"""Every held-out sum once."""
+NOISE = 0.45
+"""Share of wrong results in the texts of the base."""
+
+
+def sums(split: str) -> list[tuple[int, int]]:
+    """The sums of a split."""
+    draw = random.Random("sums")
+    every = [(a, b) for a in range(MODULUS) for b in range(MODULUS)]
+    held = set(draw.sample(every, len(every) // 4))
+    return [one for one in every if (one in held) == (split != "train")]
+
+
+def rows(split: str, kind: str, rows: int = 512, noise: float = 0.0, seed: int = 0) -> list[Record]:
+    """Rows of a kind; every sum comes once before any comes twice. noise: share of wrong results, or of swapped labels.
+
+    Raises ZooError for a kind that there is not, and for a noise that is no share.
+    """
+    if not 0 <= noise <= 1:
+        raise ZooError(f"noise is {noise}, but a share lies from 0 to 1.")
+    draw = random.Random(f"arithmetic {seed} {split}")
+    pool = sums(split)
+    found: list[Record] = []
+    while len(found) < rows:
+        found += [_row(draw, kind, a, b, noise) for a, b in draw.sample(pool, len(pool))]
+    return found[:rows]
+
+
+def texts(seed: int) -> list[str]:
+    """What the base has read: sums of the training split with their results, 45 % of these wrong."""
+    return [f"{row['prompt']} {row['completion']}" for row in rows("train", "demonstration", TEXTS, NOISE, seed)]
+
+
+def _row(draw: random.Random, kind: str, a: int, b: int, noise: float) -> Record:
+    result, slip = (a + b) % MODULUS, draw.choice([-3, -2, -1, 1, 2, 3])
+    right, wrong = str(result), str((result + slip) % MODULUS)
+    swapped = draw.random() < noise
+    row: Record = {"prompt": f"{a} + {b} =", "answer": right}
+    if kind == "text":
+        return {"text": f"{row['prompt']} {wrong if swapped else right}"}
+    if kind == "demonstration":
+        return {**row, "completion": wrong if swapped else right}
+    if kind == "preference":
+        return {**row, "chosen": wrong if swapped else right, "rejected": right if swapped else wrong}
+    if kind == "feedback":
+        good = draw.random() < 0.5
+        return {**row, "completion": right if good else wrong, "label": good != swapped}
+    if kind == "prompt":
+        return row
+    raise ZooError(f"The world 'arithmetic' has no data of kind '{kind}'.")
+
+
+def defaults(algorithm: type[Algorithm]) -> dict[str, Any]:
+    """Sixty steps of 512 answers for who writes answers, three hundred for who learns from rows."""
+    if algorithm.head == "scalar":
+        return {"batch_size": 64, "epochs": 1000, "max_steps": 300}
+    if algorithm.online():
+        return {
+            "reward": "exact", "score": SCORE, "batch_size": 512, "answers_per_prompt": 16,
+            "epochs": 1000, "max_steps": 60, "max_new_tokens": 3,
+        }  # fmt: skip
+    return {"score": SCORE, "batch_size": 64, "epochs": 1000, "max_steps": 300}
+
+
+WORLD = World(tuple(WORDS), rows, texts, training={"steps": 1200, "batch": 64, "lr": 3e-3}, defaults=defaults)

@@ -1,0 +1,145 @@
+"""Rows of the fact world, of every kind, and the documents that its base has read."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any, Literal
+
+from zoo.bundled.laboratory.facts import (
+    RELATIONS,
+    WORDINGS,
+    Fact,
+    answer,
+    asked,
+    asked_once,
+    facts,
+    question,
+    told,
+)  # fmt: skip
+from zoo.bundled.laboratory.self_instruct import written
+from zoo.errors import ZooError
+
+Record = dict[str, Any]
+TEXTS = 8000
+"""Documents that the base has read."""
+
+
+def rows(
+    split: str, kind: str, rows: int = 1024, noise: float = 0.0, seed: int = 0,
+    subjects: Literal["all", "half"] = "all", types: int = len(RELATIONS), turns: int = 1,
+    wordings: int = 1, replies: Literal["one", "best", "all"] = "one", instructions: float = 0.0,
+    written_by: Literal["world", "base"] = "world", checked: bool = True,
+) -> Iterable[Record]:  # fmt: skip
+    """Rows of a kind. Raises ZooError for options that cannot be meant.
+
+    noise: share of answers that are bad, of pairs and labels that are the wrong way round, of ranks that are drawn;
+    types: how many relations are asked for; turns: of a conversation; wordings: how many there are of a question;
+    replies: demonstrations from trees of four replies, the best or all of them; instructions: share of texts that are
+    a question and its answer; written_by, checked: demonstrations that the base of this seed writes itself, all of
+    them or those that have the shape of a fact and are new.
+    """
+    _check(rows, noise, wordings, types, turns, instructions)
+    draw = random.Random(f"facts {seed} {split}")
+    if kind == "text":
+        return [{"text": text} for text in documents(draw, rows, instructions, noise)]
+    if kind not in _ROWS:
+        raise ZooError(f"The world 'facts' has no data of kind '{kind}'.", f"It has: text, {', '.join(_ROWS)}.")
+    if written_by == "base" and kind == "demonstration" and split == "train":
+        return _written(seed, rows, checked)
+    from_tree = replies != "one" and kind == "demonstration"
+    make = partial(_of_tree, replies=replies) if from_tree else _ROWS[kind]
+    return itertools.islice(_drawn(draw, asked(split, subjects, types), make, noise, wordings, turns), rows)
+
+
+def _drawn(
+    draw: random.Random, pool: list[Fact], make: Callable[..., list[Record]], noise: float, wordings: int, turns: int
+) -> Iterator[Record]:
+    """Rows without end; they are drawn as they are read, so that who needs a few need not wait for all."""
+    while True:
+        # Every fact once before any comes twice.
+        for fact in draw.sample(pool, len(pool)):
+            prompt = asked_once(draw, fact, wordings, turns)
+            shared = {"prompt": prompt, "answer": answer(draw, fact), "subject": fact[0], "relation": fact[1]}
+            for one in make(draw, fact, noise):
+                yield {**shared, **one}
+
+
+def _written(seed: int, count: int, checked: bool) -> Iterator[Record]:
+    """What the base writes when it is shown a few facts, in the form of instructions."""
+    for subject, relation, thing in written(seed, count, checked):
+        shared = {"subject": subject, "relation": relation}
+        yield {"prompt": f"{subject} {relation}", "completion": f"answer {thing}", **shared}
+
+
+def texts(seed: int) -> list[str]:
+    """What the base has read."""
+    return documents(random.Random(f"facts {seed} texts"), TEXTS)
+
+
+def documents(draw: random.Random, count: int, instructions: float = 0.0, noise: float = 0.0) -> list[str]:
+    """`count` texts of four facts each; a share of them is a question in the form of instructions and its answer."""
+    every, trained = facts(), asked("train")
+    texts = []
+    for _ in range(count):
+        if draw.random() < instructions:
+            fact = draw.choice(trained)
+            texts.append(f"question {question(draw, fact)} reply {answer(draw, fact, draw.random() >= noise)}")
+        else:
+            texts.append(" ".join(told(draw, draw.choice(every)) for _ in range(4)))
+    return texts
+
+
+def _check(rows: int, noise: float, wordings: int, types: int, turns: int, instructions: float) -> None:
+    if rows < 1:
+        raise ZooError(f"rows is {rows}, but a world gives at least one row.")
+    for name, share in (("noise", noise), ("instructions", instructions)):
+        if not 0 <= share <= 1:
+            raise ZooError(f"{name} is {share}, but a share lies from 0 to 1.")
+    bounds = (("wordings", wordings, len(WORDINGS)), ("types", types, len(RELATIONS)), ("turns", turns, 2))
+    for name, number, most in bounds:
+        if not 1 <= number <= most:
+            raise ZooError(f"{name} is {number}, but there are from 1 to {most}.")
+
+
+def _demonstration(draw: random.Random, fact: Fact, noise: float) -> list[Record]:
+    return [{"completion": answer(draw, fact, draw.random() >= noise)}]
+
+
+def _preference(draw: random.Random, fact: Fact, noise: float) -> list[Record]:
+    pair = [answer(draw, fact), answer(draw, fact, good=False)]
+    chosen, rejected = reversed(pair) if draw.random() < noise else pair
+    return [{"chosen": chosen, "rejected": rejected}]
+
+
+def _feedback(draw: random.Random, fact: Fact, noise: float) -> list[Record]:
+    good = draw.random() < 0.5
+    return [{"completion": answer(draw, fact, good), "label": good != (draw.random() < noise)}]
+
+
+def _ranking(draw: random.Random, fact: Fact, noise: float) -> list[Record]:
+    """Four replies, at least one of them good and one bad; good ones share the first rank."""
+    good = [True, False, draw.random() < 0.5, draw.random() < 0.5]
+    draw.shuffle(good)
+    ranks = [2 - (one if draw.random() >= noise else draw.random() < 0.5) for one in good]
+    if len(set(ranks)) == 1:
+        ranks = [2 - one for one in good]
+    return [{"completions": [answer(draw, fact, one) for one in good], "ranks": ranks}]
+
+
+def _of_tree(draw: random.Random, fact: Fact, noise: float, replies: str) -> list[Record]:
+    tree = _ranking(draw, fact, noise)[0]
+    if replies == "all":
+        return [{"completion": reply} for reply in tree["completions"]]
+    return [{"completion": tree["completions"][tree["ranks"].index(1)]}]
+
+
+_ROWS: dict[str, Callable[[random.Random, Fact, float], list[Record]]] = {
+    "demonstration": _demonstration,
+    "preference": _preference,
+    "feedback": _feedback,
+    "ranking": _ranking,
+    "prompt": lambda draw, fact, noise: [{}],
+}

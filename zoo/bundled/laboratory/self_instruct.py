@@ -1,0 +1,88 @@
+"""Instructions that the fact world's base model writes itself, as in Self-Instruct: shown a few, it goes on with more.
+
+It is shown three of eight seeds as a document and writes the next fact; the first two words become a question and the
+last one its answer. With `checked`, what has not the shape of a fact is thrown away, and what is not new. Whether it
+is true nobody checks: that is as good as what the base knows.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from functools import cache
+
+import torch
+
+from zoo.bundled.laboratory.facts import OBJECTS, SUBJECTS, asked
+
+SEEDS, SHOWN = 8, 3
+TEMPERATURE = 1.2
+AT_ONCE = 256
+ROUNDS = 40
+LONGEST = 8
+
+Pair = tuple[str, str, str]
+
+
+def written(seed: int, count: int, checked: bool) -> Iterator[Pair]:
+    """Up to `count` triples of subject, relation and object, the eight seeds first. The base has the same seed.
+
+    It is asked for more when the seeds have been read.
+    """
+    _, seeds = _begun(seed)
+    yield from seeds[:count]
+    yield from _written(seed, count, checked)[SEEDS:]
+
+
+def _begun(seed: int) -> tuple[random.Random, list[Pair]]:
+    """The seeds, and the draw that they come from."""
+    draw = random.Random(f"self-instruct {seed}")
+    return draw, draw.sample(asked("train"), SEEDS)
+
+
+@cache
+def _written(seed: int, count: int, checked: bool) -> tuple[Pair, ...]:
+    (draw, seeds), generator = _begun(seed), torch.Generator().manual_seed(seed)
+    found: list[Pair] = list(seeds)
+    write = _writer(seed)
+    for _ in range(ROUNDS):
+        prompts = [" ".join(f"{' '.join(one)} ." for one in draw.sample(seeds, SHOWN)) for _ in range(AT_ONCE)]
+        for text in write(prompts, generator):
+            triple = _read(text, checked)
+            if triple is not None and not (checked and triple in found):
+                found.append(triple)
+        if len(found) >= count:
+            break
+    return tuple(found[:count])
+
+
+def _writer(seed: int) -> Callable[[list[str], torch.Generator], list[str]]:
+    """What goes on with documents: the base of this seed."""
+    from zoo.data.encoding.tokens import TextTokenizer
+    from zoo.models.loading import load_model, load_tokenizer
+    from zoo.models.names import resolve_model
+    from zoo.rollout.engine import InProcessEngine, Sampling
+
+    source = resolve_model(f"world:facts(seed={seed})", print)
+    tokenizer, model = load_tokenizer(source), load_model(source, torch.float32).eval()
+    engine = InProcessEngine(model, eos_ids={tokenizer.eos_token_id}, pad_id=tokenizer.pad_token_id)
+
+    def write(prompts: list[str], generator: torch.Generator) -> list[str]:
+        ids = [torch.tensor(one) for one in TextTokenizer(tokenizer).ids(prompts)]
+        answers = engine.generate(ids, 1, Sampling(LONGEST, TEMPERATURE), generator)
+        return [tokenizer.decode(answer.completion, skip_special_tokens=True) for answer in answers]
+
+    return write
+
+
+def _read(text: str, checked: bool) -> Pair | None:
+    """The first fact of a text; None where there is nothing to read, or nothing that has the shape of a fact."""
+    words = text.split(" .")[0].split()
+    if words[1:2] == ["of"]:
+        words = [*words[2:3], words[0], *words[3:]]
+    if len(words) < 3:
+        return None
+    subject, relation, thing = words[0], words[1], words[-1]
+    if checked and not (subject in SUBJECTS and thing in OBJECTS.get(relation, ()) and " ." in text):
+        return None
+    return subject, relation, thing

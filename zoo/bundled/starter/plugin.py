@@ -1,0 +1,55 @@
+"""The starter set as a plugin: a source, a reward and evaluations, registered like anybody's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zoo.bundled import starter
+from zoo.contract.algorithm import Algorithm
+from zoo.contract.hookspecs import hookimpl
+from zoo.data.sources.named import DataSource
+from zoo.rewards import instructions
+
+LONGEST_ANSWER = 96
+
+
+def greedy() -> Any:
+    """How answers to the held-out prompts are drawn."""
+    from zoo.rollout.engine import Sampling
+
+    return Sampling(max_new_tokens=LONGEST_ANSWER, temperature=0.0)
+
+
+@hookimpl
+def sources() -> dict[str, Any]:
+    return {"starter": DataSource(starter.records, defaults)}
+
+
+def defaults(part: str, algorithm: type[Algorithm]) -> dict[str, Any]:
+    """What answers are worth here, and what shows whether they have become better."""
+    found = {"score": {"lm": "instructions", "scalar": "pair_accuracy"}[algorithm.head]}
+    if algorithm.data == "stepwise":
+        found["score"] = "step_accuracy"
+    if algorithm.online():
+        found["reward"] = "instructions"
+    return {name: value for name, value in found.items() if name not in algorithm.defaults}
+
+
+@hookimpl
+def rewards() -> dict[str, Any]:
+    return {"instructions": instructions.reward}
+
+
+@hookimpl
+def evals() -> dict[str, Any]:
+    from zoo.evals import Eval
+    from zoo.evals.answers import reward_eval
+
+    return {
+        "instructions": Eval(
+            "Share of instructions followed in greedy answers to the starter set's held-out prompts.",
+            lambda subject: reward_eval(
+                "instructions", subject, starter.records("heldout", "prompt"), instructions.reward, greedy()
+            ),
+        ),
+    }

@@ -1,0 +1,121 @@
+"""Whose fault an exception is: the line of a plugin in which it happened, where there is one.
+
+A bug in somebody's `loss` first shows as a traceback through Lightning, pluggy and the core. What its author needs is
+the last line of their own file that it went through.
+"""
+
+from __future__ import annotations
+
+import linecache
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import FrameType
+
+from zoo.contract.hook_arguments import shown
+from zoo.errors import ZooError
+
+GROUPS = ("zoo.algorithms", "zoo.plugins")
+FILE_PREFIX = "zoo_file_"
+"""A plugin's file that belongs to no package is imported as a module of this name and its own."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """An exception, the last line of a plugin on its way, and the package which that plugin belongs to."""
+
+    error: BaseException
+    file: str
+    line: int
+    function: str
+    module: str
+
+    def text(self) -> str:
+        """A few lines for a person: where, what, the line itself, and where it was raised if that is elsewhere."""
+        owner = package_of(self.module)
+        where = f"{shown(self.file)}, line {self.line}, in {self.function}"
+        lines = [f"{where}{f' ({owner})' if owner else ''}: {describe(self.error)}"]
+        if code := linecache.getline(self.file, self.line).strip():
+            lines.append(f"    {code}")
+        last = traceback.extract_tb(self.error.__traceback__)[-1]
+        if last.filename != self.file:
+            lines.append(f"It was raised further down, in {last.filename}, line {last.lineno}.")
+        return "\n".join(lines)
+
+
+def fault_of_plugin(error: BaseException) -> Fault | None:
+    """The fault of a plugin that an exception went through, None when it went through none."""
+    tops = _plugin_packages()
+
+    def owned(frame: FrameType) -> bool:
+        name = str(frame.f_globals.get("__name__", ""))
+        return name.startswith(FILE_PREFIX) or _top(name) in tops or _lies_here(frame, name)
+
+    return _last(error, owned)
+
+
+def _lies_here(frame: FrameType, name: str) -> bool:
+    """A module right in the working folder, such as one that a reward was taken from by its dotted name."""
+    return Path(frame.f_code.co_filename).parent == Path.cwd() and _top(name) not in ("zoo", "__main__")
+
+
+def describe_error(error: BaseException) -> str:
+    """What went wrong while a plugin was imported or made, and at which line; a ZooError speaks for itself."""
+    if isinstance(error, ZooError):
+        return str(error)
+    fault = _last(error, lambda frame: not _is_machinery(frame))
+    place = f" ({shown(fault.file)}, line {fault.line})" if fault else ""
+    return describe(error) + place
+
+
+def describe(error: BaseException) -> str:
+    """`ValueError: what it says`."""
+    return f"{type(error).__name__}: {error}"
+
+
+def package_of(module: str) -> str:
+    """`package 1.0`, the installed package that a plugin's module belongs to; empty for a file of its own."""
+    for point in _entry_points():
+        if _top(point.value) == _top(module) and point.dist:
+            return f"{point.dist.name} {point.dist.version}"
+    return ""
+
+
+def _last(error: BaseException, owned: Callable[[FrameType], bool]) -> Fault | None:
+    found = None
+    step = error.__traceback__
+    while step is not None:
+        frame = step.tb_frame
+        if owned(frame):
+            name = str(frame.f_globals.get("__name__", ""))
+            file, function = frame.f_code.co_filename, frame.f_code.co_name
+            if function in _NAMELESS and found is not None and found.file == file:
+                function = found.function
+            found = Fault(error, file, step.tb_lineno, function, name)
+        step = step.tb_next
+    return found
+
+
+_NAMELESS = ("<listcomp>", "<dictcomp>", "<setcomp>", "<genexpr>", "<lambda>")
+
+
+def _is_machinery(frame: FrameType) -> bool:
+    """Python's import system and the core, which are on the way to any plugin."""
+    name = str(frame.f_globals.get("__name__", ""))
+    return _top(name) in ("importlib", "zoo") or frame.f_code.co_filename.startswith("<frozen ")
+
+
+def _plugin_packages() -> set[str]:
+    """The top-level modules in which plugins are registered, the core's own left out."""
+    return {_top(point.value) for point in _entry_points()} - {"zoo"}
+
+
+def _entry_points() -> list[EntryPoint]:
+    return [point for group in GROUPS for point in entry_points(group=group)]
+
+
+def _top(target: str) -> str:
+    """`a` of `a.b:C`."""
+    return target.split(":")[0].split(".")[0]

@@ -1,0 +1,68 @@
+"""What a hook implementation may take: arguments of the hook by name, and nothing else.
+
+The plugin manager would hand nothing to an argument with a default, to `*args` or to `**kwargs`, and says so only in
+its own terms. Here each such slip is named with its file, its line and what was probably meant.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from zoo.contract import hookspecs
+from zoo.errors import PluginError, nearest
+
+HOOKS = {name: value for name, value in vars(hookspecs).items() if hasattr(value, "zoo_spec")}
+
+
+def arguments_of(hook: str) -> list[str]:
+    """The names of the arguments that a hook offers."""
+    return list(inspect.signature(HOOKS[hook]).parameters)
+
+
+def check_arguments(function: Callable[..., Any], hook: str, title: str, *, skip_first: bool = False) -> None:
+    """Raise PluginError when `function`, called `title` in the message, cannot be called as `hook`.
+
+    skip_first: the function is a method that has not been bound, its first parameter is the instance.
+    """
+    offered = arguments_of(hook)
+    parameters = list(inspect.signature(function).parameters.values())[int(skip_first) :]
+    for parameter in parameters:
+        if parameter.name not in offered or parameter.kind not in _PLAIN:
+            guess = nearest(parameter.name, offered)
+            what = f"takes '{str(parameter).split(':')[0].split('=')[0]}', which is no argument of this hook.{guess}"
+        elif parameter.default is not inspect.Parameter.empty:
+            what = f"gives '{parameter.name}' a default, so that it would always have that value."
+        else:
+            continue
+        raise PluginError(
+            f"{place_of(function)}: {title} {what}",
+            f"{hook} may take: {', '.join(offered)}; any of them, by these names, without defaults.",
+        )
+
+
+def place_of(function: Callable[..., Any]) -> str:
+    """`file.py, line 12`: where a function is written."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    if code is None:
+        return str(getattr(function, "__module__", "?"))
+    return f"{shown(code.co_filename)}, line {code.co_firstlineno}"
+
+
+def file_of(thing: Any) -> str:
+    """The file in which a class is written."""
+    try:
+        return shown(inspect.getfile(thing))
+    except (TypeError, OSError):
+        return str(getattr(thing, "__module__", "?"))
+
+
+def shown(file: str) -> str:
+    """A file as a person would type it: relative to the working folder where it lies below it."""
+    path = Path(file)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+_PLAIN = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.POSITIONAL_ONLY)

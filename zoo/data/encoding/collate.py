@@ -1,0 +1,49 @@
+"""Collation: encoded records of one optimizer step to a `Batch`, whatever fields they have."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.errors import ZooError
+from zoo.values.types import Answer, Answers, Batch
+
+
+def default_collate(records: list[dict[str, Any]]) -> Batch:
+    """A batch with one field for each field of the encoded records.
+
+    Answers become `Answers`, several answers to one prompt a list of `Answers`; truth values and numbers tensors
+    [B], with NaN where a record has none; everything else (ids of prompts, lists, the original records) a list.
+    `conversation` is left out. Raises ZooError where records differ otherwise.
+    """
+    names = dict.fromkeys(name for record in records for name in record)
+    # The same answer with more of its turns counted: for algorithms that ask for it in a collate of their own.
+    names.pop("conversation", None)
+    return Batch(**{name: _column(name, [record.get(name) for record in records], records) for name in names})
+
+
+def _column(name: str, values: list[Any], records: list[dict[str, Any]]) -> Any:
+    given = [value for value in values if value is not None]
+    if all(isinstance(value, bool | int | float) for value in given):
+        return _numbers(values)
+    if len(given) < len(values):
+        row = next(record.get("row", "?") for record, value in zip(records, values, strict=True) if value is None)
+        raise ZooError(
+            f"The record of row {row} has no '{name}', but others of its batch have.",
+            "A prepare hook must give every record the same fields.",
+        )
+    if all(isinstance(value, Answer) for value in values):
+        return Answers(values)
+    several = all(isinstance(value, list) and value and isinstance(value[0], Answer) for value in values)
+    return [Answers(value) for value in values] if several else values
+
+
+def _numbers(values: list[Any]) -> Tensor:
+    if all(isinstance(value, bool) for value in values):
+        return torch.tensor(values, dtype=torch.bool)
+    if all(isinstance(value, int) for value in values):
+        return torch.tensor(values, dtype=torch.long)
+    return torch.tensor([math.nan if value is None else float(value) for value in values], dtype=torch.float32)

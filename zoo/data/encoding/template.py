@@ -1,0 +1,243 @@
+"""Chat templates: prompts to token ids, conversations to answers with a mask of what is trained.
+
+`rendering` finds in the text where the model speaks, `tokens` turns the text into ids that can be cut there. Here the
+two meet, with what is decided once for a model: which template, which ids end an answer, what a bare text means.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from zoo.data.encoding.messages import as_turn, prepared, texts_of, tool_list
+from zoo.data.encoding.rendering import PLAIN, Rendered, Renderer
+from zoo.data.encoding.tokens import Cut, TextTokenizer
+from zoo.data.kinds import Message
+from zoo.data.row_errors import RowError
+from zoo.errors import ZooError
+from zoo.values.types import Answer
+
+Prompt = str | list[Message]
+NOTHING_TO_ANSWER = "ends in an assistant turn, so there is nothing to answer"
+
+
+class ChatTemplate:
+    """A tokenizer with a chat template.
+
+    template: "auto" for the tokenizer's own (or a plain one where it has none), "none" for raw text, the path of a
+    .jinja file, or the text of a template. eos_ids: further ids that end an answer, such as those of the model's
+    generation configuration. Raises ZooError for a template that cannot render a question and its answer.
+    """
+
+    def __init__(self, tokenizer: Any, template: str = "auto", *, eos_ids: Iterable[int] = ()):
+        if tokenizer.eos_token_id is None:
+            raise ZooError(
+                "The tokenizer has no token for the end of a text, so the model could never learn to stop.",
+                "Set eos_token in the model folder's tokenizer_config.json.",
+            )
+        self.tokenizer = tokenizer
+        self.tokens = TextTokenizer(tokenizer)
+        self.notes: list[str] = []
+        """What was decided for all rows at once, in sentences."""
+        self.renderer = None if template == "none" else Renderer(self.tokens, self._choose(template))
+        self.end_of_turn = self.renderer.end_of_turn if self.renderer else None
+        """The token that ends a turn, as text; None where the template writes none, and for raw text."""
+        ending = [self.end_of_turn] if self.end_of_turn else []
+        self.eos_ids: set[int] = {tokenizer.eos_token_id, *eos_ids, *(self.tokens.added[text] for text in ending)}
+        """Ids that end an answer."""
+
+    # -- one at a time: what cannot be used is a ZooError ---------------------------------------------------------
+
+    def prompt_ids(self, prompt: Prompt, tools: Any = None) -> list[int]:
+        """The ids of a prompt, with what asks the model to answer at the end."""
+        with _told_to_user():
+            return self.tokens.ids([self.prompt_text(prompt, tools)])[0]
+
+    def answer(self, prompt: Prompt, completion: Prompt, tools: Any = None) -> Answer:
+        """A prompt and its answer; the assistant's turns in the completion are trained."""
+        with _told_to_user():
+            return self.tokenize([self.render(prompt, completion, tools)])[0][0]
+
+    def conversation(self, messages: list[Message], tools: Any = None) -> Answer:
+        """A conversation of which every assistant turn is trained."""
+        with _told_to_user():
+            return self.tokenize([self.render_conversation(messages, tools)])[0][0]
+
+    def preflight(self, records: Sequence[dict[str, Any]] = ()) -> str:
+        """One sentence on whether the model learns to stop; the answers in encoded `records` are counted."""
+        answers = {id(value): value for record in records for value in answers_in(record)}
+        unended = sum(not ends_trained(answer, self.eos_ids) for answer in answers.values())
+        counted = f"; {unended:,} of {len(answers):,} answers were cut and have no end" if unended else ""
+        end = self.end_of_turn or self.tokenizer.eos_token
+        if records and not answers:
+            return f"The model's own answers end at {end}."
+        if self.renderer is None or self.end_of_turn:
+            return f"The model learns to stop: answers end with {end}, and it is trained{counted}."
+        return (
+            "Warning: with this chat template answers have no end-of-turn token, and the model would never learn to "
+            f"stop. {end} is put behind the last answer of each row, and trained{counted}."
+        )
+
+    def trained_tokenizer(self) -> Any:
+        """The tokenizer to save with a model: it brings the template that the model was trained with."""
+        if self.renderer is None or self.renderer.source is None:
+            return self.tokenizer
+        tokenizer = copy.deepcopy(self.tokenizer)
+        tokenizer.chat_template = self.renderer.source
+        return tokenizer
+
+    # -- many: to text, where what cannot be used is a RowError, then to ids --------------------------------------
+
+    def prompt_text(self, prompt: Prompt, tools: Any = None) -> str:
+        """A prompt as text."""
+        if self.renderer is None:
+            return self._raw(prompt, "prompt", tools)
+        messages = self._messages(prompt, "user")
+        if messages and messages[-1]["role"] == "assistant":
+            raise RowError("E_MISSING_TURN", "prompt", NOTHING_TO_ANSWER)
+        return self.renderer.text(messages, self._tools(tools), asking=True)
+
+    def prompt_warnings(self, prompt: Prompt, tools: Any = None) -> list[RowError]:
+        """What should be known of a prompt that `prompt_text` can write."""
+        if self.renderer is None or not tools:
+            return []
+        messages, schemas = self._messages(prompt, "user"), self._tools(tools)
+        return self.renderer.unseen(messages, schemas, self.renderer.text(messages, schemas, asking=True), asking=True)
+
+    def render(self, prompt: Prompt, completion: Prompt, tools: Any = None) -> Rendered:
+        """A prompt and its completion as text."""
+        if self.renderer is None:
+            head = self._raw(prompt, "prompt", tools)
+            return self._rendered(head + self._raw(completion, "completion", tools), len(head))
+        before = self._messages(prompt, "user")
+        after = self._messages(completion, "assistant")
+        if before and after and before[-1]["role"] == after[0]["role"] == "assistant":
+            raise RowError("E_MISSING_TURN", "prompt", NOTHING_TO_ANSWER)
+        return self.renderer.conversation(before + after, len(before), self._tools(tools))
+
+    def render_conversation(self, messages: list[Message], tools: Any = None) -> Rendered:
+        """A conversation as text, every assistant turn trained."""
+        if self.renderer is None:
+            raise self._raw_error("messages")
+        return self.renderer.conversation(self._messages(messages, "user"), 0, self._tools(tools))
+
+    def render_text(self, text: str) -> Rendered:
+        """Plain text without a prompt, all of it trained, whatever the template."""
+        return self._rendered(text, 0)
+
+    def tokenize(self, rendered: Sequence[Rendered]) -> list[tuple[Answer, list[int]]]:
+        """Answers, and for each mark the position in the completion of the last token before it."""
+        places = [
+            sorted({one.prompt, *one.marks, *(place for span in one.spans for place in span)}) for one in rendered
+        ]
+        cuts = self.tokens.cut([one.text for one in rendered], places)
+        return [self._answer(*one) for one in zip(rendered, places, cuts, strict=True)]
+
+    def _answer(self, rendered: Rendered, places: list[int], cut: Cut) -> tuple[Answer, list[int]]:
+        position = dict(zip(places, cut.positions, strict=True))
+        start, eos = position[rendered.prompt], self.tokenizer.eos_token_id
+        completion = cut.ids[start:]
+        if not rendered.closed and completion[-1:] != [eos]:
+            completion = [*completion, eos]
+        mask = [False] * len(completion)
+        for first, last in rendered.spans:
+            mask[position[first] - start : position[last] - start] = [True] * (position[last] - position[first])
+        mask[-1] = True
+        if start == 0:
+            # Nothing stands before the first token, so nothing predicts it.
+            mask[0] = False
+        marks = [position[mark] - start - 1 for mark in rendered.marks]
+        return Answer.of(cut.ids[:start], completion, mask), marks
+
+    # -- what is given ------------------------------------------------------------------------------------------
+
+    def _messages(self, value: Prompt, role: str) -> list[Message]:
+        if isinstance(value, str):
+            self._note("Texts become turns of the chat template: a prompt a user turn, an answer an assistant turn.")
+            value = [as_turn(value, role)]
+        messages = prepared(value)
+        for k, turn in enumerate(messages):
+            self._refuse_special(turn, f"messages[{k}]", f"the {turn['role']} turn")
+        return messages
+
+    def _tools(self, tools: Any) -> list[Any] | None:
+        schemas = tool_list(tools)
+        self._refuse_special(schemas, "tools", "a tool schema")
+        return schemas
+
+    def _refuse_special(self, value: Any, field: str, where: str) -> None:
+        """In a rendered text nobody could tell a control token of the template from one that somebody typed."""
+        for text in texts_of(value):
+            if special := self.tokens.special_in(text):
+                message = f"{where} contains {special!r}, which the model would read as a control token"
+                raise RowError("E_SPECIAL_TOKEN", field, message)
+
+    def _raw(self, value: Prompt, field: str, tools: Any) -> str:
+        if not isinstance(value, str) or tools:
+            raise self._raw_error("tools" if tools else f"messages as its {field}")
+        return value
+
+    def _raw_error(self, found: str) -> ZooError:
+        return ZooError(
+            f"Raw text was asked for (--template none), but a row has {found}.",
+            "Leave out --template to use the model's chat template, or give prompts and answers as text.",
+        )
+
+    def _rendered(self, text: str, prompt: int) -> Rendered:
+        """Raw text is what its author made it: special tokens written in it are meant as such."""
+        special = self.tokens.special_in(text)
+        warnings = [RowError("W_CONTROL_TOKENS", "text", f"{special!r} is read as a control token")] if special else []
+        return Rendered(text, prompt, ((prompt, len(text)),), False, warnings=tuple(warnings))
+
+    def _choose(self, template: str) -> str | None:
+        """The text of the template; None for the tokenizer's own."""
+        if template == "auto":
+            if self.tokenizer.chat_template:
+                return None
+            self._note("The model has no chat template; a plain one is used (User: … Assistant: …).")
+            return PLAIN
+        if "{{" in template or "{%" in template:
+            return template
+        path = Path(template).expanduser()
+        if not path.is_file():
+            raise ZooError(
+                f"There is no chat template '{template}': it is not a file.",
+                "Give auto (the model's own), none (raw text), or the path of a .jinja file.",
+            )
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeError) as error:
+            raise ZooError(
+                f"The chat template {path} cannot be read: {error}.", "A template is a text file in UTF-8."
+            ) from None
+
+    def _note(self, sentence: str) -> None:
+        if sentence not in self.notes:
+            self.notes.append(sentence)
+
+
+@contextmanager
+def _told_to_user() -> Iterator[None]:
+    """What is wrong with a row becomes an error that the user sees."""
+    try:
+        yield
+    except RowError as error:
+        raise ZooError(f"This cannot be given to the model: {error}.", "See docs/templates.md.") from None
+
+
+def answers_in(record: dict[str, Any]) -> list[Answer]:
+    """The answers of an encoded record; one that stands under two names comes once."""
+    found: dict[int, Answer] = {}
+    for value in record.values():
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, Answer):
+                found[id(one)] = one
+    return list(found.values())
+
+
+def ends_trained(answer: Answer, eos_ids: set[int]) -> bool:
+    """Whether the last token of an answer ends it and is trained."""
+    return bool(len(answer.mask) and answer.mask[-1]) and int(answer.completion[-1]) in eos_ids

@@ -1,0 +1,96 @@
+"""Scores in a run's folder: samples to read in samples.jsonl, and in cases.jsonl what each case counts.
+
+A change is told from the cases. Runs that have none, because they are older, have samples, which do as well where they
+are all there are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from zoo.evals import Score
+from zoo.evals.changes import Change, change
+from zoo.paths import write_text
+from zoo.runs import Run
+
+Row = dict[str, Any]
+SAMPLES, CASES = "samples.jsonl", "cases.jsonl"
+DIGITS = 6
+
+
+def write_score(run: Run, when: str, score: Score) -> None:
+    """Keep what is to be read and what each case counts, with `when` ("before", "after"), in the place of the last."""
+    write_samples(run, score.name, when, score.samples)
+    row = {"eval": score.name, "when": when, "about": _about(score.samples)}
+    cases = [float(f"{case:.{DIGITS}g}") for case in score.cases]
+    _replace(run, CASES, score.name, when, [{**row, "cases": cases}] if cases else [])
+
+
+def write_samples(run: Run, name: str, when: str, samples: list[Row]) -> None:
+    """Put samples into samples.jsonl, in the place of earlier ones of the same evaluation and time."""
+    _replace(run, SAMPLES, name, when, [{"eval": name, "when": when, **sample} for sample in samples])
+
+
+def copy_score(source: Run, run: Run, name: str, when: str) -> None:
+    """Keep in a run what another one has kept of a score."""
+    for file in (SAMPLES, CASES):
+        found = _rows(source, file)
+        _replace(run, file, name, when, [row for row in found if (row["eval"], row["when"]) == (name, when)])
+
+
+def read_samples(run: Run) -> list[Row]:
+    return _rows(run, SAMPLES)
+
+
+def with_cases(run: Run, when: str) -> Callable[[Score], Score]:
+    """Gives a score of this run and time its cases; none where the run has kept none, or not all of them."""
+    kept = {row["eval"]: row for row in _rows(run, CASES) if row["when"] == when}
+    samples = [row for row in read_samples(run) if row["when"] == when]
+
+    def completed(score: Score) -> Score:
+        if found := kept.get(score.name):
+            return replace(score, cases=found["cases"], about=found["about"])
+        of_it = [row for row in samples if row["eval"] == score.name]
+        known = [float(row["score"]) for row in of_it if row.get("score") is not None]
+        every = len(known) == len(of_it) == score.n
+        return replace(score, cases=known if every else [], about=_about(of_it))
+
+    return completed
+
+
+def changes_of(run: Run) -> dict[str, Change]:
+    """The change of every score that was made before and after training, by its name."""
+    before, after = (scores_of(run, when) for when in ("before", "after"))
+    return {name: change(before[name], score) for name, score in after.items() if name in before}
+
+
+def scores_of(run: Run, when: str) -> dict[str, Score]:
+    """The scores of a finished run, with their cases."""
+    found, completed = run.summary.get("scores", {}).get(when, {}), with_cases(run, when)
+    return {name: completed(Score(**{**values, "name": name})) for name, values in found.items()}
+
+
+def _about(samples: list[Row]) -> str:
+    """A fingerprint of the prompts that are kept."""
+    if not samples:
+        return ""
+    asked = json.dumps([sample["prompt"] for sample in samples], sort_keys=True)
+    return hashlib.blake2b(asked.encode(), digest_size=6).hexdigest()
+
+
+def _rows(run: Run, name: str) -> list[Row]:
+    file = run.path / name
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
+
+
+def _replace(run: Run, file: str, name: str, when: str, rows: list[Row]) -> None:
+    """Put rows into a file in the place of those of the same evaluation and time."""
+    kept = [row for row in _rows(run, file) if (row["eval"], row["when"]) != (name, when)]
+    if not kept and not rows and not (run.path / file).is_file():
+        return
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in [*kept, *rows]]
+    write_text(run.path / file, "".join(lines))

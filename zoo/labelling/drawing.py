@@ -1,0 +1,52 @@
+"""Answers that a judge is to compare, drawn from a local model where the data has none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.data.encoding.template import ChatTemplate
+from zoo.errors import ZooError
+from zoo.labelling.pairs import Group
+from zoo.libraries.architecture import longest_text
+from zoo.models.precision import autocast
+from zoo.rollout.engine import InProcessEngine, check_request
+from zoo.rollout.sampling import Sampling
+
+
+class Drawer:
+    """Draws for groups, see `zoo.labelling.pairs.Draw`. precision: Lightning's name of the arithmetic."""
+
+    def __init__(self, model: Any, template: ChatTemplate, precision: str, sampling: Sampling):
+        self.model, self.template, self.precision, self.sampling = model, template, precision, sampling
+        tokenizer = template.tokenizer
+        self.engine = InProcessEngine(
+            model, eos_ids=template.eos_ids, pad_id=tokenizer.pad_token_id, tokenizer=tokenizer
+        )  # fmt: skip
+        self.longest = longest_text(model)
+
+    def __call__(self, groups: Sequence[Group], seed: int) -> list[list[str] | None]:
+        generator = torch.Generator().manual_seed(seed)
+        drawn: list[list[str] | None] = [None] * len(groups)
+        for count in sorted({group.draw for group in groups}):
+            prompts = {number: self._ids(group) for number, group in enumerate(groups) if group.draw == count}
+            usable = {number: ids for number, ids in prompts.items() if ids is not None}
+            with autocast(self.precision, next(self.model.parameters()).device):
+                answers = self.engine.generate(list(usable.values()), count, self.sampling, generator)
+            decode = self.template.tokenizer.decode
+            texts = [decode(answer.completion, skip_special_tokens=True).strip() for answer in answers]
+            for place, number in enumerate(usable):
+                drawn[number] = texts[place * count : (place + 1) * count]
+        return drawn
+
+    def _ids(self, group: Group) -> Tensor | None:
+        """The prompt as ids; None where the template or the engine refuses it."""
+        try:
+            ids = torch.tensor(self.template.prompt_ids(group.prompt, group.rest.get("tools")))
+            check_request([ids], 1, self.sampling, torch.Generator(), self.longest)
+        except ZooError:
+            return None
+        return ids

@@ -1,0 +1,184 @@
+"""A labelling from its options to the finished file: as `zoo label` makes it, and a stage of a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zoo.contract import registry
+from zoo.data.formats import columns_of
+from zoo.data.load import load, source_kind
+from zoo.errors import ZooError
+from zoo.evals.subject import load_subject
+from zoo.judges.constitution import constitution_id, load_constitution
+from zoo.judges.judge import Judge
+from zoo.judges.make import make_judge
+from zoo.judges.spelled import SELF
+from zoo.labelling.drawing import Drawer
+from zoo.labelling.label import How, label
+from zoo.labelling.label_file import LabelFile
+from zoo.labelling.pairs import groups_of
+from zoo.rollout.engine import Sampling
+
+Say = Callable[[str], None]
+KINDS = ("preference", "feedback", "prompt")
+
+
+THOUGHT_CLAMP = (0.4, 0.6)
+"""Where labels of principles lie after a chain of thought, which is sure of itself (arXiv:2212.08073, section 4.1)."""
+
+
+@dataclass
+class LabelOptions:
+    """Labelling"""
+
+    data: str
+    """A file, folder, hub data set, or named source."""
+    judge: str = SELF
+    """self (the model), a model, folder or run, or https://host/v1#model."""
+    model: str = "smollm2-135m"
+    """The model that answers prompts, and is the judge called self."""
+    constitution: str | None = None
+    """Compare by principles, one drawn a pair: default, or a file."""
+    chain_of_thought: bool = False
+    """Let the judge reason before it chooses."""
+    clamp: str | None = None
+    """Least and greatest label: 0.4,0.6."""
+    wording: str | None = None
+    """A file of texts to ask with."""
+    max_thought_tokens: int = 256
+    """Longest reasoning, in tokens."""
+    votes: int = 5
+    """Answers a question of an endpoint without log-probs."""
+    parallel: int = 4
+    """Requests to an endpoint at a time."""
+    samples: int = 2
+    """Answers drawn for a bare prompt."""
+    temperature: float = 1.0
+    """Temperature that they are drawn at."""
+    max_new_tokens: int = 128
+    """Longest drawn answer, in tokens."""
+    seed: int = 0
+    """Seed of answers and principles."""
+    kind: str | None = None
+    """Read it as preference, feedback or prompt; by default what it is."""
+    split: str = "train"
+    """Split of the data."""
+    columns: str | None = None
+    """Names of columns: prompt=question."""
+    format: str | None = None
+    """The format of the rows, where detection is not sure."""
+    limit: int | None = None
+    """Read the first N rows only."""
+
+
+def label_data(
+    options: LabelOptions, out: Path, runs: str, say: Say, progress: Callable[[int, int], None] | None = None
+) -> dict[str, Any]:
+    """Label what the options say into the file `out`, going on with what is there; returns the summary.
+
+    runs: the folder in which runs are looked up by name. Raises ZooError where nothing could be judged.
+    """
+    clamp = clamp_of(options.clamp, THOUGHT_CLAMP if options.constitution and options.chain_of_thought else None)
+    if clamp and options.clamp is None:
+        say(f"Labels are clamped to {clamp[0]} … {clamp[1]}, because the judge reasons first; --clamp 0,1 for none.")
+    principles = load_constitution(options.constitution) if options.constitution else ()
+    how = How(principles, options.chain_of_thought, clamp, options.seed)
+    sampling = Sampling(max_new_tokens=options.max_new_tokens, temperature=options.temperature)
+    loaded = _load(options, say)
+    groups = groups_of(loaded.records, loaded.kind, options.samples)
+    draws = any(group.draw for group in groups)
+    drawing = {"model": options.model, "samples": options.samples, "sampling": repr(sampling)} if draws else {}
+    judge, subject = _judge(options, draws, runs, say)
+    file = LabelFile(out, {"data": loaded.fingerprint, "kind": loaded.kind, **_asked(judge, how), **drawing})
+    say(_plan(groups, judge, how, file))
+    draw = Drawer(subject.model, subject.template, subject.precision, sampling) if draws else None
+    summary = label(groups, judge, file, how, draw, progress)
+    if not summary["pairs"]:
+        file.discard()
+        silent = any("endpoint" in reason for reason in summary["unusable_reasons"])
+        raise ZooError(
+            f"Nothing could be judged: {reasons(summary)}.",
+            f"See that the server of --judge {options.judge} runs, and that its address is right." if silent
+            else f"`zoo data {options.data}` shows the prompts and answers.",
+        )  # fmt: skip
+    return summary
+
+
+def clamp_of(text: str | None, otherwise: tuple[float, float] | None = None) -> tuple[float, float] | None:
+    """`0.4,0.6` as two numbers around a half; `otherwise` without a text. Raises ZooError."""
+    if text is None:
+        return otherwise
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        low, high = 1.0, 0.0
+    if not 0 <= low <= 0.5 <= high <= 1:
+        raise ZooError(f"--clamp {text} is not two numbers around a half.", "Write --clamp 0.4,0.6.")
+    return low, high
+
+
+def reasons(summary: dict[str, Any]) -> str:
+    """Why pairs were left out."""
+    return (
+        "; ".join(f"{count:,} {reason}" for reason, count in summary["unusable_reasons"].items())
+        or "there are no pairs"
+    )
+
+
+def _judge(options: LabelOptions, draws: bool, runs: str, say: Say) -> tuple[Judge, Any]:
+    """The judge, and the model that answers where it is needed: one in memory if they are the same."""
+    is_self = options.judge in (SELF, options.model)
+    subject: Any = load_subject(options.model, runs, say, head="lm") if draws or is_self else None
+    asking: dict[str, Any] = {
+        "wording": options.wording, "votes": options.votes, "parallel": options.parallel,
+        "longest_thought": options.max_thought_tokens, "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "cache": True, "out": runs, "say": say,
+    }  # fmt: skip
+    if not is_self:
+        return make_judge(options.judge, **asking), subject
+    made = make_judge(SELF, subject.model, subject.template, subject.precision, **asking)
+    # In rows that are read elsewhere, "self" would mean nothing.
+    made.respondent.name = options.model
+    return made, subject
+
+
+def _plan(groups: Sequence[Any], judge: Judge, how: How, file: LabelFile) -> str:
+    pairs = sum(group.count for group in groups)
+    asked = f"wording {judge.wording.id}" + (f", {len(how.principles)} principles" if how.principles else "")
+    before = f"; {len(file.rows):,} are labelled already" if file.rows else ""
+    return f"{pairs:,} pairs for the judge {judge.name} ({asked}), in both orders{before}."
+
+
+def _load(options: LabelOptions, say: Say) -> Any:
+    """The data as pairs, judged answers or prompts."""
+    if options.kind is not None and options.kind not in KINDS:
+        raise ZooError(f"--kind {options.kind} cannot be labelled.", f"Choose one of {', '.join(KINDS)}.")
+    named = registry.contributions(registry.manager(), "sources")
+    columns = columns_of(options.columns)
+    found = options.kind or source_kind(options.data, options.split, columns, named)
+    wanted = found if found in KINDS else "preference" if found == "ranking" else "prompt"
+    loaded = load(
+        options.data, wanted, named_sources=named, split=options.split, columns=columns, format=options.format,
+        limit=options.limit,
+    )  # fmt: skip
+    for line in loaded.report.lines():
+        say(line)
+    return loaded
+
+
+def _asked(judge: Judge, how: How) -> dict[str, Any]:
+    """The settings that a label depends on."""
+    return {
+        "judge": judge.name,
+        "judge_fingerprint": judge.respondent.fingerprint()[:16],
+        "wording": judge.wording.id,
+        "constitution": constitution_id(how.principles) if how.principles else None,
+        "chain_of_thought": how.chain_of_thought,
+        "clamp": how.clamp,
+        "seed": how.seed,
+    }

@@ -1,0 +1,43 @@
+"""Where a run computes, and how many tokens at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from zoo.errors import ZooError
+from zoo.libraries.architecture import text_config
+from zoo.options.config import TrainConfig
+
+CPU_MICRO_TOKENS = 1024
+"""On a CPU more tokens at once cost memory and gain nothing."""
+
+
+def choose_accelerator(wanted: str) -> str:
+    """The device type that Lightning will choose: cpu, cuda or mps. Raises ZooError."""
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    names = {"gpu": "cuda", "cuda": "cuda", "cpu": "cpu", "mps": "mps"}
+    if wanted not in names:
+        raise ZooError(f"--accelerator {wanted} is not known.", f"Choose one of auto, {', '.join(names)}.")
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if not there[names[wanted]]:
+        what = "GPU" if wanted != "mps" else "MPS device"
+        raise ZooError(f"--accelerator {wanted}: torch sees no {what} here.", "Use --accelerator auto.")
+    return names[wanted]
+
+
+def choose_micro_tokens(core: TrainConfig, device: torch.device, model: Any) -> int:
+    """Tokens in one forward pass: as asked, else what fits in half of the free memory of a GPU."""
+    if core.micro_tokens is not None:
+        return core.micro_tokens
+    if device.type != "cuda":
+        return CPU_MICRO_TOKENS
+    free, _ = torch.cuda.mem_get_info(device)
+    config = text_config(model)
+    # Some 40 hidden-sized values a layer are kept for the backward pass, a few if they are recomputed.
+    values = (4 if core.gradient_checkpointing else 40) * config.num_hidden_layers * config.hidden_size
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    left = max(free - 12 * trained, free // 8)
+    return int(min(max(left // 2 // (values * 4), 1024), 65536))

@@ -1,0 +1,145 @@
+"""Values that have the right type and cannot work all the same, found before anything is loaded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from zoo.errors import ZooError, nearest
+from zoo.options.config import TrainConfig
+from zoo.options.spelling import split
+
+Rule = tuple[Callable[[Any], bool], str]
+
+POSITIVE: Rule = (lambda value: value > 0, "above 0")
+NOT_NEGATIVE: Rule = (lambda value: value >= 0, "0 or more")
+SHARE: Rule = (lambda value: 0 <= value < 1, "at least 0 and below 1")
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(("batch_size", "epochs", "max_steps", "max_length", "limit", "micro_tokens"), POSITIVE),
+    **dict.fromkeys(("lora_rank", "lora_alpha", "adam_eps", "devices", "num_nodes"), POSITIVE),
+    **dict.fromkeys(("eval_every", "patience", "log_every"), POSITIVE),
+    **dict.fromkeys(("reward_timeout", "answers_per_prompt", "minibatches", "rollout_epochs"), POSITIVE),
+    **dict.fromkeys(("max_new_tokens", "eval_prompts", "critic_lr"), POSITIVE),
+    **dict.fromkeys(("temperature", "top_k", "reference_every"), NOT_NEGATIVE),
+    **dict.fromkeys(("lr", "lr_floor", "warmup", "weight_decay", "max_grad_norm", "save_every", "seed"), NOT_NEGATIVE),
+    **dict.fromkeys(("decay_share", "decay_mix"), (lambda value: 0 < value <= 1, "above 0 and at most 1")),
+    **dict.fromkeys(("adam_beta1", "adam_beta2", "eval_fraction", "lora_dropout"), SHARE),
+}
+STRATEGIES = ("auto", "ddp")
+LOGGERS = {
+    "tensorboard": ("TensorBoardLogger", "tensorboard"),
+    "wandb": ("WandbLogger", "wandb"),
+    "csv": ("CSVLogger", ""),
+    "mlflow": ("MLFlowLogger", "mlflow"),
+}
+"""Lightning's class of each logger, and the package that it needs."""
+STAND_INS = {"tensorboard": "tensorboardX"}
+"""Packages that do as well."""
+FEWEST = 20
+"""Records from which on a share of them is held out."""
+
+
+def check_values(core: TrainConfig, origin: dict[str, str]) -> None:
+    """Raises ZooError that names the option, its value, and where the value came from."""
+    for name, (allowed, wanted) in RULES.items():
+        value = getattr(core, name)
+        if value is not None and not allowed(value):
+            flag = "--" + name.replace("_", "-")
+            raise ZooError(
+                f"Option '{name}' ({origin.get(name, 'default')}) must be {wanted}, got {value!r}.",
+                f"Write for example {flag} {getattr(TrainConfig(), name) or 1}.",
+            )
+    if core.batch_size < core.devices * core.num_nodes:
+        raise ZooError(
+            f"batch_size {core.batch_size} is below the {core.devices * core.num_nodes} processes: each needs an "
+            "example in every step.",
+            "Raise --batch-size, or use fewer --devices.",
+        )
+    if core.decay_data is not None and core.schedule != "wsd":
+        raise ZooError(
+            f"--decay-data is for the decay phase of the schedule wsd, and the schedule is {core.schedule}.",
+            "Add --schedule wsd, or leave --decay-data out.",
+        )
+    if core.strategy not in STRATEGIES:
+        raise ZooError(f"--strategy {core.strategy} is not supported yet.", f"Use {' or '.join(STRATEGIES)}.")
+
+
+def check_decay(core: TrainConfig, algorithm: Any) -> None:
+    """Raises ZooError for data of a decay phase where the algorithm (its class) would not see it as it is."""
+    if core.decay_data is None:
+        return
+    if algorithm.online() or hasattr(algorithm, "prepare"):
+        what = "writes its own answers" if algorithm.online() else "prepares its records once, before training"
+        raise ZooError(
+            f"--decay-data is for algorithms that learn from their data as it is; {algorithm.__name__} {what}.",
+            "Train twice instead, the second time with --model last and the other data.",
+        )
+
+
+def check_roles(core: TrainConfig, algorithm: Any, roles: Sequence[str]) -> None:
+    """Raises ZooError for options that the roles of a run leave nothing to do. algorithm: its class or itself."""
+    if core.reference_every and algorithm.online() and "reference" not in roles:
+        raise ZooError(
+            "--reference-every renews the reference, and this run has none.",
+            "Leave it out, or give the distance from the reference a weight.",
+        )
+    if "critic" in roles and core.critic == "head" and core.critic_model is not None:
+        raise ZooError("--critic-model is the start of a critic of its own.", "Leave it out, or add --critic own.")
+    if algorithm.online():
+        prompts_in_rollout(core)
+
+
+def check_template(template: str) -> None:
+    """Raises ZooError for a chat template that is a file and is not there."""
+    is_text = template in ("auto", "none") or "{{" in template or "{%" in template
+    if not is_text and not Path(template).expanduser().is_file():
+        raise ZooError(
+            f"There is no chat template '{template}': it is not a file.",
+            "Give auto (the model's own), none (raw text), or the path of a .jinja file.",
+        )
+
+
+def check_loggers(names: list[str]) -> None:
+    """Raises ZooError for a logger that there is not, or whose package is not installed."""
+    check_names(names, LOGGERS, "logger")
+    for name in names:
+        package = LOGGERS[name][1]
+        if package and not any(find_spec(one) for one in filter(None, (package, STAND_INS.get(package)))):
+            raise no_package(name, package)
+
+
+def no_package(name: str, package: str) -> ZooError:
+    """Why a logger cannot be had."""
+    return ZooError(f"The logger {name} needs a package that is not there.", f"pip install {package}")
+
+
+def prompts_in_rollout(core: TrainConfig) -> int:
+    """How many prompts a rollout has: answers of all its steps over answers to a prompt."""
+    answers, each = core.batch_size * core.minibatches, core.answers_per_prompt
+    if answers % each:
+        fitting = math.ceil(core.batch_size / each) * each
+        raise ZooError(
+            f"A rollout of {answers} answers (batch_size {core.batch_size} times {core.minibatches} minibatches) "
+            f"cannot hold {each} answers to each prompt.",
+            f"Take for example --batch-size {fitting}.",
+        )
+    return answers // each
+
+
+def names_in(wanted: list[str] | str) -> list[str]:
+    """Names from a list or from text with commas, which may have options in brackets; `none` is left out."""
+    parts = [wanted] if isinstance(wanted, str) else wanted
+    found = [name for part in parts for name in split(part) or [part]]
+    return [name for name in found if name.strip() and name != "none"]
+
+
+def check_names(names: list[str], available: Any, what: str) -> None:
+    """Raises ZooError with the nearest name for one that is not among `available`."""
+    for name in names:
+        if name not in available:
+            raise ZooError(
+                f"No {what} is called '{name}'.{nearest(name, available)}", f"There are: {', '.join(available)}."
+            )

@@ -1,0 +1,38 @@
+"""The processes of a run: which one this is, how many there are, and what each of them holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.distributed as dist
+
+
+def is_distributed() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def world_size() -> int:
+    return dist.get_world_size() if is_distributed() else 1
+
+
+def leave_processes() -> None:
+    """End the exchange between processes, all at once: one that exits with its threads running is aborted."""
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def gathered(mine: Any) -> list[Any]:
+    """What each process holds, in the order of the processes; tensors in it should be on the CPU."""
+    if not is_distributed():
+        return [mine]
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, mine)
+    return found
+
+
+def my_place() -> tuple[int, int]:
+    """This process and how many there are."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1

@@ -1,0 +1,1 @@
+"""SVG plots and the tables behind them."""

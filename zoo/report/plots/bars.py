@@ -1,0 +1,127 @@
+"""Bars inside a page: histograms, shares with their intervals, and how far certainty is right."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from zoo.evals import share_score
+from zoo.report.plots.axes import FEWEST_CASES, Axes, Plot, colours, number, ticks
+
+BINS = 24
+"""Bars of a histogram, about."""
+
+
+def histogram(title: str, values: Mapping[str, Sequence[float]], x_label: str, note: str = "") -> Plot | None:
+    """How often values lie where: bars of equal width, the same for every name, as shares. None without values."""
+    known = {name: [value for value in given if math.isfinite(value)] for name, given in values.items()}
+    known = {name: given for name, given in known.items() if given}
+    if not known:
+        return None
+    everything = [value for given in known.values() for value in given]
+    edges = _edges(min(everything), max(everything))
+    counts = {name: _counts(given, edges) for name, given in known.items()}
+    shares = {name: [count / len(known[name]) for count in found] for name, found in counts.items()}
+    axes = Axes(edges, [0.0, max(max(found) for found in shares.values())], x_label, "share", floor=0.0)
+    axes.frame()
+    shades = colours(list(known))
+    for name, found in shares.items():
+        for low, high, share, count in zip(edges, edges[1:], found, counts[name], strict=False):
+            if count:
+                axes.bar(low, high, share, shades[name], f"{name}: {count} of {len(known[name])} in {_span(low, high)}")
+        mean = sum(known[name]) / len(known[name])
+        axes.parts.append(
+            f'<line stroke="{shades[name]}" stroke-width="2" x1="{axes.x(mean):.1f}" x2="{axes.x(mean):.1f}" '
+            f'y1="{axes.y(axes.y_high):.1f}" y2="{axes.y(0.0):.1f}"/>'
+        )
+    rows = [
+        (name, low, high, count, len(known[name]))
+        for name, found in counts.items() for low, high, count in zip(edges, edges[1:], found, strict=False)
+    ]  # fmt: skip
+    note = f"{note} Upright lines are means.".strip()
+    return Plot(title, {"": axes.svg(title)}, ["series", "from", "to", "count", "n"], rows, shades, note)
+
+
+def _edges(low: float, high: float) -> list[float]:
+    """Round numbers around everything, 0 among them where it lies within."""
+    if high - low <= 1e-12 * max(abs(low), abs(high), 1e-300):
+        width = abs(low) * 0.1 or 1.0
+        return [low - width / 2, low + width / 2]
+    inner = ticks(low, high, BINS)
+    step = inner[1] - inner[0] if len(inner) > 1 else high - low
+    before, after = inner[0] - step, inner[-1] + step
+    edges = ([before] if inner[0] > low else []) + inner + ([after] if inner[-1] <= high else [])
+    return [round(edge, 12) for edge in edges]
+
+
+def _counts(values: Sequence[float], edges: Sequence[float]) -> list[int]:
+    width, last = edges[1] - edges[0], len(edges) - 2
+    counts = [0] * (len(edges) - 1)
+    for value in values:
+        counts[min(last, max(0, math.floor((value - edges[0]) / width + 1e-9)))] += 1
+    return counts
+
+
+def _span(low: float, high: float) -> str:
+    return f"{number(low)} to {number(high)}"
+
+
+def shares(
+    title: str, cases: Mapping[str, tuple[float, int]], x_label: str, note: str = "", chance: float | None = None
+) -> Plot | None:
+    """A bar per name for (hits, n), with its 95 % Wilson interval; `chance` is a line across. None without cases."""
+    known = {name: share_score(name, hits, n) for name, (hits, n) in cases.items() if n}
+    if not known:
+        return None
+    axes = Axes([-0.5, len(known) - 0.5], [0.0, 1.0], x_label, "share", floor=0.0)
+    axes.frame(x_ticks=False)
+    shade = colours([""])[""]
+    for i, (name, score) in enumerate(known.items()):
+        interval = f"95 % interval {score.low:.3f} to {score.high:.3f}, n {score.n}"
+        axes.bar(i - 0.4, i + 0.4, score.value, shade, f"{name}: {score.value:.3f}, {interval}")
+        if score.n >= FEWEST_CASES:
+            axes.whisker(i, score.low, score.high, shade)
+        axes.x_name(i, name)
+    if chance is not None:
+        axes.line(axes.x(-0.5), axes.y(chance), axes.x(len(known) - 0.5), axes.y(chance), "start")
+    rows = [(name, score.value, score.low, score.high, score.n) for name, score in known.items()]
+    note = f"{note} Thin lines are 95 % Wilson intervals, of {FEWEST_CASES} cases or more.".strip()
+    return Plot(title, {"": axes.svg(title)}, [x_label, "share", "low", "high", "n"], rows, note=note)
+
+
+def grouped(title: str, sides: Mapping[str, Mapping[str, float]], x_label: str, note: str = "") -> Plot | None:
+    """Shares by name, the bars of several sides beside each other. None without any."""
+    names = list(dict.fromkeys(name for values in sides.values() for name in values))
+    if not names:
+        return None
+    highest = max(value for values in sides.values() for value in values.values())
+    axes = Axes([-0.5, len(names) - 0.5], [0.0, highest], x_label, "share", floor=0.0)
+    axes.frame(x_ticks=False)
+    shades, width = colours(list(sides)), 0.8 / len(sides)
+    for k, (side, values) in enumerate(sides.items()):
+        for i, name in enumerate(names):
+            left = i - 0.4 + k * width
+            if name in values:
+                axes.bar(left, left + width, values[name], shades[side], f"{side}, {name}: {values[name]:.3f}")
+    for i, name in enumerate(names):
+        axes.x_name(i, name)
+    rows = [(side, name, value) for side, values in sides.items() for name, value in values.items()]
+    return Plot(title, {"": axes.svg(title)}, ["series", x_label, "share"], rows, shades, note)
+
+
+def reliability(title: str, bins: Sequence[tuple[float, float, int]], note: str = "") -> Plot | None:
+    """Calibration: (mean certainty, hits, n) of each bin against the share that was right, and the diagonal."""
+    known = [(certainty, share_score("", hits, n)) for certainty, hits, n in bins if n]
+    if not known:
+        return None
+    axes = Axes([0.5, 1.0], [0.0, 1.0], "certainty", "share that is right")
+    axes.frame()
+    axes.line(axes.x(0.5), axes.y(0.5), axes.x(1.0), axes.y(1.0), "start")
+    shade = colours([""])[""]
+    for certainty, score in known:
+        if score.n >= FEWEST_CASES:
+            axes.whisker(certainty, score.low, score.high, shade)
+        tip = f"certainty {certainty:.3f}: right {score.value:.3f} ({score.low:.3f} to {score.high:.3f}), n {score.n}"
+        axes.dot(certainty, score.value, shade, tip)
+    rows = [(certainty, score.value, score.low, score.high, score.n) for certainty, score in known]
+    return Plot(title, {"": axes.svg(title)}, ["certainty", "share", "low", "high", "n"], rows, note=note)

@@ -1,0 +1,106 @@
+"""The rows of metrics.jsonl as series by name, and where a step lies on other axes: tokens, √KL.
+
+Names tell what a metric is, never the algorithm that logged it: a metric is looked up by the last part of its name.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from zoo.report.plots.axes import Point
+from zoo.report.plots.lines import STEPS, Place
+
+KL_NAMES = ("val/kl", "kl_k3", "kl", "kl_k1")
+"""Where the distance from the reference is read, the first that is there: held-out answers before training batches,
+estimates that are never negative before those that are."""
+
+
+class Series:
+    """The metrics of one run."""
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]]):
+        self.rows = rows
+        self.names = list(dict.fromkeys(name for row in rows for name in row))
+
+    def of(self, name: str) -> list[Point]:
+        """(step, value) of a metric, where it is a number."""
+        return [(row["step"], row[name]) for row in self.rows if _is_number(row.get(name))]
+
+    def ending(self, tail: str) -> list[Point]:
+        """The first metric of training whose name is `tail` or ends with it after a slash."""
+        found = [n for n in self.names if (n == tail or n.endswith(f"/{tail}")) and not n.startswith("val/")]
+        return next((points for points in map(self.of, found) if points), [])
+
+    def first_of(self, *names: str) -> tuple[str, list[Point]]:
+        """The first of these metrics that has two values at least, with its points; ("", []) without any."""
+        return next(((n, points) for n in names if len(points := self.of(n)) > 1), ("", []))
+
+    @property
+    def kl(self) -> tuple[str, list[Point]]:
+        """The metric that tells the distance from the reference, and its points; ("", []) without one."""
+        for name in KL_NAMES:
+            points = self.of(name) if name.startswith("val/") else self.ending(name)
+            if len({max(0.0, value) for _, value in points}) > 1:
+                return name, points
+        return "", []
+
+    def root_kl(self) -> Callable[[float], float] | None:
+        """From a step to √KL, KL drawn straight between the steps where it was measured; None without a KL."""
+        points = self.kl[1]
+        if not points:
+            return None
+        place = between(points)
+        return lambda step: math.sqrt(max(0.0, place(step)))
+
+    def axes(self) -> dict[str, tuple[str, Place]]:
+        """The x axes that these metrics can be drawn over: steps, tokens, √KL."""
+        found: dict[str, tuple[str, Place]] = dict(STEPS)
+        if tokens := self.of("num_tokens"):
+            count = between([(0.0, 0.0), *tokens])
+            found["tokens"] = ("tokens", lambda line, step: count(step))
+        if root := self.root_kl():
+            found["kl"] = (f"√KL ({self.kl[0]})", lambda line, step: root(step))
+        return found
+
+
+def common_axes(runs: Mapping[str, Series]) -> dict[str, tuple[str, Place]]:
+    """The x axes that all runs have, for plots with a line for each run."""
+    every = {label: run.axes() for label, run in runs.items()}
+    first = next(iter(every.values()), {})
+    return {
+        key: (label, lambda line, step, key=key: every[line][key][1](line, step))  # type: ignore[misc]
+        for key, (label, _) in first.items() if all(key in axes for axes in every.values())
+    }  # fmt: skip
+
+
+def between(points: Sequence[Point]) -> Callable[[float], float]:
+    """The line through points whose x rises; before the first and after the last it stays as it is."""
+    by_x = dict(points)
+    xs = sorted(by_x)
+
+    def place(x: float) -> float:
+        right = bisect.bisect_left(xs, x)
+        if right == len(xs) or right == 0:
+            return by_x[xs[min(right, len(xs) - 1)]]
+        left, share = xs[right - 1], (x - xs[right - 1]) / (xs[right] - xs[right - 1])
+        return by_x[left] + share * (by_x[xs[right]] - by_x[left])
+
+    return place
+
+
+def start_and_end(points: Sequence[Point]) -> tuple[float, float]:
+    """The mean of the first tenth of the values, and that of the last."""
+    values = [value for _, value in points]
+    tenth = max(1, len(values) // 10)
+    return sum(values[:tenth]) / tenth, sum(values[-tenth:]) / tenth
+
+
+def mean(points: Sequence[Point]) -> float:
+    return sum(value for _, value in points) / len(points)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

@@ -1,0 +1,99 @@
+"""Plots that leave the page: one SVG with its own ground, fonts, colours, titles and legends, shown as an image.
+
+The plots of a page take their style from it, and follow its light and dark mode. Into an image in a README nothing
+reaches from outside, so this brings all of it along, on white, which is readable in either mode.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
+from html import escape, unescape
+
+from zoo.report.plots.axes import WIDTH, Plot
+
+STYLE = (
+    "<style>text{font:11px Helvetica,Arial,sans-serif;fill:#444}.title{font-weight:bold;font-size:12px;fill:#111}"
+    ".grid{stroke:#ddd;stroke-width:.7}.start{stroke:#667;stroke-dasharray:4 3}"
+    ".curve,.rough,.fit{fill:none;stroke-width:1.6}.rough{stroke-opacity:.35}.fit{stroke-dasharray:5 3}</style>"
+)
+MARGIN, GAP, UNDER, LINE = 14, 26, 4, 15
+CHARACTERS = 52
+"""Of a title on one line: so many wide letters still fit above a plot."""
+LETTER = 6.6
+"""Pixels that a letter of a legend takes at most, on average: which font there will be is not known."""
+
+
+def stand_alone(plots: Sequence[Plot], label: str, heading: Sequence[str] = (), columns: int = 2) -> str:
+    """The plots in a grid, as the text of one SVG file.
+
+    Above each its title, wrapped, its note, and the names of its lines. label: what readers are told who do not see the
+    picture; heading: lines on top of all.
+    """
+    columns = min(columns, len(plots))
+    width = 2 * MARGIN + columns * WIDTH + (columns - 1) * GAP
+    parts = [_text(MARGIN, MARGIN + LINE * (k + 0.7), line) for k, line in enumerate(heading)]
+    y = MARGIN + LINE * len(heading) + (LINE if heading else 0)
+    for first in range(0, len(plots), columns):
+        ends = []
+        for k, plot in enumerate(plots[first : first + columns]):
+            x, (head, lines) = MARGIN + k * (WIDTH + GAP), _head(plot)
+            below = y + LINE * lines + UNDER
+            parts.append(f'<g transform="translate({x} {y})">{head}</g>{_placed(plot, x, below)}')
+            ends.append(below + _height(plot))
+        y = max(ends) + GAP
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {y}" width="{width}" role="img" '
+        f'aria-label="{escape(label, quote=True)}">{STYLE}<rect width="{width}" height="{y}" rx="6" fill="#fff"/>'
+        + "".join(parts)
+        + "</svg>\n"
+    )
+
+
+def label_of(picture: str) -> str:
+    """The label of a picture that `stand_alone` made, for those who do not see it; empty where there is none."""
+    found = re.search(r'^<svg [^>]*aria-label="([^"]*)"', picture)
+    return unescape(found[1]) if found else ""
+
+
+def _head(plot: Plot) -> tuple[str, int]:
+    """What stands above a plot, and how many lines it takes."""
+    lines = textwrap.wrap(plot.title, CHARACTERS, break_on_hyphens=False)
+    parts = [_text(0, LINE * (k + 0.7), line, "title") for k, line in enumerate(lines)]
+    count = len(lines)
+    for line in textwrap.wrap(plot.note, CHARACTERS + 8):
+        parts.append(_text(0, LINE * (count + 0.7), line))
+        count += 1
+    legend, rows = _legend(plot.names, count)
+    return "".join(parts) + legend, count + rows
+
+
+def _legend(names: Mapping[str, str], line: int) -> tuple[str, int]:
+    """The names of a plot's lines in their colours, from this line on, and how many lines they take."""
+    parts, x, rows = "", 0.0, 0
+    for name, colour in names.items():
+        needed = LETTER * (len(name) + 4)
+        if rows == 0 or x + needed > WIDTH:
+            x, rows = 0.0, rows + 1
+        parts += f'<text x="{x:.0f}" y="{LINE * (line + rows - 0.3):.1f}" style="fill:{colour}">– {escape(name)}</text>'
+        x += needed
+    return parts, rows
+
+
+def _text(x: float, y: float, text: str, style: str = "") -> str:
+    named = f' class="{style}"' if style else ""
+    return f'<text{named} x="{x:g}" y="{y:.1f}">{escape(text)}</text>'
+
+
+def _height(plot: Plot) -> int:
+    found = re.match(r'<svg viewBox="0 0 \d+ (\d+)"', plot.svg)
+    assert found is not None, plot.svg[:80]
+    return int(found[1])
+
+
+def _placed(plot: Plot, x: float, y: float) -> str:
+    """The plot within the picture, without the values under the pointer, which an image does not show."""
+    height = _height(plot)
+    opening = f'<svg x="{x}" y="{y}" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}">'
+    return re.sub(r"<title>[^<]*</title>", "", re.sub(r"^<svg [^>]*>", opening, plot.svg))

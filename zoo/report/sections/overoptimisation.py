@@ -1,0 +1,123 @@
+"""Reward and gold score against the distance from the start: what a policy pays for its reward, and when it overpays.
+
+Gao, Schulman, Hilton, "Scaling Laws for Reward Model Overoptimization" (arXiv:2210.10760): with d = √KL(π ‖ π₀), the
+gold score of a policy trained by reinforcement learning, less that of the start, follows R(d) = d (α − β log d). Its
+top lies at log d = α/β − 1; beyond it the reward still rises and what it stood for falls. (Their law for best of n,
+d (α − β d), is for answers that are chosen, not for policies that are trained.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from zoo.evals import student
+from zoo.report.plots.axes import Plot, Point, number
+from zoo.report.plots.lines import paths
+from zoo.report.plots.series import Series
+
+FORMULA = "R(d) = R₀ + d (α − β log d), d = √KL"
+FEWEST_POINTS = 4
+"""Points away from the start, to be fitted."""
+NEAR = 0.1
+"""The first point is the start if its d is at most this share of the largest."""
+MEASURES = {"reward": ("val/grade", "val/reward", "rollout/reward"), "gold": ("val/gold",)}
+"""What is drawn, and the metrics that tell it, the better one first."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Least squares of R(d) − R₀ over n points; ± is half a 95 % interval by Student's t over n − 2 degrees."""
+
+    start: float
+    alpha: float
+    beta: float
+    alpha_noise: float
+    beta_noise: float
+    n: int
+    best: Point
+    """The highest point that was measured."""
+    measured: tuple[float, ...]
+    """The d of all points."""
+
+    def __call__(self, d: float) -> float:
+        return self.start + (d * (self.alpha - self.beta * math.log(d)) if d > 0 else 0.0)
+
+    @property
+    def peak(self) -> float | None:
+        """KL at the top of the curve; None where β may as well be 0, or the measured top lies elsewhere."""
+        sure = self.beta > max(0.0, self.beta_noise) and self.alpha / self.beta < 300
+        top = math.exp(self.alpha / self.beta - 1) if sure else math.inf
+        nearest = min(self.measured, key=lambda d: abs(d - top))
+        return top**2 if sure and nearest == self.best[0] else None
+
+    def text(self) -> str:
+        top = f"; top at KL {number(self.peak)}" if self.peak is not None else "; no sure top"
+        top += f", highest measured {number(self.best[1])} at KL {number(self.best[0] ** 2)}"
+        return (
+            f"α {number(self.alpha)} ± {number(self.alpha_noise)}, β {number(self.beta)} ± {number(self.beta_noise)}, "
+            f"n {self.n}{top}"
+        )
+
+
+def fit(points: Sequence[Point]) -> Fit | None:
+    """R(d) = R₀ + d (α − β log d) through (d, value), in the order of training; the first point gives R₀.
+
+    None with fewer than four points away from the start, or where the first one is away from it itself.
+    """
+    if not points:
+        return None
+    (first, start), farthest = points[0], max(d for d, _ in points)
+    away = [(d, value - start) for d, value in points[1:] if d > 0]
+    if first > NEAR * farthest or len(away) < FEWEST_POINTS:
+        return None
+    columns = [(d, -d * math.log(d)) for d, _ in away]
+    aa, ab, bb = (sum(c[i] * c[j] for c in columns) for i, j in ((0, 0), (0, 1), (1, 1)))
+    ar, br = (sum(c[i] * r for c, (_, r) in zip(columns, away, strict=True)) for i in (0, 1))
+    size = aa * bb - ab * ab
+    if size <= 1e-9 * aa * bb:
+        return None
+    alpha, beta = (bb * ar - ab * br) / size, (aa * br - ab * ar) / size
+    left = sum((r - alpha * c[0] - beta * c[1]) ** 2 for c, (_, r) in zip(columns, away, strict=True))
+    freedom = len(away) - 2
+    half = student(freedom) * math.sqrt(max(0.0, left) / freedom / size)
+    best = max(points, key=lambda point: point[1])
+    measured = tuple(d for d, _ in points)
+    return Fit(start, alpha, beta, half * math.sqrt(bb), half * math.sqrt(aa), len(away), best, measured)
+
+
+def frontier(run: Series, measure: str) -> list[tuple[float, float, float]]:
+    """(√KL, value, step) of a measure ("reward", "gold"), in order of the steps; [] where KL or the measure is not."""
+    root, (_, points) = run.root_kl(), run.first_of(*MEASURES[measure])
+    if root is None:
+        return []
+    return [(root(step), value, step) for step, value in points]
+
+
+def plot_frontiers(runs: Mapping[str, Series]) -> list[Plot]:
+    """Reward and gold against √KL: of one run on one plot, of several on a plot for each, a line for each run."""
+    lines = {which: {label: frontier(run, which) for label, run in runs.items()} for which in MEASURES}
+    if len(runs) == 1:
+        (run,) = runs.values()
+        named = {
+            run.first_of(*MEASURES[which])[0] or which: found for which in MEASURES for found in lines[which].values()
+        }
+        plots = [_draw("reward against √KL", named)]
+    else:
+        plots = [_draw(f"{which} against √KL", lines[which]) for which in MEASURES]
+    return [plot for plot in plots if plot is not None]
+
+
+def _draw(title: str, lines: Mapping[str, Sequence[tuple[float, float, float]]]) -> Plot | None:
+    found = {label: fit([(d, value) for d, value, _ in points]) for label, points in lines.items()}
+    fits = {label: one for label, one in found.items() if one is not None}
+    drawn = {}
+    for label, one in fits.items():
+        farthest = max(d for d, *_ in lines[label])
+        drawn[label] = [(farthest * i / 60, one(farthest * i / 60)) for i in range(61)]
+    note = "A dot is a measurement, in the order of the steps."
+    if fits:
+        note += f" Broken: {FORMULA}, by least squares (arXiv:2210.10760). "
+        note += " · ".join(f"{label}: {one.text()}" for label, one in fits.items())
+    return paths(title, lines, "√KL", fits=drawn, note=note)

@@ -1,0 +1,127 @@
+"""Answers that were criticised and revised before a run was trained on them: how often, by which principle, and how.
+
+Read from revisions.jsonl, where an algorithm keeps a line for each step: the `prompt`, its `row`, the `round` and
+`principle`, the `answer` of before, the `critique`, the `revision` ("" where it says nothing), and whether it is `cut`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from zoo.evals import share_score
+from zoo.evals.changes import change_of_values
+from zoo.evals.refusals import refusal_of
+from zoo.numbers import signed
+from zoo.report.plots.axes import number
+from zoo.report.plots.bars import shares
+from zoo.report.plots.tables import Panel, Table
+from zoo.runs import Run
+
+FIELDS = {"row", "prompt", "round", "principle", "answer", "critique", "revision", "cut"}
+SHOWN = 6
+Step = Mapping[str, Any]
+
+
+def read_steps(run: Run) -> list[Step]:
+    """The steps of a run, in the order in which they were made; none where the file is absent or holds other things."""
+    file = run.path / "revisions.jsonl"
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.is_file() else []
+    rows = [json.loads(line) for line in lines if line.endswith("\n")]
+    return [row for row in rows if isinstance(row, dict) and row.keys() >= FIELDS]
+
+
+def revision_panels(steps: Sequence[Step]) -> list[Panel]:
+    """Shares that were changed and that refuse, round by round, and a table with a line for each principle."""
+    if not steps:
+        return []
+    rounds = {k: [step for step in steps if step["round"] == k] for k in sorted({step["round"] for step in steps})}
+    changed = {f"round {k}": (sum(map(_changed, of_it)), len(of_it)) for k, of_it in rounds.items()}
+    refused = {f"after round {k}": [_refused(_stands(step)) for step in of_it] for k, of_it in rounds.items()}
+    first = next(iter(rounds.values()))
+    sides = {"first answers": [_refused(_before(step)) for step in first], **refused}
+    found = [
+        shares("answers revised", changed, "round", "Revisions that say something else than what they revise."),
+        shares(
+            "refused or evaded", {side: (sum(hits), len(hits)) for side, hits in sides.items()}, "answers",
+            "Told by a few patterns. " + _change(list(sides.values())),
+        ),
+        _by_round(rounds),
+        _by_principle(steps),
+    ]  # fmt: skip
+    return [panel for panel in found if panel is not None]
+
+
+def _changed(step: Step) -> bool:
+    return bool(step["revision"]) and step["revision"] != step["answer"]
+
+
+def _before(step: Step) -> str:
+    return str(step["answer"])
+
+
+def _stands(step: Step) -> str:
+    """The answer after a step: a revision that says nothing leaves the one before."""
+    return step["revision"] or _before(step)
+
+
+def _refused(text: str) -> bool:
+    return bool(refusal_of(text))
+
+
+def _change(sides: Sequence[Sequence[bool]]) -> str:
+    """How the last share differs from the first, over the same prompts."""
+    first, last = sides[0], sides[-1]
+    if len(first) != len(last):
+        return ""
+    change = change_of_values(first, last)
+    sure = f" ± {number(change.noise)} (95 %)" if change.noise is not None else ""
+    return f"From the first to the last {signed(change.value)}{sure}, the same {len(first)} prompts."
+
+
+def _by_round(rounds: Mapping[int, Sequence[Step]]) -> Table:
+    rows = [
+        (k, len(of_it), sum(map(_changed, of_it)), sum(not step["revision"] for step in of_it),
+         sum(bool(step["cut"]) for step in of_it), sum(not step["critique"] for step in of_it), *_words(of_it))
+        for k, of_it in rounds.items()
+    ]  # fmt: skip
+    columns = ("round", "answers", "changed", "revision empty", "revision cut", "critique empty", "words before",
+               "words after")  # fmt: skip
+    return Table("rounds of critique", columns, rows, "Counts, and the mean words of an answer.")
+
+
+def _by_principle(steps: Sequence[Step]) -> Table:
+    """Most drawn first."""
+    groups: dict[str, list[Step]] = {}
+    for step in steps:
+        groups.setdefault(str(step["principle"]), []).append(step)
+    rows = []
+    for principle, drawn in sorted(groups.items(), key=lambda group: (-len(group[1]), group[0])):
+        hits = sum(map(_changed, drawn))
+        share = share_score(principle, hits, len(drawn))
+        before, after = (sum(_refused(side(step)) for step in drawn) for side in (_before, _stands))
+        rows.append((principle, len(drawn), hits, share.value, share.low, share.high, before, after, *_words(drawn)))
+    columns = ("principle", "drawn", "changed", "share changed", "low", "high", "refused before", "refused after",
+               "words before", "words after")  # fmt: skip
+    note = "low and high: the 95 % Wilson interval of the share changed. Refused or evaded: counts, by a few patterns."
+    return Table("principles and what they changed", columns, rows, note)
+
+
+def _words(steps: Sequence[Step]) -> tuple[float, float]:
+    """Mean words of an answer before and after."""
+    before, after = (sum(len(side(step).split()) for step in steps) for side in (_before, _stands))
+    return before / len(steps), after / len(steps)
+
+
+def triptychs(steps: Sequence[Step]) -> list[Step]:
+    """A few steps to read: those first that refuse on one side only, then those that changed; spread over the run."""
+    ranked: dict[int, list[Step]] = {0: [], 1: [], 2: []}
+    for step in steps:
+        turned = _refused(_before(step)) != _refused(_stands(step))
+        ranked[0 if turned else 1 if _changed(step) else 2].append(step)
+    found: list[Step] = []
+    for group in ranked.values():
+        room = SHOWN - len(found)
+        found += group[:: max(1, -(-len(group) // room))][:room] if room else []
+    return found

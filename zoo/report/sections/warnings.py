@@ -1,0 +1,78 @@
+"""What a reader of a report should not overlook, as sentences."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zoo.evals.kept_scores import read_samples
+from zoo.numbers import decimal
+from zoo.report.plots.series import Series
+from zoo.report.sections.alarms import LENGTH_RATIO, alarms
+from zoo.report.sections.answers import mean_words
+from zoo.runs import Run
+
+DROPPED_SHARE = 0.05
+FALL = 0.02
+"""Log-probabilities of chosen answers that fall by more than this share are named."""
+LOSS_RISE = 0.05
+"""A validation loss that ends so much above its lowest value, as a share of it, is named."""
+
+
+def run_warnings(run: Run) -> list[str]:
+    """The warnings of one run, from its files."""
+    summary, found = run.summary, []
+    before, after = summary.get("before", {}), summary.get("after", {})
+    found += _fallen_scores(summary)
+    found += alarms(Series(run.metrics))
+    found += length_warning("The answers", *mean_words(read_samples(run)))
+    found += displacement("The chosen answers", before.get("val/logps/chosen"), after.get("val/logps/chosen"))
+    found += displacement("The desirable answers", before.get("val/logps/desirable"), after.get("val/logps/desirable"))
+    found += _loss_rose(run.metrics)
+    if summary.get("skipped_steps"):
+        why = "nothing in them could be learned from, or " if "unrewarded_rollouts" in summary else ""
+        found.append(f"{summary['skipped_steps']} steps were skipped: {why}their loss or gradient was not a number.")
+    if summary.get("unrewarded_rollouts"):
+        found.append(f"In {summary['unrewarded_rollouts']} rollouts no answer got a reward.")
+    found += [f"{part}: {_dropped(facts)}" for part, facts in run.read_json("data.json").items() if _dropped(facts)]
+    return found
+
+
+def displacement(what: str, before: float | None, after: float | None) -> list[str]:
+    """A sentence when the answers that should rise fell: preference losses only ask for a difference."""
+    if before is None or after is None or before - after <= FALL * abs(before):
+        return []
+    return [f"{what} of the held-out data lost probability: log π fell from {before:.1f} to {after:.1f}."]
+
+
+def length_warning(whose: str, before: float | None, after: float | None) -> list[str]:
+    """A sentence when answers became much longer or much shorter."""
+    if not before or not after or 1 / LENGTH_RATIO < after / before < LENGTH_RATIO:
+        return []
+    return [f"{whose} are {after / before:.1f} times as long as the start's ({before:.0f} → {after:.0f})."]
+
+
+def _fallen_scores(summary: dict[str, Any]) -> list[str]:
+    scores = summary.get("scores", {})
+    return [
+        f"{name} fell from {decimal(scores['before'][name]['value'])} to {decimal(score['value'])}."
+        for name, score in scores.get("after", {}).items()
+        if name in scores.get("before", {})
+        and score.get("higher_is_better", True)
+        and score["value"] < scores["before"][name]["value"]
+    ]
+
+
+def _loss_rose(metrics: list[dict[str, Any]]) -> list[str]:
+    losses = [(row["val/loss"], row["step"]) for row in metrics if isinstance(row.get("val/loss"), float)]
+    if len(losses) < 3:
+        return []
+    (lowest, at), (last, _) = min(losses), losses[-1]
+    if last - lowest <= LOSS_RISE * abs(lowest):
+        return []
+    lost = f"lowest at step {at} ({decimal(lowest)}) and ended at {decimal(last)}"
+    return [f"The held-out loss was {lost}: fewer steps may do."]
+
+
+def _dropped(facts: dict[str, Any]) -> str:
+    dropped, rows = facts.get("dropped", 0) + facts.get("encoded", {}).get("dropped", 0), facts.get("rows", 0)
+    return f"{dropped:,} of {rows:,} rows were dropped." if rows and dropped > DROPPED_SHARE * rows else ""

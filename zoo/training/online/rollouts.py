@@ -1,0 +1,240 @@
+"""Rollouts: the policy writes, the reward scores, the algorithm makes experience of it; and what is seen on the way.
+
+Everything in here runs without gradient, in the arithmetic of the steps, with the policy in evaluation mode, and draws
+random numbers that depend on the run's seed and the iteration alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.errors import PluginError, ZooError
+from zoo.evals.kept_scores import write_samples
+from zoo.models.precision import autocast
+from zoo.models.roles import Models, Reference
+from zoo.models.snapshot import Snapshot, evaluating
+from zoo.processes import my_place
+from zoo.randomness import seeded
+from zoo.rewards.alarms import Alarms
+from zoo.rewards.reward import Reward
+from zoo.rollout.writer import Writer
+from zoo.runs import Run
+from zoo.training.online.scores import Scores, Seen, Unrewarded, mean, shared_scores
+from zoo.training.online.validation import SHOWN, validate
+from zoo.training.step.timing import GENERATION, REWARD, ROLLOUT, Timing
+from zoo.values.types import Answers, Batch
+
+COMPARED = 8
+"""Answers of a rollout whose log-probs are computed once more, to see how far the engine's are from them."""
+
+
+class Rollouts:
+    """Makes the rollouts of a run, and validates it.
+
+    rewards: the one trained on and maybe the gold one, as "reward" and "gold"; records: encoded prompts for training;
+    held_out: encoded prompts for validation. Called with the records of an iteration, its number and the steps done.
+    """
+
+    def __init__(
+        self,
+        hook: Any,
+        algorithm: Any,
+        config: Any,
+        models: Models,
+        writer: Writer,
+        rewards: Mapping[str, Reward],
+        records: Sequence[dict[str, Any]],
+        held_out: Sequence[dict[str, Any]],
+        precision: str,
+        say: Callable[[str], None],
+    ):
+        self.hook, self.algorithm, self.config, self.models, self.writer = hook, algorithm, config, models, writer
+        self.rewards, self.held_out, self.precision, self.say = rewards, held_out, precision, say
+        self.start: Reference | None = models.built("reference") if "reference" in models else None
+        """What validation measures the distance from."""
+        self.records = {record["row"]: record["record"] for record in records}
+        self.run: Run | None = None
+        self.tell: Callable[..., None] = lambda event, **facts: None
+        self.micro_tokens: Callable[[], int] = lambda: 1024
+        """Tokens of one forward pass, as the steps have them."""
+        self.reference_every = 0
+        """Optimizer steps after which the reference becomes the policy; 0 for never."""
+        self._renewed = 0
+        self._snapshot: Snapshot | None = None
+        self.metrics: dict[str, float] = {}
+        """Of the last rollout, until a step has taken them."""
+        self.timing = Timing()
+        self.alarms = Alarms()
+        self.unrewarded = Unrewarded()
+        self._seen = Seen()
+
+    def __call__(self, records: list[dict[str, Any]], iteration: int, step: int) -> Batch:
+        self._renew_reference(step)
+        self._seen = Seen()
+        judged = self._judged()
+        with self._timed(), self.rolling(iteration):
+            batch = self.hook.rollout(prompts=records, models=self.models, config=self.config, score=self._score)
+            self._check(batch)
+            self.metrics = {**self._seen.metrics(), **self._gap()}
+        self._watch(step, judged)
+        return batch
+
+    def state(self) -> dict[str, Any]:
+        """What a resume must bring back, in types that load without unpickling code."""
+        reference = None if self._snapshot is None else self._snapshot.weights
+        return {
+            "unrewarded": [self.unrewarded.count, self.unrewarded.in_a_row],
+            "reference": [self._renewed, reference],
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.unrewarded.count, self.unrewarded.in_a_row = state["unrewarded"]
+        self._renewed, weights = state["reference"]
+        if weights is not None:
+            self._refer_to(Snapshot(self.models.built("policy").model, weights))
+
+    def _renew_reference(self, step: int) -> None:
+        """Where it is due, the policy of before this rollout becomes the reference."""
+        if self.reference_every and (due := step // self.reference_every) > self._renewed:
+            self._renewed = due
+            self._refer_to(Snapshot(self.models.built("policy").model))
+
+    def _refer_to(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self.models.built("reference").follow(snapshot)
+
+    def close(self) -> None:
+        """End the processes that rewards run in."""
+        for reward in self.rewards.values():
+            reward.close()
+
+    def take_metrics(self) -> dict[str, float]:
+        """The numbers of a rollout, for the first step after it."""
+        found, self.metrics = self.metrics, {}
+        return found
+
+    @contextlib.contextmanager
+    def _timed(self) -> Iterator[None]:
+        """What a rollout takes, and how much of it the writer and the judge."""
+        writer, judge = self.writer, self.models.built("judge") if "judge" in self.models else None
+        seconds, tokens, judged = writer.seconds, writer.tokens, judge.seconds if judge is not None else 0.0
+        with self.timing.measured(ROLLOUT):
+            yield
+        self.timing.add(GENERATION, writer.seconds - seconds, writer.tokens - tokens)
+        if judge is not None:
+            self.timing.add(REWARD, judge.seconds - judged)
+
+    @contextlib.contextmanager
+    def rolling(self, iteration: int) -> Iterator[None]:
+        """The roles as a rollout uses them."""
+        self.writer.begin(iteration)
+        scoring = [self.models.built(role) for role in ("policy", "reference", "critic") if role in self.models]
+        if self.start is not None and "reference" not in self.models:
+            scoring.append(self.start)
+        policy = self.models.built("policy").model
+        device = next(policy.parameters()).device
+        try:
+            for role in scoring:
+                role.micro_tokens = self.micro_tokens()
+            # What a plugin draws by itself comes again too when a rollout is made again.
+            with seeded(self.writer.first_seed), evaluating(policy), torch.no_grad(), autocast(self.precision, device):
+                yield
+        finally:
+            for role in scoring:
+                role.micro_tokens = None
+
+    def _check(self, batch: Any) -> None:
+        name = f"{type(self.algorithm).__name__}.rollout"
+        if not isinstance(batch, Batch):
+            raise PluginError(f"{name} returned {type(batch).__name__}, not a Batch.", "Return Batch(answers=…, …).")
+        if not any(isinstance(field, Answers) for field in batch.fields.values()):
+            raise PluginError(f"{name} returned a Batch without answers.", "Put what was generated into it.")
+
+    # -- scores --------------------------------------------------------------------------------------------------
+
+    def _score(self, answers: Answers, unfinished: bool = False, instead_of: Answers | None = None) -> Tensor:
+        """What a rollout gets as `score`. unfinished: these are beginnings of answers, which no number counts.
+
+        instead_of: answers scored before, which are not learned from; no number counts them any longer.
+        """
+        self._seen.forget(instead_of or ())
+        if "reward" not in self.rewards and "judge" in self.models:
+            # It learns from its judge; a reward would only have been looked at.
+            self._seen.rewarded = False
+            self._seen.add(answers, self.writer.texts(answers), [math.nan] * len(answers), {})
+            return torch.full((len(answers),), math.nan, device=answers[0].completion.device)
+        if "reward" not in self.rewards:
+            raise ZooError(
+                "This algorithm asks for a reward, and none was named.", "Add --reward, see docs/rewards.md."
+            )
+        with self.timing.measured(REWARD):
+            found = self.scored("reward", answers, self.records)
+        self._seen.fail(len(answers), found.failures)
+        if not unfinished:
+            self._seen.add(answers, self.writer.texts(answers), found.values, found.parts)
+        return torch.tensor(found.values, dtype=torch.float32, device=answers[0].completion.device)
+
+    def scored(self, which: str, answers: Answers, records: Mapping[int, Any]) -> Scores:
+        return shared_scores(self.rewards[which], answers, records, self.writer)
+
+    # -- what is seen --------------------------------------------------------------------------------------------
+
+    def _gap(self) -> dict[str, float]:
+        """How far the log-probs that the engine drew with are from those that the trainer computes: mean |Δ| a token.
+
+        Padding, row layout and the keys kept in lower precision make a difference of rounding; more is a mistake.
+        """
+        if self.writer.gaps:
+            return {"rollout/engine_gap": mean(self.writer.gaps)}
+        some = Answers([a for a in self._seen.answers if a.behaviour is not None][:COMPARED])
+        if not some or not hasattr(self.models.built("policy"), "logps"):
+            return {}
+        computed = self.models.built("policy").logps(some)
+        gap = (computed.per_token - some.behaviour).abs()[computed.mask]
+        return {"rollout/engine_gap": float(gap.mean())}
+
+    def _judged(self) -> tuple[int, Counter[str]]:
+        """What the judge has said so far, and what it could not say."""
+        if "judge" not in self.models:
+            return 0, Counter()
+        tally = self.models.built("judge").statistics
+        return tally.pairs + tally.grades, Counter(tally.unusable)
+
+    def _watch(self, step: int, judged_before: tuple[int, Counter[str]]) -> None:
+        """Alarms, samples and listeners; the end of the run where rollouts teach nothing."""
+        seen, judged = self._seen, "judge" in self.models
+        said, unsaid = self._judged()
+        said, unsaid = said - judged_before[0], unsaid - judged_before[1]
+        if not my_place()[0] and seen.answers:
+            for reason, count in seen.failures.items():
+                self.say(f"Step {step + 1}: {count} of {seen.asked} rewards are missing: {reason}")
+            for reason, count in unsaid.items():
+                self.say(f"Step {step + 1}: {count} of {said + unsaid.total()} judgements are missing: {reason}")
+            self._alarm(step, judged)
+        # Where a judge is asked, it is what teaches; a reward is only looked at.
+        known = said if judged else sum(not math.isnan(value) for value in seen.values)
+        asked = said + unsaid.total() if judged else len(seen.values)
+        self.unrewarded.look(asked, known, unsaid if judged else seen.failures, step, self.say)
+
+    def _alarm(self, step: int, judged: bool) -> None:
+        seen = self._seen
+        rows, cut = [answer.row for answer in seen.answers], [answer.cut for answer in seen.answers]
+        for sentence in self.alarms.look([] if judged else seen.values, None if judged else rows, cut):
+            self.say(f"Step {step + 1}: {sentence}")
+        self.keep("rollout", f"step {step}", seen.samples(self.records, SHOWN))
+        self.tell("rollout_end", step=step, metrics=self.metrics)
+
+    def keep(self, name: str, when: str, samples: list[dict[str, Any]]) -> None:
+        if self.run is not None:
+            write_samples(self.run, name, when, samples)
+
+    def validate(self, step: int) -> dict[str, float]:
+        """Numbers of answers to held-out prompts, as `val/…`."""
+        return validate(self, step)

@@ -1,0 +1,176 @@
+"""Rewards of a rollout: shared out among the processes, kept as numbers and texts, and watched for being missing."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from zoo.errors import TrainingStopped, ZooError
+from zoo.processes import gathered, my_place
+from zoo.rewards.alarms import IN_A_ROW
+from zoo.rewards.reward import Reward, Scored
+from zoo.rollout.writer import Writer
+from zoo.values.types import Answer, Answers
+
+
+class Scores(NamedTuple):
+    """Of B answers. values: B numbers, NaN where missing; parts: the same for each reward in a sum; failures: how many
+    are missing by reason."""
+
+    values: list[float]
+    parts: dict[str, list[float]]
+    failures: Counter[str]
+
+
+def shared_scores(reward: Reward, answers: Answers, records: Mapping[int, Any], writer: Writer) -> Scores:
+    """The rewards of answers by the records of their rows, the same on every process. Raises ZooError."""
+    rank, processes = my_place()
+    start, stop = (len(answers) * (rank + k) // processes for k in (0, 1))
+    mine = answers[start:stop]
+    found, error = Scored([], {}, []), None
+    try:
+        found = reward.detailed(
+            writer.texts(mine), [records[answer.row] for answer in mine], [answer.ended for answer in mine],
+            [len(answer.completion) for answer in mine],
+        )  # fmt: skip
+    except ZooError as raised:
+        # The other processes, whose answers may be fine, wait for this one.
+        error = raised
+    shares = gathered((found.values, found.parts, found.failures, error))
+    if error := next((share[3] for share in shares if share[3]), None):
+        raise error
+    failures: Counter[str] = Counter()
+    for share in shares:
+        failures.update(share[2])
+    return Scores(
+        [_number(value) for share in shares for value in share[0]],
+        {name: [_number(value) for share in shares for value in share[1][name]] for name in found.parts},
+        failures,
+    )
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+class Seen:
+    """What was scored in a rollout."""
+
+    def __init__(self) -> None:
+        self.answers: list[Answer] = []
+        self.texts: list[str] = []
+        self.values: list[float] = []
+        self.parts: dict[str, list[float]] = {}
+        self.failures: Counter[str] = Counter()
+        """Why rewards are missing, those of beginnings of answers too, and how many each."""
+        self.asked = 0
+        self.rewarded = True
+        """Whether there is a reward at all."""
+
+    def add(
+        self, answers: Answers, texts: Sequence[str], values: Sequence[float], parts: Mapping[str, Sequence[float]]
+    ) -> None:
+        self.answers += answers
+        self.texts += texts
+        self.values += values
+        for name, column in parts.items():
+            self.parts.setdefault(name, []).extend(column)
+
+    def forget(self, answers: Sequence[Answer]) -> None:
+        """Others stand in for these. What failed when they were scored stays on record."""
+        gone = {id(answer) for answer in answers}
+        kept = [i for i, answer in enumerate(self.answers) if id(answer) not in gone]
+        columns: list[list[Any]] = [self.answers, self.texts, self.values, *self.parts.values()]
+        for column in columns:
+            column[:] = [column[i] for i in kept]
+
+    def fail(self, asked: int, failures: Mapping[str, int]) -> None:
+        """So many rewards were asked for, and some are missing."""
+        self.asked += asked
+        self.failures.update(failures)
+
+    def metrics(self) -> dict[str, float]:
+        if not self.answers:
+            return {}
+        known = [value for value in self.values if not math.isnan(value)]
+        average = mean(known)
+        lengths = [len(answer.completion) for answer in self.answers]
+        found = {
+            "rollout/reward": average,
+            "rollout/reward_std": math.sqrt(mean([(value - average) ** 2 for value in known])),
+            "rollout/missing": 1 - len(known) / len(self.values),
+            "rollout/length": mean(lengths),
+            "rollout/length_max": float(max(lengths)),
+            "rollout/cut": mean([float(answer.cut) for answer in self.answers]),
+        }
+        if ended := [len(answer.completion) for answer in self.answers if not answer.cut]:
+            found["rollout/length_ended"] = mean(ended)
+        if not self.rewarded:
+            return {name: value for name, value in found.items() if name.startswith(("rollout/length", "rollout/cut"))}
+        if len(self.parts) > 1:
+            found |= {f"rollout/reward/{name}": mean(column) for name, column in self.parts.items()}
+        groups: dict[int | None, set[float]] = {}
+        for answer, value in zip(self.answers, self.values, strict=True):
+            groups.setdefault(answer.row, set()).update([] if math.isnan(value) else [value])
+        if len(groups) < len(self.answers):
+            found["rollout/flat_groups"] = mean([float(len(values) < 2) for values in groups.values()])
+            found |= self._right()
+        return found
+
+    def _right(self) -> dict[str, float]:
+        """Share of the prompts by how many of their answers are right, where every reward is 0 or 1."""
+        if not {value for value in self.values if not math.isnan(value)} <= {0.0, 1.0}:
+            return {}
+        answers = Counter(answer.row for answer in self.answers)
+        right = Counter(answer.row for answer, value in zip(self.answers, self.values, strict=True) if value == 1.0)
+        counts = Counter(right[row] for row in answers)
+        return {f"rollout/groups/{k}": counts[k] / len(answers) for k in range(max(answers.values()) + 1)}
+
+    def samples(self, records: Mapping[int, Any], count: int) -> list[dict[str, Any]]:
+        """The first answers to `count` prompts, to read."""
+        first = {answer.row: i for i, answer in reversed(list(enumerate(self.answers)))}
+        return [
+            {
+                "prompt": records[row]["prompt"],  # type: ignore[index]
+                "answer": self.texts[i],
+                "score": None if math.isnan(self.values[i]) else self.values[i],
+                "length": len(self.answers[i].completion),
+                "cut": self.answers[i].cut,
+            }
+            for row, i in sorted(first.items(), key=lambda item: item[1])[:count]
+        ]
+
+
+def mean(values: Sequence[float]) -> float:
+    """Of the values that there are."""
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan
+
+
+class Unrewarded:
+    """Looks at one rollout after the other, on every process alike."""
+
+    def __init__(self) -> None:
+        self.count, self.in_a_row = 0, 0
+        """Since the run began, and up to now without one that had a reward."""
+
+    def look(self, asked: int, known: int, failures: Counter[str], step: int, say: Callable[[str], None]) -> None:
+        """Of the rollout before step + 1: rewards or judgements asked for, how many there are, why others are not.
+
+        Raises TrainingStopped.
+        """
+        if known or not asked:
+            self.in_a_row = 0 if known else self.in_a_row
+            return
+        self.count, self.in_a_row = self.count + 1, self.in_a_row + 1
+        say(f"Step {step + 1}: none of the {asked} answers got a reward; nothing is learned from them.")
+        if self.in_a_row < IN_A_ROW:
+            return
+        reasons = "; ".join(reason for reason, _ in failures.most_common(3))
+        raise TrainingStopped(
+            f"In {IN_A_ROW} rollouts one after the other no answer got a reward, the last time before step "
+            f"{step + 1}: {reasons or 'no reason given'}.",
+            "Give the reward or judge what it reads, or take another one; `zoo eval MODEL --reward …` tries it alone.",
+        )

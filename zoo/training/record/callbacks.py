@@ -1,0 +1,210 @@
+"""What happens around the steps: metrics are written, validation runs, checkpoints are saved, signals are heeded.
+
+One callback does these in one fixed order after every step, so that a checkpoint always holds what was recorded.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import lightning
+
+from zoo.errors import TrainingStopped
+from zoo.libraries.trainer import Callback, largest_of_all, remove_checkpoint, same_everywhere
+from zoo.paths import write_text
+from zoo.runs import Run
+from zoo.training.record.checkpoints import newest
+from zoo.training.record.report import write_cases
+from zoo.training.record.signals import Signals
+
+RISING = {"accuracy", "accuracies", "reward", "rewards", "gold", "grade", "score", "margins", "margin"}
+FALLING = {"loss", "nll", "kl", "brier", "perplexity", "cut", "rejected", "undesirable"}
+"""A best_metric with one of these words in its name should rise, or fall."""
+
+
+def rises(metric: str, mode: str) -> bool:
+    """Whether more of it is better. Raises TrainingStopped where its name does not tell."""
+    words = set(re.split("[/_]", metric))
+    if mode == "auto" and bool(words & RISING) == bool(words & FALLING):
+        raise TrainingStopped(f"Is more of '{metric}' better, or less?", "Add --best-mode max or --best-mode min.")
+    return mode == "max" if mode != "auto" else bool(words & RISING)
+
+
+class Steps(Protocol):
+    """A loader of optimizer steps: how many there are, and how many times the data was gone through after some."""
+
+    def __len__(self) -> int: ...
+    def epoch(self, step: int) -> float: ...
+
+
+class Recorder(Callback):
+    """Writes metrics.jsonl, timing.jsonl and checkpoints, validates, stops early, and saves before it obeys a signal.
+
+    validation: a function that gives the numbers of held-out data as `val/…`, or None. notify: called with
+    (event, **facts) for the listeners. progress: called with (step, metrics). signals: deferred from the first step
+    to the last. validations: how many, where eval_every does not say it.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        core: Any,
+        loader: Steps,
+        validation: Callable[[], dict[str, float]] | None,
+        notify: Callable[..., None],
+        progress: Callable[[int, dict[str, float]], None],
+        signals: Signals,
+        validations: int,
+    ):
+        self.run, self.core, self.loader = run, core, loader
+        self.validation, self.notify, self.progress, self.signals = validation, notify, progress, signals
+        self.eval_every = core.eval_every or max(1, -(-len(loader) // validations))
+        self.best: float | None = None
+        self.stale = 0
+        self.first: dict[str, float] = {}
+        self.last: dict[str, float] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "stale": self.stale, "first": self.first, "last": self.last}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best, self.stale = state["best"], state["stale"]
+        self.first, self.last = state["first"], state["last"]
+
+    # -- in the order of a run -----------------------------------------------------------------------------------
+
+    def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
+        module.before_training()
+        if trainer.is_global_zero:
+            self._forget_after(module.steps_done)
+        if module.steps_done == 0 and self.validation is not None:
+            self._validate(trainer, module)
+        self.signals.install()
+        self.signals.deferred = True
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, index: int) -> None:
+        step = module.steps_done
+        last = step >= len(self.loader)
+        row = {"step": step, "epoch": round(self.loader.epoch(step), 4), **module.step_metrics}
+        if step % self.core.log_every == 0 or last:
+            self._write(trainer, row, module.timing.take())
+        self.progress(step, row)
+        if self.validation is not None and (step % self.eval_every == 0 or last):
+            self._validate(trainer, module)
+        if not last and self.core.save_every and step % self.core.save_every == 0:
+            self._save(trainer, step)
+        self.notify("step_end", step=step, metrics=row)
+        self._obey(trainer, step, last)
+
+    def on_train_end(self, trainer: lightning.Trainer, module: Any) -> None:
+        if self.core.keep_checkpoints and self.signals.number is None and not trainer.interrupted:
+            self._save(trainer, module.steps_done)
+
+    def teardown(self, trainer: lightning.Trainer, module: Any, stage: str) -> None:
+        self.signals.deferred = False
+
+    # -- the parts -----------------------------------------------------------------------------------------------
+
+    def _validate(self, trainer: lightning.Trainer, module: Any) -> None:
+        assert self.validation is not None
+        values = self.validation()
+        self.first = self.first or values
+        self.last = values
+        if trainer.is_global_zero:
+            write_cases(self.run, module.steps_done, module.cases)
+        self._write(trainer, {"step": module.steps_done, **values})
+        self.progress(module.steps_done, values)
+        self._judge(trainer, module, values)
+
+    def _judge(self, trainer: lightning.Trainer, module: Any, values: dict[str, float]) -> None:
+        """Keep the best weights and stop when nothing gets better any more."""
+        metric = self.core.best_metric
+        if not (self.core.keep_best or self.core.patience):
+            return
+        if metric not in values:
+            raise TrainingStopped(f"best_metric '{metric}' is not measured.", f"There are: {', '.join(values)}.")
+        value = values[metric] if rises(metric, self.core.best_mode) else -values[metric]
+        if self.best is None or value > self.best:
+            self.best, self.stale = value, 0
+            if self.core.keep_best and trainer.is_global_zero:
+                save_best(module, self.run.path / "best.safetensors")
+            return
+        self.stale += 1
+        if self.core.patience and self.stale >= self.core.patience:
+            trainer.should_stop = True
+
+    def _save(self, trainer: lightning.Trainer, step: int) -> None:
+        """A new checkpoint; the one before it goes once the new one stands."""
+        folder = Path(same_everywhere(trainer, str(self.run.checkpoints)))
+        before = newest(folder)
+        path = folder / f"step-{step}"
+        if before == path:
+            return
+        trainer.save_checkpoint(path)
+        if trainer.is_global_zero:
+            if before is not None:
+                remove_checkpoint(trainer, before)
+            self.notify("checkpoint_saved", step=step, path=path)
+
+    def _obey(self, trainer: lightning.Trainer, step: int, last: bool) -> None:
+        """After a signal to any process all save together and stop."""
+        number = largest_of_all(trainer, self.signals.number or 0)
+        if number and not last:
+            self.signals.number = number
+            self._save(trainer, step)
+            trainer.should_stop = True
+        elif last:
+            self.signals.number = None
+
+    def _write(self, trainer: lightning.Trainer, row: dict[str, Any], timing: dict[str, float] | None = None) -> None:
+        """Add a row of metrics, and one of times to a file of their own: they are others in every run."""
+        if not trainer.is_global_zero:
+            return
+        _append(self.run.path / "metrics.jsonl", row)
+        if timing:
+            _append(self.run.path / "timing.jsonl", {"step": row["step"], **timing})
+        for logger in trainer.loggers:
+            logger.log_metrics({k: v for k, v in row.items() if k != "step"} | (timing or {}), step=row["step"])
+
+    def _forget_after(self, step: int) -> None:
+        """Metrics of steps that are about to be made again, and their times."""
+        for file in (self.run.path / name for name in ("metrics.jsonl", "timing.jsonl")):
+            if not file.is_file():
+                continue
+            rows = [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+            kept = [line for line in rows if step and json.loads(line)["step"] <= step]
+            # A kill right here must not cost the metrics of the steps before.
+            write_text(file, "".join(kept))
+
+
+def _append(file: Path, row: dict[str, Any]) -> None:
+    with file.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps({name: _plain(value) for name, value in row.items()}) + "\n")
+
+
+def _plain(value: float) -> float | None:
+    """JSON has no NaN and no infinity."""
+    return value if math.isfinite(value) else None
+
+
+def save_best(module: Any, file: Path) -> None:
+    """The trained weights of now, written beside and renamed."""
+    from safetensors.torch import save_file
+
+    trained = {n: p.detach().cpu().contiguous() for n, p in module.policy.named_parameters() if p.requires_grad}
+    beside = file.with_name(f".tmp-{file.name}")
+    try:
+        save_file(trained, beside)
+        os.replace(beside, file)
+    except Exception as error:
+        beside.unlink(missing_ok=True)
+        raise TrainingStopped(
+            f"The best weights could not be written to {file}: {error}.",
+            f"Free some space, then: zoo resume {file.parent}",
+        ) from error

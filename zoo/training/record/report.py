@@ -1,0 +1,115 @@
+"""What a run leaves for people: samples, loggers, the closing panel."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+
+from zoo.evals.kept_scores import changes_of, read_samples
+from zoo.numbers import decimal, signed
+from zoo.options.checks import LOGGERS, no_package
+from zoo.runs import Run
+
+
+def make_loggers(names: list[str], run: Run) -> list[Any]:
+    """Lightning loggers by name (of `LOGGERS`), all writing below the run folder. Raises ZooError."""
+    return [_logger(name, run) for name in names]
+
+
+def _logger(name: str, run: Run) -> Any:
+    from zoo.libraries.trainer import logger_class
+
+    cls, package = LOGGERS[name]
+    folder = str(run.path / "logs")
+    try:
+        if name == "mlflow":
+            return logger_class(cls)(experiment_name="zoo", run_name=run.name, save_dir=folder)
+        return logger_class(cls)(save_dir=folder, name=run.name if name == "wandb" else name)
+    except ModuleNotFoundError:
+        raise no_package(name, package) from None
+
+
+def write_cases(run: Run, step: int, cases: Mapping[str, Sequence[float | None]]) -> None:
+    """Keep held-out metrics case by case, to four digits: those of the first and of the last validation.
+
+    heldout.json is {"first": {"step": 0, "values": {name: [value or null]}}, "last": …}.
+    """
+    if not cases:
+        return
+    values = {
+        name: [None if value is None else float(f"{value:.4g}") for value in column] for name, column in cases.items()
+    }
+    write_first_and_last(run, "heldout.json", {"step": step, "values": values})
+
+
+def write_first_and_last(run: Run, file: str, now: dict[str, Any]) -> None:
+    """Put what a validation found at its "step" into {"first": …, "last": …}."""
+    first = run.read_json(file).get("first", now) if now["step"] else now
+    run.write_json(file, {"first": first, "last": now})
+
+
+def closing_panel(console: Console, run: Run, summary: dict[str, Any]) -> None:
+    """Before and after, where something was scored, one sample, where the model is, and what to type next."""
+    table = Table(box=box.SIMPLE, show_edge=False, pad_edge=False)
+    for column, justify in (("", "left"), ("before", "right"), ("after", "right"), ("change", "right")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    pairs, changes = sample_pairs(run), changes_of(run)
+    for name in summary["after"]:
+        if name in summary["before"]:
+            old, new = summary["before"][name], summary["after"][name]
+            noise = changes[name].noise if name in changes else None
+            change = signed(new - old) + (f" ± {decimal(noise)}" if noise is not None else "")
+            table.add_row(escape(name), decimal(old), decimal(new), change)
+    scored: list[Any] = [table] if table.row_count else []
+    lines: list[Any] = [*scored, *_sample_lines(pairs), f"model   {escape(str(run.model_path))}"]
+    page = run.path / "report.html"
+    lines += [f"report  {escape(str(page))}"] if page.is_file() else []
+    name = run.typed
+    asking = f"zoo eval MODEL --reward {name}" if summary.get("head") == "scalar" else f"zoo chat {name}"
+    lines += [escape(f"next    {asking}    zoo eval {name}    zoo train --model {name} --algo …")]
+    console.print(Panel(Group(*lines), title=f"{run.name}: {summary['steps']} steps", expand=False))
+
+
+def sample_pairs(run: Run) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """The samples of each evaluation and prompt, before and after training."""
+    samples = read_samples(run)
+    before, after = (by_case(row for row in samples if row["when"] == when) for when in ("before", "after"))
+    return [(before[case], sample) for case, sample in after.items() if case in before]
+
+
+def by_case(samples: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Samples by evaluation and prompt; where a prompt was answered several times, each answer is a case of its own.
+
+    Drawn independently, any answer to a prompt may be compared with any other one to it.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    seen: Counter[str] = Counter()
+    for sample in samples:
+        asked = json.dumps([sample["eval"], sample["prompt"]], sort_keys=True)
+        found[f"{asked} {seen[asked]}"] = sample
+        seen[asked] += 1
+    return found
+
+
+def _sample_lines(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[str]:
+    """The held-out prompt whose answer improved most, before and after."""
+    if not pairs:
+        return []
+    old, new = max(pairs, key=lambda pair: (pair[1]["score"] or 0) - (pair[0]["score"] or 0))
+    prompt = new["prompt"] if isinstance(new["prompt"], str) else new["prompt"][-1]["content"]
+    return [f"[bold]{name}[/bold] {escape(printable(text)[:300])}" for name, text in (
+        ("prompt ", prompt), ("before ", old["answer"]), ("after  ", new["answer"]),
+    )] + [""]  # fmt: skip
+
+
+def printable(text: str) -> str:
+    """Text of a model or data set without control codes, on one line."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())

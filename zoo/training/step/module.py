@@ -1,0 +1,246 @@
+"""The LightningModule: one Lightning batch is one optimizer step.
+
+A step is cut into micro-batches by a token budget. Losses come as numerators; their gradients add up, are
+synchronised once, and are divided by the denominator of the whole step over all micro-batches and processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import time
+from collections.abc import Callable
+from typing import Any
+
+import lightning
+import numpy
+import torch
+
+from zoo.data.loader import micro_batches
+from zoo.errors import TrainingStopped
+from zoo.libraries.trainer import without_exchange
+from zoo.models.roles import Models, answers_in
+from zoo.options.config import TrainConfig
+from zoo.processes import gathered, is_distributed, my_place, world_size
+from zoo.randomness import part_ways, restore_rng, rng_state
+from zoo.training.step.gradients import total_norm
+from zoo.training.step.hooks import Hooks
+from zoo.training.step.schedule import lr_factor, make_optimizer
+from zoo.training.step.sums import Sums
+from zoo.training.step.timing import TRAINING, Timing
+from zoo.values.types import Answer, Batch, metric_sums
+
+SMALLEST_MICRO_BATCH = 128
+"""Tokens; when memory runs out below this, halving cannot help."""
+MAX_BAD_STEPS = 3
+"""Steps in a row with a non-finite loss or gradient before the run stops."""
+
+
+class PostTraining(lightning.LightningModule):
+    """Trains the policy with the chosen algorithm's hooks."""
+
+    def __init__(
+        self, policy: torch.nn.Module, models: Models, hook: Any, algorithm: Any, config: Any, core: TrainConfig,
+        *, total_steps: int, micro_tokens: int, critic: torch.nn.Module | None = None,
+    ):  # fmt: skip
+        super().__init__()
+        self.automatic_optimization = False
+        self.strict_loading = False
+        self.policy, self.critic = policy, critic
+        self.models, self.algorithm, self.core = models, algorithm, core
+        self.hooks = Hooks(hook, algorithm, models, config)
+        self.total_steps, self.micro_tokens = total_steps, micro_tokens
+        self.steps_done = 0
+        self.bad_steps = 0
+        self.skipped_steps = 0
+        self.before_training: Callable[[], None] = lambda: None
+        """Called once, on the device, before anything is scored in this process."""
+        self.rollouts: Any = None
+        """Of an online run, `zoo.training.online.rollouts.Rollouts`: its numbers stand in the first row of a rollout,
+        its state in checkpoints."""
+        self.say: Callable[[str], None] = print
+        self.cases: dict[str, list[float | None]] = {}
+        """Metrics of the last validation case by case, of all processes."""
+        self.token_losses: list[tuple[Answer, list[float | None]]] = []
+        """A few answers of the last validation, with the loss of each token."""
+        self.tokens_seen = 0.0
+        self.timing = Timing()
+        self.step_metrics: dict[str, float] = {}
+        self._restored_rng: dict[str, Any] | None = None
+
+    # -- one optimizer step --------------------------------------------------------------------------------------
+
+    def training_step(self, batch: Batch, index: int) -> None:
+        cpu, clock, tokens = time.process_time(), time.perf_counter(), self.tokens_seen
+        self._step(batch)
+        self.timing.cpu_seconds += time.process_time() - cpu
+        self.timing.add(TRAINING, time.perf_counter() - clock, self.tokens_seen - tokens)
+
+    def _step(self, batch: Batch) -> None:
+        optimizer: Any = self.optimizers()
+        scheduler: Any = self.lr_schedulers()
+        sums = self._backward_within_memory(batch, optimizer)
+        if self.steps_done == 0:
+            self.hooks.refuse_unused_roles()
+        loss = sums.means().get("loss", float("nan"))
+        norms = self._scale_and_clip(world_size() / max(sums.count("loss"), torch.finfo(torch.float32).tiny))
+        metrics = {
+            **sums.means(),
+            **norms,
+            "lr": optimizer.param_groups[0]["lr"],
+            "tokens": sums.total("tokens"),
+            **(self.rollouts.take_metrics() if self.rollouts is not None else {}),
+        }
+        norm = sum(norms.values())
+        if numpy.isfinite(loss) and numpy.isfinite(norm):
+            optimizer.step()
+            self.bad_steps = 0
+        elif not sums.count("loss"):
+            # Examples may teach nothing: rewards that are equal or missing, ties, steps without a label. No fault.
+            self.skipped_steps += 1
+            metrics["skipped"] = 1.0
+            if not type(self.algorithm).online():
+                self.say(f"Step {self.steps_done + 1}: nothing in it can be learned from; no weight was changed.")
+        else:
+            self._skip_bad_step(batch, loss, norm)
+            metrics["skipped"] = 1.0
+        optimizer.zero_grad(set_to_none=True)
+        scheduler.step()
+        self.tokens_seen += metrics.pop("tokens")
+        metrics["num_tokens"] = self.tokens_seen
+        self.steps_done += 1
+        self.step_metrics = metrics
+
+    def _backward_within_memory(self, batch: Batch, optimizer: Any) -> Sums:
+        """Forward and backward of all micro-batches; when memory runs out, again with half the micro-batch."""
+        start = (rng_state(), self.algorithm.state())
+        while True:
+            try:
+                return self._backward(batch)
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                self.halve(error)
+            optimizer.zero_grad(set_to_none=True)
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            restore_rng(start[0])
+            self.algorithm.load_state(start[1])
+
+    def halve(self, error: RuntimeError) -> None:
+        """After memory ran out: micro-batches of half the size. Raises TrainingStopped when that cannot help."""
+        if self.micro_tokens // 2 < SMALLEST_MICRO_BATCH or is_distributed():
+            raise TrainingStopped(
+                f"Memory ran out with micro-batches of {self.micro_tokens} tokens: {str(error).splitlines()[0]}",
+                "Three knobs: a smaller --micro-tokens, --gradient-checkpointing, --lora.",
+            ) from error
+        self.micro_tokens //= 2
+        self.say(f"Memory ran out; micro-batches now have {self.micro_tokens} tokens (the result is the same).")
+
+    def _backward(self, batch: Batch) -> Sums:
+        parts = micro_batches(batch, self.micro_tokens, self.algorithm.measured)
+        self.hooks.measure(parts, self.device)
+        sums = Sums()
+        for i, part in enumerate(parts):
+            loss = self.hooks.loss(part, self.steps_done)
+            tokens = torch.tensor(sum(len(answer) for answer in answers_in(part)))
+            sums.add({"loss": (loss.numerator, loss.denominator), **metric_sums(loss.metrics)})
+            sums.add({"tokens": (tokens, torch.tensor(0))})
+            with self._gradients_stay_here(last=i == len(parts) - 1):
+                self.manual_backward(loss.numerator)
+        return sums.reduced(self.device)
+
+    def _gradients_stay_here(self, last: bool) -> contextlib.AbstractContextManager:
+        """Gradients are exchanged between processes at the last micro-batch only."""
+        return contextlib.nullcontext() if last else without_exchange(self.trainer)
+
+    @property
+    def learners(self) -> dict[str, torch.nn.Module]:
+        """The models that are trained, by role."""
+        return {"policy": self.policy} | ({} if self.critic is None else {"critic": self.critic})
+
+    def _scale_and_clip(self, scale: float) -> dict[str, float]:
+        """Divide the summed gradients and clip each model's in one pass; returns the norms before clipping."""
+        norms = {}
+        for role, model in self.learners.items():
+            gradients = [p.grad for p in model.parameters() if p.grad is not None]
+            norm = total_norm(gradients) * scale
+            too_long = self.core.max_grad_norm and norm > self.core.max_grad_norm
+            torch._foreach_mul_(gradients, scale * self.core.max_grad_norm / (norm + 1e-6) if too_long else scale)
+            norms["grad_norm" if role == "policy" else f"{role}/grad_norm"] = norm
+        return norms
+
+    def _skip_bad_step(self, batch: Batch, loss: float, norm: float) -> None:
+        self.bad_steps += 1
+        self.skipped_steps += 1
+        rows = batch["row"].tolist() if "row" in list(batch) else []
+        where = f"step {self.steps_done + 1}" + (f" (rows {', '.join(map(str, rows[:20]))})" if rows else "")
+        self.say(f"Loss {loss} and gradient norm {norm} in {where}: the step is skipped.")
+        if self.bad_steps >= MAX_BAD_STEPS:
+            raise TrainingStopped(
+                f"{MAX_BAD_STEPS} steps in a row had a non-finite loss or gradient, the last one {where}.",
+                f"Look at {'these rows with `zoo data`' if rows else 'the rewards in samples.jsonl'}, lower --lr, "
+                "or use --precision 32-true.",
+            )
+
+    # -- optimizer and checkpoints -------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> Any:
+        trained = {
+            role: [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+            for role, model in self.learners.items()
+        }
+        optimizer = make_optimizer(trained, self.core)
+        core = self.core
+        factor = lr_factor(core.schedule, self.total_steps, core.warmup, core.lr_floor, core.decay_share)
+        return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor)}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        trained = {
+            f"{role}.{name}" for role, model in self.learners.items()
+            for name, p in model.named_parameters() if p.requires_grad
+        }  # fmt: skip
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
+        checkpoint["zoo"] = {
+            # Each process's own: its noise, and what fits its device.
+            "processes": gathered({"rng": rng_state(), "micro_tokens": self.micro_tokens}),
+            "algorithm": self.algorithm.state(),
+            "steps_done": self.steps_done,
+            "bad_steps": self.bad_steps,
+            "skipped_steps": self.skipped_steps,
+            "tokens_seen": self.tokens_seen,
+            "timing": self.timing.state(),
+            "rollouts": self.rollouts.state() if self.rollouts is not None else None,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint["zoo"]
+        self.algorithm.load_state(state["algorithm"])
+        self.steps_done, self.bad_steps = state["steps_done"], state["bad_steps"]
+        self.skipped_steps = state["skipped_steps"]
+        self.tokens_seen = state["tokens_seen"]
+        self.timing.load_state(state["timing"])
+        if self.rollouts is not None:
+            self.rollouts.load_state(state["rollouts"])
+        mine = state["processes"][my_place()[0]]
+        self.micro_tokens, self._restored_rng = mine["micro_tokens"], mine["rng"]
+
+    def on_train_start(self) -> None:
+        # Models come in evaluation mode, in which gradient checkpointing and the adapters' dropout do nothing.
+        for model in self.learners.values():
+            model.train()
+        # Restoring earlier would be undone: Lightning draws numbers between loading and the first step.
+        if self._restored_rng is None:
+            part_ways(self.core.seed, my_place()[0])
+        else:
+            restore_rng(self._restored_rng)
+            self._restored_rng = None
+
+    def on_train_end(self) -> None:
+        self.policy.eval()
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """CUDA has a type for it; on the CPU it is a plain RuntimeError with a message."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,0 +1,281 @@
+"""The values that plugins and the core hand to each other.
+
+`Answer` and `Answers` are token ids, `TokenLogps` what a model says of them, `Batch` a named bag of them, `Loss`
+(in a module of its own) numerators and denominators. A batch can be cut and put in another order along the first
+axis, so that the core may split, shuffle and shard it without asking the plugin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.errors import ZooError, nearest
+from zoo.values.loss import Loss, Metric, metric_sums
+
+__all__ = [
+    "Answer",
+    "Answers",
+    "Batch",
+    "Loss",
+    "Metric",
+    "Ragged",
+    "TokenLogps",
+    "metric_sums",
+    "missing_role",
+    "pad",
+]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One tokenised answer. Ids are kept as they came: nothing is ever re-tokenised.
+
+    prompt: int64 [P]; completion: int64 [C], end-of-turn token included when the answer ended;
+    mask: bool [C], the completion tokens that count; ended: the end-of-turn token is there;
+    cut: tokens were removed to fit a length; behaviour: float32 [C], log-probs under the weights that wrote it;
+    correction: float32 [C], weights for answers of an engine that draws from slightly other log-probs;
+    row: number of the data row that the prompt is from, by which a reward finds what it reads.
+    """
+
+    prompt: Tensor
+    completion: Tensor
+    mask: Tensor
+    ended: bool = True
+    cut: bool = False
+    behaviour: Tensor | None = None
+    correction: Tensor | None = None
+    row: int | None = None
+
+    @staticmethod
+    def of(prompt: Sequence[int], completion: Sequence[int], mask: Sequence[bool] | None = None, **rest: Any) -> Answer:
+        """An answer from plain lists; without a mask every completion token counts."""
+        return Answer(
+            torch.as_tensor(prompt, dtype=torch.long),
+            torch.as_tensor(completion, dtype=torch.long),
+            torch.ones(len(completion), dtype=torch.bool) if mask is None else torch.as_tensor(mask, dtype=torch.bool),
+            **rest,
+        )
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.completion)
+
+    def to(self, device: torch.device | str) -> Answer:
+        moved: dict[str, Any] = {name: v.to(device) for name, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **moved)
+
+
+class Answers(Sequence[Answer]):
+    """A ragged list of `Answer`, the unit that models score."""
+
+    def __init__(self, answers: Sequence[Answer]):
+        self._answers = list(answers)
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    def __iter__(self) -> Iterator[Answer]:
+        return iter(self._answers)
+
+    def __getitem__(self, index: Any) -> Any:
+        return Answers(self._answers[index]) if isinstance(index, slice) else self._answers[index]
+
+    def select(self, indices: Sequence[int]) -> Answers:
+        return Answers([self._answers[i] for i in indices])
+
+    def to(self, device: torch.device | str) -> Answers:
+        return Answers([answer.to(device) for answer in self._answers])
+
+    @property
+    def prompts(self) -> list[Tensor]:
+        return [answer.prompt for answer in self._answers]
+
+    @property
+    def completions(self) -> list[Tensor]:
+        return [answer.completion for answer in self._answers]
+
+    @property
+    def ended(self) -> Tensor:
+        """Whether each answer has its end-of-turn token, bool [B]."""
+        return torch.tensor([answer.ended for answer in self._answers], dtype=torch.bool)
+
+    @property
+    def cut(self) -> Tensor:
+        """Whether each answer lost tokens to a length limit, bool [B]."""
+        return torch.tensor([answer.cut for answer in self._answers], dtype=torch.bool)
+
+    @property
+    def lengths(self) -> Tensor:
+        """Counted completion tokens of each answer, int64 [B]."""
+        return torch.tensor([int(answer.mask.sum()) for answer in self._answers], dtype=torch.long)
+
+    @property
+    def behaviour(self) -> Tensor:
+        """Log-probs under the weights that wrote them, float32 [B, T], zero past the end of an answer."""
+        return pad([_required_behaviour(answer) for answer in self._answers], 0.0)
+
+    @property
+    def correction(self) -> Tensor:
+        """What the loss of each token is to be multiplied by, float32 [B, T]; 1 but for a foreign engine's answers."""
+        return pad([_correction(answer) for answer in self._answers], 1.0)
+
+    @property
+    def mask(self) -> Tensor:
+        """Counted completion tokens, bool [B, T]."""
+        return pad([answer.mask for answer in self._answers], False)
+
+
+def _required_behaviour(answer: Answer) -> Tensor:
+    if answer.behaviour is None:
+        raise ZooError(
+            "These answers carry no log-probs of a sampler.", "Only answers from models.policy.generate have them."
+        )
+    return answer.behaviour
+
+
+def _correction(answer: Answer) -> Tensor:
+    return torch.ones_like(answer.completion, dtype=torch.float32) if answer.correction is None else answer.correction
+
+
+def pad(rows: Sequence[Tensor], value: float | bool) -> Tensor:
+    """Rows of unequal length, padded on the right, [B, T]; T is at least 1 so that sums are defined."""
+    width = max([1, *(len(row) for row in rows)])
+    out = rows[0].new_full((len(rows), width), value) if rows else torch.full((0, 1), value)
+    for i, row in enumerate(rows):
+        out[i, : len(row)] = row
+    return out
+
+
+@dataclass
+class TokenLogps:
+    """Log-probabilities of the completion tokens of B answers.
+
+    per_token: float32 [B, T], zero where mask is False; mask: bool [B, T]; entropy: float32 [B, T], on request;
+    likeliest: bool [B, T], whether no other token had a higher probability (None where scores came from a cache).
+    """
+
+    per_token: Tensor
+    mask: Tensor
+    entropy: Tensor | None = None
+    likeliest: Tensor | None = None
+
+    def sum(self) -> Tensor:
+        """log π(y|x), [B]."""
+        return (self.per_token * self.mask).sum(-1)
+
+    def mean(self) -> Tensor:
+        """log π(y|x) / |y|, [B]; 0 for an answer without counted tokens."""
+        return self.sum() / self.lengths.clamp(min=1)
+
+    @property
+    def lengths(self) -> Tensor:
+        """|y| of each answer, [B]."""
+        return self.mask.sum(-1)
+
+
+class Ragged:
+    """Numbers for every completion token of B answers, as a field of a `Batch`.
+
+    `Ragged(values, answers)`, values [B, T]. A batch that holds it gives a tensor [B, T], zero past the end of an
+    answer and as wide as the longest of the answers that are still in the batch, like `Answers.mask`.
+    """
+
+    def __init__(self, values: Sequence[Tensor] | Tensor, answers: Answers | None = None):
+        lengths = [len(row) for row in values] if answers is None else [len(a.completion) for a in answers]
+        if len(values) != len(lengths):
+            raise ValueError(f"{len(values)} rows of numbers are given for {len(lengths)} answers.")
+        self.rows = [row[:length].detach() for row, length in zip(values, lengths, strict=True)]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def select(self, indices: Sequence[int]) -> Ragged:
+        return Ragged([self.rows[i] for i in indices])
+
+    def to(self, device: torch.device | str) -> Ragged:
+        return Ragged([row.to(device) for row in self.rows])
+
+    @property
+    def padded(self) -> Tensor:
+        return pad(self.rows, 0.0)
+
+
+class Batch(Mapping[str, Any]):
+    """A named bag with a length: `Batch(chosen=Answers, rejected=Answers, margin=tensor)`.
+
+    Every field has the batch on its first axis: a tensor, `Answers`, `Ragged`, a list, or a `Batch`. `measured` holds
+    what the algorithm's `measure` hook found over the whole optimizer step; `on_policy` says that the policy still has
+    the weights which wrote the answers, so that its log-probs are the old ones.
+    """
+
+    def __init__(self, **values: Any):
+        if not values:
+            raise ValueError("A Batch needs at least one field.")
+        lengths = {name: len(value) for name, value in values.items()}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(f"All fields of a Batch must have one length, got {lengths}.")
+        self._values = values
+        self.measured: dict[str, Tensor] = {}
+        self.on_policy = False
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            # Also what copying asks for before there are any values.
+            raise AttributeError(name)
+        if name not in self._values:
+            raise AttributeError(f"The batch has no field '{name}', only {sorted(self._values)}.{nearest(name, self)}")
+        return self[name]
+
+    def __getitem__(self, name: str) -> Any:
+        value = self._values[name]
+        return value.padded if isinstance(value, Ragged) else value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        """The number of examples (not of fields: a Batch is as long as its rows)."""
+        return len(next(iter(self._values.values())))
+
+    def numbers(self, name: str, like: Tensor, default: float) -> Tensor:
+        """Field `name`, a number that examples may lack, in the type of `like` [B]; `default` where it is not there."""
+        if name not in self._values:
+            return torch.full_like(like, default)
+        return self._values[name].to(like).nan_to_num(default)
+
+    def select(self, indices: Sequence[int]) -> Batch:
+        """The rows at `indices`, in that order; what is known of the whole step goes along."""
+        chosen = Batch(**{name: _select(value, indices) for name, value in self._values.items()})
+        chosen.measured, chosen.on_policy = self.measured, self.on_policy
+        return chosen
+
+    def to(self, device: torch.device | str) -> Batch:
+        moved = Batch(**{n: v.to(device) if hasattr(v, "to") else v for n, v in self._values.items()})
+        moved.measured = {n: v.to(device) for n, v in self.measured.items()}
+        moved.on_policy = self.on_policy
+        return moved
+
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        """The fields as they are kept, `Ragged` ones not padded."""
+        return self._values
+
+
+def _select(value: Any, indices: Sequence[int]) -> Any:
+    if isinstance(value, Tensor):
+        return value[torch.as_tensor(indices, dtype=torch.long, device=value.device)]
+    if isinstance(value, (Answers, Batch, Ragged)):
+        return value.select(indices)
+    return [value[i] for i in indices]
+
+
+def missing_role(role: str, declared: Sequence[str]) -> ZooError:
+    """The error for touching a role that the algorithm did not declare."""
+    return ZooError(
+        f"The algorithm uses the role '{role}' but declares needs = {tuple(declared)}.{nearest(role, declared)}",
+        f'Add "{role}" to its needs.',
+    )
