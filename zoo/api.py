@@ -2,7 +2,7 @@
 
     from zoo.api import Algorithm, Loss, logsigmoid
 
-Version 1. What is not listed in `__all__` is the core's own and may change. Each name is loaded when it is asked for:
+Version 2. What is not listed in `__all__` is the core's own and may change. Each name is loaded when it is asked for:
 a plugin that brings data or rewards alone does not make `zoo algos` wait for torch.
 """
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from zoo.contract.algorithm import Algorithm
     from zoo.contract.hookspecs import hookimpl
+    from zoo.contract.roles import Critic, Frozen, Judge, Models, Policy, Prompt, Reward, Scorer, Tokenizer, Writer
     from zoo.data.encoding.encode import default_collate
     from zoo.data.load import load_records
     from zoo.data.sources.named import DataSource
@@ -25,7 +26,16 @@ if TYPE_CHECKING:
     from zoo.judges.constitution import Principle, load_constitution
     from zoo.options.fields import require
     from zoo.rollout.engine import Engine, EngineSetup, Sampling
+    from zoo.values.batches import (
+        DemonstrationBatch,
+        FeedbackBatch,
+        PreferenceBatch,
+        RankingBatch,
+        StepwiseBatch,
+        TextBatch,
+    )
     from zoo.values.groups import flat_groups, group_advantages, sample_groups, step_advantages, step_rewards
+    from zoo.values.records import Record, Records
     from zoo.values.rl import (
         clipped_surrogate,
         clipped_value_loss,
@@ -38,25 +48,45 @@ if TYPE_CHECKING:
         whiten,
     )
     from zoo.values.ties import wins
-    from zoo.values.types import Answer, Answers, Batch, Loss, Ragged, TokenLogps
+    from zoo.values.types import Answer, Answers, Batch, Loss, Metric, Ragged, StepScores, TokenLogps
 
 __all__ = [
     "Algorithm",
     "Answer",
     "Answers",
     "Batch",
+    "Critic",
     "DataSource",
+    "DemonstrationBatch",
     "Engine",
     "EngineSetup",
     "Eval",
+    "FeedbackBatch",
+    "Frozen",
+    "Judge",
     "Loss",
+    "Metric",
+    "Models",
     "NoSuchSplit",
+    "Policy",
+    "PreferenceBatch",
     "Principle",
+    "Prompt",
     "Ragged",
+    "RankingBatch",
+    "Record",
+    "Records",
+    "Reward",
     "Sampling",
     "Score",
+    "Scorer",
+    "StepScores",
+    "StepwiseBatch",
     "Subject",
+    "TextBatch",
     "TokenLogps",
+    "Tokenizer",
+    "Writer",
     "ZooError",
     "clipped_surrogate",
     "clipped_value_loss",
@@ -95,6 +125,9 @@ _HOMES = {
     "zoo.evals.refusals": ("refusal_of",),
     "zoo.values.groups": ("flat_groups", "group_advantages", "sample_groups", "step_advantages", "step_rewards"),
     "zoo.contract.hookspecs": ("hookimpl",),
+    "zoo.contract.roles": (
+        "Critic", "Frozen", "Judge", "Models", "Policy", "Prompt", "Reward", "Scorer", "Tokenizer", "Writer",
+    ),
     "zoo.judges.constitution": ("Principle", "load_constitution"),
     "zoo.options.fields": ("require",),
     "zoo.values.rl": (
@@ -103,7 +136,13 @@ _HOMES = {
     ),
     "zoo.rollout.engine": ("Engine", "EngineSetup", "Sampling"),
     "zoo.values.ties": ("wins",),
-    "zoo.values.types": ("Answer", "Answers", "Batch", "Loss", "Ragged", "TokenLogps"),
+    "zoo.values.batches": (
+        "DemonstrationBatch", "FeedbackBatch", "PreferenceBatch", "RankingBatch", "StepwiseBatch", "TextBatch",
+    ),
+    "zoo.values.records": ("Record", "Records"),
+    "zoo.values.types": (
+        "Answer", "Answers", "Batch", "Loss", "Metric", "Ragged", "StepScores", "TokenLogps",
+    ),
 }  # fmt: skip
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

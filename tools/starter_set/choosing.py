@@ -15,7 +15,6 @@ from typing import Any
 
 from starter_set.prompts import Prompt
 from starter_set.repair import CHATTER, repaired, trimmed
-
 from zoo.rewards.instructions import followed
 from zoo.rewards.prose import sentences, words
 

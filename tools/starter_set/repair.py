@@ -12,7 +12,6 @@ import re
 from typing import Any
 
 from starter_set.prompts import Prompt
-
 from zoo.rewards.instructions import follows
 from zoo.rewards.prose import sentences, words
 

@@ -25,6 +25,8 @@ from zoo.models.roles import Models, answers_in
 from zoo.options.config import Resolved, TrainConfig
 from zoo.training.datasets import load_data, make_collate, make_loader
 from zoo.training.online.assembly import make_experience
+from zoo.training.step.hooks import prepared_records
+from zoo.values.records import ListedRecords, Records
 from zoo.values.types import Answers, Batch, TokenLogps
 
 DEFINITION = (
@@ -92,13 +94,13 @@ class Planner:
         self._length: float | None = None
         self.records = self._prepared()
 
-    def _prepared(self) -> list[dict[str, Any]]:
+    def _prepared(self) -> Records:
         """The records as the algorithm prepares them, where that needs no network."""
-        records = self.data.train.records
+        records = ListedRecords(self.data.train.records)
         if not self.plugins.hook.prepare.get_hookimpls():
             return records
         made = self._quietly(lambda: self.plugins.hook.prepare(records=records, models=self.models, config=self.config))
-        return made if isinstance(made, list) and made else records
+        return records if made is None else prepared_records(made, self.algorithm)
 
     def _quietly(self, function: Callable[[], Any]) -> Any:
         """The function's result; None, and a note, where it needs more than stand-ins. The run itself warns."""

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, ClassVar
 
 from zoo.contract.hook_arguments import check_arguments, file_of, place_of
 from zoo.contract.hookspecs import ALGORITHM_HOOKS, LISTENER_HOOKS
 from zoo.errors import PluginError, nearest
+from zoo.options.config import CORE_NAMES
 
+API_VERSION = 2
 ROLES = ("policy", "reference", "critic", "judge")
 DATA_KINDS = ("demonstration", "preference", "feedback", "prompt", "ranking", "stepwise", "text")
 
@@ -23,7 +25,8 @@ DATA_KINDS = ("demonstration", "preference", "feedback", "prompt", "ranking", "s
 class Algorithm:
     """Subclass this, declare, implement `loss`. The class docstring's first line is the algorithm's description."""
 
-    api_version: ClassVar[int] = 1
+    api_version: ClassVar[int]
+    """The version of the plugin API that it is written for, 2; required."""
     paper: ClassVar[str] = ""
     data: ClassVar[str | tuple[str, ...]] = ""
     """The kind of data it learns from; of several kinds the one that the data is of, else the first."""
@@ -71,6 +74,24 @@ class Algorithm:
             setattr(self, name, state[name])
 
 
+def check_version(cls: type[Algorithm], name: str) -> None:
+    """Raises PluginError for a class that is written for another version of the plugin API, with what to write."""
+    version, here = getattr(cls, "api_version", None), f"Algorithm '{name}' ({file_of(cls)})"
+    if version == API_VERSION:
+        return
+    if version is None:
+        raise PluginError(
+            f"{here} does not say which plugin API it is written for.",
+            f"Add this line to {cls.__name__}: api_version = {API_VERSION}. Was it written for version 1? "
+            "docs/contract.md#versions says what has changed.",
+        )
+    raise PluginError(
+        f"{here} is written for plugin API {version}, and this zoo has {API_VERSION}.",
+        f"Change it as docs/contract.md#versions says, and write api_version = {API_VERSION}."
+        if version == 1 else "Install the zoo that it was written for, or a version of the plugin for this one.",
+    )  # fmt: skip
+
+
 def validate(cls: Any, name: str) -> type[Algorithm]:
     """Refuse a class that cannot work, with the reason; returns the class."""
 
@@ -79,8 +100,7 @@ def validate(cls: Any, name: str) -> type[Algorithm]:
 
     if not (isinstance(cls, type) and issubclass(cls, Algorithm)):
         raise refuse(f"{cls!r} is not a subclass of zoo.api.Algorithm.")
-    if cls.api_version != Algorithm.api_version:
-        raise refuse(f"it is written for plugin API {cls.api_version}, this is {Algorithm.api_version}.")
+    check_version(cls, name)
     for kind in cls.kinds() or ("",):
         if kind not in DATA_KINDS:
             raise refuse(f"data = {cls.data!r} is not one of {', '.join(DATA_KINDS)}.{nearest(kind, DATA_KINDS)}")
@@ -88,12 +108,15 @@ def validate(cls: Any, name: str) -> type[Algorithm]:
         raise refuse(f'it has a hook `rollout`, which takes prompts, and data = {cls.data!r}: write data = "prompt".')
     if not is_dataclass(cls.Config):
         raise refuse("its Config is not a dataclass: put @dataclass above it.")
+    if clash := [field.name for field in fields(cls.Config) if field.name in CORE_NAMES]:
+        raise refuse(f"its option '{clash[0]}' is the core's, or a name that is kept for it: rename it.")
     if not callable(getattr(cls, "loss", None)):
         raise refuse("it has no method `loss`.")
     if not callable(cls.needs):
         for role in cls.needs:
             if role not in ROLES:
-                raise refuse(f"needs names an unknown role '{role}'.{nearest(role, ROLES)}")
+                raise refuse(f"needs names a role '{role}', which there is not.{nearest(role, ROLES)} Roles: "
+                             f"{', '.join(ROLES)}.")  # fmt: skip
     hooks = (*ALGORITHM_HOOKS, *LISTENER_HOOKS)
     known = {*hooks, *dir(Algorithm)}
     for method in vars(cls):

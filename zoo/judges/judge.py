@@ -102,11 +102,11 @@ class Judge:
         )  # fmt: skip
         return torch.tensor([verdict.p for verdict in verdicts], dtype=torch.float32, device=self.device)
 
-    def rate(self, prompts: Sequence[Any], a: Sequence[str], *, chain_of_thought: bool = False) -> Tensor:
+    def rate(self, prompts: Sequence[Any], answers: Sequence[str], *, chain_of_thought: bool = False) -> Tensor:
         """The expected grade of each answer from 1 to 10, float32 [B]; NaN where there is none."""
         task = self.wording.tasks["rating"]
         questions = [
-            task.ask(prompt=as_text(prompt), answer=as_text(one)) for prompt, one in zip(prompts, a, strict=True)
+            task.ask(prompt=as_text(prompt), answer=as_text(one)) for prompt, one in zip(prompts, answers, strict=True)
         ]
         grades = []
         for response in self._ask(questions, chain_of_thought):

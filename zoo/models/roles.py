@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -35,9 +35,18 @@ class Scorer:
         self.layout = layout
         self.balance = balance_of(model)
 
+    @overload
+    def logps(
+        self, answers: Answers, /, *, temperature: float | None = None, entropy: bool = False, noise: float = 0.0
+    ) -> TokenLogps: ...
+    @overload
+    def logps(
+        self, first: Answers, second: Answers, /, *more: Answers, temperature: float | None = None,
+        entropy: bool = False, noise: float = 0.0,
+    ) -> tuple[TokenLogps, ...]: ...  # fmt: skip
     def logps(
         self, *answers: Answers, temperature: float | None = None, entropy: bool = False, noise: float = 0.0
-    ) -> Any:
+    ) -> TokenLogps | tuple[TokenLogps, ...]:
         """`TokenLogps` of each argument: one for one, a tuple for several. Answers of one prompt share its compute."""
         joined = [answer for part in answers for answer in part]
         options = {"temperature": temperature or self.temperature, "entropy": entropy, "noise": noise}
@@ -261,6 +270,10 @@ class Models:
             raise missing_role(role, list(self._roles))
         self.used.add(role)
         return self._roles[role]
+
+    def __getitem__(self, role: str) -> Any:
+        """A role by its name, as `models.reference` is `models["reference"]`."""
+        return getattr(self, role)
 
     def __contains__(self, role: str) -> bool:
         return role in self._roles

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -23,18 +22,10 @@ from zoo.libraries.architecture import text_config
 from zoo.libraries.wrappers import base_of
 from zoo.models.layout import counted
 from zoo.models.scoring import balance_of, hidden_states, rows_for
-from zoo.values.types import Answer, Answers, TokenLogps, pad
+from zoo.values.types import Answer, Answers, StepScores, TokenLogps, pad
 
 PART_TOKENS = 4096
 """Tokens in one forward pass where many answers are scored without gradient."""
-
-
-@dataclass
-class StepScores:
-    """Scores of the steps of B answers. per_step: float32 [B, S], zero where mask is False; mask: bool [B, S]."""
-
-    per_step: Tensor
-    mask: Tensor
 
 
 class ScalarPolicy:
@@ -45,7 +36,15 @@ class ScalarPolicy:
         self.layout = layout
         self.balance = balance_of(model)
 
-    def scores(self, *answers: Answers, at: Sequence[Sequence[int]] | None = None) -> Any:
+    @overload
+    def scores(self, answers: Answers, /) -> Tensor: ...
+    @overload
+    def scores(self, answers: Answers, /, *, at: Sequence[Sequence[int]]) -> StepScores: ...
+    @overload
+    def scores(self, first: Answers, second: Answers, /, *more: Answers) -> tuple[Tensor, ...]: ...
+    def scores(
+        self, *answers: Answers, at: Sequence[Sequence[int]] | None = None
+    ) -> Tensor | tuple[Tensor, ...] | StepScores:
         """The reward of each answer, float32 [B]: one tensor for one `Answers`, a tuple for several.
 
         at: for each answer of one `Answers`, positions in its completion; then the result is `StepScores`, the

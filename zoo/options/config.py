@@ -9,11 +9,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from zoo.contract.algorithm import Algorithm
-from zoo.errors import PluginError, ZooError, nearest
+from zoo.errors import ZooError, nearest
 from zoo.options.fields import build, options_of, refuse_unknown
+
+if TYPE_CHECKING:
+    from zoo.contract.algorithm import Algorithm
 
 DATA = "starter"
 """What is learned from when nothing is named."""
@@ -289,6 +291,13 @@ OTHER_NAMES = {
 
 RESERVED = {"algo", "config", "recipe", "stage", "laptop", "dry_run", "as_json", "json", "quiet", "help"}
 """Flags and arguments of `train` that are no options."""
+TO_COME = {
+    "teacher", "opponent", "environment", "optimizer", "quantize", "base_dtype", "offload", "tensor_parallel", "ema",
+    "max_time", "stream", "staleness",
+}  # fmt: skip
+"""Names that later options of the core will have."""
+CORE_NAMES = frozenset({option.name for option in options_of(TrainConfig)} | RESERVED | TO_COME)
+"""No option of an algorithm may be called so."""
 
 
 ONLINE_ONLY = ("reward", "gold_reward", "minibatches", "rollout_epochs", "eval_prompts", "reference_every")
@@ -308,8 +317,6 @@ def resolve(
     """
     core_options, own_options = options_of(TrainConfig), options_of(cls.Config)
     core_names, own_names = {o.name for o in core_options}, {o.name for o in own_options}
-    if clash := sorted((core_names | RESERVED) & own_names):
-        raise PluginError(f"Algorithm '{algo}' has an option '{clash[0]}', which is the core's.", "Rename it.")
     values: dict[str, Any] = {}
     origin = dict.fromkeys(core_names, "default") | dict.fromkeys(own_names, f"default of {algo}")
     own_layers = [(f"default of {algo}", cls.defaults), *_variant(algo, cls, layers)]

@@ -28,6 +28,8 @@ from zoo.testing.steps import Stage, hooks, step
 from zoo.testing.tiny import tiny_rows
 from zoo.training.datasets import make_collate
 from zoo.training.roles import make_critic, make_models
+from zoo.training.step.hooks import prepared_records
+from zoo.values.records import ListedRecords
 from zoo.values.types import Batch
 
 ROWS = 9
@@ -131,8 +133,8 @@ class Bench:
         records = self.encoded(options)
         if self.cls.head == "lm":
             stage.models.built("policy").writer.begin(0)
-        prepared = stage.hook.prepare(records=list(records), models=stage.models, config=stage.config)
-        return records if prepared is None else prepared
+        found = stage.hook.prepare(records=ListedRecords(records), models=stage.models, config=stage.config)
+        return records if found is None else list(prepared_records(found, stage.algorithm))
 
     def batch(
         self, stage: Stage, options: Mapping[str, Any], only: Sequence[int] | None = None, rank: int = 0,

@@ -59,9 +59,9 @@ class TinyJudge:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._judge, name)
 
-    def rate(self, prompts: Sequence[Any], a: Sequence[str], **how: Any) -> Tensor:
+    def rate(self, prompts: Sequence[Any], answers: Sequence[str], **how: Any) -> Tensor:
         """From 1 to 10."""
-        return 1 + 9 * self._values(a)
+        return 1 + 9 * self._values(answers)
 
     def prefer(self, prompts: Sequence[Any], a: Sequence[str], b: Sequence[str], **how: Any) -> Tensor:
         return (4 * (self._values(a) - self._values(b))).sigmoid()

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from zoo.models.roles import Models
-from zoo.models.scalar import StepScores
-from zoo.values.types import Answer, Answers, Batch, TokenLogps, pad
+from zoo.values.types import Answer, Answers, Batch, StepScores, TokenLogps, pad
 
 
 class _GivenScores:

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from zoo.contract import registry
 from zoo.contract.algorithm import Algorithm
+from zoo.errors import PluginError
 from zoo.models.roles import Models
-from zoo.training.step.hooks import measurements
+from zoo.training.step.hooks import check_loss, measurements
 from zoo.training.step.sums import Sums
 from zoo.values.types import Batch, Loss, metric_sums
 
@@ -77,6 +78,11 @@ class Stage:
         own = list(self.policy.named_parameters())
         return own + [(f"critic.{name}", p) for name, p in (self.critic.named_parameters() if self.critic else ())]
 
+    @property
+    def learners(self) -> list[str]:
+        """The roles that are trained."""
+        return ["policy", *(["critic"] if self.critic else [])]
+
     def wrap(self, **wrappers: Any) -> None:
         """Put `wrapper(role)` in the place of roles."""
         roles = {name: wrappers.get(name, lambda role: role)(role) for name, role in self.models._roles.items()}
@@ -104,6 +110,7 @@ def step(parts: Sequence[tuple[Stage, Sequence[Batch]]]) -> Outcome:
     for _, parameter in weights:
         parameter.grad = None
     sums = Sums()
+    moved: set[tuple[str, ...]] = set()
     with autocast(stages[0].precision):
         measure(parts)
         for stage, batches in parts:
@@ -113,22 +120,32 @@ def step(parts: Sequence[tuple[Stage, Sequence[Batch]]]) -> Outcome:
                     raise Failed("The loss carries no gradient: it must not be detached, nor computed without one.")
                 # Under a name that no metric can have, so that a metric called loss is not mixed up with it.
                 sums.add({LOSS: (loss.numerator, loss.denominator), **metric_sums(loss.metrics)})
+                moved.add(tuple(stage.learners) if loss.trains is None else loss.trains)
                 loss.numerator.backward()
+    if len(moved) > 1:
+        raise Failed("The micro-batches of one step give different roles as trains.")
     for stage in stages:
         stage.number += 1
     count = sums.count(LOSS) or 1.0
-    found = {name: p.grad / count for name, p in weights if p.grad is not None}
+    roles = moved.pop()
+    found = {name: p.grad / count for name, p in weights if p.grad is not None and role_of(name) in roles}
     means = sums.means()
     states = [copy.deepcopy(stage.algorithm.state()) for stage in stages]
     return Outcome(means.pop(LOSS, 0.0), means, found, states)
 
 
+def role_of(weight: str) -> str:
+    """The role that a weight of `Stage.weights` belongs to."""
+    return "critic" if weight.startswith("critic.") else "policy"
+
+
 def loss_of(stage: Stage, batch: Batch) -> Loss:
     """What the algorithm's `loss` says of a micro-batch."""
-    loss = stage.hook.loss(batch=batch, models=stage.models, config=stage.config, step=stage.number)
-    if not isinstance(loss, Loss):
-        raise Failed(f"loss returned {type(loss).__name__}, not a Loss.")
-    return loss
+    found = stage.hook.loss(batch=batch, models=stage.models, config=stage.config, step=stage.number)
+    try:
+        return check_loss(found, batch, stage.learners, type(stage.algorithm).__name__)
+    except PluginError as error:
+        raise Failed(f"{error.message} {error.hint}".strip()) from error
 
 
 @torch.no_grad()

@@ -35,7 +35,9 @@ from zoo.training.online.rollouts import Rollouts
 from zoo.training.record.progress import counter
 from zoo.training.resuming import check_data, compare_environment
 from zoo.training.roles import make_models, make_reference
+from zoo.training.step.hooks import prepared_records
 from zoo.training.step.module import PostTraining
+from zoo.values.records import ListedRecords, Records
 
 RUN_FOLDER = "ZOO_RUN_FOLDER"
 """Environment variable by which the first process tells the ones that it starts which run they belong to."""
@@ -146,7 +148,7 @@ class Assembly:
                 f"and serves {each} step{'s' if each > 1 else ''}."
             )
 
-    def _make_rollouts(self, models: Any, records: list[dict[str, Any]], layout: str) -> Rollouts:
+    def _make_rollouts(self, models: Any, records: Records, layout: str) -> Rollouts:
         core, held_out, policy = self.core, self.data.held_out, models.built("policy")
         if "reference" in models:
             start = models.built("reference")
@@ -167,33 +169,29 @@ class Assembly:
         rollouts.reference_every = core.reference_every
         return rollouts
 
-    def _make_loader(self, records: list[dict[str, Any]]) -> StepLoader | Experience:
+    def _make_loader(self, records: Records) -> StepLoader | Experience:
         core = self.core
         if self.rollouts is not None:
             return online.make_experience(records, self.rollouts, core, self.rank, self.processes)
         collate = make_collate(self.plugins.hook, self.tokenizer, self.resolved.algorithm, core.max_length)
         return make_loader(core, self.data, records, collate, self.rank, self.processes)
 
-    def _prepared(self, models: Any) -> list[dict[str, Any]]:
+    def _prepared(self, models: Any) -> Records:
         """The records to train on: as encoded, or what the algorithm's `prepare` makes of them."""
-        records = self.data.train.records
+        records = ListedRecords(self.data.train.records)
         if not self.plugins.hook.prepare.get_hookimpls():
             return records
         self.policy.to(self.device)
         with autocast(self.precision, self.device), self._preparing(models):
-            prepared = self.plugins.hook.prepare(records=records, models=models, config=self.resolved.algorithm)
-        if not isinstance(prepared, list) or not prepared:
-            raise PluginError(
-                f"{type(self.algorithm).__name__}.prepare returned {type(prepared).__name__} with nothing to train on.",
-                "Return the list of records to train on.",
-            )
+            found = self.plugins.hook.prepare(records=records, models=models, config=self.resolved.algorithm)
+            prepared = prepared_records(found, self.algorithm)
         if self.algorithm.online():
             self._check_prompts(prepared)
         if prepared is not records:
             self.say(f"Prepared: {len(records)} records became {len(prepared)}.")
         return prepared
 
-    def _check_prompts(self, prepared: list[dict[str, Any]]) -> None:
+    def _check_prompts(self, prepared: Records) -> None:
         """Raises PluginError where a prompt has lost what a rollout finds it by."""
         missing = next((name for name in ("row", "record") for one in prepared if name not in one), None)
         if missing:

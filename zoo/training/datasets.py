@@ -148,7 +148,7 @@ def make_collate(hook: Any, tokenizer: Any, config: Any, max_length: int) -> Cal
 
 
 def make_loader(
-    core: TrainConfig, data: Data, records: list[dict[str, Any]], collate: Callable[[list[dict[str, Any]]], Batch],
+    core: TrainConfig, data: Data, records: Sequence[dict[str, Any]], collate: Callable[[list[dict[str, Any]]], Batch],
     rank: int = 0, processes: int = 1,
 ) -> StepLoader:  # fmt: skip
     """The steps of a run over prepared records, those of the decay phase over its own data if it has some."""

@@ -31,6 +31,7 @@ from zoo.training.record.progress import counter
 from zoo.training.record.signals import Signals, Stopped, signal_name
 from zoo.training.roles import frozen
 from zoo.training.step.module import PostTraining
+from zoo.values.records import ListedRecords
 
 
 class Execution:
@@ -212,7 +213,7 @@ class Execution:
             of.policy.to(of.device).eval()
             with torch.no_grad(), autocast(of.precision, of.device):
                 self.plugins.hook.finish(
-                    records=of.data.train.records, models=module.models, config=self.resolved.algorithm
+                    records=ListedRecords(of.data.train.records), models=module.models, config=self.resolved.algorithm
                 )
 
     # -- when something ends it early ----------------------------------------------------------------------------

@@ -6,7 +6,7 @@ depend on how the step was cut.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -22,23 +22,32 @@ LARGEST = "_max"
 class Loss:
     """Numerators, never means: the core divides by the denominator of the whole optimizer step.
 
-    values: any shape; weights: the same shape. The step's loss is Σ values·weights / Σ weights, both sums over
-    every micro-batch and process.
+    values: any shape with an example in each row; weights: the same shape. The step's loss is
+    Σ values·weights / Σ weights, both sums over every micro-batch and process. trains: the roles whose weights this
+    step moves, None for all that are trained; the others, their momentum included, stay as they are. It is the same in
+    all micro-batches of a step. The weights of a critic that is a head are the head's alone: what it tells the policy's
+    weights below it counts as the policy's gradient.
     """
 
     values: Tensor
     weights: Tensor
     metrics: dict[str, Metric] = field(default_factory=dict)
+    trains: tuple[str, ...] | None = None
 
     @staticmethod
-    def per_example(values: Tensor, metrics: dict[str, Metric] | None = None) -> Loss:
+    def per_example(
+        values: Tensor, metrics: Mapping[str, Metric] | None = None, *, trains: Sequence[str] | None = None
+    ) -> Loss:
         """Mean over examples; values [B]."""
         if values.ndim != 1:
             raise ValueError(f"Loss.per_example takes one value per example, [B], got {tuple(values.shape)}.")
-        return Loss(values, torch.ones_like(values), metrics or {})
+        return Loss(values, torch.ones_like(values), dict(metrics or {}), _roles(trains))
 
     @staticmethod
-    def per_token(values: Tensor, mask: Tensor, metrics: dict[str, Metric] | None = None) -> Loss:
+    def per_token(
+        values: Tensor, mask: Tensor, metrics: Mapping[str, Metric] | None = None, *,
+        trains: Sequence[str] | None = None,
+    ) -> Loss:  # fmt: skip
         """Mean over the tokens under the mask; values and mask [B, T].
 
         Metrics of the same shape are means over the same tokens.
@@ -49,14 +58,17 @@ class Loss:
             name: (value, mask) if isinstance(value, Tensor) and value.shape == mask.shape else value
             for name, value in (metrics or {}).items()
         }
-        return Loss(torch.where(mask.bool(), values, 0.0), mask.to(values.dtype), masked)
+        return Loss(torch.where(mask.bool(), values, 0.0), mask.to(values.dtype), masked, _roles(trains))
 
     @staticmethod
-    def weighted(values: Tensor, weights: Tensor, metrics: dict[str, Metric] | None = None) -> Loss:
+    def weighted(
+        values: Tensor, weights: Tensor, metrics: Mapping[str, Metric] | None = None, *,
+        trains: Sequence[str] | None = None,
+    ) -> Loss:  # fmt: skip
         """Weighted mean; values and weights of one shape."""
         if values.shape != weights.shape:
             raise ValueError(f"values {tuple(values.shape)} and weights {tuple(weights.shape)} differ in shape.")
-        return Loss(values, weights.detach().to(values.dtype), metrics or {})
+        return Loss(values, weights.detach().to(values.dtype), dict(metrics or {}), _roles(trains))
 
     @property
     def numerator(self) -> Tensor:
@@ -69,6 +81,12 @@ class Loss:
     def mean(self) -> Tensor:
         """The loss as if this were the whole step: what formula tests look at."""
         return self.numerator / self.denominator.clamp(min=torch.finfo(self.weights.dtype).tiny)
+
+
+def _roles(trains: Sequence[str] | None) -> tuple[str, ...] | None:
+    if isinstance(trains, str):
+        raise ValueError(f"trains takes the names of roles, write trains=({trains!r},).")
+    return None if trains is None else tuple(trains)
 
 
 def metric_sums(metrics: Mapping[str, Metric]) -> dict[str, tuple[Tensor, Tensor]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ __all__ = [
     "Loss",
     "Metric",
     "Ragged",
+    "StepScores",
     "TokenLogps",
     "metric_sums",
     "missing_role",
@@ -177,6 +178,14 @@ class TokenLogps:
         return self.mask.sum(-1)
 
 
+@dataclass
+class StepScores:
+    """Scores of the steps of B answers. per_step: float32 [B, S], zero where mask is False; mask: bool [B, S]."""
+
+    per_step: Tensor
+    mask: Tensor
+
+
 class Ragged:
     """Numbers for every completion token of B answers, as a field of a `Batch`.
 
@@ -209,8 +218,11 @@ class Batch(Mapping[str, Any]):
 
     Every field has the batch on its first axis: a tensor, `Answers`, `Ragged`, a list, or a `Batch`. `measured` holds
     what the algorithm's `measure` hook found over the whole optimizer step; `on_policy` says that the policy still has
-    the weights which wrote the answers, so that its log-probs are the old ones.
+    the weights which wrote the answers, so that its log-probs are the old ones. optional: fields that are None where
+    the data does not have them.
     """
+
+    optional: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, **values: Any):
         if not values:
@@ -227,6 +239,8 @@ class Batch(Mapping[str, Any]):
             # Also what copying asks for before there are any values.
             raise AttributeError(name)
         if name not in self._values:
+            if name in self.optional:
+                return None
             raise AttributeError(f"The batch has no field '{name}', only {sorted(self._values)}.{nearest(name, self)}")
         return self[name]
 
@@ -247,14 +261,14 @@ class Batch(Mapping[str, Any]):
             return torch.full_like(like, default)
         return self._values[name].to(like).nan_to_num(default)
 
-    def select(self, indices: Sequence[int]) -> Batch:
+    def select(self, indices: Sequence[int]) -> Self:
         """The rows at `indices`, in that order; what is known of the whole step goes along."""
-        chosen = Batch(**{name: _select(value, indices) for name, value in self._values.items()})
+        chosen = type(self)(**{name: _select(value, indices) for name, value in self._values.items()})
         chosen.measured, chosen.on_policy = self.measured, self.on_policy
         return chosen
 
-    def to(self, device: torch.device | str) -> Batch:
-        moved = Batch(**{n: v.to(device) if hasattr(v, "to") else v for n, v in self._values.items()})
+    def to(self, device: torch.device | str) -> Self:
+        moved = type(self)(**{n: v.to(device) if hasattr(v, "to") else v for n, v in self._values.items()})
         moved.measured = {n: v.to(device) for n, v in self.measured.items()}
         moved.on_policy = self.on_policy
         return moved

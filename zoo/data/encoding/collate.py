@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from zoo.errors import ZooError
+from zoo.values.batches import batch_class
 from zoo.values.types import Answer, Answers, Batch
 
 
 def default_collate(records: list[dict[str, Any]]) -> Batch:
-    """A batch with one field for each field of the encoded records.
+    """A batch with one field for each field of the encoded records, of the class that its kind of data has.
 
     Answers become `Answers`, several answers to one prompt a list of `Answers`; truth values and numbers tensors
     [B], with NaN where a record has none; everything else (ids of prompts, lists, the original records) a list.
@@ -22,7 +23,8 @@ def default_collate(records: list[dict[str, Any]]) -> Batch:
     names = dict.fromkeys(name for record in records for name in record)
     # The same answer with more of its turns counted: for algorithms that ask for it in a collate of their own.
     names.pop("conversation", None)
-    return Batch(**{name: _column(name, [record.get(name) for record in records], records) for name in names})
+    fields = {name: _column(name, [record.get(name) for record in records], records) for name in names}
+    return batch_class(fields)(**fields)
 
 
 def _column(name: str, values: list[Any], records: list[dict[str, Any]]) -> Any:

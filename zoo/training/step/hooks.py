@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from zoo.errors import PluginError
-from zoo.models.roles import Models
+from zoo.errors import PluginError, nearest
+from zoo.models.roles import Models, answers_in
 from zoo.training.step.sums import Sums
+from zoo.values.records import ListedRecords, Records
 from zoo.values.types import Batch, Loss
+
+
+def prepared_records(found: Any, algorithm: Any) -> Records:
+    """What `prepare` returned, as records. Raises PluginError where that is none of them, or nothing."""
+    is_iterable = isinstance(found, Iterable) and not isinstance(found, str | Mapping)
+    records = ListedRecords.of(found) if is_iterable else None
+    if not records:
+        what = "nothing to train on" if records is not None else f"{type(found).__name__}, which is no records"
+        raise PluginError(f"{type(algorithm).__name__}.prepare returned {what}.", "Return the records to train on.")
+    return records
 
 
 def measurements(found: Any, algorithm: Any) -> Mapping[str, Any]:
@@ -23,20 +35,58 @@ def measurements(found: Any, algorithm: Any) -> Mapping[str, Any]:
     return found or {}
 
 
-class Hooks:
-    """`loss` and `measure` of an algorithm. hook: the plugin manager's; config: the algorithm's own options."""
+def check_loss(loss: Any, part: Batch, learners: Collection[str], name: str) -> Loss:
+    """What a hook `loss` returned for a micro-batch. learners: the roles that are trained; name: the algorithm's class.
 
-    def __init__(self, hook: Any, algorithm: Any, models: Models, config: Any):
+    Raises PluginError for what is no Loss, for values and metrics that are not one for each example, and for roles in
+    `trains` that are not trained.
+    """
+    if not isinstance(loss, Loss):
+        raise PluginError(
+            f"{name}.loss returned {type(loss).__name__}, not a Loss.",
+            "Return Loss.per_example(...), Loss.per_token(...) or Loss.weighted(...).",
+        )
+    _check_length("values", loss.values, part, name)
+    for metric, given in loss.metrics.items():
+        for one in given if isinstance(given, tuple) else (given,):
+            if isinstance(one, Tensor):
+                _check_length(f"the metric '{metric}'", one, part, name)
+    for role in loss.trains or ():
+        if role not in learners:
+            raise PluginError(
+                f"{name}.loss says that it trains '{role}', which is not trained.{nearest(role, learners)}",
+                f"Trained are: {', '.join(learners)}.",
+            )
+    return loss
+
+
+def _check_length(what: str, values: Tensor, part: Batch, name: str) -> None:
+    answers = len(answers_in(part))
+    if values.ndim and len(values) in (len(part), answers):
+        return
+    given = f"{len(values)} values" if values.ndim else "a single number"
+    several = f" with {answers} answers" if answers > len(part) else ""
+    raise PluginError(
+        f"{name}.loss returned {given} as {what}, and its micro-batch has {len(part)} examples{several}.",
+        "Give one for each example: NaN is a missing metric, a weight of 0 in Loss.weighted leaves an example out of "
+        "the loss, and number.expand(len(batch)) is one number for all.",
+    )
+
+
+class Hooks:
+    """`loss` and `measure` of an algorithm.
+
+    hook: the plugin manager's; config: the algorithm's own options; learners: the roles that are trained.
+    """
+
+    def __init__(self, hook: Any, algorithm: Any, models: Models, config: Any, learners: Collection[str]):
         self.hook, self.algorithm, self.models, self.config = hook, algorithm, models, config
+        self.learners = learners
 
     def loss(self, part: Batch, step: int) -> Loss:
         """The loss of a micro-batch. Raises PluginError for what cannot be learned from."""
-        loss = self.hook.loss(batch=part, models=self.models, config=self.config, step=step)
-        if not isinstance(loss, Loss):
-            raise PluginError(
-                f"{type(self.algorithm).__name__}.loss returned {type(loss).__name__}, not a Loss.",
-                "Return Loss.per_example(...), Loss.per_token(...) or Loss.weighted(...).",
-            )
+        found = self.hook.loss(batch=part, models=self.models, config=self.config, step=step)
+        loss = check_loss(found, part, self.learners, type(self.algorithm).__name__)
         if torch.is_grad_enabled() and not loss.numerator.requires_grad:
             raise PluginError(
                 f"{type(self.algorithm).__name__}.loss returned values that do not depend on the model.",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import lightning
@@ -17,7 +17,7 @@ import numpy
 import torch
 
 from zoo.data.loader import micro_batches
-from zoo.errors import TrainingStopped
+from zoo.errors import PluginError, TrainingStopped
 from zoo.libraries.trainer import without_exchange
 from zoo.models.roles import Models, answers_in
 from zoo.options.config import TrainConfig
@@ -32,6 +32,8 @@ from zoo.values.types import Answer, Batch, metric_sums
 
 SMALLEST_MICRO_BATCH = 128
 """Tokens; when memory runs out below this, halving cannot help."""
+MOVED = "moved by this step: "
+"""Before a role's name, under which micro-batches and processes are compared; no metric can be called so."""
 MAX_BAD_STEPS = 3
 """Steps in a row with a non-finite loss or gradient before the run stops."""
 
@@ -48,7 +50,7 @@ class PostTraining(lightning.LightningModule):
         self.strict_loading = False
         self.policy, self.critic = policy, critic
         self.models, self.algorithm, self.core = models, algorithm, core
-        self.hooks = Hooks(hook, algorithm, models, config)
+        self.hooks = Hooks(hook, algorithm, models, config, list(self.learners))
         self.total_steps, self.micro_tokens = total_steps, micro_tokens
         self.steps_done = 0
         self.bad_steps = 0
@@ -82,10 +84,12 @@ class PostTraining(lightning.LightningModule):
         sums = self._backward_within_memory(batch, optimizer)
         if self.steps_done == 0:
             self.hooks.refuse_unused_roles()
-        loss = sums.means().get("loss", float("nan"))
+        means = sums.means()
+        self._leave_alone([role for role in self.learners if not self._is_moved(role, means)])
+        loss = means.get("loss", float("nan"))
         norms = self._scale_and_clip(world_size() / max(sums.count("loss"), torch.finfo(torch.float32).tiny))
         metrics = {
-            **sums.means(),
+            **means,
             **norms,
             "lr": optimizer.param_groups[0]["lr"],
             "tokens": sums.total("tokens"),
@@ -147,9 +151,32 @@ class PostTraining(lightning.LightningModule):
             tokens = torch.tensor(sum(len(answer) for answer in answers_in(part)))
             sums.add({"loss": (loss.numerator, loss.denominator), **metric_sums(loss.metrics)})
             sums.add({"tokens": (tokens, torch.tensor(0))})
+            sums.add(_moved(self.learners, loss.trains))
             with self._gradients_stay_here(last=i == len(parts) - 1):
-                self.manual_backward(loss.numerator)
+                self.manual_backward(loss.numerator + self._touch(loss.trains))
         return sums.reduced(self.device)
+
+    def _touch(self, trains: tuple[str, ...] | None) -> torch.Tensor | float:
+        """0, with a gradient of 0 for roles that are not moved: processes exchange the gradients of all weights."""
+        still = [model for role, model in self.learners.items() if trains is not None and role not in trains]
+        weights = [p for model in still for p in model.parameters() if p.requires_grad]
+        return sum((0.0 * p.sum() for p in weights), 0.0) if is_distributed() else 0.0
+
+    def _is_moved(self, role: str, means: dict[str, float]) -> bool:
+        """Whether this step moves a role; takes that out of the means. Raises PluginError where the parts differ."""
+        share = means.pop(MOVED + role)
+        if share not in (0.0, 1.0):
+            raise PluginError(
+                f"{type(self.algorithm).__name__}.loss gave other roles as trains in one micro-batch of a step than in "
+                "another.", "Let them depend on the options and on `step` alone.",
+            )  # fmt: skip
+        return share == 1.0
+
+    def _leave_alone(self, roles: list[str]) -> None:
+        """Without a gradient the optimizer passes over a weight, its momentum included."""
+        for role in roles:
+            for parameter in self.learners[role].parameters():
+                parameter.grad = None
 
     def _gradients_stay_here(self, last: bool) -> contextlib.AbstractContextManager:
         """Gradients are exchanged between processes at the last micro-batch only."""
@@ -165,6 +192,8 @@ class PostTraining(lightning.LightningModule):
         norms = {}
         for role, model in self.learners.items():
             gradients = [p.grad for p in model.parameters() if p.grad is not None]
+            if not gradients:
+                continue
             norm = total_norm(gradients) * scale
             too_long = self.core.max_grad_norm and norm > self.core.max_grad_norm
             torch._foreach_mul_(gradients, scale * self.core.max_grad_norm / (norm + 1e-6) if too_long else scale)
@@ -239,6 +268,12 @@ class PostTraining(lightning.LightningModule):
 
     def on_train_end(self) -> None:
         self.policy.eval()
+
+
+def _moved(learners: Iterable[str], trains: tuple[str, ...] | None) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """For each role that is trained whether a micro-batch moves it, as a sum and a count of 1."""
+    moved = {role: trains is None or role in trains for role in learners}
+    return {MOVED + role: (torch.tensor(float(is_moved)), torch.tensor(1)) for role, is_moved in moved.items()}
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -1,0 +1,72 @@
+"""Records: what `prepare` and `finish` are handed, read by number, by column, or one after the other."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Self, overload
+
+import numpy
+
+Record = dict[str, Any]
+
+
+class Records(ABC, Sequence[Record]):
+    """Encoded records in their order. They need not all be in memory: read columns or iterate, do not keep them."""
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> Records: ...
+    @abstractmethod
+    def __getitem__(self, index: int | slice) -> Record | Records:
+        """A record, or some of them."""
+
+    @abstractmethod
+    def column(self, name: str) -> numpy.ndarray[Any, Any]:
+        """One number, truth value or short text of each record, without reading the rest of it, [N].
+
+        Truth values are bool, numbers float64 with NaN where a record has none, texts objects with None there. Where no
+        record has the field all are NaN.
+        """
+
+    @abstractmethod
+    def map(self, function: Callable[[Record], Record]) -> Records:
+        """What the function makes of each record, in their order."""
+
+    @abstractmethod
+    def filter(self, function: Callable[[Record], bool]) -> Records:
+        """The records that the function is true of."""
+
+
+class ListedRecords(Records):
+    """Records that are in memory."""
+
+    def __init__(self, records: Iterable[Record]):
+        self._records = list(records)
+
+    @classmethod
+    def of(cls, records: Iterable[Record]) -> Self:
+        """The records themselves, or those that an iterable gives."""
+        return records if isinstance(records, cls) else cls(records)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: Any) -> Any:
+        return ListedRecords(self._records[index]) if isinstance(index, slice) else self._records[index]
+
+    def column(self, name: str) -> numpy.ndarray[Any, Any]:
+        values = [record.get(name) for record in self._records]
+        if values and all(isinstance(value, bool) for value in values):
+            return numpy.array(values, dtype=bool)
+        if all(value is None or isinstance(value, bool | int | float) for value in values):
+            return numpy.array([math.nan if value is None else value for value in values], dtype=numpy.float64)
+        return numpy.array(values, dtype=object)
+
+    def map(self, function: Callable[[Record], Record]) -> ListedRecords:
+        return ListedRecords(function(record) for record in self._records)
+
+    def filter(self, function: Callable[[Record], bool]) -> ListedRecords:
+        return ListedRecords(record for record in self._records if function(record))
