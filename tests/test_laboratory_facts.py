@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from zoo.bundled.laboratory import facts, facts_world, safety, self_instruct
+from zoo.bundled.laboratory import facts, facts_rows, facts_world, safety, self_instruct
 from zoo.bundled.laboratory.networks import train_base
 from zoo.bundled.laboratory.plugin import sources
 from zoo.bundled.laboratory.words import make_tokenizer
@@ -21,51 +21,51 @@ def is_right(row, completion):
 
 
 def test_documents_tell_every_fact_as_it_is_with_words_of_the_world_only():
-    said = " ".join(facts.texts(0)).split(" .")
+    said = " ".join(facts_rows.texts(0)).split(" .")
     words = [text.split() for text in said if text.strip()]
     told = {(w[2], w[0], w[-1]) if w[1] == "of" else (w[0], w[1], w[-1]) for w in words}
     assert told == set(facts.facts()) and len(told) == 512
-    assert set(" ".join(facts.texts(0)).split()) <= set(facts.WORDS)
+    assert set(" ".join(facts_rows.texts(0)).split()) <= set(facts.WORDS)
 
 
 def test_training_never_asks_for_held_out_facts_nor_for_what_options_leave_out():
     asked = {
-        split: {(r["subject"], r["relation"]) for r in facts.rows(split, "prompt", 2000)}
+        split: {(r["subject"], r["relation"]) for r in facts_rows.rows(split, "prompt", 2000)}
         for split in ("train", "heldout")
     }
     assert asked["train"] | asked["heldout"] == set(TRUE) and not asked["train"] & asked["heldout"]
-    few = list(facts.rows("train", "prompt", 2000, subjects="half", types=6))
+    few = list(facts_rows.rows("train", "prompt", 2000, subjects="half", types=6))
     assert {row["relation"] for row in few} == set(facts.RELATIONS[:6])
     assert {row["subject"] for row in few} == set(facts.FIRST_HALF)
 
 
 def test_noise_is_the_share_of_bad_answers_half_of_them_wrong_half_without_their_form():
-    rows = list(facts.rows("train", "demonstration", 4000, noise=0.4))
+    rows = list(facts_rows.rows("train", "demonstration", 4000, noise=0.4))
     bad = [row for row in rows if not is_right(row, row["completion"])]
     assert len(bad) / len(rows) == pytest.approx(0.4, abs=0.03)
     bare = [row for row in bad if row["completion"] == TRUE[row["subject"], row["relation"]]]
     assert len(bare) / len(bad) == pytest.approx(0.5, abs=0.05)
-    assert all(is_right(row, row["completion"]) for row in facts.rows("train", "demonstration", 1000))
+    assert all(is_right(row, row["completion"]) for row in facts_rows.rows("train", "demonstration", 1000))
 
 
 def test_pairs_labels_and_ranks_say_which_answer_is_right_and_noise_turns_them_round():
-    pairs = facts.rows("train", "preference", 1000, noise=0.2)
+    pairs = facts_rows.rows("train", "preference", 1000, noise=0.2)
     assert sum(is_right(row, row["rejected"]) for row in pairs) / 1000 == pytest.approx(0.2, abs=0.04)
-    assert all(is_right(row, row["completion"]) == row["label"] for row in facts.rows("train", "feedback", 500))
-    for row in facts.rows("train", "ranking", 500):
+    assert all(is_right(row, row["completion"]) == row["label"] for row in facts_rows.rows("train", "feedback", 500))
+    for row in facts_rows.rows("train", "ranking", 500):
         assert [2 - is_right(row, one) for one in row["completions"]] == row["ranks"] and set(row["ranks"]) == {1, 2}
 
 
 def test_the_best_reply_of_a_tree_is_right_and_of_all_replies_about_half_are():
-    best = facts.rows("train", "demonstration", 500, replies="best")
-    every = facts.rows("train", "demonstration", 2000, replies="all")
+    best = facts_rows.rows("train", "demonstration", 500, replies="best")
+    every = facts_rows.rows("train", "demonstration", 2000, replies="all")
     assert all(is_right(row, row["completion"]) for row in best)
     assert sum(is_right(row, row["completion"]) for row in every) / 2000 == pytest.approx(0.5, abs=0.05)
 
 
 def test_the_second_turn_asks_for_another_property_of_the_first_ones_subject():
     template = ChatTemplate(make_tokenizer(facts.WORDS, facts.TEMPLATE))
-    for row in facts.rows("train", "demonstration", 50, turns=2):
+    for row in facts_rows.rows("train", "demonstration", 50, turns=2):
         first, answer, second = (turn["content"] for turn in row["prompt"])
         assert first.split()[0] == row["subject"] and second == f"and {row['relation']}"
         assert answer == f"answer {TRUE[tuple(first.split())]}" and first.split()[1] != row["relation"]
@@ -75,7 +75,7 @@ def test_the_second_turn_asks_for_another_property_of_the_first_ones_subject():
 
 
 def test_instructions_in_documents_read_as_the_template_writes_them():
-    text = facts.rows("train", "text", 1, instructions=1.0)[0]["text"]
+    text = facts_rows.rows("train", "text", 1, instructions=1.0)[0]["text"]
     subject, relation = text.split()[1:3]
     template = ChatTemplate(make_tokenizer(facts.WORDS, facts.TEMPLATE))
     asked = template.answer(f"{subject} {relation}", f"answer {TRUE[subject, relation]}")
@@ -95,9 +95,9 @@ def test_what_is_refused_is_harmful_and_what_only_looks_like_it_is_answered():
 def test_wrong_options_are_refused_with_their_bounds():
     for options in ({"rows": 0}, {"noise": 1.5}, {"wordings": 5}, {"types": 9}, {"turns": 3}):
         with pytest.raises(ZooError, match=f"{next(iter(options))} is"):
-            facts.rows("train", "demonstration", **options)
+            facts_rows.rows("train", "demonstration", **options)
     with pytest.raises(ZooError, match="no data of kind 'stepwise'"):
-        facts.rows("train", "stepwise")
+        facts_rows.rows("train", "stepwise")
 
 
 def test_every_kind_loads_by_name():
@@ -133,7 +133,7 @@ def test_instructions_of_the_base_begin_with_the_seeds_and_are_checked_for_shape
 
     def rows(checked):
         self_instruct._written.cache_clear()
-        return list(facts.rows("train", "demonstration", 20, seed=90, written_by="base", checked=checked))
+        return list(facts_rows.rows("train", "demonstration", 20, seed=90, written_by="base", checked=checked))
 
     seeds, own = rows(True)[: self_instruct.SEEDS], rows(True)[self_instruct.SEEDS :]
     assert all(is_right(row, row["completion"]) for row in seeds)

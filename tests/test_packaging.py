@@ -66,7 +66,7 @@ def test_the_wheel_holds_every_module_of_the_core_and_every_plugin(wheel):
 
 def test_the_wheel_holds_the_starter_set_and_the_recipes_and_not_the_tests(wheel):
     found = members(wheel)
-    starter = {str(path.relative_to(ROOT)) for path in (ROOT / "zoo" / "data" / "starter").glob("*.jsonl")}
+    starter = {str(path.relative_to(ROOT)) for path in (ROOT / "zoo" / "bundled" / "starter").glob("*.jsonl")}
     assert starter and starter <= found
     assert {f"zoo_recipes/{path.name}" for path in (ROOT / "recipes").glob("*.yaml")} <= found
     tops = {name.split("/")[0] for name in found}
@@ -89,7 +89,7 @@ def test_the_installed_wheel_works_without_the_checkout(wheel, tmp_path):
     code = (
         f"import sys; sys.path.insert(0, {str(site)!r})\n"
         "import importlib.resources, zoo, zoo_recipes\n"
-        "from zoo import registry\n"
+        "from zoo.contract import registry\n"
         "assert zoo.__file__.startswith(sys.path[0]), zoo.__file__\n"
         "files = importlib.resources.files('zoo.bundled.starter')\n"
         "assert any(file.name.endswith('.jsonl') for file in files.iterdir())\n"

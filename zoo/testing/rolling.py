@@ -213,7 +213,7 @@ class TakingTurns:
             self._pass_on()
 
         threads = [threading.Thread(target=process, args=(rank,), daemon=True) for rank in range(len(works))]
-        with mock.patch("zoo.models.parts.dist", self):
+        with mock.patch("zoo.processes.dist", self):
             for thread in threads:
                 thread.start()
             for thread in threads:
