@@ -34,6 +34,7 @@ BUCKETS = 512
 class BCO(Algorithm):
     """Binary Classifier Optimization: a classifier of good and bad answers whose logit is the policy's own reward."""
 
+    api_version = 2
     paper = "arXiv:2404.04656"
     data = "feedback"
     needs = ("policy", "reference")

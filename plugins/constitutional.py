@@ -51,6 +51,7 @@ CONTROL = re.compile(r"<\|[^<>|]*\|>")
 class Constitutional(Algorithm):
     """Constitutional AI (SL-CAI): a model criticises and revises its answers by principles, and learns revisions."""
 
+    api_version = 2
     paper = "arXiv:2212.08073"
     data = "prompt"
     needs = ("policy",)

@@ -20,6 +20,7 @@ from zoo.api import Algorithm, Loss, logsigmoid, require, wins
 class CPO(Algorithm):
     """Contrastive Preference Optimization: DPO without a reference, held by the likelihood of the chosen answer."""
 
+    api_version = 2
     paper = "arXiv:2401.08417"
     data = "preference"
     needs = ("policy",)

@@ -29,6 +29,7 @@ LARGEST_EXPONENT = 40.0
 class DPO(Algorithm):
     """Direct Preference Optimization: raise the chosen answer over the rejected one, relative to a reference."""
 
+    api_version = 2
     paper = "arXiv:2305.18290"
     data = "preference"
     defaults = {"lr": 5e-5, "epochs": 1, "batch_size": 8}

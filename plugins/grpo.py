@@ -69,6 +69,7 @@ from zoo.api import (
 class GRPO(Algorithm):
     """Group Relative Policy Optimization: answers that beat their group's mean become likelier; no critic."""
 
+    api_version = 2
     paper = "arXiv:2402.03300"
     data = "prompt"
     defaults = {

@@ -27,6 +27,7 @@ DEFAULT_TAU = {"mean": 1.0, "sum": 0.1}
 class IPO(Algorithm):
     """Identity Preference Optimization: bring the margin of each pair to a fixed target, not to infinity."""
 
+    api_version = 2
     paper = "arXiv:2310.12036"
     data = "preference"
     needs = ("policy", "reference")

@@ -36,6 +36,7 @@ UPWARDS = Context(prec=4, rounding=ROUND_CEILING)
 class KTO(Algorithm):
     """Kahneman-Tversky Optimization: raise answers marked good and lower those marked bad; needs no pairs."""
 
+    api_version = 2
     paper = "arXiv:2402.01306"
     data = "feedback"
     needs = ("policy", "reference")

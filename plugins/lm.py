@@ -21,6 +21,7 @@ from zoo.api import Algorithm, Loss
 class LM(Algorithm):
     """Language modelling on plain text: pretraining, and with other data in the decay phase mid-training."""
 
+    api_version = 2
     paper = "arXiv:2404.06395"
     data = "text"
     needs = ("policy",)

@@ -23,6 +23,7 @@ from zoo.api import Algorithm, Batch, Loss, ZooError, logsigmoid, require, wins
 class OnlineDPO(Algorithm):
     """Online DPO: the better of two answers that the policy has just written is raised over the other."""
 
+    api_version = 2
     paper = "arXiv:2402.04792"
     data = "prompt"
     needs = ("policy", "reference")

@@ -29,6 +29,7 @@ LARGEST = -torch.finfo(torch.float32).tiny
 class ORPO(Algorithm):
     """Odds Ratio Preference Optimization: fine-tuning and preferences in one stage, without a reference."""
 
+    api_version = 2
     paper = "arXiv:2403.07691"
     data = "preference"
     needs = ("policy",)

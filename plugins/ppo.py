@@ -58,6 +58,7 @@ LONGEST_TEXT = 512
 class PPO(Algorithm):
     """Proximal Policy Optimization: a critic, a KL penalty on each token, clipped steps over each rollout."""
 
+    api_version = 2
     paper = "arXiv:2203.02155"
     data = "prompt"
     defaults = {

@@ -21,6 +21,7 @@ from zoo.api import Algorithm, Loss, ZooError, logsigmoid, wins
 class PRM(Algorithm):
     """Process reward model: say of each step of a solution whether it is right."""
 
+    api_version = 2
     paper = "arXiv:2305.20050"
     data = "stepwise"
     head = "scalar"

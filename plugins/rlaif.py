@@ -42,6 +42,7 @@ from zoo.api import (
 class RLAIF(Algorithm):
     """Reinforcement learning from AI feedback: a judge's grade of each answer is its reward (d-RLAIF)."""
 
+    api_version = 2
     paper = "arXiv:2309.00267"
     data = "prompt"
     defaults = {

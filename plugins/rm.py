@@ -27,6 +27,7 @@ from zoo.api import Algorithm, Loss, logsigmoid, require, wins
 class RM(Algorithm):
     """Reward model: score answers so that preferred ones score higher (Bradley-Terry, K-wise rankings)."""
 
+    api_version = 2
     paper = "arXiv:2203.02155"
     data = ("preference", "ranking")
     head = "scalar"

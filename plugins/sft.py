@@ -20,6 +20,7 @@ from zoo.api import Algorithm, Loss, default_collate
 class SFT(Algorithm):
     """Supervised fine-tuning on demonstrations: raise the likelihood of the given answers."""
 
+    api_version = 2
     paper = "arXiv:2203.02155"
     data = "demonstration"
     needs = ("policy",)

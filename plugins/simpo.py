@@ -18,6 +18,7 @@ from zoo.api import Algorithm, Loss, logsigmoid, require, wins
 class SimPO(Algorithm):
     """Simple Preference Optimization: length-normalised rewards with a margin, and no reference model."""
 
+    api_version = 2
     paper = "arXiv:2405.14734"
     data = "preference"
     needs = ("policy",)

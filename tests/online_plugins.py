@@ -12,6 +12,7 @@ from zoo.api import Algorithm, Answers, Batch, Loss, Ragged
 class Reinforce(Algorithm):
     """Raises its own answers by how much better than the group's mean they were rewarded."""
 
+    api_version = 2
     data = "prompt"
     defaults = {"answers_per_prompt": 2, "batch_size": 4, "lr": 1e-3}
     metrics = {"advantage": "Reward minus the mean of its group.", "ratio": "π/π_old."}

@@ -190,15 +190,17 @@ def test_an_unknown_evaluation_logger_template_and_target(place):
 
 def test_a_role_that_does_not_exist_is_the_plugins_mistake(place):
     body = (
-        'class Odd(Algorithm):\n    """X."""\n    data = "demonstration"\n    needs = ("policy", "refrence")\n'
+        'class Odd(Algorithm):\n    """X."""\n    api_version = 2\n'
+        '    data = "demonstration"\n    needs = ("policy", "refrence")\n'
         "    def loss(self): ...\n"
     )
-    refused(*train(algo=plugin_file(place, body, "odd.py")), says=["unknown role 'refrence'", "'reference'"])
+    refused(*train(algo=plugin_file(place, body, "odd.py")), says=["role 'refrence', which there is not", "'reference'"])
 
 
 def test_a_role_that_was_not_declared_is_the_plugins_mistake(place):
     body = (
-        'class Odd(Algorithm):\n    """X."""\n    data = "demonstration"\n    def loss(self, batch, models):\n'
+        'class Odd(Algorithm):\n    """X."""\n    api_version = 2\n'
+        '    data = "demonstration"\n    def loss(self, batch, models):\n'
         "        return models.reference.logps(batch.completion)\n"
     )
     refused(

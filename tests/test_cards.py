@@ -71,6 +71,7 @@ def test_a_card_checks_options_as_the_algorithm_does_and_needs_the_same_roles(na
 class Base(Algorithm):
     """One."""
 
+    api_version = 2
     data = "preference"
 
     def loss(self, batch):
@@ -138,6 +139,7 @@ def plugin(tmp_path, monkeypatch):
             from zoo.contract.algorithm import Algorithm
 
             class Base(Algorithm):
+                api_version = 2
                 data = "preference"
                 def loss(self, batch):
                     pass

@@ -141,7 +141,7 @@ def test_a_larger_budget_takes_more_passes_over_the_data(place, tmp_path):
 
 def test_an_algorithm_that_needs_a_real_model_is_counted_by_its_batches(place, tmp_path, tiny_tokenizer):
     body = (
-        "class Deep(Algorithm):\n    data = 'demonstration'\n"
+        "class Deep(Algorithm):\n    api_version = 2\n    data = 'demonstration'\n"
         "    def loss(self, batch, models):\n        models.policy.model.config\n"
     )
     file = plugin_file(tmp_path, body, "deep.py")
@@ -386,6 +386,7 @@ INTERRUPTED = """
 import os, pathlib, signal
 
 class Interrupted(Algorithm):
+    api_version = 2
     data = "demonstration"
     def loss(self, batch, models, step):
         flag = pathlib.Path({flag!r})
@@ -424,7 +425,7 @@ def test_ctrl_c_while_measuring_says_how_to_go_on(place, tmp_path, monkeypatch):
 
 def test_an_algorithm_that_fails_does_not_cost_the_others(place, tmp_path):
     body = (
-        "class Bad(Algorithm):\n    data = 'demonstration'\n"
+        "class Bad(Algorithm):\n    api_version = 2\n    data = 'demonstration'\n"
         "    def loss(self, batch, models):\n"
         "        return Loss.per_example(models.policy.logps(batch.completion).mean() * float('nan'))\n"
     )
@@ -549,7 +550,8 @@ def test_mistakes_in_the_file_are_explained(tmp_path):
 
 def test_a_reward_model_cannot_be_compared_with_language_models(place, tmp_path):
     body = (
-        "class Scorer(Algorithm):\n    data, head = 'preference', 'scalar'\n    def loss(self, batch, models):\n"
+        "class Scorer(Algorithm):\n    api_version = 2\n"
+        "    data, head = 'preference', 'scalar'\n    def loss(self, batch, models):\n"
         "        pass\n"
     )
     status, _, err = cli("compare", "--algos", f"dpo,{plugin_file(tmp_path, body, 'scorer.py')}", *place.flags)
@@ -633,6 +635,7 @@ from zoo.api import Batch
 
 
 class Silent(Algorithm):
+    api_version = 2
     data = "demonstration"
     needs = ("policy",)
 

@@ -17,6 +17,7 @@ from zoo.training.run import resolve_options
 class Example(Algorithm):
     """For tests."""
 
+    api_version = 2
     data = "preference"
     defaults = {"lr": 5e-7, "batch_size": 32}
 

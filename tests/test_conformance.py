@@ -178,7 +178,7 @@ def test_a_plugin_that_cannot_be_imported_fails_to_load_and_skips_the_rest(tmp_p
 def test_a_mistake_in_the_plugin_is_told_with_its_line(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(
-        "from zoo.api import Algorithm\n\n\nclass Mine(Algorithm):\n    data = 'text'\n\n"
+        "from zoo.api import Algorithm\n\n\nclass Mine(Algorithm):\n    api_version = 2\n    data = 'text'\n\n"
         "    def loss(self, batch, models):\n        return models.policy.logps(batch.complétion)\n"
     )
     found = Suite(f"{file}:Mine").run("learns")

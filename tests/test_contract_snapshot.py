@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import inspect
 import re
+import typing
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 STORED = Path(__file__).parent / "contract.txt"
 WHAT_TO_DO = (
     "The plugin API is not what tests/contract.txt says. If a working plugin would have to change, raise "
-    "Algorithm.api_version. In any case say it under 'Plugin API' in CHANGELOG.md and in docs/contract.md, then type: "
+    "API_VERSION. In any case say it under 'Plugin API' in CHANGELOG.md and in docs/contract.md, then type: "
     "python tests/test_contract_snapshot.py"
 )
 
@@ -37,6 +38,10 @@ def members(cls):
     else:
         if getattr(cls.__init__, "__module__", "").startswith("zoo."):
             yield f"__init__{signature(cls.__init__)}"
+        # What a class declares and gives no value, as batches do.
+        for base in cls.__mro__ if cls.__module__.startswith("zoo.") else ():
+            declared = inspect.get_annotations(base) if base.__module__.startswith("zoo.") else {}
+            yield from (f"{name}: {type}" for name, type in declared.items() if not hasattr(cls, name))
     fields = {field.name for field in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else set()
     names = {name for base in cls.__mro__ if base.__module__.startswith("zoo.") for name in vars(base)}
     for name in sorted(names - fields):
@@ -48,7 +53,8 @@ def members(cls):
         elif inspect.isclass(value):
             yield f"class {name}"
         elif callable(value) or isinstance(value, staticmethod | classmethod):
-            yield f"{name}{signature(value.__func__ if isinstance(value, staticmethod) else getattr(cls, name))}"
+            function = value.__func__ if isinstance(value, staticmethod) else getattr(cls, name)
+            yield from (f"{name}{signature(one)}" for one in typing.get_overloads(function) or [function])
         else:
             yield f"{name} = {value!r}"
 
@@ -58,21 +64,17 @@ def contract():
     import zoo.testing
     from zoo import api
     from zoo.contract import hookspecs
-    from zoo.contract.algorithm import DATA_KINDS, ROLES
-    from zoo.models import roles, scalar
+    from zoo.contract.algorithm import API_VERSION, DATA_KINDS, ROLES
     from zoo.testing import tiny
     from zoo.testing.declared import Declared
 
-    lines = [f"api_version {api.Algorithm.api_version}", f"kinds {', '.join(DATA_KINDS)}", f"roles {', '.join(ROLES)}"]
+    lines = [f"api_version {API_VERSION}", f"kinds {', '.join(DATA_KINDS)}", f"roles {', '.join(ROLES)}"]
     lines += ["", "hooks, in the order of a run"]
     for name, hook in vars(hookspecs).items():
         if hasattr(hook, "zoo_spec"):
             owner = "of the algorithm" if name in hookspecs.ALGORITHM_HOOKS else "of every plugin"
             lines.append(f"  {name}({', '.join(inspect.signature(hook).parameters)}) {owner}")
     named = {name: getattr(api, name) for name in api.__all__}
-    named |= {"models.policy.logps": roles.Policy.logps, "models.reference.logps": roles.Reference.logps}
-    named |= {"models.policy.scores": scalar.ScalarPolicy.scores}
-    named |= {"models.policy.normalize": scalar.ScalarPolicy.normalize, "StepScores": scalar.StepScores}
     named |= {f"zoo.testing.{name}": getattr(zoo.testing, name) for name in zoo.testing.__all__}
     named |= {"Declared": Declared}
     named |= {
@@ -82,6 +84,8 @@ def contract():
         lines.append("")
         if inspect.isclass(value):
             lines += [f"class {name}", *(f"  {member}" for member in members(value))]
+        elif typing.get_origin(value):
+            lines.append(f"{name} = {value}")
         else:
             lines.append(f"{name}{signature(value)}")
     return lines

@@ -255,6 +255,7 @@ from zoo.api import Algorithm, Loss
 
 
 class Counting(Algorithm):
+    api_version = 2
     data = "demonstration"
 
     def measure(self, batch):

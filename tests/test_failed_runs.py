@@ -9,6 +9,7 @@ from zoo.runs import Run
 
 ALGORITHM = """
 class Mine(Algorithm):
+    api_version = 2
     '''A loss that is {what} in its first steps.'''
 
     data = "demonstration"

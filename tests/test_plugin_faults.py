@@ -20,7 +20,8 @@ def place(tmp_path, monkeypatch, tiny_folder):
 
 def algorithm(*lines, needs=("policy",)):
     """The source of an algorithm on demonstrations with these methods."""
-    head = f'class Odd(Algorithm):\n    """For tests."""\n\n    data = "demonstration"\n    needs = {needs!r}\n\n'
+    head = 'class Odd(Algorithm):\n    """For tests."""\n\n    api_version = 2\n'
+    head += f'    data = "demonstration"\n    needs = {needs!r}\n\n'
     return head + "".join(f"    {line}\n" for line in lines)
 
 
@@ -112,6 +113,7 @@ def test_a_role_that_any_hook_uses_is_used(place, tiny_folder, hook):
 def test_a_prompt_without_what_a_rollout_finds_it_by_is_the_plugins_fault(place, tiny_folder, lost):
     body = f"""
 class Odd(Algorithm):
+    api_version = 2
     data = "prompt"
 
     def prepare(self, records):

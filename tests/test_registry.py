@@ -1,7 +1,7 @@
 """Plugins are found by name, imported only when they are chosen, and a broken one breaks only itself."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 
 import pytest
 
@@ -88,7 +88,8 @@ def test_listing_and_describing_import_nothing(install):
 def test_a_description_copes_with_what_only_running_would_tell(install):
     source = (
         "from zoo.contract.algorithm import Algorithm\nPAPER = 'x'\n"
-        "class Novel(Algorithm):\n    paper = PAPER\n    data: str = 'feedback'\n    needs = 'policy'\n"
+        "class Novel(Algorithm):\n    api_version = 2\n"
+        "    paper = PAPER\n    data: str = 'feedback'\n    needs = 'policy'\n"
     )
     install("strange", "1.0", {"strange_odd.py": source}, {"odd": "strange_odd:Novel", "gone": "strange_gone:X"})
     described = registry.describe(registry.find("odd"))
@@ -180,6 +181,7 @@ def test_a_misspelt_or_reserved_hook_of_a_module_is_refused(install, source, rea
 class Good(Algorithm):
     """Fits."""
 
+    api_version = 2
     data = "preference"
 
     def loss(self, batch, models, config):
@@ -194,12 +196,16 @@ def changed(**attributes):
     ("cls", "reason"),
     [
         (dict, "is not a subclass of zoo.api.Algorithm"),
-        (changed(api_version=2), "written for plugin API 2, this is 1"),
+        (changed(api_version=1), "written for plugin API 1, and this zoo has 2"),
+        (changed(api_version=3), "written for plugin API 3, and this zoo has 2"),
         (changed(data="preferences"), "data = 'preferences' is not one of .* Did you mean 'preference'"),
         (changed(data=""), "data = '' is not one of"),
         (changed(Config=type("Config", (), {})), "its Config is not a dataclass"),
-        (type("NoLoss", (Algorithm,), {"data": "text"}), "it has no method `loss`"),
-        (changed(needs=("policy", "referense")), "unknown role 'referense'. Did you mean 'reference'"),
+        (type("NoLoss", (Algorithm,), {"data": "text", "api_version": 2}), "it has no method `loss`"),
+        (type("Unsaid", (Algorithm,), {"data": "text"}), "does not say which plugin API it is written for"),
+        (changed(Config=make_dataclass("Config", [("lr", float, 1.0)])), "its option 'lr' is the core's"),
+        (changed(Config=make_dataclass("Config", [("teacher", str, "")])), "'teacher' is the core's, or a name"),
+        (changed(needs=("policy", "referense")), "a role 'referense', which there is not. Did you mean 'reference'"),
         (changed(mesure=lambda self: None), "its method `mesure` is no hook. Did you mean 'measure'"),
         (changed(step_ends=lambda self: None), "no hook. Did you mean 'step_end'"),
     ],

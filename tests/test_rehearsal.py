@@ -55,7 +55,8 @@ def test_every_stage_that_fails_is_told(tmp_path, monkeypatch):
     resolved, _ = resolve_options("sft", None, {"model": "huggyllama/llama-7b"}, "test")
     bad = tmp_path / "bad.py"
     bad.write_text(
-        "from zoo.api import Algorithm, ZooError\n\n\nclass Bad(Algorithm):\n    data = 'demonstration'\n\n"
+        "from zoo.api import Algorithm, ZooError\n\n\nclass Bad(Algorithm):\n    api_version = 2\n"
+        "    data = 'demonstration'\n\n"
         "    def loss(self, batch, models):\n        raise ZooError('there is no loss')\n"
     )
     name, cls = load_algorithm(str(bad))

@@ -23,6 +23,7 @@ from zoo.api import Algorithm, Loss, require
 class Mine(Algorithm):
     """Learns what it likes."""
 
+    api_version = 2
     data = "preference"
     needs = ("policy",)
 

@@ -453,6 +453,7 @@ def unsteady(folder):
     return plugin_file(folder, '''
 class Bad(Algorithm):
     """For tests."""
+    api_version = 2
     data = "demonstration"
 
     @dataclass
@@ -507,6 +508,7 @@ def hungry(folder):
     return plugin_file(folder, '''
 class Hungry(Algorithm):
     """For tests."""
+    api_version = 2
     data = "demonstration"
     saved = ("calls",)
     calls = 0
@@ -629,6 +631,7 @@ def test_another_plugin_may_wrap_the_loss(train, install):
 PREPARING = '''
 class Prepared(Algorithm):
     """For tests."""
+    api_version = 2
     data = "demonstration"
 
     @dataclass
@@ -661,7 +664,7 @@ def test_an_algorithm_may_prepare_the_records_before_training(train, tmp_path):
 
 def test_a_loss_that_is_no_loss_is_the_plugins_fault(train, tmp_path):
     body = (
-        'class Odd(Algorithm):\n    """For tests."""\n    data = "demonstration"\n\n'
+        'class Odd(Algorithm):\n    """For tests."""\n    api_version = 2\n    data = "demonstration"\n\n'
         "    def loss(self, batch):\n        return 1.0\n"
     )
     with pytest.raises(PluginError, match="Odd.loss returned float, not a Loss"):

@@ -10,6 +10,7 @@ from zoo.api import Algorithm, Loss, logsigmoid
 class Sound(Algorithm):
     """Raises the chosen answer over the rejected one, further than the average of the steps before."""
 
+    api_version = 2
     paper = "none: made for the tests"
     data = "preference"
     needs = ("policy", "reference")

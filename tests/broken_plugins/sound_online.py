@@ -8,6 +8,7 @@ from zoo.api import Algorithm, Batch, Loss, Ragged, group_advantages
 class Sound(Algorithm):
     """REINFORCE with the mean of the group as baseline, and a critic that learns what answers are worth."""
 
+    api_version = 2
     paper = "none: made for the tests"
     data = "prompt"
     needs = ("policy", "critic", "reference")

@@ -21,6 +21,7 @@ Records = list[dict[str, Any]]
 class Answering(Algorithm):
     """Stands for whatever writes answers, where a source is asked for the reward that it is made for."""
 
+    api_version = 2
     data = "prompt"
 
     def rollout(self) -> None: ...

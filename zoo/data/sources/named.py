@@ -42,6 +42,7 @@ def parts_of(source: str) -> tuple[str, str]:
 class Anyone(Algorithm):
     """Stands for the algorithm where a source is asked for its model, and none is named."""
 
+    api_version = 2
     data = "demonstration"
 
 

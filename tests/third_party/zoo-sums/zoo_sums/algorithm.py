@@ -15,6 +15,7 @@ from zoo.api import Algorithm, Loss
 class AWR(Algorithm):
     """Advantage-Weighted Regression: learn answers by how much better than usual they are."""
 
+    api_version = 2
     paper = "arXiv:1910.00177"
     data = "feedback"
     defaults = {"lr": 1e-4, "epochs": 3}
