@@ -18,12 +18,14 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 
-from zoo.api import Algorithm, Loss, logsigmoid, require, wins
+from zoo.api import Algorithm, FeedbackBatch, Loss, Measured, Models, Record, Records, logsigmoid, require, wins
 
 RATIOS = (0.5, 10.0)
 """Density ratios are held within these, as in TRL."""
@@ -68,13 +70,13 @@ class BCO(Algorithm):
         """Weigh bad answers by p(x | good)/p(x | bad) of their prompt, between 0.5 and 10: for data whose good and bad
         answers come from different prompts (the paper's underlying distribution matching)."""
 
-        def __post_init__(self):
+        def __post_init__(self) -> None:
             require(self.beta > 0, "beta must be above 0")
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.delta, self.answers, self.step = 0.0, 0.0, -1
 
-    def prepare(self, records, models, config):
+    def prepare(self, records: Records, config: Config) -> Iterable[Record]:
         """With density weights every record of a bad answer gets its own."""
         if not config.density_weights:
             return records
@@ -83,12 +85,12 @@ class BCO(Algorithm):
         weights = torch.where(labels, 1.0, ratios).tolist()
         return [{**record, "weight": weight} for record, weight in zip(records, weights, strict=True)]
 
-    def measure(self, batch, models, config):
+    def measure(self, batch: FeedbackBatch, models: Models, config: Config) -> Measured:
         """Rewards of the step, summed, and their number."""
         _, reward = self._rewards(batch, models, config)
         return {"rewards": reward.sum(), "answers": len(batch)}
 
-    def loss(self, batch, models, config, step):
+    def loss(self, batch: FeedbackBatch, models: Models, config: Config, step: int) -> Loss:
         """−log σ(r − δ) for good answers, −log σ(−(r − δ)) for bad ones."""
         if models.training and step != self.step:
             self._see(batch.measured, step)
@@ -107,19 +109,19 @@ class BCO(Algorithm):
             "density_weight": weight.where(~good, torch.nan),
         })  # fmt: skip
 
-    def _see(self, measured, step):
+    def _see(self, measured: Mapping[str, Tensor], step: int) -> None:
         """Take a step's rewards into δ: once, from numbers that all micro-batches and processes share."""
         rewards, count = float(measured["rewards"]), float(measured["answers"])
         self.delta = (self.delta * self.answers + rewards) / (self.answers + count)
         self.answers, self.step = self.answers + count, step
 
-    def _rewards(self, batch, models, config):
+    def _rewards(self, batch: FeedbackBatch, models: Models, config: Config) -> tuple[Tensor, Tensor]:
         """log π(y|x), and r = β log π(y|x)/π_ref(y|x)."""
         policy = models.policy.logps(batch.completion).sum()
         return policy, config.beta * (policy - models.reference.logps(batch.completion).sum())
 
 
-def _density_ratios(prompts, good):
+def _density_ratios(prompts: Sequence[Tensor], good: Tensor) -> Tensor:
     """p(x | good)/p(x | bad) of N prompts (ids [P]), float64 [N]; good: bool [N]."""
     features = torch.zeros(len(prompts), BUCKETS, dtype=torch.float64)
     for row, prompt in zip(features, prompts, strict=True):
@@ -140,13 +142,13 @@ def _density_ratios(prompts, good):
 
 
 @torch.enable_grad()
-def _classifier(features, good):
+def _classifier(features: Tensor, good: Tensor) -> Tensor:
     """Weights of a logistic regression with balanced classes and a penalty of ½|w|²; features [N, F] → [F]."""
     weights = torch.zeros(features.shape[1], dtype=features.dtype, requires_grad=True)
     balance = torch.where(good, 1 / good.sum(), 1 / (~good).sum()) * len(good) / 2
     optimizer = torch.optim.LBFGS([weights], max_iter=100, line_search_fn="strong_wolfe")
 
-    def objective():
+    def objective() -> Tensor:
         optimizer.zero_grad()
         loss = binary_cross_entropy_with_logits(features @ weights, good.double(), balance, reduction="sum")
         loss = loss + weights.square().sum() / 2

@@ -24,11 +24,23 @@ import json
 import random
 import re
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from torch import Tensor
 
 from zoo.api import (
     Algorithm,
+    Answers,
+    Batch,
     Loss,
+    Models,
+    Policy,
+    Principle,
+    Prompt,
+    Record,
+    Records,
+    Run,
     ZooError,
     default_collate,
     load_constitution,
@@ -46,6 +58,13 @@ LABEL = re.compile(
 """What models put before a critique or a revision."""
 CONTROL = re.compile(r"<\|[^<>|]*\|>")
 """What looks like a token of a chat template, which no text may hold."""
+
+
+class Revisions(Batch):
+    """Revisions and helpful answers. helpful: bool [B], which of the two."""
+
+    completion: Answers
+    helpful: Tensor
 
 
 class Constitutional(Algorithm):
@@ -79,14 +98,14 @@ class Constitutional(Algorithm):
         helpful_share: float = 0.27
         """Their share of all that is trained on. The paper has 270,592 of 1,001,916."""
 
-        def __post_init__(self):
+        def __post_init__(self) -> None:
             require(self.rounds >= 1, "rounds must be at least 1")
             require(0 <= self.helpful_share < 1, "helpful_share must be at least 0 and below 1")
 
-    def __init__(self):
-        self.steps = []
+    def __init__(self) -> None:
+        self.steps: list[Record] = []
 
-    def prepare(self, records, models, config):
+    def prepare(self, records: Records, models: Models, config: Config) -> list[Record]:
         """Answers, critiques and revisions; then all revisions with their original prompts, and helpful rows."""
         draw = random.Random(config.principle_seed)
         principles = load_constitution(config.constitution)
@@ -98,12 +117,12 @@ class Constitutional(Algorithm):
         _tell(self.steps, len(records), len(revisions), len(helpful))
         return revisions + helpful
 
-    def run_start(self, run):
+    def run_start(self, run: Run) -> None:
         """Every step, beside the run's metrics."""
         lines = [json.dumps(step, ensure_ascii=False) + "\n" for step in self.steps]
         (run.path / "revisions.jsonl").write_text("".join(lines), encoding="utf-8")
 
-    def collate(self, records):
+    def collate(self, records: Sequence[Record]) -> Batch:
         if "completion" not in records[0]:
             raise ZooError(
                 "Held-out prompts have no revisions to validate on.",
@@ -111,7 +130,7 @@ class Constitutional(Algorithm):
             )
         return default_collate(records)
 
-    def loss(self, batch, models):
+    def loss(self, batch: Revisions, models: Models) -> Loss:
         """−Σ m_t log π(y_t | x, y_<t) / Σ m_t over revisions and helpful answers."""
         logps = models.policy.logps(batch.completion)
         helpful = batch.helpful[:, None]
@@ -122,7 +141,9 @@ class Constitutional(Algorithm):
         })  # fmt: skip
 
 
-def chains(records, drawn, policy):
+def chains(
+    records: Sequence[Record], drawn: Sequence[Sequence[Principle]], policy: Policy
+) -> tuple[list[Record], list[Record]]:
     """Every step of every prompt, and the revisions to train on, both by round; drawn: principles, by round."""
     prompts = [record["record"]["prompt"] for record in records]
     chats = [[_user(prompt)] if isinstance(prompt, str) else prompt for prompt in prompts]
@@ -148,33 +169,34 @@ def chains(records, drawn, policy):
     return steps, trained
 
 
-def stripped(text):
+def stripped(text: str) -> str:
     """A critique or a revision without the label that it may begin with; colons further on are its own."""
     return LABEL.sub("", CONTROL.sub("", text), count=1).strip()
 
 
-def helpful_count(revisions, share):
+def helpful_count(revisions: int, share: float) -> int:
     """How many helpful examples give them this share of all."""
     return round(revisions * share / (1 - share))
 
 
-def _user(text):
+def _user(text: str) -> dict[str, str]:
     return {"role": "user", "content": text}
 
 
-def _assistant(text):
+def _assistant(text: str) -> dict[str, str]:
     return {"role": "assistant", "content": text}
 
 
-def _written(policy, prompts):
+def _written(policy: Policy, prompts: Sequence[Prompt]) -> tuple[list[str], list[bool]]:
     """One answer to each prompt as text, and whether the length limit has cut it."""
     answers = policy.generate(prompts, 1)
     return [stripped(text) for text in policy.texts(answers)], [bool(one.cut) for one in answers]
 
 
-def _helpful(config, revisions, draw, policy):
-    wanted = helpful_count(revisions, config.helpful_share) if config.helpful else 0
-    if not wanted:
+def _helpful(
+    config: Constitutional.Config, revisions: int, draw: random.Random, policy: Policy
+) -> list[Record]:
+    if config.helpful is None or not (wanted := helpful_count(revisions, config.helpful_share)):
         return []
     rows = load_records(config.helpful, "demonstration")
     if len(rows) < wanted:
@@ -183,7 +205,7 @@ def _helpful(config, revisions, draw, policy):
     return [{"row": row["row"], "completion": policy.answer(row, row["completion"]), "helpful": True} for row in chosen]
 
 
-def _tell(steps, prompts, revisions, helpful):
+def _tell(steps: Sequence[Record], prompts: int, revisions: int, helpful: int) -> None:
     """What came of it, in the run's output."""
     texts = [step["initial"] for step in steps[:prompts]] + [step["revision"] for step in steps]
     refused = [bool(refusal_of(text)) for text in texts]

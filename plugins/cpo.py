@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from zoo.api import Algorithm, Loss, logsigmoid, require, wins
+from zoo.api import Algorithm, Loss, Measured, Models, PreferenceBatch, logsigmoid, require, wins
 
 
 class CPO(Algorithm):
@@ -55,17 +55,17 @@ class CPO(Algorithm):
         nll_weight: float = 1.0
         """Weight of the likelihood term, 1 in the paper; TRL calls it cpo_alpha."""
 
-        def __post_init__(self):
+        def __post_init__(self) -> None:
             require(self.beta > 0, "beta must be above 0")
             require(0 <= self.label_smoothing < 0.5, "label_smoothing must be at least 0 and below 0.5")
             require(not self.label_smoothing or self.loss != "hinge", "label_smoothing has no meaning with loss=hinge")
             require(self.nll_weight >= 0, "nll_weight must be at least 0")
 
-    def measure(self, batch):
+    def measure(self, batch: PreferenceBatch) -> Measured:
         """Tokens of a chosen answer on average: with it the NLL term is a mean over all tokens of the step."""
         return {"chosen_length": (batch.chosen.lengths.sum(), len(batch))}
 
-    def loss(self, batch, models, config):
+    def loss(self, batch: PreferenceBatch, models: Models, config: Config) -> Loss:
         """The preference term, and the likelihood of the chosen answer."""
         chosen, rejected = models.policy.logps(batch.chosen, batch.rejected)
         rewards = [config.beta * logps.sum() for logps in (chosen, rejected)]

@@ -21,7 +21,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from zoo.api import Algorithm, Loss, logsigmoid, require, wins
+from torch import Tensor
+
+from zoo.api import Algorithm, Loss, Models, PreferenceBatch, TokenLogps, logsigmoid, require, wins
 
 LARGEST_EXPONENT = 40.0
 
@@ -77,7 +79,7 @@ class DPO(Algorithm):
         reference_free: bool = False
         """Leave the reference out: h = log π(y_c|x) − log π(y_r|x)."""
 
-        def __post_init__(self):
+        def __post_init__(self) -> None:
             require(self.beta > 0, "beta must be above 0")
             require(0 <= self.label_smoothing < 0.5, "label_smoothing must be at least 0 and below 0.5")
             require(self.loss != "robust" or self.label_smoothing > 0, "loss=robust needs a label_smoothing above 0")
@@ -95,10 +97,10 @@ class DPO(Algorithm):
             require(not self.length_normalized or self.ld_alpha == 1, "length_normalized leaves ld_alpha no effect")
             require(self.nll_weight >= 0, "nll_weight must be at least 0")
 
-    def needs(self, config):
+    def needs(self, config: Config) -> tuple[str, ...]:
         return ("policy",) if config.reference_free else ("policy", "reference")
 
-    def loss(self, batch, models, config):
+    def loss(self, batch: PreferenceBatch, models: Models, config: Config) -> Loss:
         """Equation 7, and its relatives."""
         chosen, rejected = models.policy.logps(batch.chosen, batch.rejected)
         log_ratios = self._sums(chosen, rejected, config)
@@ -120,7 +122,7 @@ class DPO(Algorithm):
             "nll": nll,
         })  # fmt: skip
 
-    def _losses(self, z, config):
+    def _losses(self, z: Tensor, config: Config) -> Tensor:
         """Loss of each pair from z = βh; logsigmoid, because log(sigmoid) overflows."""
         e = config.label_smoothing
         if config.loss == "hinge":
@@ -129,7 +131,7 @@ class DPO(Algorithm):
             return (-(1 - e) * logsigmoid(z) + e * logsigmoid(-z)) / (1 - 2 * e)
         return -(1 - e) * logsigmoid(z) - e * logsigmoid(-z)
 
-    def _score(self, log_ratio, config):
+    def _score(self, log_ratio: Tensor, config: Config) -> Tensor:
         """f'(u) at u = π/π_ref, up to a constant (arXiv:2309.16240, table 1)."""
         if config.divergence == "forward_kl":
             return -(-log_ratio).clamp(max=LARGEST_EXPONENT).exp()
@@ -140,7 +142,7 @@ class DPO(Algorithm):
             return (1 - (-alpha * log_ratio).clamp(max=LARGEST_EXPONENT).exp()) / alpha
         return log_ratio
 
-    def _sums(self, chosen, rejected, config):
+    def _sums(self, chosen: TokenLogps, rejected: TokenLogps, config: Config) -> list[Tensor]:
         """log π of both answers: sums, means a token, or sums with the longer one's tail made lighter."""
         if config.length_normalized:
             return [chosen.mean(), rejected.mean()]

@@ -42,16 +42,23 @@ Whitening moves the mean, so flat groups do not stay at 0 there.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from zoo.api import (
     Algorithm,
+    Answers,
     Batch,
     Loss,
+    Metric,
+    Models,
     Ragged,
+    Record,
+    Reward,
     clipped_surrogate,
     flat_groups,
     group_advantages,
@@ -64,6 +71,18 @@ from zoo.api import (
     to_go,
     whiten,
 )
+
+
+class Groups(Batch):
+    """Answers in groups. advantage, reference: [B, T], the latter with beta only; the rest [B]."""
+
+    answers: Answers
+    advantage: Tensor
+    reference: Tensor
+    kept: Tensor
+    constant: Tensor
+    overlong: Tensor
+    resampled: Tensor
 
 
 class GRPO(Algorithm):
@@ -167,7 +186,7 @@ class GRPO(Algorithm):
         step_rewards: bool = False
         """Process supervision: score an answer after each of its lines. Takes as many scores as there are lines."""
 
-        def __post_init__(self):
+        def __post_init__(self) -> None:
             dual, lengths = self.dual_clip, (self.length_constant, self.overlong_length)
             require(self.beta >= 0, "beta must be at least 0")
             require(0 < self.clip_low <= 1, "clip_low must be above 0 and at most 1")
@@ -190,32 +209,35 @@ class GRPO(Algorithm):
                 not self.step_rewards or self.kl_in != "reward", "step_rewards take the KL term in loss or token_reward"
             )
 
-    def needs(self, config):
+    def needs(self, config: Config) -> tuple[str, ...]:
         return ("policy", "reference") if config.beta > 0 else ("policy",)
 
-    def rollout(self, prompts, models, config, score):
+    def rollout(self, prompts: Sequence[Record], models: Models, config: Config, score: Reward) -> Groups:
         """Groups of answers, and what each of their tokens is worth."""
         answers, rewards, written = sample_groups(prompts, models.policy, score, config.resample)
         kept = _kept(answers, rewards, config)
         longest = models.policy.sampling.max_new_tokens
         lengths = answers.lengths.to(rewards.device)
         overlong = overlong_punishment(lengths, config.overlong_length or longest, config.overlong_cache)
-        fields = {}
+        fields: dict[str, Ragged] = {}
         if config.beta:
             fields["reference"] = Ragged(models.reference.logps(answers).per_token, answers)
         advantage = self._advantages(answers, rewards + overlong.view_as(rewards), fields, models, config, score)
         if config.whiten:
             advantage = whiten(advantage, answers.mask & kept[:, None])
         same = torch.ones_like(overlong)
-        return Batch(
+        return Groups(
             answers=answers, advantage=Ragged(advantage.to(answers.behaviour.dtype), answers), kept=kept,
             constant=same * (config.length_constant or longest), overlong=overlong,
             resampled=same * (written / len(prompts)), **fields,
         )  # fmt: skip
 
-    def _advantages(self, answers, rewards, fields, models, config, score):
+    def _advantages(
+        self, answers: Answers, rewards: Tensor, fields: Mapping[str, Ragged], models: Models, config: Config,
+        score: Reward,
+    ) -> Tensor:  # fmt: skip
         """Advantage of each token, float64 [B, T]; rewards [P, G]."""
-        spent = 0.0
+        spent = torch.zeros_like(answers.behaviour)
         if config.beta and config.kl_in != "loss":
             # k1 under the weights that wrote the answers.
             spent = config.beta * kl_estimate(answers.behaviour, fields["reference"].padded).double() * answers.mask
@@ -230,7 +252,9 @@ class GRPO(Algorithm):
             advantage = advantage - to_go(spent) * answers.mask
         return advantage
 
-    def _of_steps(self, answers, rewards, models, config, score):
+    def _of_steps(
+        self, answers: Answers, rewards: Tensor, models: Models, config: Config, score: Reward
+    ) -> Tensor:
         """Process supervision: the advantages of steps, which are lines, compared within each group."""
         size, ends = rewards.shape[1], models.policy.line_ends(answers)
         found = step_rewards(answers, rewards.flatten(), ends, score)
@@ -238,7 +262,7 @@ class GRPO(Algorithm):
         rows = [row for of in groups for row in step_advantages(found[of], ends[of], config.scale_epsilon)]
         return Ragged(rows).padded * answers.mask
 
-    def loss(self, batch, models, config):
+    def loss(self, batch: Groups, models: Models, config: Config) -> Loss:
         """Equation 3 of DeepSeekMath, and its relatives."""
         logps = models.policy.logps(batch.answers, entropy=True)
         mask, advantage = logps.mask, batch.advantage
@@ -277,7 +301,9 @@ class GRPO(Algorithm):
         })  # fmt: skip
 
 
-def reduced(losses, mask, kept, reduction, constant, metrics):
+def reduced(
+    losses: Tensor, mask: Tensor, kept: Tensor, reduction: str, constant: Tensor, metrics: Mapping[str, Metric]
+) -> Loss:
     """Numbers of tokens [B, T] as the loss of a step; kept [B]: the answers that count."""
     if reduction == "token_mean":
         return Loss.weighted(losses * mask, mask & kept[:, None], metrics)
@@ -285,13 +311,13 @@ def reduced(losses, mask, kept, reduction, constant, metrics):
     return Loss.weighted((losses * mask).sum(-1) / divisor, kept, metrics)
 
 
-def overlong_punishment(lengths, longest, share):
+def overlong_punishment(lengths: Tensor, longest: int, share: float) -> Tensor:
     """Equation 13 of DAPO, [B] of lengths [B]: from 0 at the cache's start to −1 at the longest length and beyond."""
     cache = max(1, round(share * longest))
     return ((longest - cache - lengths) / cache).clamp(-1, 0) * (share > 0)
 
 
-def _kept(answers, rewards, config):
+def _kept(answers: Answers, rewards: Tensor, config: GRPO.Config) -> Tensor:
     """Answers that the loss counts, bool [B]."""
     kept = ~rewards.isnan()
     if config.resample:

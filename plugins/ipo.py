@@ -19,7 +19,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from zoo.api import Algorithm, Loss, require, wins
+from torch import Tensor
+
+from zoo.api import Algorithm, Loss, Models, PreferenceBatch, TokenLogps, require, wins
 
 DEFAULT_TAU = {"mean": 1.0, "sum": 0.1}
 
@@ -61,10 +63,10 @@ class IPO(Algorithm):
         """Log-ratios a token (mean: TRL's DPO trainer, HALOs) or of whole answers (sum: the paper as written, the DPO
         authors, OpenRLHF)."""
 
-        def __post_init__(self):
+        def __post_init__(self) -> None:
             require(self.tau is None or self.tau > 0, "tau must be above 0")
 
-    def loss(self, batch, models, config):
+    def loss(self, batch: PreferenceBatch, models: Models, config: Config) -> Loss:
         """Equation 17: (h − 1/(2τ))²."""
         policy = models.policy.logps(batch.chosen, batch.rejected)
         reference = models.reference.logps(batch.chosen, batch.rejected)
@@ -87,5 +89,5 @@ class IPO(Algorithm):
             "logps/rejected": policy[1].sum(),
         })  # fmt: skip
 
-    def _reduced(self, logps, config):
+    def _reduced(self, logps: TokenLogps, config: Config) -> Tensor:
         return logps.mean() if config.reduction == "mean" else logps.sum()

@@ -18,12 +18,27 @@ weights; the default here suits the small default model.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Context
 
 import torch
 
-from zoo.api import Algorithm, Answer, Loss, default_collate, require, wins
+from zoo.api import (
+    Algorithm,
+    Answer,
+    Answers,
+    Batch,
+    FeedbackBatch,
+    Loss,
+    Measured,
+    Models,
+    Record,
+    Records,
+    default_collate,
+    require,
+    wins,
+)
 
 BALANCED = (1.0, 4 / 3)
 """Where λ_D·n_D / (λ_U·n_U) should lie according to the ICML version of the paper and TRL; a later version: 3/2."""
@@ -31,6 +46,12 @@ ROUNDING = 1e-9
 """What a ratio of typed weights may be off by."""
 UPWARDS = Context(prec=4, rounding=ROUND_CEILING)
 """Four digits of a raised weight. Rounded down it would fall short of the rule that it is raised for."""
+
+
+class KTOBatch(FeedbackBatch):
+    """Answers with a label, and to each prompt an answer to another one, for the reference point."""
+
+    mismatched: Answers
 
 
 class KTO(Algorithm):
@@ -76,34 +97,34 @@ class KTO(Algorithm):
         undesirable_weight: float | None = None
         """Weight λ_U of bad answers."""
 
-        def __post_init__(self):
+        def __post_init__(self) -> None:
             require(self.beta > 0, "beta must be above 0")
             require(
                 min(_weights(self)) >= 0 and max(_weights(self)) > 0,
                 "desirable_weight and undesirable_weight must be at least 0, and one of them above",
             )
 
-    def __init__(self):
-        self._weights = None
+    def __init__(self) -> None:
+        self._weights: tuple[float, float] | None = None
 
-    def prepare(self, records, models, config):
+    def prepare(self, records: Records, config: Config) -> Records:
         """The records as they are; what is looked at is the balance of good and bad ones."""
-        good = sum(bool(record["label"]) for record in records)
+        good = int(records.column("label").sum())
         self._weights = _balanced(good, len(records) - good, config)
         return records
 
-    def collate(self, records, max_length):
+    def collate(self, records: Sequence[Record], max_length: int) -> Batch:
         """The step's answers, and with each prompt an answer to another one."""
         mismatched = _mismatched([record["completion"] for record in records], max_length)
         pairs = zip(records, mismatched, strict=True)
         return default_collate([{**record, "mismatched": answer} for record, answer in pairs])
 
-    def measure(self, batch, models, config):
+    def measure(self, batch: KTOBatch, models: Models) -> Measured:
         """KL(π ‖ π_ref) over the step, from log π(y′|x)/π_ref(y′|x)."""
         policy, reference = (role.logps(batch.mismatched).sum() for role in (models.policy, models.reference))
         return {"kl": ((policy - reference).sum(), (batch.mismatched.lengths > 0).sum())}
 
-    def loss(self, batch, models, config):
+    def loss(self, batch: KTOBatch, models: Models, config: Config) -> Loss:
         """λ_y − v(x, y), with v = λ_D σ(β(r − z₀)) for good answers and λ_U σ(β(z₀ − r)) for bad ones."""
         policy = models.policy.logps(batch.completion).sum()
         log_ratio = policy - models.reference.logps(batch.completion).sum()
@@ -128,13 +149,13 @@ class KTO(Algorithm):
         })  # fmt: skip
 
 
-def _weights(config):
+def _weights(config: KTO.Config) -> tuple[float, float]:
     """(λ_D, λ_U) as given."""
-    given = (config.desirable_weight, config.undesirable_weight)
-    return tuple(1.0 if weight is None else weight for weight in given)
+    desirable, undesirable = config.desirable_weight, config.undesirable_weight
+    return 1.0 if desirable is None else desirable, 1.0 if undesirable is None else undesirable
 
 
-def _balanced(good, bad, config):
+def _balanced(good: int, bad: int, config: KTO.Config) -> tuple[float, float]:
     """(λ_D, λ_U) for so many good and bad answers, with a line where that is not plain 1 and 1."""
     low, high = BALANCED
     weights = _weights(config)
@@ -162,7 +183,7 @@ def _balanced(good, bad, config):
     return weights
 
 
-def _mismatched(answers, max_length):
+def _mismatched(answers: Sequence[Answer], max_length: int) -> list[Answer]:
     """For each answer its prompt with the completion of an answer to another prompt, cut at max_length."""
     partners = _partners([answer.prompt.numpy(force=True).tobytes() for answer in answers])
     if partners is None:
@@ -180,16 +201,16 @@ def _mismatched(answers, max_length):
     return made
 
 
-def _partners(prompts):
+def _partners(prompts: Sequence[bytes]) -> list[int] | None:
     """For each prompt the place of a different one, or None where all are equal.
 
     A cyclic shift over the prompts, equal ones side by side and the most frequent first, by the number of those: so
     nobody stays among equals. Where they are more than half, all others serve them in turn.
     """
-    blocks = {}
+    places: dict[bytes, list[int]] = {}
     for place, prompt in enumerate(prompts):
-        blocks.setdefault(prompt, []).append(place)
-    blocks = sorted(blocks.values(), key=len, reverse=True)
+        places.setdefault(prompt, []).append(place)
+    blocks = sorted(places.values(), key=len, reverse=True)
     line = [place for block in blocks for place in block]
     shift, others = len(blocks[0]), len(line) - len(blocks[0])
     if not others:

@@ -15,7 +15,7 @@ a trained model that learns from more text takes a tenth of the learning rate or
 
 from __future__ import annotations
 
-from zoo.api import Algorithm, Loss
+from zoo.api import Algorithm, Loss, Models, TextBatch
 
 
 class LM(Algorithm):
@@ -31,7 +31,7 @@ class LM(Algorithm):
     }  # fmt: skip
     metrics = {"mean_token_accuracy": "Share of tokens that greedy decoding would have produced."}
 
-    def loss(self, batch, models):
+    def loss(self, batch: TextBatch, models: Models) -> Loss:
         """−Σ log π(y_t | y_<t) / number of tokens."""
         logps = models.policy.logps(batch.completion)
         return Loss.per_token(-logps.per_token, logps.mask, {"mean_token_accuracy": logps.likeliest})

@@ -12,12 +12,25 @@ temperature of sampling. The paper takes lr 5e-7 with Adafactor and T 0.9.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
-from zoo.api import Algorithm, Batch, Loss, ZooError, logsigmoid, require, wins
+from zoo.api import Algorithm, Answers, Batch, Loss, Models, Record, Reward, ZooError, logsigmoid, require, wins
+
+
+class Pairs(Batch):
+    """A pair of answers to each prompt. usable: bool [B], whether it is one; the rest float [B]."""
+
+    chosen: Answers
+    rejected: Answers
+    usable: Tensor
+    margins: Tensor
+    reference_chosen: Tensor
+    reference_rejected: Tensor
 
 
 class OnlineDPO(Algorithm):
@@ -49,10 +62,10 @@ class OnlineDPO(Algorithm):
         missing_eos_penalty: float = 0.0
         """Taken off the score of an answer without end of turn, as TRL can; 0 for nothing."""
 
-        def __post_init__(self):
+        def __post_init__(self) -> None:
             require(self.beta > 0, "beta must be above 0")
 
-    def rollout(self, prompts, models, config, score):
+    def rollout(self, prompts: Sequence[Record], models: Models, config: Config, score: Reward) -> Pairs:
         """A pair for each prompt, and what the reference says of both."""
         answers = models.policy.generate(prompts)
         if len(answers) < 2 * len(prompts):
@@ -66,12 +79,12 @@ class OnlineDPO(Algorithm):
         same = [torch.equal(a.completion, b.completion) for a, b in zip(chosen, rejected, strict=True)]
         reference = models.reference.logps(chosen, rejected)
         margins = scores.gather(1, first[:, None]) - scores.gather(1, second[:, None])
-        return Batch(
+        return Pairs(
             chosen=chosen, rejected=rejected, usable=usable & ~torch.tensor(same, device=usable.device),
             margins=margins[:, 0], reference_chosen=reference[0].sum(), reference_rejected=reference[1].sum(),
         )  # fmt: skip
 
-    def loss(self, batch, models, config):
+    def loss(self, batch: Pairs, models: Models, config: Config) -> Loss:
         """Equation 7 of DPO on the pairs that are one."""
         chosen, rejected = models.policy.logps(batch.chosen, batch.rejected, entropy=True)
         reward_chosen = config.beta * (chosen.sum() - batch.reference_chosen)
@@ -96,7 +109,7 @@ class OnlineDPO(Algorithm):
         })  # fmt: skip
 
 
-def chosen_and_rejected(scores, ties="drop"):
+def chosen_and_rejected(scores: Tensor, ties: str = "drop") -> tuple[Tensor, Tensor, Tensor]:
     """Places of the best and the worst answer and whether they make a pair, [P] each; scores [P, n], NaN where missing.
 
     With ties="first" the first of equal answers is the chosen one.

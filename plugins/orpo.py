@@ -15,12 +15,27 @@ The default learning rate suits the small default model; the authors take 5e-6 (
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
-from zoo.api import Algorithm, Answer, Loss, default_collate, logsigmoid, require, wins
+from zoo.api import (
+    Algorithm,
+    Answer,
+    Batch,
+    Loss,
+    Measured,
+    Models,
+    PreferenceBatch,
+    Record,
+    default_collate,
+    logsigmoid,
+    require,
+    wins,
+)
 
 LARGEST = -torch.finfo(torch.float32).tiny
 """Mean log-probabilities are held below it: at 0 the odds are infinite."""
@@ -63,10 +78,10 @@ class ORPO(Algorithm):
         """Tokens of the likelihood term: those of the chosen answer, as the paper writes, or of its prompt too, as the
         authors' code and TRL do by default."""
 
-        def __post_init__(self):
+        def __post_init__(self) -> None:
             require(self.odds_ratio_weight > 0, "odds_ratio_weight must be above 0: without the term this is sft")
 
-    def collate(self, records, tokenizer, config):
+    def collate(self, records: Sequence[Record], config: Config) -> Batch:
         """With nll_over=all the prompt goes into the chosen completion, so that one pass gives all its log-probs."""
         if config.nll_over == "answer":
             return default_collate(records)
@@ -75,11 +90,11 @@ class ORPO(Algorithm):
             for record in records
         ])  # fmt: skip
 
-    def measure(self, batch):
+    def measure(self, batch: PreferenceBatch) -> Measured:
         """Tokens of the likelihood term a pair: with it the term is a mean over all tokens of the step."""
         return {"chosen_length": (batch.chosen.lengths.sum(), len(batch))}
 
-    def loss(self, batch, models, config):
+    def loss(self, batch: PreferenceBatch, models: Models, config: Config) -> Loss:
         """Equations 6 and 7: −log π(y_c|x) − λ log σ(log odds_c − log odds_r)."""
         chosen, rejected = models.policy.logps(batch.chosen, batch.rejected)
         answer = chosen.mask
@@ -105,13 +120,13 @@ class ORPO(Algorithm):
         })  # fmt: skip
 
 
-def _log_odds(p):
+def _log_odds(p: Tensor) -> Tensor:
     """log(P/(1 − P)) from p = log P."""
     p = p.clamp(max=LARGEST)
     return p - _log1mexp(p)
 
 
-def _log1mexp(p):
+def _log1mexp(p: Tensor) -> Tensor:
     """log(1 − exp p) for p below 0, in two branches, each exact where the other one loses all digits (Mächler 2012).
 
     Each is given harmless numbers in the place of the other's: a slope of infinity times 0 would be no number.
@@ -121,7 +136,7 @@ def _log1mexp(p):
     return torch.where(near, torch.log(-torch.expm1(small)), torch.log1p(-torch.exp(large)))
 
 
-def _whole(answer):
+def _whole(answer: Answer) -> Answer:
     """The answer with its prompt moved into the completion; all of it counts but the first token."""
     prompt = torch.ones_like(answer.prompt, dtype=torch.bool)
     prompt[:1] = False

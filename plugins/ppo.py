@@ -26,10 +26,12 @@ A missing reward takes its answer out of every mean and of the loss. Log-ratios 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from zoo.api import (
     Algorithm,
@@ -37,7 +39,12 @@ from zoo.api import (
     Answers,
     Batch,
     Loss,
+    Measured,
+    Models,
     Ragged,
+    Record,
+    Records,
+    Reward,
     clipped_surrogate,
     clipped_value_loss,
     explained_variance,
@@ -53,6 +60,22 @@ WHOLE = ("kl_coef", "explained_variance", "return_variance", "advantage_variance
 """Numbers of a whole rollout."""
 LONGEST_TEXT = 512
 """Tokens of a text of the pretraining mix that are used."""
+
+
+class Experience(Batch):
+    """Answers of a rollout. kl_k3, returns, old_values and advantages are [B, T], the rest [B]."""
+
+    answers: Answers
+    known: Tensor
+    score: Tensor
+    total_reward: Tensor
+    kl: Tensor
+    kl_k3: Tensor
+    returns: Tensor
+    old_values: Tensor
+    advantage: Tensor
+    raw_advantage: Tensor
+    ptx: Answers
 
 
 class PPO(Algorithm):
@@ -145,11 +168,11 @@ class PPO(Algorithm):
         """Where these texts come from, as --data takes it: plain text or demonstrations, one drawn for each answer. By
         default they are the column `demonstration` of the prompt data; prompts without one bring none."""
 
-        def __post_init__(self):
-            steered, dual = self.adaptive_kl is not None, self.dual_clip
+        def __post_init__(self) -> None:
+            goal, dual = self.adaptive_kl, self.dual_clip
             require(self.kl_coef >= 0, "kl_coef must be at least 0")
-            require(not steered or self.adaptive_kl > 0, "adaptive_kl must be above 0")
-            require(not steered or self.kl_coef > 0, "adaptive_kl needs a kl_coef above 0")
+            require(goal is None or goal > 0, "adaptive_kl must be above 0")
+            require(goal is None or self.kl_coef > 0, "adaptive_kl needs a kl_coef above 0")
             require(self.adaptive_kl_horizon >= 1, "adaptive_kl_horizon must be at least 1")
             require(self.score_clip is None or self.score_clip > 0, "score_clip must be above 0")
             require(0 <= self.gamma <= 1, "gamma must be from 0 to 1")
@@ -161,18 +184,19 @@ class PPO(Algorithm):
             )
             require(self.ptx is None or self.ptx_weight > 0, "ptx needs a ptx_weight above 0")
 
-    def __init__(self):
-        self.kl_coef, self.texts = 0.0, []
+    def __init__(self) -> None:
+        self.kl_coef = 0.0
+        self.texts: list[Record] = []
 
-    def prepare(self, records, config):
+    def prepare(self, records: Records, config: Config) -> Records:
         """The prompts as they are, and the texts of the pretraining mix."""
         self.texts = load_records(config.ptx, ("demonstration", "text")) if config.ptx else []
         return records
 
-    def needs(self, config):
+    def needs(self, config: Config) -> tuple[str, ...]:
         return ("policy", "critic") if config.kl_coef == 0 else ("policy", "critic", "reference")
 
-    def rollout(self, prompts, models, config, score):
+    def rollout(self, prompts: Sequence[Record], models: Models, config: Config, score: Reward) -> Experience:
         """Answers, and for each token the advantage, the return, and the value that was expected."""
         beta = self.kl_coef or config.kl_coef
         answers = models.policy.generate(prompts)
@@ -190,14 +214,15 @@ class PPO(Algorithm):
         values = models.critic.values(answers) * mask
         advantage, returns = gae(rewards, values, mask, config.gamma, config.gae_lambda)
         if config.adaptive_kl is not None and known.any():
-            self.kl_coef = adapted(beta, float(kl.sum(-1)[known].mean()), int(known.sum()), config)
+            over = float(kl.sum(-1)[known].mean()) / config.adaptive_kl - 1
+            self.kl_coef = adapted(beta, over, int(known.sum()), config.adaptive_kl_horizon)
         over_all = {
             "kl_coef": torch.tensor(beta),
             "explained_variance": explained_variance(returns, values, mask),
             "return_variance": variance(returns, mask),
             "advantage_variance": variance(advantage, mask),
         }
-        return Batch(
+        return Experience(
             answers=answers, known=known, score=scores, kl=kl.sum(-1), total_reward=scores - beta * kl.sum(-1),
             kl_k3=Ragged(kl_k3, answers), returns=Ragged(returns, answers), old_values=Ragged(values, answers),
             advantage=Ragged(whiten(advantage, mask), answers), raw_advantage=Ragged(advantage, answers),
@@ -205,12 +230,12 @@ class PPO(Algorithm):
             **({"ptx": _pretraining(self.texts, prompts, answers, models)} if config.ptx_weight else {}),
         )  # fmt: skip
 
-    def measure(self, batch):
+    def measure(self, batch: Experience) -> Measured:
         """Tokens of both terms, whose means have denominators of their own."""
         ptx = batch.ptx.mask.sum(-1) * batch.known if "ptx" in batch else torch.zeros(1)
         return {"tokens": (batch.answers.mask & batch.known[:, None]).sum(), "ptx_tokens": ptx.sum()}
 
-    def loss(self, batch, models, config):
+    def loss(self, batch: Experience, models: Models, config: Config) -> Loss:
         """Equation 2 of InstructGPT, the policy's and the critic's losses being those of PPO."""
         logps = models.policy.logps(batch.answers, entropy=True)
         mask = logps.mask & batch.known[:, None]
@@ -248,7 +273,7 @@ class PPO(Algorithm):
         })  # fmt: skip
 
 
-def shaped_scores(scores, ended, config):
+def shaped_scores(scores: Tensor, ended: Tensor, config: PPO.Config) -> Tensor:
     """Scores [B] as the reward takes them, NaN where missing: normalised, clipped, without a good end made less."""
     if config.normalize_score:
         scores = whiten(scores, ~scores.isnan()).where(~scores.isnan(), torch.nan)
@@ -260,21 +285,21 @@ def shaped_scores(scores, ended, config):
     return scores.where(ended | scores.isnan(), less - config.missing_eos_penalty)
 
 
-def token_rewards(scores, kl, mask, beta):
+def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, beta: float) -> Tensor:
     """−β·k1 of each token, and the score at the last one that counts; scores [B], kl and mask [B, T] → [B, T]."""
     places = torch.arange(mask.shape[-1], device=mask.device)
     last = torch.where(mask, places, -1).amax(-1, keepdim=True)
     return (scores[:, None] * (places == last) - beta * kl) * mask
 
 
-def adapted(beta, kl, answers, config):
-    """β after a rollout of so many answers whose mean KL is `kl` (section 2.2 of arXiv:1909.08593)."""
-    error = min(max(kl / config.adaptive_kl - 1, -0.2), 0.2)
+def adapted(beta: float, over: float, answers: int, horizon: int) -> float:
+    """β after a rollout of so many answers; over: KL / goal − 1 (section 2.2 of arXiv:1909.08593)."""
+    error = min(max(over, -0.2), 0.2)
     # More answers than the horizon could otherwise turn its sign.
-    return beta * max(1 + error * answers / config.adaptive_kl_horizon, 0.5)
+    return beta * max(1 + error * answers / horizon, 0.5)
 
 
-def _ptx(batch, models):
+def _ptx(batch: Experience, models: Models) -> tuple[Tensor, Tensor] | None:
     """−log π of each answer's demonstration and its tokens, [B], or None without any; at temperature 1."""
     if "ptx" not in batch:
         return None
@@ -282,7 +307,9 @@ def _ptx(batch, models):
     return -found.sum() * batch.known, found.lengths * batch.known
 
 
-def _pretraining(texts, prompts, answers, models):
+def _pretraining(
+    texts: Sequence[Record], prompts: Sequence[Record], answers: Answers, models: Models
+) -> Answers:
     """A text for each answer: drawn from all, or what its prompt comes with; without one, tokens that do not count."""
     if texts:
         drawn = [texts[i] for i in torch.randint(len(texts), (len(answers),)).tolist()]
@@ -301,5 +328,5 @@ def _pretraining(texts, prompts, answers, models):
     return Answers(found)
 
 
-def _begun(answer, tokens):
+def _begun(answer: Answer, tokens: int) -> Answer:
     return Answer(answer.prompt, answer.completion[:tokens], answer.mask[:tokens])

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
-from zoo.api import Algorithm, Loss, ZooError, logsigmoid, wins
+from zoo.api import Algorithm, Loss, Metric, Models, Records, StepwiseBatch, ZooError, logsigmoid, wins
 
 
 class PRM(Algorithm):
@@ -52,7 +53,7 @@ class PRM(Algorithm):
         until_first_error: bool = True
         """Learn nothing behind the first wrong step of a solution."""
 
-    def prepare(self, records, models, config):
+    def prepare(self, records: Records, config: Config) -> Records:
         """Refuse labels whose 0 may mean two things."""
         if config.zero is None and any(-1 in r["labels"] and 0 in r["labels"] for r in records):
             raise ZooError(
@@ -61,7 +62,7 @@ class PRM(Algorithm):
             )
         return records
 
-    def loss(self, batch, models, config):
+    def loss(self, batch: StepwiseBatch, models: Models, config: Config) -> Loss:
         """−log σ(s) of right steps and −log σ(−s) of wrong ones, averaged over labelled steps."""
         scores = models.policy.scores(batch.completion, at=batch.step_ends)
         score, here = scores.per_step, scores.mask
@@ -75,7 +76,7 @@ class PRM(Algorithm):
             **self._of_solutions(score, here, labelled & ~right),
         })  # fmt: skip
 
-    def _labels(self, labels, here, config):
+    def _labels(self, labels: list[list[int]], here: Tensor, config: Config) -> tuple[Tensor, Tensor]:
         """Whether each step is right, and whether it is learned, bool [B, S] both."""
         label = torch.zeros(here.shape, dtype=torch.long, device=here.device)
         label[here] = torch.tensor([one for row in labels for one in row], dtype=torch.long, device=here.device)
@@ -86,7 +87,7 @@ class PRM(Algorithm):
             labelled = labelled & (wrong.cumsum(-1) - wrong == 0)
         return right, labelled
 
-    def _of_solutions(self, score, here, wrong):
+    def _of_solutions(self, score: Tensor, here: Tensor, wrong: Tensor) -> dict[str, Metric]:
         """Metrics of solutions, [B]: over those without a wrong step, and over the others."""
         log_p = torch.where(here, logsigmoid(score), 0.0)
         flawed = wrong.any(-1)

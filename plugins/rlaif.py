@@ -20,16 +20,22 @@ model made of them, is `zoo label`, `rm` and `ppo` one after the other.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from zoo.api import (
     Algorithm,
+    Answers,
     Batch,
     Loss,
+    Models,
     Ragged,
+    Record,
+    Reward,
     ZooError,
     explained_variance,
     group_advantages,
@@ -37,6 +43,23 @@ from zoo.api import (
     require,
     to_go,
 )
+
+
+class Graded(Batch):
+    """Answers with the judge's grades. advantage, kl_k3, returns: [B, T], the last with baseline=value only."""
+
+    answers: Answers
+    advantage: Tensor
+    known: Tensor
+    grade: Tensor
+    reward: Tensor
+    gold: Tensor
+    objective: Tensor
+    kl: Tensor
+    kl_k3: Tensor
+    length: Tensor
+    returns: Tensor
+    explained: Tensor
 
 
 class RLAIF(Algorithm):
@@ -79,15 +102,15 @@ class RLAIF(Algorithm):
         value_weight: float = 0.1
         """Weight of the critic's loss."""
 
-        def __post_init__(self):
+        def __post_init__(self) -> None:
             require(0 <= self.beta < 1, "beta must be at least 0 and below 1")
             require(self.value_weight >= 0, "value_weight must be at least 0")
 
-    def needs(self, config):
+    def needs(self, config: Config) -> tuple[str, ...]:
         roles = ["policy", "judge"] + ["reference"] * (config.beta > 0) + ["critic"] * (config.baseline == "value")
         return tuple(roles)
 
-    def rollout(self, prompts, models, config, score):
+    def rollout(self, prompts: Sequence[Record], models: Models, config: Config, score: Reward) -> Graded:
         """Answers, their grades, and what each of their tokens is worth."""
         answers = models.policy.generate(prompts)
         each = len(answers) // len(prompts)
@@ -106,7 +129,7 @@ class RLAIF(Algorithm):
             reference = models.reference.logps(answers).per_token
             kl, kl_k3 = (kl_estimate(answers.behaviour, reference, kind) * answers.mask for kind in ("k1", "k3"))
         goals = objective(rewards, kl.sum(-1), config.beta)
-        fields = {}
+        fields: dict[str, Ragged | Tensor] = {}
         if config.baseline == "value":
             values, mask = models.critic.values(answers), answers.mask & known[:, None]
             returns = still_to_come(rewards.nan_to_num(), kl, answers.mask, config.beta) * mask
@@ -116,13 +139,13 @@ class RLAIF(Algorithm):
         else:
             found = group_advantages(goals.view(len(prompts), -1), "leave_one_out", "none")
             advantage = found.to(gold).flatten()[:, None] * answers.mask
-        return Batch(
+        return Graded(
             answers=answers, advantage=Ragged(advantage, answers), known=known, grade=grades, reward=rewards,
             gold=gold, objective=goals, kl=kl.sum(-1), kl_k3=Ragged(kl_k3, answers),
             length=_correlation(grades, answers.lengths.to(gold)).expand(len(answers)).clone(), **fields,
         )  # fmt: skip
 
-    def loss(self, batch, models, config):
+    def loss(self, batch: Graded, models: Models, config: Config) -> Loss:
         """REINFORCE: −Σ_t A_t log π(y_t | x, y_<t), mean over answers."""
         logps = models.policy.logps(batch.answers, entropy=True)
         mask, known = logps.mask, batch.known
@@ -153,22 +176,22 @@ class RLAIF(Algorithm):
         })  # fmt: skip
 
 
-def reward_of(grades):
+def reward_of(grades: Tensor) -> Tensor:
     """Grades from 1 to 10 as rewards from −1 to 1; NaN stays."""
     return 2 * (grades - 1) / 9 - 1
 
 
-def objective(rewards, kl, beta):
+def objective(rewards: Tensor, kl: Tensor, beta: float) -> Tensor:
     """J = (1 − β) r − β KL of each answer (appendix A.3)."""
     return (1 - beta) * rewards - beta * kl
 
 
-def still_to_come(rewards, kl, mask, beta):
+def still_to_come(rewards: Tensor, kl: Tensor, mask: Tensor, beta: float) -> Tensor:
     """G_t: what of J is still to come at each token, [B, T]; rewards [B] come with the last, kl [B, T] with each."""
     return objective(rewards[:, None], to_go(kl * mask), beta) * mask
 
 
-def _correlation(grades, lengths):
+def _correlation(grades: Tensor, lengths: Tensor) -> Tensor:
     """Pearson's, over the answers with a grade; NaN where one of both does not vary."""
     known = ~grades.isnan()
     pair = torch.stack([grades[known], lengths[known]])

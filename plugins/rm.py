@@ -20,8 +20,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
-from zoo.api import Algorithm, Loss, logsigmoid, require, wins
+from zoo.api import (
+    Algorithm,
+    Loss,
+    Models,
+    PreferenceBatch,
+    RankingBatch,
+    Records,
+    logsigmoid,
+    require,
+    wins,
+)
 
 
 class RM(Algorithm):
@@ -66,12 +77,12 @@ class RM(Algorithm):
         normalize_samples: int = 256
         """Chosen answers of the training data that normalisation looks at."""
 
-        def __post_init__(self):
+        def __post_init__(self) -> None:
             require(self.margin_scale >= 0, "margin_scale must be at least 0")
             require(self.centering >= 0, "centering must be at least 0")
             require(self.normalize_samples >= 2, "normalize_samples must be at least 2")
 
-    def prepare(self, records, models, config):
+    def prepare(self, records: Records, config: Config) -> Records:
         """The records as they are; what is looked at is whether the options say anything about them."""
         if config.ranking_loss != "kwise" and "chosen" in records[0]:
             warnings.warn(
@@ -85,13 +96,13 @@ class RM(Algorithm):
                 f"--ranking-loss {config.ranking_loss} learns nothing from {tied:,} of {len(records):,} rankings, for "
                 "their ties; kwise leaves out no more than tied pairs.", stacklevel=1,
             )  # fmt: skip
-        if config.margin_scale != 1 and not any("margin" in record for record in records):
+        if config.margin_scale != 1 and torch.as_tensor(records.column("margin")).isnan().all():
             warnings.warn("--margin-scale changes nothing: the data has no margin.", stacklevel=1)
         return records
 
-    def loss(self, batch, models, config):
+    def loss(self, batch: PreferenceBatch | RankingBatch, models: Models, config: Config) -> Loss:
         """−log σ(r_c − r_r), or the loss of a ranking."""
-        if "completions" in list(batch):
+        if isinstance(batch, RankingBatch):
             return self._rankings(batch, models, config)
         chosen, rejected = models.policy.scores(batch.chosen, batch.rejected)
         difference = chosen - rejected
@@ -105,13 +116,13 @@ class RM(Algorithm):
             "rewards/rejected": rejected,
         })  # fmt: skip
 
-    def _rankings(self, batch, models, config):
+    def _rankings(self, batch: RankingBatch, models: Models, config: Config) -> Loss:
         """One value a prompt; a prompt with ties that leave nothing to learn weighs nothing."""
-        found = models.policy.scores(*batch.completions)
-        every = [found] if isinstance(found, torch.Tensor) else found
+        scores = models.policy.scores(*batch.completions)
+        every = [scores] if isinstance(scores, Tensor) else scores
         values, weights, metrics = [], [], []
-        for rewards, ranks, answers in zip(every, batch.ranks, batch.completions, strict=True):
-            ranks = torch.as_tensor(ranks, device=rewards.device)
+        for rewards, given, answers in zip(every, batch.ranks, batch.completions, strict=True):
+            ranks = torch.as_tensor(given, device=rewards.device)
             better, worse = (ranks[:, None] < ranks[None, :]).nonzero(as_tuple=True)
             value = self._ranking(rewards, ranks, better, worse, config)
             centering = config.centering * ((rewards[better] + rewards[worse]) ** 2).mean()
@@ -125,7 +136,9 @@ class RM(Algorithm):
         means = {name: torch.stack([one[name].double().nanmean() for one in metrics]) for name in metrics[0]}
         return Loss.weighted(torch.stack(values), torch.tensor(weights, device=values[0].device), means)
 
-    def _ranking(self, rewards, ranks, better, worse, config):
+    def _ranking(
+        self, rewards: Tensor, ranks: Tensor, better: Tensor, worse: Tensor, config: Config
+    ) -> Tensor | None:
         """The loss of one ranking, [] or None where ties leave nothing."""
         if _is_tied(ranks.tolist(), config.ranking_loss):
             return None
@@ -136,7 +149,9 @@ class RM(Algorithm):
         ordered = rewards[ranks.argsort()]
         return (ordered.flip(0).logcumsumexp(0).flip(0) - ordered).sum()
 
-    def _of_pairs(self, chosen, rejected, p, chosen_length, rejected_length):
+    def _of_pairs(
+        self, chosen: Tensor, rejected: Tensor, p: Tensor, chosen_length: Tensor, rejected_length: Tensor
+    ) -> dict[str, Tensor]:
         """Metrics of pairs, [P] each."""
         right = wins(chosen - rejected)
         close = (chosen_length - rejected_length).abs() <= 0.1 * chosen_length.maximum(rejected_length)
@@ -149,7 +164,7 @@ class RM(Algorithm):
             "accuracy/longer": longer,
         }
 
-    def finish(self, records, models, config):
+    def finish(self, records: Records, models: Models, config: Config) -> None:
         """Fix the offset, and the scale, on chosen answers evenly taken from the training data."""
         if config.normalize != "none":
             some = records[:: max(1, len(records) // config.normalize_samples)][: config.normalize_samples]
@@ -157,7 +172,7 @@ class RM(Algorithm):
             models.policy.normalize(best, std=1.0 if config.normalize == "mean_std" else None)
 
 
-def _is_tied(ranks, ranking_loss):
+def _is_tied(ranks: list[float], ranking_loss: str) -> bool:
     """Whether ties leave nothing of a ranking: all answers alike; more than one best; no whole order."""
     if ranking_loss == "best_of_n":
         return ranks.count(min(ranks)) > 1

@@ -11,10 +11,11 @@ trained in full take 1e-5 to 2e-5.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from zoo.api import Algorithm, Loss, default_collate
+from zoo.api import Algorithm, Batch, DemonstrationBatch, Loss, Models, Record, default_collate
 
 
 class SFT(Algorithm):
@@ -35,11 +36,11 @@ class SFT(Algorithm):
         neftune_alpha: float = 0.0
         """Noise scale α on the embeddings; 5 is the paper's value, 0 is off."""
 
-    def collate(self, records, tokenizer, config):
+    def collate(self, records: Sequence[Record], config: Config) -> Batch:
         field = "conversation" if config.train_on == "turns" else "completion"
         return default_collate([{"row": record["row"], "completion": record[field]} for record in records])
 
-    def loss(self, batch, models, config):
+    def loss(self, batch: DemonstrationBatch, models: Models, config: Config) -> Loss:
         """−Σ m_t log π(y_t | x, y_<t) / Σ m_t."""
         logps = models.policy.logps(batch.completion, noise=config.neftune_alpha if models.training else 0.0)
         return Loss.per_token(-logps.per_token, logps.mask, {"mean_token_accuracy": logps.likeliest})

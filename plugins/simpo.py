@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from zoo.api import Algorithm, Loss, logsigmoid, require, wins
+from zoo.api import Algorithm, Loss, Measured, Models, PreferenceBatch, logsigmoid, require, wins
 
 
 class SimPO(Algorithm):
@@ -57,17 +57,17 @@ class SimPO(Algorithm):
         """Weight of the likelihood of chosen answers, a mean over all their tokens in the step; the authors' code
         offers it and leaves it at 0. TRL calls it cpo_alpha, which is 1 there unless set to 0."""
 
-        def __post_init__(self):
+        def __post_init__(self) -> None:
             require(self.beta > 0, "beta must be above 0")
             require(self.gamma >= 0, "gamma must be at least 0")
             require(0 <= self.label_smoothing < 0.5, "label_smoothing must be at least 0 and below 0.5")
             require(self.sft_weight >= 0, "sft_weight must be at least 0")
 
-    def measure(self, batch, config):
+    def measure(self, batch: PreferenceBatch, config: Config) -> Measured:
         """Tokens of a chosen answer on average: with it the NLL term is a mean over all tokens of the step."""
         return {"chosen_length": (batch.chosen.lengths.sum(), len(batch))} if config.sft_weight else {}
 
-    def loss(self, batch, models, config):
+    def loss(self, batch: PreferenceBatch, models: Models, config: Config) -> Loss:
         """Equation 6."""
         chosen, rejected = models.policy.logps(batch.chosen, batch.rejected)
         rewards = [config.beta * logps.mean() for logps in (chosen, rejected)]

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from zoo.judges.constitution import Principle, load_constitution
     from zoo.options.fields import require
     from zoo.rollout.engine import Engine, EngineSetup, Sampling
+    from zoo.runs import Run
     from zoo.values.batches import (
         DemonstrationBatch,
         FeedbackBatch,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         TextBatch,
     )
     from zoo.values.groups import flat_groups, group_advantages, sample_groups, step_advantages, step_rewards
+    from zoo.values.loss import Measured
     from zoo.values.records import Record, Records
     from zoo.values.rl import (
         clipped_surrogate,
@@ -65,6 +67,7 @@ __all__ = [
     "Frozen",
     "Judge",
     "Loss",
+    "Measured",
     "Metric",
     "Models",
     "NoSuchSplit",
@@ -77,6 +80,7 @@ __all__ = [
     "Record",
     "Records",
     "Reward",
+    "Run",
     "Sampling",
     "Score",
     "Scorer",
@@ -139,7 +143,9 @@ _HOMES = {
     "zoo.values.batches": (
         "DemonstrationBatch", "FeedbackBatch", "PreferenceBatch", "RankingBatch", "StepwiseBatch", "TextBatch",
     ),
+    "zoo.values.loss": ("Measured",),
     "zoo.values.records": ("Record", "Records"),
+    "zoo.runs": ("Run",),
     "zoo.values.types": (
         "Answer", "Answers", "Batch", "Loss", "Metric", "Ragged", "StepScores", "TokenLogps",
     ),

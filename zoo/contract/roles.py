@@ -42,7 +42,12 @@ class Scorer(Protocol):
     ) -> TokenLogps: ...
     @overload
     def logps(
-        self, first: Answers, second: Answers, /, *more: Answers, temperature: float | None = None,
+        self, first: Answers, second: Answers, /, *, temperature: float | None = None, entropy: bool = False,
+        noise: float = 0.0,
+    ) -> tuple[TokenLogps, TokenLogps]: ...  # fmt: skip
+    @overload
+    def logps(
+        self, first: Answers, second: Answers, third: Answers, /, *more: Answers, temperature: float | None = None,
         entropy: bool = False, noise: float = 0.0,
     ) -> tuple[TokenLogps, ...]: ...  # fmt: skip
     def logps(
@@ -99,7 +104,9 @@ class Policy(Writer, Protocol):
     @overload
     def scores(self, answers: Answers, /, *, at: Sequence[Sequence[int]]) -> StepScores: ...
     @overload
-    def scores(self, first: Answers, second: Answers, /, *more: Answers) -> tuple[Tensor, ...]: ...
+    def scores(self, first: Answers, second: Answers, /) -> tuple[Tensor, Tensor]: ...
+    @overload
+    def scores(self, *answers: Answers) -> Tensor | tuple[Tensor, ...]: ...
     def scores(
         self, *answers: Answers, at: Sequence[Sequence[int]] | None = None
     ) -> Tensor | tuple[Tensor, ...] | StepScores:

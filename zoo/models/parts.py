@@ -57,7 +57,8 @@ def logps_in_parts(
 
     def rows(part: list[Answer]) -> list[Tensor]:
         scored = score(part)
-        columns = [scored.per_token] if scored.entropy is None else [scored.per_token, scored.entropy]
+        entropy = scored.computed["entropy"]
+        columns = [scored.per_token] if entropy is None else [scored.per_token, entropy]
         return [torch.stack([c[k, : len(a.completion)] for c in columns]) for k, a in enumerate(part)]
 
     found = rows_in_parts(rows, answers, micro_tokens)

@@ -113,7 +113,7 @@ def split(logps: TokenLogps, parts: Sequence[Sequence[Answer]]) -> list[TokenLog
     for part in parts:
         here = slice(start, start + len(part))
         width = max([1, *(len(answer.completion) for answer in part)])
-        rest = [None if value is None else value[here, :width] for value in (logps.entropy, logps.likeliest)]
+        rest = [None if value is None else value[here, :width] for value in logps.computed.values()]
         found.append(TokenLogps(logps.per_token[here, :width], logps.mask[here, :width], *rest))
         start += len(part)
     return found

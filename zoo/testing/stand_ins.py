@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from zoo.models.roles import Models
+from zoo.values.batches import batch_of
 from zoo.values.types import Answer, Answers, Batch, StepScores, TokenLogps, pad
 
 
@@ -50,7 +51,7 @@ class _Given:
         width = part.mask.shape[-1]
 
         def column(name: str) -> Any:
-            values = [getattr(known, name) for known, _ in rows]
+            values = [{**vars(known), **known.computed}[name] for known, _ in rows]
             if any(value is None for value in values):
                 return None
             return torch.stack([value[i, :width] for value, (_, i) in zip(values, rows, strict=True)])
@@ -92,7 +93,7 @@ def stand_ins(
                 for one, row in zip(answers[name], written, strict=True)
             ]
         )
-    batch = Batch(**answers, **(fields or {}))
+    batch = batch_of({**answers, **(fields or {})})
     made = {}
     for role, given in roles.items():
         known = {name: _spread(given[name], shapes[name], (entropy or {}).get(name)) for name in given}
@@ -113,7 +114,7 @@ def _with_scores(
             counts = lengths.get(name, [[1] * len(row) for row in values])
             answers[name] = [_answers(row) for row in counts]
             known |= {id(part): row for part, row in zip(answers[name], values, strict=True)}
-    return Batch(**answers, **fields), Models(policy=_GivenScores(known))
+    return batch_of({**answers, **fields}), Models(policy=_GivenScores(known))
 
 
 def _answers(lengths: Sequence[int]) -> Answers:

@@ -43,6 +43,8 @@ class Outcome:
     metrics: dict[str, float]
     gradients: dict[str, Tensor]
     states: list[dict[str, Any]]
+    trains: tuple[str, ...] = ("policy",)
+    """The roles that the step moves."""
 
     @property
     def finite(self) -> bool:
@@ -131,7 +133,7 @@ def step(parts: Sequence[tuple[Stage, Sequence[Batch]]]) -> Outcome:
     found = {name: p.grad / count for name, p in weights if p.grad is not None and role_of(name) in roles}
     means = sums.means()
     states = [copy.deepcopy(stage.algorithm.state()) for stage in stages]
-    return Outcome(means.pop(LOSS, 0.0), means, found, states)
+    return Outcome(means.pop(LOSS, 0.0), means, found, states, roles)
 
 
 def role_of(weight: str) -> str:

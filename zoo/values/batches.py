@@ -9,7 +9,7 @@ A plugin that adds fields in `collate` or `rollout` says so in a class of its ow
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -67,7 +67,7 @@ _CLASSES: tuple[type[Batch], ...] = (
 """Those with more fields first."""
 
 
-def batch_class(names: Collection[str]) -> type[Batch]:
-    """The class of a batch with such fields."""
-    fits = (one for one in _CLASSES if set(one.__annotations__) - {"optional", *one.optional} <= set(names))
-    return next(fits, Batch)
+def batch_of(fields: Mapping[str, Any]) -> Batch:
+    """A batch of these fields, of the class that has them."""
+    fits = (cls for cls in _CLASSES if set(cls.__annotations__) - {"optional", *cls.optional} <= set(fields))
+    return next(fits, Batch)(**fields)

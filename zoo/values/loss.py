@@ -14,6 +14,8 @@ from torch import Tensor
 
 Metric = Tensor | tuple[Tensor, Tensor]
 """Values alone, or values with their weights; NaN values are left out of the mean."""
+Measured = Mapping[str, Tensor | float | tuple[Tensor | float, Tensor | float]]
+"""What a hook `measure` returns: a sum with its count, or a sum, by name."""
 LARGEST = "_max"
 """What the name of a metric ends with that is no mean, but the largest value of the step that has a weight."""
 

@@ -151,18 +151,35 @@ def pad(rows: Sequence[Tensor], value: float | bool) -> Tensor:
     return out
 
 
-@dataclass
 class TokenLogps:
     """Log-probabilities of the completion tokens of B answers.
 
-    per_token: float32 [B, T], zero where mask is False; mask: bool [B, T]; entropy: float32 [B, T], on request;
-    likeliest: bool [B, T], whether no other token had a higher probability (None where scores came from a cache).
+    per_token: float32 [B, T], zero where mask is False; mask: bool [B, T]. entropy and likeliest are there where they
+    were computed: entropy on request, both of them not for scores that come from a cache.
     """
 
-    per_token: Tensor
-    mask: Tensor
-    entropy: Tensor | None = None
-    likeliest: Tensor | None = None
+    def __init__(
+        self, per_token: Tensor, mask: Tensor, entropy: Tensor | None = None, likeliest: Tensor | None = None
+    ):
+        self.per_token, self.mask = per_token, mask
+        self.computed = {"entropy": entropy, "likeliest": likeliest}
+        """By name, None for what was not computed."""
+
+    @property
+    def entropy(self) -> Tensor:
+        """Of the distribution that each token was drawn from, float32 [B, T]. Raises ZooError if not asked for."""
+        return self._computed("entropy", "Ask for it: models.policy.logps(answers, entropy=True).")
+
+    @property
+    def likeliest(self) -> Tensor:
+        """Whether no other token had a higher probability, bool [B, T]. Raises ZooError if not known."""
+        return self._computed("likeliest", "It is known of log-probs in `loss`, and not of those from a cache.")
+
+    def _computed(self, name: str, hint: str) -> Tensor:
+        value = self.computed[name]
+        if value is None:
+            raise ZooError(f"These log-probs have no '{name}'.", hint)
+        return value
 
     def sum(self) -> Tensor:
         """log π(y|x), [B]."""

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from zoo.errors import ZooError
-from zoo.values.batches import batch_class
+from zoo.values.batches import batch_of
+from zoo.values.records import Record
 from zoo.values.types import Answer, Answers, Batch
 
 
-def default_collate(records: list[dict[str, Any]]) -> Batch:
+def default_collate(records: Sequence[Record]) -> Batch:
     """A batch with one field for each field of the encoded records, of the class that its kind of data has.
 
     Answers become `Answers`, several answers to one prompt a list of `Answers`; truth values and numbers tensors
@@ -23,11 +25,10 @@ def default_collate(records: list[dict[str, Any]]) -> Batch:
     names = dict.fromkeys(name for record in records for name in record)
     # The same answer with more of its turns counted: for algorithms that ask for it in a collate of their own.
     names.pop("conversation", None)
-    fields = {name: _column(name, [record.get(name) for record in records], records) for name in names}
-    return batch_class(fields)(**fields)
+    return batch_of({name: _column(name, [record.get(name) for record in records], records) for name in names})
 
 
-def _column(name: str, values: list[Any], records: list[dict[str, Any]]) -> Any:
+def _column(name: str, values: list[Any], records: Sequence[Record]) -> Any:
     given = [value for value in values if value is not None]
     if all(isinstance(value, bool | int | float) for value in given):
         return _numbers(values)

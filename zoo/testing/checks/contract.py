@@ -13,7 +13,7 @@ from zoo.data.loader import answers_among
 from zoo.errors import nearest
 from zoo.testing.bench import Bench
 from zoo.testing.rolling import Worth
-from zoo.testing.steps import Failed, Stage, loss_of, measure, step, with_options
+from zoo.testing.steps import Failed, Stage, loss_of, measure, role_of, step, with_options
 from zoo.testing.tiny import tiny_reward
 from zoo.values.types import Answers, Batch, Ragged, metric_sums
 
@@ -133,7 +133,8 @@ def gradients(bench: Bench) -> None:
             if not parameter.requires_grad:
                 raise Failed(f"The loss freezes the weight {name}{with_options(options)}.")
             # A choice such as a hinge may be flat for these rows; the defaults should not.
-            if not options and (name not in outcome.gradients or not bool(outcome.gradients[name].any())):
+            moves = not options and role_of(name) in outcome.trains
+            if moves and (name not in outcome.gradients or not bool(outcome.gradients[name].any())):
                 raise Failed(f"No gradient reaches the weight {name}.")
         for name, parameter in frozen:
             if parameter.grad is not None:
@@ -159,6 +160,7 @@ def _loss_alone(stage: Stage, batch: Batch, options: Mapping[str, Any]) -> None:
 def metrics_explained(bench: Bench) -> None:
     """Every metric that is reported is explained, every explained one is reported, in training and in validation."""
     reported: set[str] = set()
+    nan: set[str] = set()
     for options in bench.variants:
         stage = bench.stage(options)
         batch = bench.batch(stage, options)
@@ -172,6 +174,7 @@ def metrics_explained(bench: Bench) -> None:
         held_out = {name for name, (_, weight) in metric_sums(again.metrics).items() if weight > 0}
         if not bench.cls.online() and held_out - set(outcome.metrics):
             raise Failed(f"Only held-out data has the metrics {held_out - set(outcome.metrics)}.")
+        nan |= again.metrics.keys() - held_out
         for name, value in again.metrics.items():
             parts = value if isinstance(value, tuple) else (value,)
             if not all(isinstance(part, Tensor) for part in parts):
@@ -181,6 +184,8 @@ def metrics_explained(bench: Bench) -> None:
         raise Failed(f"The metric '{clash[0]}' is the core's: choose another name.")
     if unknown := sorted(reported - explained):
         raise Failed(f"metrics does not explain '{unknown[0]}', which is reported.{nearest(unknown[0], explained)}")
+    if missing := sorted((explained - reported) & nan):
+        raise Failed(f"The metric '{missing[0]}' is NaN for every example and with every variant.")
     if unused := sorted(explained - reported):
         raise Failed(
             f"metrics explains '{unused[0]}', which no variant reports.{nearest(unused[0], reported)} If it takes "

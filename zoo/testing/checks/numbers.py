@@ -166,7 +166,7 @@ class Sized:
         return self._role.values(answers) * self._size
 
     def _times(self, logps: TokenLogps) -> TokenLogps:
-        return TokenLogps(logps.per_token * self._size, logps.mask, logps.entropy, logps.likeliest)
+        return TokenLogps(logps.per_token * self._size, logps.mask, **logps.computed)
 
     def scores(self, *answers: Any, **options: Any) -> Any:
         found = self._role.scores(*answers, **options)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from zoo.api import Algorithm, Loss
+from zoo.api import Algorithm, FeedbackBatch, Loss, Measured, Metric, Models
 
 
 class AWR(Algorithm):
@@ -54,33 +54,37 @@ class AWR(Algorithm):
         penalty_weight: float = 0.0
         """Weight of the squared log-ratio a token to the reference; 0 needs no reference."""
 
-        def __post_init__(self):
+        def __post_init__(self) -> None:
             if self.beta <= 0:
                 raise ValueError("beta must be above 0")
 
-    def __init__(self):
-        self.usual, self.step = None, -1
+    def __init__(self) -> None:
+        self.usual: float | None = None
+        self.step = -1
 
-    def needs(self, config):
+    def needs(self, config: Config) -> tuple[str, ...]:
         return ("policy", "reference") if config.penalty_weight else ("policy",)
 
-    def measure(self, batch):
+    def measure(self, batch: FeedbackBatch) -> Measured:
         return {"reward": (batch.label.float().sum(), len(batch))}
 
-    def loss(self, batch, models, config, step):
+    def loss(self, batch: FeedbackBatch, models: Models, config: Config, step: int) -> Loss:
         """−w log π(y|x)/|y| with w = exp((r − V)/λ)."""
-        self._update(float(batch.measured["reward"]), config.rate, step)
+        usual = self._update(float(batch.measured["reward"]), config.rate, step)
         logps = models.policy.logps(batch.completion).mean()
-        advantage = batch.label.float() - self.usual
+        advantage = batch.label.float() - usual
         weight = (advantage / config.beta).exp().clamp(max=config.max_weight)
-        values, metrics = -weight * logps, {"weight": weight, "usual": weight * 0 + self.usual}
+        values = -weight * logps
+        metrics: dict[str, Metric] = {"weight": weight, "usual": weight * 0 + usual}
         if config.penalty_weight:
-            metrics["penalty"] = (logps - models.reference.logps(batch.completion).mean()) ** 2
-            values = values + config.penalty_weight * metrics["penalty"]
+            penalty = (logps - models.reference.logps(batch.completion).mean()) ** 2
+            metrics["penalty"] = penalty
+            values = values + config.penalty_weight * penalty
         return Loss.per_example(values, metrics)
 
-    def _update(self, reward, rate, step):
-        """Once a step, from what all its micro-batches and processes share."""
-        if step != self.step:
+    def _update(self, reward: float, rate: float, step: int) -> float:
+        """V after this step: moved once a step, by what all its micro-batches and processes share."""
+        if self.usual is None or step != self.step:
             self.usual = reward if self.usual is None else (1 - rate) * self.usual + rate * reward
             self.step = step
+        return self.usual

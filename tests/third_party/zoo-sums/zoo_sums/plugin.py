@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Sequence
+from typing import Any
 
-from zoo.api import NoSuchSplit, hookimpl
+from zoo.api import NoSuchSplit, Record, hookimpl
 
 SIZES = {"train": (120, 0), "heldout": (24, 1)}
 """Number of sums and seed of each split."""
 
 
-def rows(split, kind):
+def rows(split: str, kind: str) -> list[Record]:
     """Feedback, or prompts alone with the column `sum`, which the reward reads."""
     if split not in SIZES:
         raise NoSuchSplit(f"sums has no split '{split}'.", f"There are: {', '.join(SIZES)}.")
     count, seed = SIZES[split]
     source = random.Random(seed)
-    found = []
+    found: list[Record] = []
     for _ in range(count):
         a, b = source.randint(1, 49), source.randint(1, 49)
-        row = {"prompt": f"What is {a} + {b}?", "sum": a + b}
+        row: Record = {"prompt": f"What is {a} + {b}?", "sum": a + b}
         if kind == "prompt":
             found.append(row)
             continue
@@ -29,9 +31,9 @@ def rows(split, kind):
     return found
 
 
-def right(completions, records):
+def right(completions: Sequence[str], records: Sequence[Record]) -> list[float | None]:
     """1 where the last number of the answer is the sum, else 0; None where the record has no sum."""
-    scores = []
+    scores: list[float | None] = []
     for text, record in zip(completions, records, strict=True):
         numbers = re.findall(r"-?\d+", text)
         scores.append(float(numbers[-1:] == [str(record["sum"])]) if "sum" in record else None)
@@ -39,10 +41,10 @@ def right(completions, records):
 
 
 @hookimpl
-def sources():
+def sources() -> dict[str, Any]:
     return {"sums": rows}
 
 
 @hookimpl
-def rewards():
+def rewards() -> dict[str, Any]:
     return {"sums": right}

@@ -1,0 +1,97 @@
+"""Steps that train some of the roles: the others, and what the optimizer keeps of them, stay as they are."""
+
+import textwrap
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_processes import assert_equal, only_run
+from tiny_runs import float32_flags, run_command, trainer, write_rows
+
+from zoo.errors import PluginError
+from zoo.testing.tiny import tiny_rows
+
+TURNS = '''
+    from zoo.api import Algorithm, Batch, Loss
+
+    class Turns(Algorithm):
+        """The policy in even steps, its critic in odd ones."""
+
+        api_version = 2
+        data = "prompt"
+        needs = ("policy", "critic")
+        metrics = {"error": "Squared error of the critic."}
+
+        def rollout(self, prompts, models, score):
+            answers = models.policy.generate(prompts)
+            return Batch(answers=answers, reward=score(answers).nan_to_num())
+
+        def loss(self, batch, models, step):
+            mask = batch.answers.mask.to(batch.reward.device)
+            if step % 2 == 0:
+                logps = models.policy.logps(batch.answers).per_token
+                return Loss.per_token(-batch.reward[:, None] * logps, mask, trains=("policy",))
+            error = (models.critic.values(batch.answers) - batch.reward[:, None]) ** 2
+            return Loss.per_token(error, mask, {"error": error}, trains=("critic",))
+'''
+OPTIONS = {
+    "reward": "zoo.testing.tiny:tiny_reward", "answers_per_prompt": 2, "batch_size": 4, "minibatches": 1, "lr": 1e-2,
+    "schedule": "constant", "warmup": 0.0, "max_new_tokens": 6, "eval_fraction": 0.0, "score": "none",
+}  # fmt: skip
+
+
+def prompts(folder):
+    return write_rows(folder / "prompts.jsonl", tiny_rows("prompt", 8))
+
+
+@pytest.fixture
+def turns(tmp_path):
+    file = tmp_path / "turns.py"
+    file.write_text(textwrap.dedent(TURNS), encoding="utf-8")
+    return f"{file}:Turns"
+
+
+@pytest.fixture
+def train(tmp_path, tiny_folder):
+    make = trainer(tmp_path, tiny_folder)
+    return lambda algo, **options: make(algo, data=prompts(tmp_path), **options)
+
+
+def weights_after(train, turns, steps, **options):
+    run = train(turns, max_steps=steps, **{**OPTIONS, **options})
+    return load_file(run.model_path / "model.safetensors"), run
+
+
+@pytest.mark.parametrize("critic", ["head", "own"])
+def test_a_step_of_the_critic_moves_no_weight_of_the_policy_nor_does_adams_momentum(
+    critic, turns, train, tiny_folder
+):
+    (first, _), (second, run), (third, _) = (weights_after(train, turns, n, critic=critic) for n in (1, 2, 3))
+    start = load_file(tiny_folder / "model.safetensors")
+    assert any(not torch.equal(start[name], first[name]) for name in start)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert any(not torch.equal(second[name], third[name]) for name in first)
+    policy, critics = run.metrics
+    assert "grad_norm" in policy and "critic/grad_norm" not in policy
+    assert critics["critic/grad_norm"] > 0 and "grad_norm" not in critics and critics["error"] > 0
+
+
+def test_two_processes_train_the_same_roles_as_one(turns, train, tmp_path, tiny_folder, monkeypatch):
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache-one"))
+    options = {**OPTIONS, "adam_eps": 1e-3, "temperature": 0}
+    _, single = weights_after(train, turns, 3, critic="own", **options)
+    flags = float32_flags(**options, critic="own", max_steps=3, devices=2, accelerator="cpu", out=tmp_path / "two")
+    done = run_command(
+        "train", "--algo", turns, "--model", str(tiny_folder), "--data", prompts(tmp_path), *flags, cwd=tmp_path,
+        ZOO_CACHE=str(tmp_path / "cache-two"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_equal(single, only_run(tmp_path))
+
+
+def test_micro_batches_that_differ_are_the_plugins_mistake(turns, train, tmp_path):
+    file = tmp_path / "turns.py"
+    text = file.read_text().replace("step % 2 == 0", "batch.reward.argmax() == 0").replace("trains=(\"critic\",)", "")
+    file.write_text(text.replace('{"error": error}, )', '{"error": error})'))
+    with pytest.raises(PluginError, match="other roles as trains in one micro-batch"):
+        weights_after(train, turns, 1, micro_tokens=8)
