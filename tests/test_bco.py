@@ -10,6 +10,7 @@ from formulas import backward, close, evaluate, metric, options, tensor, togethe
 from zoo.api import Answer
 from zoo.contract.registry import load_algorithm
 from zoo.errors import ZooError
+from zoo.values.records import ListedRecords
 
 BCO = load_algorithm("bco")[1]
 PAIR = ("chosen", "rejected")
@@ -98,7 +99,7 @@ def rows_of(draws):
 
 
 def weights_of(records):
-    return [one["weight"] for one in BCO().prepare(records, None, options(BCO, density_weights=True))]
+    return [one["weight"] for one in BCO().prepare(ListedRecords(records), options(BCO, density_weights=True))]
 
 
 def test_bad_answers_are_weighted_by_how_much_likelier_their_prompt_is_among_good_ones():
@@ -127,7 +128,7 @@ def test_the_weight_stands_before_the_loss_of_its_answer():
 def test_where_the_prompts_are_the_same_all_weights_are_1():
     records = [{**one, "label": label} for one in rows_of([(1, True), (2, True)] * 10) for label in (True, False)]
     assert weights_of(records) == pytest.approx([1.0] * 40)
-    assert BCO().prepare(records, None, options(BCO)) is records
+    assert BCO().prepare(records, options(BCO)) is records
 
 
 def test_prompts_of_which_nothing_can_be_told_leave_the_weights_at_1():

@@ -57,11 +57,11 @@ class Wrong(Algorithm):
     def loss(self, batch: PreferenceBatch, models: Models) -> Loss:
         text: Tensor = models.policy.logps("an answer")  # not answers
         pair: Tensor = models.policy.logps(batch.chosen, batch.rejected)  # two, not one
-        one = models.policy.logps(batch.chosen, temperatur=1.0)  # misspelt
+        models.policy.logps(batch.chosen, temperatur=1.0)  # misspelt
         models.policy.logps(batch.chosen).total()  # no such method
         models.reference.generate(["a prompt"])  # frozen
         models.policy.logps(batch.margin)  # numbers, not answers
-        return Loss.per_example(one)  # log-probs of tokens, not values
+        return Loss.per_example(models.policy.logps(batch.chosen))  # log-probs of tokens, not values
 '''
 
 

@@ -16,6 +16,7 @@ from zoo.contract.registry import load_algorithm
 from zoo.data.encoding.template import ChatTemplate
 from zoo.errors import ZooError
 from zoo.testing import stand_ins
+from zoo.values.records import ListedRecords
 
 KTO = load_algorithm("kto")[1]
 FIELDS = {"completion": "", "mismatched": "kl_"}
@@ -179,7 +180,7 @@ def test_without_mismatches_nothing_is_counted():
         masks={"mismatched": torch.tensor([[False]])},
         fields={"label": torch.tensor([True])},
     )
-    total, count = KTO().measure(batch, models, options(KTO))["kl"]
+    total, count = KTO().measure(batch, models)["kl"]
     assert (float(total), int(count)) == (0.0, 0)
 
 
@@ -236,11 +237,11 @@ def test_far_apart_answers_stay_finite_and_no_longer_pull():
 
 def prepared(good, bad, **values):
     """The weights that the loss then takes, and what was said."""
-    records = [{"label": True}] * good + [{"label": False}] * bad
+    records = ListedRecords([{"label": True}] * good + [{"label": False}] * bad)
     algorithm = KTO()
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        assert algorithm.prepare(records, None, options(KTO, **values)) is records
+        assert algorithm.prepare(records, options(KTO, **values)) is records
     half = {"completion": tensor([0.0, 0.0]), "mismatched": tensor([0.0, 0.0])}
     losses = evaluate(algorithm, half, half, fields={"label": torch.tensor([True, False])}, **values).values
     return (2 * losses).tolist(), [str(one.message) for one in said]

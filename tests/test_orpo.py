@@ -124,7 +124,7 @@ def test_over_all_tokens_the_prompt_counts_and_the_odds_stay_those_of_the_answer
 
     def evaluated(**values):
         config = options(ORPO, **values)
-        batch = ORPO().collate(RECORDS, None, config)
+        batch = ORPO().collate(RECORDS, config)
         sums = ORPO().measure(batch)["chosen_length"]
         batch.measured = {"chosen_length": sums[0] / sums[1]}
         return ORPO().loss(batch, models, config)
@@ -146,7 +146,7 @@ def test_over_all_tokens_the_prompt_counts_and_the_odds_stay_those_of_the_answer
 
 
 def test_over_the_answer_the_batch_is_the_ordinary_one():
-    made = ORPO().collate(RECORDS, None, options(ORPO))
+    made = ORPO().collate(RECORDS, options(ORPO))
     plain = default_collate(RECORDS)
     assert list(made) == list(plain) and made.chosen[0] is RECORDS[0]["chosen"]
 

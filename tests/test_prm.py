@@ -72,9 +72,9 @@ def test_what_a_zero_means_is_an_option(zero, weights, accuracy):
 def test_labels_whose_zero_may_mean_two_things_are_refused():
     records = [{"labels": [1, 0]}, {"labels": [0, -1]}]
     with pytest.raises(ZooError, match="0 may mean neutral"):
-        PRM().prepare(records, None, options())
-    assert PRM().prepare(records, None, options(zero="right")) is records
-    assert PRM().prepare(records[:1], None, options()) == records[:1]
+        PRM().prepare(records, options())
+    assert PRM().prepare(records, options(zero="right")) is records
+    assert PRM().prepare(records[:1], options()) == records[:1]
 
 
 def test_metrics_tell_right_steps_from_wrong_ones_and_find_the_first_error():

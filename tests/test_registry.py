@@ -19,6 +19,7 @@ class {name}(Algorithm):
 
     More text."""
 
+    api_version = 2
     paper = "arXiv:1234.56789"
     data = "preference"
     needs = ("policy", "reference")

@@ -11,6 +11,7 @@ from zoo.contract.registry import load_algorithm
 from zoo.errors import ZooError
 from zoo.options.fields import build
 from zoo.testing import stand_ins
+from zoo.values.records import ListedRecords
 from zoo.values.types import metric_sums
 
 RM = load_algorithm("rm")[1]
@@ -201,7 +202,8 @@ TIED = [*RANKINGS, {**RANKINGS[0], "ranks": [1, 2, 2]}, {**RANKINGS[0], "ranks":
 def test_an_option_that_says_nothing_about_the_data_is_named(records, values, said):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        assert RM().prepare(records, None, options(**values)) is records
+        listed = ListedRecords(records)
+        assert RM().prepare(listed, options(**values)) is listed
     assert len(caught) == bool(said)
     assert all(one.filename.endswith("rm.py") for one in caught), "a run makes a line of what a plugin itself warns of"
     assert re.search(said, "".join(str(one.message) for one in caught))

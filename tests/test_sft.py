@@ -68,7 +68,7 @@ def records():
 
 @pytest.mark.parametrize(("train_on", "tokens"), [("turns", [2, 4]), ("completion", [3, 4])])
 def test_every_turn_or_the_last_answer_only_is_learned(train_on, tokens):
-    batch = SFT().collate(records(), None, options(train_on=train_on))
+    batch = SFT().collate(records(), options(train_on=train_on))
     assert batch.row.tolist() == [1, 2]
     for answer in batch.completion:
         assert answer.completion[answer.mask].tolist() == tokens

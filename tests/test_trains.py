@@ -5,8 +5,8 @@ import textwrap
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_processes import assert_equal, only_run
-from tiny_runs import float32_flags, run_command, trainer, write_rows
+from test_processes import only_run
+from tiny_runs import differences, float32_flags, losses, run_command, trainer, write_rows
 
 from zoo.errors import PluginError
 from zoo.testing.tiny import tiny_rows
@@ -86,12 +86,14 @@ def test_two_processes_train_the_same_roles_as_one(turns, train, tmp_path, tiny_
         ZOO_CACHE=str(tmp_path / "cache-two"),
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert_equal(single, only_run(tmp_path))
+    both = only_run(tmp_path)
+    assert differences(single, both) < 1e-5
+    assert losses(single) == pytest.approx(losses(both), abs=1e-5, rel=1e-4)
 
 
 def test_micro_batches_that_differ_are_the_plugins_mistake(turns, train, tmp_path):
     file = tmp_path / "turns.py"
-    text = file.read_text().replace("step % 2 == 0", "batch.reward.argmax() == 0").replace("trains=(\"critic\",)", "")
-    file.write_text(text.replace('{"error": error}, )', '{"error": error})'))
+    counted = "self.calls = getattr(self, 'calls', 0) + 1\n        if self.calls % 2:"
+    file.write_text(file.read_text().replace("if step % 2 == 0:", counted))
     with pytest.raises(PluginError, match="other roles as trains in one micro-batch"):
         weights_after(train, turns, 1, micro_tokens=8)

@@ -258,7 +258,8 @@ class Batch(Mapping[str, Any]):
         if name not in self._values:
             if name in self.optional:
                 return None
-            raise AttributeError(f"The batch has no field '{name}', only {sorted(self._values)}.{nearest(name, self)}")
+            guess = nearest(name, [*self._values, *self.optional])
+            raise AttributeError(f"The batch has no field '{name}', only {sorted(self._values)}.{guess}")
         return self[name]
 
     def __getitem__(self, name: str) -> Any:

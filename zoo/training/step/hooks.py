@@ -114,9 +114,12 @@ class Hooks:
                 name: torch.tensor(value, dtype=torch.float32, device=device) for name, value in measured.items()
             }
 
-    def refuse_unused_roles(self) -> None:
-        """After the first step of a run: a role that nothing has touched costs memory and time for no result."""
-        if unused := self.models.unused():
+    def refuse_unused_roles(self, but: Collection[str]) -> None:
+        """After the first step of a run: a role that nothing has touched costs memory and time for no result.
+
+        but: roles whose turn comes in a later step.
+        """
+        if unused := [role for role in self.models.unused() if role not in but]:
             used = ", ".join(sorted(self.models.used)) or "no role"
             raise PluginError(
                 f"{type(self.algorithm).__name__} declares that it needs {', '.join(unused)}, but its first step used "

@@ -82,10 +82,11 @@ class PostTraining(lightning.LightningModule):
         optimizer: Any = self.optimizers()
         scheduler: Any = self.lr_schedulers()
         sums = self._backward_within_memory(batch, optimizer)
-        if self.steps_done == 0:
-            self.hooks.refuse_unused_roles()
         means = sums.means()
-        self._leave_alone([role for role in self.learners if not self._is_moved(role, means)])
+        still = [role for role in self.learners if not self._is_moved(role, means)]
+        self._leave_alone(still)
+        if self.steps_done == 0:
+            self.hooks.refuse_unused_roles(but=still)
         loss = means.get("loss", float("nan"))
         norms = self._scale_and_clip(world_size() / max(sums.count("loss"), torch.finfo(torch.float32).tiny))
         metrics = {
