@@ -52,8 +52,8 @@ class Constitutional(Algorithm):
         "schedule": "constant", "max_new_tokens": 96, "temperature": 0.7, "top_p": 0.9,
     }  # fmt: skip
     metrics = {
-        "revision_loss": "−log π a token of the revisions.",
-        "helpful_loss": "−log π a token of the helpful demonstrations; should not rise.",
+        "revision_loss": "−log π per token of the revisions.",
+        "helpful_loss": "−log π per token of the helpful demonstrations; should not rise.",
         "mean_token_accuracy": "Share of trained tokens that greedy decoding would have produced.",
     }
     conformance = {"variants": [{"rounds": 1, "helpful": None}]}

@@ -25,7 +25,7 @@ class CPO(Algorithm):
     defaults = {"lr": 5e-5, "epochs": 1, "batch_size": 16}
     metrics = {
         "prefer": "The preference term alone.",
-        "nll": "−log π a token over all chosen tokens of the step: the term that nll_weight weighs.",
+        "nll": "−log π per token, over all chosen tokens of the step: the likelihood term.",
         "rewards/chosen": "β·log π(y|x) of chosen answers, summed over tokens.",
         "rewards/rejected": "The same of rejected answers; should fall below rewards/chosen.",
         "rewards/margins": "rewards/chosen − rewards/rejected; depends on the lengths of the two from the start.",

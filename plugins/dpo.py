@@ -28,15 +28,15 @@ class DPO(Algorithm):
     data = "preference"
     defaults = {"lr": 5e-5, "epochs": 1, "batch_size": 8}
     metrics = {
-        "rewards/chosen": "β times the log-ratio of policy to reference on chosen answers, 0 at the start but for "
-        "rounding; a token with length_normalized, β·log π with reference_free.",
+        "rewards/chosen": "β times the log-ratio of policy to reference on chosen answers; 0 at the start, up to "
+        "rounding. Per token with length_normalized, β·log π with reference_free.",
         "rewards/rejected": "The same on rejected answers; should fall below rewards/chosen.",
         "rewards/margins": "rewards/chosen − rewards/rejected, β·h, whatever the divergence; should grow.",
-        "rewards/accuracies": "Share of pairs whose margin is above 0; ties count half, such as all pairs until the "
-        "policy has left the reference.",
+        "rewards/accuracies": "Share of pairs whose margin is above 0; ties count half, and all pairs tie until the "
+        "policy has moved.",
         "logps/chosen": "log π of chosen answers, summed. It often falls too: then both answers lose probability.",
         "logps/rejected": "log π of rejected answers, summed.",
-        "nll": "−log π / |y| of chosen answers: the term that nll_weight weighs.",
+        "nll": "−log π / |y| of chosen answers: the term of nll_weight.",
     }
     conformance = {
         "start": {"loss": math.log(2), "rewards/chosen": 0.0, "rewards/rejected": 0.0, "rewards/margins": 0.0},
@@ -135,7 +135,7 @@ class DPO(Algorithm):
         return log_ratio
 
     def _sums(self, chosen, rejected, config):
-        """log π of both answers: sums, means a token, or sums with the longer one's tail made lighter."""
+        """log π of both answers: sums, means per token, or sums in which the longer one's tail weighs less."""
         if config.length_normalized:
             return [chosen.mean(), rejected.mean()]
         if config.ld_alpha == 1.0:

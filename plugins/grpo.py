@@ -4,7 +4,8 @@ To each prompt the policy writes a group of answers. The advantage of an answer 
 standard deviations of the group; there is no critic. All its tokens get this advantage, in PPO's clipped loss, and a KL
 term keeps the policy near a reference. Equal rewards teach nothing: the advantages of such a group are exactly 0.
 
-The variants dr-grpo, dapo, gspo, cispo, rloo, reinforce++ and reinforce++-baseline are presets of the options.
+Variants, which are presets: dr-grpo (arXiv:2503.20783), dapo (arXiv:2503.14476), gspo (arXiv:2507.18071), cispo
+(arXiv:2506.13585), rloo (arXiv:2402.14740), reinforce++ and reinforce++-baseline (arXiv:2501.03262).
 
 The rest is in docs/algorithms/grpo.md.
 """
@@ -76,7 +77,7 @@ class GRPO(Algorithm):
         "approx_kl": "KL(π_old ‖ π) as ρ − 1 − log ρ, mean over tokens: how far the passes over a rollout have gone.",
         "kl": "KL(π ‖ π_ref) as k1 = log π − log π_ref, mean over tokens; noisy, may be below 0. Only with beta.",
         "kl_k3": "The same KL as k3, never below 0. Its growth is the price of the reward.",
-        "entropy": "Entropy of the policy, mean over tokens; near 0 all answers of a group become one.",
+        "entropy": "Entropy of the policy, mean over tokens; near 0 all answers of a group are the same.",
         "advantage_size": "|A|, mean over tokens; 0 where nothing can be learned.",
         "kept": "Share of answers that the loss counts: not those without a reward, nor those that options leave out.",
         "overlong": "Soft punishment of long answers, mean, from 0 to −1.",

@@ -30,7 +30,7 @@ class IPO(Algorithm):
     metrics = {
         "h": "Log-ratio of policy to reference on the chosen answer minus that on the rejected one; starts at 0.",
         "h/distance": "h − 1/(2τ): how far pairs are from the target; starts at −1/(2τ), should come to 0.",
-        "rewards/chosen": "τ times the log-ratio on chosen answers, as h takes it (a token or summed).",
+        "rewards/chosen": "τ times the log-ratio on chosen answers, as h takes it (per token or summed).",
         "rewards/rejected": "The same on rejected answers; should fall below rewards/chosen.",
         "rewards/margins": "rewards/chosen − rewards/rejected = τ·h; should come to 1/2.",
         "rewards/accuracies": "Share of pairs whose margin is above 0; ties count half.",

@@ -41,11 +41,11 @@ class KTO(Algorithm):
     metrics = {
         "kl": "Mean log-ratio of policy to reference over mismatched answers: estimates KL(π ‖ π_ref), may be below 0.",
         "reference_point": "z₀, the former clamped at 0: what answers are compared with.",
-        "rewards/desirable": "β times the log-ratio of policy to reference on good answers, 0 at the start but for "
-        "rounding; should come to lie above that of the bad ones.",
+        "rewards/desirable": "β times the log-ratio of policy to reference on good answers; 0 at the start, up to "
+        "rounding; should rise above that of the bad ones.",
         "rewards/undesirable": "The same on bad answers; should fall below rewards/desirable.",
-        "accuracies": "Share of answers on their side of z₀: good ones above it, bad ones below; ties count half, such "
-        "as all answers until the policy has left the reference.",
+        "accuracies": "Share of answers on their side of z₀: good ones above it, bad ones below; ties count half, and "
+        "all answers tie until the policy has moved.",
         "logps/desirable": "log π of good answers, summed. Should rise, but may fall with that of the bad ones.",
         "logps/undesirable": "log π of bad answers, summed.",
         "desirable": "Share of good answers among those of the step.",

@@ -33,7 +33,7 @@ class OnlineDPO(Algorithm):
         "rewards/accuracies": "Share of pairs whose margin is above 0; ties count half.",
         "scores/margins": "By how much the reward prefers the chosen answer; goes to 0 as answers become alike.",
         "kl": "KL(π ‖ π_ref) of both answers as they were written, k1, summed over an answer.",
-        "entropy": "Entropy of the policy, mean over the tokens of an answer; near 0 both answers become one.",
+        "entropy": "Entropy of the policy, mean over the tokens of an answer; near 0 both answers are the same.",
         "dropped": "Share of pairs without weight: ties, equal answers, missing rewards.",
     }
     conformance = {"start": {"loss": math.log(2), "rewards/margins": 0.0}, "flat": [{}]}

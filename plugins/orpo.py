@@ -31,13 +31,13 @@ class ORPO(Algorithm):
     needs = ("policy",)
     defaults = {"lr": 1e-4, "epochs": 1, "batch_size": 16}
     metrics = {
-        "nll": "−log π a token: the likelihood term, over the tokens that nll_over names.",
-        "odds_ratio": "−log σ(log odds ratio): the term that odds_ratio_weight weighs.",
+        "nll": "−log π per token: the likelihood term, over the tokens that nll_over names.",
+        "odds_ratio": "−log σ(log odds ratio): the term of odds_ratio_weight.",
         "log_odds": "Log of the ratio of the chosen answer's odds to the rejected one's; should grow.",
         "rewards/chosen": "λ·log π(y|x)/|y| of chosen answers.",
         "rewards/rejected": "The same of rejected answers; should fall below rewards/chosen.",
         "rewards/margins": "rewards/chosen − rewards/rejected.",
-        "rewards/accuracies": "Share of pairs whose chosen answer is likelier a token than the rejected one; ties "
+        "rewards/accuracies": "Share of pairs whose chosen answer is likelier per token than the rejected one; ties "
         "count half.",
         "logps/chosen": "log π(y|x)/|y| of chosen answers.",
         "logps/rejected": "The same of rejected answers.",

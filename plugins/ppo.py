@@ -67,8 +67,8 @@ class PPO(Algorithm):
     }  # fmt: skip
     saved = ("kl_coef",)
     metrics = {
-        "kl": "Σ log π_old − log π_ref of an answer, mean over the rollout: the distance that the reward is paid with.",
-        "kl_k3": "The same KL a token, as k3, which is never below 0.",
+        "kl": "Σ (log π_old − log π_ref) of an answer, mean over the rollout: the distance from the reference.",
+        "kl_k3": "The same KL per token, as k3, which is never below 0.",
         "kl_coef": "β of the rollout; moves with adaptive_kl only.",
         "score": "Reward of an answer as the algorithm takes it, after normalisation, clip and missing end.",
         "total_reward": "score − β·kl, what is maximised.",
@@ -88,7 +88,7 @@ class PPO(Algorithm):
         "return_variance": "Variance of R over the tokens of the rollout.",
         "advantage": "A before whitening, mean over tokens.",
         "advantage_variance": "Variance of A over the tokens of the rollout, before whitening.",
-        "ptx_loss": "−log π of the demonstrations that come with the prompts, a token.",
+        "ptx_loss": "−log π per token of the texts of the pretraining mix.",
     }
     conformance = {
         "start": {"ratio": 1.0, "ratio_max": 1.0, "clip_share": 0.0, "approx_kl": 0.0, "approx_kl_k3": 0.0},

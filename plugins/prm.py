@@ -29,7 +29,7 @@ class PRM(Algorithm):
     needs = ("policy",)
     defaults = {"lr": 2e-5, "epochs": 2, "batch_size": 16}
     metrics = {
-        "accuracy": "Share of labelled steps on whose right side of ½ the probability lies; ties count half.",
+        "accuracy": "Share of labelled steps whose probability lies on the right side of ½; ties count half.",
         "accuracy/right": "The same on right steps only; compare with accuracy/wrong, since most steps are right.",
         "accuracy/wrong": "The same on wrong steps only.",
         "first_error": "Share of flawed solutions whose first step below ½ is the first wrong one.",

@@ -47,7 +47,7 @@ class RLAIF(Algorithm):
         "gold": "The run's --reward of the same answers, which is not trained on. Should not fall while grades rise.",
         "objective": "J = (1 − β) r − β·kl of an answer, what is maximised.",
         "kl": "KL(π ‖ π_ref) as Σ log π − log π_ref of an answer: how far the policy has gone for its grades.",
-        "kl_k3": "The same KL a token, as k3, which is never below 0.",
+        "kl_k3": "The same KL per token, as k3, which is never below 0.",
         "ungraded": "Share of answers that the judge gave no grade.",
         "length_correlation": "Correlation of grade and length over the rollout; near 1 the judge grades length.",
         "ratio": "π/π_old, mean over tokens: exactly 1 in the first step after a rollout; nothing corrects later ones.",

@@ -32,10 +32,10 @@ class RM(Algorithm):
     defaults = {"lr": 5e-5, "epochs": 1, "batch_size": 16}
     metrics = {
         "accuracy": "Share of pairs whose chosen answer scores higher, ties counted half; 0.5 is chance.",
-        "margin": "r_c − r_r, before normalisation; should grow, and the less certain the preferences the less far.",
+        "margin": "r_c − r_r, before normalisation; should grow, and less where preferences are less certain.",
         "rewards/chosen": "Mean reward of chosen answers, before normalisation: its offset means nothing.",
         "rewards/rejected": "The same for rejected answers.",
-        "brier": "(p − σ(r_c − r_r))², p = 1 without soft labels: 0.25 is a coin's; how far σ is a probability.",
+        "brier": "(p − σ(r_c − r_r))², p = 1 without soft labels: 0.25 for a coin, lower if σ is a good probability.",
         "accuracy/same_length": "Accuracy on pairs whose lengths differ by a tenth at most: skill that is not length.",
         "accuracy/longer": "Accuracy that calling the longer answer better would have; ties count half.",
     }

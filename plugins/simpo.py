@@ -32,7 +32,7 @@ class SimPO(Algorithm):
         "logps/rejected": "The same of rejected answers.",
         "lengths/chosen": "Tokens of chosen answers: where these are longer, length is a rule that could be learned.",
         "lengths/rejected": "The same of rejected answers.",
-        "nll": "−log π a token over all chosen tokens of the step: the term that sft_weight weighs.",
+        "nll": "−log π per token, over all chosen tokens of the step: the term of sft_weight.",
     }
     conformance = {
         "variants": [{"sft_weight": 1.0, "label_smoothing": 0.1}],
