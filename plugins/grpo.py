@@ -1,4 +1,4 @@
-"""GRPO: Group Relative Policy Optimization (DeepSeekMath, arXiv:2402.03300), and what was made of it.
+"""GRPO: Group Relative Policy Optimization (DeepSeekMath, arXiv:2402.03300), and its descendants.
 
 To each prompt the policy writes a group of answers. The advantage of an answer is its reward minus the group's mean, in
 standard deviations of the group; there is no critic. All its tokens get this advantage, in PPO's clipped loss, and a KL
