@@ -2,16 +2,11 @@
 
 Learns from single answers, each marked good or bad. A binary classifier whose logit is the reward
 r(x, y) = β log π(y|x)/π_ref(y|x) should tell good answers from bad ones; its cross-entropy bounds the loss of DPO from
-above. The bound is tight when the logit is shifted by δ, the mean reward.
+above. The bound is tight when the logit is shifted by δ, the mean reward: here the mean of all rewards so far.
 
-δ is the mean of all rewards seen so far, the current step's included, good and bad alike (as in TRL; TRL's `bco_pair`
-loss of the DPO trainer has no δ). It is brought up to date once an optimizer step, from the whole step, without
-gradient; held-out data leaves it alone.
+With density_weights bad answers are weighted so that their prompts are those of the good ones.
 
-Where good and bad answers come from different prompts, the classifier could go by the prompt. `density_weights` weighs
-bad answers by p(x | good)/p(x | bad), which makes their prompts those of the good ones. The ratio is the odds of a
-second classifier, of prompts. Here that is a logistic regression on the tokens of a prompt, where the paper (and TRL,
-with an embedding model of the user's) has one on embeddings; and it never judges a prompt that it was fitted on.
+The rest is in docs/algorithms/bco.md.
 """
 
 from __future__ import annotations
@@ -65,7 +60,7 @@ class BCO(Algorithm):
     @dataclass
     class Config:
         beta: float = 0.1
-        """Scale β of the reward; TRL takes 0.1 too."""
+        """Scale β of the reward."""
         density_weights: bool = False
         """Weigh bad answers by p(x | good)/p(x | bad) of their prompt, between 0.5 and 10: for data whose good and bad
         answers come from different prompts (the paper's underlying distribution matching)."""

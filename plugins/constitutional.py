@@ -1,21 +1,13 @@
-"""Constitutional AI, its supervised stage: SL-CAI of arXiv:2212.08073.
+"""Constitutional AI, its supervised stage (SL-CAI of arXiv:2212.08073).
 
 The model answers prompts that invite what it should not do. Then, in each of some rounds, a principle is drawn from a
 constitution; the model criticises its answer by it, and revises the answer after its own critique. It is then trained
-on the revisions of all rounds as answers to the original prompts, as plain fine-tuning (NLL a token), together with
-helpful demonstrations, without which refusing everything would be an easy way out.
-
-What differs from the paper: requests stand in turns of the chat, without its few-shot examples; round n + 1 begins
-with the revision of round n alone; the model that is trained is the one that wrote the revisions, and not a pretrained
-one; helpful answers are those of a data source, and not drawn from a helpful model. Two rounds by default (paper 4),
-since each costs two answers to every prompt; temperature 0.7 and top-p 0.9 (paper 1), since a small model writes
-nonsense at 1.
-
-A revision that says nothing is left out, and the round after it goes on from the answer before. One that the length
-limit has cut is trained without an end. Labels such as "Revision:" are taken off where a text begins with one, and
-nowhere else. Every step goes into revisions.jsonl in the run folder with the id of its principle.
+on the revisions of all rounds as answers to the original prompts, together with helpful demonstrations, without which
+refusing everything would be an easy way out.
 
 The second stage, RL-CAI, is `zoo label --constitution`, `rm` and `ppo` one after the other.
+
+The rest is in docs/algorithms/constitutional.md.
 """
 
 from __future__ import annotations
@@ -79,8 +71,8 @@ class Constitutional(Algorithm):
         "schedule": "constant", "max_new_tokens": 96, "temperature": 0.7, "top_p": 0.9,
     }  # fmt: skip
     metrics = {
-        "revision_loss": "−log π a token of the revisions.",
-        "helpful_loss": "−log π a token of the helpful demonstrations; should not rise.",
+        "revision_loss": "−log π per token of the revisions.",
+        "helpful_loss": "−log π per token of the helpful demonstrations; should not rise.",
         "mean_token_accuracy": "Share of trained tokens that greedy decoding would have produced.",
     }
     conformance = {"variants": [{"rounds": 1, "helpful": None}]}

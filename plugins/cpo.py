@@ -1,12 +1,10 @@
 """CPO: Contrastive Preference Optimization (arXiv:2401.08417).
 
 DPO with the reference taken for uniform, so that it drops out and no second model is held, and the likelihood of the
-chosen answer added, so that the policy stays near good answers. Made for machine translation (ALMA-R).
+chosen answer added, so that the policy stays near good answers. Made for machine translation (ALMA-R). Log-probs are
+sums over the answer.
 
-Log-probabilities are sums over the answer. The likelihood term is a mean over all chosen tokens of the step, as in the
-authors' code and TRL (which take that of a micro-batch). TRL's CPO trainer also carries SimPO and IPO; those have files
-of their own here. The authors train adapters with lr 1e-4; the default here is for all weights of the small default
-model.
+The rest is in docs/algorithms/cpo.md.
 """
 
 from __future__ import annotations
@@ -27,7 +25,7 @@ class CPO(Algorithm):
     defaults = {"lr": 5e-5, "epochs": 1, "batch_size": 16}
     metrics = {
         "prefer": "The preference term alone.",
-        "nll": "−log π a token over all chosen tokens of the step: the term that nll_weight weighs.",
+        "nll": "−log π per token, over all chosen tokens of the step: the likelihood term.",
         "rewards/chosen": "β·log π(y|x) of chosen answers, summed over tokens.",
         "rewards/rejected": "The same of rejected answers; should fall below rewards/chosen.",
         "rewards/margins": "rewards/chosen − rewards/rejected; depends on the lengths of the two from the start.",
@@ -47,13 +45,13 @@ class CPO(Algorithm):
     @dataclass
     class Config:
         beta: float = 0.1
-        """Scale β of the difference of log-probabilities; 0.1 in the paper."""
+        """Scale β of the difference of log-probabilities. Paper 0.1."""
         loss: Literal["sigmoid", "hinge"] = "sigmoid"
         """sigmoid: −log σ(z) with z = β(log π_c − log π_r), the paper's; hinge: max(0, 1 − z)."""
         label_smoothing: float = 0.0
         """Share ε of pairs that are taken to be flipped; with sigmoid only."""
         nll_weight: float = 1.0
-        """Weight of the likelihood term, 1 in the paper; TRL calls it cpo_alpha."""
+        """Weight of the likelihood term. Paper 1; TRL calls it cpo_alpha."""
 
         def __post_init__(self) -> None:
             require(self.beta > 0, "beta must be above 0")

@@ -1,18 +1,12 @@
 """DPO: Direct Preference Optimization (arXiv:2305.18290).
 
 The policy is its own reward model: r(x, y) = β log π(y|x)/π_ref(y|x). Maximum likelihood of the preferences under
-Bradley-Terry gives a loss on h, the difference of the two log-ratios of a pair; log-probs are sums over the answer.
+Bradley-Terry gives a loss on h, the difference of the two log-ratios of a pair. Log-probs are sums over the answer.
 
-One file holds the family, as options: cDPO and robust DPO (label noise), the hinge of SLiC, f-DPO's divergences
-(arXiv:2309.16240; α as in that paper, TRL ≥ 0.29 calls 1 − α its α), length normalisation (Tülu 3), LD-DPO
-(arXiv:2409.06411), the NLL term of Iterative RPO (arXiv:2404.19733, per sequence; TRL takes a mean over the tokens of
-a micro-batch), and no reference at all. cDPO here is what its name says; TRL 1.16 ignores label_smoothing there. Where
-pairs have a `p_chosen`, as those of a judge do, the loss is the mean of both orders by it (arXiv:2309.00267).
+Options give the family: cDPO, robust DPO, the hinge of SLiC, f-DPO, length normalisation, LD-DPO, RPO's NLL term, no
+reference. Where pairs have a `p_chosen`, as those of a judge do, the loss is the mean of both orders by it.
 
-exp is held at e⁴⁰ so that forward KL and α stay finite: an answer whose log-ratio has fallen below −40 (−40/α) has no
-gradient there any more.
-
-The paper takes lr 1e-6 with RMSprop, Zephyr 5e-7 for 7 billion weights; the default here suits the small default model.
+The rest is in docs/algorithms/dpo.md.
 """
 
 from __future__ import annotations
@@ -36,15 +30,15 @@ class DPO(Algorithm):
     data = "preference"
     defaults = {"lr": 5e-5, "epochs": 1, "batch_size": 8}
     metrics = {
-        "rewards/chosen": "β times the log-ratio of policy to reference on chosen answers, 0 at the start but for "
-        "rounding; a token with length_normalized, β·log π with reference_free.",
+        "rewards/chosen": "β times the log-ratio of policy to reference on chosen answers; 0 at the start, up to "
+        "rounding. Per token with length_normalized, β·log π with reference_free.",
         "rewards/rejected": "The same on rejected answers; should fall below rewards/chosen.",
         "rewards/margins": "rewards/chosen − rewards/rejected, β·h, whatever the divergence; should grow.",
-        "rewards/accuracies": "Share of pairs whose margin is above 0; ties count half, such as all pairs until the "
-        "policy has left the reference.",
+        "rewards/accuracies": "Share of pairs whose margin is above 0; ties count half, and all pairs tie until the "
+        "policy has moved.",
         "logps/chosen": "log π of chosen answers, summed. It often falls too: then both answers lose probability.",
         "logps/rejected": "log π of rejected answers, summed.",
-        "nll": "−log π / |y| of chosen answers: the term that nll_weight weighs.",
+        "nll": "−log π / |y| of chosen answers: the term of nll_weight.",
     }
     conformance = {
         "start": {"loss": math.log(2), "rewards/chosen": 0.0, "rewards/rejected": 0.0, "rewards/margins": 0.0},
@@ -59,8 +53,8 @@ class DPO(Algorithm):
     @dataclass
     class Config:
         beta: float = 0.1
-        """Scale β of the implicit reward: how dear it is to leave the reference. The paper takes 0.1, for
-        summaries 0.5; Tülu 3, which is length_normalized, 5."""
+        """Scale β of the implicit reward: the larger, the nearer to the reference. Paper 0.1; Tülu 3, which is
+        length_normalized, 5."""
         loss: Literal["sigmoid", "robust", "hinge"] = "sigmoid"
         """sigmoid: −log σ(βh); robust: unbiased under flipped labels (arXiv:2403.00409); hinge: max(0, 1 − βh)."""
         label_smoothing: float = 0.0
@@ -69,9 +63,9 @@ class DPO(Algorithm):
         """f-DPO: the divergence that keeps the policy near the reference; reverse_kl is DPO. forward_kl and alpha have
         no gradient where a log-ratio lies below −40 (alpha: −40/α)."""
         divergence_alpha: float = 0.5
-        """α of divergence=alpha, from 0 (reverse KL) to 1 (forward KL), as in the paper; TRL takes 1 − α."""
+        """α of divergence=alpha, from 0 (reverse KL) to 1 (forward KL); TRL's is 1 − α."""
         length_normalized: bool = False
-        """Use log-ratios a token, as Tülu 3 does."""
+        """Divide log-ratios by the answer's length, as Tülu 3 does."""
         ld_alpha: float = 1.0
         """LD-DPO: weight α of the tokens beyond the shorter answer's length; 1 is DPO."""
         nll_weight: float = 0.0
@@ -143,7 +137,7 @@ class DPO(Algorithm):
         return log_ratio
 
     def _sums(self, chosen: TokenLogps, rejected: TokenLogps, config: Config) -> list[Tensor]:
-        """log π of both answers: sums, means a token, or sums with the longer one's tail made lighter."""
+        """log π of both answers: sums, means per token, or sums in which the longer one's tail weighs less."""
         if config.length_normalized:
             return [chosen.mean(), rejected.mean()]
         if config.ld_alpha == 1.0:

@@ -1,43 +1,13 @@
-"""GRPO: Group Relative Policy Optimization (DeepSeekMath, arXiv:2402.03300), and what was made of it.
+"""GRPO: Group Relative Policy Optimization (DeepSeekMath, arXiv:2402.03300), and its descendants.
 
-To each prompt the policy writes a group of answers. An answer is as good as its reward lies above the group's mean, in
+To each prompt the policy writes a group of answers. The advantage of an answer is its reward minus the group's mean, in
 standard deviations of the group; there is no critic. All its tokens get this advantage, in PPO's clipped loss, and a KL
 term keeps the policy near a reference. Equal rewards teach nothing: the advantages of such a group are exactly 0.
 
-The paper does not say which standard deviation: here that of a sample plus 1e-4, as in TRL (verl adds 1e-6, OpenRLHF
-1e-9; HALOs and open-instruct take that of a population). TRL's own defaults are not the paper's: no KL, DAPO's mean.
-A missing reward takes its answer out of means, deviations and the loss. Log-ratios are held at 20. The paper's lr is
-1e-6, for 7 billion weights; the default here suits the small default model.
+Variants, which are presets: dr-grpo (arXiv:2503.20783), dapo (arXiv:2503.14476), gspo (arXiv:2507.18071), cispo
+(arXiv:2506.13585), rloo (arXiv:2402.14740), reinforce++ and reinforce++-baseline (arXiv:2501.03262).
 
-With step_rewards (section 4.1.3, process supervision) the lines of an answer are its steps. The reward of a step is the
-score of the answer up to there, all step rewards of a group are normalised together, and a token gets the sum of those
-of the steps that are not over yet.
-
-Variants carry the names of their papers. What they leave open is as above.
-
-dr-grpo (arXiv:2503.20783): rewards minus their mean, not divided; sums of tokens by a constant, no KL. verl divides by
-the constant alone, not by the number of answers too.
-
-dapo (arXiv:2503.14476): clip 0.2 and 0.28, mean over all tokens, no KL, soft punishment in the last fifth of the length
-(there 4,096 of 20,480), 16 steps a rollout, without which no ratio would reach a clip. Dynamic sampling: other prompts
-take the place of flat groups. The paper goes on until the batch is full; here 10 rounds at most, as in its authors'
-code, and groups that are flat then are left out.
-
-gspo (arXiv:2507.18071): one ratio an answer, the geometric mean of its tokens', clip 3e-4 and 4e-4, four minibatches,
-without which the ratio is 1. The paper leaves the KL term out of its formulas, and so does this.
-
-cispo (MiniMax-M1, arXiv:2506.13585): the ratio is clipped and detached, so that every token keeps its gradient. No
-lower clip, no KL, 16 steps a rollout. The paper does not give the upper clip; here ratios up to 5, from
-arXiv:2510.13786 as TRL quotes it.
-
-rloo (arXiv:2402.14740): REINFORCE on whole answers against the mean of the others, KL in the reward. TRL takes a
-clipped ratio of whole answers: --surrogate clip --ratio sequence_sum --reduction sequence_mean --length-constant none.
-
-reinforce++ (arXiv:2501.03262): KL of each token in the reward, return to go, whitened over all tokens of the rollout,
-one answer a prompt. verl takes a sample's deviation, OpenRLHF as here a population's.
-
-reinforce++-baseline (the same paper): rewards minus the group's mean, whitened likewise, KL as k2 in the loss.
-Whitening moves the mean, so flat groups do not stay at 0 there.
+The rest is in docs/algorithms/grpo.md.
 """
 
 from __future__ import annotations
@@ -126,7 +96,7 @@ class GRPO(Algorithm):
         "approx_kl": "KL(π_old ‖ π) as ρ − 1 − log ρ, mean over tokens: how far the passes over a rollout have gone.",
         "kl": "KL(π ‖ π_ref) as k1 = log π − log π_ref, mean over tokens; noisy, may be below 0. Only with beta.",
         "kl_k3": "The same KL as k3, never below 0. Its growth is the price of the reward.",
-        "entropy": "Entropy of the policy, mean over tokens; near 0 all answers of a group become one.",
+        "entropy": "Entropy of the policy, mean over tokens; near 0 all answers of a group are the same.",
         "advantage_size": "|A|, mean over tokens; 0 where nothing can be learned.",
         "kept": "Share of answers that the loss counts: not those without a reward, nor those that options leave out.",
         "overlong": "Soft punishment of long answers, mean, from 0 to −1.",
@@ -140,15 +110,14 @@ class GRPO(Algorithm):
     @dataclass
     class Config:
         beta: float = 0.04
-        """Weight β of the KL term. DeepSeekMath 0.04; 0 needs no reference, and is what TRL and most successors take.
-        """
+        """Weight β of the KL term. Paper 0.04; 0 needs no reference."""
         kl_in: Literal["loss", "reward", "token_reward"] = "loss"
         """Where the KL term stands: in the loss; summed in an answer's reward, before the baseline, as in RLOO; or in
         the reward of each token, added up to the end, as in REINFORCE++. In rewards it is k1."""
         kl_estimator: Literal["k1", "k2", "k3", "k3_ratio"] = "k3"
         """KL in the loss, d = log π − log π_ref. k1 = d: no gradient in expectation, so no pull to the reference.
-        k2 = d²/2: the gradient of KL(π ‖ π_ref). k3 = e^(−d) − 1 + d: the gradient of KL(π_ref ‖ π), DeepSeekMath's.
-        k3_ratio = ρ·k3: that of KL(π ‖ π_ref) again, TRL's default."""
+        k2 = d²/2: the gradient of KL(π ‖ π_ref). k3 = e^(−d) − 1 + d: the gradient of KL(π_ref ‖ π), the paper's.
+        k3_ratio = ρ·k3: that of KL(π ‖ π_ref) again."""
         baseline: Literal["group", "leave_one_out", "none"] = "group"
         """What rewards are compared with: the mean of the group; of the others in the group (RLOO); or nothing."""
         scale: Literal["group", "batch", "none"] = "group"
@@ -159,7 +128,7 @@ class GRPO(Algorithm):
         """Bring the advantages of all tokens of a rollout to mean 0 and deviation 1 (REINFORCE++)."""
         ratio: Literal["token", "sequence", "sequence_token", "sequence_sum"] = "token"
         """ρ of each token; of the answer, as geometric mean of its tokens' (GSPO); the same with each token's own
-        gradient (GSPO-token); or of the answer as their product, as TRL's RLOO has it."""
+        gradient (GSPO-token); or of the answer, as their product."""
         surrogate: Literal["clip", "cispo", "reinforce"] = "clip"
         """clip: PPO's; cispo: −A·log π times the clipped ratio, detached; reinforce: −A·log π without any ratio, right
         in the first step after a rollout only."""
@@ -168,7 +137,7 @@ class GRPO(Algorithm):
         clip_high: float = 0.2
         """ε above 1; DAPO takes 0.28."""
         dual_clip: float | None = None
-        """Bound c of −c·A on the loss where A < 0 (verl 3; TRL's delta); without it a large ratio has no bound."""
+        """Bound c of −c·A on the loss where A < 0, often 3; without it a large ratio has no bound."""
         reduction: Literal["sequence_mean", "token_mean", "constant"] = "sequence_mean"
         """Mean over tokens and then over answers, short answers weighing as much as long ones (DeepSeekMath); over all
         tokens of the step (DAPO); or sums of tokens by a constant, mean over answers (Dr. GRPO)."""

@@ -4,14 +4,9 @@ DPO trusts Bradley-Terry: a pair that one rater preferred pulls the two answers 
 IPO fits the preferences themselves under the same pull to the reference, and gets a regression: h, the difference of
 the two log-ratios of a pair, should be 1/(2τ), no less and no more.
 
-Whether log π is a mean a token or a sum the paper leaves open (it is written with whole answers and tried on
-bandits), and implementations part here. TRL's DPO trainer (whose code says that the authors confirmed it) and HALOs
-take the mean; the DPO authors' code, OpenRLHF and TRL's online DPO take the sum. It matters: a gap of 5 (τ = 0.1) is
-soon passed by a sum and out of reach for a mean, whose gradient then stays nearly constant, so that clipping and lr
-alone decide how far a run goes. The mean is the default here, with τ = 1, a gap of half a nat a token. HALOs divides by
-the number of tokens whose log-ratio is not 0, which gives 0/0 at the start; here, as in TRL, all counted tokens count.
+Log-ratios are means per token by default; the paper writes sums (--reduction sum).
 
-The default learning rate suits the small default model; TRL takes that of its DPO trainer, 1e-6, for larger ones.
+The rest is in docs/algorithms/ipo.md.
 """
 
 from __future__ import annotations
@@ -37,7 +32,7 @@ class IPO(Algorithm):
     metrics = {
         "h": "Log-ratio of policy to reference on the chosen answer minus that on the rejected one; starts at 0.",
         "h/distance": "h − 1/(2τ): how far pairs are from the target; starts at −1/(2τ), should come to 0.",
-        "rewards/chosen": "τ times the log-ratio on chosen answers, as h takes it (a token or summed).",
+        "rewards/chosen": "τ times the log-ratio on chosen answers, as h takes it (per token or summed).",
         "rewards/rejected": "The same on rejected answers; should fall below rewards/chosen.",
         "rewards/margins": "rewards/chosen − rewards/rejected = τ·h; should come to 1/2.",
         "rewards/accuracies": "Share of pairs whose margin is above 0; ties count half.",
@@ -57,11 +52,9 @@ class IPO(Algorithm):
     @dataclass
     class Config:
         tau: float | None = None
-        """Regularisation τ: the target of h is 1/(2τ). If not given, 1 for the mean and 0.1 for the sum. TRL (which
-        says beta) takes 0.1 for both; with the mean and a small lr 0.01 did best in a comparison by Hugging Face."""
+        """Regularisation τ: the target of h is 1/(2τ). If not given, 1 for the mean and 0.1 for the sum."""
         reduction: Literal["mean", "sum"] = "mean"
-        """Log-ratios a token (mean: TRL's DPO trainer, HALOs) or of whole answers (sum: the paper as written, the DPO
-        authors, OpenRLHF)."""
+        """Log-ratios per token (mean), or of whole answers (sum), as the paper writes them."""
 
         def __post_init__(self) -> None:
             require(self.tau is None or self.tau > 0, "tau must be above 0")

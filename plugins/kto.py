@@ -1,18 +1,14 @@
 """KTO: Kahneman-Tversky Optimization (arXiv:2402.01306).
 
 Learns from single answers, each marked good or bad. Prospect theory values an outcome by its gain or loss against a
-reference point: here the outcome is r(x, y) = log π(y|x)/π_ref(y|x), and the reference point z₀ is how far the policy
-has moved from the reference on the whole, KL(π ‖ π_ref). A good answer should lie above z₀, a bad one below; both
-gains flatten out, so that what is hopeless, or done already, no longer pulls.
+reference point. Here the outcome is r(x, y) = log π(y|x)/π_ref(y|x), and the reference point z₀ is how far the policy
+has moved from the reference on the whole, KL(π ‖ π_ref). A good answer should lie above z₀, a bad one below. Gains and
+losses flatten out, so that answers far from z₀ no longer pull.
 
 z₀ is estimated over the whole optimizer step, from each prompt with an answer to another prompt, and clamped at 0
-after the mean is taken; no gradient flows into it. An answer never meets its own prompt, also where several answers to
-one prompt stand in a step (the authors' code and TRL shift the micro-batch by one, the former forwards, the latter
-backwards, whatever the prompts are). Such a text is cut at max_length, as those of the data are. Where a step has one
-prompt only, z₀ is 0.
+after the mean is taken; no gradient flows into it.
 
-The authors take lr 5e-6 with AdamW (in their first code 5e-7 with RMSprop; TRL takes 1e-6) for models of billions of
-weights; the default here suits the small default model.
+The rest is in docs/algorithms/kto.md.
 """
 
 from __future__ import annotations
@@ -66,11 +62,11 @@ class KTO(Algorithm):
     metrics = {
         "kl": "Mean log-ratio of policy to reference over mismatched answers: estimates KL(π ‖ π_ref), may be below 0.",
         "reference_point": "z₀, the former clamped at 0: what answers are compared with.",
-        "rewards/desirable": "β times the log-ratio of policy to reference on good answers, 0 at the start but for "
-        "rounding; should come to lie above that of the bad ones.",
+        "rewards/desirable": "β times the log-ratio of policy to reference on good answers; 0 at the start, up to "
+        "rounding; should rise above that of the bad ones.",
         "rewards/undesirable": "The same on bad answers; should fall below rewards/desirable.",
-        "accuracies": "Share of answers on their side of z₀: good ones above it, bad ones below; ties count half, such "
-        "as all answers until the policy has left the reference.",
+        "accuracies": "Share of answers on their side of z₀: good ones above it, bad ones below; ties count half, and "
+        "all answers tie until the policy has moved.",
         "logps/desirable": "log π of good answers, summed. Should rise, but may fall with that of the bad ones.",
         "logps/undesirable": "log π of bad answers, summed.",
         "desirable": "Share of good answers among those of the step.",
@@ -90,7 +86,7 @@ class KTO(Algorithm):
     @dataclass
     class Config:
         beta: float = 0.1
-        """Scale β of the log-ratio: how soon the gain of an answer flattens out. The paper, its code and TRL: 0.1."""
+        """Scale β of the log-ratio: how soon the gain of an answer flattens out. Paper 0.1."""
         desirable_weight: float | None = None
         """Weight λ_D of good answers. Without any weight given, both are 1, and the class that is short is raised
         until λ_D·n_D / (λ_U·n_U) lies within [1, 4/3]; a line says so. One weight given leaves the other at 1."""

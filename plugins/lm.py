@@ -1,16 +1,10 @@
-"""LM: language modelling, the objective of pretraining: every token of a text from those before it.
+"""LM: language modelling, the objective of pretraining (schedule of arXiv:2404.06395).
 
-The mean of −log π(y_t | y_<t) over all tokens of the optimizer step. Texts longer than max_length are split into
-pieces, each of which sees the last token of the one before it and nothing else; several texts share a row, and none
-sees its neighbours (arXiv:2402.13991 finds that better than one stream of texts). A text ends with the tokenizer's end
-of sequence, which is learned too.
+Every token of a text is learned from those before it, its end of sequence included; the mean is over all tokens of the
+step. Texts longer than max_length are split, several share a row, and none sees its neighbours. The learning rate is
+constant until the last tenth of the steps, which may read other data (--decay-data): that is mid-training.
 
-The default schedule is warmup-stable-decay (arXiv:2404.06395): the learning rate is constant until the last tenth of
-the steps. With decay_data these last steps read other data, as MiniCPM and OLMo 2 (arXiv:2501.00656) do in what is
-called annealing or mid-training. The decay is linear, where MiniCPM's is exponential.
-
-Defaults are those of small models from scratch (Adam's β₂ 0.95, weight decay 0.1, as GPT-3 and later models have them);
-a trained model that learns from more text takes a tenth of the learning rate or less.
+The rest is in docs/algorithms/lm.md.
 """
 
 from __future__ import annotations

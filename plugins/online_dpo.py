@@ -1,12 +1,10 @@
 """Online DPO: preferences of a reward on the policy's own answers (OAIF, arXiv:2402.04792).
 
 To each prompt the policy writes two answers, the better one by the run's reward is the chosen one, and DPO's loss
-(arXiv:2305.18290, equation 7) follows; then the next prompts, with the policy as it is by now. The reward may be a
-checker, a reward model or a judge. Of more than two answers the best and the worst make the pair.
+follows; then the next prompts, with the policy as it is by now. The reward may be a checker, a reward model or a judge.
+Of more than two answers the best and the worst make the pair. A pair without a preference has no weight.
 
-A pair teaches nothing where its answers are equal or score the same, or where a reward is missing: it has no weight and
-is counted. TRL calls the first of two that tie the chosen one, which --ties first does. Log-probs are sums, at the
-temperature of sampling. The paper takes lr 5e-7 with Adafactor and T 0.9.
+The rest is in docs/algorithms/online-dpo.md.
 """
 
 from __future__ import annotations
@@ -48,7 +46,7 @@ class OnlineDPO(Algorithm):
         "rewards/accuracies": "Share of pairs whose margin is above 0; ties count half.",
         "scores/margins": "By how much the reward prefers the chosen answer; goes to 0 as answers become alike.",
         "kl": "KL(π ‖ π_ref) of both answers as they were written, k1, summed over an answer.",
-        "entropy": "Entropy of the policy, mean over the tokens of an answer; near 0 both answers become one.",
+        "entropy": "Entropy of the policy, mean over the tokens of an answer; near 0 both answers are the same.",
         "dropped": "Share of pairs without weight: ties, equal answers, missing rewards.",
     }
     conformance = {"start": {"loss": math.log(2), "rewards/margins": 0.0}, "flat": [{}]}
@@ -56,11 +54,11 @@ class OnlineDPO(Algorithm):
     @dataclass
     class Config:
         beta: float = 0.1
-        """Scale β of the implicit reward: how dear it is to leave the reference."""
+        """Scale β of the implicit reward: the larger, the nearer to the reference."""
         ties: Literal["drop", "first"] = "drop"
-        """Answers that score the same: no pair, or the first is the chosen one (TRL)."""
+        """Answers that score the same: no pair, or the first is the chosen one."""
         missing_eos_penalty: float = 0.0
-        """Taken off the score of an answer without end of turn, as TRL can; 0 for nothing."""
+        """Taken off the score of an answer without end of turn; 0 for nothing."""
 
         def __post_init__(self) -> None:
             require(self.beta > 0, "beta must be above 0")

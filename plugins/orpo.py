@@ -1,15 +1,11 @@
 """ORPO: Odds Ratio Preference Optimization (arXiv:2403.07691).
 
-Fine-tuning on the chosen answers raises the rejected ones along with them. ORPO does both stages in one: the
-likelihood of the chosen answer, plus a penalty where its odds do not exceed those of the rejected answer. With
-P = exp(log π(y|x)/|y|), the geometric mean of the tokens' probabilities, the odds are P/(1 − P). It starts from a base
-model and needs no reference.
+Fine-tuning on the chosen answers raises the rejected ones along with them. ORPO does both stages in one: the likelihood
+of the chosen answer, plus a penalty where its odds do not exceed those of the rejected answer. The odds are P/(1 − P)
+with P = exp(log π(y|x)/|y|), the geometric mean of the tokens' probabilities. It starts from a base model and needs no
+reference.
 
-The mean over tokens is essential: with sums P is nearly 0, odds are P, and what is left is DPO without a reference.
-The likelihood is a mean over all tokens of the step, as in the authors' code and TRL (which take that of a
-micro-batch); the paper writes a mean for each answer. Everything runs in float32 and log(1 − P) is exact near P = 1;
-the authors' code takes log1p(−exp p) as it is, counts one padding token of padded rows, and rounds to bfloat16.
-The default learning rate suits the small default model; the authors take 5e-6 (TRL 1e-6) for 7 billion weights.
+The rest is in docs/algorithms/orpo.md.
 """
 
 from __future__ import annotations
@@ -50,13 +46,13 @@ class ORPO(Algorithm):
     needs = ("policy",)
     defaults = {"lr": 1e-4, "epochs": 1, "batch_size": 16}
     metrics = {
-        "nll": "−log π a token: the likelihood term, over the tokens that nll_over names.",
-        "odds_ratio": "−log σ(log odds ratio): the term that odds_ratio_weight weighs.",
+        "nll": "−log π per token: the likelihood term, over the tokens that nll_over names.",
+        "odds_ratio": "−log σ(log odds ratio): the term of odds_ratio_weight.",
         "log_odds": "Log of the ratio of the chosen answer's odds to the rejected one's; should grow.",
         "rewards/chosen": "λ·log π(y|x)/|y| of chosen answers.",
         "rewards/rejected": "The same of rejected answers; should fall below rewards/chosen.",
         "rewards/margins": "rewards/chosen − rewards/rejected.",
-        "rewards/accuracies": "Share of pairs whose chosen answer is likelier a token than the rejected one; ties "
+        "rewards/accuracies": "Share of pairs whose chosen answer is likelier per token than the rejected one; ties "
         "count half.",
         "logps/chosen": "log π(y|x)/|y| of chosen answers.",
         "logps/rejected": "The same of rejected answers.",
@@ -72,11 +68,10 @@ class ORPO(Algorithm):
     @dataclass
     class Config:
         odds_ratio_weight: float = 0.1
-        """Weight λ of the odds ratio term: the paper takes 0.1 for Mistral, 0.2 for Llama 2, 0.25 for Phi-2. TRL calls
-        it beta."""
+        """Weight λ of the odds ratio term. Paper 0.1 to 0.25; TRL calls it beta."""
         nll_over: Literal["answer", "all"] = "answer"
-        """Tokens of the likelihood term: those of the chosen answer, as the paper writes, or of its prompt too, as the
-        authors' code and TRL do by default."""
+        """Tokens of the likelihood term: those of the chosen answer, as in the paper, or those of its prompt too, as in
+        the authors' code."""
 
         def __post_init__(self) -> None:
             require(self.odds_ratio_weight > 0, "odds_ratio_weight must be above 0: without the term this is sft")

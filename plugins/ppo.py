@@ -1,26 +1,15 @@
 """PPO: Proximal Policy Optimization for language models, as InstructGPT used it (arXiv:1707.06347, arXiv:2203.02155).
 
 The policy writes an answer to each prompt, and a reward scores it at its last token, the end of the turn. Each token
-pays β·(log π − log π_ref), so that the policy stays near the reference. A critic learns what a state is worth. By how
-much things went better than it had expected is the advantage (generalized advantage estimation, arXiv:1506.02438).
-Steps over the rollout follow it, the ratio to the policy that wrote the answers being clipped.
+pays β·(log π − log π_ref), so that the policy stays near the reference. A critic learns the value of each state, and
+the advantage of a token is estimated from rewards and values (GAE, arXiv:1506.02438). Steps over the rollout follow the
+advantages, with the ratio to the policy that wrote the answers clipped.
 
-The details are those of OpenAI's first code and of the paper that reproduced it (arXiv:2403.17031): advantages whitened
-once over the whole rollout, clipped values with ½ and weight 0.1, γ 1, Adam's ε 1e-5. λ is 1, as in OpenRLHF and verl;
-that code, that paper and TRL take 0.95, and with a critic that knows nothing yet hardly any of a score then reaches the
-first tokens. That paper and TRL put the score on the token after the end of the turn where there is one; here it stands
-on the end itself. That paper makes four passes over a rollout in one step each; here it is one pass in two steps, as
-InstructGPT's in eight, over four answers to each prompt.
-Whitening takes the deviation of a population; TRL and verl that of a sample. The critic is a head on the policy, as in
-that code, which spares a second model and its pass; --critic own is InstructGPT's, and --critic-model its start.
+The details are those of OpenAI's first code and of the paper that reproduced it (arXiv:2403.17031), but for λ = 1, a
+critic that is a head on the policy, and one pass in two steps over four answers to each prompt. Variants: instructgpt
+and n-details, which are these two papers' settings.
 
-InstructGPT mixes in pretraining text (PPO-ptx), whose NLL ptx_weight weighs, a mean over all its tokens in the step.
-The texts are drawn from the source `ptx`, or come with the prompts, as their column `demonstration`.
-
-Variants: instructgpt has that paper's β, one pass in eight minibatches, and ptx with its weight; n-details what
-arXiv:2403.17031 takes for summaries, answers without an end scoring −1.
-
-A missing reward takes its answer out of every mean and of the loss. Log-ratios are held at 20.
+The rest is in docs/algorithms/ppo.md.
 """
 
 from __future__ import annotations
@@ -101,8 +90,8 @@ class PPO(Algorithm):
     }  # fmt: skip
     saved = ("kl_coef",)
     metrics = {
-        "kl": "Σ log π_old − log π_ref of an answer, mean over the rollout: the distance that the reward is paid with.",
-        "kl_k3": "The same KL a token, as k3, which is never below 0.",
+        "kl": "Σ (log π_old − log π_ref) of an answer, mean over the rollout: the distance from the reference.",
+        "kl_k3": "The same KL per token, as k3, which is never below 0.",
         "kl_coef": "β of the rollout; moves with adaptive_kl only.",
         "score": "Reward of an answer as the algorithm takes it, after normalisation, clip and missing end.",
         "total_reward": "score − β·kl, what is maximised.",
@@ -122,7 +111,7 @@ class PPO(Algorithm):
         "return_variance": "Variance of R over the tokens of the rollout.",
         "advantage": "A before whitening, mean over tokens.",
         "advantage_variance": "Variance of A over the tokens of the rollout, before whitening.",
-        "ptx_loss": "−log π of the demonstrations that come with the prompts, a token.",
+        "ptx_loss": "−log π per token of the texts of the pretraining mix.",
     }
     conformance = {
         "start": {"ratio": 1.0, "ratio_max": 1.0, "clip_share": 0.0, "approx_kl": 0.0, "approx_kl_k3": 0.0},
@@ -132,8 +121,7 @@ class PPO(Algorithm):
     @dataclass
     class Config:
         kl_coef: float = 0.02
-        """β, what a nat of KL costs: arXiv:2403.17031 0.05, InstructGPT 0.02, where 0.01 to 0.02 did best. 0 needs no
-        reference."""
+        """β, what a nat of KL costs. InstructGPT 0.02, arXiv:2403.17031 0.05; 0 needs no reference."""
         adaptive_kl: float | None = None
         """KL of an answer to steer β to, from kl_coef on (arXiv:1909.08593: 6); by default β stays."""
         adaptive_kl_horizon: int = 10_000
@@ -141,10 +129,10 @@ class PPO(Algorithm):
         normalize_score: bool = False
         """Bring the scores of each rollout to mean 0 and deviation 1, before anything else."""
         score_clip: float | None = None
-        """Clip scores to ± this, before KL; OpenRLHF takes 10."""
+        """Clip scores to ± this, before KL."""
         missing_eos: Literal["none", "replace", "subtract"] = "none"
-        """What the score of an answer without end of turn becomes: what it is; −missing_eos_penalty (OpenAI,
-        arXiv:2403.17031); or that much less (TRL)."""
+        """What the score of an answer without end of turn becomes: what it is; −missing_eos_penalty; or that much
+        less."""
         missing_eos_penalty: float = 1.0
         """See missing_eos."""
         whiten_rewards: bool = False
@@ -152,12 +140,12 @@ class PPO(Algorithm):
         gamma: float = 1.0
         """Discount γ of later rewards."""
         gae_lambda: float = 1.0
-        """λ of the advantage estimate: 1 takes what came out (OpenRLHF, verl), 0 the critic's word for it; OpenAI,
-        arXiv:2403.17031 and TRL take 0.95."""
+        """λ of the advantage estimate: 1 adds up all later rewards, 0 takes the token's own reward and the critic's
+        value of the next state. arXiv:2403.17031 0.95."""
         clip: float = 0.2
         """ε that the ratio is clipped at."""
         dual_clip: float | None = None
-        """Bound c of −c·A on the loss where A < 0 (verl: 3)."""
+        """Bound c of −c·A on the loss where A < 0, often 3."""
         value_clip: float = 0.2
         """How far a value may move from that of the rollout before its loss stops following; 0 for no clip."""
         value_weight: float = 0.1

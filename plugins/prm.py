@@ -1,11 +1,12 @@
 """PRM: a process reward model, which says of each step of a solution whether it is right (arXiv:2305.20050).
 
-A scalar head s at the last token of each step; σ(s) is the probability that the step is right. That is the softmax of
-two classes with logits (wrong, right), whose difference s is. Cross-entropy, averaged over labelled steps. A solution
-scores the product of its steps' probabilities, or the smallest of them; the product punishes long solutions.
+A scalar head s at the last token of each step; σ(s) is the probability that the step is right. The loss is the
+cross-entropy, averaged over labelled steps. A solution scores the product of its steps' probabilities, or the smallest
+of them. Nothing is learned behind the first wrong step: what follows from a wrong step has no clear label.
 
-Two classes, where the paper has three; what a neutral step counts as is an option. As in the paper nothing is
-learned behind the first wrong step: what follows from a wrong step has no clear label.
+Two classes, where the paper has three; what a neutral step counts as is an option.
+
+The rest is in docs/algorithms/prm.md.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class PRM(Algorithm):
     needs = ("policy",)
     defaults = {"lr": 2e-5, "epochs": 2, "batch_size": 16}
     metrics = {
-        "accuracy": "Share of labelled steps on whose right side of ½ the probability lies; ties count half.",
+        "accuracy": "Share of labelled steps whose probability lies on the right side of ½; ties count half.",
         "accuracy/right": "The same on right steps only; compare with accuracy/wrong, since most steps are right.",
         "accuracy/wrong": "The same on wrong steps only.",
         "first_error": "Share of flawed solutions whose first step below ½ is the first wrong one.",

@@ -1,21 +1,12 @@
-"""RLAIF: Reinforcement Learning from AI Feedback, without a reward model: d-RLAIF of arXiv:2309.00267.
+"""RLAIF: Reinforcement Learning from AI Feedback, without a reward model (d-RLAIF of arXiv:2309.00267).
 
 The policy writes answers, a judge grades each from 1 to 10, and the expected grade s = Σ i·P(i) is the reward.
-REINFORCE maximises J = (1 − β) r − β KL(π ‖ π_ref). The paper scales grades to −1 … 1 without saying how: here
-r = 2 (s − 1)/9 − 1.
+REINFORCE maximises J = (1 − β) r − β KL(π ‖ π_ref). The run's --reward, if there is one, is never trained on; it is
+shown as `gold`. Grades that rise while gold falls, or that go with length, mean that the judge is being flattered.
 
-Its baseline is a learned value of each state. Here it is by default the mean of the other answers to the same prompt
-(leave-one-out, arXiv:2402.14740): that is right from the first step on and takes no second model in memory, while a
-critic that starts from nothing learns for longer than a small machine trains. --variant d-rlaif has the paper's value
-baseline, batch and epochs; its optimizer is Adafactor, here it is AdamW.
+The baseline is the mean of the other answers to the same prompt; --variant d-rlaif has the paper's learned value.
 
-The judge is by default the model that training starts from. That is allowed in the paper, and a small one is a poor
-judge: what it likes is not what people like. So the run's --reward, if there is one, is never trained on; it is shown
-as `gold`. Grades that rise while gold falls, or that go with length, mean that the judge is being flattered.
-
-An answer that the judge cannot grade has no weight. There is no correction for steps after the first one of a
-rollout: leave minibatches and rollout_epochs at 1, or watch `ratio`. The canonical RLAIF, labels first and a reward
-model made of them, is `zoo label`, `rm` and `ppo` one after the other.
+The rest is in docs/algorithms/rlaif.md.
 """
 
 from __future__ import annotations
@@ -79,7 +70,7 @@ class RLAIF(Algorithm):
         "gold": "The run's --reward of the same answers, which is not trained on. Should not fall while grades rise.",
         "objective": "J = (1 − β) r − β·kl of an answer, what is maximised.",
         "kl": "KL(π ‖ π_ref) as Σ log π − log π_ref of an answer: how far the policy has gone for its grades.",
-        "kl_k3": "The same KL a token, as k3, which is never below 0.",
+        "kl_k3": "The same KL per token, as k3, which is never below 0.",
         "ungraded": "Share of answers that the judge gave no grade.",
         "length_correlation": "Correlation of grade and length over the rollout; near 1 the judge grades length.",
         "ratio": "π/π_old, mean over tokens: exactly 1 in the first step after a rollout; nothing corrects later ones.",
@@ -95,8 +86,8 @@ class RLAIF(Algorithm):
         beta: float = 0.05
         """Share β of the KL term in J; the reward has the rest. 0 needs no reference."""
         baseline: Literal["group", "value"] = "group"
-        """What an answer is compared with: the mean of the others to its prompt, which needs no second model and is
-        right from the first step; or a critic's value of each state, as in the paper."""
+        """What an answer is compared with: the mean of the others to its prompt, which needs no second model; or a
+        critic's value of each state, as in the paper."""
         chain_of_thought: bool = False
         """Let the judge reason before it grades: slower by far, and for large judges better."""
         value_weight: float = 0.1

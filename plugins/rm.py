@@ -1,16 +1,13 @@
-"""RM: a reward model, trained on comparisons of answers (arXiv:2203.02155, equation 1; arXiv:2009.01325).
+"""RM: a reward model, trained on comparisons of answers (arXiv:2203.02155, equation 1).
 
 A scalar head r(x, y) at the last token of an answer. Under Bradley-Terry the chosen one of two answers wins with
-probability σ(r_c − r_r), and the loss is the negative log-likelihood of what was preferred. Options: Llama 2's margin
-(arXiv:2307.09288, equation 2), the centring term of arXiv:2312.09244, soft labels of a judge (arXiv:2309.00267).
+probability σ(r_c − r_r), and the loss is the negative log-likelihood of what was preferred. A ranking of K answers is
+one example: all its pairs, divided by their number, so that every prompt weighs the same.
 
-A ranking of K answers is one example: all its K(K − 1)/2 pairs, divided by their number, in one forward pass, so that
-every prompt weighs the same (InstructGPT). Ties are dropped. Two other losses on rankings: the softmax over the best
-answer (arXiv:1909.08593), and Plackett-Luce, the likelihood of the whole order (in none of these papers).
+Comparisons fix no offset. After the last step the reward is shifted so that chosen answers of the training data have
+mean 0, and on request scaled to standard deviation 1; both are stored with the model.
 
-Comparisons fix no offset: after the last step the reward is shifted so that chosen answers of the training data have
-mean 0 (InstructGPT does so on demonstrations), and on request scaled to standard deviation 1; both are stored with
-the model. No dropout.
+The rest is in docs/algorithms/rm.md.
 """
 
 from __future__ import annotations
@@ -46,10 +43,10 @@ class RM(Algorithm):
     defaults = {"lr": 5e-5, "epochs": 1, "batch_size": 16}
     metrics = {
         "accuracy": "Share of pairs whose chosen answer scores higher, ties counted half; 0.5 is chance.",
-        "margin": "r_c − r_r, before normalisation; should grow, and the less certain the preferences the less far.",
+        "margin": "r_c − r_r, before normalisation; should grow, and less where preferences are less certain.",
         "rewards/chosen": "Mean reward of chosen answers, before normalisation: its offset means nothing.",
         "rewards/rejected": "The same for rejected answers.",
-        "brier": "(p − σ(r_c − r_r))², p = 1 without soft labels: 0.25 is a coin's; how far σ is a probability.",
+        "brier": "(p − σ(r_c − r_r))², p = 1 without soft labels: 0.25 for a coin, lower if σ is a good probability.",
         "accuracy/same_length": "Accuracy on pairs whose lengths differ by a tenth at most: skill that is not length.",
         "accuracy/longer": "Accuracy that calling the longer answer better would have; ties count half.",
     }
@@ -71,7 +68,7 @@ class RM(Algorithm):
         margin_scale: float = 1.0
         """Factor of the data's margin m(rating), which a pair must win by. Llama 2: 1, 2/3, 1/3, 0, or 3 times that."""
         centering: float = 0.0
-        """Weight η of (r_c + r_r)², without a half, as in TRL; arXiv:2312.09244 takes 0.01."""
+        """Weight η of (r_c + r_r)², which keeps rewards near 0; arXiv:2312.09244 takes 0.01."""
         normalize: Literal["mean", "mean_std", "none"] = "mean"
         """Chosen answers get mean reward 0; and standard deviation 1 (of a population); or rewards stay as they are."""
         normalize_samples: int = 256

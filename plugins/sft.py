@@ -1,12 +1,10 @@
-"""SFT: supervised fine-tuning.
+"""SFT: supervised fine-tuning (the first stage of arXiv:2203.02155).
 
-The likelihood of demonstrated answers, token by token. The mean is over all trained tokens of the optimizer step,
-never over micro-batches, so that short and long answers count by their tokens (arXiv:2203.02155 uses this as its
-first stage). Rows are packed by the core. NEFTune noise (arXiv:2310.05914) is drawn over each text's real length,
-as its authors' training script does, not over the padded one.
+The likelihood of demonstrated answers, token by token. The mean is over all trained tokens of the optimizer step, never
+over micro-batches, so that answers count by their tokens. Noise on the embeddings is an option (NEFTune,
+arXiv:2310.05914).
 
-The default learning rate suits the small default model and adapters; models of a billion weights and more that are
-trained in full take 1e-5 to 2e-5.
+The rest is in docs/algorithms/sft.md.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
 """SimPO: Simple Preference Optimization (arXiv:2405.14734).
 
-The reward of an answer is β times its mean log-probability a token, the very score by which answers are generated. So
+The reward of an answer is β times its mean log-probability per token, the very score by which answers are generated. So
 no reference model is needed, and length brings no advantage. The chosen answer's reward should exceed the rejected
-one's by a margin γ. The end-of-turn token counts as a token of the answer.
+one's by a margin γ. Nothing but a small learning rate and few epochs holds the policy near its start.
 
-Nothing holds the policy near its start but a small learning rate and few epochs: too large a rate ends in repetitions
-(the authors take 3e-7 to 1e-6 for 7 to 9 billion weights; the default here suits the small default model).
+The rest is in docs/algorithms/simpo.md.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ class SimPO(Algorithm):
         "logps/rejected": "The same of rejected answers.",
         "lengths/chosen": "Tokens of chosen answers: where these are longer, length is a rule that could be learned.",
         "lengths/rejected": "The same of rejected answers.",
-        "nll": "−log π a token over all chosen tokens of the step: the term that sft_weight weighs.",
+        "nll": "−log π per token, over all chosen tokens of the step: the term of sft_weight.",
     }
     conformance = {
         "variants": [{"sft_weight": 1.0, "label_smoothing": 0.1}],
@@ -47,15 +46,13 @@ class SimPO(Algorithm):
     @dataclass
     class Config:
         beta: float = 2.0
-        """Scale β of the reward. The paper takes 2.0 to 2.5, its later models 10; TRL's default of 0.1 is DPO's."""
+        """Scale β of the reward. Paper 2.0 to 2.5, its later models 10."""
         gamma: float = 1.0
-        """Target margin γ, subtracted after β: the paper takes 0.5 to 1.5. TRL's simpo_gamma is the same number; the
-        authors' code asks for gamma_beta_ratio = γ/β instead, so 1.0 here is 0.5 there with β = 2."""
+        """Target margin γ, subtracted after β. Paper 0.5 to 1.5; the gamma_beta_ratio of its code is γ/β."""
         label_smoothing: float = 0.0
-        """Share ε of pairs that are taken to be flipped, as in the authors' code."""
+        """Share ε of pairs that are taken to be flipped."""
         sft_weight: float = 0.0
-        """Weight of the likelihood of chosen answers, a mean over all their tokens in the step; the authors' code
-        offers it and leaves it at 0. TRL calls it cpo_alpha, which is 1 there unless set to 0."""
+        """Weight of the likelihood of chosen answers, a mean over all their tokens in the step."""
 
         def __post_init__(self) -> None:
             require(self.beta > 0, "beta must be above 0")

@@ -181,7 +181,8 @@ def check_script(words):
         return  # how rewards start Python: no command for a reader
     file = ROOT / words[1]
     if words[1] == "-m":
-        module = ROOT / words[2].replace(".", "/")
+        places = (ROOT / folder / words[2].replace(".", "/") for folder in (".", "tools"))
+        module = next(place for place in places if place.parent.is_dir())
         file = module / "__main__.py" if module.is_dir() else module.with_suffix(".py")
     source = file.read_text(encoding="utf-8")
     for flag in (word for word in words if word.startswith("--")):

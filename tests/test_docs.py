@@ -12,6 +12,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import algorithm_pages
 import pytest
 from packages import forget_modules, put_on_path
 
@@ -21,7 +22,7 @@ from zoo.options.config import TrainConfig
 from zoo.options.fields import options_of
 
 ROOT = Path(__file__).parent.parent
-PAGES = {str(path.relative_to(ROOT)): path for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]}
+PAGES = {str(path.relative_to(ROOT)): path for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]}
 PAIRS = [
     ("Name a primary colour.", "Red.", "Brown, I think."),
     ("How many days has a week?", "Seven.", "Six."),
@@ -114,7 +115,18 @@ def test_the_table_of_algorithms_names_those_that_exist():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     bundled = set(project["entry-points"]["zoo.algorithms"]) - {registry.DEFAULT}
     table = text_of("README.md").partition("## Algorithms")[2].partition("\n## ")[0]
-    assert set(re.findall(r"^\| `([\w-]+)` \|", table, flags=re.M)) == bundled
+    named = re.findall(r"^\| \[`([\w-]+)`\]\(docs/algorithms/([\w-]+)\.md\) \|", table, flags=re.M)
+    assert {name for name, _ in named} == bundled and all(name == page for name, page in named)
+
+
+def test_the_pages_of_the_algorithms_say_what_the_classes_say_and_describe_every_variant():
+    pages = algorithm_pages.pages()
+    assert set(pages) == set(algorithm_pages.FOLDER.glob("*.md"))
+    for path, text in pages.items():
+        assert path.read_text(encoding="utf-8") == text, "run: python tools/algorithm_pages.py --write"
+    for name, cls in algorithm_pages.bundled().items():
+        text = pages[algorithm_pages.FOLDER / f"{name}.md"]
+        assert [variant for variant in cls.variants if f"\n### {variant}\n" not in text] == []
 
 
 def test_the_tree_names_every_folder_and_no_other():

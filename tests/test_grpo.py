@@ -1,7 +1,6 @@
 """GRPO: worked numbers of the paper's loss and of its relatives; groups with nothing to learn; missing rewards."""
 
 import math
-import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -460,12 +459,11 @@ def test_a_reference_is_loaded_for_the_kl_term_only():
 
 
 @pytest.mark.parametrize("name", GRPO.variants)
-def test_every_variant_is_made_of_options_that_go_together_and_is_described(name):
+def test_every_variant_is_made_of_options_that_go_together(name):
     found = resolve("grpo", GRPO, [("command line", {"variant": name, "data": "x"})])
     assert {option: getattr(found.algorithm, option, None) for option in GRPO.variants[name]} | {
         option: value for option, value in GRPO.variants[name].items() if hasattr(found.core, option)
     } == GRPO.variants[name]
-    assert f"\n\n{name} (" in sys.modules[GRPO.__module__].__doc__
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ BESIDE = {
     "benchmarks/": "scripts that measure zoo against other programs",
     "docs/": "see below",
     "tests/": "what is claimed, as tests",
-    "tools/": "what made the starter set; this map",
+    "tools/": "what made the starter set; what writes this map and the algorithms' pages",
 }
 
 
