@@ -244,7 +244,7 @@ def known_flags():
     for entry in registry.algorithms():
         options = options_of(registry.load_algorithm(entry.full_name)[1].Config)
         flags |= {flag for option in options for flag in (option.flag, f"--no-{option.flag[2:]}")}
-    for script in (ROOT / "benchmarks").glob("*.py"):
+    for script in [*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "tools").glob("*.py")]:
         flags |= set(re.findall(r'"(--[a-z-]+)"', script.read_text(encoding="utf-8")))
     return flags | OTHERS | {"--help", "--version", "--margin", "--install-completion"}
 
