@@ -26,6 +26,13 @@ test: $(VENV)/.installed-dev
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow
 
+# The tests, and then the lines and branches of zoo/ and plugins/ that none of them ran; TESTS names some of them.
+.PHONY: coverage
+coverage: $(VENV)/.installed-dev
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(PARALLEL) $(TESTS); ended=$$?; \
+	$(BIN)/coverage combine --quiet && $(BIN)/coverage report && exit $$ended
+
 define environment
 	test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
 	$(if $(BASE),$(BASE)/bin/python -c 'import site; print(site.getsitepackages()[0])' > $$(echo $(1)/lib/python3.*/site-packages)/base.pth)
