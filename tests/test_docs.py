@@ -13,12 +13,14 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from packages import forget_modules, put_on_path
 
 import zoo
 from zoo.contract import hookspecs, registry
 from zoo.options.config import TrainConfig
 from zoo.options.fields import options_of
+from zoo.rewards.sandbox import Limits
 
 ROOT = Path(__file__).parent.parent
 PAGES = {str(path.relative_to(ROOT)): path for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]}
@@ -299,6 +301,17 @@ def test_the_licence_is_the_one_that_the_package_names():
     licence = (ROOT / "LICENSE").read_text(encoding="utf-8")
     assert "Apache License" in licence and "Version 2.0, January 2004" in licence
     assert 'license = "Apache-2.0"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def test_the_citation_is_of_this_version_and_licence():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (citation["version"], citation["license"]) == (zoo.__version__, "Apache-2.0")
+
+
+def test_the_limits_of_model_written_programs_are_those_of_the_page():
+    limits, page = Limits(), text_of("SECURITY.md")
+    assert f"| {limits.seconds:g} s for all tests" in page and f"| {limits.memory >> 20} MiB of address space" in page
+    assert f"| {limits.disk >> 20} MiB each, 32 open at a time" in page
 
 
 def test_the_changelog_has_the_version_of_the_package_and_a_place_for_plugins():
