@@ -80,7 +80,7 @@ def written(*patterns):
 def pages():
     """Every page by its path, and the README that `zoo new-plugin` writes for each of KINDS."""
     found = written(
-        "*.md", "docs/*.md", "recipes/README.md", "benchmarks/README.md", "zoo/bundled/*/README.md",
+        "*.md", "docs/**/*.md", "recipes/README.md", "benchmarks/README.md", "zoo/bundled/*/README.md",
         "tests/third_party/*/README.md",
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:

@@ -23,7 +23,7 @@ from zoo.options.fields import options_of
 from zoo.rewards.sandbox import Limits
 
 ROOT = Path(__file__).parent.parent
-PAGES = {str(path.relative_to(ROOT)): path for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]}
+PAGES = {str(path.relative_to(ROOT)): path for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]}
 PAIRS = [
     ("Name a primary colour.", "Red.", "Brown, I think."),
     ("How many days has a week?", "Seven.", "Six."),
@@ -317,3 +317,22 @@ def test_the_limits_of_model_written_programs_are_those_of_the_page():
 def test_the_changelog_has_the_version_of_the_package_and_a_place_for_plugins():
     text = text_of("CHANGELOG.md")
     assert f"## [{zoo.__version__}]" in text and "### Plugin API" in text
+
+
+# -- decisions ---------------------------------------------------------------------------------------------------
+
+DECISIONS = "docs/decisions/README.md"
+
+
+def test_the_index_of_decisions_has_each_page_with_its_title():
+    indexed = [f"{row[0]} {row[1]}" for row in table_rows(DECISIONS) if row[0].startswith("[")]
+    titles = {name: text_of(name).splitlines()[0] for name in sorted(PAGES) if re.match(r"docs/decisions/\d", name)}
+    links = [re.sub(r".*/((\d+)-.*)", r"[\2](\1)", name) for name in titles]
+    assert indexed == [f"{link} {title[8:]}" for link, title in zip(links, titles.values(), strict=True)]
+    assert [title[:8] for title in titles.values()] == [f"# {number:04}: " for number in range(1, len(titles) + 1)]
+
+
+def test_every_decision_has_its_four_parts():
+    parts = ["Context", "Decision", "Consequences", "Alternatives"]
+    pages = [name for name in PAGES if re.match(r"docs/decisions/\d", name)]
+    assert {name: re.findall(r"^## (.+)$", text_of(name), flags=re.M) for name in pages} == dict.fromkeys(pages, parts)
