@@ -26,6 +26,13 @@ test: $(VENV)/.installed-dev
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow
 
+# The tests, and then the lines and branches of zoo/ and plugins/ that none of them ran; TESTS names some of them.
+.PHONY: coverage
+coverage: $(VENV)/.installed-dev
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(PARALLEL) $(TESTS); ended=$$?; \
+	$(BIN)/coverage combine --quiet && $(BIN)/coverage report && exit $$ended
+
 define environment
 	test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
 	$(if $(BASE),$(BASE)/bin/python -c 'import site; print(site.getsitepackages()[0])' > $$(echo $(1)/lib/python3.*/site-packages)/base.pth)
@@ -51,15 +58,19 @@ test-beyond:
 	.venv-beyond/bin/python -m pip install --quiet --upgrade transformers lightning peft datasets huggingface-hub
 	.venv-beyond/bin/python -m pytest $(PARALLEL) $(TESTS)
 
+# What .pre-commit-config.yaml lists, on all files.
 lint: $(VENV)/.installed-dev
-	$(BIN)/ruff check .
-	$(BIN)/mypy
-	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pre-commit run --all-files
+
+# Have git run the same at each commit, on what the commit changes.
+.PHONY: hooks
+hooks: $(VENV)/.installed-dev
+	$(BIN)/pre-commit install
 
 # Renew the versions that everything above but the tests of other versions installs, and the oldest ones.
 lock: $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet uv
-	$(COMPILE) --extra dev --output-file $(LOCK)
+	$(COMPILE) --extra dev --extra hooks --output-file $(LOCK)
 	$(COMPILE) --resolution lowest-direct --constraint zoo/libraries/oldest.in --output-file $(OLDEST)
 
 $(VENV)/bin/python:
@@ -70,7 +81,7 @@ $(VENV)/.installed: pyproject.toml $(LOCK) $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.installed-dev: pyproject.toml $(LOCK) $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet -c $(LOCK) -e '.[dev]'
+	$(BIN)/python -m pip install --quiet -c $(LOCK) -e '.[dev,hooks]'
 	touch $@ $(VENV)/.installed
 
 clean:

@@ -185,9 +185,7 @@ def _written(policy: Policy, prompts: Sequence[Prompt]) -> tuple[list[str], list
     return [stripped(text) for text in policy.texts(answers)], [bool(one.cut) for one in answers]
 
 
-def _helpful(
-    config: Constitutional.Config, revisions: int, draw: random.Random, policy: Policy
-) -> list[Record]:
+def _helpful(config: Constitutional.Config, revisions: int, draw: random.Random, policy: Policy) -> list[Record]:
     if config.helpful is None or not (wanted := helpful_count(revisions, config.helpful_share)):
         return []
     rows = load_records(config.helpful, "demonstration")

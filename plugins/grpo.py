@@ -221,9 +221,7 @@ class GRPO(Algorithm):
             advantage = advantage - to_go(spent) * answers.mask
         return advantage
 
-    def _of_steps(
-        self, answers: Answers, rewards: Tensor, models: Models, config: Config, score: Reward
-    ) -> Tensor:
+    def _of_steps(self, answers: Answers, rewards: Tensor, models: Models, config: Config, score: Reward) -> Tensor:
         """Process supervision: the advantages of steps, which are lines, compared within each group."""
         size, ends = rewards.shape[1], models.policy.line_ends(answers)
         found = step_rewards(answers, rewards.flatten(), ends, score)

@@ -295,9 +295,7 @@ def _ptx(batch: Experience, models: Models) -> tuple[Tensor, Tensor] | None:
     return -found.sum() * batch.known, found.lengths * batch.known
 
 
-def _pretraining(
-    texts: Sequence[Record], prompts: Sequence[Record], answers: Answers, models: Models
-) -> Answers:
+def _pretraining(texts: Sequence[Record], prompts: Sequence[Record], answers: Answers, models: Models) -> Answers:
     """A text for each answer: drawn from all, or what its prompt comes with; without one, tokens that do not count."""
     if texts:
         drawn = [texts[i] for i in torch.randint(len(texts), (len(answers),)).tolist()]

@@ -133,9 +133,7 @@ class RM(Algorithm):
         means = {name: torch.stack([one[name].double().nanmean() for one in metrics]) for name in metrics[0]}
         return Loss.weighted(torch.stack(values), torch.tensor(weights, device=values[0].device), means)
 
-    def _ranking(
-        self, rewards: Tensor, ranks: Tensor, better: Tensor, worse: Tensor, config: Config
-    ) -> Tensor | None:
+    def _ranking(self, rewards: Tensor, ranks: Tensor, better: Tensor, worse: Tensor, config: Config) -> Tensor | None:
         """The loss of one ranking, [] or None where ties leave nothing."""
         if _is_tied(ranks.tolist(), config.ranking_loss):
             return None

@@ -80,8 +80,8 @@ def written(*patterns):
 def pages():
     """Every page by its path, and the README that `zoo new-plugin` writes for each of KINDS."""
     found = written(
-        "*.md", "docs/*.md", "docs/algorithms/*.md", "recipes/README.md", "benchmarks/README.md",
-        "zoo/bundled/*/README.md", "tests/third_party/*/README.md",
+        "*.md", "docs/**/*.md", "recipes/README.md", "benchmarks/README.md", "zoo/bundled/*/README.md",
+        "tests/third_party/*/README.md",
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         for kind in KINDS:

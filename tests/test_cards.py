@@ -134,7 +134,8 @@ def plugin(tmp_path, monkeypatch):
     before = set(sys.modules)
 
     def write(default=1.0, name="Mine", base="carded_base"):
-        (tmp_path / f"{base}.py").write_text(textwrap.dedent(f"""\
+        (tmp_path / f"{base}.py").write_text(
+            textwrap.dedent(f"""\
             from dataclasses import dataclass
             from zoo.contract.algorithm import Algorithm
 
@@ -146,7 +147,8 @@ def plugin(tmp_path, monkeypatch):
                 @dataclass
                 class Config:
                     weight: float = {default}
-            """))
+            """)
+        )
         (tmp_path / "mine.py").write_text(f"from {base} import Base\n\nclass {name}(Base):\n    'It is mine.'\n")
         sys.modules.pop(base, None)
         return f"{tmp_path}/mine.py:{name}"

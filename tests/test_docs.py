@@ -14,12 +14,14 @@ from pathlib import Path
 
 import algorithm_pages
 import pytest
+import yaml
 from packages import forget_modules, put_on_path
 
 import zoo
 from zoo.contract import hookspecs, registry
 from zoo.options.config import TrainConfig
 from zoo.options.fields import options_of
+from zoo.rewards.sandbox import Limits
 
 ROOT = Path(__file__).parent.parent
 PAGES = {str(path.relative_to(ROOT)): path for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]}
@@ -313,6 +315,36 @@ def test_the_licence_is_the_one_that_the_package_names():
     assert 'license = "Apache-2.0"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 
+def test_the_citation_is_of_this_version_and_licence():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (citation["version"], citation["license"]) == (zoo.__version__, "Apache-2.0")
+
+
+def test_the_limits_of_model_written_programs_are_those_of_the_page():
+    limits, page = Limits(), text_of("SECURITY.md")
+    assert f"| {limits.seconds:g} s for all tests" in page and f"| {limits.memory >> 20} MiB of address space" in page
+    assert f"| {limits.disk >> 20} MiB each, 32 open at a time" in page
+
+
 def test_the_changelog_has_the_version_of_the_package_and_a_place_for_plugins():
     text = text_of("CHANGELOG.md")
     assert f"## [{zoo.__version__}]" in text and "### Plugin API" in text
+
+
+# -- decisions ---------------------------------------------------------------------------------------------------
+
+DECISIONS = "docs/decisions/README.md"
+
+
+def test_the_index_of_decisions_has_each_page_with_its_title():
+    indexed = [f"{row[0]} {row[1]}" for row in table_rows(DECISIONS) if row[0].startswith("[")]
+    titles = {name: text_of(name).splitlines()[0] for name in sorted(PAGES) if re.match(r"docs/decisions/\d", name)}
+    links = [re.sub(r".*/((\d+)-.*)", r"[\2](\1)", name) for name in titles]
+    assert indexed == [f"{link} {title[8:]}" for link, title in zip(links, titles.values(), strict=True)]
+    assert [title[:8] for title in titles.values()] == [f"# {number:04}: " for number in range(1, len(titles) + 1)]
+
+
+def test_every_decision_has_its_four_parts():
+    parts = ["Context", "Decision", "Consequences", "Alternatives"]
+    pages = [name for name in PAGES if re.match(r"docs/decisions/\d", name)]
+    assert {name: re.findall(r"^## (.+)$", text_of(name), flags=re.M) for name in pages} == dict.fromkeys(pages, parts)

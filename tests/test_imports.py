@@ -72,6 +72,15 @@ def test_the_maps_are_those_of_the_list(page):
     assert tree.written(page=text, block=tree.PAGES[page]()) == text, "run: python tools/tree.py --write"
 
 
+@pytest.mark.parametrize(("outdated", "ends"), [([], ""), (["README.md"], "The map of README.md is out of date")])
+def test_the_check_of_the_tree_ends_by_what_it_finds(monkeypatch, outdated, ends):
+    monkeypatch.setattr(sys, "argv", ["tree.py", "--check"])
+    monkeypatch.setattr(tree, "outdated", lambda: outdated)
+    with pytest.raises(SystemExit) as ended:
+        tree.main()
+    assert str(ended.value.code or "").startswith(ends) and bool(ended.value.code) == bool(outdated)
+
+
 # -- who may import what ---------------------------------------------------------------------------------------------
 
 

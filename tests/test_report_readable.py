@@ -60,7 +60,7 @@ def test_names_that_begin_alike_stay_apart_below_their_bars():
 
 def test_curves_name_their_y_axis():
     plot = curves("rewards/margins", {"training": [(1.0, 0.5), (2.0, 0.75)]})
-    assert re.search(r'rotate\(-90[^>]*>rewards/margins</text>', plot.svg)
+    assert re.search(r"rotate\(-90[^>]*>rewards/margins</text>", plot.svg)
     assert "…</text>" in curves("a" * 60, {"training": [(1.0, 0.5)]}).svg
 
 

@@ -63,9 +63,7 @@ def weights_after(train, turns, steps, **options):
 
 
 @pytest.mark.parametrize("critic", ["head", "own"])
-def test_a_step_of_the_critic_moves_no_weight_of_the_policy_nor_does_adams_momentum(
-    critic, turns, train, tiny_folder
-):
+def test_a_step_of_the_critic_moves_no_weight_of_the_policy_nor_does_adams_momentum(critic, turns, train, tiny_folder):
     (first, _), (second, run), (third, _) = (weights_after(train, turns, n, critic=critic) for n in (1, 2, 3))
     start = load_file(tiny_folder / "model.safetensors")
     assert any(not torch.equal(start[name], first[name]) for name in start)

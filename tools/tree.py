@@ -3,6 +3,7 @@
     python tools/tree.py             modules, imports that run up, circles, small files, hops of a preference row
     python tools/tree.py --root DIR  the same of another checkout
     python tools/tree.py --list      which imports, circles and files these are
+    python tools/tree.py --check     exit status 1 if an import runs up, modules form a circle, or a map is out of date
     python tools/tree.py --write     writes the maps into README.md and CONTRIBUTING.md
 
 tests/test_imports.py holds the imports to `ROOMS`, and the maps to this file. Imports of modules are read from the
@@ -199,6 +200,12 @@ def written(page: str, block: str) -> str:
 PAGES = {"README.md": drawn, "CONTRIBUTING.md": ordered}
 
 
+def outdated() -> list[str]:
+    """The pages whose map is not that of `ROOMS`."""
+    texts = {name: (ROOT / name).read_text(encoding="utf-8") for name in PAGES}
+    return [name for name, block in PAGES.items() if written(texts[name], block()) != texts[name]]
+
+
 # -- numbers -------------------------------------------------------------------------------------------------------
 
 
@@ -220,6 +227,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, default=ROOT)
     parser.add_argument("--list", action="store_true")
+    parser.add_argument("--check", action="store_true")
     parser.add_argument("--write", action="store_true")
     given = parser.parse_args()
     if given.write:
@@ -243,6 +251,11 @@ def main() -> None:
             "small": [f"{a}, imported by {b}" for a, b in tiny],
         }.items():
             print(f"\n{title}:", *lines, sep="\n  ")
+    if given.check:
+        faults = [f"{a} imports {b}, which stands above it." for a, b in rising]
+        faults += [f"These modules import each other in a circle: {', '.join(ring)}." for ring in rings]
+        faults += [f"The map of {name} is out of date: python tools/tree.py --write" for name in outdated()]
+        sys.exit("\n".join(faults) or None)
 
 
 if __name__ == "__main__":

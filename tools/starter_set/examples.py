@@ -73,9 +73,7 @@ def in_any_case(prompt: Prompt) -> Prompt:
         for phrase, instruction in zip(prompt.phrases, prompt.instructions, strict=True)
         if instruction["check"] not in ("all_lowercase", "all_uppercase")
     ]
-    return replace(
-        prompt, phrases=tuple(one for one, _ in kept), instructions=tuple(other for _, other in kept)
-    )
+    return replace(prompt, phrases=tuple(one for one, _ in kept), instructions=tuple(other for _, other in kept))
 
 
 def opening(prompt: Prompt) -> str:

@@ -68,7 +68,6 @@ def _told(source: Source, load: Callable[[], Any]) -> Any:
         raise ZooError(f"The model in {source.folder} cannot be loaded: {first}") from error
 
 
-
 def head_of(source: Source) -> str:
     """What the configuration says a model is: a reward model ("scalar") or a language model ("lm")."""
     if source.folder is not None:

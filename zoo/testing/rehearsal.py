@@ -43,6 +43,7 @@ def write_stand_in(family: str, folder: Path) -> Path:
     """A model of two layers of an architecture with random weights and the tokenizer of the tests."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
+
     tokenizer = make_tokenizer()
     end = tokenizer.eos_token_id
     config = AutoConfig.for_model(

@@ -158,9 +158,7 @@ class TokenLogps:
     were computed: entropy on request, both of them not for scores that come from a cache.
     """
 
-    def __init__(
-        self, per_token: Tensor, mask: Tensor, entropy: Tensor | None = None, likeliest: Tensor | None = None
-    ):
+    def __init__(self, per_token: Tensor, mask: Tensor, entropy: Tensor | None = None, likeliest: Tensor | None = None):
         self.per_token, self.mask = per_token, mask
         self.computed = {"entropy": entropy, "likeliest": likeliest}
         """By name, None for what was not computed."""
