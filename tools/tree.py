@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -210,17 +211,19 @@ def outdated() -> list[str]:
 
 
 def walked(root: Path) -> tuple[int, int]:
-    """Of one preference row from its file to its loss: the files of zoo that work on it, and steps from one to another.
-
-    The row is loaded, encoded, collated and scored by the tiny model, in a process of its own; a step is a call from a
-    function of one file to a function of another one.
-    """
+    """Of one preference row from its file to its loss: files of zoo that work on it, and calls from one to another."""
     done = subprocess.run(
         [sys.executable, Path(__file__).parent / "walk.py"], cwd=root, capture_output=True, text=True, check=True,
-        env={"PYTHONPATH": str(root), "HF_HUB_OFFLINE": "1", "PATH": ""},
+        env={**os.environ, "PYTHONPATH": str(root), "HF_HUB_OFFLINE": "1"},
     )  # fmt: skip
     files, hops = done.stdout.split()
     return int(files), int(hops)
+
+
+def between_rooms(imports: Iterable[Import]) -> list[Import]:
+    """The imports from one folder or single file below `zoo` to another one."""
+    pairs = {Import(i.module.split(".")[0], i.target.split(".")[0]) for i in imports}
+    return [pair for pair in pairs if pair.module != pair.target]
 
 
 def main() -> None:
@@ -239,11 +242,27 @@ def main() -> None:
     imports = imports_of(modules)
     inside = [i for i in imports if i.module not in FACE]
     rising, rings, tiny = upward(inside, list(ROOMS)), circles(inside), small(modules, inside)
-    print(f"modules                                {len(modules):5}")
-    print(f"imports of each other                  {len(imports):5}")
-    print(f"  that run up                          {len(rising):5}")
-    print(f"circles of modules                     {len(rings):5}")
-    print(f"files under {SMALL} lines with one importer {len(tiny):5}")
+    if given.check:
+        faults = [f"{a} imports {b}, which stands above it." for a, b in rising]
+        faults += [f"These modules import each other in a circle: {', '.join(ring)}." for ring in rings]
+        faults += [f"The map of {name} is out of date: python tools/tree.py --write" for name in outdated()]
+        sys.exit("\n".join(faults) or None)
+    rooms = circles(between_rooms(inside))
+    files, hops = walked(given.root)
+    for name, number in {
+        "modules": len(modules),
+        "imports of each other": len(imports),
+        # The order is that of this tree; another one has other rooms.
+        "  that run up": len(rising) if given.root == ROOT else "-",
+        "circles of modules": len(rings),
+        "  modules in them": sum(map(len, rings)),
+        "circles of rooms": len(rooms),
+        "  rooms in them": sum(map(len, rooms)),
+        f"files under {SMALL} lines with one importer": len(tiny),
+        "files that a preference row passes": files,
+        "  calls from one file to another": hops,
+    }.items():
+        print(f"{name:<40}{number:>6}")
     if given.list:
         for title, lines in {
             "up": [f"{a} → {b}" for a, b in rising],
@@ -251,11 +270,6 @@ def main() -> None:
             "small": [f"{a}, imported by {b}" for a, b in tiny],
         }.items():
             print(f"\n{title}:", *lines, sep="\n  ")
-    if given.check:
-        faults = [f"{a} imports {b}, which stands above it." for a, b in rising]
-        faults += [f"These modules import each other in a circle: {', '.join(ring)}." for ring in rings]
-        faults += [f"The map of {name} is out of date: python tools/tree.py --write" for name in outdated()]
-        sys.exit("\n".join(faults) or None)
 
 
 if __name__ == "__main__":
