@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+import zoo
 from zoo.errors import ZooError
 from zoo.runs import Run, create_run, find_run, find_runs, is_run_name
 
@@ -116,3 +117,5 @@ def test_a_finished_run_loads_as_model_and_tokenizer(tmp_path, tiny_model, tiny_
     model, tokenizer = run.load()
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), tiny_model.parameters(), strict=True))
     assert tokenizer.chat_template == tiny_tokenizer.chat_template
+    again, _ = zoo.load("last", out=str(run.path.parent))
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), tiny_model.parameters(), strict=True))

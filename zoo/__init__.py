@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from zoo.models.loading import load
+    from zoo.models.start import load
     from zoo.training.run import resume, train
 
 __all__ = ["__version__", "load", "resume", "train"]
 
-_HOMES = {"load": "zoo.models.loading", "resume": "zoo.training.run", "train": "zoo.training.run"}
+_HOMES = {"load": "zoo.models.start", "resume": "zoo.training.run", "train": "zoo.training.run"}
 
 
 def __getattr__(name: str) -> Any:

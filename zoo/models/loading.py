@@ -12,14 +12,8 @@ from zoo.errors import ZooError
 from zoo.libraries import adapters, pretrained
 from zoo.libraries.architecture import silence_dropout, with_scalar_head
 from zoo.libraries.wrappers import is_adapted
-from zoo.models.names import Source, check_base, head_in, head_in_config, refuse_head, resolve_model
+from zoo.models.names import Source, check_base, head_in, head_in_config, refuse_head
 from zoo.models.scalar import fold_scale, start_head
-
-
-def load(name: str) -> tuple[Any, Any]:
-    """A model in float32 on the CPU, and its tokenizer, by what `--model` takes. Raises ZooError."""
-    source = resolve_model(name)
-    return load_model(source, torch.float32), load_tokenizer(source)
 
 
 def load_tokenizer(source: Source, trust_remote_code: bool = False) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 
 from zoo.errors import ZooError
@@ -34,6 +35,15 @@ def resolve_start(name: str, out: str, say: Say) -> Source:
         return resolve_model(name, say)
     except NotFound as error:
         raise told_of_runs(error, name, out) from None
+
+
+def load(name: str, out: str = "runs") -> tuple[Any, Any]:
+    """A model in float32 on the CPU, and its tokenizer: `zoo.load("last")`.
+
+    name: what `--model` takes, runs by their name among them; out: the folder of the runs. Raises ZooError.
+    """
+    source = resolve_start(name, out, print)
+    return load_model(source, torch.float32), load_tokenizer(source)
 
 
 def require_same_tokens(name: str, source: Source, tokenizer: Any, than: str) -> None:
