@@ -143,6 +143,6 @@ def parse(arguments, monkeypatch):
     main.add_commands(arguments)
     whole = typer.main.get_command(main.app)
     context = whole.make_context("zoo", list(arguments))
-    name, command, rest = whole.resolve_command(context, [*context._protected_args, *context.args])
+    name, command, rest = whole.resolve_command(context, list(arguments))
     verb = rest[0] if rest and rest[0] in getattr(command, "verbs", dict)() else ""
     return f"{name} {verb}".strip(), command.make_context(name, rest, parent=context).params
