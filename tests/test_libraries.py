@@ -525,7 +525,7 @@ def test_doctor_says_which_library_which_version_what_changed_and_which_version_
     monkeypatch.setattr("zoo.cli.doctor._recipe_problems", lambda: [])
     monkeypatch.setenv("COLUMNS", "1000")
     status, out = typed(capsys, "doctor")
-    assert (status, out.count(" checks hold")) == (0, len(reliance.MODULES)) and "Nothing wrong" in out
+    assert (status, out.count(" checks hold")) == (0, len(reliance.MODULES)) and "No problems" in out
     merged_without_them(monkeypatch)
     status, out = typed(capsys, "doctor")
     works = releases.tested("peft")
@@ -541,7 +541,7 @@ def test_a_version_outside_of_the_range_is_a_problem(monkeypatch, capsys):
     monkeypatch.setattr(releases, "installed", lambda name: "99.0")
     status, out = typed(capsys, "doctor", "--json")
     (first, *_) = json.loads(out)["problems"]
-    assert status == 1 and first.startswith("torch 99.0 is outside of what zoo allows, >=2.8")
+    assert status == 1 and first.startswith("torch 99.0 is outside the range that zoo allows, >=2.8")
 
 
 def test_a_name_that_is_gone_is_the_library_s_change_and_not_the_model_s():

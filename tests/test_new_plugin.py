@@ -113,7 +113,7 @@ def test_a_folder_that_is_there_is_left_alone(place):
     (place / "zoo-mine").mkdir()
     (place / "zoo-mine" / "work.py").write_text("kept")
     status, _, shown = cli("new-plugin", "mine", "--data", "text")
-    assert status == 2 and "zoo-mine is there already" in shown
+    assert status == 2 and "zoo-mine already exists" in shown
     assert [file.name for file in (place / "zoo-mine").iterdir()] == ["work.py"]
 
 

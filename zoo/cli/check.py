@@ -17,12 +17,12 @@ COLOURS = {"passed": "green", "failed": "red", "exception": "yellow", "skipped":
 
 def check(
     name: Annotated[str, typer.Argument(help="An algorithm: a name from `zoo algos`, or ./file.py:Class.")],
-    only: Annotated[list[str] | None, typer.Option(help="One check; may be given several times.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Run only this check; may be repeated.")] = None,
     as_json: Json = False,
 ) -> None:
     """Check an algorithm against everything that the core relies on, on a tiny model and without the network.
 
-    Ends with exit status 1 when a check fails. docs/conformance.md explains the checks.
+    The exit status is 1 if a check fails. docs/conformance.md explains the checks.
     """
     from zoo.cards import described
 
@@ -31,7 +31,7 @@ def check(
     from zoo.testing.suite import NAMES, Suite, summary
 
     names = [found for found in NAMES if not only or found in {find_check(one, NAMES) for one in only}]
-    with Console(stderr=True).status("Getting ready") as status:
+    with Console(stderr=True).status("Preparing") as status:
         suite = Suite(name)
         results = []
         for number, one in enumerate(names, start=1):

@@ -1,4 +1,4 @@
-"""`zoo compare`: algorithms at equal compute, or finished runs beside each other."""
+"""`zoo compare`: algorithms at equal compute, or finished runs side by side."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ ANSWER_TOKENS = 96
 OF_RUNS = ("algos", "config", "out", "as_json")
 """Own options that finished runs take, or that are refused with words of their own."""
 OWN: list[tuple[str, type, Any, Any]] = [
-    ("algos", str, typer.Option(metavar="NAME,…", help="Names with commas; label=name for two of one algorithm."),
+    ("algos", str, typer.Option(metavar="NAME,…", help="Names separated by commas; label=name to list one twice."),
      None),
-    ("seeds", str, typer.Option(help="How many from 0 (3), or which (0,5,7): the order of the data and all else that "
-                                "is random.", show_default="1"), None),
-    ("sets", list[str], typer.Option("--set", metavar="LABEL.OPTION=VALUE", help="An option of one of them."), None),
-    ("config", str, typer.Option(metavar="FILE", help="YAML: common options, algos, seeds, options under a label."),
+    ("seeds", str, typer.Option(help="A number of seeds (3 means 0, 1, 2), or a list (0,5,7). A seed determines the "
+                                "order of the data and everything else random.", show_default="1"), None),
+    ("sets", list[str], typer.Option("--set", metavar="LABEL.OPTION=VALUE", help="An option of one algorithm."), None),
+    ("config", str, typer.Option(metavar="FILE", help="YAML: common options, algos, seeds, and options under a label."),
      None),
-    ("out", str, typer.Option(metavar="FOLDER", help="Where runs, table and report go; the same folder goes on.",
+    ("out", str, typer.Option(metavar="FOLDER", help="Folder of runs and report; an existing one is continued.",
                               show_default="comparisons/data-model"), None),
     ("tokens", int, typer.Option(help="Tokens that each run trains on.", show_default="those of the shortest"), None),
-    ("cases", int, typer.Option(help="Held-out prompts and pairs to measure on.", show_default="all"), None),
-    ("answer_tokens", int, typer.Option("--answer-tokens", help="Longest answer when measuring, in tokens.",
+    ("cases", int, typer.Option(help="Number of held-out prompts and pairs to measure on.", show_default="all"), None),
+    ("answer_tokens", int, typer.Option("--answer-tokens", help="Maximum length of a measured answer, in tokens.",
                                         show_default=str(ANSWER_TOKENS)), None),
-    ("dry_run", bool, typer.Option("--dry-run", help="Print the plan; train nothing."), False),
+    ("dry_run", bool, typer.Option("--dry-run", help="Print the plan without training."), False),
     ("as_json", bool, typer.Option("--json", help="Print JSON."), False),
 ]  # fmt: skip
 
@@ -54,13 +54,13 @@ def command() -> Any:
     def compare(runs: Any = None, **given: Any) -> None:
         """Compare algorithms at equal compute, or finished runs.
 
-        With --algos each is trained from the same start on the same number of tokens, and measured on the same
-        held-out rows; runs that are finished in the folder are taken as they are. With two or more runs: the options
-        that differ and their numbers.
+        With --algos, all are trained from the same model on the same number of tokens, and measured on the same
+        held-out rows; finished runs in the folder are reused. With two or more runs: the options that differ, and the
+        results.
         """
         own = {name: given.pop(name) for name, *_ in OWN}
         if runs and (own["algos"] or own["config"]):
-            raise ZooError("Runs and --algos do not go together.", "Compare finished runs, or train with --algos.")
+            raise ZooError("Give either runs or --algos, not both.", "Compare finished runs, or train with --algos.")
         if runs:
             _refuse_without_effect({**{k: v or None for k, v in own.items() if k not in OF_RUNS}, **given})
             _compare_runs(list(runs), own)
@@ -87,7 +87,7 @@ def _refuse_without_effect(typed: dict[str, Any]) -> None:
     if names:
         flags = ", ".join("--" + name.replace("sets", "set").replace("_", "-") for name in names)
         raise ZooError(
-            f"Finished runs are compared as they are: {flags} would change nothing.",
+            f"Finished runs are compared as they are; {flags} would have no effect.",
             f"Leave {flags} out, or name algorithms to train with --algos.",
         )
 
@@ -97,7 +97,7 @@ def _compare_algorithms(own: dict[str, Any], given: dict[str, Any]) -> None:
     for name in ("tokens", "cases", "answer_tokens"):
         if own[name] is not None and own[name] < 1:
             flag = "--" + name.replace("_", "-")
-            raise ZooError(f"{flag} {own[name]} is not possible.", "Give 1 or more, or leave it out.")
+            raise ZooError(f"{flag} must be at least 1, not {own[name]}.", f"Give 1 or more, or leave {flag} out.")
     from zoo.comparison.entrants import read_settings
 
     settings = read_settings(own["algos"], own["seeds"], own["config"], own["sets"] or [], given)

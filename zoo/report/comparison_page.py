@@ -1,6 +1,6 @@
-"""report.html of a comparison: the league table, plots, differences with their intervals, answers side by side.
+"""report.html of a comparison: the table of results, plots, differences with their intervals, answers side by side.
 
-And the page of finished runs beside each other: what differs in their options, their numbers, their curves.
+And the page of finished runs side by side: the options that differ, their results, their curves.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PROMPTS_SHOWN = 8
 
 
 def write_comparison_page(folder: Path, found: dict[str, Any], command: str = "") -> Path:
-    """Write report.html beside the runs of a comparison. found: what compare.json holds."""
+    """Write report.html next to the runs of a comparison. found: the content of compare.json."""
     drawn = data_files.named([*_plots(found), *plot_frontiers(_series(folder, found))], set())
     data_files.write(folder, drawn)
     page = pages.render(
@@ -36,7 +36,7 @@ def write_comparison_page(folder: Path, found: dict[str, Any], command: str = ""
 
 
 def columns(found: dict[str, Any]) -> list[str]:
-    """The measures of the table, the most telling ones first."""
+    """The measures of the table, the most informative first."""
     order = [*found["evals"], "preference_accuracy", "plain_accuracy", "kl", "answer_tokens", "trained_tokens",
              "cpu_seconds"]  # fmt: skip
     return [name for name in order if name in found["measures"]]
@@ -56,7 +56,7 @@ def _plots(found: dict[str, Any]) -> list[Plot]:
         for cost in ("kl", "cpu_seconds", "answer_tokens"):
             if cost in values:
                 points = {label: list(zip(values[cost][label], ys, strict=False)) for label, ys in values[name].items()}
-                drawn.append(plots.scatter(f"{name} against {cost}", points, cost, name, "A dot is a run."))
+                drawn.append(plots.scatter(f"{name} against {cost}", points, cost, name, "Each dot is a run."))
     return [plot for plot in [*drawn, refusal_scatter(values, start)] if plot is not None]
 
 
@@ -66,7 +66,7 @@ def _series(folder: Path, found: dict[str, Any]) -> dict[str, Series]:
 
 
 def _samples(folder: Path, found: dict[str, Any]) -> dict[str, Any]:
-    """Answers to the same prompts: of the start, and of the first seed of each entrant."""
+    """Answers to the same prompts: of the initial model, and of the first seed of each entrant."""
     first = {row["label"]: row["run"] for row in reversed(found["runs"])}
     by_prompt: dict[str, dict[str, Any]] = {}
     for name in found["evals"][:1]:
@@ -86,7 +86,7 @@ def _environment(folder: Path, found: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_runs_page(folder: Path, found: dict[str, Any], runs: Sequence[Run]) -> Path:
-    """Write report.html of finished runs into a folder. found: what `compare_runs` gives."""
+    """Write report.html of finished runs into a folder. found: the result of `compare_runs`."""
     folder.mkdir(parents=True, exist_ok=True)
     names = [run.name for run in runs]
     series = {run.name if names.count(run.name) == 1 else str(run.path): Series(run.metrics) for run in runs}
@@ -100,7 +100,7 @@ def write_runs_page(folder: Path, found: dict[str, Any], runs: Sequence[Run]) ->
 
 
 def overlaid(runs: dict[str, Series], least: int = 2) -> dict[str, list[Plot]]:
-    """By heading: reward against distance, and a plot for each metric that `least` runs have, a curve for each run."""
+    """By heading: reward against distance, and a plot for each metric that at least `least` runs have."""
     found = {"Reward and distance": plot_frontiers(runs)}
     axes = common_axes(runs)
     for name in dict.fromkeys(name for run in runs.values() for name in run.names if name not in NO_CURVE):

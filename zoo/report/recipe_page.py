@@ -17,11 +17,11 @@ from zoo.runs import Run
 
 PROMPTS_SHOWN = 4
 ANSWERS_SHOWN = 10
-"""Stages whose answers stand side by side."""
+"""Maximum number of stages whose answers are shown side by side."""
 
 
 def write_recipe_page(folder: Path, found: Mapping[str, Any]) -> Path:
-    """Write report.html into the folder of a reproduction. found: what results.json holds."""
+    """Write report.html into the folder of a reproduction. found: the content of results.json."""
     taken: set[str] = set()
     drawn = {
         heading: data_files.named(of_it, taken)
@@ -40,7 +40,7 @@ _SCALES = {"laptop": "laptop scale", "full": "full scale"}
 
 
 def _claims(found: Mapping[str, Any]) -> list[Plot]:
-    """For each claim the values that it compares, a dot a seed."""
+    """For each claim the values that it compares, one dot per seed."""
     drawn: dict[str, Plot | None] = {}
     for claim in found["claims"]:
         sides: dict[str, list[float | None]] = {}
@@ -54,7 +54,7 @@ def _claims(found: Mapping[str, Any]) -> list[Plot]:
 
 
 def _sweeps(found: Mapping[str, Any]) -> list[Plot]:
-    """Every number of a sweep's stages against the swept value, and the lines that claims interpolate on."""
+    """Every metric of a sweep's stages against the swept value, and the lines on which claims interpolate."""
     drawn: list[Plot | None] = []
     for one in found["at"]:
         lines = {name: [(x, y, i + 1) for i, (x, y) in enumerate(points)] for name, points in one["lines"].items()}
@@ -95,7 +95,7 @@ def _is_number(text: str) -> bool:
 
 
 def _curves(folder: Path, found: Mapping[str, Any]) -> dict[str, list[Plot]]:
-    """The metrics of training, the stages of one algorithm in one plot, of the first seed."""
+    """The training metrics of the first seed, with the stages of one algorithm in one plot."""
     seed = found["seeds"][0]
     drawn: dict[str, list[Plot]] = {}
     for kind in dict.fromkeys(stage["kind"] for stage in found["stages"]):
@@ -111,7 +111,7 @@ def _curves(folder: Path, found: Mapping[str, Any]) -> dict[str, list[Plot]]:
 
 
 def _samples(folder: Path, found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Answers of the stages to the same prompts, by evaluation, of the first seed."""
+    """Answers of the stages to the same prompts, by evaluation, for the first seed."""
     by_eval: dict[str, dict[str, dict[str, Any]]] = {}
     for stage in found["stages"]:
         for row in read_samples(Run(folder / f"seed-{found['seeds'][0]}" / stage["folder"])):

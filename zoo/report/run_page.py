@@ -33,11 +33,11 @@ from zoo.report.sections.warnings import run_warnings
 from zoo.runs import Run
 
 Cases = Mapping[str, list[float | None]]
-"""The values of a metric for each held-out case, by its name."""
+"""The values of each metric for the held-out cases."""
 
 
 def write_run_page(run: Run) -> Path:
-    """Write report.html into the folder of a run, from its files alone, and report-data/; returns the page's path."""
+    """Write report.html and report-data/ into the folder of a run, from its files alone; returns the page's path."""
     found = content(run)
     data_files.write(run.path, [plot for drawn in found["plots"].values() for plot in drawn])
     return pages.write(run.path / "report.html", pages.render("run.html", **found))
@@ -95,7 +95,7 @@ def _mean_cost(tokens: Sequence[tuple[str, float | None]]) -> float | None:
 def plots_of(
     run: Run, series: Series, samples: list[dict[str, Any]], steps: Sequence[Step]
 ) -> dict[str, list[Panel]]:  # fmt: skip
-    """Every plot and table of the page that has a file of its own, by heading."""
+    """Every plot and table of the page that has a CSV file, by heading."""
     meaning = explanations(str(run.config.get("algo", "")))
     curves, cases = sections(series, meaning), run.read_json("heldout.json")
     pairs = [*pair_plots(samples, rewards=run.summary.get("head") == "scalar"), *subset_panels(samples)]
@@ -116,7 +116,7 @@ def plots_of(
 
 
 def changes(run: Run) -> list[dict[str, Any]]:
-    """A row per number that was measured before and after: with n and its 95 % interval, where its cases are known."""
+    """A row per number measured before and after, with n and its 95 % interval if its cases are known."""
     rows = []
     summary, changed = run.summary, changes_of(run)
     before, after = summary.get("before", {}), summary.get("after", {})
@@ -134,7 +134,7 @@ def changes(run: Run) -> list[dict[str, Any]]:
 
 
 def _noise_of_cases(first: Cases, last: Cases, name: str) -> float | None:
-    """Of the change of a held-out metric; None where its cases are not known."""
+    """Half the 95 % interval of the change of a held-out metric; None if its cases are not known."""
     sides = [cases.get(name[len("val/") :], []) for cases in (first, last)]
     return change_of_values(*sides).noise
 
@@ -145,7 +145,7 @@ def _over_cases(values: list[float | None]) -> dict[str, Any]:
 
 
 def _token_losses(run: Run) -> set[str]:
-    """Names of numbers that are −log π a token of given answers, so that their exponential is a perplexity."""
+    """Names of numbers that are −log π per token of given answers, so that their exponential is a perplexity."""
     found = {
         name for name, score in run.summary.get("scores", {}).get("after", {}).items()
         if "perplexity" in score.get("details", {})
@@ -154,7 +154,7 @@ def _token_losses(run: Run) -> set[str]:
         algorithm = registry.load_algorithm(str(run.config.get("algo", "")))[1]
     except ZooError:
         return found
-    # What learns from demonstrations alone minimises it, whatever its name.
+    # An algorithm that learns only from demonstrations minimises it, whatever its name.
     demonstrations = set(algorithm.kinds()) <= {"demonstration", "text"} and not algorithm.online()
     return found | ({"val/loss"} if demonstrations else set())
 
@@ -169,7 +169,7 @@ def _perplexity(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def explanations(algo: str) -> dict[str, str]:
-    """What each metric means, as the algorithm says; nothing where it can no longer be loaded."""
+    """The algorithm's explanation of each metric; empty if it can no longer be loaded."""
     try:
         return dict(registry.load_algorithm(algo)[1].metrics)
     except ZooError:
@@ -177,7 +177,7 @@ def explanations(algo: str) -> dict[str, str]:
 
 
 def options(config: dict[str, Any], origins: dict[str, str]) -> dict[str, list[tuple[str, Any, str]]]:
-    """(name, value, where it came from): those that were `set` and the `others`, which are the core's defaults."""
+    """(name, value, origin) of the options that were `set`, and of the `others`, which are the core's defaults."""
     defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
     rows = [(name, value, origins.get(name, "")) for name, value in config.items()]
     own = [row for row in rows if row[0] not in defaults or row[1] != defaults[row[0]]]

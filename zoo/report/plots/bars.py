@@ -1,4 +1,4 @@
-"""Bars inside a page: histograms, shares with their intervals, and how far certainty is right."""
+"""Bars on a page: histograms, shares with their intervals, and reliability diagrams."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from zoo.evals import share_score
 from zoo.report.plots.axes import FEWEST_CASES, Axes, Plot, colours, number, ticks
 
 BINS = 24
-"""Bars of a histogram, about."""
+"""Approximate number of bars of a histogram."""
 
 
 def histogram(title: str, values: Mapping[str, Sequence[float]], x_label: str, note: str = "") -> Plot | None:
-    """How often values lie where: bars of equal width, the same for every name, as shares. None without values."""
+    """The distribution of values, as shares: bars of equal width, the same for every name. None without values."""
     known = {name: [value for value in given if math.isfinite(value)] for name, given in values.items()}
     known = {name: given for name, given in known.items() if given}
     if not known:
@@ -38,12 +38,12 @@ def histogram(title: str, values: Mapping[str, Sequence[float]], x_label: str, n
         (name, low, high, count, len(known[name]))
         for name, found in counts.items() for low, high, count in zip(edges, edges[1:], found, strict=False)
     ]  # fmt: skip
-    note = f"{note} Upright lines are means.".strip()
+    note = f"{note} Vertical lines are means.".strip()
     return Plot(title, {"": axes.svg(title)}, ["series", "from", "to", "count", "n"], rows, shades, note)
 
 
 def _edges(low: float, high: float) -> list[float]:
-    """Round numbers around everything, 0 among them where it lies within."""
+    """Round numbers around all values, including 0 if it is within them."""
     if high - low <= 1e-12 * max(abs(low), abs(high), 1e-300):
         width = abs(low) * 0.1 or 1.0
         return [low - width / 2, low + width / 2]
@@ -85,12 +85,12 @@ def shares(
     if chance is not None:
         axes.line(axes.x(-0.5), axes.y(chance), axes.x(len(known) - 0.5), axes.y(chance), "start")
     rows = [(name, score.value, score.low, score.high, score.n) for name, score in known.items()]
-    note = f"{note} Thin lines are 95 % Wilson intervals, of {FEWEST_CASES} cases or more.".strip()
+    note = f"{note} Thin lines are 95 % Wilson intervals, for {FEWEST_CASES} cases or more.".strip()
     return Plot(title, {"": axes.svg(title)}, [x_label, "share", "low", "high", "n"], rows, note=note)
 
 
 def grouped(title: str, sides: Mapping[str, Mapping[str, float]], x_label: str, note: str = "") -> Plot | None:
-    """Shares by name, the bars of several sides beside each other. None without any."""
+    """Shares by name, with the bars of several sides next to each other. None without any."""
     names = list(dict.fromkeys(name for values in sides.values() for name in values))
     if not names:
         return None
@@ -110,11 +110,11 @@ def grouped(title: str, sides: Mapping[str, Mapping[str, float]], x_label: str, 
 
 
 def reliability(title: str, bins: Sequence[tuple[float, float, int]], note: str = "") -> Plot | None:
-    """Calibration: (mean certainty, hits, n) of each bin against the share that was right, and the diagonal."""
+    """A reliability diagram: (mean confidence, hits, n) of each bin, against the accuracy, and the diagonal."""
     known = [(certainty, share_score("", hits, n)) for certainty, hits, n in bins if n]
     if not known:
         return None
-    axes = Axes([0.5, 1.0], [0.0, 1.0], "certainty", "share that is right")
+    axes = Axes([0.5, 1.0], [0.0, 1.0], "confidence", "accuracy")
     axes.frame()
     axes.line(axes.x(0.5), axes.y(0.5), axes.x(1.0), axes.y(1.0), "start")
     shade = colours([""])[""]

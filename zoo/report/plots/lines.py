@@ -1,4 +1,4 @@
-"""Plots as SVG inside a page: curves, stacked parts, paths through two measures, dots with their mean, a scatter."""
+"""SVG plots on a page: curves, stacked parts, paths through two measures, dots with their mean, scatter plots."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ XAxes = Mapping[str, tuple[str, Place]]
 
 STEPS: XAxes = {"step": ("step", lambda line, step: step)}
 MOST_POINTS = 300
-"""Points of one curve; longer ones are thinned out, first and last kept."""
+"""Points per curve; longer curves are thinned out, with the first and last point kept."""
 SMOOTHED_FROM = 60
-"""A curve of so many points is drawn pale, with its running mean over a twentieth of it on top."""
+"""A curve with this many points is drawn pale, with its running mean over a twentieth of it on top."""
 
 
 def curves(title: str, series: Mapping[str, Points], axes: XAxes = STEPS, note: str = "") -> Plot | None:
-    """Lines of (step, value) over one or more x axes; one of fewer than 20 points shows them. None without a point."""
+    """Lines of (step, value) over one or more x axes; lines of fewer than 20 points have dots. None without a point."""
     known = {name: finite(points) for name, points in series.items()}
     known = {name: points for name, points in known.items() if points}
     if not known:
@@ -56,9 +56,9 @@ def _lines(
 
 
 def stacked(title: str, parts: Mapping[str, Points], total: Points, note: str = "") -> Plot | None:
-    """Parts of a sum one on top of the other over the steps that all of them have, and their total as a line.
+    """The stacked parts of a sum over the steps that all of them have, and their total as a line.
 
-    What is above 0 is stacked upwards, what is below it downwards. None without a step.
+    Positive values are stacked upwards, negative ones downwards. None without a step.
     """
     known = {name: dict(finite(points)) for name, points in parts.items()}
     every = sorted(set.intersection(*(set(values) for values in known.values()))) if known else []
@@ -98,7 +98,7 @@ def _stack(lines: Mapping[str, list[Point]]) -> list[tuple[str, list[tuple[float
 
 
 def _calmed(points: list[Point]) -> list[Point]:
-    """Of many points the running mean, thinned out."""
+    """The points; if there are many, their running mean, thinned out."""
     return _thinned(_smoothed(points) if len(points) >= SMOOTHED_FROM else points)
 
 
@@ -119,7 +119,7 @@ def paths(
     title: str, lines: Mapping[str, Sequence[tuple[float, float, float]]], x_label: str, *,
     fits: Mapping[str, Sequence[Point]] | None = None, note: str = "",
 ) -> Plot | None:  # fmt: skip
-    """Lines through (x, y, step) in the order of the steps, with a broken line for what was fitted to each.
+    """Lines through (x, y, step) in the order of the steps, with a dashed line for the fit to each.
 
     None without a point.
     """
@@ -147,7 +147,7 @@ def dots(
     title: str, values: Mapping[str, Sequence[float | None]], x_label: str, *,
     start: float | None = None, note: str = "",
 ) -> Plot | None:  # fmt: skip
-    """A row per name with a dot per value and a bar at their mean; `start` is a line across. None without values."""
+    """A row per name with a dot per value and a bar at the mean; `start` is a vertical line. None without values."""
     rows = {name: [x for x, _ in finite([(v, 0.0) for v in given if v is not None])] for name, given in values.items()}
     rows = {name: given for name, given in rows.items() if given}
     if not rows:
@@ -180,7 +180,7 @@ def scatter(
 ) -> Plot | None:  # fmt: skip
     """Two measures against each other, a colour per name. None without points.
 
-    labelled: whether the name stands at the mean of its points.
+    labelled: whether the name is written at the mean of its points.
     """
     drawn = {name: finite([(x, y) for x, y in given if x is not None]) for name, given in points.items()}
     drawn = {name: given for name, given in drawn.items() if given}

@@ -1,14 +1,14 @@
-"""The picture of a reproduction that stands in a table of verdicts: what its claims compare, seed by seed.
+"""The picture of a reproduction for the table of verdicts: what its claims compare, seed by seed.
 
-What a claim is drawn as follows from the names that it reads:
+The metrics of a claim determine its plot:
 
-* `at`: the lines that it is read from, one measure against the other;
-* numbered details (`drawn.score_1`, `drawn.score_16`, …): lines over the numbers, or over √KL where the evaluation
-  tells the distance of each (`drawn.kl_16`);
-* three or more stages of a sweep over numbers: lines over the swept values, and other stages as levels;
+* `at`: the interpolated lines, one metric against the other;
+* numbered details (`drawn.score_1`, `drawn.score_16`, …): lines over the numbers, or over √KL if the evaluation gives
+  it for each number (`drawn.kl_16`);
+* three or more stages of a sweep over numbers: lines over the swept values, and other stages as horizontal levels;
 * everything else: a row for each name.
 
-Claims that would be the same picture share it.
+Claims with the same plot share it.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from zoo.report.plots.axes import Plot, number
 from zoo.report.plots.standalone import stand_alone
 
 MOST = 6
-"""Claims drawn."""
+"""Maximum number of plots."""
 LEAST = 3
-"""Points that make a line."""
+"""Minimum number of points of a line."""
 NAME = re.compile(r"([^(.]+(?:\([^()]*\))?)\.(.+)")
-"""`tuned(beta=0.1).drawn.length`: a stage and what was measured of it."""
+"""`tuned(beta=0.1).drawn.length`: a stage and its metric."""
 NUMBERED = re.compile(r"(.+)_(\d+)")
 
 Found = Mapping[str, Any]
@@ -37,7 +37,7 @@ Key = tuple[Any, ...]
 
 
 def recipe_picture(found: Found) -> str | None:
-    """The text of an SVG file; None where nothing was measured. found: what results.json holds."""
+    """The text of an SVG file; None if nothing was measured. found: the content of results.json."""
     groups: dict[Key, Claims] = {}
     for claim in found["claims"]:
         if claim["seeds"]:
@@ -53,7 +53,7 @@ def recipe_picture(found: Found) -> str | None:
 
 
 def write_picture(file: Path, found: Found) -> None:
-    """Write the picture of these results; where there is nothing to draw, that of former results goes."""
+    """Write the picture of these results; if there is nothing to draw, remove that of earlier results."""
     if (picture := recipe_picture(found)) is None:
         file.unlink(missing_ok=True)
     else:
@@ -61,7 +61,7 @@ def write_picture(file: Path, found: Found) -> None:
 
 
 def _told(plot: Plot) -> str:
-    """What a plot shows, in words."""
+    """The content of a plot, in words."""
     names = ", ".join(dict.fromkeys(str(row[0]) for row in plot.rows))
     if len(plot.columns) < 4:
         return names
@@ -73,7 +73,7 @@ def _told(plot: Plot) -> str:
 
 
 def _key(claim: Mapping[str, Any], found: Found) -> Key:
-    """Claims of equal keys share a plot; the first word tells which kind."""
+    """Claims with equal keys share a plot; the first word is its kind."""
     names = _names(claim)
     if any(one["says"] == claim["says"] for one in found["at"]):
         return ("at", claim["says"])
@@ -100,7 +100,7 @@ def _value(found: Found, stage: str, metric: str, seed: int) -> float | None:
 
 
 def _evaluation(name: tuple[str, str], found: Found) -> str | None:
-    """`start.drawn` of `start.drawn.score_16`, where the evaluation has the detail for other numbers too."""
+    """`start.drawn` of `start.drawn.score_16`, if the evaluation has this detail for other numbers too."""
     match = NUMBERED.fullmatch(name[1])
     if match is None or len(_numbers(found, name[0], match[1])) < LEAST:
         return None
@@ -115,7 +115,7 @@ def _numbers(found: Found, stage: str, metric: str) -> list[int]:
 
 
 def _swept(metric: str, found: Found) -> list[str]:
-    """The sweeps over numbers of which the claims read this metric of three stages or more."""
+    """The sweeps over numbers in which the claims read this metric from three or more stages."""
     named: dict[str, set[str]] = {}
     for claim in found["claims"]:
         for stage, name in _names(claim):
@@ -154,7 +154,7 @@ def _panel(key: Key, claims: Claims, found: Found) -> Plot | None:
 
 
 def _sides(claim: Mapping[str, Any], found: Found) -> dict[str, list[float | None]]:
-    """What a claim reads in each seed, by name; `tuned(*).score` is one name for each stage of the sweep."""
+    """The values that a claim reads in each seed, by name; `tuned(*).score` gives one name per stage of the sweep."""
     sides: dict[str, list[float | None]] = {}
     for side in claim["sides"]:
         for name, values in side.items():
@@ -166,7 +166,7 @@ def _sides(claim: Mapping[str, Any], found: Found) -> dict[str, list[float | Non
 
 
 def _at(title: str, note: str, claim: Mapping[str, Any], found: Found) -> Plot | None:
-    """The lines that a claim is read from, with the stages beside them that are no sweep."""
+    """The lines on which a claim interpolates, and its stages that are not part of a sweep."""
     one = next(one for one in found["at"] if one["says"] == claim["says"])
     drawn: dict[str, list[list[tuple[float, float | None]]]] = {}
     for name, points in one["lines"].items():
@@ -181,7 +181,7 @@ def _at(title: str, note: str, claim: Mapping[str, Any], found: Found) -> Plot |
 
 
 def _numbered(title: str, note: str, claims: Claims, found: Found) -> Plot | None:
-    """Details with a number in their names, over these."""
+    """Details with a number in their names, over that number."""
     matches = [(stage, NUMBERED.fullmatch(metric)) for claim in claims for stage, metric in _names(claim)]
     metrics = list(dict.fromkeys((stage, match[1]) for stage, match in matches if match))
     numbers = sorted({number for stage, metric in metrics for number in _numbers(found, stage, metric)})
@@ -201,7 +201,7 @@ def _numbered(title: str, note: str, claims: Claims, found: Found) -> Plot | Non
 
 
 def _distances(metrics: Sequence[tuple[str, str]], found: Found) -> dict[int, float]:
-    """√KL by number, where all evaluations tell it and agree; else nothing."""
+    """√KL by number, if all evaluations give it and agree; else nothing."""
     told: dict[int, set[float]] = {}
     for stage, metric in metrics:
         name = f"{metric.rpartition('.')[0]}.kl".lstrip(".")
@@ -214,7 +214,7 @@ def _distances(metrics: Sequence[tuple[str, str]], found: Found) -> dict[int, fl
 
 
 def _short(stage: str, metric: str, among: Sequence[tuple[str, str]]) -> str:
-    """The name of a line, without what all of them have in common."""
+    """The name of a line, without the part that all lines have in common."""
     evaluations = {(one, name.rpartition(".")[0]) for one, name in among}
     if len(evaluations) == 1:
         return metric.rpartition(".")[2]
@@ -222,7 +222,7 @@ def _short(stage: str, metric: str, among: Sequence[tuple[str, str]]) -> str:
 
 
 def _over_sweeps(title: str, note: str, metric: str, claims: Claims, found: Found) -> Plot | None:
-    """A metric over the values of sweeps, at equal distances; what else the claims read of it as levels."""
+    """A metric over the values of sweeps, equally spaced; other stages that the claims read are horizontal levels."""
     sweeps = _swept(metric, found)
     stages = {sweep: [_stages(found)[name] for name in found["sweeps"][sweep]] for sweep in sweeps}
     options = {sweep: next(iter(of_it[0]["swept"])) for sweep, of_it in stages.items()}

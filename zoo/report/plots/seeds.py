@@ -1,4 +1,4 @@
-"""Plots of one value or line a seed, where a seed has the same mark everywhere: ● is the first, ■ the second."""
+"""Plots of one value or line per seed; a seed has the same mark everywhere: ● is the first, ■ the second."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ MARKS: Mapping[str, Sequence[Point]] = {
     "◆": ((0, -4.5), (4.5, 0), (0, 4.5), (-4.5, 0)),
     "▼": ((0, 4), (4, -3), (-4, -3)),
 }
-"""The letters that stand for them in a text, and their corners in pixels around the middle; none for a circle."""
+"""The marks as characters in text, and their corners in pixels around the centre; none for a circle."""
 ROW, SPREAD = 38, 12
-"""Pixels of height for a row of `rows`, and over how many of them its seeds are spread."""
+"""Height of a row of `rows` in pixels, and the part of it over which its seeds are spread."""
 LEAST_RANGE = 0.01
-"""Of the largest number: where all values are closer, the axis shows that they are alike, and not what is left."""
+"""As a share of the largest number: if all values are closer than this, the axis does not magnify their differences."""
 
 Lines = Mapping[str, Sequence[Sequence[tuple[float, float | None]]]]
 """By the name of a line: its points in each seed."""
 
 
 def key(seeds: Sequence[int]) -> str:
-    """`● seed 0   ■ seed 1`: which mark is which seed."""
+    """`● seed 0   ■ seed 1`: the mark of each seed."""
     return "\u2003".join(f"{list(MARKS)[k % len(MARKS)]} seed {seed}" for k, seed in enumerate(seeds))
 
 
 def rows(title: str, values: Mapping[str, Sequence[float | None]], x_label: str, note: str = "") -> Plot | None:
-    """A row for each name with a mark for each seed, and an upright line at their mean. None without values."""
+    """A row for each name with a mark for each seed, and a vertical line at the mean. None without values."""
     known = {name: [_known(value) for value in given] for name, given in values.items()}
     known = {name: given for name, given in known.items() if any(value is not None for value in given)}
     if not known:
@@ -63,8 +63,8 @@ def lines(
 ) -> Plot | None:  # fmt: skip
     """A line for each seed, in the colour of its name. None without a point.
 
-    places: names of the places on the x axis, where it has no numbers; levels: values by seed that no line has, drawn
-    across as their mean and the range around it; at: an upright line, and its name.
+    places: names of the positions on the x axis, if it has no numbers; levels: values by seed, drawn as a horizontal
+    line at their mean with their range; at: a vertical line, and its name.
     """
     drawn = {name: [finite(points) for points in of_it] for name, of_it in known.items()}
     drawn = {name: of_it for name, of_it in drawn.items() if any(of_it)}
@@ -96,7 +96,7 @@ def lines(
 
 
 def mark(x: float, y: float, colour: str, seed: int) -> str:
-    """The mark of the seed with this number, around a place in pixels."""
+    """The mark of the seed with this number, centred at a position in pixels."""
     corners = list(MARKS.values())[seed % len(MARKS)]
     style = f'fill="{colour}" fill-opacity=".8" stroke="#fff" stroke-width=".6"'
     if not corners:
@@ -106,12 +106,12 @@ def mark(x: float, y: float, colour: str, seed: int) -> str:
 
 
 def _middle(row: int) -> int:
-    """The height of the marks of a row; its name stands above them."""
+    """The height of the marks of a row; its name is above them."""
     return TOP + ROW * row + 26
 
 
 def _numbers_below(axes: Axes, count: int) -> None:
-    """The numbers of the x axis, and its grid, which leaves out the names of the rows."""
+    """The numbers of the x axis, and its grid, which spares the names of the rows."""
     for value in ticks(axes.x_low, axes.x_high):
         at = axes.x(value)
         axes.text(at, axes.height - BOTTOM + 14, number(value), "middle")
@@ -133,6 +133,6 @@ def _known(value: float | None) -> float | None:
 
 
 def _apart(values: Sequence[float]) -> list[float]:
-    """The values, with two more around them where they are almost the same."""
+    """The values, with two more around them if they are almost equal."""
     low, high, largest = min(values), max(values), max(map(abs, values)) or 1.0
     return [*values, low - 0.1 * largest, high + 0.1 * largest] if high - low < LEAST_RANGE * largest else [*values]
