@@ -290,7 +290,8 @@ def test_a_gold_score_that_only_jumps_about_has_not_fallen():
         ({}, "Over-optimised: val/reward rose by 0.4 over the run while val/gold fell by 0.8579 after step 16 "
              "(0.9941 → 0.1362); the fitted peak is at KL 20.09."),
         ({"rollout__reward_std": 0.0}, "The reward was constant in 40 of 40 rollouts"),
-        ({"rollout__flat_groups": 0.75}, "For 75% of the prompts all answers had the same reward (mean over 40 rollouts)"),
+        ({"rollout__flat_groups": 0.75},
+         "For 75% of the prompts all answers had the same reward (mean over 40 rollouts)"),
         ({"rollout__missing": 0.2}, "20% of the answers had no reward"),
         ({"rollout__cut": 0.6}, "60% of the answers were cut"),
         ({"val__length": lambda row: 20.0 + row["step"]}, "Mean length ×3.0: val/length went from 20 to 60 tokens."),
@@ -298,7 +299,7 @@ def test_a_gold_score_that_only_jumps_about_has_not_fallen():
          "The entropy collapsed to 10% of its initial value (2 → 0.2)"),
         ({"ratio_max": lambda row: 30.5 if row["step"] == 7 else 1.0}, "was 30.5, at step 7."),
         ({"value__explained_variance": -0.5}, "explained variance ended at -0.50"),
-        ({"rollout__engine_gap": 0.2}, "0.200 a token off"),
+        ({"rollout__engine_gap": 0.2}, "differ from the trainer's by 0.200 per token"),
         ({"val__kl": lambda row: 3.0 * row["step"]}, "KL from the reference reached 120 nats per answer, at step 40."),
     ],
 )  # fmt: skip

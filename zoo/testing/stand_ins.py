@@ -1,4 +1,4 @@
-"""Models that return given log-probs, scores and values."""
+"""Models that return given log-probabilities, scores and values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from zoo.values.types import Answer, Answers, Batch, StepScores, TokenLogps, pad
 
 
 class _GivenScores:
-    """A policy with a scalar head whose `scores` looks its answers up."""
+    """A policy with a scalar head whose `scores` looks answers up."""
 
     def __init__(self, known: dict[int, Any]):
         self._known = known
@@ -31,7 +31,7 @@ class _Given:
     """A role whose `logps` and `values` look answers up instead of scoring them."""
 
     def __init__(self, known: Mapping[str, TokenLogps], answers: Mapping[str, Answers]):
-        # Each answer finds its own row, so that a part of the batch is as good as all of it.
+        # Each answer has its own row, so that a part of the batch works like the whole.
         self._rows = {id(one): (known[name], i) for name, part in answers.items() for i, one in enumerate(part)}
         self._known = [(answers[name], known[name]) for name in known]
 
@@ -69,15 +69,16 @@ def stand_ins(
 ) -> tuple[Batch, Models]:
     """A batch and models for it: `stand_ins(policy={"chosen": t, "rejected": t}, reference={…})`.
 
-    Each tensor is [B], log-probs of whole answers (spread evenly over `lengths[field]` tokens, 1 by default), or
-    [B, T], log-probs of tokens (under `masks[field]`). Gradients flow back to them. `fields` are further batch fields.
+    Each tensor is [B], log-probabilities of whole answers (spread evenly over `lengths[field]` tokens, 1 by default),
+    or [B, T], log-probabilities of tokens (under `masks[field]`). Gradients flow back to them. `fields` are further
+    batch fields.
 
-    For algorithms that learn from their own answers: `critic={"answers": [B, T]}` are its `values`, `behaviour` the
-    log-probs under the weights that wrote the answers, `entropy` the entropies of the policy (0 by default).
+    For online algorithms: `critic={"answers": [B, T]}` gives the critic's `values`, `behaviour` the log-probabilities
+    under the weights that generated the answers, `entropy` the entropies of the policy (0 by default).
 
     scores: instead of roles, for a policy with a scalar head: a tensor [B] for each field of answers, a list of
-    tensors [K] for a field of several answers to each prompt, or a tensor [B, S] for scores of steps (whose ends
-    stand in `fields`). Answers have `lengths[field]` tokens, for several answers a list for each prompt.
+    tensors [K] for a field of several answers to each prompt, or a tensor [B, S] for scores of steps (whose ends are
+    in `fields`). Answers have `lengths[field]` tokens; for several answers, a list per prompt.
     """
     if scores is not None:
         return _with_scores(scores, lengths or {}, fields or {})

@@ -1,4 +1,4 @@
-"""The values of a loss: known ones, the first ones, extreme ones."""
+"""The values of a loss: worked numbers, those of the first step, extreme ones."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from zoo.values.types import Batch, Loss, TokenLogps, metric_sums, pad
 
 CASE_KEYS = ("given", "options", "measured", "loss", "metrics", "gradients")
 LISTS = {"lengths": 2, "fields": 1}
-"""Arguments of `stand_ins` in which lists of lists, or all of them, are what they are in a batch: lists."""
+"""Arguments of `stand_ins` in which lists of lists, or all lists, stay lists, as in a batch."""
 ROUNDING = 1e-4
 SIZES = ((0.0, 1.0), (1e-6, 1.0), (1e3, 1.0), (1.0, 1e3), (1e3, 1e3))
-"""Factors of the policy's and of the reference's log-probs or scores: certain, all but certain, far off, both far off.
-"""
+"""Factors of the policy's and the reference's log-probabilities or scores: certain, almost certain, one far off, both
+far off."""
 
 
 def step_one_identities(bench: Bench) -> None:
-    """While the policy still is its reference, loss and metrics are what the author says they are."""
+    """While the policy still equals its reference, loss and metrics have the values that the author states."""
     expected = bench.declared.start
     if not expected:
         raise NotApplicable("no start values are declared")
@@ -41,19 +41,19 @@ def step_one_identities(bench: Bench) -> None:
         if name not in found:
             raise Failed(f"The first step has no metric '{name}', only {', '.join(found)}.")
         if not abs(found[name] - value) <= 1e-4 + 1e-4 * abs(value):
-            raise Failed(f"In the first step {name} is {found[name]:.6g}, and should be {value:.6g}.")
+            raise Failed(f"In the first step {name} is {found[name]:.6g}, but should be {value:.6g}.")
 
 
 @torch.no_grad()
 def _check_engine(stage: Stage, batch: Batch) -> None:
-    """The log-probs that answers were drawn with are those that the policy gives them now."""
+    """The log-probabilities with which answers were sampled are those that the policy gives them now."""
     for answers in answers_of(batch):
         logps = stage.models.built("policy").logps(answers)
         gap = float(((logps.per_token - answers.behaviour) * logps.mask).abs().max())
         if not gap <= ROUNDING:
             raise Failed(
-                f"A token's log-prob is off by {gap:.3g} from the one it was drawn with, before any step: leave "
-                "answers as generate gives them."
+                f"Before any step, a token's log-probability differs by {gap:.3g} from that of its sampling: do not "
+                "change the answers that generate returns."
             )
 
 
@@ -61,7 +61,7 @@ def _check_engine(stage: Stage, batch: Batch) -> None:
 
 
 def known_values(bench: Bench) -> None:
-    """The worked numbers that the author gives, of the loss, of metrics and of gradients."""
+    """The loss, metrics and gradients equal the worked numbers that the author gives."""
     if not bench.declared.values:
         raise NotApplicable("no worked numbers are declared")
     for number, case in enumerate(bench.declared.values, start=1):
@@ -80,12 +80,12 @@ def known_values(bench: Bench) -> None:
 
 
 def _check_keys(case: Mapping[str, Any], what: str) -> None:
-    """A misspelt key would check nothing."""
+    """Refuses unknown keys, because a misspelt key would check nothing."""
     for key in case:
         if key not in CASE_KEYS:
             raise Failed(f"{what} has no key '{key}'.{nearest(key, CASE_KEYS)} It takes: {', '.join(CASE_KEYS)}.")
     if "given" not in case or not {"loss", "metrics", "gradients"} & set(case):
-        raise Failed(f"{what} needs `given`, and `loss`, `metrics` or `gradients` that must come out.")
+        raise Failed(f"{what} needs `given`, and the expected `loss`, `metrics` or `gradients`.")
 
 
 def _loss(bench: Bench, batch: Batch, models: Any, options: Mapping[str, Any]) -> Loss:
@@ -96,10 +96,10 @@ def _loss(bench: Bench, batch: Batch, models: Any, options: Mapping[str, Any]) -
 
 
 def _given(case: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The arguments of `stand_ins`, and what gradients flow back to by field: a tensor, or one for each list of scores.
+    """The arguments of `stand_ins`, and the leaves of the gradients by field: a tensor, or one for each list of scores.
 
-    Lists of scores, which may differ in length, are of several answers to a prompt; or of the steps of an answer, where
-    `fields` says at which tokens these end.
+    Lists of scores, which may differ in length, are for several answers to a prompt, or for the steps of an answer if
+    `fields` says at which tokens the steps end.
     """
     given = {name: _tensors(value, LISTS.get(name, 0)) for name, value in case.items() if name != "scores"}
     if "scores" not in case:
@@ -118,7 +118,7 @@ def _is_nested(values: Any) -> bool:
 
 
 def _tensors(value: Any, lists: int = 0) -> Any:
-    """Lists of numbers as float64 tensors, of truth values as they are. lists: 1 leaves lists of lists, 2 any list."""
+    """Lists of numbers as float64 tensors, of booleans as bool. lists: 1 keeps lists of lists, 2 keeps every list."""
     if isinstance(value, Mapping):
         return {name: _tensors(one, lists) for name, one in value.items()}
     if isinstance(value, Tensor) or lists > 1 or (lists and _is_nested(value)):
@@ -128,7 +128,7 @@ def _tensors(value: Any, lists: int = 0) -> Any:
 
 
 def _gradient(leaf: Any) -> Any:
-    """As lists, None where nothing has reached it."""
+    """The gradient as lists, None without one."""
     if isinstance(leaf, list):
         return [_gradient(row) for row in leaf]
     return None if leaf.grad is None else leaf.grad.tolist()
@@ -139,11 +139,11 @@ def _check_number(found: Any, expected: Any, what: str) -> None:
         return
     if isinstance(expected, Sequence):
         if found is None or len(found) != len(expected):
-            raise Failed(f"{what} is {found}, and should be {expected}.")
+            raise Failed(f"{what} is {found}, but should be {expected}.")
         for one, other in zip(found, expected, strict=True):
             _check_number(one, other, what)
     elif found is None or not abs(found - expected) <= 1e-9 + 1e-5 * abs(expected):
-        raise Failed(f"{what} is {found}, and should be {expected}.")
+        raise Failed(f"{what} is {found}, but should be {expected}.")
 
 
 # -- extreme values --------------------------------------------------------------------------------------------------
