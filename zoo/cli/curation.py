@@ -61,19 +61,19 @@ def verb(name: str, out: str, *examples: str, source: Any = SOURCE) -> Callable[
     """Make a verb of a function of a Job and its own options. out: where rows go by default; source: which is read."""
 
     def add(work: Callable[..., None]) -> None:
-        def command(**given: Any) -> None:
-            shared = {key: given.pop(key) for key in ("source", *SHARED)}
-            work(Job(name, **shared), **given)
+        def command(**options: Any) -> None:
+            shared = {key: options.pop(key) for key in ("source", *SHARED)}
+            work(Job(name, **shared), **options)
 
         (_, *own) = inspect.signature(work, eval_str=True).parameters.values()
         defaults = {"out": Path(out)} if source is SOURCE else {"out": Path(out), "source": None}
         parameters = [
             _parameter("source", source, defaults.get("source", inspect.Parameter.empty)),
-            *(_parameter(one.name, one.annotation, one.default) for one in own),
+            *(_parameter(parameter.name, parameter.annotation, parameter.default) for parameter in own),
             *(_parameter(key, kind, defaults.get(key, default)) for key, (kind, default) in SHARED.items()),
         ]
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        command.__annotations__ = {one.name: one.annotation for one in parameters}
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         command.__doc__ = work.__doc__
         verbs.command(name, epilog="Examples: " + "    ".join(examples))(command)
 

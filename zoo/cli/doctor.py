@@ -75,9 +75,9 @@ def _library(name: str) -> dict[str, Any]:
         relied_on, broken = reliance.reliances(name), reliance.broken(name)
     except reliance.LibraryError as error:
         return {"name": name, **facts, "checks": [], "problems": [f"{error.message} {error.hint}"]}
-    reasons = {one.claim: one.reason for one in broken}
+    reasons = {failure.claim: failure.reason for failure in broken}
     checks = [{"claim": r.claim, "holds": r.claim not in reasons, "found": reasons.get(r.claim)} for r in relied_on]
-    problems = [f"{one.text()} {one.remedy()}" for one in broken]
+    problems = [f"{failure.text()} {failure.remedy()}" for failure in broken]
     if releases.outside(name):
         problems.append(
             f"{name} {facts['installed']} is outside the range that zoo allows, {facts['allowed']}: "

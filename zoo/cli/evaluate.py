@@ -62,9 +62,9 @@ def evaluate(
     from zoo.models.names import expect
     from zoo.training.outlook import evaluations
 
-    known = evaluations()
+    catalogue = evaluations()
     if listed:
-        _list(known, as_json)
+        _list(catalogue, as_json)
         return
     if limit is not None and limit < 1:
         raise ZooError(f"--limit {limit} leaves no cases to evaluate.", "Give 1 or more, or leave --limit out.")
@@ -73,8 +73,8 @@ def evaluate(
             "--data and --columns are for --reward, and no --reward is given.",
             f'Add --reward. An evaluation takes its data in parentheses: --eval "accuracy(data={data or "starter"})".',
         )
-    asked_for = choose(evals or [], known)
-    needs_model = bool(reward) or not asked_for or any(one.evaluation.head != "none" for one in asked_for)
+    asked_for = choose(evals or [], catalogue)
+    needs_model = bool(reward) or not asked_for or any(chosen.evaluation.head != "none" for chosen in asked_for)
     for name in filter(None, (model, against)) if needs_model else ():
         expect(name, out)
     from zoo.evals.subject import load_subject
@@ -95,15 +95,15 @@ def evaluate(
         if reward and head != "lm":
             raise ZooError(f"--reward is for a language model, and {model} is a reward model.", "Leave it out.")
         asked = _as_evals(reward or [], data or "starter", columns, max_new_tokens, out, _say(console))
-        wanted += [Chosen(text, one, {}) for text, one in asked.items()]
-    found = {}
-    for one in wanted:
-        score = one.run(subject)
-        found[score.name] = {**score.as_json(), "samples": score.samples[:samples]}
+        wanted += [Chosen(text, evaluation, {}) for text, evaluation in asked.items()]
+    results = {}
+    for chosen in wanted:
+        score = chosen.run(subject)
+        results[score.name] = {**score.as_json(), "samples": score.samples[:samples]}
         if not as_json:
-            _show(console, score, one.evaluation.help, samples)
+            _show(console, score, chosen.evaluation.help, samples)
     if as_json:
-        print_json(found)
+        print_json(results)
 
 
 def _say(console: Console) -> Any:
@@ -162,7 +162,7 @@ SORTS = {"lm": "language model", "scalar": "reward model", "none": "no model"}
 
 def _list(available: dict[str, Any], as_json: bool) -> None:
     """Every evaluation: its type of model, its options with their defaults, and what it measures."""
-    cards = [_card(name, one) for name, one in available.items()]
+    cards = [_card(name, evaluation) for name, evaluation in available.items()]
     if as_json:
         print_json(cards)
         return
@@ -187,9 +187,9 @@ def _card(name: str, evaluation: Any) -> dict[str, Any]:
     from zoo.evals.chosen import options_of
 
     options = [
-        {"name": one.name, "type": str(one.annotation).removeprefix("<class '").removesuffix("'>"),
-         **({} if one.default is one.empty else {"default": one.default})}
-        for one in options_of(evaluation)
+        {"name": option.name, "type": str(option.annotation).removeprefix("<class '").removesuffix("'>"),
+         **({} if option.default is option.empty else {"default": option.default})}
+        for option in options_of(evaluation)
     ]  # fmt: skip
     return {
         "name": name, "head": evaluation.head, "help": evaluation.help, "about": inspect.getdoc(evaluation.run) or "",

@@ -99,7 +99,7 @@ def _refuse_repeated(order: Sequence[Any], args: Sequence[str]) -> None:
 
     order: the parameters in the order in which they were typed.
     """
-    for parameter in dict.fromkeys(one for one in order if order.count(one) > 1):
+    for parameter in dict.fromkeys(typed for typed in order if order.count(typed) > 1):
         values = _typed(parameter, args)
         single = parameter.param_type_name == "option" and not parameter.multiple and not parameter.count
         if single and not (parameter.is_flag and len(set(values)) < 2):
@@ -110,14 +110,14 @@ def _refuse_repeated(order: Sequence[Any], args: Sequence[str]) -> None:
 
 def _typed(parameter: Any, args: Sequence[str]) -> list[str]:
     """The values that follow each flag of a parameter; for a switch, the flags."""
-    flags, found = (*parameter.opts, *parameter.secondary_opts), []
+    flags, values = (*parameter.opts, *parameter.secondary_opts), []
     for argument, following in zip(args, [*args[1:], ""], strict=True):
         if argument == "--":
             break
         flag, equals, value = argument.partition("=")
         if flag in flags:
-            found.append(argument if parameter.is_flag else value if equals else following)
-    return found
+            values.append(argument if parameter.is_flag else value if equals else following)
+    return values
 
 
 def _instead(parameter: Any, values: Sequence[str]) -> str:

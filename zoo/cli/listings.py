@@ -138,17 +138,19 @@ def runs(
     """List the runs, or show one: scores before and after, options that differ from the defaults, and its files."""
     from zoo.runs import find_run, find_runs
 
-    found = [find_run(name, out)] if name else find_runs(out)
-    rows = [_run_row(run) for run in found]
+    selected = [find_run(name, out)] if name else find_runs(out)
+    rows = [_run_row(run) for run in selected]
     if as_json:
-        print_json(rows if name is None else {**rows[0], "config": found[0].config, "metrics": found[0].metrics[-1:]})
+        print_json(
+            rows if name is None else {**rows[0], "config": selected[0].config, "metrics": selected[0].metrics[-1:]}
+        )
         return
     if not rows:
         Console().print(f"No runs in {out}/ yet. Start one with `zoo train`.", highlight=False)
         return
     _show_runs(rows)
     if name:
-        _show_run(found[0])
+        _show_run(selected[0])
 
 
 def _show_runs(rows: list[dict[str, Any]]) -> None:

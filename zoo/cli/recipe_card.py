@@ -55,19 +55,21 @@ class Comments:
             self.files[file] = Path(file).read_text(encoding="utf-8").splitlines() if Path(file).is_file() else []
         if not self.files[file]:
             return ""
-        found = COMMENT.match(self.files[file][int(line) - 1])
-        return found[1] if found else ""
+        comment = COMMENT.match(self.files[file][int(line) - 1])
+        return comment[1] if comment else ""
 
 
 def _variant(variant: Variant, title: str, sources: Comments, console: Console) -> None:
     _print(console, f"\n[bold]{title}[/bold]")
     written = {stage.sweep_of or stage.name: stage for stage in reversed(variant.stages.values())}
     stages = dict(reversed(written.items()))
-    common = {one for name, stage in stages.items() for one in _common(stage, name, variant, sources)}
+    common = {setting for name, stage in stages.items() for setting in _common(stage, name, variant, sources)}
     if common:
         _print(console, "every stage")
-        order = {key: i for i, key in enumerate(dict.fromkeys(key for one in stages.values() for key in one.options))}
-        _settings(sorted(common, key=lambda one: order.get(one[0], len(order))), console)
+        order = {
+            key: i for i, key in enumerate(dict.fromkeys(key for stage in stages.values() for key in stage.options))
+        }
+        _settings(sorted(common, key=lambda setting: order.get(setting[0], len(order))), console)
     for name, stage in stages.items():
         _print(console, f"{escape(name)}  [dim]{escape(_what(stage))}[/dim]")
         _settings(_own(stage, name, variant, sources), console)
@@ -93,11 +95,11 @@ def _common(stage: Stage, name: str, variant: Variant, sources: Comments) -> Ite
 
 def _own(stage: Stage, name: str, variant: Variant, sources: Comments) -> Iterator[Setting]:
     """The settings of a stage itself; all values of a sweep on one line."""
-    given: Mapping[str, Any] = stage.options if stage.label is None else stage.label
+    options: Mapping[str, Any] = stage.options if stage.label is None else stage.label
     inside = () if stage.label is None else ("label",)
-    for key, value in {**({"start": stage.start} if stage.start else {}), **given}.items():
+    for key, value in {**({"start": stage.start} if stage.start else {}), **options}.items():
         if key in stage.swept:
-            values = ", ".join(one.swept[key] for one in variant.stages.values() if one.sweep_of == name)
+            values = ", ".join(other.swept[key] for other in variant.stages.values() if other.sweep_of == name)
             yield key, f"each of {values}", sources.of(variant, "stages", name, "sweep", key)
         elif stage.label is not None or _is_own(sources.recipe, variant, name, key, stage):
             yield key, str(value), sources.of(variant, "stages", name, *inside, key)

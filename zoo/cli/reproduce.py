@@ -62,11 +62,11 @@ def reproduce(
     from zoo.recipes.check import check_recipe
     from zoo.recipes.runner import Reproduction
 
-    found = check_recipe(read, laptop)
+    checked = check_recipe(read, laptop)
     console = Console(stderr=as_json)
     chosen = None if seeds is None else seeds_in(seeds)
     reproduction = Reproduction(
-        found, laptop, console, seeds=chosen, only=only, out=out, command=shlex.join(["zoo", *sys.argv[1:]])
+        checked, laptop, console, seeds=chosen, only=only, out=out, command=shlex.join(["zoo", *sys.argv[1:]])
     )
     if dry_run:
         _dry_run(reproduction, console, as_json)

@@ -61,11 +61,11 @@ class TrainCommand(Command):
             if flag is None:
                 raise
             name = flag.removeprefix("--").replace("-", "_")
-            known = [option for parameter in self.get_params(ctx) for option in parameter.opts]
+            flags = [option for parameter in self.get_params(ctx) for option in parameter.opts]
             ours = OTHER_NAMES.get(name, name)
             meant = f"--{ours.replace('_', '-')}"
-            error.possibilities = [meant] if meant in known else nearest_names(flag, known)  # type: ignore
-            if meant not in known and (owners := _owners(name)):
+            error.possibilities = [meant] if meant in flags else nearest_names(flag, flags)  # type: ignore
+            if meant not in flags and (owners := _owners(name)):
                 error.possibilities = []  # type: ignore
                 error.message += f". It is an option of {', '.join(owners)}: zoo train --algo {owners[0]} {meant} …"  # type: ignore
             raise
@@ -73,12 +73,12 @@ class TrainCommand(Command):
 
 def _owners(name: str) -> list[str]:
     """The algorithms that have an option of this name; those that do not load are left out."""
-    found = []
+    owners = []
     for entry in registry.algorithms():
         with contextlib.suppress(ZooError):
             if name in [option.name for option in options_of(described(entry.full_name)[1].Config)]:
-                found.append(entry.name)
-    return found
+                owners.append(entry.name)
+    return owners
 
 
 def _named_algorithm(arguments: list[str]) -> str | None:
@@ -108,23 +108,23 @@ def _command(algorithm_options: list[Option], defaults: Mapping[str, Any]) -> An
     options = [replace(o, default=defaults.get(o.name, o.default)) for o in options_of(TrainConfig)]
     options.sort(key=lambda option: _GROUPS.index(option.group))
 
-    def train(**given: Any) -> None:
+    def train(**typed: Any) -> None:
         """Train a model with one of the installed algorithms.
 
         Without options, it trains the default algorithm on the starter set. `--algo NAME --help` also shows that
         algorithm's options.
         """
-        algo, config, dry_run = given.pop("algo"), given.pop("config"), given.pop("dry_run")
-        as_json = given.pop("as_json")
+        algo, config, dry_run = typed.pop("algo"), typed.pop("config"), typed.pop("dry_run")
+        as_json = typed.pop("as_json")
         if as_json and not dry_run:
             raise ZooError("--json is only for --dry-run.", "Add --dry-run, or leave --json out.")
-        recipe, stage, laptop = given.pop("recipe"), given.pop("stage"), given.pop("laptop")
-        given = {name: value for name, value in given.items() if value is not None}
-        between = _from_recipe(recipe, stage, laptop, {**given, "algo": algo, "config": config})
+        recipe, stage, laptop = typed.pop("recipe"), typed.pop("stage"), typed.pop("laptop")
+        typed = {name: value for name, value in typed.items() if value is not None}
+        between = _from_recipe(recipe, stage, laptop, {**typed, "algo": algo, "config": config})
         from zoo.training.outlook import look_ahead
         from zoo.training.run import execute, resolve_options
 
-        resolved, cls = resolve_options(between[0] or algo, config, given, "command line", between[1])
+        resolved, cls = resolve_options(between[0] or algo, config, typed, "command line", between[1])
         if recipe is not None:
             resolved.origin["algo"] = f"recipe {recipe}"
         if dry_run:
@@ -162,7 +162,7 @@ def _command(algorithm_options: list[Option], defaults: Mapping[str, Any]) -> An
 
 
 def _from_recipe(
-    recipe: str | None, stage: str | None, laptop: bool, given: Mapping[str, Any]
+    recipe: str | None, stage: str | None, laptop: bool, typed: Mapping[str, Any]
 ) -> tuple[str | None, list[tuple[str, Mapping[str, Any]]]]:
     """The algorithm of a recipe's stage, and its options as a layer; neither without --recipe."""
     if recipe is None:
@@ -172,9 +172,9 @@ def _from_recipe(
     from zoo.recipes.single import stage_options
 
     for flag in ("algo", "config"):
-        if given[flag] is not None:
+        if typed[flag] is not None:
             raise ZooError(f"--{flag} cannot be combined with --recipe: the stage sets it.", f"Leave --{flag} out.")
-    algo, options = stage_options(recipe, str(stage), laptop, given)
+    algo, options = stage_options(recipe, str(stage), laptop, typed)
     return algo, [(f"recipe {recipe}", options)]
 
 
