@@ -331,8 +331,8 @@ def test_scored_pairs_give_margins_calibration_and_what_length_has_to_do_with_it
     margins = table(folder / "pairs-margins.csv")
     assert {row["n"] for row in margins} == {"4"} and sum(int(row["count"]) for row in margins) == 8
     (calibration,) = table(folder / "pairs-calibration.csv")
-    assert float(calibration["certainty"]) == pytest.approx(1 / (1 + math.exp(-2)))
-    assert (float(calibration["share"]), calibration["n"]) == (0.75, "4")
+    assert float(calibration["confidence"]) == pytest.approx(1 / (1 + math.exp(-2)))
+    assert (float(calibration["accuracy"]), calibration["n"]) == (0.75, "4")
     assert (float(calibration["low"]), float(calibration["high"])) == pytest.approx((0.3006, 0.9544), abs=1e-3), (
         "Wilson"
     )

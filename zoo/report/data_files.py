@@ -18,15 +18,15 @@ Shown = TypeVar("Shown", bound=Panel)
 
 def named(panels: Iterable[Shown], taken: set[str]) -> list[Shown]:
     """Plots and tables with the names of their files, relative to the page. taken: names already used."""
-    found = []
+    named_panels = []
     for panel in panels:
         stem = re.sub(r"[^a-z0-9]+", "-", panel.title.lower().replace("√", "root ")).strip("-")[:60] or "plot"
         name = next(
             f"{stem}{end}.csv" for end in ("", *(f"-{i}" for i in range(2, 1000))) if f"{stem}{end}.csv" not in taken
         )
         taken.add(name)
-        found.append(dataclasses.replace(panel, file=f"{FOLDER}/{name}"))
-    return found
+        named_panels.append(dataclasses.replace(panel, file=f"{FOLDER}/{name}"))
+    return named_panels
 
 
 def write(folder: Path, panels: Sequence[Panel]) -> None:

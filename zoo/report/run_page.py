@@ -38,9 +38,9 @@ Cases = Mapping[str, list[float | None]]
 
 def write_run_page(run: Run) -> Path:
     """Write report.html and report-data/ into the folder of a run, from its files alone; returns the page's path."""
-    found = content(run)
-    data_files.write(run.path, [plot for drawn in found["plots"].values() for plot in drawn])
-    return pages.write(run.path / "report.html", pages.render("run.html", **found))
+    shown = content(run)
+    data_files.write(run.path, [plot for drawn in shown["plots"].values() for plot in drawn])
+    return pages.write(run.path / "report.html", pages.render("run.html", **shown))
 
 
 def content(run: Run) -> dict[str, Any]:
@@ -72,24 +72,24 @@ def content(run: Run) -> dict[str, Any]:
     }
 
 
-def token_costs(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+def token_costs(losses: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Each answer of token-losses.json with its tokens in the first and in the last validation."""
-    if not found:
+    if not losses:
         return []
-    moments = {f"step {found[when]['step']}": found[when]["answers"] for when in ("first", "last")}
+    moments = {f"step {losses[when]['step']}": losses[when]["answers"] for when in ("first", "last")}
     answers = zip(*moments.values(), strict=False)
     return [
         {"prompt": shown[0]["prompt"], "moments": [
-            {"when": when, "tokens": one["tokens"], "mean": _mean_cost(one["tokens"])}
-            for when, one in zip(moments, shown, strict=False)
+            {"when": when, "tokens": answer["tokens"], "mean": _mean_cost(answer["tokens"])}
+            for when, answer in zip(moments, shown, strict=False)
         ]}
         for shown in answers
     ]  # fmt: skip
 
 
 def _mean_cost(tokens: Sequence[tuple[str, float | None]]) -> float | None:
-    known = [cost for _, cost in tokens if cost is not None]
-    return sum(known) / len(known) if known else None
+    costs = [cost for _, cost in tokens if cost is not None]
+    return sum(costs) / len(costs) if costs else None
 
 
 def plots_of(
@@ -110,9 +110,9 @@ def plots_of(
         "Held-out cases": [*pairs, *implicit_reward_plots(cases), *case_plots(cases, meaning)],
         "Time": [*curves.get("Time", []), slowest_steps(run.metrics, run.timings)],
     }
-    known = {heading: [panel for panel in of_it if panel is not None] for heading, of_it in drawn.items()}
+    panels = {heading: [panel for panel in of_it if panel is not None] for heading, of_it in drawn.items()}
     taken: set[str] = set()
-    return {heading: data_files.named(of_it, taken) for heading, of_it in known.items() if of_it}
+    return {heading: data_files.named(of_it, taken) for heading, of_it in panels.items() if of_it}
 
 
 def changes(run: Run) -> list[dict[str, Any]]:
@@ -140,32 +140,32 @@ def _noise_of_cases(first: Cases, last: Cases, name: str) -> float | None:
 
 
 def _over_cases(values: list[float | None]) -> dict[str, Any]:
-    known = [value for value in values if value is not None]
-    return mean_score("", known, within_0_and_1(known)).as_json() if len(known) > 1 else {}
+    numbers = [value for value in values if value is not None]
+    return mean_score("", numbers, within_0_and_1(numbers)).as_json() if len(numbers) > 1 else {}
 
 
 def _token_losses(run: Run) -> set[str]:
     """Names of numbers that are −log π per token of given answers, so that their exponential is a perplexity."""
-    found = {
+    names = {
         name for name, score in run.summary.get("scores", {}).get("after", {}).items()
         if "perplexity" in score.get("details", {})
     }  # fmt: skip
     try:
         algorithm = registry.load_algorithm(str(run.config.get("algo", "")))[1]
     except ZooError:
-        return found
+        return names
     # An algorithm that learns only from demonstrations minimises it, whatever its name.
     demonstrations = set(algorithm.kinds()) <= {"demonstration", "text"} and not algorithm.online()
-    return found | ({"val/loss"} if demonstrations else set())
+    return names | ({"val/loss"} if demonstrations else set())
 
 
 def _perplexity(row: dict[str, Any]) -> dict[str, Any]:
     """The exponential of a row, interval and all."""
-    known = {
+    values = {
         key: None if row[key] is None else math.exp(min(row[key], 700.0)) for key in ("before", "after", "low", "high")
     }
-    change = known["after"] - known["before"]  # type: ignore[operator]
-    return {**row, **known, "name": f"perplexity, exp({row['name']})", "change": change, "noise": None}
+    change = values["after"] - values["before"]  # type: ignore[operator]
+    return {**row, **values, "name": f"perplexity, exp({row['name']})", "change": change, "noise": None}
 
 
 def explanations(algo: str) -> dict[str, str]:

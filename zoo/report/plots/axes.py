@@ -46,12 +46,12 @@ def number(value: float) -> str:
 
 def tick_labels(values: Sequence[float]) -> list[str]:
     """The values, as short as possible while still distinct."""
-    found = [number(value) for value in values]
+    labels = [number(value) for value in values]
     for digits in range(5, 16):
-        if len(set(found)) == len(values):
+        if len(set(labels)) == len(values):
             break
-        found = [f"{value:,.{digits}g}" for value in values]
-    return found
+        labels = [f"{value:,.{digits}g}" for value in values]
+    return labels
 
 
 def finite(points: Sequence[tuple[float, float | None]]) -> list[Point]:

@@ -95,15 +95,15 @@ def sections(run: Series, meaning: Mapping[str, str]) -> dict[str, list[Plot]]:
             panel, line = panel_of(name)
             panels.setdefault(panel, {})[line] = name
     axes = run.axes()
-    found: dict[str, list[Plot]] = {heading: [] for heading in ORDER}
+    by_heading: dict[str, list[Plot]] = {heading: [] for heading in ORDER}
     for panel, lines in sorted(panels.items(), key=lambda item: _rank(item[0])):
         series = {line: run.of(name) for line, name in lines.items()}
         plot = plots.curves(panel, series, axes, _note(panel, lines, meaning))
         if plot is not None:
-            found[heading_of(panel)].append(plot)
+            by_heading[heading_of(panel)].append(plot)
     if histogram := group_histogram(run):
-        found["Reward"].append(histogram)
-    return {heading: drawn for heading, drawn in found.items() if drawn}
+        by_heading["Reward"].append(histogram)
+    return {heading: drawn for heading, drawn in by_heading.items() if drawn}
 
 
 def _rank(panel: str) -> int:
@@ -119,7 +119,7 @@ def _note(panel: str, lines: Mapping[str, str], meaning: Mapping[str, str]) -> s
 
 def group_histogram(run: Series) -> Plot | None:
     """Shares of the prompts by the number of correct answers, in the first and last tenth of rollouts."""
-    series = {int(found[1]): run.of(found[0]) for name in run.names if (found := GROUPS.fullmatch(name))}
+    series = {int(match[1]): run.of(match[0]) for name in run.names if (match := GROUPS.fullmatch(name))}
     ends = {right: start_and_end(points) for right, points in sorted(series.items()) if points}
     if not ends:
         return None

@@ -31,8 +31,8 @@ class Series:
 
     def ending(self, tail: str) -> list[Point]:
         """The first metric of training whose name is `tail` or ends with it after a slash."""
-        found = [n for n in self.names if (n == tail or n.endswith(f"/{tail}")) and not n.startswith("val/")]
-        return next((points for points in map(self.of, found) if points), [])
+        names = [n for n in self.names if (n == tail or n.endswith(f"/{tail}")) and not n.startswith("val/")]
+        return next((points for points in map(self.of, names) if points), [])
 
     def first_of(self, *names: str) -> tuple[str, list[Point]]:
         """The first of these metrics with at least two values, and its points; ("", []) without any."""
@@ -57,13 +57,13 @@ class Series:
 
     def axes(self) -> dict[str, tuple[str, Place]]:
         """The possible x axes of these metrics: steps, tokens, √KL."""
-        found: dict[str, tuple[str, Place]] = dict(STEPS)
+        axes: dict[str, tuple[str, Place]] = dict(STEPS)
         if tokens := self.of("num_tokens"):
             count = between([(0.0, 0.0), *tokens])
-            found["tokens"] = ("tokens", lambda line, step: count(step))
+            axes["tokens"] = ("tokens", lambda line, step: count(step))
         if root := self.root_kl():
-            found["kl"] = (f"√KL ({self.kl[0]})", lambda line, step: root(step))
-        return found
+            axes["kl"] = (f"√KL ({self.kl[0]})", lambda line, step: root(step))
+        return axes
 
 
 def common_axes(runs: Mapping[str, Series]) -> dict[str, tuple[str, Place]]:

@@ -53,8 +53,8 @@ def stand_alone(plots: Sequence[Plot], label: str, heading: Sequence[str] = (), 
 
 def label_of(picture: str) -> str:
     """The label of a picture made by `stand_alone`; empty if there is none."""
-    found = re.search(r'^<svg [^>]*aria-label="([^"]*)"', picture)
-    return unescape(found[1]) if found else ""
+    label = re.search(r'^<svg [^>]*aria-label="([^"]*)"', picture)
+    return unescape(label[1]) if label else ""
 
 
 def _head(plot: Plot) -> tuple[str, int]:
@@ -87,9 +87,9 @@ def _text(x: float, y: float, text: str, style: str = "") -> str:
 
 
 def _height(plot: Plot) -> int:
-    found = re.match(r'<svg viewBox="0 0 \d+ (\d+)"', plot.svg)
-    assert found is not None, plot.svg[:80]
-    return int(found[1])
+    viewbox = re.match(r'<svg viewBox="0 0 \d+ (\d+)"', plot.svg)
+    assert viewbox is not None, plot.svg[:80]
+    return int(viewbox[1])
 
 
 def _placed(plot: Plot, x: float, y: float) -> str:

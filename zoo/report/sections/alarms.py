@@ -58,8 +58,8 @@ def _overoptimised(run: Series) -> Iterator[str]:
         f"Over-optimised: {proxy} rose by {number(rise)} over the run while {gold} fell by {number(fall)} "
         f"after step {number(best_at)} ({number(best)} → {number(last)})"
     )
-    found = fit([(d, value) for d, value, _ in frontier(run, "gold")])
-    top = found.peak if found is not None else None
+    law = fit([(d, value) for d, value, _ in frontier(run, "gold")])
+    top = law.peak if law is not None else None
     farthest = max((d for d, *_ in frontier(run, "gold")), default=0.0)
     yield text + (f"; the fitted peak is at KL {number(top)}." if top and top < 4 * farthest**2 else ".")
 
@@ -110,9 +110,7 @@ def _critic(run: Series) -> Iterator[str]:
     if explained := run.ending("explained_variance"):
         _, last = start_and_end(explained)
         if last < 0:
-            yield (
-                f"The critic's explained variance ended at {last:.2f}, below 0: a constant predicts returns better."
-            )
+            yield (f"The critic's explained variance ended at {last:.2f}, below 0: a constant predicts returns better.")
 
 
 def _far(run: Series) -> Iterator[str]:

@@ -79,8 +79,8 @@ def _plot(name: str, sides: Mapping[str, Points], unit: str) -> Plot | None:
         by_score = {f"score {k}": [length for length, score in last if score == k] for k in (1, 0)}
         means = ", ".join(f"{side} {_mean(lengths)}" for side, lengths in by_score.items() if lengths)
         return histogram(f"{name}: length by score", by_score, unit, f"{list(sides)[-1].capitalize()}: {means}.")
-    found = {side: (correlation(points), len(points)) for side, points in sides.items() if points}
-    told = (f"{side} {'–' if r is None else f'{r:+.2f}'} (n {n})" for side, (r, n) in found.items())
+    correlations = {side: (correlation(points), len(points)) for side, points in sides.items() if points}
+    told = (f"{side} {'–' if r is None else f'{r:+.2f}'} (n {n})" for side, (r, n) in correlations.items())
     return scatter(f"{name}: score against length", sides, unit, "score", f"r: {', '.join(told)}.", labelled=False)
 
 
@@ -94,11 +94,11 @@ def ending_table(cases: Cases) -> Table | None:
     rows = []
     for side, when in (("start", "first"), ("end", "last")):
         columns = _columns(cases, when)
-        known = list(zip(columns.get("length", ()), columns.get("cut", ()), strict=False))
-        lengths = [length for length, cut in known if length is not None and not cut]
-        if known:
-            cut = share_score("cut", len(known) - len(lengths), len(known))
-            every: Score = mean_score("", [length for length, _ in known if length is not None])
+        answers = list(zip(columns.get("length", ()), columns.get("cut", ()), strict=False))
+        lengths = [length for length, cut in answers if length is not None and not cut]
+        if answers:
+            cut = share_score("cut", len(answers) - len(lengths), len(answers))
+            every: Score = mean_score("", [length for length, _ in answers if length is not None])
             ended = mean_score("", lengths) if lengths else None
             rows.append((side, cut.n, cut.value, cut.low, cut.high, every.value, ended.value if ended else None))
     columns_shown = ("answers", "n", "cut", "low", "high", "mean tokens", "mean tokens of those that ended")

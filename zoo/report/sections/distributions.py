@@ -36,8 +36,8 @@ def pair_plots(samples: Sequence[Mapping[str, Any]], rewards: bool) -> list[Plot
 
 
 def _pairs(samples: Sequence[Mapping[str, Any]], name: str, when: str) -> list[Pair]:
-    found = (Pair.from_sample(row) for row in samples if (row["eval"], row["when"]) == (name, when))
-    return [pair for pair in found if pair is not None]
+    pairs = (Pair.from_sample(row) for row in samples if (row["eval"], row["when"]) == (name, when))
+    return [pair for pair in pairs if pair is not None]
 
 
 def _of_pairs(name: str, pairs: Sequence[Pair], rewards: bool) -> Iterable[Plot | None]:
@@ -45,7 +45,8 @@ def _of_pairs(name: str, pairs: Sequence[Pair], rewards: bool) -> Iterable[Plot 
         "chosen": [(pair.chosen_length, pair.chosen) for pair in pairs],
         "rejected": [(pair.rejected_length, pair.rejected) for pair in pairs],
     }
-    yield histogram(f"{name}: scores", {side: [score for _, score in given] for side, given in points.items()}, "score")
+    scores = {side: [score for _, score in answers] for side, answers in points.items()}
+    yield histogram(f"{name}: scores", scores, "score")
     margins = [pair.margin for pair in pairs]
     if rewards:
         note = (
@@ -58,7 +59,7 @@ def _of_pairs(name: str, pairs: Sequence[Pair], rewards: bool) -> Iterable[Plot 
     }
     note = "On the left the chosen answer is shorter, on the right it is longer."
     yield shares(f"{name}: right by length", by_length, "(chosen − rejected) / longer, tokens", note, chance=0.5)
-    r = correlation([point for given in points.values() for point in given])
+    r = correlation([point for answers in points.values() for point in answers])
     note = f"r = {r:+.3f}, n {2 * len(pairs)} answers." if r is not None else "All lengths or all scores are equal."
     yield scatter(f"{name}: score against length", points, "tokens", "score", note, labelled=False)
 

@@ -42,8 +42,8 @@ def implicit_reward_plots(cases: Mapping[str, Mapping[str, Any]]) -> list[Plot]:
 def _against(columns: Columns, side: str) -> list[Point]:
     """(tokens, reward) of the answers of a side; if a batch has only one answer, its length under any name."""
     lengths = [name for name in columns if name.startswith(LENGTH)]
-    known = columns.get(LENGTH + side) or (columns[lengths[0]] if len(lengths) == 1 else [])
-    pairs = zip(known, columns[REWARDS + side], strict=False)
+    tokens = columns.get(LENGTH + side) or (columns[lengths[0]] if len(lengths) == 1 else [])
+    pairs = zip(tokens, columns[REWARDS + side], strict=False)
     return [(length, reward) for length, reward in pairs if length is not None and reward is not None]
 
 
@@ -51,8 +51,8 @@ def _differences(columns: Columns) -> list[Point]:
     """(tokens, reward) of the chosen answers minus those of the rejected ones, if all four are known."""
     names = [of + side for of in (LENGTH, REWARDS) for side in ("chosen", "rejected")]
     rows = zip(*(columns.get(name, ()) for name in names), strict=False)
-    known = [[value for value in row if value is not None] for row in rows]
-    return [(row[0] - row[1], row[2] - row[3]) for row in known if len(row) == len(names)]
+    complete = [[value for value in row if value is not None] for row in rows]
+    return [(row[0] - row[1], row[2] - row[3]) for row in complete if len(row) == len(names)]
 
 
 def said(points: Sequence[Point]) -> str:

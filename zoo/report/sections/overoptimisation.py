@@ -101,7 +101,7 @@ def plot_frontiers(runs: Mapping[str, Series]) -> list[Plot]:
     if len(runs) == 1:
         (run,) = runs.values()
         named = {
-            run.first_of(*MEASURES[which])[0] or which: found for which in MEASURES for found in lines[which].values()
+            run.first_of(*MEASURES[which])[0] or which: points for which in MEASURES for points in lines[which].values()
         }
         plots = [_draw("reward against √KL", named)]
     else:
@@ -110,14 +110,14 @@ def plot_frontiers(runs: Mapping[str, Series]) -> list[Plot]:
 
 
 def _draw(title: str, lines: Mapping[str, Sequence[tuple[float, float, float]]]) -> Plot | None:
-    found = {label: fit([(d, value) for d, value, _ in points]) for label, points in lines.items()}
-    fits = {label: one for label, one in found.items() if one is not None}
+    laws = {label: fit([(d, value) for d, value, _ in points]) for label, points in lines.items()}
+    fits = {label: law for label, law in laws.items() if law is not None}
     drawn = {}
-    for label, one in fits.items():
+    for label, law in fits.items():
         farthest = max(d for d, *_ in lines[label])
-        drawn[label] = [(farthest * i / 60, one(farthest * i / 60)) for i in range(61)]
+        drawn[label] = [(farthest * i / 60, law(farthest * i / 60)) for i in range(61)]
     note = "Each dot is a measurement, connected in the order of the steps."
     if fits:
         note += f" Dashed: {FORMULA}, fitted by least squares (arXiv:2210.10760). "
-        note += " · ".join(f"{label}: {one.text()}" for label, one in fits.items())
+        note += " · ".join(f"{label}: {law.text()}" for label, law in fits.items())
     return paths(title, lines, "√KL", fits=drawn, note=note)

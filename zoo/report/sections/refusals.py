@@ -19,8 +19,8 @@ def refusal_plot(moments: Mapping[str, Scores]) -> Plot | None:
 
     moments: scores by name, each with value, low, high and n.
     """
-    known = {when: (_of(scores, UNWANTED), _of(scores, WANTED)) for when, scores in moments.items()}
-    pairs = {when: (over, wanted) for when, (over, wanted) in known.items() if over and wanted}
+    shares = {when: (_of(scores, UNWANTED), _of(scores, WANTED)) for when, scores in moments.items()}
+    pairs = {when: (over, wanted) for when, (over, wanted) in shares.items() if over and wanted}
     if not pairs:
         return None
     axes = Axes([0.0, 1.0], [0.0, 1.0], "benign prompts refused", "harmful prompts refused")
@@ -65,4 +65,4 @@ def refusal_scatter(
 
 def _of(named: Mapping[str, Found], name: str) -> Found | None:
     """The result of an evaluation, whatever its options."""
-    return next((found for label, found in named.items() if label.partition("(")[0] == name), None)
+    return next((result for label, result in named.items() if label.partition("(")[0] == name), None)

@@ -41,7 +41,7 @@ def revision_panels(steps: Sequence[Step]) -> list[Panel]:
     refused = {f"after round {k}": [_refused(_stands(step)) for step in of_it] for k, of_it in rounds.items()}
     first = next(iter(rounds.values()))
     sides = {"first answers": [_refused(_before(step)) for step in first], **refused}
-    found = [
+    panels = [
         shares("answers revised", changed, "round", "Revisions that differ from the answer they revise."),
         shares(
             "refused or evaded", {side: (sum(hits), len(hits)) for side, hits in sides.items()}, "answers",
@@ -50,7 +50,7 @@ def revision_panels(steps: Sequence[Step]) -> list[Panel]:
         _by_round(rounds),
         _by_principle(steps),
     ]  # fmt: skip
-    return [panel for panel in found if panel is not None]
+    return [panel for panel in panels if panel is not None]
 
 
 def _changed(step: Step) -> bool:
@@ -122,8 +122,8 @@ def triptychs(steps: Sequence[Step]) -> list[Step]:
     for step in steps:
         turned = _refused(_before(step)) != _refused(_stands(step))
         ranked[0 if turned else 1 if _changed(step) else 2].append(step)
-    found: list[Step] = []
+    shown: list[Step] = []
     for group in ranked.values():
-        room = SHOWN - len(found)
-        found += group[:: max(1, -(-len(group) // room))][:room] if room else []
-    return found
+        room = SHOWN - len(shown)
+        shown += group[:: max(1, -(-len(group) // room))][:room] if room else []
+    return shown

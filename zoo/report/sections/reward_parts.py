@@ -50,8 +50,8 @@ def weights_of(text: str) -> Mapping[str, float]:
     alone = {mention: expression.value({**nothing, mention: 1.0}) for mention in mentions}
     weights = {mention: value for mention, value in alone.items() if value is not None}
     for probe in PROBES if len(weights) == len(mentions) else ():
-        given = {mention: probe[i % 3] * (i + 1) for i, mention in enumerate(mentions)}
-        expected, value = sum(weights[mention] * given[mention] for mention in mentions), expression.value(given)
+        values = {mention: probe[i % 3] * (i + 1) for i, mention in enumerate(mentions)}
+        expected, value = sum(weights[mention] * values[mention] for mention in mentions), expression.value(values)
         if value is None or abs(value - expected) > 1e-9 * max(1.0, abs(expected)):
             return {}
     return {mention.label: weight for mention, weight in weights.items()} if len(weights) == len(mentions) else {}

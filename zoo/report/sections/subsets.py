@@ -19,7 +19,7 @@ Row = Mapping[str, Any]
 
 def subset_panels(samples: Sequence[Row]) -> list[Panel]:
     """For every evaluation that scored pairs of known origin: the accuracy on each part after training."""
-    found: list[Panel] = []
+    panels: list[Panel] = []
     for name in dict.fromkeys(row["eval"] for row in samples):
         parts = _parts([row for row in samples if (row["eval"], row["when"]) == (name, "after")])
         if len(parts) < 2:
@@ -35,11 +35,11 @@ def subset_panels(samples: Sequence[Row]) -> list[Panel]:
                 "Accuracy on the pairs of each part of the data.",
                 chance=0.5,
             )
-            found += [plot] if plot else []
+            panels += [plot] if plot else []
         columns = ("subset", "pairs", "right", "low", "high", "mean margin")
         note = f"{note} low and high: the 95 % Wilson interval of the accuracy.".strip()
-        found.append(Table(f"{name}: subsets", columns, rows, note))
-    return found
+        panels.append(Table(f"{name}: subsets", columns, rows, note))
+    return panels
 
 
 def _parts(rows: Sequence[Row]) -> dict[str, list[Pair]]:

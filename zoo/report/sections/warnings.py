@@ -20,21 +20,22 @@ LOSS_RISE = 0.05
 
 def run_warnings(run: Run) -> list[str]:
     """The warnings of one run, from its files."""
-    summary, found = run.summary, []
+    summary, warnings = run.summary, []
     before, after = summary.get("before", {}), summary.get("after", {})
-    found += _fallen_scores(summary)
-    found += alarms(Series(run.metrics))
-    found += length_warning("The answers", *mean_words(read_samples(run)))
-    found += displacement("The chosen answers", before.get("val/logps/chosen"), after.get("val/logps/chosen"))
-    found += displacement("The desirable answers", before.get("val/logps/desirable"), after.get("val/logps/desirable"))
-    found += _loss_rose(run.metrics)
+    warnings += _fallen_scores(summary)
+    warnings += alarms(Series(run.metrics))
+    warnings += length_warning("The answers", *mean_words(read_samples(run)))
+    warnings += displacement("The chosen answers", before.get("val/logps/chosen"), after.get("val/logps/chosen"))
+    before_and_after = (side.get("val/logps/desirable") for side in (before, after))
+    warnings += displacement("The desirable answers", *before_and_after)
+    warnings += _loss_rose(run.metrics)
     if summary.get("skipped_steps"):
         why = "they had nothing to learn from, or " if "unrewarded_rollouts" in summary else ""
-        found.append(f"{summary['skipped_steps']} steps were skipped: {why}their loss or gradient was not finite.")
+        warnings.append(f"{summary['skipped_steps']} steps were skipped: {why}their loss or gradient was not finite.")
     if summary.get("unrewarded_rollouts"):
-        found.append(f"In {summary['unrewarded_rollouts']} rollouts no answer got a reward.")
-    found += [f"{part}: {_dropped(facts)}" for part, facts in run.read_json("data.json").items() if _dropped(facts)]
-    return found
+        warnings.append(f"In {summary['unrewarded_rollouts']} rollouts no answer got a reward.")
+    warnings += [f"{part}: {_dropped(facts)}" for part, facts in run.read_json("data.json").items() if _dropped(facts)]
+    return warnings
 
 
 def displacement(what: str, before: float | None, after: float | None) -> list[str]:
