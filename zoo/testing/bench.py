@@ -23,7 +23,7 @@ from zoo.options.config import Resolved, resolve
 from zoo.options.fields import options_of
 from zoo.testing.declared import Declared
 from zoo.testing.networks import frozen, moved, network, source, template, workplace
-from zoo.testing.rolling import ANSWERS, MOST_ANSWERS, NEW_TOKENS, Rolled, lend_pen, roll
+from zoo.testing.rolling import ANSWERS, MOST_ANSWERS, NEW_TOKENS, Rolled, attach_writer, roll
 from zoo.testing.steps import Stage, hooks, step
 from zoo.testing.tiny import tiny_rows
 from zoo.training.datasets import make_collate
@@ -67,16 +67,16 @@ class Bench:
 
     def _options(self) -> list[dict[str, Any]]:
         """The defaults, the declared options, the presets, and every boolean and choice that is valid by itself."""
-        found: list[dict[str, Any]] = [{}, *(dict(options) for options in self.declared.variants)]
-        found += [{"variant": name} for name in self.cls.variants]
+        variants: list[dict[str, Any]] = [{}, *(dict(options) for options in self.declared.variants)]
+        variants += [{"variant": name} for name in self.cls.variants]
         if "critic" in self.cls().roles(self.cls.Config()):
-            found.append({"critic": "head"})
+            variants.append({"critic": "head"})
         for option in options_of(self.cls.Config):
             for choice in [not option.default] if option.is_flag else _choices(option.type):
                 plain = isinstance(choice, str | bool | int | float) and choice != option.default
-                if plain and {option.name: choice} not in found and self._accepted({option.name: choice}):
-                    found.append({option.name: choice})
-        return found
+                if plain and {option.name: choice} not in variants and self._accepted({option.name: choice}):
+                    variants.append({option.name: choice})
+        return variants
 
     def _accepted(self, options: Mapping[str, Any]) -> bool:
         try:
@@ -133,8 +133,8 @@ class Bench:
         records = self.encoded(options)
         if self.cls.head == "lm":
             stage.models.built("policy").writer.begin(0)
-        found = stage.hook.prepare(records=ListedRecords(records), models=stage.models, config=stage.config)
-        return records if found is None else list(prepared_records(found, stage.algorithm))
+        prepared = stage.hook.prepare(records=ListedRecords(records), models=stage.models, config=stage.config)
+        return records if prepared is None else list(prepared_records(prepared, stage.algorithm))
 
     def batch(
         self, stage: Stage, options: Mapping[str, Any], only: Sequence[int] | None = None, rank: int = 0,
@@ -205,7 +205,7 @@ class Bench:
         if "critic" in every:
             self._give_critic(stage, resolved, moves, own)
         if self.cls.head == "lm":
-            lend_pen(stage, resolved.core, template())
+            attach_writer(stage, resolved.core, template())
         return stage
 
     def _give_critic(self, stage: Stage, resolved: Resolved, moves: int, own: bool) -> None:

@@ -33,17 +33,17 @@ def declared(*parts: Mapping[str, Any], checks: Sequence[str]) -> Declared:
 
     checks: names of the checks, for exceptions.
     """
-    given = {name: value for part in parts for name, value in part.items()}
-    known = [f.name for f in dataclasses.fields(Declared)]
-    for name in given:
-        if name not in known:
-            raise ZooError(f"conformance has no key '{name}'.{nearest(name, known)}", f"It takes: {', '.join(known)}.")
-    exceptions = dict(given.get("exceptions", {}))
+    fields = {name: value for part in parts for name, value in part.items()}
+    keys = [f.name for f in dataclasses.fields(Declared)]
+    for name in fields:
+        if name not in keys:
+            raise ZooError(f"conformance has no key '{name}'.{nearest(name, keys)}", f"It takes: {', '.join(keys)}.")
+    exceptions = dict(fields.get("exceptions", {}))
     for name, reason in exceptions.items():
         if not str(reason or "").strip():
             raise ZooError(f"The exception from '{name}' has no reason.", 'Write {"check": "why it does not hold"}.')
-    given["exceptions"] = {find_check(name, checks): reason for name, reason in exceptions.items()}
-    return Declared(**given)
+    fields["exceptions"] = {find_check(name, checks): reason for name, reason in exceptions.items()}
+    return Declared(**fields)
 
 
 def find_check(name: str, checks: Sequence[str]) -> str:

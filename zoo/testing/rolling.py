@@ -86,7 +86,7 @@ def answer_key(answer: Answer) -> tuple[Any, ...]:
     return (answer.row, *answer.completion.tolist())
 
 
-def lend_pen(stage: Stage, core: TrainConfig, template: ChatTemplate) -> None:
+def attach_writer(stage: Stage, core: TrainConfig, template: ChatTemplate) -> None:
     """Let the policy of a stage generate, and its roles use the run's temperature, as in a run."""
     device = torch.device("cpu")
     online.give_pen(stage.models, core, template, stage.precision, device, plugins(stage))
@@ -113,8 +113,8 @@ def roll(stage: Stage, records: Sequence[dict[str, Any]], worth: Worth = tiny_re
     )  # fmt: skip
     rollouts.micro_tokens = lambda: MICRO_TOKENS
     batch = rollouts(list(records), iteration, 0)
-    found = rollouts._seen
-    scores = {answer_key(one): value for one, value in zip(found.answers, found.values, strict=True)}
+    answered = rollouts._seen
+    scores = {answer_key(answer): value for answer, value in zip(answered.answers, answered.values, strict=True)}
     return Rolled(batch, set(stage.models.used), stage.algorithm.state(), scores, rollouts.take_metrics())
 
 

@@ -128,10 +128,10 @@ def step(parts: Sequence[tuple[Stage, Sequence[Batch]]]) -> Outcome:
         stage.number += 1
     count = sums.count(LOSS) or 1.0
     roles = moved.pop()
-    found = {name: p.grad / count for name, p in weights if p.grad is not None and role_of(name) in roles}
+    gradients = {name: p.grad / count for name, p in weights if p.grad is not None and role_of(name) in roles}
     means = sums.means()
     states = [copy.deepcopy(stage.algorithm.state()) for stage in stages]
-    return Outcome(means.pop(LOSS, 0.0), means, found, states)
+    return Outcome(means.pop(LOSS, 0.0), means, gradients, states)
 
 
 def role_of(weight: str) -> str:
@@ -141,9 +141,9 @@ def role_of(weight: str) -> str:
 
 def loss_of(stage: Stage, batch: Batch) -> Loss:
     """The algorithm's `loss` of a micro-batch, checked."""
-    found = stage.hook.loss(batch=batch, models=stage.models, config=stage.config, step=stage.number)
+    loss = stage.hook.loss(batch=batch, models=stage.models, config=stage.config, step=stage.number)
     try:
-        return check_loss(found, batch, stage.learners, type(stage.algorithm).__name__)
+        return check_loss(loss, batch, stage.learners, type(stage.algorithm).__name__)
     except PluginError as error:
         raise Failed(f"{error.message} {error.hint}".strip()) from error
 
@@ -155,8 +155,8 @@ def measure(parts: Sequence[tuple[Stage, Sequence[Batch]]]) -> None:
     for stage, batches in parts:
         for batch in batches:
             returned = stage.hook.measure(batch=batch, models=stage.models, config=stage.config)
-            found = measurements(returned, stage.algorithm)
-            for name, value in found.items():
+            measured_here = measurements(returned, stage.algorithm)
+            for name, value in measured_here.items():
                 total, count = value if isinstance(value, tuple) else (value, 0)
                 sums = pairs if isinstance(value, tuple) else totals
                 sums.add({name: (torch.as_tensor(total), torch.as_tensor(count))})

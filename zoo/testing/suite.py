@@ -59,26 +59,26 @@ class Result:
     detail: str = ""
 
 
-def conformance(algorithm: str | type[Algorithm], **known: Any) -> Callable[..., None]:
+def conformance(algorithm: str | type[Algorithm], **declarations: Any) -> Callable[..., None]:
     """A pytest function that checks an algorithm, one case for each check.
 
-    algorithm: a registered name, `./file.py:Class`, or the class; known: fields of `zoo.testing.declared.Declared`,
+    algorithm: a registered name, `./file.py:Class`, or the class; declarations: fields of `declared.Declared`,
     which override those of the class. Raises ZooError for fields and checks that do not exist.
     """
     import pytest
 
-    declared(known, checks=NAMES)
-    suite = functools.cache(lambda: Suite(algorithm, **known))
+    declared(declarations, checks=NAMES)
+    suite = functools.cache(lambda: Suite(algorithm, **declarations))
 
     @pytest.mark.parametrize("check", NAMES, ids=lambda name: name.replace(" ", "-"))
     def test(check: str) -> None:
-        found = suite().run(check)
-        if found.result == "failed":
-            pytest.fail(found.detail, pytrace=False)
-        elif found.result == "skipped":
-            pytest.skip(found.detail)
-        elif found.result == "exception":
-            pytest.xfail(found.detail)
+        result = suite().run(check)
+        if result.result == "failed":
+            pytest.fail(result.detail, pytrace=False)
+        elif result.result == "skipped":
+            pytest.skip(result.detail)
+        elif result.result == "exception":
+            pytest.xfail(result.detail)
 
     return test
 
@@ -86,7 +86,7 @@ def conformance(algorithm: str | type[Algorithm], **known: Any) -> Callable[...,
 class Suite:
     """The checks of one algorithm. Raises ZooError when there is no such algorithm."""
 
-    def __init__(self, algorithm: str | type[Algorithm], **known: Any):
+    def __init__(self, algorithm: str | type[Algorithm], **declarations: Any):
         self.broken: Result | None = None
         self.name = algorithm if isinstance(algorithm, str) else algorithm.__name__.lower()
         try:
@@ -97,7 +97,7 @@ class Suite:
             return
         from zoo.testing.bench import Bench
 
-        self.known = declared(cls.conformance, known, checks=NAMES)
+        self.known = declared(cls.conformance, declarations, checks=NAMES)
         self.bench = Bench(self.name, cls, self.known)
 
     def results(self, only: Sequence[str] = ()) -> Iterator[Result]:
@@ -185,4 +185,4 @@ def _explain(error: Exception) -> str:
 def summary(results: Sequence[Result]) -> Mapping[str, int]:
     """The number of checks with each result, passed ones first."""
     order = ("passed", "failed", "exception", "skipped")
-    return {name: count for name in order if (count := sum(one.result == name for one in results))}
+    return {name: count for name in order if (count := sum(result.result == name for result in results))}

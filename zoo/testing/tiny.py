@@ -133,8 +133,8 @@ def tiny_reward(completions: Sequence[str], records: Sequence[Any]) -> list[floa
 
     Use it as `--reward zoo.testing.tiny:tiny_reward`. The tiny model's own answers get rewards between 0 and 1.
     """
-    found: list[float | None] = []
+    rewards: list[float | None] = []
     for text in completions:
         early = sum(ord(letter) < 80 for letter in text)
-        found.append(None if sum(map(ord, text)) % 8 == 5 else early / max(len(text), 1))
-    return found
+        rewards.append(None if sum(map(ord, text)) % 8 == 5 else early / max(len(text), 1))
+    return rewards

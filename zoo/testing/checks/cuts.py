@@ -27,15 +27,15 @@ def padding_invariance(bench: Bench) -> None:
 
     def cuts(stage: Stage, batch: Batch) -> dict[str, Parts]:
         stage.lay_out("padded")
-        found: dict[str, Parts] = {
+        parts: dict[str, Parts] = {
             "all examples in one padded micro-batch": [(stage, [batch])],
             "each example alone, without padding": [(stage, _singles(batch))],
         }
         if bench.cls.head == "lm":
             longer = Batch(**{name: _lengthened(field) for name, field in batch.fields.items()})
             longer.on_policy = batch.on_policy
-            found["masked tokens after each answer"] = [(stage, [longer])]
-        return found
+            parts["masked tokens after each answer"] = [(stage, [longer])]
+        return parts
 
     _same_for_all(bench, cuts)
 
@@ -43,12 +43,12 @@ def padding_invariance(bench: Bench) -> None:
 def layout_invariance(bench: Bench) -> None:
     """Shared, packed and padded rows give the same result."""
     for options in bench.variants:
-        found: dict[str, Outcome] = {}
+        outcomes: dict[str, Outcome] = {}
         for layout in ("shared", "packed", "padded"):
             stage = _stage(bench, options)
             stage.lay_out(layout)
-            found[f"{layout} rows"] = step([(stage, [bench.batch(stage, options)])])
-        compare_all(found, options)
+            outcomes[f"{layout} rows"] = step([(stage, [bench.batch(stage, options)])])
+        compare_all(outcomes, options)
 
 
 def micro_batch_invariance(bench: Bench) -> None:
@@ -102,11 +102,11 @@ def _same_for_all(bench: Bench, cuts: Callable[[Stage, Batch], dict[str, Parts]]
     """For every variant, all cuts of the same batch give the same step; each is made with a fresh algorithm."""
     for options in bench.variants:
         stage = _stage(bench, options)
-        found = {}
+        outcomes = {}
         for name in cuts(stage, bench.batch(stage, options)):
             fresh = _stage(bench, options)
-            found[name] = step(cuts(fresh, bench.batch(fresh, options))[name])
-        compare_all(found, options)
+            outcomes[name] = step(cuts(fresh, bench.batch(fresh, options))[name])
+        compare_all(outcomes, options)
 
 
 def _stage(bench: Bench, options: Mapping[str, Any]) -> Stage:
@@ -149,8 +149,8 @@ def _longer(answer: Any, count: int) -> Any:
     )
 
 
-def compare_all(found: Mapping[str, Outcome], options: Mapping[str, Any]) -> None:
-    (first, expected), *others = found.items()
+def compare_all(outcomes: Mapping[str, Outcome], options: Mapping[str, Any]) -> None:
+    (first, expected), *others = outcomes.items()
     for name, outcome in others:
         if difference := _difference(expected, outcome):
             raise Failed(f"{difference} with {first} and with {name}{with_options(options)}.")

@@ -126,11 +126,11 @@ def _check_listing(bench: Bench) -> None:
     entry = next((entry for entry in registry.algorithms() if bench.name in (entry.name, entry.full_name)), None)
     if entry is None:
         return
-    found = registry.describe(entry)
-    if found.get("error"):
-        raise Failed(f"`zoo algos` cannot read its source: {found['error']}")
+    description = registry.describe(entry)
+    if description.get("error"):
+        raise Failed(f"`zoo algos` cannot read its source: {description['error']}")
     for name in ("description", "data", "paper"):
-        if found[name] in ("", "computed"):
+        if description[name] in ("", "computed"):
             raise Failed(f"`zoo algos` cannot read `{name}` from the source: write it as a literal in the class.")
 
 

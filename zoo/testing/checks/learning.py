@@ -116,8 +116,8 @@ def _advantage(bench: Bench, stage: Stage, options: Mapping[str, Any]) -> list[f
         return []
     above = _values(bench, stage, good)
     below = _values(bench, stage, bad) if bad else [torch.zeros(1)] * len(above)
-    found = [float(one.mean() - other.mean()) for one, other in zip(above, below, strict=True)]
-    return [*found, *(float(one.mean()) for one in above)] if bench.kind(options) == "feedback" else found
+    leads = [float(one.mean() - other.mean()) for one, other in zip(above, below, strict=True)]
+    return [*leads, *(float(one.mean()) for one in above)] if bench.kind(options) == "feedback" else leads
 
 
 def _advantage_of_answers(stage: Stage, rolled: Rolled) -> list[float]:
@@ -125,17 +125,17 @@ def _advantage_of_answers(stage: Stage, rolled: Rolled) -> list[float]:
 
     In log-probabilities, each answer weighted by its reward minus the mean of the answers that it is compared with.
     """
-    every = {answer_key(one): one for answers in answers_of(rolled.batch) for one in answers}
-    known = [key for key in every if rolled.scores.get(key, math.nan) == rolled.scores.get(key)]
+    answers_by_key = {answer_key(one): one for answers in answers_of(rolled.batch) for one in answers}
+    rewarded = [key for key in answers_by_key if rolled.scores.get(key, math.nan) == rolled.scores.get(key)]
     groups: dict[Any, list[float]] = {}
-    alone = len({key[0] for key in known}) == len(known)
-    for key in known:
+    alone = len({key[0] for key in rewarded}) == len(rewarded)
+    for key in rewarded:
         groups.setdefault(None if alone else key[0], []).append(rolled.scores[key])
     means = {row: sum(values) / len(values) for row, values in groups.items()}
-    if not known:
+    if not rewarded:
         return []
-    logps = stage.models._roles["policy"].logps(Answers([every[key] for key in known]))
-    above = torch.tensor([rolled.scores[key] - means[None if alone else key[0]] for key in known])
+    logps = stage.models._roles["policy"].logps(Answers([answers_by_key[key] for key in rewarded]))
+    above = torch.tensor([rolled.scores[key] - means[None if alone else key[0]] for key in rewarded])
     return [float((above * one).sum()) for one in (logps.sum(), logps.mean())]
 
 

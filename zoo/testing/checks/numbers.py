@@ -36,12 +36,12 @@ def step_one_identities(bench: Bench) -> None:
     if bench.cls.online():
         _check_engine(stage, batch)
     outcome = step([(stage, [batch])])
-    found = {**outcome.metrics, "loss": outcome.loss}
+    actual = {**outcome.metrics, "loss": outcome.loss}
     for name, value in expected.items():
-        if name not in found:
-            raise Failed(f"The first step has no metric '{name}', only {', '.join(found)}.")
-        if not abs(found[name] - value) <= 1e-4 + 1e-4 * abs(value):
-            raise Failed(f"In the first step {name} is {found[name]:.6g}, but should be {value:.6g}.")
+        if name not in actual:
+            raise Failed(f"The first step has no metric '{name}', only {', '.join(actual)}.")
+        if not abs(actual[name] - value) <= 1e-4 + 1e-4 * abs(value):
+            raise Failed(f"In the first step {name} is {actual[name]:.6g}, but should be {value:.6g}.")
 
 
 @torch.no_grad()
@@ -66,15 +66,15 @@ def known_values(bench: Bench) -> None:
         raise NotApplicable("no worked numbers are declared")
     for number, case in enumerate(bench.declared.values, start=1):
         _check_keys(case, f"Case {number}")
-        given, leaves = _given(case["given"])
-        batch, models = stand_ins(**given)
+        arguments, leaves = _given(case["given"])
+        batch, models = stand_ins(**arguments)
         batch.measured = {name: torch.tensor(value) for name, value in case.get("measured", {}).items()}
         loss = _loss(bench, batch, models, case.get("options", {}))
         loss.mean().backward()
         means = {name: float(a / b) for name, (a, b) in metric_sums(loss.metrics).items() if b}
-        found = {"loss": float(loss.mean().detach()), **means}
+        actual = {"loss": float(loss.mean().detach()), **means}
         for name, value in {"loss": case.get("loss"), **case.get("metrics", {})}.items():
-            _check_number(found.get(name), value, f"Case {number}: {name}")
+            _check_number(actual.get(name), value, f"Case {number}: {name}")
         for name, values in case.get("gradients", {}).items():
             _check_number(_gradient(leaves[name]), values, f"Case {number}: the gradient of {name}")
 
@@ -90,9 +90,9 @@ def _check_keys(case: Mapping[str, Any], what: str) -> None:
 
 def _loss(bench: Bench, batch: Batch, models: Any, options: Mapping[str, Any]) -> Loss:
     config = build(bench.cls.Config, options, what=bench.name)
-    found = hooks(bench.cls()).loss(batch=batch, models=models, config=config, step=0)
-    assert isinstance(found, Loss)
-    return found
+    loss = hooks(bench.cls()).loss(batch=batch, models=models, config=config, step=0)
+    assert isinstance(loss, Loss)
+    return loss
 
 
 def _given(case: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -101,16 +101,16 @@ def _given(case: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     Lists of scores, which may differ in length, are for several answers to a prompt, or for the steps of an answer if
     `fields` says at which tokens the steps end.
     """
-    given = {name: _tensors(value, LISTS.get(name, 0)) for name, value in case.items() if name != "scores"}
+    arguments = {name: _tensors(value, LISTS.get(name, 0)) for name, value in case.items() if name != "scores"}
     if "scores" not in case:
-        return given, {name: value.requires_grad_() for name, value in given["policy"].items()}
+        return arguments, {name: value.requires_grad_() for name, value in arguments["policy"].items()}
     leaves: dict[str, Any] = {}
     for name, values in case["scores"].items():
         rows = [_tensors(row).requires_grad_() for row in (values if _is_nested(values) else [values])]
         leaves[name] = rows if _is_nested(values) else rows[0]
     of_steps = "step_ends" in case.get("fields", {})
     joined = {name: pad(leaf, 0.0) if of_steps and isinstance(leaf, list) else leaf for name, leaf in leaves.items()}
-    return {**given, "scores": joined}, leaves
+    return {**arguments, "scores": joined}, leaves
 
 
 def _is_nested(values: Any) -> bool:
@@ -134,16 +134,16 @@ def _gradient(leaf: Any) -> Any:
     return None if leaf.grad is None else leaf.grad.tolist()
 
 
-def _check_number(found: Any, expected: Any, what: str) -> None:
+def _check_number(actual: Any, expected: Any, what: str) -> None:
     if expected is None:
         return
     if isinstance(expected, Sequence):
-        if found is None or len(found) != len(expected):
-            raise Failed(f"{what} is {found}, but should be {expected}.")
-        for one, other in zip(found, expected, strict=True):
-            _check_number(one, other, what)
-    elif found is None or not abs(found - expected) <= 1e-9 + 1e-5 * abs(expected):
-        raise Failed(f"{what} is {found}, but should be {expected}.")
+        if actual is None or len(actual) != len(expected):
+            raise Failed(f"{what} is {actual}, but should be {expected}.")
+        for number, wanted in zip(actual, expected, strict=True):
+            _check_number(number, wanted, what)
+    elif actual is None or not abs(actual - expected) <= 1e-9 + 1e-5 * abs(expected):
+        raise Failed(f"{what} is {actual}, but should be {expected}.")
 
 
 # -- extreme values --------------------------------------------------------------------------------------------------

@@ -73,8 +73,8 @@ def flat_rewards(bench: Bench) -> None:
             stage = bench.stage(options)
             rolled = bench.roll(stage, options, worth=lambda texts, records, value=value: [value] * len(texts))
             rolled.batch.on_policy = False
-            found = step([(stage, [rolled.batch])]).gradients
-            if largest := max((float(gradient.abs().max()) for gradient in found.values()), default=0.0):
+            gradients = step([(stage, [rolled.batch])]).gradients
+            if largest := max((float(gradient.abs().max()) for gradient in gradients.values()), default=0.0):
                 raise Failed(
                     f"If every reward is {value}, there is a gradient of {largest:.3g}{with_options(options)}."
                 )
@@ -127,14 +127,14 @@ def _answers_at(batch: Batch, index: int) -> set[tuple[Any, ...]]:
 
 def _replayed(bench: Bench, options: Mapping[str, Any]) -> tuple[Rolled, Rolled]:
     """Rollouts of the prompts in order and reversed, with the same answers."""
-    known: dict[tuple[Any, ...], list[Answer]] = {}
-    found = []
+    answers: dict[tuple[Any, ...], list[Answer]] = {}
+    rollouts = []
     for direction in (1, -1):
         stage: Stage = bench.stage(options)
         prompts = bench.prompts(stage, options)[::direction]
-        stage.wrap(policy=lambda policy: Replayed(policy, known))
-        found.append(bench.roll(stage, options, prompts=prompts))
-    return found[0], found[1]
+        stage.wrap(policy=lambda policy: Replayed(policy, answers))
+        rollouts.append(bench.roll(stage, options, prompts=prompts))
+    return rollouts[0], rollouts[1]
 
 
 def _sorted(batch: Batch) -> Batch:
