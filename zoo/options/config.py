@@ -1,7 +1,7 @@
-"""The core's options, and how they are put together from several places.
+"""The core's options, and how their values are resolved.
 
-Every option has one flat name. Values come, each outranking the one before, from the core's defaults, what the
-algorithm's paper sets otherwise, what fits the data, a YAML file, and the command line (or keyword arguments).
+Every option has one flat name. Its value comes from the core's defaults, the algorithm's defaults, the data, a YAML
+file, or the command line (or keyword arguments); each of these overrides those before it.
 """
 
 from __future__ import annotations
@@ -310,7 +310,7 @@ def resolve(
     layers: Sequence[tuple[str, Mapping[str, Any]]],
     data_defaults: Callable[[str, type[Algorithm]], Mapping[str, Any]] | None = None,
 ) -> Resolved:
-    """Put the options together; later layers outrank earlier ones.
+    """Resolve all options; later layers override earlier ones.
 
     layers: (origin, values) of the YAML file and the command line; data_defaults: what a source brings for an
     algorithm, which stands below them. Raises ZooError on unknown names and bad values.

@@ -150,7 +150,7 @@ def _check_number(actual: Any, expected: Any, what: str) -> None:
 
 
 class Sized:
-    """A role whose log-probs and scores are multiplied by a number."""
+    """A role whose log-probabilities and scores are multiplied by a number."""
 
     def __init__(self, role: Any, size: float):
         self._role, self._size = role, size
@@ -176,7 +176,7 @@ class Sized:
 
 
 def finite_numbers(bench: Bench) -> None:
-    """Loss and gradients are finite in bfloat16, and for log-probs and scores of any size."""
+    """Loss and gradients are finite in bfloat16, and for log-probabilities and scores of any size."""
     for options in bench.variants:
         for precision in ("bf16-mixed", "bf16-true"):
             stage = bench.stage(options, precision=precision)
@@ -190,7 +190,7 @@ def finite_numbers(bench: Bench) -> None:
             # What was learned from was written before: here the loss alone meets these numbers.
             for role, factor in {**size, "critic": policy}.items():
                 stage.wrap(**{role: lambda given, factor=factor: Sized(given, factor)})
-            _check_finite(stage, bench, options, f"when log-probs or scores are multiplied by {size}")
+            _check_finite(stage, bench, options, f"when log-probabilities or scores are multiplied by {size}")
 
 
 def _check_finite(stage: Stage, bench: Bench, options: Mapping[str, Any], when: str) -> None:
