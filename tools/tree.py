@@ -65,10 +65,10 @@ FACE = {"", "__main__", "api"}
 BESIDE = {
     "plugins/": "one file per algorithm; installed as `zoo_plugins`",
     "recipes/": "one YAML file per paper: what it trained and claims",
-    "benchmarks/": "scripts that measure zoo against other programs",
-    "docs/": "see below",
-    "tests/": "what is claimed, as tests",
-    "tools/": "what made the starter set; this map",
+    "benchmarks/": "scripts that compare zoo with other programs",
+    "docs/": "pages, listed below",
+    "tests/": "every claim as a test",
+    "tools/": "scripts that made the starter set and this map",
 }
 
 
@@ -177,7 +177,7 @@ def small(modules: Mapping[str, Path], imports: Iterable[Import]) -> list[tuple[
 
 def drawn() -> str:
     """The tree for the README."""
-    lines = [f"{'zoo/':<20}the core: knows kinds of data and roles of models, and no algorithm"]
+    lines = [f"{'zoo/':<20}the core: knows kinds of data and roles of models, but no algorithm"]
     lines += [f"  {'api':<18}what a plugin may import"]
     lines += [f"  {name + ('/' if (ROOT / 'zoo' / name).is_dir() else ''):<18}{what}" for name, what in ROOMS.items()]
     return "\n".join([*lines, *(f"{name:<20}{what}" for name, what in BESIDE.items())])
