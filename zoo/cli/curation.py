@@ -93,7 +93,7 @@ def dedup(
     job: Job,
     near: Annotated[
         float | None,
-        typer.Option(help="Also remove rows whose word n-grams have this Jaccard similarity, such as 0.8."),
+        typer.Option(help="Also remove rows with at least this Jaccard similarity of word n-grams, such as 0.8."),
     ] = None,
     on: Annotated[Part, typer.Option(help="What to compare: everything, prompt, answer.")] = Part.EVERYTHING,
     normalised: Annotated[bool, typer.Option("--normalised", help="Ignore case, white space and punctuation.")] = False,
