@@ -208,7 +208,7 @@ def test_runs_lists_and_shows(run):
     shown = as_json("runs", "last", "--json")
     assert shown["config"]["lr"] == 0.01 and shown["metrics"][0]["step"] == 2
     shown = good("runs", "mine")
-    assert "run.yaml" in shown and "made by: zoo" in shown
+    assert "run.yaml" in shown and "command: zoo" in shown
     assert "  max_steps 2\n" in shown and "  train_on turns\n" in shown and "save_every" not in shown
     assert as_json("runs", "--out", "elsewhere", "--json") == []
     assert "No runs in elsewhere/ yet" in good("runs", "--out", "elsewhere")
@@ -337,7 +337,7 @@ def test_export_copies_the_model(run):
     good("export", "mine", "half", "--dtype", "bfloat16")
     assert all(value.dtype == torch.bfloat16 for value in load_file("half/model.safetensors").values())
     status, _, err = cli("export", "mine", "half")
-    assert status == 2 and "half exists already" in err
+    assert status == 2 and "half already exists" in err
     status, _, err = cli("export", "mine", "merged", "--merge")
     assert status == 2 and "has no adapters to merge" in err and not Path("merged").exists()
 

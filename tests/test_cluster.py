@@ -81,14 +81,14 @@ def test_a_process_finds_its_place(place, environment, counts, wanted):
 @pytest.mark.parametrize(
     ("environment", "counts", "message"),
     [
-        (slurm(0), (1, 1), "SLURM started 2 processes, and --devices 1 times --num-nodes 1 is 1"),
-        (slurm(0, 1, 1), (2, 1), "SLURM started 1 process, and --devices 2 times --num-nodes 1 are 2"),
+        (slurm(0), (1, 1), "SLURM started 2 processes, but --devices 1 times --num-nodes 1 is 1"),
+        (slurm(0, 1, 1), (2, 1), "SLURM started 1 process, but --devices 2 times --num-nodes 1 are 2"),
         (torchrun(0, 2), (1, 1), "torchrun started 2 processes"),
         ({"SLURM_NTASKS": "2"}, (2, 1), "SLURM does not say which process this is"),
         ({**slurm(0), "SLURM_PROCID": "x"}, (2, 1), "SLURM does not say which process this is"),
-        ({}, (1, 2), "nothing says which of the 2 machines this is .*NODE_RANK, MASTER_ADDR, MASTER_PORT not set"),
+        ({}, (1, 2), "needs to know which of the 2 machines this is .*NODE_RANK, MASTER_ADDR, MASTER_PORT not set"),
         ({"GROUP_RANK": "1", "MASTER_ADDR": "x"}, (1, 2), r"\(MASTER_PORT not set\)"),
-        (node(1), (1, 1), "NODE_RANK is 1 in this process, and with --devices 1 and --num-nodes 1 it must be 0"),
+        (node(1), (1, 1), "NODE_RANK is 1 in this process, but with --devices 1 and --num-nodes 1 it must be 0"),
         ({"LOCAL_RANK": "1"}, (1, 1), "LOCAL_RANK is 1"),
         ({"RANK": "1", "WORLD_SIZE": "2"}, (1, 1), "RANK is 1"),
         ({**node(0), "RANK": "1"}, (1, 2), "RANK is 1 in this process, .* must be 0"),

@@ -132,7 +132,7 @@ def test_contamination_tells_and_removes_only_when_asked(place):
 def test_a_dry_run_writes_nothing(place):
     before = sorted(path.name for path in place.iterdir())
     for arguments in (["dedup"], ["filter"], ["contamination", "--eval", "test.jsonl", "--remove"]):
-        assert "Nothing is written" in good(*arguments, "rows.jsonl", "--dry-run")
+        assert "Nothing was written" in good(*arguments, "rows.jsonl", "--dry-run")
     assert sorted(path.name for path in place.iterdir()) == before
 
 
@@ -166,7 +166,7 @@ def test_the_source_is_never_the_target(place):
 
 def test_when_every_row_is_removed_nothing_is_written_and_the_reasons_are_shown(place):
     text = bad("filter", "rows.jsonl", "--rules", "words(least=1000)")
-    assert "Every row of rows.jsonl is removed" in text and "less than 1000" in text
+    assert "Every row of rows.jsonl was removed" in text and "less than 1000" in text
     assert not (place / "filtered.jsonl").exists() and not list(place.glob(".tmp*"))
 
 
@@ -192,7 +192,7 @@ def test_a_name_that_cannot_be_written_is_told_before_the_reading(place):
         (["dedup", "rows.jsonl", "--columns", "prompt=nothing"], "no column 'nothing'"),
         (["dedup", "rows.jsonl", "--kind", "prefrence"], "Did you mean 'preference'"),
         (["dedup", "rows.jsonl", "--strict"], "strict allows none"),
-        (["filter"], "No data is named"),
+        (["filter"], "No data is given"),
         (["filter", "rows.jsonl", "--rules", "gohper"], "Did you mean 'gopher'"),
         (["filter", "rows.jsonl", "--rules", "perplexity(most=9)", "--model", "nowhere/model"], "nowhere/model"),
         (["contamination", "rows.jsonl"], "Missing option"),

@@ -408,17 +408,17 @@ CHANGES = {
     "a_cache_takes_the_place_of_the_tokens_before": (cache_renamed, "takes no cache"),
     "the_last_logits_can_be_had_alone": (all_logits, "last_only=False"),
     "layers_hold_keys_and_values": (keys_transposed, "keys and values of shapes"),
-    "a_layer_of_our_own_is_asked": (layers_ignored, "it was given columns []"),
-    "rows_of_a_cache_can_be_picked": (rows_kept, "other rows than those asked for"),
-    "a_model_says_which_attention_it_runs": (eager_at_first, "a new model runs 'eager'"),
+    "a_layer_of_our_own_is_asked": (layers_ignored, "it got the columns []"),
+    "rows_of_a_cache_can_be_picked": (rows_kept, "it selected other rows"),
+    "a_model_says_which_attention_it_runs": (eager_at_first, "a new model uses 'eager'"),
     "a_registered_attention_is_called": (attention_not_asked, "0 calls in 2 layers"),
-    "a_mask_reaches_the_attention_as_it_is": (mask_copied, "another tensor"),
+    "a_mask_reaches_the_attention_as_it_is": (mask_copied, "a different tensor"),
     "sdpa_is_the_formula": (another_softmax, "it differs by"),
     "a_mask_that_hides_nothing_is_passed": (masks_left_out, "got no mask"),
     "a_model_is_its_backbone_and_its_head": (head_renamed, "they differ by"),
     "heads_of_other_architectures": (scale_renamed, "logit_scale of Cohere"),
-    "windows_are_in_the_configuration": (window_renamed, "a window of 4 and none are read as"),
-    "embeddings_may_be_given": (embeddings_scaled, "something else"),
+    "windows_are_in_the_configuration": (window_renamed, "a window of 4 and no window are read as"),
+    "embeddings_may_be_given": (embeddings_scaled, "output for them differs"),
     "dropout_can_be_silenced": (dropout_elsewhere, "differs by"),
     "activations_can_be_recomputed": (recomputed_otherwise, "they differ by"),
     "a_language_model_becomes_a_scorer": (head_renamed_in_scorers, "no scalar head for LlamaForCausalLM"),
@@ -426,12 +426,12 @@ CHANGES = {
     "configurations_have_their_sizes": (sizes_renamed, "[None, None, None] and None"),
     "a_model_can_be_saved_and_loaded": (saved_without_weights, "it wrote"),
     "a_plain_model_can_be_made": (no_plain_model, "RuntimeError"),
-    "a_template_is_rendered": (template_option_renamed, "it wrote"),
-    "a_tokenizer_may_be_given_a_padding_token": (padding_from_the_start, "a tokenizer without one says 0"),
-    "adapters_can_be_switched_off": (adapters_stay_on, "is another one than before"),
+    "a_template_is_rendered": (template_option_renamed, "it rendered"),
+    "a_tokenizer_may_be_given_a_padding_token": (padding_from_the_start, "a tokenizer without one has 0"),
+    "adapters_can_be_switched_off": (adapters_stay_on, "differs from before"),
     "adapters_can_be_merged": (merged_without_them, "it differs by"),
     "adapters_can_be_saved_and_loaded": (adapters_name_nothing, "the base is called ('None', None)"),
-    "the_head_of_a_scorer_is_trained": (scorer_without_its_head, "trained are"),
+    "the_head_of_a_scorer_is_trained": (scorer_without_its_head, "the trained parameters are"),
     "a_step_is_a_batch": (never_stops, "step 3"),
     "checkpoints_go_through_our_files": (files_of_lightning, "own 7"),
     "loaders_and_callbacks_go_on": (position_forgotten, "step 1"),
@@ -445,7 +445,7 @@ CHANGES = {
     "tables_have_fingerprints": (one_fingerprint, "two tables have 0 and 0"),
     "being_offline_can_be_set": (asks_all_the_same, "it raises ConnectionError"),
     "errors_have_their_names": (errors_renamed, "no OfflineModeIsEnabled"),
-    "the_cache_says_what_it_has": (found_everywhere, "a model that is nowhere"),
+    "the_cache_says_what_it_has": (found_everywhere, "a model that does not exist"),
     "torch_tells_what_the_cpu_has": (nothing_known_of_the_cpu, "bfloat16 would never be chosen"),
     "the_gradient_of_softmax": (gradient_of_another_axis, "it differs by"),
 }
@@ -525,7 +525,7 @@ def test_doctor_says_which_library_which_version_what_changed_and_which_version_
     monkeypatch.setattr("zoo.cli.doctor._recipe_problems", lambda: [])
     monkeypatch.setenv("COLUMNS", "1000")
     status, out = typed(capsys, "doctor")
-    assert (status, out.count(" checks hold")) == (0, len(reliance.MODULES)) and "Nothing wrong" in out
+    assert (status, out.count(" checks hold")) == (0, len(reliance.MODULES)) and "No problems" in out
     merged_without_them(monkeypatch)
     status, out = typed(capsys, "doctor")
     works = releases.tested("peft")
@@ -541,7 +541,7 @@ def test_a_version_outside_of_the_range_is_a_problem(monkeypatch, capsys):
     monkeypatch.setattr(releases, "installed", lambda name: "99.0")
     status, out = typed(capsys, "doctor", "--json")
     (first, *_) = json.loads(out)["problems"]
-    assert status == 1 and first.startswith("torch 99.0 is outside of what zoo allows, >=2.8")
+    assert status == 1 and first.startswith("torch 99.0 is outside the range that zoo allows, >=2.8")
 
 
 def test_a_name_that_is_gone_is_the_library_s_change_and_not_the_model_s():

@@ -92,7 +92,7 @@ def test_an_algorithm_for_prompts_makes_rollouts_and_is_told_its_reward(place):
         ("sft", "The name 'sft' is taken (sft@post-training-zoo)"),
         ("default", "The name 'default' is taken"),
         ("plugins", "a module zoo_plugins or a package zoo-plugins is installed"),
-        ("loss", "The name 'loss' gives a class Loss, which zoo.api has."),
+        ("loss", "The name 'loss' gives a class Loss, which zoo.api already has."),
     ],
 )
 def test_a_name_that_cannot_be_or_is_taken_is_refused(place, name, says):
@@ -113,7 +113,7 @@ def test_a_folder_that_is_there_is_left_alone(place):
     (place / "zoo-mine").mkdir()
     (place / "zoo-mine" / "work.py").write_text("kept")
     status, _, shown = cli("new-plugin", "mine", "--data", "text")
-    assert status == 2 and "zoo-mine is there already" in shown
+    assert status == 2 and "zoo-mine already exists" in shown
     assert [file.name for file in (place / "zoo-mine").iterdir()] == ["work.py"]
 
 

@@ -374,7 +374,7 @@ def test_the_list_as_json_has_what_the_table_has(stranger):
 def test_the_card_shows_options_with_the_source_of_each_number(place):
     shown = cli("recipes", written(GOOD))[1]
     lines = [" ".join(line.split()) for line in shown.splitlines()]
-    assert "lr 0.001 Table 1" in lines and "beta in turn 0.05, 0.1" in lines
+    assert "lr 0.001 Table 1" in lines and "beta each of 0.05, 0.1" in lines
     assert "Table 2: kto(beta=0.1).hits − sft.hits is 0.1 or more" in lines
     assert "section 5: not tested, it needs people" in lines
     every = lines.index("every stage")
@@ -409,7 +409,7 @@ def test_a_recipe_is_copied_once_and_the_copy_is_read(place):
     assert status == 0 and "zoo reproduce ./ipo.yaml" in shown
     assert load_recipe("ipo.yaml").title == load_recipe("ipo").title
     status, _, shown = cli("recipes", "ipo", "--copy")
-    assert status == 2 and "ipo.yaml is there already" in shown
+    assert status == 2 and "ipo.yaml already exists" in shown
     assert cli("recipes", "ipo", "mine.yaml", "--copy")[0] == 0 and Path("mine.yaml").is_file()
     assert "does not exist" in cli("recipes", "ipo", "--copy", "no/where.yaml")[2]
     assert "zoo recipes ipo --copy other.yaml" in cli("recipes", "ipo", "other.yaml")[2]
@@ -477,7 +477,7 @@ def test_a_stage_that_needs_another_takes_its_finished_run_or_says_how_to_make_i
         (["--recipe", "mine.yaml"], "Which stage of the recipe mine?"),
         (["--recipe", "mine.yaml", "--stage", "start"], "trains nothing: it is only evaluated"),
         (["--recipe", "mine.yaml", "--stage", "sft", "--laptop"], "has no laptop variant"),
-        (["--recipe", "mine.yaml", "--stage", "sft", "--algo", "dpo"], "--algo does not go with --recipe"),
+        (["--recipe", "mine.yaml", "--stage", "sft", "--algo", "dpo"], "--algo cannot be combined with --recipe"),
         (["--stage", "sft"], "Add --recipe NAME"),
         (["--laptop"], "Add --recipe NAME"),
     ],

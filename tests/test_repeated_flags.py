@@ -51,16 +51,16 @@ def test_an_option_of_one_value_is_refused_twice_and_a_list_is_not(command, opti
     "arguments, says",
     [
         (("train", "--data", "a.jsonl", "--data=b.jsonl"),
-         "--data is given twice: a.jsonl and b.jsonl.\nGive one: --data a.jsonl. Files that lie in one folder are read "
+         "--data is given twice: a.jsonl and b.jsonl.\nGive one: --data a.jsonl. The files of one folder are read "
          "together: --data FOLDER"),
         (("train", "--score", "gold", "--score", "harm"),
-         "--score is given twice: gold and harm.\nGive them as one, with commas: --score gold,harm"),
+         "--score is given twice: gold and harm.\nGive one list, separated by commas: --score gold,harm"),
         (("train", "--algo", "dpo", "--beta", "1", "--beta", "2", "--beta", "3"),
          "--beta is given 3 times: 1 and 2 and 3.\nGive one of them: --beta 3"),
         (("data", "starter", "--strict", "--no-strict"),
          "--strict is given twice: --strict and --no-strict.\nGive one of them: --no-strict"),
         (("data", "dedup", "rows.jsonl", "--near", "0.8", "--near", "0.9"), "--near is given twice: 0.8 and 0.9."),
-        (("compare", "--algos", "dpo", "--algos", "sft"), "with commas: --algos dpo,sft"),
+        (("compare", "--algos", "dpo", "--algos", "sft"), "separated by commas: --algos dpo,sft"),
         (("compare", "--algos", "dpo", "--set", "dpo.beta=1", "--set", "dpo.beta=2"),
          "--set gives dpo.beta twice: 1 and 2."),
     ],

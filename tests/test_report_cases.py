@@ -70,7 +70,7 @@ def test_margins_stand_against_what_the_chosen_answers_are_longer(tmp_path):
     rows = table(run.path / "report-data" / "held-out-margins-against-difference-in-length.csv")
     assert [tuple(map(float, list(row.values())[1:])) for row in rows] == [(1, 1), (2, 2), (-1, -1)]
     by_side, of_pairs = implicit_reward_plots(cases)
-    assert "r: +1.00 (n 3)" in of_pairs.note and "2 of 2 lie above 0" in of_pairs.note
+    assert "r: +1.00 (n 3)" in of_pairs.note and "2 of 2 are above 0" in of_pairs.note
     assert [row[0] for row in by_side.rows].count("chosen") == 3
     titles = {panel.title for panel in content(run)["plots"]["Held-out cases"]}
     assert not any(title.startswith("held-out length") for title in titles), "lengths of data are no result"

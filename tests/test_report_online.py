@@ -34,7 +34,7 @@ def test_the_fit_finds_the_law_that_made_the_points():
     assert (found.alpha, found.beta) == pytest.approx((0.5, 0.2))
     assert found.peak == pytest.approx(math.exp(3)) and found.start == pytest.approx(0.1) and found.n == 6
     assert found.alpha_noise < 1e-6 and found(6.0) == pytest.approx(gold(6.0))
-    assert "α 0.5" in found.text() and "top at KL 20.09" in found.text()
+    assert "α 0.5" in found.text() and "peak at KL 20.09" in found.text()
 
 
 def test_the_fit_is_that_of_least_squares_and_its_intervals_those_of_student():
@@ -68,7 +68,7 @@ def test_too_little_gives_no_fit(points):
 
 def test_a_law_without_a_top_says_so():
     found = fit([(d, d * (0.1 + 0.05 * math.log(d)) if d else 0.0) for d in (0.0, 1.0, 2.0, 3.0, 4.0)])
-    assert found.beta == pytest.approx(-0.05) and found.peak is None and "no sure top" in found.text()
+    assert found.beta == pytest.approx(-0.05) and found.peak is None and "no significant peak" in found.text()
 
 
 def test_points_that_may_as_well_lie_on_a_line_have_no_top():
@@ -288,18 +288,19 @@ def test_a_gold_score_that_only_jumps_about_has_not_fallen():
     ("values", "sentence"),
     [
         ({}, "Over-optimised: val/reward rose by 0.4 over the run while val/gold fell by 0.8579 after step 16 "
-             "(0.9941 → 0.1362); by the fit the top lies at KL 20.09."),
+             "(0.9941 → 0.1362); the fitted peak is at KL 20.09."),
         ({"rollout__reward_std": 0.0}, "The reward was constant in 40 of 40 rollouts"),
-        ({"rollout__flat_groups": 0.75}, "75% of the prompts had answers of one reward only (mean of 40 rollouts)"),
+        ({"rollout__flat_groups": 0.75},
+         "For 75% of the prompts all answers had the same reward (mean over 40 rollouts)"),
         ({"rollout__missing": 0.2}, "20% of the answers had no reward"),
         ({"rollout__cut": 0.6}, "60% of the answers were cut"),
         ({"val__length": lambda row: 20.0 + row["step"]}, "Mean length ×3.0: val/length went from 20 to 60 tokens."),
         ({"entropy": lambda row: 2.0 if row["step"] < 20 else 0.2},
-         "The entropy collapsed to 10% of its start (2 → 0.2)"),
+         "The entropy collapsed to 10% of its initial value (2 → 0.2)"),
         ({"ratio_max": lambda row: 30.5 if row["step"] == 7 else 1.0}, "was 30.5, at step 7."),
         ({"value__explained_variance": -0.5}, "explained variance ended at -0.50"),
-        ({"rollout__engine_gap": 0.2}, "0.200 a token off"),
-        ({"val__kl": lambda row: 3.0 * row["step"]}, "KL to the reference reached 120 nats an answer, at step 40."),
+        ({"rollout__engine_gap": 0.2}, "differ from the trainer's by 0.200 per token"),
+        ({"val__kl": lambda row: 3.0 * row["step"]}, "KL from the reference reached 120 nats per answer, at step 40."),
     ],
 )  # fmt: skip
 def test_red_flags_are_sentences_with_numbers(values, sentence):
@@ -310,7 +311,7 @@ def test_red_flags_are_sentences_with_numbers(values, sentence):
 
 def test_good_answers_that_lose_probability_are_flagged_for_labels_too(tmp_path):
     run = made(tmp_path, before={"val/logps/desirable": -40.0}, after={"val/logps/desirable": -55.0})
-    assert "The desirable answers of the held-out data lost probability" in run_warnings(run)[0]
+    assert "The desirable answers of the held-out data became less likely" in run_warnings(run)[0]
 
 
 # -- pairs and cases -----------------------------------------------------------------------------------------------
@@ -330,8 +331,8 @@ def test_scored_pairs_give_margins_calibration_and_what_length_has_to_do_with_it
     margins = table(folder / "pairs-margins.csv")
     assert {row["n"] for row in margins} == {"4"} and sum(int(row["count"]) for row in margins) == 8
     (calibration,) = table(folder / "pairs-calibration.csv")
-    assert float(calibration["certainty"]) == pytest.approx(1 / (1 + math.exp(-2)))
-    assert (float(calibration["share"]), calibration["n"]) == (0.75, "4")
+    assert float(calibration["confidence"]) == pytest.approx(1 / (1 + math.exp(-2)))
+    assert (float(calibration["accuracy"]), calibration["n"]) == (0.75, "4")
     assert (float(calibration["low"]), float(calibration["high"])) == pytest.approx((0.3006, 0.9544), abs=1e-3), (
         "Wilson"
     )

@@ -103,7 +103,7 @@ def test_a_fitted_top_away_from_the_measured_one_is_not_named():
     found = fit([(math.sqrt(k), value) for k, value in zip(kl, values, strict=True)])
     by_law = math.exp(2 * (found.alpha / found.beta - 1))
     assert found.beta > found.beta_noise and not 3.2 <= by_law <= 9.0, "the law alone would have named one"
-    assert found.peak is None and "no sure top, highest measured 1.4 at KL 5.7" in found.text()
+    assert found.peak is None and "no significant peak, highest measured 1.4 at KL 5.7" in found.text()
 
 
 # -- narrow screens -----------------------------------------------------------------------------------------------

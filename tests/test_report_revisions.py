@@ -64,8 +64,8 @@ def test_every_principle_has_what_it_changed(run):
     rows = {row["principle"]: row for row in table(run.path / "report-data" / "principles-and-what-they-changed.csv")}
     assert list(rows) == ["kind", "true"], "most drawn first"
     kind, true = rows["kind"], rows["true"]
-    assert (kind["drawn"], kind["changed"], kind["refused before"], kind["refused after"]) == ("5", "3", "0", "1")
-    assert (true["drawn"], true["changed"], true["refused before"], true["refused after"]) == ("3", "2", "2", "1")
+    assert (kind["sampled"], kind["changed"], kind["refused before"], kind["refused after"]) == ("5", "3", "0", "1")
+    assert (true["sampled"], true["changed"], true["refused before"], true["refused after"]) == ("3", "2", "2", "1")
     # 10 + 10 + 10 + 10 + 11 words before; a revision that says nothing leaves 11.
     assert float(kind["words before"]) == pytest.approx(51 / 5)
     assert float(kind["words after"]) == pytest.approx((7 + 10 + 13 + 11 + 11) / 5)

@@ -104,7 +104,7 @@ def test_both_work_in_a_fresh_environment_with_the_wheel_and_no_source(tmp_path,
         return run(zoo, *arguments, cwd=work, env={**env, "ZOO_CACHE": str(tmp_path / "cache")})
 
     assert {"awr", "novel", "sft"} <= {row["name"] for row in json.loads(typed("algos", "--json"))}
-    assert "Nothing wrong was found" in typed("doctor")
+    assert "No problems were found" in typed("doctor")
     flags = [part for key, value in FLOAT32.items() for part in (f"--{key.replace('_', '-')}", value)]
     for name, data in (("awr", "sums"), ("novel", tmp_path / "zoo-novel" / "rows.jsonl")):
         typed("check", name)

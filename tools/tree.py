@@ -28,33 +28,33 @@ SMALL = 60
 """Lines below which a file that one other imports might as well be part of it."""
 
 ROOMS = {
-    "errors": "messages: what happened, and what to type next",
-    "http": "requests, and attempts at them",
-    "numbers": "numbers as people read them",
-    "paths": "folders of zoo's own; files written beside and renamed",
-    "processes": "rank, size, and what all processes hold",
-    "randomness": "generators, seeded and kept",
-    "libraries": "the seam: what zoo knows of the insides of other libraries",
-    "values": "what plugins and core hand to each other, and arithmetic on it",
-    "options": "a field of a dataclass is a flag, a YAML key, an argument and its help",
+    "errors": "errors: what happened, and what to type next",
+    "http": "HTTP requests, with retries",
+    "numbers": "formatting numbers for people",
+    "paths": "zoo's own folders; atomic writes",
+    "processes": "rank, number of processes, exchange between them",
+    "randomness": "random number generators and their states",
+    "libraries": "the seam: all use of other libraries' internals",
+    "values": "values that plugins and core exchange, and arithmetic on them",
+    "options": "a dataclass field is a flag, a YAML key, an argument and its help",
     "contract": "what a plugin is: class, hooks, registration, faults",
-    "cards": "what an algorithm declares, kept so that it need not be imported",
-    "runs": "the folder that a run leaves",
-    "data": "a row's way: read, recognised, checked, converted, encoded, dealt out in steps",
+    "cards": "what an algorithm declares, cached so that it need not be imported",
+    "runs": "run folders",
+    "data": "from rows to steps: read, detect, check, convert, encode, batch",
     "models": "loading, roles, row layouts, log-probabilities",
-    "rollout": "engines and decoding: what writes answers",
-    "judges": "models that prefer and grade",
-    "rewards": "checkers, functions, reward models, sums of them",
-    "evals": "held-out scores of a run or model",
+    "rollout": "engines and decoding: generating answers",
+    "judges": "models that compare and grade answers",
+    "rewards": "checkers, functions, reward models, expressions of them",
+    "evals": "evaluations of a run or model",
     "labelling": "`zoo label`",
-    "training/record": "what a run writes and shows",
+    "training/record": "what a run records and prints",
     "training/step": "one optimizer step",
     "training/online": "rollouts, rewards, experience",
-    "training": "a run from its options to its end",
+    "training": "a run from its options to its finished folder",
     "report": "pages, sections and plots",
     "comparison": "`zoo compare`",
     "recipes": "`zoo reproduce`: a paper's claims and their verdicts",
-    "bundled": "plugins that come along: starter set, harmless set, laboratory",
+    "bundled": "data that comes with zoo: starter set, harmless set, laboratory",
     "testing": "`zoo check`: the conformance suite, stand-ins, tiny models",
     "scaffold": "`zoo new-plugin`",
     "cli": "the command line",
@@ -67,10 +67,10 @@ FACE = {"", "__main__", "api"}
 BESIDE = {
     "plugins/": "one file per algorithm; installed as `zoo_plugins`",
     "recipes/": "one YAML file per paper: what it trained and claims",
-    "benchmarks/": "scripts that measure zoo against other programs",
-    "docs/": "see below",
-    "tests/": "what is claimed, as tests",
-    "tools/": "what made the starter set; what writes this map and the algorithms' pages",
+    "benchmarks/": "scripts that compare zoo with other programs",
+    "docs/": "pages, listed below",
+    "tests/": "every claim as a test",
+    "tools/": "scripts that made the starter set, this map and the algorithms' pages",
 }
 
 
@@ -179,7 +179,7 @@ def small(modules: Mapping[str, Path], imports: Iterable[Import]) -> list[tuple[
 
 def drawn() -> str:
     """The tree for the README."""
-    lines = [f"{'zoo/':<20}the core: knows kinds of data and roles of models, and no algorithm"]
+    lines = [f"{'zoo/':<20}the core: knows kinds of data and roles of models, but no algorithm"]
     lines += [f"  {'api':<18}what a plugin may import"]
     lines += [f"  {name + ('/' if (ROOT / 'zoo' / name).is_dir() else ''):<18}{what}" for name, what in ROOMS.items()]
     return "\n".join([*lines, *(f"{name:<20}{what}" for name, what in BESIDE.items())])

@@ -17,12 +17,12 @@ COLOURS = {"passed": "green", "failed": "red", "exception": "yellow", "skipped":
 
 def check(
     name: Annotated[str, typer.Argument(help="An algorithm: a name from `zoo algos`, or ./file.py:Class.")],
-    only: Annotated[list[str] | None, typer.Option(help="One check; may be given several times.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Run only this check; may be repeated.")] = None,
     as_json: Json = False,
 ) -> None:
     """Check an algorithm against everything that the core relies on, on a tiny model and without the network.
 
-    Ends with exit status 1 when a check fails. docs/conformance.md explains the checks.
+    The exit status is 1 if a check fails. docs/conformance.md explains the checks.
     """
     from zoo.cards import described
 
@@ -30,16 +30,17 @@ def check(
     from zoo.testing.declared import find_check
     from zoo.testing.suite import NAMES, Suite, summary
 
-    names = [found for found in NAMES if not only or found in {find_check(one, NAMES) for one in only}]
-    with Console(stderr=True).status("Getting ready") as status:
+    wanted = {find_check(check_name, NAMES) for check_name in only or NAMES}
+    names = [check_name for check_name in NAMES if check_name in wanted]
+    with Console(stderr=True).status("Preparing") as status:
         suite = Suite(name)
         results = []
-        for number, one in enumerate(names, start=1):
-            status.update(f"{number}/{len(names)} {one}")
-            results.append(suite.run(one))
-    passed = not any(one.result == "failed" for one in results)
+        for number, check_name in enumerate(names, start=1):
+            status.update(f"{number}/{len(names)} {check_name}")
+            results.append(suite.run(check_name))
+    passed = not any(result.result == "failed" for result in results)
     if as_json:
-        print_json({"algorithm": suite.name, "passed": passed, "checks": [asdict(one) for one in results]})
+        print_json({"algorithm": suite.name, "passed": passed, "checks": [asdict(result) for result in results]})
     else:
         _show(suite.name, results, summary(results))
     if not passed:
@@ -48,8 +49,10 @@ def check(
 
 def _show(name: str, results: list[Any], counts: Any) -> None:
     table = Table("check", "result", "", box=None, pad_edge=False)
-    for one in results:
-        colour = COLOURS[one.result]
-        table.add_row(one.check, f"[{colour}]{one.result}[/{colour}]", escape(one.detail))
+    for result in results:
+        colour = COLOURS[result.result]
+        table.add_row(result.check, f"[{colour}]{result.result}[/{colour}]", escape(result.detail))
     Console().print(table)
-    Console().print(f"\n{name}: {', '.join(f'{count} {result}' for result, count in counts.items())}.", highlight=False)
+    Console().print(
+        f"\n{name}: {', '.join(f'{count} {outcome}' for outcome, count in counts.items())}.", highlight=False
+    )

@@ -1,4 +1,4 @@
-"""`zoo compare`: algorithms at equal compute, or finished runs beside each other."""
+"""`zoo compare`: algorithms at equal compute, or finished runs side by side."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ ANSWER_TOKENS = 96
 OF_RUNS = ("algos", "config", "out", "as_json")
 """Own options that finished runs take, or that are refused with words of their own."""
 OWN: list[tuple[str, type, Any, Any]] = [
-    ("algos", str, typer.Option(metavar="NAME,…", help="Names with commas; label=name for two of one algorithm."),
+    ("algos", str, typer.Option(metavar="NAME,…", help="Names separated by commas; label=name to list one twice."),
      None),
-    ("seeds", str, typer.Option(help="How many from 0 (3), or which (0,5,7): the order of the data and all else that "
-                                "is random.", show_default="1"), None),
-    ("sets", list[str], typer.Option("--set", metavar="LABEL.OPTION=VALUE", help="An option of one of them."), None),
-    ("config", str, typer.Option(metavar="FILE", help="YAML: common options, algos, seeds, options under a label."),
+    ("seeds", str, typer.Option(help="A number of seeds (3 means 0, 1, 2), or a list (0,5,7). A seed determines the "
+                                "order of the data and everything else random.", show_default="1"), None),
+    ("sets", list[str], typer.Option("--set", metavar="LABEL.OPTION=VALUE", help="An option of one algorithm."), None),
+    ("config", str, typer.Option(metavar="FILE", help="YAML: common options, algos, seeds, and options under a label."),
      None),
-    ("out", str, typer.Option(metavar="FOLDER", help="Where runs, table and report go; the same folder goes on.",
+    ("out", str, typer.Option(metavar="FOLDER", help="Folder of runs and report; an existing one is continued.",
                               show_default="comparisons/data-model"), None),
     ("tokens", int, typer.Option(help="Tokens that each run trains on.", show_default="those of the shortest"), None),
-    ("cases", int, typer.Option(help="Held-out prompts and pairs to measure on.", show_default="all"), None),
-    ("answer_tokens", int, typer.Option("--answer-tokens", help="Longest answer when measuring, in tokens.",
+    ("cases", int, typer.Option(help="Number of held-out prompts and pairs to measure on.", show_default="all"), None),
+    ("answer_tokens", int, typer.Option("--answer-tokens", help="Maximum length of a measured answer, in tokens.",
                                         show_default=str(ANSWER_TOKENS)), None),
-    ("dry_run", bool, typer.Option("--dry-run", help="Print the plan; train nothing."), False),
+    ("dry_run", bool, typer.Option("--dry-run", help="Print the plan without training."), False),
     ("as_json", bool, typer.Option("--json", help="Print JSON."), False),
 ]  # fmt: skip
 
@@ -51,21 +51,21 @@ OWN: list[tuple[str, type, Any, Any]] = [
 def command() -> Any:
     """The function behind `zoo compare`, with a flag for every option that is common to all runs."""
 
-    def compare(runs: Any = None, **given: Any) -> None:
+    def compare(runs: Any = None, **core_options: Any) -> None:
         """Compare algorithms at equal compute, or finished runs.
 
-        With --algos each is trained from the same start on the same number of tokens, and measured on the same
-        held-out rows; runs that are finished in the folder are taken as they are. With two or more runs: the options
-        that differ and their numbers.
+        With --algos, all are trained from the same model on the same number of tokens, and measured on the same
+        held-out rows; finished runs in the folder are reused. With two or more runs: the options that differ, and the
+        results.
         """
-        own = {name: given.pop(name) for name, *_ in OWN}
+        own = {name: core_options.pop(name) for name, *_ in OWN}
         if runs and (own["algos"] or own["config"]):
-            raise ZooError("Runs and --algos do not go together.", "Compare finished runs, or train with --algos.")
+            raise ZooError("Give either runs or --algos, not both.", "Compare finished runs, or train with --algos.")
         if runs:
-            _refuse_without_effect({**{k: v or None for k, v in own.items() if k not in OF_RUNS}, **given})
+            _refuse_without_effect({**{k: v or None for k, v in own.items() if k not in OF_RUNS}, **core_options})
             _compare_runs(list(runs), own)
         else:
-            _compare_algorithms(own, given)
+            _compare_algorithms(own, core_options)
 
     parameters = [
         inspect.Parameter(
@@ -87,20 +87,20 @@ def _refuse_without_effect(typed: dict[str, Any]) -> None:
     if names:
         flags = ", ".join("--" + name.replace("sets", "set").replace("_", "-") for name in names)
         raise ZooError(
-            f"Finished runs are compared as they are: {flags} would change nothing.",
+            f"Finished runs are compared as they are; {flags} would have no effect.",
             f"Leave {flags} out, or name algorithms to train with --algos.",
         )
 
 
-def _compare_algorithms(own: dict[str, Any], given: dict[str, Any]) -> None:
+def _compare_algorithms(own: dict[str, Any], core_options: dict[str, Any]) -> None:
     own["answer_tokens"] = ANSWER_TOKENS if own["answer_tokens"] is None else own["answer_tokens"]
     for name in ("tokens", "cases", "answer_tokens"):
         if own[name] is not None and own[name] < 1:
             flag = "--" + name.replace("_", "-")
-            raise ZooError(f"{flag} {own[name]} is not possible.", "Give 1 or more, or leave it out.")
+            raise ZooError(f"{flag} must be at least 1, not {own[name]}.", f"Give 1 or more, or leave {flag} out.")
     from zoo.comparison.entrants import read_settings
 
-    settings = read_settings(own["algos"], own["seeds"], own["config"], own["sets"] or [], given)
+    settings = read_settings(own["algos"], own["seeds"], own["config"], own["sets"] or [], core_options)
     from zoo.comparison.runner import Comparison, typed_command
     from zoo.report.comparison_page import write_comparison_page
 
@@ -114,14 +114,14 @@ def _compare_algorithms(own: dict[str, Any], given: dict[str, Any]) -> None:
     _show_plan(plan, comparison, console)
     if own["dry_run"]:
         return
-    found = comparison.go(plan)
-    page = write_comparison_page(comparison.folder, found, typed)
+    results = comparison.go(plan)
+    page = write_comparison_page(comparison.folder, results, typed)
     if own["as_json"]:
-        print_json({**found, "report": str(page)})
+        print_json({**results, "report": str(page)})
     else:
-        _show_results(found, console)
+        _show_results(results, console)
         console.print(f"report  {page}", highlight=False, markup=False, soft_wrap=True)
-    if found["failed"]:
+    if results["failed"]:
         raise typer.Exit(1)
 
 
@@ -145,33 +145,33 @@ def _show_plan(plan: Any, comparison: Any, console: Console) -> None:
         console.print(note, highlight=False, markup=False, soft_wrap=True)
 
 
-def _show_results(found: dict[str, Any], console: Console) -> None:
+def _show_results(results: dict[str, Any], console: Console) -> None:
     """The league table, what the columns mean, and what should not be overlooked."""
     from zoo.report.comparison_page import columns
     from zoo.report.pages import interval, shown
 
-    names = columns(found)
+    names = columns(results)
     table = Table(box=None, pad_edge=False)
     table.add_column("", no_wrap=True)
     for name in names:
         # A word a line: the table then fits 80 columns, where rich would cut words.
         table.add_column(name.replace("cpu_seconds", "CPU_s").replace("_", "\n"), justify="right")
-    table.add_row("start", *(shown(found["start"].get(name, {}).get("value")) for name in names))
-    for entrant in found["algorithms"]:
+    table.add_row("start", *(shown(results["start"].get(name, {}).get("value")) for name in names))
+    for entrant in results["algorithms"]:
         table.add_row(escape(entrant["label"]), *(_cell(entrant["measures"].get(name)) for name in names))
     console.print()
     console.print(table, highlight=False)
-    seeds = max(entrant["seeds"] for entrant in found["algorithms"])
+    seeds = max(entrant["seeds"] for entrant in results["algorithms"])
     console.print(f"\n± is the sample standard deviation over {seeds} seeds." if seeds > 1 else "", highlight=False)
     for name in names:
-        console.print(f"{name}: {found['measures'][name]}", highlight=False, markup=False)
-    for row in found["differences"]:
+        console.print(f"{name}: {results['measures'][name]}", highlight=False, markup=False)
+    for row in results["differences"]:
         if row["from"] == "start":
             console.print(
                 f"{row['score']} of {row['to']} against the start: {signed(row['change'])} (95 % interval "
                 f"{interval(row)}, {row['n']} prompts)", highlight=False, markup=False, soft_wrap=True,
             )  # fmt: skip
-    for line in [*found["warnings"], *(f"{row['run']} failed: {row['error']}" for row in found["failed"])]:
+    for line in [*results["warnings"], *(f"{row['run']} failed: {row['error']}" for row in results["failed"])]:
         console.print(f"[yellow]{escape(line)}[/yellow]", highlight=False)
 
 
@@ -194,38 +194,38 @@ def _compare_runs(names: list[str], own: dict[str, Any]) -> None:
     runs = [find_run(name) for name in names]
     from zoo.comparison.finished import compare_runs
 
-    found = compare_runs(runs)
+    comparison = compare_runs(runs)
     console = Console(stderr=own["as_json"])
     if own["as_json"]:
-        print_json(found)
+        print_json(comparison)
     else:
-        _show_runs(found, console)
+        _show_runs(comparison, console)
     if own["out"]:
         from zoo.report.comparison_page import write_runs_page
 
-        page = write_runs_page(Path(own["out"]), found, runs)
+        page = write_runs_page(Path(own["out"]), comparison, runs)
         console.print(f"report  {page}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _show_runs(found: dict[str, Any], console: Console) -> None:
+def _show_runs(comparison: dict[str, Any], console: Console) -> None:
     from zoo.report.pages import interval, shown
 
-    titles = [escape(run["name"]) for run in found["runs"]]
-    if not found["same_data"]:
+    titles = [escape(run["name"]) for run in comparison["runs"]]
+    if not comparison["same_data"]:
         console.print("[yellow]The runs were not trained on the same data.[/yellow]")
     options = Table("option", *titles, box=None, pad_edge=False)
-    for name, values in found["options"].items():
+    for name, values in comparison["options"].items():
         options.add_row(name, *(escape(str(value)) if value is not None else "–" for value in values))
-    console.print(options if found["options"] else "No option differs.", highlight=False)
+    console.print(options if comparison["options"] else "No option differs.", highlight=False)
     numbers = Table("", *titles, box=None, pad_edge=False)
-    for row in found["scores"]:
+    for row in comparison["scores"]:
         cells = [
             f"{decimal(v['value'])} ({decimal(v['low'])} to {decimal(v['high'])}, n {v['n']})" if v else "–"
             for v in row["values"]
         ]
         changes = ["" if d is None else f"\n{signed(d['change'])} ({interval(d)})" for d in row["differences"]]
         numbers.add_row(escape(row["name"]), *(cell + change for cell, change in zip(cells, changes, strict=True)))
-    for row in found["metrics"]:
+    for row in comparison["metrics"]:
         deltas = ["" if delta is None else f" ({delta:+.4g})" for delta in row["deltas"]]
         values = [shown(value) + delta for value, delta in zip(row["values"], deltas, strict=True)]
         numbers.add_row(escape(row["name"]), *values)

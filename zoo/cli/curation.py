@@ -1,4 +1,4 @@
-"""`zoo data dedup`, `zoo data filter`, `zoo data contamination`: rows taken out, with a report of which and why."""
+"""`zoo data dedup`, `zoo data filter`, `zoo data contamination`: rows removed, with a report of which and why."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ WRITING = "Writing"
 
 
 class Part(StrEnum):
-    """What of a row is looked at."""
+    """The part of a row that is looked at."""
 
     EVERYTHING = "everything"
     PROMPT = "prompt"
     ANSWER = "answer"
 
 
-SOURCE = Annotated[str, typer.Argument(help="A file, folder, hub data set, or named source (starter).")]
+SOURCE = Annotated[str, typer.Argument(help="A file, folder, hub dataset, or named source (starter).")]
 SHARED: dict[str, tuple[Any, Any]] = {
     "out": (Annotated[Path, typer.Option(
-        help="Where the kept rows go; the report stands beside it.", rich_help_panel=WRITING)], None),
+        help="File for the kept rows; the report goes next to it.", rich_help_panel=WRITING)], None),
     "force": (Annotated[bool, typer.Option(
-        "--force", help="Overwrite files that are there.", rich_help_panel=WRITING)], False),
+        "--force", help="Overwrite existing files.", rich_help_panel=WRITING)], False),
     "dry_run": (Annotated[bool, typer.Option(
-        "--dry-run", help="Show the report, write nothing.", rich_help_panel=WRITING)], False),
+        "--dry-run", help="Show the report without writing anything.", rich_help_panel=WRITING)], False),
     "examples": (Annotated[int, typer.Option(
-        min=0, help="Removed rows to show for each reason.", rich_help_panel=WRITING)], 2),
+        min=0, help="Removed rows to show per reason.", rich_help_panel=WRITING)], 2),
     "kind": (Annotated[str, typer.Option(
-        help="The kind that a named source is asked for.", rich_help_panel=READING)], "demonstration"),
+        help="The kind of data to request from a named source.", rich_help_panel=READING)], "demonstration"),
     "split": (Annotated[str, typer.Option(help="Split of the data.", rich_help_panel=READING)], "train"),
     "columns": (Annotated[str | None, typer.Option(
-        help="Names of columns: prompt=question,completion=answer.", rich_help_panel=READING)], None),
+        help="Which column is which: prompt=question,completion=answer.", rich_help_panel=READING)], None),
     "format": (Annotated[str | None, typer.Option(
-        help="The format of the rows, where detection is not sure.", rich_help_panel=READING)], None),
+        help="The format of the rows, if it cannot be detected.", rich_help_panel=READING)], None),
     "limit": (Annotated[int | None, typer.Option(
-        min=1, help="Read the first N rows only.", rich_help_panel=READING)], None),
-    "strict": (Annotated[bool, typer.Option("--strict", help="Accept no bad row.", rich_help_panel=READING)], False),
+        min=1, help="Read only the first N rows.", rich_help_panel=READING)], None),
+    "strict": (Annotated[bool, typer.Option("--strict", help="Stop at any bad row.", rich_help_panel=READING)], False),
     "as_json": (Json, False),
 }  # fmt: skip
 """What every verb can be told besides its own options: the type of each, and its default."""
@@ -61,19 +61,19 @@ def verb(name: str, out: str, *examples: str, source: Any = SOURCE) -> Callable[
     """Make a verb of a function of a Job and its own options. out: where rows go by default; source: which is read."""
 
     def add(work: Callable[..., None]) -> None:
-        def command(**given: Any) -> None:
-            shared = {key: given.pop(key) for key in ("source", *SHARED)}
-            work(Job(name, **shared), **given)
+        def command(**options: Any) -> None:
+            shared = {key: options.pop(key) for key in ("source", *SHARED)}
+            work(Job(name, **shared), **options)
 
         (_, *own) = inspect.signature(work, eval_str=True).parameters.values()
         defaults = {"out": Path(out)} if source is SOURCE else {"out": Path(out), "source": None}
         parameters = [
             _parameter("source", source, defaults.get("source", inspect.Parameter.empty)),
-            *(_parameter(one.name, one.annotation, one.default) for one in own),
+            *(_parameter(parameter.name, parameter.annotation, parameter.default) for parameter in own),
             *(_parameter(key, kind, defaults.get(key, default)) for key, (kind, default) in SHARED.items()),
         ]
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        command.__annotations__ = {one.name: one.annotation for one in parameters}
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         command.__doc__ = work.__doc__
         verbs.command(name, epilog="Examples: " + "    ".join(examples))(command)
 
@@ -93,17 +93,16 @@ def dedup(
     job: Job,
     near: Annotated[
         float | None,
-        typer.Option(help="Also rows whose word n-grams are at least so alike (Jaccard), such as 0.8."),
+        typer.Option(help="Also remove rows with at least this Jaccard similarity of word n-grams, such as 0.8."),
     ] = None,
-    on: Annotated[Part, typer.Option(help="What is compared: everything, prompt, answer.")] = Part.EVERYTHING,
-    normalised: Annotated[
-        bool, typer.Option("--normalised", help="The same even if case, white space and punctuation differ.")
-    ] = False,
-    ngram: Annotated[int, typer.Option(min=1, help="Words of an n-gram for --near.")] = 3,
+    on: Annotated[Part, typer.Option(help="What to compare: everything, prompt, answer.")] = Part.EVERYTHING,
+    normalised: Annotated[bool, typer.Option("--normalised", help="Ignore case, white space and punctuation.")] = False,
+    ngram: Annotated[int, typer.Option(min=1, help="Words per n-gram for --near.")] = 3,
 ) -> None:
-    """Remove rows that are there already: the same texts, and with --near almost the same.
+    """Remove duplicate rows: those with the same texts, and with --near also near-duplicates.
 
-    The first of several rows stays. Rows with the same texts and another label are kept and counted as contradictions.
+    The first of several duplicates stays. Rows with the same texts but another label are kept and counted as
+    contradictions.
     """
     from zoo.data.curation import verbs as work
     from zoo.data.curation.dedup import Exact, Near
@@ -122,27 +121,27 @@ def dedup(
     "zoo data filter rows.jsonl --rules 'chat,links,words(least=5)'",
     "zoo data filter rows.jsonl --rules=-echo --dry-run",
     "zoo data filter rows.jsonl --rules 'perplexity(keep=0.9)' --model smollm2-135m", "zoo data filter --list",
-    source=Annotated[str | None, typer.Argument(help="As above; may be left out with --list.")],
+    source=Annotated[str | None, typer.Argument(help="File, folder, hub dataset, or source; not needed with --list.")],
 )  # fmt: skip
 def filter_rows(
     job: Job,
     rules: Annotated[
-        str, typer.Option(help="Sets and rules, with their limits: 'chat,words(least=5)'; -NAME takes one away.")
+        str, typer.Option(help="Sets and rules, with their limits: 'chat,words(least=5)'; -NAME removes one.")
     ] = "chat",
-    show_list: Annotated[bool, typer.Option("--list", help="Show every rule with its limits, and end.")] = False,
+    show_list: Annotated[bool, typer.Option("--list", help="Show every rule with its limits, and exit.")] = False,
     model: Annotated[
         str | None,
         typer.Option(
-            help="The model, folder or run of the rule perplexity.", show_default="the data's, or smollm2-135m"
+            help="The model, folder or run for the rule perplexity.", show_default="the data's, or smollm2-135m"
         ),
     ] = None,
-    max_length: Annotated[int, typer.Option(min=2, help="Tokens of a row that the model reads.")] = 1024,
+    max_length: Annotated[int, typer.Option(min=2, help="Maximum tokens of a row that the model reads.")] = 1024,
     runs: Annotated[str, typer.Option(help="Folder that holds the runs.")] = "runs",
 ) -> None:
-    """Remove rows of poor quality by named rules: length, repetition, symbols, damage, perplexity under a model.
+    """Remove low-quality rows by named rules: length, repetition, symbols, damage, perplexity under a model.
 
-    `--rules` takes the sets chat, gopher, c4 and alpaca, and single rules. They look at answers that are to be learned
-    (not at rejected ones), or at what a rule's option `on` says.
+    `--rules` takes the sets chat, gopher, c4 and alpaca, and single rules. They look at the answers to learn from (not
+    at rejected ones), or at the part that a rule's option `on` names.
     """
     from zoo.data.curation import verbs as work
     from zoo.data.curation.rules import PERPLEXITY, chosen_rules
@@ -153,7 +152,7 @@ def filter_rows(
     if show_list:
         return _list_rules(chosen, job.as_json)
     if job.source is None:
-        raise ZooError("No data is named.", "zoo data filter rows.jsonl, or zoo data filter --list for the rules.")
+        raise ZooError("No data is given.", "zoo data filter rows.jsonl, or zoo data filter --list for the rules.")
     job.open()
     model = model or data_model(job.source, NAME)
     scoring = _scoring(model, runs, max_length, job.console) if PERPLEXITY in chosen else None
@@ -163,7 +162,7 @@ def filter_rows(
 
 
 def _scoring(model: str, runs: str, max_length: int, console: Console) -> Any:
-    """A function from rows to their perplexities. The model is loaded now: a wrong name is told before the reading."""
+    """A function from rows to perplexities. The model is loaded now, so that a wrong name fails before reading."""
     from zoo.evals.perplexity import perplexities
     from zoo.evals.subject import load_subject
     from zoo.training.record.progress import counter
@@ -190,9 +189,7 @@ def _list_rules(chosen: Any, as_json: bool) -> None:
         limits = ["" if limit is None else f"{limit:g}" for limit in (rule.limits.least, rule.limits.most)]
         table.add_row("*" if rule.name in chosen else "", rule.name, *limits, rule.limits.on, sets, rule.help)
     Console().print(table)
-    Console().print(
-        "\nChange what is on with --rules 'gopher,-stop_words'; --list shows what that means.", highlight=False
-    )
+    Console().print("\nChoose rules with --rules 'gopher,-stop_words'; add --list to see the choice.", highlight=False)
 
 
 @verb(
@@ -203,24 +200,23 @@ def _list_rules(chosen: Any, as_json: bool) -> None:
 def contamination(
     job: Job,
     evaluation: Annotated[
-        list[str], typer.Option("--eval", help="An evaluation set: whatever can be read as data. Give several.")
+        list[str], typer.Option("--eval", help="An evaluation set, in any form that zoo reads; may be repeated.")
     ],
-    remove: Annotated[bool, typer.Option("--remove", help="Write the rows that hold nothing of it.")] = False,
-    ngram: Annotated[int, typer.Option(min=1, help="Words in a row that count as a find.")] = 13,
-    shortest: Annotated[int, typer.Option(min=1, help="Words of the shortest text that is looked for.")] = 8,
+    remove: Annotated[bool, typer.Option("--remove", help="Write the rows that are not contaminated.")] = False,
+    ngram: Annotated[int, typer.Option(min=1, help="Consecutive shared words that count as a match.")] = 13,
+    shortest: Annotated[int, typer.Option(min=1, help="Shortest item to search for, in words.")] = 8,
     common: Annotated[int, typer.Option(min=1, help="Ignore n-grams in more than N evaluation texts.")] = 10,
     overlap: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of an item's n-grams that a row must hold; 0: one is enough.")
+        float,
+        typer.Option(min=0, max=1, help="Share of an item's n-grams that a row must contain; 0: one n-gram is enough."),
     ] = 0.0,
-    on: Annotated[Part, typer.Option(help="What is looked for of the evaluation: everything, prompt, answer.")] = (
-        Part.EVERYTHING
-    ),
-    eval_columns: Annotated[str | None, typer.Option(help="Names of the evaluation's columns.")] = None,
+    on: Annotated[Part, typer.Option(help="What to search for: everything, prompt, answer.")] = (Part.EVERYTHING),
+    eval_columns: Annotated[str | None, typer.Option(help="Which column of the evaluation is which.")] = None,
     eval_format: Annotated[str | None, typer.Option(help="The format of the evaluation's rows.")] = None,
 ) -> None:
-    """Find rows that hold texts of an evaluation set: the same 13 words in a row, as GPT-3's authors looked for.
+    """Find rows that share 13 consecutive words with an evaluation set, the criterion of GPT-3's authors.
 
-    Says which evaluation items are affected, and with --remove writes the rows without any of them.
+    Says which evaluation items are affected, and with --remove writes the rows that share nothing.
     """
     from zoo.data.curation import verbs as work
     from zoo.data.curation.contamination import Evaluation
@@ -231,8 +227,8 @@ def contamination(
         _add_items(items, name, job.open_other(name, eval_columns, eval_format), on)
     if len(items.unchecked) == len(items.items):
         raise ZooError(
-            f"No item of {', '.join(evaluation)} has {items.shortest} words in a row that can be looked for.",
-            f"Look for shorter ones: --ngram {ngram} --shortest 5.",
+            f"No item of {', '.join(evaluation)} has the {items.shortest} words that a search needs.",
+            f"Search for shorter items: --ngram {ngram} --shortest 5.",
         )
     settings = {
         "eval": evaluation, "ngram": ngram, "shortest": shortest, "common": common, "overlap": overlap, "on": on,

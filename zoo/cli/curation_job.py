@@ -1,4 +1,4 @@
-"""What the verbs of `zoo data` share: opening the source, progress, and the report on the screen and as a file."""
+"""What the verbs of `zoo data` share: opening the source, progress, and the report, printed and written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from zoo.cli.listings import print_json
 from zoo.errors import ZooError
 
 SECONDS_IN_PLACE, SECONDS_BETWEEN = 0.2, 10.0
-"""Between numbers that are rewritten in a terminal, and between lines of progress elsewhere."""
+"""Between updates of a line in a terminal, and between lines of progress elsewhere."""
 SHOWN_ROWS = 8
 
 
@@ -38,14 +38,14 @@ class Job:
     force: bool = False
     dry_run: bool = False
     rows: bool = field(init=False, default=True)
-    """Whether kept rows are written, or the report alone."""
+    """Whether kept rows are written, or only the report."""
     console: Console = field(init=False)
 
     def __post_init__(self) -> None:
         self.console = Console(stderr=True) if self.as_json else Console()
 
     def open(self, write: bool = True) -> Any:
-        """The source's rows; what is wrong with the files to write is told before anything is read."""
+        """The source's rows. Problems with the files to write are reported before anything is read."""
         from zoo.data.curation.removal import KeptRows
 
         self.rows = write
@@ -54,7 +54,7 @@ class Job:
         return self.opened
 
     def open_other(self, source: str, columns: str | None, format: str | None, **how: Any) -> Any:
-        """Rows of the kind that the job is about, from any source."""
+        """Rows of the job's kind, from any source."""
         from zoo.contract import registry
         from zoo.data.convert import convert
         from zoo.data.curation.rows import open_rows
@@ -71,9 +71,9 @@ class Job:
         self, settings: dict[str, Any], work: Callable[..., Any], *how: Any,
         more: Callable[[], dict[str, Any]] = dict,
     ) -> None:  # fmt: skip
-        """Do the work on the opened rows, show the report and store it. Raises ZooError when no row is left.
+        """Do the work on the opened rows, show the report and store it. Raises ZooError if no row is left.
 
-        settings: what the report says of how; more: what else stands in it, asked for after the work.
+        settings: the settings in the report; more: gives its other entries, called after the work.
         """
         with self.file as file:
             removals = work(self.opened, file, *how, strict=self.strict, progress=self._progress())
@@ -87,11 +87,11 @@ class Job:
         print_json(report) if self.as_json else self._show(report)
         if not removals.kept and self.rows:
             raise ZooError(
-                f"Every row of {self.opened.name} is removed, so nothing is written.", "See the reasons above."
+                f"Every row of {self.opened.name} was removed, so nothing is written.", "See the reasons above."
             )
 
     def _progress(self) -> Callable[[int, int], None]:
-        """A line rewritten in a terminal, a new one now and then elsewhere."""
+        """In a terminal one line that is updated, elsewhere a new line now and then."""
         from zoo.training.record.progress import can_rewrite, rewrite
 
         printed, in_place = time.monotonic(), can_rewrite(self.console)
@@ -114,7 +114,7 @@ class Job:
         say = lambda text, **style: console.print(text, highlight=False, markup=False, soft_wrap=True, **style)  # noqa: E731
         if can_rewrite(console):
             rewrite(console, "")
-        word = "removed" if self.rows else "not clean"
+        word = "removed" if self.rows else "contaminated"
         kept = f"{report['kept']:,} {'kept' if self.rows else 'clean'}"
         say(f"{report['source']}: {report['rows']:,} rows read, {kept}, {report['removed']:,} {word}")
         table = Table(word, "rows", "share", "which", box=None, pad_edge=False)
@@ -131,12 +131,12 @@ class Job:
         for part in report.get("evaluation", ()):
             share = "" if part["share"] is None else f" ({part['share']:.1%})"
             say(f"\n{part['source']}: {part['found']:,} of {part['checked']:,} items{share} are in the data; "
-                f"{part['too_short_or_common']:,} more are too short or common to be looked for")  # fmt: skip
+                f"{part['too_short_or_common']:,} more are too short or too common to search for")  # fmt: skip
         say("")
         for note in report["notes"]:
             say(note)
         if self.dry_run:
-            say("Nothing is written.")
+            say("Nothing was written.")
         elif report["kept"] or not self.rows:
             say(f"Written to {self.file.path if self.rows else self.file.report}"
                 + (f", and the report to {self.file.report}." if self.rows else "."))  # fmt: skip

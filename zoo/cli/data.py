@@ -23,7 +23,7 @@ class LongRows(StrEnum):
 
 
 class DataCommand(Command):
-    """Shows a source, or does with it what a verb of curation says."""
+    """Shows a source, or runs a verb of curation on it."""
 
     def verbs(self) -> dict[str, Any]:
         return dict(typer.main.get_command(curation.verbs).commands)  # type: ignore[attr-defined]
@@ -39,28 +39,32 @@ class DataCommand(Command):
 
 
 def data(
-    source: Annotated[str, typer.Argument(help="A file, folder, hub data set, or named source (starter).")],
+    source: Annotated[str, typer.Argument(help="A file, folder, hub dataset, or named source (starter).")],
     wanted: Annotated[
         str | None, typer.Option("--for", help="An algorithm, or a kind: demonstration, preference, feedback, …")
     ] = None,
     split: Annotated[str, typer.Option(help="Split of the data.")] = "train",
-    columns: Annotated[str | None, typer.Option(help="Names of columns: prompt=question,completion=answer.")] = None,
-    format: Annotated[str | None, typer.Option(help="The format of the rows, where detection is not sure.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Read the first N rows only.")] = None,
-    examples: Annotated[int, typer.Option(min=0, help="Rendered examples to show.")] = 3,
+    columns: Annotated[
+        str | None, typer.Option(help="Which column is which: prompt=question,completion=answer.")
+    ] = None,
+    format: Annotated[str | None, typer.Option(help="The format of the rows, if it cannot be detected.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Read only the first N rows.")] = None,
+    examples: Annotated[int, typer.Option(min=0, help="Number of rendered examples to show.")] = 3,
     model: Annotated[
         str | None,
-        typer.Option(help="Whose tokenizer and chat template to use.", show_default="the data's, or smollm2-135m"),
+        typer.Option(
+            help="The model whose tokenizer and chat template to use.", show_default="the data's, or smollm2-135m"
+        ),
     ] = None,
     template: Annotated[str, typer.Option(help="Chat template: auto, none, or a .jinja file.")] = "auto",
-    max_length: Annotated[int, typer.Option(help="Longest prompt plus answer, in tokens.")] = 1024,
+    max_length: Annotated[int, typer.Option(help="Maximum length of prompt plus answer, in tokens.")] = 1024,
     long_rows: Annotated[
-        LongRows, typer.Option(help="Longer rows: drop, cut, or for plain text split.")
+        LongRows, typer.Option(help="What to do with longer rows: drop, cut, or (plain text only) split.")
     ] = LongRows.DROP,
-    strict: Annotated[bool, typer.Option(help="Accept no bad row.")] = False,
+    strict: Annotated[bool, typer.Option(help="Stop at any bad row.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show how rows are read: rendered examples with the trained tokens coloured, lengths, kept and dropped."""
+    """Show how rows are read: rendered examples with trained tokens coloured, lengths, and rows kept and dropped."""
     from zoo.contract import registry
     from zoo.data.formats import columns_of
     from zoo.data.load import judge, load
@@ -73,7 +77,7 @@ def data(
         source, kind, split=split, columns=columns_of(columns), format=format, limit=limit, strict=strict,
         named_sources=named,
     )  # fmt: skip
-    # Only now what takes seconds to import: mistakes in the data are told at once.
+    # Imports that take seconds come only now, so that mistakes in the data are reported at once.
     from zoo.data.encoding.encode import encode
     from zoo.data.encoding.template import ChatTemplate
     from zoo.data.preview import as_json as preview_json
@@ -100,7 +104,7 @@ def data(
 
 
 def _kind(wanted: str | None, source: str, split: str, columns: Any, named: dict[str, Any]) -> str | tuple[str, ...]:
-    """The data kinds meant by a kind, an algorithm, or nothing (then the source's own kind)."""
+    """The kinds of data that are meant by a kind, an algorithm, or nothing (then the source's own kind)."""
     from zoo.cards import described
     from zoo.contract.algorithm import DATA_KINDS
     from zoo.data.load import source_kind

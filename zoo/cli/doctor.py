@@ -20,7 +20,7 @@ from zoo.libraries import releases
 
 
 def doctor(as_json: Json = False) -> None:
-    """Check the installation: libraries, device, plugins and recipes that are broken, disk space."""
+    """Check the installation: libraries, device, broken plugins and recipes, disk space."""
     import torch
 
     from zoo.models.default import NAME, cache_folder
@@ -36,12 +36,12 @@ def doctor(as_json: Json = False) -> None:
     problems = [problem for library in libraries for problem in library["problems"]]
     problems += _plugin_problems() + _recipe_problems()
     if free < 5:
-        problems.append(f"Only {free:.1f} GiB are free where models are kept ({cache}).")
+        problems.append(f"Only {free:.1f} GiB of disk space are free for models ({cache}).")
     facts = {
         **environment(),
         "device": accelerator,
         "precision": f"{precision}: {reason}",
-        "default_model": "in the cache" if (cache / "models" / NAME / "config.json").is_file() else "not fetched yet",
+        "default_model": "in the cache" if (cache / "models" / NAME / "config.json").is_file() else "not there yet",
         "cache": str(cache),
         "free_gib": round(free, 1),
         "algorithms": [entry.full_name for entry in registry.algorithms()],
@@ -61,13 +61,13 @@ def doctor(as_json: Json = False) -> None:
             Console().print(f"{'library':14} {_summary(library)}", highlight=False)
         for problem in problems:
             Console().print(f"[red]{escape(problem)}[/red]", highlight=False)
-        Console().print("" if problems else "Nothing wrong was found.")
+        Console().print("" if problems else "No problems were found.")
     if problems:
         raise typer.Exit(1)
 
 
 def _library(name: str) -> dict[str, Any]:
-    """Versions of a library, what is relied on in it, and what is wrong with either."""
+    """The versions of a library, the checks of what zoo relies on, and the problems with either."""
     from zoo.libraries import reliance
 
     facts = {"installed": releases.installed(name), "allowed": releases.allowed(name), "tested": releases.tested(name)}
@@ -75,12 +75,12 @@ def _library(name: str) -> dict[str, Any]:
         relied_on, broken = reliance.reliances(name), reliance.broken(name)
     except reliance.LibraryError as error:
         return {"name": name, **facts, "checks": [], "problems": [f"{error.message} {error.hint}"]}
-    reasons = {one.claim: one.reason for one in broken}
+    reasons = {failure.claim: failure.reason for failure in broken}
     checks = [{"claim": r.claim, "holds": r.claim not in reasons, "found": reasons.get(r.claim)} for r in relied_on]
-    problems = [f"{one.text()} {one.remedy()}" for one in broken]
+    problems = [f"{failure.text()} {failure.remedy()}" for failure in broken]
     if releases.outside(name):
         problems.append(
-            f"{name} {facts['installed']} is outside of what zoo allows, {facts['allowed']}: "
+            f"{name} {facts['installed']} is outside the range that zoo allows, {facts['allowed']}: "
             f"pip install '{name}{facts['allowed']}'"
         )
     return {"name": name, **facts, "checks": checks, "problems": problems}
@@ -93,7 +93,7 @@ def _summary(library: dict[str, Any]) -> str:
 
 
 def _contributed(hook: str, problems: list[str]) -> dict[str, Any]:
-    """What plugins bring under a hook; a plugin that fails is one more problem."""
+    """What plugins contribute to a hook; a plugin that fails is one more problem."""
     try:
         return registry.contributions(registry.manager(), hook)
     except ZooError as error:
@@ -102,7 +102,7 @@ def _contributed(hook: str, problems: list[str]) -> dict[str, Any]:
 
 
 def _plugin_problems() -> list[str]:
-    """What is wrong with installed plugins, one sentence each."""
+    """The problems with installed plugins, one sentence each."""
     problems = [
         f"Plugin {broken.name} of {broken.package} {broken.version}: {broken.error}"
         for broken in registry.plugin_modules()[1]
@@ -118,12 +118,12 @@ def _plugin_problems() -> list[str]:
         for name in {n for n in names if names.count(n) > 1}
     ]
     if not names:
-        problems.append("No algorithm is registered: reinstall with `pip install -e .` (entry points are read then).")
+        problems.append("No algorithm is registered: run `pip install -e .` again, so that entry points are read.")
     return problems
 
 
 def _recipe_problems() -> list[str]:
-    """What is wrong with the recipes that packages bring, each mistake with file and line."""
+    """The mistakes in the recipes of all packages, each with file and line."""
     from zoo.recipes.find import all_recipes
 
     problems, entries, behind = [], all_recipes(), _plugin_files()
@@ -137,7 +137,7 @@ def _recipe_problems() -> list[str]:
 
 
 def _told_of(recipe: Path, behind: list[str]) -> str:
-    """What is wrong with a recipe, "" for nothing: as it was found, until the recipe, zoo or a plugin changes."""
+    """The mistakes in a recipe, "" for none; cached until the recipe, zoo or a plugin changes."""
     from zoo.recipes.check import check_recipe
     from zoo.recipes.load import load_recipe
 
@@ -154,7 +154,7 @@ def _told_of(recipe: Path, behind: list[str]) -> str:
 
 
 def _plugin_files() -> list[str]:
-    """The source of all plugins that load: what a recipe may name."""
+    """The source files of all plugins that load, which a recipe may name."""
     classes = []
     for entry in registry.algorithms():
         with contextlib.suppress(ZooError):

@@ -1,4 +1,4 @@
-"""`zoo eval`: numbers about a run or a model, and the list of evaluations."""
+"""`zoo eval`: evaluations of a run or a model, and their list."""
 
 from __future__ import annotations
 
@@ -30,49 +30,51 @@ def evaluate(
     model: Annotated[str, typer.Argument(help="A run (path, name, last) or a model (folder, hub name).")] = "last",
     evals: Annotated[
         list[str] | None,
-        typer.Option("--eval", help="An evaluation: name, or name(option=value, …); --list tells of each."),
+        typer.Option("--eval", help="An evaluation: name, or name(option=value, …); --list shows all."),
     ] = None,
     reward: Annotated[
         list[str] | None,
-        typer.Option(help="Mean reward of greedy answers to the prompts of --data (docs/rewards.md)."),
+        typer.Option(
+            help="Measure the mean of this reward over greedy answers to the prompts of --data (docs/rewards.md)."
+        ),
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="Prompts for --reward: a file, folder, hub data set or named source; by default starter."),
+        typer.Option(help="Prompts for --reward: a file, folder, hub dataset or named source; by default starter."),
     ] = None,
-    columns: Annotated[str, typer.Option(help="Names of columns of --data: prompt=question.")] = "",
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer under --reward, in tokens.")] = 96,
+    columns: Annotated[str, typer.Option(help="Which column of --data is which: prompt=question.")] = "",
+    max_new_tokens: Annotated[int, typer.Option(help="Maximum length of an answer for --reward, in tokens.")] = 96,
     against: Annotated[
-        str | None, typer.Option(help="A run or model to compare with: the start of kl, forgetting and win_rate.")
+        str | None, typer.Option(help="A run or model to compare with, for kl, forgetting and win_rate.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="Use the first N cases only.")] = None,
-    samples: Annotated[int, typer.Option(help="Answers to print.")] = 0,
+    limit: Annotated[int | None, typer.Option(help="Use only the first N cases.")] = None,
+    samples: Annotated[int, typer.Option(help="Number of answers to print.")] = 0,
     listed: Annotated[bool, typer.Option("--list", help="List the evaluations and their options.")] = False,
     out: Annotated[str, typer.Option(help="Folder that holds the runs.")] = "runs",
     as_json: Json = False,
 ) -> None:
     """Evaluate a run or a model.
 
-    Without --eval a language model is measured on the starter set: instructions followed, held-out loss, preferences,
-    refusals; a reward model on held-out pairs and rankings. docs/evals.md tells of every evaluation.
+    Without --eval, a language model is measured on the starter set: instructions followed, held-out loss, preferences,
+    refusals; a reward model is measured on held-out pairs and rankings. docs/evals.md describes every evaluation.
     """
     from zoo.evals.chosen import Chosen, by_default, choose
     from zoo.models.names import expect
     from zoo.training.outlook import evaluations
 
-    known = evaluations()
+    catalogue = evaluations()
     if listed:
-        _list(known, as_json)
+        _list(catalogue, as_json)
         return
     if limit is not None and limit < 1:
-        raise ZooError(f"--limit {limit} leaves nothing to evaluate.", "Give 1 or more, or leave --limit out.")
+        raise ZooError(f"--limit {limit} leaves no cases to evaluate.", "Give 1 or more, or leave --limit out.")
     if not reward and (data or columns):
         raise ZooError(
-            "--data and --columns say what --reward is measured on, and there is no --reward.",
-            f'Add --reward; an evaluation takes its data in brackets: --eval "accuracy(data={data or "starter"})".',
+            "--data and --columns are for --reward, and no --reward is given.",
+            f'Add --reward. An evaluation takes its data in parentheses: --eval "accuracy(data={data or "starter"})".',
         )
-    asked_for = choose(evals or [], known)
-    needs_model = bool(reward) or not asked_for or any(one.evaluation.head != "none" for one in asked_for)
+    asked_for = choose(evals or [], catalogue)
+    needs_model = bool(reward) or not asked_for or any(chosen.evaluation.head != "none" for chosen in asked_for)
     for name in filter(None, (model, against)) if needs_model else ():
         expect(name, out)
     from zoo.evals.subject import load_subject
@@ -93,15 +95,15 @@ def evaluate(
         if reward and head != "lm":
             raise ZooError(f"--reward is for a language model, and {model} is a reward model.", "Leave it out.")
         asked = _as_evals(reward or [], data or "starter", columns, max_new_tokens, out, _say(console))
-        wanted += [Chosen(text, one, {}) for text, one in asked.items()]
-    found = {}
-    for one in wanted:
-        score = one.run(subject)
-        found[score.name] = {**score.as_json(), "samples": score.samples[:samples]}
+        wanted += [Chosen(text, evaluation, {}) for text, evaluation in asked.items()]
+    results = {}
+    for chosen in wanted:
+        score = chosen.run(subject)
+        results[score.name] = {**score.as_json(), "samples": score.samples[:samples]}
         if not as_json:
-            _show(console, score, one.evaluation.help, samples)
+            _show(console, score, chosen.evaluation.help, samples)
     if as_json:
-        print_json(found)
+        print_json(results)
 
 
 def _say(console: Console) -> Any:
@@ -114,7 +116,7 @@ def _show(console: Console, score: Any, about: str, samples: int) -> None:
     console.print(f"[bold]{escape(score.name)}[/bold] {score.text()}  {about}", highlight=False)
     for key, value in score.details.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):
-            # A curve, whose numbers stand above it one by one.
+            # A curve, whose numbers are also printed one by one.
             continue
         shown = f"{value:.4g}" if isinstance(value, float) else value
         console.print(f"  {escape(str(key).replace('_', ' '))}  {shown}", highlight=False, style="dim")
@@ -141,7 +143,7 @@ def _as_evals(texts: list[str], data: str, columns: str, max_new_tokens: int, ou
 
     def evaluation(text: str) -> Eval:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        # There is one batch, so a reward that fails on all of it is an error at once.
+        # There is only one batch, so a reward that fails on all of it is an error at once.
         reward = Reward(text, named, out, device, say=say, patience=1, max_new_tokens=max_new_tokens)
         return Eval(
             f"Mean reward of greedy answers to the prompts of {data}.",
@@ -159,13 +161,13 @@ SORTS = {"lm": "language model", "scalar": "reward model", "none": "no model"}
 
 
 def _list(available: dict[str, Any], as_json: bool) -> None:
-    """Every evaluation: for which models, its options with their defaults, and what it measures."""
-    cards = [_card(name, one) for name, one in available.items()]
+    """Every evaluation: its type of model, its options with their defaults, and what it measures."""
+    cards = [_card(name, evaluation) for name, evaluation in available.items()]
     if as_json:
         print_json(cards)
         return
     console = Console()
-    table = Table("evaluation", "of a", "what it measures", box=None, pad_edge=False)
+    table = Table("evaluation", "for a", "what it measures", box=None, pad_edge=False)
     for card in cards:
         options = ", ".join(
             option["name"] if "default" not in option else f"{option['name']}={option['default']}"
@@ -175,7 +177,7 @@ def _list(available: dict[str, Any], as_json: bool) -> None:
         table.add_row(card["name"] + ("*" if card["by_default"] else ""), SORTS[card["head"]], about)
     console.print(table)
     console.print(
-        '\n* made when none is named. Options without = must be given: zoo eval last --eval "accuracy(data=rows.jsonl, '
+        '\n* runs when none is named. Options without = are required: zoo eval last --eval "accuracy(data=rows.jsonl, '
         'reward=numeric)". docs/evals.md explains each.',
         highlight=False,
     )
@@ -185,9 +187,9 @@ def _card(name: str, evaluation: Any) -> dict[str, Any]:
     from zoo.evals.chosen import options_of
 
     options = [
-        {"name": one.name, "type": str(one.annotation).removeprefix("<class '").removesuffix("'>"),
-         **({} if one.default is one.empty else {"default": one.default})}
-        for one in options_of(evaluation)
+        {"name": option.name, "type": str(option.annotation).removeprefix("<class '").removesuffix("'>"),
+         **({} if option.default is option.empty else {"default": option.default})}
+        for option in options_of(evaluation)
     ]  # fmt: skip
     return {
         "name": name, "head": evaluation.head, "help": evaluation.help, "about": inspect.getdoc(evaluation.run) or "",

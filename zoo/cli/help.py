@@ -1,6 +1,6 @@
-"""Help pages that can be read at any width: one line of facts a flag, its words beside it, one example a line.
+"""Help pages that can be read at any width: each flag with its type, its text next to it, one example per line.
 
-typer's own pages give names, negations and types columns of their own, which leaves no room for words at 80 columns
+typer's own pages have separate columns for names, negations and types, which leaves no room for the text at 80 columns
 and cuts the flags themselves.
 """
 
@@ -20,10 +20,10 @@ from typer.core import TyperCommand, TyperGroup
 from zoo.errors import ZooError
 
 WIDEST_FLAG = 30
-"""Characters of a flag and its value that stand in one line; the choices of longer ones go to the words."""
+"""Characters of a flag and its value that fit on one line; the choices of longer ones are put into the text."""
 
 NARROW = 60
-"""Columns below which flags and words do not fit beside each other."""
+"""Columns below which flags and their text do not fit next to each other."""
 
 
 class Group(TyperGroup):
@@ -38,7 +38,7 @@ class Group(TyperGroup):
         console.print()
         console.print(Text("Options", style="bold"))
         _print_options(self.get_params(ctx), ctx, console)
-        console.print(Text(f"\n{ctx.command_path} COMMAND --help tells more."))
+        console.print(Text(f"\nFor more: {ctx.command_path} COMMAND --help"))
 
 
 class App(typer.Typer):
@@ -54,8 +54,7 @@ class App(typer.Typer):
 class Command(TyperCommand):
     """A command with such a page.
 
-    `verbs` are commands that may stand in place of its first argument: `zoo data dedup rows.jsonl` beside
-    `zoo data rows.jsonl`.
+    `verbs` are commands that may replace its first argument: `zoo data dedup rows.jsonl` next to `zoo data rows.jsonl`.
     """
 
     def verbs(self) -> Mapping[str, Any]:
@@ -86,21 +85,21 @@ class Command(TyperCommand):
             console.print(Text("Commands", style="bold"))
             _print_verbs(self.verbs(), ctx.command_path, console)
         if any(parameter.secondary_opts for parameter in self.get_params(ctx)):
-            console.print(Text("A switch is turned off by its flag with --no-.\n"))
+            console.print(Text("To turn a switch off, put --no- before its name.\n"))
         title, examples = examples_in(self.epilog or "")
         if examples:
             console.print(Text(title, style="bold"))
         for example in examples:
-            # Never cut or broken: it is there to be copied.
+            # Never cut or wrapped, so that it can be copied.
             console.print(Text(f"  {example}"), soft_wrap=True)
 
 
 def _refuse_repeated(order: Sequence[Any], args: Sequence[str]) -> None:
-    """Raises ZooError for an option of one value that is given twice, where the last one would win without a word.
+    """Raises ZooError for an option that takes one value and is given twice; typer would silently use the last.
 
     order: the parameters in the order in which they were typed.
     """
-    for parameter in dict.fromkeys(one for one in order if order.count(one) > 1):
+    for parameter in dict.fromkeys(typed for typed in order if order.count(typed) > 1):
         values = _typed(parameter, args)
         single = parameter.param_type_name == "option" and not parameter.multiple and not parameter.count
         if single and not (parameter.is_flag and len(set(values)) < 2):
@@ -110,31 +109,31 @@ def _refuse_repeated(order: Sequence[Any], args: Sequence[str]) -> None:
 
 
 def _typed(parameter: Any, args: Sequence[str]) -> list[str]:
-    """What stands behind each flag of a parameter; of a switch the flags."""
-    flags, found = (*parameter.opts, *parameter.secondary_opts), []
+    """The values that follow each flag of a parameter; for a switch, the flags."""
+    flags, values = (*parameter.opts, *parameter.secondary_opts), []
     for argument, following in zip(args, [*args[1:], ""], strict=True):
         if argument == "--":
             break
         flag, equals, value = argument.partition("=")
         if flag in flags:
-            found.append(argument if parameter.is_flag else value if equals else following)
-    return found
+            values.append(argument if parameter.is_flag else value if equals else following)
+    return values
 
 
 def _instead(parameter: Any, values: Sequence[str]) -> str:
-    """What to type in place of an option that is given twice."""
+    """What to type instead of an option that is given twice."""
     flag = parameter.opts[0]
     if parameter.name == "data":
-        return f"Give one: {flag} {values[0]}. Files that lie in one folder are read together: {flag} FOLDER"
+        return f"Give one: {flag} {values[0]}. The files of one folder are read together: {flag} FOLDER"
     if parameter.is_flag:
         return f"Give one of them: {values[-1]}"
     if str(parameter.metavar).endswith(",…"):
-        return f"Give them as one, with commas: {flag} {','.join(values)}"
+        return f"Give one list, separated by commas: {flag} {','.join(values)}"
     return f"Give one of them: {flag} {values[-1]}"
 
 
 def examples_in(epilog: str) -> tuple[str, list[str]]:
-    """The title and the commands of `Examples: zoo one    zoo two`, parted by at least three spaces."""
+    """The title and the commands of `Examples: zoo one    zoo two`, separated by at least three spaces."""
     title, _, rest = epilog.partition(":")
     return f"{title}:", [example for example in re.split(r"\s{3,}|\n", rest.strip()) if example]
 
@@ -153,7 +152,7 @@ def _print_head(command: Any, ctx: Any, console: Console) -> None:
 
 
 def _print_options(parameters: Iterable[Any], ctx: Any, console: Console) -> None:
-    """Flags in one column and words in the next; in a narrow terminal the words stand below."""
+    """Flags in one column and their text in the next; in a narrow terminal the text is below."""
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
@@ -177,7 +176,7 @@ def _print_options(parameters: Iterable[Any], ctx: Any, console: Console) -> Non
 def _print_verbs(verbs: Mapping[str, Any], path: str, console: Console) -> None:
     _print_commands(verbs, console)
     first = next(iter(verbs))
-    console.print(Text(f"\n{path} {first} --help tells more. A file of that name is ./{first}\n"))
+    console.print(Text(f"\nFor more: {path} {first} --help. To read a file of that name, write ./{first}\n"))
 
 
 def _print_commands(commands: Mapping[str, Any], console: Console) -> None:
@@ -190,7 +189,7 @@ def _print_commands(commands: Mapping[str, Any], console: Console) -> None:
 
 
 def _value_name(parameter: Any, ctx: Any) -> str:
-    """What stands behind a flag; nothing behind a switch, and an argument is its own value."""
+    """The name of a flag's value; empty for a switch and for an argument."""
     if getattr(parameter, "is_flag", False) or parameter.param_type_name == "argument":
         return ""
     if parameter.metavar:
@@ -206,11 +205,11 @@ def _value_name(parameter: Any, ctx: Any) -> str:
 
 
 def _default(parameter: Any) -> str:
-    """` [16]`; nothing for what is off, empty or not given."""
+    """` [16]`; nothing if the default is off, empty or missing."""
     if parameter.required:
         return ""
     shown = parameter.show_default if isinstance(parameter.show_default, str) else parameter.default
-    # By identity: the number 1 equals True, and 0 is no switch either.
+    # By identity, because the number 1 equals True and 0 equals False.
     if shown is None or shown is False or shown in ("", "none", "False", ()) or parameter.name == "help":
         return ""
     return " [on]" if shown is True or shown == "True" else f" [{shown}]"

@@ -1,4 +1,4 @@
-"""`zoo label`: preferences by a judge."""
+"""`zoo label`: preference data from a judge."""
 
 from __future__ import annotations
 
@@ -18,29 +18,31 @@ EXAMPLES = (
     "zoo label prompts.jsonl --model smollm2-135m --judge https://api.example.com/v1#big-model",
     "zoo label pairs.jsonl --judge runs/sft-1 --constitution default --chain-of-thought",
 )
-QUESTIONS = "What is asked"
-DRAWING = "Drawing answers"
+QUESTIONS = "Asking the judge"
+DRAWING = "Sampling answers"
 READING = "Reading the data"
 
 
 def label(
-    data: Annotated[str, typer.Argument(help="A file, folder, hub data set, or named source (starter).")],
+    data: Annotated[str, typer.Argument(help="A file, folder, hub dataset, or named source (starter).")],
     judge: Annotated[
-        str, typer.Option(help="self (the --model), a model, folder or run, or https://host/v1#model.")
+        str, typer.Option(help="self (the model of --model), a model, folder or run, or https://host/v1#model.")
     ] = "self",
     model: Annotated[
         str | None,
         typer.Option(
-            help="The model that answers prompts, and is the judge called self.",
+            help="The model that answers prompts, and that judges when --judge is self.",
             show_default="the data's, or smollm2-135m",
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Where the labelled rows go; an unfinished file is gone on with.")] = Path(
+    out: Annotated[Path, typer.Option(help="File for the labelled rows; an unfinished file is continued.")] = Path(
         "labelled.jsonl"
     ),
     constitution: Annotated[
         str | None,
-        typer.Option(help="Compare by principles, one drawn a pair: default, or a file.", rich_help_panel=QUESTIONS),
+        typer.Option(
+            help="Compare by principles, one sampled per pair: default, or a file.", rich_help_panel=QUESTIONS
+        ),
     ] = None,
     chain_of_thought: Annotated[
         bool,
@@ -49,53 +51,57 @@ def label(
     clamp: Annotated[
         str | None,
         typer.Option(
-            help="Least and greatest label; 0.4,0.6 with --constitution and --chain-of-thought, 0,1 for none.",
+            help="Bounds of the labels; 0.4,0.6 with --constitution and --chain-of-thought; 0,1 for no clamping.",
             rich_help_panel=QUESTIONS,
         ),
     ] = None,
     wording: Annotated[
-        Path | None, typer.Option(help="A file of texts to ask with (docs/judges.md).", rich_help_panel=QUESTIONS)
+        Path | None,
+        typer.Option(help="A file with your own prompts for the judge (docs/judges.md).", rich_help_panel=QUESTIONS),
     ] = None,
     max_thought_tokens: Annotated[
-        int, typer.Option(min=1, help="Longest reasoning, in tokens.", rich_help_panel=QUESTIONS)
+        int, typer.Option(min=1, help="Maximum length of the reasoning, in tokens.", rich_help_panel=QUESTIONS)
     ] = 256,
     votes: Annotated[
-        int, typer.Option(min=1, help="Answers a question of an endpoint without log-probs.", rich_help_panel=QUESTIONS)
+        int,
+        typer.Option(
+            min=1, help="Votes per question, if a server gives no log-probabilities.", rich_help_panel=QUESTIONS
+        ),
     ] = 5,
     parallel: Annotated[
-        int, typer.Option(min=1, help="Requests to an endpoint at a time.", rich_help_panel=QUESTIONS)
+        int, typer.Option(min=1, help="Simultaneous requests to a server.", rich_help_panel=QUESTIONS)
     ] = 4,
-    samples: Annotated[int, typer.Option(min=2, help="Answers drawn for a bare prompt.", rich_help_panel=DRAWING)] = 2,
-    temperature: Annotated[
-        float, typer.Option(help="Temperature that they are drawn at.", rich_help_panel=DRAWING)
-    ] = 1.0,
+    samples: Annotated[int, typer.Option(min=2, help="Answers to sample per prompt.", rich_help_panel=DRAWING)] = 2,
+    temperature: Annotated[float, typer.Option(help="Sampling temperature.", rich_help_panel=DRAWING)] = 1.0,
     max_new_tokens: Annotated[
-        int, typer.Option(min=1, help="Longest drawn answer, in tokens.", rich_help_panel=DRAWING)
+        int, typer.Option(min=1, help="Maximum length of a sampled answer, in tokens.", rich_help_panel=DRAWING)
     ] = 128,
-    seed: Annotated[int, typer.Option(help="Seed of answers and principles.", rich_help_panel=DRAWING)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed for sampling answers and principles.", rich_help_panel=DRAWING)] = 0,
     kind: Annotated[
         str | None,
-        typer.Option(help="Read it as preference, feedback or prompt; by default what it is.", rich_help_panel=READING),
+        typer.Option(
+            help="Read the data as preference, feedback or prompt; by default as its own kind.", rich_help_panel=READING
+        ),
     ] = None,
     split: Annotated[str, typer.Option(help="Split of the data.", rich_help_panel=READING)] = "train",
     columns: Annotated[
-        str | None, typer.Option(help="Names of columns: prompt=question.", rich_help_panel=READING)
+        str | None, typer.Option(help="Which column is which: prompt=question.", rich_help_panel=READING)
     ] = None,
     format: Annotated[
-        str | None, typer.Option(help="The format of the rows, where detection is not sure.", rich_help_panel=READING)
+        str | None, typer.Option(help="The format of the rows, if it cannot be detected.", rich_help_panel=READING)
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Read the first N rows only.", rich_help_panel=READING)
+        int | None, typer.Option(min=1, help="Read only the first N rows.", rich_help_panel=READING)
     ] = None,
     runs: Annotated[str, typer.Option(help="Folder that holds the runs.", rich_help_panel=READING)] = "runs",
     as_json: Json = False,
 ) -> None:
-    """Let a judge say which of two answers is better, and write that as preference data to train on.
+    """Let a judge say which of two answers is better, and write the result as preference data.
 
-    Each pair is judged in both orders, and `p_chosen` is the mean of the two probabilities. Pairs are taken from the
-    data; to bare prompts a model draws two answers. Run the same command again to go on where it was stopped: nothing
-    is judged twice. `zoo train --algo rm --data labelled.jsonl` then learns from it, and so does every other algorithm
-    for pairs.
+    Each pair is judged in both orders, and `p_chosen` is the mean of the two probabilities. Pairs come from the data;
+    for data with only prompts, a model samples the answers. Run the same command again to continue after a stop:
+    nothing is judged twice. Then train on the file, with `zoo train --algo rm --data labelled.jsonl` or any other
+    preference algorithm.
     """
     from zoo.data.sources.named import data_model
     from zoo.models.default import NAME
@@ -117,7 +123,7 @@ def label(
 
 
 def _look_ahead(data: str, kind: str | None, judge: str, model: str, runs: str) -> None:
-    """Raises ZooError for data, a judge or a model that is not there, before what takes seconds to import."""
+    """Raises ZooError for missing data, a missing judge or a missing model, before imports that take seconds."""
     from zoo.contract import registry
     from zoo.data.sources import is_on_hub, open_source
     from zoo.judges.spelled import SELF, check_judge
@@ -144,10 +150,10 @@ def _show(summary: dict[str, Any], path: Path, console: Console) -> None:
 
     rows = [
         ("pairs labelled", f"{summary['pairs']:,}", ""),
-        ("position-inconsistent", percent("position_inconsistent"), "the same place was preferred in both orders"),
-        ("ties", percent("ties"), "within 0.01 of a half"),
-        ("mean entropy", f"{summary['entropy']:.3f}", "0 is certain, 0.693 a coin"),
-        ("chosen is longer", percent("chosen_longer"), "judges like length; half would be even"),
+        ("position-inconsistent", percent("position_inconsistent"), "the same position was preferred in both orders"),
+        ("ties", percent("ties"), "within 0.01 of one half"),
+        ("mean entropy", f"{summary['entropy']:.3f}", "0 is certain, 0.693 a coin flip"),
+        ("chosen is longer", percent("chosen_longer"), "without length bias, about half"),
     ]
     if summary["agreement"] is not None:
         rows.append(("agreement", percent("agreement"), f"with the data, on {summary['agreement_pairs']:,} pairs"))

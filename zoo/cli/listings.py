@@ -1,4 +1,4 @@
-"""`zoo algos`, `zoo runs`: what there is."""
+"""`zoo algos` and `zoo runs`: lists of algorithms and runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from zoo.contract import registry
 from zoo.numbers import decimal
 
 NARROW_TABLE = 76
-"""Columns below which the words of a table of algorithms have no room beside the names."""
+"""Columns below which the descriptions of algorithms do not fit next to their names."""
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -33,7 +33,7 @@ def print_json(content: Any) -> None:
 def algos(
     name: Annotated[
         str | None,
-        typer.Argument(help="One algorithm; without it all are listed.", autocompletion=algorithm_names),
+        typer.Argument(help="One algorithm; by default all are listed.", autocompletion=algorithm_names),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -51,7 +51,7 @@ def algos(
 
 
 def _show_algorithms(rows: list[dict[str, Any]]) -> None:
-    """A table where its words have room; otherwise a paragraph each, so that names and papers stay whole."""
+    """A table if the descriptions fit; otherwise one paragraph each, so that names and papers are not cut."""
     console = Console()
     table = Table("name", "learns from", "paper", "what it does", box=None, pad_edge=False)
     for row in rows:
@@ -67,7 +67,7 @@ def _show_algorithms(rows: list[dict[str, Any]]) -> None:
 
 
 def algorithm_card(name: str) -> dict[str, Any]:
-    """Everything an algorithm says of itself, as JSON types."""
+    """Everything that an algorithm declares, as JSON types."""
     from zoo.options.fields import options_of
 
     short, cls = described(name)
@@ -85,12 +85,12 @@ def algorithm_card(name: str) -> dict[str, Any]:
         "options": [
             {"flag": o.flag, "type": o.type_name, "default": o.default, "help": o.help} for o in options_of(cls.Config)
         ],
-        "metrics": {"loss": "What is minimised, over the whole optimizer step.", **cls.metrics},
+        "metrics": {"loss": "The minimised loss, over the whole optimizer step.", **cls.metrics},
     }
 
 
 def _as_typed(name: str, cls: type) -> str:
-    """What --algo takes: the name as it was given, and for a file its class too."""
+    """What --algo takes: the given name, and for a file also its class."""
     return f"{name}:{cls.__name__}" if name.endswith(".py") else name
 
 
@@ -130,29 +130,31 @@ def _value(option: dict[str, Any]) -> str:
 
 def runs(
     name: Annotated[
-        str | None, typer.Argument(help="One run: path, name or last; without it all.", autocompletion=run_names)
+        str | None, typer.Argument(help="One run: path, name or last; by default all.", autocompletion=run_names)
     ] = None,
     out: Annotated[str, typer.Option(help="Folder that holds the runs.")] = "runs",
     as_json: Json = False,
 ) -> None:
-    """List the runs, or show one: scores before and after, options that are not the default, and its files."""
+    """List the runs, or show one: scores before and after, options that differ from the defaults, and its files."""
     from zoo.runs import find_run, find_runs
 
-    found = [find_run(name, out)] if name else find_runs(out)
-    rows = [_run_row(run) for run in found]
+    selected = [find_run(name, out)] if name else find_runs(out)
+    rows = [_run_row(run) for run in selected]
     if as_json:
-        print_json(rows if name is None else {**rows[0], "config": found[0].config, "metrics": found[0].metrics[-1:]})
+        print_json(
+            rows if name is None else {**rows[0], "config": selected[0].config, "metrics": selected[0].metrics[-1:]}
+        )
         return
     if not rows:
         Console().print(f"No runs in {out}/ yet. Start one with `zoo train`.", highlight=False)
         return
     _show_runs(rows)
     if name:
-        _show_run(found[0])
+        _show_run(selected[0])
 
 
 def _show_runs(rows: list[dict[str, Any]]) -> None:
-    """A table where it fits; otherwise a paragraph each, so that names, which are there to be typed, stay whole."""
+    """A table if it fits; otherwise one paragraph each, so that names can be copied."""
     console = Console()
     table = Table("run", "status", "algo", "model", "data", "steps", "before → after", box=None, pad_edge=False)
     paragraphs = []
@@ -202,4 +204,4 @@ def _show_run(run: Any) -> None:
         console.print(f"  {escape(str(file))}", highlight=False, soft_wrap=True)
     command = run.path / "command.txt"
     if command.is_file():
-        console.print(f"made by: {escape(command.read_text().strip())}", highlight=False, soft_wrap=True)
+        console.print(f"command: {escape(command.read_text().strip())}", highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""The command `zoo`. Commands load torch only when they need it."""
+"""The command `zoo`. Its commands load torch only if they need it."""
 
 from __future__ import annotations
 
@@ -61,20 +61,20 @@ COMMANDS = {
     "check": ("check", "zoo check dpo    zoo check ./simpo.py:SimPO --only learns    zoo check dpo --json"),
     "doctor": ("doctor", "zoo doctor --json"),
 }  # fmt: skip
-"""Every command in the order of the help page: its module below zoo.cli, and examples where that has none."""
+"""Every command, in the order of the help page: its module in zoo.cli, and examples if that has none."""
 FUNCTIONS = {"eval": "evaluate", "new-plugin": "new_plugin"}
-"""The functions that are not called as their command is."""
+"""The functions whose names differ from their command."""
 
 
 def add_commands(arguments: list[str]) -> None:
-    """The command that the arguments name, else all of them; the flags of `train` depend on the arguments."""
+    """Add the command that the arguments name, or else all; the flags of `train` depend on the arguments."""
     named = [name for name in arguments[:1] if name in COMMANDS]
     for name in named or COMMANDS:
         _add(name, arguments)
 
 
 def _add(name: str, arguments: list[str]) -> None:
-    # Imported one by one: a command does not wait for what another one needs.
+    # Imported one by one, so that a command does not wait for the imports of another.
     module = import_module(f"zoo.cli.{COMMANDS[name][0]}")
     if name == "train":
         module.register(app, arguments)
@@ -86,7 +86,7 @@ def _add(name: str, arguments: list[str]) -> None:
 
 
 def typed() -> list[str]:
-    """The arguments; for a shell that asks how they may go on, those that it has so far."""
+    """The arguments; for a shell that asks for completions, those typed so far."""
     if "_ZOO_COMPLETE" not in os.environ:
         return sys.argv[1:]
     line = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS", "")
@@ -96,10 +96,10 @@ def typed() -> list[str]:
 
 
 def main() -> None:
-    """Run the command line; a mistake of the user's is one red message and exit status 2."""
+    """Run the command line; a user's mistake gives one red message and exit status 2."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # A terminal without Unicode gets question marks, not a traceback in the middle of a run.
+            # A terminal without Unicode shows question marks instead of a traceback in the middle of a run.
             stream.reconfigure(errors="replace")
     try:
         add_commands(typed())
@@ -129,7 +129,7 @@ def show_error(error: ZooError) -> None:
 
 
 def keep_traceback(error: Exception) -> str:
-    """Write the traceback of a plugin's bug to a file; says where it is."""
+    """Write the traceback of a plugin's bug to a file, and return a sentence that says where it is."""
     from zoo.paths import cache_folder
 
     file = cache_folder() / "traceback.txt"
@@ -138,8 +138,8 @@ def keep_traceback(error: Exception) -> str:
         file.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
     except OSError:
         traceback.print_exception(error)
-        return "It is a bug of the plugin; the traceback stands above."
-    return f"It is a bug of the plugin. The whole traceback: {file}"
+        return "This is a bug of the plugin; the traceback is above."
+    return f"This is a bug of the plugin. The whole traceback: {file}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`zoo chat`, `zoo export`: using what was trained."""
+"""`zoo chat` and `zoo export`: using a trained model."""
 
 from __future__ import annotations
 
@@ -21,15 +21,17 @@ def _say(console: Console) -> Any:
 
 def chat(
     model: Annotated[str, typer.Argument(help="A run (path, name, last) or a model.")] = "last",
-    versus: Annotated[str | None, typer.Option("--vs", help="A second one that answers the same.")] = None,
-    prompt: Annotated[str | None, typer.Option(help="Ask this and leave.")] = None,
+    versus: Annotated[
+        str | None, typer.Option("--vs", help="A second run or model that answers the same questions.")
+    ] = None,
+    prompt: Annotated[str | None, typer.Option(help="Ask only this, and exit.")] = None,
     system: Annotated[str | None, typer.Option(help="A system message.")] = None,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.7,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 256,
+    temperature: Annotated[float, typer.Option(help="Sampling temperature; 0 for greedy decoding.")] = 0.7,
+    max_new_tokens: Annotated[int, typer.Option(help="Maximum length of an answer, in tokens.")] = 256,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
     out: Out = "runs",
 ) -> None:
-    """Talk to a run or model; an empty line or ctrl-D ends it."""
+    """Chat with a run or model; an empty line or ctrl-D ends the chat."""
     from zoo.models.names import expect
 
     for name in filter(None, (model, versus)):
@@ -53,7 +55,7 @@ def chat(
             try:
                 text = answer_texts(subject, [histories[name]], sampling, seed + turn)[0]
             except RowError as error:
-                raise ZooError(f"The chat template of {name} cannot take this: {error.message}.") from None
+                raise ZooError(f"The chat template of {name} rejects this conversation: {error.message}.") from None
             histories[name].append({"role": "assistant", "content": text})
             label = f"[bold]{escape(name)}[/bold] " if versus else ""
             console.print(
@@ -78,14 +80,14 @@ def export(
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
     out: Out = "runs",
 ) -> None:
-    """Copy a run's model to a folder of its own, adapters merged if asked for."""
+    """Copy a run's model to a new folder, with --merge as one model without adapters."""
     from zoo.models.names import resolve_model
     from zoo.runs import find_run
 
     if folder.exists():
-        raise ZooError(f"{folder} exists already.", "Name a folder that is not there.")
+        raise ZooError(f"{folder} already exists.", "Name a folder that does not exist.")
     if dtype not in ("float32", "bfloat16"):
-        raise ZooError(f"--dtype {dtype} is not offered.", "Choose float32 or bfloat16.")
+        raise ZooError(f"--dtype does not take '{dtype}'.", "Choose float32 or bfloat16.")
     source = resolve_model(str(find_run(run, out).path))
     import torch
 

@@ -1,4 +1,4 @@
-"""`zoo new-plugin`: a package to start an algorithm of one's own from."""
+"""`zoo new-plugin`: a package to start your own algorithm from."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ EXAMPLES = ("zoo new-plugin mine --data preference", "zoo new-plugin mine --data
 
 
 def new_plugin(
-    name: Annotated[str, typer.Argument(help="What --algo will take: lower-case letters, digits, - and _.")],
-    data: Annotated[str | None, typer.Option(help=f"What it learns from: {', '.join(DATA_KINDS)}.")] = None,
+    name: Annotated[str, typer.Argument(help="The name for --algo: lower-case letters, digits, - and _.")],
+    data: Annotated[str | None, typer.Option(help=f"The kind of data: {', '.join(DATA_KINDS)}.")] = None,
     out: Annotated[str, typer.Option(help="Folder to write the package into.")] = ".",
 ) -> None:
-    """Write a small package with an algorithm of your own: it installs, passes its tests and trains as it is."""
+    """Write a small package for your own algorithm. It installs, passes its tests and trains unchanged."""
     from zoo.scaffold import check_name, new_plugin, train_command
 
     check_name(name)
     if data is None:
         raise ZooError(
-            "Say what the algorithm learns from.",
+            "Say which kind of data the algorithm learns from.",
             f"zoo new-plugin {name} --data {'|'.join(DATA_KINDS)}",
         )
     folder = new_plugin(name, data, Path(out).expanduser())

@@ -1,4 +1,4 @@
-"""The card of a recipe: everything its file says, with the source that each number has there."""
+"""The card of a recipe: everything that its file says, with the source that it gives for each number."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from rich.padding import Padding
 from zoo.recipes.schema import Claim, Recipe, Stage, Variant
 
 Setting = tuple[str, str, str]
-"""An option, its value, and where the recipe has it from."""
+"""An option, its value, and its source according to the recipe."""
 COMMENT = re.compile(r"""(?:[^"'#]|"[^"]*"|(?<!\w)'[^']*'|(?<=\w)['"]|(?<!\s)#)*?\s#\s?(.*)""")
-"""A line of YAML with a comment: a # behind a blank that stands in no quotation marks."""
+"""A line of YAML with a comment: a # after a space, outside quotation marks."""
 
 
 def show_card(recipe: Recipe, verdict: str, console: Console) -> None:
@@ -42,32 +42,34 @@ def show_card(recipe: Recipe, verdict: str, console: Console) -> None:
 
 
 class Comments:
-    """What stands behind keys in the recipe's file: where its authors have each number from."""
+    """The comments after keys in the recipe's file, which give the source of each number."""
 
     def __init__(self, recipe: Recipe):
         self.recipe = recipe
         self.files: dict[str, list[str]] = {}
 
     def of(self, variant: Variant, *keys: str) -> str:
-        """The comment on the line of a key; empty where there is none."""
+        """The comment on the line of a key; empty if there is none."""
         file, _, line = self.recipe.where(variant, *keys).rpartition(":")
         if file not in self.files:
             self.files[file] = Path(file).read_text(encoding="utf-8").splitlines() if Path(file).is_file() else []
         if not self.files[file]:
             return ""
-        found = COMMENT.match(self.files[file][int(line) - 1])
-        return found[1] if found else ""
+        comment = COMMENT.match(self.files[file][int(line) - 1])
+        return comment[1] if comment else ""
 
 
 def _variant(variant: Variant, title: str, sources: Comments, console: Console) -> None:
     _print(console, f"\n[bold]{title}[/bold]")
     written = {stage.sweep_of or stage.name: stage for stage in reversed(variant.stages.values())}
     stages = dict(reversed(written.items()))
-    common = {one for name, stage in stages.items() for one in _common(stage, name, variant, sources)}
+    common = {setting for name, stage in stages.items() for setting in _common(stage, name, variant, sources)}
     if common:
         _print(console, "every stage")
-        order = {key: i for i, key in enumerate(dict.fromkeys(key for one in stages.values() for key in one.options))}
-        _settings(sorted(common, key=lambda one: order.get(one[0], len(order))), console)
+        order = {
+            key: i for i, key in enumerate(dict.fromkeys(key for stage in stages.values() for key in stage.options))
+        }
+        _settings(sorted(common, key=lambda setting: order.get(setting[0], len(order))), console)
     for name, stage in stages.items():
         _print(console, f"{escape(name)}  [dim]{escape(_what(stage))}[/dim]")
         _settings(_own(stage, name, variant, sources), console)
@@ -79,11 +81,11 @@ def _variant(variant: Variant, title: str, sources: Comments, console: Console) 
 def _what(stage: Stage) -> str:
     if stage.label is not None:
         return "labels data"
-    return f"trains with {stage.algo}" if stage.algo else "is evaluated only"
+    return f"trains with {stage.algo}" if stage.algo else "is only evaluated"
 
 
 def _common(stage: Stage, name: str, variant: Variant, sources: Comments) -> Iterator[Setting]:
-    """What a stage has from the keys that stand for all stages."""
+    """The settings of a stage that come from the keys for all stages."""
     for key, value in stage.options.items():
         if not _is_own(sources.recipe, variant, name, key, stage):
             yield key, str(value), sources.of(variant, "common", key)
@@ -92,13 +94,13 @@ def _common(stage: Stage, name: str, variant: Variant, sources: Comments) -> Ite
 
 
 def _own(stage: Stage, name: str, variant: Variant, sources: Comments) -> Iterator[Setting]:
-    """What stands in a stage itself; of a sweep all values in one line."""
-    given: Mapping[str, Any] = stage.options if stage.label is None else stage.label
+    """The settings of a stage itself; all values of a sweep on one line."""
+    options: Mapping[str, Any] = stage.options if stage.label is None else stage.label
     inside = () if stage.label is None else ("label",)
-    for key, value in {**({"start": stage.start} if stage.start else {}), **given}.items():
+    for key, value in {**({"start": stage.start} if stage.start else {}), **options}.items():
         if key in stage.swept:
-            values = ", ".join(one.swept[key] for one in variant.stages.values() if one.sweep_of == name)
-            yield key, f"in turn {values}", sources.of(variant, "stages", name, "sweep", key)
+            values = ", ".join(other.swept[key] for other in variant.stages.values() if other.sweep_of == name)
+            yield key, f"each of {values}", sources.of(variant, "stages", name, "sweep", key)
         elif stage.label is not None or _is_own(sources.recipe, variant, name, key, stage):
             yield key, str(value), sources.of(variant, "stages", name, *inside, key)
     for label, spelling in stage.evals.items():
@@ -107,12 +109,12 @@ def _own(stage: Stage, name: str, variant: Variant, sources: Comments) -> Iterat
 
 
 def _is_own(recipe: Recipe, variant: Variant, name: str, key: str, stage: Stage) -> bool:
-    # A key that a merge (`<<`) brought has no line of its own, and is not a common one either.
+    # A key from a merge (`<<`) has no line of its own, and is not a common key either.
     return key in stage.swept or recipe.has(variant, "stages", name, key) or not recipe.has(variant, "common", key)
 
 
 def rule_of(claim: Claim) -> str:
-    """What must come out, as the file states it."""
+    """The rule of a claim, as a sentence."""
     at = f" where {claim.at.metric} is {claim.at.value:g}" if claim.at else ""
     what = (f"{claim.metric} − {claim.baseline}" if claim.baseline else f"{claim.metric}") + at
     value = getattr(claim, claim.rule)

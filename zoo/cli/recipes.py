@@ -1,4 +1,4 @@
-"""`zoo recipes`: what recipes there are, one of them in full, a copy of it to change."""
+"""`zoo recipes`: list the recipes, show one in full, or copy one to change it."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ EXAMPLES = (
 )
 TITLES = ("name", "paper", "algorithms", "hardware of the paper", "laptop", "last verdict")
 WIDE = 120
-"""Columns of a terminal that has room for all of these."""
+"""Columns of a terminal in which all of these fit."""
 COLOURS = {"reproduced": "green", "not reproduced": "red", "not tested here": "yellow"}
 
 
 def recipes(
-    name: Annotated[str | None, typer.Argument(help="One recipe, or a YAML file; without it all are listed.")] = None,
-    file: Annotated[Path | None, typer.Argument(help="Where --copy puts it; by default NAME.yaml here.")] = None,
-    copy: Annotated[bool, typer.Option("--copy", help="Copy the recipe to a file of your own, to change it.")] = False,
+    name: Annotated[str | None, typer.Argument(help="One recipe, or a YAML file; by default all are listed.")] = None,
+    file: Annotated[Path | None, typer.Argument(help="File for --copy; by default NAME.yaml here.")] = None,
+    copy: Annotated[bool, typer.Option("--copy", help="Copy the recipe to a file, for you to change.")] = False,
     schema: Annotated[
-        bool, typer.Option("--schema", help="Print the JSON schema of recipes, for an editor to check them by.")
+        bool, typer.Option("--schema", help="Print the JSON schema of recipes, for your editor.")
     ] = False,
     table: Annotated[
-        bool, typer.Option("--table", help="Write README.md of the recipes' folder from the kept results again.")
+        bool, typer.Option("--table", help="Rewrite README.md of the recipes' folder from the recorded results.")
     ] = False,
     as_json: Json = False,
 ) -> None:
     """List the recipes, or show one: its paper, stages with the source of each number, claims, and the last verdict.
 
-    A recipe is a file that states what a paper claims, and runs it: `zoo reproduce NAME --laptop`.
+    A recipe is a file that states what a paper claims. To run it: `zoo reproduce NAME --laptop`.
     """
     if file is not None and not copy:
         raise ZooError(
-            f"{file} is given besides '{name}'.", f"To copy the recipe there: zoo recipes {name} --copy {file}"
+            f"{file} is given without --copy.", f"To copy the recipe there: zoo recipes {name} --copy {file}"
         )
     if schema:
         from zoo.recipes.form import json_schema
@@ -78,12 +78,12 @@ def _list(as_json: bool) -> None:
         return
     names = [entry.name for entry in entries]
     console = Console()
-    # Where there is no room for it, the hardware is left to the recipe's card.
+    # Without room for it, the hardware is only on the recipe's card.
     shown = [title for title in TITLES if console.width >= WIDE or title != "hardware of the paper"]
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     longest = max((len(name) for entry in entries for name in entry.algorithms), default=0)
     for title in shown:
-        # A name of an algorithm, with its comma, is never broken.
+        # The name of an algorithm, with its comma, is never wrapped.
         least = longest + 1 if title == "algorithms" else None
         table.add_column(title, no_wrap=title in ("name", "paper"), overflow="fold", min_width=least)
     for entry in entries:
@@ -95,7 +95,7 @@ def _list(as_json: bool) -> None:
         if entry.error:
             console.print(f"[red]{escape(entry.full_name)}: {escape(entry.error)}[/red]", highlight=False)
     if not entries:
-        console.print("No installed package brings recipes.")
+        console.print("No installed package has recipes.")
     console.print(
         "\nzoo recipes NAME shows one; zoo reproduce NAME --laptop runs its small experiment.", highlight=False
     )
@@ -116,7 +116,7 @@ def _verdict(verdict: str, date: str = "") -> str:
 
 
 def _write_tables(name: str | None) -> None:
-    """The table of one recipe's folder, or of every folder that keeps results and may be written to."""
+    """The table of one recipe's folder, or of every folder with results that is writable."""
     from zoo.recipes.find import all_recipes, find_recipe
     from zoo.recipes.table import write_table
 
@@ -136,9 +136,9 @@ def _copy(name: str, file: Path | None) -> None:
     if target.is_dir():
         target = target / source.name
     if target.exists():
-        raise ZooError(f"{target} is there already.", f"Name another file: zoo recipes {name} --copy FILE")
+        raise ZooError(f"{target} already exists.", f"Name another file: zoo recipes {name} --copy FILE")
     if not target.parent.is_dir():
-        raise ZooError(f"The folder {target.parent} does not exist.", f"Make it first: mkdir -p {target.parent}")
+        raise ZooError(f"The folder {target.parent} does not exist.", f"Create it first: mkdir -p {target.parent}")
     shutil.copyfile(source, target)
     typer.echo(f"Copied to {target}. Change it, then: zoo reproduce {_typed(target)} --laptop --dry-run")
 

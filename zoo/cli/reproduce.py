@@ -1,4 +1,4 @@
-"""`zoo reproduce`: run a recipe and judge what it claims."""
+"""`zoo reproduce`: run a recipe and judge its claims."""
 
 from __future__ import annotations
 
@@ -30,41 +30,43 @@ def reproduce(
     laptop: Annotated[bool, typer.Option("--laptop", help="The small experiment, in minutes on a CPU.")] = False,
     seeds: Annotated[
         str | None,
-        typer.Option(help="How many from 0 (3), or which (0,5,7 or 100,).", show_default="those of the recipe"),
+        typer.Option(
+            help="A number of seeds (3 means 0, 1, 2), or a list (0,5,7 or 100,).", show_default="those of the recipe"
+        ),
     ] = None,
     only: Annotated[
-        str | None, typer.Option(metavar="STAGE", help="Make this stage and what it needs; judge nothing.")
+        str | None, typer.Option(metavar="STAGE", help="Run this stage and the stages it needs; judge nothing.")
     ] = None,
-    out: Annotated[str, typer.Option(help="Folder that holds reproductions; the same folder goes on.")] = (
+    out: Annotated[str, typer.Option(help="Folder of reproductions; an unfinished one is continued.")] = (
         "runs/recipes"
     ),
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything and print the plan; run nothing.")
     ] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit status 1 when a claim is not reproduced.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with status 1 if a claim is not reproduced.")] = False,
     record: Annotated[
-        bool, typer.Option("--record/--no-record", help="Keep the results beside the recipe, and its table.")
+        bool, typer.Option("--record/--no-record", help="Record the results next to the recipe, and update the table.")
     ] = True,
     as_json: Json = False,
 ) -> None:
-    """Run all stages of a recipe and judge what the paper claims.
+    """Run all stages of a recipe and judge the paper's claims.
 
-    The stages are drawn first. What is finished is not made again, whatever stopped it: the same command goes on. A
-    claim is *reproduced*, *not reproduced*, or *not tested here*: a small experiment says nothing about numbers at
-    full scale.
+    The graph of stages is printed first. Run the same command again to continue after a stop: finished stages do not
+    run again. A claim is *reproduced*, *not reproduced*, or *not tested here*: a small experiment says nothing about
+    numbers at full scale.
     """
     from zoo.recipes.load import load_recipe
 
     read = load_recipe(recipe)
-    # Only now what takes seconds to import: mistakes in the file are told at once.
+    # Imports that take seconds come only now, so that mistakes in the file are reported at once.
     from zoo.recipes.check import check_recipe
     from zoo.recipes.runner import Reproduction
 
-    found = check_recipe(read, laptop)
+    checked = check_recipe(read, laptop)
     console = Console(stderr=as_json)
     chosen = None if seeds is None else seeds_in(seeds)
     reproduction = Reproduction(
-        found, laptop, console, seeds=chosen, only=only, out=out, command=shlex.join(["zoo", *sys.argv[1:]])
+        checked, laptop, console, seeds=chosen, only=only, out=out, command=shlex.join(["zoo", *sys.argv[1:]])
     )
     if dry_run:
         _dry_run(reproduction, console, as_json)
@@ -82,7 +84,7 @@ def reproduce(
 
 
 def _exit(results: Mapping[str, Any], strict: bool) -> None:
-    """1 where a claim that was to be judged could not be, or, if strict, is not reproduced."""
+    """Exit with 1 if a claim could not be judged or, with strict, is not reproduced."""
     judged = [claim["verdict"] for claim in results["claims"] if claim["seeds"]]
     if "not tested here" in judged or (strict and "not reproduced" in judged):
         raise typer.Exit(1)
@@ -121,7 +123,7 @@ def _dry_run(reproduction: Any, console: Console, as_json: bool) -> None:
     if reproduction.variant.name == "full":
         from zoo.testing.rehearsal import rehearse_all
 
-        console.print("Rehearsing each stage that trains, on tiny models of the same architectures.", style="dim")
+        console.print("Rehearsing each training stage on a tiny model of the same architecture.", style="dim")
         told = rehearse_all(reproduction.rehearsed())
         plan["notes"] = [f"{name}: {sentence}" for name, sentence in told.items()]
     if as_json:
@@ -129,7 +131,7 @@ def _dry_run(reproduction: Any, console: Console, as_json: bool) -> None:
         return
     reproduction.draw()
     for stage in plan["stages"]:
-        state = "is finished" if stage["finished"] else "is to be made"
+        state = "is finished" if stage["finished"] else "will run"
         console.print(f"\n[bold]{escape(stage['name'])}[/bold], seed {stage['seed']}: {state}", highlight=False)
         for name, (value, origin) in stage["options"].items():
             if not origin.startswith(("default", "zoo reproduce")):

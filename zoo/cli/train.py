@@ -1,4 +1,4 @@
-"""`zoo train` and `zoo resume`. The flags of `train` are made from the options of the core and of the algorithm."""
+"""`zoo train` and `zoo resume`. The flags of `train` are generated from the options of the core and the algorithm."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def register(app: typer.Typer, arguments: list[str]) -> None:
     if arguments[:1] == ["train"]:
         name = _named_algorithm(arguments)
         if name is not None or not {"--help", "-h"} & set(arguments):
-            # Whoever asks for a completion has not typed all of a name.
+            # When a completion is requested, the name may be incomplete.
             with contextlib.suppress(*([ZooError] if is_completion() else [])):
                 short, cls = described(name or registry.default_name())
                 algorithm_options = [replace(option, group=f"Algorithm {short}") for option in options_of(cls.Config)]
@@ -51,7 +51,7 @@ def register(app: typer.Typer, arguments: list[str]) -> None:
 
 
 class TrainCommand(Command):
-    """Tells who has an option that the chosen algorithm has not, and what we call what others call otherwise."""
+    """Says which algorithms have an option that the chosen one lacks, and translates the names of other trainers."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         try:
@@ -61,24 +61,24 @@ class TrainCommand(Command):
             if flag is None:
                 raise
             name = flag.removeprefix("--").replace("-", "_")
-            known = [option for parameter in self.get_params(ctx) for option in parameter.opts]
+            flags = [option for parameter in self.get_params(ctx) for option in parameter.opts]
             ours = OTHER_NAMES.get(name, name)
             meant = f"--{ours.replace('_', '-')}"
-            error.possibilities = [meant] if meant in known else nearest_names(flag, known)  # type: ignore
-            if meant not in known and (owners := _owners(name)):
+            error.possibilities = [meant] if meant in flags else nearest_names(flag, flags)  # type: ignore
+            if meant not in flags and (owners := _owners(name)):
                 error.possibilities = []  # type: ignore
                 error.message += f". It is an option of {', '.join(owners)}: zoo train --algo {owners[0]} {meant} …"  # type: ignore
             raise
 
 
 def _owners(name: str) -> list[str]:
-    """The algorithms that have an option of this name; those that do not load have none."""
-    found = []
+    """The algorithms that have an option of this name; those that do not load are left out."""
+    owners = []
     for entry in registry.algorithms():
         with contextlib.suppress(ZooError):
             if name in [option.name for option in options_of(described(entry.full_name)[1].Config)]:
-                found.append(entry.name)
-    return found
+                owners.append(entry.name)
+    return owners
 
 
 def _named_algorithm(arguments: list[str]) -> str | None:
@@ -104,27 +104,27 @@ def _value(arguments: list[str], flag: str) -> str | None:
 
 
 def _command(algorithm_options: list[Option], defaults: Mapping[str, Any]) -> Any:
-    """The command, its flags those of the algorithm and of the core; defaults: what the algorithm sets otherwise."""
+    """The command with the flags of the algorithm and of the core. defaults: those that the algorithm changes."""
     options = [replace(o, default=defaults.get(o.name, o.default)) for o in options_of(TrainConfig)]
     options.sort(key=lambda option: _GROUPS.index(option.group))
 
-    def train(**given: Any) -> None:
+    def train(**typed: Any) -> None:
         """Train a model with one of the installed algorithms.
 
-        Without any option: the default algorithm on the starter set. `--algo NAME --help` shows that algorithm's
-        options too.
+        Without options, it trains the default algorithm on the starter set. `--algo NAME --help` also shows that
+        algorithm's options.
         """
-        algo, config, dry_run = given.pop("algo"), given.pop("config"), given.pop("dry_run")
-        as_json = given.pop("as_json")
+        algo, config, dry_run = typed.pop("algo"), typed.pop("config"), typed.pop("dry_run")
+        as_json = typed.pop("as_json")
         if as_json and not dry_run:
-            raise ZooError("--json goes with --dry-run.", "Add --dry-run, or leave --json out.")
-        recipe, stage, laptop = given.pop("recipe"), given.pop("stage"), given.pop("laptop")
-        given = {name: value for name, value in given.items() if value is not None}
-        between = _from_recipe(recipe, stage, laptop, {**given, "algo": algo, "config": config})
+            raise ZooError("--json is only for --dry-run.", "Add --dry-run, or leave --json out.")
+        recipe, stage, laptop = typed.pop("recipe"), typed.pop("stage"), typed.pop("laptop")
+        typed = {name: value for name, value in typed.items() if value is not None}
+        between = _from_recipe(recipe, stage, laptop, {**typed, "algo": algo, "config": config})
         from zoo.training.outlook import look_ahead
         from zoo.training.run import execute, resolve_options
 
-        resolved, cls = resolve_options(between[0] or algo, config, given, "command line", between[1])
+        resolved, cls = resolve_options(between[0] or algo, config, typed, "command line", between[1])
         if recipe is not None:
             resolved.origin["algo"] = f"recipe {recipe}"
         if dry_run:
@@ -147,11 +147,11 @@ def _command(algorithm_options: list[Option], defaults: Mapping[str, Any]) -> An
             ),
         ),
         ("config", str, typer.Option(help="A YAML file of options, such as the run.yaml of a run.", metavar="FILE")),
-        ("recipe", str, typer.Option(help="A recipe, to train one --stage of it (`zoo recipes` lists them).")),
-        ("stage", str, typer.Option(help="The stage of the recipe; options given besides outrank its own.")),
-        ("laptop", bool, typer.Option("--laptop", help="The stage of the recipe's small experiment.")),
-        ("dry_run", bool, typer.Option("--dry-run", help="Look for all that a run needs; print every option with its "
-                                       "origin, and what the run will make.")),
+        ("recipe", str, typer.Option(help="Train one --stage of this recipe (`zoo recipes` lists them).")),
+        ("stage", str, typer.Option(help="The stage of the recipe; other options override its own.")),
+        ("laptop", bool, typer.Option("--laptop", help="Use the recipe's small experiment.")),
+        ("dry_run", bool, typer.Option("--dry-run", help="Check that everything the run needs is there; print every "
+                                       "option with its origin, and what the run will write.")),
         ("as_json", bool, typer.Option("--json", help="Print JSON, with --dry-run.")),
     ]  # fmt: skip
     parameters = [parameter(name, kind, info, False if kind is bool else None) for name, kind, info in fixed]
@@ -162,19 +162,19 @@ def _command(algorithm_options: list[Option], defaults: Mapping[str, Any]) -> An
 
 
 def _from_recipe(
-    recipe: str | None, stage: str | None, laptop: bool, given: Mapping[str, Any]
+    recipe: str | None, stage: str | None, laptop: bool, typed: Mapping[str, Any]
 ) -> tuple[str | None, list[tuple[str, Mapping[str, Any]]]]:
     """The algorithm of a recipe's stage, and its options as a layer; neither without --recipe."""
     if recipe is None:
         if stage is not None or laptop:
-            raise ZooError("--stage and --laptop choose a stage of a recipe.", "Add --recipe NAME.")
+            raise ZooError("--stage and --laptop need a recipe.", "Add --recipe NAME.")
         return None, []
     from zoo.recipes.single import stage_options
 
     for flag in ("algo", "config"):
-        if given[flag] is not None:
-            raise ZooError(f"--{flag} does not go with --recipe, whose stage says it.", f"Leave --{flag} out.")
-    algo, options = stage_options(recipe, str(stage), laptop, given)
+        if typed[flag] is not None:
+            raise ZooError(f"--{flag} cannot be combined with --recipe: the stage sets it.", f"Leave --{flag} out.")
+    algo, options = stage_options(recipe, str(stage), laptop, typed)
     return algo, [(f"recipe {recipe}", options)]
 
 
@@ -182,7 +182,7 @@ _GROUPS = [(inspect.getdoc(base) or "").strip().rstrip(".") for base in reversed
 
 
 def flag_of(option: Option) -> Any:
-    """What typer is to show and accept for an option."""
+    """The typer option for an option of zoo."""
     names = [f"{option.flag}/--no-{option.flag[2:]}"] if option.is_flag else [option.flag]
     metavar = None if option.is_flag else option.value_name
     return typer.Option(
@@ -191,7 +191,7 @@ def flag_of(option: Option) -> Any:
 
 
 def parameter(name: str, kind: type, info: Any, default: Any = None) -> inspect.Parameter:
-    """A parameter of a command that is made from options."""
+    """A parameter of a command that is generated from options."""
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind | None, info]
     )
@@ -206,11 +206,11 @@ def show(resolved: Resolved, console: Console) -> None:
 
 
 def tell(outlook: Outlook, console: Console) -> None:
-    """What was found, and what the run will make."""
+    """What was found, and what the run will write."""
     console.print()
     for name, text in outlook.facts.items():
         console.print(f"{name:12} {text}", highlight=False, markup=False, soft_wrap=True)
-    console.print("\nAll that was looked for is there. Without --dry-run the run starts.", highlight=False)
+    console.print("\nEverything that the run needs is there. Leave --dry-run out to start it.", highlight=False)
 
 
 def as_json_types(resolved: Resolved, outlook: Outlook) -> dict[str, Any]:
@@ -221,10 +221,10 @@ def as_json_types(resolved: Resolved, outlook: Outlook) -> dict[str, Any]:
 
 def resume(
     run: Annotated[str, typer.Argument(help="A run: its path, its name, or last.", autocompletion=run_names)] = "last",
-    allow_data_change: Annotated[bool, typer.Option(help="Go on although the data is not what it was.")] = False,
+    allow_data_change: Annotated[bool, typer.Option(help="Resume although the data has changed.")] = False,
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with the hub model.")] = False,
 ) -> None:
-    """Go on with a run that was stopped, from its last checkpoint."""
+    """Continue a stopped run from its last checkpoint."""
     from zoo.training.run import resume as resume_run
 
     resume_run(run, allow_data_change=allow_data_change, trust_remote_code=trust_remote_code)

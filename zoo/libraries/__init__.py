@@ -1,19 +1,19 @@
-"""The seam: the only place that knows the insides of the libraries underneath.
+"""The seam: the only code that uses internals of the libraries underneath.
 
-    reliance.py      what is relied on, each with a check that it still holds; the error where it does not
-    tiny.py          the model on which the checks look
+    reliance.py      what zoo relies on, each claim with a check that it still holds; the error if it does not
+    tiny.py          the model for the checks
     releases.py      which versions are installed, allowed, and tested
     caches.py        transformers: caches of keys and values, and the forwards that fill them
     attention.py     transformers: attention functions and masks
     architecture.py  transformers: the parts of a model: backbone, heads, what its configuration says
     pretrained.py    transformers: loading, saving, GGUF, chat templates
     adapters.py      peft: LoRA around a model, and the model inside
-    trainer.py       lightning: the Trainer, its strategy, its way to checkpoints, its loggers
+    trainer.py       lightning: the Trainer, its strategy, checkpoints and loggers
     cluster.py       lightning: which process of a run this one is
     meeting.py       lightning: waiting for the other processes
-    precision.py     lightning: the arithmetic of a run
+    precision.py     lightning: the precision of a run
     tables.py        datasets: saved folders and tables
-    hub.py           huggingface_hub: what is there, what is in the cache, being offline
+    hub.py           huggingface_hub: what exists, what is cached, being offline
     arithmetic.py    torch: functions without a public name
 
 A test lists what the rest of zoo may import of these libraries.

@@ -1,4 +1,4 @@
-"""LoRA by peft: adapters around a model of transformers, and the model inside."""
+"""LoRA with peft: adapters around a transformers model, and the model inside."""
 
 from __future__ import annotations
 
@@ -20,38 +20,38 @@ from zoo.libraries.tiny import IDS, make_tiny
 from zoo.libraries.wrappers import base_of, is_adapted
 
 ADAPTER = "lora_"
-"""What the name of an adapter's parameter contains."""
+"""Part of the name of every adapter parameter."""
 
 
 def without_adapters(model: Any) -> contextlib.AbstractContextManager[Any]:
-    """The model as it is with its adapters off."""
+    """A context in which the adapters of the model are off."""
     return model.disable_adapter()
 
 
 def frozen_parameters(model: Any) -> list[tuple[str, Tensor]]:
-    """Names and values of what is not an adapter's."""
+    """Names and values of all parameters that do not belong to an adapter."""
     return [(name, value) for name, value in model.named_parameters() if ADAPTER not in name]
 
 
 def merged(model: Any) -> Any:
-    """The plain model with its adapters added to its weights; the wrapper is used up."""
+    """The plain model with its adapters merged into its weights; the wrapper cannot be used any more."""
     return model.merge_and_unload() if is_adapted(model) else model
 
 
 def merged_copy(model: Any) -> Any:
-    """The model itself, or a copy of it with its adapters added to the weights."""
+    """The model itself, or a copy of it with its adapters merged into the weights."""
     return merged(copy.deepcopy(model)) if is_adapted(model) else model
 
 
 def has_virtual_tokens(model: Any) -> bool:
-    """Whether it is prompt learning, which puts tokens of its own before every prompt."""
+    """Whether the adapter is prompt learning, which puts virtual tokens before every prompt."""
     return bool(getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False))
 
 
 def wrap(model: Any, *, rank: int, alpha: float, dropout: float, targets: list[str] | str) -> Any:
-    """The model in trainable low-rank adapters. Of a classifier the head is trained and saved too.
+    """The model with trainable low-rank adapters. The head of a classifier is trained and saved too.
 
-    Raises ValueError in peft's words where the targets do not fit.
+    Raises peft's ValueError if the model has no such target modules.
     """
     require("peft")
     with importing("peft"):
@@ -63,7 +63,7 @@ def wrap(model: Any, *, rank: int, alpha: float, dropout: float, targets: list[s
 
 
 def base_named_in(path: str) -> tuple[str, str | None]:
-    """What a folder of adapters, or a hub name, gives as the model they belong to: (path or name, revision)."""
+    """The base model that a folder of adapters, or a hub name, names: (path or name, revision)."""
     with importing("peft"):
         from peft import PeftConfig
     settings = PeftConfig.from_pretrained(path)
@@ -71,13 +71,13 @@ def base_named_in(path: str) -> tuple[str, str | None]:
 
 
 def set_base_named(model: Any, name: str, revision: str | None) -> None:
-    """Make the adapters say what they belong to."""
+    """Set the name of the base model in the adapters."""
     for settings in model.peft_config.values():
         settings.base_model_name_or_path, settings.revision = name, revision
 
 
 def load_on_base(path: str, **options: Any) -> Any:
-    """Adapters of a folder on the language model that they name, trainable."""
+    """The adapters of a folder on the language model that they name, trainable."""
     require("peft")
     with importing("peft"):
         from peft import AutoPeftModelForCausalLM
@@ -86,7 +86,7 @@ def load_on_base(path: str, **options: Any) -> Any:
 
 
 def load_on(base: Any, path: str) -> Any:
-    """Adapters of a folder on a model that is there, trainable."""
+    """The adapters of a folder on a loaded model, trainable."""
     require("peft")
     with importing("peft"):
         from peft import PeftModel
@@ -96,7 +96,7 @@ def load_on(base: Any, path: str) -> Any:
 
 @contextlib.contextmanager
 def quiet_peft() -> Iterator[None]:
-    """peft asks a model for `is_gradient_checkpointing`, which newer versions of transformers warn of."""
+    """peft reads a model's `is_gradient_checkpointing`, for which newer versions of transformers warn."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
         yield
@@ -106,7 +106,7 @@ def quiet_peft() -> Iterator[None]:
 
 
 def _adapted(scorer: bool = False) -> Any:
-    """A tiny model with adapters that change what it computes."""
+    """A tiny model with adapters that change its output."""
     model = make_tiny()
     model = with_scalar_head(model, torch.float32) if scorer else model
     with importing("peft"), quiet_peft():
@@ -125,18 +125,20 @@ def _logits(model: Any) -> Tensor:
         return model(input_ids=IDS).logits
 
 
-@relies_on("peft", "Adapters have 'lora_' in their names, alone are trained, and are off in `disable_adapter`.")
+@relies_on("peft", "Only adapters are trained; they have 'lora_' in their names and are off in `disable_adapter`.")
 def adapters_can_be_switched_off() -> None:
     model, plain = _adapted(), _logits(make_tiny())
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    assert trained and all(ADAPTER in name for name in trained), f"trained are {', '.join(trained) or 'none'}"
+    assert trained and all(ADAPTER in name for name in trained), (
+        f"the trained parameters are {', '.join(trained) or 'none'}"
+    )
     assert is_adapted(model) and base_of(model) is not model, "the wrapper does not give the model inside"
     assert not torch.equal(_logits(model), plain), "adapters change nothing"
     with without_adapters(model):
-        assert torch.equal(_logits(model), plain), "with adapters off the model is another one than before"
+        assert torch.equal(_logits(model), plain), "with adapters off the model differs from before"
 
 
-@relies_on("peft", "`merge_and_unload` gives a plain model that computes what the adapted one does.")
+@relies_on("peft", "`merge_and_unload` gives a plain model with the same output as the adapted one.")
 def adapters_can_be_merged() -> None:
     model = _adapted()
     adapted = _logits(model)
@@ -145,7 +147,7 @@ def adapters_can_be_merged() -> None:
     assert not is_adapted(plain) and gap < 1e-3, f"it differs by {gap:.2g}"
 
 
-@relies_on("peft", "Adapters are saved as safetensors without the base, name it, and load on it, trainable.")
+@relies_on("peft", "Adapters are saved as safetensors without their base model, name it, and load on it, trainable.")
 def adapters_can_be_saved_and_loaded() -> None:
     model = _adapted()
     with tempfile.TemporaryDirectory() as folder:
@@ -161,11 +163,11 @@ def adapters_can_be_saved_and_loaded() -> None:
             from peft import AutoPeftModelForCausalLM
 
             again = AutoPeftModelForCausalLM.from_pretrained(str(adapters), is_trainable=True)
-    assert any(parameter.requires_grad for parameter in again.parameters()), "nothing of it can be trained"
-    assert torch.equal(_logits(again.eval()), _logits(model)), "it computes something else than what was saved"
+    assert any(parameter.requires_grad for parameter in again.parameters()), "no parameter of it is trainable"
+    assert torch.equal(_logits(again.eval()), _logits(model)), "its output differs from that of the saved model"
 
 
-@relies_on("peft", "Of a classifier peft trains and saves the head, too.")
+@relies_on("peft", "peft also trains and saves the head of a classifier.")
 def the_head_of_a_scorer_is_trained() -> None:
     trained = [name for name, parameter in _adapted(scorer=True).named_parameters() if parameter.requires_grad]
-    assert any("score" in name for name in trained), f"trained are {', '.join(trained)}"
+    assert any("score" in name for name in trained), f"the trained parameters are {', '.join(trained)}"

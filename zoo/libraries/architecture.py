@@ -1,4 +1,4 @@
-"""The parts of a model of transformers: its backbone and heads, and what its configuration says."""
+"""The parts of a transformers model: its backbone, its heads, and its configuration."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class OutputHead(NamedTuple):
 
 
 def text_config(model: Any) -> Any:
-    """The configuration of what reads and writes text; that of the model itself where it does nothing else."""
+    """The configuration of the text model; the model's own if it is only a text model."""
     return model.config.get_text_config(decoder=True)
 
 
 def longest_text(model: Any) -> int | None:
-    """The most tokens that the model takes, None where its configuration does not say it."""
+    """The maximum number of tokens of the model, None if its configuration does not say."""
     return getattr(text_config(model), "max_position_embeddings", None)
 
 
@@ -39,7 +39,7 @@ def backbone(model: Any) -> Any:
 
 
 def last_hidden(model: Any, **given: Any) -> Tensor:
-    """The last hidden states of the backbone, [B, L, D]. given: what it is called with, without a cache."""
+    """The last hidden states of the backbone, [B, L, D]. given: its arguments, without a cache."""
     return backbone(model)(**given, use_cache=False).last_hidden_state
 
 
@@ -53,7 +53,7 @@ def output_head(model: Any) -> OutputHead:
 
 
 def attention_window(model: Any) -> int | None:
-    """The shortest reach of an attention layer in tokens, None where every layer sees everything."""
+    """The smallest attention window of any layer, in tokens, None if every layer sees everything."""
     config = text_config(base_of(model))
     kinds = getattr(config, "layer_types", None)
     if kinds and not any("sliding" in kind or "chunked" in kind for kind in kinds):
@@ -69,7 +69,7 @@ def ending_ids(model: Any) -> set[int]:
 
 
 def silence_dropout(model: Any) -> None:
-    """Turn every dropout of the base model off: policy and reference must be the same function at the start."""
+    """Turn off every dropout of the base model, so that policy and reference start as the same function."""
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -80,7 +80,7 @@ def silence_dropout(model: Any) -> None:
 
 
 def recompute_activations(model: Any, adapted: bool) -> None:
-    """Keep few values of a forward pass and make the others again for the backward pass."""
+    """Keep few activations of a forward pass and recompute the others in the backward pass."""
     # The older name warns in newer versions of transformers, which have both.
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable({"use_reentrant": False})
@@ -89,9 +89,9 @@ def recompute_activations(model: Any, adapted: bool) -> None:
 
 
 def with_scalar_head(language_model: Any, dtype: torch.dtype, trust_remote_code: bool = False) -> Any:
-    """A sequence classifier around the backbone of a language model, whose own head is dropped; its head is drawn anew.
+    """A sequence classifier with a new head around the backbone of a language model, whose own head is dropped.
 
-    Raises ZooError where transformers has none for this architecture.
+    Raises ZooError if transformers has no classifier for this architecture.
     """
     with importing("transformers"):
         from transformers import AutoModelForSequenceClassification
@@ -117,7 +117,7 @@ def with_scalar_head(language_model: Any, dtype: torch.dtype, trust_remote_code:
 
 
 def _head_gap(model: Any) -> float:
-    """The largest difference of a model's logits from what its backbone and `output_head` give."""
+    """The largest difference between a model's logits and those of its backbone and `output_head`."""
     weight, bias, scale, softcap = output_head(model)
     with torch.no_grad():
         logits = scale * torch.nn.functional.linear(last_hidden(model, input_ids=IDS), weight, bias)
@@ -133,7 +133,7 @@ def a_model_is_its_backbone_and_its_head() -> None:
 
 @relies_on(
     "transformers",
-    "The configuration names what happens to logits: logit_scale, logits_scaling, final_logit_softcapping.",
+    "The configuration has all scaling of logits: logit_scale, logits_scaling, final_logit_softcapping.",
     everywhere=False,
 )
 def heads_of_other_architectures() -> None:
@@ -146,19 +146,21 @@ def heads_of_other_architectures() -> None:
         assert gap < 1e-4, f"{', '.join(options)} of {cls} makes logits that differ by {gap:.2g}"
 
 
-@relies_on("transformers", "`layer_types` and `sliding_window` tell how far the layers see.", everywhere=False)
+@relies_on(
+    "transformers", "`layer_types` and `sliding_window` give the attention windows of the layers.", everywhere=False
+)
 def windows_are_in_the_configuration() -> None:
     found = attention_window(make_tiny("Gemma2", sliding_window=4)), attention_window(tiny_model())
-    assert found == (4, None), f"a window of 4 and none are read as {found}"
+    assert found == (4, None), f"a window of 4 and no window are read as {found}"
 
 
-@relies_on("transformers", "Embeddings may be given as `inputs_embeds` in place of token ids.")
+@relies_on("transformers", "A model takes embeddings as `inputs_embeds` instead of token ids.")
 def embeddings_may_be_given() -> None:
     model = tiny_model()
     with torch.no_grad():
         embeddings = model.get_input_embeddings()(IDS)
         same = torch.equal(last_hidden(model, inputs_embeds=embeddings), last_hidden(model, input_ids=IDS))
-    assert same, "the backbone gives something else for them"
+    assert same, "the backbone's output for them differs"
 
 
 @relies_on("transformers", "Dropout is a torch module, or a number whose name contains 'drop'.")
@@ -167,10 +169,10 @@ def dropout_can_be_silenced() -> None:
     silence_dropout(model)
     with torch.no_grad():
         gap = float((last_hidden(model, input_ids=IDS) - last_hidden(model.eval(), input_ids=IDS)).abs().max())
-    assert gap == 0, f"a model in training differs by {gap:.2g} from itself"
+    assert gap == 0, f"a model in training mode differs by {gap:.2g} from itself"
 
 
-@relies_on("transformers", "Activations can be made again in the backward pass, with the same gradients.")
+@relies_on("transformers", "Activations can be recomputed in the backward pass, with the same gradients.")
 def activations_can_be_recomputed() -> None:
     gradients = []
     for recomputed in (False, True):
@@ -191,7 +193,7 @@ def a_language_model_becomes_a_scorer() -> None:
     shape = tuple(scorer.score.weight.shape)
     assert shape == (1, hidden.shape[-1]), f"the head has the shape {shape}"
     with torch.no_grad():
-        assert torch.equal(last_hidden(scorer, input_ids=IDS), hidden), "its backbone computes something else"
+        assert torch.equal(last_hidden(scorer, input_ids=IDS), hidden), "the output of its backbone differs"
 
 
 @relies_on("transformers", "A model's generation_config has the ids that end an answer as `eos_token_id`.")

@@ -1,4 +1,4 @@
-"""Functions of torch that have no public name."""
+"""Functions of torch without a public name."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ def softmax_backward(grad: Tensor, weights: Tensor) -> Tensor:
 
 @relies_on("torch", f"torch.cpu has at least one of {' and '.join(BFLOAT16_UNITS)}.")
 def torch_tells_what_the_cpu_has() -> None:
-    assert any(hasattr(torch.cpu, probe) for probe in BFLOAT16_UNITS), "neither, so bfloat16 would never be chosen"
+    assert any(hasattr(torch.cpu, probe) for probe in BFLOAT16_UNITS), (
+        "it has neither, so bfloat16 would never be chosen"
+    )
 
 
 @relies_on("torch", "`_softmax_backward_data` is the gradient of softmax over an axis.")

@@ -1,4 +1,4 @@
-"""Attention functions of one's own in the models of transformers, and the masks that reach them."""
+"""Custom attention functions in transformers models, and the masks that they get."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ __all__ = ["attention_name", "sdpa_attention_forward", "use_attention"]
 
 
 def attention_name(model: Any) -> str | None:
-    """Which attention a model runs: "sdpa", "eager", or one that was registered."""
+    """The attention that a model uses: "sdpa", "eager", or a registered one."""
     return getattr(model.config, "_attn_implementation", None)
 
 
 def use_attention(model: Any, name: str, attention: Callable[..., tuple[Tensor, None]]) -> None:
-    """Let a model run an attention function, which gets masks as `sdpa` does."""
+    """Let a model use an attention function, which gets the same masks as `sdpa`."""
     AttentionInterface.register(name, attention)
     AttentionMaskInterface.register(name, sdpa_mask)
     model.set_attn_implementation(name)
@@ -39,7 +39,7 @@ PROBE = "zoo_probe"
 
 @contextlib.contextmanager
 def _calls() -> Iterator[tuple[Any, list[dict[str, Any]]]]:
-    """A tiny model, and what its attention is called with."""
+    """A tiny model, and the arguments of its attention calls."""
     calls: list[dict[str, Any]] = []
 
     def probe(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any) -> Any:
@@ -52,10 +52,12 @@ def _calls() -> Iterator[tuple[Any, list[dict[str, Any]]]]:
         yield model, calls
 
 
-@relies_on("transformers", "A model starts with the attention 'sdpa', and says in `_attn_implementation` what it runs.")
+@relies_on(
+    "transformers", "A model starts with the attention 'sdpa', and `_attn_implementation` names the one it uses."
+)
 def a_model_says_which_attention_it_runs() -> None:
     name = attention_name(make_tiny())
-    assert name == "sdpa", f"a new model runs {name!r}"
+    assert name == "sdpa", f"a new model uses {name!r}"
     with _calls() as (model, _):
         assert attention_name(model) == PROBE, f"after set_attn_implementation it says {attention_name(model)!r}"
 
@@ -72,7 +74,7 @@ def a_registered_attention_is_called() -> None:
         assert {"dropout", "scaling"} <= calls[0].keys(), f"it was given the options {sorted(calls[0])}"
 
 
-@relies_on("transformers", "A boolean mask [B, 1, L, L] reaches the attention as the very tensor, with position_ids.")
+@relies_on("transformers", "The attention gets a boolean mask [B, 1, L, L] as the same tensor, also with position_ids.")
 def a_mask_reaches_the_attention_as_it_is() -> None:
     length = IDS.shape[1]
     mask = torch.ones(1, 1, length, length, dtype=torch.bool).tril()
@@ -80,10 +82,10 @@ def a_mask_reaches_the_attention_as_it_is() -> None:
     positions = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3]])
     with _calls() as (model, calls):
         both = model(input_ids=IDS, attention_mask=mask, position_ids=positions, use_cache=False).logits
-        assert all(call["mask"] is mask for call in calls), "the attention got another tensor"
+        assert all(call["mask"] is mask for call in calls), "the attention got a different tensor"
         alone = model(input_ids=IDS[:, 4:], use_cache=False).logits
     gap = float((both[:, 4:] - alone).abs().max())
-    assert gap < 1e-4, f"a text behind another differs by {gap:.2g} from the text alone"
+    assert gap < 1e-4, f"a text after another one differs by {gap:.2g} from the text alone"
 
 
 @relies_on("transformers", "`sdpa_attention_forward` gives softmax(q·kᵀ·scaling)·v under the mask, [B, L, H, D].")
@@ -97,7 +99,7 @@ def sdpa_is_the_formula() -> None:
     assert gap < 1e-5, f"it differs by {gap:.2g}"
 
 
-@relies_on("transformers", "A layer of a cache with `is_compileable` makes a mask be passed that hides nothing.")
+@relies_on("transformers", "If a layer of the cache has `is_compileable`, a mask that hides nothing is passed too.")
 def a_mask_that_hides_nothing_is_passed() -> None:
     from zoo.libraries.caches import DynamicCache, DynamicLayer, Signature
 
@@ -111,4 +113,4 @@ def a_mask_that_hides_nothing_is_passed() -> None:
         for first, last in ((0, 7), (7, 8)):
             positions, mask = torch.arange(first, last)[None], torch.ones(1, last, dtype=torch.long)
             model(**signature.arguments(IDS[:, first:last], positions, cache, mask))
-        assert calls[-1]["mask"] is not None, "the attention got no mask, and takes the slow way on a CPU"
+        assert calls[-1]["mask"] is not None, "the attention got no mask, which is slow on a CPU"

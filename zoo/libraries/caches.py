@@ -1,4 +1,4 @@
-"""Caches of keys and values, and the forwards that fill them."""
+"""Caches of keys and values, and the forward passes that fill them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ with importing("transformers"):
 __all__ = ["Cache", "DynamicCache", "DynamicLayer", "Signature", "has_plain_layers"]
 
 CACHE_ARGUMENTS = ("cache", "past_key_values", "cache_params")
-"""What `forward` calls its cache: from transformers 5.24 on; before; and before in state-space models."""
+"""The names of `forward`'s cache argument: from transformers 5.24 on; before that; in state-space models before."""
 
 
 @dataclass(frozen=True)
 class Signature:
-    """What the `forward` of a causal language model takes. cache: the name under which it takes a cache."""
+    """The arguments of a causal language model's `forward`. cache: the name of its cache argument."""
 
     cache: str
     positions: bool
@@ -44,7 +44,7 @@ class Signature:
         )
 
     def arguments(self, ids: Tensor, positions: Tensor, cache: Cache, mask: Tensor | None) -> dict[str, Any]:
-        """What to call the model with, to get the logits behind the last of these tokens, its cache being filled."""
+        """The arguments that give the logits of the last of these tokens and fill the cache."""
         given: dict[str, Any] = {"input_ids": ids, self.cache: cache, "use_cache": True}
         if self.last_only:
             given["logits_to_keep"] = 1
@@ -56,7 +56,7 @@ class Signature:
 
 
 def has_plain_layers(config: Any) -> bool:
-    """Whether all that a model of this configuration remembers is keys and values of every layer."""
+    """Whether the whole state of a model with this configuration is keys and values of every layer."""
     layers = DynamicCache(config=config).layers
     return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
 
@@ -78,12 +78,14 @@ def _forward(ids: Tensor, cache: Cache, first: int = 0, mask: Tensor | None = No
 def a_cache_takes_the_place_of_the_tokens_before() -> None:
     cache = DynamicCache()
     _forward(IDS[:, :-1], cache)
-    assert cache.get_seq_length() == IDS.shape[1] - 1, f"{cache.get_seq_length()} tokens in it after {IDS.shape[1] - 1}"
+    assert cache.get_seq_length() == IDS.shape[1] - 1, (
+        f"it has {cache.get_seq_length()} tokens after {IDS.shape[1] - 1}"
+    )
     gap = float((_forward(IDS[:, -1:], cache, IDS.shape[1] - 1) - _forward(IDS, DynamicCache())[:, -1:]).abs().max())
-    assert gap < 1e-4, f"logits behind a cache differ by {gap:.2g} from those without"
+    assert gap < 1e-4, f"logits with a cache differ by {gap:.2g} from those without"
 
 
-@relies_on("transformers", "`forward` with logits_to_keep=1 gives the logits behind the last token alone.")
+@relies_on("transformers", "`forward` with logits_to_keep=1 gives only the logits of the last token.")
 def the_last_logits_can_be_had_alone() -> None:
     signature = Signature.of(tiny_model())
     assert signature.positions and signature.last_only, f"the signature has {signature}"
@@ -104,7 +106,7 @@ def layers_hold_keys_and_values() -> None:
         assert shapes == [expected] * 2, f"keys and values of shapes {shapes}"
 
 
-@relies_on("transformers", "A layer of a cache may be of one's own class: `update` gets new keys and values.")
+@relies_on("transformers", "A cache can have custom layers, whose `update` gets the new keys and values.")
 def a_layer_of_our_own_is_asked() -> None:
     seen = []
 
@@ -119,14 +121,14 @@ def a_layer_of_our_own_is_asked() -> None:
     cache.layers = [Layer() for _ in range(tiny_model().config.num_hidden_layers)]
     _forward(IDS, cache)
     _forward(IDS[:, :1], cache, IDS.shape[1], torch.ones(1, IDS.shape[1] + 1, dtype=torch.long))
-    assert [shape[2] for shape in seen] == [IDS.shape[1]] * 2 + [1] * 2, f"it was given columns {seen}"
+    assert [shape[2] for shape in seen] == [IDS.shape[1]] * 2 + [1] * 2, f"it got the columns {seen}"
 
 
-@relies_on("transformers", "`reorder_cache` of a cache made for a configuration picks rows, one several times.")
+@relies_on("transformers", "`reorder_cache` of a cache for a configuration selects rows, also one row several times.")
 def rows_of_a_cache_can_be_picked() -> None:
     cache = DynamicCache(config=tiny_model().config)
     _forward(torch.cat([IDS, IDS.flip(1)]), cache)
     layer: Any = cache.layers[0]
     before = layer.keys.clone()
     cache.reorder_cache(torch.tensor([1, 1, 0]))  # type: ignore[arg-type]
-    assert torch.equal(layer.keys, before[[1, 1, 0]]), "other rows than those asked for"
+    assert torch.equal(layer.keys, before[[1, 1, 0]]), "it selected other rows"

@@ -1,4 +1,4 @@
-"""Which process of a run this one is, as Lightning's cluster environments know it before any two have met."""
+"""The rank of this process, from Lightning's cluster environments, before the processes connect."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ LAUNCHERS: dict[str, type[ClusterEnvironment]] = {
     "LSF": LSFEnvironment,
     "MPI": MPIEnvironment,
 }
-"""In the order in which Lightning's own connector asks them."""
+"""In the order of Lightning's own connector."""
 NEEDED = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
-"""What a process on one of several machines must be told where nothing has started it but a person."""
+"""The variables that a process on one of several machines needs if it was started by hand."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """One process of a run: its number, its number on this machine, and how many there are."""
+    """One process of a run: its rank, its local rank, and the number of processes."""
 
     rank: int
     local_rank: int
@@ -42,44 +42,44 @@ class Place:
 
 
 def find_place(devices: int, num_nodes: int) -> Place:
-    """This process among devices × num_nodes. Raises ZooError where what started it says otherwise."""
+    """This process among devices × num_nodes. Raises ZooError if its launcher contradicts these."""
     launcher = next((name for name, kind in LAUNCHERS.items() if kind.detect()), "")
     place = _launched(launcher) if launcher else _by_hand(devices, num_nodes)
     if place.processes != devices * num_nodes:
         count = "1 process" if place.processes == 1 else f"{place.processes} processes"
         raise ZooError(
-            f"{launcher} started {count}, and --devices {devices} times --num-nodes {num_nodes} "
+            f"{launcher} started {count}, but --devices {devices} times --num-nodes {num_nodes} "
             f"{'is' if devices * num_nodes == 1 else 'are'} {devices * num_nodes}.",
-            "--devices is the number of processes on each machine, --num-nodes that of machines"
-            + (": srun --nodes and --ntasks-per-node must say the same." if launcher == "SLURM" else "."),
+            "--devices is the number of processes on each machine, --num-nodes the number of machines"
+            + ("; srun --nodes and --ntasks-per-node must agree." if launcher == "SLURM" else "."),
         )
     return place
 
 
 def _launched(launcher: str) -> Place:
-    """As told by the program that has started all processes."""
+    """The place according to the launcher."""
     try:
         found = LAUNCHERS[launcher]()
         size = found.world_size()
-        # Within a SLURM job, and outside of srun, there is one process, which has no number.
+        # In a SLURM job but without srun there is one process, which has no rank.
         rank, local = (found.global_rank(), found.local_rank()) if size > 1 else (0, 0)
     except (KeyError, ValueError, RuntimeError) as error:
         raise ZooError(
             f"{launcher} does not say which process this is: {error}",
-            "Start zoo by it (srun --nodes=2 --ntasks-per-node=1 zoo train …), or leave its variables out.",
+            "Start zoo with it (srun --nodes=2 --ntasks-per-node=1 zoo train …), or unset its variables.",
         ) from None
     return Place(rank, local, size, found)
 
 
 def _by_hand(devices: int, num_nodes: int) -> Place:
-    """Lightning starts the processes of this machine; which machine it is stands in NODE_RANK."""
+    """Without a launcher, Lightning starts the processes of this machine; NODE_RANK says which machine it is."""
     given = os.environ
     if num_nodes > 1 and (missing := [name for name in NEEDED if name not in given and not _stands_in(name, given)]):
         raise ZooError(
-            f"--num-nodes {num_nodes}: nothing says which of the {num_nodes} machines this is and where the others "
-            f"are ({', '.join(missing)} not set).",
-            "Start zoo on every machine by torchrun or srun, or set NODE_RANK (0, 1, …), MASTER_ADDR and MASTER_PORT "
-            "on each (docs/running.md).",
+            f"--num-nodes {num_nodes} needs to know which of the {num_nodes} machines this is and where the others "
+            f"are: {', '.join(missing)} not set.",
+            "Start zoo on every machine with torchrun or srun, or set NODE_RANK (0, 1, …), MASTER_ADDR and "
+            "MASTER_PORT on each (docs/running.md).",
         )
     found = LightningEnvironment()
     try:
@@ -93,7 +93,7 @@ def _by_hand(devices: int, num_nodes: int) -> Place:
     for name, numbers in possible.items():
         if given.get(name, str(numbers[0])) not in map(str, numbers):
             raise ZooError(
-                f"{name} is {given[name]} in this process, and with --devices {devices} and --num-nodes {num_nodes} it "
+                f"{name} is {given[name]} in this process, but with --devices {devices} and --num-nodes {num_nodes} it "
                 f"must be {' or '.join(map(str, numbers))}.",
                 f"Unset {name}, or give --devices (processes on each machine) and --num-nodes (machines).",
             )
@@ -117,12 +117,12 @@ STARTED = {
     },
     "": {"NODE_RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"},
 }  # fmt: skip
-"""What the second process of the second of two machines finds in its environment, by what started it."""
+"""The environment of the second process on the second of two machines, by launcher."""
 
 
 @contextlib.contextmanager
 def started_by(variables: Mapping[str, str]) -> Iterator[None]:
-    """The environment of a process that was started so."""
+    """The environment of a process with these variables."""
     before = dict(os.environ)
     known = {name for started in STARTED.values() for name in started} | {"SLURM_JOB_NAME"}
     for name in known | {name for name in before if name.startswith("SLURM_")}:
@@ -135,7 +135,7 @@ def started_by(variables: Mapping[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
-@relies_on("lightning", "The cluster environments detect torchrun and SLURM, and know rank, local rank and size.")
+@relies_on("lightning", "The cluster environments detect torchrun and SLURM, and give rank, local rank and world size.")
 def places_are_known_from_the_environment() -> None:
     for launcher, variables in STARTED.items():
         with started_by(variables):

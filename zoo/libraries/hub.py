@@ -1,4 +1,4 @@
-"""The hub of Hugging Face: what it has, what its cache has, and being without it."""
+"""The Hugging Face hub: what it has, what its cache has, and working without it."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ NOBODY = "nobody-of-this-name/nothing-of-this-name"
 
 
 class NotOnHub(ZooError):
-    """The hub has no such model, or not for you (`gated`)."""
+    """The hub has no such model, or you have no access to it (`gated`)."""
 
     gated = False
 
 
 class HubOutOfReach(ZooError):
-    """The hub could not be asked."""
+    """The hub could not be reached."""
 
 
 def ask_for_model(name: str) -> None:
-    """Asks with one request whether the hub has a model. Raises NotOnHub or HubOutOfReach."""
+    """Check with one request that the hub has a model. Raises NotOnHub or HubOutOfReach."""
     require("huggingface-hub")
     with importing("huggingface-hub"):
         from huggingface_hub import HfApi, errors
@@ -44,12 +44,12 @@ def ask_for_model(name: str) -> None:
 
 
 def may_be_cached(name: str) -> bool:
-    """Whether the cache has a folder for a model; what is in it takes the library to tell, which takes its time."""
+    """Whether the cache has a folder for a model. Only the library, which is slow to import, can say what is in it."""
     return (Path(_constants().HF_HUB_CACHE) / f"models--{name.replace('/', '--')}").is_dir()
 
 
 def cached_folder(name: str, *files: str) -> Path | None:
-    """The folder in the hub's cache that has one of these files of a model. Raises NotOnHub for what is no name."""
+    """The folder in the hub's cache with one of these files of a model. Raises NotOnHub for an invalid name."""
     with importing("huggingface-hub"):
         from huggingface_hub import errors, try_to_load_from_cache
 
@@ -61,7 +61,7 @@ def cached_folder(name: str, *files: str) -> Path | None:
 
 
 def snapshot(name: str, patterns: list[str], local: bool, seconds: int = SECONDS) -> Path:
-    """The files of a model, from the cache alone or from the network. Raises what huggingface_hub raises."""
+    """The files of a model, from the network, or with `local` only from the cache. Raises huggingface_hub's errors."""
     with importing("huggingface-hub"):
         from huggingface_hub import snapshot_download
 
@@ -70,9 +70,9 @@ def snapshot(name: str, patterns: list[str], local: bool, seconds: int = SECONDS
 
 @contextlib.contextmanager
 def offline_without_network() -> Iterator[None]:
-    """Go to the cache at once where the hub's name cannot be looked up.
+    """Use only the cache if the hub's host name cannot be resolved.
 
-    The libraries would ask six times, for half a minute. Both read their setting only at import, so an environment
+    The libraries would try six times, for half a minute. Both read their setting only at import, so an environment
     variable set now would come too late.
     """
     settings = _settings()
@@ -88,7 +88,7 @@ def offline_without_network() -> Iterator[None]:
 
 
 def _settings() -> tuple[Any, Any]:
-    """Where huggingface_hub and datasets keep whether they are offline."""
+    """The modules in which huggingface_hub and datasets keep their offline setting."""
     with importing("datasets"):
         import datasets.config
 
@@ -103,7 +103,7 @@ def _constants() -> Any:
 
 
 def _can_look_up(address: str) -> bool:
-    """Whether the host has an address; behind a proxy, which looks names up itself, always true."""
+    """Whether the host name can be resolved; always true with a proxy, which resolves names itself."""
     if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
         return True
     try:
@@ -138,7 +138,7 @@ def being_offline_can_be_set() -> None:
         except Exception as error:
             assert type(error).__name__ == "OfflineModeIsEnabled", f"it raises {type(error).__name__}"
             return
-    raise AssertionError("it asks the hub all the same")
+    raise AssertionError("it still contacts the hub")
 
 
 @relies_on("huggingface-hub", "The errors are called RepositoryNotFoundError, GatedRepoError (one of those), "
@@ -149,17 +149,19 @@ def errors_have_their_names() -> None:
     names = ("RepositoryNotFoundError", "GatedRepoError", "HFValidationError", "OfflineModeIsEnabled")
     missing = [name for name in names if not hasattr(errors, name)]
     assert not missing, f"no {', '.join(missing)}"
-    assert issubclass(errors.GatedRepoError, errors.RepositoryNotFoundError), "GatedRepoError is none of the first"
+    assert issubclass(errors.GatedRepoError, errors.RepositoryNotFoundError), (
+        "GatedRepoError is not a RepositoryNotFoundError"
+    )
 
 
-@relies_on("huggingface-hub", "What the cache has is a path as text, below `constants.HF_HUB_CACHE`; what it has not "
-           "is none, and is not asked for.")  # fmt: skip
+@relies_on("huggingface-hub", "A cached file is given as a path string below `constants.HF_HUB_CACHE`; for a missing "
+           "one there is no path and no request.")  # fmt: skip
 def the_cache_says_what_it_has() -> None:
     assert Path(_constants().HF_HUB_CACHE).parts, "the cache has no folder"
-    assert cached_folder(NOBODY, "config.json") is None, "it has a file of a model that is nowhere"
+    assert cached_folder(NOBODY, "config.json") is None, "it has a file of a model that does not exist"
     with _offline():
         try:
             snapshot(NOBODY, ["*.json"], local=True)
         except Exception:
             return
-    raise AssertionError("a snapshot of a model that is nowhere raises nothing")
+    raise AssertionError("a snapshot of a model that does not exist raises nothing")

@@ -1,4 +1,4 @@
-"""Lightning's DDP strategy, which waits for the other processes so that it can be seen and stopped.
+"""Lightning's DDP strategy, with a visible and interruptible wait for the other processes.
 
 torch waits for them in C++, where Python's signal handlers do not run.
 """
@@ -21,11 +21,11 @@ with importing("lightning"):
     from lightning.pytorch.strategies import DDPStrategy
 
 FIRST_WORD = 15.0
-"""Seconds of waiting before it is said, and then doubled."""
+"""Seconds of waiting before the first message; the interval then doubles."""
 
 
 class Meeting(DDPStrategy):
-    """say: told that this process waits; met: called once all are there."""
+    """say: called with the message that this process waits; met: called once all processes have connected."""
 
     def __init__(self, say: Callable[[str], None], met: Callable[[], None]):
         super().__init__()
@@ -36,9 +36,9 @@ class Meeting(DDPStrategy):
             in_background(self._meet, self._still_waiting)
         except RuntimeError as error:
             raise ZooError(
-                f"The {self.world_size} processes of this run did not meet at {self._address}: "
+                f"The {self.world_size} processes of this run did not connect at {self._address}: "
                 f"{str(error).splitlines()[0]}",
-                "Start all of them at the same time; the port must be free there, and open to the other machines.",
+                "Start all of them at the same time. The port must be free on that machine, and open to the others.",
             ) from error
         self.met()
 
@@ -51,7 +51,7 @@ class Meeting(DDPStrategy):
     def _still_waiting(self, seconds: float) -> None:
         if self.local_rank == 0:
             self.say(
-                f"Waiting for the other processes since {seconds:.0f} s: process {self.global_rank} of "
+                f"Waiting for the other processes for {seconds:.0f} s: process {self.global_rank} of "
                 f"{self.world_size}, at {self._address} (ctrl-C ends it)."
             )
 
@@ -62,7 +62,7 @@ class Meeting(DDPStrategy):
 
 
 def in_background(work: Callable[[], None], waiting: Callable[[float], None]) -> None:
-    """Do something in a thread, so that signals are heeded in this one; waiting: called now and then with seconds."""
+    """Run work in a thread, so that this one handles signals; waiting: called at intervals with the seconds."""
     failed: list[BaseException] = []
 
     def run() -> None:
@@ -86,7 +86,7 @@ def in_background(work: Callable[[], None], waiting: Callable[[float], None]) ->
 # -- checks --------------------------------------------------------------------------------------------------------
 
 
-@relies_on("lightning", "DDPStrategy meets the other processes in `setup_distributed`, and nowhere else.")
+@relies_on("lightning", "DDPStrategy connects to the other processes in `setup_distributed`, and nowhere else.")
 def processes_meet_where_we_wait() -> None:
     met: list[str] = []
 

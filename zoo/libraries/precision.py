@@ -13,10 +13,10 @@ with importing("lightning"):
 
 
 class BFloat16Weights(Precision):
-    """Trains weights that are bfloat16 already, and changes nothing.
+    """Trains bfloat16 weights without changing anything else.
 
-    Lightning's own plugin for bf16-true walks the batch, which here is frozen, and makes bfloat16 the type of every new
-    tensor, rewards and advantages included.
+    Lightning's own plugin for bf16-true walks the batch, which is frozen here, and makes bfloat16 the dtype of every
+    new tensor, rewards and advantages included.
     """
 
     precision: Any = "bf16-true"
@@ -30,7 +30,7 @@ def trainer_options(precision: str) -> dict[str, Any]:
 # -- checks --------------------------------------------------------------------------------------------------------
 
 
-@relies_on("lightning", "The plugin `Precision` leaves model and batch alone, and makes no type the default.")
+@relies_on("lightning", "The plugin `Precision` does not change model, batch or default dtype.")
 def a_plain_precision_changes_nothing() -> None:
     plugin, model, batch = BFloat16Weights(), torch.nn.Linear(1, 1), {"a": torch.ones(1)}
     with plugin.forward_context(), plugin.tensor_init_context(), plugin.module_init_context():

@@ -1,4 +1,4 @@
-"""Folders of transformers: loading and saving them, GGUF files, and what a tokenizer's template writes."""
+"""Loading and saving transformers folders, GGUF files, and rendering chat templates."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from zoo.libraries.tiny import IDS, make_tiny
 from zoo.libraries.wrappers import save_options
 
 GGUF_LEFTOVERS = ("quantization_config", "_pre_quantization_dtype")
-"""What the configuration of a model that was loaded from GGUF has besides, and a plain one must not."""
+"""Entries of the configuration of a model loaded from GGUF that a plain model must not have."""
 
 
 def load(kind: str, path: str | Path, **options: Any) -> Any:
     """`from_pretrained` of a class of transformers: AutoTokenizer, AutoModelForCausalLM, …
 
-    Weights are taken from safetensors only, so that nothing is unpickled. Raises what transformers raises.
+    Weights are read only from safetensors, so that nothing is unpickled. Raises what transformers raises.
     """
     require("transformers")
     quiet()
@@ -35,7 +35,7 @@ def load(kind: str, path: str | Path, **options: Any) -> Any:
 
 
 def save(model: Any, folder: Path) -> None:
-    """Write a model, or its adapters, as a folder that transformers, or peft, loads."""
+    """Write a model, or its adapters, as a folder that transformers or peft loads."""
     quiet()
     model.save_pretrained(folder, **save_options(model))
 
@@ -49,10 +49,10 @@ def quiet() -> None:
 
 
 def load_gguf(file: Path) -> tuple[Any, Any]:
-    """A GGUF model in float32 and its tokenizer, as if they had never been quantised.
+    """A GGUF model in float32, without any trace of quantisation, and its tokenizer.
 
-    A model loaded from GGUF counts as quantised and cannot be saved as it is: its weights are copied into a plain
-    model of the same configuration.
+    A model loaded from GGUF counts as quantised and cannot be saved, so its weights are copied into a plain model of
+    the same configuration.
     """
     tokenizer = load("AutoTokenizer", file.parent, gguf_file=file.name)
     return _plain(load("AutoModelForCausalLM", file.parent, gguf_file=file.name, dtype=torch.float32)), tokenizer
@@ -74,7 +74,7 @@ def _plain(loaded: Any) -> Any:
 
 
 def render(tokenizer: Any, messages: list[Any], *, tools: Any, asking: bool, template: str | None) -> str:
-    """What a chat template writes; asking adds the generation prompt; template: None for the tokenizer's own."""
+    """The text of a rendered chat template; asking: add the generation prompt; template: None for the tokenizer's."""
     options: Mapping[str, Any] = {"tokenize": False, "add_generation_prompt": asking, "chat_template": template}
     return str(tokenizer.apply_chat_template(messages, tools=tools, **options))
 
@@ -82,7 +82,7 @@ def render(tokenizer: Any, messages: list[Any], *, tools: Any, asking: bool, tem
 # -- checks --------------------------------------------------------------------------------------------------------
 
 
-@relies_on("transformers", "save_pretrained writes config.json and model.safetensors; from_pretrained gives it back.")
+@relies_on("transformers", "save_pretrained writes config.json and model.safetensors, which from_pretrained loads.")
 def a_model_can_be_saved_and_loaded() -> None:
     from transformers import AutoModelForCausalLM
 
@@ -92,22 +92,22 @@ def a_model_can_be_saved_and_loaded() -> None:
         names = {file.name for file in Path(folder).iterdir()}
         assert {"config.json", "model.safetensors"} <= names, f"it wrote {', '.join(sorted(names))}"
         again = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, use_safetensors=True)
-    assert again.dtype == torch.bfloat16, f"asked for bfloat16 it gave {again.dtype}"
+    assert again.dtype == torch.bfloat16, f"with dtype=torch.bfloat16 it gave {again.dtype}"
     same = all(torch.equal(a.bfloat16(), b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
-    assert same, "the weights that come back are others"
+    assert same, "the loaded weights differ"
 
 
-@relies_on("transformers", "A model can be made of a configuration, and takes the weights of one that was loaded.")
+@relies_on("transformers", "A model can be created from a configuration, and takes the weights of a loaded model.")
 def a_plain_model_can_be_made() -> None:
     loaded = make_tiny()
     loaded.config.quantization_config = {}
     plain = _plain(loaded)
     assert not hasattr(plain.config, "quantization_config"), "its configuration still says that it is quantised"
     with torch.no_grad():
-        assert torch.equal(plain.eval()(input_ids=IDS).logits, loaded(input_ids=IDS).logits), "it computes otherwise"
+        assert torch.equal(plain.eval()(input_ids=IDS).logits, loaded(input_ids=IDS).logits), "its output differs"
 
 
-@relies_on("transformers", "`apply_chat_template` renders the template it is given, or the tokenizer's own, as text.")
+@relies_on("transformers", "`apply_chat_template` renders the given template, or the tokenizer's own, as text.")
 def a_template_is_rendered() -> None:
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
@@ -118,17 +118,17 @@ def a_template_is_rendered() -> None:
     turns = [{"role": "user", "content": "a"}]
     own = render(tokenizer, turns, tools=None, asking=False, template=None)
     given = render(tokenizer, turns, tools=[{}, {}], asking=True, template=asked)
-    assert (own, given) == ("<user>a", "a?2"), f"it wrote {own!r} and {given!r}"
+    assert (own, given) == ("<user>a", "a?2"), f"it rendered {own!r} and {given!r}"
 
 
-@relies_on("transformers", "A tokenizer may be given a padding token; `all_special_ids` has the special ones.")
+@relies_on("transformers", "A tokenizer's padding token can be set; `all_special_ids` has the special ids.")
 def a_tokenizer_may_be_given_a_padding_token() -> None:
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
     tokens = Tokenizer(models.WordLevel({"a": 0, "</s>": 1}, "a"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokens, eos_token="</s>")
-    assert tokenizer.pad_token_id is None, f"a tokenizer without one says {tokenizer.pad_token_id}"
+    assert tokenizer.pad_token_id is None, f"a tokenizer without one has {tokenizer.pad_token_id}"
     tokenizer.pad_token = tokenizer.eos_token
     found = tokenizer.pad_token_id, list(tokenizer.all_special_ids)
-    assert found == (1, [1]), f"then it says {found}"
+    assert found == (1, [1]), f"after setting it, they are {found}"

@@ -1,4 +1,4 @@
-"""Banners and hints of the libraries underneath, kept out of the output."""
+"""Keeping banners and hints of the libraries underneath out of the output."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ def quiet_libraries() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning\..*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    # A first step that is skipped looks to torch like steps in the wrong order.
+    # To torch, a skipped first step looks like a wrong order of calls.
     warnings.filterwarnings("ignore", message=r".*`lr_scheduler.step\(\)` before `optimizer.step\(\)`.*")

@@ -9,11 +9,11 @@ from importlib.resources import files
 
 PACKAGE = "post-training-zoo"
 LIBRARIES = ("torch", "lightning", "transformers", "peft", "datasets", "huggingface-hub")
-"""Those whose insides zoo knows."""
+"""The libraries whose internals zoo uses."""
 
 
 def installed(library: str) -> str:
-    """The version that is installed, without a build's label; "none" where there is none."""
+    """The installed version, without a build label; "none" if it is not installed."""
     try:
         return metadata.version(library).partition("+")[0]
     except metadata.PackageNotFoundError:
@@ -22,7 +22,7 @@ def installed(library: str) -> str:
 
 @cache
 def allowed(library: str) -> str:
-    """The range in zoo's requirements: `>=5.17,<5.25`; "" where zoo is not installed as a package."""
+    """The range in zoo's requirements: `>=5.17,<5.25`; "" if zoo is not installed as a package."""
     try:
         required = metadata.requires(PACKAGE) or []
     except metadata.PackageNotFoundError:
@@ -49,7 +49,7 @@ def lock() -> str:
 
 
 def outside(library: str) -> bool:
-    """Whether the installed version lies outside of the allowed range."""
+    """Whether the installed version is outside the allowed range."""
     from packaging.specifiers import SpecifierSet
 
     version = installed(library)

@@ -1,8 +1,8 @@
-"""What zoo relies on in the libraries underneath, each with a small check that it still holds.
+"""What zoo relies on in the libraries underneath, each claim with a small check that it still holds.
 
-The checks of a library run once in a process, before it is first used for a run; `zoo doctor` runs them all. A check
-is a function without arguments that raises where the library behaves otherwise; it reads no network, takes
-milliseconds, and leaves the random numbers of the process as they were.
+The checks of a library run once per process, before a run first uses it; `zoo doctor` runs all checks. A check is a
+function without arguments that raises if the library behaves differently. It uses no network, takes milliseconds, and
+does not change the random state of the process.
 """
 
 from __future__ import annotations
@@ -27,48 +27,48 @@ MODULES = {
     "datasets": ("tables",),
     "huggingface-hub": ("hub",),
 }
-"""The modules of this package that know the insides of a library."""
+"""The modules of this package that use a library's internals."""
 
 
 @dataclass(frozen=True)
 class Reliance:
-    """One thing that is relied on. claim: a sentence about the library; check: raises where it is no longer true."""
+    """One claim that zoo relies on. claim: a sentence about the library; check: raises if it is no longer true."""
 
     library: str
     claim: str
     check: Callable[[], None]
     everywhere: bool = True
-    """Whether every run needs it; the others are looked at by `zoo doctor` and the tests alone."""
+    """Whether every run needs it; only `zoo doctor` and the tests check the others."""
 
 
 @dataclass(frozen=True)
 class Broken:
-    """A reliance that does not hold. reason: what was found instead."""
+    """A claim that does not hold. reason: what was found instead."""
 
     library: str
     claim: str
     reason: str
 
     def text(self) -> str:
-        """What changed, in one sentence or two."""
+        """What changed, in one or two sentences."""
         version = releases.installed(self.library)
         return f"{self.library} {version} has changed what zoo relies on: {self.claim} Found: {self.reason}."
 
     def remedy(self) -> str:
-        """What to type."""
+        """The command that fixes it."""
         version = releases.tested(self.library)
         return f"{self.library} {version} is tested with zoo {__version__}: pip install '{self.library}=={version}'"
 
 
 class LibraryError(ZooError):
-    """A library underneath behaves otherwise than zoo needs: names the library, its version, and one that works."""
+    """A library does not behave as zoo needs; names the library, its version, and a version that works."""
 
 
 _RELIANCES: dict[str, list[Reliance]] = {library: [] for library in MODULES}
 
 
 def relies_on(library: str, claim: str, everywhere: bool = True) -> Callable[[Callable[[], None]], Callable[[], None]]:
-    """Makes a function the check of a claim about a library."""
+    """A decorator that makes a function the check of a claim about a library."""
 
     def register(check: Callable[[], None]) -> Callable[[], None]:
         _RELIANCES[library].append(Reliance(library, claim, check, everywhere))
@@ -79,19 +79,19 @@ def relies_on(library: str, claim: str, everywhere: bool = True) -> Callable[[Ca
 
 @contextlib.contextmanager
 def importing(library: str) -> Iterator[None]:
-    """For the imports of a module of this package: a name that is gone is a `LibraryError`."""
+    """For the imports of a module of this package: a missing name raises `LibraryError`."""
     try:
         yield
     except ImportError as error:
         if releases.installed(library) == "none":
             remedy = f"pip install '{library}{releases.allowed(library)}'"
             raise LibraryError(f"{library} is not installed.", remedy) from None
-        broken = Broken(library, "It can be imported, with the names that zoo uses.", _first_line(error))
+        broken = Broken(library, "It has all the names that zoo imports.", _first_line(error))
         raise LibraryError(broken.text(), broken.remedy()) from error
 
 
 def reliances(library: str) -> list[Reliance]:
-    """Everything that is relied on in a library. Raises LibraryError where a module of the seam cannot be imported."""
+    """All claims about a library. Raises LibraryError if a module of the seam cannot be imported."""
     modules = [f"zoo.libraries.{module}" for module in MODULES[library]]
     for module in modules:
         importlib.import_module(module)
@@ -99,7 +99,7 @@ def reliances(library: str) -> list[Reliance]:
 
 
 def broken(library: str, everything: bool = True) -> list[Broken]:
-    """The reliances of a library that do not hold."""
+    """The claims about a library that do not hold."""
     found = []
     for reliance in reliances(library):
         if not everything and not reliance.everywhere:
@@ -114,7 +114,7 @@ def broken(library: str, everything: bool = True) -> list[Broken]:
 
 @contextlib.contextmanager
 def _same_random_numbers() -> Iterator[None]:
-    """What is drawn inside changes nothing of what is drawn behind it. What is not loaded has drawn nothing yet."""
+    """Restore the random states of Python, NumPy and torch afterwards, as far as they are loaded."""
     numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
     python, arrays = random.getstate(), numpy.random.get_state() if numpy else None
     try:
@@ -128,7 +128,7 @@ def _same_random_numbers() -> Iterator[None]:
 
 @cache
 def require(library: str) -> None:
-    """Raises LibraryError where a library does not behave as every run needs it; looks once in a process."""
+    """Raises LibraryError if a library does not behave as every run needs; checks once per process."""
     if found := broken(library, everything=False):
         raise LibraryError("\n".join(one.text() for one in found), found[0].remedy() + ". `zoo doctor` checks all.")
 

@@ -1,4 +1,4 @@
-"""Tables of the datasets library: saved folders, and data sets of the hub."""
+"""Tables of the datasets library: saved folders, and hub datasets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROWS_AT_ONCE = 1000
 
 
 def load_hub(path: str, config: str | None, split: str) -> Any:
-    """A table of the hub, or of its cache. Raises what the datasets library raises."""
+    """A table from the hub or its cache. Raises what the datasets library raises."""
     require("datasets")
     with importing("datasets"):
         import datasets
@@ -36,12 +36,12 @@ def is_mapping_of_splits(table: Any) -> bool:
 
 
 def batches(table: Any) -> Iterator[Any]:
-    """The rows of a table as tables of pyarrow."""
+    """The rows of a table, as pyarrow tables."""
     return table.with_format("arrow").iter(batch_size=ROWS_AT_ONCE)
 
 
 def fingerprint(table: Any) -> str:
-    """What changes when the rows do."""
+    """A value that changes whenever the rows change."""
     return str(table._fingerprint)
 
 
@@ -64,12 +64,12 @@ def _saved(rows: list[dict[str, Any]], splits: bool) -> Any:
         return found, [row for batch in batches(found) for row in batch.to_pylist()]
 
 
-@relies_on("datasets", "A saved table comes back, and gives its rows in order as tables of pyarrow.")
+@relies_on("datasets", "A saved table can be loaded, and gives its rows in order as pyarrow tables.")
 def tables_give_their_rows() -> None:
     rows: list[dict[str, Any]] = [{"a": 1, "b": "x"}, {"a": 2, "b": None}]
     for splits in (False, True):
         found = _saved(rows, splits)[1]
-        assert found == rows, f"of {rows} it gives {found}"
+        assert found == rows, f"for {rows} it gives {found}"
 
 
 @relies_on("datasets", "A table's `_fingerprint` differs when its rows do.")

@@ -1,4 +1,4 @@
-"""A language model of a few thousand weights, on which the checks of this package look at the libraries."""
+"""A language model with a few thousand parameters, for the checks of this package."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
 
 
 def make_tiny(cls: str = "Llama", **options: Any) -> Any:
-    """A fresh model of an architecture of transformers, in eval mode; two layers, 16 tokens, always the same."""
+    """A new model of a transformers architecture, in eval mode; two layers, 16 tokens, always the same weights."""
     import transformers
 
     sizes = {
@@ -28,5 +28,5 @@ def make_tiny(cls: str = "Llama", **options: Any) -> Any:
 
 @cache
 def tiny_model() -> Any:
-    """One of these models for all checks that only read it."""
+    """A shared model for all checks that only read it."""
     return make_tiny()

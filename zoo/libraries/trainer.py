@@ -1,4 +1,4 @@
-"""Lightning's Trainer: its strategy, its precision, its way to checkpoints, its loggers."""
+"""Lightning's Trainer: its strategy, precision, checkpoints and loggers."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ LOGGERS = ("CSVLogger", "TensorBoardLogger", "WandbLogger", "MLFlowLogger")
 
 
 def step_arithmetic(trainer: Any) -> contextlib.AbstractContextManager[Any]:
-    """The precision in which the steps are computed."""
+    """The context with the precision of the steps."""
     return trainer.precision_plugin.forward_context()
 
 
 def without_exchange(trainer: Any) -> contextlib.AbstractContextManager[Any]:
-    """Gradients that are added up in this process are not exchanged with the others yet."""
+    """A context in which gradients accumulate in this process without being exchanged with the others."""
     wrapped = trainer.strategy.model
     return wrapped.no_sync() if hasattr(wrapped, "no_sync") else contextlib.nullcontext()
 
 
 def same_everywhere(trainer: Any, value: Any) -> Any:
-    """What the first process holds."""
+    """The first process's value, on all processes."""
     return trainer.strategy.broadcast(value)
 
 
 def largest_of_all(trainer: Any, value: int) -> int:
-    """The largest of what the processes hold."""
+    """The largest value of all processes."""
     if trainer.world_size == 1:
         return value
     mine = torch.tensor(float(value), device=trainer.strategy.root_device)
@@ -56,7 +56,7 @@ def remove_checkpoint(trainer: Any, path: Path) -> None:
 
 
 def kill_others(trainer: Any) -> None:
-    """End the processes that this one has started: they would wait for it at their next exchange."""
+    """End the processes that this one started, which would wait for it at their next exchange."""
     for process in getattr(trainer.strategy.launcher, "procs", ()):
         process.kill()
 
@@ -71,7 +71,7 @@ def logger_class(name: str) -> Any:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Lightning's own banners and hints are left out."""
+    """Suppress Lightning's banners and hints."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
@@ -98,7 +98,7 @@ class _Files(CheckpointIO):
 
 
 class _Loader:
-    """Four batches, and where it stands."""
+    """Four batches, with a position."""
 
     def __init__(self) -> None:
         self.position = 0
@@ -181,53 +181,55 @@ def _fit(folder: str, saver: _Saver, checkpoint: Path | None) -> tuple[list[str]
 
 @cache
 def _stopped_and_resumed() -> tuple[list[str], list[str], int]:
-    """What happened in four steps that were stopped after the second, with a checkpoint, and went on from it."""
+    """The events of four steps, stopped after the second with a checkpoint, and resumed from it."""
     with tempfile.TemporaryDirectory() as folder, quiet():
         file = Path(folder) / "checkpoint"
         first, _ = _fit(folder, _Saver(file), None)
         saver = _Saver(None)
         second, trainer = _fit(folder, saver, file)
         kill_others(trainer)
-        assert largest_of_all(trainer, 3) == 3, "the largest of what one process holds is not what it holds"
+        assert largest_of_all(trainer, 3) == 3, "the largest value of one process is not its value"
         remove_checkpoint(trainer, file)
         assert not file.exists(), "CheckpointIO.remove_checkpoint was not called"
     return first, second, saver.calls
 
 
-@relies_on("lightning", "`fit` calls training_step once a batch, and stops after the step that sets should_stop.")
+@relies_on("lightning", "`fit` calls training_step once per batch, and stops after the step that sets should_stop.")
 def a_step_is_a_batch() -> None:
     steps = [event for event in _stopped_and_resumed()[0] if event.startswith("step")]
-    assert steps == ["step 1", "step 2"], f"of four batches it made {', '.join(steps)} before it stopped"
+    assert steps == ["step 1", "step 2"], f"with four batches it ran {', '.join(steps)} before it stopped"
 
 
-@relies_on("lightning", "A CheckpointIO of one's own writes and reads checkpoints, with what hooks put into them.")
+@relies_on("lightning", "A custom CheckpointIO writes and reads checkpoints, including what hooks add to them.")
 def checkpoints_go_through_our_files() -> None:
     second = _stopped_and_resumed()[1]
-    assert second[0] == "own 8, weights layer.bias", f"the first thing a resumed fit does is: {second[0]}"
+    assert second[0] == "own 8, weights layer.bias", f"the first event of a resumed fit is: {second[0]}"
 
 
-@relies_on("lightning", "A loader's and a callback's `state_dict` are saved, and given back before the first step.")
+@relies_on("lightning", "The `state_dict` of a loader and of a callback is saved, and restored before the first step.")
 def loaders_and_callbacks_go_on() -> None:
     _, second, calls = _stopped_and_resumed()
     steps = [event for event in second if event.startswith("step")]
-    assert steps == ["step 3", "step 4"] and calls == 4, f"resumed it made {', '.join(steps)}; {calls} calls in all"
+    assert steps == ["step 3", "step 4"] and calls == 4, (
+        f"after resuming it ran {', '.join(steps)}, with {calls} calls in total"
+    )
 
 
-@relies_on("lightning", "`precision_plugin.forward_context` is the arithmetic of the steps, set by the first of them.")
+@relies_on("lightning", "`precision_plugin.forward_context` has the precision of the steps, before the first one.")
 def the_arithmetic_of_the_steps() -> None:
     events = _stopped_and_resumed()[0]
     assert events[0] == "start in torch.bfloat16", f"with bf16-mixed it is: {events[0]}"
 
 
-@relies_on("lightning", "The launcher of several processes lists them as `procs`.")
+@relies_on("lightning", "The launcher of several processes lists them in `procs`.")
 def started_processes_are_listed() -> None:
     from lightning.pytorch.plugins.environments import LightningEnvironment
 
     launcher = _SubprocessScriptLauncher(LightningEnvironment(), num_processes=2, num_nodes=1)
-    assert launcher.procs == [], f"before it starts it lists {launcher.procs}"
+    assert launcher.procs == [], f"before it starts them, procs is {launcher.procs}"
 
 
-@relies_on("lightning", f"There are the loggers {', '.join(LOGGERS)}.", everywhere=False)
+@relies_on("lightning", f"Lightning has the loggers {', '.join(LOGGERS)}.", everywhere=False)
 def loggers_have_their_names() -> None:
     from lightning.pytorch import loggers
 

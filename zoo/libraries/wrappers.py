@@ -1,4 +1,4 @@
-"""Whether a model is wrapped in adapters of peft, and the model inside; peft itself is not needed for it."""
+"""Whether a model is wrapped in peft adapters, and the model inside, without importing peft."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ def is_adapted(model: Any) -> bool:
 
 
 def save_options(model: Any) -> dict[str, Any]:
-    """What `save_pretrained` needs besides: adapters never change the vocabulary, and peft would ask the hub."""
+    """Further options of `save_pretrained`: adapters never change the vocabulary, but peft would ask the hub."""
     return {"save_embedding_layers": False} if is_adapted(model) else {}

@@ -1,7 +1,7 @@
-"""The core's options, and how they are put together from several places.
+"""The core's options, and how their values are resolved.
 
-Every option has one flat name. Values come, each outranking the one before, from the core's defaults, what the
-algorithm's paper sets otherwise, what fits the data, a YAML file, and the command line (or keyword arguments).
+Every option has one flat name. Its value comes from the core's defaults, the algorithm's defaults, the data, a YAML
+file, or the command line (or keyword arguments); each of these overrides those before it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from zoo.contract.algorithm import Algorithm
 
 DATA = "starter"
-"""What is learned from when nothing is named."""
+"""The training data when none is named."""
 AUTO = "auto"
 """As the value of `score`: what the data brings."""
 
@@ -28,23 +28,23 @@ class ModelOptions:
     """Model"""
 
     model: str = "smollm2-135m"
-    """Where to start: a local folder, a hub name, a .gguf file, a run (`last`, `runs/mine`), or smollm2-135m."""
+    """The initial model: a local folder, a hub name, a .gguf file, a run (`last`, `runs/mine`), or smollm2-135m."""
     reference: str | None = None
-    """The frozen reference; by default the weights that training starts from."""
+    """The frozen reference model; by default the weights that training starts from."""
     lora: bool = False
     """Train low-rank adapters instead of all weights."""
     lora_rank: int = 16
     """Rank r of the adapters."""
     lora_alpha: float = 32.0
-    """Scale α of the adapters; they are multiplied by α/r."""
+    """Scale α of the adapters: their output is multiplied by α/r."""
     lora_dropout: float = 0.0
-    """Dropout before the adapters."""
+    """Dropout on the input of the adapters."""
     lora_targets: list[str] | str = "all-linear"
     """Modules that get adapters: all-linear, or names as peft takes them."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     trust_remote_code: bool = False
-    """Run code that comes with a hub model. Never taken from a file, only from the command line."""
+    """Run code that comes with a hub model. Accepted only on the command line, never from a file."""
 
 
 @dataclass
@@ -52,32 +52,33 @@ class DataOptions:
     """Data"""
 
     data: str = DATA
-    """What to learn from: a file or folder (jsonl, json, csv, parquet, arrow), a hub data set, or a named source."""
+    """The training data: a file or folder (jsonl, json, csv, parquet, arrow), a hub dataset, or a named source."""
     split: str = "train"
     """Split of the data."""
     columns: dict[str, str] | str | None = None
-    """Names of columns: prompt=question,completion=answer."""
+    """Which column is which: prompt=question,completion=answer."""
     format: str | None = None
-    """The format of the rows, where detection is not sure (docs/data.md lists them). A named source is asked for
-    the format's kind: --data starter --format ranking gives whole rankings where pairs come otherwise."""
+    """The format of the rows, if it cannot be detected (docs/data.md lists the formats). For a named source it selects
+    the kind: --data starter --format ranking gives whole rankings instead of pairs."""
     limit: int | None = None
-    """Read the first N rows only, of held-out data too."""
+    """Read only the first N rows, of the held-out data too."""
     strict: bool = False
-    """Train nothing if any row is bad, instead of dropping and counting it."""
+    """Stop if any row is bad, instead of dropping and counting it."""
     eval_data: str | None = None
     """Held-out data; by default the source's own held-out split, else a share of the rows."""
     eval_fraction: float = 0.05
-    """Share of the prompts held out when the data brings no held-out rows; 0 turns validation off."""
+    """Share of the prompts to hold out if the data has no held-out rows; 0 turns validation off."""
     decay_data: str | None = None
-    """Other data for the decay phase of the schedule wsd, which is mid-training."""
+    """Other data for the decay phase of the wsd schedule (mid-training)."""
     decay_mix: float = 1.0
-    """Share of the decay phase's examples that are decay_data; the rest is data."""
+    """Share of the decay phase's examples that come from decay_data; the rest come from data."""
     template: str = "auto"
     """Chat template: auto (the model's own), none (raw text), or a .jinja file."""
     max_length: int = 1024
-    """Longest prompt plus answer, in tokens."""
+    """Maximum length of prompt plus answer, in tokens."""
     long_rows: Literal["drop", "cut", "split"] = "drop"
-    """What to do with longer rows; cut ones are never taught a false end. Plain text can be split into several."""
+    """What to do with longer rows: drop them, cut them, or split them (plain text only). A cut answer gets no
+    end-of-turn token."""
 
 
 @dataclass
@@ -85,26 +86,26 @@ class OptimizationOptions:
     """Optimization"""
 
     variant: str | None = None
-    """Preset of the algorithm, by the name that its paper has; `zoo algos NAME` lists them."""
+    """Preset of the algorithm, under the name its paper uses; `zoo algos NAME` lists them."""
     epochs: float = 1.0
-    """Passes over the data."""
+    """Passes over the data; fractions are allowed."""
     max_steps: int | None = None
-    """Stop after so many optimizer steps, if `epochs` does not end sooner."""
+    """Stop after this many optimizer steps, if `epochs` does not end sooner."""
     batch_size: int = 16
-    """Examples per optimizer step, over all processes; of online algorithms the answers that a step learns from.
-    Micro-batches follow by themselves."""
+    """Examples per optimizer step, over all processes; for online algorithms, answers. Micro-batches are chosen
+    automatically."""
     lr: float = 1e-5
     """Peak learning rate."""
     schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
-    """How the learning rate falls after the warmup; wsd is constant until the decay phase at the end."""
+    """Learning-rate schedule after the warmup; wsd (warmup-stable-decay) is constant until its decay phase."""
     decay_share: float = 0.1
-    """Share of the steps that are the decay phase of wsd, where the learning rate falls linearly."""
+    """Length of wsd's decay phase, as a share of all steps; the learning rate decays linearly in it."""
     warmup: float = 0.1
-    """Steps of linear warmup; below 1 a share of all steps."""
+    """Steps of linear warmup; a value below 1 is a share of all steps."""
     lr_floor: float = 0.0
-    """Where the schedule ends, as a share of lr."""
+    """Final learning rate, as a share of lr."""
     weight_decay: float = 0.0
-    """AdamW weight decay; norms and biases are left out."""
+    """AdamW weight decay; not applied to norms and biases."""
     adam_beta1: float = 0.9
     """AdamW β₁."""
     adam_beta2: float = 0.999
@@ -114,7 +115,7 @@ class OptimizationOptions:
     max_grad_norm: float = 1.0
     """Clip the gradient to this global norm; 0 for no clipping."""
     seed: int = 0
-    """Seed of everything that is random."""
+    """Seed for everything random."""
 
 
 @dataclass
@@ -122,47 +123,46 @@ class RolloutOptions:
     """Rollouts"""
 
     reward: str | None = None
-    """What answers are worth: `instructions`, a run of a reward model, module:function, or a sum of these
-    (docs/rewards.md); by default what the data brings."""
+    """The reward of an answer: `instructions`, a run of a reward model, module:function, or a sum of these
+    (docs/rewards.md); by default the data's own."""
     gold_reward: str | None = None
-    """A reward that is measured on held-out prompts and never trained on, so that over-optimisation shows."""
+    """A reward that is measured on held-out prompts but never trained on, to detect over-optimisation."""
     reward_timeout: float = 30.0
-    """Seconds that a reward may take for a batch of answers; what is not scored by then is missing."""
+    """Time limit for scoring a batch of answers, in seconds; answers not scored by then have no reward."""
     answers_per_prompt: int = 1
-    """Answers that the policy writes to each prompt."""
+    """Answers that the policy generates per prompt."""
     minibatches: int = 1
     """Optimizer steps in one pass over a rollout, which has batch_size · minibatches answers."""
     rollout_epochs: int = 1
     """Passes over each rollout."""
     max_new_tokens: int = 128
-    """Longest answer, in tokens."""
+    """Maximum length of an answer, in tokens."""
     token_budget: int = 0
-    """Most tokens that the answers of a rollout take on average: when they are spent, the longest are cut, so that it
-    does not wait for a few. 0 for no budget."""
+    """Mean tokens per answer that a rollout may use: when they are spent, the longest answers are cut, so that the
+    rollout does not wait for a few. 0 for no budget."""
     temperature: float = 1.0
-    """Sampling temperature; log-probs are taken at it too."""
+    """Sampling temperature; log-probabilities are computed at the same temperature."""
     top_k: int = 0
-    """Draw from the k likeliest tokens; 0 for all."""
+    """Sample from the k likeliest tokens; 0 for all."""
     top_p: float = 1.0
-    """Draw from the likeliest tokens that have this probability together; 1 for all."""
+    """Sample from the likeliest tokens with this total probability (nucleus sampling); 1 for all."""
     stop: list[str] | str = ""
-    """Strings that end an answer."""
+    """Strings that end an answer, separated by commas."""
     engine: str = "local"
-    """What writes the answers: local, in this process, or an engine of a plugin."""
+    """What generates the answers: local, in this process, or a plugin's engine."""
     critic: Literal["own", "head"] = "own"
-    """The critic of algorithms that have one: a model of its own, or a head on the policy."""
+    """The critic, for algorithms that have one: own, a separate model, or head, a value head on the policy."""
     critic_model: str | None = None
-    """Where a critic of its own starts, such as the run of a reward model; by default the policy's start."""
+    """The initial model of a separate critic, such as the run of a reward model; by default the policy's."""
     critic_lr: float | None = None
-    """Peak learning rate of the critic; by default that of the policy, and five times it for a head, which begins at
-    zero."""
+    """Peak learning rate of the critic; by default the policy's, or five times it for a head, which starts at zero."""
     judge: str | None = None
-    """The judge of algorithms that have one: a model, a run, or https://host/v1#model; by default the model that
+    """The judge, for algorithms that have one: a model, a run, or https://host/v1#model; by default the model that
     training starts from."""
     reference_every: int = 0
-    """Optimizer steps after which the reference becomes the policy of the moment; 0: it stays what it is."""
+    """Reset the reference to the current policy every N optimizer steps; 0 for never."""
     eval_prompts: int = 64
-    """Held-out prompts that a validation writes answers to."""
+    """Held-out prompts that a validation generates answers to."""
 
 
 @dataclass
@@ -170,19 +170,19 @@ class EvaluationOptions:
     """Validation and stopping"""
 
     eval_every: int | None = None
-    """Validate every N steps; by default four times a run, twice where the held-out records are more than an eighth of
-    the run's examples, and at the end alone where they are more than a quarter (an algorithm with a pass of its own for
-    what it measures reads each of them twice). With keep_best or patience always four times."""
+    """Validate every N steps. By default four times a run, twice if the held-out records are more than an eighth of the
+    run's examples, and only at the end if they are more than a quarter (an algorithm that measures in a first pass
+    reads each of them twice); always four times with keep_best or patience."""
     best_metric: str = "val/loss"
     """Metric for keep_best and patience."""
     best_mode: Literal["auto", "min", "max"] = "auto"
-    """Whether best_metric should fall or rise; auto knows losses, rewards, accuracies, margins and grades."""
+    """Whether lower or higher is better; auto infers it for losses, rewards, accuracies, margins and grades."""
     keep_best: bool = False
-    """Write the weights with the best validation into model/, not the last ones."""
+    """Write the weights with the best validation to model/, instead of the last ones."""
     patience: int | None = None
-    """Stop when the metric has not improved in so many validations."""
+    """Stop when the metric has not improved for this many validations."""
     score: list[str] | str = AUTO
-    """Evaluations made before and after: names as `zoo eval` has them, auto (what the data brings), or none."""
+    """Evaluations to run before and after training: names as in `zoo eval`, auto (the data's own), or none."""
 
 
 @dataclass
@@ -190,7 +190,7 @@ class ComputeOptions:
     """Compute"""
 
     precision: Literal["auto", "32-true", "bf16-mixed", "bf16-true"] = "auto"
-    """Arithmetic; auto takes what the device does fast."""
+    """Numerical precision; auto chooses what is fast on the device."""
     accelerator: str = "auto"
     """Lightning's accelerator: auto, cpu, gpu, mps."""
     devices: int = 1
@@ -200,11 +200,11 @@ class ComputeOptions:
     strategy: str = "auto"
     """Lightning's strategy: auto, ddp."""
     layout: Literal["auto", "shared", "packed", "padded"] = "auto"
-    """How answers lie in rows: shared prompts, packed rows, or one padded row each. The result is the same."""
+    """How texts are arranged in rows: shared prompts, packed rows, or one padded row each. The result is the same."""
     micro_tokens: int | None = None
-    """Tokens in one forward pass; by default from free memory, halved when memory runs out."""
+    """Maximum tokens per micro-batch; by default chosen from the free memory, and halved when memory runs out."""
     reference_cache: Literal["auto", "off"] = "auto"
-    """Keep reference log-probs on disk, keyed by content."""
+    """Keep reference log-probabilities on disk, keyed by content."""
 
 
 @dataclass
@@ -212,17 +212,17 @@ class RunOptions:
     """Run folder"""
 
     name: str | None = None
-    """Name of the run; by default algorithm-model-number."""
+    """Name of the run; by default made from the algorithm, the model and a number."""
     out: str = "runs"
     """Folder that holds the runs."""
     save_every: int = 100
-    """Write a checkpoint every N steps; 0 for none but on ctrl-C."""
+    """Write a checkpoint every N steps; 0 writes one only on ctrl-C."""
     keep_checkpoints: bool = False
-    """Keep the last checkpoint, optimizer state included, after a finished run."""
+    """Keep the last checkpoint, optimizer state included, when the run is finished."""
     log_every: int = 1
     """Write metrics every N steps."""
     loggers: list[str] | str = ""
-    """More Lightning loggers: tensorboard, wandb, csv, mlflow."""
+    """Additional Lightning loggers: tensorboard, wandb, csv, mlflow."""
 
 
 @dataclass
@@ -287,17 +287,17 @@ OTHER_NAMES = {
     "num_iterations": "rollout_epochs",
     "num_mini_batches": "minibatches",
 }
-"""What other trainers call an option, and its name here: their users find it by the message."""
+"""Names of options in other trainers, with zoo's name: the error message points their users to it."""
 
 RESERVED = {"algo", "config", "recipe", "stage", "laptop", "dry_run", "as_json", "json", "quiet", "help"}
-"""Flags and arguments of `train` that are no options."""
+"""Flags and arguments of `train` that are not options."""
 TO_COME = {
     "teacher", "opponent", "environment", "optimizer", "quantize", "base_dtype", "offload", "tensor_parallel", "ema",
     "max_time", "stream", "staleness",
 }  # fmt: skip
-"""Names that later options of the core will have."""
+"""Names reserved for future options of the core."""
 CORE_NAMES = frozenset({option.name for option in options_of(TrainConfig)} | RESERVED | TO_COME)
-"""No option of an algorithm may be called so."""
+"""Names that an algorithm's own options may not have."""
 
 
 ONLINE_ONLY = ("reward", "gold_reward", "minibatches", "rollout_epochs", "eval_prompts", "reference_every")
@@ -310,7 +310,7 @@ def resolve(
     layers: Sequence[tuple[str, Mapping[str, Any]]],
     data_defaults: Callable[[str, type[Algorithm]], Mapping[str, Any]] | None = None,
 ) -> Resolved:
-    """Put the options together; later layers outrank earlier ones.
+    """Resolve all options; later layers override earlier ones.
 
     layers: (origin, values) of the YAML file and the command line; data_defaults: what a source brings for an
     algorithm, which stands below them. Raises ZooError on unknown names and bad values.
@@ -358,7 +358,7 @@ def _refuse_online(algo: str, cls: type[Algorithm], values: Mapping[str, Any], o
     for name in ONLINE_ONLY:
         if values.get(name) is not None and origin[name] in ("command line", "keyword argument") and not cls.online():
             raise ZooError(
-                f"--{name.replace('_', '-')} is for algorithms that learn from their policy's own answers, and {algo} "
+                f"--{name.replace('_', '-')} is for algorithms that learn from their policy's own answers; {algo} "
                 "learns from the data.",
-                "`zoo algos` tells which do. To score answers: zoo eval MODEL --reward …",
+                "`zoo algos` shows which are online. To score answers: zoo eval MODEL --reward …",
             )

@@ -1,6 +1,6 @@
-"""report.html of a comparison: the league table, plots, differences with their intervals, answers side by side.
+"""report.html of a comparison: the table of results, plots, differences with their intervals, answers side by side.
 
-And the page of finished runs beside each other: what differs in their options, their numbers, their curves.
+And the page of finished runs side by side: the options that differ, their results, their curves.
 """
 
 from __future__ import annotations
@@ -23,53 +23,55 @@ from zoo.runs import Run
 PROMPTS_SHOWN = 8
 
 
-def write_comparison_page(folder: Path, found: dict[str, Any], command: str = "") -> Path:
-    """Write report.html beside the runs of a comparison. found: what compare.json holds."""
-    drawn = data_files.named([*_plots(found), *plot_frontiers(_series(folder, found))], set())
+def write_comparison_page(folder: Path, results: dict[str, Any], command: str = "") -> Path:
+    """Write report.html next to the runs of a comparison. results: the content of compare.json."""
+    drawn = data_files.named([*_plots(results), *plot_frontiers(_series(folder, results))], set())
     data_files.write(folder, drawn)
     page = pages.render(
-        "comparison.html", title=f"Comparison {folder.name}", found=found, command=command, plots=drawn,
-        columns=columns(found), rates=[name for name in columns(found) if name in found["runs"][0]["intervals"]],
-        samples=_samples(folder, found), environment=_environment(folder, found),
+        "comparison.html", title=f"Comparison {folder.name}", results=results, command=command, plots=drawn,
+        columns=columns(results), rates=[name for name in columns(results) if name in results["runs"][0]["intervals"]],
+        samples=_samples(folder, results), environment=_environment(folder, results),
     )  # fmt: skip
     return pages.write(folder / "report.html", page)
 
 
-def columns(found: dict[str, Any]) -> list[str]:
-    """The measures of the table, the most telling ones first."""
-    order = [*found["evals"], "preference_accuracy", "plain_accuracy", "kl", "answer_tokens", "trained_tokens",
+def columns(results: dict[str, Any]) -> list[str]:
+    """The measures of the table, the most informative first."""
+    order = [*results["evals"], "preference_accuracy", "plain_accuracy", "kl", "answer_tokens", "trained_tokens",
              "cpu_seconds"]  # fmt: skip
-    return [name for name in order if name in found["measures"]]
+    return [name for name in order if name in results["measures"]]
 
 
-def _plots(found: dict[str, Any]) -> list[Plot]:
+def _plots(results: dict[str, Any]) -> list[Plot]:
     values = {
-        name: {entrant["label"]: entrant["measures"].get(name, {}).get("values", []) for entrant in found["algorithms"]}
-        for name in found["measures"]
+        name: {
+            entrant["label"]: entrant["measures"].get(name, {}).get("values", []) for entrant in results["algorithms"]
+        }
+        for name in results["measures"]
     }
-    start = {name: score["value"] for name, score in found["start"].items()}
+    start = {name: score["value"] for name, score in results["start"].items()}
     drawn = [
-        plots.dots(name, values[name], name, start=start.get(name), note=found["measures"][name])
-        for name in columns(found) if name != "trained_tokens"
+        plots.dots(name, values[name], name, start=start.get(name), note=results["measures"][name])
+        for name in columns(results) if name != "trained_tokens"
     ]  # fmt: skip
-    for name in found["evals"]:
+    for name in results["evals"]:
         for cost in ("kl", "cpu_seconds", "answer_tokens"):
             if cost in values:
                 points = {label: list(zip(values[cost][label], ys, strict=False)) for label, ys in values[name].items()}
-                drawn.append(plots.scatter(f"{name} against {cost}", points, cost, name, "A dot is a run."))
+                drawn.append(plots.scatter(f"{name} against {cost}", points, cost, name, "Each dot is a run."))
     return [plot for plot in [*drawn, refusal_scatter(values, start)] if plot is not None]
 
 
-def _series(folder: Path, found: dict[str, Any]) -> dict[str, Series]:
+def _series(folder: Path, results: dict[str, Any]) -> dict[str, Series]:
     """The metrics of every run, by its name."""
-    return {row["run"]: Series(Run(folder / row["run"]).metrics) for row in found["runs"]}
+    return {row["run"]: Series(Run(folder / row["run"]).metrics) for row in results["runs"]}
 
 
-def _samples(folder: Path, found: dict[str, Any]) -> dict[str, Any]:
-    """Answers to the same prompts: of the start, and of the first seed of each entrant."""
-    first = {row["label"]: row["run"] for row in reversed(found["runs"])}
+def _samples(folder: Path, results: dict[str, Any]) -> dict[str, Any]:
+    """Answers to the same prompts: of the initial model, and of the first seed of each entrant."""
+    first = {row["label"]: row["run"] for row in reversed(results["runs"])}
     by_prompt: dict[str, dict[str, Any]] = {}
-    for name in found["evals"][:1]:
+    for name in results["evals"][:1]:
         for label, run in first.items():
             for row in read_samples(Run(folder / run)):
                 if row["eval"] == name:
@@ -81,12 +83,12 @@ def _samples(folder: Path, found: dict[str, Any]) -> dict[str, Any]:
     return {"rows": rows[::step][:PROMPTS_SHOWN], "count": len(rows), "labels": ["start", *first]}
 
 
-def _environment(folder: Path, found: dict[str, Any]) -> dict[str, Any]:
-    return Run(folder / found["runs"][0]["run"]).read_json("environment.json") if found["runs"] else {}
+def _environment(folder: Path, results: dict[str, Any]) -> dict[str, Any]:
+    return Run(folder / results["runs"][0]["run"]).read_json("environment.json") if results["runs"] else {}
 
 
-def write_runs_page(folder: Path, found: dict[str, Any], runs: Sequence[Run]) -> Path:
-    """Write report.html of finished runs into a folder. found: what `compare_runs` gives."""
+def write_runs_page(folder: Path, comparison: dict[str, Any], runs: Sequence[Run]) -> Path:
+    """Write report.html of finished runs into a folder. comparison: the result of `compare_runs`."""
     folder.mkdir(parents=True, exist_ok=True)
     names = [run.name for run in runs]
     series = {run.name if names.count(run.name) == 1 else str(run.path): Series(run.metrics) for run in runs}
@@ -95,17 +97,17 @@ def write_runs_page(folder: Path, found: dict[str, Any], runs: Sequence[Run]) ->
     drawn = {heading: data_files.named(of_it, taken) for heading, of_it in drawn.items()}
     data_files.write(folder, [plot for of_it in drawn.values() for plot in of_it])
     axes = {key: label for key, (label, _) in common_axes(series).items()}
-    page = pages.render("runs.html", title="Runs compared", found=found, plots=drawn, axes=axes)
+    page = pages.render("runs.html", title="Runs compared", comparison=comparison, plots=drawn, axes=axes)
     return pages.write(folder / "report.html", page)
 
 
 def overlaid(runs: dict[str, Series], least: int = 2) -> dict[str, list[Plot]]:
-    """By heading: reward against distance, and a plot for each metric that `least` runs have, a curve for each run."""
-    found = {"Reward and distance": plot_frontiers(runs)}
+    """By heading: reward against distance, and a plot for each metric that at least `least` runs have."""
+    by_heading = {"Reward and distance": plot_frontiers(runs)}
     axes = common_axes(runs)
     for name in dict.fromkeys(name for run in runs.values() for name in run.names if name not in NO_CURVE):
         lines = {label: run.of(name) for label, run in runs.items()}
         plot = plots.curves(name, lines, axes, CORE_METRICS.get(name.removeprefix("rollout/"), ""))
         if plot is not None and sum(bool(points) for points in lines.values()) >= least:
-            found.setdefault(heading_of(panel_of(name)[0]), []).append(plot)
-    return found
+            by_heading.setdefault(heading_of(panel_of(name)[0]), []).append(plot)
+    return by_heading

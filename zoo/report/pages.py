@@ -1,8 +1,7 @@
-"""From content to a page: templates that escape everything, and text of models and data made harmless.
+"""From content to a page: templates that escape everything, and sanitised text of models and data.
 
-What a model says and what stands in a data set is hostile: it may hold markup, terminal codes or marks that turn the
-direction of the text. Every value is escaped, control codes are shown as �, and the page forbids itself to load
-anything from anywhere.
+The text of a model or a dataset may be hostile: it can contain markup, terminal codes or marks that change the
+direction of the text. Every value is escaped, control codes are shown as �, and the page forbids loading anything.
 """
 
 from __future__ import annotations
@@ -19,27 +18,27 @@ from zoo.paths import write_text
 from zoo.report.plots.axes import number
 
 LONGEST_TEXT = 2000
-"""Characters of one text on a page."""
+"""Maximum characters of one text on a page."""
 DARKEST = 6.0
-"""Nats of a token whose colour is full."""
+"""The loss of a token, in nats, at which its colour is darkest."""
 DIRECTION_MARKS = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def clean(text: str) -> str:
-    """The text without control codes, marks of direction and halves of characters; line breaks and tabs stay."""
+    """The text without control codes, direction marks and incomplete characters; line breaks and tabs stay."""
     return "".join(
         c if c in "\n\t" or not (c in DIRECTION_MARKS or unicodedata.category(c) in ("Cc", "Cs")) else "�" for c in text
     )
 
 
 def shortened(text: str) -> str:
-    """The beginning of a long text, and how much is left out."""
+    """The beginning of a long text, and how many characters are left out."""
     left = len(text) - LONGEST_TEXT
-    return text if left <= 0 else f"{text[:LONGEST_TEXT]} … ({left:,} characters more)"
+    return text if left <= 0 else f"{text[:LONGEST_TEXT]} … ({left:,} more characters)"
 
 
 def said(prompt: Any) -> str:
-    """A prompt as text: itself, or the turns of a conversation; a lone user turn without its role."""
+    """A prompt as text: itself, or the turns of a conversation; a single turn without its role."""
     if isinstance(prompt, str):
         return prompt
     turns = [(str(turn.get("role", "")), str(turn.get("content", ""))) for turn in prompt]
@@ -47,7 +46,7 @@ def said(prompt: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """A number short, a dash for none, everything else as text."""
+    """A short number, a dash for none, everything else as text."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "–"
     if isinstance(value, float):
@@ -60,12 +59,12 @@ def signed(value: float | None) -> str:
 
 
 def noise(value: float | None) -> str:
-    """` ± 0.087` behind a change; nothing where nothing is known."""
+    """` ± 0.087` after a change; empty if it is not known."""
     return "" if value is None else f" ± {numbers.decimal(value)}"
 
 
 def interval(change: Mapping[str, Any]) -> str:
-    """`+0.012 to +0.187` of a change, and whether other cases stand behind it; a dash where nothing is known."""
+    """`+0.012 to +0.187` for a change, and whether it is not paired; a dash if it is not known."""
     if change["low"] is None or change["high"] is None:
         return "–"
     other = "" if change["paired"] else ", not paired"
@@ -73,7 +72,7 @@ def interval(change: Mapping[str, Any]) -> str:
 
 
 def shade(nats: float) -> int:
-    """How dark a token is that cost so much, in percent."""
+    """The darkness of a token with this loss, in percent."""
     return round(80 * min(max(nats, 0.0), DARKEST) / DARKEST)
 
 
@@ -98,11 +97,11 @@ def _environment() -> Any:
 
 
 def render(template: str, **content: Any) -> str:
-    """A page from a template beside this file. Plots come as finished SVG, and go in through `| safe`."""
+    """A page from a template in this folder. Plots are finished SVG and are inserted with `| safe`."""
     return _environment().get_template(template).render(**content)
 
 
 def write(path: Path, page: str) -> Path:
-    """Write a page, whole or not at all."""
+    """Write a page atomically."""
     write_text(path, page, errors="replace")
     return path

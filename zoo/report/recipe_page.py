@@ -17,21 +17,25 @@ from zoo.runs import Run
 
 PROMPTS_SHOWN = 4
 ANSWERS_SHOWN = 10
-"""Stages whose answers stand side by side."""
+"""Maximum number of stages whose answers are shown side by side."""
 
 
-def write_recipe_page(folder: Path, found: Mapping[str, Any]) -> Path:
-    """Write report.html into the folder of a reproduction. found: what results.json holds."""
+def write_recipe_page(folder: Path, results: Mapping[str, Any]) -> Path:
+    """Write report.html into the folder of a reproduction. results: the content of results.json."""
     taken: set[str] = set()
     drawn = {
         heading: data_files.named(of_it, taken)
-        for heading, of_it in {"Claims": _claims(found), "Sweeps": _sweeps(found), **_curves(folder, found)}.items()
+        for heading, of_it in {
+            "Claims": _claims(results),
+            "Sweeps": _sweeps(results),
+            **_curves(folder, results),
+        }.items()
         if of_it
     }
     data_files.write(folder, [plot for of_it in drawn.values() for plot in of_it])
     page = pages.render(
-        "recipe.html", title=f"{found['recipe']}, {_SCALES[found['variant']]}", found=found, plots=drawn,
-        samples=_samples(folder, found),
+        "recipe.html", title=f"{results['recipe']}, {_SCALES[results['variant']]}", results=results, plots=drawn,
+        samples=_samples(folder, results),
     )  # fmt: skip
     return pages.write(folder / "report.html", page)
 
@@ -39,10 +43,10 @@ def write_recipe_page(folder: Path, found: Mapping[str, Any]) -> Path:
 _SCALES = {"laptop": "laptop scale", "full": "full scale"}
 
 
-def _claims(found: Mapping[str, Any]) -> list[Plot]:
-    """For each claim the values that it compares, a dot a seed."""
+def _claims(results: Mapping[str, Any]) -> list[Plot]:
+    """For each claim the values that it compares, one dot per seed."""
     drawn: dict[str, Plot | None] = {}
-    for claim in found["claims"]:
+    for claim in results["claims"]:
         sides: dict[str, list[float | None]] = {}
         for side in claim["sides"]:
             for name, values in side.items():
@@ -53,16 +57,19 @@ def _claims(found: Mapping[str, Any]) -> list[Plot]:
     return [plot for plot in drawn.values() if plot is not None]
 
 
-def _sweeps(found: Mapping[str, Any]) -> list[Plot]:
-    """Every number of a sweep's stages against the swept value, and the lines that claims interpolate on."""
+def _sweeps(results: Mapping[str, Any]) -> list[Plot]:
+    """Every metric of a sweep's stages against the swept value, and the lines on which claims interpolate."""
     drawn: list[Plot | None] = []
-    for one in found["at"]:
-        lines = {name: [(x, y, i + 1) for i, (x, y) in enumerate(points)] for name, points in one["lines"].items()}
-        note = f"{one['says']} Read at {one['x']} = {one['value']:g}."
-        drawn.append(plots.paths(f"{one['y']} against {one['x']}", lines, one["x"], note=note))
-    by_name = {stage["name"]: stage for stage in found["stages"]}
-    for sweep, names in found["sweeps"].items():
-        drawn += _sweep(sweep, [by_name[name] for name in names], found["seeds"])
+    for interpolation in results["at"]:
+        x_name, y_name = interpolation["x"], interpolation["y"]
+        lines = {
+            name: [(x, y, i + 1) for i, (x, y) in enumerate(points)] for name, points in interpolation["lines"].items()
+        }
+        note = f"{interpolation['says']} Read at {x_name} = {interpolation['value']:g}."
+        drawn.append(plots.paths(f"{y_name} against {x_name}", lines, x_name, note=note))
+    by_name = {stage["name"]: stage for stage in results["stages"]}
+    for sweep, names in results["sweeps"].items():
+        drawn += _sweep(sweep, [by_name[name] for name in names], results["seeds"])
     return [plot for plot in drawn if plot is not None]
 
 
@@ -94,14 +101,14 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _curves(folder: Path, found: Mapping[str, Any]) -> dict[str, list[Plot]]:
-    """The metrics of training, the stages of one algorithm in one plot, of the first seed."""
-    seed = found["seeds"][0]
+def _curves(folder: Path, results: Mapping[str, Any]) -> dict[str, list[Plot]]:
+    """The training metrics of the first seed, with the stages of one algorithm in one plot."""
+    seed = results["seeds"][0]
     drawn: dict[str, list[Plot]] = {}
-    for kind in dict.fromkeys(stage["kind"] for stage in found["stages"]):
+    for kind in dict.fromkeys(stage["kind"] for stage in results["stages"]):
         runs = {
             stage["name"]: Series(Run(folder / f"seed-{seed}" / stage["folder"]).metrics)
-            for stage in found["stages"] if stage["kind"] == kind
+            for stage in results["stages"] if stage["kind"] == kind
         }  # fmt: skip
         runs = {name: series for name, series in runs.items() if series.rows}
         of_kind = [plot for of_it in overlaid(runs, least=1).values() for plot in of_it] if runs else []
@@ -110,20 +117,20 @@ def _curves(folder: Path, found: Mapping[str, Any]) -> dict[str, list[Plot]]:
     return drawn
 
 
-def _samples(folder: Path, found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Answers of the stages to the same prompts, by evaluation, of the first seed."""
+def _samples(folder: Path, results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Answers of the stages to the same prompts, by evaluation, for the first seed."""
     by_eval: dict[str, dict[str, dict[str, Any]]] = {}
-    for stage in found["stages"]:
-        for row in read_samples(Run(folder / f"seed-{found['seeds'][0]}" / stage["folder"])):
+    for stage in results["stages"]:
+        for row in read_samples(Run(folder / f"seed-{results['seeds'][0]}" / stage["folder"])):
             if row["when"] != "after" or "prompt" not in row or "answer" not in row:
                 continue
             prompts = by_eval.setdefault(row["eval"], {})
             entry = prompts.setdefault(json.dumps(row["prompt"]), {"prompt": row["prompt"], "answers": {}})
             if len(entry["answers"]) < ANSWERS_SHOWN:
                 entry["answers"].setdefault(stage["name"], (row["answer"], row.get("score")))
-    found_samples = []
+    samples = []
     for name, prompts in by_eval.items():
         rows = list(prompts.values())
         step = max(1, len(rows) // PROMPTS_SHOWN)
-        found_samples.append({"eval": name, "rows": rows[::step][:PROMPTS_SHOWN], "count": len(rows)})
-    return found_samples
+        samples.append({"eval": name, "rows": rows[::step][:PROMPTS_SHOWN], "count": len(rows)})
+    return samples

@@ -33,14 +33,14 @@ from zoo.report.sections.warnings import run_warnings
 from zoo.runs import Run
 
 Cases = Mapping[str, list[float | None]]
-"""The values of a metric for each held-out case, by its name."""
+"""The values of each metric for the held-out cases."""
 
 
 def write_run_page(run: Run) -> Path:
-    """Write report.html into the folder of a run, from its files alone, and report-data/; returns the page's path."""
-    found = content(run)
-    data_files.write(run.path, [plot for drawn in found["plots"].values() for plot in drawn])
-    return pages.write(run.path / "report.html", pages.render("run.html", **found))
+    """Write report.html and report-data/ into the folder of a run, from its files alone; returns the page's path."""
+    shown = content(run)
+    data_files.write(run.path, [plot for drawn in shown["plots"].values() for plot in drawn])
+    return pages.write(run.path / "report.html", pages.render("run.html", **shown))
 
 
 def content(run: Run) -> dict[str, Any]:
@@ -72,30 +72,30 @@ def content(run: Run) -> dict[str, Any]:
     }
 
 
-def token_costs(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+def token_costs(losses: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Each answer of token-losses.json with its tokens in the first and in the last validation."""
-    if not found:
+    if not losses:
         return []
-    moments = {f"step {found[when]['step']}": found[when]["answers"] for when in ("first", "last")}
+    moments = {f"step {losses[when]['step']}": losses[when]["answers"] for when in ("first", "last")}
     answers = zip(*moments.values(), strict=False)
     return [
         {"prompt": shown[0]["prompt"], "moments": [
-            {"when": when, "tokens": one["tokens"], "mean": _mean_cost(one["tokens"])}
-            for when, one in zip(moments, shown, strict=False)
+            {"when": when, "tokens": answer["tokens"], "mean": _mean_cost(answer["tokens"])}
+            for when, answer in zip(moments, shown, strict=False)
         ]}
         for shown in answers
     ]  # fmt: skip
 
 
 def _mean_cost(tokens: Sequence[tuple[str, float | None]]) -> float | None:
-    known = [cost for _, cost in tokens if cost is not None]
-    return sum(known) / len(known) if known else None
+    costs = [cost for _, cost in tokens if cost is not None]
+    return sum(costs) / len(costs) if costs else None
 
 
 def plots_of(
     run: Run, series: Series, samples: list[dict[str, Any]], steps: Sequence[Step]
 ) -> dict[str, list[Panel]]:  # fmt: skip
-    """Every plot and table of the page that has a file of its own, by heading."""
+    """Every plot and table of the page that has a CSV file, by heading."""
     meaning = explanations(str(run.config.get("algo", "")))
     curves, cases = sections(series, meaning), run.read_json("heldout.json")
     pairs = [*pair_plots(samples, rewards=run.summary.get("head") == "scalar"), *subset_panels(samples)]
@@ -110,13 +110,13 @@ def plots_of(
         "Held-out cases": [*pairs, *implicit_reward_plots(cases), *case_plots(cases, meaning)],
         "Time": [*curves.get("Time", []), slowest_steps(run.metrics, run.timings)],
     }
-    known = {heading: [panel for panel in of_it if panel is not None] for heading, of_it in drawn.items()}
+    panels = {heading: [panel for panel in of_it if panel is not None] for heading, of_it in drawn.items()}
     taken: set[str] = set()
-    return {heading: data_files.named(of_it, taken) for heading, of_it in known.items() if of_it}
+    return {heading: data_files.named(of_it, taken) for heading, of_it in panels.items() if of_it}
 
 
 def changes(run: Run) -> list[dict[str, Any]]:
-    """A row per number that was measured before and after: with n and its 95 % interval, where its cases are known."""
+    """A row per number measured before and after, with n and its 95 % interval if its cases are known."""
     rows = []
     summary, changed = run.summary, changes_of(run)
     before, after = summary.get("before", {}), summary.get("after", {})
@@ -134,42 +134,42 @@ def changes(run: Run) -> list[dict[str, Any]]:
 
 
 def _noise_of_cases(first: Cases, last: Cases, name: str) -> float | None:
-    """Of the change of a held-out metric; None where its cases are not known."""
+    """Half the 95 % interval of the change of a held-out metric; None if its cases are not known."""
     sides = [cases.get(name[len("val/") :], []) for cases in (first, last)]
     return change_of_values(*sides).noise
 
 
 def _over_cases(values: list[float | None]) -> dict[str, Any]:
-    known = [value for value in values if value is not None]
-    return mean_score("", known, within_0_and_1(known)).as_json() if len(known) > 1 else {}
+    numbers = [value for value in values if value is not None]
+    return mean_score("", numbers, within_0_and_1(numbers)).as_json() if len(numbers) > 1 else {}
 
 
 def _token_losses(run: Run) -> set[str]:
-    """Names of numbers that are −log π a token of given answers, so that their exponential is a perplexity."""
-    found = {
+    """Names of numbers that are −log π per token of given answers, so that their exponential is a perplexity."""
+    names = {
         name for name, score in run.summary.get("scores", {}).get("after", {}).items()
         if "perplexity" in score.get("details", {})
     }  # fmt: skip
     try:
         algorithm = registry.load_algorithm(str(run.config.get("algo", "")))[1]
     except ZooError:
-        return found
-    # What learns from demonstrations alone minimises it, whatever its name.
+        return names
+    # An algorithm that learns only from demonstrations minimises it, whatever its name.
     demonstrations = set(algorithm.kinds()) <= {"demonstration", "text"} and not algorithm.online()
-    return found | ({"val/loss"} if demonstrations else set())
+    return names | ({"val/loss"} if demonstrations else set())
 
 
 def _perplexity(row: dict[str, Any]) -> dict[str, Any]:
     """The exponential of a row, interval and all."""
-    known = {
+    values = {
         key: None if row[key] is None else math.exp(min(row[key], 700.0)) for key in ("before", "after", "low", "high")
     }
-    change = known["after"] - known["before"]  # type: ignore[operator]
-    return {**row, **known, "name": f"perplexity, exp({row['name']})", "change": change, "noise": None}
+    change = values["after"] - values["before"]  # type: ignore[operator]
+    return {**row, **values, "name": f"perplexity, exp({row['name']})", "change": change, "noise": None}
 
 
 def explanations(algo: str) -> dict[str, str]:
-    """What each metric means, as the algorithm says; nothing where it can no longer be loaded."""
+    """The algorithm's explanation of each metric; empty if it can no longer be loaded."""
     try:
         return dict(registry.load_algorithm(algo)[1].metrics)
     except ZooError:
@@ -177,7 +177,7 @@ def explanations(algo: str) -> dict[str, str]:
 
 
 def options(config: dict[str, Any], origins: dict[str, str]) -> dict[str, list[tuple[str, Any, str]]]:
-    """(name, value, where it came from): those that were `set` and the `others`, which are the core's defaults."""
+    """(name, value, origin) of the options that were `set`, and of the `others`, which are the core's defaults."""
     defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
     rows = [(name, value, origins.get(name, "")) for name, value in config.items()]
     own = [row for row in rows if row[0] not in defaults or row[1] != defaults[row[0]]]

@@ -1,7 +1,7 @@
-"""The package that `zoo new-plugin` writes: one algorithm that works, to be filled with another's mathematics.
+"""The package that `zoo new-plugin` writes: a working algorithm whose mathematics you replace with your own.
 
-Each kind of data has a template of its own, a small loss that makes sense for it. The files are templates as
-`string.Template` reads them; nothing of them is Python to this package.
+Each kind of data has its own template, with a small loss that makes sense for it. The files are templates for
+`string.Template`; this package never imports them as Python.
 """
 
 from __future__ import annotations
@@ -29,27 +29,29 @@ NAME = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
 def new_plugin(name: str, kind: str, parent: Path) -> Path:
     """Write the package `zoo-NAME` into `parent`, complete or not at all; returns its folder.
 
-    Raises ZooError for a name that cannot be one or is taken, an unknown kind, or a folder that is there already.
+    Raises ZooError for an invalid or taken name, an unknown kind, or a folder that already exists.
     """
     check_name(name)
     if kind not in DATA_KINDS:
         raise ZooError(
-            f"There is no data kind '{kind}'.{nearest(kind, DATA_KINDS)}", f"Kinds: {', '.join(DATA_KINDS)}."
+            f"There is no kind of data '{kind}'.{nearest(kind, DATA_KINDS)}", f"Kinds: {', '.join(DATA_KINDS)}."
         )
     words = _words(name)
     folder = parent / words["package"]
     if folder.exists() or folder.is_symlink():
-        raise ZooError(f"{folder} is there already.", "Take another name, or another folder with --out.")
+        raise ZooError(f"{folder} already exists.", "Choose another name, or another folder with --out.")
     contents = _contents(kind, {**words, "kind": kind, "train": train_command(name, kind)})
     if re.search(rf"^from zoo.* import .*\b{words['Class']}\b", contents[f"{words['module']}.py"], re.MULTILINE):
-        raise ZooError(f"The name '{name}' gives a class {words['Class']}, which zoo.api has.", "Take another one.")
+        raise ZooError(
+            f"The name '{name}' gives a class {words['Class']}, which zoo.api already has.", "Choose another name."
+        )
     try:
         parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=parent))
         try:
             for file, text in contents.items():
                 (beside / file).write_text(text, encoding="utf-8")
-            # A folder made for one moment is its owner's only; this one is to stay.
+            # A temporary folder is accessible only to its owner; this one is permanent.
             beside.chmod(0o777 & ~_umask())
             os.rename(beside, folder)
         finally:
@@ -60,33 +62,33 @@ def new_plugin(name: str, kind: str, parent: Path) -> Path:
 
 
 def check_name(name: str) -> None:
-    """Raises ZooError when no algorithm, module or package can have this name, or one has it already."""
+    """Raises ZooError if the name is invalid for an algorithm, module or package, or already taken."""
     if not NAME.fullmatch(name) or keyword.iskeyword(_words(name)["Class"]):
         plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-0123456789") or "mine"
         raise ZooError(
-            f"'{name}' cannot be the name of an algorithm: lower-case letters and digits, a letter first, words joined "
-            "by - or _.",
-            f"Write for example: zoo new-plugin {plain if plain != name else 'mine'}",
+            f"'{name}' cannot be the name of an algorithm. Use lower-case letters and digits, starting with a letter, "
+            "and join words with - or _.",
+            f"For example: zoo new-plugin {plain if plain != name else 'mine'}",
         )
     taken = {entry.name: entry.full_name for entry in registry.algorithms()} | {registry.DEFAULT: "a reserved name"}
     if name in taken:
-        raise ZooError(f"The name '{name}' is taken ({taken[name]}).", "Take another one; `zoo algos` lists all.")
+        raise ZooError(f"The name '{name}' is taken ({taken[name]}).", "Choose another name; `zoo algos` lists all.")
     words = _words(name)
     if importlib.util.find_spec(words["module"]) or _is_installed(words["package"]):
         raise ZooError(
             f"The name '{name}' is taken: a module {words['module']} or a package {words['package']} is installed.",
-            "Take another one.",
+            "Choose another name.",
         )
 
 
 def train_command(name: str, kind: str) -> str:
-    """What to type to train the algorithm on the rows that come with it."""
-    # Prompts bring no answers, so that a reward must say which of the policy's own are good.
+    """The command that trains the algorithm on the package's own rows."""
+    # Prompts come without answers, so a reward must score the policy's own.
     return f"zoo train --algo {name} --data rows.jsonl{' --reward length' if kind == 'prompt' else ''}"
 
 
 def _words(name: str) -> dict[str, str]:
-    """What the templates call the thing."""
+    """The names for the templates."""
     identifier = name.replace("-", "_")
     return {
         "name": name,

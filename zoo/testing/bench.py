@@ -1,4 +1,4 @@
-"""The bench of the conformance suite: an algorithm on a tiny model, with its variants and with rows to learn from."""
+"""The bench of the conformance suite: an algorithm with its variants, a tiny model, and rows to learn from."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from zoo.options.config import Resolved, resolve
 from zoo.options.fields import options_of
 from zoo.testing.declared import Declared
 from zoo.testing.networks import frozen, moved, network, source, template, workplace
-from zoo.testing.rolling import ANSWERS, MOST_ANSWERS, NEW_TOKENS, Rolled, lend_pen, roll
+from zoo.testing.rolling import ANSWERS, MOST_ANSWERS, NEW_TOKENS, Rolled, attach_writer, roll
 from zoo.testing.steps import Stage, hooks, step
 from zoo.testing.tiny import tiny_rows
 from zoo.training.datasets import make_collate
@@ -33,7 +33,7 @@ from zoo.values.records import ListedRecords
 from zoo.values.types import Batch
 
 ROWS = 9
-"""Odd, so that two processes have unequal shares; prompts come in pairs."""
+"""Odd, so that two processes have unequal shares; every prompt occurs twice."""
 CORE = {
     "precision": "32-true", "reference_cache": "off", "accelerator": "cpu", "eval_fraction": 0.0, "score": "none",
     "schedule": "constant", "warmup": 0.0,
@@ -41,7 +41,7 @@ CORE = {
 
 
 class Variant(dict[str, Any]):
-    """Options of the algorithm, and the kind of data that they are checked with."""
+    """Options of the algorithm, and the kind of data to check them with."""
 
     def __init__(self, options: Mapping[str, Any], kind: str):
         super().__init__(options)
@@ -66,17 +66,17 @@ class Bench:
         return [Variant(options, kind) for kind in self.cls.kinds() for options in self._options()]
 
     def _options(self) -> list[dict[str, Any]]:
-        """The defaults, the options declared, presets, and every truth value and choice that goes alone."""
-        found: list[dict[str, Any]] = [{}, *(dict(options) for options in self.declared.variants)]
-        found += [{"variant": name} for name in self.cls.variants]
+        """The defaults, the declared options, the presets, and every boolean and choice that is valid by itself."""
+        variants: list[dict[str, Any]] = [{}, *(dict(options) for options in self.declared.variants)]
+        variants += [{"variant": name} for name in self.cls.variants]
         if "critic" in self.cls().roles(self.cls.Config()):
-            found.append({"critic": "head"})
+            variants.append({"critic": "head"})
         for option in options_of(self.cls.Config):
             for choice in [not option.default] if option.is_flag else _choices(option.type):
                 plain = isinstance(choice, str | bool | int | float) and choice != option.default
-                if plain and {option.name: choice} not in found and self._accepted({option.name: choice}):
-                    found.append({option.name: choice})
-        return found
+                if plain and {option.name: choice} not in variants and self._accepted({option.name: choice}):
+                    variants.append({option.name: choice})
+        return variants
 
     def _accepted(self, options: Mapping[str, Any]) -> bool:
         try:
@@ -91,14 +91,14 @@ class Bench:
         if key not in self._resolved:
             own = {**CORE, **core, **options}
             if self.cls.online():
-                # Few short answers, but where a preset has its own number.
+                # Few short answers, unless a preset sets its own numbers.
                 each = resolve(self.name, self.cls, [("conformance", own)]).core.answers_per_prompt
                 own = {"max_new_tokens": NEW_TOKENS, **own, "answers_per_prompt": min(each, MOST_ANSWERS)}
             self._resolved[key] = resolve(self.name, self.cls, [("conformance", own)])
         return copy.deepcopy(self._resolved[key])
 
     def draws(self, options: Mapping[str, Any]) -> bool:
-        """Whether a training step draws random numbers, so that no two ways to cut it can be equal."""
+        """Whether a training step draws random numbers, so that two ways to split it cannot be equal."""
         key = f"{self.kind(options)} {dict(options)}"
         if key not in self._draws:
             stage = self.stage(options)
@@ -110,7 +110,7 @@ class Bench:
     # -- data ----------------------------------------------------------------------------------------------------
 
     def file(self, options: Mapping[str, Any], count: int = ROWS) -> Path:
-        """Rows that the algorithm can learn from, as a file."""
+        """A file of rows that the algorithm can learn from."""
         kind = self.kind(options)
         path = workplace() / f"{kind}-{count}.jsonl"
         if not path.exists():
@@ -129,18 +129,18 @@ class Bench:
         return self._records[kind]
 
     def records(self, stage: Stage, options: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Encoded records as the algorithm's `prepare` leaves them."""
+        """Encoded records after the algorithm's `prepare`."""
         records = self.encoded(options)
         if self.cls.head == "lm":
             stage.models.built("policy").writer.begin(0)
-        found = stage.hook.prepare(records=ListedRecords(records), models=stage.models, config=stage.config)
-        return records if found is None else list(prepared_records(found, stage.algorithm))
+        prepared = stage.hook.prepare(records=ListedRecords(records), models=stage.models, config=stage.config)
+        return records if prepared is None else list(prepared_records(prepared, stage.algorithm))
 
     def batch(
         self, stage: Stage, options: Mapping[str, Any], only: Sequence[int] | None = None, rank: int = 0,
         processes: int = 1,
     ) -> Batch:  # fmt: skip
-        """The batch of one step with all records, or `only` some; with several processes the share of `rank`."""
+        """The batch of a step with all records, or `only` some; with several processes, the share of `rank`."""
         if self.cls.online():
             experience = self._experience(stage, options)
             part = experience if only is None else experience.select(only)
@@ -158,14 +158,14 @@ class Bench:
         return records[: math.ceil(ANSWERS / self.resolved(options).core.answers_per_prompt)]
 
     def roll(self, stage: Stage, options: Mapping[str, Any], **how: Any) -> Rolled:
-        """A rollout by this stage's weights; how: as of `zoo.testing.rolling.roll`."""
+        """A rollout by this stage's weights; how: arguments of `zoo.testing.rolling.roll`."""
         prompts = how.pop("prompts", None) or self.prompts(stage, options)
         rolled = roll(stage, prompts, **how)
         rolled.batch.on_policy = True
         return rolled
 
     def rolled(self, options: Mapping[str, Any], precision: str = "32-true", start: bool = False) -> Rolled:
-        """The rollout that a variant's steps learn from: by weights a little behind the policy's, or by its own."""
+        """The rollout that a variant's steps learn from: by slightly older weights, or by the policy's own."""
         key = repr((self.kind(options), dict(options), precision, start))
         if key not in self._rolled:
             writer = self.stage(options, start=start, precision=precision, behind=True)
@@ -185,10 +185,10 @@ class Bench:
         self, options: Mapping[str, Any], *, start: bool = False, precision: str = "32-true", own: bool = False,
         behind: bool = False,
     ) -> Stage:  # fmt: skip
-        """Models and a fresh algorithm. With `start` the policy is its reference, else a little away from it.
+        """Models and a fresh algorithm. With `start` the policy equals its reference, else it is slightly different.
 
-        The weights are those of other stages too, unless they are to be the stage's `own`. behind: an online policy as
-        it was when it wrote what it learns from.
+        The weights are shared with other stages, unless they are the stage's `own`. behind: an online policy at the
+        time of the rollout that it learns from.
         """
         resolved = self.resolved(options, precision=precision)
         algorithm = self.cls()
@@ -205,11 +205,11 @@ class Bench:
         if "critic" in every:
             self._give_critic(stage, resolved, moves, own)
         if self.cls.head == "lm":
-            lend_pen(stage, resolved.core, template())
+            attach_writer(stage, resolved.core, template())
         return stage
 
     def _give_critic(self, stage: Stage, resolved: Resolved, moves: int, own: bool) -> None:
-        """A critic as the options want it, which with the policy's first move has left its zeros."""
+        """A critic as the options say; after the policy's first move its weights are no longer zero."""
         kind = resolved.core.critic
         if (key := (kind, stage.precision, moves)) not in self._critics:
             policy = stage.models.built("policy")
@@ -222,6 +222,6 @@ class Bench:
 
 
 def _choices(kind: Any) -> list[Any]:
-    """The values that a type names: those of a Literal, also of one that may be none."""
+    """The values of a Literal, also inside an optional type."""
     inside = get_args(kind)
     return list(inside) if get_origin(kind) is Literal else [one for part in inside for one in _choices(part)]

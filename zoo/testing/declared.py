@@ -1,4 +1,4 @@
-"""What an author tells the conformance suite about an algorithm, beyond what the class declares anyway."""
+"""What an author declares for the conformance suite, in addition to the class itself."""
 
 from __future__ import annotations
 
@@ -12,43 +12,42 @@ from zoo.errors import ZooError, nearest
 
 @dataclass(frozen=True)
 class Declared:
-    """Stands as a dict `conformance` on the class, or as arguments of `zoo.testing.conformance`; all is optional."""
+    """A dict `conformance` on the class, or arguments of `zoo.testing.conformance`; all keys are optional."""
 
     variants: Sequence[Mapping[str, Any]] = ()
-    """Options worth checking besides the defaults. Truth values and choices of `Config` are tried without being named.
-    """
+    """Further options to check. Booleans and choices of `Config` are tried automatically."""
     start: Mapping[str, float] = field(default_factory=dict)
-    """`loss` and metrics in the first step with default options, where the policy still is its reference."""
+    """`loss` and metrics in the first step with default options, while the policy still equals its reference."""
     falls: str = "loss"
-    """What falls when the algorithm learns a few rows by heart: `loss`, a metric, or `-metric` for one that rises."""
+    """What falls when the algorithm memorises a few rows: `loss`, a metric, or `-metric` for one that rises."""
     values: Sequence[Mapping[str, Any]] = ()
     """Worked numbers, each `{"given": arguments of stand_ins, "options": {…}, "measured": {…}, "loss": number}`."""
     flat: Sequence[Mapping[str, Any]] = ()
-    """Options with which rewards that are all the same teach nothing: every gradient is exactly 0."""
+    """Options with which equal rewards give a gradient of exactly 0."""
     exceptions: Mapping[str, str] = field(default_factory=dict)
-    """`{check: reason}` for checks that are known to fail; one that no longer fails is itself a failure."""
+    """`{check: reason}` for checks that are known to fail; a check that no longer fails is reported as a failure."""
 
 
 def declared(*parts: Mapping[str, Any], checks: Sequence[str]) -> Declared:
-    """The parts together, later ones outranking earlier ones. Raises ZooError for what means nothing.
+    """The parts merged, later ones overriding earlier ones. Raises ZooError for unknown keys.
 
     checks: names of the checks, for exceptions.
     """
-    given = {name: value for part in parts for name, value in part.items()}
-    known = [f.name for f in dataclasses.fields(Declared)]
-    for name in given:
-        if name not in known:
-            raise ZooError(f"conformance has no key '{name}'.{nearest(name, known)}", f"It takes: {', '.join(known)}.")
-    exceptions = dict(given.get("exceptions", {}))
+    fields = {name: value for part in parts for name, value in part.items()}
+    keys = [f.name for f in dataclasses.fields(Declared)]
+    for name in fields:
+        if name not in keys:
+            raise ZooError(f"conformance has no key '{name}'.{nearest(name, keys)}", f"It takes: {', '.join(keys)}.")
+    exceptions = dict(fields.get("exceptions", {}))
     for name, reason in exceptions.items():
         if not str(reason or "").strip():
             raise ZooError(f"The exception from '{name}' has no reason.", 'Write {"check": "why it does not hold"}.')
-    given["exceptions"] = {find_check(name, checks): reason for name, reason in exceptions.items()}
-    return Declared(**given)
+    fields["exceptions"] = {find_check(name, checks): reason for name, reason in exceptions.items()}
+    return Declared(**fields)
 
 
 def find_check(name: str, checks: Sequence[str]) -> str:
-    """The check of that name; dashes and blanks are the same. Raises ZooError with the nearest one."""
+    """The check with this name; dashes and spaces are equivalent. Raises ZooError with the nearest name."""
     plain = {check.replace("-", " "): check for check in checks}
     wanted = name.strip().lower().replace("-", " ").replace("_", " ")
     if wanted not in plain:

@@ -1,4 +1,4 @@
-"""The tiny models of the conformance suite, made and loaded once a process, as a run would load them."""
+"""The tiny models of the conformance suite, created and loaded once per process, as a run would load them."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from zoo.options.config import TrainConfig
 from zoo.testing.tiny import make_model, make_tokenizer, write_folder
 
 MOVES = (0.05, 0.003)
-"""Deviations of the noise by which a policy leaves its reference, and the weights that wrote its answers."""
+"""Standard deviations of the noise that moves a policy away from its reference, and from the weights that generated
+its answers."""
 
 ENDING = 4.0
-"""Length of the end's embedding in those of others: its logit is often the largest, or the smallest."""
+"""Factor of the end token's embedding, which makes its logit often the largest or the smallest."""
 
 
 @cache
 def workplace() -> Path:
-    """A folder for the tiny model and rows, gone with this process."""
+    """A folder for the tiny model and rows, deleted when this process ends."""
     folder = Path(tempfile.mkdtemp(prefix="zoo-conformance-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
@@ -35,12 +36,12 @@ def workplace() -> Path:
 
 @cache
 def source() -> Source:
-    """The tiny model, made to end some of its answers early, as answers do."""
+    """The tiny model, modified so that it ends some of its answers early."""
     folder = write_folder(workplace() / "tiny")
     tokenizer = make_tokenizer()
     model = make_model(len(tokenizer), tokenizer.eos_token_id)
     embeddings = model.get_input_embeddings().weight.detach()
-    # As the padding it is zero, and so would be its logit.
+    # The padding token's embedding is zero, which would make its logit zero.
     embeddings[tokenizer.eos_token_id] = ENDING * embeddings[0]
     model.save_pretrained(folder)
     return Source(str(folder), folder)
@@ -65,7 +66,7 @@ def frozen(head: str, precision: str) -> Any:
 
 @cache
 def network(head: str, precision: str, moves: int) -> Any:
-    """A policy after so many random moves away from its reference."""
+    """A policy after this many random moves away from its reference."""
     return moved(copy.deepcopy(pristine(head, precision)), moves)
 
 

@@ -1,7 +1,8 @@
-"""A rehearsal of stages that cannot run here: one optimizer step each, on a tiny model of the same architecture.
+"""A rehearsal of stages that are too large to run here: one optimizer step each, on a tiny model of the architecture.
 
-The algorithm and its options are the stage's own; model, data and rewards are small ones made in code. What it shows is
-that the algorithm can be built, collates rows of its kind, and takes a step on such a model; nothing of the result.
+The algorithm and its options are the stage's own; model, data and rewards are small and generated. A rehearsal shows
+that the algorithm can be built, collates rows of its kind, and takes a step on such a model. It says nothing about the
+result.
 """
 
 from __future__ import annotations
@@ -28,19 +29,19 @@ FAMILIES = {
     "phi-2": "phi", "phi-3": "phi3", "llama": "llama", "alpaca": "llama", "deepseek": "llama",
     "smollm": "llama",
 }  # fmt: skip
-"""Part of a model's name → the architecture of transformers, as far as the name tells; the first that fits."""
+"""Part of a model's name → its architecture in transformers; the first match counts."""
 ROWS, ANSWERS = 12, 2
 HUB = re.compile(r"[\w.-]+/[\w.-]+(?:[:@].*)?")
 """Data of the hub: owner/name, with a configuration or a split."""
 
 
 def family_of(name: str) -> str:
-    """The architecture that a model's name means; llama where it says nothing."""
+    """The architecture inferred from a model's name; llama by default."""
     return next((family for part, family in FAMILIES.items() if part in name.lower()), "llama")
 
 
 def write_stand_in(family: str, folder: Path) -> Path:
-    """A model of two layers of an architecture with random weights and the tokenizer of the tests."""
+    """A two-layer model of an architecture with random weights, and the tokenizer of the tests."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -59,20 +60,20 @@ def write_stand_in(family: str, folder: Path) -> Path:
 
 
 def rehearse(resolved: Resolved, cls: Any, start: str) -> str:
-    """One step of a stage; a sentence on what was made. start: the model that it would begin with.
+    """One step of a stage; returns a sentence about it. start: the stage's initial model.
 
-    Raises ZooError where the step cannot be made, and whatever a plugin's own fault raises.
+    Raises ZooError if the step fails, and any exception of a plugin's bug.
     """
     family, kind = family_of(start), cls.kinds()[0]
     with tempfile.TemporaryDirectory(prefix="zoo-rehearsal-") as place:
         folder = Path(place)
         data, further = folder / "rows.jsonl", folder / "further.jsonl"
-        # Pairs serve for most of what an algorithm may want besides.
+        # Pairs suit most further data that an algorithm may need.
         for file, wanted in ((data, kind), (further, "preference")):
             file.write_text("".join(json.dumps(row) + "\n" for row in tiny_rows(wanted, ROWS)), encoding="utf-8")
         model = str(write_stand_in(family, folder / "model"))
         core = dataclasses.replace(resolved.core, **_small(resolved.core, model, str(data), cls.online(), folder))
-        # An algorithm's own options may name further data of the hub.
+        # An algorithm's own options may name further hub datasets.
         own = dataclasses.asdict(resolved.algorithm)
         more = {name: str(further) for name, value in own.items() if isinstance(value, str) and HUB.fullmatch(value)}
         algorithm = dataclasses.replace(resolved.algorithm, **more)
@@ -81,7 +82,7 @@ def rehearse(resolved: Resolved, cls: Any, start: str) -> str:
 
 
 def _small(core: TrainConfig, model: str, data: str, online: bool, folder: Path) -> Mapping[str, Any]:
-    """The options that make it small, and those that would reach for what is not here."""
+    """The options that make the stage small, and resets of those that need something not available here."""
     default = TrainConfig()
     reset = (
         "split", "columns", "format", "limit", "strict", "eval_data", "decay_data", "template", "gold_reward", "stop",
@@ -102,7 +103,7 @@ def _small(core: TrainConfig, model: str, data: str, online: bool, folder: Path)
 
 
 def rehearse_all(stages: Mapping[str, tuple[Resolved, Any, str]]) -> dict[str, str]:
-    """What became of each stage, by name: a sentence. Raises ZooError that tells of all that failed."""
+    """A sentence about each stage, by name. Raises one ZooError for all stages that fail."""
     told, failed = {}, []
     for name, (resolved, cls, start) in stages.items():
         try:
@@ -112,6 +113,6 @@ def rehearse_all(stages: Mapping[str, tuple[Resolved, Any, str]]) -> dict[str, s
     if failed:
         raise ZooError(
             "Stages that fail on a tiny model of the same architecture:\n" + "\n".join(failed),
-            "Mend their options; nothing was run at full size.",
+            "Fix their options. Nothing was run at full size.",
         )
     return told

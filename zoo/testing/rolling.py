@@ -1,4 +1,4 @@
-"""Rollouts on the bench: made as a run makes them, with a tiny reward, by one process or by several that take turns."""
+"""Rollouts for the checks: made as in a run, with a tiny reward, by one process or by several that take turns."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from zoo.values.types import Answer, Answers, Batch
 
 NEW_TOKENS = 6
 ANSWERS = 12
-"""In a rollout, or as many as there are rows."""
+"""Answers in a rollout, unless there are fewer rows."""
 MOST_ANSWERS = 3
-"""To a prompt: more take time and show nothing new."""
+"""Answers per prompt: more take time and show nothing new."""
 MICRO_TOKENS = 150
-"""So few that what a rollout scores is scored in parts."""
+"""Small enough that a rollout is scored in several micro-batches."""
 Worth = Callable[[Sequence[str], Sequence[Any]], list[float | None]]
 
 
 class TinyReward:
-    """A reward as a run has it, without a process of its own. What has no end is worth one less."""
+    """A reward as in a run, without a separate process. Answers without an end get one less."""
 
     def __init__(self, worth: Worth = tiny_reward, shaped: bool = True):
         self.worth, self.shaped = worth, shaped and worth is tiny_reward
 
     def detailed(self, texts: Sequence[str], records: Sequence[Any], ended: Sequence[bool], *facts: Any) -> Scored:
         worth = self.worth(texts, records)
-        # Algorithms that punish answers without an end then strive for the same.
+        # So that algorithms that penalise answers without an end have the same goal.
         ends = zip(worth, ended, strict=True)
         values = [value if value is None or end else value - 1 for value, end in ends] if self.shaped else worth
         return Scored(values, {"tiny": values}, [])
@@ -51,7 +51,7 @@ class TinyReward:
 
 
 class TinyJudge:
-    """A judge whose taste is the tiny reward, so that it is known which answers should gain."""
+    """A judge with the preferences of the tiny reward, so that it is known which answers should gain."""
 
     def __init__(self, judge: Any, worth: Worth):
         self._judge, self._worth = judge, worth
@@ -72,7 +72,7 @@ class TinyJudge:
 
 @dataclass
 class Rolled:
-    """A rollout: its batch, the roles it used, the algorithm's state behind it, each answer's reward, its metrics."""
+    """A rollout: its batch, the roles it used, the algorithm's state after it, each answer's reward, its metrics."""
 
     batch: Batch
     used: set[str]
@@ -82,12 +82,12 @@ class Rolled:
 
 
 def answer_key(answer: Answer) -> tuple[Any, ...]:
-    """What an answer is known by: its data row and its tokens."""
+    """The identity of an answer: its data row and its tokens."""
     return (answer.row, *answer.completion.tolist())
 
 
-def lend_pen(stage: Stage, core: TrainConfig, template: ChatTemplate) -> None:
-    """Let the policy of a stage write, and its roles divide logits by the run's temperature, as in a run."""
+def attach_writer(stage: Stage, core: TrainConfig, template: ChatTemplate) -> None:
+    """Let the policy of a stage generate, and its roles use the run's temperature, as in a run."""
     device = torch.device("cpu")
     online.give_pen(stage.models, core, template, stage.precision, device, plugins(stage))
     if stage.algorithm.online():
@@ -113,19 +113,19 @@ def roll(stage: Stage, records: Sequence[dict[str, Any]], worth: Worth = tiny_re
     )  # fmt: skip
     rollouts.micro_tokens = lambda: MICRO_TOKENS
     batch = rollouts(list(records), iteration, 0)
-    found = rollouts._seen
-    scores = {answer_key(one): value for one, value in zip(found.answers, found.values, strict=True)}
+    answered = rollouts._seen
+    scores = {answer_key(answer): value for answer, value in zip(answered.answers, answered.values, strict=True)}
     return Rolled(batch, set(stage.models.used), stage.algorithm.state(), scores, rollouts.take_metrics())
 
 
 def answers_of(batch: Batch) -> list[Answers]:
-    """The fields that hold what was written, not texts that came with the prompts."""
+    """The fields with generated answers, without texts that came with the prompts."""
     fields = [field for field in batch.fields.values() if isinstance(field, Answers)]
     return [field for field in fields if all(answer.behaviour is not None for answer in field)]
 
 
 class Replayed:
-    """A policy that gives an answer to a prompt a second time, whatever the order of the prompts."""
+    """A policy that repeats its answers to each prompt, whatever the order of the prompts."""
 
     def __init__(self, policy: Any, known: dict[tuple[Any, ...], list[Answer]]):
         self._policy, self._known = policy, known
@@ -149,7 +149,7 @@ class Replayed:
         return Answers([answer for key in keys for answer in self._known[key]])
 
     def _key(self, prompt: Any, n: int | None, sampling: Mapping[str, Any]) -> tuple[Any, ...]:
-        """The prompt, how it is asked, and how often it was asked so before."""
+        """The prompt, the sampling options, and the number of earlier calls with these."""
         name = prompt["row"] if isinstance(prompt, dict) else repr(prompt)
         asked = (name, n, repr(sorted(sampling.items())))
         self._asked[asked] = self._asked.get(asked, -1) + 1
@@ -160,9 +160,9 @@ class Replayed:
 
 
 class TakingTurns:
-    """Stands for `torch.distributed`: threads as processes, one of which runs at a time until it has to wait.
+    """Replaces `torch.distributed`: threads act as processes, of which one runs at a time until it has to wait.
 
-    Each has random numbers of its own, and goes on with them when it is its turn again.
+    Each has its own random state, and continues with it when it is its turn again.
     """
 
     def __init__(self, processes: int):
@@ -193,11 +193,11 @@ class TakingTurns:
         self._wait(rank)
         restore_rng(state)
         if any(len(said) <= number for said in self._said):
-            raise Failed("Some processes wait for others in a rollout, which have nothing to say: a run would hang.")
+            raise Failed("In a rollout, some processes wait for others that have finished: a run would hang.")
         found[:] = [said[number] for said in self._said]
 
     def run(self, works: Sequence[Callable[[], Any]]) -> list[Any]:
-        """What each process gives; the first error of any."""
+        """The result of each process; raises the first error of any."""
         results: list[Any] = [None] * len(works)
         errors: list[BaseException] = []
 

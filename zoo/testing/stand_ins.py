@@ -1,4 +1,4 @@
-"""Models that return given log-probs, scores and values."""
+"""Models that return given log-probabilities, scores and values."""
 
 from __future__ import annotations
 
@@ -15,43 +15,43 @@ from zoo.values.types import Answer, Answers, Batch, StepScores, TokenLogps, pad
 
 
 class _GivenScores:
-    """A policy with a scalar head whose `scores` looks its answers up."""
+    """A policy with a scalar head whose `scores` looks answers up."""
 
-    def __init__(self, known: dict[int, Any]):
-        self._known = known
+    def __init__(self, scores: dict[int, Any]):
+        self._known = scores
 
     def scores(self, *answers: Answers, at: Any = None) -> Any:
-        found = tuple(self._known[id(part)] for part in answers)
+        scores = tuple(self._known[id(part)] for part in answers)
         if at is None:
-            return found[0] if len(found) == 1 else found
+            return scores[0] if len(scores) == 1 else scores
         mask = pad([torch.ones(len(places), dtype=torch.bool) for places in at], False)
-        return StepScores(torch.where(mask, found[0], 0.0), mask)
+        return StepScores(torch.where(mask, scores[0], 0.0), mask)
 
 
 class _Given:
     """A role whose `logps` and `values` look answers up instead of scoring them."""
 
-    def __init__(self, known: Mapping[str, TokenLogps], answers: Mapping[str, Answers]):
-        # Each answer finds its own row, so that a part of the batch is as good as all of it.
-        self._rows = {id(one): (known[name], i) for name, part in answers.items() for i, one in enumerate(part)}
-        self._known = [(answers[name], known[name]) for name in known]
+    def __init__(self, logps: Mapping[str, TokenLogps], answers: Mapping[str, Answers]):
+        # Each answer has its own row, so that a part of the batch works like the whole.
+        self._rows = {id(one): (logps[name], i) for name, part in answers.items() for i, one in enumerate(part)}
+        self._known = [(answers[name], logps[name]) for name in logps]
 
     def logps(self, *answers: Answers, **options: Any) -> Any:
-        found = tuple(self._look_up(part) for part in answers)
-        return found[0] if len(found) == 1 else found
+        logps = tuple(self._look_up(part) for part in answers)
+        return logps[0] if len(logps) == 1 else logps
 
     def values(self, answers: Answers) -> Tensor:
         return self._look_up(answers).per_token
 
     def _look_up(self, part: Answers) -> TokenLogps:
-        for answers, known in self._known:
+        for answers, logps in self._known:
             if part is answers:
-                return known
+                return logps
         rows = [self._rows[id(one)] for one in part]
         width = part.mask.shape[-1]
 
         def column(name: str) -> Any:
-            values = [{**vars(known), **known.computed}[name] for known, _ in rows]
+            values = [{**vars(logps), **logps.computed}[name] for logps, _ in rows]
             if any(value is None for value in values):
                 return None
             return torch.stack([value[i, :width] for value, (_, i) in zip(values, rows, strict=True)])
@@ -70,15 +70,16 @@ def stand_ins(
 ) -> tuple[Batch, Models]:
     """A batch and models for it: `stand_ins(policy={"chosen": t, "rejected": t}, reference={…})`.
 
-    Each tensor is [B], log-probs of whole answers (spread evenly over `lengths[field]` tokens, 1 by default), or
-    [B, T], log-probs of tokens (under `masks[field]`). Gradients flow back to them. `fields` are further batch fields.
+    Each tensor is [B], log-probabilities of whole answers (spread evenly over `lengths[field]` tokens, 1 by default),
+    or [B, T], log-probabilities of tokens (under `masks[field]`). Gradients flow back to them. `fields` are further
+    batch fields.
 
-    For algorithms that learn from their own answers: `critic={"answers": [B, T]}` are its `values`, `behaviour` the
-    log-probs under the weights that wrote the answers, `entropy` the entropies of the policy (0 by default).
+    For online algorithms: `critic={"answers": [B, T]}` gives the critic's `values`, `behaviour` the log-probabilities
+    under the weights that generated the answers, `entropy` the entropies of the policy (0 by default).
 
     scores: instead of roles, for a policy with a scalar head: a tensor [B] for each field of answers, a list of
-    tensors [K] for a field of several answers to each prompt, or a tensor [B, S] for scores of steps (whose ends
-    stand in `fields`). Answers have `lengths[field]` tokens, for several answers a list for each prompt.
+    tensors [K] for a field of several answers to each prompt, or a tensor [B, S] for scores of steps (whose ends are
+    in `fields`). Answers have `lengths[field]` tokens; for several answers, a list per prompt.
     """
     if scores is not None:
         return _with_scores(scores, lengths or {}, fields or {})
@@ -96,8 +97,8 @@ def stand_ins(
     batch = batch_of({**answers, **(fields or {})})
     made = {}
     for role, given in roles.items():
-        known = {name: _spread(given[name], shapes[name], (entropy or {}).get(name)) for name in given}
-        made[role] = _Given(known, {name: answers[name] for name in given})
+        logps = {name: _spread(given[name], shapes[name], (entropy or {}).get(name)) for name in given}
+        made[role] = _Given(logps, {name: answers[name] for name in given})
     return batch, Models(**made)
 
 
@@ -105,16 +106,16 @@ def _with_scores(
     scores: Mapping[str, Any], lengths: Mapping[str, Any], fields: Mapping[str, Any]
 ) -> tuple[Batch, Models]:
     answers: dict[str, Any] = {}
-    known: dict[int, Any] = {}
+    by_answers: dict[int, Any] = {}
     for name, values in scores.items():
         if isinstance(values, Tensor):
             answers[name] = _answers(lengths.get(name, [1] * len(values)))
-            known[id(answers[name])] = values
+            by_answers[id(answers[name])] = values
         else:
             counts = lengths.get(name, [[1] * len(row) for row in values])
             answers[name] = [_answers(row) for row in counts]
-            known |= {id(part): row for part, row in zip(answers[name], values, strict=True)}
-    return batch_of({**answers, **fields}), Models(policy=_GivenScores(known))
+            by_answers |= {id(part): row for part, row in zip(answers[name], values, strict=True)}
+    return batch_of({**answers, **fields}), Models(policy=_GivenScores(by_answers))
 
 
 def _answers(lengths: Sequence[int]) -> Answers:

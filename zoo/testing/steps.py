@@ -1,7 +1,7 @@
-"""One optimizer step, taken apart: what the checks of the conformance suite compare.
+"""One optimizer step in parts, as the checks of the conformance suite compare it.
 
-A check compares two ways to compute one step, so the step is written here once more, without Lightning: numerators and
-denominators of all parts added up, gradients divided at the end. What a run does stands in zoo.training.
+A check compares two ways to compute a step, so the step is implemented here again, without Lightning: numerators and
+denominators of all parts are summed, and gradients are divided at the end. The step of a run is in zoo.training.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ LOSS = "the loss itself"
 
 
 class Failed(Exception):
-    """The algorithm does not pass; the message says what is wrong and with which options."""
+    """The algorithm fails a check; the message says what is wrong and with which options."""
 
 
 class NotApplicable(Exception):
-    """The check says nothing about this algorithm; the message says why."""
+    """The check does not apply to this algorithm; the message says why."""
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Outcome:
 
     @property
     def finite(self) -> bool:
-        """Whether the loss and all gradients are numbers."""
+        """Whether the loss and all gradients are finite."""
         return math.isfinite(self.loss) and all(bool(gradient.isfinite().all()) for gradient in self.gradients.values())
 
 
@@ -63,11 +63,11 @@ class Stage:
     policy: Any
     precision: str = "32-true"
     critic: Any = None
-    """What is trained of a critic, where there is one."""
+    """The trained module of the critic, if there is one."""
     start: bool = False
-    """Whether the policy is its reference, and wrote the answers that it learns from."""
+    """Whether the policy equals its reference, and generated the answers that it learns from."""
     number: int = 0
-    """Optimizer steps done."""
+    """Finished optimizer steps."""
 
     def beside(self, cls: type[Algorithm]) -> Stage:
         """Another process on the same weights."""
@@ -76,7 +76,7 @@ class Stage:
         return replace(self, algorithm=algorithm, hook=hooks(algorithm), models=models, number=0)
 
     def weights(self) -> list[tuple[str, Tensor]]:
-        """All that is trained, by name; a critic's names begin with `critic.`."""
+        """All trained weights, by name; a critic's names start with `critic.`."""
         own = list(self.policy.named_parameters())
         return own + [(f"critic.{name}", p) for name, p in (self.critic.named_parameters() if self.critic else ())]
 
@@ -86,20 +86,20 @@ class Stage:
         return ["policy", *(["critic"] if self.critic else [])]
 
     def wrap(self, **wrappers: Any) -> None:
-        """Put `wrapper(role)` in the place of roles."""
+        """Replace roles by `wrapper(role)`."""
         roles = {name: wrappers.get(name, lambda role: role)(role) for name, role in self.models._roles.items()}
         before, self.models = self.models, Models(**roles)
         self.models.used, self.models.training = before.used, before.training
 
     def lay_out(self, layout: str) -> None:
-        """Rows of this layout from now on; prompts are shared wherever that is possible."""
+        """Use this row layout from now on; prompts are shared whenever possible."""
         for name, role in self.models._roles.items():
             if name != "judge":
                 role.layout, role.balance = layout, 10**9
 
 
 def hooks(algorithm: Algorithm) -> Any:
-    """The algorithm's own hooks: other installed plugins, which may wrap them, are not what is checked."""
+    """The algorithm's own hooks, without other installed plugins, which may wrap them."""
     plugins = registry.PluginManager()
     plugins.register(algorithm, "algorithm")
     return plugins.hook
@@ -119,46 +119,46 @@ def step(parts: Sequence[tuple[Stage, Sequence[Batch]]]) -> Outcome:
             for batch in batches:
                 loss = loss_of(stage, batch)
                 if not loss.values.requires_grad:
-                    raise Failed("The loss carries no gradient: it must not be detached, nor computed without one.")
-                # Under a name that no metric can have, so that a metric called loss is not mixed up with it.
+                    raise Failed("The loss carries no gradient: it must not be detached or computed under no_grad.")
+                # Under a name that no metric can have, so that it cannot be confused with a metric called loss.
                 sums.add({LOSS: (loss.numerator, loss.denominator), **metric_sums(loss.metrics)})
                 moved.add(tuple(stage.learners) if loss.trains is None else loss.trains)
                 loss.numerator.backward()
     if len(moved) > 1:
-        raise Failed("The micro-batches of one step give different roles as trains.")
+        raise Failed("The micro-batches of one step name different roles in `trains`.")
     for stage in stages:
         stage.number += 1
     count = sums.count(LOSS) or 1.0
     roles = moved.pop()
-    found = {name: p.grad / count for name, p in weights if p.grad is not None and role_of(name) in roles}
+    gradients = {name: p.grad / count for name, p in weights if p.grad is not None and role_of(name) in roles}
     means = sums.means()
     states = [copy.deepcopy(stage.algorithm.state()) for stage in stages]
-    return Outcome(means.pop(LOSS, 0.0), means, found, states, roles)
+    return Outcome(means.pop(LOSS, 0.0), means, gradients, states, roles)
 
 
 def role_of(weight: str) -> str:
-    """The role that a weight of `Stage.weights` belongs to."""
+    """The role of a weight of `Stage.weights`."""
     return "critic" if weight.startswith("critic.") else "policy"
 
 
 def loss_of(stage: Stage, batch: Batch) -> Loss:
-    """What the algorithm's `loss` says of a micro-batch."""
-    found = stage.hook.loss(batch=batch, models=stage.models, config=stage.config, step=stage.number)
+    """The algorithm's `loss` of a micro-batch, checked."""
+    loss = stage.hook.loss(batch=batch, models=stage.models, config=stage.config, step=stage.number)
     try:
-        return check_loss(found, batch, stage.learners, type(stage.algorithm).__name__)
+        return check_loss(loss, batch, stage.learners, type(stage.algorithm).__name__)
     except PluginError as error:
         raise Failed(f"{error.message} {error.hint}".strip()) from error
 
 
 @torch.no_grad()
 def measure(parts: Sequence[tuple[Stage, Sequence[Batch]]]) -> None:
-    """What `measure` finds, added up over all processes, into every micro-batch."""
+    """The sums of `measure` over all processes, set on every micro-batch."""
     pairs, totals = Sums(), Sums()
     for stage, batches in parts:
         for batch in batches:
             returned = stage.hook.measure(batch=batch, models=stage.models, config=stage.config)
-            found = measurements(returned, stage.algorithm)
-            for name, value in found.items():
+            measured_here = measurements(returned, stage.algorithm)
+            for name, value in measured_here.items():
                 total, count = value if isinstance(value, tuple) else (value, 0)
                 sums = pairs if isinstance(value, tuple) else totals
                 sums.add({name: (torch.as_tensor(total), torch.as_tensor(count))})
@@ -177,7 +177,7 @@ def adjust(stage: Stage, optimizer: torch.optim.Optimizer, outcome: Outcome) -> 
 
 
 def with_options(options: Mapping[str, Any]) -> str:
-    """The options of a variant for a message, nothing for the defaults."""
+    """The options of a variant, for a message; empty for the defaults."""
     return f" (with {', '.join(f'{name}={value}' for name, value in options.items())})" if options else ""
 
 

@@ -1,4 +1,4 @@
-"""Conformance: checks of everything that the core relies on, made from what an algorithm declares.
+"""Conformance: checks of everything that the core relies on, generated from what an algorithm declares.
 
     from zoo.testing import conformance
 
@@ -46,39 +46,39 @@ CHECKS = {
     "repeatable": "training.repeatable",
     "killed and resumed": "training.killed_and_resumed",
 }
-"""Every check in the order of a report, and the function in `zoo.testing.checks` that makes it."""
+"""Every check in the order of a report, and its function in `zoo.testing.checks`."""
 NAMES = tuple(CHECKS)
 
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a check: passed, failed, exception (failed as declared) or skipped; `detail` says why."""
+    """The result of a check: passed, failed, exception (failed as declared) or skipped; `detail` says why."""
 
     check: str
     result: str
     detail: str = ""
 
 
-def conformance(algorithm: str | type[Algorithm], **known: Any) -> Callable[..., None]:
+def conformance(algorithm: str | type[Algorithm], **declarations: Any) -> Callable[..., None]:
     """A pytest function that checks an algorithm, one case for each check.
 
-    algorithm: a registered name, `./file.py:Class`, or the class; known: fields of `zoo.testing.declared.Declared`,
-    which outrank those of the class. Raises ZooError for fields and checks that do not exist.
+    algorithm: a registered name, `./file.py:Class`, or the class; declarations: fields of `declared.Declared`,
+    which override those of the class. Raises ZooError for fields and checks that do not exist.
     """
     import pytest
 
-    declared(known, checks=NAMES)
-    suite = functools.cache(lambda: Suite(algorithm, **known))
+    declared(declarations, checks=NAMES)
+    suite = functools.cache(lambda: Suite(algorithm, **declarations))
 
     @pytest.mark.parametrize("check", NAMES, ids=lambda name: name.replace(" ", "-"))
     def test(check: str) -> None:
-        found = suite().run(check)
-        if found.result == "failed":
-            pytest.fail(found.detail, pytrace=False)
-        elif found.result == "skipped":
-            pytest.skip(found.detail)
-        elif found.result == "exception":
-            pytest.xfail(found.detail)
+        result = suite().run(check)
+        if result.result == "failed":
+            pytest.fail(result.detail, pytrace=False)
+        elif result.result == "skipped":
+            pytest.skip(result.detail)
+        elif result.result == "exception":
+            pytest.xfail(result.detail)
 
     return test
 
@@ -86,29 +86,29 @@ def conformance(algorithm: str | type[Algorithm], **known: Any) -> Callable[...,
 class Suite:
     """The checks of one algorithm. Raises ZooError when there is no such algorithm."""
 
-    def __init__(self, algorithm: str | type[Algorithm], **known: Any):
+    def __init__(self, algorithm: str | type[Algorithm], **declarations: Any):
         self.broken: Result | None = None
         self.name = algorithm if isinstance(algorithm, str) else algorithm.__name__.lower()
         try:
             self.name, cls = load(algorithm)
         except PluginError as error:
-            # What cannot be imported has a cause; what can and is refused does not fit.
+            # An error with a cause is a failed import; one without is a class that does not fit.
             self.broken = Result("loads quietly" if error.__cause__ else "hook arguments", "failed", str(error))
             return
         from zoo.testing.bench import Bench
 
-        self.known = declared(cls.conformance, known, checks=NAMES)
+        self.known = declared(cls.conformance, declarations, checks=NAMES)
         self.bench = Bench(self.name, cls, self.known)
 
     def results(self, only: Sequence[str] = ()) -> Iterator[Result]:
-        """All checks, or `only` some of them, one after the other. Raises ZooError for one that does not exist."""
+        """All checks, or `only` some of them, in order. Raises ZooError for one that does not exist."""
         wanted = {find_check(name, NAMES) for name in only} or set(NAMES)
         for name in NAMES:
             if name in wanted:
                 yield self.run(name)
 
     def run(self, name: str) -> Result:
-        """One check, quietly, with the process's random numbers left as they were."""
+        """One check, quietly, without changing the process's random state."""
         if self.broken is not None:
             other = Result(name, "skipped", f"the algorithm cannot be used: see '{self.broken.check}'")
             return self.broken if name == self.broken.check else other
@@ -119,7 +119,9 @@ class Suite:
         if result.result == "failed":
             return Result(name, "exception", f"{reason} ({result.detail})")
         if result.result == "passed":
-            return Result(name, "failed", f"It passes, though an exception is declared ({reason}): remove that.")
+            return Result(
+                name, "failed", f"It passes, although an exception is declared ({reason}): remove the exception."
+            )
         return result
 
     def _tried(self, name: str) -> Result:
@@ -138,7 +140,7 @@ class Suite:
             return Result(name, "skipped", str(reason))
         except Exception as error:
             if getattr(error, "exit_status", 0) > 128:
-                # Somebody pressed ctrl-C while a run was going on.
+                # Ctrl-C was pressed during a run.
                 raise
             return Result(name, "failed", _explain(error))
         finally:
@@ -146,7 +148,7 @@ class Suite:
 
 
 def load(algorithm: str | type[Algorithm]) -> tuple[str, type[Algorithm]]:
-    """Short name and class of what is to be checked."""
+    """Short name and class of the algorithm to check."""
     from zoo.contract import registry
     from zoo.contract.algorithm import validate
 
@@ -157,7 +159,7 @@ def load(algorithm: str | type[Algorithm]) -> tuple[str, type[Algorithm]]:
 
 
 def _function(name: str) -> Callable[[Any], None]:
-    """The function of a check, whose module is imported now: training takes seconds to import."""
+    """The function of a check. Its module is imported only now, because training takes seconds to import."""
     from importlib import import_module
 
     module, _, function = CHECKS[name].partition(".")
@@ -165,12 +167,12 @@ def _function(name: str) -> Callable[[Any], None]:
 
 
 def explanation(name: str) -> str:
-    """One sentence on what a check holds an algorithm to."""
+    """One sentence: the requirement of a check."""
     return (_function(name).__doc__ or "").strip().split("\n")[0]
 
 
 def _explain(error: Exception) -> str:
-    """An error in the plugin with its line; the message alone where it is one for people."""
+    """An error in the plugin with its line; only the message if it is written for users."""
     from zoo.contract.faults import describe_error, fault_of_plugin
     from zoo.errors import ZooError
 
@@ -181,6 +183,6 @@ def _explain(error: Exception) -> str:
 
 
 def summary(results: Sequence[Result]) -> Mapping[str, int]:
-    """How many checks there are of each result, those first that there should be most of."""
+    """The number of checks with each result, passed ones first."""
     order = ("passed", "failed", "exception", "skipped")
-    return {name: count for name in order if (count := sum(one.result == name for one in results))}
+    return {name: count for name in order if (count := sum(result.result == name for result in results))}

@@ -1,4 +1,4 @@
-"""A tiny tokenizer, a tiny model, rows of every kind and a reward, made in code: what tests train on in no time."""
+"""A tiny tokenizer, a tiny model, rows of every kind and a reward, all made in code, for fast tests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WORDS = "red blue green one two three cat dog sun moon here there".split()
 
 
 def make_tokenizer() -> Any:
-    """One token a byte, `<|im_start|>`, `<|im_end|>` (also the end and the padding), and a ChatML template."""
+    """One token per byte, `<|im_start|>`, `<|im_end|>` (also the EOS and padding token), and a ChatML template."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -39,9 +39,9 @@ def make_tokenizer() -> Any:
 
 
 def make_model(vocabulary: int, end: int, seed: int = 0) -> Any:
-    """A Llama of two layers with grouped queries, far from uniform, so that a wrong mask or position shows.
+    """A two-layer Llama with grouped queries, far from uniform, so that a wrong mask or position shows.
 
-    vocabulary: number of tokens; end: the id that ends and pads; one seed always gives the same weights.
+    vocabulary: number of tokens; end: the id of the EOS and padding token. A seed always gives the same weights.
     """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -79,9 +79,9 @@ def write_folder(folder: Path) -> Path:
 
 
 def tiny_rows(kind: str, count: int = 12, seed: int = 0) -> list[dict[str, Any]]:
-    """`count` rows of a kind of data as a file would hold them; every prompt stands in two rows.
+    """`count` rows of a kind of data, as in a file; every prompt occurs in two rows.
 
-    Texts differ in length, and with three rows or more a feedback set has both labels.
+    Texts differ in length, and with at least three rows a feedback set has both labels.
     """
     source = random.Random(seed)
     prompts = [f"{_words(source, 1, 6)} {i}" for i in range((count + 1) // 2)]
@@ -93,7 +93,7 @@ def _words(source: random.Random, low: int, high: int) -> str:
 
 
 def _preference(prompt: str, i: int, source: random.Random) -> dict[str, Any]:
-    # The longer answer is now the chosen one, now the rejected one.
+    # Sometimes the chosen answer is longer, sometimes the rejected one.
     return {"prompt": prompt, "chosen": f"{_words(source, 1, 6)} {i}", "rejected": _words(source, 2, 7)}
 
 
@@ -116,7 +116,7 @@ _ROWS: dict[str, Callable[[str, int, random.Random], dict[str, Any]]] = {
         "completion": f"{_words(source, 1, 8)} {i}",
         "label": i % 3 != 1,
     },
-    # Some algorithms learn from a text that comes with a prompt, too.
+    # Some algorithms also learn from a text that comes with a prompt.
     "prompt": lambda prompt, i, source: {"prompt": f"{prompt} {i}", "demonstration": _words(source, 1, 3)},
     "ranking": _ranking,
     "stepwise": _stepwise,
@@ -129,12 +129,12 @@ _ROWS: dict[str, Callable[[str, int, random.Random], dict[str, Any]]] = {
 
 @in_process
 def tiny_reward(completions: Sequence[str], records: Sequence[Any]) -> list[float | None]:
-    """The share of an answer's characters that are early in the alphabet of bytes; missing for about every eighth.
+    """The share of an answer's characters with codes below 80; missing for about every eighth answer.
 
-    As `--reward zoo.testing.tiny:tiny_reward`. What the tiny model writes by itself is worth something between 0 and 1.
+    Use it as `--reward zoo.testing.tiny:tiny_reward`. The tiny model's own answers get rewards between 0 and 1.
     """
-    found: list[float | None] = []
+    rewards: list[float | None] = []
     for text in completions:
         early = sum(ord(letter) < 80 for letter in text)
-        found.append(None if sum(map(ord, text)) % 8 == 5 else early / max(len(text), 1))
-    return found
+        rewards.append(None if sum(map(ord, text)) % 8 == 5 else early / max(len(text), 1))
+    return rewards

@@ -1,7 +1,7 @@
-"""The mapping from values to pixels, and the drawing of grid, ticks and labels: what every plot is made of.
+"""The parts of every plot: the mapping from values to pixels, and the drawing of grid, ticks and labels.
 
-Drawn here and not by a plotting library: a run ends with a dozen small panels, and these cost milliseconds and a few
-kilobytes, need no fonts, follow the page's light or dark colours, and tell their values under the pointer.
+No plotting library is used: a run ends with a dozen small panels, and these take milliseconds and a few kilobytes, need
+no fonts, follow the page's light or dark colours, and show their values under the pointer.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any
 Point = tuple[float, float]
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#8c564b")
-"""After Okabe and Ito: told apart by colour-blind readers too."""
+"""From Okabe and Ito, distinguishable for colour-blind readers."""
 WIDTH, HEIGHT = 420, 230
 LEFT, RIGHT, TOP, BOTTOM = 64, 12, 12, 36
 LONGEST_LABEL = 32
-"""Characters beside the y axis."""
+"""Maximum characters of the label of the y axis."""
 FEWEST_CASES = 5
-"""An interval of fewer cases would be told by its formula more than by them, and is left out."""
+"""With fewer cases, an interval depends more on its formula than on them, and is left out."""
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
@@ -45,17 +45,17 @@ def number(value: float) -> str:
 
 
 def tick_labels(values: Sequence[float]) -> list[str]:
-    """The values as short as they can be told apart."""
-    found = [number(value) for value in values]
+    """The values, as short as possible while still distinct."""
+    labels = [number(value) for value in values]
     for digits in range(5, 16):
-        if len(set(found)) == len(values):
+        if len(set(labels)) == len(values):
             break
-        found = [f"{value:,.{digits}g}" for value in values]
-    return found
+        labels = [f"{value:,.{digits}g}" for value in values]
+    return labels
 
 
 def finite(points: Sequence[tuple[float, float | None]]) -> list[Point]:
-    """Points whose two coordinates are numbers."""
+    """The points whose coordinates are both finite."""
     return [(x, y) for x, y in points if y is not None and math.isfinite(x) and math.isfinite(y)]
 
 
@@ -64,8 +64,7 @@ class Plot:
     """A finished plot and the numbers that it shows.
 
     svgs: pictures by x axis, of which a page shows one at a time ("step", "tokens", "kl"), or one under "". names:
-    colours by name, for the legend. columns, rows: the table that goes into a CSV file, and `file` its place beside
-    the page.
+    colours by name, for the legend. columns, rows: the table for the CSV file; file: its path relative to the page.
     """
 
     title: str
@@ -93,7 +92,7 @@ class Axes:
         self, xs: Sequence[float], ys: Sequence[float], x_label: str, y_label: str = "", *,
         left: float = LEFT, height: float = HEIGHT, floor: float | None = None,
     ):  # fmt: skip
-        """floor: where the y axis begins, for bars."""
+        """floor: the lower end of the y axis, for bars."""
         self.left, self.height = left, height
         self.x_low, self.x_high = _widened(xs, 0.02)
         self.y_low, self.y_high = _widened(ys, 0.06)
@@ -129,8 +128,8 @@ class Axes:
             )
 
     def x_name(self, x: float, text: str) -> None:
-        """A name below a place on the x axis, instead of a tick's number."""
-        # The ends of names that begin alike tell them apart.
+        """A name below the x axis, instead of a number."""
+        # Names often start alike, so their ends are kept.
         short = text if len(text) < 15 else f"{text[:6]}…{text[-7:]}"
         self.text(self.x(x), self.height - BOTTOM + 14, short, "middle")
 
@@ -145,7 +144,7 @@ class Axes:
         self.parts.append(f'<polyline class="{style}" stroke="{colour}" points="{places}"/>')
 
     def area(self, points: Sequence[Point], colour: str, tip: str) -> None:
-        """What an outline encloses."""
+        """A filled polygon."""
         places = " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in points)
         self.parts.append(
             f'<polygon points="{places}" fill="{colour}" fill-opacity="0.45"><title>{escape(tip)}</title></polygon>'
@@ -158,21 +157,21 @@ class Axes:
         )
 
     def whisker(self, x: float, low: float, high: float, colour: str) -> None:
-        """An interval, as a thin upright line."""
+        """An interval, as a thin vertical line."""
         self.parts.append(
             f'<line stroke="{colour}" stroke-width="1.2" x1="{self.x(x):.1f}" y1="{self.y(low):.1f}" '
             f'x2="{self.x(x):.1f}" y2="{self.y(high):.1f}"/>'
         )
 
     def level_whisker(self, y: float, low: float, high: float, colour: str) -> None:
-        """An interval, as a thin level line."""
+        """An interval, as a thin horizontal line."""
         self.parts.append(
             f'<line stroke="{colour}" stroke-width="1.2" x1="{self.x(low):.1f}" y1="{self.y(y):.1f}" '
             f'x2="{self.x(high):.1f}" y2="{self.y(y):.1f}"/>'
         )
 
     def bar(self, x1: float, x2: float, value: float, colour: str, tip: str) -> None:
-        """A bar from the bottom of the axes up to a value."""
+        """A bar from the lower end of the y axis up to a value."""
         left, right = sorted((self.x(x1), self.x(x2)))
         top = self.y(value)
         self.parts.append(

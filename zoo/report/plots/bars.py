@@ -1,4 +1,4 @@
-"""Bars inside a page: histograms, shares with their intervals, and how far certainty is right."""
+"""Bars on a page: histograms, shares with their intervals, and reliability diagrams."""
 
 from __future__ import annotations
 
@@ -9,41 +9,42 @@ from zoo.evals import share_score
 from zoo.report.plots.axes import FEWEST_CASES, Axes, Plot, colours, number, ticks
 
 BINS = 24
-"""Bars of a histogram, about."""
+"""Approximate number of bars of a histogram."""
 
 
 def histogram(title: str, values: Mapping[str, Sequence[float]], x_label: str, note: str = "") -> Plot | None:
-    """How often values lie where: bars of equal width, the same for every name, as shares. None without values."""
-    known = {name: [value for value in given if math.isfinite(value)] for name, given in values.items()}
-    known = {name: given for name, given in known.items() if given}
-    if not known:
+    """The distribution of values, as shares: bars of equal width, the same for every name. None without values."""
+    series = {name: [value for value in numbers if math.isfinite(value)] for name, numbers in values.items()}
+    series = {name: numbers for name, numbers in series.items() if numbers}
+    if not series:
         return None
-    everything = [value for given in known.values() for value in given]
+    everything = [value for numbers in series.values() for value in numbers]
     edges = _edges(min(everything), max(everything))
-    counts = {name: _counts(given, edges) for name, given in known.items()}
-    shares = {name: [count / len(known[name]) for count in found] for name, found in counts.items()}
-    axes = Axes(edges, [0.0, max(max(found) for found in shares.values())], x_label, "share", floor=0.0)
+    counts = {name: _counts(numbers, edges) for name, numbers in series.items()}
+    shares = {name: [count / len(series[name]) for count in heights] for name, heights in counts.items()}
+    axes = Axes(edges, [0.0, max(max(heights) for heights in shares.values())], x_label, "share", floor=0.0)
     axes.frame()
-    shades = colours(list(known))
-    for name, found in shares.items():
-        for low, high, share, count in zip(edges, edges[1:], found, counts[name], strict=False):
+    shades = colours(list(series))
+    for name, heights in shares.items():
+        for low, high, share, count in zip(edges, edges[1:], heights, counts[name], strict=False):
             if count:
-                axes.bar(low, high, share, shades[name], f"{name}: {count} of {len(known[name])} in {_span(low, high)}")
-        mean = sum(known[name]) / len(known[name])
+                tip = f"{name}: {count} of {len(series[name])} in {_span(low, high)}"
+                axes.bar(low, high, share, shades[name], tip)
+        mean = sum(series[name]) / len(series[name])
         axes.parts.append(
             f'<line stroke="{shades[name]}" stroke-width="2" x1="{axes.x(mean):.1f}" x2="{axes.x(mean):.1f}" '
             f'y1="{axes.y(axes.y_high):.1f}" y2="{axes.y(0.0):.1f}"/>'
         )
     rows = [
-        (name, low, high, count, len(known[name]))
-        for name, found in counts.items() for low, high, count in zip(edges, edges[1:], found, strict=False)
+        (name, low, high, count, len(series[name]))
+        for name, heights in counts.items() for low, high, count in zip(edges, edges[1:], heights, strict=False)
     ]  # fmt: skip
-    note = f"{note} Upright lines are means.".strip()
+    note = f"{note} Vertical lines are means.".strip()
     return Plot(title, {"": axes.svg(title)}, ["series", "from", "to", "count", "n"], rows, shades, note)
 
 
 def _edges(low: float, high: float) -> list[float]:
-    """Round numbers around everything, 0 among them where it lies within."""
+    """Round numbers around all values, including 0 if it is within them."""
     if high - low <= 1e-12 * max(abs(low), abs(high), 1e-300):
         width = abs(low) * 0.1 or 1.0
         return [low - width / 2, low + width / 2]
@@ -70,27 +71,27 @@ def shares(
     title: str, cases: Mapping[str, tuple[float, int]], x_label: str, note: str = "", chance: float | None = None
 ) -> Plot | None:
     """A bar per name for (hits, n), with its 95 % Wilson interval; `chance` is a line across. None without cases."""
-    known = {name: share_score(name, hits, n) for name, (hits, n) in cases.items() if n}
-    if not known:
+    scores = {name: share_score(name, hits, n) for name, (hits, n) in cases.items() if n}
+    if not scores:
         return None
-    axes = Axes([-0.5, len(known) - 0.5], [0.0, 1.0], x_label, "share", floor=0.0)
+    axes = Axes([-0.5, len(scores) - 0.5], [0.0, 1.0], x_label, "share", floor=0.0)
     axes.frame(x_ticks=False)
     shade = colours([""])[""]
-    for i, (name, score) in enumerate(known.items()):
+    for i, (name, score) in enumerate(scores.items()):
         interval = f"95 % interval {score.low:.3f} to {score.high:.3f}, n {score.n}"
         axes.bar(i - 0.4, i + 0.4, score.value, shade, f"{name}: {score.value:.3f}, {interval}")
         if score.n >= FEWEST_CASES:
             axes.whisker(i, score.low, score.high, shade)
         axes.x_name(i, name)
     if chance is not None:
-        axes.line(axes.x(-0.5), axes.y(chance), axes.x(len(known) - 0.5), axes.y(chance), "start")
-    rows = [(name, score.value, score.low, score.high, score.n) for name, score in known.items()]
-    note = f"{note} Thin lines are 95 % Wilson intervals, of {FEWEST_CASES} cases or more.".strip()
+        axes.line(axes.x(-0.5), axes.y(chance), axes.x(len(scores) - 0.5), axes.y(chance), "start")
+    rows = [(name, score.value, score.low, score.high, score.n) for name, score in scores.items()]
+    note = f"{note} Thin lines are 95 % Wilson intervals, for {FEWEST_CASES} cases or more.".strip()
     return Plot(title, {"": axes.svg(title)}, [x_label, "share", "low", "high", "n"], rows, note=note)
 
 
 def grouped(title: str, sides: Mapping[str, Mapping[str, float]], x_label: str, note: str = "") -> Plot | None:
-    """Shares by name, the bars of several sides beside each other. None without any."""
+    """Shares by name, with the bars of several sides next to each other. None without any."""
     names = list(dict.fromkeys(name for values in sides.values() for name in values))
     if not names:
         return None
@@ -110,18 +111,19 @@ def grouped(title: str, sides: Mapping[str, Mapping[str, float]], x_label: str, 
 
 
 def reliability(title: str, bins: Sequence[tuple[float, float, int]], note: str = "") -> Plot | None:
-    """Calibration: (mean certainty, hits, n) of each bin against the share that was right, and the diagonal."""
-    known = [(certainty, share_score("", hits, n)) for certainty, hits, n in bins if n]
-    if not known:
+    """A reliability diagram: (mean confidence, hits, n) of each bin, against the accuracy, and the diagonal."""
+    scored = [(confidence, share_score("", hits, n)) for confidence, hits, n in bins if n]
+    if not scored:
         return None
-    axes = Axes([0.5, 1.0], [0.0, 1.0], "certainty", "share that is right")
+    axes = Axes([0.5, 1.0], [0.0, 1.0], "confidence", "accuracy")
     axes.frame()
     axes.line(axes.x(0.5), axes.y(0.5), axes.x(1.0), axes.y(1.0), "start")
     shade = colours([""])[""]
-    for certainty, score in known:
+    for confidence, score in scored:
         if score.n >= FEWEST_CASES:
-            axes.whisker(certainty, score.low, score.high, shade)
-        tip = f"certainty {certainty:.3f}: right {score.value:.3f} ({score.low:.3f} to {score.high:.3f}), n {score.n}"
-        axes.dot(certainty, score.value, shade, tip)
-    rows = [(certainty, score.value, score.low, score.high, score.n) for certainty, score in known]
-    return Plot(title, {"": axes.svg(title)}, ["certainty", "share", "low", "high", "n"], rows, note=note)
+            axes.whisker(confidence, score.low, score.high, shade)
+        interval = f"{score.low:.3f} to {score.high:.3f}"
+        tip = f"confidence {confidence:.3f}: accuracy {score.value:.3f} ({interval}), n {score.n}"
+        axes.dot(confidence, score.value, shade, tip)
+    rows = [(confidence, score.value, score.low, score.high, score.n) for confidence, score in scored]
+    return Plot(title, {"": axes.svg(title)}, ["confidence", "accuracy", "low", "high", "n"], rows, note=note)

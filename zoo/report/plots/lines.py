@@ -1,4 +1,4 @@
-"""Plots as SVG inside a page: curves, stacked parts, paths through two measures, dots with their mean, a scatter."""
+"""SVG plots on a page: curves, stacked parts, paths through two measures, dots with their mean, scatter plots."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ XAxes = Mapping[str, tuple[str, Place]]
 
 STEPS: XAxes = {"step": ("step", lambda line, step: step)}
 MOST_POINTS = 300
-"""Points of one curve; longer ones are thinned out, first and last kept."""
+"""Points per curve; longer curves are thinned out, with the first and last point kept."""
 SMOOTHED_FROM = 60
-"""A curve of so many points is drawn pale, with its running mean over a twentieth of it on top."""
+"""A curve with this many points is drawn pale, with its running mean over a twentieth of it on top."""
 
 
 def curves(title: str, series: Mapping[str, Points], axes: XAxes = STEPS, note: str = "") -> Plot | None:
-    """Lines of (step, value) over one or more x axes; one of fewer than 20 points shows them. None without a point."""
-    known = {name: finite(points) for name, points in series.items()}
-    known = {name: points for name, points in known.items() if points}
-    if not known:
+    """Lines of (step, value) over one or more x axes; lines of fewer than 20 points have dots. None without a point."""
+    lines = {name: finite(points) for name, points in series.items()}
+    lines = {name: points for name, points in lines.items() if points}
+    if not lines:
         return None
-    shades = colours(list(known))
-    drawn = {name: _thinned(points) for name, points in known.items()}
+    shades = colours(list(lines))
+    drawn = {name: _thinned(points) for name, points in lines.items()}
     svgs = {key: _lines(title, drawn, label, place, shades) for key, (label, place) in axes.items()}
     others = {key: place for key, (_, place) in axes.items() if key != "step"}
     rows = [
         (name, step, *(place(name, step) for place in others.values()), value)
-        for name, points in known.items() for step, value in points
+        for name, points in lines.items() for step, value in points
     ]  # fmt: skip
     names = {"tokens": "num_tokens", "kl": "sqrt_kl"}
     columns = ["series", "step", *(names.get(key, key) for key in others), "value"]
@@ -56,15 +56,15 @@ def _lines(
 
 
 def stacked(title: str, parts: Mapping[str, Points], total: Points, note: str = "") -> Plot | None:
-    """Parts of a sum one on top of the other over the steps that all of them have, and their total as a line.
+    """The stacked parts of a sum over the steps that all of them have, and their total as a line.
 
-    What is above 0 is stacked upwards, what is below it downwards. None without a step.
+    Positive values are stacked upwards, negative ones downwards. None without a step.
     """
-    known = {name: dict(finite(points)) for name, points in parts.items()}
-    every = sorted(set.intersection(*(set(values) for values in known.values()))) if known else []
+    by_step = {name: dict(finite(points)) for name, points in parts.items()}
+    every = sorted(set.intersection(*(set(values) for values in by_step.values()))) if by_step else []
     if not every:
         return None
-    lines = {name: _calmed([(step, values[step]) for step in every]) for name, values in known.items()}
+    lines = {name: _calmed([(step, values[step]) for step in every]) for name, values in by_step.items()}
     whole = _calmed(finite(total))
     bounds = _stack(lines)
     heights = [y for _, points in bounds for _, low, high in points for y in (low, high)]
@@ -77,14 +77,14 @@ def stacked(title: str, parts: Mapping[str, Points], total: Points, note: str = 
     ink = "#7f7f7f"
     if whole:
         axes.path(whole, ink, "curve")
-    rows = [(name, step, values[step]) for name, values in known.items() for step in every]
+    rows = [(name, step, values[step]) for name, values in by_step.items() for step in every]
     rows += [("total", step, value) for step, value in finite(total)]
     return Plot(title, {"": axes.svg(title)}, ["series", "step", "value"], rows, {**shades, "total": ink}, note)
 
 
 def _stack(lines: Mapping[str, list[Point]]) -> list[tuple[str, list[tuple[float, float, float]]]]:
     """Of each part (x, lower bound, upper bound)."""
-    found = []
+    stack = []
     above, below = (dict.fromkeys((x for x, _ in next(iter(lines.values()))), 0.0) for _ in range(2))
     for name, points in lines.items():
         bounds = []
@@ -93,12 +93,12 @@ def _stack(lines: Mapping[str, list[Point]]) -> list[tuple[str, list[tuple[float
             start, end = side[x], side[x] + value
             bounds.append((x, min(start, end), max(start, end)))
             side[x] = end
-        found.append((name, bounds))
-    return found
+        stack.append((name, bounds))
+    return stack
 
 
 def _calmed(points: list[Point]) -> list[Point]:
-    """Of many points the running mean, thinned out."""
+    """The points; if there are many, their running mean, thinned out."""
     return _thinned(_smoothed(points) if len(points) >= SMOOTHED_FROM else points)
 
 
@@ -119,27 +119,27 @@ def paths(
     title: str, lines: Mapping[str, Sequence[tuple[float, float, float]]], x_label: str, *,
     fits: Mapping[str, Sequence[Point]] | None = None, note: str = "",
 ) -> Plot | None:  # fmt: skip
-    """Lines through (x, y, step) in the order of the steps, with a broken line for what was fitted to each.
+    """Lines through (x, y, step) in the order of the steps, with a dashed line for the fit to each.
 
     None without a point.
     """
-    known = {name: [point for point in points if finite([point[:2]])] for name, points in lines.items()}
-    known = {name: points for name, points in known.items() if points}
-    if not known:
+    drawn = {name: [point for point in points if finite([point[:2]])] for name, points in lines.items()}
+    drawn = {name: points for name, points in drawn.items() if points}
+    if not drawn:
         return None
-    fitted = {name: points for name, points in (fits or {}).items() if name in known}
-    together = [point[:2] for points in known.values() for point in points]
+    fitted = {name: points for name, points in (fits or {}).items() if name in drawn}
+    together = [point[:2] for points in drawn.values() for point in points]
     together += [point for points in fitted.values() for point in points]
     axes = Axes([x for x, _ in together], [y for _, y in together], x_label, title.partition(" against ")[0])
     axes.frame()
-    shades = colours(list(known))
-    for name, points in known.items():
+    shades = colours(list(drawn))
+    for name, points in drawn.items():
         axes.path([point[:2] for point in points], shades[name], "rough" if name in fitted else "curve")
         if name in fitted:
             axes.path(fitted[name], shades[name], "fit")
         for x, y, step in points:
             axes.dot(x, y, shades[name], f"{name}: {number(y)} at {x_label} {number(x)}, step {number(step)}", 3)
-    rows = [(name, step, x, y) for name, points in known.items() for x, y, step in points]
+    rows = [(name, step, x, y) for name, points in drawn.items() for x, y, step in points]
     return Plot(title, {"": axes.svg(title)}, ["series", "step", x_label, "value"], rows, shades, note)
 
 
@@ -147,29 +147,31 @@ def dots(
     title: str, values: Mapping[str, Sequence[float | None]], x_label: str, *,
     start: float | None = None, note: str = "",
 ) -> Plot | None:  # fmt: skip
-    """A row per name with a dot per value and a bar at their mean; `start` is a line across. None without values."""
-    rows = {name: [x for x, _ in finite([(v, 0.0) for v in given if v is not None])] for name, given in values.items()}
-    rows = {name: given for name, given in rows.items() if given}
+    """A row per name with a dot per value and a bar at the mean; `start` is a vertical line. None without values."""
+    rows = {
+        name: [x for x, _ in finite([(v, 0.0) for v in numbers if v is not None])] for name, numbers in values.items()
+    }
+    rows = {name: numbers for name, numbers in rows.items() if numbers}
     if not rows:
         return None
     shades = colours(list(rows))
     left = min(150, 16 + 7 * max(map(len, rows)))
     height = TOP + BOTTOM + 26 * len(rows)
-    everything = [value for given in rows.values() for value in given] + ([start] if start is not None else [])
+    everything = [value for numbers in rows.values() for value in numbers] + ([start] if start is not None else [])
     axes = Axes(everything, [0.5, -0.5 - (len(rows) - 1)], x_label, left=left, height=height)
     axes.frame(y_ticks=False)
     if start is not None:
         axes.line(axes.x(start), TOP, axes.x(start), height - BOTTOM, "start")
-    for i, (name, given) in enumerate(rows.items()):
-        mean, at = sum(given) / len(given), axes.y(-i)
+    for i, (name, numbers) in enumerate(rows.items()):
+        mean, at = sum(numbers) / len(numbers), axes.y(-i)
         axes.text(left - 8, at + 4, name if len(name) < 20 else name[:19] + "…", "end")
         axes.parts.append(
             f'<line stroke="{shades[name]}" stroke-width="2" x1="{axes.x(mean):.1f}" y1="{at - 8:.1f}" '
             f'x2="{axes.x(mean):.1f}" y2="{at + 8:.1f}"><title>{escape(name)}: mean {number(mean)}</title></line>'
         )
-        for value in given:
+        for value in numbers:
             axes.dot(value, -i, shades[name], f"{name}: {number(value)}")
-    table = [(name, value) for name, given in rows.items() for value in given]
+    table = [(name, value) for name, numbers in rows.items() for value in numbers]
     table += [("start", start)] if start is not None else []
     return Plot(title, {"": axes.svg(title)}, ["series", "value"], table, note=note)
 
@@ -180,23 +182,23 @@ def scatter(
 ) -> Plot | None:  # fmt: skip
     """Two measures against each other, a colour per name. None without points.
 
-    labelled: whether the name stands at the mean of its points.
+    labelled: whether the name is written at the mean of its points.
     """
-    drawn = {name: finite([(x, y) for x, y in given if x is not None]) for name, given in points.items()}
-    drawn = {name: given for name, given in drawn.items() if given}
+    drawn = {name: finite([(x, y) for x, y in places if x is not None]) for name, places in points.items()}
+    drawn = {name: places for name, places in drawn.items() if places}
     if not drawn:
         return None
-    together = [point for given in drawn.values() for point in given]
+    together = [point for places in drawn.values() for point in places]
     axes = Axes([x for x, _ in together], [y for _, y in together], x_label, y_label)
     axes.frame()
     shades = colours(list(drawn))
-    for name, given in drawn.items():
-        for x, y in given:
+    for name, places in drawn.items():
+        for x, y in places:
             axes.dot(x, y, shades[name], f"{name}: {x_label} {number(x)}, {y_label} {number(y)}")
         if labelled:
-            middle = (sum(x for x, _ in given) / len(given), sum(y for _, y in given) / len(given))
+            middle = (sum(x for x, _ in places) / len(places), sum(y for _, y in places) / len(places))
             right = axes.x(middle[0]) > WIDTH * 0.75
             place = axes.x(middle[0]) + (-6 if right else 6), axes.y(middle[1]) - 6
             axes.text(*place, name[:24], "end" if right else "start")
-    rows = [(name, x, y) for name, given in drawn.items() for x, y in given]
+    rows = [(name, x, y) for name, places in drawn.items() for x, y in places]
     return Plot(title, {"": axes.svg(title)}, ["series", x_label, y_label], rows, shades, note)

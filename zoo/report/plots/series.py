@@ -1,6 +1,6 @@
-"""The rows of metrics.jsonl as series by name, and where a step lies on other axes: tokens, √KL.
+"""The rows of metrics.jsonl as series by name, and the position of a step on other axes: tokens, √KL.
 
-Names tell what a metric is, never the algorithm that logged it: a metric is looked up by the last part of its name.
+A metric is found by the last part of its name, never by the algorithm that logged it.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from zoo.report.plots.axes import Point
 from zoo.report.plots.lines import STEPS, Place
 
 KL_NAMES = ("val/kl", "kl_k3", "kl", "kl_k1")
-"""Where the distance from the reference is read, the first that is there: held-out answers before training batches,
-estimates that are never negative before those that are."""
+"""The metrics for the KL from the reference, best first: held-out answers before training batches, estimates that are
+never negative before the others."""
 
 
 class Series:
@@ -26,21 +26,21 @@ class Series:
         self.names = list(dict.fromkeys(name for row in rows for name in row))
 
     def of(self, name: str) -> list[Point]:
-        """(step, value) of a metric, where it is a number."""
+        """(step, value) of a metric, at the steps where it is a number."""
         return [(row["step"], row[name]) for row in self.rows if _is_number(row.get(name))]
 
     def ending(self, tail: str) -> list[Point]:
         """The first metric of training whose name is `tail` or ends with it after a slash."""
-        found = [n for n in self.names if (n == tail or n.endswith(f"/{tail}")) and not n.startswith("val/")]
-        return next((points for points in map(self.of, found) if points), [])
+        names = [n for n in self.names if (n == tail or n.endswith(f"/{tail}")) and not n.startswith("val/")]
+        return next((points for points in map(self.of, names) if points), [])
 
     def first_of(self, *names: str) -> tuple[str, list[Point]]:
-        """The first of these metrics that has two values at least, with its points; ("", []) without any."""
+        """The first of these metrics with at least two values, and its points; ("", []) without any."""
         return next(((n, points) for n in names if len(points := self.of(n)) > 1), ("", []))
 
     @property
     def kl(self) -> tuple[str, list[Point]]:
-        """The metric that tells the distance from the reference, and its points; ("", []) without one."""
+        """The metric for the KL from the reference, and its points; ("", []) without one."""
         for name in KL_NAMES:
             points = self.of(name) if name.startswith("val/") else self.ending(name)
             if len({max(0.0, value) for _, value in points}) > 1:
@@ -48,7 +48,7 @@ class Series:
         return "", []
 
     def root_kl(self) -> Callable[[float], float] | None:
-        """From a step to √KL, KL drawn straight between the steps where it was measured; None without a KL."""
+        """A function from a step to √KL, with KL interpolated linearly between measurements; None without a KL."""
         points = self.kl[1]
         if not points:
             return None
@@ -56,18 +56,18 @@ class Series:
         return lambda step: math.sqrt(max(0.0, place(step)))
 
     def axes(self) -> dict[str, tuple[str, Place]]:
-        """The x axes that these metrics can be drawn over: steps, tokens, √KL."""
-        found: dict[str, tuple[str, Place]] = dict(STEPS)
+        """The possible x axes of these metrics: steps, tokens, √KL."""
+        axes: dict[str, tuple[str, Place]] = dict(STEPS)
         if tokens := self.of("num_tokens"):
             count = between([(0.0, 0.0), *tokens])
-            found["tokens"] = ("tokens", lambda line, step: count(step))
+            axes["tokens"] = ("tokens", lambda line, step: count(step))
         if root := self.root_kl():
-            found["kl"] = (f"√KL ({self.kl[0]})", lambda line, step: root(step))
-        return found
+            axes["kl"] = (f"√KL ({self.kl[0]})", lambda line, step: root(step))
+        return axes
 
 
 def common_axes(runs: Mapping[str, Series]) -> dict[str, tuple[str, Place]]:
-    """The x axes that all runs have, for plots with a line for each run."""
+    """The x axes that all runs have in common, for plots with a line for each run."""
     every = {label: run.axes() for label, run in runs.items()}
     first = next(iter(every.values()), {})
     return {
@@ -77,7 +77,7 @@ def common_axes(runs: Mapping[str, Series]) -> dict[str, tuple[str, Place]]:
 
 
 def between(points: Sequence[Point]) -> Callable[[float], float]:
-    """The line through points whose x rises; before the first and after the last it stays as it is."""
+    """Linear interpolation between points with increasing x, constant outside them."""
     by_x = dict(points)
     xs = sorted(by_x)
 

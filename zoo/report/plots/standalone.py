@@ -1,7 +1,7 @@
-"""Plots that leave the page: one SVG with its own ground, fonts, colours, titles and legends, shown as an image.
+"""Plots outside a page: one SVG with its own background, fonts, colours, titles and legends, shown as an image.
 
-The plots of a page take their style from it, and follow its light and dark mode. Into an image in a README nothing
-reaches from outside, so this brings all of it along, on white, which is readable in either mode.
+The plots of a page take their style from it, and follow its light or dark mode. An image in a README gets no style from
+outside, so this one contains all of it, on white, which is readable in either mode.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ STYLE = (
 )
 MARGIN, GAP, UNDER, LINE = 14, 26, 4, 15
 CHARACTERS = 52
-"""Of a title on one line: so many wide letters still fit above a plot."""
+"""Characters of a title per line: this many wide letters still fit above a plot."""
 LETTER = 6.6
-"""Pixels that a letter of a legend takes at most, on average: which font there will be is not known."""
+"""Maximum mean width of a legend's letters in pixels; the font is not known."""
 
 
 def stand_alone(plots: Sequence[Plot], label: str, heading: Sequence[str] = (), columns: int = 2) -> str:
     """The plots in a grid, as the text of one SVG file.
 
-    Above each its title, wrapped, its note, and the names of its lines. label: what readers are told who do not see the
-    picture; heading: lines on top of all.
+    Each has its wrapped title, its note and the names of its lines above it. label: the description for readers who do
+    not see the picture; heading: lines at the top.
     """
     columns = min(columns, len(plots))
     width = 2 * MARGIN + columns * WIDTH + (columns - 1) * GAP
@@ -52,13 +52,13 @@ def stand_alone(plots: Sequence[Plot], label: str, heading: Sequence[str] = (), 
 
 
 def label_of(picture: str) -> str:
-    """The label of a picture that `stand_alone` made, for those who do not see it; empty where there is none."""
-    found = re.search(r'^<svg [^>]*aria-label="([^"]*)"', picture)
-    return unescape(found[1]) if found else ""
+    """The label of a picture made by `stand_alone`; empty if there is none."""
+    label = re.search(r'^<svg [^>]*aria-label="([^"]*)"', picture)
+    return unescape(label[1]) if label else ""
 
 
 def _head(plot: Plot) -> tuple[str, int]:
-    """What stands above a plot, and how many lines it takes."""
+    """The text above a plot, and how many lines it takes."""
     lines = textwrap.wrap(plot.title, CHARACTERS, break_on_hyphens=False)
     parts = [_text(0, LINE * (k + 0.7), line, "title") for k, line in enumerate(lines)]
     count = len(lines)
@@ -70,7 +70,7 @@ def _head(plot: Plot) -> tuple[str, int]:
 
 
 def _legend(names: Mapping[str, str], line: int) -> tuple[str, int]:
-    """The names of a plot's lines in their colours, from this line on, and how many lines they take."""
+    """The names of a plot's curves in their colours, from this line on, and how many lines they take."""
     parts, x, rows = "", 0.0, 0
     for name, colour in names.items():
         needed = LETTER * (len(name) + 4)
@@ -87,13 +87,13 @@ def _text(x: float, y: float, text: str, style: str = "") -> str:
 
 
 def _height(plot: Plot) -> int:
-    found = re.match(r'<svg viewBox="0 0 \d+ (\d+)"', plot.svg)
-    assert found is not None, plot.svg[:80]
-    return int(found[1])
+    viewbox = re.match(r'<svg viewBox="0 0 \d+ (\d+)"', plot.svg)
+    assert viewbox is not None, plot.svg[:80]
+    return int(viewbox[1])
 
 
 def _placed(plot: Plot, x: float, y: float) -> str:
-    """The plot within the picture, without the values under the pointer, which an image does not show."""
+    """The plot within the picture, without the tooltips, which an image does not show."""
     height = _height(plot)
     opening = f'<svg x="{x}" y="{y}" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}">'
     return re.sub(r"<title>[^<]*</title>", "", re.sub(r"^<svg [^>]*>", opening, plot.svg))

@@ -1,4 +1,4 @@
-"""Tables of a page whose numbers go into a CSV file, as those of a plot do."""
+"""Tables of a page, whose numbers go into a CSV file like those of a plot."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from zoo.report.plots.axes import Plot
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under their columns; numbers stand to the right. file: the place of the CSV file beside the page."""
+    """Rows and columns; numbers are right-aligned. file: the path of the CSV file relative to the page."""
 
     title: str
     columns: Sequence[str]
@@ -21,4 +21,4 @@ class Table:
 
 
 Panel = Plot | Table
-"""What stands under a heading."""
+"""The content of a heading."""

@@ -1,4 +1,4 @@
-"""What goes wrong when a policy learns from its own answers, as sentences: read from the metrics by their names."""
+"""Warnings about what can go wrong when a policy learns from its own answers, from the metrics by their names."""
 
 from __future__ import annotations
 
@@ -10,33 +10,34 @@ from zoo.report.plots.series import Series, mean, start_and_end
 from zoo.report.sections.overoptimisation import MEASURES, fit, frontier
 
 FALL_OF_GOLD = 0.1
-"""A gold score that ends so much below its best, as a share of all its movement, is named."""
+"""Warn if the gold reward ends this far below its best value, as a share of its range."""
 SURE = 3.0
-"""How often the noise of a gold score its fall must be."""
+"""The fall of the gold reward must be this many times its noise."""
 COLLAPSE = 0.3
-"""An entropy that falls to this share of its start is named."""
+"""Warn if the entropy falls to this share of its initial value."""
 LARGEST_RATIO = 10.0
 FAR = 50.0
-"""Nats an answer from the reference that are named; Gao et al. (arXiv:2210.10760) see scores fall at some tens."""
+"""Warn at this KL, in nats per answer; Gao et al. (arXiv:2210.10760) see scores fall at some tens."""
 MISSING = 0.05
 HALF = 0.5
 ENGINE_GAP = 0.05
-"""|Δ log π| a token between engine and trainer, beyond rounding in half precision."""
+"""|Δ log π| per token between engine and trainer, beyond rounding in half precision."""
 LENGTH_RATIO = 1.5
-"""Answers that become so many times as long, or as short, are named."""
+"""Warn if answers become this many times as long, or as short."""
 
 
 def alarms(run: Series) -> list[str]:
-    """The sentences, in the order of their weight."""
+    """The warnings, most important first."""
     return [
         *_overoptimised(run), *_nothing_to_learn(run), *_answers(run), *_policy(run), *_critic(run), *_far(run),
     ]  # fmt: skip
 
 
 def noise_of(values: Sequence[float]) -> float:
-    """The standard deviation of what jumps about in a curve; a steady rise or fall adds nothing.
+    """The standard deviation of the noise in a curve; a steady rise or fall adds nothing.
 
-    Of second differences, whose variance is six times that of independent noise; 0 of fewer than three values.
+    It is estimated from second differences, whose variance is six times that of independent noise; 0 for fewer than
+    three values.
     """
     bends = [a - 2 * b + c for a, b, c in zip(values, values[1:], values[2:], strict=False)]
     return math.sqrt(sum(bend**2 for bend in bends) / (6 * len(bends))) if bends else 0.0
@@ -57,24 +58,24 @@ def _overoptimised(run: Series) -> Iterator[str]:
         f"Over-optimised: {proxy} rose by {number(rise)} over the run while {gold} fell by {number(fall)} "
         f"after step {number(best_at)} ({number(best)} → {number(last)})"
     )
-    found = fit([(d, value) for d, value, _ in frontier(run, "gold")])
-    top = found.peak if found is not None else None
+    law = fit([(d, value) for d, value, _ in frontier(run, "gold")])
+    top = law.peak if law is not None else None
     farthest = max((d for d, *_ in frontier(run, "gold")), default=0.0)
-    yield text + (f"; by the fit the top lies at KL {number(top)}." if top and top < 4 * farthest**2 else ".")
+    yield text + (f"; the fitted peak is at KL {number(top)}." if top and top < 4 * farthest**2 else ".")
 
 
 def _nothing_to_learn(run: Series) -> Iterator[str]:
     if spread := run.of("rollout/reward_std"):
         flat = sum(value < 1e-9 for _, value in spread)
         if flat > HALF * len(spread):
-            yield f"The reward was constant in {flat} of {len(spread)} rollouts: there is nothing to learn from it."
+            yield f"The reward was constant in {flat} of {len(spread)} rollouts: these have nothing to learn from."
     if (flat_groups := run.of("rollout/flat_groups")) and mean(flat_groups) > HALF:
         yield (
-            f"{mean(flat_groups):.0%} of the prompts had answers of one reward only (mean of {len(flat_groups)} "
-            "rollouts): groups with nothing to learn. Harder or easier prompts, more answers, a finer reward help."
+            f"For {mean(flat_groups):.0%} of the prompts all answers had the same reward (mean over {len(flat_groups)} "
+            "rollouts): groups with nothing to learn. Try harder or easier prompts, more answers, or a finer reward."
         )
     if (missing := run.of("rollout/missing")) and mean(missing) > MISSING:
-        yield f"{mean(missing):.0%} of the answers had no reward (mean of {len(missing)} rollouts)."
+        yield f"{mean(missing):.0%} of the answers had no reward (mean over {len(missing)} rollouts)."
 
 
 def _answers(run: Series) -> Iterator[str]:
@@ -86,8 +87,8 @@ def _answers(run: Series) -> Iterator[str]:
             break
     if (cut := run.of("rollout/cut")) and mean(cut) > HALF:
         yield (
-            f"{mean(cut):.0%} of the answers were cut at the longest length (mean of {len(cut)} rollouts): "
-            "what is scored is half an answer. A larger --max-new-tokens helps."
+            f"{mean(cut):.0%} of the answers were cut at the length limit (mean over {len(cut)} rollouts), so "
+            "unfinished answers are scored. Try a larger --max-new-tokens."
         )
 
 
@@ -95,23 +96,21 @@ def _policy(run: Series) -> Iterator[str]:
     if len(entropy := run.ending("entropy")) > 1:
         before, after = start_and_end(entropy)
         if before > 0 and after < COLLAPSE * before:
-            share = f"{after / before:.0%} of its start ({number(before)} → {number(after)})"
-            yield f"The entropy collapsed to {share}: little new is tried."
+            share = f"{after / before:.0%} of its initial value ({number(before)} → {number(after)})"
+            yield f"The entropy collapsed to {share}: the policy hardly explores."
     if ratio := run.ending("ratio_max"):
         at, highest = max(ratio, key=lambda point: point[1])
         if highest > LARGEST_RATIO:
             yield f"The largest ratio of new to old probability was {number(highest)}, at step {number(at)}."
     if (gap := run.of("rollout/engine_gap")) and mean(gap) > ENGINE_GAP:
-        yield f"The engine's log-probs are {mean(gap):.3f} a token off those of the model that is trained."
+        yield f"The engine's log-probabilities differ from the trainer's by {mean(gap):.3f} per token."
 
 
 def _critic(run: Series) -> Iterator[str]:
     if explained := run.ending("explained_variance"):
         _, last = start_and_end(explained)
         if last < 0:
-            yield (
-                f"The critic's explained variance ended at {last:.2f}, below 0: its values are worse than their mean."
-            )
+            yield (f"The critic's explained variance ended at {last:.2f}, below 0: a constant predicts returns better.")
 
 
 def _far(run: Series) -> Iterator[str]:
@@ -119,7 +118,7 @@ def _far(run: Series) -> Iterator[str]:
     if points and name == "val/kl":
         at, farthest = max(points, key=lambda point: point[1])
         if farthest > FAR:
-            yield f"KL to the reference reached {farthest:.0f} nats an answer, at step {number(at)}."
+            yield f"KL from the reference reached {farthest:.0f} nats per answer, at step {number(at)}."
 
 
 def _at(points: list[Point], step: float) -> float:

@@ -1,6 +1,6 @@
-"""Whether long answers score better: of held-out prompts, of evaluations and of rollouts, and how answers end.
+"""Whether long answers score better: on held-out prompts, in evaluations and in rollouts, and how answers end.
 
-Lengths are tokens where they were kept, else words.
+Lengths are in tokens if these were kept, else in words.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from zoo.report.sections.answers import moment
 MEASURES = ("reward", "gold", "grade")
 """Held-out metrics that score an answer."""
 FEWEST = 8
-"""Answers with a score; of fewer nothing is drawn."""
+"""Scored answers; with fewer, nothing is drawn."""
 Points = list[tuple[float, float]]
 Cases = Mapping[str, Mapping[str, Any]]
 
@@ -71,7 +71,7 @@ def _of_samples(name: str, rows: Sequence[Mapping[str, Any]]) -> Plot | None:
 
 
 def _plot(name: str, sides: Mapping[str, Points], unit: str) -> Plot | None:
-    """Length against score; where scores are 0 and 1, how long the answers of either are at the end."""
+    """Length against score; if scores are 0 or 1, the lengths of the answers with each score at the end."""
     last = list(sides.values())[-1]
     if len(last) < FEWEST or len({length for length, _ in last}) < 2:
         return None
@@ -79,8 +79,8 @@ def _plot(name: str, sides: Mapping[str, Points], unit: str) -> Plot | None:
         by_score = {f"score {k}": [length for length, score in last if score == k] for k in (1, 0)}
         means = ", ".join(f"{side} {_mean(lengths)}" for side, lengths in by_score.items() if lengths)
         return histogram(f"{name}: length by score", by_score, unit, f"{list(sides)[-1].capitalize()}: {means}.")
-    found = {side: (correlation(points), len(points)) for side, points in sides.items() if points}
-    told = (f"{side} {'–' if r is None else f'{r:+.2f}'} (n {n})" for side, (r, n) in found.items())
+    correlations = {side: (correlation(points), len(points)) for side, points in sides.items() if points}
+    told = (f"{side} {'–' if r is None else f'{r:+.2f}'} (n {n})" for side, (r, n) in correlations.items())
     return scatter(f"{name}: score against length", sides, unit, "score", f"r: {', '.join(told)}.", labelled=False)
 
 
@@ -90,17 +90,17 @@ def _mean(lengths: Sequence[float]) -> str:
 
 
 def ending_table(cases: Cases) -> Table | None:
-    """How held-out answers ended: by themselves, or at the longest length. None where that is not known."""
+    """How held-out answers ended: at an end-of-turn token or at the length limit. None if that is not known."""
     rows = []
     for side, when in (("start", "first"), ("end", "last")):
         columns = _columns(cases, when)
-        known = list(zip(columns.get("length", ()), columns.get("cut", ()), strict=False))
-        lengths = [length for length, cut in known if length is not None and not cut]
-        if known:
-            cut = share_score("cut", len(known) - len(lengths), len(known))
-            every: Score = mean_score("", [length for length, _ in known if length is not None])
+        answers = list(zip(columns.get("length", ()), columns.get("cut", ()), strict=False))
+        lengths = [length for length, cut in answers if length is not None and not cut]
+        if answers:
+            cut = share_score("cut", len(answers) - len(lengths), len(answers))
+            every: Score = mean_score("", [length for length, _ in answers if length is not None])
             ended = mean_score("", lengths) if lengths else None
             rows.append((side, cut.n, cut.value, cut.low, cut.high, every.value, ended.value if ended else None))
     columns_shown = ("answers", "n", "cut", "low", "high", "mean tokens", "mean tokens of those that ended")
-    note = "Cut at the longest length; low and high: the 95 % Wilson interval of their share."
+    note = "Cut: at the length limit. low and high: the 95 % Wilson interval of the share of cut answers."
     return Table("held-out answers by their end", columns_shown, rows, note) if rows else None

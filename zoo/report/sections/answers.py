@@ -32,14 +32,14 @@ def by_prompt(samples: Sequence[Row]) -> list[dict[str, Any]]:
     cases: dict[str, list[Row]] = {}
     for row in samples:
         cases.setdefault(json.dumps([row["eval"], row["prompt"]]), []).append(row)
-    found = []
+    prompts = []
     for rows in cases.values():
         rows = sorted(rows, key=lambda row: moment(row["when"]))
         if len({row["when"] for row in rows}) > 1:
             change = (rows[-1].get("score") or 0) - (rows[0].get("score") or 0)
             answers = [_answer(row) for row in _spread(rows, MOMENTS_SHOWN)]
-            found.append({"eval": rows[0]["eval"], "prompt": rows[0]["prompt"], "answers": answers, "change": change})
-    return found
+            prompts.append({"eval": rows[0]["eval"], "prompt": rows[0]["prompt"], "answers": answers, "change": change})
+    return prompts
 
 
 def telling(cases: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -82,19 +82,19 @@ def moments(samples: Sequence[Row]) -> list[dict[str, Any]]:
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in samples:
         groups.setdefault((row["eval"], row["when"]), []).append(row)
-    found = []
+    rows = []
     for name in sorted({name for name, _ in groups}):
         ordered = sorted((when for of, when in groups if of == name), key=moment)
-        found += [_moment(name, when, groups[name, when]) for when in _spread(ordered, MOMENTS_COUNTED)]
-    return found
+        rows += [_moment(name, when, groups[name, when]) for when in _spread(ordered, MOMENTS_COUNTED)]
+    return rows
 
 
 def _moment(name: str, when: str, rows: Sequence[Row]) -> dict[str, Any]:
     scores = [float(row["score"]) for row in rows if row.get("score") is not None]
     score = mean_score(name, scores, within_0_and_1(scores)) if scores else None
     lengths = [row["length"] for row in rows if row.get("length") is not None]
-    known = [bool(row["cut"]) for row in rows if row.get("cut") is not None]
-    cut = share_score("cut", sum(known), len(known)) if known else None
+    cuts = [bool(row["cut"]) for row in rows if row.get("cut") is not None]
+    cut = share_score("cut", sum(cuts), len(cuts)) if cuts else None
     return {
         "eval": name, "when": when, "n": len(rows), "score": score,
         "length": sum(lengths) / len(lengths) if lengths else None, "cut": cut,

@@ -1,4 +1,4 @@
-"""What a mean does not show: pairs of answers by margin, certainty and length, and held-out metrics case by case."""
+"""What a mean does not show: pairs of answers by margin, confidence and length, and held-out metrics case by case."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ LENGTH_BINS = ((-math.inf, -0.5), (-0.5, -0.1), (-0.1, 0.1), (0.1, 0.5), (0.5, m
 """(chosen − rejected) / the longer one, in tokens."""
 
 FEW = 4
-"""A metric of so many different values or fewer, such as accuracies with their ties, is no histogram."""
+"""A metric with at most this many distinct values, such as accuracies with ties, gets no histogram."""
 
 
 def pair_plots(samples: Sequence[Mapping[str, Any]], rewards: bool) -> list[Plot]:
-    """Of every evaluation that scored pairs: margins before and after; after: certainty and length.
+    """For every evaluation that scored pairs: margins before and after; confidence and length after.
 
-    rewards: whether the scores are those of a reward model, whose differences claim to be log-odds.
+    rewards: whether the scores come from a reward model, so that their differences are log-odds.
     """
     drawn: list[Plot | None] = []
     for name in dict.fromkeys(row["eval"] for row in samples):
         sides = {when: _pairs(samples, name, when) for when in ("before", "after")}
         if sides["after"]:
             margins = {when: [pair.margin for pair in pairs] for when, pairs in sides.items()}
-            note = "Score of the better answer less that of the worse one; right of 0 is right."
+            note = "Score of the chosen answer minus that of the rejected one; above 0 the pair is in the right order."
             drawn.append(histogram(f"{name}: margins", margins, "chosen − rejected", note))
             drawn += _of_pairs(name, sides["after"], rewards)
     return [plot for plot in drawn if plot is not None]
 
 
 def _pairs(samples: Sequence[Mapping[str, Any]], name: str, when: str) -> list[Pair]:
-    found = (Pair.from_sample(row) for row in samples if (row["eval"], row["when"]) == (name, when))
-    return [pair for pair in found if pair is not None]
+    pairs = (Pair.from_sample(row) for row in samples if (row["eval"], row["when"]) == (name, when))
+    return [pair for pair in pairs if pair is not None]
 
 
 def _of_pairs(name: str, pairs: Sequence[Pair], rewards: bool) -> Iterable[Plot | None]:
@@ -45,21 +45,22 @@ def _of_pairs(name: str, pairs: Sequence[Pair], rewards: bool) -> Iterable[Plot 
         "chosen": [(pair.chosen_length, pair.chosen) for pair in pairs],
         "rejected": [(pair.rejected_length, pair.rejected) for pair in pairs],
     }
-    yield histogram(f"{name}: scores", {side: [score for _, score in given] for side, given in points.items()}, "score")
+    scores = {side: [score for _, score in answers] for side, answers in points.items()}
+    yield histogram(f"{name}: scores", scores, "score")
     margins = [pair.margin for pair in pairs]
     if rewards:
         note = (
-            f"Expected calibration error {calibration_error(margins):.3f}, n {len(pairs)} pairs. On the broken line "
-            "certainty σ(|chosen − rejected|) is the share that is right. Thin lines are 95 % Wilson intervals."
+            f"Expected calibration error {calibration_error(margins):.3f}, n {len(pairs)} pairs. On the dashed line "
+            "the confidence σ(|chosen − rejected|) equals the accuracy. Thin lines are 95 % Wilson intervals."
         )
         yield reliability(f"{name}: calibration", certainty_bins(margins), note)
     by_length = {
         _span(low, high): _right([pair for pair in pairs if low <= pair.difference < high]) for low, high in LENGTH_BINS
     }
-    note = "Left the pairs whose chosen answer is the shorter one, right those whose chosen one is the longer one."
+    note = "On the left the chosen answer is shorter, on the right it is longer."
     yield shares(f"{name}: right by length", by_length, "(chosen − rejected) / longer, tokens", note, chance=0.5)
-    r = correlation([point for given in points.values() for point in given])
-    note = f"r = {r:+.3f}, n {2 * len(pairs)} answers." if r is not None else "All of one length, or of one score."
+    r = correlation([point for answers in points.values() for point in answers])
+    note = f"r = {r:+.3f}, n {2 * len(pairs)} answers." if r is not None else "All lengths or all scores are equal."
     yield scatter(f"{name}: score against length", points, "tokens", "score", note, labelled=False)
 
 
@@ -74,13 +75,13 @@ def _span(low: float, high: float) -> str:
 
 
 def case_plots(cases: Mapping[str, Mapping[str, Any]], meaning: Mapping[str, str]) -> list[Plot]:
-    """A histogram of every metric that held-out cases have one by one: at the start and at the end.
+    """A histogram of every metric over the held-out cases, at the start and at the end.
 
-    Sides of one thing (chosen and rejected) stand in one plot, at the end only.
+    The sides of one metric (chosen and rejected) share a plot, which shows only the end.
     cases: heldout.json, {"first": {"step": 0, "values": {name: [value or None]}}, "last": …}.
     """
     first, last = (dict(cases.get(when, {}).get("values", {})) for when in ("first", "last"))
-    # How long the answers of the data are, for other plots to set something against.
+    # The lengths of the data's answers, which other plots use.
     last = {name: values for name, values in last.items() if not name.startswith("length/")}
     panels: dict[str, dict[str, list[float]]] = {}
     for name, values in last.items():

@@ -1,9 +1,9 @@
-"""Reward and gold score against the distance from the start: what a policy pays for its reward, and when it overpays.
+"""Reward and gold reward against the distance from the initial policy: what the reward costs, and when it is overpaid.
 
 Gao, Schulman, Hilton, "Scaling Laws for Reward Model Overoptimization" (arXiv:2210.10760): with d = √KL(π ‖ π₀), the
-gold score of a policy trained by reinforcement learning, less that of the start, follows R(d) = d (α − β log d). Its
-top lies at log d = α/β − 1; beyond it the reward still rises and what it stood for falls. (Their law for best of n,
-d (α − β d), is for answers that are chosen, not for policies that are trained.)
+gold reward of a policy trained by reinforcement learning, minus that of the initial policy, follows
+R(d) = d (α − β log d). Its peak is at log d = α/β − 1; beyond it the reward still rises and the gold reward falls.
+(Their law for best-of-n, d (α − β d), is for chosen answers, not for trained policies.)
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from zoo.report.plots.series import Series
 
 FORMULA = "R(d) = R₀ + d (α − β log d), d = √KL"
 FEWEST_POINTS = 4
-"""Points away from the start, to be fitted."""
+"""Points with d > 0 that a fit needs."""
 NEAR = 0.1
 """The first point is the start if its d is at most this share of the largest."""
 MEASURES = {"reward": ("val/grade", "val/reward", "rollout/reward"), "gold": ("val/gold",)}
-"""What is drawn, and the metrics that tell it, the better one first."""
+"""What is drawn, and the metrics that measure it, the best first."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,14 @@ class Fit:
 
     @property
     def peak(self) -> float | None:
-        """KL at the top of the curve; None where β may as well be 0, or the measured top lies elsewhere."""
+        """KL at the peak of the curve; None if β may be 0, or if the highest measurement is elsewhere."""
         sure = self.beta > max(0.0, self.beta_noise) and self.alpha / self.beta < 300
         top = math.exp(self.alpha / self.beta - 1) if sure else math.inf
         nearest = min(self.measured, key=lambda d: abs(d - top))
         return top**2 if sure and nearest == self.best[0] else None
 
     def text(self) -> str:
-        top = f"; top at KL {number(self.peak)}" if self.peak is not None else "; no sure top"
+        top = f"; peak at KL {number(self.peak)}" if self.peak is not None else "; no significant peak"
         top += f", highest measured {number(self.best[1])} at KL {number(self.best[0] ** 2)}"
         return (
             f"α {number(self.alpha)} ± {number(self.alpha_noise)}, β {number(self.beta)} ± {number(self.beta_noise)}, "
@@ -64,7 +64,7 @@ class Fit:
 def fit(points: Sequence[Point]) -> Fit | None:
     """R(d) = R₀ + d (α − β log d) through (d, value), in the order of training; the first point gives R₀.
 
-    None with fewer than four points away from the start, or where the first one is away from it itself.
+    None with fewer than four points with d > 0, or if the first point is not near d = 0.
     """
     if not points:
         return None
@@ -101,7 +101,7 @@ def plot_frontiers(runs: Mapping[str, Series]) -> list[Plot]:
     if len(runs) == 1:
         (run,) = runs.values()
         named = {
-            run.first_of(*MEASURES[which])[0] or which: found for which in MEASURES for found in lines[which].values()
+            run.first_of(*MEASURES[which])[0] or which: points for which in MEASURES for points in lines[which].values()
         }
         plots = [_draw("reward against √KL", named)]
     else:
@@ -110,14 +110,14 @@ def plot_frontiers(runs: Mapping[str, Series]) -> list[Plot]:
 
 
 def _draw(title: str, lines: Mapping[str, Sequence[tuple[float, float, float]]]) -> Plot | None:
-    found = {label: fit([(d, value) for d, value, _ in points]) for label, points in lines.items()}
-    fits = {label: one for label, one in found.items() if one is not None}
+    laws = {label: fit([(d, value) for d, value, _ in points]) for label, points in lines.items()}
+    fits = {label: law for label, law in laws.items() if law is not None}
     drawn = {}
-    for label, one in fits.items():
+    for label, law in fits.items():
         farthest = max(d for d, *_ in lines[label])
-        drawn[label] = [(farthest * i / 60, one(farthest * i / 60)) for i in range(61)]
-    note = "A dot is a measurement, in the order of the steps."
+        drawn[label] = [(farthest * i / 60, law(farthest * i / 60)) for i in range(61)]
+    note = "Each dot is a measurement, connected in the order of the steps."
     if fits:
-        note += f" Broken: {FORMULA}, by least squares (arXiv:2210.10760). "
-        note += " · ".join(f"{label}: {one.text()}" for label, one in fits.items())
+        note += f" Dashed: {FORMULA}, fitted by least squares (arXiv:2210.10760). "
+        note += " · ".join(f"{label}: {law.text()}" for label, law in fits.items())
     return paths(title, lines, "√KL", fits=drawn, note=note)

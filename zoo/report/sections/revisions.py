@@ -1,7 +1,7 @@
-"""Answers that were criticised and revised before a run was trained on them: how often, by which principle, and how.
+"""Answers that were critiqued and revised before a run was trained on them: how often, by which principle, and how.
 
-Read from revisions.jsonl, where an algorithm keeps a line for each step: the `prompt`, its `row`, the `round` and
-`principle`, the `answer` of before, the `critique`, the `revision` ("" where it says nothing), and whether it is `cut`.
+Read from revisions.jsonl, in which an algorithm writes a line for each step: the `prompt`, its `row`, the `round` and
+`principle`, the `answer` before, the `critique`, the `revision` ("" if it is empty), and whether it is `cut`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Step = Mapping[str, Any]
 
 
 def read_steps(run: Run) -> list[Step]:
-    """The steps of a run, in the order in which they were made; none where the file is absent or holds other things."""
+    """The steps of a run, in order; none if the file is absent or has another content."""
     file = run.path / "revisions.jsonl"
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.is_file() else []
     rows = [json.loads(line) for line in lines if line.endswith("\n")]
@@ -33,7 +33,7 @@ def read_steps(run: Run) -> list[Step]:
 
 
 def revision_panels(steps: Sequence[Step]) -> list[Panel]:
-    """Shares that were changed and that refuse, round by round, and a table with a line for each principle."""
+    """Shares of answers that changed and that refuse, round by round, and a table with a line for each principle."""
     if not steps:
         return []
     rounds = {k: [step for step in steps if step["round"] == k] for k in sorted({step["round"] for step in steps})}
@@ -41,16 +41,16 @@ def revision_panels(steps: Sequence[Step]) -> list[Panel]:
     refused = {f"after round {k}": [_refused(_stands(step)) for step in of_it] for k, of_it in rounds.items()}
     first = next(iter(rounds.values()))
     sides = {"first answers": [_refused(_before(step)) for step in first], **refused}
-    found = [
-        shares("answers revised", changed, "round", "Revisions that say something else than what they revise."),
+    panels = [
+        shares("answers revised", changed, "round", "Revisions that differ from the answer they revise."),
         shares(
             "refused or evaded", {side: (sum(hits), len(hits)) for side, hits in sides.items()}, "answers",
-            "Told by a few patterns. " + _change(list(sides.values())),
+            "Detected by a few patterns. " + _change(list(sides.values())),
         ),
         _by_round(rounds),
         _by_principle(steps),
     ]  # fmt: skip
-    return [panel for panel in found if panel is not None]
+    return [panel for panel in panels if panel is not None]
 
 
 def _changed(step: Step) -> bool:
@@ -62,7 +62,7 @@ def _before(step: Step) -> str:
 
 
 def _stands(step: Step) -> str:
-    """The answer after a step: a revision that says nothing leaves the one before."""
+    """The answer after a step; an empty revision keeps the answer before."""
     return step["revision"] or _before(step)
 
 
@@ -71,13 +71,13 @@ def _refused(text: str) -> bool:
 
 
 def _change(sides: Sequence[Sequence[bool]]) -> str:
-    """How the last share differs from the first, over the same prompts."""
+    """The change from the first share to the last, over the same prompts."""
     first, last = sides[0], sides[-1]
     if len(first) != len(last):
         return ""
     change = change_of_values(first, last)
     sure = f" ± {number(change.noise)} (95 %)" if change.noise is not None else ""
-    return f"From the first to the last {signed(change.value)}{sure}, the same {len(first)} prompts."
+    return f"Change from first to last: {signed(change.value)}{sure}, on the same {len(first)} prompts."
 
 
 def _by_round(rounds: Mapping[int, Sequence[Step]]) -> Table:
@@ -92,7 +92,7 @@ def _by_round(rounds: Mapping[int, Sequence[Step]]) -> Table:
 
 
 def _by_principle(steps: Sequence[Step]) -> Table:
-    """Most drawn first."""
+    """The most frequently sampled first."""
     groups: dict[str, list[Step]] = {}
     for step in steps:
         groups.setdefault(str(step["principle"]), []).append(step)
@@ -102,9 +102,11 @@ def _by_principle(steps: Sequence[Step]) -> Table:
         share = share_score(principle, hits, len(drawn))
         before, after = (sum(_refused(side(step)) for step in drawn) for side in (_before, _stands))
         rows.append((principle, len(drawn), hits, share.value, share.low, share.high, before, after, *_words(drawn)))
-    columns = ("principle", "drawn", "changed", "share changed", "low", "high", "refused before", "refused after",
+    columns = ("principle", "sampled", "changed", "share changed", "low", "high", "refused before", "refused after",
                "words before", "words after")  # fmt: skip
-    note = "low and high: the 95 % Wilson interval of the share changed. Refused or evaded: counts, by a few patterns."
+    note = (
+        "low and high: the 95 % Wilson interval of the share changed. Refused or evaded: counts, detected by patterns."
+    )
     return Table("principles and what they changed", columns, rows, note)
 
 
@@ -115,13 +117,13 @@ def _words(steps: Sequence[Step]) -> tuple[float, float]:
 
 
 def triptychs(steps: Sequence[Step]) -> list[Step]:
-    """A few steps to read: those first that refuse on one side only, then those that changed; spread over the run."""
+    """A few steps to read: first those where only one side refuses, then those that changed; spread over the run."""
     ranked: dict[int, list[Step]] = {0: [], 1: [], 2: []}
     for step in steps:
         turned = _refused(_before(step)) != _refused(_stands(step))
         ranked[0 if turned else 1 if _changed(step) else 2].append(step)
-    found: list[Step] = []
+    shown: list[Step] = []
     for group in ranked.values():
-        room = SHOWN - len(found)
-        found += group[:: max(1, -(-len(group) // room))][:room] if room else []
-    return found
+        room = SHOWN - len(shown)
+        shown += group[:: max(1, -(-len(group) // room))][:room] if room else []
+    return shown

@@ -1,4 +1,4 @@
-"""What a reward is made of: the contribution of each of its parts, one on top of the other."""
+"""The parts of a reward: the contribution of each, stacked."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from zoo.report.plots.series import Series
 from zoo.rewards.expression import Expression
 
 PREFIX = "rollout/reward/"
-"""Before the name of a part, in metrics; its mean is taken before it is weighed."""
+"""Before the name of a part, in metrics; its mean is taken before it is weighted."""
 PROBES = ((1.0, 1.0, 1.0), (-1.0, 2.0, 0.5), (3.0, -0.5, 7.0))
-"""Values of the parts, in turn, at which a sum is told from something else."""
+"""Values of the parts at which a weighted sum is distinguished from another expression."""
 TITLE = "reward parts"
 
 
 def reward_parts(run: Series, text: str) -> Plot | None:
-    """The parts of the reward of rollouts. None where it has one part only. text: of the reward, as it was asked for.
+    """The parts of the reward of rollouts. None if it has only one part. text: the reward's expression.
 
-    A weighted sum is drawn as what each part adds to it; of another combination the parts stand beside each other.
+    The parts of a weighted sum are stacked, times their weights; those of any other combination are drawn as lines.
     """
     parts = {name.removeprefix(PREFIX): run.of(name) for name in run.names if name.startswith(PREFIX)}
     parts = {name: points for name, points in parts.items() if points}
@@ -28,7 +28,9 @@ def reward_parts(run: Series, text: str) -> Plot | None:
         return None
     weights = weights_of(text)
     if not weights.keys() >= parts.keys():
-        return curves(TITLE, parts, run.axes(), "Means over the answers of a rollout, before they are combined.")
+        return curves(
+            TITLE, parts, run.axes(), "Mean of each part over the answers of a rollout, before they are combined."
+        )
     added = {name: [(step, weights[name] * value) for step, value in points] for name, points in parts.items()}
     names = {name: f"{weights[name]:g} × {name}" for name in parts}
     note = "Mean of each part over the answers of a rollout, times its weight; the line is the reward."
@@ -36,7 +38,7 @@ def reward_parts(run: Series, text: str) -> Plot | None:
 
 
 def weights_of(text: str) -> Mapping[str, float]:
-    """The weight of each part of a reward by its label, where it is a weighted sum of them; empty where it is not."""
+    """The weight of each part of a reward by its label, if it is a weighted sum of them; else empty."""
     try:
         expression = Expression(text)
     except ZooError:
@@ -48,8 +50,8 @@ def weights_of(text: str) -> Mapping[str, float]:
     alone = {mention: expression.value({**nothing, mention: 1.0}) for mention in mentions}
     weights = {mention: value for mention, value in alone.items() if value is not None}
     for probe in PROBES if len(weights) == len(mentions) else ():
-        given = {mention: probe[i % 3] * (i + 1) for i, mention in enumerate(mentions)}
-        expected, value = sum(weights[mention] * given[mention] for mention in mentions), expression.value(given)
+        values = {mention: probe[i % 3] * (i + 1) for i, mention in enumerate(mentions)}
+        expected, value = sum(weights[mention] * values[mention] for mention in mentions), expression.value(values)
         if value is None or abs(value - expected) > 1e-9 * max(1.0, abs(expected)):
             return {}
     return {mention.label: weight for mention, weight in weights.items()} if len(weights) == len(mentions) else {}

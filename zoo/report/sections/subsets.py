@@ -1,4 +1,4 @@
-"""Pairs of answers by the part of the data that they come from: where a model orders them well, and where not."""
+"""Accuracy on pairs of answers by the part of the data that they come from."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from zoo.report.plots.bars import shares
 from zoo.report.plots.tables import Panel, Table
 
 BARS = 6
-"""Parts that are drawn; of more there is the table alone."""
+"""Up to this many parts are drawn; with more there is only the table."""
 LINES = 24
-"""Parts in the table, those of most pairs."""
+"""Parts in the table, those with the most pairs."""
 Row = Mapping[str, Any]
 
 
 def subset_panels(samples: Sequence[Row]) -> list[Panel]:
-    """Of every evaluation that scored pairs of known origin, after training: the share that is right in each part."""
-    found: list[Panel] = []
+    """For every evaluation that scored pairs of known origin: the accuracy on each part after training."""
+    panels: list[Panel] = []
     for name in dict.fromkeys(row["eval"] for row in samples):
         parts = _parts([row for row in samples if (row["eval"], row["when"]) == (name, "after")])
         if len(parts) < 2:
@@ -28,16 +28,22 @@ def subset_panels(samples: Sequence[Row]) -> list[Panel]:
         rows = [(part, *_line(pairs)) for part, pairs in list(parts.items())[:LINES]]
         if len(parts) <= BARS:
             hits = {part: (sum(pair.right for pair in pairs), len(pairs)) for part, pairs in parts.items()}
-            plot = shares(f"{name}: right by subset", hits, "subset", "Pairs by the part of the data.", chance=0.5)
-            found += [plot] if plot else []
+            plot = shares(
+                f"{name}: right by subset",
+                hits,
+                "subset",
+                "Accuracy on the pairs of each part of the data.",
+                chance=0.5,
+            )
+            panels += [plot] if plot else []
         columns = ("subset", "pairs", "right", "low", "high", "mean margin")
-        note = f"{note} low and high: the 95 % Wilson interval of the share that is right.".strip()
-        found.append(Table(f"{name}: subsets", columns, rows, note))
-    return found
+        note = f"{note} low and high: the 95 % Wilson interval of the accuracy.".strip()
+        panels.append(Table(f"{name}: subsets", columns, rows, note))
+    return panels
 
 
 def _parts(rows: Sequence[Row]) -> dict[str, list[Pair]]:
-    """Those of most pairs first."""
+    """Those with the most pairs first."""
     parts: dict[str, list[Pair]] = {}
     for row in rows:
         pair = Pair.from_sample(row)

@@ -1,4 +1,4 @@
-"""What a reader of a report should not overlook, as sentences."""
+"""The warnings at the top of a report."""
 
 from __future__ import annotations
 
@@ -13,42 +13,43 @@ from zoo.runs import Run
 
 DROPPED_SHARE = 0.05
 FALL = 0.02
-"""Log-probabilities of chosen answers that fall by more than this share are named."""
+"""Warn if the log-probabilities of chosen answers fall by more than this share."""
 LOSS_RISE = 0.05
-"""A validation loss that ends so much above its lowest value, as a share of it, is named."""
+"""Warn if the validation loss ends this far above its lowest value, as a share of it."""
 
 
 def run_warnings(run: Run) -> list[str]:
     """The warnings of one run, from its files."""
-    summary, found = run.summary, []
+    summary, warnings = run.summary, []
     before, after = summary.get("before", {}), summary.get("after", {})
-    found += _fallen_scores(summary)
-    found += alarms(Series(run.metrics))
-    found += length_warning("The answers", *mean_words(read_samples(run)))
-    found += displacement("The chosen answers", before.get("val/logps/chosen"), after.get("val/logps/chosen"))
-    found += displacement("The desirable answers", before.get("val/logps/desirable"), after.get("val/logps/desirable"))
-    found += _loss_rose(run.metrics)
+    warnings += _fallen_scores(summary)
+    warnings += alarms(Series(run.metrics))
+    warnings += length_warning("The answers", *mean_words(read_samples(run)))
+    warnings += displacement("The chosen answers", before.get("val/logps/chosen"), after.get("val/logps/chosen"))
+    before_and_after = (side.get("val/logps/desirable") for side in (before, after))
+    warnings += displacement("The desirable answers", *before_and_after)
+    warnings += _loss_rose(run.metrics)
     if summary.get("skipped_steps"):
-        why = "nothing in them could be learned from, or " if "unrewarded_rollouts" in summary else ""
-        found.append(f"{summary['skipped_steps']} steps were skipped: {why}their loss or gradient was not a number.")
+        why = "they had nothing to learn from, or " if "unrewarded_rollouts" in summary else ""
+        warnings.append(f"{summary['skipped_steps']} steps were skipped: {why}their loss or gradient was not finite.")
     if summary.get("unrewarded_rollouts"):
-        found.append(f"In {summary['unrewarded_rollouts']} rollouts no answer got a reward.")
-    found += [f"{part}: {_dropped(facts)}" for part, facts in run.read_json("data.json").items() if _dropped(facts)]
-    return found
+        warnings.append(f"In {summary['unrewarded_rollouts']} rollouts no answer got a reward.")
+    warnings += [f"{part}: {_dropped(facts)}" for part, facts in run.read_json("data.json").items() if _dropped(facts)]
+    return warnings
 
 
 def displacement(what: str, before: float | None, after: float | None) -> list[str]:
-    """A sentence when the answers that should rise fell: preference losses only ask for a difference."""
+    """A sentence if good answers became less likely: preference losses only train a difference."""
     if before is None or after is None or before - after <= FALL * abs(before):
         return []
-    return [f"{what} of the held-out data lost probability: log π fell from {before:.1f} to {after:.1f}."]
+    return [f"{what} of the held-out data became less likely: log π fell from {before:.1f} to {after:.1f}."]
 
 
 def length_warning(whose: str, before: float | None, after: float | None) -> list[str]:
-    """A sentence when answers became much longer or much shorter."""
+    """A sentence if answers became much longer or much shorter."""
     if not before or not after or 1 / LENGTH_RATIO < after / before < LENGTH_RATIO:
         return []
-    return [f"{whose} are {after / before:.1f} times as long as the start's ({before:.0f} → {after:.0f})."]
+    return [f"{whose} are {after / before:.1f} times as long as the initial model's ({before:.0f} → {after:.0f})."]
 
 
 def _fallen_scores(summary: dict[str, Any]) -> list[str]:
@@ -69,8 +70,8 @@ def _loss_rose(metrics: list[dict[str, Any]]) -> list[str]:
     (lowest, at), (last, _) = min(losses), losses[-1]
     if last - lowest <= LOSS_RISE * abs(lowest):
         return []
-    lost = f"lowest at step {at} ({decimal(lowest)}) and ended at {decimal(last)}"
-    return [f"The held-out loss was {lost}: fewer steps may do."]
+    course = f"lowest at step {at} ({decimal(lowest)}) and ended at {decimal(last)}"
+    return [f"The held-out loss was {course}: try fewer steps."]
 
 
 def _dropped(facts: dict[str, Any]) -> str:

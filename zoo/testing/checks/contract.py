@@ -1,4 +1,4 @@
-"""What an algorithm does with what it is given: batches, roles, gradients, metrics."""
+"""How an algorithm treats batches, roles, gradients and metrics."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from zoo.testing.tiny import tiny_reward
 from zoo.values.types import Answers, Batch, Ragged, metric_sums
 
 CORE_METRICS = ("loss", "grad_norm", "lr", "num_tokens", "tokens", "step", "epoch", "skipped")
-"""What the core writes beside an algorithm's metrics."""
+"""Metrics that the core logs itself."""
 
 
 def collation(bench: Bench) -> None:
-    """Collation gives a batch that can be cut and re-ordered, and leaves the records as they are; so do rollouts."""
+    """Collation gives a batch that can be split and reordered, and does not change the records; so do rollouts."""
     for options in bench.variants:
         if bench.cls.online():
             _check_experience(bench, options)
@@ -34,17 +34,19 @@ def collation(bench: Bench) -> None:
         if not isinstance(batch, Batch):
             raise Failed(f"collate returned {type(batch).__name__}, not a Batch{with_options(options)}.")
         if not same(records, before):
-            raise Failed(f"collate changes the records that it is given{with_options(options)}.")
+            raise Failed(f"collate changes its input records{with_options(options)}.")
         if not same(dict(batch), dict(bench.batch(stage, options))):
-            raise Failed(f"collate gives another batch for the same records{with_options(options)}.")
+            raise Failed(
+                f"collate gives a different batch when it is called again with the same records{with_options(options)}."
+            )
         if "row" not in list(batch):
-            raise Failed("The batch has no field 'row': messages about bad steps could not name the rows. Keep it.")
+            raise Failed("The batch has no field 'row', which messages about bad steps need to name the rows. Keep it.")
         if not any(answers_among(batch[name]) for name in batch):
-            raise Failed("The batch holds no Answers: the core could not count its tokens nor cut it.")
+            raise Failed("The batch has no Answers, so the core cannot count its tokens or split it.")
         backwards = list(reversed(range(len(batch))))
         again = batch.select(backwards).select(backwards)
         if not same(dict(batch), dict(again)):
-            raise Failed(f"The batch is another one after it was turned round twice{with_options(options)}.")
+            raise Failed(f"Reversing the batch twice does not give the same batch{with_options(options)}.")
 
 
 def _check_experience(bench: Bench, options: Mapping[str, Any]) -> None:
@@ -53,16 +55,16 @@ def _check_experience(bench: Bench, options: Mapping[str, Any]) -> None:
     before = copy.deepcopy(prompts)
     batch = bench.roll(stage, options, prompts=prompts).batch
     if not same(prompts, before):
-        raise Failed(f"rollout changes the prompts that it is given{with_options(options)}.")
+        raise Failed(f"rollout changes its input prompts{with_options(options)}.")
     if not any(isinstance(batch[name], Answers) for name in batch):
-        raise Failed("The batch of a rollout holds no Answers: the core could not count its tokens nor cut it.")
+        raise Failed("The batch of a rollout has no Answers, so the core cannot count its tokens or split it.")
     backwards = list(reversed(range(len(batch))))
     if not same(dict(batch), dict(batch.select(backwards).select(backwards))):
-        raise Failed(f"The batch is another one after it was turned round twice{with_options(options)}.")
+        raise Failed(f"Reversing the batch twice does not give the same batch{with_options(options)}.")
 
 
 def one_sided_steps(bench: Bench) -> None:
-    """Steps with one example, one label or one prompt only have a finite loss and gradient."""
+    """Steps with only one example, one label or one prompt have a finite loss and gradient."""
     for options in bench.variants:
         for what, only in _one_sided(bench, options):
             stage = bench.stage(options)
@@ -71,17 +73,17 @@ def one_sided_steps(bench: Bench) -> None:
             except Failed:
                 raise
             except Exception as error:
-                text = f"A step with {what} ends in {type(error).__name__}{with_options(options)}: {error}"
+                text = f"A step with {what} raises {type(error).__name__}{with_options(options)}: {error}"
                 raise Failed(text) from error
             if not outcome.finite:
                 raise Failed(
-                    f"A step with {what}{with_options(options)} has the loss {outcome.loss:.4g} and gradients that are "
-                    "not all finite."
+                    f"A step with {what}{with_options(options)} has the loss {outcome.loss:.4g}; the loss or a "
+                    "gradient is not finite."
                 )
 
 
 def _one_sided(bench: Bench, options: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """What is one-sided, and the examples of the batch, or a function of a stage that makes the batch."""
+    """A description, and the examples of the batch or a function from a stage to the batch."""
 
     def rollout(count: int | None = None, worth: Worth = tiny_reward) -> Callable[[Stage], Batch]:
         return lambda stage: bench.roll(
@@ -91,8 +93,8 @@ def _one_sided(bench: Bench, options: Mapping[str, Any]) -> Iterator[tuple[str, 
     if bench.cls.online():
         yield "one example", [0]
         yield "another single example", [1]
-        yield "a rollout to one prompt", rollout(1)
-        yield "rewards that are all the same", rollout(worth=lambda texts, records: [0.5] * len(texts))
+        yield "a rollout of one prompt", rollout(1)
+        yield "equal rewards", rollout(worth=lambda texts, records: [0.5] * len(texts))
         return
     records = bench.encoded(options)
     yield "one example", [0]
@@ -100,26 +102,26 @@ def _one_sided(bench: Bench, options: Mapping[str, Any]) -> Iterator[tuple[str, 
     yield "one prompt", [0, 1]
     if all(isinstance(record.get("label"), bool) for record in records):
         for label in (True, False):
-            yield f"label {label} only", [i for i, record in enumerate(records) if record["label"] is label]
+            yield f"only the label {label}", [i for i, record in enumerate(records) if record["label"] is label]
 
 
 def declared_roles(bench: Bench) -> None:
-    """The roles of `needs` are those that are used, with every choice of options."""
+    """The roles in `needs` are exactly those that are used, with every choice of options."""
     for options in bench.variants:
         stage = bench.stage(options)
-        # A batch of experience knows which roles its rollout has used.
+        # A batch of experience records the roles that its rollout used.
         step([(stage, [bench.batch(stage, options)])])
         roles = stage.algorithm.roles(stage.config)
         for role in roles:
             if role not in stage.models.used:
                 raise Failed(
-                    f"needs names the role '{role}', which is never used{with_options(options)}: it would be built for "
-                    f"nothing.{nearest(role, stage.models.used)}"
+                    f"needs names the role '{role}', which is never used{with_options(options)}. Remove it, so that "
+                    f"it is not loaded for nothing.{nearest(role, stage.models.used)}"
                 )
 
 
 def gradients(bench: Bench) -> None:
-    """Every trained weight gets a gradient, frozen ones and weights of the loss get none, and nothing else changes."""
+    """Every trained weight gets a gradient, frozen weights and weights of the loss get none, nothing else changes."""
     for options in bench.variants:
         stage = bench.stage(options, own=True)
         batch = bench.batch(stage, options)
@@ -129,20 +131,20 @@ def gradients(bench: Bench) -> None:
         outcome = step([(stage, [batch])])
         for name, parameter in stage.weights():
             if not torch.equal(parameter, weights[name]):
-                raise Failed(f"The loss changes the weight {name}{with_options(options)}: the optimizer is the core's.")
+                raise Failed(f"The loss changes the weight {name}{with_options(options)}; only the optimizer may.")
             if not parameter.requires_grad:
                 raise Failed(f"The loss freezes the weight {name}{with_options(options)}.")
-            # A choice such as a hinge may be flat for these rows; the defaults should not.
+            # A choice such as a hinge may have no gradient on these rows; the defaults should.
             moves = not options and role_of(name) in outcome.trains
             if moves and (name not in outcome.gradients or not bool(outcome.gradients[name].any())):
-                raise Failed(f"No gradient reaches the weight {name}.")
+                raise Failed(f"The weight {name} gets no gradient.")
         for name, parameter in frozen:
             if parameter.grad is not None:
-                raise Failed(f"A gradient reaches the reference's weight {name}{with_options(options)}.")
+                raise Failed(f"The reference's weight {name} gets a gradient{with_options(options)}.")
 
 
 def _let_gradients_flow(stage: Stage) -> list[tuple[str, Any]]:
-    """Make the reference's weights take gradients, so that one that reaches them is seen."""
+    """Let the reference's weights take gradients, so that a gradient that reaches them is noticed."""
     if "reference" not in stage.models:
         return []
     return list(stage.models._roles["reference"].model.requires_grad_(True).named_parameters())
@@ -152,13 +154,13 @@ def _loss_alone(stage: Stage, batch: Batch, options: Mapping[str, Any]) -> None:
     measure([(stage, [batch])])
     loss = loss_of(stage, batch)
     if any(p.grad is not None for _, p in stage.weights()):
-        raise Failed(f"The loss calls backward itself{with_options(options)}: the core does.")
+        raise Failed(f"The loss calls backward{with_options(options)}; only the core may.")
     if loss.weights.requires_grad:
-        raise Failed(f"A gradient flows into the weights of the loss{with_options(options)}: detach them.")
+        raise Failed(f"The weights of the loss carry a gradient{with_options(options)}: detach them.")
 
 
 def metrics_explained(bench: Bench) -> None:
-    """Every metric that is reported is explained, every explained one is reported, in training and in validation."""
+    """Every reported metric is explained and every explained metric is reported, in training and in validation."""
     reported: set[str] = set()
     nan: set[str] = set()
     for options in bench.variants:
@@ -170,10 +172,10 @@ def metrics_explained(bench: Bench) -> None:
         with torch.no_grad():
             measure([(stage, [batch])])
             again = loss_of(stage, batch)
-        # An online run is validated by answers to held-out prompts, without a loss.
+        # Validation of an online run uses answers to held-out prompts, without a loss.
         held_out = {name for name, (_, weight) in metric_sums(again.metrics).items() if weight > 0}
         if not bench.cls.online() and held_out - set(outcome.metrics):
-            raise Failed(f"Only held-out data has the metrics {held_out - set(outcome.metrics)}.")
+            raise Failed(f"The metrics {held_out - set(outcome.metrics)} are reported only in validation.")
         nan |= again.metrics.keys() - held_out
         for name, value in again.metrics.items():
             parts = value if isinstance(value, tuple) else (value,)
@@ -181,20 +183,22 @@ def metrics_explained(bench: Bench) -> None:
                 raise Failed(f"The metric {name} is {type(value).__name__}, not a tensor or a pair of tensors.")
     explained = set(bench.cls.metrics)
     if clash := sorted(name for name in reported if name in CORE_METRICS or name.startswith(("rollout/", "val/"))):
-        raise Failed(f"The metric '{clash[0]}' is the core's: choose another name.")
+        raise Failed(f"The metric name '{clash[0]}' is reserved for the core: choose another one.")
     if unknown := sorted(reported - explained):
-        raise Failed(f"metrics does not explain '{unknown[0]}', which is reported.{nearest(unknown[0], explained)}")
+        raise Failed(
+            f"The metric '{unknown[0]}' is reported, but not explained in `metrics`.{nearest(unknown[0], explained)}"
+        )
     if missing := sorted((explained - reported) & nan):
-        raise Failed(f"The metric '{missing[0]}' is NaN for every example and with every variant.")
+        raise Failed(f"The metric '{missing[0]}' is NaN for every example, whatever the options.")
     if unused := sorted(explained - reported):
         raise Failed(
-            f"metrics explains '{unused[0]}', which no variant reports.{nearest(unused[0], reported)} If it takes "
-            "certain options, name them in conformance['variants']."
+            f"The metric '{unused[0]}' is explained in `metrics`, but no variant reports it."
+            f"{nearest(unused[0], reported)} If it needs certain options, name them in conformance['variants']."
         )
 
 
 def same(a: Any, b: Any) -> bool:
-    """Equal bit by bit, through containers."""
+    """Whether two values are equal bit for bit, recursively."""
     if isinstance(a, Tensor):
         return isinstance(b, Tensor) and a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num())
     if isinstance(a, Ragged):

@@ -1,4 +1,4 @@
-"""How a step is cut must not show: padding, layouts, micro-batches, processes, the order of the examples."""
+"""The result of a step must not depend on padding, layouts, micro-batches, processes or the order of examples."""
 
 from __future__ import annotations
 
@@ -16,56 +16,56 @@ from zoo.testing.steps import Failed, Outcome, Stage, step, with_options
 from zoo.values.types import Answer, Answers, Batch, Ragged
 
 RELATIVE, ABSOLUTE = 2e-4, 2e-5
-"""What counts as rounding in float32 on the tiny model."""
+"""Tolerances for rounding in float32 on the tiny model."""
 FEW_TOKENS = 180
 """About three examples of the tiny rows."""
 Parts = Sequence[tuple[Stage, Sequence[Batch]]]
 
 
 def padding_invariance(bench: Bench) -> None:
-    """Padding changes nothing: not a longer neighbour in the micro-batch, nor uncounted tokens behind an answer."""
+    """Padding changes nothing: neither a longer neighbour in the micro-batch, nor masked tokens after an answer."""
 
     def cuts(stage: Stage, batch: Batch) -> dict[str, Parts]:
         stage.lay_out("padded")
-        found: dict[str, Parts] = {
+        parts: dict[str, Parts] = {
             "all examples in one padded micro-batch": [(stage, [batch])],
             "each example alone, without padding": [(stage, _singles(batch))],
         }
         if bench.cls.head == "lm":
             longer = Batch(**{name: _lengthened(field) for name, field in batch.fields.items()})
             longer.on_policy = batch.on_policy
-            found["uncounted tokens behind each answer"] = [(stage, [longer])]
-        return found
+            parts["masked tokens after each answer"] = [(stage, [longer])]
+        return parts
 
     _same_for_all(bench, cuts)
 
 
 def layout_invariance(bench: Bench) -> None:
-    """Rows that share prompts, packed rows and padded ones give the same."""
+    """Shared, packed and padded rows give the same result."""
     for options in bench.variants:
-        found: dict[str, Outcome] = {}
+        outcomes: dict[str, Outcome] = {}
         for layout in ("shared", "packed", "padded"):
             stage = _stage(bench, options)
             stage.lay_out(layout)
-            found[f"{layout} rows"] = step([(stage, [bench.batch(stage, options)])])
-        compare_all(found, options)
+            outcomes[f"{layout} rows"] = step([(stage, [bench.batch(stage, options)])])
+        compare_all(outcomes, options)
 
 
 def micro_batch_invariance(bench: Bench) -> None:
-    """One micro-batch, a few, or one for each example: the step is the same."""
+    """The step is the same with one micro-batch, with a few, and with one per example."""
 
     def cuts(stage: Stage, batch: Batch) -> dict[str, Parts]:
         return {
             "one micro-batch": [(stage, [batch])],
             "a few micro-batches": [(stage, micro_batches(batch, FEW_TOKENS))],
-            "one example a micro-batch": [(stage, _singles(batch))],
+            "one example per micro-batch": [(stage, _singles(batch))],
         }
 
     _same_for_all(bench, cuts)
 
 
 def process_invariance(bench: Bench) -> None:
-    """Two processes, each with its share and an algorithm of its own, make the step that one makes."""
+    """Two processes, each with its share of the batch and its own algorithm, make the same step as one."""
     for options in bench.variants:
         alone = _stage(bench, options)
         first = _stage(bench, options)
@@ -77,7 +77,7 @@ def process_invariance(bench: Bench) -> None:
         one, two = step([(alone, [bench.batch(alone, options)])]), step(shares)
         compare_all({"one process": one, "two processes": two}, options)
         if not alike(two.states[0], two.states[1]):
-            raise Failed(f"After a step two processes have different states{with_options(options)}: {two.states}.")
+            raise Failed(f"After a step, the two processes have different states{with_options(options)}: {two.states}.")
 
 
 def order_invariance(bench: Bench) -> None:
@@ -87,9 +87,9 @@ def order_invariance(bench: Bench) -> None:
         mixed = random.Random(0).sample(range(len(batch)), len(batch))
         backwards = list(reversed(range(len(batch))))
         return {
-            "the examples in their order": [(stage, [batch])],
-            "the examples backwards": [(stage, [batch.select(backwards)])],
-            "the examples mixed": [(stage, [batch.select(mixed)])],
+            "the examples in order": [(stage, [batch])],
+            "the examples reversed": [(stage, [batch.select(backwards)])],
+            "the examples shuffled": [(stage, [batch.select(mixed)])],
         }
 
     _same_for_all(bench, cuts)
@@ -102,15 +102,15 @@ def _same_for_all(bench: Bench, cuts: Callable[[Stage, Batch], dict[str, Parts]]
     """For every variant, all cuts of the same batch give the same step; each is made with a fresh algorithm."""
     for options in bench.variants:
         stage = _stage(bench, options)
-        found = {}
+        outcomes = {}
         for name in cuts(stage, bench.batch(stage, options)):
             fresh = _stage(bench, options)
-            found[name] = step(cuts(fresh, bench.batch(fresh, options))[name])
-        compare_all(found, options)
+            outcomes[name] = step(cuts(fresh, bench.batch(fresh, options))[name])
+        compare_all(outcomes, options)
 
 
 def _stage(bench: Bench, options: Mapping[str, Any]) -> Stage:
-    """A stage whose step draws no random numbers: where training does, the rules of held-out data apply."""
+    """A stage whose step draws no random numbers: if training does, the stage is in validation mode."""
     stage = bench.stage(options)
     stage.models.training = not bench.draws(options)
     return stage
@@ -121,7 +121,7 @@ def _singles(batch: Batch) -> list[Batch]:
 
 
 def _lengthened(value: Any) -> Any:
-    """Answers with further tokens behind them that do not count."""
+    """Answers with additional masked tokens after them."""
     if isinstance(value, Answers):
         return Answers([_longer(answer, _more(i)) for i, answer in enumerate(value)])
     if isinstance(value, Ragged):
@@ -149,34 +149,34 @@ def _longer(answer: Any, count: int) -> Any:
     )
 
 
-def compare_all(found: Mapping[str, Outcome], options: Mapping[str, Any]) -> None:
-    (first, expected), *others = found.items()
+def compare_all(outcomes: Mapping[str, Outcome], options: Mapping[str, Any]) -> None:
+    (first, expected), *others = outcomes.items()
     for name, outcome in others:
         if difference := _difference(expected, outcome):
             raise Failed(f"{difference} with {first} and with {name}{with_options(options)}.")
 
 
 def _difference(a: Outcome, b: Outcome) -> str:
-    """The first thing in which two steps differ by more than rounding, in words; empty where none does."""
+    """The first difference of two steps beyond rounding, in words; empty without one."""
     if not alike(a.loss, b.loss):
-        return f"The loss is not the same ({a.loss:.6g} and {b.loss:.6g})"
+        return f"The loss differs ({a.loss:.6g} and {b.loss:.6g})"
     if a.metrics.keys() != b.metrics.keys():
-        return f"Metrics are not the same ({', '.join(sorted(a.metrics.keys() ^ b.metrics.keys()))} only once)"
+        return f"The metrics differ (only one has {', '.join(sorted(a.metrics.keys() ^ b.metrics.keys()))})"
     for name in a.metrics:
         if not alike(a.metrics[name], b.metrics[name]):
-            return f"The metric {name} is not the same ({a.metrics[name]:.6g} and {b.metrics[name]:.6g})"
+            return f"The metric {name} differs ({a.metrics[name]:.6g} and {b.metrics[name]:.6g})"
     largest = max((float(gradient.abs().max()) for gradient in a.gradients.values()), default=0.0)
     for name, gradient in a.gradients.items():
         gap = float((gradient - b.gradients.get(name, torch.zeros_like(gradient))).abs().max())
         if not gap <= 5 * RELATIVE * largest + ABSOLUTE:
-            return f"The gradient of {name} is not the same (by {gap:.3g}, where the largest is {largest:.3g})"
+            return f"The gradient of {name} differs (by {gap:.3g}; the largest gradient is {largest:.3g})"
     if not alike(a.states[0], b.states[0]):
-        return f"The algorithm's state after the step is not the same ({a.states[0]} and {b.states[0]})"
+        return f"The algorithm's state after the step differs ({a.states[0]} and {b.states[0]})"
     return ""
 
 
 def alike(a: Any, b: Any) -> bool:
-    """Equal to rounding, through dicts, lists and tensors."""
+    """Whether two values are equal up to rounding, recursively in dicts, lists and tensors."""
     if isinstance(a, Mapping):
         return a.keys() == b.keys() and all(alike(a[name], b[name]) for name in a)
     if isinstance(a, Tensor):

@@ -1,4 +1,4 @@
-"""What an algorithm says of itself: it loads quietly, its hooks fit, it is described, its options work everywhere."""
+"""An algorithm's declaration: it loads quietly, its hooks exist, it is described, its options work everywhere."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ from zoo.testing.bench import Bench
 from zoo.testing.steps import Failed, NotApplicable, with_options
 
 PUBLIC = ("zoo.api", "zoo.testing")
-"""What a plugin may import of zoo."""
+"""What a plugin may import from zoo."""
 
 
 # -- loading ---------------------------------------------------------------------------------------------------------
 
 
 def loads_quietly(bench: Bench) -> None:
-    """Importing the plugin prints nothing, warns of nothing, asks no network, and leaves the process as it was."""
+    """Importing the plugin prints nothing, raises no warning, uses no network, and changes nothing in the process."""
     module = sys.modules[bench.cls.__module__]
     spec = module.__spec__
     if spec is None or spec.loader is None or spec.origin is None:
-        raise NotApplicable(f"the module {bench.cls.__module__} has no file that could be imported again")
+        raise NotApplicable(f"the module {bench.cls.__module__} has no file that can be imported again")
     before = _process()
     output = io.StringIO()
     fresh = importlib.util.module_from_spec(spec)
@@ -62,11 +62,11 @@ def loads_quietly(bench: Bench) -> None:
             raise Failed(f"Importing {spec.name} changes {name}.")
     for line, target in _imports(Path(spec.origin)):
         if target.split(".")[0] == "zoo" and not target.startswith(PUBLIC):
-            raise Failed(f"{spec.name}, line {line}, imports {target}. Only zoo.api stays as it is; import from there.")
+            raise Failed(f"{spec.name}, line {line}, imports {target}. Only zoo.api is stable; import from there.")
 
 
 def _process() -> dict[str, Any]:
-    """What an import has no business to change."""
+    """What an import must not change."""
     return {
         "torch's random numbers": torch.get_rng_state().tolist(),
         "torch's default type": torch.get_default_dtype(),
@@ -79,7 +79,7 @@ def _process() -> dict[str, Any]:
 @contextlib.contextmanager
 def _no_network() -> Iterator[None]:
     def refuse(*arguments: Any, **options: Any) -> Any:
-        raise Failed("Importing the plugin asks the network.")
+        raise Failed("Importing the plugin uses the network.")
 
     with mock.patch.object(socket.socket, "connect", refuse), mock.patch.object(socket, "getaddrinfo", refuse):
         yield
@@ -95,7 +95,7 @@ def _imports(file: Path) -> Iterator[tuple[int, str]]:
 
 
 def hook_arguments(bench: Bench) -> None:
-    """Its methods are hooks that exist, with arguments that exist."""
+    """Its methods are existing hooks, with existing arguments."""
     validate(bench.cls, bench.name)
     registry.manager(bench.cls())
 
@@ -107,14 +107,14 @@ def described(bench: Bench) -> None:
     """The class, its paper, its options and its metrics are described, and a listing can read it without importing."""
     cls = bench.cls
     if not (cls.__doc__ or "").strip():
-        raise Failed(f"{cls.__name__} has no docstring: its first line is the description in `zoo algos`.")
+        raise Failed(f"{cls.__name__} has no docstring, whose first line is the description in `zoo algos`.")
     if not (inspect.getmodule(cls).__doc__ or "").strip():  # type: ignore[union-attr]
-        raise Failed(f"The module {cls.__module__} has no docstring: it is the card in `zoo algos {bench.name}`.")
+        raise Failed(f"The module {cls.__module__} has no docstring, which `zoo algos {bench.name}` shows.")
     if not cls.paper.strip():
-        raise Failed('It names no paper. Write paper = "arXiv:…", a link, or where the idea is described.')
+        raise Failed('It names no paper. Write paper = "arXiv:…", a link, or another source of the idea.')
     for option in options_of(cls.Config):
         if not option.help:
-            raise Failed(f"The option {option.name} has no help: put a string under its field.")
+            raise Failed(f"The option {option.name} has no help: add a string below its field.")
     for name, sentence in cls.metrics.items():
         if not str(sentence).strip():
             raise Failed(f"The metric {name} has no explanation.")
@@ -122,26 +122,26 @@ def described(bench: Bench) -> None:
 
 
 def _check_listing(bench: Bench) -> None:
-    """A listing reads the source of registered algorithms."""
+    """The listing reads the source of registered algorithms."""
     entry = next((entry for entry in registry.algorithms() if bench.name in (entry.name, entry.full_name)), None)
     if entry is None:
         return
-    found = registry.describe(entry)
-    if found.get("error"):
-        raise Failed(f"`zoo algos` cannot read its source: {found['error']}")
+    description = registry.describe(entry)
+    if description.get("error"):
+        raise Failed(f"`zoo algos` cannot read its source: {description['error']}")
     for name in ("description", "data", "paper"):
-        if found[name] in ("", "computed"):
-            raise Failed(f"`zoo algos` cannot read `{name}` from the source: write a literal in the class itself.")
+        if description[name] in ("", "computed"):
+            raise Failed(f"`zoo algos` cannot read `{name}` from the source: write it as a literal in the class.")
 
 
 # -- options ---------------------------------------------------------------------------------------------------------
 
 
 def options(bench: Bench) -> None:
-    """Options are checked, and come back equal from a file and from the command line."""
+    """Options are validated, and survive a round trip through a file and the command line."""
     for option in options_of(bench.cls.Config):
         if option.default is dataclasses.MISSING:
-            raise Failed(f"The option {option.name} has no default: `zoo train --algo {bench.name}` must run as it is.")
+            raise Failed(f"The option {option.name} has no default, which `zoo train --algo {bench.name}` needs.")
         _check_refusal(bench, option)
     for variant in bench.variants:
         resolved = bench.resolved(variant)
@@ -152,33 +152,35 @@ def options(bench: Bench) -> None:
             content.pop("algo")
         again = resolve(bench.name, bench.cls, [("run.yaml", content)])
         if again.as_dict() != resolved.as_dict():
-            raise Failed(f"Options are not the same after they were written to a file and read{with_options(variant)}.")
+            raise Failed(f"Options change when they are written to a file and read again{with_options(variant)}.")
         _check_flags(bench, resolved.algorithm, variant)
 
 
 def _check_refusal(bench: Bench, option: Option) -> None:
-    """A value that means nothing for the type is a mistake of the user's, told with the option's name."""
+    """An invalid value is a user's mistake, and the message names the option."""
     if option.type in (str, Any):
         return
     try:
         bench.resolved({option.name: "not a value @"})
     except ZooError as error:
         if option.name not in str(error):
-            raise Failed(f"A wrong value of {option.name} is refused without naming it: {error}") from None
+            raise Failed(
+                f"The message about an invalid value of {option.name} does not name the option: {error}"
+            ) from None
     else:
         if str not in getattr(option.type, "__args__", ()):
-            raise Failed(f"The option {option.name} takes any value: give it a type.")
+            raise Failed(f"The option {option.name} accepts any value: give it a type.")
 
 
 def _check_flags(bench: Bench, config: Any, variant: Any) -> None:
-    """The values as the command line hands them over: text, but for flags."""
+    """The values as the command line gives them: strings, except for flags."""
     values = {option.name: getattr(config, option.name) for option in options_of(bench.cls.Config)}
     texts = {name: value if isinstance(value, bool) else _as_text(value) for name, value in values.items()}
     again = resolve(bench.name, bench.cls, [("command line", texts)]).algorithm
     for name, value in values.items():
         if getattr(again, name) != value:
             raise Failed(
-                f"The option {name} is {value!r}, and {getattr(again, name)!r} when it is given as a flag"
+                f"The option {name} is {value!r}, but {getattr(again, name)!r} if it is given as a flag"
                 f"{with_options(variant)}."
             )
 

@@ -1,4 +1,4 @@
-"""A few steps on the tiny rows: the loss falls, and what the data calls good gains on what it calls bad."""
+"""A few steps on the tiny rows: the loss falls, and good answers gain on bad ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ONLINE_RATE, ROLLOUTS = 3e-3, 4
 
 @dataclass(frozen=True)
 class Practice:
-    """What a few steps did: the metrics of each, and how far good answers lay above bad ones before and after."""
+    """The result of a few steps: the metrics of each, and the lead of good answers over bad ones before and after."""
 
     steps: list[dict[str, float]]
     before: list[float]
@@ -29,7 +29,7 @@ class Practice:
 
 
 def learns(bench: Bench) -> None:
-    """A few steps on the same rows make the loss fall, or the metric that the author names; rollouts earn more."""
+    """A few steps on the same rows reduce the loss, or the metric that the author names; rollouts earn more reward."""
     if bench.cls.online() and bench.rolled({}).scores:
         return _earns_more(bench)
     sign, name = (-1, bench.declared.falls[1:]) if bench.declared.falls[0] == "-" else (1, bench.declared.falls)
@@ -40,13 +40,13 @@ def learns(bench: Bench) -> None:
         first, last = steps[0][name], steps[-1][name]
         if not sign * last < sign * first:
             raise Failed(
-                f"{LEARNING_STEPS} steps on the same rows take {name} from {first:.4g} to {last:.4g}"
+                f"{LEARNING_STEPS} steps on the same rows change {name} from {first:.4g} to {last:.4g}"
                 f"{with_options(options)}."
             )
 
 
 def _earns_more(bench: Bench) -> None:
-    """Rollouts with the same random numbers: what changes is the policy."""
+    """Rollouts with the same random numbers, so that only the policy changes."""
     for options in bench.variants:
         stage = bench.stage(options, start=True, own=True)
         optimizer = torch.optim.AdamW([p for _, p in stage.weights()], lr=ONLINE_RATE, weight_decay=0.0)
@@ -58,27 +58,27 @@ def _earns_more(bench: Bench) -> None:
         earned.append(bench.roll(stage, options).metrics["rollout/reward"])
         if not max(earned[-2:]) > earned[0]:
             raise Failed(
-                f"After {ROLLOUTS} rollouts the mean reward is {earned[-1]:.4g}, and was {earned[0]:.4g}"
+                f"After {ROLLOUTS} rollouts the mean reward is {earned[-1]:.4g}; before it was {earned[0]:.4g}"
                 f"{with_options(options)}."
             )
 
 
 def right_direction(bench: Bench) -> None:
-    """The same steps raise good answers: above bad ones, or by themselves where answers are marked one by one."""
+    """The same steps make good answers likelier: relative to bad ones, or by themselves if answers have labels."""
     for options in bench.variants:
         practice = _practice(bench, options)
         if not practice.before:
-            raise NotApplicable(f"data of kind {bench.kind(options)} does not say what is good for this head")
+            raise NotApplicable(f"data of kind {bench.kind(options)} does not say which answers are good for this head")
         if not any(after > before for before, after in zip(practice.before, practice.after, strict=True)):
             raise Failed(
-                f"{LEARNING_STEPS} steps take good answers down, from {practice.before[0]:.4g} to "
-                f"{practice.after[0]:.4g}{with_options(options)} (how far they lie above bad ones, where there are "
-                "such). Is the sign right?"
+                f"{LEARNING_STEPS} steps reduce the lead of good answers over bad ones, or of good answers by "
+                f"themselves, from {practice.before[0]:.4g} to {practice.after[0]:.4g}{with_options(options)}. "
+                "Is the sign right?"
             )
 
 
 def _practice(bench: Bench, options: Mapping[str, Any]) -> Practice:
-    """Learning from where the policy is its reference; made once for both checks."""
+    """Learning that starts with the policy equal to its reference; done once for both checks."""
     key = f"{bench.kind(options)} {dict(options)}"
     if key not in bench.practised:
         stage = bench.stage(options, start=True, own=True)
@@ -99,10 +99,10 @@ def _practice(bench: Bench, options: Mapping[str, Any]) -> Practice:
 
 @torch.no_grad()
 def _advantage(bench: Bench, stage: Stage, options: Mapping[str, Any]) -> list[float]:
-    """How far good answers lie above bad ones: in scores, or in log-probs both summed and a token.
+    """The lead of good answers over bad ones: in scores, or in log-probabilities, both summed and per token.
 
-    Marked single answers may also rise by themselves: a likelihood that weighs good ones more raises both at first.
-    Empty for kinds that do not say it.
+    Labelled single answers may also rise by themselves: a likelihood that weights good ones more raises both at first.
+    Empty for kinds of data without good and bad answers.
     """
     if bench.cls.online():
         return _advantage_of_answers(stage, bench.rolled(options, start=True))
@@ -116,26 +116,26 @@ def _advantage(bench: Bench, stage: Stage, options: Mapping[str, Any]) -> list[f
         return []
     above = _values(bench, stage, good)
     below = _values(bench, stage, bad) if bad else [torch.zeros(1)] * len(above)
-    found = [float(one.mean() - other.mean()) for one, other in zip(above, below, strict=True)]
-    return [*found, *(float(one.mean()) for one in above)] if bench.kind(options) == "feedback" else found
+    leads = [float(one.mean() - other.mean()) for one, other in zip(above, below, strict=True)]
+    return [*leads, *(float(one.mean()) for one in above)] if bench.kind(options) == "feedback" else leads
 
 
 def _advantage_of_answers(stage: Stage, rolled: Rolled) -> list[float]:
-    """How far better answers to a prompt lie above worse ones, or answers to all prompts where there is one to each.
+    """The lead of better answers to a prompt over worse ones, or over all prompts if each has one answer.
 
-    In log-probs, each answer weighed by its reward above the mean of those that it is compared with.
+    In log-probabilities, each answer weighted by its reward minus the mean of the answers that it is compared with.
     """
-    every = {answer_key(one): one for answers in answers_of(rolled.batch) for one in answers}
-    known = [key for key in every if rolled.scores.get(key, math.nan) == rolled.scores.get(key)]
+    answers_by_key = {answer_key(one): one for answers in answers_of(rolled.batch) for one in answers}
+    rewarded = [key for key in answers_by_key if rolled.scores.get(key, math.nan) == rolled.scores.get(key)]
     groups: dict[Any, list[float]] = {}
-    alone = len({key[0] for key in known}) == len(known)
-    for key in known:
+    alone = len({key[0] for key in rewarded}) == len(rewarded)
+    for key in rewarded:
         groups.setdefault(None if alone else key[0], []).append(rolled.scores[key])
     means = {row: sum(values) / len(values) for row, values in groups.items()}
-    if not known:
+    if not rewarded:
         return []
-    logps = stage.models._roles["policy"].logps(Answers([every[key] for key in known]))
-    above = torch.tensor([rolled.scores[key] - means[None if alone else key[0]] for key in known])
+    logps = stage.models._roles["policy"].logps(Answers([answers_by_key[key] for key in rewarded]))
+    above = torch.tensor([rolled.scores[key] - means[None if alone else key[0]] for key in rewarded])
     return [float((above * one).sum()) for one in (logps.sum(), logps.mean())]
 
 

@@ -1,4 +1,4 @@
-"""The values of a loss: known ones, the first ones, extreme ones."""
+"""The values of a loss: worked numbers, those of the first step, extreme ones."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from zoo.values.types import Batch, Loss, TokenLogps, metric_sums, pad
 
 CASE_KEYS = ("given", "options", "measured", "loss", "metrics", "gradients")
 LISTS = {"lengths": 2, "fields": 1}
-"""Arguments of `stand_ins` in which lists of lists, or all of them, are what they are in a batch: lists."""
+"""Arguments of `stand_ins` in which lists of lists, or all lists, stay lists, as in a batch."""
 ROUNDING = 1e-4
 SIZES = ((0.0, 1.0), (1e-6, 1.0), (1e3, 1.0), (1.0, 1e3), (1e3, 1e3))
-"""Factors of the policy's and of the reference's log-probs or scores: certain, all but certain, far off, both far off.
-"""
+"""Factors of the policy's and the reference's log-probabilities or scores: certain, almost certain, one far off, both
+far off."""
 
 
 def step_one_identities(bench: Bench) -> None:
-    """While the policy still is its reference, loss and metrics are what the author says they are."""
+    """While the policy still equals its reference, loss and metrics have the values that the author states."""
     expected = bench.declared.start
     if not expected:
         raise NotApplicable("no start values are declared")
@@ -36,24 +36,24 @@ def step_one_identities(bench: Bench) -> None:
     if bench.cls.online():
         _check_engine(stage, batch)
     outcome = step([(stage, [batch])])
-    found = {**outcome.metrics, "loss": outcome.loss}
+    actual = {**outcome.metrics, "loss": outcome.loss}
     for name, value in expected.items():
-        if name not in found:
-            raise Failed(f"The first step has no metric '{name}', only {', '.join(found)}.")
-        if not abs(found[name] - value) <= 1e-4 + 1e-4 * abs(value):
-            raise Failed(f"In the first step {name} is {found[name]:.6g}, and should be {value:.6g}.")
+        if name not in actual:
+            raise Failed(f"The first step has no metric '{name}', only {', '.join(actual)}.")
+        if not abs(actual[name] - value) <= 1e-4 + 1e-4 * abs(value):
+            raise Failed(f"In the first step {name} is {actual[name]:.6g}, but should be {value:.6g}.")
 
 
 @torch.no_grad()
 def _check_engine(stage: Stage, batch: Batch) -> None:
-    """The log-probs that answers were drawn with are those that the policy gives them now."""
+    """The log-probabilities with which answers were sampled are those that the policy gives them now."""
     for answers in answers_of(batch):
         logps = stage.models.built("policy").logps(answers)
         gap = float(((logps.per_token - answers.behaviour) * logps.mask).abs().max())
         if not gap <= ROUNDING:
             raise Failed(
-                f"A token's log-prob is off by {gap:.3g} from the one it was drawn with, before any step: leave "
-                "answers as generate gives them."
+                f"Before any step, a token's log-probability differs by {gap:.3g} from that of its sampling: do not "
+                "change the answers that generate returns."
             )
 
 
@@ -61,56 +61,56 @@ def _check_engine(stage: Stage, batch: Batch) -> None:
 
 
 def known_values(bench: Bench) -> None:
-    """The worked numbers that the author gives, of the loss, of metrics and of gradients."""
+    """The loss, metrics and gradients equal the worked numbers that the author gives."""
     if not bench.declared.values:
         raise NotApplicable("no worked numbers are declared")
     for number, case in enumerate(bench.declared.values, start=1):
         _check_keys(case, f"Case {number}")
-        given, leaves = _given(case["given"])
-        batch, models = stand_ins(**given)
+        arguments, leaves = _given(case["given"])
+        batch, models = stand_ins(**arguments)
         batch.measured = {name: torch.tensor(value) for name, value in case.get("measured", {}).items()}
         loss = _loss(bench, batch, models, case.get("options", {}))
         loss.mean().backward()
         means = {name: float(a / b) for name, (a, b) in metric_sums(loss.metrics).items() if b}
-        found = {"loss": float(loss.mean().detach()), **means}
+        actual = {"loss": float(loss.mean().detach()), **means}
         for name, value in {"loss": case.get("loss"), **case.get("metrics", {})}.items():
-            _check_number(found.get(name), value, f"Case {number}: {name}")
+            _check_number(actual.get(name), value, f"Case {number}: {name}")
         for name, values in case.get("gradients", {}).items():
             _check_number(_gradient(leaves[name]), values, f"Case {number}: the gradient of {name}")
 
 
 def _check_keys(case: Mapping[str, Any], what: str) -> None:
-    """A misspelt key would check nothing."""
+    """Refuses unknown keys, because a misspelt key would check nothing."""
     for key in case:
         if key not in CASE_KEYS:
             raise Failed(f"{what} has no key '{key}'.{nearest(key, CASE_KEYS)} It takes: {', '.join(CASE_KEYS)}.")
     if "given" not in case or not {"loss", "metrics", "gradients"} & set(case):
-        raise Failed(f"{what} needs `given`, and `loss`, `metrics` or `gradients` that must come out.")
+        raise Failed(f"{what} needs `given`, and the expected `loss`, `metrics` or `gradients`.")
 
 
 def _loss(bench: Bench, batch: Batch, models: Any, options: Mapping[str, Any]) -> Loss:
     config = build(bench.cls.Config, options, what=bench.name)
-    found = hooks(bench.cls()).loss(batch=batch, models=models, config=config, step=0)
-    assert isinstance(found, Loss)
-    return found
+    loss = hooks(bench.cls()).loss(batch=batch, models=models, config=config, step=0)
+    assert isinstance(loss, Loss)
+    return loss
 
 
 def _given(case: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The arguments of `stand_ins`, and what gradients flow back to by field: a tensor, or one for each list of scores.
+    """The arguments of `stand_ins`, and the leaves of the gradients by field: a tensor, or one for each list of scores.
 
-    Lists of scores, which may differ in length, are of several answers to a prompt; or of the steps of an answer, where
-    `fields` says at which tokens these end.
+    Lists of scores, which may differ in length, are for several answers to a prompt, or for the steps of an answer if
+    `fields` says at which tokens the steps end.
     """
-    given = {name: _tensors(value, LISTS.get(name, 0)) for name, value in case.items() if name != "scores"}
+    arguments = {name: _tensors(value, LISTS.get(name, 0)) for name, value in case.items() if name != "scores"}
     if "scores" not in case:
-        return given, {name: value.requires_grad_() for name, value in given["policy"].items()}
+        return arguments, {name: value.requires_grad_() for name, value in arguments["policy"].items()}
     leaves: dict[str, Any] = {}
     for name, values in case["scores"].items():
         rows = [_tensors(row).requires_grad_() for row in (values if _is_nested(values) else [values])]
         leaves[name] = rows if _is_nested(values) else rows[0]
     of_steps = "step_ends" in case.get("fields", {})
     joined = {name: pad(leaf, 0.0) if of_steps and isinstance(leaf, list) else leaf for name, leaf in leaves.items()}
-    return {**given, "scores": joined}, leaves
+    return {**arguments, "scores": joined}, leaves
 
 
 def _is_nested(values: Any) -> bool:
@@ -118,7 +118,7 @@ def _is_nested(values: Any) -> bool:
 
 
 def _tensors(value: Any, lists: int = 0) -> Any:
-    """Lists of numbers as float64 tensors, of truth values as they are. lists: 1 leaves lists of lists, 2 any list."""
+    """Lists of numbers as float64 tensors, of booleans as bool. lists: 1 keeps lists of lists, 2 keeps every list."""
     if isinstance(value, Mapping):
         return {name: _tensors(one, lists) for name, one in value.items()}
     if isinstance(value, Tensor) or lists > 1 or (lists and _is_nested(value)):
@@ -128,29 +128,29 @@ def _tensors(value: Any, lists: int = 0) -> Any:
 
 
 def _gradient(leaf: Any) -> Any:
-    """As lists, None where nothing has reached it."""
+    """The gradient as lists, None without one."""
     if isinstance(leaf, list):
         return [_gradient(row) for row in leaf]
     return None if leaf.grad is None else leaf.grad.tolist()
 
 
-def _check_number(found: Any, expected: Any, what: str) -> None:
+def _check_number(actual: Any, expected: Any, what: str) -> None:
     if expected is None:
         return
     if isinstance(expected, Sequence):
-        if found is None or len(found) != len(expected):
-            raise Failed(f"{what} is {found}, and should be {expected}.")
-        for one, other in zip(found, expected, strict=True):
-            _check_number(one, other, what)
-    elif found is None or not abs(found - expected) <= 1e-9 + 1e-5 * abs(expected):
-        raise Failed(f"{what} is {found}, and should be {expected}.")
+        if actual is None or len(actual) != len(expected):
+            raise Failed(f"{what} is {actual}, but should be {expected}.")
+        for number, wanted in zip(actual, expected, strict=True):
+            _check_number(number, wanted, what)
+    elif actual is None or not abs(actual - expected) <= 1e-9 + 1e-5 * abs(expected):
+        raise Failed(f"{what} is {actual}, but should be {expected}.")
 
 
 # -- extreme values --------------------------------------------------------------------------------------------------
 
 
 class Sized:
-    """A role whose log-probs and scores are multiplied by a number."""
+    """A role whose log-probabilities and scores are multiplied by a number."""
 
     def __init__(self, role: Any, size: float):
         self._role, self._size = role, size
@@ -176,7 +176,7 @@ class Sized:
 
 
 def finite_numbers(bench: Bench) -> None:
-    """Loss and gradients are finite in bfloat16, and for log-probs and scores of any size."""
+    """Loss and gradients are finite in bfloat16, and for log-probabilities and scores of any size."""
     for options in bench.variants:
         for precision in ("bf16-mixed", "bf16-true"):
             stage = bench.stage(options, precision=precision)
@@ -190,7 +190,7 @@ def finite_numbers(bench: Bench) -> None:
             # What was learned from was written before: here the loss alone meets these numbers.
             for role, factor in {**size, "critic": policy}.items():
                 stage.wrap(**{role: lambda given, factor=factor: Sized(given, factor)})
-            _check_finite(stage, bench, options, f"when log-probs or scores are multiplied by {size}")
+            _check_finite(stage, bench, options, f"when log-probabilities or scores are multiplied by {size}")
 
 
 def _check_finite(stage: Stage, bench: Bench, options: Mapping[str, Any], when: str) -> None:

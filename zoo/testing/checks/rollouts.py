@@ -1,4 +1,4 @@
-"""What the core relies on where an algorithm learns from answers that its policy writes."""
+"""What the core relies on if an algorithm learns from its policy's own answers."""
 
 from __future__ import annotations
 
@@ -24,47 +24,47 @@ PROCESSES = 2
 
 
 def rollout_invariance(bench: Bench) -> None:
-    """A rollout is the same on any number of processes, on each of them, and in any order of its prompts."""
+    """A rollout is the same for any number of processes, on each of them, and for any order of its prompts."""
     _only_online(bench)
     for options in bench.variants:
         alone = bench.roll(bench.stage(options), options)
         work = functools.partial(_fresh, bench, options)
         shared = TakingTurns(PROCESSES).run([work] * PROCESSES)
         if name := _difference(shared[0].batch, shared[1].batch):
-            raise Failed(f"Two processes that make a rollout together hold another {name}{with_options(options)}.")
+            raise Failed(f"After a joint rollout, two processes have a different {name}{with_options(options)}.")
         if name := _difference(alone.batch, shared[0].batch):
-            raise Failed(f"One process and two make another {name} of the same prompts{with_options(options)}.")
+            raise Failed(f"With one process and with two, the rollout has a different {name}{with_options(options)}.")
         forwards, backwards = _replayed(bench, options)
         if name := _difference(_sorted(forwards.batch), _sorted(backwards.batch)):
             raise Failed(
-                f"The same answers give another {name} if their prompts come backwards{with_options(options)}."
+                f"The same answers give a different {name} if the prompts are reversed{with_options(options)}."
             )
 
 
 def missing_rewards(bench: Bench) -> None:
-    """An answer whose reward is missing has no weight, not even for a critic, and all may be missing."""
+    """An answer whose reward is missing has no weight, not even for a critic; all rewards may be missing."""
     _only_online(bench)
     for options in bench.variants:
         stage = bench.stage(options)
         rolled = bench.roll(stage, options, worth=_every_third_missing)
         if not rolled.scores:
-            raise NotApplicable("it asks for no reward")
+            raise NotApplicable("it uses no reward")
         missing = {key for key, value in rolled.scores.items() if math.isnan(value)}
         kept = [i for i in range(len(rolled.batch)) if not missing & _answers_at(rolled.batch, i)]
         rolled.batch.on_policy = False
         every = step([(stage, [rolled.batch])])
         if not every.finite:
-            raise Failed(f"With some rewards missing loss or gradients are not finite{with_options(options)}.")
+            raise Failed(f"If some rewards are missing, the loss or a gradient is not finite{with_options(options)}.")
         rest = step([(stage, [rolled.batch.select(kept)])]) if kept else every
         every.metrics, rest.metrics = {}, {}
-        compare_all({"answers whose reward is missing": every, "the others alone": rest}, options)
+        compare_all({"answers without a reward included": every, "these answers left out": rest}, options)
         nothing = bench.roll(bench.stage(options), options, worth=lambda texts, records: [None] * len(texts))
         if not step([(stage, [nothing.batch])]).finite:
-            raise Failed(f"Without any reward loss or gradients are not finite{with_options(options)}.")
+            raise Failed(f"If all rewards are missing, the loss or a gradient is not finite{with_options(options)}.")
 
 
 def flat_rewards(bench: Bench) -> None:
-    """With the options that the author names, rewards that are all the same give exactly no gradient."""
+    """With the options that the author names, equal rewards give a gradient of exactly zero."""
     _only_online(bench)
     if not bench.declared.flat:
         raise NotApplicable("no options are declared for it")
@@ -73,15 +73,15 @@ def flat_rewards(bench: Bench) -> None:
             stage = bench.stage(options)
             rolled = bench.roll(stage, options, worth=lambda texts, records, value=value: [value] * len(texts))
             rolled.batch.on_policy = False
-            found = step([(stage, [rolled.batch])]).gradients
-            if largest := max((float(gradient.abs().max()) for gradient in found.values()), default=0.0):
+            gradients = step([(stage, [rolled.batch])]).gradients
+            if largest := max((float(gradient.abs().max()) for gradient in gradients.values()), default=0.0):
                 raise Failed(
-                    f"If every answer is worth {value}, there is a gradient of {largest:.3g}{with_options(options)}."
+                    f"If every reward is {value}, there is a gradient of {largest:.3g}{with_options(options)}."
                 )
 
 
 def kept_experience(bench: Bench) -> None:
-    """A rollout that a checkpoint keeps comes back bit for bit, without code that would have to be trusted."""
+    """A rollout in a checkpoint is restored bit for bit, without unpickling code."""
     _only_online(bench)
     for options in bench.variants:
         batch = bench.rolled(options).batch
@@ -94,12 +94,12 @@ def kept_experience(bench: Bench) -> None:
             raise Failed(f"A checkpoint cannot hold the batch{with_options(options)}: {error}") from error
         except Exception as error:
             raise Failed(
-                f"A checkpoint cannot hold the batch{with_options(options)}: its fields are tensors, Answers, Ragged, "
-                f"a Batch, or lists of these, of numbers and of texts ({type(error).__name__})."
+                f"A checkpoint cannot hold the batch{with_options(options)}: its fields must be tensors, Answers, "
+                f"Ragged, a Batch, or lists of these, of numbers and of strings ({type(error).__name__})."
             ) from error
         for name, field in batch.fields.items():
             if not same(field, again.fields[name]):
-                raise Failed(f"The field {name} is another one out of a checkpoint{with_options(options)}.")
+                raise Failed(f"A checkpoint changes the field {name}{with_options(options)}.")
 
 
 # -- the parts -------------------------------------------------------------------------------------------------------
@@ -107,7 +107,7 @@ def kept_experience(bench: Bench) -> None:
 
 def _only_online(bench: Bench) -> None:
     if not bench.cls.online():
-        raise NotApplicable("it makes no rollouts")
+        raise NotApplicable("it is not an online algorithm")
 
 
 def _fresh(bench: Bench, options: Mapping[str, Any]) -> Rolled:
@@ -115,7 +115,7 @@ def _fresh(bench: Bench, options: Mapping[str, Any]) -> Rolled:
 
 
 def _every_third_missing(texts: Sequence[str], records: Sequence[Any]) -> list[float | None]:
-    """Some are missing of however many answers there are."""
+    """Some rewards are missing, for any number of answers."""
     values = tiny_reward(texts, records)
     return [None if i % 3 == 1 else 0.5 if value is None else value for i, value in enumerate(values)]
 
@@ -126,24 +126,24 @@ def _answers_at(batch: Batch, index: int) -> set[tuple[Any, ...]]:
 
 
 def _replayed(bench: Bench, options: Mapping[str, Any]) -> tuple[Rolled, Rolled]:
-    """Rollouts of the prompts in their order and backwards, with the same answers."""
-    known: dict[tuple[Any, ...], list[Answer]] = {}
-    found = []
+    """Rollouts of the prompts in order and reversed, with the same answers."""
+    answers: dict[tuple[Any, ...], list[Answer]] = {}
+    rollouts = []
     for direction in (1, -1):
         stage: Stage = bench.stage(options)
         prompts = bench.prompts(stage, options)[::direction]
-        stage.wrap(policy=lambda policy: Replayed(policy, known))
-        found.append(bench.roll(stage, options, prompts=prompts))
-    return found[0], found[1]
+        stage.wrap(policy=lambda policy: Replayed(policy, answers))
+        rollouts.append(bench.roll(stage, options, prompts=prompts))
+    return rollouts[0], rollouts[1]
 
 
 def _sorted(batch: Batch) -> Batch:
-    """Examples in an order of their own: by their answers."""
+    """The examples, sorted by their answers."""
     return batch.select(sorted(range(len(batch)), key=lambda i: sorted(map(repr, _answers_at(batch, i)))))
 
 
 def _difference(a: Batch, b: Batch) -> str:
-    """The first field in which two batches differ by more than rounding; empty where none does."""
+    """The first field in which two batches differ by more than rounding; empty if none does."""
     if a.fields.keys() != b.fields.keys() or len(a) != len(b):
         return "batch"
     return next((name for name in a.fields if not _equal(a.fields[name], b.fields[name])), "")

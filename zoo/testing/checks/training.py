@@ -1,4 +1,4 @@
-"""The same seed gives the same bits, and a run that is killed and resumed ends like one that was not."""
+"""The same seed gives the same bits, and a killed and resumed run ends like an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from zoo.training.online.rollouts import Rollouts
 
 STEPS = 2
 KILLED_AFTER = 3
-"""Steps; the checkpoint before it is that of step 2, so that one step is made again."""
+"""In steps; the last checkpoint is that of step 2, so that one step is repeated."""
 KILLS_ONLINE = (1, 3, None)
 """Between two minibatches, in the second pass over a rollout, and (None) inside the second rollout."""
 
@@ -40,13 +40,13 @@ def repeatable(bench: Bench) -> None:
             # NaN is not equal to itself, its text is.
             if repr(one) != repr(other):
                 raise Failed(
-                    f"With the same seed step {number} has the loss {one[0]!r} and then {other[0]!r}"
-                    f"{with_options(options)}, or other gradients. Draw random numbers from torch's generator only."
+                    f"With the same seed, step {number} has the loss {one[0]!r} and then {other[0]!r}"
+                    f"{with_options(options)}, or different gradients. Use only torch's generator for random numbers."
                 )
 
 
 def _seeded_steps(bench: Bench, options: Mapping[str, Any]) -> Iterator[tuple[float, float, dict[str, float]]]:
-    """Loss, sum of all gradients and metrics of a few steps after the seed was set."""
+    """Loss, sum of all gradients and metrics of a few steps after seeding."""
     seed_everything(0)
     stage: Stage = bench.stage(options, own=True)
     optimizer = torch.optim.AdamW([p for _, p in stage.weights()], lr=1e-3)
@@ -61,7 +61,7 @@ def _seeded_steps(bench: Bench, options: Mapping[str, Any]) -> Iterator[tuple[fl
 
 
 class Kill(BaseException):
-    """Ends a run as a signal that nobody can catch would."""
+    """Ends a run like a signal that cannot be caught."""
 
 
 class Killer:
@@ -77,7 +77,7 @@ class Killer:
 
 
 class KillerInside:
-    """Ends the run inside a rollout: the algorithm has made it, nobody has seen it."""
+    """Ends the run inside a rollout, after the algorithm has made it and before it is used."""
 
     def __init__(self, rollout: int):
         self.left = rollout
@@ -89,9 +89,9 @@ class KillerInside:
 
 
 def killed_and_resumed(bench: Bench) -> None:
-    """A run that is killed and resumed ends with the same weights and metrics, wherever in a rollout it was."""
+    """A killed and resumed run ends with the same weights and metrics, wherever in a rollout it was killed."""
     quiet_libraries()
-    # Reference log-probs of these runs are theirs alone, and what a run leaves in the environment goes with it.
+    # These runs have their own reference cache, and changes to the environment are undone.
     own = tempfile.TemporaryDirectory(prefix="zoo-conformance-")
     with contextlib.ExitStack() as held:
         folder = held.enter_context(own)
@@ -106,10 +106,10 @@ def killed_and_resumed(bench: Bench) -> None:
 
 
 def _killed(broken: Execution, after: int | None) -> Run:
-    """The run that was killed after a step, or inside the next rollout but one; a resumed run has made the next."""
+    """The run, killed after a step or inside its next rollout."""
     inside: Any = contextlib.nullcontext()
     if after is None:
-        # The experience of the rollout before is in the checkpoint.
+        # The checkpoint holds the experience of the previous rollout.
         inside = mock.patch.object(Rollouts, "_check", KillerInside(1))
     else:
         broken.plugins.register(Killer(after), "killer")
@@ -127,7 +127,7 @@ def _execution(bench: Bench, folder: str, name: str, **more: Any) -> Execution:
         "epochs": 2, "save_every": 2, "reference_cache": "auto", "lr": 1e-3, "max_steps": 5, "keep_checkpoints": False,
     }  # fmt: skip
     if bench.cls.online():
-        # Rollouts of two minibatches that are passed over twice.
+        # Rollouts of two minibatches with two passes.
         each = bench.resolved({}).core.answers_per_prompt
         core |= {
             "batch_size": 4 * each, "minibatches": 2, "rollout_epochs": 2, "max_new_tokens": NEW_TOKENS,
@@ -141,12 +141,12 @@ def _compare(whole: Run, resumed: Run) -> None:
         pairs = zip(whole.metrics, resumed.metrics, strict=False)
         number = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(whole.metrics), len(resumed.metrics)))
         raise Failed(
-            f"Line {number + 1} of metrics.jsonl is another one after a kill and a resume: "
+            f"After a kill and a resume, line {number + 1} of metrics.jsonl differs: "
             f"{whole.metrics[number : number + 1]} and {resumed.metrics[number : number + 1]}. "
-            "What the next step depends on must be named in `saved`."
+            "Name everything that the next step depends on in `saved`."
         )
     for file in whole.model_path.glob("*.safetensors"):
         first, again = load_file(file), load_file(resumed.model_path / file.name)
         for name in first:
             if name not in again or not torch.equal(first[name], again[name]):
-                raise Failed(f"The weight {name} is another one after a kill and a resume.")
+                raise Failed(f"After a kill and a resume, the weight {name} differs.")
