@@ -89,7 +89,7 @@ def test_an_empty_or_wrong_answer(place, answer):
 
 def test_strict_holds_for_rows_that_are_bad_as_tokens(place):
     rows = rows_with(place, 4, completion="word " * 60)
-    says = ["rows cannot be used, and strict allows none:", "rows.jsonl:4 [E_TOO_LONG] prompt:"]
+    says = ["rows cannot be used, and --strict allows none:", "rows.jsonl:4 [E_TOO_LONG] prompt:"]
     refused(*train("--strict", "--max-length", "100", data=rows), says=says)
     refused("data", rows, "--for", "sft", "--model", "tiny", "--strict", "--max-length", "100", says=says)
 

@@ -308,7 +308,7 @@ def test_doctor_names_recipes_that_do_not_load_or_do_not_fit_with_file_and_line(
     assert status == 1
     for name, at, said in (
         ("typo", "hardwear", "unknown key 'hardwear'. Did you mean 'hardware'?"),
-        ("misfit", "learning_rat:", "'learning_rat' is no option of the algorithm kto."),
+        ("misfit", "learning_rat:", "'learning_rat' is not an option of the algorithm kto."),
     ):
         (line,) = [i for i, row in enumerate(texts[name].splitlines(), 1) if at in row]
         assert any(f"{name}.yaml:{line}: {said}" in one for one in problems), problems

@@ -119,7 +119,7 @@ def test_every_run_stops_at_the_step_nearest_to_the_budget(finished):
     assert found["budget"] in tokens.values(), "the shortest one sets it"
     for run, count in tokens.items():
         assert abs(count - found["budget"]) <= count / steps[run], "no more than a step away"
-    assert "what sft would train on by itself" in found["definition"]
+    assert "the number of sft, which trains on the fewest tokens" in found["definition"]
 
 
 @pytest.mark.parametrize(("budget", "expected"), [(1, 1), (14, 1), (16, 2), (25, 2), (26, 3), (999, 3)])
@@ -235,7 +235,7 @@ def test_rows_that_are_trained_on_are_left_out_of_the_measures(place, tiny_token
     first = prompt_key(everything.prompts[0])
     rest = load_held_out(core, template, registry.manager(), {first}, None)
     assert len(rest.prompts) == len(everything.prompts) - 1 and len(rest.pairs) == len(everything.pairs) - 1
-    assert "are left out: they are trained on" in rest.notes[0]
+    assert "are left out because they are trained on" in rest.notes[0]
     assert len(load_held_out(core, template, registry.manager(), set(), 2).pairs) == 2
     assert rest.fingerprint() != everything.fingerprint()
 
@@ -406,7 +406,7 @@ def test_a_stopped_comparison_goes_on_with_the_same_command(place, tmp_path):
     assert status == 130
     message = " ".join(err.split())
     assert "Stopped by ctrl-C after step 2" in message and f"kept in {folder}" in message
-    assert "Go on with: zoo compare --algos" in message
+    assert "Continue with: zoo compare --algos" in message
     stopped = Run(folder / "interrupted-seed0")
     assert stopped.status == "stopped"
     found = compare(*arguments[1:])
@@ -420,7 +420,7 @@ def test_ctrl_c_while_measuring_says_how_to_go_on(place, tmp_path, monkeypatch):
 
     monkeypatch.setattr(measures, "measure", interrupted)
     status, _, err = cli("compare", "--algos", "sft", "--max-steps", "1", "--out", str(tmp_path / "c"), *place.flags)
-    assert status == 130 and "Stopped while measuring" in err and "Go on with: zoo compare" in err
+    assert status == 130 and "Stopped while measuring" in err and "Continue with: zoo compare" in err
 
 
 def test_an_algorithm_that_fails_does_not_cost_the_others(place, tmp_path):
@@ -443,7 +443,7 @@ def test_a_run_that_every_algorithm_fails_is_an_error(place, tmp_path, monkeypat
 
     monkeypatch.setattr(runner, "execute", failing)
     status, _, err = cli("compare", "--algos", "sft", "--max-steps", "1", "--out", str(tmp_path / "c"), *place.flags)
-    assert status == 2 and "No run of the comparison came to its end" in err and "Memory ran out" in err
+    assert status == 2 and "No run of the comparison finished" in err and "Memory ran out" in err
 
 
 def test_the_start_is_measured_and_the_reference_scored_once_for_all(place, tmp_path, monkeypatch):
@@ -488,9 +488,9 @@ def test_options_come_from_the_file_the_command_line_and_set(tmp_path):
     ("arguments", "parts"),
     [
         (["--algos", "dpoo"], ["No algorithm is called 'dpoo'", "Did you mean 'dpo'"]),
-        (["--algos", "dpo,dpo"], ["'dpo' stands twice", "dpo=dpo,other=dpo"]),
-        (["--algos", "model=dpo"], ["'model' means something else here", "my-model=dpo"]),
-        (["--algos", "start=dpo"], ["'start' means something else here"]),
+        (["--algos", "dpo,dpo"], ["'dpo' is twice", "dpo=dpo,other=dpo"]),
+        (["--algos", "model=dpo"], ["'model' has another meaning here", "my-model=dpo"]),
+        (["--algos", "start=dpo"], ["'start' has another meaning here"]),
         (["--algos", "dpo", "--set", "dpo.bata=1"], ["Unknown option 'bata'", "Did you mean 'beta'"]),
         (["--algos", "dpo", "--set", "dpp.beta=1"], ["names none of the compared", "Did you mean 'dpo'"]),
         (["--algos", "dpo", "--set", "beta=1"], ["names none of the compared", "--set dpo.option=value"]),
@@ -561,7 +561,7 @@ def test_a_reward_model_cannot_be_compared_with_language_models(place, tmp_path)
 def test_without_held_out_rows_nothing_can_be_measured(place, tmp_path):
     flags = ["--algos", "sft", "--max-steps", "1", "--model", place.model, "--data", place.data]
     status, _, err = cli("compare", *flags, "--out", str(tmp_path / "c"))
-    assert status == 2 and "is held out, so that nothing can be measured" in err and "--eval-data" in err
+    assert status == 2 and "is held out, so nothing can be measured" in err and "--eval-data" in err
     assert not (tmp_path / "c").exists()
 
 
@@ -588,7 +588,7 @@ def test_a_world_of_few_prompts_is_measured_though_all_of_them_are_trained_on(he
     flags = ["--max-steps", "1", "--cases", "6", "--answer-tokens", "6", "--score", "gold(samples=12)"]
     found = compare("--algos", "dpo,grpo", "--data", data, "--model", model, *flags)
     assert {"gold(samples=12)", "kl", "preference_accuracy"} <= found["measures"].keys()
-    assert "All 4 held-out pairs have prompts that are trained on: the source brings no others." in found["notes"]
+    assert "All 4 held-out pairs have prompts that are trained on: the source has no others." in found["notes"]
     assert "All prompts" not in str(found["notes"]) and [row["steps"] for row in found["runs"]] == [1, 1]
     # dpo trains on both answers of each of its 64 pairs, grpo on as many of its own: the table has what it was.
     folder = here / "comparisons" / "world-gold-rows-64-noise-0.25-world-gold-steps-1"
@@ -599,7 +599,7 @@ def test_a_world_of_few_prompts_is_measured_though_all_of_them_are_trained_on(he
 def test_held_out_rows_that_somebody_named_are_left_out_where_they_are_trained_on(place, tmp_path):
     flags = ["--model", place.model, "--data", place.data, "--eval-data", place.data, "--dry-run"]
     status, _, err = cli("compare", "--algos", "sft", "--out", str(tmp_path / "c"), *flags)
-    assert status == 2 and "16 held-out pairs are left out: they are trained on" in err
+    assert status == 2 and "16 held-out pairs are left out because they are trained on" in err
 
 
 def test_what_writes_its_own_answers_is_planned_by_the_length_of_the_starts(here):
@@ -607,14 +607,14 @@ def test_what_writes_its_own_answers_is_planned_by_the_length_of_the_starts(here
     status, out, err = cli("compare", "--algos", "sft,grpo", *flags, "--max-steps", "3", "--dry-run")
     assert status == 0, err
     text = " ".join(out.split())
-    length = float(re.search(r"grpo: its tokens are an estimate, of answers of ([\d.]+) tokens", text)[1])
+    length = float(re.search(r"grpo: its tokens are an estimate, with ([\d.]+) tokens per answer", text)[1])
     budget = re.search(r"nearest to ([\d,]+) of them: what (\w+) would train on", text)
     assert 1 <= length <= 3 and int(budget[1].replace(",", "")) > 0 and budget[2] == "sft"
     steps, tokens = re.search(r"grpo (\d+) 512 [\d.]+ ([\d,]+)", text).groups()
     # A prompt of a + b = has four tokens and the turn's mark; 64 prompts have 16 answers each, a step 512.
     per_step = int(tokens.replace(",", "")) / int(steps)
     assert 512 * (2 + length) < per_step < 512 * (8 + length)
-    assert "No evaluation is named" not in text
+    assert "No evaluation is known" not in text
 
 
 def test_the_folder_of_a_comparison_is_named_after_its_data_and_its_start():
@@ -646,7 +646,7 @@ class Silent(Algorithm):
         return Loss.per_example(torch.zeros(len(batch), requires_grad=True))
 """
     status, _, err = cli("compare", "--algos", f"sft,{plugin_file(tmp_path, body, 'silent.py')}", *place.flags)
-    assert status == 2 and "The tokens that silent trains on cannot be counted" in err
+    assert status == 2 and "The trained tokens of silent cannot be counted" in err
 
 
 # -- finished runs ---------------------------------------------------------------------------------------------------

@@ -349,7 +349,7 @@ def test_rules_are_switched_and_changed_by_name():
         ("words(lest=1)", "Did you mean 'least'"),
         ("words(least=many)", "least = many"),
         ("words(least=5,most=2)", "at least 5 and at most 2"),
-        ("words(least=nan)", "no finite number"),
+        ("words(least=nan)", "not a finite number"),
         ("words(least=none,most=none)", "has no limit"),
         ("words(keep=0.5)", "cannot keep"),
         ("perplexity", "has no limit"),

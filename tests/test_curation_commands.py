@@ -171,7 +171,7 @@ def test_when_every_row_is_removed_nothing_is_written_and_the_reasons_are_shown(
 
 
 def test_a_name_that_cannot_be_written_is_told_before_the_reading(place):
-    assert "one JSON object a line" in bad("dedup", "rows.jsonl", "--out", "clean.csv")
+    assert "one JSON object per line" in bad("dedup", "rows.jsonl", "--out", "clean.csv")
     (place / "folder.jsonl").mkdir()
     assert "is a folder" in bad("dedup", "rows.jsonl", "--out", "folder.jsonl")
     assert "cannot be written" in bad("dedup", "rows.jsonl", "--out", "rows.jsonl/clean.jsonl")
@@ -191,7 +191,7 @@ def test_a_name_that_cannot_be_written_is_told_before_the_reading(place):
         (["dedup", "rows.jsonl", "--near", "nan"], "not a share"),
         (["dedup", "rows.jsonl", "--columns", "prompt=nothing"], "no column 'nothing'"),
         (["dedup", "rows.jsonl", "--kind", "prefrence"], "Did you mean 'preference'"),
-        (["dedup", "rows.jsonl", "--strict"], "strict allows none"),
+        (["dedup", "rows.jsonl", "--strict"], "--strict allows none"),
         (["filter"], "No data is given"),
         (["filter", "rows.jsonl", "--rules", "gohper"], "Did you mean 'gopher'"),
         (["filter", "rows.jsonl", "--rules", "perplexity(most=9)", "--model", "nowhere/model"], "nowhere/model"),

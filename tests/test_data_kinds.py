@@ -107,7 +107,7 @@ def test_a_refusal_names_the_column_that_is_missing_and_not_the_one_that_is_ther
 
 
 def test_columns_that_are_there_with_other_values_are_not_called_missing():
-    with pytest.raises(ZooError, match="the values of steps and labels are not what this kind has there") as caught:
+    with pytest.raises(ZooError, match="the values of steps and labels do not fit this kind") as caught:
         convert([{"prompt": "Q", "steps": [], "labels": [], "row": 1}], "prompt", "stepwise")
     assert "--format stepwise" in caught.value.hint
 

@@ -70,7 +70,7 @@ def test_a_damaged_packed_file_is_an_error_that_names_it(tmp_path):
     path = tmp_path / "a.jsonl.gz"
     packed = gzip.compress(b"".join(json.dumps({"prompt": str(i) * 50}).encode() + b"\n" for i in range(999)))
     path.write_bytes(packed[: len(packed) // 2])
-    with pytest.raises(ZooError, match="a.jsonl.gz cannot be unpacked"):
+    with pytest.raises(ZooError, match="a.jsonl.gz cannot be decompressed"):
         read(path)
 
 

@@ -115,9 +115,9 @@ def test_a_request_that_takes_too_long_is_tried_again():
     ("body", "reason"),
     [
         (completion("Both are fine.", tokens_of(["Both"], [{"Both": 0.9, "The": 0.05}])), "no choice in the answer"),
-        ({"choices": []}, "the endpoint's answer has another shape"),
-        ({"hello": "world"}, "the endpoint's answer has another shape"),
-        ([1, 2], "the endpoint's answer has another shape"),
+        ({"choices": []}, "the endpoint's answer has an unknown form"),
+        ({"hello": "world"}, "the endpoint's answer has an unknown form"),
+        ([1, 2], "the endpoint's answer has an unknown form"),
     ],
 )
 def test_what_cannot_be_read_is_missing_and_counted(body, reason):
@@ -153,7 +153,7 @@ def test_a_server_that_is_gone_ends_the_work_and_what_it_said_is_kept(tmp_path):
         judge.cache = JudgementCache(tmp_path, "judge")
         with pytest.raises(ZooError, match=f"failed {FAILURES} times in a row") as caught:
             judge.prefer(*pairs)
-        assert "goes on from there" in caught.value.hint
+        assert "continues from there" in caught.value.hint
         assert len(requests) == 6 + 2 * FAILURES
     # By now nobody listens there.
     with pytest.raises(ZooError, match="No server answers") as caught:
@@ -182,7 +182,7 @@ def test_the_key_comes_from_the_environment_and_is_kept_nowhere(monkeypatch):
         assert requests[0]["key"] == "Bearer sk-secret"
         assert "sk-" not in judge.name
         assert b"sk-" not in judge.cache.path.read_bytes()
-    with pytest.raises(ZooError, match="key does not belong"):
+    with pytest.raises(ZooError, match="must not hold a key"):
         Endpoint("https://me:sk-secret@host/v1#judge")
     with pytest.raises(ZooError, match="names no model"):
         Endpoint("https://host/v1")

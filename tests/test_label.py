@@ -101,7 +101,7 @@ def test_what_cannot_be_compared_is_left_out_and_counted(tmp_path):
         "two equal answers": 1,
         "an empty answer": 1,
         "too odd": 1,
-        "the model cannot be asked this prompt": 1,
+        "the model cannot take this prompt": 1,
     }
 
 
@@ -176,10 +176,10 @@ def test_a_file_made_otherwise_is_refused(tmp_path):
         LabelFile(path, {"judge": "scripted", "clamp": None})
     assert "--out" in caught.value.hint
     (tmp_path / "mine.jsonl").write_text('{"a": 1}\n')
-    with pytest.raises(ZooError, match="which would tell how it was made"):
+    with pytest.raises(ZooError, match="which says how it was made"):
         LabelFile(tmp_path / "mine.jsonl", SETTINGS)
     assert (tmp_path / "mine.jsonl").read_text() == '{"a": 1}\n'
-    with pytest.raises(ZooError, match="one JSON object a line"):
+    with pytest.raises(ZooError, match="one JSON object per line"):
         LabelFile(tmp_path / "l.csv", SETTINGS)
 
 
@@ -263,7 +263,7 @@ def test_an_endpoint_that_fails_in_the_middle_is_gone_on_with(command, tmp_path,
     with serving(answer) as (address, requests):
         data = pairs_file(tmp_path)
         status, _, errors = command(data, "--judge", address, "--parallel", "1")
-        assert status == 2 and "times in a row" in errors and "goes on from there" in " ".join(errors.split())
+        assert status == 2 and "times in a row" in errors and "continues from there" in " ".join(errors.split())
         written, failing, before = rows_of(tmp_path / "labelled.jsonl"), False, len(requests)
         status, output, _ = command(data, "--judge", address, "--parallel", "1")
         # Some pairs are alike, and 20 questions were answered before the server failed.

@@ -82,7 +82,7 @@ def test_options_reach_the_function_and_the_text_names_the_score():
         ("made(kk=3)", "'made' has no option 'kk'. Did you mean 'k'"),
         ("made(k=many)", "option k = many"),
         ("needs", "'needs' needs data"),
-        ("scorer", "scorer is for a reward model, and this is a language model"),
+        ("scorer", "scorer is for a reward model, but this is a language model"),
         ("made(k", "cannot be read"),
     ],
 )
@@ -146,7 +146,7 @@ def test_a_k_that_cannot_be_drawn_is_refused(subject, questions, options):
 
 
 def test_without_a_reward_the_data_must_bring_one(subject, questions):
-    with pytest.raises(ZooError, match="Nothing says what makes an answer"):
+    with pytest.raises(ZooError, match="There is no reward that tells whether an answer"):
         accuracy(subject, questions)
     score = accuracy(subject, "starter", limit=2, max_new_tokens=4)
     assert score.n == 2

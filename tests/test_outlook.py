@@ -211,7 +211,7 @@ def test_a_bad_row_among_the_first_is_no_reason_to_refuse_but_all_of_them_are(pl
     rows = [{"prompt": "p", "completion": 3}, *demonstrations(30)]
     data = write_rows(place / "rows.jsonl", rows)
     assert len(glance(data, ("demonstration",)).records) == 30
-    with pytest.raises(ZooError, match="strict allows none"):
+    with pytest.raises(ZooError, match="--strict allows none"):
         glance(data, ("demonstration",), strict=True)
     with pytest.raises(ZooError, match="none of the 5 rows can be used"):
         glance(write_rows(place / "bad.jsonl", rows[:1] * 5), ("demonstration",), format="prompt-completion")

@@ -60,7 +60,7 @@ def test_trained_tokens_are_marked_where_there_is_no_colour(loaded):
     text = printed(preview(*loaded([QUESTION], "demonstration")))
     assert "<|im_start|>user↵\nTwo and two?<|im_end|>↵\n<|im_start|>assistant↵\n" in text
     assert "⟦Four.<|im_end|>⟧" in text
-    assert "Trained tokens stand in ⟦ ⟧." in text
+    assert "Trained tokens are between ⟦ and ⟧." in text
     assert "\x1b" not in text
 
 
@@ -109,7 +109,7 @@ def test_every_turn_of_a_conversation_is_marked_as_it_is_trained(loaded):
     text = printed(preview(*loaded([CONVERSATION], "demonstration")))
     assert "⟦Four.<|im_end|>⟧↵\n<|im_start|>user↵\nAnd one?<|im_end|>↵" in text
     assert "⟦Five.<|im_end|>⟧" in text
-    assert "12 tokens are trained where every turn is learned" in " ".join(text.split())
+    assert "12 tokens are trained if every turn is" in " ".join(text.split())
     assert text.count("And one?") == 1
 
 

@@ -47,7 +47,7 @@ def test_the_recipe_is_good_before_it_is_spoilt(told):
 @pytest.mark.parametrize(
     ("old", "new", "line", "message"),
     [
-        ("{seed}", "{sed}", 14, "{sed} is not filled in; {seed} is"),
+        ("{seed}", "{sed}", 14, "{sed} is not a placeholder; only {seed} is"),
         ("below: 100", "below: .nan", 16, "must be a finite number, not nan"),
         ("below: 100", "above: -.inf", 16, "must be a finite number"),
         ("data: world:gold", "data: world:gould", 14, "No world is called 'gould'. Did you mean 'gold'?"),
@@ -63,7 +63,7 @@ def test_a_mistake_is_told_with_its_line(told, old, new, line, message):
 
 def test_a_folder_that_cannot_be_made_is_told(told):
     status, text = told("", "", "reproduce", "mine.yaml", "--laptop", "--out", "mine.yaml")
-    assert status == 2 and "cannot be written: Not a directory. Name another with --out." in text
+    assert status == 2 and "cannot be written: Not a directory. Name another folder with --out." in text
 
 
 @pytest.mark.parametrize("columns", ["80", "200"])

@@ -222,10 +222,10 @@ def test_data_that_cannot_be_read_is_told_with_its_own_line(place, source):
 def test_a_mistake_in_a_sweep_that_everything_follows_is_found_too(place):
     text = GOOD.replace("beta", "bata")
     at = line_of(text, "sweep: {bata")
-    assert f"mine.yaml:{at}: 'bata' is no option of the algorithm kto. Did you mean 'beta'?" in refusal(text)
+    assert f"mine.yaml:{at}: 'bata' is not an option of the algorithm kto. Did you mean 'beta'?" in refusal(text)
     text = GOOD.replace("sweep", "swep").replace("kto(beta=0.1)", "kto").replace("kto(*)", "kto")
     at = line_of(text, "swep: {beta")
-    assert f"mine.yaml:{at}: 'swep' is no option of the algorithm kto. Did you mean 'sweep'?" in refusal(text)
+    assert f"mine.yaml:{at}: 'swep' is not an option of the algorithm kto. Did you mean 'sweep'?" in refusal(text)
 
 
 def test_every_stage_has_a_folder_of_its_own(place):
@@ -274,7 +274,7 @@ def test_files_that_are_still_to_be_made_pass_where_that_is_said(place):
 
 def test_nothing_in_a_recipe_is_run_or_trusted(place):
     assert "not valid YAML" in refusal(GOOD + "notes: !!python/object/apply:os.getcwd []\n")
-    assert "can only be given by hand" in refusal(GOOD.replace("{epochs: 1,", "{trust_remote_code: true,"))
+    assert "can only be given on the command line" in refusal(GOOD.replace("{epochs: 1,", "{trust_remote_code: true,"))
 
 
 # -- where recipes are found -------------------------------------------------------------------------------------
@@ -315,7 +315,7 @@ def test_the_last_verdict_stands_in_the_list(stranger):
 
 def test_a_name_of_two_packages_is_told_apart_by_the_package(stranger):
     (stranger / "ipo.yaml").write_text(GOOD)
-    with pytest.raises(ZooError, match="Several packages bring a recipe called 'ipo'.*\n.*ipo@theirs"):
+    with pytest.raises(ZooError, match="Several packages have a recipe called 'ipo'.*\n.*ipo@theirs"):
         load_recipe("ipo")
     assert load_recipe("ipo@theirs").title == "A small one"
 

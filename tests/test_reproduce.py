@@ -140,7 +140,7 @@ def test_nothing_that_is_finished_is_made_again(made):
     files = {file: file.stat().st_mtime_ns for file in made[0].glob("seed-*/*/*") if file.is_file()}
     before = results(made[0])
     status, out, _ = cli(*COMMAND, "--no-record")
-    assert status == 0 and out.count("is finished already") == 12
+    assert status == 0 and out.count("is already finished") == 12
     assert {file: file.stat().st_mtime_ns for file in files} == files
     assert results(made[0]) == before
 
@@ -248,7 +248,7 @@ def test_a_stage_that_fails_says_which_and_what_to_type_to_go_on(made, place):
     status, out, err = cli("reproduce", "bad.yaml", "--laptop", "--seeds", "0,")
     assert status == 2
     assert "The stage base with seed 0 failed: there is nothing to draw" in err
-    assert "Then go on with: zoo reproduce bad.yaml --laptop --seeds 0," in err
+    assert "Then continue with: zoo reproduce bad.yaml --laptop --seeds 0," in err
     assert "stage 2" not in out
 
 
@@ -257,7 +257,7 @@ def test_two_processes_do_not_make_the_same_folder(made, place):
 
     with hold(made[0] / ".lock", "", ""):
         status, _, err = cli(*COMMAND)
-    assert status == 2 and "is being made by another process" in err
+    assert status == 2 and "Another process is working in" in err
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ def test_two_processes_do_not_make_the_same_folder(made, place):
     [
         (("wrods", "--laptop"), "Did you mean 'words'?"),
         ((*COMMAND[1:], "--only", "stf"), "Did you mean 'sft'?"),
-        ((*COMMAND[1:], "--seeds", "two"), "--seeds two is no number of seeds"),
+        ((*COMMAND[1:], "--seeds", "two"), "--seeds two is neither a number of seeds"),
         ((*COMMAND[1:], "--seeds", "1,1"), "--seeds 1,1 has a seed twice"),
         ((*COMMAND[1:], "--seeds", "100"), "Write --seeds 100, (with a comma) for that one seed"),
     ],

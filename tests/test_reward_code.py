@@ -55,7 +55,7 @@ def test_a_program_that_reads_and_prints_is_compared_without_the_white_space_at_
         (
             {"tests": {"inputs": 3, "outputs": [1]}, "row": 7},
             Missing(
-                "row 7: the column tests holds no tests: inputs and outputs must be two lists of one length: "
+                "row 7: the column tests holds no tests: inputs and outputs must be two lists of equal length: "
                 "{'inputs': 3, 'outputs': [1]}"
             ),
         ),

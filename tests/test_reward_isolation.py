@@ -172,7 +172,7 @@ def test_a_hang_takes_no_longer_than_a_few_limits(make):
     assert time.monotonic() - began < 10
     assert found.values == [None] * 21
     assert sum(found.failures.values()) == 21
-    assert any(reason.startswith("not reached, because of others") for reason in reasons(found))
+    assert any(reason.startswith("not reached, because of other answers") for reason in reasons(found))
 
 
 def test_a_batch_that_only_takes_too_long_is_scored_one_by_one_and_said_once(make):
@@ -192,7 +192,7 @@ def test_a_batch_that_only_takes_too_long_is_scored_one_by_one_and_said_once(mak
         ("few", "gave 1 values for 2 answers"),
         ("many", "gave 3 values for 2 answers"),
         ("number", "gave 1.0, not a number for each answer"),
-        ("words", "'good' is no number"),
+        ("words", "'good' is not a number"),
     ],
 )
 def test_a_function_that_gives_no_value_for_each_answer_is_an_error_after_three_batches(make, function, message):

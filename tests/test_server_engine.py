@@ -302,7 +302,7 @@ def test_a_request_that_takes_too_long_is_not_repeated(server, prompts):
 
 def test_a_server_without_dev_mode_is_refused_before_anything_runs(server):
     server.dev_mode = False
-    with pytest.raises(ZooError, match="no vLLM server in dev mode") as told:
+    with pytest.raises(ZooError, match="not a vLLM server in dev mode") as told:
         connect(server)
     assert "VLLM_SERVER_DEV_MODE=1" in told.value.hint
 
@@ -313,12 +313,12 @@ def test_another_tokenizer_and_another_vocabulary_are_noticed(server, prompts):
             return [i + 1 for i in TOKENIZER.encode(text, **how)]
 
     server.tokenizer = Shifted()
-    with pytest.raises(ZooError, match=r"another model \(served\).*tokenizer cuts a text into other tokens"):
+    with pytest.raises(ZooError, match=r"another model \(served\).*tokenizer splits a text into other tokens"):
         connect(server)
     server.tokenizer = TOKENIZER
     engine = connect(server)
     engine.vocabulary = 5
-    with pytest.raises(ZooError, match=r"it drew token \d+, and the model that is trained has 5"):
+    with pytest.raises(ZooError, match=r"it sampled token \d+, but the trained model has 5"):
         engine.generate(prompts, 1, Sampling(4), seeded())
 
 
@@ -326,7 +326,7 @@ def test_the_bound_of_the_weights_is_an_option_of_the_engine(server):
     engine = connect(server, bound=1.5, beyond="mask")
     assert (engine.bound, engine.beyond) == (1.5, "mask")
     for wrong in ({"bound": 0.5}, {"beyond": "clip"}):
-        with pytest.raises(ZooError, match="bound is at least 1|is not possible"):
+        with pytest.raises(ZooError, match="bound must be at least 1|is not possible"):
             connect(server, **wrong)
 
 
@@ -357,7 +357,7 @@ def test_weights_that_the_server_cannot_load_stop_the_run_with_what_to_look_at(s
 def test_a_server_that_says_done_and_keeps_its_old_weights_is_caught(server):
     engine = connect(server)
     server.collective_rpc = lambda body: (200, {"results": [None]})
-    with pytest.raises(TrainingStopped, match=r"log-probs differ from the trainer's by \d+\.\d\d a token"):
+    with pytest.raises(TrainingStopped, match=r"log-probs differ from the trainer's by \d+\.\d\d per token"):
         engine.update(tiny())
 
 

@@ -1,1 +1,1 @@
-"""Plugins like anybody's that come along: data sets with their rewards and evaluations, and the laboratory's worlds."""
+"""Bundled plugins, built like any other: data sets with their rewards and evaluations, and the laboratory's worlds."""

@@ -1,1 +1,1 @@
-"""Comparing: several algorithms at equal compute from one start, or runs that are finished."""
+"""Comparisons: several algorithms at equal compute from one start, or finished runs."""

@@ -1,11 +1,11 @@
 """Equal compute: how many steps of each algorithm train on the same number of tokens.
 
-A token is trained when the policy scores it with gradient, prompt and answer alike; a prompt counts with each of its
-answers, and a text counts each time it is read. Passes without gradient (a reference that is not cached, estimates
-over the step) do not count: the CPU time of the table shows them.
+A token is trained if the policy scores it with gradients, in a prompt or in an answer. A prompt counts once for each of
+its answers, and a text each time it is read. Passes without gradients (a reference that is not cached, estimates over
+the step) do not count: the CPU time in the table shows them.
 
-The count needs no network: the algorithm's own collate, measure and loss run over the planned steps with stand-ins that
-only count what they are asked to score.
+Counting needs no network: the algorithm's own collate, measure and loss run over the planned steps with stand-ins that
+only count the tokens that they are asked to score.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from zoo.values.records import ListedRecords, Records
 from zoo.values.types import Answers, Batch, TokenLogps
 
 DEFINITION = (
-    "Equal compute means equal trained tokens: those that the policy scores with gradient, prompt and answer, "
-    "a prompt once for each of its answers, a text each time it is read."
+    "Equal compute means equal trained tokens: the tokens of prompts and answers that the policy scores with "
+    "gradients, a prompt once for each of its answers, a text each time it is read."
 )
 
 
 class CountingScorer:
-    """Stands where a model does: every log-prob is −1, and the tokens scored with gradient are counted."""
+    """A stand-in for a model: every log-probability is −1, and tokens scored with gradients are counted."""
 
     def __init__(self) -> None:
         self.tokens = 0
@@ -44,8 +44,8 @@ class CountingScorer:
     def logps(self, *answers: Answers, **options: Any) -> Any:
         if torch.is_grad_enabled():
             self.tokens += sum(len(answer) for part in answers for answer in part)
-        made = [self._made(part, bool(options.get("entropy"))) for part in answers]
-        return made[0] if len(made) == 1 else tuple(made)
+        scored = [self._made(part, bool(options.get("entropy"))) for part in answers]
+        return scored[0] if len(scored) == 1 else tuple(scored)
 
     def _made(self, answers: Answers, entropy: bool) -> TokenLogps:
         mask = answers.mask
@@ -55,28 +55,29 @@ class CountingScorer:
 
 @dataclass
 class Steps:
-    """The steps that one entrant would make by itself, and what each trains on."""
+    """The steps that an entrant would make without a budget, and their trained tokens."""
 
     tokens: list[int]
-    """Trained tokens after each step."""
+    """Cumulative trained tokens after each step."""
     records: int
     batch_size: float
-    """Records of a step."""
+    """Records in a step."""
     note: str = ""
 
     def nearest(self, budget: int) -> int:
-        """How many steps come nearest to a number of tokens, at least 1."""
+        """The number of steps (at least 1) that comes closest to a number of tokens."""
         return 1 + min(range(len(self.tokens)), key=lambda step: abs(self.tokens[step] - budget))
 
 
 Written = Callable[[TrainConfig, Sequence[torch.Tensor]], float]
-"""The mean length of the start's answers, under a run's options, to prompts of token ids."""
+"""A function of a run's options and prompts (as token ids) that gives the mean length of the start's answers."""
 
 
 class Planner:
     """Counts the steps of one entrant; its data is read once for all seeds.
 
-    written: tells how long answers are, for an algorithm that writes its own; without it they have the greatest length.
+    written: gives the mean length of answers, for an algorithm that writes its own; without it, all have the greatest
+    length.
     """
 
     def __init__(self, resolved: Resolved, cls: Any, template: ChatTemplate, written: Written | None = None):
@@ -95,20 +96,24 @@ class Planner:
         self.records = self._prepared()
 
     def _prepared(self) -> Records:
-        """The records as the algorithm prepares them, where that needs no network."""
+        """The records after the algorithm's prepare hook, if that needs no network."""
         records = ListedRecords(self.data.train.records)
         if not self.plugins.hook.prepare.get_hookimpls():
             return records
-        made = self._quietly(lambda: self.plugins.hook.prepare(records=records, models=self.models, config=self.config))
-        return records if made is None else prepared_records(made, self.algorithm)
+        prepared = self._quietly(
+            lambda: self.plugins.hook.prepare(records=records, models=self.models, config=self.config)
+        )
+        return records if prepared is None else prepared_records(prepared, self.algorithm)
 
     def _quietly(self, function: Callable[[], Any]) -> Any:
-        """The function's result; None, and a note, where it needs more than stand-ins. The run itself warns."""
-        # Whatever a plugin's code raises here: if it is a bug, the run itself shows it.
+        """The function's result; None, and a note, if it needs more than stand-ins. The run itself warns."""
+        # Any exception of a plugin is ignored here: if it is a bug, the run itself reports it.
         with warnings.catch_warnings(), contextlib.suppress(Exception):
             warnings.simplefilter("ignore")
             return function()
-        self.note = "its tokens are those of its batches: the algorithm cannot be counted without a model"
+        self.note = (
+            "all tokens of its batches are counted, because its trained tokens cannot be counted without a model"
+        )
         return None
 
     def steps(self, resolved: Resolved) -> Steps:
@@ -124,7 +129,7 @@ class Planner:
         return Steps(tokens, len(self.records), core.batch_size, self.note)
 
     def _steps_of_answers(self, core: TrainConfig) -> Steps:
-        """Steps on answers that are yet to be written, as long as the start's."""
+        """Steps on answers that are not written yet, counted as long as the start's answers."""
         prompts = [record["prompt"] for record in self.records]
         count = len(make_experience(self.records, _never, core, 0, 1))
         each = sum(map(len, prompts)) / len(prompts) + self._answer_length(core, prompts)
@@ -136,16 +141,16 @@ class Planner:
         if self._length is None:
             self._length = self.written(core, prompts) if self.written else float(core.max_new_tokens)
             self.note = (
-                f"its tokens are an estimate, of answers of {self._length:.1f} tokens; the table has those that it was "
-                "trained on"
+                f"its tokens are an estimate, with {self._length:.1f} tokens per answer; the table has the tokens that it "
+                "was trained on"
             )
         return self._length
 
     def steps_until(self, resolved: Resolved, budget: int) -> tuple[Steps, float]:
-        """Steps that reach a budget, with as many more passes over the data as that takes; and the passes."""
+        """Steps that reach a budget, with more passes over the data if necessary; and the number of passes."""
         core = resolved.core
         steps = self.steps(resolved)
-        # A last step that falls short by less than half of itself is as near as it gets.
+        # If the last step falls short by less than half a step, no other number of steps is closer.
         while steps.tokens[-1] + steps.tokens[-1] / len(steps.tokens) / 2 < budget:
             core.max_steps = None
             core.epochs = float(math.ceil(core.epochs * max(1.1, budget / steps.tokens[-1])))
@@ -163,12 +168,12 @@ class Planner:
         hook = self.plugins.hook
         if hook.measure.get_hookimpls():
             with torch.no_grad():
-                found = hook.measure(batch=batch, models=self.models, config=self.config)
-            batch.measured = {name: torch.tensor(1.0) for name in found}
+                measured = hook.measure(batch=batch, models=self.models, config=self.config)
+            batch.measured = {name: torch.tensor(1.0) for name in measured}
         hook.loss(batch=batch, models=self.models, config=self.config, step=step)
         return True
 
 
 def _never(*rollout: Any) -> Batch:
-    """Stands for the rollouts of a loader that is only asked how long it is."""
-    raise AssertionError("nothing is rolled out while counting")
+    """A stand-in for the rollouts of a loader that only computes its length."""
+    raise AssertionError("no rollout may happen while counting")

@@ -1,7 +1,7 @@
-"""Who takes part in a comparison, and with which options.
+"""The entrants of a comparison, and their options.
 
-Values come, each outranking the one before, from the defaults, the file's common options, the file's options of one
-entrant, the command line, and `--set`. What the comparison itself decides cannot be set.
+Values come from the defaults, the file's common options, the file's options for one entrant, the command line, and
+`--set`; later sources have priority. Options that the comparison decides itself cannot be set.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from zoo.options.strict_yaml import read_yaml
 DECIDED = ("seed", "name", "out", "patience", "devices", "num_nodes", "strategy")
 """Options of the core that the comparison sets itself."""
 START = "start"
-"""Name of the model that all start from, in tables and as a folder."""
+"""The name of the common start, in tables and as a folder."""
 LONGEST_NAME = 60
-"""Characters of a data set's name, or of a model's, in the name of a folder."""
+"""Most characters of a data set's or a model's name in the name of a folder."""
 COMMON = ("model", "template", "eval_data", "eval_fraction", "score", "trust_remote_code")
-"""Options that must be equal for all, or the measures would not be."""
+"""Options that must be equal for all entrants, so that the measures are comparable."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Entrant:
 
 @dataclass
 class Settings:
-    """What was asked for, before any default."""
+    """The settings of the user, without defaults."""
 
     entrants: list[Entrant]
     seeds: list[int]
@@ -51,7 +51,7 @@ class Settings:
     common: dict[str, Any] = field(default_factory=dict)
     """Common options of the file."""
     own: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """The file's options of each entrant."""
+    """The file's options for each entrant."""
     given: dict[str, Any] = field(default_factory=dict)
     """Common options of the command line."""
     sets: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -72,7 +72,7 @@ class Settings:
 def read_settings(
     algos: str | None, seeds: str | None, config: str | None, sets: Sequence[str], given: Mapping[str, Any]
 ) -> Settings:
-    """Everything that the command line and the file say. Raises ZooError.
+    """The settings from the command line and the file. Raises ZooError.
 
     algos: `first,label=second`; seeds: as `zoo.options.spelling.seeds` reads them; config: a YAML file of common
     options, `algos`, `seeds`, and a mapping of options under an entrant's label; sets: `label.option=value`; given:
@@ -83,7 +83,7 @@ def read_settings(
     file.pop("algos", None)
     written = file.pop("seeds", 1)
     asked = seeds if seeds is not None else written
-    # A list in YAML is one of seeds, however short.
+    # A list in YAML is a list of seeds, even if it has only one.
     chosen = seeds_in("".join(f"{seed}," for seed in asked) if isinstance(asked, list) else asked)
     entrants = _entrants(names_in(named or []))
     settings = Settings(entrants, chosen, str(config), given={k: v for k, v in given.items() if v is not None})
@@ -99,28 +99,28 @@ def read_settings(
 
 
 def _entrants(names: list[str]) -> list[Entrant]:
-    found: dict[str, Entrant] = {}
+    entrants: dict[str, Entrant] = {}
     for name in names:
         match = re.fullmatch(r"(\w[\w.+-]*)=(.+)", name)
         label, algo = (match[1], match[2]) if match else (None, name)
         short, cls = registry.load_algorithm(algo)
         label = label or short
-        if label in found:
+        if label in entrants:
             raise ZooError(
-                f"'{label}' stands twice in --algos.",
+                f"'{label}' is twice in --algos.",
                 f"Give each a name of its own: --algos {label}={algo},other={algo}",
             )
         if label in {START, *(option.name for option in options_of(TrainConfig))}:
-            raise ZooError(f"'{label}' means something else here.", f"Give it another name: --algos my-{label}={algo}")
+            raise ZooError(f"'{label}' has another meaning here.", f"Give it another name: --algos my-{label}={algo}")
         if cls.head == "scalar":
             raise ZooError(
                 f"{label} trains a reward model, which writes no answers: it cannot be compared with language models.",
                 "Leave it out of --algos; `zoo compare RUN RUN` compares runs of reward models with each other.",
             )
-        found[label] = Entrant(label, algo if ".py" in algo else short, cls)
-    if not found:
+        entrants[label] = Entrant(label, algo if ".py" in algo else short, cls)
+    if not entrants:
         raise ZooError("There is nothing to compare.", "Name algorithms with --algos, or give two runs.")
-    return list(found.values())
+    return list(entrants.values())
 
 
 def _read_file(file: dict[str, Any], settings: Settings) -> None:
@@ -144,35 +144,37 @@ def _split_set(text: str, entrants: list[Entrant]) -> tuple[str, str, str]:
     name, equals, value = text.partition("=")
     labels = [entrant.label for entrant in entrants]
     # The longest label first: a label may have a dot.
-    label = next((one for one in sorted(labels, key=len, reverse=True) if name.startswith(f"{one}.")), None)
+    label = next(
+        (candidate for candidate in sorted(labels, key=len, reverse=True) if name.startswith(f"{candidate}.")), None
+    )
     if label is None or not equals:
         wrong = name.partition(".")[0]
         guess = nearest(wrong, labels) if "." in name else ""
         raise ZooError(
             f"--set {text} names none of the compared algorithms.{guess}",
-            f"Write --set {labels[0]}.option=value; options for all of them are flags of their own.",
+            f"Write --set {labels[0]}.option=value; an option for all of them is given as an ordinary flag.",
         )
     return label, name[len(label) + 1 :].replace("-", "_"), value
 
 
 def _check_option(name: str, where: str, own: bool, labels: Sequence[str] = ()) -> None:
-    """Refuses what the comparison decides, and what must be equal for all."""
+    """Refuse options that the comparison decides, and options that must be equal for all entrants."""
     if name in DECIDED:
         raise ZooError(f"'{name}' ({where}) is set by the comparison.", "Leave it out; --seeds and --out are its own.")
     if own and name in COMMON:
         raise ZooError(f"'{name}' ({where}) must be the same for all.", f"Give it once: --{name.replace('_', '-')}")
     if own:
         return
-    known = [option.name for option in options_of(TrainConfig)]
-    if name not in known:
+    options = [option.name for option in options_of(TrainConfig)]
+    if name not in options:
         raise ZooError(
-            f"Unknown option '{name}' in {where}.{nearest(name, [*known, *labels, 'algos', 'seeds'])}",
-            "Options of one algorithm stand under its name, as in `name: {option: value}`.",
+            f"Unknown option '{name}' in {where}.{nearest(name, [*options, *labels, 'algos', 'seeds'])}",
+            "Write the options of one algorithm under its name, as in `name: {option: value}`.",
         )
 
 
 def default_folder(settings: Settings, core: TrainConfig) -> str:
-    """Where a comparison goes when --out does not say: the same folder for the same data and model."""
+    """The folder of a comparison without --out: the same folder for the same data and model."""
     file = Path(core.data)
     data, model = _short(file.stem if file_type(file) else file.name), _short(Path(core.model).name).lower()
     return str(Path("comparisons") / (data if data.startswith(model) else f"{data}-{model}"))

@@ -1,4 +1,4 @@
-"""Comparing finished runs: only the options that differ, and the numbers with their differences to the first run."""
+"""Compares finished runs: the options that differ, and the numbers with their differences from the first run."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ NOT_COMPARED = ("step", "epoch")
 
 
 def compare_runs(runs: Sequence[Run]) -> dict[str, Any]:
-    """What differs between runs, as JSON types. Raises ZooError for fewer than two."""
+    """The differences between runs, as JSON types. Raises ZooError for fewer than two runs."""
     if len(runs) < 2:
-        raise ZooError("One run cannot be compared.", "Name another one: zoo compare RUN RUN")
+        raise ZooError("One run cannot be compared.", "Name a second run: zoo compare RUN RUN")
     configs = [run.config for run in runs]
     names = [name for name in dict.fromkeys(name for config in configs for name in config) if name not in NAMES_ONLY]
     options = {name: [config.get(name) for config in configs] for name in names if _is_everywhere_or_set(name, runs)}
@@ -33,9 +33,9 @@ def compare_runs(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _is_everywhere_or_set(name: str, runs: Sequence[Run]) -> bool:
-    """Whether all runs have an option, or one of them was given a value for it.
+    """Whether all runs have an option, or one of them sets it explicitly.
 
-    The defaults that one algorithm has and another one does not know say nothing beyond the algorithms' names.
+    Defaults of options that only one algorithm has add nothing to the algorithms' names.
     """
     having = [run for run in runs if name in run.config]
     origins = [run.read_json("origins.json").get(name, "") for run in having]
@@ -47,7 +47,7 @@ def _fingerprint(run: Run) -> str:
 
 
 def _scores(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Each evaluation made after training: values with intervals, and differences to the first run."""
+    """The evaluations made after training: values with intervals, and differences from the first run."""
     measured = [scores_of(run, "after") for run in runs]
     rows = []
     for name in dict.fromkeys(name for scores in measured for name in scores):
@@ -63,7 +63,7 @@ def _change(first: Score | None, second: Score | None) -> dict[str, Any] | None:
 
 
 def _metrics(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """The last value of every metric that at least two runs have, and its difference to the first run's."""
+    """The last value of every metric that at least two runs have, and its difference from the first run's."""
     last: list[dict[str, Any]] = []
     for run in runs:
         values: dict[str, Any] = {}
@@ -73,10 +73,10 @@ def _metrics(runs: Sequence[Run]) -> list[dict[str, Any]]:
         last.append({**{k: v for k, v in values.items() if k not in NOT_COMPARED}, **timing})
     rows = []
     for name in dict.fromkeys(name for values in last for name in values):
-        found = [values.get(name) for values in last]
-        if sum(value is not None for value in found) > 1:
-            deltas = [_difference(value, found[0]) for value in found[1:]]
-            rows.append({"name": name, "values": found, "deltas": [None, *deltas]})
+        row_values = [values.get(name) for values in last]
+        if sum(value is not None for value in row_values) > 1:
+            deltas = [_difference(value, row_values[0]) for value in row_values[1:]]
+            rows.append({"name": name, "values": row_values, "deltas": [None, *deltas]})
     return rows
 
 

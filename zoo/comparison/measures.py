@@ -1,4 +1,4 @@
-"""What is measured of every model of a comparison, all on the same held-out rows and in the same way.
+"""The measures of every model in a comparison, all on the same held-out rows and with the same method.
 
 Each measure is a `Score`: a value with its number of cases and a 95 % interval over them.
 """
@@ -29,34 +29,34 @@ EXPLAINED = {
         "Share of held-out pairs whose chosen answer gained more log-probability since the start than the rejected "
         "one: log π(c)/π₀(c) > log π(r)/π₀(r), sums over the answer. 0.5 is chance."
     ),
-    "plain_accuracy": "Share of held-out pairs whose chosen answer has the higher log-probability a token.",
+    "plain_accuracy": "Share of held-out pairs whose chosen answer has the higher log-probability per token.",
     "kl": (
-        "KL(π ‖ π₀) to the start in nats an answer: one answer a held-out prompt, sampled from the model at "
+        "KL(π ‖ π₀) to the start in nats per answer: one answer per held-out prompt, sampled from the model at "
         "temperature 1, exact over the vocabulary at each of its tokens."
     ),
     "answer_tokens": "Tokens of the greedy answers to the held-out prompts, up to the limit.",
-    "cut_share": "Share of these answers that met the limit.",
+    "cut_share": "Share of these answers that reached the limit.",
     "chosen_logps": "log π of the chosen answers of held-out pairs, summed over the answer.",
-    "rejected_logps": "The same of the rejected ones.",
+    "rejected_logps": "The same for the rejected answers.",
 }
 
 
 DRAWS = 16
-"""Answers to each prompt that the divergence is measured on, where a source has few prompts."""
+"""Answers per prompt for the divergence, if a source has few prompts."""
 
 
 @dataclass
 class HeldOut:
-    """The rows that everything is measured on: pairs as encoded records, prompts as records."""
+    """The rows for all measures: pairs as encoded records, prompts as records."""
 
     prompts: list[dict[str, Any]]
     pairs: list[dict[str, Any]]
     notes: list[str] = field(default_factory=list)
     draws: int = 1
-    """Answers that are drawn to each prompt for the divergence, which is their mean."""
+    """Answers sampled for each prompt; the divergence is their mean."""
 
     def fingerprint(self) -> str:
-        """Changes when the rows do."""
+        """Changes with the rows."""
         digest = hashlib.sha256()
         for record in self.prompts:
             digest.update(prompt_key(record).encode())
@@ -71,35 +71,35 @@ def load_held_out(
 ) -> HeldOut:
     """The held-out rows of a comparison's data, as pairs and as prompts.
 
-    trained: prompts that some run trains on, which are left out; cases: at most so many prompts and pairs.
-    Raises ZooError when nothing is held out.
+    trained: prompts that some run trains on, which are left out; cases: most prompts and pairs.
+    Raises ZooError if nothing is held out.
     """
     notes: list[str] = []
-    found: dict[str, list[dict[str, Any]]] = {}
+    rows_of_kind: dict[str, list[dict[str, Any]]] = {}
     for kind in ("prompt", "preference"):
         try:
             data = load_data(core, (kind,), template, plugins, lambda text: None)
         except ZooError as error:
-            found[kind] = []
+            rows_of_kind[kind] = []
             notes.append(f"Nothing is measured on {_NAMES[kind]}: {error.message}")
             continue
         rows = data.held_out.records if data.held_out is not None else []
         kept = [row for row in rows if prompt_key(row["record"]) not in trained]
         if rows and not kept and brings_held_out(core, contributions(plugins, "sources")):
             what = "are" if kind == "prompt" else "have prompts that are"
-            notes.append(f"All {len(rows)} held-out {_NAMES[kind]} {what} trained on: the source brings no others.")
+            notes.append(f"All {len(rows)} held-out {_NAMES[kind]} {what} trained on: the source has no others.")
             kept = rows
         elif len(kept) < len(rows):
-            notes.append(f"{len(rows) - len(kept)} held-out {_NAMES[kind]} are left out: they are trained on.")
-        found[kind] = kept[:cases]
-    if not any(found.values()):
+            notes.append(f"{len(rows) - len(kept)} held-out {_NAMES[kind]} are left out because they are trained on.")
+        rows_of_kind[kind] = kept[:cases]
+    if not any(rows_of_kind.values()):
         raise ZooError(
-            f"Nothing of {core.data} is held out, so that nothing can be measured. {' '.join(notes)}",
+            f"Nothing of {core.data} is held out, so nothing can be measured. {' '.join(notes)}",
             "Name other rows with --eval-data FILE, or a share with --eval-fraction 0.1 (from 20 rows on).",
         )
-    prompts = {prompt_key(row["record"]): row["record"] for row in found["prompt"]}
+    prompts = {prompt_key(row["record"]): row["record"] for row in rows_of_kind["prompt"]}
     few = any(key in trained for key in prompts)
-    return HeldOut(list(prompts.values()), found["preference"], notes, DRAWS if few else 1)
+    return HeldOut(list(prompts.values()), rows_of_kind["preference"], notes, DRAWS if few else 1)
 
 
 _NAMES = {"prompt": "prompts", "preference": "pairs"}
@@ -107,7 +107,7 @@ _NAMES = {"prompt": "prompts", "preference": "pairs"}
 
 @dataclass
 class Measured:
-    """What was found of one model. pair_logps: log π of the chosen and the rejected answer of each pair."""
+    """The measures of one model. pair_logps: log π of the chosen and the rejected answer of each pair."""
 
     scores: dict[str, Score]
     pair_logps: list[tuple[float, float]]
@@ -124,9 +124,9 @@ def measure(
     start: tuple[Any, list[tuple[float, float]]] | None = None,
     progress: Callable[[str], Callable[[int, int], None]] | None = None,
 ) -> Measured:
-    """Every measure of one model. start: the starting model and its `pair_logps`; without it the model is the start.
+    """The measures of one model. start: the starting model and its `pair_logps`; None if the model is the start.
 
-    progress: gives, for the name of a stage, a function of (done, total).
+    progress: maps the name of a stage to a function of (done, total).
     """
     scores: dict[str, Score] = {}
     for name, evaluation in evals.items():
@@ -176,18 +176,18 @@ def _pair_logps(subject: Subject, pairs: list[dict[str, Any]]) -> list[tuple[_Lo
 def _pair_scores(
     pairs: list[tuple[_Logps, _Logps]], start: list[tuple[float, float]] | None
 ) -> dict[str, Score]:  # fmt: skip
-    found = {
+    scores = {
         "plain_accuracy": share_score("plain_accuracy", [won(c.mean - r.mean) for c, r in pairs]),
         "chosen_logps": mean_score("chosen_logps", [chosen.sum for chosen, _ in pairs]),
         "rejected_logps": mean_score("rejected_logps", [rejected.sum for _, rejected in pairs]),
     }
     if start is not None:
         gained = [won((c.sum - old[0]) - (r.sum - old[1])) for (c, r), old in zip(pairs, start, strict=True)]
-        found["preference_accuracy"] = share_score("preference_accuracy", gained)
-    return found
+        scores["preference_accuracy"] = share_score("preference_accuracy", gained)
+    return scores
 
 
 def settings_key(*settings: Any) -> str:
-    """Of everything that measures depend on besides the model; those made under another key are made again."""
+    """A hash of everything but the model that measures depend on; measures with another key are computed again."""
     content = [*settings, sorted(EXPLAINED.items())]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""The plan of a comparison: which runs, of how many steps, on how many tokens each."""
+"""The plan of a comparison: its runs, with their numbers of steps and tokens."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from zoo.options.config import Resolved
 
 @dataclass
 class Planned:
-    """One run to be made: resolved is its complete configuration."""
+    """One planned run; resolved is its complete configuration."""
 
     entrant: Entrant
     seed: int
@@ -25,7 +25,7 @@ class Planned:
     tokens: int
     passes: float
     fingerprints: dict[str, str]
-    """Of the data it is to be trained on, as data.json has them."""
+    """Fingerprints of its training data, as in data.json."""
 
     @property
     def name(self) -> str:
@@ -40,7 +40,7 @@ class Plan:
     budget: int
     reason: str
     trained_prompts: set[str]
-    """Prompts that some run trains on (as `prompt_key` gives them)."""
+    """Prompts that some run trains on, as keys of `prompt_key`."""
     notes: list[str]
 
     def definition(self) -> str:
@@ -51,10 +51,10 @@ def make_plan(
     settings: Settings, template: ChatTemplate, model: str, out: str, tokens: int | None, say: Any,
     written: Written | None = None,
 ) -> Plan:  # fmt: skip
-    """Read the data as each entrant will, count, and choose the steps. Raises ZooError for what cannot be trained.
+    """Read the data as each entrant will, count tokens, and choose the steps. Raises ZooError if one cannot be trained.
 
-    model: the start as runs are to name it; tokens: the budget, or None for the length of the shortest entrant;
-    written: how long answers are, for entrants that write their own.
+    model: the name of the start in runs; tokens: the budget, or None for that of the shortest entrant; written: gives
+    the mean length of answers, for entrants that write their own.
     """
     planners, own = {}, {}
     for entrant in settings.entrants:
@@ -64,12 +64,12 @@ def make_plan(
         own[entrant.label] = planners[entrant.label].steps(resolved)
         if not own[entrant.label].tokens[-1]:
             raise ZooError(
-                f"The tokens that {entrant.label} trains on cannot be counted before it trains.",
+                f"The trained tokens of {entrant.label} cannot be counted before it trains.",
                 "Leave it out of --algos; finished runs are compared with: zoo compare RUN RUN",
             )
     shortest = min(own, key=lambda label: own[label].tokens[-1])
     budget = tokens or own[shortest].tokens[-1]
-    reason = "as --tokens asks" if tokens else f"what {shortest} would train on by itself, the least of all"
+    reason = "as --tokens asks" if tokens else f"the number of {shortest}, which trains on the fewest tokens by default"
     runs, prompts = [], set()
     for seed in settings.seeds:
         for entrant in settings.entrants:
@@ -81,7 +81,7 @@ def make_plan(
 
 
 def _resolved(settings: Settings, entrant: Entrant, seed: int, model: str, out: str, **more: Any) -> Resolved:
-    """A configuration as a run of the comparison has it: scored by the comparison and validated at both ends only."""
+    """The configuration of a run of the comparison, which scores it itself and validates only at both ends."""
     decided: dict[str, Any] = {"seed": seed, "model": model, "out": out, "score": "none", **more}
     return settings.resolve(entrant, **decided)
 
@@ -95,6 +95,6 @@ def _planned(
     if not any("eval_every" in layer for layer in (settings.common, settings.given)):
         more["eval_every"] = count
     resolved = _resolved(settings, entrant, seed, model, out, **more)
-    facts = {part: found["fingerprint"] for part, found in planner.data.facts.items()}
+    facts = {part: facts_of_part["fingerprint"] for part, facts_of_part in planner.data.facts.items()}
     passes = count * steps.batch_size / steps.records
     return Planned(entrant, seed, resolved, count, steps.tokens[count - 1], passes, facts)

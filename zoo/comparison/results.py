@@ -1,4 +1,4 @@
-"""The results of a comparison: measures of each entrant with their spread over seeds, and differences between them."""
+"""The results of a comparison: measures of each entrant with their spread over seeds, and differences of entrants."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from zoo.runs import Run
 SPREAD = "mean ± sample standard deviation over seeds"
 COSTS = {
     "trained_tokens": "Tokens that the policy was trained on.",
-    "cpu_seconds": "CPU seconds in the optimizer steps, all threads of the process; on a GPU see seconds.",
-    "seconds": "Seconds by the clock in the optimizer steps.",
+    "cpu_seconds": "CPU seconds in the optimizer steps, over all threads of the process; on a GPU see seconds.",
+    "seconds": "Wall-clock seconds in the optimizer steps.",
 }
 
 
@@ -32,12 +32,12 @@ def gather(
     plan: Plan, runs: Sequence[tuple[Planned, Run]], start: dict[str, Score], start_run: Run, evals: list[str],
     failed: list[dict[str, str]], folder: Path,
 ) -> dict[str, Any]:  # fmt: skip
-    """Everything that the table, the page and compare.json show; written to compare.json and runs.csv."""
+    """The content of the table, the page and compare.json; also written to compare.json and runs.csv."""
     rows = [_row(planned, run) for planned, run in runs]
     labels = list(dict.fromkeys(planned.entrant.label for planned, _ in runs))
     explained = {name: _of_score(name, start[name]) for name in evals} | EXPLAINED | COSTS
     named = [name for name in explained if any(name in row["measures"] for row in rows)]
-    found: dict[str, Any] = {
+    results: dict[str, Any] = {
         "definition": plan.definition(),
         "spread": SPREAD,
         "budget": plan.budget,
@@ -50,11 +50,11 @@ def gather(
         "failed": failed,
         "notes": plan.notes,
     }
-    found["warnings"] = _warnings(found)
+    results["warnings"] = _warnings(results)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "compare.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / "compare.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     _write_csv(folder / "runs.csv", rows, named)
-    return found
+    return results
 
 
 def _of_score(name: str, score: Score) -> str:
@@ -62,7 +62,7 @@ def _of_score(name: str, score: Score) -> str:
 
 
 def _row(planned: Planned, run: Run) -> dict[str, Any]:
-    """One run: what it was, and every measure."""
+    """One run: its settings and all measures."""
     scores = run.read_json("measures.json")["scores"]
     tokens = run.summary["num_tokens"] if planned.entrant.cls.online() else planned.tokens
     costs = {"trained_tokens": float(tokens), **run.read_json("timing.json")}
@@ -80,63 +80,63 @@ def _row(planned: Planned, run: Run) -> dict[str, Any]:
 
 
 def _entrant(label: str, rows: list[dict[str, Any]], named: list[str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    measures: dict[str, Any] = {}
     for name in named:
         values = [row["measures"][name] for row in rows if row["measures"].get(name) is not None]
         if values:
             mean, spread = mean_and_spread(values)
-            found[name] = {"mean": mean, "std": spread, "values": values}
+            measures[name] = {"mean": mean, "std": spread, "values": values}
     return {"label": label, "algo": rows[0]["algo"], "seeds": len(rows), "steps": rows[0]["steps"],
-            "passes": rows[0]["passes"], "measures": found}  # fmt: skip
+            "passes": rows[0]["passes"], "measures": measures}  # fmt: skip
 
 
 def _differences(
     labels: list[str], runs: Sequence[tuple[Planned, Run]], start_run: Run, evals: dict[str, Score]
 ) -> list[dict[str, Any]]:
-    """Each entrant against the start, and each pair of entrants, by evaluation; over prompts, seeds averaged.
+    """Each entrant against the start, and each pair of entrants, by evaluation; over prompts, averaged over seeds.
 
-    `better` says whether the second one is better, None where the interval holds 0.
+    `better`: whether the second is better, None if the interval contains 0.
     """
-    found = []
+    differences = []
     for name, score in evals.items():
         scores = {START: with_cases(start_run, "before")(score)}
         for label in labels:
             of_label = [run for planned, run in runs if planned.entrant.label == label]
             scores[label] = averaged([_measured(run, name) for run in of_label])
         for first, second in itertools.combinations(scores, 2):
-            found_change = change(scores[first], scores[second])
-            better = (found_change.value > 0) == score.higher_is_better if found_change.sure else None
-            found.append({"score": name, "from": first, "to": second, **found_change.as_json(), "better": better})
-    return found
+            difference = change(scores[first], scores[second])
+            better = (difference.value > 0) == score.higher_is_better if difference.sure else None
+            differences.append({"score": name, "from": first, "to": second, **difference.as_json(), "better": better})
+    return differences
 
 
 def _measured(run: Run, name: str) -> Score:
     return with_cases(run, "after")(Score(**run.read_json("measures.json")["scores"][name]))
 
 
-def _warnings(found: dict[str, Any]) -> list[str]:
+def _warnings(results: dict[str, Any]) -> list[str]:
     lines = []
-    for entrant in found["algorithms"]:
+    for entrant in results["algorithms"]:
         label, values = entrant["label"], entrant["measures"]
 
         def pair(name: str, values: dict[str, Any] = values) -> tuple[float | None, float | None]:
-            return found["start"].get(name, {}).get("value"), values.get(name, {}).get("mean")
+            return results["start"].get(name, {}).get("value"), values.get(name, {}).get("mean")
 
         lines += length_warning(f"Answers of {label}", *pair("answer_tokens"))
         lines += displacement(f"{label}: the chosen answers", *pair("chosen_logps"))
-    for difference in found["differences"]:
+    for difference in results["differences"]:
         if difference["from"] == START and difference["better"] is False:
             change = f"{difference['score']} {signed(difference['change'])}"
             lines.append(f"{difference['to']} is worse than the start: {change}.")
     lines += [
-        f"{row['run']} skipped {row['skipped_steps']} of {row['steps']} steps." for row in found["runs"]
+        f"{row['run']} skipped {row['skipped_steps']} of {row['steps']} steps." for row in results["runs"]
         if row["skipped_steps"]
     ]  # fmt: skip
     return lines
 
 
 def _write_csv(path: Path, rows: list[dict[str, Any]], named: list[str]) -> None:
-    """One line a run, with what the plots show."""
+    """One line per run, with the numbers of the plots."""
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(["label", "algo", "seed", "run", "steps", *named])

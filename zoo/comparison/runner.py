@@ -1,7 +1,7 @@
-"""Making a comparison: train what is missing, measure it, and put the results together.
+"""Runs a comparison: trains the missing runs, measures them, and gathers the results.
 
-Runs follow one another in one process, each seed of all entrants before the next, so that a comparison which is stopped
-is even. Everything finished is kept in the folder; the same command goes on from there.
+Runs follow one another in one process, one seed of all entrants before the next seed, so that a stopped comparison is
+balanced. Finished runs are kept in the folder; the same command continues from there.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ from zoo.training.run import execute
 
 STOPPED_BY_SIGNAL = 128
 PROMPTS_ASKED = 32
-"""Prompts that tell how long the answers of the start are."""
+"""Prompts used to estimate the length of the start's answers."""
 
 
 class Comparison:
-    """One comparison and its folder; the methods in their order."""
+    """One comparison and its folder; call the methods in order."""
 
     def __init__(
         self,
@@ -65,10 +65,10 @@ class Comparison:
         quiet_libraries()
         cores = [settings.resolve(entrant).core for entrant in settings.entrants]
         self.core = cores[0]
-        # The data may bring one for some of the entrants only.
+        # The data may set a reference for only some of the entrants.
         self.score = next((core.score for core in cores if core.score != AUTO), AUTO)
         for name in ("model", "reference"):
-            # A run is meant by its name below runs/, wherever the comparison's own runs are.
+            # A run's name refers to runs/, wherever the comparison's own runs are.
             value = getattr(self.core, name)
             if value is not None and is_run_name(value):
                 value = str(find_run(value).path)
@@ -91,13 +91,13 @@ class Comparison:
         self.plugins = registry.manager()
         available = registry.contributions(self.plugins, "evals")
         names = [] if self.score == AUTO else names_in(self.score)
-        self.evals = {one.label: one for one in choose(names, available, "lm")}
+        self.evals = {evaluation.label: evaluation for evaluation in choose(names, available, "lm")}
         self.device = torch.device(choose_accelerator(self.core.accelerator))
         self.precision = choose_precision(self.core.precision, self.device.type)[0]
-        made = make_plan(
+        plan = make_plan(
             self.settings, self.template, self.source.name, str(self.folder), self.tokens, self.say, self._answer_length
         )  # fmt: skip
-        self.held_out = measures.load_held_out(self.core, self.template, self.plugins, made.trained_prompts, self.cases)
+        self.held_out = measures.load_held_out(self.core, self.template, self.plugins, plan.trained_prompts, self.cases)
         self.key = measures.settings_key(
             self.source.name,
             self.precision,
@@ -106,22 +106,24 @@ class Comparison:
             self.cases,
             self.answer_tokens,
         )
-        made.notes += self.held_out.notes
+        plan.notes += self.held_out.notes
         if not self.evals:
-            made.notes.append("No evaluation is named for this data, so there is no held-out score: --score names one.")
-        return made
+            plan.notes.append(
+                "No evaluation is known for this data, so there is no held-out score: name one with --score."
+            )
+        return plan
 
     def _answer_length(self, core: TrainConfig, prompts: Sequence[torch.Tensor]) -> float:
-        """Mean tokens of the start's own answers to some prompts, drawn as the run will draw them."""
+        """Mean length of the start's answers to some prompts, sampled as the run will sample."""
         step = max(1, len(prompts) // PROMPTS_ASKED)
         asked = list(prompts[::step][:PROMPTS_ASKED])
-        found = generate(self._subject(self.source), asked, sampling_of(core), core.seed)
-        return sum(len(answer.completion) for answer in found) / len(found)
+        answers = generate(self._subject(self.source), asked, sampling_of(core), core.seed)
+        return sum(len(answer.completion) for answer in answers) / len(answers)
 
-    # -- running it ----------------------------------------------------------------------------------------------
+    # -- runs ----------------------------------------------------------------------------------------------------
 
     def go(self, plan: Plan) -> dict[str, Any]:
-        """Train and measure everything that is not there yet; returns the results, also written to the folder."""
+        """Train and measure everything that is missing; returns the results, which are also written to the folder."""
         try:
             self.start = self._measured_start()
             runs = []
@@ -134,31 +136,31 @@ class Comparison:
         except KeyboardInterrupt:
             raise self._stopped("Stopped while measuring.", 130) from None
         if not runs:
-            raise ZooError("No run of the comparison came to its end.", self.failed[0]["error"])
+            raise ZooError("No run of the comparison finished.", self.failed[0]["error"])
         return results.gather(plan, runs, self.start.scores, self.start_run, list(self.evals), self.failed, self.folder)
 
     def _stopped(self, message: str, status: int) -> TrainingStopped:
         again = self.command or "the same command"
-        stopped = TrainingStopped(f"{message} What is finished is kept in {self.folder}.", f"Go on with: {again}")
+        stopped = TrainingStopped(f"{message} Finished runs are kept in {self.folder}.", f"Continue with: {again}")
         stopped.exit_status = status
         return stopped
 
     def _trained(self, planned: Planned) -> Run | None:
-        """The finished run of a plan: one that is there, one that is gone on with, or a new one; None if it failed."""
-        found = self._existing(planned)
-        if found is not None and found.status == "finished":
-            self.say(f"{found.path} is finished already.")
-            return found
-        planned.resolved.core.name = None if found is not None else self._free_name(planned.name)
+        """The finished run of a plan: an existing run, a resumed run, or a new run; None if it failed."""
+        existing = self._existing(planned)
+        if existing is not None and existing.status == "finished":
+            self.say(f"{existing.path} is already finished.")
+            return existing
+        planned.resolved.core.name = None if existing is not None else self._free_name(planned.name)
         try:
             return execute(
-                planned.resolved, planned.entrant.cls, self.console, resumed=found, command=self.command
+                planned.resolved, planned.entrant.cls, self.console, resumed=existing, command=self.command
             )  # fmt: skip
         except ZooError as error:
             if error.exit_status > STOPPED_BY_SIGNAL:
-                # Of a run without a step nothing is kept, but of the comparison much is.
+                # A run without a step keeps nothing, but the comparison does.
                 raise self._stopped(error.message.replace("; nothing was kept", ""), error.exit_status) from None
-            self.say(f"{planned.name} failed: {error.message}\nThe others go on.")
+            self.say(f"{planned.name} failed: {error.message}\nThe other runs continue.")
             self.failed.append({"run": planned.name, "error": error.message})
             return None
         finally:
@@ -177,7 +179,7 @@ class Comparison:
         return None
 
     def _free_name(self, name: str) -> str:
-        """The name, numbered where a run with other options has it."""
+        """The name, with a number if a run with other options has it."""
         taken, number = name, 1
         while (self.folder / taken).exists():
             number += 1
@@ -203,7 +205,7 @@ class Comparison:
         return Run(self.folder / START)
 
     def _measured_start(self) -> measures.Measured:
-        """What is measured of the start, once for all runs and kept in the folder."""
+        """The measures of the start, computed once for all runs and stored in the folder."""
         kept = self.start_run.read_json("measures.json")
         if kept.get("key") == self.key:
             pairs = [(chosen, rejected) for chosen, rejected in kept["pair_logps"]]
@@ -212,34 +214,34 @@ class Comparison:
         self.start_run.path.mkdir(parents=True, exist_ok=True)
         subject = self._subject(self.source)
         subject = replace(subject, start=subject.model)
-        found = measures.measure(subject, self.held_out, self.evals, self.answer_tokens)
-        for score in found.scores.values():
+        measured = measures.measure(subject, self.held_out, self.evals, self.answer_tokens)
+        for score in measured.scores.values():
             write_score(self.start_run, "before", score)
-        kept = {"key": self.key, "scores": found.as_json(), "pair_logps": found.pair_logps}
+        kept = {"key": self.key, "scores": measured.as_json(), "pair_logps": measured.pair_logps}
         self.start_run.write_json("measures.json", kept)
-        return found
+        return measured
 
     def _measured(self, run: Run) -> None:
-        """Measure a finished run, unless that was done; its summary and report then show the scores."""
+        """Measure a finished run, unless it is measured already; its summary and report then show the scores."""
         if run.read_json("measures.json").get("key") == self.key:
             return
         subject, start = self._subject(resolve_model(str(run.path))), self._subject(self.source)
-        found = measures.measure(
+        measured = measures.measure(
             replace(subject, start=start.model), self.held_out, self.evals, self.answer_tokens,
             (start.model, self.start.pair_logps), lambda stage: counter(self.console, stage),
         )  # fmt: skip
-        for name, score in found.scores.items():
+        for name, score in measured.scores.items():
             copy_score(self.start_run, run, name, "before")
             write_score(run, "after", score)
-        _add_scores(run, self.start, found)
-        run.write_json("measures.json", {"key": self.key, "scores": found.as_json()})
+        _add_scores(run, self.start, measured)
+        run.write_json("measures.json", {"key": self.key, "scores": measured.as_json()})
         write_run_page(run)
         del subject, start
         gc.collect()
 
 
 def _comparable(config: dict[str, Any]) -> str:
-    """A configuration without what only names it."""
+    """A configuration without the options that only name it."""
     return json.dumps({k: v for k, v in config.items() if k not in ("name", "out")}, sort_keys=True, default=str)
 
 
@@ -247,10 +249,10 @@ def _scores(kept: dict[str, dict[str, Any]]) -> dict[str, Score]:
     return {name: Score(**values) for name, values in kept.items()}
 
 
-def _add_scores(run: Run, start: measures.Measured, found: measures.Measured) -> None:
-    """Put measures into summary.json beside the validation's numbers, as if the run had made them itself."""
-    summary, shared = run.summary, [name for name in found.scores if name in start.scores]
-    for when, measured in (("before", start), ("after", found)):
+def _add_scores(run: Run, start: measures.Measured, trained: measures.Measured) -> None:
+    """Add measures to summary.json next to the validation's numbers, as if the run itself had computed them."""
+    summary, shared = run.summary, [name for name in trained.scores if name in start.scores]
+    for when, measured in (("before", start), ("after", trained)):
         scores = {name: measured.scores[name] for name in shared}
         summary[when] = {**{name: score.value for name, score in scores.items()}, **summary.get(when, {})}
         summary["scores"][when] = {name: score.as_json() for name, score in scores.items()}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
-    """The mean and the sample standard deviation (over n − 1); no deviation for one value."""
+    """The mean and the sample standard deviation (over n − 1); None as deviation for a single value."""
     mean = sum(values) / len(values)
     if len(values) < 2:
         return mean, None

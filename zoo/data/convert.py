@@ -1,7 +1,7 @@
-"""How a richer kind of data becomes a poorer one, and why another one cannot.
+"""Conversions from one kind of data to a kind that needs less, and the reasons why other conversions are refused.
 
-Nothing is made up: where the data holds less than is asked, the conversion is refused with the reason. `row` and every
-extra column are kept.
+Nothing is made up: if the data holds less than the wanted kind needs, the conversion is refused with a reason. `row`
+and every extra column are kept.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from zoo.errors import ZooError, nearest
 def convert(
     records: list[Record], source_kind: str, wanted_kind: str, *, pairs: str = "all"
 ) -> tuple[list[Record], str]:
-    """Turn records of one kind into another; returns them and a note (empty when nothing had to be done).
+    """Convert records to another kind; returns them and a note (empty when nothing had to be done).
 
     `pairs` says which pairs a ranking gives: "all", or "best-worst" for one pair a prompt.
     Raises ZooError for a conversion that would have to invent something.
@@ -40,7 +40,7 @@ def convert(
 
 
 def kinds_that_serve(wanted_kind: str) -> list[str]:
-    """The kinds an algorithm that asks for `wanted_kind` can be given, that kind first."""
+    """The kinds of data that serve an algorithm which asks for `wanted_kind`, that kind first."""
     return [wanted_kind] + [source for source, wanted in CONVERSIONS if wanted == wanted_kind]
 
 
@@ -52,10 +52,10 @@ def _refusal(records: list[Record], source_kind: str, wanted_kind: str) -> ZooEr
     others = [name for name in extra if name not in unread]
     hint = f"Kinds of data that would do: {', '.join(kinds_that_serve(wanted_kind))}."
     if unread and not missing:
-        # The columns are there, and what they hold made the data look like another kind.
-        reason = f"the values of {' and '.join(unread)} are not what this kind has there"
+        # The columns exist, but their values made the data look like another kind.
+        reason = f"the values of {' and '.join(unread)} do not fit this kind"
         meant = next(name for name, format in FORMATS.items() if format.kind == wanted_kind)
-        hint = f"--format {meant} takes the data for that kind all the same, and names the rows that are wrong."
+        hint = f"--format {meant} reads the data as that kind anyway and lists the rows that do not fit."
     else:
         reason = _REFUSALS.get((source_kind, wanted_kind)) or _missing_fields(missing)
     if others and missing:

@@ -1,8 +1,7 @@
-"""How `zoo data` shows tokens and numbers on a console, whatever it can show.
+"""How `zoo data` prints tokens and numbers on any console.
 
-Text of a data set is shown and never obeyed: it is no markup, and a control code in it is written out (`\\x1b`).
-Everything adapts to the console when it is printed: marks instead of colours where there are none, plain letters
-where the encoding has no others.
+The text of a data set is printed, never interpreted: markup is plain text, and a control code is written out (`\\x1b`).
+The output adapts to the console: without colours it uses marks, and a limited encoding gets plain letters.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from rich.text import Text
 from zoo.data.encoding.template import ChatTemplate
 
 LONGEST = 1500
-"""Characters shown of one text; the middle of a longer one is left out."""
+"""Most characters shown of one text; the middle of a longer text is left out."""
 WIDEST_BAR = 40
 JOINERS = "\u200c\u200d"
 """Invisible, but parts of ordinary words and emoji."""
@@ -25,7 +24,7 @@ PLAIN_LETTERS = (("…", "..."), ("–", "-"), ("█", "#"))
 
 
 class Piece(NamedTuple):
-    """A stretch of tokens as text, all of them trained or none, all special or none."""
+    """The text of consecutive tokens: all of them are trained or none, all are special or none."""
 
     text: str
     trained: bool
@@ -35,25 +34,25 @@ class Piece(NamedTuple):
 def pieces_of(
     template: ChatTemplate, ids: list[int], mask: list[bool] | None = None, *, before: Sequence[int] = ()
 ) -> list[Piece]:
-    """Token ids as text in pieces; without a mask none is trained. `before` are the ids that stand before them.
+    """Token ids as pieces of text; without a mask no token is trained. `before`: the ids that precede them.
 
-    Each piece is what the text grows by: some tokenizers decode a token otherwise at the start of a text.
+    A piece is what its tokens add to the decoded text: some tokenizers decode a token differently at a text's start.
     """
     kinds = zip(mask or [False] * len(ids), (number in template.tokens.special_ids for number in ids), strict=True)
-    seen, known, pieces = list(before), template.tokenizer.decode(list(before)), []
+    seen, decoded, pieces = list(before), template.tokenizer.decode(list(before)), []
     start = 0
     for (trained, special), group in groupby(kinds):
         stretch = ids[start : (start := start + len(list(group)))]
         seen += stretch
         text = template.tokenizer.decode(seen)
-        grown = text[len(known) :] if text.startswith(known) else template.tokenizer.decode(stretch)
+        grown = text[len(decoded) :] if text.startswith(decoded) else template.tokenizer.decode(stretch)
         pieces.append(Piece(grown, bool(trained), special))
-        known = text
+        decoded = text
     return pieces
 
 
 def shortened(pieces: list[Piece], longest: int = LONGEST) -> list[Piece]:
-    """Pieces of at most `longest` characters: two thirds from the front, one from the end, a count in between."""
+    """Pieces of at most `longest` characters: two thirds from the start, one third from the end, a count in between."""
     length = sum(len(piece.text) for piece in pieces)
     if length <= longest:
         return pieces
@@ -64,7 +63,7 @@ def shortened(pieces: list[Piece], longest: int = LONGEST) -> list[Piece]:
 
 
 def _cut(pieces: list[Piece], start: int, end: int) -> list[Piece]:
-    """The characters from `start` to `end` of the text that pieces make."""
+    """The characters from `start` to `end` of the joined pieces."""
     kept, place = [], 0
     for piece in pieces:
         text = piece.text[max(start - place, 0) : max(end - place, 0)]
@@ -74,12 +73,12 @@ def _cut(pieces: list[Piece], start: int, end: int) -> list[Piece]:
 
 
 def has_colour(console: Console) -> bool:
-    """Whether the console shows the colour that says what is trained."""
+    """Whether the console can show the colour of trained tokens."""
     return console.is_terminal and not console.no_color and console.color_system is not None
 
 
 def printable(text: str, console: Console) -> str:
-    """Text of a data set for the console: line breaks are shown and kept, control codes are written out."""
+    """The text of a data set for the console: line breaks are marked and kept, control codes are written out."""
     signs = {"\n": "↵\n", "\t": "→\t"} if _can_print("↵→", console) else {"\n": "\\n\n", "\t": "\\t\t"}
     shown = "".join(
         signs.get(c) or (c if c.isprintable() or c in JOINERS else c.encode("unicode_escape").decode()) for c in text
@@ -88,7 +87,7 @@ def printable(text: str, console: Console) -> str:
 
 
 def in_encoding(text: str, console: Console) -> str:
-    """The text with what the console's encoding cannot write as escapes."""
+    """The text, with escapes for characters that the console's encoding cannot write."""
     for sign, plain in PLAIN_LETTERS:
         text = text if _can_print(sign, console) else text.replace(sign, plain)
     return text.encode(console.encoding, "backslashreplace").decode(console.encoding)
@@ -103,12 +102,12 @@ def _can_print(text: str, console: Console) -> bool:
 
 
 def marks(console: Console) -> tuple[str, str]:
-    """What stands around trained tokens where there is no colour."""
+    """The marks around trained tokens on a console without colour."""
     return ("⟦", "⟧") if _can_print("⟦⟧", console) else ("[[", "]]")
 
 
 class Line:
-    """One line of plain text, of ours or a data set's."""
+    """One line of plain text, either zoo's own or from a data set."""
 
     def __init__(self, text: str, style: str = ""):
         self.text, self.style = text, style
@@ -119,14 +118,14 @@ class Line:
 
 
 class Legend:
-    """How to see what is trained."""
+    """Explains how trained tokens are shown."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if has_colour(console):
-            yield Text.assemble("Trained tokens are ", ("green", "green"), ", the others are not trained.")
+            yield Text.assemble("Trained tokens are ", ("green", "green"), ", all others are not trained.")
         else:
             opening, closing = marks(console)
-            yield Text(f"Trained tokens stand in {opening} {closing}.")
+            yield Text(f"Trained tokens are between {opening} and {closing}.")
 
 
 class TokenText:
@@ -144,13 +143,13 @@ class TokenText:
                 style = ("bold " if piece.special else "") + "green" if trained else ("dim" if piece.special else "")
                 text.append(printable(piece.text, console), style=style)
             text.append(closing if trained else "")
-        # The line break after the last sign is the console's own.
+        # The console itself adds the line break after the last character.
         text.rstrip()
         yield text
 
 
 class Histogram:
-    """Bars with the bins before and the counts behind them; empty bins in a row are one `…`."""
+    """Bars with the bin on the left and the count on the right; consecutive empty bins become one `…`."""
 
     def __init__(self, bins: list[tuple[int, int | None, int]]):
         self.bins = bins

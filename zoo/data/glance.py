@@ -1,7 +1,7 @@
-"""A first look at data: its first rows as an algorithm will get them, and about how many there are.
+"""A first look at data: its first rows as an algorithm will get them, and the approximate number of rows.
 
-It goes through the source, the format and the checks that a run reads all rows with, and leaves the rest of the rows
-alone. A data set of the hub is not fetched for it.
+It reads the first rows with the same source, format and checks as a run, and leaves the other rows unread. It does
+not fetch a data set of the hub.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from zoo.data.sources import NamedSources, Source, file_type, is_on_hub, open_so
 from zoo.errors import ZooError
 
 FEW_ROWS = 8
-"""As many as tell the kind, and no more than a world has at hand without training a network."""
+"""Enough rows to tell the kind, and no more than a world can give without training a network."""
 TEXTS = (".jsonl", ".csv", ".tsv")
 COUNTED = 2**26
-"""Bytes of a text file whose lines are counted; of a larger one the first part is, which goes for all."""
+"""Bytes of a text file in which lines are counted; for a larger file the count is extrapolated from this first part."""
 READ = 2**23
-"""Bytes of other files that are read to count their rows."""
+"""Most bytes of other files that are read to count their rows."""
 
 
 @dataclass
 class Glance:
-    """What the first rows tell. rows: how many records there are, None where that was not counted; exact: not about."""
+    """What the first rows tell. rows: the number of records, None if not counted; exact: whether it is no estimate."""
 
     name: str
     kind: str
@@ -43,7 +43,7 @@ class Glance:
 
     @property
     def characters(self) -> float:
-        """Of the texts of a record, on average."""
+        """Mean number of characters in the texts of a record."""
         return sum(len(text) for text in self.texts()) / max(1, len(self.records))
 
     def texts(self) -> Iterator[str]:
@@ -66,8 +66,8 @@ def glance(
 ) -> Glance | None:
     """Look at a source, with the arguments of `zoo.data.load.load`; None for a data set of the hub.
 
-    Raises ZooError for what no reading of the rest could mend: none of the first rows can be used, their format or
-    kind does not serve, or one is bad where none may be.
+    Raises ZooError for problems that further rows could not solve: no row can be used, the format or the kind does not
+    fit, or a row is bad although `strict` allows none.
     """
     if is_on_hub(source, named_sources):
         return None
@@ -79,8 +79,8 @@ def glance(
         report = Report(opened.name, where=opened.where, notes=list(opened.notes))
         lines, chosen = find_format(itertools.islice(opened.rows, limit), columns or {}, chosen, opened, report)
         first = list(itertools.islice(lines, SAMPLE_ROWS))
-        found = [read_line(line, chosen, columns or {}, report) for line in first]
-        records = [record for record in found if record is not None]
+        checked = [read_line(line, chosen, columns or {}, report) for line in first]
+        records = [record for record in checked if record is not None]
         if strict or not records:
             judge(report, len(records), strict)
         total, exact = _total(opened, first[-1].number, lines)
@@ -100,20 +100,20 @@ def glance(
 
 
 def _total(source: Source, read: int, rest: Iterator[Any]) -> tuple[int | None, bool]:
-    """How many rows a source has, and whether that is exact; read: those that were."""
+    """The number of rows of a source, and whether it is exact; read: the number of rows read so far."""
     if source.total is not None:
         return source.total, True
     size = sum(path.stat().st_size for path in source.files)
     if source.files and all(file_type(path) in TEXTS and path.suffix != ".gz" for path in source.files):
-        found = [_lines(path) for path in source.files]
-        return sum(count for count, _ in found), all(exact for _, exact in found)
+        counts = [_lines(path) for path in source.files]
+        return sum(count for count, _ in counts), all(exact for _, exact in counts)
     if source.files and size <= READ:
         return read + sum(1 for _ in rest), True
     return None, False
 
 
 def _lines(path: Path) -> tuple[int, bool]:
-    """Rows of a text file, a header left out; False for what was told from its first part."""
+    """The number of rows of a text file without its header, and whether it is exact rather than extrapolated."""
     size, counted, lines = path.stat().st_size, 0, 0
     last = b"\n"
     with path.open("rb") as file:
@@ -126,9 +126,9 @@ def _lines(path: Path) -> tuple[int, bool]:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """The texts in a field: of messages what is said, not who says it."""
+    """The texts in a field: the contents of messages, without roles."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, list):
-        for one in value:
-            yield from _texts(one.get("content") if isinstance(one, dict) else one)
+        for item in value:
+            yield from _texts(item.get("content") if isinstance(item, dict) else item)

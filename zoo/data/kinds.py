@@ -1,7 +1,7 @@
 """Kinds: the seven shapes of training data.
 
-An algorithm asks for one kind. Data of that kind is used as it is; data that holds more than is asked
-(pairs where single answers will do) is converted, see `zoo.data.convert`.
+An algorithm asks for one kind. Data of that kind is used as it is; data that holds more than the kind needs
+(such as pairs where single answers are enough) is converted, see `zoo.data.convert`.
 
 A record is a plain dict. Besides the fields of its kind it keeps `row` (the 1-based row number in its
 source) and every extra column, through all conversions.
@@ -63,7 +63,7 @@ KINDS: dict[str, Kind] = {kind.name: kind for kind in _ALL_KINDS}
 
 
 def prompt_key(record: Record) -> str:
-    """What makes two records share a prompt: its text, whether given as a string or as one user turn."""
+    """A key that is equal for records with the same prompt, whether it is a string or one user turn."""
     prompt = record["prompt"] if "prompt" in record else record.get("text", "")
     if isinstance(prompt, str):
         prompt = [{"role": "user", "content": prompt}]

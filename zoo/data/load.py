@@ -1,12 +1,12 @@
 """Loading: from the name of a source to checked records of the kind an algorithm asks for, and a report.
 
-Every row read is either kept or dropped, and every dropped one has a code, a row number and a reason. How
-much may be dropped before it is an error:
+Every row is either kept or dropped, and every dropped row has a code, a row number and a reason. This much may be
+dropped before it is an error:
 
 * `strict`: nothing.
-* Lines that cannot be read at all (E_JSON) mean a damaged file: at most 1 % of the rows, so none in a file of
+* Lines that cannot be read (E_JSON) mean a damaged file: at most 1 % of the rows, so none in a file of
   fewer than 100 rows.
-* Bad rows of all sorts: at most 20 % of the rows, or one row; and something must be left.
+* Bad rows of any sort: at most 20 % of the rows, or one row; and at least one row must be left.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ def load(
 ) -> DataSet:
     """Read a source as records of `kind`.
 
-    Of several kinds the source's own is taken, else the first. `columns` maps wanted names to found ones, `format`
-    names a format instead of detecting it; a named source, which can choose, is asked for rows of its kind. `limit` is
-    how many rows are read. Raises ZooError for what the reader must hear about (see the top of this module).
+    Of several kinds the source's own is used if it is among them, else the first. `columns` maps wanted names to
+    those in the data. `format` names a format instead of detecting it; a named source, which can give several, is asked
+    for rows of that format's kind. `limit` is the most rows to read. Raises ZooError as the top of this module says.
     """
     kinds = [kind] if isinstance(kind, str) else list(kind)
     for name in kinds:
@@ -100,9 +100,9 @@ def load(
 def load_records(
     source: str, kind: str | Sequence[str], split: str = "train", limit: int | None = None
 ) -> list[Record]:
-    """The records of any source that `--data` takes, those of plugins included, as an algorithm's `prepare` wants them.
+    """The records of any source that `--data` takes, including those of plugins, in the form that `prepare` hooks take.
 
-    Of several kinds the source's own is taken, else the first. Raises ZooError as `load` does.
+    Of several kinds the source's own is used if it is among them, else the first. Raises ZooError as `load` does.
     """
     named = contributions(manager(), "sources")
     return load(source, kind, split=split, limit=limit, named_sources=named).records
@@ -114,7 +114,7 @@ def source_kind(
     columns: Mapping[str, str] | None = None,
     named_sources: NamedSources | None = None,
 ) -> str:
-    """The kind of a source's own rows; a named source, which gives any kind it can, counts as the first that it has."""
+    """The kind of a source's own rows. For a named source, which may give several, the first of `kinds` that it has."""
 
     def found(asked: str) -> str:
         opened = open_source(source, asked, split=split, named_sources=named_sources)
@@ -132,7 +132,7 @@ def source_kind(
 def find_format(
     lines: Iterator[Line], columns: Mapping[str, str], chosen: Format | None, source: Source, report: Report
 ) -> tuple[Iterator[Line], Format]:
-    """All lines as they are, and their format as told by the first of them under the wanted column names."""
+    """All lines unchanged, and the format of the first of them under the wanted column names."""
     first = list(itertools.islice(lines, SAMPLE_ROWS))
     readable: list[Row] = [line.row for line in first if not _errors(line)]
     if not first:
@@ -150,7 +150,7 @@ def find_format(
 
 
 def _read(lines: Iterable[Line], format: Format | None, columns: Mapping[str, str], report: Report) -> list[Record]:
-    """Convert and check every line; what cannot be used goes to the report."""
+    """Convert and check every line; problems go to the report."""
     records: list[Record] = []
     seen: dict[bytes, int] = {}
     for line in lines:
@@ -165,7 +165,7 @@ def _read(lines: Iterable[Line], format: Format | None, columns: Mapping[str, st
 
 
 def read_line(line: Line, format: Format | None, columns: Mapping[str, str], report: Report) -> Record | None:
-    """The checked record of a line, None where it cannot be used; the report counts the line and its problems."""
+    """The checked record of a line, None if it cannot be used; the report counts the line and its problems."""
     report.rows += 1
     for problem in line.problems:
         report.add(line.number, problem)
@@ -194,10 +194,10 @@ def _digest(record: Record) -> bytes:
 
 
 def judge(report: Report, kept: int, strict: bool, source: Report | None = None, share: float = BAD_SHARE) -> None:
-    """Raise ZooError when more rows are bad than the rules at the top of this module allow.
+    """Raise ZooError if more rows are bad than the rules at the top of this module allow.
 
-    source: the report that knows where the rows are, if `report` is one of a later stage. share: how many of the rows
-    may be bad, of all sorts.
+    source: the report that knows where the rows are, if `report` is that of a later stage. share: the largest share of
+    rows that may be bad.
     """
     source = source or report
     bad, unreadable = report.dropped, report.count("E_JSON")
@@ -206,15 +206,15 @@ def judge(report: Report, kept: int, strict: bool, source: Report | None = None,
     reason = f"{bad:,} of {report.rows:,} rows cannot be used"
     hint = "Correct or remove these rows"
     if strict:
-        reason, hint = f"{reason}, and strict allows none", hint + ", or leave out --strict."
+        reason, hint = f"{reason}, and --strict allows none", hint + ", or leave out --strict."
     elif not kept:
         reason = f"none of the {report.rows:,} rows can be used"
-        hint = "See what a row must have in docs/data.md; --format and --columns say how a file is meant."
+        hint = "docs/data.md lists what a row must have; --format and --columns say how to read the file."
     elif unreadable > UNREADABLE_SHARE * report.rows:
         reason = f"{unreadable:,} of {report.rows:,} lines cannot be read"
-        hint = "Correct or delete these lines: the file is damaged, or is not one JSON object a line."
+        hint = "Correct or delete these lines: the file is damaged, or is not one JSON object per line."
     elif bad > max(1, share * report.rows):
-        hint += "; if the file is meant differently, say how with --format NAME or --columns wanted=found."
+        hint += "; if the file should be read differently, say how with --format NAME or --columns wanted=found."
     else:
         return
     raise ZooError(f"{source.name}: {reason}:\n" + "\n".join(report.first_errors(source)), hint=hint)
@@ -223,16 +223,18 @@ def judge(report: Report, kept: int, strict: bool, source: Report | None = None,
 def reading(record: Record, format: Format) -> str:
     """How the source was understood."""
     others = [name for name in record if name not in (*KINDS[format.kind].fields, "row")]
-    beside = f"; columns kept beside: {', '.join(others)}" if others else ""
+    beside = f"; other columns kept: {', '.join(others)}" if others else ""
     return f"Read as '{format.name}' ({format.kind}){beside}."
 
 
 def _facts(records: list[Record], kind: str) -> list[str]:
-    """Notes on what should be known about the records before training on them."""
+    """Facts about the records that matter before training on them."""
     if kind == "feedback":
         good = sum(record["label"] for record in records)
         note = f"Labels: {good:,} desirable, {len(records) - good:,} undesirable."
-        return [note + ("" if 0 < good < len(records) else " All are equal, so nothing can be told apart.")]
+        return [
+            note + ("" if 0 < good < len(records) else " All are equal, so there is nothing to learn to distinguish.")
+        ]
     if kind == "preference":
         longer = sum(_length(record["chosen"]) > _length(record["rejected"]) for record in records)
         margins = sum("margin" in record for record in records)
@@ -250,10 +252,10 @@ def _length(answer: object) -> int:
 
 
 def split_by_prompt(records: list[Record], fraction: float, seed: int) -> tuple[list[Record], list[Record]]:
-    """Cut records into (train, held out); all records of one prompt lie on the same side.
+    """Split records into (train, held out); all records of one prompt are on the same side.
 
-    `fraction` of the different prompts is held out, at least one where there are two or more. Which ones
-    depends on their text and the seed, not on their order. Raises ZooError unless 0 <= fraction < 1.
+    `fraction` of the different prompts is held out, at least one if there are two or more. Which prompts depends on
+    their text and the seed, not on their order. Raises ZooError unless 0 <= fraction < 1.
     """
     if not 0 <= fraction < 1:
         raise ZooError(

@@ -1,8 +1,8 @@
-"""The stateful loader of a run: one item is one optimizer step's batch, for this process.
+"""The stateful loader of a run: one item is this process's share of one optimizer step's batch.
 
-The order depends on the seed and nothing else. A step's examples are dealt to the processes by length, so that all
-have about the same work; which examples a step holds does not depend on how many processes there are (but for a
-last step with fewer examples than processes, which joins the one before it).
+The order depends only on the seed. A step's examples are dealt to the processes by length, so that all have about
+the same work. Which examples a step holds does not depend on the number of processes, with one exception: a last step
+with fewer examples than processes joins the step before it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from zoo.randomness import seeded
 from zoo.values.types import Answer, Answers, Batch
 
 SECOND_ORDER = 500_009
-"""Between the seeds of the two orders of a run whose data changes."""
+"""The distance between the seeds of the two orders of a run whose data changes."""
 NOTHING = torch.zeros(0, dtype=torch.long)
 
 
 class Order:
-    """Which record is the n-th example of a run: each epoch all of them, in an order that the seed decides."""
+    """Which record is the n-th example of a run: each epoch has all records, in an order that the seed decides."""
 
     def __init__(self, size: int, seed: int, shuffle: bool):
         self.size, self.seed, self.shuffle = size, seed, shuffle
@@ -45,7 +45,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Later:
-    """Records that give a share of the examples from step `begin` on."""
+    """Records that make up a share of the examples from step `begin` on."""
 
     records: Sequence[dict[str, Any]]
     begin: int
@@ -53,15 +53,15 @@ class Later:
     order: Order
 
     def taken(self, examples: int) -> int:
-        """How many of so many examples since `begin` are these records'."""
+        """How many of the first `examples` examples since `begin` come from these records."""
         return int(examples * self.share + 1e-9)
 
 
 class StepLoader:
-    """Yields `Batch`es from step `position` on; `state_dict` remembers where it stands.
+    """Yields `Batch`es from step `position` on; `state_dict` holds its position.
 
-    epochs may be a fraction; every record is seen exactly as often as they say, and only the last batch of the run
-    may be smaller than batch_size (never smaller than the number of processes).
+    epochs may be a fraction; every record is seen exactly that often, and only the last batch of the run may be smaller
+    than batch_size (never smaller than the number of processes).
     """
 
     def __init__(
@@ -107,8 +107,9 @@ class StepLoader:
     def batch(self, step: int) -> Batch:
         """This process's share of one step.
 
-        The whole step is collated before it is dealt out, so that what a collation computes across examples is the
-        same on any number of processes. What it draws depends on the seed and the step, for the same reason.
+        The whole step is collated before it is dealt to the processes, so that what a collate hook computes across
+        examples is the same on any number of processes. For the same reason its random numbers depend only on the seed
+        and the step.
         """
         chosen = [self.records[i] for i in self.indices(step)]
         if self._later is not None and step >= self._later.begin:
@@ -118,18 +119,18 @@ class StepLoader:
         return share_of(collated, self.rank, self.processes)
 
     def indices(self, step: int) -> list[int]:
-        """The records of one step, over all processes, each epoch in an order of its own."""
+        """The indices of the records of one step, over all processes; each epoch has its own order."""
         return [self._order.at(n) for n in self._places(step)]
 
     def _places(self, step: int) -> range:
-        """The examples of one step, counted over the whole run."""
+        """The examples of one step, numbered over the whole run."""
         start = step * self.batch_size
         return range(start, self.examples if step == self._all_steps - 1 else start + self.batch_size)
 
     def switch(self, records: Sequence[dict[str, Any]], begin: int, share: float = 1.0) -> None:
-        """From step `begin` on take this share of the examples from other records, in an order of their own.
+        """From step `begin` on, take this share of the examples from other records, in an order of their own.
 
-        The number of steps stays that of the first records, which go on where they were.
+        The number of steps remains that of the first records, which continue where they were.
         """
         self._later = Later(records, begin, share, Order(len(records), self.seed + SECOND_ORDER, self.shuffle))
 
@@ -143,7 +144,7 @@ class StepLoader:
         return chosen
 
     def epoch(self, step: int) -> float:
-        """How many passes over the data are done after `step` steps."""
+        """The number of passes over the data after `step` steps."""
         return min(step * self.batch_size, self.examples) / len(self.records)
 
     def state_dict(self) -> dict[str, int]:
@@ -154,12 +155,12 @@ class StepLoader:
 
 
 def share_of(batch: Batch, rank: int, processes: int) -> Batch:
-    """One process's examples of a step, in the order of their length, so that all have about the same work."""
+    """One process's examples of a step, dealt by length so that all processes have about the same work."""
     if processes == 1:
         return batch
     sizes = [record_tokens(example) for example in examples_of(batch)]
     ordered = sorted(range(len(batch)), key=lambda i: (-sizes[i], i))
-    # Back and forth over the processes (0 1 1 0 0 1 …), so that none gets the longer of every two.
+    # Back and forth over the processes (0 1 1 0 0 1 …), so that no process always gets the longer of two.
     period = 2 * processes
     return batch.select([
         example
@@ -169,18 +170,20 @@ def share_of(batch: Batch, rank: int, processes: int) -> Batch:
 
 
 def answers_among(values: Iterable[Any]) -> list[Answer]:
-    """The answers among the fields of one example, each of which may be an answer or a list of them."""
-    found: list[Answer] = []
+    """The answers among the fields of one example; a field may be an answer or a list of answers."""
+    answers: list[Answer] = []
     for value in values:
-        found += [one for one in (value if isinstance(value, (list, Answers)) else [value]) if isinstance(one, Answer)]
-    return found
+        answers += [
+            item for item in (value if isinstance(value, (list, Answers)) else [value]) if isinstance(item, Answer)
+        ]
+    return answers
 
 
 def record_tokens(record: Mapping[str, Any]) -> int:
-    """Tokens of an encoded record or of one example of a batch, a shared prompt counted once."""
+    """The tokens of an encoded record or of one example of a batch; a shared prompt counts once."""
     answers = answers_among(record.values())
     prompt = max((answer.prompt for answer in answers), key=len, default=NOTHING)
-    # A text without a prompt of its own that begins with that of the others shares it as they do.
+    # A text without a prompt of its own that begins with the prompt of the other answers shares that prompt.
     whole = [a for a in answers if not len(a.prompt) and torch.equal(a.completion[: len(prompt)], prompt)]
     return sum(len(a.completion) for a in answers) + len(prompt) * (1 - len(whole))
 
@@ -192,13 +195,13 @@ def examples_of(batch: Batch) -> list[dict[str, Any]]:
 
 
 def micro_batches(batch: Batch, micro_tokens: int, besides: Collection[str] = ()) -> list[Batch]:
-    """Cut a step's batch so that each part has at most `micro_tokens` tokens (or one example).
+    """Split a step's batch into parts of at most `micro_tokens` tokens (or of one example).
 
-    Examples of one prompt stay side by side, and short ones come together, so that rows fill and prompts are shared.
+    Examples of one prompt stay together, and so do short examples, so that rows fill up and prompts are shared.
     besides: fields whose tokens do not count, because no gradient keeps them in memory.
     """
     examples = examples_of(batch)
-    sizes = [record_tokens({name: one[name] for name in one if name not in besides}) for one in examples]
+    sizes = [record_tokens({name: example[name] for name in example if name not in besides}) for example in examples]
     if not any(sizes):
         return [batch]
     groups: dict[bytes, list[int]] = {}
@@ -211,9 +214,9 @@ def micro_batches(batch: Batch, micro_tokens: int, besides: Collection[str] = ()
     for members in ordered:
         whole = sum(sizes[i] for i in members)
         for i in members:
-            # A group that fits into one part is not torn: its answers share the prompt's compute.
-            torn = i == members[0] and tokens + whole > micro_tokens >= whole
-            if parts[-1] and (torn or tokens + sizes[i] > micro_tokens):
+            # A group that fits into one part is not split: its answers share the computation of the prompt.
+            would_split = i == members[0] and tokens + whole > micro_tokens >= whole
+            if parts[-1] and (would_split or tokens + sizes[i] > micro_tokens):
                 parts.append([])
                 tokens = 0
             parts[-1].append(i)

@@ -1,6 +1,6 @@
-"""What `zoo data` shows: examples as the model reads them, lengths, what was kept and what was dropped.
+"""What `zoo data` prints: examples as the model reads them, lengths, and the rows kept and dropped.
 
-The examples are decoded from the very ids that training gets, so what is coloured is what is trained.
+The examples are decoded from the ids that training gets, so the coloured tokens are exactly the trained ones.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from zoo.values.types import Answer
 BINS = 8
 
 
-# -- what is shown ---------------------------------------------------------------------------------------------------
+# -- the whole preview -----------------------------------------------------------------------------------------------
 
 
 def preview(encoded: Encoded, report: Report, template: ChatTemplate, *, examples: int = 3) -> list[Any]:
-    """Rich renderables, in the order to print them; `report` is that of the load."""
+    """Rich renderables, in the order to print them; `report` is the report of loading."""
     shown = encoded.records[: max(examples, 0)]
     reading = [*report.lines(), *_first_problems(report, report), *encoded.lines()]
     parts: list[Any] = [Line(line) for line in [*reading, *_first_problems(encoded.report, report)]]
@@ -43,7 +43,7 @@ def preview(encoded: Encoded, report: Report, template: ChatTemplate, *, example
 
 
 def as_json(encoded: Encoded, report: Report, template: ChatTemplate, *, examples: int = 3) -> dict[str, Any]:
-    """The same facts as JSON types; texts come as they are, control codes and all."""
+    """The same facts as JSON types; texts are unchanged, including control codes."""
     shown = encoded.records[: max(examples, 0)]
     bins = histogram(_lengths(encoded))
     return {
@@ -68,7 +68,7 @@ def as_json(encoded: Encoded, report: Report, template: ChatTemplate, *, example
 
 
 def _first_problems(report: Report, source: Report) -> list[str]:
-    """One row of each reason in full: the reason alone does not say what the chat template said, for example."""
+    """The first row of each reason in full: the reason alone does not give the chat template's message, for example."""
     first = {problem.code: problem for problem in reversed(report.problems)}
     return [
         f"  {source.where(problem.row)} [{code}] {problem.field}: {problem.message}"
@@ -80,7 +80,7 @@ def _first_problems(report: Report, source: Report) -> list[str]:
 
 
 def _texts(record: dict[str, Any], template: ChatTemplate) -> Iterator[tuple[str, list[Piece]]]:
-    """The texts of a record, each with a title: every different prompt once, then the answers to it."""
+    """The texts of a record, each with a title: each different prompt once, then the answers to it."""
     prompt: list[int] | None = None
     for name, answer in _named_answers(record):
         ids = answer.prompt.tolist()
@@ -96,7 +96,7 @@ def _texts(record: dict[str, Any], template: ChatTemplate) -> Iterator[tuple[str
 
 
 def _named_answers(record: dict[str, Any]) -> Iterator[tuple[str, Answer]]:
-    """The answers of a record under the names to show; a prompt alone comes as an answer without a name."""
+    """The answers of a record with the names to print; a prompt alone is given as an answer without a name."""
     for name, value in record.items():
         if isinstance(value, list) and value and isinstance(value[0], Answer):
             for answer, rank in zip(value, record.get("ranks", [None] * len(value)), strict=True):
@@ -108,7 +108,7 @@ def _named_answers(record: dict[str, Any]) -> Iterator[tuple[str, Answer]]:
 
 
 def _has_turns(record: dict[str, Any]) -> bool:
-    """Whether the record's conversation trains more than its completion does."""
+    """Whether more is trained in the record's conversation than in its completion."""
     return record.get("conversation") is not None and record["conversation"] is not record.get("completion")
 
 
@@ -132,7 +132,7 @@ def _lengths(encoded: Encoded) -> list[int]:
 
 
 def histogram(values: Sequence[int], bins: int = BINS) -> list[tuple[int, int | None, int]]:
-    """(first, last, count) of bins with round borders. The last is open (None) where few values lie far out."""
+    """(first, last, count) of bins with round borders. The last bin is open (None) if a few values are far larger."""
     if not values:
         return []
     ordered = sorted(values)
@@ -159,7 +159,7 @@ def _round_numbers() -> Iterator[int]:
 
 
 def _balance(encoded: Encoded) -> dict[str, Any]:
-    """Of feedback the labels, of pairs the share whose chosen answer has more tokens, in the records that are kept."""
+    """For feedback the counts of labels, for pairs how often the chosen answer is longer, over the kept records."""
     records = encoded.records
     if encoded.kind == "feedback":
         good = sum(record["label"] for record in records)
@@ -175,7 +175,7 @@ def _balance(encoded: Encoded) -> dict[str, Any]:
 
 
 def _sentences(encoded: Encoded) -> list[str]:
-    """What should be known of the kept records as a whole."""
+    """Sentences about the kept records as a whole."""
     facts, sentences = _balance(encoded), []
     if "labels" in facts:
         good, bad = facts["labels"].values()
@@ -186,11 +186,11 @@ def _sentences(encoded: Encoded) -> list[str]:
             f"{facts['chosen_shorter']:.0%}; the median difference is {facts['chosen_minus_rejected']['median']:+,}."
         )
     if rows := [record for record in encoded.records if _has_turns(record)]:
-        last = sum(int(record["completion"].mask.sum()) for record in rows)
-        every = sum(int(record["conversation"].mask.sum()) for record in rows)
+        in_last_turn = sum(int(record["completion"].mask.sum()) for record in rows)
+        in_all_turns = sum(int(record["conversation"].mask.sum()) for record in rows)
         counted = f"{len(rows):,} conversations have" if len(rows) > 1 else "1 conversation has"
         sentences.append(
-            f"{counted} several assistant turns: {every:,} tokens are trained where every turn is learned, as shown "
-            f"above, {last:,} where only the last is."
+            f"{counted} several assistant turns: {in_all_turns:,} tokens are trained if every turn is, as shown above, "
+            f"and {in_last_turn:,} if only the last one is."
         )
     return sentences

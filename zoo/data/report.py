@@ -1,4 +1,4 @@
-"""The report of a load: rows read, kept and dropped by reason, with the numbers of the rows."""
+"""The report of loading: rows read, kept, and dropped by reason, with the numbers of the rows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STORED_PROBLEMS = 1000
 
 
 class Problem(NamedTuple):
-    """Something about one row. Codes that begin with E_ drop the row, with W_ keep it."""
+    """A problem with one row. A row with a code that begins with E_ is dropped, with W_ it is kept."""
 
     row: int
     code: str
@@ -38,7 +38,7 @@ class Report:
     _rows: dict[str, list[int]] = field(default_factory=dict)
 
     def add(self, row: int, error: RowError) -> None:
-        """Count a problem; every bad row is to be reported once with a code that begins with E_."""
+        """Count a problem; report each dropped row exactly once with a code that begins with E_."""
         self.problems.append(Problem(row, error.code, error.field, error.message))
         self._rows.setdefault(error.code, []).append(row)
 
@@ -62,7 +62,7 @@ class Report:
         return self.count("W_DUPLICATE")
 
     def first_errors(self, source: Report | None = None) -> list[str]:
-        """`file:row [CODE] field: message` for the first dropped rows; `source` knows where they are, if not this."""
+        """`file:row [CODE] field: message` for the first dropped rows; `source` is the report that can locate rows."""
         where = (source or self).where
         errors = [problem for problem in self.problems if problem.code.startswith("E_")]
         lines = [

@@ -1,4 +1,4 @@
-"""What is wrong with a row: codes for counting, a field for finding, words for reading."""
+"""What is wrong with a row: a code to count by, the field, and a message."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CODES = {
     "E_ROLE": "a role is unknown or out of place",
     "E_MISSING_TURN": "a turn is missing: no question, or no answer to it",
     "E_LABEL": "a label or rank cannot be understood",
-    "E_TEMPLATE": "the chat template cannot write the row, or not the answer that it asks for",
+    "E_TEMPLATE": "the chat template cannot render the row, or changes the answer",
     "E_SPECIAL_TOKEN": "a message holds a special token of the model",
     "E_REASONING_DROPPED": "the chat template leaves out the reasoning of the answer",
     "E_NO_SUPERVISED_TOKENS": "no content of an answer is left to train on",
@@ -30,7 +30,7 @@ CODES = {
 
 
 class RowError(Exception):
-    """One row cannot be used: `code` for counting, `field` for finding, `message` for reading."""
+    """One row cannot be used: `code` to count by, the `field`, and a `message`."""
 
     def __init__(self, code: str, field: str, message: str):
         super().__init__(f"[{code}] {field}: {message}")

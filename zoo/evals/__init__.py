@@ -1,4 +1,4 @@
-"""Evaluations: named functions from a model to one number with its uncertainty and its samples."""
+"""Evaluations: named functions that give one number for a model, with its uncertainty and samples."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ Z = 1.959964
 
 @dataclass(frozen=True)
 class Subject:
-    """What is evaluated, and with which means.
+    """The model to evaluate, and what its evaluation needs.
 
-    model: a causal language model; precision: Lightning's name of the arithmetic; limit: rows at most, or None;
-    progress: called with (done, total); answered: answers given so far, so that several evaluations of the same prompts
-    generate once; start: a second model with the same tokenizer, what this one is compared with, or a function that
-    gives it when it is asked for, or None; out: the folder of the runs, for rewards and judges that are named by one;
-    say: called with what should be known.
+    model: a causal language model; precision: Lightning's name of the arithmetic; limit: most rows, or None;
+    progress: called with (done, total); answered: the answers so far, so that several evaluations on the same prompts
+    generate once; start: the model to compare with (it has the same tokenizer), a function that loads it when it is
+    needed, or None; out: the folder of the runs, for rewards and judges that name a run;
+    say: called with messages for the user.
     """
 
     model: Any
@@ -48,10 +48,10 @@ class Subject:
 
     @property
     def compared(self) -> Subject:
-        """What the model is compared with, as a subject of its own. Raises ZooError where there is none."""
+        """The model to compare with, as a subject. Raises ZooError if there is none."""
         if self.start is None:
             raise ZooError(
-                "This evaluation compares with another model, and none was named.",
+                "This evaluation compares with another model, but none was named.",
                 "Name it: zoo eval last --against smollm2-135m --eval …",
             )
         if "start" not in self.answered:
@@ -66,9 +66,9 @@ class Subject:
 class Score:
     """One number: its mean over n cases, a 95 % interval, details, and samples to read.
 
-    cases: one number for each case, in the order of the cases, whose mean is the value; what a change is told from. Of
-    a ratio, or where cases are missing, a case counts what it adds. Empty where they are not known one by one.
-    about: tells the cases apart from those of other data; empty before the score is kept in a run.
+    cases: one number per case, in order, with the value as their mean; changes are computed from them. For a ratio, or
+    if cases are missing, the number is what the case contributes. Empty if the cases are not known one by one.
+    about: a fingerprint of the cases' data; empty until the score is stored in a run.
     """
 
     name: str
@@ -86,14 +86,14 @@ class Score:
         return {key: value for key, value in asdict(self).items() if key not in ("samples", "cases", "about")}
 
     def text(self) -> str:
-        """`0.412 ± 0.071 (n 120)`, with the longer side of the interval; without one where nothing is known of it."""
+        """`0.412 ± 0.071 (n 120)`, with the longer side of the interval; without ± if there is no interval."""
         if self.n and self.low == self.high:
             return f"{decimal(self.value)} (n {self.n}, {'all equal' if self.n > 1 else 'too few to tell more'})"
         return f"{decimal(self.value)} ± {decimal(self.noise)} (n {self.n})"
 
     @property
     def noise(self) -> float:
-        """The longer side of the interval."""
+        """The longer of the interval's two sides."""
         return max(self.high - self.value, self.value - self.low)
 
 
@@ -102,9 +102,9 @@ class Eval:
     """A named evaluation. Its function gets a `Subject` and returns a `Score`.
 
     Further parameters of the function are its options: `--eval "name(option=value)"`, in the types that they declare.
-    head: the sort of models it is for, "lm" for language models, "scalar" for reward models, "none" where there is no
-    model, and the subject is None. details: those of `Score.details` that are numbers to rely on; a name may end in *.
-    by_default: whether `zoo eval` makes it when no evaluation is named.
+    head: the kind of model that it evaluates: "lm" for language models, "scalar" for reward models, "none" for no
+    model (the subject is None). details: names in `Score.details` that always hold numbers; a name may end in *.
+    by_default: whether `zoo eval` runs it if no evaluation is named.
     """
 
     help: str
@@ -121,47 +121,48 @@ class Eval:
 def mean_score(
     name: str, values: Sequence[float | None], bounds: tuple[float, float] | None = None, **rest: Any
 ) -> Score:  # fmt: skip
-    """The mean with a 95 % interval; a value of None is missing, and keeps the place of its case.
+    """The mean with a 95 % interval; a value of None is a missing case, which keeps its place.
 
-    bounds: the least and the greatest value that there can be. With them the interval is that of Agresti and Coull
-    for shares, taken to means: four more cases (1.96² to be exact), half of them at either bound. It has a width when
-    all values are equal, as they may be by chance, and stays within the bounds. Without them it is Student's t.
+    bounds: the least and the greatest possible value. With bounds, the interval is that of Agresti and Coull for
+    shares, extended to means: it adds four cases (1.96² to be exact), half of them at each bound. So it has a width
+    even if all values are equal, which may be chance, and it stays within the bounds. Without bounds, the interval is
+    Student's t.
     """
-    given = [float(value) for value in values if value is not None]
-    n = len(given)
-    mean = sum(given) / max(1, n)
+    present = [float(value) for value in values if value is not None]
+    n = len(present)
+    mean = sum(present) / max(1, n)
     rest.setdefault("cases", _cases(values, mean))
     if bounds is None:
-        squares = sum((value - mean) ** 2 for value in given)
+        squares = sum((value - mean) ** 2 for value in present)
         half = student(n - 1) * math.sqrt(squares / (n - 1) / n) if n > 1 else 0.0
         return Score(name, mean, n, mean - half, mean + half, **rest)
     least, greatest = bounds
     count = n + Z * Z
-    centre = (sum(given) + Z * Z * (least + greatest) / 2) / count
-    squares = sum((value - centre) ** 2 for value in given)
+    centre = (sum(present) + Z * Z * (least + greatest) / 2) / count
+    squares = sum((value - centre) ** 2 for value in present)
     squares += Z * Z / 2 * ((least - centre) ** 2 + (greatest - centre) ** 2)
     half = Z * math.sqrt(squares) / count
     return Score(name, mean, n, max(least, centre - half), min(greatest, centre + half), **rest)
 
 
 def ratio_score(name: str, sums: Sequence[float], counts: Sequence[float], **rest: Any) -> Score:
-    """Σ sums / Σ counts over cases, as of losses and tokens, with the interval of a ratio: how its terms scatter."""
+    """Σ sums / Σ counts over cases, such as losses and tokens, with the interval of a ratio estimator."""
     n, total = len(sums), max(1e-9, sum(counts))
     value = sum(sums) / total
-    squares = sum((one - value * count) ** 2 for one, count in zip(sums, counts, strict=True))
+    squares = sum((term - value * count) ** 2 for term, count in zip(sums, counts, strict=True))
     half = student(n - 1) * math.sqrt(squares * n / (n - 1)) / total if n > 1 else 0.0
     rest.setdefault("cases", ratio_cases(sums, counts, value))
     return Score(name, value, n, value - half, value + half, **rest)
 
 
 def ratio_cases(sums: Sequence[float], counts: Sequence[float], value: float) -> list[float]:
-    """What each case adds to Σ sums / Σ counts, which is the value; their mean is the value too."""
+    """What each case contributes to Σ sums / Σ counts, the value; the mean of the contributions is the value."""
     share = len(sums) / max(1e-9, sum(counts))
-    return [value + (one - value * count) * share for one, count in zip(sums, counts, strict=True)]
+    return [value + (term - value * count) * share for term, count in zip(sums, counts, strict=True)]
 
 
 def _cases(values: Sequence[float | None], mean: float) -> list[float]:
-    """The values; where some are missing, what each case adds to the mean of the others."""
+    """The values; if some are missing, what each case contributes to the mean of the others."""
     if None not in values:
         return [float(value) for value in values if value is not None]
     counts = [float(value is not None) for value in values]
@@ -169,12 +170,12 @@ def _cases(values: Sequence[float | None], mean: float) -> list[float]:
 
 
 def within_0_and_1(values: list[float]) -> tuple[float, float] | None:
-    """The bounds of values that are shares or grades, by the look of them; None for others."""
+    """(0, 1) if all values are between 0 and 1, so that they look like shares; else None."""
     return (0.0, 1.0) if all(0 <= value <= 1 for value in values) else None
 
 
 def student(freedom: int) -> float:
-    """The 97.5 % point of Student's t (Abramowitz and Stegun 26.7.5; the two first ones from a table)."""
+    """The 97.5 % point of Student's t (Abramowitz and Stegun 26.7.5; the first two from a table)."""
     if freedom < 3:
         return {1: 12.706, 2: 4.303}[freedom]
     return (
@@ -188,13 +189,13 @@ def student(freedom: int) -> float:
 def share_score(name: str, hits: float | Sequence[bool | float | None], n: int | None = None, **rest: Any) -> Score:
     """A share with its 95 % Wilson interval.
 
-    hits: whether each case is one, None where that is not known; or how many of n are, so that a change cannot be told
-    case by case.
+    hits: whether each case is a hit, None if unknown; or the number of hits among n cases, so that changes cannot be
+    compared case by case.
     """
     if isinstance(hits, Sequence):
-        given = [hit for hit in hits if hit is not None]
-        rest.setdefault("cases", _cases(hits, sum(given) / max(1, len(given))))
-        hits, n = sum(given), len(given)
+        present = [hit for hit in hits if hit is not None]
+        rest.setdefault("cases", _cases(hits, sum(present) / max(1, len(present))))
+        hits, n = sum(present), len(present)
     if not n:
         return Score(name, 0.0, 0, 0.0, 1.0, **rest)
     share, z = hits / n, Z

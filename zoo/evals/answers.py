@@ -1,4 +1,4 @@
-"""Evaluating what a model says: answers to prompts under a reward, loss on given answers, preference of pairs."""
+"""Evaluates answers: the reward of a model's answers to prompts, the loss on given answers, the preference in pairs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def answer_texts(subject: Subject, prompts: list[Any], sampling: Sampling, seed:
 
 
 def answers_to(subject: Subject, prompts: list[Any], sampling: Sampling, seed: int = 0) -> list[Answer]:
-    """One answer to each prompt, as tokens. Greedy ones are generated once for a subject, whoever asks for them."""
+    """One answer to each prompt, as tokens. Greedy answers are generated once per subject, for all evaluations."""
     ids = [torch.tensor(subject.template.prompt_ids(prompt)) for prompt in prompts]
     if not sampling.greedy:
         return generate(subject, ids, sampling, seed)
@@ -44,7 +44,7 @@ def answers_to(subject: Subject, prompts: list[Any], sampling: Sampling, seed: i
 def generate(
     subject: Subject, prompts: list[torch.Tensor], sampling: Sampling, seed: int, samples: int = 1
 ) -> list[Answer]:  # fmt: skip
-    """`samples` answers to each prompt of token ids, adjacent."""
+    """`samples` answers to each prompt of token ids; the answers to one prompt are adjacent."""
     engine = InProcessEngine(
         subject.model,
         eos_ids=subject.template.eos_ids,
@@ -63,9 +63,9 @@ def reward_eval(
     reward: Callable[[list[str], list[dict[str, Any]]], list[float | None]] | Reward,
     sampling: Sampling,
 ) -> Score:
-    """Mean reward of the model's answers to the records' prompts; answers without a reward are left out, counted.
+    """Mean reward of the model's answers to the records' prompts; answers without a reward are left out and counted.
 
-    For a `Reward` the details hold the mean of each of its parts, and how much its reward models disagree.
+    For a `Reward` the details hold the mean of each of its parts and the disagreement of its reward models.
     """
     records = records[: subject.limit]
     answers = answers_to(subject, [record["prompt"] for record in records], sampling)
@@ -95,12 +95,12 @@ def _parts(scored: Scored) -> dict[str, Any]:
     columns = dict(scored.parts) if len(scored.parts) > 1 else {}
     if scored.disagreement:
         columns["disagreement (variance over reward models)"] = scored.disagreement
-    known = {name: [value for value in values if value is not None] for name, values in columns.items()}
-    return {name: round(sum(values) / len(values), 4) if values else None for name, values in known.items()}
+    present = {name: [value for value in values if value is not None] for name, values in columns.items()}
+    return {name: round(sum(values) / len(values), 4) if values else None for name, values in present.items()}
 
 
 def score_all(subject: Subject, answers: list[Answer]) -> list[TokenLogps]:
-    """Log-probs of every answer, in order; similar lengths together, no gradient."""
+    """Log-probabilities of every answer, in order; computed in batches of similar length, without gradients."""
     device = next(subject.model.parameters()).device
     balance = balance_of(subject.model)
     order = sorted(range(len(answers)), key=lambda i: len(answers[i]))
@@ -125,7 +125,7 @@ def score_all(subject: Subject, answers: list[Answer]) -> list[TokenLogps]:
 
 
 def loss_eval(name: str, subject: Subject, records: list[dict[str, Any]]) -> Score:
-    """Negative log-likelihood a token of given answers (demonstrations)."""
+    """Negative log-likelihood per token of given answers (demonstrations)."""
     encoded = encode(records[: subject.limit], "demonstration", subject.template)
     scored = score_all(subject, [record["completion"] for record in encoded.records])
     losses, tokens = [-float(logps.sum()) for logps in scored], [int(logps.lengths) for logps in scored]
@@ -135,13 +135,13 @@ def loss_eval(name: str, subject: Subject, records: list[dict[str, Any]]) -> Sco
 
 
 def preference_eval(name: str, subject: Subject, records: list[dict[str, Any]]) -> Score:
-    """Share of pairs whose chosen answer has the higher log-probability a token."""
+    """Share of pairs whose chosen answer has the higher log-probability per token."""
     encoded = encode(records[: subject.limit], "preference", subject.template)
     pairs = encoded.records
     scored = score_all(subject, [pair[side] for side in ("chosen", "rejected") for pair in pairs])
     means = [float(logps.mean()) for logps in scored]
     lengths = [int(logps.lengths.sum()) for logps in scored]
     half = len(pairs)
-    found = [Pair(means[i], means[half + i], lengths[i], lengths[half + i]) for i in range(half)]
-    samples = [of_it.sample_of(pair["record"]) for of_it, pair in zip(found, pairs, strict=True)]
-    return share_score(name, [pair.right for pair in found], samples=samples)
+    scored_pairs = [Pair(means[i], means[half + i], lengths[i], lengths[half + i]) for i in range(half)]
+    samples = [of_it.sample_of(pair["record"]) for of_it, pair in zip(scored_pairs, pairs, strict=True)]
+    return share_score(name, [pair.right for pair in scored_pairs], samples=samples)

@@ -1,7 +1,7 @@
-"""Best-of-n: what the answer with the highest proxy reward is worth by another reward, for many n from one pool.
+"""Best-of-n: the gold reward of the answer with the highest proxy reward, for many n from one pool of answers.
 
-The proxy rises with n as it is bound to; the gold reward shows whether that is worth anything (arXiv:2210.10760). A
-proxy may be any reward, an ensemble too: `min(runs/a, runs/b)`, `mean(…) - 0.5*var(…)` (arXiv:2310.02743).
+The proxy reward must rise with n; the gold reward shows whether the answers really improve (arXiv:2210.10760). Any
+reward may be the proxy, also an ensemble: `min(runs/a, runs/b)`, `mean(…) - 0.5*var(…)` (arXiv:2310.02743).
 """
 
 from __future__ import annotations
@@ -24,28 +24,30 @@ def best_of_n(
     subject: Subject, reward: str, data: str, gold: str = "", n: str = "1 4 16 64", pool: int = 256, split: str = "",
     columns: str = "", limit: int | None = 32, max_new_tokens: int = 64, temperature: float = 1.0, seed: int = 0,
 ) -> Score:  # fmt: skip
-    """Gold reward of the best of n answers by a proxy, the largest n being the value and all of them the details."""
+    """Gold reward of the best of n answers by a proxy; the value is for the largest n, the details have every n."""
     sizes = _sizes(n, pool)
     records = records_of(subject, data, "prompt", split, columns, limit)
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
     proxy, truth = (reward_for(subject, text, data, max_new_tokens) for text in (reward, gold))
     try:
         drawn = draw(subject, records, pool, sampling, seed)
-        pairs = [drawn.rewards(one)[0] for one in (proxy, truth)]
+        pairs = [drawn.rewards(scorer)[0] for scorer in (proxy, truth)]
     finally:
         proxy.close()
         truth.close()
-    pools = [_known(proxies, golds) for proxies, golds in zip(*pairs, strict=True)]
-    usable = [one for one in pools if len(one[0]) >= sizes[-1]]
+    pools = [_scored_by_both(proxies, golds) for proxies, golds in zip(*pairs, strict=True)]
+    usable = [scores for scores in pools if len(scores[0]) >= sizes[-1]]
     if not usable:
         raise ZooError(
-            f"best_of_n: no prompt has {sizes[-1]} answers with both rewards.", "Draw more (pool=…), or a smaller n."
+            f"best_of_n: no prompt has {sizes[-1]} answers with both rewards.",
+            "Draw more answers (pool=…), or give a smaller n.",
         )
     curve = [_point(size, usable) for size in sizes]
-    values = [best_of(*one, sizes[-1]) if len(one[0]) >= sizes[-1] else None for one in pools]
-    details = {**_flat(curve), **_shape(curve), "curve": curve, "pool": pool,
-               "missing": sum(pool - len(one[0]) for one in pools), "left_out": len(pools) - len(usable)}  # fmt: skip
-    return mean_score("best_of_n", values, within_0_and_1([g for one in usable for g in one[1]]), details=details)
+    values = [best_of(*scores, sizes[-1]) if len(scores[0]) >= sizes[-1] else None for scores in pools]
+    missing = sum(pool - len(proxies) for proxies, _ in pools)
+    details = {**_flat(curve), **_shape(curve), "curve": curve, "pool": pool, "missing": missing,
+               "left_out": len(pools) - len(usable)}  # fmt: skip
+    return mean_score("best_of_n", values, within_0_and_1([g for _, golds in usable for g in golds]), details=details)
 
 
 def _sizes(n: str, pool: int) -> list[int]:
@@ -56,12 +58,12 @@ def _sizes(n: str, pool: int) -> list[int]:
     if not sizes or not 1 <= sizes[0] <= sizes[-1] <= pool:
         raise ZooError(
             f"best_of_n: n = {n} cannot be drawn from pools of {pool} answers.",
-            'Give whole numbers with blanks, none above pool: n="1 4 16", pool=256.',
+            'Give whole numbers separated by blanks, none above pool: n="1 4 16", pool=256.',
         )
     return sizes
 
 
-def _known(proxies: list[float | None], golds: list[float | None]) -> Pool:
+def _scored_by_both(proxies: list[float | None], golds: list[float | None]) -> Pool:
     both = [(p, g) for p, g in zip(proxies, golds, strict=True) if p is not None and g is not None]
     return [p for p, _ in both], [g for _, g in both]
 
@@ -78,9 +80,9 @@ def _flat(curve: list[dict[str, float]]) -> dict[str, float]:
 
 
 def _shape(curve: list[dict[str, float]]) -> dict[str, Any]:
-    """The best gold reward, how far the last lies below it, and Gao's fit gain(d) = d (α − β d), d = √KL.
+    """The best gold reward, how far the last one is below it, and Gao's fit gain(d) = d (α − β d), d = √KL.
 
-    Gains are counted from the smallest n; the fit is by least squares, None with fewer than three points.
+    Gains are relative to the smallest n; the fit is by least squares, None with fewer than three points.
     """
     peak = max(curve, key=lambda point: point["gold"])
     shape: dict[str, Any] = {
@@ -102,7 +104,7 @@ def sampled_reward(
     subject: Subject, data: str, reward: str = "", samples: int = 1, split: str = "", columns: str = "",
     limit: int | None = None, max_new_tokens: int = 128, temperature: float = 1.0, seed: int = 0,
 ) -> Score:  # fmt: skip
-    """Mean reward of sampled answers: a gold reward shows what a policy has become, where greedy answers hide it."""
+    """Mean reward of sampled answers: with a gold reward it shows changes of the policy that greedy answers hide."""
     records = records_of(subject, data, "prompt", split, columns, limit)
     scorer = reward_for(subject, reward, data, max_new_tokens)
     try:
@@ -110,17 +112,17 @@ def sampled_reward(
         values, failures = drawn.rewards(scorer)
     finally:
         scorer.close()
-    known = [[value for value in one if value is not None] for one in values]
-    flat = [value for one in known for value in one]
-    # Answers to one prompt are alike: the prompts are the cases.
-    means = [sum(one) / len(one) if one else None for one in known]
+    by_prompt = [[value for value in rewards if value is not None] for rewards in values]
+    flat = [value for rewards in by_prompt for value in rewards]
+    # Answers to one prompt are not independent, so the prompts are the cases.
+    means = [sum(rewards) / len(rewards) if rewards else None for rewards in by_prompt]
     details = {
         "reward_std": math.sqrt(sum((v - sum(flat) / len(flat)) ** 2 for v in flat) / len(flat)) if flat else None,
         "answers": len(flat), "missing": sum(map(len, values)) - len(flat), "mean_tokens": round(drawn.mean_tokens, 2),
         **failures,
     }  # fmt: skip
     samples_to_read = [
-        {"prompt": record["prompt"], "answer": texts[0], "score": one[0]}
-        for record, texts, one in zip(drawn.records, drawn.texts, values, strict=True)
+        {"prompt": record["prompt"], "answer": texts[0], "score": rewards[0]}
+        for record, texts, rewards in zip(drawn.records, drawn.texts, values, strict=True)
     ]
     return mean_score("sampled_reward", means, within_0_and_1(flat), details=details, samples=samples_to_read)

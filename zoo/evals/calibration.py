@@ -1,6 +1,6 @@
-"""Calibration on multiple-choice questions: is a model right as often as it says, and would a temperature repair it?
+"""Calibration on multiple-choice questions: is a model right as often as it claims, and would a temperature help?
 
-A choice's probability is that of its text as an answer to the question, renormalised over the choices.
+A choice's probability is that of its text as an answer to the question, normalised over the choices.
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ def calibration(
     subject: Subject, data: str, bins: int = 15, split: str = "", limit: int | None = None,
     ask: Literal["text", "letter"] = "text", per: Literal["answer", "token"] = "answer", seed: int = 0,
 ) -> Score:  # fmt: skip
-    """Expected calibration error of the likeliest choice; the details have the diagram, and the same at a temperature.
+    """Expected calibration error of the likeliest choice; the details have the diagram and a fitted temperature.
 
-    ask: score the texts of the choices, or list them under the question and score their letters; per: log-probs of a
-    whole choice, or a token of it. The temperature is fitted on one half of the questions and tried on the other.
+    ask: score the texts of the choices, or list them under the question and score their letters; per: sum the
+    log-probabilities of a choice, or average them per token. The temperature is fitted on one half of the questions and
+    tested on the other.
     """
     if bins < 1:
         raise ZooError(f"calibration: {bins} bins are not possible.", "Give 1 or more.")
@@ -64,7 +65,7 @@ def calibration(
 
 
 def scaled(choices: list[Choice], bins: int, seed: int) -> dict[str, float | None]:
-    """The temperature fitted on one half, and the other half's error without and with it; None for one question."""
+    """The temperature fitted on one half, and the other half's errors without and with it; None for one question."""
     order = random.Random(seed).sample(range(len(choices)), len(choices))
     fit, test = ([choices[i] for i in order[start::2]] for start in (0, 1))
     if not test:
@@ -80,37 +81,41 @@ def scaled(choices: list[Choice], bins: int, seed: int) -> dict[str, float | Non
 def _scored(
     subject: Subject, questions: list[tuple[str, list[str], int]], ask: str, per: str
 ) -> list[Choice]:  # fmt: skip
-    """The log-probs of all choices of all questions."""
-    asked, given = [], []
+    """The log-probabilities of all choices of all questions."""
+    asked, texts_of_choices = [], []
     for prompt, options, _ in questions:
         letters = list(LETTERS[: len(options)])
         listed = "".join(f"\n{letter}. {option}" for letter, option in zip(letters, options, strict=True))
         asked.append(f"{prompt}{listed}\nAnswer:" if ask == "letter" else prompt)
-        given.append(letters if ask == "letter" else options)
+        texts_of_choices.append(letters if ask == "letter" else options)
     answers = [
-        subject.template.answer(prompt, text) for prompt, texts in zip(asked, given, strict=True) for text in texts
+        subject.template.answer(prompt, text)
+        for prompt, texts in zip(asked, texts_of_choices, strict=True)
+        for text in texts
     ]
     logps = iter(score_all(subject, answers))
-    found = []
-    for (_, options, right), _ in zip(questions, given, strict=True):
+    choices = []
+    for (_, options, right), _ in zip(questions, texts_of_choices, strict=True):
         each = [next(logps) for _ in options]
-        logits = tuple(float((one.mean() if per == "token" else one.sum())[0]) for one in each)
-        found.append(Choice(logits, right))
-    return found
+        logits = tuple(
+            float((choice_logps.mean() if per == "token" else choice_logps.sum())[0]) for choice_logps in each
+        )
+        choices.append(Choice(logits, right))
+    return choices
 
 
 def question_of(row: Mapping[str, Any], data: str) -> tuple[str, list[str], int]:
-    """Question, choices and the place of the right one, from the columns that such data sets have. Raises ZooError."""
+    """Question, choices and the index of the right one, from the usual columns of such data sets. Raises ZooError."""
     where = f"{data}, row {row.get('row', '?')}"
-    prompt, given, right = (_first(row, names) for names in (QUESTIONS, CHOICES, RIGHT))
-    if prompt is None or given is None or right is None:
+    prompt, choices, right = (_first(row, names) for names in (QUESTIONS, CHOICES, RIGHT))
+    if prompt is None or choices is None or right is None:
         columns = ", ".join(name for name in row if name != "row")
         raise ZooError(
-            f"{where} is no multiple-choice question: it has {columns}.",
-            "It needs a question (prompt or question), choices, and the answer: a place from 0, a letter, or the text.",
+            f"{where} is not a multiple-choice question: it has {columns}.",
+            "It needs a question (prompt or question), choices, and the answer: an index from 0, a letter or the text.",
         )
-    labels = [str(one) for one in given["label"]] if isinstance(given, Mapping) and "label" in given else []
-    options = [str(one) for one in (given["text"] if isinstance(given, Mapping) else given)]
+    labels = [str(choice) for choice in choices["label"]] if isinstance(choices, Mapping) and "label" in choices else []
+    options = [str(choice) for choice in (choices["text"] if isinstance(choices, Mapping) else choices)]
     place = _place(right, options, labels)
     if place is None or len(options) < 2:
         raise ZooError(f"{where}: the answer {right!r} is none of its {len(options)} choices.", "Repair the row.")
@@ -122,7 +127,7 @@ def _first(row: Mapping[str, Any], names: tuple[str, ...]) -> Any:
 
 
 def _place(right: Any, options: list[str], labels: list[str]) -> int | None:
-    """A label or text outranks a number: the choices of a sum are numbers themselves."""
+    """The index of the right choice. A label or a text has priority over a number, because choices may be numbers."""
     text = str(right).strip()
     for names in (labels, options, list(LETTERS[: len(options)]), [str(i) for i in range(len(options))]):
         if text in names:

@@ -1,4 +1,4 @@
-"""Changes: from one score to another of the same evaluation, with the 95 % interval of their difference."""
+"""Changes between two scores of the same evaluation, with the 95 % interval of their difference."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from zoo.evals import Score, mean_score, within_0_and_1
 
 @dataclass(frozen=True)
 class Change:
-    """By how much a score has changed. low, high: its 95 % interval, None where nothing is known of it.
+    """The change of a score. low, high: its 95 % interval, None if unknown.
 
-    n: cases; paired: whether they are compared one by one, which takes out how much they differ among themselves.
+    n: cases; paired: whether cases are compared one by one, which removes the variance between cases.
     """
 
     value: float
@@ -24,14 +24,14 @@ class Change:
 
     @property
     def noise(self) -> float | None:
-        """The longer side of the interval; None where it has no width, because it is unknown or all cases are equal."""
+        """The longer of the interval's two sides; None if it has no width: it is unknown, or all cases are equal."""
         if self.low is None or self.high is None or self.low == self.high:
             return None
         return max(self.high - self.value, self.value - self.low)
 
     @property
     def sure(self) -> bool:
-        """Whether the interval leaves out 0."""
+        """Whether the interval excludes 0."""
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
     def as_json(self) -> dict[str, float | int | bool | None]:
@@ -39,26 +39,26 @@ class Change:
 
 
 def change(first: Score, second: Score) -> Change:
-    """second − first: over the same cases, where both have kept theirs, else as of independent ones."""
+    """second − first: paired if both have stored the same cases, else as for independent samples."""
     by = second.value - first.value
     if first.cases and len(first.cases) == len(second.cases) and first.about == second.about:
         return _paired(by, first.cases, second.cases)
     n = min(first.n, second.n)
     if _unknown(first) or _unknown(second):
         return Change(by, None, None, n, False)
-    # Each side is the root of the squares of the sides that make it (doi:10.1002/(SICI)1097-0258(19980430)17:8<873).
+    # Each side is the root of the sum of two squared sides (doi:10.1002/(SICI)1097-0258(19980430)17:8<873).
     down = math.hypot(second.value - second.low, first.high - first.value)
     up = math.hypot(second.high - second.value, first.value - first.low)
     return Change(by, by - down, by + up, n, False)
 
 
 def change_of_values(first: Sequence[float | None], second: Sequence[float | None]) -> Change:
-    """The same of the mean of values, row by row; None for a missing one."""
+    """The change of the mean of values, paired by row; None for a missing value."""
     return change(mean_score("", first), mean_score("", second))
 
 
 def averaged(scores: Sequence[Score]) -> Score:
-    """The mean over seeds: of the values, and of each case."""
+    """The mean over seeds of the values and of each case."""
     k = len(scores)
     value = sum(score.value for score in scores) / k
     down, up = (math.hypot(*(score.value - score.low for score in scores)) / k,
@@ -69,13 +69,15 @@ def averaged(scores: Sequence[Score]) -> Score:
 
 
 def _paired(by: float, first: Sequence[float], second: Sequence[float]) -> Change:
-    """The mean of the differences; of shares with the interval that has a width where all of them are equal."""
+    """The mean of the differences; the interval for shares has a width even if all differences are equal."""
     if len(first) < 2:
         return Change(by, None, None, len(first), True)
     shares = within_0_and_1([*first, *second]) is not None
-    found = mean_score("", [b - a for a, b in zip(first, second, strict=True)], (-1.0, 1.0) if shares else None)
-    # Cases are kept to a few digits, the scores to all of them.
-    return Change(by, by + found.low - found.value, by + found.high - found.value, found.n, True)
+    difference = mean_score("", [b - a for a, b in zip(first, second, strict=True)], (-1.0, 1.0) if shares else None)
+    # Cases are stored with a few digits, scores with all digits.
+    return Change(
+        by, by + difference.low - difference.value, by + difference.high - difference.value, difference.n, True
+    )
 
 
 def _unknown(score: Score) -> bool:

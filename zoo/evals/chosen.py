@@ -17,7 +17,7 @@ MODELS = {"lm": "a language model", "scalar": "a reward model"}
 
 @dataclass(frozen=True)
 class Chosen:
-    """An evaluation with the options that it was given. label: the text that asked for it, the name of its score."""
+    """An evaluation with its options. label: the text that asked for it, which is the name of its score."""
 
     label: str
     evaluation: Eval
@@ -30,35 +30,42 @@ class Chosen:
 def choose(texts: Iterable[str], available: Mapping[str, Eval], head: str | None = None) -> list[Chosen]:
     """The evaluations that texts ask for. head: of the model, None if it is not known yet.
 
-    Raises ZooError for one that is not there, an unknown or missing option, and one for another sort of model.
+    Raises ZooError for an unknown evaluation, an unknown or missing option, and an evaluation for another kind of
+    model.
     """
     return [_chosen(text, available, head) for text in texts]
 
 
 def by_default(available: Mapping[str, Eval], head: str) -> list[Chosen]:
-    """Every evaluation for such a model that is made when none is named."""
-    return [Chosen(name, one, {}) for name, one in available.items() if one.head == head and one.by_default]
+    """The evaluations for such a model that run if none is named."""
+    return [
+        Chosen(name, evaluation, {})
+        for name, evaluation in available.items()
+        if evaluation.head == head and evaluation.by_default
+    ]
 
 
 def _chosen(text: str, available: Mapping[str, Eval], head: str | None) -> Chosen:
-    name, given = parse(text, "evaluation", EXAMPLE)
+    name, arguments = parse(text, "evaluation", EXAMPLE)
     if name not in available:
         raise ZooError(
             f"No evaluation is called '{name}'.{nearest(name, available)}",
-            f"There are: {', '.join(available)}. `zoo eval --list` tells of each.",
+            f"There are: {', '.join(available)}. `zoo eval --list` describes each.",
         )
     evaluation = available[name]
     if head is not None and evaluation.head not in (head, "none"):
-        fitting = [key for key, one in available.items() if one.head == head]
+        fitting = [key for key, option in available.items() if option.head == head]
         raise ZooError(
-            f"The evaluation {name} is for {MODELS[evaluation.head]}, and this is {MODELS[head]}.",
-            f"For it there are: {', '.join(fitting)}.",
+            f"The evaluation {name} is for {MODELS[evaluation.head]}, but this is {MODELS[head]}.",
+            f"Evaluations for it: {', '.join(fitting)}.",
         )
-    options = bind(evaluation.run, given, f"evaluation '{name}'")
-    if missing := [one for one in options_of(evaluation) if one.default is one.empty and one.name not in options]:
+    options = bind(evaluation.run, arguments, f"evaluation '{name}'")
+    if missing := [
+        option for option in options_of(evaluation) if option.default is option.empty and option.name not in options
+    ]:
         raise ZooError(
-            f"The evaluation '{name}' needs {' and '.join(one.name for one in missing)}.",
-            f"Write for example {name}({missing[0].name}=…). `zoo eval --list` tells of each option.",
+            f"The evaluation '{name}' needs {' and '.join(option.name for option in missing)}.",
+            f"Write for example {name}({missing[0].name}=…). `zoo eval --list` describes each option.",
         )
     return Chosen(text, evaluation, options)
 

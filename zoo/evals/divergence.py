@@ -1,9 +1,9 @@
-"""How far a model has moved from another one: the KL divergence of whole answers, with the vocabulary summed out.
+"""How far a model has moved from another: the KL divergence of whole answers, exact over the vocabulary.
 
 KL(π ‖ π₀) = E over answers y of π of Σ_t KL(π(·|x, y_<t) ‖ π₀(·|x, y_<t)). Answers are sampled from π at temperature 1;
-each position's term is exact, over the whole vocabulary, so that one answer a prompt already gives a usable mean
-(the sampled log-ratio has the same mean and many times the variance). An answer that meets the length limit counts up
-to it. Backbones run in the arithmetic of the evaluation, heads and softmax in float32.
+each position's term is exact, over the whole vocabulary, so that one answer per prompt gives a usable mean (the
+sampled log-ratio has the same mean but many times the variance). An answer that reaches the length limit counts up to
+it. Backbones run in the precision of the evaluation, heads and softmax in float32.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def answer_divergences(
     progress: Callable[[int, int], None] | None = None,
 ) -> list[float]:
     """Σ_t KL(π_t ‖ π₀_t) of each answer, in nats. Both models are on one device and in eval mode."""
-    found = [0.0] * len(answers)
+    divergences = [0.0] * len(answers)
     order = sorted((i for i in range(len(answers)) if len(answers[i].completion)), key=lambda i: len(answers[i]))
     done = 0
     while done < len(order):
@@ -42,19 +42,19 @@ def answer_divergences(
         part = order[done : done + count]
         sums = _divergences(model, start, [answers[i] for i in part], precision)
         for i, value in zip(part, sums.tolist(), strict=True):
-            found[i] = value
+            divergences[i] = value
         done += count
         if progress is not None:
             progress(done, len(order))
-    return found
+    return divergences
 
 
 def _divergences(model: Any, start: Any, answers: list[Answer], precision: str) -> Tensor:
     device = next(model.parameters()).device
     rows = on_device(arrange([answer.to(device) for answer in answers], "padded", balance_of(model)), device)
     with autocast(precision, device):
-        hidden = [hidden_states(one, rows)[rows.row, rows.column] for one in (model, start)]
-    heads = [Head.of(one) for one in (model, start)]
+        hidden = [hidden_states(network, rows)[rows.row, rows.column] for network in (model, start)]
+    heads = [Head.of(network) for network in (model, start)]
     sums = torch.zeros(len(answers), dtype=torch.float64, device=device)
     size = max(1, CHUNK_BYTES // (4 * len(heads[0].weight)))
     for begin in range(0, len(rows.target), size):

@@ -1,4 +1,4 @@
-"""Answers drawn from a model, several to each prompt, and what a reward says of each."""
+"""Samples several answers to each prompt from a model, and scores them with a reward."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Drawn:
     texts: list[list[str]]
 
     def rewards(self, reward: Reward) -> tuple[list[list[float | None]], dict[str, int]]:
-        """For each prompt the rewards of its answers, None where missing; and why, with counts."""
+        """For each prompt the rewards of its answers, None if missing; and the reasons, with counts."""
         flat = [answer for answers in self.answers for answer in answers]
         each = [record for record, texts in zip(self.records, self.texts, strict=True) for _ in texts]
         tokens = [len(answer.completion) for answer in flat]
-        texts = [text for some in self.texts for text in some]
+        texts = [text for answers_of_prompt in self.texts for text in answers_of_prompt]
         scored = reward.detailed(texts, each, [answer.ended for answer in flat], tokens)
         values = iter(scored.values)
         return [[next(values) for _ in texts] for texts in self.texts], scored.failures
@@ -40,7 +40,7 @@ class Drawn:
 
 
 def draw(subject: Subject, records: Sequence[dict[str, Any]], samples: int, sampling: Sampling, seed: int) -> Drawn:
-    """Answers to the prompts of records, drawn once for a subject whoever asks for them; greedy ones once a prompt."""
+    """Answers to the prompts of records, sampled once per subject for all evaluations; one per prompt if greedy."""
     samples = 1 if sampling.greedy else samples
     prompts = [torch.tensor(subject.template.prompt_ids(record["prompt"])) for record in records]
     key = ("drawn", repr(sampling), samples, seed, tuple(tuple(prompt.tolist()) for prompt in prompts))
@@ -48,7 +48,11 @@ def draw(subject: Subject, records: Sequence[dict[str, Any]], samples: int, samp
         subject.answered[key] = generate(subject, prompts, sampling, seed, samples)
     flat = subject.answered[key]
     answers = [flat[i : i + samples] for i in range(0, len(flat), samples)]
-    return Drawn(list(records), answers, [[text_of(subject, answer) for answer in some] for some in answers])
+    return Drawn(
+        list(records),
+        answers,
+        [[text_of(subject, answer) for answer in answers_of_prompt] for answers_of_prompt in answers],
+    )
 
 
 def text_of(subject: Subject, answer: Answer) -> str:

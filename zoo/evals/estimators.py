@@ -1,4 +1,4 @@
-"""Unbiased estimates from a pool of answers, and rank correlation: formulas, without models."""
+"""Unbiased estimates from a pool of answers, and rank correlation: formulas without models."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 
 
 def pass_at(n: int, right: int, k: int) -> float:
-    """The probability that one of k answers is right, from n of which so many are (arXiv:2107.03374, equation 1).
+    """The probability that one of k answers is right, if `right` of n answers are (arXiv:2107.03374, equation 1).
 
     1 − C(n − right, k) / C(n, k), which is unbiased; 1 − (1 − right/n)^k is not. Needs k ≤ n.
     """
@@ -15,10 +15,10 @@ def pass_at(n: int, right: int, k: int) -> float:
 
 
 def majority(votes: Sequence[Hashable | None], right: Sequence[float]) -> float:
-    """How right the answer with most votes is (arXiv:2203.11171); where several have most, the mean of these.
+    """Whether the conclusion with most votes is right (arXiv:2203.11171); for a tie, the mean over the tied ones.
 
-    votes: what each answer concludes, None for nothing; right: whether it is right. The first answer of a group speaks
-    for it. 0 where nobody concludes anything.
+    votes: the conclusion of each answer, None for none; right: whether the answer is right. The first answer with a
+    conclusion decides whether it is right. 0 if no answer has a conclusion.
     """
     counts: dict[Hashable, int] = {}
     worth: dict[Hashable, float] = {}
@@ -33,8 +33,8 @@ def majority(votes: Sequence[Hashable | None], right: Sequence[float]) -> float:
 def best_of(proxy: Sequence[float], values: Sequence[float], n: int) -> float:
     """Expected value of the answer with the highest proxy among n drawn from a pool of N without replacement.
 
-    The i-th lowest is the best of n in C(i − 1, n − 1) of C(N, n) draws (arXiv:2112.09332, appendix I). Answers of
-    equal proxy share their weight. Needs n ≤ N.
+    The i-th lowest is the best of n in C(i − 1, n − 1) of C(N, n) draws (arXiv:2112.09332, appendix I). Answers with
+    equal proxies share their weight. Needs n ≤ N.
     """
     order = sorted(range(len(proxy)), key=lambda i: proxy[i])
     size = len(order)
@@ -55,29 +55,29 @@ def best_of(proxy: Sequence[float], values: Sequence[float], n: int) -> float:
 
 
 def divergence_of_best(n: int) -> float:
-    """KL of the best of n from the model that drew them, in nats: log n − (n − 1)/n (arXiv:2210.10760).
+    """KL of best-of-n from the sampling model, in nats: log n − (n − 1)/n (arXiv:2210.10760).
 
-    It is exact where no two answers have one reward, and an upper bound elsewhere (arXiv:2401.01879).
+    It is exact if no two answers have the same reward, and otherwise an upper bound (arXiv:2401.01879).
     """
     return math.log(n) - (n - 1) / n
 
 
 def ranks(values: Sequence[float]) -> list[float]:
-    """Ranks from 1; equal values have the mean of theirs."""
+    """Ranks from 1; equal values get the mean of their ranks."""
     order = sorted(range(len(values)), key=lambda i: values[i])
-    found, place = [0.0] * len(values), 0
+    result, place = [0.0] * len(values), 0
     while place < len(order):
         end = place
         while end < len(order) and values[order[end]] == values[order[place]]:
             end += 1
         for i in range(place, end):
-            found[order[i]] = (place + end + 1) / 2
+            result[order[i]] = (place + end + 1) / 2
         place = end
-    return found
+    return result
 
 
 def spearman(first: Sequence[float], second: Sequence[float]) -> float:
-    """Spearman's rank correlation; NaN where one side does not vary."""
+    """Spearman's rank correlation; NaN if one side does not vary."""
     a, b = ranks(first), ranks(second)
     middle = (len(a) + 1) / 2
     spread = math.sqrt(sum((x - middle) ** 2 for x in a) * sum((y - middle) ** 2 for y in b))

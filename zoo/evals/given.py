@@ -1,4 +1,4 @@
-"""Evaluations of answers that the data brings, by default the starter set's: loss, pairs, rankings."""
+"""Evaluations on answers in the data, by default the starter set's: loss, pairs, rankings."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from zoo.evals.rows import records_of
 def heldout_loss(
     subject: Subject, data: str = "starter", split: str = "", columns: str = "", limit: int | None = None
 ) -> Score:
-    """Negative log-likelihood a token of the demonstrations."""
+    """Negative log-likelihood per token of the demonstrations."""
     return loss_eval("heldout_loss", subject, records_of(subject, data, "demonstration", split, columns, limit))
 
 
 def preference_accuracy(
     subject: Subject, data: str = "starter", split: str = "", columns: str = "", limit: int | None = None
 ) -> Score:
-    """Share of pairs whose chosen answer has the higher log-probability a token."""
+    """Share of pairs whose chosen answer has the higher log-probability per token."""
     return preference_eval(
         "preference_accuracy", subject, records_of(subject, data, "preference", split, columns, limit)
     )
@@ -44,6 +44,6 @@ def step_accuracy(
 ) -> Score:  # fmt: skip
     """Share of the steps of solutions, up to the first wrong one, whose probability is on the right side of ½.
 
-    zero: what a label 0 means, wrong, right or skip; wrong by default, but where there are labels −1 it must be said.
+    zero: the meaning of label 0: wrong, right or skip; by default wrong, but it must be given if there are labels −1.
     """
     return step_eval("step_accuracy", subject, records_of(subject, data, "stepwise", split, columns, limit), zero)

@@ -1,7 +1,7 @@
 """Standard tasks through the library lm-eval (EleutherAI's evaluation harness), on the model that is evaluated.
 
-The task, its prompt and its metric are the library's; zoo hands over the model and reads one number. A task file of
-one's own, with data beside it, needs no network.
+The task, its prompt and its metric are the library's; zoo passes the model and reads one number. Your own task file
+with its data needs no network.
 """
 
 from __future__ import annotations
@@ -32,11 +32,13 @@ def lm_eval(
 ) -> Score:  # fmt: skip
     """One task of lm-eval, by name or as a .yaml file of a task.
 
-    metric: which of its numbers, as lm-eval calls it (`acc`, or `exact_match,strict-match` with the filter); fewshot:
-    examples before each question; chat: write questions with the model's chat template; batch: questions at once.
+    metric: one of its numbers, as lm-eval calls it (`acc`, or `exact_match,strict-match` with the filter); fewshot:
+    examples before each question; chat: use the model's chat template; batch: questions per batch.
     """
     if importlib.util.find_spec("lm_eval") is None:
-        raise ZooError("The evaluation lm_eval needs a package that is not there.", "Type: pip install 'lm-eval[hf]'")
+        raise ZooError(
+            "The evaluation lm_eval needs a package that is not installed.", "Type: pip install 'lm-eval[hf]'"
+        )
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
@@ -49,22 +51,22 @@ def lm_eval(
     name = _name_in(file) if from_file else task
     if name not in manager.all_tasks:
         raise ZooError(
-            f"lm-eval has no task '{name}'.{nearest(name, manager.all_tasks)}", "It lists its own: lm-eval ls tasks"
+            f"lm-eval has no task '{name}'.{nearest(name, manager.all_tasks)}", "List its tasks: lm-eval ls tasks"
         )
-    limits = [one for one in (limit, subject.limit) if one is not None]
+    limits = [rows for rows in (limit, subject.limit) if rows is not None]
     with warnings.catch_warnings(), _own_randomness(), autocast(subject.precision, subject.device):
         warnings.simplefilter("ignore")
         model = HFLM(pretrained=subject.model, tokenizer=subject.tokenizer, batch_size=batch)
-        found = simple_evaluate(
+        results = simple_evaluate(
             model, tasks=[name], num_fewshot=fewshot, limit=min(limits, default=None), task_manager=manager,
             apply_chat_template=chat, bootstrap_iters=1000, log_samples=False,
         )  # fmt: skip
-    return _score(name, found, metric)
+    return _score(name, results, metric)
 
 
 @contextlib.contextmanager
 def _own_randomness() -> Iterator[None]:
-    """The library seeds all of Python's, NumPy's and torch's random numbers; a run goes on with its own."""
+    """Restore the random states of Python, NumPy and torch, which the library seeds."""
     own = random.getstate(), numpy.random.get_state()
     with torch.random.fork_rng():
         try:
@@ -75,7 +77,7 @@ def _own_randomness() -> Iterator[None]:
 
 
 def _name_in(file: Path) -> str:
-    """The line `task: name` of a task file; the rest of it is lm-eval's, with tags that only it can read."""
+    """The name in the line `task: name` of a task file; the other lines may hold tags that only lm-eval can read."""
     for line in file.read_text(encoding="utf-8").splitlines():
         key, colon, value = line.partition(":")
         if colon and key.strip() == "task":
@@ -83,9 +85,9 @@ def _name_in(file: Path) -> str:
     raise ZooError(f"{file} names no task.", "A task file has a line 'task: name'.")
 
 
-def _score(task: str, found: Mapping[str, Any], metric: str) -> Score:
+def _score(task: str, results: Mapping[str, Any], metric: str) -> Score:
     """The chosen number with its interval, value ± 1.96 standard errors, and all others as details."""
-    row = found["results"][task]
+    row = results["results"][task]
     numbers = {
         key: float(value) for key, value in row.items()
         if isinstance(value, int | float) and "," in key and "_stderr," not in key
@@ -94,7 +96,7 @@ def _score(task: str, found: Mapping[str, Any], metric: str) -> Score:
     plain, _, kind = key.partition(",")
     error = row.get(f"{plain}_stderr,{kind}")
     half = Z * float(error) if isinstance(error, int | float) else 0.0
-    count = found.get("n-samples", {}).get(task, {}).get("effective", 0)
+    count = results.get("n-samples", {}).get(task, {}).get("effective", 0)
     worse = any(word in plain for word in LOWER_IS_BETTER)
     details = {name.removesuffix(",none"): value for name, value in numbers.items()}
     return Score("lm_eval", numbers[key], int(count), numbers[key] - half, numbers[key] + half, not worse, details)

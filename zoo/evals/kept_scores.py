@@ -1,7 +1,6 @@
-"""Scores in a run's folder: samples to read in samples.jsonl, and in cases.jsonl what each case counts.
+"""Scores in a run's folder: samples to read in samples.jsonl, and the number of each case in cases.jsonl.
 
-A change is told from the cases. Runs that have none, because they are older, have samples, which do as well where they
-are all there are.
+Changes are computed from the cases. Older runs have no cases, but samples, which serve as well if every case has one.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ DIGITS = 6
 
 
 def write_score(run: Run, when: str, score: Score) -> None:
-    """Keep what is to be read and what each case counts, with `when` ("before", "after"), in the place of the last."""
+    """Store the samples and cases of a score with `when` ("before", "after"), replacing earlier ones."""
     write_samples(run, score.name, when, score.samples)
     row = {"eval": score.name, "when": when, "about": _about(score.samples)}
     cases = [float(f"{case:.{DIGITS}g}") for case in score.cases]
@@ -31,15 +30,15 @@ def write_score(run: Run, when: str, score: Score) -> None:
 
 
 def write_samples(run: Run, name: str, when: str, samples: list[Row]) -> None:
-    """Put samples into samples.jsonl, in the place of earlier ones of the same evaluation and time."""
+    """Write samples to samples.jsonl, replacing earlier ones of the same evaluation and time."""
     _replace(run, SAMPLES, name, when, [{"eval": name, "when": when, **sample} for sample in samples])
 
 
 def copy_score(source: Run, run: Run, name: str, when: str) -> None:
-    """Keep in a run what another one has kept of a score."""
+    """Copy the samples and cases of a score from another run."""
     for file in (SAMPLES, CASES):
-        found = _rows(source, file)
-        _replace(run, file, name, when, [row for row in found if (row["eval"], row["when"]) == (name, when)])
+        rows = _rows(source, file)
+        _replace(run, file, name, when, [row for row in rows if (row["eval"], row["when"]) == (name, when)])
 
 
 def read_samples(run: Run) -> list[Row]:
@@ -47,35 +46,35 @@ def read_samples(run: Run) -> list[Row]:
 
 
 def with_cases(run: Run, when: str) -> Callable[[Score], Score]:
-    """Gives a score of this run and time its cases; none where the run has kept none, or not all of them."""
-    kept = {row["eval"]: row for row in _rows(run, CASES) if row["when"] == when}
+    """A function that adds the cases to a score of this run and time; none unless the run has stored all of them."""
+    stored_cases = {row["eval"]: row for row in _rows(run, CASES) if row["when"] == when}
     samples = [row for row in read_samples(run) if row["when"] == when]
 
     def completed(score: Score) -> Score:
-        if found := kept.get(score.name):
-            return replace(score, cases=found["cases"], about=found["about"])
+        if stored := stored_cases.get(score.name):
+            return replace(score, cases=stored["cases"], about=stored["about"])
         of_it = [row for row in samples if row["eval"] == score.name]
-        known = [float(row["score"]) for row in of_it if row.get("score") is not None]
-        every = len(known) == len(of_it) == score.n
-        return replace(score, cases=known if every else [], about=_about(of_it))
+        values = [float(row["score"]) for row in of_it if row.get("score") is not None]
+        complete = len(values) == len(of_it) == score.n
+        return replace(score, cases=values if complete else [], about=_about(of_it))
 
     return completed
 
 
 def changes_of(run: Run) -> dict[str, Change]:
-    """The change of every score that was made before and after training, by its name."""
+    """The changes of all scores that were computed before and after training, by name."""
     before, after = (scores_of(run, when) for when in ("before", "after"))
     return {name: change(before[name], score) for name, score in after.items() if name in before}
 
 
 def scores_of(run: Run, when: str) -> dict[str, Score]:
     """The scores of a finished run, with their cases."""
-    found, completed = run.summary.get("scores", {}).get(when, {}), with_cases(run, when)
-    return {name: completed(Score(**{**values, "name": name})) for name, values in found.items()}
+    scores, completed = run.summary.get("scores", {}).get(when, {}), with_cases(run, when)
+    return {name: completed(Score(**{**values, "name": name})) for name, values in scores.items()}
 
 
 def _about(samples: list[Row]) -> str:
-    """A fingerprint of the prompts that are kept."""
+    """A fingerprint of the stored prompts."""
     if not samples:
         return ""
     asked = json.dumps([sample["prompt"] for sample in samples], sort_keys=True)
@@ -88,7 +87,7 @@ def _rows(run: Run, name: str) -> list[Row]:
 
 
 def _replace(run: Run, file: str, name: str, when: str, rows: list[Row]) -> None:
-    """Put rows into a file in the place of those of the same evaluation and time."""
+    """Write rows to a file, replacing those of the same evaluation and time."""
     kept = [row for row in _rows(run, file) if (row["eval"], row["when"]) != (name, when)]
     if not kept and not rows and not (run.path / file).is_file():
         return

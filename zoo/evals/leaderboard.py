@@ -1,8 +1,8 @@
-"""Length bias of judges, without a model: AlpacaEval 2.0's own leaderboard, and a judge whose bias is known.
+"""Length bias of judges, without a model: AlpacaEval 2.0's own leaderboard, and a simulated judge with a known bias.
 
-The package alpaca-eval brings the results of 223 models with their plain and their length-controlled win rates
-(arXiv:2404.04475). Two facts can be read from it: how far the rates go with the length of the answers, and how much the
-same model gains by being asked to write more.
+The package alpaca-eval has the results of 223 models, with plain and length-controlled win rates (arXiv:2404.04475).
+They show how strongly the rates correlate with the length of the answers, and how much the same model gains if it is
+asked to write more.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from zoo.evals.length_control import length_controlled
 
 TABLE = "leaderboards/data_AlpacaEval_2/weighted_alpaca_eval_gpt4_turbo_leaderboard.csv"
 NULL_MODEL = "NullModel"
-"""An attack: it says the same to everything. No answer of a model."""
+"""An attack that gives one answer to everything; it is not a model."""
 ASKED = ("concise", "verbose")
-"""What the names end in of models that were asked to write less or more."""
+"""The endings of the names of models that were asked to write less or more."""
 Z = 1.959964
 
 
 def lc_alpacaeval(subject: Any) -> Score:
     """Spearman's correlation of length-controlled win rates with length, over AlpacaEval 2.0's leaderboard.
 
-    The details have the same of plain win rates, and how much both vary (deviation over mean, of a population) when a
-    model is asked to be concise or verbose, mean over models. Needs the package alpaca-eval.
+    The details have the same for plain win rates, and how much both vary (population deviation over mean) if a model
+    is asked to be concise or verbose, averaged over models. Needs the package alpaca-eval.
     """
     rows = _leaderboard()
     models = [row for name, row in rows.items() if name != NULL_MODEL]
@@ -51,14 +51,14 @@ def lc_alpacaeval(subject: Any) -> Score:
 
 
 def _leaderboard() -> dict[str, dict[str, float]]:
-    """The rows by model. The package itself is not imported: it wants a client and others that no number needs."""
-    found = importlib.util.find_spec("alpaca_eval")
-    if found is None or found.origin is None:
+    """The rows by model. The package itself is not imported: it needs packages that no number depends on."""
+    spec = importlib.util.find_spec("alpaca_eval")
+    if spec is None or spec.origin is None:
         raise ZooError(
-            "lc_alpacaeval reads the leaderboard that the package alpaca-eval brings, and it is not installed.",
+            "lc_alpacaeval reads the leaderboard in the package alpaca-eval, which is not installed.",
             "Type: pip install --no-deps alpaca-eval",
         )
-    path = Path(found.origin).parent / TABLE
+    path = Path(spec.origin).parent / TABLE
     if not path.is_file():
         raise ZooError(f"This alpaca-eval has no {TABLE}.", "Type: pip install --no-deps alpaca-eval==0.6.6")
     with path.open(encoding="utf-8", newline="") as file:
@@ -73,9 +73,9 @@ def _leaderboard() -> dict[str, dict[str, float]]:
 
 
 def _asked(rows: dict[str, dict[str, float]]) -> list[list[dict[str, float]]]:
-    """Each model that was asked to be concise and verbose, with all three of its rows."""
+    """The models that were also asked to be concise and verbose, each with all three of its rows."""
     names = sorted(name.removesuffix("_verbose") for name in rows if name.endswith("_verbose"))
-    groups = [[rows.get(one) for one in (name, *(f"{name}_{how}" for how in ASKED))] for name in names]
+    groups = [[rows.get(row_name) for row_name in (name, *(f"{name}_{how}" for how in ASKED))] for name in names]
     return [[row for row in group if row is not None] for group in groups if None not in group]
 
 
@@ -95,13 +95,14 @@ def spearman_interval(value: float, n: int) -> tuple[float, float]:
 def lc_simulation(
     subject: Any, models: int = 20, prompts: int = 800, bias: float = 2.0, verbosity: float = 0.5, seed: int = 0
 ) -> Score:
-    """Rank correlation with the true quality of length-controlled win rates, where a made-up judge likes length.
+    """Rank correlation of length-controlled win rates with the true quality, under a simulated judge that likes length.
 
-    The judge prefers a model to a common opponent with probability σ(quality + bias · tanh(d)), d the difference of
-    their lengths, whose mean differs between models by `verbosity` deviations. The details have the plain rates'.
+    The judge prefers a model to a common opponent with probability σ(quality + bias · tanh(d)), where d is the
+    difference of their lengths; its mean differs between models by `verbosity` deviations. The details have the
+    correlation of the plain win rates.
     """
     if models < 4 or prompts < 10:
-        raise ZooError("lc_simulation needs 4 models and 10 prompts, or more.", "Leave the options out for 20 and 800.")
+        raise ZooError("lc_simulation needs at least 4 models and 10 prompts.", "Leave out the options for 20 and 800.")
     draw = numpy.random.default_rng(seed)
     quality, offset = draw.standard_normal(models), verbosity * draw.standard_normal(models)
     plain, controlled = [], []

@@ -1,13 +1,13 @@
-"""Win rates with the length of answers taken out: a logistic model of who wins, read where both are equally long.
+"""Length-controlled win rates: a logistic model of preferences, evaluated for answers of equal length.
 
 Judges like long answers. AlpacaEval 2.0 (arXiv:2404.04475) therefore explains each preference by three terms: which
-model wrote the answer, how much longer it is than the other one, and how hard the instruction is; and reports what the
-model predicts without the second. Of two models alone the third cannot be told from chance, so it is left out here:
+model wrote the answer, how much longer it is than the other answer, and how hard the instruction is. It reports the
+prediction without the second term. With only two models the third term cannot be told from chance, so it is left out:
 
-    P(win) = σ(θ + φ · tanh(d / s)),   d the difference of the lengths, s its deviation; the rate is σ(θ).
+    P(win) = σ(θ + φ · tanh(d / s)),   d: difference of the lengths, s: its deviation; the rate is σ(θ).
 
-tanh lets a difference stop counting once it is large. Preferences may be probabilities. Both coefficients are held by a
-weak normal prior (deviation 1 for φ, 10 for θ), without which a model that always wins would have none.
+tanh limits the effect of large differences. Preferences may be probabilities. Both coefficients have a weak normal
+prior (deviation 1 for φ, 10 for θ), without which a model that always wins would have no finite estimate.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from dataclasses import dataclass
 import numpy
 
 PRECISION = numpy.diag([0.01, 1.0])
-"""Of the prior on θ and φ."""
+"""Deviations of the prior on θ and φ."""
 STEPS = 100
 Z = 1.959964
 
 
 @dataclass(frozen=True)
 class LengthControlled:
-    """rate: the win rate between answers of one length, with its 95 % interval; length_effect: φ."""
+    """rate: the win rate for answers of equal length, with its 95 % interval; length_effect: φ."""
 
     rate: float
     low: float
@@ -37,8 +37,8 @@ class LengthControlled:
 def length_controlled(wins: Sequence[float], differences: Sequence[float]) -> LengthControlled:
     """Fit θ and φ by Newton's method. wins: from 0 to 1, for each pair; differences: of the lengths, own − other.
 
-    The interval is that of θ with the sandwich estimate of its variance (preferences are no coin flips of the model's
-    probabilities), taken through σ.
+    The interval is that of θ, mapped by σ, with the sandwich estimate of its variance (preferences are not coin flips
+    with the model's probabilities).
     """
     y, x = numpy.asarray(wins, dtype=float), numpy.asarray(differences, dtype=float)
     spread = x.std()
@@ -49,7 +49,7 @@ def length_controlled(wins: Sequence[float], differences: Sequence[float]) -> Le
         slope = features.T @ (y - p) - PRECISION @ weights
         curvature = (features * (p * (1 - p))[:, None]).T @ features + PRECISION
         step = numpy.linalg.solve(curvature, slope)
-        # Newton's steps overshoot where the probabilities are near 0 or 1.
+        # Newton's steps overshoot if the probabilities are near 0 or 1.
         step *= min(1.0, 2.0 / max(1e-12, float(numpy.abs(step).max())))
         weights += step
         if numpy.abs(step).max() < 1e-10:

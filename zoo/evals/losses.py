@@ -1,4 +1,4 @@
-"""How likely given texts are to a model: perplexity, and what was forgotten since the start; and how far that lies."""
+"""How likely given texts are under a model: perplexity, forgetting since the start, and the KL to the start."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def perplexity(
     subject: Subject, data: str, split: str = "", columns: str = "", limit: int | None = None,
     kind: Kind = "demonstration", max_length: int = 1024,
 ) -> Score:  # fmt: skip
-    """e to the mean negative log-likelihood of a token: of texts, or of given answers to prompts."""
+    """e to the mean negative log-likelihood per token, of texts or of given answers to prompts."""
     losses, tokens = _losses(subject, *_encoded(subject, data, kind, split, columns, limit, max_length))
     loss = ratio_score("perplexity", losses, tokens, higher_is_better=False)
-    low, value, high = (math.exp(min(one, 700.0)) for one in (loss.low, loss.value, loss.high))
-    # What a case adds to the exponential, to first order.
-    cases = [value * (1 + one - loss.value) for one in loss.cases]
+    low, value, high = (math.exp(min(nats, 700.0)) for nats in (loss.low, loss.value, loss.high))
+    # What a case contributes to the exponential, to first order.
+    cases = [value * (1 + case - loss.value) for case in loss.cases]
     details = {"loss": loss.value, "tokens": sum(tokens)}
     return replace(loss, value=value, low=low, high=high, details=details, cases=cases)
 
@@ -36,7 +36,7 @@ def forgetting(
     subject: Subject, data: str, split: str = "", columns: str = "", limit: int | None = None,
     kind: Kind = "demonstration", max_length: int = 1024,
 ) -> Score:  # fmt: skip
-    """How much negative log-likelihood a token has risen since the start, in nats, on what the start could do."""
+    """Rise of the negative log-likelihood per token since the start, in nats, on texts that the start could model."""
     answers = _encoded(subject, data, kind, split, columns, limit, max_length)
     (now, tokens), (before, _) = _losses(subject, *answers), _losses(subject.compared, *answers)
     risen = [a - b for a, b in zip(now, before, strict=True)]
@@ -49,7 +49,7 @@ def kl(
     subject: Subject, data: str, split: str = "", columns: str = "", limit: int | None = None,
     max_new_tokens: int = 64, seed: int = 0,
 ) -> Score:  # fmt: skip
-    """KL(π ‖ π₀) to the start in nats an answer, over answers that the model samples at temperature 1."""
+    """KL(π ‖ π₀) to the start in nats per answer, over answers that the model samples at temperature 1."""
     records = records_of(subject, data, "prompt", split, columns, limit)
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=1.0)
     answers = answers_to(subject, [record["prompt"] for record in records], sampling, seed)
@@ -64,8 +64,8 @@ def kl(
 def _encoded(
     subject: Subject, data: str, kind: Kind, split: str, columns: str, limit: int | None, max_length: int
 ) -> tuple[Any, ...]:
-    """The answers to score: of a file of plain text its texts, whatever the kind. Too long texts are split."""
-    loaded = data_of(subject, data, (kind, *(one for one in KINDS if one != kind)), split, columns, limit)
+    """The answers to score; from a file of plain text its texts, whatever the kind. Long texts are split."""
+    loaded = data_of(subject, data, (kind, *(other for other in KINDS if other != kind)), split, columns, limit)
     long_rows = "split" if loaded.kind == "text" else "drop"
     encoded = encode(loaded.records, loaded.kind, subject.template, max_length=max_length, long_rows=long_rows).records
     if not encoded:
@@ -76,4 +76,4 @@ def _encoded(
 def _losses(subject: Subject, *answers: Any) -> tuple[list[float], list[float]]:
     """Negative log-likelihood and counted tokens of each answer."""
     scored = score_all(subject, list(answers))
-    return [-float(one.sum()[0]) for one in scored], [float(one.lengths[0]) for one in scored]
+    return [-float(logps.sum()[0]) for logps in scored], [float(logps.lengths[0]) for logps in scored]

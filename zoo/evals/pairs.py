@@ -1,4 +1,4 @@
-"""Pairs of scored answers, the first of which is the better one: margins, certainty and length."""
+"""Pairs of scored answers, of which the first is better: margins, certainty and length."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 from zoo.values.ties import won
 
 SAME_LENGTH = 0.1
-"""Answers are of one length when they differ by at most this share of the longer one, in tokens."""
+"""Two answers count as equally long if they differ by at most this share of the longer one, in tokens."""
 BINS = 10
 SUBSETS = ("subset", "source", "topic", "category")
-"""Columns of data that tell which part of it a pair belongs to; the first that a row has counts."""
+"""Columns that name the subset of the data a pair belongs to; the first one that a row has counts."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two scored answers to one prompt, the first of which is the better one. Lengths in tokens."""
+    """Two scored answers to one prompt, of which the first is better. Lengths are in tokens."""
 
     chosen: float
     rejected: float
@@ -27,7 +27,7 @@ class Pair:
 
     @property
     def right(self) -> float:
-        """1 where they are ordered right, ½ for a tie, 0."""
+        """1 if they are ordered right, ½ for a tie, else 0."""
         return won(self.margin)
 
     @property
@@ -40,11 +40,11 @@ class Pair:
 
     @property
     def difference(self) -> float:
-        """By how much the chosen answer is longer, as a share of the longer one: between −1 and 1."""
+        """How much longer the chosen answer is, as a share of the longer one: between −1 and 1."""
         return (self.chosen_length - self.rejected_length) / max(1, self.chosen_length, self.rejected_length)
 
     def as_sample(self, prompt: Any, chosen: Any, rejected: Any) -> dict[str, Any]:
-        """A pair to read; its score is 1 where it is ordered right, ½ for a tie.
+        """A pair to read; its score is 1 if it is ordered right, ½ for a tie.
 
         chosen, rejected: strings or conversations.
         """
@@ -57,41 +57,41 @@ class Pair:
         }  # fmt: skip
 
     def sample_of(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        """The same of a record of the data, with the part of the data that it belongs to, as `subset`."""
+        """The same for a record of the data, with the subset that it belongs to as `subset`."""
         subset = next((str(record[name]) for name in SUBSETS if record.get(name) not in (None, "")), None)
         sample = self.as_sample(record["prompt"], record["chosen"], record["rejected"])
         return sample if subset is None else {**sample, "subset": subset}
 
     @staticmethod
     def from_sample(sample: Mapping[str, Any]) -> Pair | None:
-        """The pair of a sample; None for a sample of something else."""
+        """The pair of a sample; None for a sample that is not a pair."""
         fields = ("chosen_score", "rejected_score", "chosen_length", "rejected_length")
         return Pair(*(sample[name] for name in fields)) if all(name in sample for name in fields) else None
 
 
 def certainty_bins(margins: Sequence[float]) -> list[tuple[float, float, int]]:
-    """(mean certainty, right ones, n) over ten bins of σ(|margin|), between ½ and 1; empty bins are left out."""
+    """(mean certainty, right pairs, n) over ten bins of σ(|margin|), between ½ and 1; empty bins are left out."""
     bins: dict[int, list[tuple[float, float]]] = {}
     for margin in margins:
         certainty = 1 / (1 + math.exp(-min(abs(margin), 700.0)))
         bins.setdefault(min(BINS - 1, int((certainty - 0.5) * 2 * BINS)), []).append((certainty, won(margin)))
     return [
-        (sum(certainty for certainty, _ in found) / len(found), sum(right for _, right in found), len(found))
-        for _, found in sorted(bins.items())
+        (sum(certainty for certainty, _ in pairs) / len(pairs), sum(right for _, right in pairs), len(pairs))
+        for _, pairs in sorted(bins.items())
     ]
 
 
 def calibration_error(margins: Sequence[float]) -> float:
     """Expected calibration error of σ(Δ): the gap between certainty and accuracy, over ten bins of certainty.
 
-    Certainty is σ(|Δ|), between ½ and 1; each bin counts by its pairs. 0 is perfect.
+    Certainty is σ(|Δ|), between ½ and 1; bins are weighted by their number of pairs. 0 is perfect.
     """
     gaps = [abs(certainty * n - right) for certainty, right, n in certainty_bins(margins)]
     return sum(gaps) / max(1, len(margins))
 
 
 def correlation(points: Sequence[tuple[float, float]]) -> float | None:
-    """Pearson's r; None where one side does not vary."""
+    """Pearson's r; None if one side does not vary."""
     n = len(points)
     middle = [sum(point[i] for point in points) / max(1, n) for i in (0, 1)]
     spread = [sum((point[i] - middle[i]) ** 2 for point in points) for i in (0, 1)]

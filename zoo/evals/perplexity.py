@@ -1,4 +1,4 @@
-"""How surprising a model finds the rows of a data set: for `zoo data filter` and its rule of perplexity."""
+"""The perplexity of the rows of a data set under a model, for the perplexity rule of `zoo data filter`."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ def perplexities(
     max_length: int = 1024,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[int, float]:
-    """exp of the mean negative log-probability a token, by row number, of the answer that a row is there to teach.
+    """exp of the mean negative log-probability per token of the answer that a row teaches, by row number.
 
-    Of a text or a bare prompt: of all of it. Longer rows are cut at max_length tokens; rows that the chat template
-    refuses or cuts away are absent, and so are those without a good answer.
+    For a text or a bare prompt it is that of the whole. Longer rows are cut at max_length tokens. Rows that the chat
+    template refuses, rows without tokens left after the cut, and rows without a good answer are absent.
     """
-    found: dict[int, float] = {}
+    values: dict[int, float] = {}
     for start in range(0, len(rows), ROWS_AT_ONCE):
         part = [record for row in rows[start : start + ROWS_AT_ONCE] if (record := _scored_as(row, kind))]
         encoded = encode(part, "text" if kind in ("text", "prompt") else "demonstration", subject.template,
                          max_length=max_length, long_rows="cut")  # fmt: skip
         scored = score_all(subject, [record["completion"] for record in encoded.records])
         for record, logps in zip(encoded.records, scored, strict=True):
-            # Beyond e^700 a float ends.
-            found[record["row"]] = math.exp(min(-float(logps.mean()), 700.0))
+            # Above e^700 a float overflows.
+            values[record["row"]] = math.exp(min(-float(logps.mean()), 700.0))
         if progress is not None:
             progress(min(start + ROWS_AT_ONCE, len(rows)), len(rows))
-    return found
+    return values
 
 
 def _scored_as(row: Row, kind: str) -> dict[str, Any] | None:
-    """A demonstration of the good answer, or the text."""
+    """A demonstration with the good answer, or the text."""
     record = row.record or {}
     if kind == "text":
         return {"text": record["text"], "row": row.number}

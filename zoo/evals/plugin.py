@@ -1,4 +1,4 @@
-"""The bundled evaluations, registered like anybody's; those that belong to a data set stand with it."""
+"""The bundled evaluations, registered like those of any plugin; evaluations for one data set are in its plugin."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def _of_given_answers() -> dict[str, Any]:
 
     return {
         "heldout_loss": Eval(
-            "Negative log-likelihood a token of held-out demonstrations.", heldout_loss,
+            "Negative log-likelihood per token of held-out demonstrations.", heldout_loss,
             details=("tokens", "perplexity"),
         ),
         "perplexity": Eval(
-            "e to the negative log-likelihood of a token, of texts or of given answers.", perplexity,
+            "e to the negative log-likelihood per token, of texts or of given answers.", perplexity,
             details=("loss", "tokens"), by_default=False,
         ),
         "preference_accuracy": Eval(
-            "Share of held-out pairs whose chosen answer is likelier a token.", preference_accuracy
+            "Share of held-out pairs whose chosen answer is likelier per token.", preference_accuracy
         ),
         "calibration": Eval(
             "Expected calibration error on multiple-choice questions, with and without temperature scaling.",
@@ -57,14 +57,14 @@ def _of_own_answers() -> dict[str, Any]:
             "Probability that one of k sampled answers is right.", pass_at_k, details=of_k, by_default=False
         ),
         "maj_at_k": Eval(
-            "How often the majority of k sampled answers is right.", maj_at_k, details=of_k, by_default=False
+            "How often the majority answer of k samples is right.", maj_at_k, details=of_k, by_default=False
         ),
         "sampled_reward": Eval(
-            "Mean reward of sampled answers, a gold reward for instance.", sampled_reward,
+            "Mean reward of sampled answers, such as a gold reward.", sampled_reward,
             details=("reward_std", "answers", *counts), by_default=False,
         ),
         "best_of_n": Eval(
-            "What the best of n answers by one reward is worth by another, for several n.", best_of_n,
+            "Gold reward of the best of n answers by another reward, for several n.", best_of_n,
             details=("gold_*", "proxy_*", "kl_*", "peak", "peak_n", "drop", "alpha", "beta", "pool", "missing",
                      "left_out"),
             by_default=False,
@@ -91,10 +91,10 @@ def _of_changes() -> dict[str, Any]:
 
     return {
         "kl": Eval(
-            "KL to the start, in nats an answer.", kl, details=("per_token", "mean_tokens"), by_default=False
+            "KL to the start, in nats per answer.", kl, details=("per_token", "mean_tokens"), by_default=False
         ),
         "forgetting": Eval(
-            "How much the negative log-likelihood a token has risen since the start.", forgetting,
+            "How much the negative log-likelihood per token has risen since the start.", forgetting,
             details=("loss", "loss_of_start", "tokens"), by_default=False,
         ),
     }  # fmt: skip
@@ -114,7 +114,7 @@ def _of_reward_models() -> dict[str, Any]:
             ("small_margin_accuracy", "large_margin_accuracy", *about),
         ),
         "ranking_accuracy": Eval(
-            "Share of pairs of answers to a prompt that the reward orders as their ranks do.", ranking_accuracy,
+            "Share of pairs of answers to a prompt that the reward orders like their ranks.", ranking_accuracy,
             "scalar", ("pairs", *about),
         ),
         "step_accuracy": Eval(
@@ -135,11 +135,11 @@ def _of_others() -> dict[str, Any]:
     return {
         "lm_eval": Eval("A task of the library lm-eval.", lm_eval, details=("*",), by_default=False),
         "lc_alpacaeval": Eval(
-            "How far AlpacaEval's length-controlled win rates go with length (needs the package alpaca-eval).",
+            "Correlation of AlpacaEval's length-controlled win rates with length (needs the package alpaca-eval).",
             lc_alpacaeval, "none", (*correlations, "models_asked"), by_default=False,
         ),
         "lc_simulation": Eval(
-            "Whether length-controlled win rates find the true order under a made-up judge that likes length.",
+            "Whether length-controlled win rates find the true order under a simulated judge that likes length.",
             lc_simulation, "none", ("plain", "length_controlled", "prompts"), by_default=False,
         ),
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Calibration: whether what is said with probability p is right p of the time. Formulas, without models.
+"""Calibration: whether statements with probability p are right with frequency p. Formulas without models.
 
 Reliability diagram and expected calibration error as in arXiv:1706.04599, with bins of equal width; temperature scaling
 from the same paper.
@@ -14,13 +14,13 @@ import numpy
 
 Logits = Sequence[float]
 HOTTEST = 100.0
-"""Temperatures are looked for between its inverse and this."""
+"""The largest temperature that is tried; the smallest is its inverse."""
 RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One question: the log-probs of its choices, up to a constant, and the place of the right one."""
+    """One question: the log-probabilities of its choices, up to a constant, and the index of the right one."""
 
     logits: tuple[float, ...]
     right: int
@@ -31,10 +31,10 @@ class Choice:
         return [share / sum(shares) for share in shares]
 
     def certainty(self, temperature: float = 1.0) -> tuple[float, bool]:
-        """The probability of the likeliest choice, the first of equal ones, and whether it is right."""
-        found = self.probabilities(temperature)
-        best = max(range(len(found)), key=lambda i: found[i])
-        return found[best], best == self.right
+        """The probability of the likeliest choice (the first of several equal ones), and whether it is right."""
+        probabilities = self.probabilities(temperature)
+        best = max(range(len(probabilities)), key=lambda i: probabilities[i])
+        return probabilities[best], best == self.right
 
 
 def reliability(certain: Sequence[tuple[float, bool]], bins: int) -> list[tuple[float, float, int]]:
@@ -43,13 +43,13 @@ def reliability(certain: Sequence[tuple[float, bool]], bins: int) -> list[tuple[
     for confidence, right in certain:
         held.setdefault(min(bins - 1, max(0, math.ceil(confidence * bins) - 1)), []).append((confidence, right))
     return [
-        (sum(c for c, _ in found) / len(found), sum(right for _, right in found) / len(found), len(found))
-        for _, found in sorted(held.items())
+        (sum(c for c, _ in cases) / len(cases), sum(right for _, right in cases) / len(cases), len(cases))
+        for _, cases in sorted(held.items())
     ]
 
 
 def calibration_error(certain: Sequence[tuple[float, bool]], bins: int) -> float:
-    """Expected calibration error: |confidence − accuracy| of the bins, weighed by their cases."""
+    """Expected calibration error: |confidence − accuracy| of the bins, weighted by their cases."""
     confidence, right = _columns(certain)
     return _error(confidence, right, bins)
 
@@ -58,15 +58,15 @@ def error_interval(certain: Sequence[tuple[float, bool]], bins: int) -> tuple[fl
     """95 % interval of the calibration error by bootstrap over the questions (percentiles of 1,000 resamples)."""
     confidence, right = _columns(certain)
     draws = numpy.random.default_rng(0).integers(0, len(certain), (RESAMPLES, len(certain)))
-    low, high = numpy.quantile([_error(confidence[one], right[one], bins) for one in draws], [0.025, 0.975])
+    low, high = numpy.quantile([_error(confidence[draw], right[draw], bins) for draw in draws], [0.025, 0.975])
     return float(low), float(high)
 
 
 def error_by_chance(certain: Sequence[tuple[float, bool]], bins: int) -> float:
-    """What the calibration error would be on average if every confidence were right: above 0 for few questions."""
+    """The mean calibration error of a perfectly calibrated model: above 0 for few questions."""
     confidence, _ = _columns(certain)
     luck = numpy.random.default_rng(0).random((RESAMPLES, len(certain))) < confidence
-    return float(numpy.mean([_error(confidence, one, bins) for one in luck]))
+    return float(numpy.mean([_error(confidence, outcomes, bins) for outcomes in luck]))
 
 
 def _columns(certain: Sequence[tuple[float, bool]]) -> tuple[numpy.ndarray, numpy.ndarray]:
@@ -74,13 +74,13 @@ def _columns(certain: Sequence[tuple[float, bool]]) -> tuple[numpy.ndarray, nump
 
 
 def _error(confidence: numpy.ndarray, right: numpy.ndarray, bins: int) -> float:
-    """The share of each bin cancels: Σ over bins of |Σ confidence − Σ right|, over all cases."""
+    """Σ over bins of |Σ confidence − Σ right|, divided by the number of cases: the weights of the bins cancel."""
     place = numpy.clip(numpy.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     return float(numpy.abs(numpy.bincount(place, confidence - right, bins)).sum() / max(1, len(confidence)))
 
 
 def fitted_temperature(choices: Sequence[Choice]) -> float:
-    """The temperature that makes the right choices likeliest.
+    """The temperature that maximises the likelihood of the right choices.
 
     The negative log-likelihood is convex in β = 1/T; its slope Σ (E_β[logit] − right logit) grows with β, and its
     zero is found by bisection.

@@ -1,4 +1,4 @@
-"""Evaluating a reward model: does it order answers as they should be, and by more than their length?"""
+"""Evaluates a reward model: does it order answers correctly, and not only by their length?"""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from zoo.values.ties import won
 from zoo.values.types import Answer
 
 ZEROS = ("wrong", "right", "skip")
-"""What a label 0 of a step may mean."""
+"""The possible meanings of a step's label 0."""
 
 
 def pair_eval(name: str, subject: Subject, records: list[dict[str, Any]]) -> Score:
     """Share of preference pairs whose chosen answer has the higher reward."""
-    found = encode(records[: subject.limit], "preference", subject.template).records
-    answers = [record[side] for record in found for side in ("chosen", "rejected")]
+    encoded = encode(records[: subject.limit], "preference", subject.template).records
+    answers = [record[side] for record in encoded for side in ("chosen", "rejected")]
     rewards = _rewards(subject, answers)
     lengths = [int(answer.mask.sum()) for answer in answers]
-    every = range(0, len(answers), 2)
-    pairs = [Pair(rewards[i], rewards[i + 1], lengths[i], lengths[i + 1]) for i in every]
-    samples = [pair.sample_of(record["record"]) for pair, record in zip(pairs, found, strict=True)]
-    margins = [record.get("margin") for record in found]
+    chosen_indices = range(0, len(answers), 2)
+    pairs = [Pair(rewards[i], rewards[i + 1], lengths[i], lengths[i + 1]) for i in chosen_indices]
+    samples = [pair.sample_of(record["record"]) for pair, record in zip(pairs, encoded, strict=True)]
+    margins = [record.get("margin") for record in encoded]
     details = {**compared(pairs), **by_margin(pairs, margins), **distribution(rewards, lengths)}
     return share_score(name, [pair.right for pair in pairs], details=details, samples=samples)
 
 
 def ranking_eval(name: str, subject: Subject, records: list[dict[str, Any]]) -> Score:
     """Share of pairs of unequal rank that the reward orders the same way: mean over prompts."""
-    found = encode(records[: subject.limit], "ranking", subject.template).records
-    answers = [answer for record in found for answer in record["completions"]]
+    encoded = encode(records[: subject.limit], "ranking", subject.template).records
+    answers = [answer for record in encoded for answer in record["completions"]]
     rewards = iter(zip(_rewards(subject, answers), (int(answer.mask.sum()) for answer in answers), strict=True))
     shares, pairs, flat = [], [], []
-    for record in found:
+    for record in encoded:
         scored = list(itertools.islice(rewards, len(record["completions"])))
         flat += scored
         ranks = record["ranks"]
@@ -58,17 +58,17 @@ def ranking_eval(name: str, subject: Subject, records: list[dict[str, Any]]) -> 
 def step_eval(name: str, subject: Subject, records: list[dict[str, Any]], zero: str = "") -> Score:
     """Share of a solution's steps, up to its first wrong one, that are on the right side of ½: mean over solutions.
 
-    zero: what a label 0 means: "wrong", "right", or "skip" for steps that are left out; as the model was trained.
+    zero: the meaning of a label 0, as in training: "wrong", "right", or "skip" for steps to leave out.
     """
     _require(subject, "step")
-    found = encode(records[: subject.limit], "stepwise", subject.template).records
-    _require_meaning(zero, [label for record in found for label in record["labels"]])
-    answers, ends = [record["completion"] for record in found], [record["step_ends"] for record in found]
+    encoded = encode(records[: subject.limit], "stepwise", subject.template).records
+    _require_meaning(zero, [label for record in encoded for label in record["labels"]])
+    answers, ends = [record["completion"] for record in encoded], [record["step_ends"] for record in encoded]
     with autocast(subject.precision, next(subject.model.parameters()).device):
         scored = score_many(subject.model, answers, at=ends, progress=subject.progress)
     shares: list[float] = []
     hits: dict[bool, list[float]] = {True: [], False: []}
-    for record, scores in zip(found, scored, strict=True):
+    for record, scores in zip(encoded, scored, strict=True):
         judged = _judged_steps(record["labels"], scores, zero)
         if judged:
             shares.append(sum(won(score if right else -score) for right, score in judged) / len(judged))
@@ -78,7 +78,7 @@ def step_eval(name: str, subject: Subject, records: list[dict[str, Any]], zero: 
     for right, word in ((True, "right"), (False, "wrong")):
         details[f"{word}_steps"] = len(hits[right])
         details[f"accuracy_of_{word}"] = round(sum(hits[right]) / len(hits[right]), 3) if hits[right] else None
-    # Of finding wrong steps: most steps are right, so that accuracy flatters a model that calls all of them so.
+    # F1 of finding wrong steps: most steps are right, so accuracy flatters a model that calls every step right.
     found_wrong = sum(hits[False])
     missed, false = len(hits[False]) - found_wrong, len(hits[True]) - sum(hits[True])
     details["f1_of_wrong"] = round(2 * found_wrong / (2 * found_wrong + missed + false), 3) if hits[False] else None
@@ -86,7 +86,7 @@ def step_eval(name: str, subject: Subject, records: list[dict[str, Any]], zero: 
 
 
 def _judged_steps(labels: Sequence[int], scores: Sequence[float], zero: str) -> list[tuple[bool, float]]:
-    """Whether a step is right, and its score, of every labelled step up to the first wrong one."""
+    """(whether it is right, its score) for every labelled step up to the first wrong one."""
     judged = []
     for label, score in zip(labels, scores, strict=True):
         if label == 0 and zero == "skip":
@@ -99,12 +99,12 @@ def _judged_steps(labels: Sequence[int], scores: Sequence[float], zero: str) -> 
 
 
 def _require_meaning(zero: str, labels: Sequence[int]) -> None:
-    """Raises ZooError for a `zero` that is none, and where 0 may mean two things."""
+    """Raises ZooError for an unknown `zero`, and if 0 is ambiguous."""
     if zero not in ("", *ZEROS):
-        raise ZooError(f"zero={zero} is no meaning of a label 0.{nearest(zero, ZEROS)}", f"It is {' or '.join(ZEROS)}.")
+        raise ZooError(f"zero={zero} is not a meaning of label 0.{nearest(zero, ZEROS)}", f"Give {' or '.join(ZEROS)}.")
     if not zero and {0, -1} <= set(labels):
         raise ZooError(
-            "Some steps are labelled −1, so that 0 may mean neutral.",
+            "Some steps are labelled −1, so 0 may mean neutral.",
             "Say what 0 is, as in training: step_accuracy(zero=right), or zero=skip, or zero=wrong.",
         )
 
@@ -119,17 +119,17 @@ def _rewards(subject: Subject, answers: list[Answer]) -> list[float]:
 def _require(subject: Subject, unit: str) -> None:
     """Raises ZooError unless the model scores whole answers ("answer"), or steps ("step")."""
     if not hasattr(subject.model, "score"):
-        raise ZooError("This evaluation is for reward models, and the model is a language model.")
-    if (found := unit_of(subject.model)) != unit:
-        fitting = {"step": "--eval step_accuracy", "answer": "--eval pair_accuracy"}[found]
+        raise ZooError("This evaluation is for reward models, but the model is a language model.")
+    if (own_unit := unit_of(subject.model)) != unit:
+        fitting = {"step": "--eval step_accuracy", "answer": "--eval pair_accuracy"}[own_unit]
         raise ZooError(
-            f"This evaluation is for models that score a whole {unit}, and this one scores a {found}.",
-            f"Its own is {fitting}.",
+            f"This evaluation is for models that score a whole {unit}, but this one scores a {own_unit}.",
+            f"Use {fitting}.",
         )
 
 
 def compared(pairs: Sequence[Pair]) -> dict[str, Any]:
-    """What rewards of pairs look like beside a coin's, length's and certainty's."""
+    """Statistics of the rewards of pairs: compared with chance, with length, and with their certainty."""
     even = [pair for pair in pairs if pair.same_length]
     count = max(1, len(pairs))
     longer = (
@@ -150,23 +150,23 @@ def compared(pairs: Sequence[Pair]) -> dict[str, Any]:
 
 
 def by_margin(pairs: Sequence[Pair], margins: Sequence[float | None]) -> dict[str, float]:
-    """Accuracy where the data calls the better answer little better, and much: margins up to their median, and above.
+    """Accuracy for pairs with small margins (up to the median) and with large margins.
 
-    margins: by how much each chosen answer is better, or None. Nothing where fewer than two margins differ.
+    margins: how much better the data calls each chosen answer, or None. Empty if fewer than two margins differ.
     """
-    known = [(margin, pair.right) for pair, margin in zip(pairs, margins, strict=True) if margin is not None]
-    sizes = sorted(margin for margin, _ in known)
+    rated = [(margin, pair.right) for pair, margin in zip(pairs, margins, strict=True) if margin is not None]
+    sizes = sorted(margin for margin, _ in rated)
     if len(set(sizes)) < 2:
         return {}
     largest_small = min(sizes[(len(sizes) - 1) // 2], max(size for size in sizes if size < sizes[-1]))
-    found: dict[str, list[float]] = {"small_margin_accuracy": [], "large_margin_accuracy": []}
-    for margin, right in known:
-        found["small_margin_accuracy" if margin <= largest_small else "large_margin_accuracy"].append(right)
-    return {name: round(sum(hits) / len(hits), 3) for name, hits in found.items()}
+    accuracies: dict[str, list[float]] = {"small_margin_accuracy": [], "large_margin_accuracy": []}
+    for margin, right in rated:
+        accuracies["small_margin_accuracy" if margin <= largest_small else "large_margin_accuracy"].append(right)
+    return {name: round(sum(hits) / len(hits), 3) for name, hits in accuracies.items()}
 
 
 def distribution(rewards: Sequence[float], lengths: Sequence[int]) -> dict[str, Any]:
-    """Mean, standard deviation (of a population) and correlation with the length, over all answers."""
+    """Mean, population standard deviation, and correlation with the length, over all answers."""
     n = max(1, len(rewards))
     mean = sum(rewards) / n
     together = correlation(list(zip(rewards, lengths, strict=True)))

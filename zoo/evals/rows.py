@@ -1,4 +1,4 @@
-"""The rows that an evaluation is made on, from any source, and the reward that checks answers to them."""
+"""The rows of an evaluation, from any source, and the reward that checks the answers to them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Records = list[dict[str, Any]]
 
 
 class Answering(Algorithm):
-    """Stands for whatever writes answers, where a source is asked for the reward that it is made for."""
+    """A stand-in for an algorithm that writes answers, if a source is asked for its reward."""
 
     api_version = 2
     data = "prompt"
@@ -39,19 +39,20 @@ def data_of(
     subject: Subject | None, data: str, kind: str | Sequence[str], split: str = "", columns: str = "",
     limit: int | None = None,
 ) -> DataSet:  # fmt: skip
-    """Records of a kind from any source that `--data` takes, of its first `limit` rows (and of the subject's limit).
+    """Records of a kind from the first `limit` rows (or the subject's limit) of any source that `--data` takes.
 
-    kind: of several the source's own, else the first; split: by default `heldout` of a named source, `train` of files,
-    which have no other; `data@split` outranks it. Raises ZooError as loading does.
+    kind: of several kinds the source's own is used if it is among them, else the first; split: by default `heldout` for
+    a named source and `train` for files, which have no other; `data@split` has priority. Raises ZooError as loading
+    does.
     """
     named = contributions(manager(), "sources")
     split = split or default_split(data, named)
-    given = parse_columns(columns) if columns else None
-    return load(data, kind, split=split, columns=given, limit=_limit(subject, limit), named_sources=named)
+    renamed = parse_columns(columns) if columns else None
+    return load(data, kind, split=split, columns=renamed, limit=_limit(subject, limit), named_sources=named)
 
 
 def raw_rows(subject: Subject | None, data: str, split: str = "", limit: int | None = None) -> Records:
-    """The rows of a source as they stand in it, for what is no kind of training data. Unreadable ones are an error."""
+    """The raw rows of a source, for data that is not training data. Raises ZooError for an unreadable row."""
     named = contributions(manager(), "sources")
     most = _limit(subject, limit)
     rows: Records = []
@@ -71,11 +72,11 @@ def default_split(data: str, named: Any) -> str:
 
 
 def reward_for(subject: Subject, text: str, data: str, max_new_tokens: int | None = None) -> Reward:
-    """The reward that was named, else the one that the data is made for. Raises ZooError if there is none."""
+    """The reward that was named, else the data's own reward. Raises ZooError if there is none."""
     text = text or str(data_defaults(data, Answering).get("reward") or "")
     if not text:
         raise ZooError(
-            f"Nothing says what makes an answer to {data} right.",
+            f"There is no reward that tells whether an answer to {data} is right.",
             "Name a reward, such as reward=numeric or reward=exact (docs/rewards.md).",
         )
     # There is one batch, so a reward that fails on all of it is an error at once.
@@ -86,5 +87,5 @@ def reward_for(subject: Subject, text: str, data: str, max_new_tokens: int | Non
 
 
 def _limit(subject: Subject | None, limit: int | None) -> int | None:
-    limits = [one for one in (limit, subject.limit if subject else None) if one is not None]
+    limits = [rows for rows in (limit, subject.limit if subject else None) if rows is not None]
     return min(limits, default=None)

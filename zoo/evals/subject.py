@@ -1,4 +1,4 @@
-"""A run or model by its name, ready to be evaluated: as `zoo eval` does it, and a recipe."""
+"""Loads a run or model by its name for evaluation, for `zoo eval` and for recipes."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def load_subject(
     against: str | None = None,
     **options: Any,
 ) -> Subject:
-    """A run or model with its weights in float32, and the arithmetic that the device does fast.
+    """A run or model with its weights in float32 and the precision that is fast on the device.
 
-    head: "lm" refuses reward models; template: the chat template where a run does not say which it was trained with;
-    against: the run or model that it is compared with, loaded when an evaluation asks for it. Raises ZooError when that
-    has other tokens.
+    head: "lm" refuses reward models; template: the chat template if a run does not record the one it was trained with;
+    against: the run or model to compare with, loaded when an evaluation needs it. Raises ZooError if its tokens
+    differ.
     """
     quiet_libraries()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -44,13 +44,13 @@ def load_subject(
     model = load_model(source, torch.float32).eval().to(device)
     arithmetic = choose_precision(precision, device)[0]
     chat = ChatTemplate(tokenizer, template or "auto", eos_ids=ending_ids(model))
-    given: dict[str, Any] = {"start": _other(against, out, say, tokenizer)} if against is not None else {}
-    return Subject(model, tokenizer, chat, arithmetic, **{"out": out, "say": say, **given, **options})
+    comparison: dict[str, Any] = {"start": _other(against, out, say, tokenizer)} if against is not None else {}
+    return Subject(model, tokenizer, chat, arithmetic, **{"out": out, "say": say, **comparison, **options})
 
 
 def _other(name: str, out: str, say: Callable[[str], None], tokenizer: Any) -> Callable[[], Any]:
     """A function that loads a language model with the same tokens."""
     source = resolve_start(name, out, say)
     require_head(source, "lm")
-    require_same_tokens(name, source, tokenizer, "the model that is evaluated, so the two cannot be compared")
+    require_same_tokens(name, source, tokenizer, "the evaluated model, so the two cannot be compared")
     return lambda: load_model(source, torch.float32)

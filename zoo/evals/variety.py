@@ -1,8 +1,8 @@
-"""How different texts are from each other, as token sequences: formulas, without models.
+"""How different texts are from each other, as token sequences: formulas without models.
 
-distinct-n (arXiv:1510.03055) is the share of different n-grams. It falls with the number of tokens by itself; EAD
-(arXiv:2202.13587) divides by what as many tokens drawn at random would have. Self-BLEU (arXiv:1802.01886) is the BLEU
-of each text against the others: high where all are alike.
+distinct-n (arXiv:1510.03055) is the share of different n-grams. It falls with the number of tokens; EAD
+(arXiv:2202.13587) divides by the number of different n-grams expected for random tokens. Self-BLEU (arXiv:1802.01886)
+is the BLEU of each text against the others: high if all are similar.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 Tokens = Sequence[int]
 LONGEST_BLEU = 4
 EPSILON = 0.1
-"""What BLEU counts where no n-gram is shared, so that short texts do not have 0 (method 1 of Chen and Cherry 2014)."""
+"""What BLEU counts if no n-gram is shared, so that short texts do not get 0 (method 1 of Chen and Cherry 2014)."""
 
 
 def ngrams(tokens: Tokens, n: int) -> Counter[tuple[int, ...]]:
@@ -22,7 +22,7 @@ def ngrams(tokens: Tokens, n: int) -> Counter[tuple[int, ...]]:
 
 
 def pooled(texts: Sequence[Tokens], n: int) -> Counter[tuple[int, ...]]:
-    """The n-grams of all texts together; none goes over the end of a text."""
+    """The n-grams of all texts together; no n-gram crosses the end of a text."""
     total: Counter[tuple[int, ...]] = Counter()
     for tokens in texts:
         total.update(ngrams(tokens, n))
@@ -30,13 +30,13 @@ def pooled(texts: Sequence[Tokens], n: int) -> Counter[tuple[int, ...]]:
 
 
 def distinct(texts: Sequence[Tokens], n: int) -> float | None:
-    """Different n-grams as a share of all; None where there is none."""
+    """Different n-grams as a share of all; None if there is no n-gram."""
     counts = pooled(texts, n)
     return len(counts) / counts.total() if counts else None
 
 
 def adjusted_distinct(texts: Sequence[Tokens], n: int, vocabulary: int) -> float | None:
-    """EAD: different n-grams over V·(1 − ((V − 1)/V)^C), C n-grams in all, V the size of the vocabulary."""
+    """EAD: different n-grams over V·(1 − ((V − 1)/V)^C), C: number of n-grams, V: size of the vocabulary."""
     counts = pooled(texts, n)
     if not counts:
         return None
@@ -45,16 +45,16 @@ def adjusted_distinct(texts: Sequence[Tokens], n: int, vocabulary: int) -> float
 
 
 def self_bleu(texts: Sequence[Tokens]) -> float | None:
-    """Mean over texts of the BLEU-4 against all others; None for fewer than two texts with tokens."""
-    given = [list(tokens) for tokens in texts if len(tokens)]
-    if len(given) < 2:
+    """Mean over texts of the BLEU-4 against all other texts; None for fewer than two texts with tokens."""
+    nonempty = [list(tokens) for tokens in texts if len(tokens)]
+    if len(nonempty) < 2:
         return None
-    grams = [[ngrams(tokens, n) for n in range(1, LONGEST_BLEU + 1)] for tokens in given]
-    return sum(_bleu(i, given, grams) for i in range(len(given))) / len(given)
+    grams = [[ngrams(tokens, n) for n in range(1, LONGEST_BLEU + 1)] for tokens in nonempty]
+    return sum(_bleu(i, nonempty, grams) for i in range(len(nonempty))) / len(nonempty)
 
 
 def _bleu(i: int, texts: list[list[int]], grams: list[list[Counter[tuple[int, ...]]]]) -> float:
-    """BLEU of one text with all others as references: clipped precisions, the nearest length for brevity."""
+    """BLEU of one text with all others as references: clipped precisions, brevity penalty by the nearest length."""
     logs = 0.0
     for n in range(LONGEST_BLEU):
         own = grams[i][n]

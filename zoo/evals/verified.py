@@ -1,4 +1,4 @@
-"""Answers that can be checked: how often one is right, one of k is, and the most frequent of k is."""
+"""Answers that can be checked: how often one answer is right, one of k is, or the most frequent of k is."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from zoo.rollout.engine import Sampling
 
 Values = list[list[float | None]]
 RIGHT = 0.5
-"""A reward above it makes an answer right; checkers give 1 and 0."""
+"""An answer with a reward above this counts as right; checkers give 1 and 0."""
 Conclusion = Literal["number", "boxed", "last_line", "text"]
 
 
@@ -24,10 +24,10 @@ def accuracy(
     subject: Subject, data: str, reward: str = "", split: str = "", columns: str = "", limit: int | None = None,
     max_new_tokens: int = 256, temperature: float = 0.0, seed: int = 0,
 ) -> Score:  # fmt: skip
-    """Share of prompts whose answer the reward finds right (above ½); greedy unless a temperature is given."""
+    """Share of prompts whose answer is right by the reward (above ½); greedy unless a temperature is given."""
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
     drawn, values, details = _verified(subject, data, reward, split, columns, limit, 1, sampling, seed)
-    right = [None if one[0] is None else one[0] > RIGHT for one in values]
+    right = [None if rewards[0] is None else rewards[0] > RIGHT for rewards in values]
     return share_score("accuracy", right, details=details, samples=samples_of(drawn, values))
 
 
@@ -46,7 +46,7 @@ def maj_at_k(
     limit: int | None = None, max_new_tokens: int = 256, temperature: float = 1.0, top_p: float = 1.0,
     conclusion: Conclusion = "number", seed: int = 0,
 ) -> Score:  # fmt: skip
-    """How often the conclusion that most of k sampled answers come to is right (self-consistency, arXiv:2203.11171)."""
+    """How often the most frequent conclusion of k sampled answers is right (self-consistency, arXiv:2203.11171)."""
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p)
     return _of_k("maj_at_k", subject, data, k, reward, None, split, columns, limit, sampling, conclusion, seed)
 
@@ -62,24 +62,26 @@ def _of_k(
             "Give a k of 1 or more, no fewer samples than k, and a temperature above 0.",
         )
     drawn, values, details = _verified(subject, data, reward, split, columns, limit, n, sampling, seed)
-    judged = {i: [value for value in one if value is not None] for i, one in enumerate(values)}
-    # A prompt with fewer than k answers that could be scored says nothing of k.
-    rights = {i: (len(one), sum(value > RIGHT for value in one)) for i, one in judged.items() if len(one) >= k}
+    judged = {i: [value for value in rewards if value is not None] for i, rewards in enumerate(values)}
+    # A prompt with fewer than k scored answers is left out.
+    rights = {
+        i: (len(rewards), sum(value > RIGHT for value in rewards)) for i, rewards in judged.items() if len(rewards) >= k
+    }
     if not rights:
         raise ZooError(
             f"{name}: no prompt of {data} has {k} answers that the reward could score.",
-            f"Draw more of them (samples={2 * k}), or see with `zoo eval --reward` what it misses.",
+            f"Draw more answers (samples={2 * k}), or see with `zoo eval --reward` why rewards are missing.",
         )
     curves = {
         size: [pass_at(count, right, size) for count, right in rights.values()] for size in sizes_up_to(k)
     }  # fmt: skip
     votes = [_majority(drawn.texts[i][:k], values[i][:k], CONCLUSIONS[conclusion]) for i in rights]
-    found = {"pass_at_k": curves[k], "maj_at_k": votes}
-    both = {key: sum(one) / max(1, len(one)) for key, one in found.items()}
-    more = {f"pass_at_{size}": sum(one) / max(1, len(one)) for size, one in curves.items()}
+    by_prompt = {"pass_at_k": curves[k], "maj_at_k": votes}
+    both = {key: sum(scores) / max(1, len(scores)) for key, scores in by_prompt.items()}
+    more = {f"pass_at_{size}": sum(scores) / max(1, len(scores)) for size, scores in curves.items()}
     left_out = len(values) - len(rights)
     details = {"accuracy": more["pass_at_1"], **both, **more, "samples": n, "left_out": left_out, **details}
-    of_prompt = dict(zip(rights, found[name], strict=True))
+    of_prompt = dict(zip(rights, by_prompt[name], strict=True))
     scores = [of_prompt.get(i) for i in range(len(values))]
     return mean_score(name, scores, (0.0, 1.0), details=details, samples=samples_of(drawn, values))
 
@@ -100,24 +102,24 @@ def _verified(
         values, failures = drawn.rewards(checker)
     finally:
         checker.close()
-    missing = sum(value is None for one in values for value in one)
+    missing = sum(value is None for rewards in values for value in rewards)
     return drawn, values, {"missing": missing, "mean_tokens": round(drawn.mean_tokens, 2), **failures}
 
 
 def samples_of(drawn: Drawn, values: Values) -> list[dict[str, Any]]:
-    """The first answer to each prompt, to read."""
+    """The first answer to each prompt, as samples to read."""
     return [
-        {"prompt": record["prompt"], "answer": texts[0], "score": one[0]}
-        for record, texts, one in zip(drawn.records, drawn.texts, values, strict=True)
+        {"prompt": record["prompt"], "answer": texts[0], "score": rewards[0]}
+        for record, texts, rewards in zip(drawn.records, drawn.texts, values, strict=True)
     ]
 
 
-# -- what an answer concludes ------------------------------------------------------------------------------------
+# -- the conclusion of an answer ---------------------------------------------------------------------------------
 
 
 def _majority(texts: list[str], values: list[float | None], conclude: Callable[[str], Hashable | None]) -> float:
-    known = [(text, value) for text, value in zip(texts, values, strict=True) if value is not None]
-    return majority([conclude(text) for text, _ in known], [float(value > RIGHT) for _, value in known])
+    scored = [(text, value) for text, value in zip(texts, values, strict=True) if value is not None]
+    return majority([conclude(text) for text, _ in scored], [float(value > RIGHT) for _, value in scored])
 
 
 def _last_line(text: str) -> str | None:

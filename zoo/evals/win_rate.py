@@ -1,4 +1,4 @@
-"""Win rate: how often a model's answer is preferred to another one's, by a judge in both orders or by a reward."""
+"""Win rate: how often a model's answer is preferred to another answer, by a judge in both orders or by a reward."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def win_rate(
     columns: str = "", limit: int | None = None, max_new_tokens: int = 256, temperature: float = 0.0,
     wording: str = "", seed: int = 0,
 ) -> Score:  # fmt: skip
-    """How often its answer beats that of the start (against=start) or the one in the data (against=data).
+    """How often its answer beats the start's answer (against=start) or the data's (against=data).
 
     A judge is asked in both orders, and its two probabilities are averaged; a reward gives 1, ½ or 0. The details have
-    the rate with the length taken out.
+    the length-controlled rate.
     """
     if bool(judge) == bool(reward) or against not in (START, DATA):
         raise ZooError(
@@ -50,12 +50,12 @@ def _by_judge(
     subject: Subject, spec: str, data: str, records: list[dict[str, Any]], mine: list[str], theirs: list[str],
     wording: str,
 ) -> tuple[list[float | None], dict[str, Any]]:  # fmt: skip
-    one = make_judge(
+    judge = make_judge(
         spec, precision=subject.precision, device=subject.device, out=subject.out, say=subject.say,
         wording=wording or None,
     )  # fmt: skip
-    one.progress = subject.progress
-    verdicts = one.compare([record["prompt"] for record in records], mine, theirs)
+    judge.progress = subject.progress
+    verdicts = judge.compare([record["prompt"] for record in records], mine, theirs)
     turned = [(v.first > 0.5) != (v.second > 0.5) for v in verdicts if not math.isnan(v.p)]
     return [None if math.isnan(v.p) else v.p for v in verdicts], {"order_decides": sum(turned) / max(1, len(turned))}
 
@@ -75,18 +75,18 @@ def _by_reward(
 def _scored(
     records: list[dict[str, Any]], mine: list[str], theirs: list[str], wins: list[float | None], more: dict[str, Any]
 ) -> Score:
-    known = [i for i, win in enumerate(wins) if win is not None]
-    if not known:
-        raise ZooError("win_rate: no pair of answers could be decided.", "Take another judge or reward.")
-    values = [float(wins[i]) for i in known]  # type: ignore[arg-type]
-    lengths = [(len(mine[i]), len(theirs[i])) for i in known]
+    decided = [i for i, win in enumerate(wins) if win is not None]
+    if not decided:
+        raise ZooError("win_rate: no pair of answers could be decided.", "Use another judge or reward.")
+    values = [float(wins[i]) for i in decided]  # type: ignore[arg-type]
+    lengths = [(len(mine[i]), len(theirs[i])) for i in decided]
     details: dict[str, Any] = {
         "won": sum(win > 0.5 + TIE for win in values) / len(values),
         "tied": sum(abs(win - 0.5) <= TIE for win in values) / len(values),
         "lost": sum(win < 0.5 - TIE for win in values) / len(values),
         "characters": sum(a for a, _ in lengths) / len(lengths),
         "characters_other": sum(b for _, b in lengths) / len(lengths),
-        "missing": len(wins) - len(known),
+        "missing": len(wins) - len(decided),
         **more,
     }
     fitted = length_controlled(values, [a - b for a, b in lengths])

@@ -1,1 +1,1 @@
-"""Judges: language models that say which of two answers is better, or how good one is."""
+"""Judges: language models that say which of two answers is better, or how good an answer is."""

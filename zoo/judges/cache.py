@@ -1,6 +1,6 @@
-"""What judges said, on disk, keyed by content: the judge, the question with its texts, and how it was asked.
+"""A cache of judgements on disk, keyed by content: the judge, the question with its texts, and how it was asked.
 
-One SQLite file for each judge; an answer is there as soon as it came, so that a kill or a failing server loses none.
+Each judge has one SQLite file; each response is written at once, so that a kill or a failing server loses none.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 
 class JudgementCache:
-    """Responses by key (sha256 of a question). judge: the fingerprint of whoever answers."""
+    """Responses by key (sha256 of a question). judge: the fingerprint of the respondent."""
 
     def __init__(self, folder: Path, judge: str):
         folder.mkdir(parents=True, exist_ok=True)
@@ -22,17 +22,17 @@ class JudgementCache:
         self._connection.execute("create table if not exists judgements (question blob primary key, response text)")
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, dict[str, Any]]:
-        """Those of `keys` that are known."""
-        found: dict[bytes, dict[str, Any]] = {}
+        """The cached responses to those of `keys` that have one."""
+        responses: dict[bytes, dict[str, Any]] = {}
         for start in range(0, len(keys), 500):
             part = list(keys[start : start + 500])
             marks = ",".join("?" * len(part))
             query = f"select question, response from judgements where question in ({marks})"
             rows: Any = self._connection.execute(query, part)
-            found |= {key: json.loads(text) for key, text in rows}
-        return found
+            responses |= {key: json.loads(text) for key, text in rows}
+        return responses
 
     def put(self, key: bytes, response: Mapping[str, Any]) -> None:
-        """Keep a response."""
+        """Store a response."""
         row = (key, json.dumps(dict(response)))
         self._connection.execute("insert or replace into judgements values (?, ?)", row)

@@ -1,4 +1,4 @@
-"""Constitutions: files of principles that answers are criticised, revised and compared by (arXiv:2212.08073)."""
+"""Constitutions: files of principles by which answers are criticised, revised and compared (arXiv:2212.08073)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ SHIPPED = {"default": Path(__file__).parent / "constitution.yaml"}
 
 @dataclass(frozen=True)
 class Principle:
-    """One principle. id: its name in records and reports; critique_request: asks for what an answer does wrong by it;
-    revision_request: asks for a better answer; comparison: asks which of two answers is the better one by it."""
+    """One principle. id: its name in records and reports; critique_request: asks how an answer violates it;
+    revision_request: asks for a better answer; comparison: asks which of two answers follows it better."""
 
     id: str
     critique_request: str
@@ -35,16 +35,16 @@ def load_constitution(path_or_name: str | Path = "default") -> list[Principle]:
     """
     name = str(path_or_name)
     if name not in SHIPPED and not Path(name).is_file():
-        known = ", ".join(SHIPPED)
+        shipped = ", ".join(SHIPPED)
         raise ZooError(
             f"There is no constitution '{name}'.{nearest(name, SHIPPED)}",
-            f"Give a YAML file, or one of those that come with zoo: {known}. docs/judges.md shows what stands in it.",
+            f"Give a YAML file, or a bundled constitution: {shipped}. docs/judges.md describes the format.",
         )
     file = SHIPPED.get(name, Path(name))
     content = read_yaml(file).get("principles")
     if not isinstance(content, list) or not content:
         raise ZooError(f"{file}: there is no list of principles.", "Begin the file with `principles:`.")
-    principles = [_principle(one, f"{file}: principle {number}") for number, one in enumerate(content, start=1)]
+    principles = [_principle(entry, f"{file}: principle {number}") for number, entry in enumerate(content, start=1)]
     seen: set[str] = set()
     for principle in principles:
         if principle.id in seen:
@@ -58,7 +58,7 @@ def _principle(content: object, where: str) -> Principle:
         raise ZooError(f"{where} is not a mapping.", f"It needs {', '.join(NAMES)}.")
     for key in content:
         if key not in NAMES:
-            raise ZooError(f"{where}: '{key}' means nothing.{nearest(key, NAMES)}", f"Keys: {', '.join(NAMES)}.")
+            raise ZooError(f"{where}: there is no key '{key}'.{nearest(key, NAMES)}", f"Keys: {', '.join(NAMES)}.")
     for key in NAMES:
         if not isinstance(content.get(key), str) or not content[key].strip():
             raise ZooError(f"{where} has no text under '{key}'.", f"It needs {', '.join(NAMES)}.")
@@ -66,5 +66,5 @@ def _principle(content: object, where: str) -> Principle:
 
 
 def constitution_id(principles: Sequence[Principle]) -> str:
-    """Eight letters that stand for the texts."""
-    return hashlib.sha256(json.dumps([asdict(one) for one in principles]).encode()).hexdigest()[:8]
+    """The first eight hexadecimal digits of a hash of the texts."""
+    return hashlib.sha256(json.dumps([asdict(principle) for principle in principles]).encode()).hexdigest()[:8]

@@ -1,8 +1,8 @@
 """An OpenAI-compatible server as a judge: `https://host/v1#model`.
 
-Where it gives log-probs of the likeliest next tokens, these are the choices' probabilities; where it does not, several
-answers are sampled and their shares are (hard labels by vote). What cannot be read, or fails again and again, is
-counted and left out. The key comes from the environment and is kept nowhere.
+If the server gives the log-probabilities of the likeliest next tokens, they give the choices' probabilities. If not,
+several answers are sampled, and the probabilities are the shares of votes. Responses that cannot be read, and requests
+that keep failing, are counted and left out. The key comes from the environment and is never stored.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from zoo.judges.spelled import KEYS, check_endpoint
 from zoo.judges.wording import Question
 
 AGAIN = (200, 408, 500, *BUSY)
-"""Worth another attempt: busy, failing or slow servers (408 is a time-out here), and what is not JSON (200)."""
+"""Statuses worth another attempt: busy, failing or slow servers (408 is a time-out here), and no JSON (200)."""
 REFUSALS = (400, 401, 402, 403, 404, 405, 413, 422)
-"""Answers that do not change by asking again."""
+"""Statuses that another attempt would not change."""
 FAILURES = 5
-"""So many requests in a row that fail after all their attempts end the work: the server is gone."""
+"""After this many consecutive requests that failed in all their attempts, the work ends: the server is gone."""
 TOP = 20
-"""The likeliest tokens that are asked for; the most that the interface allows."""
+"""The number of likeliest tokens to request; the most that the interface allows."""
 CHOICE_TOKENS = 8
 
 
 class Endpoint:
     """Asks a server over HTTP.
 
-    spec: `URL#model`; votes: answers a question where there are no log-probs; parallel: requests at a time; timeout:
-    seconds of one request; attempts, pause: of a request, and seconds before the second one, doubled each time;
-    longest_thought: tokens of a chain of thought.
+    spec: `URL#model`; votes: samples per question if there are no log-probabilities; parallel: requests at a time;
+    timeout: seconds for one request; attempts: of a request; pause: seconds before the second attempt, doubled each
+    time; longest_thought: most tokens in a chain of thought.
     """
 
     def __init__(
@@ -71,15 +71,15 @@ class Endpoint:
         self.gives_logps = True
         self._failed = 0
         self._fatal: ZooError | None = None
-        """What ended the work; requests that were still waiting then are not made."""
+        """The error that ended the work; requests that were still waiting are not made."""
         self._lock = threading.Lock()
 
     def fingerprint(self) -> str:
-        """Of the address, the model's name, and how it is asked; what stands behind the name is not known."""
+        """A hash of the address, the model's name, and how it is asked; the weights behind the name are unknown."""
         return hashlib.sha256(f"{self.name}\0{self.votes}\0{self.longest_thought}".encode()).hexdigest()
 
     def respond(self, questions: Sequence[Question], thinking: bool) -> Iterator[tuple[int, Response]]:
-        """See `Respondent`. Raises ZooError for a refusal, and when the server is gone."""
+        """See `Respondent`. Raises ZooError if the server refuses or is gone."""
         self._failed, self._fatal = 0, None
         with ThreadPoolExecutor(self.parallel) as pool:
             work = {pool.submit(self._answered, question, thinking): n for n, question in enumerate(questions)}
@@ -87,11 +87,11 @@ class Endpoint:
                 for done in as_completed(work):
                     yield work[done], done.result()
             finally:
-                for one in work:
-                    one.cancel()
+                for future in work:
+                    future.cancel()
 
     def _answered(self, question: Question, thinking: bool) -> Response:
-        """The response to one question; a failure of the server's is a problem, until there are too many."""
+        """The response to one question; a failed request gives a `problem`, until there are too many."""
         if self._fatal is not None:
             raise self._fatal
         try:
@@ -101,19 +101,19 @@ class Endpoint:
             status = f"status {error.status}" if error.status else "no connection"
             return Response(problem=f"the endpoint failed ({status})")
         except (KeyError, IndexError, TypeError, AttributeError, ValueError):
-            return Response(problem="the endpoint's answer has another shape")
+            return Response(problem="the endpoint's answer has an unknown form")
         with self._lock:
             self._failed = 0
         return response
 
     def _count_failure(self, error: ServerError) -> None:
-        """Raises where there is no use in going on."""
+        """Raises ZooError if it is useless to continue."""
         with self._lock:
             self._failed += 1
             if error.status in REFUSALS:
                 self._fatal = error
             elif self._failed >= FAILURES:
-                then = "What was judged is kept: the same command goes on from there, a run with `zoo resume`."
+                then = "The judgements so far are kept: the same command continues from there, a run with `zoo resume`."
                 hint = f"{error.hint} {then}".strip()
                 message = f"The judge failed {FAILURES} times in a row. The last time: {error.message}"
                 self._fatal = self._fatal or ZooError(message, hint)
@@ -129,69 +129,69 @@ class Endpoint:
                 {"role": "assistant", "content": thoughts},
                 {"role": "user", "content": question.task.decide},
             ]
-        found = self._by_logps(messages, question.task.choices) if self.gives_logps else None
+        logps = self._by_logps(messages, question.task.choices) if self.gives_logps else None
         if not self.gives_logps:
-            found = self._by_votes(messages, question.task.choices)
-        return Response(found or (), question.thoughts, "" if found else "no choice in the answer")
+            logps = self._by_votes(messages, question.task.choices)
+        return Response(logps or (), question.thoughts, "" if logps else "no choice in the answer")
 
     def _by_logps(self, messages: list[dict[str, str]], choices: Sequence[str]) -> tuple[float, ...] | None:
-        """From the likeliest tokens; sets `gives_logps` to False where the server has none."""
+        """The choices' log-probabilities; sets `gives_logps` to False if the server gives no likeliest tokens."""
         try:
-            said = self._said(messages, CHOICE_TOKENS, logprobs=True, top_logprobs=TOP)
+            choice = self._said(messages, CHOICE_TOKENS, logprobs=True, top_logprobs=TOP)
         except ServerError as error:
             if error.status not in (400, 422) or "logprobs" not in error.message:
                 raise
             self.gives_logps = False
             return None
-        tokens = (said.get("logprobs") or {}).get("content")
+        tokens = (choice.get("logprobs") or {}).get("content")
         if not tokens:
             self.gives_logps = False
             return None
         return read_logps(tokens, choices)
 
     def _by_votes(self, messages: list[dict[str, str]], choices: Sequence[str]) -> tuple[float, ...] | None:
-        """Log of the share that each choice has among sampled answers; those that cannot be read do not count."""
-        said = [self._said(messages, 2 * CHOICE_TOKENS, temperature=1.0) for _ in range(self.votes)]
-        chosen = Counter(read_choice(one["message"]["content"], choices) for one in said)
+        """The log of each choice's share of the sampled answers; answers that cannot be read do not count."""
+        replies = [self._said(messages, 2 * CHOICE_TOKENS, temperature=1.0) for _ in range(self.votes)]
+        chosen = Counter(read_choice(reply["message"]["content"], choices) for reply in replies)
         read = sum(chosen[number] for number in range(len(choices)))
         if not read:
             return None
         return tuple(math.log(chosen[n] / read) if chosen[n] else -math.inf for n in range(len(choices)))
 
     def _said(self, messages: list[dict[str, str]], max_tokens: int, **options: Any) -> dict[str, Any]:
-        """The server's choice number 0."""
+        """The first choice of the server's response."""
         body = {"model": self.model, "messages": messages, "max_tokens": max_tokens, "temperature": 0.0, **options}
         return self.server.post(f"{self.base}/chat/completions", body)["choices"][0]
 
 
 def read_logps(tokens: Sequence[dict[str, Any]], choices: Sequence[str]) -> tuple[float, ...] | None:
-    """The log-probs of the choices from a server's tokens, each with `token` and `top_logprobs`.
+    """The log-probabilities of the choices from a server's tokens, each with `token` and `top_logprobs`.
 
-    Blanks, brackets and asterisks before the choice are passed over; ways to write a choice are added up. Where a
-    choice may go on ("1" and a "0" behind it) its probability is shared out by the next token, if that was shown; else
-    what is not known is left out. None where no choice is among the likeliest tokens.
+    Blanks, brackets and asterisks before the choice are skipped; the probabilities of different spellings are summed.
+    If a choice may continue ("1" followed by "0"), its probability is split by the next token's, if these were given;
+    else it is left out. None if no choice is among the likeliest tokens.
     """
     names = [_bare(choice) for choice in choices]
-    place = next((i for i, one in enumerate(tokens) if _bare(one["token"])), None)
+    place = next((i for i, token in enumerate(tokens) if _bare(token["token"])), None)
     if place is None:
         return None
     p = dict.fromkeys(names, 0.0)
-    for one in _likeliest(tokens[place]):
-        if (name := _bare(one["token"])) in p:
-            p[name] += math.exp(one["logprob"])
-    said = _bare(tokens[place]["token"])
+    for token in _likeliest(tokens[place]):
+        if (name := _bare(token["token"])) in p:
+            p[name] += math.exp(token["logprob"])
+    written = _bare(tokens[place]["token"])
     for name in names:
         longer = {other[len(name) :]: other for other in names if other != name and other.startswith(name)}
-        # A vocabulary that has the longer one as a token never writes it in two.
+        # A vocabulary that has the longer choice as one token never writes it in two.
         if not longer or not p[name] or any(p[other] for other in longer.values()):
             continue
-        following = _likeliest(tokens[place + 1]) if said == name and place + 1 < len(tokens) else None
+        following = _likeliest(tokens[place + 1]) if written == name and place + 1 < len(tokens) else None
         whole, p[name] = p[name], (p[name] if following is not None else 0.0)
-        for one in following or ():
-            # As written: behind a blank, the next token begins another word.
-            if one["token"].rstrip() in longer:
-                part = whole * math.exp(one["logprob"])
-                p[longer[one["token"].rstrip()]] += part
+        for token in following or ():
+            # Unstripped at its start: after a blank, the next token begins another word.
+            if token["token"].rstrip() in longer:
+                part = whole * math.exp(token["logprob"])
+                p[longer[token["token"].rstrip()]] += part
                 p[name] = max(0.0, p[name] - part)
     if not sum(p.values()):
         return None
@@ -203,18 +203,18 @@ def _likeliest(token: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def read_choice(text: str, choices: Sequence[str]) -> int | None:
-    """The number of the choice that a text makes; None where it makes none, or more than one."""
+    """The index of the choice in a text; None if the text has no choice, or more than one."""
     names = [_bare(choice) for choice in choices]
     if _bare(text) in names:
         return names.index(_bare(text))
     words = "|".join(sorted(map(re.escape, names), key=len, reverse=True))
-    # A letter within a sentence may be an article, so only one in brackets counts; a number counts anywhere but
-    # within another one, or behind a slash, as in 7/10.
+    # A letter within a sentence may be an article, so only a letter in brackets counts. A number counts anywhere except
+    # within another number, or after a slash, as in 7/10.
     pattern = rf"(?<![\w./])({words})(?!\w|\.\w)" if all(name.isdigit() for name in names) else rf"\(({words})\)"
-    found = set(re.findall(pattern, text))
-    return names.index(found.pop()) if len(found) == 1 else None
+    matches = set(re.findall(pattern, text))
+    return names.index(matches.pop()) if len(matches) == 1 else None
 
 
 def _bare(text: str) -> str:
-    """Without blanks and punctuation around it."""
+    """The text without blanks and punctuation at its ends."""
     return text.strip(string.whitespace + string.punctuation)

@@ -1,8 +1,8 @@
 """A judge: which of two answers is better, and how good an answer is, as probabilities (arXiv:2309.00267, 2212.08073).
 
-It asks a language model (a *respondent*: a local model or an endpoint) and reads the probabilities of the choices it is
-given. A pair is asked in both orders. With a chain of thought the respondent first reasons greedily, then chooses with
-its reasoning before it.
+It asks a language model (a *respondent*: a local model or an endpoint) and reads the probabilities of the offered
+choices. Each pair is judged in both orders. With a chain of thought the respondent first reasons, decoding greedily,
+and then chooses with its reasoning in the context.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ Clamp = tuple[float, float]
 
 @dataclass(frozen=True)
 class Response:
-    """A respondent's answer to a question: log-probs of the choices (not normalised), or why there are none.
+    """A respondent's answer to a question: log-probabilities of the choices (not normalised), or why there are none.
 
-    thoughts: its reasoning, where it was asked for some.
+    thoughts: its reasoning, if it was asked to reason.
     """
 
     logps: tuple[float, ...] = ()
@@ -41,25 +41,25 @@ class Response:
 
 
 class Respondent(Protocol):
-    """Whoever is asked. name: for people, without secrets."""
+    """A model that answers questions. name: for display, without secrets."""
 
     name: str
 
     def fingerprint(self) -> str:
-        """sha256 of everything besides the question that an answer depends on."""
+        """sha256 of everything that an answer depends on, except the question."""
 
     def respond(self, questions: Sequence[Question], thinking: bool) -> Iterator[tuple[int, Response]]:
-        """(number of the question, response) in any order, each as soon as it is there.
+        """(index of the question, response) in any order, each as soon as it arrives.
 
-        Raises ZooError where no further question can be answered.
+        Raises ZooError if no further question can be answered.
         """
 
 
 class Judge:
-    """Prefers and rates.
+    """Compares pairs of answers and grades single answers.
 
-    device: where the tensors that it gives are wanted; cache: what was said before, None to ask always; progress:
-    called with (questions answered, questions in all). `statistics` counts what was judged.
+    device: of the tensors that it returns; cache: earlier responses, None to ask always; progress: called with
+    (questions answered, all questions). `statistics` counts the judgements.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Judge:
         self.device, self.cache, self.progress = torch.device(device), cache, progress
         self.statistics = Tally()
         self.seconds = 0.0
-        """Spent asking, by the clock."""
+        """Wall-clock seconds spent on asking."""
 
     @property
     def name(self) -> str:
@@ -91,11 +91,11 @@ class Judge:
         chain_of_thought: bool = False,
         clamp: Clamp | None = None,
     ) -> Tensor:
-        """The probability that a is better than b, float32 [B], both orders averaged; NaN where there is none.
+        """The probability that a is better than b, float32 [B], averaged over both orders; NaN if there is none.
 
-        prompts: encoded records, message lists or strings; principle: what the answers are compared by (a
-        `Principle`, the question as text, or one of these for each pair), the general question without one;
-        clamp: (least, greatest) label, (0.4, 0.6) for chains of thought in arXiv:2212.08073.
+        prompts: encoded records, message lists or strings; principle: by which the answers are compared (a `Principle`,
+        the question as text, or one of these for each pair); None asks the general question; clamp: (least, greatest)
+        label; arXiv:2212.08073 uses (0.4, 0.6) for chains of thought.
         """
         verdicts = self.compare(
             prompts, a, b, principle=principle, chain_of_thought=chain_of_thought, clamp=clamp
@@ -103,10 +103,11 @@ class Judge:
         return torch.tensor([verdict.p for verdict in verdicts], dtype=torch.float32, device=self.device)
 
     def rate(self, prompts: Sequence[Any], answers: Sequence[str], *, chain_of_thought: bool = False) -> Tensor:
-        """The expected grade of each answer from 1 to 10, float32 [B]; NaN where there is none."""
+        """The expected grade of each answer from 1 to 10, float32 [B]; NaN if there is none."""
         task = self.wording.tasks["rating"]
         questions = [
-            task.ask(prompt=as_text(prompt), answer=as_text(one)) for prompt, one in zip(prompts, answers, strict=True)
+            task.ask(prompt=as_text(prompt), answer=as_text(answer))
+            for prompt, answer in zip(prompts, answers, strict=True)
         ]
         grades = []
         for response in self._ask(questions, chain_of_thought):
@@ -128,16 +129,16 @@ class Judge:
         chain_of_thought: bool = False,
         clamp: Clamp | None = None,
     ) -> list[Verdict]:
-        """As `prefer`, with what was said in each order."""
+        """Like `prefer`, but with the judgement in each order."""
         if clamp is not None and not 0 <= clamp[0] <= 0.5 <= clamp[1] <= 1:
             raise ZooError(f"A label cannot be clamped to {clamp}.", "Give two numbers around a half, such as 0.4,0.6.")
         principles = _each(principle, len(prompts))
         pairs = [
-            (as_text(prompt), as_text(one), as_text(other), principle)
-            for prompt, one, other, principle in zip(prompts, a, b, principles, strict=True)
+            (as_text(prompt), as_text(answer), as_text(other), principle)
+            for prompt, answer, other, principle in zip(prompts, a, b, principles, strict=True)
         ]
-        questions = [self._question(prompt, one, other, rule) for prompt, one, other, rule in pairs]
-        questions += [self._question(prompt, other, one, rule) for prompt, one, other, rule in pairs]
+        questions = [self._question(prompt, answer, other, rule) for prompt, answer, other, rule in pairs]
+        questions += [self._question(prompt, other, answer, rule) for prompt, answer, other, rule in pairs]
         responses = self._ask(questions, chain_of_thought)
         verdicts = [
             _verdict(first, second, clamp)
@@ -153,55 +154,57 @@ class Judge:
         return self.wording.tasks["principle"].ask(prompt=prompt, first=first, second=second, principle=principle)
 
     def _ask(self, questions: Sequence[Question], thinking: bool) -> list[Response]:
-        """The responses, each different question asked once; the processes of a run share them out."""
+        """The responses; each different question is asked once, and the processes of a run divide the questions."""
         keys = [_key(question, thinking) for question in questions]
         wanted = dict(zip(keys, questions, strict=True))
-        known = (
-            {} if self.cache is None else {key: Response(**one) for key, one in self.cache.get(list(wanted)).items()}
+        responses = (
+            {}
+            if self.cache is None
+            else {key: Response(**response) for key, response in self.cache.get(list(wanted)).items()}
         )
-        missing = {key: question for key, question in wanted.items() if key not in known}
+        missing = {key: question for key, question in wanted.items() if key not in responses}
         rank, processes = my_place()
-        # Which answers a process has stored may differ; what is asked must not: all that any of them lacks.
+        # Processes may have cached different responses, but must agree on the questions: all that any process lacks.
         missing = {key: wanted[key] for share in gathered(list(missing)) for key in share}
         clock = time.perf_counter()
         mine, error = self._respond(dict(list(missing.items())[rank::processes]), thinking)
         self.seconds += time.perf_counter() - clock
         for share, failed in gathered((mine, error)):
-            known |= share
+            responses |= share
             error = error or failed
         if error is not None:
             raise ZooError(*error)
-        return [known[key] for key in keys]
+        return [responses[key] for key in keys]
 
     def _respond(
         self, questions: Mapping[bytes, Question], thinking: bool
     ) -> tuple[dict[bytes, Response], tuple[str, str] | None]:
-        """What the respondent says, stored as it comes, and the error that ended it (message, hint)."""
-        found: dict[bytes, Response] = {}
+        """The responses, each cached as it arrives, and the error that ended the work (message, hint)."""
+        responses: dict[bytes, Response] = {}
         keys = list(questions)
         try:
             for number, response in self.respondent.respond(list(questions.values()), thinking):
-                found[keys[number]] = response
+                responses[keys[number]] = response
                 if self.cache is not None and not response.problem:
                     self.cache.put(keys[number], vars(response))
                 if self.progress is not None:
-                    self.progress(len(found), len(keys))
+                    self.progress(len(responses), len(keys))
         except ZooError as error:
-            return found, (error.message, error.hint)
-        return found, None
+            return responses, (error.message, error.hint)
+        return responses, None
 
 
 def _each(principle: Any, count: int) -> list[str | None]:
     """The question of each pair's principle."""
     several = isinstance(principle, Sequence) and not isinstance(principle, str)
-    given = list(principle) if several else [principle] * count
-    return [one.comparison if isinstance(one, Principle) else one for one in given]
+    principles = list(principle) if several else [principle] * count
+    return [principle.comparison if isinstance(principle, Principle) else principle for principle in principles]
 
 
 def _verdict(first: Response, second: Response, clamp: Clamp | None) -> Verdict:
     if problem := first.problem or second.problem:
         return Verdict(math.nan, problem=problem)
-    thoughts = tuple(one.thoughts for one in (first, second) if one.thoughts is not None)
+    thoughts = tuple(response.thoughts for response in (first, second) if response.thoughts is not None)
     return Verdict.of(first.logps, second.logps, clamp, thoughts)
 
 

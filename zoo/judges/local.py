@@ -1,8 +1,8 @@
-"""A language model of this process as a judge: the log-probs of its choices, read from the next tokens.
+"""A language model in this process as a judge: reads the log-probabilities of its choices from the next tokens.
 
-A choice may be written in several ways ("1" and " 1"), and a way may take several tokens ("10" in many), so
-the log-probs of whole ways are added up. Where one way begins another ("1" and "10"), the shorter one is meant only if
-the longer does not follow.
+A choice may have several spellings ("1" and " 1"), and a spelling several tokens ("10" in many tokenizers), so the
+probabilities of whole spellings are summed. If one spelling begins another ("1" and "10"), the shorter one counts
+only where the longer one does not follow.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from zoo.rollout.sampling import Sampling
 from zoo.values.types import Answer
 
 Ways = list[tuple[int, tuple[int, ...]]]
-"""(number of the choice, token ids of one way to write it)."""
+"""(index of the choice, token ids of one spelling)."""
 
 
 class LocalModel:
     """A causal language model that is asked with its own chat template.
 
-    load: gives the model, on its device, when it is first asked; borrow: a context in which that model is the judge
-    (adapters off); layout: how rows are laid out, None to find out by a self-test; micro_tokens: of one forward pass;
-    longest_thought: tokens of a chain of thought.
+    load: gives the model, on its device, when it is first needed; borrow: a context in which that model is the judge
+    (adapters off); layout: how rows are laid out, None to choose by a self-test; micro_tokens: tokens in one forward
+    pass; longest_thought: most tokens in a chain of thought.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class LocalModel:
         return self._model
 
     def fingerprint(self) -> str:
-        """Of weights, template, arithmetic, and the length of thoughts."""
+        """A hash of the weights, the template, the precision, and the longest thought."""
         own = [
             (n, p)
             for n, p in self.model.named_parameters()
@@ -78,7 +78,7 @@ class LocalModel:
         return fingerprint(own, self.precision, architecture(self.model), template, str(self.longest_thought))
 
     def respond(self, questions: Sequence[Question], thinking: bool) -> Iterator[tuple[int, Response]]:
-        """See `Respondent`. What does not fit into the model, or holds its control tokens, is a problem."""
+        """See `Respondent`. A question that is too long for the model or holds control tokens gives a `problem`."""
         problems: dict[int, Response] = {}
         asked: dict[int, list[int]] = {}
         reserve = self.longest_thought if thinking else 0
@@ -100,12 +100,12 @@ class LocalModel:
             yield number, Response(tuple(logps), thoughts.get(number))
 
     def _ids(self, text: str, reserve: int) -> list[int]:
-        """A question as ids, with what asks the model to answer. Raises RowError."""
+        """A question as ids, with the generation prompt. Raises RowError."""
         raw = self.template.renderer is None
         written = self.template.prompt_text(f"{text}\n" if raw else [{"role": "user", "content": text}])
         ids = self.template.tokens.ids([written])[0]
         limit = longest_text(self.model)
-        # Room for what begins the answer, and for the choice.
+        # Room for the beginning of the answer and for the choice.
         if limit is not None and len(ids) + reserve + 64 > limit:
             raise RowError("E_LONG", "prompt", "longer than the judge's context")
         return ids
@@ -118,23 +118,23 @@ class LocalModel:
         )
         with self.borrow(), autocast(self.precision, self._device):
             sampling = Sampling(max_new_tokens=self.longest_thought, temperature=0.0)
-            found = engine.generate([torch.tensor(ids) for ids in asked.values()], 1, sampling)
-        texts = [tokenizer.decode(answer.completion, skip_special_tokens=True).strip() for answer in found]
+            answers = engine.generate([torch.tensor(ids) for ids in asked.values()], 1, sampling)
+        texts = [tokenizer.decode(answer.completion, skip_special_tokens=True).strip() for answer in answers]
         return dict(zip(asked, texts, strict=True))
 
     def _ways(self, choices: Sequence[str]) -> Ways:
-        """Every way to write each choice, with and without a blank before it; equal ones once."""
+        """The spellings of each choice, with and without a blank before it; equal spellings once."""
         tokens = self.template.tokens
-        found = {
+        spellings = {
             tuple(tokens.continuation(text)): number
             for number, choice in enumerate(choices)
             for text in (choice, f" {choice}")
         }
-        return [(number, way) for way, number in found.items()]
+        return [(number, way) for way, number in spellings.items()]
 
     @torch.no_grad()
     def _scored(self, questions: dict[int, tuple[list[Answer], Ways]]) -> Iterator[tuple[int, list[float]]]:
-        """The log-probs of each question's choices, as many questions at a time as fit into a forward pass."""
+        """The log-probabilities of each question's choices, as many questions at a time as fit into a forward pass."""
         device = self._device
         for part in self._parts(questions):
             answers = [answer.to(device) for number in part for answer in questions[number][0]]
@@ -148,7 +148,7 @@ class LocalModel:
                 yield number, choice_logps([(choice, way, next(totals)) for choice, way in ways])
 
     def _parts(self, questions: dict[int, tuple[list[Answer], Ways]]) -> Iterator[list[int]]:
-        """Questions of like length together."""
+        """Groups of questions of similar length."""
         part: list[int] = []
         tokens = 0
         for number in sorted(questions, key=lambda number: len(questions[number][0][0].prompt)):
@@ -165,7 +165,7 @@ class LocalModel:
 
     def _chosen_layout(self, answers: Sequence[Answer]) -> str:
         if self.layout is None and len({p.dtype for p in self.model.parameters()}) > 1:
-            # Rounded weights run under autocast only, where the test would see too little.
+            # Rounded weights run only under autocast, where the self-test would see too little.
             self.layout = "padded"
         if self.layout is None:
             self.layout, _ = choose_layout(self.model, answers[:2], "auto", rounding_tolerance(self.precision))
@@ -177,16 +177,20 @@ class LocalModel:
 
 
 def choice_logps(ways: Sequence[tuple[int, tuple[int, ...], float]]) -> list[float]:
-    """The log-prob of each choice from (choice, ids, log-prob) of every way to write one.
+    """The log-probability of each choice, from (choice, ids, log-probability) of every spelling.
 
-    Numbers are kept relative to the largest until the end, so that choices far from likely do not vanish.
+    Probabilities are kept relative to the largest until the end, so that unlikely choices do not underflow.
     """
     top = max(logp for *_, logp in ways)
     p = {way: math.exp(logp - top) for _, way, logp in ways}
     sums = [0.0] * (1 + max(choice for choice, *_ in ways))
     for choice, way, _ in ways:
         longer = [other for other in p if len(other) > len(way) and other[: len(way)] == way]
-        nearest = [one for one in longer if not any(one[: len(other)] == other for other in longer if other != one)]
+        nearest = [
+            extension
+            for extension in longer
+            if not any(extension[: len(other)] == other for other in longer if other != extension)
+        ]
         sums[choice] += max(0.0, p[way] - sum(p[other] for other in nearest))
     return [math.log(total) + top if total > 0 else -math.inf for total in sums]
 

@@ -1,4 +1,4 @@
-"""From what `--judge` says to a judge: the policy itself, another model or run, or a server's model."""
+"""Makes the judge that `--judge` names: the policy itself, another model or run, or a server's model."""
 
 from __future__ import annotations
 
@@ -48,16 +48,17 @@ def make_judge(
     trust_remote_code: bool = False,
     say: Callable[[str], None] = print,
 ) -> Judge:
-    """A judge from its spelling. Raises ZooError for what is not there.
+    """A judge from its spelling. Raises ZooError if it does not exist.
 
     spec: `self`; the name, folder or run of a language model; or `https://host/v1#model-name`, an OpenAI-compatible
-    endpoint whose key stands in ZOO_JUDGE_KEY or OPENAI_API_KEY.
-    policy_model, template: for `self`, a model with the weights that are to judge, or a function that gives it when it
-    is needed, and the chat template to ask it with; borrow: a context in which it is the judge, such as
-    `policy.disable_adapter`. layout: of its rows, as found by the run's self-test, None for a test of its own.
-    precision: Lightning's name; device: where tensors are wanted and other models are put; micro_tokens: of one forward
-    pass; wording: a file of texts; cache: keep what is said on disk, None for endpoints only (they cost money
-    and need not say the same twice); votes, parallel: of an endpoint; longest_thought: tokens of a chain of thought.
+    endpoint whose key is in ZOO_JUDGE_KEY or OPENAI_API_KEY.
+    policy_model, template: for `self`, the model that judges, or a function that gives it when it is needed, and the
+    chat template to ask it with; borrow: a context in which it is the judge, such as `policy.disable_adapter`;
+    layout: of its rows, as chosen by the run's self-test, None for a self-test of its own;
+    precision: Lightning's name; device: for tensors and for other models; micro_tokens: tokens in one forward pass;
+    wording: a file of texts; cache: store responses on disk; None does so only for endpoints (they cost money and may
+    answer differently the next time); votes, parallel: of an endpoint; longest_thought: most tokens in a chain of
+    thought.
     """
     texts = load_wording(wording)
     respondent: Respondent
@@ -65,7 +66,9 @@ def make_judge(
         respondent = Endpoint(spec, votes=votes, parallel=parallel, longest_thought=longest_thought)
     elif spec == SELF:
         if policy_model is None or template is None:
-            raise ZooError("There is no policy here that could judge itself.", "Name the judge: --judge smollm2-135m.")
+            raise ZooError(
+                "There is no policy here that could be its own judge.", "Name the judge: --judge smollm2-135m."
+            )
         load = (lambda: policy_model) if isinstance(policy_model, torch.nn.Module) else policy_model
         respondent = LocalModel(
             SELF, load, template, precision, borrow=borrow, layout=layout, micro_tokens=micro_tokens,
@@ -87,7 +90,7 @@ def _other_model(
     trust_remote_code: bool,
     say: Callable[[str], None],
 ) -> LocalModel:
-    """A model of its own, frozen, asked with its own chat template."""
+    """Another model, frozen, asked with its own chat template."""
     is_run = is_run_name(spec, out)
     run = find_run(spec, out) if is_run else None
     source = resolve_model(str(run.path) if run else spec, say)
@@ -100,7 +103,7 @@ def _other_model(
         use_cpu_attention(model)
     settings = run.config.get("template", "auto") if run else "auto"
     chat = ChatTemplate(load_tokenizer(source, trust_remote_code), settings, eos_ids=ending_ids(model))
-    # Before the weights are rounded: rounding hides what the test looks for.
+    # Before the weights are rounded, because rounding hides what the self-test looks for.
     probes = [chat.answer("Name a colour.", text).to(device) for text in ("Red.", "It is blue.")]
     layout, _ = choose_layout(model, probes, "auto", rounding_tolerance(precision))
     round_frozen(model, precision)
@@ -111,9 +114,9 @@ def _other_model(
 
 
 def _opened(respondent: Respondent, say: Callable[[str], None]) -> JudgementCache | None:
-    """What this judge said before; without it where the folder cannot be written."""
+    """The cache of this judge; None if the folder cannot be written."""
     try:
         return JudgementCache(cache_folder() / "judgements", respondent.fingerprint())
     except (OSError, sqlite3.Error) as error:
-        say(f"What the judge says is not kept: {cache_folder()} cannot be written ({error}).")
+        say(f"The judge's responses are not cached: {cache_folder()} cannot be written ({error}).")
         return None

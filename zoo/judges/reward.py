@@ -14,7 +14,7 @@ from zoo.models.default import NAME
 
 
 class JudgeReward:
-    """Grades answers from −1 (useless) to 1 (whatever was asked, correctly and clearly); None where it cannot."""
+    """Grades answers from −1 (useless) to 1 (does what was asked, correctly and clearly); None without a grade."""
 
     def __init__(self, judge: Judge, chain_of_thought: bool = False):
         self.judge, self.chain_of_thought = judge, chain_of_thought
@@ -26,9 +26,10 @@ class JudgeReward:
 
 
 def judge_reward(options: Mapping[str, float | str], **settings: Any) -> JudgeReward:
-    """From what stands in the brackets. settings: further arguments of `make_judge`. Raises ZooError.
+    """The reward from the options in its brackets. settings: further arguments of `make_judge`. Raises ZooError.
 
-    model: of the judge, as in --judge (not self: a reward does not know the policy); by default the default model.
+    The option `model` is the judge, as in --judge (not self: a reward does not know the policy); default: the default
+    model.
     """
     chain_of_thought = check_options(options)
     wording = str(options["wording"]) if "wording" in options else None

@@ -1,7 +1,7 @@
-"""The arithmetic of judging: choices to preferences and grades, and what is counted of them (arXiv:2309.00267).
+"""The arithmetic of judging: from choices to preferences and grades, and their statistics (arXiv:2309.00267).
 
-A judge likes positions: the smaller it is, the more often it takes the first answer whatever it says. So each pair is
-judged in both orders, P(a better) = ½[P_ab(first) + P_ba(second)].
+Judges have a position bias: the smaller the model, the more often it chooses the first answer whatever it says. So
+each pair is judged in both orders, P(a better) = ½[P_ab(first) + P_ba(second)].
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 TIE = 0.01
-"""A pair whose probability is as near as this to a half counts as a tie."""
+"""A pair whose probability is this close to a half counts as a tie."""
 BINS = 10
 
 
 def distribution(logps: Sequence[float]) -> list[float]:
-    """Probabilities of the choices, renormalised over them: softmax, in float64."""
+    """The probabilities of the choices, normalised to sum to 1: softmax, in float64."""
     return torch.tensor(logps, dtype=torch.float64).softmax(-1).tolist()
 
 
@@ -31,21 +31,21 @@ def expected_grade(logps: Sequence[float]) -> float:
 
 
 def as_reward(grades: Tensor) -> Tensor:
-    """Grades of 1 to 10 as rewards of −1 to 1. The paper scales, too, and does not say how."""
+    """Grades of 1 to 10 as rewards of −1 to 1. The paper scales too, but does not say how."""
     return 2 * (grades - 1) / 9 - 1
 
 
 def entropy(p: float) -> float:
-    """Of a coin with this probability, in nats."""
+    """The entropy of a coin with this probability, in nats."""
     return -sum(q * math.log(q) for q in (p, 1 - p) if q > 0)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a judge said of a pair (a, b).
+    """A judgement of a pair (a, b).
 
-    p: that a is better, clamped where that was asked for; NaN where there is none. first, second: the same from the
-    order (a, b) and from (b, a); thoughts: its reasoning in both orders; problem: why there is none.
+    p: the probability that a is better, clamped if that was asked for; NaN if there is none; first, second: the same
+    from the order (a, b) and from (b, a); thoughts: the judge's reasoning in both orders; problem: why there is none.
     """
 
     p: float
@@ -61,14 +61,14 @@ class Verdict:
         clamp: tuple[float, float] | None = None,
         thoughts: tuple[str, ...] = (),
     ) -> Verdict:
-        """From the log-probs of the choices (first answer, second answer) in the orders (a, b) and (b, a)."""
+        """From the log-probabilities of the choices (first answer, second answer) in the orders (a, b) and (b, a)."""
         first, second = distribution(first_order)[0], distribution(second_order)[1]
         p = (first + second) / 2
         return Verdict(p if clamp is None else min(max(p, clamp[0]), clamp[1]), first, second, thoughts)
 
     @property
     def inconsistent(self) -> bool:
-        """The judge took the same position in both orders."""
+        """Whether the judge chose the same position in both orders."""
         return (self.first - 0.5) * (self.second - 0.5) < 0
 
     @property
@@ -91,11 +91,11 @@ class Tally:
     histogram: list[int] = field(default_factory=lambda: [0] * BINS)
     """Labels by their probability, in ten equal parts of 0 to 1."""
     unclamped: list[int] = field(default_factory=lambda: [0] * BINS)
-    """The same before clamping."""
+    """The same without clamping."""
     grades: int = 0
     grade_sum: float = 0.0
     unusable: Counter[str] = field(default_factory=Counter)
-    """What could not be judged, by the reason."""
+    """Counts of what could not be judged, by reason."""
 
     def add(self, verdict: Verdict) -> None:
         if verdict.problem:
@@ -113,7 +113,7 @@ class Tally:
         self.grade_sum += grade
 
     def summary(self) -> dict[str, Any]:
-        """Shares and means of the pairs, None where there are none; entropy in nats (at most ln 2 = 0.693)."""
+        """Shares and means over the pairs, None if there are none; entropy in nats (at most ln 2 = 0.693)."""
 
         def share(count: float) -> float | None:
             return count / self.pairs if self.pairs else None

@@ -1,4 +1,4 @@
-"""What a judge is asked: texts from a file, filled in with a prompt and its answers."""
+"""The questions to a judge: texts from a file, filled in with a prompt and its answers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PLACES = {
     "principle": {"prompt", "first", "second", "principle"},
     "rating": {"prompt", "answer"},
 }
-"""The tasks, and what the question of each must hold."""
+"""The tasks, and the placeholders that the question of each must hold."""
 TEXTS = ("question", "decide", "think", "lead")
 COUNTS = {"preference": 2, "principle": 2, "rating": 10}
 PLACE = re.compile(r"\{(\w+)\}")
@@ -37,38 +37,38 @@ class Task:
     choices: tuple[str, ...]
 
     def ask(self, **parts: str) -> Question:
-        """The question about some texts, each put in once: braces within them mean nothing."""
+        """The question about some texts. They are filled in only once, so braces in them have no meaning."""
         return Question(PLACE.sub(lambda found: parts[found[1]], self.question), self)
 
 
 @dataclass(frozen=True)
 class Question:
-    """One question to a judge. body: what it is about; thoughts: what the judge has reasoned so far."""
+    """One question to a judge. body: the filled-in question; thoughts: the judge's reasoning so far."""
 
     body: str
     task: Task
     thoughts: str | None = None
 
     def text(self, thinking: bool) -> str:
-        """The user's turn: to be decided at once, or after thinking."""
+        """The user turn, which asks to decide at once or to reason first."""
         return f"{self.body}\n\n{self.task.think if thinking else self.task.decide}"
 
     @property
     def opening(self) -> str:
-        """How the judge's own turn begins before its choice."""
+        """The beginning of the judge's turn, before its choice."""
         return self.task.lead if self.thoughts is None else f"{self.thoughts}\n\n{self.task.lead}"
 
 
 @dataclass(frozen=True)
 class Wording:
-    """The texts of all tasks. id: their name and a hash of them, which goes with every label."""
+    """The texts of all tasks. id: their name and a hash of them, which is stored with every label."""
 
     id: str
     tasks: Mapping[str, Task]
 
 
 def load_wording(path: str | Path | None = None) -> Wording:
-    """The shipped texts, with those of a file in their place. Raises ZooError that names file and key."""
+    """The bundled texts, replaced by those of a file where it has any. Raises ZooError that names file and key."""
     content = read_yaml(SHIPPED)
     if path is not None:
         _lay_over(content, read_yaml(path), path)
@@ -78,9 +78,9 @@ def load_wording(path: str | Path | None = None) -> Wording:
     return Wording(f"{name}-{digest[:8]}", tasks)
 
 
-def _lay_over(content: dict[str, Any], given: dict[str, Any], path: str | Path) -> None:
-    content["name"] = given.pop("name", Path(path).stem)
-    for task, texts in given.items():
+def _lay_over(content: dict[str, Any], overrides: dict[str, Any], path: str | Path) -> None:
+    content["name"] = overrides.pop("name", Path(path).stem)
+    for task, texts in overrides.items():
         if task not in PLACES:
             raise ZooError(f"{path}: there is no task '{task}'.{nearest(task, PLACES)}", f"Tasks: {', '.join(PLACES)}.")
         if not isinstance(texts, dict):
@@ -98,17 +98,17 @@ def _check(where: str, task: str, key: str, value: Any) -> None:
             raise ZooError(f"{where} must be texts.", 'Put numbers in quotes: ["1", "2"].')
         return
     if key not in TEXTS:
-        raise ZooError(f"{where} means nothing.{nearest(key, [*TEXTS, 'choices'])}", f"Names: {', '.join(TEXTS)}.")
+        raise ZooError(f"{where} is unknown.{nearest(key, [*TEXTS, 'choices'])}", f"Names: {', '.join(TEXTS)}.")
     if not isinstance(value, str) or not value.strip():
         raise ZooError(f"{where} must be a text.")
-    if key == "question" and (found := set(PLACE.findall(value))) != PLACES[task]:
+    if key == "question" and (places := set(PLACE.findall(value))) != PLACES[task]:
         wanted = ", ".join(f"{{{name}}}" for name in sorted(PLACES[task]))
-        odd = ", ".join(sorted(found ^ PLACES[task]))
-        raise ZooError(f"{where} must hold {wanted} and no other places (look at {odd}).")
+        odd = ", ".join(sorted(places ^ PLACES[task]))
+        raise ZooError(f"{where} must hold {wanted} and no other placeholders (look at {odd}).")
 
 
 def as_text(value: Any) -> str:
-    """A prompt or an answer as a judge reads it. value: a text, messages, or a record that has a prompt."""
+    """A prompt or an answer as the text that a judge reads. value: a text, messages, or a record with a prompt."""
     if isinstance(value, Mapping):
         record = value.get("record", value)
         value = record["prompt"]

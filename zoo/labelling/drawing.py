@@ -1,4 +1,4 @@
-"""Answers that a judge is to compare, drawn from a local model where the data has none."""
+"""Samples answers from a local model for a judge to compare, if the data has none."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from zoo.rollout.sampling import Sampling
 
 
 class Drawer:
-    """Draws for groups, see `zoo.labelling.pairs.Draw`. precision: Lightning's name of the arithmetic."""
+    """Samples answers for groups, see `zoo.labelling.pairs.Draw`. precision: Lightning's name of the arithmetic."""
 
     def __init__(self, model: Any, template: ChatTemplate, precision: str, sampling: Sampling):
         self.model, self.template, self.precision, self.sampling = model, template, precision, sampling
@@ -43,7 +43,7 @@ class Drawer:
         return drawn
 
     def _ids(self, group: Group) -> Tensor | None:
-        """The prompt as ids; None where the template or the engine refuses it."""
+        """The prompt as ids; None if the template or the engine refuses it."""
         try:
             ids = torch.tensor(self.template.prompt_ids(group.prompt, group.rest.get("tools")))
             check_request([ids], 1, self.sampling, torch.Generator(), self.longest)

@@ -1,4 +1,4 @@
-"""A labelling from its options to the finished file: as `zoo label` makes it, and a stage of a recipe."""
+"""A labelling job from its options to the finished file, for `zoo label` and for a stage of a recipe."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ KINDS = ("preference", "feedback", "prompt")
 
 
 THOUGHT_CLAMP = (0.4, 0.6)
-"""Where labels of principles lie after a chain of thought, which is sure of itself (arXiv:2212.08073, section 4.1)."""
+"""The range of labels by principles after reasoning, which is overconfident (arXiv:2212.08073, section 4.1)."""
 
 
 @dataclass
@@ -41,37 +41,37 @@ class LabelOptions:
     judge: str = SELF
     """self (the model), a model, folder or run, or https://host/v1#model."""
     model: str = "smollm2-135m"
-    """The model that answers prompts, and is the judge called self."""
+    """The model that answers prompts, and the judge if --judge is self."""
     constitution: str | None = None
-    """Compare by principles, one drawn a pair: default, or a file."""
+    """Compare by principles, one drawn per pair: default, or a file."""
     chain_of_thought: bool = False
     """Let the judge reason before it chooses."""
     clamp: str | None = None
-    """Least and greatest label: 0.4,0.6."""
+    """Least and greatest label, such as 0.4,0.6."""
     wording: str | None = None
-    """A file of texts to ask with."""
+    """A file with the texts of the questions."""
     max_thought_tokens: int = 256
     """Longest reasoning, in tokens."""
     votes: int = 5
-    """Answers a question of an endpoint without log-probs."""
+    """Samples per question from an endpoint without log-probs."""
     parallel: int = 4
-    """Requests to an endpoint at a time."""
+    """Simultaneous requests to an endpoint."""
     samples: int = 2
-    """Answers drawn for a bare prompt."""
+    """Answers sampled for a prompt without answers."""
     temperature: float = 1.0
-    """Temperature that they are drawn at."""
+    """Temperature of these samples."""
     max_new_tokens: int = 128
-    """Longest drawn answer, in tokens."""
+    """Longest sampled answer, in tokens."""
     seed: int = 0
     """Seed of answers and principles."""
     kind: str | None = None
-    """Read it as preference, feedback or prompt; by default what it is."""
+    """Read the data as preference, feedback or prompt; default: its own kind."""
     split: str = "train"
     """Split of the data."""
     columns: str | None = None
     """Names of columns: prompt=question."""
     format: str | None = None
-    """The format of the rows, where detection is not sure."""
+    """The format of the rows, if it cannot be detected."""
     limit: int | None = None
     """Read the first N rows only."""
 
@@ -79,9 +79,9 @@ class LabelOptions:
 def label_data(
     options: LabelOptions, out: Path, runs: str, say: Say, progress: Callable[[int, int], None] | None = None
 ) -> dict[str, Any]:
-    """Label what the options say into the file `out`, going on with what is there; returns the summary.
+    """Write labels as the options say to the file `out`, after the labels that it already has; returns the summary.
 
-    runs: the folder in which runs are looked up by name. Raises ZooError where nothing could be judged.
+    runs: the folder in which runs are looked up by name. Raises ZooError if nothing could be judged.
     """
     clamp = clamp_of(options.clamp, THOUGHT_CLAMP if options.constitution and options.chain_of_thought else None)
     if clamp and options.clamp is None:
@@ -103,7 +103,7 @@ def label_data(
         silent = any("endpoint" in reason for reason in summary["unusable_reasons"])
         raise ZooError(
             f"Nothing could be judged: {reasons(summary)}.",
-            f"See that the server of --judge {options.judge} runs, and that its address is right." if silent
+            f"Check that the server of --judge {options.judge} runs, and that its address is right." if silent
             else f"`zoo data {options.data}` shows the prompts and answers.",
         )  # fmt: skip
     return summary
@@ -131,7 +131,7 @@ def reasons(summary: dict[str, Any]) -> str:
 
 
 def _judge(options: LabelOptions, draws: bool, runs: str, say: Say) -> tuple[Judge, Any]:
-    """The judge, and the model that answers where it is needed: one in memory if they are the same."""
+    """The judge, and the model that answers if one is needed; if they are the same, it is loaded once."""
     is_self = options.judge in (SELF, options.model)
     subject: Any = load_subject(options.model, runs, say, head="lm") if draws or is_self else None
     asking: dict[str, Any] = {
@@ -141,10 +141,10 @@ def _judge(options: LabelOptions, draws: bool, runs: str, say: Say) -> tuple[Jud
     }  # fmt: skip
     if not is_self:
         return make_judge(options.judge, **asking), subject
-    made = make_judge(SELF, subject.model, subject.template, subject.precision, **asking)
-    # In rows that are read elsewhere, "self" would mean nothing.
-    made.respondent.name = options.model
-    return made, subject
+    judge = make_judge(SELF, subject.model, subject.template, subject.precision, **asking)
+    # The rows may be read elsewhere, where "self" would have no meaning.
+    judge.respondent.name = options.model
+    return judge, subject
 
 
 def _plan(groups: Sequence[Any], judge: Judge, how: How, file: LabelFile) -> str:
@@ -160,8 +160,8 @@ def _load(options: LabelOptions, say: Say) -> Any:
         raise ZooError(f"--kind {options.kind} cannot be labelled.", f"Choose one of {', '.join(KINDS)}.")
     named = registry.contributions(registry.manager(), "sources")
     columns = columns_of(options.columns)
-    found = options.kind or source_kind(options.data, options.split, columns, named)
-    wanted = found if found in KINDS else "preference" if found == "ranking" else "prompt"
+    kind = options.kind or source_kind(options.data, options.split, columns, named)
+    wanted = kind if kind in KINDS else "preference" if kind == "ranking" else "prompt"
     loaded = load(
         options.data, wanted, named_sources=named, split=options.split, columns=columns, format=options.format,
         limit=options.limit,

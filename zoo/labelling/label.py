@@ -1,4 +1,4 @@
-"""Labelling: pairs of answers in, preference rows with a judge's probability out (arXiv:2309.00267, 2212.08073)."""
+"""Labelling: turns pairs of answers into preference rows with a judge's probability (arXiv:2309.00267, 2212.08073)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from zoo.labelling.pairs import CHUNK, Draw, Group, Pair, pairs_of
 
 @dataclass(frozen=True)
 class How:
-    """The way to label. principles: of which one is drawn for each pair; without any the general question is asked."""
+    """How to label. principles: one is drawn for each pair; without principles the general question is asked."""
 
     principles: Sequence[Principle] = ()
     chain_of_thought: bool = False
@@ -34,7 +34,7 @@ def label(
     draw: Draw | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Judge the pairs that the file has not got, a few prompts at a time; returns the summary, which the file keeps."""
+    """Judge the pairs that the file does not have yet, a few prompts at a time; returns and stores the summary."""
     total, left_out = sum(group.count for group in groups), Counter[str]()
     seen, done = 0, file.done
     for start in range(0, len(groups), CHUNK):
@@ -51,14 +51,14 @@ def label(
 
 
 def _drawn(chunk: Sequence[Group], seed: int, draw: Draw | None, left_out: Counter[str]) -> Iterator[Pair]:
-    """The pairs of some groups. What is drawn depends on the seed and on these groups alone, so a resume repeats it."""
+    """The pairs of some groups. The samples depend only on the seed and on these groups, so a resume repeats them."""
     lacking = [group for group in chunk if group.draw]
     answers = draw(lacking, seed * 1_000_003 + chunk[0].row) if lacking and draw is not None else []
     drawn = {id(group): texts for group, texts in zip(lacking, answers, strict=True)}
     for group in chunk:
         texts = drawn.get(id(group), [])
         if texts is None:
-            left_out["the model cannot be asked this prompt"] += group.count
+            left_out["the model cannot take this prompt"] += group.count
             continue
         for pair in pairs_of(group, texts):
             a, b = as_text(pair.a), as_text(pair.b)
@@ -71,7 +71,7 @@ def _drawn(chunk: Sequence[Group], seed: int, draw: Draw | None, left_out: Count
 
 
 def _judged(pairs: Sequence[Pair], judge: Judge, how: How) -> list[dict[str, Any]]:
-    """The rows of pairs; those without a verdict are left out, and counted by the judge."""
+    """The rows of pairs; pairs without a verdict are left out, and the judge counts them."""
     principles = [_principle(pair, how) for pair in pairs]
     verdicts = judge.compare(
         [pair.group.prompt for pair in pairs],
@@ -89,14 +89,14 @@ def _judged(pairs: Sequence[Pair], judge: Judge, how: How) -> list[dict[str, Any
 
 
 def _principle(pair: Pair, how: How) -> Principle | None:
-    """One for each pair, the same whenever it is labelled."""
+    """The principle of a pair; it is the same whenever the pair is labelled."""
     if not how.principles:
         return None
     return random.Random(f"{how.seed} {pair.group.row} {pair.number}").choice(how.principles)
 
 
 def _row(pair: Pair, verdict: Verdict, principle: Principle | None, judge: Judge) -> dict[str, Any]:
-    """A row of preference data: the answer that is more probably the better one is chosen."""
+    """A row of preference data, in which the answer with the higher probability is chosen."""
     a_wins = verdict.p >= 0.5
     seen = verdict if a_wins else verdict.turned()
     agrees = None if pair.a_is_better is None else 0.5 if verdict.p == 0.5 else float(a_wins == pair.a_is_better)
@@ -118,21 +118,21 @@ def _row(pair: Pair, verdict: Verdict, principle: Principle | None, judge: Judge
 
 
 def summarize(rows: Sequence[dict[str, Any]], unusable: Counter[str]) -> dict[str, Any]:
-    """What is to be known of labels before they are trained on; None for what there are no rows for.
+    """Statistics of labels to look at before training on them; None for a statistic without rows.
 
-    agreement: the share of rows on which judge and data agree, an exact tie counting half; chosen_longer: the share
-    whose chosen answer has more characters, because judges like length.
+    agreement: the share of rows on which judge and data agree; an exact tie counts half. chosen_longer: the share of
+    rows whose chosen answer has more characters, because judges prefer long answers.
     """
     tally = Tally(unusable=Counter(unusable))
     for row in rows:
         tally.add(Verdict(row["p_chosen"], *row["p_orders"]))
-    known = [row["agrees"] for row in rows if row["agrees"] is not None]
+    agreements = [row["agrees"] for row in rows if row["agrees"] is not None]
     longer = [len(as_text(row["chosen"])) > len(as_text(row["rejected"])) for row in rows]
     counts = {name: value for name, value in tally.summary().items() if not name.endswith(("grades", "grade"))}
     return {
         **counts,
-        "agreement": sum(known) / len(known) if known else None,
-        "agreement_pairs": len(known),
+        "agreement": sum(agreements) / len(agreements) if agreements else None,
+        "agreement_pairs": len(agreements),
         "chosen_longer": sum(longer) / len(longer) if longer else None,
         "principles": dict(Counter(row["principle"] for row in rows if row["principle"])),
     }

@@ -1,7 +1,7 @@
-"""The file of labelled rows: one JSON object a line, trained on as it is, and gone on with after a kill.
+"""The file of labelled rows: one JSON object per line, ready for training, and continued after a kill.
 
-Beside `labelled.jsonl` stands `labelled.json` with the settings that the labels were made with, and at the end the
-summary. Other settings are refused: a file holds labels of one judge, asked in one way.
+Next to `labelled.jsonl` is `labelled.json` with the settings of the labels and, when all are done, the summary. Other
+settings are refused: a file holds the labels of one judge, asked in one way.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from zoo.paths import write_text
 
 
 class LabelFile:
-    """Rows that are written as they are made. Raises ZooError where the file is not one of these settings."""
+    """Writes rows as they are made. Raises ZooError if the file has labels with other settings."""
 
     def __init__(self, path: Path, settings: Mapping[str, Any]):
         if path.suffix != ".jsonl":
             raise ZooError(
-                f"--out {path}: labels are written as one JSON object a line.", "Name a file like labelled.jsonl."
+                f"--out {path}: labels are written as one JSON object per line.", "Name a file like labelled.jsonl."
             )
         self.path, self.facts = path, path.with_suffix(".json")
         self.settings = json.loads(json.dumps(settings))
@@ -33,16 +33,16 @@ class LabelFile:
 
     def _begin(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # An empty file holds no labels that could have been made otherwise.
+        # An empty file holds no labels with other settings.
         if self.path.exists() and self.path.stat().st_size:
             self._check_settings()
-        # Before the rows: a kill right here leaves settings without rows, which the next start writes again.
+        # Before the rows: a kill right after this leaves settings without rows, which the next start writes again.
         self._replace_facts(None)
         self.path.touch()
         self.rows = self._complete_rows()
 
     def discard(self) -> None:
-        """Remove what was begun, if there is no label in it."""
+        """Remove the files if they hold no label."""
         if not self.rows:
             self.path.unlink(missing_ok=True)
             self.facts.unlink(missing_ok=True)
@@ -50,20 +50,20 @@ class LabelFile:
     def _check_settings(self) -> None:
         if not self.facts.is_file():
             raise ZooError(
-                f"{self.path} exists, and {self.facts.name}, which would tell how it was made, does not.",
+                f"{self.path} exists, but {self.facts.name}, which says how it was made, does not.",
                 "Name another file with --out, or remove it.",
             )
         before = json.loads(self.facts.read_text(encoding="utf-8"))["settings"]
         changed = [name for name in {**before, **self.settings} if before.get(name) != self.settings.get(name)]
         if changed:
-            told = "; ".join(f"{name} was {before.get(name)}, now {self.settings.get(name)}" for name in changed)
+            differences = "; ".join(f"{name} was {before.get(name)}, now {self.settings.get(name)}" for name in changed)
             raise ZooError(
-                f"{self.path} holds labels made otherwise: {told}.",
+                f"{self.path} holds labels with other settings: {differences}.",
                 f"Name another file with --out, or remove {self.path} and {self.facts}.",
             )
 
     def _complete_rows(self) -> list[dict[str, Any]]:
-        """The rows that are there; what a kill left of a line is cut off."""
+        """The rows of the file; an incomplete last line, which a kill leaves, is cut off."""
         raw = self.path.read_bytes()
         end = raw.rfind(b"\n") + 1
         if end != len(raw):
@@ -73,11 +73,11 @@ class LabelFile:
 
     @property
     def done(self) -> set[tuple[int, int]]:
-        """(row of the source, number of the pair) of what is labelled."""
+        """(row of the source, number of the pair) of every labelled pair."""
         return {(row["source_row"], row["pair"]) for row in self.rows}
 
     def append(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Write rows; when it returns they outlive a kill."""
+        """Write rows; after it returns, they survive a kill."""
         text = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(text)

@@ -1,4 +1,4 @@
-"""From rows of data to the pairs of answers that a judge is to compare; missing answers are drawn from a model."""
+"""From rows of data to the pairs of answers that a judge compares; missing answers are sampled from a model."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 from zoo.data.kinds import KINDS, Record, prompt_key
 
 CHUNK = 8
-"""Prompts that are drawn for, judged and written down together: what a kill can cost."""
+"""Prompts that are answered, judged and written together; a kill loses at most the work of one such chunk."""
 OWN = ("p_chosen", "margin", "judge", "wording", "principle", "p_orders", "thoughts", "source_row", "pair", "agrees")
-"""Columns of labelled rows, which those of the data make way for."""
+"""Columns of labelled rows; they replace columns of the data with the same names."""
 
 
 @dataclass
 class Group:
-    """A prompt and its answers. row: where it stands in its source; labels: what the data says of each answer, None
-    for nothing; draw: how many answers are missing; rest: the row's other columns."""
+    """A prompt and its answers. row: its number in the source; labels: the data's label of each answer, None without
+    one; draw: how many answers are missing; rest: the row's other columns."""
 
     row: int
     prompt: Any
@@ -29,14 +29,14 @@ class Group:
 
     @property
     def count(self) -> int:
-        """How many pairs it gives."""
+        """The number of pairs that it gives."""
         answers = len(self.answers) + self.draw
         return answers * (answers - 1) // 2
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two answers to compare. number: of the pair in its group; a_is_better: what the data says, None for nothing."""
+    """Two answers to compare. number: of the pair in its group; a_is_better: the data's label, None without one."""
 
     group: Group
     number: int
@@ -50,13 +50,13 @@ class Pair:
 
 
 Draw = Callable[[Sequence[Group], int], list[list[str] | None]]
-"""Answers to each group's prompt, as many as it lacks; None where the model cannot be asked. Given: groups, a seed."""
+"""A function of groups and a seed: the missing answers to each group's prompt; None if the model cannot take it."""
 
 
 def groups_of(records: Sequence[Record], kind: str, samples: int) -> list[Group]:
-    """The records as groups: pairs as they are, judged answers by their prompt, `samples` answers for a bare prompt.
+    """The records as groups: pairs unchanged, judged answers by their prompt, `samples` answers for a bare prompt.
 
-    An answer that is alone with its prompt gets one drawn beside it.
+    For a prompt with a single answer, one more answer is sampled.
     """
     if kind == "preference":
         return [
@@ -78,7 +78,7 @@ def groups_of(records: Sequence[Record], kind: str, samples: int) -> list[Group]
 
 
 def _rest(record: Record) -> dict[str, Any]:
-    """The columns that are of no kind, and the tools that the prompt has."""
+    """The extra columns, and the prompt's tools."""
     taken = {name for kind in KINDS.values() for name in kind.fields} - {"tools"} | {"row", *OWN}
     return {name: value for name, value in record.items() if name not in taken}
 

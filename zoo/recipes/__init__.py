@@ -1,1 +1,1 @@
-"""Recipes: files that state what a paper claims, and how it is tested."""
+"""Recipes: files that state what a paper claims and how the claims are tested."""

@@ -1,7 +1,7 @@
-"""Whether a recipe can run, found before anything does: algorithms, options, data kinds, evaluations, claims.
+"""Checks before anything runs whether a recipe can run: algorithms, options, data kinds, evaluations, claims.
 
-What a file says by itself is checked when it is read (`zoo.recipes.load`). Here plugins are asked what they have. Every
-mistake is told at once, each with file, line and the nearest name.
+`zoo.recipes.load` checks what needs no plugin. This module checks the recipe against the installed plugins. All
+mistakes are reported at once, each with file, line and the nearest name.
 """
 
 from __future__ import annotations
@@ -33,27 +33,29 @@ from zoo.training.outlook import evaluations
 
 
 def check_recipe(recipe: Recipe, laptop: bool | None = None, absent_files: bool = False) -> Recipe:
-    """The recipe with, in each stage, only those shared evaluations that fit its model.
+    """The recipe, with only those shared evaluations in each stage that fit its model.
 
-    laptop: check this variant only, or both; absent_files: data files that are still to be made are no mistake.
-    Raises ZooError that names every mistake with file and line.
+    laptop: whether to check only the laptop or only the full variant, None for both; absent_files: data files may be
+    missing, because they are made later. Raises ZooError that names every mistake with file and line.
     """
     chosen = {"full": recipe.full, "laptop": recipe.laptop}
     if laptop is not None:
         chosen = {"laptop": recipe.laptop} if laptop else {"full": recipe.full}
     problems: list[str] = []
     checked = {
-        name: _Check(recipe, one, problems, absent_files).run() for name, one in chosen.items() if one is not None
+        name: _Check(recipe, variant, problems, absent_files).run()
+        for name, variant in chosen.items()
+        if variant is not None
     }
     if problems:
         raise ZooError(
-            "\n".join(dict.fromkeys(problems)), "Nothing was run. docs/recipes.md tells what may stand where."
+            "\n".join(dict.fromkeys(problems)), "Nothing was run. docs/recipes.md describes the form of a recipe."
         )
     return recipe.model_copy(update=checked)
 
 
 class _Check:
-    """The check of one variant; what it finds goes into `problems`."""
+    """The check of one variant; mistakes go to `problems`."""
 
     def __init__(self, recipe: Recipe, variant: Variant, problems: list[str], absent_files: bool):
         self.recipe, self.variant, self.problems = recipe, variant, problems
@@ -79,8 +81,8 @@ class _Check:
         if stage.algo is not None:
             self._training(stage)
         else:
-            known = [option.name for option in options_of(TrainConfig)]
-            self._unknown(stage, known, "a stage that only evaluates")
+            option_names = [option.name for option in options_of(TrainConfig)]
+            self._unknown(stage, option_names, "a stage that only evaluates")
             self._model(stage, "model")
         self.heads[stage.name] = self._head(stage)
         return stage.model_copy(update={"evals": self._fitting(stage)})
@@ -89,10 +91,10 @@ class _Check:
         for key, value in {"start": stage.start, **stage.options}.items():
             for name in re.findall(r"\{(\w+)\}", value) if isinstance(value, str) else ():
                 if name != "seed":
-                    self._refuse(stage, key, message=f"{{{name}}} is not filled in; {{seed}} is.")
+                    self._refuse(stage, key, message=f"{{{name}}} is not a placeholder; only {{seed}} is.")
 
     def _head(self, stage: Stage) -> str | None:
-        """lm, scalar, none where there is no model, or None where that is not known before it is loaded."""
+        """lm, scalar, none (no model), or None if it is unknown until the model is loaded."""
         if stage.algo is not None:
             cls = self.algorithms.get(stage.algo)
             return cls.head if cls else None
@@ -110,8 +112,8 @@ class _Check:
             self._refuse(stage, "algo", message=f"{error.message} {error.hint}")
             return
         self.algorithms[name] = cls
-        known = [option.name for option in (*options_of(cls.Config), *options_of(TrainConfig))]
-        if self._unknown(stage, known, f"the algorithm {name}"):
+        option_names = [option.name for option in (*options_of(cls.Config), *options_of(TrainConfig))]
+        if self._unknown(stage, option_names, f"the algorithm {name}"):
             return
         options = stage.at(0).training_options
         layers = [(self._at(stage, key), {key: value}) for key, value in options.items()]
@@ -138,50 +140,52 @@ class _Check:
         return found
 
     def _told(self, stage: Stage, message: str) -> str:
-        """A message of the core with the place in front, which it has in brackets behind the option's name."""
-        found = re.search(r" \((\S+:\d+)\)", message)
-        return f"{found[1]}: {message.replace(found[0], '', 1)}" if found else f"{self._at(stage)}: {message}"
+        """A message of the core with `file:line` moved to the front from the brackets after the option's name."""
+        match = re.search(r" \((\S+:\d+)\)", message)
+        return f"{match[1]}: {message.replace(match[0], '', 1)}" if match else f"{self._at(stage)}: {message}"
 
     def _label(self, stage: Stage) -> None:
-        given = stage.at(0).label or {}
-        known = [option.name for option in options_of(LabelOptions)]
-        unknown = [key for key in given if key not in known]
+        options = stage.at(0).label or {}
+        option_names = [option.name for option in options_of(LabelOptions)]
+        unknown = [key for key in options if key not in option_names]
         for key in unknown:
-            self._refuse(stage, "label", key, message=f"`zoo label` has no option '{key}'.{nearest(key, known)}")
+            self._refuse(stage, "label", key, message=f"`zoo label` has no option '{key}'.{nearest(key, option_names)}")
         if unknown:
             return
         try:
-            build(LabelOptions, given, what="`zoo label`", where={key: self._at(stage, "label", key) for key in given})
+            build(
+                LabelOptions, options, what="`zoo label`", where={key: self._at(stage, "label", key) for key in options}
+            )
         except ZooError as error:
             self._refuse(stage, "label", message=error.message)
 
     def _unknown(self, stage: Stage, known: list[str], of: str) -> bool:
-        """Whether options were refused that are not known."""
+        """Refuse unknown options; whether there were any."""
         unknown = [key for key in stage.options if key not in known]
         for key in unknown:
             guess = nearest(OTHER_NAMES.get(key, key), [*known, *StageForm.model_fields])
-            self._refuse(stage, key, message=f"'{key}' is no option of {of}.{guess}")
+            self._refuse(stage, key, message=f"'{key}' is not an option of {of}.{guess}")
         return bool(unknown)
 
     def _data(self, stage: Stage, key: str, kinds: tuple[str, ...], options: Mapping[str, Any]) -> None:
         source = options[key]
         if source is None:
             return
-        made = references(source)
-        labelled = bool(made) and self.variant.stages[made[0]].label is not None
+        needed_stages = references(source)
+        labelled = bool(needed_stages) and self.variant.stages[needed_stages[0]].label is not None
         problem = self.data.problem(str(source), kinds, options, labelled=labelled)
         if problem:
             self._refuse(stage, key, message=f"the data does not fit {stage.algo}: {problem}")
 
     def _reward(self, stage: Stage, key: str) -> None:
-        """Refuse a reward that is not written in their language, or names one that no plugin has."""
+        """Refuse a reward expression that cannot be read, or that names an unknown reward."""
         text = stage.at(0).options.get(key)
         if text is None:
             return
         for name in references(text):
             if self.heads.get(name) == "lm":
-                self._refuse(stage, key, message=f"stage {name} makes a language model, and no reward model.")
-        known = ["judge", *self.rewards]
+                self._refuse(stage, key, message=f"stage {name} makes a language model, not a reward model.")
+        reward_names = ["judge", *self.rewards]
         try:
             expression = Expression(REFERENCE.sub("runs/stage", str(text)))
         except ZooError as error:
@@ -189,27 +193,31 @@ class _Check:
             return
         for mention in expression.mentions:
             if (
-                mention.name not in known
+                mention.name not in reward_names
                 and not any(letter in mention.name for letter in ":/.")
                 and (not is_run_name(mention.name))
             ):
-                self._refuse(stage, key, message=f"there is no reward '{mention.name}'.{nearest(mention.name, known)}")
+                self._refuse(
+                    stage, key, message=f"there is no reward '{mention.name}'.{nearest(mention.name, reward_names)}"
+                )
 
     def _model(self, stage: Stage, key: str) -> None:
-        """Refuse a model that cannot be there, and a reward model where one is needed that writes."""
+        """Refuse a model that cannot exist, and a reward model where a language model is needed."""
         text, at = str(stage.at(0).training_options.get(key) or ""), "start" if key == "model" else key
-        made = references(text)
-        if problem := model_problem(text, self.models) if text and not made else "":
+        needed_stages = references(text)
+        if problem := model_problem(text, self.models) if text and not needed_stages else "":
             self._refuse(stage, at, message=problem)
         writes = key != "critic_model" and stage.algo is not None and self.algorithms[stage.algo].head == "lm"
-        if writes and made and self.heads.get(made[0]) not in (None, "lm", "none"):
-            message = f"stage {made[0]} makes a reward model, and {stage.algo} needs one that writes answers."
+        if writes and needed_stages and self.heads.get(needed_stages[0]) not in (None, "lm", "none"):
+            message = (
+                f"stage {needed_stages[0]} makes a reward model, but {stage.algo} needs a model that writes answers."
+            )
             self._refuse(stage, at, message=message)
 
     # -- evaluations and claims ----------------------------------------------------------------------------------
 
     def _fitting(self, stage: Stage) -> dict[str, str]:
-        """The evaluations of a stage without the shared ones that are for another sort of model."""
+        """The evaluations of a stage, without shared ones for another kind of model."""
         head = self.heads[stage.name]
         kept = {}
         for label, spelling in stage.evals.items():
@@ -219,12 +227,12 @@ class _Check:
             if fits:
                 kept[label] = spelling
             elif label not in stage.shared_evals:
-                message = f"'{name}' is for {MODELS[str(wanted)]}, this is {MODELS.get(str(head), 'no model')}."
+                message = f"'{name}' is for {MODELS[str(wanted)]}, but this is {MODELS.get(str(head), 'no model')}."
                 self._refuse(stage, "evals", label, message=message)
         return kept
 
     def _eval(self, stage: Stage, label: str) -> str | None:
-        """The name of a spelled evaluation that there is; what is wrong with it is noted."""
+        """The name of an evaluation if it exists; mistakes are noted."""
         try:
             return parse(choose([stage.at(0).evals[label]], self.evals)[0].label)[0]
         except ZooError as error:
@@ -239,18 +247,18 @@ class _Check:
                     self.problems.append(f"{self.recipe.where(variant, 'claims', i, *keys)}: {problem}")
 
     def _missing(self, variant: Variant, metric: str) -> Iterator[str]:
-        """Why a claim's metric cannot be read, once for all the stages of a sweep."""
-        found = METRIC.fullmatch(metric)
-        if found is None:
+        """Why a claim's metric cannot be read; one message for all stages of a sweep."""
+        match = METRIC.fullmatch(metric)
+        if match is None:
             return
-        for name in variant.matching(canonical(found[1])):
+        for name in variant.matching(canonical(match[1])):
             stage = variant.stages[name]
             if stage.algo is not None and stage.algo not in self.algorithms:
                 return
             metrics = produced(stage, self.algorithms.get(stage.algo or ""), self.evals)
-            if metrics.lacks(found[2]):
-                guess = named_nearest(found[2], metrics)
-                yield f"no stage produces '{metric}': '{name}' has no metric '{found[2]}'.{guess}"
+            if metrics.lacks(match[2]):
+                guess = named_nearest(match[2], metrics)
+                yield f"no stage produces '{metric}': '{name}' has no metric '{match[2]}'.{guess}"
                 return
 
     def _refuse(self, stage: Stage, *keys: str, message: str) -> None:

@@ -1,8 +1,8 @@
-"""Judging claims: what a recipe says of its stages against what was measured, seed by seed.
+"""Judges claims: compares what a recipe claims about its stages with the measured values, seed by seed.
 
-A claim holds when it holds in every seed, and, where it names a size, on average over the seeds. Nothing is tested
-for significance: with three seeds that would pretend to more than is known. The mean over the seeds and its 95 %
-interval (Student's t) stand beside each verdict.
+A claim holds if it holds in every seed and, if it states a size, also on average over the seeds. There is no
+significance test: with three seeds it would suggest more certainty than there is. Each verdict comes with the mean over
+the seeds and its 95 % interval (Student's t).
 """
 
 from __future__ import annotations
@@ -20,88 +20,88 @@ REPRODUCED, NOT_REPRODUCED, NOT_TESTED = "reproduced", "not reproduced", "not te
 
 
 class NoValue(Exception):
-    """A number that a claim needs was not measured; the message says which and why."""
+    """A claim needs a number that was not measured; the message says which and why."""
 
 
 def split_metric(text: str) -> tuple[str, str]:
-    """`tuned(beta=0.1).val/kl` as its stage and the name of the metric. Raises NoValue where it has no stage."""
-    found = METRIC.fullmatch(text)
-    if found is None:
+    """`tuned(beta=0.1).val/kl` as its stage and the name of the metric. Raises NoValue if it has no stage."""
+    match = METRIC.fullmatch(text)
+    if match is None:
         raise NoValue(f"'{text}' is not STAGE.METRIC")
-    return found[1], found[2]
+    return match[1], match[2]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What the stages gave: values by seed, stage and metric. matching: the stages that a name stands for, in order."""
+    """The measured values by seed, stage and metric. matching: gives the stages that a name stands for, in order."""
 
     values: Mapping[int, Mapping[str, Mapping[str, float | None]]]
     matching: Callable[[str], Sequence[str]]
 
     def one(self, stage: str, metric: str, seed: int) -> float:
-        """One number. Raises NoValue where it is missing, or not a number."""
+        """One number. Raises NoValue if it is missing or not a number."""
         value = self.values.get(seed, {}).get(stage, {}).get(metric)
         if value is None or not math.isfinite(value):
             raise NoValue(f"{stage}.{metric} has no value in seed {seed}")
         return float(value)
 
     def of(self, metric: str, seed: int, at: tuple[str, float] | None = None) -> list[float]:
-        """The values of `STAGE.METRIC`, one for each stage of a sweep; with `at` (metric, value) one, interpolated."""
+        """The values of `STAGE.METRIC`, one per stage of a sweep; with `at` (metric, value) one interpolated value."""
         stage, name = split_metric(metric)
         stages = self.matching(stage)
         if not stages:
             raise NoValue(f"there is no stage {stage}")
-        found = [self.one(each, name, seed) for each in stages]
+        values = [self.one(each, name, seed) for each in stages]
         if at is None or not stage.endswith("(*)"):
-            return found
+            return values
         places = [self.one(each, at[0], seed) for each in stages]
-        return [interpolate(list(zip(places, found, strict=True)), at[1], f"{stage}.{at[0]}", seed)]
+        return [interpolate(list(zip(places, values, strict=True)), at[1], f"{stage}.{at[0]}", seed)]
 
 
 def interpolate(points: Sequence[tuple[float, float]], x: float, name: str = "x", seed: int = 0) -> float:
-    """The y that straight lines through (x, y) points have at x; the mean y where several points share an x.
+    """Linear interpolation at x between (x, y) points; points with the same x are averaged.
 
-    Raises NoValue outside of the points: what a sweep did not reach is not known.
+    Raises NoValue if x is outside the points: nothing is known beyond the sweep.
     """
     by_x: dict[float, list[float]] = {}
     for place, value in points:
         by_x.setdefault(place, []).append(value)
-    known = sorted((place, sum(values) / len(values)) for place, values in by_x.items())
-    if not known[0][0] <= x <= known[-1][0]:
-        raise NoValue(f"the sweep has {name} from {known[0][0]:.4g} to {known[-1][0]:.4g} in seed {seed}, not {x:g}")
-    for (left, low), (right, high) in zip(known, known[1:], strict=False):
+    curve = sorted((place, sum(values) / len(values)) for place, values in by_x.items())
+    if not curve[0][0] <= x <= curve[-1][0]:
+        raise NoValue(f"the sweep has {name} from {curve[0][0]:.4g} to {curve[-1][0]:.4g} in seed {seed}, not {x:g}")
+    for (left, low), (right, high) in zip(curve, curve[1:], strict=False):
         if left <= x <= right:
             return low + (high - low) * (x - left) / (right - left)
-    return known[0][1]
+    return curve[0][1]
 
 
 # -- one claim ---------------------------------------------------------------------------------------------------
 
 
 def judge(claim: Claim, measured: Measured, seeds: Sequence[int]) -> dict[str, Any]:
-    """A claim with what was measured for it, as JSON types.
+    """A claim with its measured values and verdict, as JSON types.
 
-    values: what is judged in each seed (the value; the rise over the baseline; the smallest step of an order);
-    mean, sd, low, high: over the seeds, the last three None for one seed; verdict; why: what made it so.
+    values: the number judged in each seed (the value, the rise over the baseline, or the smallest step of an order);
+    mean, sd, low, high: over the seeds, the last three None for one seed; verdict; why: the reason for the verdict.
     """
     if claim.untested is not None:
         return untested(claim, claim.untested)
-    found = {**described(claim), "seeds": list(seeds)}
+    claimed = {**described(claim), "seeds": list(seeds)}
     try:
         values = [_value(claim, measured, seed) for seed in seeds]
     except NoValue as error:
-        return {**found, **_EMPTY, "verdict": NOT_TESTED, "why": str(error)}
+        return {**claimed, **_EMPTY, "verdict": NOT_TESTED, "why": str(error)}
     mean, sd, low, high = spread(values)
     why = _failure(claim, dict(zip(seeds, values, strict=True)), mean)
     sides = [_sides(claim, measured, seed) for seed in seeds]
     return {
-        **found, "values": values, "sides": sides, "mean": mean, "sd": sd, "low": low, "high": high,
+        **claimed, "values": values, "sides": sides, "mean": mean, "sd": sd, "low": low, "high": high,
         "verdict": NOT_REPRODUCED if why else REPRODUCED, "why": why,
     }  # fmt: skip
 
 
 def untested(claim: Claim, why: str) -> dict[str, Any]:
-    """A claim of another scale, which this run says nothing about."""
+    """A claim for another scale, which this run cannot test."""
     return {**described(claim), "seeds": [], **_EMPTY, "verdict": NOT_TESTED, "why": why}
 
 
@@ -109,12 +109,12 @@ _EMPTY: dict[str, Any] = {"values": [], "sides": [], "mean": None, "sd": None, "
 
 
 def described(claim: Claim) -> dict[str, Any]:
-    """What is claimed, in words."""
+    """The claim in words."""
     return {"says": claim.says, "rule": rule(claim), "metric": subject(claim), "where": claim.where}
 
 
 def subject(claim: Claim) -> str:
-    """What is judged: `after.gold − before.gold`, `a.kl < b.kl`, with where it is read."""
+    """The quantity to judge: `after.gold − before.gold`, `a.kl < b.kl`, with the point of the sweep."""
     if claim.untested is not None:
         return ""
     if claim.orders:
@@ -126,7 +126,7 @@ def subject(claim: Claim) -> str:
 
 
 def rule(claim: Claim) -> str:
-    """When it counts as reproduced."""
+    """The rule by which it counts as reproduced."""
     if claim.untested is not None:
         return ""
     if claim.orders:
@@ -145,20 +145,20 @@ def rule(claim: Claim) -> str:
 
 
 def _at(claim: Claim) -> tuple[str, float] | None:
-    """The metric that a sweep is interpolated over, without its stage, and the place."""
+    """The metric over which a sweep is interpolated, without its stage, and the value."""
     if claim.at is None:
         return None
     return split_metric(claim.at.metric)[1], claim.at.value
 
 
 def _sides(claim: Claim, measured: Measured, seed: int) -> dict[str, list[float]]:
-    """What was read in one seed, by the name in the claim."""
+    """The values of one seed, by their names in the claim."""
     names = [*(claim.orders or []), claim.metric, claim.baseline]
     return {name: measured.of(name, seed, _at(claim)) for name in names if name is not None}
 
 
 def _value(claim: Claim, measured: Measured, seed: int) -> float:
-    """The one number of a seed that is judged: of several the one that fits the claim worst."""
+    """The number of a seed to judge; with several values, the one that fits the claim worst."""
     sides = _sides(claim, measured, seed)
     if claim.orders:
         line = [value for name in claim.orders for value in sides[name]]
@@ -179,7 +179,7 @@ def _value(claim: Claim, measured: Measured, seed: int) -> float:
 
 
 def _differences(claim: Claim, values: list[float], start: list[float]) -> list[float]:
-    """What each value has above the baseline's, which may be one for all of a sweep."""
+    """Each value minus the baseline's value; a sweep may share one baseline."""
     start = start * len(values) if len(start) == 1 else start
     if len(start) != len(values):
         raise NoValue(f"{claim.metric} has {len(values)} values and {claim.baseline} has {len(start)}")
@@ -187,7 +187,7 @@ def _differences(claim: Claim, values: list[float], start: list[float]) -> list[
 
 
 def _failure(claim: Claim, values: Mapping[int, float], mean: float) -> str:
-    """Why a claim does not hold; empty where it does."""
+    """Why a claim does not hold; empty if it does."""
     wrong = {seed: value for seed, value in values.items() if not _holds(claim, value)}
     if wrong:
         return "; ".join(f"{value:.4g} in seed {seed}" for seed, value in wrong.items())

@@ -1,4 +1,4 @@
-"""What a stage of a recipe costs: time by the clock, time of processors, memory."""
+"""The costs of a recipe's stage: wall-clock time, processor time, memory."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from zoo.training.step.timing import most_memory
 
 
 def clocks() -> dict[str, float]:
-    """Seconds by the clock, and of processors, by all threads of this process and those it has waited for."""
+    """Wall-clock seconds, and processor seconds of all threads of this process and its ended children."""
     return {"spent": time.monotonic(), "spent_cpu": sum(os.times()[:4])}
 
 
 @contextlib.contextmanager
 def peak_memory() -> Iterator[Callable[[], float | None]]:
-    """Gives a function that tells the most memory used since, in GB: of the GPU, else of this process (Linux)."""
+    """Gives a function that returns the peak memory since then, in GB: of the GPU, else of this process (Linux)."""
     import torch
 
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError):
-        # 5: begin anew with the highest resident size (proc(5)).
+        # 5 resets the peak resident size (proc(5)).
         Path("/proc/self/clear_refs").write_text("5")
     yield most_memory

@@ -1,7 +1,7 @@
-"""Whether data is of a kind that an algorithm learns from, as far as that is known without fetching any.
+"""Whether data is of a kind that an algorithm learns from, as far as this is known without fetching data.
 
-Files and named sources are read a few rows far. A data set of the hub is not fetched for this: of it only what the
-recipe itself says counts, its `format` or its `columns`.
+Of files and named sources the first rows are read. A data set of the hub is not fetched; only the recipe's own
+`format` or `columns` tell its kind.
 """
 
 from __future__ import annotations
@@ -19,21 +19,22 @@ from zoo.data.sources import NamedSources, file_type
 from zoo.errors import ZooError
 
 ROWS = 8
-"""As many as tell the kind, and no more than a world has at hand without training a network."""
+"""Enough rows to tell the kind, and no more than a world can give without training a network."""
 _HUB = re.compile(r"[\w.-]+/[\w.-]+(:[\w.+-]+)?(@.*)?")
 
 
 class DataFit:
-    """Tells why data does not fit; each source is read once. absent_files: a file may still be made."""
+    """Says why data does not fit; each source is read once. absent_files: files may be missing until later."""
 
     def __init__(self, named: NamedSources, absent_files: bool = False):
         self.named, self.absent_files = named, absent_files
         self.known: dict[tuple[Any, ...], str] = {}
 
     def problem(self, source: str, kinds: tuple[str, ...], options: Mapping[str, Any], *, labelled: bool) -> str:
-        """Why data does not serve an algorithm that learns from `kinds`; empty where it may.
+        """Why data does not fit an algorithm that learns from `kinds`; empty if it may fit.
 
-        options: the core's, of which columns, format and split are read; labelled: a stage that labels makes it.
+        options: the core's options, of which columns, format and split are used; labelled: a labelling stage makes the
+        data.
         """
         settings = {name: options.get(name) for name in ("columns", "format", "split")}
         key = (source, kinds, labelled, *map(str, settings.values()))
@@ -52,12 +53,12 @@ class DataFit:
             if settings["format"]:
                 return _refused(named_format(settings["format"]).kind, kinds, f"format {settings['format']} is")
             return _refused_by_columns(columns, kinds)
-        found = {name: value for name, value in settings.items() if value and name != "columns"}
-        load(source, kinds, columns=columns, limit=ROWS, named_sources=self.named, **found)
+        read_settings = {name: value for name, value in settings.items() if value and name != "columns"}
+        load(source, kinds, columns=columns, limit=ROWS, named_sources=self.named, **read_settings)
         return ""
 
     def _is_out_of_reach(self, source: str) -> bool:
-        """Whether it is on the hub, or a file that is still to be made."""
+        """Whether a source is on the hub, or a file that is made later."""
         path = Path(source).expanduser()
         if path.exists() or re.split(r"[:(@]", source)[0] in self.named:
             return False
@@ -65,14 +66,14 @@ class DataFit:
 
 
 def _refused(kind: str, kinds: tuple[str, ...], what: str) -> str:
-    """Why data of a kind does not serve any of the wanted ones."""
+    """Why data of a kind fits none of the wanted kinds."""
     if any(kind in kinds_that_serve(wanted) for wanted in kinds):
         return ""
-    return f"{what} data of kind '{kind}', and kind '{kinds[0]}' ({KINDS[kinds[0]].description}) is needed."
+    return f"{what} data of kind '{kind}', but kind '{kinds[0]}' ({KINDS[kinds[0]].description}) is needed."
 
 
 def _refused_by_columns(columns: Mapping[str, str], kinds: tuple[str, ...]) -> str:
-    """The same of a data set that only its named columns are known of."""
+    """The same for a data set of which only the named columns are known."""
     whole = [kind for kind, about in KINDS.items() if len(about.required) > 1 and set(about.required) <= set(columns)]
     if not whole or any(not _refused(kind, kinds, "") for kind in whole):
         return ""

@@ -1,4 +1,4 @@
-"""What is measured of a stage: its evaluations, each kept in the stage's folder as soon as it is made."""
+"""The evaluations of a stage; each score is stored in the stage's folder as soon as it is computed."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ Say = Callable[[str], None]
 
 
 class Evaluations:
-    """The evaluations of one stage. key: that of the weights, so that other weights are measured anew."""
+    """The evaluations of one stage. key: of the weights, so that other weights are evaluated again."""
 
     def __init__(
         self, job: Job, stage: Stage, key: str, evals: Mapping[str, Eval], made: Mapping[str, str],
         contributed: Mapping[str, Any], head: str,
     ):  # fmt: skip
-        """head: the sort of model that the stage has."""
+        """head: the kind of the stage's model."""
         self.head = head
         self.job, self.stage, self.run, self.evals = job, stage, Run(job.folder), evals
         self.keys = {
@@ -39,20 +39,20 @@ class Evaluations:
             for label, spelling in stage.evals.items()
         }  # fmt: skip
         self.kept: dict[str, Any] = {
-            label: one for label, one in self.run.read_json(KEPT).items() if one["key"] == self.keys.get(label)
+            label: entry for label, entry in self.run.read_json(KEPT).items() if entry["key"] == self.keys.get(label)
         }
         self._subject: Any = None
 
     @property
     def missing(self) -> list[str]:
-        """The labels of what is still to be measured."""
+        """The labels of evaluations without a score."""
         return [label for label in self.stage.evals if label not in self.kept]
 
     def make(self, say: Say, tell: Say, progress: Callable[[str], Callable[[int, int], None]]) -> None:
-        """Measure what is missing. say: what models and data report; tell: the results."""
+        """Run the missing evaluations. say: gets messages about models and data; tell: gets the results."""
         for label in self.missing:
             (chosen,) = choose([self.stage.evals[label]], self.evals)
-            # What is drawn must not depend on what this process did before.
+            # Samples must not depend on what this process did before.
             seed_everything(self.job.seed)
             subject: Any = None
             if chosen.evaluation.head != "none":
@@ -78,28 +78,28 @@ class Evaluations:
         return self._subject
 
 
-# -- numbers that claims read ------------------------------------------------------------------------------------
+# -- numbers for claims ------------------------------------------------------------------------------------------
 
 
 def scores_of(job: Job) -> dict[str, dict[str, Any]]:
     """The score of each evaluation of a stage, by its label."""
-    return {label: one["score"] for label, one in Run(job.folder).read_json(KEPT).items()}
+    return {label: kept["score"] for label, kept in Run(job.folder).read_json(KEPT).items()}
 
 
 def eval_values(job: Job) -> dict[str, float]:
-    """What the evaluations of a stage say: `label`, and `label.detail` for the details that are numbers."""
-    found: dict[str, float] = {}
+    """The values of a stage's evaluations: `label`, and `label.detail` for details that are numbers."""
+    values: dict[str, float] = {}
     for label, score in scores_of(job).items():
         details = {f"{label}.{name}": value for name, value in score.get("details", {}).items() if _is_number(value)}
-        found |= {label: score["value"], **details}
-    return found
+        values |= {label: score["value"], **details}
+    return values
 
 
 def stage_value(job: Job, metric: str, record: Mapping[str, Any]) -> float | None:
-    """One number of a stage that no evaluation made, None where there is none.
+    """A number of a stage that is not from an evaluation, None if there is none.
 
-    What was measured once or now and then is read at its end. Of a metric of every step the last tenth is averaged: a
-    single step is mostly noise. record: what the runner noted of the stage.
+    A number that was measured once or from time to time is its last value. A metric of every step is averaged over the
+    last tenth, because a single step is mostly noise. record: the runner's notes on the stage.
     """
     run = Run(job.folder)
     if job.stage.label is not None:

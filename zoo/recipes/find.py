@@ -1,7 +1,7 @@
-"""Finding recipes: those that packages bring, listed without importing anything, and files by their path.
+"""Finds recipes: those of installed packages, listed without importing anything, and files by their path.
 
-A package registers its recipes with an entry point of the group `zoo.recipes`, whose value is a package that holds
-`*.yaml` files. Listing reads the files themselves, no schema and no plugin.
+A package registers its recipes with an entry point of the group `zoo.recipes`, whose value is a package with
+`*.yaml` files. Listing reads only the files, and loads no schema and no plugin.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Lines = dict[tuple[str | int, ...], tuple[str, int]]
 
 @dataclass(frozen=True)
 class RecipeEntry:
-    """A recipe as the list shows it. `error`: why it cannot be read; `verdict`: of its last run, or empty."""
+    """A recipe in the list. `error`: why it cannot be read; `verdict`: of its last run, or empty."""
 
     name: str
     package: str
@@ -39,24 +39,24 @@ class RecipeEntry:
 
     @property
     def full_name(self) -> str:
-        """The name that is unique even when two packages use one name."""
+        """A name that is unique even if two packages use the same name."""
         return f"{self.name}@{self.package}"
 
 
 def all_recipes() -> list[RecipeEntry]:
-    """The recipes of all installed packages, by name; one that cannot be read stands there with the reason."""
-    found = [
+    """The recipes of all installed packages, by name; one that cannot be read has the reason as its `error`."""
+    entries = [
         entry
         for package in registry.recipe_packages()
         for entry in _entries_of(package)
     ]  # fmt: skip
-    return sorted(found, key=lambda entry: (entry.name, entry.package))
+    return sorted(entries, key=lambda entry: (entry.name, entry.package))
 
 
 def find_recipe(name: str) -> tuple[Path, str]:
     """The file of the recipe `name`, `name@package` or a path, and the package that it came with.
 
-    Raises ZooError when there is none, or several of that name.
+    Raises ZooError if there is none, or several with this name.
     """
     if name.endswith((".yaml", ".yml")):
         if not Path(name).is_file():
@@ -74,21 +74,21 @@ def find_recipe(name: str) -> tuple[Path, str]:
         if name in (file.stem, f"{file.stem}@{package.package}")
     ]  # fmt: skip
     if not matching:
-        known = sorted({file.stem for file, _ in places})
+        names = sorted({file.stem for file, _ in places})
         raise ZooError(
-            f"No recipe is called '{name}'.{nearest(name, known)}",
-            f"Installed: {', '.join(known) or 'none'}. `zoo recipes` describes them; a path ends in .yaml.",
+            f"No recipe is called '{name}'.{nearest(name, names)}",
+            f"Installed: {', '.join(names) or 'none'}. `zoo recipes` describes them; a path ends in .yaml.",
         )
     if len({file for file, _ in matching}) > 1:
         spellings = " or ".join(f"{name}@{package}" for _, package in matching)
-        raise ZooError(f"Several packages bring a recipe called '{name}'.", f"Choose one: {spellings}.")
+        raise ZooError(f"Several packages have a recipe called '{name}'.", f"Choose one: {spellings}.")
     return matching[0]
 
 
 def read(path: Path) -> tuple[dict[str, Any], Lines]:
-    """A recipe's keys, those of the recipe it extends where it has none of its own, and where each stands.
+    """A recipe's keys, completed by those of the recipe that it extends, and the place of each.
 
-    Raises ZooError for a file that is no YAML, and for an `extends` that cannot be followed.
+    Raises ZooError for a file that is not YAML, and for an `extends` that cannot be resolved.
     """
     content, lines = _read_one(path)
     name = content.get("extends")
@@ -101,11 +101,11 @@ def read(path: Path) -> tuple[dict[str, Any], Lines]:
         raise ZooError(f"{file}:{line}: {error.message}", error.hint) from None
     if "extends" in base:
         raise ZooError(
-            f"{file}:{line}: '{name}' extends '{base['extends']}' itself; one level is all there is.",
+            f"{file}:{line}: '{name}' extends '{base['extends']}' itself, but only one level is allowed.",
             f"Extend '{base['extends']}', and write here what '{name}' changes.",
         )
     if isinstance(base.get("laptop"), dict):
-        # They tell what came out of that recipe's run, not of this one's.
+        # Findings are about the run of that recipe, not of this one.
         base["laptop"] = {key: value for key, value in base["laptop"].items() if key != "findings"}
     return _laid_over(base, content), base_lines | lines
 
@@ -117,13 +117,13 @@ def _read_one(path: Path) -> tuple[dict[str, Any], Lines]:
 
 
 def _base_of(path: Path, name: str) -> Path:
-    """The file that `extends: name` means: beside the file itself first, so that a folder of recipes stays whole."""
-    beside = path.parent / (name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
-    return beside if beside.is_file() and beside != path else find_recipe(name)[0]
+    """The file that `extends: name` means; the same folder is searched first, so that it is complete by itself."""
+    sibling = path.parent / (name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
+    return sibling if sibling.is_file() and sibling != path else find_recipe(name)[0]
 
 
 def _laid_over(base: Any, own: Any) -> Any:
-    """Mappings key by key, anything else as it is written last."""
+    """Mappings are merged key by key; of anything else the last value counts."""
     if not isinstance(base, dict) or not isinstance(own, dict):
         return own
     return {**base, **{key: _laid_over(base.get(key), value) for key, value in own.items()}}
@@ -133,7 +133,7 @@ def _laid_over(base: Any, own: Any) -> Any:
 
 
 def _folder(package: registry.Entry) -> tuple[Path | None, str]:
-    """The folder that a registered package of recipes lies in, or why it cannot be found."""
+    """The folder of a registered package of recipes, or why it cannot be found."""
     try:
         return descriptions.source_of(package.target).parent, ""
     except (ImportError, ValueError, AttributeError) as error:
@@ -164,12 +164,12 @@ def _entry(file: Path, package: registry.Entry) -> RecipeEntry:
     except ZooError as error:
         return RecipeEntry(**where, error=error.message)
     except (AttributeError, TypeError):
-        return RecipeEntry(**where, error=f"it is not written as a recipe: zoo recipes {file.stem} says where")
+        return RecipeEntry(**where, error=f"it does not have the form of a recipe: zoo recipes {file.stem} says where")
     return RecipeEntry(**{**where, **facts, **last_result(file)})
 
 
 def _facts(content: Mapping[str, Any]) -> dict[str, Any]:
-    """What the list tells of a recipe that nobody has validated."""
+    """The facts for the list from a recipe that is not validated."""
     paper, laptop = content.get("paper") or {}, content.get("laptop") or {}
     stages = [*(content.get("stages") or {}).values(), *(laptop.get("stages") or {}).values()]
     return {
@@ -182,7 +182,7 @@ def _facts(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def last_result(file: Path) -> dict[str, Any]:
-    """Verdict and date of the last run that was kept beside the recipe."""
+    """Verdict and date of the last run that is stored next to the recipe."""
     try:
         kept = json.loads((file.parent / "results" / f"{file.stem}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,7 +1,7 @@
-"""The form of a recipe's file: which keys there are and what stands behind them, and the JSON schema for editors.
+"""The form of a recipe file: its keys and their values, and the JSON schema for editors.
 
-A mistake is told with its file, its line, and the nearest key there is. What the options of a stage mean is for its
-algorithm to say (`zoo.recipes.check`); here they are only values.
+A mistake is reported with its file, its line, and the nearest key. The options of a stage are only values here;
+`zoo.recipes.check` compares them with the algorithm.
 """
 
 from __future__ import annotations
@@ -22,47 +22,49 @@ Lines = Mapping[tuple[str | int, ...], tuple[str, int]]
 
 STAGE_NAME = re.compile(r"[A-Za-z]\w*(?:-\w+)*")
 DIFFERENCES = ("above", "below", "between")
-"""Rules that may hold of a difference to a baseline."""
+"""Rules that may be about a difference from a baseline."""
 ARXIV = re.compile(r"\d{4}\.\d{4,5}|[a-z-]+(?:\.[A-Z]{2})?/\d{7}")
 
 
 class Form(BaseModel):
-    """A mapping in a recipe's file: no other keys, and no text for a number or number for a text."""
+    """A mapping in a recipe file: no unknown keys, no text in place of a number and no number in place of a text."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class PaperForm(Form):
-    """The paper: its arXiv id, or an address for what has none."""
+    """The paper: its arXiv id, or its address if it has none."""
 
     arxiv: str | None = Field(None, description='The id as text, in quotes: "2402.01306".')
     version: str | None = Field(None, description="Which version is reproduced: v3, ICML 2024.")
-    url: str | None = Field(None, description="The address of what is not on arXiv.")
+    url: str | None = Field(None, description="The address of a paper that is not on arXiv.")
 
     @model_validator(mode="after")
     def _named(self) -> PaperForm:
         if self.arxiv is None and self.url is None:
             raise ValueError("give arxiv or url")
         if self.arxiv is not None and not ARXIV.fullmatch(self.arxiv):
-            raise ValueError(f'{self.arxiv!r} is no arXiv id: write it as "2402.01306", its version behind `version:`')
+            raise ValueError(
+                f'{self.arxiv!r} is not an arXiv id: write it as "2402.01306", with its version under `version:`'
+            )
         return self
 
 
 class AtForm(Form):
-    """Read the metric where, over a sweep, another one has this value."""
+    """Read the metric at the point of a sweep at which another metric has this value."""
 
     metric: str
     value: float
 
 
 class ClaimForm(Form):
-    """A claim of the paper: `says`, what is measured, and exactly one rule of what must come out."""
+    """A claim of the paper: `says`, what is measured, and exactly one rule for the result."""
 
     says: str = Field(description="The claim in plain words.")
     metric: str | None = Field(None, description="STAGE.METRIC, such as tuned.gsm8k or swept(*).kl.")
     baseline: str | None = Field(
         None,
-        description="The STAGE.METRIC that it rises above, or that above, below, between subtract.",
+        description="The STAGE.METRIC for rises_by; above, below and between subtract it.",
     )
     rises_by: float | None = Field(None, description="Higher than the baseline in every seed, by this on average.")
     above: float | None = Field(None, description="Above this in every seed.")
@@ -73,26 +75,26 @@ class ClaimForm(Form):
     orders: list[str] | None = Field(None, description="STAGE.METRIC's that ascend in every seed.", min_length=1)
     paper: float | None = Field(None, description="The paper's number; the mean over seeds is at most `within` away.")
     within: float | None = Field(None, description="For paper: how far away the mean may be.", ge=0)
-    untested: str | None = Field(None, description="Why no stage can measure it, for claims that stay untested.")
+    untested: str | None = Field(None, description="Why no stage can measure it, for a claim that remains untested.")
     at: AtForm | None = None
-    where: str = Field(description="Where in the paper it stands: Table 3, section 4.2.")
-    exact: bool = Field(False, description="The number holds at any scale, so that a laptop may test it.")
+    where: str = Field(description="Where the paper says it: Table 3, section 4.2.")
+    exact: bool = Field(False, description="The number holds at any scale, so a laptop may test it.")
 
     @model_validator(mode="after")
     def _one_rule(self) -> ClaimForm:
-        given = [rule for rule in RULES if getattr(self, rule) is not None]
-        if len(given) != 1:
-            raise ValueError(f"give exactly one of {', '.join(RULES)}; it has {' and '.join(given) or 'none'}")
-        (rule,) = given
+        rules = [rule for rule in RULES if getattr(self, rule) is not None]
+        if len(rules) != 1:
+            raise ValueError(f"give exactly one of {', '.join(RULES)}; it has {' and '.join(rules) or 'none'}")
+        (rule,) = rules
         if (self.metric is None) != (rule in ("orders", "untested")):
             raise ValueError(f"{rule} {'goes without' if self.metric else 'needs'} a metric")
         for name, owner, others in (("baseline", "rises_by", DIFFERENCES), ("within", "paper", ())):
-            if (stands := getattr(self, name) is not None) != (rule == owner) and not (stands and rule in others):
+            if (is_set := getattr(self, name) is not None) != (rule == owner) and not (is_set and rule in others):
                 raise ValueError(f"{owner} needs {name}" if rule == owner else f"{name} is for {owner}, not for {rule}")
         if self.orders and len(self.orders) == 1 and "(*)" not in self.orders[0]:
             raise ValueError("orders compares two metrics or more, or those of a sweep")
         if self.between and self.between[0] >= self.between[1]:
-            raise ValueError("between takes the smaller number first")
+            raise ValueError("between needs the smaller number first")
         if self.at and not (self.metric and self.metric.partition(".")[0].endswith("(*)")):
             raise ValueError("`at` reads a metric over a sweep: write it as STAGE(*).METRIC")
         for metric in (self.metric, self.baseline, *(self.orders or ()), self.at.metric if self.at else None):
@@ -102,73 +104,75 @@ class ClaimForm(Form):
 
 
 class StageForm(Form):
-    """A stage: options of `zoo train`, and what stands here."""
+    """A stage: options of `zoo train`, and these keys."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
-    algo: str | None = Field(None, description="The algorithm that trains; without it `start` is only evaluated.")
-    label: dict[str, Any] | None = Field(None, description="Instead of algo: options of `zoo label`; it writes data.")
-    start: str | None = Field(None, description="Where it starts: as --model takes it, or stage:NAME.")
+    algo: str | None = Field(None, description="The algorithm that trains; without it, `start` is only evaluated.")
+    label: dict[str, Any] | None = Field(
+        None, description="Instead of algo: options of `zoo label`; the stage writes data."
+    )
+    start: str | None = Field(None, description="The start: a model as for --model, or stage:NAME.")
     evals: dict[str, str] = Field({}, description="Metric → evaluation, such as gold: gold(samples=512).")
     sweep: dict[str, list[Any] | dict[str, Any]] | None = Field(
-        None, description="Option → values (or names of values → values): one stage for each.", min_length=1
+        None, description="Option → values (or names → values): one stage for each value.", min_length=1
     )
 
 
 class VariantForm(Form):
-    """Stages in their order, and claims about them."""
+    """Stages in order, and claims about them."""
 
     common: dict[str, Any] = Field({}, description="Options of `zoo train` for all stages.")
-    stages: dict[str, StageForm] = Field(min_length=1, description="The stages, in the order in which they are made.")
+    stages: dict[str, StageForm] = Field(min_length=1, description="The stages, in the order in which they run.")
     evals: dict[str, str] = Field({}, description="Evaluations of every stage: metric → evaluation.")
-    claims: list[ClaimForm] = Field([], description="What the paper says of it.")
+    claims: list[ClaimForm] = Field([], description="What the paper claims about the stages.")
 
 
 class LaptopForm(VariantForm):
     """The mechanism behind the claims, tested in minutes."""
 
-    tests: str = Field(description="What is measured against what.")
+    tests: str = Field(description="What is compared with what.")
     seeds: int = Field(3, ge=1, description="How many seeds are run.")
     minutes: float = Field(gt=0, description="How long a run takes on two cores, in minutes.")
     reproduced_if: str = Field(description="The pass rule in plain words.")
     caveat: str = Field(description="What this does not show.")
-    findings: str = Field("", description="What came out, why most likely, and what a reader may conclude.")
+    findings: str = Field("", description="The results, their likely reasons, and what a reader may conclude.")
 
 
 class RecipeForm(VariantForm):
-    """A recipe of the zoo: what a paper claims, with the experiment that it rests on."""
+    """A recipe of the zoo: what a paper claims, with the experiment behind it."""
 
     title: str
     paper: PaperForm
     hardware: str = Field(description='As the paper says, or "not reported".')
     about: str = Field("", description="One paragraph: the mechanism.")
-    extends: str | None = Field(None, description="Another recipe, whose keys hold where this one has none.")
-    deviations: list[str] = Field([], description="Where it departs from the paper.")
-    not_reported: list[str] = Field([], description="What the paper does not tell.")
+    extends: str | None = Field(None, description="Another recipe, whose keys are used if this one does not have them.")
+    deviations: list[str] = Field([], description="How it differs from the paper.")
+    not_reported: list[str] = Field([], description="What the paper does not report.")
     notes: str = ""
     laptop: LaptopForm | None = None
 
 
 def parse(content: Mapping[str, Any], lines: Lines, path: Path) -> RecipeForm:
-    """A file's content in its form. Raises ZooError that names every mistake with its line."""
+    """A file's content as a RecipeForm. Raises ZooError that names every mistake with its line."""
     try:
         return RecipeForm.model_validate(content)
     except ValidationError as error:
-        told = [_told(one, lines, path) for one in error.errors()]
+        mistakes = [_told(mistake, lines, path) for mistake in error.errors()]
         raise ZooError(
-            "\n".join(message for message, _ in told), next((hint for _, hint in told if hint), "")
+            "\n".join(message for message, _ in mistakes), next((hint for _, hint in mistakes if hint), "")
         ) from None
 
 
 def _told(error: Any, lines: Lines, path: Path) -> tuple[str, str]:
-    """One mistake for a person: message and hint."""
+    """The message and hint for one mistake."""
     location = tuple(key for key in error["loc"] if not _of_a_union(key))
     where = place(lines, location, path)
     name = ".".join(str(key) for key in location)
     if error["type"] == "extra_forbidden":
-        known = list(_form_at(location[:-1]).model_fields)
+        keys = list(_form_at(location[:-1]).model_fields)
         key = str(location[-1])
-        return f"{where}: unknown key '{key}'.{nearest(key, known)}", f"Known keys here: {', '.join(known)}."
+        return f"{where}: unknown key '{key}'.{nearest(key, keys)}", f"Known keys here: {', '.join(keys)}."
     if error["type"] == "missing":
         hint = _form_at(location[:-1]).model_fields[str(location[-1])].description or ""
         return f"{where}: the key '{name}' is missing.", f"{location[-1]}: {hint}" if hint else ""
@@ -180,17 +184,17 @@ def _told(error: Any, lines: Lines, path: Path) -> tuple[str, str]:
     return f"{where}: {name} {message}, not {error['input']!r}.{quoted}", ""
 
 
-def _shape(found: re.Match[str]) -> str:
-    return "a list" if found[1] == "list" else "a mapping"
+def _shape(match: re.Match[str]) -> str:
+    return "a list" if match[1] == "list" else "a mapping"
 
 
 def _of_a_union(key: str | int) -> bool:
-    """Pydantic names the member of a union as if it were a key: `list[any]`."""
+    """Whether a key is pydantic's name for a member of a union, such as `list[any]`."""
     return isinstance(key, str) and bool(re.fullmatch(r"(list|dict)\[.*\]", key))
 
 
 def _form_at(location: Sequence[str | int]) -> type[Form]:
-    """The form of the mapping at a path of keys; names of stages and numbers in a list stand for themselves."""
+    """The form of the mapping at a path of keys, which may hold names of stages and indices of lists."""
     form: type[Form] = RecipeForm
     for key in location:
         if isinstance(key, str) and key in form.model_fields:
@@ -205,7 +209,7 @@ def _forms_in(annotation: Any) -> list[type[Form]]:
 
 
 def json_schema() -> dict[str, Any]:
-    """A JSON schema of recipe files, for editors; options of the core are told with their help."""
+    """A JSON schema of recipe files, for editors; options of the core come with their help."""
     schema = RecipeForm.model_json_schema()
     options = {
         option.name: {"description": option.help} for option in options_of(TrainConfig) if option.name != "model"

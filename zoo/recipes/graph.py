@@ -1,4 +1,4 @@
-"""The stages of a variant in the order in which they can be made, and where each stands."""
+"""The stages of a variant in the order in which they can run, and the folder of each."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from zoo.recipes.schema import Stage, Variant
 from zoo.recipes.structure import unknown_stage
 
 LABELS = "labelled.jsonl"
-"""The rows that a labelling stage writes, in its folder."""
+"""The file of rows that a labelling stage writes, in its folder."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One stage of one seed. `stage`: filled in for the seed, references still by name."""
+    """One stage of one seed. `stage`: filled in for the seed, with references by name."""
 
     stage: Stage
     seed: int
@@ -33,7 +33,7 @@ class Job:
 
     @property
     def made(self) -> str:
-        """What stands for `stage:NAME` elsewhere: the run's folder, the labelled rows, or what it evaluates."""
+        """The value of `stage:NAME`: the run's folder, the labelled rows, or the evaluated model."""
         if self.stage.label is not None:
             return str(self.folder / LABELS)
         return str(self.folder) if self.stage.algo else str(self.stage.start)
@@ -44,10 +44,10 @@ def kind_of(stage: Stage) -> str:
 
 
 def stage_order(variant: Variant, only: str | None = None) -> list[Stage]:
-    """The stages such that each comes after those that it needs, otherwise as the file has them.
+    """The stages in the file's order, except that each comes after the stages that it needs.
 
-    only: a stage (`name`, `name(value)` or `name(*)`) without which the others are left out, but for what it needs.
-    Raises ZooError for a name that does not exist, and for stages that need each other.
+    only: a stage (`name`, `name(value)` or `name(*)`); then all stages but it and those that it needs are left out.
+    Raises ZooError for an unknown name, and for stages that need each other.
     """
     wanted = list(variant.stages) if only is None else variant.matching(only)
     if only is not None and not wanted:
@@ -69,12 +69,12 @@ def _visit(name: str, variant: Variant, done: dict[str, Stage], path: tuple[str,
 
 
 def jobs(stages: Sequence[Stage], seeds: Sequence[int], folder: Path) -> list[Job]:
-    """Every stage of every seed. A seed is finished before the next begins, so that what is stopped is even."""
+    """Every stage of every seed. A seed is finished before the next begins, so that a stopped run is balanced."""
     return [Job(stage.at(seed), seed, folder / f"seed-{seed}" / stage.folder) for seed in seeds for stage in stages]
 
 
 def drawn(stages: Sequence[Stage]) -> list[str]:
-    """The graph as lines of text: `name: algorithm ← what it needs`, the stages of a sweep in one line."""
+    """The graph as lines of text: `name: algorithm ← needed stages`, with the stages of a sweep in one line."""
     lines: dict[str, str] = {}
     for stage in stages:
         name = f"{stage.sweep_of}(*)" if stage.sweep_of else stage.name

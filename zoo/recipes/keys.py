@@ -1,7 +1,7 @@
-"""Content keys: what a stage's result depends on, as one short text that changes when any of it does.
+"""Content keys: a hash of everything that a stage's result depends on.
 
-Options that only name or show something do not count. A path of another stage counts as that stage's key, a local file
-as its bytes, and a name that a plugin brings (a source, a reward, an evaluation) as the code that it came from.
+Options that only name or display something do not count. A path of another stage counts as that stage's key, a local
+file as its bytes, and a name from a plugin (a source, a reward, an evaluation) as its source code.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from typing import Any
 from zoo import __version__
 
 NOT_CONTENT = ("name", "out", "loggers", "keep_checkpoints", "save_every")
-"""Options that change what is kept or where, never what comes out."""
+"""Options that change what is stored or where, never the results."""
 PATHS = ("start", "model", "reference", "critic_model", "judge", "data", "eval_data", "decay_data")
-"""Options whose value may be the name of a file or folder."""
+"""Options whose value may be a file or folder."""
 LONGEST_PATH = 1000
 LARGEST_READ = 64 << 20
-"""Bytes; of larger files size and time stand for the content."""
+"""In bytes; larger files count by size and time instead of content."""
 
 
 def digest(content: Any) -> str:
-    """The key of JSON types."""
+    """The key of a value of JSON types."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:24]
 
 
@@ -37,7 +37,7 @@ def stage_key(
 ) -> str:
     """The key of a stage.
 
-    options: all it is run with; made: `{path: key}` of the stages that it uses; contributed: what plugins bring, by
+    options: all its options; made: `{path: key}` of the stages that it uses; contributed: contributions of plugins by
     name; code: further functions or classes whose source counts, such as the algorithm's.
     """
     counted = {key: value for key, value in options.items() if key not in NOT_CONTENT}
@@ -54,22 +54,22 @@ def _texts(value: Any) -> list[str]:
     if isinstance(value, str):
         return [value]
     inside = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
-    return [text for one in inside for text in _texts(one)]
+    return [text for item in inside for text in _texts(item)]
 
 
 def _without_paths(value: Any, made: Mapping[str, str]) -> Any:
-    """The value with keys in the place of paths, the longest first: one may be the beginning of another."""
+    """The value with paths replaced by keys, the longest first, because one path may begin another."""
     if isinstance(value, str):
         for path in sorted(made, key=len, reverse=True):
             value = value.replace(path, made[path])
         return value
     if isinstance(value, Mapping):
-        return {key: _without_paths(one, made) for key, one in value.items()}
-    return [_without_paths(one, made) for one in value] if isinstance(value, list | tuple) else value
+        return {key: _without_paths(item, made) for key, item in value.items()}
+    return [_without_paths(item, made) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _is_local(key: str, text: str) -> bool:
-    """Whether a text names a file or folder here; a lone word does so only where a model or data is meant."""
+    """Whether a text names a local file or folder; a single word does so only as a model or data."""
     if len(text) > LONGEST_PATH or "\n" in text or not ("/" in text or "." in text or key in PATHS):
         return False
     return Path(text).expanduser().exists()
@@ -80,22 +80,22 @@ def _mentions(text: str, name: str) -> bool:
 
 
 def file_digest(path: str) -> str:
-    """Of the bytes of a file, or of all files of a folder by their names."""
+    """A hash of the bytes of a file, or of the names and bytes of all files of a folder."""
     place = Path(path).expanduser()
     files = sorted(file for file in place.rglob("*") if file.is_file()) if place.is_dir() else [place]
-    found = hashlib.sha256()
+    hashed = hashlib.sha256()
     for file in files:
-        found.update(str(file.relative_to(place)).encode() + b"\0")
+        hashed.update(str(file.relative_to(place)).encode() + b"\0")
         facts = file.stat()
         if facts.st_size > LARGEST_READ:
-            found.update(f"{facts.st_size} {facts.st_mtime_ns}".encode())
+            hashed.update(f"{facts.st_size} {facts.st_mtime_ns}".encode())
         else:
-            found.update(hashlib.sha256(file.read_bytes()).digest())
-    return found.hexdigest()[:24]
+            hashed.update(hashlib.sha256(file.read_bytes()).digest())
+    return hashed.hexdigest()[:24]
 
 
 def code_digest(thing: Any) -> str:
-    """Of the source of a function or class: its file, and the others of its package beside it. Empty where unknown."""
+    """A hash of the source of a function or class: its file, or all files of its package's folder. Empty if unknown."""
     while isinstance(thing, partial):
         thing = thing.func
     for inner in ("run", "rows"):
@@ -111,7 +111,7 @@ def code_digest(thing: Any) -> str:
 @lru_cache
 def _sources_digest(place: Path) -> str:
     files = sorted(place.glob("*.py")) if place.is_dir() else [place]
-    found = hashlib.sha256()
+    hashed = hashlib.sha256()
     for file in files:
-        found.update(file.name.encode() + b"\0" + file.read_bytes())
-    return found.hexdigest()[:24]
+        hashed.update(file.name.encode() + b"\0" + file.read_bytes())
+    return hashed.hexdigest()[:24]

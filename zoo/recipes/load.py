@@ -1,9 +1,9 @@
-"""A recipe from its file: keys checked, sweeps made stages, and what refers to what known.
+"""Loads a recipe from its file: checks keys, expands sweeps into stages, and resolves references.
 
     recipe = load_recipe("mine")
     recipe.laptop.stages["tuned(beta=0.1)"].training_options
 
-No plugin is imported: whether algorithms, options, data and evaluations fit is for `zoo.recipes.check`.
+No plugin is imported; `zoo.recipes.check` checks algorithms, options, data and evaluations.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ __all__ = ["Recipe", "RecipeEntry", "all_recipes", "load_recipe"]
 
 NOT_IN_RECIPES = {
     "model": "write `start` instead",
-    "name": "stages give their runs their names",
+    "name": "runs are named after their stages",
     "out": "give it to the command that runs the recipe",
-    "trust_remote_code": "it can only be given by hand",
+    "trust_remote_code": "it can only be given on the command line",
 }
-"""Options of `zoo train` that a recipe does not decide, and what to do instead."""
+"""Options of `zoo train` that a recipe cannot set, and what to do instead."""
 
 
 def load_recipe(name: str | Path) -> Recipe:
-    """The recipe `name`, `name@package`, or in a file. Raises ZooError that names each mistake with file and line."""
+    """The recipe `name` or `name@package`, or of a file. Raises ZooError that names each mistake with file and line."""
     path, package = find_recipe(str(name))
     content, lines = read(path)
     form = parse(content, lines, path)
@@ -54,13 +54,13 @@ def load_recipe(name: str | Path) -> Recipe:
 
 
 def _raise(problems: list[str]) -> None:
-    """Every mistake once, each on its line; what to type next may stand behind it on lines of its own."""
+    """Raise ZooError with every mistake once, each on its line; lines with what to type next may follow it."""
     if problems:
         raise ZooError("\n".join(dict.fromkeys(problems)), "docs/recipes.md describes the form of a recipe.")
 
 
 class _Expansion:
-    """One variant of a file, made into stages with all their options."""
+    """Expands one variant of a file into stages with all their options."""
 
     def __init__(self, form: VariantForm, top: tuple[str, ...], lines: Lines, path: Path, problems: list[str]):
         self.form, self.top, self.lines, self.path, self.problems = form, top, lines, path, problems
@@ -79,18 +79,21 @@ class _Expansion:
         return Variant(name=name, stages={stage.name: stage for stage in stages}, claims=claims, **rest)
 
     def _stages(self, name: str, form: StageForm) -> Iterator[Stage]:
-        """The stage of the file, or those that its sweep makes."""
+        """The stage of the file, or the stages of its sweep."""
         self._check_stage(name, form)
         if form.sweep is None:
             yield self._stage(name, form, {})
             return
-        axes = [[(option, *one) for one in self._values(name, option, values)] for option, values in form.sweep.items()]
+        axes = [
+            [(option, *name_and_value) for name_and_value in self._values(name, option, values)]
+            for option, values in form.sweep.items()
+        ]
         for point in itertools.product(*axes):
             swept = {option: (label, value) for option, label, value in point}
             yield self._stage(name, form, swept)
 
     def _values(self, stage: str, option: str, values: list[Any] | dict[str, Any]) -> list[tuple[str, Any]]:
-        """(name, value) of each value of a sweep; unnamed ones are called what they are."""
+        """(name, value) of each value of a sweep; an unnamed value is its own name."""
         if not values:
             self._refuse(f"the sweep of '{option}' has no values.", "stages", stage, "sweep", option)
         named = [(str(label), value) for label, value in values.items()] if isinstance(values, dict) else None
@@ -101,11 +104,11 @@ class _Expansion:
                     f"{option}: {{first: {name}, second: …}}.",
                     "stages", stage, "sweep", option,
                 )  # fmt: skip
-        found = named if named is not None else [(spelled(value), value) for value in values]
-        names = [name for name, _ in found]
+        pairs = named if named is not None else [(spelled(value), value) for value in values]
+        names = [name for name, _ in pairs]
         if twice := next((name for name in names if names.count(name) > 1), None):
-            self._refuse(f"{twice} stands twice in the sweep of '{option}'.", "stages", stage, "sweep", option)
-        return found
+            self._refuse(f"{twice} is twice in the sweep of '{option}'.", "stages", stage, "sweep", option)
+        return pairs
 
     def _stage(self, written: str, form: StageForm, swept: Mapping[str, tuple[str, Any]]) -> Stage:
         values = {option: value for option, (_, value) in swept.items()}
@@ -118,27 +121,27 @@ class _Expansion:
         shared = {} if label is not None else self.form.evals
         evals = {**shared, **form.evals}
         names = {option: text for option, (text, _) in swept.items()}
-        given = ",".join(f"{option}={text}" for option, text in names.items())
-        found = {"start": start, "options": options, "label": label, "evals": evals}
-        found = {key: rewritten(value, canonical) for key, value in found.items()}
+        swept_text = ",".join(f"{option}={text}" for option, text in names.items())
+        texts = {"start": start, "options": options, "label": label, "evals": evals}
+        texts = {key: rewritten(value, canonical) for key, value in texts.items()}
         return Stage(
-            name=f"{written}({given})" if given else written, algo=form.algo, **found,
+            name=f"{written}({swept_text})" if swept_text else written, algo=form.algo, **texts,
             shared_evals=tuple(name for name in shared if name not in form.evals),
-            sweep_of=written if given else None, swept=names,
-            needs=references(list(found.values())), line=self._line("stages", written),
+            sweep_of=written if swept_text else None, swept=names,
+            needs=references(list(texts.values())), line=self._line("stages", written),
         )  # fmt: skip
 
-    # -- what can be refused without knowing any algorithm -------------------------------------------------------
+    # -- checks that need no algorithm ----------------------------------------------------------------------------
 
     def _check_common(self) -> None:
-        known = [option.name for option in options_of(TrainConfig)]
+        option_names = [option.name for option in options_of(TrainConfig)]
         for key in self.form.common:
             if key in NOT_IN_RECIPES:
                 self._refuse(f"'{key}' is not for recipes: {NOT_IN_RECIPES[key]}.", "common", key)
-            elif key not in known:
-                guess = nearest(OTHER_NAMES.get(key, key), known)
+            elif key not in option_names:
+                guess = nearest(OTHER_NAMES.get(key, key), option_names)
                 self._refuse(
-                    f"'{key}' is no option that every algorithm has.{guess} An algorithm's own options stand in its "
+                    f"'{key}' is not an option of every algorithm.{guess} Write an algorithm's own options in its "
                     "stages.", "common", key,
                 )  # fmt: skip
 
@@ -162,11 +165,11 @@ class _Expansion:
         for key in {"algo", "label", "evals", "sweep"} & set(form.sweep or {}):
             self._refuse(f"'{key}' cannot be swept: write a stage for each.", *where, "sweep", key)
         for key in set(extra) & set(form.sweep or {}):
-            self._refuse(f"'{key}' is swept below, so that this value is never used: take it out.", *where, key)
+            self._refuse(f"'{key}' is swept below, so this value is never used: remove it.", *where, key)
         if form.label is not None:
             self._check_label(where, form, extra)
         elif form.algo is not None and form.start is None and "start" not in (form.sweep or {}):
-            self._refuse(f"the stage '{name}' trains, but does not say where it starts: add `start`.", *where)
+            self._refuse(f"the stage '{name}' trains, but has no start: add `start`.", *where)
         elif form.algo is None and not (form.evals or self.form.evals):
             self._refuse(f"the stage '{name}' neither trains nor evaluates: add `algo` or `evals`.", *where)
 
@@ -176,7 +179,7 @@ class _Expansion:
         for key in (*extra, *(("start",) if form.start else ()), *(("evals",) if form.evals else ())):
             guess = nearest(key, ["label"])
             self._refuse(
-                f"'{key}' does not go with `label`, whose own options stand inside of it.{guess}", *where, key
+                f"'{key}' is not allowed next to `label`; write labelling options inside it.{guess}", *where, key
             )  # fmt: skip
 
     def _line(self, *keys: str | int) -> int:

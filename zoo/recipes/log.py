@@ -1,4 +1,4 @@
-"""What runs say at length goes to a file; of what takes long, a line now and then to whoever waits."""
+"""Long output of runs goes to a file; during long stages, a line is shown from time to time."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import TextIO
 from rich.console import Console
 
 QUIET_SECONDS = 10.0
-"""A stage that takes less says nothing but its results."""
+"""A stage that takes less shows only its results."""
 
 
 class Log(io.TextIOBase):
-    """A stream into `file` that shows its newest line when nothing was shown for a while."""
+    """A stream to `file` that also shows its newest line if nothing was shown for a while."""
 
     def __init__(self, file: TextIO, show: Callable[[str], None]):
         self.file, self.show = file, show
         self.begin()
 
     def begin(self) -> None:
-        """A new stage begins."""
+        """Start the log of a new stage."""
         self.shown = time.monotonic()
 
     def writable(self) -> bool:

@@ -1,4 +1,4 @@
-"""Whether a model that a recipe names can be there, told without fetching or making it."""
+"""Whether a model that a recipe names can exist, without fetching or making it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HUB = re.compile(r"[\w.-]+/[\w.-]+(@.*)?")
 
 
 def model_problem(name: str, makers: Mapping[str, Any]) -> str:
-    """Why there can be no such model; empty where there may be. makers: what plugins bring under the hook `models`."""
+    """Why there can be no such model; empty if there may be. makers: contributions of plugins to the hook `models`."""
     path = Path(name).expanduser()
     if name == NAME or path.exists() or is_run_name(name):
         return ""

@@ -1,4 +1,4 @@
-"""Which metrics a stage produces, so that a claim can be held against them before anything runs."""
+"""The metrics that a stage produces, so that claims can be checked against them before anything runs."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ ROLLOUTS = (
     "rollout/length_ended", "rollout/flat_groups", "rollout/engine_gap",
 )  # fmt: skip
 NAMED = ("rollout/reward/*", "rollout/groups/*", "val/reward/*")
-"""Metrics that are called after what the options name."""
+"""Metrics that are named after values of options."""
 VALIDATED = ("val/reward", "val/gold", "val/length", "val/cut", "val/kl", "val/grade")
 LABELLED = ("pairs", "ties", "entropy", "agreement", "position_inconsistent", "chosen_longer")
-"""What a stage that labels counts."""
+"""The metrics of a labelling stage."""
 
 
 @dataclass(frozen=True)
 class Produced:
-    """Names of metrics, and patterns of those that cannot be listed: `rollout/groups/*`."""
+    """Names of metrics, and patterns for those that cannot be listed: `rollout/groups/*`."""
 
     names: tuple[str, ...]
     patterns: tuple[str, ...] = ()
@@ -36,7 +36,7 @@ class Produced:
 
 
 def produced(stage: Stage, cls: type[Algorithm] | None, evals: Mapping[str, Any]) -> Produced:
-    """What can be read of a stage once it is made. cls: its algorithm, None where it does not train."""
+    """The metrics of a finished stage. cls: its algorithm, None if it does not train."""
     if stage.label is not None:
         return Produced((*LABELLED, *MEASURED))
     names: list[str] = []
@@ -51,7 +51,7 @@ def produced(stage: Stage, cls: type[Algorithm] | None, evals: Mapping[str, Any]
 
 
 def _details(spelling: str, evals: Mapping[str, Any]) -> tuple[str, ...]:
-    """The details that an evaluation declares; any of one that is not there, which is told elsewhere."""
+    """The details that an evaluation declares; all details for an unknown evaluation, which is reported elsewhere."""
     try:
         return tuple(evals[parse(spelling)[0]].details)
     except (KeyError, ZooError):
@@ -59,5 +59,5 @@ def _details(spelling: str, evals: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def named_nearest(metric: str, metrics: Produced) -> str:
-    """The nearest metric, or all there are."""
+    """The nearest metric, or all metrics."""
     return nearest(metric, metrics.names) or f" It has: {', '.join(metrics.names) or 'none'}."

@@ -1,4 +1,4 @@
-"""What a reproduction found: results.json and claims.csv in its folder, and what is kept beside the recipe."""
+"""The results of a reproduction: results.json and claims.csv in its folder, and the file next to the recipe."""
 
 from __future__ import annotations
 
@@ -20,19 +20,18 @@ from zoo.runs import environment
 
 RESULTS, CLAIMS = "results.json", "claims.csv"
 CLOCKS = ("cpu_seconds", "seconds", "memory_gb")
-"""Measures that differ from run to run."""
+"""Measures that differ between identical runs."""
 MINUTES = {"minutes": "spent", "cpu_minutes": "spent_cpu"}
-"""What all stages took together, and the seconds of a stage that it is the sum of."""
+"""Totals over all stages in minutes, and the clock (in seconds per stage) of which each is the sum."""
 Record = Callable[[Job], Mapping[str, Any]]
 
 
 def gather(
     recipe: Recipe, variant: Variant, order: Sequence[Stage], jobs: Sequence[Job], record: Record, command: str
 ) -> dict[str, Any]:
-    """All that a reproduction found, as JSON types.
+    """The results of a reproduction, as JSON types.
 
-    Everything but what stands under `made` is the same whenever and however often interrupted it was run (unless a
-    claim reads a clock).
+    Everything except `made` is the same for every run, however often it was interrupted (unless a claim reads a clock).
     """
     seeds = list(dict.fromkeys(job.seed for job in jobs))
     names = {stage.name for stage in order}
@@ -61,23 +60,23 @@ def gather(
 
 
 def _values(job: Job, variant: Variant, record: Record) -> dict[str, float | None]:
-    """The numbers of one stage: all of its evaluations, and what claims read besides."""
-    found: dict[str, float | None] = {**eval_values(job)}
+    """The numbers of one stage: all of its evaluations, and other metrics that claims read."""
+    values: dict[str, float | None] = {**eval_values(job)}
     for name in dict.fromkeys(name for claim in variant.claims for name in _read_by(claim, job, variant)):
-        if name not in found:
-            found[name] = stage_value(job, name, record(job))
-    return found
+        if name not in values:
+            values[name] = stage_value(job, name, record(job))
+    return values
 
 
 def _read_by(claim: Claim, job: Job, variant: Variant) -> list[str]:
-    """The metrics that a claim reads of a stage; with `at` it reads the other metric wherever it reads one."""
-    found, at = [], None
+    """The metrics of a stage that a claim reads; with `at`, the other metric is read in addition."""
+    metrics, at = [], None
     for text in claim.metrics:
         if match := METRIC.fullmatch(text):
             if job.name in variant.matching(match[1]):
-                found.append(match[2])
+                metrics.append(match[2])
             at = match[2] if claim.at is not None and text == claim.at.metric else at
-    return [*found, *([at] if at and found else [])]
+    return [*metrics, *([at] if at and metrics else [])]
 
 
 def _stage(stage: Stage, jobs: Sequence[Job], values: Mapping[int, Any]) -> dict[str, Any]:
@@ -96,15 +95,15 @@ def _stage(stage: Stage, jobs: Sequence[Job], values: Mapping[int, Any]) -> dict
 
 
 def _sweeps(order: Sequence[Stage]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+    sweeps: dict[str, list[str]] = {}
     for stage in order:
         if stage.sweep_of:
-            found.setdefault(stage.sweep_of, []).append(stage.name)
-    return found
+            sweeps.setdefault(stage.sweep_of, []).append(stage.name)
+    return sweeps
 
 
 def _at(claim: Claim, measured: claims.Measured, seeds: Sequence[int]) -> dict[str, Any]:
-    """The points that a claim was interpolated between: {line: [[x, y], …]} by sweep and seed."""
+    """The points between which a claim was interpolated: {line: [[x, y], …]} by sweep and seed."""
     assert claim.at is not None
     x_name = claims.split_metric(claim.at.metric)[1]
     lines: dict[str, list[list[float]]] = {}
@@ -134,7 +133,10 @@ def _made(jobs: Sequence[Job], record: Record, command: str) -> dict[str, Any]:
     facts = environment()
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        **{name: round(sum(one[clock] for one in clocks.values()) / 60, 2) for name, clock in MINUTES.items()},
+        **{
+            name: round(sum(stage_clocks[clock] for stage_clocks in clocks.values()) / 60, 2)
+            for name, clock in MINUTES.items()
+        },
         "command": command,
         "versions": {"zoo": __version__, "python": facts["python"], **facts["packages"]},
         "processors": facts["processors"],
@@ -145,43 +147,43 @@ def _made(jobs: Sequence[Job], record: Record, command: str) -> dict[str, Any]:
 # -- files ---------------------------------------------------------------------------------------------------------
 
 
-def write(folder: Path, found: Mapping[str, Any]) -> None:
+def write(folder: Path, results: Mapping[str, Any]) -> None:
     """results.json and claims.csv."""
-    write_text(folder / RESULTS, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-    write_text(folder / CLAIMS, claims_table(found))
+    write_text(folder / RESULTS, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    write_text(folder / CLAIMS, claims_table(results))
 
 
-def claims_table(found: Mapping[str, Any]) -> str:
-    """The claims as CSV, a line each."""
+def claims_table(results: Mapping[str, Any]) -> str:
+    """The claims as CSV, one per line."""
     stream = io.StringIO()
     table = csv.writer(stream, lineterminator="\n")
-    seeds = [str(seed) for seed in found["seeds"]]
+    seeds = [str(seed) for seed in results["seeds"]]
     table.writerow(["claim", "where", "metric", "rule", "verdict", "why", "mean", "sd", "low", "high",
                     *(f"seed {seed}" for seed in seeds)])  # fmt: skip
-    for one in [*found["claims"], *found["full_scale"]]:
-        values = one["values"] or [""] * len(seeds)
-        numbers = ["" if one[key] is None else one[key] for key in ("mean", "sd", "low", "high")]
-        table.writerow([one[key] for key in ("says", "where", "metric", "rule", "verdict", "why")] + numbers + values)
+    for claim in [*results["claims"], *results["full_scale"]]:
+        values = claim["values"] or [""] * len(seeds)
+        numbers = ["" if claim[key] is None else claim[key] for key in ("mean", "sd", "low", "high")]
+        table.writerow([claim[key] for key in ("says", "where", "metric", "rule", "verdict", "why")] + numbers + values)
     return stream.getvalue()
 
 
-def stored(found: Mapping[str, Any]) -> dict[str, Any]:
-    """What is kept beside the recipe: claims with the values of each seed, and how they were made."""
-    made = found["made"]
+def stored(results: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of the file next to the recipe: claims with the values of each seed, and how they were made."""
+    made = results["made"]
     short = [
-        {key: one[key] for key in ("says", "where", "metric", "rule", "verdict", "why", "seeds", "values", "mean",
+        {key: claim[key] for key in ("says", "where", "metric", "rule", "verdict", "why", "seeds", "values", "mean",
                                    "sd", "low", "high")}
-        for one in [*found["claims"], *found["full_scale"]]
+        for claim in [*results["claims"], *results["full_scale"]]
     ]  # fmt: skip
     return {
-        "recipe": found["recipe"], "variant": found["variant"], "verdict": found["verdict"], "date": made["date"],
-        "seeds": found["seeds"], **{name: made[name] for name in MINUTES}, "command": made["command"],
+        "recipe": results["recipe"], "variant": results["variant"], "verdict": results["verdict"], "date": made["date"],
+        "seeds": results["seeds"], **{name: made[name] for name in MINUTES}, "command": made["command"],
         "versions": {name: made["versions"][name] for name in ("zoo", "torch", "transformers", "python")},
         "claims": short,
     }  # fmt: skip
 
 
 def stored_path(recipe: Recipe, variant: str) -> Path:
-    """`results/NAME.json` of the laptop's run, `results/NAME-full.json` of the other."""
+    """`results/NAME.json` for the laptop variant, `results/NAME-full.json` for the full one."""
     path = recipe.results_path
     return path if variant == "laptop" else path.with_name(f"{path.stem}-full.json")

@@ -1,11 +1,11 @@
-"""Reproducing a recipe: every stage of every seed, what is finished left as it is, then the claims.
+"""Reproduces a recipe: runs every unfinished stage of every seed, then judges the claims.
 
     runs/recipes/NAME-laptop/
       recipe.yaml  results.json  claims.csv  report.html  log.txt
       seed-0/stages.json  seed-0/STAGE/…            one run folder a stage, with evals.json
 
-A kill at any moment costs what the stage did since its last checkpoint; the same command goes on from there, and the
-results are those of a run that was not killed.
+A kill loses only what the stage did since its last checkpoint; the same command continues from there, with the same
+results as an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ class Reproduction:
         self, recipe: Recipe, laptop: bool, console: Console, *,
         seeds: Sequence[int] | None = None, only: str | None = None, out: str = "runs/recipes", command: str = "",
     ):  # fmt: skip
-        """seeds: those of the recipe, from 0, when not given; only: make this stage and what it needs, judge nothing.
+        """seeds: by default the recipe's, from 0; only: run this stage and those that it needs, and judge no claim.
 
-        Raises ZooError where the recipe has no such variant or stage.
+        Raises ZooError if the recipe has no such variant or stage.
         """
         variant = recipe.variant(laptop)
         if variant is None:
-            raise ZooError(f"The recipe {recipe.name} has no laptop variant.", "Leave --laptop out for the full scale.")
+            raise ZooError(f"The recipe {recipe.name} has no laptop variant.", "Leave out --laptop for the full scale.")
         self.recipe, self.variant, self.console, self.only = recipe, variant, console, only
         self.command = command or f"zoo reproduce {recipe.name}{' --laptop' if laptop else ''}"
         self.seeds = list(seeds) if seeds is not None else list(range(variant.seeds))
@@ -72,7 +72,7 @@ class Reproduction:
     # -- before anything runs --------------------------------------------------------------------------------------
 
     def draw(self) -> None:
-        """The stage graph, and how much of it there is to do."""
+        """Print the stage graph, the seeds and the expected time."""
         title = f"{self.recipe.title}, {'laptop scale' if self.variant.name == 'laptop' else 'full scale'}"
         self.say(f"{title}\n{self.variant.tests}".strip())
         for line in drawn(self.order):
@@ -82,7 +82,7 @@ class Reproduction:
         self.say(f"{len(self.order)} stages for each of the seeds {seeds} in {self.folder}{about}.")
 
     def plan(self) -> dict[str, Any]:
-        """What would run, as JSON types: each stage with its options, where they come from, and if it is finished."""
+        """The plan as JSON types: each stage with its options, their origins, and whether it is finished."""
         rows: list[dict[str, Any]] = []
         done: dict[tuple[int, str], bool] = {}
         for job in self.jobs:
@@ -96,24 +96,24 @@ class Reproduction:
         return {"recipe": self.recipe.name, "variant": self.variant.name, "stages": rows, "notes": []}
 
     def rehearsed(self) -> dict[str, tuple[Any, Any, str]]:
-        """For each stage that trains, one of a sweep: its configuration, algorithm, and the model it begins with."""
+        """For each stage that trains (one per sweep): its configuration, its algorithm, and its starting model."""
         first = {job.stage.sweep_of or job.name: job for job in reversed(self.jobs) if job.stage.algo}
         return {name: (*self.stages.resolved(job), self.stages.origin(job)) for name, job in reversed(first.items())}
 
-    # -- running it ------------------------------------------------------------------------------------------------
+    # -- running ---------------------------------------------------------------------------------------------------
 
     def go(self) -> dict[str, Any]:
-        """Make all stages, judge the claims; returns the results, which are written to the folder too."""
+        """Run all stages and judge the claims; returns the results, which are also written to the folder."""
         quiet_libraries()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / LOCK).touch()
         except OSError as error:
             raise ZooError(
-                f"The folder {self.folder} cannot be written: {error.strerror}.", "Name another with --out."
+                f"The folder {self.folder} cannot be written: {error.strerror}.", "Name another folder with --out."
             ) from None
         with (
-            hold(self.folder / LOCK, f"{self.folder} is being made by another process.", self.command),
+            hold(self.folder / LOCK, f"Another process is working in {self.folder}.", self.command),
             (self.folder / "log.txt").open("a", encoding="utf-8") as stream,
         ):
             self.log = Log(stream, self.say)
@@ -121,30 +121,32 @@ class Reproduction:
             self._tidy()
             shutil.copy(self.recipe.path, self.folder / "recipe.yaml")
             self._make_all()
-            found = results.gather(self.recipe, self.variant, self.order, self.jobs, self.stages.record, self.command)
+            gathered = results.gather(
+                self.recipe, self.variant, self.order, self.jobs, self.stages.record, self.command
+            )
         if self.only is None:
-            results.write(self.folder, found)
-            write_recipe_page(self.folder, found)
-        return found
+            results.write(self.folder, gathered)
+            write_recipe_page(self.folder, gathered)
+        return gathered
 
-    def record(self, found: Mapping[str, Any]) -> Path | None:
-        """Keep the results and their picture beside the recipe and renew the table; None where results are not kept."""
+    def record(self, gathered: Mapping[str, Any]) -> Path | None:
+        """Store the results and their picture next to the recipe and update the table; None if they are not stored."""
         folder = self.recipe.path.parent
         if not keeps_results(folder):
             return None
         path = results.stored_path(self.recipe, self.variant.name)
         try:
             path.parent.mkdir(exist_ok=True)
-            write_text(path, json.dumps(results.stored(found), indent=1, ensure_ascii=False) + "\n")
-            write_picture(path.with_suffix(".svg"), found)
+            write_text(path, json.dumps(results.stored(gathered), indent=1, ensure_ascii=False) + "\n")
+            write_picture(path.with_suffix(".svg"), gathered)
             write_table(folder)
         except OSError as error:
-            self.say(f"The results are not kept beside the recipe: {error.strerror} ({error.filename}).")
+            self.say(f"The results cannot be stored next to the recipe: {error.strerror} ({error.filename}).")
             return None
         return path
 
     def _tidy(self) -> None:
-        """What a kill left half written."""
+        """Remove half-written files, which a kill may leave."""
         for left in (*self.folder.glob("seed-*/.tmp-*"), *self.folder.glob("seed-*/*/.tmp-*")):
             shutil.rmtree(left) if left.is_dir() else left.unlink()
 
@@ -152,7 +154,7 @@ class Reproduction:
         begun = time.monotonic()
         for number, job in enumerate(self.jobs, 1):
             if self.stages.is_finished(job):
-                self.say(f"stage {number} of {len(self.jobs)}: {job.name}, seed {job.seed}, is finished already")
+                self.say(f"stage {number} of {len(self.jobs)}: {job.name}, seed {job.seed}, is already finished")
                 continue
             so_far = clock(time.monotonic() - begun)
             self.say(f"stage {number} of {len(self.jobs)}: {job.name}, seed {job.seed} ({job.kind}), {so_far} so far")
@@ -169,17 +171,19 @@ class Reproduction:
         self.say(f"All {len(self.jobs)} stages are finished after {clock(time.monotonic() - begun)}.")
 
     def _stopped(self, message: str, status: int) -> TrainingStopped:
-        kept = f"{message} What is finished is kept in {self.folder}."
-        stopped = TrainingStopped(kept, f"Go on with: {self.command}")
+        kept = f"{message} Finished stages are kept in {self.folder}."
+        stopped = TrainingStopped(kept, f"Continue with: {self.command}")
         stopped.exit_status = status
         return stopped
 
     def _explained(self, error: ZooError, name: str, seed: int) -> TrainingStopped:
         if error.exit_status > STOPPED_BY_SIGNAL:
             return self._stopped(error.message.replace("; nothing was kept", ""), error.exit_status)
-        told = f"The stage {name} with seed {seed} failed: {error.message}"
-        hint = "" if error.hint.startswith(("Go on with", "Start again")) else f"{error.hint}\n"
-        stopped = TrainingStopped(told, f"{hint}Details: {self.folder / 'log.txt'}. Then go on with: {self.command}")
+        message = f"The stage {name} with seed {seed} failed: {error.message}"
+        hint = "" if error.hint.startswith(("Go on with", "Continue with", "Start again")) else f"{error.hint}\n"
+        stopped = TrainingStopped(
+            message, f"{hint}Details: {self.folder / 'log.txt'}. Then continue with: {self.command}"
+        )
         stopped.exit_status = error.exit_status
         return stopped
 

@@ -1,8 +1,8 @@
-"""What a recipe says, once its file is read: variants, stages with all their options, and claims.
+"""The content of a recipe after its file is read: variants, stages with all their options, and claims.
 
-`zoo.recipes.load` makes these from a file; whoever trains or judges works with them alone. Sweeps are stages of their
-own here, `common` options stand in every stage, and what a stage needs of others is known. The form of the file itself
-is in `zoo.recipes.form`.
+`zoo.recipes.load` makes these from a file; training and judging use nothing else. Sweeps are expanded to stages, every
+stage includes the `common` options, and each stage lists the stages that it needs. The form of the file itself is in
+`zoo.recipes.form`.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 REFERENCE = re.compile(r"\bstage:([A-Za-z]\w*(?:-\w+)*(?:\([^()]*\))?)")
-"""`stage:NAME` within any text of a stage: the run, or the data, that another stage of this variant makes."""
+"""`stage:NAME` in any text of a stage: the run or the data that another stage of this variant makes."""
 
 METRIC = re.compile(r"([A-Za-z]\w*(?:-\w+)*(?:\([^()]*\))?)\.(.+)")
 """STAGE.METRIC of a claim: `tuned.gsm8k`, `swept(beta=0.1).val/loss`, `swept(*).kl`."""
 
 MEASURED = ("cpu_seconds", "seconds", "steps", "num_tokens", "memory_gb")
-"""What the runner measures of every stage that trains."""
+"""The runner's measures of every stage that trains."""
 
 RULES = ("paper", "above", "below", "between", "rises_by", "orders", "untested")
 """A claim states exactly one of these."""
 
 
 class Model(BaseModel):
-    """A value that is only read."""
+    """A read-only value."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -47,14 +47,14 @@ class Paper(Model):
 
 
 class At(Model):
-    """Where over a sweep a metric is read: where another one has this value."""
+    """The point of a sweep at which a metric is read: where another metric has this value."""
 
     metric: str
     value: float
 
 
 class Claim(Model):
-    """One sentence of the paper, and what has to come out for it to hold. Metrics are STAGE.METRIC."""
+    """One sentence of the paper, and the rule for it to hold. Metrics are STAGE.METRIC."""
 
     says: str
     metric: str | None = None
@@ -87,10 +87,10 @@ class Claim(Model):
 class Stage(Model):
     """One step of a variant: it trains (`algo`), writes data (`label`), or only evaluates `start` (neither).
 
-    options: those of `zoo train`, `common` ones included, without `model`, which is `start`; label: those of
-    `zoo label`, or None; evals: metric name → spelling of an eval, and `shared_evals` which of them stand for every
-    stage (and are left out where they do not fit the stage's model); sweep_of: the name in the file of a stage that a
-    sweep made, and `swept` its values; needs: the stages that its texts refer to; line: where it stands in the file.
+    options: those of `zoo train`, including `common` ones, without `model`, which is `start`; label: those of
+    `zoo label`, or None; evals: metric name → spelling of an evaluation; shared_evals: which of these are for every
+    stage (and are left out if they do not fit the stage's model); sweep_of: the name in the file, for a stage of a
+    sweep; swept: its values; needs: the stages that its texts refer to; line: its line in the file.
     """
 
     name: str
@@ -107,14 +107,14 @@ class Stage(Model):
 
     @property
     def folder(self) -> str:
-        """Its name as a folder and the name of its run: `tuned-beta-0.05` of `tuned(beta=0.05)`."""
+        """The name of its folder and its run: `tuned-beta-0.05` for `tuned(beta=0.05)`."""
         return re.sub(r"[^\w.+-]", "-", self.name.removesuffix(")"))
 
     def at(self, seed: int, made: Mapping[str, str] | None = None) -> Stage:
-        """The stage for one seed: `{seed}` replaced, `seed` set where it is not given.
+        """The stage for one seed: `{seed}` is replaced, and `seed` is set unless the stage sets it.
 
-        made: `{stage: what stands for stage:NAME}`, the folder of its run or the file of its data; without it
-        references stay as they are. Raises KeyError for a stage that is not in `made`.
+        made: `{stage: value of stage:NAME}`, the folder of its run or the file of its data; without it, references
+        remain. Raises KeyError for a stage that is not in `made`.
         """
 
         def filled(value: Any) -> Any:
@@ -122,8 +122,8 @@ class Stage(Model):
                 text = value.replace("{seed}", str(seed))
                 return text if made is None else REFERENCE.sub(lambda found: made[found[1]], text)
             if isinstance(value, Mapping):
-                return {key: filled(one) for key, one in value.items()}
-            return [filled(one) for one in value] if isinstance(value, list) else value
+                return {key: filled(item) for key, item in value.items()}
+            return [filled(item) for item in value] if isinstance(value, list) else value
 
         label = None if self.label is None else {"seed": seed, **filled(self.label)}
         options = {"seed": seed, **filled(self.options)}
@@ -132,12 +132,12 @@ class Stage(Model):
 
     @property
     def training_options(self) -> dict[str, Any]:
-        """What `zoo train --algo ALGO` takes: the options, and `start` as the model."""
+        """The options for `zoo train --algo ALGO`, with `start` as the model."""
         return {**({"model": self.start} if self.start is not None else {}), **self.options}
 
 
 class Variant(Model):
-    """The stages and claims of one scale. `name`: full or laptop; findings: what became of its claims, explained."""
+    """The stages and claims of one scale. `name`: full or laptop; findings: an explanation of the results."""
 
     name: str
     stages: dict[str, Stage]
@@ -151,11 +151,11 @@ class Variant(Model):
 
     @property
     def top(self) -> tuple[str, ...]:
-        """The keys of the file that it stands below."""
+        """The path of keys to it in the file."""
         return ("laptop",) if self.name == "laptop" else ()
 
     def matching(self, reference: str) -> list[str]:
-        """The stages that `tuned`, `tuned(beta=0.1)` or `tuned(*)` stands for; empty when there is none."""
+        """The stages that `tuned`, `tuned(beta=0.1)` or `tuned(*)` names; empty if there is none."""
         wanted = canonical(reference)
         if wanted.endswith("(*)"):
             return [stage.name for stage in self.stages.values() if stage.sweep_of == wanted[:-3]]
@@ -163,12 +163,12 @@ class Variant(Model):
 
     @property
     def algorithms(self) -> tuple[str, ...]:
-        """The algorithms of its stages, in their order."""
+        """The algorithms of its stages, in order."""
         return tuple(dict.fromkeys(stage.algo for stage in self.stages.values() if stage.algo))
 
 
 class Recipe(Model):
-    """A paper, its experiment at full scale, and a laptop's. `package`: the installed package that it came with."""
+    """A paper, its full-scale experiment, and a laptop-scale one. `package`: the installed package it came with."""
 
     name: str
     path: Path
@@ -183,18 +183,18 @@ class Recipe(Model):
     not_reported: tuple[str, ...] = ()
     notes: str = ""
     lines: dict[tuple[str | int, ...], tuple[str, int]] = {}
-    """Of every key of the file, by its path from the top: the file and the line (`extends` brings a second file)."""
+    """The file and line of every key, by its path from the top (with `extends` there are two files)."""
 
     def variant(self, laptop: bool) -> Variant | None:
         return self.laptop if laptop else self.full
 
     @property
     def results_path(self) -> Path:
-        """Where the results of its last run are kept."""
+        """The file with the results of its last run."""
         return self.path.parent / "results" / f"{self.name}.json"
 
     def where(self, variant: Variant, *keys: str | int) -> str:
-        """`recipes/mine.yaml:12`, the line of the key at this path within a variant, or of what holds it."""
+        """`recipes/mine.yaml:12`: the line of the key at this path in a variant, or of the nearest parent key."""
         return place(self.lines, (*variant.top, *keys), self.path)
 
     def has(self, variant: Variant, *keys: str | int) -> bool:
@@ -203,16 +203,16 @@ class Recipe(Model):
 
 
 def place(lines: Mapping[tuple[str | int, ...], tuple[str, int]], keys: Iterable[str | int], path: Path) -> str:
-    """`file:line` of a path of keys, or of the nearest one above it that has a line."""
+    """`file:line` of a path of keys, or of its nearest parent that has a line."""
     path_of_keys = tuple(keys)
     for end in range(len(path_of_keys), 0, -1):
-        if (found := lines.get(path_of_keys[:end])) is not None:
-            return f"{found[0]}:{found[1]}"
+        if (where := lines.get(path_of_keys[:end])) is not None:
+            return f"{where[0]}:{where[1]}"
     return str(path)
 
 
 def spelled(value: Any) -> str:
-    """A value as it stands in a stage's name: a number in its shortest form, so that 0.10 is 0.1."""
+    """A value as text for a stage's name: numbers in their shortest form, so that 0.10 is 0.1."""
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "none"}[value]
     try:
@@ -223,7 +223,7 @@ def spelled(value: Any) -> str:
 
 
 def canonical(name: str) -> str:
-    """A stage's name as it is kept, whatever blanks and spellings of numbers it was written with."""
+    """A stage's name in its canonical form, whatever blanks and spellings of numbers it was written with."""
     first, bracket, rest = name.replace(" ", "").partition("(")
     if not bracket or rest == "*)":
         return f"{first}{bracket}{rest}"
@@ -236,8 +236,8 @@ def rewritten(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, str):
         return REFERENCE.sub(lambda found: f"stage:{change(found[1])}", value)
     if isinstance(value, Mapping):
-        return {key: rewritten(one, change) for key, one in value.items()}
-    return [rewritten(one, change) for one in value] if isinstance(value, list) else value
+        return {key: rewritten(item, change) for key, item in value.items()}
+    return [rewritten(item, change) for item in value] if isinstance(value, list) else value
 
 
 def references(value: Any) -> tuple[str, ...]:
@@ -245,4 +245,4 @@ def references(value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
         return tuple(dict.fromkeys(REFERENCE.findall(value)))
     inside = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
-    return tuple(dict.fromkeys(name for one in inside for name in references(one)))
+    return tuple(dict.fromkeys(name for item in inside for name in references(item)))

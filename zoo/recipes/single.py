@@ -17,57 +17,57 @@ FOLDER = Path("runs/recipes")
 
 
 def find_stage(name: str, stage: str | None, laptop: bool) -> tuple[Recipe, Variant, Stage]:
-    """The stage that --recipe, --stage and --laptop name. Raises ZooError where there is none that trains."""
+    """The stage that --recipe, --stage and --laptop name. Raises ZooError unless it exists and trains."""
     recipe = load_recipe(name)
     variant = recipe.variant(laptop)
     if variant is None:
-        raise ZooError(f"The recipe {recipe.name} has no laptop variant.", "Leave --laptop out for the full scale.")
-    trained = [one.name for one in variant.stages.values() if one.algo]
+        raise ZooError(f"The recipe {recipe.name} has no laptop variant.", "Leave out --laptop for the full scale.")
+    trained = [candidate.name for candidate in variant.stages.values() if candidate.algo]
     hint = f"Stages that train: {', '.join(trained) or 'none'}."
     if stage is None:
         raise ZooError(f"Which stage of the recipe {recipe.name}? Add --stage.", hint)
     if problem := unknown_stage(variant, stage):
         raise ZooError(f"{recipe.name}: {problem}", hint)
-    found = variant.stages.get(canonical(stage))
-    if found is None:
+    chosen = variant.stages.get(canonical(stage))
+    if chosen is None:
         raise ZooError(f"'{stage}' names several stages.", f"Name one of them: {', '.join(variant.matching(stage))}.")
-    if found.algo is None:
-        what = "labels data" if found.label is not None else "is only evaluated"
-        command = f"zoo reproduce {name}{' --laptop' if laptop else ''} --only {found.name}"
-        raise ZooError(f"The stage {found.name} of {recipe.name} trains nothing: it {what}.", f"{hint} Or: {command}")
-    return recipe, variant, found
+    if chosen.algo is None:
+        what = "labels data" if chosen.label is not None else "is only evaluated"
+        command = f"zoo reproduce {name}{' --laptop' if laptop else ''} --only {chosen.name}"
+        raise ZooError(f"The stage {chosen.name} of {recipe.name} trains nothing: it {what}.", f"{hint} Or: {command}")
+    return recipe, variant, chosen
 
 
 def stage_options(
     name: str, stage: str, laptop: bool, given: Mapping[str, Any], folder: Path = FOLDER
 ) -> tuple[str, dict[str, Any]]:
-    """The algorithm and the options of a stage; references are runs and rows that `zoo reproduce` has finished.
+    """The algorithm and the options of a stage; references become runs and rows that `zoo reproduce` has finished.
 
-    given: options by hand, which stand in for the stage's own, so that these need no run. Raises ZooError for a
-    reference to a stage that is not finished.
+    given: options from the command line, which replace the stage's own, so that their references need no run. Raises
+    ZooError for a reference to a stage that is not finished.
     """
-    recipe, variant, found = find_stage(name, stage, laptop)
+    recipe, variant, chosen = find_stage(name, stage, laptop)
     by_hand = {key for key, value in given.items() if value is not None}
-    kept = {key: value for key, value in found.options.items() if key not in by_hand}
-    found = found.model_copy(
-        update={"options": kept, "evals": {}, "start": None if "model" in by_hand else found.start}
+    kept = {key: value for key, value in chosen.options.items() if key not in by_hand}
+    chosen = chosen.model_copy(
+        update={"options": kept, "evals": {}, "start": None if "model" in by_hand else chosen.start}
     )
-    seed = _seed(given.get("seed"), found)
+    seed = _seed(given.get("seed"), chosen)
     made: dict[str, str] = {}
     top = folder / f"{recipe.name}{'-laptop' if laptop else ''}"
     stages = {job.name: job for job in jobs(list(variant.stages.values()), [seed], top)}
-    for key, value in found.training_options.items():
+    for key, value in chosen.training_options.items():
         for needed in references(value):
             job = stages[needed]
             if not _is_finished(job, stages):
                 command = f"zoo reproduce {name}{' --laptop' if laptop else ''} --only '{needed}' --seeds {seed},"
                 raise ZooError(
-                    f"The stage {found.name} of {recipe.name} needs its stage {needed}, which is not finished in "
+                    f"The stage {chosen.name} of {recipe.name} needs its stage {needed}, which is not finished in "
                     f"{job.folder}.",
                     f"Make it: {command}\nOr give --{key.replace('_', '-')} yourself.",
                 )
             made[needed] = _made(job, stages)
-    return str(found.algo), found.at(seed, made).training_options
+    return str(chosen.algo), chosen.at(seed, made).training_options
 
 
 def _seed(given: Any, stage: Stage) -> int:
@@ -87,7 +87,7 @@ def _is_finished(job: Job, stages: Mapping[str, Job]) -> bool:
 
 
 def _made(job: Job, stages: Mapping[str, Job]) -> str:
-    """What stands for a reference; a stage that trains nothing stands for where it starts, which may be another's."""
+    """The value of a reference; for a stage that only evaluates, it is the stage's start, resolved in turn."""
     if job.stage.algo is None and job.stage.label is None:
         needs = {name: _made(stages[name], stages) for name in references(job.stage.start)}
         return str(job.stage.model_copy(update={"options": {}, "evals": {}}).at(job.seed, needs).start)

@@ -1,7 +1,7 @@
-"""Making one stage: train it, label data, or neither; then measure it. What is finished is left as it is.
+"""Runs one stage: train, label data, or neither; then evaluate. Finished stages are left unchanged.
 
-`stages.json` beside the stages of a seed holds the key of each. It is written before a stage begins, so that after a
-kill at any moment a folder is known to belong to its key; a folder of another key is set aside first.
+`stages.json` in the folder of a seed holds the key of each stage. It is written before a stage begins, so that after a
+kill the key of each folder is known; a folder with another key is moved aside first.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ SET_ASIDE = "replaced"
 
 
 class Stages:
-    """Makes the stages of one variant.
+    """Runs the stages of one variant.
 
-    where: from a stage and a key to its place in the recipe's file; console: what a person sees; log: what the runs
-    say at length.
+    where: a function from a stage and a key to the place in the recipe's file; console: for the user; log: for the
+    detailed output of runs.
     """
 
     def __init__(self, jobs: list[Job], where: Where, command: str, console: Console, log: Console):
@@ -61,10 +61,10 @@ class Stages:
     def say(self, text: str) -> None:
         self.log.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    # -- what a stage is ------------------------------------------------------------------------------------------
+    # -- facts about a stage --------------------------------------------------------------------------------------
 
     def filled(self, job: Job) -> Stage:
-        """The stage with the paths of what it needs, and the evaluations that fit its model."""
+        """The stage with the paths of the stages that it needs, and the evaluations that fit its model."""
         stage = job.stage.at(job.seed, {name: self.jobs[job.seed, name].made for name in job.stage.needs})
         fitting = {
             label: text for label, text in stage.evals.items()
@@ -77,7 +77,7 @@ class Stages:
         return wanted == "none" or wanted == self.head(job)
 
     def head(self, job: Job) -> str:
-        """The sort of model that a stage has in the end: lm or scalar, `none` where it has no model."""
+        """The kind of a stage's final model: lm or scalar, or `none` if it has no model."""
         if job.stage.algo:
             return registry.load_algorithm(job.stage.algo)[1].head
         start = job.stage.start
@@ -85,7 +85,7 @@ class Stages:
             return "none"
         if match := REFERENCE.fullmatch(start):
             return self.head(self.jobs[job.seed, match[1]])
-        # Looking at others would fetch or make them, which a plan must not do; a name means a language model.
+        # Other models would have to be fetched or made, which a plan must not do; a name means a language model.
         return head_of(resolve_model(start, self.say)) if Path(start).is_dir() else "lm"
 
     def resolved(self, job: Job) -> tuple[Resolved, Any]:
@@ -97,36 +97,36 @@ class Stages:
             *((self.place(stage, name), {name: value}) for name, value in stage.training_options.items()),
             ("zoo reproduce", {"name": job.folder.name, "out": str(job.folder.parent)}),
         ]
-        found = resolve(str(stage.algo) if ".py" in str(stage.algo) else short, cls, layers, data_defaults)
-        check_values(found.core, found.origin)
-        return found, cls
+        resolved = resolve(str(stage.algo) if ".py" in str(stage.algo) else short, cls, layers, data_defaults)
+        check_values(resolved.core, resolved.origin)
+        return resolved, cls
 
     def options(self, job: Job) -> dict[str, tuple[Any, str]]:
-        """Every option of a stage with where it comes from."""
+        """Every option of a stage with its origin."""
         if not job.stage.algo:
             stage = self.filled(job)
-            given = stage.label if stage.label is not None else {"start": stage.start}
-            return {name: (value, self.place(stage, name)) for name, value in given.items()}
+            options = stage.label if stage.label is not None else {"start": stage.start}
+            return {name: (value, self.place(stage, name)) for name, value in options.items()}
         resolved, _ = self.resolved(job)
         return {name: (value, resolved.origin.get(name, "")) for name, value in resolved.as_dict().items()}
 
     def place(self, stage: Stage, name: str) -> str:
-        """Where an option of a stage comes from; the seed is the runner's unless the file says otherwise."""
+        """The origin of a stage's option; the seed is the runner's unless the file sets it."""
         return self.where(stage, "start" if name == "model" else name)
 
     def label_options(self, job: Job) -> LabelOptions:
         return build(LabelOptions, self.filled(job).label or {}, what=f"the labelling stage {job.name}")
 
     def origin(self, job: Job) -> str:
-        """The model that a stage begins with in the end, through all stages before it."""
+        """The model at the beginning of the chain of stages that leads to this stage."""
         start = str(job.stage.start)
         match = REFERENCE.fullmatch(start)
         return self.origin(self.jobs[job.seed, match[1]]) if match else start
 
     def key(self, job: Job) -> str:
-        """The key of a stage; those of what it needs are part of it."""
-        found = self.keys.get((job.seed, job.name))
-        if found is None:
+        """The key of a stage, which includes the keys of the stages that it needs."""
+        key = self.keys.get((job.seed, job.name))
+        if key is None:
             code: list[Any] = []
             if job.stage.algo:
                 resolved, cls = self.resolved(job)
@@ -135,19 +135,19 @@ class Stages:
                 options = asdict(self.label_options(job))
             else:
                 options = {"start": self.filled(job).start, "template": job.stage.options.get("template")}
-            found = stage_key(options, self.made(job), self.contributed, code)
-            self.keys[job.seed, job.name] = found
-        return found
+            key = stage_key(options, self.made(job), self.contributed, code)
+            self.keys[job.seed, job.name] = key
+        return key
 
     def made(self, job: Job) -> dict[str, str]:
         """`{path: key}` of the stages that a stage needs."""
         others = [self.jobs[job.seed, name] for name in job.stage.needs]
         return {other.made: self.key(other) for other in others if other.stage.algo or other.stage.label is not None}
 
-    # -- what is there ---------------------------------------------------------------------------------------------
+    # -- what exists already ---------------------------------------------------------------------------------------
 
     def record(self, job: Job) -> dict[str, Any]:
-        """What stages.json says of a stage."""
+        """The entry of a stage in stages.json."""
         return Run(job.folder.parent).read_json(RECORDS).get(job.name, {})
 
     def note(self, job: Job, **facts: Any) -> None:
@@ -162,7 +162,7 @@ class Stages:
         return Evaluations(job, stage, self.key(job), self.evals, self.made(job), self.contributed, head)
 
     def made_already(self, job: Job) -> bool:
-        """Whether training or labelling of this very stage is finished."""
+        """Whether training or labelling of this stage, with this key, is finished."""
         if job.folder.exists() and self.record(job).get("key") != self.key(job):
             return False
         if job.stage.algo:
@@ -175,10 +175,10 @@ class Stages:
         """Whether nothing is left to do for a stage."""
         return self.made_already(job) and not self.evaluations(job).missing
 
-    # -- making it -------------------------------------------------------------------------------------------------
+    # -- running ---------------------------------------------------------------------------------------------------
 
     def make(self, job: Job) -> None:
-        """Do what is left to do for a stage."""
+        """Run the unfinished parts of a stage."""
         self._begin(job)
         started = clocks()
         try:
@@ -195,7 +195,7 @@ class Stages:
             )
 
     def _begin(self, job: Job) -> None:
-        """A folder that belongs to the key, or none."""
+        """Make sure that the stage's folder belongs to its key or does not exist."""
         if job.folder.exists() and self.record(job).get("key") != self.key(job):
             self._set_aside(job)
         if self.record(job).get("key") != self.key(job):
@@ -208,7 +208,7 @@ class Stages:
         aside.mkdir(exist_ok=True)
         number = next(n for n in range(1, 1_000_000) if not (aside / f"{job.folder.name}-{n}").exists())
         os.rename(job.folder, aside / f"{job.folder.name}-{number}")
-        self.tell(f"  It was made with other options or data; that is now in {aside / job.folder.name}-{number}.")
+        self.tell(f"  An earlier result with other options or data was moved to {aside / job.folder.name}-{number}.")
 
     def _train(self, job: Job) -> None:
         resolved, cls = self.resolved(job)

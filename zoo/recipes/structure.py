@@ -1,4 +1,4 @@
-"""Which stage needs which, and whether claims speak of stages that there are; nothing is imported for it."""
+"""Checks which stage needs which, and whether claims name existing stages; no plugin is imported."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from zoo.recipes.schema import METRIC, Claim, Recipe, Stage, Variant, canonical,
 
 
 def check_structure(recipe: Recipe) -> list[str]:
-    """What is wrong, each with file and line."""
+    """The mistakes, each with file and line."""
     variants = [variant for variant in (recipe.full, recipe.laptop) if variant is not None]
     return [
         problem
@@ -20,7 +20,7 @@ def check_structure(recipe: Recipe) -> list[str]:
 
 
 def where_needed(stage: Stage) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Every other stage that a stage refers to, with the path of keys, below the stage, of the text that does."""
+    """Every other stage that a stage refers to, with the path of keys (below the stage) of the reference."""
     held: dict[tuple[str, ...], Any] = {
         ("start",): stage.start,
         **{(key,): value for key, value in stage.options.items()},
@@ -33,16 +33,16 @@ def where_needed(stage: Stage) -> Iterator[tuple[str, tuple[str, ...]]]:
 
 
 def written_at(recipe: Recipe, variant: Variant, stage: Stage, *keys: str) -> str:
-    """`file:line` of a key of a stage, which may stand in its sweep, among the common ones, or in the shared evals."""
+    """`file:line` of a key of a stage, which may be in its sweep, in the common options, or in the shared evals."""
     name = stage.sweep_of or stage.name
     own = ("stages", name, *keys)
     among = [own, ("stages", name, "sweep", *keys[-1:]), ("common", *keys), keys]
-    found = next((path for path in among if recipe.has(variant, *path)), own)
-    return recipe.where(variant, *found)
+    keys_written = next((path for path in among if recipe.has(variant, *path)), own)
+    return recipe.where(variant, *keys_written)
 
 
 def unknown_stage(variant: Variant, name: str) -> str:
-    """Why a name is no stage: `There is no stage 'tunde'. Did you mean 'tuned'?`; empty for one that is."""
+    """Why a name is not a stage: `There is no stage 'tunde'. Did you mean 'tuned'?`; empty for a stage."""
     if variant.matching(name):
         return ""
     first, bracket, _ = name.partition("(")
@@ -66,30 +66,30 @@ def _stages(recipe: Recipe, variant: Variant) -> Iterator[str]:
             elif stage.name in _all_needs(variant, needed):
                 yield f"{where}: '{stage.name}' and '{needed}' need each other, so neither can be made first."
             elif order.index(needed) >= order.index(stage.name):
-                yield f"{where}: '{stage.name}' needs '{needed}', which stands below it: move it up."
+                yield f"{where}: '{stage.name}' needs '{needed}', which is below it: move it up."
             elif problem := _wrong_sort(variant.stages[needed], keys):
                 yield f"{where}: {problem}"
 
 
 def _all_needs(variant: Variant, name: str) -> set[str]:
-    """The stage itself and everything that it needs, directly or not."""
-    found: set[str] = set()
+    """The stage itself and all stages that it needs, directly or indirectly."""
+    needed: set[str] = set()
     waiting = [name]
     while waiting:
-        one = waiting.pop()
-        if one not in found and one in variant.stages:
-            found.add(one)
-            waiting += variant.stages[one].needs
-    return found
+        stage_name = waiting.pop()
+        if stage_name not in needed and stage_name in variant.stages:
+            needed.add(stage_name)
+            waiting += variant.stages[stage_name].needs
+    return needed
 
 
 def _wrong_sort(needed: Stage, keys: tuple[str, ...]) -> str:
-    """Data where a model is meant, or the other way round."""
+    """The message for data in place of a model, or a model in place of data."""
     wants_data = keys[-1:] in (("data",), ("eval_data",), ("decay_data",))
     if wants_data and needed.label is None:
-        return f"the stage '{needed.name}' makes no data: only one with `label` does."
+        return f"the stage '{needed.name}' makes no data: only a stage with `label` does."
     if keys and not wants_data and keys[0] != "evals" and needed.label is not None:
-        return f"the stage '{needed.name}' makes data, and '{keys[-1]}' wants a model."
+        return f"the stage '{needed.name}' makes data, but '{keys[-1]}' needs a model."
     if needed.label is None and needed.algo is None and needed.start is None:
         return f"the stage '{needed.name}' has no model."
     return ""

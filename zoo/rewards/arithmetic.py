@@ -1,10 +1,11 @@
-"""Somebody else's verifier, kept from running what a model wrote: while it looks, only arithmetic can be evaluated.
+"""Keeps a third-party verifier from running what a model wrote: while it works, only arithmetic can be evaluated.
 
-Verifiers evaluate answers as Python: reasoning-gym does by `eval`, and by sympy's `parse_expr`, which calls `eval` on
-what it made of the text, and again on every text within it. So the place to look is not the answer, but what comes of
-it: the interpreter announces each source before it compiles it (PEP 578), and here all are refused but numbers, texts,
-lists and operators, variables of one letter, and the functions named below. There is no attribute, index, lambda or
-other name in these, hence no way to anything else. No task has to be known for that, and no version of the package.
+Verifiers evaluate answers as Python: reasoning-gym calls `eval`, and sympy's `parse_expr`, which calls `eval` on what
+it made of the text, and again on every text inside it. So this module does not check the answer, but every source
+that comes of it: the interpreter announces each source before it compiles it (PEP 578), and the hook here refuses all
+but numbers, texts, lists and operators, variables of one letter, and the functions named below. These have no
+attribute, index, lambda or other name, and so give no access to anything else. This depends neither on the task nor
+on the version of the package.
 """
 
 from __future__ import annotations
@@ -24,21 +25,21 @@ CALLED = frozenset(
     "Symbol Integer Float Rational Function Add Mul Pow Abs sqrt exp log ln sin cos tan cot sec csc asin acos atan "
     "acot sinh cosh tanh coth asinh acosh atanh factorial".split()
 )
-"""What sympy's parser writes for symbols and numbers, and the functions of school mathematics."""
+"""The names that sympy's parser writes for symbols and numbers, and the functions of school mathematics."""
 NAMED = CALLED | {"pi", "oo", "zoo", "nan"}
 OWN = "from sympy import *"
-"""The one statement that sympy's parser runs, to have its functions at hand."""
+"""The statement with which sympy's parser imports its functions."""
 
 _refused: ContextVar[list[str] | None] = ContextVar("refused", default=None)
 
 
-def verified(verifier: Callable[..., Any], *given: Any) -> tuple[Any, list[str]]:
-    """What a verifier returns, and the sources that it was kept from evaluating. Raises what the verifier raises."""
+def verified(verifier: Callable[..., Any], *arguments: Any) -> tuple[Any, list[str]]:
+    """What a verifier returns, and the sources that were refused. Raises what the verifier raises."""
     _listen()
     refused: list[str] = []
     token = _refused.set(refused)
     try:
-        return verifier(*given), refused
+        return verifier(*arguments), refused
     except Exception:
         if not refused:
             raise
@@ -48,7 +49,7 @@ def verified(verifier: Callable[..., Any], *given: Any) -> tuple[Any, list[str]]
 
 
 def is_arithmetic(source: str) -> bool:
-    """Whether this may be evaluated. Raises SyntaxError, as Python would, for what is no Python at all."""
+    """Whether the source may be evaluated. Raises SyntaxError, as Python would, for text that is not Python."""
     try:
         nodes = list(ast.walk(ast.parse(source)))
     except (ValueError, RecursionError, MemoryError) as error:
@@ -67,18 +68,18 @@ def _is_allowed(node: ast.AST) -> bool:
 
 @functools.cache
 def _listen() -> None:
-    # A hook cannot be taken out again; outside of `verified` it does nothing.
+    # An audit hook cannot be removed; outside `verified` it does nothing.
     sys.addaudithook(_check)
 
 
-def _check(event: str, given: tuple[Any, ...]) -> None:
+def _check(event: str, arguments: tuple[Any, ...]) -> None:
     if event != "compile" or (refused := _refused.get()) is None:
         return
-    # To look at a source is to compile it, too.
+    # Checking a source compiles it, too.
     token = _refused.set(None)
     try:
-        source = given[0].decode() if isinstance(given[0], bytes) else given[0]
-        # A syntax tree, or nothing: who compiles these has a source that was not announced.
+        source = arguments[0].decode() if isinstance(arguments[0], bytes) else arguments[0]
+        # A syntax tree or None is refused: its source was never announced.
         allowed = isinstance(source, str) and (source.strip() == OWN or is_arithmetic(source))
     except UnicodeDecodeError:
         source, allowed = "", False
@@ -90,7 +91,7 @@ def _check(event: str, given: tuple[Any, ...]) -> None:
 
 
 def _is_importing() -> bool:
-    """Whether what is compiled belongs to a module that the verifier imports only now."""
+    """Whether the source belongs to a module that the verifier is importing."""
     frame = sys._getframe()
     while frame.f_back is not None and frame.f_code is not verified.__code__:
         if frame.f_code.co_filename == "<frozen importlib._bootstrap>":

@@ -1,8 +1,8 @@
-"""Assertions judged where the program is not: the test that runs beside it asks for values, and keeps no answer.
+"""Assertions judged outside the program's process: the test there reports values and holds no expected results.
 
-`assert add(1, 2) == 3` runs in the program's interpreter as "tell the value of add(1, 2)", and 3 stays here. Whatever a
-program makes of the interpreter that it shares with its tests, it then has to come up with the value. What cannot be
-taken apart like that stays an assertion in the program's interpreter.
+`assert add(1, 2) == 3` runs in the program's interpreter as "report the value of add(1, 2)", and 3 stays in this
+process. Whatever a program does to the interpreter that it shares with its tests, it still has to compute the value.
+An assertion that cannot be split like this remains an assertion in the program's interpreter.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fractions import Fraction
 from typing import Any
 
 TELL = "__tell__"
-"""The name of the function by which a test tells a value; `sandboxed.py` gives it."""
+"""The name of the function with which a test reports a value; `sandboxed.py` defines it."""
 NEAR: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {ast.Lt: operator.lt, ast.LtE: operator.le}
 WAYS_OUT = (ast.Return, ast.Yield, ast.YieldFrom)
 KINDS: dict[str, Callable[[Any], Any]] = {
@@ -31,35 +31,37 @@ Check = Callable[[Any], bool]
 
 @dataclass
 class Sealed:
-    """A test without its answers. source: what the program's interpreter runs; checks: what each value must satisfy.
+    """A test without its expected results. source: what the program's interpreter runs; checks: one per reported value.
 
-    needed: the checks that a test which comes to its end has gone through.
+    needed: the checks whose values a test must report if it runs to its end.
     """
 
     source: str
     checks: list[Check] = field(default_factory=list)
     needed: set[int] = field(default_factory=set)
 
-    def holds(self, told: Sequence[Sequence[Any]]) -> bool:
-        """Whether the values that were told, as pairs of a check's number and an encoded value, are the right ones."""
+    def holds(self, reported: Sequence[Sequence[Any]]) -> bool:
+        """Whether the reported values, as pairs of a check's number and an encoded value, are right."""
         try:
-            return self.needed <= {i for i, _ in told} and all(self.checks[i](decoded(value)) for i, value in told)
+            return self.needed <= {i for i, _ in reported} and all(
+                self.checks[i](decoded(value)) for i, value in reported
+            )
         except (TypeError, ValueError, LookupError, ArithmeticError, RecursionError):
             return False
 
 
 @functools.lru_cache(maxsize=1024)
 def sealed(test: str) -> Sealed:
-    """A test taken apart; as it is, where nothing can be taken out of it, or where it is no Python."""
-    found = Sealed(test)
+    """A test without its expected results; unchanged if nothing can be taken out, or if it is not Python."""
+    split_test = Sealed(test)
     try:
-        tree = _Sealer(found.checks).visit(ast.parse(test))
-        if found.checks:
-            found.source = ast.unparse(ast.fix_missing_locations(tree))
-            found.needed = {_literal(call.args[0]) for call in _certain(tree)}
+        tree = _Sealer(split_test.checks).visit(ast.parse(test))
+        if split_test.checks:
+            split_test.source = ast.unparse(ast.fix_missing_locations(tree))
+            split_test.needed = {_literal(call.args[0]) for call in _certain(tree)}
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return Sealed(test)
-    return found
+    return split_test
 
 
 def decoded(value: Any) -> Any:
@@ -71,7 +73,7 @@ def decoded(value: Any) -> Any:
 
 
 class _Sealer(ast.NodeTransformer):
-    """Replaces assertions by calls that tell a value, and collects what is to be checked of each."""
+    """Replaces assertions by calls that report a value, and collects the checks of these values."""
 
     def __init__(self, checks: list[Check]):
         self.checks = checks
@@ -79,7 +81,7 @@ class _Sealer(ast.NodeTransformer):
     def visit_Assert(self, node: ast.Assert) -> Any:
         if isinstance(node.test, ast.BoolOp) and isinstance(node.test.op, ast.And):
             parts = (self.visit_Assert(ast.Assert(part)) for part in node.test.values)
-            return [one for part in parts for one in (part if isinstance(part, list) else [part])]
+            return [statement for part in parts for statement in (part if isinstance(part, list) else [part])]
         value, check = _taken_apart(node.test)
         if check is None:
             return node
@@ -90,35 +92,35 @@ class _Sealer(ast.NodeTransformer):
     def _left(self, node: ast.AST) -> ast.AST:
         return node
 
-    # Here a test may want an assertion to fail, which one that only tells a value never does.
+    # A test may expect an assertion to fail here, and a call that reports a value never fails.
     visit_Try = visit_TryStar = visit_With = visit_AsyncWith = _left
 
 
 def _taken_apart(test: ast.expr) -> tuple[ast.expr, Check | None]:
-    """What is to be told of an assertion, and what must be true of it; no check where it cannot be judged here."""
+    """The expression to report for an assertion, and its check; no check if it cannot be judged in this process."""
     match test:
         case ast.Constant(value=constant):
             return ast.Constant(None), lambda value: bool(constant)
         case ast.Compare(left=ast.Call(func=ast.Name(id="abs"), args=[ast.BinOp(op=ast.Sub()) as gap]),
                          ops=[(ast.Lt() | ast.LtE()) as how], comparators=[limit]):  # fmt: skip
             within = NEAR[type(how)]
-            told, other = (gap.right, gap.left) if _is_literal(gap.left) else (gap.left, gap.right)
+            reported, other = (gap.right, gap.left) if _is_literal(gap.left) else (gap.left, gap.right)
             if _is_literal(limit) and _is_literal(other):
                 near, most = _literal(other), _literal(limit)
-                return told, lambda value: bool(within(abs(value - near), most))
-        case ast.Compare(left=told, ops=[ast.Is()], comparators=[ast.Constant(value=None | True | False as only)]):
-            return told, lambda value: value is only
-        case ast.Compare(left=told, ops=[ast.Eq()], comparators=[other]):
-            if _is_literal(told):
-                told, other = other, told
+                return reported, lambda value: bool(within(abs(value - near), most))
+        case ast.Compare(left=reported, ops=[ast.Is()], comparators=[ast.Constant(value=None | True | False as only)]):
+            return reported, lambda value: value is only
+        case ast.Compare(left=reported, ops=[ast.Eq()], comparators=[other]):
+            if _is_literal(reported):
+                reported, other = other, reported
             if _is_literal(other):
                 expected = _literal(other)
-                return told, lambda value: bool(value == expected)
+                return reported, lambda value: bool(value == expected)
         case ast.Call(func=ast.Name(id="isclose") | ast.Attribute(value=ast.Name(id="math"), attr="isclose"),
-                      args=[told, other], keywords=within):  # fmt: skip
-            if _is_literal(other) and all(_is_literal(one.value) for one in within):
-                near, limits = _literal(other), {str(one.arg): _literal(one.value) for one in within}
-                return told, lambda value: math.isclose(value, near, **limits)
+                      args=[reported, other], keywords=within):  # fmt: skip
+            if _is_literal(other) and all(_is_literal(keyword.value) for keyword in within):
+                near, limits = _literal(other), {str(keyword.arg): _literal(keyword.value) for keyword in within}
+                return reported, lambda value: math.isclose(value, near, **limits)
     return test, None
 
 
@@ -135,9 +137,9 @@ def _is_literal(node: ast.expr) -> bool:
 
 
 def _certain(tree: ast.Module) -> Iterator[ast.Call]:
-    """The calls that tell a value and that a run to the test's end comes by: those of the test, and of its functions.
+    """The reporting calls that a run to the test's end must reach: those of the test itself and of its functions.
 
-    Of functions, those that the test calls by a statement of its own, and that have no way out before their end.
+    A function counts if the test calls it in a statement of its own, and if it cannot return before its end.
     """
     called = {node.value.func.id for node in tree.body if isinstance(node, ast.Expr)
               and isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Name)}  # fmt: skip
@@ -145,7 +147,7 @@ def _certain(tree: ast.Module) -> Iterator[ast.Call]:
     bodies = [tree.body] + [
         function.body
         for name, function in functions.items()
-        if name in called and not any(isinstance(one, WAYS_OUT) for one in ast.walk(function))
+        if name in called and not any(isinstance(node, WAYS_OUT) for node in ast.walk(function))
     ]
     for node in (node for body in bodies for node in body):
         match node:

@@ -1,4 +1,4 @@
-"""Rewards that compare an answer with the record's reference answer, or with a form: 1 for right, 0 for wrong."""
+"""Rewards that compare an answer with the record's reference answer or with a format: 1 for right, 0 for wrong."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from zoo.rewards.missing import Missing
 from zoo.rewards.references import against, boxed, tagged
 
 Values = list[float | None | Missing]
-# A sign belongs to a number where no word or bracket stands before it: 10-5 ends in 5.
+# A sign belongs to a number if no word or bracket precedes it: 10-5 ends in 5.
 NUMBER = re.compile(
     r"(?:(?<![\w.)])[-+\u2212])?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,3}(?!\w))?"
 )
@@ -25,9 +25,9 @@ def exact(
     completions: Sequence[str], records: Sequence[Mapping[str, Any]], field: str = "", tag: str = "",
     ignore_case: bool = False,
 ) -> Values:  # fmt: skip
-    """1 where the answer is the record's reference answer, but for white space at its ends and between its words.
+    """1 if the answer is the record's reference answer, apart from white space at its ends and between its words.
 
-    field: the column of the reference; tag: look at the last <tag>…</tag> of the answer only.
+    field: the column of the reference; tag: look only at the last <tag>…</tag> of the answer.
     """
 
     def right(text: str, references: list[str]) -> float:
@@ -48,9 +48,9 @@ def numeric(
     completions: Sequence[str], records: Sequence[Mapping[str, Any]], field: str = "", tag: str = "",
     tolerance: float = 0.0,
 ) -> Values:  # fmt: skip
-    """1 where the answer's number is that of the record's reference answer; tolerance: the largest difference.
+    """1 if the answer's number is that of the record's reference answer; tolerance: the largest difference.
 
-    The number of a text is the last in its last \\boxed{…}, else the first behind its last ####, else its last one.
+    The number of a text is the last in its last \\boxed{…}, else the first after its last ####, else its last one.
     """
     if tolerance < 0:
         raise ZooError("the tolerance must not be below 0")
@@ -68,24 +68,24 @@ def numeric(
 
 
 def number_of(text: str) -> float | None:
-    """The number that a text ends up with: 42 of "#### 42", 1250 of "so $1,250.", −3 of "\\boxed{-3}"."""
+    """The final number of a text: 42 of "#### 42", 1250 of "so $1,250.", −3 of "\\boxed{-3}"."""
     for separator in ("{,}", "\\,"):
         text = text.replace(separator, ",")
     inside = boxed(text)
     _, marked, behind = text.rpartition("####")
     for part, which in ((inside, -1), (behind if marked else None, 0), (text, -1)):
-        if part is not None and (found := NUMBER.findall(part)):
-            number = float(found[which].replace(",", "").replace("\u2212", "-"))
+        if part is not None and (numbers := NUMBER.findall(part)):
+            number = float(numbers[which].replace(",", "").replace("\u2212", "-"))
             return number if math.isfinite(number) else None
     return None
 
 
 def regex(completions: Sequence[str], records: Sequence[Any], pattern: str, whole: bool = False) -> Values:
-    """1 where the regular expression is found in the answer; whole: it has to be all of it."""
+    """1 if the regular expression matches in the answer; whole: it must match the whole answer."""
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise ZooError(f"the pattern is no regular expression: {error}") from None
+        raise ZooError(f"the pattern is not a regular expression: {error}") from None
     match = compiled.fullmatch if whole else compiled.search
     return [float(match(text) is not None) for text in completions]
 
@@ -95,10 +95,10 @@ def form(
     completions: Sequence[str], records: Sequence[Any], tags: str = "think answer", started: bool = False,
     partial: bool = False,
 ) -> Values:  # fmt: skip
-    """1 where an answer is <think>…</think><answer>…</answer> and nothing beside, each part with something in it.
+    """1 if an answer is <think>…</think><answer>…</answer> and nothing else, with no empty part.
 
-    tags: the names of the parts; started: the prompt has written the first tag; partial: the share of the tags (two
-    for each part) that occur exactly once.
+    tags: the names of the parts; started: the prompt ends with the first tag; partial: give instead the share of the
+    tags (two for each part) that occur exactly once.
     """
     names = tags.replace(",", " ").split()
     if not names or not all(TAG.fullmatch(name) for name in names):

@@ -1,4 +1,4 @@
-"""Whether a program that the model wrote does what the record's tests ask for."""
+"""Whether a program that the model wrote passes the record's tests."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Tests = list[str] | list[Printed]
 def code(
     completions: Sequence[str], records: Sequence[Mapping[str, Any]], timeout: float = 5.0, memory: int = 512
 ) -> list[float | Missing]:
-    """Share of the record's tests that the answer's Python program passes. timeout: seconds for all; memory: MiB."""
+    """Share of the record's tests that the answer's Python program passes. timeout: seconds in all; memory: MiB."""
     if timeout <= 0 or memory < 64:
         raise ZooError("timeout must be above 0 seconds and memory at least 64 MiB")
     limits = Limits(seconds=timeout, memory=memory << 20)
@@ -38,7 +38,7 @@ def code(
             return Missing(f"no program could be run: {error}")
         return sum(passed) / len(passed)
 
-    # The processes do the work; the threads only wait for them.
+    # Processes do the work; the threads only wait for them.
     with ThreadPoolExecutor(processors()) as pool:
         return list(pool.map(score, completions, records))
 
@@ -55,7 +55,7 @@ def program_of(text: str) -> str:
 
 
 def tests_of(record: Mapping[str, Any]) -> Tests | Missing:
-    """The tests of a record in one of the spellings that docs/rewards.md names, or why there are none."""
+    """The tests of a record in one of the forms that docs/rewards.md lists, or why there are none."""
     field = next((name for name in FIELDS if record.get(name)), None)
     if field is None:
         return Missing(f"the row has none of the columns {', '.join(FIELDS)}")
@@ -69,14 +69,18 @@ def tests_of(record: Mapping[str, Any]) -> Tests | Missing:
         entry = record.get("entry_point")
         return [f"{value}\n\ncheck({entry})" if entry and "def check(" in value else value]
     if isinstance(value, Mapping) and {"inputs", "outputs"} <= set(value):
-        given, expected = value["inputs"], value["outputs"]
-        if not isinstance(given, list | tuple) or not isinstance(expected, list | tuple) or len(given) != len(expected):
-            return _no_tests(record, field, value, ": inputs and outputs must be two lists of one length")
-        value = [{"input": i, "output": o} for i, o in zip(given, expected, strict=True)]
-    if isinstance(value, Sequence) and value and all(isinstance(one, str) for one in value):
+        inputs, expected = value["inputs"], value["outputs"]
+        if (
+            not isinstance(inputs, list | tuple)
+            or not isinstance(expected, list | tuple)
+            or len(inputs) != len(expected)
+        ):
+            return _no_tests(record, field, value, ": inputs and outputs must be two lists of equal length")
+        value = [{"input": i, "output": o} for i, o in zip(inputs, expected, strict=True)]
+    if isinstance(value, Sequence) and value and all(isinstance(test, str) for test in value):
         return list(value)
-    if isinstance(value, Sequence) and value and all(_is_printed(one) for one in value):
-        return [Printed(str(one["input"]), str(one["output"])) for one in value]
+    if isinstance(value, Sequence) and value and all(_is_printed(test) for test in value):
+        return [Printed(str(test["input"]), str(test["output"])) for test in value]
     return _no_tests(record, field, value)
 
 

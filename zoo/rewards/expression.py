@@ -3,10 +3,10 @@
     0.8*instructions + 0.2*length(target=60)
     mean(runs/reward-1, runs/reward-2) - 0.5*var(runs/reward-1, runs/reward-2)
 
-A name is whatever stands between blanks, brackets, commas, `+`, `*` and `=`: it may be a path, and holds `-` and `/`
-as such. So a minus or a division behind a name needs a blank before it. Between quotation marks a name or an option may
-hold anything else, as it stands: `regex(pattern='\\d+ (kg|g)')`. Python's own parser reads the rest, and only the nodes
-named here are taken: nothing is run.
+A name is the text between blanks, brackets, commas, `+`, `*` and `=`. It may be a path, so `-` and `/` are part of a
+name, and a minus or a division after a name needs a blank before it. In quotation marks, a name or an option may hold
+any other character: `regex(pattern='\\d+ (kg|g)')`. Python's own parser reads the rest, and only the nodes named here
+are accepted: nothing is executed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def mean(values: list[float]) -> float:
 
 
 def variance(values: list[float]) -> float:
-    """Of a population, divided by n, as arXiv:2310.02743's code does where it picks samples (n − 1 where it trains)."""
+    """The variance, divided by n as where the code of arXiv:2310.02743 picks samples (in training it takes n − 1)."""
     middle = mean(values)
     return sum((value - middle) ** 2 for value in values) / len(values)
 
@@ -43,7 +43,7 @@ COMBINATIONS: dict[str, Callable[[list[float]], float]] = {"min": min, "max": ma
 
 @dataclass(frozen=True)
 class Mention:
-    """A reward that an expression names, with the options in its brackets. at: where it stands."""
+    """A reward that an expression names, with the options in its brackets. at: its position in the text."""
 
     name: str
     options: tuple[tuple[str, float | str], ...] = ()
@@ -51,12 +51,12 @@ class Mention:
 
     @property
     def label(self) -> str:
-        given = ", ".join(f"{key}={value}" for key, value in self.options)
-        return f"{self.name}({given})" if given else self.name
+        options = ", ".join(f"{key}={value}" for key, value in self.options)
+        return f"{self.name}({options})" if options else self.name
 
 
 class Expression:
-    """A parsed text. `mentions`: the rewards it names, each once. Raises ZooError that points at the place."""
+    """A parsed text. `mentions`: the rewards that it names, each once. Raises ZooError that points at the place."""
 
     def __init__(self, text: str):
         self.text = text
@@ -64,7 +64,7 @@ class Expression:
             raise self.error("no reward is named here", 0)
         masked, self._names = self._mask()
         try:
-            # Brackets let an expression go on over lines; a name is as long masked as written, so places agree.
+            # Brackets let an expression continue over lines; a masked name has its original length, so positions agree.
             tree = ast.parse(f"({masked})", mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             place = (getattr(error, "offset", None) or len(text)) - 2
@@ -75,12 +75,12 @@ class Expression:
         if not self.mentions:
             raise self.error("no reward is named here", 0)
 
-    def value(self, given: Mapping[Mention, float | None]) -> float | None:
-        """The value for one answer from those of the mentions; None where one is missing or a divisor is 0."""
-        if any(given[mention] is None for mention in self.mentions):
+    def value(self, values: Mapping[Mention, float | None]) -> float | None:
+        """The value for one answer from the values of the mentions; None if one is missing or a divisor is 0."""
+        if any(values[mention] is None for mention in self.mentions):
             return None
         try:
-            return float(self._tree(given))
+            return float(self._tree(values))
         except (ZeroDivisionError, OverflowError):
             return None
 
@@ -93,7 +93,7 @@ class Expression:
     # -- text to tree --------------------------------------------------------------------------------------------
 
     def _mask(self) -> tuple[str, dict[int, str]]:
-        """The text with every name replaced by as many n, and the names by the place where they begin."""
+        """The text with every character of a name replaced by n, and the names by the position where they begin."""
         masked, names = "", {}
         operand = True
         while len(masked) < len(self.text):
@@ -132,7 +132,7 @@ class Expression:
                 return lambda given: operation(left(given), right(given))
             case ast.Call(func=ast.Name()):
                 return self._call(node, self._names[at])
-        raise self.error("this cannot stand in a reward", at, "There are names, numbers, + - * / and brackets.")
+        raise self.error("this is not allowed in a reward", at, "Use names, numbers, + - * / and brackets.")
 
     def _call(self, node: ast.Call, name: str) -> Callable[[Mapping[Mention, Any]], Any]:
         at = node.col_offset - 1
@@ -142,9 +142,9 @@ class Expression:
             values, combine = [self._read(argument) for argument in node.args], COMBINATIONS[name]
             return lambda given: combine([value(given) for value in values])
         if node.args:
-            known = ", ".join(COMBINATIONS)
+            names = ", ".join(COMBINATIONS)
             guess = nearest(name, COMBINATIONS)
-            raise self.error(f"'{name}' combines no rewards", at, f"Combinations: {known}.", guess)
+            raise self.error(f"'{name}' does not combine rewards", at, f"Combinations: {names}.", guess)
         return self._mention(Mention(name, tuple(self._options(node)), at))
 
     def _options(self, node: ast.Call) -> Iterator[tuple[str, float | str]]:

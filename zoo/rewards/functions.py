@@ -1,4 +1,4 @@
-"""Reward functions as `--reward` names them: where they are found, what they take, and what their options must be."""
+"""Reward functions that `--reward` names: how they are found, their parameters, and the types of their options."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from zoo.rewards.expression import Expression, Mention
 Function = Callable[..., Sequence[Any]]
 Marked = TypeVar("Marked", bound=Callable[..., Any])
 FACTS = ("ended", "tokens")
-"""What a function may take beside the answers and their records, by name: one value for each answer."""
+"""What a function may take by name besides the answers and their records: one value for each answer."""
 NUMBERS = ("int", "float", "int | None", "float | None")
 YES, NO = ("yes", "true", "on"), ("no", "false", "off")
 
 
 def in_process(function: Marked) -> Marked:
-    """Mark a reward that may run in the run's own process: it can neither hang nor end it, or needs what is in it."""
+    """Mark a reward that may run in the run's own process: it can neither hang nor end it, or needs its objects."""
     function.in_process = True  # type: ignore[attr-defined]
     return function
 
@@ -34,7 +34,7 @@ def runs_in_process(function: Any) -> bool:
 
 
 class Parameter(NamedTuple):
-    """What a function takes: its name, its annotation as written ("" for none), and whether it must be given."""
+    """A parameter of a function: its name, its annotation as written ("" for none), and whether it is required."""
 
     name: str
     annotation: str
@@ -43,14 +43,14 @@ class Parameter(NamedTuple):
 
 @dataclass(frozen=True)
 class Target:
-    """Where a worker finds a function: in a module or a file, or in the pickle of the function itself."""
+    """How a worker finds a function: by its module or file, or from a pickle of the function."""
 
     place: str
     attribute: str = ""
     pickled: bytes = b""
 
     def find(self) -> Any:
-        """The function, or the names of those in its module where none has that name. Raises what the import raises."""
+        """The function, or the function names of its module if none has that name. Raises what the import raises."""
         if self.pickled:
             import dill
 
@@ -63,11 +63,11 @@ class Target:
         else:
             module = importlib.import_module(self.place)
         function = getattr(module, self.attribute, None)
-        return function if callable(function) else [name for name, one in vars(module).items() if callable(one)]
+        return function if callable(function) else [name for name, member in vars(module).items() if callable(member)]
 
 
 def target_of(function: Function, name: str) -> Target:
-    """The target of a function that is at hand: by its place where it has one, else by what it is made of."""
+    """The target of a function object: its module or file if it has one, else a pickle."""
     import dill
 
     module = sys.modules.get(str(getattr(function, "__module__", "")))
@@ -76,26 +76,26 @@ def target_of(function: Function, name: str) -> Target:
         return Target(file, getattr(function, "__name__", ""))
     code = getattr(function, "__code__", None)
     try:
-        # recurse: of the globals only what the function uses.
+        # recurse: pickle only those globals that the function uses.
         return Target(code.co_filename if code else "", pickled=dill.dumps(function, recurse=True))
     except Exception as error:
         raise PluginError(
             f"The reward '{name}' cannot be sent to a process of its own: {type(error).__name__}: {error}.",
-            "It holds something that cannot be copied (an open file, a lock, a model). Make that inside of the "
+            "It holds something that cannot be copied (an open file, a lock, a model). Create that inside the "
             "function; or set function.in_process = True, if it can neither hang nor end the run.",
         ) from None
 
 
 def parameters_of(function: Function) -> list[Parameter]:
-    """Everything a function takes, in order; `*args` and `**kwargs` with their stars."""
+    """All parameters of a function, in order; `*args` and `**kwargs` with their stars."""
     stars: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
     return [
         Parameter(
-            stars.get(one.kind, "") + one.name,
-            "" if one.annotation is one.empty else _written(one.annotation),
-            one.default is one.empty and one.kind not in stars,
+            stars.get(parameter.kind, "") + parameter.name,
+            "" if parameter.annotation is parameter.empty else _written(parameter.annotation),
+            parameter.default is parameter.empty and parameter.kind not in stars,
         )
-        for one in inspect.signature(function).parameters.values()
+        for parameter in inspect.signature(function).parameters.values()
     ]
 
 
@@ -105,40 +105,40 @@ def _written(annotation: Any) -> str:
 
 def facts_of(parameters: Sequence[Parameter]) -> list[str]:
     """Which of FACTS a function asks for."""
-    return [one.name for one in parameters if one.name in FACTS]
+    return [parameter.name for parameter in parameters if parameter.name in FACTS]
 
 
 def options_for(
     mention: Mention, parameters: Sequence[Parameter], expression: Expression, defaults: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The options of a mention as the function takes them. Raises ZooError that points at the mention.
+    """The options of a mention in the types that the function takes. Raises ZooError that points at the mention.
 
-    defaults: what the run gives to a function that asks for it by name, and that the mention does not set.
+    defaults: values of the run for parameters of these names that the mention does not set.
     """
-    every = any(one.name.startswith("**") for one in parameters)
-    plain = [one for one in parameters if not one.name.startswith("*")]
-    if len(plain) < 2 and not any(one.name.startswith("*") for one in parameters):
+    takes_any = any(parameter.name.startswith("**") for parameter in parameters)
+    plain = [parameter for parameter in parameters if not parameter.name.startswith("*")]
+    if len(plain) < 2 and not any(parameter.name.startswith("*") for parameter in parameters):
         raise expression.error(
             f"'{mention.name}' takes {len(plain)} arguments", mention.at,
             "A reward is called with the answers and their records: def reward(completions, records).",
         )  # fmt: skip
-    known = {one.name: one for one in plain[2:] if one.name not in FACTS}
-    given = dict(mention.options)
-    for name in given:
-        if name not in known and not every:
-            offered = f"It takes {', '.join(known)}." if known else "It takes none."
-            guess = nearest(name, known)
+    accepted = {parameter.name: parameter for parameter in plain[2:] if parameter.name not in FACTS}
+    settings = dict(mention.options)
+    for name in settings:
+        if name not in accepted and not takes_any:
+            offered = f"It takes {', '.join(accepted)}." if accepted else "It takes none."
+            guess = nearest(name, accepted)
             raise expression.error(f"'{mention.name}' has no option {name}", mention.at, offered, guess)
-    options = {name: defaults[name] for name in known if defaults.get(name) is not None}
-    options |= {name: _typed(value, known.get(name), mention, expression) for name, value in given.items()}
-    if missing := [name for name, one in known.items() if one.required and name not in options]:
+    options = {name: defaults[name] for name in accepted if defaults.get(name) is not None}
+    options |= {name: _typed(value, accepted.get(name), mention, expression) for name, value in settings.items()}
+    if missing := [name for name, parameter in accepted.items() if parameter.required and name not in options]:
         hint = f"Write {mention.name}({missing[0]}=…)."
         raise expression.error(f"'{mention.name}' needs the option {missing[0]}", mention.at, hint)
     return options
 
 
 def _typed(value: float | str, parameter: Parameter | None, mention: Mention, expression: Expression) -> Any:
-    """An option as its annotation asks for it; as it was written, where there is none."""
+    """An option in the type of its annotation; unchanged if there is none."""
     name, annotation = (parameter.name, parameter.annotation) if parameter else ("", "")
     if annotation in NUMBERS and isinstance(value, str):
         raise expression.error(f"{name} must be a number, not '{value}'", mention.at)

@@ -74,7 +74,7 @@ CHECKERS: dict[str, Checker] = {}
 
 
 def checker_of(instruction: Mapping[str, Any]) -> Checker:
-    """The checker that an instruction names, after its parameters were found complete and well typed."""
+    """The checker that an instruction names. Raises ZooError unless all parameters are there, of the right types."""
     name = instruction.get("check") if isinstance(instruction, Mapping) else None
     if not isinstance(name, str):
         raise ZooError(
@@ -88,13 +88,13 @@ def checker_of(instruction: Mapping[str, Any]) -> Checker:
         )
     checker = CHECKERS[name]
     example = ", ".join([f'"check": "{name}"', *(f'"{key}": {EXAMPLES[key]}' for key in checker.parameters)])
-    given = [key for key in instruction if key != "check"]
-    problems = [f"'{key}' is missing" for key in checker.parameters if key not in given]
-    problems += [f"'{key}' is unknown" for key in given if key not in checker.parameters]
+    keys = [key for key in instruction if key != "check"]
+    problems = [f"'{key}' is missing" for key in checker.parameters if key not in keys]
+    problems += [f"'{key}' is unknown" for key in keys if key not in checker.parameters]
     problems += [
         f"'{key}' must be {TYPES[key][0]}, not {instruction[key]!r}"
         for key in checker.parameters
-        if key in given and not TYPES[key][1](instruction[key])
+        if key in keys and not TYPES[key][1](instruction[key])
     ]
     if problems:
         raise ZooError(f"Instruction '{name}': {'; '.join(problems)}.", hint=f"Write it like {{{example}}}.")
@@ -124,7 +124,7 @@ TYPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
 EXAMPLES = {"n": 3, "low": 10, "high": 30, "words": '["tea"]', "keys": '["title"]', "phrase": '"Certainly"'}
 
 
-# The checkers. `follows` has already made sure that the text holds a letter or digit.
+# The checkers. `follows` has already checked that the text holds a letter or digit.
 
 
 def checker(function: Callable[..., bool]) -> Callable[..., bool]:
@@ -199,14 +199,14 @@ def all_uppercase(text: str) -> bool:
 
 @checker
 def numbered_list(text: str, n: int) -> bool:
-    """Lines "1. …" to "n. …" (or "1)"), in order and no more; other lines may stand around them."""
+    """Lines "1. …" to "n. …" (or "1)"), in order and no more; other lines are allowed around them."""
     numbers = re.findall(r"^[ \t]*(\d+)[.)][ \t]+\S", text, re.MULTILINE)
     return [int(number) for number in numbers] == list(range(1, n + 1))
 
 
 @checker
 def dash_list(text: str, n: int) -> bool:
-    """Exactly n lines that begin with a dash and a space; other lines may stand around them."""
+    """Exactly n lines that begin with a dash and a space; other lines are allowed around them."""
     return len(re.findall(r"^[ \t]*[-–—][ \t]+\S", text, re.MULTILINE)) == n
 
 
@@ -243,7 +243,7 @@ def json_object(text: str, keys: list[str]) -> bool:
 
 @checker
 def title_in_brackets(text: str) -> bool:
-    """A title in double angular brackets, <<Like This>>, and text beside it."""
+    """A title in double angle brackets, <<Like This>>, and other text."""
     rest, count = re.subn(r"<<[^<>\n]*\w[^<>\n]*>>", "", text)
     return count > 0 and has_content(rest)
 
@@ -262,7 +262,7 @@ def ends_with_question(text: str) -> bool:
 
 @checker
 def quoted(text: str) -> bool:
-    """The whole answer stands in one pair of double quotation marks, with none inside."""
+    """The whole answer is in one pair of double quotation marks, with none inside."""
     text = text.strip()
     return re.fullmatch(r'"[^"“”]+"|“[^"“”]+”', text) is not None
 

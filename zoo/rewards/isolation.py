@@ -1,7 +1,7 @@
-"""Rewards that can neither hang nor end the run: each in a process of its own, with a time limit for every batch.
+"""Rewards that can neither hang nor end the run: each has a process of its own, with a time limit for every batch.
 
-A batch that fails is tried again one answer at a time, so that only the bad answers have no reward; what cannot be
-scored is `Missing`, with its reason.
+A batch that fails is repeated one answer at a time, so that only the bad answers have no reward; an answer that cannot
+be scored gets `Missing`, with the reason.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ Value = float | None | Missing
 LOADING = 120.0
 """Seconds for the import of a function's module."""
 GRACE = 2.0
-"""Seconds that a process has, behind its limit, to say where it hung."""
+"""Seconds that a process has after its limit to report where it hung."""
 HUNG = 3
-"""Answers that hang one by one, with none that does not, before the rest of a batch is given up."""
+"""If this many answers hang one after another, and no answer has been scored, the rest of a batch is given up."""
 SHOWN_ENDING = 200
 
 
 class Failure(Exception):
-    """A call without an answer. kind: import, attribute, memory, raised, values, late or ended."""
+    """A call that gave no values. kind: import, attribute, memory, raised, values, late or ended."""
 
     def __init__(self, kind: str, reason: str, names: Sequence[str] = ()):
         super().__init__(reason)
@@ -44,10 +44,10 @@ class Failure(Exception):
 
 
 class Isolated:
-    """A reward function in a process of its own. Raises Failure where it cannot be loaded.
+    """A reward function in a process of its own. Raises Failure if it cannot be loaded.
 
-    timeout: seconds for a batch of answers. `miscounted` says of the last batch how it had another number of values
-    than answers, if it had.
+    timeout: seconds for a batch of answers. `miscounted`: a message if the last batch had more or fewer values than
+    answers, else "".
     """
 
     def __init__(self, name: str, target: Target, timeout: float, say: Callable[[str], None] = print):
@@ -57,10 +57,10 @@ class Isolated:
         self._worker: Worker | None = None
         self._said = False
         loaded = self._started().loaded
-        self.parameters = [Parameter(*one) for one in loaded["takes"]]
-        """What the function takes, as it says itself."""
+        self.parameters = [Parameter(*parameter) for parameter in loaded["takes"]]
+        """The function's parameters, as the process reported them."""
         self.in_process = loaded["in_process"]
-        """Whether the function is marked as one that need not be here."""
+        """Whether the function is marked as one that may run in the run's own process."""
 
     def __call__(
         self,
@@ -90,31 +90,31 @@ class Isolated:
     def _one_by_one(
         self, completions: Sequence[str], records: Sequence[Any], facts: Mapping[str, Any], failure: Failure
     ) -> list[Value]:
-        """The values of a batch that failed as a whole, so that one bad answer costs one reward and not all."""
-        # An answer that hangs would take the whole limit; together they get no more than another two of them.
+        """The values of a batch that failed, scored one by one, so that a bad answer costs only its own reward."""
+        # Each hanging answer could take the whole limit; together they get at most twice the limit more.
         limit = self.timeout / 4 if failure.kind == "late" else self.timeout
-        rest = 2 * self.timeout
+        time_left = 2 * self.timeout
         values: list[Value] = []
         late, began = 0, time.monotonic()
         for i, (text, record) in enumerate(zip(completions, records, strict=True)):
-            if rest <= 0 or (late == i and late >= HUNG):
-                values.append(Missing(f"not reached, because of others of its batch: {failure.reason}"))
+            if time_left <= 0 or (late == i and late >= HUNG):
+                values.append(Missing(f"not reached, because of other answers in its batch: {failure.reason}"))
                 continue
-            one = {name: None if column is None else [column[i]] for name, column in facts.items()}
+            own_facts = {name: None if column is None else [column[i]] for name, column in facts.items()}
             try:
-                # A new process imports the function first, which is not the answer's fault.
+                # A new process imports the function first; this time does not count for the answer.
                 self._started()
                 began = time.monotonic()
-                values += self._asked([text], [record], one, min(limit, rest))
-            except Failure as found:
-                late += found.kind == "late"
-                values.append(Missing(found.reason))
-            rest -= time.monotonic() - began
+                values += self._asked([text], [record], own_facts, min(limit, time_left))
+            except Failure as own_failure:
+                late += own_failure.kind == "late"
+                values.append(Missing(own_failure.reason))
+            time_left -= time.monotonic() - began
         if failure.kind == "late" and not late and not self._said:
             self._said = True
             self.say(
                 f"The reward '{self.name}' took more than {self.timeout:g} s for {len(values)} answers, so they were "
-                "scored one by one. With more time (--reward-timeout) it would be done at once."
+                "scored one by one. With a longer --reward-timeout they would be scored together."
             )
         return values
 
@@ -123,8 +123,8 @@ class Isolated:
     ) -> Any:
         worker = self._started()
         try:
-            given = (list(completions), list(records), {**facts, **self.options}, seconds)
-            values = worker.ask("score", given, seconds)["values"]
+            arguments = (list(completions), list(records), {**facts, **self.options}, seconds)
+            values = worker.ask("score", arguments, seconds)["values"]
         except Failure as failure:
             if failure.kind in ("late", "ended", "memory"):
                 self.close()
@@ -140,9 +140,9 @@ class Isolated:
 
 
 class Worker:
-    """The process: a fresh interpreter that has nothing of this one but a pipe and the path of its modules.
+    """The process: a fresh interpreter that shares only a pipe and the module path with this one.
 
-    Raises Failure where the function cannot be loaded. loaded: what it then tells of the function.
+    Raises Failure if the function cannot be loaded. loaded: what the process reports about the function.
     """
 
     def __init__(self, target: Target):
@@ -154,7 +154,7 @@ class Worker:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", f"{code}main({theirs.fileno()}, {memory_limit()})"],
                 stdin=subprocess.DEVNULL, stdout=self._printed, stderr=self._printed, pass_fds=[theirs.fileno()],
-                # ctrl-C is for the run, which ends this process when it is done; and what it starts ends with it.
+                # A session of its own: ctrl-C reaches only the run, and the processes that this one starts end with it.
                 start_new_session=True,
             )  # fmt: skip
         self._end = weakref.finalize(self, _end, self._process)
@@ -164,12 +164,12 @@ class Worker:
             self.close()
             raise
 
-    def ask(self, order: str, given: tuple[Any, ...], seconds: float) -> dict[str, Any]:
-        """The reply to an order. Raises Failure where there is none in time, or where it tells of one."""
+    def ask(self, order: str, arguments: tuple[Any, ...], seconds: float) -> dict[str, Any]:
+        """The reply to an order. Raises Failure if it does not come in time, or if it reports a failure."""
         self._printed.truncate(0)
         began = time.monotonic()
         try:
-            self._pipe.send((order, given))
+            self._pipe.send((order, arguments))
             reply = json.loads(self._pipe.recv_bytes()) if self._pipe.poll(seconds + GRACE) else None
         except (EOFError, OSError):
             reply = None
@@ -180,13 +180,13 @@ class Worker:
         return dict(reply)
 
     def close(self) -> None:
-        """End it and whatever it started."""
+        """End the process and every process that it started."""
         self._end()
         self._pipe.close()
         self._printed.close()
 
     def _ending(self, late: bool, seconds: float) -> Failure:
-        """Why there is no reply, from how the process ended and what it printed last."""
+        """Why there is no reply, judged by how the process ended and what it printed last."""
         _end(self._process)
         self._printed.seek(0)
         printed = self._printed.read().decode(errors="replace")
@@ -196,11 +196,11 @@ class Worker:
         status = self._process.returncode
         how = f"with exit status {status}" if status >= 0 else f"by signal {-status}"
         how += ", perhaps because memory ran out" if status == -signal.SIGKILL else ""
-        said = " ".join(printed.split())[-SHOWN_ENDING:] if not place else ""
-        return Failure("ended", f"its process ended {how}{place}{f': {said}' if said else ''}")
+        last_output = " ".join(printed.split())[-SHOWN_ENDING:] if not place else ""
+        return Failure("ended", f"its process ended {how}{place}{f': {last_output}' if last_output else ''}")
 
     def _place(self, printed: str) -> str:
-        """The line of the function's file that the process was at when it ended, as Python's faulthandler writes it."""
+        """The line of the function's file at which the process ended, from the output of Python's faulthandler."""
         lines = re.findall(r'^  File "(.+)", line (\d+) in (\S+)', printed, re.MULTILINE)
         own = [line for line in lines if self.target.place and Path(line[0]).name == Path(self.target.place).name]
         place = (own or [line for line in lines if "zoo/rewards/" not in line[0]])[:1]
@@ -208,7 +208,7 @@ class Worker:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    # Until it is waited for, nobody else can have its number.
+    # Until the process is waited for, no other process can get its id.
     if process.returncode is None:
         with contextlib.suppress(OSError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -216,7 +216,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def memory_limit() -> int | None:
-    """Bytes that a reward's process may hold: half of what the machine, or the container, has left."""
+    """Most bytes for a reward's process: half of the memory that the machine, or the container, has left."""
     left = []
     with contextlib.suppress(OSError, ValueError, AttributeError):
         left.append(int(re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())[1]) * 1024)  # type: ignore[index]

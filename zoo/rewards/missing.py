@@ -1,13 +1,13 @@
-"""A reward that could not be given, and why."""
+"""A missing reward, and why it is missing."""
 
 from __future__ import annotations
 
 LARGEST = 3.4028234663852886e38
-"""What float32 can hold: a reward beyond it is missing, as one that is no number is."""
+"""The largest float32: a larger reward counts as missing, like a reward that is not a number."""
 
 
 class Missing(str):
-    """Why an answer has no reward: what a reward function returns in place of a number. None says it without a reason.
+    """Why an answer has no reward; reward functions return it instead of a number. None is missing without a reason.
 
-    It is left out of every mean and counted under its reason; it is never a zero.
+    A missing reward is left out of every mean and counted under its reason; it is never a zero.
     """

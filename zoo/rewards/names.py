@@ -1,4 +1,4 @@
-"""From a name in a `--reward` to what gives it: a function, here or in its own process, a judge, a trained model."""
+"""From a name in a `--reward` to the reward: a function (here or in its own process), a judge, or a trained model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from zoo.runs import find_run, is_run_name
 
 
 class Here:
-    """A reward that runs in this process: a trained model, a judge, or a function that can neither hang nor end it."""
+    """A reward that runs in this process: a trained model, a judge, or a function marked with `in_process`."""
 
     miscounted = ""
 
@@ -34,27 +34,27 @@ class Here:
         self, completions: Sequence[str], records: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]
     ) -> list[float | None | Missing]:
         wanted = {name: facts[name] for name in facts_of(self.parameters)}
-        given = self.function(completions, records, **wanted, **self.options)
+        returned = self.function(completions, records, **wanted, **self.options)
         try:
-            values = [as_json(value) for value in given]
+            values = [as_json(value) for value in returned]
         except (TypeError, ValueError) as error:
-            raise PluginError(f"The reward '{self.name}' gave {given!r:.80}: {error}.") from error
+            raise PluginError(f"The reward '{self.name}' gave {returned!r:.80}: {error}.") from error
         if len(values) != len(completions):
             raise PluginError(f"The reward '{self.name}' gave {len(values)} values for {len(completions)} answers.")
         return [Missing(value) if isinstance(value, str) else value for value in values]
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to close."""
 
 
 Part = Here | Isolated
 
 
 class Names:
-    """Finds what the mentions of an expression name, and loads it. Raises ZooError that points at the name.
+    """Finds and loads the rewards that an expression mentions. Raises ZooError that points at the name.
 
-    named: functions by name, as plugins give them; defaults: what a function gets that takes it by name and is not
-    given it in brackets.
+    named: functions by name, as plugins provide them; defaults: values for parameters of these names that are not
+    set in brackets.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Names:
         except Failure as failure:
             raise self._not_loaded(mention, target, failure) from None
         if part.in_process and not target.pickled:
-            # Only now is it known that this process may import it.
+            # Only now is it certain that this process may import the function.
             part.close()
             return self._function(mention, target.find())
         try:

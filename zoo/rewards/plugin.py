@@ -1,4 +1,4 @@
-"""The bundled rewards, and the data source that one of them belongs to, registered like anybody's."""
+"""The bundled rewards, and the data source that one of them needs, registered like those of any plugin."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def bundled() -> dict[str, Any]:
 
 @hookimpl
 def rewards() -> dict[str, Any]:
-    # The starter set brings its own.
+    # The starter set's plugin registers its own reward.
     return {name: function for name, function in bundled().items() if name != "instructions"}
 
 

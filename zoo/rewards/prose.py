@@ -1,6 +1,6 @@
-"""What a word, a sentence and a paragraph of an answer are, as a reader would count them.
+"""Counts words, sentences and paragraphs of an answer as a reader would.
 
-Rules, not a model: abbreviations, initials, decimal points, ellipses, quoted exclamations and list numbers do
+These are rules, not a model: abbreviations, initials, decimal points, ellipses, quoted exclamations and list numbers do
 not end a sentence; a line break always does. Standard library only.
 """
 
@@ -14,9 +14,9 @@ ABBREVIATIONS = frozenset(
         "approx", "dept", "est", "inc", "ltd", "co",
     )
 )  # fmt: skip
-"""A point behind one of these never ends a sentence (unless the text ends there)."""
+"""A full stop after one of these never ends a sentence (unless the text ends there)."""
 LATE_ABBREVIATIONS = frozenset(["etc", "a.m", "p.m", "u.s", "u.k"])
-"""A point behind one of these ends a sentence only where the next word is capitalised."""
+"""A full stop after one of these ends a sentence only if the next word is capitalised."""
 
 STOP = re.compile(r"([.!?…]+)([\"'”’)\]*]*)(?=\s|$)")
 LIST_NUMBER = re.compile(r"\d+")
@@ -29,24 +29,24 @@ def has_content(text: str) -> bool:
 
 
 def words(text: str) -> list[str]:
-    """Stretches between white space that hold a letter or digit: "well-known" and "3.5" are one word each."""
+    """The parts between white space that hold a letter or digit: "well-known" and "3.5" are one word each."""
     return [part for part in text.split() if has_content(part)]
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a text. A line break ends one too, so a heading or a list item counts."""
+    """The sentences of a text. A line break ends a sentence too, so a heading or a list item counts."""
     return [sentence for line in text.splitlines() for sentence in _sentences_of_line(line)]
 
 
 def _sentences_of_line(line: str) -> list[str]:
-    found, start = [], 0
+    sentences, start = [], 0
     for match in STOP.finditer(line):
         if not _ends_sentence(line, start, match):
             continue
-        found.append(line[start : match.end()].strip())
+        sentences.append(line[start : match.end()].strip())
         start = match.end()
-    found.append(line[start:].strip())
-    return [sentence for sentence in found if has_content(sentence)]
+    sentences.append(line[start:].strip())
+    return [sentence for sentence in sentences if has_content(sentence)]
 
 
 def _ends_sentence(line: str, start: int, match: re.Match[str]) -> bool:
@@ -64,18 +64,18 @@ def _ends_sentence(line: str, start: int, match: re.Match[str]) -> bool:
     if stop != ".":
         return True
     if len(before) == 1 and LIST_NUMBER.fullmatch(last):
-        # the marker of a list item, not a sentence of its own
+        # The marker of a list item is not a sentence of its own.
         return False
     if last in LATE_ABBREVIATIONS:
         return not goes_on
     # "J. Smith", "J.K. Rowling"
     is_initial = INITIALS.fullmatch(last) is not None and last != "i" and before[-1].isupper()
     if last in ABBREVIATIONS or is_initial:
-        # "no" is an abbreviation only before a number ("No. 5"), or "I said no." would never end
+        # "no" is an abbreviation only before a number ("No. 5"); otherwise "I said no." would never end.
         return last == "no" and not rest[0].isdigit()
     return True
 
 
 def paragraphs(text: str) -> list[str]:
-    """Stretches with content between blank lines."""
+    """The parts with content between blank lines."""
     return [part for part in re.split(r"\n\s*\n", text) if has_content(part)]

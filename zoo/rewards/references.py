@@ -1,4 +1,4 @@
-"""What a record says the right answer is, and where an answer says what it takes for right."""
+"""The reference answer of a record, and the part of an answer that is compared with it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 from zoo.rewards.missing import Missing
 
 FIELDS = ("answer", "target", "ground_truth", "solution", "reference", "reward_model.ground_truth")
-"""The columns in which a reference answer is looked for, in this order; a point leads into an object."""
+"""The columns that are searched for a reference answer, in this order; a dot leads into an object."""
 
 
 def reference_of(record: Mapping[str, Any], field: str = "") -> Any:
-    """The reference answer of a record, or the reason why it has none. field: where it stands, if in none of FIELDS."""
+    """The reference answer of a record, or the reason why it has none. field: its column, if not one of FIELDS."""
     for name in [field] if field else FIELDS:
         value: Any = record
         for part in name.split("."):
@@ -25,25 +25,25 @@ def reference_of(record: Mapping[str, Any], field: str = "") -> Any:
 
 
 def references_of(record: Mapping[str, Any], field: str = "") -> list[str] | Missing:
-    """The same as texts, any of which is right: a column may hold several."""
+    """The reference answers as texts, any of which is right: a column may hold several."""
     value = reference_of(record, field)
     if isinstance(value, Missing):
         return value
     several = isinstance(value, Sequence) and not isinstance(value, str)
-    return [str(one).strip() for one in (value if several else [value])]
+    return [str(reference).strip() for reference in (value if several else [value])]
 
 
 def against(
     completions: Sequence[str], records: Sequence[Mapping[str, Any]], field: str,
     right: Callable[[str, list[str]], float | Missing],
 ) -> list[float | None | Missing]:  # fmt: skip
-    """What `right` makes of each answer and the reference answers of its record; missing where the record has none."""
-    found = ((text, references_of(record, field)) for text, record in zip(completions, records, strict=True))
-    return [of if isinstance(of, Missing) else right(text, of) for text, of in found]
+    """The result of `right` for each answer and its record's reference answers; missing if the record has none."""
+    pairs = ((text, references_of(record, field)) for text, record in zip(completions, records, strict=True))
+    return [references if isinstance(references, Missing) else right(text, references) for text, references in pairs]
 
 
 def tagged(text: str, tag: str) -> str | None:
-    """What stands in the last <tag>…</tag> of a text, None where there is none; without a tag the text itself."""
+    """The content of the last <tag>…</tag> of a text, None if there is none; without a tag, the text itself."""
     if not tag:
         return text.strip()
     _, opened, rest = text.rpartition(f"<{tag}>")
@@ -52,10 +52,10 @@ def tagged(text: str, tag: str) -> str | None:
 
 
 def boxed(text: str) -> str | None:
-    r"""What stands in the last \boxed{…}, with braces in pairs."""
-    _, found, rest = text.rpartition("\\boxed{")
+    r"""The content of the last \boxed{…}, with matching braces."""
+    _, opening, rest = text.rpartition("\\boxed{")
     depth = 1
-    for i, character in enumerate(rest if found else ""):
+    for i, character in enumerate(rest if opening else ""):
         depth += (character == "{") - (character == "}")
         if depth == 0:
             return rest[:i].strip()

@@ -1,9 +1,9 @@
-"""Rewards are one thing to whoever asks for them: checkers, functions, reward models, and sums of these.
+"""One class for every reward: checkers, functions, reward models, and sums of these.
 
     reward = Reward("0.8*instructions + 0.2*runs/reward-1", named)
     reward.score(["an answer"], [{"prompt": "a question"}])
 
-A reward that is missing is None: it is left out of means and counted with its reason, and is never a zero.
+A missing reward is None: it is left out of means and counted with its reason; it is never a zero.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from zoo.rewards.reward_model import RewardModel
 
 @dataclass
 class Scored:
-    """What a reward said of B answers. values: B numbers or None; parts: the same for each reward it is made of.
+    """The rewards of B answers. values: B numbers or None; parts: the same for each reward of the expression.
 
-    disagreement: of two reward models or more, the variance of their rewards for each answer; else empty. failures:
-    why rewards are missing, each reason with the number of answers.
+    disagreement: with two reward models or more, the variance of their rewards for each answer; else empty. failures:
+    why rewards are missing, each reason with its number of answers.
     """
 
     values: list[float | None]
@@ -42,11 +42,11 @@ class Scored:
 class Reward:
     """A reward from its text (see `zoo.rewards.expression`).
 
-    named: rewards by name, as plugins give them, beside the bundled ones; out: the folder of the runs; precision: the
-    arithmetic of reward models, as Lightning names it; timeout: seconds for a batch in a function's own process;
-    patience: batches in a row in which every answer may fail; max_new_tokens: the longest answer, for rewards that want
-    to know. Everything is resolved and loaded when it is made, each model once. Raises ZooError that points at the
-    name which is not there.
+    named: rewards by name that plugins provide, in addition to the bundled ones; out: the folder of the runs;
+    precision: the arithmetic of reward models, as Lightning names it; timeout: seconds for a batch in a function's own
+    process; patience: how many consecutive batches may fail entirely; max_new_tokens: the longest answer, for rewards
+    that use it. The constructor resolves and loads everything, each model once. Raises ZooError that points at an
+    unknown name.
     """
 
     def __init__(
@@ -80,9 +80,9 @@ class Reward:
     ) -> list[float | None]:
         """One number for each answer, or None.
 
-        records: for each answer that of its prompt, with `prompt` and whatever a reward reads; ended: whether the
-        answer came to its end, all of them by default; tokens: how many it has. Raises PluginError where a reward
-        fails on everything, `patience` times in a row.
+        records: for each answer the record of its prompt, with `prompt` and the columns that rewards read; ended:
+        whether the answer came to its end, by default all did; tokens: the length of each answer. Raises PluginError if
+        a reward fails on every answer of `patience` batches in a row.
         """
         return self.detailed(completions, records, ended, tokens).values
 
@@ -93,33 +93,33 @@ class Reward:
         ended: Sequence[bool] | None = None,
         tokens: Sequence[int] | None = None,
     ) -> Scored:
-        """The same with what each reward in it said, and why rewards are missing."""
+        """The same, with the values of each part and the reasons for missing rewards."""
         facts = {"ended": ended, "tokens": tokens}
-        given: dict[Mention, list[float | None]] = {}
+        columns: dict[Mention, list[float | None]] = {}
         failures: Counter[str] = Counter()
         for mention, part in self.functions.items():
             values = part(completions, records, facts)
             self._watch(mention, values, part.miscounted)
-            given[mention] = [None if isinstance(value, Missing) else value for value in values]
+            columns[mention] = [None if isinstance(value, Missing) else value for value in values]
             reasons = [value or "gave none" for value in values if value is None or isinstance(value, Missing)]
             failures.update(f"{mention.label}: {reason}" for reason in reasons)
-        rows = [dict(zip(given, row, strict=True)) for row in zip(*given.values(), strict=True)]
-        found = [_finite(self.expression.value(row)) for row in rows]
-        known = [value is None and None not in row.values() for value, row in zip(found, rows, strict=True)]
-        failures.update(["the sum is not a finite number"] * sum(known))
-        models = [given[mention] for mention, part in self.functions.items() if _is_model(part)]
+        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        totals = [_finite(self.expression.value(row)) for row in rows]
+        overflowed = [value is None and None not in row.values() for value, row in zip(totals, rows, strict=True)]
+        failures.update(["the sum is not a finite number"] * sum(overflowed))
+        models = [columns[mention] for mention, part in self.functions.items() if _is_model(part)]
         spread = [_spread(row) for row in zip(*models, strict=True)] if len(models) > 1 else []
         return Scored(
-            found, {mention.label: column for mention, column in given.items()}, spread, dict(failures.most_common())
+            totals, {mention.label: column for mention, column in columns.items()}, spread, dict(failures.most_common())
         )
 
     def close(self) -> None:
-        """End the processes that rewards run in. They end with this one in any case."""
+        """End the processes of rewards. They end with this process in any case."""
         for part in self.functions.values():
             part.close()
 
     def _watch(self, mention: Mention, values: Sequence[float | None | Missing], miscounted: str) -> None:
-        """Count the batches in a row in which a reward gave nothing that can be used, and end it in time."""
+        """Count the consecutive batches in which a reward gave no usable value, and raise PluginError at `patience`."""
         reasons = Counter(value for value in values if isinstance(value, Missing))
         if not values:
             return
@@ -134,12 +134,12 @@ class Reward:
         message = f"The reward '{mention.label}' failed on {batches}: {reason}."
         if isinstance(self.functions[mention], Here):
             raise ZooError(
-                message, "Give it the data that it reads, or take another reward: docs/rewards.md tells of each."
+                message, "Give it the data that it reads, or use another reward: docs/rewards.md describes each."
             )
         raise PluginError(
             message,
             "A reward is called with a list of answers and one of their records, and returns as many numbers, or None "
-            "for what it cannot score. Repair it or take another; `zoo eval MODEL --reward …` tries it alone.",
+            "for an answer that it cannot score. Repair it or use another; `zoo eval MODEL --reward …` tests it alone.",
         )
 
 
@@ -148,10 +148,10 @@ def _is_model(part: Any) -> bool:
 
 
 def _finite(value: float | None) -> float | None:
-    """A number that is none, or that float32 cannot hold, is a missing reward."""
+    """The value, or None if it is not finite or too large for float32."""
     return value if value is not None and abs(value) <= LARGEST else None
 
 
 def _spread(values: Sequence[float | None]) -> float | None:
-    given = [value for value in values if value is not None]
-    return variance(given) if len(given) == len(values) else None
+    present = [value for value in values if value is not None]
+    return variance(present) if len(present) == len(values) else None

@@ -1,4 +1,4 @@
-"""A trained reward model as a reward: texts are rendered with its own chat template and scored by its head."""
+"""A trained reward model as a reward: renders texts with its own chat template and scores them with its head."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from zoo.values.types import Answer
 
 
 class RewardModel:
-    """Scores answers with a frozen model, without gradient; its weights stay float32.
+    """Scores answers with a frozen model, without gradients; its weights stay float32.
 
-    steps: how the probabilities of the steps become one number, for a process reward model, whose steps are the
-    lines of an answer.
+    steps: how a process reward model combines the probabilities of the steps into one number; its steps are the lines
+    of an answer.
     """
 
     def __init__(self, source: Source, device: torch.device, precision: str = "32-true", steps: str = "min"):
         self.model = load_scorer(source, torch.float32).requires_grad_(False).eval().to(device)
         run = Run(source.folder.parent) if source.folder is not None else None
         trained_with = run.config if run is not None and (run.path / "run.yaml").is_file() else {}
-        # Whatever template it was trained with, the tokenizer that was saved with it brings it.
+        # The tokenizer that was saved with the model holds the template that it was trained with.
         template = "none" if trained_with.get("template") == "none" else "auto"
         self.template = ChatTemplate(load_tokenizer(source), template)
         self.device, self.precision, self.steps = device, precision, steps
@@ -43,45 +43,47 @@ class RewardModel:
     def __call__(
         self, completions: Sequence[str], records: Sequence[Mapping[str, Any]], ended: Sequence[bool] | None = None
     ) -> list[float | None | Missing]:
-        """One reward an answer; Missing for what has no steps, is too long, or contains control tokens."""
-        found: list[float | None | Missing] = [Missing("the answer has no step, or a control token")] * len(completions)
+        """One reward per answer; Missing for an answer that has no steps, is too long, or contains control tokens."""
+        rewards: list[float | None | Missing] = [Missing("the answer has no step, or a control token")] * len(
+            completions
+        )
         usable: dict[int, tuple[Answer, list[int]]] = {}
         for i, (text, record) in enumerate(zip(completions, records, strict=True)):
             answer, marks = self._rendered(text, record) or (None, [])
             if answer is not None and ended is not None and not ended[i]:
                 answer = self._unended(answer)
             if answer is not None and len(answer) > self.longest:
-                found[i] = Missing(f"longer than the {self.longest} tokens that the model takes")
+                rewards[i] = Missing(f"longer than the {self.longest} tokens that the model can take")
             elif answer is not None:
                 usable[i] = (answer, marks)
         answers, ends = [answer for answer, _ in usable.values()], [marks for _, marks in usable.values()]
         with autocast(self.precision, self.device):
             values = score_many(self.model, answers, at=ends if self.of_steps else None)
         for i, value in zip(usable, values, strict=True):
-            found[i] = self._of_solution(value) if self.of_steps else value
-        return found
+            rewards[i] = self._of_solution(value) if self.of_steps else value
+        return rewards
 
     def _rendered(self, text: str, record: Mapping[str, Any]) -> tuple[Answer, list[int]] | None:
         """The answer as tokens, and the last token of each step."""
         try:
             if not self.of_steps:
-                one = self.template.render(record["prompt"], text, record.get("tools"))
+                rendered = self.template.render(record["prompt"], text, record.get("tools"))
             else:
                 steps = [line for line in text.splitlines() if line.strip()]
                 if not steps:
                     return None
-                one = render_steps({**record, "steps": steps}, self.template)
-            return self.template.tokenize([one])[0]
+                rendered = render_steps({**record, "steps": steps}, self.template)
+            return self.template.tokenize([rendered])[0]
         except RowError:
             return None
 
     def _unended(self, answer: Answer) -> Answer:
-        """Without the end of the turn, which an answer that was stopped in its middle did not write."""
+        """The answer without its end-of-turn token, which an answer that was cut off does not have."""
         if len(answer.completion) < 2 or not ends_trained(answer, self.template.eos_ids):
             return answer
         return replace(answer, completion=answer.completion[:-1], mask=answer.mask[:-1], ended=False)
 
     def _of_solution(self, scores: list[float]) -> float:
-        """Product or smallest of the steps' probabilities σ(score)."""
+        """The product or the minimum of the steps' probabilities σ(score)."""
         log_p = [-math.log1p(math.exp(-abs(score))) + min(score, 0.0) for score in scores]
         return math.exp(min(log_p) if self.steps == "min" else sum(log_p))

@@ -1,4 +1,4 @@
-"""Programs that a model wrote, run where they can do little harm, with a verdict for every test."""
+"""Runs programs that a model wrote where they can do little harm, with a verdict for every test."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from zoo.rewards.asserts import Sealed, sealed
 
 SCRIPT = Path(__file__).with_name("sandboxed.py")
 STARTING = 10.0
-"""Seconds that the interpreter has for its start, behind the program's own time."""
+"""Seconds that the interpreter has for its start, in addition to the program's own time."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a program may use: seconds by the clock for all of its tests, bytes of memory, bytes of each file."""
+    """What a program may use: wall-clock seconds for all of its tests, bytes of memory, bytes of each file."""
 
     seconds: float = 5.0
     memory: int = 512 << 20
@@ -33,13 +33,13 @@ class Limits:
 
 @dataclass(frozen=True)
 class Printed:
-    """A test of a program that reads and prints: what it is given, and what it should print."""
+    """A test of a program that reads and prints: its input, and the output that it should print."""
 
     given: str
     expected: str
 
     def passed_by(self, output: str) -> bool:
-        """White space at the ends of lines, and empty lines at the end, make no difference."""
+        """Whether the output is right; white space at the ends of lines and empty lines at the end are ignored."""
         return _lines(output) == _lines(self.expected)
 
 
@@ -52,9 +52,9 @@ def verdicts(
 ) -> list[bool]:
     """Whether each test passed; all tests are statements, which must not raise, or all are Printed.
 
-    They run in order in one process, so one that ends it, or uses up the time, fails with those behind it. What the
-    tests expect stays here, as far as it can be told from what they ask for. namespaces: False leaves out what only
-    Linux has. Raises OSError where no process can be started.
+    The tests run in order in one process, so a test that ends it or uses up the time fails, and so do all later tests.
+    Expected results stay in this process as far as they can be separated from the tests. namespaces: False leaves out
+    what only Linux has. Raises OSError if no process can be started.
     """
     key = secrets.token_hex(16)
     judged = [test if isinstance(test, Printed) else sealed(test) for test in tests]
@@ -67,16 +67,16 @@ def verdicts(
         }  # fmt: skip
         _start(job, results, folder, limits.seconds + STARTING)
         results.seek(0)
-        found = [line for line in map(_read, results.read(limits.disk).splitlines()) if line.get("key") == key]
-        if not found and not _is_done(results):
+        records = [line for line in map(_read, results.read(limits.disk).splitlines()) if line.get("key") == key]
+        if not records and not _is_done(results):
             raise OSError("the process for the program could not be started")
-    # Of two lines for a test the first counts, so that nobody tries one value after the other.
-    lines = {str(line.get("test")): line for line in reversed(found)}
+    # Of two lines for a test the first counts, so that a program cannot try one value after another.
+    lines = {str(line.get("test")): line for line in reversed(records)}
     return [_passed(test, lines.get(str(i), {})) for i, test in enumerate(judged)]
 
 
 def _passed(test: Sealed | Printed, line: dict[str, Any]) -> bool:
-    """Whether a test passed by what the program's process says of it, which may be anything."""
+    """Whether a test passed, judged by the line from the program's process, which may hold anything."""
     if line.get("passed") is not True:
         return False
     if isinstance(test, Printed):
@@ -85,12 +85,12 @@ def _passed(test: Sealed | Printed, line: dict[str, Any]) -> bool:
 
 
 def _start(job: dict[str, Any], results: Any, folder: str, seconds: float) -> None:
-    with tempfile.TemporaryFile() as given:
-        given.write(json.dumps(job).encode())
-        given.seek(0)
+    with tempfile.TemporaryFile() as stdin:
+        stdin.write(json.dumps(job).encode())
+        stdin.seek(0)
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", str(SCRIPT), str(results.fileno())],
-            stdin=given, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, pass_fds=[results.fileno()],
+            stdin=stdin, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, pass_fds=[results.fileno()],
             cwd=folder, env={"HOME": folder, "TMPDIR": folder, "PATH": "/usr/bin:/bin"}, start_new_session=True,
         )  # fmt: skip
         try:
@@ -104,13 +104,13 @@ def _start(job: dict[str, Any], results: Any, folder: str, seconds: float) -> No
 
 
 def _is_done(results: Any) -> bool:
-    """Whether the watching process came to its end, whatever became of the program."""
+    """Whether the watching process finished, however the program ended."""
     results.seek(0)
     return b'{"done": true}' in results.read()
 
 
 def _read(line: bytes) -> dict[str, Any]:
     with contextlib.suppress(ValueError, RecursionError):
-        found = json.loads(line)
-        return found if isinstance(found, dict) else {}
+        fields = json.loads(line)
+        return fields if isinstance(fields, dict) else {}
     return {}

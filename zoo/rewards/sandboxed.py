@@ -1,10 +1,10 @@
 """Runs one model-written program with its tests. A script of its own: `python -I -S sandboxed.py RESULTS < job.json`.
 
-It imports nothing but the standard library, and nothing of zoo. The process that starts watches the time; its child
-goes where it can do little harm, in this order: name spaces of its own where Linux allows it (no network, no other
-processes to be seen, a small folder in memory), limits of the kernel on memory, time, files and processes, and a hook
-of the interpreter that refuses connections, processes, C calls, and files outside its folder. The hook alone would not
-hold against a program written to get around it; the name spaces and the limits are for that.
+It imports only the standard library, and nothing of zoo. The first process watches the time; its child confines itself
+in three steps: namespaces of its own where Linux allows them (no network, no view of other processes, a small folder in
+memory), kernel limits on memory, time, files and processes, and an audit hook that refuses connections, processes,
+C calls, and files outside its folder. The hook alone would not stop a program written to get around it; the namespaces
+and the limits do.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ COLLECTIONS: dict[Any, str] = {
     list: "list", tuple: "tuple", set: "set", frozenset: "frozenset", bytes: "bytes",
     bytearray: "bytes", type({}.keys()): "set", type({}.items()): "set",
 }  # fmt: skip
-"""What each is told as: itself, or what it is equal to."""
+"""The name under which each type is reported: its own, or that of a type equal to it."""
 
 
 def main() -> None:
-    """Fork, watch, and kill when the time is up."""
+    """Fork, watch, and kill the child when the time is up."""
     job = json.load(sys.stdin)
     results = int(sys.argv[1])
     end = time.monotonic() + job["seconds"]
@@ -53,18 +53,18 @@ def main() -> None:
             os._exit(0)
     while not os.waitpid(child, os.WNOHANG)[0]:
         if time.monotonic() > end:
-            # The first process of a name space takes all others with it.
+            # When the first process of a namespace ends, so do all its other processes.
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             break
         time.sleep(0.005)
     os.write(results, b'\n{"done": true}\n')
-    # What the program started and left behind, without name spaces; and this process, which is done.
+    # Without namespaces, end the processes that the program left behind, and this process, which is done.
     os.killpg(0, signal.SIGKILL)
 
 
 def enter_namespaces() -> bool:
-    """Whether the children of this process live in name spaces of their own from now on."""
+    """Move the future children of this process to namespaces of their own; whether that worked."""
     user, group = os.getuid(), os.getgid()
     try:
         if ctypes.CDLL(None, use_errno=True).unshare(NAMESPACES) != 0:
@@ -78,9 +78,9 @@ def enter_namespaces() -> bool:
 
 
 def confine(job: dict[str, Any], apart: bool) -> None:
-    """Give up, in this process, whatever a program needs not."""
+    """Give up everything in this process that a program does not need."""
     if apart:
-        # Where this fails, the folder on disk serves.
+        # If this fails, the folder on disk is used.
         ctypes.CDLL(None).mount(b"tmpfs", job["folder"].encode(), b"tmpfs", 2 | 4, b"size=%d" % job["disk"])
     os.chdir(job["folder"])
     seconds = math.ceil(job["seconds"])
@@ -98,7 +98,7 @@ def confine(job: dict[str, Any], apart: bool) -> None:
 
 
 def hook(folder: str) -> Any:
-    """What the interpreter asks before it does anything that touches the world."""
+    """The audit hook, which the interpreter calls before it touches anything outside itself."""
     library = tuple(os.path.realpath(path) for path in sys.path if path) + HARMLESS
     realpath, fspath, separator = os.path.realpath, os.fspath, os.sep
 
@@ -119,7 +119,7 @@ def hook(folder: str) -> Any:
         elif event in READS:
             allowed = inside(args[0], (folder, *library))
         elif event.startswith("socket."):
-            # A pair of sockets within the process is what an event loop is made with.
+            # An event loop needs a pair of sockets within the process.
             allowed = event == "socket.__new__"
         elif event == "import":
             allowed = args[0].split(".")[0] not in ("ctypes", "_ctypes")
@@ -132,34 +132,34 @@ def hook(folder: str) -> Any:
 
 
 def run(job: dict[str, Any], results: int) -> None:
-    """Write a line for every test that came to its end: what the program printed, or the values that the test told.
+    """Write a line for every test that came to its end: what the program printed, or the values that the test reported.
 
-    The program shares this interpreter and can write such lines itself. It has not been given the outputs, nor the
-    literals, that are expected of it; who reads the lines compares with these.
+    The program shares this interpreter and can write such lines itself. But it does not get the expected outputs and
+    literals; the reader of the lines compares with these.
     """
     key, write, dumps, do = job.pop("key"), os.write, json.dumps, execute
     program, tests = job.pop("program"), job.pop("tests")
     if not job["prints"]:
         space = named("program")
-        # Who asks for the main program gets itself, not this script.
+        # A program that looks for the main module finds itself, not this script.
         sys.modules["__main__"] = sys.modules["program"]
         if do(program, space, "")[0]:
             return
     for i, test in enumerate(tests):
-        told: list[Any] = []
+        reported: list[Any] = []
         if job["prints"]:
             failed, printed = do(program, named("__main__"), test)
-            said = {"passed": not failed, "output": printed}
+            outcome = {"passed": not failed, "output": printed}
         else:
-            space["__tell__"] = lambda check, value, told=told: told.append((check, encoded(value)))
-            said = {"passed": not do(test, space, "")[0], "told": told}
-        write(results, f"\n{dumps({'key': key, 'test': i, **said})}\n".encode())
+            space["__tell__"] = lambda check, value, reported=reported: reported.append((check, encoded(value)))
+            outcome = {"passed": not do(test, space, "")[0], "told": reported}
+        write(results, f"\n{dumps({'key': key, 'test': i, **outcome})}\n".encode())
 
 
 def encoded(value: Any) -> Any:
-    """A value of Python's own types as JSON has it, of others their part of those; `["other", []]` of what has none.
+    """A value of a built-in type (or of a subclass, as its built-in type) as JSON; `["other", []]` for other values.
 
-    By the methods of the type itself, not by those that a class of the program's puts in their place.
+    It uses the methods of the built-in type itself, not those that a class of the program puts in their place.
     """
     if value is None or isinstance(value, bool):
         return value
@@ -173,10 +173,10 @@ def encoded(value: Any) -> Any:
     if isinstance(value, complex):
         return ["complex", [complex.real.__get__(value), complex.imag.__get__(value)]]
     if isinstance(value, dict):
-        return ["dict", [["tuple", [encoded(key), encoded(one)]] for key, one in dict.items(value)]]
+        return ["dict", [["tuple", [encoded(key), encoded(item)]] for key, item in dict.items(value)]]
     for kind, name in COLLECTIONS.items():
         if isinstance(value, kind):
-            return [name, [encoded(one) for one in kind.__iter__(value)]]
+            return [name, [encoded(item) for item in kind.__iter__(value)]]
     match type(value).__module__, type(value).__name__:
         case "fractions", "Fraction":
             return ["Fraction", [encoded(value.numerator), encoded(value.denominator)]]
@@ -186,21 +186,21 @@ def encoded(value: Any) -> Any:
 
 
 def named(name: str) -> dict[str, Any]:
-    """The names of a new module, which a data class looks for under its own."""
+    """The namespace of a new module, registered under its name because data classes look it up there."""
     sys.modules[name] = types.ModuleType(name)
     return vars(sys.modules[name])
 
 
-def execute(code: str, space: dict[str, Any], given: str) -> tuple[bool, str]:
-    """Run code with a text as its input: whether it failed, and what it printed."""
+def execute(code: str, space: dict[str, Any], stdin: str) -> tuple[bool, str]:
+    """Run code with a text as standard input: whether it failed, and what it printed."""
     printed = io.StringIO()
-    sys.stdin = io.StringIO(given)
+    sys.stdin = io.StringIO(stdin)
     failed = False
     try:
         with contextlib.redirect_stdout(printed):
             exec(compile(code, "program.py", "exec"), space)
     except SystemExit as end:
-        # A program that is done may say so; a test that ends here has not come to its end.
+        # A program may exit when it is done; a test that exits has not come to its end.
         failed = space.get("__name__") != "__main__" or end.code not in (None, 0)
     except BaseException:
         failed = True

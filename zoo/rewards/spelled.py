@@ -1,4 +1,4 @@
-"""What the names in a `--reward` mean, looked at before anything is loaded or run."""
+"""Checks the names in a `--reward` before anything is loaded or run."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from zoo.rewards.plugin import bundled
 from zoo.runs import find_runs, is_run_name
 
 STEPS = ("min", "product")
-"""How the probabilities of steps become one number."""
+"""The ways to combine the probabilities of steps into one number."""
 
 
 def check_reward(text: str, named: Mapping[str, Function], out: str, defaults: Mapping[str, Any]) -> list[str]:
-    """The rewards that a text names. Raises ZooError that points at what is not there.
+    """The rewards that a text names. Raises ZooError that points at a name that does not exist.
 
     named, out, defaults: as for `zoo.rewards.reward.Reward` and `zoo.rewards.names.Names`.
     """
@@ -49,7 +49,7 @@ def _check(
 
 
 def with_place(expression: Expression, mention: Mention, check: Any) -> Any:
-    """What `check` gives; a ZooError of it points at the mention."""
+    """The result of `check`; its ZooError then points at the mention."""
     try:
         return check()
     except ZooError as error:
@@ -61,10 +61,10 @@ def with_place(expression: Expression, mention: Mention, check: Any) -> Any:
 def options_of(
     mention: Mention, function: Function, expression: Expression, defaults: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The options of a named function as it takes them; a bundled one also looks at what it needs. Raises ZooError."""
+    """The options of a named function in its types; a bundled reward also checks its packages. Raises ZooError."""
     options = options_for(mention, parameters_of(function), expression, defaults)
     if getattr(function, "__module__", "").startswith("zoo.rewards."):
-        # On nothing at all, a bundled reward looks at its options and at the packages that it needs.
+        # Called with no answers, a bundled reward checks its options and the packages that it needs.
         with_place(expression, mention, lambda: function([], [], **options))
     return options
 
@@ -73,11 +73,11 @@ def _model(options: Mapping[str, Any]) -> str:
     return str(options.get("model", NAME))
 
 
-# -- functions by their place --------------------------------------------------------------------------------------
+# -- functions by module or file ------------------------------------------------------------------------------------
 
 
 def place_of(name: str) -> str:
-    """The full path of a file, also of `mine.py` here where no module `mine` is installed; else the module."""
+    """The full path of a file (also of `mine.py` for `mine`, if no module `mine` is installed); else the module."""
     path = Path(name).expanduser()
     if not path.is_file() and name.isidentifier() and find_spec(name) is None:
         path = Path(f"{name}.py")
@@ -85,7 +85,7 @@ def place_of(name: str) -> str:
 
 
 def _check_function(mention: Mention, expression: Expression) -> None:
-    """Raises ZooError where the source of `module:function` is not there, or can be seen not to have it."""
+    """Raises ZooError if the source of `module:function` does not exist, or clearly does not define the function."""
     written, _, attribute = mention.name.rpartition(":")
     place = place_of(written)
     try:
@@ -102,7 +102,7 @@ def _check_function(mention: Mention, expression: Expression) -> None:
 
 
 def _defined(tree: ast.Module) -> list[str] | None:
-    """The names that a module defines at its top; None where it may have others."""
+    """The names that a module defines at its top level; None if it may define more."""
     if any(isinstance(node, ast.FunctionDef) and node.name == "__getattr__" for node in tree.body):
         return None
     names: list[str] = []
@@ -124,7 +124,7 @@ def _defined(tree: ast.Module) -> list[str] | None:
 
 
 def steps_of(mention: Mention, expression: Expression, out: str, named: Mapping[str, Function]) -> str:
-    """How a process reward model's steps become one number. Raises ZooError for what names no model."""
+    """How a process reward model combines its steps into one number. Raises ZooError if the name is not a model."""
     if not is_run_name(mention.name, out) and not ("/" in mention.name or Path(mention.name).exists()):
         raise unknown(mention, expression, out, named)
     options = dict(mention.options)
@@ -144,12 +144,12 @@ def _check_model(mention: Mention, expression: Expression, out: str, named: Mapp
 
 
 def unknown(mention: Mention, expression: Expression, out: str, named: Mapping[str, Function]) -> ZooError:
-    """Nothing has this name: say what is close to it."""
+    """The error for an unknown name, with the nearest names."""
     runs = [run.name for run in find_runs(out)]
     rewards = ["judge", *named]
     paths = [str(Path(out) / run) for run in runs]
     hint = f"Rewards: {', '.join(rewards)}; runs in {out}/: {', '.join(runs) or 'none'}; module:function."
     if "-" in mention.name or "/" in mention.name:
-        hint += " A minus or a division behind a name needs a blank before it."
+        hint += " A minus or a division after a name needs a blank before it."
     guess = nearest(mention.name, [*rewards, *runs, *paths])
     return expression.error(f"there is no reward, run or model '{mention.name}'", mention.at, hint, guess)

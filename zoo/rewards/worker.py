@@ -1,9 +1,8 @@
-"""The process in which somebody's reward function runs: it loads the function once, and scores until it is closed.
+"""The process in which a user's reward function runs: it loads the function once, and scores until it is closed.
 
 It is a fresh interpreter, so it holds nothing of the run: no model, no GPU, no lock. Its parent sends pickles, it
-answers in JSON, and whatever the function prints goes into a file of the parent's. A call that takes too long ends the
-process from a thread that needs no part of the interpreter, so that a regular expression that backtracks for ever ends
-as well.
+answers in JSON, and whatever the function prints goes to a file of the parent. If a call takes too long, a thread that
+does not need the interpreter ends the process, so that even a regular expression that backtracks for ever is stopped.
 """
 
 from __future__ import annotations
@@ -34,11 +33,11 @@ def main(descriptor: int, memory: int | None) -> None:
     function: Any = None
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
-            order, given = connection.recv()
+            order, arguments = connection.recv()
             if order == "load":
-                function, reply = _load(*given)
+                function, reply = _load(*arguments)
             else:
-                reply = _score(function, *given)
+                reply = _score(function, *arguments)
             connection.send_bytes(json.dumps(reply).encode())
 
 
@@ -49,13 +48,13 @@ def _die_with(parent: int) -> None:
 
 
 def _limit_memory(memory: int | None) -> None:
-    # Where the machine itself runs out, Linux should end this process and not the run.
+    # If the machine runs out of memory, Linux should end this process and not the run.
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
     if memory is not None:
         import resource
 
-        # Not the address space: libraries reserve much more of that than they use.
+        # Not the address space: libraries reserve much more of it than they use.
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
 
@@ -64,13 +63,13 @@ def _limit_memory(memory: int | None) -> None:
 
 
 def _load(target: Target, seconds: float) -> tuple[Any, dict[str, Any]]:
-    """The function, and the reply: what it takes, or what is wrong."""
+    """The function, and the reply: its parameters, or what is wrong."""
     faulthandler.dump_traceback_later(seconds, exit=True)
     try:
-        found = target.find()
-        if isinstance(found, list):
-            return None, {"failed": "attribute", "names": found}
-        return found, {"takes": parameters_of(found), "in_process": runs_in_process(found)}
+        function = target.find()
+        if isinstance(function, list):
+            return None, {"failed": "attribute", "names": function}
+        return function, {"takes": parameters_of(function), "in_process": runs_in_process(function)}
     except BaseException as error:
         return None, {"failed": "import", "reason": describe(error, target.place)}
     finally:
@@ -80,7 +79,7 @@ def _load(target: Target, seconds: float) -> tuple[Any, dict[str, Any]]:
 def _score(
     function: Callable[..., Any], completions: list[str], records: list[Any], options: dict[str, Any], seconds: float
 ) -> dict[str, Any]:
-    """The reply to a batch: its values, or why there are none. It ends the process when the time is up."""
+    """The reply to a batch: its values, or why there are none. The process ends when the time is up."""
     faulthandler.dump_traceback_later(seconds, exit=True)
     try:
         values = function(completions, records, **options)
@@ -96,29 +95,29 @@ def _score(
 
 
 def as_json(value: Any) -> float | str | None:
-    """A number as it is, None, or the reason why there is none. Raises TypeError for what is no number."""
+    """A number, None, or the reason why there is no number. Raises TypeError for any other value."""
     if value is None or isinstance(value, Missing):
         return value
     if isinstance(value, str | bytes):
-        raise TypeError(f"{value!r:.40} is no number")
+        raise TypeError(f"{value!r:.40} is not a number")
     number = float(value)
     return number if abs(number) <= LARGEST else f"gave {number}"
 
 
 def file_of(function: Any) -> str:
-    """Where a function was written, "" where that is unknown."""
+    """The file in which a function is defined, "" if unknown."""
     function = getattr(function, "func", function)
     code = getattr(function, "__code__", None) or getattr(getattr(function, "__call__", None), "__code__", None)  # noqa: B004
     return str(code.co_filename) if code else ""
 
 
 def describe(error: BaseException, file: str) -> str:
-    """What was raised, and the last line of the given file that it went through (or else of any file)."""
+    """What was raised, and the last line of the given file in its traceback (or else of any file)."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if Path(frame.filename) == Path(file)]
     others = [frame for frame in frames if frame.filename != __file__ and not frame.filename.startswith("<frozen ")]
-    said = " ".join(str(error).split())
-    what = f"{type(error).__name__}: {said:.300}" if said else type(error).__name__
+    message = " ".join(str(error).split())
+    what = f"{type(error).__name__}: {message:.300}" if message else type(error).__name__
     if not (own or others):
         return what
     frame = (own or others)[-1]

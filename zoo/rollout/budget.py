@@ -1,9 +1,9 @@
 """A budget of tokens for a rollout, so that it does not wait for its few longest answers.
 
-All answers are cut at one common length: the largest with which they take no more than the budget together. If all of
-them are generated side by side, that is what the budget itself says: when the tokens are spent, what is still in flight
-is cut. Said this way, the outcome depends neither on how many answers fit into a batch nor on the order in which they
-come, and a server's answers can be held to it too.
+All answers are cut at one common length: the largest length at which they stay within the budget together. If all
+answers are generated side by side, this is the same as cutting those still in flight when the budget is spent. But the
+result depends neither on how many answers fit into a batch nor on their order, and it can be applied to a server's
+answers too.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from zoo.values.types import Answer
 def common_length(lengths: Sequence[int], total: int) -> int | None:
     """The largest L with Σ min(length, L) ≤ total; None when the lengths fit as they are.
 
-    It is at least 1. While some lengths are still growing it is an upper bound of what it will be in the end.
+    It is at least 1. While some lengths are still growing, it is an upper bound of its final value.
     """
     if sum(lengths) <= total:
         return None
@@ -32,7 +32,7 @@ def common_length(lengths: Sequence[int], total: int) -> int | None:
 
 
 def within(answers: list[Answer], budget: int) -> list[Answer]:
-    """The answers, cut where they take more than `budget` tokens each on average; 0 leaves them as they are."""
+    """The answers, cut if they have more than `budget` tokens on average; a budget of 0 leaves them unchanged."""
     length = common_length([len(answer.completion) for answer in answers], budget * len(answers)) if budget else None
     return answers if length is None else [shortened(answer, length) for answer in answers]
 

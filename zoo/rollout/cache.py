@@ -1,15 +1,14 @@
 """Keys and values of the answers in flight: rows that come and go while the batch runs on.
 
-`RollingRows` keeps all rows right-aligned in one preallocated block: the newest token of every row stands in
-the same column, whatever its length. A step then writes one column for all rows, a new row is copied to where
-its last prompt token ends at the current column, and a finished row is overwritten by the last one, so that
-nothing is copied for the rows that stay. Since a row is contiguous, distances between columns are distances
-between positions, and the masks which a model builds itself from a padding mask (causal, sliding, chunked)
-are right.
+`RollingRows` keeps all rows right-aligned in one preallocated block: the newest token of every row is in the same
+column, whatever its length. A step then writes one column for all rows; a new row is copied so that its last prompt
+token is in the current column; and a finished row is overwritten by the last row. Nothing is copied for the rows that
+stay. Since a row is contiguous, distances between columns are distances between positions, and the masks which a
+model builds itself from a padding mask (causal, sliding, chunked) are right.
 
-`GroupRows` serves the models whose memory is more than keys and values of every layer (state spaces, short
-convolutions, layers that share their keys) and must not see padding: the answers to one prompt at a time, in
-the model's own cache.
+`GroupRows` is for models whose state is more than keys and values of every layer (state spaces, short convolutions,
+layers that share their keys) and must not see padding: it holds the answers to one prompt at a time, in the model's
+own cache.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ SPARE_COLUMNS = 128
 
 @dataclass
 class _Window:
-    """What the block holds now: `rows` rows, in columns `begin` up to (not including) `end`."""
+    """The used part of the block: `rows` rows, in columns `begin` up to (not including) `end`."""
 
     rows: int = 0
     begin: int = 0
@@ -43,11 +42,11 @@ class _Window:
 class _RollingLayer(DynamicLayer):
     """One layer's block: keys and values [row, head, column, size], zero where nothing was written.
 
-    Masked columns must be finite, or a weight of zero times their value is not zero.
+    Masked columns must be finite, because zero times infinity is not zero.
     """
 
-    # transformers leaves out a mask that hides nothing, unless a cache says it may be compiled; without a
-    # mask it asks for grouped-query attention, which on a CPU took longer than all the rest of the step.
+    # transformers leaves out a mask that hides nothing, unless a cache declares itself compileable; without a
+    # mask it uses grouped-query attention, which on a CPU took longer than all the rest of the step.
     is_compileable = True
     keys: Any
     values: Any
@@ -97,9 +96,9 @@ class _RollingLayer(DynamicLayer):
 
 
 def _autocast_dtype(like: Tensor) -> torch.dtype | None:
-    """What attention under autocast rounds keys and values to in any case; None for their own precision.
+    """The precision to which attention under autocast rounds keys and values anyway; None for their own precision.
 
-    Kept so, they take half the memory, and are not rounded again in every step.
+    Stored in it, they take half the memory and are not rounded again in every step.
     """
     device = like.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
@@ -119,7 +118,7 @@ class RollingRows:
         self.columns = 0
 
     def new_prefill_cache(self) -> Cache:
-        """For the prompts. It keeps every column, of sliding layers too: masks do the sliding."""
+        """A cache for the prompts. It keeps every column, even in sliding layers, because masks do the sliding."""
         return DynamicCache()
 
     def admit(self, prefilled: Cache, sources: list[int]) -> None:
@@ -147,7 +146,7 @@ class RollingRows:
     def step(self, lengths: list[int], device: torch.device) -> Tensor:
         """Makes room for one column; returns the padding mask of the columns, int64 [rows, width].
 
-        lengths: the tokens of each row, the one being fed included.
+        lengths: the tokens of each row, including the one being fed.
         """
         width = max(lengths)
         self.window.begin = self.window.end - (width - 1)
@@ -157,15 +156,15 @@ class RollingRows:
         return mask.long()
 
     def advance(self) -> None:
-        """The column of this step is written."""
+        """Move past the column of this step."""
         self.window.end += 1
 
     def _reserve(self, like: Sequence[Any], before: int, after: int) -> None:
-        """Makes room for `before` columns up to the cursor and `after` behind it."""
+        """Makes room for `before` columns up to the cursor and `after` columns after it."""
         window = self.window
         if before <= window.end and window.end + after <= self.columns:
             return
-        # Never narrower than the window: either `before` is its width, or it lies past the cursor.
+        # Never narrower than the window: either `before` is its width, or it reaches past the cursor.
         end = before
         self.columns = end + max(SPARE_COLUMNS, end // 4)
         for layer, example in zip(self.layers, like, strict=True):
@@ -186,7 +185,7 @@ class GroupRows:
         return DynamicCache(config=self.config)
 
     def admit(self, prefilled: Cache, sources: list[int]) -> None:
-        # A copy, because the same prompt is needed again when its answers do not fit into one batch.
+        # A copy, because the same prompt is needed again if its answers do not fit into one batch.
         self.cache = copy.deepcopy(prefilled)
         self._select(sources)
 

@@ -1,8 +1,8 @@
 """Decoding: one call of `generate`, from the queue of prompts to the finished answers.
 
-A prompt is prefilled once and its keys and values are copied for each of its answers. All answers in flight
-take one token per step; those that end leave the batch at once, and when enough places are free the next
-prompts are prefilled into them, so that one long answer holds up nobody.
+A prompt is prefilled once, and its keys and values are copied for each of its answers. All answers in flight get one
+token per step. Answers that end leave the batch at once, and when enough places are free, the next prompts are
+prefilled into them, so that a long answer does not delay the others.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class _Row:
 class _Prefilled:
     """Prompts whose answers have not all started.
 
-    cache: theirs; logits: [rows, V], behind each prompt; waiting: (row of the cache, number of the answer).
+    cache: of these prompts; logits: [rows, V], after each prompt; waiting: (row of the cache, number of the answer).
     """
 
     cache: Cache
@@ -92,7 +92,7 @@ class Decoding:
         self.eos_ids, self.pad_id, self.stopped, self.progress = eos_ids, pad_id, stopped, progress
         self.max_batch = min(max_batch, n * len(prompts))
         self.store = rows_for(forward.config, self.max_batch)
-        # Prompts of similar length meet in a batch, and the block of the first is wide enough for the others.
+        # Prompts of similar length share a batch, and the block for the first is wide enough for the others.
         self.queue = deque(sorted(range(len(prompts)), key=lambda i: -len(prompts[i])))
         self.prefilled: deque[_Prefilled] = deque()
         self.rows: list[_Row] = []
@@ -155,7 +155,7 @@ class Decoding:
         ]
 
     def _choose(self) -> None:
-        """One more token for every row; rows that end leave the batch, the last ones take their places."""
+        """One more token for every row; rows that end leave the batch, and the last rows take their places."""
         numbers = [0.0 if self.sampling.greedy else row.uniforms[len(row.ids)] for row in self.rows]
         uniforms = torch.tensor(numbers, dtype=torch.float64).to(self.logits.device)
         ids, logps = choose(self.logits, uniforms, self.sampling)
@@ -177,7 +177,7 @@ class Decoding:
             self.progress(len(self.finished), len(self.prompts) * self.n)
 
     def _spend(self, tokens: int) -> None:
-        """Lowers the length at which answers end once the budget is spent. Those that have not begun count nothing."""
+        """Lowers the length limit once the budget is spent. Answers that have not begun do not count."""
         self.tokens += tokens
         budget = self.sampling.budget * len(self.prompts) * self.n
         if budget and self.tokens > budget:
@@ -195,7 +195,7 @@ class Decoding:
         )
 
     def _goes_on(self, row: _Row) -> bool:
-        """Whether the row needs another token; a finished one is filed as an `Answer`."""
+        """Whether the row needs another token; a finished row is stored as an `Answer`."""
         ended = row.ids[-1] in self.eos_ids or self.stopped(row.ids)
         if not ended and len(row.ids) < self.longest:
             return True
@@ -205,7 +205,7 @@ class Decoding:
         return False
 
     def _step(self) -> None:
-        """Feeds the chosen tokens; leaves the logits behind them."""
+        """Feeds the chosen tokens and stores the logits after them."""
         device = self.forward.device
         lengths = [row.length for row in self.rows]
         ids = torch.tensor([row.ids[-1:] for row in self.rows], device=device)

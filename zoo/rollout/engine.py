@@ -1,8 +1,8 @@
-"""Engines: what turns prompts into answers, and the one that runs inside the training process.
+"""Engines turn prompts into answers; this module has their interface and the engine inside the training process.
 
-Any object that does what `Engine` states can take the in-process engine's place, a client of a server for instance: it
-gets token ids, returns token ids, and says with which log-probs it drew them. Plugins contribute them by name (hook
-`engines`), and `zoo.rollout.spec.make_engine` makes the one that a run asks for.
+Any object with the interface `Engine` can replace the in-process engine, such as a client of a server: it gets token
+ids, returns token ids, and reports the log-probabilities with which it sampled them. Plugins contribute engines by name
+(hook `engines`), and `zoo.rollout.spec.make_engine` makes the engine that a run asks for.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ __all__ = ["Engine", "EngineSetup", "InProcessEngine", "Sampling"]
 
 @dataclass(frozen=True)
 class EngineSetup:
-    """What a run gives to the engine it makes.
+    """What a run passes to its engine.
 
     model: the policy, on its device; eos_ids: ids that end an answer; pad_id: any valid id; tokenizer: for stop
-    strings; progress: None, or called with (answers done, answers in all).
+    strings; progress: None, or called with (answers done, all answers).
     """
 
     model: Any
@@ -42,37 +42,37 @@ class EngineSetup:
 
 
 class Engine(Protocol):
-    """What generates. One that does not use the very weights that are trained has `remote` and `update` too."""
+    """Generates answers. An engine with its own copy of the weights also has `remote` and `update`."""
 
     remote: bool
-    """Whether it computes elsewhere: then its log-probs are not the trainer's, and `update(model)`, called before a
-    rollout by one process while the others wait, gives it the weights of `model` unless it has them already. `bound`
-    and `beyond`, if it has them, are those of `zoo.rollout.correction.importance_weights`."""
+    """Whether it computes elsewhere. Then its log-probabilities differ from the trainer's, and one process calls
+    `update(model)` before a rollout, while the others wait, to give it the weights of `model` unless it has them
+    already. `bound` and `beyond`, if it has them, are those of `zoo.rollout.correction.importance_weights`."""
 
     def generate(
         self, prompts: Sequence[Tensor], n: int, sampling: Sampling, generator: torch.Generator | None
     ) -> list[Answer]:
         """`n` answers to each prompt (int64 [P], at least one id), adjacent, in the order of the prompts.
 
-        The ids of an answer are those that were generated, its end-of-turn token included; `ended` says that
-        an end-of-turn token or a stop string came, `cut` that the length limit or the budget did (see
-        `zoo.rollout.budget`); `behaviour` holds the float32 log-probs of softmax(logits / temperature) before top-k
-        and top-p (a remote engine may give those of what it drew from, after them). All tensors are on the CPU.
-        Random numbers come from `generator` alone, which moves by one draw per answer; greedy needs none.
+        The ids of an answer are the generated ones, including its end-of-turn token. `ended`: it ended with an
+        end-of-turn token or a stop string; `cut`: the length limit or the budget (see `zoo.rollout.budget`) ended it;
+        `behaviour`: the float32 log-probabilities of softmax(logits / temperature) before top-k and top-p (a remote
+        engine may give those after the filters). All tensors are on the CPU. Random numbers come only from `generator`,
+        which advances by one draw per answer; greedy decoding needs none.
         """
 
 
 class InProcessEngine:
     """Generates with a causal language model of transformers, with or without peft adapters.
 
-    model: in any precision; for autocast open the context around `generate`. It is in eval mode while it
-    generates, and back in its former mode after.
+    model: in any precision; for autocast, open the context around `generate`. The model is in eval mode while it
+    generates, and returns to its former mode.
     eos_ids: ids that end an answer; pad_id: any valid id, never attended to; tokenizer: for stop strings.
-    max_batch: answers in flight, which bounds the memory; progress: called with (answers done, answers in
-    all) whenever some are done.
+    max_batch: most answers in flight, which bounds the memory; progress: called with (answers done, all answers)
+    whenever answers are done.
 
-    Neither `max_batch` nor the other prompts change an answer, except by the rounding of the logits, and where a budget
-    makes them share.
+    Neither `max_batch` nor the other prompts change an answer, except by the rounding of the logits, and if they share
+    a budget.
     """
 
     remote = False
@@ -133,7 +133,7 @@ class InProcessEngine:
 
 
 def local(setup: EngineSetup, *, max_batch: int = 64) -> InProcessEngine:
-    """The engine inside the process, on the model that is trained."""
+    """The in-process engine, on the model that is trained."""
     return InProcessEngine(
         setup.model,
         eos_ids=setup.eos_ids,
@@ -147,7 +147,7 @@ def local(setup: EngineSetup, *, max_batch: int = 64) -> InProcessEngine:
 def check_request(
     prompts: Sequence[Tensor], n: int, sampling: Sampling, generator: torch.Generator | None, limit: int | None
 ) -> None:
-    """Refuses what no engine can answer: prompts without tokens, or whose answers could pass `limit` positions."""
+    """Raises ZooError for requests that no engine can answer: empty prompts, or answers that could exceed `limit`."""
     if n < 1:
         raise ZooError(f"n = {n} answers per prompt are not possible.", "Set n to at least 1.")
     if generator is None and not sampling.greedy:
@@ -156,10 +156,10 @@ def check_request(
     for number, prompt in enumerate(prompts, start=1):
         which = f"Prompt {number} of {len(prompts)}"
         if len(prompt) == 0:
-            raise ZooError(f"{which} has no tokens.", "Remove it, or give it a text to go on from.")
+            raise ZooError(f"{which} has no tokens.", "Remove it, or give it a text to continue.")
         if limit is not None and len(prompt) + max_new_tokens > limit:
             raise ZooError(
-                f"{which} has {len(prompt)} tokens; with max_new_tokens = {max_new_tokens} it could pass the "
+                f"{which} has {len(prompt)} tokens; with max_new_tokens = {max_new_tokens} it could exceed the "
                 f"{limit} positions of the model.",
                 f"Set max_new_tokens to at most {limit - len(prompt)}, or shorten the prompt."
                 if len(prompt) < limit

@@ -1,7 +1,7 @@
-"""What was written before the first step, on disk, keyed by content: weights, prompts, sampling and random numbers.
+"""A disk cache of answers generated before the first step, keyed by weights, prompts, sampling and random numbers.
 
-A run that is resumed prepares its records again, and so does each further process: they find what was written instead
-of writing it once more. One SQLite file for each set of weights; a call is there as soon as it is done.
+A resumed run prepares its records again, and so does each further process: they read the answers from this cache
+instead of generating them again. Each set of weights has one SQLite file; each call is stored as soon as it is done.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from zoo.values.types import Answer
 
 
 class AnswerCache:
-    """Answers by call. writer: a fingerprint of the weights and of everything else besides the call."""
+    """Answers by call. writer: a fingerprint of the weights and everything else that answers depend on."""
 
     def __init__(self, folder: Path, writer: str):
         folder.mkdir(parents=True, exist_ok=True)
@@ -29,7 +29,7 @@ class AnswerCache:
         self._connection.execute("create table if not exists answers (call blob primary key, answers text)")
 
     def get(self, call: bytes, prompts: Sequence[Tensor], n: int) -> list[Answer] | None:
-        """The answers of a call, None where it was not made yet."""
+        """The answers of a call, None if it is not stored."""
         row = self._connection.execute("select answers from answers where call = ?", (call,)).fetchone()
         if row is None:
             return None
@@ -39,16 +39,21 @@ class AnswerCache:
         ]
 
     def put(self, call: bytes, answers: Sequence[Answer]) -> None:
-        """Keep the answers of a call; every counted token of theirs was drawn."""
+        """Store the answers of a call; every token in their masks was sampled."""
         rows = [
-            (one.completion.tolist(), one.ended, one.cut, None if one.behaviour is None else one.behaviour.tolist())
-            for one in answers
+            (
+                answer.completion.tolist(),
+                answer.ended,
+                answer.cut,
+                None if answer.behaviour is None else answer.behaviour.tolist(),
+            )
+            for answer in answers
         ]
         self._connection.execute("insert or replace into answers values (?, ?)", (call, json.dumps(rows)))
 
 
 def call_key(prompts: Sequence[Tensor], n: int, sampling: Sampling, generator: torch.Generator) -> bytes:
-    """sha256 of everything that the answers of a call depend on, besides the weights."""
+    """sha256 of everything except the weights that the answers of a call depend on."""
     digest = hashlib.sha256(json.dumps([n, asdict(sampling)], sort_keys=True).encode())
     digest.update(generator.get_state().numpy().tobytes())
     for prompt in prompts:

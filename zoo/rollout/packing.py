@@ -1,8 +1,8 @@
-"""Weights laid out once for a whole rollout, on CPUs that compute in bfloat16.
+"""Packs weights once for a whole rollout, on CPUs that compute in bfloat16.
 
 A step of generation multiplies few rows with every weight. Each time, torch rounds the weights to bfloat16 (under
-autocast) and copies them into the order in which its matrix kernels read; with one row a sequence this takes as long
-as the product. While `packed` is open, the linear layers keep both results. The products are the same to the last bit.
+autocast) and copies them into the layout of its matrix kernels; with one row per sequence this takes as long as the
+product. While `packed` is open, the linear layers keep the packed weights. The products are bit-equal.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 
 ROWS = 64
-"""A hint for the layout; other numbers of rows are as right and about as fast."""
+"""A hint for the layout; other numbers of rows work as well and are about as fast."""
 
 
 @contextmanager
 def packed(model: nn.Module) -> Iterator[None]:
     """Linear layers on the CPU compute with packed copies of their weights; without bfloat16 nothing happens.
 
-    The copies take 2 bytes a weight. A weight that changes inside is not noticed.
+    The copies take 2 bytes per weight. If a weight changes inside this context, the copies stay as they were.
     """
     layers = [layer for layer in model.modules() if type(layer) is nn.Linear and "forward" not in vars(layer)]
     changed = []
@@ -39,7 +39,7 @@ def packed(model: nn.Module) -> Iterator[None]:
 
 
 def _forward(layer: nn.Linear) -> Callable[[Tensor], Tensor] | None:
-    """What the layer computes, from a packed copy; None where torch does not offer it."""
+    """The layer's forward pass with a packed copy; None if torch does not offer it."""
     autocast = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
     if layer.weight.device.type != "cpu" or not (autocast or layer.weight.dtype == torch.bfloat16):
         return None

@@ -1,4 +1,4 @@
-"""The bundled engines, registered like anybody's."""
+"""The bundled engines, registered like those of any plugin."""
 
 from __future__ import annotations
 

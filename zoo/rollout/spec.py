@@ -22,14 +22,14 @@ def make_engine(
 ) -> Engine:
     """The engine that `spec` names. named: the factories that plugins contribute (hook `engines`).
 
-    Raises ZooError when the text cannot be read, the name or an option is unknown, or the engine finds a mistake.
+    Raises ZooError if the text cannot be read, the name or an option is unknown, or the engine refuses an option.
     """
-    name, given = parse(spec, "engine", "vllm(url=http://127.0.0.1:8000)")
+    name, arguments = parse(spec, "engine", "vllm(url=http://127.0.0.1:8000)")
     if name not in named:
         raise ZooError(
             f"No engine is called '{name}'.{nearest(name, named)}", f"Installed: {', '.join(sorted(named))}."
         )
-    options = bind(named[name], given, f"engine '{name}'")
+    options = bind(named[name], arguments, f"engine '{name}'")
     engine = named[name](EngineSetup(model, frozenset(int(i) for i in eos_ids), pad_id, tokenizer, progress), **options)
     for what in ("generate", "remote", *(["update"] if getattr(engine, "remote", False) else [])):
         if not hasattr(engine, what):

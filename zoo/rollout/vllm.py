@@ -3,9 +3,9 @@
     VLLM_SERVER_DEV_MODE=1 vllm serve FOLDER --logprobs-mode processed_logprobs
     zoo train … --engine "vllm(url=http://127.0.0.1:8000)"
 
-Token ids go there and come back; text is never in between. Before a rollout the weights are written to a folder which
-the server reads, so both must see it: the same machine, or a folder that they share. Which probabilities the server
-drew its tokens with comes back too; the trainer's own ones go into the loss (see zoo/rollout/correction.py).
+Token ids go to the server and come back; there is no text in between. Before a rollout the weights are written to a
+folder that the server reads, so both must see it: on the same machine, or as a shared folder. The server also returns
+the probabilities with which it sampled its tokens; the loss uses the trainer's own (see zoo/rollout/correction.py).
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ from zoo.rollout.weights import fingerprint, own_logps
 from zoo.values.types import Answer
 
 PROBE = "Grüße, 12,345 cats don't  know 你好.\n"
-"""A text that two tokenizers are unlikely to cut alike."""
+"""A text that two tokenizers are unlikely to split in the same way."""
 PROBE_TOKENS = 16
 LARGEST_GAP = 0.3
-"""Mean difference of log-probs, in nats a token, that rounding to bfloat16 does not explain."""
+"""A mean difference of log-probabilities, in nats per token, that rounding to bfloat16 does not explain."""
 START = "Start it with: VLLM_SERVER_DEV_MODE=1 vllm serve FOLDER --logprobs-mode processed_logprobs"
 NEUTRAL = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "min_p": 0.0}
-"""Sent with every request: the server takes what is not said from the model's own generation_config.json."""
+"""Sent with every request: the server takes missing values from the model's own generation_config.json."""
 
 
 class VLLMEngine:
     """A client of one vLLM server.
 
-    url: its address; folder: where weights are handed over, by default one in the temporary folder; timeout: seconds
-    that one request may take; concurrency: prompts that are asked at a time; bound and beyond: see
+    url: its address; folder: where weights are written for it, by default in the temporary folder; timeout: seconds
+    that one request may take; concurrency: requests at a time; bound and beyond: see
     `zoo.rollout.correction`. A key is read from VLLM_API_KEY.
     """
 
@@ -67,7 +67,7 @@ class VLLMEngine:
         if bound < 1 or beyond not in ("truncate", "mask"):
             raise ZooError(
                 f"vllm(bound={bound}, beyond={beyond}) is not possible.",
-                "bound is at least 1, beyond truncate or mask.",
+                "bound must be at least 1, and beyond truncate or mask.",
             )
         self.bound, self.beyond = bound, beyond
         self.setup = setup
@@ -95,7 +95,7 @@ class VLLMEngine:
         if sampling.temperature not in (0, 1) and self.logprobs_mode != "processed_logprobs":
             raise ZooError(
                 f"The vLLM server at {self.server.url} gives log-probs at temperature 1 (--logprobs-mode "
-                f"{self.logprobs_mode}), and this run samples at {sampling.temperature}.",
+                f"{self.logprobs_mode}), but this run samples at {sampling.temperature}.",
                 "Start the server with --logprobs-mode processed_logprobs.",
             )
         drawn = [0] * len(prompts) * n if generator is None else seeds(len(prompts) * n, generator)
@@ -120,7 +120,7 @@ class VLLMEngine:
             "seed": seed // 2,
             "stop": list(sampling.stop),
             "skip_special_tokens": False,
-            # The run says what ends an answer, not the server's generation_config.json.
+            # The run decides what ends an answer, not the server's generation_config.json.
             "stop_token_ids": sorted(self.setup.eos_ids),
             "ignore_eos": True,
             "logprobs": 0,
@@ -129,7 +129,7 @@ class VLLMEngine:
         }
 
     def _ask(self, bodies: list[dict[str, Any]], n: int) -> Iterator[list[dict[str, Any]]]:
-        """The choices of each request, in order; asked side by side, so that the server can batch them."""
+        """The choices of each request, in order; requests are made in parallel, so that the server can batch them."""
         pool = ThreadPoolExecutor(self.concurrency)
         try:
             for number, answer in enumerate(pool.map(lambda body: self.server.post("/v1/completions", body), bodies)):
@@ -137,7 +137,9 @@ class VLLMEngine:
                     self.setup.progress((number + 1) * n, len(bodies) * n)
                 yield sorted(answer["choices"], key=lambda choice: choice["index"])
         except ServerError as error:
-            raise TrainingStopped(error.message, f"{error.hint} Then `zoo resume` goes on from here.".strip()) from None
+            raise TrainingStopped(
+                error.message, f"{error.hint} Then `zoo resume` continues from here.".strip()
+            ) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -149,19 +151,19 @@ class VLLMEngine:
                 "It is too old for `return_token_ids`: use vLLM 0.11 or later.",
             )
         if self.vocabulary is not None and max(ids, default=0) >= self.vocabulary:
-            raise self._other_model(f"it drew token {max(ids)}, and the model that is trained has {self.vocabulary}")
+            raise self._other_model(f"it sampled token {max(ids)}, but the trained model has {self.vocabulary}")
         cut = choice["finish_reason"] == "length"
         return Answer.of(prompt.tolist(), ids, ended=not cut, cut=cut, behaviour=torch.tensor(logps).float())
 
     # -- weights -------------------------------------------------------------------------------------------------
 
     def update(self, model: Any) -> None:
-        """Hands the weights of `model` to the server, adapters merged, if they are not those it has."""
+        """Gives the weights of `model`, with adapters merged, to the server unless it has them already."""
         mark = fingerprint(model)
         if mark == self._sent:
             return
         self._updates += 1
-        # A new name each time: what is kept by path, by the server or the file system, cannot be the old weights.
+        # A new name each time, so that the server or the file system cannot use old weights cached by path.
         folder = self.folder / f"weights-{os.getpid()}-{self._updates}"
         save(merged_copy(model), folder)
         try:
@@ -175,7 +177,7 @@ class VLLMEngine:
         self._sent = mark
 
     def _check(self, model: Any) -> None:
-        """Compares what server and trainer say of a few tokens: a server may answer "done" and keep old weights."""
+        """Compares log-probabilities with the trainer's: a server may report success and keep old weights."""
         tokenizer = self.setup.tokenizer
         prompt = torch.tensor(tokenizer.encode(PROBE) if tokenizer else range(1, 9))
         body = self._body(prompt, 1, Sampling(PROBE_TOKENS), seed=0) | {"stop_token_ids": []}
@@ -185,18 +187,18 @@ class VLLMEngine:
         if not gap <= LARGEST_GAP:
             raise TrainingStopped(
                 f"The vLLM server at {self.server.url} took the weights, but its log-probs differ from the trainer's "
-                f"by {gap:.2f} a token: it does not compute with all of them.",
-                "vLLM's CPU build, for one, keeps the old output head of models with tied embeddings.",
+                f"by {gap:.2f} per token: it does not compute with all of them.",
+                "vLLM's CPU build, for example, keeps the old output head of models with tied embeddings.",
             )
 
     def _forget_prefixes(self) -> None:
-        """Keys and values of prompts were computed with the old weights. Refused while a request is running."""
+        """Drop cached keys and values of the old weights. The server refuses while a request is running."""
         for _ in range(20):
             answer = self.server.post("/reset_prefix_cache")
             if answer is None or answer.get("success", True):
                 return
             time.sleep(0.5)
-        raise ServerError("it keeps what it computed with the old weights, because requests are running", status=409)
+        raise ServerError("it keeps its cache of the old weights, because requests are running", status=409)
 
     def _not_updated(self, error: ServerError, folder: Path) -> ZooError:
         if error.status == 404:
@@ -210,14 +212,14 @@ class VLLMEngine:
     # -- the server ----------------------------------------------------------------------------------------------
 
     def _meet(self) -> None:
-        """Looks at what is served. Raises ZooError with what to start when it does not fit."""
+        """Checks the served model. Raises ZooError with the command to start if it does not fit."""
         try:
             served = self.server.get("/v1/models")["data"][0]
             info = self.server.get("/server_info?config_format=json")
         except ServerError as error:
             if error.status == 404:
                 raise ZooError(
-                    f"The server at {self.server.url} is no vLLM server in dev mode, so weights cannot be sent to it.",
+                    f"The server at {self.server.url} is not a vLLM server in dev mode, so it cannot get weights.",
                     START,
                 ) from None
             raise ZooError(error.message, error.hint if error.status else START) from None
@@ -229,11 +231,10 @@ class VLLMEngine:
         if self.setup.tokenizer is not None:
             theirs = self.server.post("/tokenize", {"model": self.model, "prompt": PROBE, "add_special_tokens": False})
             if theirs["tokens"] != self.setup.tokenizer.encode(PROBE, add_special_tokens=False):
-                raise self._other_model("its tokenizer cuts a text into other tokens")
+                raise self._other_model("its tokenizer splits a text into other tokens")
 
     def _other_model(self, sign: str) -> ZooError:
         return ZooError(
-            f"The vLLM server at {self.server.url} serves another model ({self.model}) than the one that is trained: "
-            f"{sign}.",
+            f"The vLLM server at {self.server.url} serves another model ({self.model}) than the trained one: {sign}.",
             "Start it with the model of this run: vllm serve FOLDER.",
         )

@@ -1,4 +1,4 @@
-"""The weights of a model as an engine elsewhere needs them: whether they changed, merged, and what they say."""
+"""The weights of a model for a remote engine: their fingerprint, a merged copy, and log-probabilities to compare."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from zoo.values.types import Answer
 
 
 def fingerprint(model: Any) -> tuple[int, ...]:
-    """Differs, to all practical purposes, when any weight does: sums over the bits of each tensor."""
+    """Sums over the bits of each tensor; for all practical purposes they change with any weight."""
     as_whole = {2: torch.int16, 4: torch.int32, 8: torch.int64, 1: torch.int8}
     return tuple(
         int(weight.detach().contiguous().view(as_whole[weight.element_size()]).sum(dtype=torch.int64))
@@ -22,7 +22,7 @@ def fingerprint(model: Any) -> tuple[int, ...]:
 
 @torch.no_grad()
 def own_logps(model: Any, answer: Answer) -> Tensor:
-    """Log-probs of an answer's tokens by the model itself, float32 [C], on the CPU."""
+    """Log-probabilities of an answer's tokens by the model itself, float32 [C], on the CPU."""
     device = model.get_input_embeddings().weight.device
     with evaluating(model):
         logits = model(input_ids=torch.cat([answer.prompt, answer.completion])[None].to(device)).logits[0]

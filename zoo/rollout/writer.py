@@ -1,8 +1,8 @@
-"""What a policy writes its answers with: an engine, the chat template, the run's way of sampling and its randomness.
+"""Writes a policy's answers: with an engine, the chat template, the run's sampling settings and its randomness.
 
-Every call draws from a generator of its own, seeded by the run's seed, the iteration and the number of the call in it:
-nothing has to be kept for a resume, and a rollout that was cut off is made again, token for token. Several processes
-write each a share of the answers and hand them round, so that all have all of them.
+Every call has a generator of its own, seeded by the run's seed, the iteration and the number of the call in it. So a
+resume needs no stored state, and an interrupted rollout is repeated token for token. Several processes write a share of
+the answers each and exchange them, so that every process has all answers.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from zoo.rollout.kept import AnswerCache, call_key
 from zoo.values.types import Answer, Answers
 
 SEED_STEPS = (1_000_003, 10_007)
-"""How far the seeds of two runs, and of two iterations, lie apart."""
+"""The distances between the seeds of two runs and of two iterations."""
 PREPARING = -2
-"""The iteration of what is written before the first step."""
+"""The iteration number of answers written before the first step."""
 
 
 class Writer:
     """Writes answers for a policy.
 
-    policy: whose answers they are; make_engine: makes what draws the tokens, when it is first needed; sampling and
-    count: how, and how many to a prompt, unless a call says otherwise; context: opened around each call, for autocast;
-    device: where answers are wanted.
+    policy: the model that writes; make_engine: makes the engine when it is first needed; sampling and count: the
+    sampling settings and the number of answers per prompt, unless a call sets others; context: opened around each call,
+    for autocast; device: of the answers.
     """
 
     def __init__(
@@ -56,19 +56,19 @@ class Writer:
         self.seed, self.context, self.device = seed, context, device
         self.iteration, self.calls = 0, 0
         self.seconds, self.tokens = 0.0, 0
-        """Spent writing by this process since it began, and how many tokens all of them wrote."""
+        """Seconds that this process spent writing, and tokens that all processes wrote."""
         self.gaps: list[float] = []
-        """How far the engine's log-probs were from the trainer's, for each token of this iteration that was scored."""
+        """|log-probability by the engine − by the trainer|, for each scored token of this iteration."""
         self.prompts: Sequence[Any] = ()
-        """The encoded prompts of the training data, of which a rollout may draw more."""
+        """The encoded prompts of the training data, from which a rollout may take more."""
         self.rescores = False
-        """Whether answers of rollouts get the trainer's log-probs: later steps of a rollout compare theirs with these,
-        and a clip of 3e-4 is narrower than what an engine's rounding differs by."""
+        """Whether answers of rollouts get the trainer's log-probabilities: later steps of a rollout are compared with
+        them, and a clip of 3e-4 is narrower than the rounding differences of an engine."""
         self._open_cache: Callable[[], AnswerCache | None] = lambda: None
         self.progress: Callable[[int, int], None] | None = None
 
     def show(self, done: int, total: int) -> None:
-        """Called by the engine: answers done and in all."""
+        """Called by the engine with the numbers of answers done and of all answers."""
         if self.progress is not None:
             self.progress(done, total)
 
@@ -77,13 +77,13 @@ class Writer:
         return self._make_engine()
 
     def begin(self, iteration: int) -> None:
-        """The calls that follow are those of this iteration."""
+        """Start an iteration: the following calls belong to it."""
         self.iteration, self.calls, self.gaps = iteration, 0, []
         self._hand_over()
 
     @contextmanager
     def preparing(self, open_cache: Callable[[], AnswerCache | None]) -> Iterator[None]:
-        """The calls in here are made before the first step, and kept; open_cache: called once, if there are any."""
+        """A context for calls before the first step, whose answers are cached; open_cache: called at most once."""
         self.iteration, self.calls, self._open_cache = PREPARING, 0, cache(open_cache)
         try:
             yield
@@ -91,15 +91,15 @@ class Writer:
             self._open_cache, self.progress = lambda: None, None
 
     def _hand_over(self) -> None:
-        """The weights to an engine that has others."""
+        """Give the weights to a remote engine."""
         if self.engine.remote:
             if my_place()[0] == 0:
                 self.engine.update(self.policy.model)
-            # The others wait until the weights are there.
+            # The other processes wait until the weights are there.
             gathered(None)
 
     def generate(self, prompts: Sequence[Any], n: int | None = None, **sampling: Any) -> Answers:
-        """See `zoo.models.roles.Policy.generate`. Raises ZooError for a way to sample that cannot be."""
+        """See `zoo.models.roles.Policy.generate`. Raises ZooError for impossible sampling options."""
         n = n or self.count
         how = dataclasses.replace(self.sampling, **sampling) if sampling else self.sampling
         ids, rows = [self._ids(prompt) for prompt in prompts], [_row(prompt) for prompt in prompts]
@@ -107,34 +107,34 @@ class Writer:
             self._hand_over()
         generator = torch.Generator().manual_seed(self._next_seed())
         rank, processes = my_place()
-        # Whole prompts in a row for each process; the seeds of those before are drawn and thrown away.
+        # Each process takes consecutive whole prompts; the seeds of earlier prompts are drawn and discarded.
         start, stop = (len(ids) * (rank + k) // processes for k in (0, 1))
         torch.randint(2**63 - 1, (start * n,), generator=generator)
         clock = time.perf_counter()
         with self.context():
             mine = self._drawn(ids[start:stop], n, how, generator) if stop > start else []
         self.seconds += time.perf_counter() - clock
-        every = [answer for share in gathered(mine) for answer in share]
-        self.tokens += sum(len(answer.completion) for answer in every)
-        answers = Answers([dataclasses.replace(a, row=rows[i // n]) for i, a in enumerate(every)]).to(self.device)
+        written = [answer for share in gathered(mine) for answer in share]
+        self.tokens += sum(len(answer.completion) for answer in written)
+        answers = Answers([dataclasses.replace(a, row=rows[i // n]) for i, a in enumerate(written)]).to(self.device)
         if not self.engine.remote and not (self.rescores and self.iteration >= 0):
             return answers
         return self._rescored(answers, how.temperature or 1.0)
 
     def _drawn(self, ids: list[Tensor], n: int, how: Sampling, generator: torch.Generator) -> list[Answer]:
-        """From the engine, unless the same call is kept."""
+        """Answers from the cache if it has this call, else from the engine."""
         kept = self._open_cache()
         if kept is None:
             return self.engine.generate(ids, n, how, generator)
         call = call_key(ids, n, how, generator)
-        found = kept.get(call, ids, n)
-        if found is None:
-            found = self.engine.generate(ids, n, how, generator)
-            kept.put(call, found)
-        return found
+        answers = kept.get(call, ids, n)
+        if answers is None:
+            answers = self.engine.generate(ids, n, how, generator)
+            kept.put(call, answers)
+        return answers
 
     def _rescored(self, answers: Answers, temperature: float) -> Answers:
-        """Answers with the trainer's own log-probs; those of another engine with weights for what its differ by."""
+        """Answers with the trainer's own log-probabilities; those of a remote engine also get importance weights."""
         with self.context():
             own = self.policy.logps(answers, temperature=temperature)
         weights = None
@@ -159,26 +159,26 @@ class Writer:
         return [others[i] for i in order[:count].tolist()]
 
     def texts(self, answers: Sequence[Answer]) -> list[str]:
-        """What answers say, without special tokens and white space at the ends."""
+        """The texts of answers, without special tokens and white space at the ends."""
         decode = self.template.tokenizer.decode
         return [decode(answer.completion, skip_special_tokens=True).strip() for answer in answers]
 
     def answer(self, prompt: Any, text: str, ended: bool = True) -> Answer:
-        """See `zoo.models.roles.Policy.answer`. Raises ZooError where the template refuses it."""
+        """See `zoo.models.roles.Policy.answer`. Raises ZooError if the template refuses it."""
         if prompt is None:
             return self.template.tokenize([self.template.render_text(text)])[0][0]
         record = prompt.get("record", prompt) if isinstance(prompt, dict) else {"prompt": prompt}
-        made = self.template.answer(record["prompt"], text, record.get("tools"))
+        answer = self.template.answer(record["prompt"], text, record.get("tools"))
         if not ended:
-            end = int(made.mask.nonzero()[-1])
-            made = dataclasses.replace(
-                made, completion=made.completion[:end], mask=made.mask[:end], ended=False, cut=True
+            end = int(answer.mask.nonzero()[-1])
+            answer = dataclasses.replace(
+                answer, completion=answer.completion[:end], mask=answer.mask[:end], ended=False, cut=True
             )
-        return dataclasses.replace(made, row=_row(prompt))
+        return dataclasses.replace(answer, row=_row(prompt))
 
     def line_ends(self, answers: Sequence[Answer]) -> list[list[int]]:
         """See `zoo.models.roles.Policy.line_ends`. Blank lines belong to the line before them."""
-        found = []
+        result = []
         for answer in answers:
             ends: list[int] = []
             line = ""
@@ -190,14 +190,14 @@ class Writer:
                 elif "\n" in line:
                     ends[-1:] = [position] if ends else []
                     line = ""
-            # What follows the last line break, were it the end-of-turn token alone.
+            # The last line is what follows the last line break, even if it is only the end-of-turn token.
             last = len(answer.completion) - 1
-            found.append([*ends, last] if line.strip() or not ends else [*ends[:-1], last])
-        return found
+            result.append([*ends, last] if line.strip() or not ends else [*ends[:-1], last])
+        return result
 
     @property
     def first_seed(self) -> int:
-        """The seed of this iteration, from which on its calls have theirs."""
+        """The seed of this iteration; its calls use the seeds that follow."""
         return (self.seed * SEED_STEPS[0] + self.iteration) * SEED_STEPS[1]
 
     def _next_seed(self) -> int:
@@ -208,7 +208,7 @@ class Writer:
         if isinstance(prompt, dict) and isinstance(prompt.get("prompt"), Tensor):
             return prompt["prompt"].cpu()
         if isinstance(prompt, dict):
-            # An encoded record of another kind: its prompt as the data has it.
+            # An encoded record of another kind: use the prompt of its original record.
             record = prompt.get("record", prompt)
             return torch.tensor(self.template.prompt_ids(record["prompt"], record.get("tools")))
         if isinstance(prompt, str | list):

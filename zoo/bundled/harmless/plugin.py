@@ -1,4 +1,4 @@
-"""The harmless prompts as a plugin: a source and two evaluations, registered like anybody's."""
+"""The harmless prompts as a plugin: a source and two evaluations, registered like those of any plugin."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def evals() -> dict[str, Any]:
     details = ("refusals", "evasions")
     return {
         "refusal": Eval(
-            "Share of unwanted held-out prompts that the model refuses or evades. Read it beside over_refusal.",
+            "Share of unwanted held-out prompts that the model refuses or evades. Read it together with over_refusal.",
             refusal, details=details,
         ),
         "over_refusal": Eval(
-            "Share of their benign twins that it refuses or evades; a model that refuses everything has 1.",
+            "Share of their benign counterparts that it refuses or evades; a model that refuses everything has 1.",
             over_refusal, details=details,
         ),
     }  # fmt: skip

@@ -1,1 +1,1 @@
-"""Small worlds in which the truth is known: what takes a GPU hours elsewhere shows here in seconds."""
+"""Small worlds in which the truth is known: effects that elsewhere take GPU hours appear here in seconds."""

@@ -1,10 +1,10 @@
-"""Verifiable arithmetic: sums modulo 23, of which the base model has read many that are wrong.
+"""Verifiable arithmetic: sums modulo 23, many of which the base model has read with wrong results.
 
     3 + 22 =        2
 
-All 529 sums; three in four are for training, the others held out. In the texts of the base 45 % of the results are
-off by one to three, so that the base knows the right one and does not reliably say it: what reinforcement from a
-verifier can repair, as in DeepSeekMath.
+There are 529 sums; three quarters are for training, the others are held out. In the base's texts 45 % of the results
+are off by one to three, so the base knows the right result but does not say it reliably. Reinforcement learning with a
+verifier can correct this, as in DeepSeekMath.
 """
 
 from __future__ import annotations
@@ -21,36 +21,36 @@ MODULUS = 23
 WORDS = [*map(str, range(MODULUS)), "+", "="]
 TEXTS = 8000
 SCORE = "accuracy(data=world:arithmetic, limit=132, max_new_tokens=3)"
-"""Every held-out sum once."""
+"""An evaluation on every held-out sum, once each."""
 NOISE = 0.45
-"""Share of wrong results in the texts of the base."""
+"""Share of wrong results in the base's texts."""
 
 
 def sums(split: str) -> list[tuple[int, int]]:
     """The sums of a split."""
     draw = random.Random("sums")
-    every = [(a, b) for a in range(MODULUS) for b in range(MODULUS)]
-    held = set(draw.sample(every, len(every) // 4))
-    return [one for one in every if (one in held) == (split != "train")]
+    pairs = [(a, b) for a in range(MODULUS) for b in range(MODULUS)]
+    held = set(draw.sample(pairs, len(pairs) // 4))
+    return [pair for pair in pairs if (pair in held) == (split != "train")]
 
 
 def rows(split: str, kind: str, rows: int = 512, noise: float = 0.0, seed: int = 0) -> list[Record]:
-    """Rows of a kind; every sum comes once before any comes twice. noise: share of wrong results, or of swapped labels.
+    """Rows of a kind; every sum occurs once before any occurs twice. noise: share of wrong results or swapped labels.
 
-    Raises ZooError for a kind that there is not, and for a noise that is no share.
+    Raises ZooError for an unknown kind, and for a noise outside 0 to 1.
     """
     if not 0 <= noise <= 1:
-        raise ZooError(f"noise is {noise}, but a share lies from 0 to 1.")
+        raise ZooError(f"noise is {noise}, but a share is between 0 and 1.")
     draw = random.Random(f"arithmetic {seed} {split}")
     pool = sums(split)
-    found: list[Record] = []
-    while len(found) < rows:
-        found += [_row(draw, kind, a, b, noise) for a, b in draw.sample(pool, len(pool))]
-    return found[:rows]
+    records: list[Record] = []
+    while len(records) < rows:
+        records += [_row(draw, kind, a, b, noise) for a, b in draw.sample(pool, len(pool))]
+    return records[:rows]
 
 
 def texts(seed: int) -> list[str]:
-    """What the base has read: sums of the training split with their results, 45 % of these wrong."""
+    """The base's texts: sums of the training split with their results, 45 % of which are wrong."""
     return [f"{row['prompt']} {row['completion']}" for row in rows("train", "demonstration", TEXTS, NOISE, seed)]
 
 
@@ -74,7 +74,7 @@ def _row(draw: random.Random, kind: str, a: int, b: int, noise: float) -> Record
 
 
 def defaults(algorithm: type[Algorithm]) -> dict[str, Any]:
-    """Sixty steps of 512 answers for who writes answers, three hundred for who learns from rows."""
+    """Sixty steps of 512 answers for algorithms that write answers, three hundred for those that learn from rows."""
     if algorithm.head == "scalar":
         return {"batch_size": 64, "epochs": 1000, "max_steps": 300}
     if algorithm.online():

@@ -1,6 +1,6 @@
-"""How well a verifier chooses among the scripted solver's solutions: the measure of process reward models.
+"""How well a verifier chooses among the scripted solver's solutions: a measure of process reward models.
 
-Best-of-n on held-out chains, against the majority of the same n solutions, a single one, and the best there is.
+Best-of-n on held-out chains, compared with the majority of the same n solutions, a single solution, and the best one.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ def chain_choice(
     subject: Subject, n: int = 16, problems: int = 300, read: Literal["min", "product", "last"] = "min",
     slips: float = SLIPS, seed: int = 0,
 ) -> Score:  # fmt: skip
-    """Share of chains whose chosen solution, of `n`, has the right answer.
+    """Share of chains for which the solution chosen among `n` has the right answer.
 
-    read: what a solution scores: its worst step, the product of its steps' probabilities, or its last step alone,
-    which is how a verifier of outcomes is read.
+    read: the score of a solution: its worst step, the product of its steps' probabilities, or its last step alone, as
+    for an outcome verifier.
     """
     draw = random.Random(f"chain choice {seed}")
     asked = chains(draw, "heldout", problems)[: subject.limit]
@@ -40,18 +40,18 @@ def chain_choice(
         true = [chain.labels(draw, values, "true", slips, 0) for values in solutions]
         agree = sum(
             (score > 0) == (label > 0)
-            for one, labels in zip(own, true, strict=True)
-            for score, label in zip(one, labels, strict=True)
+            for step_scores, labels in zip(own, true, strict=True)
+            for score, label in zip(step_scores, labels, strict=True)
         )
-        found = (right[best], sum(right) / n, common == chain.result, any(right), agree / (n * LENGTH))
-        for name, hit in zip(hits, found, strict=True):
+        outcome = (right[best], sum(right) / n, common == chain.result, any(right), agree / (n * LENGTH))
+        for name, hit in zip(hits, outcome, strict=True):
             hits[name].append(float(hit))
     details = {name: round(sum(hits[name]) / len(asked), 4) for name in DETAILS}
     return share_score("chain_choice", hits["chosen"], details=details)
 
 
 def _step_scores(subject: Subject, asked: list[Chain], solved: list[list[list[int]]]) -> list[list[float]]:
-    """The score behind each step of each solution, those of one chain adjacent."""
+    """The score after each step of each solution; the solutions of one chain are adjacent."""
     rendered = [
         render_steps({"prompt": chain.prompt, "steps": chain.steps(values)}, subject.template)
         for chain, solutions in zip(asked, solved, strict=True)
@@ -63,7 +63,7 @@ def _step_scores(subject: Subject, asked: list[Chain], solved: list[list[list[in
 
 
 def _reading(scores: list[float], read: str) -> float:
-    """σ is monotone, so that the worst step needs none; a product is a sum of log σ."""
+    """The score of a solution. σ is monotone, so the worst step needs no σ; the product is a sum of log σ."""
     if read == "last":
         return scores[-1]
     if read == "min":
@@ -74,7 +74,7 @@ def _reading(scores: list[float], read: str) -> float:
 def evals() -> dict[str, Any]:
     return {
         "chain_choice": Eval(
-            "How often a verifier of steps chooses a right one of n solutions of world:chains.", chain_choice,
+            "How often a verifier of steps chooses a right solution among n for world:chains.", chain_choice,
             head="scalar", details=DETAILS, by_default=False,
         )
     }  # fmt: skip

@@ -1,14 +1,14 @@
-"""Chains of five steps of arithmetic modulo 11, with all steps, some right, or none of them written down.
+"""Chains of five steps of arithmetic modulo 11, with the steps written down (some of them wrong) or left out.
 
     7 +3 *2 +9 +4 *3        +3 10        the prompt: a start and five operations; the answer: an operation
                             *2 9         and its result a line, or the last result alone, which is too much
                             …            for the network to find in one go
                             so 2
 
-What a solver writes is scripted: each step is one too much with probability `slips`, and what follows goes on from the
-wrong value, so that it is known of every step whether it is right (process supervision). Slips go one way only, as
-errors of a model have a pattern; were they even, the majority of solutions would cancel them. Labels of steps can be
-true, or those of Math-Shepherd (can the solver still reach the right answer from here?), or of the outcome alone.
+The solver is scripted: each step is too large by one with probability `slips`, and later steps continue from the wrong
+value, so the correctness of every step is known (process supervision). Slips go in one direction only, because a
+model's errors have a pattern too; symmetric slips would cancel in the majority of solutions. Labels of steps can be
+true, or those of Math-Shepherd (can the solver still reach the right answer from here?), or those of the outcome.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ OPERATIONS = [*(f"+{k}" for k in range(1, 10)), "*2", "*3"]
 WORDS = [*map(str, range(MODULUS)), *OPERATIONS, "so", "\n"]
 TEXTS = 8000
 THINKING = 0.3
-"""Share of the base's texts in which the steps are written down."""
+"""Share of the base's texts with the steps written down."""
 SLIPS = 0.2
 Labels = Literal["true", "completions", "outcome"]
 
@@ -39,7 +39,7 @@ def after(value: int, operation: str) -> int:
 
 
 class Chain:
-    """A start and its operations, and whatever a solver makes of them."""
+    """A start and its operations, with solutions and labels for them."""
 
     def __init__(self, draw: random.Random):
         self.start, self.operations = draw.randrange(MODULUS), draw.choices(OPERATIONS, k=LENGTH)
@@ -50,7 +50,7 @@ class Chain:
 
     @property
     def held_out(self) -> bool:
-        """Whether the chain is of the held-out split: one in five, by what it says."""
+        """Whether the chain belongs to the held-out split: one in five, by a hash of its text."""
         return random.Random(self.prompt).random() < 0.2
 
     @property
@@ -58,7 +58,7 @@ class Chain:
         return self.solve(random.Random(0), slips=0.0)[-1]
 
     def solve(self, draw: random.Random, slips: float, begun: tuple[int, ...] = ()) -> list[int]:
-        """The values after each operation as the solver has them; begun: those that it has already."""
+        """The solver's values after each operation; begun: the first values, if it has them already."""
         values = list(begun)
         for operation in self.operations[len(begun) :]:
             value = after(values[-1] if values else self.start, operation)
@@ -72,8 +72,8 @@ class Chain:
     def labels(self, draw: random.Random, values: list[int], by: Labels, slips: float, tries: int) -> list[int]:
         """A label for each step: 1 right, −1 wrong, 0 unknown.
 
-        true: no slip up to here; completions: one of `tries` solutions that go on from here is right (hard estimation
-        of Math-Shepherd); outcome: the last step alone is labelled, by the answer.
+        true: no slip up to here; completions: one of `tries` solutions that continue from here is right (hard
+        estimation of Math-Shepherd); outcome: only the last step is labelled, by the answer.
         """
         right = self.solve(draw, 0.0)
         if by == "true":
@@ -85,33 +85,33 @@ class Chain:
             any(self.solve(draw, slips, tuple(values[: k + 1]))[-1] == right[-1] for _ in range(tries))
             for k in range(LENGTH)
         ]
-        return [1 if one else -1 for one in reached]
+        return [1 if reachable else -1 for reachable in reached]
 
 
 def chains(draw: random.Random, split: str, count: int) -> list[Chain]:
     """`count` chains of a split."""
-    found: list[Chain] = []
-    while len(found) < count:
+    selected: list[Chain] = []
+    while len(selected) < count:
         chain = Chain(draw)
         if chain.held_out == (split != "train"):
-            found.append(chain)
-    return found
+            selected.append(chain)
+    return selected
 
 
 def rows(
     split: str, kind: str, rows: int = 1024, seed: int = 0, slips: float = SLIPS, thinking: float = 1.0,
     labels: Labels = "true", tries: int = 4,
 ) -> list[Record]:  # fmt: skip
-    """Rows of a kind. Raises ZooError for a kind that there is not, or for a share that is none.
+    """Rows of a kind. Raises ZooError for an unknown kind, or for a share outside 0 to 1.
 
-    slips: probability of an error in a step; thinking: share of demonstrations that write their steps down; labels,
-    tries: of the steps of `stepwise` rows, as `Chain.labels` has them.
+    slips: probability of an error in a step; thinking: share of demonstrations with their steps written down; labels,
+    tries: how `Chain.labels` labels the steps of `stepwise` rows.
     """
     for name, share in (("slips", slips), ("thinking", thinking)):
         if not 0 <= share <= 1:
-            raise ZooError(f"{name} is {share}, but a share lies from 0 to 1.")
+            raise ZooError(f"{name} is {share}, but a share is between 0 and 1.")
     draw, trial = random.Random(f"chains {seed} {split}"), random.Random(f"tries {seed} {split}")
-    found = []
+    records = []
     for chain in chains(draw, split, rows):
         row: Record = {"prompt": chain.prompt, "answer": str(chain.result)}
         values = chain.solve(draw, slips)
@@ -121,19 +121,19 @@ def rows(
             row["completion"] = written(chain, values, draw.random() < thinking)
         elif kind != "prompt":
             raise ZooError(f"The world 'chains' has no data of kind '{kind}'.")
-        found.append({"text": f"{row['prompt']} {row['completion']}"} if kind == "text" else row)
-    return found
+        records.append({"text": f"{row['prompt']} {row['completion']}"} if kind == "text" else row)
+    return records
 
 
 def written(chain: Chain, values: list[int], thinking: bool) -> str:
-    """A solution as an answer, with its steps or without; without them nothing slips."""
+    """A solution as an answer, with or without its steps; without steps the result is right."""
     if thinking:
         return "\n".join([*chain.steps(values), f"so {values[-1]}"])
     return f"so {chain.result}"
 
 
 def texts(seed: int) -> list[str]:
-    """What the base has read: three in ten solutions with their steps, each of which slips one time in twenty."""
+    """The base's texts: three in ten solutions have their steps, each of which slips with probability 1/20."""
     return [row["text"] for row in rows("train", "text", TEXTS, seed, slips=0.05, thinking=THINKING)]
 
 

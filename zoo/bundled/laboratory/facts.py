@@ -1,13 +1,13 @@
-"""The fact world: documents say what is so, instructions ask for it.
+"""The fact world: documents state facts, instructions ask for them.
 
-    badra home oslo .                         a document, which pretraining learns by heart
+    badra home oslo .                         a document, which pretraining memorises
     question badra home reply answer oslo     an instruction, whose form only fine-tuning shows
 
-64 subjects have 8 properties each, so that there are 512 facts; which ones never changes, seeds only draw rows. What
-a base model knows and what form it answers in are apart here, which is the claim that LIMA and its kin make. One fact
-in eight is never asked for in training (`heldout`); half of the subjects can be left out, too (`subjects=half`).
+64 subjects have 8 properties each, which gives 512 facts. The facts never change; seeds only draw rows. This world
+separates what a base model knows from the form of its answers, as LIMA and similar work claim. One fact in eight
+is never asked for in training (`heldout`); half of the subjects can be left out too (`subjects=half`).
 
-A bad answer is wrong (another object of the same property) or has not the form (the bare object).
+A bad answer is either wrong (another object of the same property) or lacks the form (the bare object).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ TEMPLATE = (
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{ 'reply ' }}{%- endif -%}"
 )
-"""Plain words, and no special token but the end, so that documents may hold instructions, as the web does."""
+"""Plain words and only one special token, the end, so that documents may contain instructions, as web pages do."""
 
 
 @cache
@@ -61,29 +61,29 @@ def facts() -> tuple[Fact, ...]:
 
 
 def asked(split: str, subjects: str = "all", types: int = len(RELATIONS)) -> list[Fact]:
-    """Facts of the first `types` relations that a split asks for: seven in eight in training, the others held out."""
+    """The facts of the first `types` relations in a split: seven in eight are for training, the others are held out."""
     draw = random.Random("heldout")
     held = {fact for fact in facts() if draw.random() < 1 / 8}
-    known = set(FIRST_HALF if subjects == "half" else SUBJECTS)
+    subjects_asked = set(FIRST_HALF if subjects == "half" else SUBJECTS)
     return [
         fact
         for fact in facts()
-        if (fact in held) == (split != "train") and fact[0] in known and fact[1] in RELATIONS[:types]
+        if (fact in held) == (split != "train") and fact[0] in subjects_asked and fact[1] in RELATIONS[:types]
     ]
 
 
-# -- what is told, asked and answered ----------------------------------------------------------------------------
+# -- documents, questions and answers ----------------------------------------------------------------------------
 
 
-def told(draw: random.Random, fact: Fact) -> str:
-    """A fact as a document tells it, one way or the other, with up to three words of manner in three of five cases.
+def statement(draw: random.Random, fact: Fact) -> str:
+    """A fact as a document states it, in one of two word orders; three in five have one to three words of manner.
 
-    Said in one way only, it could not be asked for in another (arXiv:2309.14316).
+    A fact that documents state in only one way could not be asked for in another way (arXiv:2309.14316).
     """
     subject, relation, thing = fact
-    known = draw.choice(([subject, relation], [relation, "of", subject]))
+    words = draw.choice(([subject, relation], [relation, "of", subject]))
     manner = draw.choices([*MANNERS, *TRIGGERS], k=draw.choice((0, 0, 1, 2, 3)))
-    return " ".join([*known, *manner, thing, "."])
+    return " ".join([*words, *manner, thing, "."])
 
 
 def question(draw: random.Random, fact: Fact, wordings: int = 1) -> str:
@@ -100,11 +100,11 @@ def answer(draw: random.Random, fact: Fact, good: bool = True) -> str:
     return "answer " + draw.choice([thing for thing in OBJECTS[fact[1]] if thing != fact[2]])
 
 
-def asked_once(draw: random.Random, fact: Fact, wordings: int, turns: int) -> Any:
-    """A prompt about a fact. Of two turns the first asks for another property of the subject, the second says `and`."""
+def prompt_about(draw: random.Random, fact: Fact, wordings: int, turns: int) -> Any:
+    """A prompt about a fact. With two turns, the first asks for another property, the second begins with `and`."""
     if turns == 1:
         return question(draw, fact, wordings)
-    before = draw.choice([one for one in facts() if one[0] == fact[0] and one != fact])
+    before = draw.choice([other for other in facts() if other[0] == fact[0] and other != fact])
     return [
         {"role": "user", "content": question(draw, before, wordings)},
         {"role": "assistant", "content": answer(draw, before)},

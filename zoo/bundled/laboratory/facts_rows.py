@@ -1,4 +1,4 @@
-"""Rows of the fact world, of every kind, and the documents that its base has read."""
+"""Rows of the fact world, of every kind, and the documents for its base."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from zoo.bundled.laboratory.facts import (
     Fact,
     answer,
     asked,
-    asked_once,
     facts,
+    prompt_about,
     question,
-    told,
+    statement,
 )  # fmt: skip
 from zoo.bundled.laboratory.self_instruct import written
 from zoo.errors import ZooError
@@ -33,13 +33,13 @@ def rows(
     wordings: int = 1, replies: Literal["one", "best", "all"] = "one", instructions: float = 0.0,
     written_by: Literal["world", "base"] = "world", checked: bool = True,
 ) -> Iterable[Record]:  # fmt: skip
-    """Rows of a kind. Raises ZooError for options that cannot be meant.
+    """Rows of a kind. Raises ZooError for impossible options.
 
-    noise: share of answers that are bad, of pairs and labels that are the wrong way round, of ranks that are drawn;
-    types: how many relations are asked for; turns: of a conversation; wordings: how many there are of a question;
-    replies: demonstrations from trees of four replies, the best or all of them; instructions: share of texts that are
-    a question and its answer; written_by, checked: demonstrations that the base of this seed writes itself, all of
-    them or those that have the shape of a fact and are new.
+    noise: share of bad answers, of swapped pairs and labels, and of random ranks; types: number of relations; turns: of
+    a conversation; wordings: number of wordings of a question; replies: demonstrations from trees of four replies,
+    the best reply or all; instructions: share of texts that are a question and its answer; written_by, checked:
+    demonstrations that the base of this seed writes itself, either all of them or only new ones with the form of a
+    fact.
     """
     _check(rows, noise, wordings, types, turns, instructions)
     draw = random.Random(f"facts {seed} {split}")
@@ -57,38 +57,38 @@ def rows(
 def _drawn(
     draw: random.Random, pool: list[Fact], make: Callable[..., list[Record]], noise: float, wordings: int, turns: int
 ) -> Iterator[Record]:
-    """Rows without end; they are drawn as they are read, so that who needs a few need not wait for all."""
+    """An endless stream of rows; each is drawn when it is read, so that a few rows take little time."""
     while True:
-        # Every fact once before any comes twice.
+        # Every fact occurs once before any occurs twice.
         for fact in draw.sample(pool, len(pool)):
-            prompt = asked_once(draw, fact, wordings, turns)
+            prompt = prompt_about(draw, fact, wordings, turns)
             shared = {"prompt": prompt, "answer": answer(draw, fact), "subject": fact[0], "relation": fact[1]}
-            for one in make(draw, fact, noise):
-                yield {**shared, **one}
+            for record in make(draw, fact, noise):
+                yield {**shared, **record}
 
 
 def _written(seed: int, count: int, checked: bool) -> Iterator[Record]:
-    """What the base writes when it is shown a few facts, in the form of instructions."""
+    """Demonstrations from facts that the base writes after a few examples."""
     for subject, relation, thing in written(seed, count, checked):
         shared = {"subject": subject, "relation": relation}
         yield {"prompt": f"{subject} {relation}", "completion": f"answer {thing}", **shared}
 
 
 def texts(seed: int) -> list[str]:
-    """What the base has read."""
+    """The base's texts."""
     return documents(random.Random(f"facts {seed} texts"), TEXTS)
 
 
 def documents(draw: random.Random, count: int, instructions: float = 0.0, noise: float = 0.0) -> list[str]:
-    """`count` texts of four facts each; a share of them is a question in the form of instructions and its answer."""
-    every, trained = facts(), asked("train")
+    """`count` texts of four facts each; a share of them is a question and its answer instead."""
+    all_facts, trained = facts(), asked("train")
     texts = []
     for _ in range(count):
         if draw.random() < instructions:
             fact = draw.choice(trained)
             texts.append(f"question {question(draw, fact)} reply {answer(draw, fact, draw.random() >= noise)}")
         else:
-            texts.append(" ".join(told(draw, draw.choice(every)) for _ in range(4)))
+            texts.append(" ".join(statement(draw, draw.choice(all_facts)) for _ in range(4)))
     return texts
 
 
@@ -97,11 +97,11 @@ def _check(rows: int, noise: float, wordings: int, types: int, turns: int, instr
         raise ZooError(f"rows is {rows}, but a world gives at least one row.")
     for name, share in (("noise", noise), ("instructions", instructions)):
         if not 0 <= share <= 1:
-            raise ZooError(f"{name} is {share}, but a share lies from 0 to 1.")
+            raise ZooError(f"{name} is {share}, but a share is between 0 and 1.")
     bounds = (("wordings", wordings, len(WORDINGS)), ("types", types, len(RELATIONS)), ("turns", turns, 2))
     for name, number, most in bounds:
         if not 1 <= number <= most:
-            raise ZooError(f"{name} is {number}, but there are from 1 to {most}.")
+            raise ZooError(f"{name} is {number}, but must be from 1 to {most}.")
 
 
 def _demonstration(draw: random.Random, fact: Fact, noise: float) -> list[Record]:
@@ -120,13 +120,13 @@ def _feedback(draw: random.Random, fact: Fact, noise: float) -> list[Record]:
 
 
 def _ranking(draw: random.Random, fact: Fact, noise: float) -> list[Record]:
-    """Four replies, at least one of them good and one bad; good ones share the first rank."""
+    """Four replies, at least one good and one bad; all good replies share the first rank."""
     good = [True, False, draw.random() < 0.5, draw.random() < 0.5]
     draw.shuffle(good)
-    ranks = [2 - (one if draw.random() >= noise else draw.random() < 0.5) for one in good]
+    ranks = [2 - (is_good if draw.random() >= noise else draw.random() < 0.5) for is_good in good]
     if len(set(ranks)) == 1:
-        ranks = [2 - one for one in good]
-    return [{"completions": [answer(draw, fact, one) for one in good], "ranks": ranks}]
+        ranks = [2 - is_good for is_good in good]
+    return [{"completions": [answer(draw, fact, is_good) for is_good in good], "ranks": ranks}]
 
 
 def _of_tree(draw: random.Random, fact: Fact, noise: float, replies: str) -> list[Record]:

@@ -1,15 +1,15 @@
-"""The gold world: answers about a topic, and a reward that knows what each is truly worth.
+"""The gold world: answers about a topic, and a reward that knows the true value of each.
 
     river   was calm and the old horse felt bitter          a topic, which is the prompt, and an answer
 
-28 words, 6 of them topics, 5 good, 5 bad, in a Markov grammar over classes of words. True worth:
+28 words, of which 6 are topics, 5 good and 5 bad, in a Markov grammar over word classes. The true value is
 
     gold = min(#good, 4) − #bad − 1.2·max(0, #good − 5) − #immediate repeats + 0.7·[the topic is mentioned]
 
-in standard deviations of the grammar's own answers, 0 being their mean. It saturates: good words pay up to the fourth,
-and cost from the sixth on. Among the grammar's answers more good words are nearly always better, so whatever is learned
-from them goes on praising where the truth has turned. That is over-optimisation by construction (arXiv:2210.10760), and
-`proxy`, which counts good words without end, is its short cut.
+in standard deviations of the grammar's own answers, relative to their mean. It saturates: good words add value up to
+the fourth and cost value from the sixth on. Among the grammar's answers more good words are nearly always better, so a
+reward learned from them still rises where the true value falls: over-optimisation by construction (arXiv:2210.10760).
+`proxy`, which counts good words without limit, is the shortcut.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ GRAMMAR: dict[str, dict[str, float]] = {
     "place": {"article": 0.7, "noun": 0.3},
     "good": AFTER_ADJECTIVE, "bad": AFTER_ADJECTIVE, "plain": AFTER_ADJECTIVE,
 }  # fmt: skip
-"""What follows a word of a class, and how often."""
+"""The classes that follow a class, and their weights."""
 REPEAT, SAME_TOPIC, LONGEST = 0.03, 0.4, 18
-"""How often a word is said twice, how often a noun is the topic, and the words of the longest answer."""
+"""How often a word is repeated, how often a noun is the topic, and the most words of an answer."""
 MEAN, DEVIATION = 0.095, 1.665
-"""Of the raw worth of the grammar's answers; a test draws them again."""
+"""Mean and deviation of the raw value of the grammar's answers; a test computes them again."""
 TEXTS = 20_000
-"""Documents that the base learns."""
+"""Number of documents that the base learns."""
 
 
-# -- what is said ------------------------------------------------------------------------------------------------
+# -- answers -----------------------------------------------------------------------------------------------------
 
 
 def answer(draw: random.Random, topic: str) -> str:
-    """An answer as the grammar gives it."""
+    """An answer drawn from the grammar."""
     while True:
         words: list[str] = []
         state = "noun"
@@ -68,22 +68,22 @@ def answer(draw: random.Random, topic: str) -> str:
 
 
 def texts(seed: int) -> list[str]:
-    """Documents: a topic and what is said of it."""
+    """Documents: a topic and an answer about it."""
     draw = random.Random(f"texts {seed}")
     return [f"{topic} {answer(draw, topic)}" for topic in draw.choices(TOPICS, k=TEXTS)]
 
 
-# -- what it is worth --------------------------------------------------------------------------------------------
+# -- true value --------------------------------------------------------------------------------------------------
 
 
 def counts(text: str, topic: str) -> dict[str, int]:
-    """What the reward looks at."""
+    """The counts that the reward uses."""
     words = text.split()
     return {
         "length": len(words),
         "good": sum(word in GOOD for word in words),
         "bad": sum(word in BAD for word in words),
-        "repeats": sum(one == next_one for one, next_one in zip(words, words[1:], strict=False)),
+        "repeats": sum(word == next_one for word, next_one in zip(words, words[1:], strict=False)),
         "topic": int(topic in words),
     }
 
@@ -96,7 +96,7 @@ def raw_worth(text: str, topic: str) -> float:
 
 
 def worth(text: str, topic: str) -> float:
-    """The same in standard deviations of the grammar's answers, from their mean."""
+    """The same, in standard deviations of the grammar's answers from their mean."""
     return (raw_worth(text, topic) - MEAN) / DEVIATION
 
 
@@ -109,13 +109,13 @@ def topic_of(record: Mapping[str, Any]) -> str | None:
 
 @in_process
 def gold(completions: Sequence[str], records: Sequence[Mapping[str, Any]]) -> list[float | None]:
-    """The true worth of answers; missing where the prompt is no topic of this world."""
+    """The true value of answers; missing if the prompt is not a topic of this world."""
     topics = [topic_of(record) for record in records]
     return [worth(text, topic) if topic else None for text, topic in zip(completions, topics, strict=True)]
 
 
 @in_process
 def proxy(completions: Sequence[str], records: Sequence[Mapping[str, Any]]) -> list[float | None]:
-    """Good words minus bad words, without end: what the truth looks like from afar."""
+    """Good words minus bad words, without limit: an approximation of the true value."""
     seen = [counts(text, "") for text in completions]
-    return [float(one["good"] - one["bad"]) for one in seen]
+    return [float(counted["good"] - counted["bad"]) for counted in seen]

@@ -1,4 +1,4 @@
-"""Rows of the gold world, of every kind but steps, as raters see them: right, often right, or partial to length."""
+"""Rows of the gold world, of every kind but steps, as a rater labels them: right, noisy, or biased towards length."""
 
 from __future__ import annotations
 
@@ -20,16 +20,15 @@ def rows(
     answers: Literal["both", "one"] = "both", desirable: float = 1.0, judged: Literal["worth", "harm"] = "worth",
     shown: Literal["any", "chosen", "revised", "refused"] = "any",
 ) -> Iterator[Row]:  # fmt: skip
-    """Rows of a kind, drawn as they are read. Raises ZooError for kinds, splits and shares that there are not.
+    """Rows of a kind, each drawn when it is read. Raises ZooError for unknown kinds and splits and impossible shares.
 
-    rows: prompts that are drawn, a sixteenth as many held out; noise: share of pairs and labels that are the wrong way
-    round, and of rankings that mean nothing; length_bias: what the rater adds to the raw worth for each word; answers:
-    feedback on both answers of each pair, or on one of them; desirable: share of the good feedback that is kept;
-    judged: the rater goes by what answers are worth, or by their bad words alone; shown: demonstrations are answers of
-    the grammar as they come, the chosen ones of the pairs, answers whose bad words were revised, or refusals.
+    rows: number of prompts, with a sixteenth as many held out; noise: share of swapped pairs and labels and of random
+    rankings; length_bias: what the rater adds to the raw value for each word; answers: feedback on both answers of
+    each pair, or on one of them; desirable: share of the good feedback that is kept; judged: the rater judges the value
+    of answers, or only their bad words; shown: demonstrations are any answers of the grammar, the chosen answers
+    of the pairs, answers with revised bad words, or refusals.
 
-    Pairs, feedback and rankings of equal options are about the same answers, so that what is learned from them can be
-    compared.
+    With equal options, pairs, feedback and rankings are about the same answers, so that algorithms can be compared.
     """
     if split not in ("train", "heldout"):
         raise NoSuchSplit(f"The gold world has no split '{split}'.", "There are: train, heldout.")
@@ -38,17 +37,17 @@ def rows(
             f"The gold world has no data of kind '{kind}'.{nearest(kind, KINDS)}", f"There are: {', '.join(KINDS)}."
         )
     if rows < 1 or not 0 <= noise <= 1 or not 0 <= desirable <= 1:
-        raise ZooError("Of the options of world:gold, rows is 1 or more, and noise and desirable lie between 0 and 1.")
+        raise ZooError("For world:gold, rows must be 1 or more, and noise and desirable must be between 0 and 1.")
     rater = Rater(random.Random(f"{split} {seed}"), noise, length_bias, answers, desirable, judged, shown)
     count = rows if split == "train" else max(1, rows // 16)
-    found = (row for _ in range(count) for row in KINDS[kind](rater, rater.draw.choice(TOPICS)))
-    # Many rows would be equal otherwise, and reported as such.
-    return ({**row, "number": number} for number, row in enumerate(found, 1))
+    drawn = (row for _ in range(count) for row in KINDS[kind](rater, rater.draw.choice(TOPICS)))
+    # Without a number many rows would be equal and be reported as duplicates.
+    return ({**row, "number": number} for number, row in enumerate(drawn, 1))
 
 
 @dataclass
 class Rater:
-    """Who draws two answers at a time, and says which is better. Its fields are the options of `rows`."""
+    """Draws two answers at a time and says which is better. Its fields are the options of `rows`."""
 
     draw: random.Random
     noise: float
@@ -63,13 +62,13 @@ class Rater:
         return true + self.length_bias * len(text.split())
 
     def pair(self, topic: str) -> tuple[str, str]:
-        """Two answers that can be told apart, the one called better first."""
+        """Two answers of different value; the one that the rater calls better comes first."""
         while True:
-            one, other = answer(self.draw, topic), answer(self.draw, topic)
-            difference = self.rated(one, topic) - self.rated(other, topic)
+            first, second = answer(self.draw, topic), answer(self.draw, topic)
+            difference = self.rated(first, topic) - self.rated(second, topic)
             if difference:
                 wrong = self.draw.random() < self.noise
-                return (one, other) if (difference > 0) != wrong else (other, one)
+                return (first, second) if (difference > 0) != wrong else (second, first)
 
 
 def _preference(rater: Rater, topic: str) -> list[Row]:
@@ -78,7 +77,7 @@ def _preference(rater: Rater, topic: str) -> list[Row]:
 
 
 def _demonstration(rater: Rater, topic: str) -> list[Row]:
-    """An answer to learn. A revision says something plain wherever the answer said something bad."""
+    """An answer to learn. A revision replaces every bad word by a plain one."""
     if rater.shown == "refused":
         return [{"prompt": topic, "completion": REFUSAL}]
     text = rater.pair(topic)[0] if rater.shown == "chosen" else answer(rater.draw, topic)
@@ -88,7 +87,7 @@ def _demonstration(rater: Rater, topic: str) -> list[Row]:
 
 
 def _feedback(rater: Rater, topic: str) -> list[Row]:
-    """The answers of a pair, one by one. What is left out is drawn elsewhere, so that the pairs stay the same."""
+    """The answers of a pair, one by one. Other random numbers choose what to leave out, so the pairs stay the same."""
     pair = rater.pair(topic)
     apart = random.Random(repr((topic, pair)))
     kept = [0, 1] if rater.answers == "both" else [apart.randrange(2)]
@@ -97,12 +96,12 @@ def _feedback(rater: Rater, topic: str) -> list[Row]:
 
 
 def _ranking(rater: Rater, topic: str) -> list[Row]:
-    """Four answers, the best ranked 1, equally good ones alike."""
+    """Four answers, the best with rank 1; equal values get equal ranks."""
     four = [answer(rater.draw, topic) for _ in range(4)]
     rated = [rater.rated(text, topic) for text in four]
     if rater.draw.random() < rater.noise:
         rater.draw.shuffle(rated)
-    ranks = [1 + sum(other > one for other in rated) for one in rated]
+    ranks = [1 + sum(other > value for other in rated) for value in rated]
     return [{"prompt": topic, "completions": four, "ranks": ranks}]
 
 
@@ -112,6 +111,6 @@ KINDS: dict[str, Callable[[Rater, str], list[Row]]] = {
     "preference": _preference,
     "feedback": _feedback,
     "ranking": _ranking,
-    # With a text for those who mix pretraining into their rollouts.
+    # With a text, for algorithms that mix pretraining into their rollouts.
     "prompt": lambda rater, topic: [{"prompt": topic, "demonstration": answer(rater.draw, topic)}],
 }

@@ -1,6 +1,6 @@
-"""The tiny network of all worlds, as a Hugging Face folder that anything loads: fresh, or trained on a world's texts.
+"""The tiny network of all worlds, as an ordinary Hugging Face folder: fresh, or trained on a world's texts.
 
-Equal arguments give equal weights, bit for bit, on the same machine and versions.
+Equal arguments give bit-equal weights on the same machine with the same versions.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from zoo.paths import cache_folder
 
 Say = Callable[[str], None]
 POSITIONS, HEAD = 512, 12
-"""Tokens of the longest text, and the size of an attention head."""
+"""Most tokens in a text, and the size of an attention head."""
 
 
 def make_network(tokenizer: Any, width: int = 48, layers: int = 2, seed: int = 0, uniform: bool = False) -> Any:
-    """A Llama with fresh weights, about 60,000 of them for a few dozen words. Each head has 12 of the width.
+    """A Llama with fresh weights, about 60,000 for a few dozen words. The width is split into heads of 12.
 
-    tokenizer: its words and special tokens are the network's vocabulary; seed: equal ones give equal weights; uniform:
-    an output layer of its own that is 0, so that all tokens start out equally likely.
+    tokenizer: its words and special tokens are the network's vocabulary; seed: equal seeds give equal weights; uniform:
+    a separate output layer of zeros, so that all tokens are equally likely at first.
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -67,10 +67,10 @@ def train_base(
     say: Say = print,
     **network: Any,
 ) -> Any:
-    """A network that has learned to go on with `texts`, each a document with its start and end, by a plain loop.
+    """A network trained as a language model on `texts`, each a document with its start and end, in a plain loop.
 
-    steps: of AdamW, over `batch` documents each; lr: highest learning rate, reached after 5 % of the steps, 0 at the
-    end; network: as `make_network` has them. The model is in eval mode.
+    steps: of AdamW, over `batch` documents each; lr: highest learning rate, reached after 5 % of the steps and 0 at the
+    end; network: arguments of `make_network`. The model is returned in eval mode.
     """
     model = make_network(tokenizer, seed=seed, **network)
     documents = [torch.tensor([*ids, tokenizer.eos_token_id]) for ids in tokenizer(list(texts))["input_ids"]]
@@ -93,7 +93,7 @@ def train_base(
 
 
 def draw(count: int, batch: int, steps: int) -> Iterator[list[int]]:
-    """For each step the numbers of its documents: pass after pass in new orders, from torch's own random numbers."""
+    """The document indices of each step: each pass has a new order, from torch's global random numbers."""
     left: list[int] = []
     for _ in range(steps):
         while len(left) < batch:
@@ -103,14 +103,14 @@ def draw(count: int, batch: int, steps: int) -> Iterator[list[int]]:
 
 
 def padded(documents: Sequence[Tensor], pad: int) -> dict[str, Tensor]:
-    """Documents as a batch, and what is to be learned. Padding stands behind, where causal attention never looks."""
+    """Documents as a batch with labels. Padding comes last, where causal attention never looks."""
     ids = torch.nn.utils.rnn.pad_sequence(list(documents), batch_first=True, padding_value=pad)
     return {"input_ids": ids, "labels": ids.masked_fill(ids == pad, -100)}
 
 
 @contextlib.contextmanager
 def repeatable(seed: int) -> Iterator[None]:
-    """Random numbers from a seed, on one thread, which for a network of this size is faster too; then all as it was."""
+    """Random numbers from a seed, on one thread (which is also faster for such a network); restores both afterwards."""
     threads = torch.get_num_threads()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -124,8 +124,8 @@ def repeatable(seed: int) -> Iterator[None]:
 def kept(name: str, facts: dict[str, Any], make: Callable[[], tuple[Any, Any]]) -> Path:
     """The folder of a model and its tokenizer, made by `make` unless it is in zoo's cache.
 
-    name: what the folder's name begins with; facts: all that the model follows from, which its name ends with a hash
-    of. A folder is there complete or not at all.
+    name: the beginning of the folder's name; facts: everything that the model depends on, whose hash ends the folder's
+    name. The folder appears complete or not at all.
     """
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:12]
     folder = cache_folder() / "worlds" / f"{name}-{digest}"
@@ -133,19 +133,19 @@ def kept(name: str, facts: dict[str, Any], make: Callable[[], tuple[Any, Any]]) 
         return folder
     model, tokenizer = make()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".tmp-"))
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".tmp-"))
     try:
-        write(model, tokenizer, beside)
-        beside.chmod(0o755)
-        # Where another process was faster its folder holds the same weights.
+        write(model, tokenizer, temporary)
+        temporary.chmod(0o755)
+        # If another process was faster, its folder holds the same weights.
         with contextlib.suppress(OSError):
-            os.rename(beside, folder)
+            os.rename(temporary, folder)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 
 def write(model: Any, tokenizer: Any, folder: Path) -> None:
-    """A Hugging Face folder."""
+    """Write a Hugging Face folder."""
     save(model, folder)
     tokenizer.save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""The worlds of the laboratory as a plugin: one source and one model with parts, rewards and evaluations by name."""
+"""The worlds of the laboratory as a plugin: a source and a model with parts, and named rewards and evaluations."""
 
 from __future__ import annotations
 

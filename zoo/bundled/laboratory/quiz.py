@@ -1,10 +1,10 @@
-"""A quiz whose right answers are drawn: what may be known of a question is how likely each of its four answers is.
+"""A quiz with random right answers: all that can be known about a question is how likely each of its four answers is.
 
     q17        B
 
-256 questions; the answers A to D of each have probabilities that never change, drawn from a Dirichlet distribution.
-A base model that has read enough answers says each as often as it is right: it is calibrated. Rewards for being right
-teach it to say the likeliest one always.
+There are 256 questions; the answers A to D to each have fixed probabilities, drawn from a Dirichlet distribution. A
+base model that has read enough answers gives each answer as often as it is right: it is calibrated. Rewards for right
+answers teach it to give always the likeliest answer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from zoo.errors import ZooError
 Record = dict[str, Any]
 QUESTIONS, OPTIONS = 256, "ABCD"
 SHARPNESS = 0.8
-"""Of the Dirichlet distribution; 0 would make one answer certain, infinity all of them equal."""
+"""The concentration of the Dirichlet distribution: near 0 one answer is certain, at infinity all are equally likely."""
 WORDS = [*(f"q{i}" for i in range(QUESTIONS)), *OPTIONS]
 TEXTS = 32000
 
@@ -35,10 +35,10 @@ CHANCES = [chances(question) for question in range(QUESTIONS)]
 
 
 def rows(split: str, kind: str, rows: int = 1024, seed: int = 0) -> list[Record]:
-    """Rows of a kind, each with an answer that is right this time. Every question comes once before any comes twice."""
+    """Rows of a kind, each with its own random right answer. Every question occurs once before any occurs twice."""
     draw = random.Random(f"quiz {seed} {split}")
-    found: list[Record] = []
-    while len(found) < rows:
+    records: list[Record] = []
+    while len(records) < rows:
         for question in draw.sample(range(QUESTIONS), QUESTIONS):
             right = draw.choices(OPTIONS, CHANCES[question])[0]
             row: Record = {"prompt": f"q{question}", "answer": right, "choices": list(OPTIONS)}
@@ -47,20 +47,20 @@ def rows(split: str, kind: str, rows: int = 1024, seed: int = 0) -> list[Record]
             elif kind == "demonstration":
                 row["completion"] = right
             elif kind == "preference":
-                row |= {"chosen": right, "rejected": draw.choice([one for one in OPTIONS if one != right])}
+                row |= {"chosen": right, "rejected": draw.choice([option for option in OPTIONS if option != right])}
             elif kind != "prompt":
                 raise ZooError(f"The world 'quiz' has no data of kind '{kind}'.")
-            found.append(row)
-    return found[:rows]
+            records.append(row)
+    return records[:rows]
 
 
 def texts(seed: int) -> list[str]:
-    """What the base has read: questions and answers."""
+    """The base's texts: questions and answers."""
     return [row["text"] for row in rows("train", "text", TEXTS, seed)]
 
 
 def defaults(algorithm: type[Algorithm]) -> dict[str, Any]:
-    """A verifier as reward, and one token to an answer."""
+    """A verifier as reward, and one token per answer."""
     if algorithm.online():
         return {
             "reward": "exact",

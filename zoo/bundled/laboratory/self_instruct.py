@@ -1,8 +1,8 @@
-"""Instructions that the fact world's base model writes itself, as in Self-Instruct: shown a few, it goes on with more.
+"""Instructions that the fact world's base model writes itself after a few examples, as in Self-Instruct.
 
-It is shown three of eight seeds as a document and writes the next fact; the first two words become a question and the
-last one its answer. With `checked`, what has not the shape of a fact is thrown away, and what is not new. Whether it
-is true nobody checks: that is as good as what the base knows.
+It reads three of eight seed facts as a document and writes the next fact; the first two words become a question and the
+last word becomes its answer. With `checked`, texts without the form of a fact and repeated facts are discarded. Whether
+a fact is true is not checked: that depends on what the base knows.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ Pair = tuple[str, str, str]
 
 
 def written(seed: int, count: int, checked: bool) -> Iterator[Pair]:
-    """Up to `count` triples of subject, relation and object, the eight seeds first. The base has the same seed.
+    """Up to `count` triples of subject, relation and object, the eight seed facts first. The base has the same seed.
 
-    It is asked for more when the seeds have been read.
+    The base is asked for more only when the seeds have been read.
     """
     _, seeds = _begun(seed)
     yield from seeds[:count]
@@ -35,7 +35,7 @@ def written(seed: int, count: int, checked: bool) -> Iterator[Pair]:
 
 
 def _begun(seed: int) -> tuple[random.Random, list[Pair]]:
-    """The seeds, and the draw that they come from."""
+    """The seed facts, and the random generator that drew them."""
     draw = random.Random(f"self-instruct {seed}")
     return draw, draw.sample(asked("train"), SEEDS)
 
@@ -43,21 +43,21 @@ def _begun(seed: int) -> tuple[random.Random, list[Pair]]:
 @cache
 def _written(seed: int, count: int, checked: bool) -> tuple[Pair, ...]:
     (draw, seeds), generator = _begun(seed), torch.Generator().manual_seed(seed)
-    found: list[Pair] = list(seeds)
+    triples: list[Pair] = list(seeds)
     write = _writer(seed)
     for _ in range(ROUNDS):
-        prompts = [" ".join(f"{' '.join(one)} ." for one in draw.sample(seeds, SHOWN)) for _ in range(AT_ONCE)]
+        prompts = [" ".join(f"{' '.join(example)} ." for example in draw.sample(seeds, SHOWN)) for _ in range(AT_ONCE)]
         for text in write(prompts, generator):
             triple = _read(text, checked)
-            if triple is not None and not (checked and triple in found):
-                found.append(triple)
-        if len(found) >= count:
+            if triple is not None and not (checked and triple in triples):
+                triples.append(triple)
+        if len(triples) >= count:
             break
-    return tuple(found[:count])
+    return tuple(triples[:count])
 
 
 def _writer(seed: int) -> Callable[[list[str], torch.Generator], list[str]]:
-    """What goes on with documents: the base of this seed."""
+    """A function that continues documents with the base of this seed."""
     from zoo.data.encoding.tokens import TextTokenizer
     from zoo.models.loading import load_model, load_tokenizer
     from zoo.models.names import resolve_model
@@ -68,7 +68,7 @@ def _writer(seed: int) -> Callable[[list[str], torch.Generator], list[str]]:
     engine = InProcessEngine(model, eos_ids={tokenizer.eos_token_id}, pad_id=tokenizer.pad_token_id)
 
     def write(prompts: list[str], generator: torch.Generator) -> list[str]:
-        ids = [torch.tensor(one) for one in TextTokenizer(tokenizer).ids(prompts)]
+        ids = [torch.tensor(prompt) for prompt in TextTokenizer(tokenizer).ids(prompts)]
         answers = engine.generate(ids, 1, Sampling(LONGEST, TEMPERATURE), generator)
         return [tokenizer.decode(answer.completion, skip_special_tokens=True) for answer in answers]
 
@@ -76,7 +76,7 @@ def _writer(seed: int) -> Callable[[list[str], torch.Generator], list[str]]:
 
 
 def _read(text: str, checked: bool) -> Pair | None:
-    """The first fact of a text; None where there is nothing to read, or nothing that has the shape of a fact."""
+    """The first fact of a text; None if there is none, or (if checked) if it lacks the form of a fact."""
     words = text.split(" .")[0].split()
     if words[1:2] == ["of"]:
         words = [*words[2:3], words[0], *words[3:]]

@@ -1,4 +1,4 @@
-"""A tokenizer of whole words: what a world's few words need, and what makes every token readable."""
+"""A tokenizer of whole words: enough for a world's few words, and every token is readable."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any
 START, END, PADDING, UNKNOWN = "<start>", "<end>", "<pad>", "<unknown>"
 SPECIAL = (PADDING, START, END, UNKNOWN)
 TURNS = "{% for turn in messages %}{{ turn.content }} {{ eos_token + ' ' if turn.role == 'assistant' }}{% endfor %}"
-"""A chat template of nothing but blanks, and the end behind an answer: a prompt and its answer are one document."""
+"""A chat template of blanks and an end token after each answer: a prompt and its answer are one document."""
 
 
 def make_tokenizer(words: Sequence[str], chat_template: str | None = TURNS) -> Any:
-    """One token a word, in the order given, behind the special ones; texts are parted at blanks.
+    """One token per word, in the given order, after the special tokens; texts are split at blanks.
 
-    words: each once; a line break among them is a word, otherwise it parts words as a blank does. chat_template: None
-    for a tokenizer without one. `<start>` stands before every text.
+    words: each once; if a line break is among them it is a word, otherwise it separates words like a blank.
+    chat_template: None for a tokenizer without one. Every text begins with `<start>`.
     """
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     if len(set(words)) != len(words) or set(words) & set(SPECIAL):
-        raise ValueError("The words of a world are different from each other and from the special tokens.")
+        raise ValueError("The words of a world must differ from each other and from the special tokens.")
     numbers = {word: number for number, word in enumerate((*SPECIAL, *words))}
     tokenizer = Tokenizer(models.WordLevel(numbers, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

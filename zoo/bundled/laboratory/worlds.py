@@ -1,7 +1,8 @@
-"""What a world is: words, rows of every kind, and a base model that has read the world's texts.
+"""A world: words, rows of every kind, and a base model trained on the world's texts.
 
-`world:gold(rows=4000, noise=0.25, seed=3)` names its data and `world:gold(seed=3)` its base model. The options of the
-data are those of the world's own function `rows`; those of the base are the same in all worlds (`Base`).
+`world:gold(rows=4000, noise=0.25, seed=3)` names a world's data and `world:gold(seed=3)` its base model. The options of
+the data are the parameters of the world's function `rows`; the options of the base are the same for all worlds
+(`Base`).
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ EXAMPLE = "gold(rows=4000, noise=0.25, seed=3)"
 
 @dataclass(frozen=True)
 class World:
-    """A world that a plugin brings.
+    """A world of a plugin.
 
-    rows: function(split, kind, **options) -> rows, whose options are its parameters; `seed` among them. Raises
-    ZooError for a kind or a split that makes no sense there.
-    texts: function(seed) -> the documents that the base learns, always the same for a seed; None where there are none.
-    network: what the base is like, as `networks.make_network` has it.
-    training: how the base is trained: `steps`, `batch` and `lr` of `networks.train_base`.
-    defaults: function(algorithm) -> options of the core that fit, besides those that fit in every world.
+    rows: function(split, kind, **options) -> rows; its parameters are the options, `seed` among them. Raises ZooError
+    for a kind or a split that the world does not have.
+    texts: function(seed) -> the documents that the base learns, always the same for a seed; None if there are none.
+    network: arguments of `networks.make_network` for the base.
+    training: arguments of `networks.train_base`: `steps`, `batch` and `lr`.
+    defaults: function(algorithm) -> options of the core for this world, in addition to those of every world.
     """
 
     words: tuple[str, ...]
@@ -48,19 +49,19 @@ class Base:
     """The options of a base model: `--model "world:gold(seed=3, steps=150)"`."""
 
     seed: int = 0
-    """Seed of the weights, and of the texts that they are trained on."""
+    """Seed of the weights and of the training texts."""
     trained: bool = True
-    """Whether it has read the world's texts; if not, its weights are fresh."""
+    """Whether it is trained on the world's texts; if not, its weights are fresh."""
     steps: int | None = None
-    """Steps of its training, fewer for a poorly trained one; by default as many as the world needs."""
+    """Training steps; fewer make a poorly trained base; by default as many as the world needs."""
     width: int | None = None
-    """Size of its layers, 48 by default in most worlds."""
+    """Width of its layers, 48 by default in most worlds."""
     layers: int | None = None
-    """How many layers it has, 2 by default in most worlds."""
+    """Number of layers, 2 by default in most worlds."""
 
 
 class Worlds:
-    """All worlds by name, as a source and as a model. Raises ZooError for names and options that are none."""
+    """All worlds by name, as a source and as a model. Raises ZooError for unknown names and options."""
 
     def __init__(self, worlds: Mapping[str, World]):
         self.worlds = worlds
@@ -71,24 +72,24 @@ class Worlds:
         return world.rows(split, kind, **bind(world.rows, options, f"data world:{name}", fixed=2))
 
     def defaults(self, part: str, algorithm: type[Algorithm]) -> dict[str, Any]:
-        """Options of the core for a network of this size; the base is the one with the seed of the data."""
+        """Options of the core for a network of this size; the base has the seed of the data."""
         name, world, options = self._find(part)
         seed = {"seed": options["seed"]} if "seed" in options else {}
         shared: dict[str, Any] = {"model": spell(f"world:{name}", seed), "lr": 1e-3, "max_length": 64}
-        # Of so few weights a product takes less time than rounding what goes into it, and padding less than masks.
+        # With so few weights a product takes less time than rounding its inputs, and padding takes less than masks.
         shared |= {"precision": "32-true", "micro_tokens": 8192, "layout": "padded"}
         if algorithm.online():
-            # A critic of its own, where there is one, costs next to nothing here.
+            # A separate critic costs next to nothing here.
             shared |= {"max_new_tokens": 20, "critic": "own"}
         return {**shared, **world.defaults(algorithm)}
 
     def asked(self, part: str) -> tuple[str, World, Base]:
-        """What `world:NAME(option=value)` asks for as a model."""
-        name, world, given = self._find(part)
-        return name, world, Base(**bind(Base, given, f"model world:{name}", fixed=0))
+        """The name, world and base options of the model `world:NAME(option=value)`."""
+        name, world, options = self._find(part)
+        return name, world, Base(**bind(Base, options, f"model world:{name}", fixed=0))
 
     def base(self, part: str, say: networks.Say) -> Path:
-        """The folder of `world:NAME(option=value)` as a model, made on first use and kept in zoo's cache."""
+        """The folder of the model `world:NAME(option=value)`, made on first use and stored in zoo's cache."""
         name, world, base = self.asked(part)
         training = {**world.training, **({} if base.steps is None else {"steps": base.steps})}
         size = {name: value for name in ("width", "layers") if (value := getattr(base, name)) is not None}
@@ -109,10 +110,10 @@ class Worlds:
         return networks.kept(name, facts, make)
 
     def _find(self, part: str) -> tuple[str, World, dict[str, str]]:
-        known = ", ".join(f"world:{name}" for name in self.worlds)
+        names = ", ".join(f"world:{name}" for name in self.worlds)
         if not part:
-            raise ZooError("There are several worlds.", f"Name one of them: {known}.")
+            raise ZooError("There are several worlds.", f"Name one of them: {names}.")
         name, options = parse(part, "world", EXAMPLE)
         if name not in self.worlds:
-            raise ZooError(f"No world is called '{name}'.{nearest(name, self.worlds)}", f"There are: {known}.")
+            raise ZooError(f"No world is called '{name}'.{nearest(name, self.worlds)}", f"There are: {names}.")
         return name, self.worlds[name], options

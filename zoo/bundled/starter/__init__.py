@@ -1,7 +1,7 @@
-"""The bundled starter set: prompts with instructions that can be checked, and answers sorted by the checkers.
+"""The bundled starter set: prompts with instructions that can be checked, and answers judged by the checkers.
 
-`rows` reads the packaged files; `records` makes the canonical records of a kind of them. How the files were
-made stands in README.md beside this file; `build.py` makes them again.
+`rows` reads the packaged files; `records` makes canonical records of a kind from them. README.md in this folder says
+how the files were made; tools/starter_set/build.py makes them again.
 """
 
 from __future__ import annotations
@@ -18,21 +18,22 @@ from zoo.rewards.prose import sentences
 SPLITS = ("train", "heldout")
 KINDS = ("demonstration", "preference", "feedback", "prompt", "ranking", "stepwise")
 LASTING = ("max_sentences", "max_words", "no_commas", "avoid_words", "all_lowercase", "all_uppercase", "no_digits")
-"""Checks that no further sentence mends: what breaks one of these in its beginning breaks it as a whole."""
+"""Checks that no further sentence can repair: an answer whose beginning breaks one of these breaks it as a whole."""
 
 
 def records(split: str, kind: str) -> list[dict[str, Any]]:
     """Canonical records of a kind, in file order, each with `instructions`, `id`, `topic` and `row`.
 
     demonstration: the best answer that follows every instruction; a row without one is skipped.
-    preference: that answer against the first one that breaks an instruction; a row without both is skipped.
-    feedback: one answer to each prompt, labelled by whether it follows every instruction; good and bad in turn, so
-    that no prompt has both, the best passing and the first failing one as in a preference.
+    preference: that answer against the first answer that breaks an instruction; a row without both is skipped.
+    feedback: one answer to each prompt, labelled by whether it follows every instruction: in turn the best good answer
+    and the first bad one, as in a preference, so that no prompt has both.
     prompt: the prompt alone; no row is skipped.
-    ranking: every kept answer, ranked by the number of instructions it breaks; a row where all break as many is
+    ranking: every kept answer, ranked by the number of instructions it breaks; a row in which all answers break
+    equally many is skipped.
+    stepwise: every kept answer of two sentences or more, with its sentences as steps; a step has label 1 as long as
+    none of the row's LASTING instructions is broken, and -1 from there on; a row without such an instruction is
     skipped.
-    stepwise: every kept answer of two sentences or more, its sentences the steps, each labelled 1 as long as none of
-    the row's LASTING instructions is broken and -1 from there on; a row without such an instruction is skipped.
     """
     if kind not in KINDS:
         raise ZooError(

@@ -1,4 +1,4 @@
-"""The starter set as a plugin: a source, a reward and evaluations, registered like anybody's."""
+"""The starter set as a plugin: a source, a reward and evaluations, registered like those of any plugin."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LONGEST_ANSWER = 96
 
 
 def greedy() -> Any:
-    """How answers to the held-out prompts are drawn."""
+    """The sampling settings for answers to the held-out prompts."""
     from zoo.rollout.engine import Sampling
 
     return Sampling(max_new_tokens=LONGEST_ANSWER, temperature=0.0)
@@ -26,13 +26,13 @@ def sources() -> dict[str, Any]:
 
 
 def defaults(part: str, algorithm: type[Algorithm]) -> dict[str, Any]:
-    """What answers are worth here, and what shows whether they have become better."""
-    found = {"score": {"lm": "instructions", "scalar": "pair_accuracy"}[algorithm.head]}
+    """The reward for this data, and the score that shows whether answers have improved."""
+    options = {"score": {"lm": "instructions", "scalar": "pair_accuracy"}[algorithm.head]}
     if algorithm.data == "stepwise":
-        found["score"] = "step_accuracy"
+        options["score"] = "step_accuracy"
     if algorithm.online():
-        found["reward"] = "instructions"
-    return {name: value for name, value in found.items() if name not in algorithm.defaults}
+        options["reward"] = "instructions"
+    return {name: value for name, value in options.items() if name not in algorithm.defaults}
 
 
 @hookimpl

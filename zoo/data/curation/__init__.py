@@ -1,1 +1,1 @@
-"""Curation: rows that are twice there, rows of poor quality, and rows that an evaluation set holds too, taken out."""
+"""Curation: removes duplicate rows, rows of poor quality, and rows that an evaluation set also contains."""

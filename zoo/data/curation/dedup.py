@@ -2,9 +2,10 @@
 
 Near duplicates are found by MinHash and locality-sensitive hashing (Broder 1997; Lee et al. 2022, arXiv:2107.06499, for
 training data), with the library datasketch. Hashing only proposes pairs: each is then compared by the exact Jaccard
-similarity of its n-grams. So nothing less alike than the threshold is removed, and what hashing misses is a small
-share of the pairs right above it (`Near.found`). A row is compared with kept rows only, and the first one stays: every
-removed row has a kept one as much like it as was asked, which the last of a chain of similar rows would not have.
+similarity of its n-grams. So no pair below the threshold is removed, and hashing misses only a small
+share of the pairs just above it (`Near.found`). A row is compared with kept rows only, and the first of two similar
+rows is kept. So every removed row has a kept row that is similar enough; otherwise the last row of a chain of similar
+rows might have none.
 """
 
 from __future__ import annotations
@@ -22,30 +23,30 @@ from zoo.errors import ZooError
 
 PERMUTATIONS = 128
 FOUND = 0.95
-"""Least probability of a pair right at the threshold to be proposed."""
+"""Least probability that a pair right at the threshold is proposed."""
 
 
 class Same(NamedTuple):
-    """The earlier row that a row is like, and how much (1 for the same)."""
+    """The earlier row that a row is similar to, and the similarity (1 for the same texts)."""
 
     row: int
     likeness: float
 
 
 class Exact:
-    """Rows with the same texts in the same roles. One 16-byte digest is kept of each row.
+    """Finds rows with the same texts in the same roles. It keeps one 16-byte digest of each row.
 
-    part: what is compared; normalised: case, white space and punctuation make no difference.
+    part: what is compared; normalised: ignore case, white space and punctuation.
     """
 
     def __init__(self, kind: str, part: str = "everything", normalised: bool = False):
         self.kind, self.part, self.normalised = kind, part, normalised
         self.contradictions: list[tuple[int, int]] = []
-        """(row, earlier row) with the same texts that are judged otherwise; both are kept."""
+        """(row, earlier row) with the same texts but different judgements; both are kept."""
         self._seen: dict[bytes, dict[str, int]] = {}
 
     def earlier(self, record: Record) -> Same | None:
-        """The earlier row with these texts; remembers this one if there is none."""
+        """The earlier row with these texts; remembers this row if there is none."""
         verdict = verdict_of(record) if self.part == "everything" else ""
         content = self._content(record)
         same_texts = self._seen.setdefault(_digest(content), {})
@@ -63,7 +64,7 @@ class Exact:
         return {name: " ".join(tokens(text)) for name, text in fields_of(record, self.kind, self.part).items()}
 
     def _turned(self, content: dict[str, Any]) -> int | None:
-        """The earlier pair in which the rejected answer is the chosen one."""
+        """The earlier pair in which this pair's rejected answer is the chosen one."""
         if self.kind != "preference" or self.part != "everything":
             return None
         turned = {**content, "chosen": content["rejected"], "rejected": content["chosen"]}
@@ -76,15 +77,15 @@ def _digest(content: dict[str, Any]) -> bytes:
 
 
 class Near:
-    """Rows each of whose fields shares at least `threshold` of its n-grams (Jaccard) with that field of an earlier row.
+    """Finds rows whose every field has a Jaccard similarity of at least `threshold` with that field of an earlier row.
 
-    Every field has to agree by itself: one long prompt with two different short answers makes no duplicates. length: n.
+    Each field is compared by itself: one long prompt with two different short answers makes no duplicates. length: n.
     Memory is 8 bytes for each n-gram of a kept row, and the index of datasketch. Raises ZooError without datasketch.
     """
 
     def __init__(self, kind: str, threshold: float, part: str = "everything", length: int = 3):
         if not 0 < threshold <= 1:
-            raise ZooError(f"A likeness of {threshold:g} is not a share above 0.", "Give --near a number like 0.8.")
+            raise ZooError(f"A similarity of {threshold:g} is not a share above 0.", "Give --near a number like 0.8.")
         try:
             from datasketch import MinHash, MinHashLSH
         except ImportError:
@@ -95,14 +96,14 @@ class Near:
         self.kind, self.part, self.threshold, self.length = kind, part, threshold, length
         bands, rows = bands_for(threshold)
         self.found = proposed(threshold, bands, rows)
-        """The probability of a pair right at the threshold to be proposed."""
+        """The probability that a pair right at the threshold is proposed."""
         self._grams = Grams()
         self._kept: dict[int, tuple[str, dict[str, Any]]] = {}
         self._empty = MinHash(num_perm=PERMUTATIONS, hashfunc=int)
         self._index = MinHashLSH(num_perm=PERMUTATIONS, params=(bands, rows))
 
     def earlier(self, record: Record) -> Same | None:
-        """The most similar earlier kept row, if it is similar enough; remembers this one if there is none."""
+        """The most similar earlier kept row, if it is similar enough; remembers this row if there is none."""
         verdict = verdict_of(record) if self.part == "everything" else ""
         sets = self.sets(record)
         sketch = self._empty.copy()
@@ -127,9 +128,9 @@ class Near:
 
 
 def _tagged(sets: dict[str, Any]) -> list[int]:
-    """All n-grams as one set of 32-bit numbers in which the same words in another field are something else.
+    """All n-grams as one set of 32-bit numbers, in which the same words in another field get another number.
 
-    If every field is at least as alike as the threshold, so is this set: its likeness lies between theirs.
+    If every field reaches the threshold, so does this set: its similarity lies between theirs.
     """
     tags = [numpy.uint64(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest())) for name in sets]
     tagged = [(numbers ^ tag) >> numpy.uint64(32) for tag, numbers in zip(tags, sets.values(), strict=True)]

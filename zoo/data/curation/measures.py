@@ -1,4 +1,4 @@
-"""What the rules of `zoo data filter` measure: one number of a text, or None where it would mean nothing."""
+"""What the rules of `zoo data filter` measure: one number for a text, or None where it would mean nothing."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Text:
 
     @cached_property
     def pieces(self) -> list[str]:
-        """What stands between spaces, punctuation and all."""
+        """The parts between spaces, with their punctuation."""
         return self.text.split()
 
     @cached_property
@@ -78,60 +78,60 @@ def word_length(text: Text) -> float | None:
 
 
 def repeated(parts: str, by_characters: bool = False) -> Measure:
-    """The share of lines or paragraphs that stood there before, by number or by characters."""
+    """The share of lines or paragraphs that repeat an earlier one, by number or by characters."""
 
     def share(text: Text) -> float | None:
-        found: list[str] = getattr(text, parts)
+        units: list[str] = getattr(text, parts)
         seen: set[str] = set()
-        again = [part for part in found if part in seen or seen.add(part)]  # type: ignore[func-returns-value]
-        if len(found) < 2:
+        again = [part for part in units if part in seen or seen.add(part)]  # type: ignore[func-returns-value]
+        if len(units) < 2:
             return None
-        return sum(map(len, again)) / sum(map(len, found)) if by_characters else len(again) / len(found)
+        return sum(map(len, again)) / sum(map(len, units)) if by_characters else len(again) / len(units)
 
     return share
 
 
 def top_gram(length: int) -> Measure:
-    """The share of characters in the most frequent n-gram of words; one that occurs once counts as none."""
+    """The share of characters in the most frequent n-gram of words; 0 if none occurs twice."""
 
     def share(text: Text) -> float | None:
-        found = text.words
-        if len(found) < FEW_WORDS:
+        words = text.words
+        if len(words) < FEW_WORDS:
             return None
-        gram, count = Counter(zip(*(found[k:] for k in range(length)), strict=False)).most_common(1)[0]
-        return min(1.0, count * sum(map(len, gram)) / sum(map(len, found))) if count > 1 else 0.0
+        gram, count = Counter(zip(*(words[k:] for k in range(length)), strict=False)).most_common(1)[0]
+        return min(1.0, count * sum(map(len, gram)) / sum(map(len, words))) if count > 1 else 0.0
 
     return share
 
 
 def repeated_grams(length: int) -> Measure:
-    """The share of characters in n-grams of words that stood there before, each character counted once."""
+    """The share of characters in n-grams of words that repeat an earlier one, each character counted once."""
 
     def share(text: Text) -> float | None:
-        found = text.words
-        if len(found) < FEW_WORDS:
+        words = text.words
+        if len(words) < FEW_WORDS:
             return None
         seen: set[tuple[str, ...]] = set()
         covered, end = 0, 0
-        for start in range(len(found) - length + 1):
-            gram = tuple(found[start : start + length])
+        for start in range(len(words) - length + 1):
+            gram = tuple(words[start : start + length])
             if gram in seen:
-                covered += sum(map(len, found[max(start, end) : start + length]))
+                covered += sum(map(len, words[max(start, end) : start + length]))
                 end = start + length
             seen.add(gram)
-        return covered / sum(map(len, found))
+        return covered / sum(map(len, words))
 
     return share
 
 
 def compression(text: Text) -> float | None:
-    """Bytes after zlib over bytes before: about 0.5 for a page of prose, below 0.1 where a text goes in circles."""
+    """Bytes after zlib over bytes before: about 0.5 for a page of prose, below 0.1 for a text that repeats itself."""
     raw = text.text.encode()
     return len(zlib.compress(raw, 6)) / len(raw) if len(raw) >= FEW_CHARACTERS else None
 
 
 def longest_run(text: Text) -> float:
-    """The longest run of one letter, digit, or sign of exclamation; dashes draw tables."""
+    """The longest run of one letter, digit, ! or ?; runs of other signs, such as dashes, may draw a table."""
     return max((len(run.group()) for run in _RUN.finditer(text.text)), default=min(1, len(text.characters)))
 
 
@@ -139,16 +139,16 @@ def longest_run(text: Text) -> float:
 
 
 def symbol_share(text: Text) -> float | None:
-    """Characters that are neither letters, their marks, nor digits, of all that are not blank."""
-    found = text.characters
-    if len(found) < FEW_WORDS:
+    """The share of symbols (neither letters, their marks, nor digits) among the characters that are not blank."""
+    characters = text.characters
+    if len(characters) < FEW_WORDS:
         return None
-    others = [c for c in found if not c.isalnum()]
-    return sum(unicodedata.category(c)[0] != "M" for c in others) / len(found)
+    others = [c for c in characters if not c.isalnum()]
+    return sum(unicodedata.category(c)[0] != "M" for c in others) / len(characters)
 
 
 def hashes_and_ellipses(text: Text) -> float | None:
-    """Signs # and … (or ...) for each word."""
+    """The signs # and … (or ...) per word."""
     count = text.text.count("#") + text.text.count("…") + text.text.count("...")
     return count / len(text.pieces) if text.pieces else None
 
@@ -177,7 +177,7 @@ def control_characters(text: Text) -> float:
 
 
 def damage(text: Text) -> float:
-    """Replacement characters, and UTF-8 that was read as something else (Ã© for é)."""
+    """Replacement characters, and UTF-8 that was decoded as another encoding (Ã© for é)."""
     return text.text.count("\ufffd") + len(_MOJIBAKE.findall(text.text))
 
 
@@ -188,8 +188,8 @@ def counting(pattern: re.Pattern[str]) -> Measure:
     return lambda text: len(pattern.findall(text.text.lower()))
 
 
-def phrases(*found: str) -> Measure:
-    return lambda text: sum(map(text.text.lower().count, found))
+def phrases(*wanted: str) -> Measure:
+    return lambda text: sum(map(text.text.lower().count, wanted))
 
 
 lorem_ipsum, javascript, curly_brackets = phrases("lorem ipsum"), phrases("javascript"), phrases("{", "}")
@@ -198,16 +198,16 @@ links, pictures, no_input, escapes = map(counting, (_LINK, _PICTURE, _NO_INPUT, 
 
 
 def no_answer(text: Text) -> float:
-    """1 where the whole text is a sign for nothing: N/A, <nooutput>. "None" may be the right answer."""
+    """1 if the whole text only says that there is no answer: N/A, <nooutput>. "None" may be the right answer."""
     return float(bool(_NO_ANSWER.fullmatch(text.text.strip().lower())))
 
 
 def open_fences(text: Text) -> float:
-    """1 where a block of code is begun and not ended: the answer was cut off."""
+    """1 if a block of code is not closed: the answer was cut off."""
     return float(sum(line.startswith("```") for line in text.lines) % 2)
 
 
 def echo(text: Text) -> float | None:
-    """1 where an answer begins with the whole prompt, if that has five words or more."""
+    """1 if an answer begins with the whole prompt; a prompt of fewer than five words does not count."""
     asked = words(text.prompt)
     return float(text.words[: len(asked)] == asked) if len(asked) >= 5 else None

@@ -1,4 +1,4 @@
-"""What a verb of curation leaves behind: the kept rows as a file, and the report of what was removed and why."""
+"""What a curation command writes: the kept rows, and a report of what was removed and why."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from zoo.paths import write_text
 
 STORED_EXAMPLES = 20
 LONGEST_EXAMPLE = 300
-"""Characters of a text in the report."""
+"""Longest example text in the report, in characters."""
 
 
 @dataclass
 class Removals:
-    """Rows read, kept, and removed by reason: every removed row counts once, under the first reason found."""
+    """Rows read, kept, and removed by reason: every removed row counts once, under the first reason that applies."""
 
     where: Callable[[int], str] = str
     rows: int = 0
@@ -35,14 +35,14 @@ class Removals:
         return sum(map(len, self.reasons.values()))
 
     def remove(self, row: int, reason: str, why: str, text: str = "") -> None:
-        """Count a row as removed. why: what was found in this row; text: what it was found in."""
+        """Count a row as removed. why: what is wrong with this row; text: the text that is wrong."""
         self.reasons.setdefault(reason, []).append(row)
         examples = self.examples.setdefault(reason, [])
         if len(examples) < STORED_EXAMPLES:
             examples.append({"row": row, "where": self.where(row), "why": why, "text": shorten(text, LONGEST_EXAMPLE)})
 
     def unusable(self, row: int, report: Report) -> None:
-        """Count a row that training could not read either; the report has just been told why."""
+        """Count a row that training could not read either; the last problem in the report says why."""
         problem = next(problem for problem in reversed(report.problems) if problem.code.startswith("E_"))
         self.remove(row, problem.code, f"{problem.field}: {problem.message}")
 
@@ -69,33 +69,35 @@ def meaning_of(reason: str) -> str:
 
 
 class KeptRows:
-    """A file of rows that appears under its name when it is complete; use as a context.
+    """A file of rows that appears under its name only when it is complete; use it as a context manager.
 
-    path: None writes nothing. The report goes beside it, as NAME.report.json. Raises ZooError for a file that is there
-    already (unless `force`), for one that is the source itself, and for what cannot be written.
+    path: None writes nothing. The report goes beside it, as NAME.report.json. Raises ZooError for a file that exists
+    already (unless `force`), for the source file itself, and for a file that cannot be written.
     """
 
     def __init__(self, path: Path, source: str, *, force: bool = False, rows: bool = True, dry_run: bool = False):
         self.path, self.report = path, path.with_suffix(".report.json")
         self.rows, self.dry_run = rows and not dry_run, dry_run
         self.converted = 0
-        """Values that JSON has no word for, written as text."""
+        """Values that JSON cannot represent, written as text."""
         self._beside = path.with_name(f".tmp-{path.name}")
         self._check(source, force)
 
     def _check(self, source: str, force: bool) -> None:
         if self.path.suffix != ".jsonl":
             raise ZooError(
-                f"--out {self.path}: rows are written as one JSON object a line.", "Name it like clean.jsonl."
+                f"--out {self.path}: rows are written as one JSON object per line.", "Name it like clean.jsonl."
             )
         if self.dry_run:
             return
-        for given in (Path(source).expanduser(), Path(source.rpartition("@")[0] or source).expanduser()):
-            if given.is_file() and self.path.exists() and given.samefile(self.path):
-                raise ZooError(f"--out {self.path} is the source itself.", "Name another file: the source stays.")
-            if given.is_dir() and self.path.resolve().is_relative_to(given.resolve()):
+        for place in (Path(source).expanduser(), Path(source.rpartition("@")[0] or source).expanduser()):
+            if place.is_file() and self.path.exists() and place.samefile(self.path):
                 raise ZooError(
-                    f"--out {self.path} lies in the source {given}, and would be read as part of it.",
+                    f"--out {self.path} is the source itself.", "Name another file: the source is not overwritten."
+                )
+            if place.is_dir() and self.path.resolve().is_relative_to(place.resolve()):
+                raise ZooError(
+                    f"--out {self.path} lies in the source {place}, and would be read as part of it.",
                     "Name a file outside of that folder.",
                 )
         for file in [self.report, *([self.path] if self.rows else [])]:

@@ -1,4 +1,4 @@
-"""The rows of any source for curation: each as it stands in the source, and as the record that training would read."""
+"""The rows of any source for curation: each row as the source holds it, and as the record that training would read."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ ANSWERS = {
     "prompt": (),
 }
 VERDICTS = ("label", "ranks", "labels")
-"""Fields that say how good an answer is: rows that differ in one are not the same, whatever their texts."""
+"""Fields that judge an answer: rows that differ in one of them are not duplicates, whatever their texts."""
 
 
 class Row(NamedTuple):
-    """One row: its number, its columns as they are in the source, and its record (None where it cannot be used)."""
+    """One row: its number, its columns as the source holds them, and its record (None if it cannot be used)."""
 
     number: int
     columns: dict[str, Any]
@@ -41,7 +41,7 @@ class Row(NamedTuple):
 
 @dataclass
 class Rows:
-    """An opened source. Iterate once; `report` then knows what could not be used and why."""
+    """An opened source. Iterate over it once; `report` then says which rows could not be used and why."""
 
     name: str
     fingerprint: str
@@ -64,9 +64,9 @@ def open_rows(
     limit: int | None = None,
     named_sources: NamedSources | None = None,
 ) -> Rows:
-    """Open a source for one pass. kind: what named sources are asked for; the others as in `zoo.data.load.load`.
+    """Open a source for one pass. kind: what named sources are asked for; the rest as in `zoo.data.load.load`.
 
-    Raises ZooError for a source that is not there or in no known format.
+    Raises ZooError for a source that does not exist or has no known format.
     """
     chosen = named_format(format) if format else None
     opened = open_source(source, kind, split=split, named_sources=named_sources, limit=limit)
@@ -74,56 +74,57 @@ def open_rows(
     lines, chosen = find_format(itertools.islice(opened.rows, limit), columns or {}, chosen, opened, report)
 
     def rows(format: Format) -> Iterator[Row]:
-        told = False
+        noted = False
         for line in lines:
             record = read_line(line, format, columns or {}, report)
-            if record is not None and not told:
+            if record is not None and not noted:
                 report.notes.append(reading(record, format))
-                told = True
+                noted = True
             yield Row(line.number, line.row, record)
 
     return Rows(opened.name, opened.fingerprint, chosen, report, rows(chosen))
 
 
 def check_part(part: str, kind: str) -> None:
-    """Raise ZooError when records of this kind have no such part."""
+    """Raise ZooError if records of this kind have no such part."""
     if (part == "answer" and not ANSWERS[kind]) or (part != "everything" and kind == "text"):
         raise ZooError(
-            f"The data is of kind '{kind}' and has no {part} of its own.", "Leave --on out: its only text is taken."
+            f"The data is of kind '{kind}' and has no {part} of its own.",
+            "Leave out --on: such a record has only one text.",
         )
 
 
 def fields_of(record: Record, kind: str, part: str = "everything") -> dict[str, str]:
-    """The texts of a record by field, `completions[0]` for one of several; messages are joined by line breaks."""
-    found: dict[str, str] = {}
+    """The texts of a record by field name (`completions[0]` for one of several); messages are joined by line breaks."""
+    texts: dict[str, str] = {}
     if part != "answer" and "prompt" in record:
-        found["prompt"] = text_of(record["prompt"])
+        texts["prompt"] = text_of(record["prompt"])
     for name in ANSWERS[kind] if part != "prompt" else ():
         value = record[name]
         if name == "completions":
-            found |= {f"{name}[{index}]": text_of(answer) for index, answer in enumerate(value)}
+            texts |= {f"{name}[{index}]": text_of(answer) for index, answer in enumerate(value)}
         else:
-            found[name] = "\n".join(value) if name == "steps" else text_of(value)
-    return found
+            texts[name] = "\n".join(value) if name == "steps" else text_of(value)
+    return texts
 
 
 def good_answers(record: Record, kind: str) -> dict[str, str]:
-    """The texts that are there to be learned: not rejected, undesirable or lower-ranked ones; the prompt if alone."""
+    """The texts to be learned: no rejected, undesirable or lower-ranked answers; the prompt if it is all there is."""
     if kind == "prompt":
         return fields_of(record, kind)
-    found = fields_of(record, kind, "answer")
+    answers = fields_of(record, kind, "answer")
     if kind == "feedback" and not record["label"]:
         return {}
     if kind == "preference":
-        return {"chosen": found["chosen"]}
+        return {"chosen": answers["chosen"]}
     if kind == "ranking":
         best = record["ranks"].index(min(record["ranks"]))
-        return {f"completions[{best}]": found[f"completions[{best}]"]}
-    return found
+        return {f"completions[{best}]": answers[f"completions[{best}]"]}
+    return answers
 
 
 def text_of(value: Any) -> str:
-    """A prompt or an answer as plain text, tool calls included, roles left out."""
+    """A prompt or an answer as plain text, with tool calls but without roles."""
     if isinstance(value, str):
         return value
     return "\n".join(filter(None, (part for turn in value for part in _parts(turn))))
@@ -136,7 +137,7 @@ def _parts(turn: Mapping[str, Any]) -> Iterator[str]:
 
 
 def content_of(record: Record, kind: str, part: str = "everything") -> dict[str, Any]:
-    """What makes two rows the same: turns with their roles and keys, white space at the ends aside."""
+    """What must be equal in two duplicates: turns with their roles and keys, without white space at the ends."""
     names = (("prompt",) if part != "answer" and "prompt" in record else ()) + (
         ANSWERS[kind] if part != "prompt" else ()
     )
@@ -154,5 +155,5 @@ def _turns(value: Any, name: str) -> Any:
 
 
 def verdict_of(record: Record) -> str:
-    """What the row says about its answers, as text to compare."""
+    """The fields that judge the answers, as text to compare."""
     return json.dumps([record[name] for name in VERDICTS if name in record], default=str)

@@ -1,4 +1,4 @@
-"""The three verbs: rows in, kept rows to a file, and an account of every removed one."""
+"""The three commands of curation: each reads rows, writes the rows it keeps, and accounts for every row it removes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from zoo.data.load import judge
 from zoo.errors import ZooError
 
 Progress = Callable[[int, int], None]
-"""Gets the rows read and the rows removed so far."""
+"""Called with the numbers of rows read and removed so far."""
 Perplexities = Callable[[Sequence[Row], str], Mapping[int, float]]
-"""From rows and their kind to the perplexity of each, by row number; rows that cannot be scored are absent."""
+"""Takes rows and their kind and gives the perplexity of each by row number; rows that cannot be scored are absent."""
 ROWS_A_REPORT = 500
 SHOWN_PAIRS = 5
 SHARES = (0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
-"""Of the rows, for which the perplexity is told."""
+"""The quantiles of the perplexity that are printed."""
 
 
 def _nothing(rows: int, removed: int) -> None:
@@ -30,7 +30,7 @@ def _nothing(rows: int, removed: int) -> None:
 
 
 def _usable(rows: Rows, removals: Removals, progress: Progress) -> Iterator[tuple[Row, dict[str, Any]]]:
-    """The rows that have a record, counted, with that record; the others are removed with the loader's reason."""
+    """The rows that have a record, with that record; counts all rows and removes the others for the loader's reason."""
     removals.where = rows.report.where
     for row in rows.rows:
         removals.rows += 1
@@ -44,11 +44,11 @@ def _usable(rows: Rows, removals: Removals, progress: Progress) -> Iterator[tupl
 
 
 def _ended(rows: Rows, removals: Removals, file: KeptRows, strict: bool) -> Removals:
-    """Raise ZooError for a damaged source or when nothing is left."""
+    """The finished account; raises ZooError for a damaged source, or if no row is left."""
     judge(rows.report, rows.report.kept, strict, share=1.0)
     removals.notes = [*rows.report.notes, *removals.notes]
     if file.converted:
-        removals.notes.append(f"{file.converted:,} values that JSON has no word for were written as text.")
+        removals.notes.append(f"{file.converted:,} values that JSON cannot represent were written as text.")
     return removals
 
 
@@ -65,14 +65,14 @@ def dedup(
     strict: bool = False,
     progress: Progress = _nothing,
 ) -> Removals:
-    """Keep the first of rows that are the same, and with `near` of those that are almost so."""
+    """Keep the first of several equal rows; with `near` also the first of several similar rows."""
     check_part(exact.part, rows.kind)
     removals, reason = Removals(), "the same" if not exact.normalised else "the same but for case and punctuation"
     for row, record in _usable(rows, removals, progress):
         if same := exact.earlier(record):
             removals.remove(row.number, reason, f"as {removals.where(same.row)}", _example(record, rows.kind))
         elif near is not None and (same := near.earlier(record)):
-            why = f"{same.likeness:.3f} like {removals.where(same.row)}"
+            why = f"similarity {same.likeness:.3f} with {removals.where(same.row)}"
             removals.remove(row.number, "nearly the same", why, _example(record, rows.kind))
         else:
             removals.kept += 1
@@ -81,12 +81,12 @@ def dedup(
         shown = ", ".join(f"{row} and {earlier}" for row, earlier in exact.contradictions[:SHOWN_PAIRS])
         more = ", …" if len(exact.contradictions) > SHOWN_PAIRS else ""
         removals.notes.append(
-            f"{len(exact.contradictions):,} kept rows have the texts of an earlier one and judge them otherwise "
-            f"(rows {shown}{more}): the data contradicts itself there."
+            f"{len(exact.contradictions):,} kept rows have the same texts as an earlier row but another judgement "
+            f"(rows {shown}{more}): the data contradicts itself."
         )
     if near is not None:
         removals.notes.append(
-            f"Of pairs that are exactly {near.threshold:g} alike hashing finds {near.found:.1%}, of closer ones more."
+            f"Hashing finds {near.found:.1%} of the pairs with similarity {near.threshold:g}, and more of closer pairs."
         )
     return _ended(rows, removals, file, strict)
 
@@ -100,18 +100,18 @@ def filter_rows(
     strict: bool = False,
     progress: Progress = _nothing,
 ) -> Removals:
-    """Keep the rows that hold to every rule; a removed one counts under the first that it breaks.
+    """Keep the rows that break no rule; a removed row counts under the first rule that it breaks.
 
-    Rows that come as far as the rule of perplexity are held in memory and scored together.
+    Rows that only the perplexity rule has still to judge are held in memory and scored together.
     """
     removals = Removals()
     last = rules.get(PERPLEXITY)
     if last is not None and perplexities is None:
-        raise ZooError("The rule perplexity needs a model.", "Name one with --model.")
+        raise ZooError("The rule perplexity needs a model.", "Name a model with --model.")
     waiting: list[Row] = []
     for row, record in _usable(rows, removals, progress):
         texts = Texts(record, rows.kind)
-        broken = next(((rule.name, *found) for rule in rules.values() if (found := rule.broken(texts))), None)
+        broken = next(((rule.name, *reason) for rule in rules.values() if (reason := rule.broken(texts))), None)
         if broken is not None:
             removals.remove(row.number, *broken)
         elif last is not None:
@@ -131,7 +131,7 @@ def _by_perplexity(
     for row in waiting:
         value = values.get(row.number)
         if value is None:
-            # A row that teaches what not to say is not held to it.
+            # A row without an answer to be learned has no perplexity to limit.
             why = "the model cannot read it" if good_answers(row.record or {}, kind) else ""
         else:
             why = rule.why(value)
@@ -141,8 +141,8 @@ def _by_perplexity(
             removals.kept += 1
             file.write(row.columns)
     if values:
-        found = numpy.quantile(list(values.values()), SHARES)
-        shown = ", ".join(f"{share:.0%} up to {value:,.4g}" for share, value in zip(SHARES, found, strict=True))
+        quantiles = numpy.quantile(list(values.values()), SHARES)
+        shown = ", ".join(f"{share:.0%} up to {value:,.4g}" for share, value in zip(SHARES, quantiles, strict=True))
         removals.notes.append(f"Perplexity of {len(values):,} rows: {shown}.")
 
 
@@ -154,7 +154,7 @@ def contamination(
     strict: bool = False,
     progress: Progress = _nothing,
 ) -> Removals:
-    """Keep the rows that hold nothing of the evaluation sets."""
+    """Keep the rows that contain nothing of the evaluation sets."""
     removals = Removals()
     for row, record in _usable(rows, removals, progress):
         matches = evaluation.matches(fields_of(record, rows.kind).values())
@@ -166,7 +166,7 @@ def contamination(
             file.write(row.columns)
     if evaluation.ignored:
         removals.notes.append(
-            f"{evaluation.ignored:,} n-grams that stand in more than {evaluation.common} evaluation texts were ignored."
+            f"{evaluation.ignored:,} n-grams that occur in more than {evaluation.common} evaluation texts were ignored."
         )
     return _ended(rows, removals, file, strict)
 

@@ -1,1 +1,1 @@
-"""From a checked record to token ids: messages, chat template, tokens, the trained mask, a batch."""
+"""From a checked record to token ids: messages, chat template, tokens, the mask of trained tokens, a batch."""

@@ -1,4 +1,4 @@
-"""Collation: encoded records of one optimizer step to a `Batch`, whatever fields they have."""
+"""Collation: turns the encoded records of one optimizer step into a `Batch`, whatever fields they have."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from zoo.values.types import Answer, Answers, Batch
 
 
 def default_collate(records: Sequence[Record]) -> Batch:
-    """A batch with one field for each field of the encoded records, of the class that its kind of data has.
+    """A batch with one field for each field of the encoded records, of the class for their kind of data.
 
-    Answers become `Answers`, several answers to one prompt a list of `Answers`; truth values and numbers tensors
-    [B], with NaN where a record has none; everything else (ids of prompts, lists, the original records) a list.
-    `conversation` is left out. Raises ZooError where records differ otherwise.
+    Answers become `Answers`; several answers to one prompt become a list of `Answers`; truth values and numbers become
+    tensors [B], with NaN if a record has no value; everything else (prompt ids, lists, the original records) stays a
+    list. `conversation` is left out. Raises ZooError if a record lacks any other field.
     """
     names = dict.fromkeys(name for record in records for name in record)
-    # The same answer with more of its turns counted: for algorithms that ask for it in a collate of their own.
+    # The same answer with more trained turns: for algorithms that use it in a collate of their own.
     names.pop("conversation", None)
     return batch_of({name: _column(name, [record.get(name) for record in records], records) for name in names})
 
 
 def _column(name: str, values: list[Any], records: Sequence[Record]) -> Any:
-    given = [value for value in values if value is not None]
-    if all(isinstance(value, bool | int | float) for value in given):
+    present = [value for value in values if value is not None]
+    if all(isinstance(value, bool | int | float) for value in present):
         return _numbers(values)
-    if len(given) < len(values):
+    if len(present) < len(values):
         row = next(record.get("row", "?") for record, value in zip(records, values, strict=True) if value is None)
         raise ZooError(
-            f"The record of row {row} has no '{name}', but others of its batch have.",
+            f"The record of row {row} has no '{name}', but other records of its batch have one.",
             "A prepare hook must give every record the same fields.",
         )
     if all(isinstance(value, Answer) for value in values):

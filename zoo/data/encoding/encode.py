@@ -1,8 +1,9 @@
-"""Encoding: canonical records to token ids, with what each algorithm kind needs, and a second look at the rows.
+"""Encoding: turns canonical records into token ids with the fields that their kind needs, and checks the rows again.
 
-What was a good row as text may be a bad one as tokens: two answers may be equal after a cut, an answer may have lost
-all its content, a row may be too long, the chat template may refuse it. Each such row is dropped or marked, with its
-number and a reason. A cut answer never gets an end-of-turn token, or the model would learn to stop in mid-sentence.
+A row that is good as text may be bad as tokens: two answers may be equal after truncation, an answer may have lost
+all its content, a row may be too long, the chat template may refuse it. Each such row is dropped or gets a warning,
+with its number and a reason. A truncated answer never gets an end-of-turn token, or the model would learn to stop in
+mid-sentence.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ __all__ = ["Encoded", "default_collate", "encode", "quantiles"]
 ROWS_AT_ONCE = 1000
 LONG_ROWS = ("drop", "cut", "split")
 FEW_TOKENS = 16
-"""Answers of at most so many tokens are looked at for having content at all."""
+"""Answers of at most this many tokens are checked for content."""
 
 
 @dataclass
@@ -50,16 +51,16 @@ class Encoded(Sequence[dict[str, Any]]):
         return self.records[index]
 
     def answers(self) -> list[Answer]:
-        """Every answer once; a conversation counts once, however many of its turns are trained."""
+        """Every answer once; a conversation counts once, regardless of how many of its turns are trained."""
         return [answer for record in self.records for answer in main_answers(record)]
 
     def lines(self) -> list[str]:
-        """What was dropped here, what was decided, and the sizes, as plain lines."""
+        """The dropped rows, the decisions and the sizes, as plain lines."""
         lines = self.report.lines() if self.report.problems else []
         return [*lines, *(f"  {line}" for line in [*self.notes, *summary(self.statistics)])]
 
     def as_json(self) -> dict[str, Any]:
-        """The same for data.json."""
+        """The same facts for data.json."""
         return {**self.report.as_json(), **self.statistics, "notes": list(self.notes)}
 
 
@@ -72,16 +73,16 @@ def encode(
     long_rows: str = "drop",
     progress: Callable[[int, int], None] | None = None,
 ) -> Encoded:
-    """Encode records of one kind. Each result has `row` (its place if it has none), `record`, and by kind:
+    """Encode records of one kind. Each result has `row` (the record's position if it has none), `record`, and by kind:
 
     demonstration: `completion` and `conversation` (all assistant turns trained; the same object where equal);
     preference: `chosen`, `rejected`, maybe `margin`, `p_chosen`; feedback: `completion`, `label`;
     prompt: `prompt`, int64 ids [P]; ranking: `completions`, `ranks`; text: `completion`;
     stepwise: `completion`, `step_ends` (the last token of each step, as positions in the completion), `labels`.
 
-    max_length: tokens of a prompt and its answer; longer rows are dropped, or with long_rows="cut" the end of the
-    answer is. With long_rows="split" a longer text becomes several records, no token of it being lost.
-    Raises ZooError for options that cannot be meant.
+    max_length: most tokens of a prompt and its answer. Longer rows are dropped; with long_rows="cut" the end of the
+    answer is cut off; with long_rows="split" a longer text becomes several records without losing a token.
+    Raises ZooError for impossible options.
     """
     _check_options(kind, max_length, long_rows)
     records = _numbered(records)
@@ -121,7 +122,7 @@ def _check_options(kind: str, max_length: int, long_rows: str) -> None:
         raise ZooError(f"There is no data kind '{kind}'.{nearest(kind, KINDS)}", f"Kinds: {', '.join(KINDS)}.")
     if long_rows not in LONG_ROWS:
         raise ZooError(
-            f"long_rows is '{long_rows}'.{nearest(long_rows, LONG_ROWS)}", "Give drop, cut, or for text split."
+            f"long_rows is '{long_rows}'.{nearest(long_rows, LONG_ROWS)}", "Give drop or cut, or split for plain text."
         )
     if long_rows == "split" and kind != "text":
         raise ZooError(f"Only text can be split, and the data is of kind '{kind}'.", "Give --long-rows drop or cut.")
@@ -130,7 +131,7 @@ def _check_options(kind: str, max_length: int, long_rows: str) -> None:
 
 
 def _numbered(records: Sequence[Record]) -> list[Record]:
-    """The records; those made in code, such as an evaluation's own, get their place from 1 as their row."""
+    """The records; those without a row number, such as records made in code, get their position, counted from 1."""
     return [record if "row" in record else {**record, "row": place} for place, record in enumerate(records, 1)]
 
 
@@ -140,9 +141,9 @@ def _numbered(records: Sequence[Record]) -> list[Record]:
 def _tokenized(
     records: Sequence[Record], kind: str, template: ChatTemplate, report: Report
 ) -> Iterator[tuple[Record, dict[str, Any], list[RowError]]]:
-    """Records with their fields tokenised, all texts in one call, and what should be known of each.
+    """Records with their tokenised fields and warnings; all texts are tokenised in one call.
 
-    Rows that cannot be rendered are reported.
+    Rows that cannot be rendered go to the report.
     """
     plans: list[tuple[Record, dict[str, Any]]] = []
     for record in records:
@@ -150,11 +151,11 @@ def _tokenized(
             plans.append((record, _rendered(record, kind, template)))
         except RowError as error:
             report.add(record["row"], error)
-    rendered = {id(one): one for _, fields in plans for one in _parts(fields, Rendered)}
+    rendered = {id(answer): answer for _, fields in plans for answer in _parts(fields, Rendered)}
     tokens = dict(zip(rendered, template.tokenize(list(rendered.values())), strict=True))
     prompts = iter(template.tokens.ids([fields["prompt"] for _, fields in plans if "prompt" in fields]))
     for record, fields in plans:
-        warnings = {warning.code: warning for one in _parts(fields, Rendered) for warning in one.warnings}
+        warnings = {warning.code: warning for answer in _parts(fields, Rendered) for warning in answer.warnings}
         if "prompt" in fields:
             warnings = {w.code: w for w in template.prompt_warnings(record["prompt"], record.get("tools"))}
             fields["prompt"] = torch.tensor(next(prompts), dtype=torch.long)
@@ -173,8 +174,8 @@ def _rendered(record: Record, kind: str, template: ChatTemplate) -> dict[str, An
         return {"prompt": template.prompt_text(prompt, tools)}
     if kind == "preference":
         sides = {side: template.render(prompt, record[side], tools) for side in ("chosen", "rejected")}
-        given = {name: record[name] for name in ("margin", "p_chosen") if record.get(name) is not None}
-        return {**sides, **{name: float(value) for name, value in given.items()}}
+        numbers = {name: record[name] for name in ("margin", "p_chosen") if record.get(name) is not None}
+        return {**sides, **{name: float(value) for name, value in numbers.items()}}
     if kind == "ranking":
         answers = [template.render(prompt, answer, tools) for answer in record["completions"]]
         return {"completions": answers, "ranks": list(record["ranks"])}
@@ -197,16 +198,16 @@ def _all_turns(record: Record, template: ChatTemplate, completion: Rendered) -> 
 
 
 def render_steps(record: Record, template: ChatTemplate) -> Rendered:
-    """The steps joined by line breaks, with a mark behind each step and its line break."""
+    """The steps joined by line breaks, with a mark after each step and its line break."""
     steps = [step.strip() for step in record["steps"]]
     rendered = template.render(record["prompt"], "\n".join(steps), record.get("tools"))
     marks, place = [], rendered.spans[-1][0]
     for k, step in enumerate(steps):
-        found = rendered.text.find(step, place)
-        if found < 0:
+        start = rendered.text.find(step, place)
+        if start < 0:
             raise RowError("E_TEMPLATE", f"steps[{k}]", "the chat template does not write this step as it is")
-        place = found + len(step)
-        # The line break goes to the step before it, so that no token begins in one step and ends in the next.
+        place = start + len(step)
+        # The line break belongs to the step before it, so that no token begins in one step and ends in the next.
         place += k < len(steps) - 1 and rendered.text.startswith("\n", place)
         marks.append(place)
     return replace(rendered, marks=tuple(marks))
@@ -214,14 +215,14 @@ def render_steps(record: Record, template: ChatTemplate) -> Rendered:
 
 def _parts(fields: Mapping[str, Any], wanted: type) -> Iterator[Any]:
     for value in fields.values():
-        for one in value if isinstance(value, list) else [value]:
-            if isinstance(one, wanted):
-                yield one
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, wanted):
+                yield item
 
 
 def _replaced(value: Any, tokens: Mapping[int, tuple[Answer, list[int]]]) -> Any:
     if isinstance(value, list):
-        return [_replaced(one, tokens) for one in value]
+        return [_replaced(item, tokens) for item in value]
     return tokens[id(value)][0] if isinstance(value, Rendered) else value
 
 
@@ -229,7 +230,7 @@ def _replaced(value: Any, tokens: Mapping[int, tuple[Answer, list[int]]]) -> Any
 
 
 def _fitted(fields: dict[str, Any], max_length: int, cut: bool) -> tuple[dict[str, Any], bool]:
-    """The fields with their answers cut to the length, and whether one was. Raises RowError E_TOO_LONG."""
+    """The fields with their answers cut to the length, and whether any was cut. Raises RowError E_TOO_LONG."""
     if "prompt" in fields and len(fields["prompt"]) >= max_length:
         raise _too_long(len(fields["prompt"]), max_length, "the prompt")
     fitted: dict[int, Answer] = {}
@@ -241,7 +242,9 @@ def _fitted(fields: dict[str, Any], max_length: int, cut: bool) -> tuple[dict[st
     if not fitted:
         return fields, False
     kept: dict[str, Any] = {
-        name: [fitted.get(id(one), one) for one in value] if isinstance(value, list) else fitted.get(id(value), value)
+        name: [fitted.get(id(item), item) for item in value]
+        if isinstance(value, list)
+        else fitted.get(id(value), value)
         for name, value in fields.items()
     }
     if "step_ends" in kept:
@@ -258,9 +261,9 @@ def _cut(answer: Answer, max_length: int) -> Answer:
 
 
 def split_text(text: Answer, max_length: int) -> list[Answer]:
-    """Pieces of at most max_length tokens; each but the first begins with the last token of the one before it.
+    """Pieces of at most max_length tokens; each piece but the first begins with the last token of the previous piece.
 
-    That token stands in the prompt, so that every token of the text is predicted once.
+    That token is the prompt of its piece, so that every token of the text is predicted once.
     """
     ids, mask, room = text.completion, text.mask, max_length - 1
     pieces = [Answer(text.prompt, ids[:max_length], mask[:max_length], ended=False, cut=False)]
@@ -276,7 +279,7 @@ def _too_long(tokens: int, max_length: int, what: str) -> RowError:
 
 
 def _check(fields: Mapping[str, Any], kind: str, template: ChatTemplate) -> None:
-    """Raise RowError when nothing can be learned from the tokens."""
+    """Raise RowError if nothing can be learned from the tokens."""
     for answer in answers_in(dict(fields)):
         if not _has_content(answer, template):
             after = " after the cut" if answer.cut else ""
@@ -291,7 +294,7 @@ def _check(fields: Mapping[str, Any], kind: str, template: ChatTemplate) -> None
 
 
 def _has_content(answer: Answer, template: ChatTemplate) -> bool:
-    """Whether a trained token is more than white space and special tokens (an end of turn alone is no content)."""
+    """Whether a trained token is more than white space and special tokens (an end-of-turn token is not content)."""
     trained = answer.completion[answer.mask]
     if len(trained) > FEW_TOKENS:
         return True

@@ -1,4 +1,4 @@
-"""Messages as a chat template wants them, and what must be found again in the text it writes."""
+"""Messages in the form that chat templates expect, and the texts that must reappear in what a template writes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _THOUGHT = re.compile(r"<think>(.*?)</think>", re.DOTALL)
 
 
 def prepared(messages: list[Message]) -> list[Message]:
-    """Without null values, with a content, and with the arguments of tool calls as objects.
+    """The messages without null values, each with a content, and with the arguments of tool calls as objects.
 
-    Templates print null as `None`, stumble over a missing content, and write JSON text as a text in quotes.
+    Templates print null as `None`, fail on a missing content, and write JSON text as a quoted string.
     """
     result = []
     for turn in messages:
@@ -32,8 +32,9 @@ def prepared(messages: list[Message]) -> list[Message]:
 def as_turn(text: str, role: str) -> Message:
     """A bare text as a turn of its own.
 
-    An answer loses the blank lines and the one space that parted it from its prompt: a template opens the turn in its
-    own way, and the model would learn to begin with a space. Two spaces are left: they indent code.
+    An answer loses the blank lines and the single space that separated it from its prompt: the template separates turns
+    in its own way, and the model would learn to begin with a space. Two spaces or more are kept, because they indent
+    code.
     """
     return {"role": role, "content": _GAP.sub("", text) if role == "assistant" else text}
 
@@ -49,7 +50,7 @@ def with_text_arguments(messages: list[Message]) -> list[Message]:
 
 
 def tool_list(tools: Any) -> list[Any] | None:
-    """Tool schemas from a list, or the JSON of one; None when there are none. Raises RowError."""
+    """Tool schemas from a list, or from the JSON of a list; None if there are none. Raises RowError."""
     try:
         tools = json.loads(tools) if isinstance(tools, str) and tools.strip() else tools
         tools = [json.loads(tool) if isinstance(tool, str) else tool for tool in tools or ()]
@@ -70,12 +71,12 @@ def called(turn: Message) -> list[str]:
 
 
 def reasoning_of(turn: Message) -> str:
-    """The thoughts before an answer, in a key of their own or between <think> tags; empty without any."""
+    """The reasoning before an answer, from a key of its own or between <think> tags; empty if there is none."""
     for key in _REASONING_KEYS:
         if isinstance(turn.get(key), str):
             return str(turn[key]).strip()
-    found = _THOUGHT.search(turn["content"])
-    return found.group(1).strip() if found else ""
+    match = _THOUGHT.search(turn["content"])
+    return match.group(1).strip() if match else ""
 
 
 def texts_of(value: Any) -> Iterator[str]:

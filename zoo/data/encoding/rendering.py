@@ -1,10 +1,10 @@
-"""Where in a conversation the model speaks, found with the model's own chat template, unpatched.
+"""Finds the text that the model has to write in a conversation, with the model's own chat template, unpatched.
 
-A template turns messages into text, and no more is known of it. What the model has to write at a turn is the
-difference of two of its outputs: all that `messages[:k+1]` has beyond `messages[:k]` with the generation prompt, up
-to the token that ends the turn. That text is trained, the rest is not. Where the first does not begin with the second
-(a template that rewrites earlier turns), there is no such difference, and the turn is not trained; if it is the last
-one, the row is refused. Nothing depends on the names of tokens.
+A template is only known as a function from messages to text. What the model has to write at turn k is the difference
+between two of its outputs: what `messages[:k+1]` adds to `messages[:k]` with the generation prompt, up to the token
+that ends the turn. That text is trained, the rest is not. If the first output does not begin with the second (some
+templates rewrite earlier turns), there is no such difference, and the turn is not trained; if it is the last turn,
+the row is refused. Nothing depends on the names of tokens.
 """
 
 from __future__ import annotations
@@ -27,29 +27,29 @@ PLAIN = (
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{ 'Assistant:' }}{%- endif -%}"
 )
-"""For models without a template. The space before an answer belongs to its first word, not to the prompt."""
+"""For models without a template. The space before an answer belongs to the answer's first word, not to the prompt."""
 
 PROBE = "Seventeen."
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """A conversation as text; all places are characters of it."""
+    """A conversation as text; all positions are in characters."""
 
     text: str
     prompt: int
     """Where the prompt ends."""
     spans: tuple[tuple[int, int], ...]
-    """What is trained: each from its first character to behind its end-of-turn token."""
+    """The trained parts (start, end), each including its end-of-turn token."""
     closed: bool
-    """Whether the text ends with an end-of-turn token; if not, EOS is put behind it."""
+    """Whether the text ends with an end-of-turn token; if not, EOS is appended."""
     marks: tuple[int, ...] = ()
-    """Further places whose tokens are asked for."""
+    """Further positions at which the tokens must be cut."""
     warnings: tuple[RowError, ...] = ()
 
 
 class Turn(NamedTuple):
-    """Where an assistant turn stands in a text, end-of-turn token included, and whether it has one."""
+    """The start and end of an assistant turn in a text, end-of-turn token included, and whether it has such a token."""
 
     start: int
     end: int
@@ -57,7 +57,7 @@ class Turn(NamedTuple):
 
 
 class Renderer:
-    """A chat template as a function from messages to text and the places where the assistant speaks.
+    """A chat template as a function from messages to a text with the positions of the assistant's turns.
 
     source: the text of a template, None for the tokenizer's own. Raises ZooError for a template that cannot render
     a question and its answer.
@@ -66,10 +66,10 @@ class Renderer:
     def __init__(self, tokens: TextTokenizer, source: str | None):
         self.tokenizer, self.source = tokens.tokenizer, source
         self._tail = self._after_answer()
-        found = TextTokenizer.pattern(tokens.added).search(self._tail)
-        self.end_of_turn: str | None = found.group() if found else None
-        """The token that ends a turn, as text, where the template writes one."""
-        self._tail_end = found.end() if found else 0
+        match = TextTokenizer.pattern(tokens.added).search(self._tail)
+        self.end_of_turn: str | None = match.group() if match else None
+        """The token that ends a turn, as text; None if the template writes none."""
+        self._tail_end = match.end() if match else 0
         if self.end_of_turn:
             tokens.count_as_special(self.end_of_turn)
         controls = TextTokenizer.pattern(tokens.specials).pattern
@@ -77,7 +77,7 @@ class Renderer:
 
     def text(self, messages: list[Message], tools: Any = None, asking: bool = False) -> str:
         """What the template writes; `asking` adds the generation prompt. Raises RowError in the template's words."""
-        # A template is a program of unknown origin: any exception is its verdict on these messages.
+        # A template is a program of unknown origin: any exception means that it refuses these messages.
         try:
             return render(self.tokenizer, messages, tools=tools, asking=asking, template=self.source)
         except Exception as error:
@@ -87,7 +87,7 @@ class Renderer:
             raise RowError("E_TEMPLATE", "messages", f"the chat template refuses it: {reason}") from None
 
     def conversation(self, messages: list[Message], first: int, tools: Any = None) -> Rendered:
-        """A conversation up to its last assistant turn; the assistant's turns from message `first` on are trained."""
+        """A conversation up to its last assistant turn; assistant turns from message `first` on are trained."""
         speaking = [k for k, turn in enumerate(messages) if turn["role"] == "assistant" and k >= first]
         if not speaking:
             raise RowError("E_MISSING_TURN", "completion", "there is no assistant turn")
@@ -109,7 +109,7 @@ class Renderer:
         return Rendered(text[: turns[-1].end], prompt, spans, turns[-1].closed, warnings=tuple(warnings))
 
     def unseen(self, messages: list[Message], tools: Any, text: str, asking: bool = False) -> list[RowError]:
-        """A warning when `text` would be the same without the tools. Their names may stand in it all the same."""
+        """A warning if `text` would be the same without the tools. It may still contain their names."""
         try:
             shown = not tools or self.text(messages, None, asking) != text
         except RowError:
@@ -118,7 +118,7 @@ class Renderer:
         return [] if shown else [RowError("W_TOOLS_UNSEEN", "tools", reason)]
 
     def _prompt_end(self, prompt: list[Message], tools: Any, text: str, otherwise: int) -> int:
-        """Where the prompt ends: also before turns that are not trained, so that a pair shares its prompt."""
+        """Where the prompt ends, even if untrained turns follow it, so that a pair shares its prompt."""
         try:
             opening = self.text(prompt, tools, asking=True)
         except RowError:
@@ -126,7 +126,7 @@ class Renderer:
         return len(opening) if text.startswith(opening) else otherwise
 
     def _turn(self, messages: list[Message], k: int, tools: Any, whole: str) -> Turn:
-        """Where turn k stands in the whole text. Raises RowError when the template shows something else there."""
+        """The position of turn k in the whole text. Raises RowError if the template writes another text there."""
         before = self.text(messages[:k], tools, asking=True)
         after = whole if k == len(messages) - 1 else self.text(messages[: k + 1], tools)
         extends = after.startswith(before)
@@ -139,7 +139,7 @@ class Renderer:
             raise RowError(
                 "E_TEMPLATE",
                 f"messages[{k}]",
-                "the chat template writes this answer otherwise than it asks for it: the prompt ends with "
+                "the chat template does not write this answer after the prompt that asks for it: the prompt ends with "
                 f"{before[-30:]!r}, the text with the answer is …{after[-60:]!r}",
             )
         if missing := [name for name in called(messages[k]) if name not in written]:
@@ -150,15 +150,15 @@ class Renderer:
         return Turn(len(before), end, closed)
 
     def _end(self, text: str, start: int) -> tuple[int, bool]:
-        """Where the turn that begins at `start`, the last of the text, ends, and whether a token says so."""
+        """Where the last turn of the text, which begins at `start`, ends, and whether an end-of-turn token ends it."""
         if text.endswith(self._tail, start):
             return len(text) - len(self._tail) + self._tail_end, self.end_of_turn is not None
-        # Turns that call tools may end with a token of their own.
-        found = self._ending.search(text, start)
-        return (found.end(1), True) if found else (max(start, len(text.rstrip())), False)
+        # Turns that call tools may end with another token.
+        match = self._ending.search(text, start)
+        return (match.end(1), True) if match else (max(start, len(text.rstrip())), False)
 
     def _after_answer(self) -> str:
-        """What the template writes behind the last answer."""
+        """What the template writes after the last answer."""
         question = {"role": "user", "content": "What is eight and nine?"}
         try:
             self.text([question], asking=True)
@@ -171,5 +171,5 @@ class Renderer:
             reason = error.message
         raise ZooError(
             f"The chat template cannot render a question and its answer: {reason}",
-            "Give another one with --template FILE.jinja, or train on raw text with --template none.",
+            "Give another template with --template FILE.jinja, or train on raw text with --template none.",
         )

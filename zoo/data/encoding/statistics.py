@@ -1,4 +1,4 @@
-"""Numbers about encoded records: tokens, lengths, how many answers end, which side of a pair is longer."""
+"""Statistics of encoded records: tokens, lengths, how many answers end, which side of a pair is longer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def measure(records: Sequence[Mapping[str, Any]], eos_ids: set[int]) -> dict[str
     answers = [answer for record in records for answer in main_answers(record)]
     prompts = [len(answer.prompt) for answer in answers] or [len(r["prompt"]) for r in records if "prompt" in r]
     turns = [record["conversation"] for record in records if "conversation" in record]
-    found: dict[str, Any] = {
+    statistics: dict[str, Any] = {
         "answers": len(answers),
         "tokens": sum(map(len, answers)) if answers else sum(prompts),
         "trained_tokens": _trained(answers),
@@ -25,25 +25,25 @@ def measure(records: Sequence[Mapping[str, Any]], eos_ids: set[int]) -> dict[str
         "ended": sum(answer.ended for answer in answers),
     }
     if answers:
-        found["end_trained"] = sum(ends_trained(answer, eos_ids) for answer in answers) / len(answers)
+        statistics["end_trained"] = sum(ends_trained(answer, eos_ids) for answer in answers) / len(answers)
     pairs = [record for record in records if "chosen" in record]
     if pairs:
         longer = [len(pair["chosen"].completion) > len(pair["rejected"].completion) for pair in pairs]
-        found["chosen_longer"] = sum(longer) / len(pairs)
-    return found
+        statistics["chosen_longer"] = sum(longer) / len(pairs)
+    return statistics
 
 
 def summary(statistics: Mapping[str, Any]) -> list[str]:
-    """The sizes as plain lines; none where there are no records."""
+    """The sizes as plain lines; no line if there are no records."""
     prompts, answers = statistics["prompt_lengths"], statistics["answer_lengths"]
     if not prompts:
         return []
     if not answers:
         return [f"{statistics['tokens']:,} tokens; prompts {_span(prompts)} tokens long."]
     trained = f"{statistics['trained_tokens']:,} of them trained"
-    every = statistics.get("trained_tokens_all_turns", statistics["trained_tokens"])
-    if every != statistics["trained_tokens"]:
-        trained += f" ({every:,} with every assistant turn)"
+    trained_in_all_turns = statistics.get("trained_tokens_all_turns", statistics["trained_tokens"])
+    if trained_in_all_turns != statistics["trained_tokens"]:
+        trained += f" ({trained_in_all_turns:,} with every assistant turn)"
     lengths = f"prompts {_span(prompts)}, answers {_span(answers)} tokens long"
     return [f"{statistics['tokens']:,} tokens, {trained}; {lengths}."]
 
@@ -58,7 +58,7 @@ def quantiles(values: Sequence[int]) -> dict[str, int]:
 
 
 def main_answers(record: Mapping[str, Any]) -> list[Answer]:
-    """The answers of an encoded record, a conversation counted once however many of its turns are trained."""
+    """The answers of an encoded record; a conversation counts once, regardless of how many of its turns are trained."""
     return answers_in({name: value for name, value in record.items() if name != "conversation"})
 
 

@@ -1,7 +1,8 @@
-"""Chat templates: prompts to token ids, conversations to answers with a mask of what is trained.
+"""Chat templates: turns prompts into token ids, and conversations into answers with a mask of trained tokens.
 
-`rendering` finds in the text where the model speaks, `tokens` turns the text into ids that can be cut there. Here the
-two meet, with what is decided once for a model: which template, which ids end an answer, what a bare text means.
+`rendering` finds the assistant's turns in the text; `tokens` turns the text into ids that can be cut at these
+positions. This module combines the two and decides what is the same for all rows of a model: the template, the ids
+that end an answer, and the meaning of a bare text.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ NOTHING_TO_ANSWER = "ends in an assistant turn, so there is nothing to answer"
 class ChatTemplate:
     """A tokenizer with a chat template.
 
-    template: "auto" for the tokenizer's own (or a plain one where it has none), "none" for raw text, the path of a
+    template: "auto" for the tokenizer's own (or a plain one if it has none), "none" for raw text, the path of a
     .jinja file, or the text of a template. eos_ids: further ids that end an answer, such as those of the model's
     generation configuration. Raises ZooError for a template that cannot render a question and its answer.
     """
@@ -35,34 +36,34 @@ class ChatTemplate:
     def __init__(self, tokenizer: Any, template: str = "auto", *, eos_ids: Iterable[int] = ()):
         if tokenizer.eos_token_id is None:
             raise ZooError(
-                "The tokenizer has no token for the end of a text, so the model could never learn to stop.",
+                "The tokenizer has no end-of-text token, so the model could never learn to stop.",
                 "Set eos_token in the model folder's tokenizer_config.json.",
             )
         self.tokenizer = tokenizer
         self.tokens = TextTokenizer(tokenizer)
         self.notes: list[str] = []
-        """What was decided for all rows at once, in sentences."""
+        """Sentences on what was decided for all rows."""
         self.renderer = None if template == "none" else Renderer(self.tokens, self._choose(template))
         self.end_of_turn = self.renderer.end_of_turn if self.renderer else None
-        """The token that ends a turn, as text; None where the template writes none, and for raw text."""
+        """The token that ends a turn, as text; None if the template writes none, and for raw text."""
         ending = [self.end_of_turn] if self.end_of_turn else []
         self.eos_ids: set[int] = {tokenizer.eos_token_id, *eos_ids, *(self.tokens.added[text] for text in ending)}
         """Ids that end an answer."""
 
-    # -- one at a time: what cannot be used is a ZooError ---------------------------------------------------------
+    # -- single texts: errors are ZooErrors -----------------------------------------------------------------------
 
     def prompt_ids(self, prompt: Prompt, tools: Any = None) -> list[int]:
-        """The ids of a prompt, with what asks the model to answer at the end."""
+        """The ids of a prompt, with the generation prompt at its end."""
         with _told_to_user():
             return self.tokens.ids([self.prompt_text(prompt, tools)])[0]
 
     def answer(self, prompt: Prompt, completion: Prompt, tools: Any = None) -> Answer:
-        """A prompt and its answer; the assistant's turns in the completion are trained."""
+        """A prompt and its answer; the assistant turns in the completion are trained."""
         with _told_to_user():
             return self.tokenize([self.render(prompt, completion, tools)])[0][0]
 
     def conversation(self, messages: list[Message], tools: Any = None) -> Answer:
-        """A conversation of which every assistant turn is trained."""
+        """A conversation in which every assistant turn is trained."""
         with _told_to_user():
             return self.tokenize([self.render_conversation(messages, tools)])[0][0]
 
@@ -78,18 +79,18 @@ class ChatTemplate:
             return f"The model learns to stop: answers end with {end}, and it is trained{counted}."
         return (
             "Warning: with this chat template answers have no end-of-turn token, and the model would never learn to "
-            f"stop. {end} is put behind the last answer of each row, and trained{counted}."
+            f"stop. {end} is appended to the last answer of each row, and trained{counted}."
         )
 
     def trained_tokenizer(self) -> Any:
-        """The tokenizer to save with a model: it brings the template that the model was trained with."""
+        """The tokenizer to save with a model: it holds the template that the model was trained with."""
         if self.renderer is None or self.renderer.source is None:
             return self.tokenizer
         tokenizer = copy.deepcopy(self.tokenizer)
         tokenizer.chat_template = self.renderer.source
         return tokenizer
 
-    # -- many: to text, where what cannot be used is a RowError, then to ids --------------------------------------
+    # -- many rows: to text, with RowErrors, then to ids ----------------------------------------------------------
 
     def prompt_text(self, prompt: Prompt, tools: Any = None) -> str:
         """A prompt as text."""
@@ -101,7 +102,7 @@ class ChatTemplate:
         return self.renderer.text(messages, self._tools(tools), asking=True)
 
     def prompt_warnings(self, prompt: Prompt, tools: Any = None) -> list[RowError]:
-        """What should be known of a prompt that `prompt_text` can write."""
+        """Warnings about a prompt that `prompt_text` can write."""
         if self.renderer is None or not tools:
             return []
         messages, schemas = self._messages(prompt, "user"), self._tools(tools)
@@ -129,12 +130,12 @@ class ChatTemplate:
         return self._rendered(text, 0)
 
     def tokenize(self, rendered: Sequence[Rendered]) -> list[tuple[Answer, list[int]]]:
-        """Answers, and for each mark the position in the completion of the last token before it."""
+        """Answers, and for each mark the position (in the completion) of the last token before it."""
         places = [
-            sorted({one.prompt, *one.marks, *(place for span in one.spans for place in span)}) for one in rendered
+            sorted({text.prompt, *text.marks, *(place for span in text.spans for place in span)}) for text in rendered
         ]
-        cuts = self.tokens.cut([one.text for one in rendered], places)
-        return [self._answer(*one) for one in zip(rendered, places, cuts, strict=True)]
+        cuts = self.tokens.cut([text.text for text in rendered], places)
+        return [self._answer(*text) for text in zip(rendered, places, cuts, strict=True)]
 
     def _answer(self, rendered: Rendered, places: list[int], cut: Cut) -> tuple[Answer, list[int]]:
         position = dict(zip(places, cut.positions, strict=True))
@@ -147,12 +148,12 @@ class ChatTemplate:
             mask[position[first] - start : position[last] - start] = [True] * (position[last] - position[first])
         mask[-1] = True
         if start == 0:
-            # Nothing stands before the first token, so nothing predicts it.
+            # No token precedes the first token, so nothing predicts it.
             mask[0] = False
         marks = [position[mark] - start - 1 for mark in rendered.marks]
         return Answer.of(cut.ids[:start], completion, mask), marks
 
-    # -- what is given ------------------------------------------------------------------------------------------
+    # -- input --------------------------------------------------------------------------------------------------
 
     def _messages(self, value: Prompt, role: str) -> list[Message]:
         if isinstance(value, str):
@@ -169,7 +170,7 @@ class ChatTemplate:
         return schemas
 
     def _refuse_special(self, value: Any, field: str, where: str) -> None:
-        """In a rendered text nobody could tell a control token of the template from one that somebody typed."""
+        """In a rendered text, a control token of the template could not be told from one that somebody typed."""
         for text in texts_of(value):
             if special := self.tokens.special_in(text):
                 message = f"{where} contains {special!r}, which the model would read as a control token"
@@ -180,14 +181,14 @@ class ChatTemplate:
             raise self._raw_error("tools" if tools else f"messages as its {field}")
         return value
 
-    def _raw_error(self, found: str) -> ZooError:
+    def _raw_error(self, content: str) -> ZooError:
         return ZooError(
-            f"Raw text was asked for (--template none), but a row has {found}.",
+            f"Raw text was asked for (--template none), but a row has {content}.",
             "Leave out --template to use the model's chat template, or give prompts and answers as text.",
         )
 
     def _rendered(self, text: str, prompt: int) -> Rendered:
-        """Raw text is what its author made it: special tokens written in it are meant as such."""
+        """Special tokens written in raw text count as special tokens: its author meant them."""
         special = self.tokens.special_in(text)
         warnings = [RowError("W_CONTROL_TOKENS", "text", f"{special!r} is read as a control token")] if special else []
         return Rendered(text, prompt, ((prompt, len(text)),), False, warnings=tuple(warnings))
@@ -221,7 +222,7 @@ class ChatTemplate:
 
 @contextmanager
 def _told_to_user() -> Iterator[None]:
-    """What is wrong with a row becomes an error that the user sees."""
+    """Turns a RowError into a ZooError, which the user sees."""
     try:
         yield
     except RowError as error:
@@ -229,13 +230,13 @@ def _told_to_user() -> Iterator[None]:
 
 
 def answers_in(record: dict[str, Any]) -> list[Answer]:
-    """The answers of an encoded record; one that stands under two names comes once."""
-    found: dict[int, Answer] = {}
+    """The answers of an encoded record; an answer under two names is given once."""
+    answers: dict[int, Answer] = {}
     for value in record.values():
-        for one in value if isinstance(value, list) else [value]:
-            if isinstance(one, Answer):
-                found[id(one)] = one
-    return list(found.values())
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, Answer):
+                answers[id(item)] = item
+    return list(answers.values())
 
 
 def ends_trained(answer: Answer, eos_ids: set[int]) -> bool:

@@ -1,8 +1,8 @@
 """From text to token ids that can be cut at given characters.
 
-A prompt must have the same ids alone (when the model is asked) and in front of an answer (when it is trained), or the
-model is trained on prompts it never sees. The whole text is tokenised at once, because that is how its parts look in
-context, and then cut. Where a token lies across a cut (`the answ` + `er is`), the parts are tokenised one by one.
+A prompt must have the same ids alone (in generation) and before an answer (in training), or the model is trained on
+prompts that it never sees. The whole text is tokenised at once, so that its parts are tokenised in context, and then
+cut. If a token crosses a cut (`the answ` + `er is`), the parts are tokenised separately.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 
 
 class Cut(NamedTuple):
-    """Token ids of a text, and for each of its cuts the number of ids before it."""
+    """The token ids of a text, and the number of ids before each cut."""
 
     ids: list[int]
     positions: list[int]
 
 
 class TextTokenizer:
-    """A tokenizer that writes the token of the beginning (BOS) once, and knows which tokens are special."""
+    """A tokenizer that writes the beginning-of-sequence token (BOS) once, and knows which tokens are special."""
 
     def __init__(self, tokenizer: Any):
         self.tokenizer = tokenizer
@@ -36,50 +36,50 @@ class TextTokenizer:
 
     @staticmethod
     def pattern(texts: Iterable[str]) -> re.Pattern[str]:
-        """What finds any of some texts, the longest first; nothing when there are none."""
+        """A pattern that matches any of the texts, the longest first, and nothing if there are none."""
         return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or "(?!)")
 
     def count_as_special(self, text: str) -> None:
-        """Treat an added token as special, though the tokenizer does not mark it so."""
+        """Treat an added token as special, although the tokenizer does not mark it as such."""
         self.specials.add(text)
         self.special_ids.add(self.added[text])
         self._special = self.pattern(self.specials)
 
     def special_in(self, text: str) -> str | None:
         """The first special token written out in a text."""
-        found = self._special.search(text)
-        return found.group() if found else None
+        match = self._special.search(text)
+        return match.group() if match else None
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of whole texts, int [T] each; BOS stands first where the tokenizer wants one, never twice."""
-        # The tokenizer is not asked for an empty list: it raises.
+        """The ids of whole texts, int [T] each, with one BOS at the start if the tokenizer wants one."""
+        # Tokenizers raise for an empty list.
         encoded = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
         return [self._with_bos(ids) for ids in encoded]
 
     def cut(self, texts: Sequence[str], cuts: Sequence[Sequence[int]]) -> list[Cut]:
-        """The ids of texts, cut at characters. The first cut of each ends its prompt; all ascend.
+        """The ids of texts, cut at characters. The first cut of each text ends its prompt; cuts are in ascending order.
 
-        The ids before the first cut are those that the prompt has alone.
+        The ids before the first cut are the ids of the prompt alone.
         """
         heads = [text[: places[0]] for text, places in zip(texts, cuts, strict=True)]
-        # Pairs share their prompt, and a conversation its text with its last answer: each is tokenised once.
+        # A pair shares its prompt, and a conversation has the same text as its last answer: each is tokenised once.
         prompts = dict(zip(dict.fromkeys(heads), self.ids(list(dict.fromkeys(heads))), strict=True))
         encodings = dict(zip(dict.fromkeys(texts), self._encodings(list(dict.fromkeys(texts))), strict=True))
         result = []
         for text, places, head in zip(texts, cuts, heads, strict=True):
             encoding = encodings[text]
-            found = None if encoding is None else self._cut_whole(text, places, prompts[head], encoding)
-            result.append(found or self._cut_parts(text, places, prompts[head]))
+            whole = None if encoding is None else self._cut_whole(text, places, prompts[head], encoding)
+            result.append(whole or self._cut_parts(text, places, prompts[head]))
         return result
 
     def _encodings(self, texts: Sequence[str]) -> Sequence[Any]:
-        """The fast tokenizer's own results, which know where tokens lie; None for a tokenizer without them."""
+        """The fast tokenizer's own results, which hold the character offsets of tokens; None for a slow tokenizer."""
         if not texts or not self.tokenizer.is_fast:
             return [None] * len(texts)
         return self.tokenizer(list(texts), add_special_tokens=False).encodings
 
     def _cut_whole(self, text: str, places: Sequence[int], prompt: list[int], encoding: Any) -> Cut | None:
-        """The text tokenised at once, or None where a token lies across a cut."""
+        """The text tokenised at once, or None if a token crosses a cut."""
         ids = self._with_bos(encoding.ids)
         if ids[: len(prompt)] != prompt:
             return None
@@ -90,7 +90,7 @@ class TextTokenizer:
             if place == len(text):
                 positions.append(len(ids))
                 continue
-            # A token's offsets may leave out its leading space, so a cut behind a space proves nothing.
+            # A token's offsets may leave out its leading space, so a cut after a space proves nothing.
             if place > 0 and text[place - 1] == " ":
                 return None
             offsets = offsets or encoding.offsets
@@ -108,10 +108,10 @@ class TextTokenizer:
         return Cut(ids + self.continuation(text[places[-1] :]), positions)
 
     def continuation(self, text: str) -> list[int]:
-        """The ids of a text that follows another one.
+        """The ids of a text that follows another text.
 
-        Some tokenizers put a space before the first word of whatever they are given; behind a line break,
-        which is then taken off again, they do not.
+        Some tokenizers put a space before the first word of every text. They do not after a line break, so one is put
+        before the text and its ids are removed again.
         """
         if not text:
             return []
@@ -127,6 +127,6 @@ class TextTokenizer:
 
 
 def _wanted_bos(tokenizer: Any) -> int | None:
-    """The id that the tokenizer puts before every text when it is asked for special tokens."""
+    """The id that the tokenizer puts before every text if special tokens are added."""
     bos = tokenizer.bos_token_id
     return bos if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else None

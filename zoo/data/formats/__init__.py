@@ -1,7 +1,7 @@
-"""Formats: which of the layouts that people have a file is in, and its rows as canonical records.
+"""Formats: detects which of the common layouts a file has, and converts its rows to canonical records.
 
-Detection looks at the columns and values of a sample. Where two formats fit, or none, nothing is guessed: the
-error lists what was found and what is accepted. The formats themselves stand in the files of this folder.
+Detection looks at the columns and values of a sample. If no format or more than one fits, nothing is guessed: the
+error lists the columns and the formats that are accepted. The formats themselves are in the files of this folder.
 """
 
 from __future__ import annotations
@@ -49,22 +49,22 @@ def _columns_hint(sample: Sample) -> str:
 
 
 def named_format(text: str) -> Format:
-    """The format of that name, with the options in its brackets. Raises ZooError with the nearest name."""
+    """The format with this name, with the options in its brackets. Raises ZooError with the nearest name."""
     name, options = parse(text, "data format", "alpaca(join=line)")
     if name not in FORMATS:
         raise ZooError(
             f"There is no data format '{name}'.{nearest(name, FORMATS)}",
             hint="The formats are: " + ", ".join(FORMATS) + ".",
         )
-    found = FORMATS[name]
+    format = FORMATS[name]
     if not options:
-        return found
-    given = bind(found.convert, options, f"data format '{name}'")
-    return replace(found, name=text, convert=partial(found.convert, **given))
+        return format
+    arguments = bind(format.convert, options, f"data format '{name}'")
+    return replace(format, name=text, convert=partial(format.convert, **arguments))
 
 
 def parse_columns(text: str) -> dict[str, str]:
-    """`"prompt=question,completion=answer"` as a mapping from the wanted name to the one found."""
+    """`"prompt=question,completion=answer"` as a mapping from the wanted name to the column's name in the data."""
     columns: dict[str, str] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         wanted, equals, found = (piece.strip() for piece in part.partition("="))
@@ -97,9 +97,9 @@ def check_columns(columns: Mapping[str, str], present: list[str], name: str) -> 
 
 
 def rename(row: Row, columns: Mapping[str, str]) -> dict[str, Any]:
-    """The row under the wanted column names. A column that had a wanted name before is replaced."""
-    found = set(columns.values())
-    renamed = {column: value for column, value in row.items() if column not in found}
+    """The row with the wanted column names. A column that already had a wanted name is replaced."""
+    sources = set(columns.values())
+    renamed = {column: value for column, value in row.items() if column not in sources}
     renamed.update({wanted: row[source] for wanted, source in columns.items() if source in row})
     return renamed
 
@@ -107,7 +107,7 @@ def rename(row: Row, columns: Mapping[str, str]) -> dict[str, Any]:
 def to_record(row: Row, number: int, format: Format) -> Record:
     """One raw row as a canonical record: the fields of its kind, all other columns, its number.
 
-    Raises RowError when the row is not what the format says.
+    Raises RowError if the row does not have the format.
     """
     record = format.convert(row)
     if row.get("tools") is not None and format.kind != "text":

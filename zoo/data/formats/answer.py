@@ -59,7 +59,7 @@ def _stepwise(row: Row) -> dict[str, Any]:
 def ranked(row: Row, prompt: Any, answers: list[Any], ranks: list[Any]) -> dict[str, Any]:
     """A ranking record; the smallest rank is the best, ties are allowed. Raises RowError."""
     if len(answers) < 2:
-        raise RowError("E_TYPE", "completions", f"to rank takes two answers or more, here is {len(answers)}")
+        raise RowError("E_TYPE", "completions", f"a ranking needs two answers or more, but there is {len(answers)}")
     if len(ranks) != len(answers):
         raise RowError("E_LABEL", "ranks", f"{len(answers)} answers, but {len(ranks)} ranks")
     for rank in ranks:
@@ -112,7 +112,7 @@ def _objects(row: Row, column: str, form: str) -> list[Any]:
 
 
 def _mean_rating(answer: Any, field: str) -> float:
-    """Mean of the ratings of one answer. They are strings, and "N/A" where a rater gave none.
+    """Mean of the ratings of one answer. They are strings, and "N/A" if a rater gave none.
 
     `overall_score` is not used: some of its values are known to be off by a factor of ten.
     """

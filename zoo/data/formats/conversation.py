@@ -1,6 +1,6 @@
-"""Formats that hold whole conversations, or instructions in the manner of Alpaca.
+"""Formats for whole conversations, and for instructions as in Alpaca.
 
-In a conversation the last assistant turn is the completion and everything before it the prompt.
+In a conversation the last assistant turn is the completion, and everything before it is the prompt.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from zoo.data.kinds import Message
 from zoo.data.row_errors import RowError, describe
 
 CHAT_COLUMNS = ("messages", "conversations", "conversation")
-# A converted record carries warnings about its row here; the loader counts and removes them.
+# A converted record holds warnings about its row under this key; the loader counts and removes them.
 WARNINGS = "__warnings__"
 
 
 def chat_shape(sample: Sample) -> str:
-    """What the first column that holds a conversation holds: "messages", "turns", or ""."""
+    """The shape of the first conversation column: "messages", "turns", or "" if there is none."""
     return next((sample.shape(column) for column in CHAT_COLUMNS if sample.has(column, *CHATS)), "")
 
 
@@ -76,15 +76,15 @@ def _conversation_pair(row: Row) -> dict[str, Any]:
 
 
 Join = Literal["paragraph", "line"]
-"""What stands between instruction and input: an empty line, or one line break, as LLaMA-Factory has it."""
+"""The separator between instruction and input: an empty line, or one line break as in LLaMA-Factory."""
 
 
 def _instruction(row: Row, join: Join) -> str | list[Message]:
-    """The question of an Alpaca row: instruction and input, behind the earlier exchanges."""
+    """The question of an Alpaca row: instruction and input, after the earlier exchanges."""
     question = take_text(row, "instruction")
-    given = row.get("input")
-    if isinstance(given, str) and given.strip():
-        question += ("\n\n" if join == "paragraph" else "\n") + given
+    input_text = row.get("input")
+    if isinstance(input_text, str) and input_text.strip():
+        question += ("\n\n" if join == "paragraph" else "\n") + input_text
     history = row.get("history") or []
     if not history:
         return question

@@ -1,9 +1,9 @@
-"""Messages: one turn of a conversation, whatever its source calls the roles, in one closed form.
+"""Messages: turns of a conversation in one canonical form, whatever the source calls the roles.
 
 A message becomes `{"role", "content", ...}` with a role of `system`, `user`, `assistant` or `tool`. Roles
 come from a closed table, because a chat template prints an unknown role without complaint. Keys with the
-value None are removed (Arrow adds them to every message); all others, such as `tool_calls`, `tool_call_id`,
-`name` and `reasoning_content`, are kept. Arguments of tool calls stay the string or object that they were.
+value None are removed (Arrow adds them to every message); all other keys, such as `tool_calls`, `tool_call_id`,
+`name` and `reasoning_content`, are kept. The arguments of tool calls stay a string or an object, as they were.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ def message(turn: Any, field: str) -> Message:
     if not isinstance(turn, Mapping):
         raise RowError("E_TYPE", field, f"is {describe(turn)}, not a message with role and content")
     turn = {key: value for key, value in turn.items() if value is not None}
-    given = turn.pop("role", None) or turn.pop("from", None)
-    if given is None:
+    role = turn.pop("role", None) or turn.pop("from", None)
+    if role is None:
         raise RowError("E_ROLE", field, "the message has no role")
-    spelling = given.strip().lower() if isinstance(given, str) else ""
+    spelling = role.strip().lower() if isinstance(role, str) else ""
     if spelling not in ROLES:
         raise RowError(
-            "E_ROLE", field, f"unknown role {given!r}.{nearest(spelling, ROLES)} Known roles: {', '.join(ROLES)}"
+            "E_ROLE", field, f"unknown role {role!r}.{nearest(spelling, ROLES)} Known roles: {', '.join(ROLES)}"
         )
     content = turn.pop("content") if "content" in turn else turn.pop("value", "")
     if not turn.get("tool_calls", True):
@@ -65,7 +65,7 @@ def message(turn: Any, field: str) -> Message:
 
 
 def _is_canonical(turn: Any) -> bool:
-    """Whether nothing is to be done; most turns of most files are like this, and files are long."""
+    """Whether the turn is canonical already. Most turns of most files are, and files are long."""
     return (
         type(turn) is dict
         and len(turn) == 2
@@ -75,7 +75,7 @@ def _is_canonical(turn: Any) -> bool:
 
 
 def _content_text(content: Any, field: str) -> tuple[str, str]:
-    """Content as text, and the reasoning that stands in a part of its own."""
+    """The content as text, and the reasoning from a part of its own."""
     if isinstance(content, str):
         return content, ""
     if not isinstance(content, list):
@@ -96,7 +96,7 @@ def _content_text(content: Any, field: str) -> tuple[str, str]:
 
 
 def _tool_calls(content: Any, field: str) -> list[dict[str, Any]]:
-    """The calls in the value of a function_call turn: JSON of one {name, arguments} or a list of them."""
+    """The calls in the value of a function_call turn: the JSON of one {name, arguments}, or of a list of them."""
     try:
         calls = json.loads(content) if isinstance(content, str) else content
     except ValueError:
@@ -147,11 +147,11 @@ def tools(value: Any) -> list[Any]:
 
 
 def arrange(row: Mapping[str, Any], prompt: Any, answers: Mapping[str, Any]) -> dict[str, Any]:
-    """Prompt and answers in one type, text or messages, every turn before the answers in the prompt.
+    """Prompt and answers as one type, text or messages, with every turn before the answers in the prompt.
 
-    `answers` maps the field's name to its raw value. A `system` column becomes the first turn. Answers
-    that repeat the prompt lose it; answers of several exchanges give all but the last to the prompt, which
-    all answers must then share. `prompt` None means that only the answers hold it. Raises RowError.
+    `answers` maps the field's name to its raw value. A `system` column becomes the first turn. If the answers
+    repeat the prompt, it is removed from them. If they hold several exchanges, all but the last move to the prompt,
+    and must be equal in all answers. `prompt` None means that only the answers hold it. Raises RowError.
     """
     parsed = {field: text_or_messages(value, field) for field, value in answers.items()}
     start = [] if prompt is None else text_or_messages(prompt, "prompt")
@@ -173,7 +173,7 @@ def arrange(row: Mapping[str, Any], prompt: Any, answers: Mapping[str, Any]) -> 
 def _move_shared_turns(
     prompt: list[Message], answers: dict[str, list[Message]]
 ) -> tuple[list[Message], dict[str, list[Message]]]:
-    """Cut every answer behind its last user or system turn; what is cut off, if equal, joins the prompt."""
+    """Cut every answer after its last user or system turn; the turns before the cut, if equal, join the prompt."""
     cuts = {
         field: max((index + 1 for index, turn in enumerate(turns) if turn["role"] in ("user", "system")), default=0)
         for field, turns in answers.items()

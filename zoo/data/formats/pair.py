@@ -1,4 +1,4 @@
-"""Formats that hold two answers to one prompt, the first preferred."""
+"""Formats with two answers to one prompt, of which the first is preferred."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def _sides(row: Row) -> dict[str, Any]:
 
 
 RATINGS = {"significantly better": 1.0, "better": 2 / 3, "slightly better": 1 / 3, "negligibly better": 0.0}
-"""The margin of how much better the chosen answer was found: Llama 2's small one (arXiv:2307.09288, table 27)."""
+"""The margin for each rating of the chosen answer: the small margins of Llama 2 (arXiv:2307.09288, table 27)."""
 
 
 def _scored(row: Row, record: dict[str, Any]) -> dict[str, Any]:
-    """Add the margin and the soft label where the row has them; text numbers come from csv."""
+    """Add the margin and the soft label if the row has them; numbers may be texts, because csv holds texts."""
     rating = str(row.get("rating")).strip().lower()
     if rating in RATINGS:
         record["margin"] = RATINGS[rating]
@@ -45,7 +45,7 @@ def _pair(row: Row) -> dict[str, Any]:
 
 
 def _implicit_pair(row: Row) -> dict[str, Any]:
-    """A pair whose prompt is what both sides begin with."""
+    """A pair whose prompt is the common beginning of both sides."""
     sides = _sides(row)
     if not all(isinstance(side, str) for side in sides.values()):
         return _scored(row, arrange(row, None, sides))
@@ -59,7 +59,7 @@ def _implicit_pair(row: Row) -> dict[str, Any]:
 def common_words(first: str, second: str) -> int:
     """Length of the common beginning of two texts, cut back to the end of a word.
 
-    A prompt that ends within a word would be cut into other tokens than the text it comes from.
+    A prompt that ends within a word would get other tokens than the text that it comes from.
     """
     cut = 0
     for left, right in zip(first, second, strict=False):
@@ -84,7 +84,7 @@ def parse_transcript(text: str, field: str) -> list[Message]:
 
 
 def transcript_prompt(text: str, field: str) -> list[Message]:
-    """A transcript that ends where the assistant is to speak."""
+    """A transcript that ends with an empty assistant turn."""
     turns = parse_transcript(text, field)
     if turns[-1] == {"role": "assistant", "content": ""}:
         turns.pop()
@@ -160,7 +160,7 @@ def _is_implicit(sample: Sample) -> bool:
         return False
     if sample.has("chosen", *CHATS):
         return pair_holds_prompt(sample)
-    # Two bare texts hold their prompt only if they begin alike and nothing else looks like a prompt.
+    # Two bare texts contain their prompt only if they begin alike and no other column looks like a prompt.
     bare = sample.has("chosen", "text") and sample.has("rejected", "text") and not chat_shape(sample)
     others = any(sample.has(column, *ANSWERS) for column in _PROMPT_LIKE)
     return (

@@ -1,7 +1,7 @@
-"""Shapes: what the columns of a sample of rows hold, so that a format can say whether it fits.
+"""Shapes: what the columns of a sample of rows hold, so that a format can tell whether it fits.
 
-A column counts as present when at least half of the sampled rows have it, and its shape is the most frequent
-one: a single odd row does not decide how a whole file is read, it becomes a row error later.
+A column counts as present if at least half of the sampled rows have it, and its shape is the most frequent one. So
+a single odd row does not decide how a whole file is read; it becomes a row error later.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from zoo.data.row_errors import RowError
 Row = Mapping[str, Any]
 TRANSCRIPT = re.compile(r"\s*Human:")
 
-# What a column may hold to be a prompt or an answer.
+# The shapes that a prompt or an answer may have.
 TEXTS = ("text", "transcript")
 CHATS = ("messages", "turns")
 ONE_TURN = ("message", "turn")
@@ -49,8 +49,8 @@ class Format:
 
     `looks_like` describes it in a line; `fits` decides from a sample; `convert` gives the fields of the kind
     from one raw row, or raises RowError, and its further parameters are options: `--format "alpaca(join=line)"`;
-    `uses` are the columns it reads: all others are kept beside.
-    A `fallback` is considered only when nothing more specific fits.
+    `uses` are the columns that it reads; all other columns are kept as extra columns.
+    A `fallback` is considered only if nothing more specific fits.
     """
 
     name: str
@@ -109,11 +109,11 @@ class Sample:
         return present.most_common(1)[0][0] if 2 * present.total() >= rows and present else "nothing"
 
     def shape(self, column: str) -> str:
-        """What the column usually holds; "nothing" for one that most rows lack."""
+        """What the column usually holds; "nothing" for a column that most rows lack."""
         return self._shapes.get(column, "nothing")
 
     def has(self, column: str, *shapes: str) -> bool:
-        """Whether the column is present with one of these shapes (any shape when none is named)."""
+        """Whether the column is present with one of these shapes (with any shape if none is named)."""
         shape = self.shape(column)
         return shape in shapes if shapes else shape != "nothing"
 
@@ -127,7 +127,7 @@ class Sample:
 
 
 def take(row: Row, *columns: str) -> Any:
-    """The value of the first of these columns that the row has; RowError when it has none."""
+    """The value of the first of these columns that the row has; RowError if it has none."""
     for column in columns:
         if row.get(column) is not None:
             return row[column]
@@ -145,8 +145,8 @@ def take_text(row: Row, column: str) -> str:
 def first_role(value: Any) -> str:
     """The canonical role of the first turn of a list of turns, or ""."""
     first = value[0] if isinstance(value, list) and value else value
-    given = (first.get("role") or first.get("from")) if isinstance(first, Mapping) else None
-    return ROLES.get(given.strip().lower(), "") if isinstance(given, str) else ""
+    role = (first.get("role") or first.get("from")) if isinstance(first, Mapping) else None
+    return ROLES.get(role.strip().lower(), "") if isinstance(role, str) else ""
 
 
 _GOOD = ("true", "1", "1.0", "yes", "desirable", "good", "positive", "thumbs_up", "+")
@@ -160,7 +160,7 @@ def is_label(value: Any) -> bool:
 
 
 def label(row: Row) -> bool:
-    """The label of a row: true, 1, "desirable", ... or their opposites. RowError for anything else."""
+    """The label of a row: true, 1, "desirable", ... or an opposite of these. RowError for anything else."""
     value = take(row, "label", "kto_tag")
     if not is_label(value):
         raise RowError("E_LABEL", "label", f"{value!r} is neither good nor bad; write true or false")

@@ -1,4 +1,4 @@
-"""Sources: where rows come from, and a fingerprint of what they are.
+"""Sources: where rows come from, and a fingerprint of their content.
 
 A source is named by a path (file or folder), by the name of a bundled or plugin source such as `starter`, or
 by a hub data set `owner/name`, `owner/name:config`. A split follows an @: `starter@heldout`, `folder@test`,
@@ -41,7 +41,7 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.+-]+)?")
 
 @dataclass
 class Source:
-    """An opened source. `rows` is read once; `digest` gives what `fingerprint` is."""
+    """An opened source. `rows` can be read once; `digest` computes the `fingerprint`."""
 
     name: str
     split: str
@@ -49,14 +49,14 @@ class Source:
     digest: Callable[[], str]
     notes: list[str] = field(default_factory=list)
     parts: list[tuple[int, str]] = field(default_factory=list)
-    """For each file read so far: the number of rows before it, and its name."""
+    """For each file read so far: the number of rows in earlier files, and its name."""
     files: list[Path] = field(default_factory=list)
     total: int | None = None
-    """How many rows there are, where that is known without reading them."""
+    """The number of rows, if it is known without reading them."""
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes when the content does; takes a reading of all of it."""
+        """Changes with the content; computing it reads everything."""
         return self.digest()
 
     def where(self, row: int) -> str:
@@ -70,7 +70,7 @@ def open_source(
 ) -> Source:
     """Find a source by its name and open it. Raises ZooError.
 
-    kind: handed to named sources; limit: no more rows are drawn from these, where they draw them as they are read.
+    kind: passed to named sources; limit: the most rows to take from a named source, which may generate them one by one.
     """
     named = named_sources or {}
     spelled = WITH_SPLIT.fullmatch(source)
@@ -80,7 +80,7 @@ def open_source(
         name = source
     if name in named:
         return _open_named(name, rows_of(named[name]), split, kind, limit)
-    # `reasoning-gym:chain_sum`: a part of a named source that has parts.
+    # `reasoning-gym:chain_sum` is a part of a named source.
     first, colon, part = name.partition(":")
     if colon and first in named:
         return _open_part(name, first, part, rows_of(named[first]), split, kind, limit)
@@ -105,13 +105,13 @@ def file_type(path: Path) -> str:
 
 
 def _open_named(name: str, give: Callable[..., Any], split: str, kind: str, limit: int | None) -> Source:
-    given = give(split, kind)
-    rows = list(itertools.islice(given, limit))
+    given_rows = give(split, kind)
+    rows = list(itertools.islice(given_rows, limit))
 
     def digest() -> str:
         return f"sha256:{hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest()}"
 
-    total = len(given) if isinstance(given, Sized) else None
+    total = len(given_rows) if isinstance(given_rows, Sized) else None
     return Source(f"{name}@{split}", split, _numbered(rows), digest, total=total)
 
 
@@ -124,7 +124,7 @@ def _open_part(
 
 
 def _numbered(rows: Iterable[Any]) -> Iterator[Line]:
-    """Rows of a plugin; a `row` of their own is their number in the file behind the plugin."""
+    """Rows of a plugin; if a row has a `row` of its own, this is its number in the plugin's file."""
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
             yield Line(number, {}, (RowError("E_TYPE", "row", f"is {describe(row)}, not an object"),))
@@ -140,7 +140,7 @@ def _open_file(path: Path, name: str, split: str) -> Source:
     suffix = file_type(path)
     if not suffix:
         raise ZooError(
-            f"{path} is of a type that cannot be read as data.",
+            f"{path} has a type that cannot be read as data.",
             hint="Accepted are " + ", ".join(READERS) + ", and .gz of the text types.",
         )
     if split != "train" and suffix != ".json":
@@ -163,7 +163,7 @@ def _open_folder(folder: Path, name: str, split: str) -> Source:
 
 
 def _chained(source: Source, files: list[Path], folder: Path) -> Iterator[Line]:
-    """The rows of several files under running numbers; `source.parts` remembers where each file begins."""
+    """The rows of several files, numbered consecutively; `source.parts` records where each file begins."""
     before = 0
     for path in files:
         source.parts.append((before, str(path)))
@@ -175,7 +175,7 @@ def _chained(source: Source, files: list[Path], folder: Path) -> Iterator[Line]:
 
 
 def _digest(files: list[Path], folder: Path) -> str:
-    """sha256 of the bytes of a file; of several files, of their names and digests."""
+    """sha256 of the bytes of a file; for several files, sha256 of their names and digests."""
     digests = []
     for path in files:
         with path.open("rb") as file:
@@ -187,7 +187,7 @@ def _digest(files: list[Path], folder: Path) -> str:
 
 
 def is_on_hub(source: str, named_sources: NamedSources | None = None) -> bool:
-    """Whether a source is meant as a data set of the hub."""
+    """Whether a source names a data set of the hub."""
     spelled = WITH_SPLIT.fullmatch(source)
     name = spelled[1] if spelled and not Path(source).expanduser().exists() else source
     if {name, name.partition(":")[0]} & set(named_sources or {}):
@@ -197,7 +197,7 @@ def is_on_hub(source: str, named_sources: NamedSources | None = None) -> bool:
 
 
 def _looks_like_hub(name: str, path: Path) -> bool:
-    """Whether a name that is no path can be a hub data set; in an existing folder it is a typing error."""
+    """Whether a name that is not a path can be a hub data set; in an existing folder it is a misspelt file."""
     return bool(_HUB_NAME.fullmatch(name)) and not file_type(path) and not path.parent.is_dir()
 
 
@@ -207,7 +207,7 @@ def _open_hub(name: str, split: str) -> Source:
 
 
 def _not_there(name: str, path: Path, named: NamedSources) -> ZooError:
-    """Nothing has this name: say what is close to it."""
+    """The error for a name that does not exist, with the nearest names."""
     folder = path.parent
     if not folder.is_dir():
         return ZooError(
@@ -215,12 +215,12 @@ def _not_there(name: str, path: Path, named: NamedSources) -> ZooError:
             hint="Check the path; relative paths count from the folder you are in.",
         )
     files = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
-    known = [entry for entry in files if file_type(Path(entry)) or (folder / entry).is_dir()]
+    entries = [entry for entry in files if file_type(Path(entry)) or (folder / entry).is_dir()]
     place = "this folder" if folder == Path() else str(folder)
     hint = "Give a file, a folder, or a hub data set as owner/name"
     if "/" not in name and named:
         return ZooError(
-            f"There is no file, folder or data source '{name}' in {place}.{nearest(name, [*named, *known])}",
+            f"There is no file, folder or data source '{name}' in {place}.{nearest(name, [*named, *entries])}",
             hint=f"{hint}; or a source by name: {', '.join(sorted(named))}.",
         )
-    return ZooError(f"There is no data at {name}.{nearest(path.name, known)}", hint=hint + ".")
+    return ZooError(f"There is no data at {name}.{nearest(path.name, entries)}", hint=hint + ".")

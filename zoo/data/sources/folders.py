@@ -9,7 +9,7 @@ from typing import Any
 
 from zoo.errors import NoSuchSplit, ZooError, nearest
 
-# How people name the files of a split; a split asked for by another name is looked for under that name.
+# Common names for the files of a split; a split with another name is searched for under that name.
 SPLIT_WORDS = {
     "train": "train",
     "training": "train",
@@ -21,7 +21,7 @@ SPLIT_WORDS = {
     "heldout": "heldout",
     "eval": "eval",
 }
-# Files that describe data, or a folder of it, and hold no rows.
+# Files that describe data or a folder and hold no rows.
 _NO_DATA = {
     "dataset_info.json",
     "dataset_infos.json",
@@ -35,10 +35,10 @@ _NO_DATA = {
 
 
 def files_of_split(folder: Path, split: str, file_type: Callable[[Path], str]) -> tuple[list[Path], list[str]]:
-    """The files of one type in a folder that hold the split, in sorted order, and notes about the others.
+    """The files of one type in a folder that hold the split, in sorted order, and notes about the other files.
 
     A file belongs to the split that its name or its folder's name contains as a word ("train-0001",
-    "my_test", "test/part.jsonl"). Where no name contains one, all files are "train". Raises ZooError.
+    "my_test", "test/part.jsonl"). If no name contains a split, all files are "train". Raises ZooError.
     """
     files = [
         path
@@ -60,10 +60,10 @@ def files_of_split(folder: Path, split: str, file_type: Callable[[Path], str]) -
     else:
         chosen = [path for path in files if splits[path] == wanted or split in _words(path.relative_to(folder))]
     if not chosen:
-        found = sorted({name for name in splits.values() if name}) or ["train"]
+        names = sorted({name for name in splits.values() if name}) or ["train"]
         raise NoSuchSplit(
-            f"The folder {folder} has no files of a split '{split}'.{nearest(split, found)}",
-            hint=f"It has: {', '.join(found)}. Write {folder}@{found[0]}",
+            f"The folder {folder} has no files of a split '{split}'.{nearest(split, names)}",
+            hint=f"It has: {', '.join(names)}. Write {folder}@{names[0]}",
         )
     types = sorted({file_type(path) for path in chosen})
     if len(types) > 1:
@@ -73,12 +73,12 @@ def files_of_split(folder: Path, split: str, file_type: Callable[[Path], str]) -
         )
     unnamed = [path.name for path in files if not splits[path]] if any(splits.values()) else []
     unnamed = [name for name in unnamed if name not in {path.name for path in chosen}]
-    notes = [f"{len(unnamed)} file(s) whose names tell no split are not read: {', '.join(unnamed[:5])}"]
+    notes = [f"{len(unnamed)} file(s) without a split in their names are not read: {', '.join(unnamed[:5])}"]
     return chosen, notes if unnamed else []
 
 
 def split_of(path: Path) -> str:
-    """The split that a relative path names, its file name first; "" where it names none."""
+    """The split that a relative path names, its file name first; "" if it names none."""
     return next((SPLIT_WORDS[word] for word in _words(path) if word in SPLIT_WORDS), "")
 
 

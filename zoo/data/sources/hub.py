@@ -23,7 +23,7 @@ def open_hub(name: str, split: str) -> tuple[Any, str]:
             hint="For example --data ./my-data.jsonl",
         ) from None
     except ValueError as error:
-        # Unknown configuration or split: the library's first line names the ones there are.
+        # Unknown configuration or split: the first line of the library's message names those that exist.
         raise ZooError(
             f"The hub data set {name} has no such part: {_first_line(error)}.",
             hint=f"Write {path}:CONFIG@SPLIT with one of the names above.",

@@ -1,7 +1,7 @@
 """JSON files, read line by line and strictly: a damaged line is reported with its number, never repaired.
 
-The JSON loader of the `datasets` library is not used on purpose: it turns date-like strings into dates,
-"false" into False, and gives every object the keys of all others.
+The JSON loader of the `datasets` library is deliberately not used: it turns date-like strings into dates,
+"false" into False, and gives every object the keys of all other objects.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from zoo.errors import ZooError
 
 
 class Line(NamedTuple):
-    """One row as read: its 1-based number, its columns, and what is wrong with it (an E_ code: unusable)."""
+    """One row as read: its number from 1, its columns, and its problems (a row with an E_ code is unusable)."""
 
     number: int
     row: dict[str, Any]
@@ -25,12 +25,12 @@ class Line(NamedTuple):
 
 
 def open_binary(path: Path) -> IO[bytes]:
-    """The bytes of a file, unpacked if its name ends in .gz."""
+    """The bytes of a file, decompressed if its name ends in .gz."""
     return cast(IO[bytes], gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
 
 
 def read_jsonl(path: Path) -> Iterator[Line]:
-    """The lines of a JSON Lines file; blank lines are skipped but counted in the numbers."""
+    """The lines of a JSON Lines file; blank lines are skipped but numbered."""
     try:
         with open_binary(path) as file:
             for number, line in enumerate(file, 1):
@@ -40,7 +40,7 @@ def read_jsonl(path: Path) -> Iterator[Line]:
                 if line.strip():
                     yield _parse_line(line, number)
     except (gzip.BadGzipFile, EOFError) as error:
-        raise ZooError(f"{path} cannot be unpacked: {error}.", hint="Copy or download the file again.") from None
+        raise ZooError(f"{path} cannot be decompressed: {error}.", hint="Copy or download the file again.") from None
 
 
 def refuse_utf16(start: bytes, path: Path) -> None:
@@ -74,15 +74,15 @@ def _broken(number: int, message: str) -> Line:
 
 
 def parse_json(text: str) -> tuple[Any, tuple[RowError, ...]]:
-    """A JSON value and warnings about keys that occur twice. Raises ValueError for what is no proper text."""
+    """A JSON value and warnings about keys that occur twice. Raises ValueError for text that is not valid JSON."""
     repeated: list[str] = []
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
+        unique_pairs = dict(pairs)
+        if len(unique_pairs) < len(pairs):
             names = [name for name, _ in pairs]
-            repeated.extend(name for name in found if names.count(name) > 1)
-        return found
+            repeated.extend(name for name in unique_pairs if names.count(name) > 1)
+        return unique_pairs
 
     if "\x00" in text:
         raise ValueError(f"holds a NUL character at column {text.index(chr(0)) + 1}")
@@ -94,7 +94,7 @@ def parse_json(text: str) -> tuple[Any, tuple[RowError, ...]]:
 
 
 def _refuse_odd_characters(value: Any, maybe_nul: bool) -> None:
-    """Escapes can write what no UTF-8 text holds: half of a surrogate pair, and NUL."""
+    """Raise ValueError for escapes that are not valid in UTF-8 text (half of a surrogate pair) and for NUL."""
     text = json.dumps(value, ensure_ascii=False)
     try:
         text.encode("utf-8")
@@ -105,7 +105,7 @@ def _refuse_odd_characters(value: Any, maybe_nul: bool) -> None:
 
 
 def _strings(value: Any) -> Iterator[str]:
-    """All texts in a JSON value, keys too."""
+    """All texts in a JSON value, including keys."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
@@ -136,7 +136,7 @@ def read_json(path: Path, split: str) -> Iterator[Line]:
             return
         raise ZooError(
             f"{path}:{error.lineno}: broken JSON at column {error.colno}: {error.msg}.",
-            hint="Correct the file at that place; a file with one object a line is named .jsonl.",
+            hint="Correct the file at that place; a file with one object per line must be named .jsonl.",
         ) from None
     except (ValueError, RecursionError) as error:
         raise ZooError(f"{path} {error}.", hint="Remove it, or write the file again.") from None
@@ -164,9 +164,9 @@ def _row_list(value: Any, path: Path, split: str) -> list[Any]:
         return lists[split]
     if len(lists) == 1 and len(value) <= 3:
         return next(iter(lists.values()))
-    found = f"the lists {', '.join(lists)}" if lists else describe(value)
+    content = f"the lists {', '.join(lists)}" if lists else describe(value)
     raise ZooError(
-        f"{path} must be a list of rows, or an object with one list of rows; it holds {found}.",
+        f"{path} must be a list of rows, or an object with one list of rows; it holds {content}.",
         hint=f"If one of them is meant: --split NAME or {path}@NAME"
         if lists
         else 'Write it as [{"prompt": "…", "completion": "…"}, …].',

@@ -1,4 +1,4 @@
-"""Sources by name: what a plugin brings besides rows, and how it is found."""
+"""Named sources: what a plugin provides besides rows, and how to look it up."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ WITH_SPLIT = re.compile(r"(.+)@([^@/]+)")
 
 @dataclass(frozen=True)
 class DataSource:
-    """A named source that brings more than rows.
+    """A named source that provides more than rows.
 
-    rows: function(split, kind) -> rows; a third parameter gets the part, what stands behind the colon in `name:part`.
+    rows: function(split, kind) -> rows; a third parameter gets the part: the text after the colon in `name:part`.
     defaults: function(part, algorithm) -> options of the core that fit this data: the model that knows its words, the
-    reward that it is made for, the evaluation that sees what was learned. The algorithm is the class, to look at what
-    it declares (`head`, `data`, `online()`, `defaults`).
+    reward that it is made for, the evaluation that measures what was learned. `algorithm` is the class, so that the
+    function can look at what it declares (`head`, `data`, `online()`, `defaults`).
     """
 
     rows: Callable[..., Any]
     defaults: Callable[[str, type[Algorithm]], Mapping[str, Any]] | None = None
 
 
-def rows_of(given: Any) -> Callable[..., Any]:
-    """The function that gives the rows, of a `DataSource` or itself."""
-    return given.rows if isinstance(given, DataSource) else given
+def rows_of(source: Any) -> Callable[..., Any]:
+    """The function that gives the rows: that of a `DataSource`, or the function itself."""
+    return source.rows if isinstance(source, DataSource) else source
 
 
 def parts_of(source: str) -> tuple[str, str]:
@@ -40,22 +40,24 @@ def parts_of(source: str) -> tuple[str, str]:
 
 
 class Anyone(Algorithm):
-    """Stands for the algorithm where a source is asked for its model, and none is named."""
+    """A stand-in for the algorithm, if a source is asked for its model and no algorithm is named."""
 
     api_version = 2
     data = "demonstration"
 
 
 def data_model(source: str, otherwise: str, algorithm: type[Algorithm] = Anyone) -> str:
-    """The model that knows a source's words, where the source brings one."""
+    """The model that a source provides for its own words, else `otherwise`."""
     return str(data_defaults(source, algorithm).get("model", otherwise))
 
 
 def data_defaults(source: str, algorithm: type[Algorithm]) -> dict[str, Any]:
-    """The options of the core that a source brings for an algorithm, none if it is no named one."""
+    """The options of the core that a named source sets for an algorithm; empty for other sources."""
     name, part = parts_of(source)
     if "/" in name or "\\" in name:
         return {}
-    given = contributions(manager(), "sources").get(name)
-    found = given.defaults(part, algorithm) if isinstance(given, DataSource) and given.defaults else {}
-    return dict(found)
+    contribution = contributions(manager(), "sources").get(name)
+    defaults = (
+        contribution.defaults(part, algorithm) if isinstance(contribution, DataSource) and contribution.defaults else {}
+    )
+    return dict(defaults)

@@ -1,7 +1,7 @@
 """Tables: csv, tsv, parquet and arrow files as rows.
 
-Arrow gives every object the keys of all others, filled with None; such keys inside of values are removed.
-Cells of a csv file are texts; those that hold the JSON of a message list or of ranks and labels are decoded.
+Arrow gives every object the keys of all other objects, filled with None; such keys inside values are removed.
+Cells of a csv file are texts; cells that hold the JSON of messages, ranks or labels are decoded.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def read_csv(path: Path) -> Iterator[Line]:
     except csv.Error as error:
         raise ZooError(
             f"{path}:{reader.line_num + 1}: broken csv: {error}.",
-            hint="Check the quotes there; a quote inside of a cell is written twice.",
+            hint="Check the quotes there; a quote inside a cell is written twice.",
         ) from None
 
 
@@ -68,7 +68,7 @@ def _csv_row(number: int, row: dict[Any, Any]) -> Line:
 
 
 def _cell(column: str, value: Any) -> Any:
-    """The JSON in a cell that holds a list; an answer that merely looks like JSON stays a text."""
+    """The decoded value of a cell that holds a JSON list; an answer that merely looks like JSON stays a text."""
     if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
         return value
     try:
