@@ -21,11 +21,12 @@ import torch
 
 from zoo.contract import registry
 from zoo.data.encoding.template import ChatTemplate
-from zoo.models.roles import Models, answers_in
+from zoo.models.roles import Models
 from zoo.options.config import Resolved, TrainConfig
 from zoo.training.datasets import load_data, make_collate, make_loader
 from zoo.training.online.assembly import make_experience
 from zoo.training.step.hooks import prepared_records
+from zoo.values.answers import answers_in
 from zoo.values.records import ListedRecords, Records
 from zoo.values.types import Answers, Batch, TokenLogps
 

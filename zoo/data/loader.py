@@ -8,7 +8,7 @@ last step with fewer examples than processes, which joins the one before it).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,8 @@ from torch import Tensor
 
 from zoo.errors import ZooError
 from zoo.randomness import seeded
-from zoo.values.types import Answer, Answers, Batch
+from zoo.values.answers import answers_in
+from zoo.values.types import Batch
 
 SECOND_ORDER = 500_009
 """Between the seeds of the two orders of a run whose data changes."""
@@ -168,17 +169,9 @@ def share_of(batch: Batch, rank: int, processes: int) -> Batch:
     ])  # fmt: skip
 
 
-def answers_among(values: Iterable[Any]) -> list[Answer]:
-    """The answers among the fields of one example, each of which may be an answer or a list of them."""
-    found: list[Answer] = []
-    for value in values:
-        found += [one for one in (value if isinstance(value, (list, Answers)) else [value]) if isinstance(one, Answer)]
-    return found
-
-
 def record_tokens(record: Mapping[str, Any]) -> int:
     """Tokens of an encoded record or of one example of a batch, a shared prompt counted once."""
-    answers = answers_among(record.values())
+    answers = answers_in(record)
     prompt = max((answer.prompt for answer in answers), key=len, default=NOTHING)
     # A text without a prompt of its own that begins with that of the others shares it as they do.
     whole = [a for a in answers if not len(a.prompt) and torch.equal(a.completion[: len(prompt)], prompt)]
@@ -203,7 +196,7 @@ def micro_batches(batch: Batch, micro_tokens: int, besides: Collection[str] = ()
         return [batch]
     groups: dict[bytes, list[int]] = {}
     for i, example in enumerate(examples):
-        prompt = next((a.prompt for a in answers_among(example.values()) if len(a.prompt)), NOTHING)
+        prompt = next((a.prompt for a in answers_in(example) if len(a.prompt)), NOTHING)
         groups.setdefault(prompt.numpy(force=True).tobytes(), []).append(i)
     ordered = sorted(groups.values(), key=lambda members: (max(sizes[i] for i in members), members[0]))
     parts: list[list[int]] = [[]]

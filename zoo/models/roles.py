@@ -285,12 +285,3 @@ class Models:
     def unused(self) -> list[str]:
         """The roles that were built and that the algorithm has not touched so far."""
         return [role for role in self._roles if role not in self.used]
-
-
-def answers_in(batch: Any) -> list[Answer]:
-    """Every answer that stands in a batch, in whichever field, alone or in a list of several to one prompt."""
-    found: list[Answer] = []
-    for name in batch:
-        for one in batch[name] if isinstance(batch[name], (list, Answers)) else ():
-            found += [one] if isinstance(one, Answer) else list(one) if isinstance(one, Answers) else []
-    return found

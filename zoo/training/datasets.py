@@ -13,12 +13,13 @@ from zoo.data.encoding.encode import Encoded, default_collate, encode
 from zoo.data.encoding.template import ChatTemplate
 from zoo.data.formats import columns_of
 from zoo.data.load import DataSet, judge, load, split_by_prompt
-from zoo.data.loader import StepLoader, answers_among, record_tokens
+from zoo.data.loader import StepLoader, record_tokens
 from zoo.data.sources.named import WITH_SPLIT, parts_of
 from zoo.errors import NoSuchSplit, ZooError
 from zoo.options.checks import FEWEST
 from zoo.options.config import TrainConfig
 from zoo.training.step.schedule import decay_begin
+from zoo.values.answers import answers_in
 from zoo.values.types import Answer, Batch
 
 Say = Callable[[str], None]
@@ -169,4 +170,4 @@ def sample_answers(records: list[dict[str, Any]], count: int = 3) -> list[Answer
         prompts = [record["prompt"] for record in shortest]
         every = torch.ones(PROBE, dtype=torch.bool)
         return [Answer(p, other[-PROBE:], every[-len(other) :]) for p in prompts for other in prompts]
-    return [answer for record in shortest for answer in answers_among(record.values())]
+    return [answer for record in shortest for answer in answers_in(record)]

@@ -15,7 +15,6 @@ from zoo.libraries.meeting import Meeting
 from zoo.libraries.precision import trainer_options
 from zoo.libraries.trainer import kill_others, step_arithmetic
 from zoo.models.reference_cache import answer_key
-from zoo.models.roles import answers_in
 from zoo.options.checks import names_in
 from zoo.processes import gathered
 from zoo.runs import Run
@@ -28,6 +27,7 @@ from zoo.training.record.signals import Signals
 from zoo.training.step import token_losses
 from zoo.training.step.module import PostTraining, out_of_memory
 from zoo.training.step.validation import validate
+from zoo.values.answers import answers_in
 from zoo.values.types import Batch
 
 

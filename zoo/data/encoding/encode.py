@@ -17,11 +17,12 @@ from zoo.data.encoding.collate import default_collate
 from zoo.data.encoding.messages import as_turn
 from zoo.data.encoding.rendering import Rendered
 from zoo.data.encoding.statistics import main_answers, measure, quantiles, summary
-from zoo.data.encoding.template import ChatTemplate, answers_in
+from zoo.data.encoding.template import ChatTemplate
 from zoo.data.kinds import KINDS, Record
 from zoo.data.report import Report
 from zoo.data.row_errors import RowError
 from zoo.errors import ZooError, nearest
+from zoo.values.answers import answers_in
 from zoo.values.types import Answer
 
 __all__ = ["Encoded", "default_collate", "encode", "quantiles"]
@@ -277,7 +278,7 @@ def _too_long(tokens: int, max_length: int, what: str) -> RowError:
 
 def _check(fields: Mapping[str, Any], kind: str, template: ChatTemplate) -> None:
     """Raise RowError when nothing can be learned from the tokens."""
-    for answer in answers_in(dict(fields)):
+    for answer in answers_in(fields):
         if not _has_content(answer, template):
             after = " after the cut" if answer.cut else ""
             raise RowError("E_NO_SUPERVISED_TOKENS", "completion", f"no content is left to train on{after}")

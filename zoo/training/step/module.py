@@ -19,7 +19,7 @@ import torch
 from zoo.data.loader import micro_batches
 from zoo.errors import PluginError, TrainingStopped
 from zoo.libraries.trainer import without_exchange
-from zoo.models.roles import Models, answers_in
+from zoo.models.roles import Models
 from zoo.options.config import TrainConfig
 from zoo.processes import gathered, is_distributed, my_place, world_size
 from zoo.randomness import part_ways, restore_rng, rng_state
@@ -28,6 +28,7 @@ from zoo.training.step.hooks import Hooks
 from zoo.training.step.schedule import lr_factor, make_optimizer
 from zoo.training.step.sums import Sums
 from zoo.training.step.timing import TRAINING, Timing
+from zoo.values.answers import answers_in
 from zoo.values.types import Answer, Batch, metric_sums
 
 SMALLEST_MICRO_BATCH = 128
