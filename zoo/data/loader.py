@@ -18,6 +18,7 @@ from torch import Tensor
 from zoo.errors import ZooError
 from zoo.randomness import seeded
 from zoo.values.answers import answers_in
+from zoo.values.packing import pack
 from zoo.values.types import Batch
 
 SECOND_ORDER = 500_009
@@ -199,16 +200,5 @@ def micro_batches(batch: Batch, micro_tokens: int, besides: Collection[str] = ()
         prompt = next((a.prompt for a in answers_in(example) if len(a.prompt)), NOTHING)
         groups.setdefault(prompt.numpy(force=True).tobytes(), []).append(i)
     ordered = sorted(groups.values(), key=lambda members: (max(sizes[i] for i in members), members[0]))
-    parts: list[list[int]] = [[]]
-    tokens = 0
-    for members in ordered:
-        whole = sum(sizes[i] for i in members)
-        for i in members:
-            # A group that fits into one part is not torn: its answers share the prompt's compute.
-            torn = i == members[0] and tokens + whole > micro_tokens >= whole
-            if parts[-1] and (torn or tokens + sizes[i] > micro_tokens):
-                parts.append([])
-                tokens = 0
-            parts[-1].append(i)
-            tokens += sizes[i]
-    return [batch.select(part) for part in parts]
+    # The answers of a group share the compute of their prompt.
+    return [batch.select(part) for part in pack(ordered, sizes, micro_tokens, keep_groups=True)]

@@ -7,12 +7,14 @@ of the parts, and the numbers are gathered: the same on all, whichever has compu
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from zoo.models.layout import counted
 from zoo.processes import gathered, my_place
+from zoo.values.packing import pack
 from zoo.values.types import Answer, TokenLogps, pad
 
 
@@ -21,18 +23,13 @@ def cut(answers: Sequence[Answer], micro_tokens: int) -> list[list[int]]:
 
     Answers to one prompt stay side by side, so that they share its compute.
     """
-    order = sorted(range(len(answers)), key=lambda i: (len(answers[i].prompt), answers[i].prompt.tolist(), i))
-    parts: list[list[int]] = []
-    tokens, prompt = 0, None
-    for i in order:
-        known = prompt is not None and torch.equal(prompt, answers[i].prompt)
-        cost = len(answers[i].completion) + (0 if known else len(answers[i].prompt))
-        if not parts or tokens + cost > micro_tokens:
-            parts.append([])
-            tokens, cost = 0, len(answers[i])
-        parts[-1].append(i)
-        tokens, prompt = tokens + cost, answers[i].prompt
-    return parts
+
+    def prompt_of(i: int) -> tuple[int, list[int]]:
+        return len(answers[i].prompt), answers[i].prompt.tolist()
+
+    groups = [list(group) for _, group in groupby(sorted(range(len(answers)), key=prompt_of), prompt_of)]
+    sizes = [len(answer) for answer in answers]
+    return pack(groups, sizes, micro_tokens, shared=[len(answer.prompt) for answer in answers])
 
 
 def rows_in_parts(

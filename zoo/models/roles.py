@@ -16,6 +16,7 @@ from zoo.models.parts import logps_in_parts
 from zoo.models.reference_cache import ReferenceCache, answer_key
 from zoo.models.scoring import States, balance_of, predicting_states, score_answers, split
 from zoo.models.snapshot import Snapshot
+from zoo.values.packing import pack
 from zoo.values.types import Answer, Answers, TokenLogps, missing_role
 
 
@@ -221,30 +222,25 @@ class Reference(Scorer):
         """Score every answer that is not known yet, similar ones together; yields (done, total) as it goes."""
         assert self.cache is not None
         unique = {answer_key(answer): answer for answer in answers}
-        known = self.cache.get(list(unique))
+        keys = list(unique)
+        known = self.cache.get(keys)
         total, done = len(unique) - len(known), 0
         # What is known is left out of the batches after they are cut: a run that was killed in here and starts again
         # then scores the rest side by side with the same answers as before, and gets the same last bits.
-        for batch in _batches(unique, micro_tokens):
-            missing = {key: answer for key, answer in batch.items() if key not in known}
+        for part in _parts(list(unique.values()), micro_tokens):
+            missing = {keys[i]: unique[keys[i]] for i in part if keys[i] not in known}
             if missing:
                 done += len(self._remember(missing))
                 yield done, total
 
 
-def _batches(answers: dict[bytes, Answer], micro_tokens: int) -> Iterator[dict[bytes, Answer]]:
+def _parts(answers: Sequence[Answer], micro_tokens: int) -> list[list[int]]:
     """Answers to one prompt lie side by side, short prompts first, so that rows fill and prompts are shared."""
-    ordered = sorted(answers.items(), key=lambda item: (len(item[1].prompt), item[1].prompt.tolist(), len(item[1])))
-    batch: dict[bytes, Answer] = {}
-    tokens = 0
-    for key, answer in ordered:
-        if batch and tokens + len(answer) > micro_tokens:
-            yield batch
-            batch, tokens = {}, 0
-        batch[key] = answer
-        tokens += len(answer)
-    if batch:
-        yield batch
+
+    def place(i: int) -> tuple[int, list[int], int]:
+        return len(answers[i].prompt), answers[i].prompt.tolist(), len(answers[i])
+
+    return pack([sorted(range(len(answers)), key=place)], [len(answer) for answer in answers], micro_tokens)
 
 
 def _unravel(values: list[Tensor], mask: Tensor) -> TokenLogps:
