@@ -24,7 +24,7 @@ from zoo.data.encoding.template import ChatTemplate
 from zoo.models.roles import Models
 from zoo.options.config import Resolved, TrainConfig
 from zoo.training.datasets import load_data, make_collate, make_loader
-from zoo.training.online.assembly import make_experience
+from zoo.training.online.assembly import make_prompts, steps_of
 from zoo.training.step.hooks import prepared_records
 from zoo.values.answers import answers_in
 from zoo.values.records import ListedRecords, Records
@@ -127,7 +127,7 @@ class Planner:
     def _steps_of_answers(self, core: TrainConfig) -> Steps:
         """Steps on answers that are yet to be written, as long as the start's."""
         prompts = [record["prompt"] for record in self.records]
-        count = len(make_experience(self.records, _never, core, 0, 1))
+        count = steps_of(make_prompts(self.records, core), core)
         each = sum(map(len, prompts)) / len(prompts) + self._answer_length(core, prompts)
         answers = min(core.batch_size, len(prompts) * core.answers_per_prompt)
         tokens = [round(step * answers * each) for step in range(1, count + 1)]
@@ -168,8 +168,3 @@ class Planner:
             batch.measured = {name: torch.tensor(1.0) for name in found}
         hook.loss(batch=batch, models=self.models, config=self.config, step=step)
         return True
-
-
-def _never(*rollout: Any) -> Batch:
-    """Stands for the rollouts of a loader that is only asked how long it is."""
-    raise AssertionError("nothing is rolled out while counting")

@@ -54,7 +54,7 @@ class Critic:
         self.head, self.layout = head, layout
         self.balance = balance_of(self.model)
         if self.policy is not None:
-            self.policy.lends_states = True
+            self.policy.share_states()
 
     def values(self, answers: Answers) -> Tensor:
         """V of the state before each completion token, float32 [B, T], 0 where no token counts."""

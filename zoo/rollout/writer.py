@@ -37,7 +37,8 @@ class Writer:
 
     policy: whose answers they are; make_engine: makes what draws the tokens, when it is first needed; sampling and
     count: how, and how many to a prompt, unless a call says otherwise; context: opened around each call, for autocast;
-    device: where answers are wanted.
+    device: where answers are wanted. rescores: answers of rollouts get the trainer's log-probs: later steps of a
+    rollout compare theirs with these, and a clip of 3e-4 is narrower than the rounding error of an engine.
     """
 
     def __init__(
@@ -50,45 +51,45 @@ class Writer:
         seed: int,
         context: Callable[[], AbstractContextManager],
         device: torch.device,
+        rescores: bool = False,
     ):
         self.policy, self._make_engine = policy, make_engine
         self.template, self.sampling, self.count = template, sampling, count
-        self.seed, self.context, self.device = seed, context, device
+        self.seed, self.context, self.device, self.rescores = seed, context, device, rescores
         self.iteration, self.calls = 0, 0
         self.seconds, self.tokens = 0.0, 0
         """Spent writing by this process since it began, and how many tokens all of them wrote."""
         self.gaps: list[float] = []
         """How far the engine's log-probs were from the trainer's, for each token of this iteration that was scored."""
-        self.prompts: Sequence[Any] = ()
-        """The encoded prompts of the training data, of which a rollout may draw more."""
-        self.rescores = False
-        """Whether answers of rollouts get the trainer's log-probs: later steps of a rollout compare theirs with these,
-        and a clip of 3e-4 is narrower than what an engine's rounding differs by."""
+        self._prompts: Sequence[Any] = ()
         self._open_cache: Callable[[], AnswerCache | None] = lambda: None
-        self.progress: Callable[[int, int], None] | None = None
+        self._progress: Callable[[int, int], None] | None = None
 
     def show(self, done: int, total: int) -> None:
         """Called by the engine: answers done and in all."""
-        if self.progress is not None:
-            self.progress(done, total)
+        if self._progress is not None:
+            self._progress(done, total)
 
     @cached_property
     def engine(self) -> Any:
         return self._make_engine()
 
-    def begin(self, iteration: int) -> None:
-        """The calls that follow are those of this iteration."""
-        self.iteration, self.calls, self.gaps = iteration, 0, []
+    def begin(self, iteration: int, prompts: Sequence[Any] = ()) -> None:
+        """The calls that follow are those of this iteration, which may draw more of these encoded prompts."""
+        self.iteration, self.calls, self.gaps, self._prompts = iteration, 0, [], prompts
         self._hand_over()
 
     @contextmanager
-    def preparing(self, open_cache: Callable[[], AnswerCache | None]) -> Iterator[None]:
+    def preparing(
+        self, open_cache: Callable[[], AnswerCache | None], progress: Callable[[int, int], None] | None
+    ) -> Iterator[None]:
         """The calls in here are made before the first step, and kept; open_cache: called once, if there are any."""
-        self.iteration, self.calls, self._open_cache = PREPARING, 0, cache(open_cache)
+        self.iteration, self.calls = PREPARING, 0
+        self._open_cache, self._progress = cache(open_cache), progress
         try:
             yield
         finally:
-            self._open_cache, self.progress = lambda: None, None
+            self._open_cache, self._progress = lambda: None, None
 
     def _hand_over(self) -> None:
         """The weights to an engine that has others."""
@@ -154,7 +155,7 @@ class Writer:
     def more_prompts(self, count: int, besides: Sequence[Any]) -> list[Any]:
         """See `zoo.models.roles.Policy.more_prompts`."""
         taken = {_row(prompt) for prompt in besides}
-        others = [prompt for prompt in self.prompts if _row(prompt) not in taken]
+        others = [prompt for prompt in self._prompts if _row(prompt) not in taken]
         order = torch.randperm(len(others), generator=torch.Generator().manual_seed(self._next_seed()))
         return [others[i] for i in order[:count].tolist()]
 

@@ -25,6 +25,7 @@ from zoo.randomness import seed_everything
 from zoo.runs import Run, check_name, create_run, default_name
 from zoo.training.assembly import Assembly
 from zoo.training.fitting import Fitting
+from zoo.training.online.rollouts import Rollouts
 from zoo.training.record import report
 from zoo.training.record.listeners import Listeners, spoken_warnings
 from zoo.training.record.progress import counter
@@ -49,6 +50,7 @@ class Execution:
         self.resolved, self.core, self.algorithm = resolved, resolved.core, algorithm
         self.console, self.resumed, self.command = console, resumed, command
         self.created: Run | None = None
+        self.fitting: Fitting | None = None
         self.plugins = registry.manager(algorithm)
         self.assembly = Assembly(resolved, algorithm, self.plugins, console, resumed, data_change)
         self.main, self.say = self.assembly.main, self.assembly.say
@@ -58,7 +60,7 @@ class Execution:
 
     def go(self) -> Run:
         """All stages. A run that fails before its first step leaves no folder."""
-        with contextlib.ExitStack() as held, Signals() as self.signals:
+        with contextlib.ExitStack() as held, Signals(self._say_stopping) as self.signals:
             try:
                 return self._stages(held)
             except Stopped as stopped:
@@ -80,8 +82,7 @@ class Execution:
         held.enter_context(spoken_warnings(self.algorithm, self.say))
         seed_everything(self.core.seed)
         self.load()
-        if self.assembly.rollouts is not None:
-            held.callback(self.assembly.rollouts.close)
+        held.callback(self.assembly.close)
         self.open_run()
         if self.created:
             held.enter_context(self.created.alone())
@@ -147,19 +148,20 @@ class Execution:
 
     def fit(self) -> int:
         """Train; returns the number of the signal that stopped it, or 0."""
-        fitting = Fitting(self.assembly, self.run, self.signals, self._tell)
-        stopped = fitting.go()
-        self.recorder = fitting.recorder
-        return stopped
+        self.fitting = Fitting(self.assembly, self.run, self.signals, self._notify)
+        return self.fitting.go()
 
-    def _tell(self, event: str, **facts: Any) -> None:
+    def _notify(self, event: str, **facts: Any) -> None:
         if self.main:
-            self.listeners.tell(event, run=self.run, **facts)
+            self.listeners.notify(event, run=self.run, **facts)
+
+    def _say_stopping(self) -> None:
+        self.say("Stopping after this step, with a checkpoint (again to stop at once).")
 
     def finish(self, before: dict[str, Any]) -> Run:
         """Write the model, score it, sum up."""
-        of, module = self.assembly, self.assembly.module
-        assert module is not None
+        assert self.fitting is not None
+        of, module, recorder = self.assembly, self.fitting.module, self.fitting.recorder
         best = self.run.path / "best.safetensors"
         if module.skipped_steps == module.steps_done:
             best.unlink(missing_ok=True)
@@ -168,7 +170,7 @@ class Execution:
             from safetensors.torch import load_file
 
             of.policy.load_state_dict(load_file(best), strict=False)
-        self._last_word()
+        self._finish_hook()
         try:
             name_base(of.policy, of.source, self.run, of.precision, self.core.trust_remote_code)
             export_model(of.policy, of.template.trained_tokenizer(), self.run.model_path)
@@ -179,8 +181,8 @@ class Execution:
         summary = {
             "status": "finished",
             **self._facts(module),
-            "before": {**_numbers(before), **self.recorder.first},
-            "after": {**_numbers(after), **self.recorder.last},
+            "before": {**_numbers(before), **recorder.first},
+            "after": {**_numbers(after), **recorder.last},
             "scores": {"before": before, "after": after},
         }
         # Apart from the summary, which is the same for a run that was resumed; the clock is not.
@@ -188,12 +190,12 @@ class Execution:
         self.run.write_json("summary.json", summary)
         if not self.core.keep_checkpoints:
             shutil.rmtree(self.run.checkpoints, ignore_errors=True)
-        self._tell("run_end", metrics=module.step_metrics)
+        self._notify("run_end", metrics=module.step_metrics)
         report.closing_panel(self.console, self.run, summary)
         return self.run
 
     def _facts(self, module: PostTraining) -> dict[str, Any]:
-        rollouts = self.assembly.rollouts
+        rollouts = module.rollouts
         return {
             "algo": self.resolved.algo,
             "head": self.algorithm.head,
@@ -201,19 +203,18 @@ class Execution:
             "data": self.core.data,
             "steps": module.steps_done,
             "skipped_steps": module.skipped_steps,
-            **({"unrewarded_rollouts": rollouts.unrewarded.count} if rollouts is not None else {}),
+            **({"unrewarded_rollouts": rollouts.unrewarded.count} if isinstance(rollouts, Rollouts) else {}),
             "num_tokens": module.tokens_seen,
         }
 
-    def _last_word(self) -> None:
+    def _finish_hook(self) -> None:
         """The algorithm's `finish`, on the weights that go into model/."""
         if self.plugins.hook.finish.get_hookimpls():
-            of, module = self.assembly, self.assembly.module
-            assert module is not None
+            of = self.assembly
             of.policy.to(of.device).eval()
             with torch.no_grad(), autocast(of.precision, of.device):
                 self.plugins.hook.finish(
-                    records=ListedRecords(of.data.train.records), models=module.models, config=self.resolved.algorithm
+                    records=ListedRecords(of.data.train.records), models=of.models, config=self.resolved.algorithm
                 )
 
     # -- when something ends it early ----------------------------------------------------------------------------
@@ -224,7 +225,7 @@ class Execution:
 
     @property
     def _steps(self) -> int:
-        return self.assembly.module.steps_done if self.assembly.module else 0
+        return self.fitting.module.steps_done if self.fitting else 0
 
     def _forget_unless_begun(self) -> None:
         if self.created is not None and not self._begun:
@@ -250,11 +251,11 @@ class Execution:
         why = "the loss or its gradient was no finite number"
         if not module.bad_steps:
             why = "there was nothing to learn: no trained token, or ties, labels or rewards that are equal or missing"
-        look = f"`zoo data {self.core.data}`" if self.assembly.rollouts is None else f"{self.run.path}/samples.jsonl"
+        look = f"{self.run.path}/samples.jsonl" if self.assembly.online else f"`zoo data {self.core.data}`"
         more = ", lower --lr, or use --precision 32-true" if module.bad_steps else ""
         failed = TrainingFailed(
             f"The run {self.run.name} has failed. {steps} skipped, because {why}.",
-            f"Look at {'the rows in' if self.assembly.rollouts is None else 'the rewards in'} {look}{more}.",
+            f"Look at {'the rewards in' if self.assembly.online else 'the rows in'} {look}{more}.",
         )
         summary = {"status": "failed", **self._facts(module), "reason": failed.message, "hint": failed.hint}
         self.run.write_json("timing.json", module.timing.summary())

@@ -38,8 +38,7 @@ class Experience:
         self.minibatches, self.passes = minibatches, passes
         self.each = minibatches * passes
         """Optimizer steps that a rollout serves."""
-        every = len(prompts) * self.each
-        self.steps = every if max_steps is None else min(every, max_steps)
+        self.steps = count_steps(prompts, self.each, max_steps)
         self.position = 0
         self._batch: Batch | None = None
 
@@ -86,6 +85,12 @@ class Experience:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.position = state["position"]
         self._batch = None if state["experience"] is None else unpacked(state["experience"])
+
+
+def count_steps(prompts: StepLoader, each: int, max_steps: int | None) -> int:
+    """The optimizer steps of a run whose rollouts serve `each` of them."""
+    every = len(prompts) * each
+    return every if max_steps is None else min(every, max_steps)
 
 
 # -- a batch in types that load without unpickling code ----------------------------------------------------------

@@ -26,8 +26,7 @@ from zoo.rewards.alarms import Alarms
 from zoo.rewards.reward import Reward
 from zoo.rollout.writer import Writer
 from zoo.runs import Run
-from zoo.training.online.scores import Scores, Seen, Unrewarded, mean, shared_scores
-from zoo.training.online.validation import SHOWN, validate
+from zoo.training.online.scores import SHOWN, Scores, Seen, Unrewarded, mean, shared_scores
 from zoo.training.step.timing import GENERATION, REWARD, ROLLOUT, Timing
 from zoo.values.types import Answers, Batch
 
@@ -36,10 +35,12 @@ COMPARED = 8
 
 
 class Rollouts:
-    """Makes the rollouts of a run, and validates it.
+    """Makes the rollouts of a run. Called with the records of an iteration, its number and the steps done.
 
-    rewards: the one trained on and maybe the gold one, as "reward" and "gold"; records: encoded prompts for training;
-    held_out: encoded prompts for validation. Called with the records of an iteration, its number and the steps done.
+    rewards: the one trained on and maybe the gold one, as "reward" and "gold"; prompts: all encoded prompts for
+    training; micro_tokens: gives the tokens of one forward pass, as the steps have them; start: what validation
+    measures the distance from; reference_every: optimizer steps after which the reference becomes the policy, 0 for
+    never; run: where samples go, None for nowhere; notify: called with (event, **facts) for the listeners.
     """
 
     def __init__(
@@ -50,27 +51,26 @@ class Rollouts:
         models: Models,
         writer: Writer,
         rewards: Mapping[str, Reward],
-        records: Sequence[dict[str, Any]],
-        held_out: Sequence[dict[str, Any]],
+        prompts: Sequence[dict[str, Any]],
         precision: str,
         say: Callable[[str], None],
+        micro_tokens: Callable[[], int],
+        *,
+        start: Reference | None = None,
+        reference_every: int = 0,
+        timing: Timing | None = None,
+        run: Run | None = None,
+        notify: Callable[..., None] = lambda event, **facts: None,
     ):
         self.hook, self.algorithm, self.config, self.models, self.writer = hook, algorithm, config, models, writer
-        self.rewards, self.held_out, self.precision, self.say = rewards, held_out, precision, say
-        self.start: Reference | None = models.built("reference") if "reference" in models else None
-        """What validation measures the distance from."""
-        self.records = {record["row"]: record["record"] for record in records}
-        self.run: Run | None = None
-        self.tell: Callable[..., None] = lambda event, **facts: None
-        self.micro_tokens: Callable[[], int] = lambda: 1024
-        """Tokens of one forward pass, as the steps have them."""
-        self.reference_every = 0
-        """Optimizer steps after which the reference becomes the policy; 0 for never."""
+        self.rewards, self.prompts, self.precision, self.say = rewards, prompts, precision, say
+        self.records = {record["row"]: record["record"] for record in prompts}
+        self.micro_tokens, self.start, self.reference_every = micro_tokens, start, reference_every
+        self.timing, self.run, self.notify = timing or Timing(), run, notify
         self._renewed = 0
         self._snapshot: Snapshot | None = None
         self.metrics: dict[str, float] = {}
         """Of the last rollout, until a step has taken them."""
-        self.timing = Timing()
         self.alarms = Alarms()
         self.unrewarded = Unrewarded()
         self._seen = Seen()
@@ -110,11 +110,6 @@ class Rollouts:
         self._snapshot = snapshot
         self.models.built("reference").follow(snapshot)
 
-    def close(self) -> None:
-        """End the processes that rewards run in."""
-        for reward in self.rewards.values():
-            reward.close()
-
     def take_metrics(self) -> dict[str, float]:
         """The numbers of a rollout, for the first step after it."""
         found, self.metrics = self.metrics, {}
@@ -134,7 +129,7 @@ class Rollouts:
     @contextlib.contextmanager
     def rolling(self, iteration: int) -> Iterator[None]:
         """The roles as a rollout uses them."""
-        self.writer.begin(iteration)
+        self.writer.begin(iteration, self.prompts)
         scoring = [self.models.built(role) for role in ("policy", "reference", "critic") if role in self.models]
         if self.start is not None and "reference" not in self.models:
             scoring.append(self.start)
@@ -229,12 +224,8 @@ class Rollouts:
         for sentence in self.alarms.look([] if judged else seen.values, None if judged else rows, cut):
             self.say(f"Step {step + 1}: {sentence}")
         self.keep("rollout", f"step {step}", seen.samples(self.records, SHOWN))
-        self.tell("rollout_end", step=step, metrics=self.metrics)
+        self.notify("rollout_end", step=step, metrics=self.metrics)
 
     def keep(self, name: str, when: str, samples: list[dict[str, Any]]) -> None:
         if self.run is not None:
             write_samples(self.run, name, when, samples)
-
-    def validate(self, step: int) -> dict[str, float]:
-        """Numbers of answers to held-out prompts, as `val/…`."""
-        return validate(self, step)

@@ -14,6 +14,9 @@ from zoo.rewards.reward import Reward, Scored
 from zoo.rollout.writer import Writer
 from zoo.values.types import Answer, Answers
 
+SHOWN = 3
+"""Answers of a rollout, or of a validation, that go into samples.jsonl."""
+
 
 class Scores(NamedTuple):
     """Of B answers. values: B numbers, NaN where missing; parts: the same for each reward in a sum; failures: how many

@@ -20,7 +20,6 @@ from zoo.libraries.trainer import Callback, largest_of_all, remove_checkpoint, s
 from zoo.paths import write_text
 from zoo.runs import Run
 from zoo.training.record.checkpoints import newest
-from zoo.training.record.report import write_cases
 from zoo.training.record.signals import Signals
 
 RISING = {"accuracy", "accuracies", "reward", "rewards", "gold", "grade", "score", "margins", "margin"}
@@ -116,8 +115,6 @@ class Recorder(Callback):
         values = self.validation()
         self.first = self.first or values
         self.last = values
-        if trainer.is_global_zero:
-            write_cases(self.run, module.steps_done, module.cases)
         self._write(trainer, {"step": module.steps_done, **values})
         self.progress(module.steps_done, values)
         self._judge(trainer, module, values)

@@ -22,13 +22,13 @@ class Signals:
     """In its `with` block both signals raise `Stopped`.
 
     While `deferred`, the first one is kept in `number` for the loop to find, and a second one ends the process.
+    on_wait: called when a signal will be obeyed after the step.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_wait: Callable[[], None] = lambda: None) -> None:
         self.number: int | None = None
         self.deferred = False
-        self.on_wait: Callable[[], None] = lambda: None
-        """Called when a signal will be obeyed after the step."""
+        self.on_wait = on_wait
         self._former: dict[int, Any] = {}
 
     def __enter__(self) -> Signals:
