@@ -1,4 +1,4 @@
-"""Scoring many answers without gradient: in parts that fit into memory, shared out among the processes.
+"""Scoring many answers without gradient: in parts that fit into memory, divided among the processes.
 
 While a rollout is made every process holds all answers and needs a number for each. Each process scores every so many
 of the parts, and the numbers are gathered: the same on all, whichever has computed them.
@@ -35,21 +35,21 @@ def cut(answers: Sequence[Answer], micro_tokens: int) -> list[list[int]]:
 def rows_in_parts(
     compute: Callable[[list[Answer]], list[Tensor]], answers: Sequence[Answer], micro_tokens: int
 ) -> list[Tensor]:
-    """One tensor for each answer, in their order: what `compute` gives for a part of them."""
+    """One tensor for each answer, in their order. compute: gives those of a part of the answers."""
     rank, processes = my_place()
     mine: dict[int, Tensor] = {}
     for part in cut(answers, micro_tokens)[rank::processes]:
         rows = compute([answers[i] for i in part])
         mine.update(zip(part, (row.detach().cpu() for row in rows), strict=True))
-    found = {i: row for share in gathered(mine) for i, row in share.items()}
-    return [found[i] for i in range(len(answers))]
+    computed = {i: row for share in gathered(mine) for i, row in share.items()}
+    return [computed[i] for i in range(len(answers))]
 
 
 @torch.no_grad()
 def logps_in_parts(
     score: Callable[[list[Answer]], TokenLogps], answers: Sequence[Answer], micro_tokens: int
 ) -> TokenLogps:
-    """The log-probs, and entropies if there are any, that `score` gives, computed in parts."""
+    """The log-probs, and entropies if any, that `score` computes, in parts."""
     device = answers[0].completion.device if answers else torch.device("cpu")
 
     def rows(part: list[Answer]) -> list[Tensor]:
@@ -57,6 +57,6 @@ def logps_in_parts(
         columns = [scored.per_token] if scored.entropy is None else [scored.per_token, scored.entropy]
         return [torch.stack([c[k, : len(a.completion)] for c in columns]) for k, a in enumerate(part)]
 
-    found = rows_in_parts(rows, answers, micro_tokens)
-    columns = [pad([row[k] for row in found], 0.0).to(device) for k in range(len(found[0]) if found else 1)]
+    logps = rows_in_parts(rows, answers, micro_tokens)
+    columns = [pad([row[k] for row in logps], 0.0).to(device) for k in range(len(logps[0]) if logps else 1)]
     return TokenLogps(columns[0], counted(answers).to(device), entropy=columns[1] if len(columns) > 1 else None)

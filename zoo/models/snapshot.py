@@ -25,7 +25,7 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
 
 
 class Snapshot:
-    """The trained weights of a model as they are now, or as `weights` has them by name."""
+    """A copy of a model's trained weights: the present ones, or `weights` by name."""
 
     def __init__(self, model: torch.nn.Module, weights: Mapping[str, Tensor] | None = None):
         self.model = model

@@ -46,7 +46,7 @@ from zoo.training.step.timing import Timing
 from zoo.values.records import ListedRecords, Records
 
 RUN_FOLDER = "ZOO_RUN_FOLDER"
-"""Environment variable by which the first process tells the ones that it starts which run they belong to."""
+"""Environment variable in which the first process names the run to the processes that it starts."""
 
 
 class Assembly:

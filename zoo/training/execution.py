@@ -1,4 +1,4 @@
-"""The stages of a run: put together, open the folder, score, train, write the model, score again."""
+"""The stages of a run: assemble it, open its folder, score, train, write the model, score again."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from zoo.values.records import ListedRecords
 
 
 class Execution:
-    """The stages of one run, in the order of the methods; what one stage makes the next ones use."""
+    """The stages of one run, in the order of the methods. Each uses what the stages before it made."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class Execution:
         self.open_run()
         if self.created:
             held.enter_context(self.created.alone())
-        # A run killed while it was being scored has no before.json yet.
+        # A run that was killed during its first scoring has no before.json.
         before = (self.resumed.read_json("before.json") if self.resumed else {}) or self.score_before()
         stopped = self.fit()
         leave_processes()
@@ -108,7 +108,7 @@ class Execution:
         if self.resumed is not None:
             self.run = self.resumed
         elif self.main:
-            # The name belongs to this folder: run.yaml must run again beside it.
+            # Without the name, run.yaml can be run again beside this run.
             config = {**self.resolved.as_dict(), "name": None}
             default = default_name(self.resolved.algo, self.assembly.source.short_name)
             self.run = create_run(
@@ -126,21 +126,22 @@ class Execution:
         return scores
 
     def score(self, when: str) -> dict[str, Any]:
-        """The evaluations of this run, as JSON; only the first process makes them."""
-        found: dict[str, Any] = {}
+        """Run the evaluations, in the first process only; returns their scores as JSON."""
+        scores: dict[str, Any] = {}
         if not self.main:
-            return found
+            return scores
         of = self.assembly
         of.policy.to(of.device)
         subject = Subject(
             of.policy, of.tokenizer, of.template, of.precision, start=self._start, out=self.core.out, say=self.say
         )
-        for one in of.evals:
-            score = one.run(replace(subject, progress=counter(self.console, f"Scoring {one.label} ({when})")))
-            found[one.label] = score.as_json()
+        for evaluation in of.evals:
+            progress = counter(self.console, f"Scoring {evaluation.label} ({when})")
+            score = evaluation.run(replace(subject, progress=progress))
+            scores[evaluation.label] = score.as_json()
             write_score(self.run, when, score)
-            self.say(f"{one.label} {when}: {score.text()}")
-        return found
+            self.say(f"{evaluation.label} {when}: {score.text()}")
+        return scores
 
     def _start(self) -> Any:
         """The weights that training started from, for evaluations that compare with them."""
@@ -159,7 +160,7 @@ class Execution:
         self.say("Stopping after this step, with a checkpoint (again to stop at once).")
 
     def finish(self, before: dict[str, Any]) -> Run:
-        """Write the model, score it, sum up."""
+        """Write the model, score it, and write the summary."""
         assert self.fitting is not None
         of, module, recorder = self.assembly, self.fitting.module, self.fitting.recorder
         best = self.run.path / "best.safetensors"
@@ -185,7 +186,7 @@ class Execution:
             "after": {**_numbers(after), **recorder.last},
             "scores": {"before": before, "after": after},
         }
-        # Apart from the summary, which is the same for a run that was resumed; the clock is not.
+        # A file of its own: the summary of a resumed run is the same, and its times are not.
         self.run.write_json("timing.json", module.timing.summary())
         self.run.write_json("summary.json", summary)
         if not self.core.keep_checkpoints:
@@ -208,7 +209,7 @@ class Execution:
         }
 
     def _finish_hook(self) -> None:
-        """The algorithm's `finish`, on the weights that go into model/."""
+        """Call the algorithm's `finish` on the weights that go into model/."""
         if self.plugins.hook.finish.get_hookimpls():
             of = self.assembly
             of.policy.to(of.device).eval()
@@ -232,7 +233,7 @@ class Execution:
             shutil.rmtree(self.created.path, ignore_errors=True)
 
     def _stopped(self, number: int, state: str) -> BaseException:
-        """After a signal: what to say, and the exit status that a shell expects."""
+        """The error after a signal: its message, and the exit status that a shell expects."""
         if not self.main:
             return SystemExit(128 + number)
         steps, name = self._steps, signal_name(number)
@@ -246,7 +247,7 @@ class Execution:
         return stopped
 
     def _failed(self, module: PostTraining) -> TrainingFailed:
-        """Every step was skipped: the weights are those of the start, and nothing is written of them."""
+        """The error where every step was skipped: the weights have not changed, so none are written."""
         steps = "The only step was" if module.steps_done == 1 else f"All {module.steps_done} steps were"
         why = "the loss or its gradient was no finite number"
         if not module.bad_steps:
@@ -265,7 +266,7 @@ class Execution:
         return failed
 
     def _explain(self, error: OSError) -> BaseException:
-        """A full disk or a run folder that is gone is for a person to mend; anything else is a fault."""
+        """A full disk and a missing run folder are the user's to repair; any other error is a fault."""
         run = getattr(self, "run", None)
         inside = run is not None and str(error.filename or "").startswith(str(run.path))
         if run is None or not (inside or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)):
@@ -277,7 +278,7 @@ class Execution:
 
 
 def refuse_failed(run: Run) -> None:
-    """Raises TrainingFailed again for a run that has failed: its steps would be the same ones."""
+    """Raises TrainingFailed for a run that has failed: resumed, it would fail again."""
     if run.status == "failed":
         raise TrainingFailed(
             str(run.summary.get("reason")),

@@ -1,4 +1,4 @@
-"""The optimizer steps of a run: a Trainer of Lightning's, what is recorded and validated, and what goes before."""
+"""The optimizer steps of a run: Lightning's Trainer, validation, records, and the reference's scores before them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Fitting:
                 try:
                     trainer.fit(module, self.loader, ckpt_path=checkpoint)
                 except BaseException:
-                    # The others would wait for this process at their next exchange.
+                    # Without this the other processes would wait for this one.
                     kill_others(trainer)
                     raise
         return self.signals.number or 0
@@ -80,7 +80,7 @@ class Fitting:
             os.environ.update(before)
 
     def _agree(self) -> None:
-        """Raises ZooError unless all processes have met that were dealt the steps, and make the same run."""
+        """Raises ZooError unless all processes are here and make the same run."""
         assembly = self.assembly
         data = {part: facts["fingerprint"] for part, facts in assembly.data.facts.items()}
         config = {**assembly.resolved.as_dict(), "name": None, "out": None}
@@ -101,7 +101,7 @@ class Fitting:
             )
 
     def _validation(self) -> Callable[[], dict[str, float]] | None:
-        """A function that gives the numbers of held-out data, or None."""
+        """A function that computes the held-out metrics, or None."""
         module, rollouts = self.module, self.rollouts
         if rollouts is not None:
             prompts = self.assembly.held_out
@@ -177,7 +177,7 @@ class Fitting:
         while True:
             done = 0
             try:
-                # In the arithmetic of the steps, so that policy and reference start out equal.
+                # In the precision of the steps, so that policy and reference are equal at the start.
                 with step_arithmetic(module.trainer):
                     for done, total in reference.warm(answers, module.micro_tokens):
                         self.watch.count("reference log-probs", done, total)

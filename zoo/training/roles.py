@@ -108,7 +108,7 @@ def make_judge(
     if core.judge is not None:
         return judges.make_judge(core.judge, precision=precision, trust_remote_code=core.trust_remote_code, **options)
     if attention_window(policy) is None:
-        # The layout was tested for the run's lengths, and what a judge reads is longer; it matters to a window alone.
+        # The layout was tested for the run's lengths. A judge's texts are longer, which matters only with a window.
         options["layout"] = layout
     if is_adapted(policy):
         return judges.make_judge(SELF, policy, template, precision, borrow=lambda: without_adapters(policy), **options)

@@ -83,7 +83,7 @@ def make_rewards(core: TrainConfig, plugins: PluginManager, device: torch.device
 
 
 def make_prompts(records: Sequence[dict[str, Any]], core: TrainConfig, rank: int = 0, processes: int = 1) -> StepLoader:
-    """The prompts of each rollout. Raises ZooError where the numbers do not go together."""
+    """The loader of prompts, a step for each rollout. Raises ZooError where there are too few."""
     return StepLoader(
         records, lambda records: Batch(row=torch.tensor([record["row"] for record in records])),
         batch_size=min(prompts_in_rollout(core), len(records)), epochs=core.epochs, seed=core.seed, rank=rank,

@@ -1,4 +1,4 @@
-"""The stateful loader of an online run: it draws prompts, has a rollout made of them, and deals the experience out.
+"""The stateful loader of an online run: it draws prompts, asks for a rollout, and deals out its experience.
 
 A rollout serves `minibatches` optimizer steps a pass and `passes` passes, each in an order of its own that depends on
 the seed alone. In the middle of one the state holds the experience; between two it holds the position only, and a
@@ -19,7 +19,7 @@ from zoo.values.types import Answer, Answers, Batch, Ragged
 
 
 class Experience:
-    """Yields this process's share of one optimizer step after the other, from step `position` on.
+    """Yields this process's share of each optimizer step, from step `position` on.
 
     prompts: deals the records of iteration i as its step i; roll: makes a rollout of them, called with the records,
     the number of the iteration and the steps done.
@@ -107,12 +107,12 @@ def packed(value: Any) -> Any:
     if isinstance(value, Tensor):
         return {"tensor": value.cpu()}
     if isinstance(value, list):
-        return {"list": [packed(one) if isinstance(one, Batch | Answers | Ragged) else one for one in value]}
+        return {"list": [packed(item) if isinstance(item, Batch | Answers | Ragged) else item for item in value]}
     raise PluginError(f"A rollout's batch cannot be kept in a checkpoint with a field of {type(value).__name__}.")
 
 
 def unpacked(stored: Any) -> Any:
-    """What `packed` was given."""
+    """The inverse of `packed`."""
     if not isinstance(stored, dict):
         return stored
     kind, value = next(iter(stored.items()))
@@ -122,4 +122,4 @@ def unpacked(stored: Any) -> Any:
         return Answers([Answer(**fields) for fields in value])
     if kind == "ragged":
         return Ragged(value)
-    return [unpacked(one) for one in value] if kind == "list" else value
+    return [unpacked(item) for item in value] if kind == "list" else value

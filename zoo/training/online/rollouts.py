@@ -1,4 +1,4 @@
-"""Rollouts: the policy writes, the reward scores, the algorithm makes experience of it; and what is seen on the way.
+"""Rollouts: the policy writes answers, the reward scores them, the algorithm turns them into experience.
 
 Everything in here runs without gradient, in the arithmetic of the steps, with the policy in evaluation mode, and draws
 random numbers that depend on the run's seed and the iteration alone.
@@ -31,7 +31,7 @@ from zoo.training.step.timing import GENERATION, REWARD, ROLLOUT, Timing
 from zoo.values.types import Answers, Batch
 
 COMPARED = 8
-"""Answers of a rollout whose log-probs are computed once more, to see how far the engine's are from them."""
+"""Answers of a rollout whose log-probs are computed again, to compare them with the engine's."""
 
 
 class Rollouts:
@@ -70,7 +70,7 @@ class Rollouts:
         self._renewed = 0
         self._snapshot: Snapshot | None = None
         self.metrics: dict[str, float] = {}
-        """Of the last rollout, until a step has taken them."""
+        """Of the last rollout, until a step logs them."""
         self.alarms = Alarms()
         self.unrewarded = Unrewarded()
         self._seen = Seen()
@@ -87,7 +87,7 @@ class Rollouts:
         return batch
 
     def state(self) -> dict[str, Any]:
-        """What a resume must bring back, in types that load without unpickling code."""
+        """The state that a resume restores, in types that load without unpickling code."""
         reference = None if self._snapshot is None else self._snapshot.weights
         return {
             "unrewarded": [self.unrewarded.count, self.unrewarded.in_a_row],
@@ -101,7 +101,7 @@ class Rollouts:
             self._refer_to(Snapshot(self.models.built("policy").model, weights))
 
     def _renew_reference(self, step: int) -> None:
-        """Where it is due, the policy of before this rollout becomes the reference."""
+        """Every `reference_every` steps the policy, as it is before this rollout, becomes the reference."""
         if self.reference_every and (due := step // self.reference_every) > self._renewed:
             self._renewed = due
             self._refer_to(Snapshot(self.models.built("policy").model))
@@ -111,13 +111,13 @@ class Rollouts:
         self.models.built("reference").follow(snapshot)
 
     def take_metrics(self) -> dict[str, float]:
-        """The numbers of a rollout, for the first step after it."""
-        found, self.metrics = self.metrics, {}
-        return found
+        """The metrics of a rollout, which the first step after it logs."""
+        metrics, self.metrics = self.metrics, {}
+        return metrics
 
     @contextlib.contextmanager
     def _timed(self) -> Iterator[None]:
-        """What a rollout takes, and how much of it the writer and the judge."""
+        """Measure the time of a rollout, and the writer's and the judge's parts of it."""
         writer, judge = self.writer, self.models.built("judge") if "judge" in self.models else None
         seconds, tokens, judged = writer.seconds, writer.tokens, judge.seconds if judge is not None else 0.0
         with self.timing.measured(ROLLOUT):
@@ -128,7 +128,7 @@ class Rollouts:
 
     @contextlib.contextmanager
     def rolling(self, iteration: int) -> Iterator[None]:
-        """The roles as a rollout uses them."""
+        """Roles and random numbers as a rollout uses them."""
         self.writer.begin(iteration, self.prompts)
         scoring = [self.models.built(role) for role in ("policy", "reference", "critic") if role in self.models]
         if self.start is not None and "reference" not in self.models:
@@ -138,7 +138,7 @@ class Rollouts:
         try:
             for role in scoring:
                 role.micro_tokens = self.micro_tokens()
-            # What a plugin draws by itself comes again too when a rollout is made again.
+            # A plugin's own random numbers are the same when a rollout is made again.
             with seeded(self.writer.first_seed), evaluating(policy), torch.no_grad(), autocast(self.precision, device):
                 yield
         finally:
@@ -155,13 +155,13 @@ class Rollouts:
     # -- scores --------------------------------------------------------------------------------------------------
 
     def _score(self, answers: Answers, unfinished: bool = False, instead_of: Answers | None = None) -> Tensor:
-        """What a rollout gets as `score`. unfinished: these are beginnings of answers, which no number counts.
+        """What a rollout gets as `score`. unfinished: these are beginnings of answers, which no metric counts.
 
-        instead_of: answers scored before, which are not learned from; no number counts them any longer.
+        instead_of: answers scored before, which are not trained on; metrics no longer count them.
         """
         self._seen.forget(instead_of or ())
         if "reward" not in self.rewards and "judge" in self.models:
-            # It learns from its judge; a reward would only have been looked at.
+            # It learns from its judge; a reward would only be logged.
             self._seen.rewarded = False
             self._seen.add(answers, self.writer.texts(answers), [math.nan] * len(answers), {})
             return torch.full((len(answers),), math.nan, device=answers[0].completion.device)
@@ -170,21 +170,21 @@ class Rollouts:
                 "This algorithm asks for a reward, and none was named.", "Add --reward, see docs/rewards.md."
             )
         with self.timing.measured(REWARD):
-            found = self.scored("reward", answers, self.records)
-        self._seen.fail(len(answers), found.failures)
+            scores = self.scored("reward", answers, self.records)
+        self._seen.fail(len(answers), scores.failures)
         if not unfinished:
-            self._seen.add(answers, self.writer.texts(answers), found.values, found.parts)
-        return torch.tensor(found.values, dtype=torch.float32, device=answers[0].completion.device)
+            self._seen.add(answers, self.writer.texts(answers), scores.values, scores.parts)
+        return torch.tensor(scores.values, dtype=torch.float32, device=answers[0].completion.device)
 
     def scored(self, which: str, answers: Answers, records: Mapping[int, Any]) -> Scores:
         return shared_scores(self.rewards[which], answers, records, self.writer)
 
-    # -- what is seen --------------------------------------------------------------------------------------------
+    # -- metrics and alarms --------------------------------------------------------------------------------------------
 
     def _gap(self) -> dict[str, float]:
-        """How far the log-probs that the engine drew with are from those that the trainer computes: mean |Δ| a token.
+        """Mean |Δ| per token between the log-probs of the engine and those that the trainer computes.
 
-        Padding, row layout and the keys kept in lower precision make a difference of rounding; more is a mistake.
+        Padding, row layout and cached keys in lower precision cause rounding errors; a larger difference is a mistake.
         """
         if self.writer.gaps:
             return {"rollout/engine_gap": mean(self.writer.gaps)}
@@ -196,14 +196,14 @@ class Rollouts:
         return {"rollout/engine_gap": float(gap.mean())}
 
     def _judged(self) -> tuple[int, Counter[str]]:
-        """What the judge has said so far, and what it could not say."""
+        """The number of judgements so far, and of the missing ones by reason."""
         if "judge" not in self.models:
             return 0, Counter()
         tally = self.models.built("judge").statistics
         return tally.pairs + tally.grades, Counter(tally.unusable)
 
     def _watch(self, step: int, judged_before: tuple[int, Counter[str]]) -> None:
-        """Alarms, samples and listeners; the end of the run where rollouts teach nothing."""
+        """Raise alarms, keep samples, notify listeners; stop the run after rollouts without any reward."""
         seen, judged = self._seen, "judge" in self.models
         said, unsaid = self._judged()
         said, unsaid = said - judged_before[0], unsaid - judged_before[1]
@@ -213,10 +213,10 @@ class Rollouts:
             for reason, count in unsaid.items():
                 self.say(f"Step {step + 1}: {count} of {said + unsaid.total()} judgements are missing: {reason}")
             self._alarm(step, judged)
-        # Where a judge is asked, it is what teaches; a reward is only looked at.
-        known = said if judged else sum(not math.isnan(value) for value in seen.values)
+        # With a judge, the run learns from its judgements; a reward is only logged.
+        scored = said if judged else sum(not math.isnan(value) for value in seen.values)
         asked = said + unsaid.total() if judged else len(seen.values)
-        self.unrewarded.look(asked, known, unsaid if judged else seen.failures, step, self.say)
+        self.unrewarded.look(asked, scored, unsaid if judged else seen.failures, step, self.say)
 
     def _alarm(self, step: int, judged: bool) -> None:
         seen = self._seen

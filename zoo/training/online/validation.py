@@ -13,7 +13,7 @@ from zoo.training.record import report
 from zoo.training.record.report import printable
 
 VALIDATION = -1
-"""The iteration whose random numbers every validation uses, so that validations differ by the weights alone."""
+"""The iteration whose random numbers every validation uses: only the weights make validations differ."""
 LONGEST = 160
 """Characters of a prompt or an answer that are printed."""
 

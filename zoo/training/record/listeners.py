@@ -1,4 +1,4 @@
-"""Telling plugins what happens in a run, without letting a broken one stop it; and hearing what one warns of."""
+"""Listener hooks of plugins: called during a run, which a broken one does not stop. Warnings of the algorithm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Held-out data, scored as the optimizer steps score theirs, without a gradient."""
+"""Validation: loss and metrics of held-out data, computed as in the optimizer steps, without gradient."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Cases = dict[str, list[float | None]]
 
 
 class Validation(NamedTuple):
-    """What held-out batches gave. values: loss and metrics, as `val/…`.
+    """The results of a validation. values: loss and metrics, as `val/…`.
 
     cases: the metrics case by case, of all processes; token_losses: the first answers with the loss of each token.
     """
@@ -55,7 +55,7 @@ def validate(module: PostTraining, batches: Iterable[Batch]) -> Validation:
 
 
 def _evaluated(module: PostTraining, batch: Batch, shown: Answers) -> tuple[Sums, Cases, Costs]:
-    """One batch, token by token what is shown; when memory runs out, again with half the micro-batch."""
+    """One batch: sums, cases, and the token losses of the shown answers; out of memory, it is halved and done again."""
     while True:
         sums, parts = Sums(), micro_batches(batch, module.micro_tokens, module.algorithm.measured)
         cases: Cases = {}
@@ -75,6 +75,6 @@ def _evaluated(module: PostTraining, batch: Batch, shown: Answers) -> tuple[Sums
 
 
 def _lengths(batch: Batch) -> Cases:
-    """`length/FIELD`, the tokens of every answer of a field that count: what is said of a case may be due to them."""
+    """`length/FIELD`, the counted tokens of each answer: a metric of a case may depend on them."""
     answers = {name: field for name, field in batch.fields.items() if isinstance(field, Answers)}
     return {f"length/{name}": [float(length) for length in field.lengths.tolist()] for name, field in answers.items()}
