@@ -76,7 +76,7 @@ def score_answers(
     balance: int = 1024,
     states: States | None = None,
 ) -> TokenLogps:
-    """Log-probs of the counted completion tokens of B answers, in order, [B, T]. states: theirs, if already computed."""
+    """Log-probs of the counted completion tokens of B answers, in order, [B, T]. states: theirs, if computed before."""
     device = next(model.parameters()).device
     if not answers:
         nothing = torch.zeros(0, 1, device=device)
