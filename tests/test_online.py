@@ -370,7 +370,7 @@ def test_a_rollout_may_draw_prompts_that_it_was_not_given_and_the_same_ones_when
 
     def look(self, records, iteration, step):
         for count in (1, 9):
-            self.writer.begin(iteration)
+            self.writer.begin(iteration, self.prompts)
             drawn.append([prompt["row"] for prompt in self.models.built("policy").more_prompts(count, besides=records)])
         assert not {record["row"] for record in records} & set(drawn[-1])
         return made(self, records, iteration, step)
@@ -402,41 +402,41 @@ def test_a_head_that_reads_the_states_of_the_policys_pass_learns_what_it_would_f
     made = roles.predicting_states
     monkeypatch.setattr(roles, "predicting_states", counted)
     given = {"critic": "head", "precision": "32-true", "lr": 1e-2, **options}
-    lent = train("ActorCritic", **given)
+    sharing = train("ActorCritic", **given)
     spared, passes = sum(passes), []
     monkeypatch.setattr(
         roles.Policy, "states", lambda self, answers: counted(self.model, answers, self.layout, self.balance)
     )
     alone = train("ActorCritic", **given)
     assert 2 * spared == sum(passes), "one pass for both"
-    assert "lora" in options or differences(lent, alone) < 1e-5
-    for a, b in zip(lent.metrics, alone.metrics, strict=True):
+    assert "lora" in options or differences(sharing, alone) < 1e-5
+    for a, b in zip(sharing.metrics, alone.metrics, strict=True):
         assert [a[name] for name in a] == pytest.approx([b[name] for name in a], abs=1e-5, rel=1e-4)
 
 
-def test_states_are_lent_for_the_same_answers_and_weights_only(tiny_folder):
+def test_states_are_shared_for_the_same_answers_and_weights_only(tiny_folder):
     from zoo.models.loading import load_model
     from zoo.models.names import resolve_model
 
     model = load_model(resolve_model(str(tiny_folder)), torch.float32)
     policy = roles.Policy(model, "shared")
-    policy.lends_states = True
+    policy.share_states()
     answers = Answers([Answer.of([1, 2], [3, 4]), Answer.of([1, 2], [5])])
     fresh = policy.states(answers).hidden
 
-    def lent(change=lambda: None, asked=answers):
+    def shared(change=lambda: None, asked=answers):
         """Whether the states of the pass before are taken."""
         policy.logps(answers)
-        known = policy._lent[2].hidden
+        hidden = policy._shared.states.hidden
         change()
-        return policy.states(asked).hidden is known
+        return policy.states(asked).hidden is hidden
 
     policy.logps(answers)
-    assert torch.equal(policy._lent[2].hidden, fresh)
-    assert lent()
-    assert not lent(lambda: policy.states(answers)), "once"
-    assert not lent(asked=answers.select([1, 0]))
-    assert not lent(lambda: next(model.parameters()).detach().add_(1)), "the weights have moved"
+    assert torch.equal(policy._shared.states.hidden, fresh)
+    assert shared()
+    assert not shared(lambda: policy.states(answers)), "once"
+    assert not shared(asked=answers.select([1, 0]))
+    assert not shared(lambda: next(model.parameters()).detach().add_(1)), "the weights have moved"
     policy.logps(answers)
     with torch.no_grad():
         assert not policy.states(answers).hidden.requires_grad

@@ -3,7 +3,7 @@
 import pytest
 
 from zoo.recipes.claims import Measured, NoValue, interpolate, judge, spread, together
-from zoo.recipes.schema import At, Claim
+from zoo.recipes.form import At, Claim
 
 SWEEP = ["tuned(beta=1)", "tuned(beta=2)", "tuned(beta=3)"]
 
@@ -20,7 +20,7 @@ def measured(**stages):
 
 
 def verdict(numbers, seeds=(0, 1, 2), **rule):
-    found = judge(Claim(says="so", **rule), numbers, list(seeds))
+    found = judge(Claim(says="so", where="", **rule), numbers, list(seeds))
     return found["verdict"], found["why"]
 
 
@@ -38,8 +38,8 @@ A = {"a": {"x": [0.50, 0.60, 0.70]}, "b": {"x": [0.40, 0.55, 0.50]}}
         ({"metric": "a.x", "above": 0.65}, "0.5 in seed 0; 0.6 in seed 1"),
         ({"metric": "a.x", "below": 0.71}, ""),
         ({"metric": "a.x", "below": 0.7}, "0.7 in seed 2"),
-        ({"metric": "a.x", "between": (0.5, 0.7)}, ""),
-        ({"metric": "a.x", "between": (0.55, 0.65)}, "0.5 in seed 0; 0.7 in seed 2"),
+        ({"metric": "a.x", "between": [0.5, 0.7]}, ""),
+        ({"metric": "a.x", "between": [0.55, 0.65]}, "0.5 in seed 0; 0.7 in seed 2"),
         # The rises are 0.10, 0.05 and 0.20, on average 0.11667.
         ({"metric": "a.x", "baseline": "b.x", "rises_by": 0.116}, ""),
         ({"metric": "a.x", "baseline": "b.x", "rises_by": 0.117}, "0.1167 on average"),
@@ -50,10 +50,10 @@ A = {"a": {"x": [0.50, 0.60, 0.70]}, "b": {"x": [0.40, 0.55, 0.50]}}
         ({"metric": "a.x", "baseline": "b.x", "rises_by": -0.01}, "0.1 in seed 0; 0.05 in seed 1; 0.2 in seed 2"),
         ({"metric": "b.x", "baseline": "a.x", "above": -0.25}, ""),
         ({"metric": "b.x", "baseline": "a.x", "above": -0.15}, "-0.2 in seed 2"),
-        ({"metric": "a.x", "baseline": "b.x", "between": (0.0, 0.25)}, ""),
+        ({"metric": "a.x", "baseline": "b.x", "between": [0.0, 0.25]}, ""),
         ({"metric": "a.x", "baseline": "b.x", "below": 0.15}, "0.2 in seed 2"),
-        ({"orders": ("b.x", "a.x")}, ""),
-        ({"orders": ("a.x", "b.x")}, "-0.1 in seed 0; -0.05 in seed 1; -0.2 in seed 2"),
+        ({"orders": ["b.x", "a.x"]}, ""),
+        ({"orders": ["a.x", "b.x"]}, "-0.1 in seed 0; -0.05 in seed 1; -0.2 in seed 2"),
         # The mean is 0.6.
         ({"metric": "a.x", "paper": 0.65, "within": 0.0501, "exact": True}, ""),
         ({"metric": "a.x", "paper": 0.65, "within": 0.04, "exact": True}, "0.6 on average"),
@@ -70,7 +70,7 @@ def test_a_rise_must_be_there_in_every_seed_however_large_it_is_on_average():
 
 def test_equal_numbers_are_in_no_order():
     numbers = measured(a={"x": [1.0]}, b={"x": [1.0]}, c={"x": [2.0]})
-    assert verdict(numbers, [0], orders=("a.x", "b.x", "c.x")) == ("not reproduced", "0 in seed 0")
+    assert verdict(numbers, [0], orders=["a.x", "b.x", "c.x"]) == ("not reproduced", "0 in seed 0")
 
 
 # -- sweeps ------------------------------------------------------------------------------------------------------
@@ -86,7 +86,7 @@ SWEPT = {
 def test_a_sweep_is_read_between_its_points_at_the_value_of_another_metric():
     # Seed 0: 2 lies halfway between kl 1 and 3, gold 10 and 30: 20. Seed 1: at the point.
     found = judge(
-        Claim(says="so", metric="tuned(*).gold", above=19.9, at=At(metric="tuned(*).kl", value=2.0)),
+        Claim(says="so", where="", metric="tuned(*).gold", above=19.9, at=At(metric="tuned(*).kl", value=2.0)),
         measured(**SWEPT), [0, 1],
     )  # fmt: skip
     assert found["values"] == [20.0, 50.0]
@@ -97,7 +97,8 @@ def test_a_sweep_is_read_between_its_points_at_the_value_of_another_metric():
 def test_a_baseline_that_is_no_sweep_is_taken_as_it_is():
     found = judge(
         Claim(
-            says="so", metric="tuned(*).gold", baseline="flat.gold", rises_by=5, at=At(metric="tuned(*).kl", value=2.0)
+            says="so", where="", metric="tuned(*).gold", baseline="flat.gold", rises_by=5,
+            at=At(metric="tuned(*).kl", value=2.0),
         ),
         measured(**SWEPT), [0, 1],
     )  # fmt: skip
@@ -124,7 +125,7 @@ def test_all_stages_of_a_sweep_have_to_hold():
     assert verdict(numbers, [0], metric="tuned(*).gold", above=9.0) == ("reproduced", "")
     assert verdict(numbers, [0], metric="tuned(*).gold", above=15.0) == ("not reproduced", "10 in seed 0")
     assert verdict(numbers, [0], metric="tuned(*).gold", below=25.0) == ("not reproduced", "30 in seed 0")
-    assert verdict(numbers, [0], metric="tuned(*).gold", between=(15.0, 35.0)) == ("not reproduced", "10 in seed 0")
+    assert verdict(numbers, [0], metric="tuned(*).gold", between=[15.0, 35.0]) == ("not reproduced", "10 in seed 0")
     assert verdict(numbers, [0], metric="tuned(*).gold", baseline="flat.gold", rises_by=1) == (
         "not reproduced", "-5 in seed 0",
     )  # fmt: skip
@@ -132,8 +133,8 @@ def test_all_stages_of_a_sweep_have_to_hold():
 
 def test_a_sweep_within_an_order_stands_for_its_stages():
     numbers = measured(**SWEPT)
-    assert verdict(numbers, [0], orders=("tuned(*).kl",)) == ("reproduced", "")
-    assert verdict(numbers, [0], orders=("tuned(*).gold",)) == ("not reproduced", "-10 in seed 0")
+    assert verdict(numbers, [0], orders=["tuned(*).kl"]) == ("reproduced", "")
+    assert verdict(numbers, [0], orders=["tuned(*).gold"]) == ("not reproduced", "-10 in seed 0")
 
 
 # -- what is missing ---------------------------------------------------------------------------------------------

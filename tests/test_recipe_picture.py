@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 
 from zoo.recipes.claims import Measured, judge
-from zoo.recipes.schema import Claim
+from zoo.recipes.form import Claim
 from zoo.recipes.table import TABLE, shown
 from zoo.report.plots.axes import COLOURS
 from zoo.report.plots.lines import paths

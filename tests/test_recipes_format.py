@@ -66,8 +66,9 @@ def test_a_recipe_holds_what_its_file_says(place):
         "model": "stage:sft", "epochs": 1, "limit": 64, "data": "starter", "lr": 5e-4, "beta": 0.1,
     }  # fmt: skip
     assert [claim.rule for claim in recipe.full.claims] == ["rises_by", "orders", "untested"]
-    assert recipe.full.claims[0].line == line_of(GOOD, "says: It rises")
-    assert (recipe.laptop.seeds, recipe.laptop.minutes, recipe.laptop.caveat) == (3, 2, "tiny")
+    assert recipe.where(recipe.full, "claims", 0).endswith(f":{line_of(GOOD, 'says: It rises')}")
+    conditions = recipe.laptop.conditions
+    assert (recipe.laptop.seeds, conditions.minutes, conditions.caveat) == (3, 2, "tiny")
     assert recipe.full.algorithms == ("sft", "rm", "kto", "ppo")
 
 
@@ -157,11 +158,11 @@ def test_a_recipe_extends_another_key_by_key_and_mistakes_name_the_file_they_sta
 
 def test_findings_are_those_of_one_recipe_and_not_of_another_that_extends_it(place):
     found = GOOD.replace("  caveat: tiny\n", "  caveat: tiny\n  findings: It fell.\n")
-    assert load_recipe(written(found, "base.yaml")).laptop.findings == "It fell."
+    assert load_recipe(written(found, "base.yaml")).laptop.conditions.findings == "It fell."
     own = "extends: base\ntitle: Another\n"
-    heir = load_recipe(written(own)).laptop
+    heir = load_recipe(written(own)).laptop.conditions
     assert (heir.findings, heir.caveat) == ("", "tiny")
-    assert load_recipe(written(f"{own}laptop:\n  findings: It rose.\n")).laptop.findings == "It rose."
+    assert load_recipe(written(f"{own}laptop:\n  findings: It rose.\n")).laptop.conditions.findings == "It rose."
 
 
 def test_extends_goes_one_level(place):
@@ -346,7 +347,7 @@ def test_listing_imports_no_plugin_no_schema_and_nothing_heavy():
         "import sys\nsys.argv = ['zoo', 'recipes']\nfrom zoo.cli.main import main\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
         "found = [name for name in sys.modules if name.split('.')[0] in ('torch', 'transformers', 'zoo_plugins',"
-        " 'zoo_recipes') or name in ('zoo.recipes.schema', 'zoo.data.load')]\nprint('heavy', found)"
+        " 'zoo_recipes') or name in ('zoo.recipes.form', 'zoo.recipes.schema', 'zoo.data.load')]\nprint('heavy', found)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
@@ -425,7 +426,7 @@ def test_the_json_schema_knows_the_keys_and_the_core_options(place):
     assert schema["additionalProperties"] is False and schema["$defs"]["StageForm"]["additionalProperties"] is True
     for name, form in schema["$defs"].items():
         for key, about in form["properties"].items():
-            assert name != "ClaimForm" or about.get("description") or key == "at", (name, key)
+            assert name != "Claim" or about.get("description") or key == "at", (name, key)
 
 
 # -- one stage ---------------------------------------------------------------------------------------------------

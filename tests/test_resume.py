@@ -169,13 +169,13 @@ def test_killed_while_the_reference_is_scored(train, tmp_path):
     whole = train("dpo", name="whole", micro_tokens=200)
 
     def action():
-        original, calls = Reference._remember, []
+        original, calls = Reference._compute_and_keep, []
 
         def remember(self, missing):
             calls.append(len(missing))
             return original(self, missing) if len(calls) < 4 else os.kill(os.getpid(), signal.SIGKILL)
 
-        Reference._remember = remember
+        Reference._compute_and_keep = remember
         train("dpo", name="broken", micro_tokens=200)
 
     assert in_child(action, tmp_path / "output.txt") == 128 + signal.SIGKILL

@@ -8,8 +8,9 @@ from peft import LoraConfig, get_peft_model
 
 from zoo.errors import ZooError
 from zoo.models.reference_cache import ReferenceCache
-from zoo.models.roles import Models, Policy, Reference, answers_in
+from zoo.models.roles import Models, Policy, Reference
 from zoo.models.snapshot import Snapshot
+from zoo.values.answers import answers_in
 from zoo.values.types import Answer, Answers, Batch
 
 CHOSEN = Answers([Answer.of([1, 2, 3], [4, 5, 6]), Answer.of([7], [8])])
@@ -185,8 +186,14 @@ def test_touching_an_undeclared_role_says_what_to_declare(tiny_model):
 
 
 def test_answers_are_found_in_every_field_of_a_batch():
-    batch = Batch(row=torch.tensor([1, 2]), chosen=CHOSEN, rejected=REJECTED)
-    assert len(answers_in(batch)) == 4
+    batch = Batch(row=torch.tensor([1, 2]), chosen=CHOSEN, rejected=REJECTED, ranked=[REJECTED, CHOSEN])
+    assert [id(answer) for answer in answers_in(batch)] == list(map(id, [*CHOSEN, *REJECTED, *REJECTED, *CHOSEN]))
+
+
+def test_answers_are_found_in_every_field_of_a_record():
+    first, second = CHOSEN[0], CHOSEN[1]
+    record = {"row": 1, "record": {"prompt": "x"}, "completion": first, "completions": [second, first], "ranks": [1, 2]}
+    assert [id(answer) for answer in answers_in(record)] == list(map(id, [first, second, first]))
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "opt"])

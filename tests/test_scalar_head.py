@@ -17,7 +17,6 @@ from zoo.models import scalar
 from zoo.models.layout import LAYOUTS
 from zoo.models.loading import head_of, load_model, load_scorer, load_tokenizer, scorer_to_train
 from zoo.models.names import resolve_model
-from zoo.models.roles import answers_in
 from zoo.models.scalar import (
     ScalarPolicy,
     answer_scores,
@@ -29,6 +28,7 @@ from zoo.models.scalar import (
     set_scale,
 )
 from zoo.testing.tiny import tiny_rows
+from zoo.values.answers import answers_in
 from zoo.values.types import Answer, Answers
 
 ANSWERS = Answers(

@@ -1,7 +1,9 @@
-"""`zoo label`: preference data from a judge."""
+"""`zoo label`: preference data from a judge. Its flags are made from the options of a labelling."""
 
 from __future__ import annotations
 
+import inspect
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,113 +12,67 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from zoo.cli.listings import Json, print_json
+from zoo.cli.listings import print_json
+from zoo.cli.train import flag_of, parameter
 from zoo.errors import ZooError
+from zoo.labelling.options import LabelOptions
+from zoo.options.fields import build, options_of
 
 EXAMPLES = (
     "zoo label starter --kind preference --limit 20",
     "zoo label prompts.jsonl --model smollm2-135m --judge https://api.example.com/v1#big-model",
     "zoo label pairs.jsonl --judge runs/sft-1 --constitution default --chain-of-thought",
 )
-QUESTIONS = "Asking the judge"
-DRAWING = "Sampling answers"
-READING = "Reading the data"
+MODEL_DEFAULT = "the data's, or smollm2-135m"
+OWN: list[tuple[str, type, Any, Any]] = [
+    ("out", Path, typer.Option(help="File for the labelled rows; an unfinished file is continued.",
+                               show_default="labelled.jsonl"), Path("labelled.jsonl")),
+    ("runs", str, typer.Option(help="Folder that holds the runs.", show_default="runs"), "runs"),
+    ("as_json", bool, typer.Option("--json", help="Print JSON."), False),
+]  # fmt: skip
 
 
-def label(
-    data: Annotated[str, typer.Argument(help="A file, folder, hub dataset, or named source (starter).")],
-    judge: Annotated[
-        str, typer.Option(help="self (the model of --model), a model, folder or run, or https://host/v1#model.")
-    ] = "self",
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="The model that answers prompts, and that judges when --judge is self.",
-            show_default="the data's, or smollm2-135m",
-        ),
-    ] = None,
-    out: Annotated[Path, typer.Option(help="File for the labelled rows; an unfinished file is continued.")] = Path(
-        "labelled.jsonl"
-    ),
-    constitution: Annotated[
-        str | None,
-        typer.Option(
-            help="Compare by principles, one sampled per pair: default, or a file.", rich_help_panel=QUESTIONS
-        ),
-    ] = None,
-    chain_of_thought: Annotated[
-        bool,
-        typer.Option("--chain-of-thought", help="Let the judge reason before it chooses.", rich_help_panel=QUESTIONS),
-    ] = False,
-    clamp: Annotated[
-        str | None,
-        typer.Option(
-            help="Bounds of the labels; 0.4,0.6 with --constitution and --chain-of-thought; 0,1 for no clamping.",
-            rich_help_panel=QUESTIONS,
-        ),
-    ] = None,
-    wording: Annotated[
-        Path | None,
-        typer.Option(help="A file with your own prompts for the judge (docs/judges.md).", rich_help_panel=QUESTIONS),
-    ] = None,
-    max_thought_tokens: Annotated[
-        int, typer.Option(min=1, help="Maximum length of the reasoning, in tokens.", rich_help_panel=QUESTIONS)
-    ] = 256,
-    votes: Annotated[
-        int,
-        typer.Option(
-            min=1, help="Votes per question, if a server gives no log-probabilities.", rich_help_panel=QUESTIONS
-        ),
-    ] = 5,
-    parallel: Annotated[
-        int, typer.Option(min=1, help="Simultaneous requests to a server.", rich_help_panel=QUESTIONS)
-    ] = 4,
-    samples: Annotated[int, typer.Option(min=2, help="Answers to sample per prompt.", rich_help_panel=DRAWING)] = 2,
-    temperature: Annotated[float, typer.Option(help="Sampling temperature.", rich_help_panel=DRAWING)] = 1.0,
-    max_new_tokens: Annotated[
-        int, typer.Option(min=1, help="Maximum length of a sampled answer, in tokens.", rich_help_panel=DRAWING)
-    ] = 128,
-    seed: Annotated[int, typer.Option(help="Seed for sampling answers and principles.", rich_help_panel=DRAWING)] = 0,
-    kind: Annotated[
-        str | None,
-        typer.Option(
-            help="Read the data as preference, feedback or prompt; by default as its own kind.", rich_help_panel=READING
-        ),
-    ] = None,
-    split: Annotated[str, typer.Option(help="Split of the data.", rich_help_panel=READING)] = "train",
-    columns: Annotated[
-        str | None, typer.Option(help="Which column is which: prompt=question.", rich_help_panel=READING)
-    ] = None,
-    format: Annotated[
-        str | None, typer.Option(help="The format of the rows, if it cannot be detected.", rich_help_panel=READING)
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Read only the first N rows.", rich_help_panel=READING)
-    ] = None,
-    runs: Annotated[str, typer.Option(help="Folder that holds the runs.", rich_help_panel=READING)] = "runs",
-    as_json: Json = False,
-) -> None:
-    """Let a judge say which of two answers is better, and write the result as preference data.
+def command() -> Any:
+    """The function behind `zoo label`, with a flag for every option of a labelling."""
 
-    Each pair is judged in both orders, and `p_chosen` is the mean of the two probabilities. Pairs come from the data;
-    for data with only prompts, a model samples the answers. Run the same command again to continue after a stop:
-    nothing is judged twice. Then train on the file, with `zoo train --algo rm --data labelled.jsonl` or any other
-    preference algorithm.
-    """
+    def label(data: str, **given: Any) -> None:
+        """Let a judge say which of two answers is better, and write the result as preference data.
+
+        Each pair is judged in both orders, and `p_chosen` is the mean of the two probabilities. Pairs come from the
+        data; for data with only prompts, a model samples the answers. Run the same command again to continue after a
+        stop: nothing is judged twice. Then train on the file, with `zoo train --algo rm --data labelled.jsonl` or any
+        other preference algorithm.
+        """
+        own = {name: given.pop(name) for name, *_ in OWN}
+        _label({"data": data, **{name: value for name, value in given.items() if value is not None}}, **own)
+
+    source, *options = options_of(LabelOptions)
+    shown = [replace(o, default=MODEL_DEFAULT) if o.name == "model" else o for o in options]
+    parameters = [
+        inspect.Parameter(
+            source.name, inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            annotation=Annotated[str, typer.Argument(help=source.help)],
+        )
+    ]  # fmt: skip
+    parameters += [parameter(o.name, bool if o.is_flag else str, flag_of(o)) for o in shown]
+    parameters += [parameter(name, kind, info, default) for name, kind, info, default in OWN]
+    label.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    label.__annotations__ = {p.name: p.annotation for p in parameters}
+    return label
+
+
+def _label(given: dict[str, Any], out: Path, runs: str, as_json: bool) -> None:
     from zoo.data.sources.named import data_model
     from zoo.models.default import NAME
 
-    model = model or data_model(data, NAME)
-    _look_ahead(data, kind, judge, model, runs)
-    from zoo.labelling.job import LabelOptions, label_data
+    if "model" not in given:
+        given["model"] = data_model(given["data"], NAME)
+    options = build(LabelOptions, given, what="`zoo label`", where=dict.fromkeys(given, "command line"))
+    _look_ahead(options.data, options.kind, options.judge, options.model, runs)
+    from zoo.labelling.job import label_data
     from zoo.training.record.progress import counter
 
     console = Console(stderr=as_json)
-    options = LabelOptions(
-        data, judge, model, constitution, chain_of_thought, clamp,
-        str(wording) if wording else None, max_thought_tokens, votes, parallel, samples, temperature, max_new_tokens,
-        seed, kind, split, columns, format, limit,
-    )  # fmt: skip
     say: Any = lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True)  # noqa: E731
     summary = label_data(options, out, runs, say, counter(console, "pairs"))
     print_json(summary) if as_json else _show(summary, out, console)

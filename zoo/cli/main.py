@@ -64,6 +64,8 @@ COMMANDS = {
 """Every command, in the order of the help page: its module in zoo.cli, and examples if that has none."""
 FUNCTIONS = {"eval": "evaluate", "new-plugin": "new_plugin"}
 """The functions whose names differ from their command."""
+MADE = ("compare", "label")
+"""Commands whose flags are made from options."""
 
 
 def add_commands(arguments: list[str]) -> None:
@@ -80,7 +82,7 @@ def _add(name: str, arguments: list[str]) -> None:
         module.register(app, arguments)
         return
     examples = COMMANDS[name][1] or "    ".join(module.EXAMPLES)
-    function = module.command() if name == "compare" else getattr(module, FUNCTIONS.get(name, name))
+    function = module.command() if name in MADE else getattr(module, FUNCTIONS.get(name, name))
     looks = {"cls": module.DataCommand} if name == "data" else {}
     app.command(name, epilog=f"Examples: {examples}", **looks)(function)
 

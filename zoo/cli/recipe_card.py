@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
 
-from zoo.recipes.schema import Claim, Recipe, Stage, Variant
+from zoo.recipes.form import Claim
+from zoo.recipes.schema import Recipe, Stage, Variant
 
 Setting = tuple[str, str, str]
 """An option, its value, and its source according to the recipe."""
@@ -32,10 +33,11 @@ def show_card(recipe: Recipe, verdict: str, console: Console) -> None:
     _variant(recipe.full, "At full scale", sources, console)
     if (laptop := recipe.laptop) is not None:
         _variant(laptop, "On a laptop", sources, console)
-        facts = {"tests": laptop.tests, "seeds": str(laptop.seeds), "minutes": f"{laptop.minutes:g}"}
-        _facts({**facts, "reproduced if": laptop.reproduced_if, "caveat": laptop.caveat}, console)
-        if laptop.findings:
-            _facts({"findings": laptop.findings}, console)
+    if laptop is not None and (run := laptop.conditions) is not None:
+        facts = {"tests": run.tests, "seeds": str(run.seeds), "minutes": f"{run.minutes:g}"}
+        _facts({**facts, "reproduced if": run.reproduced_if, "caveat": run.caveat}, console)
+        if run.findings:
+            _facts({"findings": run.findings}, console)
     _lines("Deviations", recipe.deviations, console)
     _lines("Not reported", recipe.not_reported, console)
     _lines("Notes", filter(None, [recipe.notes]), console)

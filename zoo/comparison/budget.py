@@ -21,11 +21,12 @@ import torch
 
 from zoo.contract import registry
 from zoo.data.encoding.template import ChatTemplate
-from zoo.models.roles import Models, answers_in
+from zoo.models.roles import Models
 from zoo.options.config import Resolved, TrainConfig
 from zoo.training.datasets import load_data, make_collate, make_loader
-from zoo.training.online.assembly import make_experience
+from zoo.training.online.assembly import make_prompts, steps_of
 from zoo.training.step.hooks import prepared_records
+from zoo.values.answers import answers_in
 from zoo.values.records import ListedRecords, Records
 from zoo.values.types import Answers, Batch, TokenLogps
 
@@ -131,7 +132,7 @@ class Planner:
     def _steps_of_answers(self, core: TrainConfig) -> Steps:
         """Steps on answers that are not written yet, counted as long as the start's answers."""
         prompts = [record["prompt"] for record in self.records]
-        count = len(make_experience(self.records, _never, core, 0, 1))
+        count = steps_of(make_prompts(self.records, core), core)
         each = sum(map(len, prompts)) / len(prompts) + self._answer_length(core, prompts)
         answers = min(core.batch_size, len(prompts) * core.answers_per_prompt)
         tokens = [round(step * answers * each) for step in range(1, count + 1)]
@@ -141,8 +142,8 @@ class Planner:
         if self._length is None:
             self._length = self.written(core, prompts) if self.written else float(core.max_new_tokens)
             self.note = (
-                f"its tokens are an estimate, with {self._length:.1f} tokens per answer; the table has the tokens that it "
-                "was trained on"
+                f"its tokens are an estimate, with {self._length:.1f} tokens per answer; the table has the tokens that "
+                "it was trained on"
             )
         return self._length
 
@@ -172,8 +173,3 @@ class Planner:
             batch.measured = {name: torch.tensor(1.0) for name in measured}
         hook.loss(batch=batch, models=self.models, config=self.config, step=step)
         return True
-
-
-def _never(*rollout: Any) -> Batch:
-    """A stand-in for the rollouts of a loader that only computes its length."""
-    raise AssertionError("no rollout may happen while counting")

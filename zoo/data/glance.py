@@ -15,9 +15,10 @@ from typing import Any
 from zoo.data.convert import convert
 from zoo.data.formats import named_format
 from zoo.data.kinds import KINDS, Record
-from zoo.data.load import SAMPLE_ROWS, find_format, judge, read_line
+from zoo.data.load import find_format, judge
 from zoo.data.report import Report
 from zoo.data.sources import NamedSources, Source, file_type, is_on_hub, open_source
+from zoo.data.stages import SAMPLE_ROWS, records_of
 from zoo.errors import ZooError
 
 FEW_ROWS = 8
@@ -79,8 +80,7 @@ def glance(
         report = Report(opened.name, where=opened.where, notes=list(opened.notes))
         lines, chosen = find_format(itertools.islice(opened.rows, limit), columns or {}, chosen, opened, report)
         first = list(itertools.islice(lines, SAMPLE_ROWS))
-        checked = [read_line(line, chosen, columns or {}, report) for line in first]
-        records = [record for record in checked if record is not None]
+        records = list(records_of(first, chosen, columns or {}, report))
         if strict or not records:
             judge(report, len(records), strict)
         total, exact = _total(opened, first[-1].number, lines)

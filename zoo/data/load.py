@@ -1,5 +1,7 @@
 """Loading: from the name of a source to checked records of the kind an algorithm asks for, and a report.
 
+Rows pass through the stages of `zoo.data.stages` and then through the conversion.
+
 Every row is either kept or dropped, and every dropped row has a code, a row number and a reason. This much may be
 dropped before it is an error:
 
@@ -14,25 +16,21 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from zoo.contract.registry import contributions, manager
-from zoo.data.checks import check
 from zoo.data.convert import convert
-from zoo.data.formats import check_columns, detect, named_format, rename, to_record
-from zoo.data.formats.conversation import WARNINGS
-from zoo.data.formats.shape import Format, Row, Sample
+from zoo.data.formats import named_format
+from zoo.data.formats.shape import Format
 from zoo.data.kinds import KINDS, Record, prompt_key
 from zoo.data.report import Report
-from zoo.data.row_errors import RowError
 from zoo.data.sources import NamedSources, Source, open_source
 from zoo.data.sources.lines import Line
 from zoo.data.sources.named import parts_of
+from zoo.data.stages import first_lines, is_readable, mark_duplicates, readable, recognise, records_of
 from zoo.errors import ZooError
 
-SAMPLE_ROWS = 200
 UNREADABLE_SHARE = 0.01
 BAD_SHARE = 0.20
 
@@ -81,9 +79,9 @@ def load(
     wanted = chosen.kind if chosen else kinds[0]
     opened = open_source(source, wanted, split=split, named_sources=named_sources, limit=limit)
     report = Report(opened.name, where=opened.where, notes=list(opened.notes))
-    rows, chosen = find_format(itertools.islice(opened.rows, limit), columns or {}, chosen, opened, report)
+    lines, chosen = find_format(itertools.islice(opened.rows, limit), columns or {}, chosen, opened, report)
     kind = chosen.kind if chosen.kind in kinds else kinds[0]
-    records = _read(rows, chosen, columns or {}, report)
+    records = list(mark_duplicates(records_of(lines, chosen, columns or {}, report), report))
     judge(report, len(records), strict)
     report.notes.append(reading(records[0], chosen))
     try:
@@ -116,81 +114,30 @@ def source_kind(
 ) -> str:
     """The kind of a source's own rows. For a named source, which may give several, the first of `kinds` that it has."""
 
-    def found(asked: str) -> str:
+    def kind_of(asked: str) -> str:
         opened = open_source(source, asked, split=split, named_sources=named_sources)
         return find_format(opened.rows, columns or {}, None, opened, Report(opened.name))[1].kind
 
     try:
-        return found("demonstration")
+        return kind_of("demonstration")
     except ZooError:
         for kind in KINDS if parts_of(source)[0] in (named_sources or {}) else ():
             with contextlib.suppress(ZooError):
-                return found(kind)
+                return kind_of(kind)
         raise
 
 
 def find_format(
     lines: Iterator[Line], columns: Mapping[str, str], chosen: Format | None, source: Source, report: Report
 ) -> tuple[Iterator[Line], Format]:
-    """All lines unchanged, and the format of the first of them under the wanted column names."""
-    first = list(itertools.islice(lines, SAMPLE_ROWS))
-    readable: list[Row] = [line.row for line in first if not _errors(line)]
+    """All lines, and the format that the first of them have. Raises ZooError where none of these can be read."""
+    first, lines = first_lines(lines)
     if not first:
         raise ZooError(f"{source.name} holds no rows.", hint="Check that the file was written to its end.")
-    if not readable:
-        _read(iter(first), None, columns, report)
+    if not any(map(is_readable, first)):
+        list(readable(first, report))
         judge(report, 0, strict=False)
-    present = Sample(readable).columns
-    check_columns(columns, present, source.name)
-    if "row" in present:
-        report.notes.append("The column 'row' is replaced by the number of the row.")
-    if columns:
-        readable = [rename(row, columns) for row in readable]
-    return itertools.chain(first, lines), chosen or detect(Sample(readable), source.name)
-
-
-def _read(lines: Iterable[Line], format: Format | None, columns: Mapping[str, str], report: Report) -> list[Record]:
-    """Convert and check every line; problems go to the report."""
-    records: list[Record] = []
-    seen: dict[bytes, int] = {}
-    for line in lines:
-        record = read_line(line, format, columns, report)
-        if record is None:
-            continue
-        first = seen.setdefault(_digest(record), line.number)
-        if first != line.number:
-            report.add(line.number, RowError("W_DUPLICATE", "row", f"is the same as row {first}"))
-        records.append(record)
-    return records
-
-
-def read_line(line: Line, format: Format | None, columns: Mapping[str, str], report: Report) -> Record | None:
-    """The checked record of a line, None if it cannot be used; the report counts the line and its problems."""
-    report.rows += 1
-    for problem in line.problems:
-        report.add(line.number, problem)
-    if format is None or _errors(line):
-        return None
-    try:
-        record = to_record(rename(line.row, columns) if columns else line.row, line.number, format)
-        warnings = record.pop(WARNINGS, ())
-        check(record, format.kind)
-    except RowError as error:
-        report.add(line.number, error)
-        return None
-    for warning in warnings:
-        report.add(line.number, RowError(*warning))
-    return record
-
-
-def _errors(line: Line) -> bool:
-    return any(problem.code.startswith("E_") for problem in line.problems)
-
-
-def _digest(record: Record) -> bytes:
-    content = {name: value for name, value in record.items() if name != "row"}
-    text = json.dumps(content, sort_keys=True, default=str)
-    return hashlib.blake2b(text.encode(), digest_size=12).digest()
+    return lines, recognise(first, columns, chosen, source.name, report)
 
 
 def judge(report: Report, kept: int, strict: bool, source: Report | None = None, share: float = BAD_SHARE) -> None:

@@ -8,7 +8,7 @@ with fewer examples than processes joins the step before it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,9 @@ from torch import Tensor
 
 from zoo.errors import ZooError
 from zoo.randomness import seeded
-from zoo.values.types import Answer, Answers, Batch
+from zoo.values.answers import answers_in
+from zoo.values.packing import pack
+from zoo.values.types import Batch
 
 SECOND_ORDER = 500_009
 """The distance between the seeds of the two orders of a run whose data changes."""
@@ -169,19 +171,9 @@ def share_of(batch: Batch, rank: int, processes: int) -> Batch:
     ])  # fmt: skip
 
 
-def answers_among(values: Iterable[Any]) -> list[Answer]:
-    """The answers among the fields of one example; a field may be an answer or a list of answers."""
-    answers: list[Answer] = []
-    for value in values:
-        answers += [
-            item for item in (value if isinstance(value, (list, Answers)) else [value]) if isinstance(item, Answer)
-        ]
-    return answers
-
-
 def record_tokens(record: Mapping[str, Any]) -> int:
     """The tokens of an encoded record or of one example of a batch; a shared prompt counts once."""
-    answers = answers_among(record.values())
+    answers = answers_in(record)
     prompt = max((answer.prompt for answer in answers), key=len, default=NOTHING)
     # A text without a prompt of its own that begins with the prompt of the other answers shares that prompt.
     whole = [a for a in answers if not len(a.prompt) and torch.equal(a.completion[: len(prompt)], prompt)]
@@ -206,19 +198,8 @@ def micro_batches(batch: Batch, micro_tokens: int, besides: Collection[str] = ()
         return [batch]
     groups: dict[bytes, list[int]] = {}
     for i, example in enumerate(examples):
-        prompt = next((a.prompt for a in answers_among(example.values()) if len(a.prompt)), NOTHING)
+        prompt = next((a.prompt for a in answers_in(example) if len(a.prompt)), NOTHING)
         groups.setdefault(prompt.numpy(force=True).tobytes(), []).append(i)
     ordered = sorted(groups.values(), key=lambda members: (max(sizes[i] for i in members), members[0]))
-    parts: list[list[int]] = [[]]
-    tokens = 0
-    for members in ordered:
-        whole = sum(sizes[i] for i in members)
-        for i in members:
-            # A group that fits into one part is not split: its answers share the computation of the prompt.
-            would_split = i == members[0] and tokens + whole > micro_tokens >= whole
-            if parts[-1] and (would_split or tokens + sizes[i] > micro_tokens):
-                parts.append([])
-                tokens = 0
-            parts[-1].append(i)
-            tokens += sizes[i]
-    return [batch.select(part) for part in parts]
+    # The answers of a group share the computation of their prompt.
+    return [batch.select(part) for part in pack(ordered, sizes, micro_tokens, keep_groups=True)]

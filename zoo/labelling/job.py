@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,59 +20,14 @@ from zoo.judges.spelled import SELF
 from zoo.labelling.drawing import Drawer
 from zoo.labelling.label import How, label
 from zoo.labelling.label_file import LabelFile
+from zoo.labelling.options import LabelOptions
 from zoo.labelling.pairs import groups_of
 from zoo.rollout.engine import Sampling
 
 Say = Callable[[str], None]
 KINDS = ("preference", "feedback", "prompt")
-
-
 THOUGHT_CLAMP = (0.4, 0.6)
 """The range of labels by principles after reasoning, which is overconfident (arXiv:2212.08073, section 4.1)."""
-
-
-@dataclass
-class LabelOptions:
-    """Labelling"""
-
-    data: str
-    """A file, folder, hub data set, or named source."""
-    judge: str = SELF
-    """self (the model), a model, folder or run, or https://host/v1#model."""
-    model: str = "smollm2-135m"
-    """The model that answers prompts, and the judge if --judge is self."""
-    constitution: str | None = None
-    """Compare by principles, one drawn per pair: default, or a file."""
-    chain_of_thought: bool = False
-    """Let the judge reason before it chooses."""
-    clamp: str | None = None
-    """Least and greatest label, such as 0.4,0.6."""
-    wording: str | None = None
-    """A file with the texts of the questions."""
-    max_thought_tokens: int = 256
-    """Longest reasoning, in tokens."""
-    votes: int = 5
-    """Samples per question from an endpoint without log-probs."""
-    parallel: int = 4
-    """Simultaneous requests to an endpoint."""
-    samples: int = 2
-    """Answers sampled for a prompt without answers."""
-    temperature: float = 1.0
-    """Temperature of these samples."""
-    max_new_tokens: int = 128
-    """Longest sampled answer, in tokens."""
-    seed: int = 0
-    """Seed of answers and principles."""
-    kind: str | None = None
-    """Read the data as preference, feedback or prompt; default: its own kind."""
-    split: str = "train"
-    """Split of the data."""
-    columns: str | None = None
-    """Names of columns: prompt=question."""
-    format: str | None = None
-    """The format of the rows, if it cannot be detected."""
-    limit: int | None = None
-    """Read the first N rows only."""
 
 
 def label_data(

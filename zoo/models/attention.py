@@ -19,15 +19,15 @@ from zoo.models.layout import Segment
 
 NAME = "zoo_cpu"
 LONGEST = 512
-"""Row length from which torch's fused kernel is the faster one under a general mask, and needs less memory."""
+"""Row length from which torch's fused kernel is faster under a general mask, and needs less memory."""
 TILE = 256
 """Queries of a segment that are computed together; the keys behind the last of them are left out."""
 KEPT = 512
-"""Up to this many keys the weights of a tile are kept for the backward pass; beyond it they are made again."""
+"""Up to this many keys, the weights of a tile are kept for the backward pass; beyond, they are computed again."""
 PADDING = 1.4
-"""How much more than its tiles a block may compute for the sake of having them together."""
+"""How much larger than its tiles, padding included, a block may be."""
 TOGETHER = 1 << 19
-"""Weights of a block, those of a single tile aside: what is made of them should stay in the caches."""
+"""Most attention weights of a block of several tiles, so that they stay in the CPU's caches."""
 
 
 def cpu_attention(
@@ -61,7 +61,7 @@ def cpu_attention(
 
 
 def note_segments(mask: Tensor, segments: Sequence[Segment]) -> None:
-    """Let a mask [1, 1, L, L] carry its meaning; where it gets lost on the way, the mask itself still holds."""
+    """Attach its segments to a mask [1, 1, L, L]; if they get lost on the way, the mask is applied."""
     mask.tiling = Tiling(segments)  # type: ignore[attr-defined]
 
 
@@ -92,38 +92,38 @@ class _Segments(torch.autograd.Function):
     ) -> Tensor:
         plan = tiling.plan(query.shape[1], key.shape[1])
         rows, keys, values = (_by_token(part) for part in (query, key, value))
-        found, kept = rows.new_empty(plan.size, rows.shape[-1]), []
+        output, kept = rows.new_empty(plan.size, rows.shape[-1]), []
         with torch.autocast("cpu", enabled=False):
             for block in plan.blocks:
                 weights = _weights(block.rows(rows).mul_(scale), block.seen(keys), block)
-                torch.bmm(weights, block.seen(values), out=block.part(found))
+                torch.bmm(weights, block.seen(values), out=block.part(output))
                 if block.keys.shape[1] <= KEPT:
                     kept.append(weights)
         ctx.save_for_backward(rows, keys, values, *kept)
         ctx.constants = (plan, scale, query.shape[2])
-        return found.index_select(0, plan.place).view(1, query.shape[2], query.shape[1], -1)
+        return output.index_select(0, plan.place).view(1, query.shape[2], query.shape[1], -1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         rows, keys, values, *kept = ctx.saved_tensors
         plan, scale, length = ctx.constants
         grad = grad.reshape(-1, grad.shape[-1])
-        found = rows.new_empty(plan.size, rows.shape[-1])
-        # A prompt gets the gradients of all its answers: added up in float32.
+        grad_query = rows.new_empty(plan.size, rows.shape[-1])
+        # A prompt's gradient is the sum over its answers, in float32.
         grad_keys, grad_values = (torch.zeros(part.shape, dtype=torch.float32) for part in (keys, values))
         weights_of = iter(kept)
         with torch.autocast("cpu", enabled=False):
             for block in plan.blocks:
                 queries, seen, grad_rows = block.rows(rows).mul_(scale), block.seen(keys), block.rows(grad)
                 grad_rows.view(-1, grad.shape[-1]).index_fill_(0, block.padding, 0)
-                known = block.keys.shape[1] <= KEPT
-                weights = next(weights_of) if known else _weights(queries, seen, block)
+                was_kept = block.keys.shape[1] <= KEPT
+                weights = next(weights_of) if was_kept else _weights(queries, seen, block)
                 block.add_seen(grad_values, weights.transpose(1, 2) @ grad_rows)
                 grad_weights = grad_rows @ block.seen(values).transpose(1, 2)
                 grad_scores = softmax_backward(grad_weights, weights)
                 block.add_seen(grad_keys, grad_scores.transpose(1, 2) @ queries)
-                torch.bmm(grad_scores, seen, out=block.part(found)).mul_(scale)
-        grads = (found.index_select(0, plan.place), grad_keys.to(keys.dtype), grad_values.to(values.dtype))
+                torch.bmm(grad_scores, seen, out=block.part(grad_query)).mul_(scale)
+        grads = (grad_query.index_select(0, plan.place), grad_keys.to(keys.dtype), grad_values.to(values.dtype))
         return *(part.view(length, -1, part.shape[-1]).transpose(0, 1)[None] for part in grads), None, None
 
 
@@ -151,7 +151,7 @@ class Tiling:
         self._plans: dict[tuple[int, int], _Plan] = {}
 
     def plan(self, heads: int, groups: int) -> _Plan:
-        """Of an attention with so many heads, which share their keys in so many groups."""
+        """The plan for an attention with this many heads and groups of keys."""
         if (heads, groups) not in self._plans:
             self._plans[heads, groups] = _Plan(self.tiles, heads, groups)
         return self._plans[heads, groups]
@@ -207,9 +207,9 @@ class _Block:
         """[L·G, D] → [n·G, K, D]."""
         return part.index_select(0, self.keys.view(-1)).view(*self.keys.shape, -1)
 
-    def part(self, found: Tensor) -> Tensor:
+    def part(self, results: Tensor) -> Tensor:
         """Where the results of this block belong, [n·G, H/G·T, D]."""
-        return found[self.begin : self.begin + len(self.queries)].view(len(self.keys), -1, found.shape[-1])
+        return results[self.begin : self.begin + len(self.queries)].view(len(self.keys), -1, results.shape[-1])
 
     def add_seen(self, total: Tensor, part: Tensor) -> None:
         """Add [n·G, K, D] to those of the L·G rows that were seen; padding adds zeros."""
@@ -226,12 +226,12 @@ def _tiles(segments: Sequence[Segment]) -> Iterator[_Tile]:
 
 
 def _alike(tiles: Sequence[_Tile], heads: int) -> Iterator[list[_Tile]]:
-    """Tiles put together as far as padding stays small, and what is held of them in the caches."""
+    """Group tiles while the padding stays small and their weights fit into the CPU's caches."""
     block: list[_Tile] = []
     for tile in sorted(tiles, key=lambda tile: (tile.keys, tile.size)):
         more = [*block, tile]
-        area = len(more) * tile.keys * max(one.size for one in more)
-        if block and (area > PADDING * sum(one.keys * one.size for one in more) or area * heads > TOGETHER):
+        area = len(more) * tile.keys * max(member.size for member in more)
+        if block and (area > PADDING * sum(member.keys * member.size for member in more) or area * heads > TOGETHER):
             yield block
             more = [tile]
         block = more
@@ -259,8 +259,8 @@ def _short(query: Tensor, mask: Tensor | None, options: dict[str, Any]) -> bool:
     """Self-attention of a few hundred bfloat16 tokens."""
     length = query.shape[2]
     causal = mask is None and options.get("is_causal") is not False
-    given = mask is not None and mask.dtype == torch.bool and mask.shape[1:] == (1, length, length)
-    return query.dtype == torch.bfloat16 and length <= LONGEST and (causal or given)
+    masked = mask is not None and mask.dtype == torch.bool and mask.shape[1:] == (1, length, length)
+    return query.dtype == torch.bfloat16 and length <= LONGEST and (causal or masked)
 
 
 def _under_mask(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
@@ -268,7 +268,7 @@ def _under_mask(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, 
     groups = key.shape[1]
     if mask is None:
         mask = torch.ones(1, 1, length, length, dtype=torch.bool).tril()
-    # The heads of a group lie behind each other as rows of one product, so that keys are never copied per head.
+    # The heads of a group are rows of one product, so that keys are not copied for each head.
     together = (batch, groups, heads // groups * length)
     rows = (query * scale).reshape(*together, size)
     scores = (rows @ key.transpose(-1, -2)).view(batch, heads, length, length)

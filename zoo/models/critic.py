@@ -1,4 +1,4 @@
-"""The critic: what a state is worth, read before each token of an answer.
+"""The critic: the value of the state before each token of an answer.
 
 Of its own: a sequence classifier of transformers with one output, which starts from the policy's weights with a head of
 zeros, or from a reward model with that one's head. As a head: one linear layer on the policy's last hidden states,
@@ -40,7 +40,7 @@ class ValueHead(torch.nn.Module):
 
 
 class Critic:
-    """The model of state values that learns beside the policy.
+    """The model of state values, trained beside the policy.
 
     backbone: what gives the states, the role of the policy or a model of its own in rows of `layout`; head: what has
     the trained `score`, that model or a `ValueHead`. micro_tokens: as of `zoo.models.roles.Scorer`.
@@ -54,7 +54,7 @@ class Critic:
         self.head, self.layout = head, layout
         self.balance = balance_of(self.model)
         if self.policy is not None:
-            self.policy.lends_states = True
+            self.policy.share_states()
 
     def values(self, answers: Answers) -> Tensor:
         """V of the state before each completion token, float32 [B, T], 0 where no token counts."""
@@ -74,7 +74,7 @@ class Critic:
     def _values(self, answers: Sequence[Answer]) -> Tensor:
         mask = counted(answers)
         device = next(self.model.parameters()).device
-        # The position that predicts a token has seen what came before it: the state in which it is chosen.
+        # The position that predicts a token has seen all tokens before it: this is the state in which it is chosen.
         if self.policy is not None:
             rows, hidden = self.policy.states(answers)
         else:

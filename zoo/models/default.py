@@ -35,9 +35,9 @@ def default_model(say: Callable[[str], None] = print) -> Path:
     folder = unpacked_folder()
     if is_unpacked(folder):
         return folder
-    found = _from_hub(say)
-    if found is not None:
-        return found
+    fetched = _from_hub(say)
+    if fetched is not None:
+        return fetched
     try:
         with tempfile.TemporaryDirectory() as temporary:
             gguf = _gguf_file(Path(temporary), say)
@@ -102,10 +102,10 @@ def _gguf_file(folder: Path, say: Callable[[str], None]) -> Path:
 
 def _check(gguf: Path) -> None:
     with gguf.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if found != GGUF_SHA256:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if digest != GGUF_SHA256:
         raise ZooError(
-            f"{gguf.name} has sha256 {found}, expected {GGUF_SHA256}: the download is damaged or another file.",
+            f"{gguf.name} has sha256 {digest}, expected {GGUF_SHA256}: the download is damaged or another file.",
             "Try again, or name a local model folder with --model PATH.",
         )
 

@@ -1,4 +1,4 @@
-"""Where a run computes, and how many tokens at a time."""
+"""The device of a run, and the tokens of one forward pass."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from zoo.libraries.architecture import text_config
 from zoo.options.config import TrainConfig
 
 CPU_MICRO_TOKENS = 1024
-"""On a CPU more tokens at once cost memory and gain nothing."""
+"""On a CPU, larger micro-batches cost memory and save no time."""
 
 
 def choose_accelerator(wanted: str) -> str:
@@ -29,7 +29,7 @@ def choose_accelerator(wanted: str) -> str:
 
 
 def choose_micro_tokens(core: TrainConfig, device: torch.device, model: Any) -> int:
-    """Tokens in one forward pass: as asked, else what fits in half of the free memory of a GPU."""
+    """Tokens in one forward pass: the option's, else what fits in half of a GPU's free memory."""
     if core.micro_tokens is not None:
         return core.micro_tokens
     if device.type != "cuda":

@@ -1,4 +1,4 @@
-"""What the files of a model tell without loading it: its architecture, its size, how many tokens a text has."""
+"""Facts from a model's files, without loading it: architecture, size, and tokens per character of text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from zoo.models.names import read_config
 
 CHARACTERS_A_TOKEN = 4.0
-"""Of English, where no tokenizer is at hand."""
+"""Of English, without a tokenizer."""
 SAMPLE = 64
 
 
@@ -44,7 +44,7 @@ def _weights(file: Path) -> int:
 
 
 def tokens_a_character(folder: Path | None, texts: Sequence[str]) -> float:
-    """By the model's own tokenizer on a few of the texts, else as English has them."""
+    """Tokens per character, by the model's own tokenizer on a few of the texts, else those of English."""
     some = [text for text in texts[:SAMPLE] if text]
     if folder is None or not some or not (folder / "tokenizer.json").is_file():
         return 1 / CHARACTERS_A_TOKEN
@@ -52,7 +52,7 @@ def tokens_a_character(folder: Path | None, texts: Sequence[str]) -> float:
 
     try:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    # The library has one class for all that can be wrong with the file.
+    # The library raises one class for every problem with the file.
     except Exception:
         return 1 / CHARACTERS_A_TOKEN
-    return sum(len(one.ids) for one in tokenizer.encode_batch(some)) / sum(map(len, some))
+    return sum(len(encoded.ids) for encoded in tokenizer.encode_batch(some)) / sum(map(len, some))

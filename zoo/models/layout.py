@@ -70,7 +70,7 @@ class Rows:
 
     @property
     def plain(self) -> bool:
-        """Every row is one text from its first column, so that the model's own causal mask is the right one."""
+        """Whether every row is one text from its first column, for which the model's own causal mask is right."""
         return bool((self.part <= 1).all()) and bool((self.group <= 0).all())
 
 
@@ -135,7 +135,7 @@ def _bytes(ids: Tensor) -> bytes:
 
 
 def _fill(items: list[_Item]) -> list[list[_Item]]:
-    """First-fit decreasing into rows as long as the longest item, so that no row grows for the sake of packing."""
+    """First-fit decreasing into rows as long as the longest item: packing lengthens no row."""
     capacity = max(item.length for item in items)
     bins: list[list[_Item]] = []
     room: list[int] = []
@@ -172,7 +172,7 @@ class _Writer:
             self.segments.append(Segment(start, prompt_end, (start, start)))
             for part, member in enumerate(item.members, start=1):
                 answer = answers[member]
-                # The tokens of a text without a prompt that are another one's prompt stand there already.
+                # Tokens of a text that are the prompt of another answer are in the row already.
                 rest = answer.completion[len(item.prompt) - len(answer.prompt) :]
                 self._put(row, at, rest, len(item.prompt), group, part, len(answer))
                 columns = torch.cat([torch.arange(start, prompt_end), torch.arange(at, at + len(rest))])
@@ -204,7 +204,7 @@ class _Writer:
 
 
 def counted(answers: Sequence[Answer]) -> Tensor:
-    """Tokens that have a log-probability: under the mask, and predicted by something. bool [B, T]."""
+    """Tokens with a log-probability: under the mask, and predicted by an earlier token. bool [B, T]."""
     return pad([_predicted(answer) for answer in answers], False)
 
 

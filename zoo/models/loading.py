@@ -46,7 +46,7 @@ def _pretrained(kind: str, source: Source, **options: Any) -> Any:
 
 
 def _told(source: Source, load: Callable[[], Any]) -> Any:
-    """What `load` gives; what it raises becomes an error that a person can act on."""
+    """The result of `load`; its errors become ones that a user can act on."""
     try:
         return load()
     except ZooError:
@@ -112,7 +112,7 @@ def add_lora(model: Any, rank: int, alpha: float, dropout: float, targets: list[
     if isinstance(targets, list) and len(targets) == 1:
         targets = targets[0]
     if isinstance(targets, str) and targets != "all-linear" and re.fullmatch(r"\w+", targets):
-        # peft takes a text for a pattern of whole paths; a lone word is the name of a layer, as in a list.
+        # peft reads a text as a pattern of whole paths; a single word is meant as a layer's name, as in a list.
         targets = [targets]
     try:
         return adapters.wrap(model, rank=rank, alpha=alpha, dropout=dropout, targets=targets)

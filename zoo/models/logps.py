@@ -1,4 +1,4 @@
-"""Log-probabilities of given tokens, without the logits of the batch ever standing in memory.
+"""Log-probabilities of given tokens; the logits of the whole batch are never in memory.
 
 Only the positions that predict a counted token reach the output head, and that a part of the vocabulary at a time:
 the forward pass keeps log Σ exp of each position, the backward pass computes each part again. Inside a part everything
@@ -18,7 +18,7 @@ from zoo.libraries.architecture import output_head
 COLUMNS = 4096
 """Words of the vocabulary in one chunk of logits."""
 POSITIONS = 4096
-"""Positions in one chunk of logits: 64 MiB of float32 at most, and all that is ever held of them."""
+"""Positions in one chunk of logits, of which one exists at a time: at most 64 MiB of float32."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Head:
 def token_logps(
     hidden: Tensor, head: Head, targets: Tensor, temperature: float = 1.0, entropy: bool = False
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """log p(target) at each of N positions, whether the target is the likeliest token, and the entropy on request.
+    """log p(target) at each of N positions, whether the target is the likeliest token, and on request the entropy.
 
     hidden [N, D] at the predicting positions; targets int64 [N] → float32 [N], bool [N], float32 [N] or None.
     p is softmax(logits / temperature). Log-probs and entropies carry gradients to hidden and to the head.
@@ -57,7 +57,7 @@ def token_logps(
 
 @dataclass(frozen=True)
 class _Scaling:
-    """What happens to a product of hidden states and weights, and the type it is made in."""
+    """How products of hidden states and weights become logits, and the type they are computed in."""
 
     scale: float
     softcap: float
@@ -66,7 +66,7 @@ class _Scaling:
 
     @property
     def slope(self) -> float:
-        """d logit / d product, but for the softcap."""
+        """d logit / d product, without the softcap."""
         return self.scale / self.temperature
 
 
@@ -78,11 +78,11 @@ class _TokenLogps(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         blocks = [slice(start, start + POSITIONS) for start in range(0, max(1, len(hidden)), POSITIONS)]
         with torch.autocast(hidden.device.type, enabled=False):
-            found = [
+            computed = [
                 _forward_block(hidden[block].to(scaling.dtype), weight, bias, targets[block], scaling, want_entropy)
                 for block in blocks
             ]
-        logps, likeliest, entropies, totals = (torch.cat(parts) for parts in zip(*found, strict=True))
+        logps, likeliest, entropies, totals = (torch.cat(parts) for parts in zip(*computed, strict=True))
         ctx.save_for_backward(hidden, weight, bias, targets, totals, entropies)
         ctx.constants = (blocks, scaling, want_entropy)
         ctx.mark_non_differentiable(likeliest)
@@ -117,7 +117,7 @@ class _TokenLogps(torch.autograd.Function):
                     if grad_hidden is not None:
                         grad_hidden[block] += low @ matrix
                     if grad_weight is not None:
-                        # Each part of the weights is written once: adding up would cost as much as the product.
+                        # Each part of the weights is written once: adding would cost as much as the product.
                         part = low.t() @ rows
                         first = block.start == 0
                         grad_weight[columns] = part if first else grad_weight[columns] + part
@@ -134,7 +134,7 @@ def _forward_block(
     In bfloat16 the target's own logit is made from the same inputs in float32: a logit of 20 has a rounding error of
     up to 0.06, which is more than anything else adds to the noise of a log-prob.
     """
-    # Σ exp(z − best) and Σ exp(z − best)(z − best) so far; a finite start, because 0 · ∞ is no number.
+    # Σ exp(z − best) and Σ exp(z − best)(z − best) so far. A finite start, because 0 · ∞ is NaN.
     best = torch.full((len(rows),), torch.finfo(torch.float32).min, device=rows.device)
     size, moment = torch.zeros_like(best), torch.zeros_like(best)
     matched = weight[targets].to(scaling.dtype)
@@ -165,14 +165,14 @@ def _columns(weight: Tensor) -> list[slice]:
 
 
 def _inside(targets: Tensor, columns: slice) -> tuple[Tensor, Tensor]:
-    """Which targets lie in this part of the vocabulary, and where (anywhere for the others), both [N, 1]."""
+    """Which targets lie in this part of the vocabulary, and their columns in it (any for the rest), both [N, 1]."""
     place = targets - columns.start
     inside = (place >= 0) & (place < columns.stop - columns.start)
     return inside[:, None], torch.where(inside, place, 0)[:, None]
 
 
 def _logits(rows: Tensor, matrix: Tensor, bias: Tensor | None, scaling: _Scaling) -> tuple[Tensor, Tensor | None]:
-    """Float32 logits over the temperature, and the slope of the softcap where there is one."""
+    """Float32 logits, divided by the temperature, and the slope of the softcap if there is one."""
     return _scaled((rows @ matrix.t()).float(), bias, scaling)
 
 

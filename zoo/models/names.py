@@ -25,7 +25,7 @@ ACCEPTED = (
 
 
 class NotFound(ZooError):
-    """Nothing has the name that was given for a model."""
+    """There is no model of this name."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def _gguf_folder(path: Path) -> Path:
 
 @dataclass(frozen=True)
 class Found:
-    """A model that was looked for: where it is, with no folder where it is not here yet; note: what would be done."""
+    """Where a model is; it has no folder if it would have to be fetched or made. note: what would be done."""
 
     source: Source
     note: str = ""
@@ -114,7 +114,7 @@ class Found:
 
 
 def look_for(name: str, out: str) -> Found:
-    """Where a model is, or what would bring it. Nothing is fetched, unpacked or made. Raises ZooError.
+    """Where a model is, or how it would be obtained. Fetches, unpacks and makes nothing. Raises ZooError.
 
     out: the folder of the runs, one of which may be meant by its name or `last`.
     """
@@ -136,7 +136,7 @@ def expect(name: str, out: str) -> None:
 
 
 def told_of_runs(error: NotFound, name: str, out: str) -> NotFound:
-    """The error with the nearest name of all that a model may be called by, and the runs that there are."""
+    """The error for an unknown name, with the nearest name of a model, and the runs that exist."""
     runs = [run.name for run in find_runs(out)]
     listed = f"Runs in {out}/: {', '.join(runs)}. " if runs else f"There are no runs in {out}/. "
     return NotFound(error.message + nearest(name, [*runs, NAME, *named_models()]), listed + error.hint)
@@ -199,7 +199,7 @@ def named_models() -> dict[str, Any]:
 
 
 def _inside(path: Path) -> bool:
-    """Whether the path leads into a folder that is there, so that it cannot be meant as owner/name."""
+    """Whether the path's parent folder exists, so that owner/name cannot be meant."""
     return path.parent != Path(".") and path.parent.is_dir()
 
 
@@ -216,18 +216,18 @@ def _hub_source(name: str, say: Any) -> Source:
         hint = "Accept its terms on its page, then log in with `hf auth login`." if error.gated else ACCEPTED
         raise NotFound(f"There is no local model and no model of the hub{reason} called '{name}'.", hint) from None
     except hub.HubOutOfReach as error:
-        found = _copy_of_hub(name)
-        if found is None:
+        copy = _copy_of_hub(name)
+        if copy is None:
             raise _out_of_reach(name, error.message) from None
-    _check_folder(found)
+    _check_folder(copy)
     say(f"The hub is out of reach: taking the copy of {name} in its cache.")
-    return Source(name, found)
+    return Source(name, copy)
 
 
 def _finished_run(run: Path) -> Path:
     if not (run / "model" / "config.json").is_file() and not (run / "model" / "adapter_config.json").is_file():
-        if (found := Run(run)).status == "failed":
-            raise ZooError(f"The run {run} has failed, so it has no model.", str(found.summary.get("reason", "")))
+        if (stored := Run(run)).status == "failed":
+            raise ZooError(f"The run {run} has failed, so it has no model.", str(stored.summary.get("reason", "")))
         raise ZooError(f"The run {run} has no model yet.", f"Finish it first: zoo resume {run}")
     return run / "model"
 
@@ -254,7 +254,7 @@ def _check_folder(path: Path) -> None:
 
 
 def _missing_parts(path: Path) -> list[str]:
-    """The files of weights that an index names and that are not there."""
+    """The weight files that an index names and that are missing."""
     index = path / WEIGHT_FILES[1]
     parts = read_config(index).get("weight_map", {}).values() if index.is_file() else ()
     return [part for part in dict.fromkeys(parts) if not (path / part).exists()]
@@ -264,7 +264,7 @@ def _missing_parts(path: Path) -> list[str]:
 
 
 def head_in(folder: Path) -> str:
-    """What the files of a model say it is: a reward model ("scalar") or a language model ("lm")."""
+    """The sort of a model by its files: a reward model ("scalar") or a language model ("lm")."""
     adapter = folder / "adapter_config.json"
     if adapter.is_file():
         return "scalar" if read_config(adapter).get("task_type") == "SEQ_CLS" else "lm"
@@ -272,7 +272,7 @@ def head_in(folder: Path) -> str:
 
 
 def head_in_config(config: dict[str, Any]) -> str:
-    """The same of a configuration."""
+    """The sort of a model by its configuration."""
     kinds = config.get("architectures") or []
     return "scalar" if any(kind.endswith("ForSequenceClassification") for kind in kinds) else "lm"
 
@@ -288,9 +288,9 @@ def read_config(file: Path) -> dict[str, Any]:
     return content
 
 
-def refuse_head(name: str, found: str, wanted: str) -> None:
+def refuse_head(name: str, head: str, wanted: str) -> None:
     """Raises ZooError for a model of the other sort."""
-    if found == wanted:
+    if head == wanted:
         return
     if wanted == "lm":
         raise ZooError(

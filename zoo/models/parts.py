@@ -1,4 +1,4 @@
-"""Scoring many answers without gradient: in parts that fit into memory, shared out among the processes.
+"""Scoring many answers without gradient: in parts that fit into memory, divided among the processes.
 
 While a rollout is made every process holds all answers and needs a number for each. Each process scores every so many
 of the parts, and the numbers are gathered: the same on all, whichever has computed them.
@@ -7,12 +7,14 @@ of the parts, and the numbers are gathered: the same on all, whichever has compu
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from zoo.models.layout import counted
 from zoo.processes import gathered, my_place
+from zoo.values.packing import pack
 from zoo.values.types import Answer, TokenLogps, pad
 
 
@@ -21,38 +23,33 @@ def cut(answers: Sequence[Answer], micro_tokens: int) -> list[list[int]]:
 
     Answers to one prompt stay side by side, so that they share its compute.
     """
-    order = sorted(range(len(answers)), key=lambda i: (len(answers[i].prompt), answers[i].prompt.tolist(), i))
-    parts: list[list[int]] = []
-    tokens, prompt = 0, None
-    for i in order:
-        known = prompt is not None and torch.equal(prompt, answers[i].prompt)
-        cost = len(answers[i].completion) + (0 if known else len(answers[i].prompt))
-        if not parts or tokens + cost > micro_tokens:
-            parts.append([])
-            tokens, cost = 0, len(answers[i])
-        parts[-1].append(i)
-        tokens, prompt = tokens + cost, answers[i].prompt
-    return parts
+
+    def prompt_of(i: int) -> tuple[int, list[int]]:
+        return len(answers[i].prompt), answers[i].prompt.tolist()
+
+    groups = [list(group) for _, group in groupby(sorted(range(len(answers)), key=prompt_of), prompt_of)]
+    sizes = [len(answer) for answer in answers]
+    return pack(groups, sizes, micro_tokens, shared=[len(answer.prompt) for answer in answers])
 
 
 def rows_in_parts(
     compute: Callable[[list[Answer]], list[Tensor]], answers: Sequence[Answer], micro_tokens: int
 ) -> list[Tensor]:
-    """One tensor for each answer, in their order: what `compute` gives for a part of them."""
+    """One tensor for each answer, in their order. compute: gives those of a part of the answers."""
     rank, processes = my_place()
     mine: dict[int, Tensor] = {}
     for part in cut(answers, micro_tokens)[rank::processes]:
         rows = compute([answers[i] for i in part])
         mine.update(zip(part, (row.detach().cpu() for row in rows), strict=True))
-    found = {i: row for share in gathered(mine) for i, row in share.items()}
-    return [found[i] for i in range(len(answers))]
+    computed = {i: row for share in gathered(mine) for i, row in share.items()}
+    return [computed[i] for i in range(len(answers))]
 
 
 @torch.no_grad()
 def logps_in_parts(
     score: Callable[[list[Answer]], TokenLogps], answers: Sequence[Answer], micro_tokens: int
 ) -> TokenLogps:
-    """The log-probs, and entropies if there are any, that `score` gives, computed in parts."""
+    """The log-probs, and entropies if any, that `score` computes, in parts."""
     device = answers[0].completion.device if answers else torch.device("cpu")
 
     def rows(part: list[Answer]) -> list[Tensor]:
@@ -61,6 +58,6 @@ def logps_in_parts(
         columns = [scored.per_token] if entropy is None else [scored.per_token, entropy]
         return [torch.stack([c[k, : len(a.completion)] for c in columns]) for k, a in enumerate(part)]
 
-    found = rows_in_parts(rows, answers, micro_tokens)
-    columns = [pad([row[k] for row in found], 0.0).to(device) for k in range(len(found[0]) if found else 1)]
+    logps = rows_in_parts(rows, answers, micro_tokens)
+    columns = [pad([row[k] for row in logps], 0.0).to(device) for k in range(len(logps[0]) if logps else 1)]
     return TokenLogps(columns[0], counted(answers).to(device), entropy=columns[1] if len(columns) > 1 else None)

@@ -1,4 +1,4 @@
-"""Which arithmetic to train in, from what the device really does fast."""
+"""The precision to train in, from what the device computes fast."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def choose_precision(wanted: str, accelerator: str) -> tuple[str, str]:
 
 
 def weights_dtype(precision: str) -> torch.dtype:
-    """What the weights are kept in: bfloat16 only under bf16-true."""
+    """The type of the weights: bfloat16 only with bf16-true."""
     return torch.bfloat16 if precision == "bf16-true" else torch.float32
 
 
@@ -43,7 +43,7 @@ def autocast(precision: str, device: torch.device | str) -> torch.autocast:
 
 
 def round_frozen(model: Any, precision: str) -> Any:
-    """Keep a frozen model's matrices in what autocast would round them to in every forward pass; returns the model.
+    """Round a frozen model's matrices once, as autocast would in every forward pass; returns the model.
 
     What it computes stays the same to the last bit, in less memory. Embeddings and an output head, which are read in
     float32, are left as they are.
@@ -57,5 +57,5 @@ def round_frozen(model: Any, precision: str) -> Any:
 
 
 def rounding_tolerance(precision: str) -> float:
-    """Largest mean difference of a token's log-prob that two layouts may show without autocast."""
+    """Largest mean difference of a token's log-prob between two layouts, without autocast."""
     return 0.06 if weights_dtype(precision) == torch.bfloat16 else 1e-3

@@ -30,7 +30,7 @@ def fingerprint(parameters: Iterable[tuple[str, Tensor]], *extra: str) -> str:
 
 
 def architecture(model: Any) -> str:
-    """What besides the weights decides a model's scores: its configuration, without names and versions."""
+    """The configuration without names and versions: with the weights, it decides a model's scores."""
     config = {k: v for k, v in model.config.to_dict().items() if not k.startswith("_") and k != "transformers_version"}
     return json.dumps(config, sort_keys=True, default=str)
 
@@ -55,14 +55,14 @@ class ReferenceCache:
         self._connection.execute("create table if not exists logps (answer blob primary key, value blob)")
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, Tensor]:
-        """Those of `keys` that are known: float32 [T_i], one per counted token of the answer."""
-        found: dict[bytes, Tensor] = {}
+        """The cached log-probs among `keys`: float32 [T_i], one per counted token of the answer."""
+        logps: dict[bytes, Tensor] = {}
         for start in range(0, len(keys), 500):
             part = list(keys[start : start + 500])
             marks = ",".join("?" * len(part))
             rows: Any = self._connection.execute(f"select answer, value from logps where answer in ({marks})", part)
-            found |= {key: torch.from_numpy(numpy.frombuffer(value, numpy.float32).copy()) for key, value in rows}
-        return found
+            logps |= {key: torch.from_numpy(numpy.frombuffer(value, numpy.float32).copy()) for key, value in rows}
+        return logps
 
     def put(self, values: dict[bytes, Tensor]) -> None:
         """Keep log-probs; one transaction, so that a kill leaves all of them or none."""

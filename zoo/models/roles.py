@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -16,23 +16,24 @@ from zoo.models.parts import logps_in_parts
 from zoo.models.reference_cache import ReferenceCache, answer_key
 from zoo.models.scoring import States, balance_of, predicting_states, score_answers, split
 from zoo.models.snapshot import Snapshot
+from zoo.values.packing import pack
 from zoo.values.types import Answer, Answers, TokenLogps, missing_role
 
 
 class Scorer:
     """A model that gives log-probs of answers.
 
-    noise belongs to training (NEFTune's α); temperature divides the logits, by default that of the run's sampling in
-    an online run, else 1; entropy asks for per-token entropies. micro_tokens: while a rollout is made, the tokens of
-    one forward pass; its answers are then scored in parts, shared out among the processes.
+    temperature: divides the logits where a call names none, that of the run's sampling in an online run. micro_tokens:
+    while a rollout is made, the tokens of one forward pass; its answers are then scored in parts, shared out among the
+    processes.
     """
 
-    temperature = 1.0
     micro_tokens: int | None = None
 
-    def __init__(self, model: Any, layout: str):
+    def __init__(self, model: Any, layout: str, temperature: float = 1.0):
         self.model = model
         self.layout = layout
+        self.temperature = temperature
         self.balance = balance_of(model)
 
     @overload
@@ -52,7 +53,10 @@ class Scorer:
     def logps(
         self, *answers: Answers, temperature: float | None = None, entropy: bool = False, noise: float = 0.0
     ) -> TokenLogps | tuple[TokenLogps, ...]:
-        """`TokenLogps` of each argument: one for one, a tuple for several. Answers of one prompt share its compute."""
+        """`TokenLogps` of each argument: one for one, a tuple for several. Answers of one prompt share its compute.
+
+        temperature: divides the logits. entropy: of each token too. noise: NEFTune's α, on the embeddings in training.
+        """
         joined = [answer for part in answers for answer in part]
         options = {"temperature": temperature or self.temperature, "entropy": entropy, "noise": noise}
         if self.micro_tokens is None:
@@ -66,37 +70,64 @@ class Scorer:
         return score_answers(self.model, answers, self.layout, balance=self.balance, **options)
 
 
-class Policy(Scorer):
-    """The model that learns. writer: what it writes answers with, in runs where it does (zoo.rollout.writer)."""
+class SharedStates(NamedTuple):
+    """The hidden states of the policy's last pass, what it was over, and the version of the weights."""
 
-    writer: Any = None
-    lends_states = False
-    """Whether a head on this model reads the states of the answers that were scored last, and spares a second pass."""
-    twin: Reference | None = None
-    """The reference, while the weights of both are the same: it is told what this model finds."""
-    _lent: tuple[list[Answer], Any, States] | None = None
+    answers: list[Answer]
+    version: tuple[bool, int]
+    states: States
+
+
+class Policy(Scorer):
+    """The model that learns. make_writer: makes what it writes answers with (zoo.rollout.writer); None: it does not."""
+
+    def __init__(
+        self, model: Any, layout: str, temperature: float = 1.0, make_writer: Callable[[Policy], Any] | None = None
+    ):
+        super().__init__(model, layout, temperature)
+        self.writer: Any = None if make_writer is None else make_writer(self)
+        self._shares_states = False
+        self._shared: SharedStates | None = None
+        self._frozen_copy: Reference | None = None
+
+    def share_states(self) -> None:
+        """Keep the hidden states of each pass for a head that reads the same ones: it needs no pass of its own."""
+        self._shares_states = True
+
+    @contextlib.contextmanager
+    def equal_to(self, frozen_copy: Reference) -> Iterator[None]:
+        """The weights of both are the same in here: what one pass computes is kept as the reference's scores too."""
+        self._frozen_copy = frozen_copy
+        try:
+            yield
+        finally:
+            self._frozen_copy = None
 
     def _score(self, answers: Sequence[Answer], **options: Any) -> TokenLogps:
-        # What nobody asked for is let go first: it holds the memory of a whole pass.
-        self._lent = None
-        if not self.lends_states or not answers or options["noise"]:
+        # States that no head has read are dropped first: they hold the memory of a whole pass.
+        self._shared = None
+        if not self._shares_states or not answers or options["noise"]:
             scored = super()._score(answers, **options)
-            if self.twin is not None:
-                self.twin.learn(answers, scored, **options)
+            if self._frozen_copy is not None:
+                self._frozen_copy.learn(answers, scored, **options)
             return scored
         states = predicting_states(self.model, answers, self.layout, self.balance)
-        self._lent = (list(answers), self._moment(), states)
+        self._shared = SharedStates(list(answers), self._version(), states)
         return score_answers(self.model, answers, self.layout, states=states, **options)
 
     def states(self, answers: Sequence[Answer]) -> States:
-        """Those at the counted tokens, of the last pass where it was over the same answers; they are lent once."""
-        lent, self._lent = self._lent, None
-        if lent is not None and lent[1] == self._moment() and list(map(id, lent[0])) == list(map(id, answers)):
-            return lent[2]
+        """The hidden states that predict the counted tokens.
+
+        They are those of the last pass if it was over the same answers with the same weights, and are given once.
+        """
+        shared, self._shared = self._shared, None
+        if shared is not None and shared.version == self._version():
+            if list(map(id, shared.answers)) == list(map(id, answers)):
+                return shared.states
         return predicting_states(self.model, answers, self.layout, self.balance)
 
-    def _moment(self) -> tuple[bool, int]:
-        """What a pass depends on besides the answers: whether it can be differentiated, and how far the weights are."""
+    def _version(self) -> tuple[bool, int]:
+        """What a pass depends on besides the answers: whether it has a gradient, and the version of the weights."""
         return torch.is_grad_enabled(), sum(parameter._version for parameter in self.model.parameters())
 
     def generate(self, prompts: Sequence[Any], n: int | None = None, **sampling: Any) -> Answers:
@@ -104,33 +135,33 @@ class Policy(Scorer):
 
         n: by default the run's answers_per_prompt; sampling: fields of `Sampling` that differ from the run's options.
         """
-        return self._pen().generate(prompts, n, **sampling)
+        return self._required_writer().generate(prompts, n, **sampling)
 
     def more_prompts(self, count: int, besides: Sequence[Any]) -> list[Any]:
         """Up to `count` encoded prompts of the training data, drawn at random from all but those of `besides`."""
-        return self._pen().more_prompts(count, besides)
+        return self._required_writer().more_prompts(count, besides)
 
     def texts(self, answers: Sequence[Answer]) -> list[str]:
         """What answers say, without special tokens and white space at the ends."""
-        return self._pen().texts(answers)
+        return self._required_writer().texts(answers)
 
     def answer(self, prompt: Any, text: str, ended: bool = True) -> Answer:
         """A text as the assistant's whole answer to a prompt, tokenised by the chat template; to None, plain text.
 
         ended=False: it was cut, and the end of the turn is not there to be learned.
         """
-        return self._pen().answer(prompt, text, ended)
+        return self._required_writer().answer(prompt, text, ended)
 
     def line_ends(self, answers: Sequence[Answer]) -> list[list[int]]:
         """Where the lines of each completion end that say something, as positions of tokens; the last ends it."""
-        return self._pen().line_ends(answers)
+        return self._required_writer().line_ends(answers)
 
     @property
     def sampling(self) -> Any:
         """How the run draws answers, a `Sampling`."""
-        return self._pen().sampling
+        return self._required_writer().sampling
 
-    def _pen(self) -> Any:
+    def _required_writer(self) -> Any:
         if self.writer is None:
             raise ZooError("The policy writes no answers here.", "It does in the hooks prepare and rollout of a run.")
         return self.writer
@@ -143,10 +174,10 @@ class Policy(Scorer):
 
 
 class Reference(Scorer):
-    """The frozen model. Scores are looked up by content first, and computed without gradient when they are new.
+    """The frozen model. Its scores are looked up by content, and computed without gradient where they are missing.
 
-    borrow: a context in which `model` is the reference (its adapters off). load: makes the model when it is first
-    needed, so that a run whose scores are all cached never holds a second model.
+    load: makes the model when it is first needed, so that a run whose scores are all cached never holds a second model.
+    borrow: a context in which `model` is the reference (its adapters off).
     """
 
     def __init__(
@@ -155,8 +186,10 @@ class Reference(Scorer):
         layout: str,
         cache: ReferenceCache | None,
         borrow: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
+        temperature: float = 1.0,
     ):
         self._load, self._model = load, None
+        self.temperature = temperature
         self.layout, self.cache, self._borrow = layout, cache, borrow
 
     @property
@@ -167,40 +200,44 @@ class Reference(Scorer):
         return self._model
 
     def stand_in(self, model: Any) -> None:
-        """Take another model with the same weights for now, such as the policy before its first step."""
+        """Score with another model that has the same weights for now, such as the policy before its first step."""
         self._model = model
         self.balance = balance_of(model)
 
     def follow(self, snapshot: Snapshot) -> None:
-        """Be what a snapshot of the policy says from now on, in the place of another model."""
+        """Score with a snapshot of the policy from now on."""
         self.stand_in(snapshot.model)
-        self._load, self._borrow, self.cache = lambda: snapshot.model, snapshot.worn, None
+        self._load, self._borrow, self.cache = lambda: snapshot.model, snapshot.restored, None
+
+    def stop_caching(self) -> None:
+        """Compute every score from now on: what a policy writes in training is never seen again."""
+        self.cache = None
 
     def release(self) -> None:
-        """Forget the model; it is loaded again if a score is missing."""
+        """Free the model; it is loaded again when a score is missing."""
         self._model = None
 
     def learn(self, answers: Sequence[Answer], scored: TokenLogps, temperature: float, noise: float, **_: Any) -> None:
-        """Keep, of what a model with the same weights found, the scores that were not known."""
+        """Cache the scores that a model with the same weights computed, where they are missing."""
         if self.cache is None or temperature != 1.0 or noise:
             return
         keys = [answer_key(answer) for answer in answers]
-        known = self.cache.get(keys)
-        found = scored.per_token.detach()
-        self._keep({key: found[i][scored.mask[i]] for i, key in enumerate(keys) if key not in known})
+        cached = self.cache.get(keys)
+        logps = scored.per_token.detach()
+        self._keep({key: logps[i][scored.mask[i]] for i, key in enumerate(keys) if key not in cached})
 
     def _score(self, answers: Sequence[Answer], **options: Any) -> TokenLogps:
         if self.cache is None or options["temperature"] != 1.0 or options["entropy"]:
             return self._compute(answers, **options)
         keys = [answer_key(answer) for answer in answers]
-        known = self.cache.get(keys)
-        missing = {key: answer for key, answer in zip(keys, answers, strict=True) if key not in known}
+        logps = self.cache.get(keys)
+        missing = {key: answer for key, answer in zip(keys, answers, strict=True) if key not in logps}
         if missing:
-            known |= self._remember(missing)
+            logps |= self._compute_and_keep(missing)
         device = answers[0].completion.device
-        return _unravel([known[key] for key in keys], counted(answers).to(device))
+        return _token_logps([logps[key] for key in keys], counted(answers).to(device))
 
-    def _remember(self, missing: dict[bytes, Answer]) -> dict[bytes, Tensor]:
+    def _compute_and_keep(self, missing: dict[bytes, Answer]) -> dict[bytes, Tensor]:
         scored = self._compute(list(missing.values()))
         values = {key: scored.per_token[i][scored.mask[i]].cpu() for i, key in enumerate(missing)}
         self._keep(values)
@@ -211,7 +248,7 @@ class Reference(Scorer):
         try:
             self.cache.put(values)
         except sqlite3.OperationalError:
-            # A full disk costs the reuse by later runs, not this run.
+            # With a full disk this run goes on; later runs compute the scores again.
             self.cache = ReferenceCache(None, "")
             self.cache.put(values)
 
@@ -223,37 +260,32 @@ class Reference(Scorer):
             return score_answers(model, answers, self.layout, balance=self.balance, **options)
 
     def warm(self, answers: Sequence[Answer], micro_tokens: int) -> Iterator[tuple[int, int]]:
-        """Score every answer that is not known yet, similar ones together; yields (done, total) as it goes."""
+        """Score every answer that is not cached, similar ones together; yields (done, total) after each part."""
         assert self.cache is not None
         unique = {answer_key(answer): answer for answer in answers}
-        known = self.cache.get(list(unique))
-        total, done = len(unique) - len(known), 0
-        # What is known is left out of the batches after they are cut: a run that was killed in here and starts again
-        # then scores the rest side by side with the same answers as before, and gets the same last bits.
-        for batch in _batches(unique, micro_tokens):
-            missing = {key: answer for key, answer in batch.items() if key not in known}
+        keys = list(unique)
+        cached = self.cache.get(keys)
+        total, done = len(unique) - len(cached), 0
+        # Cached answers are left out after the parts are cut: a run that is killed here and starts again then scores
+        # the rest beside the same answers as before, and gets the same last bits.
+        for part in _parts(list(unique.values()), micro_tokens):
+            missing = {keys[i]: unique[keys[i]] for i in part if keys[i] not in cached}
             if missing:
-                done += len(self._remember(missing))
+                done += len(self._compute_and_keep(missing))
                 yield done, total
 
 
-def _batches(answers: dict[bytes, Answer], micro_tokens: int) -> Iterator[dict[bytes, Answer]]:
+def _parts(answers: Sequence[Answer], micro_tokens: int) -> list[list[int]]:
     """Answers to one prompt lie side by side, short prompts first, so that rows fill and prompts are shared."""
-    ordered = sorted(answers.items(), key=lambda item: (len(item[1].prompt), item[1].prompt.tolist(), len(item[1])))
-    batch: dict[bytes, Answer] = {}
-    tokens = 0
-    for key, answer in ordered:
-        if batch and tokens + len(answer) > micro_tokens:
-            yield batch
-            batch, tokens = {}, 0
-        batch[key] = answer
-        tokens += len(answer)
-    if batch:
-        yield batch
+
+    def place(i: int) -> tuple[int, list[int], int]:
+        return len(answers[i].prompt), answers[i].prompt.tolist(), len(answers[i])
+
+    return pack([sorted(range(len(answers)), key=place)], [len(answer) for answer in answers], micro_tokens)
 
 
-def _unravel(values: list[Tensor], mask: Tensor) -> TokenLogps:
-    """Put one value per counted token back to its place, [B, T]."""
+def _token_logps(values: list[Tensor], mask: Tensor) -> TokenLogps:
+    """Put the value of each counted token in its place, [B, T]."""
     per_token = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device)
     per_token[mask] = torch.cat([value.to(mask.device) for value in values])
     return TokenLogps(per_token, mask)
@@ -290,12 +322,3 @@ class Models:
     def unused(self) -> list[str]:
         """The roles that were built and that the algorithm has not touched so far."""
         return [role for role in self._roles if role not in self.used]
-
-
-def answers_in(batch: Any) -> list[Answer]:
-    """Every answer that stands in a batch, in whichever field, alone or in a list of several to one prompt."""
-    found: list[Answer] = []
-    for name in batch:
-        for one in batch[name] if isinstance(batch[name], (list, Answers)) else ():
-            found += [one] if isinstance(one, Answer) else list(one) if isinstance(one, Answers) else []
-    return found

@@ -89,7 +89,7 @@ def answer_scores(model: Any, answers: Sequence[Answer], layout: str, balance: i
 
 
 def token_scores(model: Any, answers: Sequence[Answer], layout: str, balance: int = 1024) -> TokenLogps:
-    """The reward read at every counted token, in the shape of log-probs: what the layout's self-test compares."""
+    """The reward at every counted token, in the shape of log-probs: the layout's self-test compares these."""
     every = [range(len(answer.completion)) for answer in answers]
     mask = counted(answers).to(next(model.parameters()).device)
     return TokenLogps(position_scores(model, answers, every, layout, balance).per_step * mask, mask)
@@ -113,7 +113,7 @@ def position_scores(
 
 
 def head_values(model: Any, hidden: Tensor) -> Tensor:
-    """The head in float32, whatever arithmetic the backbone runs in; hidden [..., D] → [...]."""
+    """The head's output, in float32 whatever the backbone's precision; hidden [..., D] → [...]."""
     head = base_of(model).score
     with torch.autocast(hidden.device.type, enabled=False):
         bias = None if head.bias is None else head.bias.float()
@@ -146,7 +146,7 @@ def score_many(
 
 
 def _parts(answers: Sequence[Answer]) -> Iterator[list[int]]:
-    """Indices of answers of about one length, as many as fit into one forward pass."""
+    """Indices of answers of similar length, as many as fit into one forward pass as padded rows."""
     part: list[int] = []
     for i in sorted(range(len(answers)), key=lambda i: len(answers[i])):
         if part and (len(part) + 1) * len(answers[i]) > PART_TOKENS:
@@ -166,7 +166,7 @@ def is_scorer(model: Any) -> bool:
 
 
 def start_head(model: Any, seed: int) -> None:
-    """Draw a new head from N(0, 1/(d + 1)): variance, so that a score starts with variance of about 1."""
+    """Draw a new head from N(0, 1/(d + 1)), so that the variance of a score is about 1."""
     head = base_of(model).score
     size = head.weight.shape[-1]
     generator = torch.Generator().manual_seed(seed)
@@ -187,7 +187,7 @@ def set_scale(model: Any, gain: float, bias: float) -> None:
 
 
 def fold_scale(model: Any) -> None:
-    """Put the gain into the head and forget the bias: training goes on with the bare head."""
+    """Multiply the head by the gain and drop the bias, so that training goes on without either."""
     gain, _ = scale_of(model)
     with torch.no_grad():
         base_of(model).score.weight.mul_(gain)

@@ -32,16 +32,16 @@ def balance_of(model: Any) -> int:
 def hidden_states(model: Any, rows: Rows, noise: float = 0.0) -> Tensor:
     """Last hidden states of the backbone, [R, L, D]. noise: NEFTune's α, uniform noise on the embeddings."""
     base = base_of(model)
-    given: dict[str, Tensor] = {"input_ids": rows.ids}
+    inputs: dict[str, Tensor] = {"input_ids": rows.ids}
     if noise:
-        given = {"inputs_embeds": neftune(base.get_input_embeddings()(rows.ids), rows, noise)}
+        inputs = {"inputs_embeds": neftune(base.get_input_embeddings()(rows.ids), rows, noise)}
     if not rows.plain or rows.padded:
-        given["attention_mask"] = rows.mask()
+        inputs["attention_mask"] = rows.mask()
         if reads_segments(base) and len(rows.ids) == 1 and not rows.padded:
-            note_segments(given["attention_mask"], rows.segments)
+            note_segments(inputs["attention_mask"], rows.segments)
     if not rows.padded:
-        given["position_ids"] = rows.positions
-    return last_hidden(model, **given)
+        inputs["position_ids"] = rows.positions
+    return last_hidden(model, **inputs)
 
 
 def neftune(embeddings: Tensor, rows: Rows, alpha: float) -> Tensor:
@@ -76,7 +76,7 @@ def score_answers(
     balance: int = 1024,
     states: States | None = None,
 ) -> TokenLogps:
-    """Log-probs of the counted completion tokens of B answers, in their order, [B, T]. states: if they are there."""
+    """Log-probs of the counted completion tokens of B answers, in order, [B, T]. states: theirs, if computed before."""
     device = next(model.parameters()).device
     if not answers:
         nothing = torch.zeros(0, 1, device=device)
@@ -109,19 +109,19 @@ def on_device(rows: Rows, device: torch.device) -> Rows:
 
 def split(logps: TokenLogps, parts: Sequence[Sequence[Answer]]) -> list[TokenLogps]:
     """Cut along the batch axis, each part as wide as its longest completion, like `Answers.mask`."""
-    found, start = [], 0
+    cut, start = [], 0
     for part in parts:
         here = slice(start, start + len(part))
         width = max([1, *(len(answer.completion) for answer in part)])
         rest = [None if value is None else value[here, :width] for value in logps.computed.values()]
-        found.append(TokenLogps(logps.per_token[here, :width], logps.mask[here, :width], *rest))
+        cut.append(TokenLogps(logps.per_token[here, :width], logps.mask[here, :width], *rest))
         start += len(part)
-    return found
+    return cut
 
 
 NOISE, LARGEST_NOISE = 3.0, 0.15
-"""How often the rounding seen in padded rows another layout may show, and the most, as log-probs a token; texts that
-see each other differ by more."""
+"""The rounding error that another layout may show, as a multiple of that of padded rows, and at most, as log-prob per
+token. Texts that see each other differ by more."""
 
 
 def choose_layout(
@@ -132,7 +132,7 @@ def choose_layout(
     longest: int | None = None,
     score: Callable[..., TokenLogps] = score_answers,
 ) -> tuple[str, str]:
-    """The first layout that agrees with one-by-one forwards on this model, and a note where it is not the wanted one.
+    """The first layout that agrees with one-by-one forward passes on this model; a note if it is not the wanted one.
 
     tolerance: largest mean difference of log-probs that counts as rounding; longest: of all texts that will be
     scored, in tokens, None for any length; score: what is compared. Raises nothing: padded is the last resort.
@@ -143,7 +143,7 @@ def choose_layout(
     candidates = {"auto": ["shared", "packed"], "shared": ["shared", "packed"], "packed": ["packed"]}.get(wanted, [])
     window = attention_window(model)
     if candidates and window is not None and (longest is None or longest > window):
-        # Rows with a mask of their own replace the window's mask: a short sample would not show it.
+        # Rows with a mask of their own override the window, which a short sample would not show.
         return "padded", f"Layout padded: this model has layers that see {window} tokens only."
     if not candidates or not answers:
         return "padded", ""
@@ -154,9 +154,9 @@ def choose_layout(
         counts = counted(answers).sum(-1).clamp(min=1).to(expected.device)
 
         def gap_of(layout: str) -> float:
-            # A balance beyond any length makes the test share prompts wherever that is possible.
-            found = score(model, answers, layout, balance=10**9).sum()
-            return float(((found - expected).abs() / counts).max())
+            # With such a balance the test shares prompts wherever it can.
+            logps = score(model, answers, layout, balance=10**9).sum()
+            return float(((logps - expected).abs() / counts).max())
 
         if next(model.parameters()).dtype != torch.float32:
             tolerance = max(tolerance, min(NOISE * gap_of("padded"), LARGEST_NOISE))
@@ -174,7 +174,7 @@ def choose_layout(
 
 
 def _probes(answers: Sequence[Answer], window: int | None) -> list[Answer]:
-    """The answers, a second one to the first's prompt, and one as long as all of them, so that rows really fill."""
+    """The answers, another one to the first prompt, and one as long as all together, so that rows fill."""
     first = answers[0]
     other = replace(first, completion=first.completion.flip(0))
     everything = torch.cat([part for answer in [*answers, other] for part in (answer.prompt, answer.completion)])

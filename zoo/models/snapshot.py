@@ -1,4 +1,4 @@
-"""A model as it is now, and as it was: weights of a moment that it can put on again for a while."""
+"""Weights of a model as they were at one time, which it can be given back for a while."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
 
 
 class Snapshot:
-    """The trained weights of a model as they are now, or as `weights` has them by name."""
+    """A copy of a model's trained weights: the present ones, or `weights` by name."""
 
     def __init__(self, model: torch.nn.Module, weights: Mapping[str, Tensor] | None = None):
         self.model = model
@@ -34,10 +34,10 @@ class Snapshot:
         self.weights = {name: taken[name].to(p.device, p.dtype, copy=True) for name, p in trained.items()}
 
     @contextlib.contextmanager
-    def worn(self) -> Iterator[None]:
+    def restored(self) -> Iterator[None]:
         """The model with these weights, in eval mode and without gradient."""
         with evaluating(self.model), torch.no_grad():
-            # Its copies of the weights of now would serve for those of then.
+            # Autocast's copies of the present weights would be used for the former ones.
             torch.clear_autocast_cache()
             self._swap()
             try:
@@ -46,7 +46,7 @@ class Snapshot:
                 self._swap()
 
     def _swap(self) -> None:
-        # The tensors themselves change places: nothing is copied, and what a backward pass waits for stays as it was.
+        # The tensors are exchanged, not copied: what a backward pass still needs stays as it was.
         for name, parameter in self.model.named_parameters():
             if name in self.weights:
                 parameter.data, self.weights[name] = self.weights[name].to(parameter.device), parameter.data

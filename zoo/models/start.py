@@ -1,4 +1,4 @@
-"""The model that a run trains: found by its name, loaded, and written down when it has learned."""
+"""The model that a run trains: found by its name, loaded, and written after training."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Say = Callable[[str], None]
 
 
 def resolve_start(name: str, out: str, say: Say) -> Source:
-    """The model to start from; a run may be meant by its name or `last`."""
+    """The model to start from; the name may be that of a run, or `last`."""
     if is_run_name(name, out):
         name = str(find_run(name, out).path)
     try:
@@ -84,7 +84,7 @@ def export_model(policy: Any, tokenizer: Any, folder: Path) -> None:
         with replacing(folder) as beside:
             save(policy, beside)
             if is_adapted(policy) and is_scorer(policy):
-                # Gain and bias of the reward, which an adapter's own files have no place for.
+                # Gain and bias of the reward have no place in an adapter's own files.
                 base_of(policy).config.save_pretrained(beside)
             tokenizer.save_pretrained(beside)
     except (OSError, SafetensorError) as error:
@@ -94,7 +94,7 @@ def export_model(policy: Any, tokenizer: Any, folder: Path) -> None:
 
 
 def name_base(policy: Any, source: Source, run: Run, precision: str, trust_remote_code: bool) -> None:
-    """Make adapters say what they belong to, so that they load from any working folder.
+    """Name the base model in the adapters' files, so that they load from any working folder.
 
     If the model they were trained on had adapters itself, these are merged and the sum is kept in the run as `base/`.
     """

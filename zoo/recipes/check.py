@@ -16,16 +16,16 @@ from zoo.contract.algorithm import Algorithm
 from zoo.data.sources.named import data_defaults
 from zoo.errors import ZooError, nearest
 from zoo.evals.chosen import MODELS, choose
-from zoo.labelling.job import LabelOptions
+from zoo.labelling.options import LabelOptions
 from zoo.options.checks import check_values
 from zoo.options.config import OTHER_NAMES, TrainConfig, resolve
 from zoo.options.fields import build, options_of
 from zoo.options.spelling import parse
 from zoo.recipes.data_fit import DataFit
-from zoo.recipes.form import StageForm
+from zoo.recipes.form import METRIC, StageForm
 from zoo.recipes.model_fit import model_problem
 from zoo.recipes.produced import named_nearest, produced
-from zoo.recipes.schema import METRIC, REFERENCE, Recipe, Stage, Variant, canonical, references
+from zoo.recipes.schema import REFERENCE, Recipe, Stage, Variant, canonical, references
 from zoo.recipes.structure import metrics_of, written_at
 from zoo.rewards.expression import Expression
 from zoo.runs import is_run_name

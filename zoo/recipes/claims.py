@@ -14,7 +14,7 @@ from typing import Any
 
 from zoo.comparison.statistics import mean_and_spread
 from zoo.evals import student
-from zoo.recipes.schema import METRIC, Claim
+from zoo.recipes.form import METRIC, Claim
 
 REPRODUCED, NOT_REPRODUCED, NOT_TESTED = "reproduced", "not reproduced", "not tested here"
 

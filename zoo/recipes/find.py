@@ -7,7 +7,7 @@ A package registers its recipes with an entry point of the group `zoo.recipes`, 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from zoo.errors import ZooError, nearest
 from zoo.options.strict_yaml import read_with_lines
 
 Lines = dict[tuple[str | int, ...], tuple[str, int]]
+"""Of every key of a file, by its path from the top: the file and the line (`extends` brings a second file)."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,15 @@ def read(path: Path) -> tuple[dict[str, Any], Lines]:
         # Findings are about the run of that recipe, not of this one.
         base["laptop"] = {key: value for key, value in base["laptop"].items() if key != "findings"}
     return _laid_over(base, content), base_lines | lines
+
+
+def place(lines: Mapping[tuple[str | int, ...], tuple[str, int]], keys: Iterable[str | int], path: Path) -> str:
+    """`file:line` of a path of keys, or of the nearest one above it that has a line."""
+    path_of_keys = tuple(keys)
+    for end in range(len(path_of_keys), 0, -1):
+        if (line := lines.get(path_of_keys[:end])) is not None:
+            return f"{line[0]}:{line[1]}"
+    return str(path)
 
 
 def _read_one(path: Path) -> tuple[dict[str, Any], Lines]:

@@ -1,7 +1,8 @@
 """The form of a recipe file: its keys and their values, and the JSON schema for editors.
 
 A mistake is reported with its file, its line, and the nearest key. The options of a stage are only values here;
-`zoo.recipes.check` compares them with the algorithm.
+`zoo.recipes.check` compares them with the algorithm. `zoo.recipes.schema` has the recipe after its sweeps have become
+stages; its classes share these keys.
 """
 
 from __future__ import annotations
@@ -9,30 +10,35 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from zoo.errors import ZooError, nearest
 from zoo.options.config import TrainConfig
 from zoo.options.fields import options_of
-from zoo.recipes.schema import METRIC, RULES, place
-
-Lines = Mapping[tuple[str | int, ...], tuple[str, int]]
+from zoo.recipes.find import Lines, place
 
 STAGE_NAME = re.compile(r"[A-Za-z]\w*(?:-\w+)*")
+METRIC = re.compile(r"([A-Za-z]\w*(?:-\w+)*(?:\([^()]*\))?)\.(.+)")
+"""STAGE.METRIC of a claim: `tuned.gsm8k`, `swept(beta=0.1).val/loss`, `swept(*).kl`."""
+RULES = ("paper", "above", "below", "between", "rises_by", "orders", "untested")
+"""A claim states exactly one of these."""
 DIFFERENCES = ("above", "below", "between")
 """Rules that may be about a difference from a baseline."""
 ARXIV = re.compile(r"\d{4}\.\d{4,5}|[a-z-]+(?:\.[A-Z]{2})?/\d{7}")
 
 
+Text = Annotated[str, StringConstraints(strip_whitespace=True)]
+
+
 class Form(BaseModel):
-    """A mapping in a recipe file: no unknown keys, no text in place of a number and no number in place of a text."""
+    """A read-only mapping of a recipe file: no unknown keys, no text for a number and no number for a text."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 
 
-class PaperForm(Form):
+class Paper(Form):
     """The paper: its arXiv id, or its address if it has none."""
 
     arxiv: str | None = Field(None, description='The id as text, in quotes: "2402.01306".')
@@ -40,7 +46,7 @@ class PaperForm(Form):
     url: str | None = Field(None, description="The address of a paper that is not on arXiv.")
 
     @model_validator(mode="after")
-    def _named(self) -> PaperForm:
+    def _named(self) -> Paper:
         if self.arxiv is None and self.url is None:
             raise ValueError("give arxiv or url")
         if self.arxiv is not None and not ARXIV.fullmatch(self.arxiv):
@@ -49,15 +55,20 @@ class PaperForm(Form):
             )
         return self
 
+    @property
+    def text(self) -> str:
+        """`arXiv:2402.01306`, or the address."""
+        return f"arXiv:{self.arxiv}" if self.arxiv else self.url or ""
 
-class AtForm(Form):
+
+class At(Form):
     """Read the metric at the point of a sweep at which another metric has this value."""
 
     metric: str
     value: float
 
 
-class ClaimForm(Form):
+class Claim(Form):
     """A claim of the paper: `says`, what is measured, and exactly one rule for the result."""
 
     says: str = Field(description="The claim in plain words.")
@@ -76,16 +87,16 @@ class ClaimForm(Form):
     paper: float | None = Field(None, description="The paper's number; the mean over seeds is at most `within` away.")
     within: float | None = Field(None, description="For paper: how far away the mean may be.", ge=0)
     untested: str | None = Field(None, description="Why no stage can measure it, for a claim that remains untested.")
-    at: AtForm | None = None
+    at: At | None = None
     where: str = Field(description="Where the paper says it: Table 3, section 4.2.")
     exact: bool = Field(False, description="The number holds at any scale, so a laptop may test it.")
 
     @model_validator(mode="after")
-    def _one_rule(self) -> ClaimForm:
-        rules = [rule for rule in RULES if getattr(self, rule) is not None]
-        if len(rules) != 1:
-            raise ValueError(f"give exactly one of {', '.join(RULES)}; it has {' and '.join(rules) or 'none'}")
-        (rule,) = rules
+    def _one_rule(self) -> Claim:
+        given = [rule for rule in RULES if getattr(self, rule) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of {', '.join(RULES)}; it has {' and '.join(given) or 'none'}")
+        (rule,) = given
         if (self.metric is None) != (rule in ("orders", "untested")):
             raise ValueError(f"{rule} {'goes without' if self.metric else 'needs'} a metric")
         for name, owner, others in (("baseline", "rises_by", DIFFERENCES), ("within", "paper", ())):
@@ -102,11 +113,20 @@ class ClaimForm(Form):
                 raise ValueError(f"{metric!r} is not STAGE.METRIC")
         return self
 
+    @property
+    def rule(self) -> str:
+        """Which of RULES it states."""
+        return next(rule for rule in RULES if getattr(self, rule) is not None)
 
-class StageForm(Form):
-    """A stage: options of `zoo train`, and these keys."""
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Every STAGE.METRIC that it reads."""
+        named = (self.metric, self.baseline, *(self.orders or ()), self.at.metric if self.at else None)
+        return tuple(dict.fromkeys(name for name in named if name))
 
-    model_config = ConfigDict(extra="allow", strict=True)
+
+class StageKeys(Form):
+    """The keys of a stage, besides its options and its sweep."""
 
     algo: str | None = Field(None, description="The algorithm that trains; without it, `start` is only evaluated.")
     label: dict[str, Any] | None = Field(
@@ -114,6 +134,13 @@ class StageForm(Form):
     )
     start: str | None = Field(None, description="The start: a model as for --model, or stage:NAME.")
     evals: dict[str, str] = Field({}, description="Metric → evaluation, such as gold: gold(samples=512).")
+
+
+class StageForm(StageKeys):
+    """A stage: options of `zoo train`, and these keys."""
+
+    model_config = ConfigDict(extra="allow")
+
     sweep: dict[str, list[Any] | dict[str, Any]] | None = Field(
         None, description="Option → values (or names → values): one stage for each value.", min_length=1
     )
@@ -125,31 +152,40 @@ class VariantForm(Form):
     common: dict[str, Any] = Field({}, description="Options of `zoo train` for all stages.")
     stages: dict[str, StageForm] = Field(min_length=1, description="The stages, in the order in which they run.")
     evals: dict[str, str] = Field({}, description="Evaluations of every stage: metric → evaluation.")
-    claims: list[ClaimForm] = Field([], description="What the paper claims about the stages.")
+    claims: list[Claim] = Field([], description="What the paper claims about the stages.")
 
 
-class LaptopForm(VariantForm):
-    """The mechanism behind the claims, tested in minutes."""
+class Conditions(Form):
+    """How the laptop's experiment is run, and what a reader may conclude from it."""
 
-    tests: str = Field(description="What is compared with what.")
+    tests: Text = Field(description="What is compared with what.")
     seeds: int = Field(3, ge=1, description="How many seeds are run.")
     minutes: float = Field(gt=0, description="How long a run takes on two cores, in minutes.")
-    reproduced_if: str = Field(description="The pass rule in plain words.")
-    caveat: str = Field(description="What this does not show.")
-    findings: str = Field("", description="The results, their likely reasons, and what a reader may conclude.")
+    reproduced_if: Text = Field(description="The pass rule in plain words.")
+    caveat: Text = Field(description="What this does not show.")
+    findings: Text = Field("", description="The results, their likely reasons, and what a reader may conclude.")
 
 
-class RecipeForm(VariantForm):
-    """A recipe of the zoo: what a paper claims, with the experiment behind it."""
+class LaptopForm(Conditions, VariantForm):
+    """The mechanism behind the claims, tested in minutes."""
+
+
+class Head(Form):
+    """What a recipe says about the paper as a whole."""
 
     title: str
-    paper: PaperForm
+    paper: Paper
     hardware: str = Field(description='As the paper says, or "not reported".')
-    about: str = Field("", description="One paragraph: the mechanism.")
-    extends: str | None = Field(None, description="Another recipe, whose keys are used if this one does not have them.")
+    about: Text = Field("", description="One paragraph: the mechanism.")
     deviations: list[str] = Field([], description="How it differs from the paper.")
     not_reported: list[str] = Field([], description="What the paper does not report.")
-    notes: str = ""
+    notes: Text = ""
+
+
+class RecipeForm(Head, VariantForm):
+    """A recipe of the zoo: what a paper claims, with the experiment behind it."""
+
+    extends: str | None = Field(None, description="Another recipe, whose keys are used if this one does not have them.")
     laptop: LaptopForm | None = None
 
 

@@ -17,9 +17,9 @@ from typing import Any
 from zoo.errors import ZooError, nearest
 from zoo.options.config import OTHER_NAMES, TrainConfig
 from zoo.options.fields import options_of
-from zoo.recipes.find import RecipeEntry, all_recipes, find_recipe, read
-from zoo.recipes.form import STAGE_NAME, LaptopForm, Lines, StageForm, VariantForm, parse
-from zoo.recipes.schema import Claim, Paper, Recipe, Stage, Variant, canonical, place, references, rewritten, spelled
+from zoo.recipes.find import Lines, RecipeEntry, all_recipes, find_recipe, place, read
+from zoo.recipes.form import STAGE_NAME, Conditions, Head, LaptopForm, StageForm, VariantForm, parse
+from zoo.recipes.schema import Recipe, Stage, Variant, canonical, references, rewritten, spelled
 from zoo.recipes.structure import check_structure
 
 __all__ = ["Recipe", "RecipeEntry", "all_recipes", "load_recipe"]
@@ -44,11 +44,8 @@ def load_recipe(name: str | Path) -> Recipe:
     if form.laptop is not None:
         laptop = _Expansion(form.laptop, ("laptop",), lines, path, problems).variant("laptop")
     _raise(problems)
-    recipe = Recipe(
-        name=path.stem, path=path, package=package, title=form.title, paper=Paper(**form.paper.model_dump()),
-        hardware=form.hardware, about=form.about.strip(), full=full, laptop=laptop, notes=form.notes.strip(),
-        deviations=tuple(form.deviations), not_reported=tuple(form.not_reported), lines=lines,
-    )  # fmt: skip
+    head = {key: getattr(form, key) for key in Head.model_fields}
+    recipe = Recipe(name=path.stem, path=path, package=package, **head, full=full, laptop=laptop, lines=lines)
     _raise(check_structure(recipe))
     return recipe
 
@@ -69,14 +66,11 @@ class _Expansion:
         self._check_common()
         stages = [stage for written, form in self.form.stages.items() for stage in self._stages(written, form)]
         self._check_folders(stages)
-        claims = tuple(
-            Claim(**claim.model_dump(), line=self._line("claims", i)) for i, claim in enumerate(self.form.claims)
-        )
-        rest: dict[str, Any] = {}
+        conditions = None
         if isinstance(self.form, LaptopForm):
-            texts = {key: getattr(self.form, key).strip() for key in ("tests", "reproduced_if", "caveat", "findings")}
-            rest = {"seeds": self.form.seeds, "minutes": self.form.minutes, **texts}
-        return Variant(name=name, stages={stage.name: stage for stage in stages}, claims=claims, **rest)
+            conditions = Conditions(**{key: getattr(self.form, key) for key in Conditions.model_fields})
+        by_name = {stage.name: stage for stage in stages}
+        return Variant(name=name, stages=by_name, claims=self.form.claims, conditions=conditions)
 
     def _stages(self, name: str, form: StageForm) -> Iterator[Stage]:
         """The stage of the file, or the stages of its sweep."""
@@ -128,7 +122,7 @@ class _Expansion:
             name=f"{written}({swept_text})" if swept_text else written, algo=form.algo, **texts,
             shared_evals=tuple(name for name in shared if name not in form.evals),
             sweep_of=written if swept_text else None, swept=names,
-            needs=references(list(texts.values())), line=self._line("stages", written),
+            needs=references(list(texts.values())),
         )  # fmt: skip
 
     # -- checks that need no algorithm ----------------------------------------------------------------------------
@@ -181,9 +175,6 @@ class _Expansion:
             self._refuse(
                 f"'{key}' is not allowed next to `label`; write labelling options inside it.{guess}", *where, key
             )  # fmt: skip
-
-    def _line(self, *keys: str | int) -> int:
-        return self.lines.get((*self.top, *keys), ("", 0))[1]
 
     def _refuse(self, message: str, *keys: str | int) -> None:
         self.problems.append(f"{place(self.lines, (*self.top, *keys), self.path)}: {message}")

@@ -14,8 +14,9 @@ from zoo import __version__
 from zoo.paths import write_text
 from zoo.recipes import claims
 from zoo.recipes.evaluate import eval_values, scores_of, stage_value
+from zoo.recipes.form import METRIC, Claim
 from zoo.recipes.graph import Job
-from zoo.recipes.schema import METRIC, Claim, Recipe, Stage, Variant
+from zoo.recipes.schema import Recipe, Stage, Variant
 from zoo.runs import environment
 
 RESULTS, CLAIMS = "results.json", "claims.csv"
@@ -51,10 +52,9 @@ def gather(
         "stages": [_stage(stage, [job for job in jobs if job.name == stage.name], values) for stage in order],
         "sweeps": _sweeps(order),
         "at": [_at(claim, measured, seeds) for claim in variant.claims if claim.at],
-        "tests": variant.tests, "reproduced_if": variant.reproduced_if, "caveat": variant.caveat,
-        "findings": variant.findings,
-        "about": recipe.about, "hardware": recipe.hardware, "deviations": list(recipe.deviations),
-        "not_reported": list(recipe.not_reported), "notes": recipe.notes,
+        **{key: getattr(variant.conditions, key, "") for key in ("tests", "reproduced_if", "caveat", "findings")},
+        "about": recipe.about, "hardware": recipe.hardware, "deviations": recipe.deviations,
+        "not_reported": recipe.not_reported, "notes": recipe.notes,
         "made": _made(jobs, record, command),
     }  # fmt: skip
 

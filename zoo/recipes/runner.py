@@ -74,11 +74,12 @@ class Reproduction:
     def draw(self) -> None:
         """Print the stage graph, the seeds and the expected time."""
         title = f"{self.recipe.title}, {'laptop scale' if self.variant.name == 'laptop' else 'full scale'}"
-        self.say(f"{title}\n{self.variant.tests}".strip())
+        conditions = self.variant.conditions
+        self.say(f"{title}\n{conditions.tests if conditions else ''}".strip())
         for line in drawn(self.order):
             self.say(f"  {line}")
         seeds = ", ".join(map(str, self.seeds))
-        about = f", about {self.variant.minutes:g} minutes" if self.variant.minutes else ""
+        about = f", about {conditions.minutes:g} minutes" if conditions else ""
         self.say(f"{len(self.order)} stages for each of the seeds {seeds} in {self.folder}{about}.")
 
     def plan(self) -> dict[str, Any]:

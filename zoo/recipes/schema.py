@@ -8,102 +8,35 @@ stage includes the `common` options, and each stage lists the stages that it nee
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from zoo.recipes.find import Lines, place
+from zoo.recipes.form import Claim, Conditions, Form, Head, StageKeys
 
 REFERENCE = re.compile(r"\bstage:([A-Za-z]\w*(?:-\w+)*(?:\([^()]*\))?)")
 """`stage:NAME` in any text of a stage: the run or the data that another stage of this variant makes."""
 
-METRIC = re.compile(r"([A-Za-z]\w*(?:-\w+)*(?:\([^()]*\))?)\.(.+)")
-"""STAGE.METRIC of a claim: `tuned.gsm8k`, `swept(beta=0.1).val/loss`, `swept(*).kl`."""
-
 MEASURED = ("cpu_seconds", "seconds", "steps", "num_tokens", "memory_gb")
 """The runner's measures of every stage that trains."""
 
-RULES = ("paper", "above", "below", "between", "rises_by", "orders", "untested")
-"""A claim states exactly one of these."""
 
-
-class Model(BaseModel):
-    """A read-only value."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Paper(Model):
-    """Where the claims were made."""
-
-    arxiv: str | None = None
-    version: str | None = None
-    url: str | None = None
-
-    @property
-    def text(self) -> str:
-        """`arXiv:2402.01306`, or the address."""
-        return f"arXiv:{self.arxiv}" if self.arxiv else self.url or ""
-
-
-class At(Model):
-    """The point of a sweep at which a metric is read: where another metric has this value."""
-
-    metric: str
-    value: float
-
-
-class Claim(Model):
-    """One sentence of the paper, and the rule for it to hold. Metrics are STAGE.METRIC."""
-
-    says: str
-    metric: str | None = None
-    baseline: str | None = None
-    rises_by: float | None = None
-    above: float | None = None
-    below: float | None = None
-    between: tuple[float, float] | None = None
-    orders: tuple[str, ...] | None = None
-    paper: float | None = None
-    within: float | None = None
-    untested: str | None = None
-    at: At | None = None
-    where: str = ""
-    exact: bool = False
-    line: int = 0
-
-    @property
-    def rule(self) -> str:
-        """Which of RULES it states."""
-        return next(rule for rule in RULES if getattr(self, rule) is not None)
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """Every STAGE.METRIC that it reads."""
-        named = (self.metric, self.baseline, *(self.orders or ()), self.at.metric if self.at else None)
-        return tuple(dict.fromkeys(name for name in named if name))
-
-
-class Stage(Model):
+class Stage(StageKeys):
     """One step of a variant: it trains (`algo`), writes data (`label`), or only evaluates `start` (neither).
 
     options: those of `zoo train`, including `common` ones, without `model`, which is `start`; label: those of
     `zoo label`, or None; evals: metric name → spelling of an evaluation; shared_evals: which of these are for every
     stage (and are left out if they do not fit the stage's model); sweep_of: the name in the file, for a stage of a
-    sweep; swept: its values; needs: the stages that its texts refer to; line: its line in the file.
+    sweep; swept: its values; needs: the stages that its texts refer to.
     """
 
     name: str
-    algo: str | None = None
-    label: dict[str, Any] | None = None
-    start: str | None = None
     options: dict[str, Any] = {}
-    evals: dict[str, str] = {}
     shared_evals: tuple[str, ...] = ()
     sweep_of: str | None = None
     swept: dict[str, str] = {}
     needs: tuple[str, ...] = ()
-    line: int = 0
 
     @property
     def folder(self) -> str:
@@ -136,18 +69,18 @@ class Stage(Model):
         return {**({"model": self.start} if self.start is not None else {}), **self.options}
 
 
-class Variant(Model):
-    """The stages and claims of one scale. `name`: full or laptop; findings: an explanation of the results."""
+class Variant(Form):
+    """The stages and claims of one scale. `name`: full or laptop; conditions: how the laptop's experiment is run."""
 
     name: str
     stages: dict[str, Stage]
-    claims: tuple[Claim, ...] = ()
-    seeds: int = 1
-    minutes: float | None = None
-    tests: str = ""
-    reproduced_if: str = ""
-    caveat: str = ""
-    findings: str = ""
+    claims: list[Claim] = []
+    conditions: Conditions | None = None
+
+    @property
+    def seeds(self) -> int:
+        """How many seeds are run."""
+        return self.conditions.seeds if self.conditions else 1
 
     @property
     def top(self) -> tuple[str, ...]:
@@ -167,23 +100,15 @@ class Variant(Model):
         return tuple(dict.fromkeys(stage.algo for stage in self.stages.values() if stage.algo))
 
 
-class Recipe(Model):
+class Recipe(Head):
     """A paper, its full-scale experiment, and a laptop-scale one. `package`: the installed package it came with."""
 
     name: str
     path: Path
     package: str = ""
-    title: str
-    paper: Paper
-    hardware: str
-    about: str = ""
     full: Variant
     laptop: Variant | None = None
-    deviations: tuple[str, ...] = ()
-    not_reported: tuple[str, ...] = ()
-    notes: str = ""
-    lines: dict[tuple[str | int, ...], tuple[str, int]] = {}
-    """The file and line of every key, by its path from the top (with `extends` there are two files)."""
+    lines: Lines = {}
 
     def variant(self, laptop: bool) -> Variant | None:
         return self.laptop if laptop else self.full
@@ -200,15 +125,6 @@ class Recipe(Model):
     def has(self, variant: Variant, *keys: str | int) -> bool:
         """Whether the file has a key at this path within a variant."""
         return (*variant.top, *keys) in self.lines
-
-
-def place(lines: Mapping[tuple[str | int, ...], tuple[str, int]], keys: Iterable[str | int], path: Path) -> str:
-    """`file:line` of a path of keys, or of its nearest parent that has a line."""
-    path_of_keys = tuple(keys)
-    for end in range(len(path_of_keys), 0, -1):
-        if (where := lines.get(path_of_keys[:end])) is not None:
-            return f"{where[0]}:{where[1]}"
-    return str(path)
 
 
 def spelled(value: Any) -> str:

@@ -16,7 +16,8 @@ from rich.console import Console
 
 from zoo.contract import registry
 from zoo.data.sources.named import data_defaults
-from zoo.labelling.job import LabelOptions, label_data
+from zoo.labelling.job import label_data
+from zoo.labelling.options import LabelOptions
 from zoo.models.loading import head_of
 from zoo.models.names import resolve_model
 from zoo.options.checks import check_values

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from zoo.errors import nearest
-from zoo.recipes.schema import METRIC, Claim, Recipe, Stage, Variant, canonical, references
+from zoo.recipes.form import METRIC, Claim
+from zoo.recipes.schema import Recipe, Stage, Variant, canonical, references
 
 
 def check_structure(recipe: Recipe) -> list[str]:

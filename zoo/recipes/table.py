@@ -89,7 +89,8 @@ def _row(recipe: Recipe, results: Mapping[str, Any] | None) -> str:
 
 
 def _details(recipe: Recipe, results: Mapping[str, Any], variant: Variant, picture: Sequence[str]) -> list[str]:
-    tests = variant.tests or "At full scale."
+    conditions = variant.conditions
+    tests = conditions.tests if conditions else "At full scale."
     lines = ["", f"## {recipe.name}", "", cell(f"{recipe.title}. {tests}"), ""]
     lines += ["| claim | judged | values by seed | mean ± sd | 95 % interval | verdict |", "|---|---|---|---|---|---|"]
     for claim in results["claims"]:
@@ -104,9 +105,9 @@ def _details(recipe: Recipe, results: Mapping[str, Any], variant: Variant, pictu
     lines += picture
     if left := sum(not claim["seeds"] for claim in results["claims"]):
         lines += ["", f"{left} claims of the paper are not tested at this scale."]
-    for name, text in (("Findings", variant.findings), ("Caveat", variant.caveat)):
-        if text:
-            lines += ["", f"{name}: {cell(text)}"]
+    if conditions:
+        texts = {"Findings": conditions.findings, "Caveat": conditions.caveat}
+        lines += [line for name, text in texts.items() if text for line in ("", f"{name}: {cell(text)}")]
     return [*lines, "", f"`{results['command']}`, seeds {_listed(results['seeds'])}, {results['date']}."]
 
 

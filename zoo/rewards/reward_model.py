@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from zoo.data.encoding.encode import render_steps
+from zoo.data.encoding.stages import render_steps
 from zoo.data.encoding.template import ChatTemplate, ends_trained
 from zoo.data.row_errors import RowError
 from zoo.libraries.architecture import longest_text

@@ -36,8 +36,10 @@ class Writer:
     """Writes answers for a policy.
 
     policy: the model that writes; make_engine: makes the engine when it is first needed; sampling and count: the
-    sampling settings and the number of answers per prompt, unless a call sets others; context: opened around each call,
-    for autocast; device: of the answers.
+    sampling settings and the number of answers per prompt, unless a call sets others; context: opened around each
+    call, for autocast; device: of the answers. rescores: answers of rollouts get the trainer's log-probabilities,
+    because later steps of a rollout are compared with them, and a clip of 3e-4 is narrower than the rounding
+    differences of an engine.
     """
 
     def __init__(
@@ -50,45 +52,45 @@ class Writer:
         seed: int,
         context: Callable[[], AbstractContextManager],
         device: torch.device,
+        rescores: bool = False,
     ):
         self.policy, self._make_engine = policy, make_engine
         self.template, self.sampling, self.count = template, sampling, count
-        self.seed, self.context, self.device = seed, context, device
+        self.seed, self.context, self.device, self.rescores = seed, context, device, rescores
         self.iteration, self.calls = 0, 0
         self.seconds, self.tokens = 0.0, 0
         """Seconds that this process spent writing, and tokens that all processes wrote."""
         self.gaps: list[float] = []
         """|log-probability by the engine − by the trainer|, for each scored token of this iteration."""
-        self.prompts: Sequence[Any] = ()
-        """The encoded prompts of the training data, from which a rollout may take more."""
-        self.rescores = False
-        """Whether answers of rollouts get the trainer's log-probabilities: later steps of a rollout are compared with
-        them, and a clip of 3e-4 is narrower than the rounding differences of an engine."""
+        self._prompts: Sequence[Any] = ()
         self._open_cache: Callable[[], AnswerCache | None] = lambda: None
-        self.progress: Callable[[int, int], None] | None = None
+        self._progress: Callable[[int, int], None] | None = None
 
     def show(self, done: int, total: int) -> None:
         """Called by the engine with the numbers of answers done and of all answers."""
-        if self.progress is not None:
-            self.progress(done, total)
+        if self._progress is not None:
+            self._progress(done, total)
 
     @cached_property
     def engine(self) -> Any:
         return self._make_engine()
 
-    def begin(self, iteration: int) -> None:
-        """Start an iteration: the following calls belong to it."""
-        self.iteration, self.calls, self.gaps = iteration, 0, []
+    def begin(self, iteration: int, prompts: Sequence[Any] = ()) -> None:
+        """Start an iteration: the following calls belong to it, and may take more of these encoded prompts."""
+        self.iteration, self.calls, self.gaps, self._prompts = iteration, 0, [], prompts
         self._hand_over()
 
     @contextmanager
-    def preparing(self, open_cache: Callable[[], AnswerCache | None]) -> Iterator[None]:
+    def preparing(
+        self, open_cache: Callable[[], AnswerCache | None], progress: Callable[[int, int], None] | None
+    ) -> Iterator[None]:
         """A context for calls before the first step, whose answers are cached; open_cache: called at most once."""
-        self.iteration, self.calls, self._open_cache = PREPARING, 0, cache(open_cache)
+        self.iteration, self.calls = PREPARING, 0
+        self._open_cache, self._progress = cache(open_cache), progress
         try:
             yield
         finally:
-            self._open_cache, self.progress = lambda: None, None
+            self._open_cache, self._progress = lambda: None, None
 
     def _hand_over(self) -> None:
         """Give the weights to a remote engine."""
@@ -154,7 +156,7 @@ class Writer:
     def more_prompts(self, count: int, besides: Sequence[Any]) -> list[Any]:
         """See `zoo.models.roles.Policy.more_prompts`."""
         taken = {_row(prompt) for prompt in besides}
-        others = [prompt for prompt in self.prompts if _row(prompt) not in taken]
+        others = [prompt for prompt in self._prompts if _row(prompt) not in taken]
         order = torch.randperm(len(others), generator=torch.Generator().manual_seed(self._next_seed()))
         return [others[i] for i in order[:count].tolist()]
 

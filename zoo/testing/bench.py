@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args, get_origin
 import torch
 
 from zoo.contract.algorithm import Algorithm
+from zoo.contract.registry import manager
 from zoo.data.encoding.encode import encode
 from zoo.data.load import load
 from zoo.data.loader import StepLoader, share_of
@@ -23,10 +24,11 @@ from zoo.options.config import Resolved, resolve
 from zoo.options.fields import options_of
 from zoo.testing.declared import Declared
 from zoo.testing.networks import frozen, moved, network, source, template, workplace
-from zoo.testing.rolling import ANSWERS, MOST_ANSWERS, NEW_TOKENS, Rolled, attach_writer, roll
+from zoo.testing.rolling import ANSWERS, MOST_ANSWERS, NEW_TOKENS, Rolled, roll
 from zoo.testing.steps import Stage, hooks, step
 from zoo.testing.tiny import tiny_rows
 from zoo.training.datasets import make_collate
+from zoo.training.online.assembly import writer_of
 from zoo.training.roles import make_critic, make_models
 from zoo.training.step.hooks import prepared_records
 from zoo.values.records import ListedRecords
@@ -198,14 +200,16 @@ class Bench:
             policy, reference = copy.deepcopy(policy), copy.deepcopy(reference)
         every = algorithm.roles(resolved.algorithm)
         roles = tuple(role for role in every if role != "critic")
-        models = make_models(resolved, roles, policy, source(), template(), "shared", precision, lambda text: None)
+        models = make_models(
+            resolved, roles, policy, source(), template(), "shared", precision, lambda text: None,
+            temperature=(resolved.core.temperature or 1.0) if self.cls.online() else 1.0,
+            make_writer=writer_of(resolved.core, template(), precision, torch.device("cpu"), manager(algorithm)),
+        )  # fmt: skip
         if "reference" in models:
             models._roles["reference"].stand_in(reference)
         stage = Stage(algorithm, hooks(algorithm), models, resolved.algorithm, policy, precision, start=start)
         if "critic" in every:
             self._give_critic(stage, resolved, moves, own)
-        if self.cls.head == "lm":
-            attach_writer(stage, resolved.core, template())
         return stage
 
     def _give_critic(self, stage: Stage, resolved: Resolved, moves: int, own: bool) -> None:

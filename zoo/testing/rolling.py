@@ -12,14 +12,10 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from zoo.contract.registry import PluginManager, manager
-from zoo.data.encoding.template import ChatTemplate
-from zoo.options.config import TrainConfig
 from zoo.randomness import restore_rng, rng_state, seed_everything
 from zoo.rewards.reward import Scored
 from zoo.testing.steps import Failed, Stage
 from zoo.testing.tiny import tiny_reward
-from zoo.training.online import assembly as online
 from zoo.training.online.rollouts import Rollouts
 from zoo.values.types import Answer, Answers, Batch
 
@@ -86,32 +82,16 @@ def answer_key(answer: Answer) -> tuple[Any, ...]:
     return (answer.row, *answer.completion.tolist())
 
 
-def attach_writer(stage: Stage, core: TrainConfig, template: ChatTemplate) -> None:
-    """Let the policy of a stage generate, and its roles use the run's temperature, as in a run."""
-    device = torch.device("cpu")
-    online.give_pen(stage.models, core, template, stage.precision, device, plugins(stage))
-    if stage.algorithm.online():
-        for role in {"policy", "reference"} & set(stage.models._roles):
-            stage.models.built(role).temperature = core.temperature or 1.0
-
-
-def plugins(stage: Stage) -> PluginManager:
-    """All plugins, for the engines among them."""
-    return manager(stage.algorithm)
-
-
 def roll(stage: Stage, records: Sequence[dict[str, Any]], worth: Worth = tiny_reward, iteration: int = 0) -> Rolled:
     """A rollout by this stage's weights."""
     judged = "judge" in stage.models
     if judged:
         stage.wrap(judge=lambda judge: TinyJudge(judge, worth))
     seen: list[str] = []
-    stage.models.built("policy").writer.prompts = records
     rollouts = Rollouts(
         stage.hook, stage.algorithm, stage.config, stage.models, stage.models.built("policy").writer,
-        {"reward": TinyReward(worth, shaped=not judged)}, records, [], stage.precision, seen.append,  # type: ignore[dict-item]
+        {"reward": TinyReward(worth, shaped=not judged)}, records, stage.precision, seen.append, lambda: MICRO_TOKENS,  # type: ignore[dict-item]
     )  # fmt: skip
-    rollouts.micro_tokens = lambda: MICRO_TOKENS
     batch = rollouts(list(records), iteration, 0)
     answered = rollouts._seen
     scores = {answer_key(answer): value for answer, value in zip(answered.answers, answered.values, strict=True)}

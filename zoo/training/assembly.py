@@ -1,9 +1,13 @@
-"""What a run trains with, put together from its options: model, template and data; then roles, records and steps."""
+"""What a run trains with, made from its options: model, template and data; then roles, records and steps.
+
+What writes into the run folder is made last: a run that fails before its folder is opened leaves none.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +31,7 @@ from zoo.models.scoring import choose_layout, score_answers
 from zoo.models.start import load_policy, resolve_start
 from zoo.options.checks import names_in
 from zoo.options.config import AUTO, Resolved
+from zoo.rewards.reward import Reward
 from zoo.runs import Run
 from zoo.training.datasets import load_data, make_collate, make_loader, sample_answers
 from zoo.training.online import assembly as online
@@ -37,14 +42,17 @@ from zoo.training.resuming import check_data, compare_environment
 from zoo.training.roles import make_models, make_reference
 from zoo.training.step.hooks import prepared_records
 from zoo.training.step.module import PostTraining
+from zoo.training.step.timing import Timing
 from zoo.values.records import ListedRecords, Records
 
 RUN_FOLDER = "ZOO_RUN_FOLDER"
-"""Environment variable by which the first process tells the ones that it starts which run they belong to."""
+"""Environment variable in which the first process names the run to the processes that it starts."""
 
 
 class Assembly:
     """Holds what `load` and then `plan` make of a complete configuration, in this process of the run.
+
+    `make_rollouts`, `make_loader` and `make_module` give what needs an open run folder.
 
     plugins: the run's plugin manager; resumed: the run that goes on; data_change: it may have other data by now.
     """
@@ -59,7 +67,8 @@ class Assembly:
         self.place = find_place(self.core.devices, self.core.num_nodes)
         self.rank, self.processes = self.place.rank, self.place.processes
         self.main = self.rank == 0
-        self.module: PostTraining | None = None
+        self.online = algorithm.online()
+        self.rewards: dict[str, Reward] = {}
 
     def say(self, text: str) -> None:
         if self.main:
@@ -96,7 +105,7 @@ class Assembly:
         return [] if self.core.score == AUTO else names_in(self.core.score)
 
     def _name_models(self) -> None:
-        """The run that `last` means becomes its path: by the next start `last` is another one."""
+        """Put the path of a run in the place of `last`, which names another run as soon as this one has begun."""
         core, folder = self.core, os.environ.get(RUN_FOLDER)
         if not self.main and folder and not self.resumed:
             began = Run(Path(folder)).config
@@ -112,69 +121,107 @@ class Assembly:
         device = next(self.policy.parameters()).device
         layout, note = choose_layout(
             self.policy, [answer.to(device) for answer in sample_answers(self.data.train.records)], core.layout,
-            rounding_tolerance(self.precision), longest=core.max_length + core.max_new_tokens * self.algorithm.online(),
+            rounding_tolerance(self.precision), longest=core.max_length + core.max_new_tokens * self.online,
             score=token_scores if is_scorer(self.policy) else score_answers,
         )  # fmt: skip
         if note:
             self.say(note)
         roles = self.algorithm.roles(self.resolved.algorithm)
-        models = make_models(
-            self.resolved, roles, self.policy, self.source, self.template, layout, self.precision, self.say
-        )
+        temperature = (core.temperature or 1.0) if self.online else 1.0
+        rescores = self.online and core.minibatches * core.rollout_epochs > 1
+        self.models = models = make_models(
+            self.resolved, roles, self.policy, self.source, self.template, layout, self.precision, self.say,
+            temperature=temperature,
+            make_writer=online.writer_of(core, self.template, self.precision, self.device, self.plugins, rescores),
+        )  # fmt: skip
         if core.reference is not None and "reference" not in models:
             self.say(f"Note: --reference has no effect: {self.resolved.algo} with these options reads no reference.")
-        if not is_scorer(self.policy):
-            online.give_pen(models, core, self.template, self.precision, self.device, self.plugins)
-        records = self._prepared(models)
-        self.rollouts = self._make_rollouts(models, records, layout) if self.algorithm.online() else None
-        self.loader = self._make_loader(records)
-        micro_tokens = choose_micro_tokens(core, self.device, self.policy)
-        critic = models.built("critic").head if "critic" in models else None
-        self.module = PostTraining(
-            self.policy, models, self.plugins.hook, self.algorithm, self.resolved.algorithm, core,
-            total_steps=len(self.loader), micro_tokens=micro_tokens, critic=critic,
-        )  # fmt: skip
-        trained = sum(p.numel() for p in self.module.parameters() if p.requires_grad)
-        prompts = len(self.loader.prompts.indices(0)) if isinstance(self.loader, Experience) else 0
+        self.records = self._prepared(models)
+        if self.online:
+            self._plan_rollouts(layout, temperature)
+        else:
+            collate = make_collate(self.plugins.hook, self.tokenizer, self.resolved.algorithm, core.max_length)
+            self.steps = make_loader(core, self.data, self.records, collate, self.rank, self.processes)
+        self.total_steps = online.steps_of(self.steps, core) if self.online else len(self.steps)
+        self.micro_tokens = choose_micro_tokens(core, self.device, self.policy)
+        self._say_plan(layout)
+
+    def _plan_rollouts(self, layout: str, temperature: float) -> None:
+        """Rewards, the prompts of each rollout, and the start that validation measures the distance from."""
+        core = self.core
+        if "reference" in self.models:
+            self.start = self.models.built("reference")
+            self.start.stop_caching()
+        else:
+            alone = replace(core, reference=None, reference_cache="off")
+            self.start = make_reference(
+                alone, self.policy, self.source, layout, self.precision, self.say, temperature
+            )  # fmt: skip
+        self.rewards = online.make_rewards(core, self.plugins, self.device, self.say)
+        self.steps = online.make_prompts(self.records, core, self.rank, self.processes)
+
+    def _say_plan(self, layout: str) -> None:
+        core = self.core
+        learners = torch.nn.ModuleList([self.policy, *([] if self.critic is None else [self.critic])])
+        trained = sum(p.numel() for p in learners.parameters() if p.requires_grad)
+        prompts = len(self.steps.indices(0)) if self.online else 0
         size = min(core.batch_size, prompts * core.answers_per_prompt) if prompts else core.batch_size
         self.say(
-            f"Training {self.resolved.algo}: {len(records)} records, {len(self.loader)} steps of {size} "
-            f"(micro-batches of {micro_tokens} tokens, {layout} rows), {trained / 1e6:.1f} M trained weights."
+            f"Training {self.resolved.algo}: {len(self.records)} records, {self.total_steps} steps of {size} "
+            f"(micro-batches of {self.micro_tokens} tokens, {layout} rows), {trained / 1e6:.1f} M trained weights."
         )
-        if isinstance(self.loader, Experience):
-            each = self.loader.each
+        if self.online:
+            each = core.minibatches * core.rollout_epochs
             self.say(
                 f"A rollout has {prompts} prompts with {core.answers_per_prompt} answers each "
                 f"and serves {each} step{'s' if each > 1 else ''}."
             )
 
-    def _make_rollouts(self, models: Any, records: Records, layout: str) -> Rollouts:
-        core, held_out, policy = self.core, self.data.held_out, models.built("policy")
-        if "reference" in models:
-            start = models.built("reference")
-            # What the policy writes is never seen again.
-            start.cache = None
-        else:
-            alone = replace(core, reference=None, reference_cache="off")
-            start = make_reference(alone, self.policy, self.source, layout, self.precision, self.say)
-        policy.temperature = start.temperature = core.temperature or 1.0
-        policy.writer.prompts = records
-        policy.writer.rescores = core.minibatches * core.rollout_epochs > 1
-        rollouts = Rollouts(
-            self.plugins.hook, self.algorithm, self.resolved.algorithm, models, policy.writer,
-            online.make_rewards(core, self.plugins, self.device, self.say), records,
-            held_out.records[: core.eval_prompts] if held_out else [], self.precision, self.say,
-        )  # fmt: skip
-        rollouts.start = start
-        rollouts.reference_every = core.reference_every
-        return rollouts
+    @property
+    def critic(self) -> torch.nn.Module | None:
+        """What is trained of a critic."""
+        return self.models.built("critic").head if "critic" in self.models else None
 
-    def _make_loader(self, records: Records) -> StepLoader | Experience:
-        core = self.core
-        if self.rollouts is not None:
-            return online.make_experience(records, self.rollouts, core, self.rank, self.processes)
-        collate = make_collate(self.plugins.hook, self.tokenizer, self.resolved.algorithm, core.max_length)
-        return make_loader(core, self.data, records, collate, self.rank, self.processes)
+    @property
+    def held_out(self) -> Sequence[dict[str, Any]]:
+        """The encoded held-out records; of an online run its held-out prompts."""
+        records = self.data.held_out.records if self.data.held_out else []
+        return records[: self.core.eval_prompts] if self.online else records
+
+    def close(self) -> None:
+        """End the processes that rewards run in."""
+        for reward in self.rewards.values():
+            reward.close()
+
+    # -- for an open run folder ----------------------------------------------------------------------------------
+
+    def make_rollouts(
+        self, run: Run, timing: Timing, micro_tokens: Callable[[], int], notify: Callable[..., None]
+    ) -> Rollouts | None:
+        """Of an online run; see `Rollouts`."""
+        if not self.online:
+            return None
+        return Rollouts(
+            self.plugins.hook, self.algorithm, self.resolved.algorithm, self.models,
+            self.models.built("policy").writer, self.rewards, self.records, self.precision, self.say, micro_tokens,
+            start=self.start, reference_every=self.core.reference_every, timing=timing, run=run, notify=notify,
+        )  # fmt: skip
+
+    def make_loader(self, rollouts: Rollouts | None) -> StepLoader | Experience:
+        """One item is one optimizer step."""
+        return self.steps if rollouts is None else online.make_experience(self.steps, rollouts, self.core)
+
+    def make_module(
+        self, rollouts: Rollouts | None, timing: Timing, before_training: Callable[[], None]
+    ) -> PostTraining:
+        """The optimizer steps."""
+        return PostTraining(
+            self.policy, self.models, self.plugins.hook, self.algorithm, self.resolved.algorithm, self.core,
+            total_steps=self.total_steps, micro_tokens=self.micro_tokens, critic=self.critic, rollouts=rollouts,
+            timing=timing, before_training=before_training, say=self.say,
+        )  # fmt: skip
+
+    # -- records ---------------------------------------------------------------------------------------------------
 
     def _prepared(self, models: Any) -> Records:
         """The records to train on: as encoded, or what the algorithm's `prepare` makes of them."""
@@ -183,17 +230,17 @@ class Assembly:
             return records
         self.policy.to(self.device)
         with autocast(self.precision, self.device), self._preparing(models):
-            found = self.plugins.hook.prepare(records=records, models=models, config=self.resolved.algorithm)
-            prepared = prepared_records(found, self.algorithm)
-        if self.algorithm.online():
+            made = self.plugins.hook.prepare(records=records, models=models, config=self.resolved.algorithm)
+            prepared = prepared_records(made, self.algorithm)
+        if self.online:
             self._check_prompts(prepared)
         if prepared is not records:
             self.say(f"Prepared: {len(records)} records became {len(prepared)}.")
         return prepared
 
     def _check_prompts(self, prepared: Records) -> None:
-        """Raises PluginError where a prompt has lost what a rollout finds it by."""
-        missing = next((name for name in ("row", "record") for one in prepared if name not in one), None)
+        """Raises PluginError where a prompt lacks a field that a rollout needs."""
+        missing = next((name for name in ("row", "record") for record in prepared if name not in record), None)
         if missing:
             raise PluginError(
                 f"{type(self.algorithm).__name__}.prepare returned a record without '{missing}', by which a rollout "
@@ -206,6 +253,6 @@ class Assembly:
         writer = getattr(models.built("policy"), "writer", None)
         if writer is None:
             return contextlib.nullcontext()
-        writer.progress = counter(self.console, "Preparing: answers") if self.main else None
+        progress = counter(self.console, "Preparing: answers") if self.main else None
         key = (self.precision, self.core.engine)
-        return writer.preparing(lambda: online.kept_answers(self.policy, key, self.template, self.say))
+        return writer.preparing(lambda: online.kept_answers(self.policy, key, self.template, self.say), progress)

@@ -13,17 +13,18 @@ from zoo.data.encoding.encode import Encoded, default_collate, encode
 from zoo.data.encoding.template import ChatTemplate
 from zoo.data.formats import columns_of
 from zoo.data.load import DataSet, judge, load, split_by_prompt
-from zoo.data.loader import StepLoader, answers_among, record_tokens
+from zoo.data.loader import StepLoader, record_tokens
 from zoo.data.sources.named import WITH_SPLIT, parts_of
 from zoo.errors import NoSuchSplit, ZooError
 from zoo.options.checks import FEWEST
 from zoo.options.config import TrainConfig
 from zoo.training.step.schedule import decay_begin
+from zoo.values.answers import answers_in
 from zoo.values.types import Answer, Batch
 
 Say = Callable[[str], None]
 PROBE = 16
-"""Tokens of a text that stands for an answer where there is none yet."""
+"""Tokens of the text that stands in for an answer that is not written yet."""
 
 
 @dataclass
@@ -40,7 +41,7 @@ class Data:
 def load_data(
     core: TrainConfig, kinds: Sequence[str], template: ChatTemplate, plugins: PluginManager, say: Say
 ) -> Data:
-    """Load, check and encode the data of a run, and hold some out. Prints what was kept and dropped.
+    """Load, check, encode and split the data of a run. Prints what was kept and dropped.
 
     kinds: those that the algorithm learns from, the preferred one first.
     """
@@ -96,7 +97,7 @@ def _facts(data: DataSet, encoded: Encoded) -> dict[str, Any]:
 
 
 def _held_out(core: TrainConfig, kind: str, train: DataSet, options: dict[str, Any]) -> tuple[DataSet | None, str]:
-    """The data named, else the source's own held-out split, else a share of the prompts taken out of `train`.
+    """The named data, else the source's own held-out split, else a share of the prompts, taken out of `train`.
 
     Where it is none, the text says why.
     """
@@ -108,13 +109,13 @@ def _held_out(core: TrainConfig, kind: str, train: DataSet, options: dict[str, A
         return _own_split(core, kind, options)
     if len(train) < FEWEST:
         return None, f" of fewer than {FEWEST} records"
-    # The same prompts whatever the seed: runs of several seeds are then validated on the same rows.
+    # Independent of the seed: runs with several seeds are validated on the same rows.
     train.records, rest = split_by_prompt(train.records, core.eval_fraction, 0)
     return DataSet(train.name, train.kind, train.source_kind, rest, train.fingerprint, train.format, train.report), ""
 
 
 def _own_split(core: TrainConfig, kind: str, options: dict[str, Any]) -> tuple[DataSet | None, str]:
-    """The held-out rows that a source brings. Raises ZooError where they are there and cannot be used."""
+    """The source's own held-out rows. Raises ZooError where it has some that cannot be used."""
     try:
         return load(core.data, kind, split="heldout", **options), ""
     except NoSuchSplit as error:
@@ -127,12 +128,12 @@ def _own_split(core: TrainConfig, kind: str, options: dict[str, Any]) -> tuple[D
 
 
 def _shares(core: TrainConfig, options: dict[str, Any]) -> bool:
-    """Whether what is held out is a share of the data itself; a source of its own brings a split for it."""
+    """Whether a share of the training data is held out, and not a split of the source."""
     return bool(core.eval_fraction) and not core.eval_data and not brings_held_out(core, options["named_sources"])
 
 
 def brings_held_out(core: TrainConfig, named: Mapping[str, Any]) -> bool:
-    """Whether what is held out is a split of the source's own, if it is not named by an option."""
+    """Whether a split of the source is held out where no option names other data."""
     whole = core.split == "train" and not WITH_SPLIT.fullmatch(core.data)
     return not core.eval_data and parts_of(core.data)[0] in named and whole
 
@@ -151,7 +152,7 @@ def make_loader(
     core: TrainConfig, data: Data, records: Sequence[dict[str, Any]], collate: Callable[[list[dict[str, Any]]], Batch],
     rank: int = 0, processes: int = 1,
 ) -> StepLoader:  # fmt: skip
-    """The steps of a run over prepared records, those of the decay phase over its own data if it has some."""
+    """The loader of prepared records; in the decay phase it mixes in that phase's own data, if there is some."""
     loader = StepLoader(
         records, collate, batch_size=core.batch_size, epochs=core.epochs, max_steps=core.max_steps, seed=core.seed,
         rank=rank, processes=processes,
@@ -162,11 +163,11 @@ def make_loader(
 
 
 def sample_answers(records: list[dict[str, Any]], count: int = 3) -> list[Answer]:
-    """A few answers of the data for the layout's self-test, those of the shortest records."""
+    """A few answers for the layout's self-test, from the shortest records."""
     shortest = sorted(records, key=record_tokens)[:count]
     if shortest and isinstance(shortest[0].get("prompt"), torch.Tensor):
-        # Prompts have no answers yet: each is continued by the text of the others.
+        # Prompts have no answers yet: the text of the other prompts stands in for them.
         prompts = [record["prompt"] for record in shortest]
         every = torch.ones(PROBE, dtype=torch.bool)
         return [Answer(p, other[-PROBE:], every[-len(other) :]) for p in prompts for other in prompts]
-    return [answer for record in shortest for answer in answers_among(record.values())]
+    return [answer for record in shortest for answer in answers_in(record)]

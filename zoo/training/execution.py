@@ -1,4 +1,4 @@
-"""The stages of a run: put together, open the folder, score, train, write the model, score again."""
+"""The stages of a run: assemble it, open its folder, score, train, write the model, score again."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from zoo.randomness import seed_everything
 from zoo.runs import Run, check_name, create_run, default_name
 from zoo.training.assembly import Assembly
 from zoo.training.fitting import Fitting
+from zoo.training.online.rollouts import Rollouts
 from zoo.training.record import report
 from zoo.training.record.listeners import Listeners, spoken_warnings
 from zoo.training.record.progress import counter
@@ -35,7 +36,7 @@ from zoo.values.records import ListedRecords
 
 
 class Execution:
-    """The stages of one run, in the order of the methods; what one stage makes the next ones use."""
+    """The stages of one run, in the order of the methods. Each uses what the stages before it made."""
 
     def __init__(
         self,
@@ -49,6 +50,7 @@ class Execution:
         self.resolved, self.core, self.algorithm = resolved, resolved.core, algorithm
         self.console, self.resumed, self.command = console, resumed, command
         self.created: Run | None = None
+        self.fitting: Fitting | None = None
         self.plugins = registry.manager(algorithm)
         self.assembly = Assembly(resolved, algorithm, self.plugins, console, resumed, data_change)
         self.main, self.say = self.assembly.main, self.assembly.say
@@ -58,7 +60,7 @@ class Execution:
 
     def go(self) -> Run:
         """All stages. A run that fails before its first step leaves no folder."""
-        with contextlib.ExitStack() as held, Signals() as self.signals:
+        with contextlib.ExitStack() as held, Signals(self._say_stopping) as self.signals:
             try:
                 return self._stages(held)
             except Stopped as stopped:
@@ -80,12 +82,11 @@ class Execution:
         held.enter_context(spoken_warnings(self.algorithm, self.say))
         seed_everything(self.core.seed)
         self.load()
-        if self.assembly.rollouts is not None:
-            held.callback(self.assembly.rollouts.close)
+        held.callback(self.assembly.close)
         self.open_run()
         if self.created:
             held.enter_context(self.created.alone())
-        # A run killed while it was being scored has no before.json yet.
+        # A run that was killed during its first scoring has no before.json.
         before = (self.resumed.read_json("before.json") if self.resumed else {}) or self.score_before()
         stopped = self.fit()
         leave_processes()
@@ -107,7 +108,7 @@ class Execution:
         if self.resumed is not None:
             self.run = self.resumed
         elif self.main:
-            # The name belongs to this folder: run.yaml must run again beside it.
+            # Without the name, run.yaml can be run again beside this run.
             config = {**self.resolved.as_dict(), "name": None}
             default = default_name(self.resolved.algo, self.assembly.source.short_name)
             self.run = create_run(
@@ -125,21 +126,22 @@ class Execution:
         return scores
 
     def score(self, when: str) -> dict[str, Any]:
-        """The evaluations of this run, as JSON; only the first process makes them."""
-        found: dict[str, Any] = {}
+        """Run the evaluations, in the first process only; returns their scores as JSON."""
+        scores: dict[str, Any] = {}
         if not self.main:
-            return found
+            return scores
         of = self.assembly
         of.policy.to(of.device)
         subject = Subject(
             of.policy, of.tokenizer, of.template, of.precision, start=self._start, out=self.core.out, say=self.say
         )
-        for one in of.evals:
-            score = one.run(replace(subject, progress=counter(self.console, f"Scoring {one.label} ({when})")))
-            found[one.label] = score.as_json()
+        for evaluation in of.evals:
+            progress = counter(self.console, f"Scoring {evaluation.label} ({when})")
+            score = evaluation.run(replace(subject, progress=progress))
+            scores[evaluation.label] = score.as_json()
             write_score(self.run, when, score)
-            self.say(f"{one.label} {when}: {score.text()}")
-        return found
+            self.say(f"{evaluation.label} {when}: {score.text()}")
+        return scores
 
     def _start(self) -> Any:
         """The weights that training started from, for evaluations that compare with them."""
@@ -147,19 +149,20 @@ class Execution:
 
     def fit(self) -> int:
         """Train; returns the number of the signal that stopped it, or 0."""
-        fitting = Fitting(self.assembly, self.run, self.signals, self._tell)
-        stopped = fitting.go()
-        self.recorder = fitting.recorder
-        return stopped
+        self.fitting = Fitting(self.assembly, self.run, self.signals, self._notify)
+        return self.fitting.go()
 
-    def _tell(self, event: str, **facts: Any) -> None:
+    def _notify(self, event: str, **facts: Any) -> None:
         if self.main:
-            self.listeners.tell(event, run=self.run, **facts)
+            self.listeners.notify(event, run=self.run, **facts)
+
+    def _say_stopping(self) -> None:
+        self.say("Stopping after this step, with a checkpoint (again to stop at once).")
 
     def finish(self, before: dict[str, Any]) -> Run:
-        """Write the model, score it, sum up."""
-        of, module = self.assembly, self.assembly.module
-        assert module is not None
+        """Write the model, score it, and write the summary."""
+        assert self.fitting is not None
+        of, module, recorder = self.assembly, self.fitting.module, self.fitting.recorder
         best = self.run.path / "best.safetensors"
         if module.skipped_steps == module.steps_done:
             best.unlink(missing_ok=True)
@@ -168,7 +171,7 @@ class Execution:
             from safetensors.torch import load_file
 
             of.policy.load_state_dict(load_file(best), strict=False)
-        self._last_word()
+        self._finish_hook()
         try:
             name_base(of.policy, of.source, self.run, of.precision, self.core.trust_remote_code)
             export_model(of.policy, of.template.trained_tokenizer(), self.run.model_path)
@@ -179,21 +182,21 @@ class Execution:
         summary = {
             "status": "finished",
             **self._facts(module),
-            "before": {**_numbers(before), **self.recorder.first},
-            "after": {**_numbers(after), **self.recorder.last},
+            "before": {**_numbers(before), **recorder.first},
+            "after": {**_numbers(after), **recorder.last},
             "scores": {"before": before, "after": after},
         }
-        # Apart from the summary, which is the same for a run that was resumed; the clock is not.
+        # A file of its own: the summary of a resumed run is the same, and its times are not.
         self.run.write_json("timing.json", module.timing.summary())
         self.run.write_json("summary.json", summary)
         if not self.core.keep_checkpoints:
             shutil.rmtree(self.run.checkpoints, ignore_errors=True)
-        self._tell("run_end", metrics=module.step_metrics)
+        self._notify("run_end", metrics=module.step_metrics)
         report.closing_panel(self.console, self.run, summary)
         return self.run
 
     def _facts(self, module: PostTraining) -> dict[str, Any]:
-        rollouts = self.assembly.rollouts
+        rollouts = module.rollouts
         return {
             "algo": self.resolved.algo,
             "head": self.algorithm.head,
@@ -201,19 +204,18 @@ class Execution:
             "data": self.core.data,
             "steps": module.steps_done,
             "skipped_steps": module.skipped_steps,
-            **({"unrewarded_rollouts": rollouts.unrewarded.count} if rollouts is not None else {}),
+            **({"unrewarded_rollouts": rollouts.unrewarded.count} if isinstance(rollouts, Rollouts) else {}),
             "num_tokens": module.tokens_seen,
         }
 
-    def _last_word(self) -> None:
-        """The algorithm's `finish`, on the weights that go into model/."""
+    def _finish_hook(self) -> None:
+        """Call the algorithm's `finish` on the weights that go into model/."""
         if self.plugins.hook.finish.get_hookimpls():
-            of, module = self.assembly, self.assembly.module
-            assert module is not None
+            of = self.assembly
             of.policy.to(of.device).eval()
             with torch.no_grad(), autocast(of.precision, of.device):
                 self.plugins.hook.finish(
-                    records=ListedRecords(of.data.train.records), models=module.models, config=self.resolved.algorithm
+                    records=ListedRecords(of.data.train.records), models=of.models, config=self.resolved.algorithm
                 )
 
     # -- when something ends it early ----------------------------------------------------------------------------
@@ -224,14 +226,14 @@ class Execution:
 
     @property
     def _steps(self) -> int:
-        return self.assembly.module.steps_done if self.assembly.module else 0
+        return self.fitting.module.steps_done if self.fitting else 0
 
     def _forget_unless_begun(self) -> None:
         if self.created is not None and not self._begun:
             shutil.rmtree(self.created.path, ignore_errors=True)
 
     def _stopped(self, number: int, state: str) -> BaseException:
-        """After a signal: what to say, and the exit status that a shell expects."""
+        """The error after a signal: its message, and the exit status that a shell expects."""
         if not self.main:
             return SystemExit(128 + number)
         steps, name = self._steps, signal_name(number)
@@ -245,16 +247,16 @@ class Execution:
         return stopped
 
     def _failed(self, module: PostTraining) -> TrainingFailed:
-        """Every step was skipped: the weights are those of the start, and nothing is written of them."""
+        """The error where every step was skipped: the weights have not changed, so none are written."""
         steps = "The only step was" if module.steps_done == 1 else f"All {module.steps_done} steps were"
         why = "the loss or its gradient was no finite number"
         if not module.bad_steps:
             why = "there was nothing to learn: no trained token, or ties, labels or rewards that are equal or missing"
-        look = f"`zoo data {self.core.data}`" if self.assembly.rollouts is None else f"{self.run.path}/samples.jsonl"
+        look = f"{self.run.path}/samples.jsonl" if self.assembly.online else f"`zoo data {self.core.data}`"
         more = ", lower --lr, or use --precision 32-true" if module.bad_steps else ""
         failed = TrainingFailed(
             f"The run {self.run.name} has failed. {steps} skipped, because {why}.",
-            f"Look at {'the rows in' if self.assembly.rollouts is None else 'the rewards in'} {look}{more}.",
+            f"Look at {'the rewards in' if self.assembly.online else 'the rows in'} {look}{more}.",
         )
         summary = {"status": "failed", **self._facts(module), "reason": failed.message, "hint": failed.hint}
         self.run.write_json("timing.json", module.timing.summary())
@@ -264,7 +266,7 @@ class Execution:
         return failed
 
     def _explain(self, error: OSError) -> BaseException:
-        """A full disk or a run folder that is gone is for a person to mend; anything else is a fault."""
+        """A full disk and a missing run folder are the user's to repair; any other error is a fault."""
         run = getattr(self, "run", None)
         inside = run is not None and str(error.filename or "").startswith(str(run.path))
         if run is None or not (inside or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)):
@@ -276,7 +278,7 @@ class Execution:
 
 
 def refuse_failed(run: Run) -> None:
-    """Raises TrainingFailed again for a run that has failed: its steps would be the same ones."""
+    """Raises TrainingFailed for a run that has failed: resumed, it would fail again."""
     if run.status == "failed":
         raise TrainingFailed(
             str(run.summary.get("reason")),

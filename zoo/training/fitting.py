@@ -1,11 +1,10 @@
-"""The optimizer steps of a run: a Trainer of Lightning's, what is recorded and validated, and what goes before."""
+"""The optimizer steps of a run: Lightning's Trainer, validation, records, and the reference's scores before them."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import lightning
 
@@ -15,11 +14,11 @@ from zoo.libraries.meeting import Meeting
 from zoo.libraries.precision import trainer_options
 from zoo.libraries.trainer import kill_others, step_arithmetic
 from zoo.models.reference_cache import answer_key
-from zoo.models.roles import answers_in
 from zoo.options.checks import names_in
 from zoo.processes import gathered
 from zoo.runs import Run
 from zoo.training.assembly import RUN_FOLDER, Assembly
+from zoo.training.online import validation
 from zoo.training.record import report
 from zoo.training.record.callbacks import Recorder
 from zoo.training.record.checkpoints import FolderCheckpoints, newest_good
@@ -27,36 +26,31 @@ from zoo.training.record.progress import Watch
 from zoo.training.record.signals import Signals
 from zoo.training.step import token_losses
 from zoo.training.step.module import PostTraining, out_of_memory
+from zoo.training.step.timing import Timing
 from zoo.training.step.validation import validate
-from zoo.values.types import Batch
+from zoo.values.answers import answers_in
+from zoo.values.types import Answer, Batch
 
 
 class Fitting:
-    """Trains what was put together into a run folder. tell: called with (event, **facts) for the listeners."""
+    """Trains what the assembly made into an open run folder. notify: called with (event, **facts) for the listeners."""
 
-    def __init__(self, assembly: Assembly, run: Run, signals: Signals, tell: Callable[..., None]):
-        assert assembly.module is not None
-        self.assembly, self.module, self.run = assembly, assembly.module, run
-        self.core, self.loader, self.rollouts = assembly.core, assembly.loader, assembly.rollouts
-        self.signals, self.tell = signals, tell
+    def __init__(self, assembly: Assembly, run: Run, signals: Signals, notify: Callable[..., None]):
+        self.assembly, self.core, self.run, self.notify = assembly, assembly.core, run, notify
+        timing = Timing()
+        self.rollouts = assembly.make_rollouts(run, timing, lambda: self.module.micro_tokens, notify)
+        self.loader = assembly.make_loader(self.rollouts)
+        self.module = assembly.make_module(self.rollouts, timing, self._before_training)
+        self.watch = Watch(assembly.console, len(self.loader), show=assembly.main)
+        self.recorder = Recorder(
+            run, self.core, self.loader, self._validation(), notify, self.watch.update, signals, self._validations()
+        )
+        self.signals = signals
 
     def go(self) -> int:
         """Train; returns the number of the signal that stopped it, or 0."""
         module, assembly = self.module, self.assembly
-        with Watch(assembly.console, len(self.loader), show=assembly.main) as watch:
-            self.recorder = Recorder(
-                self.run, self.core, self.loader, self._validation(), self.tell, watch.update, self.signals,
-                self._validations(),
-            )  # fmt: skip
-            self.signals.on_wait = lambda: watch.say(
-                "Stopping after this step, with a checkpoint (again to stop at once)."
-            )
-            module.before_training = lambda: self._before_training(watch)
-            module.say = watch.say
-            if self.rollouts is not None:
-                self.rollouts.run, self.rollouts.say, self.rollouts.tell = self.run, watch.say, self.tell
-                self.rollouts.micro_tokens = lambda: module.micro_tokens
-                module.rollouts, self.rollouts.timing = self.rollouts, module.timing
+        with self.watch as watch:
             trainer = self._trainer(watch.say if assembly.main else print)
             checkpoint = newest_good(self.run.checkpoints, assembly.say) if assembly.resumed else None
             if assembly.resumed:
@@ -67,14 +61,14 @@ class Fitting:
                 try:
                     trainer.fit(module, self.loader, ckpt_path=checkpoint)
                 except BaseException:
-                    # The others would wait for this process at their next exchange.
+                    # Without this the other processes would wait for this one.
                     kill_others(trainer)
                     raise
         return self.signals.number or 0
 
     @contextlib.contextmanager
     def _others_begin(self) -> Iterator[None]:
-        """What Lightning tells the processes that it starts stays out of later runs in this one."""
+        """Undo what Lightning writes into the environment for the processes that it starts."""
         before = dict(os.environ)
         if self.assembly.main:
             os.environ[RUN_FOLDER] = str(self.run.path)
@@ -86,7 +80,7 @@ class Fitting:
             os.environ.update(before)
 
     def _agree(self) -> None:
-        """Raises ZooError unless all processes have met that were dealt the steps, and make the same run."""
+        """Raises ZooError unless all processes are here and make the same run."""
         assembly = self.assembly
         data = {part: facts["fingerprint"] for part, facts in assembly.data.facts.items()}
         config = {**assembly.resolved.as_dict(), "name": None, "out": None}
@@ -94,9 +88,9 @@ class Fitting:
             "their number": assembly.processes, "the configuration": config, "the data": data,
             "the number of steps": len(self.loader),
         }  # fmt: skip
-        found = gathered((assembly.rank, mine))
-        ranks = [rank for rank, _ in found]
-        wrong = [what for what in mine if any(theirs[what] != mine[what] for _, theirs in found)]
+        everyone = gathered((assembly.rank, mine))
+        ranks = [rank for rank, _ in everyone]
+        wrong = [what for what in mine if any(theirs[what] != mine[what] for _, theirs in everyone)]
         if ranks != list(range(assembly.processes)):
             wrong.insert(0, f"which is which (the ranks are {', '.join(map(str, ranks))} of {assembly.processes})")
         if wrong:
@@ -107,35 +101,38 @@ class Fitting:
             )
 
     def _validation(self) -> Callable[[], dict[str, float]] | None:
-        """A function that gives the numbers of held-out data, or None."""
+        """A function that computes the held-out metrics, or None."""
         module, rollouts = self.module, self.rollouts
         if rollouts is not None:
-            return (lambda: rollouts.validate(module.steps_done)) if rollouts.held_out else None
+            prompts = self.assembly.held_out
+            return (lambda: validation.validate(rollouts, prompts, module.steps_done)) if prompts else None
         batches = self._held_out_batches()
         return (lambda: self._validate(batches())) if batches else None
 
     def _validate(self, batches: list[Batch]) -> dict[str, float]:
-        with self._twins():
-            values = validate(self.module, batches)
+        step = self.module.steps_done
+        with self._shared_scores():
+            values, cases, losses = validate(self.module, batches)
         if self.assembly.main:
-            token_losses.keep(self.run, self.assembly.template, self.module.steps_done, self.module.token_losses)
+            token_losses.keep(self.run, self.assembly.template, step, losses)
+            report.write_cases(self.run, step, cases)
         return values
 
     def _validations(self) -> int:
-        """How many a run makes where eval_every is not said: the fewer, the more of the run's work each of them is."""
-        held_out, loader = self.assembly.data.held_out, self.loader
-        if held_out is None or not isinstance(loader, StepLoader) or self.core.keep_best or self.core.patience:
+        """How many a run makes where eval_every is not given: fewer where each is a larger share of the run's work."""
+        held_out, loader = self.assembly.held_out, self.loader
+        if not held_out or not isinstance(loader, StepLoader) or self.core.keep_best or self.core.patience:
             return 4
-        # What is measured first, in a pass of its own, is read besides.
-        share = len(held_out.records) * (1 + len(type(self.assembly.algorithm).measured)) / loader.examples
+        # Fields that `measure` reads cost one more pass.
+        share = len(held_out) * (1 + len(type(self.assembly.algorithm).measured)) / loader.examples
         return 4 if share <= 1 / 8 else 2 if share <= 1 / 4 else 1
 
     def _held_out_batches(self) -> Callable[[], list[Batch]] | None:
         """A function that gives this process's held-out batches, or None."""
-        data, rank, processes = self.assembly.data, self.assembly.rank, self.assembly.processes
-        if data.held_out is None or not isinstance(self.loader, StepLoader):
+        rank, processes = self.assembly.rank, self.assembly.processes
+        if self.assembly.data.held_out is None or not isinstance(self.loader, StepLoader):
             return None
-        held_out = data.held_out.records
+        held_out = self.assembly.held_out
         if len(held_out) < processes:
             self.assembly.say(f"No validation: {len(held_out)} held-out records are too few for {processes} processes.")
             return None
@@ -146,8 +143,8 @@ class Fitting:
         return lambda: [batches.batch(step) for step in range(len(batches))]
 
     @contextlib.contextmanager
-    def _twins(self) -> Iterator[None]:
-        """Before the first step the policy is the reference, if no other one was named: one answers for both."""
+    def _shared_scores(self) -> Iterator[None]:
+        """Before the first step the policy is the reference, if no other one was named: one pass scores for both."""
         models = self.module.models
         if self.module.steps_done or "reference" not in models:
             yield
@@ -155,36 +152,35 @@ class Fitting:
         policy, reference = models.built("policy"), models.built("reference")
         equal = self.core.reference is None
         if equal:
-            policy.twin = reference
             reference.stand_in(self.assembly.policy)
         try:
-            yield
+            with policy.equal_to(reference) if equal else contextlib.nullcontext():
+                yield
         finally:
-            policy.twin = None
             if equal or reference.cache is not None:
                 reference.release()
 
-    def _before_training(self, watch: Watch) -> None:
-        """Score what the steps will ask the reference for; what is held out is scored by the first validation."""
+    def _before_training(self) -> None:
+        """Compute the reference's scores of the training data; the first validation computes those of held-out data."""
         module = self.module
         if "reference" in module.models and module.models.built("reference").cache is not None:
             assert isinstance(self.loader, StepLoader)
             batches = [self.loader.batch(step) for step in range(len(self.loader))]
             answers = [answer.to(module.device) for batch in batches for answer in answers_in(batch)]
-            with self._twins():
-                self._warm(module, answers, watch)
-        self.tell("run_start", config=self.assembly.resolved.as_dict())
+            with self._shared_scores():
+                self._warm(module, answers)
+        self.notify("run_start", config=self.assembly.resolved.as_dict())
 
-    def _warm(self, module: PostTraining, answers: list[Any], watch: Watch) -> None:
+    def _warm(self, module: PostTraining, answers: list[Answer]) -> None:
         reference = module.models.built("reference")
         computed = 0
         while True:
             done = 0
             try:
-                # In the arithmetic of the steps, so that policy and reference start out equal.
+                # In the precision of the steps, so that policy and reference are equal at the start.
                 with step_arithmetic(module.trainer):
                     for done, total in reference.warm(answers, module.micro_tokens):
-                        watch.count("reference log-probs", done, total)
+                        self.watch.count("reference log-probs", done, total)
                 computed += done
                 break
             except RuntimeError as error:
@@ -192,8 +188,8 @@ class Fitting:
                     raise
                 computed += done
                 module.halve(error)
-        found = len({answer_key(answer) for answer in answers}) - computed
-        watch.say(f"Reference log-probs: {found:,} found in the cache, {computed:,} computed.")
+        cached = len({answer_key(answer) for answer in answers}) - computed
+        self.watch.say(f"Reference log-probs: {cached:,} found in the cache, {computed:,} computed.")
         reference.release()
 
     def _trainer(self, say: Callable[[str], None]) -> lightning.Trainer:

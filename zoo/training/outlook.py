@@ -1,4 +1,4 @@
-"""A look ahead: whether all that a run needs is there, and what it will make. Nothing is loaded, fetched or written.
+"""A look ahead: whether everything a run needs exists, and what the run will make. Loads, fetches and writes nothing.
 
 The run begins with it, and `--dry-run` is it: what is missing is told at once, and not after a model was loaded.
 """
@@ -39,7 +39,7 @@ from zoo.rewards.spelled import check_reward
 from zoo.runs import Run, check_name, check_writable, default_name, next_name
 
 LOCAL = "local"
-"""The engine that is always there."""
+"""The engine that every installation has."""
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "JSM_NAMESPACE_RANK")
 
 
@@ -62,7 +62,7 @@ class Outlook:
 
 
 def look_ahead(resolved: Resolved, cls: type[Algorithm], resumed: Run | None = None) -> Outlook:
-    """Look for everything that a run needs. Raises one ZooError that tells of all that is wrong.
+    """Look for everything a run needs. Raises one ZooError that names all problems.
 
     cls: the algorithm, or a class made from its card; resumed: the run that goes on.
     """
@@ -76,22 +76,22 @@ def look_ahead(resolved: Resolved, cls: type[Algorithm], resumed: Run | None = N
 
 
 def is_first_process() -> bool:
-    """Whether this is the process that looks; when others begin, its run folder may be there already."""
+    """Whether this is the first process. The run folder may exist by the time the other processes start."""
     return all(os.environ.get(name, "0") == "0" for name in RANKS)
 
 
 def evaluations() -> dict[str, Eval]:
-    """All evaluations, to be chosen from; made from their card they cannot be run."""
+    """All evaluations to choose from. Those that come from a card cannot be run."""
     return contributed(
         "evals",
-        lambda one: one.run,
-        lambda one: {"help": one.help, "head": one.head, "details": one.details, "by_default": one.by_default},
+        lambda evaluation: evaluation.run,
+        lambda evaluation: {name: getattr(evaluation, name) for name in ("help", "head", "details", "by_default")},
         lambda facts, run: Eval(run=run, **{**facts, "details": tuple(facts["details"])}),
     )
 
 
 class _Look:
-    """The parts of the look; each adds to the outlook, or to the problems."""
+    """The steps of the look ahead. Each adds facts to the outlook, or an error to the problems."""
 
     def __init__(self, resolved: Resolved, cls: type[Algorithm], resumed: Run | None):
         self.resolved, self.core, self.cls, self.resumed = resolved, resolved.core, cls, resumed
@@ -132,20 +132,20 @@ class _Look:
                 self._try(lambda role=role, name=name: self._other(role, name))  # type: ignore[misc]
 
     def _other(self, role: str, name: str) -> None:
-        found = self._looked_for(role, name)
-        if role == "reference" and found.source.folder is not None:
-            refuse_head(found.source.name, head_in(found.source.folder), self.cls.head)
+        model = self._looked_for(role, name)
+        if role == "reference" and model.source.folder is not None:
+            refuse_head(model.source.name, head_in(model.source.folder), self.cls.head)
         if role not in self.roles:
             self.outlook.facts[role] += f"; unused: {self.resolved.algo} with these options has no {role}"
 
     def _looked_for(self, role: str, name: str) -> Found:
-        found = look_for(name, self.core.out)
-        folder = found.source.folder
-        if found.source.is_adapter:
-            check_base(found.source)
-        about = f"{describe(folder)}; {found.note or folder}" if folder else found.note
+        model = look_for(name, self.core.out)
+        folder = model.source.folder
+        if model.source.is_adapter:
+            check_base(model.source)
+        about = f"{describe(folder)}; {model.note or folder}" if folder else model.note
         self.outlook.facts[role] = f"{name}: {about}"
-        return found
+        return model
 
     def _judge(self) -> None:
         if "judge" in self.roles:
@@ -193,19 +193,19 @@ class _Look:
             self.outlook.facts["engine"] = self.core.engine
         if self.core.engine == LOCAL:
             return
-        engines = contributed("engines", lambda one: one, lambda one: {}, lambda facts, function: function)
-        name, given = parse(self.core.engine, "engine", "vllm(url=http://127.0.0.1:8000)")
+        engines = contributed("engines", lambda engine: engine, lambda engine: {}, lambda facts, function: function)
+        name, options = parse(self.core.engine, "engine", "vllm(url=http://127.0.0.1:8000)")
         if name not in engines:
             raise ZooError(
                 f"No engine is called '{name}'.{nearest(name, engines)}", f"Installed: {', '.join(sorted(engines))}."
             )
-        bind(engines[name], given, f"engine '{name}'")
+        bind(engines[name], options, f"engine '{name}'")
 
     def _scores(self) -> None:
         names = [] if self.core.score == AUTO else names_in(self.core.score)
         chosen = choose(names, evaluations(), self.cls.head) if names else []
         if chosen:
-            self.outlook.facts["scores"] = ", ".join(one.label for one in chosen) + ", before and after"
+            self.outlook.facts["scores"] = ", ".join(evaluation.label for evaluation in chosen) + ", before and after"
 
     def _loggers(self) -> None:
         names = names_in(self.core.loggers)
@@ -232,12 +232,12 @@ class _Look:
             )
 
     def _steps(self) -> None:
-        """How many steps and tokens, from what the first rows tell."""
+        """Estimate the steps and tokens from the first rows."""
         core, records = self.core, self._trained_records()
         if records is not None:
             steps = self._steps_of(records)
             self.outlook.steps = steps if core.max_steps is None else min(steps, core.max_steps)
-            # An estimate that is off by a fifth would not change it.
+            # An error of a fifth in the estimate would not change it.
             self.outlook.exact = core.max_steps is not None and core.max_steps <= 0.8 * steps
         elif core.max_steps is not None:
             self.outlook.steps = core.max_steps
@@ -256,7 +256,7 @@ class _Look:
         self.outlook.facts["steps"] = text
 
     def _trained_records(self) -> int | None:
-        """Records that are not held out."""
+        """The number of training records, without the held-out ones."""
         core, rows = self.core, self.seen.rows if self.seen else None
         if rows is None:
             return None
@@ -272,7 +272,7 @@ class _Look:
         return math.ceil(max(1, round(core.epochs * records)) / prompts) * core.minibatches * core.rollout_epochs
 
     def _tokens_of_an_example(self) -> float | None:
-        """None of an online algorithm, whose answers nobody has seen."""
+        """None for an online algorithm: its answers are not written yet."""
         if self.seen is None or self.cls.online():
             return None
         folder = self.found.source.folder if self.found else None

@@ -1,4 +1,4 @@
-"""What must still be as it was when a run goes on, and what is only said."""
+"""What a resumed run compares with its start: other data is refused, other libraries are reported."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from zoo.runs import Run, environment
 
 
 def check_data(run: Run, facts: Mapping[str, Any], change_allowed: bool) -> None:
-    """Raises ZooError when the data is not what the run began with. facts: as they stand in data.json."""
+    """Raises ZooError when the data has changed since the run began. facts: as in data.json."""
     before = run.read_json("data.json")
     for part in facts:
         if before.get(part, {}).get("fingerprint") != facts[part]["fingerprint"] and not change_allowed:
@@ -21,7 +21,7 @@ def check_data(run: Run, facts: Mapping[str, Any], change_allowed: bool) -> None
 
 
 def compare_environment(run: Run, say: Callable[[str], None]) -> None:
-    """Says which libraries have another version by now."""
+    """Report libraries whose version has changed since the run began."""
     before, now = run.read_json("environment.json").get("packages", {}), environment()["packages"]
     changed = [name for name in now if before.get(name, now[name]) != now[name]]
     if changed:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import torch
@@ -32,17 +32,19 @@ Say = Callable[[str], None]
 
 def make_models(
     resolved: Resolved, roles: tuple[str, ...], policy: Any, source: Source, template: ChatTemplate, layout: str,
-    precision: str, say: Say,
+    precision: str, say: Say, *, temperature: float = 1.0, make_writer: Callable[[Policy], Any] | None = None,
 ) -> Models:  # fmt: skip
-    """The declared roles around the loaded policy."""
+    """The declared roles around the loaded policy. temperature, make_writer: as of `Policy`."""
     core = resolved.core
     for role, other in (("reference", core.reference), ("critic", core.critic_model)):
         if other is not None and role in roles:
             than = f"the model that is trained, so it cannot be its {role}"
             require_same_tokens(other, resolve_start(other, core.out, say), template.tokenizer, than)
-    made: dict[str, Any] = {"policy": ScalarPolicy(policy, layout) if is_scorer(policy) else Policy(policy, layout)}
-    if "reference" in roles and not is_scorer(policy):
-        made["reference"] = make_reference(core, policy, source, layout, precision, say)
+    scores = is_scorer(policy)
+    learner = ScalarPolicy(policy, layout) if scores else Policy(policy, layout, temperature, make_writer)
+    made: dict[str, Any] = {"policy": learner}
+    if "reference" in roles and not scores:
+        made["reference"] = make_reference(core, policy, source, layout, precision, say, temperature)
     if "critic" in roles:
         made["critic"] = make_critic(core, made["policy"], source, layout, precision, say)
     if "judge" in roles:
@@ -63,10 +65,12 @@ def make_critic(core: TrainConfig, policy: Policy, source: Source, layout: str, 
     return Critic(model, model, layout)
 
 
-def make_reference(core: TrainConfig, policy: Any, source: Source, layout: str, precision: str, say: Say) -> Reference:
+def make_reference(
+    core: TrainConfig, policy: Any, source: Source, layout: str, precision: str, say: Say, temperature: float = 1.0
+) -> Reference:
     """The frozen model: another one by name, the policy with its adapters off, or its own starting weights."""
 
-    def kept(model: Any, weights: Any) -> ReferenceCache | None:
+    def cache_of(model: Any, weights: Any) -> ReferenceCache | None:
         if core.reference_cache == "off":
             return None
         key = fingerprint(weights, precision, architecture(model))
@@ -77,17 +81,16 @@ def make_reference(core: TrainConfig, policy: Any, source: Source, layout: str, 
             return ReferenceCache(None, key)
 
     if core.reference is None and is_adapted(policy):
-        known = kept(policy, frozen_parameters(policy))
-        return Reference(lambda: policy, layout, known, borrow=lambda: without_adapters(policy))
+        cache = cache_of(policy, frozen_parameters(policy))
+        return Reference(lambda: policy, layout, cache, lambda: without_adapters(policy), temperature)
     if core.reference is not None:
         other = frozen(core, resolve_start(core.reference, core.out, say), policy, precision)
-        known = kept(other, other.named_parameters())
+        cache = cache_of(other, other.named_parameters())
         round_frozen(other, precision)
-        return Reference(lambda: other, layout, known)
+        return Reference(lambda: other, layout, cache, temperature=temperature)
+    cache = cache_of(policy, policy.named_parameters())
     return Reference(
-        lambda: round_frozen(frozen(core, source, policy, precision), precision),
-        layout,
-        kept(policy, policy.named_parameters()),
+        lambda: round_frozen(frozen(core, source, policy, precision), precision), layout, cache, temperature=temperature
     )
 
 
@@ -105,12 +108,12 @@ def make_judge(
     if core.judge is not None:
         return judges.make_judge(core.judge, precision=precision, trust_remote_code=core.trust_remote_code, **options)
     if attention_window(policy) is None:
-        # The layout was tested for the run's lengths, and what a judge reads is longer; it matters to a window alone.
+        # The layout was tested for the run's lengths. A judge's texts are longer, which matters only with a window.
         options["layout"] = layout
     if is_adapted(policy):
         return judges.make_judge(SELF, policy, template, precision, borrow=lambda: without_adapters(policy), **options)
 
-    @cache
+    @functools.cache
     def start() -> Any:
         return round_frozen(frozen(core, source, policy, precision), precision)
 

@@ -29,25 +29,25 @@ def train(algo: str | None = None, *, config: str | Path | None = None, quiet: b
     input that cannot work, TrainingStopped when training cannot go on, TrainingFailed when no step trained anything.
     """
     start = resolve_options(algo, config, options, "keyword argument")
-    given = {"algo": algo, "config": config and str(config), **options}
-    call = ", ".join(f"{name}={value!r}" for name, value in given.items() if value is not None or name in options)
+    named = {"algo": algo, "config": config and str(config), **options}
+    call = ", ".join(f"{name}={value!r}" for name, value in named.items() if value is not None or name in options)
     return execute(*start, Console(quiet=quiet), command=f"zoo.train({call})")
 
 
 def resume(
     run: str | Path, *, allow_data_change: bool = False, trust_remote_code: bool = False, quiet: bool = False
 ) -> Run:
-    """Go on with a run that was stopped, from its last complete checkpoint; without one it starts again.
+    """Go on with a stopped run from its last complete checkpoint; without one it starts again.
 
     Raises ZooError when the run is finished, has failed or is still going on, or its data is not what it was (unless
     `allow_data_change`).
     """
-    found = find_run(str(run))
-    if found.status == "finished":
-        raise ZooError(f"The run {found.name} is finished.", f"Its model is in {found.model_path}.")
-    given = {"trust_remote_code": True} if trust_remote_code else {}
-    start = resolve_options(None, found.path / "run.yaml", given, "keyword argument")
-    return execute(*start, Console(quiet=quiet), resumed=found, allow_data_change=allow_data_change)
+    stopped = find_run(str(run))
+    if stopped.status == "finished":
+        raise ZooError(f"The run {stopped.name} is finished.", f"Its model is in {stopped.model_path}.")
+    options = {"trust_remote_code": True} if trust_remote_code else {}
+    start = resolve_options(None, stopped.path / "run.yaml", options, "keyword argument")
+    return execute(*start, Console(quiet=quiet), resumed=stopped, allow_data_change=allow_data_change)
 
 
 def resolve_options(
@@ -74,7 +74,7 @@ def resolve_options(
 
 
 def _given(values: Mapping[str, Any], cls: Any) -> dict[str, Any]:
-    """None is a value like any other for options that may be none; for others it is as good as leaving them out."""
+    """Drop options that are None, but for those that may be none."""
     options = (*options_of(TrainConfig), *options_of(cls.Config))
     may_be_none = {option.name for option in options if type(None) in get_args(option.type)}
     return {name: value for name, value in values.items() if value is not None or name in may_be_none}

@@ -11,7 +11,7 @@ from collections import Counter
 from typing import Any, Literal
 
 from zoo.bundled.laboratory.chains import LENGTH, SLIPS, Chain, chains
-from zoo.data.encoding.encode import render_steps
+from zoo.data.encoding.stages import render_steps
 from zoo.evals import Eval, Score, Subject, share_score
 from zoo.models.scalar import score_many
 

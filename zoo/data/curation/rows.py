@@ -12,9 +12,10 @@ from zoo.data.encoding.messages import as_turn, texts_of
 from zoo.data.formats import named_format
 from zoo.data.formats.shape import Format
 from zoo.data.kinds import Record
-from zoo.data.load import find_format, read_line, reading
+from zoo.data.load import find_format, reading
 from zoo.data.report import Report
 from zoo.data.sources import NamedSources, open_source
+from zoo.data.stages import records_of
 from zoo.errors import ZooError
 
 PARTS = ("everything", "prompt", "answer")
@@ -76,7 +77,7 @@ def open_rows(
     def rows(format: Format) -> Iterator[Row]:
         noted = False
         for line in lines:
-            record = read_line(line, format, columns or {}, report)
+            record = next(records_of([line], format, columns or {}, report), None)
             if record is not None and not noted:
                 report.notes.append(reading(record, format))
                 noted = True

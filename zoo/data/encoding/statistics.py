@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from zoo.data.encoding.template import answers_in, ends_trained
+from zoo.data.encoding.template import ends_trained
+from zoo.values.answers import answers_in
 from zoo.values.types import Answer
 
 

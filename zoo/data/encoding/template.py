@@ -19,6 +19,7 @@ from zoo.data.encoding.tokens import Cut, TextTokenizer
 from zoo.data.kinds import Message
 from zoo.data.row_errors import RowError
 from zoo.errors import ZooError
+from zoo.values.answers import answers_in
 from zoo.values.types import Answer
 
 Prompt = str | list[Message]
@@ -227,16 +228,6 @@ def _told_to_user() -> Iterator[None]:
         yield
     except RowError as error:
         raise ZooError(f"This cannot be given to the model: {error}.", "See docs/templates.md.") from None
-
-
-def answers_in(record: dict[str, Any]) -> list[Answer]:
-    """The answers of an encoded record; an answer under two names is given once."""
-    answers: dict[int, Answer] = {}
-    for value in record.values():
-        for item in value if isinstance(value, list) else [value]:
-            if isinstance(item, Answer):
-                answers[id(item)] = item
-    return list(answers.values())
 
 
 def ends_trained(answer: Answer, eos_ids: set[int]) -> bool:

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.data.loader import answers_among
 from zoo.errors import nearest
 from zoo.testing.bench import Bench
 from zoo.testing.rolling import Worth
 from zoo.testing.steps import Failed, Stage, loss_of, measure, role_of, step, with_options
 from zoo.testing.tiny import tiny_reward
+from zoo.values.answers import answers_in
 from zoo.values.types import Answers, Batch, Ragged, metric_sums
 
 CORE_METRICS = ("loss", "grad_norm", "lr", "num_tokens", "tokens", "step", "epoch", "skipped")
@@ -41,7 +41,7 @@ def collation(bench: Bench) -> None:
             )
         if "row" not in list(batch):
             raise Failed("The batch has no field 'row', which messages about bad steps need to name the rows. Keep it.")
-        if not any(answers_among(batch[name]) for name in batch):
+        if not answers_in(batch):
             raise Failed("The batch has no Answers, so the core cannot count its tokens or split it.")
         backwards = list(reversed(range(len(batch))))
         again = batch.select(backwards).select(backwards)

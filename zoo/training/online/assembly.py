@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,7 +13,7 @@ from zoo.data.encoding.template import ChatTemplate
 from zoo.data.loader import StepLoader
 from zoo.models.precision import autocast
 from zoo.models.reference_cache import architecture, fingerprint
-from zoo.models.roles import Models
+from zoo.models.roles import Policy
 from zoo.options.checks import names_in, prompts_in_rollout
 from zoo.options.config import TrainConfig
 from zoo.paths import cache_folder
@@ -23,7 +22,7 @@ from zoo.rollout.engine import Engine, Sampling, local
 from zoo.rollout.kept import AnswerCache
 from zoo.rollout.spec import make_engine
 from zoo.rollout.writer import Writer
-from zoo.training.online.experience import Experience
+from zoo.training.online.experience import Experience, count_steps
 from zoo.values.types import Batch
 
 Say = Callable[[str], None]
@@ -36,37 +35,39 @@ def sampling_of(core: TrainConfig) -> Sampling:
     return Sampling(core.max_new_tokens, core.temperature, core.top_k, core.top_p, stop, core.token_budget)
 
 
-def give_pen(
-    models: Models, core: TrainConfig, template: ChatTemplate, precision: str, device: torch.device,
-    plugins: PluginManager,
-) -> Writer:  # fmt: skip
-    """Let the policy write answers as the options say. Raises ZooError for an engine or a sampling that cannot be."""
-    policy = models.built("policy")
+def writer_of(
+    core: TrainConfig, template: ChatTemplate, precision: str, device: torch.device, plugins: PluginManager,
+    rescores: bool = False,
+) -> Callable[[Policy], Writer]:  # fmt: skip
+    """A function that makes the writer of a policy, as the options say. rescores: see `Writer`.
 
-    def engine() -> Engine:
-        return make_engine(
-            core.engine, model=policy.model, eos_ids=template.eos_ids, pad_id=template.tokenizer.pad_token_id or 0,
-            named={"local": local, **contributions(plugins, "engines")}, tokenizer=template.tokenizer,
-            progress=lambda done, total: policy.writer.show(done, total),
+    Raises ZooError for a way to sample that is not possible, and when it first writes for such an engine.
+    """
+    sampling = sampling_of(core)
+
+    def make(policy: Policy) -> Writer:
+        def engine() -> Engine:
+            return make_engine(
+                core.engine, model=policy.model, eos_ids=template.eos_ids, pad_id=template.tokenizer.pad_token_id or 0,
+                named={"local": local, **contributions(plugins, "engines")}, tokenizer=template.tokenizer,
+                progress=lambda done, total: writer.show(done, total),
+            )  # fmt: skip
+
+        writer = Writer(
+            policy, engine, template, sampling, core.answers_per_prompt, core.seed,
+            lambda: autocast(precision, device), device, rescores,
         )  # fmt: skip
+        return writer
 
-    @contextlib.contextmanager
-    def arithmetic() -> Any:
-        with autocast(precision, device):
-            yield
-
-    policy.writer = Writer(
-        policy, engine, template, sampling_of(core), core.answers_per_prompt, core.seed, arithmetic, device
-    )  # fmt: skip
-    return policy.writer
+    return make
 
 
 def kept_answers(policy: Any, key: Sequence[str], template: ChatTemplate, say: Say) -> AnswerCache | None:
-    """Where what these weights write before training is kept; None, said, where that cannot be."""
+    """The cache of what these weights write before training; says why, and gives None, where it cannot be written."""
     ending = ",".join(str(number) for number in sorted(template.eos_ids))
     try:
-        found = fingerprint(policy.named_parameters(), *key, ending, architecture(policy))
-        return AnswerCache(cache_folder() / "answers", found)
+        weights = fingerprint(policy.named_parameters(), *key, ending, architecture(policy))
+        return AnswerCache(cache_folder() / "answers", weights)
     except (OSError, sqlite3.Error) as error:
         say(f"What is written before training is not kept: {cache_folder()} cannot be written ({error}).")
         return None
@@ -81,13 +82,20 @@ def make_rewards(core: TrainConfig, plugins: PluginManager, device: torch.device
     return {which: Reward(text, named, **options) for which, text in texts.items() if text}
 
 
-def make_experience(
-    records: Sequence[dict[str, Any]], roll: Roll, core: TrainConfig, rank: int, processes: int
-) -> Experience:
-    """The loader of an online run. Raises ZooError where the numbers do not go together."""
-    prompts = StepLoader(
+def make_prompts(records: Sequence[dict[str, Any]], core: TrainConfig, rank: int = 0, processes: int = 1) -> StepLoader:
+    """The loader of prompts, a step for each rollout. Raises ZooError where there are too few."""
+    return StepLoader(
         records, lambda records: Batch(row=torch.tensor([record["row"] for record in records])),
         batch_size=min(prompts_in_rollout(core), len(records)), epochs=core.epochs, seed=core.seed, rank=rank,
         processes=processes,
     )  # fmt: skip
+
+
+def make_experience(prompts: StepLoader, roll: Roll, core: TrainConfig) -> Experience:
+    """The loader of an online run."""
     return Experience(prompts, roll, minibatches=core.minibatches, passes=core.rollout_epochs, max_steps=core.max_steps)
+
+
+def steps_of(prompts: StepLoader, core: TrainConfig) -> int:
+    """The optimizer steps of an online run."""
+    return count_steps(prompts, core.minibatches * core.rollout_epochs, core.max_steps)

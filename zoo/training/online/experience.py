@@ -1,4 +1,4 @@
-"""The stateful loader of an online run: it draws prompts, has a rollout made of them, and deals the experience out.
+"""The stateful loader of an online run: it draws prompts, asks for a rollout, and deals out its experience.
 
 A rollout serves `minibatches` optimizer steps a pass and `passes` passes, each in an order of its own that depends on
 the seed alone. In the middle of one the state holds the experience; between two it holds the position only, and a
@@ -19,7 +19,7 @@ from zoo.values.types import Answer, Answers, Batch, Ragged
 
 
 class Experience:
-    """Yields this process's share of one optimizer step after the other, from step `position` on.
+    """Yields this process's share of each optimizer step, from step `position` on.
 
     prompts: deals the records of iteration i as its step i; roll: makes a rollout of them, called with the records,
     the number of the iteration and the steps done.
@@ -38,8 +38,7 @@ class Experience:
         self.minibatches, self.passes = minibatches, passes
         self.each = minibatches * passes
         """Optimizer steps that a rollout serves."""
-        every = len(prompts) * self.each
-        self.steps = every if max_steps is None else min(every, max_steps)
+        self.steps = count_steps(prompts, self.each, max_steps)
         self.position = 0
         self._batch: Batch | None = None
 
@@ -88,6 +87,12 @@ class Experience:
         self._batch = None if state["experience"] is None else unpacked(state["experience"])
 
 
+def count_steps(prompts: StepLoader, each: int, max_steps: int | None) -> int:
+    """The optimizer steps of a run whose rollouts serve `each` of them."""
+    every = len(prompts) * each
+    return every if max_steps is None else min(every, max_steps)
+
+
 # -- a batch in types that load without unpickling code ----------------------------------------------------------
 
 
@@ -102,12 +107,12 @@ def packed(value: Any) -> Any:
     if isinstance(value, Tensor):
         return {"tensor": value.cpu()}
     if isinstance(value, list):
-        return {"list": [packed(one) if isinstance(one, Batch | Answers | Ragged) else one for one in value]}
+        return {"list": [packed(item) if isinstance(item, Batch | Answers | Ragged) else item for item in value]}
     raise PluginError(f"A rollout's batch cannot be kept in a checkpoint with a field of {type(value).__name__}.")
 
 
 def unpacked(stored: Any) -> Any:
-    """What `packed` was given."""
+    """The inverse of `packed`."""
     if not isinstance(stored, dict):
         return stored
     kind, value = next(iter(stored.items()))
@@ -117,4 +122,4 @@ def unpacked(stored: Any) -> Any:
         return Answers([Answer(**fields) for fields in value])
     if kind == "ragged":
         return Ragged(value)
-    return [unpacked(one) for one in value] if kind == "list" else value
+    return [unpacked(item) for item in value] if kind == "list" else value

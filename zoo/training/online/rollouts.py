@@ -1,4 +1,4 @@
-"""Rollouts: the policy writes, the reward scores, the algorithm makes experience of it; and what is seen on the way.
+"""Rollouts: the policy writes answers, the reward scores them, the algorithm turns them into experience.
 
 Everything in here runs without gradient, in the arithmetic of the steps, with the policy in evaluation mode, and draws
 random numbers that depend on the run's seed and the iteration alone.
@@ -26,20 +26,21 @@ from zoo.rewards.alarms import Alarms
 from zoo.rewards.reward import Reward
 from zoo.rollout.writer import Writer
 from zoo.runs import Run
-from zoo.training.online.scores import Scores, Seen, Unrewarded, mean, shared_scores
-from zoo.training.online.validation import SHOWN, validate
+from zoo.training.online.scores import SHOWN, Scores, Seen, Unrewarded, mean, shared_scores
 from zoo.training.step.timing import GENERATION, REWARD, ROLLOUT, Timing
 from zoo.values.types import Answers, Batch
 
 COMPARED = 8
-"""Answers of a rollout whose log-probs are computed once more, to see how far the engine's are from them."""
+"""Answers of a rollout whose log-probs are computed again, to compare them with the engine's."""
 
 
 class Rollouts:
-    """Makes the rollouts of a run, and validates it.
+    """Makes the rollouts of a run. Called with the records of an iteration, its number and the steps done.
 
-    rewards: the one trained on and maybe the gold one, as "reward" and "gold"; records: encoded prompts for training;
-    held_out: encoded prompts for validation. Called with the records of an iteration, its number and the steps done.
+    rewards: the one trained on and maybe the gold one, as "reward" and "gold"; prompts: all encoded prompts for
+    training; micro_tokens: gives the tokens of one forward pass, as the steps have them; start: what validation
+    measures the distance from; reference_every: optimizer steps after which the reference becomes the policy, 0 for
+    never; run: where samples go, None for nowhere; notify: called with (event, **facts) for the listeners.
     """
 
     def __init__(
@@ -50,27 +51,26 @@ class Rollouts:
         models: Models,
         writer: Writer,
         rewards: Mapping[str, Reward],
-        records: Sequence[dict[str, Any]],
-        held_out: Sequence[dict[str, Any]],
+        prompts: Sequence[dict[str, Any]],
         precision: str,
         say: Callable[[str], None],
+        micro_tokens: Callable[[], int],
+        *,
+        start: Reference | None = None,
+        reference_every: int = 0,
+        timing: Timing | None = None,
+        run: Run | None = None,
+        notify: Callable[..., None] = lambda event, **facts: None,
     ):
         self.hook, self.algorithm, self.config, self.models, self.writer = hook, algorithm, config, models, writer
-        self.rewards, self.held_out, self.precision, self.say = rewards, held_out, precision, say
-        self.start: Reference | None = models.built("reference") if "reference" in models else None
-        """What validation measures the distance from."""
-        self.records = {record["row"]: record["record"] for record in records}
-        self.run: Run | None = None
-        self.tell: Callable[..., None] = lambda event, **facts: None
-        self.micro_tokens: Callable[[], int] = lambda: 1024
-        """Tokens of one forward pass, as the steps have them."""
-        self.reference_every = 0
-        """Optimizer steps after which the reference becomes the policy; 0 for never."""
+        self.rewards, self.prompts, self.precision, self.say = rewards, prompts, precision, say
+        self.records = {record["row"]: record["record"] for record in prompts}
+        self.micro_tokens, self.start, self.reference_every = micro_tokens, start, reference_every
+        self.timing, self.run, self.notify = timing or Timing(), run, notify
         self._renewed = 0
         self._snapshot: Snapshot | None = None
         self.metrics: dict[str, float] = {}
-        """Of the last rollout, until a step has taken them."""
-        self.timing = Timing()
+        """Of the last rollout, until a step logs them."""
         self.alarms = Alarms()
         self.unrewarded = Unrewarded()
         self._seen = Seen()
@@ -87,7 +87,7 @@ class Rollouts:
         return batch
 
     def state(self) -> dict[str, Any]:
-        """What a resume must bring back, in types that load without unpickling code."""
+        """The state that a resume restores, in types that load without unpickling code."""
         reference = None if self._snapshot is None else self._snapshot.weights
         return {
             "unrewarded": [self.unrewarded.count, self.unrewarded.in_a_row],
@@ -101,7 +101,7 @@ class Rollouts:
             self._refer_to(Snapshot(self.models.built("policy").model, weights))
 
     def _renew_reference(self, step: int) -> None:
-        """Where it is due, the policy of before this rollout becomes the reference."""
+        """Every `reference_every` steps the policy, as it is before this rollout, becomes the reference."""
         if self.reference_every and (due := step // self.reference_every) > self._renewed:
             self._renewed = due
             self._refer_to(Snapshot(self.models.built("policy").model))
@@ -110,19 +110,14 @@ class Rollouts:
         self._snapshot = snapshot
         self.models.built("reference").follow(snapshot)
 
-    def close(self) -> None:
-        """End the processes that rewards run in."""
-        for reward in self.rewards.values():
-            reward.close()
-
     def take_metrics(self) -> dict[str, float]:
-        """The numbers of a rollout, for the first step after it."""
-        found, self.metrics = self.metrics, {}
-        return found
+        """The metrics of a rollout, which the first step after it logs."""
+        metrics, self.metrics = self.metrics, {}
+        return metrics
 
     @contextlib.contextmanager
     def _timed(self) -> Iterator[None]:
-        """What a rollout takes, and how much of it the writer and the judge."""
+        """Measure the time of a rollout, and the writer's and the judge's parts of it."""
         writer, judge = self.writer, self.models.built("judge") if "judge" in self.models else None
         seconds, tokens, judged = writer.seconds, writer.tokens, judge.seconds if judge is not None else 0.0
         with self.timing.measured(ROLLOUT):
@@ -133,8 +128,8 @@ class Rollouts:
 
     @contextlib.contextmanager
     def rolling(self, iteration: int) -> Iterator[None]:
-        """The roles as a rollout uses them."""
-        self.writer.begin(iteration)
+        """Roles and random numbers as a rollout uses them."""
+        self.writer.begin(iteration, self.prompts)
         scoring = [self.models.built(role) for role in ("policy", "reference", "critic") if role in self.models]
         if self.start is not None and "reference" not in self.models:
             scoring.append(self.start)
@@ -143,7 +138,7 @@ class Rollouts:
         try:
             for role in scoring:
                 role.micro_tokens = self.micro_tokens()
-            # What a plugin draws by itself comes again too when a rollout is made again.
+            # A plugin's own random numbers are the same when a rollout is made again.
             with seeded(self.writer.first_seed), evaluating(policy), torch.no_grad(), autocast(self.precision, device):
                 yield
         finally:
@@ -160,13 +155,13 @@ class Rollouts:
     # -- scores --------------------------------------------------------------------------------------------------
 
     def _score(self, answers: Answers, unfinished: bool = False, instead_of: Answers | None = None) -> Tensor:
-        """What a rollout gets as `score`. unfinished: these are beginnings of answers, which no number counts.
+        """What a rollout gets as `score`. unfinished: these are beginnings of answers, which no metric counts.
 
-        instead_of: answers scored before, which are not learned from; no number counts them any longer.
+        instead_of: answers scored before, which are not trained on; metrics no longer count them.
         """
         self._seen.forget(instead_of or ())
         if "reward" not in self.rewards and "judge" in self.models:
-            # It learns from its judge; a reward would only have been looked at.
+            # It learns from its judge; a reward would only be logged.
             self._seen.rewarded = False
             self._seen.add(answers, self.writer.texts(answers), [math.nan] * len(answers), {})
             return torch.full((len(answers),), math.nan, device=answers[0].completion.device)
@@ -175,21 +170,21 @@ class Rollouts:
                 "This algorithm asks for a reward, and none was named.", "Add --reward, see docs/rewards.md."
             )
         with self.timing.measured(REWARD):
-            found = self.scored("reward", answers, self.records)
-        self._seen.fail(len(answers), found.failures)
+            scores = self.scored("reward", answers, self.records)
+        self._seen.fail(len(answers), scores.failures)
         if not unfinished:
-            self._seen.add(answers, self.writer.texts(answers), found.values, found.parts)
-        return torch.tensor(found.values, dtype=torch.float32, device=answers[0].completion.device)
+            self._seen.add(answers, self.writer.texts(answers), scores.values, scores.parts)
+        return torch.tensor(scores.values, dtype=torch.float32, device=answers[0].completion.device)
 
     def scored(self, which: str, answers: Answers, records: Mapping[int, Any]) -> Scores:
         return shared_scores(self.rewards[which], answers, records, self.writer)
 
-    # -- what is seen --------------------------------------------------------------------------------------------
+    # -- metrics and alarms --------------------------------------------------------------------------------------------
 
     def _gap(self) -> dict[str, float]:
-        """How far the log-probs that the engine drew with are from those that the trainer computes: mean |Δ| a token.
+        """Mean |Δ| per token between the log-probs of the engine and those that the trainer computes.
 
-        Padding, row layout and the keys kept in lower precision make a difference of rounding; more is a mistake.
+        Padding, row layout and cached keys in lower precision cause rounding errors; a larger difference is a mistake.
         """
         if self.writer.gaps:
             return {"rollout/engine_gap": mean(self.writer.gaps)}
@@ -201,14 +196,14 @@ class Rollouts:
         return {"rollout/engine_gap": float(gap.mean())}
 
     def _judged(self) -> tuple[int, Counter[str]]:
-        """What the judge has said so far, and what it could not say."""
+        """The number of judgements so far, and of the missing ones by reason."""
         if "judge" not in self.models:
             return 0, Counter()
         tally = self.models.built("judge").statistics
         return tally.pairs + tally.grades, Counter(tally.unusable)
 
     def _watch(self, step: int, judged_before: tuple[int, Counter[str]]) -> None:
-        """Alarms, samples and listeners; the end of the run where rollouts teach nothing."""
+        """Raise alarms, keep samples, notify listeners; stop the run after rollouts without any reward."""
         seen, judged = self._seen, "judge" in self.models
         said, unsaid = self._judged()
         said, unsaid = said - judged_before[0], unsaid - judged_before[1]
@@ -218,10 +213,10 @@ class Rollouts:
             for reason, count in unsaid.items():
                 self.say(f"Step {step + 1}: {count} of {said + unsaid.total()} judgements are missing: {reason}")
             self._alarm(step, judged)
-        # Where a judge is asked, it is what teaches; a reward is only looked at.
-        known = said if judged else sum(not math.isnan(value) for value in seen.values)
+        # With a judge, the run learns from its judgements; a reward is only logged.
+        scored = said if judged else sum(not math.isnan(value) for value in seen.values)
         asked = said + unsaid.total() if judged else len(seen.values)
-        self.unrewarded.look(asked, known, unsaid if judged else seen.failures, step, self.say)
+        self.unrewarded.look(asked, scored, unsaid if judged else seen.failures, step, self.say)
 
     def _alarm(self, step: int, judged: bool) -> None:
         seen = self._seen
@@ -229,12 +224,8 @@ class Rollouts:
         for sentence in self.alarms.look([] if judged else seen.values, None if judged else rows, cut):
             self.say(f"Step {step + 1}: {sentence}")
         self.keep("rollout", f"step {step}", seen.samples(self.records, SHOWN))
-        self.tell("rollout_end", step=step, metrics=self.metrics)
+        self.notify("rollout_end", step=step, metrics=self.metrics)
 
     def keep(self, name: str, when: str, samples: list[dict[str, Any]]) -> None:
         if self.run is not None:
             write_samples(self.run, name, when, samples)
-
-    def validate(self, step: int) -> dict[str, float]:
-        """Numbers of answers to held-out prompts, as `val/…`."""
-        return validate(self, step)

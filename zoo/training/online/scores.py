@@ -1,4 +1,4 @@
-"""Rewards of a rollout: shared out among the processes, kept as numbers and texts, and watched for being missing."""
+"""Rewards of a rollout: computed by all processes together, collected for metrics and samples, and checked."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from zoo.rewards.reward import Reward, Scored
 from zoo.rollout.writer import Writer
 from zoo.values.types import Answer, Answers
 
+SHOWN = 3
+"""Answers of a rollout, or of a validation, that go into samples.jsonl."""
+
 
 class Scores(NamedTuple):
-    """Of B answers. values: B numbers, NaN where missing; parts: the same for each reward in a sum; failures: how many
-    are missing by reason."""
+    """Rewards of B answers. values: B numbers, NaN where missing; parts: those of each reward in a sum; failures: how
+    many are missing, by reason."""
 
     values: list[float]
     parts: dict[str, list[float]]
@@ -29,16 +32,16 @@ def shared_scores(reward: Reward, answers: Answers, records: Mapping[int, Any], 
     rank, processes = my_place()
     start, stop = (len(answers) * (rank + k) // processes for k in (0, 1))
     mine = answers[start:stop]
-    found, error = Scored([], {}, []), None
+    scored, error = Scored([], {}, []), None
     try:
-        found = reward.detailed(
+        scored = reward.detailed(
             writer.texts(mine), [records[answer.row] for answer in mine], [answer.ended for answer in mine],
             [len(answer.completion) for answer in mine],
         )  # fmt: skip
     except ZooError as raised:
-        # The other processes, whose answers may be fine, wait for this one.
+        # The other processes wait for this one, so it reports its error to them.
         error = raised
-    shares = gathered((found.values, found.parts, found.failures, error))
+    shares = gathered((scored.values, scored.parts, scored.failures, error))
     if error := next((share[3] for share in shares if share[3]), None):
         raise error
     failures: Counter[str] = Counter()
@@ -46,7 +49,7 @@ def shared_scores(reward: Reward, answers: Answers, records: Mapping[int, Any], 
         failures.update(share[2])
     return Scores(
         [_number(value) for share in shares for value in share[0]],
-        {name: [_number(value) for share in shares for value in share[1][name]] for name in found.parts},
+        {name: [_number(value) for share in shares for value in share[1][name]] for name in scored.parts},
         failures,
     )
 
@@ -56,7 +59,7 @@ def _number(value: float | None) -> float:
 
 
 class Seen:
-    """What was scored in a rollout."""
+    """The answers of a rollout with their rewards."""
 
     def __init__(self) -> None:
         self.answers: list[Answer] = []
@@ -64,7 +67,7 @@ class Seen:
         self.values: list[float] = []
         self.parts: dict[str, list[float]] = {}
         self.failures: Counter[str] = Counter()
-        """Why rewards are missing, those of beginnings of answers too, and how many each."""
+        """The number of missing rewards by reason, beginnings of answers included."""
         self.asked = 0
         self.rewarded = True
         """Whether there is a reward at all."""
@@ -79,7 +82,7 @@ class Seen:
             self.parts.setdefault(name, []).extend(column)
 
     def forget(self, answers: Sequence[Answer]) -> None:
-        """Others stand in for these. What failed when they were scored stays on record."""
+        """Leave out answers that others replace. Their failures stay counted."""
         gone = {id(answer) for answer in answers}
         kept = [i for i, answer in enumerate(self.answers) if id(answer) not in gone]
         columns: list[list[Any]] = [self.answers, self.texts, self.values, *self.parts.values()]
@@ -87,37 +90,38 @@ class Seen:
             column[:] = [column[i] for i in kept]
 
     def fail(self, asked: int, failures: Mapping[str, int]) -> None:
-        """So many rewards were asked for, and some are missing."""
+        """Count the rewards that were asked for, and those that are missing."""
         self.asked += asked
         self.failures.update(failures)
 
     def metrics(self) -> dict[str, float]:
         if not self.answers:
             return {}
-        known = [value for value in self.values if not math.isnan(value)]
-        average = mean(known)
+        values = [value for value in self.values if not math.isnan(value)]
+        average = mean(values)
         lengths = [len(answer.completion) for answer in self.answers]
-        found = {
+        metrics = {
             "rollout/reward": average,
-            "rollout/reward_std": math.sqrt(mean([(value - average) ** 2 for value in known])),
-            "rollout/missing": 1 - len(known) / len(self.values),
+            "rollout/reward_std": math.sqrt(mean([(value - average) ** 2 for value in values])),
+            "rollout/missing": 1 - len(values) / len(self.values),
             "rollout/length": mean(lengths),
             "rollout/length_max": float(max(lengths)),
             "rollout/cut": mean([float(answer.cut) for answer in self.answers]),
         }
         if ended := [len(answer.completion) for answer in self.answers if not answer.cut]:
-            found["rollout/length_ended"] = mean(ended)
+            metrics["rollout/length_ended"] = mean(ended)
         if not self.rewarded:
-            return {name: value for name, value in found.items() if name.startswith(("rollout/length", "rollout/cut"))}
+            shown = ("rollout/length", "rollout/cut")
+            return {name: value for name, value in metrics.items() if name.startswith(shown)}
         if len(self.parts) > 1:
-            found |= {f"rollout/reward/{name}": mean(column) for name, column in self.parts.items()}
+            metrics |= {f"rollout/reward/{name}": mean(column) for name, column in self.parts.items()}
         groups: dict[int | None, set[float]] = {}
         for answer, value in zip(self.answers, self.values, strict=True):
             groups.setdefault(answer.row, set()).update([] if math.isnan(value) else [value])
         if len(groups) < len(self.answers):
-            found["rollout/flat_groups"] = mean([float(len(values) < 2) for values in groups.values()])
-            found |= self._right()
-        return found
+            metrics["rollout/flat_groups"] = mean([float(len(values) < 2) for values in groups.values()])
+            metrics |= self._right()
+        return metrics
 
     def _right(self) -> dict[str, float]:
         """Share of the prompts by how many of their answers are right, where every reward is 0 or 1."""
@@ -129,7 +133,7 @@ class Seen:
         return {f"rollout/groups/{k}": counts[k] / len(answers) for k in range(max(answers.values()) + 1)}
 
     def samples(self, records: Mapping[int, Any], count: int) -> list[dict[str, Any]]:
-        """The first answers to `count` prompts, to read."""
+        """The first answers to `count` prompts, for samples.jsonl."""
         first = {answer.row: i for i, answer in reversed(list(enumerate(self.answers)))}
         return [
             {
@@ -144,25 +148,25 @@ class Seen:
 
 
 def mean(values: Sequence[float]) -> float:
-    """Of the values that there are."""
-    known = [value for value in values if not math.isnan(value)]
-    return sum(known) / len(known) if known else math.nan
+    """The mean of the values that are not NaN."""
+    present = [value for value in values if not math.isnan(value)]
+    return sum(present) / len(present) if present else math.nan
 
 
 class Unrewarded:
-    """Looks at one rollout after the other, on every process alike."""
+    """Counts rollouts without any reward; the same on every process."""
 
     def __init__(self) -> None:
         self.count, self.in_a_row = 0, 0
-        """Since the run began, and up to now without one that had a reward."""
+        """Since the run began, and in a row up to now."""
 
-    def look(self, asked: int, known: int, failures: Counter[str], step: int, say: Callable[[str], None]) -> None:
-        """Of the rollout before step + 1: rewards or judgements asked for, how many there are, why others are not.
+    def look(self, asked: int, scored: int, failures: Counter[str], step: int, say: Callable[[str], None]) -> None:
+        """Count the rollout before step + 1. asked, scored: rewards or judgements; failures: why the rest is missing.
 
         Raises TrainingStopped.
         """
-        if known or not asked:
-            self.in_a_row = 0 if known else self.in_a_row
+        if scored or not asked:
+            self.in_a_row = 0 if scored else self.in_a_row
             return
         self.count, self.in_a_row = self.count + 1, self.in_a_row + 1
         say(f"Step {step + 1}: none of the {asked} answers got a reward; nothing is learned from them.")

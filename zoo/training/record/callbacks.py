@@ -20,16 +20,15 @@ from zoo.libraries.trainer import Callback, largest_of_all, remove_checkpoint, s
 from zoo.paths import write_text
 from zoo.runs import Run
 from zoo.training.record.checkpoints import newest
-from zoo.training.record.report import write_cases
 from zoo.training.record.signals import Signals
 
 RISING = {"accuracy", "accuracies", "reward", "rewards", "gold", "grade", "score", "margins", "margin"}
 FALLING = {"loss", "nll", "kl", "brier", "perplexity", "cut", "rejected", "undesirable"}
-"""A best_metric with one of these words in its name should rise, or fall."""
+"""Words in the name of a best_metric which say that it should rise, or fall."""
 
 
 def rises(metric: str, mode: str) -> bool:
-    """Whether more of it is better. Raises TrainingStopped where its name does not tell."""
+    """Whether a higher value is better. Raises TrainingStopped where the name does not say so."""
     words = set(re.split("[/_]", metric))
     if mode == "auto" and bool(words & RISING) == bool(words & FALLING):
         raise TrainingStopped(f"Is more of '{metric}' better, or less?", "Add --best-mode max or --best-mode min.")
@@ -37,7 +36,7 @@ def rises(metric: str, mode: str) -> bool:
 
 
 class Steps(Protocol):
-    """A loader of optimizer steps: how many there are, and how many times the data was gone through after some."""
+    """A loader of optimizer steps: their number, and the epochs after a number of them."""
 
     def __len__(self) -> int: ...
     def epoch(self, step: int) -> float: ...
@@ -116,14 +115,12 @@ class Recorder(Callback):
         values = self.validation()
         self.first = self.first or values
         self.last = values
-        if trainer.is_global_zero:
-            write_cases(self.run, module.steps_done, module.cases)
         self._write(trainer, {"step": module.steps_done, **values})
         self.progress(module.steps_done, values)
         self._judge(trainer, module, values)
 
     def _judge(self, trainer: lightning.Trainer, module: Any, values: dict[str, float]) -> None:
-        """Keep the best weights and stop when nothing gets better any more."""
+        """Keep the best weights, and stop when `patience` validations bring no improvement."""
         metric = self.core.best_metric
         if not (self.core.keep_best or self.core.patience):
             return
@@ -140,7 +137,7 @@ class Recorder(Callback):
             trainer.should_stop = True
 
     def _save(self, trainer: lightning.Trainer, step: int) -> None:
-        """A new checkpoint; the one before it goes once the new one stands."""
+        """Write a checkpoint, then remove the one before it."""
         folder = Path(same_everywhere(trainer, str(self.run.checkpoints)))
         before = newest(folder)
         path = folder / f"step-{step}"
@@ -153,7 +150,7 @@ class Recorder(Callback):
             self.notify("checkpoint_saved", step=step, path=path)
 
     def _obey(self, trainer: lightning.Trainer, step: int, last: bool) -> None:
-        """After a signal to any process all save together and stop."""
+        """After a signal to any process, all processes save a checkpoint and stop."""
         number = largest_of_all(trainer, self.signals.number or 0)
         if number and not last:
             self.signals.number = number
@@ -163,7 +160,7 @@ class Recorder(Callback):
             self.signals.number = None
 
     def _write(self, trainer: lightning.Trainer, row: dict[str, Any], timing: dict[str, float] | None = None) -> None:
-        """Add a row of metrics, and one of times to a file of their own: they are others in every run."""
+        """Add a row of metrics, and one of times to a file of their own: times differ in every run."""
         if not trainer.is_global_zero:
             return
         _append(self.run.path / "metrics.jsonl", row)
@@ -173,13 +170,13 @@ class Recorder(Callback):
             logger.log_metrics({k: v for k, v in row.items() if k != "step"} | (timing or {}), step=row["step"])
 
     def _forget_after(self, step: int) -> None:
-        """Metrics of steps that are about to be made again, and their times."""
+        """Remove the metrics and times of steps that will be made again."""
         for file in (self.run.path / name for name in ("metrics.jsonl", "timing.jsonl")):
             if not file.is_file():
                 continue
             rows = [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
             kept = [line for line in rows if step and json.loads(line)["step"] <= step]
-            # A kill right here must not cost the metrics of the steps before.
+            # A kill here must not lose the metrics of earlier steps.
             write_text(file, "".join(kept))
 
 
@@ -194,7 +191,7 @@ def _plain(value: float) -> float | None:
 
 
 def save_best(module: Any, file: Path) -> None:
-    """The trained weights of now, written beside and renamed."""
+    """Write the trained weights beside the file, then rename."""
     from safetensors.torch import save_file
 
     trained = {n: p.detach().cpu().contiguous() for n, p in module.policy.named_parameters() if p.requires_grad}

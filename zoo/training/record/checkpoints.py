@@ -1,4 +1,4 @@
-"""Checkpoints that are complete or not there: written beside, flushed, hashed, renamed.
+"""Checkpoints that are complete or do not exist: written beside, flushed, hashed, renamed.
 
 A checkpoint is a folder: `weights.safetensors`, `rest.pt` (optimizer, schedule, loader, counters; loads with
 `weights_only`), and `manifest.json` with the sha256 of both, written last.
@@ -25,7 +25,7 @@ WEIGHTS, REST, MANIFEST = "weights.safetensors", "rest.pt", "manifest.json"
 
 
 class FolderCheckpoints(CheckpointIO):
-    """Lightning's way to files, replaced by the protocol above."""
+    """Lightning's input and output of checkpoints, by the protocol above."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         target = Path(path)
@@ -103,7 +103,7 @@ def sha256(file: Path) -> str:
 
 
 def verify(folder: Path) -> None:
-    """Raises ZooError, naming the file, when a checkpoint is not as it was written."""
+    """Raises ZooError, which names the file, for a checkpoint that has changed since it was written."""
     manifest = folder / MANIFEST
     if not manifest.is_file():
         raise ZooError(f"The checkpoint {folder} has no {MANIFEST}: it is not complete.")
@@ -123,7 +123,7 @@ def newest(checkpoints: Path) -> Path | None:
 
 
 def newest_good(checkpoints: Path, say: Any = print) -> Path | None:
-    """The last checkpoint that verifies; a damaged one is named and the one before it taken. Clears leftovers."""
+    """The last undamaged checkpoint; says which ones are damaged. Removes leftovers."""
     for leftover in checkpoints.glob(".tmp-*"):
         shutil.rmtree(leftover, ignore_errors=True)
     for folder in _by_step(checkpoints):
@@ -136,7 +136,7 @@ def newest_good(checkpoints: Path, say: Any = print) -> Path | None:
 
 
 def _by_step(checkpoints: Path) -> list[Path]:
-    found = (
+    folders = (
         [(re.fullmatch(r"step-(\d+)", p.name), p) for p in checkpoints.glob("step-*")] if checkpoints.is_dir() else []
     )
-    return [p for match, p in sorted(found, key=lambda pair: -int(pair[0][1]) if pair[0] else 0) if match]
+    return [p for match, p in sorted(folders, key=lambda pair: -int(pair[0][1]) if pair[0] else 0) if match]

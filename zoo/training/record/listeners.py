@@ -1,4 +1,4 @@
-"""Telling plugins what happens in a run, without letting a broken one stop it; and hearing what one warns of."""
+"""Listener hooks of plugins: called during a run, which a broken one does not stop. Warnings of the algorithm."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Listeners:
         self._plugins, self._algorithm, self._say = plugins, algorithm, say
         self._broken: set[str] = set()
 
-    def tell(self, event: str, **facts: Any) -> None:
+    def notify(self, event: str, **facts: Any) -> None:
         """Call the hook `event` of `zoo.contract.hookspecs` with those of `facts` that each implementation takes."""
         for implementation in reversed(getattr(self._plugins.hook, event).get_hookimpls()):
             if implementation.plugin_name in self._broken:

@@ -16,7 +16,7 @@ SHOWN = (
     "loss", "rollout/reward", "rewards/accuracies", "rewards/margins", "accuracy", "mean_token_accuracy", "reward",
     "grade", "gold", "kl",
 )  # fmt: skip
-"""Metrics worth a place on one line, where a run has them."""
+"""Metrics that the progress line shows, where a run has them."""
 PLAIN_EVERY_SECONDS = 10.0
 
 
@@ -89,7 +89,7 @@ def counter(console: Console, label: str) -> Callable[[int, int], None]:
         nonlocal printed
         count = f"{done}/{total}"
         if can_rewrite(console):
-            # In a narrow terminal the label gives way, and not the numbers.
+            # In a narrow terminal the label is cut, not the numbers.
             room = max(0, console.width - len(count) - 2)
             rewrite(console, f"{label[:room]} {count}", end="\n" if done >= total else "")
         elif done >= total or time.monotonic() - printed > PLAIN_EVERY_SECONDS:
@@ -100,12 +100,12 @@ def counter(console: Console, label: str) -> Callable[[int, int], None]:
 
 
 def can_rewrite(console: Console) -> bool:
-    """Whether a line can be written over, which a pipe, a notebook and a dumb terminal cannot do."""
+    """Whether the console can rewrite a line: pipes, notebooks and dumb terminals cannot."""
     return console.is_terminal and not console.is_dumb_terminal
 
 
 def rewrite(console: Console, text: str, end: str = "") -> None:
-    """Put a text in the place of the terminal's current line, cut to its width: a second line could not be reached."""
+    """Replace the terminal's current line. The text is cut to one line: a second one could not be replaced."""
     # As control codes, because rich takes a carriage return out of a text.
     console.control(Control(ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2)))
     console.print(Text(text), width=max(1, console.width - 1), no_wrap=True, overflow="ellipsis", end=end)

@@ -38,7 +38,7 @@ def _logger(name: str, run: Run) -> Any:
 
 
 def write_cases(run: Run, step: int, cases: Mapping[str, Sequence[float | None]]) -> None:
-    """Keep held-out metrics case by case, to four digits: those of the first and of the last validation.
+    """Write held-out metrics case by case, to four digits, of the first and the last validation.
 
     heldout.json is {"first": {"step": 0, "values": {name: [value or null]}}, "last": …}.
     """
@@ -51,13 +51,13 @@ def write_cases(run: Run, step: int, cases: Mapping[str, Sequence[float | None]]
 
 
 def write_first_and_last(run: Run, file: str, now: dict[str, Any]) -> None:
-    """Put what a validation found at its "step" into {"first": …, "last": …}."""
+    """Write the results of a validation, with its "step", into {"first": …, "last": …}."""
     first = run.read_json(file).get("first", now) if now["step"] else now
     run.write_json(file, {"first": first, "last": now})
 
 
 def closing_panel(console: Console, run: Run, summary: dict[str, Any]) -> None:
-    """Before and after, where something was scored, one sample, where the model is, and what to type next."""
+    """Print the scores before and after, one sample, where the model is, and what to type next."""
     table = Table(box=box.SIMPLE, show_edge=False, pad_edge=False)
     for column, justify in (("", "left"), ("before", "right"), ("after", "right"), ("change", "right")):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
@@ -86,17 +86,17 @@ def sample_pairs(run: Run) -> list[tuple[dict[str, Any], dict[str, Any]]]:
 
 
 def by_case(samples: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Samples by evaluation and prompt; where a prompt was answered several times, each answer is a case of its own.
+    """Samples by evaluation and prompt. Of several answers to a prompt each is a case of its own.
 
-    Drawn independently, any answer to a prompt may be compared with any other one to it.
+    They are drawn independently, so any two answers to a prompt may be compared.
     """
-    found: dict[str, dict[str, Any]] = {}
+    cases: dict[str, dict[str, Any]] = {}
     seen: Counter[str] = Counter()
     for sample in samples:
         asked = json.dumps([sample["eval"], sample["prompt"]], sort_keys=True)
-        found[f"{asked} {seen[asked]}"] = sample
+        cases[f"{asked} {seen[asked]}"] = sample
         seen[asked] += 1
-    return found
+    return cases
 
 
 def _sample_lines(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[str]:

@@ -11,7 +11,7 @@ HEEDED = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(BaseException):
-    """A signal outside of the steps. Not an Exception, so that nothing on its way takes it for a fault."""
+    """A signal outside of the steps. Not an Exception, so that no handler of errors catches it."""
 
     def __init__(self, number: int):
         super().__init__(signal_name(number))
@@ -22,13 +22,13 @@ class Signals:
     """In its `with` block both signals raise `Stopped`.
 
     While `deferred`, the first one is kept in `number` for the loop to find, and a second one ends the process.
+    on_wait: called when a signal will be obeyed after the step.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_wait: Callable[[], None] = lambda: None) -> None:
         self.number: int | None = None
         self.deferred = False
-        self.on_wait: Callable[[], None] = lambda: None
-        """Called when a signal will be obeyed after the step."""
+        self.on_wait = on_wait
         self._former: dict[int, Any] = {}
 
     def __enter__(self) -> Signals:
@@ -42,7 +42,7 @@ class Signals:
                 signal.signal(number, former)
 
     def install(self) -> None:
-        """Take the handlers (again: Lightning puts its own in the place of others)."""
+        """Install the handlers (again, after Lightning has installed its own)."""
         if _main_thread():
             for number in HEEDED:
                 signal.signal(number, self._heed)
@@ -52,7 +52,7 @@ class Signals:
             self.number = number
             self.on_wait()
             return
-        # Whoever asks twice does not want to wait for anything.
+        # A second signal ends the process at once.
         signal.signal(number, signal.SIG_DFL)
         if self.deferred:
             signal.raise_signal(number)

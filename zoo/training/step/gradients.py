@@ -1,4 +1,4 @@
-"""The length of a model's gradient, as exact as its elements."""
+"""The norm of a model's gradient, as exact as its elements."""
 
 from __future__ import annotations
 

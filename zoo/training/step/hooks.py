@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from zoo.errors import PluginError, nearest
-from zoo.models.roles import Models, answers_in
+from zoo.models.roles import Models
 from zoo.training.step.sums import Sums
+from zoo.values.answers import answers_in
 from zoo.values.records import ListedRecords, Records
 from zoo.values.types import Batch, Loss
 

@@ -10,7 +10,7 @@ import contextlib
 import gc
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Protocol
 
 import lightning
 import numpy
@@ -19,7 +19,7 @@ import torch
 from zoo.data.loader import micro_batches
 from zoo.errors import PluginError, TrainingStopped
 from zoo.libraries.trainer import without_exchange
-from zoo.models.roles import Models, answers_in
+from zoo.models.roles import Models
 from zoo.options.config import TrainConfig
 from zoo.processes import gathered, is_distributed, my_place, world_size
 from zoo.randomness import part_ways, restore_rng, rng_state
@@ -28,7 +28,8 @@ from zoo.training.step.hooks import Hooks
 from zoo.training.step.schedule import lr_factor, make_optimizer
 from zoo.training.step.sums import Sums
 from zoo.training.step.timing import TRAINING, Timing
-from zoo.values.types import Answer, Batch, metric_sums
+from zoo.values.answers import answers_in
+from zoo.values.types import Batch, metric_sums
 
 SMALLEST_MICRO_BATCH = 128
 """Tokens; when memory runs out below this, halving cannot help."""
@@ -38,12 +39,26 @@ MAX_BAD_STEPS = 3
 """Steps in a row with a non-finite loss or gradient before the run stops."""
 
 
+class Rolling(Protocol):
+    """The rollouts of an online run, as far as its steps know them."""
+
+    def take_metrics(self) -> dict[str, float]: ...
+    def state(self) -> dict[str, Any]: ...
+    def load_state(self, state: dict[str, Any]) -> None: ...
+
+
 class PostTraining(lightning.LightningModule):
-    """Trains the policy with the chosen algorithm's hooks."""
+    """Trains the policy with the chosen algorithm's hooks.
+
+    rollouts: of an online run; their numbers stand in the first row of a rollout, their state in checkpoints.
+    before_training: called once, on the device, before anything is scored in this process.
+    """
 
     def __init__(
         self, policy: torch.nn.Module, models: Models, hook: Any, algorithm: Any, config: Any, core: TrainConfig,
-        *, total_steps: int, micro_tokens: int, critic: torch.nn.Module | None = None,
+        *, total_steps: int, micro_tokens: int, critic: torch.nn.Module | None = None, rollouts: Rolling | None = None,
+        timing: Timing | None = None, before_training: Callable[[], None] = lambda: None,
+        say: Callable[[str], None] = print,
     ):  # fmt: skip
         super().__init__()
         self.automatic_optimization = False
@@ -55,18 +70,9 @@ class PostTraining(lightning.LightningModule):
         self.steps_done = 0
         self.bad_steps = 0
         self.skipped_steps = 0
-        self.before_training: Callable[[], None] = lambda: None
-        """Called once, on the device, before anything is scored in this process."""
-        self.rollouts: Any = None
-        """Of an online run, `zoo.training.online.rollouts.Rollouts`: its numbers stand in the first row of a rollout,
-        its state in checkpoints."""
-        self.say: Callable[[str], None] = print
-        self.cases: dict[str, list[float | None]] = {}
-        """Metrics of the last validation case by case, of all processes."""
-        self.token_losses: list[tuple[Answer, list[float | None]]] = []
-        """A few answers of the last validation, with the loss of each token."""
+        self.rollouts, self.before_training, self.say = rollouts, before_training, say
         self.tokens_seen = 0.0
-        self.timing = Timing()
+        self.timing = timing or Timing()
         self.step_metrics: dict[str, float] = {}
         self._restored_rng: dict[str, Any] | None = None
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 HEAD_LR = 5.0
-"""How much faster than the policy a critic's head learns where nothing says it: it begins at zero."""
+"""The default learning rate of a critic's head, as a multiple of the policy's: the head starts at zero."""
 
 
 def decay_begin(total: int, decay_share: float) -> int:

@@ -68,7 +68,7 @@ def _together(name: str, a: Pair, b: Pair) -> Pair:
 
 
 def case_values(metrics: Mapping[str, Metric], count: int) -> dict[str, list[float | None]]:
-    """The metrics that have one value for each of `count` examples; None where it is missing or no number."""
+    """The metrics with one value for each of `count` examples; None for values that are missing or not finite."""
     return {
         name: [value if math.isfinite(value) else None for value in values.detach().tolist()]
         for name, values in metrics.items() if isinstance(values, Tensor) and values.shape == (count,)

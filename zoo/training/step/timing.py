@@ -1,4 +1,4 @@
-"""Where the time of a run goes: writing answers, scoring them, the whole of rollouts, optimizer steps; and its memory.
+"""Time of a run by part (writing answers, scoring them, whole rollouts, optimizer steps), and its memory.
 
 Apart from the metrics, which are the same for a run that was resumed; the clock is not. Times are those of this
 process, tokens those of all.
@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 TRAINING, ROLLOUT, GENERATION, REWARD = "training", "rollout", "generation", "reward"
-"""Optimizer steps; rollouts, and inside of these what writes answers and what scores them, judges included."""
+"""Optimizer steps; rollouts; within these, writing answers, and scoring them (judges included)."""
 
 
 class Timing:
-    """Seconds and tokens by part, since the run began and since they were taken last."""
+    """Seconds and tokens by part, since the run began and since the last `take`."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -32,7 +32,7 @@ class Timing:
 
     @contextlib.contextmanager
     def measured(self, part: str) -> Iterator[None]:
-        """What happens inside belongs to a part."""
+        """Add the time spent inside to a part."""
         clock = time.perf_counter()
         try:
             yield
@@ -40,30 +40,30 @@ class Timing:
             self.add(part, time.perf_counter() - clock)
 
     def take(self) -> dict[str, float]:
-        """`seconds/PART`, and `speed/PART` in tokens a second, since the last call; `memory_gb`, the most until now."""
+        """`seconds/PART` and `speed/PART` (tokens a second) since the last call; `memory_gb`, the peak so far."""
         memory = most_memory()
-        found: dict[str, float] = {} if memory is None else {"memory_gb": memory}
+        times: dict[str, float] = {} if memory is None else {"memory_gb": memory}
         for part in self.seconds:
             seconds, tokens = (
                 now[part] - then.get(part, 0.0) for now, then in zip(self._now, self._taken, strict=True)
             )
-            found |= {f"seconds/{part}": seconds} if seconds else {}
-            found |= {f"speed/{part}": tokens / seconds} if seconds and tokens else {}
+            times |= {f"seconds/{part}": seconds} if seconds else {}
+            times |= {f"speed/{part}": tokens / seconds} if seconds and tokens else {}
         self._taken = self._now
-        return found
+        return times
 
     @property
     def _now(self) -> tuple[dict[str, float], dict[str, float]]:
         return dict(self.seconds), dict(self.tokens)
 
     def summary(self) -> dict[str, float]:
-        """What timing.json says: `seconds` are those of the optimizer steps."""
-        found = {"cpu_seconds": self.cpu_seconds}
+        """The content of timing.json; `seconds` are those of the optimizer steps."""
+        facts = {"cpu_seconds": self.cpu_seconds}
         for part, value in self.seconds.items():
-            found["seconds" if part == TRAINING else f"{part}_seconds"] = value
+            facts["seconds" if part == TRAINING else f"{part}_seconds"] = value
             if self.tokens[part] and value:
-                found[f"{part}_tokens_per_second"] = self.tokens[part] / value
-        return found
+                facts[f"{part}_tokens_per_second"] = self.tokens[part] / value
+        return facts
 
     def state(self) -> dict[str, Any]:
         return {"seconds": self.seconds, "tokens": self.tokens, "cpu_seconds": self.cpu_seconds}
@@ -74,7 +74,7 @@ class Timing:
 
 
 def most_memory() -> float | None:
-    """The most memory used so far, in 10⁹ bytes: of the GPU where there is one in use, else of this process (Linux)."""
+    """Peak memory in 10⁹ bytes: of the GPU if one is used, else of this process (Linux)."""
     import torch
 
     if torch.cuda.is_available() and (used := torch.cuda.max_memory_allocated()):

@@ -1,53 +1,61 @@
-"""Held-out data, scored as the optimizer steps score theirs, without a gradient."""
+"""Validation: loss and metrics of held-out data, computed as in the optimizer steps, without gradient."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import NamedTuple
 
 import torch
 
 from zoo.data.loader import micro_batches
 from zoo.libraries.trainer import step_arithmetic
 from zoo.randomness import restore_rng, rng_state
-from zoo.training.step.module import out_of_memory
+from zoo.training.step.module import PostTraining, out_of_memory
 from zoo.training.step.sums import Sums, add_cases, case_values, cases_of_all
 from zoo.training.step.token_losses import SHOWN, Costs, answers_of, costs_of
-from zoo.values.types import Answers, Batch, metric_sums
+from zoo.values.types import Answer, Answers, Batch, metric_sums
 
 Cases = dict[str, list[float | None]]
 
 
-@torch.no_grad()
-def validate(module: Any, batches: Iterable[Batch]) -> dict[str, float]:
-    """Loss and metrics over held-out batches, as `val/…`; the algorithm's own state is left as it was.
+class Validation(NamedTuple):
+    """The results of a validation. values: loss and metrics, as `val/…`.
 
-    module: a `PostTraining` in training; its `cases` become the metrics case by case, of all processes, and its
-    `token_losses` the first answers with what each of their tokens cost.
+    cases: the metrics case by case, of all processes; token_losses: the first answers with the loss of each token.
     """
+
+    values: dict[str, float]
+    cases: Cases
+    token_losses: list[tuple[Answer, list[float | None]]]
+
+
+@torch.no_grad()
+def validate(module: PostTraining, batches: Iterable[Batch]) -> Validation:
+    """Loss and metrics over held-out batches; the algorithm's own state is left as it was."""
     sums, state, rng = Sums(), module.algorithm.state(), rng_state()
     cases: Cases = {}
-    module.token_losses = []
+    token_losses: list[tuple[Answer, list[float | None]]] = []
     module.models.training = False
     module.policy.eval()
     with step_arithmetic(module.trainer):
         for batch in batches:
-            there = batch.to(module.device)
-            some = answers_of(there)[: SHOWN - len(module.token_losses)]
-            found, of_batch, costs = _evaluated(module, there, some)
-            sums.add(found.pairs)
-            add_cases(cases, of_batch)
-            module.token_losses += [(answer, costs[id(answer)]) for answer in some if id(answer) in costs]
-    module.cases = cases_of_all(cases)
+            moved = batch.to(module.device)
+            shown = answers_of(moved)[: SHOWN - len(token_losses)]
+            of_batch, cases_of_batch, costs = _evaluated(module, moved, shown)
+            sums.add(of_batch.pairs)
+            add_cases(cases, cases_of_batch)
+            token_losses += [(answer, costs[id(answer)]) for answer in shown if id(answer) in costs]
+    cases = cases_of_all(cases)
     module.models.training = True
     module.policy.train()
     module.algorithm.load_state(state)
     restore_rng(rng)
-    return {f"val/{name}": value for name, value in sums.reduced(module.device).means().items()}
+    values = {f"val/{name}": value for name, value in sums.reduced(module.device).means().items()}
+    return Validation(values, cases, token_losses)
 
 
-def _evaluated(module: Any, batch: Batch, shown: Answers) -> tuple[Sums, Cases, Costs]:
-    """One batch, token by token what is shown; when memory runs out, again with half the micro-batch."""
+def _evaluated(module: PostTraining, batch: Batch, shown: Answers) -> tuple[Sums, Cases, Costs]:
+    """One batch: sums, cases, and the token losses of the shown answers; out of memory, it is halved and done again."""
     while True:
         sums, parts = Sums(), micro_batches(batch, module.micro_tokens, module.algorithm.measured)
         cases: Cases = {}
@@ -67,6 +75,6 @@ def _evaluated(module: Any, batch: Batch, shown: Answers) -> tuple[Sums, Cases, 
 
 
 def _lengths(batch: Batch) -> Cases:
-    """`length/FIELD`, the tokens of every answer of a field that count: what is said of a case may be due to them."""
+    """`length/FIELD`, the counted tokens of each answer: a metric of a case may depend on them."""
     answers = {name: field for name, field in batch.fields.items() if isinstance(field, Answers)}
     return {f"length/{name}": [float(length) for length in field.lengths.tolist()] for name, field in answers.items()}

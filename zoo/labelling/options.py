@@ -1,0 +1,81 @@
+"""The options of a labelling: flags of `zoo label`, keys of a recipe's `label` stage. Loads no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from zoo.judges.spelled import SELF
+from zoo.options.fields import require
+
+
+@dataclass
+class _Main:
+    """Options."""
+
+    data: str
+    """A file, folder, hub data set, or named source."""
+    judge: str = SELF
+    """self (the model), a model, folder or run, or https://host/v1#model."""
+    model: str = "smollm2-135m"
+    """The model that answers prompts, and the judge if --judge is self."""
+
+
+@dataclass
+class _Questions:
+    """Asking the judge."""
+
+    constitution: str | None = None
+    """Compare by principles, one drawn per pair: default, or a file."""
+    chain_of_thought: bool = False
+    """Let the judge reason before it chooses."""
+    clamp: str | None = None
+    """Least and greatest label, such as 0.4,0.6."""
+    wording: str | None = None
+    """A file with the texts of the questions."""
+    max_thought_tokens: int = 256
+    """Longest reasoning, in tokens."""
+    votes: int = 5
+    """Samples per question from an endpoint without log-probs."""
+    parallel: int = 4
+    """Simultaneous requests to an endpoint."""
+
+
+@dataclass
+class _Drawing:
+    """Sampling answers."""
+
+    samples: int = 2
+    """Answers sampled for a prompt without answers."""
+    temperature: float = 1.0
+    """Temperature of these samples."""
+    max_new_tokens: int = 128
+    """Longest sampled answer, in tokens."""
+    seed: int = 0
+    """Seed of answers and principles."""
+
+
+@dataclass
+class _Reading:
+    """Reading the data."""
+
+    kind: str | None = None
+    """Read the data as preference, feedback or prompt; default: its own kind."""
+    split: str = "train"
+    """Split of the data."""
+    columns: str | None = None
+    """Names of columns: prompt=question."""
+    format: str | None = None
+    """The format of the rows, if it cannot be detected."""
+    limit: int | None = None
+    """Read the first N rows only."""
+
+
+@dataclass
+class LabelOptions(_Reading, _Drawing, _Questions, _Main):
+    """Labelling."""
+
+    def __post_init__(self) -> None:
+        require(self.samples >= 2, "samples must be 2 or more: a pair has two answers")
+        for name in ("max_thought_tokens", "votes", "parallel", "max_new_tokens", "limit"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"{name} must be 1 or more")
