@@ -56,7 +56,7 @@ def _no_duplicates(loader: _StrictLoader, node: yaml.MappingNode, deep: bool = F
             raise ZooError(f"{node.start_mark.name}:{line}: a key must be a plain word.")
         key = loader.construct_object(key_node, deep=True)
         if key in seen:
-            raise ZooError(f"{node.start_mark.name}:{line}: the key '{key}' stands twice (first on line {seen[key]}).")
+            raise ZooError(f"{node.start_mark.name}:{line}: the key '{key}' occurs twice (first on line {seen[key]}).")
         seen[key] = line
     return dict(yaml.SafeLoader.construct_mapping(loader, node, deep=True))
 
