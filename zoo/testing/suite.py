@@ -59,16 +59,16 @@ class Result:
     detail: str = ""
 
 
-def conformance(algorithm: str | type[Algorithm], **declarations: Any) -> Callable[..., None]:
+def conformance(algorithm: str | type[Algorithm], **known: Any) -> Callable[..., None]:
     """A pytest function that checks an algorithm, one case for each check.
 
-    algorithm: a registered name, `./file.py:Class`, or the class; declarations: fields of `declared.Declared`,
+    algorithm: a registered name, `./file.py:Class`, or the class; known: fields of `zoo.testing.declared.Declared`,
     which override those of the class. Raises ZooError for fields and checks that do not exist.
     """
     import pytest
 
-    declared(declarations, checks=NAMES)
-    suite = functools.cache(lambda: Suite(algorithm, **declarations))
+    declared(known, checks=NAMES)
+    suite = functools.cache(lambda: Suite(algorithm, **known))
 
     @pytest.mark.parametrize("check", NAMES, ids=lambda name: name.replace(" ", "-"))
     def test(check: str) -> None:
