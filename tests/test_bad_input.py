@@ -194,7 +194,7 @@ def test_a_role_that_does_not_exist_is_the_plugins_mistake(place):
         '    data = "demonstration"\n    needs = ("policy", "refrence")\n'
         "    def loss(self): ...\n"
     )
-    refused(*train(algo=plugin_file(place, body, "odd.py")), says=["role 'refrence', which there is not", "'reference'"])
+    refused(*train(algo=plugin_file(place, body, "odd.py")), says=["unknown role 'refrence'", "'reference'"])
 
 
 def test_a_role_that_was_not_declared_is_the_plugins_mistake(place):
@@ -331,7 +331,7 @@ def test_a_name_that_is_taken(place):
     arguments = train("--name", "mine", "--max-steps", "1", data=data_for("sft", place))
     assert cli(*arguments)[0] == 0
     status, _, err = cli(*arguments)
-    assert status == 2 and "There already is a run runs/mine" in err
+    assert status == 2 and "There is already a run runs/mine" in err
     assert "It is finished" in err and "--model mine" in err and "resume" not in err
     assert [path.name for path in (place / "runs").iterdir()] == ["mine"]
 

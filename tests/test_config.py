@@ -142,7 +142,7 @@ def test_a_bare_arxiv_number_is_not_taken_for_text_in_silence(tmp_path):
 
 
 def test_two_equal_keys_are_an_error_with_both_lines(tmp_path):
-    with pytest.raises(ZooError, match=r"options.yaml:3: the key 'lr' stands twice \(first on line 1\)"):
+    with pytest.raises(ZooError, match=r"options.yaml:3: the key 'lr' occurs twice \(first on line 1\)"):
         read(tmp_path, "lr: 1e-5\nbeta: 0.1\nlr: 1e-6\n")
     with pytest.raises(ZooError, match=r"options.yaml:3: the key 'b'"):
         read(tmp_path, "a:\n  b: 1\n  b: 2\n")
