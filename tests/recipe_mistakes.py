@@ -224,7 +224,7 @@ MISTAKES = {
         "accuracy: pair_accuracy",
         "accuracy: instructions",
         "accuracy: instr",
-        "'instructions' is for a language model, this is a reward model",
+        "'instructions' is for a language model, but this is a reward model",
     ),
     "unknown reward": (
         "+ instructions",
@@ -291,7 +291,7 @@ MISTAKES = {
         "    data: starter\n    lr: 5.0e-4",
         "    data: a/b\n    format: alpaca",
         "data: a/b",
-        "format alpaca is data of kind 'demonstration', and kind 'feedback'",
+        "format alpaca is data of kind 'demonstration', but kind 'feedback'",
     ),
     "unknown format": (
         "    data: starter\n    lr: 5.0e-4",
