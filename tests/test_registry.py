@@ -161,8 +161,8 @@ def test_a_broken_plugin_module_is_left_out_with_its_reason(install):
         ("@hookimpl\ndef evalls():\n    return {}", "there is no hook 'evalls'. Did you mean 'evals'"),
         (
             "@hookimpl\ndef step_end(stepp):\n    pass",
-            "strange_hooks.py, line 3: step_end of plugin strange_hooks takes 'stepp', which is not an argument of this "
-            "hook. Did you mean 'step'?",
+            "strange_hooks.py, line 3: step_end of plugin strange_hooks takes 'stepp', which is not an argument of "
+            "this hook. Did you mean 'step'?",
         ),
         ("@hookimpl\ndef loss(batch):\n    pass", "only the chosen algorithm may"),
         ("@hookimpl\ndef collate(records):\n    pass", "only the chosen algorithm may"),
@@ -204,7 +204,7 @@ def changed(**attributes):
         (type("NoLoss", (Algorithm,), {"data": "text", "api_version": 2}), "it has no method `loss`"),
         (type("Unsaid", (Algorithm,), {"data": "text"}), "does not say which plugin API it is written for"),
         (changed(Config=make_dataclass("Config", [("lr", float, 1.0)])), "its option 'lr' is an option of the core"),
-        (changed(Config=make_dataclass("Config", [("teacher", str, "")])), "'teacher' is an option of the core, or reserved"),
+        (changed(Config=make_dataclass("Config", [("teacher", str, "")])), "'teacher' is an option of the core, or"),
         (changed(needs=("policy", "referense")), "an unknown role 'referense'. Did you mean 'reference'"),
         (changed(mesure=lambda self: None), "its method `mesure` is not a hook. Did you mean 'measure'"),
         (changed(step_ends=lambda self: None), "not a hook. Did you mean 'step_end'"),
@@ -222,7 +222,7 @@ def test_helpers_with_an_underscore_and_unlike_names_are_fine():
 @pytest.mark.parametrize(
     ("loss", "says"),
     [
-        ("def loss(self, batch, modles):", "takes 'modles', which is not an argument of this hook. Did you mean 'models'?"),
+        ("def loss(self, batch, modles):", "which is not an argument of this hook. Did you mean 'models'?"),
         ("def loss(self, batch, config=None):", "gives 'config' a default"),
         ("def loss(self, batch, **rest):", "takes '**rest', which is not an argument"),
         ("def loss(self, batch, *, config):", "takes 'config', which is not an argument"),

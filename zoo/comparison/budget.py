@@ -141,8 +141,8 @@ class Planner:
         if self._length is None:
             self._length = self.written(core, prompts) if self.written else float(core.max_new_tokens)
             self.note = (
-                f"its tokens are an estimate, with {self._length:.1f} tokens per answer; the table has the tokens that it "
-                "was trained on"
+                f"its tokens are an estimate, with {self._length:.1f} tokens per answer; the table has the tokens that "
+                "it was trained on"
             )
         return self._length
 
