@@ -332,7 +332,7 @@ def test_a_name_that_is_taken(place):
     arguments = train("--name", "mine", "--max-steps", "1", data=data_for("sft", place))
     assert cli(*arguments)[0] == 0
     status, _, err = cli(*arguments)
-    assert status == 2 and "There already is a run runs/mine" in err
+    assert status == 2 and "There is already a run runs/mine" in err
     assert "It is finished" in err and "--model mine" in err and "resume" not in err
     assert [path.name for path in (place / "runs").iterdir()] == ["mine"]
 

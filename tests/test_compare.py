@@ -608,7 +608,7 @@ def test_what_writes_its_own_answers_is_planned_by_the_length_of_the_starts(here
     assert status == 0, err
     text = " ".join(out.split())
     length = float(re.search(r"grpo: its tokens are an estimate, with ([\d.]+) tokens per answer", text)[1])
-    budget = re.search(r"nearest to ([\d,]+) of them: what (\w+) would train on", text)
+    budget = re.search(r"nearest to ([\d,]+) of them: the number of (\w+), which trains", text)
     assert 1 <= length <= 3 and int(budget[1].replace(",", "")) > 0 and budget[2] == "sft"
     steps, tokens = re.search(r"grpo (\d+) 512 [\d.]+ ([\d,]+)", text).groups()
     # A prompt of a + b = has four tokens and the turn's mark; 64 prompts have 16 answers each, a step 512.

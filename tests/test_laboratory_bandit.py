@@ -41,7 +41,7 @@ def test_all_pairs_are_alike_and_there_is_nothing_else():
     assert len(pairs) == 5 and {(p["prompt"], p["chosen"], p["rejected"]) for p in pairs} == {
         ("choose", "first", "second")
     }
-    for split, kind, told in (("train", "ranking", "pairs only"), ("heldout", "preference", "no split")):
+    for split, kind, told in (("train", "ranking", "only pairs"), ("heldout", "preference", "no split")):
         with pytest.raises(ZooError, match=told):
             rows(split, kind)
     core = resolve_options("ipo", None, {"data": "world:bandit"}, "command line")[0].core

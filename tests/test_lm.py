@@ -105,7 +105,7 @@ def test_a_long_text_is_split_and_no_token_is_lost(train, tmp_path):
 @pytest.mark.parametrize(
     ("algo", "options", "says"),
     [
-        ("lm", {"schedule": "cosine"}, "decay phase of the schedule wsd, and the schedule is cosine"),
+        ("lm", {"schedule": "cosine"}, "decay phase of the schedule wsd, but the schedule is cosine"),
         ("lm", {"schedule": "wsd", "decay_share": 0}, "'decay_share' .* must be above 0 and at most 1"),
         ("prm", {"schedule": "wsd"}, "PRM prepares its records once"),
         ("grpo", {"schedule": "wsd"}, "GRPO writes its own answers"),

@@ -149,7 +149,7 @@ def test_a_moved_reference_comes_back_after_a_kill(train, tmp_path, event, step)
 
 
 def test_a_reference_that_is_not_there_cannot_move(train):
-    with pytest.raises(ZooError, match="--reference-every renews the reference, and this run has none"):
+    with pytest.raises(ZooError, match="--reference-every renews the reference, but this run has none"):
         train("Reinforce", reference_every=2)
 
 

@@ -162,8 +162,8 @@ def test_a_broken_plugin_module_is_left_out_with_its_reason(install):
         ("@hookimpl\ndef evalls():\n    return {}", "there is no hook 'evalls'. Did you mean 'evals'"),
         (
             "@hookimpl\ndef step_end(stepp):\n    pass",
-            "strange_hooks.py, line 3: step_end of plugin strange_hooks takes 'stepp', which is no argument of this "
-            "hook. Did you mean 'step'?",
+            "strange_hooks.py, line 3: step_end of plugin strange_hooks takes 'stepp', which is not an argument of "
+            "this hook. Did you mean 'step'?",
         ),
         ("@hookimpl\ndef loss(batch):\n    pass", "only the chosen algorithm may"),
         ("@hookimpl\ndef collate(records):\n    pass", "only the chosen algorithm may"),
@@ -197,18 +197,18 @@ def changed(**attributes):
     ("cls", "reason"),
     [
         (dict, "is not a subclass of zoo.api.Algorithm"),
-        (changed(api_version=1), "written for plugin API 1, and this zoo has 2"),
-        (changed(api_version=3), "written for plugin API 3, and this zoo has 2"),
+        (changed(api_version=1), "written for plugin API 1, but this zoo has 2"),
+        (changed(api_version=3), "written for plugin API 3, but this zoo has 2"),
         (changed(data="preferences"), "data = 'preferences' is not one of .* Did you mean 'preference'"),
         (changed(data=""), "data = '' is not one of"),
         (changed(Config=type("Config", (), {})), "its Config is not a dataclass"),
         (type("NoLoss", (Algorithm,), {"data": "text", "api_version": 2}), "it has no method `loss`"),
         (type("Unsaid", (Algorithm,), {"data": "text"}), "does not say which plugin API it is written for"),
-        (changed(Config=make_dataclass("Config", [("lr", float, 1.0)])), "its option 'lr' is the core's"),
-        (changed(Config=make_dataclass("Config", [("teacher", str, "")])), "'teacher' is the core's, or a name"),
-        (changed(needs=("policy", "referense")), "a role 'referense', which there is not. Did you mean 'reference'"),
-        (changed(mesure=lambda self: None), "its method `mesure` is no hook. Did you mean 'measure'"),
-        (changed(step_ends=lambda self: None), "no hook. Did you mean 'step_end'"),
+        (changed(Config=make_dataclass("Config", [("lr", float, 1.0)])), "its option 'lr' is an option of the core"),
+        (changed(Config=make_dataclass("Config", [("teacher", str, "")])), "'teacher' is an option of the core, or"),
+        (changed(needs=("policy", "referense")), "an unknown role 'referense'. Did you mean 'reference'"),
+        (changed(mesure=lambda self: None), "its method `mesure` is not a hook. Did you mean 'measure'"),
+        (changed(step_ends=lambda self: None), "not a hook. Did you mean 'step_end'"),
     ],
 )
 def test_a_class_that_cannot_work_is_refused_with_the_reason(cls, reason):
@@ -223,11 +223,11 @@ def test_helpers_with_an_underscore_and_unlike_names_are_fine():
 @pytest.mark.parametrize(
     ("loss", "says"),
     [
-        ("def loss(self, batch, modles):", "takes 'modles', which is no argument of this hook. Did you mean 'models'?"),
+        ("def loss(self, batch, modles):", "which is not an argument of this hook. Did you mean 'models'?"),
         ("def loss(self, batch, config=None):", "gives 'config' a default"),
-        ("def loss(self, batch, **rest):", "takes '**rest', which is no argument"),
-        ("def loss(self, batch, *, config):", "takes 'config', which is no argument"),
-        ("@staticmethod\n    def loss(self, batch):", "takes 'self', which is no argument"),
+        ("def loss(self, batch, **rest):", "takes '**rest', which is not an argument"),
+        ("def loss(self, batch, *, config):", "takes 'config', which is not an argument"),
+        ("@staticmethod\n    def loss(self, batch):", "takes 'self', which is not an argument"),
     ],
 )
 def test_a_wrong_hook_argument_is_named_with_its_file_line_and_method(tmp_path, loss, says):

@@ -154,7 +154,7 @@ def test_what_changed_and_what_needs_it_is_made_again_and_the_former_is_set_asid
     (place / "words.yaml").write_text(recipe.replace("limit: 6", "limit: 5"))
     shutil.copytree(made[0], place / "changed" / "words-laptop")
     _, out, _ = cli("reproduce", "words.yaml", "--laptop", "--seeds", "0,", "--out", "changed")
-    assert re.findall(r"of 6: (\S+), seed 0, is finished", out) == ["base", "sft", "fact"]
+    assert re.findall(r"of 6: (\S+), seed 0, is already finished", out) == ["base", "sft", "fact"]
     aside = sorted(folder.name for folder in (place / "changed/words-laptop/seed-0/replaced").iterdir())
     assert aside == ["labels-1", "tuned-beta-0.05-1", "tuned-beta-0.5-1"]
     assert not (place / "results").exists() and not (place / "README.md").exists()

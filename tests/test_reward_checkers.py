@@ -201,7 +201,7 @@ def test_repetition_is_the_share_of_word_groups_that_were_there_before():
     ("text", "message"),
     [
         ("regex", "needs the option pattern"),
-        ("regex(pattern='(')", "no regular expression"),
+        ("regex(pattern='(')", "not a regular expression"),
         ("regex(pattern='a", "quotation mark is not closed"),
         ("numeric(tolerance=-1)", "must not be below 0"),
         ("numeric(tolerance=small)", "tolerance must be a number"),

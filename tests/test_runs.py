@@ -36,7 +36,7 @@ def test_unnamed_runs_are_numbered_past_those_that_exist(tmp_path):
 
 def test_a_name_that_is_taken_or_no_name_is_refused_with_what_to_do(tmp_path):
     make(tmp_path, "mine")
-    with pytest.raises(ZooError, match="There already is a run .*mine") as caught:
+    with pytest.raises(ZooError, match="There is already a run .*mine") as caught:
         make(tmp_path, "mine")
     assert f"zoo resume {tmp_path / 'mine'}" in caught.value.hint
     Run(tmp_path / "mine").write_json("summary.json", {"status": "finished"})

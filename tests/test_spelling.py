@@ -94,9 +94,9 @@ def test_a_number_that_may_be_one_seed_or_as_many_is_refused_with_both_spellings
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("two", "is no number of seeds"), ("-1", "is no number"), ("1.5,", "is no number"), ("0", "leaves no seed"),
-     ("", "leaves no seed"), (",", "leaves no seed"), ("9-1", "leaves no seed"), ("1,1", "a seed twice"),
-     ("0-3,2", "a seed twice")],
+    [("two", "is neither a number of seeds"), ("-1", "is neither a number"), ("1.5,", "is neither a number"),
+     ("0", "leaves no seed"), ("", "leaves no seed"), (",", "leaves no seed"), ("9-1", "leaves no seed"),
+     ("1,1", "a seed twice"), ("0-3,2", "a seed twice")],
 )  # fmt: skip
 def test_what_names_no_seeds_is_refused(text, message):
     with pytest.raises(ZooError, match=message):

@@ -685,7 +685,7 @@ def test_csv_logs_what_metrics_say(train):
 def test_a_logger_whose_package_is_missing_is_refused_before_anything_is_loaded(train, monkeypatch, tmp_path):
     monkeypatch.setattr("zoo.options.checks.find_spec", lambda name: None)
     monkeypatch.setattr("zoo.training.execution.Execution", None)
-    with pytest.raises(ZooError, match="logger tensorboard needs a package that is not there") as caught:
+    with pytest.raises(ZooError, match="logger tensorboard needs a package that is not installed") as caught:
         train("sft", loggers="tensorboard")
     assert "pip install tensorboard" in caught.value.hint
     assert not (tmp_path / "runs").exists()
@@ -697,6 +697,6 @@ def test_a_logger_whose_package_is_too_old_says_what_to_install(train, monkeypat
 
     monkeypatch.setattr("zoo.options.checks.find_spec", lambda name: name)
     monkeypatch.setattr("lightning.pytorch.loggers.TensorBoardLogger", missing)
-    with pytest.raises(ZooError, match="logger tensorboard needs a package that is not there"):
+    with pytest.raises(ZooError, match="logger tensorboard needs a package that is not installed"):
         train("sft", loggers="tensorboard")
     assert list((tmp_path / "runs").iterdir()) == []

@@ -79,7 +79,7 @@ def test_a_batch_selects_rows_of_every_kind_of_field_and_keeps_what_was_measured
 
 
 def test_a_batch_refuses_fields_of_unequal_length_and_names_what_it_has():
-    with pytest.raises(ValueError, match=r"one length.*'a': 2.*'b': 3"):
+    with pytest.raises(ValueError, match=r"same length.*'a': 2.*'b': 3"):
         Batch(a=torch.zeros(2), b=torch.zeros(3))
     with pytest.raises(ValueError, match="at least one field"):
         Batch()
@@ -186,7 +186,7 @@ def test_ragged_numbers_are_as_wide_as_the_answers_left_in_a_batch():
     second = batch.select([1])
     assert second.old.tolist() == [[4.0]] and second["old"].shape == second.answers.mask.shape
     assert second.on_policy and second.to("cpu").on_policy
-    with pytest.raises(ValueError, match="2 rows of numbers are given for 1"):
+    with pytest.raises(ValueError, match="There are 2 rows of numbers for 1"):
         Ragged(values, answers[:1])
 
 

@@ -1,4 +1,4 @@
-"""Errors that a person can act on: what happened, where, why, and what to type next."""
+"""Errors that users can act on: what happened, where, why, and what to type next."""
 
 from __future__ import annotations
 
@@ -24,37 +24,37 @@ class ZooError(Exception):
 
 
 class NoSuchSplit(ZooError):
-    """A source of data has no split of this name."""
+    """A data source has no split with this name."""
 
 
 class PluginError(ZooError):
-    """A plugin's own fault: names the plugin, its version, and what it did."""
+    """A fault of a plugin; the message names the plugin, its version, and what it did."""
 
 
 class TrainingStopped(ZooError):
-    """Training cannot go on (non-finite numbers, a full disk): exit status 1, the run stays resumable."""
+    """Training cannot continue (non-finite numbers, a full disk): exit status 1; the run can be resumed."""
 
     exit_status = 1
 
 
 class TrainingFailed(ZooError):
-    """A run came to its end and has trained nothing: exit status 1, and going on with it would change nothing."""
+    """A run finished without training anything: exit status 1; resuming would not help."""
 
     exit_status = 1
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
     """`" Did you mean 'x'?"` for the closest of `choices`, or an empty string."""
-    found = nearest_names(name, choices)
-    return f" Did you mean '{found[0]}'?" if found else ""
+    names = nearest_names(name, choices)
+    return f" Did you mean '{names[0]}'?" if names else ""
 
 
 def nearest_names(name: str, choices: Iterable[str], count: int = 3) -> list[str]:
-    """At most `count` similar names, the likeliest first: of two equally near ones that with the same first letter."""
+    """At most `count` similar names, the nearest first; the same first letter decides between equally near names."""
 
     def likeness(choice: str) -> float:
         same_start = 0.1 if choice[:1] == name[:1] else 0.0
         return difflib.SequenceMatcher(None, choice, name).ratio() + same_start
 
-    found = difflib.get_close_matches(name, list(dict.fromkeys(choices)), n=count + 3, cutoff=0.6)
-    return sorted(found, key=likeness, reverse=True)[:count]
+    matches = difflib.get_close_matches(name, list(dict.fromkeys(choices)), n=count + 3, cutoff=0.6)
+    return sorted(matches, key=likeness, reverse=True)[:count]

@@ -13,11 +13,11 @@ from typing import Any
 from zoo.errors import ZooError
 
 BUSY = (429, 502, 503, 504)
-"""Answers of a server, or of a proxy before it, that may be another one a little later."""
+"""Statuses of a server, or of a proxy in front of it, that may change after a moment."""
 
 
 class ServerError(ZooError):
-    """A server cannot be reached, or refuses. `status` is that of HTTP, 0 when there was no answer at all."""
+    """A server cannot be reached, or refuses. `status` is the HTTP status, 0 if there was no answer."""
 
     def __init__(self, message: str, hint: str = "", status: int = 0):
         super().__init__(message, hint)
@@ -25,12 +25,12 @@ class ServerError(ZooError):
 
 
 class Server:
-    """A server that takes and gives JSON.
+    """A server that accepts and returns JSON.
 
     timeout: seconds that one request may take; attempts: how often a request is made before it fails; pause: seconds
-    before the second attempt, doubled each time; again: the statuses that are worth another attempt. One that timed out
-    (408 here) is not made again by itself, because the server would work on both, nor is one that was answered with
-    something else than JSON (200).
+    before the second attempt, doubled each time; again: the statuses that are worth another attempt. By default, a
+    request that timed out (408 here) is not repeated, because the server would work on both, and neither is a request
+    whose answer was not JSON (200).
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Server:
     def _no_answer(self, method: str, path: str, error: Exception) -> ServerError:
         cause = getattr(error, "reason", error)
         if isinstance(cause, TimeoutError):
-            # A status of its own, so that it is not tried again.
+            # A separate status, so that the request is not repeated.
             return ServerError(
                 f"The server at {self.url} took more than {self.timeout:g} s over {method} {path}.",
                 "Look at what the server says, or allow more seconds with timeout=….",
@@ -104,7 +104,7 @@ class Server:
 
 
 def _reason(text: bytes) -> str:
-    """What an error's body says: the message of an OpenAI-like server, or its beginning."""
+    """The reason in an error's body: the message of an OpenAI-like server, or the beginning of the body."""
     try:
         body = json.loads(text)
         error = body.get("error", body)

@@ -1,4 +1,4 @@
-"""The run folder: its files, its name, and finding it again by path, name or `last`."""
+"""The run folder: its files, its name, and how to find it by path, name or `last`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Run:
 
     @property
     def typed(self) -> str:
-        """How a command names it: its name below runs/, its path elsewhere."""
+        """Its spelling in a command: the name if it is in runs/, else the path."""
         return self.name if self.path.parent == Path("runs") else str(self.path)
 
     @property
@@ -51,7 +51,7 @@ class Run:
 
     @property
     def config(self) -> dict[str, Any]:
-        """Every option of the run; run.yaml runs again as it is."""
+        """Every option of the run; run.yaml can be run again."""
         return read_yaml(self.path / "run.yaml")
 
     @property
@@ -61,13 +61,13 @@ class Run:
 
     @property
     def timings(self) -> list[dict[str, Any]]:
-        """Seconds and tokens a second of each logged step and of the rollout before it."""
+        """Seconds and tokens per second of each logged step and of the rollout before it."""
         return self._rows("timing.jsonl")
 
     def _rows(self, name: str) -> list[dict[str, Any]]:
         file = self.path / name
         lines = file.read_text().splitlines(keepends=True) if file.is_file() else []
-        # A kill in the middle of writing leaves a last line without its end.
+        # A kill during a write leaves an incomplete last line.
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
     @property
@@ -89,14 +89,14 @@ class Run:
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
     def write_json(self, name: str, content: Any) -> None:
-        """Write a file of the run, whole or not at all."""
+        """Write a file of the run, completely or not at all."""
         write_text(self.path / name, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Keep every other process from training in this folder; the lock ends with the process, however it ends.
+        """Lock this folder against training by other processes; the lock ends with this process, however it ends.
 
-        Raises ZooError when another one holds it. Without file locks (Windows, some network disks) nothing is kept.
+        Raises ZooError if another process holds it. Without file locks (Windows, some network disks) nothing is locked.
         """
         with hold(
             self.path / "run.yaml", f"The run {self.name} is being trained by another process.",
@@ -107,10 +107,10 @@ class Run:
 
 @contextlib.contextmanager
 def hold(file: Path, message: str, command: str) -> Iterator[None]:
-    """Lock a file against every other process, until this one ends, however it ends.
+    """Lock a file against other processes until this one ends, however it ends.
 
-    Raises ZooError with the message when another one holds it; command: what to type once that has ended. Without file
-    locks (Windows, some network disks) nothing is kept.
+    Raises ZooError with the message if another process holds it; command: what to type when that has ended. Without
+    file locks (Windows, some network disks) nothing is locked.
     """
     with file.open("r+") as stream:
         try:
@@ -125,7 +125,7 @@ def hold(file: Path, message: str, command: str) -> Iterator[None]:
 
 
 def check_name(out: str, name: str | None) -> None:
-    """Raises ZooError for a name that no new run can have, or that one has already."""
+    """Raises ZooError for an impossible name, or for the name of an existing run."""
     if name is None:
         return
     if name == "last" or not re.fullmatch(r"[\w][\w.+-]*", name):
@@ -136,10 +136,10 @@ def check_name(out: str, name: str | None) -> None:
     go_on = ""
     if (taken.path / "run.yaml").is_file():
         go_on = {
-            "finished": f" It is finished; train on from it with --model {taken.typed}.",
+            "finished": f" It is finished; to train further from it: --model {taken.typed}.",
             "failed": " It has failed; remove it to make it again.",
-        }.get(taken.status, f" It is not finished; go on with it: zoo resume {taken.typed}")
-    raise ZooError(f"There already is a run {taken.path}.", f"Choose another --name.{go_on}")
+        }.get(taken.status, f" It is not finished; to continue it: zoo resume {taken.typed}")
+    raise ZooError(f"There is already a run {taken.path}.", f"Choose another --name.{go_on}")
 
 
 def create_run(
@@ -147,44 +147,44 @@ def create_run(
 ) -> Run:
     """A new run folder with run.yaml, command.txt, environment.json, and a JSON file for each further argument.
 
-    command: what was typed. The folder appears complete or not at all. Raises ZooError when a run of that name
-    exists, or the folder cannot be made.
+    command: what was typed. The folder appears complete or not at all. Raises ZooError if a run with that name
+    exists or the folder cannot be made.
     """
     parent = Path(out).expanduser()
     check_name(out, name)
-    beside = Run(parent / f".tmp-{os.getpid()}")
+    temporary = Run(parent / f".tmp-{os.getpid()}")
     try:
-        shutil.rmtree(beside.path, ignore_errors=True)
-        beside.path.mkdir(parents=True)
-        write_yaml(beside.path / "run.yaml", config)
-        (beside.path / "command.txt").write_text(command + "\n", encoding="utf-8")
+        shutil.rmtree(temporary.path, ignore_errors=True)
+        temporary.path.mkdir(parents=True)
+        write_yaml(temporary.path / "run.yaml", config)
+        (temporary.path / "command.txt").write_text(command + "\n", encoding="utf-8")
         for file, values in {"environment": environment(), **content}.items():
-            beside.write_json(f"{file}.json", values)
-        return Run(_claim(beside.path, out, name, default))
+            temporary.write_json(f"{file}.json", values)
+        return Run(_claim(temporary.path, out, name, default))
     except OSError as error:
         raise _cannot_be_made(parent, error.strerror) from None
     finally:
-        shutil.rmtree(beside.path, ignore_errors=True)
+        shutil.rmtree(temporary.path, ignore_errors=True)
 
 
 def default_name(algo: str, model: str) -> str:
-    """What a run is called, but for its number. model: the short name of where it starts."""
+    """The default name of a run without its number. model: the short name of its start."""
     return f"{Path(algo.split(':')[0]).stem if '.py' in algo else algo}-{model}"
 
 
 def next_name(out: str, default: str) -> str:
-    """The name that a run would get now."""
+    """The name that a new run would get."""
     parent = Path(out).expanduser()
     return next(name for number in itertools.count(1) if not (parent / (name := f"{default}-{number}")).exists())
 
 
 def check_writable(folder: Path) -> None:
-    """Raises ZooError where no files can be made in a folder, which need not be there yet."""
+    """Raises ZooError if no files can be made in a folder, which need not exist yet."""
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not there.is_dir():
         raise _cannot_be_made(folder, f"{there} is a file")
     try:
-        # A file without a name: permissions alone do not tell, and the administrator has all of them.
+        # Try with a file without a name: permissions alone do not tell, and the administrator has all of them.
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
@@ -195,17 +195,17 @@ def _cannot_be_made(parent: Path, why: Any) -> ZooError:
     return ZooError(f"The run folder cannot be made in {parent}: {why}.", "Choose --out FOLDER.")
 
 
-def _claim(beside: Path, out: str, name: str | None, default: str) -> Path:
+def _claim(temporary: Path, out: str, name: str | None, default: str) -> Path:
     """Give the folder its name; numbered names skip those that exist."""
     parent = Path(out).expanduser()
     for number in itertools.count(1):
         path = parent / (name if name is not None else f"{default}-{number}")
         if not path.exists():
             try:
-                os.rename(beside, path)
+                os.rename(temporary, path)
                 return path
             except OSError as error:
-                # Another process may have taken the name just now.
+                # Another process may have taken the name in the meantime.
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
         check_name(out, name)
@@ -232,8 +232,8 @@ def _version(package: str) -> str:
 def find_runs(out: str = "runs") -> list[Run]:
     """All runs under a folder, oldest first."""
     parent = Path(out).expanduser()
-    found = [file.parent for file in parent.glob("[!.]*/run.yaml")] if parent.is_dir() else []
-    return [Run(path) for path in sorted(found, key=lambda path: ((path / "run.yaml").stat().st_mtime_ns, path.name))]
+    folders = [file.parent for file in parent.glob("[!.]*/run.yaml")] if parent.is_dir() else []
+    return [Run(path) for path in sorted(folders, key=lambda path: ((path / "run.yaml").stat().st_mtime_ns, path.name))]
 
 
 def find_run(name: str, out: str = "runs") -> Run:

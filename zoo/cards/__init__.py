@@ -1,8 +1,8 @@
-"""Cards: what plugins say of themselves, kept on disk, so that help, listings and checks need not import them.
+"""Cards: what plugins declare, stored on disk, so that help, listings and checks need not import them.
 
-A plugin that trains imports torch, which takes seconds. What it declares (options, metrics, kinds of data, roles) stays
-the same until its source changes, so it is found out once and kept in zoo's cache. From a card comes a class that
-declares the same and cannot train; what no card can hold is asked of the plugin itself.
+An algorithm's plugin imports torch, which takes seconds. What it declares (options, metrics, kinds of data, roles)
+stays the same until its source changes, so it is read once and stored in zoo's cache. A card gives a class that
+declares the same but cannot train; for what a card cannot hold, the plugin itself is imported.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from zoo.errors import ZooError
 
 
 def described(name: str) -> tuple[str, type[Algorithm]]:
-    """Short name and class of an algorithm, as `registry.load_algorithm`; the class may be one from a card.
+    """Short name and class of an algorithm, like `registry.load_algorithm`; the class may come from a card.
 
-    Such a class declares what the real one does and checks options as it does. It has stubs in place of hooks. Raises
+    Such a class declares what the real class declares and checks options in the same way. Its hooks are stubs. Raises
     ZooError as `load_algorithm` does.
     """
     place = _place(name)
@@ -37,7 +37,7 @@ def described(name: str) -> tuple[str, type[Algorithm]]:
 
 
 def _carded(name: str, place: list[str] | None) -> tuple[str, type[Algorithm]]:
-    """The algorithm itself, whose card is written down."""
+    """The algorithm itself; writes its card."""
     short, cls = registry.load_algorithm(name)
     facts = describe(cls) if place is not None else None
     if place is not None and facts is not None:
@@ -46,7 +46,7 @@ def _carded(name: str, place: list[str] | None) -> tuple[str, type[Algorithm]]:
 
 
 def _fill_in(package: str) -> None:
-    """The other cards of a package: what takes long has been imported, and the next to be asked for needs not wait."""
+    """Write the other cards of a package: the slow imports are done, and later commands need not wait for them."""
     for entry in registry.algorithms():
         place = _place(entry.full_name) if entry.package == package else None
         if place is not None and kept.read("algorithm", place) is None:
@@ -55,13 +55,13 @@ def _fill_in(package: str) -> None:
 
 
 def real(cls: type[Algorithm]) -> type[Algorithm]:
-    """The algorithm itself, where a class was made from its card. Raises ZooError as `load_algorithm` does."""
+    """The real class of an algorithm, for a class from a card. Raises ZooError as `load_algorithm` does."""
     load = vars(cls).get("load_real")
     return cls if load is None else load.__func__()
 
 
 def about(cls: type[Algorithm]) -> str:
-    """The docstring of the module that an algorithm stands in."""
+    """The docstring of the module that defines an algorithm."""
     import inspect
 
     own = vars(cls).get("about_module")
@@ -69,7 +69,7 @@ def about(cls: type[Algorithm]) -> str:
 
 
 def _place(name: str) -> list[str] | None:
-    """What identifies an algorithm: how it is registered, and its file; None where its module is loaded already."""
+    """What identifies an algorithm: its entry point and its file; None if its module is loaded already."""
     if is_file_name(name):
         file = Path(name.partition(":")[0]).expanduser()
         return [name, str(file.resolve())] if file.is_file() else None

@@ -1,4 +1,4 @@
-"""The card of an algorithm, and the class that stands in for it."""
+"""The card of an algorithm, and the stand-in class made from it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HOOKS = (*ALGORITHM_HOOKS, *LISTENER_HOOKS)
 
 
 def describe(cls: type[Algorithm]) -> dict[str, Any] | None:
-    """What a class declares, as JSON; None where that cannot be told without it."""
+    """What a class declares, as JSON; None if a card cannot hold it."""
     try:
         return {
             "name": cls.__name__,
@@ -39,7 +39,7 @@ def describe(cls: type[Algorithm]) -> dict[str, Any] | None:
 
 
 def stand_in(card: dict[str, Any], load: Callable[[], type[Algorithm]]) -> type[Algorithm]:
-    """A class that declares what the card says. load: gives the real one, for what only that can tell."""
+    """A class that declares what the card says. load: gives the real class, for what only that knows."""
     body: dict[str, Any] = {
         "__doc__": card["description"],
         "about_module": card["about"],
@@ -84,17 +84,17 @@ def _needs_in(written: Any, load: Callable[[], type[Algorithm]]) -> Any:
 def _options(config: Any) -> list[dict[str, Any]]:
     if any(not field.init or field.kw_only for field in dataclasses.fields(config)) or "__new__" in vars(config):
         raise Unwritable("fields that are not given in order")
-    found = []
+    facts = []
     for option in options_of(config):
         fact = {"name": option.name, "type": type_out(option.type), "help": option.help, "group": option.group}
         if option.default is not dataclasses.MISSING:
             fact["default"] = value_out(option.default)
-        found.append(fact)
-    return found
+        facts.append(fact)
+    return facts
 
 
 def _rules(config: Any) -> dict[str, Any] | None:
-    """`__post_init__`: how to run it without the plugin, empty where it needs that, None where there is none."""
+    """How to run `__post_init__` without the plugin; empty if it needs the plugin, None if there is none."""
     rules = getattr(config, "__post_init__", None)
     return None if rules is None else _written(rules, _members(config))
 
@@ -107,7 +107,7 @@ def _written(function: Any, forbidden: set[str]) -> dict[str, Any]:
 
 
 def _members(config: Any) -> set[str]:
-    """What a class of options has besides its options."""
+    """The members of a class of options other than its options."""
     fields = {field.name for field in dataclasses.fields(config)}
     return {name for base in config.__mro__[:-1] for name in vars(base) if not name.startswith("__")} - fields
 
@@ -135,5 +135,5 @@ def _field(option: Option) -> Any:
 
 
 def _real(config: Any, load: Callable[[], type[Algorithm]]) -> Any:
-    """The same options as the plugin's own class has them, checked by its rules."""
+    """The options as an instance of the plugin's own class, checked by its rules."""
     return load().Config(**vars(config))

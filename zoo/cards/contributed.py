@@ -1,4 +1,4 @@
-"""Functions that plugins contribute by name, with their options: known from cards, where importing them takes torch."""
+"""Named functions that plugins contribute, with their options, from cards, because importing them would load torch."""
 
 from __future__ import annotations
 
@@ -17,44 +17,56 @@ Facts = dict[str, Any]
 def contributed(
     hook: str, function_of: Callable[[Any], Any], facts_of: Callable[[Any], Facts], make: Callable[[Facts, Any], Any]
 ) -> dict[str, Any]:
-    """What all plugins contribute under a hook; from a card, where there is one, with functions that cannot be called.
+    """The contributions of all plugins to a hook; if they come from a card, their functions cannot be called.
 
-    function_of: the function in a contribution, whose parameters are its options; facts_of: the rest of it, as JSON;
-    make: a contribution from its facts and a function with the same parameters.
+    function_of: gives the function of a contribution, whose parameters are its options; facts_of: gives the rest of it
+    as JSON; make: makes a contribution from its facts and a function with the same parameters.
     """
     modules = dict(registry.plugin_modules()[0])
     place = sorted(f"{name} {getattr(module, '__file__', '')}" for name, module in modules.items())
     whole = all(getattr(module, "__file__", None) for module in modules.values()) and not registry.plugin_modules()[1]
     if whole and (card := kept.read(hook, place)) is not None:
-        return {name: make(one["facts"], _function_in(one["function"])) for name, one in card.items()}
-    found = registry.contributions(registry.manager(), hook)
+        return {
+            name: make(contribution["facts"], _function_in(contribution["function"]))
+            for name, contribution in card.items()
+        }
+    contributions = registry.contributions(registry.manager(), hook)
     if whole:
         with contextlib.suppress(Unwritable):
             card = {
-                name: {"facts": facts_of(one), "function": _function_out(function_of(one))}
-                for name, one in found.items()
+                name: {"facts": facts_of(contribution), "function": _function_out(function_of(contribution))}
+                for name, contribution in contributions.items()
             }
             files = {file for module in modules.values() for file in kept.files_of(module)}
-            files |= set(kept.files_behind(*(function_of(one) for one in found.values())))
+            files |= set(kept.files_behind(*(function_of(contribution) for contribution in contributions.values())))
             kept.write(hook, place, card, sorted(files))
-    return found
+    return contributions
 
 
 def _function_out(function: Any) -> Facts:
     hints = get_type_hints(function.__init__ if inspect.isclass(function) else function)
     parameters = inspect.signature(function).parameters.values()
-    return {"about": inspect.getdoc(function) or "", "parameters": [_parameter_out(one, hints) for one in parameters]}
+    return {
+        "about": inspect.getdoc(function) or "",
+        "parameters": [_parameter_out(parameter, hints) for parameter in parameters],
+    }
 
 
-def _parameter_out(one: inspect.Parameter, hints: Facts) -> Facts:
-    given = {} if one.default is one.empty else {"default": value_out(one.default)}
-    shown = "" if one.annotation is one.empty else one.annotation
+def _parameter_out(parameter: inspect.Parameter, hints: Facts) -> Facts:
+    default = {} if parameter.default is parameter.empty else {"default": value_out(parameter.default)}
+    shown = "" if parameter.annotation is parameter.empty else parameter.annotation
     shown = shown if isinstance(shown, str) else getattr(shown, "__name__", str(shown))
-    return {"name": one.name, "kind": int(one.kind), "shown": shown, "type": _type(hints, one.name), **given}
+    return {
+        "name": parameter.name,
+        "kind": int(parameter.kind),
+        "shown": shown,
+        "type": _type(hints, parameter.name),
+        **default,
+    }
 
 
 def _type(hints: Facts, name: str) -> Any:
-    """The type of a parameter; text, which anything is at first, where it is another than options have."""
+    """The type of a parameter; text for a type that options cannot have, because every option is first a text."""
     try:
         return type_out(hints.get(name, str))
     except Unwritable:
@@ -63,17 +75,17 @@ def _type(hints: Facts, name: str) -> Any:
 
 def _function_in(card: Facts) -> Callable[..., Any]:
     def function(*given: Any, **options: Any) -> Any:
-        raise AssertionError("made from a card, to be looked at only")
+        raise AssertionError("made from a card, so it cannot be called")
 
     function.__doc__ = card["about"]
     function.__signature__ = inspect.Signature(list(map(_parameter_in, card["parameters"])))  # type: ignore[attr-defined]
-    function.__annotations__ = {one["name"]: type_in(one["type"]) for one in card["parameters"]}
+    function.__annotations__ = {parameter["name"]: type_in(parameter["type"]) for parameter in card["parameters"]}
     return function
 
 
-def _parameter_in(one: Facts) -> inspect.Parameter:
-    kind = next(kind for kind in inspect._ParameterKind if int(kind) == one["kind"])
+def _parameter_in(fact: Facts) -> inspect.Parameter:
+    kind = next(kind for kind in inspect._ParameterKind if int(kind) == fact["kind"])
     return inspect.Parameter(
-        one["name"], kind, default=one.get("default", inspect.Parameter.empty),
-        annotation=one["shown"] or inspect.Parameter.empty,
+        fact["name"], kind, default=fact.get("default", inspect.Parameter.empty),
+        annotation=fact["shown"] or inspect.Parameter.empty,
     )  # fmt: skip

@@ -1,8 +1,8 @@
-"""Short functions of a plugin that run without it: the rules of its options, and what roles these need.
+"""Short functions of a plugin that can run without it: the rules of its options, and the roles that these need.
 
-Such a function reads its arguments, and a few names: parts of the standard library, `require`, constants, helpers of
-the same sort. Then its own source, taken from the plugin's file, does what it does there. Where it reads anything else
-the plugin has to be imported.
+Such a function reads only its arguments and a few names: parts of the standard library, `require`, constants, and
+similar helpers. Then its own source, taken from the plugin's file, can run alone. If it reads anything else, the plugin
+must be imported.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ LIGHT = ("zoo.options.fields", "zoo.errors", "zoo.options.spelling")
 
 
 def function_out(function: Any, forbidden: Collection[str]) -> dict[str, Any]:
-    """Where a function is written, and what it reads. Raises Unwritable where it needs its plugin.
+    """The place of a function's source, and the names that it reads. Raises Unwritable if it needs its plugin.
 
-    forbidden: attributes that its arguments have only in the plugin.
+    forbidden: attributes that its arguments have only within the plugin.
     """
     code = getattr(function, "__code__", None)
     if code is None or code.co_freevars or function.__defaults__ or function.__kwdefaults__:
-        raise Unwritable(f"{function} depends on where it stands")
+        raise Unwritable(f"{function} depends on its context")
     if clash := set(_attributes(code)) & set(forbidden):
         raise Unwritable(f"{function} reads {clash}")
     _node(Path(code.co_filename).read_text(encoding="utf-8"), function.__name__, code.co_firstlineno)
-    known = function.__globals__
-    names = [name for name in dict.fromkeys(_globals(code)) if name in known or not hasattr(builtins, name)]
-    reads = {name: _global_out(known.get(name), function, forbidden) for name in names}
+    namespace = function.__globals__
+    names = [name for name in dict.fromkeys(_globals(code)) if name in namespace or not hasattr(builtins, name)]
+    reads = {name: _global_out(namespace.get(name), function, forbidden) for name in names}
     return {"file": code.co_filename, "name": function.__name__, "line": code.co_firstlineno, "reads": reads}
 
 
 def function_in(written: dict[str, Any]) -> Callable[..., Any]:
     """The function, made from its source."""
     node = _node(Path(written["file"]).read_text(encoding="utf-8"), written["name"], written["line"])
-    space = {name: _global_in(one) for name, one in written["reads"].items()}
+    space = {name: _global_in(global_value) for name, global_value in written["reads"].items()}
     flags = __future__.annotations.compiler_flag
-    # The source is that of the plugin's own file, which importing it would run.
+    # This is source of the plugin's own file, which an import would run too.
     exec(compile(ast.Module([node], []), written["file"], "exec", flags, dont_inherit=True), space)
     return space[written["name"]]
 
@@ -66,19 +66,19 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
 
 
 def _globals(code: CodeType) -> list[str]:
-    """Names that are read from the module; one that is written to it has no place here."""
-    found = []
-    for one in dis.get_instructions(code):
-        if one.opname in ("STORE_GLOBAL", "DELETE_GLOBAL", "IMPORT_NAME"):
-            raise Unwritable(f"{one.opname} {one.argval}")
-        if one.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
-            found.append(str(one.argval))
-    return found + [name for inner in list(_codes(code))[1:] for name in _globals(inner)]
+    """The names that code reads from its module. Raises Unwritable if it writes one."""
+    names = []
+    for instruction in dis.get_instructions(code):
+        if instruction.opname in ("STORE_GLOBAL", "DELETE_GLOBAL", "IMPORT_NAME"):
+            raise Unwritable(f"{instruction.opname} {instruction.argval}")
+        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            names.append(str(instruction.argval))
+    return names + [name for inner in list(_codes(code))[1:] for name in _globals(inner)]
 
 
 def _attributes(code: CodeType) -> Iterator[str]:
-    for one in _codes(code):
-        yield from one.co_names
+    for inner in _codes(code):
+        yield from inner.co_names
 
 
 def _global_out(value: Any, function: Any, forbidden: Collection[str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Cards on disk: each in a file of its own, good until one of the source files behind it changes."""
+"""Cards on disk: each is a file, valid until one of the source files behind it changes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LIBRARIES = ("site-packages", "dist-packages")
 
 
 def read(what: str, place: Sequence[str]) -> Any:
-    """The card of a place, None where there is none that is whole and of today's source."""
+    """The card of a place, None if there is none that is complete and up to date."""
     try:
         stored = json.loads(_file(what, place).read_text(encoding="utf-8"))
         good = all(_digest(file) == digest for file, digest in stored["files"].items())
@@ -32,41 +32,41 @@ def read(what: str, place: Sequence[str]) -> Any:
 
 
 def write(what: str, place: Sequence[str], card: Any, files: Iterable[str]) -> None:
-    """Keep a card. Where the cache cannot be written nothing is kept, and nothing else happens."""
+    """Store a card. If the cache cannot be written, nothing happens."""
     with contextlib.suppress(OSError):
         file = _file(what, place)
-        content = {"place": [*place, *_here()], "files": {one: _digest(one) for one in files}, "card": card}
+        content = {"place": [*place, *_here()], "files": {name: _digest(name) for name in files}, "card": card}
         file.parent.mkdir(parents=True, exist_ok=True)
-        handle, beside = tempfile.mkstemp(dir=file.parent, prefix=".tmp-")
+        handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=".tmp-")
         try:
             with open(handle, "w", encoding="utf-8") as stream:
                 json.dump(content, stream, ensure_ascii=False)
-            os.replace(beside, file)
+            os.replace(temporary, file)
         finally:
-            Path(beside).unlink(missing_ok=True)
+            Path(temporary).unlink(missing_ok=True)
 
 
 def files_behind(*things: Any) -> list[str]:
-    """The files that decide what classes or functions say: their own, their bases', and what these import.
+    """The files that classes or functions depend on: their own, those of their bases, and what these import.
 
-    Those of zoo itself, of the standard library and of installed libraries are left out: their versions count.
+    Files of zoo, the standard library and installed libraries are left out, because their versions count.
     """
     owners = [base for thing in things for base in getattr(thing, "__mro__", (thing,))]
     return files_of(*(sys.modules.get(str(getattr(owner, "__module__", ""))) for owner in owners))
 
 
 def files_of(*modules: ModuleType | None) -> list[str]:
-    """The same of modules."""
+    """The same for modules."""
     waiting = list(modules)
     tops = {module.__name__.split(".")[0] for module in waiting if module is not None}
-    found: dict[str, None] = {}
+    files: dict[str, None] = {}
     while waiting:
         module = waiting.pop()
         file = getattr(module, "__file__", None)
-        if module is not None and file and file not in found and _is_own(module, file, tops):
-            found[file] = None
+        if module is not None and file and file not in files and _is_own(module, file, tops):
+            files[file] = None
             waiting += _imported(module, file)
-    return list(found)
+    return list(files)
 
 
 def _is_own(module: ModuleType, file: str, tops: set[str]) -> bool:
@@ -101,7 +101,7 @@ def _digest(file: str) -> str:
 
 @cache
 def _here() -> tuple[str, str]:
-    """This Python and this zoo: sizes and times of all its files, as Python itself tells whether to compile again."""
+    """This Python and this zoo, by sizes and times of all its files, as Python decides whether to compile again."""
     digest = hashlib.sha256()
     for folder, folders, files in sorted(os.walk(Path(zoo.__file__).parent)):
         folders[:] = [name for name in folders if name != "__pycache__"]

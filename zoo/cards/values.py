@@ -1,4 +1,4 @@
-"""Types and values as JSON, so that they come back as they were; `Unwritable` for what does not."""
+"""Types and values as JSON that can be read back exactly; `Unwritable` for all others."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ GENERIC: dict[str, Any] = {"list": list, "tuple": tuple, "dict": dict}
 
 
 class Unwritable(Exception):
-    """JSON has nothing that would come back as this."""
+    """JSON cannot represent this value exactly."""
 
 
 def value_out(value: Any) -> Any:
-    """The value itself. Raises Unwritable where JSON would change it."""
+    """The value itself. Raises Unwritable if JSON would change it."""
     try:
         back = json.loads(json.dumps(value))
     except (TypeError, ValueError):
@@ -28,22 +28,22 @@ def value_out(value: Any) -> Any:
 
 def type_out(kind: Any) -> Any:
     """A type of an option: a name, or a list of a word and its parts. Raises Unwritable."""
-    for name, one in PLAIN.items():
-        if kind is one:
+    for name, known_type in PLAIN.items():
+        if kind is known_type:
             return name
     origin, parts = get_origin(kind), get_args(kind)
     if origin is Literal:
         return ["literal", *map(value_out, parts)]
     if origin in (Union, types.UnionType):
         return ["union", *map(type_out, parts)]
-    for name, one in GENERIC.items():
-        if origin is one or kind is one:
+    for name, known_type in GENERIC.items():
+        if origin is known_type or kind is known_type:
             return [name, *("..." if part is ... else type_out(part) for part in parts)]
     raise Unwritable(repr(kind))
 
 
 def type_in(written: Any) -> Any:
-    """What `type_out` was given."""
+    """The inverse of `type_out`."""
     if isinstance(written, str):
         return ... if written == "..." else PLAIN[written]
     word, *parts = written

@@ -1,1 +1,1 @@
-"""What a plugin is: its class, its hooks, how it is found, and what is said when it is faulty."""
+"""What a plugin is: its class, its hooks, how it is found, and the errors for a faulty one."""

@@ -1,8 +1,8 @@
 """The base class of every algorithm: what it declares, and which of its methods are hooks.
 
 An algorithm states its paper, the kind of data it learns from, the model roles it needs, its options and its
-metrics, and implements `loss` (and, if it wants, `prepare`, `collate`, `measure`; and `rollout` where it learns from
-answers that its policy writes). Everything else is the core's.
+metrics, and implements `loss` (and optionally `prepare`, `collate`, `measure`, and `rollout` to learn from answers that
+its policy writes). The core does everything else.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ class Algorithm:
     """Subclass this, declare, implement `loss`. The class docstring's first line is the algorithm's description."""
 
     api_version: ClassVar[int]
-    """The version of the plugin API that it is written for, 2; required."""
+    """The version of the plugin API that it is written for: 2. Required."""
     paper: ClassVar[str] = ""
     data: ClassVar[str | tuple[str, ...]] = ""
-    """The kind of data it learns from; of several kinds the one that the data is of, else the first."""
+    """The kind of data it learns from. Of several kinds, the data's own is used if it is among them, else the first."""
     needs: Any = ("policy",)
     """Roles used; a tuple, or a function of the options (`def needs(self, config)`)."""
     head: ClassVar[str] = "lm"
     """"lm" for a language model, "scalar" for a scorer."""
     defaults: ClassVar[Mapping[str, Any]] = {}
-    """Core options that the paper sets otherwise: `{"lr": 5e-7}`."""
+    """Defaults of core options from the paper: `{"lr": 5e-7}`."""
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    """Presets for `--variant`, by the name their paper has: `{"cautious": {"beta": 0.5}}`, own and core options."""
+    """Presets for `--variant`, by their names in the paper, of own and core options: `{"cautious": {"beta": 0.5}}`."""
     metrics: ClassVar[Mapping[str, str]] = {}
     """One sentence for each metric that `loss` reports."""
     measured: ClassVar[tuple[str, ...]] = ()
-    """Fields of a batch that `measure` alone reads: micro-batches are as large as without them."""
+    """Fields of a batch that only `measure` reads; their tokens do not count towards the size of micro-batches."""
     saved: ClassVar[tuple[str, ...]] = ()
-    """Names of attributes that a resume must bring back."""
+    """Names of attributes that a resume must restore."""
     conformance: ClassVar[Mapping[str, Any]] = {}
-    """What `zoo check` should know besides: worked numbers, first values, exceptions with their reason."""
+    """Additional facts for `zoo check`: worked numbers, first values, exceptions with their reasons."""
 
     @dataclass
     class Config:
@@ -66,7 +66,7 @@ class Algorithm:
         return hasattr(cls, "rollout")
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of this algorithm."""
+        """The state of this algorithm for a checkpoint."""
         return {name: getattr(self, name) for name in self.saved}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -86,7 +86,7 @@ def check_version(cls: type[Algorithm], name: str) -> None:
             "docs/contract.md#versions says what has changed.",
         )
     raise PluginError(
-        f"{here} is written for plugin API {version}, and this zoo has {API_VERSION}.",
+        f"{here} is written for plugin API {version}, but this zoo has {API_VERSION}.",
         f"Change it as docs/contract.md#versions says, and write api_version = {API_VERSION}."
         if version == 1 else "Install the zoo that it was written for, or a version of the plugin for this one.",
     )  # fmt: skip
@@ -109,22 +109,22 @@ def validate(cls: Any, name: str) -> type[Algorithm]:
     if not is_dataclass(cls.Config):
         raise refuse("its Config is not a dataclass: put @dataclass above it.")
     if clash := [field.name for field in fields(cls.Config) if field.name in CORE_NAMES]:
-        raise refuse(f"its option '{clash[0]}' is the core's, or a name that is kept for it: rename it.")
+        raise refuse(f"its option '{clash[0]}' is an option of the core, or reserved for one: rename it.")
     if not callable(getattr(cls, "loss", None)):
         raise refuse("it has no method `loss`.")
     if not callable(cls.needs):
         for role in cls.needs:
             if role not in ROLES:
-                raise refuse(f"needs names a role '{role}', which there is not.{nearest(role, ROLES)} Roles: "
+                raise refuse(f"needs names an unknown role '{role}'.{nearest(role, ROLES)} Roles: "
                              f"{', '.join(ROLES)}.")  # fmt: skip
     hooks = (*ALGORITHM_HOOKS, *LISTENER_HOOKS)
-    known = {*hooks, *dir(Algorithm)}
+    allowed = {*hooks, *dir(Algorithm)}
     for method in vars(cls):
-        if method.startswith("_") or method in known or not callable(getattr(cls, method)):
+        if method.startswith("_") or method in allowed or not callable(getattr(cls, method)):
             continue
         if guess := nearest(method, hooks):
             where = place_of(getattr(cls, method))
-            raise refuse(f"its method `{method}` is no hook.{guess} ({where}. Helpers start with an underscore.)")
+            raise refuse(f"its method `{method}` is not a hook.{guess} ({where}. Helpers start with an underscore.)")
     for hook in hooks:
         if function := getattr(cls, hook, None):
             is_method = inspect.isfunction(inspect.getattr_static(cls, hook))

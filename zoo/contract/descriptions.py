@@ -1,4 +1,4 @@
-"""What an algorithm says of itself, read from its source text: nothing is imported to list what is installed."""
+"""Descriptions of algorithms, read from their source text, so that listing installed ones imports nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 def describe(target: str) -> dict[str, str]:
     """Description, data kind, paper and needs of an algorithm, from its source text alone.
 
-    target: `module:Class`. `error` says why when the source cannot be found or read.
+    target: `module:Class`. `error` says why if the source cannot be found or read.
     """
     module, _, class_name = target.partition(":")
     try:
@@ -20,19 +20,19 @@ def describe(target: str) -> dict[str, str]:
         node = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == class_name)
     except Exception as error:
         return {"description": "", "data": "", "paper": "", "needs": "", "error": f"{type(error).__name__}: {error}"}
-    found = {"description": (ast.get_docstring(node) or "").split("\n")[0], "data": "", "paper": "", "needs": "policy"}
+    facts = {"description": (ast.get_docstring(node) or "").split("\n")[0], "data": "", "paper": "", "needs": "policy"}
     for statement in node.body:
         if isinstance(statement, ast.Assign | ast.AnnAssign):
             name = statement.targets[0] if isinstance(statement, ast.Assign) else statement.target
             if isinstance(name, ast.Name) and name.id in ("data", "paper", "needs"):
-                found[name.id] = _literal(statement.value)
+                facts[name.id] = _literal(statement.value)
         elif isinstance(statement, ast.FunctionDef) and statement.name == "needs":
-            found["needs"] = "depends on options"
-    return found
+            facts["needs"] = "depends on options"
+    return facts
 
 
 def _literal(value: ast.expr | None) -> str:
-    """A string or tuple of strings as it is written; `computed` for anything that only running would tell."""
+    """A literal string or tuple of strings; `computed` for any other expression."""
     try:
         content = ast.literal_eval(value) if value is not None else ""
     except ValueError:
@@ -41,7 +41,7 @@ def _literal(value: ast.expr | None) -> str:
 
 
 def source_of(module: str) -> Path:
-    """The file of a module, of a package its __init__.py, found without importing it or its parents.
+    """The file of a module (for a package its __init__.py), found without importing it or its parents.
 
     Raises ImportError.
     """
@@ -54,5 +54,5 @@ def source_of(module: str) -> Path:
         name = f"{name}.{part}"
         spec = PathFinder.find_spec(name, list(spec.submodule_search_locations or []))
     if spec is None or spec.origin is None:
-        raise ImportError(f"module {module} is not there")
+        raise ImportError(f"there is no module {module}")
     return Path(spec.origin)

@@ -1,7 +1,7 @@
-"""Whose fault an exception is: the line of a plugin in which it happened, where there is one.
+"""Finds the plugin that caused an exception, and the line in it.
 
-A bug in somebody's `loss` first shows as a traceback through Lightning, pluggy and the core. What its author needs is
-the last line of their own file that it went through.
+A bug in a plugin's `loss` first appears as a traceback through Lightning, pluggy and the core. Its author needs the
+last line of their own file in it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from zoo.errors import ZooError
 
 GROUPS = ("zoo.algorithms", "zoo.plugins")
 FILE_PREFIX = "zoo_file_"
-"""A plugin's file that belongs to no package is imported as a module of this name and its own."""
+"""The beginning of the module name for a plugin's file that belongs to no package."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """An exception, the last line of a plugin on its way, and the package which that plugin belongs to."""
+    """An exception, the last line of a plugin in its traceback, and the plugin's package."""
 
     error: BaseException
     file: str
@@ -33,7 +33,7 @@ class Fault:
     module: str
 
     def text(self) -> str:
-        """A few lines for a person: where, what, the line itself, and where it was raised if that is elsewhere."""
+        """A few lines: the place, the error, the source line, and where it was raised if that is elsewhere."""
         owner = package_of(self.module)
         where = f"{shown(self.file)}, line {self.line}, in {self.function}"
         lines = [f"{where}{f' ({owner})' if owner else ''}: {describe(self.error)}"]
@@ -41,12 +41,12 @@ class Fault:
             lines.append(f"    {code}")
         last = traceback.extract_tb(self.error.__traceback__)[-1]
         if last.filename != self.file:
-            lines.append(f"It was raised further down, in {last.filename}, line {last.lineno}.")
+            lines.append(f"It was raised in {last.filename}, line {last.lineno}.")
         return "\n".join(lines)
 
 
 def fault_of_plugin(error: BaseException) -> Fault | None:
-    """The fault of a plugin that an exception went through, None when it went through none."""
+    """The fault of the plugin in an exception's traceback, None if there is none."""
     tops = _plugin_packages()
 
     def owned(frame: FrameType) -> bool:
@@ -57,12 +57,12 @@ def fault_of_plugin(error: BaseException) -> Fault | None:
 
 
 def _lies_here(frame: FrameType, name: str) -> bool:
-    """A module right in the working folder, such as one that a reward was taken from by its dotted name."""
+    """Whether a module is in the working folder itself, such as the module of a reward given by its dotted name."""
     return Path(frame.f_code.co_filename).parent == Path.cwd() and _top(name) not in ("zoo", "__main__")
 
 
 def describe_error(error: BaseException) -> str:
-    """What went wrong while a plugin was imported or made, and at which line; a ZooError speaks for itself."""
+    """What went wrong while a plugin was imported or created, and in which line; a ZooError as its own message."""
     if isinstance(error, ZooError):
         return str(error)
     fault = _last(error, lambda frame: not _is_machinery(frame))
@@ -71,12 +71,12 @@ def describe_error(error: BaseException) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """`ValueError: what it says`."""
+    """`ValueError: message`."""
     return f"{type(error).__name__}: {error}"
 
 
 def package_of(module: str) -> str:
-    """`package 1.0`, the installed package that a plugin's module belongs to; empty for a file of its own."""
+    """`package 1.0`, the installed package that a plugin's module belongs to; empty for a single file."""
     for point in _entry_points():
         if _top(point.value) == _top(module) and point.dist:
             return f"{point.dist.name} {point.dist.version}"
@@ -84,31 +84,31 @@ def package_of(module: str) -> str:
 
 
 def _last(error: BaseException, owned: Callable[[FrameType], bool]) -> Fault | None:
-    found = None
+    fault = None
     step = error.__traceback__
     while step is not None:
         frame = step.tb_frame
         if owned(frame):
             name = str(frame.f_globals.get("__name__", ""))
             file, function = frame.f_code.co_filename, frame.f_code.co_name
-            if function in _NAMELESS and found is not None and found.file == file:
-                function = found.function
-            found = Fault(error, file, step.tb_lineno, function, name)
+            if function in _NAMELESS and fault is not None and fault.file == file:
+                function = fault.function
+            fault = Fault(error, file, step.tb_lineno, function, name)
         step = step.tb_next
-    return found
+    return fault
 
 
 _NAMELESS = ("<listcomp>", "<dictcomp>", "<setcomp>", "<genexpr>", "<lambda>")
 
 
 def _is_machinery(frame: FrameType) -> bool:
-    """Python's import system and the core, which are on the way to any plugin."""
+    """Whether a frame belongs to Python's import system or the core, which occur in every traceback."""
     name = str(frame.f_globals.get("__name__", ""))
     return _top(name) in ("importlib", "zoo") or frame.f_code.co_filename.startswith("<frozen ")
 
 
 def _plugin_packages() -> set[str]:
-    """The top-level modules in which plugins are registered, the core's own left out."""
+    """The top-level modules in which plugins are registered, without the core's own."""
     return {_top(point.value) for point in _entry_points()} - {"zoo"}
 
 

@@ -1,7 +1,7 @@
-"""What a hook implementation may take: arguments of the hook by name, and nothing else.
+"""Checks the arguments of a hook implementation: only the hook's own arguments, by name.
 
-The plugin manager would hand nothing to an argument with a default, to `*args` or to `**kwargs`, and says so only in
-its own terms. Here each such slip is named with its file, its line and what was probably meant.
+The plugin manager would pass nothing to an argument with a default, to `*args` or to `**kwargs`, and its own messages
+are hard to read. This module reports each mistake with file, line and the probable intention.
 """
 
 from __future__ import annotations
@@ -23,18 +23,20 @@ def arguments_of(hook: str) -> list[str]:
 
 
 def check_arguments(function: Callable[..., Any], hook: str, title: str, *, skip_first: bool = False) -> None:
-    """Raise PluginError when `function`, called `title` in the message, cannot be called as `hook`.
+    """Raise PluginError if `function`, called `title` in the message, cannot be called as `hook`.
 
-    skip_first: the function is a method that has not been bound, its first parameter is the instance.
+    skip_first: the function is an unbound method, so its first parameter is the instance.
     """
     offered = arguments_of(hook)
     parameters = list(inspect.signature(function).parameters.values())[int(skip_first) :]
     for parameter in parameters:
         if parameter.name not in offered or parameter.kind not in _PLAIN:
             guess = nearest(parameter.name, offered)
-            what = f"takes '{str(parameter).split(':')[0].split('=')[0]}', which is no argument of this hook.{guess}"
+            what = (
+                f"takes '{str(parameter).split(':')[0].split('=')[0]}', which is not an argument of this hook.{guess}"
+            )
         elif parameter.default is not inspect.Parameter.empty:
-            what = f"gives '{parameter.name}' a default, so that it would always have that value."
+            what = f"gives '{parameter.name}' a default, so it would always have that value."
         else:
             continue
         raise PluginError(
@@ -44,7 +46,7 @@ def check_arguments(function: Callable[..., Any], hook: str, title: str, *, skip
 
 
 def place_of(function: Callable[..., Any]) -> str:
-    """`file.py, line 12`: where a function is written."""
+    """`file.py, line 12`: the place of a function's definition."""
     code = getattr(inspect.unwrap(function), "__code__", None)
     if code is None:
         return str(getattr(function, "__module__", "?"))
@@ -52,7 +54,7 @@ def place_of(function: Callable[..., Any]) -> str:
 
 
 def file_of(thing: Any) -> str:
-    """The file in which a class is written."""
+    """The file in which a class is defined."""
     try:
         return shown(inspect.getfile(thing))
     except (TypeError, OSError):
@@ -60,7 +62,7 @@ def file_of(thing: Any) -> str:
 
 
 def shown(file: str) -> str:
-    """A file as a person would type it: relative to the working folder where it lies below it."""
+    """A file as one would type it: relative to the working folder if it is below it."""
     path = Path(file)
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 

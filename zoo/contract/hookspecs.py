@@ -27,7 +27,7 @@ LISTENER_HOOKS = ("run_start", "rollout_end", "step_end", "checkpoint_saved", "r
 def sources() -> Any:  # type: ignore[empty-body]
     """Named data sources: `{name: function(split, kind) -> list of records}`, for `--data name`.
 
-    Or `{name: zoo.api.DataSource}`, which brings options of the core that fit the data, too.
+    Or `{name: zoo.api.DataSource}`, which also sets options of the core that fit the data.
     """
 
 
@@ -35,7 +35,7 @@ def sources() -> Any:  # type: ignore[empty-body]
 def models() -> Any:  # type: ignore[empty-body]
     """Named models: `{name: function(part, say) -> path of a Hugging Face folder}`, for `--model name:part`.
 
-    One that has a method `check(part)`, which raises ZooError, is asked by recipes before anything is made.
+    If the function has a method `check(part)`, which raises ZooError, recipes call it before anything runs.
     """
 
 
@@ -66,40 +66,39 @@ def prepare(records: list, models: Any, config: Any) -> Any:
 def collate(records: list, tokenizer: Any, config: Any, max_length: int) -> Any:
     """Per optimizer step: the step's encoded records → `Batch`. The default follows the algorithm's data kind.
 
-    The records are those of all processes, each of which then takes its share of the batch. max_length: tokens that no
-    text of the run exceeds, for texts that are made here.
+    The records are those of all processes; each process then takes its share of the batch. max_length: the most tokens
+    of a text in this run, for texts that this hook creates.
     """
 
 
 @hookspec(firstresult=True)
 def rollout(prompts: list, models: Any, config: Any, score: Any) -> Any:
-    """Per iteration, without gradient: encoded prompts → `Batch` of experience. Its presence makes an algorithm online.
+    """Per iteration, without gradients: encoded prompts → `Batch` of experience. An algorithm with it is online.
 
-    `score(answers, unfinished=False, instead_of=None)` is the run's reward, float32 [B], NaN where it is missing;
-    unfinished: these are beginnings of answers, which no number of the rollout counts; instead_of: answers that were
-    scored before and that these stand in for, which no number counts any longer. The prompts are those of all
-    processes; what is generated and scored in here is shared out among these, so that every process returns the same
-    batch.
+    `score(answers, unfinished=False, instead_of=None)` is the run's reward, float32 [B], NaN where it is missing.
+    unfinished: the answers are only beginnings, which the rollout's statistics leave out; instead_of: answers that were
+    scored before and that these replace, so that the statistics no longer count them. The prompts are those of all
+    processes; generation and scoring are divided among the processes, and every process returns the same batch.
     """
 
 
 @hookspec(firstresult=True)
 def measure(batch: Any, models: Any, config: Any) -> Any:
-    """Per micro-batch, before any loss of the step, without gradient: `{name: (sum, count)}` or `{name: sum}`.
+    """Per micro-batch, before any loss of the step, without gradients: `{name: (sum, count)}` or `{name: sum}`.
 
-    The core adds both up over the whole step (micro-batches and processes); `loss` finds sum / count, or the sum
-    where there is no count, in `batch.measured[name]`.
+    The core sums both over the whole step (micro-batches and processes); `batch.measured[name]` gives `loss` the
+    sum / count, or the sum if there is no count.
     """
 
 
 @hookspec(firstresult=True)
 def loss(batch: Any, models: Any, config: Any, step: int) -> Any:
-    """Per micro-batch, with gradient → `Loss`. `step` counts optimizer steps from 0."""
+    """Per micro-batch, with gradients → `Loss`. `step` counts optimizer steps from 0."""
 
 
 @hookspec(firstresult=True)
 def finish(records: list, models: Any, config: Any) -> None:
-    """Once, after the last step, with the training records and the weights that go into `model/`, without gradient."""
+    """Once, after the last step, with the training records and the weights that go into `model/`, without gradients."""
 
 
 # -- listeners: called on every plugin ---------------------------------------------------------------------------
@@ -107,22 +106,22 @@ def finish(records: list, models: Any, config: Any) -> None:
 
 @hookspec
 def run_start(run: Any, config: Any) -> None:
-    """The run folder exists, models and data are ready, no step has been made."""
+    """The run folder exists, models and data are ready, and no step has run."""
 
 
 @hookspec
 def rollout_end(run: Any, step: int, metrics: dict) -> None:
-    """A rollout was made before optimizer step `step`; `metrics` are its numbers as they stand in metrics.jsonl."""
+    """A rollout was made before optimizer step `step`; `metrics` are its numbers as in metrics.jsonl."""
 
 
 @hookspec
 def step_end(run: Any, step: int, metrics: dict) -> None:
-    """An optimizer step was made; `metrics` are its numbers as they stand in metrics.jsonl."""
+    """An optimizer step was made; `metrics` are its numbers as in metrics.jsonl."""
 
 
 @hookspec
 def checkpoint_saved(run: Any, step: int, path: Any) -> None:
-    """A checkpoint stands complete under its final name."""
+    """A checkpoint is complete under its final name."""
 
 
 @hookspec

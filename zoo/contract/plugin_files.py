@@ -13,7 +13,7 @@ from zoo.errors import PluginError, ZooError, nearest
 
 
 def is_file_name(name: str) -> bool:
-    """Whether a name means a file: `./mine.py` or `./mine.py:Class`."""
+    """Whether a name is a file: `./mine.py` or `./mine.py:Class`."""
     return ".py" in name and (":" in name or name.endswith(".py"))
 
 
@@ -40,7 +40,7 @@ def load_file(name: str) -> tuple[str, type[Algorithm]]:
 
 
 def import_file(file: Path) -> Any:
-    """Import a Python file that belongs to no package. Raises PluginError when its code fails."""
+    """Import a Python file that belongs to no package. Raises PluginError if its code fails."""
     module_name = f"{FILE_PREFIX}{file.stem}"
     spec = importlib.util.spec_from_file_location(module_name, file)
     if spec is None or spec.loader is None:

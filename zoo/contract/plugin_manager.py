@@ -1,4 +1,4 @@
-"""The plugins of one run: the chosen algorithm's methods as hooks, and everybody else's functions beside them."""
+"""The plugins of one run: the methods of the chosen algorithm as hooks, and the functions of all other plugins."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from zoo.errors import PluginError, nearest
 
 
 class PluginManager(pluggy.PluginManager):
-    """pluggy's manager, with an `Algorithm`'s methods as hooks and its own hooks reserved to it."""
+    """pluggy's manager, with an `Algorithm`'s methods as hooks, some of which only the algorithm may implement."""
 
     def __init__(self) -> None:
         super().__init__("zoo")
@@ -35,7 +35,7 @@ class PluginManager(pluggy.PluginManager):
         return options
 
     def register(self, plugin: object, name: str | None = None) -> str | None:
-        """Register a plugin; a hook or hook argument that does not exist is the plugin's error."""
+        """Register a plugin. Raises PluginError for a hook or hook argument that does not exist."""
         try:
             registered = super().register(plugin, name)
             self.check_pending()
@@ -45,7 +45,7 @@ class PluginManager(pluggy.PluginManager):
 
 
 def _check(plugin: object, hook: str, function: Any) -> None:
-    """Raise PluginError when a function marked as a hook is none, or takes what the hook does not have."""
+    """Raise PluginError if a function marked as a hook is not one, or takes unknown arguments."""
     title = f"{function.__name__} of plugin {_plugin_name(plugin)}"
     if hook not in HOOKS:
         raise PluginError(
@@ -60,7 +60,7 @@ def _plugin_name(plugin: object) -> str:
 
 
 def contributions(plugins: PluginManager, hook: str) -> dict[str, Any]:
-    """What all plugins contribute under one hook of contributions (`rewards`, …). Refuses a name given twice."""
+    """The contributions of all plugins to one hook (`rewards`, …). Raises PluginError for a name used twice."""
     merged: dict[str, Any] = {}
     owner: dict[str, str] = {}
     for implementation in getattr(plugins.hook, hook).get_hookimpls():
@@ -76,14 +76,14 @@ def contributions(plugins: PluginManager, hook: str) -> dict[str, Any]:
 
 def _given(implementation: Any, hook: str) -> dict[str, Any]:
     try:
-        given = implementation.function()
+        returned = implementation.function()
     except Exception as error:
         raise PluginError(
             f"Plugin {implementation.plugin_name} fails in {hook}(): {describe_error(error)}.",
             "Repair or uninstall it.",
         ) from error
-    if not isinstance(given, dict):
+    if not isinstance(returned, dict):
         raise PluginError(
-            f"Plugin {implementation.plugin_name} returns {type(given).__name__} from {hook}(), not a dict by name."
+            f"Plugin {implementation.plugin_name} returns {type(returned).__name__} from {hook}(), not a dict by name."
         )
-    return given
+    return returned

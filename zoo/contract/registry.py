@@ -1,4 +1,4 @@
-"""Finding plugins: by name, lazily, so that a broken one breaks only itself.
+"""Finds plugins by name, lazily, so that a broken plugin affects only itself.
 
 Algorithms are entry points of the group `zoo.algorithms`; everything else comes from modules in the group
 `zoo.plugins`. Listing reads metadata and source text and never imports a plugin.
@@ -39,7 +39,7 @@ ALGORITHM_GROUP = "zoo.algorithms"
 PLUGIN_GROUP = "zoo.plugins"
 RECIPE_GROUP = "zoo.recipes"
 DEFAULT = "default"
-"""The entry point of this name is an alias: it points at the algorithm trained when none is named."""
+"""The entry point of this name is an alias for the algorithm to train if none is named."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,12 @@ class Entry:
 
     @property
     def full_name(self) -> str:
-        """The name that is unique even when two packages use one name."""
+        """A name that is unique even if two packages use the same name."""
         return f"{self.name}@{self.package}"
 
 
 def _entries(group: str) -> list[Entry]:
-    # Reading all metadata takes longer than a step of a small model; what is installed changes with these folders.
+    # Reading all metadata takes longer than a step of a small model; it changes only with these folders.
     return list(_entries_of(group, tuple((place, _changed(place)) for place in sys.path)))
 
 
@@ -71,11 +71,11 @@ def _changed(place: str) -> int:
 
 @lru_cache(maxsize=8)
 def _entries_of(group: str, places: tuple[tuple[str, int], ...]) -> tuple[Entry, ...]:
-    found = {
+    entries = {
         Entry(point.name, point.value, _package(point), point.dist.version if point.dist else "?")
         for point in entry_points(group=group)
     }
-    return tuple(sorted(found, key=lambda entry: (entry.name, entry.package)))
+    return tuple(sorted(entries, key=lambda entry: (entry.name, entry.package)))
 
 
 def _package(point: EntryPoint) -> str:
@@ -83,17 +83,17 @@ def _package(point: EntryPoint) -> str:
 
 
 def algorithms() -> list[Entry]:
-    """All registered algorithms, by name; two entries of one name are a conflict, resolved as `name@package`."""
+    """All registered algorithms, by name; `name@package` tells two entries with the same name apart."""
     return [entry for entry in _entries(ALGORITHM_GROUP) if entry.name != DEFAULT]
 
 
 def recipe_packages() -> list[Entry]:
-    """The packages that hold recipes, as they are registered; none is imported."""
+    """The registered packages of recipes; none is imported."""
     return _entries(RECIPE_GROUP)
 
 
 def default_name() -> str:
-    """The name of the algorithm that `zoo train` uses when none is given."""
+    """The name of the algorithm that `zoo train` uses if none is given."""
     aliases = [entry for entry in _entries(ALGORITHM_GROUP) if entry.name == DEFAULT]
     if len(aliases) > 1:
         packages = " and ".join(entry.package for entry in aliases)
@@ -107,7 +107,7 @@ def default_name() -> str:
 
 
 def find(name: str) -> Entry:
-    """The entry called `name` or `name@package`. Raises ZooError when unknown or ambiguous."""
+    """The entry called `name` or `name@package`. Raises ZooError if it is unknown or ambiguous."""
     entries = algorithms()
     matching = [entry for entry in entries if name in (entry.name, entry.full_name)]
     if not matching:
@@ -126,7 +126,7 @@ def find(name: str) -> Entry:
 def load_algorithm(name: str) -> tuple[str, type[Algorithm]]:
     """Import the algorithm `name` (or `./file.py:Class`); returns its short name and class.
 
-    Raises ZooError when there is none, PluginError when the plugin itself is at fault.
+    Raises ZooError if there is none, PluginError if the plugin itself is faulty.
     """
     if is_file_name(name):
         return load_file(name)
@@ -143,7 +143,7 @@ def load_algorithm(name: str) -> tuple[str, type[Algorithm]]:
 
 
 def describe(entry: Entry) -> dict[str, str]:
-    """Description, data kind, paper and needs of an algorithm that is not imported; `error` where that fails."""
+    """Description, data kind, paper and needs of an algorithm, without importing it; `error` if that fails."""
     return descriptions.describe(entry.target)
 
 
@@ -162,7 +162,7 @@ class Broken:
 
 @cache
 def plugin_modules() -> tuple[tuple[tuple[str, Any], ...], tuple[Broken, ...]]:
-    """All modules of the group `zoo.plugins`: those that import and fit, and the others with the reason."""
+    """All modules of the group `zoo.plugins`: the loadable ones, and the broken ones with the reason."""
     good, bad = [], []
     for entry in _entries(PLUGIN_GROUP):
         try:

@@ -1,7 +1,7 @@
-"""The models of a run as a plugin sees them, for type checkers and editors: what each role can be asked.
+"""The models of a run as plugins see them, for type checkers and editors: the methods of each role.
 
-What a hook is handed behaves so; the classes behind it stand in `zoo.models`. `tests/test_contract_types.py` holds
-both to the same arguments.
+The arguments of hooks have these interfaces; the classes behind them are in `zoo.models`.
+`tests/test_contract_types.py` keeps the arguments of both equal.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Prompt = str | Sequence[Message] | Mapping[str, Any]
 
 
 class Tokenizer(Protocol):
-    """What a plugin may rely on of the Hugging Face tokenizer."""
+    """The part of the Hugging Face tokenizer that a plugin may rely on."""
 
     @property
     def eos_token_id(self) -> int | None: ...
@@ -53,51 +53,51 @@ class Scorer(Protocol):
     def logps(
         self, *answers: Answers, temperature: float | None = None, entropy: bool = False, noise: float = 0.0
     ) -> TokenLogps | tuple[TokenLogps, ...]:
-        """`TokenLogps` of one `Answers`, a tuple of them for several. Answers to one prompt share its compute.
+        """`TokenLogps` of one `Answers`, or a tuple for several. Answers to one prompt share its computation.
 
-        temperature: divides the logits; None for that of the run's sampling in an online run, else 1. entropy: per
-        token, too. noise: NEFTune's α, on the embeddings, in training alone.
+        temperature: divides the logits; None for the run's sampling temperature in an online run, else 1. entropy: also
+        give it per token. noise: NEFTune's α, on the embeddings, only in training.
         """
         ...
 
 
 class Writer(Scorer, Protocol):
-    """A language model that writes answers too, in `prepare` and `rollout`."""
+    """A language model that can also write answers, in `prepare` and `rollout`."""
 
     def generate(self, prompts: Sequence[Prompt], n: int | None = None, **sampling: Any) -> Answers:
-        """`n` answers to each prompt, side by side. n: None for the run's answers_per_prompt.
+        """`n` answers to each prompt, adjacent to each other. n: None for the run's answers_per_prompt.
 
         sampling: fields of `Sampling` that differ from the run's options.
         """
         ...
 
     def texts(self, answers: Sequence[Answer]) -> list[str]:
-        """What answers say, without special tokens and white space at the ends."""
+        """The texts of answers, without special tokens and white space at the ends."""
         ...
 
     def answer(self, prompt: Prompt | None, text: str, ended: bool = True) -> Answer:
-        """A text as the assistant's whole answer to a prompt, by the chat template; to None, plain text.
+        """A text as the assistant's whole answer to a prompt, with the chat template; plain text if the prompt is None.
 
-        ended=False: it was cut, and the end of the turn is not there to be learned.
+        ended=False: the text was cut off, so the answer has no end-of-turn token to learn.
         """
         ...
 
     def line_ends(self, answers: Sequence[Answer]) -> list[list[int]]:
-        """Where the lines of each completion end that say something, as positions of tokens; the last ends it."""
+        """Positions of the tokens that end the non-blank lines of each completion; the last is its end."""
         ...
 
     def more_prompts(self, count: int, besides: Sequence[Prompt]) -> list[Any]:
-        """Up to `count` encoded prompts of the training data, drawn at random from all but those of `besides`."""
+        """Up to `count` random encoded prompts of the training data that are not in `besides`."""
         ...
 
     @property
     def sampling(self) -> Sampling:
-        """How the run draws answers."""
+        """The run's sampling settings."""
         ...
 
 
 class Policy(Writer, Protocol):
-    """The model that is trained: a language model, or with `head = "scalar"` a scorer, which has `scores` alone."""
+    """The model that is trained: a language model, or with `head = "scalar"` a scorer, which has only `scores`."""
 
     @overload
     def scores(self, answers: Answers, /) -> Tensor: ...
@@ -110,9 +110,10 @@ class Policy(Writer, Protocol):
     def scores(
         self, *answers: Answers, at: Sequence[Sequence[int]] | None = None
     ) -> Tensor | tuple[Tensor, ...] | StepScores:
-        """The reward of each answer, float32 [B], a tuple for several `Answers`.
+        """The reward of each answer, float32 [B], or a tuple for several `Answers`.
 
-        at: for each answer, positions in its completion; then the scores after these tokens, as `StepScores`.
+        at: positions in the completion of each answer; then the result is the scores after these tokens, as
+        `StepScores`.
         """
         ...
 
@@ -122,11 +123,11 @@ class Policy(Writer, Protocol):
 
 
 class Frozen(Scorer, Protocol):
-    """A language model that is not trained, such as the reference. Its scores carry no gradient."""
+    """A language model that is not trained, such as the reference. Its scores have no gradient."""
 
 
 class Critic(Protocol):
-    """What a state is worth; trained beside the policy."""
+    """Estimates the value of a state; trained together with the policy."""
 
     def values(self, answers: Answers) -> Tensor:
         """V of the state before each completion token, float32 [B, T], 0 where no token counts."""
@@ -134,7 +135,7 @@ class Critic(Protocol):
 
 
 class Judge(Protocol):
-    """A model that prefers and grades."""
+    """A model that compares and grades answers."""
 
     @property
     def name(self) -> str: ...
@@ -143,16 +144,16 @@ class Judge(Protocol):
         principle: str | Principle | Sequence[str | Principle] | None = None, chain_of_thought: bool = False,
         clamp: tuple[float, float] | None = None,
     ) -> Tensor:  # fmt: skip
-        """The probability that a is better than b, float32 [B], both orders averaged; NaN where there is none."""
+        """The probability that a is better than b, float32 [B], averaged over both orders; NaN if there is none."""
         ...
 
     def rate(self, prompts: Sequence[Prompt], answers: Sequence[str], *, chain_of_thought: bool = False) -> Tensor:
-        """The expected grade of each answer from 1 to 10, float32 [B]; NaN where there is none."""
+        """The expected grade of each answer from 1 to 10, float32 [B]; NaN if there is none."""
         ...
 
 
 class Models(Protocol):
-    """The roles of a run. Only those that the algorithm declares in `needs` are there; another one raises."""
+    """The roles of a run. Only roles that the algorithm declares in `needs` exist; any other raises an error."""
 
     training: bool
     """False while held-out data is scored."""
@@ -170,12 +171,12 @@ class Models(Protocol):
 
 
 class Reward(Protocol):
-    """The run's reward, which `rollout` is handed as `score`."""
+    """The run's reward, which `rollout` gets as `score`."""
 
     def __call__(self, answers: Answers, unfinished: bool = False, instead_of: Answers | None = None) -> Tensor:
         """The reward of each answer, float32 [B] on the policy's device; NaN where it is missing.
 
-        unfinished: these are beginnings of answers, which no number of the rollout counts; instead_of: answers that
-        were scored before and that these stand in for.
+        unfinished: the answers are only beginnings, which the rollout's statistics leave out; instead_of: answers that
+        were scored before and that these replace.
         """
         ...

@@ -170,8 +170,8 @@ def judge(report: Report, kept: int, strict: bool, source: Report | None = None,
 def reading(record: Record, format: Format) -> str:
     """How the source was understood."""
     others = [name for name in record if name not in (*KINDS[format.kind].fields, "row")]
-    beside = f"; other columns kept: {', '.join(others)}" if others else ""
-    return f"Read as '{format.name}' ({format.kind}){beside}."
+    extra = f"; other columns kept: {', '.join(others)}" if others else ""
+    return f"Read as '{format.name}' ({format.kind}){extra}."
 
 
 def _facts(records: list[Record], kind: str) -> list[str]:

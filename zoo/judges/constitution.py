@@ -25,7 +25,7 @@ class Principle:
     comparison: str
 
 
-NAMES = tuple(one.name for one in fields(Principle))
+NAMES = tuple(field.name for field in fields(Principle))
 
 
 def load_constitution(path_or_name: str | Path = "default") -> list[Principle]:

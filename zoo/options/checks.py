@@ -1,4 +1,4 @@
-"""Values that have the right type and cannot work all the same, found before anything is loaded."""
+"""Checks for values of the right type that still cannot work, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ LOGGERS = {
     "csv": ("CSVLogger", ""),
     "mlflow": ("MLFlowLogger", "mlflow"),
 }
-"""Lightning's class of each logger, and the package that it needs."""
+"""Lightning's class for each logger, and the package that it needs."""
 STAND_INS = {"tensorboard": "tensorboardX"}
-"""Packages that do as well."""
+"""Packages that serve as a substitute."""
 FEWEST = 20
-"""Records from which on a share of them is held out."""
+"""From this many records on, a share of them is held out."""
 
 
 def check_values(core: TrainConfig, origin: dict[str, str]) -> None:
@@ -60,40 +60,40 @@ def check_values(core: TrainConfig, origin: dict[str, str]) -> None:
         )
     if core.decay_data is not None and core.schedule != "wsd":
         raise ZooError(
-            f"--decay-data is for the decay phase of the schedule wsd, and the schedule is {core.schedule}.",
-            "Add --schedule wsd, or leave --decay-data out.",
+            f"--decay-data is for the decay phase of the schedule wsd, but the schedule is {core.schedule}.",
+            "Add --schedule wsd, or leave out --decay-data.",
         )
     if core.strategy not in STRATEGIES:
         raise ZooError(f"--strategy {core.strategy} is not supported yet.", f"Use {' or '.join(STRATEGIES)}.")
 
 
 def check_decay(core: TrainConfig, algorithm: Any) -> None:
-    """Raises ZooError for data of a decay phase where the algorithm (its class) would not see it as it is."""
+    """Raises ZooError for decay-phase data if the algorithm (its class) does not train on its data unchanged."""
     if core.decay_data is None:
         return
     if algorithm.online() or hasattr(algorithm, "prepare"):
         what = "writes its own answers" if algorithm.online() else "prepares its records once, before training"
         raise ZooError(
-            f"--decay-data is for algorithms that learn from their data as it is; {algorithm.__name__} {what}.",
+            f"--decay-data is for algorithms that train on their data unchanged; {algorithm.__name__} {what}.",
             "Train twice instead, the second time with --model last and the other data.",
         )
 
 
 def check_roles(core: TrainConfig, algorithm: Any, roles: Sequence[str]) -> None:
-    """Raises ZooError for options that the roles of a run leave nothing to do. algorithm: its class or itself."""
+    """Raises ZooError for options without effect for the roles of a run. algorithm: its class or instance."""
     if core.reference_every and algorithm.online() and "reference" not in roles:
         raise ZooError(
-            "--reference-every renews the reference, and this run has none.",
-            "Leave it out, or give the distance from the reference a weight.",
+            "--reference-every renews the reference, but this run has none.",
+            "Leave it out, or give the KL to the reference a weight.",
         )
     if "critic" in roles and core.critic == "head" and core.critic_model is not None:
-        raise ZooError("--critic-model is the start of a critic of its own.", "Leave it out, or add --critic own.")
+        raise ZooError("--critic-model is the start of a separate critic.", "Leave it out, or add --critic own.")
     if algorithm.online():
         prompts_in_rollout(core)
 
 
 def check_template(template: str) -> None:
-    """Raises ZooError for a chat template that is a file and is not there."""
+    """Raises ZooError for a chat template file that does not exist."""
     is_text = template in ("auto", "none") or "{{" in template or "{%" in template
     if not is_text and not Path(template).expanduser().is_file():
         raise ZooError(
@@ -103,28 +103,28 @@ def check_template(template: str) -> None:
 
 
 def check_loggers(names: list[str]) -> None:
-    """Raises ZooError for a logger that there is not, or whose package is not installed."""
+    """Raises ZooError for an unknown logger, or one whose package is not installed."""
     check_names(names, LOGGERS, "logger")
     for name in names:
         package = LOGGERS[name][1]
-        if package and not any(find_spec(one) for one in filter(None, (package, STAND_INS.get(package)))):
+        if package and not any(find_spec(module) for module in filter(None, (package, STAND_INS.get(package)))):
             raise no_package(name, package)
 
 
 def no_package(name: str, package: str) -> ZooError:
-    """Why a logger cannot be had."""
-    return ZooError(f"The logger {name} needs a package that is not there.", f"pip install {package}")
+    """The error for a logger whose package is missing."""
+    return ZooError(f"The logger {name} needs a package that is not installed.", f"pip install {package}")
 
 
 def prompts_in_rollout(core: TrainConfig) -> int:
-    """How many prompts a rollout has: answers of all its steps over answers to a prompt."""
+    """The number of prompts in a rollout: the answers of all its steps over the answers per prompt."""
     answers, each = core.batch_size * core.minibatches, core.answers_per_prompt
     if answers % each:
         fitting = math.ceil(core.batch_size / each) * each
         raise ZooError(
             f"A rollout of {answers} answers (batch_size {core.batch_size} times {core.minibatches} minibatches) "
             f"cannot hold {each} answers to each prompt.",
-            f"Take for example --batch-size {fitting}.",
+            f"Use for example --batch-size {fitting}.",
         )
     return answers // each
 
@@ -132,12 +132,12 @@ def prompts_in_rollout(core: TrainConfig) -> int:
 def names_in(wanted: list[str] | str) -> list[str]:
     """Names from a list or from text with commas, which may have options in brackets; `none` is left out."""
     parts = [wanted] if isinstance(wanted, str) else wanted
-    found = [name for part in parts for name in split(part) or [part]]
-    return [name for name in found if name.strip() and name != "none"]
+    names = [name for part in parts for name in split(part) or [part]]
+    return [name for name in names if name.strip() and name != "none"]
 
 
 def check_names(names: list[str], available: Any, what: str) -> None:
-    """Raises ZooError with the nearest name for one that is not among `available`."""
+    """Raises ZooError with the nearest name for a name that is not among `available`."""
     for name in names:
         if name not in available:
             raise ZooError(

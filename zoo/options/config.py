@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 DATA = "starter"
 """The training data when none is named."""
 AUTO = "auto"
-"""As the value of `score`: what the data brings."""
+"""The value of `score` for the data's own evaluation."""
 
 
 @dataclass
@@ -229,27 +229,27 @@ class RunOptions:
 class TrainConfig(
     RunOptions, ComputeOptions, EvaluationOptions, RolloutOptions, OptimizationOptions, DataOptions, ModelOptions
 ):
-    """Everything the core needs to know about a run."""
+    """All options of the core."""
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """A complete configuration: the core's options, the algorithm's, and where each value came from."""
+    """A complete configuration: the core's options, the algorithm's options, and the origin of each value."""
 
     algo: str
     core: TrainConfig
     algorithm: Any
     origin: dict[str, str]
     own: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """The algorithm's options as they were given, before its class looked at them."""
+    """The algorithm's options as given, before its class checked them."""
 
     def of_class(self, cls: type[Algorithm]) -> Resolved:
-        """The same with the options of another class of the same algorithm."""
+        """The same configuration with another class for the algorithm's options."""
         config = build(cls.Config, self.own, what=f"algorithm {self.algo}", where=self.origin)
         return dataclasses.replace(self, algorithm=config)
 
     def as_dict(self) -> dict[str, Any]:
-        """Flat JSON types, as in run.yaml; runs again as it is."""
+        """Flat JSON types, as in run.yaml, which can be run again."""
         return {"algo": self.algo, **dataclasses.asdict(self.core), **dataclasses.asdict(self.algorithm)}
 
 
@@ -301,7 +301,7 @@ CORE_NAMES = frozenset({option.name for option in options_of(TrainConfig)} | RES
 
 
 ONLINE_ONLY = ("reward", "gold_reward", "minibatches", "rollout_epochs", "eval_prompts", "reference_every")
-"""Options that mean nothing to an algorithm that does not learn from its own answers."""
+"""Options without effect for an algorithm that does not learn from its own answers."""
 
 
 def resolve(
@@ -312,18 +312,18 @@ def resolve(
 ) -> Resolved:
     """Resolve all options; later layers override earlier ones.
 
-    layers: (origin, values) of the YAML file and the command line; data_defaults: what a source brings for an
-    algorithm, which stands below them. Raises ZooError on unknown names and bad values.
+    layers: (origin, values) of the YAML file and the command line; data_defaults: gives a source's defaults for an
+    algorithm, which these layers override. Raises ZooError for unknown names and bad values.
     """
     core_options, own_options = options_of(TrainConfig), options_of(cls.Config)
     core_names, own_names = {o.name for o in core_options}, {o.name for o in own_options}
     values: dict[str, Any] = {}
     origin = dict.fromkeys(core_names, "default") | dict.fromkeys(own_names, f"default of {algo}")
     own_layers = [(f"default of {algo}", cls.defaults), *_variant(algo, cls, layers)]
-    data = next((str(given["data"]) for _, given in reversed([*own_layers, *layers]) if given.get("data")), DATA)
+    data = next((str(layer["data"]) for _, layer in reversed([*own_layers, *layers]) if layer.get("data")), DATA)
     brought = [(f"data {data}", data_defaults(data, cls))] if data_defaults else []
-    for source, given in [*own_layers, *brought, *layers]:
-        for name, value in given.items():
+    for source, layer in [*own_layers, *brought, *layers]:
+        for name, value in layer.items():
             if not (name == "score" and value == AUTO):
                 values[name], origin[name] = value, source
     by_hand = ("default", "command line", "keyword argument")
@@ -344,17 +344,17 @@ def _variant(
     algo: str, cls: type[Algorithm], layers: Sequence[tuple[str, Mapping[str, Any]]]
 ) -> list[tuple[str, Mapping[str, Any]]]:
     """The preset that was asked for, as a layer. Raises ZooError for one that does not exist."""
-    name = next((given["variant"] for _, given in reversed(layers) if "variant" in given), None)
+    name = next((layer["variant"] for _, layer in reversed(layers) if "variant" in layer), None)
     if name in (None, "none"):
         return []
     if name not in cls.variants:
-        hint = f"It has: {', '.join(cls.variants)}." if cls.variants else "It has none; leave --variant out."
+        hint = f"It has: {', '.join(cls.variants)}." if cls.variants else "It has none; leave out --variant."
         raise ZooError(f"Algorithm '{algo}' has no variant '{name}'.{nearest(name, cls.variants)}", hint)
     return [(f"variant {name}", cls.variants[name])]
 
 
 def _refuse_online(algo: str, cls: type[Algorithm], values: Mapping[str, Any], origin: Mapping[str, str]) -> None:
-    """Raises ZooError for options that an offline algorithm would take and never look at."""
+    """Raises ZooError for options that an offline algorithm would ignore."""
     for name in ONLINE_ONLY:
         if values.get(name) is not None and origin[name] in ("command line", "keyword argument") and not cls.online():
             raise ZooError(

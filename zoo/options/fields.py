@@ -1,7 +1,7 @@
 """Options from dataclasses: one field is a flag, a YAML key, a keyword argument and its own help text.
 
-The help of an option is the string literal under its field, read from the source. Values of any origin (flag text,
-YAML, Python) are validated by pydantic, so that a mistake has one message wherever it was made.
+The help of an option is the string literal under its field, read from the source. pydantic validates values of every
+origin (flag text, YAML, Python), so that a mistake gives the same message everywhere.
 """
 
 from __future__ import annotations
@@ -42,28 +42,28 @@ class Option:
 
     @property
     def type_name(self) -> str:
-        """How the type is called in messages: `float`, `a|b`, `int or none`, `str,…`."""
+        """The name of the type in messages: `float`, `a|b`, `int or none`, `str,…`."""
         return " or ".join(_type_names(self.type))
 
     @property
     def value_name(self) -> str:
-        """What stands behind the flag in help: the type, without the none that every option of that sort takes."""
+        """The value's name after the flag in help: the type without `none`, which all optional values accept."""
         return " or ".join(name for name in _type_names(self.type) if name != "none")
 
     @property
     def default_text(self) -> str:
-        """The default as it is typed: `none` for no value."""
+        """The default as one would type it: `none` for no value."""
         return "none" if self.default in (None, "") else str(self.default)
 
 
 def require(holds: Any, sentence: str) -> None:
-    """For a `__post_init__` of options: raises ValueError with the sentence where it does not hold."""
+    """For `__post_init__` of options: raises ValueError with the sentence unless it holds."""
     if not holds:
         raise ValueError(sentence)
 
 
 def _type_names(kind: Any) -> list[str]:
-    """The names of a type, or of the parts of a union; text that stands for a list or mapping is not one of its own."""
+    """The names of a type, or of the members of a union; `str` is left out if it only spells a list or mapping."""
     parts = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
     from_text = {part for part in parts if get_origin(part) in (list, tuple, dict)}
     return [_type_name(part) for part in parts if not (from_text and part is str)]
@@ -82,17 +82,17 @@ def _type_name(kind: Any) -> str:
 
 
 def options_of(cls: type) -> list[Option]:
-    """The options of a dataclass, those of its bases first, in the order they are written.
+    """The options of a dataclass, those of its bases first, in the order of the source.
 
-    A class that was not read from a source says what they are in `__options__`.
+    A class without source text lists its options in `__options__`.
     """
     return list(_options(cls))
 
 
 @cache
 def _options(cls: type) -> tuple[Option, ...]:
-    if (known := vars(cls).get("__options__")) is not None:
-        return tuple(known)
+    if (declared := vars(cls).get("__options__")) is not None:
+        return tuple(declared)
     hints = get_type_hints(cls)
     groups, helps = {}, {}
     for base in reversed(cls.__mro__):
@@ -116,7 +116,7 @@ def default_of(field: dataclasses.Field) -> Any:
 
 @cache
 def _field_helps(cls: type) -> dict[str, str]:
-    """`{field: string below it}` of the fields that this class itself writes down."""
+    """`{field: string below it}` for the fields that this class itself declares."""
     own = dict.fromkeys(cls.__dict__.get("__annotations__", {}), "")
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
@@ -144,10 +144,10 @@ def refuse_unknown(
     listed_by: str = "",
     other_names: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Raises ZooError for names that are not known, each with the nearest one.
+    """Raises ZooError for unknown names, each with the nearest known name.
 
-    known: earlier ones win where two are equally near; listed_by: the command that lists all, where they are many;
-    other_names: what others call a known one.
+    known: of two equally near names the earlier wins; listed_by: the command that lists all names, if there are many;
+    other_names: names in other trainers, with the name here.
     """
     unknown = [name for name in names if name not in known]
     if not unknown:
@@ -168,35 +168,35 @@ def build(cls: type, values: Mapping[str, Any], *, what: str, where: Mapping[str
     """An instance of the dataclass `cls` from validated values.
 
     what: how to name the thing in errors ("zoo train"); where: the origin of each value, for errors.
-    Raises ZooError on unknown names (with the nearest), values of the wrong type, or a missing option.
+    Raises ZooError for unknown names (with the nearest), values of the wrong type, or a missing option.
     """
     from pydantic import ValidationError
 
-    known = {option.name: option for option in options_of(cls)}
+    options = {option.name: option for option in options_of(cls)}
     where = where or {}
-    refuse_unknown(values, list(known), what=what, where=where)
-    prepared = {name: _split_lists(known[name].type, value) for name, value in values.items()}
+    refuse_unknown(values, list(options), what=what, where=where)
+    prepared = {name: _split_lists(options[name].type, value) for name, value in values.items()}
     for name, value in prepared.items():
-        if float in (known[name].type, *get_args(known[name].type)) and not _finite(value):
+        if float in (options[name].type, *get_args(options[name].type)) and not _finite(value):
             raise ZooError(
                 f"Option '{name}'{_origin(name, where)} of {what} must be a finite number, got {value!r}.",
-                f"{known[name].flag}: {known[name].help}",
+                f"{options[name].flag}: {options[name].help}",
             )
     try:
         return _validator(cls).validate_python(prepared)
     except ValidationError as error:
         wrong: dict[str, str] = {}
-        for one in error.errors():
-            if not one["loc"]:
-                raise _refused(one["msg"].removeprefix("Value error, "), known, prepared, what, where) from None
-            wrong.setdefault(str(one["loc"][0]), one["msg"])
+        for problem in error.errors():
+            if not problem["loc"]:
+                raise _refused(problem["msg"].removeprefix("Value error, "), options, prepared, what, where) from None
+            wrong.setdefault(str(problem["loc"][0]), problem["msg"])
         lines = [
-            f"Option '{name}'{_origin(name, where)} of {what} must be {known[name].type_name}"
+            f"Option '{name}'{_origin(name, where)} of {what} must be {options[name].type_name}"
             + (f", got {prepared[name]!r}" if name in prepared else "")
             + f": {reason}."
             for name, reason in wrong.items()
         ]
-        hints = [f"{known[name].flag}: {known[name].help}" for name in wrong]
+        hints = [f"{options[name].flag}: {options[name].help}" for name in wrong]
         raise ZooError("\n".join(lines), "\n".join(hints)) from None
 
 
@@ -210,7 +210,7 @@ def _validator(cls: type) -> Any:
 def _refused(
     reason: str, known: Mapping[str, Option], values: Mapping[str, Any], what: str, where: Mapping[str, str]
 ) -> ZooError:
-    """What a class says of its own options, with the values of those that it names and what they mean."""
+    """The error of a class about its own options, with the values and the help of those that it names."""
     named = [name for name in known if re.search(rf"\b{re.escape(name)}\b", reason)]
     got = ", ".join(f"{name} = {values.get(name, known[name].default)}{_origin(name, where)}" for name in named)
     return ZooError(
@@ -220,7 +220,7 @@ def _refused(
 
 
 def _finite(value: Any) -> bool:
-    """False for infinities and what is no number, as a number or as text; True for what is not a number at all."""
+    """False for infinities and NaN, as a number or as text; True for everything else."""
     try:
         return not isinstance(value, (int, float, str)) or math.isfinite(float(value))
     except (ValueError, OverflowError):
@@ -228,7 +228,7 @@ def _finite(value: Any) -> bool:
 
 
 def _split_lists(kind: Any, value: Any) -> Any:
-    """Text given for a list is cut at commas outside of brackets; `none` given for an optional value is None."""
+    """Text for a list is split at commas outside brackets; `none` for an optional value is None."""
     parts = get_args(kind)
     if isinstance(value, str) and type(None) in parts and value.lower() == "none":
         return None

@@ -1,12 +1,12 @@
-"""One spelling for whatever takes options in the middle of a text: `name`, or `name(option=value, option=value)`.
+"""One spelling for everything that takes options inside a text: `name`, or `name(option=value, option=value)`.
 
     vllm(url=http://127.0.0.1:8000, timeout=60)
     pass_at_k(k=8, data=world:arithmetic(rows=200))
 
-A value is taken as it stands: it may hold brackets of its own, and commas inside of them. What the options are, and of
-which types, is said by the function that takes them: `bind` reads its signature.
+A value is used literally: it may contain brackets, with commas inside them. The function that takes the options defines
+their names and types: `bind` reads its signature.
 
-And one for whatever is done with several seeds: `seeds`.
+`seeds` reads the spelling of several seeds.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from typing import Any, get_type_hints
 from zoo.errors import ZooError, nearest
 
 MOST_SEEDS = 20
-"""What a number above it means is not clear: so many seeds are rarely wanted, one seed of that number often is."""
-SEEDS_HINT = "Write --seeds 3 for the first three, --seeds 0,5,7 for these, or --seeds 100, for the one."
+"""A larger number is ambiguous: few want that many seeds, but many want the seed with that number."""
+SEEDS_HINT = "Write --seeds 3 for the first three seeds, --seeds 0,5,7 for these three, or --seeds 100, for seed 100."
 SPELLED = re.compile(r"\s*([\w.:-]+)\s*(?:\((.*)\))?\s*", re.DOTALL)
 
 
 def parse(text: str, what: str = "name", example: str = "name(option=value)") -> tuple[str, dict[str, str]]:
-    """Name and options of a text. what, example: how an error calls it, and what it shows.
+    """Name and options of a text. what: its name in errors; example: the example in errors.
 
-    Raises ZooError for unbalanced brackets, an option without a name or a value, and one that is given twice.
+    Raises ZooError for unbalanced brackets, an option without a name or a value, and a repeated option.
     """
     match = SPELLED.fullmatch(text)
     parts = split(match[2] or "") if match else None
@@ -39,7 +39,7 @@ def parse(text: str, what: str = "name", example: str = "name(option=value)") ->
 
 
 def split(text: str) -> list[str] | None:
-    """The parts between the commas that stand outside of all brackets, empty ones left out; None if one is open."""
+    """The non-empty parts between commas outside brackets; None if a bracket is not closed."""
     parts, depth = [""], 0
     for letter in text:
         depth += (letter == "(") - (letter == ")")
@@ -53,16 +53,16 @@ def split(text: str) -> list[str] | None:
 
 
 def spell(name: str, options: Mapping[str, Any]) -> str:
-    """The text that `parse` reads as this: options in the order of the mapping."""
-    given = ", ".join(f"{key}={value}" for key, value in options.items())
-    return f"{name}({given})" if given else name
+    """The inverse of `parse`: a text with the options in the order of the mapping."""
+    spelled = ", ".join(f"{key}={value}" for key, value in options.items())
+    return f"{name}({spelled})" if spelled else name
 
 
 def bind(function: Callable[..., Any], options: Mapping[str, str], what: str, fixed: int = 1) -> dict[str, Any]:
-    """The options in the types that `function` declares for its parameters, as keyword arguments for it.
+    """The options as keyword arguments of the types that `function` declares for its parameters.
 
-    function: also a class, a dataclass for instance; what: how an error calls it ("engine 'vllm'"); fixed: so many of
-    its first parameters are not options. Raises ZooError for an unknown option (with the nearest) or a wrong value.
+    function: may be a class, such as a dataclass; what: its name in errors ("engine 'vllm'"); fixed: number of first
+    parameters that are not options. Raises ZooError for an unknown option (with the nearest) or a wrong value.
     """
     from pydantic import TypeAdapter, ValidationError
 
@@ -86,24 +86,24 @@ def bind(function: Callable[..., Any], options: Mapping[str, str], what: str, fi
 
 
 def seeds(text: str | int) -> list[int]:
-    """`3` as 0, 1, 2 (so many, from 0); `0,5,7` or `100,` as they stand; `0-99` as all of these. Raises ZooError.
+    """`3` means 0, 1, 2; `0,5,7` and `100,` mean these seeds; `0-99` means all of these. Raises ZooError.
 
-    A single number above 20 is refused: some mean so many seeds by it, others that one.
+    A single number above 20 is refused: it may mean that many seeds or that one seed.
     """
-    given, found = f"--seeds {text}", list[int]()
+    flag, numbers = f"--seeds {text}", list[int]()
     for part in filter(None, (part.strip() for part in str(text).split(","))):
         ends = re.fullmatch(r"(\d+)(?:\s*-\s*(\d+))?", part)
         if ends is None:
-            raise ZooError(f"{given} is no number of seeds and no list of them.", SEEDS_HINT)
-        found += range(int(ends[1]), int(ends[2] or ends[1]) + 1)
+            raise ZooError(f"{flag} is neither a number of seeds nor a list of seeds.", SEEDS_HINT)
+        numbers += range(int(ends[1]), int(ends[2] or ends[1]) + 1)
     if str(text).strip().isdigit():
-        (count,) = found
+        (count,) = numbers
         if count > MOST_SEEDS:
             hint = f"Write --seeds {count}, (with a comma) for that one seed, --seeds 0-{count - 1} for {count} seeds."
-            raise ZooError(f"{given} may mean {count} seeds, or the seed {count}.", hint)
-        found = list(range(count))
-    if not found:
-        raise ZooError(f"{given} leaves no seed.", SEEDS_HINT)
-    if len(set(found)) < len(found):
-        raise ZooError(f"{given} has a seed twice.", SEEDS_HINT)
-    return found
+            raise ZooError(f"{flag} may mean {count} seeds, or the seed {count}.", hint)
+        numbers = list(range(count))
+    if not numbers:
+        raise ZooError(f"{flag} leaves no seed.", SEEDS_HINT)
+    if len(set(numbers)) < len(numbers):
+        raise ZooError(f"{flag} has a seed twice.", SEEDS_HINT)
+    return numbers

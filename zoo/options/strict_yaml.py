@@ -1,6 +1,6 @@
-"""YAML that means what it looks like: `3e-7` is a number, `no` is a text, and two equal keys are an error.
+"""Strict YAML: `3e-7` is a number, `no` is a text, and two equal keys are an error.
 
-PyYAML reads YAML 1.1, in which `no` is false, `3e-7` a text and the second of two keys wins in silence.
+PyYAML reads YAML 1.1, in which `no` is false, `3e-7` is a text, and the second of two equal keys silently wins.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class _StrictLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ign
 
 
 class _Dumper(yaml.SafeDumper):
-    """Puts text in quotes when either reading of YAML would take it for something else."""
+    """Quotes text that either version of YAML would read as something else."""
 
 
 _FLOAT = re.compile(r"^[-+]?(?:(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+)(?:e[-+]?[0-9]+)?|\.inf)$|^\.nan$", re.I)
@@ -42,7 +42,7 @@ _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.012345
 _MERGE = "tag:yaml.org,2002:merge"
 
 Lines = dict[tuple[str | int, ...], int]
-"""Of every key and list item, by its path from the top: the line it stands on."""
+"""The line of every key and list item, by its path from the top."""
 
 
 def _no_duplicates(loader: _StrictLoader, node: yaml.MappingNode, deep: bool = False) -> dict:
@@ -50,7 +50,7 @@ def _no_duplicates(loader: _StrictLoader, node: yaml.MappingNode, deep: bool = F
     for key_node, _ in node.value:
         line = key_node.start_mark.line + 1
         if key_node.tag == _MERGE:
-            # `<<: *other`: keys that are written here outrank those of the other mapping.
+            # `<<: *other`: keys of this mapping have priority over those of the other mapping.
             continue
         if not isinstance(key_node, yaml.ScalarNode):
             raise ZooError(f"{node.start_mark.name}:{line}: a key must be a plain word.")
@@ -70,7 +70,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def read_with_lines(path: str | Path) -> tuple[dict[str, Any], Lines]:
-    """A YAML file as a mapping, and where its keys stand. Raises ZooError with file and line."""
+    """A YAML file as a mapping, and the lines of its keys. Raises ZooError with file and line."""
     file = Path(path)
     if not file.is_file():
         raise ZooError(
@@ -104,9 +104,9 @@ def _construct(stream: Any) -> tuple[Any, Lines]:
 
 
 def _collect(node: yaml.Node, path: tuple[str | int, ...], lines: Lines, seen: set[int]) -> None:
-    """Note the lines below a node; of a key that a merge brought too, the one written here comes last and stays.
+    """Record the lines below a node; a key of this mapping comes after the same key from a merge, and replaces it.
 
-    What an alias stands for is noted once, where it is written: aliases of aliases would never end.
+    The content of an alias is recorded once, where it is written: aliases of aliases would never end.
     """
     if id(node) in seen or isinstance(node, yaml.ScalarNode):
         return
@@ -121,6 +121,6 @@ def _collect(node: yaml.Node, path: tuple[str | int, ...], lines: Lines, seen: s
 
 
 def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a mapping so that `read_yaml` gives it back."""
+    """Write a mapping such that `read_yaml` returns it."""
     text = yaml.dump(dict(content), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
     path.write_text(text, encoding="utf-8")

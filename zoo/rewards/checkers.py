@@ -31,9 +31,9 @@ def exact(
     """
 
     def right(text: str, references: list[str]) -> float:
-        given = tagged(text, tag)
+        answer = tagged(text, tag)
         wanted = {_plain(reference, ignore_case) for reference in references}
-        return float(given is not None and _plain(given, ignore_case) in wanted)
+        return float(answer is not None and _plain(answer, ignore_case) in wanted)
 
     return against(completions, records, field, right)
 
@@ -59,9 +59,10 @@ def numeric(
         wanted = [number for number in map(number_of, references) if number is not None]
         if not wanted:
             return Missing(f"the reference answer holds no number: {references[0]!r:.40}")
-        given = number_of(tagged(text, tag) or "")
+        answer = number_of(tagged(text, tag) or "")
         return float(
-            given is not None and any(math.isclose(given, number, rel_tol=1e-9, abs_tol=tolerance) for number in wanted)
+            answer is not None
+            and any(math.isclose(answer, number, rel_tol=1e-9, abs_tol=tolerance) for number in wanted)
         )
 
     return against(completions, records, field, right)
@@ -72,8 +73,8 @@ def number_of(text: str) -> float | None:
     for separator in ("{,}", "\\,"):
         text = text.replace(separator, ",")
     inside = boxed(text)
-    _, marked, behind = text.rpartition("####")
-    for part, which in ((inside, -1), (behind if marked else None, 0), (text, -1)):
+    _, marked, after = text.rpartition("####")
+    for part, which in ((inside, -1), (after if marked else None, 0), (text, -1)):
         if part is not None and (numbers := NUMBER.findall(part)):
             number = float(numbers[which].replace(",", "").replace("\u2212", "-"))
             return number if math.isfinite(number) else None
@@ -117,8 +118,8 @@ def _is_formed(text: str, names: Sequence[str]) -> bool:
         return False
     rest = text.strip()
     for name in names:
-        inside, _, behind = rest.removeprefix(f"<{name}>").partition(f"</{name}>")
+        inside, _, after = rest.removeprefix(f"<{name}>").partition(f"</{name}>")
         if not rest.startswith(f"<{name}>") or not inside.strip():
             return False
-        rest = behind.lstrip()
+        rest = after.lstrip()
     return not rest

@@ -1,1 +1,1 @@
-"""What plugins and core hand to each other, and the arithmetic on it."""
+"""The values that plugins and the core exchange, and the arithmetic on them."""

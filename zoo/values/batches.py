@@ -1,6 +1,6 @@
-"""The batch of each data kind, with the fields that it has: what a hook of an algorithm of that kind is handed.
+"""The batch of each data kind, with its fields: hooks of an algorithm of that kind get it.
 
-A plugin that adds fields in `collate` or `rollout` says so in a class of its own, for type checkers and readers:
+A plugin that adds fields in `collate` or `rollout` declares them in a class of its own, for type checkers and readers:
 
     class Experience(Batch):
         answers: Answers
@@ -18,7 +18,7 @@ from zoo.values.types import Answers, Batch
 
 
 class DemonstrationBatch(Batch):
-    """Prompts with a good answer to each."""
+    """Prompts, each with a good answer."""
 
     completion: Answers
 
@@ -30,14 +30,14 @@ class TextBatch(Batch):
 
 
 class FeedbackBatch(Batch):
-    """Answers with a label each. label: bool [B], whether the answer is good."""
+    """Answers with labels. label: bool [B], whether the answer is good."""
 
     completion: Answers
     label: Tensor
 
 
 class PreferenceBatch(Batch):
-    """Pairs of answers. margin, p_chosen: float32 [B], None where the data has none; NaN where a row has none."""
+    """Pairs of answers. margin, p_chosen: float32 [B], None if the data has none; NaN if a row has none."""
 
     optional: ClassVar[tuple[str, ...]] = ("margin", "p_chosen")
     chosen: Answers
@@ -47,14 +47,14 @@ class PreferenceBatch(Batch):
 
 
 class RankingBatch(Batch):
-    """Several answers to each prompt. completions: an `Answers` for each of B prompts; ranks: theirs, 1 is the best."""
+    """Several answers to each prompt. completions: an `Answers` for each of B prompts; ranks: theirs, 1 is best."""
 
     completions: list[Answers]
     ranks: list[list[float]]
 
 
 class StepwiseBatch(Batch):
-    """Solutions in steps. step_ends: the last token of each step, as positions in the completion; labels: of each."""
+    """Solutions in steps. step_ends: positions of each step's last token in the completion; labels: of each step."""
 
     completion: Answers
     step_ends: list[list[int]]
@@ -64,7 +64,7 @@ class StepwiseBatch(Batch):
 _CLASSES: tuple[type[Batch], ...] = (
     PreferenceBatch, RankingBatch, StepwiseBatch, FeedbackBatch, DemonstrationBatch,
 )  # fmt: skip
-"""Those with more fields first."""
+"""Classes with more fields first."""
 
 
 def batch_of(fields: Mapping[str, Any]) -> Batch:

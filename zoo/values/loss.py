@@ -1,7 +1,7 @@
-"""What a `loss` hook returns: numerators with their weights, and the sums that metrics become.
+"""What a `loss` hook returns: numerators with their weights, and the sums for metrics.
 
-The mean is the core's to take, over every micro-batch and process of an optimizer step, so that a result does not
-depend on how the step was cut.
+The core takes the mean over every micro-batch and process of an optimizer step, so that a result does not depend on
+how the step was split.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Metric = Tensor | tuple[Tensor, Tensor]
 Measured = Mapping[str, Tensor | float | tuple[Tensor | float, Tensor | float]]
 """What a hook `measure` returns: a sum with its count, or a sum, by name."""
 LARGEST = "_max"
-"""What the name of a metric ends with that is no mean, but the largest value of the step that has a weight."""
+"""The ending of a metric's name if it is not a mean, but the largest value of the step with a nonzero weight."""
 
 
 @dataclass
@@ -26,9 +26,9 @@ class Loss:
 
     values: any shape with an example in each row; weights: the same shape. The step's loss is
     Σ values·weights / Σ weights, both sums over every micro-batch and process. trains: the roles whose weights this
-    step moves, None for all that are trained; the others, their momentum included, stay as they are. It is the same in
-    all micro-batches of a step. The weights of a critic that is a head are the head's alone: what it tells the policy's
-    weights below it counts as the policy's gradient.
+    step updates, None for all trained roles; other roles, including their momentum, do not change. It must be the same
+    in all micro-batches of a step. If the critic is a head, its weights are only the head's; its gradient for the
+    policy's weights below it counts as the policy's.
     """
 
     values: Tensor
@@ -67,7 +67,7 @@ class Loss:
         values: Tensor, weights: Tensor, metrics: Mapping[str, Metric] | None = None, *,
         trains: Sequence[str] | None = None,
     ) -> Loss:  # fmt: skip
-        """Weighted mean; values and weights of one shape."""
+        """Weighted mean; values and weights have the same shape."""
         if values.shape != weights.shape:
             raise ValueError(f"values {tuple(values.shape)} and weights {tuple(weights.shape)} differ in shape.")
         return Loss(values, weights.detach().to(values.dtype), dict(metrics or {}), _roles(trains))
@@ -81,20 +81,20 @@ class Loss:
         return self.weights.sum()
 
     def mean(self) -> Tensor:
-        """The loss as if this were the whole step: what formula tests look at."""
+        """The loss if this were the whole step, for tests of formulas."""
         return self.numerator / self.denominator.clamp(min=torch.finfo(self.weights.dtype).tiny)
 
 
 def _roles(trains: Sequence[str] | None) -> tuple[str, ...] | None:
     if isinstance(trains, str):
-        raise ValueError(f"trains takes the names of roles, write trains=({trains!r},).")
+        raise ValueError(f"trains takes a tuple of role names: write trains=({trains!r},).")
     return None if trains is None else tuple(trains)
 
 
 def metric_sums(metrics: Mapping[str, Metric]) -> dict[str, tuple[Tensor, Tensor]]:
     """Weighted sum and weight of every metric, float64 scalars; NaN entries are missing, not zero.
 
-    Of a metric whose name ends in `_max`: its largest value and 1, or 0 and 0 where nothing counts.
+    For a metric whose name ends in `_max`: its largest value and 1, or 0 and 0 if nothing counts.
     """
     sums = {}
     for name, metric in metrics.items():
@@ -107,6 +107,6 @@ def metric_sums(metrics: Mapping[str, Metric]) -> dict[str, tuple[Tensor, Tensor
             counted = values[weights > 0]
             sums[name] = (counted.max(), values.new_ones(())) if len(counted) else (values.new_zeros(()),) * 2
             continue
-        # Infinity is a result and stays one, except where nothing counts it.
+        # Infinity is a result and is kept, unless its weight is 0.
         sums[name] = (torch.where(weights == 0, 0.0, values * weights).sum(), weights.sum())
     return sums

@@ -1,4 +1,4 @@
-"""Records: what `prepare` and `finish` are handed, read by number, by column, or one after the other."""
+"""Records, which `prepare` and `finish` get: read by index, by column, or one after another."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Record = dict[str, Any]
 
 
 class Records(ABC, Sequence[Record]):
-    """Encoded records in their order. They need not all be in memory: read columns or iterate, do not keep them."""
+    """Encoded records in order. They need not all be in memory: read columns or iterate, but do not keep them."""
 
     @overload
     def __getitem__(self, index: int) -> Record: ...
@@ -21,34 +21,34 @@ class Records(ABC, Sequence[Record]):
     def __getitem__(self, index: slice) -> Records: ...
     @abstractmethod
     def __getitem__(self, index: int | slice) -> Record | Records:
-        """A record, or some of them."""
+        """A record, or a slice of the records."""
 
     @abstractmethod
     def column(self, name: str) -> numpy.ndarray[Any, Any]:
         """One number, truth value or short text of each record, without reading the rest of it, [N].
 
-        Truth values are bool, numbers float64 with NaN where a record has none, texts objects with None there. Where no
-        record has the field all are NaN.
+        Truth values are bool; numbers are float64, with NaN if a record has none; texts are objects, with None if a
+        record has none. If no record has the field, all values are NaN.
         """
 
     @abstractmethod
     def map(self, function: Callable[[Record], Record]) -> Records:
-        """What the function makes of each record, in their order."""
+        """The results of the function for each record, in order."""
 
     @abstractmethod
     def filter(self, function: Callable[[Record], bool]) -> Records:
-        """The records that the function is true of."""
+        """The records for which the function is true."""
 
 
 class ListedRecords(Records):
-    """Records that are in memory."""
+    """Records in memory."""
 
     def __init__(self, records: Iterable[Record]):
         self._records = list(records)
 
     @classmethod
     def of(cls, records: Iterable[Record]) -> Self:
-        """The records themselves, or those that an iterable gives."""
+        """The records themselves if they are `Records`, else those of the iterable in memory."""
         return records if isinstance(records, cls) else cls(records)
 
     def __len__(self) -> int:

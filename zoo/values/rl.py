@@ -1,7 +1,7 @@
-"""What algorithms that learn from rewards share: KL estimates, whitening, the clipped surrogate, a critic's targets.
+"""Shared functions of algorithms that learn from rewards: KL estimates, whitening, clipped surrogate, critic targets.
 
-Pure functions. Those of a loss take no mean over tokens, because that belongs to the whole optimizer step; those of a
-rollout see all of it.
+They are pure functions. Those for a loss take no mean over tokens, because the mean is over the whole optimizer step;
+those for a rollout see the whole rollout.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 LARGEST_EXPONENT = 20.0
-"""A token whose log-ratio lies beyond has no gradient there any more, instead of an infinite one."""
+"""Log-ratios are clamped to this, so that a token beyond it has no gradient instead of an infinite one."""
 
 
 def kl_estimate(logps: Tensor, reference: Tensor, kind: Literal["k1", "k2", "k3"] = "k1") -> Tensor:
-    """Estimates of KL(π ‖ π_ref) from tokens that π drew, of the shape of `logps` (Schulman, "Approximating KL").
+    """Estimates of KL(π ‖ π_ref) from tokens sampled from π, of the shape of `logps` (Schulman, "Approximating KL").
 
-    With d = log π − log π_ref: k1 = d, without bias but noisy; k2 = d²/2; k3 = e^(−d) − 1 + d, without bias and never
-    below 0. As a term of a loss they pull otherwise than their names say: k1 has no gradient in expectation, k2 that of
-    KL(π ‖ π_ref), k3 that of KL(π_ref ‖ π). As a part of the reward k1 is the right one.
+    With d = log π − log π_ref: k1 = d, unbiased but noisy; k2 = d²/2; k3 = e^(−d) − 1 + d, unbiased and never negative.
+    As a term of a loss, their expected gradients differ from that of their value: k1 has none, k2 has that of
+    KL(π ‖ π_ref), and k3 that of KL(π_ref ‖ π). As a part of the reward, k1 is the right one.
     """
     difference = logps - reference
     if kind == "k1":
@@ -31,27 +31,27 @@ def kl_estimate(logps: Tensor, reference: Tensor, kind: Literal["k1", "k2", "k3"
 
 
 def whiten(values: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
-    """Values under the mask with mean 0 and the deviation 1 of a population, 0 elsewhere; any one shape.
+    """Values under the mask with mean 0 and population standard deviation 1, 0 elsewhere; both of any one shape.
 
-    Statistics are float64, and equal values become exactly 0. shift_mean=False: their mean stays what it was.
+    Statistics are float64, and equal values become exactly 0. shift_mean=False: keep their mean.
     """
     mask = mask.bool()
-    known = values.detach()[mask].double()
-    if len(known) == 0:
+    masked = values.detach()[mask].double()
+    if len(masked) == 0:
         return torch.zeros_like(values)
-    mean, scale = known.mean(), (known.var(correction=0) + 1e-8).rsqrt()
-    # Of equal numbers the rounded mean is another one, and the scale 10⁴.
-    centred = (values.double() - mean) * (scale if known.max() > known.min() else 0.0)
+    mean, scale = masked.mean(), (masked.var(correction=0) + 1e-8).rsqrt()
+    # The mean of equal numbers may differ from them by rounding, and the scale would be 10⁴.
+    centred = (values.double() - mean) * (scale if masked.max() > masked.min() else 0.0)
     return torch.where(mask, centred if shift_mean else centred + mean, 0.0).to(values.dtype)
 
 
 class Surrogate(NamedTuple):
-    """The clipped policy loss of every token, and what the clip did; all [B, T]."""
+    """The clipped policy loss of every token, and the effect of the clip; all [B, T]."""
 
     loss: Tensor
     ratio: Tensor
     clipped_low: Tensor
-    """Whether the ratio lies below the clip, and the advantage is one that would push it further."""
+    """Whether the ratio is below the clip range and the advantage would push it further down."""
     clipped_high: Tensor
 
 
@@ -60,8 +60,8 @@ def clipped_surrogate(
 ) -> Surrogate:
     """max(−A ρ, −A clip(ρ, 1 − low, 1 + high)), ρ = exp(log_ratio) (arXiv:1707.06347, equation 7).
 
-    dual: where A < 0 the loss is at most −dual·A, dual > 1, without which a token with a large ratio has an unbounded
-    one (arXiv:1912.09729, equation 5).
+    dual: for A < 0 the loss is at most −dual·A, with dual > 1; without it, the loss of a token with a large ratio is
+    unbounded (arXiv:1912.09729, equation 5).
     """
     ratio = log_ratio.clamp(max=LARGEST_EXPONENT).exp()
     loss = torch.maximum(-advantage * ratio, -advantage * ratio.clamp(1 - low, 1 + high))
@@ -73,10 +73,10 @@ def clipped_surrogate(
 def sequence_log_ratio(
     log_ratio: Tensor, mask: Tensor, kind: Literal["token", "sequence", "sequence_token", "sequence_sum"]
 ) -> Tensor:
-    """log ρ of each token as it is, or that of its whole answer, [B, T]; log_ratio is 0 where the mask is not.
+    """log ρ of each token, or that of its whole answer, [B, T]; log_ratio must be 0 where the mask is False.
 
-    sequence: of the geometric mean of the tokens' ratios (arXiv:2507.18071, equation 7); sequence_token: the same
-    number with the gradient of the token's own (equation 14); sequence_sum: of their product.
+    sequence: log of the geometric mean of the tokens' ratios (arXiv:2507.18071, equation 7); sequence_token: the same
+    value with the gradient of the token's own ratio (equation 14); sequence_sum: log of their product.
     """
     if kind == "token":
         return log_ratio
@@ -91,8 +91,8 @@ def sequence_log_ratio(
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, gae_lambda: float) -> tuple[Tensor, Tensor]:
     """Generalized advantage estimates (arXiv:1506.02438) and returns, all [B, T].
 
-    A_t = δ_t + γλ A_{t+1} with δ_t = r_t + γ V_{t+1} − V_t, and A + V. V past the end is 0. Tokens that do not count
-    are skipped: the next state is that of the next one that does.
+    A_t = δ_t + γλ A_{t+1} with δ_t = r_t + γ V_{t+1} − V_t, and A + V. V past the end is 0. Tokens outside the mask
+    are skipped: the next state is that of the next token in the mask.
     """
     advantages = torch.zeros_like(values)
     following, value = torch.zeros_like(values[:, 0]), torch.zeros_like(values[:, 0])
@@ -109,22 +109,22 @@ def clipped_value_loss(values: Tensor, old: Tensor, returns: Tensor, clip: float
     plain = (values - returns) ** 2 / 2
     if not clip:
         return plain, torch.zeros_like(plain, dtype=torch.bool)
-    # What is within the clip stays as it is: old + (V − old) would be V but for rounding, and seem to be held.
+    # Values within the clip stay unchanged: old + (V − old) would differ from V by rounding and count as clipped.
     beyond = (values - old).abs() > clip
     held = (torch.where(beyond, old + (values - old).clamp(-clip, clip), values) - returns) ** 2 / 2
     return torch.maximum(plain, held), held > plain
 
 
 def to_go(values: Tensor) -> Tensor:
-    """What is still to come at each place of the last axis, itself included: Σ_{s ≥ t} v_s."""
+    """The sum from each place of the last axis to its end: Σ_{s ≥ t} v_s."""
     return values.flip(-1).cumsum(-1).flip(-1)
 
 
 def variance(values: Tensor, mask: Tensor) -> Tensor:
-    """Of a population over what is under the mask, float64; NaN where that is nothing."""
+    """The population variance of the values under the mask, float64; NaN if the mask is empty."""
     return values[mask].double().var(correction=0) if mask.any() else torch.tensor(torch.nan)
 
 
 def explained_variance(returns: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-    """1 − Var(R − V)/Var(R): 1 for a critic that knows the returns, 0 for one that says the same everywhere."""
+    """1 − Var(R − V)/Var(R): 1 for a critic that knows the returns, 0 for a constant critic."""
     return 1 - variance(returns - values, mask) / variance(returns, mask)

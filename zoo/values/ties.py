@@ -1,7 +1,7 @@
-"""How a comparison of two scores counts: 1 for one that is won, 0 for one that is lost, ½ for a tie.
+"""How a comparison of two scores counts: 1 if it is won, 0 if it is lost, ½ for a tie.
 
-Scores that differ by rounding are a tie: which of them is higher would change with the row layout and the cut of a
-step. Every accuracy here is counted so: of pairs in training, in evaluations and in comparisons.
+Scores that differ only by rounding are a tie: which one is higher would change with the row layout and with how a step
+is split. Every accuracy is counted in this way: of pairs in training, in evaluations and in comparisons.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TIE = 1e-4
-"""Differences up to this are rounding, in nats: what float32 adds to a log-probability of some hundred tokens."""
+"""Differences up to this, in nats, are rounding: the error of float32 in a log-probability of some hundred tokens."""
 
 
 def won(margin: float) -> float:
-    """1 for a margin above 0, 0 for one below, ½ for one of rounding."""
+    """1 for a margin above 0, 0 for a margin below 0, ½ for a margin within rounding."""
     return 0.5 if abs(margin) <= TIE else float(margin > 0)
 
 
 def wins(margins: Tensor, scale: float = 1.0) -> Tensor:
-    """The same of each margin, float32 of any shape; NaN where it is missing. scale: what a nat is in it, such as β."""
+    """The same for each margin, float32 of any shape; NaN where missing. scale: the size of a nat in it, such as β."""
     margins = margins.detach().float()
     return (margins > 0).float().where(margins.abs() > TIE * scale, 0.5).where(~margins.isnan(), float("nan"))

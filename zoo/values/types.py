@@ -1,8 +1,8 @@
-"""The values that plugins and the core hand to each other.
+"""The values that plugins and the core exchange.
 
-`Answer` and `Answers` are token ids, `TokenLogps` what a model says of them, `Batch` a named bag of them, `Loss`
-(in a module of its own) numerators and denominators. A batch can be cut and put in another order along the first
-axis, so that the core may split, shuffle and shard it without asking the plugin.
+`Answer` and `Answers` are token ids, `TokenLogps` are their log-probabilities, `Batch` is a set of named fields, and
+`Loss` (in another module) has numerators and denominators. A batch can be split and reordered along its first axis,
+so the core can split, shuffle and shard it without the plugin.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Answer:
-    """One tokenised answer. Ids are kept as they came: nothing is ever re-tokenised.
+    """One tokenised answer. Ids are never changed: nothing is re-tokenised.
 
     prompt: int64 [P]; completion: int64 [C], end-of-turn token included when the answer ended;
-    mask: bool [C], the completion tokens that count; ended: the end-of-turn token is there;
-    cut: tokens were removed to fit a length; behaviour: float32 [C], log-probs under the weights that wrote it;
-    correction: float32 [C], weights for answers of an engine that draws from slightly other log-probs;
-    row: number of the data row that the prompt is from, by which a reward finds what it reads.
+    mask: bool [C], the completion tokens that count; ended: whether it has its end-of-turn token;
+    cut: whether tokens were removed to fit a length; behaviour: float32 [C], log-probs under the weights that wrote it;
+    correction: float32 [C], importance weights for answers of an engine with slightly different log-probs;
+    row: number of the data row of the prompt, by which a reward finds its columns.
     """
 
     prompt: Tensor
@@ -116,12 +116,12 @@ class Answers(Sequence[Answer]):
 
     @property
     def behaviour(self) -> Tensor:
-        """Log-probs under the weights that wrote them, float32 [B, T], zero past the end of an answer."""
+        """Log-probs under the weights that wrote the answers, float32 [B, T], zero past the end of an answer."""
         return pad([_required_behaviour(answer) for answer in self._answers], 0.0)
 
     @property
     def correction(self) -> Tensor:
-        """What the loss of each token is to be multiplied by, float32 [B, T]; 1 but for a foreign engine's answers."""
+        """The weight for the loss of each token, float32 [B, T]; 1 except for answers of a remote engine."""
         return pad([_correction(answer) for answer in self._answers], 1.0)
 
     @property
@@ -133,7 +133,7 @@ class Answers(Sequence[Answer]):
 def _required_behaviour(answer: Answer) -> Tensor:
     if answer.behaviour is None:
         raise ZooError(
-            "These answers carry no log-probs of a sampler.", "Only answers from models.policy.generate have them."
+            "These answers have no log-probs of a sampler.", "Only answers from models.policy.generate have them."
         )
     return answer.behaviour
 
@@ -154,8 +154,8 @@ def pad(rows: Sequence[Tensor], value: float | bool) -> Tensor:
 class TokenLogps:
     """Log-probabilities of the completion tokens of B answers.
 
-    per_token: float32 [B, T], zero where mask is False; mask: bool [B, T]. entropy and likeliest are there where they
-    were computed: entropy on request, both of them not for scores that come from a cache.
+    per_token: float32 [B, T], zero where mask is False; mask: bool [B, T]. entropy is computed on
+    request; neither it nor likeliest is known for scores that come from a cache.
     """
 
     def __init__(self, per_token: Tensor, mask: Tensor, entropy: Tensor | None = None, likeliest: Tensor | None = None):
@@ -204,14 +204,14 @@ class StepScores:
 class Ragged:
     """Numbers for every completion token of B answers, as a field of a `Batch`.
 
-    `Ragged(values, answers)`, values [B, T]. A batch that holds it gives a tensor [B, T], zero past the end of an
-    answer and as wide as the longest of the answers that are still in the batch, like `Answers.mask`.
+    `Ragged(values, answers)`, values [B, T]. As a field of a batch it gives a tensor [B, T], zero past the end of an
+    answer and as wide as the longest answer that is still in the batch, like `Answers.mask`.
     """
 
     def __init__(self, values: Sequence[Tensor] | Tensor, answers: Answers | None = None):
         lengths = [len(row) for row in values] if answers is None else [len(a.completion) for a in answers]
         if len(values) != len(lengths):
-            raise ValueError(f"{len(values)} rows of numbers are given for {len(lengths)} answers.")
+            raise ValueError(f"There are {len(values)} rows of numbers for {len(lengths)} answers.")
         self.rows = [row[:length].detach() for row, length in zip(values, lengths, strict=True)]
 
     def __len__(self) -> int:
@@ -229,11 +229,11 @@ class Ragged:
 
 
 class Batch(Mapping[str, Any]):
-    """A named bag with a length: `Batch(chosen=Answers, rejected=Answers, margin=tensor)`.
+    """Named fields of one length: `Batch(chosen=Answers, rejected=Answers, margin=tensor)`.
 
     Every field has the batch on its first axis: a tensor, `Answers`, `Ragged`, a list, or a `Batch`. `measured` holds
-    what the algorithm's `measure` hook found over the whole optimizer step; `on_policy` says that the policy still has
-    the weights which wrote the answers, so that its log-probs are the old ones. optional: fields that are None where
+    the results of the algorithm's `measure` hook over the whole optimizer step; `on_policy` says that the policy still
+    has the weights which wrote the answers, so that its log-probs are the old ones. optional: fields that are None if
     the data does not have them.
     """
 
@@ -244,14 +244,14 @@ class Batch(Mapping[str, Any]):
             raise ValueError("A Batch needs at least one field.")
         lengths = {name: len(value) for name, value in values.items()}
         if len(set(lengths.values())) != 1:
-            raise ValueError(f"All fields of a Batch must have one length, got {lengths}.")
+            raise ValueError(f"All fields of a Batch must have the same length, got {lengths}.")
         self._values = values
         self.measured: dict[str, Tensor] = {}
         self.on_policy = False
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
-            # Also what copying asks for before there are any values.
+            # Copying also asks for attributes, before there are any values.
             raise AttributeError(name)
         if name not in self._values:
             if name in self.optional:
@@ -272,13 +272,13 @@ class Batch(Mapping[str, Any]):
         return len(next(iter(self._values.values())))
 
     def numbers(self, name: str, like: Tensor, default: float) -> Tensor:
-        """Field `name`, a number that examples may lack, in the type of `like` [B]; `default` where it is not there."""
+        """Field `name`, a number that examples may lack, in the type of `like` [B]; `default` where it is missing."""
         if name not in self._values:
             return torch.full_like(like, default)
         return self._values[name].to(like).nan_to_num(default)
 
     def select(self, indices: Sequence[int]) -> Self:
-        """The rows at `indices`, in that order; what is known of the whole step goes along."""
+        """The rows at `indices`, in that order; facts about the whole step are kept."""
         chosen = type(self)(**{name: _select(value, indices) for name, value in self._values.items()})
         chosen.measured, chosen.on_policy = self.measured, self.on_policy
         return chosen
@@ -291,7 +291,7 @@ class Batch(Mapping[str, Any]):
 
     @property
     def fields(self) -> Mapping[str, Any]:
-        """The fields as they are kept, `Ragged` ones not padded."""
+        """The stored fields; `Ragged` fields are not padded."""
         return self._values
 
 
@@ -304,7 +304,7 @@ def _select(value: Any, indices: Sequence[int]) -> Any:
 
 
 def missing_role(role: str, declared: Sequence[str]) -> ZooError:
-    """The error for touching a role that the algorithm did not declare."""
+    """The error for using a role that the algorithm did not declare."""
     return ZooError(
         f"The algorithm uses the role '{role}' but declares needs = {tuple(declared)}.{nearest(role, declared)}",
         f'Add "{role}" to its needs.',

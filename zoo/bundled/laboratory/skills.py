@@ -1,4 +1,4 @@
-"""Two skills in one model: answers of the gold world, and saying words backwards, which no reward rewards.
+"""Two skills in one model: answers of the gold world, and saying words backwards, for which there is no reward.
 
     river                               was calm and the old horse felt bitter      as in `gold`
     backwards river old kind a so       so a kind old river                          right or wrong

@@ -210,7 +210,7 @@ def _changed(rule: Rule, options: Mapping[str, str]) -> Rule:
         raise ZooError(f"The rule '{rule.name}' has no limit.", f"Give one, for example {rule.name}(most=100).")
     if least is not None and most is not None and least > most:
         raise ZooError(
-            f"The rule '{rule.name}' wants at least {least:g} and at most {most:g}.",
+            f"The rule '{rule.name}' has the limits least={least:g} and most={most:g}, which no text can meet.",
             f"Give only one of them: {rule.name}(least={least:g}, most=none).",
         )
     return replace(rule, limits=limits)
