@@ -277,7 +277,8 @@ def test_on_a_real_model_the_first_loss_is_log_two_and_its_gradient_pulls_the_an
     import copy
 
     from zoo.api import Answer, Answers, Batch
-    from zoo.models.roles import Models, Policy, Reference
+    from zoo.models.reference import Reference
+    from zoo.models.roles import Models, Policy
 
     frozen = copy.deepcopy(tiny_model)
     models = Models(policy=Policy(tiny_model, "shared"), reference=Reference(lambda: frozen, "shared", None))

@@ -24,7 +24,7 @@ from zoo.contract import registry
 from zoo.contract.hookspecs import hookimpl
 from zoo.errors import TrainingStopped, ZooError
 from zoo.evals import Eval, Score
-from zoo.models.roles import Reference
+from zoo.models.reference import Reference
 from zoo.runs import Run, find_run
 
 EXACT = {"save_every": 2, "lr": 1e-3, "schedule": "cosine", "epochs": 2}

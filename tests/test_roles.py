@@ -7,8 +7,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from zoo.errors import ZooError
+from zoo.models.reference import Reference
 from zoo.models.reference_cache import ReferenceCache
-from zoo.models.roles import Models, Policy, Reference
+from zoo.models.roles import Models, Policy
 from zoo.models.snapshot import Snapshot
 from zoo.values.answers import answers_in
 from zoo.values.types import Answer, Answers, Batch
@@ -21,17 +22,17 @@ class Counting:
     """A model loader that counts how often it is asked, and how many answers were really scored."""
 
     def __init__(self, model, monkeypatch):
-        from zoo.models import roles
+        from zoo.models import reference
 
         self.model, self.loads, self.scored = model, 0, 0
-        original = roles.score_answers
+        original = reference.score_answers
 
         def score(model, answers, *rest, **options):
             self.scored += len(answers)
             assert not torch.is_grad_enabled()
             return original(model, answers, *rest, **options)
 
-        monkeypatch.setattr(roles, "score_answers", score)
+        monkeypatch.setattr(reference, "score_answers", score)
 
     def __call__(self):
         self.loads += 1

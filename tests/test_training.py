@@ -25,7 +25,7 @@ import zoo
 from zoo.contract import registry
 from zoo.contract.hookspecs import hookimpl
 from zoo.errors import PluginError, TrainingStopped, ZooError
-from zoo.models.roles import Reference
+from zoo.models.reference import Reference
 from zoo.options.strict_yaml import read_yaml
 from zoo.runs import find_run
 from zoo.training.record.callbacks import rises

@@ -20,7 +20,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 import zoo
 from zoo.data.loader import StepLoader
 from zoo.models.default import default_model
-from zoo.models.roles import Reference
+from zoo.models.reference import Reference
 from zoo.training.step.module import PostTraining
 from zoo.values.answers import answers_in
 

@@ -43,7 +43,7 @@ class Critic:
     """The model of state values, trained beside the policy.
 
     backbone: what gives the states, the role of the policy or a model of its own in rows of `layout`; head: what has
-    the trained `score`, that model or a `ValueHead`. micro_tokens: as of `zoo.models.roles.Scorer`.
+    the trained `score`, that model or a `ValueHead`. micro_tokens: as of `zoo.models.scorer.Scorer`.
     """
 
     micro_tokens: int | None = None

@@ -69,6 +69,8 @@ class Assembly:
         self.main = self.rank == 0
         self.online = algorithm.online()
         self.rewards: dict[str, Reward] = {}
+        self.loader: StepLoader
+        """Of the records: one item is an optimizer step, in an online run the prompts of a rollout."""
 
     def say(self, text: str) -> None:
         if self.main:
@@ -141,8 +143,8 @@ class Assembly:
             self._plan_rollouts(layout, temperature)
         else:
             collate = make_collate(self.plugins.hook, self.tokenizer, self.resolved.algorithm, core.max_length)
-            self.steps = make_loader(core, self.data, self.records, collate, self.rank, self.processes)
-        self.total_steps = online.steps_of(self.steps, core) if self.online else len(self.steps)
+            self.loader = make_loader(core, self.data, self.records, collate, self.rank, self.processes)
+        self.total_steps = online.steps_of(self.loader, core) if self.online else len(self.loader)
         self.micro_tokens = choose_micro_tokens(core, self.device, self.policy)
         self._say_plan(layout)
 
@@ -158,13 +160,13 @@ class Assembly:
                 alone, self.policy, self.source, layout, self.precision, self.say, temperature
             )  # fmt: skip
         self.rewards = online.make_rewards(core, self.plugins, self.device, self.say)
-        self.steps = online.make_prompts(self.records, core, self.rank, self.processes)
+        self.loader = online.make_prompts(self.records, core, self.rank, self.processes)
 
     def _say_plan(self, layout: str) -> None:
         core = self.core
         learners = torch.nn.ModuleList([self.policy, *([] if self.critic is None else [self.critic])])
         trained = sum(p.numel() for p in learners.parameters() if p.requires_grad)
-        prompts = len(self.steps.indices(0)) if self.online else 0
+        prompts = len(self.loader.indices(0)) if self.online else 0
         size = min(core.batch_size, prompts * core.answers_per_prompt) if prompts else core.batch_size
         self.say(
             f"Training {self.resolved.algo}: {len(self.records)} records, {self.total_steps} steps of {size} "
@@ -179,7 +181,7 @@ class Assembly:
 
     @property
     def critic(self) -> torch.nn.Module | None:
-        """What is trained of a critic."""
+        """The trained module of a critic."""
         return self.models.built("critic").head if "critic" in self.models else None
 
     @property
@@ -198,7 +200,7 @@ class Assembly:
     def make_rollouts(
         self, run: Run, timing: Timing, micro_tokens: Callable[[], int], notify: Callable[..., None]
     ) -> Rollouts | None:
-        """Of an online run; see `Rollouts`."""
+        """The rollouts of an online run; see `Rollouts` for the arguments."""
         if not self.online:
             return None
         return Rollouts(
@@ -208,13 +210,13 @@ class Assembly:
         )  # fmt: skip
 
     def make_loader(self, rollouts: Rollouts | None) -> StepLoader | Experience:
-        """One item is one optimizer step."""
-        return self.steps if rollouts is None else online.make_experience(self.steps, rollouts, self.core)
+        """The loader of optimizer steps."""
+        return self.loader if rollouts is None else online.make_experience(self.loader, rollouts, self.core)
 
     def make_module(
         self, rollouts: Rollouts | None, timing: Timing, before_training: Callable[[], None]
     ) -> PostTraining:
-        """The optimizer steps."""
+        """The Lightning module of the run."""
         return PostTraining(
             self.policy, self.models, self.plugins.hook, self.algorithm, self.resolved.algorithm, self.core,
             total_steps=self.total_steps, micro_tokens=self.micro_tokens, critic=self.critic, rollouts=rollouts,
@@ -249,7 +251,7 @@ class Assembly:
             )
 
     def _preparing(self, models: Any) -> contextlib.AbstractContextManager[None]:
-        """What the policy writes in `prepare` is kept for a resume."""
+        """Cache what the policy writes in `prepare`: a resumed run need not write it again."""
         writer = getattr(models.built("policy"), "writer", None)
         if writer is None:
             return contextlib.nullcontext()

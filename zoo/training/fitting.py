@@ -18,7 +18,7 @@ from zoo.options.checks import names_in
 from zoo.processes import gathered
 from zoo.runs import Run
 from zoo.training.assembly import RUN_FOLDER, Assembly
-from zoo.training.online import validation
+from zoo.training.online import validation as online_validation
 from zoo.training.record import report
 from zoo.training.record.callbacks import Recorder
 from zoo.training.record.checkpoints import FolderCheckpoints, newest_good
@@ -57,7 +57,7 @@ class Fitting:
                 assembly.say(
                     f"Resuming from {checkpoint.name}." if checkpoint else "No checkpoint yet: starting again."
                 )
-            with self._others_begin():
+            with self._environment_of_others():
                 try:
                     trainer.fit(module, self.loader, ckpt_path=checkpoint)
                 except BaseException:
@@ -67,8 +67,8 @@ class Fitting:
         return self.signals.number or 0
 
     @contextlib.contextmanager
-    def _others_begin(self) -> Iterator[None]:
-        """Undo what Lightning writes into the environment for the processes that it starts."""
+    def _environment_of_others(self) -> Iterator[None]:
+        """Name the run to the processes that Lightning starts; then the environment is as it was."""
         before = dict(os.environ)
         if self.assembly.main:
             os.environ[RUN_FOLDER] = str(self.run.path)
@@ -105,7 +105,7 @@ class Fitting:
         module, rollouts = self.module, self.rollouts
         if rollouts is not None:
             prompts = self.assembly.held_out
-            return (lambda: validation.validate(rollouts, prompts, module.steps_done)) if prompts else None
+            return (lambda: online_validation.validate(rollouts, prompts, module.steps_done)) if prompts else None
         batches = self._held_out_batches()
         return (lambda: self._validate(batches())) if batches else None
 

@@ -20,8 +20,9 @@ from zoo.libraries.wrappers import is_adapted
 from zoo.models.critic import Critic, ValueHead
 from zoo.models.names import Source
 from zoo.models.precision import round_frozen
+from zoo.models.reference import Reference
 from zoo.models.reference_cache import ReferenceCache, architecture, fingerprint
-from zoo.models.roles import Models, Policy, Reference
+from zoo.models.roles import Models, Policy
 from zoo.models.scalar import ScalarPolicy, is_scorer
 from zoo.models.start import load_policy, require_same_tokens, resolve_start
 from zoo.options.config import Resolved, TrainConfig

@@ -18,7 +18,8 @@ from torch import Tensor
 from zoo.errors import PluginError, ZooError
 from zoo.evals.kept_scores import write_samples
 from zoo.models.precision import autocast
-from zoo.models.roles import Models, Reference
+from zoo.models.reference import Reference
+from zoo.models.roles import Models
 from zoo.models.snapshot import Snapshot, evaluating
 from zoo.processes import my_place
 from zoo.randomness import seeded
