@@ -32,7 +32,12 @@ class Scorer:
     ) -> TokenLogps: ...
     @overload
     def logps(
-        self, first: Answers, second: Answers, /, *more: Answers, temperature: float | None = None,
+        self, first: Answers, second: Answers, /, *, temperature: float | None = None, entropy: bool = False,
+        noise: float = 0.0,
+    ) -> tuple[TokenLogps, TokenLogps]: ...  # fmt: skip
+    @overload
+    def logps(
+        self, first: Answers, second: Answers, third: Answers, /, *more: Answers, temperature: float | None = None,
         entropy: bool = False, noise: float = 0.0,
     ) -> tuple[TokenLogps, ...]: ...  # fmt: skip
     def logps(
