@@ -108,8 +108,7 @@ def test_the_data_set_is_all_revisions_and_the_share_of_helpful_answers(vectors)
     prompts, rounds = 3, given["n_revisions"]
     author = Author(["a"] * prompts, *[[f"{k} {i}" for i in range(prompts)] for k in range(2 * rounds)])
     _, trained = MATHS["chains"](records(prompts), drawn(["privacy"] * rounds, prompts), author)
-    assert len(trained) == prompts * rounds
-    assert expected["n_harmless_examples"] == given["n_red_team_prompts"] * rounds
+    assert len(trained) / prompts == expected["n_harmless_examples"] / given["n_red_team_prompts"]
     share = expected["n_helpful_examples"] / expected["n_total"]
     assert MATHS["helpful_count"](expected["n_harmless_examples"], share) == expected["n_helpful_examples"]
     assert options(Constitutional).helpful_share == pytest.approx(share, abs=0.001)
