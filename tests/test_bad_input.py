@@ -194,7 +194,8 @@ def test_a_role_that_does_not_exist_is_the_plugins_mistake(place):
         '    data = "demonstration"\n    needs = ("policy", "refrence")\n'
         "    def loss(self): ...\n"
     )
-    refused(*train(algo=plugin_file(place, body, "odd.py")), says=["role 'refrence', which there is not", "'reference'"])
+    algo = plugin_file(place, body, "odd.py")
+    refused(*train(algo=algo), says=["role 'refrence', which there is not", "'reference'"])
 
 
 def test_a_role_that_was_not_declared_is_the_plugins_mistake(place):
