@@ -10,7 +10,7 @@ import torch
 from formulas import backward, close, metric, options, tensor
 from test_online import KillAt
 from test_resume import assert_same, in_child, installed
-from tiny_runs import demonstrations, differences, run_command, trainer, write_rows
+from tiny_runs import demonstrations, differences, trainer, two_processes, write_rows
 
 import zoo
 from zoo.api import Answer, Sampling, load_constitution
@@ -264,9 +264,9 @@ def test_two_processes_give_what_one_gives(train, tmp_path, tiny_folder):
         "lr": 1e-3, "constitution": tmp_path / "principles.yaml", "helpful": tmp_path / "helpful.jsonl",
         "out": tmp_path / "two",
     }.items() for part in ("--" + name.replace("_", "-"), str(value))]  # fmt: skip
-    done = run_command("train", "--algo", "constitutional", *flags, cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "Refused or evaded" in done.stdout
+    first, second = two_processes("train", "--algo", "constitutional", *flags, cwd=tmp_path)
+    assert first.returncode == second.returncode == 0, first.stdout + first.stderr + second.stdout + second.stderr
+    assert "Refused or evaded" in first.stdout
     (path,) = (tmp_path / "two").iterdir()
     assert steps_of(Run(path)) == steps_of(single)
     assert differences(single, Run(path)) < 1e-5
