@@ -16,7 +16,7 @@ from zoo.models.parts import logps_in_parts
 from zoo.models.reference_cache import ReferenceCache, answer_key
 from zoo.models.scoring import States, balance_of, predicting_states, score_answers, split
 from zoo.models.snapshot import Snapshot
-from zoo.values.types import Answer, Answers, TokenLogps, missing_role
+from zoo.values.types import Answer, Answers, Batch, TokenLogps, missing_role
 
 
 class Scorer:
@@ -290,7 +290,8 @@ class Models:
 def answers_in(batch: Any) -> list[Answer]:
     """Every answer that stands in a batch, in whichever field, alone or in a list of several to one prompt."""
     found: list[Answer] = []
-    for name in batch:
-        for one in batch[name] if isinstance(batch[name], (list, Answers)) else ():
+    # As they are kept: what is asked of a batch itself comes padded.
+    for value in (batch.fields if isinstance(batch, Batch) else batch).values():
+        for one in value if isinstance(value, (list, Answers)) else ():
             found += [one] if isinstance(one, Answer) else list(one) if isinstance(one, Answers) else []
     return found
