@@ -264,7 +264,7 @@ def known_flags():
     for entry in registry.algorithms():
         options = options_of(registry.load_algorithm(entry.full_name)[1].Config)
         flags |= {flag for option in options for flag in (option.flag, f"--no-{option.flag[2:]}")}
-    for script in (ROOT / "benchmarks").glob("*.py"):
+    for script in [*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "tools").glob("*.py")]:
         flags |= set(re.findall(r'"(--[a-z-]+)"', script.read_text(encoding="utf-8")))
     return flags | OTHERS | {"--help", "--version", "--margin", "--install-completion"}
 
@@ -297,7 +297,8 @@ OUTSIDE = {
     r"pip install .*(post-training-zoo|tensorboard|alpaca-eval)": "needs a network",
     r"pytest$": "test_tutorial.py, test_new_plugin.py and test_third_party.py run the tests of packages",
     r"python benchmarks/": "takes an hour, and another environment with a program to compare with",
-    r"python tools/": "reads the imports; test_imports.py measures them",
+    r"python tools/tree": "reads the imports; test_imports.py measures them",
+    r"python tools/mutations": "runs the tests a hundred times",
     r"python -m starter_set.build": "samples with the real model for 40 minutes",
     r"python -m zoo$": "zoo under another name; test_startup.py starts it",
     r"python -I -S": "how zoo starts Python itself",
