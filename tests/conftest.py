@@ -24,10 +24,48 @@ SEAM = {
 """Files that other versions of the libraries can break: what the marker `seam` stands for."""
 
 
+QUICK = {
+    # Formulas.
+    "test_sft", "test_lm", "test_dpo", "test_ipo", "test_cpo", "test_orpo", "test_simpo", "test_kto", "test_bco",
+    "test_rm", "test_prm", "test_ppo", "test_grpo", "test_rlaif", "test_online_dpo", "test_constitutional", "test_ties",
+    "test_sums", "test_gradients", "test_schedule", "test_eval_formulas", "test_expression", "test_sampling",
+    # Types and what computes them.
+    "test_types", "test_logps", "test_layout", "test_scoring", "test_attention", "test_contract_snapshot",
+    # Data.
+    "test_data_formats", "test_data_kinds", "test_data_load", "test_encode", "test_template", "test_tokens",
+    "test_loader", "test_held_out", "test_data_sources", "test_data_defaults", "test_curation", "test_reference_cache",
+    "test_instructions", "test_reward_checkers", "test_recipe_claims",
+    # Options and imports.
+    "test_options", "test_config", "test_spelling", "test_repeated_flags", "test_registry", "test_imports",
+    "test_mutations",
+}  # fmt: skip
+"""Files on formulas, types, data, options and imports: their tests that need no model in a folder, and so start no run,
+have the marker `quick`."""
+LONG = (
+    "test_conformance", "test_documented_commands", "test_online", "test_processes", "test_resume", "test_compare",
+    "test_new_plugin", "test_cli", "test_training", "test_reproduce", "test_startup", "test_packaging", "test_tutorial",
+)  # fmt: skip
+"""Files that take longest, in this order: they begin first, so that no process is left alone with one at the end."""
+SLOW_LIMIT = 3600
+"""Seconds for a test that is marked `slow`."""
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
+        slow = item.get_closest_marker("slow") is not None
         if item.path.stem in SEAM:
             item.add_marker("seam")
+        if item.path.stem in QUICK and not slow and "tiny_folder" not in item.fixturenames:
+            item.add_marker("quick")
+        if slow:
+            item.add_marker(pytest.mark.timeout(SLOW_LIMIT))
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
+def pytest_ignore_collect(collection_path, config):
+    """The quick tests alone are asked for: no other file need be imported."""
+    others = collection_path.stem.startswith("test_") and collection_path.stem not in QUICK
+    return True if others and config.option.markexpr == "quick" else None
 
 
 @pytest.fixture(scope="session", autouse=True)

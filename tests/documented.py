@@ -109,11 +109,13 @@ def of_help():
 
 
 def constants(file):
-    """The texts of a module that are whole: no docstrings, and no parts of one with something filled in."""
-    tree = ast.parse(file.read_text(encoding="utf-8"))
-    left_out = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    left_out |= {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
-    texts = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    """The texts of a module that are whole: no docstrings, and no parts of one with something filled in. None at all
+    where no text can hold a command."""
+    source = file.read_text(encoding="utf-8")
+    nodes = list(ast.walk(ast.parse(source))) if "zoo " in source else []
+    left_out = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    left_out |= {id(part) for node in nodes if isinstance(node, ast.JoinedStr) for part in node.values}
+    texts = [node for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
     return [node.value for node in texts if id(node) not in left_out]
 
 

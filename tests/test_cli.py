@@ -4,15 +4,13 @@ import json
 import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from recipe_mistakes import GOOD
 from safetensors.torch import load_file
-from tiny_runs import cli, command, data_for, run_command, trainer
+from tiny_runs import cli, data_for, on_terminal, run_command, trainer
 
 import zoo
 from zoo.options.strict_yaml import read_yaml
@@ -121,22 +119,6 @@ def test_examples_in_the_help_pages_are_options_that_exist():
 
 def test_the_version():
     assert good("--version").strip() == f"zoo {zoo.__version__}"
-
-
-# -- fast, and without torch ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("arguments", [["--help"], ["algos"], ["algos", "--json"], ["train", "--help"], ["runs"]])
-def test_help_and_listings_do_not_import_torch(arguments, tmp_path):
-    code = (
-        f"import sys; sys.argv = ['zoo', *{arguments!r}]\n"
-        "from zoo.cli.main import main\n"
-        "try:\n  main()\nexcept SystemExit as error:\n  assert not error.code, error.code\n"
-        "heavy = {'torch', 'lightning', 'transformers', 'datasets', 'numpy'} & set(sys.modules)\n"
-        "assert not heavy, heavy\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
 
 
 # -- training ------------------------------------------------------------------------------------------------------
@@ -423,28 +405,13 @@ def test_a_run_in_a_narrow_terminal_without_utf8(place):
 
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a pseudo-terminal")
-def test_a_run_in_a_real_terminal_shows_a_live_line(place):
-    import pty
-
-    leader, follower = pty.openpty()
-    started = command(
-        "train", "--model", "tiny", "--data", data_for("sft", place), "--max-steps", "2", "--eval-fraction", "0",
-        cwd=place, COLUMNS="100", TERM="xterm-256color",
-    )  # fmt: skip
-    process = subprocess.Popen(**started, stdin=follower, stdout=follower, stderr=follower)
-    os.close(follower)
-    text = b""
-    while True:
-        try:
-            chunk = os.read(leader, 65536)
-        except OSError:
-            break
-        if not chunk:
-            break
-        text += chunk
-    assert process.wait() == 0
-    shown = plain(text.decode(errors="replace"))
-    assert "training" in shown and "2/2" in shown and "sft-tiny-1: 2 steps" in shown
+def test_a_run_in_a_terminal_shows_a_live_line(place):
+    data = data_for("sft", place)
+    status, written = on_terminal(
+        "train", "--model", "tiny", "--data", data, "--max-steps", "2", "--eval-fraction", "0", width=100
+    )
+    shown = plain(written)
+    assert status == 0 and "training" in shown and "2/2" in shown and "sft-tiny-1: 2 steps" in shown
 
 
 # -- from Python ---------------------------------------------------------------------------------------------------

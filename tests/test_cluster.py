@@ -7,8 +7,9 @@ import subprocess
 import sys
 
 import pytest
+import tiny_runs
 from test_processes import OPTIONS, assert_equal, command_of, only_run
-from tiny_runs import command, trainer
+from tiny_runs import trainer
 
 from zoo.errors import ZooError
 from zoo.libraries.cluster import find_place
@@ -31,10 +32,7 @@ def slurm(rank, tasks=2, a_node=2):
 
 
 def torchrun(rank, size):
-    return {
-        "TORCHELASTIC_RUN_ID": "x", "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size),
-        "GROUP_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1",
-    }  # fmt: skip
+    return {**tiny_runs.torchrun(rank, size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
 
 
 def node(rank):
@@ -113,19 +111,6 @@ def free_port():
         return str(one.getsockname()[1])
 
 
-def start(arguments, cwd, **environment):
-    started = command(*arguments, cwd=cwd, ZOO_CACHE=str(cwd / f"cache-{len(environment)}"), **environment)
-    return subprocess.Popen(**started, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def ends(arguments, cwd, environments):
-    """Exit status, output and errors of processes that run at the same time."""
-    meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
-    started = [start(arguments, cwd, **{**environment, **meet}) for environment in environments]
-    texts = [process.communicate(timeout=120) for process in started]
-    return [(process.returncode, *text) for process, text in zip(started, texts, strict=True)]
-
-
 @pytest.mark.parametrize("launcher", ["srun", "NODE_RANK"])
 def test_processes_started_otherwise_give_what_one_gives(tmp_path, tiny_folder, monkeypatch, launcher):
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache-one"))
@@ -133,20 +118,18 @@ def test_processes_started_otherwise_give_what_one_gives(tmp_path, tiny_folder, 
     nodes = {"devices": 1, "num_nodes": 2} if launcher == "NODE_RANK" else {}
     arguments = command_of("dpo", tmp_path, tiny_folder, 11, **nodes)
     told = [{"NODE_RANK": str(rank)} if nodes else slurm(rank) for rank in (0, 1)]
-    (first, second) = ends(arguments, tmp_path, told)
-    assert first[0] == second[0] == 0, first[1] + first[2] + second[1] + second[2]
+    first, second = tiny_runs.together(arguments, tmp_path, told, ZOO_CACHE=str(tmp_path / "cache-two"))
+    assert first.returncode == second.returncode == 0, first.stdout + first.stderr + second.stdout + second.stderr
     assert_equal(single, only_run(tmp_path))
-    assert "Training dpo" in first[1] and second[1] == ""
+    assert "Training dpo" in first.stdout and second.stdout == ""
 
 
 def test_processes_that_make_other_runs_are_refused(tmp_path, tiny_folder):
     arguments = command_of("sft", tmp_path, tiny_folder, 11, devices=1, num_nodes=2)
-    (tmp_path / "other").mkdir()
-    meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
-    started = [start([*arguments, "--seed", str(rank)], tmp_path, NODE_RANK=str(rank), **meet) for rank in (0, 1)]
-    for process in started:
-        out, error = process.communicate(timeout=120)
-        assert process.returncode == 2 and "do not agree on the configuration" in error, out + error
+    meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "ZOO_CACHE": str(tmp_path / "cache-two")}
+    typed = [([*arguments, "--seed", str(rank)], {"NODE_RANK": str(rank), **meet}) for rank in (0, 1)]
+    for done in tiny_runs.forked(*typed, cwd=tmp_path):
+        assert done.returncode == 2 and "do not agree on the configuration" in done.stderr, done.stdout + done.stderr
     assert not list((tmp_path / "two").glob("*"))
 
 

@@ -10,7 +10,7 @@ import torch
 from formulas import backward, close, metric, options, tensor
 from test_online import KillAt
 from test_resume import assert_same, in_child, installed
-from tiny_runs import demonstrations, differences, run_command, trainer, write_rows
+from tiny_runs import demonstrations, differences, trainer, two_processes, write_rows
 
 import zoo
 from zoo.api import Answer, Sampling, load_constitution
@@ -108,8 +108,7 @@ def test_the_data_set_is_all_revisions_and_the_share_of_helpful_answers(vectors)
     prompts, rounds = 3, given["n_revisions"]
     author = Author(["a"] * prompts, *[[f"{k} {i}" for i in range(prompts)] for k in range(2 * rounds)])
     _, trained = MATHS["chains"](records(prompts), drawn(["privacy"] * rounds, prompts), author)
-    assert len(trained) == prompts * rounds
-    assert expected["n_harmless_examples"] == given["n_red_team_prompts"] * rounds
+    assert len(trained) / prompts == expected["n_harmless_examples"] / given["n_red_team_prompts"]
     share = expected["n_helpful_examples"] / expected["n_total"]
     assert MATHS["helpful_count"](expected["n_harmless_examples"], share) == expected["n_helpful_examples"]
     assert options(Constitutional).helpful_share == pytest.approx(share, abs=0.001)
@@ -265,9 +264,9 @@ def test_two_processes_give_what_one_gives(train, tmp_path, tiny_folder):
         "lr": 1e-3, "constitution": tmp_path / "principles.yaml", "helpful": tmp_path / "helpful.jsonl",
         "out": tmp_path / "two",
     }.items() for part in ("--" + name.replace("_", "-"), str(value))]  # fmt: skip
-    done = run_command("train", "--algo", "constitutional", *flags, cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "Refused or evaded" in done.stdout
+    first, second = two_processes("train", "--algo", "constitutional", *flags, cwd=tmp_path)
+    assert first.returncode == second.returncode == 0, first.stdout + first.stderr + second.stdout + second.stderr
+    assert "Refused or evaded" in first.stdout
     (path,) = (tmp_path / "two").iterdir()
     assert steps_of(Run(path)) == steps_of(single)
     assert differences(single, Run(path)) < 1e-5

@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ import typer
 from documented import ROOT, Command, every_command, group, pages, parse, without_output
 from documented_folder import blocks, make_runs, prepare, write_file
 from documented_names import CHECKS, check_make, check_pip, check_script
+from each import each
 from judge_server import completion, serving, tokens_of
 from packages import forget_modules, put_on_path, run
 from terminal import screen_of
@@ -133,18 +134,30 @@ def folders(tmp_path_factory):
 
 
 @pytest.fixture
-def here(request, stock, folders, tiny_folder, monkeypatch):
-    """The folder of the command's page as working directory, ready for the command, with the packages it names."""
-    given = request.node.callspec.params
-    command = given.get("command") or Command("", f"zoo {given['wrong']}", "")
-    folder = folders(request.function.__name__, command.page)
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("HOME", str(folder))
-    for package in packages(command, folder):
-        put_on_path(package, monkeypatch)
-    prepare(command, folder, stock, tiny_folder)
-    yield folder
-    forget_modules(folder)
+def at(request, stock, folders, tiny_folder):
+    """`with at(command)`: the folder of its page as working directory, ready for it, with the packages it names."""
+
+    @contextmanager
+    def at(command):
+        folder = folders(request.function.__name__, command.page)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            patch.setenv("HOME", str(folder))
+            for package in packages(command, folder):
+                put_on_path(package, patch)
+            prepare(command, folder, stock, tiny_folder)
+            try:
+                yield folder
+            finally:
+                forget_modules(folder)
+
+    return at
+
+
+@pytest.fixture
+def here(request, at):
+    with at(request.node.callspec.params["command"]) as folder:
+        yield folder
 
 
 CAPITALS = """
@@ -184,23 +197,28 @@ def packages(command, folder):
 # -- what the command line takes ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", TAKEN.values(), ids=str)
-def test_the_command_line_takes_it_and_has_everything_that_it_names(command, here, monkeypatch, capsys):
-    arguments = arguments_of(command)
-    try:
-        name, values = parse(arguments, monkeypatch)
-    except typer.Exit:
-        assert "--help" in arguments or "--version" in arguments
-        return
-    CHECKS.get(name, len)(values)
+def test_the_command_line_takes_it_and_has_everything_that_it_names(at, monkeypatch, capsys):
+    def check(command):
+        arguments = arguments_of(command)
+        with at(command):
+            try:
+                name, values = parse(arguments, monkeypatch)
+            except typer.Exit:
+                assert "--help" in arguments or "--version" in arguments
+                return
+            CHECKS.get(name, len)(values)
+
+    each(TAKEN.values(), check)
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if command not in OF_ZOO], ids=str)
-def test_scripts_targets_and_extras_of_the_repository_exist(command):
-    assert entry(OUTSIDE, command), "OUTSIDE says of every other program why it is not run"
-    words = command.words
-    check = {"python": check_script, "make": check_make, "time": check_make, "pip": check_pip}
-    check.get(words[0], len)(words)
+def test_scripts_targets_and_extras_of_the_repository_exist():
+    def check(command):
+        assert entry(OUTSIDE, command), "OUTSIDE says of every other program why it is not run"
+        words = command.words
+        of = {"python": check_script, "make": check_make, "time": check_make, "pip": check_pip}
+        of.get(words[0], len)(words)
+
+    each([command for command in COMMANDS if command not in OF_ZOO], check)
 
 
 WRONG = [
@@ -215,14 +233,16 @@ WRONG = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("wrong", WRONG)
-def test_a_command_that_names_what_is_not_there_would_be_noticed(wrong, here, monkeypatch):
-    command = Command("nowhere", f"zoo {wrong}", "block")
-    with pytest.raises(Exception) as caught:
-        name, values = parse(arguments_of(command), monkeypatch)
-        CHECKS.get(name, len)(values)
-    kinds = [cls.__name__ for cls in type(caught.value).__mro__]
-    assert {"ZooError", "AssertionError", "UsageError"} & set(kinds), caught.value
+def test_a_command_that_names_what_is_not_there_would_be_noticed(at, monkeypatch):
+    def check(wrong):
+        command = Command("nowhere", f"zoo {wrong}", "block")
+        with at(command), pytest.raises(Exception) as caught:
+            name, values = parse(arguments_of(command), monkeypatch)
+            CHECKS.get(name, len)(values)
+        kinds = [cls.__name__ for cls in type(caught.value).__mro__]
+        assert {"ZooError", "AssertionError", "UsageError"} & set(kinds), caught.value
+
+    each(WRONG, check)
 
 
 def test_the_pages_show_every_command():
@@ -277,6 +297,7 @@ OUTSIDE = {
     r"pip install .*(post-training-zoo|tensorboard|alpaca-eval)": "needs a network",
     r"pytest$": "test_tutorial.py, test_new_plugin.py and test_third_party.py run the tests of packages",
     r"python benchmarks/": "takes an hour, and another environment with a program to compare with",
+    r"python tools/mutations": "runs the tests a hundred times",
     r"python tools/": "reads imports and classes; test_imports.py and test_docs.py do the same",
     r"python -m starter_set.build": "samples with the real model for 40 minutes",
     r"python -m zoo$": "zoo under another name; test_startup.py starts it",

@@ -1,5 +1,7 @@
 """Learning from the policy's own answers: rollouts do not depend on how the work is cut, nor on a kill."""
 
+import contextlib
+import functools
 import json
 import os
 import random
@@ -11,7 +13,7 @@ import numpy
 import pytest
 import torch
 from test_resume import assert_same, in_child, installed
-from tiny_runs import demonstrations, differences, run_command, trainer, write_rows
+from tiny_runs import demonstrations, differences, same_bytes, trainer, two_processes, write_rows
 
 import zoo
 from zoo.contract.hookspecs import hookimpl
@@ -32,15 +34,35 @@ OPTIONS = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def train(tmp_path, tiny_folder):
-    start = trainer(tmp_path, tiny_folder)
-    prompts = write_rows(tmp_path / "prompts.jsonl", [{"prompt": row["prompt"]} for row in demonstrations(10)[::2]])
+def starter(folder, model):
+    """`train(algo, **options)` in this folder, which must be the working one, of PLUGINS and with five prompts."""
+    start = trainer(folder, model)
+    write_rows(folder / "prompts.jsonl", [{"prompt": row["prompt"]} for row in demonstrations(10)[::2]])
 
     def train(algo="Reinforce", **options):
-        return start(f"{PLUGINS}:{algo}", **{"data": prompts, **OPTIONS, **options})
+        return start(f"{PLUGINS}:{algo}", **{"data": "prompts.jsonl", **OPTIONS, **options})
 
     return train
+
+
+@pytest.fixture
+def train(tmp_path, tiny_folder, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return starter(tmp_path, tiny_folder)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, tiny_folder):
+    """`whole(algo)`: a run that nothing cuts or interrupts, made once for all tests that compare with it."""
+    folder = tmp_path_factory.mktemp("whole")
+    train = starter(folder, tiny_folder)
+
+    @functools.cache
+    def whole(algo):
+        with contextlib.chdir(folder):
+            return train(algo)
+
+    return whole
 
 
 def rows_with(run, name):
@@ -155,9 +177,8 @@ def test_a_reference_that_is_not_there_cannot_move(train):
 
 @pytest.mark.parametrize("options", [{"micro_tokens": 20}, {"layout": "packed"}, {"layout": "padded"}], ids=str)
 @pytest.mark.parametrize("algo", ["Reinforce", "ActorCritic"])
-def test_the_result_does_not_depend_on_the_cut(train, algo, options):
-    whole, cut = train(algo), train(algo, **options)
-    assert differences(whole, cut) < 1e-5
+def test_the_result_does_not_depend_on_the_cut(train, whole, algo, options):
+    assert differences(whole(algo), train(algo, **options)) < 1e-5
 
 
 @pytest.mark.parametrize("algo", ["Reinforce", "ActorCritic"])
@@ -169,8 +190,8 @@ def test_two_processes_give_what_one_gives(train, tmp_path, tiny_folder, algo):
         "out": tmp_path / "two",
     }  # fmt: skip
     arguments = [part for name, value in flags.items() for part in ("--" + name.replace("_", "-"), str(value))]
-    done = run_command("train", "--algo", f"{PLUGINS}:{algo}", *arguments, cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
+    for done in two_processes("train", "--algo", f"{PLUGINS}:{algo}", *arguments, cwd=tmp_path):
+        assert done.returncode == 0, done.stdout + done.stderr
     (path,) = (tmp_path / "two").iterdir()
     double = Run(path)
     assert differences(single, double) < 1e-5
@@ -224,8 +245,8 @@ MOMENTS = [("step_end", 1), ("step_end", 3), ("rollout_end", 4), ("step_end", 4)
 
 @pytest.mark.parametrize(("event", "step"), MOMENTS, ids=str)
 @pytest.mark.parametrize("algo", ["Reinforce", "ActorCritic"])
-def test_a_killed_run_resumed_equals_an_unbroken_one(train, tmp_path, algo, event, step):
-    whole = train(algo, name="whole")
+def test_a_killed_run_resumed_equals_an_unbroken_one(train, whole, tmp_path, algo, event, step):
+    unbroken = whole(algo)
 
     def broken():
         installed(KillAt(event, step))
@@ -233,9 +254,9 @@ def test_a_killed_run_resumed_equals_an_unbroken_one(train, tmp_path, algo, even
 
     assert in_child(broken, tmp_path / "output.txt") == 128 + signal.SIGKILL, (tmp_path / "output.txt").read_text()
     zoo.resume(tmp_path / "runs" / "broken", quiet=True)
-    assert_same(Run(tmp_path / "runs" / "broken"), whole)
+    assert_same(Run(tmp_path / "runs" / "broken"), unbroken)
     assert [row["step"] for row in Run(tmp_path / "runs" / "broken").timings] == list(range(1, 13))
-    assert (tmp_path / "runs" / "broken" / "samples.jsonl").read_bytes() == (whole.path / "samples.jsonl").read_bytes()
+    assert same_bytes(Run(tmp_path / "runs" / "broken"), unbroken, "samples.jsonl")
 
 
 def test_killed_inside_a_rollout(train, tmp_path):

@@ -17,6 +17,7 @@ from tiny_runs import (
     same_bytes,
     start_command,
     trainer,
+    two_processes,
     write_rows,
 )
 
@@ -117,8 +118,8 @@ def test_ctrl_c_stops_all_processes_and_they_go_on_together(one, tmp_path, tiny_
     assert started.returncode == 130 and "Traceback" not in text, text
     assert text.count("Stopped by ctrl-C after step 2. The checkpoint is complete.") == 1
     assert [path.name for path in run.checkpoints.iterdir()] == ["step-2"]
-    done = run_command("resume", run.path, cwd=tmp_path, ZOO_CACHE=str(tmp_path / "cache-two"))
-    assert done.returncode == 0, done.stdout + done.stderr
+    done, second = two_processes("resume", run.path, cwd=tmp_path, ZOO_CACHE=str(tmp_path / "cache-two"))
+    assert done.returncode == second.returncode == 0, done.stdout + done.stderr + second.stdout + second.stderr
     assert done.stdout.count("Resuming from step-2.") == 1
     assert_equal(single, run)
 
@@ -155,15 +156,16 @@ def test_noise_of_every_process_is_resumed(tmp_path, tiny_folder, noise):
     arguments = command_of("sft", tmp_path, tiny_folder, 12, save_every=2, **chosen)
     arguments[arguments.index("sft")] = "./noisy.py:Noisy"
     arguments = ["--lora" if part == "--lora" else part for part in arguments if part != "true"]
-    whole = run_command(*arguments, "--name", "whole", cwd=tmp_path)
-    assert whole.returncode == 0, whole.stdout + whole.stderr
+    for done in two_processes(*arguments, "--name", "whole", cwd=tmp_path):
+        assert done.returncode == 0, done.stdout + done.stderr
     first, second = ((tmp_path / f"drawn-{rank}.txt").read_text().split() for rank in (0, 1))
     assert len(first) == len(second) and not set(first) & set(second)
-    assert run_command(*arguments, "--name", "broken", cwd=tmp_path, KILL="1").returncode == -signal.SIGKILL
+    killed = two_processes(*arguments, "--name", "broken", cwd=tmp_path, KILL="1")
+    assert [done.returncode for done in killed] == [-signal.SIGKILL] * 2
     run = tmp_path / "two" / "broken"
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-2"]
-    resumed = run_command("resume", run, cwd=tmp_path)
-    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    for done in two_processes("resume", run, cwd=tmp_path):
+        assert done.returncode == 0, done.stdout + done.stderr
     for name in ("metrics.jsonl", "summary.json"):
         assert same_bytes(Run(run), Run(tmp_path / "two" / "whole"), name)
     (file,) = (tmp_path / "two" / "whole" / "model").glob("*.safetensors")

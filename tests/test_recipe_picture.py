@@ -6,6 +6,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from each import each
 
 from zoo.recipes.claims import Measured, judge
 from zoo.recipes.form import Claim
@@ -167,25 +168,30 @@ def test_a_picture_needs_nothing_around_it_and_says_what_it_shows():
     assert y1 == y2 and x1 + w < x2 and x3 == x1 and y1 + h < y3 and x2 + w < box[2] and y3 + h < box[3]
 
 
-@pytest.mark.parametrize("file", PICTURES, ids=lambda file: file.stem)
-def test_a_kept_picture_is_small_loads_nothing_and_stands_in_the_table(file):
-    text = file.read_text(encoding="utf-8")
-    ElementTree.fromstring(text)
-    assert len(text.encode()) < 40_000 and not re.search(r"<script|href=|@import|url\(", text)
-    kept = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
-    heading = (f"{kept['recipe']} at laptop scale: {kept['verdict']}", f"{key(kept['seeds'])}\u2003| mean")
-    assert tuple(words(text)[:2]) == heading, "a picture of former results"
+def test_a_kept_picture_is_small_loads_nothing_and_stands_in_the_table():
     table = (RECIPES / TABLE).read_text(encoding="utf-8")
-    assert f"![{label_of(text)}](results/{file.name})" in table, "type: zoo recipes --table"
+
+    def check(file):
+        text = file.read_text(encoding="utf-8")
+        ElementTree.fromstring(text)
+        assert len(text.encode()) < 40_000 and not re.search(r"<script|href=|@import|url\(", text)
+        kept = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+        heading = (f"{kept['recipe']} at laptop scale: {kept['verdict']}", f"{key(kept['seeds'])}\u2003| mean")
+        assert tuple(words(text)[:2]) == heading, "a picture of former results"
+        assert f"![{label_of(text)}](results/{file.name})" in table, "type: zoo recipes --table"
+
+    each(PICTURES, check, name=lambda file: file.stem)
 
 
-@pytest.mark.parametrize("page", ["recipes/README.md", "docs/recipes.md", "docs/laboratory.md"])
-def test_every_picture_that_a_page_names_exists_and_is_told_to_those_who_do_not_see_it(page):
-    shown = re.findall(r"!\[([^\]]*)\]\(([^)]+)\)", (ROOT / page).read_text(encoding="utf-8"))
-    for text, target in shown:
-        assert ((ROOT / page).parent / target).is_file(), target
-        assert len(text) > 10, target
-    assert {target.rpartition(".")[2] for _, target in shown} <= {"svg"}
+def test_every_picture_that_a_page_names_exists_and_is_told_to_those_who_do_not_see_it():
+    def check(page):
+        shown = re.findall(r"!\[([^\]]*)\]\(([^)]+)\)", (ROOT / page).read_text(encoding="utf-8"))
+        for text, target in shown:
+            assert ((ROOT / page).parent / target).is_file(), target
+            assert len(text) > 10, target
+        assert {target.rpartition(".")[2] for _, target in shown} <= {"svg"}
+
+    each(["recipes/README.md", "docs/recipes.md", "docs/laboratory.md"], check)
 
 
 def test_figures_of_the_recipes_page_are_those_that_were_recorded():

@@ -6,8 +6,8 @@ import json
 import re
 from pathlib import Path
 
-import pytest
 import yaml
+from each import each
 from rich.console import Console
 
 from zoo.recipes.check import check_recipe
@@ -32,45 +32,57 @@ def test_every_promised_recipe_is_there():
     assert set(PROMISED) <= set(NAMES)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_bundled_recipe_would_be_allowed_to_run(name):
-    recipe = check_recipe(load_recipe(FOLDER / f"{name}.yaml"))
-    assert recipe.full.stages
-    assert recipe.full.claims, "A recipe without a claim is a configuration."
+def test_a_bundled_recipe_would_be_allowed_to_run():
+    def check(name):
+        recipe = check_recipe(load_recipe(FOLDER / f"{name}.yaml"))
+        assert recipe.full.stages
+        assert recipe.full.claims, "A recipe without a claim is a configuration."
+
+    each(NAMES, check)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_each_claim_says_where_in_the_paper_it_stands(name):
-    recipe = load_recipe(FOLDER / f"{name}.yaml")
-    for variant in (recipe.full, recipe.laptop):
-        for claim in variant.claims if variant else ():
-            assert claim.where and claim.says.endswith((".", "?")) and len(claim.says) < 250, claim.says
+def test_each_claim_says_where_in_the_paper_it_stands():
+    def check(name):
+        recipe = load_recipe(FOLDER / f"{name}.yaml")
+        for variant in (recipe.full, recipe.laptop):
+            for claim in variant.claims if variant else ():
+                assert claim.where and claim.says.endswith((".", "?")) and len(claim.says) < 250, claim.says
+
+    each(NAMES, check)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_what_was_not_reproduced_is_explained(name):
-    kept = FOLDER / "results" / f"{name}.json"
-    if kept.is_file() and json.loads(kept.read_text(encoding="utf-8"))["verdict"] != "reproduced":
-        conditions = load_recipe(FOLDER / f"{name}.yaml").laptop.conditions
-        assert len(conditions.findings) > 200, "laptop.findings: what came out, why, and what follows from it"
+def test_what_was_not_reproduced_is_explained():
+    def check(name):
+        kept = FOLDER / "results" / f"{name}.json"
+        if kept.is_file() and json.loads(kept.read_text(encoding="utf-8"))["verdict"] != "reproduced":
+            conditions = load_recipe(FOLDER / f"{name}.yaml").laptop.conditions
+            assert len(conditions.findings) > 200, "laptop.findings: what came out, why, what follows from it"
+
+    each(NAMES, check)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_full_scale_has_what_the_paper_leaves_open(name):
-    content = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
-    assert {"deviations", "not_reported", "notes", "hardware", "about"} <= set(content)
+def test_a_full_scale_has_what_the_paper_leaves_open():
+    wanted = {"deviations", "not_reported", "notes", "hardware", "about"}
+    contents = {name: yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8")) for name in NAMES}
+    assert {name: wanted - set(content) for name, content in contents.items() if wanted - set(content)} == {}
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_number_that_decides_the_full_scale_names_its_source(name):
-    lines = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8").partition("\nlaptop:")[0].splitlines()
+def test_every_number_that_decides_the_full_scale_names_its_source():
     number = re.compile(rf"\s+({'|'.join(SOURCED)}): +\S+(?P<rest>.*)")
-    assert [line for line in lines if (found := number.fullmatch(line)) and "#" not in found["rest"]] == []
+    texts = {name: (FOLDER / f"{name}.yaml").read_text(encoding="utf-8").partition("\nlaptop:")[0] for name in NAMES}
+    assert [
+        f"{name}: {line}"
+        for name, text in texts.items()
+        for line in text.splitlines()
+        if (found := number.fullmatch(line)) and "#" not in found["rest"]
+    ] == []
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_full_scale_can_be_planned_without_network_and_without_its_data(name, tmp_path):
-    recipe = check_recipe(load_recipe(FOLDER / f"{name}.yaml"), laptop=False)
-    plan = Reproduction(recipe, False, Console(quiet=True), out=str(tmp_path)).plan()
-    assert {stage["name"] for stage in plan["stages"]} == set(recipe.full.stages)
-    assert not any(stage["finished"] for stage in plan["stages"])
+def test_a_full_scale_can_be_planned_without_network_and_without_its_data(tmp_path):
+    def check(name):
+        recipe = check_recipe(load_recipe(FOLDER / f"{name}.yaml"), laptop=False)
+        plan = Reproduction(recipe, False, Console(quiet=True), out=str(tmp_path / name)).plan()
+        assert {stage["name"] for stage in plan["stages"]} == set(recipe.full.stages)
+        assert not any(stage["finished"] for stage in plan["stages"])
+
+    each(NAMES, check)

@@ -2,6 +2,7 @@
 
 import pytest
 import typer
+from each import each
 from tiny_runs import cli
 
 from zoo.cli import data, main
@@ -22,16 +23,18 @@ def commands():
     return found | {f"data {name}": verb for name, verb in data.DataCommand.verbs(found["data"]).items()}
 
 
-OPTIONS = [
-    pytest.param(command, parameter, id=f"{name} {parameter.opts[0]}")
-    for name, command in commands().items()
-    for parameter in command.params
-    if parameter.param_type_name == "option"
-]
+def test_an_option_of_one_value_is_refused_twice_and_a_list_is_not():
+    options = [
+        (name, command, parameter)
+        for name, command in commands().items()
+        for parameter in command.params
+        if parameter.param_type_name == "option"
+    ]
+    assert len(options) > 200
+    each(options, lambda one: check_twice(*one[1:]), name=lambda one: f"{one[0]} {one[2].opts[0]}")
 
 
-@pytest.mark.parametrize("command, option", OPTIONS)
-def test_an_option_of_one_value_is_refused_twice_and_a_list_is_not(command, option):
+def check_twice(command, option):
     first, second = (option.opts[0], (option.secondary_opts or option.opts)[0])
     typed = [first, second] if option.is_flag else [first, "1", f"{second}=2"]
     one_value = not option.multiple and (not option.is_flag or first != second)

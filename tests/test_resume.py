@@ -5,14 +5,15 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from tiny_runs import (
     data_for,
     demonstrations,
     float32_flags,
+    forked,
     losses,
-    run_command,
     same_bytes,
     start_command,
     trainer,
@@ -34,12 +35,32 @@ EXACT = {"save_every": 2, "lr": 1e-3, "schedule": "cosine", "epochs": 2}
 def train(tmp_path, tiny_folder, monkeypatch):
     """Each run starts with no reference log-probs, so that nothing is equal because it was kept."""
     start = trainer(tmp_path, tiny_folder)
+    monkeypatch.chdir(tmp_path)
 
     def train(algo="sft", **options):
         monkeypatch.setenv("ZOO_CACHE", str(tmp_path / f"cache-{options.get('name')}"))
-        return start(algo, **{**EXACT, **options})
+        return start(algo, **{**EXACT, "data": Path(data_for(algo, tmp_path)).name, **options})
 
     return train
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, tiny_folder):
+    """`whole(algo, **options)`: a run that nothing interrupts, made once for all tests that compare with it."""
+    folder, made = tmp_path_factory.mktemp("whole"), {}
+    start = trainer(folder, tiny_folder)
+
+    def whole(algo="sft", **options):
+        key = repr((algo, sorted(options.items())))
+        if key not in made:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("ZOO_CACHE", str(folder / f"cache-{len(made)}"))
+                patch.chdir(folder)
+                data = Path(data_for(algo, folder)).name
+                made[key] = start(algo, name=f"whole-{len(made)}", data=data, **{**EXACT, **options})
+        return made[key]
+
+    return whole
 
 
 def in_child(action, output):
@@ -123,27 +144,27 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_killed_run_resumed_equals_an_unbroken_one(train, interrupted, case):
-    whole = train(name="whole", **CASES[case])
+def test_a_killed_run_resumed_equals_an_unbroken_one(whole, interrupted, case):
+    unbroken = whole(**CASES[case])
     broken, status = interrupted(3, signal.SIGKILL, **CASES[case])
     assert status == 128 + signal.SIGKILL
     assert broken.status == "unfinished" and not broken.model_path.exists()
     assert [path.name for path in broken.checkpoints.iterdir()] == ["step-2"]
     zoo.resume(broken.path, quiet=True)
-    assert_same(broken, whole)
+    assert_same(broken, unbroken)
 
 
 @pytest.mark.parametrize("step", [1, 2, 5, 6])
-def test_whenever_it_is_killed(train, interrupted, step):
+def test_whenever_it_is_killed(whole, interrupted, step):
     """Before the first checkpoint (it starts again), right after one, and after the last step."""
-    whole = train("dpo", name="whole")
+    unbroken = whole("dpo")
     broken, _ = interrupted(step, signal.SIGKILL, algo="dpo")
     zoo.resume(broken.path, quiet=True)
-    assert_same(broken, whole)
+    assert_same(broken, unbroken)
 
 
-def test_killed_twice(train, interrupted, tmp_path):
-    whole = train("sft", name="whole")
+def test_killed_twice(whole, interrupted, tmp_path):
+    unbroken = whole("sft")
     broken, _ = interrupted(3, signal.SIGKILL)
 
     def again():
@@ -152,7 +173,7 @@ def test_killed_twice(train, interrupted, tmp_path):
 
     assert in_child(again, tmp_path / "again.txt") == 128 + signal.SIGKILL
     zoo.resume(broken.path, quiet=True)
-    assert_same(broken, whole)
+    assert_same(broken, unbroken)
 
 
 def test_what_validation_remembers_survives(train, interrupted, tmp_path):
@@ -165,8 +186,8 @@ def test_what_validation_remembers_survives(train, interrupted, tmp_path):
     assert_same(broken, whole)
 
 
-def test_killed_while_the_reference_is_scored(train, tmp_path):
-    whole = train("dpo", name="whole", micro_tokens=200)
+def test_killed_while_the_reference_is_scored(whole, train, tmp_path):
+    unbroken = whole("dpo", micro_tokens=200)
 
     def action():
         original, calls = Reference._compute_and_keep, []
@@ -181,7 +202,7 @@ def test_killed_while_the_reference_is_scored(train, tmp_path):
     assert in_child(action, tmp_path / "output.txt") == 128 + signal.SIGKILL
     broken = Run(tmp_path / "runs" / "broken")
     zoo.resume(broken.path, quiet=True)
-    assert_same(broken, whole)
+    assert_same(broken, unbroken)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -294,8 +315,8 @@ def test_killed_at_every_file_event(train, tmp_path):
 @pytest.mark.parametrize(
     ("number", "expected", "name"), [(signal.SIGINT, 130, "ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")]
 )
-def test_a_signal_stops_after_the_step_with_a_checkpoint(train, interrupted, tmp_path, number, expected, name):
-    whole = train("dpo", name="whole")
+def test_a_signal_stops_after_the_step_with_a_checkpoint(whole, interrupted, tmp_path, number, expected, name):
+    unbroken = whole("dpo")
     broken, status = interrupted(3, number, algo="dpo")
     text = (tmp_path / "output.txt").read_text()
     assert status == expected
@@ -305,15 +326,15 @@ def test_a_signal_stops_after_the_step_with_a_checkpoint(train, interrupted, tmp
     assert [path.name for path in broken.checkpoints.iterdir()] == ["step-3"]
     assert (broken.status, broken.summary["steps"]) == ("stopped", 3)
     zoo.resume(broken.path, quiet=True)
-    assert_same(broken, whole)
+    assert_same(broken, unbroken)
 
 
-def test_without_regular_checkpoints_a_signal_still_saves_one(train, interrupted):
-    whole = train("sft", name="whole", save_every=0)
+def test_without_regular_checkpoints_a_signal_still_saves_one(whole, interrupted):
+    unbroken = whole("sft", save_every=0)
     broken, _ = interrupted(3, signal.SIGINT, save_every=0)
     assert [path.name for path in broken.checkpoints.iterdir()] == ["step-3"]
     zoo.resume(broken.path, quiet=True)
-    assert_same(broken, whole)
+    assert_same(broken, unbroken)
 
 
 def test_a_second_signal_stops_at_once(interrupted):
@@ -369,9 +390,9 @@ class Waiting(SFT):
 '''
 
 
-def test_ctrl_c_at_the_command_line_and_resume(train, tmp_path, tiny_folder):
-    """The real thing: two commands in processes of their own, a signal from outside."""
-    whole = train("sft", name="whole", save_every=0)
+def test_ctrl_c_at_the_command_line_and_resume(whole, tmp_path, tiny_folder):
+    """The real thing: a command in a process of its own, a signal from outside, and a second command."""
+    unbroken = whole("sft", save_every=0)
     (tmp_path / "waiting.py").write_text(WAITING)
     flags = float32_flags(save_every=0, lr=1e-3, schedule="cosine", epochs=2)
     started = start_command(
@@ -388,11 +409,11 @@ def test_ctrl_c_at_the_command_line_and_resume(train, tmp_path, tiny_folder):
     assert text.strip().endswith(
         "Stopped by ctrl-C after step 3. The checkpoint is complete.\nGo on with: zoo resume runs/mine"
     )
-    done = run_command("resume", "mine", cwd=tmp_path)
+    (done,) = forked((["resume", "mine"], {}), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Resuming from step-3." in done.stdout and done.stderr == ""
     run = Run(tmp_path / "runs" / "mine")
-    assert same_bytes(run, whole, "model/model.safetensors") and same_bytes(run, whole, "metrics.jsonl")
+    assert same_bytes(run, unbroken, "model/model.safetensors") and same_bytes(run, unbroken, "metrics.jsonl")
 
 
 # -- damage and change ---------------------------------------------------------------------------------------------
@@ -404,22 +425,22 @@ def flip(file):
     file.write_bytes(bytes(content))
 
 
-def test_a_damaged_checkpoint_is_named_and_the_run_starts_again(train, interrupted, capsys):
-    whole = train("sft", name="whole")
+def test_a_damaged_checkpoint_is_named_and_the_run_starts_again(whole, interrupted, capsys):
+    unbroken = whole("sft")
     broken, _ = interrupted(3, signal.SIGKILL)
     flip(broken.checkpoints / "step-2" / "weights.safetensors")
     zoo.resume(broken.path)
     text = capsys.readouterr().out
     assert "step-2/weights.safetensors is damaged: it is not what was written." in text
     assert "No checkpoint yet: starting again." in text
-    assert_same(broken, whole)
+    assert_same(broken, unbroken)
 
 
-def test_the_checkpoint_before_a_damaged_one_is_taken(train, interrupted, tmp_path, capsys):
+def test_the_checkpoint_before_a_damaged_one_is_taken(whole, interrupted, tmp_path, capsys):
     """Two stand when the run was killed between writing the new one and removing the old one."""
     import shutil
 
-    whole = train("sft", name="whole")
+    unbroken = whole("sft")
     early, _ = interrupted(3, signal.SIGKILL, name="early")
     broken, _ = interrupted(5, signal.SIGKILL)
     shutil.copytree(early.checkpoints / "step-2", broken.checkpoints / "step-2")
@@ -427,7 +448,7 @@ def test_the_checkpoint_before_a_damaged_one_is_taken(train, interrupted, tmp_pa
     zoo.resume(broken.path)
     text = capsys.readouterr().out
     assert "step-4/rest.pt is damaged" in text and "Resuming from step-2." in text
-    assert_same(broken, whole)
+    assert_same(broken, unbroken)
 
 
 def test_changed_data_is_refused_unless_allowed(interrupted, tmp_path):

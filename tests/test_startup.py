@@ -96,8 +96,9 @@ def place(tmp_path_factory, tiny_folder):
 
 
 ANSWERS = [
-    ["--help"], ["-h"], ["-V"], ["algos"], ["algos", "dpo"], ["algos", "./mine.py:Mine"], ["train", "--help"],
-    ["train", "--algo", "kto", "--help"], ["train", "--algo", "./mine.py:Mine", "-h"], ["runs"], ["runs", "old"],
+    ["--help"], ["-h"], ["-V"], ["--version"], ["algos"], ["algos", "--json"], ["algos", "dpo"],
+    ["algos", "./mine.py:Mine"], ["train", "--help"], ["train", "--algo", "kto", "--help"],
+    ["train", "--algo", "./mine.py:Mine", "-h"], ["runs"], ["runs", "old"],
     ["recipes"], ["eval", "--list"], ["eval", "--help"], ["compare", "--help"], ["doctor", "--help"],
     ["train", "--model", "tiny", "--dry-run"],
     ["train", "--algo", "dpo", "--model", "tiny", "--data", "dpo-12.jsonl", "--dry-run", "--json"],

@@ -6,9 +6,14 @@ import json
 import os
 import pty
 import random
+import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
+import time
+import traceback
 from pathlib import Path
 from unittest import mock
 
@@ -102,6 +107,73 @@ def run_command(*arguments, cwd, stdin=None, **environment):
 def start_command(*arguments, cwd, **environment):
     started = command(*arguments, cwd=cwd, **environment)
     return subprocess.Popen(**started, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def forked(*commands, cwd, timeout=120):
+    """Run `zoo …` in forks of this process at the same time; the finished processes in their order.
+
+    commands: (arguments, environment) each. A fork has imported everything, which takes a fresh process seconds. What
+    starts processes of its own needs a fresh one: `run_command`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        files = [[Path(folder, f"{i}.{name}") for name in ("out", "err")] for i in range(len(commands))]
+        children = [_fork(*typed, cwd, *to) for typed, to in zip(commands, files, strict=True)]
+        statuses = [_status(child, timeout) for child in children]
+        texts = [[file.read_text(encoding="utf-8", errors="replace") for file in to] for to in files]
+    return [subprocess.CompletedProcess(typed[0], status, *said)
+            for typed, status, said in zip(commands, statuses, texts, strict=True)]  # fmt: skip
+
+
+def _fork(arguments, environment, cwd, out, err):
+    out.touch()
+    err.touch()
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        os.chdir(cwd)
+        os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", COLUMNS="200", **environment)
+        with out.open("w", encoding="utf-8") as stdout, err.open("w", encoding="utf-8") as stderr:
+            os.dup2(stdout.fileno(), 1)
+            os.dup2(stderr.fileno(), 2)
+            try:
+                status = _typed(arguments, "", stdout, stderr)
+            except BaseException:
+                traceback.print_exc(file=stderr)
+    finally:
+        os._exit(status)
+
+
+def _status(child, timeout):
+    """The exit status of a child, as subprocess has it; one that takes too long is killed."""
+    end = time.monotonic() + timeout
+    while (found := os.waitpid(child, os.WNOHANG))[0] == 0:
+        if time.monotonic() > end:
+            os.kill(child, signal.SIGKILL)
+        time.sleep(0.01)
+    return os.waitstatus_to_exitcode(found[1])
+
+
+def together(arguments, cwd, ranks, **environment):
+    """`zoo …` in one fork for each of the environments of `ranks`, which meet at a port of their own."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(one.getsockname()[1])}
+    return forked(*((arguments, {**rank, **meet, **environment}) for rank in ranks), cwd=cwd)
+
+
+def torchrun(rank, size):
+    """What torchrun tells one of its processes, but where these meet."""
+    return {
+        "TORCHELASTIC_RUN_ID": "x", "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size),
+        "GROUP_RANK": "0",
+    }  # fmt: skip
+
+
+def two_processes(*arguments, cwd, **environment):
+    """`zoo …` in two processes as torchrun starts them; the finished processes."""
+    return together(arguments, cwd, [torchrun(rank, 2) for rank in (0, 1)], **environment)
 
 
 def float32_flags(**more):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from inspect import isroutine
+from types import ModuleType
 from typing import Any
 
 import pluggy
@@ -24,6 +26,9 @@ class PluginManager(pluggy.PluginManager):
     def parse_hookimpl_opts(self, plugin: object, name: str) -> Any:
         if isinstance(plugin, Algorithm):
             return {} if name in (*ALGORITHM_HOOKS, *LISTENER_HOOKS) else None
+        if isinstance(plugin, ModuleType) and not isroutine(vars(plugin).get(name)):
+            # Most of a module are classes, numbers and other modules, which pluggy would look at more slowly.
+            return None
         options = super().parse_hookimpl_opts(plugin, name)  # type: ignore[arg-type]
         if options and name in ALGORITHM_HOOKS and not options.get("wrapper"):
             raise PluginError(

@@ -38,7 +38,7 @@ ROWS = 9
 """Odd, so that two processes have unequal shares; every prompt occurs twice."""
 CORE = {
     "precision": "32-true", "reference_cache": "off", "accelerator": "cpu", "eval_fraction": 0.0, "score": "none",
-    "schedule": "constant", "warmup": 0.0,
+    "schedule": "constant", "warmup": 0.0, "max_new_tokens": NEW_TOKENS,
 }  # fmt: skip
 
 
@@ -95,7 +95,7 @@ class Bench:
             if self.cls.online():
                 # Few short answers, unless a preset sets its own numbers.
                 each = resolve(self.name, self.cls, [("conformance", own)]).core.answers_per_prompt
-                own = {"max_new_tokens": NEW_TOKENS, **own, "answers_per_prompt": min(each, MOST_ANSWERS)}
+                own["answers_per_prompt"] = min(each, MOST_ANSWERS)
             self._resolved[key] = resolve(self.name, self.cls, [("conformance", own)])
         return copy.deepcopy(self._resolved[key])
 

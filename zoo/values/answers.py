@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from zoo.values.types import Answer, Answers
+from zoo.values.types import Answer, Answers, Batch
 
 
 def answers_in(record: Mapping[str, Any]) -> list[Answer]:
@@ -13,7 +13,9 @@ def answers_in(record: Mapping[str, Any]) -> list[Answer]:
 
     A field may be an answer, `Answers`, or a list of either. An answer that stands under two names comes twice.
     """
-    return [answer for name in record for answer in _answers(record[name])]
+    # The fields of a batch as they are kept: a batch gives numbers per token padded, which takes time.
+    fields = record.fields if isinstance(record, Batch) else record
+    return [answer for value in fields.values() for answer in _answers(value)]
 
 
 def _answers(value: Any) -> list[Answer]:

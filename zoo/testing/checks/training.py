@@ -20,7 +20,7 @@ from zoo.randomness import seed_everything
 from zoo.runs import Run
 from zoo.testing.bench import Bench
 from zoo.testing.networks import source
-from zoo.testing.rolling import NEW_TOKENS, TinyReward
+from zoo.testing.rolling import TinyReward
 from zoo.testing.steps import Failed, Stage, adjust, step, with_options
 from zoo.training.execution import Execution
 from zoo.training.online.rollouts import Rollouts
@@ -130,8 +130,7 @@ def _execution(bench: Bench, folder: str, name: str, **more: Any) -> Execution:
         # Rollouts of two minibatches with two passes.
         each = bench.resolved({}).core.answers_per_prompt
         core |= {
-            "batch_size": 4 * each, "minibatches": 2, "rollout_epochs": 2, "max_new_tokens": NEW_TOKENS,
-            "save_every": 1,
+            "batch_size": 4 * each, "minibatches": 2, "rollout_epochs": 2, "save_every": 1,
         }  # fmt: skip
     return Execution(bench.resolved({}, **core), bench.cls(), Console(quiet=True), **more)
 
