@@ -160,8 +160,9 @@ class Finder(ast.NodeVisitor):
         self.generic_visit(node)
 
     def visit_Constant(self, node: ast.Constant) -> None:
-        if type(node.value) in (int, float) and node.value in (0, 1):
-            self.add("constant", self.start(node), self.end(node), str(type(node.value)(1 - node.value)))
+        value = node.value
+        if isinstance(value, int | float) and not isinstance(value, bool) and value in (0, 1):
+            self.add("constant", self.start(node), self.end(node), str(type(value)(1 - value)))
 
     def visit_Slice(self, node: ast.Slice) -> None:
         for bound, change in ((node.lower, "+ 1"), (node.upper, "- 1")):
@@ -220,7 +221,8 @@ def chosen(root: Path, count: int, seed: int) -> list[Mutation]:
     for file in sorted(path for pattern in SOURCES for path in root.glob(pattern)):
         for mutation in mutations_of(str(file.relative_to(root)), file.read_bytes()):
             kinds[mutation.kind].append(mutation)
-    source, taken = random.Random(seed), {}
+    source = random.Random(seed)
+    taken: dict[tuple[str, int], Mutation] = {}
     waiting = [source.sample(of_kind, len(of_kind)) for _, of_kind in sorted(kinds.items())]
     while len(taken) < count and any(waiting):
         for of_kind in waiting:
