@@ -3,8 +3,7 @@
 import os
 import signal
 import socket
-import subprocess
-import sys
+import time
 
 import pytest
 import tiny_runs
@@ -133,30 +132,24 @@ def test_processes_that_make_other_runs_are_refused(tmp_path, tiny_folder):
     assert not list((tmp_path / "two").glob("*"))
 
 
-IMPATIENT = """
-import zoo.libraries.meeting
-from zoo.cli.main import main
-
-zoo.libraries.meeting.FIRST_WORD = 0.5
-main()
-"""
-
-
-def test_waiting_for_the_others_is_said_and_ends_on_a_signal(tmp_path, tiny_folder):
+def test_waiting_for_the_others_is_said_and_ends_on_a_signal(tmp_path, tiny_folder, monkeypatch):
+    monkeypatch.setattr("zoo.libraries.meeting.FIRST_WORD", 0.5)
     arguments = command_of("sft", tmp_path, tiny_folder, 11, devices=1, num_nodes=2)
-    (tmp_path / "impatient.py").write_text(IMPATIENT)
     meet = {"NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
-    process = subprocess.Popen(
-        [sys.executable, "impatient.py", *map(str, arguments)], cwd=tmp_path, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, env={**os.environ, **meet, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
-    )  # fmt: skip
-    while "Waiting" not in (line := process.stdout.readline()):
-        assert line, "it ended without a word"
+    files = tmp_path / "out", tmp_path / "err"
+    child = tiny_runs.start_fork(arguments, meet, tmp_path, *files)
+
+    def said():
+        return "".join(file.read_text() for file in files)
+
+    while "Waiting" not in said():
+        assert os.waitpid(child, os.WNOHANG)[0] == 0, f"it ended without a word: {said()}"
+        time.sleep(0.01)
+    (line,) = [line for line in said().splitlines() if "Waiting" in line]
     assert "process 0 of 2" in line and meet["MASTER_PORT"] in line
-    process.send_signal(signal.SIGTERM)
-    text, _ = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM, text
-    assert "before the first step" in text and "Traceback" not in text
+    os.kill(child, signal.SIGTERM)
+    assert tiny_runs.status_of(child, 60) == 128 + signal.SIGTERM, said()
+    assert "before the first step" in said() and "Traceback" not in said()
     assert not list((tmp_path / "two").glob("*"))
 
 

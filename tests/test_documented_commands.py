@@ -6,12 +6,13 @@ pseudo-terminal, so that `zoo chat last` follows `zoo train`.
 """
 
 import importlib.util
+import io
 import os
 import re
 import shutil
 import subprocess
 import sys
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -197,10 +198,11 @@ def packages(command, folder):
 # -- what the command line takes ---------------------------------------------------------------------------------
 
 
-def test_the_command_line_takes_it_and_has_everything_that_it_names(at, monkeypatch, capsys):
+def test_the_command_line_takes_it_and_has_everything_that_it_names(at, monkeypatch):
     def check(command):
         arguments = arguments_of(command)
-        with at(command):
+        # Help pages are printed.
+        with at(command), redirect_stdout(io.StringIO()):
             try:
                 name, values = parse(arguments, monkeypatch)
             except typer.Exit:

@@ -117,14 +117,15 @@ def forked(*commands, cwd, timeout=120):
     """
     with tempfile.TemporaryDirectory() as folder:
         files = [[Path(folder, f"{i}.{name}") for name in ("out", "err")] for i in range(len(commands))]
-        children = [_fork(*typed, cwd, *to) for typed, to in zip(commands, files, strict=True)]
-        statuses = [_status(child, timeout) for child in children]
+        children = [start_fork(*typed, cwd, *to) for typed, to in zip(commands, files, strict=True)]
+        statuses = [status_of(child, timeout) for child in children]
         texts = [[file.read_text(encoding="utf-8", errors="replace") for file in to] for to in files]
     return [subprocess.CompletedProcess(typed[0], status, *said)
             for typed, status, said in zip(commands, statuses, texts, strict=True)]  # fmt: skip
 
 
-def _fork(arguments, environment, cwd, out, err):
+def start_fork(arguments, environment, cwd, out, err):
+    """Begin `zoo …` in a fork of this process, which writes to these files; gives its number."""
     out.touch()
     err.touch()
     child = os.fork()
@@ -145,7 +146,7 @@ def _fork(arguments, environment, cwd, out, err):
         os._exit(status)
 
 
-def _status(child, timeout):
+def status_of(child, timeout):
     """The exit status of a child, as subprocess has it; one that takes too long is killed."""
     end = time.monotonic() + timeout
     while (found := os.waitpid(child, os.WNOHANG))[0] == 0:

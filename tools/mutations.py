@@ -319,7 +319,8 @@ def tried(root: Path, mutation: Mutation, limit: float, left_out: set[str]) -> d
             rounds.pop(0)
         elif result == "failed" and by not in left_out and not passes(root, by, limit):
             left_out.add(by)
-            result, by = "passed", ""
+            # The same round again; what came before was no time of this mutation's.
+            result, by, started = "passed", "", time.monotonic()
     verdict = {"passed": "not seen", "failed": "seen", "time": "time limit"}[result]
     return {**mutation._asdict(), "verdict": verdict, "by": by, "seconds": round(time.monotonic() - started)}
 
