@@ -321,7 +321,7 @@ def test_a_signal_stops_after_the_step_with_a_checkpoint(whole, interrupted, tmp
     text = (tmp_path / "output.txt").read_text()
     assert status == expected
     assert "Stopping after this step, with a checkpoint" in text
-    assert f"Stopped by {name} after step 3. The checkpoint is complete.\nGo on with: zoo resume {broken.path}" in text
+    assert f"Stopped by {name} after step 3. The checkpoint is complete.\nContinue with: zoo resume {broken.path}" in text
     assert "Traceback" not in text
     assert [path.name for path in broken.checkpoints.iterdir()] == ["step-3"]
     assert (broken.status, broken.summary["steps"]) == ("stopped", 3)
@@ -407,7 +407,7 @@ def test_ctrl_c_at_the_command_line_and_resume(whole, tmp_path, tiny_folder):
     text, _ = started.communicate(timeout=60)
     assert started.returncode == 130 and "Traceback" not in text
     assert text.strip().endswith(
-        "Stopped by ctrl-C after step 3. The checkpoint is complete.\nGo on with: zoo resume runs/mine"
+        "Stopped by ctrl-C after step 3. The checkpoint is complete.\nContinue with: zoo resume runs/mine"
     )
     (done,) = forked((["resume", "mine"], {}), cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -523,7 +523,7 @@ class Hungry(Algorithm):
         logps = models.policy.logps(batch.completion)
         if sum(len(answer) for answer in batch.completion) > config.room:
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you asked for 1 byte.")
-        return Loss.per_token(-logps.per_token, logps.mask, {"calls": torch.tensor([float(self.calls)])})
+        return Loss.per_token(-logps.per_token, logps.mask, {"calls": torch.full((len(batch),), float(self.calls))})
 ''', "hungry.py") + ":Hungry"  # fmt: skip
 
 
@@ -658,7 +658,7 @@ def test_an_algorithm_may_prepare_the_records_before_training(train, tmp_path):
     run = train(algo, data=data_for("sft", tmp_path), epochs=1)
     assert run.summary["steps"] == 2, "5 of 12 records, 4 a step"
     assert run.name == "prepared-tiny-1"
-    with pytest.raises(PluginError, match="Prepared.prepare returned list with nothing to train on"):
+    with pytest.raises(PluginError, match="Prepared.prepare returned nothing to train on"):
         train(algo, data=data_for("sft", tmp_path), keep=0)
 
 

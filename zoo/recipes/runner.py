@@ -181,7 +181,7 @@ class Reproduction:
         if error.exit_status > STOPPED_BY_SIGNAL:
             return self._stopped(error.message.replace("; nothing was kept", ""), error.exit_status)
         message = f"The stage {name} with seed {seed} failed: {error.message}"
-        hint = "" if error.hint.startswith(("Go on with", "Continue with", "Start again")) else f"{error.hint}\n"
+        hint = "" if error.hint.startswith(("Continue with", "Start again")) else f"{error.hint}\n"
         stopped = TrainingStopped(
             message, f"{hint}Details: {self.folder / 'log.txt'}. Then continue with: {self.command}"
         )
