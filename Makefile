@@ -19,7 +19,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-
 demo: $(VENV)/.installed
 	$(BIN)/zoo train --algo kto
 
-# Formulas, types, data, options and imports, without a run: under a minute on two cores.
+# Formulas, types, data, options and imports: the tests that start no run.
 quick: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(PARALLEL) -m quick
 

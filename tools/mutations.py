@@ -62,6 +62,10 @@ NOT_FORMULAS = ("require", "ZooError", "PluginError", "TrainingStopped", "ValueE
 """Calls that check options and explain mistakes."""
 
 
+FAILED = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", flags=re.MULTILINE)
+"""A line of pytest's summary."""
+
+
 class Mutation(NamedTuple):
     """file: below the root; line: counted from 1; before, after: the line without and with the mutation."""
 
@@ -275,9 +279,16 @@ def tests_of(root: Path, file: str) -> list[list[str]]:
 
 def tested(root: Path, arguments: Iterable[str], seconds: float) -> tuple[str, str]:
     """(passed, failed or time; the first test that failed) of one call of pytest."""
+    result, output = called(root, ["-x", *arguments], seconds)
+    found = FAILED.search(output)
+    return result, (found[1] if found else output.strip().rpartition("\n")[2]) if result == "failed" else ""
+
+
+def called(root: Path, arguments: Iterable[str], seconds: float) -> tuple[str, str]:
+    """(passed, failed or time; what it printed) of one call of pytest."""
     environment = {**os.environ, "PYTHONPATH": str(root / ".imported"), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *arguments], cwd=root, env=environment,
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments], cwd=root, env=environment,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
     try:
@@ -287,10 +298,7 @@ def tested(root: Path, arguments: Iterable[str], seconds: float) -> tuple[str, s
         process.communicate()
         return "time", ""
     # 5: no test was chosen.
-    if process.returncode in (0, 5):
-        return "passed", ""
-    found = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", output, flags=re.MULTILINE)
-    return "failed", found[1] if found else output.strip().rpartition("\n")[2]
+    return ("passed" if process.returncode in (0, 5) else "failed"), output
 
 
 def write(file: Path, content: bytes) -> None:
@@ -368,6 +376,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="zoo-mutations-") as folder:
         root = Path(folder).resolve()
         copied(root)
+        if any(tuple(mutation) not in results for mutation in mutations):
+            # Found one by one, each would cost a round.
+            left_out |= set(FAILED.findall(called(root, ["-m", "quick"], given.limit)[1]))
         for mutation in mutations:
             if tuple(mutation) not in results:
                 results[tuple(mutation)] = result = tried(root, mutation, given.limit, left_out)
