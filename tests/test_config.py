@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 from tiny_runs import cli
 
-from zoo.contract.algorithm import Algorithm
+from zoo.contract.algorithm import Algorithm, validate
 from zoo.errors import PluginError, ZooError
 from zoo.options.config import TrainConfig, resolve
 from zoo.options.strict_yaml import read_yaml, write_yaml
@@ -84,8 +84,8 @@ def test_an_algorithm_may_not_redefine_an_option_of_the_core_or_of_the_command()
         class Clashing(Example):
             Config = dataclass(type("Config", (), {"__annotations__": {taken: float}, taken: 1.0}))
 
-        with pytest.raises(PluginError, match=f"has an option '{taken}', which is the core's"):
-            resolved(cls=Clashing)
+        with pytest.raises(PluginError, match=f"its option '{taken}' is the core's"):
+            validate(Clashing, "clashing")
 
 
 def test_a_wrong_default_of_an_algorithm_is_named_as_its_own():

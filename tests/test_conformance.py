@@ -181,7 +181,7 @@ def test_a_mistake_in_the_plugin_is_told_with_its_line(tmp_path):
         "    def loss(self, batch, models):\n        return models.policy.logps(batch.complétion)\n"
     )
     found = Suite(f"{file}:Mine").run("learns")
-    assert found.result == "failed" and "mine.py, line 8" in found.detail
+    assert found.result == "failed" and "mine.py, line 9" in found.detail
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def test_a_bug_that_shows_only_inside_of_the_core_still_names_the_line_that_led_
     options = ("--model", "tiny", "--data", data_for("sft", place), "--precision", "32-true")
     status, _, shown = cli("train", "--algo", plugin_file(place, body, "odd.py"), *options)
     assert status == 1
-    assert shown.startswith("odd.py, line 12, in loss: TypeError") and "It was raised in" in shown
+    assert shown.startswith("odd.py, line 13, in loss: TypeError") and "It was raised in" in shown
 
 
 def test_a_bug_in_a_function_that_is_taken_as_a_reward_is_named_too(place, monkeypatch):

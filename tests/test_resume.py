@@ -321,7 +321,8 @@ def test_a_signal_stops_after_the_step_with_a_checkpoint(whole, interrupted, tmp
     text = (tmp_path / "output.txt").read_text()
     assert status == expected
     assert "Stopping after this step, with a checkpoint" in text
-    assert f"Stopped by {name} after step 3. The checkpoint is complete.\nContinue with: zoo resume {broken.path}" in text
+    said = f"Stopped by {name} after step 3. The checkpoint is complete.\nContinue with: zoo resume {broken.path}"
+    assert said in text
     assert "Traceback" not in text
     assert [path.name for path in broken.checkpoints.iterdir()] == ["step-3"]
     assert (broken.status, broken.summary["steps"]) == ("stopped", 3)

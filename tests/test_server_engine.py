@@ -15,9 +15,8 @@ from transformers import AutoModelForCausalLM
 from zoo.errors import PluginError, TrainingStopped, ZooError
 from zoo.http import Server, ServerError
 from zoo.rollout.correction import importance_weights
-from zoo.rollout.engine import EngineSetup, InProcessEngine, Sampling
+from zoo.rollout.engine import EngineSetup, InProcessEngine, Sampling, make_engine
 from zoo.rollout.plugin import engines
-from zoo.rollout.spec import make_engine
 from zoo.rollout.vllm import VLLMEngine
 from zoo.rollout.weights import fingerprint
 from zoo.testing.tiny import make_model, make_tokenizer

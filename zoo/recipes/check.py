@@ -21,9 +21,8 @@ from zoo.options.checks import check_values
 from zoo.options.config import OTHER_NAMES, TrainConfig, resolve
 from zoo.options.fields import build, options_of
 from zoo.options.spelling import parse
-from zoo.recipes.data_fit import DataFit
+from zoo.recipes.fit import DataFit, model_problem
 from zoo.recipes.form import METRIC, StageForm
-from zoo.recipes.model_fit import model_problem
 from zoo.recipes.produced import named_nearest, produced
 from zoo.recipes.schema import REFERENCE, Recipe, Stage, Variant, canonical, references
 from zoo.recipes.structure import metrics_of, written_at

@@ -11,12 +11,13 @@ results as an uninterrupted run.
 from __future__ import annotations
 
 import gc
+import io
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 
@@ -25,7 +26,6 @@ from zoo.libraries.quiet import quiet_libraries
 from zoo.paths import write_text
 from zoo.recipes import results
 from zoo.recipes.graph import drawn, jobs, stage_order
-from zoo.recipes.log import Log
 from zoo.recipes.schema import Recipe
 from zoo.recipes.stages import Stages
 from zoo.recipes.structure import written_at
@@ -194,3 +194,36 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+QUIET_SECONDS = 10.0
+"""A stage that takes less shows only its results."""
+
+
+class Log(io.TextIOBase):
+    """A stream to `file` that also shows its newest line if nothing was shown for a while."""
+
+    def __init__(self, file: TextIO, show: Callable[[str], None]):
+        self.file, self.show = file, show
+        self.begin()
+
+    def begin(self) -> None:
+        """Start the log of a new stage."""
+        self.shown = time.monotonic()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        self.file.write(text)
+        line = text.strip()
+        if line and time.monotonic() - self.shown > QUIET_SECONDS:
+            self.shown = time.monotonic()
+            self.show(f"  {line.splitlines()[-1]}")
+        return len(text)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+    def console(self) -> Console:
+        return Console(file=self, width=120, force_terminal=False)  # type: ignore[arg-type]

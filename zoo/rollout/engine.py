@@ -2,22 +2,23 @@
 
 Any object with the interface `Engine` can replace the in-process engine, such as a client of a server: it gets token
 ids, returns token ids, and reports the log-probabilities with which it sampled them. Plugins contribute engines by name
-(hook `engines`), and `zoo.rollout.spec.make_engine` makes the engine that a run asks for.
+(hook `engines`), and `make_engine` makes the engine that a run asks for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from zoo.errors import ZooError
+from zoo.errors import PluginError, ZooError, nearest
 from zoo.libraries.adapters import has_virtual_tokens
 from zoo.libraries.architecture import longest_text
 from zoo.models.snapshot import evaluating
+from zoo.options.spelling import bind, parse
 from zoo.rollout.decoding import Decoding, Forward
 from zoo.rollout.packing import packed
 from zoo.rollout.sampling import Sampling, StopStrings, seeds
@@ -165,3 +166,33 @@ def check_request(
                 if len(prompt) < limit
                 else f"Shorten the prompt to fewer than {limit} tokens, or remove it.",
             )
+
+
+def make_engine(
+    spec: str,
+    *,
+    model: Any,
+    eos_ids: Iterable[int],
+    pad_id: int,
+    named: Mapping[str, Callable[..., Engine]],
+    tokenizer: Any = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Engine:
+    """The engine that `spec` names. named: the factories that plugins contribute (hook `engines`).
+
+    Raises ZooError if the text cannot be read, the name or an option is unknown, or the engine refuses an option.
+    """
+    name, arguments = parse(spec, "engine", "vllm(url=http://127.0.0.1:8000)")
+    if name not in named:
+        raise ZooError(
+            f"No engine is called '{name}'.{nearest(name, named)}", f"Installed: {', '.join(sorted(named))}."
+        )
+    options = bind(named[name], arguments, f"engine '{name}'")
+    engine = named[name](EngineSetup(model, frozenset(int(i) for i in eos_ids), pad_id, tokenizer, progress), **options)
+    for what in ("generate", "remote", *(["update"] if getattr(engine, "remote", False) else [])):
+        if not hasattr(engine, what):
+            raise PluginError(
+                f"The engine '{name}' ({type(engine).__name__}) has no '{what}'.",
+                "docs/contract.md says what an engine is.",
+            )
+    return engine

@@ -242,7 +242,9 @@ class Execution:
             if steps:
                 self.run.write_json("summary.json", {"status": "stopped", "steps": steps})
             path = self.run.path if steps else self.resumed.path  # type: ignore[union-attr]
-            stopped = TrainingStopped(f"Stopped by {name} after step {steps}.{state}", f"Continue with: zoo resume {path}")
+            stopped = TrainingStopped(
+                f"Stopped by {name} after step {steps}.{state}", f"Continue with: zoo resume {path}"
+            )
         stopped.exit_status = 128 + number
         return stopped
 

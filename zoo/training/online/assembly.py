@@ -18,9 +18,8 @@ from zoo.options.checks import names_in, prompts_in_rollout
 from zoo.options.config import TrainConfig
 from zoo.paths import cache_folder
 from zoo.rewards.reward import Reward
-from zoo.rollout.engine import Engine, Sampling, local
+from zoo.rollout.engine import Engine, Sampling, local, make_engine
 from zoo.rollout.kept import AnswerCache
-from zoo.rollout.spec import make_engine
 from zoo.rollout.writer import Writer
 from zoo.training.online.experience import Experience, count_steps
 from zoo.values.types import Batch

@@ -1,4 +1,4 @@
-"""Whether data is of a kind that an algorithm learns from, as far as this is known without fetching data.
+"""Whether data and models that a recipe names can fit, as far as this is known without fetching or making them.
 
 Of files and named sources the first rows are read. A data set of the hub is not fetched; only the recipe's own
 `format` or `columns` tell its kind.
@@ -16,7 +16,9 @@ from zoo.data.formats import columns_of, named_format
 from zoo.data.kinds import KINDS
 from zoo.data.load import load
 from zoo.data.sources import NamedSources, file_type
-from zoo.errors import ZooError
+from zoo.errors import ZooError, nearest
+from zoo.models.default import NAME
+from zoo.runs import is_run_name
 
 ROWS = 8
 """Enough rows to tell the kind, and no more than a world can give without training a network."""
@@ -78,3 +80,32 @@ def _refused_by_columns(columns: Mapping[str, str], kinds: tuple[str, ...]) -> s
     if not whole or any(not _refused(kind, kinds, "") for kind in whole):
         return ""
     return _refused(whole[-1], kinds, f"its columns ({', '.join(columns)}) are")
+
+
+# -- models --------------------------------------------------------------------------------------------------------
+
+_HUB_MODEL = re.compile(r"[\w.-]+/[\w.-]+(@.*)?")
+
+
+def model_problem(name: str, makers: Mapping[str, Any]) -> str:
+    """Why there can be no such model; empty if there may be. makers: contributions of plugins to the hook `models`."""
+    path = Path(name).expanduser()
+    if name == NAME or path.exists() or is_run_name(name):
+        return ""
+    first, colon, part = name.partition(":")
+    if first in makers:
+        check = getattr(makers[first], "check", None)
+        try:
+            if check is not None:
+                check(part)
+        except ZooError as error:
+            return f"{error.message} {error.hint}".strip()
+        return ""
+    if colon or "(" in name:
+        first = first.partition("(")[0]
+        return f"no plugin makes a model '{first}'.{nearest(first, makers)}"
+    if name.startswith((".", "/", "~")) or path.suffix == ".gguf":
+        return f"there is no model at {name}."
+    if not _HUB_MODEL.fullmatch(name) and (guess := nearest(name, [NAME, *makers])):
+        return f"there is no model '{name}'.{guess}"
+    return ""
