@@ -84,7 +84,7 @@ def test_an_algorithm_may_not_redefine_an_option_of_the_core_or_of_the_command()
         class Clashing(Example):
             Config = dataclass(type("Config", (), {"__annotations__": {taken: float}, taken: 1.0}))
 
-        with pytest.raises(PluginError, match=f"its option '{taken}' is the core's"):
+        with pytest.raises(PluginError, match=f"its option '{taken}' is an option of the core"):
             validate(Clashing, "clashing")
 
 
