@@ -223,7 +223,10 @@ def test_helpers_with_an_underscore_and_unlike_names_are_fine():
 @pytest.mark.parametrize(
     ("loss", "says"),
     [
-        ("def loss(self, batch, modles):", "takes 'modles', which is not an argument of this hook. Did you mean 'models'?"),
+        (
+            "def loss(self, batch, modles):",
+            "takes 'modles', which is not an argument of this hook. Did you mean 'models'?",
+        ),
         ("def loss(self, batch, config=None):", "gives 'config' a default"),
         ("def loss(self, batch, **rest):", "takes '**rest', which is not an argument"),
         ("def loss(self, batch, *, config):", "takes 'config', which is not an argument"),
