@@ -195,7 +195,7 @@ def test_a_role_that_does_not_exist_is_the_plugins_mistake(place):
         "    def loss(self): ...\n"
     )
     algo = plugin_file(place, body, "odd.py")
-    refused(*train(algo=algo), says=["role 'refrence', which there is not", "'reference'"])
+    refused(*train(algo=algo), says=["unknown role 'refrence'", "'reference'"])
 
 
 def test_a_role_that_was_not_declared_is_the_plugins_mistake(place):

@@ -105,7 +105,7 @@ def test_the_help_of_train_has_the_options_of_the_algorithm_that_is_named(place)
     assert "--beta" not in options_in(good("train", "--help"))
     (place / "recipe.yaml").write_text("algo: dpo\n")
     text = good("train", "--config", "recipe.yaml", "--help")
-    assert "--beta" in text and "how dear it is to leave the reference" in text
+    assert "--beta" in text and "the larger, the nearer to the reference" in text
 
 
 def test_examples_in_the_help_pages_are_options_that_exist():

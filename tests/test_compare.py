@@ -501,7 +501,7 @@ def test_options_come_from_the_file_the_command_line_and_set(tmp_path):
         (["--algos", "dpo", "--set", "dpo.model=x"], ["must be the same for all", "--model"]),
         (["--algos", "dpo", "--seeds", "0"], ["--seeds 0"]),
         (["--algos", "dpo", "--seeds", "100"], ["--seeds 100 may mean 100 seeds, or the seed 100", "--seeds 100, "]),
-        (["--algos", "dpo", "--tokens", "0"], ["--tokens 0"]),
+        (["--algos", "dpo", "--tokens", "0"], ["--tokens must be at least 1, not 0"]),
         (["--algos", "dpo", "--score", "instruction"], ["No evaluation is called 'instruction'", "instructions"]),
         ([], ["There is nothing to compare", "--algos"]),
         (["runs/one", "--algos", "dpo"], ["not both"]),

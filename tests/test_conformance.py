@@ -290,7 +290,7 @@ def test_what_means_nothing_is_refused_with_the_nearest(known, words):
 
 
 def test_the_pytest_function_fails_skips_and_excuses():
-    with pytest.raises(pytest.fail.Exception, match="take loss from"):
+    with pytest.raises(pytest.fail.Exception, match="change loss from"):
         conformance(broken("learns"))("learns")
     with pytest.raises(pytest.skip.Exception, match="no start values"):
         conformance(Sound, start={})("step-one identities")
@@ -332,7 +332,7 @@ def test_the_command_prints_a_table_and_ends_with_status_1_when_a_check_fails():
     status, out, _ = cli("check", BROKEN / "sound.py:Sound", "--only", "learns", "--only", "known-values")
     assert status == 0 and out.rstrip().endswith("sound: 2 passed.")
     status, out, _ = cli("check", broken("learns"), "--only", "learns", "--only", "described")
-    assert status == 1 and "1 passed, 1 failed" in out and "take loss from" in " ".join(out.split())
+    assert status == 1 and "1 passed, 1 failed" in out and "change loss from" in " ".join(out.split())
 
 
 def test_the_command_prints_json():

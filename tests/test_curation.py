@@ -348,7 +348,7 @@ def test_rules_are_switched_and_changed_by_name():
         ("chat(least=1)", "takes no options"),
         ("words(lest=1)", "Did you mean 'least'"),
         ("words(least=many)", "least = many"),
-        ("words(least=5,most=2)", "at least 5 and at most 2"),
+        ("words(least=5,most=2)", "least=5 and most=2, which no text can meet"),
         ("words(least=nan)", "not a finite number"),
         ("words(least=none,most=none)", "has no limit"),
         ("words(keep=0.5)", "cannot keep"),

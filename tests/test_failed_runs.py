@@ -23,11 +23,11 @@ class Mine(Algorithm):
         logps = models.policy.logps(batch.completion)
         if step < config.broken:
             return {broken}
-        return Loss(-logps.per_token.sum(), logps.mask.sum())
+        return Loss(-logps.per_token, logps.mask)
 """
 LOSSES = {
-    "no number": "Loss(-logps.per_token.sum() * float('nan'), logps.mask.sum())",
-    "of nothing": "Loss(-logps.per_token.sum() * 0.0, torch.tensor(0.0))",
+    "no number": "Loss(-logps.per_token * float('nan'), logps.mask)",
+    "of nothing": "Loss(-logps.per_token * 0.0, torch.zeros_like(logps.per_token))",
 }
 
 

@@ -70,8 +70,8 @@ def test_its_reward_is_taken_by_its_name(sums, tiny_folder):
 def test_a_bug_in_an_installed_plugin_names_its_package_file_and_line(sums, tiny_folder, monkeypatch):
     monkeypatch.setenv("ZOO_CACHE", str(sums / "cache"))
     file = sums / "zoo-sums" / "zoo_sums" / "algorithm.py"
-    file.write_text(file.read_text().replace("batch.label.float() - self.usual", "batch.lable - self.usual"))
-    line = 1 + file.read_text().splitlines().index("        advantage = batch.lable - self.usual")
+    file.write_text(file.read_text().replace("batch.label.float() - usual", "batch.lable - usual"))
+    line = 1 + file.read_text().splitlines().index("        advantage = batch.lable - usual")
     status, _, shown = cli("train", "--algo", "awr", "--data", "sums", "--model", tiny_folder, "--precision", "32-true")
     assert status == 1
     assert f"zoo_sums/algorithm.py, line {line}, in loss (zoo-sums 0.3.0): AttributeError: The batch has no" in shown
