@@ -7,10 +7,11 @@ import sys
 import tarfile
 import tomllib
 import zipfile
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, version
 from pathlib import Path
 
 import pytest
+from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -42,6 +43,9 @@ def python(*arguments, cwd):
 def wheel(copy, tmp_path_factory):
     """The wheel, built offline; the environment must have what pyproject.toml names as build requirements."""
     pytest.importorskip("setuptools")
+    if Version(version("packaging")) < Version("24.2"):
+        # Without isolation this environment's own is used; an ordinary build fetches what it needs.
+        pytest.skip("setuptools checks a licence expression with packaging 24.2 or later")
     out = tmp_path_factory.mktemp("wheel")
     python("-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "--no-index", "-q", "-w", str(out), cwd=copy)
     return next(out.glob("*.whl"))
