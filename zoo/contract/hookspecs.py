@@ -58,8 +58,11 @@ def engines() -> Any:  # type: ignore[empty-body]
 
 
 @hookspec(firstresult=True)
-def prepare(records: list, models: Any, config: Any) -> Any:
-    """Once, before training, with the encoded records; returns the records to train on (label, filter, extend)."""
+def prepare(records: Any, models: Any, config: Any) -> Any:
+    """Once, before training, with the encoded `Records`; returns the records to train on (label, filter, extend).
+
+    It may return `Records` or any iterable of records.
+    """
 
 
 @hookspec(firstresult=True)
@@ -97,7 +100,7 @@ def loss(batch: Any, models: Any, config: Any, step: int) -> Any:
 
 
 @hookspec(firstresult=True)
-def finish(records: list, models: Any, config: Any) -> None:
+def finish(records: Any, models: Any, config: Any) -> None:
     """Once, after the last step, with the training records and the weights that go into `model/`, without gradients."""
 
 

@@ -24,7 +24,7 @@ class DemonstrationBatch(Batch):
 
 
 class TextBatch(Batch):
-    """Plain texts, as answers to empty prompts."""
+    """Plain texts, as answers to empty prompts. For type checkers: the batch itself is a `DemonstrationBatch`."""
 
     completion: Answers
 

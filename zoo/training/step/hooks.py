@@ -47,11 +47,12 @@ def check_loss(loss: Any, part: Batch, learners: Collection[str], name: str) -> 
             f"{name}.loss returned {type(loss).__name__}, not a Loss.",
             "Return Loss.per_example(...), Loss.per_token(...) or Loss.weighted(...).",
         )
-    _check_length("values", loss.values, part, name)
-    for metric, given in loss.metrics.items():
-        for one in given if isinstance(given, tuple) else (given,):
-            if isinstance(one, Tensor):
-                _check_length(f"the metric '{metric}'", one, part, name)
+    lengths = (len(part), len(answers_in(part)))
+    _check_length("values", loss.values, lengths, name)
+    for metric, reported in loss.metrics.items():
+        for values in reported if isinstance(reported, tuple) else (reported,):
+            if isinstance(values, Tensor):
+                _check_length(f"the metric '{metric}'", values, lengths, name)
     for role in loss.trains or ():
         if role not in learners:
             raise PluginError(
@@ -61,14 +62,15 @@ def check_loss(loss: Any, part: Batch, learners: Collection[str], name: str) -> 
     return loss
 
 
-def _check_length(what: str, values: Tensor, part: Batch, name: str) -> None:
-    answers = len(answers_in(part))
-    if values.ndim and len(values) in (len(part), answers):
+def _check_length(what: str, values: Tensor, lengths: tuple[int, int], name: str) -> None:
+    """Raises PluginError for values that are as many as neither examples nor answers. lengths: how many these are."""
+    if values.ndim and len(values) in lengths:
         return
-    given = f"{len(values)} values" if values.ndim else "a single number"
-    several = f" with {answers} answers" if answers > len(part) else ""
+    examples, answers = lengths
+    returned = f"{len(values)} values" if values.ndim else "a single number"
+    several = f" with {answers} answers" if answers > examples else ""
     raise PluginError(
-        f"{name}.loss returned {given} as {what}, and its micro-batch has {len(part)} examples{several}.",
+        f"{name}.loss returned {returned} as {what}, and its micro-batch has {examples} examples{several}.",
         "Give one for each example: NaN is a missing metric, a weight of 0 in Loss.weighted leaves an example out of "
         "the loss, and number.expand(len(batch)) is one number for all.",
     )

@@ -165,9 +165,10 @@ class PostTraining(lightning.LightningModule):
 
     def _touch(self, trains: tuple[str, ...] | None) -> torch.Tensor | float:
         """0, with a gradient of 0 for roles that are not moved: processes exchange the gradients of all weights."""
-        still = [model for role, model in self.learners.items() if trains is not None and role not in trains]
-        weights = [p for model in still for p in model.parameters() if p.requires_grad]
-        return sum((0.0 * p.sum() for p in weights), 0.0) if is_distributed() else 0.0
+        if trains is None or not is_distributed():
+            return 0.0
+        still = [model for role, model in self.learners.items() if role not in trains]
+        return sum((0.0 * p.sum() for model in still for p in model.parameters() if p.requires_grad), 0.0)
 
     def _is_moved(self, role: str, means: dict[str, float]) -> bool:
         """Whether this step moves a role; takes that out of the means. Raises PluginError where the parts differ."""
