@@ -27,6 +27,7 @@ from zoo.training.assembly import Assembly
 from zoo.training.fitting import Fitting
 from zoo.training.online.rollouts import Rollouts
 from zoo.training.record import report
+from zoo.training.record.heartbeat import beating
 from zoo.training.record.listeners import Listeners, spoken_warnings
 from zoo.training.record.progress import counter
 from zoo.training.record.signals import Signals, Stopped, signal_name
@@ -86,6 +87,10 @@ class Execution:
         self.open_run()
         if self.created:
             held.enter_context(self.created.alone())
+        with beating(self.run, self._progress) if self.main else contextlib.nullcontext():
+            return self._steps_and_scores()
+
+    def _steps_and_scores(self) -> Run:
         # A run that was killed during its first scoring has no before.json.
         before = (self.resumed.read_json("before.json") if self.resumed else {}) or self.score_before()
         stopped = self.fit()
@@ -227,6 +232,10 @@ class Execution:
     @property
     def _steps(self) -> int:
         return self.fitting.module.steps_done if self.fitting else 0
+
+    def _progress(self) -> tuple[int, int]:
+        """The last step, and the number of all steps."""
+        return self._steps, self.assembly.total_steps
 
     def _forget_unless_begun(self) -> None:
         if self.created is not None and not self._begun:
