@@ -37,7 +37,7 @@ QUICK = {
     "test_instructions", "test_reward_checkers", "test_recipe_claims",
     # Options and imports.
     "test_options", "test_config", "test_spelling", "test_repeated_flags", "test_registry", "test_imports",
-    "test_mutations",
+    "test_mutations", "test_terminal",
 }  # fmt: skip
 """Files on formulas, types, data, options and imports: their tests that need no model in a folder, and so start no run,
 have the marker `quick`."""

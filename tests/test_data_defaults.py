@@ -5,7 +5,6 @@ import json
 import types
 
 import pytest
-from rich.console import Console
 from tiny_runs import cli
 
 from zoo.api import DataSource, hookimpl
@@ -17,6 +16,7 @@ from zoo.errors import ZooError
 from zoo.evals import subject
 from zoo.labelling import job as labelling
 from zoo.models.names import resolve_model
+from zoo.terminal import Console
 from zoo.testing.tiny import write_folder
 from zoo.training.run import resolve_options
 

@@ -4,7 +4,6 @@ import io
 import json
 
 import pytest
-from rich.console import Console
 
 from zoo.data.display import LONGEST, Histogram, Line, Piece, TokenText, pieces_of, shortened
 from zoo.data.encoding.encode import encode
@@ -12,6 +11,7 @@ from zoo.data.encoding.template import ChatTemplate
 from zoo.data.load import load
 from zoo.data.preview import as_json, histogram, preview
 from zoo.data.report import Report
+from zoo.terminal import Console
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from terminal import in_terminal, screen_of
 
 COUNTING = """
-from rich.console import Console
+from zoo.terminal import Console
 from zoo.training.record.progress import counter
 show = counter(Console(), "Scoring gold(samples=512) (before)")
 for done in range(10, 60, 10):

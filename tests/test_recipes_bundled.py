@@ -8,11 +8,11 @@ from pathlib import Path
 
 import yaml
 from each import each
-from rich.console import Console
 
 from zoo.recipes.check import check_recipe
 from zoo.recipes.load import load_recipe
 from zoo.recipes.runner import Reproduction
+from zoo.terminal import Console
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))

@@ -1,13 +1,13 @@
 """A stage that cannot run here is rehearsed: one step on a tiny model of the architecture that it is for."""
 
 import pytest
-from rich.console import Console
 
 from zoo.contract.registry import load_algorithm
 from zoo.errors import ZooError
 from zoo.recipes.check import check_recipe
 from zoo.recipes.load import load_recipe
 from zoo.recipes.runner import Reproduction
+from zoo.terminal import Console
 from zoo.testing.rehearsal import FAMILIES, family_of, rehearse, rehearse_all, write_stand_in
 from zoo.training.run import resolve_options
 

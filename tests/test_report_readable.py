@@ -28,7 +28,7 @@ def text_of(file):
 
 
 def test_a_diverged_run_has_short_numbers_everywhere(tmp_path, capsys):
-    from rich.console import Console
+    from zoo.terminal import Console
 
     values = {"before": {"val/loss": 2.0}, "after": {"val/loss": 5000.0}}
     rows = [{"step": k, "loss": 2.0 + 1e200 * k, "val/loss": 3.0 * k} for k in range(5)]

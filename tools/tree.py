@@ -29,6 +29,7 @@ SMALL = 60
 
 ROOMS = {
     "errors": "errors: what happened, and what to type next",
+    "terminal": "the way to the terminal: text that is printed and never obeyed",
     "http": "HTTP requests, with retries",
     "numbers": "formatting numbers for people",
     "paths": "zoo's own folders; atomic writes",

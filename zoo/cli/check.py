@@ -6,11 +6,11 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from zoo.cli.listings import Json, print_json
+from zoo.cli.listings import Json
+from zoo.terminal import Console, print_json
 
 COLOURS = {"passed": "green", "failed": "red", "exception": "yellow", "skipped": "dim"}
 
@@ -51,8 +51,6 @@ def _show(name: str, results: list[Any], counts: Any) -> None:
     table = Table("check", "result", "", box=None, pad_edge=False)
     for result in results:
         colour = COLOURS[result.result]
-        table.add_row(result.check, f"[{colour}]{result.result}[/{colour}]", escape(result.detail))
+        table.add_row(result.check, Text(result.result, style=colour), result.detail)
     Console().print(table)
-    Console().print(
-        f"\n{name}: {', '.join(f'{count} {outcome}' for outcome, count in counts.items())}.", highlight=False
-    )
+    Console().print(f"\n{name}: {', '.join(f'{count} {outcome}' for outcome, count in counts.items())}.")

@@ -7,17 +7,15 @@ import sys
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from zoo.cli.listings import print_json
 from zoo.cli.train import flag_of, parameter
 from zoo.comparison.entrants import DECIDED
 from zoo.errors import ZooError
 from zoo.numbers import decimal, signed
 from zoo.options.config import TrainConfig
 from zoo.options.fields import options_of
+from zoo.terminal import Console, print_json
 
 EXAMPLES = (
     "zoo compare --algos dpo,kto,simpo --seeds 3",
@@ -120,29 +118,28 @@ def _compare_algorithms(own: dict[str, Any], core_options: dict[str, Any]) -> No
         print_json({**results, "report": str(page)})
     else:
         _show_results(results, console)
-        console.print(f"report  {page}", highlight=False, markup=False, soft_wrap=True)
+        console.say(f"report  {page}")
     if results["failed"]:
         raise typer.Exit(1)
 
 
 def _show_plan(plan: Any, comparison: Any, console: Console) -> None:
-    console.print(plan.definition(), highlight=False, markup=False)
+    console.print(plan.definition())
     table = Table("", "steps", "of", "passes", "trained tokens", box=None, pad_edge=False)
     for planned in plan.runs:
         if planned.seed == plan.runs[0].seed:
             table.add_row(
-                escape(planned.entrant.label), str(planned.steps), str(planned.resolved.core.batch_size),
+                planned.entrant.label, str(planned.steps), str(planned.resolved.core.batch_size),
                 f"{planned.passes:.2f}", f"{planned.tokens:,}",
             )  # fmt: skip
     console.print(table)
     held_out, count = comparison.held_out, len(plan.runs)
     console.print(
         f"{count} run{'s' if count > 1 else ''} in {comparison.folder}, measured on "
-        f"{len(held_out.prompts)} held-out prompts and {len(held_out.pairs)} pairs.",
-        highlight=False, markup=False, soft_wrap=True,
+        f"{len(held_out.prompts)} held-out prompts and {len(held_out.pairs)} pairs.", soft_wrap=True,
     )  # fmt: skip
     for note in plan.notes:
-        console.print(note, highlight=False, markup=False, soft_wrap=True)
+        console.say(note)
 
 
 def _show_results(results: dict[str, Any], console: Console) -> None:
@@ -158,21 +155,21 @@ def _show_results(results: dict[str, Any], console: Console) -> None:
         table.add_column(name.replace("cpu_seconds", "CPU_s").replace("_", "\n"), justify="right")
     table.add_row("start", *(shown(results["start"].get(name, {}).get("value")) for name in names))
     for entrant in results["algorithms"]:
-        table.add_row(escape(entrant["label"]), *(_cell(entrant["measures"].get(name)) for name in names))
+        table.add_row(entrant["label"], *(_cell(entrant["measures"].get(name)) for name in names))
     console.print()
-    console.print(table, highlight=False)
+    console.print(table)
     seeds = max(entrant["seeds"] for entrant in results["algorithms"])
-    console.print(f"\n± is the sample standard deviation over {seeds} seeds." if seeds > 1 else "", highlight=False)
+    console.print(f"\n± is the sample standard deviation over {seeds} seeds." if seeds > 1 else "")
     for name in names:
-        console.print(f"{name}: {results['measures'][name]}", highlight=False, markup=False)
+        console.print(f"{name}: {results['measures'][name]}")
     for row in results["differences"]:
         if row["from"] == "start":
             console.print(
                 f"{row['score']} of {row['to']} against the start: {signed(row['change'])} (95 % interval "
-                f"{interval(row)}, {row['n']} prompts)", highlight=False, markup=False, soft_wrap=True,
+                f"{interval(row)}, {row['n']} prompts)", soft_wrap=True,
             )  # fmt: skip
     for line in [*results["warnings"], *(f"{row['run']} failed: {row['error']}" for row in results["failed"])]:
-        console.print(f"[yellow]{escape(line)}[/yellow]", highlight=False)
+        console.print(line, style="yellow")
 
 
 def _cell(value: dict[str, Any] | None) -> str:
@@ -204,19 +201,19 @@ def _compare_runs(names: list[str], own: dict[str, Any]) -> None:
         from zoo.report.comparison_page import write_runs_page
 
         page = write_runs_page(Path(own["out"]), comparison, runs)
-        console.print(f"report  {page}", highlight=False, markup=False, soft_wrap=True)
+        console.say(f"report  {page}")
 
 
 def _show_runs(comparison: dict[str, Any], console: Console) -> None:
     from zoo.report.pages import interval, shown
 
-    titles = [escape(run["name"]) for run in comparison["runs"]]
+    titles = [run["name"] for run in comparison["runs"]]
     if not comparison["same_data"]:
-        console.print("[yellow]The runs were not trained on the same data.[/yellow]")
+        console.print("The runs were not trained on the same data.", style="yellow")
     options = Table("option", *titles, box=None, pad_edge=False)
     for name, values in comparison["options"].items():
-        options.add_row(name, *(escape(str(value)) if value is not None else "–" for value in values))
-    console.print(options if comparison["options"] else "No option differs.", highlight=False)
+        options.add_row(name, *(str(value) if value is not None else "–" for value in values))
+    console.print(options if comparison["options"] else "No option differs.")
     numbers = Table("", *titles, box=None, pad_edge=False)
     for row in comparison["scores"]:
         cells = [
@@ -224,10 +221,10 @@ def _show_runs(comparison: dict[str, Any], console: Console) -> None:
             for v in row["values"]
         ]
         changes = ["" if d is None else f"\n{signed(d['change'])} ({interval(d)})" for d in row["differences"]]
-        numbers.add_row(escape(row["name"]), *(cell + change for cell, change in zip(cells, changes, strict=True)))
+        numbers.add_row(row["name"], *(cell + change for cell, change in zip(cells, changes, strict=True)))
     for row in comparison["metrics"]:
         deltas = ["" if delta is None else f" ({delta:+.4g})" for delta in row["deltas"]]
         values = [shown(value) + delta for value, delta in zip(row["values"], deltas, strict=True)]
-        numbers.add_row(escape(row["name"]), *values)
+        numbers.add_row(row["name"], *values)
     console.print()
-    console.print(numbers, highlight=False)
+    console.print(numbers)

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from zoo.cli.curation_job import Job
 from zoo.cli.help import App
-from zoo.cli.listings import Json, print_json
+from zoo.cli.listings import Json
 from zoo.errors import ZooError
+from zoo.terminal import Console, print_json
 
 READING = "Reading the data"
 WRITING = "Writing"
@@ -167,7 +167,7 @@ def _scoring(model: str, runs: str, max_length: int, console: Console) -> Any:
     from zoo.evals.subject import load_subject
     from zoo.training.record.progress import counter
 
-    subject = load_subject(model, runs, lambda text: console.print(text, highlight=False, markup=False), head="lm")
+    subject = load_subject(model, runs, console.say, head="lm")
     count = counter(console, "rows scored")
     return lambda rows, kind: perplexities(subject, rows, kind, max_length, count)
 
@@ -189,7 +189,7 @@ def _list_rules(chosen: Any, as_json: bool) -> None:
         limits = ["" if limit is None else f"{limit:g}" for limit in (rule.limits.least, rule.limits.most)]
         table.add_row("*" if rule.name in chosen else "", rule.name, *limits, rule.limits.on, sets, rule.help)
     Console().print(table)
-    Console().print("\nChoose rules with --rules 'gopher,-stop_words'; add --list to see the choice.", highlight=False)
+    Console().print("\nChoose rules with --rules 'gopher,-stop_words'; add --list to see the choice.")
 
 
 @verb(

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from zoo import __version__
-from zoo.cli.listings import print_json
 from zoo.errors import ZooError
+from zoo.terminal import Console, print_json
 
 SECONDS_IN_PLACE, SECONDS_BETWEEN = 0.2, 10.0
 """Between updates of a line in a terminal, and between lines of progress elsewhere."""
@@ -101,7 +100,7 @@ class Job:
             if time.monotonic() - printed > (SECONDS_IN_PLACE if in_place else SECONDS_BETWEEN):
                 printed = time.monotonic()
                 text = f"{done:,} rows read, {removed:,} removed"
-                rewrite(self.console, text) if in_place else self.console.print(text, highlight=False)
+                rewrite(self.console, text) if in_place else self.console.print(text)
 
         return show
 
@@ -111,7 +110,7 @@ class Job:
         from zoo.training.record.progress import can_rewrite, rewrite
 
         console = self.console
-        say = lambda text, **style: console.print(text, highlight=False, markup=False, soft_wrap=True, **style)  # noqa: E731
+        say = console.say
         if can_rewrite(console):
             rewrite(console, "")
         word = "removed" if self.rows else "contaminated"

@@ -6,12 +6,12 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from zoo.cli import curation
 from zoo.cli.help import Command
-from zoo.cli.listings import Json, print_json
+from zoo.cli.listings import Json
 from zoo.errors import ZooError, nearest
+from zoo.terminal import Console, print_json
 
 
 class LongRows(StrEnum):
@@ -70,7 +70,7 @@ def data(
     from zoo.data.load import judge, load
 
     console = Console()
-    say: Any = (lambda text: None) if as_json else (lambda text: console.print(text, highlight=False, markup=False))
+    say: Any = (lambda text: None) if as_json else (lambda text: console.print(text))
     named = registry.contributions(registry.manager(), "sources")
     kind = _kind(wanted, source, split, columns_of(columns), named)
     loaded = load(

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from zoo.cards import kept as cards
-from zoo.cli.listings import Json, print_json
+from zoo.cli.listings import Json
 from zoo.contract import registry
 from zoo.errors import ZooError
 from zoo.libraries import releases
+from zoo.terminal import Console, print_json
 
 
 def doctor(as_json: Json = False) -> None:
@@ -56,11 +56,11 @@ def doctor(as_json: Json = False) -> None:
         for key, value in facts.items():
             if key not in ("libraries", "problems"):
                 shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
-                Console().print(f"{key:14} {', '.join(shown) if isinstance(shown, list) else shown}", highlight=False)
+                Console().print(f"{key:14} {', '.join(shown) if isinstance(shown, list) else shown}")
         for library in libraries:
-            Console().print(f"{'library':14} {_summary(library)}", highlight=False)
+            Console().print(f"{'library':14} {_summary(library)}")
         for problem in problems:
-            Console().print(f"[red]{escape(problem)}[/red]", highlight=False)
+            Console().print(problem, style="red")
         Console().print("" if problems else "No problems were found.")
     if problems:
         raise typer.Exit(1)
@@ -129,7 +129,7 @@ def _recipe_problems() -> list[str]:
     problems, entries, behind = [], all_recipes(), _plugin_files()
     with Console(stderr=True).status("Reading the recipes") as status:
         for number, entry in enumerate(entries, start=1):
-            status.update(f"Checking the recipes: {number} of {len(entries)}, {entry.name}")
+            status.update(Text(f"Checking the recipes: {number} of {len(entries)}, {entry.name}"))
             told = entry.error or _told_of(Path(entry.path), behind)
             of = f"Recipe {entry.name} of {entry.package} {entry.version}"
             problems += [f"{of}: {line}" for line in told.splitlines()]

@@ -6,13 +6,13 @@ import inspect
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from zoo.cli.listings import Json, print_json
+from zoo.cli.listings import Json
 from zoo.contract import registry
 from zoo.errors import ZooError
+from zoo.terminal import Console, print_json
 
 EXAMPLES = (
     "zoo eval last --samples 3",
@@ -87,14 +87,14 @@ def evaluate(
     subject: Any = None
     if needs_model:
         progress = None if as_json else counter(console, "answers")
-        subject = load_subject(model, out, _say(console), against=against, limit=limit, progress=progress)
+        subject = load_subject(model, out, console.say, against=against, limit=limit, progress=progress)
         head = "scalar" if is_scorer(subject.model) else "lm"
         wanted = choose(evals or [], available, head)
         if not wanted and not reward:
             wanted = by_default(available, head)
         if reward and head != "lm":
             raise ZooError(f"--reward is for a language model, and {model} is a reward model.", "Leave it out.")
-        asked = _as_evals(reward or [], data or "starter", columns, max_new_tokens, out, _say(console))
+        asked = _as_evals(reward or [], data or "starter", columns, max_new_tokens, out, console.say)
         wanted += [Chosen(text, evaluation, {}) for text, evaluation in asked.items()]
     results = {}
     for chosen in wanted:
@@ -106,24 +106,20 @@ def evaluate(
         print_json(results)
 
 
-def _say(console: Console) -> Any:
-    return lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-
 def _show(console: Console, score: Any, about: str, samples: int) -> None:
     from zoo.training.record.report import printable
 
-    console.print(f"[bold]{escape(score.name)}[/bold] {score.text()}  {about}", highlight=False)
+    console.print(Text.assemble((score.name, "bold"), f" {score.text()}  {about}"))
     for key, value in score.details.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):
             # A curve, whose numbers are also printed one by one.
             continue
         shown = f"{value:.4g}" if isinstance(value, float) else value
-        console.print(f"  {escape(str(key).replace('_', ' '))}  {shown}", highlight=False, style="dim")
+        console.print(f"  {str(key).replace('_', ' ')}  {shown}", style="dim")
     for sample in score.samples[:samples]:
         prompt = sample["prompt"] if isinstance(sample["prompt"], str) else sample["prompt"][-1]["content"]
-        console.print(f"  prompt {escape(printable(prompt))}", highlight=False)
-        console.print(f"  {sample['score']}    {escape(printable(sample['answer']))}", highlight=False)
+        console.print(f"  prompt {printable(prompt)}")
+        console.print(f"  {sample['score']}    {printable(sample['answer'])}")
 
 
 def _as_evals(texts: list[str], data: str, columns: str, max_new_tokens: int, out: str, say: Any) -> dict[str, Any]:
@@ -173,13 +169,12 @@ def _list(available: dict[str, Any], as_json: bool) -> None:
             option["name"] if "default" not in option else f"{option['name']}={option['default']}"
             for option in card["options"]
         )
-        about = f"{card['help']}\n[dim]{escape(options)}[/dim]" if options else card["help"]
+        about = Text.assemble(card["help"], (f"\n{options}" if options else "", "dim"))
         table.add_row(card["name"] + ("*" if card["by_default"] else ""), SORTS[card["head"]], about)
     console.print(table)
     console.print(
         '\n* runs when none is named. Options without = are required: zoo eval last --eval "accuracy(data=rows.jsonl, '
         'reward=numeric)". docs/evals.md explains each.',
-        highlight=False,
     )
 
 

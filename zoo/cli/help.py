@@ -6,18 +6,19 @@ and cuts the flags themselves.
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import typer
-from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 from typer.core import TyperCommand, TyperGroup
 
 from zoo.errors import ZooError
+from zoo.terminal import Console, plain
 
 WIDEST_FLAG = 30
 """Characters of a flag and its value that fit on one line; the choices of longer ones are put into the text."""
@@ -26,8 +27,27 @@ NARROW = 60
 """Columns below which flags and their text do not fit next to each other."""
 
 
+@contextlib.contextmanager
+def _quoting() -> Iterator[None]:
+    """What was typed wrong is quoted by typer's own message, which goes past zoo's console."""
+    try:
+        yield
+    except Exception as error:
+        if hasattr(error, "format_message"):
+            error.message = plain(str(error.message))  # type: ignore[attr-defined]
+        raise
+
+
 class Group(TyperGroup):
     """The page of all commands."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        with _quoting():
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _quoting():
+            return super().invoke(ctx)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         console = Console()

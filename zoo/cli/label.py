@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from zoo.cli.listings import print_json
 from zoo.cli.train import flag_of, parameter
 from zoo.errors import ZooError
 from zoo.labelling.options import LabelOptions
 from zoo.options.fields import build, options_of
+from zoo.terminal import Console, print_json
 
 EXAMPLES = (
     "zoo label starter --kind preference --limit 20",
@@ -73,8 +72,7 @@ def _label(given: dict[str, Any], out: Path, runs: str, as_json: bool) -> None:
     from zoo.training.record.progress import counter
 
     console = Console(stderr=as_json)
-    say: Any = lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True)  # noqa: E731
-    summary = label_data(options, out, runs, say, counter(console, "pairs"))
+    summary = label_data(options, out, runs, console.say, counter(console, "pairs"))
     print_json(summary) if as_json else _show(summary, out, console)
 
 
@@ -117,6 +115,6 @@ def _show(summary: dict[str, Any], path: Path, console: Console) -> None:
         rows.append(("left out", f"{summary['unusable']:,}", reasons(summary)))
     table = Table("", "", "", box=None, show_header=False, pad_edge=False)
     for name, value, meaning in rows:
-        table.add_row(name, value, f"[dim]{escape(meaning)}[/dim]")
+        table.add_row(name, value, Text(meaning, style="dim"))
     console.print(table)
-    console.print(f"Written to {path}. Train on it: zoo train --algo rm --data {path}", highlight=False, soft_wrap=True)
+    console.say(f"Written to {path}. Train on it: zoo train --algo rm --data {path}")

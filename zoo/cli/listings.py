@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table
@@ -20,14 +17,11 @@ from zoo.cards import about, described
 from zoo.cli.completion import algorithm_names, run_names
 from zoo.contract import registry
 from zoo.numbers import decimal
+from zoo.terminal import Console, print_json
 
 NARROW_TABLE = 76
 """Columns below which the descriptions of algorithms do not fit next to their names."""
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
-def print_json(content: Any) -> None:
-    typer.echo(json.dumps(content, indent=1, ensure_ascii=False, default=str))
 
 
 def algos(
@@ -47,7 +41,7 @@ def algos(
         print_json(rows)
         return
     _show_algorithms(rows)
-    Console().print("\nzoo algos NAME shows one; zoo train --algo NAME trains it.", highlight=False)
+    Console().print("\nzoo algos NAME shows one; zoo train --algo NAME trains it.")
 
 
 def _show_algorithms(rows: list[dict[str, Any]]) -> None:
@@ -55,13 +49,13 @@ def _show_algorithms(rows: list[dict[str, Any]]) -> None:
     console = Console()
     table = Table("name", "learns from", "paper", "what it does", box=None, pad_edge=False)
     for row in rows:
-        text = escape(row["description"]) or f"[red]{escape(row.get('error', ''))}[/red]"
+        text = Text(row["description"]) if row["description"] else Text(row.get("error", ""), style="red")
         if console.width >= NARROW_TABLE:
             table.add_row(row["name"], row["data"], row["paper"], text)
             continue
         console.print(Text(row["name"], style="bold"), soft_wrap=True)
-        facts = escape(", ".join(filter(None, (f"from {row['data']}", row["paper"]))))
-        console.print(Padding(f"{text}\n[dim]{facts}[/dim]", (0, 0, 0, 2)), highlight=False)
+        facts = ", ".join(filter(None, (f"from {row['data']}", row["paper"])))
+        console.print(Padding(Text.assemble(text, "\n", (facts, "dim")), (0, 0, 0, 2)))
     if table.row_count:
         console.print(table)
 
@@ -98,22 +92,23 @@ def _show_card(card: dict[str, Any]) -> None:
     console = Console()
     _, *paragraphs = card["about"].split("\n\n")
     text = [card["description"], *(" ".join(paragraph.split()) for paragraph in paragraphs)]
-    console.print(f"[bold]{card['name']}[/bold]  " + escape("\n\n".join(text)), highlight=False)
+    console.print(Text.assemble((card["name"], "bold"), "  ", "\n\n".join(text)))
     facts = {"paper": card["paper"], "learns from": card["data"], "needs": ", ".join(card["needs"])}
     if card["defaults"]:
         facts["sets"] = _settings(card["defaults"])
     console.print()
     for name, value in facts.items():
-        console.print(f"{name:12} {value}", highlight=False)
-    options = {f"{o['flag']} [dim]{escape(_value(o))}[/dim]": o["help"] for o in card["options"]}
-    variants = {f"--variant {name}": _settings(options) for name, options in card["variants"].items()}
-    for title, entries in (("Options", options), ("Variants", variants), ("Metrics", card["metrics"])):
+        console.print(f"{name:12} {value}")
+    options = [(o["flag"], _value(o), o["help"]) for o in card["options"]]
+    variants = [(f"--variant {name}", "", _settings(options)) for name, options in card["variants"].items()]
+    metrics = [(name, "", explanation) for name, explanation in card["metrics"].items()]
+    for title, entries in (("Options", options), ("Variants", variants), ("Metrics", metrics)):
         if entries:
-            console.print(f"\n[bold]{title}[/bold]")
-        for name, explanation in entries.items():
-            console.print(name, highlight=False)
-            console.print(Padding(escape(explanation), (0, 0, 0, 4)), highlight=False)
-    console.print(f"\n{card['train']}", highlight=False)
+            console.print(f"\n{title}", style="bold")
+        for name, value, explanation in entries:
+            console.print(Text.assemble(name, (f" {value}" if value else "", "dim")))
+            console.print(Padding(explanation, (0, 0, 0, 4)))
+    console.print(f"\n{card['train']}")
 
 
 def _settings(options: dict[str, Any]) -> str:
@@ -146,7 +141,7 @@ def runs(
         )
         return
     if not rows:
-        Console().print(f"No runs in {out}/ yet. Start one with `zoo train`.", highlight=False)
+        Console().print(f"No runs in {out}/ yet. Start one with `zoo train`.")
         return
     _show_runs(rows)
     if name:
@@ -163,7 +158,7 @@ def _show_runs(rows: list[dict[str, Any]]) -> None:
         measured = [name for name in row["after"] if name in row["before"]][:4]
         changes = [f"{name} {decimal(row['before'][name])} → {decimal(row['after'][name])}" for name in measured]
         cells = [row["name"], row["status"], row["algo"], model, data, str(row["steps"]), "\n".join(changes)]
-        table.add_row(*(escape(cell) for cell in cells))
+        table.add_row(*cells)
         facts = f"{row['status']}, {row['steps']} steps, {row['algo']} of {model} on {data}"
         paragraphs.append((row["name"], [facts, *changes]))
     unlimited = console.options.update(width=10_000)
@@ -195,13 +190,13 @@ def _show_run(run: Any) -> None:
 
     console = Console()
     if "reason" in run.summary:
-        console.print(f"  {escape(run.summary['reason'])} {escape(run.summary.get('hint', ''))}", soft_wrap=True)
+        console.say(f"  {run.summary['reason']} {run.summary.get('hint', '')}")
     defaults = {"algo": run.config.get("algo"), **asdict(TrainConfig())}
     own = {name: value for name, value in run.config.items() if name not in defaults or value != defaults[name]}
     for name, value in own.items():
-        console.print(f"  {name} {escape(str(value))}", highlight=False)
+        console.print(f"  {name} {value}")
     for file in sorted(run.path.iterdir()):
-        console.print(f"  {escape(str(file))}", highlight=False, soft_wrap=True)
+        console.say(f"  {file}")
     command = run.path / "command.txt"
     if command.is_file():
-        console.print(f"command: {escape(command.read_text().strip())}", highlight=False, soft_wrap=True)
+        console.say(f"command: {command.read_text().strip()}")

@@ -16,6 +16,7 @@ import typer
 from zoo import __version__
 from zoo.cli.help import App
 from zoo.errors import ZooError
+from zoo.terminal import Console, guard
 
 app = App(
     name="zoo",
@@ -103,6 +104,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             # A terminal without Unicode shows question marks instead of a traceback in the middle of a run.
             stream.reconfigure(errors="replace")
+    guard()
     try:
         add_commands(typed())
         app()
@@ -121,25 +123,22 @@ def main() -> None:
 
 def show_error(error: ZooError) -> None:
     """What happened, in red, and what to type next."""
-    from rich.console import Console
-    from rich.markup import escape
-
     console = Console(stderr=True)
-    console.print(f"[red]{escape(error.message)}[/red]", highlight=False, soft_wrap=True)
+    console.say(error.message, style="red")
     if error.hint:
-        console.print(escape(error.hint), highlight=False, soft_wrap=True)
+        console.say(error.hint)
 
 
 def keep_traceback(error: Exception) -> str:
     """Write the traceback of a plugin's bug to a file, and return a sentence that says where it is."""
     from zoo.paths import cache_folder
 
-    file = cache_folder() / "traceback.txt"
+    file, text = cache_folder() / "traceback.txt", "".join(traceback.format_exception(error))
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        file.write_text(text, encoding="utf-8")
     except OSError:
-        traceback.print_exception(error)
+        Console(stderr=True).say(text)
         return "This is a bug of the plugin; the traceback is above."
     return f"This is a bug of the plugin. The whole traceback: {file}"
 

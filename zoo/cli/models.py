@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from zoo.errors import ZooError
+from zoo.terminal import Console
 
 Out = Annotated[str, typer.Option(help="Folder that holds the runs.")]
-
-
-def _say(console: Console) -> Any:
-    return lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def chat(
@@ -43,7 +39,7 @@ def chat(
 
     console = Console()
     subjects = {
-        name: load_subject(name, out, _say(console), head="lm") for name in [model, *([versus] if versus else [])]
+        name: load_subject(name, out, console.say, head="lm") for name in [model, *([versus] if versus else [])]
     }
     start = [{"role": "system", "content": system}] if system else []
     histories: dict[str, list[dict[str, str]]] = {name: list(start) for name in subjects}
@@ -57,10 +53,7 @@ def chat(
             except RowError as error:
                 raise ZooError(f"The chat template of {name} rejects this conversation: {error.message}.") from None
             histories[name].append({"role": "assistant", "content": text})
-            label = f"[bold]{escape(name)}[/bold] " if versus else ""
-            console.print(
-                f"{label}{escape(''.join(c for c in text if c.isprintable() or c in chr(10)))}", highlight=False
-            )
+            console.print(Text.assemble((f"{name} " if versus else "", "bold"), text))
         turn += 1
         if prompt is not None:
             return
@@ -68,7 +61,7 @@ def chat(
 
 def _ask(console: Console) -> str:
     try:
-        return (console.input("[bold]you[/bold] ") if sys.stdin.isatty() else input()).strip()
+        return (console.input(Text("you ", style="bold")) if sys.stdin.isatty() else input()).strip()
     except EOFError:
         return ""
 
@@ -103,4 +96,4 @@ def export(
         model = merged(model)
     folder.parent.mkdir(parents=True, exist_ok=True)
     export_model(model, load_tokenizer(source), folder)
-    Console().print(f"Written to {folder}", highlight=False)
+    Console().print(f"Written to {folder}")

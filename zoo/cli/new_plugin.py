@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from zoo.contract.algorithm import DATA_KINDS
 from zoo.errors import ZooError
+from zoo.terminal import Console
 
 EXAMPLES = ("zoo new-plugin mine --data preference", "zoo new-plugin mine --data feedback --out ~/plugins")
 
@@ -31,7 +31,7 @@ def new_plugin(
         )
     folder = new_plugin(name, data, Path(out).expanduser())
     console = Console(soft_wrap=True)
-    console.print(f"Written to {folder}: {', '.join(sorted(file.name for file in folder.iterdir()))}", highlight=False)
+    console.print(f"Written to {folder}: {', '.join(sorted(file.name for file in folder.iterdir()))}")
     steps = [f"cd {shlex.quote(str(folder))}", "pip install -e .", f"zoo check {name}", train_command(name, data)]
     for i, step in enumerate(steps):
-        console.print(f"{'' if i else 'next':8}{step}", highlight=False, markup=False)
+        console.print(f"{'' if i else 'next':8}{step}")

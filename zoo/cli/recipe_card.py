@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
 from rich.padding import Padding
+from rich.text import Text
 
 from zoo.recipes.form import Claim
 from zoo.recipes.schema import Recipe, Stage, Variant
+from zoo.terminal import Console
 
 Setting = tuple[str, str, str]
 """An option, its value, and its source according to the recipe."""
@@ -20,16 +20,16 @@ COMMENT = re.compile(r"""(?:[^"'#]|"[^"]*"|(?<!\w)'[^']*'|(?<=\w)['"]|(?<!\s)#)*
 """A line of YAML with a comment: a # after a space, outside quotation marks."""
 
 
-def show_card(recipe: Recipe, verdict: str, console: Console) -> None:
-    """Print it. verdict: of the last run, as markup."""
+def show_card(recipe: Recipe, verdict: Text, console: Console) -> None:
+    """Print it. verdict: of the last run."""
     sources = Comments(recipe)
     version = f"({recipe.paper.version})" if recipe.paper.version else ""
-    _print(console, f"[bold]{escape(recipe.name)}[/bold]  {escape(recipe.title)}")
+    console.print(Text.assemble((recipe.name, "bold"), "  ", recipe.title))
     _facts({"paper": f"{recipe.paper.text} {version}", "hardware": recipe.hardware}, console)
-    _print(console, f"{'last verdict':14}{verdict}")
-    console.print(f"{'file':14}{escape(str(recipe.path))}", highlight=False, soft_wrap=True)
+    console.print(Text.assemble(f"{'last verdict':14}", verdict))
+    console.say(f"{'file':14}{recipe.path}")
     if recipe.about:
-        _print(console, f"\n{escape(_one_line(recipe.about))}")
+        console.print(f"\n{_one_line(recipe.about)}")
     _variant(recipe.full, "At full scale", sources, console)
     if (laptop := recipe.laptop) is not None:
         _variant(laptop, "On a laptop", sources, console)
@@ -62,22 +62,22 @@ class Comments:
 
 
 def _variant(variant: Variant, title: str, sources: Comments, console: Console) -> None:
-    _print(console, f"\n[bold]{title}[/bold]")
+    console.print(f"\n{title}", style="bold")
     written = {stage.sweep_of or stage.name: stage for stage in reversed(variant.stages.values())}
     stages = dict(reversed(written.items()))
     common = {setting for name, stage in stages.items() for setting in _common(stage, name, variant, sources)}
     if common:
-        _print(console, "every stage")
+        console.print("every stage")
         order = {
             key: i for i, key in enumerate(dict.fromkeys(key for stage in stages.values() for key in stage.options))
         }
         _settings(sorted(common, key=lambda setting: order.get(setting[0], len(order))), console)
     for name, stage in stages.items():
-        _print(console, f"{escape(name)}  [dim]{escape(_what(stage))}[/dim]")
+        console.print(Text.assemble(name, "  ", (_what(stage), "dim")))
         _settings(_own(stage, name, variant, sources), console)
     for claim in variant.claims:
-        _print(console, f"[bold]·[/bold] {escape(claim.says)}")
-        _print(console, Padding(f"[dim]{escape(claim.where)}: {escape(rule_of(claim))}[/dim]", (0, 0, 0, 4)))
+        console.print(Text.assemble(("·", "bold"), " ", claim.says))
+        console.print(Padding(Text(f"{claim.where}: {rule_of(claim)}", style="dim"), (0, 0, 0, 4)))
 
 
 def _what(stage: Stage) -> str:
@@ -133,26 +133,22 @@ def rule_of(claim: Claim) -> str:
 # -- printing ----------------------------------------------------------------------------------------------------
 
 
-def _print(console: Console, content: Any) -> None:
-    console.print(content, highlight=False)
-
-
 def _settings(settings: Iterable[Setting], console: Console) -> None:
     for key, value, source in settings:
-        behind = f"  [dim]{escape(source)}[/dim]" if source else ""
-        _print(console, Padding(f"{escape(key)} {escape(value)}{behind}", (0, 0, 0, 4)))
+        behind = (f"  {source}" if source else "", "dim")
+        console.print(Padding(Text.assemble(f"{key} {value}", behind), (0, 0, 0, 4)))
 
 
 def _facts(facts: Mapping[str, str], console: Console) -> None:
     for title, value in facts.items():
-        _print(console, f"{title:14}{escape(_one_line(value))}")
+        console.print(f"{title:14}{_one_line(value)}")
 
 
 def _lines(title: str, lines: Iterable[str], console: Console) -> None:
     for i, line in enumerate(lines):
         if i == 0:
-            _print(console, f"\n[bold]{title}[/bold]")
-        _print(console, f"· {escape(_one_line(line))}")
+            console.print(f"\n{title}", style="bold")
+        console.print(f"· {_one_line(line)}")
 
 
 def _one_line(text: str) -> str:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from zoo.cli.listings import Json, print_json
+from zoo.cli.listings import Json
 from zoo.errors import ZooError
+from zoo.terminal import Console, print_json
 
 if TYPE_CHECKING:
     from zoo.recipes.find import RecipeEntry
@@ -88,17 +88,15 @@ def _list(as_json: bool) -> None:
         table.add_column(title, no_wrap=title in ("name", "paper"), overflow="fold", min_width=least)
     for entry in entries:
         name = entry.name if names.count(entry.name) == 1 else entry.full_name
-        cells = (escape(name), *(escape(cell) for cell in _cells(entry)), _verdict(entry.verdict, entry.date))
+        cells: tuple[Text | str, ...] = (name, *_cells(entry), _verdict(entry.verdict, entry.date))
         table.add_row(*(cell for title, cell in zip(TITLES, cells, strict=True) if title in shown))
     console.print(table)
     for entry in entries:
         if entry.error:
-            console.print(f"[red]{escape(entry.full_name)}: {escape(entry.error)}[/red]", highlight=False)
+            console.print(f"{entry.full_name}: {entry.error}", style="red")
     if not entries:
         console.print("No installed package has recipes.")
-    console.print(
-        "\nzoo recipes NAME shows one; zoo reproduce NAME --laptop runs its small experiment.", highlight=False
-    )
+    console.print("\nzoo recipes NAME shows one; zoo reproduce NAME --laptop runs its small experiment.")
 
 
 def _cells(entry: RecipeEntry) -> tuple[str, str, str, str]:
@@ -108,11 +106,10 @@ def _cells(entry: RecipeEntry) -> tuple[str, str, str, str]:
     return entry.paper.removeprefix("arXiv:"), ", ".join(entry.algorithms), entry.hardware, minutes
 
 
-def _verdict(verdict: str, date: str = "") -> str:
+def _verdict(verdict: str, date: str = "") -> Text:
     if not verdict:
-        return "[dim]not run[/dim]"
-    colour = COLOURS.get(verdict, "white")
-    return f"[{colour}]{escape(verdict)}[/{colour}]" + (f" [dim]{escape(date)}[/dim]" if date else "")
+        return Text("not run", style="dim")
+    return Text.assemble((verdict, COLOURS.get(verdict, "white")), (f" {date}" if date else "", "dim"))
 
 
 def _write_tables(name: str | None) -> None:
@@ -122,7 +119,7 @@ def _write_tables(name: str | None) -> None:
 
     folders = [find_recipe(name)[0].parent] if name else sorted({Path(entry.path).parent for entry in all_recipes()})
     for folder in folders:
-        typer.echo(f"Written: {write_table(folder)}")
+        Console().say(f"Written: {write_table(folder)}")
 
 
 # -- one ---------------------------------------------------------------------------------------------------------
@@ -140,7 +137,7 @@ def _copy(name: str, file: Path | None) -> None:
     if not target.parent.is_dir():
         raise ZooError(f"The folder {target.parent} does not exist.", f"Create it first: mkdir -p {target.parent}")
     shutil.copyfile(source, target)
-    typer.echo(f"Copied to {target}. Change it, then: zoo reproduce {_typed(target)} --laptop --dry-run")
+    Console().say(f"Copied to {target}. Change it, then: zoo reproduce {_typed(target)} --laptop --dry-run")
 
 
 def _typed(path: Path) -> str:
@@ -159,4 +156,4 @@ def _card(name: str, as_json: bool) -> None:
         return
     show_card(recipe, _verdict(last.get("verdict", ""), last.get("date", "")), Console())
     ways = ["--laptop"] if recipe.laptop else []
-    typer.echo("\n" + "\n".join(f"zoo reproduce {name} {way}" for way in [*ways, "--dry-run"]))
+    Console().say("\n" + "\n".join(f"zoo reproduce {name} {way}" for way in [*ways, "--dry-run"]))

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from zoo.cli.listings import Json, print_json
+from zoo.cli.listings import Json
 from zoo.options.spelling import seeds as seeds_in
+from zoo.terminal import Console, print_json
 
 EXAMPLES = (
     "zoo reproduce ipo --laptop",
@@ -97,25 +97,25 @@ def _show(results: Mapping[str, Any], folder: Path, stored: Path | None, console
     for claim in results["claims"]:
         mean = shown(claim["mean"]) + (f" ± {shown(claim['sd'])}" if claim["sd"] is not None else "")
         interval = f"{shown(claim['low'])} to {shown(claim['high'])}" if claim["low"] is not None else "–"
-        verdict = f"[{COLOURS[claim['verdict']]}]{claim['verdict']}[/]"
-        why = f"\n[dim]{escape(claim['why'])}[/dim]" if claim["why"] else ""
-        rule = f"\n[dim]{escape(claim['metric'])} {escape(claim['rule'])}[/dim]"
+        why = (f"\n{claim['why']}" if claim["why"] else "", "dim")
+        verdict = Text.assemble((claim["verdict"], COLOURS[claim["verdict"]]), why)
+        says = Text.assemble(claim["says"], (f"\n{claim['metric']} {claim['rule']}", "dim"))
         values = ", ".join(shown(value) for value in claim["values"])
-        table.add_row(escape(claim["says"]) + rule, values, mean, interval, verdict + why)
+        table.add_row(says, values, mean, interval, verdict)
     console.print()
-    console.print(table, highlight=False)
+    console.print(table)
     if results["full_scale"]:
         count = len(results["full_scale"])
-        console.print(f"{count} claims at full scale are not tested here.", style="dim", highlight=False)
+        console.print(f"{count} claims at full scale are not tested here.", style="dim")
     verdict = results["verdict"]
-    console.print(f"\n{escape(results['recipe'])}: [bold {COLOURS[verdict]}]{verdict}[/]", highlight=False)
+    console.print(Text.assemble(f"\n{results['recipe']}: ", (verdict, f"bold {COLOURS[verdict]}")))
     if results["findings"]:
-        console.print(f"Findings of the recipe's own run: {results['findings']}", highlight=False, markup=False)
+        console.print(f"Findings of the recipe's own run: {results['findings']}")
     if results["caveat"]:
-        console.print(f"Caveat: {results['caveat']}", highlight=False, markup=False)
-    console.print(f"report  {folder / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"Caveat: {results['caveat']}")
+    console.say(f"report  {folder / 'report.html'}")
     if stored is not None:
-        console.print(f"kept    {stored}", highlight=False, markup=False, soft_wrap=True)
+        console.say(f"kept    {stored}")
 
 
 def _dry_run(reproduction: Any, console: Console, as_json: bool) -> None:
@@ -132,11 +132,11 @@ def _dry_run(reproduction: Any, console: Console, as_json: bool) -> None:
     reproduction.draw()
     for stage in plan["stages"]:
         state = "is finished" if stage["finished"] else "will run"
-        console.print(f"\n[bold]{escape(stage['name'])}[/bold], seed {stage['seed']}: {state}", highlight=False)
+        console.print(Text.assemble("\n", (stage["name"], "bold"), f", seed {stage['seed']}: {state}"))
         for name, (value, origin) in stage["options"].items():
             if not origin.startswith(("default", "zoo reproduce")):
-                console.print(f"  {name}: {value}  [dim]{escape(origin)}[/dim]", highlight=False, soft_wrap=True)
+                console.print(Text.assemble(f"  {name}: {value}  ", (origin, "dim")), soft_wrap=True)
         for label, text in stage["evals"].items():
-            console.print(f"  measures {label}: {text}", highlight=False, markup=False, soft_wrap=True)
+            console.say(f"  measures {label}: {text}")
     for line in plan["notes"]:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.say(line)

@@ -11,19 +11,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from zoo.cards import described
 from zoo.cli.completion import algorithm_names, is_completion, run_names
 from zoo.cli.help import Command
-from zoo.cli.listings import print_json
 from zoo.contract import registry
 from zoo.errors import ZooError, nearest_names
 from zoo.options.config import OTHER_NAMES, Resolved, TrainConfig
 from zoo.options.fields import Option, options_of
 from zoo.options.strict_yaml import read_yaml
+from zoo.terminal import Console, print_json
 
 if TYPE_CHECKING:
     from zoo.training.outlook import Outlook
@@ -201,7 +199,7 @@ def show(resolved: Resolved, console: Console) -> None:
     """Every option, its value, and where the value came from."""
     table = Table("option", "value", "from", box=None, pad_edge=False)
     for name, value in resolved.as_dict().items():
-        table.add_row(name, escape(str(value)), resolved.origin[name])
+        table.add_row(name, str(value), resolved.origin[name])
     console.print(table)
 
 
@@ -209,8 +207,8 @@ def tell(outlook: Outlook, console: Console) -> None:
     """What was found, and what the run will write."""
     console.print()
     for name, text in outlook.facts.items():
-        console.print(f"{name:12} {text}", highlight=False, markup=False, soft_wrap=True)
-    console.print("\nEverything that the run needs is there. Leave --dry-run out to start it.", highlight=False)
+        console.say(f"{name:12} {text}")
+    console.print("\nEverything that the run needs is there. Leave --dry-run out to start it.")
 
 
 def as_json_types(resolved: Resolved, outlook: Outlook) -> dict[str, Any]:

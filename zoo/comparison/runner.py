@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from zoo.comparison import measures, results
 from zoo.comparison.entrants import START, Settings, default_folder
@@ -37,6 +36,7 @@ from zoo.options.checks import names_in
 from zoo.options.config import AUTO, TrainConfig
 from zoo.report.run_page import write_run_page
 from zoo.runs import Run, find_run, find_runs, is_run_name
+from zoo.terminal import Console
 from zoo.training.online.assembly import sampling_of
 from zoo.training.record.progress import counter
 from zoo.training.run import execute
@@ -77,7 +77,7 @@ class Comparison:
         self.failed: list[dict[str, str]] = []
 
     def say(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.say(text)
 
     # -- the plan ------------------------------------------------------------------------------------------------
 

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import ConsoleOptions, RenderResult
 from rich.text import Text
 
 from zoo.data.encoding.template import ChatTemplate
+from zoo.terminal import Console
 
 LONGEST = 1500
 """Most characters shown of one text; the middle of a longer text is left out."""

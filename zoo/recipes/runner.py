@@ -19,8 +19,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from rich.console import Console
-
 from zoo.errors import TrainingStopped, ZooError
 from zoo.libraries.quiet import quiet_libraries
 from zoo.paths import write_text
@@ -33,6 +31,7 @@ from zoo.recipes.table import keeps_results, write_table
 from zoo.report.plots.recipe_picture import write_picture
 from zoo.report.recipe_page import write_recipe_page
 from zoo.runs import hold
+from zoo.terminal import Console
 
 STOPPED_BY_SIGNAL = 128
 LOCK = ".lock"
@@ -67,7 +66,7 @@ class Reproduction:
         )  # fmt: skip
 
     def say(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.say(text)
 
     # -- before anything runs --------------------------------------------------------------------------------------
 

@@ -12,8 +12,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from zoo.contract import registry
 from zoo.data.sources.named import data_defaults
 from zoo.labelling.job import label_data
@@ -31,6 +29,7 @@ from zoo.recipes.graph import LABELS, Job
 from zoo.recipes.keys import stage_key
 from zoo.recipes.schema import REFERENCE, Stage
 from zoo.runs import Run
+from zoo.terminal import Console
 from zoo.training.record.progress import counter
 from zoo.training.run import execute
 
@@ -57,10 +56,10 @@ class Stages:
         }  # fmt: skip
 
     def tell(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.say(text)
 
     def say(self, text: str) -> None:
-        self.log.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.log.say(text)
 
     # -- facts about a stage --------------------------------------------------------------------------------------
 

@@ -15,11 +15,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from zoo.errors import ZooError
 from zoo.libraries.pretrained import save
 from zoo.options.config import Resolved, TrainConfig
+from zoo.terminal import Console
 from zoo.testing.tiny import make_tokenizer, tiny_rows
 from zoo.training.run import execute
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from zoo.contract import registry
 from zoo.data.encoding.template import ChatTemplate
@@ -33,6 +32,7 @@ from zoo.options.checks import names_in
 from zoo.options.config import AUTO, Resolved
 from zoo.rewards.reward import Reward
 from zoo.runs import Run
+from zoo.terminal import Console
 from zoo.training.datasets import load_data, make_collate, make_loader, sample_answers
 from zoo.training.online import assembly as online
 from zoo.training.online.experience import Experience
@@ -74,7 +74,7 @@ class Assembly:
 
     def say(self, text: str) -> None:
         if self.main:
-            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+            self.console.say(text)
 
     def load(self) -> None:
         """Model, template and data."""

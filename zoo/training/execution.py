@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from zoo.contract import registry
 from zoo.errors import TrainingFailed, TrainingStopped, ZooError
@@ -23,6 +22,7 @@ from zoo.options.config import Resolved
 from zoo.processes import leave_processes
 from zoo.randomness import seed_everything
 from zoo.runs import Run, check_name, create_run, default_name
+from zoo.terminal import Console
 from zoo.training.assembly import Assembly
 from zoo.training.fitting import Fitting
 from zoo.training.online.rollouts import Rollouts

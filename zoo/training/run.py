@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from rich.console import Console
-
 from zoo.cards import described, real
 from zoo.contract import registry
 from zoo.data.sources.named import data_defaults
@@ -18,6 +16,7 @@ from zoo.options.config import Resolved, TrainConfig, resolve
 from zoo.options.fields import options_of
 from zoo.options.strict_yaml import read_yaml
 from zoo.runs import Run, find_run
+from zoo.terminal import Console
 from zoo.training.outlook import is_first_process, look_ahead
 
 

@@ -11,13 +11,13 @@ from typing import Any
 from unittest import mock
 
 import torch
-from rich.console import Console
 from safetensors.torch import load_file
 
 from zoo.contract.hookspecs import hookimpl
 from zoo.libraries.quiet import quiet_libraries
 from zoo.randomness import seed_everything
 from zoo.runs import Run
+from zoo.terminal import Console
 from zoo.testing.bench import Bench
 from zoo.testing.networks import source
 from zoo.testing.rolling import TinyReward

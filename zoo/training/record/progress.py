@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from rich.console import Console
 from rich.control import Control
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.segment import ControlType
 from rich.text import Text
+
+from zoo.terminal import Console
 
 SHOWN = (
     "loss", "rollout/reward", "rewards/accuracies", "rewards/margins", "accuracy", "mean_token_accuracy", "reward",
@@ -41,7 +42,7 @@ class Watch:
         if self.live and self.show:
             self._bar = Progress(
                 TextColumn("training"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn(),
-                TimeRemainingColumn(), TextColumn("{task.fields[numbers]}"), console=self.console,
+                TimeRemainingColumn(), TextColumn("{task.fields[numbers]}", markup=False), console=self.console,
             )  # fmt: skip
             self._task = self._bar.add_task("", total=self.total, numbers="")
             self._bar.start()
@@ -58,14 +59,14 @@ class Watch:
         if any(name.startswith("val/") for name in values):
             self._validation = {"val/loss": values["val/loss"]} if "val/loss" in values else {}
             if not self.live:
-                self.console.print(f"step {step}/{self.total}  {short(values)}", highlight=False, soft_wrap=True)
+                self.console.say(f"step {step}/{self.total}  {short(values)}")
             return
         text = short({**values, **self._validation})
         if self._bar is not None:
             self._bar.update(self._task, completed=step, numbers=text)
         elif step in (1, self.total) or time.monotonic() - self._printed > PLAIN_EVERY_SECONDS:
             self._printed = time.monotonic()
-            self.console.print(f"step {step}/{self.total}  {short(values)}", highlight=False, soft_wrap=True)
+            self.console.say(f"step {step}/{self.total}  {short(values)}")
 
     def count(self, label: str, done: int, total: int) -> None:
         """Progress of something before the first step."""
@@ -78,7 +79,7 @@ class Watch:
     def say(self, text: str) -> None:
         """A line of its own, above the live line."""
         if self.show:
-            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+            self.console.say(text)
 
 
 def counter(console: Console, label: str) -> Callable[[int, int], None]:
@@ -94,7 +95,7 @@ def counter(console: Console, label: str) -> Callable[[int, int], None]:
             rewrite(console, f"{label[:room]} {count}", end="\n" if done >= total else "")
         elif done >= total or time.monotonic() - printed > PLAIN_EVERY_SECONDS:
             printed = time.monotonic()
-            console.print(f"{label} {count}", highlight=False, markup=False, soft_wrap=True)
+            console.say(f"{label} {count}")
 
     return show
 

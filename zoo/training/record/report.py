@@ -8,15 +8,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich import box
-from rich.console import Console, Group
-from rich.markup import escape
+from rich.console import Group
 from rich.panel import Panel
 from rich.table import Table
+from rich.text import Text
 
 from zoo.evals.kept_scores import changes_of, read_samples
 from zoo.numbers import decimal, signed
 from zoo.options.checks import LOGGERS, no_package
 from zoo.runs import Run
+from zoo.terminal import Console
 
 
 def make_loggers(names: list[str], run: Run) -> list[Any]:
@@ -67,15 +68,15 @@ def closing_panel(console: Console, run: Run, summary: dict[str, Any]) -> None:
             old, new = summary["before"][name], summary["after"][name]
             noise = changes[name].noise if name in changes else None
             change = signed(new - old) + (f" ± {decimal(noise)}" if noise is not None else "")
-            table.add_row(escape(name), decimal(old), decimal(new), change)
+            table.add_row(name, decimal(old), decimal(new), change)
     scored: list[Any] = [table] if table.row_count else []
-    lines: list[Any] = [*scored, *_sample_lines(pairs), f"model   {escape(str(run.model_path))}"]
+    lines: list[Any] = [*scored, *_sample_lines(pairs), f"model   {run.model_path}"]
     page = run.path / "report.html"
-    lines += [f"report  {escape(str(page))}"] if page.is_file() else []
+    lines += [f"report  {page}"] if page.is_file() else []
     name = run.typed
     asking = f"zoo eval MODEL --reward {name}" if summary.get("head") == "scalar" else f"zoo chat {name}"
-    lines += [escape(f"next    {asking}    zoo eval {name}    zoo train --model {name} --algo …")]
-    console.print(Panel(Group(*lines), title=f"{run.name}: {summary['steps']} steps", expand=False))
+    lines += [f"next    {asking}    zoo eval {name}    zoo train --model {name} --algo …"]
+    console.print(Panel(Group(*lines), title=Text(f"{run.name}: {summary['steps']} steps"), expand=False))
 
 
 def sample_pairs(run: Run) -> list[tuple[dict[str, Any], dict[str, Any]]]:
@@ -99,13 +100,13 @@ def by_case(samples: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return cases
 
 
-def _sample_lines(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[str]:
+def _sample_lines(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[Text | str]:
     """The held-out prompt whose answer improved most, before and after."""
     if not pairs:
         return []
     old, new = max(pairs, key=lambda pair: (pair[1]["score"] or 0) - (pair[0]["score"] or 0))
     prompt = new["prompt"] if isinstance(new["prompt"], str) else new["prompt"][-1]["content"]
-    return [f"[bold]{name}[/bold] {escape(printable(text)[:300])}" for name, text in (
+    return [Text.assemble((name, "bold"), f" {printable(text)[:300]}") for name, text in (
         ("prompt ", prompt), ("before ", old["answer"]), ("after  ", new["answer"]),
     )] + [""]  # fmt: skip
 

@@ -1,0 +1,90 @@
+"""The way to the terminal: all text is printed, none is obeyed.
+
+Names of folders, columns of files, answers of models and messages of plugins come from strangers. An escape sequence in
+one could rewrite the screen, a mark of direction could turn a path around, and a word in square brackets would vanish
+as markup. So zoo prints through `Console` and `print_json` alone (tests/test_terminal.py holds it to that): what could
+do something is written out (`\\x1b`), and markup is never read. Styles are given beside the text, as in
+`Text.assemble((name, "bold"), "  ", about)`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import traceback
+import warnings
+from collections.abc import Iterable
+from itertools import accumulate
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console as RichConsole
+from rich.segment import Segment
+from rich.text import Span, Text
+
+ACTIVE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 but line break and tab, delete, C1
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # marks that change the direction of text
+    "\u200b\u2028\u2029\u2060-\u2065\u206a-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f"  # invisible
+    "\ud800-\udfff]"  # halves of characters, which no stream can write
+)
+"""What a terminal would obey or hide. The joiners U+200C and U+200D are parts of ordinary words and emoji."""
+
+
+def plain(text: str) -> str:
+    """The text with every active character written out: `\\x1b`, `\\u202e`."""
+    return ACTIVE.sub(_written, text)
+
+
+def _written(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode()
+
+
+class Console(RichConsole):
+    """Rich's console that reads no markup, no names of emoji and no active characters, and highlights nothing."""
+
+    def __init__(self, **options: Any):
+        super().__init__(**{"markup": False, "emoji": False, "highlight": False, **options})
+
+    def say(self, text: str, style: str | None = None) -> None:
+        """Print a line of plain text; it is never wrapped, so that it can be copied and searched."""
+        self.print(text, style=style, soft_wrap=True)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(plain(text), **options)
+
+    def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:
+        for segment in super().render(_plain_text(renderable) if isinstance(renderable, Text) else renderable, options):
+            # Rich's own codes come as control segments, and its styles beside the text.
+            yield segment if segment.control else segment._replace(text=plain(segment.text))
+
+
+def _plain_text(text: Text) -> Text:
+    """The same of a text with styles, which move with their words."""
+    if not ACTIVE.search(text.plain):
+        return text
+    places = list(accumulate((len(plain(letter)) for letter in text.plain), initial=0))
+    shown = text.blank_copy(plain(text.plain))
+    shown.spans = [Span(places[span.start], places[span.end], span.style) for span in text.spans]
+    return shown
+
+
+def print_json(content: Any) -> None:
+    """Print content as JSON, in which active characters are escapes: the content stays the same."""
+    text = json.dumps(content, indent=1, ensure_ascii=False, default=str)
+    sys.stdout.write(ACTIVE.sub(lambda match: json.dumps(match[0])[1:-1], text) + "\n")
+
+
+def guard() -> None:
+    """Write out active characters in warnings and in tracebacks of this process too."""
+    sys.excepthook = _print_traceback
+    warnings.formatwarning = _format_warning
+
+
+def _print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    sys.stderr.write(plain("".join(traceback.format_exception(kind, error, trace))))
+
+
+def _format_warning(message: Any, category: Any, filename: str, lineno: int, line: str | None = None) -> str:
+    return plain(f"{filename}:{lineno}: {category.__name__}: {message}\n")
