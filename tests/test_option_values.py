@@ -52,6 +52,7 @@ FREE = {
     "format": ["prompt-completion"],
     "split": ["train"],
     "name": ["mine"],
+    "max_time": ["1-02:00:00", "45m", None],
 }
 """Values of options whose type does not list them: those that the documents name, and one of each other kind."""
 WITH = {

@@ -81,7 +81,7 @@ def test_the_wheel_registers_the_command_and_the_algorithms(wheel):
     with zipfile.ZipFile(wheel) as archive:
         name = next(name for name in archive.namelist() if name.endswith("entry_points.txt"))
         text = archive.read(name).decode()
-    assert "zoo = zoo.cli.main:main" in text
+    assert "zoo = zoo.__main__:main" in text
     for key, value in PROJECT["project"]["entry-points"]["zoo.algorithms"].items():
         assert f"{key} = {value}" in text
 

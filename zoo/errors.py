@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+OUT_OF_TIME = 75
+"""The exit status of a run that has used its time: EX_TEMPFAIL of sysexits.h, "try again later"."""
+
 
 class ZooError(Exception):
     """A mistake in the input. Shown without a traceback, with exit status 2.
@@ -18,6 +21,11 @@ class ZooError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+    @property
+    def was_asked(self) -> bool:
+        """Whether a signal or the end of its time has ended the work, and no mistake or fault."""
+        return self.exit_status > 128 or self.exit_status == OUT_OF_TIME
 
     def __str__(self) -> str:
         return f"{self.message}\n{self.hint}" if self.hint else self.message

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 WIDEST = 1e6
 """From here on digits before the point say less than a power of ten."""
 
@@ -14,3 +16,14 @@ def decimal(value: float) -> str:
 def signed(value: float) -> str:
     """The same of a change: `+0.412`."""
     return f"{value:+.3f}" if abs(value) < WIDEST else f"{value:+.3g}"
+
+
+def seconds_in(text: str) -> float:
+    """The seconds of `90s`, `45m`, `3h50m`, `02:00:00` or, as SLURM has it, `1-02:00:00`. Raises ValueError."""
+    units = re.fullmatch(r"(?=.)(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text.strip())
+    clock = re.fullmatch(r"(\d+)-(\d+)(?::(\d+))?(?::(\d+))?", text.strip())
+    clock = clock or re.fullmatch(r"()(\d+):(\d+):(\d+)", text.strip())
+    if not (units or clock):
+        raise ValueError(f"{text!r} is no time")
+    days, hours, minutes, seconds = (int(part or 0) for part in (units or clock).groups())  # type: ignore[union-attr]
+    return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)

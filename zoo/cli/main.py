@@ -111,6 +111,9 @@ def main() -> None:
     except ZooError as error:
         show_error(error)
         raise SystemExit(error.exit_status) from None
+    except KeyboardInterrupt:
+        show_error(ZooError("Stopped by ctrl-C."))
+        raise SystemExit(130) from None
     except Exception as error:
         from zoo.contract.faults import fault_of_plugin
 

@@ -41,7 +41,6 @@ from zoo.training.online.assembly import sampling_of
 from zoo.training.record.progress import counter
 from zoo.training.run import execute
 
-STOPPED_BY_SIGNAL = 128
 PROMPTS_ASKED = 32
 """Prompts used to estimate the length of the start's answers."""
 
@@ -157,7 +156,7 @@ class Comparison:
                 planned.resolved, planned.entrant.cls, self.console, resumed=existing, command=self.command
             )  # fmt: skip
         except ZooError as error:
-            if error.exit_status > STOPPED_BY_SIGNAL:
+            if error.was_asked:
                 # A run without a step keeps nothing, but the comparison does.
                 raise self._stopped(error.message.replace("; nothing was kept", ""), error.exit_status) from None
             self.say(f"{planned.name} failed: {error.message}\nThe other runs continue.")

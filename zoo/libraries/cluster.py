@@ -59,7 +59,8 @@ def find_place(devices: int, num_nodes: int) -> Place:
 def _launched(launcher: str) -> Place:
     """The place according to the launcher."""
     try:
-        found = LAUNCHERS[launcher]()
+        # Lightning would answer SLURM's signal with a checkpoint of its own; zoo saves and ends (record/signals.py).
+        found = SLURMEnvironment(auto_requeue=False) if launcher == "SLURM" else LAUNCHERS[launcher]()
         size = found.world_size()
         # In a SLURM job but without srun there is one process, which has no rank.
         rank, local = (found.global_rank(), found.local_rank()) if size > 1 else (0, 0)

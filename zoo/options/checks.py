@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -9,10 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import ZooError, nearest
+from zoo.numbers import seconds_in
 from zoo.options.config import TrainConfig
 from zoo.options.spelling import split
 
 Rule = tuple[Callable[[Any], bool], str]
+
+
+def _is_time(text: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return seconds_in(text) > 0
+    return False
+
 
 POSITIVE: Rule = (lambda value: value > 0, "above 0")
 NOT_NEGATIVE: Rule = (lambda value: value >= 0, "0 or more")
@@ -27,7 +36,10 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("lr", "lr_floor", "warmup", "weight_decay", "max_grad_norm", "save_every", "seed"), NOT_NEGATIVE),
     **dict.fromkeys(("decay_share", "decay_mix"), (lambda value: 0 < value <= 1, "above 0 and at most 1")),
     **dict.fromkeys(("adam_beta1", "adam_beta2", "eval_fraction", "lora_dropout"), SHARE),
+    "max_time": (_is_time, "a time with its unit, such as 90s, 45m, 3h50m or 1-02:00:00"),
 }
+EXAMPLES = {"max_time": "3h50m"}
+"""What to write for an option that has no default and is no number."""
 STRATEGIES = ("auto", "ddp")
 LOGGERS = {
     "tensorboard": ("TensorBoardLogger", "tensorboard"),
@@ -50,7 +62,7 @@ def check_values(core: TrainConfig, origin: dict[str, str]) -> None:
             flag = "--" + name.replace("_", "-")
             raise ZooError(
                 f"Option '{name}' ({origin.get(name, 'default')}) must be {wanted}, got {value!r}.",
-                f"Write for example {flag} {getattr(TrainConfig(), name) or 1}.",
+                f"Write for example {flag} {EXAMPLES.get(name) or getattr(TrainConfig(), name) or 1}.",
             )
     if core.batch_size < core.devices * core.num_nodes:
         raise ZooError(

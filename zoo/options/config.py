@@ -219,6 +219,9 @@ class RunOptions:
     """Write a checkpoint every N steps; 0 writes one only on ctrl-C."""
     keep_checkpoints: bool = False
     """Keep the last checkpoint, optimizer state included, when the run is finished."""
+    max_time: str | None = None
+    """Save and end before this much time has passed: 90s, 45m, 3h50m, 1-02:00:00. `zoo resume` goes on, with the same
+    time again."""
     log_every: int = 1
     """Write metrics every N steps."""
     loggers: list[str] | str = ""
@@ -293,7 +296,7 @@ RESERVED = {"algo", "config", "recipe", "stage", "laptop", "dry_run", "as_json",
 """Flags and arguments of `train` that are not options."""
 TO_COME = {
     "teacher", "opponent", "environment", "optimizer", "quantize", "base_dtype", "offload", "tensor_parallel", "ema",
-    "max_time", "stream", "staleness",
+    "stream", "staleness",
 }  # fmt: skip
 """Names reserved for future options of the core."""
 CORE_NAMES = frozenset({option.name for option in options_of(TrainConfig)} | RESERVED | TO_COME)

@@ -33,7 +33,6 @@ from zoo.report.recipe_page import write_recipe_page
 from zoo.runs import hold
 from zoo.terminal import Console
 
-STOPPED_BY_SIGNAL = 128
 LOCK = ".lock"
 
 
@@ -177,7 +176,7 @@ class Reproduction:
         return stopped
 
     def _explained(self, error: ZooError, name: str, seed: int) -> TrainingStopped:
-        if error.exit_status > STOPPED_BY_SIGNAL:
+        if error.was_asked:
             return self._stopped(error.message.replace("; nothing was kept", ""), error.exit_status)
         message = f"The stage {name} with seed {seed} failed: {error.message}"
         hint = "" if error.hint.startswith(("Continue with", "Start again")) else f"{error.hint}\n"

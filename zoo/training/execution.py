@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +31,7 @@ from zoo.training.record import report
 from zoo.training.record.heartbeat import beating
 from zoo.training.record.listeners import Listeners, spoken_warnings
 from zoo.training.record.progress import counter
-from zoo.training.record.signals import Signals, Stopped, signal_name
+from zoo.training.record.signals import Signals, Stopped, exit_status, signal_name
 from zoo.training.roles import frozen
 from zoo.training.step.module import PostTraining
 from zoo.values.records import ListedRecords
@@ -51,6 +52,7 @@ class Execution:
         self.resolved, self.core, self.algorithm = resolved, resolved.core, algorithm
         self.console, self.resumed, self.command = console, resumed, command
         self.created: Run | None = None
+        self.begun = time.monotonic()
         self.fitting: Fitting | None = None
         self.plugins = registry.manager(algorithm)
         self.assembly = Assembly(resolved, algorithm, self.plugins, console, resumed, data_change)
@@ -154,7 +156,7 @@ class Execution:
 
     def fit(self) -> int:
         """Train; returns the number of the signal that stopped it, or 0."""
-        self.fitting = Fitting(self.assembly, self.run, self.signals, self._notify)
+        self.fitting = Fitting(self.assembly, self.run, self.signals, self._notify, self.begun)
         return self.fitting.go()
 
     def _notify(self, event: str, **facts: Any) -> None:
@@ -242,9 +244,9 @@ class Execution:
             shutil.rmtree(self.created.path, ignore_errors=True)
 
     def _stopped(self, number: int, state: str) -> BaseException:
-        """The error after a signal: its message, and the exit status that a shell expects."""
+        """The error after a signal or the end of the run's time: its message, and the exit status of a scheduler."""
         if not self.main:
-            return SystemExit(128 + number)
+            return SystemExit(exit_status(number))
         steps, name = self._steps, signal_name(number)
         stopped = TrainingStopped(f"Stopped by {name} before the first step; nothing was kept.", "Start again.")
         if self._begun:
@@ -254,7 +256,7 @@ class Execution:
             stopped = TrainingStopped(
                 f"Stopped by {name} after step {steps}.{state}", f"Continue with: zoo resume {path}"
             )
-        stopped.exit_status = 128 + number
+        stopped.exit_status = exit_status(number)
         return stopped
 
     def _failed(self, module: PostTraining) -> TrainingFailed:

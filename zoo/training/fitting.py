@@ -14,6 +14,7 @@ from zoo.libraries.meeting import Meeting
 from zoo.libraries.precision import trainer_options
 from zoo.libraries.trainer import kill_others, step_arithmetic
 from zoo.models.reference_cache import answer_key
+from zoo.numbers import seconds_in
 from zoo.options.checks import names_in
 from zoo.processes import gathered
 from zoo.runs import Run
@@ -23,7 +24,7 @@ from zoo.training.record import report
 from zoo.training.record.callbacks import Recorder
 from zoo.training.record.checkpoints import FolderCheckpoints, newest_good
 from zoo.training.record.progress import Watch
-from zoo.training.record.signals import Signals
+from zoo.training.record.signals import Deadline, Signals
 from zoo.training.step import token_losses
 from zoo.training.step.module import PostTraining, out_of_memory
 from zoo.training.step.timing import Timing
@@ -33,18 +34,23 @@ from zoo.values.types import Answer, Batch
 
 
 class Fitting:
-    """Trains what the assembly made into an open run folder. notify: called with (event, **facts) for the listeners."""
+    """Trains what the assembly made into an open run folder.
 
-    def __init__(self, assembly: Assembly, run: Run, signals: Signals, notify: Callable[..., None]):
+    notify: called with (event, **facts) for the listeners. begun: when the run began, on the monotonic clock.
+    """
+
+    def __init__(self, assembly: Assembly, run: Run, signals: Signals, notify: Callable[..., None], begun: float):
         self.assembly, self.core, self.run, self.notify = assembly, assembly.core, run, notify
         timing = Timing()
         self.rollouts = assembly.make_rollouts(run, timing, lambda: self.module.micro_tokens, notify)
         self.loader = assembly.make_loader(self.rollouts)
         self.module = assembly.make_module(self.rollouts, timing, self._before_training)
         self.watch = Watch(assembly.console, len(self.loader), show=assembly.main)
+        limit = None if self.core.max_time is None else seconds_in(self.core.max_time)
         self.recorder = Recorder(
-            run, self.core, self.loader, self._validation(), notify, self.watch.update, signals, self._validations()
-        )
+            run, self.core, self.loader, self._validation(), notify, self.watch.update, signals, self._validations(),
+            Deadline(begun, limit),
+        )  # fmt: skip
         self.signals = signals
 
     def go(self) -> int:

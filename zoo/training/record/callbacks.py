@@ -20,7 +20,7 @@ from zoo.libraries.trainer import Callback, largest_of_all, remove_checkpoint, s
 from zoo.paths import write_text
 from zoo.runs import Run
 from zoo.training.record.checkpoints import newest
-from zoo.training.record.signals import Signals
+from zoo.training.record.signals import TIME_UP, Deadline, Signals
 
 RISING = {"accuracy", "accuracies", "reward", "rewards", "gold", "grade", "score", "margins", "margin"}
 FALLING = {"loss", "nll", "kl", "brier", "perplexity", "cut", "rejected", "undesirable"}
@@ -43,11 +43,11 @@ class Steps(Protocol):
 
 
 class Recorder(Callback):
-    """Writes metrics.jsonl, timing.jsonl and checkpoints, validates, stops early, and saves before it obeys a signal.
+    """Writes metrics.jsonl, timing.jsonl and checkpoints, validates, stops early, and saves before it ends on request.
 
     validation: a function that gives the numbers of held-out data as `val/…`, or None. notify: called with
     (event, **facts) for the listeners. progress: called with (step, metrics). signals: deferred from the first step
-    to the last. validations: how many, where eval_every does not say it.
+    to the last. validations: how many, where eval_every does not say it. deadline: when the run must have ended.
     """
 
     def __init__(
@@ -60,9 +60,11 @@ class Recorder(Callback):
         progress: Callable[[int, dict[str, float]], None],
         signals: Signals,
         validations: int,
+        deadline: Deadline,
     ):
         self.run, self.core, self.loader = run, core, loader
         self.validation, self.notify, self.progress, self.signals = validation, notify, progress, signals
+        self.deadline = deadline
         self.eval_every = core.eval_every or max(1, -(-len(loader) // validations))
         self.best: float | None = None
         self.stale = 0
@@ -150,8 +152,9 @@ class Recorder(Callback):
             self.notify("checkpoint_saved", step=step, path=path)
 
     def _obey(self, trainer: lightning.Trainer, step: int, last: bool) -> None:
-        """After a signal to any process, all processes save a checkpoint and stop."""
-        number = largest_of_all(trainer, self.signals.number or 0)
+        """After a signal to any process, or at the end of the run's time, all processes save a checkpoint and stop."""
+        time_is_up = self.deadline.is_near()
+        number = largest_of_all(trainer, self.signals.number or (TIME_UP if time_is_up else 0))
         if number and not last:
             self.signals.number = number
             self._save(trainer, step)

@@ -1,13 +1,22 @@
-"""Ctrl-C and SIGTERM: obeyed at once outside of the steps; within them after the step, with a checkpoint."""
+"""What asks a run to stop: ctrl-C, the signals of schedulers, and the end of its time.
+
+Obeyed at once outside of the steps; within them after the step, with a checkpoint.
+"""
 
 from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
-HEEDED = (signal.SIGINT, signal.SIGTERM)
+from zoo.errors import OUT_OF_TIME
+
+# USR1 is what `sbatch --signal=USR1@300` sends before the end of a job, HUP what a closed terminal sends.
+HEEDED = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
+TIME_UP = 1000
+"""The end of the run's time, where a signal has its number."""
 
 
 class Stopped(BaseException):
@@ -19,7 +28,7 @@ class Stopped(BaseException):
 
 
 class Signals:
-    """In its `with` block both signals raise `Stopped`.
+    """In its `with` block the signals raise `Stopped`.
 
     While `deferred`, the first one is kept in `number` for the loop to find, and a second one ends the process.
     on_wait: called when a signal will be obeyed after the step.
@@ -45,7 +54,9 @@ class Signals:
         """Install the handlers (again, after Lightning has installed its own)."""
         if _main_thread():
             for number in HEEDED:
-                signal.signal(number, self._heed)
+                # Under `nohup` the signal of a closed terminal is ignored, and stays so.
+                if not (number == getattr(signal, "SIGHUP", None) and signal.getsignal(number) == signal.SIG_IGN):
+                    signal.signal(number, self._heed)
 
     def _heed(self, number: int, frame: Any) -> None:
         if self.deferred and self.number is None:
@@ -59,8 +70,29 @@ class Signals:
         raise Stopped(number)
 
 
+class Deadline:
+    """The end of a run's time. begun: when it began, on the monotonic clock; seconds: how long it may take, or None."""
+
+    def __init__(self, begun: float, seconds: float | None):
+        self.end = None if seconds is None else begun + seconds
+        self.former, self.longest = time.monotonic(), 0.0
+
+    def is_near(self) -> bool:
+        """Whether a step as long as the longest one so far would end too late. Called after every step."""
+        now = time.monotonic()
+        self.longest, self.former = max(self.longest, now - self.former), now
+        return self.end is not None and now + self.longest > self.end
+
+
 def signal_name(number: int) -> str:
-    return "ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+    if number in (signal.SIGINT, TIME_UP):
+        return "ctrl-C" if number == signal.SIGINT else "--max-time"
+    return signal.Signals(number).name
+
+
+def exit_status(number: int) -> int:
+    """The exit status after a signal, or after the end of the run's time."""
+    return OUT_OF_TIME if number == TIME_UP else 128 + number
 
 
 def _main_thread() -> bool:
