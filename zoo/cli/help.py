@@ -41,21 +41,18 @@ def _quoting() -> Iterator[None]:
 class Group(TyperGroup):
     """The page of all commands. One that ctrl-C stops says so, with the exit status that a shell expects."""
 
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            stopped = ZooError("Stopped by ctrl-C.")
-            stopped.exit_status = 130
-            raise stopped from None
-
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         with _quoting():
             return super().make_context(info_name, args, parent, **extra)
 
     def invoke(self, ctx: Any) -> Any:
-        with _quoting():
-            return super().invoke(ctx)
+        try:
+            with _quoting():
+                return super().invoke(ctx)
+        except KeyboardInterrupt:
+            stopped = ZooError("Stopped by ctrl-C.")
+            stopped.exit_status = 130
+            raise stopped from None
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         console = Console()
