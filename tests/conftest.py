@@ -76,6 +76,19 @@ def own_cache(tmp_path_factory):
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def checkpoints_at_once(request):
+    """A run that is killed at a step has the checkpoints of the steps before it. Tests of the thread put it back."""
+    if request.config.option.markexpr == "quick":
+        yield
+        return
+    from zoo.training.record import checkpoints
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoints, "IN_BACKGROUND", False)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def hub_looked_at():
     """The checks of the hub's library, kept from then on: before a test puts another hub in its place."""

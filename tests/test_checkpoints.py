@@ -3,6 +3,9 @@
 import errno
 import json
 import os
+import shutil
+import threading
+from collections import namedtuple
 
 import pytest
 import safetensors
@@ -10,7 +13,7 @@ import torch
 
 from zoo.errors import TrainingStopped, ZooError
 from zoo.training.record import checkpoints as module
-from zoo.training.record.checkpoints import FolderCheckpoints, newest, newest_good, verify
+from zoo.training.record.checkpoints import FolderCheckpoints, KeepRule, best_steps, newest, newest_good, verify
 
 FILES = ("weights.safetensors", "rest.pt", "manifest.json")
 
@@ -26,8 +29,16 @@ def content(value=1.0):
 
 
 def save(folder, step, value=1.0):
-    FolderCheckpoints().save_checkpoint(content(value), folder / f"step-{step}")
+    """Written by a thread, as in a run, and waited for."""
+    writer = FolderCheckpoints(lambda text: None)
+    writer.save_checkpoint(content(value), folder / f"step-{step}")
+    writer.settle()
     return folder / f"step-{step}"
+
+
+@pytest.fixture(autouse=True)
+def in_background(monkeypatch):
+    monkeypatch.setattr(module, "IN_BACKGROUND", True)
 
 
 def names(folder):
@@ -35,7 +46,7 @@ def names(folder):
 
 
 def test_what_was_saved_comes_back(tmp_path):
-    path = save(tmp_path / "runs" / "checkpoints", 7)
+    path = save(tmp_path / "checkpoints", 7)
     verify(path)
     found, expected = FolderCheckpoints().load_checkpoint(path), content()
     assert found["state_dict"].keys() == expected["state_dict"].keys()
@@ -49,7 +60,9 @@ def test_what_was_saved_comes_back(tmp_path):
 def test_tied_and_strided_weights_are_saved(tmp_path):
     weight = torch.arange(6.0).reshape(2, 3)
     checkpoint = {"state_dict": {"a": weight, "b": weight, "c": weight.t()}}
-    FolderCheckpoints().save_checkpoint(checkpoint, tmp_path / "step-1")
+    writer = FolderCheckpoints()
+    writer.save_checkpoint(checkpoint, tmp_path / "step-1")
+    writer.settle()
     found = FolderCheckpoints().load_checkpoint(tmp_path / "step-1")["state_dict"]
     assert torch.equal(found["b"], weight) and torch.equal(found["c"], weight.t())
 
@@ -208,3 +221,159 @@ def test_a_mistake_in_the_program_is_not_called_a_full_disk(tmp_path, monkeypatc
     with pytest.raises(RuntimeError, match="^a bug$"):
         save(tmp_path, 1)
     assert names(tmp_path) == []
+
+
+# -- in the background ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def disk(monkeypatch):
+    """A disk that writes nothing until `disk.set()`, or for which `disk.error` is set."""
+    free, original = threading.Event(), module.save_file
+    free.error = None
+
+    def slow(*given):
+        assert free.wait(60)
+        if free.error:
+            raise free.error
+        original(*given)
+
+    monkeypatch.setattr(module, "save_file", slow)
+    yield free
+    free.set()
+
+
+def test_a_slow_disk_delays_no_step(tmp_path, disk):
+    """Weights that the next steps change are those of the step at which they were saved."""
+    checkpoint, writer = content(), FolderCheckpoints()
+    writer.save_checkpoint(checkpoint, tmp_path / "step-1")
+    checkpoint["state_dict"]["policy.weight"].zero_()
+    checkpoint["optimizer_states"][0]["state"][0]["exp_avg"].zero_()
+    checkpoint["zoo"]["rng"]["python"][1].append(3)
+    assert writer.look() == [] and newest(tmp_path) is None
+    disk.set()
+    writer.settle()
+    assert writer.look() == [tmp_path / "step-1"] and writer.look() == []
+    found = FolderCheckpoints().load_checkpoint(tmp_path / "step-1")
+    assert torch.equal(found["state_dict"]["policy.weight"], content()["state_dict"]["policy.weight"])
+    assert torch.equal(found["optimizer_states"][0]["state"][0]["exp_avg"], torch.full((3, 2), 2.0))
+    assert found["zoo"]["rng"]["python"] == [3, [1, 2], None]
+
+
+def test_the_one_before_stays_until_the_next_is_complete_and_one_is_in_flight(tmp_path, disk):
+    writer, rule = FolderCheckpoints(), KeepRule(1, 0, 0)
+    disk.set()
+    writer.save_checkpoint(content(1.0), tmp_path / "step-1")
+    writer.settle()
+    disk.clear()
+    writer.save_checkpoint(content(2.0), tmp_path / "step-2", lambda: rule.remove_old(tmp_path, 2, ()))
+    assert newest_good(tmp_path, pytest.fail) == tmp_path / "step-1"
+    (tmp_path / ".tmp-step-2").mkdir(exist_ok=True)
+    second = threading.Thread(target=writer.save_checkpoint, args=(content(3.0), tmp_path / "step-3"))
+    second.start()
+    second.join(0.05)
+    assert second.is_alive(), "it waits for the one in flight"
+    disk.set()
+    second.join()
+    writer.settle()
+    assert names(tmp_path) == ["step-2", "step-3"]
+
+
+def test_what_fails_in_the_background_is_told_by_the_next_step(tmp_path, disk):
+    disk.error = OSError(errno.ENOSPC, "No space left on device")
+    writer = FolderCheckpoints()
+    writer.save_checkpoint(content(), tmp_path / "step-1")
+    assert writer.look() == []
+    disk.set()
+    while writer._writing.is_alive():
+        pass
+    with pytest.raises(TrainingStopped, match="step-1 could not be written: the disk is full. Nothing half-written"):
+        writer.look()
+    assert names(tmp_path) == [] and writer.look() == [], "told once"
+
+
+def test_a_process_that_ends_completes_what_it_writes(tmp_path, disk, monkeypatch):
+    """A kill leaves the one before it; an end of another kind waits for the thread."""
+    child = os.fork()
+    if child == 0:
+        FolderCheckpoints().save_checkpoint(content(), tmp_path / "step-2")
+        os.kill(os.getpid(), 9)
+    os.waitpid(child, 0)
+    assert newest_good(tmp_path) is None and names(tmp_path) == []
+    assert not threading.Thread(target=disk.set).daemon
+    writer = FolderCheckpoints()
+    writer.save_checkpoint(content(), tmp_path / "step-2")
+    assert not writer._writing.daemon
+
+
+def test_without_memory_for_a_copy_it_is_written_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_free_memory", lambda: 10)
+    FolderCheckpoints().save_checkpoint(content(), tmp_path / "step-1")
+    verify(tmp_path / "step-1")
+
+
+# -- refused -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_not_written(tmp_path, value):
+    good = save(tmp_path, 1)
+    with pytest.raises(TrainingStopped, match="policy.weight is no finite number at step-2.* checkpoint is step-1"):
+        save(tmp_path, 2, value)
+    assert names(tmp_path) == ["step-1"] and newest_good(tmp_path) == good
+
+
+def free(monkeypatch, left):
+    usage = namedtuple("usage", "total used free")(10**9, 0, left)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage)
+
+
+def test_a_disk_without_room_is_told_before_anything_is_written(tmp_path, monkeypatch):
+    old = save(tmp_path, 1)
+    free(monkeypatch, 20)
+    with pytest.raises(TrainingStopped, match="needs 1 MB, and the disk has 1 MB left. .*step-1"):
+        save(tmp_path, 2)
+    assert names(tmp_path) == ["step-1"]
+    verify(old)
+
+
+def test_a_disk_that_will_soon_be_full_is_told_once(tmp_path, monkeypatch):
+    free(monkeypatch, int(1.5 * module._bytes(content())))
+    said = []
+    writer = FolderCheckpoints(said.append)
+    for step in (1, 2):
+        writer.save_checkpoint(content(), tmp_path / f"step-{step}")
+    writer.settle()
+    assert len(said) == 1 and "soon be full" in said[0] and names(tmp_path) == ["step-1", "step-2"]
+
+
+def test_a_run_folder_that_is_gone_is_not_begun_again(tmp_path):
+    with pytest.raises(TrainingStopped, match="could not be written: .*No such file") as caught:
+        save(tmp_path / "run" / "checkpoints", 1)
+    assert "Put the run folder back" in caught.value.hint and names(tmp_path) == []
+
+
+# -- which ones are kept -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rule", "best", "kept", "for_good"),
+    [
+        (KeepRule(1, 0, 0), (), [8], []),
+        (KeepRule(3, 0, 0), (), [6, 7, 8], []),
+        (KeepRule(1, 3, 0), (), [3, 6, 8], [3, 6]),
+        (KeepRule(2, 4, 2), (5, 2), [2, 4, 5, 7, 8], [2, 4, 5, 8]),
+    ],
+)
+def test_the_newest_the_regular_and_the_best_are_kept(tmp_path, rule, best, kept, for_good):
+    for step in range(1, 10):
+        (tmp_path / f"step-{step}").mkdir()
+    rule.remove_old(tmp_path, 8, best)
+    assert names(tmp_path) == [f"step-{step}" for step in kept], "9 is of a future that will be made again"
+    rule.remove_at_end(tmp_path, best)
+    assert (names(tmp_path) if tmp_path.exists() else []) == [f"step-{step}" for step in for_good]
+
+
+def test_the_best_steps_are_those_with_the_highest_scores():
+    scores = {0: 9.0, 10: 1.0, 20: 3.0, 30: float("nan"), 40: 3.0, 50: 2.0}
+    assert best_steps(scores, 3) == [20, 40, 50] and best_steps(scores, 0) == []

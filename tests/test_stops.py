@@ -11,7 +11,7 @@ from tiny_runs import cli, same_bytes, trainer
 import zoo
 from zoo.contract import registry
 from zoo.contract.hookspecs import hookimpl
-from zoo.errors import TrainingStopped, ZooError
+from zoo.errors import TrainingStopped, ZooError, was_asked
 from zoo.numbers import seconds_in
 from zoo.training.record import signals
 from zoo.training.record.signals import OUT_OF_TIME, Deadline, Signals
@@ -93,7 +93,7 @@ def test_the_end_of_its_time_stops_a_run_that_then_goes_on(train, tmp_path, afte
     whole = train("sft", max_steps=4, name="whole", lr=1e-3)
     after(2, lambda: monkeypatch.setattr(Deadline, "is_near", lambda self: True))
     error = stopped(train, max_time="3h50m")
-    assert error.exit_status == OUT_OF_TIME == 75 and error.was_asked
+    assert error.exit_status == OUT_OF_TIME == 75 and was_asked(error)
     assert error.message == "Stopped by --max-time after step 2. The checkpoint is complete."
     assert "zoo resume" in error.hint
     monkeypatch.setattr(Deadline, "is_near", lambda self: False)

@@ -22,11 +22,6 @@ class ZooError(Exception):
         self.message = message
         self.hint = hint
 
-    @property
-    def was_asked(self) -> bool:
-        """Whether a signal or the end of its time has ended the work, and no mistake or fault."""
-        return self.exit_status > 128 or self.exit_status == OUT_OF_TIME
-
     def __str__(self) -> str:
         return f"{self.message}\n{self.hint}" if self.hint else self.message
 
@@ -49,6 +44,11 @@ class TrainingFailed(ZooError):
     """A run finished without training anything: exit status 1; resuming would not help."""
 
     exit_status = 1
+
+
+def was_asked(error: BaseException) -> bool:
+    """Whether a signal or the end of its time has ended a run, and no mistake or fault."""
+    return isinstance(error, ZooError) and (error.exit_status > 128 or error.exit_status == OUT_OF_TIME)
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

@@ -18,6 +18,11 @@ def signed(value: float) -> str:
     return f"{value:+.3f}" if abs(value) < WIDEST else f"{value:+.3g}"
 
 
+def size(count: int) -> str:
+    """Bytes as `340 MB` or `1.2 GB`."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(1, round(count / 1e6))} MB"
+
+
 def seconds_in(text: str) -> float:
     """The seconds of `90s`, `45m`, `3h50m`, `02:00:00` or, as SLURM has it, `1-02:00:00`. Raises ValueError."""
     units = re.fullmatch(r"(?=.)(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text.strip())

@@ -21,7 +21,7 @@ from zoo.comparison.entrants import START, Settings, default_folder
 from zoo.comparison.plan import Plan, Planned, make_plan
 from zoo.contract import registry
 from zoo.data.encoding.template import ChatTemplate
-from zoo.errors import TrainingStopped, ZooError
+from zoo.errors import TrainingStopped, ZooError, was_asked
 from zoo.evals import Score, Subject
 from zoo.evals.answers import generate
 from zoo.evals.chosen import choose
@@ -156,7 +156,7 @@ class Comparison:
                 planned.resolved, planned.entrant.cls, self.console, resumed=existing, command=self.command
             )  # fmt: skip
         except ZooError as error:
-            if error.was_asked:
+            if was_asked(error):
                 # A run without a step keeps nothing, but the comparison does.
                 raise self._stopped(error.message.replace("; nothing was kept", ""), error.exit_status) from None
             self.say(f"{planned.name} failed: {error.message}\nThe other runs continue.")

@@ -29,10 +29,10 @@ SHARE: Rule = (lambda value: 0 <= value < 1, "at least 0 and below 1")
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("batch_size", "epochs", "max_steps", "max_length", "limit", "micro_tokens"), POSITIVE),
     **dict.fromkeys(("lora_rank", "lora_alpha", "adam_eps", "devices", "num_nodes"), POSITIVE),
-    **dict.fromkeys(("eval_every", "patience", "log_every"), POSITIVE),
+    **dict.fromkeys(("eval_every", "patience", "log_every", "keep_last"), POSITIVE),
     **dict.fromkeys(("reward_timeout", "answers_per_prompt", "minibatches", "rollout_epochs"), POSITIVE),
     **dict.fromkeys(("max_new_tokens", "eval_prompts", "critic_lr"), POSITIVE),
-    **dict.fromkeys(("temperature", "top_k", "reference_every"), NOT_NEGATIVE),
+    **dict.fromkeys(("temperature", "top_k", "reference_every", "keep_every", "keep_top"), NOT_NEGATIVE),
     **dict.fromkeys(("lr", "lr_floor", "warmup", "weight_decay", "max_grad_norm", "save_every", "seed"), NOT_NEGATIVE),
     **dict.fromkeys(("decay_share", "decay_mix"), (lambda value: 0 < value <= 1, "above 0 and at most 1")),
     **dict.fromkeys(("adam_beta1", "adam_beta2", "eval_fraction", "lora_dropout"), SHARE),

@@ -172,9 +172,9 @@ class EvaluationOptions:
     eval_every: int | None = None
     """Validate every N steps. By default four times a run, twice if the held-out records are more than an eighth of the
     run's examples, and only at the end if they are more than a quarter (an algorithm that measures in a first pass
-    reads each of them twice); always four times with keep_best or patience."""
+    reads each of them twice); always four times with keep_best, keep_top or patience."""
     best_metric: str = "val/loss"
-    """Metric for keep_best and patience."""
+    """Metric for keep_best, keep_top and patience."""
     best_mode: Literal["auto", "min", "max"] = "auto"
     """Whether lower or higher is better; auto infers it for losses, rewards, accuracies, margins and grades."""
     keep_best: bool = False
@@ -217,8 +217,14 @@ class RunOptions:
     """Folder that holds the runs."""
     save_every: int = 100
     """Write a checkpoint every N steps; 0 writes one only on ctrl-C."""
+    keep_last: int = 1
+    """Checkpoints to keep while the run goes on: the newest N."""
     keep_checkpoints: bool = False
-    """Keep the last checkpoint, optimizer state included, when the run is finished."""
+    """Keep these, and one of the last step, when the run is finished."""
+    keep_every: int = 0
+    """Write a checkpoint every N steps and keep it for good; 0 for none."""
+    keep_top: int = 0
+    """Write a checkpoint after each of the N best validations by best_metric, and keep it for good; 0 for none."""
     max_time: str | None = None
     """Save and end before this much time has passed: 90s, 45m, 3h50m, 1-02:00:00. `zoo resume` goes on, with the same
     time again."""

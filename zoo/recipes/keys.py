@@ -18,7 +18,17 @@ from typing import Any
 
 from zoo import __version__
 
-NOT_CONTENT = ("name", "out", "loggers", "keep_checkpoints", "save_every", "max_time")
+NOT_CONTENT = (
+    "name",
+    "out",
+    "loggers",
+    "keep_checkpoints",
+    "keep_last",
+    "keep_every",
+    "keep_top",
+    "save_every",
+    "max_time",
+)
 """Options that change what is stored or where, never the results."""
 PATHS = ("start", "model", "reference", "critic_model", "judge", "data", "eval_data", "decay_data")
 """Options whose value may be a file or folder."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from zoo.contract.algorithm import Algorithm
-from zoo.errors import PluginError, ZooError
+from zoo.errors import PluginError, was_asked
 from zoo.testing.declared import declared, find_check
 
 CHECKS = {
@@ -139,7 +139,7 @@ class Suite:
         except NotApplicable as reason:
             return Result(name, "skipped", str(reason))
         except Exception as error:
-            if isinstance(error, ZooError) and error.was_asked:
+            if was_asked(error):
                 # Ctrl-C was pressed during a run.
                 raise
             return Result(name, "failed", _explain(error))

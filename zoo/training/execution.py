@@ -28,6 +28,7 @@ from zoo.training.assembly import Assembly
 from zoo.training.fitting import Fitting
 from zoo.training.online.rollouts import Rollouts
 from zoo.training.record import report
+from zoo.training.record.callbacks import forget_checkpoints
 from zoo.training.record.heartbeat import beating
 from zoo.training.record.listeners import Listeners, spoken_warnings
 from zoo.training.record.progress import counter
@@ -196,8 +197,7 @@ class Execution:
         # A file of its own: the summary of a resumed run is the same, and its times are not.
         self.run.write_json("timing.json", module.timing.summary())
         self.run.write_json("summary.json", summary)
-        if not self.core.keep_checkpoints:
-            shutil.rmtree(self.run.checkpoints, ignore_errors=True)
+        forget_checkpoints(self.run)
         self._notify("run_end", metrics=module.step_metrics)
         report.closing_panel(self.console, self.run, summary)
         return self.run
@@ -274,8 +274,7 @@ class Execution:
         summary = {"status": "failed", **self._facts(module), "reason": failed.message, "hint": failed.hint}
         self.run.write_json("timing.json", module.timing.summary())
         self.run.write_json("summary.json", summary)
-        if not self.core.keep_checkpoints:
-            shutil.rmtree(self.run.checkpoints, ignore_errors=True)
+        forget_checkpoints(self.run)
         return failed
 
     def _explain(self, error: OSError) -> BaseException:

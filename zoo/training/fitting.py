@@ -46,10 +46,11 @@ class Fitting:
         self.loader = assembly.make_loader(self.rollouts)
         self.module = assembly.make_module(self.rollouts, timing, self._before_training)
         self.watch = Watch(assembly.console, len(self.loader), show=assembly.main)
+        self.checkpoints = FolderCheckpoints(self.watch.say)
         limit = None if self.core.max_time is None else seconds_in(self.core.max_time)
         self.recorder = Recorder(
             run, self.core, self.loader, self._validation(), notify, self.watch.update, signals, self._validations(),
-            Deadline(begun, limit),
+            Deadline(begun, limit), self.checkpoints,
         )  # fmt: skip
         self.signals = signals
 
@@ -69,6 +70,8 @@ class Fitting:
                 except BaseException:
                     # Without this the other processes would wait for this one.
                     kill_others(trainer)
+                    with contextlib.suppress(Exception):
+                        self.checkpoints.settle()
                     raise
         return self.signals.number or 0
 
@@ -127,11 +130,16 @@ class Fitting:
     def _validations(self) -> int:
         """How many a run makes where eval_every is not given: fewer where each is a larger share of the run's work."""
         held_out, loader = self.assembly.held_out, self.loader
-        if not held_out or not isinstance(loader, StepLoader) or self.core.keep_best or self.core.patience:
+        if not held_out or not isinstance(loader, StepLoader) or self._judges:
             return 4
         # Fields that `measure` reads cost one more pass.
         share = len(held_out) * (1 + len(type(self.assembly.algorithm).measured)) / loader.examples
         return 4 if share <= 1 / 8 else 2 if share <= 1 / 4 else 1
+
+    @property
+    def _judges(self) -> bool:
+        """Whether something depends on which validation is the best."""
+        return bool(self.core.keep_best or self.core.keep_top or self.core.patience)
 
     def _held_out_batches(self) -> Callable[[], list[Batch]] | None:
         """A function that gives this process's held-out batches, or None."""
@@ -201,7 +209,7 @@ class Fitting:
     def _trainer(self, say: Callable[[str], None]) -> lightning.Trainer:
         core = self.core
         options = trainer_options(self.assembly.precision)
-        options["plugins"] += [FolderCheckpoints(), self.assembly.place.environment]
+        options["plugins"] += [self.checkpoints, self.assembly.place.environment]
         return lightning.Trainer(
             **options,
             accelerator=core.accelerator,

@@ -10,16 +10,17 @@ import math
 import os
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import lightning
 
 from zoo.errors import TrainingStopped
-from zoo.libraries.trainer import Callback, largest_of_all, remove_checkpoint, same_everywhere
+from zoo.libraries.trainer import Callback, largest_of_all, same_everywhere
 from zoo.paths import write_text
 from zoo.runs import Run
-from zoo.training.record.checkpoints import newest
+from zoo.training.record.checkpoints import FolderCheckpoints, KeepRule, best_steps, step_of
 from zoo.training.record.signals import TIME_UP, Deadline, Signals
 
 RISING = {"accuracy", "accuracies", "reward", "rewards", "gold", "grade", "score", "margins", "margin"}
@@ -35,6 +36,25 @@ def rises(metric: str, mode: str) -> bool:
     return mode == "max" if mode != "auto" else bool(words & RISING)
 
 
+def score_of(value: float | None, metric: str, mode: str) -> float:
+    """A value of a metric as a number of which more is better; not a number where it is none."""
+    number = float("nan") if value is None else value
+    return number if rises(metric, mode) else -number
+
+
+def forget_checkpoints(run: Run) -> None:
+    """Remove the checkpoints of a run that has ended, but for those that its options keep."""
+    config = run.config
+    if config.get("keep_checkpoints"):
+        return
+    rule = KeepRule(config.get("keep_last", 1), config.get("keep_every", 0), config.get("keep_top", 0))
+    scores = {}
+    if rule.top:
+        metric, mode = config["best_metric"], config["best_mode"]
+        scores = {row["step"]: score_of(row[metric], metric, mode) for row in run.metrics if metric in row}
+    rule.remove_at_end(run.checkpoints, best_steps(scores, rule.top))
+
+
 class Steps(Protocol):
     """A loader of optimizer steps: their number, and the epochs after a number of them."""
 
@@ -48,6 +68,7 @@ class Recorder(Callback):
     validation: a function that gives the numbers of held-out data as `val/…`, or None. notify: called with
     (event, **facts) for the listeners. progress: called with (step, metrics). signals: deferred from the first step
     to the last. validations: how many, where eval_every does not say it. deadline: when the run must have ended.
+    checkpoints: what the trainer writes them with.
     """
 
     def __init__(
@@ -61,10 +82,14 @@ class Recorder(Callback):
         signals: Signals,
         validations: int,
         deadline: Deadline,
+        checkpoints: FolderCheckpoints,
     ):
         self.run, self.core, self.loader = run, core, loader
         self.validation, self.notify, self.progress, self.signals = validation, notify, progress, signals
-        self.deadline = deadline
+        self.deadline, self.checkpoints = deadline, checkpoints
+        self.rule = KeepRule(core.keep_last, core.keep_every, core.keep_top)
+        self.saved: int | None = None
+        self.scores: dict[int, float] = {}
         self.eval_every = core.eval_every or max(1, -(-len(loader) // validations))
         self.best: float | None = None
         self.stale = 0
@@ -72,16 +97,19 @@ class Recorder(Callback):
         self.last: dict[str, float] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "stale": self.stale, "first": self.first, "last": self.last}
+        kept = {"best": self.best, "stale": self.stale, "first": self.first, "last": self.last}
+        return {**kept, "scores": self.scores}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.best, self.stale = state["best"], state["stale"]
         self.first, self.last = state["first"], state["last"]
+        self.scores = dict(state.get("scores", {}))
 
     # -- in the order of a run -----------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
         module.before_training()
+        self.saved = module.steps_done or None
         if trainer.is_global_zero:
             self._forget_after(module.steps_done)
         if module.steps_done == 0 and self.validation is not None:
@@ -98,14 +126,18 @@ class Recorder(Callback):
         self.progress(step, row)
         if self.validation is not None and (step % self.eval_every == 0 or last):
             self._validate(trainer, module)
-        if not last and self.core.save_every and step % self.core.save_every == 0:
+        if not last and self._is_due(step):
             self._save(trainer, step)
+        self._tell_complete()
         self.notify("step_end", step=step, metrics=row)
         self._obey(trainer, step, last)
 
     def on_train_end(self, trainer: lightning.Trainer, module: Any) -> None:
-        if self.core.keep_checkpoints and self.signals.number is None and not trainer.interrupted:
-            self._save(trainer, module.steps_done)
+        step, wanted = module.steps_done, self.core.keep_checkpoints or self._is_for_good(module.steps_done)
+        if wanted and self.signals.number is None and not trainer.interrupted:
+            self._save(trainer, step)
+        self.checkpoints.settle()
+        self._tell_complete()
 
     def teardown(self, trainer: lightning.Trainer, module: Any, stage: str) -> None:
         self.signals.deferred = False
@@ -124,12 +156,12 @@ class Recorder(Callback):
     def _judge(self, trainer: lightning.Trainer, module: Any, values: dict[str, float]) -> None:
         """Keep the best weights, and stop when `patience` validations bring no improvement."""
         metric = self.core.best_metric
-        if not (self.core.keep_best or self.core.patience):
+        if not (self.core.keep_best or self.core.keep_top or self.core.patience):
             return
         if metric not in values:
             raise TrainingStopped(f"best_metric '{metric}' is not measured.", f"There are: {', '.join(values)}.")
-        value = values[metric] if rises(metric, self.core.best_mode) else -values[metric]
-        if self.best is None or value > self.best:
+        value = self.scores[module.steps_done] = score_of(values[metric], metric, self.core.best_mode)
+        if not math.isnan(value) and (self.best is None or value > self.best):
             self.best, self.stale = value, 0
             if self.core.keep_best and trainer.is_global_zero:
                 save_best(module, self.run.path / "best.safetensors")
@@ -138,18 +170,25 @@ class Recorder(Callback):
         if self.core.patience and self.stale >= self.core.patience:
             trainer.should_stop = True
 
+    def _is_for_good(self, step: int) -> bool:
+        return self.rule.is_for_good(step, best_steps(self.scores, self.rule.top))
+
+    def _is_due(self, step: int) -> bool:
+        return bool(self.core.save_every and step % self.core.save_every == 0) or self._is_for_good(step)
+
     def _save(self, trainer: lightning.Trainer, step: int) -> None:
-        """Write a checkpoint, then remove the one before it."""
-        folder = Path(same_everywhere(trainer, str(self.run.checkpoints)))
-        before = newest(folder)
-        path = folder / f"step-{step}"
-        if before == path:
+        """Write a checkpoint, then remove those that are not kept any more."""
+        if step == self.saved:
             return
-        trainer.save_checkpoint(path)
-        if trainer.is_global_zero:
-            if before is not None:
-                remove_checkpoint(trainer, before)
-            self.notify("checkpoint_saved", step=step, path=path)
+        folder = Path(same_everywhere(trainer, str(self.run.checkpoints)))
+        then = partial(self.rule.remove_old, folder, step, best_steps(self.scores, self.rule.top))
+        trainer.save_checkpoint(folder / f"step-{step}", storage_options=then)
+        self.saved = step
+
+    def _tell_complete(self) -> None:
+        """Tell the listeners of checkpoints that are complete by now. Raises what failed in writing one."""
+        for path in self.checkpoints.look():
+            self.notify("checkpoint_saved", step=step_of(path), path=path)
 
     def _obey(self, trainer: lightning.Trainer, step: int, last: bool) -> None:
         """After a signal to any process, or at the end of the run's time, all processes save a checkpoint and stop."""

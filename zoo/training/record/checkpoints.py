@@ -1,7 +1,8 @@
 """Checkpoints that are complete or do not exist: written beside, flushed, hashed, renamed.
 
 A checkpoint is a folder: `weights.safetensors`, `rest.pt` (optimizer, schedule, loader, counters; loads with
-`weights_only`), and `manifest.json` with the sha256 of both, written last.
+`weights_only`), and `manifest.json` with the sha256 of both, written last. It is copied in memory between two steps,
+and a thread writes it while the next steps are made.
 """
 
 from __future__ import annotations
@@ -12,35 +13,89 @@ import json
 import os
 import re
 import shutil
+import threading
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from zoo.errors import TrainingStopped, ZooError
 from zoo.libraries.trainer import CheckpointIO
+from zoo.numbers import size
 
 WEIGHTS, REST, MANIFEST = "weights.safetensors", "rest.pt", "manifest.json"
+IN_BACKGROUND = True
+"""Whether a thread writes. Tests that kill a run at a step write at once, so that they know what is there."""
 
 
 class FolderCheckpoints(CheckpointIO):
-    """Lightning's input and output of checkpoints, by the protocol above."""
+    """Lightning's input and output of checkpoints, by the protocol above.
+
+    One checkpoint is in flight at most: the next one waits for it. What fails in the thread is raised by the next save,
+    by `settle`, or after a step by `look`. say: called with a warning about the disk.
+    """
+
+    def __init__(self, say: Callable[[str], None] = print):
+        self.say = say
+        self._warned = False
+        self._writing: threading.Thread | None = None
+        self._failure: BaseException | None = None
+        self._complete: list[Path] = []
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """storage_options: a function that is called when the checkpoint is complete, in the thread that writes it."""
+        self.settle()
         target = Path(path)
-        beside = target.parent / f".tmp-{target.name}"
-        shutil.rmtree(beside, ignore_errors=True)
+        self._look_at_the_disk(_bytes(checkpoint), target)
+        if IN_BACKGROUND and (copied := _copy(checkpoint)) is not None:
+            # Not a daemon: a process that ends for another reason first completes it.
+            self._writing = threading.Thread(target=self._work, args=(copied, target, storage_options))
+            self._writing.start()
+        else:
+            self._work(checkpoint, target, storage_options)
+            self.settle()
+
+    def _work(self, checkpoint: dict[str, Any], target: Path, then: Callable[[], None] | None) -> None:
         try:
-            beside.mkdir(parents=True)
-            _write(checkpoint, beside)
-            if target.exists():
-                shutil.rmtree(target)
-            os.replace(beside, target)
-            _flush_folder(target.parent)
-        except Exception as error:
-            shutil.rmtree(beside, ignore_errors=True)
-            raise _explain(error, target) from error
+            _publish(checkpoint, target)
+            if then is not None:
+                then()
+            self._complete.append(target)
+        except BaseException as error:
+            self._failure = error
+
+    def look(self) -> list[Path]:
+        """The checkpoints that have become complete since the last call, without waiting. Raises what failed."""
+        if self._writing is not None and not self._writing.is_alive():
+            self._writing = None
+        if self._writing is None and self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+        complete, self._complete = self._complete, []
+        return complete
+
+    def settle(self) -> None:
+        """Wait for the checkpoint in flight. Raises what failed."""
+        if self._writing is not None:
+            self._writing.join()
+            self._writing = None
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+
+    def _look_at_the_disk(self, needed: int, target: Path) -> None:
+        """Raises TrainingStopped where the checkpoint does not fit; warns once where no second one would."""
+        there = next(place for place in (target, *target.parents) if place.exists())
+        free = shutil.disk_usage(there).free
+        if free < needed:
+            raise _not_written(target, f"it needs {size(needed)}, and the disk has {size(free)} left")
+        if free < 2 * needed and not self._warned:
+            self._warned = True
+            self.say(f"The disk has {size(free)} left, and a checkpoint needs {size(needed)}: it will soon be full.")
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         folder = Path(path)
@@ -50,12 +105,84 @@ class FolderCheckpoints(CheckpointIO):
         return checkpoint
 
     def remove_checkpoint(self, path: Any) -> None:
-        folder = Path(path)
-        if folder.is_dir():
-            # Renamed first: a kill in the middle of deleting must not leave half a checkpoint under its name.
-            doomed = folder.parent / f".tmp-old-{folder.name}"
-            os.replace(folder, doomed)
-            shutil.rmtree(doomed, ignore_errors=True)
+        remove(Path(path))
+
+
+def remove(folder: Path) -> None:
+    """Remove a checkpoint. Renamed first: a kill in the middle must not leave half a checkpoint under its name."""
+    if folder.is_dir():
+        doomed = folder.parent / f".tmp-old-{folder.name}"
+        os.replace(folder, doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _bytes(value: Any) -> int:
+    """The bytes of all tensors in nested dicts and lists."""
+    if isinstance(value, Tensor):
+        return value.numel() * value.element_size()
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return sum(_bytes(part) for part in parts)
+
+
+def _copy(checkpoint: dict[str, Any]) -> dict[str, Any] | None:
+    """A copy in the CPU's memory that later steps do not change; None where it does not fit."""
+    if _bytes(checkpoint) > 0.8 * _free_memory():
+        return None
+    try:
+        return _copied(checkpoint)
+    except (MemoryError, RuntimeError):
+        return None
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return type(value)((name, _copied(part)) for name, part in value.items())
+    if isinstance(value, list | tuple):
+        parts = [_copied(part) for part in value]
+        return parts if isinstance(value, list) else tuple(parts)
+    return value
+
+
+def _free_memory() -> float:
+    """In bytes; infinite where the system does not tell."""
+    try:
+        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+    except OSError:
+        found = None
+    return int(found[1]) * 1024 if found else float("inf")
+
+
+def _publish(checkpoint: dict[str, Any], target: Path) -> None:
+    """Write a checkpoint beside its place, then put it there."""
+    _refuse_broken(checkpoint["state_dict"], target)
+    beside = target.parent / f".tmp-{target.name}"
+    try:
+        shutil.rmtree(beside, ignore_errors=True)
+        # Not the parents: a run folder that is gone is not begun again.
+        target.parent.mkdir(exist_ok=True)
+        beside.mkdir()
+        _write(checkpoint, beside)
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(beside, target)
+        _flush_folder(target.parent)
+    except Exception as error:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise _explain(error, target) from error
+
+
+def _refuse_broken(weights: Mapping[str, Tensor], target: Path) -> None:
+    """Raises TrainingStopped for weights that are not finite, so that the last good checkpoint stays."""
+    broken = next((name for name, weight in weights.items() if not torch.isfinite(weight).all()), None)
+    if broken is not None:
+        last = newest(target.parent)
+        raise TrainingStopped(
+            f"The weight {broken} is no finite number at {target.name}: it becomes no checkpoint. {_kept(last)}",
+            "Start again with a lower --lr, or with --precision 32-true. `zoo resume` goes on from the last checkpoint "
+            "with the same options.",
+        )
 
 
 def _write(checkpoint: dict[str, Any], folder: Path) -> None:
@@ -88,13 +215,20 @@ def _explain(error: Exception, target: Path) -> Exception:
     full = full or "no space left" in text or "quota exceeded" in text or "unexpected pos" in text
     if not full and not isinstance(error, OSError) and not ("write" in text or "i/o error" in text):
         return error
-    reason = "the disk is full" if full else str(error).splitlines()[0]
-    last = newest(target.parent)
-    kept = f"The last complete checkpoint is {last.name}." if last else "There is no earlier checkpoint."
+    return _not_written(target, "the disk is full" if full else str(error).splitlines()[0])
+
+
+def _not_written(target: Path, reason: str) -> TrainingStopped:
+    last, run = newest(target.parent), target.parent.parent
+    then = f", then: zoo resume {run}" if last else " and start again."
+    hint = f"Free some space{then}" if run.is_dir() else "Put the run folder back, or start again."
     return TrainingStopped(
-        f"The checkpoint {target} could not be written: {reason}. Nothing half-written was left. {kept}",
-        "Free some space" + (", then: zoo resume " + str(target.parent.parent) if last else " and start again."),
+        f"The checkpoint {target} could not be written: {reason}. Nothing half-written was left. {_kept(last)}", hint
     )
+
+
+def _kept(last: Path | None) -> str:
+    return f"The last complete checkpoint is {last.name}." if last else "There is no earlier checkpoint."
 
 
 def sha256(file: Path) -> str:
@@ -119,14 +253,14 @@ def verify(folder: Path) -> None:
 
 def newest(checkpoints: Path) -> Path | None:
     """The last checkpoint by step, verified or not."""
-    return next(iter(_by_step(checkpoints)), None)
+    return next(iter(by_step(checkpoints)), None)
 
 
 def newest_good(checkpoints: Path, say: Any = print) -> Path | None:
     """The last undamaged checkpoint; says which ones are damaged. Removes leftovers."""
     for leftover in checkpoints.glob(".tmp-*"):
         shutil.rmtree(leftover, ignore_errors=True)
-    for folder in _by_step(checkpoints):
+    for folder in by_step(checkpoints):
         try:
             verify(folder)
             return folder
@@ -135,8 +269,53 @@ def newest_good(checkpoints: Path, say: Any = print) -> Path | None:
     return None
 
 
-def _by_step(checkpoints: Path) -> list[Path]:
-    folders = (
-        [(re.fullmatch(r"step-(\d+)", p.name), p) for p in checkpoints.glob("step-*")] if checkpoints.is_dir() else []
-    )
-    return [p for match, p in sorted(folders, key=lambda pair: -int(pair[0][1]) if pair[0] else 0) if match]
+def by_step(checkpoints: Path) -> list[Path]:
+    """The folders of checkpoints, the newest first, verified or not."""
+    folders = checkpoints.glob("step-*") if checkpoints.is_dir() else []
+    return sorted((folder for folder in folders if re.fullmatch(r"step-\d+", folder.name)), key=step_of, reverse=True)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The optimizer steps that a checkpoint has done."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+# -- which ones are kept -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class KeepRule:
+    """Which checkpoints are kept: the newest `last`, and for good every `every` steps and the `top` best.
+
+    every, top: 0 for none.
+    """
+
+    last: int
+    every: int
+    top: int
+
+    def is_for_good(self, step: int, best: Collection[int]) -> bool:
+        """Whether the checkpoint of a step outlives the run. best: the steps with the best validations."""
+        return bool(self.every and step and step % self.every == 0) or step in best
+
+    def remove_old(self, checkpoints: Path, now: int, best: Collection[int]) -> None:
+        """Remove what is not kept any more, the newest being that of step `now`; what comes after it is outdated."""
+        before = [folder for folder in by_step(checkpoints) if step_of(folder) <= now]
+        kept = [*before[: self.last], *(folder for folder in before if self.is_for_good(step_of(folder), best))]
+        for folder in by_step(checkpoints):
+            if folder not in kept:
+                remove(folder)
+
+    def remove_at_end(self, checkpoints: Path, best: Collection[int]) -> None:
+        """Remove what only a resume needs, and the folder if nothing is left in it."""
+        for folder in by_step(checkpoints):
+            if not self.is_for_good(step_of(folder), best):
+                remove(folder)
+        if not by_step(checkpoints):
+            shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def best_steps(scores: Mapping[int, float], count: int) -> list[int]:
+    """The steps with the highest scores, the best first; of equal ones the earlier. Not a number is no score."""
+    known = [step for step, score in scores.items() if score == score and step]
+    return sorted(known, key=lambda step: (-scores[step], step))[:count]
