@@ -11,9 +11,10 @@ import pytest
 from tiny_runs import trainer
 
 from zoo.contract.hookspecs import hookimpl
+from zoo.processes import process_is_alive
 from zoo.runs import Run
 from zoo.training.record import heartbeat
-from zoo.training.record.heartbeat import beating, process_is_alive, read_beat
+from zoo.training.record.heartbeat import beating, read_beat
 
 
 @pytest.fixture
@@ -42,6 +43,7 @@ def test_a_killed_run_leaves_an_old_beat(run):
     code = f"""
 import time
 from pathlib import Path
+from zoo.processes import process_is_alive
 from zoo.runs import Run
 from zoo.training.record.heartbeat import beating
 with beating(Run(Path({str(run.path)!r})), lambda: (1, 2)):

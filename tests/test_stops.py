@@ -1,19 +1,24 @@
 """A run that is told to stop saves, ends with a status that a scheduler understands, and goes on where it stopped."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
-from tiny_runs import cli, same_bytes, trainer
+import torch
+from tiny_runs import cli, data_for, float32_flags, same_bytes, trainer, two_processes
 
 import zoo
 from zoo.contract import registry
 from zoo.contract.hookspecs import hookimpl
 from zoo.errors import TrainingStopped, ZooError, was_asked
+from zoo.libraries import meeting
 from zoo.numbers import seconds_in
-from zoo.training.record import signals
+from zoo.runs import Run
+from zoo.training.record import signals, trackers
 from zoo.training.record.signals import OUT_OF_TIME, Deadline, Signals
 
 
@@ -169,3 +174,134 @@ def test_other_failed_imports_keep_their_traceback(tmp_path):
         [sys.executable, "-m", "zoo", "algos"], cwd=tmp_path, capture_output=True, text=True, timeout=60
     )  # fmt: skip
     assert done.returncode == 1 and "ImportError: broken" in done.stderr
+
+
+# -- what a run goes on without, and what it does not --------------------------------------------------------------
+
+
+def test_a_logger_that_fails_is_told_once_and_the_run_goes_on(train, tmp_path, after, capsys):
+    whole = train("sft", name="whole", lr=1e-3)
+    logs = tmp_path / "runs" / "mine" / "logs"
+    after(1, lambda: (shutil.rmtree(logs, ignore_errors=True), logs.write_text("no folder")))
+    run = train("sft", name="mine", lr=1e-3, loggers="csv", quiet=False)
+    assert capsys.readouterr().out.count("The logger csv fails (") == 1
+    assert run.status == "finished" and same_bytes(run, whole, "metrics.jsonl")
+
+
+def test_how_often_a_logger_failed_is_told_at_the_end(tmp_path, monkeypatch):
+    class Down:
+        def log_metrics(self, values, step):
+            raise ConnectionError("the tracker is down")
+
+        def finalize(self, status):
+            raise ConnectionError("the tracker is down")
+
+    said = []
+    monkeypatch.setattr(trackers, "_logger", lambda name, run: Down())
+    down = trackers.Trackers(["wandb"], Run(tmp_path), said.append)
+    for step in (1, 2):
+        down.write({"loss": 1.0}, step)
+    down.close()
+    assert said == [
+        "The logger wandb fails (ConnectionError: the tracker is down); the run goes on without it.",
+        "The logger wandb has failed 3 times.",
+    ]
+
+
+def test_a_logger_without_its_package_is_refused(tmp_path, monkeypatch):
+    def missing(name):
+        raise ModuleNotFoundError("wandb")
+
+    monkeypatch.setattr("zoo.libraries.trainer.logger_class", missing)
+    with pytest.raises(ZooError, match="needs a package"):
+        trackers.Trackers(["wandb"], Run(tmp_path), print)
+
+
+def test_a_run_folder_that_disappears_is_one_error(train, tmp_path, after):
+    after(2, lambda: shutil.rmtree(tmp_path / "runs" / "mine"))
+    with pytest.raises(TrainingStopped, match="The run folder .*mine is gone") as caught:
+        train("sft", name="mine", max_steps=4)
+    assert caught.value.exit_status == 1 and "Put it back" in caught.value.hint
+    assert not (tmp_path / "runs" / "mine").exists(), "nothing of it is begun again"
+
+
+# -- a process of several that dies --------------------------------------------------------------------------------
+
+DYING = '''
+import os
+import signal
+
+from zoo_plugins.sft import SFT
+
+
+class Dying(SFT):
+    """Its second process is killed in the second step, or fails in it."""
+
+    def loss(self, batch, models, config, step):
+        if step == 1 and os.environ["LOCAL_RANK"] == "1":
+            if "FAIL" in os.environ:
+                raise ValueError("a bug")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().loss(batch, models, config)
+'''
+
+
+def dying(tmp_path, tiny_folder, **environment):
+    (tmp_path / "dying.py").write_text(DYING)
+    flags = float32_flags(devices=2, accelerator="cpu", save_every=1, name="mine", max_steps=3)
+    return two_processes(
+        "train", "--algo", "./dying.py:Dying", "--model", tiny_folder, "--data", data_for("sft", tmp_path), *flags,
+        cwd=tmp_path, **environment,
+    )  # fmt: skip
+
+
+def test_a_process_that_is_killed_ends_the_others_with_one_message(tmp_path, tiny_folder):
+    first, second = dying(tmp_path, tiny_folder)
+    assert (first.returncode, second.returncode) == (1, -signal.SIGKILL)
+    assert "Process 1 of 2 has ended, so the others end too. The last complete checkpoint is step-1." in first.stderr
+    assert "Continue with: zoo resume runs/mine" in first.stderr
+    assert "Traceback" not in first.stderr and "bug of the plugin" not in first.stderr and second.stderr == ""
+
+
+def test_a_process_that_fails_speaks_for_itself(tmp_path, tiny_folder):
+    first, second = dying(tmp_path, tiny_folder, FAIL="1")
+    assert (first.returncode, second.returncode) == (1, 1)
+    assert "ValueError: a bug" in second.stderr and "Process 1 of 2 has ended" in first.stderr
+
+
+def test_the_first_of_those_left_tells_of_it(monkeypatch):
+    peers = meeting.Peers()
+    peers.places = {0: ("here", 1), 1: ("here", 2), 2: ("there", 1)}
+    monkeypatch.setattr(meeting.socket, "gethostname", lambda: "here")
+    monkeypatch.setattr(meeting, "process_is_alive", lambda pid: pid != 1)
+    assert peers.gone() == [0], "one of another machine is not looked for"
+    peers.rank = 1
+    assert peers.speaks([0])
+    peers.rank = 2
+    assert not peers.speaks([0]) and peers.speaks([0, 1])
+
+
+def test_one_that_waits_inside_of_a_library_is_ended_too(monkeypatch):
+    monkeypatch.setattr(meeting, "LOOK_EVERY", 0.01)
+    monkeypatch.setattr(meeting, "LAST_WORD", 0.01)
+    monkeypatch.setattr(meeting, "process_is_alive", lambda pid: False)
+    told = threading.Event()
+    peers = meeting.Peers()
+    peers.meet(lambda gone: told.set() if gone == [0] else None)
+    assert told.wait(30)
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1"), True),
+        (torch.distributed.DistBackendError("remote process exited"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("socket"), False),
+    ],
+)
+def test_a_lost_connection_is_told_from_a_bug(error, lost):
+    assert meeting.is_lost_connection(error) == lost
+    wrapped = KeyError("x")
+    wrapped.__cause__ = error
+    assert meeting.is_lost_connection(wrapped) == lost

@@ -20,7 +20,6 @@ from zoo.evals.kept_scores import write_score
 from zoo.models.precision import autocast
 from zoo.models.start import export_model, name_base
 from zoo.options.config import Resolved
-from zoo.processes import leave_processes
 from zoo.randomness import seed_everything
 from zoo.runs import Run, check_name, create_run, default_name
 from zoo.terminal import Console
@@ -97,7 +96,6 @@ class Execution:
         # A run that was killed during its first scoring has no before.json.
         before = (self.resumed.read_json("before.json") if self.resumed else {}) or self.score_before()
         stopped = self.fit()
-        leave_processes()
         if not self.main:
             return self.run
         if stopped:
@@ -283,6 +281,9 @@ class Execution:
         inside = run is not None and str(error.filename or "").startswith(str(run.path))
         if run is None or not (inside or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)):
             return error
+        if not run.path.is_dir():
+            gone = f"The run folder {run.path} is gone: it was moved or removed, or its disk is no longer there."
+            return TrainingStopped(gone, f"Put it back, then: zoo resume {run.path}. Without it, start again.")
         then = f", then: zoo resume {run.path}" if self._begun else " and start again."
         return TrainingStopped(
             f"{error.filename or run.path} cannot be written: {error.strerror}.", f"Free some space or rights{then}"

@@ -9,22 +9,23 @@ from collections.abc import Callable, Iterator
 import lightning
 
 from zoo.data.loader import StepLoader
-from zoo.errors import ZooError
-from zoo.libraries.meeting import Meeting
+from zoo.errors import TrainingStopped, ZooError
+from zoo.libraries.meeting import Meeting, Peers, how_it_ended, is_lost_connection
 from zoo.libraries.precision import trainer_options
 from zoo.libraries.trainer import kill_others, step_arithmetic
 from zoo.models.reference_cache import answer_key
 from zoo.numbers import seconds_in
 from zoo.options.checks import names_in
-from zoo.processes import gathered
+from zoo.processes import gathered, leave_processes
 from zoo.runs import Run
 from zoo.training.assembly import RUN_FOLDER, Assembly
 from zoo.training.online import validation as online_validation
 from zoo.training.record import report
 from zoo.training.record.callbacks import Recorder
-from zoo.training.record.checkpoints import FolderCheckpoints, newest_good
+from zoo.training.record.checkpoints import FolderCheckpoints, newest, newest_good
 from zoo.training.record.progress import Watch
 from zoo.training.record.signals import Deadline, Signals
+from zoo.training.record.trackers import Trackers
 from zoo.training.step import token_losses
 from zoo.training.step.module import PostTraining, out_of_memory
 from zoo.training.step.timing import Timing
@@ -47,12 +48,14 @@ class Fitting:
         self.module = assembly.make_module(self.rollouts, timing, self._before_training)
         self.watch = Watch(assembly.console, len(self.loader), show=assembly.main)
         self.checkpoints = FolderCheckpoints(self.watch.say)
+        self.trackers = Trackers(names_in(self.core.loggers) if assembly.main else [], run, self.watch.say)
         limit = None if self.core.max_time is None else seconds_in(self.core.max_time)
         self.recorder = Recorder(
             run, self.core, self.loader, self._validation(), notify, self.watch.update, signals, self._validations(),
-            Deadline(begun, limit), self.checkpoints,
+            Deadline(begun, limit), self.checkpoints, self.trackers,
         )  # fmt: skip
         self.signals = signals
+        self.peers = Peers()
 
     def go(self) -> int:
         """Train; returns the number of the signal that stopped it, or 0."""
@@ -67,13 +70,52 @@ class Fitting:
             with self._environment_of_others():
                 try:
                     trainer.fit(module, self.loader, ckpt_path=checkpoint)
-                except BaseException:
-                    # Without this the other processes would wait for this one.
-                    kill_others(trainer)
-                    with contextlib.suppress(Exception):
-                        self.checkpoints.settle()
+                    self.peers.leave()
+                    leave_processes()
+                except BaseException as error:
+                    ended = self._ended_with_others(trainer, error)
+                    self._end(trainer)
+                    if ended is not None:
+                        raise ended from error
                     raise
+                finally:
+                    self.trackers.close()
         return self.signals.number or 0
+
+    def _end(self, trainer: lightning.Trainer) -> None:
+        """Without this the other processes would wait for this one; a checkpoint in flight is completed."""
+        self.peers.leave()
+        kill_others(trainer)
+        with contextlib.suppress(Exception):
+            self.checkpoints.settle()
+
+    def _ended_with_others(self, trainer: lightning.Trainer, error: BaseException) -> BaseException | None:
+        """What to raise where an exchange has failed because another process is gone; else None."""
+        if self.assembly.processes == 1 or isinstance(error, ZooError) or not is_lost_connection(error):
+            return None
+        gone = self.peers.gone_soon()
+        return self._others_gone(trainer, gone) if self.peers.speaks(gone) else SystemExit(1)
+
+    def _others_gone(self, trainer: lightning.Trainer, gone: list[int]) -> TrainingStopped:
+        who = " and ".join(f"Process {rank}{how_it_ended(trainer, rank)}" for rank in gone)
+        of = f" of {self.assembly.processes}"
+        said = f"{who}{of} has ended, so the others end too." if gone else (
+            f"A process{of} on another machine has ended or cannot be reached, so the others end too."
+        )  # fmt: skip
+        with contextlib.suppress(Exception):
+            self.checkpoints.settle()
+        last = newest(self.run.checkpoints)
+        kept = f"The last complete checkpoint is {last.name}." if last else "There is no checkpoint yet."
+        why = "What it said stands above; without a word it was probably killed, such as for its memory."
+        return TrainingStopped(f"{said} {kept}", f"{why} Continue with: zoo resume {self.run.path}")
+
+    def _stop_now(self, trainer: lightning.Trainer, gone: list[int]) -> None:
+        """End this process, which may wait for the others inside of a library."""
+        if self.peers.speaks(gone):
+            error = self._others_gone(trainer, gone)
+            self.assembly.console.say(f"{error.message}\n{error.hint}", style="red")
+        self._end(trainer)
+        os._exit(1)
 
     @contextlib.contextmanager
     def _environment_of_others(self) -> Iterator[None]:
@@ -97,6 +139,7 @@ class Fitting:
             "their number": assembly.processes, "the configuration": config, "the data": data,
             "the number of steps": len(self.loader),
         }  # fmt: skip
+        self.peers.meet(lambda gone: self._stop_now(self.module.trainer, gone))
         everyone = gathered((assembly.rank, mine))
         ranks = [rank for rank, _ in everyone]
         wrong = [what for what in mine if any(theirs[what] != mine[what] for _, theirs in everyone)]
@@ -217,7 +260,7 @@ class Fitting:
             num_nodes=core.num_nodes,
             strategy=self._strategy(say),
             max_epochs=1,
-            logger=report.make_loggers(names_in(core.loggers), self.run),
+            logger=False,
             callbacks=[self.recorder],
             enable_checkpointing=False,
             enable_progress_bar=False,

@@ -22,6 +22,7 @@ from zoo.paths import write_text
 from zoo.runs import Run
 from zoo.training.record.checkpoints import FolderCheckpoints, KeepRule, best_steps, step_of
 from zoo.training.record.signals import TIME_UP, Deadline, Signals
+from zoo.training.record.trackers import Trackers
 
 RISING = {"accuracy", "accuracies", "reward", "rewards", "gold", "grade", "score", "margins", "margin"}
 FALLING = {"loss", "nll", "kl", "brier", "perplexity", "cut", "rejected", "undesirable"}
@@ -68,7 +69,7 @@ class Recorder(Callback):
     validation: a function that gives the numbers of held-out data as `val/…`, or None. notify: called with
     (event, **facts) for the listeners. progress: called with (step, metrics). signals: deferred from the first step
     to the last. validations: how many, where eval_every does not say it. deadline: when the run must have ended.
-    checkpoints: what the trainer writes them with.
+    checkpoints: what the trainer writes them with. trackers: the loggers beside metrics.jsonl.
     """
 
     def __init__(
@@ -83,10 +84,11 @@ class Recorder(Callback):
         validations: int,
         deadline: Deadline,
         checkpoints: FolderCheckpoints,
+        trackers: Trackers,
     ):
         self.run, self.core, self.loader = run, core, loader
         self.validation, self.notify, self.progress, self.signals = validation, notify, progress, signals
-        self.deadline, self.checkpoints = deadline, checkpoints
+        self.deadline, self.checkpoints, self.trackers = deadline, checkpoints, trackers
         self.rule = KeepRule(core.keep_last, core.keep_every, core.keep_top)
         self.saved: int | None = None
         self.scores: dict[int, float] = {}
@@ -208,8 +210,8 @@ class Recorder(Callback):
         _append(self.run.path / "metrics.jsonl", row)
         if timing:
             _append(self.run.path / "timing.jsonl", {"step": row["step"], **timing})
-        for logger in trainer.loggers:
-            logger.log_metrics({k: v for k, v in row.items() if k != "step"} | (timing or {}), step=row["step"])
+        values = {name: value for name, value in row.items() if name != "step"}
+        self.trackers.write(values | (timing or {}), row["step"])
 
     def _forget_after(self, step: int) -> None:
         """Remove the metrics and times of steps that will be made again."""

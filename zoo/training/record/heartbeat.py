@@ -13,10 +13,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from zoo.errors import ZooError
+from zoo.processes import process_is_alive
 from zoo.runs import Run
 
 FILE = "heartbeat.json"
@@ -58,19 +58,6 @@ def read_beat(run: Run) -> Beat | None:
         return Beat(**run.read_json(FILE))
     except (TypeError, ValueError, OSError, ZooError):
         return None
-
-
-def process_is_alive(pid: int) -> bool:
-    """Whether a process of this machine goes on; one that has ended and was not asked for its status does not."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OSError):
-        pass
-    with contextlib.suppress(OSError, IndexError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
-    return True
 
 
 @contextlib.contextmanager

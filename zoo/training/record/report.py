@@ -1,4 +1,4 @@
-"""What a run leaves for people: samples, loggers, the closing panel."""
+"""What a run leaves for people: samples, the closing panel."""
 
 from __future__ import annotations
 
@@ -15,27 +15,8 @@ from rich.text import Text
 
 from zoo.evals.kept_scores import changes_of, read_samples
 from zoo.numbers import decimal, signed
-from zoo.options.checks import LOGGERS, no_package
 from zoo.runs import Run
 from zoo.terminal import Console
-
-
-def make_loggers(names: list[str], run: Run) -> list[Any]:
-    """Lightning loggers by name (of `LOGGERS`), all writing below the run folder. Raises ZooError."""
-    return [_logger(name, run) for name in names]
-
-
-def _logger(name: str, run: Run) -> Any:
-    from zoo.libraries.trainer import logger_class
-
-    cls, package = LOGGERS[name]
-    folder = str(run.path / "logs")
-    try:
-        if name == "mlflow":
-            return logger_class(cls)(experiment_name="zoo", run_name=run.name, save_dir=folder)
-        return logger_class(cls)(save_dir=folder, name=run.name if name == "wandb" else name)
-    except ModuleNotFoundError:
-        raise no_package(name, package) from None
 
 
 def write_cases(run: Run, step: int, cases: Mapping[str, Sequence[float | None]]) -> None:
