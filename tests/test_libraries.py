@@ -346,6 +346,10 @@ def meets_elsewhere(patch):
     patch.setattr(meeting.DDPStrategy, "setup_environment", lambda strategy: None)
 
 
+def starts_elsewhere(patch):
+    patch.setattr(meeting.Meeting, "_configure_launcher", meeting.DDPStrategy._configure_launcher)
+
+
 def walks_the_batch(patch):
     patch.setattr(precision.Precision, "convert_input", lambda plugin, batch: dict(batch))
 
@@ -439,6 +443,7 @@ CHANGES = {
     "started_processes_are_listed": (launcher_without_a_list, "procs"),
     "places_are_known_from_the_environment": (ranks_renamed, "2 × 2 processes of SLURM is (0, 1, 4)"),
     "processes_meet_where_we_wait": (meets_elsewhere, "it was called 0 times"),
+    "processes_are_started_where_we_start_them": (starts_elsewhere, "the launcher is a _SubprocessScriptLauncher"),
     "a_plain_precision_changes_nothing": (walks_the_batch, "the batch is walked"),
     "loggers_have_their_names": (a_logger_less, "no MLFlowLogger"),
     "tables_give_their_rows": (rows_backwards, "it gives"),

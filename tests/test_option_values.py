@@ -30,6 +30,9 @@ FREE = {
     "max_grad_norm": [0.0],
     "eval_fraction": [0.0, 0.3],
     "save_every": [0, 1],
+    "keep_last": [2],
+    "keep_every": [0, 2],
+    "keep_top": [0, 1],
     "temperature": [0.0, 0.7],
     "top_k": [0, 3],
     "top_p": [0.5],
@@ -62,7 +65,7 @@ WITH = {
     "critic": {"algo": "ppo"}, "critic_lr": {"algo": "ppo", "critic": "head"}, "temperature": {"max_steps": 1},
 }  # fmt: skip
 """What an option needs to have an effect."""
-HELD_OUT = {"best_mode", "best_metric", "keep_best", "patience", "eval_every", "eval_prompts"}
+HELD_OUT = {"best_mode", "best_metric", "keep_best", "keep_top", "patience", "eval_every", "eval_prompts"}
 HERE = {"gpu": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
 LOGGERS = ("tensorboard", "wandb", "mlflow")
 ELSEWHERE = {

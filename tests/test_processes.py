@@ -170,3 +170,32 @@ def test_noise_of_every_process_is_resumed(tmp_path, tiny_folder, noise):
         assert same_bytes(Run(run), Run(tmp_path / "two" / "whole"), name)
     (file,) = (tmp_path / "two" / "whole" / "model").glob("*.safetensors")
     assert file.read_bytes() == (run / "model" / file.name).read_bytes()
+
+
+DYING = """
+import os
+import signal
+
+from zoo_plugins.sft import SFT
+
+
+class Dying(SFT):
+    '''Its second process is killed in the second step.'''
+
+    def loss(self, batch, models, config, step):
+        if step == 1 and os.environ.get("LOCAL_RANK") == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().loss(batch, models, config)
+"""
+
+
+def test_how_a_started_process_ended_is_told(tmp_path, tiny_folder):
+    (tmp_path / "dying.py").write_text(DYING)
+    arguments = command_of("sft", tmp_path, tiny_folder, 12, save_every=1)
+    arguments[arguments.index("sft")] = "./dying.py:Dying"
+    done = run_command(*arguments, cwd=tmp_path, ZOO_CACHE=str(tmp_path / "cache-two"))
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert (
+        "Process 1 of 2 has ended (by signal 9, SIGKILL), so the others end too. The last complete checkpoint is "
+        "step-1.\n" in done.stderr
+    )

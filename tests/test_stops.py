@@ -6,10 +6,20 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 import torch
-from tiny_runs import cli, data_for, float32_flags, same_bytes, trainer, two_processes
+from tiny_runs import (
+    cli,
+    data_for,
+    demonstrations,
+    float32_flags,
+    same_bytes,
+    trainer,
+    two_processes,
+    write_rows,
+)  # fmt: skip
 
 import zoo
 from zoo.contract import registry
@@ -18,7 +28,7 @@ from zoo.errors import TrainingStopped, ZooError, was_asked
 from zoo.libraries import meeting
 from zoo.numbers import seconds_in
 from zoo.runs import Run
-from zoo.training.record import signals, trackers
+from zoo.training.record import checkpoints, signals, trackers
 from zoo.training.record.signals import OUT_OF_TIME, Deadline, Signals
 
 
@@ -305,3 +315,48 @@ def test_a_lost_connection_is_told_from_a_bug(error, lost):
     wrapped = KeyError("x")
     wrapped.__cause__ = error
     assert meeting.is_lost_connection(wrapped) == lost
+
+
+# -- checkpoints that are kept -------------------------------------------------------------------------------------
+
+
+def test_checkpoints_that_are_kept_for_good_outlive_the_run(train, tmp_path):
+    held_out = write_rows(tmp_path / "held.jsonl", demonstrations(7, seed=9))
+    run = train("sft", epochs=2, save_every=1, keep_every=4, keep_top=1, eval_data=held_out, eval_every=1, lr=1e-3)
+    values = {row["step"]: row["val/loss"] for row in run.metrics if "val/loss" in row and row["step"]}
+    best = min(values, key=values.get)
+    assert {path.name for path in run.checkpoints.iterdir()} == {"step-4", f"step-{best}"}
+
+
+def test_the_newest_are_kept_until_the_end(train, tmp_path, after):
+    seen = []
+    after(5, lambda: seen.extend(sorted(path.name for path in (tmp_path / "runs/mine/checkpoints").iterdir())))
+    run = train("sft", name="mine", epochs=2, save_every=1, keep_last=3)
+    assert seen == ["step-3", "step-4", "step-5"] and not run.checkpoints.exists()
+
+
+def test_a_run_whose_disk_is_slow_ends_like_another(train, tmp_path, monkeypatch):
+    """Written by the thread, as outside of the tests: the steps go on, and the end waits."""
+    whole = train("sft", name="whole", lr=1e-3)
+    monkeypatch.setattr(checkpoints, "IN_BACKGROUND", True)
+    steps, written, original = [], [], checkpoints.save_file
+
+    def slow(*given):
+        end = time.monotonic() + 30
+        while len(steps) < 3 and time.monotonic() < end:
+            time.sleep(0.01)
+        original(*given)
+        written.append(len(steps))
+
+    class Count:
+        @hookimpl
+        def step_end(self, step):
+            steps.append(step)
+
+    modules, broken = registry.plugin_modules()
+    monkeypatch.setattr(registry, "plugin_modules", lambda: ((*modules, ("count@test", Count())), broken))
+    monkeypatch.setattr(checkpoints, "save_file", slow)
+    run = train("sft", name="mine", lr=1e-3, save_every=2, keep_checkpoints=True)
+    assert written[0] >= 3, "a step was made while the first checkpoint was written"
+    assert [path.name for path in run.checkpoints.iterdir()] == ["step-6"]
+    assert same_bytes(run, whole, "metrics.jsonl") and same_bytes(run, whole, "model/model.safetensors")

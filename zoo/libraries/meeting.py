@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -151,8 +152,12 @@ def how_it_ended(trainer: Any, rank: int) -> str:
     """` (by signal 9, SIGKILL)`, ` (with status 1)`; empty for a process that this one did not start."""
     children = getattr(trainer.strategy.launcher, "procs", ())
     local = rank - trainer.global_rank
-    status = children[local - 1].poll() if 0 < local <= len(children) else None
-    if status is None:
+    if not 0 < local <= len(children):
+        return ""
+    try:
+        # Its threads may end a moment after it.
+        status = children[local - 1].wait(LAST_WORD / 2)
+    except subprocess.TimeoutExpired:
         return ""
     return f" (with status {status})" if status >= 0 else f" (by signal {-status}, {signal.Signals(-status).name})"
 

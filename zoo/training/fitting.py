@@ -97,17 +97,19 @@ class Fitting:
         return self._others_gone(trainer, gone) if self.peers.speaks(gone) else SystemExit(1)
 
     def _others_gone(self, trainer: lightning.Trainer, gone: list[int]) -> TrainingStopped:
-        who = " and ".join(f"Process {rank}{how_it_ended(trainer, rank)}" for rank in gone)
-        of = f" of {self.assembly.processes}"
-        said = f"{who}{of} has ended, so the others end too." if gone else (
-            f"A process{of} on another machine has ended or cannot be reached, so the others end too."
-        )  # fmt: skip
+        of = f"of {self.assembly.processes}"
+        ended = [f"process {rank} {of} has ended{how_it_ended(trainer, rank)}" for rank in gone]
+        ended = ended or [f"a process {of} on another machine has ended, or cannot be reached"]
+        said = " and ".join(ended)
         with contextlib.suppress(Exception):
             self.checkpoints.settle()
         last = newest(self.run.checkpoints)
         kept = f"The last complete checkpoint is {last.name}." if last else "There is no checkpoint yet."
-        why = "What it said stands above; without a word it was probably killed, such as for its memory."
-        return TrainingStopped(f"{said} {kept}", f"{why} Continue with: zoo resume {self.run.path}")
+        why = "If it said nothing above, it was killed, such as for its memory."
+        return TrainingStopped(
+            f"{said[0].upper()}{said[1:]}, so the others end too. {kept}",
+            f"{why} Continue with: zoo resume {self.run.path}",
+        )
 
     def _stop_now(self, trainer: lightning.Trainer, gone: list[int]) -> None:
         """End this process, which may wait for the others inside of a library."""
