@@ -1,4 +1,7 @@
-"""A tie counts half, and what differs by rounding is a tie: in training, evaluations and comparisons alike."""
+"""A tie counts half, and what differs by rounding is a tie: in training, evaluations and comparisons alike.
+
+And what all losses over pairs report alike.
+"""
 
 import math
 from types import SimpleNamespace
@@ -66,3 +69,12 @@ def test_a_comparison_counts_them_alike():
     same = [(SimpleNamespace(sum=-3.0, mean=-1.0), SimpleNamespace(sum=-6.0, mean=-1.0))] * 2
     found = _pair_scores(same, [(-3.0, -6.0)] * 2)
     assert found["plain_accuracy"].value == found["preference_accuracy"].value == 0.5
+
+
+@pytest.mark.parametrize("name, per", [("dpo", 1), ("ipo", 1), ("cpo", 1), ("simpo", "token"), ("orpo", "token")])
+def test_the_log_probabilities_of_a_pair_are_told_summed_or_per_token_as_their_metric_says(name, per):
+    lengths = {"chosen": [2, 4], "rejected": [5, 10]}
+    loss = evaluate(load_algorithm(name)[1](), EQUAL, EQUAL if name in ("dpo", "ipo") else None, lengths=lengths)
+    for side in EQUAL:
+        expected = EQUAL[side] / (tensor(lengths[side]) if per == "token" else 1)
+        torch.testing.assert_close(loss.metrics[f"logps/{side}"].detach(), expected)
