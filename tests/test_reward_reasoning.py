@@ -151,6 +151,7 @@ def test_a_verifier_that_raises_on_an_answer_takes_it_for_wrong_and_on_its_row_f
         "Integer (2 )*Symbol ('x' )**2",
         "sqrt(x) + C",
         "0xff << 2",
+        "10**100 + Float ('1e9' )**2",
         "OWN",
     ],
 )
@@ -161,7 +162,9 @@ def test_numbers_lists_operators_and_functions_are_arithmetic(source):
 @pytest.mark.parametrize(
     "source",
     ["x.y", "x[0]", "open('f')", "lambda: 1", "[i for i in x]", "Symbol('x', y=1)", "x = 1", "import os", "f'{x}'",
-     "Symbol(*x)", "(yield)", "await x", "x()", "Symbol('x')(1)", "del x", "__builtins__", "1 if x else 2"],
+     "Symbol(*x)", "(yield)", "await x", "x()", "Symbol('x')(1)", "del x", "__builtins__", "1 if x else 2",
+     "9**9**9**9", "Pow(9, Pow(9, 9))", "(9**99)**9999", "1 << 99999999999", "factorial(factorial(99))", "1e999",
+     "Float('1e999999999')"],
 )  # fmt: skip
 def test_nothing_else_is(source):
     assert not is_arithmetic(source)

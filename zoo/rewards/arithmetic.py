@@ -4,14 +4,15 @@ Verifiers evaluate answers as Python: reasoning-gym calls `eval`, and sympy's `p
 it made of the text, and again on every text inside it. So this module does not check the answer, but every source
 that comes of it: the interpreter announces each source before it compiles it (PEP 578), and the hook here refuses all
 but numbers, texts, lists and operators, variables of one letter, and the functions named below. These have no
-attribute, index, lambda or other name, and so give no access to anything else. This depends neither on the task nor
-on the version of the package.
+attribute, index, lambda or other name, and so give no access to anything else. Towers of powers are refused too, which
+would keep the verifier busy for years. This depends neither on the task nor on the version of the package.
 """
 
 from __future__ import annotations
 
 import ast
 import functools
+import math
 import sys
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -29,6 +30,9 @@ CALLED = frozenset(
 NAMED = CALLED | {"pi", "oo", "zoo", "nan"}
 OWN = "from sympy import *"
 """The statement with which sympy's parser imports its functions."""
+
+LARGEST = 100_000
+"""The bits of the largest number that an answer may compute."""
 
 _refused: ContextVar[list[str] | None] = ContextVar("refused", default=None)
 
@@ -51,10 +55,10 @@ def verified(verifier: Callable[..., Any], *arguments: Any) -> tuple[Any, list[s
 def is_arithmetic(source: str) -> bool:
     """Whether the source may be evaluated. Raises SyntaxError, as Python would, for text that is not Python."""
     try:
-        nodes = list(ast.walk(ast.parse(source)))
+        tree = ast.parse(source)
+        return all(map(_is_allowed, ast.walk(tree))) and _bits(tree) < LARGEST
     except (ValueError, RecursionError, MemoryError) as error:
         raise SyntaxError(str(error)) from None
-    return all(map(_is_allowed, nodes))
 
 
 def _is_allowed(node: ast.AST) -> bool:
@@ -64,6 +68,23 @@ def _is_allowed(node: ast.AST) -> bool:
         case ast.Call(func=ast.Name(id=name), keywords=[]):
             return name in CALLED
     return isinstance(node, PLAIN)
+
+
+def _bits(node: ast.AST) -> float:
+    """An upper bound of the bits of all numbers in a source that `_is_allowed`; a variable counts as a small number."""
+    match node:
+        case ast.Constant(value=int() | float() as number):
+            return math.log2(abs(number) + 2)
+        case ast.Call(func=ast.Name(id="Float" | "Integer" | "Rational"), args=[ast.Constant(value=str() as number)]):
+            return math.log2(abs(float(number)) + 2)
+        case (
+            ast.BinOp(left=base, op=ast.Pow() | ast.LShift(), right=exponent)
+            | ast.Call(func=ast.Name(id="Pow"), args=[base, exponent])
+        ):
+            return _bits(base) * 2 ** min(_bits(exponent), 64)
+        case ast.Call(func=ast.Name(id="factorial"), args=[of]):
+            return 2 ** min(_bits(of), 64) * _bits(of)
+    return sum(_bits(part) for part in ast.iter_child_nodes(node)) or 1.0
 
 
 @functools.cache

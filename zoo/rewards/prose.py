@@ -18,7 +18,9 @@ ABBREVIATIONS = frozenset(
 LATE_ABBREVIATIONS = frozenset(["etc", "a.m", "p.m", "u.s", "u.k"])
 """A full stop after one of these ends a sentence only if the next word is capitalised."""
 
-STOP = re.compile(r"([.!?…]+)([\"'”’)\]*]*)(?=\s|$)")
+# All of these take time in proportion to the text, whatever a model writes: a run of stops is looked at once.
+STOP = re.compile(r"(?<![.!?…])([.!?…]++)([\"'”’)\]*]*+)(?=\s|$)")
+NEXT = re.compile(r"\S")
 LIST_NUMBER = re.compile(r"\d+")
 INITIALS = re.compile(r"[a-z](?:\.[a-z])*")
 
@@ -51,12 +53,12 @@ def _sentences_of_line(line: str) -> list[str]:
 
 def _ends_sentence(line: str, start: int, match: re.Match[str]) -> bool:
     """Whether the stop at `match` closes the sentence that began at `start`."""
-    rest = line[match.end() :].lstrip()
-    if not rest:
+    found = NEXT.search(line, match.end())
+    if not found:
         return True
-    before = line[start : match.start()].split()
+    following, before = found[0], line[start : match.start()].rsplit(maxsplit=1)
     last = before[-1].strip("(\"'“‘*").lower() if before else ""
-    goes_on = rest[0].islower()
+    goes_on = following.islower()
     stop, closing = match.groups()
     if goes_on and (closing or len(stop) > 1 or stop == "…"):
         # '"Stop!" he said', 'well... maybe'
@@ -72,7 +74,7 @@ def _ends_sentence(line: str, start: int, match: re.Match[str]) -> bool:
     is_initial = INITIALS.fullmatch(last) is not None and last != "i" and before[-1].isupper()
     if last in ABBREVIATIONS or is_initial:
         # "no" is an abbreviation only before a number ("No. 5"); otherwise "I said no." would never end.
-        return last == "no" and not rest[0].isdigit()
+        return last == "no" and not following.isdigit()
     return True
 
 
