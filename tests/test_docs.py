@@ -21,6 +21,7 @@ import zoo
 from zoo.contract import hookspecs, registry
 from zoo.options.config import TrainConfig
 from zoo.options.fields import options_of
+from zoo.rewards.fences import DESCRIPTORS
 from zoo.rewards.sandbox import Limits
 
 ROOT = Path(__file__).parent.parent
@@ -332,7 +333,9 @@ def test_the_citation_is_of_this_version_and_licence():
 def test_the_limits_of_model_written_programs_are_those_of_the_page():
     limits, page = Limits(), text_of("SECURITY.md")
     assert f"| {limits.seconds:g} s for all tests" in page and f"| {limits.memory >> 20} MiB of address space" in page
-    assert f"| {limits.disk >> 20} MiB each, 32 open at a time" in page
+    assert f"{limits.disk >> 20} MiB in all, {DESCRIPTORS} open at a time" in page
+    rewards = text_of("docs/rewards.md")
+    assert f"folder in memory of {limits.disk >> 20} MiB" in rewards and f"{DESCRIPTORS} open files" in rewards
 
 
 def test_the_changelog_has_the_version_of_the_package_and_a_place_for_plugins():

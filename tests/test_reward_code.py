@@ -1,34 +1,54 @@
 """Programs that a model wrote: what passes, and what they cannot do."""
 
+import functools
 import json
 import os
+import re
 import socket
 import sys
 import time
 
 import pytest
+from tiny_runs import cli
 
-from zoo.rewards import code
+from zoo.errors import ZooError
+from zoo.rewards import calls, code, fences
+from zoo.rewards.asserts import decoded, sealed
 from zoo.rewards.code import program_of
 from zoo.rewards.missing import Missing
 from zoo.rewards.reward import Reward
-from zoo.rewards.sandbox import Limits, Printed, verdicts
+from zoo.rewards.sandbox import Limits, Printed, lacking, remedy, verdicts
 
 ADD = "def add(a, b):\n    return a + b\n"
 SHORT = Limits(seconds=1.0)
-BOTH = pytest.mark.parametrize(
-    "namespaces", [pytest.param(True, marks=pytest.mark.skipif(sys.platform != "linux", reason="Linux")), False]
-)
+CODE = "code(unsafe=yes)"
+"""Uses the boundary where the machine has one."""
 
 
-def passes(program, test="pass", limits=SHORT, namespaces=True):
-    return verdicts(program, [test], limits, namespaces)[0]
+@pytest.fixture(params=["namespaces", "unsafe"])
+def judge(request):
+    """`verdicts` behind all fences, and as on a machine without namespaces."""
+    if request.param == "unsafe":
+        return functools.partial(verdicts, namespaces=False, unsafe=True)
+    if lacking():
+        pytest.skip(f"no boundary here: {lacking()}")
+    return verdicts
+
+
+@pytest.fixture
+def passes(judge):
+    return lambda program, test="pass", limits=SHORT: judge(program, [test], limits)[0]
+
+
+def is_right(program, test, limits=SHORT):
+    """Whether a test passes, behind the boundary where the machine has one."""
+    return verdicts(program, [test], limits, namespaces=not lacking(), unsafe=True)[0]
 
 
 def test_the_reward_is_the_share_of_tests_that_pass():
     record = {"tests": ["assert add(1, 2) == 3", "assert add(1, 1) == 3", "assert add('a', 'b') == 'ab'"]}
     answers = [f"Here:\n```python\n{ADD}```\nas asked.", "def add(a, b): return 3", "I cannot.", "def add(a, b"]
-    found = Reward("code", {}).score(answers, [record] * 4)
+    found = Reward(CODE, {}).score(answers, [record] * 4)
     assert found == pytest.approx([2 / 3, 2 / 3, 0, 0])
 
 
@@ -37,9 +57,9 @@ def test_a_program_that_reads_and_prints_is_compared_without_the_white_space_at_
         "tests": [{"input": "2 3\n", "output": "5\n"}, {"input": "1 1", "output": "2"}, {"input": "", "output": "0"}]
     }
     program = "a, b = map(int, input().split())\nprint(a + b, end='  \\n\\n')\n"
-    assert Reward("code", {}).score([program], [record]) == [pytest.approx(2 / 3)]
+    assert Reward(CODE, {}).score([program], [record]) == [pytest.approx(2 / 3)]
     guarded = f"import sys\ndef main():\n    {program.splitlines()[0]}\n    print(a+b)\n    sys.exit()\n"
-    assert Reward("code", {}).score([guarded + "if __name__ == '__main__': main()"], [record]) == [pytest.approx(2 / 3)]
+    assert Reward(CODE, {}).score([guarded + "if __name__ == '__main__': main()"], [record]) == [pytest.approx(2 / 3)]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +90,7 @@ def test_tests_are_read_as_data_sets_spell_them(record, tests):
 def test_malformed_inputs_and_outputs_are_missing_with_row_and_column(wrong):
     for column in ({"inputs": wrong, "outputs": ["2"]}, {"inputs": ["1"], "outputs": wrong}):
         records = [{"input_output": column, "row": 3}, {"tests": {"inputs": ["1"], "outputs": ["1"]}, "row": 4}]
-        found = Reward("code", {}).detailed(["print(input())"] * 2, records)
+        found = Reward(CODE, {}).detailed(["print(input())"] * 2, records)
         assert found.values == [None, 1.0]
         assert "row 3: the column input_output holds no tests" in next(iter(found.failures))
 
@@ -83,29 +103,27 @@ def test_the_program_is_the_last_python_block():
 
 
 def test_a_row_without_tests_has_no_reward():
-    assert Reward("code", {}).score([ADD, ADD], [{}, {"tests": ["add(1, 2)"]}]) == [None, 1.0]
+    assert Reward(CODE, {}).score([ADD, ADD], [{}, {"tests": ["add(1, 2)"]}]) == [None, 1.0]
 
 
 # -- what a program cannot do ------------------------------------------------------------------------------------
 
 
-@BOTH
-def test_a_program_that_hangs_fails_when_its_time_is_up(namespaces):
+def test_a_program_that_hangs_fails_when_its_time_is_up(passes, judge):
     began = time.monotonic()
-    assert verdicts("", ["pass", "while True: pass", "pass"], SHORT, namespaces) == [True, False, False]
-    assert not passes("import time\ntime.sleep(60)", namespaces=namespaces)
-    assert not passes("import re\nre.fullmatch('(a+)+', 'a' * 50 + 'b')", namespaces=namespaces)
+    assert judge("", ["pass", "while True: pass", "pass"], SHORT) == [True, False, False]
+    assert not passes("import time\ntime.sleep(60)")
+    assert not passes("import re\nre.fullmatch('(a+)+', 'a' * 50 + 'b')")
     assert time.monotonic() - began < 20
 
 
-@BOTH
-def test_a_program_cannot_say_that_it_passed_by_ending_itself(namespaces):
+def test_a_program_cannot_say_that_it_passed_by_ending_itself(passes):
     for end in ("import sys; sys.exit(0)", "import os; os._exit(0)", "raise SystemExit"):
-        assert not passes(end, "assert False", namespaces=namespaces)
-        assert not passes("", f"{end}", namespaces=namespaces)
+        assert not passes(end, "assert False")
+        assert not passes("", f"{end}")
     line = b'\n{"passed": true}\n'
     forged = f"import os\nfor i in range(3, 20):\n  try: os.write(i, {line!r})\n  except OSError: pass\n"
-    assert not passes(forged, "assert False", namespaces=namespaces)
+    assert not passes(forged, "assert False")
 
 
 # Each runs in the same interpreter as the tests, and knows how this is made.
@@ -146,24 +164,24 @@ ATTACKS = {
 }
 
 
-@BOTH
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_a_program_cannot_pass_a_test_by_a_value_that_it_does_not_know(attack, namespaces):
+def test_a_program_cannot_pass_a_test_by_a_value_that_it_does_not_know(attack, judge):
     program = "def f(x): return 0\n" + ATTACKS[attack]
     check = "def check(candidate):\n    assert candidate(2) == 5\n    assert candidate(3) == 6\n\ncheck(f)"
     for test in ("assert False", "assert f(2) == 5", "assert f(2) == 5\npass", check):
-        assert verdicts(program, [test, test], SHORT, namespaces) == [False, False], test
+        assert judge(program, [test, test], SHORT) == [False, False], test
 
 
 def test_what_a_program_should_print_is_not_told_to_it_either():
     """Whatever it writes, also with the key, counts as what it prints."""
     for attack in ATTACKS.values():
-        assert verdicts(attack, [Printed("1", "5"), Printed("2", "6")], SHORT) == [False, False]
+        tests = [Printed("1", "5"), Printed("2", "6")]
+        assert verdicts(attack, tests, SHORT, not lacking(), unsafe=True) == [False, False]
 
 
 def test_a_test_that_asks_for_no_value_is_judged_in_the_interpreter_of_the_program():
     """Which docs/rewards.md says: a program that is written to break such a test can."""
-    assert passes(ATTACKS["lines with the key"], "assert isinstance(f(2), str)")
+    assert is_right(ATTACKS["lines with the key"], "assert isinstance(f(2), str)")
 
 
 HONEST = """
@@ -204,7 +222,7 @@ def fail(): raise Wrong
     ],
 )
 def test_right_values_pass_whatever_their_type(test):
-    assert passes(HONEST, test, Limits())
+    assert is_right(HONEST, test, Limits())
 
 
 @pytest.mark.parametrize(
@@ -225,23 +243,21 @@ def test_right_values_pass_whatever_their_type(test):
     ],
 )
 def test_wrong_values_fail(test):
-    assert not passes(HONEST, test, Limits())
+    assert not is_right(HONEST, test, Limits())
 
 
-@BOTH
-def test_memory_is_limited(namespaces):
-    assert not passes("x = bytearray(1 << 30)", namespaces=namespaces)
-    assert not passes("x = []\nwhile True: x.append('y' * 1_000_000)", namespaces=namespaces)
-    assert passes("x = bytearray(1 << 24)", namespaces=namespaces)
+def test_memory_is_limited(passes):
+    assert not passes("x = bytearray(1 << 30)")
+    assert not passes("x = []\nwhile True: x.append('y' * 1_000_000)")
+    assert passes("x = bytearray(1 << 24)")
 
 
-@BOTH
-def test_files_are_written_in_an_empty_folder_only_and_stay_small(namespaces, tmp_path):
+def test_files_are_written_in_an_empty_folder_only_and_stay_small(passes, tmp_path):
     outside = tmp_path / "outside.txt"
     outside.write_text("mine")
     write = f"open({str(outside)!r}, 'w').write('x')"
-    assert passes("open('a.txt', 'w').write('x'); assert open('a.txt').read() == 'x'", namespaces=namespaces)
-    assert passes("import os", "assert os.listdir('.') == []", namespaces=namespaces)
+    assert passes("open('a.txt', 'w').write('x'); assert open('a.txt').read() == 'x'")
+    assert passes("import os", "assert os.listdir('.') == []")
     for program in (
         write,
         f"import os; os.remove({str(outside)!r})",
@@ -252,49 +268,23 @@ def test_files_are_written_in_an_empty_folder_only_and_stay_small(namespaces, tm
         "open('/etc/passwd').read()",
         "with open('big', 'wb') as f:\n    for _ in range(100): f.write(bytes(1 << 20))",
     ):
-        assert not passes(program, namespaces=namespaces), program
+        assert not passes(program), program
     assert outside.read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == ["outside.txt"]
 
 
-@BOTH
-def test_the_network_is_out_of_reach(namespaces):
+def test_the_network_is_out_of_reach(passes):
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.2)
         port = server.getsockname()[1]
-        assert not passes(f"import socket; socket.create_connection(('127.0.0.1', {port}), 1)", namespaces=namespaces)
+        assert not passes(f"import socket; socket.create_connection(('127.0.0.1', {port}), 1)")
         connect = f"import _socket; s = _socket.socket(2, 1); s.connect(('127.0.0.1', {port}))"
-        assert not passes(connect, namespaces=namespaces)
+        assert not passes(connect)
         with pytest.raises(TimeoutError):
             server.accept()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="name spaces are Linux's")
-def test_in_name_spaces_of_its_own_not_even_the_kernel_would_connect(tmp_path):
-    """Around the interpreter's hook, by the system call itself, there is no interface that is up."""
-    from zoo.rewards import sandboxed
-
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if not pid:
-        try:
-            apart = sandboxed.enter_namespaces()
-            with socket.socket() as one:
-                found = one.connect_ex(("127.0.0.1", 9)) if apart else "not apart"
-            os.write(writer, repr(found).encode())
-        finally:
-            os._exit(0)
-    os.waitpid(pid, 0)
-    said = os.read(reader, 100).decode()
-    if said == "'not apart'":
-        pytest.skip("this kernel gives no name spaces to a plain user")
-    import errno
-
-    assert int(said) == errno.ENETUNREACH
-
-
-@BOTH
-def test_no_other_process_can_be_started_or_signalled(namespaces):
+def test_no_other_process_can_be_started_or_signalled(passes):
     for program in (
         "import subprocess; subprocess.run(['true'], check=True)",
         "import os; assert os.system('true') == 0",
@@ -305,26 +295,135 @@ def test_no_other_process_can_be_started_or_signalled(namespaces):
         "import gc; gc.get_objects()",
         "import resource; resource.setrlimit(resource.RLIMIT_CPU, (9, 9))",
     ):
-        assert not passes(program, namespaces=namespaces), program
+        assert not passes(program), program
 
 
-@BOTH
-def test_what_programs_usually_need_is_there(namespaces):
+def test_what_programs_usually_need_is_there(passes):
     program = (
         "import asyncio, collections, dataclasses, functools, heapq, itertools, math, random, re, string, typing\n"
         "from datetime import datetime\nfrom zoneinfo import ZoneInfo\n"
         "@dataclasses.dataclass\nclass Point:\n    x: int = 3\n"
         "async def f(): return Point().x\nprint('quiet')\n"
     )
-    assert passes(program, "assert asyncio.run(f()) == 3 and random.random() < 1", Limits(), namespaces)
+    assert passes(program, "assert asyncio.run(f()) == 3 and random.random() < 1", Limits())
 
 
-def test_a_program_sees_nothing_of_the_environment(monkeypatch):
+def test_a_program_sees_nothing_of_the_environment(monkeypatch, passes):
     monkeypatch.setenv("SECRET_OF_MINE", "1")
     assert passes("import os", "assert 'SECRET_OF_MINE' not in os.environ and len(os.listdir()) == 0")
 
 
 def test_many_programs_that_hang_are_bounded_by_their_own_limit():
-    found = Reward("code(timeout=0.5)", {}).detailed(["while True: pass"] * 4, [{"tests": ["pass"]}] * 4)
+    found = Reward("code(timeout=0.5, unsafe=yes)", {}).detailed(["while True: pass"] * 4, [{"tests": ["pass"]}] * 4)
     assert found.values == [0.0] * 4
     assert found.failures == {}
+
+
+# -- machines without a boundary --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def closed_kernel(monkeypatch):
+    """As on a machine whose kernel keeps namespaces from plain users."""
+    monkeypatch.setattr("zoo.rewards.code.lacking", lambda: "unshare: Operation not permitted")
+
+
+def test_where_the_kernel_holds_no_program_the_reward_is_refused_before_any_runs(closed_kernel):
+    with pytest.raises(ZooError) as refused:
+        Reward("0.5*code + 1", {})
+    assert "character 5: code runs programs" in refused.value.message
+    assert "no boundary around them: unshare: Operation not permitted" in refused.value.message
+    assert "code(unsafe=yes)" in refused.value.hint
+
+
+def test_asked_for_by_name_it_runs_there_and_one_line_says_what_that_means(closed_kernel):
+    said = []
+    reward = Reward(CODE, {}, say=said.append)
+    assert reward.score([ADD], [{"tests": ["assert add(1, 2) == 3"]}]) == [1.0]
+    (line,) = said
+    assert line.startswith("Note: code(unsafe=yes): programs that the model writes run with your rights")
+
+
+@pytest.mark.parametrize(("more", "status"), [("", 2), ("(unsafe=yes)", 0)])
+def test_a_dry_run_says_both(more, status, closed_kernel, tiny_folder, tmp_path):
+    data = tmp_path / "asked.jsonl"
+    data.write_text(json.dumps({"prompt": "add", "tests": ["assert add(1, 2) == 3"]}) + "\n")
+    named = ("--model", str(tiny_folder), "--data", str(data), "--reward", f"code{more}")
+    found, out, err = cli("train", "--algo", "grpo", *named, "--dry-run")
+    said = " ".join((out + err).split())
+    assert found == status, said
+    assert ("run with your rights" if more else "no boundary around them") in said
+
+
+def test_a_kernel_that_refuses_namespaces_is_noticed_by_trying(capfd):
+    if sys.platform != "linux":
+        pytest.skip("the filter that plays this kernel is Linux's")
+    child = os.fork()
+    if not child:
+        try:
+            fences.call("prctl", fences.SET_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
+            fences.apply(calls.filter_for(["calls"]))
+            lacking.cache_clear()
+            os.write(1, lacking().encode())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert capfd.readouterr().out == "unshare: Operation not permitted"
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "advice"),
+    [
+        ("kernel/unprivileged_userns_clone", "0", "sudo sysctl kernel.unprivileged_userns_clone=1"),
+        ("kernel/apparmor_restrict_unprivileged_userns", "1", "kernel.apparmor_restrict_unprivileged_userns=0"),
+        ("user/max_user_namespaces", "0", "sudo sysctl user.max_user_namespaces=10000"),
+        ("user/max_user_namespaces", "9", "docker run --security-opt" if sys.platform == "linux" else "Linux"),
+    ],
+)
+def test_the_way_to_a_boundary_is_that_of_the_machine(setting, value, advice, tmp_path):
+    (tmp_path / setting).parent.mkdir()
+    (tmp_path / setting).write_text(f"{value}\n")
+    assert advice in remedy(tmp_path)
+
+
+def test_the_numbers_of_the_calls_are_those_of_the_kernels_headers():
+    headers = {
+        "x86_64": "/usr/include/x86_64-linux-gnu/asm/unistd_64.h",
+        "aarch64": "/usr/include/asm-generic/unistd.h",
+    }
+    for machine, header in headers.items():
+        if not os.path.exists(header):
+            pytest.skip(f"no {header}")
+        with open(header) as file:
+            found = dict(re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)", file.read()))
+        for fence in calls.CALLS:
+            for name, number in calls.refused(fence, machine).items():
+                assert found[name] == str(number), (machine, name)
+
+
+# -- what the trainer reads of it -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        ["set", [["tuple", [i * (2**61 - 1)]] for i in range(40_000)]],
+        ["dict", [["tuple", [i * (2**61 - 1), 0]] for i in range(40_000)]],
+        ["Fraction", [["int", ["0x" + "f" * 1_000_000]], ["int", ["0x" + "b" * 999_999]]]],
+        ["Decimal", ["1e99999999999"]],
+        ["int", ["0x" + "f" * 1_000_000]],
+        ["frozenset", [["other", []]]],
+        ["bytes", [3, 700]],
+    ],
+)
+def test_a_value_made_to_keep_the_trainer_busy_is_a_wrong_one(value):
+    """Equal hashes make a set slow, long numbers a fraction; each of these would take minutes."""
+    assert not sealed("assert f() == {1, 2}").holds([[0, value]])
+    assert not sealed("assert abs(f() - 2) < 1").holds([[0, value]])
+
+
+def test_large_honest_values_are_right():
+    assert sealed("assert f() == set()").holds([[0, ["set", []]]])
+    many = decoded(["set", [i - 50_000 for i in range(100_000)]])
+    assert len(many) == 100_000
+    assert decoded(["dict", [["tuple", [str(i), i]] for i in range(10_000)]])["9"] == 9

@@ -20,7 +20,7 @@ from zoo.terminal import Console, print_json
 
 
 def doctor(as_json: Json = False) -> None:
-    """Check the installation: libraries, device, broken plugins and recipes, disk space."""
+    """Check the installation: libraries, device, sandbox, broken plugins and recipes, disk space."""
     import torch
 
     from zoo.models.default import NAME, cache_folder
@@ -44,6 +44,7 @@ def doctor(as_json: Json = False) -> None:
         "default_model": "in the cache" if (cache / "models" / NAME / "config.json").is_file() else "not there yet",
         "cache": str(cache),
         "free_gib": round(free, 1),
+        "programs": _programs(),
         "algorithms": [entry.full_name for entry in registry.algorithms()],
         **{hook: sorted(_contributed(hook, problems)) for hook in ("sources", "models", "evals", "rewards")},
         "recipes": [entry.full_name for entry in all_recipes()],
@@ -64,6 +65,14 @@ def doctor(as_json: Json = False) -> None:
         Console().print("" if problems else "No problems were found.")
     if problems:
         raise typer.Exit(1)
+
+
+def _programs() -> str:
+    """What holds the programs of the reward `code` on this machine."""
+    from zoo.rewards.sandbox import lacking, remedy
+
+    why = lacking()
+    return f"nothing holds those of the reward code: {why}. {remedy()}." if why else "held by the kernel"
 
 
 def _library(name: str) -> dict[str, Any]:

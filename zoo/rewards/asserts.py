@@ -22,11 +22,16 @@ TELL = "__tell__"
 NEAR: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {ast.Lt: operator.lt, ast.LtE: operator.le}
 WAYS_OUT = (ast.Return, ast.Yield, ast.YieldFrom)
 KINDS: dict[str, Callable[[Any], Any]] = {
-    "list": list, "tuple": tuple, "set": set, "frozenset": frozenset, "dict": dict, "bytes": bytes,
+    "list": list, "tuple": tuple, "bytes": bytes, "set": lambda parts: set(_unlike(parts, parts)),
+    "frozenset": lambda parts: frozenset(_unlike(parts, parts)),
+    "dict": lambda parts: dict(_unlike(parts, [key for key, _ in parts])),
     "int": lambda parts: int(parts[0], 16), "complex": lambda parts: complex(*parts),
-    "Fraction": lambda parts: Fraction(*map(int, parts)), "Decimal": lambda parts: Decimal(*parts),
+    "Fraction": lambda parts: Fraction(*map(_short, parts)), "Decimal": lambda parts: Decimal(*parts),
 }  # fmt: skip
 Check = Callable[[Any], bool]
+LIKE, LONGEST = 1000, 1 << 16
+"""How many elements of a set may have a hash that another has, and the bits of a number in a fraction: more would take
+minutes to read, and only a program that is written for that reports them."""
 
 
 @dataclass
@@ -70,6 +75,20 @@ def decoded(value: Any) -> Any:
         return value
     kind, parts = value
     return KINDS[kind]([decoded(part) for part in parts])
+
+
+def _unlike(parts: list[Any], keys: list[Any]) -> list[Any]:
+    """The parts of a set or dictionary, unless too many keys have equal hashes. Raises ValueError."""
+    if len(keys) - len(set(map(hash, keys))) > LIKE:
+        raise ValueError("too many elements with the same hash")
+    return parts
+
+
+def _short(number: Any) -> int:
+    """A part of a fraction. Raises ValueError if it is long, TypeError if it is no number."""
+    if operator.index(number).bit_length() > LONGEST:
+        raise ValueError("too long a number for a fraction")
+    return int(number)
 
 
 class _Sealer(ast.NodeTransformer):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -12,28 +13,36 @@ from typing import Any
 from zoo.errors import ZooError
 from zoo.rewards.functions import in_process
 from zoo.rewards.missing import Missing
-from zoo.rewards.sandbox import Limits, Printed, verdicts
+from zoo.rewards.sandbox import Limits, Printed, lacking, remedy, verdicts
 
 FIELDS = ("tests", "test_list", "test", "input_output")
-FENCE = re.compile(r"```([\w+-]*)[^\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
+FENCE = re.compile(r"```([\w+-]*+)[^\n`]*+\n(.*?)(?:```|\Z)", re.DOTALL)
+UNSAFE = (
+    "code(unsafe=yes): programs that the model writes run with your rights. This machine has no boundary around them "
+    "({why}); an audit hook of Python stops what a program does by accident, but none that is written to get around it."
+)
 Tests = list[str] | list[Printed]
 
 
 @in_process
 def code(
-    completions: Sequence[str], records: Sequence[Mapping[str, Any]], timeout: float = 5.0, memory: int = 512
-) -> list[float | Missing]:
-    """Share of the record's tests that the answer's Python program passes. timeout: seconds in all; memory: MiB."""
+    completions: Sequence[str], records: Sequence[Mapping[str, Any]], timeout: float = 5.0, memory: int = 512,
+    unsafe: bool = False,
+) -> list[float | Missing]:  # fmt: skip
+    """Share of the record's tests that the answer's Python program passes. timeout: seconds in all; memory: MiB.
+
+    unsafe: run the programs also where the kernel gives no boundary around them.
+    """
     if timeout <= 0 or memory < 64:
         raise ZooError("timeout must be above 0 seconds and memory at least 64 MiB")
-    limits = Limits(seconds=timeout, memory=memory << 20)
+    limits, bounded = Limits(seconds=timeout, memory=memory << 20), has_boundary(unsafe, first=not completions)
 
     def score(text: str, record: Mapping[str, Any]) -> float | Missing:
         tests = tests_of(record)
         if isinstance(tests, Missing):
             return tests
         try:
-            passed = verdicts(program_of(text), tests, limits)
+            passed = verdicts(program_of(text), tests, limits, namespaces=bounded, unsafe=unsafe)
         except OSError as error:
             return Missing(f"no program could be run: {error}")
         return sum(passed) / len(passed)
@@ -41,6 +50,22 @@ def code(
     # Processes do the work; the threads only wait for them.
     with ThreadPoolExecutor(processors()) as pool:
         return list(pool.map(score, completions, records))
+
+
+def has_boundary(unsafe: bool, first: bool) -> bool:
+    """Whether the kernel holds programs. Raises ZooError if it does not, unless `unsafe` accepts that.
+
+    first: warn of it.
+    """
+    why = lacking()
+    if why and not unsafe:
+        raise ZooError(
+            f"code runs programs that the model wrote, and this machine has no boundary around them: {why}",
+            f"{remedy()}. Or accept that such a program can do to your files what you can: code(unsafe=yes).",
+        )
+    if why and first:
+        warnings.warn(UNSAFE.format(why=why), stacklevel=2)
+    return not why
 
 
 def processors() -> int:

@@ -86,7 +86,7 @@ class Names:
     # -- functions -----------------------------------------------------------------------------------------------
 
     def _function(self, mention: Mention, function: Function) -> Part:
-        options = options_of(mention, function, self.expression, self.defaults)
+        options = options_of(mention, function, self.expression, self.defaults, self.say)
         if runs_in_process(function):
             return Here(function, options, mention.label)
         return self._isolated(mention, target_of(function, mention.name))

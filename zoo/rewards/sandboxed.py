@@ -1,29 +1,28 @@
-"""Runs one model-written program with its tests. A script of its own: `python -I -S sandboxed.py RESULTS < job.json`.
+"""Runs one model-written program with its tests. A script of its own: `python -I -S sandboxed.py < job.json`.
 
 It imports only the standard library, and nothing of zoo. The first process watches the time; its child confines itself
-in three steps: namespaces of its own where Linux allows them (no network, no view of other processes, a small folder in
-memory), kernel limits on memory, time, files and processes, and an audit hook that refuses connections, processes,
-C calls, and files outside its folder. The hook alone would not stop a program written to get around it; the namespaces
-and the limits do.
+by fences in the kernel (`fences.py`, `calls.py`), and puts an audit hook of the interpreter before them, which refuses
+the same with better messages. Then the child runs the program. Only the fences are a boundary: a program can get around
+the hook, which lives in the interpreter that it shares.
+
+The results are written to standard output, a line for each test. Standard error tells the parent that the program is
+about to start, or why it cannot.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import io
 import json
-import math
 import os
-import resource
 import signal
 import sys
 import time
 import types
+from importlib.machinery import SourceFileLoader
 from typing import Any
 
-NAMESPACES = 0x10000000 | 0x40000000 | 0x20000000 | 0x00020000 | 0x08000000
-"""CLONE_NEWUSER, NEWNET, NEWPID, NEWNS, NEWIPC."""
+READY = b"ready"
 FORBIDDEN = ("subprocess.", "os.exec", "os.fork", "os.posix_spawn", "os.spawn", "os.kill", "pty.", "ctypes.", "gc.get_")
 REFUSED = ("os.system", "os.startfile", "resource.setrlimit", "resource.prlimit")
 CHANGES = ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.utime",
@@ -41,14 +40,21 @@ COLLECTIONS: dict[Any, str] = {
 def main() -> None:
     """Fork, watch, and kill the child when the time is up."""
     job = json.load(sys.stdin)
-    results = int(sys.argv[1])
     end = time.monotonic() + job["seconds"]
-    apart = job["namespaces"] and enter_namespaces()
-    child = os.fork()
+    fences, calls = neighbour("fences"), neighbour("calls")
+    try:
+        if job["namespaces"]:
+            fences.set_apart(job["without"])
+        fences.end_with_parent()
+        child = os.fork()
+        if not child:
+            place = fences.confine(job, calls.filter_for)
+    except OSError as error:
+        os.write(2, str(error.strerror or error).encode())
+        os._exit(1)
     if not child:
         try:
-            confine(job, apart)
-            run(job, results)
+            start(job, place, fences.close_all_but)
         finally:
             os._exit(0)
     while not os.waitpid(child, os.WNOHANG)[0]:
@@ -58,43 +64,26 @@ def main() -> None:
             os.waitpid(child, 0)
             break
         time.sleep(0.005)
-    os.write(results, b'\n{"done": true}\n')
     # Without namespaces, end the processes that the program left behind, and this process, which is done.
     os.killpg(0, signal.SIGKILL)
 
 
-def enter_namespaces() -> bool:
-    """Move the future children of this process to namespaces of their own; whether that worked."""
-    user, group = os.getuid(), os.getgid()
-    try:
-        if ctypes.CDLL(None, use_errno=True).unshare(NAMESPACES) != 0:
-            return False
-        for name, text in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
-            with open(f"/proc/self/{name}", "w") as file:
-                file.write(text)
-        return True
-    except (OSError, AttributeError):
-        return False
+def neighbour(name: str) -> Any:
+    """The module in the file of that name beside this one, of which Python does not know: it runs isolated."""
+    module = types.ModuleType(name)
+    SourceFileLoader(name, os.path.join(os.path.dirname(__file__), f"{name}.py")).exec_module(module)
+    return module
 
 
-def confine(job: dict[str, Any], apart: bool) -> None:
-    """Give up everything in this process that a program does not need."""
-    if apart:
-        # If this fails, the folder on disk is used.
-        ctypes.CDLL(None).mount(b"tmpfs", job["folder"].encode(), b"tmpfs", 2 | 4, b"size=%d" % job["disk"])
-    os.chdir(job["folder"])
-    seconds = math.ceil(job["seconds"])
-    limits = {
-        resource.RLIMIT_CPU: seconds, resource.RLIMIT_AS: job["memory"], resource.RLIMIT_FSIZE: job["disk"],
-        resource.RLIMIT_NOFILE: 32, resource.RLIMIT_CORE: 0, resource.RLIMIT_NPROC: 0,
-    }  # fmt: skip
-    for limit, value in limits.items():
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(limit, (value, value))
+def start(job: dict[str, Any], place: str, close_all_but: Any) -> None:
+    """Say that the program starts, and run it with nothing open but the way to the parent."""
+    os.write(2, READY)
+    results = close_all_but(1) if "descriptors" not in job["without"] else os.dup(1)
     for name in [name for name in sys.modules if name.split(".")[0] in ("ctypes", "_ctypes")]:
         del sys.modules[name]
-    sys.stdin.close()
-    sys.addaudithook(hook(os.path.realpath(job["folder"])))
+    if "hook" not in job["without"]:
+        sys.addaudithook(hook(os.path.realpath(place)))
+    run(job, results)
 
 
 def hook(folder: str) -> Any:

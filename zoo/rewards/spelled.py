@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,22 +23,25 @@ STEPS = ("min", "product")
 """The ways to combine the probabilities of steps into one number."""
 
 
-def check_reward(text: str, named: Mapping[str, Function], out: str, defaults: Mapping[str, Any]) -> list[str]:
+def check_reward(
+    text: str, named: Mapping[str, Function], out: str, defaults: Mapping[str, Any], say: Callable[[str], None]
+) -> list[str]:
     """The rewards that a text names. Raises ZooError that points at a name that does not exist.
 
-    named, out, defaults: as for `zoo.rewards.reward.Reward` and `zoo.rewards.names.Names`.
+    named, out, defaults, say: as for `zoo.rewards.reward.Reward` and `zoo.rewards.names.Names`.
     """
     expression = Expression(text)
     for mention in expression.mentions:
-        _check(mention, expression, {**bundled(), **named}, out, defaults)
+        _check(mention, expression, {**bundled(), **named}, out, defaults, say)
     return [mention.label for mention in expression.mentions]
 
 
 def _check(
-    mention: Mention, expression: Expression, named: Mapping[str, Function], out: str, defaults: Mapping[str, Any]
-) -> None:
+    mention: Mention, expression: Expression, named: Mapping[str, Function], out: str, defaults: Mapping[str, Any],
+    say: Callable[[str], None],
+) -> None:  # fmt: skip
     if mention.name in named:
-        options_of(mention, named[mention.name], expression, defaults)
+        options_of(mention, named[mention.name], expression, defaults, say)
     elif mention.name == "judge":
         options = dict(mention.options)
         with_place(expression, mention, lambda: (check_options(options), check_judge(_model(options), out)))
@@ -59,13 +63,21 @@ def with_place(expression: Expression, mention: Mention, check: Any) -> Any:
 
 
 def options_of(
-    mention: Mention, function: Function, expression: Expression, defaults: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The options of a named function in its types; a bundled reward also checks its packages. Raises ZooError."""
+    mention: Mention, function: Function, expression: Expression, defaults: Mapping[str, Any],
+    say: Callable[[str], None],
+) -> dict[str, Any]:  # fmt: skip
+    """The options of a named function in its types; a bundled reward also checks what it needs. Raises ZooError.
+
+    say: takes what the reward warns of.
+    """
     options = options_for(mention, parameters_of(function), expression, defaults)
     if getattr(function, "__module__", "").startswith("zoo.rewards."):
-        # Called with no answers, a bundled reward checks its options and the packages that it needs.
-        with_place(expression, mention, lambda: function([], [], **options))
+        # Called with no answers, a bundled reward checks its options, its packages and the machine.
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            with_place(expression, mention, lambda: function([], [], **options))
+        for warning in warned:
+            say(f"Note: {warning.message}")
     return options
 
 

@@ -185,8 +185,9 @@ class _Look:
         for what in ("reward", "gold_reward") if self.cls.online() else ():
             if text := getattr(self.core, what):
                 defaults = {"max_new_tokens": self.core.max_new_tokens}
-                labels = check_reward(text, named, self.core.out, defaults)
-                self.outlook.facts[what] = f"{text}: {', '.join(labels)}"
+                notes: list[str] = []
+                labels = check_reward(text, named, self.core.out, defaults, notes.append)
+                self.outlook.facts[what] = ". ".join([f"{text}: {', '.join(labels)}", *notes])
 
     def _engine(self) -> None:
         if self.cls.online():
