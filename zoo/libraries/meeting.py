@@ -48,8 +48,9 @@ class Meeting(DDPStrategy):
 
     def _configure_launcher(self) -> None:
         super()._configure_launcher()
-        if isinstance(self._launcher, _SubprocessScriptLauncher):
-            self._launcher = Launcher(self.cluster_environment, self.num_processes, self.num_nodes)
+        environment = self.cluster_environment
+        if environment is not None and isinstance(self._launcher, _SubprocessScriptLauncher):
+            self._launcher = Launcher(environment, self.num_processes, self.num_nodes)
 
     def setup_distributed(self) -> None:
         try:
