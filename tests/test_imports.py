@@ -162,6 +162,25 @@ def test_words_that_only_look_like_a_name_are_none(text):
     assert not named(text)
 
 
+# -- plugins -----------------------------------------------------------------------------------------------------------
+
+
+def lines_of_functions(source):
+    """Lines of all functions, without docstrings, blank lines and the checks of options."""
+    counted = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef) and node.name != "__post_init__":
+            body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+            counted |= {*range(node.lineno, node.body[0].lineno)}
+            counted |= {line for part in body for line in range(part.lineno, part.end_lineno + 1)}
+    return sum(bool(line.strip()) for i, line in enumerate(source.splitlines(), start=1) if i in counted)
+
+
+@pytest.mark.parametrize("path", PLUGINS, ids=lambda path: path.stem)
+def test_the_mathematics_of_a_plugin_is_short(path):
+    assert lines_of_functions(path.read_text(encoding="utf-8")) <= 120
+
+
 def run(code, *arguments):
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr

@@ -60,8 +60,8 @@ def test_the_seed_decides_which_are_made():
 
 
 def test_the_tests_of_a_module_are_those_named_after_it_and_those_that_import_it():
-    quick, others, suite = mutations.tests_of(ROOT, "plugins/kto.py")
-    assert quick[0] == others[0] == "tests/test_kto.py" and quick[-1] == "quick"
+    own, quick, others, suite = mutations.tests_of(ROOT, "plugins/kto.py")
+    assert own[0] == others[0] == "tests/test_kto.py" and own[-1] == quick[-1] == "quick" and quick[0] == "tests"
     assert suite[-1] == "conforms and [kto-"
     assert "tests/test_loader.py" in mutations.tests_of(ROOT, "zoo/data/loader.py")[0]
 

@@ -6,9 +6,10 @@
     python tools/mutations.py --out FILE            where results are kept: the same command goes on after a kill
 
 A mutation changes one operator, bound, sign, constant or slice in one line. It is made in a copy of the checkout, in a
-temporary folder. There the quick tests run first (`make quick`), and if these pass, the test files of the mutated
-module: those named after it, those of its folder in `TESTS`, and those that import it. The first test that fails sees
-the mutation. The seed decides which mutations are made. Kinds take turns, so that rare ones are among them.
+temporary folder. There the test files of the mutated module run: those named after it, those of its folder in `TESTS`,
+and those that import it. Their quick tests come first, then all quick tests (`make quick`), then the rest of these
+files. The first test that fails sees the mutation. The seed decides which mutations are made. Kinds take turns, so that
+rare ones are among them.
 
 Some mutations change nothing that a test could see, for example a bound that is never reached.
 """
@@ -19,6 +20,7 @@ import argparse
 import ast
 import contextlib
 import functools
+import importlib
 import json
 import os
 import random
@@ -29,10 +31,11 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 ROOT = Path(__file__).parent.parent
 SOURCES = (
@@ -269,12 +272,14 @@ def tests_of(root: Path, file: str) -> list[list[str]]:
     # Those named after it first: they are the likeliest.
     ordered = sorted(files, key=lambda name: (not name.startswith(f"test_{path.stem}"), name))
     paths = [f"tests/{name}.py" for name in ordered if (root / "tests" / f"{name}.py").is_file()]
-    # The files of the module come first in the quick round too: they are the likeliest to fail.
-    rounds = [[*paths, "tests", "-m", "quick"], [*paths, "-m", "not quick and not slow"]]
+    # The quick tests of the module are the likeliest to fail, and the cheapest.
+    rounds = [["tests", "-m", "quick"]]
+    if paths:
+        rounds = [[*paths, "-m", "quick"], *rounds, [*paths, "-m", "not quick and not slow"]]
     if file.startswith("plugins/"):
         algorithm = path.stem.replace("_", "-")
         rounds.append(["tests/test_conformance.py", "-k", f"conforms and [{algorithm}-"])
-    return rounds if paths else rounds[:1]
+    return rounds
 
 
 def tested(root: Path, arguments: Iterable[str], seconds: float) -> tuple[str, str]:
@@ -285,20 +290,56 @@ def tested(root: Path, arguments: Iterable[str], seconds: float) -> tuple[str, s
 
 
 def called(root: Path, arguments: Iterable[str], seconds: float) -> tuple[str, str]:
-    """(passed, failed or time; what it printed) of one call of pytest."""
-    environment = {**os.environ, "PYTHONPATH": str(root / ".imported"), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments], cwd=root, env=environment,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
+    """(passed, failed or time; what it printed) of one call of pytest, in a fork that need not import the libraries."""
+    with tempfile.TemporaryFile("w+") as printed:
+        child = os.fork()
+        if not child:
+            _call(root, ["-q", "-p", "no:cacheprovider", *arguments], printed.fileno())
+        status = _wait(child, time.monotonic() + max(seconds, 1.0))
+        printed.seek(0)
+        # 5: no test was chosen.
+        result = "time" if status is None else "passed" if status in (0, 5) else "failed"
+        return result, printed.read()
+
+
+def _call(root: Path, arguments: list[str], printed: int) -> NoReturn:
+    """pytest in this process, which ends with it."""
     try:
-        output, _ = process.communicate(timeout=max(seconds, 1.0))
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        return "time", ""
-    # 5: no test was chosen.
-    return ("passed" if process.returncode in (0, 5) else "failed"), output
+        os.setsid()
+        os.dup2(printed, 1)
+        os.dup2(printed, 2)
+        os.chdir(root)
+        sys.path.insert(0, str(root / ".imported"))
+        os.environ["PYTHONPATH"] = str(root / ".imported")
+        import pytest
+
+        status = int(pytest.main(arguments))
+        sys.stdout.flush()
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    os._exit(status)
+
+
+def _wait(child: int, end: float) -> int | None:
+    """The exit status of a process, None where it had to be ended at the limit; what it started ends with it."""
+    status = None
+    while status is None and time.monotonic() < end:
+        ended, found = os.waitpid(child, os.WNOHANG)
+        status = os.waitstatus_to_exitcode(found) if ended else None
+        time.sleep(0.05)
+    with contextlib.suppress(OSError):
+        os.killpg(child, signal.SIGKILL)
+    if status is None:
+        os.waitpid(child, 0)
+    return status
+
+
+def preload() -> None:
+    """Import what all tests import and no mutation changes."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    for module in ("torch", "lightning", "transformers", "peft", "datasets", "pytest", "typer", "rich"):
+        importlib.import_module(module)
 
 
 def write(file: Path, content: bytes) -> None:
@@ -377,8 +418,7 @@ def main() -> None:
         root = Path(folder).resolve()
         copied(root)
         if any(tuple(mutation) not in results for mutation in mutations):
-            # Found one by one, each would cost a round.
-            left_out |= set(FAILED.findall(called(root, ["-m", "quick"], given.limit)[1]))
+            preload()
         for mutation in mutations:
             if tuple(mutation) not in results:
                 results[tuple(mutation)] = result = tried(root, mutation, given.limit, left_out)
