@@ -27,6 +27,8 @@ from zoo.models.scalar import (
     score_many,
     set_scale,
 )
+from zoo.models.start import load_policy
+from zoo.options.config import TrainConfig
 from zoo.testing.tiny import tiny_rows
 from zoo.values.answers import answers_in
 from zoo.values.types import Answer, Answers
@@ -356,3 +358,10 @@ def test_data_of_another_kind_becomes_the_first_one_or_is_refused(train, tmp_pat
     rows = [{"prompt": "a", "completion": "b"}, {"prompt": "c", "completion": "d"}]
     with pytest.raises(ZooError, match="kind 'preference'"):
         train("rm", data=write_rows(tmp_path / "rows.jsonl", rows))
+
+
+@pytest.mark.parametrize("head", ["lm", "scalar"])
+def test_a_model_with_adapters_comes_without_active_dropout(tiny_folder, head):
+    core = TrainConfig(model=str(tiny_folder), lora=True, lora_rank=2, lora_dropout=0.5, accelerator="cpu")
+    policy = load_policy(core, resolve_model(str(tiny_folder), print), "32-true", head)
+    assert not [name for name, module in policy.named_modules() if module.training]

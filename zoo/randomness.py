@@ -28,14 +28,21 @@ def part_ways(seed: int, rank: int) -> None:
 
 
 @contextlib.contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Random numbers of this seed; behind it those from before go on."""
+def apart() -> Iterator[None]:
+    """Whatever is drawn in here, behind it the numbers from before go on."""
     state = rng_state()
-    seed_everything(seed)
     try:
         yield
     finally:
         restore_rng(state)
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Random numbers of this seed; behind it those from before go on."""
+    with apart():
+        seed_everything(seed)
+        yield
 
 
 def rng_state() -> dict[str, Any]:

@@ -59,7 +59,8 @@ def wrap(model: Any, *, rank: int, alpha: float, dropout: float, targets: list[s
     task = "SEQ_CLS" if hasattr(model, "score") else "CAUSAL_LM"
     settings: dict[str, Any] = {"lora_alpha": alpha, "lora_dropout": dropout, "target_modules": targets}
     with quiet_peft():
-        return get_peft_model(model, LoraConfig(r=rank, task_type=task, **settings))
+        # peft makes its dropout active, in a model that is not trained yet.
+        return get_peft_model(model, LoraConfig(r=rank, task_type=task, **settings)).eval()
 
 
 def base_named_in(path: str) -> tuple[str, str | None]:

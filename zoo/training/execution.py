@@ -20,7 +20,7 @@ from zoo.evals.kept_scores import write_score
 from zoo.models.precision import autocast
 from zoo.models.start import export_model, name_base
 from zoo.options.config import Resolved
-from zoo.randomness import seed_everything
+from zoo.randomness import apart, seed_everything
 from zoo.runs import Run, check_name, create_run, default_name
 from zoo.terminal import Console
 from zoo.training.assembly import Assembly
@@ -143,7 +143,9 @@ class Execution:
         )
         for evaluation in of.evals:
             progress = counter(self.console, f"Scoring {evaluation.label} ({when})")
-            score = evaluation.run(replace(subject, progress=progress))
+            # A run that is resumed does not score its start again, and its training draws the same numbers.
+            with apart():
+                score = evaluation.run(replace(subject, progress=progress))
             scores[evaluation.label] = score.as_json()
             write_score(self.run, when, score)
             self.say(f"{evaluation.label} {when}: {score.text()}")
