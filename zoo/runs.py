@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -153,9 +154,10 @@ def create_run(
     """
     parent = Path(out).expanduser()
     check_name(out, name)
-    temporary = Run(parent / f".tmp-{os.getpid()}")
+    temporary = Run(parent / f".tmp-{socket.gethostname()}-{os.getpid()}")
     try:
         shutil.rmtree(temporary.path, ignore_errors=True)
+        _remove_unfinished(parent)
         temporary.path.mkdir(parents=True)
         write_yaml(temporary.path / "run.yaml", config)
         (temporary.path / "command.txt").write_text(command + "\n", encoding="utf-8")
@@ -166,6 +168,17 @@ def create_run(
         raise _cannot_be_made(parent, error.strerror) from None
     finally:
         shutil.rmtree(temporary.path, ignore_errors=True)
+
+
+def _remove_unfinished(parent: Path) -> None:
+    """Remove the folders of runs that processes of this machine were killed in the middle of making."""
+    # Who makes a run has loaded torch, who only reads one need not.
+    from zoo.processes import process_is_alive
+
+    for folder in parent.glob(f".tmp-{socket.gethostname()}-*"):
+        number = folder.name.rpartition("-")[2]
+        if number.isdigit() and not process_is_alive(int(number)):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def default_name(algo: str, model: str) -> str:
