@@ -3,11 +3,13 @@
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_runs import (
     data_for,
     demonstrations,
@@ -516,3 +518,38 @@ def test_last_finds_the_stopped_run(train, interrupted, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert find_run("last") == Run(broken.path.relative_to(tmp_path))
     assert zoo.resume("last", quiet=True).status == "finished"
+
+
+def test_an_evaluation_that_draws_numbers_does_not_change_a_run_that_begins_again(train, tmp_path, monkeypatch):
+    """Killed before the first checkpoint, a run does not score its start again, and its noise is what it would be."""
+
+    class Evaluation:
+        @hookimpl
+        def evals(self):
+            return {"drawing": Eval("For tests.", self.drawing)}
+
+        def drawing(self, subject):
+            return Score("drawing", float(torch.rand(())), 1, 0.0, 1.0)
+
+    modules, broken_ones = registry.plugin_modules()
+    monkeypatch.setattr(registry, "plugin_modules", lambda: ((*modules, ("mine@test", Evaluation())), broken_ones))
+    noisy = {"score": "drawing", "neftune_alpha": 5.0, "max_steps": 2}
+    whole = train("sft", name="whole", **noisy)
+
+    def action():
+        installed(SignalAt(1, signal.SIGKILL))
+        train("sft", name="broken", **noisy)
+
+    assert in_child(action, tmp_path / "output.txt") == 128 + signal.SIGKILL
+    broken = Run(tmp_path / "runs" / "broken")
+    zoo.resume(broken.path, quiet=True)
+    assert_same(broken, whole)
+
+
+def test_a_folder_that_a_kill_left_half_made_goes_with_the_next_run(train, tmp_path):
+    left = tmp_path / "runs" / f".tmp-{socket.gethostname()}-{2**22 + 1}"
+    mine = tmp_path / "runs" / f".tmp-{socket.gethostname()}-{os.getppid()}"
+    for folder in (left, mine):
+        folder.mkdir(parents=True)
+    train("sft", max_steps=1, name="next")
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"next", mine.name}
