@@ -266,7 +266,8 @@ def known_flags():
     for entry in registry.algorithms():
         options = options_of(registry.load_algorithm(entry.full_name)[1].Config)
         flags |= {flag for option in options for flag in (option.flag, f"--no-{option.flag[2:]}")}
-    for script in [*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "tools").glob("*.py")]:
+    chaos = ROOT / "zoo/testing/chaos/__main__.py"
+    for script in [*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "tools").glob("*.py"), chaos]:
         flags |= set(re.findall(r'"(--[a-z-]+)"', script.read_text(encoding="utf-8")))
     return flags | OTHERS | {"--help", "--version", "--margin", "--install-completion"}
 
@@ -303,6 +304,7 @@ OUTSIDE = {
     r"python tools/": "reads imports and classes; test_imports.py and test_docs.py do the same",
     r"python -m starter_set.build": "samples with the real model for 40 minutes",
     r"python -m zoo$": "zoo under another name; test_startup.py starts it",
+    r"python -m zoo.testing.chaos": "kills runs; test_chaos.py does",
     r"python -I -S": "how zoo starts Python itself",
     r"vllm serve": "needs vLLM and a GPU",
 }

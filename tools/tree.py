@@ -56,7 +56,7 @@ ROOMS = {
     "comparison": "`zoo compare`",
     "recipes": "`zoo reproduce`: a paper's claims and their verdicts",
     "bundled": "data that comes with zoo: starter set, harmless set, laboratory",
-    "testing": "`zoo check`: the conformance suite, stand-ins, tiny models",
+    "testing": "`zoo check`: the conformance suite, stand-ins, tiny models; runs that are killed (chaos)",
     "scaffold": "`zoo new-plugin`",
     "cli": "the command line",
 }
