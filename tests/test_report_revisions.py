@@ -90,7 +90,7 @@ def test_the_page_shows_the_triptychs_and_runs_nothing_of_them(run):
 def test_a_file_of_that_name_with_other_things_in_it_is_left_alone(tmp_path):
     run = made(tmp_path)
     assert read_steps(run) == []
-    (run.path / "revisions.jsonl").write_text('{"prompt": "p"}\n[1]\n')
+    (run.path / "revisions.jsonl").write_text('{"prompt": "p"}\n{"other": 1}\n')
     assert read_steps(run) == []
     assert "Critiques and revisions" not in content(run)["plots"]
 

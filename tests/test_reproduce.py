@@ -255,7 +255,7 @@ def test_a_stage_that_fails_says_which_and_what_to_type_to_go_on(made, place):
 def test_two_processes_do_not_make_the_same_folder(made, place):
     from zoo.runs import hold
 
-    with hold(made[0] / ".lock", "", ""):
+    with hold(made[0], "", ""):
         status, _, err = cli(*COMMAND)
     assert status == 2 and "Another process is working in" in err
 

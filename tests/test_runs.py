@@ -1,9 +1,14 @@
 """The run folder: made once, found by path, name or `last`, readable after a kill at any moment."""
 
+import errno
 import json
 import os
+import shutil
+import stat
+from pathlib import Path
 
 import pytest
+from tiny_runs import cli
 
 import zoo
 from zoo.errors import ZooError
@@ -119,3 +124,93 @@ def test_a_finished_run_loads_as_model_and_tokenizer(tmp_path, tiny_model, tiny_
     assert tokenizer.chat_template == tiny_tokenizer.chat_template
     again, _ = zoo.load("last", out=str(run.path.parent))
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), tiny_model.parameters(), strict=True))
+
+
+# -- the lock ------------------------------------------------------------------------------------------------------
+
+
+def is_held(run):
+    """Whether another process could not lock the run."""
+    child = os.fork()
+    if child == 0:
+        try:
+            with run.alone():
+                os._exit(0)
+        except ZooError:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+
+
+def test_a_run_stays_locked_whatever_is_replaced_in_it_and_wherever_it_is_moved(tmp_path):
+    run = make(tmp_path, "mine")
+    with run.alone():
+        assert is_held(run)
+        edited = run.path / "edited"
+        edited.write_text((run.path / "run.yaml").read_text())
+        os.replace(edited, run.path / "run.yaml")
+        assert is_held(run), "an editor replaces the file that it writes"
+        shutil.copytree(run.path, tmp_path / "copy")
+        assert not is_held(Run(tmp_path / "copy")), "a copy is another run"
+        moved = Run(run.path.rename(tmp_path / "moved"))
+        assert is_held(moved)
+    assert not is_held(moved)
+
+
+def test_where_folders_cannot_be_locked_a_file_in_them_is(tmp_path, monkeypatch):
+    """On NFS only a file that is open for writing can be locked."""
+    import fcntl
+
+    run, lock = make(tmp_path, "mine"), fcntl.flock
+
+    def on_nfs(descriptor, how):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        lock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", on_nfs)
+    with run.alone():
+        assert is_held(run)
+    assert not is_held(run)
+
+
+# -- damaged files -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'{"a": 1,\n "b": }', "summary.json:2 is damaged: Expecting value"),
+        (b"[1]", "summary.json is damaged: it holds a list"),
+        (b'{"a": "\xff"}', "summary.json is damaged: 'utf-8' codec"),
+        (b'{"a":' * 100_000, "summary.json is damaged: maximum recursion"),
+    ],
+)
+def test_a_damaged_file_is_named_with_its_line_and_what_to_do(tmp_path, content, said):
+    run = make(tmp_path, "mine")
+    (run.path / "summary.json").write_bytes(content)
+    with pytest.raises(ZooError) as caught:
+        _ = run.status
+    assert said in caught.value.message
+    assert caught.value.hint == (
+        "Put it back from a copy, or remove it: `zoo resume` then makes the end of the run again."
+    )
+
+
+def test_a_damaged_row_is_named_with_its_line(tmp_path):
+    run = make(tmp_path, "mine")
+    (run.path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2\n{"step": 3}\n{"st')
+    with pytest.raises(ZooError, match=r"metrics\.jsonl:2 is damaged: Expecting") as caught:
+        _ = run.metrics
+    assert "remove this line, and reports go without it" in caught.value.hint
+
+
+def test_a_damaged_run_does_not_hide_the_others(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("first", "second"):
+        make(tmp_path / "runs", name)
+    Path("runs/first/summary.json").write_text("{")
+    status, out, _ = cli("runs")
+    assert status == 0 and "damaged" in out and "second" in out and "runs/first/summary.json:1 is damaged" in out
+    assert [row["status"] for row in json.loads(cli("runs", "--json")[1])] == ["damaged", "unfinished"]
+    status, _, err = cli("runs", "first")
+    assert status == 2 and "runs/first/summary.json:1 is damaged" in err and "Traceback" not in err

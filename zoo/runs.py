@@ -59,18 +59,12 @@ class Run:
     @property
     def metrics(self) -> list[dict[str, Any]]:
         """One entry per logged step, in order."""
-        return self._rows("metrics.jsonl")
+        return self.read_rows("metrics.jsonl")
 
     @property
     def timings(self) -> list[dict[str, Any]]:
         """Seconds and tokens per second of each logged step and of the rollout before it."""
-        return self._rows("timing.jsonl")
-
-    def _rows(self, name: str) -> list[dict[str, Any]]:
-        file = self.path / name
-        lines = file.read_text().splitlines(keepends=True) if file.is_file() else []
-        # A kill during a write leaves an incomplete last line.
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        return self.read_rows("timing.jsonl")
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -79,7 +73,10 @@ class Run:
 
     @property
     def status(self) -> str:
-        """finished, failed (nothing was trained), stopped (resumable) or unfinished."""
+        """finished, failed (nothing was trained), ending (trained, its last files to come), stopped or unfinished.
+
+        All but the first two can be resumed.
+        """
         return str(self.summary.get("status", "unfinished"))
 
     def load(self) -> tuple[Any, Any]:
@@ -87,8 +84,18 @@ class Run:
         return zoo.load(str(self.path))
 
     def read_json(self, name: str) -> dict[str, Any]:
+        """A file of the run; {} if there is none. Raises ZooError that names it and the line if it is damaged."""
         file = self.path / name
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        return _object(file, file.read_bytes()) if file.is_file() else {}
+
+    def read_rows(self, name: str) -> list[dict[str, Any]]:
+        """The lines of a file of the run, one JSON object each; none if there is no such file. Raises as `read_json`.
+
+        A kill during a write leaves an incomplete last line, which is left out.
+        """
+        file = self.path / name
+        lines = file.read_bytes().split(b"\n")[:-1] if file.is_file() else []
+        return [_object(file, line, number) for number, line in enumerate(lines, 1)]
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a file of the run, completely or not at all."""
@@ -96,34 +103,71 @@ class Run:
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Lock this folder against training by other processes; the lock ends with this process, however it ends.
-
-        Raises ZooError if another process holds it. Without file locks (Windows, some network disks) nothing is locked.
-        """
+        """Lock this folder against training by other processes; see `hold`."""
         with hold(
-            self.path / "run.yaml", f"The run {self.name} is being trained by another process.",
-            f"zoo resume {self.path}",
+            self.path, f"The run {self.name} is being trained by another process.", f"zoo resume {self.path}"
         ):  # fmt: skip
             yield
 
 
 @contextlib.contextmanager
-def hold(file: Path, message: str, command: str) -> Iterator[None]:
-    """Lock a file against other processes until this one ends, however it ends.
+def hold(folder: Path, message: str, command: str) -> Iterator[None]:
+    """Lock a folder against other processes until this one ends, however it ends.
 
-    Raises ZooError with the message if another process holds it; command: what to type when that has ended. Without
-    file locks (Windows, some network disks) nothing is locked.
+    The folder itself is locked: whatever is replaced in it, and wherever it is moved, it stays locked; a copy of it is
+    another folder. Network disks lock files only, there `.lock` in it. Raises ZooError with the message if another
+    process holds it; command: what to type when that has ended. Without any locks (Windows) nothing is locked.
     """
-    with file.open("r+") as stream:
+    with contextlib.ExitStack() as held:
         try:
-            import fcntl
-
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(folder, held)
         except BlockingIOError:
             raise ZooError(message, f"Wait for it to end, or stop it with ctrl-C; then: {command}") from None
         except (ImportError, OSError):
             pass
         yield
+
+
+def _lock(folder: Path, held: contextlib.ExitStack) -> None:
+    """Raises BlockingIOError if another process holds the folder, OSError or ImportError if nothing can be locked."""
+    import fcntl
+
+    def flock(place: Path, flags: int) -> None:
+        descriptor = os.open(place, flags, 0o666)
+        held.callback(os.close, descriptor)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    try:
+        flock(folder, os.O_RDONLY)
+    except BlockingIOError:
+        raise
+    except OSError:
+        flock(folder / ".lock", os.O_RDWR | os.O_CREAT)
+
+
+MENDED = {
+    "summary.json": "remove it: `zoo resume` then makes the end of the run again",
+    "before.json": "remove it: `zoo resume` then scores the start again",
+}
+"""What to do about a damaged file of which there is no copy, if it is not left out of reports then."""
+
+
+def _object(file: Path, text: bytes, line: int | None = None) -> dict[str, Any]:
+    """The JSON object in a file, or in one line of it. Raises ZooError."""
+    where = f"{file}:{line}" if line else str(file)
+    try:
+        content = json.loads(text)
+        if isinstance(content, dict):
+            return content
+        why = f"it holds a {type(content).__name__}, not an object"
+    except json.JSONDecodeError as error:
+        where, why = f"{file}:{line or error.lineno}", f"{error.msg} at column {error.colno}"
+    except (ValueError, RecursionError) as error:
+        why = str(error)
+    otherwise = f"remove {'this line' if line else 'it'}, and reports go without it"
+    raise ZooError(
+        f"{where} is damaged: {why}.", f"Put it back from a copy, or {MENDED.get(file.name, otherwise)}."
+    )  # fmt: skip
 
 
 def check_name(out: str, name: str | None) -> None:

@@ -16,6 +16,7 @@ from rich.text import Text
 from zoo.cards import about, described
 from zoo.cli.completion import algorithm_names, run_names
 from zoo.contract import registry
+from zoo.errors import ZooError
 from zoo.numbers import decimal
 from zoo.terminal import Console, print_json
 
@@ -134,7 +135,7 @@ def runs(
     from zoo.runs import find_run, find_runs
 
     selected = [find_run(name, out)] if name else find_runs(out)
-    rows = [_run_row(run) for run in selected]
+    rows = [_run_row(run) if name else _readable_row(run) for run in selected]
     if as_json:
         print_json(
             rows if name is None else {**rows[0], "config": selected[0].config, "metrics": selected[0].metrics[-1:]}
@@ -164,10 +165,23 @@ def _show_runs(rows: list[dict[str, Any]]) -> None:
     unlimited = console.options.update(width=10_000)
     if Measurement.get(console, unlimited, table).maximum <= console.width:
         console.print(table)
-        return
+        paragraphs = []
     for name, lines in paragraphs:
         console.print(Text(name, style="bold"), soft_wrap=True)
         console.print(Padding(Text("\n".join(lines), overflow="fold"), (0, 0, 0, 2)))
+    for row in rows:
+        if "error" in row:
+            console.print(Text(row["error"]), soft_wrap=True)
+
+
+def _readable_row(run: Any) -> dict[str, Any]:
+    """The row of a run in a list; one with a damaged file does not hide the others."""
+    try:
+        return _run_row(run)
+    except ZooError as error:
+        unknown = dict.fromkeys(("algo", "model", "data", "steps"), "?")
+        facts = {"name": run.name, "path": str(run.path), "status": "damaged", **unknown}
+        return {**facts, "before": {}, "after": {}, "error": error.message}
 
 
 def _run_row(run: Any) -> dict[str, Any]:

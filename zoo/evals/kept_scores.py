@@ -37,17 +37,17 @@ def write_samples(run: Run, name: str, when: str, samples: list[Row]) -> None:
 def copy_score(source: Run, run: Run, name: str, when: str) -> None:
     """Copy the samples and cases of a score from another run."""
     for file in (SAMPLES, CASES):
-        rows = _rows(source, file)
+        rows = source.read_rows(file)
         _replace(run, file, name, when, [row for row in rows if (row["eval"], row["when"]) == (name, when)])
 
 
 def read_samples(run: Run) -> list[Row]:
-    return _rows(run, SAMPLES)
+    return run.read_rows(SAMPLES)
 
 
 def with_cases(run: Run, when: str) -> Callable[[Score], Score]:
     """A function that adds the cases to a score of this run and time; none unless the run has stored all of them."""
-    stored_cases = {row["eval"]: row for row in _rows(run, CASES) if row["when"] == when}
+    stored_cases = {row["eval"]: row for row in run.read_rows(CASES) if row["when"] == when}
     samples = [row for row in read_samples(run) if row["when"] == when]
 
     def completed(score: Score) -> Score:
@@ -81,14 +81,9 @@ def _about(samples: list[Row]) -> str:
     return hashlib.blake2b(asked.encode(), digest_size=6).hexdigest()
 
 
-def _rows(run: Run, name: str) -> list[Row]:
-    file = run.path / name
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
-
-
 def _replace(run: Run, file: str, name: str, when: str, rows: list[Row]) -> None:
     """Write rows to a file, replacing those of the same evaluation and time."""
-    kept = [row for row in _rows(run, file) if (row["eval"], row["when"]) != (name, when)]
+    kept = [row for row in run.read_rows(file) if (row["eval"], row["when"]) != (name, when)]
     if not kept and not rows and not (run.path / file).is_file():
         return
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in [*kept, *rows]]

@@ -14,6 +14,7 @@ from typing import Any
 
 from zoo.errors import ZooError
 from zoo.paths import write_text
+from zoo.runs import Run
 
 
 class LabelFile:
@@ -53,7 +54,7 @@ class LabelFile:
                 f"{self.path} exists, but {self.facts.name}, which says how it was made, does not.",
                 "Name another file with --out, or remove it.",
             )
-        before = json.loads(self.facts.read_text(encoding="utf-8"))["settings"]
+        before = Run(self.path.parent).read_json(self.facts.name).get("settings", {})
         changed = [name for name in {**before, **self.settings} if before.get(name) != self.settings.get(name)]
         if changed:
             differences = "; ".join(f"{name} was {before.get(name)}, now {self.settings.get(name)}" for name in changed)
@@ -69,7 +70,7 @@ class LabelFile:
         if end != len(raw):
             with self.path.open("r+b") as file:
                 file.truncate(end)
-        return [json.loads(line) for line in raw[:end].decode().splitlines()]
+        return Run(self.path.parent).read_rows(self.path.name)
 
     @property
     def done(self) -> set[tuple[int, int]]:

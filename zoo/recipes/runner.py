@@ -33,8 +33,6 @@ from zoo.report.recipe_page import write_recipe_page
 from zoo.runs import hold
 from zoo.terminal import Console
 
-LOCK = ".lock"
-
 
 class Reproduction:
     """One recipe at one scale, and its folder."""
@@ -106,13 +104,13 @@ class Reproduction:
         quiet_libraries()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / LOCK).touch()
+            (self.folder / "log.txt").touch()
         except OSError as error:
             raise ZooError(
                 f"The folder {self.folder} cannot be written: {error.strerror}.", "Name another folder with --out."
             ) from None
         with (
-            hold(self.folder / LOCK, f"Another process is working in {self.folder}.", self.command),
+            hold(self.folder, f"Another process is working in {self.folder}.", self.command),
             (self.folder / "log.txt").open("a", encoding="utf-8") as stream,
         ):
             self.log = Log(stream, self.say)

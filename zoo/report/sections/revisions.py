@@ -6,7 +6,6 @@ Read from revisions.jsonl, in which an algorithm writes a line for each step: th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,11 +24,8 @@ Step = Mapping[str, Any]
 
 
 def read_steps(run: Run) -> list[Step]:
-    """The steps of a run, in order; none if the file is absent or has another content."""
-    file = run.path / "revisions.jsonl"
-    lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.is_file() else []
-    rows = [json.loads(line) for line in lines if line.endswith("\n")]
-    return [row for row in rows if isinstance(row, dict) and row.keys() >= FIELDS]
+    """The steps of a run, in order; none if the file is absent or has other fields."""
+    return [row for row in run.read_rows("revisions.jsonl") if row.keys() >= FIELDS]
 
 
 def revision_panels(steps: Sequence[Step]) -> list[Panel]:
