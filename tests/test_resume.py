@@ -126,12 +126,12 @@ def interrupted(train, tmp_path):
     return interrupted
 
 
-def assert_same(broken, whole):
-    assert {file.name for file in broken.path.iterdir()} == {file.name for file in whole.path.iterdir()}
-    assert not list(broken.path.rglob(".tmp*"))
+def assert_same(broken, whole, when=""):
+    assert {file.name for file in broken.path.iterdir()} == {file.name for file in whole.path.iterdir()}, when
+    assert not list(broken.path.rglob(".tmp*")), when
     (weights,) = whole.model_path.glob("*.safetensors")
     for name in (f"model/{weights.name}", "metrics.jsonl", "summary.json"):
-        assert same_bytes(broken, whole, name), name
+        assert same_bytes(broken, whole, name), (name, when)
 
 
 # -- SIGKILL -------------------------------------------------------------------------------------------------------
@@ -244,6 +244,40 @@ def test_killed_while_the_model_is_evaluated(train, tmp_path, monkeypatch, when)
     assert same_bytes(broken, whole, "samples.jsonl")
 
 
+class AtTheEnd:
+    """Gets a signal when the model, the scores and the summary are written, but not the report."""
+
+    def __init__(self, number):
+        self.number = number
+
+    @hookimpl(trylast=True)
+    def run_end(self, run):
+        (run.path / "report.html").unlink(missing_ok=True)
+        os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, 137), (signal.SIGINT, 130)])
+def test_a_run_that_is_stopped_before_its_report_is_ended_by_a_resume(
+    whole, train, tmp_path, monkeypatch, number, status
+):
+    from zoo.training.execution import Execution
+
+    unbroken = whole("sft")
+
+    def action():
+        installed(AtTheEnd(number))
+        train("sft", name="broken")
+
+    assert in_child(action, tmp_path / "output.txt") == status
+    broken = Run(tmp_path / "runs" / "broken")
+    assert broken.checkpoints.is_dir() and not (broken.path / "report.html").exists() and not broken.is_complete
+    monkeypatch.setattr(Execution, "load", lambda self: pytest.fail("it began again"))
+    assert zoo.resume(broken.path, quiet=True).is_complete
+    assert_same(broken, unbroken)
+    with pytest.raises(ZooError, match="is finished"):
+        zoo.resume(broken.path, quiet=True)
+
+
 # -- a kill at every file event ------------------------------------------------------------------------------------
 
 FILE_EVENTS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree", "os.truncate")
@@ -271,7 +305,8 @@ def count_events(folder, stop_at, counted):
 
 def kill_at_events(train, tmp_path, chosen):
     """A run is killed at the file events that `chosen` takes out of all, resumed each time, and compared."""
-    options = {"max_steps": 4, "keep_checkpoints": True, "data": data_for("sft", tmp_path)}
+    held_out = write_rows(tmp_path / "held.jsonl", demonstrations(5, seed=9))
+    options = {"max_steps": 4, "keep_best": True, "eval_data": held_out, "data": data_for("sft", tmp_path)}
     whole = train("sft", name="whole", **options)
 
     def killed_at(event):
@@ -291,10 +326,9 @@ def kill_at_events(train, tmp_path, chosen):
         assert status == 128 + signal.SIGKILL
         if not broken.path.exists():
             continue  # Killed before the folder stood: nothing was begun.
-        if broken.status != "finished":
+        if not broken.is_complete:
             zoo.resume(broken.path, quiet=True)
-        for name in ("model/model.safetensors", "metrics.jsonl", "summary.json"):
-            assert same_bytes(broken, whole, name), events[event - 1]
+        assert_same(broken, whole, events[event - 1])
     return events
 
 
@@ -302,7 +336,7 @@ def test_killed_at_file_events(train, tmp_path):
     """Every fifth of those of a run: its folder, metrics, checkpoints, model, summary."""
     events = kill_at_events(train, tmp_path, lambda all_events: all_events[2::5])
     text = "\n".join(events)
-    for part in ("run.yaml", "metrics.jsonl", "step-2/manifest.json", "step-4", ".tmp-model", "summary.json"):
+    for part in ("run.yaml", "metrics.jsonl", "step-2/manifest.json", ".tmp-model", "summary.json", "report.html"):
         assert part in text
 
 

@@ -24,6 +24,10 @@ from zoo.errors import ZooError, nearest
 from zoo.options.strict_yaml import read_yaml, write_yaml
 from zoo.paths import write_text
 
+ENDING = "ending"
+"""In the summary of a finished run until its listeners, such as the report, have been called."""
+BEST = "best.safetensors"
+"""The weights with the best validation, until the run ends."""
 PACKAGES = ("torch", "lightning", "transformers", "peft", "datasets", "tokenizers", "safetensors", "numpy")
 
 
@@ -73,11 +77,13 @@ class Run:
 
     @property
     def status(self) -> str:
-        """finished, failed (nothing was trained), ending (trained, its last files to come), stopped or unfinished.
-
-        All but the first two can be resumed.
-        """
+        """finished, failed (nothing was trained), stopped (resumable) or unfinished."""
         return str(self.summary.get("status", "unfinished"))
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether a finished run has its report too, and nothing left over; else `zoo resume` ends it."""
+        return self.status == "finished" and not self.summary.get(ENDING)
 
     def load(self) -> tuple[Any, Any]:
         """The trained model and its tokenizer."""

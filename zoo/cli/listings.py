@@ -171,7 +171,7 @@ def _show_runs(rows: list[dict[str, Any]]) -> None:
         console.print(Padding(Text("\n".join(lines), overflow="fold"), (0, 0, 0, 2)))
     for row in rows:
         if "error" in row:
-            console.print(Text(row["error"]), soft_wrap=True)
+            console.say(row["error"])
 
 
 def _readable_row(run: Any) -> dict[str, Any]:

@@ -147,7 +147,7 @@ class Comparison:
     def _trained(self, planned: Planned) -> Run | None:
         """The finished run of a plan: an existing run, a resumed run, or a new run; None if it failed."""
         existing = self._existing(planned)
-        if existing is not None and existing.status == "finished":
+        if existing is not None and existing.is_complete:
             self.say(f"{existing.path} is already finished.")
             return existing
         planned.resolved.core.name = None if existing is not None else self._free_name(planned.name)

@@ -166,7 +166,7 @@ class Stages:
         if job.folder.exists() and self.record(job).get("key") != self.key(job):
             return False
         if job.stage.algo:
-            return Run(job.folder).status == "finished"
+            return Run(job.folder).is_complete
         if job.stage.label is not None:
             return "summary" in Run(job.folder).read_json(Path(LABELS).with_suffix(".json").name)
         return True

@@ -21,17 +21,17 @@ from zoo.models.precision import autocast
 from zoo.models.start import export_model, name_base
 from zoo.options.config import Resolved
 from zoo.randomness import apart, seed_everything
-from zoo.runs import Run, check_name, create_run, default_name
+from zoo.runs import BEST, ENDING, Run, check_name, create_run, default_name
 from zoo.terminal import Console
 from zoo.training.assembly import Assembly
 from zoo.training.fitting import Fitting
 from zoo.training.online.rollouts import Rollouts
 from zoo.training.record import report
-from zoo.training.record.callbacks import forget_checkpoints
 from zoo.training.record.heartbeat import beating
 from zoo.training.record.listeners import Listeners, spoken_warnings
 from zoo.training.record.progress import counter
 from zoo.training.record.signals import Signals, Stopped, exit_status, signal_name
+from zoo.training.resuming import refuse_ended, tidy
 from zoo.training.roles import frozen
 from zoo.training.step.module import PostTraining
 from zoo.values.records import ListedRecords
@@ -79,9 +79,11 @@ class Execution:
     def _stages(self, held: contextlib.ExitStack) -> Run:
         if self.resumed and self.main:
             held.enter_context(self.resumed.alone())
-            refuse_failed(self.resumed)
+            refuse_ended(self.resumed)
         elif self.main:
             check_name(self.core.out, self.core.name)
+        if self.resumed and self.resumed.status == "finished":
+            return self._end_again(self.resumed) if self.main else self.resumed
         held.enter_context(spoken_warnings(self.algorithm, self.say))
         seed_everything(self.core.seed)
         self.load()
@@ -171,9 +173,8 @@ class Execution:
         """Write the model, score it, and write the summary."""
         assert self.fitting is not None
         of, module, recorder = self.assembly, self.fitting.module, self.fitting.recorder
-        best = self.run.path / "best.safetensors"
+        best = self.run.path / BEST
         if module.skipped_steps == module.steps_done:
-            best.unlink(missing_ok=True)
             raise self._failed(module)
         if best.is_file():
             from safetensors.torch import load_file
@@ -185,7 +186,6 @@ class Execution:
             export_model(of.policy, of.template.trained_tokenizer(), self.run.model_path)
         except ZooError as error:
             raise TrainingStopped(error.message, f"Free some space, then: zoo resume {self.run.path}") from error
-        best.unlink(missing_ok=True)
         after = self.score("after")
         summary = {
             "status": "finished",
@@ -196,9 +196,24 @@ class Execution:
         }
         # A file of its own: the summary of a resumed run is the same, and its times are not.
         self.run.write_json("timing.json", module.timing.summary())
+        return self.end(summary)
+
+    def _end_again(self, run: Run) -> Run:
+        """The end of a run whose process was killed in it."""
+        self.run = run
+        with beating(run, lambda: (self._steps, self._steps)):
+            return self.end(run.summary)
+
+    def end(self, summary: dict[str, Any]) -> Run:
+        """Call the listeners, which write the report, and remove what only a resume needs.
+
+        A kill in here leaves a summary that says so, with which a resume begins here again.
+        """
+        summary.pop(ENDING, None)
+        self.run.write_json("summary.json", {**summary, ENDING: True})
+        self._notify("run_end", metrics=last_metrics(self.run))
+        tidy(self.run)
         self.run.write_json("summary.json", summary)
-        forget_checkpoints(self.run)
-        self._notify("run_end", metrics=module.step_metrics)
         report.closing_panel(self.console, self.run, summary)
         return self.run
 
@@ -233,7 +248,10 @@ class Execution:
 
     @property
     def _steps(self) -> int:
-        return self.fitting.module.steps_done if self.fitting else 0
+        """Those done; of a resumed run that has not gone on yet, as far as its summary tells."""
+        if self.fitting:
+            return self.fitting.module.steps_done
+        return int(self.resumed.summary.get("steps", 0)) if self.resumed else 0
 
     def _progress(self) -> tuple[int, int]:
         """The last step, and the number of all steps."""
@@ -250,11 +268,11 @@ class Execution:
         steps, name = self._steps, signal_name(number)
         stopped = TrainingStopped(f"Stopped by {name} before the first step; nothing was kept.", "Start again.")
         if self._begun:
-            if steps:
+            if self.fitting and steps and self.run.status != "finished":
                 self.run.write_json("summary.json", {"status": "stopped", "steps": steps})
-            path = self.run.path if steps else self.resumed.path  # type: ignore[union-attr]
+            begun = self.resumed or self.run
             stopped = TrainingStopped(
-                f"Stopped by {name} after step {steps}.{state}", f"Continue with: zoo resume {path}"
+                f"Stopped by {name} after step {steps}.{state}", f"Continue with: zoo resume {begun.path}"
             )
         stopped.exit_status = exit_status(number)
         return stopped
@@ -274,7 +292,7 @@ class Execution:
         summary = {"status": "failed", **self._facts(module), "reason": failed.message, "hint": failed.hint}
         self.run.write_json("timing.json", module.timing.summary())
         self.run.write_json("summary.json", summary)
-        forget_checkpoints(self.run)
+        tidy(self.run)
         return failed
 
     def _explain(self, error: OSError) -> BaseException:
@@ -292,13 +310,10 @@ class Execution:
         )
 
 
-def refuse_failed(run: Run) -> None:
-    """Raises TrainingFailed for a run that has failed: resumed, it would fail again."""
-    if run.status == "failed":
-        raise TrainingFailed(
-            str(run.summary.get("reason")),
-            f"{run.summary.get('hint')} Going on would change nothing; to make it again, remove {run.path} first.",
-        )
+def last_metrics(run: Run) -> dict[str, Any]:
+    """The numbers of the last step, as in metrics.jsonl, without its place."""
+    row: dict[str, Any] = next((row for row in reversed(run.metrics) if "loss" in row), {})
+    return {name: value for name, value in row.items() if name not in ("step", "epoch")}
 
 
 def _numbers(scores: Mapping[str, Any]) -> dict[str, float]:

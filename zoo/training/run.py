@@ -9,7 +9,6 @@ from typing import Any, get_args
 from zoo.cards import described, real
 from zoo.contract import registry
 from zoo.data.sources.named import data_defaults
-from zoo.errors import ZooError
 from zoo.libraries.quiet import quiet_libraries
 from zoo.options.checks import check_values
 from zoo.options.config import Resolved, TrainConfig, resolve
@@ -18,6 +17,7 @@ from zoo.options.strict_yaml import read_yaml
 from zoo.runs import Run, find_run
 from zoo.terminal import Console
 from zoo.training.outlook import is_first_process, look_ahead
+from zoo.training.resuming import refuse_ended
 
 
 def train(algo: str | None = None, *, config: str | Path | None = None, quiet: bool = False, **options: Any) -> Run:
@@ -42,8 +42,11 @@ def resume(
     `allow_data_change`).
     """
     stopped = find_run(str(run))
-    if stopped.status == "finished":
-        raise ZooError(f"The run {stopped.name} is finished.", f"Its model is in {stopped.model_path}.")
+    if is_first_process():
+        refuse_ended(stopped)
+    elif stopped.is_complete:
+        # The first process has ended it before this one came to look.
+        return stopped
     options = {"trust_remote_code": True} if trust_remote_code else {}
     start = resolve_options(None, stopped.path / "run.yaml", options, "keyword argument")
     return execute(*start, Console(quiet=quiet), resumed=stopped, allow_data_change=allow_data_change)

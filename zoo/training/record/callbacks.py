@@ -19,7 +19,7 @@ import lightning
 from zoo.errors import TrainingStopped
 from zoo.libraries.trainer import Callback, largest_of_all, same_everywhere
 from zoo.paths import write_text
-from zoo.runs import Run
+from zoo.runs import BEST, Run
 from zoo.training.record.checkpoints import FolderCheckpoints, KeepRule, best_steps, step_of
 from zoo.training.record.signals import TIME_UP, Deadline, Signals
 from zoo.training.record.trackers import Trackers
@@ -166,7 +166,7 @@ class Recorder(Callback):
         if not math.isnan(value) and (self.best is None or value > self.best):
             self.best, self.stale = value, 0
             if self.core.keep_best and trainer.is_global_zero:
-                save_best(module, self.run.path / "best.safetensors")
+                save_best(module, self.run.path / BEST)
             return
         self.stale += 1
         if self.core.patience and self.stale >= self.core.patience:
