@@ -255,6 +255,13 @@ def test_doctor():
     assert facts["problems"] == [] and facts["packages"]["lightning"]
     assert "starter" in facts["sources"] and "instructions" in facts["evals"] and "instructions" in facts["rewards"]
     assert "ipo@post-training-zoo" in facts["recipes"]
+    assert facts["programs"] == "held by the kernel" or "nothing holds" in facts["programs"]
+
+
+def test_doctor_says_what_the_machine_lacks_for_the_reward_code(monkeypatch, no_recipes):
+    monkeypatch.setattr("zoo.rewards.sandbox.lacking", lambda: "unshare: Operation not permitted")
+    text = " ".join(good("doctor").split())
+    assert "programs nothing holds those of the reward code: unshare: Operation not permitted." in text
 
 
 def test_doctor_is_read_by_people(no_recipes):

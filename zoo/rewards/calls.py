@@ -23,7 +23,8 @@ CALLS = {
     "init_module 175 105, finit_module 313 273, delete_module 176 106, kexec_load 246 104, kexec_file_load 320 294, "
     "reboot 169 142, acct 163 89, quotactl 179 60, syslog 103 116, settimeofday 164 170, clock_settime 227 112, "
     "adjtimex 159 171, clock_adjtime 305 266, name_to_handle_at 303 264, open_by_handle_at 304 265, "
-    "fanotify_init 300 262, iopl 172 -, ioperm 173 -, modify_ldt 154 -, uselib 134 -, vhangup 153 58, "
+    "fanotify_init 300 262, inotify_init 253 -, inotify_init1 294 26, "
+    "iopl 172 -, ioperm 173 -, modify_ldt 154 -, uselib 134 -, vhangup 153 58, "
     "mbind 237 235, set_mempolicy 238 237, migrate_pages 256 238, move_pages 279 239, lookup_dcookie 212 18",
 }
 """For each fence: the name of a call, and its number on x86_64 and on aarch64 (-: it has none)."""
