@@ -18,8 +18,8 @@ from typing import Any
 
 from zoo.errors import ZooError
 
-STARTING = "loading"
-"""The phase before any other."""
+STARTING, ENDING = "loading", "ending"
+"""What a process does where no function is known: before its first step, and after it."""
 BACKGROUND = "in the background"
 """The phase of a thread of which no function is known."""
 MAIN = "main"
@@ -37,7 +37,7 @@ class Teller:
     def place(self) -> tuple[str, int]:
         """This thread's phase, and the last step; in the background the step at which the phase began."""
         stack = self._stack()
-        return (stack[-1][0], self.step) if _thread() == MAIN else stack[-1]
+        return (outermost(stack[-1][0], self.step), self.step) if _thread() == MAIN else stack[-1]
 
     def _stack(self) -> list[tuple[str, int]]:
         return self._places.setdefault(_thread(), [(BACKGROUND, 0)])
@@ -89,6 +89,11 @@ class Teller:
             return result
 
         return counted
+
+
+def outermost(phase: str, step: int) -> str:
+    """The phase, or the one at the end of a run where no other one is known."""
+    return ENDING if phase == STARTING and step else phase
 
 
 def _thread() -> str:
@@ -151,7 +156,7 @@ class Trace:
     @property
     def phase(self) -> str:
         """What the main thread is doing."""
-        return self._open[MAIN][-1].phase
+        return outermost(self._open[MAIN][-1].phase, self.step)
 
     def is_in(self, phase: str) -> bool:
         """Whether any thread is doing this."""
@@ -173,12 +178,15 @@ class Trace:
     def end(self, clock: float) -> None:
         """Give a length to what has not ended."""
         for entry in (entry for stack in self._open.values() for entry in stack):
-            entry.seconds = clock - entry.begin
+            entry.seconds = entry.seconds or clock - entry.begin
 
     def _enter(self, thread: str, phase: str, step: str, clock: str) -> None:
         place = phase, int(step)
         entry = Entry(*place, self._seen[place], float(clock))
         self._seen[place] += 1
+        if len(self.entries) == 1:
+            # Loading is over.
+            self.entries[0].seconds = entry.begin - self.entries[0].begin
         self.entries.append(entry)
         self._open[thread].append(entry)
 
