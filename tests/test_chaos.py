@@ -182,13 +182,10 @@ def test_lost_trials_and_hits_that_say_nothing_do_not_count(tmp_path):
 
 # -- runs ----------------------------------------------------------------------------------------------------------
 
-MIDDLE = ("loading", "scoring before", "validation", "rollout", "step", "writing a checkpoint", "writing records")
-
 
 def test_killed_runs_end_as_if_they_had_not_been(tmp_path):
     file = tmp_path / "results.jsonl"
     common = ("--append", file, "--folder", tmp_path / "work", "--seed", 1)
-    common += tuple(part for phase in MIDDLE for part in ("--phase", phase))
     assert run("--algo", "dpo", "--no-lora", "--kills", 3, *common) == 0
     assert run("--algo", "ppo", "--lora", "--kills", 2, "--each", 2, *common) == 0
     assert run("--algo", "sft", "--no-lora", "--processes", 2, "--kills", 2, "--each", 2, *common) == 0

@@ -11,7 +11,6 @@ from random import Random
 from typing import Any
 
 from zoo.contract import registry
-from zoo.errors import ZooError
 from zoo.runs import Run
 from zoo.testing.chaos.aims import Aim
 from zoo.testing.tiny import tiny_rows, write_folder
@@ -30,6 +29,7 @@ PHASES = {
     "zoo.training.record.callbacks:Recorder._write": "writing records",
     "zoo.training.record.callbacks:Recorder._forget_after": "writing records",
     "zoo.training.execution:Execution.finish": "ending",
+    "zoo.training.execution:Execution.end": "ending",
     "zoo.training.execution:export_model": "exporting the model",
     "zoo.report.run_page:write_run_page": "report",
 }
@@ -113,15 +113,11 @@ def begun(folder: Path) -> bool:
 
 
 def resume(folder: Path) -> None:
-    """Go on with the run, as `zoo resume` does; one that is whole may be refused."""
+    """Go on with the run, as `zoo resume` does; one that was killed after its very end is refused."""
     import zoo
 
-    try:
+    if not Run(folder / RUN).is_complete:
         zoo.resume(folder / RUN, quiet=True)
-    except ZooError:
-        run = Run(folder / RUN)
-        if run.status != "finished" or not (run.path / "report.html").is_file():
-            raise
 
 
 def read(folder: Path) -> Mapping[str, Any]:

@@ -35,6 +35,7 @@ class Trial:
     hits: list[dict[str, Any]] = field(default_factory=list)
     lost: str = ""
     seconds: float = 0.0
+    when: str = field(default_factory=lambda: time.strftime("%Y-%m-%d %H:%M:%S"))
 
 
 @dataclass(frozen=True)
