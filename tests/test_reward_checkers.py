@@ -1,13 +1,11 @@
 """The bundled rewards: what is right, what is wrong, and what has no reward at all."""
 
 import importlib.util
-import math
 
 import pytest
 
 from zoo.errors import ZooError
 from zoo.rewards import penalties
-from zoo.rewards.alarms import IN_A_ROW, Alarms
 from zoo.rewards.checkers import number_of
 from zoo.rewards.plugin import bundled
 from zoo.rewards.references import boxed, tagged
@@ -267,35 +265,3 @@ def test_a_task_that_is_not_there_is_an_error(name, message):
 
     with pytest.raises(ZooError, match=message):
         load(name, "prompt", named_sources={"reasoning-gym": reasoning.questions})
-
-
-# -- alarms ------------------------------------------------------------------------------------------------------
-
-
-def test_constant_rewards_are_said_once_after_three_rollouts():
-    alarms = Alarms()
-    said = [alarms.look([0.0, 0.0, math.nan]) for _ in range(IN_A_ROW + 2)]
-    assert [len(one) for one in said] == [0] * (IN_A_ROW - 1) + [1, 0, 0]
-    assert "the last 3 rollouts was 0" in said[IN_A_ROW - 1][0]
-
-
-def test_rewards_that_differ_or_change_are_not_constant():
-    alarms = Alarms()
-    for values in ([1.0], [1.0], [0.0], [1.0], [1.0], [1.0, 0.0], [1.0], [1.0]):
-        assert alarms.look(values) == []
-
-
-def test_groups_of_equal_rewards_are_said():
-    values = [1.0, 1.0, 0.0, 0.0, math.nan, 0.5, 0.0, 0.0, 0.0, 1.0]
-    assert "4 of 5 prompts" in Alarms().look(values, [1, 1, 2, 2, 3, 3, 4, 4, 5, 5])[0]
-    assert Alarms().look([1.0, 0.0, 1.0, 1.0], [1, 1, 2, 2]) == []
-    assert Alarms().look([1.0, 0.0], [1, 2]) == []
-
-
-def test_cut_answers_and_missing_rewards_are_said():
-    (said,) = Alarms().look([0.0, 1.0], cut=[True, False])
-    assert said.startswith("50% of the answers were cut")
-    (said,) = Alarms().look([None, 1.0, math.nan])
-    assert said.startswith("67% of the answers have no reward")
-    assert Alarms().look([0.0, 1.0, 2.0], cut=[False, False, True]) == []
-    assert Alarms().look([]) == []

@@ -47,6 +47,7 @@ ROOMS = {
     "judges": "models that compare and grade answers",
     "rewards": "checkers, functions, reward models, expressions of them",
     "evals": "evaluations of a run or model",
+    "guards": "what may object to an optimizer step: spikes, numbers that are not finite, flat rewards",
     "labelling": "`zoo label`",
     "training/record": "what a run records and prints",
     "training/step": "one optimizer step",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from zoo.errors import NoSuchSplit, ZooError
     from zoo.evals import Eval, Score, Subject, mean_score, share_score
     from zoo.evals.refusals import refusal_of
+    from zoo.guards import Guard, GuardSetup
     from zoo.judges.constitution import Principle, load_constitution
     from zoo.options.fields import require
     from zoo.rollout.engine import Engine, EngineSetup, Sampling
@@ -65,6 +66,8 @@ __all__ = [
     "Eval",
     "FeedbackBatch",
     "Frozen",
+    "Guard",
+    "GuardSetup",
     "Judge",
     "Loss",
     "Measured",
@@ -127,6 +130,7 @@ _HOMES = {
     "zoo.errors": ("NoSuchSplit", "ZooError"),
     "zoo.evals": ("Eval", "Score", "Subject", "mean_score", "share_score"),
     "zoo.evals.refusals": ("refusal_of",),
+    "zoo.guards": ("Guard", "GuardSetup"),
     "zoo.values.groups": ("flat_groups", "group_advantages", "sample_groups", "step_advantages", "step_rewards"),
     "zoo.contract.hookspecs": ("hookimpl",),
     "zoo.contract.roles": (

@@ -54,6 +54,11 @@ def engines() -> Any:  # type: ignore[empty-body]
     """Named generation engines: `{name: function(setup, **options) -> zoo.api.Engine}`, for `--engine name`."""
 
 
+@hookspec
+def guards() -> Any:  # type: ignore[empty-body]
+    """Named guards: `{name: function(setup, **options) -> zoo.api.Guard}`, for `--guards name`."""
+
+
 # -- an algorithm: called in this order --------------------------------------------------------------------------
 
 

@@ -113,12 +113,15 @@ class StepLoader:
         examples is the same on any number of processes. For the same reason its random numbers depend only on the seed
         and the step.
         """
-        chosen = [self.records[i] for i in self.indices(step)]
-        if self._later is not None and step >= self._later.begin:
-            chosen = self._mixed(step, self._later)
         with seeded(self.seed * 1_000_003 + step):
-            collated = self.collate(chosen)
+            collated = self.collate(self.records_of(step))
         return share_of(collated, self.rank, self.processes)
+
+    def records_of(self, step: int) -> list[dict[str, Any]]:
+        """The records of one step, over all processes."""
+        if self._later is not None and step >= self._later.begin:
+            return self._mixed(step, self._later)
+        return [self.records[i] for i in self.indices(step)]
 
     def indices(self, step: int) -> list[int]:
         """The indices of the records of one step, over all processes; each epoch has its own order."""

@@ -37,6 +37,7 @@ class Reference(Scorer):
         self._load, self._model = load, None
         self.temperature = temperature
         self.layout, self.cache, self._borrow = layout, cache, borrow
+        self._first = (load, borrow)
 
     @property
     def model(self) -> Any:  # type: ignore[override]
@@ -50,8 +51,12 @@ class Reference(Scorer):
         self._model = model
         self.balance = balance_of(model)
 
-    def follow(self, snapshot: Snapshot) -> None:
-        """Score with a snapshot of the policy from now on."""
+    def follow(self, snapshot: Snapshot | None) -> None:
+        """Score with a snapshot of the policy from now on; None: with the first weights again."""
+        if snapshot is None:
+            self.release()
+            self._load, self._borrow = self._first
+            return
         self.stand_in(snapshot.model)
         self._load, self._borrow, self.cache = lambda: snapshot.model, snapshot.restored, None
 

@@ -32,9 +32,13 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("eval_every", "patience", "log_every", "keep_last"), POSITIVE),
     **dict.fromkeys(("reward_timeout", "answers_per_prompt", "minibatches", "rollout_epochs"), POSITIVE),
     **dict.fromkeys(("max_new_tokens", "eval_prompts", "critic_lr"), POSITIVE),
-    **dict.fromkeys(("temperature", "top_k", "reference_every", "keep_every", "keep_top"), NOT_NEGATIVE),
+    **dict.fromkeys(
+        ("temperature", "top_k", "reference_every", "keep_every", "keep_top", "max_rollbacks"), NOT_NEGATIVE
+    ),
     **dict.fromkeys(("lr", "lr_floor", "warmup", "weight_decay", "max_grad_norm", "save_every", "seed"), NOT_NEGATIVE),
-    **dict.fromkeys(("decay_share", "decay_mix"), (lambda value: 0 < value <= 1, "above 0 and at most 1")),
+    **dict.fromkeys(
+        ("decay_share", "decay_mix", "rollback_lr"), (lambda value: 0 < value <= 1, "above 0 and at most 1")
+    ),
     **dict.fromkeys(("adam_beta1", "adam_beta2", "eval_fraction", "lora_dropout"), SHARE),
     "max_time": (_is_time, "a time with its unit, such as 90s, 45m, 3h50m or 1-02:00:00"),
 }

@@ -186,6 +186,19 @@ class EvaluationOptions:
 
 
 @dataclass
+class GuardOptions:
+    """Guards"""
+
+    guards: list[str] | str = ""
+    """Guards to change or to add, separated by commas: loss_spike(action=rollback, k=8), entropy(action=off). The
+    actions are off, warn, skip, rollback and stop; `zoo guards` lists the guards."""
+    max_rollbacks: int = 3
+    """Rollbacks to a checkpoint after which the next one stops the run."""
+    rollback_lr: float = 1.0
+    """Factor for the learning rate after each rollback."""
+
+
+@dataclass
 class ComputeOptions:
     """Compute"""
 
@@ -236,7 +249,14 @@ class RunOptions:
 
 @dataclass
 class TrainConfig(
-    RunOptions, ComputeOptions, EvaluationOptions, RolloutOptions, OptimizationOptions, DataOptions, ModelOptions
+    RunOptions,
+    ComputeOptions,
+    GuardOptions,
+    EvaluationOptions,
+    RolloutOptions,
+    OptimizationOptions,
+    DataOptions,
+    ModelOptions,
 ):
     """All options of the core."""
 

@@ -19,6 +19,9 @@ from zoo.data.encoding.template import ChatTemplate
 from zoo.data.loader import StepLoader
 from zoo.errors import PluginError
 from zoo.evals.chosen import choose
+from zoo.guards import GuardSetup
+from zoo.guards.chosen import ask, available
+from zoo.guards.watch import Guards
 from zoo.libraries.architecture import ending_ids
 from zoo.libraries.cluster import find_place
 from zoo.libraries.reliance import require
@@ -40,6 +43,7 @@ from zoo.training.online.rollouts import Rollouts
 from zoo.training.record.progress import counter
 from zoo.training.resuming import check_data, compare_environment
 from zoo.training.roles import make_models, make_reference
+from zoo.training.step.guarding import Keeper
 from zoo.training.step.hooks import prepared_records
 from zoo.training.step.module import PostTraining
 from zoo.training.step.timing import Timing
@@ -146,7 +150,14 @@ class Assembly:
             self.loader = make_loader(core, self.data, self.records, collate, self.rank, self.processes)
         self.total_steps = online.steps_of(self.loader, core) if self.online else len(self.loader)
         self.micro_tokens = choose_micro_tokens(core, self.device, self.policy)
+        self.guards = self._guards()
         self._say_plan(layout)
+
+    def _guards(self) -> Guards:
+        setup = GuardSetup(self.online, rewarded=self.online and "judge" not in self.models)
+        factories = available(registry.contributions(self.plugins, "guards"))
+        asked = ask(names_in(self.core.guards), factories, setup)
+        return Guards([one.made(setup) for one in asked], self.core.max_rollbacks)
 
     def _plan_rollouts(self, layout: str, temperature: float) -> None:
         """Rewards, the prompts of each rollout, and the start that validation measures the distance from."""
@@ -214,13 +225,13 @@ class Assembly:
         return self.loader if rollouts is None else online.make_experience(self.loader, rollouts, self.core)
 
     def make_module(
-        self, rollouts: Rollouts | None, timing: Timing, before_training: Callable[[], None]
+        self, rollouts: Rollouts | None, timing: Timing, before_training: Callable[[], None], keeper: Keeper
     ) -> PostTraining:
         """The Lightning module of the run."""
         return PostTraining(
             self.policy, self.models, self.plugins.hook, self.algorithm, self.resolved.algorithm, self.core,
             total_steps=self.total_steps, micro_tokens=self.micro_tokens, critic=self.critic, rollouts=rollouts,
-            timing=timing, before_training=before_training, say=self.say,
+            timing=timing, before_training=before_training, say=self.say, guards=self.guards, keeper=keeper,
         )  # fmt: skip
 
     # -- records ---------------------------------------------------------------------------------------------------

@@ -27,11 +27,12 @@ from zoo.training.assembly import Assembly
 from zoo.training.fitting import Fitting
 from zoo.training.online.rollouts import Rollouts
 from zoo.training.record import report
+from zoo.training.record.checkpoints import newest
 from zoo.training.record.heartbeat import beating
 from zoo.training.record.listeners import Listeners, spoken_warnings
 from zoo.training.record.progress import counter
 from zoo.training.record.signals import Signals, Stopped, exit_status, signal_name
-from zoo.training.resuming import refuse_ended, tidy
+from zoo.training.resuming import OPTIONS, options_digest, refuse_ended, tidy
 from zoo.training.roles import frozen
 from zoo.training.step.module import PostTraining
 from zoo.values.records import ListedRecords
@@ -160,7 +161,11 @@ class Execution:
     def fit(self) -> int:
         """Train; returns the number of the signal that stopped it, or 0."""
         self.fitting = Fitting(self.assembly, self.run, self.signals, self._notify, self.begun)
-        return self.fitting.go()
+        try:
+            return self.fitting.go()
+        except TrainingFailed as failed:
+            self._keep_failed(failed)
+            raise
 
     def _notify(self, event: str, **facts: Any) -> None:
         if self.main:
@@ -180,6 +185,8 @@ class Execution:
             from safetensors.torch import load_file
 
             of.policy.load_state_dict(load_file(best), strict=False)
+        if not module.guarding.weights_are_finite():
+            self._refuse_broken(module)
         self._finish_hook()
         try:
             name_base(of.policy, of.source, self.run, of.precision, self.core.trust_remote_code)
@@ -226,6 +233,7 @@ class Execution:
             "data": self.core.data,
             "steps": module.steps_done,
             "skipped_steps": module.skipped_steps,
+            **({"guards": module.guarding.guards.counts} if module.guarding.guards.counts else {}),
             **({"unrewarded_rollouts": rollouts.unrewarded.count} if isinstance(rollouts, Rollouts) else {}),
             "num_tokens": module.tokens_seen,
         }
@@ -280,20 +288,40 @@ class Execution:
     def _failed(self, module: PostTraining) -> TrainingFailed:
         """The error where every step was skipped: the weights have not changed, so none are written."""
         steps = "The only step was" if module.steps_done == 1 else f"All {module.steps_done} steps were"
-        why = "the loss or its gradient was no finite number"
-        if not module.bad_steps:
-            why = "there was nothing to learn: no trained token, or ties, labels or rewards that are equal or missing"
+        why, hint = module.guarding.guards.last
+        why = (
+            why or "there was nothing to learn: no trained token, or ties, labels or rewards that are equal or missing"
+        )
         look = f"{self.run.path}/samples.jsonl" if self.assembly.online else f"`zoo data {self.core.data}`"
-        more = ", lower --lr, or use --precision 32-true" if module.bad_steps else ""
         failed = TrainingFailed(
             f"The run {self.run.name} has failed. {steps} skipped, because {why}.",
-            f"Look at {'the rewards in' if self.assembly.online else 'the rows in'} {look}{more}.",
+            f"Look at {'the rewards in' if self.assembly.online else 'the rows in'} {look}. {hint}".strip(),
         )
-        summary = {"status": "failed", **self._facts(module), "reason": failed.message, "hint": failed.hint}
-        self.run.write_json("timing.json", module.timing.summary())
-        self.run.write_json("summary.json", summary)
+        self._write_failure(failed)
         tidy(self.run)
         return failed
+
+    def _refuse_broken(self, module: PostTraining) -> None:
+        """Raises TrainingFailed: there are no weights to write."""
+        try:
+            module.guarding.refuse_broken()
+        except TrainingFailed as failed:
+            self._keep_failed(failed)
+            raise
+
+    def _keep_failed(self, failed: TrainingFailed) -> None:
+        """The summary of a run that cannot go on. Its checkpoints stay: with other options it can."""
+        if self.main:
+            if (last := newest(self.run.checkpoints)) is not None:
+                failed.hint = f"{failed.hint} The last checkpoint is {last}."
+            self._write_failure(failed, **{OPTIONS: options_digest(self.run)})
+
+    def _write_failure(self, failed: TrainingFailed, **more: str) -> None:
+        assert self.fitting is not None
+        module = self.fitting.module
+        summary = {"status": "failed", **self._facts(module), "reason": failed.message, "hint": failed.hint}
+        self.run.write_json("timing.json", module.timing.summary())
+        self.run.write_json("summary.json", {**summary, **more})
 
     def _explain(self, error: OSError) -> BaseException:
         """A full disk and a missing run folder are the user's to repair; any other error is a fault."""

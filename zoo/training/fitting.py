@@ -23,6 +23,7 @@ from zoo.training.online import validation as online_validation
 from zoo.training.record import report
 from zoo.training.record.callbacks import Recorder
 from zoo.training.record.checkpoints import FolderCheckpoints, newest, newest_good
+from zoo.training.record.offending import Keeper
 from zoo.training.record.progress import Watch
 from zoo.training.record.signals import Deadline, Signals
 from zoo.training.record.trackers import Trackers
@@ -45,9 +46,10 @@ class Fitting:
         timing = Timing()
         self.rollouts = assembly.make_rollouts(run, timing, lambda: self.module.micro_tokens, notify)
         self.loader = assembly.make_loader(self.rollouts)
-        self.module = assembly.make_module(self.rollouts, timing, self._before_training)
         self.watch = Watch(assembly.console, len(self.loader), show=assembly.main)
         self.checkpoints = FolderCheckpoints(self.watch.say)
+        keeper = Keeper(run, assembly.template, self.loader, self.core.save_every, self.checkpoints, assembly.say)
+        self.module = assembly.make_module(self.rollouts, timing, self._before_training, keeper)
         self.trackers = Trackers(names_in(self.core.loggers) if assembly.main else [], run, self.watch.say)
         limit = None if self.core.max_time is None else seconds_in(self.core.max_time)
         self.recorder = Recorder(

@@ -21,6 +21,8 @@ from zoo.data.sources.named import parts_of
 from zoo.errors import ZooError, nearest
 from zoo.evals import Eval
 from zoo.evals.chosen import choose
+from zoo.guards import GuardSetup
+from zoo.guards.chosen import ask, available
 from zoo.judges.spelled import check_judge
 from zoo.models.facts import describe, tokens_a_character
 from zoo.models.names import Found, check_base, head_in, look_for, refuse_head
@@ -90,6 +92,21 @@ def evaluations() -> dict[str, Eval]:
     )
 
 
+def guards() -> dict[str, Any]:
+    """All guards to choose from. Those that come from a card cannot be called."""
+
+    def make(facts: dict[str, Any], function: Any) -> Any:
+        vars(function).update(facts)
+        return function
+
+    facts = ("action", "runs")
+    found = contributed(
+        "guards", lambda guard: guard,
+        lambda guard: {name: getattr(guard, name) for name in facts if hasattr(guard, name)}, make,
+    )  # fmt: skip
+    return available(found)
+
+
 class _Look:
     """The steps of the look ahead. Each adds facts to the outlook, or an error to the problems."""
 
@@ -102,8 +119,8 @@ class _Look:
 
     def all(self) -> None:
         for part in (
-            self._roles, self._model, self._data, self._others, self._rewards, self._judge, self._engine, self._scores,
-            self._loggers, self._run, self._steps,
+            self._roles, self._model, self._data, self._others, self._rewards, self._judge, self._engine, self._guards,
+            self._scores, self._loggers, self._run, self._steps,
         ):  # fmt: skip
             self._try(part)
 
@@ -201,6 +218,12 @@ class _Look:
                 f"No engine is called '{name}'.{nearest(name, engines)}", f"Installed: {', '.join(sorted(engines))}."
             )
         bind(engines[name], options, f"engine '{name}'")
+
+    def _guards(self) -> None:
+        online = self.cls.online()
+        setup = GuardSetup(online, rewarded=online and "judge" not in self.roles)
+        asked = ask(names_in(self.core.guards), guards(), setup)
+        self.outlook.facts["guards"] = ", ".join(f"{one.name} ({one.action})" for one in asked) or "none"
 
     def _scores(self) -> None:
         names = [] if self.core.score == AUTO else names_in(self.core.score)

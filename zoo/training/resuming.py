@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from zoo.errors import TrainingFailed, ZooError
 from zoo.runs import BEST, Run, environment
+
+
+OPTIONS = "options"
+"""The key of the summary of a run that a guard has stopped: the digest of the options it had."""
 
 
 def check_data(run: Run, facts: Mapping[str, Any], change_allowed: bool) -> None:
@@ -34,12 +39,24 @@ def refuse_ended(run: Run) -> None:
     """Raises ZooError for a run that is complete, TrainingFailed for one that has failed and would fail again."""
     if run.is_complete:
         raise ZooError(f"The run {run.name} is finished.", f"Its model is in {run.model_path}.")
-    if run.status == "failed":
-        tidy(run)
-        raise TrainingFailed(
-            str(run.summary.get("reason")),
-            f"{run.summary.get('hint')} Going on would change nothing; to make it again, remove {run.path} first.",
+    if run.status != "failed":
+        return
+    begin_again = f"to make it again, remove {run.path} first."
+    hint = f"{run.summary.get('hint')} Going on would change nothing; {begin_again}"
+    if OPTIONS in run.summary:
+        if run.summary[OPTIONS] != options_digest(run):
+            return
+        hint = (
+            f"{run.summary.get('hint')} With the same options it would end in the same way. Change them in "
+            f"{run.path / 'run.yaml'} and type this again, or {begin_again}"
         )
+    else:
+        tidy(run)
+    raise TrainingFailed(str(run.summary.get("reason")), hint)
+
+
+def options_digest(run: Run) -> str:
+    return hashlib.sha256((run.path / "run.yaml").read_bytes()).hexdigest()
 
 
 def tidy(run: Run) -> None:

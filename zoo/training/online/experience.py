@@ -57,10 +57,12 @@ class Experience:
         """How many passes over the prompts are done after `step` steps."""
         return self.prompts.epoch(-(-step // self.each))
 
+    def records_of(self, step: int) -> list[dict[str, Any]]:
+        """The records whose prompts the rollout behind a step answers."""
+        return self.prompts.records_of(step // self.each)
+
     def _rolled(self, step: int) -> Batch:
-        iteration = step // self.each
-        records = [self.prompts.records[i] for i in self.prompts.indices(iteration)]
-        return self.roll(records, iteration, step)
+        return self.roll(self.records_of(step), step // self.each, step)
 
     def _dealt(self, batch: Batch, step: int) -> Batch:
         iteration, part = divmod(step, self.each)

@@ -23,7 +23,6 @@ from zoo.models.roles import Models
 from zoo.models.snapshot import Snapshot, evaluating
 from zoo.processes import my_place
 from zoo.randomness import seeded
-from zoo.rewards.alarms import Alarms
 from zoo.rewards.reward import Reward
 from zoo.rollout.writer import Writer
 from zoo.runs import Run
@@ -72,7 +71,6 @@ class Rollouts:
         self._snapshot: Snapshot | None = None
         self.metrics: dict[str, float] = {}
         """Of the last rollout, until a step logs them."""
-        self.alarms = Alarms()
         self.unrewarded = Unrewarded()
         self._seen = Seen()
 
@@ -100,6 +98,9 @@ class Rollouts:
         self._renewed, weights = state["reference"]
         if weights is not None:
             self._refer_to(Snapshot(self.models.built("policy").model, weights))
+        elif self._snapshot is not None:
+            self._snapshot = None
+            self.models.built("reference").follow(None)
 
     def _renew_reference(self, step: int) -> None:
         """Every `reference_every` steps the policy, as it is before this rollout, becomes the reference."""
@@ -180,7 +181,7 @@ class Rollouts:
     def scored(self, which: str, answers: Answers, records: Mapping[int, Any]) -> Scores:
         return shared_scores(self.rewards[which], answers, records, self.writer)
 
-    # -- metrics and alarms --------------------------------------------------------------------------------------------
+    # -- metrics -------------------------------------------------------------------------------------------------------
 
     def _gap(self) -> dict[str, float]:
         """Mean |Δ| per token between the log-probs of the engine and those that the trainer computes.
@@ -204,7 +205,7 @@ class Rollouts:
         return tally.pairs + tally.grades, Counter(tally.unusable)
 
     def _watch(self, step: int, judged_before: tuple[int, Counter[str]]) -> None:
-        """Raise alarms, keep samples, notify listeners; stop the run after rollouts without any reward."""
+        """Say what is missing, keep samples, notify listeners; stop the run after rollouts without any reward."""
         seen, judged = self._seen, "judge" in self.models
         said, unsaid = self._judged()
         said, unsaid = said - judged_before[0], unsaid - judged_before[1]
@@ -213,19 +214,12 @@ class Rollouts:
                 self.say(f"Step {step + 1}: {count} of {seen.asked} rewards are missing: {reason}")
             for reason, count in unsaid.items():
                 self.say(f"Step {step + 1}: {count} of {said + unsaid.total()} judgements are missing: {reason}")
-            self._alarm(step, judged)
+            self.keep("rollout", f"step {step}", seen.samples(self.records, SHOWN))
+            self.notify("rollout_end", step=step, metrics=self.metrics)
         # With a judge, the run learns from its judgements; a reward is only logged.
         scored = said if judged else sum(not math.isnan(value) for value in seen.values)
         asked = said + unsaid.total() if judged else len(seen.values)
         self.unrewarded.look(asked, scored, unsaid if judged else seen.failures, step, self.say)
-
-    def _alarm(self, step: int, judged: bool) -> None:
-        seen = self._seen
-        rows, cut = [answer.row for answer in seen.answers], [answer.cut for answer in seen.answers]
-        for sentence in self.alarms.look([] if judged else seen.values, None if judged else rows, cut):
-            self.say(f"Step {step + 1}: {sentence}")
-        self.keep("rollout", f"step {step}", seen.samples(self.records, SHOWN))
-        self.notify("rollout_end", step=step, metrics=self.metrics)
 
     def keep(self, name: str, when: str, samples: list[dict[str, Any]]) -> None:
         if self.run is not None:

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 from zoo.errors import TrainingStopped, ZooError
 from zoo.processes import gathered, my_place
-from zoo.rewards.alarms import IN_A_ROW
 from zoo.rewards.reward import Reward, Scored
 from zoo.rollout.writer import Writer
 from zoo.values.types import Answer, Answers
 
+IN_A_ROW = 3
+"""Consecutive rollouts without any reward after which the run ends."""
 SHOWN = 3
 """Answers of a rollout, or of a validation, that go into samples.jsonl."""
 

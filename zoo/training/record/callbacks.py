@@ -10,6 +10,7 @@ import math
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,10 +18,12 @@ from typing import Any, Protocol
 import lightning
 
 from zoo.errors import TrainingStopped
+from zoo.guards.watch import COUNTED
 from zoo.libraries.trainer import Callback, largest_of_all, same_everywhere
 from zoo.paths import write_text
 from zoo.runs import BEST, Run
 from zoo.training.record.checkpoints import FolderCheckpoints, KeepRule, best_steps, step_of
+from zoo.training.record.offending import OFFENDING
 from zoo.training.record.signals import TIME_UP, Deadline, Signals
 from zoo.training.record.trackers import Trackers
 
@@ -119,20 +122,25 @@ class Recorder(Callback):
         self.signals.install()
         self.signals.deferred = True
 
+    def on_train_epoch_start(self, trainer: lightning.Trainer, module: Any) -> None:
+        # Only now are the random numbers those of the first step.
+        if module.steps_done == 0 and module.guarding.guards.can_roll_back:
+            self._save(trainer, 0)
+
     def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, index: int) -> None:
         step = module.steps_done
         last = step >= len(self.loader)
         row = {"step": step, "epoch": round(self.loader.epoch(step), 4), **module.step_metrics}
-        if step % self.core.log_every == 0 or last:
+        if step % self.core.log_every == 0 or last or any(name.startswith(COUNTED) for name in row):
             self._write(trainer, row, module.timing.take())
         self.progress(step, row)
         if self.validation is not None and (step % self.eval_every == 0 or last):
             self._validate(trainer, module)
-        if not last and self._is_due(step):
+        if not last and self._is_due(step) and not module.guarding.doubted:
             self._save(trainer, step)
         self._tell_complete()
         self.notify("step_end", step=step, metrics=row)
-        self._obey(trainer, step, last)
+        self._obey(trainer, module, step, last)
 
     def on_train_end(self, trainer: lightning.Trainer, module: Any) -> None:
         step, wanted = module.steps_done, self.core.keep_checkpoints or self._is_for_good(module.steps_done)
@@ -179,11 +187,16 @@ class Recorder(Callback):
         return bool(self.core.save_every and step % self.core.save_every == 0) or self._is_for_good(step)
 
     def _save(self, trainer: lightning.Trainer, step: int) -> None:
-        """Write a checkpoint, then remove those that are not kept any more."""
-        if step == self.saved:
+        """Write a checkpoint, then remove those that are not kept any more.
+
+        Weights that are no finite numbers are not written; the next step then says so, and a guard takes its action.
+        """
+        module: Any = trainer.lightning_module
+        if step == self.saved or not module.guarding.weights_are_finite():
             return
         folder = Path(same_everywhere(trainer, str(self.run.checkpoints)))
-        then = partial(self.rule.remove_old, folder, step, best_steps(self.scores, self.rule.top))
+        rule = replace(self.rule, back=self.core.save_every) if module.guarding.guards.can_roll_back else self.rule
+        then = partial(rule.remove_old, folder, step, best_steps(self.scores, self.rule.top))
         trainer.save_checkpoint(folder / f"step-{step}", storage_options=then)
         self.saved = step
 
@@ -192,13 +205,14 @@ class Recorder(Callback):
         for path in self.checkpoints.look():
             self.notify("checkpoint_saved", step=step_of(path), path=path)
 
-    def _obey(self, trainer: lightning.Trainer, step: int, last: bool) -> None:
+    def _obey(self, trainer: lightning.Trainer, module: Any, step: int, last: bool) -> None:
         """After a signal to any process, or at the end of the run's time, all processes save a checkpoint and stop."""
         time_is_up = self.deadline.is_near()
         number = largest_of_all(trainer, self.signals.number or (TIME_UP if time_is_up else 0))
         if number and not last:
             self.signals.number = number
             self._save(trainer, step)
+            module.guarding.refuse_broken()
             trainer.should_stop = True
         elif last:
             self.signals.number = None
@@ -214,8 +228,8 @@ class Recorder(Callback):
         self.trackers.write(values | (timing or {}), row["step"])
 
     def _forget_after(self, step: int) -> None:
-        """Remove the metrics and times of steps that will be made again."""
-        for file in (self.run.path / name for name in ("metrics.jsonl", "timing.jsonl")):
+        """Remove the metrics, times and offending rows of steps that will be made again."""
+        for file in (self.run.path / name for name in ("metrics.jsonl", "timing.jsonl", OFFENDING)):
             if not file.is_file():
                 continue
             rows = [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]

@@ -287,12 +287,14 @@ def step_of(checkpoint: Path) -> int:
 class KeepRule:
     """Which checkpoints are kept: the newest `last`, and for good every `every` steps and the `top` best.
 
-    every, top: 0 for none.
+    every, top: 0 for none. back: the save_every of a run that may go back to a checkpoint, which then keeps two for it;
+    None for another one.
     """
 
     last: int
     every: int
     top: int
+    back: int | None = None
 
     def is_for_good(self, step: int, best: Collection[int]) -> bool:
         """Whether the checkpoint of a step outlives the run. best: the steps with the best validations."""
@@ -302,6 +304,8 @@ class KeepRule:
         """Remove what is not kept any more, the newest being that of step `now`; what comes after it is outdated."""
         before = [folder for folder in by_step(checkpoints) if step_of(folder) <= now]
         kept = [*before[: self.last], *(folder for folder in before if self.is_for_good(step_of(folder), best))]
+        if self.back is not None:
+            kept += anchors(checkpoints, self.back, now)[:2]
         for folder in by_step(checkpoints):
             if folder not in kept:
                 remove(folder)
@@ -313,6 +317,15 @@ class KeepRule:
                 remove(folder)
         if not by_step(checkpoints):
             shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def anchors(checkpoints: Path, save_every: int, step: int) -> list[Path]:
+    """The checkpoints up to a step that a rollback may go back to, the newest first: those of every save_every steps.
+
+    A run that was stopped between two of them and resumed then goes back to the same one as if it had not been.
+    """
+    before = [folder for folder in by_step(checkpoints) if step_of(folder) <= step]
+    return [folder for folder in before if (step_of(folder) % save_every if save_every else step_of(folder)) == 0]
 
 
 def best_steps(scores: Mapping[int, float], count: int) -> list[int]:

@@ -13,30 +13,30 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import lightning
-import numpy
 import torch
 
 from zoo.data.loader import micro_batches
 from zoo.errors import PluginError, TrainingStopped
+from zoo.guards.watch import Guards
 from zoo.libraries.trainer import without_exchange
 from zoo.models.roles import Models
 from zoo.options.config import TrainConfig
 from zoo.processes import gathered, is_distributed, my_place, world_size
 from zoo.randomness import part_ways, restore_rng, rng_state
 from zoo.training.step.gradients import total_norm
+from zoo.training.step.guarding import Guarding, Keeper, Part
 from zoo.training.step.hooks import Hooks
 from zoo.training.step.schedule import lr_factor, make_optimizer
 from zoo.training.step.sums import Sums
 from zoo.training.step.timing import TRAINING, Timing
 from zoo.values.answers import answers_in
+from zoo.values.loss import Loss
 from zoo.values.types import Batch, metric_sums
 
 SMALLEST_MICRO_BATCH = 128
 """Tokens; when memory runs out below this, halving cannot help."""
 MOVED = "moved by this step: "
 """Before a role's name, under which micro-batches and processes are compared; no metric can be called so."""
-MAX_BAD_STEPS = 3
-"""Steps in a row with a non-finite loss or gradient before the run stops."""
 
 
 class Rolling(Protocol):
@@ -51,14 +51,15 @@ class PostTraining(lightning.LightningModule):
     """Trains the policy with the chosen algorithm's hooks.
 
     rollouts: of an online run; their numbers stand in the first row of a rollout, their state in checkpoints.
-    before_training: called once, on the device, before anything is scored in this process.
+    before_training: called once, on the device, before anything is scored in this process. guards: look at each step
+    before it is taken; keeper: keeps the rows they object to, and gives the checkpoint for a rollback.
     """
 
     def __init__(
         self, policy: torch.nn.Module, models: Models, hook: Any, algorithm: Any, config: Any, core: TrainConfig,
         *, total_steps: int, micro_tokens: int, critic: torch.nn.Module | None = None, rollouts: Rolling | None = None,
         timing: Timing | None = None, before_training: Callable[[], None] = lambda: None,
-        say: Callable[[str], None] = print,
+        say: Callable[[str], None] = print, guards: Guards | None = None, keeper: Keeper | None = None,
     ):  # fmt: skip
         super().__init__()
         self.automatic_optimization = False
@@ -68,12 +69,14 @@ class PostTraining(lightning.LightningModule):
         self.hooks = Hooks(hook, algorithm, models, config, list(self.learners))
         self.total_steps, self.micro_tokens = total_steps, micro_tokens
         self.steps_done = 0
-        self.bad_steps = 0
         self.skipped_steps = 0
         self.rollouts, self.before_training, self.say = rollouts, before_training, say
         self.tokens_seen = 0.0
         self.timing = timing or Timing()
         self.step_metrics: dict[str, float] = {}
+        self.parts: list[Part] = []
+        """Of the present step."""
+        self.guarding = Guarding(self, guards or Guards(), keeper)
         self._restored_rng: dict[str, Any] | None = None
 
     # -- one optimizer step --------------------------------------------------------------------------------------
@@ -87,40 +90,50 @@ class PostTraining(lightning.LightningModule):
     def _step(self, batch: Batch) -> None:
         optimizer: Any = self.optimizers()
         scheduler: Any = self.lr_schedulers()
-        sums = self._backward_within_memory(batch, optimizer)
+        rate = {"lr": optimizer.param_groups[0]["lr"]}
+        if self.guarding.passes_over(self.steps_done):
+            metrics = self._skipped(rate)
+        else:
+            sums = self._backward_within_memory(batch, optimizer)
+            self.tokens_seen += sums.total("tokens")
+            metrics = self._taken({**self._numbers(sums), **rate, **self._of_rollout()}, optimizer)
+        optimizer.zero_grad(set_to_none=True)
+        scheduler.step()
+        metrics["num_tokens"] = self.tokens_seen
+        self.steps_done += 1
+        self.step_metrics, self.parts = metrics, []
+
+    def _numbers(self, sums: Sums) -> dict[str, float]:
+        """The means and norms of a step; the gradients, which were summed, get their scale."""
         means = sums.means()
         still = [role for role in self.learners if not self._is_moved(role, means)]
         self._leave_alone(still)
         if self.steps_done == 0:
             self.hooks.refuse_unused_roles(but=still)
-        loss = means.get("loss", float("nan"))
-        norms = self._scale_and_clip(world_size() / max(sums.count("loss"), torch.finfo(torch.float32).tiny))
-        metrics = {
-            **means,
-            **norms,
-            "lr": optimizer.param_groups[0]["lr"],
-            "tokens": sums.total("tokens"),
-            **(self.rollouts.take_metrics() if self.rollouts is not None else {}),
-        }
-        norm = sum(norms.values())
-        if numpy.isfinite(loss) and numpy.isfinite(norm):
+        scale = world_size() / max(sums.count("loss"), torch.finfo(torch.float32).tiny)
+        return {**means, **self._scale_and_clip(scale)}
+
+    def _of_rollout(self) -> dict[str, float]:
+        return self.rollouts.take_metrics() if self.rollouts is not None else {}
+
+    def _taken(self, metrics: dict[str, float], optimizer: Any) -> dict[str, float]:
+        """The metrics, after the gradients have moved the weights, unless a guard objects or there are none."""
+        metrics, action = self.guarding.verdict(metrics)
+        if action == "rollback":
+            return {**metrics, "skipped": 1.0}
+        if action == "skip":
+            return self._skipped(metrics)
+        if "loss" in metrics:
             optimizer.step()
-            self.bad_steps = 0
-        elif not sums.count("loss"):
-            # Examples may teach nothing: rewards that are equal or missing, ties, steps without a label. No fault.
-            self.skipped_steps += 1
-            metrics["skipped"] = 1.0
-            if not type(self.algorithm).online():
-                self.say(f"Step {self.steps_done + 1}: nothing in it can be learned from; no weight was changed.")
-        else:
-            self._skip_bad_step(batch, loss, norm)
-            metrics["skipped"] = 1.0
-        optimizer.zero_grad(set_to_none=True)
-        scheduler.step()
-        self.tokens_seen += metrics.pop("tokens")
-        metrics["num_tokens"] = self.tokens_seen
-        self.steps_done += 1
-        self.step_metrics = metrics
+            return metrics
+        # Examples may teach nothing: rewards that are equal or missing, ties, steps without a label. No fault.
+        if not type(self.algorithm).online():
+            self.say(f"Step {self.steps_done + 1}: nothing in it can be learned from; no weight was changed.")
+        return self._skipped(metrics)
+
+    def _skipped(self, metrics: dict[str, float]) -> dict[str, float]:
+        self.skipped_steps += 1
+        return {**metrics, "skipped": 1.0}
 
     def _backward_within_memory(self, batch: Batch, optimizer: Any) -> Sums:
         """Forward and backward of all micro-batches; when memory runs out, again with half the micro-batch."""
@@ -152,9 +165,10 @@ class PostTraining(lightning.LightningModule):
     def _backward(self, batch: Batch) -> Sums:
         parts = micro_batches(batch, self.micro_tokens, self.algorithm.measured)
         self.hooks.measure(parts, self.device)
-        sums = Sums()
+        sums, self.parts = Sums(), []
         for i, part in enumerate(parts):
             loss = self.hooks.loss(part, self.steps_done)
+            self.parts.append((part, Loss(loss.values.detach(), loss.weights.detach())))
             tokens = torch.tensor(sum(len(answer) for answer in answers_in(part)))
             sums.add({"loss": (loss.numerator, loss.denominator), **metric_sums(loss.metrics)})
             sums.add({"tokens": (tokens, torch.tensor(0))})
@@ -208,19 +222,6 @@ class PostTraining(lightning.LightningModule):
             norms["grad_norm" if role == "policy" else f"{role}/grad_norm"] = norm
         return norms
 
-    def _skip_bad_step(self, batch: Batch, loss: float, norm: float) -> None:
-        self.bad_steps += 1
-        self.skipped_steps += 1
-        rows = batch["row"].tolist() if "row" in list(batch) else []
-        where = f"step {self.steps_done + 1}" + (f" (rows {', '.join(map(str, rows[:20]))})" if rows else "")
-        self.say(f"Loss {loss} and gradient norm {norm} in {where}: the step is skipped.")
-        if self.bad_steps >= MAX_BAD_STEPS:
-            raise TrainingStopped(
-                f"{MAX_BAD_STEPS} steps in a row had a non-finite loss or gradient, the last one {where}.",
-                f"Look at {'these rows with `zoo data`' if rows else 'the rewards in samples.jsonl'}, lower --lr, "
-                "or use --precision 32-true.",
-            )
-
     # -- optimizer and checkpoints -------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> Any:
@@ -244,8 +245,8 @@ class PostTraining(lightning.LightningModule):
             "processes": gathered({"rng": rng_state(), "micro_tokens": self.micro_tokens}),
             "algorithm": self.algorithm.state(),
             "steps_done": self.steps_done,
-            "bad_steps": self.bad_steps,
             "skipped_steps": self.skipped_steps,
+            "guards": self.guarding.state(),
             "tokens_seen": self.tokens_seen,
             "timing": self.timing.state(),
             "rollouts": self.rollouts.state() if self.rollouts is not None else None,
@@ -254,8 +255,8 @@ class PostTraining(lightning.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["zoo"]
         self.algorithm.load_state(state["algorithm"])
-        self.steps_done, self.bad_steps = state["steps_done"], state["bad_steps"]
-        self.skipped_steps = state["skipped_steps"]
+        self.steps_done, self.skipped_steps = state["steps_done"], state["skipped_steps"]
+        self.guarding.load_state(state["guards"])
         self.tokens_seen = state["tokens_seen"]
         self.timing.load_state(state["timing"])
         if self.rollouts is not None:
