@@ -12,9 +12,12 @@ from tiny_runs import cli, differences, float32_flags, losses, run_command, trai
 
 from zoo.contract import registry
 from zoo.errors import ZooError
+from zoo.guards.bundled import BUNDLED as GUARDS
 from zoo.runs import Run
 from zoo.testing import conformance
 from zoo.testing.declared import Declared, declared, find_check
+from zoo.testing.guards import NAMES as GUARD_NAMES
+from zoo.testing.guards import check_guard
 from zoo.testing.suite import NAMES, Result, Suite, explanation, summary
 from zoo.testing.tiny import tiny_rows
 from zoo.values.types import Answers, Batch
@@ -124,7 +127,7 @@ def broken(check):
 
 def test_there_is_a_broken_plugin_for_every_check():
     broken_ones = {file.stem for file in BROKEN.glob("*.py")} - {"sound", "sound_online"}
-    assert broken_ones == {Path(broken(name)).stem for name in NAMES}
+    assert broken_ones == {Path(broken(name)).stem for name in (*NAMES, *GUARD_NAMES)}
 
 
 @pytest.mark.parametrize("check", NAMES)
@@ -132,6 +135,36 @@ def test_a_broken_plugin_is_caught_by_the_check_made_for_it(check):
     found = Suite(broken(check)).run(check)
     assert found.result == "failed"
     assert CAUGHT[check] in found.detail
+
+
+GUARDS_CAUGHT = {
+    "guard described": "The guard has no docstring",
+    "guard answers": "KeyError: 'loss'",
+    "guard numbers": "In step 50 look() changes loss",
+    "guard repeatable": "A second guard that sees the same numbers says",
+    "guard restored": "A guard that is restored after step",
+}
+
+
+@pytest.mark.parametrize("check", GUARD_NAMES)
+def test_a_broken_guard_is_caught_by_the_check_made_for_it(check):
+    (found,) = check_guard(broken(check), [check])
+    assert found.result == "failed" and GUARDS_CAUGHT[check] in found.detail
+
+
+@pytest.mark.parametrize("name", ["spike(metric=kl)", *[name for name in GUARDS if name != "spike"]])
+def test_a_bundled_guard_passes_each_check(name):
+    assert [result.detail for result in check_guard(name) if result.result != "passed"] == []
+
+
+def test_a_guard_is_checked_by_the_same_command():
+    status, out, _ = cli("check", broken("guard restored"), "--json")
+    content = json.loads(out)
+    assert (status, content["guard"], content["passed"]) == (1, "broken", False)
+    assert [one["check"] for one in content["checks"] if one["result"] == "failed"] == ["guard restored"]
+    assert cli("check", "loss_spike", "--only", "guard-answers")[0] == 0
+    status, _, error = cli("check", "loss_spike", "--only", "lerns")
+    assert status == 2 and "lerns" in error
 
 
 def online_one(name, **methods):

@@ -2,12 +2,14 @@
 
 import json
 import math
+import re
 import signal
 from pathlib import Path
 
 import pytest
 from test_resume import SignalAt, assert_same, in_child, installed
 from tiny_runs import (
+    cli,
     data_for,
     demonstrations,
     float32_flags,
@@ -23,11 +25,13 @@ from zoo.api import Guard, hookimpl
 from zoo.contract import registry
 from zoo.errors import PluginError, TrainingFailed, ZooError
 from zoo.guards import GuardSetup, bundled
-from zoo.guards.chosen import ask, available
+from zoo.guards.chosen import ask, available, options_of
 from zoo.guards.watch import Guards
 from zoo.options.checks import names_in
 from zoo.runs import Run
+from zoo.testing.guards import CHECKS
 
+PAGE = (Path(__file__).parent.parent / "docs" / "guards.md").read_text(encoding="utf-8")
 OFFLINE, ONLINE = GuardSetup(online=False, rewarded=False), GuardSetup(online=True, rewarded=True)
 
 
@@ -417,3 +421,44 @@ def test_a_warning_is_printed_once_and_counted_each_time(train, capsys):
     assert capsys.readouterr().out.count("look is at step") == 1
     assert run.summary["guards"] == {"at": {"warn": 2}} and run.summary["skipped_steps"] == 0
     assert same_bytes(run, train(), "model/model.safetensors")
+
+
+# -- the listing and the page --------------------------------------------------------------------------------------
+
+
+def test_the_guards_are_listed_with_their_options(plugged):
+    status, out, _ = cli("guards", "--json")
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert status == 0 and {*bundled.BUNDLED, "at"} == set(rows)
+    assert rows["loss_spike"]["options"] == {"window": 50, "k": 8.0} and rows["at"]["options"] == {"steps": None}
+    status, out, _ = cli("guards", "loss_spike")
+    assert status == 0 and "warn by default; offline runs; options: window=50, k=8.0" in out
+    status, _, err = cli("guards", "los_spike")
+    assert status == 2 and "Did you mean 'loss_spike'" in err
+
+
+def test_the_table_of_the_page_has_each_guard_with_its_options_and_action():
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in PAGE.splitlines() if line.startswith("|")]
+    described = {row[0].strip("`"): row for row in rows if row[0].strip("`") in bundled.BUNDLED}
+    for name, factory in bundled.BUNDLED.items():
+        shown = [
+            o.name if o.default is o.empty else f"{o.name}={o.default}".removesuffix(".0") for o in options_of(factory)
+        ]
+        assert re.findall(r"`(.+?)`", described[name][2]) == shown
+        verb = {"skip": "skips", "warn": "warns", "off": "is off"}[factory.action]
+        assert described[name][3] == verb
+
+
+def test_the_guard_of_the_page_works(tmp_path):
+    (code,) = re.findall(r"<!-- lengths.py -->\n```python\n(.*?)```", PAGE, flags=re.S)
+    module = {}
+    exec(code, module)
+    factories = available(module["guards"]())
+    (one,) = [one for one in ask(["lengths(action=stop, factor=3)"], factories, ONLINE) if one.name == "lengths"]
+    guards = Guards([one.made(ONLINE)])
+    assert [bool(guards.look(i, {"rollout/length": value})) for i, value in enumerate((10, 30, 31))] == [0, 0, 1]
+
+
+def test_the_page_explains_each_check_in_the_words_of_its_code():
+    rows = re.findall(r"^\| (guard \w+) \| (.+) \|$", PAGE, flags=re.M)
+    assert rows == [(name, check.__doc__) for name, check in CHECKS.items()]

@@ -58,7 +58,7 @@ def test_an_overridden_field_has_the_newer_default_help_and_group():
 def test_the_group_of_an_option_is_the_first_line_of_its_class():
     assert option("steps").group == "Common things. With a second sentence"
     assert option("kind").group == "Special things"
-    assert len({o.group for o in options_of(TrainConfig)}) == 7
+    assert len({o.group for o in options_of(TrainConfig)}) == 8
 
 
 def test_defaults_made_by_a_factory_are_made():

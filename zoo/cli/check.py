@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -16,19 +17,38 @@ COLOURS = {"passed": "green", "failed": "red", "exception": "yellow", "skipped":
 
 
 def check(
-    name: Annotated[str, typer.Argument(help="An algorithm: a name from `zoo algos`, or ./file.py:Class.")],
+    name: Annotated[str, typer.Argument(help="An algorithm: a name from `zoo algos`, or ./file.py:Class. Or a guard.")],
     only: Annotated[list[str] | None, typer.Option(help="Run only this check; may be repeated.")] = None,
     as_json: Json = False,
 ) -> None:
     """Check an algorithm against everything that the core relies on, on a tiny model and without the network.
 
-    The exit status is 1 if a check fails. docs/conformance.md explains the checks.
+    The exit status is 1 if a check fails. docs/conformance.md explains the checks, docs/guards.md those of guards.
     """
+    from zoo.testing.guards import check_guard, find_guard
+    from zoo.testing.suite import summary
+
+    guard = find_guard(name)
+    if guard is not None:
+        what, short, results = "guard", guard[0], list(check_guard(name, only or ()))
+    else:
+        what, (short, results) = "algorithm", _checked(name, only or ())
+    passed = not any(result.result == "failed" for result in results)
+    if as_json:
+        print_json({what: short, "passed": passed, "checks": [asdict(result) for result in results]})
+    else:
+        _show(short, results, summary(results))
+    if not passed:
+        raise typer.Exit(1)
+
+
+def _checked(name: str, only: Sequence[str]) -> tuple[str, list[Any]]:
+    """The short name of an algorithm, and the results of its checks."""
     from zoo.cards import described
 
     described(name)
     from zoo.testing.declared import find_check
-    from zoo.testing.suite import NAMES, Suite, summary
+    from zoo.testing.suite import NAMES, Suite
 
     wanted = {find_check(check_name, NAMES) for check_name in only or NAMES}
     names = [check_name for check_name in NAMES if check_name in wanted]
@@ -38,13 +58,7 @@ def check(
         for number, check_name in enumerate(names, start=1):
             status.update(f"{number}/{len(names)} {check_name}")
             results.append(suite.run(check_name))
-    passed = not any(result.result == "failed" for result in results)
-    if as_json:
-        print_json({"algorithm": suite.name, "passed": passed, "checks": [asdict(result) for result in results]})
-    else:
-        _show(suite.name, results, summary(results))
-    if not passed:
-        raise typer.Exit(1)
+    return suite.name, results
 
 
 def _show(name: str, results: list[Any], counts: Any) -> None:

@@ -46,7 +46,7 @@ def doctor(as_json: Json = False) -> None:
         "free_gib": round(free, 1),
         "programs": _programs(),
         "algorithms": [entry.full_name for entry in registry.algorithms()],
-        **{hook: sorted(_contributed(hook, problems)) for hook in ("sources", "models", "evals", "rewards")},
+        **{hook: sorted(_contributed(hook, problems)) for hook in ("sources", "models", "evals", "rewards", "guards")},
         "recipes": [entry.full_name for entry in all_recipes()],
         "libraries": libraries,
         "problems": problems,

@@ -1,4 +1,4 @@
-"""`zoo algos` and `zoo runs`: lists of algorithms and runs."""
+"""`zoo algos`, `zoo guards` and `zoo runs`: lists of algorithms, guards and runs."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from zoo.cards import about, described
 from zoo.cli.completion import algorithm_names, run_names
 from zoo.contract import registry
 from zoo.errors import ZooError
+from zoo.errors import ZooError, nearest
 from zoo.numbers import decimal
 from zoo.terminal import Console, print_json
 
@@ -122,6 +123,40 @@ def _value(option: dict[str, Any]) -> str:
     if option["type"] == "bool":
         return "on" if option["default"] else "off"
     return f"{option['type']}, {'none' if option['default'] in (None, '') else option['default']}"
+
+
+def guards(
+    name: Annotated[str | None, typer.Argument(help="One guard; by default all are listed.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the guards that can watch a run's steps, or show one: its action by default, its runs, and its options."""
+    from zoo.training.outlook import guards as every
+
+    factories = every()
+    if name is not None and name not in factories:
+        raise ZooError(f"No guard is called '{name}'.{nearest(name, factories)}", f"There are: {', '.join(factories)}.")
+    rows = [guard_row(key, factory) for key, factory in factories.items() if name in (None, key)]
+    if as_json:
+        print_json(rows if name is None else rows[0])
+        return
+    console = Console()
+    for row in rows:
+        console.print(Text.assemble((row["name"], "bold"), f"  {row['description']}"))
+        options = ", ".join(f"{key}={value}" for key, value in row["options"].items())
+        facts = f"{row['action']} by default; {row['runs']} runs; options: {options or 'none'}"
+        console.print(Padding(Text(facts, style="dim"), (0, 0, 0, 2)))
+    console.print('\nEvery guard also takes action and patience: zoo train --guards "NAME(action=skip, patience=3)"')
+
+
+def guard_row(name: str, factory: Any) -> dict[str, Any]:
+    """What a guard declares, as JSON types; an option that has to be given is None."""
+    from zoo.guards.chosen import options_of, runs_of
+
+    options = {o.name: None if o.default is o.empty else o.default for o in options_of(factory)}
+    return {
+        "name": name, "description": (inspect.getdoc(factory) or "").split("\n")[0],
+        "action": getattr(factory, "action", "off"), "runs": runs_of(factory), "options": options,
+    }  # fmt: skip
 
 
 def runs(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 Action = Literal["warn", "skip", "rollback", "stop"]
+Runs = Literal["all", "offline", "online", "rewarded"]
 ACTIONS: tuple[Action, ...] = ("warn", "skip", "rollback", "stop")
 """What may follow an objection, the mildest first."""
 
@@ -32,7 +33,7 @@ class Guard:
 
     action: ClassVar[Action | Literal["off"]] = "off"
     """The action if --guards does not name one; "off": the guard works only where --guards names it."""
-    runs: ClassVar[Literal["all", "offline", "online", "rewarded"]] = "all"
+    runs: ClassVar[Runs] = "all"
     """The runs that it can watch: all, those on data, those on the policy's own answers, those on a reward."""
     of_rollout: ClassVar[bool] = False
     """Whether it looks at a rollout's numbers: then a skip passes over all steps that the rollout serves."""

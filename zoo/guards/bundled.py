@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping
 from typing import ClassVar
 
-from zoo.guards import Guard, GuardSetup
+from zoo.guards import Guard, GuardSetup, Runs
 from zoo.options.fields import require
 
 NORMAL = 1.4826
@@ -170,7 +170,7 @@ class Share(Guard):
     """A share that a rollout has as a metric is below a limit."""
 
     action = "warn"
-    runs = "online"
+    runs: ClassVar[Runs] = "online"
     of_rollout = True
     metric: ClassVar[str]
     meaning: ClassVar[str]

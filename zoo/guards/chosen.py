@@ -85,17 +85,23 @@ def ask(texts: Iterable[str], factories: Mapping[str, Factory], setup: GuardSetu
 def _asked(name: str, factory: Factory, given: Mapping[str, str] | None, setup: GuardSetup) -> Asked | None:
     """A guard with its options; None if it is off. given: its options in --guards, None if it is not named there."""
     common, own = _common(name, given or {}), {k: v for k, v in (given or {}).items() if k not in COMMON}
-    options = bind(factory, own, f"guard '{name}'")
     action = common.get("action", _default_action(factory, named=given is not None))
     if action == "off":
+        bind(factory, own, f"guard '{name}'")
         return None
     if not fits(factory, setup):
         if given is None:
             return None
         raise ZooError(f"The guard '{name}' is for {RUNS[runs_of(factory)]}, and this is none.", "Leave it out.")
+    return Asked(name, factory, bound(name, factory, own), action, common.get("patience", PATIENCE))
+
+
+def bound(name: str, factory: Factory, given: Mapping[str, str]) -> dict[str, Any]:
+    """The options of a guard in their types. Raises ZooError for an unknown, a wrong or a missing one."""
+    options = bind(factory, given, f"guard '{name}'")
     if missing := [o.name for o in options_of(factory) if o.default is o.empty and o.name not in options]:
         raise ZooError(f"The guard '{name}' needs {' and '.join(missing)}.", f"Write {name}({missing[0]}=…).")
-    return Asked(name, factory, options, action, common.get("patience", PATIENCE))
+    return options
 
 
 def fits(factory: Factory, setup: GuardSetup) -> bool:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from zoo.errors import PluginError
-from zoo.guards import ACTIONS, Action
+from zoo.guards import ACTIONS, Action, Guard
 from zoo.guards.chosen import Chosen
 
 COUNTED = "guards/"
@@ -23,6 +23,17 @@ class Objection(NamedTuple):
     why: str
     hint: str
     of_rollout: bool
+
+
+def asked_of(guard: Guard, name: str, step: int, metrics: Mapping[str, float]) -> str:
+    """What a guard says of a step. Raises PluginError where that is no text."""
+    why = guard.look(step, metrics)
+    if not isinstance(why, str):
+        raise PluginError(
+            f"The guard '{name}' returned {type(why).__name__} from look(), not a text.",
+            'Return what is wrong with the step, or "".',
+        )
+    return why
 
 
 class Guards:
@@ -59,12 +70,7 @@ class Guards:
         return found
 
     def _asked(self, one: Chosen, step: int, metrics: Mapping[str, float]) -> Objection | None:
-        why = one.guard.look(step, metrics)
-        if not isinstance(why, str):
-            raise PluginError(
-                f"The guard '{one.name}' returned {type(why).__name__} from look(), not a text.",
-                'Return what is wrong with the step, or "".',
-            )
+        why = asked_of(one.guard, one.name, step, metrics)
         if not why:
             if "loss" in metrics:
                 self._in_a_row[one.name] = 0
