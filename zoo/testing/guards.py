@@ -113,7 +113,7 @@ def answers(factory: Factory) -> None:
         _said(make(), [*odd, *rows(), *odd])
 
 
-def numbers(factory: Factory) -> None:
+def leaves_numbers(factory: Factory) -> None:
     """`look` leaves the numbers of the step as they are."""
     for make in _makes(factory):
         guard = make()
@@ -148,11 +148,11 @@ def restored(factory: Factory) -> None:
 
 
 CHECKS: dict[str, Callable[[Factory], None]] = {
-    "guard described": described,
-    "guard answers": answers,
-    "guard numbers": numbers,
-    "guard repeatable": repeatable,
-    "guard restored": restored,
+    "described": described,
+    "answers": answers,
+    "leaves numbers": leaves_numbers,
+    "repeatable": repeatable,
+    "restored": restored,
 }
 NAMES = tuple(CHECKS)
 
