@@ -16,7 +16,6 @@ from rich.text import Text
 from zoo.cards import about, described
 from zoo.cli.completion import algorithm_names, run_names
 from zoo.contract import registry
-from zoo.errors import ZooError
 from zoo.errors import ZooError, nearest
 from zoo.numbers import decimal
 from zoo.terminal import Console, print_json

@@ -10,7 +10,6 @@ from typing import Any
 from zoo.errors import TrainingFailed, ZooError
 from zoo.runs import BEST, Run, environment
 
-
 OPTIONS = "options"
 """The key of the summary of a run that a guard has stopped: the digest of the options it had."""
 
