@@ -26,7 +26,7 @@ import zoo
 from zoo.rewards.fences import drop_capabilities
 from zoo.rewards.sandbox import Limits, NoBoundary, Printed, verdicts
 
-LIMITS = Limits(seconds=4.0, disk=1 << 20)
+LIMITS = Limits(seconds=20.0, disk=1 << 20)
 LIBC = """
 import ctypes
 libc = ctypes.CDLL(None, use_errno=True)

@@ -23,6 +23,8 @@ from zoo.rewards.asserts import Sealed, sealed
 SCRIPT = Path(__file__).with_name("sandboxed.py")
 STARTING = 10.0
 """Seconds that the interpreter has for its start, in addition to the program's own time."""
+TRYING = 60.0
+"""Seconds for a first look at what the machine offers, however busy it is."""
 READY = b"ready"
 """What the script says on standard error when all fences stand; anything else is the reason why they do not."""
 SWITCHES = {
@@ -120,7 +122,10 @@ def _read(line: bytes) -> dict[str, Any]:
 def _run(job: dict[str, Any], seconds: float) -> tuple[bytes, bytes]:
     """The lines with results, and what the script told about the fences."""
     end = time.monotonic() + seconds
-    process = _python(SCRIPT, stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=job["folder"])
+    process: Any = subprocess.Popen(
+        _python(SCRIPT), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=job["folder"],
+        env={}, start_new_session=True,
+    )  # fmt: skip
     try:
         with contextlib.suppress(BrokenPipeError), process.stdin as stdin:
             stdin.write(json.dumps(job).encode())
@@ -133,10 +138,9 @@ def _run(job: dict[str, Any], seconds: float) -> tuple[bytes, bytes]:
         process.wait()
 
 
-def _python(script: Path, **more: Any) -> Any:
-    """A process of Python that sees only its standard library, in a session of its own."""
-    command = [sys.executable, "-I", "-S", str(script)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, env={}, start_new_session=True, **more)
+def _python(script: Path) -> list[str]:
+    """The command that runs a script with nothing but Python's standard library."""
+    return [sys.executable, "-I", "-S", str(script)]
 
 
 def _heard(results: Any, told: Any, most: int, end: float) -> tuple[bytes, bytes]:
@@ -160,12 +164,11 @@ def _heard(results: Any, told: Any, most: int, end: float) -> tuple[bytes, bytes
 @functools.cache
 def _shown() -> list[str]:
     """The paths that a program sees. Raises OSError if Python cannot say what it needs."""
-    with _python(SCRIPT.with_name("fences.py")) as process:
-        written = process.communicate(timeout=STARTING)[0]
+    command = _python(SCRIPT.with_name("fences.py"))
     try:
-        return list(json.loads(written))
-    except ValueError:
-        raise OSError("Python could not say which files it needs") from None
+        return list(json.loads(subprocess.run(command, env={}, capture_output=True, timeout=TRYING).stdout))
+    except (ValueError, subprocess.TimeoutExpired):
+        raise NoBoundary("Python could not say which files it needs") from None
 
 
 @functools.cache
@@ -174,7 +177,7 @@ def lacking() -> str:
     if sys.platform != "linux":
         return f"{sys.platform} has no namespaces, which only Linux has"
     try:
-        passed = verdicts("", ["pass"], Limits())
+        passed = verdicts("", ["pass"], Limits(seconds=TRYING))
     except OSError as error:
         return str(error)
     return "" if passed == [True] else "a program without a line does not come to its end behind the fences"
