@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from zoo.secrets import scrubbed
+
 OUT_OF_TIME = 75
 """The exit status of a run that has used its time: EX_TEMPFAIL of sysexits.h, "try again later"."""
 
@@ -12,15 +14,14 @@ OUT_OF_TIME = 75
 class ZooError(Exception):
     """A mistake in the input. Shown without a traceback, with exit status 2.
 
-    `message` says what happened, where and why; `hint` what to type next.
+    `message` says what happened, where and why; `hint` what to type next. Neither keeps a secret that it quotes.
     """
 
     exit_status = 2
 
     def __init__(self, message: str, hint: str = ""):
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message, self.hint = scrubbed(message), scrubbed(hint)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message}\n{self.hint}" if self.hint else self.message

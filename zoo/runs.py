@@ -23,6 +23,7 @@ import zoo
 from zoo.errors import ZooError, nearest
 from zoo.options.strict_yaml import read_yaml, write_yaml
 from zoo.paths import write_text
+from zoo.secrets import scrubbed
 
 ENDING = "ending"
 """In the summary of a finished run until its listeners, such as the report, have been called."""
@@ -210,7 +211,7 @@ def create_run(
         _remove_unfinished(parent)
         temporary.path.mkdir(parents=True)
         write_yaml(temporary.path / "run.yaml", config)
-        (temporary.path / "command.txt").write_text(command + "\n", encoding="utf-8")
+        (temporary.path / "command.txt").write_text(scrubbed(command) + "\n", encoding="utf-8")
         for file, values in {"environment": environment(), **content}.items():
             temporary.write_json(f"{file}.json", values)
         return Run(_claim(temporary.path, out, name, default))

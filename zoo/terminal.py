@@ -23,6 +23,8 @@ from rich.console import Console as RichConsole
 from rich.segment import Segment
 from rich.text import Span, Text
 
+from zoo.secrets import scrubbed
+
 ACTIVE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 but line break and tab, delete, C1
     "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # marks that change the direction of text
@@ -48,8 +50,8 @@ class Console(RichConsole):
         super().__init__(**{"markup": False, "emoji": False, "highlight": False, **options})
 
     def say(self, text: str, style: str | None = None) -> None:
-        """Print a line of plain text; it is never wrapped, so that it can be copied and searched."""
-        self.print(text, style=style, soft_wrap=True)
+        """Print a message: plain text without secrets, never wrapped, so that it can be copied and searched."""
+        self.print(scrubbed(text), style=style, soft_wrap=True)
 
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(plain(text), **options)
@@ -77,14 +79,14 @@ def print_json(content: Any) -> None:
 
 
 def guard() -> None:
-    """Write out active characters in warnings and in tracebacks of this process too."""
+    """The same for warnings and tracebacks of this process, which Python prints; secrets in them are left out."""
     sys.excepthook = _print_traceback
     warnings.formatwarning = _format_warning
 
 
 def _print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    sys.stderr.write(plain("".join(traceback.format_exception(kind, error, trace))))
+    sys.stderr.write(plain(scrubbed("".join(traceback.format_exception(kind, error, trace)))))
 
 
 def _format_warning(message: Any, category: Any, filename: str, lineno: int, line: str | None = None) -> str:
-    return plain(f"{filename}:{lineno}: {category.__name__}: {message}\n")
+    return plain(scrubbed(f"{filename}:{lineno}: {category.__name__}: {message}\n"))

@@ -126,7 +126,8 @@ class Job:
         for reason, entry in report["removed_by_reason"].items():
             for example in entry["examples"][: self.examples]:
                 say(f"\n{example['where']}  {reason}: {printable(example['why'], console)}", style="bold")
-                say(printable(example["text"].replace("\n", " "), console)) if example["text"] else None
+                if example["text"]:
+                    console.print(printable(example["text"].replace("\n", " "), console), soft_wrap=True)
         for part in report.get("evaluation", ()):
             share = "" if part["share"] is None else f" ({part['share']:.1%})"
             say(f"\n{part['source']}: {part['found']:,} of {part['checked']:,} items{share} are in the data; "

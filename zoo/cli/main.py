@@ -16,6 +16,7 @@ import typer
 from zoo import __version__
 from zoo.cli.help import App
 from zoo.errors import ZooError
+from zoo.secrets import scrubbed
 from zoo.terminal import Console, guard
 
 app = App(
@@ -137,7 +138,7 @@ def keep_traceback(error: Exception) -> str:
     """Write the traceback of a plugin's bug to a file, and return a sentence that says where it is."""
     from zoo.paths import cache_folder
 
-    file, text = cache_folder() / "traceback.txt", "".join(traceback.format_exception(error))
+    file, text = cache_folder() / "traceback.txt", scrubbed("".join(traceback.format_exception(error)))
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")

@@ -16,6 +16,7 @@ from types import FrameType
 
 from zoo.contract.hook_arguments import shown
 from zoo.errors import ZooError
+from zoo.secrets import scrubbed
 
 GROUPS = ("zoo.algorithms", "zoo.plugins")
 FILE_PREFIX = "zoo_file_"
@@ -71,8 +72,8 @@ def describe_error(error: BaseException) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """`ValueError: message`."""
-    return f"{type(error).__name__}: {error}"
+    """`ValueError: message`, without secrets."""
+    return scrubbed(f"{type(error).__name__}: {error}")
 
 
 def package_of(module: str) -> str:

@@ -20,6 +20,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from zoo.errors import ZooError, nearest
 from zoo.options.spelling import split
+from zoo.secrets import secret_in
 
 
 @dataclass(frozen=True)
@@ -175,6 +176,7 @@ def build(cls: type, values: Mapping[str, Any], *, what: str, where: Mapping[str
     options = {option.name: option for option in options_of(cls)}
     where = where or {}
     refuse_unknown(values, list(options), what=what, where=where)
+    _refuse_secrets(values, what, where)
     prepared = {name: _split_lists(options[name].type, value) for name, value in values.items()}
     for name, value in prepared.items():
         if float in (options[name].type, *get_args(options[name].type)) and not _finite(value):
@@ -198,6 +200,16 @@ def build(cls: type, values: Mapping[str, Any], *, what: str, where: Mapping[str
         ]
         hints = [f"{options[name].flag}: {options[name].help}" for name in wrong]
         raise ZooError("\n".join(lines), "\n".join(hints)) from None
+
+
+def _refuse_secrets(values: Mapping[str, Any], what: str, where: Mapping[str, str]) -> None:
+    """Raises ZooError for a key in a value: the files of a run keep its options."""
+    for name, value in values.items():
+        if secret := secret_in(str(value)):
+            raise ZooError(
+                f"Option '{name}'{_origin(name, where)} of {what} holds {secret}, and a run keeps its options.",
+                "Set keys in the environment: ZOO_JUDGE_KEY or OPENAI_API_KEY for a judge, HF_TOKEN for the hub.",
+            )
 
 
 @cache

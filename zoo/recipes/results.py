@@ -18,6 +18,7 @@ from zoo.recipes.form import METRIC, Claim
 from zoo.recipes.graph import Job
 from zoo.recipes.schema import Recipe, Stage, Variant
 from zoo.runs import environment
+from zoo.secrets import scrubbed
 
 RESULTS, CLAIMS = "results.json", "claims.csv"
 CLOCKS = ("cpu_seconds", "seconds", "memory_gb")
@@ -137,7 +138,7 @@ def _made(jobs: Sequence[Job], record: Record, command: str) -> dict[str, Any]:
             name: round(sum(stage_clocks[clock] for stage_clocks in clocks.values()) / 60, 2)
             for name, clock in MINUTES.items()
         },
-        "command": command,
+        "command": scrubbed(command),
         "versions": {"zoo": __version__, "python": facts["python"], **facts["packages"]},
         "processors": facts["processors"],
         "clocks": clocks,

@@ -19,6 +19,7 @@ from zoo.report.plots.series import Series, common_axes
 from zoo.report.sections.overoptimisation import plot_frontiers
 from zoo.report.sections.refusals import refusal_scatter
 from zoo.runs import Run
+from zoo.secrets import scrubbed
 
 PROMPTS_SHOWN = 8
 
@@ -28,7 +29,7 @@ def write_comparison_page(folder: Path, results: dict[str, Any], command: str = 
     drawn = data_files.named([*_plots(results), *plot_frontiers(_series(folder, results))], set())
     data_files.write(folder, drawn)
     page = pages.render(
-        "comparison.html", title=f"Comparison {folder.name}", results=results, command=command, plots=drawn,
+        "comparison.html", title=f"Comparison {folder.name}", results=results, command=scrubbed(command), plots=drawn,
         columns=columns(results), rates=[name for name in columns(results) if name in results["runs"][0]["intervals"]],
         samples=_samples(folder, results), environment=_environment(folder, results),
     )  # fmt: skip

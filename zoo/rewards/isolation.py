@@ -24,6 +24,7 @@ from typing import Any
 from zoo.contract.hook_arguments import shown
 from zoo.rewards.functions import Parameter, Target, facts_of
 from zoo.rewards.missing import Missing
+from zoo.secrets import scrubbed
 
 Value = float | None | Missing
 LOADING = 120.0
@@ -39,8 +40,8 @@ class Failure(Exception):
     """A call that gave no values. kind: import, attribute, memory, raised, values, late or ended."""
 
     def __init__(self, kind: str, reason: str, names: Sequence[str] = ()):
-        super().__init__(reason)
-        self.kind, self.reason, self.names = kind, reason, list(names)
+        self.kind, self.reason, self.names = kind, scrubbed(reason), list(names)
+        super().__init__(self.reason)
 
 
 class Isolated:

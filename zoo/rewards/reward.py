@@ -23,6 +23,7 @@ from zoo.rewards.missing import LARGEST, Missing
 from zoo.rewards.names import Here, Names
 from zoo.rewards.plugin import bundled
 from zoo.rewards.reward_model import RewardModel
+from zoo.secrets import scrubbed
 
 
 @dataclass
@@ -102,7 +103,7 @@ class Reward:
             self._watch(mention, values, part.miscounted)
             columns[mention] = [None if isinstance(value, Missing) else value for value in values]
             reasons = [value or "gave none" for value in values if value is None or isinstance(value, Missing)]
-            failures.update(f"{mention.label}: {reason}" for reason in reasons)
+            failures.update(scrubbed(f"{mention.label}: {reason}") for reason in reasons)
         rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         totals = [_finite(self.expression.value(row)) for row in rows]
         overflowed = [value is None and None not in row.values() for value, row in zip(totals, rows, strict=True)]

@@ -22,6 +22,7 @@ from typing import Any
 from zoo.contract.hook_arguments import shown
 from zoo.rewards.functions import Target, parameters_of, runs_in_process
 from zoo.rewards.missing import LARGEST, Missing
+from zoo.secrets import scrubbed
 
 
 def main(descriptor: int, memory: int | None) -> None:
@@ -86,7 +87,10 @@ def _score(
         try:
             return {"values": [as_json(value) for value in values]}
         except TypeError as error:
-            return {"failed": "values", "reason": f"gave {values!r:.60}, not a number for each answer ({error})"}
+            return {
+                "failed": "values",
+                "reason": scrubbed(f"gave {values!r:.60}, not a number for each answer ({error})"),
+            }
     except BaseException as error:
         kind = "memory" if isinstance(error, MemoryError) else "raised"
         return {"failed": kind, "reason": describe(error, file_of(function))}
@@ -116,7 +120,7 @@ def describe(error: BaseException, file: str) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if Path(frame.filename) == Path(file)]
     others = [frame for frame in frames if frame.filename != __file__ and not frame.filename.startswith("<frozen ")]
-    message = " ".join(str(error).split())
+    message = scrubbed(" ".join(str(error).split()))
     what = f"{type(error).__name__}: {message:.300}" if message else type(error).__name__
     if not (own or others):
         return what
