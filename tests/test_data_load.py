@@ -100,7 +100,7 @@ BROKEN = {
     b'{"prompt": "\\ud83d"}': "lone surrogate \\ud83d",
     b'["a", "b"]': "is a list of 2, not an object in braces",
     b'"a"': "is the text 'a', not an object in braces",
-    b"[" * 100_000: "recursion",
+    b"[" * 100_000: "more than 64 deep",
 }
 
 

@@ -18,7 +18,8 @@ IMPORTS = tree.imports_of(MODULES)
 PLUGINS = sorted((ROOT / "plugins").glob("[!_]*.py"))
 
 LIGHT = {
-    "errors", "terminal", "http", "paths", "contract", "options", "cards", "runs", "scaffold", "cli",
+    "secrets", "errors", "limits", "terminal", "http", "paths", "contract", "options", "cards", "runs", "scaffold",
+    "cli",
 }  # fmt: skip
 """Rooms that answer before torch is loaded."""
 HEAVY = {"torch", "lightning", "transformers", "peft", "datasets", "pydantic", "numpy", "safetensors", "tokenizers"}

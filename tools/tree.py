@@ -28,7 +28,9 @@ SMALL = 60
 """Lines below which a file that one other imports might as well be part of it."""
 
 ROOMS = {
+    "secrets": "keys and tokens, taken out of texts",
     "errors": "errors: what happened, and what to type next",
+    "limits": "the most that is read of a stranger's file",
     "terminal": "the way to the terminal: text that is printed and never obeyed",
     "http": "HTTP requests, with retries",
     "numbers": "formatting numbers for people",

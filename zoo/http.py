@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from zoo.errors import ZooError
+from zoo.limits import ANSWER, size
 
 BUSY = (429, 502, 503, 504)
 """Statuses of a server, or of a proxy in front of it, that may change after a moment."""
@@ -70,17 +71,22 @@ class Server:
         request = urllib.request.Request(self.url + path, data=body, headers=self.headers, method=method)
         try:
             with urllib.request.urlopen(request, timeout=self.timeout) as answer:
-                text = answer.read()
+                text = answer.read(ANSWER + 1)
         except urllib.error.HTTPError as error:
+            reason = _reason(error.read(ANSWER))
             raise ServerError(
-                f"The server at {self.url} refused {method} {path} with status {error.code}: {_reason(error.read())}",
+                f"The server at {self.url} refused {method} {path} with status {error.code}: {reason}",
                 status=error.code,
             ) from None
         except (OSError, http.client.HTTPException) as error:
             raise self._no_answer(method, path, error) from None
+        if len(text) > ANSWER:
+            raise ServerError(
+                f"The server at {self.url} answered {method} {path} with more than {size(ANSWER)}.", status=200
+            )
         try:
             return json.loads(text) if text.strip() else None
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ServerError(
                 f"The server at {self.url} answered {method} {path} with something that is not JSON: "
                 f"{text[:80].decode(errors='replace')!r}.",
@@ -109,5 +115,5 @@ def _reason(text: bytes) -> str:
         body = json.loads(text)
         error = body.get("error", body)
         return str(error.get("message") or error.get("detail") or error)[:400]
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return text[:400].decode(errors="replace").strip() or "no reason given"

@@ -7,6 +7,7 @@ from typing import Any
 
 CODES = {
     "E_JSON": "the line cannot be read",
+    "E_LIMIT": "the row has more columns, characters or depth than is read",
     "E_TYPE": "a column is missing or holds the wrong type",
     "E_EMPTY_RESPONSE": "an answer is empty",
     "E_IDENTICAL_PAIR": "the two answers are the same",

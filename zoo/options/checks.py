@@ -6,13 +6,13 @@ import contextlib
 import math
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from zoo.errors import ZooError, nearest
 from zoo.numbers import seconds_in
 from zoo.options.config import TrainConfig
 from zoo.options.spelling import split
+from zoo.paths import typed_path
 
 Rule = tuple[Callable[[Any], bool], str]
 
@@ -111,7 +111,7 @@ def check_roles(core: TrainConfig, algorithm: Any, roles: Sequence[str]) -> None
 def check_template(template: str) -> None:
     """Raises ZooError for a chat template file that does not exist."""
     is_text = template in ("auto", "none") or "{{" in template or "{%" in template
-    if not is_text and not Path(template).expanduser().is_file():
+    if not is_text and not typed_path(template).is_file():
         raise ZooError(
             f"There is no chat template '{template}': it is not a file.",
             "Give auto (the model's own), none (raw text), or the path of a .jinja file.",

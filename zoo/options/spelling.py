@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, get_type_hints
 
 from zoo.errors import ZooError, nearest
+from zoo.limits import EXPRESSION, SEEDS
 
 MOST_SEEDS = 20
 """A larger number is ambiguous: few want that many seeds, but many want the seed with that number."""
@@ -29,6 +30,8 @@ def parse(text: str, what: str = "name", example: str = "name(option=value)") ->
 
     Raises ZooError for unbalanced brackets, an option without a name or a value, and a repeated option.
     """
+    if len(text) > EXPRESSION:
+        raise ZooError(f"The {what} has {len(text):,} characters; at most {EXPRESSION:,} are read.")
     match = SPELLED.fullmatch(text)
     parts = split(match[2] or "") if match else None
     pairs = [part.partition("=") for part in parts or []]
@@ -92,10 +95,13 @@ def seeds(text: str | int) -> list[int]:
     """
     flag, numbers = f"--seeds {text}", list[int]()
     for part in filter(None, (part.strip() for part in str(text).split(","))):
-        ends = re.fullmatch(r"(\d+)(?:\s*-\s*(\d+))?", part)
+        ends = re.fullmatch(r"(\d{1,18})(?:\s*-\s*(\d{1,18}))?", part)
         if ends is None:
             raise ZooError(f"{flag} is neither a number of seeds nor a list of seeds.", SEEDS_HINT)
-        numbers += range(int(ends[1]), int(ends[2] or ends[1]) + 1)
+        first, last = int(ends[1]), int(ends[2] or ends[1])
+        if len(numbers) + last - first >= SEEDS:
+            raise ZooError(f"{flag} is more than {SEEDS:,} seeds.", SEEDS_HINT)
+        numbers += range(first, last + 1)
     if str(text).strip().isdigit():
         (count,) = numbers
         if count > MOST_SEEDS:

@@ -5,6 +5,7 @@ PyYAML reads YAML 1.1, in which `no` is false, `3e-7` is a text, and the second 
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import yaml
 
 from zoo.errors import ZooError
+from zoo.limits import DEPTH, YAML_BYTES, YAML_VALUES, size
 
 
 class _StrictLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
@@ -76,18 +78,80 @@ def read_with_lines(path: str | Path) -> tuple[dict[str, Any], Lines]:
         raise ZooError(
             f"There is no file {file}.", "Give the path of a YAML file with options, such as a run's run.yaml."
         )
-    with file.open(encoding="utf-8") as stream:
-        try:
-            content, lines = _construct(stream)
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            mark = getattr(error, "problem_mark", None)
-            where = f"{file}:{mark.line + 1}" if mark else str(file)
-            raise ZooError(f"{where} is not valid YAML: {error}") from None
+    try:
+        content, lines = _construct(_Text(_text_of(file), str(file)))
+    except ZooError:
+        raise
+    except Exception as error:
+        # Beside its own errors, yaml raises whatever a tag's value makes Python raise: `!!int x`, `!!timestamp x`.
+        mark = getattr(error, "problem_mark", None)
+        where = f"{file}:{mark.line + 1}" if mark else str(file)
+        what = str(error) if isinstance(error, yaml.YAMLError | ValueError) else "a value does not fit its tag"
+        raise ZooError(f"{where} is not valid YAML: {what}") from None
     if content is None:
         return {}, {}
     if not isinstance(content, dict):
         raise ZooError(f"{file} must hold `option: value` lines, not a {type(content).__name__}.")
     return content, lines
+
+
+class _Text(io.StringIO):
+    """A text with the name of its file, which yaml's errors give."""
+
+    def __init__(self, text: str, name: str):
+        super().__init__(text)
+        self.name = name
+
+
+def _text_of(file: Path) -> str:
+    with file.open("rb") as stream:
+        content = stream.read(YAML_BYTES + 1)
+    if len(content) > YAML_BYTES:
+        raise ZooError(f"{file} is larger than {size(YAML_BYTES)}, the most that a file of options may be.")
+    text = content.decode("utf-8")
+    if (bracket := _too_deep(text)) >= 0:
+        line = text.count("\n", 0, bracket) + 1
+        raise ZooError(f"{file}:{line}: lists or mappings are inside each other, more than {DEPTH} deep.")
+    return text
+
+
+def _too_deep(text: str) -> int:
+    """The position of the bracket that is open too deep, -1 if there is none; brackets in texts count as well.
+
+    yaml's own parser would run out of its stack, which ends the process.
+    """
+    depth = 0
+    for match in _BRACKET.finditer(text):
+        depth = max(0, depth + (1 if match[0] in "[{" else -1))
+        if depth > DEPTH:
+            return match.start()
+    return -1
+
+
+_BRACKET = re.compile(r"[][{}]")
+
+
+def _check_size(node: yaml.Node, file: str) -> None:
+    """Raises ZooError for aliases of aliases that hold more values than anyone can read, or that hold themselves."""
+    counts: dict[int, int] = {}
+
+    def count(node: yaml.Node, depth: int) -> int:
+        if isinstance(node, yaml.ScalarNode):
+            return 1
+        if depth > DEPTH or counts.get(id(node)) == 0:
+            raise ZooError(f"{file}:{node.start_mark.line + 1}: it holds itself, or is more than {DEPTH} deep.")
+        if id(node) not in counts:
+            counts[id(node)] = 0
+            inside = [part for pair in node.value for part in (pair if isinstance(pair, tuple) else (pair,))]
+            counts[id(node)] = 1 + sum(count(part, depth + 1) for part in inside)
+        if counts[id(node)] > YAML_VALUES:
+            raise ZooError(
+                f"{file}:{node.start_mark.line + 1}: with its aliases written out, it holds more than "
+                f"{YAML_VALUES:,} values."
+            )
+        return counts[id(node)]
+
+    count(node, 0)
 
 
 def _construct(stream: Any) -> tuple[Any, Lines]:
@@ -96,6 +160,7 @@ def _construct(stream: Any) -> tuple[Any, Lines]:
         node = loader.get_single_node()
         if node is None:
             return None, {}
+        _check_size(node, stream.name)
         content, lines = loader.construct_document(node), Lines()
         _collect(node, (), lines, set())
         return content, lines

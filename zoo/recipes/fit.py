@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from zoo.data.convert import kinds_that_serve
@@ -18,6 +17,7 @@ from zoo.data.load import load
 from zoo.data.sources import NamedSources, file_type
 from zoo.errors import ZooError, nearest
 from zoo.models.default import NAME
+from zoo.paths import typed_path
 from zoo.runs import is_run_name
 
 ROWS = 8
@@ -61,7 +61,7 @@ class DataFit:
 
     def _is_out_of_reach(self, source: str) -> bool:
         """Whether a source is on the hub, or a file that is made later."""
-        path = Path(source).expanduser()
+        path = typed_path(source)
         if path.exists() or re.split(r"[:(@]", source)[0] in self.named:
             return False
         return self.absent_files if file_type(path) else bool(_HUB.fullmatch(source))
@@ -89,7 +89,7 @@ _HUB_MODEL = re.compile(r"[\w.-]+/[\w.-]+(@.*)?")
 
 def model_problem(name: str, makers: Mapping[str, Any]) -> str:
     """Why there can be no such model; empty if there may be. makers: contributions of plugins to the hook `models`."""
-    path = Path(name).expanduser()
+    path = typed_path(name)
     if name == NAME or path.exists() or is_run_name(name):
         return ""
     first, colon, part = name.partition(":")

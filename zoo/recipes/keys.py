@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import os
 import re
 import sys
 from collections.abc import Iterable, Mapping
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo import __version__
+from zoo.paths import typed_path
 
 NOT_CONTENT = (
     "name",
@@ -82,7 +84,7 @@ def _is_local(key: str, text: str) -> bool:
     """Whether a text names a local file or folder; a single word does so only as a model or data."""
     if len(text) > LONGEST_PATH or "\n" in text or not ("/" in text or "." in text or key in PATHS):
         return False
-    return Path(text).expanduser().exists()
+    return os.path.exists(os.path.expanduser(text))
 
 
 def _mentions(text: str, name: str) -> bool:
@@ -91,7 +93,7 @@ def _mentions(text: str, name: str) -> bool:
 
 def file_digest(path: str) -> str:
     """A hash of the bytes of a file, or of the names and bytes of all files of a folder."""
-    place = Path(path).expanduser()
+    place = typed_path(path)
     files = sorted(file for file in place.rglob("*") if file.is_file()) if place.is_dir() else [place]
     hashed = hashlib.sha256()
     for file in files:

@@ -9,12 +9,15 @@ No plugin is imported; `zoo.recipes.check` checks algorithms, options, data and 
 from __future__ import annotations
 
 import itertools
+import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from zoo.errors import ZooError, nearest
+from zoo.limits import STAGES
 from zoo.options.config import OTHER_NAMES, TrainConfig
 from zoo.options.fields import options_of
 from zoo.recipes.find import Lines, RecipeEntry, all_recipes, find_recipe, place, read
@@ -82,6 +85,10 @@ class _Expansion:
             [(option, *name_and_value) for name_and_value in self._values(name, option, values)]
             for option, values in form.sweep.items()
         ]
+        points = math.prod(map(len, axes))
+        if points > STAGES:
+            self._refuse(f"the sweep has {points:,} stages; at most {STAGES:,} are read.", "stages", name, "sweep")
+            return
         for point in itertools.product(*axes):
             swept = {option: (label, value) for option, label, value in point}
             yield self._stage(name, form, swept)
@@ -100,7 +107,7 @@ class _Expansion:
                 )  # fmt: skip
         pairs = named if named is not None else [(spelled(value), value) for value in values]
         names = [name for name, _ in pairs]
-        if twice := next((name for name in names if names.count(name) > 1), None):
+        if twice := next((name for name, count in Counter(names).items() if count > 1), None):
             self._refuse(f"{twice} is twice in the sweep of '{option}'.", "stages", stage, "sweep", option)
         return pairs
 

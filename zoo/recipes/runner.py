@@ -21,7 +21,7 @@ from typing import Any, TextIO
 
 from zoo.errors import TrainingStopped, ZooError, was_asked
 from zoo.libraries.quiet import quiet_libraries
-from zoo.paths import write_text
+from zoo.paths import typed_path, write_text
 from zoo.recipes import results
 from zoo.recipes.graph import drawn, jobs, stage_order
 from zoo.recipes.schema import Recipe
@@ -51,7 +51,7 @@ class Reproduction:
         self.recipe, self.variant, self.console, self.only = recipe, variant, console, only
         self.command = command or f"zoo reproduce {recipe.name}{' --laptop' if laptop else ''}"
         self.seeds = list(seeds) if seeds is not None else list(range(variant.seeds))
-        self.folder = Path(out).expanduser() / f"{recipe.name}{'-laptop' if laptop else ''}"
+        self.folder = typed_path(out) / f"{recipe.name}{'-laptop' if laptop else ''}"
         self.order = stage_order(variant, only)
         self.jobs = jobs(self.order, self.seeds, self.folder)
         self.stages = self._stages(Console(quiet=True))

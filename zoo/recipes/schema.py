@@ -133,7 +133,7 @@ def spelled(value: Any) -> str:
         return {True: "true", False: "false", None: "none"}[value]
     try:
         number = float(value)
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):
         return str(value)
     return str(int(number)) if number.is_integer() and abs(number) < 1e15 else repr(number)
 

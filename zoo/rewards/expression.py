@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from zoo.errors import ZooError, nearest
+from zoo.limits import EXPRESSION
 
 NUMBER = re.compile(r"(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?(?=[\s()+*/,-]|$)")
 QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
@@ -62,6 +63,8 @@ class Expression:
         self.text = text
         if not text.strip():
             raise self.error("no reward is named here", 0)
+        if len(text) > EXPRESSION:
+            raise ZooError(f"The reward has {len(text):,} characters; at most {EXPRESSION:,} are read.")
         masked, self._names = self._mask()
         try:
             # Brackets let an expression continue over lines; a masked name has its original length, so positions agree.
@@ -70,7 +73,10 @@ class Expression:
             place = (getattr(error, "offset", None) or len(text)) - 2
             raise self.error("this cannot be read", place) from None
         self._found: list[Mention] = []
-        self._tree = self._read(tree)
+        try:
+            self._tree = self._read(tree)
+        except RecursionError:
+            raise self.error("its brackets and operators are too deep inside each other", 0) from None
         self.mentions = list(dict.fromkeys(self._found))
         if not self.mentions:
             raise self.error("no reward is named here", 0)

@@ -35,6 +35,10 @@ def follows(text: str, instruction: Mapping[str, Any]) -> bool:
 
 def followed(text: str, instructions: Sequence[Mapping[str, Any]]) -> list[bool]:
     """One verdict per instruction, in their order."""
+    if not isinstance(instructions, list | tuple):
+        raise ZooError(
+            f"Instructions are a list, not {instructions!r:.40}.", 'Write [{"check": "max_words", "n": 20}].'
+        )
     return [follows(text, instruction) for instruction in instructions]
 
 

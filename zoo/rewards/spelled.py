@@ -14,6 +14,7 @@ from zoo.errors import ZooError, nearest
 from zoo.judges.spelled import check_judge, check_options
 from zoo.models.default import NAME
 from zoo.models.names import NotFound, head_in, look_for, refuse_head
+from zoo.paths import typed_path
 from zoo.rewards.expression import Expression, Mention
 from zoo.rewards.functions import Function, options_for, parameters_of
 from zoo.rewards.plugin import bundled
@@ -90,7 +91,7 @@ def _model(options: Mapping[str, Any]) -> str:
 
 def place_of(name: str) -> str:
     """The full path of a file (also of `mine.py` for `mine`, if no module `mine` is installed); else the module."""
-    path = Path(name).expanduser()
+    path = typed_path(name)
     if not path.is_file() and name.isidentifier() and find_spec(name) is None:
         path = Path(f"{name}.py")
     return str(path.resolve()) if path.is_file() else name

@@ -27,6 +27,7 @@ from zoo.errors import TrainingStopped, ZooError
 from zoo.http import Server, ServerError
 from zoo.libraries.adapters import merged_copy
 from zoo.libraries.pretrained import save
+from zoo.paths import typed_path
 from zoo.rollout.budget import within
 from zoo.rollout.engine import EngineSetup, check_request
 from zoo.rollout.sampling import Sampling, seeds
@@ -73,7 +74,7 @@ class VLLMEngine:
         self.setup = setup
         self.server = Server(url, timeout=timeout, key=os.environ.get("VLLM_API_KEY"))
         self.concurrency = concurrency
-        self.folder = Path(folder).expanduser() if folder else Path(tempfile.mkdtemp(prefix="zoo-weights-"))
+        self.folder = typed_path(folder) if folder else Path(tempfile.mkdtemp(prefix="zoo-weights-"))
         if not folder:
             weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         self._meet()
@@ -144,6 +145,15 @@ class VLLMEngine:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _answer(self, prompt: Tensor, choice: dict[str, Any], sampling: Sampling) -> Answer:
+        try:
+            return self._read(prompt, choice)
+        except (KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError):
+            raise TrainingStopped(
+                f"The vLLM server at {self.server.url} answered in an unknown form: {choice!r:.80}.",
+                "Is this the address of another program?",
+            ) from None
+
+    def _read(self, prompt: Tensor, choice: dict[str, Any]) -> Answer:
         ids, logps = choice.get("token_ids"), (choice.get("logprobs") or {}).get("token_logprobs")
         if ids is None or logps is None or len(ids) != len(logps):
             raise TrainingStopped(

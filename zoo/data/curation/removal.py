@@ -12,7 +12,7 @@ from typing import Any
 from zoo.data.report import Report
 from zoo.data.row_errors import CODES, shorten
 from zoo.errors import ZooError
-from zoo.paths import write_text
+from zoo.paths import typed_path, write_text
 
 STORED_EXAMPLES = 20
 LONGEST_EXAMPLE = 300
@@ -90,7 +90,7 @@ class KeptRows:
             )
         if self.dry_run:
             return
-        for place in (Path(source).expanduser(), Path(source.rpartition("@")[0] or source).expanduser()):
+        for place in (typed_path(source), typed_path(source.rpartition("@")[0] or source)):
             if place.is_file() and self.path.exists() and place.samefile(self.path):
                 raise ZooError(
                     f"--out {self.path} is the source itself.", "Name another file: the source is not overwritten."

@@ -19,6 +19,7 @@ from zoo.data.kinds import Message
 from zoo.data.row_errors import RowError, shorten
 from zoo.errors import ZooError
 from zoo.libraries.pretrained import render
+from zoo.limits import TEMPLATE_BYTES, TEMPLATE_SECONDS, size, within, within_memory
 
 PLAIN = (
     "{%- for message in messages -%}"
@@ -79,11 +80,14 @@ class Renderer:
         """What the template writes; `asking` adds the generation prompt. Raises RowError in the template's words."""
         # A template is a program of unknown origin: any exception means that it refuses these messages.
         try:
-            return render(self.tokenizer, messages, tools=tools, asking=asking, template=self.source)
+            with within(TEMPLATE_SECONDS):
+                return render(self.tokenizer, messages, tools=tools, asking=asking, template=self.source)
         except Exception as error:
             if any(called(turn) for turn in messages) and messages != (texts := with_text_arguments(messages)):
                 return self.text(texts, tools, asking)
             reason = str(error).strip().split("\n")[0] or type(error).__name__
+            if isinstance(error, MemoryError):
+                reason = f"it takes more than {size(TEMPLATE_BYTES)} of memory"
             raise RowError("E_TEMPLATE", "messages", f"the chat template refuses it: {reason}") from None
 
     def conversation(self, messages: list[Message], first: int, tools: Any = None) -> Rendered:
@@ -161,8 +165,10 @@ class Renderer:
         """What the template writes after the last answer."""
         question = {"role": "user", "content": "What is eight and nine?"}
         try:
-            self.text([question], asking=True)
-            text = self.text([question, {"role": "assistant", "content": PROBE}])
+            # Nothing else runs yet, so the limit of the memory meets the template alone.
+            with within_memory(TEMPLATE_BYTES):
+                self.text([question], asking=True)
+                text = self.text([question, {"role": "assistant", "content": PROBE}])
             place = text.rfind(PROBE)
             if place >= 0:
                 return text[place + len(PROBE) :]

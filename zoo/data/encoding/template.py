@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from zoo.data.encoding.messages import as_turn, prepared, texts_of, tool_list
@@ -19,6 +18,7 @@ from zoo.data.encoding.tokens import Cut, TextTokenizer
 from zoo.data.kinds import Message
 from zoo.data.row_errors import RowError
 from zoo.errors import ZooError
+from zoo.paths import typed_path
 from zoo.values.answers import answers_in
 from zoo.values.types import Answer
 
@@ -203,7 +203,7 @@ class ChatTemplate:
             return PLAIN
         if "{{" in template or "{%" in template:
             return template
-        path = Path(template).expanduser()
+        path = typed_path(template)
         if not path.is_file():
             raise ZooError(
                 f"There is no chat template '{template}': it is not a file.",

@@ -25,6 +25,8 @@ from zoo.data.sources.lines import Line, read_json, read_jsonl
 from zoo.data.sources.named import WITH_SPLIT, DataSource, rows_of
 from zoo.data.sources.tables import arrow_lines, read_arrow, read_csv, read_parquet
 from zoo.errors import NoSuchSplit, ZooError, nearest
+from zoo.limits import excess
+from zoo.paths import typed_path
 
 NamedSources = Mapping[str, Callable[..., Any] | DataSource]
 READERS: dict[str, Callable[[Path, str], Iterator[Line]]] = {
@@ -72,9 +74,21 @@ def open_source(
 
     kind: passed to named sources; limit: the most rows to take from a named source, which may generate them one by one.
     """
-    named = named_sources or {}
+    found = _found(source, kind, split, named_sources or {}, limit)
+    found.rows = _within_limits(found.rows)
+    return found
+
+
+def _within_limits(lines: Iterable[Line]) -> Iterator[Line]:
+    """The lines; one that has too much of anything is unusable."""
+    for line in lines:
+        why = excess(line.row)
+        yield Line(line.number, {}, (RowError("E_LIMIT", "row", why),)) if why else line
+
+
+def _found(source: str, kind: str, split: str, named: NamedSources, limit: int | None) -> Source:
     spelled = WITH_SPLIT.fullmatch(source)
-    if spelled and not Path(source).expanduser().exists():
+    if spelled and not typed_path(source).exists():
         name, split = spelled.groups()
     else:
         name = source
@@ -84,7 +98,7 @@ def open_source(
     first, colon, part = name.partition(":")
     if colon and first in named:
         return _open_part(name, first, part, rows_of(named[first]), split, kind, limit)
-    path = Path(name).expanduser()
+    path = typed_path(name)
     if path.is_dir():
         return _open_folder(path, name, split)
     if path.exists():
@@ -189,10 +203,10 @@ def _digest(files: list[Path], folder: Path) -> str:
 def is_on_hub(source: str, named_sources: NamedSources | None = None) -> bool:
     """Whether a source names a data set of the hub."""
     spelled = WITH_SPLIT.fullmatch(source)
-    name = spelled[1] if spelled and not Path(source).expanduser().exists() else source
+    name = spelled[1] if spelled and not typed_path(source).exists() else source
     if {name, name.partition(":")[0]} & set(named_sources or {}):
         return False
-    path = Path(name).expanduser()
+    path = typed_path(name)
     return not path.exists() and _looks_like_hub(name, path)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from zoo.errors import NoSuchSplit, ZooError, nearest
+from zoo.limits import FILES
 
 # Common names for the files of a split; a split with another name is searched for under that name.
 SPLIT_WORDS = {
@@ -42,7 +44,7 @@ def files_of_split(folder: Path, split: str, file_type: Callable[[Path], str]) -
     """
     files = [
         path
-        for path in sorted(folder.rglob("*"))
+        for path in _entries(folder)
         if path.is_file()
         and file_type(path)
         and path.name not in _NO_DATA
@@ -75,6 +77,17 @@ def files_of_split(folder: Path, split: str, file_type: Callable[[Path], str]) -
     unnamed = [name for name in unnamed if name not in {path.name for path in chosen}]
     notes = [f"{len(unnamed)} file(s) without a split in their names are not read: {', '.join(unnamed[:5])}"]
     return chosen, notes if unnamed else []
+
+
+def _entries(folder: Path) -> list[Path]:
+    """Everything below a folder, sorted. Raises ZooError for a whole disk."""
+    try:
+        entries = list(itertools.islice(folder.rglob("*"), FILES + 1))
+    except OSError as error:
+        raise ZooError(f"The folder {folder} cannot be read: {error.strerror}: {error.filename}.") from None
+    if len(entries) > FILES:
+        raise ZooError(f"The folder {folder} holds more than {FILES:,} files and folders.", "Name a folder inside it.")
+    return sorted(entries)
 
 
 def split_of(path: Path) -> str:

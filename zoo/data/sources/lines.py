@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
 from zoo.data.row_errors import RowError, describe
 from zoo.errors import ZooError
+from zoo.limits import TOO_DEEP, counted, lines_of, whole
 
 
 class Line(NamedTuple):
@@ -26,21 +29,31 @@ class Line(NamedTuple):
 
 def open_binary(path: Path) -> IO[bytes]:
     """The bytes of a file, decompressed if its name ends in .gz."""
-    return cast(IO[bytes], gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
+    return counted(cast(IO[bytes], gzip.open(path, "rb")), path) if path.suffix == ".gz" else path.open("rb")
 
 
 def read_jsonl(path: Path) -> Iterator[Line]:
     """The lines of a JSON Lines file; blank lines are skipped but numbered."""
     try:
         with open_binary(path) as file:
-            for number, line in enumerate(file, 1):
+            for number, line in enumerate(lines_of(file, path), 1):
                 if number == 1:
                     refuse_utf16(line, path)
                     line = line.removeprefix(b"\xef\xbb\xbf")
                 if line.strip():
                     yield _parse_line(line, number)
-    except (gzip.BadGzipFile, EOFError) as error:
-        raise ZooError(f"{path} cannot be decompressed: {error}.", hint="Copy or download the file again.") from None
+    except DAMAGED as error:
+        raise damaged(path, error) from None
+
+
+SHOWN_KEYS = 20
+"""Keys of a row that are named for being there twice."""
+DAMAGED = (gzip.BadGzipFile, EOFError, zlib.error)
+"""What a compressed file raises that is cut or changed."""
+
+
+def damaged(path: Path, error: Exception) -> ZooError:
+    return ZooError(f"{path} cannot be decompressed: {error}.", hint="Copy or download the file again.")
 
 
 def refuse_utf16(start: bytes, path: Path) -> None:
@@ -61,8 +74,10 @@ def _parse_line(line: bytes, number: int) -> Line:
     except json.JSONDecodeError as error:
         early = " (the line ends too early)" if error.pos >= len(text) else ""
         return _broken(number, f"broken JSON at column {error.colno}: {error.msg}{early}")
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         return _broken(number, str(error))
+    except RecursionError:
+        return _broken(number, TOO_DEEP)
     if not isinstance(value, dict):
         hint = " (a file that is one list must be named .json)" if isinstance(value, list) else ""
         return _broken(number, f"is {describe(value)}, not an object in braces{hint}")
@@ -80,8 +95,8 @@ def parse_json(text: str) -> tuple[Any, tuple[RowError, ...]]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         unique_pairs = dict(pairs)
         if len(unique_pairs) < len(pairs):
-            names = [name for name, _ in pairs]
-            repeated.extend(name for name in unique_pairs if names.count(name) > 1)
+            counts = Counter(name for name, _ in pairs)
+            repeated.extend(name for name, count in counts.items() if count > 1)
         return unique_pairs
 
     if "\x00" in text:
@@ -90,7 +105,7 @@ def parse_json(text: str) -> tuple[Any, tuple[RowError, ...]]:
     if "\\u" in text:
         _refuse_odd_characters(value, "\\u0000" in text)
     twice = "the key occurs twice in one object; the last value counts"
-    return value, tuple(RowError("W_DUPLICATE_KEY", name, twice) for name in repeated)
+    return value, tuple(RowError("W_DUPLICATE_KEY", name, twice) for name in repeated[:SHOWN_KEYS])
 
 
 def _refuse_odd_characters(value: Any, maybe_nul: bool) -> None:
@@ -122,8 +137,11 @@ def read_json(path: Path, split: str) -> Iterator[Line]:
 
     An object may hold several lists under the names of splits. Raises ZooError for anything else.
     """
-    with open_binary(path) as file:
-        content = file.read()
+    try:
+        with open_binary(path) as file:
+            content = whole(file, path)
+    except DAMAGED as error:
+        raise damaged(path, error) from None
     refuse_utf16(content, path)
     try:
         value, problems = parse_json(content.decode("utf-8-sig"))
@@ -139,7 +157,8 @@ def read_json(path: Path, split: str) -> Iterator[Line]:
             hint="Correct the file at that place; a file with one object per line must be named .jsonl.",
         ) from None
     except (ValueError, RecursionError) as error:
-        raise ZooError(f"{path} {error}.", hint="Remove it, or write the file again.") from None
+        what = TOO_DEEP if isinstance(error, RecursionError) else str(error)
+        raise ZooError(f"{path} {what}.", hint="Remove it, or write the file again.") from None
     for number, row in enumerate(_row_list(value, path, split), 1):
         if isinstance(row, dict):
             yield Line(number, row, problems if number == 1 else ())

@@ -8,29 +8,35 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from zoo.data.formats.shape import CHATS, ONE_TURN, shape_of
 from zoo.data.row_errors import RowError
-from zoo.data.sources.lines import Line, open_binary, refuse_utf16
+from zoo.data.sources.lines import DAMAGED, Line, damaged, open_binary, refuse_utf16
 from zoo.errors import ZooError
+from zoo.limits import EXPANSION, ROW, lines_of, most_of, too_large
 
+BATCH = 1000
+"""Rows of a table that are made at a time."""
 _LISTS_IN_CELLS = ("completions", "steps", "labels", "ranks", "ranking", "rank", "scores", "answers", "history")
-_LONGEST_CELL = 2**31 - 1
 
 
 def read_csv(path: Path) -> Iterator[Line]:
     """The rows of a csv or tsv file with a header; row 1 is the first below the header."""
-    csv.field_size_limit(_LONGEST_CELL)
+    csv.field_size_limit(ROW)
     name = path.name.removesuffix(".gz")
     try:
         with open_binary(path) as binary, io.TextIOWrapper(binary, "utf-8-sig", newline="") as file:
-            header = file.readline()
-            file.seek(0)
-            reader = csv.DictReader(file, delimiter=_delimiter(name, header), strict=True)
+            lines = lines_of(file, path)
+            header = next(lines, "")
+            reader = csv.DictReader(
+                itertools.chain(filter(None, [header]), lines), delimiter=_delimiter(name, header), strict=True
+            )
             _check_header(reader.fieldnames, path)
             for number, row in enumerate(reader, 1):
                 yield _csv_row(number, row)
@@ -38,6 +44,8 @@ def read_csv(path: Path) -> Iterator[Line]:
         with open_binary(path) as binary:
             refuse_utf16(binary.read(2), path)
         raise ZooError(f"{path} is not valid UTF-8: {error.reason}.", hint="Save the file as UTF-8.") from None
+    except DAMAGED as error:
+        raise damaged(path, error) from None
     except csv.Error as error:
         raise ZooError(
             f"{path}:{reader.line_num + 1}: broken csv: {error}.",
@@ -52,7 +60,7 @@ def _delimiter(name: str, header: str) -> str:
 
 
 def _check_header(names: Any, path: Path) -> None:
-    repeated = {name for name in names or () if list(names).count(name) > 1}
+    repeated = {name for name, count in Counter(names or ()).items() if count > 1}
     if repeated:
         raise ZooError(
             f"{path} names the column '{min(repeated)}' twice in its first line.",
@@ -87,9 +95,20 @@ def read_parquet(path: Path) -> Iterator[Line]:
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            yield from arrow_lines(file.iter_batches(batch_size=1000))
-    except (pyarrow.ArrowException, OSError) as error:
+            _check_growth(file.metadata, path)
+            yield from arrow_lines(file.iter_batches(batch_size=BATCH))
+    except ZooError:
+        raise
+    except Exception as error:
+        # A damaged file makes pyarrow raise more than its own errors: UnicodeDecodeError, SystemError.
         raise _unreadable(path, "parquet", error) from None
+
+
+def _check_growth(metadata: Any, path: Path) -> None:
+    """Raises ZooError for a file that says that its columns are far larger than it is."""
+    grown = sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
+    if grown > most_of(path):
+        raise too_large(path, f"it grows to more than {EXPANSION} times its size")
 
 
 def read_arrow(path: Path) -> Iterator[Line]:
@@ -104,9 +123,15 @@ def read_arrow(path: Path) -> Iterator[Line]:
                 source.seek(0)
                 file = pyarrow.ipc.open_file(source)
                 batches = (file.get_batch(index) for index in range(file.num_record_batches))
-            yield from arrow_lines(batches)
-    except (pyarrow.ArrowException, OSError) as error:
+            yield from arrow_lines(map(_validated, batches))
+    except Exception as error:
         raise _unreadable(path, "arrow", error) from None
+
+
+def _validated(batch: Any) -> Any:
+    """A batch whose offsets lie within it: pyarrow reads where they point. Raises pyarrow.ArrowInvalid."""
+    batch.validate(full=True)
+    return batch
 
 
 def _unreadable(path: Path, form: str, error: Exception) -> ZooError:
@@ -118,9 +143,10 @@ def arrow_lines(batches: Any) -> Iterator[Line]:
     """The rows of arrow record batches (or tables), numbered from 1."""
     number = 0
     for batch in batches:
-        for row in batch.to_pylist():
-            number += 1
-            yield Line(number, {column: _without_none(value) for column, value in row.items()})
+        for start in range(0, batch.num_rows, BATCH):
+            for row in batch.slice(start, BATCH).to_pylist():
+                number += 1
+                yield Line(number, {column: _without_none(value) for column, value in row.items()})
 
 
 def _without_none(value: Any) -> Any:
