@@ -13,7 +13,7 @@ from zoo.contract.registry import contributions, manager
 from zoo.errors import ZooError, nearest
 from zoo.libraries import hub
 from zoo.models.default import HUB_NAME, NAME, WHEEL, convert_gguf, default_model, is_unpacked, unpacked_folder
-from zoo.paths import cache_folder
+from zoo.paths import cache_folder, typed_path
 from zoo.runs import Run, find_run, find_runs, is_run_name
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
@@ -72,7 +72,7 @@ def resolve_model(name: str, say: Any = print) -> Source:
     """Where a model is. Raises ZooError when a local path is not a model."""
     if name == NAME:
         return Source(NAME, default_model(say))
-    path = Path(name).expanduser()
+    path = typed_path(name)
     if (brought := _from_plugin(name, path, say)) is not None:
         return brought
     if path.is_file() and path.suffix == ".gguf":
@@ -143,7 +143,7 @@ def told_of_runs(error: NotFound, name: str, out: str) -> NotFound:
 
 
 def _look_for(name: str) -> Found:
-    path = Path(name).expanduser()
+    path = typed_path(name)
     first, _, part = name.partition(":")
     if name == NAME:
         folder = unpacked_folder()

@@ -57,6 +57,17 @@ def require_same_tokens(name: str, source: Source, tokenizer: Any, than: str) ->
         )
 
 
+def check_vocabulary(model: Any, tokenizer: Any) -> None:
+    """Raises ZooError where the tokenizer writes ids that the model has no embeddings for."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    largest = max(tokenizer.get_vocab().values())
+    if largest >= rows:
+        raise ZooError(
+            f"The tokenizer writes token ids up to {largest}, and the model has embeddings for {rows} tokens only.",
+            "They do not belong together: copy the model's own tokenizer into its folder.",
+        )
+
+
 def load_policy(core: TrainConfig, source: Source, precision: str, head: str = "lm") -> Any:
     """The model to train: all of it, or adapters on a frozen base. Adapters it came with are merged first.
 

@@ -30,7 +30,7 @@ from zoo.models.loading import load_tokenizer
 from zoo.models.precision import autocast, choose_precision, rounding_tolerance
 from zoo.models.scalar import choose_padding, is_scorer, set_unit, token_scores
 from zoo.models.scoring import choose_layout, score_answers
-from zoo.models.start import load_policy, resolve_start
+from zoo.models.start import check_vocabulary, load_policy, resolve_start
 from zoo.options.checks import names_in
 from zoo.options.config import AUTO, Resolved
 from zoo.rewards.reward import Reward
@@ -99,6 +99,7 @@ class Assembly:
             check_data(self.resumed, self.data.facts, self.data_change)
             compare_environment(self.resumed, self.say)
         self.policy = load_policy(core, self.source, self.precision, self.algorithm.head)
+        check_vocabulary(self.policy, self.tokenizer)
         self.template.eos_ids |= ending_ids(self.policy)
         if is_scorer(self.policy):
             set_unit(self.policy, "step" if self.data.train.kind == "stepwise" else "answer")
