@@ -8,12 +8,26 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from zoo.errors import ZooError
+
 
 def cache_folder() -> Path:
     """Where models and what was computed once are kept: $ZOO_CACHE, or zoo/ in the user's cache folder."""
     given = os.environ.get("ZOO_CACHE")
     base = os.environ.get("XDG_CACHE_HOME")
     return Path(given) if given else (Path(base) if base else Path.home() / ".cache") / "zoo"
+
+
+def typed_path(name: str | Path) -> Path:
+    """The path that somebody typed, `~` being the home folder. Raises ZooError for one that no disk can hold."""
+    path = Path(name)
+    if "\0" in str(name) or any(len(part.encode(errors="replace")) > 255 for part in path.parts):
+        raise ZooError(f"'{str(name)[:40]}…' is no path: a part of it is too long, or holds a NUL character.")
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        # `~name` of nobody: the file of that name.
+        return path
 
 
 def write_text(path: Path, text: str, errors: str = "strict") -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from pathlib import Path
 
 from zoo.cards import kept
 from zoo.cards.algorithms import describe, stand_in
@@ -18,6 +17,7 @@ from zoo.contract.algorithm import Algorithm
 from zoo.contract.descriptions import source_of
 from zoo.contract.plugin_files import is_file_name
 from zoo.errors import ZooError
+from zoo.paths import typed_path
 
 
 def described(name: str) -> tuple[str, type[Algorithm]]:
@@ -71,7 +71,7 @@ def about(cls: type[Algorithm]) -> str:
 def _place(name: str) -> list[str] | None:
     """What identifies an algorithm: its entry point and its file; None if its module is loaded already."""
     if is_file_name(name):
-        file = Path(name.partition(":")[0]).expanduser()
+        file = typed_path(name.partition(":")[0])
         return [name, str(file.resolve())] if file.is_file() else None
     entry = registry.find(name)
     module = entry.target.partition(":")[0]

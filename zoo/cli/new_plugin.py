@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from zoo.contract.algorithm import DATA_KINDS
 from zoo.errors import ZooError
+from zoo.paths import typed_path
 from zoo.terminal import Console
 
 EXAMPLES = ("zoo new-plugin mine --data preference", "zoo new-plugin mine --data feedback --out ~/plugins")
@@ -29,7 +29,7 @@ def new_plugin(
             "Say which kind of data the algorithm learns from.",
             f"zoo new-plugin {name} --data {'|'.join(DATA_KINDS)}",
         )
-    folder = new_plugin(name, data, Path(out).expanduser())
+    folder = new_plugin(name, data, typed_path(out))
     console = Console(soft_wrap=True)
     console.print(f"Written to {folder}: {', '.join(sorted(file.name for file in folder.iterdir()))}")
     steps = [f"cd {shlex.quote(str(folder))}", "pip install -e .", f"zoo check {name}", train_command(name, data)]

@@ -10,6 +10,7 @@ from typing import Any
 from zoo.contract.algorithm import Algorithm, validate
 from zoo.contract.faults import FILE_PREFIX, describe_error
 from zoo.errors import PluginError, ZooError, nearest
+from zoo.paths import typed_path
 
 
 def is_file_name(name: str) -> bool:
@@ -19,7 +20,7 @@ def is_file_name(name: str) -> bool:
 
 def load_file(name: str) -> tuple[str, type[Algorithm]]:
     path, _, attribute = name.partition(":")
-    file = Path(path).expanduser()
+    file = typed_path(path)
     if not file.is_file():
         raise ZooError(f"There is no file {file} (from --algo {name}).", "Write --algo ./file.py:Class.")
     module = import_file(file)

@@ -20,6 +20,7 @@ import torch
 from zoo.errors import ZooError, nearest
 from zoo.evals import Score, Subject
 from zoo.models.precision import autocast
+from zoo.paths import typed_path
 
 PREFERRED = ("exact_match", "acc_norm", "acc", "f1", "pass@1", "bleu", "word_perplexity")
 LOWER_IS_BETTER = ("perplexity", "bits_per_byte", "brier_score")
@@ -43,7 +44,7 @@ def lm_eval(
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    file = Path(task).expanduser()
+    file = typed_path(task)
     from_file = file.suffix in (".yaml", ".yml")
     if from_file and not file.is_file():
         raise ZooError(f"There is no task file {task}.", "Give a .yaml file of a task, or a name as lm-eval lists it.")
