@@ -72,6 +72,12 @@ lint: $(VENV)/.installed-dev
 hooks: $(VENV)/.installed-dev
 	$(BIN)/pre-commit install
 
+# Known vulnerabilities of the versions of the lock; needs the network. A package that was not found fails it too.
+.PHONY: audit
+audit: $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/pip-audit --requirement $(LOCK) --no-deps --disable-pip --strict
+
 # Renew the versions that everything above but the tests of other versions installs, and the oldest ones.
 lock: $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet uv
