@@ -369,6 +369,22 @@ def test_a_task_of_lm_eval_gives_the_metric_with_its_standard_error(tmp_path):
     assert _name_in(file) == "mine"
 
 
+def test_a_task_that_would_run_programs_of_the_model_unguarded_is_refused():
+    from zoo.evals.harness import _no_programs
+
+    asks = (
+        "Attempted to run task: humaneval which is marked as unsafe. Set confirm_run_unsafe_code=True to run this task."
+    )
+    with (
+        pytest.raises(ZooError, match="The task humaneval runs programs that the model writes") as error,
+        _no_programs("humaneval"),
+    ):
+        raise ValueError(asks)
+    assert "reward=code" in error.value.hint
+    with pytest.raises(ValueError, match="another"), _no_programs("humaneval"):
+        raise ValueError("another")
+
+
 def test_the_page_on_evaluations_has_every_one():
     page = (Path(__file__).parent.parent / "docs" / "evals.md").read_text(encoding="utf-8")
     bundled = {"zoo.evals", "zoo.bundled.starter.plugin", "zoo.bundled.harmless.plugin"}

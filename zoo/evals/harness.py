@@ -58,11 +58,26 @@ def lm_eval(
     with warnings.catch_warnings(), _own_randomness(), autocast(subject.precision, subject.device):
         warnings.simplefilter("ignore")
         model = HFLM(pretrained=subject.model, tokenizer=subject.tokenizer, batch_size=batch)
-        results = simple_evaluate(
-            model, tasks=[name], num_fewshot=fewshot, limit=min(limits, default=None), task_manager=manager,
-            apply_chat_template=chat, bootstrap_iters=1000, log_samples=False,
-        )  # fmt: skip
+        with _no_programs(name):
+            results = simple_evaluate(
+                model, tasks=[name], num_fewshot=fewshot, limit=min(limits, default=None), task_manager=manager,
+                apply_chat_template=chat, bootstrap_iters=1000, log_samples=False,
+            )  # fmt: skip
     return _score(name, results, metric)
+
+
+@contextlib.contextmanager
+def _no_programs(task: str) -> Iterator[None]:
+    """Raises ZooError where lm-eval asks to confirm that it may run what the model writes."""
+    try:
+        yield
+    except ValueError as error:
+        if "confirm_run_unsafe_code" not in str(error):
+            raise
+        raise ZooError(
+            f"The task {task} runs programs that the model writes, and lm-eval puts no boundary around them.",
+            "zoo does not run it. The reward code has one: --eval 'accuracy(data=problems.jsonl, reward=code)'.",
+        ) from None
 
 
 @contextlib.contextmanager
