@@ -133,7 +133,7 @@ def past(path):
 
 
 ALLOWED = ("__main__.py calls print", "cli/main.py calls typer.echo", "rewards/fences.py calls print", "testing/chaos/")
-"""zoo's own word and version; a process that prints what its parent reads; a program for developers, on runs of its own."""
+"""zoo's own word and version; a process that prints what its parent reads; a program for developers and its runs."""
 
 
 def test_nothing_prints_beside_the_console():
