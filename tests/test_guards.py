@@ -173,7 +173,7 @@ def test_a_run_that_a_guard_stopped_goes_on_with_other_options(train, tmp_path):
     assert "run.yaml" in again.value.hint
     config = run.path / "run.yaml"
     config.write_text(config.read_text().replace("action=stop", "action=warn"))
-    done = zoo.resume(run.path, quiet=True)
+    done = zoo.resume(run.path, quiet=True, allow_change=["guards"])
     assert done.status == "finished" and done.summary["guards"] == {"at": {"warn": 1}}
     assert same_bytes(done, train(), "model/model.safetensors")
 

@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 import zoo
+from zoo.contract.descriptions import source_of
 from zoo.paths import cache_folder
 
 LIBRARIES = ("site-packages", "dist-packages")
@@ -78,16 +79,52 @@ def _is_own(module: ModuleType, file: str, tops: set[str]) -> bool:
 
 def _imported(module: ModuleType, file: str) -> list[ModuleType | None]:
     """The modules that a module's source imports, as far as they are loaded."""
+    return [sys.modules.get(name) for name in _names(Path(file), module.__package__ or "")]
+
+
+def _names(file: Path, package: str) -> set[str]:
+    """The modules that a source may import, and what may be a module in them."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(Path(file).read_bytes())):
+    for node in ast.walk(ast.parse(file.read_bytes())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            parents = (module.__package__ or "").split(".")
+            parents = package.split(".")
             start = ".".join(parents[: len(parents) - node.level + 1]) if node.level else ""
             origin = ".".join(filter(None, (start, node.module or "")))
             names |= {origin, *(f"{origin}.{alias.name}" for alias in node.names)}
-    return [sys.modules.get(name) for name in names]
+    return names
+
+
+def sources_behind(place: str) -> list[Path]:
+    """The same as `files_behind` for a module or the path of a file, found without importing anything.
+
+    Raises ImportError, OSError or SyntaxError for a place without a source.
+    """
+    top, files = place.split(".")[0], dict[Path, None]()
+    waiting = [(place, Path(place))] if Path(place).is_file() else [(place, source_of(place))]
+    while waiting:
+        module, file = waiting.pop()
+        if file in files or file.suffix != ".py":
+            continue
+        files[file] = None
+        package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+        for name in sorted(_names(file, package)):
+            if (found := _own_source(name, top)) is not None:
+                waiting.append((name, found))
+    return sorted(files)
+
+
+def _own_source(name: str, top: str) -> Path | None:
+    """The source of a module that is neither zoo's nor Python's nor another library's."""
+    first = name.split(".")[0]
+    if not first or first == "zoo" or first in sys.stdlib_module_names:
+        return None
+    try:
+        file = source_of(name)
+    except (ImportError, ValueError, AttributeError):
+        return None
+    return file if first == top or not any(part in LIBRARIES for part in file.parts) else None
 
 
 def _file(what: str, place: Sequence[str]) -> Path:

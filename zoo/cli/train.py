@@ -88,6 +88,9 @@ def _named_algorithm(arguments: list[str]) -> str | None:
 
         return find_stage(recipe, _value(arguments, "--stage"), "--laptop" in arguments)[2].algo
     if algo is None and config is not None:
+        from zoo.training.run import judge_config
+
+        judge_config(config, [word[2:].partition("=")[0].replace("-", "_") for word in arguments if word[:2] == "--"])
         algo = read_yaml(config).get("algo")
     return algo
 
@@ -120,8 +123,9 @@ def _command(algorithm_options: list[Option], defaults: Mapping[str, Any]) -> An
         typed = {name: value for name, value in typed.items() if value is not None}
         between = _from_recipe(recipe, stage, laptop, {**typed, "algo": algo, "config": config})
         from zoo.training.outlook import look_ahead
-        from zoo.training.run import execute, resolve_options
+        from zoo.training.run import execute, judge_config, resolve_options
 
+        judge_config(config, [*typed, *(["algo"] if algo else [])])
         resolved, cls = resolve_options(between[0] or algo, config, typed, "command line", between[1])
         if recipe is not None:
             resolved.origin["algo"] = f"recipe {recipe}"
@@ -219,10 +223,21 @@ def as_json_types(resolved: Resolved, outlook: Outlook) -> dict[str, Any]:
 
 def resume(
     run: Annotated[str, typer.Argument(help="A run: its path, its name, or last.", autocompletion=run_names)] = "last",
-    allow_data_change: Annotated[bool, typer.Option(help="Resume although the data has changed.")] = False,
+    allow_change: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="Resume although this has changed: data, model, lr … (repeat it for several)."
+        ),
+    ] = None,
+    allow_code: Annotated[
+        bool, typer.Option("--allow-code", help="Run the code that this run names, although another user began it.")
+    ] = False,
+    allow_data_change: Annotated[bool, typer.Option("--allow-data-change", hidden=True)] = False,
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with the hub model.")] = False,
 ) -> None:
     """Continue a stopped run from its last checkpoint."""
+    if allow_data_change:
+        raise ZooError("--allow-data-change is one of the changes to allow by now.", "Write --allow-change data.")
     from zoo.training.run import resume as resume_run
 
-    resume_run(run, allow_data_change=allow_data_change, trust_remote_code=trust_remote_code)
+    resume_run(run, allow_change=allow_change or (), allow_code=allow_code, trust_remote_code=trust_remote_code)

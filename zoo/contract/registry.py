@@ -31,6 +31,7 @@ __all__ = [
     "find",
     "load_algorithm",
     "manager",
+    "packages",
     "plugin_modules",
     "recipe_packages",
 ]
@@ -90,6 +91,12 @@ def algorithms() -> list[Entry]:
 def recipe_packages() -> list[Entry]:
     """The registered packages of recipes; none is imported."""
     return _entries(RECIPE_GROUP)
+
+
+def packages() -> dict[str, str]:
+    """The version of each package with a plugin."""
+    entries = [*_entries(ALGORITHM_GROUP), *_entries(PLUGIN_GROUP)]
+    return {entry.package: entry.version for entry in entries}
 
 
 def default_name() -> str:

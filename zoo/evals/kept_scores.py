@@ -34,6 +34,13 @@ def write_samples(run: Run, name: str, when: str, samples: list[Row]) -> None:
     _replace(run, SAMPLES, name, when, [{"eval": name, "when": when, **sample} for sample in samples])
 
 
+def append_samples(run: Run, name: str, when: str, samples: list[Row]) -> None:
+    """Add samples of a moment that comes once; what a resume makes again, it has cut off before."""
+    rows = [{"eval": name, "when": when, **sample} for sample in samples]
+    with (run.path / SAMPLES).open("a", encoding="utf-8") as stream:
+        stream.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
 def copy_score(source: Run, run: Run, name: str, when: str) -> None:
     """Copy the samples and cases of a score from another run."""
     for file in (SAMPLES, CASES):

@@ -318,6 +318,16 @@ OTHER_NAMES = {
 }
 """Names of options in other trainers, with zoo's name: the error message points their users to it."""
 
+FREE = (
+    "name", "out", "loggers", "keep_checkpoints", "keep_last", "keep_every", "keep_top", "save_every", "max_time",
+)  # fmt: skip
+"""Options that change what is stored or where, never the result; a resume may have other ones."""
+TOLD = (
+    "accelerator", "devices", "num_nodes", "strategy", "layout", "micro_tokens", "gradient_checkpointing",
+    "reference_cache", "reward_timeout", "log_every", "trust_remote_code", "versions", "device",
+)  # fmt: skip
+"""What changes a result by rounding, by luck or in no number at all: a resume tells it, and goes on."""
+
 RESERVED = {"algo", "config", "recipe", "stage", "laptop", "dry_run", "as_json", "json", "quiet", "help"}
 """Flags and arguments of `train` that are not options."""
 TO_COME = {

@@ -18,20 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from zoo import __version__
+from zoo.options.config import FREE
 from zoo.paths import typed_path
 
-NOT_CONTENT = (
-    "name",
-    "out",
-    "loggers",
-    "keep_checkpoints",
-    "keep_last",
-    "keep_every",
-    "keep_top",
-    "save_every",
-    "max_time",
-)
-"""Options that change what is stored or where, never the results."""
 PATHS = ("start", "model", "reference", "critic_model", "judge", "data", "eval_data", "decay_data")
 """Options whose value may be a file or folder."""
 LONGEST_PATH = 1000
@@ -52,7 +41,7 @@ def stage_key(
     options: all its options; made: `{path: key}` of the stages that it uses; contributed: contributions of plugins by
     name; code: further functions or classes whose source counts, such as the algorithm's.
     """
-    counted = {key: value for key, value in options.items() if key not in NOT_CONTENT}
+    counted = {key: value for key, value in options.items() if key not in FREE}
     named = [(key, text) for key, value in counted.items() for text in _texts(value)]
     texts = [text for _, text in named]
     content = {key: _without_paths(value, made) for key, value in counted.items()}

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,22 @@ from zoo.rewards.reward import Reward
 from zoo.runs import Run
 from zoo.terminal import Console
 from zoo.training.datasets import load_data, make_collate, make_loader, sample_answers
+from zoo.training.fingerprints import (
+    Contents,
+    Prints,
+    day_of,
+    merged,
+    of_choices,
+    of_data,
+    of_device,
+    of_template,
+    of_tokenizer,
+)
 from zoo.training.online import assembly as online
 from zoo.training.online.experience import Experience
 from zoo.training.online.rollouts import Rollouts
 from zoo.training.record.progress import counter
-from zoo.training.resuming import check_data, compare_environment
+from zoo.training.resuming import Beginning
 from zoo.training.roles import make_models, make_reference
 from zoo.training.step.guarding import Keeper
 from zoo.training.step.hooks import prepared_records
@@ -49,6 +61,8 @@ from zoo.training.step.module import PostTraining
 from zoo.training.step.timing import Timing
 from zoo.values.records import ListedRecords, Records
 
+RATES = {"lr", "critic_lr", "weight_decay", "adam_beta1", "adam_beta2", "adam_eps"}
+"""Options that a checkpoint's optimizer holds too."""
 RUN_FOLDER = "ZOO_RUN_FOLDER"
 """Environment variable in which the first process names the run to the processes that it starts."""
 
@@ -58,20 +72,24 @@ class Assembly:
 
     `make_rollouts`, `make_loader` and `make_module` give what needs an open run folder.
 
-    plugins: the run's plugin manager; resumed: the run that goes on; data_change: it may have other data by now.
+    plugins: the run's plugin manager; resumed: the run that goes on; allowed: what may have changed since it began.
     """
 
     def __init__(
         self, resolved: Resolved, algorithm: Any, plugins: registry.PluginManager, console: Console,
-        resumed: Run | None, data_change: bool,
+        resumed: Run | None, allowed: Collection[str] = (),
     ):  # fmt: skip
         self.resolved, self.core, self.algorithm = resolved, resolved.core, algorithm
         self.plugins, self.console = plugins, console
-        self.resumed, self.data_change = resumed, data_change
+        self.resumed = resumed
         self.place = find_place(self.core.devices, self.core.num_nodes)
         self.rank, self.processes = self.place.rank, self.place.processes
         self.main = self.rank == 0
         self.online = algorithm.online()
+        self.allowed = allowed
+        self.beginning: Beginning | None = None
+        """What the first process of a resumed run compares with."""
+        self.contents = Contents(self.core.out)
         self.rewards: dict[str, Reward] = {}
         self.loader: StepLoader
         """Of the records: one item is an optimizer step, in an online run the prompts of a rollout."""
@@ -85,19 +103,22 @@ class Assembly:
         core = self.core
         for library in ("torch", "transformers", "lightning"):
             require(library)
+        if self.resumed is not None and self.main:
+            self.beginning = Beginning(self.resumed, self.allowed, self.say)
         self.accelerator = choose_accelerator(core.accelerator)
         local = self.place.local_rank
         self.device = torch.device("cuda", local) if self.accelerator == "cuda" else torch.device(self.accelerator)
         self.precision, reason = choose_precision(core.precision, self.accelerator)
         self.evals = choose(self._scores(), registry.contributions(self.plugins, "evals"), self.algorithm.head)
         self._name_models()
+        if self.beginning:
+            self.beginning.compare(of_choices(self.resolved), whole=False)
         self.tokenizer = load_tokenizer(self.source, core.trust_remote_code)
-        self.template = ChatTemplate(self.tokenizer, core.template)
+        self.template = ChatTemplate(self.tokenizer, core.template, day=self._day())
         self.data = load_data(core, self.algorithm.kinds(), self.template, self.plugins, self.say)
         self.say(self.template.preflight(self.data.train.records))
-        if self.resumed is not None:
-            check_data(self.resumed, self.data.facts, self.data_change)
-            compare_environment(self.resumed, self.say)
+        if self.beginning:
+            self.beginning.compare(self.prints())
         self.policy = load_policy(core, self.source, self.precision, self.algorithm.head)
         check_vocabulary(self.policy, self.tokenizer)
         self.template.eos_ids |= ending_ids(self.policy)
@@ -121,6 +142,20 @@ class Assembly:
         core.model = self.source.name
         if core.reference is not None:
             core.reference = resolve_start(core.reference, core.out, self.say).name
+
+    def _day(self) -> date | None:
+        """The day that the run began, which a chat template may write into every text."""
+        folder = os.environ.get(RUN_FOLDER)
+        begun = self.resumed or (Run(Path(folder)) if folder and not self.main else None)
+        return day_of(begun) if begun else None
+
+    def prints(self) -> Prints:
+        """What the result depends on, as far as it is known by now: all of it once the run is planned."""
+        roles = self.algorithm.roles(self.resolved.algorithm)
+        return merged(
+            of_choices(self.resolved), of_device(self.device), of_data(self.data.facts), of_template(self.template),
+            of_tokenizer(self.tokenizer), self.contents.of_models(self.core, roles),
+        )  # fmt: skip
 
     def plan(self) -> None:
         """Row layout, roles, the records as the algorithm prepares them, and the steps."""
@@ -229,11 +264,13 @@ class Assembly:
         self, rollouts: Rollouts | None, timing: Timing, before_training: Callable[[], None], keeper: Keeper
     ) -> PostTraining:
         """The Lightning module of the run."""
-        return PostTraining(
+        module = PostTraining(
             self.policy, self.models, self.plugins.hook, self.algorithm, self.resolved.algorithm, self.core,
             total_steps=self.total_steps, micro_tokens=self.micro_tokens, critic=self.critic, rollouts=rollouts,
             timing=timing, before_training=before_training, say=self.say, guards=self.guards, keeper=keeper,
         )  # fmt: skip
+        module.new_rates = bool(self.beginning and self.beginning.accepted & RATES)
+        return module
 
     # -- records ---------------------------------------------------------------------------------------------------
 

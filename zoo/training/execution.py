@@ -6,7 +6,7 @@ import contextlib
 import errno
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,9 @@ from zoo.training.record.checkpoints import newest
 from zoo.training.record.heartbeat import beating
 from zoo.training.record.listeners import Listeners, spoken_warnings
 from zoo.training.record.progress import counter
+from zoo.training.record.records import Records
 from zoo.training.record.signals import Signals, Stopped, exit_status, signal_name
-from zoo.training.resuming import OPTIONS, options_digest, refuse_ended, tidy
+from zoo.training.resuming import OPTIONS, contents, note_records, options_digest, refuse_ended, tidy
 from zoo.training.roles import frozen
 from zoo.training.step.module import PostTraining
 from zoo.values.records import ListedRecords
@@ -47,7 +48,7 @@ class Execution:
         algorithm: Any,
         console: Console,
         resumed: Run | None = None,
-        data_change: bool = False,
+        allowed: Collection[str] = (),
         command: str = "",
     ):
         self.resolved, self.core, self.algorithm = resolved, resolved.core, algorithm
@@ -56,7 +57,7 @@ class Execution:
         self.begun = time.monotonic()
         self.fitting: Fitting | None = None
         self.plugins = registry.manager(algorithm)
-        self.assembly = Assembly(resolved, algorithm, self.plugins, console, resumed, data_change)
+        self.assembly = Assembly(resolved, algorithm, self.plugins, console, resumed, allowed)
         self.main, self.say = self.assembly.main, self.assembly.say
         self.listeners = Listeners(self.plugins, algorithm, self.say)
         for broken in registry.plugin_modules()[1]:
@@ -96,6 +97,9 @@ class Execution:
             return self._steps_and_scores()
 
     def _steps_and_scores(self) -> Run:
+        self.fitting = Fitting(self.assembly, self.run, self.signals, self._notify, self.begun)
+        if self.resumed:
+            self.fitting.restore()
         # A run that was killed during its first scoring has no before.json.
         before = (self.resumed.read_json("before.json") if self.resumed else {}) or self.score_before()
         stopped = self.fit()
@@ -122,7 +126,7 @@ class Execution:
             default = default_name(self.resolved.algo, self.assembly.source.short_name)
             self.run = create_run(
                 self.core.out, self.core.name, default, config, self.command, data=self.assembly.data.facts,
-                origins=self.resolved.origin,
+                origins=self.resolved.origin, fingerprints=contents(self.assembly.prints(), []),
             )  # fmt: skip
             self.created = self.run
         else:
@@ -132,6 +136,8 @@ class Execution:
         scores = self.score("before")
         if self.main:
             self.run.write_json("before.json", scores)
+            if self.fitting is None or self.fitting.checkpoint is None:
+                note_records(self.run, Records(self.run).marks())
         return scores
 
     def score(self, when: str) -> dict[str, Any]:
@@ -160,7 +166,7 @@ class Execution:
 
     def fit(self) -> int:
         """Train; returns the number of the signal that stopped it, or 0."""
-        self.fitting = Fitting(self.assembly, self.run, self.signals, self._notify, self.begun)
+        assert self.fitting is not None
         try:
             return self.fitting.go()
         except TrainingFailed as failed:
@@ -257,7 +263,7 @@ class Execution:
     @property
     def _steps(self) -> int:
         """Those done; of a resumed run that has not gone on yet, as far as its summary tells."""
-        if self.fitting:
+        if self.fitting and self.fitting.module.steps_done:
             return self.fitting.module.steps_done
         return int(self.resumed.summary.get("steps", 0)) if self.resumed else 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import lightning
 
@@ -22,13 +23,14 @@ from zoo.training.assembly import RUN_FOLDER, Assembly
 from zoo.training.online import validation as online_validation
 from zoo.training.record import report
 from zoo.training.record.callbacks import Recorder
-from zoo.training.record.checkpoints import FolderCheckpoints, newest, newest_good
+from zoo.training.record.checkpoints import Expected, FolderCheckpoints, newest, newest_good, read_rest, step_of
 from zoo.training.record.offending import Keeper
 from zoo.training.record.progress import Watch
+from zoo.training.record.records import cut, forget, lost
 from zoo.training.record.signals import Deadline, Signals
 from zoo.training.record.trackers import Trackers
 from zoo.training.step import token_losses
-from zoo.training.step.module import PostTraining, out_of_memory
+from zoo.training.step.module import STATE, PostTraining, out_of_memory
 from zoo.training.step.timing import Timing
 from zoo.training.step.validation import validate
 from zoo.values.answers import answers_in
@@ -58,17 +60,49 @@ class Fitting:
         )  # fmt: skip
         self.signals = signals
         self.peers = Peers()
+        self.checkpoint: Path | None = None
+        """What a resumed run goes on from; none if it begins again."""
+
+    def restore(self) -> None:
+        """Find the checkpoint of a resumed run, and bring the files of the run to where it was taken.
+
+        Raises ZooError where rows are lost, or no checkpoint is usable, unless that was accepted.
+        """
+        beginning, run = self.assembly.beginning, self.run
+        self.checkpoint = newest_good(run.checkpoints, self.assembly.say, self._expected())
+        if beginning is None:
+            return
+        step, marks = 0, beginning.marks
+        # What a checkpoint of no step knows is made again.
+        if self.checkpoint is not None and step_of(self.checkpoint):
+            step, marks = step_of(self.checkpoint), read_rest(self.checkpoint, mmap=True)["records"]
+        elif self.checkpoint is None and (unusable := newest(run.checkpoints)) is not None:
+            beginning.judge({"checkpoint": {unusable.name: ("usable", "not")}})
+        if marks is None:
+            forget(run)
+        else:
+            if missing := lost(run, marks):
+                beginning.judge({"records": missing})
+            cut(run, marks, step)
+        if "data" in beginning.accepted:
+            run.write_json("data.json", self.assembly.data.facts)
+        beginning.keep(step)
+
+    def _expected(self) -> Expected:
+        """What a checkpoint of this run holds."""
+        module = self.module
+        weights = {f"{role}.{name}": list(p.shape) for role, of in module.trained().items() for name, p in of.items()}
+        optimized = [list(p.shape) for group in module.make_optimizer().param_groups for p in group["params"]]
+        return Expected(weights, optimized, (*STATE, "loops", "callbacks", "lr_schedulers", "records"))
 
     def go(self) -> int:
         """Train; returns the number of the signal that stopped it, or 0."""
         module, assembly = self.module, self.assembly
         with self.watch as watch:
             trainer = self._trainer(watch.say if assembly.main else print)
-            checkpoint = newest_good(self.run.checkpoints, assembly.say) if assembly.resumed else None
+            checkpoint = self.checkpoint
             if assembly.resumed:
-                assembly.say(
-                    f"Resuming from {checkpoint.name}." if checkpoint else "No checkpoint yet: starting again."
-                )
+                assembly.say(f"Resuming from {checkpoint.name}." if checkpoint else "No checkpoint: starting again.")
             with self._environment_of_others():
                 try:
                     trainer.fit(module, self.loader, ckpt_path=checkpoint)

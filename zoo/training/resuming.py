@@ -1,37 +1,213 @@
-"""What a resumed run compares with its start: other data is refused, other libraries are reported."""
+"""What a resumed run compares with its beginning: what has changed is refused or told, and never silent.
+
+`fingerprints.json` in the run folder holds what the run began with (`zoo.training.fingerprints`), what was changed and
+accepted since, and a signature by which a user's own runs are told from those of others.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import hmac
+import json
+import os
+import re
+import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
-from zoo.errors import TrainingFailed, ZooError
-from zoo.runs import BEST, Run, environment
+import zoo
+from zoo.errors import TrainingFailed, ZooError, nearest
+from zoo.options.config import FREE, TOLD
+from zoo.paths import cache_folder
+from zoo.rewards.expression import Expression, Mention
+from zoo.runs import BEST, Run
+
+FILE = "fingerprints.json"
+REWARDS = ("reward", "gold_reward")
+FILE_OF_CODE = re.compile(r"\.py\b|\breward\s*=[^,)]*:")
+"""In the value of an option: a Python file, or a function as the reward of an evaluation."""
+NOTHING, UNKNOWN = "nothing", "to be fetched"
+BESIDES = ("tokenizer", "versions", "device", "records", "checkpoint", "fingerprints")
+"""What may change besides the options and what they name."""
+Prints = Mapping[str, Mapping[str, Any]]
 
 OPTIONS = "options"
 """The key of the summary of a run that a guard has stopped: the digest of the options it had."""
 
 
-def check_data(run: Run, facts: Mapping[str, Any], change_allowed: bool) -> None:
-    """Raises ZooError when the data has changed since the run began. facts: as in data.json."""
-    before = run.read_json("data.json")
-    for part in facts:
-        if before.get(part, {}).get("fingerprint") != facts[part]["fingerprint"] and not change_allowed:
+class Beginning:
+    """What a run began with. allowed: names of changes that are accepted; say: is told of those, and of small ones."""
+
+    def __init__(self, run: Run, allowed: Collection[str], say: Callable[[str], None]):
+        self.run, self.allowed, self.say = run, set(allowed), say
+        stored = run.read_json(FILE)
+        self.prints: dict[str, dict[str, Any]] = stored.get("began", {})
+        self.changes: list[dict[str, Any]] = stored.get("changes", [])
+        self.marks: dict[str, Any] | None = stored.get("records")
+        self.accepted: set[str] = set()
+        self._known = bool(self.prints)
+        if not self._known:
+            self.judge({"fingerprints": {FILE: ("there", "nothing")}})
+
+    def compare(self, now: Prints, whole: bool = True) -> None:
+        """Judge what differs from the beginning; what is still to be fetched is not.
+
+        whole: these are all parts of their names, so that a part that is missing has changed.
+        """
+        found: dict[str, dict[str, tuple[Any, Any]]] = {}
+        for name, parts in now.items():
+            began = self._began(name, parts)
+            for part in dict.fromkeys([*began, *parts] if whole else parts):
+                was, is_now = began.get(part, NOTHING), parts.get(part, NOTHING)
+                if was != is_now and UNKNOWN not in (was, is_now):
+                    found.setdefault(name, {})[part] = (was, is_now)
+        self.judge(found)
+        for name, parts in now.items():
+            began = self._began(name, parts)
+            kept = {part: value for part, value in began.items() if part in parts or not whole}
+            self.prints[name] = kept | {part: value for part, value in parts.items() if value != UNKNOWN}
+
+    def _began(self, name: str, parts: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The parts of a name when the run began; as now, where that is not known or zoo had no such option."""
+        if not self._known:
+            return parts
+        newer = self.prints.get("versions", {}).get("zoo") != zoo.__version__
+        return self.prints.get(name, parts if newer else {})
+
+    def judge(self, found: Mapping[str, Mapping[str, tuple[Any, Any]]]) -> None:
+        """Tell, accept or refuse changes: {name: {part: (what was, what is)}}. Raises ZooError."""
+        refused = [name for name in found if name not in TOLD and name not in self.allowed]
+        if refused:
+            lines = "\n".join(f"  {line}" for name in refused for line in _lines(name, found[name]))
+            flags = " ".join(f"--allow-change {name}" for name in refused)
             raise ZooError(
-                f"The data of {run.name} ({part}) is not what the run began with.",
-                "Put the old file back, or accept the change: zoo resume --allow-data-change",
+                f"The run {self.run.name} is not what it was when it began:\n{lines}",
+                f"Put back what was, or accept the change: zoo resume {self.run.path} {flags}",
+            )
+        for name, parts in found.items():
+            for line in _lines(name, parts):
+                told = "Accepted" if name in self.allowed else "Changed since the run began (the result may differ)"
+                self.say(f"{told}: {line}")
+            self.accepted.add(name)
+            self.changes += [{"name": name, "part": part, "was": was, "is": now} for part, (was, now) in parts.items()]
+
+    def keep(self, step: int) -> None:
+        """Write down what was accepted. step: the last step before it."""
+        if self.accepted:
+            new = [{"step": step, **change} if "step" not in change else change for change in self.changes]
+            write(self.run, self.prints, new, self.marks)
+
+
+def _lines(name: str, parts: Mapping[str, tuple[Any, Any]]) -> list[str]:
+    return [
+        f"{name}{'' if part == 'value' else f' ({part})'} was {_shown(was)}, is {_shown(now)}"
+        for part, (was, now) in parts.items()
+    ]
+
+
+def _shown(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:79]}…"
+
+
+def write(run: Run, prints: Prints, changes: list[dict[str, Any]], marks: Mapping[str, Any] | None = None) -> None:
+    """Write fingerprints.json, signed as this user's own."""
+    run.write_json(FILE, contents(prints, changes, marks))
+
+
+def contents(prints: Prints, changes: list[dict[str, Any]], marks: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What fingerprints.json holds."""
+    return {"began": prints, "changes": changes, "records": marks, "signature": _signature(prints)}
+
+
+def note_records(run: Run, marks: Mapping[str, Any]) -> None:
+    """Write down which rows stand before the first step."""
+    stored = run.read_json(FILE)
+    if stored:
+        run.write_json(FILE, {**stored, "records": marks})
+
+
+# -- whose run it is -----------------------------------------------------------------------------------------------
+
+
+def is_own(run: Run) -> bool:
+    """Whether this user began the run, or accepted it, with the key in this machine's cache folder."""
+    stored = run.read_json(FILE)
+    signature = str(stored.get("signature") or "")
+    return bool(signature) and hmac.compare_digest(signature, _signature(stored.get("began", {})))
+
+
+def _signature(prints: Prints) -> str:
+    """Empty where the cache folder has no key and cannot be given one."""
+    try:
+        key = _key()
+    except OSError:
+        return ""
+    return hmac.new(key, json.dumps(prints, sort_keys=True).encode(), hashlib.sha256).hexdigest()
+
+
+def _key() -> bytes:
+    """This user's secret, made on first use."""
+    file = cache_folder() / "key"
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        beside = file.with_name(f".tmp-key-{os.getpid()}")
+        with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
+            stream.write(secrets.token_bytes(32))
+        try:
+            # A link fails where another process was first, whose key then counts.
+            os.link(beside, file)
+        except FileExistsError:
+            pass
+        finally:
+            beside.unlink()
+    return file.read_bytes()
+
+
+def named_code(options: Mapping[str, Any]) -> dict[str, str]:
+    """The options of a run that name code in files or modules, which no installed package has registered."""
+    texts = {name: str(value) for name, value in options.items() if value}
+    return {
+        name: text for name, text in texts.items()
+        if FILE_OF_CODE.search(text) or (name in REWARDS and any(":" in mention.name for mention in mentions(text)))
+    }  # fmt: skip
+
+
+def mentions(reward: Any) -> Iterable[Mention]:
+    """The rewards that the value of an option names."""
+    return Expression(reward).mentions if isinstance(reward, str) and reward else ()
+
+
+def refuse_foreign_code(run: Run, allowed: bool, hint: str) -> None:
+    """Raises ZooError for a run of somebody else's that names code, unless that is allowed. Imports none of it."""
+    code = named_code(run.config)
+    if code and not allowed and not is_own(run):
+        listed = "".join(f"\n  {name}: {text}" for name, text in code.items())
+        raise ZooError(
+            f"The run {run.path} names code that would be run, and was not begun by you on this machine:{listed}", hint
+        )
+
+
+def accept_code(run: Run) -> None:
+    """Sign a run as this user's own from now on."""
+    stored = run.read_json(FILE)
+    if stored.get("began") and not is_own(run):
+        run.write_json(FILE, {**stored, "signature": _signature(stored["began"])})
+
+
+def check_allowed(allowed: Collection[str], options: Collection[str]) -> None:
+    """Raises ZooError for a name of a change that nothing has. options: those of the core and of the algorithm."""
+    known = [*(name for name in options if name not in FREE), "algo", *BESIDES]
+    for name in allowed:
+        if name not in known:
+            raise ZooError(
+                f"--allow-change {name}: nothing of that name is compared.{nearest(name, known)}",
+                f"The options of the run, and {', '.join(BESIDES)}.",
             )
 
 
-def compare_environment(run: Run, say: Callable[[str], None]) -> None:
-    """Report libraries whose version has changed since the run began."""
-    before, now = run.read_json("environment.json").get("packages", {}), environment()["packages"]
-    changed = [name for name in now if before.get(name, now[name]) != now[name]]
-    if changed:
-        listed = ", ".join(f"{name} {before[name]} is now {now[name]}" for name in changed)
-        say(f"Since the run began {listed}: the result may differ in its last digits.")
+# -- the end -------------------------------------------------------------------------------------------------------
 
 
 def refuse_ended(run: Run) -> None:
@@ -46,8 +222,8 @@ def refuse_ended(run: Run) -> None:
         if run.summary[OPTIONS] != options_digest(run):
             return
         hint = (
-            f"{run.summary.get('hint')} With the same options it would end in the same way. Change them in "
-            f"{run.path / 'run.yaml'} and type this again, or {begin_again}"
+            f"{run.summary.get('hint')} With the same options it would end in the same way. Change some in "
+            f"{run.path / 'run.yaml'}, then: zoo resume {run.path} --allow-change NAME; or {begin_again}"
         )
     else:
         tidy(run)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 from zoo.cards import described, real
 from zoo.contract import registry
 from zoo.data.sources.named import data_defaults
+from zoo.errors import ZooError
 from zoo.libraries.quiet import quiet_libraries
 from zoo.options.checks import check_values
 from zoo.options.config import Resolved, TrainConfig, resolve
@@ -17,7 +19,15 @@ from zoo.options.strict_yaml import read_yaml
 from zoo.runs import Run, find_run
 from zoo.terminal import Console
 from zoo.training.outlook import is_first_process, look_ahead
-from zoo.training.resuming import refuse_ended
+from zoo.training.resuming import (
+    REWARDS,
+    Beginning,
+    accept_code,
+    check_allowed,
+    named_code,
+    refuse_ended,
+    refuse_foreign_code,
+)
 
 
 def train(algo: str | None = None, *, config: str | Path | None = None, quiet: bool = False, **options: Any) -> Run:
@@ -27,6 +37,7 @@ def train(algo: str | None = None, *, config: str | Path | None = None, quiet: b
     `zoo train --help` lists them, the core's and the algorithm's. Returns the finished `Run`. Raises ZooError on
     input that cannot work, TrainingStopped when training cannot go on, TrainingFailed when no step trained anything.
     """
+    judge_config(config, [*options, *(["algo"] if algo else [])])
     start = resolve_options(algo, config, options, "keyword argument")
     named = {"algo": algo, "config": config and str(config), **options}
     call = ", ".join(f"{name}={value!r}" for name, value in named.items() if value is not None or name in options)
@@ -34,22 +45,62 @@ def train(algo: str | None = None, *, config: str | Path | None = None, quiet: b
 
 
 def resume(
-    run: str | Path, *, allow_data_change: bool = False, trust_remote_code: bool = False, quiet: bool = False
+    run: str | Path,
+    *,
+    allow_change: Collection[str] = (),
+    allow_code: bool = False,
+    trust_remote_code: bool = False,
+    quiet: bool = False,
+    **former: Any,
 ) -> Run:
     """Go on with a stopped run from its last complete checkpoint; without one it starts again.
 
-    Raises ZooError when the run is finished, has failed or is still going on, or its data is not what it was (unless
-    `allow_data_change`).
+    allow_change: names of what may differ from what the run began with (docs/running.md lists them); allow_code: run
+    the code that another user's run names. Raises ZooError when the run is finished, has failed or is still going on,
+    or differs.
     """
+    if former:
+        raise _no_argument(former)
     stopped = find_run(str(run))
     if is_first_process():
         refuse_ended(stopped)
     elif stopped.is_complete:
         # The first process has ended it before this one came to look.
         return stopped
+    _judge_code(stopped, allow_change, allow_code)
     options = {"trust_remote_code": True} if trust_remote_code else {}
     start = resolve_options(None, stopped.path / "run.yaml", options, "keyword argument")
-    return execute(*start, Console(quiet=quiet), resumed=stopped, allow_data_change=allow_data_change)
+    check_allowed(allow_change, start[0].as_dict())
+    return execute(*start, Console(quiet=quiet), resumed=stopped, allowed=allow_change)
+
+
+def _judge_code(run: Run, allow_change: Collection[str], allow_code: bool) -> None:
+    """Raises ZooError before code of somebody else's, or code that has changed, is imported; see `resume`."""
+    refuse_foreign_code(run, allow_code, f"Read it. If you trust it: zoo resume {run.path} --allow-code")
+    if not is_first_process() or not named_code(run.config):
+        return
+    if allow_code:
+        accept_code(run)
+    from zoo.training.fingerprints import VALUE, merged, of_code
+
+    values = {name: {VALUE: value} for name, value in run.config.items() if name in ("algo", *REWARDS)}
+    code = merged(values, of_code(run.config, installed=False))
+    Beginning(run, allow_change, lambda text: None).compare(code, whole=False)
+
+
+def _no_argument(former: Mapping[str, Any]) -> Exception:
+    if "allow_data_change" in former:
+        return ZooError("allow_data_change is one of the changes to allow by now.", 'Write allow_change=["data"].')
+    return TypeError(f"resume() got an unexpected keyword argument '{next(iter(former))}'")
+
+
+def judge_config(config: str | Path | None, typed: Collection[str]) -> None:
+    """Raises ZooError for the run.yaml of somebody else's run that names code, unless the same was typed."""
+    if config is not None and Path(config).name == "run.yaml" and Path(config).is_file():
+        run = Run(Path(config).parent)
+        untyped = {name: text for name, text in named_code(run.config).items() if name not in typed}
+        flags = " ".join(f"--{name.replace('_', '-')} {shlex.quote(text)}" for name, text in untyped.items())
+        refuse_foreign_code(run, not untyped, f"Read it. If you trust it, type it: {flags}")
 
 
 def resolve_options(
@@ -87,7 +138,7 @@ def execute(
     cls: Any,
     console: Console,
     resumed: Run | None = None,
-    allow_data_change: bool = False,
+    allowed: Collection[str] = (),
     command: str = "",
 ) -> Run:
     """Everything between a configuration and a finished run folder; command: what was typed, for command.txt.
@@ -101,4 +152,4 @@ def execute(
     from zoo.training.execution import Execution
 
     quiet_libraries()
-    return Execution(resolved, cls(), console, resumed, allow_data_change, command).go()
+    return Execution(resolved, cls(), console, resumed, allowed, command).go()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import date, datetime, time
 from typing import Any, NamedTuple
 
 from zoo.data.encoding.messages import called, reasoning_of, with_text_arguments
@@ -57,15 +58,28 @@ class Turn(NamedTuple):
     closed: bool
 
 
+def _on_day(template: str, day: date) -> str:
+    """A template with its calls of `strftime_now` replaced by what they give at midnight of a day."""
+    midnight = datetime.combine(day, time())
+    return re.sub(
+        r"strftime_now\(\s*(['\"])((?:(?!\1).)*)\1\s*\)", lambda call: repr(midnight.strftime(call[2])), template
+    )  # fmt: skip
+
+
 class Renderer:
     """A chat template as a function from messages to a text with the positions of the assistant's turns.
 
-    source: the text of a template, None for the tokenizer's own. Raises ZooError for a template that cannot render
-    a question and its answer.
+    source: the text of a template, None for the tokenizer's own; day: what a template that writes the day takes for
+    today. Raises ZooError for a template that cannot render a question and its answer.
     """
 
-    def __init__(self, tokens: TextTokenizer, source: str | None):
+    def __init__(self, tokens: TextTokenizer, source: str | None, day: date | None = None):
         self.tokenizer, self.source = tokens.tokenizer, source
+        self.day = day or date.today()
+        text = source or tokens.tokenizer.chat_template
+        self.writes_day = "strftime_now(" in str(text)
+        self.template = _on_day(text, self.day) if self.writes_day and isinstance(text, str) else source
+        """The template with the same day in all texts, also when a run goes on overnight."""
         self._tail = self._after_answer()
         match = TextTokenizer.pattern(tokens.added).search(self._tail)
         self.end_of_turn: str | None = match.group() if match else None
@@ -81,7 +95,7 @@ class Renderer:
         # A template is a program of unknown origin: any exception means that it refuses these messages.
         try:
             with within(TEMPLATE_SECONDS):
-                return render(self.tokenizer, messages, tools=tools, asking=asking, template=self.source)
+                return render(self.tokenizer, messages, tools=tools, asking=asking, template=self.template)
         except Exception as error:
             if any(called(turn) for turn in messages) and messages != (texts := with_text_arguments(messages)):
                 return self.text(texts, tools, asking)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import date
 from typing import Any
 
 from zoo.data.encoding.messages import as_turn, prepared, texts_of, tool_list
@@ -31,10 +32,11 @@ class ChatTemplate:
 
     template: "auto" for the tokenizer's own (or a plain one if it has none), "none" for raw text, the path of a
     .jinja file, or the text of a template. eos_ids: further ids that end an answer, such as those of the model's
-    generation configuration. Raises ZooError for a template that cannot render a question and its answer.
+    generation configuration; day: what a template that writes the day takes for today. Raises ZooError for a template
+    that cannot render a question and its answer.
     """
 
-    def __init__(self, tokenizer: Any, template: str = "auto", *, eos_ids: Iterable[int] = ()):
+    def __init__(self, tokenizer: Any, template: str = "auto", *, eos_ids: Iterable[int] = (), day: date | None = None):
         if tokenizer.eos_token_id is None:
             raise ZooError(
                 "The tokenizer has no end-of-text token, so the model could never learn to stop.",
@@ -44,7 +46,7 @@ class ChatTemplate:
         self.tokens = TextTokenizer(tokenizer)
         self.notes: list[str] = []
         """Sentences on what was decided for all rows."""
-        self.renderer = None if template == "none" else Renderer(self.tokens, self._choose(template))
+        self.renderer = None if template == "none" else Renderer(self.tokens, self._choose(template), day)
         self.end_of_turn = self.renderer.end_of_turn if self.renderer else None
         """The token that ends a turn, as text; None if the template writes none, and for raw text."""
         ending = [self.end_of_turn] if self.end_of_turn else []

@@ -34,6 +34,11 @@ def run_warnings(run: Run) -> list[str]:
         warnings.append(f"{summary['skipped_steps']} steps were skipped: {why}their loss or gradient was not finite.")
     if summary.get("unrewarded_rollouts"):
         warnings.append(f"In {summary['unrewarded_rollouts']} rollouts no answer got a reward.")
+    for change in run.read_json("fingerprints.json").get("changes", []):
+        what = change["name"] + ("" if change["part"] == "value" else f" ({change['part']})")
+        warnings.append(
+            f"Resumed after step {change['step']}: {what} was {change['was']}, and is {change['is']} since."
+        )
     warnings += [f"{part}: {_dropped(facts)}" for part, facts in run.read_json("data.json").items() if _dropped(facts)]
     return warnings
 

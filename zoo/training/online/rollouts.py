@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from zoo.errors import PluginError, ZooError
-from zoo.evals.kept_scores import write_samples
+from zoo.evals.kept_scores import append_samples
 from zoo.models.precision import autocast
 from zoo.models.reference import Reference
 from zoo.models.roles import Models
@@ -223,4 +223,4 @@ class Rollouts:
 
     def keep(self, name: str, when: str, samples: list[dict[str, Any]]) -> None:
         if self.run is not None:
-            write_samples(self.run, name, when, samples)
+            append_samples(self.run, name, when, samples)

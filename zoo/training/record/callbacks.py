@@ -20,10 +20,9 @@ import lightning
 from zoo.errors import TrainingStopped
 from zoo.guards.watch import COUNTED
 from zoo.libraries.trainer import Callback, largest_of_all, same_everywhere
-from zoo.paths import write_text
 from zoo.runs import BEST, Run
 from zoo.training.record.checkpoints import FolderCheckpoints, KeepRule, best_steps, step_of
-from zoo.training.record.offending import OFFENDING
+from zoo.training.record.records import Records
 from zoo.training.record.signals import TIME_UP, Deadline, Signals
 from zoo.training.record.trackers import Trackers
 
@@ -100,6 +99,10 @@ class Recorder(Callback):
         self.stale = 0
         self.first: dict[str, float] = {}
         self.last: dict[str, float] = {}
+        self.records = Records(run)
+
+    def on_save_checkpoint(self, trainer: lightning.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
+        checkpoint["records"] = self.records.marks() if trainer.is_global_zero else None
 
     def state_dict(self) -> dict[str, Any]:
         kept = {"best": self.best, "stale": self.stale, "first": self.first, "last": self.last}
@@ -115,8 +118,6 @@ class Recorder(Callback):
     def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
         module.before_training()
         self.saved = module.steps_done or None
-        if trainer.is_global_zero:
-            self._forget_after(module.steps_done)
         if module.steps_done == 0 and self.validation is not None:
             self._validate(trainer, module)
         self.signals.install()
@@ -226,16 +227,6 @@ class Recorder(Callback):
             _append(self.run.path / "timing.jsonl", {"step": row["step"], **timing})
         values = {name: value for name, value in row.items() if name != "step"}
         self.trackers.write(values | (timing or {}), row["step"])
-
-    def _forget_after(self, step: int) -> None:
-        """Remove the metrics, times and offending rows of steps that will be made again."""
-        for file in (self.run.path / name for name in ("metrics.jsonl", "timing.jsonl", OFFENDING)):
-            if not file.is_file():
-                continue
-            rows = [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
-            kept = [line for line in rows if step and json.loads(line)["step"] <= step]
-            # A kill here must not lose the metrics of earlier steps.
-            write_text(file, "".join(kept))
 
 
 def _append(file: Path, row: dict[str, Any]) -> None:

@@ -11,15 +11,17 @@ import errno
 import hashlib
 import json
 import os
+import pickle
 import re
 import shutil
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -100,7 +102,7 @@ class FolderCheckpoints(CheckpointIO):
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         folder = Path(path)
         verify(folder)
-        checkpoint = torch.load(folder / REST, map_location=map_location or "cpu", weights_only=True)
+        checkpoint = read_rest(folder, map_location=map_location or "cpu")
         checkpoint["state_dict"] = load_file(folder / WEIGHTS)
         return checkpoint
 
@@ -251,18 +253,81 @@ def verify(folder: Path) -> None:
             raise ZooError(f"{file} is damaged: it is not what was written.")
 
 
+def read_rest(folder: Path, **options: Any) -> dict[str, Any]:
+    """Everything of a checkpoint but its weights. Raises ZooError for a file that holds something else.
+
+    options: of torch.load. What a file of somebody else's says is to be run is not run.
+    """
+    try:
+        rest = torch.load(folder / REST, weights_only=True, **options)
+    except OSError:
+        raise
+    except Exception as error:
+        # Of a pickle torch says how to run it: advice for nobody.
+        why = "code" if isinstance(error, pickle.UnpicklingError) else "no checkpoint"
+        raise ZooError(f"{folder / REST} holds {why}, not what zoo wrote: nothing of it is used.") from None
+    if not isinstance(rest, dict):
+        raise ZooError(f"{folder / REST} holds a {type(rest).__name__}, not what zoo wrote: nothing of it is used.")
+    return rest
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a checkpoint of a run must hold: the shapes of its weights, and those of the optimizer's in their order.
+
+    parts: names of what the module and the recorder store, below `zoo` and beside it.
+    """
+
+    weights: Mapping[str, list[int]]
+    optimized: Sequence[list[int]]
+    parts: Collection[str]
+
+    def check(self, folder: Path) -> None:
+        """Raises ZooError for an undamaged checkpoint of another run, or of another version."""
+        shapes = weight_shapes(folder)
+        other = [name for name in {**self.weights, **shapes} if self.weights.get(name) != shapes.get(name)]
+        if other:
+            wanted, found = (of.get(other[0], "nothing") for of in (self.weights, shapes))
+            more = f", and {len(other) - 1:,} more" if len(other) > 1 else ""
+            raise ZooError(
+                f"{folder / WEIGHTS} is of another model: for {other[0]} it holds {found}, here it is {wanted}{more}."
+            )
+        # Mapped, so that moments as large as the model are not read twice.
+        rest = read_rest(folder, map_location="cpu", mmap=True)
+        try:
+            missing = [part for part in self.parts if part not in rest["zoo"] and part not in rest]
+            moments = rest["optimizer_states"][0]["state"]
+            fit = all(list(moment["exp_avg"].shape) == self.optimized[place] for place, moment in moments.items())
+        except (KeyError, IndexError, TypeError, AttributeError):
+            missing, fit = [], False
+        if missing or not fit:
+            why = f"it lacks {', '.join(missing)}" if missing else "its optimizer is of other weights"
+            raise ZooError(f"{folder / REST} is not the state of this run: {why}.")
+
+
+def weight_shapes(folder: Path) -> dict[str, list[int]]:
+    """The shapes of a checkpoint's weights. Raises ZooError for a file that is not in the format."""
+    try:
+        with safe_open(folder / WEIGHTS, "pt") as stored:
+            return {name: list(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
+    except SafetensorError:
+        raise ZooError(f"{folder / WEIGHTS} holds no weights: nothing of it is used.") from None
+
+
 def newest(checkpoints: Path) -> Path | None:
     """The last checkpoint by step, verified or not."""
     return next(iter(by_step(checkpoints)), None)
 
 
-def newest_good(checkpoints: Path, say: Any = print) -> Path | None:
-    """The last undamaged checkpoint; says which ones are damaged. Removes leftovers."""
+def newest_good(checkpoints: Path, say: Any = print, expected: Expected | None = None) -> Path | None:
+    """The last checkpoint that is undamaged and as expected; says which ones are not. Removes leftovers."""
     for leftover in checkpoints.glob(".tmp-*"):
         shutil.rmtree(leftover, ignore_errors=True)
     for folder in by_step(checkpoints):
         try:
             verify(folder)
+            if expected is not None:
+                expected.check(folder)
             return folder
         except (ZooError, OSError) as error:
             say(f"{error} Trying the checkpoint before it.")

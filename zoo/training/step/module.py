@@ -37,6 +37,10 @@ SMALLEST_MICRO_BATCH = 128
 """Tokens; when memory runs out below this, halving cannot help."""
 MOVED = "moved by this step: "
 """Before a role's name, under which micro-batches and processes are compared; no metric can be called so."""
+STATE = (
+    "processes", "algorithm", "steps_done", "skipped_steps", "guards", "tokens_seen", "timing", "rollouts",
+)  # fmt: skip
+"""What a checkpoint holds of a module under `zoo`."""
 
 
 class Rolling(Protocol):
@@ -78,6 +82,8 @@ class PostTraining(lightning.LightningModule):
         """Of the present step."""
         self.guarding = Guarding(self, guards or Guards(), keeper)
         self._restored_rng: dict[str, Any] | None = None
+        self.new_rates = False
+        """Whether the optimizer of a checkpoint has other options than this run by now."""
 
     # -- one optimizer step --------------------------------------------------------------------------------------
 
@@ -224,21 +230,23 @@ class PostTraining(lightning.LightningModule):
 
     # -- optimizer and checkpoints -------------------------------------------------------------------------------
 
-    def configure_optimizers(self) -> Any:
-        trained = {
-            role: [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    def trained(self) -> dict[str, dict[str, torch.nn.Parameter]]:
+        """The weights that are trained, by role and name."""
+        return {
+            role: {name: p for name, p in model.named_parameters() if p.requires_grad}
             for role, model in self.learners.items()
         }
-        optimizer = make_optimizer(trained, self.core)
-        core = self.core
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        return make_optimizer({role: list(named.items()) for role, named in self.trained().items()}, self.core)
+
+    def configure_optimizers(self) -> Any:
+        optimizer, core = self.make_optimizer(), self.core
         factor = lr_factor(core.schedule, self.total_steps, core.warmup, core.lr_floor, core.decay_share)
         return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor)}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        trained = {
-            f"{role}.{name}" for role, model in self.learners.items()
-            for name, p in model.named_parameters() if p.requires_grad
-        }  # fmt: skip
+        trained = {f"{role}.{name}" for role, named in self.trained().items() for name in named}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
         checkpoint["zoo"] = {
             # Each process's own: its noise, and what fits its device.
@@ -261,8 +269,9 @@ class PostTraining(lightning.LightningModule):
         self.timing.load_state(state["timing"])
         if self.rollouts is not None:
             self.rollouts.load_state(state["rollouts"])
-        mine = state["processes"][my_place()[0]]
-        self.micro_tokens, self._restored_rng = mine["micro_tokens"], mine["rng"]
+        if (place := my_place()[0]) < len(state["processes"]):
+            mine = state["processes"][place]
+            self.micro_tokens, self._restored_rng = mine["micro_tokens"], mine["rng"]
 
     def on_train_start(self) -> None:
         # Models come in evaluation mode, in which gradient checkpointing and the adapters' dropout do nothing.
@@ -274,6 +283,19 @@ class PostTraining(lightning.LightningModule):
         else:
             restore_rng(self._restored_rng)
             self._restored_rng = None
+        if self.new_rates:
+            self._take_rates()
+
+    def _take_rates(self) -> None:
+        """Give the restored optimizer the rates of the options."""
+        optimizer: Any = self.optimizers()
+        schedule: Any = self.lr_schedulers()
+        own = self.make_optimizer().param_groups
+        lowered = self.core.rollback_lr**self.guarding.guards.rollbacks
+        schedule.base_lrs = [group["lr"] * lowered for group in own]
+        for group, given, factor in zip(optimizer.param_groups, own, schedule.lr_lambdas, strict=True):
+            options = {name: value for name, value in given.items() if name != "params"}
+            group.update(options, initial_lr=given["lr"], lr=given["lr"] * lowered * factor(schedule.last_epoch))
 
     def on_train_end(self) -> None:
         self.policy.eval()
