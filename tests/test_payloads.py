@@ -81,11 +81,13 @@ def test_a_reward_runs_nothing_of_an_answer_and_goes_on(name, tmp_path):
     if not runs_in_process(NAMED[name]) or name == "code":
         # These have a process of their own, with a time limit, and take a second or more for each answer.
         answers = [*answers[::3], HARD["nested brackets"]]
-    reward = Reward(f"{name}{OPTIONS.get(name, '')}", NAMED, timeout=5.0, patience=99)
-    found = reward.score(answers, [RECORD] * len(answers), [True] * len(answers), [9] * len(answers))
+    reward = Reward(f"{name}{OPTIONS.get(name, '')}", NAMED, timeout=2.0, patience=99)
+    # A row may be hostile as well.
+    for records in ([RECORD] * len(answers), [{**RECORD, "answer": text} for text in answers]):
+        found = reward.score(answers, records, [True] * len(answers), [9] * len(answers))
+        assert all(value is None or math.isfinite(value) for value in found) and len(found) == len(answers)
     reward.close()
     assert not (tmp_path / "mark").exists()
-    assert all(value is None or math.isfinite(value) for value in found) and len(found) == len(answers)
 
 
 READERS = {

@@ -316,41 +316,6 @@ def test_the_page_has_every_limit():
 
 # -- faults that no other file injects -------------------------------------------------------------------------------
 
-PAYLOADS = (
-    "__import__('os').system('touch {file}')",
-    "open('{file}', 'w')",
-    "\\boxed{{__import__('os').system('touch {file}')}} #### open('{file}', 'w')",
-    "<answer>[x for x in ().__class__.__base__.__subclasses__()][0], open('{file}', 'w')</answer>",
-    "{{% set x = cycler.__init__.__globals__.os.system('touch {file}') %}} $(touch {file}) `touch {file}`",
-)
-OPTIONS = {"regex": "(pattern='a')", "length": "(target=3)", "overlong": "(buffer=3)"}
-
-
-def test_no_reward_runs_what_an_answer_says(tmp_path):
-    """Row 11: a payload in the answer and in the reference, to every bundled reward but the sandbox of programs."""
-    from zoo.rewards.plugin import bundled
-    from zoo.rewards.reward import Reward
-
-    file = tmp_path / "ran"
-    texts = [payload.format(file=file) for payload in PAYLOADS]
-    tried = set()
-    for name in sorted(set(bundled()) - {"code"}):
-        try:
-            reward = Reward(name + OPTIONS.get(name, ""), {}, patience=9, max_new_tokens=9, say=lambda text: None)
-            entry = {"task": "basic_arithmetic", "instructions": [{"check": "max_words", "n": 3}]}
-            records = [{**entry, "prompt": text, "answer": text, "entry": {"answer": text}} for text in texts]
-            values = reward.score(texts, records, [True] * len(texts), [5] * len(texts))
-        except ZooError as error:
-            # The packages of two of them are extras.
-            assert "is not installed" in error.message, error
-            continue
-        finally:
-            reward.close()
-        assert len(values) == len(texts) and not file.exists(), name
-        tried.add(name)
-    assert {"exact", "numeric", "regex", "format", "instructions"} <= tried
-
-
 ROWS = {
     b'{"prompt": ': "[E_JSON]", b'{"prompt": 3, "chosen": "a", "rejected": "b"}': "[E_TYPE]",
     b'{"prompt": "a", "chosen": "same", "rejected": "same"}': "[E_IDENTICAL_PAIR]",
