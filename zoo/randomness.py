@@ -18,7 +18,8 @@ def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and torch."""
     random.seed(seed)
     numpy.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+    # For each kind of device that is not there, torch.manual_seed keeps a stack trace: longer than a tiny model's step.
+    (torch.manual_seed if torch.accelerator.is_available() else torch.default_generator.manual_seed)(seed)
 
 
 def part_ways(seed: int, rank: int) -> None:

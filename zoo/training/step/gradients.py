@@ -21,5 +21,6 @@ def total_norm(gradients: Iterable[Tensor]) -> float:
 
 def _norms_of_blocks(flat: Tensor) -> Iterator[Tensor]:
     whole = len(flat) // BLOCK * BLOCK
-    for part in (flat[:whole].view(-1, BLOCK), flat[whole:].view(1, -1)):
+    parts = (flat[:whole].view(-1, BLOCK), flat[whole:].view(1, -1)) if whole else (flat.view(1, -1),)
+    for part in parts:
         yield torch.linalg.vector_norm(part, dim=1, dtype=torch.promote_types(part.dtype, torch.float32))
