@@ -50,7 +50,8 @@ def make_long_run(out: Path, steps: int, name: str = "long") -> Run:
 
 def _create(out: Path, name: str, algo: str) -> Run:
     config = {"algo": algo, **asdict(TrainConfig()), "model": "models/tiny", "data": "data/rows.jsonl"}
-    return create_run(str(out), name, algo, config, f"zoo train --algo {algo}", origins=dict.fromkeys(config, "default"))
+    origins = dict.fromkeys(config, "default")
+    return create_run(str(out), name, algo, config, f"zoo train --algo {algo}", origins=origins)
 
 
 def summary(algo: str, state: str, steps: int) -> dict[str, Any]:
@@ -92,8 +93,8 @@ def _metrics(step: int, steps: int, source: random.Random) -> dict[str, float]:
     return row
 
 
-def seconds(arguments: list[str], folder: Path) -> tuple[float, float]:
-    """CPU seconds and peak memory in MB of a command: the least of several times."""
+def seconds(arguments: list[str], folder: Path) -> float:
+    """CPU seconds of a command: the least of several times."""
     measured = []
     for _ in range(TIMES):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -101,7 +102,7 @@ def seconds(arguments: list[str], folder: Path) -> tuple[float, float]:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "160"}
         subprocess.run(start, cwd=folder, env=environment, stdout=subprocess.DEVNULL, check=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        measured.append((after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, after.ru_maxrss / 1e3))
+        measured.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     return min(measured)
 
 
@@ -119,7 +120,7 @@ def main() -> None:
                 make_long_run(folder / "others", given.steps, name)
         print("CPU s   command")
         for command in COMMANDS:
-            print(f"{seconds(command.split(), folder)[0]:5.2f}   zoo {command}", flush=True)
+            print(f"{seconds(command.split(), folder):5.2f}   zoo {command}", flush=True)
 
 
 COMMANDS = (
@@ -127,7 +128,7 @@ COMMANDS = (
     "runs --json",
     "runs others/long",
     "runs others/long --follow",
-    "compare others/long others/longer --report compared",
+    "compare others/long others/longer --out compared",
 )
 
 

@@ -3,6 +3,9 @@
 import json
 import math
 
+from zoo.evals.kept_scores import read_samples
+from zoo.report.plots.series import Series
+from zoo.report.sections.warnings import run_warnings
 from zoo.runs import Run
 
 
@@ -47,6 +50,10 @@ def online_rows(steps=40, every=4, farthest=12.0):
             rows.append({"step": step, "val/reward": 0.2 + 0.01 * step, "val/gold": gold(d), "val/kl": d * d,
                          "val/length": 20.0, "val/cut": 0.0})  # fmt: skip
     return rows
+
+
+def warnings_of(run):
+    return run_warnings(run, Series(run.metrics), read_samples(run))
 
 
 def changed(rows, **values):

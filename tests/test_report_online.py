@@ -5,7 +5,7 @@ import math
 import re
 
 import pytest
-from made_runs import changed, gold, made, online_rows, online_samples
+from made_runs import changed, gold, made, online_rows, online_samples, warnings_of
 from test_report import check
 
 from zoo.evals.pairs import Pair
@@ -17,7 +17,6 @@ from zoo.report.run_page import changes, content, write_run_page
 from zoo.report.sections import answers
 from zoo.report.sections.alarms import alarms
 from zoo.report.sections.overoptimisation import fit, frontier, plot_frontiers
-from zoo.report.sections.warnings import run_warnings
 
 
 def table(path):
@@ -311,7 +310,7 @@ def test_red_flags_are_sentences_with_numbers(values, sentence):
 
 def test_good_answers_that_lose_probability_are_flagged_for_labels_too(tmp_path):
     run = made(tmp_path, before={"val/logps/desirable": -40.0}, after={"val/logps/desirable": -55.0})
-    assert "The desirable answers of the held-out data became less likely" in run_warnings(run)[0]
+    assert "The desirable answers of the held-out data became less likely" in warnings_of(run)[0]
 
 
 # -- pairs and cases -----------------------------------------------------------------------------------------------

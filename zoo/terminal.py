@@ -10,11 +10,13 @@ do something is written out (`\\x1b`), and markup is never read. Styles are give
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 import traceback
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from itertools import accumulate
 from types import TracebackType
 from typing import Any
@@ -49,8 +51,11 @@ class Console(RichConsole):
     def __init__(self, **options: Any):
         super().__init__(**{"markup": False, "emoji": False, "highlight": False, **options})
 
-    def say(self, text: str, style: str | None = None) -> None:
-        """Print a message: plain text without secrets, never wrapped, so that it can be copied and searched."""
+    def say(self, text: str, style: str | None = None, **facts: Any) -> None:
+        """Print a message: plain text without secrets, never wrapped, so that it can be copied and searched.
+
+        facts: what `JsonLines` says besides: event, level, step, metrics.
+        """
         self.print(scrubbed(text), style=style, soft_wrap=True)
 
     def render_str(self, text: str, **options: Any) -> Text:
@@ -60,6 +65,29 @@ class Console(RichConsole):
         for segment in super().render(_plain_text(renderable) if isinstance(renderable, Text) else renderable, options):
             # Rich's own codes come as control segments, and its styles beside the text.
             yield segment if segment.control else segment._replace(text=plain(segment.text))
+
+
+class JsonLines(Console):
+    """Prints a log for programs: every line is one JSON object with time, level, event, step, metrics, message."""
+
+    def __init__(self) -> None:
+        super().__init__(force_terminal=False, force_jupyter=False, color_system=None, width=10_000)
+
+    def say(
+        self, text: str, style: str | None = None, *, event: str = "message", level: str = "info",
+        step: int | None = None, metrics: Mapping[str, float] | None = None,
+    ) -> None:  # fmt: skip
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        numbers = {name: value if math.isfinite(value) else None for name, value in (metrics or {}).items()}
+        row = {"time": now, "level": level, "event": event, "step": step, "metrics": numbers, "message": scrubbed(text)}
+        # With ASCII alone nothing in it is active, and no terminal's encoding can fail.
+        self.file.write(json.dumps(row) + "\n")
+        self.file.flush()
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        with self.capture() as captured:
+            super().print(*objects, **options)
+        self.say(captured.get().rstrip("\n"))
 
 
 def _plain_text(text: Text) -> Text:

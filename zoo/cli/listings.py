@@ -20,6 +20,8 @@ from zoo.errors import ZooError, nearest
 from zoo.numbers import decimal
 from zoo.terminal import Console, print_json
 
+SHOWN_OPTIONS = ("algo", "model", "data")
+"""Options that a list of runs shows."""
 NARROW_TABLE = 76
 """Columns below which the descriptions of algorithms do not fit next to their names."""
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -163,11 +165,20 @@ def runs(
         str | None, typer.Argument(help="One run: path, name or last; by default all.", autocompletion=run_names)
     ] = None,
     out: Annotated[str, typer.Option(help="Folder that holds the runs.")] = "runs",
+    follow: Annotated[
+        bool, typer.Option(help="Show what the run does until it ends: state, time left, curves, alarms, answers.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """List the runs, or show one: scores before and after, options that differ from the defaults, and its files."""
     from zoo.runs import find_run, find_runs
 
+    if follow:
+        if as_json:
+            raise ZooError("--json and --follow cannot be combined.", "Read metrics.jsonl in the folder of the run.")
+        from zoo.cli.follow import follow as follow_run
+
+        raise typer.Exit(follow_run(find_run(name or "last", out), Console()))
     selected = [find_run(name, out)] if name else find_runs(out)
     rows = [_run_row(run) if name else _readable_row(run) for run in selected]
     if as_json:
@@ -219,15 +230,17 @@ def _readable_row(run: Any) -> dict[str, Any]:
 
 
 def _run_row(run: Any) -> dict[str, Any]:
-    config, summary = run.config, run.summary
+    from zoo.training.record.heartbeat import ENDED, read_beat, state_of
+
+    summary = run.summary
+    beat = None if summary.get("status") in ENDED else read_beat(run)
     return {
         "name": run.name,
         "path": str(run.path),
-        "status": run.status,
-        "algo": config.get("algo", "?"),
-        "model": config.get("model", "?"),
-        "data": config.get("data", "?"),
-        "steps": summary.get("steps", "?"),
+        "status": state_of(summary, beat),
+        **dict.fromkeys(SHOWN_OPTIONS, "?"),
+        **run.options(*SHOWN_OPTIONS),
+        "steps": beat.step if beat else summary.get("steps", "?"),
         "before": summary.get("before", {}),
         "after": summary.get("after", {}),
     }

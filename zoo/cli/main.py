@@ -8,8 +8,10 @@ import os
 import shlex
 import sys
 import traceback
+import warnings
 from importlib import import_module
-from typing import Annotated
+from itertools import pairwise
+from typing import Annotated, Any
 
 import typer
 
@@ -17,7 +19,7 @@ from zoo import __version__
 from zoo.cli.help import App
 from zoo.errors import ZooError
 from zoo.secrets import scrubbed
-from zoo.terminal import Console, guard
+from zoo.terminal import Console, JsonLines, guard
 
 app = App(
     name="zoo",
@@ -107,6 +109,9 @@ def main() -> None:
             # A terminal without Unicode shows question marks instead of a traceback in the middle of a run.
             stream.reconfigure(errors="replace")
     guard()
+    if ("--log-format", "json") in pairwise(part for word in sys.argv for part in word.split("=", 1)):
+        _main_in_json_lines()
+        return
     try:
         add_commands(typed())
         app()
@@ -132,6 +137,41 @@ def show_error(error: ZooError) -> None:
     console.say(error.message, style="red")
     if error.hint:
         console.say(error.hint)
+
+
+def _main_in_json_lines() -> None:
+    """The same for programs that read the log: warnings, mistakes and faults are JSON objects too, on stdout."""
+    console = JsonLines()
+
+    def warn(message: Any, category: type[Warning], *place: Any, **more: Any) -> None:
+        console.say(f"{category.__name__}: {message}", event="warning", level="warning")
+
+    with warnings.catch_warnings():
+        warnings.showwarning = warn
+        try:
+            add_commands(typed())
+            status = app(standalone_mode=False)
+        except Exception as error:
+            status = _say_error(console, error)
+    if status:
+        raise SystemExit(status)
+
+
+def _say_error(console: JsonLines, error: Exception) -> int:
+    """Say what went wrong; returns the exit status. Mistakes in the flags come from the library below typer."""
+    from zoo.contract.faults import fault_of_plugin
+
+    status = 1
+    if isinstance(error, ZooError):
+        text, status = " ".join(filter(None, (error.message, error.hint))), error.exit_status
+    elif hasattr(error, "format_message"):
+        text, status = error.format_message(), getattr(error, "exit_code", 2)
+    elif (fault := fault_of_plugin(error)) is not None:
+        text = f"{fault.text()} {keep_traceback(error)}"
+    else:
+        text = "".join(traceback.format_exception(error)).rstrip()
+    console.say(text, event="error", level="error")
+    return status
 
 
 def keep_traceback(error: Exception) -> str:

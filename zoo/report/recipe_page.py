@@ -110,7 +110,7 @@ def _curves(folder: Path, results: Mapping[str, Any]) -> dict[str, list[Plot]]:
             stage["name"]: Series(Run(folder / f"seed-{seed}" / stage["folder"]).metrics)
             for stage in results["stages"] if stage["kind"] == kind
         }  # fmt: skip
-        runs = {name: series for name, series in runs.items() if series.rows}
+        runs = {name: series for name, series in runs.items() if series.names}
         of_kind = [plot for of_it in overlaid(runs, least=1).values() for plot in of_it] if runs else []
         if of_kind:
             drawn[f"Training with {kind}, seed {seed}"] = of_kind

@@ -47,15 +47,16 @@ def content(run: Run) -> dict[str, Any]:
     """Everything that the template shows."""
     config, summary, samples = run.config, run.summary, read_samples(run)
     command = run.path / "command.txt"
-    series, steps = Series([*run.metrics, *run.timings]), read_steps(run)
+    metrics, timings, steps = run.metrics, run.timings, read_steps(run)
+    series = Series([*metrics, *timings])
     return {
         "title": run.name,
         "summary": summary,
         "config": config,
         "timing": run.read_json("timing.json"),
-        "warnings": run_warnings(run),
+        "warnings": run_warnings(run, series, samples),
         "changes": changes(run),
-        "plots": plots_of(run, series, samples, steps),
+        "plots": plots_of(run, series, samples, steps, slowest_steps(metrics, timings)),
         "axes": {key: label for key, (label, _) in series.axes().items()},
         "cases": answers.telling(answers.by_prompt(samples)),
         "fewest": FEWEST_CASES,
@@ -93,7 +94,7 @@ def _mean_cost(tokens: Sequence[tuple[str, float | None]]) -> float | None:
 
 
 def plots_of(
-    run: Run, series: Series, samples: list[dict[str, Any]], steps: Sequence[Step]
+    run: Run, series: Series, samples: list[dict[str, Any]], steps: Sequence[Step], slowest: Panel | None
 ) -> dict[str, list[Panel]]:  # fmt: skip
     """Every plot and table of the page that has a CSV file, by heading."""
     meaning = explanations(str(run.config.get("algo", "")))
@@ -108,7 +109,7 @@ def plots_of(
         **{heading: [*of_it] for heading, of_it in curves.items() if heading not in ("Reward", "Time")},
         "Answers": [*curves.get("Answers", []), *length_plots(cases, samples), ending_table(cases)],
         "Held-out cases": [*pairs, *implicit_reward_plots(cases), *case_plots(cases, meaning)],
-        "Time": [*curves.get("Time", []), slowest_steps(run.metrics, run.timings)],
+        "Time": [*curves.get("Time", []), slowest],
     }
     panels = {heading: [panel for panel in of_it if panel is not None] for heading, of_it in drawn.items()}
     taken: set[str] = set()

@@ -61,6 +61,15 @@ def resume(
     """
     if former:
         raise _no_argument(former)
+    options: dict[str, Any] = {"allow_change": allow_change, "allow_code": allow_code, "trust_remote_code": trust_remote_code}
+    return resume_with(Console(quiet=quiet), run, **options)
+
+
+def resume_with(
+    console: Console, run: str | Path, *, allow_change: Collection[str] = (), allow_code: bool = False,
+    trust_remote_code: bool = False,
+) -> Run:  # fmt: skip
+    """`resume`, whose messages go to this console."""
     stopped = find_run(str(run))
     if is_first_process():
         refuse_ended(stopped)
@@ -71,7 +80,7 @@ def resume(
     options = {"trust_remote_code": True} if trust_remote_code else {}
     start = resolve_options(None, stopped.path / "run.yaml", options, "keyword argument")
     check_allowed(allow_change, start[0].as_dict())
-    return execute(*start, Console(quiet=quiet), resumed=stopped, allowed=allow_change)
+    return execute(*start, console, resumed=stopped, allowed=allow_change)
 
 
 def _judge_code(run: Run, allow_change: Collection[str], allow_code: bool) -> None:

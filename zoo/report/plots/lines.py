@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from typing import TypeVar
 
 from zoo.report.plots.axes import BOTTOM, TOP, WIDTH, Axes, Plot, Point, colours, finite, number
 
+Item = TypeVar("Item")
 Points = Sequence[tuple[float, float | None]]
 Place = Callable[[str, float], float]
 XAxes = Mapping[str, tuple[str, Place]]
@@ -15,13 +17,15 @@ XAxes = Mapping[str, tuple[str, Place]]
 STEPS: XAxes = {"step": ("step", lambda line, step: step)}
 MOST_POINTS = 300
 """Points per curve; longer curves are thinned out, with the first and last point kept."""
+MOST_ROWS = 4000
+"""Points per curve in its CSV file, thinned out in the same way; what smooths a curve sees no more of them."""
 SMOOTHED_FROM = 60
 """A curve with this many points is drawn pale, with its running mean over a twentieth of it on top."""
 
 
 def curves(title: str, series: Mapping[str, Points], axes: XAxes = STEPS, note: str = "") -> Plot | None:
     """Lines of (step, value) over one or more x axes; lines of fewer than 20 points have dots. None without a point."""
-    lines = {name: finite(points) for name, points in series.items()}
+    lines = {name: _thinned(finite(points), MOST_ROWS) for name, points in series.items()}
     lines = {name: points for name, points in lines.items() if points}
     if not lines:
         return None
@@ -62,10 +66,11 @@ def stacked(title: str, parts: Mapping[str, Points], total: Points, note: str = 
     """
     by_step = {name: dict(finite(points)) for name, points in parts.items()}
     every = sorted(set.intersection(*(set(values) for values in by_step.values()))) if by_step else []
+    every, total = _thinned(every, MOST_ROWS), _thinned(finite(total), MOST_ROWS)
     if not every:
         return None
     lines = {name: _calmed([(step, values[step]) for step in every]) for name, values in by_step.items()}
-    whole = _calmed(finite(total))
+    whole = _calmed(total)
     bounds = _stack(lines)
     heights = [y for _, points in bounds for _, low, high in points for y in (low, high)]
     axes = Axes([0.0 + every[0], every[-1]], [*heights, *(y for _, y in whole)], "step", "reward")
@@ -78,7 +83,7 @@ def stacked(title: str, parts: Mapping[str, Points], total: Points, note: str = 
     if whole:
         axes.path(whole, ink, "curve")
     rows = [(name, step, values[step]) for name, values in by_step.items() for step in every]
-    rows += [("total", step, value) for step, value in finite(total)]
+    rows += [("total", step, value) for step, value in total]
     return Plot(title, {"": axes.svg(title)}, ["series", "step", "value"], rows, {**shades, "total": ink}, note)
 
 
@@ -102,11 +107,12 @@ def _calmed(points: list[Point]) -> list[Point]:
     return _thinned(_smoothed(points) if len(points) >= SMOOTHED_FROM else points)
 
 
-def _thinned(points: list[Point]) -> list[Point]:
-    if len(points) <= MOST_POINTS:
+def _thinned(points: list[Item], most: int = MOST_POINTS) -> list[Item]:
+    """So many points at most, evenly, with the first and the last."""
+    if len(points) <= most:
         return points
-    step = (len(points) - 1) / (MOST_POINTS - 1)
-    return [points[round(i * step)] for i in range(MOST_POINTS)]
+    step = (len(points) - 1) / (most - 1)
+    return [points[round(i * step)] for i in range(most)]
 
 
 def _smoothed(points: list[Point]) -> list[Point]:
@@ -123,8 +129,9 @@ def paths(
 
     None without a point.
     """
-    drawn = {name: [point for point in points if finite([point[:2]])] for name, points in lines.items()}
-    drawn = {name: points for name, points in drawn.items() if points}
+    kept = {name: [point for point in points if finite([point[:2]])] for name, points in lines.items()}
+    kept = {name: _thinned(points, MOST_ROWS) for name, points in kept.items() if points}
+    drawn = {name: _thinned(points) for name, points in kept.items()}
     if not drawn:
         return None
     fitted = {name: points for name, points in (fits or {}).items() if name in drawn}
@@ -139,7 +146,7 @@ def paths(
             axes.path(fitted[name], shades[name], "fit")
         for x, y, step in points:
             axes.dot(x, y, shades[name], f"{name}: {number(y)} at {x_label} {number(x)}, step {number(step)}", 3)
-    rows = [(name, step, x, y) for name, points in drawn.items() for x, y, step in points]
+    rows = [(name, step, x, y) for name, points in kept.items() for x, y, step in points]
     return Plot(title, {"": axes.svg(title)}, ["series", "step", x_label, "value"], rows, shades, note)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from zoo.report.plots.axes import Point
@@ -21,13 +21,19 @@ never negative before the others."""
 class Series:
     """The metrics of one run."""
 
-    def __init__(self, rows: Sequence[Mapping[str, Any]]):
-        self.rows = rows
-        self.names = list(dict.fromkeys(name for row in rows for name in row))
+    def __init__(self, rows: Iterable[Mapping[str, Any]]):
+        # In one pass, because a long run has a hundred thousand rows and twenty metrics.
+        self._points: dict[str, list[Point]] = {}
+        for row in rows:
+            for name, value in row.items():
+                points = self._points.setdefault(name, [])
+                if _is_number(value):
+                    points.append((row["step"], value))
+        self.names = list(self._points)
 
     def of(self, name: str) -> list[Point]:
         """(step, value) of a metric, at the steps where it is a number."""
-        return [(row["step"], row[name]) for row in self.rows if _is_number(row.get(name))]
+        return self._points.get(name, [])
 
     def ending(self, tail: str) -> list[Point]:
         """The first metric of training whose name is `tail` or ends with it after a slash."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from zoo.evals.kept_scores import read_samples
 from zoo.numbers import decimal
 from zoo.report.plots.series import Series
 from zoo.report.sections.alarms import LENGTH_RATIO, alarms
-from zoo.report.sections.answers import mean_words
+from zoo.report.sections.answers import Row, mean_words
 from zoo.runs import Run
 
 DROPPED_SHARE = 0.05
@@ -18,17 +18,17 @@ LOSS_RISE = 0.05
 """Warn if the validation loss ends this far above its lowest value, as a share of it."""
 
 
-def run_warnings(run: Run) -> list[str]:
-    """The warnings of one run, from its files."""
+def run_warnings(run: Run, series: Series, samples: Sequence[Row]) -> list[str]:
+    """The warnings of one run. series: of its metrics; samples: its own."""
     summary, warnings = run.summary, []
     before, after = summary.get("before", {}), summary.get("after", {})
     warnings += _fallen_scores(summary)
-    warnings += alarms(Series(run.metrics))
-    warnings += length_warning("The answers", *mean_words(read_samples(run)))
+    warnings += alarms(series)
+    warnings += length_warning("The answers", *mean_words(samples))
     warnings += displacement("The chosen answers", before.get("val/logps/chosen"), after.get("val/logps/chosen"))
     before_and_after = (side.get("val/logps/desirable") for side in (before, after))
     warnings += displacement("The desirable answers", *before_and_after)
-    warnings += _loss_rose(run.metrics)
+    warnings += _loss_rose(series)
     if summary.get("skipped_steps"):
         why = "they had nothing to learn from, or " if "unrewarded_rollouts" in summary else ""
         warnings.append(f"{summary['skipped_steps']} steps were skipped: {why}their loss or gradient was not finite.")
@@ -68,8 +68,8 @@ def _fallen_scores(summary: dict[str, Any]) -> list[str]:
     ]
 
 
-def _loss_rose(metrics: list[dict[str, Any]]) -> list[str]:
-    losses = [(row["val/loss"], row["step"]) for row in metrics if isinstance(row.get("val/loss"), float)]
+def _loss_rose(series: Series) -> list[str]:
+    losses = [(value, step) for step, value in series.of("val/loss")]
     if len(losses) < 3:
         return []
     (lowest, at), (last, _) = min(losses), losses[-1]

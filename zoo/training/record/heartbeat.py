@@ -22,6 +22,8 @@ from zoo.runs import Run
 FILE = "heartbeat.json"
 EVERY = 5.0
 """Seconds between two beats."""
+ENDED = ("finished", "failed")
+"""States that no heartbeat changes."""
 SILENCE = 60.0
 """Seconds without a beat after which a run on another machine counts as dead."""
 
@@ -58,6 +60,17 @@ def read_beat(run: Run) -> Beat | None:
         return Beat(**run.read_json(FILE))
     except (TypeError, ValueError, OSError, ZooError):
         return None
+
+
+def state_of(summary: dict[str, Any], beat: Beat | None) -> str:
+    """training, dead (it has left a heartbeat and is gone), or as the run itself says: finished, failed, stopped, …
+
+    Without a summary and a heartbeat it is unfinished: an error ended it, or it is from an older version of zoo.
+    """
+    status = str(summary.get("status", "unfinished"))
+    if status in ENDED or beat is None:
+        return status
+    return "training" if beat.is_alive else "dead"
 
 
 @contextlib.contextmanager

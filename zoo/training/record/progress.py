@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.control import Control
@@ -21,10 +21,60 @@ SHOWN = (
 PLAIN_EVERY_SECONDS = 10.0
 
 
-def short(values: dict[str, float]) -> str:
+def short(values: Mapping[str, float]) -> str:
     """`loss 1.234  val/loss 1.198`, at most five numbers."""
     names = [name for name in values if name.removeprefix("val/") in SHOWN]
     return "  ".join(f"{name} {values[name]:.4g}" for name in names[:5])
+
+
+def line_of(step: int, total: int, values: Mapping[str, float], pace: Mapping[str, float]) -> str:
+    """`step 40/100  2m13s, 3m20s left  3,289 tokens/s  loss 1.234`; what is not known is left out.
+
+    total: 0 where it is not known; pace: what `Pace.facts` gives.
+    """
+    took = [duration(pace["seconds"])] if "seconds" in pace else []
+    left = [f"{duration(pace['seconds_left'])} left"] if "seconds_left" in pace else []
+    speed = f"{pace['tokens_per_second']:,.0f} tokens/s" if pace.get("tokens_per_second") else ""
+    parts = [f"step {step}/{total}" if total else f"step {step}", ", ".join([*took, *left]), speed, short(values)]
+    return "  ".join(filter(None, parts))
+
+
+def duration(seconds: float) -> str:
+    """`12s`, `3m20s`, `5h07m`, `2d04h`."""
+    whole = max(0, round(seconds))
+    for size, name, smaller, below in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
+        if whole >= size:
+            return f"{whole // size}{name}{whole % size // smaller:02}{below}"
+    return f"{whole}s"
+
+
+class Pace:
+    """How fast the steps of this process go, and how long the rest will take."""
+
+    def __init__(self, total: int):
+        self.total, self._began = total, time.monotonic()
+        self._first: tuple[int, float, float] | None = None
+        self._tokens = 0.0
+
+    def step(self, step: int, tokens: float) -> None:
+        """Called after each step. tokens: trained on so far."""
+        self._tokens = tokens
+        if self._first is None:
+            self._first = (step, time.monotonic(), tokens)
+
+    def facts(self, step: int) -> dict[str, float]:
+        """`seconds` so far; from the second step of this process on `tokens_per_second` and `seconds_left`.
+
+        These are means since its first step: rollouts, validations and checkpoints count.
+        """
+        now = time.monotonic()
+        facts = {"seconds": now - self._began}
+        if self._first is not None and step > self._first[0]:
+            taken = now - self._first[1]
+            facts["tokens_per_second"] = (self._tokens - self._first[2]) / taken
+            left = taken / (step - self._first[0]) * (self.total - step)
+            facts |= {"seconds_left": left} if left else {}
+        return facts
 
 
 class Watch:
@@ -32,6 +82,7 @@ class Watch:
 
     def __init__(self, console: Console, total: int, show: bool = True):
         self.console, self.total, self.show = console, total, show
+        self._pace = Pace(total)
         self.live = console.is_terminal or console.is_jupyter
         self._validation: dict[str, float] = {}
         self._bar: Progress | None = None
@@ -59,14 +110,20 @@ class Watch:
         if any(name.startswith("val/") for name in values):
             self._validation = {"val/loss": values["val/loss"]} if "val/loss" in values else {}
             if not self.live:
-                self.console.say(f"step {step}/{self.total}  {short(values)}")
+                self._line("validation", step, values)
             return
         text = short({**values, **self._validation})
+        self._pace.step(step, values.get("num_tokens", 0.0))
         if self._bar is not None:
             self._bar.update(self._task, completed=step, numbers=text)
         elif step in (1, self.total) or time.monotonic() - self._printed > PLAIN_EVERY_SECONDS:
             self._printed = time.monotonic()
-            self.console.say(f"step {step}/{self.total}  {short(values)}")
+            self._line("step", step, values)
+
+    def _line(self, event: str, step: int, values: dict[str, float]) -> None:
+        pace = self._pace.facts(step)
+        text = line_of(step, self.total, values, pace)
+        self.console.say(text, event=event, step=step, metrics={**values, **pace})
 
     def count(self, label: str, done: int, total: int) -> None:
         """Progress of something before the first step."""
@@ -95,7 +152,7 @@ def counter(console: Console, label: str) -> Callable[[int, int], None]:
             rewrite(console, f"{label[:room]} {count}", end="\n" if done >= total else "")
         elif done >= total or time.monotonic() - printed > PLAIN_EVERY_SECONDS:
             printed = time.monotonic()
-            console.say(f"{label} {count}")
+            console.say(f"{label} {count}", event="progress", metrics={"done": done, "total": total})
 
     return show
 

@@ -16,7 +16,7 @@ from rich.text import Text
 from zoo.evals.kept_scores import changes_of, read_samples
 from zoo.numbers import decimal, signed
 from zoo.runs import Run
-from zoo.terminal import Console
+from zoo.terminal import Console, JsonLines
 
 
 def write_cases(run: Run, step: int, cases: Mapping[str, Sequence[float | None]]) -> None:
@@ -40,6 +40,10 @@ def write_first_and_last(run: Run, file: str, now: dict[str, Any]) -> None:
 
 def closing_panel(console: Console, run: Run, summary: dict[str, Any]) -> None:
     """Print the scores before and after, one sample, where the model is, and what to type next."""
+    if isinstance(console, JsonLines):
+        text = f"{run.name} is finished after {summary['steps']} steps: {run.model_path}"
+        console.say(text, event="finished", step=summary["steps"], metrics=summary["after"])
+        return
     table = Table(box=box.SIMPLE, show_edge=False, pad_edge=False)
     for column, justify in (("", "left"), ("before", "right"), ("after", "right"), ("change", "right")):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
