@@ -11,9 +11,9 @@ import pytest
 from made_runs import made, online_rows
 from tiny_runs import cli, data_for, float32_flags, on_terminal, start_fork, status_of
 
-from zoo.cli import follow
-from zoo.cli.follow import Followed, Tail, sparkline
 from zoo.options.strict_yaml import read_some
+from zoo.report import follow
+from zoo.report.follow import Followed, Tail, sparkline
 from zoo.runs import Run
 from zoo.training.record.heartbeat import Beat, state_of
 from zoo.training.record.progress import Pace, duration, line_of

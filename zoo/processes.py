@@ -1,4 +1,7 @@
-"""The processes of a run: which one this is, how many there are, and what each of them holds."""
+"""The processes of a run: which one this is, how many there are, and what each of them holds.
+
+torch is imported where it is used: a list of runs asks only whether their processes are alive.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,23 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
-
 
 def is_distributed() -> bool:
+    import torch.distributed as dist
+
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def world_size() -> int:
+    import torch.distributed as dist
+
     return dist.get_world_size() if is_distributed() else 1
 
 
 def leave_processes() -> None:
     """End the exchange between processes, all at once: one that exits with its threads running is aborted."""
+    import torch.distributed as dist
+
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
@@ -27,6 +34,8 @@ def leave_processes() -> None:
 
 def gathered(mine: Any) -> list[Any]:
     """What each process holds, in the order of the processes; tensors in it should be on the CPU."""
+    import torch.distributed as dist
+
     if not is_distributed():
         return [mine]
     found: list[Any] = [None] * dist.get_world_size()
@@ -36,6 +45,8 @@ def gathered(mine: Any) -> list[Any]:
 
 def my_place() -> tuple[int, int]:
     """This process and how many there are."""
+    import torch.distributed as dist
+
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1

@@ -176,7 +176,7 @@ def runs(
     if follow:
         if as_json:
             raise ZooError("--json and --follow cannot be combined.", "Read metrics.jsonl in the folder of the run.")
-        from zoo.cli.follow import follow as follow_run
+        from zoo.report.follow import follow as follow_run
 
         raise typer.Exit(follow_run(find_run(name or "last", out), Console()))
     selected = [find_run(name, out)] if name else find_runs(out)
