@@ -70,6 +70,7 @@ def test_a_beat_left_behind_does_not_make_a_finished_run_dead():
     assert [state_of({"status": status}, left) for status in ("finished", "failed", "stopped")] == [
         "finished", "failed", "dead",
     ]  # fmt: skip
+    assert state_of({"status": "finished", "ending": True}, left) == "dead", "its report is missing"
 
 
 def test_the_list_reads_three_options_and_finds_long_and_quoted_ones(tmp_path):

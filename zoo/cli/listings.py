@@ -230,17 +230,17 @@ def _readable_row(run: Any) -> dict[str, Any]:
 
 
 def _run_row(run: Any) -> dict[str, Any]:
-    from zoo.training.record.heartbeat import ENDED, read_beat, state_of
+    from zoo.training.record.heartbeat import read_beat, state_of
 
-    summary = run.summary
-    beat = None if summary.get("status") in ENDED else read_beat(run)
+    summary, beat = run.summary, read_beat(run)
+    state = state_of(summary, beat)
     return {
         "name": run.name,
         "path": str(run.path),
-        "status": state_of(summary, beat),
+        "status": state,
         **dict.fromkeys(SHOWN_OPTIONS, "?"),
         **run.options(*SHOWN_OPTIONS),
-        "steps": beat.step if beat else summary.get("steps", "?"),
+        "steps": beat.step if beat and state in ("training", "dead") else summary.get("steps", "?"),
         "before": summary.get("before", {}),
         "after": summary.get("after", {}),
     }

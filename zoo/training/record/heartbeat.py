@@ -17,7 +17,7 @@ from typing import Any
 
 from zoo.errors import ZooError
 from zoo.processes import process_is_alive
-from zoo.runs import Run
+from zoo.runs import ENDING, Run
 
 FILE = "heartbeat.json"
 EVERY = 5.0
@@ -68,7 +68,7 @@ def state_of(summary: dict[str, Any], beat: Beat | None) -> str:
     Without a summary and a heartbeat it is unfinished: an error ended it, or it is from an older version of zoo.
     """
     status = str(summary.get("status", "unfinished"))
-    if status in ENDED or beat is None:
+    if beat is None or (status in ENDED and not summary.get(ENDING)):
         return status
     return "training" if beat.is_alive else "dead"
 
