@@ -151,6 +151,9 @@ def _main_in_json_lines() -> None:
         try:
             add_commands(typed())
             status = app(standalone_mode=False)
+        except KeyboardInterrupt:
+            console.say("Stopped by ctrl-C.", event="error", level="error")
+            status = 130
         except Exception as error:
             status = _say_error(console, error)
     if status:
