@@ -61,7 +61,11 @@ def resume(
     """
     if former:
         raise _no_argument(former)
-    options: dict[str, Any] = {"allow_change": allow_change, "allow_code": allow_code, "trust_remote_code": trust_remote_code}
+    options: dict[str, Any] = {
+        "allow_change": allow_change,
+        "allow_code": allow_code,
+        "trust_remote_code": trust_remote_code,
+    }
     return resume_with(Console(quiet=quiet), run, **options)
 
 
