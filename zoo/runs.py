@@ -21,7 +21,7 @@ from typing import Any
 
 import zoo
 from zoo.errors import ZooError, nearest
-from zoo.options.strict_yaml import read_some, read_yaml, write_yaml
+from zoo.options.strict_yaml import read_yaml, write_yaml
 from zoo.paths import write_text
 from zoo.secrets import scrubbed
 
@@ -60,10 +60,6 @@ class Run:
     def config(self) -> dict[str, Any]:
         """Every option of the run; run.yaml can be run again."""
         return read_yaml(self.path / "run.yaml")
-
-    def options(self, *names: str) -> dict[str, Any]:
-        """Some options of the run: a list of many runs need not read all of them."""
-        return read_some(self.path / "run.yaml", names)
 
     @property
     def metrics(self) -> list[dict[str, Any]]:

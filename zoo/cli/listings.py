@@ -18,6 +18,7 @@ from zoo.cli.completion import algorithm_names, run_names
 from zoo.contract import registry
 from zoo.errors import ZooError, nearest
 from zoo.numbers import decimal
+from zoo.options.strict_yaml import read_some
 from zoo.terminal import Console, print_json
 
 SHOWN_OPTIONS = ("algo", "model", "data")
@@ -239,7 +240,7 @@ def _run_row(run: Any) -> dict[str, Any]:
         "path": str(run.path),
         "status": state,
         **dict.fromkeys(SHOWN_OPTIONS, "?"),
-        **run.options(*SHOWN_OPTIONS),
+        **read_some(run.path / "run.yaml", SHOWN_OPTIONS),
         "steps": beat.step if beat and state in ("training", "dead") else summary.get("steps", "?"),
         "before": summary.get("before", {}),
         "after": summary.get("after", {}),
