@@ -7,6 +7,8 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from test_resume import SignalAt, assert_same, in_child, installed
 from tiny_runs import (
     cli,
@@ -17,11 +19,12 @@ from tiny_runs import (
     same_bytes,
     trainer,
     two_processes,
+    weights,
     write_rows,
 )
 
 import zoo
-from zoo.api import Guard, hookimpl
+from zoo.api import Answer, Answers, Guard, Loss, hookimpl
 from zoo.contract import registry
 from zoo.errors import PluginError, TrainingFailed, ZooError
 from zoo.guards import GuardSetup, bundled
@@ -462,3 +465,91 @@ def test_the_guard_of_the_page_works(tmp_path):
 def test_the_page_explains_each_check_in_the_words_of_its_code():
     table = PAGE.partition("| check | what it requires |")[2]
     assert re.findall(r"^\| (\w[\w ]+) \| (.+) \|$", table, flags=re.M) == [(n, c.__doc__) for n, c in CHECKS.items()]
+
+
+# -- faults that real runs meet ------------------------------------------------------------------------------------
+
+SICK = '''
+class Sick(Algorithm):
+    """A number that is none, in one step."""
+    api_version = 2
+    data = "demonstration"
+    needs = ("policy", "reference")
+
+    @dataclass
+    class Config:
+        where: str = "loss"
+        """loss, gradient or reference."""
+        value: float = float("nan")
+        """The bad number."""
+
+    def loss(self, batch, models, config, step):
+        policy, reference = models.policy.logps(batch.completion), models.reference.logps(batch.completion)
+        bad = config.value if step == 1 else 1.0
+        frozen = reference.per_token * (bad if config.where == "reference" else 1.0)
+        values = -policy.per_token + 0.1 * (policy.per_token - frozen)
+        if config.where == "gradient" and step == 1:
+            values = values + (policy.per_token * 0.0).sqrt()
+        return Loss.per_token(values * (bad if config.where == "loss" else 1.0), policy.mask)
+'''
+
+
+@pytest.mark.parametrize("options", [{"where": "loss", "value": "inf"}, {"where": "gradient"}, {"where": "reference"}])
+def test_a_bad_number_wherever_it_comes_from_skips_the_step(train, tmp_path, options):
+    algo = plugin_file(tmp_path, SICK.replace('float("nan")', f'float("{options.pop("value", "nan")}")'))
+    run = train(algo, data=data_for("sft", tmp_path), epochs=1, **options)
+    assert [row.get("skipped") for row in run.metrics] == [None, 1.0, None]
+    assert run.summary["guards"] == {"finite": {"skip": 1}} and {line["step"] for line in offending(run)} == {2}
+    assert all(value.isfinite().all() for value in weights(run).values())
+
+
+SCORES = '''
+def odd(completions, records):
+    """NaN and infinity in turn."""
+    return [[float("nan"), float("inf"), 0.5, 1.0][i % 4] for i in range(len(completions))]
+
+
+def flat(completions, records):
+    return [0.5] * len(completions)
+'''
+
+
+def test_rewards_that_are_no_numbers_are_missing_and_leave_the_weights_finite(roll, tmp_path):
+    (tmp_path / "scores.py").write_text(SCORES)
+    run = roll(reward=f"{tmp_path / 'scores.py'}:odd", max_steps=4)
+    assert run.metrics[0]["rollout/missing"] == 0.5 and run.summary["guards"]["missing_rewards"] == {"warn": 1}
+    assert all(math.isfinite(row["loss"]) for row in run.metrics)
+    assert all(value.isfinite().all() for value in weights(run).values())
+
+
+def test_rewards_that_are_all_equal_teach_nothing_and_are_told(roll, tmp_path, capsys):
+    (tmp_path / "scores.py").write_text(SCORES)
+    options = {"reward": f"{tmp_path / 'scores.py'}:flat", "minibatches": 1, "rollout_epochs": 1, "epochs": 4.0}
+    run = roll("grpo", **options, answers_per_prompt=2, lr=0.1, quiet=False)
+    assert run.summary["guards"]["constant_reward"] == {"warn": run.summary["steps"] - 2}
+    assert all(math.isfinite(value) for row in run.metrics for value in row.values())
+    assert capsys.readouterr().out.count("every reward of the last 3 rollouts was 0.5".capitalize()) == 1
+    start = load_file(Path(run.config["model"]) / "model.safetensors")
+    assert all(value.equal(start[name]) for name, value in weights(run).items()), "no advantage, no gradient"
+
+
+@pytest.mark.parametrize("kind", ["empty", "only the end", "never ends", "only special tokens"])
+def test_answers_of_any_shape_have_a_defined_loss(kind, tmp_path, tiny_folder):
+    from zoo.models.loading import load_model, load_tokenizer
+    from zoo.models.names import Source
+    from zoo.models.scoring import score_answers
+
+    source = Source("tiny", tiny_folder)
+    model, tokenizer = load_model(source, torch.float32), load_tokenizer(source)
+    end = tokenizer.eos_token_id
+    made = {
+        "empty": Answer.of([5, 6], [], ended=False), "only the end": Answer.of([5, 6], [end]),
+        "never ends": Answer.of([5, 6], [7, 8, 9], ended=False, cut=True),
+        "only special tokens": Answer.of([5], [end] * 3),
+    }  # fmt: skip
+    answers = Answers([made[kind], Answer.of([5, 6], [7, end])])
+    logps = score_answers(model, answers, "padded")
+    loss = Loss.per_token(-logps.per_token, logps.mask)
+    loss.mean().backward()
+    assert bool(loss.mean().isfinite()) and answers.cut.tolist() == [kind == "never ends", False]
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
