@@ -215,13 +215,15 @@ def test_what_went_wrong_is_said_in_sentences(tmp_path):
     scores = {"before": {"e": {"value": 0.5}}, "after": {"e": {"value": 0.4, "higher_is_better": True}}}
     run = made(
         tmp_path, metrics=rows, samples=samples, scores=scores, skipped_steps=2,
+        guards={"loss_spike": {"warn": 1, "rollback": 2}},
         before={"val/logps/chosen": -40.0}, after={"val/logps/chosen": -55.0},
         data={"train": {"rows": 10, "dropped": 1, "encoded": {"dropped": 2}}},
     )  # fmt: skip
     found = " ".join(warnings_of(run))
     for part in (
         "e fell from 0.500 to 0.400", "2.5 times as long", "log π fell from -40.0 to -55.0",
-        "lowest at step 5 (1.000) and ended at 1.400", "2 steps were skipped", "train: 3 of 10 rows were dropped",
+        "lowest at step 5 (1.000) and ended at 1.400", "2 steps were skipped", "loss_spike objected to 1 step;",
+        "loss_spike rolled the run back in 2 steps;", "train: 3 of 10 rows were dropped",
     ):  # fmt: skip
         assert part in found
 

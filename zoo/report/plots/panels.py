@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from zoo.guards.watch import COUNTED
 from zoo.report.plots import lines as plots
 from zoo.report.plots.axes import Plot
 from zoo.report.plots.bars import grouped
@@ -91,7 +92,7 @@ def sections(run: Series, meaning: Mapping[str, str]) -> dict[str, list[Plot]]:
     """Plots of all metrics by heading, in the order of `ORDER`. meaning: a sentence for a metric or a plot."""
     panels: dict[str, dict[str, str]] = {}
     for name in run.names:
-        if name not in NO_CURVE and not GROUPS.fullmatch(name):
+        if name not in NO_CURVE and not GROUPS.fullmatch(name) and not name.startswith(COUNTED):
             panel, line = panel_of(name)
             panels.setdefault(panel, {})[line] = name
     axes = run.axes()

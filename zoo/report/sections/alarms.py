@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+from zoo.guards.bundled import COLLAPSE, ENGINE_GAP, FAR
 from zoo.report.plots.axes import Point, number
 from zoo.report.plots.series import Series, mean, start_and_end
 from zoo.report.sections.overoptimisation import MEASURES, fit, frontier
@@ -13,15 +14,9 @@ FALL_OF_GOLD = 0.1
 """Warn if the gold reward ends this far below its best value, as a share of its range."""
 SURE = 3.0
 """The fall of the gold reward must be this many times its noise."""
-COLLAPSE = 0.3
-"""Warn if the entropy falls to this share of its initial value."""
 LARGEST_RATIO = 10.0
-FAR = 50.0
-"""Warn at this KL, in nats per answer; Gao et al. (arXiv:2210.10760) see scores fall at some tens."""
 MISSING = 0.05
 HALF = 0.5
-ENGINE_GAP = 0.05
-"""|Δ log π| per token between engine and trainer, beyond rounding in half precision."""
 LENGTH_RATIO = 1.5
 """Warn if answers become this many times as long, or as short."""
 

@@ -30,8 +30,9 @@ def run_warnings(run: Run, series: Series, samples: Sequence[Row]) -> list[str]:
     warnings += displacement("The desirable answers", *before_and_after)
     warnings += _loss_rose(series)
     if summary.get("skipped_steps"):
-        why = "they had nothing to learn from, or " if "unrewarded_rollouts" in summary else ""
-        warnings.append(f"{summary['skipped_steps']} steps were skipped: {why}their loss or gradient was not finite.")
+        why = "a guard objected, or there was nothing to learn from"
+        warnings.append(f"{summary['skipped_steps']} steps were skipped: {why}.")
+    warnings += guard_actions(summary.get("guards", {}))
     if summary.get("unrewarded_rollouts"):
         warnings.append(f"In {summary['unrewarded_rollouts']} rollouts no answer got a reward.")
     for change in run.read_json("fingerprints.json").get("changes", []):
@@ -41,6 +42,18 @@ def run_warnings(run: Run, series: Series, samples: Sequence[Row]) -> list[str]:
         )
     warnings += [f"{part}: {_dropped(facts)}" for part, facts in run.read_json("data.json").items() if _dropped(facts)]
     return warnings
+
+
+DONE = {"warn": "objected to", "skip": "skipped", "rollback": "rolled the run back in", "stop": "stopped the run in"}
+"""What a guard did, by its action."""
+
+
+def guard_actions(counts: dict[str, dict[str, int]]) -> list[str]:
+    """A sentence for each guard and action. counts: the number of steps by guard and action."""
+    return [
+        f"The guard {guard} {DONE[action]} {count} step{'s' if count > 1 else ''}; offending.jsonl has the rows."
+        for guard, actions in counts.items() for action, count in actions.items()
+    ]  # fmt: skip
 
 
 def displacement(what: str, before: float | None, after: float | None) -> list[str]:
