@@ -173,7 +173,7 @@ def test_a_run_that_a_guard_stopped_goes_on_with_other_options(train, tmp_path):
     assert run.status == "failed" and run.summary["guards"] == {"at": {"stop": 1}} and run.summary["steps"] == 5
     with pytest.raises(TrainingFailed, match="The guard at stops the run") as again:
         zoo.resume(run.path, quiet=True)
-    assert "run.yaml" in again.value.hint
+    assert "run.yaml" in again.value.hint and "--allow-change NAME" in again.value.hint
     config = run.path / "run.yaml"
     config.write_text(config.read_text().replace("action=stop", "action=warn"))
     done = zoo.resume(run.path, quiet=True, allow_change=["guards"])
