@@ -159,7 +159,7 @@ def trial(**changes):
     return Trial(**{"aim": "a", "processes": 1, "fault": "kill", "seed": 0, "hits": [hit], **changes})
 
 
-def test_results_add_up_over_calls_and_survive_a_kill(tmp_path):
+def test_results_add_up_over_calls_and_survive_a_kill(tmp_path, capsys):
     file = tmp_path / "results.jsonl"
     Results(file).add(trial())
     with file.open("a") as stream:
@@ -169,6 +169,8 @@ def test_results_add_up_over_calls_and_survive_a_kill(tmp_path):
     found = Results(file)
     assert (len(found.kills(1)), len(found.kills(2))) == (1, 1)
     assert "| step | 1 | 1 |" in found.tables()
+    assert run("--kills", 0, "--append", file) == 0
+    assert found.tables() in capsys.readouterr().out
 
 
 def test_lost_trials_and_hits_that_say_nothing_do_not_count(tmp_path):

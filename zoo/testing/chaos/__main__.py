@@ -31,7 +31,7 @@ def options() -> argparse.ArgumentParser:
     add("--processes", type=int, default=1, help="processes of a run (default: 1)")
     add("--aim", help="kill something else than training: an Aim, as module:name")
     add("--fault", choices=FAULTS, default="kill", help="what happens (default: kill)")
-    add("--kills", type=int, help="stop after so many kills that count (default: 20, or none with --minutes)")
+    add("--kills", type=int, help="stop after so many kills that count (default: 20; 0 only counts)")
     add("--each", type=int, default=3, help="kills in one run (default: 3)")
     add("--every-event", action="store_true", help="a kill at each file event, in a run of its own")
     add("--files", default="*", help="a glob of the files whose events count, relative to the folder of a trial")
@@ -66,6 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def trials(given: argparse.Namespace, place: Path, results: Results) -> Iterator[Trial]:
     """The trials that the options ask for."""
+    end = time.monotonic() + 60 * (given.minutes if given.minutes is not None else 1e9)
+    enough = given.kills if given.kills is not None else 20 if given.minutes is None and not given.every_event else 1e9
+    before = len(results.kills(given.processes))
+    if enough <= 0:
+        return
     aims = _aims(given)
     place.mkdir(parents=True, exist_ok=True)
     aims[0].prepare(place)
@@ -76,11 +81,7 @@ def trials(given: argparse.Namespace, place: Path, results: Results) -> Iterator
             ready[aim.name] = Trials(aim, place, given.files, given.tmpdir, given.phase or ())
         return ready[aim.name]
 
-    planned = _repeated(given, of(aims[0])) if given.at else _planned(given, aims, of, results)
-    end = time.monotonic() + 60 * (given.minutes if given.minutes is not None else 1e9)
-    enough = given.kills if given.kills is not None else 20 if given.minutes is None and not given.every_event else 1e9
-    before = len(results.kills(given.processes))
-    for aim_trials, targets, seed in planned:
+    for aim_trials, targets, seed in _repeated(given, of(aims[0])) if given.at else _planned(given, aims, of, results):
         yield aim_trials.trial(targets, given.fault, seed)
         hits = sum(len(row["hits"]) for row in results.now)
         done = len(results.kills(given.processes)) - before if given.fault in ("kill", "damage") else hits
@@ -134,7 +135,7 @@ def _line(trial: Trial) -> str:
         for hit in trial.hits
     )
     end = f"LOST: {trial.lost}" if trial.lost else "equal"
-    return f"{trial.aim}: {trial.fault} {hits or 'never'}: {end} ({trial.seconds:.1f} s, seed {trial.seed})"
+    return f"{trial.aim}: {trial.fault} {hits or 'came too late'}: {end} ({trial.seconds:.1f} s, seed {trial.seed})"
 
 
 if __name__ == "__main__":
