@@ -51,10 +51,13 @@ class Console(RichConsole):
     def __init__(self, **options: Any):
         super().__init__(**{"markup": False, "emoji": False, "highlight": False, **options})
 
-    def say(self, text: str, style: str | None = None, **facts: Any) -> None:
+    def say(
+        self, text: str, style: str | None = None, *, event: str = "message", level: str = "info",
+        step: int | None = None, metrics: Mapping[str, float] | None = None,
+    ) -> None:  # fmt: skip
         """Print a message: plain text without secrets, never wrapped, so that it can be copied and searched.
 
-        facts: what `JsonLines` says besides: event, level, step, metrics.
+        event, level, step, metrics: what `JsonLines` says besides.
         """
         self.print(scrubbed(text), style=style, soft_wrap=True)
 

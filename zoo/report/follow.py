@@ -211,7 +211,7 @@ def picture(followed: Followed, console: Console) -> Group:
 
 def headline(followed: Followed) -> Text:
     """Name, state, steps, time left, speed."""
-    parts = [(followed.run.name, "bold"), "  ", (followed.state, _style(followed.state))]
+    parts: list[str | tuple[str, str]] = [(followed.run.name, "bold"), "  ", (followed.state, _style(followed.state))]
     if followed.step or followed.steps:
         parts.append(f"  step {followed.step:,}" + (f" of {followed.steps:,}" if followed.steps else ""))
     pace = followed.pace

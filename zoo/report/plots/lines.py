@@ -66,11 +66,11 @@ def stacked(title: str, parts: Mapping[str, Points], total: Points, note: str = 
     """
     by_step = {name: dict(finite(points)) for name, points in parts.items()}
     every = sorted(set.intersection(*(set(values) for values in by_step.values()))) if by_step else []
-    every, total = _thinned(every, MOST_ROWS), _thinned(finite(total), MOST_ROWS)
+    every, sums = _thinned(every, MOST_ROWS), _thinned(finite(total), MOST_ROWS)
     if not every:
         return None
     lines = {name: _calmed([(step, values[step]) for step in every]) for name, values in by_step.items()}
-    whole = _calmed(total)
+    whole = _calmed(sums)
     bounds = _stack(lines)
     heights = [y for _, points in bounds for _, low, high in points for y in (low, high)]
     axes = Axes([0.0 + every[0], every[-1]], [*heights, *(y for _, y in whole)], "step", "reward")
@@ -83,7 +83,7 @@ def stacked(title: str, parts: Mapping[str, Points], total: Points, note: str = 
     if whole:
         axes.path(whole, ink, "curve")
     rows = [(name, step, values[step]) for name, values in by_step.items() for step in every]
-    rows += [("total", step, value) for step, value in total]
+    rows += [("total", step, value) for step, value in sums]
     return Plot(title, {"": axes.svg(title)}, ["series", "step", "value"], rows, {**shades, "total": ink}, note)
 
 
