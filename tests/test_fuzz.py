@@ -441,6 +441,24 @@ def test_answers(name):
     fuzz(*ANSWERS[name])
 
 
+def test_mathematics():
+    pytest.importorskip("math_verify")
+    from zoo.rewards.maths import maths
+
+    formula = soup(
+        "\\boxed{", "}", "$", "\\frac{1}{2}", "x", "=", "^", "\\sqrt{", "(", ")", ",", "1", "\\{", "####", "%"
+    )
+    fuzz(lambda text: maths([text], [{"answer": "$\\frac{1}{2}$"}]), formula)
+
+
+def test_results_of_lm_eval():
+    from zoo.evals.harness import _score
+
+    names = st.sampled_from(("acc,none", "acc_stderr,none", "exact_match,strict-match", "alias", ",", "acc"))
+    row = st.dictionaries(names, ATOMS)
+    fuzz(lambda row: _score("task", {"results": {"task": row}, "n-samples": {"task": {"effective": 3}}}, ""), row)
+
+
 CHOICE = st.fixed_dictionaries(
     {},
     optional={

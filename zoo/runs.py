@@ -22,7 +22,7 @@ from typing import Any
 import zoo
 from zoo.errors import ZooError, nearest
 from zoo.options.strict_yaml import read_yaml, write_yaml
-from zoo.paths import write_text
+from zoo.paths import typed_path, write_text
 from zoo.secrets import scrubbed
 
 ENDING = "ending"
@@ -183,7 +183,7 @@ def check_name(out: str, name: str | None) -> None:
         return
     if name == "last" or not re.fullmatch(r"[\w][\w.+-]*", name):
         raise ZooError(f"'{name}' is not a name for a run.", "Use letters, digits, dots and dashes; last is taken.")
-    taken = Run(Path(out).expanduser() / name)
+    taken = Run(typed_path(out) / typed_path(name))
     if not taken.path.exists():
         return
     go_on = ""
@@ -203,7 +203,7 @@ def create_run(
     command: what was typed. The folder appears complete or not at all. Raises ZooError if a run with that name
     exists or the folder cannot be made.
     """
-    parent = Path(out).expanduser()
+    parent = typed_path(out)
     check_name(out, name)
     temporary = Run(parent / f".tmp-{socket.gethostname()}-{os.getpid()}")
     try:
@@ -239,7 +239,7 @@ def default_name(algo: str, model: str) -> str:
 
 def next_name(out: str, default: str) -> str:
     """The name that a new run would get."""
-    parent = Path(out).expanduser()
+    parent = typed_path(out)
     return next(name for number in itertools.count(1) if not (parent / (name := f"{default}-{number}")).exists())
 
 
@@ -262,7 +262,7 @@ def _cannot_be_made(parent: Path, why: Any) -> ZooError:
 
 def _claim(temporary: Path, out: str, name: str | None, default: str) -> Path:
     """Give the folder its name; numbered names skip those that exist."""
-    parent = Path(out).expanduser()
+    parent = typed_path(out)
     for number in itertools.count(1):
         path = parent / (name if name is not None else f"{default}-{number}")
         if not path.exists():
@@ -297,14 +297,14 @@ def _version(package: str) -> str:
 
 def find_runs(out: str = "runs") -> list[Run]:
     """All runs under a folder, oldest first."""
-    parent = Path(out).expanduser()
+    parent = typed_path(out)
     folders = [file.parent for file in parent.glob("[!.]*/run.yaml")] if parent.is_dir() else []
     return [Run(path) for path in sorted(folders, key=lambda path: ((path / "run.yaml").stat().st_mtime_ns, path.name))]
 
 
 def find_run(name: str, out: str = "runs") -> Run:
     """The run at a path, of a name under `out`, or the newest for `last`. Raises ZooError."""
-    path = Path(name).expanduser()
+    path = typed_path(name)
     if (path / "run.yaml").is_file():
         return Run(path)
     runs = find_runs(out)

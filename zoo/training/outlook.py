@@ -9,7 +9,6 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from zoo.cards.contributed import contributed
@@ -37,6 +36,7 @@ from zoo.options.checks import (
 )
 from zoo.options.config import AUTO, Resolved
 from zoo.options.spelling import bind, parse
+from zoo.paths import typed_path
 from zoo.rewards.spelled import check_reward
 from zoo.runs import Run, check_name, check_writable, default_name, next_name
 
@@ -245,10 +245,10 @@ class _Look:
             check_writable(self.resumed.path)
             return
         check_name(core.out, core.name)
-        check_writable(Path(core.out).expanduser())
+        check_writable(typed_path(core.out))
         if self.found is not None:
             default = default_name(self.resolved.algo, self.found.source.short_name)
-            path = Path(core.out).expanduser() / (core.name or next_name(core.out, default))
+            path = typed_path(core.out) / (core.name or next_name(core.out, default))
             self.outlook.run = str(path)
             every = f"a checkpoint every {core.save_every} steps" if core.save_every else "no checkpoints"
             self.outlook.facts["makes"] = (
