@@ -4,7 +4,11 @@ import errno
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import threading
+import time
 from collections import namedtuple
 
 import pytest
@@ -292,18 +296,38 @@ def test_what_fails_in_the_background_is_told_by_the_next_step(tmp_path, disk):
     assert names(tmp_path) == [] and writer.look() == [], "told once"
 
 
-def test_a_process_that_ends_completes_what_it_writes(tmp_path, disk, monkeypatch):
-    """A kill leaves the one before it; an end of another kind waits for the thread."""
+def test_a_kill_in_the_background_leaves_the_one_before(tmp_path, monkeypatch):
+    """Killed with half a file written; what is half-written goes at the next start."""
+    good = save(tmp_path, 1)
+
+    def half(weights, file):
+        file.write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+
     child = os.fork()
     if child == 0:
-        FolderCheckpoints().save_checkpoint(content(), tmp_path / "step-2")
-        os.kill(os.getpid(), 9)
-    os.waitpid(child, 0)
-    assert newest_good(tmp_path) is None and names(tmp_path) == []
-    assert not threading.Thread(target=disk.set).daemon
-    writer = FolderCheckpoints()
-    writer.save_checkpoint(content(), tmp_path / "step-2")
-    assert not writer._writing.daemon
+        monkeypatch.setattr(module, "save_file", half)
+        FolderCheckpoints().save_checkpoint(content(2.0), tmp_path / "step-2", lambda: shutil.rmtree(good))
+        time.sleep(60)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    assert names(tmp_path) == [".tmp-step-2", "step-1"]
+    assert newest_good(tmp_path, pytest.fail) == good and names(tmp_path) == ["step-1"]
+
+
+def test_a_process_that_ends_completes_what_it_writes(tmp_path):
+    """Python waits for a thread that is no daemon, also after an exception."""
+    code = f"""
+import time, torch
+from pathlib import Path
+from zoo.training.record import checkpoints
+original = checkpoints.save_file
+checkpoints.save_file = lambda *given: (time.sleep(0.3), original(*given))
+writer = checkpoints.FolderCheckpoints()
+writer.save_checkpoint({{"state_dict": {{"policy.a": torch.ones(2)}}}}, Path({str(tmp_path)!r}) / "step-1")
+raise SystemExit(3)
+"""
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 3
+    verify(tmp_path / "step-1")
 
 
 def test_without_memory_for_a_copy_it_is_written_at_once(tmp_path, monkeypatch):

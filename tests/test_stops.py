@@ -27,7 +27,7 @@ from zoo.contract.hookspecs import hookimpl
 from zoo.errors import TrainingStopped, ZooError, was_asked
 from zoo.libraries import meeting
 from zoo.numbers import seconds_in
-from zoo.runs import Run
+from zoo.runs import Run, find_runs
 from zoo.training.record import checkpoints, signals, trackers
 from zoo.training.record.signals import OUT_OF_TIME, Deadline, Signals
 
@@ -360,3 +360,63 @@ def test_a_run_whose_disk_is_slow_ends_like_another(train, tmp_path, monkeypatch
     assert written[0] >= 3, "a step was made while the first checkpoint was written"
     assert [path.name for path in run.checkpoints.iterdir()] == ["step-6"]
     assert same_bytes(run, whole, "metrics.jsonl") and same_bytes(run, whole, "model/model.safetensors")
+
+
+# -- the same command again ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def again(tmp_path, tiny_folder, monkeypatch):
+    """`again(*flags)`: the same command line; gives exit status, stdout and stderr."""
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("SLURM_")]:
+        monkeypatch.delenv(name)
+    flags = float32_flags(max_steps=4, save_every=0, lr=1e-3, score="none")
+
+    def again(*more):
+        data = data_for("sft", tmp_path)
+        return cli("train", "--algo", "sft", "--model", tiny_folder, "--data", data, *flags, *more)
+
+    return again
+
+
+def test_the_same_command_goes_on_until_the_run_is_finished(again, train, tmp_path, after, monkeypatch):
+    whole = train("sft", max_steps=4, name="whole", lr=1e-3)
+    with monkeypatch.context() as patch:
+        after(2, lambda: patch.setattr(Deadline, "is_near", lambda self: True))
+        status, out, err = again("--name", "mine", "--resume", "--max-time", "1h")
+        assert status == OUT_OF_TIME and "Continue with: zoo resume runs/mine" in err
+    status, out, err = again("--name", "mine", "--resume", "--max-time", "1h")
+    assert status == 0 and "Resuming from step-2." in out
+    run = Run(tmp_path / "runs" / "mine")
+    assert same_bytes(run, whole, "metrics.jsonl")
+    status, out, err = again("--name", "mine", "--resume", "--max-time", "1h")
+    assert status == 0 and "is finished: there is nothing left to do" in out
+
+
+def test_other_options_than_before_are_refused_with_both_values(again, after):
+    after(2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert again("--name", "mine", "--resume")[0] == 143
+    status, out, err = again("--name", "mine", "--resume", "--seed", "3")
+    assert status == 2 and "seed was 0, now 3" in err and "zoo resume mine" in err
+
+
+def test_resume_asks_for_a_name(again):
+    status, out, err = again("--resume")
+    assert status == 2 and "Add --name" in err
+
+
+def test_a_requeued_job_goes_on_with_its_run(again, after, monkeypatch, tmp_path):
+    job = {"SLURM_JOB_ID": "4711", "SLURM_NTASKS": "1", "SLURM_JOB_NAME": "train"}
+    for name, value in job.items():
+        monkeypatch.setenv(name, value)
+    after(2, lambda: os.kill(os.getpid(), signal.SIGUSR1) if "SLURM_RESTART_COUNT" not in os.environ else None)
+    assert again()[0] == 128 + signal.SIGUSR1
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    status, out, err = again()
+    assert status == 0 and "Resuming from step-2." in out
+    assert [run.status for run in find_runs(tmp_path / "runs")] == ["finished"]
+    monkeypatch.setenv("SLURM_JOB_ID", "4712")
+    status, out, err = again()
+    assert status == 0 and "Resuming" not in out and len(find_runs(tmp_path / "runs")) == 2, "another job's"

@@ -321,5 +321,20 @@ def find_run(name: str, out: str = "runs") -> Run:
 
 
 def is_run_name(name: str, out: str = "runs") -> bool:
-    """Whether `name` is `last`, a run's path, or a run's name."""
+    """Whether `name` is `last`, a run's path, or a run's name; or that of a run's checkpoint."""
+    name = split_checkpoint(name)[0]
     return name == "last" or (Path(name) / "run.yaml").is_file() or (Path(out) / name / "run.yaml").is_file()
+
+
+def split_checkpoint(name: str) -> tuple[str, str]:
+    """`mine@step-200` and `mine@last` as run and checkpoint; (name, "") for all other names, and for a path."""
+    run, _, checkpoint = name.rpartition("@")
+    if run and re.fullmatch(r"last|step-\w*", checkpoint) and not typed_path(name).exists():
+        return run, checkpoint
+    return name, ""
+
+
+def saved_steps(run: Run) -> list[int]:
+    """The steps of a run's checkpoints, in order; each is a folder `checkpoints/step-N`."""
+    folders = run.checkpoints.glob("step-*") if run.checkpoints.is_dir() else []
+    return sorted(int(folder.name[5:]) for folder in folders if re.fullmatch(r"step-\d+", folder.name))

@@ -1,4 +1,4 @@
-"""What a shell offers behind `zoo train --algo` and `zoo resume`: names of algorithms and of runs."""
+"""What a shell offers behind `zoo train --algo`, `zoo resume` and `zoo chat`: algorithms, runs, their checkpoints."""
 
 from __future__ import annotations
 
@@ -20,3 +20,19 @@ def run_names(incomplete: str) -> list[str]:
     from zoo.runs import find_runs
 
     return [name for name in ("last", *(run.name for run in find_runs())) if name.startswith(incomplete)]
+
+
+def model_names(incomplete: str) -> list[str]:
+    """Runs, and behind `run@` its checkpoints."""
+    from zoo.errors import ZooError
+    from zoo.runs import find_run, saved_steps
+
+    named, at, _ = incomplete.rpartition("@")
+    if not at:
+        return run_names(incomplete)
+    try:
+        steps = saved_steps(find_run(named))
+    except ZooError:
+        return []
+    names = [f"{named}@{which}" for which in ("last", *(f"step-{step}" for step in steps))] if steps else []
+    return [name for name in names if name.startswith(incomplete)]

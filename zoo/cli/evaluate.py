@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from zoo.cli.completion import model_names
 from zoo.cli.listings import Json
 from zoo.contract import registry
 from zoo.errors import ZooError
@@ -27,7 +28,13 @@ EXAMPLES = (
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A run (path, name, last) or a model (folder, hub name).")] = "last",
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A run (path, name, last), its checkpoint (last@step-200) or a model (folder, hub name).",
+            autocompletion=model_names,
+        ),
+    ] = "last",
     evals: Annotated[
         list[str] | None,
         typer.Option("--eval", help="An evaluation: name, or name(option=value, …); --list shows all."),

@@ -249,6 +249,7 @@ def _run_row(run: Any) -> dict[str, Any]:
 
 def _show_run(run: Any) -> None:
     from zoo.options.config import TrainConfig
+    from zoo.runs import saved_steps
 
     console = Console()
     if "reason" in run.summary:
@@ -259,6 +260,8 @@ def _show_run(run: Any) -> None:
         console.print(f"  {name} {value}")
     for file in sorted(run.path.iterdir()):
         console.say(f"  {file}")
+    if steps := saved_steps(run):
+        console.say(f"checkpoints {', '.join(f'{run.typed}@step-{step}' for step in steps)}")
     command = run.path / "command.txt"
     if command.is_file():
         console.say(f"command: {command.read_text().strip()}")

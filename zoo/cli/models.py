@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from zoo.cli.completion import model_names
 from zoo.errors import ZooError
 from zoo.terminal import Console
 
@@ -16,9 +17,15 @@ Out = Annotated[str, typer.Option(help="Folder that holds the runs.")]
 
 
 def chat(
-    model: Annotated[str, typer.Argument(help="A run (path, name, last) or a model.")] = "last",
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A run (path, name, last), its checkpoint (last@step-200) or a model.", autocompletion=model_names
+        ),
+    ] = "last",
     versus: Annotated[
-        str | None, typer.Option("--vs", help="A second run or model that answers the same questions.")
+        str | None,
+        typer.Option("--vs", help="A second run or model that answers the same questions.", autocompletion=model_names),
     ] = None,
     prompt: Annotated[str | None, typer.Option(help="Ask only this, and exit.")] = None,
     system: Annotated[str | None, typer.Option(help="A system message.")] = None,
@@ -67,28 +74,31 @@ def _ask(console: Console) -> str:
 
 
 def export(
-    run: Annotated[str, typer.Argument(help="A run: path, name or last.")],
+    run: Annotated[
+        str,
+        typer.Argument(help="A run (path, name, last), or its checkpoint (last@step-200).", autocompletion=model_names),
+    ],
     folder: Annotated[Path, typer.Argument(help="New folder for the model.")],
     merge: Annotated[bool, typer.Option(help="Merge adapters into the weights they were trained on.")] = False,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
     out: Out = "runs",
 ) -> None:
     """Copy a run's model to a new folder, with --merge as one model without adapters."""
-    from zoo.models.names import resolve_model
-    from zoo.runs import find_run
+    from zoo.runs import find_run, split_checkpoint
 
     if folder.exists():
         raise ZooError(f"{folder} already exists.", "Name a folder that does not exist.")
     if dtype not in ("float32", "bfloat16"):
         raise ZooError(f"--dtype does not take '{dtype}'.", "Choose float32 or bfloat16.")
-    source = resolve_model(str(find_run(run, out).path))
+    find_run(split_checkpoint(run)[0], out)
     import torch
 
     from zoo.libraries.adapters import merged
     from zoo.libraries.wrappers import is_adapted
     from zoo.models.loading import load_model, load_tokenizer
-    from zoo.models.start import export_model
+    from zoo.models.start import export_model, resolve_start
 
+    source = resolve_start(run, out, Console().say)
     model = load_model(source, getattr(torch, dtype))
     if merge:
         if not is_adapted(model):

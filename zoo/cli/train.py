@@ -15,7 +15,7 @@ import typer
 from rich.table import Table
 
 from zoo.cards import described
-from zoo.cli.completion import algorithm_names, is_completion, run_names
+from zoo.cli.completion import algorithm_names, is_completion, model_names, run_names
 from zoo.cli.help import Command
 from zoo.contract import registry
 from zoo.errors import ZooError, nearest_names
@@ -32,6 +32,9 @@ EPILOG = (
     "zoo train --data rows.jsonl --max-length 512    zoo train --algo dpo --dry-run    "
     "zoo train --config runs/sft-smollm2-135m-1/run.yaml    zoo train --recipe ipo --stage 'ipo(tau=0.1)' --laptop"
 )
+
+MODELS = ("model", "reference", "critic_model", "judge", "reward", "gold_reward")
+"""Options behind which a shell offers runs and their checkpoints."""
 
 
 class LogFormat(StrEnum):
@@ -135,11 +138,12 @@ def _command(algorithm_options: list[Option], defaults: Mapping[str, Any]) -> An
         as_json, log_format = typed.pop("as_json"), typed.pop("log_format")
         if as_json and not dry_run:
             raise ZooError("--json is only for --dry-run.", "Add --dry-run, or leave --json out.")
+        asked = typed.pop("resume")
         recipe, stage, laptop = typed.pop("recipe"), typed.pop("stage"), typed.pop("laptop")
         typed = {name: value for name, value in typed.items() if value is not None}
         between = _from_recipe(recipe, stage, laptop, {**typed, "algo": algo, "config": config})
         from zoo.training.outlook import look_ahead
-        from zoo.training.run import execute, judge_config, resolve_options
+        from zoo.training.run import execute, go_on, judge_config, resolve_options
 
         judge_config(config, [*typed, *(["algo"] if algo else [])])
         resolved, cls = resolve_options(between[0] or algo, config, typed, "command line", between[1])
@@ -152,8 +156,8 @@ def _command(algorithm_options: list[Option], defaults: Mapping[str, Any]) -> An
                 return
             show(resolved, Console())
             tell(outlook, Console())
-        else:
-            execute(resolved, cls, log_format.console(), command=shlex.join(["zoo", *sys.argv[1:]]))
+        elif not go_on(resolved, asked, console := log_format.console()):
+            execute(resolved, cls, console, command=shlex.join(["zoo", *sys.argv[1:]]))
 
     fixed = [
         (
@@ -168,6 +172,8 @@ def _command(algorithm_options: list[Option], defaults: Mapping[str, Any]) -> An
         ("recipe", str, typer.Option(help="Train one --stage of this recipe (`zoo recipes` lists them).")),
         ("stage", str, typer.Option(help="The stage of the recipe; other options override its own.")),
         ("laptop", bool, typer.Option("--laptop", help="Use the recipe's small experiment.")),
+        ("resume", bool, typer.Option("--resume", help="Go on with the run of this --name, if these options have begun "
+                                      "it before; else begin it.")),
         ("dry_run", bool, typer.Option("--dry-run", help="Check that everything the run needs is there; print every "
                                        "option with its origin, and what the run will write.")),
         ("as_json", bool, typer.Option("--json", help="Print JSON, with --dry-run.")),
@@ -206,8 +212,9 @@ def flag_of(option: Option) -> Any:
     names = [f"{option.flag}/--no-{option.flag[2:]}"] if option.is_flag else [option.flag]
     metavar = None if option.is_flag else option.value_name
     return typer.Option(
-        *names, help=option.help, rich_help_panel=option.group, metavar=metavar, show_default=option.default_text
-    )
+        *names, help=option.help, rich_help_panel=option.group, metavar=metavar, show_default=option.default_text,
+        autocompletion=model_names if option.name in MODELS else None,
+    )  # fmt: skip
 
 
 def parameter(name: str, kind: type, info: Any, default: Any = None) -> inspect.Parameter:

@@ -30,12 +30,13 @@ from zoo.libraries.architecture import ending_ids
 from zoo.libraries.quiet import quiet_libraries
 from zoo.models.devices import choose_accelerator
 from zoo.models.loading import load_model, load_tokenizer, require_head
-from zoo.models.names import Source, resolve_model
+from zoo.models.names import Source, by_path, resolve_model
 from zoo.models.precision import choose_precision
+from zoo.models.start import resolve_start
 from zoo.options.checks import names_in
 from zoo.options.config import AUTO, TrainConfig
 from zoo.report.run_page import write_run_page
-from zoo.runs import Run, find_run, find_runs, is_run_name
+from zoo.runs import Run, find_runs
 from zoo.terminal import Console
 from zoo.training.online.assembly import sampling_of
 from zoo.training.record.progress import counter
@@ -69,9 +70,7 @@ class Comparison:
         for name in ("model", "reference"):
             # A run's name refers to runs/, wherever the comparison's own runs are.
             value = getattr(self.core, name)
-            if value is not None and is_run_name(value):
-                value = str(find_run(value).path)
-            setattr(self.core, name, value)
+            setattr(self.core, name, None if value is None else by_path(value))
         self.folder = Path(out or default_folder(settings, self.core))
         self.failed: list[dict[str, str]] = []
 
@@ -84,7 +83,7 @@ class Comparison:
         """Find the start, read the data, count the steps."""
         if self.core.reference is not None:
             self.settings.given["reference"] = self.core.reference
-        self.source = resolve_model(self.core.model, self.say)
+        self.source = resolve_start(self.core.model, "runs", self.say)
         require_head(self.source, "lm")
         self.template = ChatTemplate(load_tokenizer(self.source, self.core.trust_remote_code), self.core.template)
         self.plugins = registry.manager()

@@ -14,7 +14,7 @@ from zoo.libraries.quiet import quiet_libraries
 from zoo.models.loading import load_model, load_tokenizer, require_head
 from zoo.models.precision import choose_precision
 from zoo.models.start import require_same_tokens, resolve_start
-from zoo.runs import find_run, is_run_name
+from zoo.runs import find_run, is_run_name, split_checkpoint
 
 
 def load_subject(
@@ -40,7 +40,7 @@ def load_subject(
         require_head(source, head)
     tokenizer = load_tokenizer(source)
     if is_run_name(name, out):
-        template = find_run(name, out).config.get("template", template)
+        template = find_run(split_checkpoint(name)[0], out).config.get("template", template)
     model = load_model(source, torch.float32).eval().to(device)
     arithmetic = choose_precision(precision, device)[0]
     chat = ChatTemplate(tokenizer, template or "auto", eos_ids=ending_ids(model))

@@ -22,11 +22,11 @@ from zoo.libraries.adapters import merged
 from zoo.libraries.architecture import ending_ids
 from zoo.models.attention import use_cpu_attention
 from zoo.models.loading import load_model, load_tokenizer, require_head
-from zoo.models.names import resolve_model
 from zoo.models.precision import round_frozen, rounding_tolerance
 from zoo.models.scoring import choose_layout
+from zoo.models.start import resolve_start
 from zoo.paths import cache_folder
-from zoo.runs import find_run, is_run_name
+from zoo.runs import find_run, is_run_name, split_checkpoint
 
 
 def make_judge(
@@ -92,8 +92,8 @@ def _other_model(
 ) -> LocalModel:
     """Another model, frozen, asked with its own chat template."""
     is_run = is_run_name(spec, out)
-    run = find_run(spec, out) if is_run else None
-    source = resolve_model(str(run.path) if run else spec, say)
+    run = find_run(split_checkpoint(spec)[0], out) if is_run else None
+    source = resolve_start(spec, out, say)
     require_head(source, "lm")
     model = load_model(source, torch.float32, trust_remote_code)
     if source.is_adapter:

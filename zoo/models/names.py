@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -14,7 +15,7 @@ from zoo.errors import ZooError, nearest
 from zoo.libraries import hub
 from zoo.models.default import HUB_NAME, NAME, WHEEL, convert_gguf, default_model, is_unpacked, unpacked_folder
 from zoo.paths import cache_folder, typed_path
-from zoo.runs import Run, find_run, find_runs, is_run_name
+from zoo.runs import Run, find_run, find_runs, is_run_name, saved_steps, split_checkpoint
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
 PICKLED_ENDINGS = (".bin", ".pt", ".pth", ".ckpt")
@@ -96,6 +97,42 @@ def _local_source(name: str, path: Path) -> Source | None:
     return None
 
 
+def by_path(name: str, out: str = "runs") -> str:
+    """A run, or a checkpoint of one, spelled by its path, so that `last` stays what it is now; other names as given."""
+    if split_checkpoint(name)[1]:
+        run, checkpoint = find_checkpoint(name, out)
+        return f"{run.path}@{checkpoint.name}"
+    return str(find_run(name, out).path) if is_run_name(name, out) else name
+
+
+def find_checkpoint(name: str, out: str) -> tuple[Run, Path]:
+    """The run and the folder of the checkpoint that `mine@step-200` or `mine@last` names. Raises ZooError."""
+    named, which = split_checkpoint(name)
+    run = find_run(named, out)
+    steps = saved_steps(run)
+    if which == "last" and steps:
+        which = f"step-{steps[-1]}"
+    if which not in [f"step-{step}" for step in steps]:
+        there = ", ".join(f"{run.typed}@step-{step}" for step in steps)
+        finished = f" It is finished; its model is {run.typed}." if run.model_path.is_dir() else ""
+        raise ZooError(
+            f"The run {run.name} has no checkpoint '{which}'.{nearest(which, [f'step-{step}' for step in steps])}",
+            f"There are: {there}; the newest is {run.typed}@last." if steps else f"It has none.{finished}",
+        )
+    return run, run.checkpoints / which
+
+
+def kept_model(checkpoint: Path) -> Path:
+    """Where the model of a checkpoint is kept once it was made: another one for every content."""
+    try:
+        content = (checkpoint / "manifest.json").read_bytes()
+    except FileNotFoundError:
+        # Its run has just removed it, which whoever reads the weights will notice.
+        content = b""
+    key = hashlib.sha256(str(checkpoint.absolute()).encode() + content).hexdigest()[:16]
+    return cache_folder() / "models" / f"{checkpoint.parent.parent.name}-{checkpoint.name}-{key}"
+
+
 def _gguf_folder(path: Path) -> Path:
     """Where a GGUF file is kept once it was unpacked."""
     return cache_folder() / "models" / f"{path.stem}-{path.stat().st_size}"
@@ -118,6 +155,11 @@ def look_for(name: str, out: str) -> Found:
 
     out: the folder of the runs, one of which may be meant by its name or `last`.
     """
+    if split_checkpoint(name)[1]:
+        run, checkpoint = find_checkpoint(name, out)
+        folder = kept_model(checkpoint)
+        source = Source(f"{run.path}@{checkpoint.name}", folder if folder.is_dir() else None)
+        return Found(source, "" if source.folder else "made of the checkpoint on first use")
     if is_run_name(name, out):
         name = str(find_run(name, out).path)
     try:
@@ -228,7 +270,10 @@ def _finished_run(run: Path) -> Path:
     if not (run / "model" / "config.json").is_file() and not (run / "model" / "adapter_config.json").is_file():
         if (stored := Run(run)).status == "failed":
             raise ZooError(f"The run {run} has failed, so it has no model.", str(stored.summary.get("reason", "")))
-        raise ZooError(f"The run {run} has no model yet.", f"Finish it first: zoo resume {run}")
+        hint = f"Finish it first: zoo resume {run}"
+        if saved_steps(Run(run)):
+            hint = f"Name a checkpoint of it: {Run(run).typed}@last. Or finish it first: zoo resume {run}"
+        raise ZooError(f"The run {run} has no model yet.", hint)
     return run / "model"
 
 

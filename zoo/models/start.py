@@ -1,34 +1,52 @@
-"""The model that a run trains: found by its name, loaded, and written after training."""
+"""The model that a run trains: found by its name, loaded, and written after training; or made of a checkpoint.
+
+A checkpoint holds the trained weights alone. On the first use they are put into the model that training started from,
+and the result is kept in zoo's cache as a folder like a run's `model/`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
 
+from zoo.cards import described
+from zoo.contract.plugin_files import is_file_name
+from zoo.data.encoding.template import ChatTemplate
 from zoo.errors import ZooError
 from zoo.libraries.adapters import merged, set_base_named
-from zoo.libraries.architecture import recompute_activations
+from zoo.libraries.architecture import ending_ids, recompute_activations
 from zoo.libraries.pretrained import save
 from zoo.libraries.wrappers import base_of, is_adapted
 from zoo.models.attention import use_cpu_attention
 from zoo.models.devices import choose_accelerator
 from zoo.models.loading import add_lora, load_model, load_tokenizer, require_head, scorer_to_train
-from zoo.models.names import NotFound, Source, resolve_model, told_of_runs
+from zoo.models.names import NotFound, Source, find_checkpoint, kept_model, resolve_model, told_of_runs
 from zoo.models.precision import weights_dtype
-from zoo.models.scalar import is_scorer
+from zoo.models.scalar import choose_padding, is_scorer, set_unit
 from zoo.options.config import TrainConfig
+from zoo.options.fields import build
 from zoo.paths import replacing
-from zoo.runs import Run, find_run, is_run_name
+from zoo.randomness import restore_rng, rng_state
+from zoo.runs import Run, find_run, is_run_name, split_checkpoint
 
 Say = Callable[[str], None]
+TRIES = 3
+"""`last` may be removed by its run while it is read; then there is a newer one."""
+POLICY = "policy."
+"""The beginning of the policy's names in a checkpoint; a critic's weights are left out."""
 
 
 def resolve_start(name: str, out: str, say: Say) -> Source:
-    """The model to start from; the name may be that of a run, or `last`."""
+    """The model to start from; the name may be that of a run, or `last`, or a run's checkpoint: `last@step-200`."""
+    if split_checkpoint(name)[1]:
+        return _of_checkpoint(name, out, say)
     if is_run_name(name, out):
         name = str(find_run(name, out).path)
     try:
@@ -116,3 +134,76 @@ def name_base(policy: Any, source: Source, run: Run, precision: str, trust_remot
         export_model(base, load_tokenizer(source, trust_remote_code), run.path / "base")
         source = Source(source.name, run.path / "base")
     set_base_named(policy, *source.as_base)
+
+
+# -- a checkpoint as a model ---------------------------------------------------------------------------------------
+
+
+def _of_checkpoint(name: str, out: str, say: Say) -> Source:
+    """The model that a checkpoint holds. Raises ZooError for one that is not there, is damaged or does not fit."""
+    for _ in range(TRIES):
+        run, checkpoint = find_checkpoint(name, out)
+        folder = kept_model(checkpoint)
+        try:
+            if not folder.is_dir():
+                say(f"Making a model of {run.name}@{checkpoint.name} (once; kept in {folder}).")
+                _make(run, _weights(checkpoint), folder, out, say)
+            return Source(f"{run.path}@{checkpoint.name}", folder)
+        except FileNotFoundError:
+            continue
+    raise ZooError(f"The checkpoint {checkpoint} was removed while it was read.", f"Type {run.typed}@last again.")
+
+
+def _weights(checkpoint: Path) -> dict[str, Tensor]:
+    try:
+        weights = load_file(checkpoint / "weights.safetensors")
+    except SafetensorError as error:
+        raise ZooError(f"{checkpoint / 'weights.safetensors'} is damaged: {error}.", "Name another one.") from None
+    return {name.removeprefix(POLICY): value for name, value in weights.items() if name.startswith(POLICY)}
+
+
+def _make(run: Run, weights: dict[str, Tensor], folder: Path, out: str, say: Say) -> None:
+    """Write the folder of a model. The random numbers of whoever asks are drawn as if nothing had been made."""
+    before = rng_state()
+    try:
+        core = _options(run)
+        source = resolve_start(core.model, out, say)
+        head = "scalar" if any("score" in name.split(".") for name in weights) else "lm"
+        precision = "bf16-true" if torch.bfloat16 in {value.dtype for value in weights.values()} else "32-true"
+        policy = load_policy(core, source, precision, head)
+        _fill(policy, weights, run)
+        template = ChatTemplate(load_tokenizer(source), core.template)
+        template.eos_ids |= ending_ids(policy)
+        if is_scorer(policy):
+            set_unit(policy, "step" if _scores_steps(str(run.config["algo"])) else "answer")
+            choose_padding(policy, template.tokenizer, template.eos_ids)
+        name_base(policy, source, Run(folder.with_name(f"{folder.name}-base")), precision, False)
+        export_model(policy, template.trained_tokenizer(), folder)
+    finally:
+        restore_rng(before)
+
+
+def _scores_steps(algo: str) -> bool:
+    """Whether an algorithm scores the steps of an answer. A file of a stranger's run is not asked."""
+    return not is_file_name(algo) and "stepwise" in described(algo)[1].kinds()
+
+
+def _options(run: Run) -> TrainConfig:
+    """The run's options of the core, on this machine's devices. Code that comes with a model is not run."""
+    known = {field.name for field in fields(TrainConfig)}
+    given = {name: value for name, value in run.config.items() if name in known}
+    core = build(TrainConfig, given, what="a run", where=dict.fromkeys(given, str(run.path / "run.yaml")))
+    return replace(core, trust_remote_code=False, gradient_checkpointing=False)
+
+
+def _fill(policy: Any, weights: dict[str, Tensor], run: Run) -> None:
+    """Raises ZooError where the weights are not those that the run trains."""
+    trained = {name: value for name, value in policy.named_parameters() if value.requires_grad}
+    wrong = sorted(trained.keys() ^ weights.keys())
+    wrong += [name for name in trained.keys() & weights.keys() if trained[name].shape != weights[name].shape]
+    if wrong:
+        raise ZooError(
+            f"The checkpoint does not fit the model that {run.name} started from: {', '.join(wrong[:3])}.",
+            "Another model may have taken that one's place.",
+        )
+    policy.load_state_dict(weights, strict=False)

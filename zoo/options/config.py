@@ -28,7 +28,8 @@ class ModelOptions:
     """Model"""
 
     model: str = "smollm2-135m"
-    """The initial model: a local folder, a hub name, a .gguf file, a run (`last`, `runs/mine`), or smollm2-135m."""
+    """The initial model: a local folder, a hub name, a .gguf file, a run (`last`, `runs/mine`), its checkpoint
+    (`last@step-200`), or smollm2-135m."""
     reference: str | None = None
     """The frozen reference model; by default the weights that training starts from."""
     lora: bool = False
@@ -328,7 +329,7 @@ TOLD = (
 )  # fmt: skip
 """What changes a result by rounding, by luck or in no number at all: a resume tells it, and goes on."""
 
-RESERVED = {"algo", "config", "recipe", "stage", "laptop", "dry_run", "as_json", "json", "quiet", "help"}
+RESERVED = {"algo", "config", "recipe", "stage", "laptop", "resume", "dry_run", "as_json", "json", "quiet", "help"}
 """Flags and arguments of `train` that are not options."""
 TO_COME = {
     "teacher", "opponent", "environment", "optimizer", "quantize", "base_dtype", "offload", "tensor_parallel", "ema",

@@ -10,7 +10,8 @@ import torch
 
 from zoo.errors import PluginError, ZooError, nearest
 from zoo.judges.reward import judge_reward
-from zoo.models.names import NotFound, resolve_model
+from zoo.models.names import NotFound
+from zoo.models.start import resolve_start
 from zoo.rewards.expression import Expression, Mention
 from zoo.rewards.functions import Function, Target, facts_of, options_for, parameters_of, runs_in_process, target_of
 from zoo.rewards.isolation import Failure, Isolated
@@ -18,7 +19,6 @@ from zoo.rewards.missing import Missing
 from zoo.rewards.reward_model import RewardModel
 from zoo.rewards.spelled import options_of, place_of, steps_of, unknown
 from zoo.rewards.worker import as_json
-from zoo.runs import find_run, is_run_name
 
 
 class Here:
@@ -125,10 +125,9 @@ class Names:
             raise self.expression.error(error.message.rstrip("."), mention.at, error.hint) from None
 
     def _model(self, mention: Mention) -> RewardModel:
-        name, is_run = mention.name, is_run_name(mention.name, self.out)
         steps = steps_of(mention, self.expression, self.out, self.named)
         try:
-            source = resolve_model(str(find_run(name, self.out).path) if is_run else name, self.say)
+            source = resolve_start(mention.name, self.out, self.say)
         except NotFound:
             raise unknown(mention, self.expression, self.out, self.named) from None
         try:

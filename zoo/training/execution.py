@@ -33,6 +33,7 @@ from zoo.training.record.listeners import Listeners, spoken_warnings
 from zoo.training.record.progress import counter
 from zoo.training.record.records import Records
 from zoo.training.record.signals import Signals, Stopped, exit_status, signal_name
+from zoo.training.requeue import job_facts
 from zoo.training.resuming import OPTIONS, contents, note_records, options_digest, refuse_ended, tidy
 from zoo.training.roles import frozen
 from zoo.training.step.module import PostTraining
@@ -126,7 +127,7 @@ class Execution:
             default = default_name(self.resolved.algo, self.assembly.source.short_name)
             self.run = create_run(
                 self.core.out, self.core.name, default, config, self.command, data=self.assembly.data.facts,
-                origins=self.resolved.origin, fingerprints=contents(self.assembly.prints(), []),
+                origins=self.resolved.origin, fingerprints=contents(self.assembly.prints(), []), **job_facts(),
             )  # fmt: skip
             self.created = self.run
         else:

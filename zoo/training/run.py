@@ -19,6 +19,7 @@ from zoo.options.strict_yaml import read_yaml
 from zoo.runs import Run, find_run
 from zoo.terminal import Console
 from zoo.training.outlook import is_first_process, look_ahead
+from zoo.training.requeue import run_to_go_on
 from zoo.training.resuming import (
     REWARDS,
     Beginning,
@@ -114,6 +115,18 @@ def judge_config(config: str | Path | None, typed: Collection[str]) -> None:
         untyped = {name: text for name, text in named_code(run.config).items() if name not in typed}
         flags = " ".join(f"--{name.replace('_', '-')} {shlex.quote(text)}" for name, text in untyped.items())
         refuse_foreign_code(run, not untyped, f"Read it. If you trust it, type it: {flags}")
+
+
+def go_on(resolved: Resolved, asked: bool, console: Console) -> bool:
+    """Go on with the run that the same command has begun before; whether there is one. asked: --resume was typed."""
+    run = run_to_go_on(resolved, lambda run: resolve_options(None, run.path / "run.yaml", {}, "")[0], asked)
+    if run is None:
+        return False
+    if run.is_complete:
+        console.say(f"The run {run.name} is finished: there is nothing left to do. Its model is in {run.model_path}.")
+        return True
+    resume_with(console, run.path, trust_remote_code=resolved.core.trust_remote_code)
+    return True
 
 
 def resolve_options(
