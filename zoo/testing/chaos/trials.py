@@ -214,8 +214,9 @@ def _count(trial: Trial, processes: Sequence[Process]) -> None:
         if hit["steps_after"] is None:
             hit["steps_after"] = made
             went_on = made > 0 or (hit["none_left"] and ended)
-            # A run whose other process ended well was not interrupted.
-            hit["counts"] = went_on and hit["status"] == -signal.SIGKILL and 0 not in hit["others"]
+            # A run whose first process ended well was not interrupted; the others end before it.
+            whole = hit["rank"] != 0 and hit["others"][0] == 0
+            hit["counts"] = went_on and hit["status"] == -signal.SIGKILL and not whole
 
 
 def _wrong_end(processes: Sequence[Process], target: Target | None) -> str:
