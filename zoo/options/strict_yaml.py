@@ -77,11 +77,11 @@ def read_some(path: Path, names: Collection[str]) -> dict[str, Any]:
     Raises ZooError as `read_yaml` does.
     """
     try:
-        text = path.read_text(encoding="utf-8")
         # A long value goes on in lines that are indented.
-        found = re.findall(rf"^(?:{'|'.join(names)}):.*\n(?:[ -].*\n|\n)*", text, re.MULTILINE)
-        content = _construct(io.StringIO("".join(found)))[0] or {}
-    except (yaml.YAMLError, UnicodeDecodeError, OSError):
+        found = re.findall(rf"^(?:{'|'.join(names)}):.*\n(?:[ -].*\n|\n)*", _text_of(path), re.MULTILINE)
+        content = _construct(_Text("".join(found), str(path)))[0] or {}
+    except Exception:
+        # Read whole, it raises what says the line.
         content = {}
     return content if content.keys() >= set(names) else read_yaml(path)
 
