@@ -25,7 +25,7 @@ from zoo.runs import BEST, Run
 
 FILE = "fingerprints.json"
 REWARDS = ("reward", "gold_reward")
-FILE_OF_CODE = re.compile(r"\.py\b|\breward\s*=[^,)]*:")
+FILE_OF_CODE = re.compile(r"\.py\b|\breward\s*=(?!zoo\.)[^,)]*:")
 """In the value of an option: a Python file, or a function as the reward of an evaluation."""
 NOTHING, UNKNOWN = "nothing", "to be fetched"
 BESIDES = ("tokenizer", "versions", "device", "records", "checkpoint", "fingerprints")
@@ -170,8 +170,12 @@ def named_code(options: Mapping[str, Any]) -> dict[str, str]:
     texts = {name: str(value) for name, value in options.items() if value}
     return {
         name: text for name, text in texts.items()
-        if FILE_OF_CODE.search(text) or (name in REWARDS and any(":" in mention.name for mention in mentions(text)))
+        if FILE_OF_CODE.search(text) or (name in REWARDS and any(map(_is_foreign, mentions(text))))
     }  # fmt: skip
+
+
+def _is_foreign(mention: Mention) -> bool:
+    return ":" in mention.name and not mention.name.startswith("zoo.")
 
 
 def mentions(reward: Any) -> Iterable[Mention]:

@@ -27,7 +27,7 @@ PHASES = {
     "zoo.training.record.callbacks:Recorder._save": "writing a checkpoint",
     "zoo.training.record.checkpoints:FolderCheckpoints._work": "writing a checkpoint",
     "zoo.training.record.callbacks:Recorder._write": "writing records",
-    "zoo.training.record.callbacks:Recorder._forget_after": "writing records",
+    "zoo.training.record.records:cut": "writing records",
     "zoo.training.execution:Execution.finish": "ending",
     "zoo.training.execution:Execution.end": "ending",
     "zoo.training.execution:export_model": "exporting the model",
@@ -113,11 +113,14 @@ def begun(folder: Path) -> bool:
 
 
 def resume(folder: Path) -> None:
-    """Go on with the run, as `zoo resume` does; one that was killed after its very end is refused."""
+    """Go on with the run, as `zoo resume` does; one that was killed after its very end is refused.
+
+    Without a usable checkpoint it begins again, which only who accepts that is allowed.
+    """
     import zoo
 
     if not Run(folder / RUN).is_complete:
-        zoo.resume(folder / RUN, quiet=True)
+        zoo.resume(folder / RUN, allow_change=["checkpoint"], quiet=True)
 
 
 def read(folder: Path) -> Mapping[str, Any]:
@@ -128,6 +131,9 @@ def read(folder: Path) -> Mapping[str, Any]:
 
 
 def _content(path: Path) -> Any:
+    if path.name == "fingerprints.json":
+        # The signature is made with another key in each trial.
+        return json.loads(path.read_text(encoding="utf-8"))["began"]
     if path.name not in TIMES:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     if path.name == "timing.jsonl":
