@@ -1,7 +1,9 @@
 """What a run needs is looked for before anything is loaded, and told all at once; --dry-run is that look."""
 
+import contextlib
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -64,9 +66,46 @@ MISSING = {
     "address of a judge": ({"algo": "rlaif", "judge": "https://host/v1"}, "names no model"),
     "place for the run": ({"out": "pairs.jsonl/runs"}, "is a file"),
     "name of the run": ({"name": "last"}, "not a name for a run"),
+    "machine": ({"num_nodes": 2}, "NODE_RANK, MASTER_ADDR, MASTER_PORT not set"),
+    "accelerator": ({"accelerator": "foo"}, "must be one of auto, cpu, gpu, cuda, mps"),
+    "device": ({"accelerator": "mps"}, "sees no MPS device"),
+    "room for an answer": ({"max_length": 1}, "must be 2 or more"),
+    "layer for adapters": ({"lora": True, "lora_targets": "nothere"}, "names no layer of tiny"),
+    "judge that nobody asks": ({"judge": "./nothere"}, "There is no model at ./nothere"),
     "size of a rollout": ({"algo": "ppo", "reward": "mine.py:right", "answers_per_prompt": 3, "batch_size": 4},
                           "cannot hold 3 answers"),
 }  # fmt: skip
+
+
+DAMAGED = {
+    "cut weights": ("model.safetensors", lambda content: content[:-1000], "is cut off: it has "),
+    "no weights": ("model.safetensors", lambda content: b"<html>", "is no safetensors file"),
+    "architecture": ("config.json", lambda content: content.replace(b'"llama"', b'"foo"'), "the architecture 'foo'"),
+    "tokenizer": ("tokenizer.json", None, "has no tokenizer"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_a_model_that_cannot_be_loaded_is_refused_before_anything_is_loaded(place, nothing_is_loaded, case):
+    name, damage, says = DAMAGED[case]
+    shutil.copytree(place / "tiny", place / "copy")
+    file = place / "copy" / name
+    if damage is None:
+        file.unlink()
+        (place / "copy" / "tokenizer_config.json").unlink()
+    else:
+        file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(ZooError, match=says):
+        look(model="copy")
+
+
+@pytest.mark.parametrize("processes, wrong", [(1, False), (2, True)])
+@pytest.mark.parametrize("names", [("SLURM_PROCID", "SLURM_NTASKS"), ("TORCHELASTIC_RUN_ID", "WORLD_SIZE")])
+def test_processes_that_the_options_do_not_ask_for_are_refused(place, monkeypatch, names, processes, wrong):
+    monkeypatch.setenv(names[0], "0")
+    monkeypatch.setenv(names[1], str(processes))
+    with pytest.raises(ZooError, match="started 2 processes, but") if wrong else contextlib.nullcontext():
+        look()
 
 
 @pytest.mark.parametrize("case", MISSING)

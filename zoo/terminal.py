@@ -76,9 +76,12 @@ class JsonLines(Console):
     def __init__(self) -> None:
         super().__init__(force_terminal=False, force_jupyter=False, color_system=None, width=10_000)
 
-    def say(
-        self, text: str, style: str | None = None, *, event: str = "message", level: str = "info",
-        step: int | None = None, metrics: Mapping[str, float] | None = None,
+    def say(self, text: str, style: str | None = None, **facts: Any) -> None:
+        self._write(text, **facts)
+
+    def _write(
+        self, text: str, *, event: str = "message", level: str = "info", step: int | None = None,
+        metrics: Mapping[str, float] | None = None,
     ) -> None:  # fmt: skip
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         numbers = {name: value if math.isfinite(value) else None for name, value in (metrics or {}).items()}

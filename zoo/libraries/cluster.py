@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from zoo.errors import ZooError
+from zoo.libraries.launched import check_count, check_machine
 from zoo.libraries.reliance import importing, relies_on
 
 with importing("lightning"):
@@ -27,8 +28,6 @@ LAUNCHERS: dict[str, type[ClusterEnvironment]] = {
     "MPI": MPIEnvironment,
 }
 """In the order of Lightning's own connector."""
-NEEDED = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
-"""The variables that a process on one of several machines needs if it was started by hand."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +44,7 @@ def find_place(devices: int, num_nodes: int) -> Place:
     """This process among devices × num_nodes. Raises ZooError if its launcher contradicts these."""
     launcher = next((name for name, kind in LAUNCHERS.items() if kind.detect()), "")
     place = _launched(launcher) if launcher else _by_hand(devices, num_nodes)
-    if place.processes != devices * num_nodes:
-        count = "1 process" if place.processes == 1 else f"{place.processes} processes"
-        raise ZooError(
-            f"{launcher} started {count}, but --devices {devices} times --num-nodes {num_nodes} "
-            f"{'is' if devices * num_nodes == 1 else 'are'} {devices * num_nodes}.",
-            "--devices is the number of processes on each machine, --num-nodes the number of machines"
-            + ("; srun --nodes and --ntasks-per-node must agree." if launcher == "SLURM" else "."),
-        )
+    check_count(launcher, place.processes, devices, num_nodes)
     return place
 
 
@@ -75,13 +67,7 @@ def _launched(launcher: str) -> Place:
 def _by_hand(devices: int, num_nodes: int) -> Place:
     """Without a launcher, Lightning starts the processes of this machine; NODE_RANK says which machine it is."""
     given = os.environ
-    if num_nodes > 1 and (missing := [name for name in NEEDED if name not in given and not _stands_in(name, given)]):
-        raise ZooError(
-            f"--num-nodes {num_nodes} needs to know which of the {num_nodes} machines this is and where the others "
-            f"are: {', '.join(missing)} not set.",
-            "Start zoo on every machine with torchrun or srun, or set NODE_RANK (0, 1, …), MASTER_ADDR and "
-            "MASTER_PORT on each (docs/running.md).",
-        )
+    check_machine(num_nodes, given)
     found = LightningEnvironment()
     try:
         node, local = found.node_rank(), found.local_rank()
@@ -99,10 +85,6 @@ def _by_hand(devices: int, num_nodes: int) -> Place:
                 f"Unset {name}, or give --devices (processes on each machine) and --num-nodes (machines).",
             )
     return place
-
-
-def _stands_in(name: str, given: Mapping[str, str]) -> bool:
-    return name == "NODE_RANK" and "GROUP_RANK" in given
 
 
 # -- checks --------------------------------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ import re
 from functools import cache
 from importlib import metadata
 from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
 
 PACKAGE = "post-training-zoo"
 LIBRARIES = ("torch", "lightning", "transformers", "peft", "datasets", "huggingface-hub")
@@ -54,6 +56,17 @@ def outside(library: str) -> bool:
 
     version = installed(library)
     return version != "none" and not SpecifierSet(allowed(library)).contains(version, prereleases=True)
+
+
+def has_architecture(kind: str) -> bool:
+    """Whether transformers has the architecture of a `model_type`. It is imported only where it has no such folder."""
+    found = find_spec("transformers")
+    places = found.submodule_search_locations if found else ()
+    if any((Path(place) / "models" / kind.replace("-", "_")).is_dir() for place in places or ()):
+        return True
+    from transformers import CONFIG_MAPPING
+
+    return kind in CONFIG_MAPPING
 
 
 def _same(name: str, other: str) -> bool:

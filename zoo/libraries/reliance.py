@@ -57,6 +57,11 @@ class Broken:
     def remedy(self) -> str:
         """The command that fixes it."""
         version = releases.tested(self.library)
+        if version == releases.installed(self.library):
+            return (
+                f"zoo {__version__} was tested with just this version, so this copy of it was changed: "
+                f"pip install --force-reinstall --no-deps '{self.library}=={version}'"
+            )
         return f"{self.library} {version} is tested with zoo {__version__}: pip install '{self.library}=={version}'"
 
 

@@ -23,11 +23,12 @@ def _is_time(text: str) -> bool:
     return False
 
 
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 POSITIVE: Rule = (lambda value: value > 0, "above 0")
 NOT_NEGATIVE: Rule = (lambda value: value >= 0, "0 or more")
 SHARE: Rule = (lambda value: 0 <= value < 1, "at least 0 and below 1")
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(("batch_size", "epochs", "max_steps", "max_length", "limit", "micro_tokens"), POSITIVE),
+    **dict.fromkeys(("batch_size", "epochs", "max_steps", "limit", "micro_tokens"), POSITIVE),
     **dict.fromkeys(("lora_rank", "lora_alpha", "adam_eps", "devices", "num_nodes"), POSITIVE),
     **dict.fromkeys(("eval_every", "patience", "log_every", "keep_last"), POSITIVE),
     **dict.fromkeys(("reward_timeout", "answers_per_prompt", "minibatches", "rollout_epochs"), POSITIVE),
@@ -40,6 +41,8 @@ RULES: dict[str, Rule] = {
         ("decay_share", "decay_mix", "rollback_lr"), (lambda value: 0 < value <= 1, "above 0 and at most 1")
     ),
     **dict.fromkeys(("adam_beta1", "adam_beta2", "eval_fraction", "lora_dropout"), SHARE),
+    "max_length": (lambda value: value >= 2, "2 or more, a token of the prompt and one of the answer"),
+    "accelerator": (lambda value: value in ACCELERATORS, f"one of {', '.join(ACCELERATORS)}"),
     "max_time": (_is_time, "a time with its unit, such as 90s, 45m, 3h50m or 1-02:00:00"),
 }
 EXAMPLES = {"max_time": "3h50m"}

@@ -176,8 +176,10 @@ class Assembly:
             temperature=temperature,
             make_writer=online.writer_of(core, self.template, self.precision, self.device, self.plugins, rescores),
         )  # fmt: skip
-        if core.reference is not None and "reference" not in models:
-            self.say(f"Note: --reference has no effect: {self.resolved.algo} with these options reads no reference.")
+        for role, option in (("reference", "reference"), ("judge", "judge"), ("critic", "critic_model")):
+            if getattr(core, option) is not None and role not in roles:
+                flag = option.replace("_", "-")
+                self.say(f"Note: --{flag} has no effect: {self.resolved.algo} with these options has no {role}.")
         self.records = self._prepared(models)
         if self.online:
             self._plan_rollouts(layout, temperature)

@@ -23,7 +23,8 @@ from zoo.evals.chosen import choose
 from zoo.guards import GuardSetup
 from zoo.guards.chosen import ask, available
 from zoo.judges.spelled import check_judge
-from zoo.models.facts import describe, tokens_a_character
+from zoo.libraries.launched import check_launch
+from zoo.models.facts import check_files, check_targets, describe, tokens_a_character
 from zoo.models.names import Found, check_base, head_in, look_for, refuse_head
 from zoo.options.checks import (
     FEWEST,
@@ -119,8 +120,8 @@ class _Look:
 
     def all(self) -> None:
         for part in (
-            self._roles, self._model, self._data, self._others, self._rewards, self._judge, self._engine, self._guards,
-            self._scores, self._loggers, self._run, self._steps,
+            self._processes, self._roles, self._model, self._data, self._others, self._rewards, self._judge,
+            self._engine, self._guards, self._scores, self._loggers, self._run, self._steps,
         ):  # fmt: skip
             self._try(part)
 
@@ -130,7 +131,15 @@ class _Look:
         except ZooError as error:
             self.problems.append(error)
 
-    # -- models --------------------------------------------------------------------------------------------------
+    # -- machine and models --------------------------------------------------------------------------------------
+
+    def _processes(self) -> None:
+        check_launch(self.core.devices, self.core.num_nodes)
+        if self.core.accelerator not in (AUTO, "cpu"):
+            # Only torch knows what else there is.
+            from zoo.models.devices import choose_accelerator
+
+            choose_accelerator(self.core.accelerator)
 
     def _roles(self) -> None:
         self.roles = self.cls().roles(self.resolved.algorithm)
@@ -139,8 +148,12 @@ class _Look:
 
     def _model(self) -> None:
         self.found = self._looked_for("model", self.core.model)
-        if self.found.source.folder is not None and self.cls.head == "lm":
-            refuse_head(self.found.source.name, head_in(self.found.source.folder), "lm")
+        name, folder = self.found.source.name, self.found.source.folder
+        if folder is not None and self.cls.head == "lm":
+            refuse_head(name, head_in(folder), "lm")
+        targets = names_in(self.core.lora_targets)
+        if folder is not None and self.core.lora and "all-linear" not in targets:
+            check_targets(name, folder, targets)
 
     def _others(self) -> None:
         """The models of other roles."""
@@ -152,12 +165,13 @@ class _Look:
         model = self._looked_for(role, name)
         if role == "reference" and model.source.folder is not None:
             refuse_head(model.source.name, head_in(model.source.folder), self.cls.head)
-        if role not in self.roles:
-            self.outlook.facts[role] += f"; unused: {self.resolved.algo} with these options has no {role}"
+        self.outlook.facts[role] += self._unused(role)
 
     def _looked_for(self, role: str, name: str) -> Found:
         model = look_for(name, self.core.out)
         folder = model.source.folder
+        if folder is not None:
+            check_files(name, folder)
         if model.source.is_adapter:
             check_base(model.source)
         about = f"{describe(folder)}; {model.note or folder}" if folder else model.note
@@ -165,9 +179,17 @@ class _Look:
         return model
 
     def _judge(self) -> None:
-        if "judge" in self.roles:
-            judge = self.core.judge
-            self.outlook.facts["judge"] = f"{judge}: {check_judge(judge, self.core.out)}" if judge else "the start"
+        judge = self.core.judge
+        if judge is not None:
+            about = check_judge(judge, self.core.out)
+            self.outlook.facts["judge"] = f"{judge}: {about}" + self._unused("judge")
+        elif "judge" in self.roles:
+            self.outlook.facts["judge"] = "the start"
+
+    def _unused(self, role: str) -> str:
+        if role in self.roles:
+            return ""
+        return f"; unused: {self.resolved.algo} with these options has no {role}"
 
     # -- data ----------------------------------------------------------------------------------------------------
 
