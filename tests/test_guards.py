@@ -1,9 +1,11 @@
 """Guards: a bad step is told, skipped, or undone by going back; what they did is counted, and repeated by a resume."""
 
+import importlib
 import json
 import math
 import re
 import signal
+import statistics
 from pathlib import Path
 
 import pytest
@@ -553,3 +555,17 @@ def test_answers_of_any_shape_have_a_defined_loss(kind, tmp_path, tiny_folder):
     loss.mean().backward()
     assert bool(loss.mean().isfinite()) and answers.cut.tolist() == [kind == "never ends", False]
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.slow
+def test_with_a_guard_a_spoilt_batch_leaves_a_run_within_noise_of_one_without_it(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
+    bad_batch = importlib.import_module("bad_batch")
+    found = bad_batch.measured(3)
+    ends = {kind: [one[kind][1] for one in found] for kind in bad_batch.KINDS}
+    calm = ends["as they are"]
+    noise = max(calm) - min(calm) + 0.05
+    assert min(one["spoilt"][0] for one in found) > 50
+    for kind in ("spoilt, skip", "spoilt, rollback"):
+        assert abs(statistics.fmean(ends[kind]) - statistics.fmean(calm)) < noise, kind
+    assert statistics.fmean(ends["spoilt"]) - statistics.fmean(calm) > 3 * noise
