@@ -5,8 +5,8 @@
 
 Each seed trains on the same sums four times: as they are; with the rows of one step spoilt, which then hold control
 characters and a weight that is no longer 1; and the same with `loss_spike(action=skip)` and with
-`loss_spike(action=rollback)`. It prints the loss of the bad step and the held-out loss at the end, each as the mean over
-the seeds with its standard deviation.
+`loss_spike(action=rollback)`. It prints the loss of the bad step and the held-out loss at the end, each as the mean
+over the seeds with its standard deviation.
 """
 
 from __future__ import annotations
