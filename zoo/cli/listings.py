@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import asdict
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.measure import Measurement
+from rich.cells import cell_len, set_cell_size
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -19,8 +20,9 @@ from zoo.contract import registry
 from zoo.errors import ZooError, nearest
 from zoo.numbers import decimal
 from zoo.options.strict_yaml import read_some
-from zoo.terminal import Console, print_json
+from zoo.terminal import Console, plain, print_json
 
+COLUMNS = ("run", "status", "algo", "model", "data", "steps", "before → after")
 SHOWN_OPTIONS = ("algo", "model", "data")
 """Options that a list of runs shows."""
 NARROW_TABLE = 76
@@ -197,20 +199,19 @@ def runs(
 
 def _show_runs(rows: list[dict[str, Any]]) -> None:
     """A table if it fits; otherwise one paragraph each, so that names can be copied."""
-    console = Console()
-    table = Table("run", "status", "algo", "model", "data", "steps", "before → after", box=None, pad_edge=False)
-    paragraphs = []
+    console, table, paragraphs = Console(), [list(COLUMNS)], []
     for row in rows:
         model, data = (Path(str(row[name])).name for name in ("model", "data"))
         measured = [name for name in row["after"] if name in row["before"]][:4]
         changes = [f"{name} {decimal(row['before'][name])} → {decimal(row['after'][name])}" for name in measured]
         cells = [row["name"], row["status"], row["algo"], model, data, str(row["steps"]), "\n".join(changes)]
-        table.add_row(*cells)
+        table.append(cells)
         facts = f"{row['status']}, {row['steps']} steps, {row['algo']} of {model} on {data}"
         paragraphs.append((row["name"], [facts, *changes]))
-    unlimited = console.options.update(width=10_000)
-    if Measurement.get(console, unlimited, table).maximum <= console.width:
-        console.print(table)
+    lines = _aligned(table)
+    if max(map(cell_len, lines)) <= console.width:
+        console.print(Text(lines[0], style="bold"), soft_wrap=True)
+        console.print(Text("\n".join(lines[1:])), soft_wrap=True)
         paragraphs = []
     for name, lines in paragraphs:
         console.print(Text(name, style="bold"), soft_wrap=True)
@@ -218,6 +219,16 @@ def _show_runs(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         if "error" in row:
             console.say(row["error"])
+
+
+def _aligned(table: list[list[str]]) -> list[str]:
+    """The lines of a table, whose cells may have several. Rich's own takes seconds for a thousand rows."""
+    split = [[plain(cell).split("\n") for cell in cells] for cells in table]
+    widths = [max(cell_len(line) for cells in split for line in cells[i]) for i in range(len(table[0]))]
+    return [
+        "  ".join(set_cell_size(cell, width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for cells in split for line in zip_longest(*cells, fillvalue="")
+    ]  # fmt: skip
 
 
 def _readable_row(run: Any) -> dict[str, Any]:
