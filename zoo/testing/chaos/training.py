@@ -27,7 +27,7 @@ PHASES = {
     "zoo.training.record.callbacks:Recorder._save": "writing a checkpoint",
     "zoo.training.record.checkpoints:FolderCheckpoints._work": "writing a checkpoint",
     "zoo.training.record.callbacks:Recorder._write": "writing records",
-    "zoo.training.record.records:cut": "writing records",
+    "zoo.training.fitting:cut": "writing records",
     "zoo.training.execution:Execution.finish": "ending",
     "zoo.training.execution:Execution.end": "ending",
     "zoo.training.execution:export_model": "exporting the model",
