@@ -388,7 +388,7 @@ def test_what_a_model_says_cannot_control_the_terminal(run, monkeypatch):
 
     monkeypatch.setattr(answers, "answer_texts", lambda *a: ["\x1b[31mred\x07 [bold]words[/bold]\nnext"])
     text = good("chat", "mine", "--prompt", "hello")
-    assert text == "[31mred [bold]words[/bold]\nnext\n"
+    assert text == "\\x1b[31mred [bold]words[/bold]\nnext\n"
 
 
 # -- narrow, dumb, foreign terminals -------------------------------------------------------------------------------
