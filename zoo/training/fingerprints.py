@@ -138,12 +138,12 @@ class Contents:
     def of_model(self, name: str) -> str:
         """The content of a model's files, and of the base of adapters; UNKNOWN while it is not on this machine."""
         try:
-            source = look_for(name, self.out).source
+            # What a plugin makes, such as a world's base, has no folder yet, and is none of the hub's.
+            found = self._of_source(look_for(name, self.out).source)
         except ZooError:
             return UNKNOWN
         file = Path(name).expanduser()
         packed = f"unpacked from {_hashed([file])}" if file.suffix == ".gguf" and file.is_file() else ""
-        found = self._of_source(source)
         return found if found == UNKNOWN else f"{found} {packed}".strip()
 
     def _of_source(self, source: Source) -> str:
