@@ -188,7 +188,7 @@ def test_lost_trials_and_hits_that_say_nothing_do_not_count(tmp_path):
 def test_killed_runs_end_as_if_they_had_not_been(tmp_path):
     file = tmp_path / "results.jsonl"
     common = ("--append", file, "--folder", tmp_path / "work", "--seed", 1)
-    assert run("--algo", "dpo", "--no-lora", "--kills", 3, *common) == 0
+    assert run("--algo", "rm", "--no-lora", "--kills", 3, *common) == 0
     assert run("--algo", "ppo", "--lora", "--kills", 2, "--each", 2, *common) == 0
     assert run("--algo", "sft", "--no-lora", "--processes", 2, "--kills", 2, "--each", 2, *common) == 0
     rows = results(file)

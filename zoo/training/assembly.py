@@ -114,6 +114,8 @@ class Assembly:
         if self.beginning:
             self.beginning.compare(of_choices(self.resolved), whole=False)
         self.tokenizer = load_tokenizer(self.source, core.trust_remote_code)
+        # Before a scalar head chooses the padding.
+        self.tokenizer_print = of_tokenizer(self.tokenizer)
         self.template = ChatTemplate(self.tokenizer, core.template, day=self._day())
         self.data = load_data(core, self.algorithm.kinds(), self.template, self.plugins, self.say)
         self.say(self.template.preflight(self.data.train.records))
@@ -154,7 +156,7 @@ class Assembly:
         roles = self.algorithm.roles(self.resolved.algorithm)
         return merged(
             of_choices(self.resolved), of_device(self.device), of_data(self.data.facts), of_template(self.template),
-            of_tokenizer(self.tokenizer), self.contents.of_models(self.core, roles),
+            self.tokenizer_print, self.contents.of_models(self.core, roles),
         )  # fmt: skip
 
     def plan(self) -> None:
