@@ -298,6 +298,7 @@ OUTSIDE = {
     r"make ": "installs and tests this checkout; continuous integration does",
     r"pip install (-e )?\.( -c \S+)?$": "test_tutorial.py and test_third_party.py install packages",
     r"pip install .*(post-training-zoo|tensorboard|alpaca-eval)": "needs a network",
+    r"python -m pytest tests/": "a test of this checkout",
     r"pytest$": "test_tutorial.py, test_new_plugin.py and test_third_party.py run the tests of packages",
     r"python benchmarks/": "takes an hour, and another environment with a program to compare with",
     r"python tools/mutations": "runs the tests a hundred times",
