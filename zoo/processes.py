@@ -11,22 +11,25 @@ from pathlib import Path
 from typing import Any
 
 
-def is_distributed() -> bool:
-    import torch.distributed as dist
+def _exchange() -> Any:
+    import torch.distributed
 
+    return torch.distributed
+
+
+def is_distributed() -> bool:
+    dist = _exchange()
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def world_size() -> int:
-    import torch.distributed as dist
-
+    dist = _exchange()
     return dist.get_world_size() if is_distributed() else 1
 
 
 def leave_processes() -> None:
     """End the exchange between processes, all at once: one that exits with its threads running is aborted."""
-    import torch.distributed as dist
-
+    dist = _exchange()
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
@@ -34,8 +37,7 @@ def leave_processes() -> None:
 
 def gathered(mine: Any) -> list[Any]:
     """What each process holds, in the order of the processes; tensors in it should be on the CPU."""
-    import torch.distributed as dist
-
+    dist = _exchange()
     if not is_distributed():
         return [mine]
     found: list[Any] = [None] * dist.get_world_size()
@@ -45,8 +47,7 @@ def gathered(mine: Any) -> list[Any]:
 
 def my_place() -> tuple[int, int]:
     """This process and how many there are."""
-    import torch.distributed as dist
-
+    dist = _exchange()
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1

@@ -193,7 +193,7 @@ class TakingTurns:
             self._pass_on()
 
         threads = [threading.Thread(target=process, args=(rank,), daemon=True) for rank in range(len(works))]
-        with mock.patch("zoo.processes.dist", self):
+        with mock.patch("zoo.processes._exchange", lambda: self):
             for thread in threads:
                 thread.start()
             for thread in threads:
