@@ -55,6 +55,9 @@ FREE = {
     "format": ["prompt-completion"],
     "split": ["train"],
     "name": ["mine"],
+    "guards": ["finite(action=stop)", "loss_spike(action=rollback, k=6), gradient_spike(action=off)"],
+    "max_rollbacks": [0, 1],
+    "rollback_lr": [0.5],
     "max_time": ["1-02:00:00", "45m", None],
 }
 """Values of options whose type does not list them: those that the documents name, and one of each other kind."""

@@ -25,14 +25,15 @@ def check(
 
     The exit status is 1 if a check fails. docs/conformance.md explains the checks, docs/guards.md those of guards.
     """
-    from zoo.testing.guards import check_guard, find_guard
-    from zoo.testing.suite import summary
-
-    guard = find_guard(name)
+    guard = _guard_of(name)
     if guard is not None:
-        what, short, results = "guard", guard[0], list(check_guard(name, only or ()))
+        from zoo.testing.guards import check_guard
+
+        what, short, results = "guard", guard, list(check_guard(name, only or ()))
     else:
         what, (short, results) = "algorithm", _checked(name, only or ())
+    from zoo.testing.suite import summary
+
     passed = not any(result.result == "failed" for result in results)
     if as_json:
         print_json({what: short, "passed": passed, "checks": [asdict(result) for result in results]})
@@ -40,6 +41,19 @@ def check(
         _show(short, results, summary(results))
     if not passed:
         raise typer.Exit(1)
+
+
+def _guard_of(name: str) -> str | None:
+    """The short name of the guard that a text names; None if it names none. A wrong name needs no torch to be seen."""
+    from zoo.contract.plugin_files import is_file_name
+    from zoo.training.outlook import guards
+
+    if not is_file_name(name) and name.partition("(")[0].strip() not in guards():
+        return None
+    from zoo.testing.guards import find_guard
+
+    guard = find_guard(name)
+    return None if guard is None else guard[0]
 
 
 def _checked(name: str, only: Sequence[str]) -> tuple[str, list[Any]]:

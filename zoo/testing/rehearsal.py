@@ -30,6 +30,8 @@ FAMILIES = {
 }  # fmt: skip
 """Part of a model's name → its architecture in transformers; the first match counts."""
 ROWS, ANSWERS = 12, 2
+MORE_TOKENS = 8
+"""Rows of the embeddings for tokens that tokenizers of some families add when they are loaded."""
 HUB = re.compile(r"[\w.-]+/[\w.-]+(?:[:@].*)?")
 """Data of the hub: owner/name, with a configuration or a split."""
 
@@ -37,6 +39,9 @@ HUB = re.compile(r"[\w.-]+/[\w.-]+(?:[:@].*)?")
 def family_of(name: str) -> str:
     """The architecture inferred from a model's name; llama by default."""
     return next((family for part, family in FAMILIES.items() if part in name.lower()), "llama")
+
+
+MORE_TOKENS = 8
 
 
 def write_stand_in(family: str, folder: Path) -> Path:
@@ -47,7 +52,7 @@ def write_stand_in(family: str, folder: Path) -> Path:
     tokenizer = make_tokenizer()
     end = tokenizer.eos_token_id
     config = AutoConfig.for_model(
-        family, vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        family, vocab_size=len(tokenizer) + MORE_TOKENS, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, head_dim=8, max_position_embeddings=1024, bos_token_id=end,
         eos_token_id=end, pad_token_id=end, ffn_dim=64, word_embed_proj_dim=32,
     )  # fmt: skip
