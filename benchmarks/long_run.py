@@ -162,7 +162,7 @@ def show(folder: Path, looks: list[Look], wall: float) -> None:
         if (run.path / name).is_file():
             print(f"{name:14} {(run.path / name).stat().st_size / 1e6:.1f} MB")
     for arguments in ("runs", "runs last", "compare long long"):
-        print(f"zoo {arguments:18} {seconds(arguments, folder):.2f} CPU s")
+        print(f"CPU s     {seconds(arguments, folder):.2f} for zoo {arguments}")
 
 
 if __name__ == "__main__":

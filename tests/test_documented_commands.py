@@ -254,8 +254,9 @@ def test_the_pages_show_every_command():
 
 OTHERS = {
     "--logprobs-mode", "--nproc-per-node", "--nnodes", "--rdzv-endpoint", "--nodes", "--ntasks-per-node", "--no-deps",
+    "--force-reinstall", "--security-opt", "--signal",
 }  # fmt: skip
-"""Flags of vllm, torchrun, srun and pip."""
+"""Flags of vllm, torchrun, srun, sbatch, docker and pip."""
 
 
 def known_flags():
