@@ -49,6 +49,7 @@ FILLED = {
     "--eval …": "--eval kl(data=starter)",
     "data=…": "data=questions.jsonl",
     "--model FOLDER": "--model my-model",
+    "NAME(action": "loss_spike(action",
     "NAME": "dpo",
 }
 """What stands where a page leaves something to the reader; the first that fits is taken."""
