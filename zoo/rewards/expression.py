@@ -56,6 +56,10 @@ class Mention:
         return f"{self.name}({options})" if options else self.name
 
 
+DEEPEST = 200
+"""Operators inside each other; a sum of so many terms is as deep."""
+
+
 class Expression:
     """A parsed text. `mentions`: the rewards that it names, each once. Raises ZooError that points at the place."""
 
@@ -73,10 +77,9 @@ class Expression:
             place = (getattr(error, "offset", None) or len(text)) - 2
             raise self.error("this cannot be read", place) from None
         self._found: list[Mention] = []
-        try:
-            self._tree = self._read(tree)
-        except RecursionError:
-            raise self.error("its brackets and operators are too deep inside each other", 0) from None
+        if _depth(tree) > DEEPEST:
+            raise self.error("its brackets and operators are too deep inside each other", 0)
+        self._tree = self._read(tree)
         self.mentions = list(dict.fromkeys(self._found))
         if not self.mentions:
             raise self.error("no reward is named here", 0)
@@ -169,3 +172,11 @@ class Expression:
     def _mention(self, mention: Mention) -> Callable[[Mapping[Mention, Any]], Any]:
         self._found.append(mention)
         return lambda given: given[mention]
+
+
+def _depth(tree: ast.AST) -> int:
+    """How many nodes of a tree lie inside each other."""
+    depth, level = 0, [tree]
+    while level:
+        depth, level = depth + 1, [child for node in level for child in ast.iter_child_nodes(node)]
+    return depth
