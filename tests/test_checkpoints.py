@@ -331,7 +331,7 @@ raise SystemExit(3)
 
 
 def test_without_memory_for_a_copy_it_is_written_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_free_memory", lambda: 10)
+    monkeypatch.setattr(module, "free_memory", lambda: 10)
     FolderCheckpoints().save_checkpoint(content(), tmp_path / "step-1")
     verify(tmp_path / "step-1")
 

@@ -17,6 +17,7 @@ from zoo.data.encoding.template import ChatTemplate
 from zoo.errors import ZooError
 from zoo.options.strict_yaml import write_yaml
 from zoo.runs import Run
+from zoo.training import fingerprints
 from zoo.training.execution import Execution
 from zoo.training.fingerprints import of_code
 from zoo.training.record.checkpoints import Expected, newest_good, sha256, weight_shapes
@@ -396,3 +397,9 @@ def test_the_code_of_a_reward_is_that_of_its_file_and_of_what_it_imports(tmp_pat
     assert prints[0].keys() == {f"{tmp_path.name}/scoring.py", f"{tmp_path.name}/helping.py"}
     changed = [name for name in prints[0] if prints[0][name] != prints[2][name]]
     assert changed == [f"{tmp_path.name}/helping.py"]
+
+
+def test_a_template_that_is_typed_in_whole_names_no_file():
+    """No disk holds a name of so many characters: asking for such a file raises."""
+    text = "{% for m in messages %}{{ m.content }}{% endfor %}" * 8
+    assert fingerprints._file_named(text) == {}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -64,3 +65,15 @@ def process_is_alive(pid: int) -> bool:
     with contextlib.suppress(OSError, IndexError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
     return True
+
+
+def free_memory() -> int | None:
+    """Bytes that the machine, or the container, has left; None where the system does not tell."""
+    left = []
+    with contextlib.suppress(OSError):
+        if found := re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text()):
+            left.append(int(found[1]) * 1024)
+    with contextlib.suppress(OSError, ValueError):
+        folder = Path("/sys/fs/cgroup")
+        left.append(int((folder / "memory.max").read_text()) - int((folder / "memory.current").read_text()))
+    return min(left) if left else None

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.contract.hook_arguments import shown
+from zoo.processes import free_memory
 from zoo.rewards.functions import Parameter, Target, facts_of
 from zoo.rewards.missing import Missing
 from zoo.secrets import scrubbed
@@ -218,10 +219,5 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def memory_limit() -> int | None:
     """Most bytes for a reward's process: half of the memory that the machine, or the container, has left."""
-    left = []
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        left.append(int(re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())[1]) * 1024)  # type: ignore[index]
-    with contextlib.suppress(OSError, ValueError):
-        folder = Path("/sys/fs/cgroup")
-        left.append(int((folder / "memory.max").read_text()) - int((folder / "memory.current").read_text()))
-    return max(1 << 28, min(left) // 2) if left else None
+    left = free_memory()
+    return None if left is None else max(1 << 28, left // 2)

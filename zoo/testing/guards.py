@@ -16,7 +16,6 @@ import io
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +28,7 @@ from zoo.guards import Guard, GuardSetup
 from zoo.guards.chosen import EXAMPLE, Factory, available, bound, fits
 from zoo.guards.watch import asked_of
 from zoo.options.spelling import parse
+from zoo.paths import typed_path
 from zoo.testing.declared import find_check
 from zoo.testing.steps import Failed
 from zoo.testing.suite import Result
@@ -63,7 +63,7 @@ def find_guard(name: str) -> tuple[str, Factory] | None:
 def _in_file(name: str) -> tuple[str, Factory] | None:
     """A class in a file whose base is a Guard; found in its text, so that no other file is imported."""
     path, _, wanted = name.partition(":")
-    file = Path(path).expanduser()
+    file = typed_path(path)
     if not file.is_file():
         return None
     try:

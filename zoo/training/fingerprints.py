@@ -26,7 +26,7 @@ from zoo.judges.spelled import SELF, is_endpoint
 from zoo.libraries import hub
 from zoo.models.names import Source, look_for, read_config
 from zoo.options.config import FREE, Resolved, TrainConfig
-from zoo.paths import content_hash
+from zoo.paths import content_hash, typed_path
 from zoo.rewards.plugin import bundled
 from zoo.rewards.spelled import place_of
 from zoo.runs import Run, environment
@@ -78,7 +78,11 @@ def _file_named(value: Any) -> dict[str, str]:
     """The content of the file or folder that an option names: a chat template, principles, more data."""
     if not isinstance(value, str) or len(value) > 1000 or "\n" in value or is_file_name(value):
         return {}
-    place = Path(value).expanduser()
+    try:
+        place = typed_path(value)
+    except ZooError:
+        # A text, such as a template that was typed in whole.
+        return {}
     return {place.name: _hashed([place])} if place.is_file() else {}
 
 
@@ -145,7 +149,7 @@ class Contents:
             found = self._of_source(look_for(name, self.out).source)
         except ZooError:
             return UNKNOWN
-        file = Path(name).expanduser()
+        file = typed_path(name)
         packed = f"unpacked from {_hashed([file])}" if file.suffix == ".gguf" and file.is_file() else ""
         return found if found == UNKNOWN else f"{found} {packed}".strip()
 

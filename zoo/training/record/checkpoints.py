@@ -28,6 +28,7 @@ from torch import Tensor
 from zoo.errors import TrainingStopped, ZooError
 from zoo.libraries.trainer import CheckpointIO
 from zoo.numbers import size
+from zoo.processes import free_memory
 
 WEIGHTS, REST, MANIFEST = "weights.safetensors", "rest.pt", "manifest.json"
 IN_BACKGROUND = True
@@ -128,7 +129,8 @@ def _bytes(value: Any) -> int:
 
 def _copy(checkpoint: dict[str, Any]) -> dict[str, Any] | None:
     """A copy in the CPU's memory that later steps do not change; None where it does not fit."""
-    if _bytes(checkpoint) > 0.8 * _free_memory():
+    left = free_memory()
+    if left is not None and _bytes(checkpoint) > 0.8 * left:
         return None
     try:
         return _copied(checkpoint)
@@ -145,15 +147,6 @@ def _copied(value: Any) -> Any:
         parts = [_copied(part) for part in value]
         return parts if isinstance(value, list) else tuple(parts)
     return value
-
-
-def _free_memory() -> float:
-    """In bytes; infinite where the system does not tell."""
-    try:
-        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
-    except OSError:
-        found = None
-    return int(found[1]) * 1024 if found else float("inf")
 
 
 def _publish(checkpoint: dict[str, Any], target: Path) -> None:
