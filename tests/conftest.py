@@ -19,7 +19,8 @@ torch.set_num_threads(1)
 
 SEAM = {
     "test_libraries", "test_every_algorithm", "test_engine", "test_attention", "test_layout", "test_scoring",
-    "test_logps", "test_scalar_head", "test_checkpoints", "test_default_model", "test_data_sources", "test_report",
+    "test_logps", "test_heads", "test_scalar_head", "test_checkpoints", "test_default_model", "test_data_sources",
+    "test_report",
 }  # fmt: skip
 """Files that other versions of the libraries can break: what the marker `seam` stands for."""
 
@@ -30,7 +31,7 @@ QUICK = {
     "test_rm", "test_prm", "test_ppo", "test_grpo", "test_rlaif", "test_online_dpo", "test_constitutional", "test_ties",
     "test_sums", "test_gradients", "test_schedule", "test_eval_formulas", "test_expression", "test_sampling",
     # Types and what computes them.
-    "test_types", "test_logps", "test_layout", "test_scoring", "test_attention", "test_contract_snapshot",
+    "test_types", "test_logps", "test_heads", "test_layout", "test_scoring", "test_attention", "test_contract_snapshot",
     # Data.
     "test_data_formats", "test_data_kinds", "test_data_load", "test_encode", "test_template", "test_tokens",
     "test_loader", "test_held_out", "test_data_sources", "test_data_defaults", "test_curation", "test_reference_cache",

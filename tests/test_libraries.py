@@ -26,6 +26,7 @@ from zoo.libraries import (
     attention,
     caches,
     cluster,
+    heads,
     meeting,
     precision,
     releases,
@@ -107,7 +108,7 @@ def llama():
 def fresh_model(patch, **options):
     """The checks on another model than the one kept for them."""
     model = tiny.make_tiny(**options)
-    for module in (architecture, caches):
+    for module in (architecture, caches, heads):
         patch.setattr(module, "tiny_model", lambda: model)
     return model
 
@@ -167,6 +168,7 @@ def masks_left_out(patch):
 
 
 def head_renamed(patch):
+    fresh_model(patch)
     patch.setattr(llama(), "get_output_embeddings", lambda model: model.model.embed_tokens)
 
 
@@ -182,10 +184,14 @@ def not_to_be_read(patch, config, name, function):
     patch.setattr(config, "__getattribute__", read)
 
 
-def scale_renamed(patch):
+def logits_shifted(patch):
     import transformers
 
-    not_to_be_read(patch, transformers.CohereConfig, "logit_scale", "output_head")
+    def shift(found):
+        found.logits = found.logits + 1
+        return found
+
+    changed(patch, transformers.GraniteForCausalLM, "forward", shift)
 
 
 def window_renamed(patch):
@@ -419,8 +425,8 @@ CHANGES = {
     "a_mask_reaches_the_attention_as_it_is": (mask_copied, "a different tensor"),
     "sdpa_is_the_formula": (another_softmax, "it differs by"),
     "a_mask_that_hides_nothing_is_passed": (masks_left_out, "got no mask"),
-    "a_model_is_its_backbone_and_its_head": (head_renamed, "they differ by"),
-    "heads_of_other_architectures": (scale_renamed, "logit_scale of Cohere"),
+    "a_model_is_its_backbone_and_its_head": (head_renamed, "not those of its output layer"),
+    "heads_of_other_architectures": (logits_shifted, "not those of its output layer"),
     "windows_are_in_the_configuration": (window_renamed, "a window of 4 and no window are read as"),
     "embeddings_may_be_given": (embeddings_scaled, "output for them differs"),
     "dropout_can_be_silenced": (dropout_elsewhere, "differs by"),
@@ -434,6 +440,7 @@ CHANGES = {
     "a_tokenizer_may_be_given_a_padding_token": (padding_from_the_start, "a tokenizer without one has 0"),
     "adapters_can_be_switched_off": (adapters_stay_on, "differs from before"),
     "adapters_can_be_merged": (merged_without_them, "it differs by"),
+    "adapters_on_tied_embeddings_can_be_merged": (merged_without_them, "of the merged model differs by"),
     "adapters_can_be_saved_and_loaded": (adapters_name_nothing, "the base is called ('None', None)"),
     "the_head_of_a_scorer_is_trained": (scorer_without_its_head, "the trained parameters are"),
     "a_step_is_a_batch": (never_stops, "step 3"),
@@ -535,11 +542,11 @@ def test_doctor_says_which_library_which_version_what_changed_and_which_version_
     monkeypatch.setenv("COLUMNS", "1000")
     status, out = typed(capsys, "doctor")
     assert (status, out.count(" checks hold")) == (0, len(reliance.MODULES)) and "No problems" in out
-    merged_without_them(monkeypatch)
+    adapters_stay_on(monkeypatch)
     status, out = typed(capsys, "doctor")
     works = releases.tested("peft")
-    assert status == 1 and f"peft {version('peft')} has changed what zoo relies on: `merge_and_unload`" in out
-    assert f"'peft=={works}'" in out and "3 of 4 checks hold" in out
+    assert status == 1 and f"peft {version('peft')} has changed what zoo relies on: Only adapters are trained" in out
+    assert f"'peft=={works}'" in out and "4 of 5 checks hold" in out
     facts = json.loads(typed(capsys, "doctor", "--json")[1])
     (peft,) = [library for library in facts["libraries"] if library["name"] == "peft"]
     assert [check["holds"] for check in peft["checks"]].count(False) == 1 and peft["tested"] == works

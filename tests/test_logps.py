@@ -183,9 +183,25 @@ def test_the_worked_numbers(vectors):
     assert float(warm.sum()) == pytest.approx(expected["sum_with_temperature"], rel=1e-5)
 
 
-def test_the_head_of_a_model_brings_its_scale_and_softcap(tiny_model):
-    assert Head.of(tiny_model).weight is tiny_model.get_output_embeddings().weight
-    assert (Head.of(tiny_model).scale, Head.of(tiny_model).softcap) == (1.0, 0.0)
-    tiny_model.config.logits_scaling = 8.0
-    tiny_model.config.final_logit_softcapping = 30.0
-    assert (Head.of(tiny_model).scale, Head.of(tiny_model).softcap) == (1 / 8, 30.0)
+@pytest.mark.parametrize("name", ["plain", "everything"])
+def test_a_head_that_is_called_as_it_is_gives_the_same_values_entropies_and_gradients(monkeypatch, name):
+    """As one with adapters is, for a few positions at a time."""
+    monkeypatch.setattr(module, "WHOLE_LOGITS", 4 * VOCABULARY)
+    hidden, head, targets = make(name)
+    layer = torch.nn.Linear(WIDTH, VOCABULARY, bias=head.bias is not None)
+    layer.weight.data.copy_(head.weight.detach())
+    if head.bias is not None:
+        layer.bias.data.copy_(head.bias.detach())
+    called = Head(layer.weight, layer.bias, head.scale, head.softcap, layer)
+    found, likeliest, entropy = token_logps(hidden, called, targets, 0.7, entropy=True)
+    expected, expected_entropy, log_p, (hidden64, weight64, _) = plain(hidden, head, targets, 0.7)
+    close(found, expected)
+    close(entropy, expected_entropy)
+    assert torch.equal(likeliest, log_p.argmax(-1) == targets)
+    uneven = torch.linspace(-1, 2, POSITIONS)
+    (found * uneven + entropy * 0.3).sum().backward()
+    (expected * uneven.double() + expected_entropy * 0.3).sum().backward()
+    close(hidden.grad, hidden64.grad)
+    close(layer.weight.grad, weight64.grad)
+    found, _, _ = token_logps(hidden[:0], called, targets[:0])
+    assert found.shape == (0,)

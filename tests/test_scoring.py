@@ -5,6 +5,7 @@ import torch
 import transformers
 
 from zoo.models.layout import LAYOUTS
+from zoo.models.logps import Head
 from zoo.models.precision import round_frozen
 from zoo.models.scoring import attention_window, balance_of, choose_layout, score_answers, split
 from zoo.testing.tiny import make_model
@@ -124,6 +125,8 @@ def test_the_order_of_the_answers_is_the_order_of_the_scores(tiny_model, layout)
 
 def test_sharing_a_prompt_saves_its_tokens(tiny_model, monkeypatch):
     seen = []
+    # The head is looked at once, in a pass of its own.
+    Head.of(tiny_model)
     backbone = tiny_model.base_model
     backbone.register_forward_pre_hook(lambda m, a, given: seen.append(given["input_ids"].numel()), with_kwargs=True)
     answers = [Answer.of([7] * 30, [i] * 3) for i in range(4)]

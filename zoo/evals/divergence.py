@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from zoo.models.layout import arrange
-from zoo.models.logps import Head
 from zoo.models.precision import autocast
-from zoo.models.scoring import balance_of, hidden_states, on_device
+from zoo.models.scoring import balance_of, head_and_states, on_device
 from zoo.values.types import Answer
 
 CHUNK_BYTES = 96 * 2**20
@@ -53,23 +52,12 @@ def _divergences(model: Any, start: Any, answers: list[Answer], precision: str) 
     device = next(model.parameters()).device
     rows = on_device(arrange([answer.to(device) for answer in answers], "padded", balance_of(model)), device)
     with autocast(precision, device):
-        hidden = [hidden_states(network, rows)[rows.row, rows.column] for network in (model, start)]
-    heads = [Head.of(network) for network in (model, start)]
+        read = [head_and_states(network, rows) for network in (model, start)]
     sums = torch.zeros(len(answers), dtype=torch.float64, device=device)
-    size = max(1, CHUNK_BYTES // (4 * len(heads[0].weight)))
+    size = max(1, CHUNK_BYTES // (4 * len(read[0][0].weight)))
     for begin in range(0, len(rows.target), size):
         here = slice(begin, begin + size)
-        new, old = (_log_softmax(head, states[here]) for head, states in zip(heads, hidden, strict=True))
+        new, old = (head.logits(states[here]).log_softmax(-1) for head, states in read)
         each = (new.exp() * (new - old)).sum(-1)
         sums.index_add_(0, rows.answer[here], each.double())
     return sums.clamp(min=0)
-
-
-def _log_softmax(head: Head, hidden: Tensor) -> Tensor:
-    logits = hidden.float() @ head.weight.float().t()
-    if head.bias is not None:
-        logits += head.bias.float()
-    logits *= head.scale
-    if head.softcap:
-        logits = torch.tanh(logits / head.softcap) * head.softcap
-    return logits.log_softmax(-1)

@@ -18,11 +18,10 @@ from zoo.data.encoding.template import ChatTemplate
 from zoo.data.row_errors import RowError
 from zoo.judges.judge import Response
 from zoo.judges.wording import Question
-from zoo.libraries.architecture import longest_text
+from zoo.libraries.architecture import evaluating, longest_text
 from zoo.models.precision import autocast, rounding_tolerance
 from zoo.models.reference_cache import architecture, fingerprint
 from zoo.models.scoring import balance_of, choose_layout, score_answers
-from zoo.models.snapshot import evaluating
 from zoo.rollout.engine import InProcessEngine
 from zoo.rollout.sampling import Sampling
 from zoo.values.types import Answer

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.libraries.architecture import with_scalar_head
-from zoo.libraries.pretrained import save
+from zoo.libraries.architecture import text_config, with_scalar_head
+from zoo.libraries.pretrained import load, save
 from zoo.libraries.reliance import importing, relies_on, require
 from zoo.libraries.tiny import IDS, make_tiny
 from zoo.libraries.wrappers import base_of, is_adapted
@@ -35,7 +35,25 @@ def frozen_parameters(model: Any) -> list[tuple[str, Tensor]]:
 
 def merged(model: Any) -> Any:
     """The plain model with its adapters merged into its weights; the wrapper cannot be used any more."""
-    return model.merge_and_unload() if is_adapted(model) else model
+    if not is_adapted(model):
+        return model
+    _untie(model)
+    return model.merge_and_unload()
+
+
+def _untie(model: Any) -> None:
+    """Give embedding and head a weight each where one has an adapter and they share theirs: merged, it changes both."""
+    with importing("peft"):
+        from peft.tuners.lora import LoraLayer
+    base = base_of(model)
+    layers = [base.get_input_embeddings(), base.get_output_embeddings()]
+    adapted = [isinstance(layer, LoraLayer) for layer in layers]
+    embedding, head = (layer.base_layer if isinstance(layer, LoraLayer) else layer for layer in layers)
+    if head is None or not any(adapted) or embedding.weight is not head.weight:
+        return
+    head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=head.weight.requires_grad)
+    for config in (base.config, text_config(base)):
+        config.tie_word_embeddings = False
 
 
 def merged_copy(model: Any) -> Any:
@@ -97,8 +115,12 @@ def load_on(base: Any, path: str) -> Any:
 
 @contextlib.contextmanager
 def quiet_peft() -> Iterator[None]:
-    """peft reads a model's `is_gradient_checkpointing`, for which newer versions of transformers warn."""
+    """peft reads a model's `is_gradient_checkpointing`, for which newer versions of transformers warn.
+
+    It also warns of adapters on tied weights, which `merged` sees to.
+    """
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
         yield
 
@@ -146,6 +168,25 @@ def adapters_can_be_merged() -> None:
     plain = merged(model)
     gap = float((_logits(plain) - adapted).abs().max())
     assert not is_adapted(plain) and gap < 1e-3, f"it differs by {gap:.2g}"
+
+
+@relies_on(
+    "peft", "An adapter on tied embeddings is merged into the embedding alone once head and embedding are apart."
+)
+def adapters_on_tied_embeddings_can_be_merged() -> None:
+    with importing("peft"), quiet_peft():
+        from peft import LoraConfig, get_peft_model
+
+        model = get_peft_model(make_tiny(tie_word_embeddings=True), LoraConfig(r=2, target_modules=["embed_tokens"]))
+    for name, parameter in model.named_parameters():
+        if ADAPTER in name:
+            torch.nn.init.normal_(parameter)
+    adapted = _logits(model.eval())
+    with tempfile.TemporaryDirectory() as folder:
+        save(merged(model), Path(folder))
+        again = load("AutoModelForCausalLM", folder, dtype=torch.float32)
+    gap = float((_logits(again) - adapted).abs().max())
+    assert gap < 1e-3, f"the folder of the merged model differs by {gap:.2g}"
 
 
 @relies_on("peft", "Adapters are saved as safetensors without their base model, name it, and load on it, trainable.")

@@ -2,41 +2,64 @@
 
 Only the positions that predict a counted token reach the output head, and that a part of the vocabulary at a time:
 the forward pass keeps log Σ exp of each position, the backward pass computes each part again. Inside a part everything
-after the matrix product is float32.
+after the matrix product is float32. A head that is more than a product, such as one with adapters, is called as it is,
+for a part of the positions at a time.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from zoo.libraries.architecture import output_head
+from zoo.libraries.heads import output_head
 
 COLUMNS = 4096
 """Words of the vocabulary in one chunk of logits."""
 POSITIONS = 4096
 """Positions in one chunk of logits, of which one exists at a time: at most 64 MiB of float32."""
+WHOLE_LOGITS = 1 << 24
+"""Logits that a head which is called as it is makes at a time, over the whole vocabulary."""
 
 
 @dataclass(frozen=True)
 class Head:
     """An output head: logits = softcap·tanh(scale·(h·Wᵀ + b) / softcap).
 
-    weight [V, D]; bias [V] or None; scale and softcap as the model's configuration has them (0 for no softcap).
+    weight [V, D]; bias [V] or None; scale and softcap as the model applies them (0 for no softcap). layer: computes
+    h·Wᵀ + b itself where there is more to it, such as adapters.
     """
 
     weight: Tensor
     bias: Tensor | None = None
     scale: float = 1.0
     softcap: float = 0.0
+    layer: Callable[[Tensor], Tensor] | None = None
 
     @staticmethod
-    def of(model: Any) -> Head:
-        """The head of a Hugging Face causal language model."""
-        return Head(*output_head(model))
+    def of(model: Any) -> Head | None:
+        """The head of a Hugging Face causal language model; None where only its own forward pass makes its logits."""
+        found = output_head(model)
+        if found is None:
+            return None
+        own = None if found.is_plain else found.layer
+        return Head(found.layer.weight, getattr(found.layer, "bias", None), found.scale, found.softcap, own)
+
+    @staticmethod
+    def of_logits(model: Any) -> Head:
+        """A head whose hidden states are logits already."""
+        return Head(model.get_input_embeddings().weight, layer=lambda logits: logits)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Float32 logits over the whole vocabulary, [N, V]."""
+        scaling = _Scaling(self.scale, self.softcap, 1.0, torch.float32)
+        if self.layer is not None:
+            return _scaled(self.layer(hidden).float(), None, scaling)[0]
+        return _logits(hidden.float(), self.weight.float(), self.bias, scaling)[0]
 
 
 def token_logps(
@@ -47,11 +70,30 @@ def token_logps(
     hidden [N, D] at the predicting positions; targets int64 [N] → float32 [N], bool [N], float32 [N] or None.
     p is softmax(logits / temperature). Log-probs and entropies carry gradients to hidden and to the head.
     """
+    if head.layer is not None:
+        return _whole_token_logps(hidden, head, targets, temperature, entropy)
     dtype = hidden.dtype
     if torch.is_autocast_enabled(hidden.device.type):
         dtype = torch.get_autocast_dtype(hidden.device.type)
     scaling = _Scaling(head.scale, head.softcap, temperature, dtype)
     logps, likeliest, entropies = _TokenLogps.apply(hidden, head.weight, head.bias, targets, scaling, entropy)
+    return logps, likeliest, entropies if entropy else None
+
+
+def _whole_token_logps(
+    hidden: Tensor, head: Head, targets: Tensor, temperature: float, entropy: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """As `token_logps`, by calling the head; the logits of a part of the positions are made again for its gradient."""
+
+    def of_block(rows: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        log_p = torch.log_softmax(head.logits(rows) / temperature, -1)
+        entropies = -(log_p.exp() * log_p).sum(-1) if entropy else log_p.new_zeros(len(rows))
+        return log_p.gather(-1, wanted[:, None]).squeeze(-1), log_p.argmax(-1) == wanted, entropies
+
+    size = max(1, WHOLE_LOGITS // len(head.weight))
+    blocks = [slice(start, start + size) for start in range(0, max(1, len(hidden)), size)]
+    found = [checkpoint(of_block, hidden[block], targets[block], use_reentrant=False) for block in blocks]
+    logps, likeliest, entropies = (torch.cat(parts) for parts in zip(*found, strict=True))
     return logps, likeliest, entropies if entropy else None
 
 

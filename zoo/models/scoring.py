@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from zoo.libraries.architecture import attention_window, backbone, last_hidden, text_config
+from zoo.libraries.heads import distrust_head, own_logits
 from zoo.libraries.wrappers import base_of
 from zoo.models.attention import note_segments, reads_segments
 from zoo.models.layout import Rows, arrange, counted
@@ -31,6 +32,10 @@ def balance_of(model: Any) -> int:
 
 def hidden_states(model: Any, rows: Rows, noise: float = 0.0) -> Tensor:
     """Last hidden states of the backbone, [R, L, D]. noise: NEFTune's α, uniform noise on the embeddings."""
+    return last_hidden(model, **_inputs(model, rows, noise))
+
+
+def _inputs(model: Any, rows: Rows, noise: float) -> dict[str, Tensor]:
     base = base_of(model)
     inputs: dict[str, Tensor] = {"input_ids": rows.ids}
     if noise:
@@ -41,7 +46,7 @@ def hidden_states(model: Any, rows: Rows, noise: float = 0.0) -> Tensor:
             note_segments(inputs["attention_mask"], rows.segments)
     if not rows.padded:
         inputs["position_ids"] = rows.positions
-    return last_hidden(model, **inputs)
+    return inputs
 
 
 def neftune(embeddings: Tensor, rows: Rows, alpha: float) -> Tensor:
@@ -65,6 +70,14 @@ def predicting_states(model: Any, answers: Sequence[Answer], layout: str, balanc
     return States(rows, hidden_states(model, rows, noise)[rows.row, rows.column])
 
 
+def head_and_states(model: Any, rows: Rows, noise: float = 0.0) -> tuple[Head, Tensor]:
+    """The output head, and what it reads at the N predicting positions: [N, D], or [N, V] if these are the logits."""
+    if (head := Head.of(model)) is not None:
+        return head, hidden_states(model, rows, noise)[rows.row, rows.column]
+    logits = own_logits(model, **_inputs(model, rows, noise))[rows.row, rows.column]
+    return Head.of_logits(base_of(model)), logits
+
+
 def score_answers(
     model: Any,
     answers: Sequence[Answer],
@@ -81,8 +94,12 @@ def score_answers(
     if not answers:
         nothing = torch.zeros(0, 1, device=device)
         return TokenLogps(nothing, nothing.bool(), entropy=nothing if entropy else None, likeliest=nothing.bool())
-    rows, hidden = states or predicting_states(model, answers, layout, balance, noise)
     head = Head.of(model)
+    if states is not None and head is not None:
+        rows, hidden = states
+    else:
+        rows = rows_for(model, answers, layout, balance)
+        head, hidden = head_and_states(model, rows, noise)
     logps, likeliest, entropies = token_logps(hidden, head, rows.target, temperature, entropy)
     mask = counted(answers).to(device)
     empty = torch.zeros(mask.shape, dtype=torch.float32, device=device)
@@ -117,6 +134,45 @@ def split(logps: TokenLogps, parts: Sequence[Sequence[Answer]]) -> list[TokenLog
         cut.append(TokenLogps(logps.per_token[here, :width], logps.mask[here, :width], *rest))
         start += len(part)
     return cut
+
+
+@torch.no_grad()
+def plain_logps(model: Any, answer: Answer) -> Tensor:
+    """Log-probs of an answer's tokens from the logits of a forward pass of its own, float32 [C].
+
+    Of an answer without a prompt the first token is left out, which nothing predicts.
+    """
+    device = next(model.parameters()).device
+    ids = torch.cat([answer.prompt, answer.completion]).to(device)
+    targets = ids[max(1, len(answer.prompt)) :]
+    logits = own_logits(model, input_ids=ids[None])[0]
+    logits = logits[len(ids) - len(targets) - 1 : -1].float()
+    return logits.log_softmax(-1).gather(-1, targets[:, None])[:, 0]
+
+
+def check_head(model: Any, answers: Sequence[Answer], tolerance: float) -> str:
+    """Compare log-probs with those of the model's own forward pass; a note if only that one is to be trusted.
+
+    tolerance: as of `choose_layout`. From then on the model is scored by its own forward pass where they differ.
+    """
+    slow = "its own forward pass scores it: exact, but slower, and all logits of a micro-batch are in memory."
+    if Head.of(model) is None:
+        return f"{type(base_of(model)).__name__} makes logits in a way of its own, so {slow}"
+    for answer in [one for one in answers if len(one.prompt) + len(one.completion) > 1]:
+        with torch.no_grad():
+            found = score_answers(model, [answer], "padded").per_token[0, -len(answer.completion) :]
+        own = plain_logps(model, answer)
+        counts = counted([answer])[0][-len(own) :].to(own.device)
+        gap = float(((found[-len(own) :] - own).abs() * counts).sum() / counts.sum().clamp(min=1))
+        if not gap <= (tolerance if own_dtype(model) == torch.float32 else max(tolerance, LARGEST_NOISE)):
+            distrust_head(model)
+            return f"Log-probs of {type(base_of(model)).__name__} differ by {gap:.2g} a token from its own, so {slow}"
+    return ""
+
+
+def own_dtype(model: Any) -> torch.dtype:
+    """The type of a model's weights."""
+    return next(model.parameters()).dtype
 
 
 NOISE, LARGEST_NOISE = 3.0, 0.15
@@ -158,7 +214,7 @@ def choose_layout(
             logps = score(model, answers, layout, balance=10**9).sum()
             return float(((logps - expected).abs() / counts).max())
 
-        if next(model.parameters()).dtype != torch.float32:
+        if own_dtype(model) != torch.float32:
             tolerance = max(tolerance, min(NOISE * gap_of("padded"), LARGEST_NOISE))
         reasons = []
         for layout in candidates:

@@ -8,20 +8,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-
-@contextlib.contextmanager
-def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """The model in eval mode; every module is put back into the mode it had."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-        # Autocast keeps low-precision copies of the weights until its context ends. Before torch 2.13 it may
-        # keep those made here, without a gradient, and a training step in that context would train nothing.
-        torch.clear_autocast_cache()
+from zoo.libraries.architecture import evaluating
 
 
 class Snapshot:

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from zoo.errors import PluginError, ZooError, nearest
 from zoo.libraries.adapters import has_virtual_tokens
-from zoo.libraries.architecture import longest_text
-from zoo.models.snapshot import evaluating
+from zoo.libraries.architecture import evaluating, longest_text
 from zoo.options.spelling import bind, parse
 from zoo.rollout.decoding import Decoding, Forward
 from zoo.rollout.packing import packed

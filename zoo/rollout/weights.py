@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.models.snapshot import evaluating
+from zoo.libraries.architecture import evaluating
+from zoo.models.scoring import plain_logps
 from zoo.values.types import Answer
 
 
@@ -23,8 +24,5 @@ def fingerprint(model: Any) -> tuple[int, ...]:
 @torch.no_grad()
 def own_logps(model: Any, answer: Answer) -> Tensor:
     """Log-probabilities of an answer's tokens by the model itself, float32 [C], on the CPU."""
-    device = model.get_input_embeddings().weight.device
     with evaluating(model):
-        logits = model(input_ids=torch.cat([answer.prompt, answer.completion])[None].to(device)).logits[0]
-    logps = logits[len(answer.prompt) - 1 : -1].float().log_softmax(-1).cpu()
-    return logps.gather(-1, answer.completion[:, None])[:, 0]
+        return plain_logps(model, answer).cpu()

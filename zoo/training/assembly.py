@@ -30,7 +30,7 @@ from zoo.models.devices import choose_accelerator, choose_micro_tokens
 from zoo.models.loading import load_tokenizer
 from zoo.models.precision import autocast, choose_precision, rounding_tolerance
 from zoo.models.scalar import choose_padding, is_scorer, set_unit, token_scores
-from zoo.models.scoring import choose_layout, score_answers
+from zoo.models.scoring import check_head, choose_layout, score_answers
 from zoo.models.start import check_vocabulary, load_policy, resolve_start
 from zoo.options.checks import names_in
 from zoo.options.config import AUTO, Resolved
@@ -163,10 +163,13 @@ class Assembly:
         """Row layout, roles, the records as the algorithm prepares them, and the steps."""
         core = self.core
         device = next(self.policy.parameters()).device
+        answers = [answer.to(device) for answer in sample_answers(self.data.train.records)]
+        tolerance, scores = rounding_tolerance(self.precision), is_scorer(self.policy)
+        if not scores and (note := check_head(self.policy, answers, tolerance)):
+            self.say(note)
         layout, note = choose_layout(
-            self.policy, [answer.to(device) for answer in sample_answers(self.data.train.records)], core.layout,
-            rounding_tolerance(self.precision), longest=core.max_length + core.max_new_tokens * self.online,
-            score=token_scores if is_scorer(self.policy) else score_answers,
+            self.policy, answers, core.layout, tolerance, score=token_scores if scores else score_answers,
+            longest=core.max_length + core.max_new_tokens * self.online,
         )  # fmt: skip
         if note:
             self.say(note)

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from zoo.errors import PluginError, ZooError
 from zoo.evals.kept_scores import append_samples
+from zoo.libraries.architecture import evaluating
 from zoo.models.precision import autocast
 from zoo.models.reference import Reference
 from zoo.models.roles import Models
-from zoo.models.snapshot import Snapshot, evaluating
+from zoo.models.snapshot import Snapshot
 from zoo.processes import my_place
 from zoo.randomness import seeded
 from zoo.rewards.reward import Reward
