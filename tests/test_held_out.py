@@ -1,5 +1,8 @@
 """What a source holds out itself: it may have no such split; whatever else is wrong with it ends the run."""
 
+import json
+
+import datasets
 import pytest
 from tiny_runs import demonstrations
 
@@ -83,3 +86,38 @@ def test_a_split_that_is_named_is_not_its_own_validation(loaded):
     """`mine@heldout` names rows to train on; of these a share is held out."""
     data, _ = loaded(lambda: demonstrations(40, seed=9), data="mine@heldout", eval_fraction=0.2)
     assert len(data.train) + len(data.held_out) == 40
+
+
+@pytest.mark.parametrize(
+    ("names", "kept"),
+    [
+        (("train", "heldout", "validation"), 7),
+        (("train", "validation", "test"), 7),
+        (("train", "dev"), 7),
+        (("train", "test"), 2),  # a share of the 24: the test split is for the end
+        (("rows",), 2),
+    ],
+)
+def test_a_folder_keeps_a_split_for_validation(loaded, tmp_path, names, kept):
+    for name in names:
+        rows = demonstrations(24) if name == names[0] else demonstrations(7 if name == names[1] else 5, seed=9)
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data, _ = loaded(None, data=str(tmp_path), eval_fraction=0.1)
+    assert len(data.held_out) == kept
+    assert len(data.train) == (24 if kept == 7 else 22)
+
+
+def test_a_saved_data_set_keeps_a_split_for_validation(loaded, tmp_path):
+    splits = {"train": demonstrations(24), "validation": demonstrations(7, seed=9)}
+    datasets.DatasetDict({name: datasets.Dataset.from_list(rows) for name, rows in splits.items()}).save_to_disk(
+        tmp_path / "saved"
+    )
+    data, _ = loaded(None, data=str(tmp_path / "saved"))
+    assert len(data.train) == 24 and len(data.held_out) == 7
+
+
+def test_another_split_of_a_folder_is_read_for_itself(loaded, tmp_path):
+    for name in ("train", "heldout"):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in demonstrations(24)))
+    data, _ = loaded(None, data=str(tmp_path), split="heldout", eval_fraction=0.1)
+    assert len(data.train) == 22 and len(data.held_out) == 2

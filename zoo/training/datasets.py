@@ -14,7 +14,7 @@ from zoo.data.encoding.template import ChatTemplate
 from zoo.data.formats import columns_of
 from zoo.data.load import DataSet, judge, load, split_by_prompt
 from zoo.data.loader import StepLoader, record_tokens
-from zoo.data.sources.named import WITH_SPLIT, parts_of
+from zoo.data.sources import held_out_split
 from zoo.errors import NoSuchSplit, ZooError
 from zoo.options.checks import FEWEST
 from zoo.options.config import TrainConfig
@@ -105,8 +105,8 @@ def _held_out(core: TrainConfig, kind: str, train: DataSet, options: dict[str, A
         return load(core.eval_data, kind, split=core.split, **options), ""
     if not core.eval_fraction:
         return None, ""
-    if brings_held_out(core, options["named_sources"]):
-        return _own_split(core, kind, options)
+    if own := brings_held_out(core, options["named_sources"]):
+        return _own_split(core, kind, own, options)
     if len(train) < FEWEST:
         return None, f" of fewer than {FEWEST} records"
     # Independent of the seed: runs with several seeds are validated on the same rows.
@@ -114,10 +114,10 @@ def _held_out(core: TrainConfig, kind: str, train: DataSet, options: dict[str, A
     return DataSet(train.name, train.kind, train.source_kind, rest, train.fingerprint, train.format, train.report), ""
 
 
-def _own_split(core: TrainConfig, kind: str, options: dict[str, Any]) -> tuple[DataSet | None, str]:
+def _own_split(core: TrainConfig, kind: str, split: str, options: dict[str, Any]) -> tuple[DataSet | None, str]:
     """The source's own held-out rows. Raises ZooError where it has some that cannot be used."""
     try:
-        return load(core.data, kind, split="heldout", **options), ""
+        return load(core.data, kind, split=split, **options), ""
     except NoSuchSplit as error:
         return None, f" ({error.message.rstrip('.')})"
     except ZooError as error:
@@ -132,10 +132,9 @@ def _shares(core: TrainConfig, options: dict[str, Any]) -> bool:
     return bool(core.eval_fraction) and not core.eval_data and not brings_held_out(core, options["named_sources"])
 
 
-def brings_held_out(core: TrainConfig, named: Mapping[str, Any]) -> bool:
-    """Whether a split of the source is held out where no option names other data."""
-    whole = core.split == "train" and not WITH_SPLIT.fullmatch(core.data)
-    return not core.eval_data and parts_of(core.data)[0] in named and whole
+def brings_held_out(core: TrainConfig, named: Mapping[str, Any]) -> str | None:
+    """The split of the source that is held out where no option names other data; None if it has none."""
+    return None if core.eval_data else held_out_split(core.data, core.split, named)
 
 
 def make_collate(hook: Any, tokenizer: Any, config: Any, max_length: int) -> Callable[[list[dict[str, Any]]], Batch]:

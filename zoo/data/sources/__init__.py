@@ -22,7 +22,7 @@ from zoo.data.row_errors import RowError, describe
 from zoo.data.sources import folders
 from zoo.data.sources.hub import open_hub
 from zoo.data.sources.lines import Line, read_json, read_jsonl
-from zoo.data.sources.named import WITH_SPLIT, DataSource, rows_of
+from zoo.data.sources.named import WITH_SPLIT, DataSource, parts_of, rows_of
 from zoo.data.sources.tables import arrow_lines, read_arrow, read_csv, read_parquet
 from zoo.errors import NoSuchSplit, ZooError, nearest
 from zoo.limits import excess
@@ -77,6 +77,19 @@ def open_source(
     found = _found(source, kind, split, named_sources or {}, limit)
     found.rows = _within_limits(found.rows)
     return found
+
+
+def held_out_split(source: str, split: str, named: NamedSources) -> str | None:
+    """The split that a source keeps for validation; None if it has none or is read from another split than train.
+
+    A named source is asked for `heldout`; it may answer that it has none. Files and data sets of the hub have none.
+    """
+    if split != "train" or WITH_SPLIT.fullmatch(source):
+        return None
+    if parts_of(source)[0] in named:
+        return "heldout"
+    path = typed_path(source)
+    return folders.held_out_split(path, file_type) if path.is_dir() else None
 
 
 def _within_limits(lines: Iterable[Line]) -> Iterator[Line]:

@@ -23,6 +23,8 @@ SPLIT_WORDS = {
     "heldout": "heldout",
     "eval": "eval",
 }
+HELD_OUT = ("heldout", "validation", "eval")
+"""Splits that validation runs on, the first that a folder has. A `test` split is for the end."""
 # Files that describe data or a folder and hold no rows.
 _NO_DATA = {
     "dataset_info.json",
@@ -42,14 +44,7 @@ def files_of_split(folder: Path, split: str, file_type: Callable[[Path], str]) -
     A file belongs to the split that its name or its folder's name contains as a word ("train-0001",
     "my_test", "test/part.jsonl"). If no name contains a split, all files are "train". Raises ZooError.
     """
-    files = [
-        path
-        for path in _entries(folder)
-        if path.is_file()
-        and file_type(path)
-        and path.name not in _NO_DATA
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    ]
+    files = _data_files(folder, file_type)
     if not files:
         raise ZooError(
             f"The folder {folder} holds no data files.",
@@ -77,6 +72,26 @@ def files_of_split(folder: Path, split: str, file_type: Callable[[Path], str]) -
     unnamed = [name for name in unnamed if name not in {path.name for path in chosen}]
     notes = [f"{len(unnamed)} file(s) without a split in their names are not read: {', '.join(unnamed[:5])}"]
     return chosen, notes if unnamed else []
+
+
+def held_out_split(folder: Path, file_type: Callable[[Path], str]) -> str | None:
+    """The split of a folder that validation runs on; None if it has none. Raises ZooError."""
+    if not is_saved(folder):
+        has = {split_of(path.relative_to(folder)) for path in _data_files(folder, file_type)}
+        # A folder of held-out files alone is trained on whole, or not at all.
+        return next((name for name in HELD_OUT if name in has), None) if "train" in has else None
+    return next((name for name in HELD_OUT if (folder / name / "state.json").is_file()), None)
+
+
+def _data_files(folder: Path, file_type: Callable[[Path], str]) -> list[Path]:
+    return [
+        path
+        for path in _entries(folder)
+        if path.is_file()
+        and file_type(path)
+        and path.name not in _NO_DATA
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
 
 
 def _entries(folder: Path) -> list[Path]:
