@@ -488,8 +488,9 @@ def test_what_does_not_go_together_is_refused(train, options, said):
 
 
 def test_options_of_rollouts_are_refused_by_algorithms_without_one(train, tmp_path, tiny_folder):
-    with pytest.raises(ZooError, match="--reward is for algorithms that learn from their policy's own answers"):
-        trainer(tmp_path, tiny_folder)("sft", reward="length")
+    for name, value in (("reward", "length"), ("engine", "vllm(url=http://127.0.0.1:1)")):
+        with pytest.raises(ZooError, match=f"--{name} is for algorithms that learn from their policy's own answers"):
+            trainer(tmp_path, tiny_folder)("sft", **{name: value})
 
 
 def test_a_rollout_that_returns_something_else_is_named(train, tmp_path):

@@ -118,9 +118,11 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_does_not(train):
 
 
 @pytest.mark.parametrize(("algo", "told"), [("sft", True), ("dpo", False)])
-def test_a_reference_that_nothing_reads_is_told(train, tiny_folder, capsys, algo, told):
-    train(algo, reference=str(tiny_folder), max_steps=1, quiet=False)
-    assert ("--reference has no effect" in capsys.readouterr().out) is told
+def test_options_of_a_role_that_the_run_has_not_are_told(train, tiny_folder, capsys, algo, told):
+    train(algo, reference=str(tiny_folder), critic="own", critic_lr=1e-4, max_steps=1, quiet=False)
+    said = capsys.readouterr().out
+    assert ("--reference has no effect" in said) is told
+    assert "--critic has no effect" in said and "--critic-lr has no effect" in said
 
 
 def test_with_adapters_the_reference_is_the_base_and_stays_it(train, tiny_folder):

@@ -278,6 +278,15 @@ class Resolved:
         config = build(cls.Config, self.own, what=f"algorithm {self.algo}", where=self.origin)
         return dataclasses.replace(self, algorithm=config)
 
+    def typed(self, name: str) -> bool:
+        """Whether the option was given by hand, in a command or a call, and not by a default or a file."""
+        return self.origin[name] in BY_HAND
+
+    def without_role(self, roles: Sequence[str]) -> list[tuple[str, str]]:
+        """The options that have no effect because the run has not their role: (option, role) each."""
+        given = ((name, role) for name, role in ROLE_OF.items() if getattr(self.core, name) is not None)
+        return [(name, role) for name, role in given if role not in roles and (name != "critic" or self.typed(name))]
+
     def as_dict(self) -> dict[str, Any]:
         """Flat JSON types, as in run.yaml, which can be run again."""
         return {"algo": self.algo, **dataclasses.asdict(self.core), **dataclasses.asdict(self.algorithm)}
@@ -340,8 +349,14 @@ CORE_NAMES = frozenset({option.name for option in options_of(TrainConfig)} | RES
 """Names that an algorithm's own options may not have."""
 
 
-ONLINE_ONLY = ("reward", "gold_reward", "minibatches", "rollout_epochs", "eval_prompts", "reference_every")
+ONLINE_ONLY = ("reward", "gold_reward", "minibatches", "rollout_epochs", "eval_prompts", "reference_every", "engine")
 """Options without effect for an algorithm that does not learn from its own answers."""
+ROLE_OF = {
+    "reference": "reference", "judge": "judge", "critic_model": "critic", "critic_lr": "critic", "critic": "critic",
+}  # fmt: skip
+"""Options without effect for a run without the role."""
+BY_HAND = ("command line", "keyword argument")
+"""Origins of the values that somebody typed."""
 
 
 def resolve(
@@ -366,8 +381,7 @@ def resolve(
         for name, value in layer.items():
             if not (name == "score" and value == AUTO):
                 values[name], origin[name] = value, source
-    by_hand = ("default", "command line", "keyword argument")
-    if values.get("trust_remote_code") and origin["trust_remote_code"] not in by_hand:
+    if values.get("trust_remote_code") and origin["trust_remote_code"] not in ("default", *BY_HAND):
         raise ZooError(f"trust_remote_code cannot be set in {origin['trust_remote_code']}.", "Give it as a flag.")
     command = f"zoo train --algo {algo} --help"
     names = [*(option.name for option in own_options), *(option.name for option in core_options)]
@@ -396,7 +410,7 @@ def _variant(
 def _refuse_online(algo: str, cls: type[Algorithm], values: Mapping[str, Any], origin: Mapping[str, str]) -> None:
     """Raises ZooError for options that an offline algorithm would ignore."""
     for name in ONLINE_ONLY:
-        if values.get(name) is not None and origin[name] in ("command line", "keyword argument") and not cls.online():
+        if values.get(name) is not None and origin[name] in BY_HAND and not cls.online():
             raise ZooError(
                 f"--{name.replace('_', '-')} is for algorithms that learn from their policy's own answers; {algo} "
                 "learns from the data.",

@@ -181,10 +181,9 @@ class Assembly:
             temperature=temperature,
             make_writer=online.writer_of(core, self.template, self.precision, self.device, self.plugins, rescores),
         )  # fmt: skip
-        for role, option in (("reference", "reference"), ("judge", "judge"), ("critic", "critic_model")):
-            if getattr(core, option) is not None and role not in roles:
-                flag = option.replace("_", "-")
-                self.say(f"Note: --{flag} has no effect: {self.resolved.algo} with these options has no {role}.")
+        for option, role in self.resolved.without_role(roles):
+            flag = option.replace("_", "-")
+            self.say(f"Note: --{flag} has no effect: {self.resolved.algo} with these options has no {role}.")
         self.records = self._prepared(models)
         if self.online:
             self._plan_rollouts(layout, temperature)

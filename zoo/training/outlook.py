@@ -16,7 +16,7 @@ from zoo.contract import registry
 from zoo.contract.algorithm import Algorithm
 from zoo.data.formats import columns_of
 from zoo.data.glance import Glance, glance
-from zoo.data.sources.named import parts_of
+from zoo.data.sources import held_out_split
 from zoo.errors import ZooError, nearest
 from zoo.evals import Eval
 from zoo.evals.chosen import choose
@@ -160,6 +160,9 @@ class _Look:
         for role, name in (("reference", self.core.reference), ("critic", self.core.critic_model)):
             if name is not None:
                 self._try(lambda role=role, name=name: self._other(role, name))  # type: ignore[misc]
+        for option, role in self.resolved.without_role(self.roles):
+            if option not in ("reference", "judge", "critic_model"):
+                self.outlook.facts[option] = f"{getattr(self.core, option)}{self._unused(role)}"
 
     def _other(self, role: str, name: str) -> None:
         model = self._looked_for(role, name)
@@ -306,8 +309,8 @@ class _Look:
         core, rows = self.core, self.seen.rows if self.seen else None
         if rows is None:
             return None
-        named = parts_of(core.data)[0] in registry.contributions(registry.manager(), "sources")
-        shared = core.eval_fraction and not core.eval_data and not (named and core.split == "train") and rows >= FEWEST
+        own = held_out_split(core.data, core.split, registry.contributions(registry.manager(), "sources"))
+        shared = core.eval_fraction and not core.eval_data and own is None and rows >= FEWEST
         return max(1, rows - round(core.eval_fraction * rows)) if shared else rows
 
     def _steps_of(self, records: int) -> int:
