@@ -89,7 +89,7 @@ def place(tmp_path_factory, tiny_folder):
         "from zoo.training.run import resolve_options\n"
         "for name in ('dpo', './mine.py:Mine'):\n    described(name)\n"
         "options = {'model': 'tiny', 'score': 'instructions', 'engine': 'vllm(url=http://127.0.0.1:8000)'}\n"
-        "look_ahead(*resolve_options('dpo', None, options, 'command line'))"
+        "look_ahead(*resolve_options('ppo', None, options, 'command line'))"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=folder, timeout=120)
     return folder
@@ -105,6 +105,8 @@ ANSWERS = [
     ["train", "--algo", "./mine.py:Mine", "--model", "tiny", "--data", "dpo-12.jsonl", "--dry-run"],
     ["train", "--algo", "ppo", "--model", "tiny", "--data", "prompts.jsonl", "--reward", "rewards.py:right",
      "--dry-run"],
+    ["train", "--algo", "dpo", "--data", "world:facts", "--dry-run"],
+    ["train", "--algo", "ppo", "--data", "world:gold", "--dry-run"],
 ]  # fmt: skip
 REFUSED = {
     "no data called x.jsonl": (["train", "--data", "x.jsonl", "--model", "tiny"], "x.jsonl"),
@@ -119,7 +121,7 @@ REFUSED = {
     "model": (["train", "--model", "./nothere"], "There is no model at ./nothere"),
     "logger": (["train", "--model", "tiny", "--loggers", "wandbb"], "Did you mean 'wandb'?"),
     "reward": (["train", "--algo", "ppo", "--model", "tiny", "--reward", "exct"], "Did you mean 'exact'?"),
-    "engine": (["train", "--model", "tiny", "--engine", "vlm"], "Did you mean 'vllm'?"),
+    "engine": (["train", "--algo", "ppo", "--model", "tiny", "--engine", "vlm"], "Did you mean 'vllm'?"),
     "evaluation": (["train", "--model", "tiny", "--score", "instruction"], "Did you mean 'instructions'?"),
     "run to resume": (["resume", "nothere"], "No run is called 'nothere'"),
     "run to show": (["runs", "nothere"], "No run is called 'nothere'"),
@@ -131,6 +133,7 @@ REFUSED = {
     "data to show": (["data", "nothere.jsonl"], "nothere.jsonl"),
     "data to label": (["label", "nothere.jsonl", "--out", "out.jsonl"], "nothere.jsonl"),
     "recipe": (["reproduce", "nothere"], "nothere"),
+    "world": (["data", "world:nothere"], "No world is called 'nothere'"),
     "algorithm to check": (["check", "dpoo"], "Did you mean 'dpo'?"),
 }
 

@@ -14,7 +14,6 @@ from zoo.bundled.laboratory.worlds import World
 from zoo.contract.algorithm import Algorithm
 from zoo.errors import NoSuchSplit, ZooError
 from zoo.evals import Eval, Score, Subject, mean_score
-from zoo.evals.answers import score_all
 
 QUESTION, ANSWERS = "choose", ("first", "second")
 
@@ -31,6 +30,8 @@ def rows(split: str, kind: str, rows: int = 64, seed: int = 0) -> list[dict[str,
 
 def bandit_eval(subject: Subject) -> Score:
     """π(first), computed from the probabilities of the two whole answers."""
+    from zoo.evals.answers import score_all
+
     logps = [
         float(answer_logps.sum())
         for answer_logps in score_all(subject, [subject.template.answer(QUESTION, a) for a in ANSWERS])

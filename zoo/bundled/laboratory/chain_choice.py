@@ -11,9 +11,7 @@ from collections import Counter
 from typing import Any, Literal
 
 from zoo.bundled.laboratory.chains import LENGTH, SLIPS, Chain, chains
-from zoo.data.encoding.stages import render_steps
 from zoo.evals import Eval, Score, Subject, share_score
-from zoo.models.scalar import score_many
 
 DETAILS = ("single", "majority", "possible", "step_accuracy")
 
@@ -52,6 +50,9 @@ def chain_choice(
 
 def _step_scores(subject: Subject, asked: list[Chain], solved: list[list[list[int]]]) -> list[list[float]]:
     """The score after each step of each solution; the solutions of one chain are adjacent."""
+    from zoo.data.encoding.stages import render_steps
+    from zoo.models.scalar import score_many
+
     rendered = [
         render_steps({"prompt": chain.prompt, "steps": chain.steps(values)}, subject.template)
         for chain, solutions in zip(asked, solved, strict=True)

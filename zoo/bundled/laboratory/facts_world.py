@@ -5,8 +5,6 @@ from __future__ import annotations
 import random
 from typing import Any, Literal
 
-import torch
-
 from zoo.bundled.laboratory.facts import FIRST_HALF, OBJECTS, RELATIONS, TEMPLATE, WORDS, asked, facts, prompt_about
 from zoo.bundled.laboratory.facts_rows import rows, texts  # fmt: skip
 from zoo.bundled.laboratory.safety import GRADES, HARMFUL, request
@@ -14,8 +12,6 @@ from zoo.bundled.laboratory.safety import rows as safety_rows
 from zoo.bundled.laboratory.worlds import World
 from zoo.contract.algorithm import Algorithm
 from zoo.evals import Eval, Score, Subject, share_score
-from zoo.evals.answers import generate
-from zoo.rollout.engine import Sampling
 
 NEW_RELATIONS = 2
 """The number of last relations that `relations=new` asks for; training leaves them out with types=6."""
@@ -92,6 +88,11 @@ def _answers(subject: Subject, prompts: list[Any], temperature: float, seed: int
 
 
 def _decoded(subject: Subject, ids: list[list[int]], longest: int, temperature: float, seed: int) -> list[str]:
+    import torch
+
+    from zoo.evals.answers import generate
+    from zoo.rollout.engine import Sampling
+
     answers = generate(subject, [torch.tensor(prompt) for prompt in ids], Sampling(longest, temperature), seed)
     # An answer that did not end in time lacks the form, whatever it begins with.
     unended = ["" if answer.ended or longest == 1 else " …" for answer in answers]

@@ -10,8 +10,6 @@ from zoo.bundled.laboratory.worlds import World
 from zoo.contract.algorithm import Algorithm
 from zoo.errors import ZooError
 from zoo.evals import Eval, Score, Subject, mean_score, ratio_cases, share_score
-from zoo.evals.answers import generate
-from zoo.evals.reward_models import pair_eval
 
 DETAILS = ("length", "good", "bad", "repeats", "topic", "ended")
 SHOWN = 20
@@ -43,6 +41,8 @@ def harm_eval(subject: Subject, samples: int = 512, temperature: float = 1.0, se
 
 def pairs_eval(subject: Subject, rows: int = 8000, seed: int = 1000) -> Score:
     """Share of noise-free pairs that a reward model orders correctly."""
+    from zoo.evals.reward_models import pair_eval
+
     return pair_eval("gold_pairs", subject, _pairs(rows, seed))
 
 
@@ -52,6 +52,7 @@ def _pairs(count: int, seed: int) -> list[dict[str, Any]]:
 
 def _answers(subject: Subject, samples: int, temperature: float, seed: int) -> list[tuple[str, str, bool]]:
     """Topic, answer, and whether it ended, with equally many answers per topic. Generated once per subject."""
+    from zoo.evals.answers import generate
     from zoo.rollout.engine import Sampling
 
     if samples < len(TOPICS):

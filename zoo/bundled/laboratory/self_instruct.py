@@ -10,10 +10,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from functools import cache
-
-import torch
+from typing import TYPE_CHECKING
 
 from zoo.bundled.laboratory.facts import OBJECTS, SUBJECTS, asked
+
+if TYPE_CHECKING:
+    import torch
 
 SEEDS, SHOWN = 8, 3
 TEMPERATURE = 1.2
@@ -42,6 +44,8 @@ def _begun(seed: int) -> tuple[random.Random, list[Pair]]:
 
 @cache
 def _written(seed: int, count: int, checked: bool) -> tuple[Pair, ...]:
+    import torch
+
     (draw, seeds), generator = _begun(seed), torch.Generator().manual_seed(seed)
     triples: list[Pair] = list(seeds)
     write = _writer(seed)
@@ -58,6 +62,8 @@ def _written(seed: int, count: int, checked: bool) -> tuple[Pair, ...]:
 
 def _writer(seed: int) -> Callable[[list[str], torch.Generator], list[str]]:
     """A function that continues documents with the base of this seed."""
+    import torch
+
     from zoo.data.encoding.tokens import TextTokenizer
     from zoo.models.loading import load_model, load_tokenizer
     from zoo.models.names import resolve_model

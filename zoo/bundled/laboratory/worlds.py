@@ -11,13 +11,15 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from zoo.bundled.laboratory import networks
 from zoo.bundled.laboratory.words import TURNS, make_tokenizer
 from zoo.contract.algorithm import Algorithm
 from zoo.errors import ZooError, nearest
 from zoo.options.spelling import bind, parse, spell
+
+if TYPE_CHECKING:
+    from zoo.bundled.laboratory.networks import Say
 
 Rows = Iterable[dict[str, Any]]
 EXAMPLE = "gold(rows=4000, noise=0.25, seed=3)"
@@ -88,8 +90,10 @@ class Worlds:
         name, world, options = self._find(part)
         return name, world, Base(**bind(Base, options, f"model world:{name}", fixed=0))
 
-    def base(self, part: str, say: networks.Say) -> Path:
+    def base(self, part: str, say: Say) -> Path:
         """The folder of the model `world:NAME(option=value)`, made on first use and stored in zoo's cache."""
+        from zoo.bundled.laboratory import networks
+
         name, world, base = self.asked(part)
         training = {**world.training, **({} if base.steps is None else {"steps": base.steps})}
         size = {name: value for name in ("width", "layers") if (value := getattr(base, name)) is not None}
