@@ -81,7 +81,8 @@ def _measured(base: Any) -> tuple[float, float] | None:
 
     hooks = [backbone(base).register_forward_hook(note_hidden), layer.register_forward_hook(replace)]
     try:
-        with evaluating(base), torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
+        # In the precision of the run: a frozen model may have layers in half precision and norms in float32.
+        with evaluating(base), torch.no_grad():
             logits = own_logits(base, input_ids=ids)
     finally:
         for hook in hooks:
