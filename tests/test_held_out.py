@@ -107,6 +107,14 @@ def test_a_folder_keeps_a_split_for_validation(loaded, tmp_path, names, kept):
     assert len(data.train) == (24 if kept == 7 else 22)
 
 
+@pytest.mark.parametrize("option", [{"keep_best": True}, {"keep_top": 2}, {"patience": 1}], ids=str)
+def test_what_chooses_by_validation_is_refused_without_any(loaded, option):
+    flag = f"--{next(iter(option)).replace('_', '-')}"
+    with pytest.raises(ZooError, match=f"no split 'heldout'\\), so there is no validation for {flag}"):
+        loaded(no_split, **option)
+    assert loaded(lambda: demonstrations(7, seed=9), **option)[0].held_out
+
+
 def test_a_saved_data_set_keeps_a_split_for_validation(loaded, tmp_path):
     splits = {"train": demonstrations(24), "validation": demonstrations(7, seed=9)}
     datasets.DatasetDict({name: datasets.Dataset.from_list(rows) for name, rows in splits.items()}).save_to_disk(

@@ -71,8 +71,22 @@ def load_data(
         for line in [*later.report.lines(), *decay.lines()]:
             say(line)
     count = len(encoded_held_out) if encoded_held_out else 0
+    if not count:
+        _refuse_without_validation(core, why_none)
     say(f"Held out for validation: {count:,} records." if count else f"Nothing is held out{why_none}: no validation.")
     return Data(encoded, encoded_held_out, facts, decay)
+
+
+def _refuse_without_validation(core: TrainConfig, why: str) -> None:
+    """Raises ZooError for options that choose by validation, where there is none."""
+    asked = [name for name in ("keep_best", "keep_top", "patience") if getattr(core, name)]
+    if asked:
+        flags = " and ".join(f"--{name.replace('_', '-')}" for name in asked)
+        raise ZooError(
+            f"Nothing is held out{why}, so there is no validation for {flags}.",
+            "Name held-out rows with --eval-data FILE, or hold out a share: --eval-fraction 0.1 (from "
+            f"{FEWEST} rows on).",
+        )
 
 
 def _encode(data: DataSet, template: ChatTemplate, options: dict[str, Any], strict: bool) -> Encoded:
