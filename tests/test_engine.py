@@ -11,6 +11,7 @@ from zoo.rollout import cache, packing
 from zoo.rollout.budget import common_length
 from zoo.rollout.engine import InProcessEngine, Sampling
 from zoo.rollout.sampling import seeds, uniform_stream
+from zoo.testing import sweep
 
 VOCABULARY, END, PAD = 40, 3, 0
 SIZES = {
@@ -377,10 +378,11 @@ def test_a_state_space_model_writes_what_its_own_generate_writes(prompts):
         assert written[0, len(answer.prompt) :].tolist() == answer.completion.tolist()
 
 
-def test_a_model_without_a_step_by_step_cache_is_refused(model, prompts):
-    model.forward = lambda input_ids: None
-    with pytest.raises(ZooError, match="takes no cache"):
-        engine(model).generate(prompts, 1, Sampling(4, temperature=0))
+@pytest.mark.parametrize("kind", ["rwkv", "recurrent_gemma", "xlstm"])
+def test_a_model_that_keeps_its_state_outside_of_a_cache_writes_the_same_slowly_and_says_so(kind):
+    """RWKV takes no cache, RecurrentGemma keeps states in its modules, xLSTM has a cache of its own."""
+    with pytest.warns(UserWarning, match="keeps its state outside of a cache"):
+        sweep.generation(kind)
 
 
 def test_a_budget_cuts_the_longest_answers_at_one_length_whatever_the_batch(model, prompts):

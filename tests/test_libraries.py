@@ -172,18 +172,6 @@ def head_renamed(patch):
     patch.setattr(llama(), "get_output_embeddings", lambda model: model.model.embed_tokens)
 
 
-def not_to_be_read(patch, config, name, function):
-    """A configuration that calls something otherwise, for one of our functions."""
-    former = config.__getattribute__
-
-    def read(instance, asked):
-        if asked == name and inspect.stack()[1].function == function:
-            raise AttributeError(name)
-        return former(instance, asked)
-
-    patch.setattr(config, "__getattribute__", read)
-
-
 def logits_shifted(patch):
     import transformers
 
@@ -195,9 +183,14 @@ def logits_shifted(patch):
 
 
 def window_renamed(patch):
-    import transformers
+    make = tiny.make_tiny
 
-    not_to_be_read(patch, transformers.Gemma2Config, "sliding_window", "<listcomp>")
+    def build(*args, **options):
+        model = make(*args, **options)
+        model.config.width_of_sight = vars(model.config).pop("sliding_window", None)
+        return model
+
+    patch.setattr(architecture, "make_tiny", build)
 
 
 def embeddings_scaled(patch):
@@ -284,6 +277,18 @@ def merged_without_them(patch):
     from peft import LoraModel
 
     patch.setattr(LoraModel, "merge_and_unload", lambda model: model.unload())
+
+
+def experts_left_out(patch):
+    from peft.tuners.lora.layer import ParamWrapper
+
+    patch.setattr(ParamWrapper, "get_delta_weight", lambda layer, name, *args: torch.zeros_like(layer.get_param()))
+
+
+def all_of_mamba_allowed(patch):
+    from peft.tuners import tuners_utils
+
+    patch.setattr(tuners_utils, "_check_lora_target_modules_mamba", lambda settings, model, name: None)
 
 
 def adapters_name_nothing(patch):
@@ -441,6 +446,8 @@ CHANGES = {
     "adapters_can_be_switched_off": (adapters_stay_on, "differs from before"),
     "adapters_can_be_merged": (merged_without_them, "it differs by"),
     "adapters_on_tied_embeddings_can_be_merged": (merged_without_them, "of the merged model differs by"),
+    "experts_can_be_adapted": (experts_left_out, "merged it differs by"),
+    "layers_of_mamba_models_are_refused": (all_of_mamba_allowed, "it refuses none"),
     "adapters_can_be_saved_and_loaded": (adapters_name_nothing, "the base is called ('None', None)"),
     "the_head_of_a_scorer_is_trained": (scorer_without_its_head, "the trained parameters are"),
     "a_step_is_a_batch": (never_stops, "step 3"),
@@ -546,7 +553,7 @@ def test_doctor_says_which_library_which_version_what_changed_and_which_version_
     status, out = typed(capsys, "doctor")
     works = releases.tested("peft")
     assert status == 1 and f"peft {version('peft')} has changed what zoo relies on: Only adapters are trained" in out
-    assert f"'peft=={works}'" in out and "4 of 5 checks hold" in out
+    assert f"'peft=={works}'" in out and "6 of 7 checks hold" in out
     facts = json.loads(typed(capsys, "doctor", "--json")[1])
     (peft,) = [library for library in facts["libraries"] if library["name"] == "peft"]
     assert [check["holds"] for check in peft["checks"]].count(False) == 1 and peft["tested"] == works

@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.libraries.architecture import text_config, with_scalar_head
+from zoo.errors import ZooError
+from zoo.libraries.architecture import evaluating, last_hidden, text_config, with_scalar_head
+from zoo.libraries.experts import expert_weights
 from zoo.libraries.pretrained import load, save
 from zoo.libraries.reliance import importing, relies_on, require
 from zoo.libraries.tiny import IDS, make_tiny
@@ -21,6 +23,8 @@ from zoo.libraries.wrappers import base_of, is_adapted
 
 ADAPTER = "lora_"
 """Part of the name of every adapter parameter."""
+ALL_LINEAR, EXPERTS = "all-linear", "experts"
+"""Targets: all linear layers but the head; all weights of experts that are one tensor for all of them."""
 
 
 def without_adapters(model: Any) -> contextlib.AbstractContextManager[Any]:
@@ -42,16 +46,24 @@ def merged(model: Any) -> Any:
 
 
 def _untie(model: Any) -> None:
-    """Give embedding and head a weight each where one has an adapter and they share theirs: merged, it changes both."""
+    """Give every module weights of its own where an adapter is on shared ones: merged, it would change all of them.
+
+    Embedding and head share theirs, and some architectures share those of whole layers.
+    """
     with importing("peft"):
         from peft.tuners.lora import LoraLayer
     base = base_of(model)
-    layers = [base.get_input_embeddings(), base.get_output_embeddings()]
-    adapted = [isinstance(layer, LoraLayer) for layer in layers]
-    embedding, head = (layer.base_layer if isinstance(layer, LoraLayer) else layer for layer in layers)
-    if head is None or not any(adapted) or embedding.weight is not head.weight:
+    owners: dict[int, list[tuple[torch.nn.Module, str]]] = {}
+    for module in base.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            owners.setdefault(id(parameter), []).append((module, name))
+    adapted = {id(module.base_layer) for module in base.modules() if isinstance(module, LoraLayer)}
+    shared = [places for places in owners.values() if len(places) > 1]
+    if not any(id(module) in adapted for places in shared for module, _ in places):
         return
-    head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=head.weight.requires_grad)
+    for module, name in [place for places in shared for place in places[1:]]:
+        former = getattr(module, name)
+        setattr(module, name, torch.nn.Parameter(former.detach().clone(), requires_grad=former.requires_grad))
     for config in (base.config, text_config(base)):
         config.tie_word_embeddings = False
 
@@ -69,16 +81,106 @@ def has_virtual_tokens(model: Any) -> bool:
 def wrap(model: Any, *, rank: int, alpha: float, dropout: float, targets: list[str] | str) -> Any:
     """The model with trainable low-rank adapters. The head of a classifier is trained and saved too.
 
-    Raises peft's ValueError if the model has no such target modules.
+    targets: names of modules, or a pattern, or "all-linear", which leaves out what `unreached` names; `experts`, or the
+    names of weights of experts, beside any of them. Raises ZooError for adapters that would never be trained, and
+    peft's ValueError if the model has no such modules.
     """
     require("peft")
     with importing("peft"):
         from peft import LoraConfig, get_peft_model
+    modules, weights = _split(model, targets)
+    if weights and dropout:
+        raise ZooError("Adapters on the weights of experts cannot have dropout.", "Set --lora-dropout 0.")
+    no_use = unreached(model)
+    left_out = list(no_use) if modules == ALL_LINEAR else None
     task = "SEQ_CLS" if hasattr(model, "score") else "CAUSAL_LM"
-    settings: dict[str, Any] = {"lora_alpha": alpha, "lora_dropout": dropout, "target_modules": targets}
+    settings: dict[str, Any] = {"lora_alpha": alpha, "lora_dropout": dropout, "target_modules": modules}
+    settings |= {"exclude_modules": left_out} if left_out else {}
+    settings |= {"target_parameters": weights} if weights else {}
     with quiet_peft():
         # peft makes its dropout active, in a model that is not trained yet.
-        return get_peft_model(model, LoraConfig(r=rank, task_type=task, **settings)).eval()
+        adapted = get_peft_model(model, LoraConfig(r=rank, task_type=task, **settings)).eval()
+    for name, module in base_of(adapted).named_modules():
+        if name in no_use and hasattr(module, "base_layer"):
+            raise ZooError(
+                f"An adapter on {name} would never be trained: {no_use[name]}.", "Leave it out of --lora-targets."
+            )
+    return adapted
+
+
+def _split(model: Any, targets: list[str] | str) -> tuple[list[str] | str, list[str]]:
+    """Targets that are modules, and the ends of the names of the weights of experts that are targets."""
+    weights = expert_weights(model)
+    named = [targets] if isinstance(targets, str) else list(targets)
+    layers = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    wanted = [name for name in weights if EXPERTS in named or name.rpartition(".")[2] in set(named) - layers]
+    if EXPERTS in named and not weights:
+        raise ZooError(
+            "--lora-targets experts: this model has no experts whose weights are one tensor, which adapters could "
+            "reach.", "Leave out experts.",
+        )  # fmt: skip
+    ends = sorted({".".join(name.split(".")[-2:]) for name in wanted})
+    rest = [name for name in named if name != EXPERTS and name not in {end.rpartition(".")[2] for end in ends}]
+    if ALL_LINEAR in rest:
+        return ALL_LINEAR, ends
+    return targets if isinstance(targets, str) and rest else rest, ends
+
+
+def unreached(model: Any) -> dict[str, str]:
+    """Linear layers of a model without adapters on which an adapter is never trained or cannot be, each with why.
+
+    A forward pass shows them: layers that are not called although their weights are used, and layers with several
+    outputs.
+    """
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    why: dict[str, str] = {}
+    called: set[str] = set()
+
+    def note(name: str, output: Any) -> None:
+        called.add(name)
+        if not isinstance(output, Tensor):
+            why[name] = "it is a router, which gives more than one tensor"
+
+    hooks = [
+        layer.register_forward_hook(lambda module, given, output, name=name: note(name, output))
+        for name, layer in layers.items()
+    ]
+    embeddings = model.get_input_embeddings().weight
+    ids = IDS.to(embeddings.device) % len(embeddings)
+    try:
+        with evaluating(model), torch.no_grad():
+            last_hidden(model, input_ids=ids)
+        heads = [model.get_output_embeddings(), getattr(model, "score", None)]
+        rest = {name: layer for name, layer in layers.items() if name not in called and layer not in heads}
+        if rest:
+            with evaluating(model), torch.enable_grad():
+                total = last_hidden(model, input_ids=ids).float().square().sum()
+                weights = [layer.weight for layer in rest.values()]
+                used = torch.autograd.grad(total, weights, allow_unused=True)
+            unused = "the model reads its weight without calling it"
+            why |= {name: unused for name, grad in zip(rest, used, strict=True) if grad is not None}
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for name in _refused_by_peft(model):
+        why |= {layer: "peft has no adapters for it in this architecture" for layer in layers if layer.endswith(name)}
+    return why
+
+
+def _refused_by_peft(model: Any) -> list[str]:
+    """Names of layers that peft adapts in no model of this architecture."""
+    with importing("peft"):
+        from peft import LoraConfig
+        from peft.tuners import tuners_utils
+    check = getattr(tuners_utils, "_check_lora_target_modules_mamba", None)
+    names = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    refused = []
+    for name in sorted(names) if check else []:
+        try:
+            check(LoraConfig(), model, name)
+        except ValueError:
+            refused.append(name)
+    return refused
 
 
 def base_named_in(path: str) -> tuple[str, str | None]:
@@ -187,6 +289,36 @@ def adapters_on_tied_embeddings_can_be_merged() -> None:
         again = load("AutoModelForCausalLM", folder, dtype=torch.float32)
     gap = float((_logits(again) - adapted).abs().max())
     assert gap < 1e-3, f"the folder of the merged model differs by {gap:.2g}"
+
+
+@relies_on("peft", "`target_parameters` adapts weights of experts in one tensor; they are saved, loaded and merged.",
+           everywhere=False)  # fmt: skip
+def experts_can_be_adapted() -> None:
+    plain = make_tiny("Mixtral", num_local_experts=4)
+    model = wrap(copy.deepcopy(plain), rank=2, alpha=4.0, dropout=0.0, targets=[EXPERTS])
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter)
+    adapted = _logits(model)
+    assert not torch.equal(adapted, _logits(plain)), "adapters change nothing"
+    with tempfile.TemporaryDirectory() as folder:
+        base, adapters = Path(folder) / "base", Path(folder) / "adapters"
+        save(plain, base)
+        set_base_named(model, str(base), None)
+        with quiet_peft():
+            save(model, adapters)
+        gap = float((_logits(load_on_base(str(adapters)).eval()) - adapted).abs().max())
+    assert gap < 1e-3, f"loaded again it differs by {gap:.2g}"
+    gap = float((_logits(merged(model)) - adapted).abs().max())
+    assert gap < 1e-3, f"merged it differs by {gap:.2g}"
+
+
+@relies_on("peft", "Layers of Mamba models that it does not adapt are told by `_check_lora_target_modules_mamba`.",
+           everywhere=False)  # fmt: skip
+def layers_of_mamba_models_are_refused() -> None:
+    model = make_tiny("Mamba", state_size=4)
+    assert "out_proj" in _refused_by_peft(model), f"it refuses {_refused_by_peft(model) or 'none'}"
+    wrap(model, rank=2, alpha=4.0, dropout=0.0, targets=ALL_LINEAR)
 
 
 @relies_on("peft", "Adapters are saved as safetensors without their base model, name it, and load on it, trainable.")

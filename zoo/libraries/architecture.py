@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,7 +29,9 @@ def longest_text(model: Any) -> int | None:
 
 def backbone(model: Any) -> Any:
     """The model without its head."""
-    return base_of(model).base_model
+    base = base_of(model)
+    # Llama 4 has its backbone under another name than its `base_model_prefix` says.
+    return getattr(base, "model", base) if base.base_model is base else base.base_model
 
 
 def last_hidden(model: Any, **given: Any) -> Tensor:
@@ -42,8 +45,9 @@ def attention_window(model: Any) -> int | None:
     kinds = getattr(config, "layer_types", None)
     if kinds and not any("sliding" in kind or "chunked" in kind for kind in kinds):
         return None
-    sizes = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
-    return min((size for size in sizes if size), default=None)
+    # sliding_window, attention_chunk_size, window_size of GPT-Neo, attention_window_size of RecurrentGemma.
+    sizes = [size for name, size in vars(config).items() if re.search(r"window(_size)?$|attention_chunk_size$", name)]
+    return min((size for size in sizes if isinstance(size, int) and size and size is not True), default=None)
 
 
 def ending_ids(model: Any) -> set[int]:

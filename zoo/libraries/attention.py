@@ -110,6 +110,7 @@ def a_mask_that_hides_nothing_is_passed() -> None:
     with _calls() as (model, calls):
         cache.layers = [Layer() for _ in range(model.config.num_hidden_layers)]
         signature = Signature.of(model)
+        assert signature is not None, "it takes no cache"
         for first, last in ((0, 7), (7, 8)):
             positions, mask = torch.arange(first, last)[None], torch.ones(1, last, dtype=torch.long)
             model(**signature.arguments(IDS[:, first:last], positions, cache, mask))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import re
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from zoo.errors import ZooError
 from zoo.libraries.reliance import importing, relies_on
 from zoo.libraries.tiny import IDS, tiny_model
 
@@ -25,23 +25,26 @@ CACHE_ARGUMENTS = ("cache", "past_key_values", "cache_params")
 
 @dataclass(frozen=True)
 class Signature:
-    """The arguments of a causal language model's `forward`. cache: the name of its cache argument."""
+    """The arguments of a causal language model's `forward`.
+
+    cache: the name of its cache argument; own_cache: whether that takes a class of the architecture's own.
+    """
 
     cache: str
     positions: bool
     last_only: bool
+    own_cache: bool = False
 
     @staticmethod
-    def of(model: Any) -> Signature:
-        """Raises ZooError for a model that takes no cache."""
+    def of(model: Any) -> Signature | None:
+        """None for a model that takes no cache."""
         taken = inspect.signature(model.forward).parameters
         for name in CACHE_ARGUMENTS:
             if name in taken:
-                return Signature(name, "position_ids" in taken, "logits_to_keep" in taken)
-        raise ZooError(
-            f"{type(model).__name__} takes no cache of keys and values, so it cannot generate step by step here.",
-            "Use a decoder-only language model with a standard cache.",
-        )
+                classes = set(re.findall(r"\w*Cache\b", str(taken[name].annotation)))
+                own = bool(classes) and "Cache" not in classes
+                return Signature(name, "position_ids" in taken, "logits_to_keep" in taken, own)
+        return None
 
     def arguments(self, ids: Tensor, positions: Tensor, cache: Cache, mask: Tensor | None) -> dict[str, Any]:
         """The arguments that give the logits of the last of these tokens and fill the cache."""
@@ -67,8 +70,10 @@ def has_plain_layers(config: Any) -> bool:
 def _forward(ids: Tensor, cache: Cache, first: int = 0, mask: Tensor | None = None) -> Tensor:
     model = tiny_model()
     positions = torch.arange(first, first + ids.shape[1])[None].expand(len(ids), -1)
+    signature = Signature.of(model)
+    assert signature is not None, f"{type(model).__name__} takes no cache"
     with torch.no_grad():
-        return model(**Signature.of(model).arguments(ids, positions, cache, mask)).logits
+        return model(**signature.arguments(ids, positions, cache, mask)).logits
 
 
 @relies_on(
@@ -88,7 +93,7 @@ def a_cache_takes_the_place_of_the_tokens_before() -> None:
 @relies_on("transformers", "`forward` with logits_to_keep=1 gives only the logits of the last token.")
 def the_last_logits_can_be_had_alone() -> None:
     signature = Signature.of(tiny_model())
-    assert signature.positions and signature.last_only, f"the signature has {signature}"
+    assert signature and signature.positions and signature.last_only, f"the signature has {signature}"
     shape = tuple(_forward(IDS, DynamicCache()).shape[:2])
     assert shape == (1, 1), f"logits of shape {shape} for one row"
 

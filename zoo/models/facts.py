@@ -90,7 +90,11 @@ def check_targets(name: str, folder: Path, targets: Sequence[str]) -> None:
         layers = [name for header in headers for name, about in header.items() if len(about["shape"]) == 2]
     except (OSError, ValueError, KeyError, struct.error):
         return
-    names = {layer.removesuffix(".weight").rpartition(".")[2] for layer in layers}
+    if any(".experts." in layer for header in headers for layer in header):
+        # Files have the weights of experts one by one, and under other names than the loaded model.
+        return
+    # A head that shares the weights of the embeddings is in no file.
+    names = {layer.removesuffix(".weight").rpartition(".")[2] for layer in layers} | {"lm_head"}
     patterns = any(re.fullmatch(r"\w+", target) is None for target in targets)
     if names and not patterns and not names & set(targets):
         raise ZooError(

@@ -120,5 +120,6 @@ def add_lora(model: Any, rank: int, alpha: float, dropout: float, targets: list[
         linear = sorted({name.split(".")[-1] for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
         raise ZooError(
             f"--lora-targets {targets} does not fit this model: {str(error).splitlines()[0]}",
-            f"Its linear layers are called {', '.join(linear)}; all-linear takes all but the head.",
+            f"Its linear layers are called {', '.join(linear)}; all-linear takes all but the head, and experts the "
+            "weights of experts.",
         ) from None

@@ -8,7 +8,8 @@ model builds itself from a padding mask (causal, sliding, chunked) are right.
 
 `GroupRows` is for models whose state is more than keys and values of every layer (state spaces, short convolutions,
 layers that share their keys) and must not see padding: it holds the answers to one prompt at a time, in the model's
-own cache.
+own cache. `WholeRows` is for models that keep their state anywhere else: the answers to one prompt at a time, and every
+step computes them as a whole.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.libraries.caches import Cache, DynamicCache, DynamicLayer, has_plain_layers
+from zoo.libraries.caches import Cache, DynamicCache, DynamicLayer
 
 SPARE_COLUMNS = 128
 
@@ -181,7 +182,7 @@ class GroupRows:
         self.config = config
         self.cache: Any = None
 
-    def new_prefill_cache(self) -> Cache:
+    def new_prefill_cache(self) -> Any:
         return DynamicCache(config=self.config)
 
     def admit(self, prefilled: Cache, sources: list[int]) -> None:
@@ -203,6 +204,23 @@ class GroupRows:
         self.cache.reorder_cache(torch.tensor(rows, dtype=torch.long))
 
 
-def rows_for(config: Any, max_rows: int) -> RollingRows | GroupRows:
-    """The store for a model of this configuration."""
-    return RollingRows(max_rows) if has_plain_layers(config) else GroupRows(config)
+class Texts:
+    """Whole texts in the place of a cache; ids int64 [rows, tokens]."""
+
+    ids: Tensor | None = None
+
+    def add(self, ids: Tensor) -> Tensor:
+        """The texts with these tokens behind them."""
+        self.ids = ids if self.ids is None else torch.cat([self.ids, ids], 1)
+        return self.ids
+
+    def reorder_cache(self, rows: Tensor) -> None:
+        assert self.ids is not None
+        self.ids = self.ids[rows.to(self.ids.device)]
+
+
+class WholeRows(GroupRows):
+    """The answers to one prompt as texts (see the module)."""
+
+    def new_prefill_cache(self) -> Any:
+        return Texts()

@@ -8,24 +8,30 @@ prefilled into them, so that a long answer does not delay the others.
 from __future__ import annotations
 
 import math
+import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from zoo.errors import ZooError
-from zoo.libraries.caches import Cache, Signature
+from zoo.libraries.caches import Cache, Signature, has_plain_layers
+from zoo.libraries.heads import own_logits
 from zoo.libraries.wrappers import base_of
 from zoo.rollout.budget import common_length, within
-from zoo.rollout.cache import rows_for
+from zoo.rollout.cache import GroupRows, RollingRows, Texts, WholeRows
 from zoo.rollout.sampling import Sampling, StopStrings, choose, uniform_stream
 from zoo.values.types import Answer
 
 REFILL_SHARE = 0.25
 """Part of the batch that must be free before prompts are prefilled between two steps."""
+SAME, ROUNDED = 1e-3, 0.1
+"""Largest difference of log-probs that counts as rounding, in float32; largest mean difference in lower precision."""
+_KEEPS_ITS_STATE: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()
 PREFILL_TOKENS = 8192
 """Prompt tokens, padding included, that are prefilled at a time."""
 
@@ -39,9 +45,49 @@ class Forward:
         self.device = model.get_input_embeddings().weight.device
         self.config = model.config
 
-    def __call__(self, ids: Tensor, positions: Tensor, cache: Cache, mask: Tensor | None) -> Tensor:
+    def __call__(self, ids: Tensor, positions: Tensor, cache: Cache | Texts, mask: Tensor | None) -> Tensor:
         """ids and positions: int64 [B, T]; mask: of padding, int64 [B, columns], or None; returns [B, V]."""
+        if isinstance(cache, Texts):
+            return own_logits(self.model, input_ids=cache.add(ids))[:, -1]
+        assert self.signature is not None
         return self.model(**self.signature.arguments(ids, positions, cache, mask)).logits[:, -1]
+
+    def rows(self, max_rows: int) -> RollingRows | GroupRows:
+        """The store for the answers of this model."""
+        if self.signature is not None and not self.signature.own_cache and has_plain_layers(self.config):
+            return RollingRows(max_rows)
+        return GroupRows(self.config) if self._keeps_its_state() else WholeRows(self.config)
+
+    def _keeps_its_state(self) -> bool:
+        """Whether the model's cache has all of its state: looked at once, with two prompts of two answers each."""
+        base = base_of(self.model)
+        if base not in _KEEPS_ITS_STATE:
+            with torch.no_grad():
+                _KEEPS_ITS_STATE[base] = self.signature is not None and all(map(self._continues, (5, 3)))
+            if not _KEEPS_ITS_STATE[base]:
+                warnings.warn(
+                    f"{type(base).__name__} keeps its state outside of a cache: each token of an answer is computed "
+                    "from the whole text, which is slow.", stacklevel=1,
+                )  # fmt: skip
+        return _KEEPS_ITS_STATE[base]
+
+    def _continues(self, length: int) -> bool:
+        """Whether logits after a prompt and another token are the same with a cache as without."""
+        store = GroupRows(self.config)
+        vocabulary = self.model.get_input_embeddings().weight.shape[0]
+        ids = (torch.arange(length, device=self.device)[None] * 3 + length) % vocabulary
+        more = torch.tensor([[1], [2]], device=self.device) % vocabulary
+        try:
+            prefilled = store.new_prefill_cache()
+            self(ids, torch.arange(length, device=self.device)[None], prefilled, None)
+            store.admit(prefilled, [0, 0])
+            found = self(more, torch.full_like(more, length), store.cache, None)
+        # Models with a state of their own fail in ways of their own.
+        except Exception:
+            return False
+        expected = own_logits(self.model, input_ids=torch.cat([ids.expand(2, -1), more], 1))[:, -1]
+        gap = (found.float().log_softmax(-1) - expected.float().log_softmax(-1)).abs()
+        return bool(gap.max() < SAME) if expected.dtype == torch.float32 else bool(gap.mean() < ROUNDED)
 
 
 @dataclass
@@ -66,7 +112,7 @@ class _Prefilled:
     cache: of these prompts; logits: [rows, V], after each prompt; waiting: (row of the cache, number of the answer).
     """
 
-    cache: Cache
+    cache: Any
     logits: Tensor
     waiting: list[tuple[int, int]]
 
@@ -91,7 +137,7 @@ class Decoding:
         self.forward, self.prompts, self.n, self.sampling, self.seeds = forward, prompts, n, sampling, seeds
         self.eos_ids, self.pad_id, self.stopped, self.progress = eos_ids, pad_id, stopped, progress
         self.max_batch = min(max_batch, n * len(prompts))
-        self.store = rows_for(forward.config, self.max_batch)
+        self.store = forward.rows(self.max_batch)
         # Prompts of similar length share a batch, and the block for the first is wide enough for the others.
         self.queue = deque(sorted(range(len(prompts)), key=lambda i: -len(prompts[i])))
         self.prefilled: deque[_Prefilled] = deque()
