@@ -27,6 +27,7 @@ from zoo.api import (
     Batch,
     Loss,
     Models,
+    Point,
     Policy,
     Principle,
     Prompt,
@@ -67,9 +68,36 @@ class Constitutional(Algorithm):
     data = "prompt"
     needs = ("policy",)
     defaults = {
-        "data": "harmless", "score": "refusal,over_refusal,instructions", "eval_fraction": 0.0, "lr": 1e-4,
-        "schedule": "constant", "max_new_tokens": 96, "temperature": 0.7, "top_p": 0.9,
+        "lr": [
+            Point(135e6, 1e-4, "that of sft here"),
+            Point(7e9, 2e-5, "alignment-handbook's"),
+            Point(135e6, 1e-4, "that of full training here", lora=True),
+            Point(7e9, 2e-4, "alignment-handbook's", lora=True),
+        ],
+        "temperature": [
+            Point(135e6, 0.7, "tuned here"),
+            Point(52e9, 1.0, "the paper's"),
+        ],
+        "top_p": [
+            Point(135e6, 0.9, "tuned here"),
+            Point(52e9, 1.0, "the paper's"),
+        ],
+        "data": "harmless", "score": "refusal,over_refusal,instructions", "eval_fraction": 0.0,
+        "schedule": "constant", "max_new_tokens": 96,
     }  # fmt: skip
+    reasons = {
+        "lr": "Neither: the paper takes half of its pretraining's rate, and does not give that. alignment-handbook, "
+        "recipes/constitutional-ai; adapters: its zephyr-7b-beta/sft/config_qlora.yaml.",
+        "schedule": "Paper: constant.",
+        "epochs": "Paper: one pass.",
+        "batch_size": "Neither: paper 1,024 of a million examples.",
+        "rounds": "Neither: each round costs two answers to every prompt. Paper 4.",
+        "helpful_share": "Paper: 270,592 of 1,001,916.",
+        "max_new_tokens": "Neither: the starter set's answers; set it to the task's.",
+        "eval_fraction": "Neither: held-out prompts have no answers whose loss could be measured.",
+        "temperature": "Tuned here: a small model writes nonsense at 1.",
+        "top_p": "Tuned here: as temperature.",
+    }
     metrics = {
         "revision_loss": "−log π per token of the revisions.",
         "helpful_loss": "−log π per token of the helpful demonstrations; should not rise.",

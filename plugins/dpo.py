@@ -17,7 +17,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from zoo.api import Algorithm, Loss, Models, PreferenceBatch, TokenLogps, logsigmoid, require, wins
+from zoo.api import Algorithm, Loss, Models, Point, PreferenceBatch, TokenLogps, logsigmoid, require, wins
 
 LARGEST_EXPONENT = 40.0
 
@@ -28,7 +28,24 @@ class DPO(Algorithm):
     api_version = 2
     paper = "arXiv:2305.18290"
     data = "preference"
-    defaults = {"lr": 5e-5, "epochs": 1, "batch_size": 8}
+    defaults = {
+        "lr": [
+            Point(135e6, 5e-5, "tuned here"),
+            Point(2.8e9, 1e-6, "the paper's", "RMSprop"),
+            Point(7e9, 5e-7, "Zephyr's"),
+            Point(70e9, 2e-7, "Tülu 3's"),
+            Point(135e6, 5e-5, "that of full training here", lora=True),
+            Point(7e9, 5e-6, "alignment-handbook's", lora=True),
+        ],
+        "epochs": 1, "batch_size": 8,
+    }  # fmt: skip
+    reasons = {
+        "lr": "Paper: appendix B, with RMSprop; Zephyr (arXiv:2310.16944), section 4.3; Tülu 3, whose DPO is "
+        "normalised by length. Adapters: alignment-handbook, zephyr-7b-beta/dpo/config_qlora.yaml.",
+        "beta": "Paper: 0.1 (0.5 for summaries), at every size.",
+        "epochs": "Paper: one pass, in its authors' code. Zephyr 3.",
+        "batch_size": "Tuned here: enough steps on the starter set. Paper 64, Tülu 3 128.",
+    }
     metrics = {
         "rewards/chosen": "β times the log-ratio of policy to reference on chosen answers; 0 at the start, up to "
         "rounding. Per token with length_normalized, β·log π with reference_free.",

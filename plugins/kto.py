@@ -29,6 +29,7 @@ from zoo.api import (
     Loss,
     Measured,
     Models,
+    Point,
     Record,
     Records,
     default_collate,
@@ -58,7 +59,24 @@ class KTO(Algorithm):
     data = "feedback"
     needs = ("policy", "reference")
     measured = ("mismatched",)
-    defaults = {"lr": 1e-4, "epochs": 1, "batch_size": 8}
+    defaults = {
+        "lr": [
+            Point(135e6, 1e-4, "tuned here"),
+            Point(7e9, 5e-6, "the paper's"),
+            Point(135e6, 1e-4, "that of full training here", lora=True),
+            Point(7e9, 5e-5, "LoRA Without Regret's tenfold rate", lora=True),
+        ],
+        "epochs": 1, "batch_size": 8,
+    }  # fmt: skip
+    reasons = {
+        "lr": "Paper: 5e-6 with AdamW, as HALOs' config.yaml; its first code had RMSprop and 5e-7. Adapters: LoRA "
+        "Without Regret (thinkingmachines.ai, 2025): adapters want about ten times the full rate.",
+        "beta": "Paper: 0.1, at every size.",
+        "desirable_weight": "Paper: 1, raised by its balance rule.",
+        "undesirable_weight": "Paper: 1, raised by its balance rule.",
+        "epochs": "Paper: one pass.",
+        "batch_size": "Paper: 8 to 128, its code 32; here the smallest, for enough steps on the starter set.",
+    }
     metrics = {
         "kl": "Mean log-ratio of policy to reference over mismatched answers: estimates KL(π ‖ π_ref), may be below 0.",
         "reference_point": "z₀, the former clamped at 0: what answers are compared with.",

@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from zoo.api import Algorithm, Loss, Metric, Models, Records, StepwiseBatch, ZooError, logsigmoid, wins
+from zoo.api import Algorithm, Loss, Metric, Models, Point, Records, StepwiseBatch, ZooError, logsigmoid, wins
 
 
 class PRM(Algorithm):
@@ -28,7 +28,22 @@ class PRM(Algorithm):
     data = "stepwise"
     head = "scalar"
     needs = ("policy",)
-    defaults = {"lr": 2e-5, "epochs": 2, "batch_size": 16}
+    defaults = {
+        "lr": [
+            Point(135e6, 2e-5, "zoo's"),
+            Point(7e9, 1e-6, "Math-Shepherd's"),
+            Point(135e6, 2e-5, "that of full training here", lora=True),
+            Point(494e6, 1e-4, "TRL's", lora=True),
+        ],
+        "epochs": 2, "batch_size": 16,
+    }  # fmt: skip
+    reasons = {
+        "lr": "Neither: Math-Shepherd (arXiv:2312.08935), section 4, in a transcription. Adapters: TRL's script "
+        "prm.py.",
+        "epochs": "Paper: 2.",
+        "batch_size": "Neither: the paper does not say; the starter set gets enough steps.",
+        "until_first_error": "Paper: nothing behind the first wrong step is supervised.",
+    }
     metrics = {
         "accuracy": "Share of labelled steps whose probability lies on the right side of ½; ties count half.",
         "accuracy/right": "The same on right steps only; compare with accuracy/wrong, since most steps are right.",

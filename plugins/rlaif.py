@@ -24,6 +24,7 @@ from zoo.api import (
     Batch,
     Loss,
     Models,
+    Point,
     Ragged,
     Record,
     Reward,
@@ -60,9 +61,32 @@ class RLAIF(Algorithm):
     paper = "arXiv:2309.00267"
     data = "prompt"
     defaults = {
-        "lr": 1e-5, "schedule": "constant", "batch_size": 64, "answers_per_prompt": 8, "temperature": 0.9,
-        "max_new_tokens": 64, "epochs": 0.33,
+        "lr": [
+            Point(135e6, 1e-5, "zoo's"),
+            Point(6.9e9, 1e-6, "RLOO's"),
+            Point(135e6, 1e-5, "that of full training here", lora=True),
+            Point(6.9e9, 1e-5, "LoRA Without Regret's tenfold rate", lora=True),
+        ],
+        "critic_lr": [
+            Point(135e6, 1e-5, "the policy's here"),
+            Point(6.9e9, 1e-6, "the policy's"),
+        ],
+        "schedule": "constant", "batch_size": 64, "answers_per_prompt": 8, "temperature": 0.9, "max_new_tokens": 64,
+        "epochs": 0.33,
     }  # fmt: skip
+    reasons = {
+        "lr": "Neither: the paper's 1e-5 is for Adafactor and models whose sizes are not public. RLOO "
+        "(arXiv:2402.14740), section C, whose baseline it is. Adapters: LoRA Without Regret (thinkingmachines.ai, "
+        "2025): adapters want about ten times the full rate.",
+        "critic_lr": "Neither: the policy's; with adapters that of full training.",
+        "beta": "Paper: 0.05.",
+        "temperature": "Paper: 0.9.",
+        "schedule": "Neither: constant, as every rollout is new.",
+        "batch_size": "Neither: 8 prompts with 8 answers each. Paper 128.",
+        "answers_per_prompt": "Neither: a group to compare with. Paper 1, with a critic.",
+        "max_new_tokens": "Neither: the starter set's answers; set it to the task's.",
+        "epochs": "Neither: a third of the starter set, for time. Paper 8.",
+    }
     variants = {"d-rlaif": {"baseline": "value", "answers_per_prompt": 1, "batch_size": 128, "epochs": 8}}
     metrics = {
         "grade": "The judge's expected grade, from 1 to 10: what is trained on.",

@@ -23,6 +23,7 @@ from zoo.api import (
     Algorithm,
     Loss,
     Models,
+    Point,
     PreferenceBatch,
     RankingBatch,
     Records,
@@ -40,7 +41,23 @@ class RM(Algorithm):
     data = ("preference", "ranking")
     head = "scalar"
     needs = ("policy",)
-    defaults = {"lr": 5e-5, "epochs": 1, "batch_size": 16}
+    defaults = {
+        "lr": [
+            Point(135e6, 5e-5, "zoo's"),
+            Point(6e9, 9e-6, "InstructGPT's"),
+            Point(70e9, 5e-6, "Llama 2's"),
+            Point(135e6, 5e-5, "that of full training here", lora=True),
+            Point(494e6, 1e-4, "TRL's", lora=True),
+        ],
+        "epochs": 1, "batch_size": 16,
+    }  # fmt: skip
+    reasons = {
+        "lr": "Paper: InstructGPT, appendix C.2; Llama 2. Adapters: TRL's script reward_modeling.py.",
+        "epochs": "Paper: one pass; a second one overfits.",
+        "batch_size": "Neither: InstructGPT 64 prompts with all their comparisons, Llama 2 512 pairs.",
+        "centering": "Neither: off, as in InstructGPT; arXiv:2312.09244 takes 0.01.",
+        "margin_scale": "Paper: Llama 2's small margins.",
+    }
     metrics = {
         "accuracy": "Share of pairs whose chosen answer scores higher, ties counted half; 0.5 is chance.",
         "margin": "r_c − r_r, before normalisation; should grow, and less where preferences are less certain.",

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from zoo.api import Algorithm, Loss, Measured, Models, PreferenceBatch, logsigmoid, require, wins
+from zoo.api import Algorithm, Loss, Measured, Models, Point, PreferenceBatch, logsigmoid, require, wins
 
 
 class SimPO(Algorithm):
@@ -21,7 +21,23 @@ class SimPO(Algorithm):
     paper = "arXiv:2405.14734"
     data = "preference"
     needs = ("policy",)
-    defaults = {"lr": 1e-5, "epochs": 1, "batch_size": 8}
+    defaults = {
+        "lr": [
+            Point(135e6, 1e-5, "tuned here"),
+            Point(8e9, 6e-7, "the authors'"),
+            Point(135e6, 1e-5, "that of full training here", lora=True),
+            Point(8e9, 6e-6, "LoRA Without Regret's tenfold rate", lora=True),
+        ],
+        "epochs": 1, "batch_size": 8,
+    }  # fmt: skip
+    reasons = {
+        "lr": "Paper: its repository's llama-3-8b-base-simpo.yaml; its models have 3e-7 to 1e-6. Adapters: LoRA "
+        "Without Regret (thinkingmachines.ai, 2025): adapters want about ten times the full rate.",
+        "beta": "Paper: 2.0, for Llama 3 Base.",
+        "gamma": "Paper: γ/β = 0.5, for Llama 3 Base.",
+        "epochs": "Paper: one pass.",
+        "batch_size": "Tuned here: enough steps on the starter set. Paper 128, which its authors advise to keep.",
+    }
     metrics = {
         "rewards/chosen": "β·log π(y|x)/|y| of chosen answers.",
         "rewards/rejected": "The same of rejected answers; should fall below rewards/chosen by γ and more.",

@@ -37,8 +37,8 @@ QUICK = {
     "test_loader", "test_held_out", "test_data_sources", "test_data_defaults", "test_curation", "test_reference_cache",
     "test_instructions", "test_reward_checkers", "test_recipe_claims",
     # Options and imports.
-    "test_options", "test_config", "test_spelling", "test_repeated_flags", "test_registry", "test_imports",
-    "test_mutations", "test_terminal",
+    "test_options", "test_points", "test_config", "test_spelling", "test_repeated_flags", "test_registry",
+    "test_imports", "test_mutations", "test_terminal",
 }  # fmt: skip
 """Files on formulas, types, data, options and imports: their tests that need no model in a folder, and so start no run,
 have the marker `quick`."""

@@ -96,7 +96,8 @@ def test_help_pages_have_whole_flags_and_one_example_a_line(monkeypatch, width):
 
 def test_the_help_of_an_algorithm_shows_the_defaults_that_it_sets(monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    assert "[5e-05]" in good("train", "--algo", "dpo", "--help") and "[1e-05]" in good("train", "--help")
+    of_dpo = " ".join(good("train", "--algo", "dpo", "--help").split())
+    assert "[5e-05 (135 M weights) to 2e-07 (70 B)]" in of_dpo and "[1e-05]" in good("train", "--help")
 
 
 def test_the_help_of_train_has_the_options_of_the_algorithm_that_is_named(place):
@@ -127,11 +128,12 @@ def test_the_version():
 def test_a_dry_run_prints_every_value_with_its_origin_and_trains_nothing(place):
     (place / "recipe.yaml").write_text("algo: dpo\nbeta: 0.2\nseed: 4\n")
     text = good("train", "--config", "recipe.yaml", "--seed", "5", "--dry-run")
+    text = text.partition("\n\n")[0]
     rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.strip()}
     assert rows["algo"] == ["dpo", "recipe.yaml"]
     assert rows["beta"] == ["0.2", "recipe.yaml"]
     assert rows["seed"] == ["5", "command", "line"]
-    assert rows["lr"] == ["5e-05", "default", "of", "dpo"]
+    assert " ".join(rows["lr"]) == "5e-05 default of dpo: tuned here for 135 M"
     assert rows["max_grad_norm"] == ["1.0", "default"]
     assert not (place / "runs").exists()
     assert "algo" in good("train", "--dry-run") and not (place / "runs").exists()

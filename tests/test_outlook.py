@@ -121,13 +121,14 @@ def test_a_run_that_lacks_something_is_refused_before_anything_is_loaded(place, 
 
 
 def test_all_that_is_missing_is_told_at_once(place):
-    status, out, err = cli(
-        "train", "--algo", "dpo", "--model", "./nomodel", "--data", "nodata.jsonl", "--loggers", "nologger",
-        "--score", "noscore", "--dry-run",
-    )  # fmt: skip
-    assert status == 2 and not out
+    arguments = ["--model", "./nomodel", "--data", "nodata.jsonl", "--loggers", "nologger", "--score", "noscore"]
+    (status, out, err), (planned, plan, missing) = (
+        cli("train", "--algo", "dpo", *arguments, *dry) for dry in ([], ["--dry-run"])
+    )
+    assert status == planned == 2 and not out and err == missing
     for name in ("nomodel", "nodata.jsonl", "nologger", "noscore"):
         assert name in err
+    assert plan.startswith("option") and "Everything that the run needs is there" not in plan
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

@@ -23,11 +23,22 @@ from zoo.contract.algorithm import Algorithm
 from zoo.contract.registry import DEFAULT
 from zoo.options.config import TrainConfig
 from zoo.options.fields import Option, options_of
+from zoo.options.points import NO_SOURCE, Choice, choose, count, is_points
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "docs" / "algorithms"
 LIST = FOLDER / "README.md"
 START, END = "<!-- generated -->\n\n", "\n<!-- end -->\n"
+SIZES = (0.1e9, 1e9, 7e9, 70e9)
+BY_SIZE = (
+    "What `zoo train --algo NAME --model MODEL --dry-run` shows for models of these sizes if no option sets it. A star "
+    "marks a size for which no source has a value: the nearest stays, and the run says so. "
+    "[How it is chosen](../running.md#defaults-that-depend-on-the-model)."
+)
+NOT_BY_SIZE = (
+    "Batch sizes and epochs are the same for every size: what fits depends on how much data there is and how long a "
+    "run may take. For more data than the starter set, take the sources'."
+)
 LOSS = "What is minimised, over the whole optimizer step."
 
 
@@ -61,12 +72,10 @@ def declared(cls: type[Algorithm]) -> str:
     own, core = options_of(cls.Config), {option.name: option for option in options_of(TrainConfig)}
     parts = [f"## What it needs\n\n{table(('', ''), needs(cls))}"]
     options = [(f"`{o.flag}`", kind(o), f"`{value(o.default)}`", escaped(o.help)) for o in own]
-    others = [(f"`{core[n].flag}`", f"`{value(v)}`", f"`{value(core[n].default)}`") for n, v in cls.defaults.items()]
     if options:
         parts.append(f"## Options\n\n{table(('option', 'type', 'default', 'meaning'), options)}")
-    if others:
-        intro = "These [options of every run](../running.md) have other defaults here:"
-        parts.append(f"{intro}\n\n{table(('option', 'here', 'elsewhere'), others)}")
+    if cls.defaults or cls.reasons:
+        parts.append(defaults(cls, core))
     metrics = {"loss": LOSS, **cls.metrics}
     parts.append(f"## Metrics\n\n{table(('metric', 'meaning'), [(f'`{n}`', escaped(t)) for n, t in metrics.items()])}")
     if cls.variants:
@@ -74,6 +83,36 @@ def declared(cls: type[Algorithm]) -> str:
         presets = [(f"`--variant {n}`", f"`{flags(options, known)}`") for n, options in cls.variants.items()]
         parts.append(f"## Variants\n\n{table(('preset', 'is short for'), presets)}")
     return "\n".join(parts)
+
+
+def defaults(cls: type[Algorithm], core: Mapping[str, Option]) -> str:
+    """Whose each default is, and why; and the values at the sizes for which there is a source."""
+    own = {option.name: option for option in options_of(cls.Config)}
+    rows = []
+    for name in dict.fromkeys([*cls.defaults, *(name for name in core | own if name in cls.reasons)]):
+        here = cls.defaults.get(name, (core | own)[name].default)
+        whose, _, why = cls.reasons.get(name, "").partition(": ")
+        elsewhere = f"`{value(core[name].default)}`" if name in core else ""
+        shown_here = "[by size](#by-the-models-size)" if is_points(here) else f"`{value(here)}`"
+        rows.append((f"`{(core | own)[name].flag}`", shown_here, elsewhere, whose.lower(), escaped(why)))
+    text = table(("option", "here", "every run's", "whose", "why"), rows)
+    parts = [f"## Defaults\n\n{text}"]
+    points = [
+        (flag(core[name], p.lora), count(p.weights), f"`{p.value:g}`", p.source, p.optimizer)
+        for name, listed in cls.defaults.items() if is_points(listed) for p in listed
+    ]  # fmt: skip
+    if points:
+        intro = (
+            "[Between two sizes](../running.md#defaults-that-depend-on-the-model) the logarithm of the value is "
+            "interpolated over the logarithm of the size; beyond them the nearest value stays."
+        )
+        head = ("option", "weights", "value", "whose", "optimizer")
+        parts.append(f"### By the model's size\n\n{intro}\n\n{table(head, points)}")
+    return "\n".join(parts)
+
+
+def flag(option: Option, lora: bool) -> str:
+    return f"`{option.flag}`" + (" `--lora`" if lora else "")
 
 
 def needs(cls: type[Algorithm]) -> list[tuple[str, str]]:
@@ -101,7 +140,32 @@ def listed(algorithms: Mapping[str, type[Algorithm]]) -> str:
         (f"[`{name}`]({name}.md)", " or ".join(cls.kinds()), paper(cls), escaped(inspect.getdoc(cls) or ""))
         for name, cls in algorithms.items()
     ]
-    return table(("page", "learns from", "paper", "what it does"), rows)
+    pages = table(("page", "learns from", "paper", "what it does"), rows)
+    return f"{pages}\n## Defaults by the model's size\n\n{by_size(algorithms)}"
+
+
+def by_size(algorithms: Mapping[str, type[Algorithm]]) -> str:
+    """What a run takes at the sizes of SIZES, and why."""
+    core = {option.name: option for option in options_of(TrainConfig)}
+    rates, others = [], []
+    for name, cls in algorithms.items():
+        page = f"[`{name}`]({name}.md)"
+        for option, points in cls.defaults.items():
+            for lora in (False, True)[: 1 + (option == "lr")] if is_points(points) else ():
+                own = [f"{p.source} ({count(p.weights)})" for p in points if p.lora == lora]
+                values = [starred(choose(option, points, weights, lora)) for weights in SIZES]
+                rates.append((page, flag(core[option], lora), *values, "; ".join(own) or "no source"))
+        here = [cls.defaults.get(option, core[option].default) for option in ("batch_size", "epochs")]
+        why = [escaped(cls.reasons.get(option, "every run's")) for option in ("batch_size", "epochs")]
+        others.append((page, value(here[0]), why[0], value(here[1]), why[1]))
+    first = table(("algorithm", "option", *(f"{count(weights)} weights" for weights in SIZES), "sources"), rates)
+    second = table(("algorithm", "batch", "why", "epochs", "why"), others)
+    return f"{BY_SIZE}\n\n{first}\n{NOT_BY_SIZE}\n\n{second}"
+
+
+def starred(choice: Choice) -> str:
+    """A value, with a star where no source has one at that size."""
+    return f"{choice.value:g}" + ("\\*" if any(note.startswith(NO_SOURCE) for note in choice.notes) else "")
 
 
 # -- Markdown --------------------------------------------------------------------------------------------------------

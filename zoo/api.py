@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from zoo.guards import Guard, GuardSetup
     from zoo.judges.constitution import Principle, load_constitution
     from zoo.options.fields import require
+    from zoo.options.points import Point
     from zoo.rollout.engine import Engine, EngineSetup, Sampling
     from zoo.runs import Run
     from zoo.values.batches import (
@@ -74,6 +75,7 @@ __all__ = [
     "Metric",
     "Models",
     "NoSuchSplit",
+    "Point",
     "Policy",
     "PreferenceBatch",
     "Principle",
@@ -138,6 +140,7 @@ _HOMES = {
     ),
     "zoo.judges.constitution": ("Principle", "load_constitution"),
     "zoo.options.fields": ("require",),
+    "zoo.options.points": ("Point",),
     "zoo.values.rl": (
         "clipped_surrogate", "clipped_value_loss", "explained_variance", "gae", "kl_estimate", "sequence_log_ratio",
         "to_go", "variance", "whiten",

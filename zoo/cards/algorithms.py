@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from zoo.cards.functions import function_in, function_out
@@ -12,6 +12,7 @@ from zoo.cards.values import Unwritable, copy_of, type_in, type_out, value_out
 from zoo.contract.algorithm import Algorithm
 from zoo.contract.hookspecs import ALGORITHM_HOOKS, LISTENER_HOOKS
 from zoo.options.fields import Option, options_of
+from zoo.options.points import Point, is_points
 
 HOOKS = (*ALGORITHM_HOOKS, *LISTENER_HOOKS)
 
@@ -26,8 +27,9 @@ def describe(cls: type[Algorithm]) -> dict[str, Any] | None:
             "paper": value_out(cls.paper),
             "kinds": [value_out(kind) for kind in cls.kinds()],
             "head": value_out(cls.head),
-            "defaults": value_out(dict(cls.defaults)),
-            "variants": {name: value_out(dict(options)) for name, options in cls.variants.items()},
+            "defaults": _defaults(cls.defaults),
+            "variants": {name: _defaults(options) for name, options in cls.variants.items()},
+            "reasons": value_out(dict(cls.reasons)),
             "metrics": value_out(dict(cls.metrics)),
             "hooks": [hook for hook in HOOKS if hasattr(cls, hook)],
             "needs": _needs(cls),
@@ -47,7 +49,9 @@ def stand_in(card: dict[str, Any], load: Callable[[], type[Algorithm]]) -> type[
         "data": card["kinds"][0] if len(card["kinds"]) == 1 else tuple(card["kinds"]),
         "needs": _needs_in(card["needs"], load),
         "Config": _config(card, load),
-        **{name: card[name] for name in ("paper", "head", "defaults", "variants", "metrics")},
+        "defaults": _defaults_in(card["defaults"]),
+        "variants": {name: _defaults_in(options) for name, options in card["variants"].items()},
+        **{name: card[name] for name in ("paper", "head", "reasons", "metrics")},
         **{hook: _stub(card["name"], hook) for hook in card["hooks"]},
     }
     return type(card["name"], (Algorithm,), body)
@@ -58,6 +62,27 @@ def _stub(name: str, hook: str) -> Callable[..., Any]:
         raise AssertionError(f"{name} was made from its card, and has no {hook}")
 
     return stub
+
+
+# -- defaults --------------------------------------------------------------------------------------------------------
+
+POINTS = "points"
+
+
+def _defaults(defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Defaults as JSON; what depends on the model is `{"points": […]}`, which no option of the core can be."""
+    return {
+        name: {POINTS: [value_out(dataclasses.asdict(point)) for point in value]} if is_points(value)
+        else value_out(value)
+        for name, value in defaults.items()
+    }  # fmt: skip
+
+
+def _defaults_in(written: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: [Point(**fields) for fields in value[POINTS]] if isinstance(value, dict) and POINTS in value else value
+        for name, value in written.items()
+    }
 
 
 # -- needs -----------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from zoo.cli.completion import algorithm_names, run_names
 from zoo.contract import registry
 from zoo.errors import ZooError, nearest
 from zoo.numbers import decimal
+from zoo.options.points import OPTIMIZER, Point, is_points, known, shown
 from zoo.options.strict_yaml import read_some
 from zoo.terminal import Console, plain, print_json
 
@@ -80,8 +81,12 @@ def algorithm_card(name: str) -> dict[str, Any]:
         "paper": cls.paper,
         "data": ", ".join(cls.kinds()),
         "needs": list(needs),
-        "defaults": dict(cls.defaults),
-        "variants": {name: dict(options) for name, options in cls.variants.items()},
+        "defaults": known(cls.defaults),
+        "points": {
+            name: [asdict(point) for point in value] for name, value in cls.defaults.items() if is_points(value)
+        },
+        "reasons": dict(cls.reasons),
+        "variants": {name: known(options) for name, options in cls.variants.items()},
         "options": [
             {"flag": o.flag, "type": o.type_name, "default": o.default, "help": o.help} for o in options_of(cls.Config)
         ],
@@ -100,21 +105,33 @@ def _show_card(card: dict[str, Any]) -> None:
     text = [card["description"], *(" ".join(paragraph.split()) for paragraph in paragraphs)]
     console.print(Text.assemble((card["name"], "bold"), "  ", "\n\n".join(text)))
     facts = {"paper": card["paper"], "learns from": card["data"], "needs": ", ".join(card["needs"])}
+    points = {name: [Point(**fields) for fields in listed] for name, listed in card["points"].items()}
     if card["defaults"]:
-        facts["sets"] = _settings(card["defaults"])
+        facts["sets"] = _settings({name: shown(points.get(name, value)) for name, value in card["defaults"].items()})
     console.print()
     for name, value in facts.items():
         console.print(f"{name:12} {value}")
     options = [(o["flag"], _value(o), o["help"]) for o in card["options"]]
     variants = [(f"--variant {name}", "", _settings(options)) for name, options in card["variants"].items()]
     metrics = [(name, "", explanation) for name, explanation in card["metrics"].items()]
-    for title, entries in (("Options", options), ("Variants", variants), ("Metrics", metrics)):
+    sizes = [(f"{name} {point.value:g}", "", _point(point)) for name, listed in points.items() for point in listed]
+    reasons = [(name, "", reason) for name, reason in card["reasons"].items()]
+    for title, entries in (
+        ("Options", options), ("Variants", variants), ("By the model's size", sizes),
+        ("Why these defaults", reasons), ("Metrics", metrics),
+    ):  # fmt: skip
         if entries:
             console.print(f"\n{title}", style="bold")
         for name, value, explanation in entries:
             console.print(Text.assemble(name, (f" {value}" if value else "", "dim")))
             console.print(Padding(explanation, (0, 0, 0, 4)))
     console.print(f"\n{card['train']}")
+
+
+def _point(point: Point) -> str:
+    """`the paper's for 7 B weights, with RMSprop`."""
+    adapters = ", with --lora" if point.lora else ""
+    return f"{point}{adapters}{f', with {point.optimizer}' if point.optimizer != OPTIMIZER else ''}"
 
 
 def _settings(options: dict[str, Any]) -> str:

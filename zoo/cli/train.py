@@ -21,6 +21,7 @@ from zoo.contract import registry
 from zoo.errors import ZooError, nearest_names
 from zoo.options.config import OTHER_NAMES, Resolved, TrainConfig
 from zoo.options.fields import Option, options_of
+from zoo.options.points import shown
 from zoo.options.strict_yaml import read_yaml
 from zoo.terminal import Console, JsonLines, print_json
 
@@ -63,7 +64,7 @@ def register(app: typer.Typer, arguments: list[str]) -> None:
             with contextlib.suppress(*([ZooError] if is_completion() else [])):
                 short, cls = described(name or registry.default_name())
                 algorithm_options = [replace(option, group=f"Algorithm {short}") for option in options_of(cls.Config)]
-                defaults = cls.defaults
+                defaults = {name: shown(value) for name, value in cls.defaults.items()}
     app.command("train", epilog=EPILOG, cls=TrainCommand)(_command(algorithm_options, defaults))
 
 
@@ -142,7 +143,7 @@ def _command(algorithm_options: list[Option], defaults: Mapping[str, Any]) -> An
         recipe, stage, laptop = typed.pop("recipe"), typed.pop("stage"), typed.pop("laptop")
         typed = {name: value for name, value in typed.items() if value is not None}
         between = _from_recipe(recipe, stage, laptop, {**typed, "algo": algo, "config": config})
-        from zoo.training.outlook import look_ahead
+        from zoo.training.outlook import look
         from zoo.training.run import execute, go_on, judge_config, resolve_options
 
         judge_config(config, [*typed, *(["algo"] if algo else [])])
@@ -150,12 +151,14 @@ def _command(algorithm_options: list[Option], defaults: Mapping[str, Any]) -> An
         if recipe is not None:
             resolved.origin["algo"] = f"recipe {recipe}"
         if dry_run:
-            outlook = look_ahead(resolved, cls)
+            outlook, missing = look(resolved, cls)
             if as_json:
-                print_json(as_json_types(resolved, outlook))
-                return
-            show(resolved, Console())
-            tell(outlook, Console())
+                print_json(as_json_types(resolved, outlook, missing))
+            else:
+                show(resolved, Console())
+                tell(outlook, missing is None, Console())
+            if missing:
+                raise missing
         elif not go_on(resolved, asked, console := log_format.console()):
             execute(resolved, cls, console, command=shlex.join(["zoo", *sys.argv[1:]]))
 
@@ -228,22 +231,31 @@ def show(resolved: Resolved, console: Console) -> None:
     """Every option, its value, and where the value came from."""
     table = Table("option", "value", "from", box=None, pad_edge=False)
     for name, value in resolved.as_dict().items():
-        table.add_row(name, str(value), resolved.origin[name])
+        table.add_row(name, str(value), resolved.came(name))
     console.print(table)
 
 
-def tell(outlook: Outlook, console: Console) -> None:
-    """What was found, and what the run will write."""
+def tell(outlook: Outlook, complete: bool, console: Console) -> None:
+    """What was found, and what the run will write. complete: nothing is missing."""
     console.print()
     for name, text in outlook.facts.items():
         console.say(f"{name:12} {text}")
-    console.print("\nEverything that the run needs is there. Leave --dry-run out to start it.")
+    if complete:
+        console.print("\nEverything that the run needs is there. Leave --dry-run out to start it.")
 
 
-def as_json_types(resolved: Resolved, outlook: Outlook) -> dict[str, Any]:
+def as_json_types(resolved: Resolved, outlook: Outlook, missing: ZooError | None = None) -> dict[str, Any]:
     """The same as JSON types."""
-    options = {name: {"value": value, "from": resolved.origin[name]} for name, value in resolved.as_dict().items()}
-    return {"options": options, "found": outlook.as_json()}
+    options: dict[str, Any] = {
+        name: {"value": value, "from": resolved.origin[name]} for name, value in resolved.as_dict().items()
+    }
+    for name, reason in resolved.reasons.items():
+        options[name]["reason"] = reason
+    return {
+        "options": options,
+        "found": outlook.as_json(),
+        **({"missing": missing.message.splitlines()} if missing else {}),
+    }
 
 
 def resume(

@@ -16,6 +16,7 @@ from zoo.contract import registry
 from zoo.data.sources import file_type
 from zoo.data.sources.named import data_defaults
 from zoo.errors import ZooError, nearest
+from zoo.models.facts import weights_of
 from zoo.options.checks import check_values, names_in
 from zoo.options.config import Resolved, TrainConfig, resolve
 from zoo.options.fields import options_of
@@ -63,7 +64,7 @@ class Settings:
             (self.file, self.common), (self.file, self.own.get(entrant.label, {})),
             ("command line", self.given), ("--set", self.sets.get(entrant.label, {})), ("zoo compare", decided),
         ]  # fmt: skip
-        resolved = resolve(entrant.algo, entrant.cls, layers, data_defaults)
+        resolved = resolve(entrant.algo, entrant.cls, layers, data_defaults, weights_of)
         resolved.origin["algo"] = "command line"
         check_values(resolved.core, resolved.origin)
         return resolved

@@ -35,7 +35,10 @@ class Algorithm:
     head: ClassVar[str] = "lm"
     """"lm" for a language model, "scalar" for a scorer."""
     defaults: ClassVar[Mapping[str, Any]] = {}
-    """Defaults of core options from the paper: `{"lr": 5e-7}`."""
+    """Defaults of core options from the paper: `{"lr": 5e-7}`. A number that depends on the model is a list of
+    `zoo.api.Point`s."""
+    reasons: ClassVar[Mapping[str, str]] = {}
+    """Whose an option's default is, and why: `{"epochs": "Paper: one pass (section 5)."}`."""
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Presets for `--variant`, by their names in the paper, of own and core options: `{"cautious": {"beta": 0.5}}`."""
     metrics: ClassVar[Mapping[str, str]] = {}

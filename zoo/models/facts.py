@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -12,7 +13,9 @@ from typing import Any
 
 from zoo.errors import ZooError
 from zoo.libraries.releases import has_architecture, installed
-from zoo.models.names import read_config
+from zoo.models.default import NAME
+from zoo.models.names import look_for, missing_parts, read_config
+from zoo.paths import typed_path
 
 TOKENIZERS = (
     "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt", "spiece.model",
@@ -21,6 +24,18 @@ TOKENIZERS = (
 CHARACTERS_A_TOKEN = 4.0
 """Of English, without a tokenizer."""
 SAMPLE = 64
+DEFAULT_WEIGHTS = 134_515_008
+"""Of the default model, which may not be here yet."""
+MOST_BASES = 5
+"""Adapters on adapters on …: from here on they are taken for a circle."""
+UNGATED = frozenset({
+    "gpt2", "gpt_neo", "gpt_neox", "gptj", "gpt_bigcode", "opt", "bloom", "falcon", "phi", "starcoder2", "codegen",
+    "mpt",
+})  # fmt: skip
+"""Architectures whose feed-forward part has two matrices and no gate."""
+TIED = frozenset({"gpt2", "gpt_neo", "gpt_bigcode", "opt", "bloom", "falcon", "gemma", "gemma2", "gemma3_text", "mpt"})
+"""Architectures whose head is the embedding where their configuration says nothing."""
+LEARNED_POSITIONS = frozenset({"gpt2", "gpt_neo", "gpt_bigcode", "opt"})
 
 
 def describe(folder: Path) -> str:
@@ -29,23 +44,95 @@ def describe(folder: Path) -> str:
     if adapter.is_file():
         return f"adapters on {read_config(adapter).get('base_model_name_or_path', 'an unnamed model')}"
     config = read_config(folder / "config.json")
-    layers, weights = config.get("num_hidden_layers"), weights_in(folder)
+    layers, (weights, exact) = config.get("num_hidden_layers"), weights_in(folder)
     parts = [str(config.get("model_type", "of an unnamed architecture"))]
     parts += [f"{layers} layers"] if layers else []
-    parts += [f"{weights / 1e6:,.1f} M weights"] if weights else []
+    parts += [f"{'' if exact else 'about '}{weights / 1e6:,.1f} M weights"] if weights else []
     return ", ".join(parts)
 
 
-def weights_in(folder: Path) -> int:
-    """Weights in a folder's safetensors files, by what these begin with; 0 where that cannot be read."""
+# -- the number of weights -----------------------------------------------------------------------------------------
+
+
+def weights_of(name: str, out: str) -> float | None:
+    """Weights of a model by its name; None where its files are not here. Loads and fetches nothing, raises nothing.
+
+    out: as of `look_for`. Adapters are as large as their base.
+    """
+    for _ in range(MOST_BASES):
+        if name == NAME:
+            return DEFAULT_WEIGHTS
+        folder = _folder_of(name, out)
+        if folder is None:
+            return None
+        try:
+            if not (folder / "adapter_config.json").is_file():
+                return weights_in(folder)[0] or None
+            name = str(read_config(folder / "adapter_config.json").get("base_model_name_or_path") or "")
+        except ZooError:
+            return None
+    return None
+
+
+def _folder_of(name: str, out: str) -> Path | None:
+    """Where a model's files are. A folder without weights counts: its configuration tells the size."""
     try:
-        return sum(_weights(file) for file in folder.glob("*.safetensors"))
-    except (OSError, ValueError, KeyError, struct.error):
-        return 0
+        return look_for(name, out).source.folder
+    except ZooError:
+        path = typed_path(name)
+        return path if (path / "config.json").is_file() else None
 
 
-def _weights(file: Path) -> int:
-    return sum(math.prod(about["shape"]) for about in _header(file)[0].values())
+def weights_in(folder: Path) -> tuple[int, bool]:
+    """Weights of the model in a folder, and whether they were counted; 0 where nothing tells.
+
+    They are counted in what safetensors files begin with. Where these are not there, or hold packed numbers, they are
+    estimated from the configuration. A head that is tied to the embedding counts once.
+    """
+    config = read_config(folder / "config.json") if (folder / "config.json").is_file() else {}
+    shapes: dict[str, list[int]] = {}
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
+        for file in folder.glob("*.safetensors"):
+            shapes |= {name: about["shape"] for name, about in _header(file)[0].items()}
+    if not shapes or "quantization_config" in config or missing_parts(folder):
+        return estimate(config), False
+    if config.get("tie_word_embeddings"):
+        shapes = {name: shape for name, shape in shapes.items() if not name.endswith("lm_head.weight")}
+    return sum(map(math.prod, shapes.values())), True
+
+
+def estimate(config: dict[str, Any]) -> int:
+    """Weights of a decoder by its configuration; 0 where that does not say enough."""
+
+    def number(*names: str, otherwise: int = 0) -> int:
+        found = next((config[name] for name in names if config.get(name) is not None), otherwise)
+        return int(found) if isinstance(found, int | float) else otherwise
+
+    if "text_config" in config:
+        config = {**config, **config["text_config"]}
+    kind = str(config.get("model_type"))
+    width, layers = number("hidden_size", "n_embd", "d_model"), number("num_hidden_layers", "n_layer", "num_layers")
+    words, heads = number("vocab_size"), number("num_attention_heads", "n_head", "num_heads", "n_heads", otherwise=1)
+    size = number("head_dim", otherwise=width // max(1, heads))
+    shared = 1 if config.get("multi_query") else number("num_key_value_heads", "num_kv_heads", otherwise=heads)
+    attention = 2 * width * size * (heads + shared)
+    inner = number("intermediate_size", "n_inner", "ffn_dim", otherwise=4 * width)
+    # Of a gate, up and down; older architectures have no gate, and a bias for every output.
+    matrices = 2 if kind in UNGATED else 3
+    dense = matrices * width * inner
+    experts = number("num_local_experts", "num_experts", "n_routed_experts")
+    narrow = number("moe_intermediate_size", otherwise=inner)
+    beside = number("shared_expert_intermediate_size", otherwise=narrow * number("n_shared_experts"))
+    sparse = matrices * width * (experts * narrow + beside) + experts * width
+    plain = min(layers, number("first_k_dense_replace")) if experts else layers
+    biases = size * (heads + 2 * shared) if kind in ("qwen2", "qwen2_moe") or config.get("attention_bias") else 0
+    norms = 2 * width
+    if kind in UNGATED:
+        biases, norms = size * (heads + 2 * shared) + 2 * width + inner, 4 * width
+    tied = config.get("tie_word_embeddings", kind in TIED)
+    positions = number("n_positions", "max_position_embeddings") * width if kind in LEARNED_POSITIONS else 0
+    body = layers * (attention + biases + norms) + plain * dense + (layers - plain) * sparse + norms // 2
+    return body + words * width * (1 if tied else 2) + positions if width and layers and words else 0
 
 
 def _header(file: Path) -> tuple[dict[str, Any], int]:

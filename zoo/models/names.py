@@ -284,7 +284,7 @@ def _check_folder(path: Path) -> None:
             f"{path} is not a model folder: it has no config.json.",
             "Give the folder that save_pretrained wrote, or a run.",
         )
-    if missing := _missing_parts(path):
+    if missing := missing_parts(path):
         raise ZooError(f"{path} lacks {', '.join(missing)}, which its index names.", "Copy the missing weights there.")
     if not names & set(WEIGHT_FILES):
         if pickled := sorted(name for name in names if name.endswith(PICKLED_ENDINGS)):
@@ -298,7 +298,7 @@ def _check_folder(path: Path) -> None:
         )
 
 
-def _missing_parts(path: Path) -> list[str]:
+def missing_parts(path: Path) -> list[str]:
     """The weight files that an index names and that are missing."""
     index = path / WEIGHT_FILES[1]
     parts = read_config(index).get("weight_map", {}).values() if index.is_file() else ()

@@ -1,7 +1,8 @@
 """The core's options, and how their values are resolved.
 
 Every option has one flat name. Its value comes from the core's defaults, the algorithm's defaults, the data, a YAML
-file, or the command line (or keyword arguments); each of these overrides those before it.
+file, or the command line (or keyword arguments); each of these overrides those before it. A default that depends on the
+model is a list of points (`zoo.options.points`); it gets its value here, or later if the model is not there yet.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from zoo.errors import ZooError, nearest
 from zoo.options.fields import build, options_of, refuse_unknown
+from zoo.options.points import Choice, Point, Weights, choose, is_points
 
 if TYPE_CHECKING:
     from zoo.contract.algorithm import Algorithm
@@ -156,7 +158,8 @@ class RolloutOptions:
     critic_model: str | None = None
     """The initial model of a separate critic, such as the run of a reward model; by default the policy's."""
     critic_lr: float | None = None
-    """Peak learning rate of the critic; by default the policy's, or five times it for a head, which starts at zero."""
+    """Peak learning rate of the critic; by default the policy's, or five times it for a head, which starts at zero. An
+    algorithm may have one for a separate critic by its size."""
     judge: str | None = None
     """The judge, for algorithms that have one: a model, a run, or https://host/v1#model; by default the model that
     training starts from."""
@@ -272,6 +275,37 @@ class Resolved:
     origin: dict[str, str]
     own: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """The algorithm's options as given, before its class checked them."""
+    points: Mapping[str, Sequence[Point]] = dataclasses.field(default_factory=dict)
+    """Options of the core whose value depends on the model."""
+    reasons: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Why an option has its default, where that is known."""
+    choices: dict[str, Choice] = dataclasses.field(default_factory=dict)
+    """The choices among the points."""
+
+    def choose(self, weights_of: Weights) -> None:
+        """Give the options that depend on the model their values.
+
+        Adapters matter to `lr` alone. A critic of its own is trained in full and has its own size; its rate follows the
+        policy's if that was given.
+        """
+        for name, points in self.points.items():
+            critic = name == "critic_lr"
+            if critic and (self.core.critic != "own" or "lr" not in self.points):
+                continue
+            model = (self.core.critic_model if critic else None) or self.core.model
+            choice = choose(name, points, weights_of(model, self.core.out), self.core.lora and name == "lr")
+            setattr(self.core, name, choice.value)
+            self.choices[name], self.reasons[name] = choice, choice.reason
+
+    def origins(self) -> dict[str, str]:
+        """Where each value came from; for those that depend on the model with the reason."""
+        return {name: self.came(name) if name in self.choices else text for name, text in self.origin.items()}
+
+    def came(self, name: str) -> str:
+        """Where a value came from, and why."""
+        if name in self.choices:
+            return f"{self.origin[name]}: {self.reasons[name]}"
+        return ". ".join(filter(None, (self.origin[name], self.reasons.get(name))))
 
     def of_class(self, cls: type[Algorithm]) -> Resolved:
         """The same configuration with another class for the algorithm's options."""
@@ -364,11 +398,13 @@ def resolve(
     cls: type[Algorithm],
     layers: Sequence[tuple[str, Mapping[str, Any]]],
     data_defaults: Callable[[str, type[Algorithm]], Mapping[str, Any]] | None = None,
+    weights_of: Weights = lambda model, out: None,
 ) -> Resolved:
     """Resolve all options; later layers override earlier ones.
 
     layers: (origin, values) of the YAML file and the command line; data_defaults: gives a source's defaults for an
-    algorithm, which these layers override. Raises ZooError for unknown names and bad values.
+    algorithm, which these layers override; weights_of: gives the size of a model, for defaults that depend on it.
+    Raises ZooError for unknown names and bad values.
     """
     core_options, own_options = options_of(TrainConfig), options_of(cls.Config)
     core_names, own_names = {o.name for o in core_options}, {o.name for o in own_options}
@@ -387,11 +423,16 @@ def resolve(
     names = [*(option.name for option in own_options), *(option.name for option in core_options)]
     refuse_unknown(values, names, what=f"--algo {algo}", where=origin, listed_by=command, other_names=OTHER_NAMES)
     _refuse_online(algo, cls, values, origin)
-    core_values = {name: value for name, value in values.items() if name in core_names}
+    points = {name: value for name, value in values.items() if is_points(value)}
+    core_values = {name: value for name, value in values.items() if name in core_names and name not in points}
     own_values = {name: value for name, value in values.items() if name in own_names}
     core = build(TrainConfig, core_values, what="zoo train", where=origin)
     own = build(cls.Config, own_values, what=f"algorithm {algo}", where=origin)
-    return Resolved(algo, core, own, origin, own_values)
+    defaults = ("default", f"default of {algo}")
+    reasons = {name: text for name, text in cls.reasons.items() if origin.get(name) in defaults}
+    resolved = Resolved(algo, core, own, origin, own_values, points, reasons)
+    resolved.choose(weights_of)
+    return resolved
 
 
 def _variant(

@@ -16,6 +16,7 @@ from zoo.contract import registry
 from zoo.data.sources.named import data_defaults
 from zoo.labelling.job import label_data
 from zoo.labelling.options import LabelOptions
+from zoo.models.facts import weights_of
 from zoo.models.loading import head_of
 from zoo.models.names import resolve_model
 from zoo.options.checks import check_values
@@ -97,7 +98,9 @@ class Stages:
             *((self.place(stage, name), {name: value}) for name, value in stage.training_options.items()),
             ("zoo reproduce", {"name": job.folder.name, "out": str(job.folder.parent)}),
         ]
-        resolved = resolve(str(stage.algo) if ".py" in str(stage.algo) else short, cls, layers, data_defaults)
+        resolved = resolve(
+            str(stage.algo) if ".py" in str(stage.algo) else short, cls, layers, data_defaults, weights_of
+        )
         check_values(resolved.core, resolved.origin)
         return resolved, cls
 

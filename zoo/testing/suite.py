@@ -24,6 +24,7 @@ CHECKS = {
     "hook arguments": "declaration.hook_arguments",
     "described": "declaration.described",
     "options": "declaration.options",
+    "defaults": "declaration.defaults",
     "collation": "contract.collation",
     "declared roles": "contract.declared_roles",
     "gradients": "contract.gradients",

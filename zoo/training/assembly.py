@@ -23,10 +23,12 @@ from zoo.evals.chosen import choose
 from zoo.guards import GuardSetup
 from zoo.guards.chosen import ask, available
 from zoo.guards.watch import Guards
+from zoo.libraries.adapters import frozen_parameters
 from zoo.libraries.architecture import ending_ids
 from zoo.libraries.cluster import find_place
 from zoo.libraries.reliance import require
 from zoo.models.devices import choose_accelerator, choose_micro_tokens
+from zoo.models.facts import weights_of
 from zoo.models.loading import load_tokenizer
 from zoo.models.precision import autocast, choose_precision, rounding_tolerance
 from zoo.models.scalar import choose_padding, is_scorer, set_unit, token_scores
@@ -123,6 +125,7 @@ class Assembly:
             self.beginning.compare(self.prints())
         self.policy = load_policy(core, self.source, self.precision, self.algorithm.head)
         check_vocabulary(self.policy, self.tokenizer)
+        self._choose_by_size()
         self.template.eos_ids |= ending_ids(self.policy)
         if is_scorer(self.policy):
             set_unit(self.policy, "step" if self.data.train.kind == "stepwise" else "answer")
@@ -130,6 +133,20 @@ class Assembly:
                 self.say("The tokenizer pads with the end of the turn: score with zoo, not with transformers alone.")
         set_by = f"set by {self.resolved.origin['precision']}"
         self.say(f"Precision {self.precision}: {reason if core.precision == AUTO else set_by}.")
+
+    def _choose_by_size(self) -> None:
+        """Options that depend on the model, now that a model that had to be fetched or made is there."""
+        model = self.core.model
+
+        def weights(name: str, out: str) -> float | None:
+            counted = sum(values.numel() for _, values in frozen_parameters(self.policy))
+            return weights_of(name, out) or (counted if name == model else None)
+
+        self.resolved.choose(weights)
+        for name, choice in self.resolved.choices.items():
+            self.say(f"{name} {choice.value:g}: {choice.reason}.")
+            for note in choice.notes:
+                self.say(note)
 
     def _scores(self) -> list[str]:
         return [] if self.core.score == AUTO else names_in(self.core.score)

@@ -127,7 +127,7 @@ class Execution:
             default = default_name(self.resolved.algo, self.assembly.source.short_name)
             self.run = create_run(
                 self.core.out, self.core.name, default, config, self.command, data=self.assembly.data.facts,
-                origins=self.resolved.origin, fingerprints=contents(self.assembly.prints(), []), **job_facts(),
+                origins=self.resolved.origins(), fingerprints=contents(self.assembly.prints(), []), **job_facts(),
             )  # fmt: skip
             self.created = self.run
         else:

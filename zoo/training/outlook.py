@@ -69,13 +69,21 @@ def look_ahead(resolved: Resolved, cls: type[Algorithm], resumed: Run | None = N
 
     cls: the algorithm, or a class made from its card; resumed: the run that goes on.
     """
-    look = _Look(resolved, cls, resumed)
-    look.all()
-    if look.problems:
-        messages = dict.fromkeys(problem.message for problem in look.problems)
-        hints = dict.fromkeys(problem.hint for problem in look.problems if problem.hint)
-        raise ZooError("\n".join(messages), "\n".join(hints))
-    return look.outlook
+    outlook, missing = look(resolved, cls, resumed)
+    if missing:
+        raise missing
+    return outlook
+
+
+def look(resolved: Resolved, cls: type[Algorithm], resumed: Run | None = None) -> tuple[Outlook, ZooError | None]:
+    """The same, with one error that names all problems, or None, beside what was found."""
+    found = _Look(resolved, cls, resumed)
+    found.all()
+    if not found.problems:
+        return found.outlook, None
+    messages = dict.fromkeys(problem.message for problem in found.problems)
+    hints = dict.fromkeys(problem.hint for problem in found.problems if problem.hint)
+    return found.outlook, ZooError("\n".join(messages), "\n".join(hints))
 
 
 def is_first_process() -> bool:
@@ -120,8 +128,8 @@ class _Look:
 
     def all(self) -> None:
         for part in (
-            self._processes, self._roles, self._model, self._data, self._others, self._rewards, self._judge,
-            self._engine, self._guards, self._scores, self._loggers, self._run, self._steps,
+            self._processes, self._roles, self._model, self._choices, self._data, self._others, self._rewards,
+            self._judge, self._engine, self._guards, self._scores, self._loggers, self._run, self._steps,
         ):  # fmt: skip
             self._try(part)
 
@@ -155,6 +163,11 @@ class _Look:
         if folder is not None and self.core.lora and "all-linear" not in targets:
             check_targets(name, folder, targets)
 
+    def _choices(self) -> None:
+        """The options that depend on the model, and what their sources do not say."""
+        for name, choice in self.resolved.choices.items():
+            self.outlook.facts[f"{name} by size"] = ". ".join([f"{choice.value:g}, {choice.reason}", *choice.notes])
+
     def _others(self) -> None:
         """The models of other roles."""
         for role, name in (("reference", self.core.reference), ("critic", self.core.critic_model)):
@@ -171,7 +184,12 @@ class _Look:
         self.outlook.facts[role] += self._unused(role)
 
     def _looked_for(self, role: str, name: str) -> Found:
-        model = look_for(name, self.core.out)
+        try:
+            model = look_for(name, self.core.out)
+        except ZooError:
+            if (typed_path(name) / "config.json").is_file():
+                self.outlook.facts[role] = f"{name}: {describe(typed_path(name))}; {typed_path(name)}"
+            raise
         folder = model.source.folder
         if folder is not None:
             check_files(name, folder)

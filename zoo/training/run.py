@@ -12,6 +12,7 @@ from zoo.contract import registry
 from zoo.data.sources.named import data_defaults
 from zoo.errors import ZooError
 from zoo.libraries.quiet import quiet_libraries
+from zoo.models.facts import weights_of
 from zoo.options.checks import check_values
 from zoo.options.config import Resolved, TrainConfig, resolve
 from zoo.options.fields import options_of
@@ -146,7 +147,7 @@ def resolve_options(
     name = algo or from_file or registry.default_name()
     short, cls = described(str(name))
     layers = [(str(config), file), *between, (origin, _given(given, cls))]
-    resolved = resolve(str(name) if ".py" in str(name) else short, cls, layers, data_defaults)
+    resolved = resolve(str(name) if ".py" in str(name) else short, cls, layers, data_defaults, weights_of)
     resolved.origin["algo"] = origin if algo else str(config) if from_file else "default"
     check_values(resolved.core, resolved.origin)
     return resolved, cls

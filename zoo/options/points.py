@@ -1,0 +1,137 @@
+"""Defaults that know the model: the values that sources give at some sizes, and the value for a model between them.
+
+An algorithm writes a list of `Point`s where it would write one value: `{"lr": [Point(135e6, 1e-4, …), Point(7e9, 5e-6,
+…)]}`. Full training and adapters have points of their own. Between two sizes the logarithm of the value is
+interpolated over the logarithm of the size. Below the smallest and above the largest nothing is extrapolated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+OPTIMIZER = "AdamW"
+"""What zoo trains with."""
+SAME = 1.1
+"""Sizes that differ by no more than this factor are the same: "7 B" is anything from 6.4 to 7.7."""
+NEAR = 2.0
+"""Beyond this many times the largest size with a source, a note says that there is none."""
+NO_SOURCE = "No source has a value"
+"""How the note begins where nothing is known about a size."""
+DIGITS = 3
+"""Significant digits of an interpolated value."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A value that a source gives for models of one size."""
+
+    weights: float
+    """Weights of the model; those that two layers share count once."""
+    value: float
+    source: str
+    """Whose value it is, in words that "for 7 B weights" can follow: "the paper's"."""
+    optimizer: str = OPTIMIZER
+    """The optimizer that the source trained with."""
+    lora: bool = False
+    """Whether it is for adapters (`--lora`)."""
+
+    def __str__(self) -> str:
+        return f"{self.source} for {count(self.weights)} weights"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The value for a model. reason: a short phrase; notes: sentences with what the reader should know besides."""
+
+    value: float
+    reason: str
+    notes: tuple[str, ...] = ()
+
+
+def is_points(value: Any) -> bool:
+    """Whether a default is a list of points."""
+    return isinstance(value, list | tuple) and bool(value) and all(isinstance(each, Point) for each in value)
+
+
+def count(weights: float) -> str:
+    """`135 M`, `1.5 B`."""
+    return f"{weights / 1e9:.3g} B" if weights >= 999.5e6 else f"{weights / 1e6:.3g} M"
+
+
+def first(points: Sequence[Point]) -> float:
+    """The value for the smallest model trained in full: what holds where no model is known."""
+    return min(points, key=lambda point: (point.lora, point.weights)).value
+
+
+def span(points: Sequence[Point]) -> str:
+    """`0.0001 (135 M weights) to 5e-06 (7 B)`: full training, for help texts; without points for it, adapters."""
+    own = sorted((p for p in points if p.lora == all(each.lora for each in points)), key=lambda point: point.weights)
+    low, high = own[0], own[-1]
+    if low is high:
+        return f"{low.value:g}"
+    return f"{low.value:g} ({count(low.weights)} weights) to {high.value:g} ({count(high.weights)})"
+
+
+def shown(value: Any) -> Any:
+    """A default as help texts show it."""
+    return span(value) if is_points(value) else value
+
+
+def known(defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Defaults without points: those for the smallest model that a source names."""
+    return {name: first(value) if is_points(value) else value for name, value in defaults.items()}
+
+
+def choose(name: str, points: Sequence[Point], weights: float | None, lora: bool) -> Choice:
+    """The value of the option `name` for a model of so many weights; None where that is not known yet."""
+    way = "adapters" if lora else "full training"
+    own = sorted((point for point in points if point.lora == lora), key=lambda point: point.weights)
+    if not own:
+        value, other = first(points), "full training" if lora else "adapters"
+        note = f"{NO_SOURCE} of {name} for {way}, so it is that of {other} at any size. Try others."
+        return Choice(value, f"that of {other}: no source has one for {way}", (note,))
+    if weights is None:
+        return Choice(own[0].value, f"{own[0]}, until the model is there and its size known")
+    nearest = min(own, key=lambda point: abs(math.log(weights / point.weights)))
+    below = [point for point in own if point.weights <= weights]
+    above = [point for point in own if point.weights >= weights]
+    if not below or not above:
+        return _outside(name, nearest, weights, way)
+    low, high = below[-1], above[0]
+    if low.value == high.value or abs(math.log(weights / nearest.weights)) <= math.log(SAME):
+        return Choice(nearest.value, str(nearest), _of_optimizers(name, (nearest,)))
+    share = math.log(weights / low.weights) / math.log(high.weights / low.weights)
+    value = math.exp((1 - share) * math.log(low.value) + share * math.log(high.value))
+    reason = f"between {low.value:g} ({low}) and {high.value:g} ({high})"
+    return Choice(float(f"{value:.{DIGITS}g}"), reason, _of_optimizers(name, (low, high)))
+
+
+def _outside(name: str, nearest: Point, weights: float, way: str) -> Choice:
+    """The value of the nearest point: nothing is extrapolated."""
+    notes = _of_optimizers(name, (nearest,))
+    if weights > nearest.weights * NEAR:
+        note = (
+            f"{NO_SOURCE} of {name} for {way} of {count(weights)} weights, so it is that for "
+            f"{count(nearest.weights)}. A larger model often needs a smaller one: try --{name.replace('_', '-')}."
+        )
+        return Choice(nearest.value, f"{nearest}, the largest with a source", (note, *notes))
+    small = weights * NEAR < nearest.weights
+    return Choice(nearest.value, f"{nearest}{', the smallest with a source' if small else ''}", notes)
+
+
+def _of_optimizers(name: str, used: Sequence[Point]) -> tuple[str, ...]:
+    """A note for each source that trained with another optimizer."""
+    return tuple(
+        dict.fromkeys(
+            f"{name} {point.value:g} is {point} with {point.optimizer}; this run has {OPTIMIZER}."
+            for point in used
+            if point.optimizer != OPTIMIZER
+        )
+    )
+
+
+Weights = Callable[[str, str], float | None]
+"""The weights of the model of a name, as far as its files are here; the second argument is the folder of runs."""
