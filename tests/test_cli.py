@@ -133,7 +133,7 @@ def test_a_dry_run_prints_every_value_with_its_origin_and_trains_nothing(place):
     assert rows["algo"] == ["dpo", "recipe.yaml"]
     assert rows["beta"] == ["0.2", "recipe.yaml"]
     assert rows["seed"] == ["5", "command", "line"]
-    assert " ".join(rows["lr"]) == "5e-05 default of dpo: tuned here for 135 M"
+    assert " ".join(rows["lr"]) == "5e-05 default of dpo: tuned here for 135 M weights"
     assert rows["max_grad_norm"] == ["1.0", "default"]
     assert not (place / "runs").exists()
     assert "algo" in good("train", "--dry-run") and not (place / "runs").exists()
