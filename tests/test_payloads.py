@@ -10,10 +10,10 @@ from zoo.contract import registry
 from zoo.evals.refusals import refusal_of
 from zoo.evals.verified import CONCLUSIONS
 from zoo.judges.endpoint import read_choice
-from zoo.rewards.code import program_of
 from zoo.rewards.functions import runs_in_process
 from zoo.rewards.instructions import CHECKERS, EXAMPLES
 from zoo.rewards.plugin import bundled
+from zoo.rewards.programs import program_of
 from zoo.rewards.reward import Reward
 
 NAMED = {**registry.contributions(registry.manager(), "rewards"), **bundled()}

@@ -14,8 +14,8 @@ from tiny_runs import cli
 from zoo.errors import ZooError
 from zoo.rewards import calls, code, fences
 from zoo.rewards.asserts import decoded, sealed
-from zoo.rewards.code import program_of
 from zoo.rewards.missing import Missing
+from zoo.rewards.programs import program_of
 from zoo.rewards.reward import Reward
 from zoo.rewards.sandbox import Limits, Printed, lacking, remedy, verdicts
 
@@ -70,6 +70,10 @@ def test_a_program_that_reads_and_prints_is_compared_without_the_white_space_at_
         ({"test": "def check(c): assert c()", "entry_point": "f"}, ["def check(c): assert c()\n\ncheck(f)"]),
         ({"input_output": json.dumps({"inputs": ["1"], "outputs": ["2"]})}, [Printed("1", "2")]),
         ({"tests": '["assert f()"]'}, ["assert f()"]),
+        (
+            {"tests": {"inputs": [["2", "3"], 4], "outputs": [["5", "6"], 8]}},
+            [Printed("2\n3", "5\n6"), Printed("4", "8")],
+        ),
         ({"tests": [3]}, Missing("the column tests holds no tests: [3]")),
         ({"tests": 3, "row": 7}, Missing("row 7: the column tests holds no tests: 3")),
         (
@@ -77,6 +81,20 @@ def test_a_program_that_reads_and_prints_is_compared_without_the_white_space_at_
             Missing(
                 "row 7: the column tests holds no tests: inputs and outputs must be two lists of equal length: "
                 "{'inputs': 3, 'outputs': [1]}"
+            ),
+        ),
+        (
+            {"tests": {"inputs": [[2]], "outputs": [[4]]}},
+            Missing(
+                "the column tests holds no tests: these are arguments, so fn_name must name the function: "
+                "[{'input': [2], 'output': [4]}]"
+            ),
+        ),
+        (
+            {"tests": {"fn_name": "f g", "inputs": [[2]], "outputs": [4]}},
+            Missing(
+                "the column tests holds no tests: f g cannot be called so: "
+                "{'fn_name': 'f g', 'inputs': [[2]], 'outputs': [4]}"
             ),
         ),
         ({"prompt": "x"}, Missing("the row has none of the columns tests, test_list, test, input_output")),
@@ -98,8 +116,36 @@ def test_malformed_inputs_and_outputs_are_missing_with_row_and_column(wrong):
 def test_the_program_is_the_last_python_block():
     assert program_of("```python\na\n```\nthen\n```py\nb\n```\n```sh\nrm\n```") == "b\n"
     assert program_of("```\na\n```") == "a\n"
-    assert program_of("```python\ncut off") == "cut off"
+    assert program_of("```python\ncut off") == "cut off\n"
     assert program_of("a = 1") == "a = 1"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "share"),
+    [
+        ([[1, 2], ["a", "b"]], [3, "ab"], 1.0),
+        ([[1, 2]], [[3]], 1.0),
+        (["1\n2", '"a"\n"b"'], ["3", '"ab"'], 1.0),
+        ([[[1], [2]], [1, 2]], [[1, 2], 4], 0.5),
+        ([[1, 2]], [[3, 3]], 0.0),
+    ],
+)
+def test_a_function_is_called_with_the_inputs_and_its_results_compared(inputs, outputs, share):
+    record = {"input_output": {"fn_name": "add", "inputs": inputs, "outputs": outputs}}
+    found = Reward(CODE, {}).score([ADD, ADD.replace("a + b", "(a, b)"), "def add(*a): raise ValueError"], [record] * 3)
+    assert found[0] == share and found[2] == 0.0
+    assert found[1] == (1.0 if share == 0.0 and outputs == [[1, 2]] else 0.0)
+
+
+def test_a_result_that_is_a_tuple_counts_as_a_list():
+    record = {"input_output": {"fn_name": "f", "inputs": [[1]], "outputs": [[1, [2]]]}}
+    assert Reward(CODE, {}).score(["def f(x): return (1, (2,))"], [record]) == [1.0]
+
+
+@pytest.mark.parametrize("inputs", ["no JSON", 3, {"a": 1}])
+def test_inputs_that_are_no_arguments_have_no_reward(inputs):
+    found = Reward(CODE, {}).detailed([ADD], [{"tests": {"fn_name": "add", "inputs": [inputs], "outputs": ["1"]}}])
+    assert found.values == [None] and "cannot be called so" in next(iter(found.failures))
 
 
 def test_a_row_without_tests_has_no_reward():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import keyword
 import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
@@ -38,12 +39,14 @@ minutes to read, and only a program that is written for that reports them."""
 class Sealed:
     """A test without its expected results. source: what the program's interpreter runs; checks: one per reported value.
 
-    needed: the checks whose values a test must report if it runs to its end.
+    needed: the checks whose values a test must report if it runs to its end. function: the one that it calls, if it was
+    made of arguments and a result.
     """
 
     source: str
     checks: list[Check] = field(default_factory=list)
     needed: set[int] = field(default_factory=set)
+    function: str = ""
 
     def holds(self, reported: Sequence[Sequence[Any]]) -> bool:
         """Whether the reported values, as pairs of a check's number and an encoded value, are right."""
@@ -67,6 +70,33 @@ def sealed(test: str) -> Sealed:
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return Sealed(test)
     return split_test
+
+
+def called(function: str, arguments: Any, expected: Any) -> Sealed:
+    """The test that a function, or the method of that name of a class Solution, gives a result for a list of arguments.
+
+    Tuples count as lists, and a list of one as its element: data sets wrap results so. Raises TypeError or ValueError
+    for what is no name, no list of arguments, or no value of JSON.
+    """
+    if not function.isidentifier() or keyword.iskeyword(function) or not isinstance(arguments, list | tuple):
+        raise ValueError("no call")
+    expected = _listed(ast.literal_eval(repr(expected)))
+    wrapped = isinstance(expected, list) and len(expected) == 1
+
+    def check(value: Any) -> bool:
+        value = _listed(value)
+        return bool(value == expected or (wrapped and value == expected[0]))
+
+    source = f"{function} if {function!r} in globals() else Solution().{function}"
+    source = f"{TELL}(0, ({source})(*{ast.literal_eval(repr(list(arguments)))!r}))"
+    return Sealed(source, [check], {0}, function)
+
+
+def _listed(value: Any) -> Any:
+    """A value with lists for its tuples."""
+    if isinstance(value, dict):
+        return {key: _listed(item) for key, item in value.items()}
+    return [_listed(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def decoded(value: Any) -> Any:

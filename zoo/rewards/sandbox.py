@@ -69,7 +69,7 @@ class NoBoundary(OSError):
 
 
 def verdicts(
-    program: str, tests: Sequence[str] | Sequence[Printed], limits: Limits, namespaces: bool = True,
+    program: str, tests: Sequence[str | Sealed] | Sequence[Printed], limits: Limits, namespaces: bool = True,
     unsafe: bool = False, without: Collection[str] = (),
 ) -> list[bool]:  # fmt: skip
     """Whether each test passed; all tests are statements, which must not raise, or all are Printed.
@@ -82,7 +82,7 @@ def verdicts(
     if not namespaces and not unsafe:
         raise NoBoundary("without namespaces there is no boundary around a program")
     key = secrets.token_hex(16)
-    judged = [test if isinstance(test, Printed) else sealed(test) for test in tests]
+    judged = [sealed(test) if isinstance(test, str) else test for test in tests]
     with tempfile.TemporaryDirectory(prefix="zoo-program-") as folder:
         job = {
             "program": program, "key": key, "folder": folder, "namespaces": namespaces, "without": list(without),
