@@ -32,7 +32,7 @@ from zoo.limits import within
 from zoo.options import spelling, strict_yaml
 from zoo.recipes import claims
 from zoo.recipes.load import load_recipe
-from zoo.rewards import checkers, code, instructions, references
+from zoo.rewards import checkers, code, instructions, programs, readings, references
 from zoo.rewards.expression import Expression
 
 ROOT = Path(__file__).parent.parent
@@ -412,10 +412,10 @@ CHECK = st.fixed_dictionaries(
 def extracted(text):
     for tag in ("", "answer", "("):
         references.tagged(text, tag)
-    number = checkers.number_of(text)
+    number = readings.number_of(text)
     assert number is None or math.isfinite(number)
     assert references.boxed(text) is None or isinstance(references.boxed(text), str)
-    assert isinstance(code.program_of(text), str)
+    assert isinstance(programs.program_of(text), str)
     checkers.form([text], [{}])
     checkers.numeric([text], [{"answer": text}])
     checkers.exact([text], [{"answer": text}], ignore_case=True)

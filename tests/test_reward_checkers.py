@@ -6,8 +6,8 @@ import pytest
 
 from zoo.errors import ZooError
 from zoo.rewards import penalties
-from zoo.rewards.checkers import number_of
 from zoo.rewards.plugin import bundled
+from zoo.rewards.readings import number_of
 from zoo.rewards.references import boxed, tagged
 from zoo.rewards.reward import Reward
 
@@ -72,11 +72,11 @@ def test_a_tag_says_where_the_answer_stands():
         (r"so \boxed{-3} and not 4", -3),
         (r"\boxed{\frac{1}{2}} or \boxed{ 12{,}500 }", 12500),
         ("It costs $1,250.50.", 1250.5),
-        ("1,2,3", 3),
-        ("10-5", 5),
+        ("1,2,3", None),
+        ("10-5", None),
         ("it is -5", -5),
         ("it is \u22125", -5),
-        ("between 3 and .5", 0.5),
+        ("3 and .5", 0.5),
         ("1.5e3", 1500),
         ("50%", 50),
         ("no number", None),
@@ -113,9 +113,10 @@ def test_maths_knows_what_is_equal():
         ("$(x+1)^2$", "x^2+2x+1"),
         ("$(x+1)^2$", "x^2+1"),
         ("so it is 42", "a long way #### 42"),
+        (r"\boxed{x} and \boxed{y}", "y"),
         ("I do not know", "42"),
     ]
-    assert score("maths", *cases) == [1.0, 1.0, 1.0, 0.0, 1.0, 0.0]
+    assert score("maths", *cases) == [1.0, 1.0, 1.0, 0.0, 1.0, 1.0, 0.0]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from zoo.evals import Score, Subject, mean_score, share_score
 from zoo.evals.drawing import Drawn, draw
 from zoo.evals.estimators import majority, pass_at
 from zoo.evals.rows import records_of, reward_for
-from zoo.rewards.checkers import number_of
+from zoo.rewards.readings import number_of
 from zoo.rewards.references import boxed
 from zoo.rollout.engine import Sampling
 

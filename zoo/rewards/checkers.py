@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zoo.errors import ZooError
 from zoo.rewards.functions import in_process
+from zoo.rewards.maths import MATH_VERIFY, installed_by, is_missing
 from zoo.rewards.missing import Missing
-from zoo.rewards.references import against, boxed, tagged
+from zoo.rewards.quantities import Number, Unclear
+from zoo.rewards.readings import EXPRESSION, read, verdict
+from zoo.rewards.references import against, tagged
 
 Values = list[float | None | Missing]
-# A sign belongs to a number if no word or bracket precedes it: 10-5 ends in 5.
-NUMBER = re.compile(
-    r"(?:(?<![\w.)])[-+\u2212])?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,3}(?!\w))?"
-)
 TAG = re.compile(r"[\w.-]+")
 
 
@@ -50,35 +48,30 @@ def numeric(
 ) -> Values:  # fmt: skip
     """1 if the answer's number is that of the record's reference answer; tolerance: the largest difference.
 
-    The number of a text is the last in its last \\boxed{…}, else the first after its last ####, else its last one.
+    The number of a text is that of its last \\boxed{…}, else the first after its last ####, else the first after its
+    last "answer is", else its last one (docs/grading.md). Missing where no one number is meant.
     """
     if tolerance < 0:
         raise ZooError("the tolerance must not be below 0")
 
     def right(text: str, references: list[str]) -> float | Missing:
-        wanted = [number for number in map(number_of, references) if number is not None]
-        if not wanted:
-            return Missing(f"the reference answer holds no number: {references[0]!r:.40}")
-        answer = number_of(tagged(text, tag) or "")
-        return float(
-            answer is not None
-            and any(math.isclose(answer, number, rel_tol=1e-9, abs_tol=tolerance) for number in wanted)
-        )
+        wanted = {reference: read(reference, alone=True) for reference in references}
+        numbers = [number for number in wanted.values() if isinstance(number, Number)]
+        unread = [Missing(f"the reference answer {_with_remedy(reading or 'holds no number')}: {reference!r:.40}")
+                  for reference, reading in wanted.items() if not isinstance(reading, Number)]  # fmt: skip
+        if not numbers:
+            return unread[0]
+        answer = read(tagged(text, tag) or "")
+        found = verdict(Unclear(_with_remedy(answer)) if isinstance(answer, Unclear) else answer, numbers, tolerance)
+        # It may equal the reference that was not read.
+        return unread[0] if unread and answer is not None and found == 0.0 else found
 
     return against(completions, records, field, right)
 
 
-def number_of(text: str) -> float | None:
-    """The final number of a text: 42 of "#### 42", 1250 of "so $1,250.", −3 of "\\boxed{-3}"."""
-    for separator in ("{,}", "\\,"):
-        text = text.replace(separator, ",")
-    inside = boxed(text)
-    _, marked, after = text.rpartition("####")
-    for part, which in ((inside, -1), (after if marked else None, 0), (text, -1)):
-        if part is not None and (numbers := NUMBER.findall(part)):
-            number = float(numbers[which].replace(",", "").replace("\u2212", "-"))
-            return number if math.isfinite(number) else None
-    return None
+def _with_remedy(reason: str) -> str:
+    """The reason why a text is not read, with the line that installs what reads it."""
+    return f"{reason} ({installed_by(*MATH_VERIFY)})" if reason == EXPRESSION and is_missing(MATH_VERIFY[0]) else reason
 
 
 def regex(completions: Sequence[str], records: Sequence[Any], pattern: str, whole: bool = False) -> Values:

@@ -1,4 +1,4 @@
-"""Whether two mathematical expressions are equal, as the library math-verify decides: 0.5 is \\frac{1}{2}."""
+"""Whether two mathematical expressions are equal: numbers as `numeric` reads them, others as math-verify decides."""
 
 from __future__ import annotations
 
@@ -8,26 +8,39 @@ from typing import Any
 
 from zoo.errors import ZooError
 from zoo.rewards.missing import Missing
-from zoo.rewards.references import against, tagged
+from zoo.rewards.quantities import LIST, Number, Unclear
+from zoo.rewards.readings import EXPRESSION, SEVERAL, read, verdict
+from zoo.rewards.references import against, boxed, tagged
 
+MATH_VERIFY = ("math_verify", "maths")
+"""The package, and the extra that brings it."""
 Values = list[float | None | Missing]
 
 
 def maths(completions: Sequence[str], records: Sequence[Mapping[str, Any]], field: str = "", tag: str = "") -> Values:
-    """1 if the answer's last expression equals the record's reference answer, by math-verify (extra `maths`)."""
-    needs("math_verify", "maths", "maths")
+    """1 if the answer's number or last expression equals the reference answer; by math-verify (extra `maths`)."""
+    needs(*MATH_VERIFY, "maths")
     return against(completions, records, field, lambda text, references: _equal(text, references, tag))
 
 
 def _equal(text: str, references: list[str], tag: str) -> float | Missing:
     from math_verify import parse, verify
 
+    text = tagged(text, tag) or ""
+    answer, wanted = read(text), [read(reference, alone=True) for reference in references]
+    numbers = [number for number in wanted if isinstance(number, Number)]
+    if len(numbers) == len(references) and answer is not None and answer != EXPRESSION:
+        return verdict(answer, numbers)
+    if unread := [one for one in wanted if isinstance(one, Unclear) and one not in (EXPRESSION, SEVERAL, LIST)]:
+        return Missing(f"the reference answer {unread[0]}: {references[0]!r:.40}")
     right = [gold for gold in (_gold(reference) for reference in references) if gold]
     if not right:
         return Missing(f"the reference answer cannot be read as mathematics: {references[0]!r:.40}")
     # The library's own time limits use signals, and this process has a time limit already.
-    answer = parse(tagged(text, tag) or "", parsing_timeout=None)  # type: ignore[arg-type]
-    return float(any(verify(gold, answer, timeout_seconds=None) for gold in right))
+    inside = boxed(text)
+    # It takes several boxes for one answer of several parts.
+    shown = parse(text if inside is None else f"\\boxed{{{inside}}}", parsing_timeout=None)  # type: ignore[arg-type]
+    return float(any(verify(gold, shown, timeout_seconds=None) for gold in right))
 
 
 def _gold(reference: str) -> list[Any]:
@@ -42,8 +55,17 @@ def _gold(reference: str) -> list[Any]:
 
 def needs(module: str, extra: str, reward: str) -> None:
     """Raises ZooError if the package of an extra is not installed."""
-    if importlib.util.find_spec(module) is None:
+    if is_missing(module):
         raise ZooError(
             f"{reward} needs the package {module.replace('_', '-')}, which is not installed",
-            f'pip install "post-training-zoo[{extra}]", or: pip install {module.replace("_", "-")}',
+            installed_by(module, extra),
         )
+
+
+def is_missing(module: str) -> bool:
+    return importlib.util.find_spec(module) is None
+
+
+def installed_by(module: str, extra: str) -> str:
+    """What to type to get the package of an extra."""
+    return f'pip install "post-training-zoo[{extra}]", or: pip install {module.replace("_", "-")}'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ from zoo.rewards.missing import Missing
 
 FIELDS = ("answer", "target", "ground_truth", "solution", "reference", "reward_model.ground_truth")
 """The columns that are searched for a reference answer, in this order; a dot leads into an object."""
+
+BOX = re.compile(r"\\(?:boxed|fbox)\s?\{")
 
 
 def reference_of(record: Mapping[str, Any], field: str = "") -> Any:
@@ -52,10 +55,10 @@ def tagged(text: str, tag: str) -> str | None:
 
 
 def boxed(text: str) -> str | None:
-    r"""The content of the last \boxed{…}, with matching braces."""
-    _, opening, rest = text.rpartition("\\boxed{")
+    r"""The content of the last \boxed{…} or \fbox{…}, with matching braces."""
+    rest = text[max((found.end() for found in BOX.finditer(text)), default=len(text)) :]
     depth = 1
-    for i, character in enumerate(rest if opening else ""):
+    for i, character in enumerate(rest):
         depth += (character == "{") - (character == "}")
         if depth == 0:
             return rest[:i].strip()

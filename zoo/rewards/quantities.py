@@ -1,0 +1,201 @@
+"""The values in a plain text, with their places: numbers with sign, fraction, power, percent and unit, times, ratios.
+
+What looks like a number and is none by itself is `Unclear`, with the reason: a date, a list, a division by 0.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import NamedTuple
+
+LARGEST = Fraction(10) ** 300
+POWERS, BITS = 400, 1 << 12
+"""The largest exponent, and the bits of the largest power, that are computed."""
+SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+UNITS = {
+    spelled: unit
+    for unit, spellings in {
+        "mm": "millimeter millimetre", "cm": "centimeter centimetre", "m": "meter metre", "km": "kilometer kilometre",
+        "inch": "inches", "ft": "foot feet", "yd": "yard", "mile": "", "mg": "milligram", "g": "gram", "kg": "kilogram",
+        "lb": "lbs", "oz": "ounce", "s": "sec second", "min": "minute", "h": "hr hour", "day": "", "week": "",
+        "month": "", "year": "", "ml": "milliliter millilitre", "l": "liter litre L", "°": "deg degree", "cent": "¢",
+        "$": "＄ dollar usd", "€": "euro eur", "£": "gbp", "¥": "yen jpy", "₹": "rupee rupees inr", "N": "newton",
+        "J": "joule", "W": "watt", "V": "volt", "A": "ampere", "K": "kelvin", "C": "°C celsius", "F": "°F fahrenheit",
+    }.items()
+    for spelling in (unit, *spellings.split())
+    for spelled in ((spelling, f"{spelling}s") if len(spelling) > 2 else (spelling,))
+}  # fmt: skip
+"""Each spelling of a unit. Any other word behind a number is no unit."""
+
+MONEY = "[$＄€£¥₹]"
+GROUPED = r"[1-9]\d{0,2}(?:(?:,\d{3})++(?!,?\d)|(?:\.\d{3}){2,}+(?!\.?\d))"
+NUMBER = (
+    rf"(?>(?:{GROUPED}(?:[.,]\d++)?|[1-9]\d{{0,2}}(?:\.\d{{3}})++,\d++(?!,\d)|\d++,\d++(?!,\d)|\d++(?:\.\d++)?"
+    r"|(?<![\w.])\.\d++)(?:e[-+]?\d++(?!\w))?)"
+)
+POWER = r"[ ]?\^[ ]?\{?[ ]?(?P<%s>[-+]?\d{1,5})[ ]?\}?"
+MONTH = (
+    r"(?:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?|Sep(?:t(?:ember)?)?|Oct(?:ober)?"
+    r"|Nov(?:ember)?|Dec(?:ember)?)\b\.?"
+)
+DAY = r"\d{1,2}(?:st|nd|rd|th)?"
+DATE = re.compile(
+    rf"(?:{MONTH} {DAY}\b(?:,? \d{{4}})?|{DAY} (?:of )?{MONTH}(?:,? \d{{4}})?|{MONTH},? \d{{4}})(?!\d)"
+    r"|\d{4}([-/.])\d{1,2}\1\d{1,2}(?!\d)|\d{1,2}([-/.])\d{1,2}\2(?:\d{4}|\d\d)(?!\.?\d)"
+)
+VALUE = re.compile(
+    rf"""
+    (?P<sign>(?<![\w)\]}}.%])[-+])? (?P<money>{MONEY}[ ]?)? (?P<inner>(?<={MONEY})[-+])?
+    (?:
+      (?P<hour>\d{{1,2}}) (?: :(?P<minute>\d\d) (?: :(?P<second>\d\d))? (?![\d:]) (?:[ ]?(?P<half>[ap])\.?m\b)?
+                          | [ ]?(?P<only>[ap])\.?m\b )
+    | (?P<left>\d++):(?P<right>\d++)(?!:\d)
+    | (?P<list>(?!{GROUPED}) \d++(?: (?:,\d++){{2,}}+ | (?:\.\d++){{2,}}+ ))
+    | (?P<mantissa>{NUMBER})[ ]?[×·*x][ ]?10{POWER % "ten"}
+    | (?P<base>{NUMBER}){POWER % "power"}
+    | (?P<whole>\d++)[ ](?:and[ ])?(?P<over>\d++)[ ]?/[ ]?(?P<under>\d++)(?![ ]?/[ ]?\d)
+    | (?P<number>{NUMBER})(?:[ ]?/[ ]?(?P<divisor>-?{NUMBER}))?+(?![ ]?/[ ]?\d)
+    | (?P<odd>\d++(?:[ ]?[/:.,][ ]?\d++)*+)
+    )
+    (?P<percent>[ ]?(?:%|percent\b|per[ ]cent\b))? (?:[ ](?P<scale>thousand|million|billion|trillion)s?\b)?
+    (?:[ -]?(?P<unit>{MONEY} | °[ ]?[CF]\b | [¢°] | [^\W\d_]+) (?P<raised>[ ]?\^[ ]?\{{?[ ]?-?\d[ ]?\}}?)?
+       (?:[ ]?/[ ]?(?P<per>[^\W\d_]+)(?P<below>[ ]?\^[ ]?\{{?[ ]?-?\d[ ]?\}}?)?)? )?
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+WORD = re.compile(r"[^\W\d_]\w*(?: ?\^ ?\{? ?-?\d+ ?\}?)?")
+NEXT = re.compile(rf"[\w.+-]|{MONEY}")
+
+
+class Unclear(str):
+    """Why a text means no one number, to stand behind "the answer" or "the reference answer"."""
+
+
+LIST = Unclear("is a list of numbers")
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number as it is written, and `full`, with the word behind it: 50 and ½ of "50%", 3:30 and 15:30 (in seconds) of
+    "3:30 pm", 5 and 5,000,000 of "5 million"; None without such a word. unit: one of UNITS; kind: number, time, ratio.
+    """
+
+    written: Fraction
+    full: Fraction | None = None
+    unit: str = ""
+    kind: str = "number"
+
+
+class Found(NamedTuple):
+    """A value and its place in a plain text."""
+
+    start: int
+    end: int
+    value: Number | Unclear
+    signed: bool
+
+
+def values_of(text: str) -> list[Found]:
+    """All values of a plain text. Digits within words, as in x2 and H2O, are none."""
+    return list(_scanned(text))
+
+
+def _scanned(text: str) -> Iterator[Found]:
+    at = 0
+    while place := NEXT.search(text, at):
+        at = place.start()
+        if date := DATE.match(text, at):
+            yield Found(at, date.end(), Unclear("is a date; the reward exact compares texts"), False)
+            at = date.end()
+        elif word := WORD.match(text, at):
+            at = word.end()
+        elif found := VALUE.match(text, at):
+            end = _end(found)
+            yield Found(at, end, _value(found), bool(found["sign"] or found["inner"]))
+            at = end
+        else:
+            at += 1
+
+
+def _end(found: re.Match[str]) -> int:
+    """Where a value ends: the next word, unless it is a unit, may say more (3 to 5), one letter may be a variable."""
+    if not found["unit"] or _named(found["unit"]):
+        return found.end()
+    begin = found.start("unit")
+    separated = found.string[begin - 1] in " -"
+    return begin - separated if separated or len(found["unit"]) == 1 else found.end("unit")
+
+
+def _unit(found: re.Match[str]) -> str:
+    if found["money"]:
+        return UNITS[found["money"].strip()]
+    if not (name := _named(found["unit"] or "")):
+        return ""
+    raised, below = ("".join(re.findall(r"-?\d", found[part] or "")) for part in ("raised", "below"))
+    return name + raised + (f"/{_named(found['per']) or found['per']}{below}" if found["per"] else "")
+
+
+def _named(word: str) -> str:
+    word = word.replace(" ", "")
+    return UNITS.get(word, UNITS.get(word.lower(), "") if len(word) > 1 else "")
+
+
+def _value(found: re.Match[str]) -> Number | Unclear:
+    if found["list"] or found["odd"]:
+        return LIST
+    if found["hour"]:
+        return _clock(found)
+    try:
+        if found["left"]:
+            return Number(Fraction(int(found["left"]), int(found["right"])), kind="ratio")
+        value = _amount(found)
+    except ZeroDivisionError:
+        return Unclear("divides by 0")
+    except ValueError:
+        return Unclear("is too large or too small")
+    if abs(value) > LARGEST:
+        return Unclear("is too large or too small")
+    value = -value if "-" in (found["sign"] or "") + (found["inner"] or "") else value
+    factor = Fraction(SCALES.get((found["scale"] or "").lower(), 1), 100 if found["percent"] else 1)
+    return Number(value, value * factor if factor != 1 else None, _unit(found))
+
+
+def _amount(found: re.Match[str]) -> Fraction:
+    """Raises ValueError for what is too large to compute, ZeroDivisionError."""
+    if found["mantissa"]:
+        return _parsed(found["mantissa"]) * _power(Fraction(10), int(found["ten"]))
+    if found["base"]:
+        return _power(_parsed(found["base"]), int(found["power"]))
+    if found["whole"]:
+        return int(found["whole"]) + Fraction(int(found["over"]), int(found["under"]))
+    return _parsed(found["number"]) / (_parsed(found["divisor"]) if found["divisor"] else 1)
+
+
+def _power(base: Fraction, power: int) -> Fraction:
+    if abs(power) > POWERS or max(abs(base.numerator), base.denominator).bit_length() * abs(power) > BITS:
+        raise ValueError("too large")
+    return base**power
+
+
+def _parsed(number: str) -> Fraction:
+    """Of comma and dot the last is the decimal one, unless it only separates groups of three digits (but 1.234 < 2)."""
+    digits, _, power = number.lower().partition("e")
+    if re.fullmatch(r"-?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?", digits):
+        digits = digits.replace(",", "")
+    elif digits.count(".") > 1 or digits.find(",") > digits.find(".") >= 0:
+        digits = digits.replace(".", "")
+    return Fraction(digits.replace(",", ".")) * _power(Fraction(10), int(power or 0))
+
+
+def _clock(found: re.Match[str]) -> Number | Unclear:
+    hour, minute, second = (int(found[name] or 0) for name in ("hour", "minute", "second"))
+    half = (found["half"] or found["only"] or "").lower()
+    if minute > 59 and not (second or half):
+        return Number(Fraction(hour, minute), kind="ratio")
+    if max(minute, second) > 59 or (half and not 1 <= hour <= 12):
+        return Unclear("is no time")
+    written = Fraction(3600 * hour + 60 * minute + second)
+    return Number(written, written + 3600 * (12 * (half == "p") - 12 * (hour == 12)) if half else None, kind="time")
