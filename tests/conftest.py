@@ -20,7 +20,7 @@ torch.set_num_threads(1)
 SEAM = {
     "test_libraries", "test_every_algorithm", "test_engine", "test_attention", "test_layout", "test_scoring",
     "test_logps", "test_heads", "test_scalar_head", "test_checkpoints", "test_default_model", "test_data_sources",
-    "test_report",
+    "test_report", "test_experts",
 }  # fmt: skip
 """Files that other versions of the libraries can break: what the marker `seam` stands for."""
 

@@ -193,6 +193,12 @@ def window_renamed(patch):
     patch.setattr(architecture, "make_tiny", build)
 
 
+def router_keeps_its_logits(patch):
+    from transformers.models.mixtral.modeling_mixtral import MixtralTopKRouter
+
+    changed(patch, MixtralTopKRouter, "forward", lambda found: (None, *found[1:]))
+
+
 def embeddings_scaled(patch):
     former = llama().get_input_embeddings
 
@@ -432,6 +438,7 @@ CHANGES = {
     "a_mask_that_hides_nothing_is_passed": (masks_left_out, "got no mask"),
     "a_model_is_its_backbone_and_its_head": (head_renamed, "not those of its output layer"),
     "heads_of_other_architectures": (logits_shifted, "not those of its output layer"),
+    "routers_can_be_heard": (router_keeps_its_logits, "logits and choices of shapes []"),
     "windows_are_in_the_configuration": (window_renamed, "a window of 4 and no window are read as"),
     "embeddings_may_be_given": (embeddings_scaled, "output for them differs"),
     "dropout_can_be_silenced": (dropout_elsewhere, "differs by"),

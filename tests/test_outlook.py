@@ -71,6 +71,8 @@ MISSING = {
     "device": ({"accelerator": "mps"}, "sees no MPS device"),
     "room for an answer": ({"max_length": 1}, "must be 2 or more"),
     "layer for adapters": ({"lora": True, "lora_targets": "nothere"}, "names no layer of tiny"),
+    "routers to freeze": ({"freeze_routers": True}, "tiny is no mixture of experts"),
+    "routers to balance": ({"router_aux_loss": 0.1}, "tiny is no mixture of experts"),
     "judge that nobody asks": ({"judge": "./nothere"}, "There is no model at ./nothere"),
     "size of a rollout": ({"algo": "ppo", "reward": "mine.py:right", "answers_per_prompt": 3, "batch_size": 4},
                           "cannot hold 3 answers"),

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from zoo.errors import ZooError
 from zoo.libraries.architecture import evaluating, last_hidden, text_config, with_scalar_head
-from zoo.libraries.experts import expert_weights
+from zoo.libraries.experts import EXPERTS, expert_weights
 from zoo.libraries.pretrained import load, save
 from zoo.libraries.reliance import importing, relies_on, require
 from zoo.libraries.tiny import IDS, make_tiny
@@ -23,8 +23,8 @@ from zoo.libraries.wrappers import base_of, is_adapted
 
 ADAPTER = "lora_"
 """Part of the name of every adapter parameter."""
-ALL_LINEAR, EXPERTS = "all-linear", "experts"
-"""Targets: all linear layers but the head; all weights of experts that are one tensor for all of them."""
+ALL_LINEAR = "all-linear"
+"""The target that is all linear layers but the head; `EXPERTS` is all weights of experts that are one tensor."""
 
 
 def without_adapters(model: Any) -> contextlib.AbstractContextManager[Any]:
@@ -223,6 +223,8 @@ def quiet_peft() -> Iterator[None]:
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")
+        # Patterns for experts, which it adds to the settings of models that have them.
+        warnings.filterwarnings("ignore", message="The following (rank|alpha)_pattern keys did not match")
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
         yield
 

@@ -190,6 +190,14 @@ def check_targets(name: str, folder: Path, targets: Sequence[str]) -> None:
         )
 
 
+def check_experts(name: str, folder: Path) -> None:
+    """Raises ZooError where options of routers are given for a model without experts."""
+    if (folder / "config.json").is_file() and "expert" not in (folder / "config.json").read_text(encoding="utf-8"):
+        raise ZooError(
+            f"{name} is no mixture of experts: it has no routers.", "Leave out --freeze-routers and --router-aux-loss."
+        )
+
+
 def tokens_a_character(folder: Path | None, texts: Sequence[str]) -> float:
     """Tokens per character, by the model's own tokenizer on a few of the texts, else those of English."""
     some = [text for text in texts[:SAMPLE] if text]

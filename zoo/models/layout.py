@@ -38,7 +38,7 @@ class Rows:
     token belongs to. For each of N counted tokens: row, column of the position that predicts it, target id,
     answer index, index in the completion. home int64 [B], place int64 [B, P + C]: the row of each answer, and the
     columns of its prompt and completion behind each other.
-    segments: what the mask says, in another form; complete where everything lies in one row.
+    segments: what the mask says, in another form; complete where everything lies in one row. answers: what is laid out.
     """
 
     ids: Tensor
@@ -55,6 +55,7 @@ class Rows:
     place: Tensor
     padded: bool
     segments: list[Segment]
+    answers: list[Answer]
 
     def mask(self) -> Tensor:
         """bool [R, 1, L, L] for packed and shared rows, int64 [R, L] for padded ones.
@@ -99,7 +100,7 @@ def arrange(
     writer = _Writer(len(bins), width, pad_id, len(answers))
     for row, content in enumerate(bins):
         writer.write_row(row, content, answers)
-    return writer.rows(layout == "padded")
+    return writer.rows(layout == "padded", answers)
 
 
 def _items(answers: Sequence[Answer], share: bool, balance: float) -> list[_Item]:
@@ -196,11 +197,13 @@ class _Writer:
         column, target = columns[len(answer.prompt) + index - 1], answer.completion.cpu()[index]
         self.places.append((torch.full_like(index, row), column, target, torch.full_like(index, member), index))
 
-    def rows(self, padded: bool) -> Rows:
+    def rows(self, padded: bool, answers: Sequence[Answer]) -> Rows:
         row, column, target, answer, index = (torch.cat(parts) for parts in zip(*self.places, strict=True))
         fields = (self.ids, self.positions, self.group, self.part, self.lengths)
         place = pad(self.place, 0)
-        return Rows(*fields, row, column, target, answer, index, self.home, place, padded, self.segments)
+        return Rows(
+            *fields, row, column, target, answer, index, self.home, place, padded, self.segments, list(answers)
+        )  # fmt: skip
 
 
 def counted(answers: Sequence[Answer]) -> Tensor:

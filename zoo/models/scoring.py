@@ -16,6 +16,7 @@ from zoo.libraries.architecture import attention_window, backbone, last_hidden, 
 from zoo.libraries.heads import distrust_head, own_logits
 from zoo.libraries.wrappers import base_of
 from zoo.models.attention import note_segments, reads_segments
+from zoo.models.experts import watched
 from zoo.models.layout import Rows, arrange, counted
 from zoo.models.logps import Head, token_logps
 from zoo.values.types import Answer, TokenLogps
@@ -32,7 +33,8 @@ def balance_of(model: Any) -> int:
 
 def hidden_states(model: Any, rows: Rows, noise: float = 0.0) -> Tensor:
     """Last hidden states of the backbone, [R, L, D]. noise: NEFTune's α, uniform noise on the embeddings."""
-    return last_hidden(model, **_inputs(model, rows, noise))
+    with watched(model, rows):
+        return last_hidden(model, **_inputs(model, rows, noise))
 
 
 def _inputs(model: Any, rows: Rows, noise: float) -> dict[str, Tensor]:
@@ -74,7 +76,8 @@ def head_and_states(model: Any, rows: Rows, noise: float = 0.0) -> tuple[Head, T
     """The output head, and what it reads at the N predicting positions: [N, D], or [N, V] if these are the logits."""
     if (head := Head.of(model)) is not None:
         return head, hidden_states(model, rows, noise)[rows.row, rows.column]
-    logits = own_logits(model, **_inputs(model, rows, noise))[rows.row, rows.column]
+    with watched(model, rows):
+        logits = own_logits(model, **_inputs(model, rows, noise))[rows.row, rows.column]
     return Head.of_logits(base_of(model)), logits
 
 

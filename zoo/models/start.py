@@ -26,6 +26,7 @@ from zoo.libraries.pretrained import save
 from zoo.libraries.wrappers import base_of, is_adapted
 from zoo.models.attention import use_cpu_attention
 from zoo.models.devices import choose_accelerator
+from zoo.models.experts import freeze_routers
 from zoo.models.loading import add_lora, load_model, load_tokenizer, require_head, scorer_to_train
 from zoo.models.names import NotFound, Source, find_checkpoint, kept_model, resolve_model, told_of_runs
 from zoo.models.precision import weights_dtype
@@ -102,6 +103,8 @@ def load_policy(core: TrainConfig, source: Source, precision: str, head: str = "
         use_cpu_attention(model)
     if core.lora:
         model = add_lora(model, core.lora_rank, core.lora_alpha, core.lora_dropout, core.lora_targets)
+    if core.freeze_routers:
+        freeze_routers(model)
     if core.gradient_checkpointing:
         recompute_activations(model, adapted=core.lora)
     return model

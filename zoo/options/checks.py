@@ -34,7 +34,8 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("reward_timeout", "answers_per_prompt", "minibatches", "rollout_epochs"), POSITIVE),
     **dict.fromkeys(("max_new_tokens", "eval_prompts", "critic_lr"), POSITIVE),
     **dict.fromkeys(
-        ("temperature", "top_k", "reference_every", "keep_every", "keep_top", "max_rollbacks"), NOT_NEGATIVE
+        ("temperature", "top_k", "reference_every", "keep_every", "keep_top", "max_rollbacks", "router_aux_loss"),
+        NOT_NEGATIVE,
     ),
     **dict.fromkeys(("lr", "lr_floor", "warmup", "weight_decay", "max_grad_norm", "save_every", "seed"), NOT_NEGATIVE),
     **dict.fromkeys(

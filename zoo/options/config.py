@@ -43,7 +43,13 @@ class ModelOptions:
     lora_dropout: float = 0.0
     """Dropout on the input of the adapters."""
     lora_targets: list[str] | str = "all-linear"
-    """Modules that get adapters: all-linear, or names as peft takes them."""
+    """Modules that get adapters: all-linear, or names as peft takes them; experts, for the weights of the experts of a
+    mixture of experts."""
+    freeze_routers: bool = False
+    """Do not train the routers of a mixture of experts."""
+    router_aux_loss: float | None = None
+    """Coefficient of the auxiliary loss by which the routers of a mixture of experts load them evenly; by default the
+    model's own, or 0 with frozen routers."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     trust_remote_code: bool = False
@@ -338,6 +344,7 @@ OTHER_NAMES = {
     "ref_model": "reference",
     "use_peft": "lora",
     "lora_r": "lora_rank",
+    "router_aux_loss_coef": "router_aux_loss",
     "dataset": "data",
     "dataset_name": "data",
     "max_seq_length": "max_length",

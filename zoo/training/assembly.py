@@ -28,6 +28,7 @@ from zoo.libraries.architecture import ending_ids
 from zoo.libraries.cluster import find_place
 from zoo.libraries.reliance import require
 from zoo.models.devices import choose_accelerator, choose_micro_tokens
+from zoo.models.experts import watch
 from zoo.models.facts import weights_of
 from zoo.models.loading import load_tokenizer
 from zoo.models.precision import autocast, choose_precision, rounding_tolerance
@@ -190,6 +191,7 @@ class Assembly:
         )  # fmt: skip
         if note:
             self.say(note)
+        self.balance = watch(self.policy, core.router_aux_loss, core.freeze_routers, self.say)
         roles = self.algorithm.roles(self.resolved.algorithm)
         temperature = (core.temperature or 1.0) if self.online else 1.0
         rescores = self.online and core.minibatches * core.rollout_epochs > 1
@@ -291,6 +293,7 @@ class Assembly:
             self.policy, self.models, self.plugins.hook, self.algorithm, self.resolved.algorithm, self.core,
             total_steps=self.total_steps, micro_tokens=self.micro_tokens, critic=self.critic, rollouts=rollouts,
             timing=timing, before_training=before_training, say=self.say, guards=self.guards, keeper=keeper,
+            balance=self.balance,
         )  # fmt: skip
         module.new_rates = bool(self.beginning and self.beginning.accepted & RATES)
         return module

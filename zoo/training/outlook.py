@@ -24,7 +24,7 @@ from zoo.guards import GuardSetup
 from zoo.guards.chosen import ask, available
 from zoo.judges.spelled import check_judge
 from zoo.libraries.launched import check_launch
-from zoo.models.facts import check_files, check_targets, describe, tokens_a_character
+from zoo.models.facts import check_experts, check_files, check_targets, describe, tokens_a_character
 from zoo.models.names import Found, check_base, head_in, look_for, refuse_head
 from zoo.options.checks import (
     FEWEST,
@@ -162,6 +162,8 @@ class _Look:
         targets = names_in(self.core.lora_targets)
         if folder is not None and self.core.lora and "all-linear" not in targets:
             check_targets(name, folder, targets)
+        if folder is not None and (self.core.freeze_routers or self.core.router_aux_loss):
+            check_experts(name, folder)
 
     def _choices(self) -> None:
         """The options that depend on the model, and what their sources do not say."""

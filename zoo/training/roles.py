@@ -60,7 +60,8 @@ def make_critic(core: TrainConfig, policy: Policy, source: Source, layout: str, 
     if core.critic == "head":
         return Critic(policy, ValueHead.on(policy.model), layout)
     start = source if core.critic_model is None else resolve_start(core.critic_model, core.out, say)
-    model = load_policy(replace(core, lora=False), start, precision, "scalar")
+    frozen_routers = core.freeze_routers and core.critic_model is None
+    model = load_policy(replace(core, lora=False, freeze_routers=frozen_routers), start, precision, "scalar")
     if core.critic_model is None:
         torch.nn.init.zeros_(model.score.weight)
     return Critic(model, model, layout)

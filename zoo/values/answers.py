@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from zoo.values.loss import Loss
 from zoo.values.types import Answer, Answers, Batch
 
 
@@ -16,6 +17,32 @@ def answers_in(record: Mapping[str, Any]) -> list[Answer]:
     # The fields of a batch as they are kept: a batch gives numbers per token padded, which takes time.
     fields = record.fields if isinstance(record, Batch) else record
     return [answer for value in fields.values() for answer in _answers(value)]
+
+
+def answer_weights(loss: Loss, part: Batch) -> dict[int, float]:
+    """What each answer of a micro-batch weighs in its loss, by the identity of the answer.
+
+    An example's weight is divided equally among its answers.
+    """
+    rows = loss.weights.detach().reshape(len(loss.weights), -1).sum(-1).tolist()
+    everything = answers_in(part)
+    if len(rows) == len(everything):
+        owners = [[answer] for answer in everything]
+    else:
+        owners = [
+            [
+                answer
+                for value in part.fields.values()
+                if isinstance(value, list | Answers)
+                for answer in _answers(value[i])
+            ]
+            for i in range(len(part))
+        ]
+    weights: dict[int, float] = {}
+    for weight, answers in zip(rows, owners, strict=True):
+        for answer in answers:
+            weights[id(answer)] = weights.get(id(answer), 0.0) + weight / len(answers)
+    return weights
 
 
 def _answers(value: Any) -> list[Answer]:

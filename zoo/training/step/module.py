@@ -19,6 +19,7 @@ from zoo.data.loader import micro_batches
 from zoo.errors import PluginError, TrainingStopped
 from zoo.guards.watch import Guards
 from zoo.libraries.trainer import without_exchange
+from zoo.models.experts import Balance
 from zoo.models.roles import Models
 from zoo.options.config import TrainConfig
 from zoo.processes import gathered, is_distributed, my_place, world_size
@@ -29,7 +30,7 @@ from zoo.training.step.hooks import Hooks
 from zoo.training.step.schedule import lr_factor, make_optimizer
 from zoo.training.step.sums import Sums
 from zoo.training.step.timing import TRAINING, Timing
-from zoo.values.answers import answers_in
+from zoo.values.answers import answer_weights, answers_in
 from zoo.values.loss import Loss
 from zoo.values.types import Batch, metric_sums
 
@@ -56,7 +57,8 @@ class PostTraining(lightning.LightningModule):
 
     rollouts: of an online run; their numbers stand in the first row of a rollout, their state in checkpoints.
     before_training: called once, on the device, before anything is scored in this process. guards: look at each step
-    before it is taken; keeper: keeps the rows they object to, and gives the checkpoint for a rollback.
+    before it is taken; keeper: keeps the rows they object to, and gives the checkpoint for a rollback. balance:
+    of the routers of a mixture of experts.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class PostTraining(lightning.LightningModule):
         *, total_steps: int, micro_tokens: int, critic: torch.nn.Module | None = None, rollouts: Rolling | None = None,
         timing: Timing | None = None, before_training: Callable[[], None] = lambda: None,
         say: Callable[[str], None] = print, guards: Guards | None = None, keeper: Keeper | None = None,
+        balance: Balance | None = None,
     ):  # fmt: skip
         super().__init__()
         self.automatic_optimization = False
@@ -77,6 +80,7 @@ class PostTraining(lightning.LightningModule):
         self.rollouts, self.before_training, self.say = rollouts, before_training, say
         self.tokens_seen = 0.0
         self.timing = timing or Timing()
+        self.balance = balance
         self.step_metrics: dict[str, float] = {}
         self.parts: list[Part] = []
         """Of the present step."""
@@ -117,7 +121,8 @@ class PostTraining(lightning.LightningModule):
         if self.steps_done == 0:
             self.hooks.refuse_unused_roles(but=still)
         scale = world_size() / max(sums.count("loss"), torch.finfo(torch.float32).tiny)
-        return {**means, **self._scale_and_clip(scale)}
+        loads = {} if self.balance is None else self.balance.take_metrics()
+        return {**means, **loads, **self._scale_and_clip(scale)}
 
     def _of_rollout(self) -> dict[str, float]:
         return self.rollouts.take_metrics() if self.rollouts is not None else {}
@@ -172,6 +177,8 @@ class PostTraining(lightning.LightningModule):
         parts = micro_batches(batch, self.micro_tokens, self.algorithm.measured)
         self.hooks.measure(parts, self.device)
         sums, self.parts = Sums(), []
+        if self.balance is not None:
+            self.balance.forget()
         for i, part in enumerate(parts):
             loss = self.hooks.loss(part, self.steps_done)
             self.parts.append((part, Loss(loss.values.detach(), loss.weights.detach())))
@@ -179,9 +186,21 @@ class PostTraining(lightning.LightningModule):
             sums.add({"loss": (loss.numerator, loss.denominator), **metric_sums(loss.metrics)})
             sums.add({"tokens": (tokens, torch.tensor(0))})
             sums.add(_moved(self.learners, loss.trains))
+            balance = self._balance(loss, part, sums)
             with self._gradients_stay_here(last=i == len(parts) - 1):
-                self.manual_backward(loss.numerator + self._touch(loss.trains))
+                self.manual_backward(loss.numerator + balance + self._touch(loss.trains))
         return sums.reduced(self.device)
+
+    def _balance(self, loss: Loss, part: Batch, sums: Sums) -> torch.Tensor | float:
+        """The routers' auxiliary loss of a micro-batch, with the weights that its texts have in the loss."""
+        if self.balance is None:
+            return 0.0
+        weights = answer_weights(loss, part)
+        found = self.balance.numerator(weights)
+        total = torch.tensor(sum(weights.values()))
+        sums.add({"router/aux_loss": (torch.as_tensor(found), total)})
+        moves = loss.trains is None or "policy" in loss.trains
+        return self.balance.coefficient * found if moves else 0.0
 
     def _touch(self, trains: tuple[str, ...] | None) -> torch.Tensor | float:
         """0, with a gradient of 0 for roles that are not moved: processes exchange the gradients of all weights."""
@@ -299,6 +318,8 @@ class PostTraining(lightning.LightningModule):
 
     def on_train_end(self) -> None:
         self.policy.eval()
+        if self.balance is not None:
+            self.balance.close()
 
 
 def _moved(learners: Iterable[str], trains: tuple[str, ...] | None) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
