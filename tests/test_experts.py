@@ -160,6 +160,7 @@ def test_experts_get_adapters_when_they_are_named(mixtral):
     assert {"q_proj", "o_proj"} <= adapted_names(both) and any(
         ".experts." in n for n, p in both.named_parameters() if p.requires_grad
     )
+    assert adapters.left_out(both) == []
     one = add_lora(make("mixtral"), 2, 4.0, 0.0, ["down_proj"])
     assert sum(p.requires_grad for p in one.parameters()) == 4, "lora_A and lora_B of each layer"
 
@@ -175,7 +176,11 @@ def test_experts_that_adapters_cannot_reach_are_refused(mixtral):
 def test_an_adapter_that_would_never_be_trained_is_refused(kind, target):
     with pytest.raises(ZooError, match=f"An adapter on .*{target} would never be trained"):
         add_lora(make(kind), 2, 4.0, 0.0, [target])
-    assert target not in adapted_names(add_lora(make(kind), 2, 4.0, 0.0, "all-linear"))
+    model = add_lora(make(kind), 2, 4.0, 0.0, "all-linear")
+    assert target not in adapted_names(model)
+    told = adapters.left_out(model)
+    assert told[0].startswith(f"No adapters on {target}: ") and "peft passes over" not in told[0]
+    assert "--lora-targets all-linear,experts reaches them" in told[1]
 
 
 # -- a run -------------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -23,6 +24,9 @@ from zoo.libraries.wrappers import base_of, is_adapted
 
 ADAPTER = "lora_"
 """Part of the name of every adapter parameter."""
+PASSED_OVER = "peft passes over them in this architecture"
+"""Why a layer has none, where it is not known better."""
+_UNREACHED: WeakKeyDictionary[torch.nn.Module, dict[str, str]] = WeakKeyDictionary()
 ALL_LINEAR = "all-linear"
 """The target that is all linear layers but the head; `EXPERTS` is all weights of experts that are one tensor."""
 
@@ -90,22 +94,56 @@ def wrap(model: Any, *, rank: int, alpha: float, dropout: float, targets: list[s
         from peft import LoraConfig, get_peft_model
     modules, weights = _split(model, targets)
     if weights and dropout:
-        raise ZooError("Adapters on the weights of experts cannot have dropout.", "Set --lora-dropout 0.")
+        raise _no_dropout()
     no_use = unreached(model)
     left_out = list(no_use) if modules == ALL_LINEAR else None
     task = "SEQ_CLS" if hasattr(model, "score") else "CAUSAL_LM"
     settings: dict[str, Any] = {"lora_alpha": alpha, "lora_dropout": dropout, "target_modules": modules}
     settings |= {"exclude_modules": left_out} if left_out else {}
     settings |= {"target_parameters": weights} if weights else {}
-    with quiet_peft():
-        # peft makes its dropout active, in a model that is not trained yet.
-        adapted = get_peft_model(model, LoraConfig(r=rank, task_type=task, **settings)).eval()
+    try:
+        with quiet_peft():
+            # peft makes its dropout active, in a model that is not trained yet.
+            adapted = get_peft_model(model, LoraConfig(r=rank, task_type=task, **settings)).eval()
+    except ValueError as error:
+        if not (dropout and expert_weights(model)):
+            raise
+        raise _no_dropout() from error
+    _UNREACHED[adapted] = no_use
     for name, module in base_of(adapted).named_modules():
         if name in no_use and hasattr(module, "base_layer"):
             raise ZooError(
                 f"An adapter on {name} would never be trained: {no_use[name]}.", "Leave it out of --lora-targets."
             )
     return adapted
+
+
+def _no_dropout() -> ZooError:
+    return ZooError(
+        "Adapters on the weights of experts cannot have dropout; in some architectures all-linear reaches them.",
+        "Set --lora-dropout 0, or name other layers: --lora-targets q_proj,v_proj.",
+    )
+
+
+def left_out(model: Any) -> list[str]:
+    """What the adapters of `all-linear` do not reach, in sentences; empty if they reach all linear layers."""
+    base, why = base_of(model), _UNREACHED.get(model, {})
+    heads = [base.get_output_embeddings(), getattr(base, "score", None)]
+    found: dict[str, set[str]] = {}
+    for name, module in base.named_modules():
+        inside = any(part in name for part in ("base_layer", "lora_"))
+        if isinstance(module, torch.nn.Linear) and module not in heads and not inside:
+            found.setdefault(why.get(name, PASSED_OVER), set()).add(name.rpartition(".")[2])
+    told = [f"No adapters on {', '.join(sorted(names))}: {reason}." for reason, names in found.items()]
+    weights = expert_weights(base)
+    if weights and not any(ADAPTER in name and f".{EXPERTS}." in name for name, _ in base.named_parameters()):
+        sizes = {name: parameter.numel() for name, parameter in base.named_parameters()}
+        share = sum(sizes[name] for name in weights) / sum(sizes.values())
+        told.append(
+            f"No adapters on the experts, which are {share:.0%} of all weights: --lora-targets {ALL_LINEAR},{EXPERTS} "
+            "reaches them."
+        )
+    return told
 
 
 def _split(model: Any, targets: list[str] | str) -> tuple[list[str] | str, list[str]]:

@@ -23,7 +23,7 @@ from zoo.evals.chosen import choose
 from zoo.guards import GuardSetup
 from zoo.guards.chosen import ask, available
 from zoo.guards.watch import Guards
-from zoo.libraries.adapters import frozen_parameters
+from zoo.libraries.adapters import ALL_LINEAR, frozen_parameters, left_out
 from zoo.libraries.architecture import ending_ids
 from zoo.libraries.cluster import find_place
 from zoo.libraries.reliance import require
@@ -125,6 +125,8 @@ class Assembly:
         if self.beginning:
             self.beginning.compare(self.prints())
         self.policy = load_policy(core, self.source, self.precision, self.algorithm.head)
+        for note in left_out(self.policy) if core.lora and ALL_LINEAR in names_in(core.lora_targets) else []:
+            self.say(note)
         check_vocabulary(self.policy, self.tokenizer)
         self._choose_by_size()
         self.template.eos_ids |= ending_ids(self.policy)
