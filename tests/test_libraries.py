@@ -271,6 +271,25 @@ def padding_from_the_start(patch):
     patch.setattr(transformers.PreTrainedTokenizerFast, "pad_token_id", property(lambda tokenizer: 0), raising=False)
 
 
+def added_tokens_are_words(patch):
+    from transformers import PreTrainedTokenizerFast as fast
+
+    former = fast.decode
+    patch.setattr(fast, "decode", lambda one, ids, skip_special_tokens=False, **more: former(one, ids, **more))
+
+
+def grows_by_one_more(patch):
+    former = llama().resize_token_embeddings
+    patch.setattr(llama(), "resize_token_embeddings", lambda model, rows, **more: former(model, rows + 1, **more))
+
+
+def rows_left_out(patch):
+    import peft
+
+    former = peft.LoraConfig
+    patch.setattr(peft, "LoraConfig", lambda trainable_token_indices=None, **more: former(**more))
+
+
 def adapters_stay_on(patch):
     import contextlib
 
@@ -450,6 +469,9 @@ CHANGES = {
     "a_plain_model_can_be_made": (no_plain_model, "RuntimeError"),
     "a_template_is_rendered": (template_option_renamed, "it rendered"),
     "a_tokenizer_may_be_given_a_padding_token": (padding_from_the_start, "a tokenizer without one has 0"),
+    "tokens_can_be_added": (added_tokens_are_words, "and the text is '<x> <y>'"),
+    "vocabularies_can_grow": (grows_by_one_more, "embed_tokens has 19 rows"),
+    "rows_of_new_tokens_are_trained": (rows_left_out, "groups of rows are trained"),
     "adapters_can_be_switched_off": (adapters_stay_on, "differs from before"),
     "adapters_can_be_merged": (merged_without_them, "it differs by"),
     "adapters_on_tied_embeddings_can_be_merged": (merged_without_them, "of the merged model differs by"),
@@ -560,10 +582,10 @@ def test_doctor_says_which_library_which_version_what_changed_and_which_version_
     status, out = typed(capsys, "doctor")
     works = releases.tested("peft")
     assert status == 1 and f"peft {version('peft')} has changed what zoo relies on: Only adapters are trained" in out
-    assert f"'peft=={works}'" in out and "6 of 7 checks hold" in out
+    assert f"'peft=={works}'" in out and "6 of 8 checks hold" in out
     facts = json.loads(typed(capsys, "doctor", "--json")[1])
     (peft,) = [library for library in facts["libraries"] if library["name"] == "peft"]
-    assert [check["holds"] for check in peft["checks"]].count(False) == 1 and peft["tested"] == works
+    assert [check["holds"] for check in peft["checks"]].count(False) == 2 and peft["tested"] == works
 
 
 def test_a_version_outside_of_the_range_is_a_problem(monkeypatch, capsys):

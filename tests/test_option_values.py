@@ -20,7 +20,8 @@ from zoo.testing.tiny import tiny_rows
 FREE = {
     "accelerator": ["auto", "cpu", "gpu", "mps"],
     "strategy": ["auto", "ddp"],
-    "template": ["auto", "none"],
+    "template": ["auto", "none", "chatml"],
+    "new_tokens": ["", "<a>,<b>"],
     "lora_targets": ["all-linear", "q_proj,v_proj", ["q_proj"]],
     "score": ["auto", "none"],
     "loggers": ["csv", "none", "tensorboard", "wandb", "mlflow"],

@@ -9,7 +9,7 @@ import time
 
 import pytest
 import torch
-from tiny_runs import command, float32_flags, losses, same_bytes, trainer, weights, write_rows
+from tiny_runs import cli, command, float32_flags, losses, same_bytes, trainer, weights, write_rows
 
 from zoo.bundled import starter
 from zoo.models.default import default_model
@@ -38,7 +38,7 @@ def folder():
 def train(tmp_path, folder, monkeypatch):
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
     start = trainer(tmp_path, folder)
-    return lambda algo, **options: start(algo, data=short_rows(algo, tmp_path), **{**DESCENT, **options})
+    return lambda algo, **options: start(algo, **{"data": short_rows(algo, tmp_path), **DESCENT, **options})
 
 
 def short_rows(algo, tmp_path):
@@ -126,3 +126,34 @@ def test_a_killed_run_resumed_equals_an_unbroken_one(train, folder, tmp_path, al
     )
     assert done.returncode == 0 and "Resuming from step-" in done.stdout, done.stdout + done.stderr
     assert same_bytes(broken, whole, "model/model.safetensors") and same_bytes(broken, whole, "metrics.jsonl")
+
+
+def test_two_new_tokens_are_learned_and_the_merged_folder_answers_as_its_adapters(train, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    words = ("one", "two", "three", "four")
+    rows = [{"prompt": f"Look up {word}.", "completion": f"<search>{word}</search>"} for word in words]
+    run = train(
+        "sft", data=write_rows(tmp_path / "rows.jsonl", rows), new_tokens="<search>,</search>", lora=True, lora_rank=8,
+        lr=2e-3, adam_eps=1e-8, batch_size=4, max_steps=40, epochs=40, score="none",
+    )  # fmt: skip
+    asked = ["--prompt", rows[2]["prompt"], "--temperature", "0", "--max-new-tokens", "20"]
+    status, out, err = cli("chat", run.path, *asked)
+    assert (status, out.strip().splitlines()[-1]) == (0, "<search>three</search>"), out + err
+    status, out, err = cli("export", run.path, tmp_path / "merged", "--merge")
+    assert status == 0, err
+    adapted, tokenizer = run.load()
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert plain.config.vocab_size == len(AutoTokenizer.from_pretrained(tmp_path / "merged")) == 49_154
+    prompts = [row["prompt"] for row in rows] + ["What is the capital of France?", "Tell me a story."]
+    texts = [[_greedy(model, tokenizer, prompt) for prompt in prompts] for model in (adapted, plain)]
+    assert texts[0] == texts[1]
+    assert texts[0][:4] == [f"<search>{word}</search><|im_end|>" for word in words], "it stops by itself"
+
+
+def _greedy(model, tokenizer, prompt):
+    """The answer of transformers itself."""
+    messages = [{"role": "user", "content": prompt}]
+    given = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    made = model.generate(**given, max_new_tokens=24, do_sample=False)
+    return tokenizer.decode(made[0, given["input_ids"].shape[1] :])

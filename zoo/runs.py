@@ -27,6 +27,8 @@ from zoo.secrets import scrubbed
 
 ENDING = "ending"
 """In the summary of a finished run until its listeners, such as the report, have been called."""
+TEMPLATE = "template.jinja"
+"""The chat template that the run was given by --template."""
 BEST = "best.safetensors"
 """The weights with the best validation, until the run ends."""
 PACKAGES = ("torch", "lightning", "transformers", "peft", "datasets", "tokenizers", "safetensors", "numpy")
@@ -324,6 +326,12 @@ def is_run_name(name: str, out: str = "runs") -> bool:
     """Whether `name` is `last`, a run's path, or a run's name; or that of a run's checkpoint."""
     name = split_checkpoint(name)[0]
     return name == "last" or (Path(name) / "run.yaml").is_file() or (Path(out) / name / "run.yaml").is_file()
+
+
+def own_template(run: Run, template: str) -> str:
+    """The text of the chat template that a run was given, or how it was named, where the run has no text of it."""
+    file = run.path / TEMPLATE
+    return file.read_text(encoding="utf-8") if file.is_file() else template
 
 
 def split_checkpoint(name: str) -> tuple[str, str]:

@@ -56,7 +56,10 @@ def data(
             help="The model whose tokenizer and chat template to use.", show_default="the data's, or smollm2-135m"
         ),
     ] = None,
-    template: Annotated[str, typer.Option(help="Chat template: auto, none, or a .jinja file.")] = "auto",
+    template: Annotated[
+        str, typer.Option(help="Chat template: auto, none, a name (zoo templates), or a .jinja file.")
+    ] = "auto",
+    new_tokens: Annotated[str, typer.Option(help="Tokens to add to the vocabulary, separated by commas.")] = "",
     max_length: Annotated[int, typer.Option(help="Maximum length of prompt plus answer, in tokens.")] = 1024,
     long_rows: Annotated[
         LongRows, typer.Option(help="What to do with longer rows: drop, cut, or (plain text only) split.")
@@ -79,16 +82,17 @@ def data(
     )  # fmt: skip
     # Imports that take seconds come only now, so that mistakes in the data are reported at once.
     from zoo.data.encoding.encode import encode
-    from zoo.data.encoding.template import ChatTemplate
+    from zoo.data.encoding.named import listed
     from zoo.data.preview import as_json as preview_json
     from zoo.data.preview import preview
     from zoo.data.sources.named import data_model
     from zoo.models.default import NAME
-    from zoo.models.loading import load_tokenizer
+    from zoo.models.loading import load_template
     from zoo.models.start import resolve_start
 
     chosen = model or data_model(source, NAME)
-    chat = ChatTemplate(load_tokenizer(resolve_start(chosen, "runs", say)), template)
+    source_of_model = resolve_start(chosen, "runs", say)
+    chat = load_template(source_of_model, template, new_tokens=listed(new_tokens), say=say)
     encoded = encode(loaded.records, loaded.kind, chat, max_length=max_length, long_rows=long_rows)
     if strict:
         judge(encoded.report, len(encoded.records), strict, loaded.report)

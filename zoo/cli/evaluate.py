@@ -55,6 +55,12 @@ def evaluate(
         str | None, typer.Option(help="A run or model to compare with, for kl, forgetting and win_rate.")
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Use only the first N cases.")] = None,
+    template: Annotated[
+        str | None,
+        typer.Option(
+            help="Chat template: none, a name (zoo templates), or a .jinja file.", show_default="the model's own"
+        ),
+    ] = None,
     samples: Annotated[int, typer.Option(help="Number of answers to print.")] = 0,
     listed: Annotated[bool, typer.Option("--list", help="List the evaluations and their options.")] = False,
     out: Annotated[str, typer.Option(help="Folder that holds the runs.")] = "runs",
@@ -65,6 +71,7 @@ def evaluate(
     Without --eval, a language model is measured on the starter set: instructions followed, held-out loss, preferences,
     refusals; a reward model is measured on held-out pairs and rankings. docs/evals.md describes every evaluation.
     """
+    from zoo.data.encoding.named import AUTO, template_text
     from zoo.evals.chosen import Chosen, by_default, choose
     from zoo.models.names import expect
     from zoo.training.outlook import evaluations
@@ -80,6 +87,7 @@ def evaluate(
             "--data and --columns are for --reward, and no --reward is given.",
             f'Add --reward. An evaluation takes its data in parentheses: --eval "accuracy(data={data or "starter"})".',
         )
+    template_text(template or AUTO)
     asked_for = choose(evals or [], catalogue)
     needs_model = bool(reward) or not asked_for or any(chosen.evaluation.head != "none" for chosen in asked_for)
     for name in filter(None, (model, against)) if needs_model else ():
@@ -94,7 +102,7 @@ def evaluate(
     subject: Any = None
     if needs_model:
         progress = None if as_json else counter(console, "answers")
-        subject = load_subject(model, out, console.say, against=against, limit=limit, progress=progress)
+        subject = load_subject(model, out, console.say, against=against, limit=limit, progress=progress, asked=template)
         head = "scalar" if is_scorer(subject.model) else "lm"
         wanted = choose(evals or [], available, head)
         if not wanted and not reward:

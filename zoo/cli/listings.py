@@ -1,4 +1,4 @@
-"""`zoo algos`, `zoo guards` and `zoo runs`: lists of algorithms, guards and runs."""
+"""`zoo algos`, `zoo guards`, `zoo templates` and `zoo runs`: lists of what there is."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from rich.text import Text
 from zoo.cards import about, described
 from zoo.cli.completion import algorithm_names, run_names
 from zoo.contract import registry
+from zoo.data.encoding.named import named_templates
 from zoo.errors import ZooError, nearest
 from zoo.numbers import decimal
 from zoo.options.points import OPTIMIZER, Point, is_points, known, shown
@@ -167,6 +168,31 @@ def guards(
         facts = f"{row['action']} by default; {row['runs']} runs; options: {options or 'none'}"
         console.print(Padding(Text(facts, style="dim"), (0, 0, 0, 2)))
     console.print('\nEvery guard also takes action and patience: zoo train --guards "NAME(action=skip, patience=3)"')
+
+
+def templates(
+    name: Annotated[
+        str | None, typer.Argument(help="One template, whose text is printed; by default all are listed.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the chat templates that come with zoo, or print one: `zoo train --template NAME` trains with it."""
+    every = named_templates()
+    if name is not None and name not in every:
+        raise ZooError(f"No template is called '{name}'.{nearest(name, every)}", f"There are: {', '.join(every)}.")
+    rows = [{**one._asdict(), "tokens": list(one.tokens)} for one in every.values() if name in (None, one.name)]
+    if as_json:
+        print_json(rows if name is None else rows[0])
+        return
+    console = Console()
+    if name is not None:
+        console.print(Text(rows[0]["text"].rstrip("\n")), soft_wrap=True)
+        return
+    for row in rows:
+        console.print(Text.assemble((row["name"], "bold"), f"  {row['about']}"))
+        tokens = " ".join(row["tokens"]) or "none of its own"
+        console.print(Padding(Text(f"tokens: {tokens}", style="dim"), (0, 0, 0, 2)))
+    console.print("\nzoo templates NAME prints one; zoo train --template NAME adds the tokens that a model lacks.")
 
 
 def guard_row(name: str, factory: Any) -> dict[str, Any]:

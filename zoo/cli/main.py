@@ -52,6 +52,7 @@ COMMANDS = {
     "resume": ("train", "zoo resume last"),
     "algos": ("listings", "zoo algos    zoo algos dpo    zoo algos --json"),
     "guards": ("listings", "zoo guards    zoo guards loss_spike    zoo guards --json"),
+    "templates": ("listings", "zoo templates    zoo templates chatml    zoo templates --json"),
     "data": ("data", "zoo data starter --for dpo    zoo data dedup rows.jsonl --near 0.8    "
                      "zoo data rows.jsonl --for preference --columns prompt=question"),
     "label": ("label", ""),

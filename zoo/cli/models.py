@@ -29,14 +29,22 @@ def chat(
     ] = None,
     prompt: Annotated[str | None, typer.Option(help="Ask only this, and exit.")] = None,
     system: Annotated[str | None, typer.Option(help="A system message.")] = None,
+    template: Annotated[
+        str | None,
+        typer.Option(
+            help="Chat template: none, a name (zoo templates), or a .jinja file.", show_default="the model's own"
+        ),
+    ] = None,
     temperature: Annotated[float, typer.Option(help="Sampling temperature; 0 for greedy decoding.")] = 0.7,
     max_new_tokens: Annotated[int, typer.Option(help="Maximum length of an answer, in tokens.")] = 256,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
     out: Out = "runs",
 ) -> None:
     """Chat with a run or model; an empty line or ctrl-D ends the chat."""
+    from zoo.data.encoding.named import AUTO, template_text
     from zoo.models.names import expect
 
+    template_text(template or AUTO)
     for name in filter(None, (model, versus)):
         expect(name, out)
     from zoo.data.row_errors import RowError
@@ -46,7 +54,8 @@ def chat(
 
     console = Console()
     subjects = {
-        name: load_subject(name, out, console.say, head="lm") for name in [model, *([versus] if versus else [])]
+        name: load_subject(name, out, console.say, head="lm", asked=template)
+        for name in [model, *([versus] if versus else [])]
     }
     start = [{"role": "system", "content": system}] if system else []
     histories: dict[str, list[dict[str, str]]] = {name: list(start) for name in subjects}
@@ -94,8 +103,9 @@ def export(
     import torch
 
     from zoo.libraries.adapters import merged
+    from zoo.libraries.architecture import ending_ids
     from zoo.libraries.wrappers import is_adapted
-    from zoo.models.loading import load_model, load_tokenizer
+    from zoo.models.loading import load_model, load_template
     from zoo.models.start import export_model, resolve_start
 
     source = resolve_start(run, out, Console().say)
@@ -105,5 +115,6 @@ def export(
             raise ZooError(f"The run {run} has no adapters to merge.", f"Leave --merge out: zoo export {run} {folder}")
         model = merged(model)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    export_model(model, load_tokenizer(source), folder)
+    template = load_template(source, eos_ids=ending_ids(model))
+    export_model(model, template.trained_tokenizer(), folder, template.ends)
     Console().print(f"Written to {folder}")

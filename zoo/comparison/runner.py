@@ -20,7 +20,7 @@ from zoo.comparison import measures, results
 from zoo.comparison.entrants import START, Settings, default_folder
 from zoo.comparison.plan import Plan, Planned, make_plan
 from zoo.contract import registry
-from zoo.data.encoding.template import ChatTemplate
+from zoo.data.encoding.named import listed
 from zoo.errors import TrainingStopped, ZooError, was_asked
 from zoo.evals import Score, Subject
 from zoo.evals.answers import generate
@@ -29,7 +29,7 @@ from zoo.evals.kept_scores import copy_score, write_score
 from zoo.libraries.architecture import ending_ids
 from zoo.libraries.quiet import quiet_libraries
 from zoo.models.devices import choose_accelerator
-from zoo.models.loading import load_model, load_tokenizer, require_head
+from zoo.models.loading import load_model, load_template, require_head, rows_for
 from zoo.models.names import Source, by_path, resolve_model
 from zoo.models.precision import choose_precision
 from zoo.models.start import resolve_start
@@ -85,7 +85,10 @@ class Comparison:
             self.settings.given["reference"] = self.core.reference
         self.source = resolve_start(self.core.model, "runs", self.say)
         require_head(self.source, "lm")
-        self.template = ChatTemplate(load_tokenizer(self.source, self.core.trust_remote_code), self.core.template)
+        self.template = load_template(
+            self.source, self.core.template, trust_remote_code=self.core.trust_remote_code,
+            new_tokens=listed(self.core.new_tokens), say=self.say,
+        )  # fmt: skip
         self.plugins = registry.manager()
         available = registry.contributions(self.plugins, "evals")
         names = [] if self.score == AUTO else names_in(self.score)
@@ -188,6 +191,8 @@ class Comparison:
 
     def _subject(self, source: Source) -> Subject:
         model = load_model(source, torch.float32, self.core.trust_remote_code).eval().to(self.device)
+        if source == self.source:
+            rows_for(model, self.template.new)
         self.template.eos_ids |= ending_ids(model)
         return Subject(
             model,

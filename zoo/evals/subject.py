@@ -11,10 +11,12 @@ from zoo.data.encoding.template import ChatTemplate
 from zoo.evals import Subject
 from zoo.libraries.architecture import ending_ids
 from zoo.libraries.quiet import quiet_libraries
-from zoo.models.loading import load_model, load_tokenizer, require_head
+from zoo.models.loading import load_model, load_template, require_head
+from zoo.models.names import run_of, template_of
 from zoo.models.precision import choose_precision
 from zoo.models.start import require_same_tokens, resolve_start
-from zoo.runs import find_run, is_run_name, split_checkpoint
+
+QUESTION = "What is eight and nine?"
 
 
 def load_subject(
@@ -23,29 +25,42 @@ def load_subject(
     say: Callable[[str], None],
     head: str | None = None,
     template: str | None = None,
+    asked: str | None = None,
     precision: str = "auto",
     against: str | None = None,
     **options: Any,
 ) -> Subject:
     """A run or model with its weights in float32 and the precision that is fast on the device.
 
-    head: "lm" refuses reward models; template: the chat template if a run does not record the one it was trained with;
-    against: the run or model to compare with, loaded when an evaluation needs it. Raises ZooError if its tokens
-    differ.
+    head: "lm" refuses reward models; template: the chat template of a model that is no run; asked: the one to use
+    instead of the model's own, and where that is another one, it is said; against: the run or model to compare with,
+    loaded when an evaluation needs it. Raises ZooError if its tokens differ.
     """
     quiet_libraries()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     source = resolve_start(name, out, say)
     if head is not None:
         require_head(source, head)
-    tokenizer = load_tokenizer(source)
-    if is_run_name(name, out):
-        template = find_run(split_checkpoint(name)[0], out).config.get("template", template)
+    chat = load_template(source, asked or (template if run_of(source) is None else None), say=say)
+    tokenizer = chat.tokenizer
+    if asked is not None:
+        _tell(name, asked, chat, ChatTemplate(tokenizer, template_of(source)), say)
     model = load_model(source, torch.float32).eval().to(device)
     arithmetic = choose_precision(precision, device)[0]
-    chat = ChatTemplate(tokenizer, template or "auto", eos_ids=ending_ids(model))
+    chat.eos_ids |= ending_ids(model)
     comparison: dict[str, Any] = {"start": _other(against, out, say, tokenizer)} if against is not None else {}
     return Subject(model, tokenizer, chat, arithmetic, **{"out": out, "say": say, **comparison, **options})
+
+
+def _tell(name: str, asked: str, chat: ChatTemplate, own: ChatTemplate, say: Callable[[str], None]) -> None:
+    """Say that a model is asked in another form than the one it was trained in."""
+    if chat.prompt_ids(QUESTION) == own.prompt_ids(QUESTION) and chat.end_of_turn == own.end_of_turn:
+        return
+    ends = [one.end_of_turn or one.tokenizer.eos_token for one in (own, chat)]
+    say(
+        f"Note: {name} has another chat template than --template {asked}: its own ends a turn with {ends[0]}, this one "
+        f"with {ends[1]}."
+    )
 
 
 def _other(name: str, out: str, say: Callable[[str], None], tokenizer: Any) -> Callable[[], Any]:

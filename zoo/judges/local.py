@@ -18,6 +18,7 @@ from zoo.data.encoding.template import ChatTemplate
 from zoo.data.row_errors import RowError
 from zoo.judges.judge import Response
 from zoo.judges.wording import Question
+from zoo.libraries.adapters import frozen_parameters
 from zoo.libraries.architecture import evaluating, longest_text
 from zoo.models.precision import autocast, rounding_tolerance
 from zoo.models.reference_cache import architecture, fingerprint
@@ -67,11 +68,8 @@ class LocalModel:
 
     def fingerprint(self) -> str:
         """A hash of the weights, the template, the precision, and the longest thought."""
-        own = [
-            (n, p)
-            for n, p in self.model.named_parameters()
-            if "lora_" not in n or self.borrow is contextlib.nullcontext
-        ]
+        alone = self.borrow is contextlib.nullcontext
+        own = self.model.named_parameters() if alone else frozen_parameters(self.model)
         renderer = self.template.renderer
         template = "none" if renderer is None else renderer.source or str(self.template.tokenizer.chat_template)
         return fingerprint(own, self.precision, architecture(self.model), template, str(self.longest_thought))

@@ -21,12 +21,11 @@ from zoo.judges.wording import load_wording
 from zoo.libraries.adapters import merged
 from zoo.libraries.architecture import ending_ids
 from zoo.models.attention import use_cpu_attention
-from zoo.models.loading import load_model, load_tokenizer, require_head
+from zoo.models.loading import load_model, load_template, require_head
 from zoo.models.precision import round_frozen, rounding_tolerance
 from zoo.models.scoring import choose_layout
 from zoo.models.start import resolve_start
 from zoo.paths import cache_folder
-from zoo.runs import find_run, is_run_name, split_checkpoint
 
 
 def make_judge(
@@ -91,8 +90,6 @@ def _other_model(
     say: Callable[[str], None],
 ) -> LocalModel:
     """Another model, frozen, asked with its own chat template."""
-    is_run = is_run_name(spec, out)
-    run = find_run(split_checkpoint(spec)[0], out) if is_run else None
     source = resolve_start(spec, out, say)
     require_head(source, "lm")
     model = load_model(source, torch.float32, trust_remote_code)
@@ -101,8 +98,7 @@ def _other_model(
     model = model.requires_grad_(False).eval().to(device)
     if torch.device(device).type == "cpu":
         use_cpu_attention(model)
-    settings = run.config.get("template", "auto") if run else "auto"
-    chat = ChatTemplate(load_tokenizer(source, trust_remote_code), settings, eos_ids=ending_ids(model))
+    chat = load_template(source, trust_remote_code=trust_remote_code, eos_ids=ending_ids(model), say=say)
     # Before the weights are rounded, because rounding hides what the self-test looks for.
     probes = [chat.answer("Name a colour.", text).to(device) for text in ("Red.", "It is blue.")]
     layout, _ = choose_layout(model, probes, "auto", rounding_tolerance(precision))

@@ -6,12 +6,13 @@ import contextlib
 import copy
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from zoo.errors import ZooError
@@ -20,10 +21,11 @@ from zoo.libraries.experts import EXPERTS, expert_weights
 from zoo.libraries.pretrained import load, save
 from zoo.libraries.reliance import importing, relies_on, require
 from zoo.libraries.tiny import IDS, make_tiny
+from zoo.libraries.vocabulary import give_rows, rows_of, vocabulary_modules
 from zoo.libraries.wrappers import base_of, is_adapted
 
-ADAPTER = "lora_"
-"""Part of the name of every adapter parameter."""
+ADAPTER, TOKENS = "lora_", "trainable_tokens_"
+"""Parts of the names of adapter parameters: of layers, and of rows of the vocabulary."""
 PASSED_OVER = "peft passes over them in this architecture"
 """Why a layer has none, where it is not known better."""
 _UNREACHED: WeakKeyDictionary[torch.nn.Module, dict[str, str]] = WeakKeyDictionary()
@@ -38,7 +40,8 @@ def without_adapters(model: Any) -> contextlib.AbstractContextManager[Any]:
 
 def frozen_parameters(model: Any) -> list[tuple[str, Tensor]]:
     """Names and values of all parameters that do not belong to an adapter."""
-    return [(name, value) for name, value in model.named_parameters() if ADAPTER not in name]
+    named = model.named_parameters()
+    return [(name, value) for name, value in named if ADAPTER not in name and TOKENS not in name]
 
 
 def merged(model: Any) -> Any:
@@ -82,29 +85,27 @@ def has_virtual_tokens(model: Any) -> bool:
     return bool(getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False))
 
 
-def wrap(model: Any, *, rank: int, alpha: float, dropout: float, targets: list[str] | str) -> Any:
+def wrap(
+    model: Any, *, rank: int, alpha: float, dropout: float, targets: list[str] | str, tokens: Sequence[int] = ()
+) -> Any:
     """The model with trainable low-rank adapters. The head of a classifier is trained and saved too.
 
     targets: names of modules, or a pattern, or "all-linear", which leaves out what `unreached` names; `experts`, or the
-    names of weights of experts, beside any of them. Raises ZooError for adapters that would never be trained, and
-    peft's ValueError if the model has no such modules.
+    names of weights of experts, beside any of them. tokens: ids whose rows are trained, in embedding and head.
+    Raises ZooError for adapters that would never be trained, and for a vocabulary of which peft cannot train single
+    rows; peft's ValueError if the model has no such modules.
     """
     require("peft")
-    with importing("peft"):
-        from peft import LoraConfig, get_peft_model
     modules, weights = _split(model, targets)
     if weights and dropout:
         raise _no_dropout()
     no_use = unreached(model)
     left_out = list(no_use) if modules == ALL_LINEAR else None
-    task = "SEQ_CLS" if hasattr(model, "score") else "CAUSAL_LM"
-    settings: dict[str, Any] = {"lora_alpha": alpha, "lora_dropout": dropout, "target_modules": modules}
+    settings: dict[str, Any] = {"r": rank, "lora_alpha": alpha, "lora_dropout": dropout, "target_modules": modules}
     settings |= {"exclude_modules": left_out} if left_out else {}
     settings |= {"target_parameters": weights} if weights else {}
     try:
-        with quiet_peft():
-            # peft makes its dropout active, in a model that is not trained yet.
-            adapted = get_peft_model(model, LoraConfig(r=rank, task_type=task, **settings)).eval()
+        adapted = _adapters_on(model, tokens, settings)
     except ValueError as error:
         if not (dropout and expert_weights(model)):
             raise
@@ -144,6 +145,41 @@ def left_out(model: Any) -> list[str]:
             "reaches them."
         )
     return told
+
+
+def _adapters_on(model: Any, tokens: Sequence[int], settings: dict[str, Any]) -> Any:
+    """The model with adapters, in which the rows of these tokens are trained too."""
+    with importing("peft"):
+        from peft import LoraConfig, get_peft_model
+    task = "SEQ_CLS" if hasattr(model, "score") else "CAUSAL_LM"
+    former = vocabulary_modules(model) if tokens else {}
+    rows = {"trainable_token_indices": {name: list(tokens) for name in former}} if tokens else {}
+    with quiet_peft():
+        # peft makes its dropout active, in a model that is not trained yet.
+        adapted = get_peft_model(model, LoraConfig(task_type=task, **settings, **rows)).eval()
+    _check_rows(adapted, former, tokens)
+    return adapted
+
+
+def _check_rows(wrapped: Any, former: Mapping[str, Any], tokens: Sequence[int]) -> None:
+    """Raises ZooError where a layer of the vocabulary whose rows are trained computes something else than before."""
+    for name, module in former.items():
+        if any(ADAPTER in inner for inner, _ in base_of(wrapped).get_submodule(name).named_parameters()):
+            raise ZooError(
+                f"--lora-targets names {name}, whose rows for new tokens are trained already.",
+                "Leave it out of --lora-targets, or train all weights: leave out --lora.",
+            )
+        if isinstance(module, torch.nn.Embedding):
+            given = torch.tensor([list(tokens)], device=module.weight.device)
+        else:
+            given = torch.ones(1, 1, module.weight.shape[-1], dtype=module.weight.dtype, device=module.weight.device)
+        with torch.no_grad():
+            now, before = base_of(wrapped).get_submodule(name)(given), module(given)
+        if not torch.allclose(now, before, rtol=1e-3, atol=1e-5):
+            raise ZooError(
+                f"peft cannot train single rows of {name} in this model, which new tokens need under LoRA.",
+                "Train all weights: leave out --lora.",
+            )
 
 
 def _split(model: Any, targets: list[str] | str) -> tuple[list[str] | str, list[str]]:
@@ -237,16 +273,39 @@ def set_base_named(model: Any, name: str, revision: str | None) -> None:
 
 def load_on_base(path: str, **options: Any) -> Any:
     """The adapters of a folder on the language model that they name, trainable."""
-    require("peft")
+    name, revision = base_named_in(path)
+    return load_on(with_rows(load("AutoModelForCausalLM", name, revision=revision, **options), path), path)
+
+
+def with_rows(base: Any, path: str) -> Any:
+    """A model with as many rows of the vocabulary as a folder of adapters has values for."""
+    rows, needed = rows_of(base), _rows_needed(path, base)
+    if needed > rows:
+        # The adapters bring what is in them.
+        give_rows(base, range(rows, needed), rows)
+    return base
+
+
+def _rows_needed(path: str, base: Any) -> int:
+    """The rows of the vocabulary for which a folder of adapters has values."""
     with importing("peft"):
-        from peft import AutoPeftModelForCausalLM
-    with quiet_peft():
-        return AutoPeftModelForCausalLM.from_pretrained(path, is_trainable=True, **options)
+        from peft import PeftConfig
+    found = getattr(PeftConfig.from_pretrained(path), "trainable_token_indices", None) or []
+    lists = list(found.values()) if isinstance(found, dict) else [found]
+    rows = [number + 1 for numbers in lists for number in numbers]
+    ends = tuple(f"{name}.weight" for name in vocabulary_modules(base))
+    with safe_open(Path(path) / "adapter_model.safetensors", "pt") as stored:
+        rows += [stored.get_slice(key).get_shape()[0] for key in stored.keys() if key.endswith(ends)]  # noqa: SIM118
+    return max(rows, default=0)
 
 
 def load_on(base: Any, path: str) -> Any:
     """The adapters of a folder on a loaded model, trainable."""
     require("peft")
+    return _loaded(base, path)
+
+
+def _loaded(base: Any, path: str) -> Any:
     with importing("peft"):
         from peft import PeftModel
     with quiet_peft():
@@ -385,3 +444,35 @@ def adapters_can_be_saved_and_loaded() -> None:
 def the_head_of_a_scorer_is_trained() -> None:
     trained = [name for name, parameter in _adapted(scorer=True).named_parameters() if parameter.requires_grad]
     assert any("score" in name for name in trained), f"the trained parameters are {', '.join(trained)}"
+
+
+@relies_on(
+    "peft", "Single rows of embedding and head are trained, tied or not, switched off, merged, saved and loaded."
+)
+def rows_of_new_tokens_are_trained() -> None:
+    for tied in (True, False):
+        plain = make_tiny(tie_word_embeddings=tied)
+        give_rows(plain, [16, 17], 16)
+        ids = torch.tensor([[3, 16, 4, 17]])
+        with torch.no_grad():
+            before = plain(input_ids=ids).logits
+        model = _adapters_on(plain, [16, 17], {"r": 2, "target_modules": ["q_proj"]})
+        rows = [value for name, value in model.named_parameters() if TOKENS in name]
+        assert len(rows) == (1 if tied else 2), f"{len(rows)} groups of rows are trained, tied: {tied}"
+        assert all(value.requires_grad and value.shape == (2, 16) for value in rows), "the rows are not trained"
+        with torch.no_grad():
+            for value in rows:
+                value.add_(torch.arange(32.0).reshape(2, 16) / 32)
+            adapted = model(input_ids=ids).logits
+            with without_adapters(model):
+                assert torch.equal(model(input_ids=ids).logits, before), "with adapters off the model differs"
+        assert not torch.allclose(adapted, before), "the rows change nothing"
+        with tempfile.TemporaryDirectory() as folder:
+            with quiet_peft():
+                save(model, Path(folder))
+            again = _loaded(with_rows(make_tiny(tie_word_embeddings=tied), folder), folder).eval()
+            with torch.no_grad():
+                assert torch.equal(again(input_ids=ids).logits, adapted), "its output differs after loading"
+        with torch.no_grad():
+            gap = (merged(model)(input_ids=ids).logits - adapted).abs().max()
+        assert float(gap) < 1e-3, f"merged, its output differs by {float(gap):.2g}"

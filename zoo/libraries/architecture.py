@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 import re
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +18,8 @@ from zoo.errors import ZooError
 from zoo.libraries.reliance import importing, relies_on
 from zoo.libraries.tiny import IDS, make_tiny, tiny_model
 from zoo.libraries.wrappers import base_of
+
+GENERATION = "generation_config.json"
 
 
 def text_config(model: Any) -> Any:
@@ -52,7 +57,7 @@ def attention_window(model: Any) -> int | None:
 
 def ending_ids(model: Any) -> set[int]:
     """Ids that end an answer according to the model's generation settings."""
-    found = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    found = getattr(getattr(base_of(model), "generation_config", None), "eos_token_id", None)
     return set(found) if isinstance(found, list) else set() if found is None else {found}
 
 
@@ -69,6 +74,28 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
         # Autocast keeps low-precision copies of the weights until its context ends. Before torch 2.13 it may
         # keep those made here, without a gradient, and a training step in that context would train nothing.
         torch.clear_autocast_cache()
+
+
+def set_ending_ids(model: Any, ids: Sequence[int], padding: int | None) -> None:
+    """Write into a model's generation settings what ends an answer, for every program that generates with it."""
+    settings = getattr(base_of(model), "generation_config", None)
+    if settings is not None and ids:
+        settings.eos_token_id = ids[0] if len(ids) == 1 else list(ids)
+        settings.pad_token_id = padding
+
+
+def save_ending_ids(model: Any, folder: Path) -> None:
+    """Write generation_config.json into a folder of adapters, which `save_pretrained` does not do."""
+    if (settings := getattr(base_of(model), "generation_config", None)) is not None:
+        settings.to_json_file(folder / GENERATION)
+
+
+def read_ending_ids(model: Any, folder: Path) -> None:
+    """Take what ends an answer from a folder of adapters, if it says so."""
+    settings = getattr(base_of(model), "generation_config", None)
+    if settings is not None and (folder / GENERATION).is_file():
+        kept = json.loads((folder / GENERATION).read_text(encoding="utf-8"))
+        settings.eos_token_id = kept.get("eos_token_id", settings.eos_token_id)
 
 
 def silence_dropout(model: Any) -> None:
@@ -173,6 +200,12 @@ def a_language_model_becomes_a_scorer() -> None:
 def models_say_what_ends_an_answer() -> None:
     found = ending_ids(tiny_model())
     assert found == {1}, f"{found} for a model with eos_token_id 1"
+    model = make_tiny()
+    set_ending_ids(model, [2, 1], 0)
+    with tempfile.TemporaryDirectory() as folder:
+        save_ending_ids(model, Path(folder))
+        again = type(model.generation_config).from_pretrained(folder)
+    assert again.eos_token_id == [2, 1], f"after saving [2, 1] it has {again.eos_token_id}"
 
 
 @relies_on("transformers", "A configuration's `get_text_config` has hidden_size, num_hidden_layers, vocab_size and "

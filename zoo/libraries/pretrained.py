@@ -79,6 +79,14 @@ def render(tokenizer: Any, messages: list[Any], *, tools: Any, asking: bool, tem
     return str(tokenizer.apply_chat_template(messages, tools=tools, **options))
 
 
+def add_token(tokenizer: Any, text: str, special: bool) -> int:
+    """Add a token to a tokenizer, or make a word of its vocabulary one; gives its id. special: not shown in answers."""
+    from tokenizers import AddedToken
+
+    tokenizer.add_tokens([AddedToken(text, special=special, normalized=False)], special_tokens=special)
+    return int(tokenizer.convert_tokens_to_ids(text))
+
+
 # -- checks --------------------------------------------------------------------------------------------------------
 
 
@@ -132,3 +140,15 @@ def a_tokenizer_may_be_given_a_padding_token() -> None:
     tokenizer.pad_token = tokenizer.eos_token
     found = tokenizer.pad_token_id, list(tokenizer.all_special_ids)
     assert found == (1, [1]), f"after setting it, they are {found}"
+
+
+@relies_on("transformers", "Added tokens get the next ids; special ones are left out of decoded text, others are not.")
+def tokens_can_be_added() -> None:
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    tokens = Tokenizer(models.WordLevel({"a": 0, "</s>": 1}, "a"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokens, eos_token="</s>")
+    ids = [add_token(tokenizer, "<x>", True), add_token(tokenizer, "<y>", False)]
+    text = tokenizer.decode(tokenizer("<x><y>", add_special_tokens=False)["input_ids"], skip_special_tokens=True)
+    assert (ids, text) == ([2, 3], "<y>"), f"the ids are {ids}, and the text is {text!r}"

@@ -21,7 +21,7 @@ from zoo.libraries import releases
 
 MODULES = {
     "torch": ("arithmetic",),
-    "transformers": ("caches", "attention", "architecture", "heads", "experts", "pretrained"),
+    "transformers": ("caches", "attention", "architecture", "heads", "experts", "pretrained", "vocabulary"),
     "peft": ("adapters",),
     "lightning": ("trainer", "precision", "cluster", "meeting"),
     "datasets": ("tables",),

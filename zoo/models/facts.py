@@ -15,6 +15,7 @@ from zoo.errors import ZooError
 from zoo.libraries.releases import has_architecture, installed
 from zoo.models.default import NAME
 from zoo.models.names import look_for, missing_parts, read_config
+from zoo.models.vocabulary import opened
 from zoo.paths import typed_path
 
 TOKENIZERS = (
@@ -201,13 +202,9 @@ def check_experts(name: str, folder: Path) -> None:
 def tokens_a_character(folder: Path | None, texts: Sequence[str]) -> float:
     """Tokens per character, by the model's own tokenizer on a few of the texts, else those of English."""
     some = [text for text in texts[:SAMPLE] if text]
-    if folder is None or not some or not (folder / "tokenizer.json").is_file():
+    if folder is None or not some:
         return 1 / CHARACTERS_A_TOKEN
-    from tokenizers import Tokenizer
-
-    try:
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    # The library raises one class for every problem with the file.
-    except Exception:
+    tokenizer = opened(folder / "tokenizer.json")
+    if tokenizer is None:
         return 1 / CHARACTERS_A_TOKEN
     return sum(len(encoded.ids) for encoded in tokenizer.encode_batch(some)) / sum(map(len, some))

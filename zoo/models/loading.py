@@ -2,26 +2,92 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import date
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from zoo.data.encoding.named import AUTO, template_text, wanted
+from zoo.data.encoding.new_tokens import NewTokens
+from zoo.data.encoding.template import ChatTemplate
 from zoo.errors import ZooError
 from zoo.libraries import adapters, pretrained
-from zoo.libraries.architecture import silence_dropout, with_scalar_head
+from zoo.libraries.architecture import read_ending_ids, silence_dropout, with_scalar_head
+from zoo.libraries.vocabulary import give_rows, rows_by, rows_of, set_rows_by
 from zoo.libraries.wrappers import is_adapted
-from zoo.models.names import Source, check_base, head_in, head_in_config, refuse_head
+from zoo.models.names import Source, check_base, head_in, head_in_config, refuse_head, template_of
 from zoo.models.scalar import fold_scale, start_head
+from zoo.models.vocabulary import ROLES, Words, grown, hold, settings_in
+
+Say = Callable[[str], None]
 
 
-def load_tokenizer(source: Source, trust_remote_code: bool = False) -> Any:
-    """The tokenizer, with a padding token."""
+def load_template(
+    source: Source, template: str | None = None, *, trust_remote_code: bool = False,
+    new_tokens: Sequence[str] | None = None, eos_ids: Iterable[int] = (), day: date | None = None,
+    say: Say | None = None,
+) -> ChatTemplate:  # fmt: skip
+    """A model's tokenizer with a chat template, by default the one it was trained with.
+
+    new_tokens, eos_ids, day: as of `ChatTemplate`; say: is told what is out of the ordinary. Raises ZooError for a
+    tokenizer that does not belong to the model.
+    """
+    template = template_of(source) if template is None else template
+    tokenizer = load_tokenizer(source, trust_remote_code, template=template, new_tokens=new_tokens, say=say)
+    return ChatTemplate(tokenizer, template, new_tokens=new_tokens, eos_ids=eos_ids, day=day)
+
+
+def load_tokenizer(
+    source: Source, trust_remote_code: bool = False, *, template: str = AUTO, new_tokens: Sequence[str] | None = None,
+    say: Say | None = None,
+) -> Any:  # fmt: skip
+    """The tokenizer, held against its model, with a padding token that the model can read.
+
+    template, new_tokens: what it is to be used with; the tokens that these need will be given rows. Raises ZooError.
+    """
     tokenizer = _pretrained("AutoTokenizer", source, trust_remote_code=trust_remote_code)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    text = template_text(template)
+    new = () if new_tokens is None else wanted(text, new_tokens)
+    words = _words_of(tokenizer, text)
+    config, rows = _configuration(source, trust_remote_code)
+    if source.folder is not None:
+        rows = grown(rows, source.folder, words)
+    found = hold(source.name, words, config, rows, new)
+    for note in found.notes if say is not None else ():
+        say(note)
+    if tokenizer.pad_token_id is None or found.padding:
+        tokenizer.pad_token = found.padding or tokenizer.eos_token
+    tokenizer.rowless = found.rowless
     return tokenizer
+
+
+def _words_of(tokenizer: Any, template: str | None) -> Words:
+    tokens = {token.content: number for number, token in getattr(tokenizer, "added_tokens_decoder", {}).items()}
+    special = {token.content for token in getattr(tokenizer, "added_tokens_decoder", {}).values() if token.special}
+    roles = {role: str(text) for role in ROLES if (text := getattr(tokenizer, role, None))}
+    size = max((number for text, number in tokenizer.get_vocab().items() if text not in tokens), default=-1) + 1
+    return Words(
+        size, tokens, special, roles, template or json.dumps(tokenizer.chat_template or "", ensure_ascii=False)
+    )
+
+
+def _configuration(source: Source, trust_remote_code: bool) -> tuple[Mapping[str, Any], int | None]:
+    """What a model's configuration says, and the rows of its embedding; None where it cannot be had."""
+    base = source
+    if source.is_adapter:
+        name = adapters.base_named_in(source.path)[0]
+        base = Source(name, Path(name) if Path(name).is_dir() else None)
+    try:
+        config = _pretrained("AutoConfig", base, trust_remote_code=trust_remote_code)
+    except ZooError:
+        # Loading the model says why.
+        return {}, None
+    stops = settings_in(source.folder, base.folder) if source.folder is not None else {}
+    return {**config.to_dict(), **stops}, rows_by(config)
 
 
 def load_model(source: Source, dtype: torch.dtype, trust_remote_code: bool = False) -> Any:
@@ -34,7 +100,8 @@ def load_model(source: Source, dtype: torch.dtype, trust_remote_code: bool = Fal
     if source.is_adapter:
         check_base(source)
         pretrained.quiet()
-        model = _told(source, lambda: adapters.load_on_base(source.path, dtype=dtype, use_safetensors=True))
+        model = _told(source, lambda: adapters.load_on_base(source.path, dtype=dtype))
+        read_ending_ids(model, source.folder)
     else:
         model = _pretrained("AutoModelForCausalLM", source, dtype=dtype, trust_remote_code=trust_remote_code)
     silence_dropout(model)
@@ -95,18 +162,35 @@ def load_scorer(source: Source, dtype: torch.dtype, trust_remote_code: bool = Fa
     if source.is_adapter:
         check_base(source)
         name, options["revision"] = adapters.base_named_in(source.path)
-        # The adapter's folder has the configuration with the number of outputs, the padding, gain and bias.
+        # The adapter's folder has the configuration with the number of outputs, the padding, gain and bias, and the
+        # base the number of its tokens.
         options["config"] = _pretrained("AutoConfig", source)
+        if (rows := _configuration(source, trust_remote_code)[1]) is not None:
+            set_rows_by(options["config"], rows)
         base = _pretrained("AutoModelForSequenceClassification", Source(name, None), **options)
-        model = _told(source, lambda: adapters.load_on(base, source.path))
+        model = _told(source, lambda: adapters.load_on(adapters.with_rows(base, source.path), source.path))
     else:
         model = _pretrained("AutoModelForSequenceClassification", source, num_labels=1, **options)
     silence_dropout(model)
     return model.eval()
 
 
-def add_lora(model: Any, rank: int, alpha: float, dropout: float, targets: list[str] | str) -> Any:
-    """Wrap a model in trainable low-rank adapters; a model that has adapters keeps them."""
+def rows_for(model: Any, new: NewTokens) -> list[int]:
+    """Give rows to new tokens that have none; returns the ids of all tokens whose rows are to be trained."""
+    rows = rows_of(model)
+    fresh = sorted({*new.added, *(number for number in new.asked if number >= rows)})
+    if fresh:
+        give_rows(model, fresh, new.known)
+    return sorted({*fresh, *new.asked})
+
+
+def add_lora(
+    model: Any, rank: int, alpha: float, dropout: float, targets: list[str] | str, tokens: Sequence[int] = ()
+) -> Any:
+    """Wrap a model in trainable low-rank adapters; a model that has adapters keeps them.
+
+    tokens: ids whose rows of the vocabulary are trained too.
+    """
     if is_adapted(model):
         return model
     if isinstance(targets, list) and len(targets) == 1:
@@ -115,7 +199,7 @@ def add_lora(model: Any, rank: int, alpha: float, dropout: float, targets: list[
         # peft reads a text as a pattern of whole paths; a single word is meant as a layer's name, as in a list.
         targets = [targets]
     try:
-        return adapters.wrap(model, rank=rank, alpha=alpha, dropout=dropout, targets=targets)
+        return adapters.wrap(model, rank=rank, alpha=alpha, dropout=dropout, targets=targets, tokens=tokens)
     except ValueError as error:
         linear = sorted({name.split(".")[-1] for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
         raise ZooError(

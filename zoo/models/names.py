@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.contract.registry import contributions, manager
+from zoo.data.encoding.named import AUTO, NONE
 from zoo.errors import ZooError, nearest
 from zoo.libraries import hub
 from zoo.models.default import HUB_NAME, NAME, WHEEL, convert_gguf, default_model, is_unpacked, unpacked_folder
@@ -303,6 +304,24 @@ def missing_parts(path: Path) -> list[str]:
     index = path / WEIGHT_FILES[1]
     parts = read_config(index).get("weight_map", {}).values() if index.is_file() else ()
     return [part for part in dict.fromkeys(parts) if not (path / part).exists()]
+
+
+def run_of(source: Source) -> Run | None:
+    """The run that made a model, or that has the checkpoint it was made of."""
+    folder = source.folder
+    if folder is not None and folder.name == "model" and (folder.parent / "run.yaml").is_file():
+        return Run(folder.parent)
+    named, step = split_checkpoint(source.name)
+    return Run(Path(named)) if step and (Path(named) / "run.yaml").is_file() else None
+
+
+def template_of(source: Source) -> str:
+    """The chat template that a model was trained with, as --template spells it.
+
+    The tokenizer beside a trained model holds it, wherever the file is that it came from. Only raw text is no template.
+    """
+    run = run_of(source)
+    return NONE if run is not None and run.config.get("template") == NONE else AUTO
 
 
 # -- what the files of a model say ---------------------------------------------------------------------------------

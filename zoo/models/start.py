@@ -6,7 +6,7 @@ and the result is kept in zoo's cache as a folder like a run's `model/`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,25 @@ from torch import Tensor
 
 from zoo.cards import described
 from zoo.contract.plugin_files import is_file_name
-from zoo.data.encoding.template import ChatTemplate
+from zoo.data.encoding.named import listed
+from zoo.data.encoding.new_tokens import NewTokens
 from zoo.errors import ZooError
 from zoo.libraries.adapters import merged, set_base_named
-from zoo.libraries.architecture import ending_ids, recompute_activations
+from zoo.libraries.architecture import ending_ids, recompute_activations, save_ending_ids, set_ending_ids
 from zoo.libraries.pretrained import save
 from zoo.libraries.wrappers import base_of, is_adapted
 from zoo.models.attention import use_cpu_attention
 from zoo.models.devices import choose_accelerator
 from zoo.models.experts import freeze_routers
-from zoo.models.loading import add_lora, load_model, load_tokenizer, require_head, scorer_to_train
+from zoo.models.loading import (
+    add_lora,
+    load_model,
+    load_template,
+    load_tokenizer,
+    require_head,
+    rows_for,
+    scorer_to_train,
+)
 from zoo.models.names import NotFound, Source, find_checkpoint, kept_model, resolve_model, told_of_runs
 from zoo.models.precision import weights_dtype
 from zoo.models.scalar import choose_padding, is_scorer, set_unit
@@ -35,11 +44,12 @@ from zoo.options.config import TrainConfig
 from zoo.options.fields import build
 from zoo.paths import replacing
 from zoo.randomness import restore_rng, rng_state
-from zoo.runs import Run, find_run, is_run_name, split_checkpoint
+from zoo.runs import Run, find_run, is_run_name, own_template, split_checkpoint
 
 Say = Callable[[str], None]
 TRIES = 3
 """`last` may be removed by its run while it is read; then there is a newer one."""
+NO_TOKENS = NewTokens()
 POLICY = "policy."
 """The beginning of the policy's names in a checkpoint; a critic's weights are left out."""
 
@@ -65,32 +75,30 @@ def load(name: str, out: str = "runs") -> tuple[Any, Any]:
     return load_model(source, torch.float32), load_tokenizer(source)
 
 
-def require_same_tokens(name: str, source: Source, tokenizer: Any, than: str) -> None:
+def require_same_tokens(
+    name: str, source: Source, tokenizer: Any, than: str, new: NewTokens = NO_TOKENS
+) -> NewTokens:  # fmt: skip
     """Raises ZooError where a model that is to read token ids of another one has another vocabulary.
 
-    than: whose ids they are, and what cannot be: "the model that is trained, so it cannot be its critic".
+    than: whose ids they are, and what cannot be: "the model that is trained, so it cannot be its critic"; new: tokens
+    that the other one was given. Returns what this one lacks of them.
     """
-    if load_tokenizer(source).get_vocab() != tokenizer.get_vocab():
+    own = load_tokenizer(source, new_tokens=new.named)
+    given = new.given_to(own)
+    if own.get_vocab() != tokenizer.get_vocab():
         raise ZooError(
             f"{name} has other tokens than {than}.", "Name the model that training started from, or one made of it."
         )
+    return given
 
 
-def check_vocabulary(model: Any, tokenizer: Any) -> None:
-    """Raises ZooError where the tokenizer writes ids that the model has no embeddings for."""
-    rows = model.get_input_embeddings().weight.shape[0]
-    largest = max(tokenizer.get_vocab().values())
-    if largest >= rows:
-        raise ZooError(
-            f"The tokenizer writes token ids up to {largest}, and the model has embeddings for {rows} tokens only.",
-            "They do not belong together: copy the model's own tokenizer into its folder.",
-        )
-
-
-def load_policy(core: TrainConfig, source: Source, precision: str, head: str = "lm") -> Any:
+def load_policy(
+    core: TrainConfig, source: Source, precision: str, head: str = "lm", new: NewTokens = NO_TOKENS
+) -> Any:  # fmt: skip
     """The model to train: all of it, or adapters on a frozen base. Adapters it came with are merged first.
 
-    head: "lm" for a language model, "scalar" for a scorer, which a language model becomes by a new head.
+    head: "lm" for a language model, "scalar" for a scorer, which a language model becomes by a new head; new: tokens
+    that get rows, which are trained under LoRA too.
     """
     if head == "scalar":
         model = scorer_to_train(source, weights_dtype(precision), core.seed, core.trust_remote_code)
@@ -99,10 +107,11 @@ def load_policy(core: TrainConfig, source: Source, precision: str, head: str = "
         model = load_model(source, weights_dtype(precision), core.trust_remote_code)
     if is_adapted(model):
         model = merged(model).requires_grad_(True)
+    tokens = rows_for(model, new)
     if choose_accelerator(core.accelerator) == "cpu":
         use_cpu_attention(model)
     if core.lora:
-        model = add_lora(model, core.lora_rank, core.lora_alpha, core.lora_dropout, core.lora_targets)
+        model = add_lora(model, core.lora_rank, core.lora_alpha, core.lora_dropout, core.lora_targets, tokens)
     if core.freeze_routers:
         freeze_routers(model)
     if core.gradient_checkpointing:
@@ -110,11 +119,17 @@ def load_policy(core: TrainConfig, source: Source, precision: str, head: str = "
     return model
 
 
-def export_model(policy: Any, tokenizer: Any, folder: Path) -> None:
-    """Write a Hugging Face folder (or a peft one for adapters), complete or not at all."""
+def export_model(policy: Any, tokenizer: Any, folder: Path, ends: Sequence[int] = ()) -> None:
+    """Write a Hugging Face folder (or a peft one for adapters), complete or not at all.
+
+    ends: ids that end an answer, for every program that generates with the model; none for what it says itself.
+    """
+    set_ending_ids(policy, ends, tokenizer.pad_token_id)
     try:
         with replacing(folder) as beside:
             save(policy, beside)
+            if is_adapted(policy):
+                save_ending_ids(policy, beside)
             if is_adapted(policy) and is_scorer(policy):
                 # Gain and bias of the reward have no place in an adapter's own files.
                 base_of(policy).config.save_pretrained(beside)
@@ -173,15 +188,15 @@ def _make(run: Run, weights: dict[str, Tensor], folder: Path, out: str, say: Say
         source = resolve_start(core.model, out, say)
         head = "scalar" if any("score" in name.split(".") for name in weights) else "lm"
         precision = "bf16-true" if torch.bfloat16 in {value.dtype for value in weights.values()} else "32-true"
-        policy = load_policy(core, source, precision, head)
+        template = load_template(source, own_template(run, core.template), new_tokens=listed(core.new_tokens))
+        policy = load_policy(core, source, precision, head, template.new)
         _fill(policy, weights, run)
-        template = ChatTemplate(load_tokenizer(source), core.template)
         template.eos_ids |= ending_ids(policy)
         if is_scorer(policy):
             set_unit(policy, "step" if _scores_steps(str(run.config["algo"])) else "answer")
             choose_padding(policy, template.tokenizer, template.eos_ids)
         name_base(policy, source, Run(folder.with_name(f"{folder.name}-base")), precision, False)
-        export_model(policy, template.trained_tokenizer(), folder)
+        export_model(policy, template.trained_tokenizer(), folder, template.ends)
     finally:
         restore_rng(before)
 

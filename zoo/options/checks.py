@@ -12,7 +12,6 @@ from zoo.errors import ZooError, nearest
 from zoo.numbers import seconds_in
 from zoo.options.config import TrainConfig
 from zoo.options.spelling import split
-from zoo.paths import typed_path
 
 Rule = tuple[Callable[[Any], bool], str]
 
@@ -110,16 +109,6 @@ def check_roles(core: TrainConfig, algorithm: Any, roles: Sequence[str]) -> None
         raise ZooError("--critic-model is the start of a separate critic.", "Leave it out, or add --critic own.")
     if algorithm.online():
         prompts_in_rollout(core)
-
-
-def check_template(template: str) -> None:
-    """Raises ZooError for a chat template file that does not exist."""
-    is_text = template in ("auto", "none") or "{{" in template or "{%" in template
-    if not is_text and not typed_path(template).is_file():
-        raise ZooError(
-            f"There is no chat template '{template}': it is not a file.",
-            "Give auto (the model's own), none (raw text), or the path of a .jinja file.",
-        )
 
 
 def check_loggers(names: list[str]) -> None:

@@ -82,7 +82,9 @@ class DataOptions:
     decay_mix: float = 1.0
     """Share of the decay phase's examples that come from decay_data; the rest come from data."""
     template: str = "auto"
-    """Chat template: auto (the model's own), none (raw text), or a .jinja file."""
+    """Chat template: auto (the model's own), none (raw text), a name (`zoo templates`), or a .jinja file."""
+    new_tokens: list[str] | str = ""
+    """Tokens to add to the vocabulary, separated by commas; those that the template needs are added by themselves."""
     max_length: int = 1024
     """Maximum length of prompt plus answer, in tokens."""
     long_rows: Literal["drop", "cut", "split"] = "drop"

@@ -10,15 +10,14 @@ from typing import Any
 import torch
 
 from zoo.data.encoding.stages import render_steps
-from zoo.data.encoding.template import ChatTemplate, ends_trained
+from zoo.data.encoding.template import ends_trained
 from zoo.data.row_errors import RowError
 from zoo.libraries.architecture import longest_text
-from zoo.models.loading import load_scorer, load_tokenizer
+from zoo.models.loading import load_scorer, load_template
 from zoo.models.names import Source
 from zoo.models.precision import autocast
 from zoo.models.scalar import score_many, unit_of
 from zoo.rewards.missing import Missing
-from zoo.runs import Run
 from zoo.values.types import Answer
 
 
@@ -31,11 +30,7 @@ class RewardModel:
 
     def __init__(self, source: Source, device: torch.device, precision: str = "32-true", steps: str = "min"):
         self.model = load_scorer(source, torch.float32).requires_grad_(False).eval().to(device)
-        run = Run(source.folder.parent) if source.folder is not None else None
-        trained_with = run.config if run is not None and (run.path / "run.yaml").is_file() else {}
-        # The tokenizer that was saved with the model holds the template that it was trained with.
-        template = "none" if trained_with.get("template") == "none" else "auto"
-        self.template = ChatTemplate(load_tokenizer(source), template)
+        self.template = load_template(source)
         self.device, self.precision, self.steps = device, precision, steps
         self.of_steps = unit_of(self.model) == "step"
         self.longest = longest_text(self.model) or math.inf

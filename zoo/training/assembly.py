@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from zoo.contract import registry
-from zoo.data.encoding.template import ChatTemplate
+from zoo.data.encoding.named import listed
 from zoo.data.loader import StepLoader
 from zoo.errors import PluginError
 from zoo.evals.chosen import choose
@@ -30,11 +30,11 @@ from zoo.libraries.reliance import require
 from zoo.models.devices import choose_accelerator, choose_micro_tokens
 from zoo.models.experts import watch
 from zoo.models.facts import weights_of
-from zoo.models.loading import load_tokenizer
+from zoo.models.loading import load_template
 from zoo.models.precision import autocast, choose_precision, rounding_tolerance
 from zoo.models.scalar import choose_padding, is_scorer, set_unit, token_scores
 from zoo.models.scoring import check_head, choose_layout, score_answers
-from zoo.models.start import check_vocabulary, load_policy, resolve_start
+from zoo.models.start import load_policy, resolve_start
 from zoo.options.checks import names_in
 from zoo.options.config import AUTO, Resolved
 from zoo.rewards.reward import Reward
@@ -116,19 +116,26 @@ class Assembly:
         self._name_models()
         if self.beginning:
             self.beginning.compare(of_choices(self.resolved), whole=False)
-        self.tokenizer = load_tokenizer(self.source, core.trust_remote_code)
+        self.template = load_template(
+            self.source, core.template, trust_remote_code=core.trust_remote_code, new_tokens=listed(core.new_tokens),
+            day=self._day(), say=self.say,
+        )  # fmt: skip
+        self.tokenizer = self.template.tokenizer
         # Before a scalar head chooses the padding.
         self.tokenizer_print = of_tokenizer(self.tokenizer)
-        self.template = ChatTemplate(self.tokenizer, core.template, day=self._day())
         self.data = load_data(core, self.algorithm.kinds(), self.template, self.plugins, self.say)
         self.say(self.template.preflight(self.data.train.records))
         if self.beginning:
             self.beginning.compare(self.prints())
-        self.policy = load_policy(core, self.source, self.precision, self.algorithm.head)
+        self.policy = load_policy(core, self.source, self.precision, self.algorithm.head, self.template.new)
         for note in left_out(self.policy) if core.lora and ALL_LINEAR in names_in(core.lora_targets) else []:
             self.say(note)
-        check_vocabulary(self.policy, self.tokenizer)
         self._choose_by_size()
+        if added := self.template.new.added:
+            listed_ones = ", ".join(self.tokenizer.convert_ids_to_tokens(list(added)))
+            self.say(
+                f"New tokens: {listed_ones}. Their rows begin as the mean of the {self.template.new.known:,} others."
+            )
         self.template.eos_ids |= ending_ids(self.policy)
         if is_scorer(self.policy):
             set_unit(self.policy, "step" if self.data.train.kind == "stepwise" else "answer")
@@ -231,7 +238,7 @@ class Assembly:
         else:
             alone = replace(core, reference=None, reference_cache="off")
             self.start = make_reference(
-                alone, self.policy, self.source, layout, self.precision, self.say, temperature
+                alone, self.policy, self.source, layout, self.precision, self.say, temperature, self.template.new
             )  # fmt: skip
         self.rewards = online.make_rewards(core, self.plugins, self.device, self.say)
         self.loader = online.make_prompts(self.records, core, self.rank, self.processes)

@@ -14,14 +14,16 @@ from typing import Any
 import torch
 
 from zoo.contract import registry
+from zoo.data.encoding.named import template_text
 from zoo.errors import TrainingFailed, TrainingStopped, ZooError
 from zoo.evals import Subject
 from zoo.evals.kept_scores import write_score
 from zoo.models.precision import autocast
 from zoo.models.start import export_model, name_base
 from zoo.options.config import Resolved
+from zoo.paths import write_text
 from zoo.randomness import apart, seed_everything
-from zoo.runs import BEST, ENDING, Run, check_name, create_run, default_name
+from zoo.runs import BEST, ENDING, TEMPLATE, Run, check_name, create_run, default_name
 from zoo.terminal import Console
 from zoo.training.assembly import Assembly
 from zoo.training.fitting import Fitting
@@ -130,6 +132,8 @@ class Execution:
                 origins=self.resolved.origins(), fingerprints=contents(self.assembly.prints(), []), **job_facts(),
             )  # fmt: skip
             self.created = self.run
+            if (text := template_text(self.core.template)) is not None:
+                write_text(self.run.path / TEMPLATE, text)
         else:
             self.run = Run(Path(self.core.out))
 
@@ -163,7 +167,8 @@ class Execution:
 
     def _start(self) -> Any:
         """The weights that training started from, for evaluations that compare with them."""
-        return frozen(self.core, self.assembly.source, self.assembly.policy, self.assembly.precision)
+        of = self.assembly
+        return frozen(self.core, of.source, of.policy, of.precision, of.template.new)
 
     def fit(self) -> int:
         """Train; returns the number of the signal that stopped it, or 0."""
@@ -197,7 +202,7 @@ class Execution:
         self._finish_hook()
         try:
             name_base(of.policy, of.source, self.run, of.precision, self.core.trust_remote_code)
-            export_model(of.policy, of.template.trained_tokenizer(), self.run.model_path)
+            export_model(of.policy, of.template.trained_tokenizer(), self.run.model_path, of.template.ends)
         except ZooError as error:
             raise TrainingStopped(error.message, f"Free some space, then: zoo resume {self.run.path}") from error
         after = self.score("after")

@@ -9,11 +9,13 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from zoo.cards.contributed import contributed
 from zoo.contract import registry
 from zoo.contract.algorithm import Algorithm
+from zoo.data.encoding.named import listed, template_text, wanted
 from zoo.data.formats import columns_of
 from zoo.data.glance import Glance, glance
 from zoo.data.sources import held_out_split
@@ -26,12 +28,12 @@ from zoo.judges.spelled import check_judge
 from zoo.libraries.launched import check_launch
 from zoo.models.facts import check_experts, check_files, check_targets, describe, tokens_a_character
 from zoo.models.names import Found, check_base, head_in, look_for, refuse_head
+from zoo.models.vocabulary import hold_files, lacking_in
 from zoo.options.checks import (
     FEWEST,
     check_decay,
     check_loggers,
     check_roles,
-    check_template,
     names_in,
     prompts_in_rollout,
 )
@@ -39,7 +41,7 @@ from zoo.options.config import AUTO, Resolved
 from zoo.options.spelling import bind, parse
 from zoo.paths import typed_path
 from zoo.rewards.spelled import check_reward
-from zoo.runs import Run, check_name, check_writable, default_name, next_name
+from zoo.runs import TEMPLATE, Run, check_name, check_writable, default_name, next_name
 
 LOCAL = "local"
 """The engine that every installation has."""
@@ -125,6 +127,7 @@ class _Look:
         self.found: Found | None = None
         self.seen: Glance | None = None
         self.roles: tuple[str, ...] = ()
+        self.template: str | None = None
 
     def all(self) -> None:
         for part in (
@@ -152,13 +155,19 @@ class _Look:
     def _roles(self) -> None:
         self.roles = self.cls().roles(self.resolved.algorithm)
         check_roles(self.core, self.cls, self.roles)
-        check_template(self.core.template)
+        try:
+            self.template = template_text(self.core.template)
+        except ZooError as error:
+            if self.resumed is not None and (kept := self.resumed.path / TEMPLATE).is_file():
+                error.hint = f"The run has a copy of it: cp {kept} {self.core.template}"
+            raise
 
     def _model(self) -> None:
         self.found = self._looked_for("model", self.core.model)
         name, folder = self.found.source.name, self.found.source.folder
         if folder is not None and self.cls.head == "lm":
             refuse_head(name, head_in(folder), "lm")
+        self._vocabulary(name, folder)
         targets = names_in(self.core.lora_targets)
         if folder is not None and self.core.lora and "all-linear" not in targets:
             check_targets(name, folder, targets)
@@ -169,6 +178,20 @@ class _Look:
         """The options that depend on the model, and what their sources do not say."""
         for name, choice in self.resolved.choices.items():
             self.outlook.facts[f"{name} by size"] = ". ".join([f"{choice.value:g}, {choice.reason}", *choice.notes])
+
+    def _vocabulary(self, name: str, folder: Path | None) -> None:
+        """The tokenizer against the model, by their files, and the tokens that are added."""
+        tokens = wanted(self.template, listed(self.core.new_tokens))
+        if folder is None:
+            lacking = list(tokens)
+        else:
+            found = hold_files(name, folder, self.template, tokens)
+            lacking = lacking_in(folder, tokens)
+            if found.notes:
+                self.outlook.facts["tokenizer"] = " ".join(found.notes)
+        if lacking:
+            sure = "" if folder else ", as far as the model lacks them"
+            self.outlook.facts["new tokens"] = f"{', '.join(lacking)}{sure}"
 
     def _others(self) -> None:
         """The models of other roles."""
@@ -183,6 +206,7 @@ class _Look:
         model = self._looked_for(role, name)
         if role == "reference" and model.source.folder is not None:
             refuse_head(model.source.name, head_in(model.source.folder), self.cls.head)
+            hold_files(name, model.source.folder, None, wanted(self.template, listed(self.core.new_tokens)))
         self.outlook.facts[role] += self._unused(role)
 
     def _looked_for(self, role: str, name: str) -> Found:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from zoo.data.encoding.new_tokens import NewTokens
 from zoo.data.encoding.template import ChatTemplate
 from zoo.errors import ZooError
 from zoo.judges import make as judges
@@ -24,7 +25,7 @@ from zoo.models.reference import Reference
 from zoo.models.reference_cache import ReferenceCache, architecture, fingerprint
 from zoo.models.roles import Models, Policy
 from zoo.models.scalar import ScalarPolicy, is_scorer
-from zoo.models.start import load_policy, require_same_tokens, resolve_start
+from zoo.models.start import NO_TOKENS, load_policy, require_same_tokens, resolve_start
 from zoo.options.config import Resolved, TrainConfig
 from zoo.paths import cache_folder
 
@@ -37,17 +38,19 @@ def make_models(
 ) -> Models:  # fmt: skip
     """The declared roles around the loaded policy. temperature, make_writer: as of `Policy`."""
     core = resolved.core
+    new = dict.fromkeys(("reference", "critic"), template.new)
     for role, other in (("reference", core.reference), ("critic", core.critic_model)):
         if other is not None and role in roles:
             than = f"the model that is trained, so it cannot be its {role}"
-            require_same_tokens(other, resolve_start(other, core.out, say), template.tokenizer, than)
+            start = resolve_start(other, core.out, say)
+            new[role] = require_same_tokens(other, start, template.tokenizer, than, template.new)
     scores = is_scorer(policy)
     learner = ScalarPolicy(policy, layout) if scores else Policy(policy, layout, temperature, make_writer)
     made: dict[str, Any] = {"policy": learner}
     if "reference" in roles and not scores:
-        made["reference"] = make_reference(core, policy, source, layout, precision, say, temperature)
+        made["reference"] = make_reference(core, policy, source, layout, precision, say, temperature, new["reference"])
     if "critic" in roles:
-        made["critic"] = make_critic(core, made["policy"], source, layout, precision, say)
+        made["critic"] = make_critic(core, made["policy"], source, layout, precision, say, new["critic"])
     if "judge" in roles:
         made["judge"] = make_judge(core, policy, source, template, layout, precision, say)
     if unknown := set(roles) - set(made):
@@ -55,22 +58,28 @@ def make_models(
     return Models(**made)
 
 
-def make_critic(core: TrainConfig, policy: Policy, source: Source, layout: str, precision: str, say: Say) -> Critic:
+def make_critic(
+    core: TrainConfig, policy: Policy, source: Source, layout: str, precision: str, say: Say, new: NewTokens = NO_TOKENS
+) -> Critic:
     """A head on the policy, or a model of its own that starts where the policy does, or from a reward model."""
     if core.critic == "head":
         return Critic(policy, ValueHead.on(policy.model), layout)
     start = source if core.critic_model is None else resolve_start(core.critic_model, core.out, say)
     frozen_routers = core.freeze_routers and core.critic_model is None
-    model = load_policy(replace(core, lora=False, freeze_routers=frozen_routers), start, precision, "scalar")
+    model = load_policy(replace(core, lora=False, freeze_routers=frozen_routers), start, precision, "scalar", new)
     if core.critic_model is None:
         torch.nn.init.zeros_(model.score.weight)
     return Critic(model, model, layout)
 
 
 def make_reference(
-    core: TrainConfig, policy: Any, source: Source, layout: str, precision: str, say: Say, temperature: float = 1.0
-) -> Reference:
-    """The frozen model: another one by name, the policy with its adapters off, or its own starting weights."""
+    core: TrainConfig, policy: Any, source: Source, layout: str, precision: str, say: Say, temperature: float = 1.0,
+    new: NewTokens = NO_TOKENS,
+) -> Reference:  # fmt: skip
+    """The frozen model: another one by name, the policy with its adapters off, or its own starting weights.
+
+    new: tokens for which it has the rows that training starts from.
+    """
 
     def cache_of(model: Any, weights: Any) -> ReferenceCache | None:
         if core.reference_cache == "off":
@@ -86,19 +95,22 @@ def make_reference(
         cache = cache_of(policy, frozen_parameters(policy))
         return Reference(lambda: policy, layout, cache, lambda: without_adapters(policy), temperature)
     if core.reference is not None:
-        other = frozen(core, resolve_start(core.reference, core.out, say), policy, precision)
+        other = frozen(core, resolve_start(core.reference, core.out, say), policy, precision, new)
         cache = cache_of(other, other.named_parameters())
         round_frozen(other, precision)
         return Reference(lambda: other, layout, cache, temperature=temperature)
     cache = cache_of(policy, policy.named_parameters())
     return Reference(
-        lambda: round_frozen(frozen(core, source, policy, precision), precision), layout, cache, temperature=temperature
+        lambda: round_frozen(frozen(core, source, policy, precision, new), precision),
+        layout,
+        cache,
+        temperature=temperature,
     )
 
 
-def frozen(core: TrainConfig, source: Source, policy: Any, precision: str) -> Any:
+def frozen(core: TrainConfig, source: Source, policy: Any, precision: str, new: NewTokens = NO_TOKENS) -> Any:
     """A model that is not trained, on the policy's device."""
-    plain = load_policy(TrainConfig(trust_remote_code=core.trust_remote_code), source, precision)
+    plain = load_policy(TrainConfig(trust_remote_code=core.trust_remote_code), source, precision, new=new)
     return plain.requires_grad_(False).eval().to(next(policy.parameters()).device)
 
 
@@ -117,6 +129,6 @@ def make_judge(
 
     @functools.cache
     def start() -> Any:
-        return round_frozen(frozen(core, source, policy, precision), precision)
+        return round_frozen(frozen(core, source, policy, precision, template.new), precision)
 
     return judges.make_judge(SELF, start, template, precision, **options)

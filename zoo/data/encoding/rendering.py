@@ -22,15 +22,6 @@ from zoo.errors import ZooError
 from zoo.libraries.pretrained import render
 from zoo.limits import TEMPLATE_BYTES, TEMPLATE_SECONDS, size, within, within_memory
 
-PLAIN = (
-    "{%- for message in messages -%}"
-    "{%- if message.role == 'assistant' -%}{{ 'Assistant: ' + message.content + eos_token + '\n\n' }}"
-    "{%- else -%}{{ message.role | capitalize + ': ' + message.content + '\n\n' }}{%- endif -%}"
-    "{%- endfor -%}"
-    "{%- if add_generation_prompt -%}{{ 'Assistant:' }}{%- endif -%}"
-)
-"""For models without a template. The space before an answer belongs to the answer's first word, not to the prompt."""
-
 PROBE = "Seventeen."
 
 

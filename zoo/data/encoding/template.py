@@ -14,12 +14,13 @@ from datetime import date
 from typing import Any
 
 from zoo.data.encoding.messages import as_turn, prepared, texts_of, tool_list
-from zoo.data.encoding.rendering import PLAIN, Rendered, Renderer
+from zoo.data.encoding.named import AUTO, NONE, PLAIN, named_templates, template_text, wanted
+from zoo.data.encoding.new_tokens import NewTokens, give, lacking
+from zoo.data.encoding.rendering import Rendered, Renderer
 from zoo.data.encoding.tokens import Cut, TextTokenizer
 from zoo.data.kinds import Message
 from zoo.data.row_errors import RowError
 from zoo.errors import ZooError
-from zoo.paths import typed_path
 from zoo.values.answers import answers_in
 from zoo.values.types import Answer
 
@@ -30,28 +31,46 @@ NOTHING_TO_ANSWER = "ends in an assistant turn, so there is nothing to answer"
 class ChatTemplate:
     """A tokenizer with a chat template.
 
-    template: "auto" for the tokenizer's own (or a plain one if it has none), "none" for raw text, the path of a
-    .jinja file, or the text of a template. eos_ids: further ids that end an answer, such as those of the model's
-    generation configuration; day: what a template that writes the day takes for today. Raises ZooError for a template
-    that cannot render a question and its answer.
+    template: "auto" for the tokenizer's own (or a plain one if it has none), "none" for raw text, the name of one that
+    comes with zoo, the path of a .jinja file, or the text of a template. eos_ids: further ids that end an answer, such
+    as those of the model's generation configuration; day: what a template that writes the day takes for today;
+    new_tokens: added to the tokenizer if it lacks them, together with those that the template needs; None adds none.
+    Raises ZooError for a template that cannot render a question and its answer.
     """
 
-    def __init__(self, tokenizer: Any, template: str = "auto", *, eos_ids: Iterable[int] = (), day: date | None = None):
+    def __init__(
+        self, tokenizer: Any, template: str = AUTO, *, eos_ids: Iterable[int] = (), day: date | None = None,
+        new_tokens: Sequence[str] | None = None,
+    ):  # fmt: skip
         if tokenizer.eos_token_id is None:
             raise ZooError(
                 "The tokenizer has no end-of-text token, so the model could never learn to stop.",
                 "Set eos_token in the model folder's tokenizer_config.json.",
             )
         self.tokenizer = tokenizer
-        self.tokens = TextTokenizer(tokenizer)
         self.notes: list[str] = []
         """Sentences on what was decided for all rows."""
-        self.renderer = None if template == "none" else Renderer(self.tokens, self._choose(template), day)
+        source = self._choose(template)
+        self.new = NewTokens() if new_tokens is None else give(tokenizer, wanted(source, new_tokens), new_tokens)
+        """The tokens that were added, for which a model needs rows."""
+        if missing := lacking(tokenizer, source):
+            self._note(
+                f"The tokenizer has no token {', '.join(missing)}: what the template writes there is cut into parts. "
+                f"`zoo train` adds tokens with --new-tokens '{','.join(missing)}'."
+            )
+        self.tokens = TextTokenizer(tokenizer)
+        self.renderer = None if template == NONE else Renderer(self.tokens, source, day)
         self.end_of_turn = self.renderer.end_of_turn if self.renderer else None
         """The token that ends a turn, as text; None if the template writes none, and for raw text."""
         ending = [self.end_of_turn] if self.end_of_turn else []
         self.eos_ids: set[int] = {tokenizer.eos_token_id, *eos_ids, *(self.tokens.added[text] for text in ending)}
         """Ids that end an answer."""
+
+    @property
+    def ends(self) -> list[int]:
+        """The ids that end an answer, that of the template's end of turn first."""
+        first = [self.tokens.added[self.end_of_turn]] if self.end_of_turn else []
+        return [*first, *sorted(self.eos_ids - set(first))]
 
     # -- single texts: errors are ZooErrors -----------------------------------------------------------------------
 
@@ -86,12 +105,28 @@ class ChatTemplate:
         )
 
     def trained_tokenizer(self) -> Any:
-        """The tokenizer to save with a model: it holds the template that the model was trained with."""
-        if self.renderer is None or self.renderer.source is None:
+        """The tokenizer to save with a model: it holds the template that the model was trained with.
+
+        Other programs add no BOS to what a template writes. Where it was trained with one, the template writes it.
+        """
+        source = None if self.renderer is None else self.renderer.source or self.tokenizer.chat_template
+        if not isinstance(source, str):
+            return self.tokenizer
+        if self.tokens.bos is not None and not self._begins_with_bos():
+            source = "{{ bos_token }}" + source
+        if source == self.tokenizer.chat_template:
             return self.tokenizer
         tokenizer = copy.deepcopy(self.tokenizer)
-        tokenizer.chat_template = self.renderer.source
+        tokenizer.chat_template = source
         return tokenizer
+
+    def _begins_with_bos(self) -> bool:
+        """Whether the template itself writes the token that begins every text."""
+        try:
+            text = self.prompt_text("Hello")
+        except RowError:
+            return True
+        return text.startswith(self.tokenizer.bos_token)
 
     # -- many rows: to text, with RowErrors, then to ids ----------------------------------------------------------
 
@@ -193,30 +228,17 @@ class ChatTemplate:
     def _rendered(self, text: str, prompt: int) -> Rendered:
         """Special tokens written in raw text count as special tokens: its author meant them."""
         special = self.tokens.special_in(text)
+        if special in self.tokens.rowless:
+            raise RowError("E_SPECIAL_TOKEN", "text", f"the model has no row for {special!r} in its embedding")
         warnings = [RowError("W_CONTROL_TOKENS", "text", f"{special!r} is read as a control token")] if special else []
         return Rendered(text, prompt, ((prompt, len(text)),), False, warnings=tuple(warnings))
 
     def _choose(self, template: str) -> str | None:
-        """The text of the template; None for the tokenizer's own."""
-        if template == "auto":
-            if self.tokenizer.chat_template:
-                return None
+        """The text of the template; None for the tokenizer's own, and for raw text."""
+        if template == AUTO and not self.tokenizer.chat_template:
             self._note("The model has no chat template; a plain one is used (User: … Assistant: …).")
-            return PLAIN
-        if "{{" in template or "{%" in template:
-            return template
-        path = typed_path(template)
-        if not path.is_file():
-            raise ZooError(
-                f"There is no chat template '{template}': it is not a file.",
-                "Give auto (the model's own), none (raw text), or the path of a .jinja file.",
-            )
-        try:
-            return path.read_text(encoding="utf-8")
-        except (OSError, UnicodeError) as error:
-            raise ZooError(
-                f"The chat template {path} cannot be read: {error}.", "A template is a text file in UTF-8."
-            ) from None
+            return named_templates()[PLAIN].text
+        return template_text(template)
 
     def _note(self, sentence: str) -> None:
         if sentence not in self.notes:

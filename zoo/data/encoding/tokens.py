@@ -31,6 +31,8 @@ class TextTokenizer:
         self.special_ids |= {number for number, token in added.items() if token.special}
         self.added = {token.content: number for number, token in added.items() if token.content.strip()}
         self.specials = {text for text, number in self.added.items() if number in self.special_ids}
+        self.rowless: frozenset[str] = getattr(tokenizer, "rowless", frozenset())
+        """Tokens that the model has no rows for."""
         self._special = self.pattern(self.specials)
         self._newline = self._plain("\n")
 

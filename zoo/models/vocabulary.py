@@ -1,0 +1,216 @@
+"""Holds a tokenizer against the model that reads its ids, by their files, before any weights are loaded.
+
+Every command that loads a model comes by here (`zoo.models.loading.load_tokenizer`); a look ahead asks the same
+questions of the files alone. Loads no torch and no transformers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from zoo.errors import ZooError
+
+LISTED = 4
+"""Tokens that a message names."""
+PAD, EOS = "pad_token", "eos_token"
+ROLES = ("bos_token", EOS, PAD, "unk_token")
+
+
+@dataclass(frozen=True)
+class Words:
+    """What a tokenizer can write. size: ids below this number; added: further tokens, and their ids.
+
+    special: those of them that no text of the data may contain; roles: the texts of eos_token, pad_token, …, of those
+    that the tokenizer has; template: the text of its chat template.
+    """
+
+    size: int
+    added: Mapping[str, int] = field(default_factory=dict)
+    special: Collection[str] = ()
+    roles: Mapping[str, str] = field(default_factory=dict)
+    template: str = ""
+
+    @property
+    def last(self) -> int:
+        return max(self.size - 1, *self.added.values(), -1)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What came of it. padding: the token to pad with instead of the tokenizer's own, "" for its own.
+
+    rowless: tokens that no text may contain, because the model has no rows for them; notes: sentences on both.
+    """
+
+    padding: str = ""
+    rowless: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
+
+
+def hold(name: str, words: Words, config: Mapping[str, Any], rows: int | None, new: Collection[str] = ()) -> Findings:
+    """Compare a tokenizer with the configuration of its model. Raises ZooError where they do not belong together.
+
+    config: config.json, and over it generation_config.json; rows: of the embedding, None where nothing says how many;
+    new: tokens that are given rows before anything is read.
+    """
+    if rows is None:
+        return Findings()
+    outside = {token: number for token, number in words.added.items() if number >= rows and token not in new}
+    read = {text for role, text in words.roles.items() if role != PAD}
+    harmful = {
+        token: number for token, number in outside.items()
+        if token not in words.special or token in read or token in words.template
+    }  # fmt: skip
+    if words.size > rows or harmful:
+        raise _outside(name, words, rows, harmful)
+    if (number := _number(config.get("pad_token_id"))) >= rows:
+        raise ZooError(
+            f"The configuration of {name} pads with the token id {number}, and its embedding has {rows:,} rows.",
+            "Correct pad_token_id in config.json, or remove it.",
+        )
+    notes, padding = [], ""
+    if words.roles.get(PAD) in outside:
+        padding = words.roles.get(EOS, "")
+        notes.append(f"{name} has no row for its padding token {words.roles[PAD]}: {padding} pads instead.")
+    if others := [token for token in outside if token != words.roles.get(PAD)]:
+        notes.append(f"{name} has no rows for {_some(others)}: no text may contain them.")
+    if silent := [number for number in _numbers(config.get("eos_token_id")) if number >= rows]:
+        notes.append(f"{name} is said to stop at the token id {silent[0]}, and it has only {rows:,} tokens.")
+    return Findings(padding, frozenset(outside), tuple(notes))
+
+
+def _outside(name: str, words: Words, rows: int, harmful: Mapping[str, int]) -> ZooError:
+    named = sorted(harmful, key=lambda token: harmful[token])
+    what = f", among them none for {_some([f'{token} ({harmful[token]})' for token in named])}" if named else ""
+    hint = "They may not belong together: copy the model's own tokenizer into its folder."
+    if named and words.size <= rows:
+        rest = ",…" if len(named) > LISTED else ""
+        hint += f" If they do, train with --new-tokens '{','.join(named[:LISTED])}{rest}', which gives them rows."
+    return ZooError(
+        f"The tokenizer of {name} writes token ids up to {words.last:,}, and the model has embeddings for {rows:,} "
+        f"tokens only{what}.", hint,
+    )  # fmt: skip
+
+
+def _some(texts: list[str]) -> str:
+    more = f" and {len(texts) - LISTED:,} more" if len(texts) > LISTED else ""
+    return ", ".join(texts[:LISTED]) + more
+
+
+def _numbers(value: Any) -> list[int]:
+    return [_number(one) for one in (value if isinstance(value, list) else [value])]
+
+
+def _number(value: Any) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) else -1
+
+
+# -- from files ----------------------------------------------------------------------------------------------------
+
+
+def opened(file: Path) -> Any:
+    """The fast tokenizer in a tokenizer.json; None for a file that cannot be read."""
+    try:
+        return _opened(file, file.stat().st_mtime_ns)
+    except OSError:
+        return None
+
+
+@lru_cache(maxsize=2)
+def _opened(file: Path, _written: int) -> Any:
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_file(str(file))
+    # The library raises one class for every problem with the file.
+    except Exception:
+        return None
+
+
+def words_in(folder: Path) -> Words | None:
+    """What the tokenizer in a folder can write; None where its files do not say it."""
+    fast = opened(folder / "tokenizer.json")
+    if fast is None:
+        return None
+    tokens = fast.get_added_tokens_decoder()
+    added = {token.content: number for number, token in tokens.items()}
+    special = {token.content for token in tokens.values() if token.special}
+    settings = {**_read(folder / "special_tokens_map.json"), **_read(folder / "tokenizer_config.json")}
+    roles = {role: text for role in ROLES if (text := _text(settings.get(role)))}
+    size = fast.get_vocab_size(with_added_tokens=False)
+    for text in dict.fromkeys(roles.values()):
+        special.add(text)
+        if fast.token_to_id(text) is None:
+            # transformers adds a token that a role names.
+            added[text] = max(size - 1, *added.values(), -1) + 1
+    return Words(size, added, special, roles, _template_in(folder, settings))
+
+
+def _template_in(folder: Path, settings: Mapping[str, Any]) -> str:
+    file = folder / "chat_template.jinja"
+    with contextlib.suppress(OSError, UnicodeError):
+        return file.read_text(encoding="utf-8")
+    return json.dumps(settings.get("chat_template") or "", ensure_ascii=False)
+
+
+def rows_in(config: Mapping[str, Any]) -> int | None:
+    """The rows of a model's embedding, by its configuration."""
+    found = _mapping(config.get("text_config")).get("vocab_size", config.get("vocab_size"))
+    return found if isinstance(found, int) and found > 0 else None
+
+
+def settings_in(folder: Path, base: Path | None) -> Mapping[str, Any]:
+    """config.json and over it generation_config.json. base: of the model under adapters, None if it is no folder."""
+    place = base if (folder / "adapter_config.json").is_file() else folder
+    if place is None:
+        return {}
+    stops = _read(folder / "generation_config.json") or _read(place / "generation_config.json")
+    return {**_read(place / "config.json"), **stops}
+
+
+def hold_files(name: str, folder: Path, template: str | None, new: Collection[str] = ()) -> Findings:
+    """`hold` by the files of a folder alone. template: the text of the one to use, None for the tokenizer's own."""
+    words = words_in(folder)
+    if words is None:
+        return Findings()
+    if template is not None:
+        words = replace(words, template=template)
+    named = _read(folder / "adapter_config.json").get("base_model_name_or_path")
+    base = Path(named) if isinstance(named, str) and Path(named).is_dir() else None
+    place = base if (folder / "adapter_config.json").is_file() else folder
+    rows = rows_in(_read(place / "config.json")) if place is not None else None
+    return hold(name, words, settings_in(folder, base), grown(rows, folder, words), new)
+
+
+def lacking_in(folder: Path, tokens: Collection[str]) -> list[str]:
+    """The tokens that the tokenizer in a folder does not have; none where its files do not say it."""
+    fast = opened(folder / "tokenizer.json")
+    return [] if fast is None else [token for token in tokens if fast.token_to_id(token) is None]
+
+
+def grown(rows: int | None, folder: Path, words: Words) -> int | None:
+    """The rows of a model with those that the adapters in a folder bring."""
+    found = _read(folder / "adapter_config.json").get("trainable_token_indices") or []
+    numbers = [number for listed in (found.values() if isinstance(found, dict) else [found]) for number in listed]
+    return None if rows is None else max(rows, *(number + 1 for number in numbers if number <= words.last), 0)
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(token: Any) -> str:
+    return token if isinstance(token, str) else str(_mapping(token).get("content", ""))
+
+
+def _read(file: Path) -> Mapping[str, Any]:
+    try:
+        return _mapping(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
