@@ -47,6 +47,8 @@ def losses(model, layout):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_auxiliary_loss_of_a_text_is_that_of_transformers(kind):
     model, told = make(kind), []
+    if not isinstance(own_loss(model, sweep.texts()[0]), torch.Tensor):
+        pytest.skip("this version of transformers does not compute it")
     found, _ = losses(model, "padded")
     torch.testing.assert_close(found, torch.stack([own_loss(model, one) for one in sweep.texts()]), rtol=1e-5, atol=0)
     watch(model, None, False, told.append).close()

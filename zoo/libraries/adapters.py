@@ -248,8 +248,10 @@ def _refused_by_peft(model: Any) -> list[str]:
         from peft.tuners import tuners_utils
     check = getattr(tuners_utils, "_check_lora_target_modules_mamba", None)
     names = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    refused = []
-    for name in sorted(names) if check else []:
+    refused: list[str] = []
+    if check is None:
+        return refused
+    for name in sorted(names):
         try:
             check(LoraConfig(), model, name)
         except ValueError:
@@ -319,7 +321,8 @@ def quiet_peft() -> Iterator[None]:
     It also warns of adapters on tied weights, which `merged` sees to.
     """
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")
+        warnings.filterwarnings("ignore", message="Model (has|with) `tie_word_embeddings=True`")
+        warnings.filterwarnings("ignore", message="Unsupported layer type .*Experts")
         # Patterns for experts, which it adds to the settings of models that have them.
         warnings.filterwarnings("ignore", message="The following (rank|alpha)_pattern keys did not match")
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)

@@ -25,12 +25,12 @@ class Routing(NamedTuple):
 
 
 class Router(NamedTuple):
-    """A router of a model beside its experts."""
+    """A router of a model beside its experts. size: how many they are."""
 
     name: str
     module: Any
     experts: Any
-    count: int
+    size: int
 
 
 def expert_weights(model: Any) -> list[str]:
@@ -92,11 +92,11 @@ def listen(model: Any, heard: Callable[[int, Routing], None]) -> list[Any]:
             fits = [
                 part
                 for part in parts
-                if isinstance(part, Tensor) and part.is_floating_point() and part.shape[-1] == router.count
+                if isinstance(part, Tensor) and part.is_floating_point() and part.shape[-1] == router.size
             ]
             at = parts[index] if index < len(parts) else None
             logits = at if any(at is part for part in fits) else fits[0] if fits else None
-            kept[:] = [] if logits is None else [logits.reshape(-1, router.count)]
+            kept[:] = [] if logits is None else [logits.reshape(-1, router.size)]
 
         def note_choice(module: Any, args: Any, kept: list[Tensor] = given, number: int = number) -> None:
             indices = [one for one in args if isinstance(one, Tensor) and not one.is_floating_point()]

@@ -126,8 +126,8 @@ def balance_of_texts(rows: Rows, layers: list[Routing]) -> tuple[Tensor, Tensor]
     sizes = torch.tensor([len(answer) for answer in rows.answers], device=device)
     place = rows.home[:, None] * rows.ids.shape[1] + rows.place
     valid = torch.arange(place.shape[1], device=device) < sizes[:, None]
-    chosen_sum = probability_sum = 0.0
-    loads = []
+    zero = torch.zeros(len(sizes), layers[0].logits.shape[-1], device=device)
+    chosen_sum, probability_sum, loads = zero, zero, []
     for logits, chosen in layers:
         probabilities = logits.float().softmax(-1)
         likeliest = probabilities.topk(chosen.shape[-1], -1).indices
