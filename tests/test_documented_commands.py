@@ -49,6 +49,7 @@ FILLED = {
     "--eval …": "--eval kl(data=starter)",
     "data=…": "data=questions.jsonl",
     "--model FOLDER": "--model my-model",
+    "--model MODEL": "--model smollm2-135m",
     "NAME(action": "loss_spike(action",
     "NAME": "dpo",
 }
