@@ -5,6 +5,7 @@ The numbers are worked by hand from those that the papers give."""
 import json
 import math
 import shutil
+from types import SimpleNamespace
 
 import pytest
 from each import each
@@ -152,6 +153,15 @@ def test_a_value_that_was_given_wins_wherever_it_comes_from():
     assert (given.core.lr, given.origin["lr"], given.choices) == (2e-6, "recipe.yaml", {})
 
 
+def test_one_number_is_never_scaled_and_for_a_large_model_a_note_says_so():
+    small, large = (resolved(mine(defaults={"lr": 3e-4}), weights) for weights in (1e8, 8e9))
+    assert small.core.lr == large.core.lr == 3e-4 and not small.choices
+    assert "nothing says that it suits 8 B weights" in large.choices["lr"].notes[0]
+    assert large.came("lr") == "default of mine: one number for models of any size"
+    assert not resolved(mine(defaults={"lr": 3e-4}), 8e9, lr=1e-6).choices
+    assert "one number" in resolved(mine(), 8e9).came("lr"), "the core's own default"
+
+
 def test_a_variant_may_have_points():
     cls = mine(variants={"hot": {"lr": [STAR, Point(7e9, 1e-5, "its paper's")]}})
     found = resolved(cls, 7e9, variant="hot")
@@ -274,6 +284,18 @@ def test_a_dry_run_without_weights_shows_the_plan_and_then_what_is_missing(place
         "value": 5e-6, "from": "default of kto", "reason": "the paper's for 7 B weights",
     }  # fmt: skip
     assert told["options"]["batch_size"]["reason"].startswith("Paper: 8 to 128") and "no weights" in told["missing"][0]
+
+
+def test_the_size_of_a_model_that_had_to_be_fetched_is_counted_once_it_is_there(tiny_model):
+    from zoo.training.assembly import Assembly
+
+    cls = mine(defaults={"lr": [Point(1e3, 1e-2, "mine"), Point(1e7, 1e-6, "the paper's")]})
+    found, said = resolved(cls, None, model="nobody/nothing"), []
+    assert found.core.lr == 1e-2 and "until the model is there" in found.reasons["lr"]
+    Assembly._choose_by_size(SimpleNamespace(core=found.core, policy=tiny_model, resolved=found, say=said.append))
+    weights = sum(values.numel() for values in tiny_model.parameters())
+    by_hand = 1e-2 * (1e-6 / 1e-2) ** (math.log(weights / 1e3) / math.log(1e7 / 1e3))
+    assert found.core.lr == pytest.approx(by_hand, rel=5e-3) and said[0].startswith(f"lr {found.core.lr:g}: between")
 
 
 PLUGIN = '''

@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from zoo.errors import ZooError, nearest
 from zoo.options.fields import build, options_of, refuse_unknown
-from zoo.options.points import Choice, Point, Weights, choose, is_points
+from zoo.options.points import LARGE, Choice, Point, Weights, choose, is_points, unscaled
 
 if TYPE_CHECKING:
     from zoo.contract.algorithm import Algorithm
 
 DATA = "starter"
 """The training data when none is named."""
+DEFAULT = "default"
+"""The origin of a value that is the core's default."""
 AUTO = "auto"
 """The value of `score` for the data's own evaluation."""
 
@@ -304,6 +306,11 @@ class Resolved:
             choice = choose(name, points, weights_of(model, self.core.out), self.core.lora and name == "lr")
             setattr(self.core, name, choice.value)
             self.choices[name], self.reasons[name] = choice, choice.reason
+        if "lr" not in self.points and self.origin["lr"] in (DEFAULT, own_default(self.algo)):
+            weights = weights_of(self.core.model, self.core.out)
+            if weights is not None and weights >= LARGE:
+                self.choices["lr"] = unscaled("lr", self.core.lr, weights)
+                self.reasons["lr"] = self.choices["lr"].reason
 
     def origins(self) -> dict[str, str]:
         """Where each value came from; for those that depend on the model with the reason."""
@@ -402,6 +409,11 @@ BY_HAND = ("command line", "keyword argument")
 """Origins of the values that somebody typed."""
 
 
+def own_default(algo: str) -> str:
+    """The origin of an algorithm's default."""
+    return f"default of {algo}"
+
+
 def resolve(
     algo: str,
     cls: type[Algorithm],
@@ -418,15 +430,15 @@ def resolve(
     core_options, own_options = options_of(TrainConfig), options_of(cls.Config)
     core_names, own_names = {o.name for o in core_options}, {o.name for o in own_options}
     values: dict[str, Any] = {}
-    origin = dict.fromkeys(core_names, "default") | dict.fromkeys(own_names, f"default of {algo}")
-    own_layers = [(f"default of {algo}", cls.defaults), *_variant(algo, cls, layers)]
+    origin = dict.fromkeys(core_names, DEFAULT) | dict.fromkeys(own_names, own_default(algo))
+    own_layers = [(own_default(algo), cls.defaults), *_variant(algo, cls, layers)]
     data = next((str(layer["data"]) for _, layer in reversed([*own_layers, *layers]) if layer.get("data")), DATA)
     brought = [(f"data {data}", data_defaults(data, cls))] if data_defaults else []
     for source, layer in [*own_layers, *brought, *layers]:
         for name, value in layer.items():
             if not (name == "score" and value == AUTO):
                 values[name], origin[name] = value, source
-    if values.get("trust_remote_code") and origin["trust_remote_code"] not in ("default", *BY_HAND):
+    if values.get("trust_remote_code") and origin["trust_remote_code"] not in (DEFAULT, *BY_HAND):
         raise ZooError(f"trust_remote_code cannot be set in {origin['trust_remote_code']}.", "Give it as a flag.")
     command = f"zoo train --algo {algo} --help"
     names = [*(option.name for option in own_options), *(option.name for option in core_options)]
@@ -437,8 +449,7 @@ def resolve(
     own_values = {name: value for name, value in values.items() if name in own_names}
     core = build(TrainConfig, core_values, what="zoo train", where=origin)
     own = build(cls.Config, own_values, what=f"algorithm {algo}", where=origin)
-    defaults = ("default", f"default of {algo}")
-    reasons = {name: text for name, text in cls.reasons.items() if origin.get(name) in defaults}
+    reasons = {name: text for name, text in cls.reasons.items() if origin.get(name) in (DEFAULT, own_default(algo))}
     resolved = Resolved(algo, core, own, origin, own_values, points, reasons)
     resolved.choose(weights_of)
     return resolved

@@ -20,6 +20,8 @@ NEAR = 2.0
 """Beyond this many times the largest size with a source, a note says that there is none."""
 NO_SOURCE = "No source has a value"
 """How the note begins where nothing is known about a size."""
+LARGE = 1e9
+"""From this size on it is told that a learning rate does not depend on it."""
 DIGITS = 3
 """Significant digits of an interpolated value."""
 
@@ -107,6 +109,15 @@ def choose(name: str, points: Sequence[Point], weights: float | None, lora: bool
     value = math.exp((1 - share) * math.log(low.value) + share * math.log(high.value))
     reason = f"between {low.value:g} ({low}) and {high.value:g} ({high})"
     return Choice(float(f"{value:.{DIGITS}g}"), reason, _of_optimizers(name, (low, high)))
+
+
+def unscaled(name: str, value: float, weights: float) -> Choice:
+    """A default that is one number, of which nothing says for which models it is, for a large one."""
+    note = (
+        f"{name} {value:g} is one number for models of any size; nothing says that it suits {count(weights)} weights. "
+        f"Look what others take for such a model, and set --{name.replace('_', '-')}."
+    )
+    return Choice(value, "one number for models of any size", (note,))
 
 
 def _outside(name: str, nearest: Point, weights: float, way: str) -> Choice:
