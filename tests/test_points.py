@@ -8,7 +8,9 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
+import torch
 from each import each
+from safetensors.torch import save_file
 from tiny_runs import cli, data_for
 
 from zoo.api import Algorithm, Point
@@ -91,6 +93,12 @@ def test_the_default_model_keeps_what_was_tuned_on_it_with_adapters_too():
             assert resolved(algo=algo, data="x", lora=lora).core.lr == TUNED[algo], "without a known size"
 
     each(TUNED, check)
+
+
+def test_a_size_within_a_tenth_of_a_sources_is_that_size():
+    for weights in (PUBLISHED["Llama 2 7B"][0], PUBLISHED["Mistral 7B"][0]):
+        assert (rate("dpo", weights).value, rate("dpo", weights).reason) == (5e-7, "Zephyr's for 7 B weights")
+    assert "between" in rate("dpo", 6.3e9).reason and "between" in rate("dpo", 7.8e9).reason
 
 
 @pytest.mark.parametrize(
@@ -189,6 +197,11 @@ def test_the_rate_of_a_critic_follows_the_policys_if_that_was_given_and_if_it_is
     assert resolved(weights=7e9, algo="ppo", critic="own", critic_lr=1e-4).core.critic_lr == 1e-4
 
 
+def test_without_a_critic_there_is_no_rate_of_one():
+    assert "critic_lr" not in resolved(weights=7e9, algo="rlaif").choices
+    assert resolved(weights=6.9e9, algo="rlaif", baseline="value").core.critic_lr == 1e-6
+
+
 def test_every_default_of_a_bundled_algorithm_says_whose_it_is():
     def check(cls):
         free = {"data", "score"}
@@ -248,6 +261,12 @@ def _equal(found, published):
 def test_what_is_in_the_files_counts_and_a_tied_head_once(tiny_model, tiny_folder, tmp_path):
     counted = sum(weights.numel() for weights in tiny_model.parameters())
     assert weights_in(tiny_folder) == (counted, True) and weights_of(str(tiny_folder), "runs") == counted
+    (tmp_path / "twice").mkdir()
+    embedding = {"model.embed_tokens.weight": torch.zeros(5, 3), "lm_head.weight": torch.zeros(5, 3)}
+    save_file(embedding, tmp_path / "twice/model.safetensors")
+    for tied, weights in ((True, 15), (False, 30)):
+        (tmp_path / "twice/config.json").write_text(json.dumps({"tie_word_embeddings": tied}))
+        assert weights_in(tmp_path / "twice") == (weights, True)
     (tmp_path / "adapters").mkdir()
     (tmp_path / "adapters/adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tiny_folder)}))
     (tmp_path / "adapters/adapter_model.safetensors").write_bytes(b"")

@@ -449,6 +449,8 @@ def resolve(
     own_values = {name: value for name, value in values.items() if name in own_names}
     core = build(TrainConfig, core_values, what="zoo train", where=origin)
     own = build(cls.Config, own_values, what=f"algorithm {algo}", where=origin)
+    if "critic_lr" in points and "critic" not in cls().roles(own):
+        del points["critic_lr"]
     reasons = {name: text for name, text in cls.reasons.items() if origin.get(name) in (DEFAULT, own_default(algo))}
     resolved = Resolved(algo, core, own, origin, own_values, points, reasons)
     resolved.choose(weights_of)
