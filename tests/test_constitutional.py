@@ -122,6 +122,15 @@ def test_a_revision_that_says_nothing_is_left_out_and_the_next_round_goes_on_fro
     assert [text_of(record) for record in trained] == ["Please go."]
 
 
+def test_the_run_says_how_many_of_each_round_refuse():
+    no, yes = "I cannot help with that, I am sorry.", "Here is a recipe for bread: take flour and water."
+    first, then, last = [yes, no, no], [yes, yes, no], [no, yes, yes]
+    author = Author(first, ["Hm."] * 3, then, ["Hm."] * 3, last)
+    steps, trained = MATHS["chains"](records(3), drawn(["privacy"] * 2, 3), author)
+    with pytest.warns(UserWarning, match="0.67 of the first answers, 0.33 after round 1, 0.33 after round 2"):
+        MATHS["_tell"](steps, 3, len(trained), 0)
+
+
 def test_a_revision_that_was_cut_is_trained_without_an_end():
     author = Author(["Go."], ["Rude."], ["Please"], ["Rude."], ["Please go."], cut=("Please",))
     steps, (cut, whole) = MATHS["chains"](records(), drawn(["privacy", "privacy"]), author)

@@ -149,6 +149,12 @@ def test_rows_are_never_longer_than_the_longest_item(layout):
     assert len(rows.ids) < 40, "short ones share a row"
 
 
+def test_the_longest_are_packed_first():
+    """First-fit decreasing: 5 | 4 + 1 | 4 + 1. From the shortest on it would be 1 + 1 | 4 | 4 | 5."""
+    answers = [Answer.of([i], [8] * (size - 1)) for i, size in enumerate((1, 1, 4, 4, 5))]
+    assert len(arrange(answers, "packed").ids) == 3
+
+
 def test_balance_decides_whether_sharing_a_prompt_is_worth_the_longer_row():
     answers = [Answer.of([1] * 4, [2] * 40), Answer.of([1] * 4, [3] * 40)]
     assert len(arrange(answers, "shared", balance=10**9).ids) == 1

@@ -186,6 +186,7 @@ def test_ragged_numbers_are_as_wide_as_the_answers_left_in_a_batch():
     second = batch.select([1])
     assert second.old.tolist() == [[4.0]] and second["old"].shape == second.answers.mask.shape
     assert second.on_policy and second.to("cpu").on_policy
+    assert not Ragged(values.clone().requires_grad_() * 1.0, answers).rows[0].requires_grad, "no graph is kept"
     with pytest.raises(ValueError, match="There are 2 rows of numbers for 1"):
         Ragged(values, answers[:1])
 
