@@ -13,7 +13,7 @@ PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate \
 	--custom-compile-command "make lock" --upgrade pyproject.toml
 
-.PHONY: demo quick test test-slow test-oldest test-newest test-beyond lint lock clean
+.PHONY: demo quick test test-long test-slow test-oldest test-newest test-beyond lint lock clean
 
 # Train the default model on the bundled data, and show it before and after.
 demo: $(VENV)/.installed
@@ -27,6 +27,10 @@ quick: $(VENV)/.installed-dev
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(PARALLEL)
 
+# The tests that start many processes or runs: a minute or two more.
+test-long: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest $(PARALLEL) -m long
+
 # The checks on the real model.
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow
@@ -35,7 +39,7 @@ test-slow: $(VENV)/.installed-dev
 .PHONY: coverage
 coverage: $(VENV)/.installed-dev
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest $(PARALLEL) $(TESTS); ended=$$?; \
+	$(BIN)/coverage run -m pytest $(PARALLEL) -m 'not slow' $(TESTS); ended=$$?; \
 	$(BIN)/coverage combine --quiet && $(BIN)/coverage report && exit $$ended
 
 define environment
@@ -48,20 +52,20 @@ test-oldest:
 	$(call environment,.venv-oldest)
 	sed '$(if $(BASE),/^torch==/d)' $(OLDEST) > .venv-oldest/constraints.txt
 	.venv-oldest/bin/python -m pip install --quiet -c .venv-oldest/constraints.txt -e '.[dev]'
-	.venv-oldest/bin/python -m pytest $(PARALLEL) $(TESTS)
+	.venv-oldest/bin/python -m pytest $(PARALLEL) -m 'not slow' $(TESTS)
 
 # With the newest versions that the requirements allow.
 test-newest:
 	$(call environment,.venv-newest)
 	.venv-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager -e '.[dev]'
-	.venv-newest/bin/python -m pytest $(PARALLEL) $(TESTS)
+	.venv-newest/bin/python -m pytest $(PARALLEL) -m 'not slow' $(TESTS)
 
 # With the newest versions that exist of the libraries whose insides zoo knows, allowed or not; torch stays in its range.
 test-beyond:
 	$(call environment,.venv-beyond)
 	.venv-beyond/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager -e '.[dev]'
 	.venv-beyond/bin/python -m pip install --quiet --upgrade transformers lightning peft datasets huggingface-hub
-	.venv-beyond/bin/python -m pytest $(PARALLEL) $(TESTS)
+	.venv-beyond/bin/python -m pytest $(PARALLEL) -m 'not slow' $(TESTS)
 
 # What .pre-commit-config.yaml lists, on all files.
 lint: $(VENV)/.installed-dev

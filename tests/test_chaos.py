@@ -185,6 +185,7 @@ def test_lost_trials_and_hits_that_say_nothing_do_not_count(tmp_path):
 # -- runs ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_killed_runs_end_as_if_they_had_not_been(tmp_path):
     file = tmp_path / "results.jsonl"
     common = ("--append", file, "--folder", tmp_path / "work", "--seed", 1)

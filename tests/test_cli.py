@@ -403,6 +403,7 @@ def test_forty_columns_do_not_break_anything(name, run, monkeypatch, no_recipes)
     assert max(map(len, plain(text).splitlines())) <= 40
 
 
+@pytest.mark.long
 def test_a_run_in_a_narrow_terminal_without_utf8(place):
     """No terminal, 40 columns, the C locale: the output may be ugly, but the run ends well."""
     arguments = ["train", "--model", "tiny", "--data", data_for("sft", place), "--max-steps", "1"]

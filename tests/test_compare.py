@@ -112,6 +112,7 @@ def test_the_counted_tokens_are_those_that_the_policy_is_really_trained_on(
     assert sum(trained) == steps.tokens[-1] > 0
 
 
+@pytest.mark.long
 def test_every_run_stops_at_the_step_nearest_to_the_budget(finished):
     found = finished.found
     tokens = {row["run"]: row["measures"]["trained_tokens"] for row in found["runs"]}
@@ -367,6 +368,7 @@ def test_what_is_finished_is_not_done_again(finished, monkeypatch):
     assert again["runs"] == finished.found["runs"] and again["start"] == finished.found["start"]
 
 
+@pytest.mark.long
 def test_other_options_make_other_runs_beside_the_old_ones(place, tmp_path):
     folder = tmp_path / "c"
     arguments = ["--algos", "sft", "--out", str(folder), *place.flags]
@@ -447,6 +449,7 @@ def test_a_run_that_every_algorithm_fails_is_an_error(place, tmp_path, monkeypat
     assert status == 2 and "No run of the comparison finished" in err and "Memory ran out" in err
 
 
+@pytest.mark.long
 def test_the_start_is_measured_and_the_reference_scored_once_for_all(place, tmp_path, monkeypatch):
     from zoo.models.reference_cache import ReferenceCache
 
@@ -584,6 +587,7 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.long
 def test_a_world_of_few_prompts_is_measured_though_all_of_them_are_trained_on(here):
     data, model = "world:gold(rows=64, noise=0.25)", "world:gold(steps=1)"
     flags = ["--max-steps", "1", "--cases", "6", "--answer-tokens", "6", "--score", "gold(samples=12)"]

@@ -58,6 +58,7 @@ def test_every_kind_trains_as_it_is_written(place, kind, monkeypatch, tiny_folde
     assert set(declared) <= set(made.metrics[-1]) | {name for row in made.metrics for name in row}
 
 
+@pytest.mark.long
 def test_the_tests_that_it_writes_pass_for_every_kind(place, monkeypatch):
     folders = [scaffold.new_plugin(f"my-{kind}", kind, place) for kind in DATA_KINDS]
     for folder in folders:

@@ -52,6 +52,7 @@ def assert_equal(first, second):
         assert [a[name] for name in a] == pytest.approx([b[name] for name in a], abs=1e-5, rel=1e-4)
 
 
+@pytest.mark.long
 def test_two_processes_give_what_one_gives(one, tmp_path, tiny_folder):
     """10 rows, 4 a step: the last step has 2, and answers differ in length, so the processes' shares are unequal."""
     held_out = write_rows(tmp_path / "held.jsonl", demonstrations(5, seed=9))
@@ -66,6 +67,7 @@ def test_two_processes_give_what_one_gives(one, tmp_path, tiny_folder):
         assert done.stdout.count(text) == 1, "the second process is silent"
 
 
+@pytest.mark.long
 def test_torchrun_starts_the_processes_too(one, tmp_path, tiny_folder):
     """11 rows: the last step has 3, so one process has an example more than the other."""
     single = one("dpo", rows=11, **OPTIONS)
@@ -102,6 +104,7 @@ class Waiting(DPO):
 """
 
 
+@pytest.mark.long
 def test_ctrl_c_stops_all_processes_and_they_go_on_together(one, tmp_path, tiny_folder):
     single = one("dpo", rows=10, **OPTIONS)
     (tmp_path / "waiting.py").write_text(WAITING)
@@ -189,6 +192,7 @@ class Dying(SFT):
 """
 
 
+@pytest.mark.long
 def test_how_a_started_process_ended_is_told(tmp_path, tiny_folder):
     (tmp_path / "dying.py").write_text(DYING)
     arguments = command_of("sft", tmp_path, tiny_folder, 12, save_every=1)

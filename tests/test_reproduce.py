@@ -53,6 +53,7 @@ def verdicts(folder):
 # -- a run ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_recipe_of_a_strangers_package_is_listed_and_runs(made):
     folder, out = made
     assert "words" in [row["name"] for row in json.loads(cli("recipes", "--json")[1])]
@@ -217,6 +218,7 @@ KILLS = [
 ]
 
 
+@pytest.mark.long
 def test_killed_again_and_again_it_ends_like_a_run_that_was_not(made, place):
     """Between stages, within a stage, within an evaluation, and while files are written."""
     for number, kill in enumerate(KILLS):

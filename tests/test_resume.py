@@ -332,6 +332,7 @@ def kill_at_events(train, tmp_path, chosen):
     return events
 
 
+@pytest.mark.long
 def test_killed_at_file_events(train, tmp_path):
     """Every fifth of those of a run: its folder, metrics, checkpoints, model, summary."""
     events = kill_at_events(train, tmp_path, lambda all_events: all_events[2::5])
@@ -427,6 +428,7 @@ class Waiting(SFT):
 '''
 
 
+@pytest.mark.long
 def test_ctrl_c_at_the_command_line_and_resume(whole, tmp_path, tiny_folder):
     """The real thing: a command in a process of its own, a signal from outside, and a second command."""
     unbroken = whole("sft", save_every=0)

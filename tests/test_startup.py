@@ -191,6 +191,7 @@ def test_a_source_or_a_reward_of_a_stranger_does_not_load_torch(place):
     assert done.stdout == "False\n", done.stderr
 
 
+@pytest.mark.long
 def test_one_card_brings_those_of_its_package(place, tmp_path):
     """The first that is asked for takes seconds; the others are imported with it."""
     asked = {"first": ["algos", "dpo"]}, {"second": ["algos", "grpo"]}

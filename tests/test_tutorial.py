@@ -33,6 +33,7 @@ def install(folder, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(site))
 
 
+@pytest.mark.long
 def test_the_blocks_of_the_tutorial_work_in_their_order(tmp_path, monkeypatch, tiny_folder):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "120")
