@@ -112,6 +112,13 @@ def test_the_length_of_answers_that_ended_is_told_apart():
     assert "rollout/length_ended" not in seen.metrics()
 
 
+def test_tokens_that_a_tool_wrote_count_in_no_length():
+    seen = Seen()
+    seen.add(Answers([Answer.of([1], [2] * 6, mask=[True] * 2 + [False] * 3 + [True], row=1)]), ["text"], [1.0], {})
+    found = seen.metrics()
+    assert [found[f"rollout/{name}"] for name in ("length", "length_max", "length_ended")] == [3, 3, 3]
+
+
 def test_samples_tell_which_answers_were_cut():
     seen = Seen()
     answers = Answers([Answer.of([1], [2, 3], row=0, ended=False, cut=True), Answer.of([1], [2], row=1)])

@@ -37,7 +37,7 @@ def shared_scores(reward: Reward, answers: Answers, records: Mapping[int, Any], 
     try:
         scored = reward.detailed(
             writer.texts(mine), [records[answer.row] for answer in mine], [answer.ended for answer in mine],
-            [len(answer.completion) for answer in mine],
+            mine.lengths.tolist(),
         )  # fmt: skip
     except ZooError as raised:
         # The other processes wait for this one, so it reports its error to them.
@@ -100,16 +100,17 @@ class Seen:
             return {}
         values = [value for value in self.values if not math.isnan(value)]
         average = mean(values)
-        lengths = [len(answer.completion) for answer in self.answers]
+        # Tokens that do not count, such as a tool's results, are not the policy's: no length has them.
+        lengths = [float(length) for length in Answers(self.answers).lengths]
         metrics = {
             "rollout/reward": average,
             "rollout/reward_std": math.sqrt(mean([(value - average) ** 2 for value in values])),
             "rollout/missing": 1 - len(values) / len(self.values),
             "rollout/length": mean(lengths),
-            "rollout/length_max": float(max(lengths)),
+            "rollout/length_max": max(lengths),
             "rollout/cut": mean([float(answer.cut) for answer in self.answers]),
         }
-        if ended := [len(answer.completion) for answer in self.answers if not answer.cut]:
+        if ended := [length for answer, length in zip(self.answers, lengths, strict=True) if not answer.cut]:
             metrics["rollout/length_ended"] = mean(ended)
         if not self.rewarded:
             shown = ("rollout/length", "rollout/cut")
