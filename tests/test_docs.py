@@ -14,15 +14,17 @@ from pathlib import Path
 
 import algorithm_pages
 import pytest
+import torch
 import yaml
 from packages import forget_modules, put_on_path
 
 import zoo
-from zoo.contract import hookspecs, registry
+from zoo.contract import hookspecs, registry, roles
 from zoo.options.config import TrainConfig
 from zoo.options.fields import options_of
 from zoo.rewards.fences import DESCRIPTORS
 from zoo.rewards.sandbox import Limits
+from zoo.values.types import Answer, Answers
 
 ROOT = Path(__file__).parent.parent
 PAGES = {str(path.relative_to(ROOT)): path for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]}
@@ -256,7 +258,24 @@ def test_the_reward_of_the_contract_leaves_out_what_it_cannot_score(capitals):
     assert reward(["It is Oslo.", "Rome", "Rome"], records) == [1.0, 0.0, None]
 
 
-ALGORITHMS = ["Centred", "Adaptive", "Ranker"]
+def test_everything_that_a_role_or_an_answer_has_is_described():
+    text = text_of("docs/contract.md")
+    interfaces = (roles.Writer, roles.Policy, roles.Critic, roles.Judge, roles.Models, Answer, Answers)
+    names = {name for one in interfaces for name in (*vars(one), *one.__annotations__) if not name.startswith("_")}
+    names |= {name for name in inspect.signature(roles.Reward.__call__).parameters if name not in ("self", "answers")}
+    assert len(names) > 25
+    moves = {"to", "select", "prompts", "name"}
+    assert [name for name in sorted(names - moves) if not re.search(rf"[.`]{name}\b|\b{name}=", text)] == []
+
+
+def test_a_turn_with_the_result_of_a_tool_learns_the_turn_alone():
+    names = {}
+    exec(next(content for _, content in blocks("docs/contract.md", "python") if "def with_result" in content), names)
+    answers = Answers([names["with_result"]([1, 2], [3, 4], torch.tensor([-0.5, -1.0]), [5, 6, 7])])
+    assert answers.lengths.tolist() == [2] and answers.behaviour.tolist() == [[-0.5, -1.0, 0.0, 0.0, 0.0]]
+
+
+ALGORITHMS = ["Centred", "Adaptive", "Ranker", "Anchored"]
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
