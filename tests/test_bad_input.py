@@ -206,7 +206,7 @@ def test_a_role_that_was_not_declared_is_the_plugins_mistake(place):
     )
     refused(
         *train(algo=plugin_file(place, body, "odd.py"), data=data_for("sft", place)),
-        says=["uses the role 'reference' but declares", 'Add "reference" to its needs'],
+        says=["uses models.reference, but declares", 'Add "reference" to its needs'],
     )
 
 

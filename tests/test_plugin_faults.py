@@ -1,13 +1,19 @@
 """A bug in somebody's plugin is named with their file and line first; what a plugin declares has to be true."""
 
+from types import ModuleType
+
 import pytest
 import torch
 from packages import forget_modules
 from tiny_runs import cli, data_for, plugin_file, trainer
 
+from zoo.contract.hookspecs import hookimpl
+from zoo.contract.plugin_manager import PluginManager
 from zoo.data.encoding.collate import default_collate
-from zoo.errors import PluginError
+from zoo.data.sources import open_source
+from zoo.errors import PluginError, ZooError
 from zoo.testing.suite import Suite
+from zoo.training.record.listeners import Listeners
 
 
 @pytest.fixture
@@ -147,6 +153,133 @@ def test_a_loss_without_gradient_is_refused_with_what_to_look_for(place, tiny_fo
     with pytest.raises(PluginError, match="Odd.loss returned values that do not depend on the model") as caught:
         trainer(place, tiny_folder)(plugin_file(place, algorithm(*lines)), data=data_for("sft", place))
     assert "detach()" in caught.value.hint
+
+
+RETURNS = {
+    "None": ("None", "Odd.loss returned NoneType, not a Loss."),
+    "too few values": (
+        "Loss.per_example(-logps[:-1])",
+        "Odd.loss returned 3 values as values, and its micro-batch has 4",
+    ),
+    "too few of a metric": (
+        "Loss.per_example(-logps, {'a': logps[:-1]})",
+        "Odd.loss returned 3 values as the metric 'a'",
+    ),
+    "another role": ("Loss.per_example(-logps, trains=('critic',))", "Odd.loss says that it trains 'critic', which"),
+    "no gradient": ("Loss.per_example(-logps.detach())", "Odd.loss returned values that do not depend on the model."),
+}
+
+
+@pytest.mark.parametrize("what", RETURNS)
+def test_what_a_loss_must_not_return_is_told_with_file_and_line(place, what):
+    returned, says = RETURNS[what]
+    lines = (LOSS[0], "    logps = models.policy.logps(batch.completion).sum()", f"    return {returned}")
+    file = plugin_file(place, algorithm(*lines), "odd.py")
+    options = ("--model", "tiny", "--data", data_for("sft", place), "--batch-size", 4, "--precision", "32-true")
+    status, _, shown = cli("train", "--algo", file, *options)
+    line = 1 + (place / "odd.py").read_text().splitlines().index(f"    {LOSS[0]}")
+    assert status == 2 and shown.startswith(f"odd.py, line {line}: {says}"), shown
+
+
+@pytest.mark.parametrize(
+    ("role", "says"),
+    [
+        ("reference", "declares needs = ('policy',).\nAdd \"reference\" to its needs."),
+        (
+            "refrence",
+            "declares needs = ('policy',), and there is no such role. Did you mean 'reference'?\nRoles: policy, ",
+        ),
+    ],
+)
+def test_a_role_that_is_not_declared_is_told_with_its_line_and_the_nearest(place, role, says):
+    lines = (LOSS[0], f"    models.{role}.logps(batch.completion)", LOSS[1])
+    file = plugin_file(place, algorithm(*lines), "odd.py")
+    options = ("--model", "tiny", "--data", data_for("sft", place), "--precision", "32-true")
+    status, _, shown = cli("train", "--algo", file, *options)
+    line = 1 + (place / "odd.py").read_text().splitlines().index(f"    {lines[1]}")
+    assert status == 2 and shown.startswith(f"odd.py, line {line}, in loss: The algorithm uses models.{role}, but ")
+    assert says in shown
+
+
+def test_a_declaration_that_cannot_be_is_told_with_its_line(place):
+    wrong = {
+        "    needs = ('policy', 'refrence')": (
+            "names an unknown role 'refrence'. Did you mean 'reference'?",
+            "Roles: policy,",
+        ),
+        "    data = 'preferences'": ("is not one of demonstration, ", "Did you mean 'preference'?"),
+        "        lr: float = 1.0": ("its option 'lr' is an option of the core", "rename it"),
+    }
+    body = algorithm(*LOSS).replace("    data =", "    @dataclass\n    class Config:\n        a: int = 1\n\n    data =")
+    for declared, says in wrong.items():
+        name = declared.split()[0]
+        old = next((one for one in body.splitlines() if one.strip().startswith(f"{name} =")), "        a: int = 1")
+        file = plugin_file(place, body.replace(old, declared), "odd.py")
+        status, _, shown = cli("check", file)
+        line = 1 + (place / "odd.py").read_text().splitlines().index(declared)
+        assert status == 2 and f"(odd.py, line {line}): " in shown and all(one in shown for one in says), shown
+
+
+def test_needs_that_returns_an_unknown_role_is_told_with_its_line(place):
+    lines = ("def needs(self, config):", "    return 'policy', 'refrence'")
+    body = algorithm(*LOSS, *lines).replace("    needs = ('policy',)\n", "")
+    options = ("--model", "tiny", "--data", data_for("sft", place))
+    status, _, shown = cli("train", "--algo", plugin_file(place, body, "odd.py"), *options)
+    line = 1 + (place / "odd.py").read_text().splitlines().index(f"    {lines[0]}")
+    assert status == 2 and "Roles: policy, " in shown
+    assert shown.startswith(f"odd.py, line {line}: Odd.needs returned the unknown role 'refrence'. Did you mean 'refer")
+
+
+def test_one_mistake_is_told_once_by_the_suite(place):
+    lines = (LOSS[0], "    return None")
+    status, shown, _ = cli("check", plugin_file(place, algorithm(*lines), "odd.py"))
+    assert status == 1 and shown.count("returned NoneType") == 1 and shown.count("as declared roles") > 9
+
+
+def test_columns_that_an_algorithm_declares_are_in_the_rows_of_the_suite(place):
+    lines = (LOSS[0], "    assert {record['gold_text'] for record in batch.record} <= {'a', 'b'}", LOSS[1])
+    file = plugin_file(place, algorithm(*lines), "odd.py")
+    assert "KeyError: 'gold_text'" in Suite(f"{file}:Odd").run("gradients").detail
+    suite = Suite(f"{file}:Odd", columns={"gold_text": ["a", "b"]})
+    assert [suite.run(name).result for name in ("gradients", "killed and resumed")] == ["passed", "passed"]
+    with pytest.raises(ZooError, match="The column 'gold_text' of conformance has no list of values"):
+        Suite(f"{file}:Odd", columns={"gold_text": "a"})
+
+
+def test_state_that_is_lost_by_a_resume_is_named(place):
+    lines = ("def __init__(self):", "    self.calls, self.name = 0, 'odd'", LOSS[0], "    self.calls += 1",
+             "    return Loss.per_example(-self.calls * models.policy.logps(batch.completion).sum())")  # fmt: skip
+    told = Suite(f"{plugin_file(place, algorithm(*lines), 'odd.py')}:Odd").run("killed and resumed").detail
+    assert "differs in loss (" in told and 'A step changes self.calls: saved = ("calls",) brings' in told
+
+
+def test_a_listener_that_fails_is_named_with_its_own_line(place):
+    module = ModuleType("zoo_file_webhook")
+    source = "import json\ndef run_end(run):\n    json.loads(run)\n"
+    exec(compile(source, str(place / "webhook.py"), "exec"), vars(module))
+    plugins = PluginManager()
+    plugins.register(hookimpl_of(module), "webhook")
+    said = []
+    Listeners(plugins, None, said.append).notify("run_end", run="no JSON", metrics={})
+    assert said[0].startswith("Plugin webhook fails in run_end(): JSONDecodeError: ")
+    assert said[0].endswith("(webhook.py, line 3). Training goes on without it.")
+
+
+def hookimpl_of(module):
+    module.run_end = hookimpl(module.run_end)
+    return module
+
+
+def test_a_source_whose_part_is_left_out_says_how_to_write_it():
+    def rows(split, kind, town):
+        return [{"prompt": town, "completion": "yes"}]
+
+    with pytest.raises(ZooError, match="The data source 'towns' needs a part") as caught:
+        open_source("towns", "demonstration", named_sources={"towns": rows})
+    assert caught.value.hint == "Write towns:TOWN."
+    assert [
+        line.row["prompt"] for line in open_source("towns:Oslo", "demonstration", named_sources={"towns": rows}).rows
+    ]
 
 
 def test_a_field_that_a_batch_does_not_have_gets_the_nearest():

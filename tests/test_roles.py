@@ -179,7 +179,7 @@ def test_touching_an_undeclared_role_says_what_to_declare(tiny_model):
     models = Models(policy=Policy(tiny_model, "shared"))
     assert models.policy is models.policy and models.used == {"policy"}
     assert "policy" in models and "reference" not in models
-    with pytest.raises(ZooError, match=r"uses the role 'reference' but declares needs = \('policy',\)") as caught:
+    with pytest.raises(ZooError, match=r"uses models.reference, but declares needs = \('policy',\)") as caught:
         _ = models.reference
     assert caught.value.hint == 'Add "reference" to its needs.'
     with pytest.raises(ZooError, match="Did you mean 'policy'"):

@@ -77,8 +77,16 @@ def _checked(name: str, only: Sequence[str]) -> tuple[str, list[Any]]:
 
 def _show(name: str, results: list[Any], counts: Any) -> None:
     table = Table("check", "result", "", box=None, pad_edge=False)
+    first: dict[str, str] = {}
     for result in results:
         colour = COLOURS[result.result]
-        table.add_row(result.check, Text(result.result, style=colour), result.detail)
+        # One mistake fails many checks: it is told once.
+        told = (
+            first.setdefault(" ".join(result.detail.split()), result.check)
+            if result.result == "failed"
+            else result.check
+        )
+        detail = result.detail if told == result.check else f"as {told}"
+        table.add_row(result.check, Text(result.result, style=colour), detail)
     Console().print(table)
     Console().print(f"\n{name}: {', '.join(f'{count} {outcome}' for outcome, count in counts.items())}.")

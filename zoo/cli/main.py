@@ -17,7 +17,7 @@ import typer
 
 from zoo import __version__
 from zoo.cli.help import App
-from zoo.errors import ZooError
+from zoo.errors import PluginError, ZooError
 from zoo.secrets import scrubbed
 from zoo.terminal import Console, JsonLines, guard
 
@@ -117,7 +117,7 @@ def main() -> None:
         add_commands(typed())
         app()
     except ZooError as error:
-        show_error(error)
+        show_error(_placed(error))
         raise SystemExit(error.exit_status) from None
     except KeyboardInterrupt:
         show_error(ZooError("Stopped by ctrl-C."))
@@ -130,6 +130,14 @@ def main() -> None:
             raise
         show_error(ZooError(fault.text(), keep_traceback(error)))
         raise SystemExit(1) from None
+
+
+def _placed(error: ZooError) -> ZooError:
+    if not isinstance(error, PluginError):
+        return error
+    from zoo.contract.faults import placed
+
+    return placed(error)
 
 
 def show_error(error: ZooError) -> None:
@@ -167,6 +175,7 @@ def _say_error(console: JsonLines, error: Exception) -> int:
 
     status = 1
     if isinstance(error, ZooError):
+        error = _placed(error)
         text, status = " ".join(filter(None, (error.message, error.hint))), error.exit_status
     elif hasattr(error, "format_message"):
         text, status = error.format_message(), getattr(error, "exit_code", 2)

@@ -8,17 +8,18 @@ its policy writes). The core does everything else.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, ClassVar
 
-from zoo.contract.hook_arguments import check_arguments, file_of, place_of
+from zoo.contract.hook_arguments import check_arguments, file_of, named_hook, place_of, place_of_attribute
 from zoo.contract.hookspecs import ALGORITHM_HOOKS, LISTENER_HOOKS
 from zoo.errors import PluginError, nearest
 from zoo.options.config import CORE_NAMES
 
 API_VERSION = 2
 ROLES = ("policy", "reference", "critic", "judge")
+ROLES_ARE = f"Roles: {', '.join(ROLES)}. docs/contract.md#models says what each is."
 DATA_KINDS = ("demonstration", "preference", "feedback", "prompt", "ranking", "stepwise", "text")
 
 
@@ -60,8 +61,15 @@ class Algorithm:
         return (cls.data,) if isinstance(cls.data, str) else tuple(cls.data)
 
     def roles(self, config: Any) -> tuple[str, ...]:
-        """The roles this configuration needs."""
-        return tuple(self.needs(config) if callable(self.needs) else self.needs)
+        """The roles this configuration needs. Raises PluginError for one that does not exist."""
+        if not callable(self.needs):
+            return tuple(self.needs)
+        roles = tuple(self.needs(config))
+        for role in roles:
+            if role not in ROLES:
+                what = f"returned the unknown role '{role}'.{nearest(role, ROLES)}"
+                raise PluginError(f"{named_hook(self, 'needs')} {what}", ROLES_ARE)
+        return roles
 
     @classmethod
     def online(cls) -> bool:
@@ -75,6 +83,14 @@ class Algorithm:
     def load_state(self, state: Mapping[str, Any]) -> None:
         for name in self.saved:
             setattr(self, name, state[name])
+
+
+def missing_role(role: str, declared: Sequence[str]) -> PluginError:
+    """The error for a role that the algorithm uses and did not declare."""
+    what = f"The algorithm uses models.{role}, but declares needs = {tuple(declared)}"
+    if role in ROLES:
+        return PluginError(f"{what}.", f'Add "{role}" to its needs.')
+    return PluginError(f"{what}, and there is no such role.{nearest(role, ROLES)}", ROLES_ARE)
 
 
 def check_version(cls: type[Algorithm], name: str) -> None:
@@ -98,28 +114,31 @@ def check_version(cls: type[Algorithm], name: str) -> None:
 def validate(cls: Any, name: str) -> type[Algorithm]:
     """Refuse a class that cannot work, with the reason; returns the class."""
 
-    def refuse(why: str) -> PluginError:
-        return PluginError(f"Algorithm '{name}' ({file_of(cls)}): {why}")
+    def refuse(why: str, attribute: str = "", hint: str = "", of: Any = None) -> PluginError:
+        place = place_of_attribute(of or cls, attribute) if attribute else file_of(cls)
+        return PluginError(f"Algorithm '{name}' ({place}): {why}", hint)
 
     if not (isinstance(cls, type) and issubclass(cls, Algorithm)):
         raise refuse(f"{cls!r} is not a subclass of zoo.api.Algorithm.")
     check_version(cls, name)
     for kind in cls.kinds() or ("",):
         if kind not in DATA_KINDS:
-            raise refuse(f"data = {cls.data!r} is not one of {', '.join(DATA_KINDS)}.{nearest(kind, DATA_KINDS)}")
+            guess = nearest(kind, DATA_KINDS)
+            raise refuse(f"data = {cls.data!r} is not one of {', '.join(DATA_KINDS)}.{guess}", "data")
     if cls.online() and cls.kinds() != ("prompt",):
-        raise refuse(f'it has a hook `rollout`, which takes prompts, and data = {cls.data!r}: write data = "prompt".')
+        what = f"it has a hook `rollout`, which takes prompts, and data = {cls.data!r}"
+        raise refuse(f'{what}: write data = "prompt".', "data")
     if not is_dataclass(cls.Config):
         raise refuse("its Config is not a dataclass: put @dataclass above it.")
     if clash := [field.name for field in fields(cls.Config) if field.name in CORE_NAMES]:
-        raise refuse(f"its option '{clash[0]}' is an option of the core, or reserved for one: rename it.")
+        what = f"its option '{clash[0]}' is an option of the core, or reserved for one: rename it."
+        raise refuse(what, clash[0], of=cls.Config)
     if not callable(getattr(cls, "loss", None)):
         raise refuse("it has no method `loss`.")
     if not callable(cls.needs):
         for role in cls.needs:
             if role not in ROLES:
-                raise refuse(f"needs names an unknown role '{role}'.{nearest(role, ROLES)} Roles: "
-                             f"{', '.join(ROLES)}.")  # fmt: skip
+                raise refuse(f"needs names an unknown role '{role}'.{nearest(role, ROLES)}", "needs", ROLES_ARE)
     hooks = (*ALGORITHM_HOOKS, *LISTENER_HOOKS)
     allowed = {*hooks, *dir(Algorithm)}
     for method in vars(cls):

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from zoo.contract.hook_arguments import shown
-from zoo.errors import ZooError
+from zoo.errors import PluginError, ZooError
 from zoo.secrets import scrubbed
 
 GROUPS = ("zoo.algorithms", "zoo.plugins")
@@ -57,6 +57,16 @@ def fault_of_plugin(error: BaseException) -> Fault | None:
     return _last(error, owned)
 
 
+def placed(error: ZooError) -> ZooError:
+    """An error with the line of the plugin that it was raised under, if it is the plugin's fault and names no place."""
+    fault = fault_of_plugin(error) if isinstance(error, PluginError) and error.__cause__ is None else None
+    if fault is None:
+        return error
+    owner = package_of(fault.module)
+    where = f"{shown(fault.file)}, line {fault.line}, in {fault.function}{f' ({owner})' if owner else ''}"
+    return error if shown(fault.file) in error.message else PluginError(f"{where}: {error.message}", error.hint)
+
+
 def _lies_here(frame: FrameType, name: str) -> bool:
     """Whether a module is in the working folder itself, such as the module of a reward given by its dotted name."""
     return Path(frame.f_code.co_filename).parent == Path.cwd() and _top(name) not in ("zoo", "__main__")
@@ -66,7 +76,7 @@ def describe_error(error: BaseException) -> str:
     """What went wrong while a plugin was imported or created, and in which line; a ZooError as its own message."""
     if isinstance(error, ZooError):
         return str(error)
-    fault = _last(error, lambda frame: not _is_machinery(frame))
+    fault = fault_of_plugin(error) or _last(error, lambda frame: not _is_machinery(frame))
     place = f" ({shown(fault.file)}, line {fault.line})" if fault else ""
     return describe(error) + place
 

@@ -7,6 +7,7 @@ are hard to read. This module reports each mistake with file, line and the proba
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,24 @@ def check_arguments(function: Callable[..., Any], hook: str, title: str, *, skip
             f"{place_of(function)}: {title} {what}",
             f"{hook} may take: {', '.join(offered)}; any of them, by these names, without defaults.",
         )
+
+
+def named_hook(algorithm: Any, hook: str) -> str:
+    """`file.py, line 12: Mine.loss`: what a message about the result of a hook begins with."""
+    title = f"{type(algorithm).__name__}.{hook}"
+    function = getattr(algorithm, hook, None)
+    return title if function is None else f"{place_of(function)}: {title}"
+
+
+def place_of_attribute(cls: type, name: str) -> str:
+    """`file.py, line 8`: where a class, or one that it inherits from, gives an attribute its value; else its file."""
+    owner = next((one for one in cls.__mro__ if name in vars(one)), cls)
+    try:
+        lines, first = inspect.getsourcelines(owner)
+    except (TypeError, OSError):
+        return file_of(cls)
+    at = next((i for i, line in enumerate(lines) if re.match(rf"\s*{re.escape(name)}\s*[:=]", line)), None)
+    return file_of(owner) + ("" if at is None else f", line {first + at}")
 
 
 def place_of(function: Callable[..., Any]) -> str:

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 
 import torch
 
+from zoo.contract.algorithm import missing_role
 from zoo.errors import ZooError
 from zoo.models.reference import Reference
 from zoo.models.scorer import Scorer
 from zoo.models.scoring import States, predicting_states, score_answers
-from zoo.values.types import Answer, Answers, TokenLogps, missing_role
+from zoo.values.types import Answer, Answers, TokenLogps
 
 
 class SharedStates(NamedTuple):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import itertools
 import json
 import math
 import random
@@ -112,11 +114,15 @@ class Bench:
     # -- data ----------------------------------------------------------------------------------------------------
 
     def file(self, options: Mapping[str, Any], count: int = ROWS) -> Path:
-        """A file of rows that the algorithm can learn from."""
+        """A file of rows that the algorithm can learn from, with the columns that it declares."""
         kind = self.kind(options)
-        path = workplace() / f"{kind}-{count}.jsonl"
+        rows = tiny_rows(kind, count)
+        for name, values in self.declared.columns.items():
+            rows = [{**row, name: value} for row, value in zip(rows, itertools.cycle(values), strict=False)]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        path = workplace() / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.jsonl"
         if not path.exists():
-            path.write_text("".join(json.dumps(row) + "\n" for row in tiny_rows(kind, count)), encoding="utf-8")
+            path.write_text(text, encoding="utf-8")
         return path
 
     def kind(self, options: Mapping[str, Any]) -> str:

@@ -24,6 +24,8 @@ class Declared:
     """Worked numbers, each `{"given": arguments of stand_ins, "options": {…}, "measured": {…}, "loss": number}`."""
     flat: Sequence[Mapping[str, Any]] = ()
     """Options with which equal rewards give a gradient of exactly 0."""
+    columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """Columns of its own that the algorithm reads, each with values that the rows take in turn."""
     exceptions: Mapping[str, str] = field(default_factory=dict)
     """`{check: reason}` for checks that are known to fail; a check that no longer fails is reported as a failure."""
 
@@ -42,6 +44,11 @@ def declared(*parts: Mapping[str, Any], checks: Sequence[str]) -> Declared:
     for name, reason in exceptions.items():
         if not str(reason or "").strip():
             raise ZooError(f"The exception from '{name}' has no reason.", 'Write {"check": "why it does not hold"}.')
+    for name, values in fields.get("columns", {}).items():
+        if isinstance(values, str) or not isinstance(values, Sequence) or not values:
+            raise ZooError(
+                f"The column '{name}' of conformance has no list of values.", f'Write {{"{name}": ["a", "b"]}}.'
+            )
     fields["exceptions"] = {find_check(name, checks): reason for name, reason in exceptions.items()}
     return Declared(**fields)
 

@@ -145,7 +145,7 @@ def loss_of(stage: Stage, batch: Batch) -> Loss:
     """The algorithm's `loss` of a micro-batch, checked."""
     loss = stage.hook.loss(batch=batch, models=stage.models, config=stage.config, step=stage.number)
     try:
-        return check_loss(loss, batch, stage.learners, type(stage.algorithm).__name__)
+        return check_loss(loss, batch, stage.learners, stage.algorithm)
     except PluginError as error:
         raise Failed(f"{error.message} {error.hint}".strip()) from error
 

@@ -174,11 +174,11 @@ def explanation(name: str) -> str:
 
 def _explain(error: Exception) -> str:
     """An error in the plugin with its line; only the message if it is written for users."""
-    from zoo.contract.faults import describe_error, fault_of_plugin
+    from zoo.contract.faults import describe_error, fault_of_plugin, placed
     from zoo.errors import ZooError
 
     if isinstance(error, ZooError):
-        return str(error)
+        return str(placed(error))
     fault = fault_of_plugin(error)
     return fault.text() if fault else describe_error(error)
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from zoo.contract import registry
+from zoo.contract.hook_arguments import named_hook
 from zoo.data.encoding.named import listed
 from zoo.data.loader import StepLoader
 from zoo.errors import PluginError
@@ -329,7 +330,7 @@ class Assembly:
         missing = next((name for name in ("row", "record") for record in prepared if name not in record), None)
         if missing:
             raise PluginError(
-                f"{type(self.algorithm).__name__}.prepare returned a record without '{missing}', by which a rollout "
+                f"{named_hook(self.algorithm, 'prepare')} returned a record without '{missing}', by which a rollout "
                 "finds what the reward reads.",
                 f"Keep '{missing}' of the record that was given.",
             )

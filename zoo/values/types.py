@@ -27,7 +27,6 @@ __all__ = [
     "StepScores",
     "TokenLogps",
     "metric_sums",
-    "missing_role",
     "pad",
 ]
 
@@ -301,11 +300,3 @@ def _select(value: Any, indices: Sequence[int]) -> Any:
     if isinstance(value, (Answers, Batch, Ragged)):
         return value.select(indices)
     return [value[i] for i in indices]
-
-
-def missing_role(role: str, declared: Sequence[str]) -> ZooError:
-    """The error for using a role that the algorithm did not declare."""
-    return ZooError(
-        f"The algorithm uses the role '{role}' but declares needs = {tuple(declared)}.{nearest(role, declared)}",
-        f'Add "{role}" to its needs.',
-    )

@@ -8,7 +8,6 @@ by a hub data set `owner/name`, `owner/name:config`. A split follows an @: `star
 from __future__ import annotations
 
 import hashlib
-import inspect
 import itertools
 import json
 import re
@@ -22,7 +21,7 @@ from zoo.data.row_errors import RowError, describe
 from zoo.data.sources import folders
 from zoo.data.sources.hub import open_hub
 from zoo.data.sources.lines import Line, read_json, read_jsonl
-from zoo.data.sources.named import WITH_SPLIT, DataSource, parts_of, rows_of
+from zoo.data.sources.named import WITH_SPLIT, DataSource, part_of, parts_of, rows_of
 from zoo.data.sources.tables import arrow_lines, read_arrow, read_csv, read_parquet
 from zoo.errors import NoSuchSplit, ZooError, nearest
 from zoo.limits import excess
@@ -106,7 +105,11 @@ def _found(source: str, kind: str, split: str, named: NamedSources, limit: int |
     else:
         name = source
     if name in named:
-        return _open_named(name, rows_of(named[name]), split, kind, limit)
+        give = rows_of(named[name])
+        part = part_of(give)
+        if part is not None and part.default is part.empty:
+            raise ZooError(f"The data source '{name}' needs a part.", hint=f"Write {name}:{part.name.upper()}.")
+        return _open_named(name, give, split, kind, limit)
     # `reasoning-gym:chain_sum` is a part of a named source.
     first, colon, part = name.partition(":")
     if colon and first in named:
@@ -145,7 +148,7 @@ def _open_named(name: str, give: Callable[..., Any], split: str, kind: str, limi
 def _open_part(
     name: str, first: str, part: str, give: Callable[..., Any], split: str, kind: str, limit: int | None
 ) -> Source:
-    if len(inspect.signature(give).parameters) < 3:
+    if part_of(give) is None:
         raise ZooError(f"The data source '{first}' has no parts, so no '{part}'.", hint=f"Write {first}.")
     return _open_named(name, lambda split, kind: give(split, kind, part), split, kind, limit)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -30,6 +31,11 @@ class DataSource:
 def rows_of(source: Any) -> Callable[..., Any]:
     """The function that gives the rows: that of a `DataSource`, or the function itself."""
     return source.rows if isinstance(source, DataSource) else source
+
+
+def part_of(give: Callable[..., Any]) -> inspect.Parameter | None:
+    """The parameter of a source's function that gets the part; None if it has no parts."""
+    return next(iter(list(inspect.signature(give).parameters.values())[2:]), None)
 
 
 def parts_of(source: str) -> tuple[str, str]:

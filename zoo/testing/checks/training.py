@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -102,7 +102,7 @@ def killed_and_resumed(bench: Bench) -> None:
         run: Run | None = None
         for after in KILLS_ONLINE if bench.cls.online() else (KILLED_AFTER,):
             run = _killed(_execution(bench, folder, "broken", resumed=run), after)
-        _compare(whole, _execution(bench, folder, "broken", resumed=run).go())
+        _compare(whole, _execution(bench, folder, "broken", resumed=run).go(), _unsaved(bench))
 
 
 def _killed(broken: Execution, after: int | None) -> Run:
@@ -135,17 +135,40 @@ def _execution(bench: Bench, folder: str, name: str, **more: Any) -> Execution:
     return Execution(bench.resolved({}, **core), bench.cls(), Console(quiet=True), **more)
 
 
-def _compare(whole: Run, resumed: Run) -> None:
+def _unsaved(bench: Bench) -> str:
+    """What to do about the attributes that a step changes and that `saved` does not name."""
+    stage = bench.stage({}, own=True)
+    before = {name: repr(value) for name, value in vars(stage.algorithm).items()}
+    batch = bench.roll(stage, {}).batch if bench.cls.online() else bench.batch(stage, {})
+    step([(stage, [batch])])
+    changed = [name for name, value in vars(stage.algorithm).items() if before.get(name) != repr(value)]
+    lost = [name for name in changed if name not in bench.cls.saved]
+    if not lost:
+        return "Name everything that the next step depends on in `saved`."
+    names = ", ".join(f'"{name}"' for name in lost)
+    return f"A step changes self.{' and self.'.join(lost)}: saved = ({names},) brings such attributes back."
+
+
+def _compare(whole: Run, resumed: Run, advice: str) -> None:
     if whole.metrics != resumed.metrics:
         pairs = zip(whole.metrics, resumed.metrics, strict=False)
         number = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(whole.metrics), len(resumed.metrics)))
         raise Failed(
-            f"After a kill and a resume, line {number + 1} of metrics.jsonl differs: "
-            f"{whole.metrics[number : number + 1]} and {resumed.metrics[number : number + 1]}. "
-            "Name everything that the next step depends on in `saved`."
+            f"After a kill and a resume, line {number + 1} of metrics.jsonl differs in "
+            f"{_differing(whole.metrics[number:], resumed.metrics[number:])}. {advice}"
         )
     for file in whole.model_path.glob("*.safetensors"):
         first, again = load_file(file), load_file(resumed.model_path / file.name)
         for name in first:
             if name not in again or not torch.equal(first[name], again[name]):
-                raise Failed(f"After a kill and a resume, the weight {name} differs.")
+                raise Failed(f"After a kill and a resume, the weight {name} differs. {advice}")
+
+
+def _differing(whole: Sequence[Mapping[str, Any]], resumed: Sequence[Mapping[str, Any]]) -> str:
+    """The numbers of the first two rows that are not the same, with both values; only their first one, if many are."""
+    if not whole or not resumed:
+        return f"being there only {'without' if whole else 'with'} the kill"
+    one, other = whole[0], resumed[0]
+    names = [name for name in {**one, **other} if one.get(name) != other.get(name)]
+    first = f"{names[0]} ({one.get(names[0])} and {other.get(names[0])})"
+    return f"{first} and {len(names) - 1} more" if len(names) > 1 else first

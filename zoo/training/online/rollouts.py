@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.contract.hook_arguments import named_hook
 from zoo.errors import PluginError, ZooError
 from zoo.evals.kept_scores import append_samples
 from zoo.libraries.architecture import evaluating
@@ -149,7 +150,7 @@ class Rollouts:
                 role.micro_tokens = None
 
     def _check(self, batch: Any) -> None:
-        name = f"{type(self.algorithm).__name__}.rollout"
+        name = named_hook(self.algorithm, "rollout")
         if not isinstance(batch, Batch):
             raise PluginError(f"{name} returned {type(batch).__name__}, not a Batch.", "Return Batch(answers=…, …).")
         if not any(isinstance(field, Answers) for field in batch.fields.values()):

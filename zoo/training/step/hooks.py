@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.contract.hook_arguments import named_hook, place_of_attribute
 from zoo.errors import PluginError, nearest
 from zoo.models.roles import Models
 from zoo.training.step.sums import Sums
@@ -22,7 +23,7 @@ def prepared_records(found: Any, algorithm: Any) -> Records:
     records = ListedRecords.of(found) if is_iterable else None
     if not records:
         what = "nothing to train on" if records is not None else f"{type(found).__name__}, which is no records"
-        raise PluginError(f"{type(algorithm).__name__}.prepare returned {what}.", "Return the records to train on.")
+        raise PluginError(f"{named_hook(algorithm, 'prepare')} returned {what}.", "Return the records to train on.")
     return records
 
 
@@ -30,21 +31,22 @@ def measurements(found: Any, algorithm: Any) -> Mapping[str, Any]:
     """What `measure` returned, where None is nothing. Raises PluginError for what is no mapping."""
     if found is not None and not isinstance(found, Mapping):
         raise PluginError(
-            f"{type(algorithm).__name__}.measure returned {type(found).__name__}, not a dict.",
+            f"{named_hook(algorithm, 'measure')} returned {type(found).__name__}, not a dict.",
             "Return {name: (sum, count)}, or {name: sum}.",
         )
     return found or {}
 
 
-def check_loss(loss: Any, part: Batch, learners: Collection[str], name: str) -> Loss:
-    """What a hook `loss` returned for a micro-batch. learners: the roles that are trained; name: the algorithm's class.
+def check_loss(loss: Any, part: Batch, learners: Collection[str], algorithm: Any) -> Loss:
+    """What the hook `loss` of an algorithm returned for a micro-batch. learners: the roles that are trained.
 
     Raises PluginError for what is no Loss, for values and metrics that are not one for each example, and for roles in
     `trains` that are not trained.
     """
+    name = named_hook(algorithm, "loss")
     if not isinstance(loss, Loss):
         raise PluginError(
-            f"{name}.loss returned {type(loss).__name__}, not a Loss.",
+            f"{name} returned {type(loss).__name__}, not a Loss.",
             "Return Loss.per_example(...), Loss.per_token(...) or Loss.weighted(...).",
         )
     lengths = (len(part), len(answers_in(part)))
@@ -56,7 +58,7 @@ def check_loss(loss: Any, part: Batch, learners: Collection[str], name: str) -> 
     for role in loss.trains or ():
         if role not in learners:
             raise PluginError(
-                f"{name}.loss says that it trains '{role}', which is not trained.{nearest(role, learners)}",
+                f"{name} says that it trains '{role}', which is not trained.{nearest(role, learners)}",
                 f"Trained are: {', '.join(learners)}.",
             )
     return loss
@@ -70,7 +72,7 @@ def _check_length(what: str, values: Tensor, lengths: tuple[int, int], name: str
     returned = f"{len(values)} values" if values.ndim else "a single number"
     several = f" with {answers} answers" if answers > examples else ""
     raise PluginError(
-        f"{name}.loss returned {returned} as {what}, and its micro-batch has {examples} examples{several}.",
+        f"{name} returned {returned} as {what}, and its micro-batch has {examples} examples{several}.",
         "Give one for each example: NaN is a missing metric, a weight of 0 in Loss.weighted leaves an example out of "
         "the loss, and number.expand(len(batch)) is one number for all.",
     )
@@ -89,10 +91,10 @@ class Hooks:
     def loss(self, part: Batch, step: int) -> Loss:
         """The loss of a micro-batch. Raises PluginError for what cannot be learned from."""
         found = self.hook.loss(batch=part, models=self.models, config=self.config, step=step)
-        loss = check_loss(found, part, self.learners, type(self.algorithm).__name__)
+        loss = check_loss(found, part, self.learners, self.algorithm)
         if torch.is_grad_enabled() and not loss.numerator.requires_grad:
             raise PluginError(
-                f"{type(self.algorithm).__name__}.loss returned values that do not depend on the model.",
+                f"{named_hook(self.algorithm, 'loss')} returned values that do not depend on the model.",
                 "Compute them from what models.policy gives, without detach() and outside of torch.no_grad().",
             )
         return loss
@@ -124,8 +126,9 @@ class Hooks:
         """
         if unused := [role for role in self.models.unused() if role not in but]:
             used = ", ".join(sorted(self.models.used)) or "no role"
+            place = place_of_attribute(type(self.algorithm), "needs")
             raise PluginError(
-                f"{type(self.algorithm).__name__} declares that it needs {', '.join(unused)}, but its first step used "
-                f"{used} only.",
+                f"{place}: {type(self.algorithm).__name__} declares that it needs {', '.join(unused)}, but its first "
+                f"step used {used} only.",
                 f"Use models.{unused[0]}, or take it out of needs, which may be a function of the options.",
             )

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import lightning
 import torch
 
+from zoo.contract.hook_arguments import named_hook
 from zoo.data.loader import micro_batches
 from zoo.errors import PluginError, TrainingStopped
 from zoo.guards.watch import Guards
@@ -214,7 +215,7 @@ class PostTraining(lightning.LightningModule):
         share = means.pop(MOVED + role)
         if share not in (0.0, 1.0):
             raise PluginError(
-                f"{type(self.algorithm).__name__}.loss gave other roles as trains in one micro-batch of a step than in "
+                f"{named_hook(self.algorithm, 'loss')} gave other roles as trains in one micro-batch of a step than in "
                 "another.", "Let them depend on the options and on `step` alone.",
             )  # fmt: skip
         return share == 1.0
