@@ -122,9 +122,10 @@ def compare(model: Any, layout: str) -> None:
 
 
 def full(kind: str, tied: bool) -> None:
-    """All weights are trained."""
+    """All weights are trained, in every layout that a run may take."""
     model = make(kind, tied)
-    compare(model, chosen_layout(model))
+    for layout in exact_layouts(model):
+        compare(model, layout)
 
 
 def lora(kind: str, targets: list[str], tied: bool) -> None:
@@ -204,7 +205,7 @@ def row(kind: str) -> dict[str, str]:
     head, has_experts = Head.of(model), bool(expert_weights(model))
     return {
         "output head": "own forward" if head is None else _spelled(head),
-        "rows": chosen if chosen in exact else f"differs: {chosen}",
+        "rows": ", ".join(exact) if chosen in exact else f"differs: {chosen}",
         "all weights": both(lambda tie: full(kind, tie), has_tied),
         "LoRA": both(lambda tie: lora(kind, ["all-linear"], tie), has_tied),
         "LoRA on the head": both(lambda tie: lora(kind, [output], tie), has_tied),
