@@ -255,6 +255,13 @@ def test_a_run_with_new_tokens_is_resumed_and_its_checkpoints_are_models(place, 
     assert ChatTemplate(load_tokenizer(resolve_start("whole", "runs", print))).end_of_turn == "<|im_end|>"
 
 
+def test_a_run_with_new_tokens_is_compared_with_its_start(trained):
+    status, out, err = cli("eval", trained("tied").path, "--against", "tied", "--eval", "kl(data=rows.jsonl)", "--json")
+    assert status == 0 and json.loads(out)["kl(data=rows.jsonl)"]["value"] > 0, out + err
+    status, out, err = cli("eval", "tied", "--against", "chat", "--eval", "kl(data=rows.jsonl)")
+    assert status == 2 and "has other tokens" in err
+
+
 def test_a_scorer_learns_new_tokens_too(place):
     write_rows(place / "pairs.jsonl", [{"prompt": "say", "chosen": "<a>", "rejected": "no"}] * 4)
     run = train("rm", algo="rm", model="tied", data="pairs.jsonl", template="chatml", new_tokens="<a>", lora=True,

@@ -7,14 +7,17 @@ from typing import Any
 
 import torch
 
+from zoo.data.encoding.named import listed, wanted
+from zoo.data.encoding.new_tokens import NewTokens
 from zoo.data.encoding.template import ChatTemplate
 from zoo.evals import Subject
 from zoo.libraries.architecture import ending_ids
 from zoo.libraries.quiet import quiet_libraries
-from zoo.models.loading import load_model, load_template, require_head
-from zoo.models.names import run_of, template_of
+from zoo.models.loading import load_model, load_template, require_head, rows_for
+from zoo.models.names import Source, run_of, template_of
 from zoo.models.precision import choose_precision
 from zoo.models.start import require_same_tokens, resolve_start
+from zoo.runs import own_template
 
 QUESTION = "What is eight and nine?"
 
@@ -48,7 +51,7 @@ def load_subject(
     model = load_model(source, torch.float32).eval().to(device)
     arithmetic = choose_precision(precision, device)[0]
     chat.eos_ids |= ending_ids(model)
-    comparison: dict[str, Any] = {"start": _other(against, out, say, tokenizer)} if against is not None else {}
+    comparison: dict[str, Any] = {"start": _other(against, out, say, tokenizer, source)} if against is not None else {}
     return Subject(model, tokenizer, chat, arithmetic, **{"out": out, "say": say, **comparison, **options})
 
 
@@ -63,9 +66,23 @@ def _tell(name: str, asked: str, chat: ChatTemplate, own: ChatTemplate, say: Cal
     )
 
 
-def _other(name: str, out: str, say: Callable[[str], None], tokenizer: Any) -> Callable[[], Any]:
-    """A function that loads a language model with the same tokens."""
-    source = resolve_start(name, out, say)
+def _other(name: str, out: str, say: Callable[[str], None], tokenizer: Any, evaluated: Source) -> Callable[[], Any]:
+    """A function that loads a language model with the same tokens.
+
+    One that lacks the tokens which the evaluated run was given has the rows for them that the run began with.
+    """
+    source, run = resolve_start(name, out, say), run_of(evaluated)
     require_head(source, "lm")
-    require_same_tokens(name, source, tokenizer, "the evaluated model, so the two cannot be compared")
-    return lambda: load_model(source, torch.float32)
+    named = listed(run.config.get("new_tokens") or "") if run is not None else ()
+    text = own_template(run, "") if run is not None else None
+    new = NewTokens(tokens=wanted(text, named), named=named)
+    lacking = require_same_tokens(
+        name, source, tokenizer, "the evaluated model, so the two cannot be compared", new
+    )  # fmt: skip
+
+    def loaded() -> Any:
+        model = load_model(source, torch.float32)
+        rows_for(model, lacking)
+        return model
+
+    return loaded

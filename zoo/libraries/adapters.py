@@ -153,7 +153,7 @@ def _adapters_on(model: Any, tokens: Sequence[int], settings: dict[str, Any]) ->
         from peft import LoraConfig, get_peft_model
     task = "SEQ_CLS" if hasattr(model, "score") else "CAUSAL_LM"
     former = vocabulary_modules(model) if tokens else {}
-    rows = {"trainable_token_indices": {name: list(tokens) for name in former}} if tokens else {}
+    rows: dict[str, Any] = {"trainable_token_indices": {name: list(tokens) for name in former}} if tokens else {}
     with quiet_peft():
         # peft makes its dropout active, in a model that is not trained yet.
         adapted = get_peft_model(model, LoraConfig(task_type=task, **settings, **rows)).eval()

@@ -57,8 +57,9 @@ def load_tokenizer(
     if source.folder is not None:
         rows = grown(rows, source.folder, words)
     found = hold(source.name, words, config, rows, new)
-    for note in found.notes if say is not None else ():
-        say(note)
+    if say is not None:
+        for note in found.notes:
+            say(note)
     if tokenizer.pad_token_id is None or found.padding:
         tokenizer.pad_token = found.padding or tokenizer.eos_token
     tokenizer.rowless = found.rowless
@@ -98,6 +99,7 @@ def load_model(source: Source, dtype: torch.dtype, trust_remote_code: bool = Fal
     if head_of(source) == "scalar":
         return load_scorer(source, dtype, trust_remote_code)
     if source.is_adapter:
+        assert source.folder is not None
         check_base(source)
         pretrained.quiet()
         model = _told(source, lambda: adapters.load_on_base(source.path, dtype=dtype))
