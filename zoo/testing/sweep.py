@@ -124,7 +124,7 @@ def compare(model: Any, layout: str) -> None:
 def full(kind: str, tied: bool) -> None:
     """All weights are trained, in every layout that a run may take."""
     model = make(kind, tied)
-    for layout in exact_layouts(model):
+    for layout in sorted({chosen_layout(model), *exact_layouts(model)}):
         compare(model, layout)
 
 
