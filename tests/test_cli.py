@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -244,6 +245,24 @@ def test_a_card_explains_every_metric_of_a_run(place):
         assert set(run.metrics[0]) - core == set(explained)
 
 
+DIARY = """
+from zoo.api import hookimpl
+
+
+@hookimpl
+def run_end(run): ...
+
+
+@hookimpl
+def step_end(run): ...
+
+
+@hookimpl(wrapper=True)
+def loss():
+    return (yield)
+"""
+
+
 @pytest.fixture
 def no_recipes(monkeypatch):
     """To check all that are bundled takes seconds; one test does."""
@@ -276,9 +295,15 @@ def test_doctor_names_what_is_wrong(monkeypatch, no_recipes):
 
     broken = registry.Broken("odd", "odd-package", "1.2", "ImportError: no module x")
     good_ones, _ = registry.plugin_modules()
-    monkeypatch.setattr(registry, "plugin_modules", lambda: (good_ones, (broken,)))
+    diary = ModuleType("diary")
+    exec(DIARY, vars(diary))
+    monkeypatch.setattr(registry, "plugin_modules", lambda: ((*good_ones, ("diary@papers", diary)), (broken,)))
     status, out, _ = cli("doctor")
     assert status == 1 and "Plugin odd of odd-package 1.2: ImportError: no module x" in out
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert "listeners diary@papers: step_end run_end, report@post-training-zoo: run_end" in lines
+    assert "wrappers diary@papers: loss" in lines
+    assert any(line.startswith("engines local, ") for line in lines)
 
 
 def test_doctor_names_recipes_that_do_not_load_or_do_not_fit_with_file_and_line(monkeypatch, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ from rich.text import Text
 from zoo.cards import kept as cards
 from zoo.cli.listings import Json
 from zoo.contract import registry
+from zoo.contract.hookspecs import ALGORITHM_HOOKS, LISTENER_HOOKS
 from zoo.errors import ZooError
 from zoo.libraries import releases
 from zoo.terminal import Console, print_json
+
+CONTRIBUTED = ("sources", "models", "evals", "rewards", "engines", "guards")
 
 
 def doctor(as_json: Json = False) -> None:
@@ -46,7 +50,9 @@ def doctor(as_json: Json = False) -> None:
         "free_gib": round(free, 1),
         "programs": _programs(),
         "algorithms": [entry.full_name for entry in registry.algorithms()],
-        **{hook: sorted(_contributed(hook, problems)) for hook in ("sources", "models", "evals", "rewards", "guards")},
+        **{hook: sorted(_contributed(hook, problems)) for hook in CONTRIBUTED},
+        "listeners": _listening(LISTENER_HOOKS),
+        "wrappers": _listening(ALGORITHM_HOOKS),
         "recipes": [entry.full_name for entry in all_recipes()],
         "libraries": libraries,
         "problems": problems,
@@ -108,6 +114,16 @@ def _contributed(hook: str, problems: list[str]) -> dict[str, Any]:
     except ZooError as error:
         problems.append(error.message)
         return {}
+
+
+def _listening(hooks: Sequence[str]) -> list[str]:
+    """The plugins that implement some of these hooks, and which: they take part in every run."""
+    hook = registry.manager().hook
+    by_plugin: dict[str, list[str]] = {}
+    for name in hooks:
+        for implementation in getattr(hook, name).get_hookimpls():
+            by_plugin.setdefault(implementation.plugin_name, []).append(name)
+    return [f"{plugin}: {' '.join(names)}" for plugin, names in sorted(by_plugin.items())]
 
 
 def _plugin_problems() -> list[str]:
