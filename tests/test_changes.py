@@ -38,6 +38,24 @@ def test_the_interval_of_a_change_is_that_of_a_paired_t_test():
     assert found.noise == pytest.approx(half, rel=1e-4) and half < independent
 
 
+def test_the_interval_of_a_change_of_shares_is_that_of_bonett_and_price():
+    """Bentur (2009) in Fagerland, Lydersen and Laake (2014, doi 10.1002/sim.6148, table V): of 21 patients 1 became
+    ill, 7 recovered, 1 stayed ill and 12 well. The interval is −0.508 to −0.013."""
+    ill = [(0, 1)] * 1 + [(1, 0)] * 7 + [(1, 1)] * 1 + [(0, 0)] * 12
+    first, second = (share_score("ill", [bool(one[side]) for one in ill]) for side in (0, 1))
+    found = change(first, second)
+    assert found.value == pytest.approx(-6 / 21) and found.paired
+    assert (found.low, found.high) == pytest.approx((-0.508, -0.013), abs=5e-4)
+
+
+def test_the_interval_of_graded_answers_is_not_wider_than_that_of_independent_ones():
+    """scipy 1.17: ttest_rel(second, first).confidence_interval(); independent samples have ± 0.33."""
+    first = [0.0, 0.25, 0.5, 0.5, 0.75, 1.0, 0.0, 0.25, 0.5, 1.0]
+    second = [0.25, 0.25, 0.5, 0.75, 0.75, 1.0, 0.25, 0.5, 0.5, 1.0]
+    found = change(*(mean_score("instructions", values, (0.0, 1.0)) for values in (first, second)))
+    assert (found.low, found.high) == pytest.approx((0.007648, 0.192352), abs=2e-5)
+
+
 def test_scores_whose_cases_are_not_known_are_taken_as_independent():
     """Newcombe's example (1998, doi 10.1002/(SICI)1097-0258(19980430)17:8<873::AID-SIM779>3.0.CO;2-I, table II, a):
     56/70 − 48/80 has the interval 0.0524 to 0.3339."""

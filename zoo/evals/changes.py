@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from zoo.evals import Score, mean_score, within_0_and_1
+from zoo.evals import Score, Z, mean_score, within_0_and_1
 
 
 @dataclass(frozen=True)
@@ -69,15 +69,30 @@ def averaged(scores: Sequence[Score]) -> Score:
 
 
 def _paired(by: float, first: Sequence[float], second: Sequence[float]) -> Change:
-    """The mean of the differences; the interval for shares has a width even if all differences are equal."""
-    if len(first) < 2:
-        return Change(by, None, None, len(first), True)
-    shares = within_0_and_1([*first, *second]) is not None
-    difference = mean_score("", [b - a for a, b in zip(first, second, strict=True)], (-1.0, 1.0) if shares else None)
+    """The mean of the differences, with Student's t; where cases are right or wrong, with the interval for shares."""
+    n = len(first)
+    if n < 2:
+        return Change(by, None, None, n, True)
+    differences = [b - a for a, b in zip(first, second, strict=True)]
+    if set(differences) <= {-1.0, 0.0, 1.0} and within_0_and_1([*first, *second]):
+        low, high = _of_shares(differences)
+        return Change(by, low, high, n, True)
+    difference = mean_score("", differences)
     # Cases are stored with a few digits, scores with all digits.
-    return Change(
-        by, by + difference.low - difference.value, by + difference.high - difference.value, difference.n, True
-    )
+    return Change(by, by + difference.low - difference.value, by + difference.high - difference.value, n, True)
+
+
+def _of_shares(differences: Sequence[float]) -> tuple[float, float]:
+    """The interval of Bonett and Price for a difference of paired shares (in doi:10.1002/sim.6148).
+
+    It adds a case that rises and one that falls, so that it has a width even if all differences are equal. The four
+    cases that are added to a single share would be too many: they lie far from differences, most of which are 0.
+    """
+    n = len(differences) + 2
+    rising, falling = differences.count(1.0) + 1, differences.count(-1.0) + 1
+    middle = (rising - falling) / n
+    half = Z * math.sqrt((rising + falling) / n - middle**2) / math.sqrt(n)
+    return max(-1.0, middle - half), min(1.0, middle + half)
 
 
 def _unknown(score: Score) -> bool:
