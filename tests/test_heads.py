@@ -1,8 +1,12 @@
 """Output heads: log-probs are those of the model's own logits, whatever it does to them or adapts them."""
 
+import json
+
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
+from tiny_runs import cli
 
 from zoo.libraries import adapters, heads
 from zoo.libraries.pretrained import load, save
@@ -148,3 +152,26 @@ def test_a_merge_leaves_tied_weights_tied_where_no_adapter_is_on_them():
     merged = adapters.merged(adapted(["q_proj"], tied=True))
     assert merged.config.tie_word_embeddings
     assert merged.get_input_embeddings().weight is merged.get_output_embeddings().weight
+
+
+def test_a_run_trains_adapters_on_head_and_embeddings_and_its_merged_folder_is_the_same_model(tiny_folder, tmp_path):
+    """Cases of users: the adapter of the head stayed as it began, and the merged model was another one."""
+    import zoo
+
+    rows = [json.dumps({"prompt": f"Say {n}?", "completion": f"It is {n}."}) for n in range(4)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows) + "\n")
+    run = zoo.train(algo="sft", model=str(tiny_folder), data=str(tmp_path / "rows.jsonl"), out=str(tmp_path / "runs"),
+                    lora=True, lora_targets="lm_head,embed_tokens", max_steps=2, lr=1e-2, warmup=0.0, score="none",
+                    batch_size=2, precision="32-true", quiet=True)  # fmt: skip
+    trained = load_file(run.path / "model" / "adapter_model.safetensors")
+    assert {name.split(".")[-3] for name in trained} >= {"lm_head"} and len(trained) == 4
+    assert all(value.abs().max() > 1e-3 for value in trained.values()), "all are moved from where they began"
+    status, out, _ = cli("export", str(run.path), str(tmp_path / "merged"), "--merge")
+    assert status == 0 and "Embedding and head have weights of their own now" in out
+    ids = torch.tensor([list(b"Say 1? It is 1.")]) % 250
+    with torch.no_grad():
+        expected = adapters.load_on_base(str(run.path / "model")).eval()(input_ids=ids).logits
+        again = load("AutoModelForCausalLM", tmp_path / "merged", dtype=torch.float32)
+        torch.testing.assert_close(again(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-4)
+        plain = load("AutoModelForCausalLM", tiny_folder, dtype=torch.float32)
+        assert (plain(input_ids=ids).logits - expected).abs().max() > 1e-2

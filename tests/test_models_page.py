@@ -36,7 +36,9 @@ def test_the_sweep_sees_log_probs_and_gradients_that_differ(monkeypatch):
 
     former = heads._measured
     monkeypatch.setattr(heads, "_measured", lambda base: (1.0, former(base)[1]))
-    assert sweep.row("cohere")["all weights"].startswith("differs: log-probs by")
+    with pytest.raises(sweep.Differs, match="log-probs by"):
+        sweep.full("cohere", False)
     monkeypatch.undo()
     monkeypatch.setattr("zoo.libraries.adapters.unreached", lambda model: {})
-    assert "dt_proj.lora_A.default.weight is not trained" in sweep.row("jamba")["LoRA"]
+    with pytest.raises(sweep.Differs, match="dt_proj.lora_A.default.weight is not trained"):
+        sweep.lora("jamba", ["all-linear"], False)

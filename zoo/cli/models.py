@@ -103,7 +103,7 @@ def export(
     import torch
 
     from zoo.libraries.adapters import merged
-    from zoo.libraries.architecture import ending_ids
+    from zoo.libraries.architecture import ending_ids, is_tied
     from zoo.libraries.wrappers import is_adapted
     from zoo.models.loading import load_model, load_template
     from zoo.models.start import export_model, resolve_start
@@ -113,7 +113,10 @@ def export(
     if merge:
         if not is_adapted(model):
             raise ZooError(f"The run {run} has no adapters to merge.", f"Leave --merge out: zoo export {run} {folder}")
+        was_tied = is_tied(model)
         model = merged(model)
+        if was_tied and not is_tied(model):
+            Console().say("Embedding and head have weights of their own now: an adapter was on one of the two.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     template = load_template(source, eos_ids=ending_ids(model))
     export_model(model, template.trained_tokenizer(), folder, template.ends)

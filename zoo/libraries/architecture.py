@@ -44,6 +44,11 @@ def last_hidden(model: Any, **given: Any) -> Tensor:
     return backbone(model)(**given, use_cache=False).last_hidden_state
 
 
+def is_tied(model: Any) -> bool:
+    """Whether the configuration of a model says that embedding and head share their weights."""
+    return bool(getattr(text_config(base_of(model)), "tie_word_embeddings", False))
+
+
 def attention_window(model: Any) -> int | None:
     """The smallest attention window of any layer, in tokens, None if every layer sees everything."""
     config = text_config(base_of(model))
