@@ -38,7 +38,7 @@ def own_loss(model, answer):
 
 def losses(model, layout):
     """The auxiliary loss of each text of the sweep, scored together in a layout."""
-    balance = Balance(model, COEFFICIENT)
+    balance = Balance(model, COEFFICIENT).open()
     try:
         score_answers(model, sweep.texts(), layout, balance=10**9)
         return torch.cat([part.losses for part in balance.texts]), balance.take_metrics()
@@ -53,7 +53,7 @@ def test_the_auxiliary_loss_of_a_text_is_that_of_transformers(kind):
         pytest.skip("this version of transformers does not compute it")
     found, _ = losses(model, "padded")
     torch.testing.assert_close(found, torch.stack([own_loss(model, one) for one in sweep.texts()]), rtol=1e-5, atol=0)
-    watch(model, None, False, told.append).close()
+    watch(model, None, False, told.append)
     own = experts.auxiliary_coefficient(model)
     assert own is not None and f"added with the coefficient {own:g} (the model's own;" in told[0]
 
@@ -81,7 +81,7 @@ def gradients(model, value):
 @pytest.mark.parametrize("parts", [[[0, 1, 2, 3]], [[0, 2], [3, 1]]], ids=["whole", "cut"])
 def test_a_step_adds_it_with_the_weight_that_a_text_has_in_the_loss_however_it_is_cut(mixtral, parts, per_token):
     texts = sweep.texts()
-    balance = Balance(mixtral, COEFFICIENT)
+    balance = Balance(mixtral, COEFFICIENT).open()
     total = 0
     for part in parts:
         batch = batch_of({"completion": Answers([texts[i] for i in part])})
@@ -112,8 +112,10 @@ def test_even_loads_have_entropy_1_and_one_busy_expert_shows(mixtral):
     balance.close()
 
 
-def test_nothing_is_heard_without_a_gradient_or_afterwards(mixtral):
+def test_nothing_is_heard_before_training_without_a_gradient_or_afterwards(mixtral):
     balance = Balance(mixtral, 0.0)
+    score_answers(mixtral, sweep.texts(), "padded")
+    balance.open()
     with torch.no_grad():
         score_answers(mixtral, sweep.texts(), "padded")
     assert not balance.texts
@@ -127,7 +129,7 @@ def test_frozen_routers_are_not_trained(mixtral, lora):
     model = add_lora(mixtral, 2, 4.0, 0.0, "all-linear") if lora else mixtral
     freeze_routers(model)
     told = []
-    watch(model, None, True, told.append).close()
+    watch(model, None, True, told.append)
     assert "the coefficient 0 (frozen routers;" in told[0]
     score_answers(model, sweep.texts(), "padded").sum().sum().backward()
     trained = [name for name, p in model.named_parameters() if p.grad is not None]
@@ -142,7 +144,7 @@ def test_what_a_model_does_not_have_is_refused_or_told():
     with pytest.raises(ZooError, match="--freeze-routers: LlamaForCausalLM has no routers"):
         freeze_routers(dense)
     deepseek = make("deepseek_v3")
-    watch(deepseek, None, False, told.append).close()
+    watch(deepseek, None, False, told.append)
     assert "no auxiliary loss is added, because the model has no auxiliary loss" in told[0]
     with pytest.raises(ZooError, match="has no auxiliary loss"):
         watch(deepseek, 0.1, False, told.append)

@@ -46,7 +46,10 @@ _WATCHED: WeakKeyDictionary[torch.nn.Module, Balance] = WeakKeyDictionary()
 
 
 class Balance:
-    """What the routers of a model do in its passes with a gradient. coefficient: of the auxiliary loss, 0 for none."""
+    """What the routers of a model do in its passes with a gradient, between `open` and `close`.
+
+    coefficient: of the auxiliary loss, 0 for none.
+    """
 
     def __init__(self, model: Any, coefficient: float):
         self.coefficient = coefficient
@@ -55,8 +58,13 @@ class Balance:
         """How often each expert of each layer was chosen in this step, float64 [layers, experts]."""
         self._base = base_of(model)
         self._layers: dict[int, Routing] | None = None
-        self._hooks = listen(model, self._heard)
+        self._hooks: list[Any] = []
+
+    def open(self) -> Balance:
+        """Hear the routers from now on."""
+        self._hooks = listen(self._base, self._heard)
         _WATCHED[self._base] = self
+        return self
 
     def _heard(self, number: int, routing: Routing) -> None:
         if self._layers is not None:

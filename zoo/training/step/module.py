@@ -297,6 +297,8 @@ class PostTraining(lightning.LightningModule):
         # Models come in evaluation mode, in which gradient checkpointing and the adapters' dropout do nothing.
         for model in self.learners.values():
             model.train()
+        if self.balance is not None:
+            self.balance.open()
         # Restoring earlier would be undone: Lightning draws numbers between loading and the first step.
         if self._restored_rng is None:
             part_ways(self.core.seed, my_place()[0])
