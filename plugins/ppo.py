@@ -98,7 +98,7 @@ class PPO(Algorithm):
         "starts at 0.",
         "kl_coef": "Paper: 0.02.",
         "clip": "Paper: 0.2.",
-        "value_clip": "Paper: 0.2.",
+        "value_clip": "Neither: 0.2, as arXiv:2403.17031 and OpenAI's first code.",
         "value_weight": "Neither: 0.1, as arXiv:2403.17031 and OpenAI's first code.",
         "gamma": "Paper: 1.",
         "gae_lambda": "Tuned here: 1, since the critic knows nothing yet. arXiv:2403.17031 0.95.",

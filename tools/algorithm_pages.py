@@ -94,7 +94,8 @@ def defaults(cls: type[Algorithm], core: Mapping[str, Option]) -> str:
         whose, _, why = cls.reasons.get(name, "").partition(": ")
         elsewhere = f"`{value(core[name].default)}`" if name in core else ""
         shown_here = "[by size](#by-the-models-size)" if is_points(here) else f"`{value(here)}`"
-        rows.append((f"`{(core | own)[name].flag}`", shown_here, elsewhere, whose.lower(), escaped(why)))
+        whose = "see below" if is_points(here) else whose.lower()
+        rows.append((f"`{(core | own)[name].flag}`", shown_here, elsewhere, whose, escaped(why)))
     text = table(("option", "here", "every run's", "whose", "why"), rows)
     parts = [f"## Defaults\n\n{text}"]
     points = [
