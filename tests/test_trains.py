@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from test_processes import only_run
-from tiny_runs import differences, float32_flags, losses, run_command, trainer, write_rows
+from tiny_runs import differences, float32_flags, losses, trainer, two_processes, write_rows
 
 from zoo.errors import PluginError
 from zoo.testing.tiny import tiny_rows
@@ -79,14 +79,36 @@ def test_two_processes_train_the_same_roles_as_one(turns, train, tmp_path, tiny_
     options = {**OPTIONS, "adam_eps": 1e-3, "temperature": 0}
     _, single = weights_after(train, turns, 3, critic="own", **options)
     flags = float32_flags(**options, critic="own", max_steps=3, devices=2, accelerator="cpu", out=tmp_path / "two")
-    done = run_command(
-        "train", "--algo", turns, "--model", str(tiny_folder), "--data", prompts(tmp_path), *flags, cwd=tmp_path,
-        ZOO_CACHE=str(tmp_path / "cache-two"),
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    typed = ("--algo", turns, "--model", str(tiny_folder), "--data", prompts(tmp_path))
+    for done in two_processes("train", *typed, *flags, cwd=tmp_path, ZOO_CACHE=str(tmp_path / "cache-two")):
+        assert done.returncode == 0, done.stdout + done.stderr
     both = only_run(tmp_path)
     assert differences(single, both) < 1e-5
     assert losses(single) == pytest.approx(losses(both), abs=1e-5, rel=1e-4)
+
+
+SILENT = (
+    TURNS.replace(', trains=("policy",)', "")
+    .replace(', trains=("critic",)', "")
+    .replace("mask = ", "models.critic\n            mask = ")
+)
+"""The same without a word about it, and both roles are touched in each step."""
+
+
+def test_a_role_that_no_loss_reaches_stays_as_it_is_without_being_named(turns, train, tmp_path, tiny_folder):
+    """DDP would wait for its gradients, and Adam's momentum move it."""
+    silent = tmp_path / "silent.py"
+    silent.write_text(textwrap.dedent(SILENT))
+    options = {**OPTIONS, "critic": "own", "adam_eps": 1e-3, "temperature": 0}
+    _, named = weights_after(train, turns, 3, **options)
+    _, alone = weights_after(train, f"{silent}:Turns", 3, **options)
+    assert differences(named, alone) == 0 and losses(named) == losses(alone)
+    flags = float32_flags(**options, max_steps=3, devices=2, accelerator="cpu", out=tmp_path / "two")
+    typed = ("--algo", f"{silent}:Turns", "--model", str(tiny_folder), "--data", prompts(tmp_path))
+    for done in two_processes("train", *typed, *flags, cwd=tmp_path, ZOO_CACHE=str(tmp_path / "cache-two")):
+        assert done.returncode == 0, done.stdout + done.stderr
+    both = only_run(tmp_path)
+    assert differences(named, both) < 1e-5 and losses(named) == pytest.approx(losses(both), abs=1e-5, rel=1e-4)
 
 
 def test_micro_batches_that_differ_are_the_plugins_mistake(turns, train, tmp_path):

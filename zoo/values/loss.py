@@ -26,9 +26,9 @@ class Loss:
 
     values: any shape with an example in each row; weights: the same shape. The step's loss is
     Σ values·weights / Σ weights, both sums over every micro-batch and process. trains: the roles whose weights this
-    step updates, None for all trained roles; other roles, including their momentum, do not change. It must be the same
-    in all micro-batches of a step. If the critic is a head, its weights are only the head's; its gradient for the
-    policy's weights below it counts as the policy's.
+    step updates, None for all trained roles that the step's losses reach; other roles, including their momentum, do not
+    change. It must be the same in all micro-batches of a step. If the critic is a head, its weights are only the
+    head's; its gradient for the policy's weights below it counts as the policy's.
     """
 
     values: Tensor

@@ -137,7 +137,10 @@ def gradients(bench: Bench) -> None:
             # A choice such as a hinge may have no gradient on these rows; the defaults should.
             moves = not options and role_of(name) in outcome.trains
             if moves and (name not in outcome.gradients or not bool(outcome.gradients[name].any())):
-                raise Failed(f"The weight {name} gets no gradient.")
+                others = [role for role in outcome.trains if role != role_of(name)]
+                alone = not any(role_of(one) == role_of(name) for one in outcome.gradients)
+                advice = f" If this step is not to move the {role_of(name)}, say so: Loss(…, trains={tuple(others)})."
+                raise Failed(f"The weight {name} gets no gradient.{advice if alone and others else ''}")
         for name, parameter in frozen:
             if parameter.grad is not None:
                 raise Failed(f"The reference's weight {name} gets a gradient{with_options(options)}.")

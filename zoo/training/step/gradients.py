@@ -1,9 +1,9 @@
-"""The norm of a model's gradient, as exact as its elements."""
+"""The norm of a model's gradient, as exact as its elements; and which models a gradient reaches."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -17,6 +17,23 @@ def total_norm(gradients: Iterable[Tensor]) -> float:
     parts = [part for gradient in gradients for part in _norms_of_blocks(gradient.detach().reshape(-1))]
     # In one go, and on the CPU: some devices have no float64.
     return math.sqrt(float(torch.cat(parts).cpu().double().square().sum())) if parts else 0.0
+
+
+def reached(loss: Tensor, models: Mapping[str, torch.nn.Module]) -> set[str]:
+    """The names of the models with a weight that has a gradient, or that the loss will give one."""
+    weights = {name: [p for p in model.parameters() if p.requires_grad] for name, model in models.items()}
+    found = {name for name, own in weights.items() if any(p.grad is not None for p in own)}
+    owner = {id(p): name for name, own in weights.items() for p in own}
+    seen, waiting = set(), [loss.grad_fn]
+    while waiting and len(found) < len(models):
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        # Only the nodes that collect the gradient of a weight have a variable.
+        found |= {owner[i] for i in (id(getattr(node, "variable", None)),) if i in owner}
+        waiting += [following for following, _ in node.next_functions]
+    return found
 
 
 def _norms_of_blocks(flat: Tensor) -> Iterator[Tensor]:

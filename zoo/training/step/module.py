@@ -25,7 +25,7 @@ from zoo.models.roles import Models
 from zoo.options.config import TrainConfig
 from zoo.processes import gathered, is_distributed, my_place, world_size
 from zoo.randomness import part_ways, restore_rng, rng_state
-from zoo.training.step.gradients import total_norm
+from zoo.training.step.gradients import reached, total_norm
 from zoo.training.step.guarding import Guarding, Keeper, Part
 from zoo.training.step.hooks import Hooks
 from zoo.training.step.schedule import lr_factor, make_optimizer
@@ -37,7 +37,7 @@ from zoo.values.types import Batch, metric_sums
 
 SMALLEST_MICRO_BATCH = 128
 """Tokens; when memory runs out below this, halving cannot help."""
-MOVED = "moved by this step: "
+MOVED, REACHED = "moved by this step: ", "reached by this step: "
 """Before a role's name, under which micro-batches and processes are compared; no metric can be called so."""
 STATE = (
     "processes", "algorithm", "steps_done", "skipped_steps", "guards", "tokens_seen", "timing", "rollouts",
@@ -118,7 +118,9 @@ class PostTraining(lightning.LightningModule):
         """The means and norms of a step; the gradients, which were summed, get their scale."""
         means = sums.means()
         still = [role for role in self.learners if not self._is_moved(role, means)]
-        self._leave_alone(still)
+        # A gradient of 0 that only the exchange needed would let the optimizer's momentum move a role.
+        unreached = [role for role in self.learners if not means.pop(REACHED + role, 1.0)]
+        self._leave_alone([*still, *unreached])
         if self.steps_done == 0:
             self.hooks.refuse_unused_roles(but=still)
         scale = world_size() / max(sums.count("loss"), torch.finfo(torch.float32).tiny)
@@ -188,8 +190,10 @@ class PostTraining(lightning.LightningModule):
             sums.add({"tokens": (tokens, torch.tensor(0))})
             sums.add(_moved(self.learners, loss.trains))
             balance = self._balance(loss, part, sums)
-            with self._gradients_stay_here(last=i == len(parts) - 1):
-                self.manual_backward(loss.numerator + balance + self._touch(loss.trains))
+            last = i == len(parts) - 1
+            with self._gradients_stay_here(last):
+                numerator = loss.numerator + balance
+                self.manual_backward(numerator + (self._touch(numerator, sums) if last else 0.0))
         return sums.reduced(self.device)
 
     def _balance(self, loss: Loss, part: Batch, sums: Sums) -> torch.Tensor | float:
@@ -203,12 +207,17 @@ class PostTraining(lightning.LightningModule):
         moves = loss.trains is None or "policy" in loss.trains
         return self.balance.coefficient * found if moves else 0.0
 
-    def _touch(self, trains: tuple[str, ...] | None) -> torch.Tensor | float:
-        """0, with a gradient of 0 for roles that are not moved: processes exchange the gradients of all weights."""
-        if trains is None or not is_distributed():
+    def _touch(self, numerator: torch.Tensor, sums: Sums) -> torch.Tensor | float:
+        """0, with a gradient of 0 for roles that no loss of the step has reached; notes which those are.
+
+        Processes exchange the gradients of all weights, and wait for those that never come.
+        """
+        if not is_distributed() or len(self.learners) == 1:
             return 0.0
-        still = [model for role, model in self.learners.items() if role not in trains]
-        return sum((0.0 * p.sum() for model in still for p in model.parameters() if p.requires_grad), 0.0)
+        found = reached(numerator, self.learners)
+        sums.add({f"{REACHED}{role}": (torch.tensor(float(role in found)), torch.tensor(1)) for role in self.learners})
+        others = [model for role, model in self.learners.items() if role not in found]
+        return sum((0.0 * p.sum() for model in others for p in model.parameters() if p.requires_grad), 0.0)
 
     def _is_moved(self, role: str, means: dict[str, float]) -> bool:
         """Whether this step moves a role; takes that out of the means. Raises PluginError where the parts differ."""
