@@ -311,7 +311,9 @@ def test_the_size_of_a_model_that_had_to_be_fetched_is_counted_once_it_is_there(
     cls = mine(defaults={"lr": [Point(1e3, 1e-2, "mine"), Point(1e7, 1e-6, "the paper's")]})
     found, said = resolved(cls, None, model="nobody/nothing"), []
     assert found.core.lr == 1e-2 and "until the model is there" in found.reasons["lr"]
-    Assembly._choose_by_size(SimpleNamespace(core=found.core, policy=tiny_model, resolved=found, say=said.append))
+    run = SimpleNamespace(core=found.core, policy=tiny_model, resolved=found, say=said.append)
+    run._weights = lambda name, out: Assembly._weights(run, name, out)
+    Assembly._say_choices(run)
     weights = sum(values.numel() for values in tiny_model.parameters())
     by_hand = 1e-2 * (1e-6 / 1e-2) ** (math.log(weights / 1e3) / math.log(1e7 / 1e3))
     assert found.core.lr == pytest.approx(by_hand, rel=5e-3) and said[0].startswith(f"lr {found.core.lr:g}: between")

@@ -131,7 +131,7 @@ class Assembly:
         self.policy = load_policy(core, self.source, self.precision, self.algorithm.head, self.template.new)
         for note in left_out(self.policy) if core.lora and ALL_LINEAR in names_in(core.lora_targets) else []:
             self.say(note)
-        self._choose_by_size()
+        self.resolved.choose(self._weights)
         if added := self.template.new.added:
             listed_ones = ", ".join(self.tokenizer.convert_ids_to_tokens(list(added)))
             self.say(
@@ -145,15 +145,14 @@ class Assembly:
         set_by = f"set by {self.resolved.origin['precision']}"
         self.say(f"Precision {self.precision}: {reason if core.precision == AUTO else set_by}.")
 
-    def _choose_by_size(self) -> None:
-        """Options that depend on the model, now that a model that had to be fetched or made is there."""
-        model = self.core.model
+    def _weights(self, name: str, out: str) -> float | None:
+        """The size of a model by name, also of a policy that only now is there."""
+        counted = sum(values.numel() for _, values in frozen_parameters(self.policy))
+        return weights_of(name, out) or (counted if name == self.core.model else None)
 
-        def weights(name: str, out: str) -> float | None:
-            counted = sum(values.numel() for _, values in frozen_parameters(self.policy))
-            return weights_of(name, out) or (counted if name == model else None)
-
-        self.resolved.choose(weights)
+    def _say_choices(self) -> None:
+        """The options that depend on the model, with their reasons. A critic that had to be fetched is there by now."""
+        self.resolved.choose(self._weights)
         for name, choice in self.resolved.choices.items():
             self.say(f"{name} {choice.value:g}: {choice.reason}.")
             for note in choice.notes:
@@ -210,6 +209,7 @@ class Assembly:
             temperature=temperature,
             make_writer=online.writer_of(core, self.template, self.precision, self.device, self.plugins, rescores),
         )  # fmt: skip
+        self._say_choices()
         for option, role in self.resolved.without_role(roles):
             flag = option.replace("_", "-")
             self.say(f"Note: --{flag} has no effect: {self.resolved.algo} with these options has no {role}.")
