@@ -477,6 +477,18 @@ def test_the_files_alone_say_the_same(place):
     assert (found.size, found.added, found.roles["pad_token"]) == (256, {END: 256, "[PAD]": 257}, "[PAD]")
 
 
+def test_an_added_token_that_the_vocabulary_lists_too_is_an_added_token(tmp_path):
+    from tokenizers import AddedToken, Tokenizer, models
+
+    tokens = Tokenizer(models.WordLevel({"a": 0, "</s>": 1, "<image>": 2}, "a"))
+    tokens.add_special_tokens([AddedToken("</s>", special=True), AddedToken("<image>", special=True)])
+    tokens.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": {"content": "</s>"}}))
+    found = words_in(tmp_path)
+    assert (found.size, found.added, found.roles) == (1, {"</s>": 1, "<image>": 2}, {"eos_token": "</s>"})
+    assert hold("it", found, {}, 2).rowless == {"<image>"}, "a text model beside the tokenizer of one for images"
+
+
 def test_a_run_pads_with_a_token_that_the_model_can_read(place):
     write_rows(place / "prompts.jsonl", [{"prompt": "Say it" + " please" * k} for k in range(4)])
     run = train("pads", algo="grpo", model="padout", data="prompts.jsonl", reward="length", max_new_tokens=4,

@@ -143,12 +143,10 @@ def words_in(folder: Path) -> Words | None:
     special = {token.content for token in tokens.values() if token.special}
     settings = {**_read(folder / "special_tokens_map.json"), **_read(folder / "tokenizer_config.json")}
     roles = {role: text for role in ROLES if (text := _text(settings.get(role)))}
-    size = fast.get_vocab_size(with_added_tokens=False)
-    for text in dict.fromkeys(roles.values()):
-        special.add(text)
-        if fast.token_to_id(text) is None:
-            # transformers adds a token that a role names.
-            added[text] = max(size - 1, *added.values(), -1) + 1
+    size, numbers = fast.get_vocab_size(with_added_tokens=False), set(added.values())
+    while size - 1 in numbers:
+        # Some vocabularies list their added tokens too.
+        size -= 1
     return Words(size, added, special, roles, _template_in(folder, settings))
 
 
