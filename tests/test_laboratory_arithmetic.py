@@ -121,7 +121,7 @@ def test_a_verifier_that_knows_chooses_what_there_is_and_one_that_does_not_is_no
             found.append(row)
         return found
 
-    monkeypatch.setattr(chain_choice, "score_many", scores)
+    monkeypatch.setattr("zoo.models.scalar.score_many", scores)
     subject = Subject(Oracle(), tokenizer, ChatTemplate(tokenizer))
     for read in ("min", "product", "last"):
         score = chain_choice.chain_choice(subject, n=8, problems=100, read=read)
