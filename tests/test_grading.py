@@ -14,6 +14,7 @@ from zoo.rewards.reward import Reward
 
 PAGE = (ROOT / "docs/grading.md").read_text(encoding="utf-8")
 MISSING = "–"
+ALLOWED = {"right": ("1", MISSING), "wrong": ("0", MISSING), "unclear": (MISSING,)}
 
 
 def rows(name):
@@ -48,8 +49,7 @@ def test_numeric_grades_every_row_as_the_table_says_and_never_against_its_verdic
         (*row[:4], value) for row, value in zip(NUMBERS, found, strict=True) if shown(value) != row[3]
     ]  # fmt: skip
     assert not wrong
-    allowed = {"right": ("1", MISSING), "wrong": ("0", MISSING), "unclear": (MISSING,)}
-    assert not [row for row in NUMBERS if row[3] not in allowed[row[2]]]
+    assert not [row for row in NUMBERS if row[3] not in ALLOWED[row[2]]]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("math_verify") is None, reason="math-verify is an extra")
@@ -57,8 +57,7 @@ def test_maths_grades_every_row_as_the_table_says():
     found = maths([row[0] for row in NUMBERS], [{"answer": row[1]} for row in NUMBERS])
     wrong = [(*row, value) for row, value in zip(NUMBERS, found, strict=True) if shown(value) != row[4]]
     assert not wrong
-    allowed = {"right": "1", "wrong": "0", "unclear": MISSING}
-    assert not [row for row in NUMBERS if row[4] != allowed[row[2]]]
+    assert not [row for row in NUMBERS if row[4] not in ALLOWED[row[2]]]
 
 
 def test_code_grades_every_program_as_the_table_says():
@@ -82,6 +81,12 @@ def test_an_expression_names_maths_and_how_to_install_it_where_it_is_not(install
 def test_an_answer_that_may_equal_an_unread_reference_is_not_wrong():
     found = numeric(["4", "5", "none"], [{"answer": ["4", "3 to 5"]}] * 3)
     assert [found[0], found[2]] == [1.0, 0.0] and found[1].startswith("the reference answer is a range")
+
+
+def test_lines_of_a_calculation_are_not_one_expression():
+    """As the world chains writes them; a cut answer is wrong, not missing."""
+    answers = ["+3 10\n*2 9\nso 2", "+3 10\n*2", "+3 10\n*2 9", "12\n- 3\n"]
+    assert numeric(answers, [{"answer": "2"}] * 4) == [1.0, 1.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("text", ["1,111," * 9000, "1 " * 9000, "$1 " * 9000, "9^" * 9000, "5 to " * 9000, "1" * 9000])

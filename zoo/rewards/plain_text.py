@@ -22,7 +22,7 @@ COMMANDS = {
 WORDS_WITHIN = re.compile(
     r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|mbox|operatorname)\s?\{([^{}]*)\}"
 )
-GROUPS = re.compile(r"(?<=\d)(?:[\u00a0\u2009\u202f'’]|\\[,!]|\{,\}(?:\\!)?|,\\!)(?=\d{3}(?!\d))")
+GROUPS = re.compile(r"(?<=\d)(?:[\u00a0\u2009\u202f'’_]|\\[,!]|\{,\}(?:\\!)?|,\\!)(?=\d{3}(?!\d))")
 """What separates groups of three digits, other than a comma."""
 FORMULA = re.compile(r"(?<![\w$])\$([^\s$](?:[^$\n]*[^\s$])?)\$(?!\d)")
 CODES = re.compile(

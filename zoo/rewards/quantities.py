@@ -61,7 +61,8 @@ VALUE = re.compile(
     | (?P<odd>\d++(?:[ ]?[/:.,][ ]?\d++)*+)
     )
     (?P<percent>[ ]?(?:%|percent\b|per[ ]cent\b))? (?:[ ](?P<scale>thousand|million|billion|trillion)s?\b)?
-    (?:[ -]?(?P<unit>{MONEY} | °[ ]?[CF]\b | [¢°] | [^\W\d_]+) (?P<raised>[ ]?\^[ ]?\{{?[ ]?-?\d[ ]?\}}?)?
+    (?:(?:[ ]?(?={MONEY})|[ -]?(?!{MONEY}))(?P<unit>{MONEY}(?!\d) | °[ ]?[CF]\b | [¢°] | [^\W\d_]+)
+       (?P<raised>[ ]?\^[ ]?\{{?[ ]?-?\d[ ]?\}}?)?
        (?:[ ]?/[ ]?(?P<per>[^\W\d_]+)(?P<below>[ ]?\^[ ]?\{{?[ ]?-?\d[ ]?\}}?)?)? )?
     """,
     re.VERBOSE | re.IGNORECASE,

@@ -24,10 +24,10 @@ LETTER = "[b-zB-HJ-Z]"
 CHOICE = re.compile(r"-| *(?:or|to|~|\.\.+) *", re.IGNORECASE)
 OPERATOR = re.compile(r" *[+*×·÷/x±] *| +- *| *- +", re.IGNORECASE)
 BEFORE = re.compile(
-    rf"(?:[\^×·÷/√±≤≥∞{{]|(?<![-=\s>])\s?[<>]=?|\\[a-zA-Z]+|(?:(?<![a-zA-Z]){LETTER}|[\d)\]}}])\s?[-+*])\s?[({{]?\s?$"
+    rf"(?:[\^×·÷/√±≤≥∞{{]|(?<![-=\s>]) ?[<>]=?|\\[a-zA-Z]+|(?:(?<![a-zA-Z]){LETTER}|[\d)\]}}]) ?[-+*]) ?[({{]? ?$"
 )
 BEHIND = re.compile(
-    rf"\s?(?:[\^√π∞±×·÷]|\\[a-zA-Z]|[-+*/]\s?(?:{LETTER}(?!\w)|[\d(\\√π])|{LETTER}(?![a-zA-Z'])|!(?=\s*[-+*/=]))|\("
+    rf" ?(?:[\^√π∞±×·÷]|\\[a-zA-Z]|[-+*/] ?(?:{LETTER}(?!\w)|[\d(\\√π])|{LETTER}(?![a-zA-Z'])|!(?= *[-+*/=]))|\("
 )
 """What makes a number a part of an expression."""
 LEFT_OVER = re.compile(r"[\^√π∞±≤≥<>×÷∪|]|\\[a-zA-Z]+")
@@ -47,6 +47,9 @@ ONES = {word: i for i, word in enumerate(f"{SMALL} eighteen nineteen".split())}
 TENS = {word: 10 * i for i, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}
 WORD = "|".join(sorted([*ONES, *TENS, "hundred", *SCALES], key=len, reverse=True))
 SPELLED = re.compile(rf"\b(?:{WORD})\b(?:(?:-|\s+(?:and\s+)?)(?:{WORD})\b)*", re.IGNORECASE)
+ROMAN = re.compile(r"\W*[IVXLCDM]{2,}\W*")
+BRIEFLY_ONE = re.compile(r"\W*one(?:\W+\w+){0,2}\W*$", re.IGNORECASE)
+"""In a sentence "one" is a pronoun."""
 PORTION = re.compile(
     r"\b(?:half|halves|thirds?|quarters?|fourths?|fifths?|sixths?|sevenths?|eighths?|ninths?|tenths?|dozens?)\b", re.I
 )
@@ -131,6 +134,8 @@ def _last(text: str) -> Reading:
     values = values_of(text)
     if not values:
         return _in_words(text, whole=False)
+    if re.fullmatch(r"\s*- [\d.,]+\s*", text):
+        return _only(text)
     rest = set(_around(text, values)) - set("().[] ")
     return SEVERAL if rest and rest <= set(",;") else _clear(text, values, len(values) - 1)
 
@@ -199,7 +204,8 @@ def _joint(text: str, values: list[Found], i: int) -> Unclear | None:
     if between or CHOICE.fullmatch(gap) or (gap == " " and found.signed):
         return RANGE
     units = [one.value.unit for one in (before, found) if isinstance(one.value, Number) and one.value.unit]
-    if gap in (" ", ", ", " and ", "") and len(set(units)) == 2:
+    counted = gap == " " and len(units) == 1 and not text[before.end - 1].isdigit()
+    if counted or (gap in (" ", ", ", " and ", "") and len(set(units)) == 2):
         return Unclear("has several units")
     if gap == " " and re.search(r"(?<!\d)\d{1,3} \d{3}(?!\d)", text[max(0, before.end - 4) : found.start + 4]):
         return Unclear("has blanks between its digits, or is two numbers")
@@ -213,6 +219,9 @@ def _in_words(text: str, whole: bool) -> Reading:
     """The last number that an English text without digits spells; whole: it should spell nothing else."""
     if re.search(r"\d", text):
         return Unclear("has digits only within words")
+    if ROMAN.fullmatch(text):
+        return Unclear("is a Roman numeral")
+    whole = whole or BRIEFLY_ONE.match(text) is not None
     spelled = [found for found in SPELLED.finditer(text) if whole or found[0].lower() != "one"]
     if not spelled:
         portion = (

@@ -106,9 +106,9 @@ def _found(source: str, kind: str, split: str, named: NamedSources, limit: int |
         name = source
     if name in named:
         give = rows_of(named[name])
-        part = part_of(give)
-        if part is not None and part.default is part.empty:
-            raise ZooError(f"The data source '{name}' needs a part.", hint=f"Write {name}:{part.name.upper()}.")
+        takes = part_of(give)
+        if takes is not None and takes.default is takes.empty:
+            raise ZooError(f"The data source '{name}' needs a part.", hint=f"Write {name}:{takes.name.upper()}.")
         return _open_named(name, give, split, kind, limit)
     # `reasoning-gym:chain_sum` is a part of a named source.
     first, colon, part = name.partition(":")
