@@ -246,6 +246,17 @@ def test_columns_that_an_algorithm_declares_are_in_the_rows_of_the_suite(place):
         Suite(f"{file}:Odd", columns={"gold_text": "a"})
 
 
+def test_a_step_that_reaches_one_role_only_is_told_how_to_say_so(place):
+    lines = (LOSS[0], "    models.critic", LOSS[1])
+    file = plugin_file(place, algorithm(*lines, needs=("policy", "critic")), "odd.py")
+    told = Suite(f"{file}:Odd").run("gradients").detail
+    assert told.startswith("The weight critic.") and "If this step is not to move the critic, say so: " in told
+    assert told.endswith("Loss(…, trains=('policy',)).")
+    named = LOSS[1].replace(".sum())", ".sum(), trains=('policy',))")
+    plugin_file(place, algorithm(LOSS[0], "    models.critic", named, needs=("policy", "critic")), "odd.py")
+    assert Suite(f"{file}:Odd").run("gradients").result == "passed"
+
+
 def test_state_that_is_lost_by_a_resume_is_named(place):
     lines = ("def __init__(self):", "    self.calls, self.name = 0, 'odd'", LOSS[0], "    self.calls += 1",
              "    return Loss.per_example(-self.calls * models.policy.logps(batch.completion).sum())")  # fmt: skip
