@@ -72,6 +72,12 @@ def test_held_out_data_is_judged_by_the_threshold_and_leaves_it_alone():
     before = algorithm.state()
     loss = step(algorithm, tensor([7.0, 9.0]), zero, label, beta=1.0, step=1, training=False)
     assert algorithm.state() == before
+    # δ is 1.5: both answers lie above it, which is the side of the good one.
+    assert metric(loss, "accuracies") == 0.5
+    swapped = step(algorithm, tensor([1.0, 2.0]), zero, label, beta=1.0, step=1, training=False)
+    assert metric(swapped, "accuracies") == 0.0
+    sound = step(algorithm, tensor([2.0, 1.0]), zero, label, beta=1.0, step=1, training=False)
+    assert metric(sound, "accuracies") == 1.0
     close(loss.values[0], -torch.nn.functional.logsigmoid(tensor(7.0 - 1.5)))
 
 

@@ -10,7 +10,16 @@ from formulas import backward, close, evaluate, loss_of, metric, options, tensor
 from online_roles import Told, Written, rolled, start_run, written
 from tiny_runs import differences
 
-from zoo.api import Answer, Answers, Batch, clipped_surrogate, group_advantages, kl_estimate, step_advantages
+from zoo.api import (
+    Answer,
+    Answers,
+    Batch,
+    clipped_surrogate,
+    group_advantages,
+    kl_estimate,
+    sequence_log_ratio,
+    step_advantages,
+)
 from zoo.contract.registry import load_algorithm
 from zoo.errors import ZooError
 from zoo.models.roles import Models
@@ -171,6 +180,18 @@ def test_cispo_keeps_the_gradient_of_tokens_that_a_clip_would_silence(vectors):
     backward(loss)
     close(new.grad, -tensor(given["advantages"])[:, None] * ratio * mask / mask.sum())
     assert (new.grad[mask.bool()] != 0).all() and (tensor(case["expected"]["grad_new_logps"])[mask.bool()] == 0).any()
+    # With a bound below, small ratios are raised to it.
+    held = (tensor(given["new_logps"]) - tensor(given["old_logps"])).exp().clamp(0.9, 1.28)
+    assert (held > ratio)[mask.bool()].any()
+    loss, new = step(case, beta=0.0, surrogate="cispo", clip_low=0.1, clip_high=0.28, reduction="token_mean")
+    backward(loss)
+    close(new.grad, -tensor(given["advantages"])[:, None] * held * mask / mask.sum())
+
+
+@pytest.mark.parametrize("kind", ["token", "sequence", "sequence_token", "sequence_sum"])
+def test_an_answer_without_tokens_has_the_ratio_one(kind):
+    log_ratio, mask = tensor([[0.5, 0.1], [0.0, 0.0]]), torch.tensor([[True, True], [False, False]])
+    assert (sequence_log_ratio(log_ratio, mask, kind)[1] == 0).all()
 
 
 def test_the_dual_clip_bounds_the_loss_of_unwanted_answers_alone():
@@ -469,12 +490,16 @@ def test_every_variant_is_made_of_options_that_go_together(name):
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"beta": -1.0}, "beta"), ({"clip_low": 0.0}, "clip_low"), ({"dual_clip": 1.0}, "dual_clip must be above 1"),
-        ({"dual_clip": 3.0, "surrogate": "cispo"}, "surrogate=clip"), ({"baseline": "none"}, "needs a baseline"),
-        ({"length_constant": 3}, "without reduction=constant"), ({"overlong_cache": 2.0}, "from 0 to 1"),
+        ({"beta": -1.0}, "beta"),
+        ({"clip_low": 0.0}, "clip_low"),
+        ({"dual_clip": 1.0}, "dual_clip must be above 1"),
+        ({"dual_clip": 3.0, "surrogate": "cispo"}, "surrogate=clip"),
+        ({"baseline": "none"}, "needs a baseline"),
+        ({"length_constant": 3}, "without reduction=constant"),
+        ({"overlong_cache": 2.0}, "from 0 to 1"),
         ({"step_rewards": True, "baseline": "leave_one_out"}, "group's mean"),
     ],
-)  # fmt: skip
+)
 def test_options_that_mean_nothing_are_refused(values, says):
     with pytest.raises(ZooError, match=says):
         options(GRPO, **values)
