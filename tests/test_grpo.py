@@ -194,6 +194,12 @@ def test_an_answer_without_tokens_has_the_ratio_one(kind):
     assert (sequence_log_ratio(log_ratio, mask, kind)[1] == 0).all()
 
 
+def test_an_answer_without_tokens_costs_nothing():
+    mask, every = torch.tensor([[True, True], [False, False]]), torch.ones(2, dtype=torch.float64)
+    reduced = GRPO.rollout.__globals__["reduced"]
+    close(reduced(tensor([[1.0, 3.0], [5.0, 5.0]]), mask, every.bool(), "sequence_mean", every, {}).values, [2.0, 0.0])
+
+
 def test_the_dual_clip_bounds_the_loss_of_unwanted_answers_alone():
     log_ratio, advantage = tensor([10.0, 10.0, 0.5]), tensor([-1.0, 1.0, -1.0])
     found = clipped_surrogate(log_ratio, advantage, 0.2, 0.2, dual=3.0)

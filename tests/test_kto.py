@@ -38,6 +38,13 @@ def test_the_worked_numbers(vectors, name):
     close(loss.mean(), expected["loss"])
     close(metric(loss, "kl"), expected["z0_unclamped"])
     close(metric(loss, "reference_point"), expected["z0"])
+    # Log-ratios 0.5, 1, -0.25, -5.5 of good, bad, good, bad against z₀ 0.5 (the first ties) and against 0.
+    assert metric(loss, "accuracies") == {"kto.unit": (0.5 + 0 + 0 + 1) / 4, "kto.clamped": (1 + 0 + 0 + 1) / 4}[name]
+    all_bad = evaluate(KTO(), policy, reference, fields={"label": ~torch.ones(4, dtype=torch.bool)})
+    # Against z₀: the first ties, the second lies above, the others below.
+    assert (
+        metric(all_bad, "accuracies") == {"kto.unit": (0.5 + 0 + 1 + 1) / 4, "kto.clamped": (0 + 0 + 1 + 1) / 4}[name]
+    )
 
 
 def test_the_worked_gradients_and_none_through_the_reference_point(vectors):
