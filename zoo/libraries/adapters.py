@@ -154,32 +154,43 @@ def _adapters_on(model: Any, tokens: Sequence[int], settings: dict[str, Any]) ->
     task = "SEQ_CLS" if hasattr(model, "score") else "CAUSAL_LM"
     former = vocabulary_modules(model) if tokens else {}
     rows: dict[str, Any] = {"trainable_token_indices": {name: list(tokens) for name in former}} if tokens else {}
-    with quiet_peft():
-        # peft makes its dropout active, in a model that is not trained yet.
-        adapted = get_peft_model(model, LoraConfig(task_type=task, **settings, **rows)).eval()
+    try:
+        with quiet_peft():
+            # peft makes its dropout active, in a model that is not trained yet.
+            adapted = get_peft_model(model, LoraConfig(task_type=task, **settings, **rows)).eval()
+    except TypeError as error:
+        if not tokens:
+            raise
+        raise _both(", ".join(former)) from error
     _check_rows(adapted, former, tokens)
     return adapted
 
 
 def _check_rows(wrapped: Any, former: Mapping[str, Any], tokens: Sequence[int]) -> None:
     """Raises ZooError where a layer of the vocabulary whose rows are trained computes something else than before."""
+    base = base_of(wrapped)
+    for layer in (base.get_input_embeddings(), base.get_output_embeddings()) if former else ():
+        if layer is not None and any(ADAPTER in name for name, _ in layer.named_parameters()):
+            raise _both(", ".join(former))
     for name, module in former.items():
-        if any(ADAPTER in inner for inner, _ in base_of(wrapped).get_submodule(name).named_parameters()):
-            raise ZooError(
-                f"--lora-targets names {name}, whose rows for new tokens are trained already.",
-                "Leave it out of --lora-targets, or train all weights: leave out --lora.",
-            )
         if isinstance(module, torch.nn.Embedding):
             given = torch.tensor([list(tokens)], device=module.weight.device)
         else:
             given = torch.ones(1, 1, module.weight.shape[-1], dtype=module.weight.dtype, device=module.weight.device)
         with torch.no_grad():
-            now, before = base_of(wrapped).get_submodule(name)(given), module(given)
+            now, before = base.get_submodule(name)(given), module(given)
         if not torch.allclose(now, before, rtol=1e-3, atol=1e-5):
             raise ZooError(
                 f"peft cannot train single rows of {name} in this model, which new tokens need under LoRA.",
                 "Train all weights: leave out --lora.",
             )
+
+
+def _both(names: str) -> ZooError:
+    return ZooError(
+        f"--lora-targets names a layer whose rows for new tokens are trained already (one of {names}).",
+        "Leave it out of --lora-targets, or train all weights: leave out --lora.",
+    )
 
 
 def _split(model: Any, targets: list[str] | str) -> tuple[list[str] | str, list[str]]:
