@@ -9,6 +9,7 @@ from zoo.errors import ZooError
 from zoo.libraries.arithmetic import cpu_has_bfloat16
 from zoo.rollout import cache, packing
 from zoo.rollout.budget import common_length
+from zoo.rollout.decoding import Forward
 from zoo.rollout.engine import InProcessEngine, Sampling
 from zoo.rollout.sampling import seeds, uniform_stream
 from zoo.testing import sweep
@@ -203,7 +204,13 @@ def test_n_answers_to_a_prompt_are_adjacent_in_prompt_order_and_differ(model, pr
         assert len({tuple(a.completion.tolist()) for a in answers[i : i + 4]}) > 1
 
 
+def looked_at(model):
+    """Whether its cache has all of its state is found out once, in passes of its own."""
+    Forward(model).rows(1)
+
+
 def test_each_prompt_is_prefilled_once_for_all_its_answers(model, prompts):
+    looked_at(model)
     fed = []
     handle = model.register_forward_pre_hook(
         lambda _, __, given: fed.append(given["input_ids"].shape), with_kwargs=True
@@ -215,6 +222,7 @@ def test_each_prompt_is_prefilled_once_for_all_its_answers(model, prompts):
 
 
 def test_finished_rows_are_not_computed_any_more(model, prompts):
+    looked_at(model)
     rows = []
     handle = model.register_forward_pre_hook(
         lambda _, __, given: rows.append(len(given["input_ids"])), with_kwargs=True
@@ -402,6 +410,7 @@ def test_a_budget_cuts_the_longest_answers_at_one_length_whatever_the_batch(mode
 
 
 def test_a_budget_that_is_spent_ends_the_generation(model, prompts):
+    looked_at(model)
     steps = []
     handle = model.register_forward_pre_hook(
         lambda _, __, given: steps.append(len(given["input_ids"])), with_kwargs=True

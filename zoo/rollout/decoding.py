@@ -31,6 +31,7 @@ REFILL_SHARE = 0.25
 """Part of the batch that must be free before prompts are prefilled between two steps."""
 SAME, ROUNDED = 1e-3, 0.1
 """Largest difference of log-probs that counts as rounding, in float32; largest mean difference in lower precision."""
+_IS_PLAIN: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()
 _KEEPS_ITS_STATE: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()
 PREFILL_TOKENS = 8192
 """Prompt tokens, padding included, that are prefilled at a time."""
@@ -54,9 +55,28 @@ class Forward:
 
     def rows(self, max_rows: int) -> RollingRows | GroupRows:
         """The store for the answers of this model."""
-        if self.signature is not None and not self.signature.own_cache and has_plain_layers(self.config):
+        if self._is_plain():
             return RollingRows(max_rows)
         return GroupRows(self.config) if self._keeps_its_state() else WholeRows(self.config)
+
+    def _is_plain(self) -> bool:
+        """Whether keys and values of every layer are all that the model keeps: looked at once, with two tokens."""
+        base = base_of(self.model)
+        if base not in _IS_PLAIN:
+            said = self.signature is not None and not self.signature.own_cache and has_plain_layers(self.config)
+            _IS_PLAIN[base] = said and self._fills_its_cache()
+        return _IS_PLAIN[base]
+
+    def _fills_its_cache(self) -> bool:
+        cache: Any = RollingRows(1).new_prefill_cache()
+        ids = torch.zeros(1, 2, dtype=torch.long, device=self.device)
+        try:
+            with torch.no_grad():
+                self(ids, torch.arange(2, device=self.device)[None], cache, None)
+        # A model that keeps its state elsewhere fails in ways of its own.
+        except Exception:
+            return False
+        return bool(cache.layers) and all(getattr(layer, "keys", None) is not None for layer in cache.layers)
 
     def _keeps_its_state(self) -> bool:
         """Whether the model's cache has all of its state: looked at once, with two prompts of two answers each."""
