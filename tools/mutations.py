@@ -46,7 +46,15 @@ SOURCES = (
 """What is mutated."""
 TESTS = {
     "zoo/values": ("test_types", "test_grpo", "test_ppo", "test_rm", "test_rlaif", "test_bco", "test_kto"),
-    "zoo/models": ("test_layout", "test_scoring", "test_logps", "test_attention", "test_scalar_head", "test_roles"),
+    "zoo/models": (
+        "test_layout",
+        "test_scoring",
+        "test_logps",
+        "test_attention",
+        "test_scalar_head",
+        "test_roles",
+        "test_online",
+    ),
     "zoo/training/step": ("test_sums", "test_gradients", "test_schedule", "test_training", "test_processes"),
     "zoo/data": ("test_loader", "test_data_load", "test_training"),
     "plugins": (),
