@@ -87,15 +87,15 @@ def declared(cls: type[Algorithm]) -> str:
 
 def defaults(cls: type[Algorithm], core: Mapping[str, Option]) -> str:
     """Whose each default is, and why; and the values at the sizes for which there is a source."""
-    own = {option.name: option for option in options_of(cls.Config)}
+    options = {**core, **{option.name: option for option in options_of(cls.Config)}}
     rows = []
-    for name in dict.fromkeys([*cls.defaults, *(name for name in core | own if name in cls.reasons)]):
-        here = cls.defaults.get(name, (core | own)[name].default)
+    for name in dict.fromkeys([*cls.defaults, *(name for name in options if name in cls.reasons)]):
+        here = cls.defaults.get(name, options[name].default)
         whose, _, why = cls.reasons.get(name, "").partition(": ")
         elsewhere = f"`{value(core[name].default)}`" if name in core else ""
         shown_here = "[by size](#by-the-models-size)" if is_points(here) else f"`{value(here)}`"
         whose = "see below" if is_points(here) else whose.lower()
-        rows.append((f"`{(core | own)[name].flag}`", shown_here, elsewhere, whose, escaped(why)))
+        rows.append((f"`{options[name].flag}`", shown_here, elsewhere, whose, escaped(why)))
     text = table(("option", "here", "every run's", "whose", "why"), rows)
     parts = [f"## Defaults\n\n{text}"]
     points = [
