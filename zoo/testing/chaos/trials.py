@@ -15,7 +15,7 @@ from typing import Any
 from zoo.errors import ZooError
 from zoo.testing.chaos.aims import Aim
 from zoo.testing.chaos.events import WRITES
-from zoo.testing.chaos.phases import BACKGROUND, Trace
+from zoo.testing.chaos.phases import BACKGROUND, STARTING, Trace
 from zoo.testing.chaos.processes import SIGNALS, Process, Target, import_what_was, start, wait
 
 FAULTS = ("kill", "sigterm", "sigint", "full", "damage")
@@ -225,6 +225,9 @@ def _wrong_end(processes: Sequence[Process], target: Target | None) -> str:
         processes = [process for process in processes if process.hit]
     for process in processes:
         expected = _expected(target) if process.hit or (target and target.fault != "kill") else {0}
+        if target and target.fault == "sigterm" and process.trace.phase == STARTING:
+            # Nobody listens yet, and there is nothing to save.
+            expected |= {-signal.SIGTERM}
         if process.told or process.status not in expected:
             how = "hung" if process.told else f"ended with status {process.status}"
             return f"It {how} in {process.trace.phase}:\n{process.said()}"
