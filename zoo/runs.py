@@ -97,6 +97,12 @@ class Run:
         file = self.path / name
         return _object(file, file.read_bytes()) if file.is_file() else {}
 
+    @property
+    def command(self) -> str:
+        """What was typed; "" if that is not known."""
+        file = self.path / "command.txt"
+        return file.read_text(encoding="utf-8", errors="replace").strip() if file.is_file() else ""
+
     def read_rows(self, name: str) -> list[dict[str, Any]]:
         """The lines of a file of the run, one JSON object each; none if there is no such file. Raises as `read_json`.
 

@@ -316,6 +316,5 @@ def _show_run(run: Any) -> None:
         console.say(f"  {file}")
     if steps := saved_steps(run):
         console.say(f"checkpoints {', '.join(f'{run.typed}@step-{step}' for step in steps)}")
-    command = run.path / "command.txt"
-    if command.is_file():
-        console.say(f"command: {command.read_text().strip()}")
+    if run.command:
+        console.say(f"command: {run.command}")

@@ -22,12 +22,16 @@ def _is_time(text: str) -> bool:
     return False
 
 
+MOST_EPOCHS = 10**9
+"""Beyond that the number of steps cannot be counted."""
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 POSITIVE: Rule = (lambda value: value > 0, "above 0")
 NOT_NEGATIVE: Rule = (lambda value: value >= 0, "0 or more")
 SHARE: Rule = (lambda value: 0 <= value < 1, "at least 0 and below 1")
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(("batch_size", "epochs", "max_steps", "limit", "micro_tokens"), POSITIVE),
+    "seed": (lambda value: 0 <= value < 2**63, "at least 0 and below 2^63"),
+    "epochs": (lambda value: 0 < value <= MOST_EPOCHS, f"above 0 and at most {MOST_EPOCHS:,}"),
+    **dict.fromkeys(("batch_size", "max_steps", "limit", "micro_tokens"), POSITIVE),
     **dict.fromkeys(("lora_rank", "lora_alpha", "adam_eps", "devices", "num_nodes"), POSITIVE),
     **dict.fromkeys(("eval_every", "patience", "log_every", "keep_last"), POSITIVE),
     **dict.fromkeys(("reward_timeout", "answers_per_prompt", "minibatches", "rollout_epochs"), POSITIVE),
@@ -36,7 +40,7 @@ RULES: dict[str, Rule] = {
         ("temperature", "top_k", "reference_every", "keep_every", "keep_top", "max_rollbacks", "router_aux_loss"),
         NOT_NEGATIVE,
     ),
-    **dict.fromkeys(("lr", "lr_floor", "warmup", "weight_decay", "max_grad_norm", "save_every", "seed"), NOT_NEGATIVE),
+    **dict.fromkeys(("lr", "lr_floor", "warmup", "weight_decay", "max_grad_norm", "save_every"), NOT_NEGATIVE),
     **dict.fromkeys(
         ("decay_share", "decay_mix", "rollback_lr"), (lambda value: 0 < value <= 1, "above 0 and at most 1")
     ),

@@ -46,7 +46,6 @@ def write_run_page(run: Run) -> Path:
 def content(run: Run) -> dict[str, Any]:
     """Everything that the template shows."""
     config, summary, samples = run.config, run.summary, read_samples(run)
-    command = run.path / "command.txt"
     metrics, timings, steps = run.metrics, run.timings, read_steps(run)
     series = Series([*metrics, *timings])
     return {
@@ -69,7 +68,7 @@ def content(run: Run) -> dict[str, Any]:
         "data": run.read_json("data.json"),
         "options": options(config, run.read_json("origins.json")),
         "environment": run.read_json("environment.json"),
-        "command": command.read_text(encoding="utf-8").strip() if command.is_file() else "",
+        "command": run.command,
     }
 
 

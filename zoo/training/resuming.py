@@ -41,6 +41,7 @@ class Beginning:
 
     def __init__(self, run: Run, allowed: Collection[str], say: Callable[[str], None]):
         self.run, self.allowed, self.say = run, set(allowed), say
+        _read_all(run)
         stored = run.read_json(FILE)
         self.prints: dict[str, dict[str, Any]] = stored.get("began", {})
         self.changes: list[dict[str, Any]] = stored.get("changes", [])
@@ -97,6 +98,20 @@ class Beginning:
         if self.accepted:
             new = [{"step": step, **change} if "step" not in change else change for change in self.changes]
             write(self.run, self.prints, new, self.marks)
+
+
+def _read_all(run: Run) -> None:
+    """Raises ZooError for a damaged file before anything is loaded, also for one that is read only at the end."""
+    for file in sorted(run.path.glob("*.json")):
+        try:
+            run.read_json(file.name)
+        except ZooError as error:
+            name = "fingerprints" if file.name == FILE else "records"
+            raise ZooError(
+                error.message,
+                f"Put it back from a copy; or remove it, and go on without it: zoo resume {run.path} "
+                f"--allow-change {name}",
+            ) from None
 
 
 def _lines(name: str, parts: Mapping[str, tuple[Any, Any]]) -> list[str]:

@@ -120,8 +120,11 @@ class Seen:
         groups: dict[int | None, set[float]] = {}
         for answer, value in zip(self.answers, self.values, strict=True):
             groups.setdefault(answer.row, set()).update([] if math.isnan(value) else [value])
+        # A group without any reward is missing, not flat.
+        known = [values for values in groups.values() if values]
+        if known and len(groups) < len(self.answers):
+            metrics["rollout/flat_groups"] = mean([float(len(values) < 2) for values in known])
         if len(groups) < len(self.answers):
-            metrics["rollout/flat_groups"] = mean([float(len(values) < 2) for values in groups.values()])
             metrics |= self._right()
         return metrics
 

@@ -285,10 +285,13 @@ class Expected:
             raise ZooError(
                 f"{folder / WEIGHTS} is of another model: for {other[0]} it holds {found}, here it is {wanted}{more}."
             )
+        _refuse_unusable(folder)
         # Mapped, so that moments as large as the model are not read twice.
         rest = read_rest(folder, map_location="cpu", mmap=True)
         try:
             missing = [part for part in self.parts if part not in rest["zoo"] and part not in rest]
+            if "records" in rest and not {"rows", "whole"} <= rest["records"].keys():
+                missing.append("records")
             moments = rest["optimizer_states"][0]["state"]
             fit = all(list(moment["exp_avg"].shape) == self.optimized[place] for place, moment in moments.items())
         except (KeyError, IndexError, TypeError, AttributeError):
@@ -296,6 +299,14 @@ class Expected:
         if missing or not fit:
             why = f"it lacks {', '.join(missing)}" if missing else "its optimizer is of other weights"
             raise ZooError(f"{folder / REST} is not the state of this run: {why}.")
+
+
+def _refuse_unusable(folder: Path) -> None:
+    """Raises ZooError for weights that are no finite numbers, as another program may have written them."""
+    with safe_open(folder / WEIGHTS, "pt") as stored:
+        for name in stored.keys():  # noqa: SIM118
+            if not torch.isfinite(stored.get_tensor(name)).all():
+                raise ZooError(f"{folder / WEIGHTS} holds {name} with values that are no finite numbers.")
 
 
 def weight_shapes(folder: Path) -> dict[str, list[int]]:
