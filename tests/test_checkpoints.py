@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import shutil
 import signal
@@ -14,10 +15,19 @@ from collections import namedtuple
 import pytest
 import safetensors
 import torch
+from safetensors.torch import load_file, save_file
 
 from zoo.errors import TrainingStopped, ZooError
 from zoo.training.record import checkpoints as module
-from zoo.training.record.checkpoints import FolderCheckpoints, KeepRule, best_steps, newest, newest_good, verify
+from zoo.training.record.checkpoints import (
+    Expected,
+    FolderCheckpoints,
+    KeepRule,
+    best_steps,
+    newest,
+    newest_good,
+    verify,
+)
 
 FILES = ("weights.safetensors", "rest.pt", "manifest.json")
 
@@ -121,6 +131,21 @@ def test_a_damaged_checkpoint_is_noticed_named_and_the_one_before_it_taken(tmp_p
     said = []
     assert newest_good(tmp_path, said.append) == good
     assert len(said) == 1 and "step-10" in said[0] and "before it" in said[0]
+
+
+def test_weights_that_are_no_numbers_under_right_hashes_are_passed_over(tmp_path):
+    good, bad = save(tmp_path, 9), save(tmp_path, 10)
+    weights = load_file(bad / "weights.safetensors")
+    weights["policy.weight"][0, 0] = math.nan
+    save_file(weights, bad / "weights.safetensors")
+    manifest = json.loads((bad / "manifest.json").read_text())
+    file = bad / "weights.safetensors"
+    manifest[file.name] = {"sha256": module.sha256(file), "bytes": file.stat().st_size}
+    (bad / "manifest.json").write_text(json.dumps(manifest))
+    expected = Expected({name: list(value.shape) for name, value in weights.items()}, [[3, 2]], ())
+    said = []
+    assert newest_good(tmp_path, said.append, expected) == good
+    assert "step-10" in said[0] and "policy.weight" in said[0] and "no finite numbers" in said[0]
 
 
 def test_a_damaged_checkpoint_is_not_loaded(tmp_path):

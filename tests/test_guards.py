@@ -306,6 +306,14 @@ def test_a_loss_that_spikes_is_beyond_k_robust_deviations_of_the_window():
         assert said[:-1] == [""] * 10 and bool(said[-1]) == objected, value
 
 
+def test_a_metric_that_a_step_has_not_is_told_once_with_the_nearest():
+    with pytest.warns(
+        UserWarning, match="watches 'grad_nrm', and step 1 has no such metric. Did you mean 'grad_norm'?"
+    ):
+        guard = bundled.Spike(OFFLINE, "grad_nrm")
+        assert looks(guard, [{"loss": 1.0, "grad_norm": 2.0}] * 3) == ["", "", ""]
+
+
 def test_a_window_forgets_and_equal_values_are_no_reason_for_an_objection():
     guard = bundled.LossSpike(OFFLINE, window=10, k=8)
     assert not any(looks(guard, [{"loss": 2.0}] * 12 + [{"loss": 2.01}]))

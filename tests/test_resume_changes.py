@@ -140,6 +140,14 @@ def test_a_run_without_fingerprints_is_refused_unless_that_is_accepted(run, monk
     assert "fingerprints.json:1 is damaged" in refused(run).message
 
 
+@pytest.mark.parametrize("name", ["data.json", "environment.json", "heldout.json"])
+def test_a_file_that_only_the_end_reads_is_read_before_anything_is_loaded(run, monkeypatch, name):
+    monkeypatch.setattr("zoo.training.assembly.load_policy", None)
+    (run.path / name).write_text("[3]")
+    error = refused(run)
+    assert f"{name} is damaged: it holds a list" in error.message and "--allow-change records" in error.hint
+
+
 # -- contents ------------------------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ import pytest
 from tiny_runs import cli
 
 import zoo
+from zoo.comparison.finished import compare_runs
 from zoo.errors import ZooError
 from zoo.runs import Run, create_run, find_run, find_runs, is_run_name
 
@@ -194,6 +195,30 @@ def test_a_damaged_file_is_named_with_its_line_and_what_to_do(tmp_path, content,
     assert caught.value.hint == (
         "Put it back from a copy, or remove it: `zoo resume` then makes the end of the run again."
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("cases.jsonl", {"a": 1}, "cases.jsonl:1 is damaged: it lacks 'eval'"),
+        ("samples.jsonl", {"eval": "x"}, "samples.jsonl:1 is damaged: it lacks 'when'"),
+        ("summary.json", {"scores": 1e308}, "summary.json is damaged: 'scores' is a number, not an object"),
+        ("summary.json", {"scores": {"after": {"x": 1}}}, "summary.json is damaged: a score after training is no"),
+        ("data.json", {"train": [1]}, "data.json is damaged: 'train' is a list, not an object"),
+    ],
+)
+def test_a_file_that_holds_something_else_is_named(tmp_path, name, content, said):
+    run = make(tmp_path, "mine")
+    (run.path / name).write_text(json.dumps(content) + "\n")
+    with pytest.raises(ZooError) as caught:
+        compare_runs([run, run])
+    assert said in caught.value.message
+
+
+def test_a_command_that_is_no_text_is_shown_as_far_as_it_is(tmp_path):
+    run = make(tmp_path, "mine")
+    (run.path / "command.txt").write_bytes(b"zoo train \xff\n")
+    assert run.command == "zoo train \ufffd"
 
 
 def test_a_damaged_row_is_named_with_its_line(tmp_path):

@@ -3,6 +3,7 @@
 import ast
 import io
 import json
+import math
 import re
 import warnings
 from pathlib import Path
@@ -82,6 +83,8 @@ def test_json_has_the_same_content_and_nothing_active(capsys):
     written = capsys.readouterr().out
     assert json.loads(written) == {EVIL: ["\x9b \u202e \x7f é"]} and "é" in written
     assert not ACTIVE.search(written)
+    print_json({"loss": [math.inf, math.nan, 1.5]})
+    assert json.loads(capsys.readouterr().out) == {"loss": [None, None, 1.5]}
 
 
 def test_warnings_and_tracebacks_obey_nothing(capsys):

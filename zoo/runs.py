@@ -12,7 +12,7 @@ import re
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -103,14 +103,29 @@ class Run:
         file = self.path / "command.txt"
         return file.read_text(encoding="utf-8", errors="replace").strip() if file.is_file() else ""
 
-    def read_rows(self, name: str) -> list[dict[str, Any]]:
+    def part(self, name: str, *keys: str) -> dict[str, Any]:
+        """The object under these keys of a file of the run; {} if there is none. Raises as `read_json`."""
+        found = self.read_json(name)
+        for key in keys:
+            found = found.get(key, {})
+            if not isinstance(found, dict):
+                raise _damaged(self.path / name, f"'{key}' is {KINDS[type(found)]}, not an object")
+        return found
+
+    def read_rows(self, name: str, keys: Collection[str] = ()) -> list[dict[str, Any]]:
         """The lines of a file of the run, one JSON object each; none if there is no such file. Raises as `read_json`.
+
+        keys: what every line must have.
 
         A kill during a write leaves an incomplete last line, which is left out.
         """
         file = self.path / name
         lines = file.read_bytes().split(b"\n")[:-1] if file.is_file() else []
-        return [_object(file, line, number) for number, line in enumerate(lines, 1)]
+        rows = [_object(file, line, number) for number, line in enumerate(lines, 1)]
+        for number, row in enumerate(rows, 1):
+            if missing := [key for key in keys if key not in row]:
+                raise _damaged(file, f"it lacks '{missing[0]}'", number)
+        return rows
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a file of the run, completely or not at all."""
@@ -167,6 +182,12 @@ MENDED = {
 """What to do about a damaged file of which there is no copy, if it is not left out of reports then."""
 
 
+KINDS: dict[type, str] = {
+    list: "a list", str: "a text", int: "a number", float: "a number", bool: "true or false", type(None): "null",
+}  # fmt: skip
+"""What JSON holds besides objects, in words."""
+
+
 def _object(file: Path, text: bytes, line: int | None = None) -> dict[str, Any]:
     """The JSON object in a file, or in one line of it. Raises ZooError."""
     where = f"{file}:{line}" if line else str(file)
@@ -174,13 +195,18 @@ def _object(file: Path, text: bytes, line: int | None = None) -> dict[str, Any]:
         content = json.loads(text)
         if isinstance(content, dict):
             return content
-        why = f"it holds a {type(content).__name__}, not an object"
+        why = f"it holds {KINDS[type(content)]}, not an object"
     except json.JSONDecodeError as error:
-        where, why = f"{file}:{line or error.lineno}", f"{error.msg} at column {error.colno}"
+        where, why = f"{file}:{line or error.lineno}", f"{error.msg.removesuffix(' at')} at column {error.colno}"
     except (ValueError, RecursionError) as error:
         why = str(error)
+    raise _damaged(file, why, line, where)
+
+
+def _damaged(file: Path, why: str, line: int | None = None, where: str = "") -> ZooError:
+    where = where or (f"{file}:{line}" if line else str(file))
     otherwise = f"remove {'this line' if line else 'it'}, and reports go without it"
-    raise ZooError(
+    return ZooError(
         f"{where} is damaged: {why}.", f"Put it back from a copy, or {MENDED.get(file.name, otherwise)}."
     )  # fmt: skip
 

@@ -107,9 +107,17 @@ def _plain_text(text: Text) -> Text:
 
 
 def print_json(content: Any) -> None:
-    """Print content as JSON, in which active characters are escapes: the content stays the same."""
-    text = json.dumps(content, indent=1, ensure_ascii=False, default=str)
+    """Print content as JSON, in which active characters are escapes; a number that JSON has not is null."""
+    text = json.dumps(_finite(content), indent=1, ensure_ascii=False, default=str)
     sys.stdout.write(ACTIVE.sub(lambda match: json.dumps(match[0])[1:-1], text) + "\n")
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {name: _finite(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def guard() -> None:

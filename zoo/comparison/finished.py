@@ -43,7 +43,7 @@ def _is_everywhere_or_set(name: str, runs: Sequence[Run]) -> bool:
 
 
 def _fingerprint(run: Run) -> str:
-    return str(run.read_json("data.json").get("train", {}).get("fingerprint"))
+    return str(run.part("data.json", "train").get("fingerprint"))
 
 
 def _scores(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -69,7 +69,7 @@ def _metrics(runs: Sequence[Run]) -> list[dict[str, Any]]:
         values: dict[str, Any] = {}
         for row in run.metrics:
             values.update({name: value for name, value in row.items() if isinstance(value, int | float)})
-        timing = run.read_json("timing.json")
+        timing = {name: value for name, value in run.read_json("timing.json").items() if isinstance(value, int | float)}
         last.append({**{k: v for k, v in values.items() if k not in NOT_COMPARED}, **timing})
     rows = []
     for name in dict.fromkeys(name for values in last for name in values):

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from zoo.errors import ZooError
 from zoo.evals import Score
 from zoo.evals.changes import Change, change
 from zoo.paths import write_text
@@ -18,6 +19,8 @@ from zoo.runs import Run
 
 Row = dict[str, Any]
 SAMPLES, CASES = "samples.jsonl", "cases.jsonl"
+CASE = ("eval", "when", "cases", "about")
+"""What a line of cases.jsonl holds."""
 DIGITS = 6
 
 
@@ -49,12 +52,12 @@ def copy_score(source: Run, run: Run, name: str, when: str) -> None:
 
 
 def read_samples(run: Run) -> list[Row]:
-    return run.read_rows(SAMPLES)
+    return run.read_rows(SAMPLES, ("eval", "when"))
 
 
 def with_cases(run: Run, when: str) -> Callable[[Score], Score]:
     """A function that adds the cases to a score of this run and time; none unless the run has stored all of them."""
-    stored_cases = {row["eval"]: row for row in run.read_rows(CASES) if row["when"] == when}
+    stored_cases = {row["eval"]: row for row in run.read_rows(CASES, CASE) if row["when"] == when}
     samples = [row for row in read_samples(run) if row["when"] == when]
 
     def completed(score: Score) -> Score:
@@ -76,8 +79,14 @@ def changes_of(run: Run) -> dict[str, Change]:
 
 def scores_of(run: Run, when: str) -> dict[str, Score]:
     """The scores of a finished run, with their cases."""
-    scores, completed = run.summary.get("scores", {}).get(when, {}), with_cases(run, when)
-    return {name: completed(Score(**{**values, "name": name})) for name, values in scores.items()}
+    scores, completed = run.part("summary.json", "scores", when), with_cases(run, when)
+    try:
+        return {name: completed(Score(**{**values, "name": name})) for name, values in scores.items()}
+    except (TypeError, ValueError) as error:
+        raise ZooError(
+            f"{run.path / 'summary.json'} is damaged: a score {when} training is no score ({error}).",
+            "Put it back from a copy, or leave the run out.",
+        ) from None
 
 
 def _about(samples: list[Row]) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import statistics
+import warnings
 from collections.abc import Mapping
 from typing import ClassVar
 
+from zoo.errors import nearest
 from zoo.guards import Guard, GuardSetup, Runs
 from zoo.options.fields import require
 
@@ -58,8 +60,15 @@ class Spike(Guard):
         require(k > 0, "k must be above 0")
         self.metric, self.window, self.k = metric, window, k
         self.values: list[float] = []
+        # The metrics of the guards that come with zoo may be absent in some runs.
+        self._known = type(self) is not Spike
 
     def look(self, step: int, metrics: Mapping[str, float]) -> str:
+        if "loss" in metrics and not self._known:
+            self._known = True
+            if self.metric not in metrics:
+                why = f"and step {step} has no such metric.{nearest(self.metric, metrics)}"
+                warnings.warn(f"A guard watches '{self.metric}', {why}", stacklevel=2)
         value = metrics.get(self.metric, math.nan)
         if "loss" not in metrics or not math.isfinite(value):
             return ""

@@ -92,7 +92,7 @@ def _row(line: bytes) -> dict[str, Any]:
         row = json.loads(line)
     except ValueError:
         return {}
-    return row if isinstance(row, dict) else {}
+    return row if isinstance(row, dict) and isinstance(row.get("step", 0), int) else {}
 
 
 # -- one look ----------------------------------------------------------------------------------------------------------

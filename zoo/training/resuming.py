@@ -122,7 +122,7 @@ def _lines(name: str, parts: Mapping[str, tuple[Any, Any]]) -> list[str]:
 
 
 def _shown(value: Any) -> str:
-    text = str(value)
+    text = str(value) or '""'
     return text if len(text) <= 80 else f"{text[:79]}…"
 
 

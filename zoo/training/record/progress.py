@@ -23,7 +23,7 @@ PLAIN_EVERY_SECONDS = 10.0
 
 def short(values: Mapping[str, float]) -> str:
     """`loss 1.234  val/loss 1.198`, at most five numbers."""
-    names = [name for name in values if name.removeprefix("val/") in SHOWN]
+    names = [name for name in values if name.removeprefix("val/") in SHOWN and isinstance(values[name], int | float)]
     return "  ".join(f"{name} {values[name]:.4g}" for name in names[:5])
 
 
