@@ -248,7 +248,11 @@ def log_of(*arguments):
 def test_a_run_prints_json_lines_alone(tmp_path, monkeypatch, tiny_folder):
     monkeypatch.chdir(tmp_path)
     flags = float32_flags(max_steps=2, model=tiny_folder, data=data_for("sft", tmp_path, 30), eval_fraction=0.2)
+    monkeypatch.setattr("zoo.guards.bundled.Finite.look", lambda self, step, metrics: "a test objects")
+    flags = [*flags, "--guards", "finite(action=warn)"]
     status, rows = log_of("train", "--name", "one", "--log-format", "json", *flags)
+    (warned,) = [row for row in rows if row["level"] == "warning"]
+    assert warned["event"] == "warning" and "A test objects" in warned["message"]
     events = [row["event"] for row in rows]
     assert status == 0 and events[0] == "message" and events[-1] == "finished"
     steps = [row for row in rows if row["event"] == "step"]

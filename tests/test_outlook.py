@@ -52,6 +52,7 @@ MISSING = {
     "logger": ({"loggers": "wandbb"}, "Did you mean 'wandb'?"),
     "engine": ({"algo": "ppo", "engine": "vlm"}, "Did you mean 'vllm'?"),
     "option of an engine": ({"algo": "ppo", "engine": "vllm(urll=x)"}, "Did you mean 'url'?"),
+    "value of a guard": ({"guards": "loss_spike(k=nan)"}, "k must be above 0"),
     "evaluation": ({"score": "perplexty"}, "Did you mean 'perplexity'?"),
     "option of an evaluation": ({"score": "pass_at_k(k=8)"}, "needs data"),
     "kind of the data": ({"algo": "kto", "data": "texts.jsonl"}, "is of kind 'text'"),

@@ -102,6 +102,11 @@ class Assembly:
         if self.main:
             self.console.say(text)
 
+    def warn(self, text: str) -> None:
+        """The same for what the user should look at."""
+        if self.main:
+            self.console.say(text, event="warning", level="warning")
+
     def load(self) -> None:
         """Model, template and data."""
         core = self.core
@@ -287,7 +292,7 @@ class Assembly:
             return None
         return Rollouts(
             self.plugins.hook, self.algorithm, self.resolved.algorithm, self.models,
-            self.models.built("policy").writer, self.rewards, self.records, self.precision, self.say, micro_tokens,
+            self.models.built("policy").writer, self.rewards, self.records, self.precision, self.warn, micro_tokens,
             start=self.start, reference_every=self.core.reference_every, timing=timing, run=run, notify=notify,
         )  # fmt: skip
 
@@ -302,8 +307,8 @@ class Assembly:
         module = PostTraining(
             self.policy, self.models, self.plugins.hook, self.algorithm, self.resolved.algorithm, self.core,
             total_steps=self.total_steps, micro_tokens=self.micro_tokens, critic=self.critic, rollouts=rollouts,
-            timing=timing, before_training=before_training, say=self.say, guards=self.guards, keeper=keeper,
-            balance=self.balance,
+            timing=timing, before_training=before_training, say=self.say, warn=self.warn, guards=self.guards,
+            keeper=keeper, balance=self.balance,
         )  # fmt: skip
         module.new_rates = bool(self.beginning and self.beginning.accepted & RATES)
         return module

@@ -23,6 +23,7 @@ from zoo.errors import ZooError, nearest
 from zoo.evals import Eval
 from zoo.evals.chosen import choose
 from zoo.guards import GuardSetup
+from zoo.guards.bundled import BUNDLED
 from zoo.guards.chosen import ask, available
 from zoo.judges.spelled import check_judge
 from zoo.libraries.launched import check_launch
@@ -292,6 +293,10 @@ class _Look:
         online = self.cls.online()
         setup = GuardSetup(online, rewarded=online and "judge" not in self.roles)
         asked = ask(names_in(self.core.guards), guards(), setup)
+        for one in asked:
+            # A plugin's guard may come from its card, and cannot be made here.
+            if one.name in BUNDLED:
+                one.made(setup)
         self.outlook.facts["guards"] = ", ".join(f"{one.name} ({one.action})" for one in asked) or "none"
 
     def _scores(self) -> None:

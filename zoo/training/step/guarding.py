@@ -98,7 +98,7 @@ class Guarding:
             why = f"{one.why[:1].upper()}{one.why[1:]}."
             end = ENDS.get(one.action, f" Back to step {back_to}; the steps since then are left out.")
             hint = f" {one.hint}" if one.action == "warn" else ""
-            self._module.say(f"Step {step}{self._rows(one)}: {why}{end}{hint}")
+            self._module.warn(f"Step {step}{self._rows(one)}: {why}{end}{hint}")
         if told and self.keeper is not None:
             self.keeper.keep(step, told, self._module.parts, back_to)
 

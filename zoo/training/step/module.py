@@ -66,8 +66,8 @@ class PostTraining(lightning.LightningModule):
         self, policy: torch.nn.Module, models: Models, hook: Any, algorithm: Any, config: Any, core: TrainConfig,
         *, total_steps: int, micro_tokens: int, critic: torch.nn.Module | None = None, rollouts: Rolling | None = None,
         timing: Timing | None = None, before_training: Callable[[], None] = lambda: None,
-        say: Callable[[str], None] = print, guards: Guards | None = None, keeper: Keeper | None = None,
-        balance: Balance | None = None,
+        say: Callable[[str], None] = print, warn: Callable[[str], None] | None = None, guards: Guards | None = None,
+        keeper: Keeper | None = None, balance: Balance | None = None,
     ):  # fmt: skip
         super().__init__()
         self.automatic_optimization = False
@@ -78,7 +78,8 @@ class PostTraining(lightning.LightningModule):
         self.total_steps, self.micro_tokens = total_steps, micro_tokens
         self.steps_done = 0
         self.skipped_steps = 0
-        self.rollouts, self.before_training, self.say = rollouts, before_training, say
+        self.rollouts, self.before_training = rollouts, before_training
+        self.say, self.warn = say, warn or say
         self.tokens_seen = 0.0
         self.timing = timing or Timing()
         self.balance = balance
