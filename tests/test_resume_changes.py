@@ -140,6 +140,12 @@ def test_a_run_without_fingerprints_is_refused_unless_that_is_accepted(run, monk
     assert "fingerprints.json:1 is damaged" in refused(run).message
 
 
+def test_what_a_kill_left_half_written_is_no_file_of_the_run(run):
+    (run.path / ".tmp-timing.json").write_text("{")
+    (run.path / "summary.json").unlink()
+    assert zoo.resume(run.path, quiet=True).is_complete
+
+
 @pytest.mark.parametrize("name", ["data.json", "environment.json", "heldout.json"])
 def test_a_file_that_only_the_end_reads_is_read_before_anything_is_loaded(run, monkeypatch, name):
     monkeypatch.setattr("zoo.training.assembly.load_policy", None)

@@ -102,7 +102,7 @@ class Beginning:
 
 def _read_all(run: Run) -> None:
     """Raises ZooError for a damaged file before anything is loaded, also for one that is read only at the end."""
-    for file in sorted(run.path.glob("*.json")):
+    for file in sorted(run.path.glob("[!.]*.json")):
         try:
             run.read_json(file.name)
         except ZooError as error:

@@ -171,6 +171,9 @@ def _status_of(action: Callable[[], None]) -> int:
         return error.exit_status
     except SystemExit as error:
         return int(error.code or 0)
+    except KeyboardInterrupt:
+        # As the command line ends where nobody listens yet.
+        return 128 + signal.SIGINT
     except BaseException:
         traceback.print_exc()
         return CRASHED
