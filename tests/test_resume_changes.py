@@ -142,7 +142,7 @@ def test_a_run_without_fingerprints_is_refused_unless_that_is_accepted(run, monk
 
 def test_what_a_kill_left_half_written_is_no_file_of_the_run(run):
     (run.path / ".tmp-timing.json").write_text("{")
-    (run.path / "summary.json").unlink()
+    (run.path / "summary.json").unlink(missing_ok=True)
     assert zoo.resume(run.path, quiet=True).is_complete
 
 
