@@ -162,6 +162,8 @@ def test_an_unknown_key_in_a_file_gets_the_nearest(place):
         ("--micro-tokens", "0", "must be above 0"), ("--devices", "0", "must be above 0"),
         ("--lora-rank", "0", "must be above 0"), ("--limit", "0", "must be above 0"),
         ("--strategy", "fsdp", "auto or ddp"), ("--accelerator", "tpu", "auto, cpu, gpu"),
+        ("--reference", "", "is empty"), ("--score", "", "is empty"), ("--best-metric", "", "is empty"),
+        ("--guards", "./mine.py:Guard", "is a file, and --guards takes the names of guards"),
     ],
 )  # fmt: skip
 def test_a_value_that_cannot_work(place, flag, value, says):

@@ -59,7 +59,7 @@ MISSING = {
     "reward": ({"algo": "ppo", "reward": "exct"}, "Did you mean 'exact'?"),
     "option of a reward": ({"algo": "ppo", "reward": "exact(filed=a)"}, "no option filed"),
     "function": ({"algo": "ppo", "reward": "mine.py:wrong"}, "no function 'wrong'"),
-    "module of a function": ({"algo": "ppo", "reward": "nothere.py:right"}, "cannot be imported"),
+    "module of a function": ({"algo": "ppo", "reward": "nothere.py:right"}, "There is no file nothere.py"),
     "reward model": ({"algo": "ppo", "reward": "tiny"}, "not a reward model"),
     "gold reward": ({"algo": "ppo", "reward": "mine.py:right", "gold_reward": "golld"}, "Did you mean 'gold'?"),
     "judge": ({"algo": "rlaif", "judge": "./nothere"}, "There is no model at ./nothere"),

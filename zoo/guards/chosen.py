@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from zoo.contract.plugin_files import is_file_name
 from zoo.errors import PluginError, ZooError, nearest
 from zoo.guards import ACTIONS, Action, Guard, GuardSetup
 from zoo.guards.bundled import BUNDLED
@@ -69,6 +70,11 @@ def ask(texts: Iterable[str], factories: Mapping[str, Factory], setup: GuardSetu
     """
     named: dict[str, dict[str, str]] = {}
     for text in texts:
+        if is_file_name(text.partition("(")[0].strip()):
+            raise ZooError(
+                f"'{text}' is a file, and --guards takes the names of guards.",
+                "Register its class with the hook `guards` of a plugin (docs/guards.md); `zoo check` takes files.",
+            )
         name, options = parse(text, "guard", EXAMPLE)
         if name not in factories:
             raise ZooError(

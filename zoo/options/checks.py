@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -67,6 +68,13 @@ FEWEST = 20
 
 def check_values(core: TrainConfig, origin: dict[str, str]) -> None:
     """Raises ZooError that names the option, its value, and where the value came from."""
+    for field in dataclasses.fields(core):
+        if getattr(core, field.name) == "" != field.default:
+            flag = "--" + field.name.replace("_", "-")
+            raise ZooError(
+                f"Option '{field.name}' ({origin.get(field.name, 'default')}) is empty.",
+                f"Give {flag} a value, or leave it out.",
+            )
     for name, (allowed, wanted) in RULES.items():
         value = getattr(core, name)
         if value is not None and not allowed(value):

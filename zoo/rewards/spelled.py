@@ -101,6 +101,8 @@ def _check_function(mention: Mention, expression: Expression) -> None:
     """Raises ZooError if the source of `module:function` does not exist, or clearly does not define the function."""
     written, _, attribute = mention.name.rpartition(":")
     place = place_of(written)
+    if written.endswith(".py") and not Path(place).is_file():
+        raise expression.error(f"There is no file {written}", mention.at, "Check the path.")
     try:
         file = Path(place) if Path(place).is_file() else source_of(place)
         tree = ast.parse(file.read_bytes()) if file.suffix == ".py" else None
