@@ -19,13 +19,13 @@ from zoo.data.sources.named import parts_of
 from zoo.evals.chosen import choose
 from zoo.options.checks import names_in
 from zoo.options.config import TrainConfig
+from zoo.options.expression import Expression
 from zoo.options.fields import options_of
 from zoo.options.spelling import bind, seeds
 from zoo.options.spelling import parse as spelled
 from zoo.recipes.load import load_recipe
 from zoo.recipes.single import find_stage
 from zoo.recipes.structure import unknown_stage
-from zoo.rewards.expression import Expression
 from zoo.rewards.functions import options_for, parameters_of
 from zoo.rewards.plugin import bundled
 from zoo.testing.declared import find_check

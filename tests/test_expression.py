@@ -3,7 +3,7 @@
 import pytest
 
 from zoo.errors import ZooError
-from zoo.rewards.expression import Expression, Mention
+from zoo.options.expression import Expression, Mention
 
 
 def value(text, **given):

@@ -30,10 +30,10 @@ from zoo.judges.endpoint import Endpoint
 from zoo.judges.wording import Question
 from zoo.limits import within
 from zoo.options import spelling, strict_yaml
+from zoo.options.expression import Expression
 from zoo.recipes import claims
 from zoo.recipes.load import load_recipe
 from zoo.rewards import checkers, code, instructions, programs, readings, references
-from zoo.rewards.expression import Expression
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = int(os.environ.get("FUZZ", "200"))

@@ -295,7 +295,7 @@ REWARDS = {
 
 @pytest.mark.parametrize(("text", "says"), REWARDS.values(), ids=REWARDS)
 def test_a_reward_beyond_a_limit_is_refused(text, says):
-    from zoo.rewards.expression import Expression
+    from zoo.options.expression import Expression
 
     with pytest.raises(ZooError, match=says):
         Expression(text)

@@ -19,6 +19,7 @@ from zoo.evals.chosen import MODELS, choose
 from zoo.labelling.options import LabelOptions
 from zoo.options.checks import check_values
 from zoo.options.config import OTHER_NAMES, TrainConfig, resolve
+from zoo.options.expression import Expression
 from zoo.options.fields import build, options_of
 from zoo.options.spelling import parse
 from zoo.recipes.fit import DataFit, model_problem
@@ -26,7 +27,6 @@ from zoo.recipes.form import METRIC, StageForm
 from zoo.recipes.produced import named_nearest, produced
 from zoo.recipes.schema import REFERENCE, Recipe, Stage, Variant, canonical, references
 from zoo.recipes.structure import metrics_of, written_at
-from zoo.rewards.expression import Expression
 from zoo.runs import is_run_name
 from zoo.training.outlook import evaluations
 

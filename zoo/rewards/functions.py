@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 from zoo.contract.faults import FILE_PREFIX
 from zoo.contract.plugin_files import import_file
 from zoo.errors import PluginError, ZooError, nearest
-from zoo.rewards.expression import Expression, Mention
+from zoo.options.expression import Expression, Mention
 
 Function = Callable[..., Sequence[Any]]
 Marked = TypeVar("Marked", bound=Callable[..., Any])

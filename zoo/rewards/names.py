@@ -12,7 +12,7 @@ from zoo.errors import PluginError, ZooError, nearest
 from zoo.judges.reward import judge_reward
 from zoo.models.names import NotFound
 from zoo.models.start import resolve_start
-from zoo.rewards.expression import Expression, Mention
+from zoo.options.expression import Expression, Mention
 from zoo.rewards.functions import Function, Target, facts_of, options_for, parameters_of, runs_in_process, target_of
 from zoo.rewards.isolation import Failure, Isolated
 from zoo.rewards.missing import Missing

@@ -17,7 +17,7 @@ import torch
 
 from zoo.errors import PluginError, ZooError
 from zoo.models.precision import choose_precision
-from zoo.rewards.expression import Expression, Mention, variance
+from zoo.options.expression import Expression, Mention, variance
 from zoo.rewards.functions import Function
 from zoo.rewards.missing import LARGEST, Missing
 from zoo.rewards.names import Here, Names
@@ -41,7 +41,7 @@ class Scored:
 
 
 class Reward:
-    """A reward from its text (see `zoo.rewards.expression`).
+    """A reward from its text (see `zoo.options.expression`).
 
     named: rewards by name that plugins provide, in addition to the bundled ones; out: the folder of the runs;
     precision: the arithmetic of reward models, as Lightning names it; timeout: seconds for a batch in a function's own

@@ -14,8 +14,8 @@ from zoo.errors import ZooError, nearest
 from zoo.judges.spelled import check_judge, check_options
 from zoo.models.default import NAME
 from zoo.models.names import NotFound, head_in, look_for, refuse_head
+from zoo.options.expression import Expression, Mention
 from zoo.paths import typed_path
-from zoo.rewards.expression import Expression, Mention
 from zoo.rewards.functions import Function, options_for, parameters_of
 from zoo.rewards.plugin import bundled
 from zoo.runs import find_runs, is_run_name

@@ -19,8 +19,8 @@ from typing import Any
 import zoo
 from zoo.errors import TrainingFailed, ZooError, nearest
 from zoo.options.config import FREE, TOLD
+from zoo.options.expression import Expression, Mention
 from zoo.paths import cache_folder
-from zoo.rewards.expression import Expression, Mention
 from zoo.runs import BEST, Run
 
 FILE = "fingerprints.json"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from zoo.errors import ZooError
+from zoo.options.expression import Expression
 from zoo.report.plots.axes import Plot
 from zoo.report.plots.lines import curves, stacked
 from zoo.report.plots.series import Series
-from zoo.rewards.expression import Expression
 
 PREFIX = "rollout/reward/"
 """Before the name of a part, in metrics; its mean is taken before it is weighted."""

@@ -1,7 +1,8 @@
-"""The language of `--reward`: names, numbers, + − * /, and min, max, mean and var over rewards.
+"""The language of `--reward` and of mixtures in `--data`: names, numbers and operators.
 
     0.8*instructions + 0.2*length(target=60)
     mean(runs/reward-1, runs/reward-2) - 0.5*var(runs/reward-1, runs/reward-2)
+    0.7*chat.jsonl + 0.3*maths(limit=1000)
 
 A name is the text between blanks, brackets, commas, `+`, `*` and `=`. It may be a path, so `-` and `/` are part of a
 name, and a minus or a division after a name needs a blank before it. In quotation marks, a name or an option may hold
@@ -44,7 +45,7 @@ COMBINATIONS: dict[str, Callable[[list[float]], float]] = {"min": min, "max": ma
 
 @dataclass(frozen=True)
 class Mention:
-    """A reward that an expression names, with the options in its brackets. at: its position in the text."""
+    """What an expression names, with the options in its brackets. at: its position in the text."""
 
     name: str
     options: tuple[tuple[str, float | str], ...] = ()
@@ -63,12 +64,19 @@ DEEPEST = 200
 class Expression:
     """A parsed text. `mentions`: the rewards that it names, each once. Raises ZooError that points at the place."""
 
+    title, whole, item = "Reward", "reward", "reward"
+    """What errors call the text, what it makes, and what it names."""
+    number = NUMBER
+    operations = OPERATIONS
+    combinations = COMBINATIONS
+    allowed = "Use names, numbers, + - * / and brackets."
+
     def __init__(self, text: str):
         self.text = text
         if not text.strip():
-            raise self.error("no reward is named here", 0)
+            raise self.error(f"no {self.item} is named here", 0)
         if len(text) > EXPRESSION:
-            raise ZooError(f"The reward has {len(text):,} characters; at most {EXPRESSION:,} are read.")
+            raise ZooError(f"The {self.whole} has {len(text):,} characters; at most {EXPRESSION:,} are read.")
         masked, self._names = self._mask()
         try:
             # Brackets let an expression continue over lines; a masked name has its original length, so positions agree.
@@ -82,7 +90,7 @@ class Expression:
         self._tree = self._read(tree)
         self.mentions = list(dict.fromkeys(self._found))
         if not self.mentions:
-            raise self.error("no reward is named here", 0)
+            raise self.error(f"no {self.item} is named here", 0)
 
     def value(self, values: Mapping[Mention, float | None]) -> float | None:
         """The value for one answer from the values of the mentions; None if one is missing or a divisor is 0."""
@@ -97,7 +105,7 @@ class Expression:
         """An error that points at a place; guess: as `nearest` gives it."""
         at = min(max(at, 0), len(self.text))
         pointer = f"\n  {' '.join(self.text.splitlines())}\n  {' ' * at}^"
-        return ZooError(f"Reward, character {at + 1}: {message}.{guess}{pointer}", hint)
+        return ZooError(f"{self.title}, character {at + 1}: {message}.{guess}{pointer}", hint)
 
     # -- text to tree --------------------------------------------------------------------------------------------
 
@@ -107,7 +115,7 @@ class Expression:
         operand = True
         while len(masked) < len(self.text):
             at = len(masked)
-            number = NUMBER.match(self.text, at) if operand else None
+            number = self.number.match(self.text, at) if operand else None
             quoted = QUOTED.match(self.text, at) if operand else None
             name = quoted or NAME.match(self.text, at) if operand and not number else None
             if number:
@@ -136,24 +144,24 @@ class Expression:
             case ast.UnaryOp(op=ast.USub() | ast.UAdd(), operand=inner):
                 sign, value = -1 if isinstance(node.op, ast.USub) else 1, self._read(inner)
                 return lambda given: sign * value(given)
-            case ast.BinOp(op=ast.Add() | ast.Sub() | ast.Mult() | ast.Div()):
-                left, right, operation = self._read(node.left), self._read(node.right), OPERATIONS[type(node.op)]
+            case ast.BinOp() if type(node.op) in self.operations:
+                left, right, operation = self._read(node.left), self._read(node.right), self.operations[type(node.op)]
                 return lambda given: operation(left(given), right(given))
             case ast.Call(func=ast.Name()):
                 return self._call(node, self._names[at])
-        raise self.error("this is not allowed in a reward", at, "Use names, numbers, + - * / and brackets.")
+        raise self.error(f"this is not allowed in a {self.whole}", at, self.allowed)
 
     def _call(self, node: ast.Call, name: str) -> Callable[[Mapping[Mention, Any]], Any]:
         at = node.col_offset - 1
-        if name in COMBINATIONS:
+        if name in self.combinations:
             if node.keywords or len(node.args) < 2:
-                raise self.error(f"{name} takes two rewards or more", at, f"Write {name}(runs/a, runs/b).")
-            values, combine = [self._read(argument) for argument in node.args], COMBINATIONS[name]
+                raise self.error(f"{name} takes two {self.item}s or more", at, f"Write {name}(runs/a, runs/b).")
+            values, combine = [self._read(argument) for argument in node.args], self.combinations[name]
             return lambda given: combine([value(given) for value in values])
         if node.args:
-            names = ", ".join(COMBINATIONS)
-            guess = nearest(name, COMBINATIONS)
-            raise self.error(f"'{name}' does not combine rewards", at, f"Combinations: {names}.", guess)
+            names = ", ".join(self.combinations) or "none; options are written NAME=VALUE"
+            guess = nearest(name, self.combinations)
+            raise self.error(f"'{name}' does not combine {self.item}s", at, f"Combinations: {names}.", guess)
         return self._mention(Mention(name, tuple(self._options(node)), at))
 
     def _options(self, node: ast.Call) -> Iterator[tuple[str, float | str]]:
