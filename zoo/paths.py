@@ -6,14 +6,18 @@ import contextlib
 import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from zoo.errors import ZooError
 
 BLOCK = 32 << 20
 """Bytes that one CPU core hashes at a time."""
+IN_MEMORY = 4 << 20
+"""Bytes above which numbers go to a temporary file."""
 
 
 def cache_folder() -> Path:
@@ -72,3 +76,17 @@ def _block_hash(block: tuple[Path, int]) -> bytes:
     with file.open("rb", buffering=0) as stream:
         stream.seek(start)
         return hashlib.sha256(stream.read(BLOCK)).digest()
+
+
+def scratch_array(length: int, dtype: str) -> Any:
+    """A numpy array to be filled, [length]. A large one lies in a temporary file, which goes with the array."""
+    import numpy
+
+    size = length * numpy.dtype(dtype).itemsize
+    with contextlib.suppress(OSError):
+        if size > IN_MEMORY:
+            with tempfile.TemporaryFile() as file:
+                # A full disk is an error here, and not a signal when a page is written.
+                os.posix_fallocate(file.fileno(), 0, size) if hasattr(os, "posix_fallocate") else file.truncate(size)
+                return numpy.memmap(file, dtype=dtype, mode="r+", shape=(length,))
+    return numpy.empty(length, dtype=dtype)

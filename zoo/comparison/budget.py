@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,8 +70,8 @@ class Steps:
         return 1 + min(range(len(self.tokens)), key=lambda step: abs(self.tokens[step] - budget))
 
 
-Written = Callable[[TrainConfig, Sequence[torch.Tensor]], float]
-"""A function of a run's options and prompts (as token ids) that gives the mean length of the start's answers."""
+Written = Callable[[TrainConfig, Records], float]
+"""A function of a run's options and encoded prompts that gives the mean length of the start's answers."""
 
 
 class Planner:
@@ -131,16 +131,17 @@ class Planner:
 
     def _steps_of_answers(self, core: TrainConfig) -> Steps:
         """Steps on answers that are not written yet, counted as long as the start's answers."""
-        prompts = [record["prompt"] for record in self.records]
-        count = steps_of(make_prompts(self.records, core), core)
-        each = sum(map(len, prompts)) / len(prompts) + self._answer_length(core, prompts)
-        answers = min(core.batch_size, len(prompts) * core.answers_per_prompt)
+        records = self.records
+        count = steps_of(make_prompts(records, core), core)
+        prompt_length = sum(len(record["prompt"]) for record in records) / len(records)
+        each = prompt_length + self._answer_length(core)
+        answers = min(core.batch_size, len(records) * core.answers_per_prompt)
         tokens = [round(step * answers * each) for step in range(1, count + 1)]
-        return Steps(tokens, len(prompts), answers / core.answers_per_prompt / core.rollout_epochs, self.note)
+        return Steps(tokens, len(records), answers / core.answers_per_prompt / core.rollout_epochs, self.note)
 
-    def _answer_length(self, core: TrainConfig, prompts: Sequence[torch.Tensor]) -> float:
+    def _answer_length(self, core: TrainConfig) -> float:
         if self._length is None:
-            self._length = self.written(core, prompts) if self.written else float(core.max_new_tokens)
+            self._length = self.written(core, self.records) if self.written else float(core.max_new_tokens)
             self.note = (
                 f"its tokens are an estimate, with {self._length:.1f} tokens per answer; the table has the tokens that "
                 "it was trained on"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import json
 import shlex
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +40,7 @@ from zoo.terminal import Console
 from zoo.training.online.assembly import sampling_of
 from zoo.training.record.progress import counter
 from zoo.training.run import execute
+from zoo.values.records import Records
 
 PROMPTS_ASKED = 32
 """Prompts used to estimate the length of the start's answers."""
@@ -114,10 +114,10 @@ class Comparison:
             )
         return plan
 
-    def _answer_length(self, core: TrainConfig, prompts: Sequence[torch.Tensor]) -> float:
+    def _answer_length(self, core: TrainConfig, records: Records) -> float:
         """Mean length of the start's answers to some prompts, sampled as the run will sample."""
-        step = max(1, len(prompts) // PROMPTS_ASKED)
-        asked = list(prompts[::step][:PROMPTS_ASKED])
+        step = max(1, len(records) // PROMPTS_ASKED)
+        asked = [record["prompt"] for record in records[::step][:PROMPTS_ASKED]]
         answers = generate(self._subject(self.source), asked, sampling_of(core), core.seed)
         return sum(len(answer.completion) for answer in answers) / len(answers)
 

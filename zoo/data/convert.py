@@ -7,7 +7,9 @@ and every extra column are kept.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from zoo.data.formats import FORMATS
@@ -35,8 +37,24 @@ def convert(
     if conversion is None:
         raise _refusal(records, source_kind, wanted_kind)
     if (source_kind, wanted_kind) == ("ranking", "preference"):
-        return _ranking_to_preference(records, pairs)
-    return conversion(records)
+        conversion = ranked(pairs)
+    converted = [made for record in records for made in conversion.each(record)]
+    if conversion.once:
+        first: dict[str, Record] = {}
+        for record in converted:
+            first.setdefault(prompt_key(record), record)
+        converted = list(first.values())
+    return converted, conversion.note(len(records), len(converted))
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What each record becomes. once: each prompt is kept once only, at its first place."""
+
+    each: Callable[[Record], Iterable[Record]]
+    note: Callable[[int, int], str]
+    """The sentence about so many records that became so many."""
+    once: bool = False
 
 
 def kinds_that_serve(wanted_kind: str) -> list[str]:
@@ -95,51 +113,41 @@ def _single(record: Record, answer: Any, **more: Any) -> Record:
     return {"prompt": record["prompt"], "completion": answer, **more, **rest}
 
 
-def _preference_to_feedback(records: list[Record]) -> tuple[list[Record], str]:
-    converted = [
-        _single(record, record[side], label=side == "chosen") for record in records for side in ("chosen", "rejected")
+def _preference_to_feedback(record: Record) -> list[Record]:
+    return [_single(record, record[side], label=side == "chosen") for side in ("chosen", "rejected")]
+
+
+def _preference_to_demonstration(record: Record) -> list[Record]:
+    return [_single(record, record["chosen"])]
+
+
+def _preference_to_ranking(record: Record) -> list[Record]:
+    rest = _without(record, "prompt", "chosen", "rejected", "margin", "p_chosen")
+    answers = [record["chosen"], record["rejected"]]
+    return [{"prompt": record["prompt"], "completions": answers, "ranks": [1, 2], **rest}]
+
+
+def _ranking_to_demonstration(record: Record) -> list[Record]:
+    return [_single(record, record["completions"][record["ranks"].index(min(record["ranks"]))])]
+
+
+def _ranking_to_preference(record: Record, pairs: str = "all") -> list[Record]:
+    rest = _without(record, "prompt", "completions", "ranks")
+    return [
+        {"prompt": record["prompt"], "chosen": better, "rejected": worse, **rest}
+        for better, worse in _ranked_pairs(record, pairs)
     ]
-    return converted, (
-        f"{len(records):,} pairs became {len(converted):,} labelled answers: "
-        "each chosen one desirable, each rejected one undesirable."
-    )
 
 
-def _preference_to_demonstration(records: list[Record]) -> tuple[list[Record], str]:
-    converted = [_single(record, record["chosen"]) for record in records]
-    return converted, f"{len(records):,} pairs became demonstrations: the chosen answers; the rest is unused."
-
-
-def _preference_to_ranking(records: list[Record]) -> tuple[list[Record], str]:
-    converted = [
-        {
-            "prompt": record["prompt"],
-            "completions": [record["chosen"], record["rejected"]],
-            "ranks": [1, 2],
-            **_without(record, "prompt", "chosen", "rejected", "margin", "p_chosen"),
-        }
-        for record in records
-    ]
-    return converted, f"{len(records):,} pairs became rankings of two answers."
-
-
-def _ranking_to_demonstration(records: list[Record]) -> tuple[list[Record], str]:
-    converted = [
-        _single(record, record["completions"][record["ranks"].index(min(record["ranks"]))]) for record in records
-    ]
-    return converted, f"{len(records):,} rankings became demonstrations: the best answer of each."
-
-
-def _ranking_to_preference(records: list[Record], pairs: str = "all") -> tuple[list[Record], str]:
+def ranked(pairs: str) -> Conversion:
+    """From rankings to pairs. Raises ZooError for a choice of pairs that there is not."""
     if pairs not in ("all", "best-worst"):
         raise ZooError(f"Rankings cannot be turned into '{pairs}' pairs.", hint="Choose all or best-worst.")
-    converted = []
-    for record in records:
-        rest = _without(record, "prompt", "completions", "ranks")
-        for better, worse in _ranked_pairs(record, pairs):
-            converted.append({"prompt": record["prompt"], "chosen": better, "rejected": worse, **rest})
     which = "every pair of unequal ranks" if pairs == "all" else "the best against the worst"
-    return converted, f"{len(records):,} rankings became {len(converted):,} pairs: {which}."
+    return Conversion(
+        partial(_ranking_to_preference, pairs=pairs),
+        lambda before, after: f"{before:,} rankings became {after:,} pairs: {which}.",
+    )
 
 
 def _ranked_pairs(record: Record, pairs: str) -> Iterator[tuple[Any, Any]]:
@@ -151,37 +159,55 @@ def _ranked_pairs(record: Record, pairs: str) -> Iterator[tuple[Any, Any]]:
             yield better, worse
 
 
-def _feedback_to_demonstration(records: list[Record]) -> tuple[list[Record], str]:
-    converted = [_single(record, record["completion"]) for record in records if record["label"]]
-    return converted, (
-        f"{len(converted):,} of {len(records):,} labelled answers are desirable and became "
-        f"demonstrations; {len(records) - len(converted):,} are unused."
-    )
+def _feedback_to_demonstration(record: Record) -> list[Record]:
+    return [_single(record, record["completion"])] if record["label"] else []
 
 
-def _to_prompt(records: list[Record]) -> tuple[list[Record], str]:
-    """The prompts alone, each once: a prompt with two answers must not count twice."""
-    fields = {name for kind in KINDS.values() for name in kind.required} - {"prompt"} | {"margin", "p_chosen"}
-    converted, seen = [], set()
-    for record in records:
-        key = prompt_key(record)
-        if key not in seen:
-            seen.add(key)
-            converted.append(_without(record, *fields))
-    merged = "" if len(converted) == len(records) else f" of {len(records):,} records, each once"
-    return converted, f"{len(converted):,} prompts{merged} are used, their answers are not."
+ANSWERED = {name for kind in KINDS.values() for name in kind.required} - {"prompt"} | {"margin", "p_chosen"}
+"""Fields that a prompt alone does not have."""
 
 
-CONVERSIONS: dict[tuple[str, str], Callable[[list[Record]], tuple[list[Record], str]]] = {
-    ("preference", "feedback"): _preference_to_feedback,
-    ("preference", "demonstration"): _preference_to_demonstration,
-    ("preference", "ranking"): _preference_to_ranking,
-    ("preference", "prompt"): _to_prompt,
-    ("ranking", "preference"): _ranking_to_preference,
-    ("ranking", "demonstration"): _ranking_to_demonstration,
-    ("ranking", "prompt"): _to_prompt,
-    ("feedback", "demonstration"): _feedback_to_demonstration,
-    ("feedback", "prompt"): _to_prompt,
-    ("demonstration", "prompt"): _to_prompt,
-    ("stepwise", "prompt"): _to_prompt,
+def _to_prompt(record: Record) -> list[Record]:
+    return [_without(record, *ANSWERED)]
+
+
+def _prompts_note(before: int, after: int) -> str:
+    merged = "" if after == before else f" of {before:,} records, each once"
+    return f"{after:,} prompts{merged} are used, their answers are not."
+
+
+# A prompt with two answers must not count twice.
+_PROMPTS = Conversion(_to_prompt, _prompts_note, once=True)
+CONVERSIONS: dict[tuple[str, str], Conversion] = {
+    ("preference", "feedback"): Conversion(
+        _preference_to_feedback,
+        lambda before, after: (
+            f"{before:,} pairs became {after:,} labelled answers: each chosen one desirable, each rejected one "
+            "undesirable."
+        ),
+    ),
+    ("preference", "demonstration"): Conversion(
+        _preference_to_demonstration,
+        lambda before, after: f"{before:,} pairs became demonstrations: the chosen answers; the rest is unused.",
+    ),
+    ("preference", "ranking"): Conversion(
+        _preference_to_ranking, lambda before, after: f"{before:,} pairs became rankings of two answers."
+    ),
+    ("preference", "prompt"): _PROMPTS,
+    ("ranking", "preference"): ranked("all"),
+    ("ranking", "demonstration"): Conversion(
+        _ranking_to_demonstration,
+        lambda before, after: f"{before:,} rankings became demonstrations: the best answer of each.",
+    ),
+    ("ranking", "prompt"): _PROMPTS,
+    ("feedback", "demonstration"): Conversion(
+        _feedback_to_demonstration,
+        lambda before, after: (
+            f"{after:,} of {before:,} labelled answers are desirable and became demonstrations; "
+            f"{before - after:,} are unused."
+        ),
+    ),
+    ("feedback", "prompt"): _PROMPTS,
+    ("demonstration", "prompt"): _PROMPTS,
+    ("stepwise", "prompt"): _PROMPTS,
 }

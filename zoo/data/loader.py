@@ -12,10 +12,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor
 
 from zoo.errors import ZooError
+from zoo.paths import scratch_array
 from zoo.randomness import seeded
 from zoo.values.answers import answers_in
 from zoo.values.packing import pack
@@ -31,17 +33,18 @@ class Order:
 
     def __init__(self, size: int, seed: int, shuffle: bool):
         self.size, self.seed, self.shuffle = size, seed, shuffle
-        self._epochs: dict[int, list[int]] = {}
+        self._epochs: dict[int, numpy.ndarray[Any, Any]] = {}
 
     def at(self, n: int) -> int:
-        return self._epoch(n // self.size)[n % self.size]
+        return int(self._epoch(n // self.size)[n % self.size]) if self.shuffle else n % self.size
 
-    def _epoch(self, epoch: int) -> list[int]:
+    def _epoch(self, epoch: int) -> numpy.ndarray[Any, Any]:
         if epoch not in self._epochs:
             self._epochs = {key: value for key, value in self._epochs.items() if key == epoch - 1}
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-            order = torch.randperm(self.size, generator=generator) if self.shuffle else torch.arange(self.size)
-            self._epochs[epoch] = order.tolist()
+            order = scratch_array(self.size, "int32" if self.size < 2**31 else "int64")
+            torch.randperm(self.size, generator=generator, out=torch.from_numpy(order))
+            self._epochs[epoch] = order
         return self._epochs[epoch]
 
 

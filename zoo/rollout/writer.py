@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import cache, cached_property
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -24,6 +25,7 @@ from zoo.processes import gathered, my_place
 from zoo.rollout.correction import importance_weights
 from zoo.rollout.engine import Engine, Sampling
 from zoo.rollout.kept import AnswerCache, call_key
+from zoo.values.records import rows_of
 from zoo.values.types import Answer, Answers
 
 SEED_STEPS = (1_000_003, 10_007)
@@ -155,10 +157,10 @@ class Writer:
 
     def more_prompts(self, count: int, besides: Sequence[Any]) -> list[Any]:
         """See `zoo.models.roles.Policy.more_prompts`."""
-        taken = {_row(prompt) for prompt in besides}
-        others = [prompt for prompt in self._prompts if _row(prompt) not in taken]
+        taken = [row for prompt in besides if (row := _row(prompt)) is not None]
+        others = numpy.flatnonzero(~numpy.isin(rows_of(self._prompts), taken))
         order = torch.randperm(len(others), generator=torch.Generator().manual_seed(self._next_seed()))
-        return [others[i] for i in order[:count].tolist()]
+        return [self._prompts[int(others[i])] for i in order[:count].tolist()]
 
     def texts(self, answers: Sequence[Answer]) -> list[str]:
         """The texts of answers, without special tokens and white space at the ends."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Self, overload
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, overload
 
 import numpy
 
@@ -46,10 +46,10 @@ class ListedRecords(Records):
     def __init__(self, records: Iterable[Record]):
         self._records = list(records)
 
-    @classmethod
-    def of(cls, records: Iterable[Record]) -> Self:
+    @staticmethod
+    def of(records: Iterable[Record]) -> Records:
         """The records themselves if they are `Records`, else those of the iterable in memory."""
-        return records if isinstance(records, cls) else cls(records)
+        return records if isinstance(records, Records) else ListedRecords(records)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -58,15 +58,98 @@ class ListedRecords(Records):
         return ListedRecords(self._records[index]) if isinstance(index, slice) else self._records[index]
 
     def column(self, name: str) -> numpy.ndarray[Any, Any]:
-        values = [record.get(name) for record in self._records]
-        if values and all(isinstance(value, bool) for value in values):
-            return numpy.array(values, dtype=bool)
-        if all(value is None or isinstance(value, bool | int | float) for value in values):
-            return numpy.array([math.nan if value is None else value for value in values], dtype=numpy.float64)
-        return numpy.array(values, dtype=object)
+        return column_of(record.get(name) for record in self._records)
 
     def map(self, function: Callable[[Record], Record]) -> ListedRecords:
         return ListedRecords(function(record) for record in self._records)
 
     def filter(self, function: Callable[[Record], bool]) -> ListedRecords:
         return ListedRecords(record for record in self._records if function(record))
+
+
+class LazyRecords(Records):
+    """Records that are made when they are read. What is mapped is computed again at each reading."""
+
+    def __iter__(self) -> Iterator[Record]:
+        return (self[place] for place in range(len(self)))
+
+    def column(self, name: str) -> numpy.ndarray[Any, Any]:
+        return column_of(record.get(name) for record in self)
+
+    def map(self, function: Callable[[Record], Record]) -> Records:
+        return MappedRecords(self, function)
+
+    def filter(self, function: Callable[[Record], bool]) -> Records:
+        places = numpy.fromiter((place for place, record in enumerate(self) if function(record)), dtype=numpy.int64)
+        return ChosenRecords(self, places)
+
+
+class ChosenRecords(LazyRecords):
+    """Some of other records. places: their positions there, such as a range or an array."""
+
+    def __init__(self, records: Records, places: Any):
+        self._records, self.places = records, places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: Any) -> Any:
+        places = self.places[index]
+        return ChosenRecords(self._records, places) if isinstance(index, slice) else self._records[int(places)]
+
+    def column(self, name: str) -> numpy.ndarray[Any, Any]:
+        return self._records.column(name)[numpy.asarray(self.places, dtype=numpy.int64)]
+
+
+class MappedRecords(LazyRecords):
+    """What a function makes of each of other records."""
+
+    def __init__(self, records: Records, function: Callable[[Record], Record]):
+        self._records, self._function = records, function
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return MappedRecords(self._records[index], self._function)
+        return self._function(self._records[index])
+
+
+class Without(Sequence[int]):
+    """The positions 0, 1, … below `size` but a few; in memory there are only the few. left_out: ascending."""
+
+    def __init__(self, size: int, left_out: numpy.ndarray[Any, Any]):
+        self.size, self.left_out = size, left_out
+        self._before = left_out - numpy.arange(len(left_out))
+        """How many positions stand before each of those left out."""
+
+    def __len__(self) -> int:
+        return self.size - len(self.left_out)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            places = numpy.arange(*index.indices(len(self)))
+            return places + numpy.searchsorted(self._before, places, side="right")
+        place = range(len(self))[index]
+        return place + int(numpy.searchsorted(self._before, place, side="right"))
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> numpy.ndarray[Any, Any]:
+        return numpy.delete(numpy.arange(self.size, dtype=dtype), self.left_out)
+
+
+def column_of(values: Iterable[Any]) -> numpy.ndarray[Any, Any]:
+    """Values as `Records.column` gives them."""
+    values = list(values)
+    if values and all(isinstance(value, bool) for value in values):
+        return numpy.array(values, dtype=bool)
+    if all(value is None or isinstance(value, bool | int | float) for value in values):
+        return numpy.array([math.nan if value is None else value for value in values], dtype=numpy.float64)
+    return numpy.array(values, dtype=object)
+
+
+def rows_of(records: Sequence[Record]) -> numpy.ndarray[Any, Any]:
+    """The row numbers of records, [N]; of `Records` without reading the rest of them."""
+    if isinstance(records, Records):
+        return records.column("row")
+    return column_of(record.get("row") for record in records)

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -30,10 +31,32 @@ from zoo.rollout.writer import Writer
 from zoo.runs import Run
 from zoo.training.online.scores import SHOWN, Scores, Seen, Unrewarded, mean, shared_scores
 from zoo.training.step.timing import GENERATION, REWARD, ROLLOUT, Timing
+from zoo.values.records import rows_of
 from zoo.values.types import Answers, Batch
 
 COMPARED = 8
 """Answers of a rollout whose log-probs are computed again, to compare them with the engine's."""
+
+
+class RecordsByRow(dict[int, Any]):
+    """The canonical records of a rollout by their row numbers; those of other prompts are looked for."""
+
+    def __init__(self, prompts: Sequence[dict[str, Any]]):
+        super().__init__()
+        self._prompts = prompts
+
+    def begin(self, prompts: Sequence[dict[str, Any]]) -> None:
+        """A rollout begins with these prompts."""
+        self.clear()
+        self.update((prompt["row"], prompt["record"]) for prompt in prompts)
+
+    def __missing__(self, row: int) -> Any:
+        places = numpy.flatnonzero(rows_of(self._prompts) == row)
+        if not len(places):
+            raise KeyError(row)
+        # Rows of an answer are those of the last prompt with that number.
+        self[row] = self._prompts[int(places[-1])]["record"]
+        return self[row]
 
 
 class Rollouts:
@@ -66,7 +89,7 @@ class Rollouts:
     ):
         self.hook, self.algorithm, self.config, self.models, self.writer = hook, algorithm, config, models, writer
         self.rewards, self.prompts, self.precision, self.say = rewards, prompts, precision, say
-        self.records = {record["row"]: record["record"] for record in prompts}
+        self.records = RecordsByRow(prompts)
         self.micro_tokens, self.start, self.reference_every = micro_tokens, start, reference_every
         self.timing, self.run, self.notify = timing or Timing(), run, notify
         self._renewed = 0
@@ -79,6 +102,7 @@ class Rollouts:
     def __call__(self, records: list[dict[str, Any]], iteration: int, step: int) -> Batch:
         self._renew_reference(step)
         self._seen = Seen()
+        self.records.begin(records)
         judged = self._judged()
         with self._timed(), self.rolling(iteration):
             batch = self.hook.rollout(prompts=records, models=self.models, config=self.config, score=self._score)
