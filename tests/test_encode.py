@@ -1,15 +1,20 @@
 """Encoding: what each kind becomes, which rows are dropped as tokens, cutting, statistics and collation."""
 
+import json
 import math
+import pickle
+from collections import Counter
 
 import pytest
 import torch
 from tiny_runs import write_rows
 
-from zoo.data.encoding.encode import default_collate, encode, quantiles
+from zoo.data.encoding.encode import default_collate, encode, encode_block
+from zoo.data.encoding.statistics import Statistics, quantiles
 from zoo.data.encoding.template import ChatTemplate
 from zoo.data.load import load
 from zoo.errors import ZooError
+from zoo.values.answers import answers_in
 from zoo.values.types import Answer, Answers
 
 HEAD = len("user\n" + "\n" + "assistant\n") + 3
@@ -314,9 +319,10 @@ def test_steps_behind_a_cut_go_with_their_labels(template):
 
 
 def test_quantiles():
-    assert quantiles([]) == {}
-    assert quantiles([5]) == {"min": 5, "median": 5, "p95": 5, "max": 5}
-    assert quantiles(range(101)) == {"min": 0, "median": 50, "p95": 95, "max": 100}
+    assert quantiles({}) == {}
+    assert quantiles({5: 1}) == {"min": 5, "median": 5, "p95": 5, "max": 5}
+    assert quantiles(Counter(range(101))) == {"min": 0, "median": 50, "p95": 95, "max": 100}
+    assert quantiles({3: 94, 7: 6}) == {"min": 3, "median": 3, "p95": 7, "max": 7}
 
 
 def test_tokens_are_counted_once_however_many_turns_are_trained(template):
@@ -350,6 +356,90 @@ def test_of_prompts_only_their_lengths_are_known(template):
     assert facts["tokens"] == 2 * HEAD + 7
     assert facts["prompt_lengths"]["max"] == HEAD + 5
     assert facts["answers"] == 0
+
+
+# -- blocks --------------------------------------------------------------------------------------------------------
+
+TURNS = [
+    {"role": "user", "content": "1?"},
+    {"role": "assistant", "content": "22"},
+    {"role": "user", "content": "3?"},
+]
+OF_KINDS = {
+    "demonstration": [asked("Hi", "Ho"), asked(TURNS, "4444"), asked("Hi", "x" * 99)],
+    "preference": [
+        {"prompt": "Hi", "chosen": "Hello", "rejected": "No", "p_chosen": 0.9},
+        {"prompt": "Hi", "chosen": "Ho", "rejected": "No no", "margin": 2},
+        {"prompt": "Hi", "chosen": "x" * 99, "rejected": "x"},
+    ],
+    "feedback": [{**asked("Hi", "Ho"), "label": True}, {**asked("Hello", "No"), "label": False}],
+    "prompt": [{"prompt": "Hi"}, {"prompt": "Hello"}],
+    "ranking": [{"prompt": "Hi", "completions": ["a", "b", "a"], "ranks": [1, 2, 1.5]}],
+    "stepwise": [{"prompt": "Hi", "steps": ["a", "b", "x" * 99], "labels": [1, 0, True]}],
+    "text": [{"text": "Hi"}, {"text": "x" * 99}],
+}
+
+
+def plain(value):
+    """A record with every answer as lists."""
+    if isinstance(value, Answer):
+        return plain(vars(value))
+    if isinstance(value, torch.Tensor):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {name: plain(item) for name, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("kind", OF_KINDS)
+def test_a_block_that_was_sent_gives_the_records_of_the_rows_alone(template, kind):
+    records = numbered(*OF_KINDS[kind])
+    options = {"max_length": HEAD + 48, "long_rows": "split" if kind == "text" else "cut"}
+    block = pickle.loads(pickle.dumps(encode_block(records, kind, template, **options)))
+    alone = [item for record in records for item in encode([record], kind, template, **options)]
+    assert plain([block.record(i) for i in range(len(block))]) == plain(alone) != []
+    assert block.count == len(records) and [problem.code for problem in block.problems] == (
+        ["W_TRUNCATED"] if kind in ("demonstration", "preference", "stepwise") else []
+    )
+
+
+def test_a_block_of_no_rows_has_no_records(template):
+    block = encode_block([], "preference", template)
+    assert len(block) == 0 and block.numbers == {}
+    statistics = Statistics()
+    statistics.add(block, template.eos_ids)
+    assert statistics == Statistics() and statistics.summary() == []
+
+
+@pytest.mark.parametrize("kind", OF_KINDS)
+def test_a_shared_prompt_and_a_shared_answer_stand_in_a_block_once(template, kind):
+    block = encode_block(numbered(*OF_KINDS[kind]), kind, template)
+    for i in range(len(block)):
+        answers = {id(answer): answer for answer in answers_in(block.record(i))}
+        prompts = {tuple(answer.prompt.tolist()) for answer in answers.values()}
+        if answers:
+            once = sum(map(len, prompts)) + sum(len(answer.completion) for answer in answers.values())
+            assert len(block.tokens.row(i)) == once
+
+
+@pytest.mark.parametrize("kind", OF_KINDS)
+def test_statistics_are_those_of_the_records_however_they_are_cut_into_blocks(template, kind):
+    records = numbered(*OF_KINDS[kind])
+    options = {"max_length": HEAD + 48, "long_rows": "split" if kind == "text" else "cut"}
+    encoded = encode(records, kind, template, **options)
+    parts = Statistics()
+    for record in records:
+        part = Statistics()
+        part.add(encode_block([record], kind, template, **options), template.eos_ids)
+        parts.merge(Statistics.from_json(json.loads(json.dumps(part.as_json()))))
+    assert parts == encoded.statistics
+    answers = {id(answer): answer for record in encoded for answer in answers_in(record)}.values()
+    main = [answer for record in encoded for answer in answers_in({**record, "conversation": None})]
+    assert sum(parts.lengths.values()) == (len(main) or len(records))
+    assert parts.answer_lengths == Counter(len(answer.completion) for answer in main)
+    assert parts.trained == sum(int(answer.mask.sum()) for answer in main)
+    ends = [bool(answer.mask[-1]) and int(answer.completion[-1]) in template.eos_ids for answer in answers]
+    assert parts.ends() == (len(answers), len(answers) - sum(ends))
 
 
 # -- batches -----------------------------------------------------------------------------------------------------

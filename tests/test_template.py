@@ -1,12 +1,12 @@
 """Chat templates: what is trained, what a prompt is, and which rows are refused, for templates of many shapes."""
 
 import json
-from dataclasses import replace
 
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
+from zoo.data.encoding.encode import encode
 from zoo.data.encoding.template import ChatTemplate
 from zoo.data.row_errors import RowError
 from zoo.errors import ZooError
@@ -502,11 +502,17 @@ def test_what_cannot_be_given_to_the_model_is_an_error_for_people_with_one_call(
 
 def test_the_preflight_counts_answers_that_have_no_end(tiny_tokenizer):
     template = ChatTemplate(tiny_tokenizer)
-    whole = template.answer("Hi", "Hello")
-    cut = replace(whole, completion=whole.completion[:2], mask=whole.mask[:2], ended=False, cut=True)
-    assert "cut" not in template.preflight([{"completion": whole}])
-    assert template.preflight([{"prompt": whole.prompt}]) == "The model's own answers end at <|im_end|>."
-    assert "1 of 2 answers were cut" in template.preflight([{"completion": whole}, {"completion": cut}])
+    rows = [{"prompt": "Hi", "completion": "Hello"}, {"prompt": "Hi", "completion": "Hello, hello"}]
+
+    def sentence(count, kind="demonstration"):
+        most = len(template.answer("Hi", "Hello"))
+        return template.preflight(
+            *encode(rows[:count], kind, template, max_length=most, long_rows="cut").statistics.ends()
+        )
+
+    assert "cut" not in sentence(1)
+    assert sentence(1, "prompt") == "The model's own answers end at <|im_end|>."
+    assert "1 of 2 answers were cut" in sentence(2)
 
 
 def test_a_tokenizer_without_an_end_is_refused(tiny_tokenizer):

@@ -6,12 +6,12 @@ The examples are decoded from the ids that training gets, so the coloured tokens
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from zoo.data.display import Histogram, Legend, Line, Piece, TokenText, pieces_of
 from zoo.data.encoding.encode import Encoded
-from zoo.data.encoding.statistics import quantiles
+from zoo.data.encoding.statistics import nth
 from zoo.data.encoding.template import ChatTemplate
 from zoo.data.report import Report
 from zoo.values.types import Answer
@@ -33,11 +33,11 @@ def preview(encoded: Encoded, report: Report, template: ChatTemplate, *, example
         parts += [Line(""), Line(f"Example {number} of {len(shown)}: {report.where(record['row'])}", "bold")]
         for title, pieces in _texts(record, template):
             parts += [Line(title, "bold"), TokenText(pieces)]
-    if lengths := _lengths(encoded):
+    if lengths := encoded.statistics.lengths:
         parts += [Line(""), Line("Tokens of prompt and answer" if encoded.kind != "prompt" else "Tokens of the prompt")]
         parts.append(Histogram(histogram(lengths)))
     sentences = [sentence for sentence in _sentences(encoded) if sentence not in report.notes]
-    preflight = template.preflight(encoded.records)
+    preflight = template.preflight(*encoded.statistics.ends())
     parts += [Line(""), *(Line(sentence) for sentence in sentences)]
     return [*parts, Line(preflight, "yellow" if preflight.startswith("Warning") else "")]
 
@@ -45,15 +45,15 @@ def preview(encoded: Encoded, report: Report, template: ChatTemplate, *, example
 def as_json(encoded: Encoded, report: Report, template: ChatTemplate, *, examples: int = 3) -> dict[str, Any]:
     """The same facts as JSON types; texts are unchanged, including control codes."""
     shown = encoded.records[: max(examples, 0)]
-    bins = histogram(_lengths(encoded))
+    bins = histogram(encoded.statistics.lengths)
     return {
         "kind": encoded.kind,
         "reading": report.as_json(),
         "encoding": encoded.as_json(),
         "lengths": [{"first": first, "last": last, "count": count} for first, last, count in bins],
-        **_balance(encoded),
+        **encoded.statistics.balance(encoded.kind),
         "end_of_turn": template.end_of_turn,
-        "preflight": template.preflight(encoded.records),
+        "preflight": template.preflight(*encoded.statistics.ends()),
         "examples": [
             {
                 "row": record["row"],
@@ -125,25 +125,21 @@ def _tokens(count: int) -> str:
 # -- numbers ---------------------------------------------------------------------------------------------------------
 
 
-def _lengths(encoded: Encoded) -> list[int]:
-    if encoded.kind == "prompt":
-        return [len(record["prompt"]) for record in encoded.records]
-    return [len(answer) for answer in encoded.answers()]
+def histogram(values: Mapping[int, int], bins: int = BINS) -> list[tuple[int, int | None, int]]:
+    """(first, last, count) of bins with round borders, of values with their counts.
 
-
-def histogram(values: Sequence[int], bins: int = BINS) -> list[tuple[int, int | None, int]]:
-    """(first, last, count) of bins with round borders. The last bin is open (None) if a few values are far larger."""
+    The last bin is open (None) if a few values are far larger.
+    """
     if not values:
         return []
-    ordered = sorted(values)
-    least, most = ordered[0], ordered[math.ceil((len(ordered) - 1) * 0.99)]
+    least, most = min(values), nth(values, math.ceil((sum(values.values()) - 1) * 0.99))
     step = next(step for step in _round_numbers() if most // step - least // step < bins)
     first, last = least // step, most // step
     counts = [0] * (last - first + 1)
-    for value in ordered:
-        counts[min(value // step, last) - first] += 1
+    for value, count in values.items():
+        counts[min(value // step, last) - first] += count
     borders = [(index * step, index * step + step - 1) for index in range(first, last + 1)]
-    far = ordered[-1] > borders[-1][1]
+    far = max(values) > borders[-1][1]
     return [
         (low, None if far and (low, high) == borders[-1] else high, count)
         for (low, high), count in zip(borders, counts, strict=True)
@@ -158,25 +154,9 @@ def _round_numbers() -> Iterator[int]:
         scale *= 10
 
 
-def _balance(encoded: Encoded) -> dict[str, Any]:
-    """For feedback the counts of labels, for pairs how often the chosen answer is longer, over the kept records."""
-    records = encoded.records
-    if encoded.kind == "feedback":
-        good = sum(record["label"] for record in records)
-        return {"labels": {"desirable": good, "undesirable": len(records) - good}}
-    if encoded.kind == "preference" and records:
-        more = [len(record["chosen"].completion) - len(record["rejected"].completion) for record in records]
-        return {
-            "chosen_longer": sum(difference > 0 for difference in more) / len(records),
-            "chosen_shorter": sum(difference < 0 for difference in more) / len(records),
-            "chosen_minus_rejected": quantiles(more),
-        }
-    return {}
-
-
 def _sentences(encoded: Encoded) -> list[str]:
     """Sentences about the kept records as a whole."""
-    facts, sentences = _balance(encoded), []
+    facts, sentences = encoded.statistics.balance(encoded.kind), []
     if "labels" in facts:
         good, bad = facts["labels"].values()
         sentences.append(f"Labels: {good:,} desirable, {bad:,} undesirable.")
@@ -185,12 +165,11 @@ def _sentences(encoded: Encoded) -> list[str]:
             f"In tokens, the chosen answer is longer in {facts['chosen_longer']:.0%} of the pairs and shorter in "
             f"{facts['chosen_shorter']:.0%}; the median difference is {facts['chosen_minus_rejected']['median']:+,}."
         )
-    if rows := [record for record in encoded.records if _has_turns(record)]:
-        in_last_turn = sum(int(record["completion"].mask.sum()) for record in rows)
-        in_all_turns = sum(int(record["conversation"].mask.sum()) for record in rows)
-        counted = f"{len(rows):,} conversations have" if len(rows) > 1 else "1 conversation has"
+    statistics = encoded.statistics
+    if count := statistics.several_turns:
+        counted = f"{count:,} conversations have" if count > 1 else "1 conversation has"
         sentences.append(
-            f"{counted} several assistant turns: {in_all_turns:,} tokens are trained if every turn is, as shown above, "
-            f"and {in_last_turn:,} if only the last one is."
+            f"{counted} several assistant turns: {statistics.in_all_turns:,} tokens are trained if every turn is, as "
+            f"shown above, and {statistics.in_last_turn:,} if only the last one is."
         )
     return sentences

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -39,8 +39,13 @@ class Report:
 
     def add(self, row: int, error: RowError) -> None:
         """Count a problem; report each dropped row exactly once with a code that begins with E_."""
-        self.problems.append(Problem(row, error.code, error.field, error.message))
-        self._rows.setdefault(error.code, []).append(row)
+        self.extend([Problem(row, error.code, error.field, error.message)])
+
+    def extend(self, problems: Iterable[Problem]) -> None:
+        """Count the problems of another report on the same rows."""
+        for problem in problems:
+            self.problems.append(problem)
+            self._rows.setdefault(problem.code, []).append(problem.row)
 
     def count(self, code: str) -> int:
         """How many problems have this code."""

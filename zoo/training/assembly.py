@@ -130,7 +130,7 @@ class Assembly:
         # Before a scalar head chooses the padding.
         self.tokenizer_print = of_tokenizer(self.tokenizer)
         self.data = load_data(core, self.algorithm.kinds(), self.template, self.plugins, self.say)
-        self.say(self.template.preflight(self.data.train.records))
+        self.say(self.template.preflight(*self.data.train.statistics.ends()))
         if self.beginning:
             self.beginning.compare(self.prints())
         self.policy = load_policy(core, self.source, self.precision, self.algorithm.head, self.template.new)

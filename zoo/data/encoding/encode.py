@@ -9,16 +9,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from zoo.data.encoding.block import Block, Columns
 from zoo.data.encoding.collate import default_collate
 from zoo.data.encoding.stages import fitted, rendered, tokenized, trainable
-from zoo.data.encoding.statistics import main_answers, measure, quantiles, summary
+from zoo.data.encoding.statistics import Statistics
 from zoo.data.encoding.template import ChatTemplate
 from zoo.data.kinds import KINDS, Record
 from zoo.data.report import Report
 from zoo.errors import ZooError, nearest
-from zoo.values.types import Answer
 
-__all__ = ["Encoded", "default_collate", "encode", "quantiles"]
+__all__ = ["Encoded", "default_collate", "encode"]
 
 ROWS_AT_ONCE = 1000
 LONG_ROWS = ("drop", "cut", "split")
@@ -32,8 +32,7 @@ class Encoded(Sequence[dict[str, Any]]):
     records: list[dict[str, Any]]
     report: Report
     notes: list[str]
-    statistics: dict[str, Any]
-    """As `zoo.data.encoding.statistics.measure` gives them."""
+    statistics: Statistics
 
     def __len__(self) -> int:
         return len(self.records)
@@ -41,18 +40,14 @@ class Encoded(Sequence[dict[str, Any]]):
     def __getitem__(self, index: Any) -> Any:
         return self.records[index]
 
-    def answers(self) -> list[Answer]:
-        """Every answer once; a conversation counts once, regardless of how many of its turns are trained."""
-        return [answer for record in self.records for answer in main_answers(record)]
-
     def lines(self) -> list[str]:
         """The dropped rows, the decisions and the sizes, as plain lines."""
         lines = self.report.lines() if self.report.problems else []
-        return [*lines, *(f"  {line}" for line in [*self.notes, *summary(self.statistics)])]
+        return [*lines, *(f"  {line}" for line in [*self.notes, *self.statistics.summary()])]
 
     def as_json(self) -> dict[str, Any]:
         """The same facts for data.json."""
-        return {**self.report.as_json(), **self.statistics, "notes": list(self.notes)}
+        return {**self.report.as_json(), **self.statistics.measured(), "notes": list(self.notes)}
 
 
 def encode(
@@ -75,27 +70,43 @@ def encode(
     answer is cut off; with long_rows="split" a longer text becomes several records without losing a token.
     Raises ZooError for impossible options.
     """
-    _check_options(kind, max_length, long_rows)
+    check_options(kind, max_length, long_rows)
     records = _numbered(records)
     report = Report("As tokens", rows=len(records))
     encoded: list[dict[str, Any]] = []
-    split: list[int] = []
+    statistics, pieces = Statistics(), []
     for start in range(0, len(records), ROWS_AT_ONCE):
         part = records[start : start + ROWS_AT_ONCE]
-        rows = tokenized(rendered(part, kind, template, report), template)
-        rows = fitted(rows, max_length, long_rows, report, split)
-        rows = trainable(rows, kind, template, report)
-        encoded += [{"row": row.number, **row.fields, "record": row.record} for row in rows]
+        block = encode_block(part, kind, template, max_length=max_length, long_rows=long_rows)
+        encoded += map(block.record, range(len(block)))
+        report.extend(block.problems)
+        statistics.add(block, template.eos_ids)
+        pieces += block.pieces
         if progress is not None:
             progress(start + len(part), len(records))
     report.records = len(encoded)
-    notes = list(template.notes)
-    if split:
-        notes.append(f"{len(split):,} texts longer than {max_length:,} tokens became {sum(split):,} pieces.")
-    return Encoded(kind, encoded, report, notes, measure(encoded, template.eos_ids))
+    return Encoded(kind, encoded, report, [*template.notes, *split_note(pieces, max_length)], statistics)
 
 
-def _check_options(kind: str, max_length: int, long_rows: str) -> None:
+def encode_block(
+    records: Sequence[Record], kind: str, template: ChatTemplate, *, max_length: int = 1024, long_rows: str = "drop"
+) -> Block:
+    """Encode numbered records as columns. The options are those of `encode`, which checks them."""
+    report, columns, pieces = Report("As tokens"), Columns(), []
+    rows = tokenized(rendered(records, kind, template, report), template)
+    for row in trainable(fitted(rows, max_length, long_rows, report, pieces), kind, template, report):
+        columns.add(row.record, row.fields)
+    return columns.block(kind, report.problems, len(records), pieces)
+
+
+def split_note(pieces: Sequence[int], max_length: int) -> list[str]:
+    """What was split, as a note; pieces: the number of pieces of each text."""
+    note = f"{len(pieces):,} texts longer than {max_length:,} tokens became {sum(pieces):,} pieces."
+    return [note] if pieces else []
+
+
+def check_options(kind: str, max_length: int, long_rows: str) -> None:
+    """Raise ZooError for options that cannot be meant."""
     if kind not in KINDS:
         raise ZooError(f"There is no data kind '{kind}'.{nearest(kind, KINDS)}", f"Kinds: {', '.join(KINDS)}.")
     if long_rows not in LONG_ROWS:

@@ -11,16 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-
+from zoo.data.encoding.block import PlainAnswer
 from zoo.data.encoding.messages import as_turn
 from zoo.data.encoding.rendering import Rendered
 from zoo.data.encoding.template import ChatTemplate
 from zoo.data.kinds import Record
 from zoo.data.report import Report
 from zoo.data.row_errors import RowError
-from zoo.values.answers import answers_in
-from zoo.values.types import Answer
 
 FEW_TOKENS = 16
 """Answers of at most so many tokens are checked for having content at all."""
@@ -55,14 +52,14 @@ def tokenized(rows: Iterable[Row], template: ChatTemplate) -> Iterator[Row]:
     """Rows with token ids in the place of texts; all texts are tokenised in one call."""
     rows = list(rows)
     texts = {id(text): text for row in rows for text in _texts(row.fields)}
-    tokens = dict(zip(texts, template.tokenize(list(texts.values())), strict=True))
+    tokens = dict(zip(texts, template.plain(list(texts.values())), strict=True))
     prompts = iter(template.tokens.ids([row.fields["prompt"] for row in rows if "prompt" in row.fields]))
     for row in rows:
         fields, record = row.fields, row.record
         warnings = {warning.code: warning for warning in row.warnings}
         if "prompt" in fields:
             warnings = {w.code: w for w in template.prompt_warnings(record["prompt"], record.get("tools"))}
-            fields["prompt"] = torch.tensor(next(prompts), dtype=torch.long)
+            fields["prompt"] = next(prompts)
         if "labels" in fields:
             # Of an answer in steps, whose text has a mark behind each.
             fields["step_ends"] = tokens[id(fields["completion"])][1]
@@ -76,7 +73,7 @@ def fitted(rows: Iterable[Row], max_length: int, long_rows: str, report: Report,
     split: gets the number of pieces of each text that is split.
     """
     for row in rows:
-        if long_rows == "split" and len(row.fields["completion"]) > max_length:
+        if long_rows == "split" and row.fields["completion"].length > max_length:
             pieces = split_text(row.fields["completion"], max_length)
             split.append(len(pieces))
             yield from (Row(row.record, {"completion": piece}, piece=True) for piece in pieces)
@@ -163,7 +160,7 @@ def _texts(fields: Mapping[str, Any]) -> Iterator[Rendered]:
                 yield item
 
 
-def _with_tokens(value: Any, tokens: Mapping[int, tuple[Answer, list[int]]]) -> Any:
+def _with_tokens(value: Any, tokens: Mapping[int, tuple[PlainAnswer, list[int]]]) -> Any:
     if isinstance(value, list):
         return [_with_tokens(item, tokens) for item in value]
     return tokens[id(value)][0] if isinstance(value, Rendered) else value
@@ -176,11 +173,11 @@ def _cut_to_length(fields: dict[str, Any], max_length: int, cut: bool) -> tuple[
     """The fields with their answers cut to the length, and whether one was. Raises RowError E_TOO_LONG."""
     if "prompt" in fields and len(fields["prompt"]) >= max_length:
         raise _too_long(len(fields["prompt"]), max_length, "the prompt")
-    shorter: dict[int, Answer] = {}
-    for answer in answers_in(fields):
-        if len(answer) > max_length:
+    shorter: dict[int, PlainAnswer] = {}
+    for answer in plain_answers(fields):
+        if answer.length > max_length:
             if not cut:
-                raise _too_long(len(answer), max_length, "prompt and answer")
+                raise _too_long(answer.length, max_length, "prompt and answer")
             shorter[id(answer)] = _cut(answer, max_length)
     if not shorter:
         return fields, False
@@ -196,24 +193,36 @@ def _cut_to_length(fields: dict[str, Any], max_length: int, cut: bool) -> tuple[
     return kept, True
 
 
-def _cut(answer: Answer, max_length: int) -> Answer:
+def plain_answers(fields: Mapping[str, Any]) -> list[PlainAnswer]:
+    """The answers among the fields of a record; one that stands under two names comes twice."""
+    values = (item for value in fields.values() for item in (value if type(value) is list else (value,)))
+    return [value for value in values if isinstance(value, PlainAnswer)]
+
+
+def _cut(answer: PlainAnswer, max_length: int) -> PlainAnswer:
     room = max_length - len(answer.prompt)
     if room < 1:
         raise _too_long(len(answer.prompt), max_length, "the prompt alone")
-    return Answer(answer.prompt, answer.completion[:room], answer.mask[:room], ended=False, cut=True)
+    return PlainAnswer(answer.prompt, *_part(answer, 0, room), ended=False, cut=True)
 
 
-def split_text(text: Answer, max_length: int) -> list[Answer]:
+def _part(answer: PlainAnswer, start: int, end: int) -> tuple[list[int], list[tuple[int, int]]]:
+    """The tokens from start to end, and those of them that are trained."""
+    spans = [(max(first, start) - start, min(last, end) - start) for first, last in answer.spans]
+    return answer.completion[start:end], [(first, last) for first, last in spans if first < last]
+
+
+def split_text(text: PlainAnswer, max_length: int) -> list[PlainAnswer]:
     """Pieces of at most max_length tokens; each piece but the first begins with the last token of the previous piece.
 
     That token is the prompt of its piece, so that every token of the text is predicted once.
     """
-    ids, mask, room = text.completion, text.mask, max_length - 1
-    pieces = [Answer(text.prompt, ids[:max_length], mask[:max_length], ended=False, cut=False)]
-    for start in range(max_length, len(ids), room):
-        here = slice(start, start + room)
-        last = start + room >= len(ids)
-        pieces.append(Answer(ids[start - 1 : start], ids[here], mask[here], ended=text.ended and last, cut=False))
+    count, room = len(text.completion), max_length - 1
+    pieces = [PlainAnswer(text.prompt, *_part(text, 0, max_length), ended=False)]
+    for start in range(max_length, count, room):
+        last = start + room >= count
+        before = text.completion[start - 1 : start]
+        pieces.append(PlainAnswer(before, *_part(text, start, start + room), ended=text.ended and last))
     return pieces
 
 
@@ -226,7 +235,7 @@ def _too_long(tokens: int, max_length: int, what: str) -> RowError:
 
 def _check(fields: Mapping[str, Any], kind: str, template: ChatTemplate) -> None:
     """Raise RowError if nothing can be learned from the tokens."""
-    for answer in answers_in(fields):
+    for answer in plain_answers(fields):
         if not _has_content(answer, template):
             after = " after the cut" if answer.cut else ""
             raise RowError("E_NO_SUPERVISED_TOKENS", "completion", f"no content is left to train on{after}")
@@ -239,14 +248,14 @@ def _check(fields: Mapping[str, Any], kind: str, template: ChatTemplate) -> None
         raise RowError("E_IDENTICAL_PAIR", "completions", "all answers have the same tokens")
 
 
-def _has_content(answer: Answer, template: ChatTemplate) -> bool:
+def _has_content(answer: PlainAnswer, template: ChatTemplate) -> bool:
     """Whether a trained token is more than white space and special tokens (an end-of-turn token is not content)."""
-    trained = answer.completion[answer.mask]
+    trained = answer.trained
     if len(trained) > FEW_TOKENS:
         return True
-    content = [number for number in trained.tolist() if number not in template.tokens.special_ids]
+    content = [number for number in trained if number not in template.tokens.special_ids]
     return bool(content) and bool(template.tokenizer.decode(content).strip())
 
 
-def _equal(a: Answer, b: Answer) -> bool:
-    return torch.equal(a.completion, b.completion) and torch.equal(a.prompt, b.prompt)
+def _equal(a: PlainAnswer, b: PlainAnswer) -> bool:
+    return a.completion == b.completion and a.prompt == b.prompt

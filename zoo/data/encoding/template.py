@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from datetime import date
 from typing import Any
 
+from zoo.data.encoding.block import PlainAnswer, spans_of
 from zoo.data.encoding.messages import as_turn, prepared, texts_of, tool_list
 from zoo.data.encoding.named import AUTO, NONE, PLAIN, named_templates, template_text, wanted
 from zoo.data.encoding.new_tokens import NewTokens, give, lacking
@@ -21,7 +22,6 @@ from zoo.data.encoding.tokens import Cut, TextTokenizer
 from zoo.data.kinds import Message
 from zoo.data.row_errors import RowError
 from zoo.errors import ZooError
-from zoo.values.answers import answers_in
 from zoo.values.types import Answer
 
 Prompt = str | list[Message]
@@ -89,13 +89,14 @@ class ChatTemplate:
         with _told_to_user():
             return self.tokenize([self.render_conversation(messages, tools)])[0][0]
 
-    def preflight(self, records: Sequence[dict[str, Any]] = ()) -> str:
-        """One sentence on whether the model learns to stop; the answers in encoded `records` are counted."""
-        answers = {id(value): value for record in records for value in answers_in(record)}
-        unended = sum(not ends_trained(answer, self.eos_ids) for answer in answers.values())
-        counted = f"; {unended:,} of {len(answers):,} answers were cut and have no end" if unended else ""
+    def preflight(self, answers: int | None = None, unended: int = 0) -> str:
+        """One sentence on whether the model learns to stop.
+
+        answers: those of the data, of which `unended` have no end; None if there is no data yet.
+        """
+        counted = f"; {unended:,} of {answers:,} answers were cut and have no end" if unended else ""
         end = self.end_of_turn or self.tokenizer.eos_token
-        if records and not answers:
+        if answers == 0:
             return f"The model's own answers end at {end}."
         if self.renderer is None or self.end_of_turn:
             return f"The model learns to stop: answers end with {end}, and it is trained{counted}."
@@ -169,27 +170,27 @@ class ChatTemplate:
 
     def tokenize(self, rendered: Sequence[Rendered]) -> list[tuple[Answer, list[int]]]:
         """Answers, and for each mark the position (in the completion) of the last token before it."""
+        return [(answer.tensors(), marks) for answer, marks in self.plain(rendered)]
+
+    def plain(self, rendered: Sequence[Rendered]) -> list[tuple[PlainAnswer, list[int]]]:
+        """The same, with answers in plain Python."""
         places = [
             sorted({text.prompt, *text.marks, *(place for span in text.spans for place in span)}) for text in rendered
         ]
         cuts = self.tokens.cut([text.text for text in rendered], places)
         return [self._answer(*text) for text in zip(rendered, places, cuts, strict=True)]
 
-    def _answer(self, rendered: Rendered, places: list[int], cut: Cut) -> tuple[Answer, list[int]]:
+    def _answer(self, rendered: Rendered, places: list[int], cut: Cut) -> tuple[PlainAnswer, list[int]]:
         position = dict(zip(places, cut.positions, strict=True))
         start, eos = position[rendered.prompt], self.tokenizer.eos_token_id
         completion = cut.ids[start:]
         if not rendered.closed and completion[-1:] != [eos]:
             completion = [*completion, eos]
-        mask = [False] * len(completion)
-        for first, last in rendered.spans:
-            mask[position[first] - start : position[last] - start] = [True] * (position[last] - position[first])
-        mask[-1] = True
-        if start == 0:
-            # No token precedes the first token, so nothing predicts it.
-            mask[0] = False
+        spans = [(position[first] - start, position[last] - start) for first, last in rendered.spans]
+        # No token precedes the first token of a text without a prompt, so nothing predicts it.
+        spans = spans_of([*spans, (len(completion) - 1, len(completion))], first=int(start == 0))
         marks = [position[mark] - start - 1 for mark in rendered.marks]
-        return Answer.of(cut.ids[:start], completion, mask), marks
+        return PlainAnswer(cut.ids[:start], completion, spans), marks
 
     # -- input --------------------------------------------------------------------------------------------------
 
