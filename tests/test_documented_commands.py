@@ -46,6 +46,7 @@ FILLED = {
     "zoo compare RUN RUN": "zoo compare first second",
     "zoo eval MODEL --reward SPEC": "zoo eval last --reward length",
     "zoo eval MODEL --reward …": "zoo eval last --reward length",
+    "--template-args enable_thinking=false,effort=high": "--template-args role=none",
     "--eval …": "--eval kl(data=starter)",
     "data=…": "data=questions.jsonl",
     "--model FOLDER": "--model my-model",

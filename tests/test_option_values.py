@@ -21,6 +21,7 @@ FREE = {
     "accelerator": ["auto", "cpu", "gpu", "mps"],
     "strategy": ["auto", "ddp"],
     "template": ["auto", "none", "chatml"],
+    "template_args": [None],
     "new_tokens": ["", "<a>,<b>"],
     "lora_targets": ["all-linear", "q_proj,v_proj", ["q_proj"]],
     "score": ["auto", "none"],

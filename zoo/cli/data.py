@@ -9,7 +9,7 @@ import typer
 
 from zoo.cli import curation
 from zoo.cli.help import Command
-from zoo.cli.listings import Json
+from zoo.cli.listings import Json, TemplateArgs
 from zoo.errors import ZooError, nearest
 from zoo.terminal import Console, print_json
 
@@ -59,6 +59,7 @@ def data(
     template: Annotated[
         str, typer.Option(help="Chat template: auto, none, a name (zoo templates), or a .jinja file.")
     ] = "auto",
+    template_args: TemplateArgs = None,
     new_tokens: Annotated[str, typer.Option(help="Tokens to add to the vocabulary, separated by commas.")] = "",
     max_length: Annotated[int, typer.Option(help="Maximum length of prompt plus answer, in tokens.")] = 1024,
     long_rows: Annotated[
@@ -69,9 +70,11 @@ def data(
 ) -> None:
     """Show how rows are read: rendered examples with trained tokens coloured, lengths, and rows kept and dropped."""
     from zoo.contract import registry
+    from zoo.data.encoding import named as templates
     from zoo.data.formats import columns_of
     from zoo.data.load import judge, load
 
+    args = templates.template_args(template_args)
     console = Console()
     say: Any = (lambda text: None) if as_json else (lambda text: console.print(text))
     named = registry.contributions(registry.manager(), "sources")
@@ -92,7 +95,7 @@ def data(
 
     chosen = model or data_model(source, NAME)
     source_of_model = resolve_start(chosen, "runs", say)
-    chat = load_template(source_of_model, template, new_tokens=listed(new_tokens), say=say)
+    chat = load_template(source_of_model, template, new_tokens=listed(new_tokens), args=args, say=say)
     encoded = encode(loaded.records, loaded.kind, chat, max_length=max_length, long_rows=long_rows)
     if strict:
         judge(encoded.report, len(encoded.records), strict, loaded.report)

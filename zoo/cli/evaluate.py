@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from zoo.cli.completion import model_names
-from zoo.cli.listings import Json
+from zoo.cli.listings import Json, TemplateArgs
 from zoo.contract import registry
 from zoo.errors import ZooError
 from zoo.terminal import Console, print_json
@@ -61,6 +61,7 @@ def evaluate(
             help="Chat template: none, a name (zoo templates), or a .jinja file.", show_default="the model's own"
         ),
     ] = None,
+    template_args: TemplateArgs = None,
     samples: Annotated[int, typer.Option(help="Number of answers to print.")] = 0,
     listed: Annotated[bool, typer.Option("--list", help="List the evaluations and their options.")] = False,
     out: Annotated[str, typer.Option(help="Folder that holds the runs.")] = "runs",
@@ -71,6 +72,7 @@ def evaluate(
     Without --eval, a language model is measured on the starter set: instructions followed, held-out loss, preferences,
     refusals; a reward model is measured on held-out pairs and rankings. docs/evals.md describes every evaluation.
     """
+    from zoo.data.encoding import named
     from zoo.data.encoding.named import AUTO, template_text
     from zoo.evals.chosen import Chosen, by_default, choose
     from zoo.models.names import expect
@@ -88,6 +90,7 @@ def evaluate(
             f'Add --reward. An evaluation takes its data in parentheses: --eval "accuracy(data={data or "starter"})".',
         )
     template_text(template or AUTO)
+    args = named.template_args(template_args)
     asked_for = choose(evals or [], catalogue)
     needs_model = bool(reward) or not asked_for or any(chosen.evaluation.head != "none" for chosen in asked_for)
     for name in filter(None, (model, against)) if needs_model else ():
@@ -102,7 +105,9 @@ def evaluate(
     subject: Any = None
     if needs_model:
         progress = None if as_json else counter(console, "answers")
-        subject = load_subject(model, out, console.say, against=against, limit=limit, progress=progress, asked=template)
+        subject = load_subject(
+            model, out, console.say, against=against, limit=limit, progress=progress, asked=template, args=args
+        )
         head = "scalar" if is_scorer(subject.model) else "lm"
         wanted = choose(evals or [], available, head)
         if not wanted and not reward:

@@ -30,6 +30,9 @@ SHOWN_OPTIONS = ("algo", "model", "data")
 NARROW_TABLE = 76
 """Columns below which the descriptions of algorithms do not fit next to their names."""
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+TemplateArgs = Annotated[
+    str | None, typer.Option(help="Variables of the chat template: enable_thinking=false,effort=high.")
+]
 
 
 def algos(

@@ -10,6 +10,7 @@ import typer
 from rich.text import Text
 
 from zoo.cli.completion import model_names
+from zoo.cli.listings import TemplateArgs
 from zoo.errors import ZooError
 from zoo.terminal import Console
 
@@ -35,16 +36,19 @@ def chat(
             help="Chat template: none, a name (zoo templates), or a .jinja file.", show_default="the model's own"
         ),
     ] = None,
+    template_args: TemplateArgs = None,
     temperature: Annotated[float, typer.Option(help="Sampling temperature; 0 for greedy decoding.")] = 0.7,
     max_new_tokens: Annotated[int, typer.Option(help="Maximum length of an answer, in tokens.")] = 256,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
     out: Out = "runs",
 ) -> None:
     """Chat with a run or model; an empty line or ctrl-D ends the chat."""
+    from zoo.data.encoding import named
     from zoo.data.encoding.named import AUTO, template_text
     from zoo.models.names import expect
 
     template_text(template or AUTO)
+    args = named.template_args(template_args)
     for name in filter(None, (model, versus)):
         expect(name, out)
     from zoo.data.row_errors import RowError
@@ -54,7 +58,7 @@ def chat(
 
     console = Console()
     subjects = {
-        name: load_subject(name, out, console.say, head="lm", asked=template)
+        name: load_subject(name, out, console.say, head="lm", asked=template, args=args)
         for name in [model, *([versus] if versus else [])]
     }
     start = [{"role": "system", "content": system}] if system else []

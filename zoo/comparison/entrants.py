@@ -29,7 +29,16 @@ START = "start"
 """The name of the common start, in tables and as a folder."""
 LONGEST_NAME = 60
 """Most characters of a data set's or a model's name in the name of a folder."""
-COMMON = ("model", "template", "new_tokens", "eval_data", "eval_fraction", "score", "trust_remote_code")
+COMMON = (
+    "model",
+    "template",
+    "template_args",
+    "new_tokens",
+    "eval_data",
+    "eval_fraction",
+    "score",
+    "trust_remote_code",
+)
 """Options that must be equal for all entrants, so that the measures are comparable."""
 
 

@@ -19,7 +19,7 @@ from zoo.comparison import measures, results
 from zoo.comparison.entrants import START, Settings, default_folder
 from zoo.comparison.plan import Plan, Planned, make_plan
 from zoo.contract import registry
-from zoo.data.encoding.named import listed
+from zoo.data.encoding.named import listed, template_args
 from zoo.errors import TrainingStopped, ZooError, was_asked
 from zoo.evals import Score, Subject
 from zoo.evals.answers import generate
@@ -87,7 +87,7 @@ class Comparison:
         require_head(self.source, "lm")
         self.template = load_template(
             self.source, self.core.template, trust_remote_code=self.core.trust_remote_code,
-            new_tokens=listed(self.core.new_tokens), say=self.say,
+            new_tokens=listed(self.core.new_tokens), args=template_args(self.core.template_args), say=self.say,
         )  # fmt: skip
         self.plugins = registry.manager()
         available = registry.contributions(self.plugins, "evals")

@@ -18,6 +18,18 @@ Message = dict[str, Any]
 """{"role", "content", …}, with a role of system, user, assistant or tool."""
 
 
+ROW_ARGS = "chat_template_kwargs"
+"""The field with the variables of the chat template for one row, as other trainers call it."""
+RESERVED_ARGS = (
+    "messages", "conversation", "tools", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize",
+    "padding", "truncation", "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask",
+    "tokenizer_kwargs",
+)  # fmt: skip
+"""Names that none of them may have, because zoo or transformers gives them a value."""
+EXTRAS = ("tools", ROW_ARGS)
+"""What rows of every kind with a prompt may have for the chat template."""
+
+
 @dataclass(frozen=True)
 class Kind:
     """A shape of training data: its name, what it holds, and the fields of its records."""
@@ -34,29 +46,27 @@ class Kind:
 
 
 _ALL_KINDS = (
-    Kind("demonstration", "a prompt and a good answer to it", ("prompt", "completion"), ("tools",)),
+    Kind("demonstration", "a prompt and a good answer to it", ("prompt", "completion"), EXTRAS),
     Kind(
         "preference",
         "a prompt and two answers, one preferred to the other",
         ("prompt", "chosen", "rejected"),
-        ("margin", "p_chosen", "tools"),
+        ("margin", "p_chosen", *EXTRAS),
     ),
     Kind(
         "feedback",
         "a prompt, one answer, and whether that answer is good",
         ("prompt", "completion", "label"),
-        ("tools",),
+        EXTRAS,
     ),
-    Kind("prompt", "a prompt, and the columns that a reward reads", ("prompt",), ("tools",)),
+    Kind("prompt", "a prompt, and the columns that a reward reads", ("prompt",), EXTRAS),
     Kind(
         "ranking",
         "a prompt and several answers with their ranks, the smallest rank being the best",
         ("prompt", "completions", "ranks"),
-        ("tools",),
+        EXTRAS,
     ),
-    Kind(
-        "stepwise", "a prompt and the steps of a solution, each with a label", ("prompt", "steps", "labels"), ("tools",)
-    ),
+    Kind("stepwise", "a prompt and the steps of a solution, each with a label", ("prompt", "steps", "labels"), EXTRAS),
     Kind("text", "plain text", ("text",)),
 )
 KINDS: dict[str, Kind] = {kind.name: kind for kind in _ALL_KINDS}

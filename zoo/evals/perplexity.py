@@ -8,6 +8,7 @@ from typing import Any
 
 from zoo.data.curation.rows import Row, good_answers, text_of
 from zoo.data.encoding.encode import encode
+from zoo.data.kinds import EXTRAS
 from zoo.evals import Subject
 from zoo.evals.answers import score_all
 
@@ -52,5 +53,5 @@ def _scored_as(row: Row, kind: str) -> dict[str, Any] | None:
     name, _, index = names[0].partition("[")
     answer = record[name][int(index[:-1])] if index else record[name]
     answer = "\n".join(answer) if name == "steps" else answer
-    tools = {"tools": record["tools"]} if record.get("tools") else {}
-    return {"prompt": record["prompt"], "completion": answer, "row": row.number, **tools}
+    extras = {name: record[name] for name in EXTRAS if record.get(name)}
+    return {"prompt": record["prompt"], "completion": answer, "row": row.number, **extras}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
-from zoo.data.encoding.named import listed, wanted
+from zoo.data.encoding.named import listed, template_args, wanted
 from zoo.data.encoding.new_tokens import NewTokens
 from zoo.data.encoding.template import ChatTemplate
 from zoo.evals import Subject
@@ -29,6 +29,7 @@ def load_subject(
     head: str | None = None,
     template: str | None = None,
     asked: str | None = None,
+    args: Mapping[str, Any] | str | None = None,
     precision: str = "auto",
     against: str | None = None,
     **options: Any,
@@ -36,15 +37,17 @@ def load_subject(
     """A run or model with its weights in float32 and the precision that is fast on the device.
 
     head: "lm" refuses reward models; template: the chat template of a model that is no run; asked: the one to use
-    instead of the model's own, and where that is another one, it is said; against: the run or model to compare with,
-    loaded when an evaluation needs it. Raises ZooError if its tokens differ.
+    instead of the model's own, and where that is another one, it is said; args: variables of the template; against: the
+    run or model to compare with, loaded when an evaluation needs it. Raises ZooError if its tokens differ.
     """
     quiet_libraries()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     source = resolve_start(name, out, say)
     if head is not None:
         require_head(source, head)
-    chat = load_template(source, asked or (template if run_of(source) is None else None), say=say)
+    chat = load_template(
+        source, asked or (template if run_of(source) is None else None), args=template_args(args), say=say
+    )
     tokenizer = chat.tokenizer
     if asked is not None:
         _tell(name, asked, chat, ChatTemplate(tokenizer, template_of(source)), say)

@@ -70,8 +70,7 @@ class LocalModel:
         """A hash of the weights, the template, the precision, and the longest thought."""
         alone = self.borrow is contextlib.nullcontext
         own = self.model.named_parameters() if alone else frozen_parameters(self.model)
-        renderer = self.template.renderer
-        template = "none" if renderer is None else renderer.source or str(self.template.tokenizer.chat_template)
+        template = self.template.identity
         return fingerprint(own, self.precision, architecture(self.model), template, str(self.longest_thought))
 
     def respond(self, questions: Sequence[Question], thinking: bool) -> Iterator[tuple[int, Response]]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.data.encoding.template import ChatTemplate
+from zoo.data.encoding.template import ChatTemplate, extras_of
 from zoo.errors import ZooError
 from zoo.labelling.pairs import Group
 from zoo.libraries.architecture import longest_text
@@ -45,7 +45,7 @@ class Drawer:
     def _ids(self, group: Group) -> Tensor | None:
         """The prompt as ids; None if the template or the engine refuses it."""
         try:
-            ids = torch.tensor(self.template.prompt_ids(group.prompt, group.rest.get("tools")))
+            ids = torch.tensor(self.template.prompt_ids(group.prompt, **extras_of(group.rest)))
             check_request([ids], 1, self.sampling, torch.Generator(), self.longest)
         except ZooError:
             return None

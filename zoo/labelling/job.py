@@ -87,7 +87,9 @@ def reasons(summary: dict[str, Any]) -> str:
 def _judge(options: LabelOptions, draws: bool, runs: str, say: Say) -> tuple[Judge, Any]:
     """The judge, and the model that answers if one is needed; if they are the same, it is loaded once."""
     is_self = options.judge in (SELF, options.model)
-    subject: Any = load_subject(options.model, runs, say, head="lm") if draws or is_self else None
+    subject: Any = (
+        load_subject(options.model, runs, say, head="lm", args=options.template_args) if draws or is_self else None
+    )
     asking: dict[str, Any] = {
         "wording": options.wording, "votes": options.votes, "parallel": options.parallel,
         "longest_thought": options.max_thought_tokens, "device": "cuda" if torch.cuda.is_available() else "cpu",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from zoo.judges.spelled import SELF
 from zoo.options.fields import require
@@ -50,6 +51,8 @@ class _Drawing:
     """Temperature of these samples."""
     max_new_tokens: int = 128
     """Longest sampled answer, in tokens."""
+    template_args: dict[str, Any] | str | None = None
+    """Variables of the model's chat template: enable_thinking=false."""
     seed: int = 0
     """Seed of answers and principles."""
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from zoo.data.kinds import KINDS, Record, prompt_key
+from zoo.data.kinds import EXTRAS, KINDS, Record, prompt_key
 
 CHUNK = 8
 """Prompts that are answered, judged and written together; a kill loses at most the work of one such chunk."""
@@ -78,8 +78,8 @@ def groups_of(records: Sequence[Record], kind: str, samples: int) -> list[Group]
 
 
 def _rest(record: Record) -> dict[str, Any]:
-    """The extra columns, and the prompt's tools."""
-    taken = {name for kind in KINDS.values() for name in kind.fields} - {"tools"} | {"row", *OWN}
+    """The extra columns, and what the prompt has for its template."""
+    taken = {name for kind in KINDS.values() for name in kind.fields} - {*EXTRAS} | {"row", *OWN}
     return {name: value for name, value in record.items() if name not in taken}
 
 

@@ -73,10 +73,16 @@ def _plain(loaded: Any) -> Any:
     return plain
 
 
-def render(tokenizer: Any, messages: list[Any], *, tools: Any, asking: bool, template: str | None) -> str:
-    """The text of a rendered chat template; asking: add the generation prompt; template: None for the tokenizer's."""
+def render(
+    tokenizer: Any, messages: list[Any], *, tools: Any, asking: bool, template: str | None,
+    args: Mapping[str, Any] | None = None,
+) -> str:  # fmt: skip
+    """The text of a rendered chat template.
+
+    asking: add the generation prompt; template: None for the tokenizer's; args: further variables of the template.
+    """
     options: Mapping[str, Any] = {"tokenize": False, "add_generation_prompt": asking, "chat_template": template}
-    return str(tokenizer.apply_chat_template(messages, tools=tools, **options))
+    return str(tokenizer.apply_chat_template(messages, tools=tools, **options, **(args or {})))
 
 
 def add_token(tokenizer: Any, text: str, special: bool) -> int:
@@ -115,18 +121,20 @@ def a_plain_model_can_be_made() -> None:
         assert torch.equal(plain.eval()(input_ids=IDS).logits, loaded(input_ids=IDS).logits), "its output differs"
 
 
-@relies_on("transformers", "`apply_chat_template` renders the given template, or the tokenizer's own, as text.")
+@relies_on(
+    "transformers", "`apply_chat_template` renders a given template, or the own one, as text with its arguments."
+)
 def a_template_is_rendered() -> None:
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0, "</s>": 1}, "a")))
     tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
-    asked = "{{ messages[0].content }}{% if add_generation_prompt %}?{% endif %}{{ tools | length }}"
+    asked = "{{ messages[0].content }}{% if add_generation_prompt %}?{% endif %}{{ tools | length }}{{ extra }}"
     turns = [{"role": "user", "content": "a"}]
     own = render(tokenizer, turns, tools=None, asking=False, template=None)
-    given = render(tokenizer, turns, tools=[{}, {}], asking=True, template=asked)
-    assert (own, given) == ("<user>a", "a?2"), f"it rendered {own!r} and {given!r}"
+    given = render(tokenizer, turns, tools=[{}, {}], asking=True, template=asked, args={"extra": False})
+    assert (own, given) == ("<user>a", "a?2False"), f"it rendered {own!r} and {given!r}"
 
 
 @relies_on("transformers", "A tokenizer's padding token can be set; `all_special_ids` has the special ids.")

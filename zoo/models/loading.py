@@ -29,16 +29,16 @@ Say = Callable[[str], None]
 def load_template(
     source: Source, template: str | None = None, *, trust_remote_code: bool = False,
     new_tokens: Sequence[str] | None = None, eos_ids: Iterable[int] = (), day: date | None = None,
-    say: Say | None = None,
+    args: Mapping[str, Any] | None = None, say: Say | None = None,
 ) -> ChatTemplate:  # fmt: skip
     """A model's tokenizer with a chat template, by default the one it was trained with.
 
-    new_tokens, eos_ids, day: as of `ChatTemplate`; say: is told what is out of the ordinary. Raises ZooError for a
-    tokenizer that does not belong to the model.
+    new_tokens, eos_ids, day, args: as of `ChatTemplate`; say: is told what is out of the ordinary. Raises ZooError for
+    a tokenizer that does not belong to the model.
     """
     template = template_of(source) if template is None else template
     tokenizer = load_tokenizer(source, trust_remote_code, template=template, new_tokens=new_tokens, say=say)
-    return ChatTemplate(tokenizer, template, new_tokens=new_tokens, eos_ids=eos_ids, day=day)
+    return ChatTemplate(tokenizer, template, new_tokens=new_tokens, eos_ids=eos_ids, day=day, args=args)
 
 
 def load_tokenizer(

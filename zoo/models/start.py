@@ -18,7 +18,7 @@ from torch import Tensor
 
 from zoo.cards import described
 from zoo.contract.plugin_files import is_file_name
-from zoo.data.encoding.named import listed
+from zoo.data.encoding.named import listed, template_args
 from zoo.data.encoding.new_tokens import NewTokens
 from zoo.errors import ZooError
 from zoo.libraries.adapters import merged, set_base_named
@@ -188,7 +188,10 @@ def _make(run: Run, weights: dict[str, Tensor], folder: Path, out: str, say: Say
         source = resolve_start(core.model, out, say)
         head = "scalar" if any("score" in name.split(".") for name in weights) else "lm"
         precision = "bf16-true" if torch.bfloat16 in {value.dtype for value in weights.values()} else "32-true"
-        template = load_template(source, own_template(run, core.template), new_tokens=listed(core.new_tokens))
+        template = load_template(
+            source, own_template(run, core.template), new_tokens=listed(core.new_tokens),
+            args=template_args(core.template_args),
+        )  # fmt: skip
         policy = load_policy(core, source, precision, head, template.new)
         _fill(policy, weights, run)
         template.eos_ids |= ending_ids(policy)

@@ -85,6 +85,8 @@ class DataOptions:
     """Share of the decay phase's examples that come from decay_data; the rest come from data."""
     template: str = "auto"
     """Chat template: auto (the model's own), none (raw text), a name (`zoo templates`), or a .jinja file."""
+    template_args: dict[str, Any] | str | None = None
+    """Variables of the chat template: enable_thinking=false,effort=high."""
     new_tokens: list[str] | str = ""
     """Tokens to add to the vocabulary, separated by commas; those that the template needs are added by themselves."""
     max_length: int = 1024

@@ -78,7 +78,7 @@ def _type_name(kind: Any) -> str:
     if get_origin(kind) in (list, tuple):
         return f"{_type_name(get_args(kind)[0])},…"
     if get_origin(kind) is dict:
-        return "name=name,…"
+        return "name=value,…" if get_args(kind)[1] is Any else "name=name,…"
     return getattr(kind, "__name__", str(kind))
 
 

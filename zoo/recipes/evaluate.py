@@ -72,7 +72,8 @@ class Evaluations:
             trained, options = self.stage.algo is not None, self.stage.options
             self._subject = load_subject(
                 str(self.job.folder if trained else self.stage.start), str(self.job.folder.parent), say,
-                template=options.get("template"), precision=options.get("precision", "auto"),
+                template=options.get("template"), args=options.get("template_args"),
+                precision=options.get("precision", "auto"),
                 against=self.stage.start if self.head == "lm" else None,
             )  # fmt: skip
         return self._subject

@@ -138,6 +138,8 @@ class Stages:
                 options = asdict(self.label_options(job))
             else:
                 options = {"start": self.filled(job).start, "template": job.stage.options.get("template")}
+                if args := job.stage.options.get("template_args"):
+                    options["template_args"] = args
             key = stage_key(options, self.made(job), self.contributed, code)
             self.keys[job.seed, job.name] = key
         return key

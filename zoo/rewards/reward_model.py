@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from zoo.data.encoding.stages import render_steps
-from zoo.data.encoding.template import ends_trained
+from zoo.data.encoding.template import ends_trained, extras_of
 from zoo.data.row_errors import RowError
 from zoo.libraries.architecture import longest_text
 from zoo.models.loading import load_scorer, load_template
@@ -62,7 +62,7 @@ class RewardModel:
         """The answer as tokens, and the last token of each step."""
         try:
             if not self.of_steps:
-                rendered = self.template.render(record["prompt"], text, record.get("tools"))
+                rendered = self.template.render(record["prompt"], text, **extras_of(record))
             else:
                 steps = [line for line in text.splitlines() if line.strip()]
                 if not steps:

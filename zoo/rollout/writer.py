@@ -18,7 +18,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from zoo.data.encoding.template import ChatTemplate
+from zoo.data.encoding.template import ChatTemplate, extras_of
 from zoo.errors import ZooError
 from zoo.models.roles import Policy
 from zoo.processes import gathered, my_place
@@ -172,7 +172,7 @@ class Writer:
         if prompt is None:
             return self.template.tokenize([self.template.render_text(text)])[0][0]
         record = prompt.get("record", prompt) if isinstance(prompt, dict) else {"prompt": prompt}
-        answer = self.template.answer(record["prompt"], text, record.get("tools"))
+        answer = self.template.answer(record["prompt"], text, **extras_of(record))
         if not ended:
             end = int(answer.mask.nonzero()[-1])
             answer = dataclasses.replace(
@@ -214,7 +214,7 @@ class Writer:
         if isinstance(prompt, dict):
             # An encoded record of another kind: use the prompt of its original record.
             record = prompt.get("record", prompt)
-            return torch.tensor(self.template.prompt_ids(record["prompt"], record.get("tools")))
+            return torch.tensor(self.template.prompt_ids(record["prompt"], **extras_of(record)))
         if isinstance(prompt, str | list):
             return torch.tensor(self.template.prompt_ids(prompt))
         raise ZooError(f"generate takes encoded records, message lists or strings, not {type(prompt).__name__}.")

@@ -17,7 +17,7 @@ import torch
 
 from zoo.contract import registry
 from zoo.contract.hook_arguments import named_hook
-from zoo.data.encoding.named import listed
+from zoo.data.encoding.named import listed, template_args
 from zoo.data.loader import StepLoader
 from zoo.errors import PluginError
 from zoo.evals.chosen import choose
@@ -124,7 +124,7 @@ class Assembly:
             self.beginning.compare(of_choices(self.resolved), whole=False)
         self.template = load_template(
             self.source, core.template, trust_remote_code=core.trust_remote_code, new_tokens=listed(core.new_tokens),
-            day=self._day(), say=self.say,
+            day=self._day(), args=template_args(core.template_args), say=self.say,
         )  # fmt: skip
         self.tokenizer = self.template.tokenizer
         # Before a scalar head chooses the padding.

@@ -181,7 +181,7 @@ def of_data(facts: Mapping[str, Any]) -> Prints:
 def of_template(template: Any) -> Prints:
     """The chat template's text, and the day that it writes into every text, if it writes one."""
     renderer = template.renderer
-    text = "" if renderer is None else str(renderer.source or template.tokenizer.chat_template)
+    text = "" if renderer is None else str(template.source)
     day = {"day": renderer.day.isoformat()} if renderer is not None and renderer.writes_day else {}
     return {"template": {"text": _short(text), **day}}
 

@@ -15,7 +15,7 @@ from typing import Any
 from zoo.cards.contributed import contributed
 from zoo.contract import registry
 from zoo.contract.algorithm import Algorithm
-from zoo.data.encoding.named import listed, template_text, wanted
+from zoo.data.encoding.named import listed, template_args, template_text, wanted
 from zoo.data.formats import columns_of
 from zoo.data.glance import Glance, glance
 from zoo.data.sources import held_out_split
@@ -157,6 +157,7 @@ class _Look:
         self.roles = self.cls().roles(self.resolved.algorithm)
         check_roles(self.core, self.cls, self.roles)
         try:
+            template_args(self.core.template_args)
             self.template = template_text(self.core.template)
         except ZooError as error:
             if self.resumed is not None and (kept := self.resumed.path / TEMPLATE).is_file():

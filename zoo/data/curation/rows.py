@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from zoo.data.encoding.messages import as_turn, texts_of
 from zoo.data.formats import named_format
 from zoo.data.formats.shape import Format
-from zoo.data.kinds import Record
+from zoo.data.kinds import EXTRAS, Record
 from zoo.data.load import find_format, reading
 from zoo.data.report import Report
 from zoo.data.sources import NamedSources, open_source
@@ -143,8 +143,8 @@ def content_of(record: Record, kind: str, part: str = "everything") -> dict[str,
         ANSWERS[kind] if part != "prompt" else ()
     )
     content = {name: _turns(record[name], name) for name in names}
-    if part == "everything" and record.get("tools"):
-        content["tools"] = record["tools"]
+    if part == "everything":
+        content |= {name: record[name] for name in EXTRAS if record.get(name)}
     return content
 
 

@@ -1,4 +1,5 @@
-"""What --template names: auto, none, a template that comes with zoo, a .jinja file, or the text of a template.
+"""What --template names: auto, none, a template that comes with zoo, a .jinja file, or the text of a template; and the
+arguments of templates (--template-args).
 
 A template may say in a comment which tokens it needs: `{#- tokens: <|im_start|> <|im_end|> -#}`. A run gives them to a
 model that lacks them. Loads no torch and no transformers.
@@ -6,13 +7,16 @@ model that lacks them. Loads no torch and no transformers.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from zoo.data.kinds import RESERVED_ARGS
 from zoo.errors import ZooError, nearest
+from zoo.options.spelling import split
 from zoo.paths import typed_path
 
 AUTO, NONE = "auto", "none"
@@ -21,6 +25,8 @@ PLAIN = "plain"
 COMMENT = re.compile(r"{#-?\s*(.*?)\s*-?#}", re.DOTALL)
 TOKENS = "tokens:"
 """The beginning of the comment that lists tokens."""
+WORDS = {"true": True, "false": False, "none": None, "null": None}
+"""Values of arguments that are no text."""
 
 
 class Named(NamedTuple):
@@ -76,6 +82,64 @@ def template_text(template: str) -> str | None:
         raise ZooError(
             f"The chat template {path} cannot be read: {error}.", "A template is a text file in UTF-8."
         ) from None
+
+
+def template_args(value: Mapping[str, Any] | str | None) -> dict[str, Any]:
+    """The arguments of --template-args, `enable_thinking=false,budget=3`, of a JSON object, or of a mapping in a file.
+
+    true, false, none and numbers are values, everything else is text. Raises ZooError.
+    """
+    args = _spelled(value) if isinstance(value, str) else dict(value or {})
+    for name in args:
+        if not (isinstance(name, str) and name.isidentifier()) or name in RESERVED_ARGS:
+            why = "zoo gives it a value itself" if name in RESERVED_ARGS else "it is no name of a variable"
+            raise ZooError(f"--template-args cannot set {name!r}: {why}.", ARGS_HINT)
+    return args
+
+
+ARGS_HINT = "Write --template-args enable_thinking=false,effort=high, or a JSON object."
+
+
+def _spelled(text: str) -> dict[str, Any]:
+    if text.lstrip().startswith("{"):
+        try:
+            return dict(json.loads(text))
+        except ValueError as error:
+            raise ZooError(f"--template-args {text} is not a JSON object: {error}.", ARGS_HINT) from None
+    pairs = [part.partition("=") for part in split(text) or ([text] if text else [])]
+    if not all(name.strip() and equals for name, equals, _ in pairs):
+        raise ZooError(f"--template-args {text} cannot be read.", ARGS_HINT)
+    args = {name.strip(): _value(written.strip()) for name, _, written in pairs}
+    if len(args) < len(pairs):
+        raise ZooError(f"--template-args {text} names an argument twice.", ARGS_HINT)
+    return args
+
+
+def _value(text: str) -> Any:
+    if text.lower() in WORDS:
+        return WORDS[text.lower()]
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def with_args(text: str, args: Mapping[str, Any]) -> str:
+    """A template in which these arguments have their values unless a program gives others."""
+    sets = [
+        f"{{%- if {name} is not defined %}}{{%- set {name} = {_jinja(args[name])} %}}{{%- endif %}}" for name in args
+    ]
+    # The line break belongs to the last tag; the template goes on at the beginning of a line, as before.
+    return "".join(sets) + "\n" + text if sets else text
+
+
+def _jinja(value: Any) -> str:
+    """A value as Jinja spells it."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{_jinja(key)}: {_jinja(value[key])}' for key in value)}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_jinja, value))}]"
+    return "none" if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def listed(new_tokens: Sequence[str] | str) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from typing import Any
 from zoo.data.encoding.block import PlainAnswer
 from zoo.data.encoding.messages import as_turn
 from zoo.data.encoding.rendering import Rendered
-from zoo.data.encoding.template import ChatTemplate
+from zoo.data.encoding.template import ChatTemplate, extras_of
 from zoo.data.kinds import Record
 from zoo.data.report import Report
 from zoo.data.row_errors import RowError
@@ -58,7 +58,7 @@ def tokenized(rows: Iterable[Row], template: ChatTemplate) -> Iterator[Row]:
         fields, record = row.fields, row.record
         warnings = {warning.code: warning for warning in row.warnings}
         if "prompt" in fields:
-            warnings = {w.code: w for w in template.prompt_warnings(record["prompt"], record.get("tools"))}
+            warnings = {w.code: w for w in template.prompt_warnings(record["prompt"], **extras_of(record))}
             fields["prompt"] = next(prompts)
         if "labels" in fields:
             # Of an answer in steps, whose text has a mark behind each.
@@ -106,22 +106,22 @@ def trainable(rows: Iterable[Row], kind: str, template: ChatTemplate, report: Re
 
 def _fields(record: Record, kind: str, template: ChatTemplate) -> dict[str, Any]:
     """The fields of a record, answers as rendered text."""
-    tools, prompt = record.get("tools"), record.get("prompt")
+    extras, prompt = extras_of(record), record.get("prompt")
     if kind == "text":
         return {"completion": template.render_text(record["text"])}
     assert prompt is not None
     if kind == "prompt":
-        return {"prompt": template.prompt_text(prompt, tools)}
+        return {"prompt": template.prompt_text(prompt, **extras)}
     if kind == "preference":
-        sides = {side: template.render(prompt, record[side], tools) for side in ("chosen", "rejected")}
+        sides = {side: template.render(prompt, record[side], **extras) for side in ("chosen", "rejected")}
         given = {name: record[name] for name in ("margin", "p_chosen") if record.get(name) is not None}
         return {**sides, **{name: float(value) for name, value in given.items()}}
     if kind == "ranking":
-        answers = [template.render(prompt, answer, tools) for answer in record["completions"]]
+        answers = [template.render(prompt, answer, **extras) for answer in record["completions"]]
         return {"completions": answers, "ranks": list(record["ranks"])}
     if kind == "stepwise":
         return {"completion": render_steps(record, template), "labels": list(record["labels"])}
-    completion = template.render(prompt, record["completion"], tools)
+    completion = template.render(prompt, record["completion"], **extras)
     if kind == "feedback":
         return {"completion": completion, "label": bool(record["label"])}
     return {"completion": completion, "conversation": _all_turns(record, template, completion)}
@@ -134,13 +134,13 @@ def _all_turns(record: Record, template: ChatTemplate, completion: Rendered) -> 
         return completion
     if isinstance(answer, str):
         answer = [as_turn(answer, "assistant")]
-    return template.render_conversation(prompt + answer, record.get("tools"))
+    return template.render_conversation(prompt + answer, **extras_of(record))
 
 
 def render_steps(record: Record, template: ChatTemplate) -> Rendered:
     """The steps joined by line breaks, with a mark after each step and its line break."""
     steps = [step.strip() for step in record["steps"]]
-    rendered = template.render(record["prompt"], "\n".join(steps), record.get("tools"))
+    rendered = template.render(record["prompt"], "\n".join(steps), **extras_of(record))
     marks, place = [], rendered.spans[-1][0]
     for k, step in enumerate(steps):
         found = rendered.text.find(step, place)

@@ -8,23 +8,26 @@ that end an answer, and the meaning of a bare text.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
 from typing import Any
 
 from zoo.data.encoding.block import PlainAnswer, spans_of
 from zoo.data.encoding.messages import as_turn, prepared, texts_of, tool_list
-from zoo.data.encoding.named import AUTO, NONE, PLAIN, named_templates, template_text, wanted
+from zoo.data.encoding.named import AUTO, NONE, PLAIN, named_templates, template_text, wanted, with_args
 from zoo.data.encoding.new_tokens import NewTokens, give, lacking
-from zoo.data.encoding.rendering import Rendered, Renderer
+from zoo.data.encoding.rendering import Extras, Rendered, Renderer
 from zoo.data.encoding.tokens import Cut, TextTokenizer
-from zoo.data.kinds import Message
+from zoo.data.kinds import ROW_ARGS, Message
 from zoo.data.row_errors import RowError
 from zoo.errors import ZooError
 from zoo.values.types import Answer
 
 Prompt = str | list[Message]
+Args = Mapping[str, Any] | None
+"""A row's own variables of the template (`chat_template_kwargs`), over those of `ChatTemplate`."""
 NOTHING_TO_ANSWER = "ends in an assistant turn, so there is nothing to answer"
 
 
@@ -33,14 +36,15 @@ class ChatTemplate:
 
     template: "auto" for the tokenizer's own (or a plain one if it has none), "none" for raw text, the name of one that
     comes with zoo, the path of a .jinja file, or the text of a template. eos_ids: further ids that end an answer, such
-    as those of the model's generation configuration; day: what a template that writes the day takes for today;
-    new_tokens: added to the tokenizer if it lacks them, together with those that the template needs; None adds none.
-    Raises ZooError for a template that cannot render a question and its answer.
+    as those of the model's generation configuration; day: what a template that writes the day takes for today; args:
+    variables of the template, for all texts; new_tokens: added to the tokenizer if it lacks them, together with those
+    that the template needs; None adds none. Raises ZooError for a template that cannot render a question and its
+    answer.
     """
 
     def __init__(
         self, tokenizer: Any, template: str = AUTO, *, eos_ids: Iterable[int] = (), day: date | None = None,
-        new_tokens: Sequence[str] | None = None,
+        new_tokens: Sequence[str] | None = None, args: Mapping[str, Any] | None = None,
     ):  # fmt: skip
         if tokenizer.eos_token_id is None:
             raise ZooError(
@@ -50,6 +54,8 @@ class ChatTemplate:
         self.tokenizer = tokenizer
         self.notes: list[str] = []
         """Sentences on what was decided for all rows."""
+        if template == NONE and args:
+            raise ZooError("Raw text (--template none) has no template that takes --template-args.", "Leave one out.")
         source = self._choose(template)
         self.new = NewTokens() if new_tokens is None else give(tokenizer, wanted(source, new_tokens), new_tokens)
         """The tokens that were added, for which a model needs rows."""
@@ -59,7 +65,7 @@ class ChatTemplate:
                 f"`zoo train` adds tokens with --new-tokens '{','.join(missing)}'."
             )
         self.tokens = TextTokenizer(tokenizer)
-        self.renderer = None if template == NONE else Renderer(self.tokens, source, day)
+        self.renderer = None if template == NONE else Renderer(self.tokens, source, day, args)
         self.end_of_turn = self.renderer.end_of_turn if self.renderer else None
         """The token that ends a turn, as text; None if the template writes none, and for raw text."""
         ending = [self.end_of_turn] if self.end_of_turn else []
@@ -74,20 +80,20 @@ class ChatTemplate:
 
     # -- single texts: errors are ZooErrors -----------------------------------------------------------------------
 
-    def prompt_ids(self, prompt: Prompt, tools: Any = None) -> list[int]:
+    def prompt_ids(self, prompt: Prompt, tools: Any = None, args: Args = None) -> list[int]:
         """The ids of a prompt, with the generation prompt at its end."""
         with _told_to_user():
-            return self.tokens.ids([self.prompt_text(prompt, tools)])[0]
+            return self.tokens.ids([self.prompt_text(prompt, tools, args)])[0]
 
-    def answer(self, prompt: Prompt, completion: Prompt, tools: Any = None) -> Answer:
+    def answer(self, prompt: Prompt, completion: Prompt, tools: Any = None, args: Args = None) -> Answer:
         """A prompt and its answer; the assistant turns in the completion are trained."""
         with _told_to_user():
-            return self.tokenize([self.render(prompt, completion, tools)])[0][0]
+            return self.tokenize([self.render(prompt, completion, tools, args)])[0][0]
 
-    def conversation(self, messages: list[Message], tools: Any = None) -> Answer:
+    def conversation(self, messages: list[Message], tools: Any = None, args: Args = None) -> Answer:
         """A conversation in which every assistant turn is trained."""
         with _told_to_user():
-            return self.tokenize([self.render_conversation(messages, tools)])[0][0]
+            return self.tokenize([self.render_conversation(messages, tools, args)])[0][0]
 
     def preflight(self, answers: int | None = None, unended: int = 0) -> str:
         """One sentence on whether the model learns to stop.
@@ -105,14 +111,29 @@ class ChatTemplate:
             f"stop. {end} is appended to the last answer of each row, and trained{counted}."
         )
 
+    @property
+    def source(self) -> Any:
+        """The text of the template, or several under their names; None for raw text."""
+        return None if self.renderer is None else self.renderer.source or self.tokenizer.chat_template
+
+    @property
+    def identity(self) -> str:
+        """What tells this template and its arguments from others."""
+        if self.renderer is None:
+            return NONE
+        args = self.renderer.args
+        return str(self.source) + (json.dumps(args, sort_keys=True, default=str) if args else "")
+
     def trained_tokenizer(self) -> Any:
-        """The tokenizer to save with a model: it holds the template that the model was trained with.
+        """The tokenizer to save with a model: it holds the template that the model was trained with, and its arguments.
 
         Other programs add no BOS to what a template writes. Where it was trained with one, the template writes it.
         """
-        source = None if self.renderer is None else self.renderer.source or self.tokenizer.chat_template
+        source = self.source
         if not isinstance(source, str):
             return self.tokenizer
+        assert self.renderer is not None
+        source = with_args(source, self.renderer.args)
         if self.tokens.bos is not None and not self._begins_with_bos():
             source = "{{ bos_token }}" + source
         if source == self.tokenizer.chat_template:
@@ -131,23 +152,23 @@ class ChatTemplate:
 
     # -- many rows: to text, with RowErrors, then to ids ----------------------------------------------------------
 
-    def prompt_text(self, prompt: Prompt, tools: Any = None) -> str:
+    def prompt_text(self, prompt: Prompt, tools: Any = None, args: Args = None) -> str:
         """A prompt as text."""
         if self.renderer is None:
             return self._raw(prompt, "prompt", tools)
         messages = self._messages(prompt, "user")
         if messages and messages[-1]["role"] == "assistant":
             raise RowError("E_MISSING_TURN", "prompt", NOTHING_TO_ANSWER)
-        return self.renderer.text(messages, self._tools(tools), asking=True)
+        return self.renderer.text(messages, self._extras(tools, args), asking=True)
 
-    def prompt_warnings(self, prompt: Prompt, tools: Any = None) -> list[RowError]:
+    def prompt_warnings(self, prompt: Prompt, tools: Any = None, args: Args = None) -> list[RowError]:
         """Warnings about a prompt that `prompt_text` can write."""
         if self.renderer is None or not tools:
             return []
-        messages, schemas = self._messages(prompt, "user"), self._tools(tools)
-        return self.renderer.unseen(messages, schemas, self.renderer.text(messages, schemas, asking=True), asking=True)
+        messages, extras = self._messages(prompt, "user"), self._extras(tools, args)
+        return self.renderer.unseen(messages, extras, self.renderer.text(messages, extras, asking=True), asking=True)
 
-    def render(self, prompt: Prompt, completion: Prompt, tools: Any = None) -> Rendered:
+    def render(self, prompt: Prompt, completion: Prompt, tools: Any = None, args: Args = None) -> Rendered:
         """A prompt and its completion as text."""
         if self.renderer is None:
             head = self._raw(prompt, "prompt", tools)
@@ -156,13 +177,13 @@ class ChatTemplate:
         after = self._messages(completion, "assistant")
         if before and after and before[-1]["role"] == after[0]["role"] == "assistant":
             raise RowError("E_MISSING_TURN", "prompt", NOTHING_TO_ANSWER)
-        return self.renderer.conversation(before + after, len(before), self._tools(tools))
+        return self.renderer.conversation(before + after, len(before), self._extras(tools, args))
 
-    def render_conversation(self, messages: list[Message], tools: Any = None) -> Rendered:
+    def render_conversation(self, messages: list[Message], tools: Any = None, args: Args = None) -> Rendered:
         """A conversation as text, every assistant turn trained."""
         if self.renderer is None:
             raise self._raw_error("messages")
-        return self.renderer.conversation(self._messages(messages, "user"), 0, self._tools(tools))
+        return self.renderer.conversation(self._messages(messages, "user"), 0, self._extras(tools, args))
 
     def render_text(self, text: str) -> Rendered:
         """Plain text without a prompt, all of it trained, whatever the template."""
@@ -203,10 +224,14 @@ class ChatTemplate:
             self._refuse_special(turn, f"messages[{k}]", f"the {turn['role']} turn")
         return messages
 
-    def _tools(self, tools: Any) -> list[Any] | None:
+    def _extras(self, tools: Any, args: Args) -> Extras:
         schemas = tool_list(tools)
         self._refuse_special(schemas, "tools", "a tool schema")
-        return schemas
+        self._refuse_special(args, ROW_ARGS, "an argument of the template")
+        for name in args or ():
+            if self.renderer is not None and name not in self.renderer.words:
+                self._note(f"The chat template reads no '{name}', which rows have in {ROW_ARGS}.")
+        return Extras(schemas, args)
 
     def _refuse_special(self, value: Any, field: str, where: str) -> None:
         """In a rendered text, a control token of the template could not be told from one that somebody typed."""
@@ -244,6 +269,11 @@ class ChatTemplate:
     def _note(self, sentence: str) -> None:
         if sentence not in self.notes:
             self.notes.append(sentence)
+
+
+def extras_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a record has for the template beside its messages, as arguments of `ChatTemplate`'s methods."""
+    return {"tools": record.get("tools"), "args": record.get(ROW_ARGS)}
 
 
 @contextmanager

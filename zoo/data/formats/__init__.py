@@ -13,10 +13,10 @@ from typing import Any
 
 from zoo.data.formats.answer import ANSWER_FORMATS
 from zoo.data.formats.conversation import CONVERSATION_FORMATS
-from zoo.data.formats.message import tools
+from zoo.data.formats.message import template_args, tools
 from zoo.data.formats.pair import PAIR_FORMATS
 from zoo.data.formats.shape import TEXTS, Format, Row, Sample
-from zoo.data.kinds import KINDS, Record
+from zoo.data.kinds import KINDS, ROW_ARGS, Record
 from zoo.errors import ZooError, nearest
 from zoo.options.spelling import bind, parse
 
@@ -114,6 +114,8 @@ def to_record(row: Row, number: int, format: Format) -> Record:
         schemas = tools(row["tools"])
         if schemas:
             record["tools"] = schemas
+    if row.get(ROW_ARGS) is not None and format.kind != "text" and (args := template_args(row[ROW_ARGS])):
+        record[ROW_ARGS] = args
     own = {*format.uses, *KINDS[format.kind].fields, "row", *record}
     if format.kind != "text":
         own.add("system")

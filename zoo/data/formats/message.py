@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from zoo.data.kinds import Message
+from zoo.data.kinds import RESERVED_ARGS, ROW_ARGS, Message
 from zoo.data.row_errors import RowError, describe
 from zoo.errors import nearest
 
@@ -144,6 +144,21 @@ def tools(value: Any) -> list[Any]:
     if not isinstance(value, list):
         raise RowError("E_TYPE", "tools", f"is {describe(value)}, not a list of tool schemas")
     return value
+
+
+def template_args(value: Any) -> dict[str, Any]:
+    """The variables of the chat template for one row, from an object or its JSON, without null values."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value) if value.strip() else {}
+        except ValueError as error:
+            raise RowError("E_TYPE", ROW_ARGS, f"is not JSON: {error}") from None
+    if not isinstance(value, Mapping):
+        raise RowError("E_TYPE", ROW_ARGS, f"is {describe(value)}, not an object with variables of the chat template")
+    for name in value:
+        if name in RESERVED_ARGS or not str(name).isidentifier():
+            raise RowError("E_TYPE", ROW_ARGS, f"cannot set {name!r}")
+    return {name: item for name, item in value.items() if item is not None}
 
 
 def arrange(row: Mapping[str, Any], prompt: Any, answers: Mapping[str, Any]) -> dict[str, Any]:
