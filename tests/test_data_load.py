@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from zoo.bundled import harmless, starter
-from zoo.data.load import load, source_kind, split_by_prompt
+from zoo.data.load import load, source_kind
 from zoo.errors import ZooError
 
 
@@ -256,43 +256,6 @@ def test_thousands_of_rows_with_long_lists_of_problems_are_loaded(write):
     data = load(write(rows), "preference")
     assert len(data) == 5000 and data.report.duplicates == 4500
     assert len(data.report.problems) == 4500 and len(data.report.as_json()["problems"]) == 1000
-
-
-def records(count):
-    return [{"prompt": f"Q{number % count}", "completion": f"A{number}",
-             "row": number} for number in range(3 * count)]
-
-
-def test_a_prompt_lies_on_one_side_only_and_every_row_on_some_side():
-    train, held = split_by_prompt(records(50), 0.2, seed=1)
-    assert len({record["prompt"] for record in held}) == 10 and len(held) == 30 and len(train) == 120
-    assert not {record["prompt"] for record in train} & {record["prompt"] for record in held}
-
-
-def test_the_cut_depends_on_the_seed_and_not_on_the_order_of_rows():
-    def prompts(rows, seed):
-        return {record["prompt"] for record in split_by_prompt(rows, 0.2, seed)[1]}
-
-    rows = records(50)
-    assert prompts(rows, 1) == prompts(rows[::-1], 1) != prompts(rows, 2)
-
-
-def test_a_text_prompt_and_the_same_user_turn_are_one_prompt():
-    rows = [{"prompt": "Q"}, {"prompt": [{"role": "user", "content": "Q"}]}, {"prompt": "R"}]
-    train, held = split_by_prompt(rows, 0.5, seed=0)
-    assert sorted((len(train), len(held))) == [1, 2]
-
-
-@pytest.mark.parametrize(("prompts", "fraction", "held_out"),
-                         [(2, 0.01, 1), (2, 0.99, 1), (1, 0.5, 0), (9, 0.0, 0)])
-def test_small_sets_keep_at_least_one_prompt_on_each_side(prompts, fraction, held_out):
-    train, held = split_by_prompt(records(prompts), fraction, seed=0)
-    assert len({record["prompt"] for record in held}) == held_out and train
-
-
-def test_a_share_outside_of_its_range_is_refused():
-    with pytest.raises(ZooError, match="at least 0 and below 1"):
-        split_by_prompt(records(2), 1.0, seed=0)
 
 
 def test_loading_a_jsonl_file_imports_neither_torch_nor_the_table_libraries(write):

@@ -27,7 +27,7 @@ from zoo.training.datasets import load_data, make_collate, make_loader
 from zoo.training.online.assembly import make_prompts, steps_of
 from zoo.training.step.hooks import prepared_records
 from zoo.values.answers import answers_in
-from zoo.values.records import ListedRecords, Records
+from zoo.values.records import Records
 from zoo.values.types import Answers, Batch, TokenLogps
 
 DEFINITION = (
@@ -98,7 +98,7 @@ class Planner:
 
     def _prepared(self) -> Records:
         """The records after the algorithm's prepare hook, if that needs no network."""
-        records = ListedRecords(self.data.train.records)
+        records = self.data.train.records
         if not self.plugins.hook.prepare.get_hookimpls():
             return records
         prepared = self._quietly(

@@ -14,8 +14,8 @@ dropped before it is an error:
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ from zoo.contract.registry import contributions, manager
 from zoo.data.convert import convert
 from zoo.data.formats import named_format
 from zoo.data.formats.shape import Format
-from zoo.data.kinds import KINDS, Record, prompt_key
+from zoo.data.kinds import KINDS, Record
 from zoo.data.report import Report
 from zoo.data.sources import NamedSources, Source, open_source
 from zoo.data.sources.lines import Line
@@ -69,6 +69,43 @@ def load(
     those in the data. `format` names a format instead of detecting it; a named source, which can give several, is asked
     for rows of that format's kind. `limit` is the most rows to read. Raises ZooError as the top of this module says.
     """
+    opening = open_data(
+        source, kind, split=split, columns=columns, format=format, limit=limit, named_sources=named_sources
+    )  # fmt: skip
+    report, chosen, kind = opening.report, opening.format, opening.kind
+    records = list(mark_duplicates(records_of(opening.lines, chosen, columns or {}, report), report))
+    judge(report, len(records), strict)
+    report.notes.append(reading(records[0], chosen))
+    try:
+        converted, note = convert(records, chosen.kind, kind)
+    except ZooError as error:
+        raise ZooError(f"{report.name}: {error.message}", hint=error.hint) from None
+    complete(report, len(converted), note, facts_of(converted, kind), kind)
+    return DataSet(report.name, kind, chosen.kind, converted, opening.source.fingerprint, chosen.name, report)
+
+
+@dataclass
+class Opening:
+    """A source whose format is recognised, and whose lines are still to be read. kind: of the records to make."""
+
+    source: Source
+    lines: Iterator[Line]
+    format: Format
+    kind: str
+    report: Report
+
+
+def open_data(
+    source: str,
+    kind: str | Sequence[str],
+    *,
+    split: str = "train",
+    columns: Mapping[str, str] | None = None,
+    format: str | None = None,
+    limit: int | None = None,
+    named_sources: NamedSources | None = None,
+) -> Opening:
+    """Open a source and recognise its format. The arguments, and what is raised, are those of `load`."""
     kinds = [kind] if isinstance(kind, str) else list(kind)
     for name in kinds:
         if name not in KINDS:
@@ -80,19 +117,18 @@ def load(
     opened = open_source(source, wanted, split=split, named_sources=named_sources, limit=limit)
     report = Report(opened.name, where=opened.where, notes=list(opened.notes))
     lines, chosen = find_format(itertools.islice(opened.rows, limit), columns or {}, chosen, opened, report)
-    kind = chosen.kind if chosen.kind in kinds else kinds[0]
-    records = list(mark_duplicates(records_of(lines, chosen, columns or {}, report), report))
-    judge(report, len(records), strict)
-    report.notes.append(reading(records[0], chosen))
-    try:
-        converted, note = convert(records, chosen.kind, kind)
-    except ZooError as error:
-        raise ZooError(f"{opened.name}: {error.message}", hint=error.hint) from None
-    if not converted:
-        raise ZooError(f"{opened.name}: {note} Nothing is left.", hint=f"Give data of kind '{kind}'.")
-    report.notes += ([note] if note else []) + _facts(converted, kind)
-    report.records = len(converted)
-    return DataSet(opened.name, kind, chosen.kind, converted, opened.fingerprint, chosen.name, report)
+    return Opening(opened, lines, chosen, chosen.kind if chosen.kind in kinds else kinds[0], report)
+
+
+def complete(report: Report, count: int, note: str, facts: Mapping[str, int], kind: str) -> None:
+    """Complete a report with the conversion (its note, and how many records it left) and the facts about the records.
+
+    Raises ZooError if no record is left.
+    """
+    if not count:
+        raise ZooError(f"{report.name}: {note} Nothing is left.", hint=f"Give data of kind '{kind}'.")
+    report.notes += ([note] if note else []) + fact_notes(facts, count, kind)
+    report.records = count
 
 
 def load_records(
@@ -174,20 +210,27 @@ def reading(record: Record, format: Format) -> str:
     return f"Read as '{format.name}' ({format.kind}){extra}."
 
 
-def _facts(records: list[Record], kind: str) -> list[str]:
-    """Facts about the records that matter before training on them."""
+def facts_of(records: Sequence[Record], kind: str) -> Counter[str]:
+    """Counts over the records that matter before training on them."""
     if kind == "feedback":
-        good = sum(record["label"] for record in records)
-        note = f"Labels: {good:,} desirable, {len(records) - good:,} undesirable."
-        return [
-            note + ("" if 0 < good < len(records) else " All are equal, so there is nothing to learn to distinguish.")
-        ]
+        return Counter(good=sum(record["label"] for record in records))
     if kind == "preference":
         longer = sum(_length(record["chosen"]) > _length(record["rejected"]) for record in records)
-        margins = sum("margin" in record for record in records)
+        return Counter(longer=longer, margins=sum("margin" in record for record in records))
+    return Counter()
+
+
+def fact_notes(facts: Mapping[str, int], count: int, kind: str) -> list[str]:
+    """What `facts_of` counted over so many records, as sentences."""
+    if kind == "feedback":
+        good = facts["good"]
+        note = f"Labels: {good:,} desirable, {count - good:,} undesirable."
+        return [note + ("" if 0 < good < count else " All are equal, so there is nothing to learn to distinguish.")]
+    if kind == "preference":
+        margins = facts["margins"]
         return [
-            f"The chosen answer is the longer one in {longer / len(records):.0%} of the pairs (in characters).",
-            *([f"{margins:,} of the {len(records):,} pairs have a margin."] if margins else []),
+            f"The chosen answer is the longer one in {facts['longer'] / count:.0%} of the pairs (in characters).",
+            *([f"{margins:,} of the {count:,} pairs have a margin."] if margins else []),
         ]
     return []
 
@@ -196,24 +239,3 @@ def _length(answer: object) -> int:
     if isinstance(answer, str):
         return len(answer)
     return sum(len(turn["content"]) for turn in answer) if isinstance(answer, list) else 0
-
-
-def split_by_prompt(records: list[Record], fraction: float, seed: int) -> tuple[list[Record], list[Record]]:
-    """Split records into (train, held out); all records of one prompt are on the same side.
-
-    `fraction` of the different prompts is held out, at least one if there are two or more. Which prompts depends on
-    their text and the seed, not on their order. Raises ZooError unless 0 <= fraction < 1.
-    """
-    if not 0 <= fraction < 1:
-        raise ZooError(
-            f"The held-out share is {fraction}, but must be at least 0 and below 1.",
-            hint="Give for example 0.1 for a tenth of the prompts.",
-        )
-    keys = [hashlib.blake2b(f"{seed}:{prompt_key(record)}".encode(), digest_size=16).digest() for record in records]
-    prompts = sorted(set(keys))
-    count = min(max(1, round(fraction * len(prompts))), len(prompts) - 1) if fraction and prompts else 0
-    held = set(prompts[:count])
-    return (
-        [record for record, key in zip(records, keys, strict=True) if key not in held],
-        [record for record, key in zip(records, keys, strict=True) if key in held],
-    )

@@ -69,10 +69,9 @@ def as_json(encoded: Encoded, report: Report, template: ChatTemplate, *, example
 
 def _first_problems(report: Report, source: Report) -> list[str]:
     """The first row of each reason in full: the reason alone does not give the chat template's message, for example."""
-    first = {problem.code: problem for problem in reversed(report.problems)}
     return [
-        f"  {source.where(problem.row)} [{code}] {problem.field}: {problem.message}"
-        for code, problem in sorted(first.items())
+        f"  {source.where(problem.row)} [{problem.code}] {problem.field}: {problem.message}"
+        for problem in report.first_of_each()
     ]
 
 

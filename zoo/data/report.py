@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -34,8 +35,15 @@ class Report:
     records: int = 0
     """Records after the conversion to the wanted kind."""
     problems: list[Problem] = field(default_factory=list)
+    """In the order of the rows; at most `most` of them."""
     notes: list[str] = field(default_factory=list)
-    _rows: dict[str, list[int]] = field(default_factory=dict)
+    most: int | None = None
+    """How many problems stay in memory, None for all; every one is counted."""
+    _counts: Counter[str] = field(default_factory=Counter)
+    _first: dict[str, list[Problem]] = field(default_factory=dict)
+    """The first problems of each code."""
+    _errors: list[Problem] = field(default_factory=list)
+    """The first problems with a code that begins with E_."""
 
     def add(self, row: int, error: RowError) -> None:
         """Count a problem; report each dropped row exactly once with a code that begins with E_."""
@@ -44,17 +52,30 @@ class Report:
     def extend(self, problems: Iterable[Problem]) -> None:
         """Count the problems of another report on the same rows."""
         for problem in problems:
+            self._counts[problem.code] += 1
+            self.keep(problem)
+
+    def count_many(self, counts: Mapping[str, int]) -> None:
+        """Count problems by their codes; `keep` gets the first of them."""
+        self._counts.update(counts)
+
+    def keep(self, problem: Problem) -> None:
+        """Keep a problem that was counted, if it is one of the first."""
+        if self.most is None or len(self.problems) < self.most:
             self.problems.append(problem)
-            self._rows.setdefault(problem.code, []).append(problem.row)
+        first = [self._first.setdefault(problem.code, [])]
+        for kept in [*first, self._errors] if problem.code.startswith("E_") else first:
+            if len(kept) < SHOWN_ERRORS:
+                kept.append(problem)
 
     def count(self, code: str) -> int:
         """How many problems have this code."""
-        return len(self._rows.get(code, ()))
+        return self._counts[code]
 
     @property
     def dropped(self) -> int:
         """Rows that are not used."""
-        return sum(len(rows) for code, rows in self._rows.items() if code.startswith("E_"))
+        return sum(count for code, count in self._counts.items() if code.startswith("E_"))
 
     @property
     def kept(self) -> int:
@@ -69,27 +90,34 @@ class Report:
     def first_errors(self, source: Report | None = None) -> list[str]:
         """`file:row [CODE] field: message` for the first dropped rows; `source` is the report that can locate rows."""
         where = (source or self).where
-        errors = [problem for problem in self.problems if problem.code.startswith("E_")]
         lines = [
-            f"  {where(problem.row)} [{problem.code}] {problem.field}: {problem.message}"
-            for problem in errors[:SHOWN_ERRORS]
+            f"  {where(problem.row)} [{problem.code}] {problem.field}: {problem.message}" for problem in self._errors
         ]
-        more = len(errors) - len(lines)
+        more = self.dropped - len(lines)
         return lines + ([f"  … and {more:,} more"] if more else [])
+
+    def first_of_each(self) -> list[Problem]:
+        """The first problem of each code, by code."""
+        return [problems[0] for _, problems in sorted(self._first.items())]
+
+    def _first_rows(self, code: str) -> list[int]:
+        return [problem.row for problem in self._first[code][:SHOWN_ROWS]]
 
     def lines(self) -> list[str]:
         """The report as plain lines for printing."""
         lines = [f"{self.name}: {self.rows:,} rows read, {self.kept:,} kept, {self.dropped:,} dropped"]
-        for code, rows in sorted(self._rows.items()):
+        for code, count in sorted(self._counts.items()):
             verb = "dropped" if code.startswith("E_") else "kept"
-            numbers = ", ".join(map(str, rows[:SHOWN_ROWS])) + (", …" if len(rows) > SHOWN_ROWS else "")
+            numbers = ", ".join(map(str, self._first_rows(code))) + (", …" if count > SHOWN_ROWS else "")
             meaning = CODES.get(code, "see docs/data.md")
-            lines.append(f"  {len(rows):,} {verb}: {code}, {meaning} (row {numbers})")
+            lines.append(f"  {count:,} {verb}: {code}, {meaning} (row {numbers})")
         return lines + [f"  {note}" for note in self.notes]
 
     def as_json(self) -> dict[str, Any]:
         """The report for data.json; at most the first 1,000 problems, all of them counted."""
-        counts = {code: {"count": len(rows), "rows": rows[:SHOWN_ROWS]} for code, rows in sorted(self._rows.items())}
+        counts = {
+            code: {"count": count, "rows": self._first_rows(code)} for code, count in sorted(self._counts.items())
+        }
         return {
             "source": self.name,
             "rows": self.rows,

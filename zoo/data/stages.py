@@ -91,7 +91,7 @@ def mark_duplicates(records: Iterable[Record], report: Report) -> Iterator[Recor
     """All records; the report gets those that are the same as an earlier one."""
     seen: dict[bytes, int] = {}
     for record in records:
-        first = seen.setdefault(_digest(record), record["row"])
+        first = seen.setdefault(digest(record), record["row"])
         if first != record["row"]:
             report.add(record["row"], RowError("W_DUPLICATE", "row", f"is the same as row {first}"))
         yield record
@@ -102,7 +102,8 @@ def records_of(lines: Iterable[Line], format: Format, columns: Mapping[str, str]
     return checked(to_records(readable(lines, report), format, columns, report), format.kind, report)
 
 
-def _digest(record: Record) -> bytes:
+def digest(record: Record) -> bytes:
+    """12 bytes that are equal for records that are the same but for their row number."""
     content = {name: value for name, value in record.items() if name != "row"}
     text = json.dumps(content, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=12).digest()

@@ -133,7 +133,7 @@ class Bench:
         kind = self.kind(options)
         if kind not in self._records:
             data = load(str(self.file(options)), kind)
-            self._records[kind] = encode(data.records, kind, template()).records
+            self._records[kind] = list(encode(data.records, kind, template()).records)
         return self._records[kind]
 
     def records(self, stage: Stage, options: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -63,7 +63,7 @@ from zoo.training.step.guarding import Keeper
 from zoo.training.step.hooks import prepared_records
 from zoo.training.step.module import PostTraining
 from zoo.training.step.timing import Timing
-from zoo.values.records import ListedRecords, Records
+from zoo.values.records import Records
 
 RATES = {"lr", "critic_lr", "weight_decay", "adam_beta1", "adam_beta2", "adam_eps"}
 """Options that a checkpoint's optimizer holds too."""
@@ -275,7 +275,7 @@ class Assembly:
     def held_out(self) -> Sequence[dict[str, Any]]:
         """The encoded held-out records; of an online run its held-out prompts."""
         records = self.data.held_out.records if self.data.held_out else []
-        return records[: self.core.eval_prompts] if self.online else records
+        return list(records[: self.core.eval_prompts]) if self.online else records
 
     def close(self) -> None:
         """End the processes that rewards run in."""
@@ -317,7 +317,7 @@ class Assembly:
 
     def _prepared(self, models: Any) -> Records:
         """The records to train on: as encoded, or what the algorithm's `prepare` makes of them."""
-        records = ListedRecords(self.data.train.records)
+        records = self.data.train.records
         if not self.plugins.hook.prepare.get_hookimpls():
             return records
         self.policy.to(self.device)

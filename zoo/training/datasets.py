@@ -9,11 +9,12 @@ from typing import Any
 import torch
 
 from zoo.contract.registry import PluginManager, contributions
-from zoo.data.encoding.encode import Encoded, default_collate, encode
+from zoo.data.encoding.encode import Encoded, default_collate
 from zoo.data.encoding.template import ChatTemplate
 from zoo.data.formats import columns_of
-from zoo.data.load import DataSet, judge, load, split_by_prompt
+from zoo.data.load import judge
 from zoo.data.loader import StepLoader, record_tokens
+from zoo.data.prepared import MOST_HELD_OUT, Prepared, prepare
 from zoo.data.sources import held_out_split
 from zoo.errors import NoSuchSplit, ZooError
 from zoo.options.checks import FEWEST
@@ -23,6 +24,8 @@ from zoo.values.answers import answers_in
 from zoo.values.types import Answer, Batch
 
 Say = Callable[[str], None]
+SAMPLED = 2000
+"""Records among which those for the self-test are."""
 PROBE = 16
 """Tokens of the text that stands in for an answer that is not written yet."""
 
@@ -47,33 +50,35 @@ def load_data(
     """
     named = contributions(plugins, "sources")
     options: dict[str, Any] = {
-        "columns": columns_of(core.columns), "format": core.format, "strict": core.strict, "named_sources": named,
-        "limit": core.limit,
+        "template": template, "columns": columns_of(core.columns), "format": core.format, "strict": core.strict,
+        "named_sources": named, "limit": core.limit, "max_length": core.max_length, "long_rows": core.long_rows,
     }  # fmt: skip
-    train = load(core.data, kinds, split=core.split, **options)
-    held_out, why_none = _held_out(core, train.kind, train, options)
+    train = prepare(core.data, kinds, split=core.split, **options)
+    train, held_out, why_none = _held_out(core, train, options)
     for line in train.report.lines():
         say(line)
-    encoding: dict[str, Any] = {"max_length": core.max_length, "long_rows": core.long_rows}
-    encoded = _encode(train, template, encoding, core.strict)
-    facts = {"train": _facts(train, encoded)}
+    encoded, facts = _checked(train, core.strict), {"train": _facts(train)}
     encoded_held_out = None
-    if held_out is not None and held_out.records:
-        encoded_held_out = _encode(held_out, template, encoding, core.strict)
-        facts["held_out"] = _facts(held_out, encoded_held_out)
+    if held_out is not None and held_out.encoded.report.rows:
+        encoded_held_out = _checked(held_out, core.strict)
+        facts["held_out"] = _facts(held_out)
     for line in encoded.lines():
         say(line)
     decay = None
     if core.decay_data is not None:
-        later = load(core.decay_data, train.kind, split=core.split, **options)
-        decay = _encode(later, template, encoding, core.strict)
-        facts["decay"] = _facts(later, decay)
+        later = prepare(core.decay_data, train.kind, split=core.split, **options)
+        decay, facts["decay"] = _checked(later, core.strict), _facts(later)
         for line in [*later.report.lines(), *decay.lines()]:
             say(line)
     count = len(encoded_held_out) if encoded_held_out else 0
     if not count:
         _refuse_without_validation(core, why_none)
-    say(f"Held out for validation: {count:,} records." if count else f"Nothing is held out{why_none}: no validation.")
+    most = f", of {MOST_HELD_OUT:,} prompts, the most that a share holds out" if held_out and held_out.capped else ""
+    say(
+        f"Held out for validation: {count:,} records{most}."
+        if count
+        else f"Nothing is held out{why_none}: no validation."
+    )
     return Data(encoded, encoded_held_out, facts, decay)
 
 
@@ -89,8 +94,9 @@ def _refuse_without_validation(core: TrainConfig, why: str) -> None:
         )
 
 
-def _encode(data: DataSet, template: ChatTemplate, options: dict[str, Any], strict: bool) -> Encoded:
-    encoded = encode(data.records, data.kind, template, **options)
+def _checked(data: Prepared, strict: bool) -> Encoded:
+    """The encoded records. Raises ZooError if none is left, or `strict` allows none to be dropped."""
+    encoded = data.encoded
     if strict:
         judge(encoded.report, len(encoded.records), strict, data.report)
     if not encoded.records:
@@ -101,37 +107,35 @@ def _encode(data: DataSet, template: ChatTemplate, options: dict[str, Any], stri
     return encoded
 
 
-def _facts(data: DataSet, encoded: Encoded) -> dict[str, Any]:
+def _facts(data: Prepared) -> dict[str, Any]:
     return {
         "fingerprint": data.fingerprint,
         "format": data.format,
         **data.report.as_json(),
-        "encoded": encoded.as_json(),
+        "encoded": data.encoded.as_json(),
     }
 
 
-def _held_out(core: TrainConfig, kind: str, train: DataSet, options: dict[str, Any]) -> tuple[DataSet | None, str]:
-    """The named data, else the source's own held-out split, else a share of the prompts, taken out of `train`.
+def _held_out(core: TrainConfig, train: Prepared, options: dict[str, Any]) -> tuple[Prepared, Prepared | None, str]:
+    """What is trained on, and the named data, else the source's own held-out split, else a share of the prompts.
 
-    Where it is none, the text says why.
+    Where nothing is held out, the text says why.
     """
     if core.eval_data:
-        return load(core.eval_data, kind, split=core.split, **options), ""
+        return train, prepare(core.eval_data, train.kind, split=core.split, **options), ""
     if not core.eval_fraction:
-        return None, ""
+        return train, None, ""
     if own := brings_held_out(core, options["named_sources"]):
-        return _own_split(core, kind, own, options)
-    if len(train) < FEWEST:
-        return None, f" of fewer than {FEWEST} records"
-    # Independent of the seed: runs with several seeds are validated on the same rows.
-    train.records, rest = split_by_prompt(train.records, core.eval_fraction, 0)
-    return DataSet(train.name, train.kind, train.source_kind, rest, train.fingerprint, train.format, train.report), ""
+        return train, *_own_split(core, train.kind, own, options)
+    if train.report.records < FEWEST:
+        return train, None, f" of fewer than {FEWEST} records"
+    return *train.without_held_out(core.eval_fraction), ""
 
 
-def _own_split(core: TrainConfig, kind: str, split: str, options: dict[str, Any]) -> tuple[DataSet | None, str]:
+def _own_split(core: TrainConfig, kind: str, split: str, options: dict[str, Any]) -> tuple[Prepared | None, str]:
     """The source's own held-out rows. Raises ZooError where it has some that cannot be used."""
     try:
-        return load(core.data, kind, split=split, **options), ""
+        return prepare(core.data, kind, split=split, **options), ""
     except NoSuchSplit as error:
         return None, f" ({error.message.rstrip('.')})"
     except ZooError as error:
@@ -175,9 +179,9 @@ def make_loader(
     return loader
 
 
-def sample_answers(records: list[dict[str, Any]], count: int = 3) -> list[Answer]:
-    """A few answers for the layout's self-test, from the shortest records."""
-    shortest = sorted(records, key=record_tokens)[:count]
+def sample_answers(records: Sequence[dict[str, Any]], count: int = 3) -> list[Answer]:
+    """A few answers for the layout's self-test, from the shortest of the first records."""
+    shortest = sorted(records[:SAMPLED], key=record_tokens)[:count]
     if shortest and isinstance(shortest[0].get("prompt"), torch.Tensor):
         # Prompts have no answers yet: the text of the other prompts stands in for them.
         prompts = [record["prompt"] for record in shortest]

@@ -39,7 +39,6 @@ from zoo.training.requeue import job_facts
 from zoo.training.resuming import OPTIONS, contents, note_records, options_digest, refuse_ended, tidy
 from zoo.training.roles import frozen
 from zoo.training.step.module import PostTraining
-from zoo.values.records import ListedRecords
 
 
 class Execution:
@@ -257,7 +256,7 @@ class Execution:
             of.policy.to(of.device).eval()
             with torch.no_grad(), autocast(of.precision, of.device):
                 self.plugins.hook.finish(
-                    records=ListedRecords(of.data.train.records), models=of.models, config=self.resolved.algorithm
+                    records=of.data.train.records, models=of.models, config=self.resolved.algorithm
                 )
 
     # -- when something ends it early ----------------------------------------------------------------------------

@@ -22,6 +22,7 @@ def default_collate(records: Sequence[Record]) -> Batch:
     tensors [B], with NaN if a record has no value; everything else (prompt ids, lists, the original records) stays a
     list. `conversation` is left out. Raises ZooError if a record lacks any other field.
     """
+    records = list(records)
     names = dict.fromkeys(name for record in records for name in record)
     # The same answer with more trained turns: for algorithms that use it in a collate of their own.
     names.pop("conversation", None)

@@ -11,12 +11,14 @@ from typing import Any
 
 from zoo.data.encoding.block import Block, Columns
 from zoo.data.encoding.collate import default_collate
+from zoo.data.encoding.records import EncodedRecords
 from zoo.data.encoding.stages import fitted, rendered, tokenized, trainable
 from zoo.data.encoding.statistics import Statistics
 from zoo.data.encoding.template import ChatTemplate
 from zoo.data.kinds import KINDS, Record
 from zoo.data.report import Report
 from zoo.errors import ZooError, nearest
+from zoo.values.records import Records
 
 __all__ = ["Encoded", "default_collate", "encode"]
 
@@ -29,7 +31,7 @@ class Encoded(Sequence[dict[str, Any]]):
     """Encoded records of one kind, and what became of the rows on the way."""
 
     kind: str
-    records: list[dict[str, Any]]
+    records: Records
     report: Report
     notes: list[str]
     statistics: Statistics
@@ -73,19 +75,21 @@ def encode(
     check_options(kind, max_length, long_rows)
     records = _numbered(records)
     report = Report("As tokens", rows=len(records))
-    encoded: list[dict[str, Any]] = []
-    statistics, pieces = Statistics(), []
+    statistics, pieces = Statistics(), list[int]()
+    blocks = []
     for start in range(0, len(records), ROWS_AT_ONCE):
         part = records[start : start + ROWS_AT_ONCE]
         block = encode_block(part, kind, template, max_length=max_length, long_rows=long_rows)
-        encoded += map(block.record, range(len(block)))
+        blocks.append(block)
         report.extend(block.problems)
         statistics.add(block, template.eos_ids)
         pieces += block.pieces
         if progress is not None:
             progress(start + len(part), len(records))
+    encoded = EncodedRecords(blocks)
     report.records = len(encoded)
-    return Encoded(kind, encoded, report, [*template.notes, *split_note(pieces, max_length)], statistics)
+    notes = [*template.notes, *split_note(len(pieces), sum(pieces), max_length)]
+    return Encoded(kind, encoded, report, notes, statistics)
 
 
 def encode_block(
@@ -99,10 +103,9 @@ def encode_block(
     return columns.block(kind, report.problems, len(records), pieces)
 
 
-def split_note(pieces: Sequence[int], max_length: int) -> list[str]:
-    """What was split, as a note; pieces: the number of pieces of each text."""
-    note = f"{len(pieces):,} texts longer than {max_length:,} tokens became {sum(pieces):,} pieces."
-    return [note] if pieces else []
+def split_note(texts: int, pieces: int, max_length: int) -> list[str]:
+    """What was split, as a note: so many texts became so many pieces."""
+    return [f"{texts:,} texts longer than {max_length:,} tokens became {pieces:,} pieces."] if texts else []
 
 
 def check_options(kind: str, max_length: int, long_rows: str) -> None:

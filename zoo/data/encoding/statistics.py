@@ -65,6 +65,10 @@ class Statistics:
         for item in fields(self):
             setattr(self, item.name, getattr(self, item.name) + getattr(other, item.name))
 
+    def less(self, other: Statistics) -> Statistics:
+        """The counts without those of a part of the same data."""
+        return Statistics(**{item.name: getattr(self, item.name) - getattr(other, item.name) for item in fields(self)})
+
     def _add_answers(self, block: Block, eos_ids: set[int]) -> None:
         entries, owners = block.entries(), block.owners()
         trained, ends = block.trained(), block.end_trained(eos_ids)
