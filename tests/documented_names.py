@@ -15,6 +15,7 @@ from zoo.comparison.entrants import read_settings
 from zoo.contract import registry
 from zoo.contract.algorithm import DATA_KINDS
 from zoo.data.curation.rules import chosen_rules
+from zoo.data.sources.mixture import read_mixture
 from zoo.data.sources.named import parts_of
 from zoo.evals.chosen import choose
 from zoo.options.checks import names_in
@@ -56,6 +57,12 @@ COMMON = {option.name for option in options_of(TrainConfig)}
 @cache
 def contributed(sort):
     return registry.contributions(registry.manager(), sort)
+
+
+def check_mixture(text):
+    """Every part of a mixture is a source."""
+    for part in read_mixture(text, contributed("sources")):
+        check_source(part.source)
 
 
 def check_source(text):
@@ -110,7 +117,7 @@ def check_train(values):
     given = {name: value for name, value in values.items() if name not in OWN}
     core = resolve_options(algo, values["config"], given, "command line")[0].core
     for source in filter(None, (core.data, core.eval_data, core.decay_data)):
-        check_source(source)
+        check_mixture(source)
     for reward in filter(None, (core.reward, core.gold_reward)):
         check_reward(reward)
     for model in filter(None, (core.model, core.reference, core.critic_model, core.judge)):
@@ -132,7 +139,7 @@ def check_eval(values):
 
 
 def check_data(values):
-    check_source(values["source"])
+    check_mixture(values["source"])
     if values["wanted"] not in (None, *DATA_KINDS):
         registry.load_algorithm(values["wanted"])
 

@@ -11,7 +11,8 @@ from zoo.api import DataSource, hookimpl
 from zoo.cli.train import show
 from zoo.contract import registry
 from zoo.data.sources import open_source
-from zoo.data.sources.named import data_defaults, parts_of
+from zoo.data.sources.mixture import data_defaults
+from zoo.data.sources.named import parts_of
 from zoo.errors import ZooError
 from zoo.evals import subject
 from zoo.labelling import job as labelling

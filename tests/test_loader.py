@@ -192,35 +192,3 @@ def test_what_was_measured_over_the_step_goes_into_every_micro_batch():
 def test_a_batch_without_answers_is_not_cut():
     batch = Batch(x=torch.zeros(5))
     assert micro_batches(batch, 1) == [batch]
-
-
-def switched(begin, share=1.0, **options):
-    """23 records, and 5 others (rows from 100 on) that come in at step `begin`."""
-    one = loader(**options)
-    one.switch([{**record, "row": 100 + record["row"]} for record in records(5)], begin, share)
-    return one
-
-
-def test_other_records_take_over_at_a_step_and_the_number_of_steps_stays():
-    before, found = rows(loader(epochs=2)), rows(switched(8, epochs=2))
-    assert found[:8] == before[:8] and len(found) == len(before) == 12
-    later = [row for batch in found[8:] for row in batch]
-    assert min(later) >= 100
-    # 46 examples in all, 32 of them before the switch: 14 others, each of the five twice or three times.
-    assert len(later) == 14 and set(Counter(later).values()) == {2, 3}
-
-
-def test_a_share_of_the_examples_comes_from_the_other_records_and_the_rest_goes_on_where_it_was():
-    plain, found = rows(loader(epochs=2)), rows(switched(2, share=0.25, epochs=2))
-    mine = [row for batch in found for row in batch if row < 100]
-    assert mine == [row for batch in plain for row in batch][: len(mine)]
-    assert [sum(row >= 100 for row in batch) for batch in found] == [0, 0, *[1] * 9, 0]
-
-
-def test_the_switch_comes_at_the_same_example_after_a_resume_and_on_any_number_of_processes():
-    whole = rows(switched(3, share=0.5, epochs=2))
-    resumed = switched(3, share=0.5, epochs=2)
-    resumed.load_state_dict({"position": 5})
-    assert rows(resumed) == whole[5:]
-    parts = [rows(switched(3, share=0.5, epochs=2, rank=rank, processes=2)) for rank in (0, 1)]
-    assert [sorted(a + b) for a, b in zip(*parts, strict=True)] == [sorted(batch) for batch in whole]

@@ -39,7 +39,7 @@ class DataCommand(Command):
 
 
 def data(
-    source: Annotated[str, typer.Argument(help="A file, folder, hub dataset, or named source (starter).")],
+    source: Annotated[str, typer.Argument(help="A file, folder, hub dataset, named source (starter), or mixture.")],
     wanted: Annotated[
         str | None, typer.Option("--for", help="An algorithm, or a kind: demonstration, preference, feedback, …")
     ] = None,
@@ -73,11 +73,24 @@ def data(
     from zoo.data.encoding import named as templates
     from zoo.data.formats import columns_of
     from zoo.data.load import judge, load
+    from zoo.data.sources.mixture import read_mixture
 
     args = templates.template_args(template_args)
     console = Console()
     say: Any = (lambda text: None) if as_json else (lambda text: console.print(text))
     named = registry.contributions(registry.manager(), "sources")
+    parts = read_mixture(source, named)
+    if parts[0].source != source:
+        if as_json:
+            raise ZooError("--json is for one source.", f"Name the parts one by one: zoo data {parts[0].source} --json")
+        for part in parts:
+            console.print(f"Part {part.label}:")
+            data(
+                part.source, wanted, part.split or split, part.columns or columns, part.format or format,
+                part.limit or limit, examples, model, template, template_args, new_tokens, max_length, long_rows,
+                strict,
+            )  # fmt: skip
+        return
     kind = _kind(wanted, source, split, columns_of(columns), named)
     loaded = load(
         source, kind, split=split, columns=columns_of(columns), format=format, limit=limit, strict=strict,

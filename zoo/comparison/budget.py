@@ -23,8 +23,8 @@ from zoo.contract import registry
 from zoo.data.encoding.template import ChatTemplate
 from zoo.models.roles import Models
 from zoo.options.config import Resolved, TrainConfig
-from zoo.training.datasets import load_data, make_collate, make_loader
-from zoo.training.online.assembly import make_prompts, steps_of
+from zoo.training.datasets import load_data, make_collate, make_loader, make_prompts
+from zoo.training.online.assembly import steps_of
 from zoo.training.step.hooks import prepared_records
 from zoo.values.answers import answers_in
 from zoo.values.records import Records
@@ -132,7 +132,7 @@ class Planner:
     def _steps_of_answers(self, core: TrainConfig) -> Steps:
         """Steps on answers that are not written yet, counted as long as the start's answers."""
         records = self.records
-        count = steps_of(make_prompts(records, core), core)
+        count = steps_of(make_prompts(core, self.data, records), core)
         prompt_length = sum(len(record["prompt"]) for record in records) / len(records)
         each = prompt_length + self._answer_length(core)
         answers = min(core.batch_size, len(records) * core.answers_per_prompt)

@@ -14,7 +14,7 @@ from typing import Any
 
 from zoo.contract import registry
 from zoo.data.sources import file_type
-from zoo.data.sources.named import data_defaults
+from zoo.data.sources.mixture import data_defaults
 from zoo.errors import ZooError, nearest
 from zoo.models.facts import weights_of
 from zoo.options.checks import check_values, names_in

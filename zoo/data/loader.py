@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy
 import torch
 from torch import Tensor
 
+from zoo.data.blending import Ordering
 from zoo.errors import ZooError
 from zoo.paths import scratch_array
 from zoo.randomness import seeded
@@ -23,8 +23,6 @@ from zoo.values.answers import answers_in
 from zoo.values.packing import pack
 from zoo.values.types import Batch
 
-SECOND_ORDER = 500_009
-"""The distance between the seeds of the two orders of a run whose data changes."""
 NOTHING = torch.zeros(0, dtype=torch.long)
 
 
@@ -48,25 +46,12 @@ class Order:
         return self._epochs[epoch]
 
 
-@dataclass(frozen=True)
-class Later:
-    """Records that make up a share of the examples from step `begin` on."""
-
-    records: Sequence[dict[str, Any]]
-    begin: int
-    share: float
-    order: Order
-
-    def taken(self, examples: int) -> int:
-        """How many of the first `examples` examples since `begin` come from these records."""
-        return int(examples * self.share + 1e-9)
-
-
 class StepLoader:
     """Yields `Batch`es from step `position` on; `state_dict` holds its position.
 
     epochs may be a fraction; every record is seen exactly that often, and only the last batch of the run may be smaller
-    than batch_size (never smaller than the number of processes).
+    than batch_size (never smaller than the number of processes). order: which record is the n-th example, where that is
+    not each record once an epoch; size: the examples of an epoch.
     """
 
     def __init__(
@@ -81,24 +66,24 @@ class StepLoader:
         shuffle: bool = True,
         rank: int = 0,
         processes: int = 1,
+        order: Ordering | None = None,
+        size: int | None = None,
     ):
         self.records, self.collate = records, collate
-        self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
+        self.batch_size, self.seed = batch_size, seed
         self.rank, self.processes = rank, processes
-        self.examples = max(1, round(epochs * len(records)))
+        self.size = len(records) if size is None else size
+        self.examples = max(1, round(epochs * self.size))
         if self.examples < processes or not records:
             raise ZooError(
                 f"{len(records)} records are not enough for {processes} processes: each needs one in every step.",
                 "Use fewer --devices or more data.",
             )
-        steps = math.ceil(self.examples / batch_size)
-        if steps > 1 and self.examples - (steps - 1) * batch_size < processes:
-            steps -= 1
+        steps = count_steps(self.examples, batch_size, processes)
         self.steps = steps if max_steps is None else min(steps, max_steps)
         self._all_steps = steps
         self.position = 0
-        self._order = Order(len(records), seed, shuffle)
-        self._later: Later | None = None
+        self.order = order or Order(len(records), seed, shuffle)
 
     def __len__(self) -> int:
         return self.steps
@@ -122,44 +107,36 @@ class StepLoader:
 
     def records_of(self, step: int) -> list[dict[str, Any]]:
         """The records of one step, over all processes."""
-        if self._later is not None and step >= self._later.begin:
-            return self._mixed(step, self._later)
         return [self.records[i] for i in self.indices(step)]
 
     def indices(self, step: int) -> list[int]:
         """The indices of the records of one step, over all processes; each epoch has its own order."""
-        return [self._order.at(n) for n in self._places(step)]
+        return [self.order.at(n) for n in self._places(step)]
 
     def _places(self, step: int) -> range:
         """The examples of one step, numbered over the whole run."""
         start = step * self.batch_size
         return range(start, self.examples if step == self._all_steps - 1 else start + self.batch_size)
 
-    def switch(self, records: Sequence[dict[str, Any]], begin: int, share: float = 1.0) -> None:
-        """From step `begin` on, take this share of the examples from other records, in an order of their own.
-
-        The number of steps remains that of the first records, which continue where they were.
-        """
-        self._later = Later(records, begin, share, Order(len(records), self.seed + SECOND_ORDER, self.shuffle))
-
-    def _mixed(self, step: int, later: Later) -> list[dict[str, Any]]:
-        first = later.begin * self.batch_size
-        chosen = []
-        for n in self._places(step):
-            taken, then = later.taken(n - first), later.taken(n - first + 1)
-            mine = then == taken
-            chosen.append(self.records[self._order.at(n - taken)] if mine else later.records[later.order.at(taken)])
-        return chosen
+    def dealt(self, steps: int) -> int:
+        """The examples of so many steps, over all processes."""
+        return self._places(steps - 1).stop
 
     def epoch(self, step: int) -> float:
         """The number of passes over the data after `step` steps."""
-        return min(step * self.batch_size, self.examples) / len(self.records)
+        return min(step * self.batch_size, self.examples) / self.size
 
     def state_dict(self) -> dict[str, int]:
         return {"position": self.position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.position = state["position"]
+
+
+def count_steps(examples: int, batch_size: int, processes: int) -> int:
+    """The steps of so many examples; a last step with fewer examples than processes joins the one before it."""
+    steps = math.ceil(examples / batch_size)
+    return steps - 1 if steps > 1 and examples - (steps - 1) * batch_size < processes else steps
 
 
 def share_of(batch: Batch, rank: int, processes: int) -> Batch:

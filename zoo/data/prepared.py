@@ -212,6 +212,7 @@ def _sides(whole: Prepared, last: int) -> tuple[Encoded, Encoded]:
     shards, encoded, work = whole.shards, whole.encoded, whole.work
     places = [numpy.flatnonzero(shard.prompts <= last) for shard in shards]
     block = joined_blocks([shard.select(chosen) for shard, chosen in zip(shards, places, strict=True)])
+    prompts = numpy.concatenate([shard.prompts[chosen] for shard, chosen in zip(shards, places, strict=True)])
     pieces = _pieces(block.rows) if work.kind == "text" else numpy.ones(len(block), dtype=numpy.int64)
     dropped = _report(shards, 0, 0, lambda keys: keys <= last).dropped
     rows = len(pieces) + dropped
@@ -219,7 +220,7 @@ def _sides(whole: Prepared, last: int) -> tuple[Encoded, Encoded]:
     statistics = work.measured(block)
     counts = _totals(shards)
     held = Encoded(
-        work.kind, EncodedRecords([block]), _report(shards, rows, len(block), lambda keys: keys <= last),
+        work.kind, EncodedRecords([block], [prompts]), _report(shards, rows, len(block), lambda keys: keys <= last),
         [*counts.notes, *split_note(len(split), int(split.sum()), work.max_length)], statistics,
     )  # fmt: skip
     ends = numpy.cumsum([0, *(len(shard.block) for shard in shards)])

@@ -23,6 +23,15 @@ class Problem(NamedTuple):
     message: str
 
 
+def each_part(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What data.json says of each source, by its place: `train`, or `train chat` for a part of a mixture."""
+    listed: dict[str, Any] = {}
+    for place, of_place in facts.items():
+        parts = of_place.get("parts")
+        listed |= {f"{place} {label}": of_part for label, of_part in parts.items()} if parts else {place: of_place}
+    return listed
+
+
 @dataclass
 class Report:
     """What became of the rows of a source."""

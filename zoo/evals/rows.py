@@ -10,7 +10,7 @@ from zoo.contract.registry import contributions, manager
 from zoo.data.formats import parse_columns
 from zoo.data.load import DataSet, load
 from zoo.data.sources import open_source
-from zoo.data.sources.named import data_defaults, parts_of
+from zoo.data.sources.named import parts_of, source_defaults
 from zoo.errors import ZooError
 from zoo.evals import Subject
 from zoo.rewards.reward import Reward
@@ -73,7 +73,7 @@ def default_split(data: str, named: Any) -> str:
 
 def reward_for(subject: Subject, text: str, data: str, max_new_tokens: int | None = None) -> Reward:
     """The reward that was named, else the data's own reward. Raises ZooError if there is none."""
-    text = text or str(data_defaults(data, Answering).get("reward") or "")
+    text = text or str(source_defaults(data, Answering).get("reward") or "")
     if not text:
         raise ZooError(
             f"There is no reward that tells whether an answer to {data} is right.",

@@ -63,7 +63,10 @@ class DataOptions:
     """Data"""
 
     data: str = DATA
-    """The training data: a file or folder (jsonl, json, csv, parquet, arrow), a hub dataset, or a named source."""
+    """The training data: a file or folder (jsonl, json, csv, parquet, arrow), a hub dataset, a named source, or a
+    mixture of them: 0.7*chat.jsonl + 0.3*maths.jsonl."""
+    mix_by: Literal["examples", "tokens"] = "examples"
+    """What the weights of a mixture are shares of: the examples, or the tokens."""
     split: str = "train"
     """Split of the data."""
     columns: dict[str, str] | str | None = None

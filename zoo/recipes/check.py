@@ -13,7 +13,7 @@ from typing import Any
 from zoo.cards import described
 from zoo.contract import registry
 from zoo.contract.algorithm import Algorithm
-from zoo.data.sources.named import data_defaults
+from zoo.data.sources.mixture import data_defaults, read_mixture
 from zoo.errors import ZooError, nearest
 from zoo.evals.chosen import MODELS, choose
 from zoo.labelling.options import LabelOptions
@@ -24,6 +24,7 @@ from zoo.options.fields import build, options_of
 from zoo.options.spelling import parse
 from zoo.recipes.fit import DataFit, model_problem
 from zoo.recipes.form import METRIC, StageForm
+from zoo.recipes.keys import DATA
 from zoo.recipes.produced import named_nearest, produced
 from zoo.recipes.schema import REFERENCE, Recipe, Stage, Variant, canonical, references
 from zoo.recipes.structure import metrics_of, written_at
@@ -122,7 +123,7 @@ class _Check:
         except ZooError as error:
             self.problems += [self._told(stage, line) for line in error.message.split("\n")]
             return
-        for key in ("data", "eval_data", "decay_data"):
+        for key in DATA:
             self._data(stage, key, cls.kinds(), vars(resolved.core))
         for key in ("reward", "gold_reward"):
             self._reward(stage, key)
@@ -170,11 +171,17 @@ class _Check:
         source = options[key]
         if source is None:
             return
-        needed_stages = references(source)
-        labelled = bool(needed_stages) and self.variant.stages[needed_stages[0]].label is not None
-        problem = self.data.problem(str(source), kinds, options, labelled=labelled)
-        if problem:
-            self._refuse(stage, key, message=f"the data does not fit {stage.algo}: {problem}")
+        try:
+            parts = read_mixture(str(source), self.data.named)
+        except ZooError as error:
+            self._refuse(stage, key, message=error.message)
+            return
+        for part in parts:
+            needed_stages = references(part.source)
+            labelled = bool(needed_stages) and self.variant.stages[needed_stages[0]].label is not None
+            own = {name: getattr(part, name) or options[name] for name in ("columns", "format", "split")}
+            if problem := self.data.problem(part.source, kinds, own, labelled=labelled):
+                self._refuse(stage, key, message=f"the data does not fit {stage.algo}: {problem}")
 
     def _reward(self, stage: Stage, key: str) -> None:
         """Refuse a reward expression that cannot be read, or that names an unknown reward."""

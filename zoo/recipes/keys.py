@@ -18,10 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from zoo import __version__
+from zoo.data.sources.mixture import read_mixture
 from zoo.options.config import FREE
 from zoo.paths import typed_path
 
-PATHS = ("start", "model", "reference", "critic_model", "judge", "data", "eval_data", "decay_data")
+DATA = ("data", "eval_data", "decay_data")
+"""Options that name data."""
+PATHS = ("start", "model", "reference", "critic_model", "judge", *DATA)
 """Options whose value may be a file or folder."""
 LONGEST_PATH = 1000
 LARGEST_READ = 64 << 20
@@ -43,6 +46,7 @@ def stage_key(
     """
     counted = {key: value for key, value in options.items() if key not in FREE}
     named = [(key, text) for key, value in counted.items() for text in _texts(value)]
+    named += [(key, part.source) for key, text in named if key in DATA for part in read_mixture(text, contributed)]
     texts = [text for _, text in named]
     content = {key: _without_paths(value, made) for key, value in counted.items()}
     files = {text: file_digest(text) for key, text in named if text not in made and _is_local(key, text)}

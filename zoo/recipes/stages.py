@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.contract import registry
-from zoo.data.sources.named import data_defaults
+from zoo.data.sources.mixture import data_defaults
 from zoo.labelling.job import label_data
 from zoo.labelling.options import LabelOptions
 from zoo.models.facts import weights_of

@@ -7,6 +7,7 @@ from typing import Any
 
 from zoo.errors import nearest
 from zoo.recipes.form import METRIC, Claim
+from zoo.recipes.keys import DATA
 from zoo.recipes.schema import Recipe, Stage, Variant, canonical, references
 
 
@@ -86,7 +87,7 @@ def _all_needs(variant: Variant, name: str) -> set[str]:
 
 def _wrong_sort(needed: Stage, keys: tuple[str, ...]) -> str:
     """The message for data in place of a model, or a model in place of data."""
-    wants_data = keys[-1:] in (("data",), ("eval_data",), ("decay_data",))
+    wants_data = bool(keys) and keys[-1] in DATA
     if wants_data and needed.label is None:
         return f"the stage '{needed.name}' makes no data: only a stage with `label` does."
     if keys and not wants_data and keys[0] != "evals" and needed.label is not None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.contract import registry
+from zoo.data.report import each_part
 from zoo.errors import ZooError
 from zoo.evals import mean_score, within_0_and_1
 from zoo.evals.changes import change_of_values
@@ -65,7 +66,7 @@ def content(run: Run) -> dict[str, Any]:
         "triptychs": triptychs(steps),
         "step_count": len(steps),
         "token_costs": token_costs(run.read_json("token-losses.json")),
-        "data": run.read_json("data.json"),
+        "data": each_part(run.read_json("data.json")),
         "options": options(config, run.read_json("origins.json")),
         "environment": run.read_json("environment.json"),
         "command": run.command,

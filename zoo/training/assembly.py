@@ -6,6 +6,7 @@ What writes into the run folder is made last: a run that fails before its folder
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
@@ -41,7 +42,7 @@ from zoo.options.config import AUTO, Resolved
 from zoo.rewards.reward import Reward
 from zoo.runs import Run
 from zoo.terminal import Console
-from zoo.training.datasets import load_data, make_collate, make_loader, sample_answers
+from zoo.training.datasets import load_data, make_collate, make_loader, make_prompts, sample_answers
 from zoo.training.fingerprints import (
     Contents,
     Prints,
@@ -53,6 +54,7 @@ from zoo.training.fingerprints import (
     of_template,
     of_tokenizer,
 )
+from zoo.training.mixing import Mixing
 from zoo.training.online import assembly as online
 from zoo.training.online.experience import Experience
 from zoo.training.online.rollouts import Rollouts
@@ -62,8 +64,9 @@ from zoo.training.roles import make_models, make_reference
 from zoo.training.step.guarding import Keeper
 from zoo.training.step.hooks import prepared_records
 from zoo.training.step.module import PostTraining
+from zoo.training.step.parts import Parts
 from zoo.training.step.timing import Timing
-from zoo.values.records import Records
+from zoo.values.records import Records, first_of_each
 
 RATES = {"lr", "critic_lr", "weight_decay", "adam_beta1", "adam_beta2", "adam_eps"}
 """Options that a checkpoint's optimizer holds too."""
@@ -247,7 +250,7 @@ class Assembly:
                 alone, self.policy, self.source, layout, self.precision, self.say, temperature, self.template.new
             )  # fmt: skip
         self.rewards = online.make_rewards(core, self.plugins, self.device, self.say)
-        self.loader = online.make_prompts(self.records, core, self.rank, self.processes)
+        self.loader = make_prompts(core, self.data, self.records, self.rank, self.processes)
 
     def _say_plan(self, layout: str) -> None:
         core = self.core
@@ -265,6 +268,20 @@ class Assembly:
                 f"A rollout has {prompts} prompts with {core.answers_per_prompt} answers each "
                 f"and serves {each} step{'s' if each > 1 else ''}."
             )
+        if self.data.mixing is not None:
+            self._say_mixture(self.data.mixing)
+
+    def _say_mixture(self, mixing: Mixing) -> None:
+        """How often the run reads each part; data.json has it too."""
+        steps = len(self.loader)
+        if self.online:
+            steps = math.ceil(self.total_steps / (self.core.minibatches * self.core.rollout_epochs))
+        seen = mixing.seen(self.loader, steps)
+        told = ", ".join(f"{label} {of_part}" for label, of_part in seen.items())
+        self.say(f"The mixture, by {self.core.mix_by}: {told}.")
+        for facts in (self.data.facts["train"], self.data.facts.get("decay", {})):
+            for label, of_part in facts.get("parts", {}).items():
+                of_part |= seen[label]._asdict()
 
     @property
     def critic(self) -> torch.nn.Module | None:
@@ -272,10 +289,15 @@ class Assembly:
         return self.models.built("critic").head if "critic" in self.models else None
 
     @property
+    def _labels(self) -> Parts | None:
+        """The parts of a mixture."""
+        return self.data.mixing and self.data.mixing.labels
+
+    @property
     def held_out(self) -> Sequence[dict[str, Any]]:
         """The encoded held-out records; of an online run its held-out prompts."""
         records = self.data.held_out.records if self.data.held_out else []
-        return list(records[: self.core.eval_prompts]) if self.online else records
+        return list(first_of_each(records, self.core.eval_prompts)) if self.online else records
 
     def close(self) -> None:
         """End the processes that rewards run in."""
@@ -294,6 +316,7 @@ class Assembly:
             self.plugins.hook, self.algorithm, self.resolved.algorithm, self.models,
             self.models.built("policy").writer, self.rewards, self.records, self.precision, self.warn, micro_tokens,
             start=self.start, reference_every=self.core.reference_every, timing=timing, run=run, notify=notify,
+            mixed=(self._labels, self.data.held_out_parts),
         )  # fmt: skip
 
     def make_loader(self, rollouts: Rollouts | None) -> StepLoader | Experience:
@@ -308,7 +331,7 @@ class Assembly:
             self.policy, self.models, self.plugins.hook, self.algorithm, self.resolved.algorithm, self.core,
             total_steps=self.total_steps, micro_tokens=self.micro_tokens, critic=self.critic, rollouts=rollouts,
             timing=timing, before_training=before_training, say=self.say, warn=self.warn, guards=self.guards,
-            keeper=keeper, balance=self.balance,
+            keeper=keeper, balance=self.balance, parts=self._labels,
         )  # fmt: skip
         module.new_rates = bool(self.beginning and self.beginning.accepted & RATES)
         return module

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from zoo.contract.registry import PluginManager, contributions
 from zoo.data.encoding.encode import Encoded, default_collate
+from zoo.data.encoding.statistics import Statistics
 from zoo.data.encoding.template import ChatTemplate
-from zoo.data.formats import columns_of
-from zoo.data.load import judge
 from zoo.data.loader import StepLoader, record_tokens
-from zoo.data.prepared import MOST_HELD_OUT, Prepared, prepare
+from zoo.data.prepared import MOST_HELD_OUT, Prepared
 from zoo.data.sources import held_out_split
-from zoo.errors import NoSuchSplit, ZooError
-from zoo.options.checks import FEWEST
+from zoo.data.sources.mixture import Part, labelled, read_mixture
+from zoo.errors import ZooError
+from zoo.options.checks import FEWEST, prompts_in_rollout
 from zoo.options.config import TrainConfig
-from zoo.training.step.schedule import decay_begin
+from zoo.training.mixing import Collate, Mixing
+from zoo.training.reading import Reader, checked, kept_apart
+from zoo.training.step.parts import Parts
 from zoo.values.answers import answers_in
+from zoo.values.records import JoinedRecords, Record, Records, first_of_each
 from zoo.values.types import Answer, Batch
 
 Say = Callable[[str], None]
@@ -37,8 +41,10 @@ class Data:
     train: Encoded
     held_out: Encoded | None
     facts: dict[str, Any]
-    decay: Encoded | None = None
-    """The records of the decay phase, where it has other data."""
+    mixing: Mixing | None = None
+    """How several parts are mixed, those of the decay phase too; None for a single source."""
+    held_out_parts: Parts | None = None
+    """The parts of the held-out records, where there are several."""
 
 
 def load_data(
@@ -48,38 +54,91 @@ def load_data(
 
     kinds: those that the algorithm learns from, the preferred one first.
     """
-    named = contributions(plugins, "sources")
-    options: dict[str, Any] = {
-        "template": template, "columns": columns_of(core.columns), "format": core.format, "strict": core.strict,
-        "named_sources": named, "limit": core.limit, "max_length": core.max_length, "long_rows": core.long_rows,
+    reader = Reader(core, template, contributions(plugins, "sources"))
+    parts = reader.parts("data")
+    kinds = reader.kind_of(parts, kinds)
+    train, held_out, why_none = _split(reader, parts, [reader.read(part, kinds) for part in parts], say)
+    encoded = _told(train, core, say)
+    facts = {"train": _facts(core.data, parts, train)}
+    validated = [checked(data, core.strict) for data in held_out.values()]
+    if held_out:
+        facts["held_out"] = _facts(core.eval_data or core.data, [*held_out], [*held_out.values()])
+    decay = _decay(reader, parts, train[0].kind, facts, say)
+    counts = {part.label: len(of_part) for part, of_part in zip(held_out, validated, strict=True)}
+    _tell_held_out(core, counts, any(data.capped for data in held_out.values()), why_none, say)
+    mixing = Mixing(parts, encoded, core, decay) if decay or len(parts) > 1 else None
+    together = JoinedRecords([of_part.records for of_part in validated]) if len(validated) > 1 else None
+    return Data(
+        _whole(encoded, mixing and mixing.records), _whole(validated, together) if validated else None, facts, mixing,
+        together and Parts([*counts], together.before),
+    )  # fmt: skip
+
+
+def _split(
+    reader: Reader, parts: Sequence[Part], data: Sequence[Prepared], say: Say
+) -> tuple[list[Prepared], dict[Part, Prepared], str]:
+    """What is trained on, and what is held out by its part: --eval-data, or some of each part.
+
+    Where nothing is held out, the text says why.
+    """
+    if evaluation := reader.parts("eval_data"):
+        return [*data], {part: reader.read(part, data[0].kind) for part in evaluation}, ""
+    sides = [reader.held_out(part, of_part) for part, of_part in zip(parts, data, strict=True)]
+    held_out = {
+        part: held for part, (_, held, _) in zip(parts, sides, strict=True) if held and held.encoded.report.rows
     }  # fmt: skip
-    train = prepare(core.data, kinds, split=core.split, **options)
-    train, held_out, why_none = _held_out(core, train, options)
-    for line in train.report.lines():
-        say(line)
-    encoded, facts = _checked(train, core.strict), {"train": _facts(train)}
-    encoded_held_out = None
-    if held_out is not None and held_out.encoded.report.rows:
-        encoded_held_out = _checked(held_out, core.strict)
-        facts["held_out"] = _facts(held_out)
-    for line in encoded.lines():
-        say(line)
-    decay = None
-    if core.decay_data is not None:
-        later = prepare(core.decay_data, train.kind, split=core.split, **options)
-        decay, facts["decay"] = _checked(later, core.strict), _facts(later)
-        for line in [*later.report.lines(), *decay.lines()]:
+    if len(parts) == 1:
+        return [sides[0][0]], held_out, sides[0][2]
+    for part, (_, _, why) in zip(parts, sides, strict=True):
+        if part not in held_out:
+            say(f"Nothing of {part.source} is held out{why}.")
+    shares = [held for train, held, _ in sides if held and train is not held and held.report is train.report]
+    return [kept_apart(train, shares) for train, _, _ in sides], held_out, ""
+
+
+def _told(data: Sequence[Prepared], core: TrainConfig, say: Say) -> list[Encoded]:
+    """The records of each part, with its report printed."""
+    encoded = []
+    for of_part in data:
+        for line in of_part.report.lines():
             say(line)
-    count = len(encoded_held_out) if encoded_held_out else 0
+        encoded.append(checked(of_part, core.strict))
+        for line in encoded[-1].lines():
+            say(line)
+    return encoded
+
+
+def _decay(reader: Reader, first: Sequence[Part], kind: str, facts: dict[str, Any], say: Say) -> Mixing | None:
+    """The parts of the data for the decay phase, where there is some. first: those of the data before it."""
+    parts = labelled([*first, *reader.parts("decay_data")])[len(first) :]
+    if not parts:
+        return None
+    data = [reader.read(part, kind) for part in parts]
+    encoded = _told(data, reader.core, say)
+    facts["decay"] = _facts(str(reader.core.decay_data), parts, data)
+    return Mixing(parts, encoded, reader.core)
+
+
+def _whole(encoded: Sequence[Encoded], records: Records | None) -> Encoded:
+    """All parts as one."""
+    if records is None or len(encoded) == 1:
+        return encoded[0]
+    statistics = Statistics()
+    for of_part in encoded:
+        statistics.merge(of_part.statistics)
+    return replace(encoded[0], records=records, statistics=statistics)
+
+
+def _tell_held_out(core: TrainConfig, counts: Mapping[str, int], capped: bool, why_none: str, say: Say) -> None:
+    """Say how many records are held out of each part. Raises ZooError where options need some and there are none."""
+    count = sum(counts.values())
     if not count:
         _refuse_without_validation(core, why_none)
-    most = f", of {MOST_HELD_OUT:,} prompts, the most that a share holds out" if held_out and held_out.capped else ""
-    say(
-        f"Held out for validation: {count:,} records{most}."
-        if count
-        else f"Nothing is held out{why_none}: no validation."
-    )
-    return Data(encoded, encoded_held_out, facts, decay)
+        say(f"Nothing is held out{why_none}: no validation.")
+        return
+    most = f", of {MOST_HELD_OUT:,} prompts, the most that a share holds out" if capped else ""
+    each = f" ({', '.join(f'{label} {of_part:,}' for label, of_part in counts.items())})" if len(counts) > 1 else ""
+    say(f"Held out for validation: {count:,} records{each}{most}.")
 
 
 def _refuse_without_validation(core: TrainConfig, why: str) -> None:
@@ -94,20 +153,27 @@ def _refuse_without_validation(core: TrainConfig, why: str) -> None:
         )
 
 
-def _checked(data: Prepared, strict: bool) -> Encoded:
-    """The encoded records. Raises ZooError if none is left, or `strict` allows none to be dropped."""
-    encoded = data.encoded
-    if strict:
-        judge(encoded.report, len(encoded.records), strict, data.report)
-    if not encoded.records:
-        raise ZooError(
-            f"No row of {data.name} is left after encoding: {'; '.join(line.strip() for line in encoded.lines())}",
-            f"`zoo data {data.name} --for {data.kind}` shows the rows; --max-length and --long-rows cut may help.",
-        )
-    return encoded
+SUMMED = ("rows", "kept", "dropped", "records", "duplicates")
+"""Numbers of a mixture that are the sums over its parts."""
 
 
-def _facts(data: Prepared) -> dict[str, Any]:
+def _facts(text: str, parts: Sequence[Part], data: Sequence[Prepared]) -> dict[str, Any]:
+    """What data.json says of a source, or of a mixture and its parts."""
+    facts = [_facts_of(of_part) for of_part in data]
+    if len(facts) == 1:
+        return facts[0]
+    listed = {part.label: of_part for part, of_part in zip(parts, facts, strict=True)}
+    prints = "\n".join(f"{label} {of_part['fingerprint']}" for label, of_part in listed.items())
+    return {
+        "source": text,
+        "fingerprint": f"sha256:{hashlib.sha256(prints.encode()).hexdigest()}",
+        **{name: sum(of_part[name] for of_part in facts) for name in SUMMED},
+        "encoded": {name: sum(of_part["encoded"][name] for of_part in facts) for name in ("dropped", "records")},
+        "parts": listed,
+    }
+
+
+def _facts_of(data: Prepared) -> dict[str, Any]:
     return {
         "fingerprint": data.fingerprint,
         "format": data.format,
@@ -116,43 +182,10 @@ def _facts(data: Prepared) -> dict[str, Any]:
     }
 
 
-def _held_out(core: TrainConfig, train: Prepared, options: dict[str, Any]) -> tuple[Prepared, Prepared | None, str]:
-    """What is trained on, and the named data, else the source's own held-out split, else a share of the prompts.
-
-    Where nothing is held out, the text says why.
-    """
-    if core.eval_data:
-        return train, prepare(core.eval_data, train.kind, split=core.split, **options), ""
-    if not core.eval_fraction:
-        return train, None, ""
-    if own := brings_held_out(core, options["named_sources"]):
-        return train, *_own_split(core, train.kind, own, options)
-    if train.report.records < FEWEST:
-        return train, None, f" of fewer than {FEWEST} records"
-    return *train.without_held_out(core.eval_fraction), ""
-
-
-def _own_split(core: TrainConfig, kind: str, split: str, options: dict[str, Any]) -> tuple[Prepared | None, str]:
-    """The source's own held-out rows. Raises ZooError where it has some that cannot be used."""
-    try:
-        return prepare(core.data, kind, split=split, **options), ""
-    except NoSuchSplit as error:
-        return None, f" ({error.message.rstrip('.')})"
-    except ZooError as error:
-        raise ZooError(
-            f"The held-out rows that {core.data} brings cannot be used: {error.message}",
-            f"{error.hint} Or name others with --eval-data, or train without validation: --eval-fraction 0.".strip(),
-        ) from error
-
-
-def _shares(core: TrainConfig, options: dict[str, Any]) -> bool:
-    """Whether a share of the training data is held out, and not a split of the source."""
-    return bool(core.eval_fraction) and not core.eval_data and not brings_held_out(core, options["named_sources"])
-
-
-def brings_held_out(core: TrainConfig, named: Mapping[str, Any]) -> str | None:
-    """The split of the source that is held out where no option names other data; None if it has none."""
-    return None if core.eval_data else held_out_split(core.data, core.split, named)
+def brings_held_out(core: TrainConfig, named: Mapping[str, Any]) -> bool:
+    """Whether a source of the data keeps a split that is held out, as no option names other data."""
+    parts = [] if core.eval_data else read_mixture(core.data, named)
+    return any(held_out_split(part.source, part.split or core.split, named) for part in parts)
 
 
 def make_collate(hook: Any, tokenizer: Any, config: Any, max_length: int) -> Callable[[list[dict[str, Any]]], Batch]:
@@ -166,22 +199,38 @@ def make_collate(hook: Any, tokenizer: Any, config: Any, max_length: int) -> Cal
 
 
 def make_loader(
-    core: TrainConfig, data: Data, records: Sequence[dict[str, Any]], collate: Callable[[list[dict[str, Any]]], Batch],
-    rank: int = 0, processes: int = 1,
+    core: TrainConfig, data: Data, records: Records, collate: Collate, rank: int = 0, processes: int = 1
+) -> StepLoader:
+    """The loader of prepared records."""
+    return _dealt(core, data, records, collate, core.batch_size, core.max_steps, rank, processes)
+
+
+def make_prompts(core: TrainConfig, data: Data, records: Records, rank: int = 0, processes: int = 1) -> StepLoader:
+    """The loader of prompts, a step for each rollout. Raises ZooError where there are too few."""
+
+    def collate(prompts: list[Record]) -> Batch:
+        return Batch(row=torch.tensor([prompt["row"] for prompt in prompts]))
+
+    size = min(prompts_in_rollout(core), len(records))
+    return _dealt(core, data, records, collate, size, None, rank, processes)
+
+
+def _dealt(
+    core: TrainConfig, data: Data, records: Records, collate: Collate, batch_size: int, max_steps: int | None,
+    rank: int, processes: int,
 ) -> StepLoader:  # fmt: skip
-    """The loader of prepared records; in the decay phase it mixes in that phase's own data, if there is some."""
-    loader = StepLoader(
-        records, collate, batch_size=core.batch_size, epochs=core.epochs, max_steps=core.max_steps, seed=core.seed,
-        rank=rank, processes=processes,
+    """A loader that deals each record once an epoch, or as the shares of a mixture say."""
+    if data.mixing is not None:
+        return data.mixing.loader(records, collate, batch_size, max_steps, rank, processes)
+    return StepLoader(
+        records, collate, batch_size=batch_size, epochs=core.epochs, max_steps=max_steps, seed=core.seed, rank=rank,
+        processes=processes,
     )  # fmt: skip
-    if data.decay is not None:
-        loader.switch(data.decay.records, decay_begin(len(loader), core.decay_share), core.decay_mix)
-    return loader
 
 
 def sample_answers(records: Sequence[dict[str, Any]], count: int = 3) -> list[Answer]:
     """A few answers for the layout's self-test, from the shortest of the first records."""
-    shortest = sorted(records[:SAMPLED], key=record_tokens)[:count]
+    shortest = sorted(first_of_each(records, SAMPLED), key=record_tokens)[:count]
     if shortest and isinstance(shortest[0].get("prompt"), torch.Tensor):
         # Prompts have no answers yet: the text of the other prompts stands in for them.
         prompts = [record["prompt"] for record in shortest]

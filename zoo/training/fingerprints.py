@@ -21,6 +21,7 @@ import zoo
 from zoo.cards.kept import sources_behind
 from zoo.contract import registry
 from zoo.contract.plugin_files import is_file_name
+from zoo.data.report import each_part
 from zoo.errors import ZooError
 from zoo.judges.spelled import SELF, is_endpoint
 from zoo.libraries import hub
@@ -175,7 +176,7 @@ class Contents:
 
 def of_data(facts: Mapping[str, Any]) -> Prints:
     """facts: as in data.json."""
-    return {"data": {part: of_it["fingerprint"] for part, of_it in facts.items()}}
+    return {"data": {part: of_it["fingerprint"] for part, of_it in each_part(facts).items()}}
 
 
 def of_template(template: Any) -> Prints:

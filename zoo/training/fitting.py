@@ -202,7 +202,7 @@ class Fitting:
     def _validate(self, batches: list[Batch]) -> dict[str, float]:
         step = self.module.steps_done
         with self._shared_scores():
-            values, cases, losses = validate(self.module, batches)
+            values, cases, losses = validate(self.module, batches, self.assembly.data.held_out_parts)
         if self.assembly.main:
             token_losses.keep(self.run, self.assembly.template, step, losses)
             report.write_cases(self.run, step, cases)

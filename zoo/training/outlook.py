@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from zoo.data.encoding.named import listed, template_args, template_text, wanted
 from zoo.data.formats import columns_of
 from zoo.data.glance import Glance, glance
 from zoo.data.sources import held_out_split
+from zoo.data.sources.mixture import Part, read_mixture
 from zoo.errors import ZooError, nearest
 from zoo.evals import Eval
 from zoo.evals.chosen import choose
@@ -126,7 +128,7 @@ class _Look:
         self.resolved, self.core, self.cls, self.resumed = resolved, resolved.core, cls, resumed
         self.outlook, self.problems = Outlook(), list[ZooError]()
         self.found: Found | None = None
-        self.seen: Glance | None = None
+        self.seen: list[tuple[Part, Glance | None]] = []
         self.roles: tuple[str, ...] = ()
         self.template: str | None = None
 
@@ -245,7 +247,8 @@ class _Look:
     def _data(self) -> None:
         check_decay(self.core, self.cls)
         self.seen = self._glance("data", self.core.data, self.cls.kinds())
-        kinds = (self.seen.kind,) if self.seen else self.cls.kinds()
+        first = self.seen[0][1]
+        kinds = (first.kind,) if first else self.cls.kinds()
         for name in ("eval_data", "decay_data"):
             if getattr(self.core, name):
                 self._try(lambda name=name: self._more_data(name, kinds))  # type: ignore[misc]
@@ -253,18 +256,20 @@ class _Look:
     def _more_data(self, what: str, kinds: tuple[str, ...]) -> None:
         self._glance(what, getattr(self.core, what), kinds)
 
-    def _glance(self, what: str, source: str, kinds: tuple[str, ...]) -> Glance | None:
-        core, sources = self.core, registry.contributions(registry.manager(), "sources")
-        seen = glance(
-            source, kinds, split=core.split, columns=columns_of(core.columns), format=core.format, limit=core.limit,
-            strict=core.strict, named_sources=sources,
-        )  # fmt: skip
-        if seen is None:
-            self.outlook.facts[what] = f"{source}: a data set of the hub, which is read when the run starts"
-            return None
-        rows = "an unknown number of" if seen.rows is None else f"{'' if seen.exact else 'about '}{seen.rows:,}"
-        self.outlook.facts[what] = f"{seen.name}: {rows} records of kind {seen.kind}, read as {seen.format}"
+    def _glance(self, what: str, text: str, kinds: tuple[str, ...]) -> list[tuple[Part, Glance | None]]:
+        """The first rows of each part of the data; None for a data set of the hub."""
+        parts = read_mixture(text, registry.contributions(registry.manager(), "sources"))
+        seen = [(part, self._glance_at(part, kinds)) for part in parts]
+        self.outlook.facts[what] = "; ".join(_told(*one) for one in seen)
         return seen
+
+    def _glance_at(self, part: Part, kinds: tuple[str, ...]) -> Glance | None:
+        core, sources = self.core, registry.contributions(registry.manager(), "sources")
+        return glance(
+            part.source, kinds, split=part.split or core.split, columns=columns_of(part.columns or core.columns),
+            format=part.format or core.format, limit=part.limit or core.limit, strict=core.strict,
+            named_sources=sources,
+        )  # fmt: skip
 
     # -- what is named -------------------------------------------------------------------------------------------
 
@@ -355,13 +360,18 @@ class _Look:
         self.outlook.facts["steps"] = text
 
     def _trained_records(self) -> int | None:
-        """The number of training records, without the held-out ones."""
-        core, rows = self.core, self.seen.rows if self.seen else None
+        """The number of training records in an epoch, without the held-out ones."""
+        counts = [self._trained_of(part, seen.rows if seen else None) for part, seen in self.seen]
+        known = [count for count in counts if count is not None]
+        return round(sum(known)) if known and len(known) == len(counts) else None
+
+    def _trained_of(self, part: Part, rows: int | None) -> Fraction | None:
         if rows is None:
             return None
-        own = held_out_split(core.data, core.split, registry.contributions(registry.manager(), "sources"))
+        core, sources = self.core, registry.contributions(registry.manager(), "sources")
+        own = held_out_split(part.source, part.split or core.split, sources)
         shared = core.eval_fraction and not core.eval_data and own is None and rows >= FEWEST
-        return max(1, rows - round(core.eval_fraction * rows)) if shared else rows
+        return part.repeats * (max(1, rows - round(core.eval_fraction * rows)) if shared else rows)
 
     def _steps_of(self, records: int) -> int:
         core = self.core
@@ -372,7 +382,18 @@ class _Look:
 
     def _tokens_of_an_example(self) -> float | None:
         """None for an online algorithm: its answers are not written yet."""
-        if self.seen is None or self.cls.online():
+        glances = [seen for _, seen in self.seen if seen]
+        if not glances or self.cls.online():
             return None
         folder = self.found.source.folder if self.found else None
-        return min(self.seen.characters * tokens_a_character(folder, list(self.seen.texts())), self.core.max_length)
+        texts = [text for seen in glances for text in seen.texts()]
+        characters = sum(seen.characters for seen in glances) / len(glances)
+        return min(characters * tokens_a_character(folder, texts), self.core.max_length)
+
+
+def _told(part: Part, seen: Glance | None) -> str:
+    """What the first rows of a part tell."""
+    if seen is None:
+        return f"{part.source}: a data set of the hub, which is read when the run starts"
+    rows = "an unknown number of" if seen.rows is None else f"{'' if seen.exact else 'about '}{seen.rows:,}"
+    return f"{seen.name}: {rows} records of kind {seen.kind}, read as {seen.format}"

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from zoo.cards import described, real
 from zoo.contract import registry
-from zoo.data.sources.named import data_defaults
+from zoo.data.sources.mixture import data_defaults
 from zoo.errors import ZooError
 from zoo.libraries.quiet import quiet_libraries
 from zoo.models.facts import weights_of

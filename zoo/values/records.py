@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -153,3 +155,49 @@ def rows_of(records: Sequence[Record]) -> numpy.ndarray[Any, Any]:
     if isinstance(records, Records):
         return records.column("row")
     return column_of(record.get("row") for record in records)
+
+
+def first_of_each(records: Sequence[Record], count: int) -> Sequence[Record]:
+    """The first `count` records; of joined ones the first of each part, of all about as many."""
+    if not isinstance(records, JoinedRecords):
+        return records[:count]
+    turns = itertools.zip_longest(*(range(*bounds) for bounds in itertools.pairwise(records.starts)))
+    places = [place for turn in itertools.islice(turns, count) for place in turn if place is not None]
+    return ChosenRecords(records, numpy.array(sorted(places[:count]), dtype=numpy.int64))
+
+
+class JoinedRecords(LazyRecords):
+    """Several records one after another. Rows go on counting: each row number stands for one row of one part.
+
+    Raises ValueError for records without `row`.
+    """
+
+    def __init__(self, parts: Sequence[Sequence[Record]]):
+        self.parts = [ListedRecords.of(part) for part in parts]
+        rows = [part.column("row") for part in self.parts]
+        if any(numpy.isnan(numbers).any() for numbers in rows):
+            raise ValueError("Records without a row cannot be joined.")
+        last = [int(numbers.max(initial=0)) for numbers in rows]
+        self.before = list(itertools.accumulate(last, initial=0))[:-1]
+        """The number that is added to the rows of each part."""
+        self.starts = list(itertools.accumulate(map(len, self.parts), initial=0))
+        """The place of each part's first record; the last is the number of all."""
+
+    def __len__(self) -> int:
+        return self.starts[-1]
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return ChosenRecords(self, range(len(self))[index])
+        place = range(len(self))[index]
+        part = bisect.bisect_right(self.starts, place) - 1
+        record = self.parts[part][place - self.starts[part]]
+        return {**record, "row": record["row"] + self.before[part]}
+
+    def column(self, name: str) -> numpy.ndarray[Any, Any]:
+        columns = [part.column(name) for part in self.parts]
+        if name == "row":
+            return numpy.concatenate([numbers + before for numbers, before in zip(columns, self.before, strict=True)])
+        if any(column.dtype == object for column in columns):
+            columns = [numpy.where(column != column, None, column.astype(object)) for column in columns]
+        return numpy.concatenate(columns)

@@ -37,7 +37,7 @@ READERS: dict[str, Callable[[Path, str], Iterator[Line]]] = {
     ".arrow": lambda path, split: read_arrow(path),
 }
 _PACKED = (".jsonl", ".json", ".csv", ".tsv")
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.+-]+)?")
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.+-]+)?")
 
 
 @dataclass
@@ -228,7 +228,7 @@ def is_on_hub(source: str, named_sources: NamedSources | None = None) -> bool:
 
 def _looks_like_hub(name: str, path: Path) -> bool:
     """Whether a name that is not a path can be a hub data set; in an existing folder it is a misspelt file."""
-    return bool(_HUB_NAME.fullmatch(name)) and not file_type(path) and not path.parent.is_dir()
+    return bool(HUB_NAME.fullmatch(name)) and not file_type(path) and not path.parent.is_dir()
 
 
 def _open_hub(name: str, split: str) -> Source:

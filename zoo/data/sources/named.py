@@ -54,10 +54,10 @@ class Anyone(Algorithm):
 
 def data_model(source: str, otherwise: str, algorithm: type[Algorithm] = Anyone) -> str:
     """The model that a source provides for its own words, else `otherwise`."""
-    return str(data_defaults(source, algorithm).get("model", otherwise))
+    return str(source_defaults(source, algorithm).get("model", otherwise))
 
 
-def data_defaults(source: str, algorithm: type[Algorithm]) -> dict[str, Any]:
+def source_defaults(source: str, algorithm: type[Algorithm]) -> dict[str, Any]:
     """The options of the core that a named source sets for an algorithm; empty for other sources."""
     name, part = parts_of(source)
     if "/" in name or "\\" in name:

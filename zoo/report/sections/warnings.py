@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from zoo.data.report import each_part
 from zoo.numbers import decimal
 from zoo.report.plots.series import Series
 from zoo.report.sections.alarms import LENGTH_RATIO, alarms
@@ -40,7 +41,9 @@ def run_warnings(run: Run, series: Series, samples: Sequence[Row]) -> list[str]:
         warnings.append(
             f"Resumed after step {change['step']}: {what} was {change['was']}, and is {change['is']} since."
         )
-    warnings += [f"{part}: {_dropped(facts)}" for part, facts in run.read_json("data.json").items() if _dropped(facts)]
+    warnings += [
+        f"{part}: {_dropped(facts)}" for part, facts in each_part(run.read_json("data.json")).items() if _dropped(facts)
+    ]
     return warnings
 
 

@@ -14,7 +14,7 @@ from zoo.data.loader import StepLoader
 from zoo.models.precision import autocast
 from zoo.models.reference_cache import architecture, fingerprint
 from zoo.models.roles import Policy
-from zoo.options.checks import names_in, prompts_in_rollout
+from zoo.options.checks import names_in
 from zoo.options.config import TrainConfig
 from zoo.paths import cache_folder
 from zoo.rewards.reward import Reward
@@ -79,15 +79,6 @@ def make_rewards(core: TrainConfig, plugins: PluginManager, device: torch.device
     options: dict[str, Any] = {"out": core.out, "device": device, "say": say}
     options |= {"timeout": core.reward_timeout, "max_new_tokens": core.max_new_tokens}
     return {which: Reward(text, named, **options) for which, text in texts.items() if text}
-
-
-def make_prompts(records: Sequence[dict[str, Any]], core: TrainConfig, rank: int = 0, processes: int = 1) -> StepLoader:
-    """The loader of prompts, a step for each rollout. Raises ZooError where there are too few."""
-    return StepLoader(
-        records, lambda records: Batch(row=torch.tensor([record["row"] for record in records])),
-        batch_size=min(prompts_in_rollout(core), len(records)), epochs=core.epochs, seed=core.seed, rank=rank,
-        processes=processes,
-    )  # fmt: skip
 
 
 def make_experience(prompts: StepLoader, roll: Roll, core: TrainConfig) -> Experience:

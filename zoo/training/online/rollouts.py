@@ -30,6 +30,7 @@ from zoo.rewards.reward import Reward
 from zoo.rollout.writer import Writer
 from zoo.runs import Run
 from zoo.training.online.scores import SHOWN, Scores, Seen, Unrewarded, mean, shared_scores
+from zoo.training.step.parts import Parts
 from zoo.training.step.timing import GENERATION, REWARD, ROLLOUT, Timing
 from zoo.values.records import rows_of
 from zoo.values.types import Answers, Batch
@@ -65,7 +66,8 @@ class Rollouts:
     rewards: the one trained on and maybe the gold one, as "reward" and "gold"; prompts: all encoded prompts for
     training; micro_tokens: gives the tokens of one forward pass, as the steps have them; start: what validation
     measures the distance from; reference_every: optimizer steps after which the reference becomes the policy, 0 for
-    never; run: where samples go, None for nowhere; notify: called with (event, **facts) for the listeners.
+    never; run: where samples go, None for nowhere; notify: called with (event, **facts) for the listeners; mixed: the
+    parts of a mixture, in training and held out.
     """
 
     def __init__(
@@ -86,12 +88,14 @@ class Rollouts:
         timing: Timing | None = None,
         run: Run | None = None,
         notify: Callable[..., None] = lambda event, **facts: None,
+        mixed: tuple[Parts | None, Parts | None] = (None, None),
     ):
         self.hook, self.algorithm, self.config, self.models, self.writer = hook, algorithm, config, models, writer
         self.rewards, self.prompts, self.precision, self.say = rewards, prompts, precision, say
         self.records = RecordsByRow(prompts)
         self.micro_tokens, self.start, self.reference_every = micro_tokens, start, reference_every
         self.timing, self.run, self.notify = timing or Timing(), run, notify
+        self.mixed, self.held_out_mixed = mixed
         self._renewed = 0
         self._snapshot: Snapshot | None = None
         self.metrics: dict[str, float] = {}
@@ -107,7 +111,7 @@ class Rollouts:
         with self._timed(), self.rolling(iteration):
             batch = self.hook.rollout(prompts=records, models=self.models, config=self.config, score=self._score)
             self._check(batch)
-            self.metrics = {**self._seen.metrics(), **self._gap()}
+            self.metrics = {**self._seen.metrics(), **self._of_parts(), **self._gap()}
         self._watch(step, judged)
         return batch
 
@@ -208,6 +212,13 @@ class Rollouts:
         return shared_scores(self.rewards[which], answers, records, self.writer)
 
     # -- metrics -------------------------------------------------------------------------------------------------------
+
+    def _of_parts(self) -> dict[str, float]:
+        """The mean reward of each part of a mixture."""
+        if self.mixed is None or not self._seen.rewarded:
+            return {}
+        rows = [answer.row for answer in self._seen.answers]
+        return self.mixed.means({"rollout/reward": self._seen.values}, rows)
 
     def _gap(self) -> dict[str, float]:
         """Mean |Δ| per token between the log-probs of the engine and those that the trainer computes.

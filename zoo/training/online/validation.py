@@ -52,7 +52,11 @@ def validate(rollouts: Rollouts, prompts: Sequence[dict[str, Any]], step: int) -
         rollouts.keep("held-out", f"step {step}", samples)
         rollouts.say(_line(samples[0]))
     rollouts.algorithm.load_state(state)
-    return {f"val/{name}": mean(column) for name, column in columns.items()}
+    values = {f"val/{name}": mean(column) for name, column in columns.items()}
+    if rollouts.held_out_mixed is not None:
+        of_parts = {f"val/{name}": column for name, column in columns.items()}
+        values |= rollouts.held_out_mixed.means(of_parts, [answer.row for answer in answers])
+    return values
 
 
 def _line(sample: dict[str, Any]) -> str:

@@ -28,6 +28,7 @@ from zoo.randomness import part_ways, restore_rng, rng_state
 from zoo.training.step.gradients import reached, total_norm
 from zoo.training.step.guarding import Guarding, Keeper, Part
 from zoo.training.step.hooks import Hooks
+from zoo.training.step.parts import Parts
 from zoo.training.step.schedule import lr_factor, make_optimizer
 from zoo.training.step.sums import Sums
 from zoo.training.step.timing import TRAINING, Timing
@@ -59,7 +60,7 @@ class PostTraining(lightning.LightningModule):
     rollouts: of an online run; their numbers stand in the first row of a rollout, their state in checkpoints.
     before_training: called once, on the device, before anything is scored in this process. guards: look at each step
     before it is taken; keeper: keeps the rows they object to, and gives the checkpoint for a rollback. balance:
-    of the routers of a mixture of experts.
+    of the routers of a mixture of experts; parts: of a mixture of data.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class PostTraining(lightning.LightningModule):
         *, total_steps: int, micro_tokens: int, critic: torch.nn.Module | None = None, rollouts: Rolling | None = None,
         timing: Timing | None = None, before_training: Callable[[], None] = lambda: None,
         say: Callable[[str], None] = print, warn: Callable[[str], None] | None = None, guards: Guards | None = None,
-        keeper: Keeper | None = None, balance: Balance | None = None,
+        keeper: Keeper | None = None, balance: Balance | None = None, parts: Parts | None = None,
     ):  # fmt: skip
         super().__init__()
         self.automatic_optimization = False
@@ -82,7 +83,7 @@ class PostTraining(lightning.LightningModule):
         self.say, self.warn = say, warn or say
         self.tokens_seen = 0.0
         self.timing = timing or Timing()
-        self.balance = balance
+        self.balance, self.mixed = balance, parts
         self.step_metrics: dict[str, float] = {}
         self.parts: list[Part] = []
         """Of the present step."""
@@ -188,6 +189,8 @@ class PostTraining(lightning.LightningModule):
             self.parts.append((part, Loss(loss.values.detach(), loss.weights.detach())))
             tokens = torch.tensor(sum(len(answer) for answer in answers_in(part)))
             sums.add({"loss": (loss.numerator, loss.denominator), **metric_sums(loss.metrics)})
+            if self.mixed is not None:
+                sums.add(self.mixed.sums(loss, part))
             sums.add({"tokens": (tokens, torch.tensor(0))})
             sums.add(_moved(self.learners, loss.trains))
             balance = self._balance(loss, part, sums)

@@ -11,6 +11,7 @@ from zoo.data.loader import micro_batches
 from zoo.libraries.trainer import step_arithmetic
 from zoo.randomness import restore_rng, rng_state
 from zoo.training.step.module import PostTraining, out_of_memory
+from zoo.training.step.parts import Parts
 from zoo.training.step.sums import Sums, add_cases, case_values, cases_of_all
 from zoo.training.step.token_losses import SHOWN, Costs, answers_of, costs_of
 from zoo.values.types import Answer, Answers, Batch, metric_sums
@@ -30,8 +31,8 @@ class Validation(NamedTuple):
 
 
 @torch.no_grad()
-def validate(module: PostTraining, batches: Iterable[Batch]) -> Validation:
-    """Loss and metrics over held-out batches; the algorithm's own state is left as it was."""
+def validate(module: PostTraining, batches: Iterable[Batch], mixed: Parts | None = None) -> Validation:
+    """Loss and metrics over held-out batches; the algorithm's own state is left as it was. mixed: their parts."""
     sums, state, rng = Sums(), module.algorithm.state(), rng_state()
     cases: Cases = {}
     token_losses: list[tuple[Answer, list[float | None]]] = []
@@ -41,7 +42,7 @@ def validate(module: PostTraining, batches: Iterable[Batch]) -> Validation:
         for batch in batches:
             moved = batch.to(module.device)
             shown = answers_of(moved)[: SHOWN - len(token_losses)]
-            of_batch, cases_of_batch, costs = _evaluated(module, moved, shown)
+            of_batch, cases_of_batch, costs = _evaluated(module, moved, shown, mixed)
             sums.add(of_batch.pairs)
             add_cases(cases, cases_of_batch)
             token_losses += [(answer, costs[id(answer)]) for answer in shown if id(answer) in costs]
@@ -54,7 +55,9 @@ def validate(module: PostTraining, batches: Iterable[Batch]) -> Validation:
     return Validation(values, cases, token_losses)
 
 
-def _evaluated(module: PostTraining, batch: Batch, shown: Answers) -> tuple[Sums, Cases, Costs]:
+def _evaluated(
+    module: PostTraining, batch: Batch, shown: Answers, mixed: Parts | None
+) -> tuple[Sums, Cases, Costs]:  # fmt: skip
     """One batch: sums, cases, and the token losses of the shown answers; out of memory, it is halved and done again."""
     while True:
         sums, parts = Sums(), micro_batches(batch, module.micro_tokens, module.algorithm.measured)
@@ -65,6 +68,7 @@ def _evaluated(module: PostTraining, batch: Batch, shown: Answers) -> tuple[Sums
             for part in parts:
                 loss = module.hooks.loss(part, module.steps_done)
                 sums.add({"loss": (loss.numerator, loss.denominator), **metric_sums(loss.metrics)})
+                sums.add(mixed.sums(loss, part) if mixed else {})
                 add_cases(cases, {**case_values(loss.metrics, len(part)), **_lengths(part)})
                 costs |= costs_of(part, loss, shown)
             return sums, cases, costs
