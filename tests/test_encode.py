@@ -491,6 +491,6 @@ def test_many_rows_are_tokenised_in_few_calls(template, monkeypatch):
         def __getattr__(self, name):
             return getattr(inner, name)
 
-    monkeypatch.setattr(template.tokens, "tokenizer", Counting())
+    monkeypatch.setattr(template.tokens.segments, "tokenizer", Counting())
     encode(numbered(*(asked(f"Number {k}?", f"It is {k}.") for k in range(300))), "demonstration", template)
     assert 0 < len(calls) < 10

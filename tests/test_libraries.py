@@ -278,6 +278,13 @@ def added_tokens_are_words(patch):
     patch.setattr(fast, "decode", lambda one, ids, skip_special_tokens=False, **more: former(one, ids, **more))
 
 
+def called_in_capitals(patch):
+    from transformers import PreTrainedTokenizerFast as fast
+
+    former = fast._encode_plus
+    patch.setattr(fast, "_encode_plus", lambda one, text, **more: former(one, [t.upper() for t in text], **more))
+
+
 def grows_by_one_more(patch):
     former = llama().resize_token_embeddings
     patch.setattr(llama(), "resize_token_embeddings", lambda model, rows, **more: former(model, rows + 1, **more))
@@ -470,6 +477,7 @@ CHANGES = {
     "a_template_is_rendered": (template_option_renamed, "it rendered"),
     "a_tokenizer_may_be_given_a_padding_token": (padding_from_the_start, "a tokenizer without one has 0"),
     "tokens_can_be_added": (added_tokens_are_words, "and the text is '<x> <y>'"),
+    "the_tokenizer_inside_gives_the_same": (called_in_capitals, "the ids are"),
     "vocabularies_can_grow": (grows_by_one_more, "embed_tokens has 19 rows"),
     "rows_of_new_tokens_are_trained": (rows_left_out, "groups of rows are trained"),
     "adapters_can_be_switched_off": (adapters_stay_on, "differs from before"),

@@ -1,9 +1,13 @@
 """Text to ids that can be cut: a prompt has the same ids alone and before an answer, on any tokenizer."""
 
+import random
+
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from zoo.data.encoding import segments
+from zoo.data.encoding.segments import Segments
 from zoo.data.encoding.tokens import TextTokenizer
 
 CORPUS = ["the answer is four and the question was two", "what is the sum of two and two ?", "user assistant\n\n"] * 20
@@ -38,6 +42,24 @@ def spaced(scheme):
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", additional_special_tokens=["<|turn|>"]
     )
+
+
+def prepended():
+    """Llama-like: the space is put there before the text is taken apart, and the model sees no words."""
+    fast = spaced("never")
+    fast.backend_tokenizer.pre_tokenizer = None
+    fast.backend_tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    return fast
+
+
+def words():
+    """BERT-like: lower case, and `##` before what continues a word."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(show_progress=False, vocab_size=300, special_tokens=["<unk>", *SPECIALS])
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
 
 
 TOKENIZERS = {"byte-level": byte_level, "first": lambda: spaced("first"), "always": lambda: spaced("always")}
@@ -115,10 +137,53 @@ def test_a_tokenizer_that_wants_no_bos_gets_none():
 def test_a_tokenizer_without_offsets_is_cut_by_parts(tokens, monkeypatch):
     text, places = "<|turn|>what<|turn|>the answer is four", [len("<|turn|>what<|turn|>")]
     fast = tokens.cut([text], [places])[0]
-    monkeypatch.setattr(TextTokenizer, "_encodings", lambda self, texts: [None] * len(texts))
+    monkeypatch.setattr(TextTokenizer, "_cut_whole", lambda self, texts, *others: [None] * len(texts))
     parts = tokens.cut([text], [places])[0]
     assert parts.positions == fast.positions
     assert tokens.tokenizer.decode(parts.ids[parts.positions[0] :]).strip() == "the answer is four"
+
+
+IN_SEGMENTS = {**TOKENIZERS, "never": lambda: spaced("never"), "prepended": prepended, "words": words}
+PIECES = [
+    "the", "answer", " is", "four", " ", "  ", "\n", "\n\n", "\t", "é", "日本", "🙂", "x=1", "?", "▁", "Und", "\u3000",
+    "</s>", "<|turn|>", "<|turn|>", "<|turn|>user\n", "<|turn|>assistant\n",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", IN_SEGMENTS)
+def test_texts_in_segments_are_the_whole_texts(name):
+    """Ids, and where texts can be cut, are equal to those of a tokenizer that takes nothing apart."""
+    source = random.Random(name)
+    tokenizer = IN_SEGMENTS[name]()
+    fast, plain = TextTokenizer(tokenizer), TextTokenizer(tokenizer)
+    plain.segments = Segments(plain.tokenizer, split=False)
+    assert fast.segments.cutting and not plain.segments.cutting
+    texts = ["".join(source.choices(PIECES, k=source.randint(0, 30))) for _ in range(300)]
+    cuts = [sorted({source.randint(0, len(text)) for _ in range(source.randint(1, 5))}) for text in texts]
+    assert fast.ids(texts) == plain.ids(texts) == [plain.ids([text])[0] for text in texts]
+    assert fast.cut(texts, cuts) == plain.cut(texts, cuts)
+
+
+def test_what_stands_in_many_texts_is_tokenised_once(monkeypatch):
+    tokens, read = TextTokenizer(byte_level()), []
+    monkeypatch.setattr(segments, "ids_of", lambda tokenizer, texts: read.extend(texts) or [[1]] * len(texts))
+    tokens.cut(["a<|turn|>b<|turn|>c", "a<|turn|>b<|turn|>d"], [[18], [18]])
+    assert sorted(read) == ["a", "a", "b", "b", "c", "d"]
+
+
+def test_a_token_that_takes_the_space_beside_it_leaves_texts_whole():
+    fast = byte_level()
+    fast.add_tokens([AddedToken("<|end|>", rstrip=True, normalized=False, special=True)], special_tokens=True)
+    assert not Segments(fast).cutting
+    assert Segments(fast).ids(["a<|end|> a"]) == [fast("a<|end|> a", add_special_tokens=False)["input_ids"]]
+
+
+def test_what_a_call_left_in_the_tokenizer_changes_nothing():
+    fast = byte_level()
+    fast.pad_token = fast.eos_token
+    before = TextTokenizer(fast).ids(["the answer is four", "two"])
+    fast(["the answer is four", "two"], padding=True, truncation=True, max_length=2)
+    assert TextTokenizer(fast).ids(["the answer is four", "two"]) == before
 
 
 def test_special_tokens_written_out_are_found(tokens):

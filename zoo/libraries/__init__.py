@@ -7,6 +7,7 @@
     attention.py     transformers: attention functions and masks
     architecture.py  transformers: the parts of a model: backbone, heads, what its configuration says
     pretrained.py    transformers: loading, saving, GGUF, chat templates
+    tokenizing.py    transformers: the fast tokenizer inside a tokenizer
     vocabulary.py    transformers: rows of the vocabulary, and more of them
     adapters.py      peft: LoRA around a model, and the model inside
     trainer.py       lightning: the Trainer, its strategy, checkpoints and loggers

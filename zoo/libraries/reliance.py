@@ -21,12 +21,21 @@ from zoo.libraries import releases
 
 MODULES = {
     "torch": ("arithmetic",),
-    "transformers": ("caches", "attention", "architecture", "heads", "experts", "pretrained", "vocabulary"),
+    "transformers": (
+        "caches",
+        "attention",
+        "architecture",
+        "heads",
+        "experts",
+        "pretrained",
+        "tokenizing",
+        "vocabulary",
+    ),
     "peft": ("adapters",),
     "lightning": ("trainer", "precision", "cluster", "meeting"),
     "datasets": ("tables",),
     "huggingface-hub": ("hub",),
-}
+}  # fmt: skip
 """The modules of this package that use a library's internals."""
 
 

@@ -16,6 +16,7 @@ from datetime import date, datetime, time
 from typing import Any, NamedTuple
 
 from zoo.data.encoding.messages import called, reasoning_of, with_text_arguments
+from zoo.data.encoding.segments import pattern
 from zoo.data.encoding.tokens import TextTokenizer
 from zoo.data.kinds import Message
 from zoo.data.row_errors import RowError, shorten
@@ -89,13 +90,13 @@ class Renderer:
         """The words of the template, among them the variables that it reads."""
         self._refuse_unread()
         self._tail = self._after_answer()
-        match = TextTokenizer.pattern(tokens.added).search(self._tail)
+        match = pattern(tokens.added).search(self._tail)
         self.end_of_turn: str | None = match.group() if match else None
         """The token that ends a turn, as text; None if the template writes none."""
         self._tail_end = match.end() if match else 0
         if self.end_of_turn:
             tokens.count_as_special(self.end_of_turn)
-        controls = TextTokenizer.pattern(tokens.specials).pattern
+        controls = pattern(tokens.specials).pattern
         self._ending = re.compile(rf"({controls})(?:\s|{controls})*\Z")
 
     def text(self, messages: list[Message], extras: Extras = BARE, asking: bool = False) -> str:

@@ -52,6 +52,7 @@ class ChatTemplate:
                 "Set eos_token in the model folder's tokenizer_config.json.",
             )
         self.tokenizer = tokenizer
+        self._eos = tokenizer.eos_token_id
         self.notes: list[str] = []
         """Sentences on what was decided for all rows."""
         if template == NONE and args:
@@ -203,7 +204,7 @@ class ChatTemplate:
 
     def _answer(self, rendered: Rendered, places: list[int], cut: Cut) -> tuple[PlainAnswer, list[int]]:
         position = dict(zip(places, cut.positions, strict=True))
-        start, eos = position[rendered.prompt], self.tokenizer.eos_token_id
+        start, eos = position[rendered.prompt], self._eos
         completion = cut.ids[start:]
         if not rendered.closed and completion[-1:] != [eos]:
             completion = [*completion, eos]

@@ -7,10 +7,12 @@ cut. If a token crosses a cut (`the answ` + `er is`), the parts are tokenised se
 
 from __future__ import annotations
 
-import re
-from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
+
+from zoo.data.encoding.segments import Located, Segments, pattern
+from zoo.libraries.tokenizing import ids_of
 
 
 class Cut(NamedTuple):
@@ -33,19 +35,15 @@ class TextTokenizer:
         self.specials = {text for text, number in self.added.items() if number in self.special_ids}
         self.rowless: frozenset[str] = getattr(tokenizer, "rowless", frozenset())
         """Tokens that the model has no rows for."""
-        self._special = self.pattern(self.specials)
-        self._newline = self._plain("\n")
-
-    @staticmethod
-    def pattern(texts: Iterable[str]) -> re.Pattern[str]:
-        """A pattern that matches any of the texts, the longest first, and nothing if there are none."""
-        return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or "(?!)")
+        self.segments = Segments(tokenizer)
+        self._special = pattern(self.specials)
+        self._newline = self._plain(["\n"])[0]
 
     def count_as_special(self, text: str) -> None:
         """Treat an added token as special, although the tokenizer does not mark it as such."""
         self.specials.add(text)
         self.special_ids.add(self.added[text])
-        self._special = self.pattern(self.specials)
+        self._special = pattern(self.specials)
 
     def special_in(self, text: str) -> str | None:
         """The first special token written out in a text."""
@@ -54,9 +52,7 @@ class TextTokenizer:
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of whole texts, int [T] each, with one BOS at the start if the tokenizer wants one."""
-        # Tokenizers raise for an empty list.
-        encoded = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
-        return [self._with_bos(ids) for ids in encoded]
+        return [self._with_bos(ids) for ids in self.segments.ids(texts)]
 
     def cut(self, texts: Sequence[str], cuts: Sequence[Sequence[int]]) -> list[Cut]:
         """The ids of texts, cut at characters. The first cut of each text ends its prompt; cuts are in ascending order.
@@ -64,65 +60,66 @@ class TextTokenizer:
         The ids before the first cut are the ids of the prompt alone.
         """
         heads = [text[: places[0]] for text, places in zip(texts, cuts, strict=True)]
-        # A pair shares its prompt, and a conversation has the same text as its last answer: each is tokenised once.
         prompts = dict(zip(dict.fromkeys(heads), self.ids(list(dict.fromkeys(heads))), strict=True))
-        encodings = dict(zip(dict.fromkeys(texts), self._encodings(list(dict.fromkeys(texts))), strict=True))
-        result = []
-        for text, places, head in zip(texts, cuts, heads, strict=True):
-            encoding = encodings[text]
-            whole = None if encoding is None else self._cut_whole(text, places, prompts[head], encoding)
-            result.append(whole or self._cut_parts(text, places, prompts[head]))
-        return result
+        before = [prompts[head] for head in heads]
+        whole = self._cut_whole(texts, cuts, before) if self.tokenizer.is_fast else [None] * len(texts)
+        crossed = [i for i, cut in enumerate(whole) if cut is None]
+        parts = self._cut_parts(*([of[i] for i in crossed] for of in (texts, cuts, before)))
+        return [cut or next(parts) for cut in whole]
 
-    def _encodings(self, texts: Sequence[str]) -> Sequence[Any]:
-        """The fast tokenizer's own results, which hold the character offsets of tokens; None for a slow tokenizer."""
-        if not texts or not self.tokenizer.is_fast:
-            return [None] * len(texts)
-        return self.tokenizer(list(texts), add_special_tokens=False).encodings
+    def _cut_whole(
+        self, texts: Sequence[str], cuts: Sequence[Sequence[int]], prompts: Sequence[list[int]]
+    ) -> list[Cut | None]:
+        """Texts tokenised at once; None for those with a token that crosses a cut."""
+        inner = [[place for place in places[1:] if place < len(text)] for text, places in zip(texts, cuts, strict=True)]
+        located = self.segments.located(texts, inner)
+        return [self._joined(*of) for of in zip(located, map(len, cuts), prompts, strict=True)]
 
-    def _cut_whole(self, text: str, places: Sequence[int], prompt: list[int], encoding: Any) -> Cut | None:
-        """The text tokenised at once, or None if a token crosses a cut."""
-        ids = self._with_bos(encoding.ids)
-        if ids[: len(prompt)] != prompt:
+    def _joined(self, located: Located, cuts: int, prompt: list[int]) -> Cut | None:
+        """A text cut behind its prompt and at the located places; a further cut is at its end."""
+        ids = self._with_bos(located.ids)
+        if located.positions is None or ids[: len(prompt)] != prompt:
             return None
-        ahead = len(ids) - len(encoding.ids)
-        positions = [len(prompt)]
-        offsets = None
-        for place in places[1:]:
-            if place == len(text):
-                positions.append(len(ids))
-                continue
-            # A token's offsets may leave out its leading space, so a cut after a space proves nothing.
-            if place > 0 and text[place - 1] == " ":
-                return None
-            offsets = offsets or encoding.offsets
-            position = bisect_left(offsets, place, key=lambda span: span[0])
-            if position and offsets[position - 1][1] > place:
-                return None
-            positions.append(position + ahead)
-        return Cut(ids, positions)
+        ahead = len(ids) - len(located.ids)
+        positions = [len(prompt), *(position + ahead for position in located.positions)]
+        return Cut(ids, positions + [len(ids)] * (cuts - len(positions)))
 
-    def _cut_parts(self, text: str, places: Sequence[int], prompt: list[int]) -> Cut:
-        ids, positions = list(prompt), [len(prompt)]
-        for start, end in zip(places, places[1:], strict=False):
-            ids += self.continuation(text[start:end])
-            positions.append(len(ids))
-        return Cut(ids + self.continuation(text[places[-1] :]), positions)
+    def _cut_parts(
+        self, texts: Sequence[str], cuts: Sequence[Sequence[int]], prompts: Sequence[list[int]]
+    ) -> Iterator[Cut]:
+        """Texts of which the prompt and what stands between two cuts are tokenised by themselves."""
+        parts = [
+            [text[start:end] for start, end in zip(places, [*places[1:], None], strict=True)]
+            for text, places in zip(texts, cuts, strict=True)
+        ]
+        following = iter(self._continuations(list(chain.from_iterable(parts))))
+        for prompt, own in zip(prompts, parts, strict=True):
+            ids, positions = list(prompt), []
+            for _ in own:
+                positions.append(len(ids))
+                ids += next(following)
+            yield Cut(ids, positions)
 
     def continuation(self, text: str) -> list[int]:
-        """The ids of a text that follows another text.
+        """The ids of a text that follows another text."""
+        return self._continuations([text])[0]
+
+    def _continuations(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of texts that follow other texts.
 
         Some tokenizers put a space before the first word of every text. They do not after a line break, so one is put
         before the text and its ids are removed again.
         """
-        if not text:
-            return []
-        ids = self._plain("\n" + text)
         count = len(self._newline)
-        return ids[count:] if ids[:count] == self._newline else self._plain(text)
+        behind = [
+            ids[count:] if ids[:count] == self._newline else None for ids in self._plain(["\n" + t for t in texts])
+        ]
+        alone = iter(self._plain([text for text, ids in zip(texts, behind, strict=True) if ids is None]))
+        joined = [next(alone) if ids is None else ids for ids in behind]
+        return [ids if text else [] for text, ids in zip(texts, joined, strict=True)]
 
-    def _plain(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+    def _plain(self, texts: Sequence[str]) -> list[list[int]]:
+        return [list(ids) for ids in ids_of(self.tokenizer, texts)]
 
     def _with_bos(self, ids: list[int]) -> list[int]:
         return ids if self.bos is None or ids[:1] == [self.bos] else [self.bos, *ids]
