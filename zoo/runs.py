@@ -12,7 +12,8 @@ import re
 import shutil
 import socket
 import tempfile
-from collections.abc import Collection, Iterator
+import time
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -155,6 +156,26 @@ def hold(folder: Path, message: str, command: str) -> Iterator[None]:
             raise ZooError(message, f"Wait for it to end, or stop it with ctrl-C; then: {command}") from None
         except (ImportError, OSError):
             pass
+        yield
+
+
+@contextlib.contextmanager
+def in_turn(folder: Path, waiting: Callable[[], None], every: float = 0.2) -> Iterator[None]:
+    """Lock a folder as `hold` does, after the processes that hold it now. waiting: called once if there is one."""
+    with contextlib.ExitStack() as held:
+        told = False
+        while True:
+            try:
+                _lock(folder, held)
+            except BlockingIOError:
+                if not told:
+                    waiting()
+                told = True
+                time.sleep(every)
+                continue
+            except (ImportError, OSError):
+                pass
+            break
         yield
 
 

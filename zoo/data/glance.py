@@ -83,7 +83,9 @@ def glance(
         records = list(records_of(first, chosen, columns or {}, report))
         if strict or not records:
             judge(report, len(records), strict)
-        total, exact = _total(opened, first[-1].number, lines)
+        total, exact = estimated_rows(opened)
+        if total is None and opened.files and _bytes(opened) <= READ:
+            total, exact = first[-1].number + sum(1 for _ in lines), True
     except OSError as error:
         raise ZooError(f"{source} cannot be read: {error.strerror}.", "Check the path and its rights.") from None
     kind = chosen.kind if chosen.kind in kinds else kinds[0]
@@ -99,17 +101,18 @@ def glance(
     return Glance(opened.name, kind, chosen.name, converted, total, exact, report.notes)
 
 
-def _total(source: Source, read: int, rest: Iterator[Any]) -> tuple[int | None, bool]:
-    """The number of rows of a source, and whether it is exact; read: the number of rows read so far."""
+def estimated_rows(source: Source) -> tuple[int | None, bool]:
+    """The number of rows of a source, and whether it is exact; None where it must be read for that."""
     if source.total is not None:
         return source.total, True
-    size = sum(path.stat().st_size for path in source.files)
     if source.files and all(file_type(path) in TEXTS and path.suffix != ".gz" for path in source.files):
         counts = [_lines(path) for path in source.files]
         return sum(count for count, _ in counts), all(exact for _, exact in counts)
-    if source.files and size <= READ:
-        return read + sum(1 for _ in rest), True
     return None, False
+
+
+def _bytes(source: Source) -> int:
+    return sum(path.stat().st_size for path in source.files)
 
 
 def _lines(path: Path) -> tuple[int, bool]:

@@ -7,8 +7,10 @@ made here from columns: it needs no record in memory.
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy
 
@@ -18,11 +20,14 @@ from zoo.data.encoding.block import Numbers
 from zoo.data.encoding.encode import ROWS_AT_ONCE, Encoded, check_options, split_note
 from zoo.data.encoding.records import EncodedRecords
 from zoo.data.encoding.template import ChatTemplate
+from zoo.data.glance import estimated_rows
+from zoo.data.key import store_key
 from zoo.data.load import Opening, complete, judge, load, open_data
 from zoo.data.problems import Problems, count_all
 from zoo.data.report import STORED_PROBLEMS, Report
 from zoo.data.shards import Counts, Shard, joined_blocks
-from zoo.data.sources import NamedSources
+from zoo.data.sources import NamedSources, Source
+from zoo.data.store import Kept, Store
 from zoo.data.work import Work
 from zoo.errors import ZooError
 from zoo.values.records import ChosenRecords, Records, Without
@@ -31,15 +36,25 @@ MOST_HELD_OUT = 2000
 """Prompts that a share of the data holds out at most: more would be scored again and again for no better estimate."""
 LOOKED_AT = 10_000
 """Rows that are read of data which cannot be converted, to say what is wrong with it."""
+STORED_BYTES = 4 << 20
+"""Files of so many bytes are kept in the cache as soon as they are encoded."""
+FEW_ROWS = 5000
+"""With a --limit below this, rows are encoded in memory."""
+SAID_EVERY = 10.0
+"""Seconds between two lines about the progress."""
+STOPPED = "What is encoded is kept: the same command goes on there."
 AT_ONCE = 1 << 20
 """Hashes that are sorted at a time."""
+
+
+Say = Callable[[str], None]
 
 
 @dataclass
 class Prepared:
     """The encoded records of a source, and what became of its rows.
 
-    source_kind: the kind of the source's own rows; report: of reading; shards: in memory or in files.
+    source_kind: the kind of the source's own rows; report: of reading; kept: the records in memory or in files.
     """
 
     name: str
@@ -49,7 +64,7 @@ class Prepared:
     fingerprint: str
     report: Report
     encoded: Encoded
-    shards: Sequence[Shard]
+    kept: Kept
     work: Work
     capped: bool = False
     """Whether the share that is held out would be larger without MOST_HELD_OUT."""
@@ -65,7 +80,7 @@ class Prepared:
                 f"The held-out share is {fraction}, but must be at least 0 and below 1.",
                 hint="Give for example 0.1 for a tenth of the prompts.",
             )
-        distinct, smallest = smallest_prompts(self.shards)
+        distinct, smallest = self.kept.prompts
         count = min(max(1, round(fraction * distinct)), distinct - 1, MOST_HELD_OUT) if fraction and distinct else 0
         if not count:
             return self, replace(self, encoded=replace(self.encoded, records=self.encoded.records[:0]))
@@ -87,10 +102,13 @@ def prepare(
     named_sources: NamedSources | None = None,
     max_length: int = 1024,
     long_rows: str = "drop",
+    store: bool | None = None,
+    say: Say = lambda text: None,
 ) -> Prepared:
     """Read and encode a source. The arguments are those of `zoo.data.load.load` and `zoo.data.encoding.encode.encode`.
 
-    Raises ZooError as these do.
+    store: whether the encoded records are kept in the cache folder, None for files of STORED_BYTES or more; what is
+    kept there is found again in any case. Raises ZooError as loading and encoding do.
     """
     opening = open_data(
         source, kind, split=split, columns=columns, format=format, limit=limit, named_sources=named_sources
@@ -103,26 +121,87 @@ def prepare(
         )  # fmt: skip
     check_options(opening.kind, max_length, long_rows)
     work = Work(opening.format, columns or {}, opening.kind, template, max_length, long_rows)
-    shards = list(once(encoded_shards(opening, work), work))
-    return prepared(opening, work, shards, strict)
+    large = is_large(opening.source, limit) if store is None else store
+    place = store_of(opening.source, work, large, say, split=split, limit=limit)
+    kept = in_memory(opening, work, say) if place is None else stored(place, opening, work)
+    return prepared(opening, work, kept, strict)
 
 
-def encoded_shards(opening: Opening, work: Work) -> Iterator[Shard]:
-    """The lines of a source, encoded block by block."""
+def is_large(source: Source, limit: int | None) -> bool:
+    """Whether a source is kept in the cache when nobody asks for it: files of STORED_BYTES, read for many rows."""
+    many = limit is None or limit >= FEW_ROWS
+    return many and sum(file.stat().st_size for file in source.files) >= STORED_BYTES
+
+
+def store_of(source: Source, work: Work, wanted: bool, say: Say, **options: Any) -> Store | None:
+    """The store of a source; None where it is not wanted and not there, or where there can be none.
+
+    A source by name gives its rows as it likes: it is read again by every run.
+    """
+    if not source.has_content:
+        return None
+    store = Store(store_key(source.fingerprint, work, **options), say)
+    return store if wanted or store.is_whole else None
+
+
+def in_memory(opening: Opening, work: Work, say: Say) -> Kept:
+    """All lines of a source, encoded in memory."""
+    shards = list(once(encoded_shards(opening, work, say), work))
+    return Kept(shards, _told(shards), smallest_prompts(shards), opening.source.parts)
+
+
+def stored(store: Store, opening: Opening, work: Work) -> Kept:
+    """What the store holds; where it is not whole, the rest is encoded first."""
+    try:
+        with store.turn():
+            return store.read() or _made(store, opening, work)
+    except OSError as error:
+        raise ZooError(
+            f"The encoded rows of {opening.report.name} cannot be kept in {store.folder}: {error}.",
+            "Free some space there, or name another folder in ZOO_CACHE.",
+        ) from error
+
+
+def _made(store: Store, opening: Opening, work: Work) -> Kept:
+    shards = store.begun()
+    rows = sum(shard.counts.rows for shard in shards)
+    if rows:
+        store.say(f"Encoding goes on after {rows:,} rows, which {store.folder} holds.")
+        next(itertools.islice(opening.lines, rows - 1, rows), None)
+    try:
+        store.write(once(encoded_shards(opening, work, store.say, rows), work, shards), shards)
+    except Exception:
+        raise
+    except BaseException:
+        store.say(STOPPED)
+        raise
+    kept = Kept(shards, _told(shards), smallest_prompts(shards), opening.source.parts)
+    store.finish(kept, {"source": opening.report.name, "kind": work.kind, "fingerprint": opening.source.fingerprint})
+    return kept
+
+
+def encoded_shards(opening: Opening, work: Work, say: Say, done: int = 0) -> Iterator[Shard]:
+    """The lines of a source, encoded block by block. done: rows that were encoded before."""
+    pace = Pace(opening.source, done, say)
     while lines := list(itertools.islice(opening.lines, ROWS_AT_ONCE)):
         yield work.encoded(lines)
+        pace.add(len(lines))
 
 
-def once(shards: Iterable[Shard], work: Work) -> Iterator[Shard]:
+def once(shards: Iterable[Shard], work: Work, before: Sequence[Shard] = ()) -> Iterator[Shard]:
     """Shards without the prompts of earlier ones, where a conversion keeps each prompt once."""
     if not work.once:
         yield from shards
         return
-    seen: set[int] = set()
+    seen = {prompt for shard in before for prompt in _prompts(shard)}
     for shard in shards:
-        prompts = {*shard.prompts.tolist(), *shard.problems.keys.tolist()}
+        prompts = _prompts(shard)
         yield _without(shard, prompts & seen, work) if prompts & seen else shard
         seen |= prompts
+
+
+def _prompts(shard: Shard) -> set[int]:
+    return {*shard.prompts.tolist(), *shard.problems.keys.tolist()}
 
 
 def _without(shard: Shard, prompts: set[int], work: Work) -> Shard:
@@ -137,27 +216,50 @@ def _without(shard: Shard, prompts: set[int], work: Work) -> Shard:
     return replace(shard, block=block, prompts=shard.prompts[places], problems=problems, counts=counts)
 
 
+class Pace:
+    """Says now and then how far encoding is. done: rows that were encoded before."""
+
+    def __init__(self, source: Source, done: int, say: Say):
+        self.source, self.before, self.done, self.say = source, done, done, say
+        self.total: tuple[int | None, bool] | None = None
+        self.began = self.printed = time.monotonic()
+
+    def add(self, rows: int) -> None:
+        """So many more rows are done."""
+        self.done += rows
+        if time.monotonic() - self.printed > SAID_EVERY:
+            self.printed = time.monotonic()
+            self.say(self.line())
+
+    def line(self) -> str:
+        """`Encoding rows.jsonl: 20,000 of about 100,000 rows, 5,000 a second, 16 s left`."""
+        rate = (self.done - self.before) / (time.monotonic() - self.began)
+        self.total = self.total or estimated_rows(self.source)
+        total, exact = self.total
+        if total is None or total < self.done:
+            return f"Encoding {self.source.name}: {self.done:,} rows, {rate:,.0f} a second"
+        of, left = f"{'' if exact else 'about '}{total:,}", (total - self.done) / rate
+        return f"Encoding {self.source.name}: {self.done:,} of {of} rows, {rate:,.0f} a second, {left:,.0f} s left"
+
+
 # -- what became of all rows ------------------------------------------------------------------------------------------
 
 
-def prepared(opening: Opening, work: Work, shards: Sequence[Shard], strict: bool) -> Prepared:
+def prepared(opening: Opening, work: Work, kept: Kept, strict: bool) -> Prepared:
     """All shards of a source with their reports. Raises ZooError if too many rows are bad, or none is left."""
-    counts = Counts()
-    for shard in shards:
-        counts.merge(shard.counts)
+    shards, counts = kept.shards, _totals(kept.shards)
     report = opening.report
+    opening.source.parts[:] = kept.parts
     report.rows, report.most = counts.rows, STORED_PROBLEMS
-    count_all(report, _told(shards))
+    count_all(report, kept.told)
     judge(report, counts.read, strict)
     conversion = CONVERSIONS.get((work.format.kind, work.kind))
     report.notes.append(counts.reading)
     note = conversion.note(counts.read, counts.converted) if conversion else ""
     complete(report, counts.converted, note, counts.facts, work.kind)
     encoded = _encoded(shards, counts, work)
-    return Prepared(
-        report.name, work.kind, work.format.kind, work.format.name, opening.source.fingerprint, report, encoded, shards,
-        work,
-    )  # fmt: skip
+    format, fingerprint = work.format, opening.source.fingerprint
+    return Prepared(report.name, work.kind, format.kind, format.name, fingerprint, report, encoded, kept, work)
 
 
 def _told(shards: Sequence[Shard]) -> Problems:
@@ -209,7 +311,7 @@ def _between(column: Numbers, low: int, high: int) -> Numbers:
 
 def _sides(whole: Prepared, last: int) -> tuple[Encoded, Encoded]:
     """(held out, the rest): the prompts whose hashes are at most `last`, and the others."""
-    shards, encoded, work = whole.shards, whole.encoded, whole.work
+    shards, encoded, work = whole.kept.shards, whole.encoded, whole.work
     places = [numpy.flatnonzero(shard.prompts <= last) for shard in shards]
     block = joined_blocks([shard.select(chosen) for shard, chosen in zip(shards, places, strict=True)])
     prompts = numpy.concatenate([shard.prompts[chosen] for shard, chosen in zip(shards, places, strict=True)])

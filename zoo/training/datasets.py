@@ -54,7 +54,7 @@ def load_data(
 
     kinds: those that the algorithm learns from, the preferred one first.
     """
-    reader = Reader(core, template, contributions(plugins, "sources"))
+    reader = Reader(core, template, contributions(plugins, "sources"), say)
     parts = reader.parts("data")
     kinds = reader.kind_of(parts, kinds)
     train, held_out, why_none = _split(reader, parts, [reader.read(part, kinds) for part in parts], say)

@@ -14,7 +14,7 @@ from zoo.data.encoding.records import PROMPT_HASH
 from zoo.data.encoding.template import ChatTemplate
 from zoo.data.formats import columns_of
 from zoo.data.load import judge, open_data
-from zoo.data.prepared import Prepared, prepare
+from zoo.data.prepared import Prepared, Say, prepare
 from zoo.data.sources import held_out_split
 from zoo.data.sources.mixture import Part, read_mixture
 from zoo.errors import NoSuchSplit, ZooError
@@ -24,10 +24,10 @@ from zoo.values.records import ChosenRecords, Without
 
 
 class Reader:
-    """Reads the parts of a run's data. named: the sources of plugins, by name."""
+    """Reads the parts of a run's data. named: the sources of plugins, by name; say: gets how far reading is."""
 
-    def __init__(self, core: TrainConfig, template: ChatTemplate, named: Mapping[str, Any]):
-        self.core, self.template, self.named = core, template, named
+    def __init__(self, core: TrainConfig, template: ChatTemplate, named: Mapping[str, Any], say: Say):
+        self.core, self.template, self.named, self.say = core, template, named, say
 
     def parts(self, option: str) -> list[Part]:
         """The parts that an option names; none without it. Raises ZooError."""
@@ -42,7 +42,7 @@ class Reader:
         core = self.core
         return prepare(
             part.source, kinds, self.template, **self._options(part, split), strict=core.strict,
-            max_length=core.max_length, long_rows=core.long_rows,
+            max_length=core.max_length, long_rows=core.long_rows, say=self.say,
         )  # fmt: skip
 
     def _options(self, part: Part, split: str | None = None) -> dict[str, Any]:

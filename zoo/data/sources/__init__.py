@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.data.row_errors import RowError, describe
-from zoo.data.sources import folders
+from zoo.data.sources import folders, hashes
 from zoo.data.sources.hub import open_hub
 from zoo.data.sources.lines import Line, read_json, read_jsonl
 from zoo.data.sources.named import WITH_SPLIT, DataSource, part_of, parts_of, rows_of
@@ -54,6 +54,8 @@ class Source:
     files: list[Path] = field(default_factory=list)
     total: int | None = None
     """The number of rows, if it is known without reading them."""
+    has_content: bool = True
+    """Whether it has a content that is there before it is read: files, and data sets of the hub."""
 
     @cached_property
     def fingerprint(self) -> str:
@@ -142,7 +144,7 @@ def _open_named(name: str, give: Callable[..., Any], split: str, kind: str, limi
         return f"sha256:{hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest()}"
 
     total = len(given_rows) if isinstance(given_rows, Sized) else None
-    return Source(f"{name}@{split}", split, _numbered(rows), digest, total=total)
+    return Source(f"{name}@{split}", split, _numbered(rows), digest, total=total, has_content=False)
 
 
 def _open_part(
@@ -206,10 +208,7 @@ def _chained(source: Source, files: list[Path], folder: Path) -> Iterator[Line]:
 
 def _digest(files: list[Path], folder: Path) -> str:
     """sha256 of the bytes of a file; for several files, sha256 of their names and digests."""
-    digests = []
-    for path in files:
-        with path.open("rb") as file:
-            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    digests = [hashes.sha256(path) for path in files]
     if len(files) == 1:
         return f"sha256:{digests[0]}"
     listing = "\n".join(f"{path.relative_to(folder)} {digest}" for path, digest in zip(files, digests, strict=True))

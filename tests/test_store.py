@@ -1,0 +1,232 @@
+"""Encoded records that are kept in the cache: found again, gone on with after a kill, made again when damaged."""
+
+import json
+import threading
+
+import pytest
+from test_prepared import CONTENT, LONG, plain, told, written  # noqa: F401
+
+from zoo.data import prepared, store
+from zoo.data.encoding.template import ChatTemplate
+from zoo.data.plain import as_json, from_json, marked
+from zoo.data.prepared import prepare
+from zoo.data.sources import hashes
+from zoo.errors import ZooError
+from zoo.values.records import ChosenRecords
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch, tmp_path):
+    """Blocks of seven rows, shards of twenty, and a cache of this test's own."""
+    monkeypatch.setattr(prepared, "ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(store, "SHARD_ROWS", 20)
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def template(tiny_tokenizer):
+    return ChatTemplate(tiny_tokenizer)
+
+
+class Encodings:
+    """Counts the blocks that are encoded; from `stop_at` on an error is raised in their place."""
+
+    def __init__(self, monkeypatch):
+        self.count, self.stop_at, self.error = 0, None, KeyboardInterrupt()
+        encoded = prepared.Work.encoded
+
+        def counted(work, lines):
+            if self.count == self.stop_at:
+                raise self.error
+            self.count += 1
+            return encoded(work, lines)
+
+        monkeypatch.setattr(prepared.Work, "encoded", counted)
+
+
+@pytest.fixture
+def encodings(monkeypatch):
+    return Encodings(monkeypatch)
+
+
+def whole(made):
+    """All that is made of a source, in values that can be compared."""
+    sides = made.without_held_out(0.3)
+    return [
+        told(made.report), made.fingerprint, made.format,
+        *([[plain(record) for record in side.encoded.records], told(side.encoded.report), side.encoded.as_json(),
+           side.encoded.lines()] for side in (made, *sides)),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", CONTENT)
+def test_what_is_kept_equals_what_is_encoded_in_memory(written, template, encodings, kind):  # noqa: F811
+    file, options = written(kind), {"max_length": 40, "long_rows": LONG.get(kind, "drop")}
+    expected = whole(prepare(file, kind, template, **options))
+    blocks = encodings.count
+    cold = prepare(file, kind, template, store=True, **options)
+    assert whole(cold) == expected and encodings.count == 2 * blocks
+    warm = prepare(file, kind, template, **options)
+    assert whole(warm) == expected and encodings.count == 2 * blocks
+    assert len(warm.kept.shards) > 3 and isinstance(warm.encoded.records[3:5], ChosenRecords)
+
+
+def test_conversions_that_keep_each_prompt_once_go_on_doing_so(written, template, encodings):  # noqa: F811
+    file = written("preference")
+    expected = whole(prepare(file, "prompt", template))
+    encodings.count, encodings.stop_at = 0, 5
+    with pytest.raises(KeyboardInterrupt):
+        prepare(file, "prompt", template, store=True)
+    encodings.stop_at = None
+    assert whole(prepare(file, "prompt", template, store=True)) == expected
+
+
+@pytest.mark.parametrize("stop_at", [0, 1, 3, 10, 22])
+def test_an_encoding_that_was_stopped_goes_on_where_it_was(written, template, encodings, stop_at):  # noqa: F811
+    file, said = written("preference"), []
+    expected = whole(prepare(file, "preference", template))
+    blocks, encodings.count, encodings.stop_at = encodings.count, 0, stop_at
+    with pytest.raises(KeyboardInterrupt):
+        prepare(file, "preference", template, store=True, say=said.append)
+    assert said[-1].startswith("What is encoded is kept")
+    encodings.stop_at = None
+    assert whole(prepare(file, "preference", template, store=True, say=said.append)) == expected
+    assert encodings.count == blocks
+    assert ("goes on after" in said[-1]) == (stop_at > 0)
+
+
+def test_a_kill_in_the_middle_of_a_shard_leaves_nothing_that_counts(written, template, encodings, tmp_path):  # noqa: F811
+    file = written("preference")
+    expected = whole(prepare(file, "preference", template))
+    encodings.count, encodings.stop_at = 0, 9
+    with pytest.raises(KeyboardInterrupt):
+        prepare(file, "preference", template, store=True)
+    (folder,) = [path for path in (tmp_path / "cache" / "data").iterdir() if path.is_dir()]
+    shards = sorted(folder.glob("*.json"))
+    shards[-1].unlink()
+    (folder / f"{shards[0].stem}.told.arrow").write_bytes(b"half")
+    (folder / ".tmp-00002.told.arrow").write_bytes(b"half")
+    encodings.stop_at = None
+    assert whole(prepare(file, "preference", template, store=True)) == expected
+    assert not list(folder.glob(".tmp-*")) and not list(folder.glob("*.npy"))
+
+
+@pytest.mark.parametrize("part", ["encoded", "records", "problems"])
+def test_a_damaged_store_is_told_and_made_again(written, template, encodings, tmp_path, part):  # noqa: F811
+    file, said = written("feedback"), []
+    expected = whole(prepare(file, "feedback", template, store=True))
+    (path,) = (tmp_path / "cache" / "data").glob(f"*/00001.{part}.arrow")
+    path.write_bytes(path.read_bytes()[:-20])
+    encodings.count = 0
+    assert whole(prepare(file, "feedback", template, store=True, say=said.append)) == expected
+    assert encodings.count and "damaged" in said[0] and part in said[0]
+
+
+CHANGES = [
+    {"max_length": 39}, {"long_rows": "cut"}, {"limit": 50}, {"format": "preference"},
+    {"columns": {"prompt": "prompt"}},
+]  # fmt: skip
+
+
+def test_other_content_options_or_templates_have_stores_of_their_own(written, tiny_tokenizer, encodings):  # noqa: F811
+    file = written("preference")
+    options = {"max_length": 40, "store": True}
+    for kind in ("preference", "feedback"):
+        prepare(file, kind, ChatTemplate(tiny_tokenizer), **options)
+    prepare(file, "preference", ChatTemplate(tiny_tokenizer, "none"), **options)
+    for change in CHANGES:
+        count = encodings.count
+        prepare(file, "preference", ChatTemplate(tiny_tokenizer), **{**options, **change})
+        # The format that is detected anyway is no other one.
+        assert (encodings.count > count) == ("format" not in change), change
+    count = encodings.count
+    with open(file, "a") as rows:
+        rows.write("\n" + json.dumps(CONTENT["preference"](80)))
+    made = prepare(file, "preference", ChatTemplate(tiny_tokenizer), **options)
+    assert encodings.count > count and made.encoded.records[-1]["record"]["chosen"] == "A80"
+
+
+def test_small_files_and_named_sources_are_encoded_by_every_run(written, template, tmp_path, monkeypatch):  # noqa: F811
+    file = written("prompt")
+    prepare(file, "prompt", template)
+    named = {"mine": lambda split, kind: [{"prompt": f"Q{n}"} for n in range(30)]}
+    prepare("mine", "prompt", template, named_sources=named, store=True)
+    assert not (tmp_path / "cache").exists()
+    monkeypatch.setattr(prepared, "STORED_BYTES", 100)
+    prepare(file, "prompt", template, limit=20)
+    assert not (tmp_path / "cache").exists()
+    prepare(file, "prompt", template)
+    assert list((tmp_path / "cache" / "data").glob("*/manifest.json"))
+
+
+def test_a_second_process_waits_for_the_first(written, template, encodings):  # noqa: F811
+    file, said, made = written("prompt"), [], []
+    first = prepare(file, "prompt", template, store=True)
+    place = store.Store(first_key(first))
+    (place.folder / store.MANIFEST).unlink()
+    with place.turn():
+        thread = threading.Thread(
+            target=lambda: made.append(prepare(file, "prompt", template, store=True, say=said.append))
+        )
+        thread.start()
+        thread.join(0.6)
+        assert thread.is_alive() and "Another process is encoding" in said[0]
+    thread.join(20)
+    assert whole(made[0]) == whole(first)
+
+
+def first_key(made):
+    from zoo.data.key import store_key
+
+    return store_key(made.fingerprint, made.work, split="train", limit=None)
+
+
+def test_a_disk_that_is_full_is_told(written, template, monkeypatch):  # noqa: F811
+    def full(shard, folder, number):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("zoo.data.shards.save", full)
+    with pytest.raises(ZooError, match="cannot be kept in .*No space left") as refused:
+        prepare(written("prompt"), "prompt", template, store=True)
+    assert "ZOO_CACHE" in refused.value.hint
+
+
+def test_values_that_json_lacks_come_back_equal(tmp_path, template):
+    import datetime
+    import decimal
+
+    import pyarrow
+    from pyarrow import parquet
+
+    when = datetime.datetime(2024, 2, 29, 12, 30, tzinfo=datetime.UTC)
+    extra = {
+        "when": when, "day": when.date(), "hour": when.time(), "took": datetime.timedelta(1, 2, 3),
+        "cost": decimal.Decimal("1.50"), "raw": b"\0\xff", "pairs": [("a", 1)], "words": "é\ud83d\ude00".encode(
+            "utf-16", "surrogatepass").decode("utf-16"), "number": 1e300, "whole": 2**60,
+    }  # fmt: skip
+    assert from_json(as_json(marked(extra))) == extra
+    columns = {name: [value] * 30 for name, value in extra.items() if name != "pairs"}
+    pairs = pyarrow.array([[("a", 1)]] * 30, type=pyarrow.map_(pyarrow.string(), pyarrow.int64()))
+    table = pyarrow.table({"prompt": [f"Q{n}" for n in range(30)], **columns, "pairs": pairs})
+    parquet.write_table(table, tmp_path / "rows.parquet")
+    plain_records = prepare(str(tmp_path / "rows.parquet"), "prompt", template).encoded.records
+    kept = prepare(str(tmp_path / "rows.parquet"), "prompt", template, store=True).encoded.records
+    assert [record["record"] for record in kept] == [record["record"] for record in plain_records]
+    with pytest.raises(ZooError, match="Row 3: a column holds a complex"):
+        as_json({"row": 3, "value": 1j})
+
+
+def test_a_large_file_is_hashed_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(hashes, "SMALL", 10)
+    monkeypatch.setattr(hashes, "SETTLED", -1.0)
+    file, reads = tmp_path / "rows.txt", []
+    read = hashes._read
+    monkeypatch.setattr(hashes, "_read", lambda path: reads.append(path) or read(path))
+    file.write_text("a" * 100)
+    first = hashes.sha256(file)
+    assert hashes.sha256(file) == first and len(reads) == 1
+    file.write_text("b" * 100)
+    assert hashes.sha256(file) != first and len(reads) == 2
+    monkeypatch.setattr(hashes, "SETTLED", 60.0)
+    file.write_text("c" * 100)
+    assert hashes.sha256(file) == hashes.sha256(file) and len(reads) == 4
