@@ -3,8 +3,8 @@
 The policy is its own reward model: r(x, y) = β log π(y|x)/π_ref(y|x). Maximum likelihood of the preferences under
 Bradley-Terry gives a loss on h, the difference of the two log-ratios of a pair. Log-probs are sums over the answer.
 
-Options give the family: cDPO, robust DPO, the hinge of SLiC, f-DPO, length normalisation, LD-DPO, RPO's NLL term, no
-reference. Where pairs have a `p_chosen`, as those of a judge do, the loss is the mean of both orders by it.
+Options give the family: cDPO, robust DPO, the hinge of SLiC, APO, SPPO, f-DPO, length normalisation, LD-DPO, RPO's NLL
+term, no reference. Where pairs have a `p_chosen`, as those of a judge do, the loss is the mean of both orders by it.
 
 The rest is in docs/algorithms/dpo.md.
 """
@@ -20,6 +20,8 @@ from torch import Tensor
 from zoo.api import Algorithm, Loss, Models, Point, PreferenceBatch, TokenLogps, logsigmoid, require, wins
 
 LARGEST_EXPONENT = 40.0
+ANCHORED = ("apo_zero", "apo_down", "sppo")
+"""Losses of the two rewards of a pair by themselves; the others are of their difference."""
 
 
 class DPO(Algorithm):
@@ -59,7 +61,11 @@ class DPO(Algorithm):
     }
     conformance = {
         "start": {"loss": math.log(2), "rewards/chosen": 0.0, "rewards/rejected": 0.0, "rewards/margins": 0.0},
-        "variants": [{"loss": "robust", "label_smoothing": 0.1}, {"ld_alpha": 0.5, "nll_weight": 1.0}],
+        "variants": [
+            {"loss": "robust", "label_smoothing": 0.1},
+            {"loss": "sppo", "beta": 0.001},
+            {"ld_alpha": 0.5, "nll_weight": 1.0},
+        ],
         "values": [
             {"given": {"policy": {"chosen": [-12.5, -20.0, -8.25, -30.0], "rejected": [-14.0, -18.5, -8.25, -45.5]},
                        "reference": {"chosen": [-13.0, -19.0, -8.0, -32.5], "rejected": [-13.5, -19.5, -8.75, -40.0]}},
@@ -72,8 +78,10 @@ class DPO(Algorithm):
         beta: float = 0.1
         """Scale β of the implicit reward: the larger, the nearer to the reference. Paper 0.1; Tülu 3, which is
         length_normalized, 5."""
-        loss: Literal["sigmoid", "robust", "hinge"] = "sigmoid"
-        """sigmoid: −log σ(βh); robust: unbiased under flipped labels (arXiv:2403.00409); hinge: max(0, 1 − βh)."""
+        loss: Literal["sigmoid", "robust", "hinge", "apo_zero", "apo_down", "sppo"] = "sigmoid"
+        """sigmoid: −log σ(βh); robust: unbiased under flipped labels (arXiv:2403.00409); hinge: max(0, 1 − βh). Of the
+        rewards themselves: apo_zero raises chosen and lowers rejected answers, apo_down lowers both, rejected ones more
+        (arXiv:2408.06266); sppo brings the log-ratios to ±1/(2β), with β 0.001 in the paper (arXiv:2405.00675)."""
         label_smoothing: float = 0.0
         """Share ε of flipped labels; with sigmoid this is cDPO, whose gradient vanishes at βh = log((1−ε)/ε)."""
         divergence: Literal["reverse_kl", "forward_kl", "js", "alpha"] = "reverse_kl"
@@ -94,7 +102,15 @@ class DPO(Algorithm):
             require(self.beta > 0, "beta must be above 0")
             require(0 <= self.label_smoothing < 0.5, "label_smoothing must be at least 0 and below 0.5")
             require(self.loss != "robust" or self.label_smoothing > 0, "loss=robust needs a label_smoothing above 0")
-            require(self.loss != "hinge" or not self.label_smoothing, "label_smoothing has no meaning with loss=hinge")
+            require(
+                self.loss in ("sigmoid", "robust") or not self.label_smoothing,
+                f"label_smoothing has no meaning with loss={self.loss}",
+            )
+            require(
+                self.loss not in ANCHORED or self.divergence == "reverse_kl",
+                f"loss={self.loss} takes no other divergence",
+            )
+            require(self.loss not in ANCHORED or not self.reference_free, f"loss={self.loss} needs the reference")
             require(0 <= self.divergence_alpha <= 1, "divergence_alpha must be from 0 to 1")
             require(
                 self.divergence == "alpha" or self.divergence_alpha == 0.5,
@@ -118,10 +134,10 @@ class DPO(Algorithm):
         if not config.reference_free:
             reference = self._sums(*models.reference.logps(batch.chosen, batch.rejected), config)
             log_ratios = [policy - frozen for policy, frozen in zip(log_ratios, reference, strict=True)]
-        score_chosen, score_rejected = (self._score(log_ratio, config) for log_ratio in log_ratios)
-        z, nll = config.beta * (score_chosen - score_rejected), -chosen.mean()
-        p = batch.numbers("p_chosen", z, 1.0)
-        losses = p * self._losses(z, config) + (1 - p) * self._losses(-z, config) + config.nll_weight * nll
+        better, worse = (self._score(log_ratio, config) for log_ratio in log_ratios)
+        nll, p = -chosen.mean(), batch.numbers("p_chosen", better, 1.0)
+        losses = p * self._losses(better, worse, config) + (1 - p) * self._losses(worse, better, config)
+        losses = losses + config.nll_weight * nll
         rewards = [config.beta * log_ratio for log_ratio in log_ratios]
         return Loss.per_example(losses, {
             "rewards/chosen": rewards[0],
@@ -133,14 +149,25 @@ class DPO(Algorithm):
             "nll": nll,
         })  # fmt: skip
 
-    def _losses(self, z: Tensor, config: Config) -> Tensor:
-        """Loss of each pair from z = βh; logsigmoid, because log(sigmoid) overflows."""
-        e = config.label_smoothing
+    def _losses(self, better: Tensor, worse: Tensor, config: Config) -> Tensor:
+        """Loss of each pair from the scores of its answers; logsigmoid, because log(sigmoid) overflows."""
+        if config.loss in ANCHORED:
+            return self._anchored(better, worse, config)
+        z, e = config.beta * (better - worse), config.label_smoothing
         if config.loss == "hinge":
             return (1 - z).clamp(min=0)
         if config.loss == "robust":
             return (-(1 - e) * logsigmoid(z) + e * logsigmoid(-z)) / (1 - 2 * e)
         return -(1 - e) * logsigmoid(z) - e * logsigmoid(-z)
+
+    def _anchored(self, better: Tensor, worse: Tensor, config: Config) -> Tensor:
+        """APO's equations 7 and 8, plus 1, which makes them positive; SPPO's equation 4.7 for both answers."""
+        if config.loss == "sppo":
+            target = 0.5 / config.beta
+            return (better - target) ** 2 + (worse + target) ** 2
+        if config.loss == "apo_zero":
+            return (-config.beta * better).sigmoid() + (config.beta * worse).sigmoid()
+        return (config.beta * better).sigmoid() + (-config.beta * (better - worse)).sigmoid()
 
     def _score(self, log_ratio: Tensor, config: Config) -> Tensor:
         """f'(u) at u = π/π_ref, up to a constant (arXiv:2309.16240, table 1)."""

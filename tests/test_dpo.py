@@ -52,6 +52,9 @@ CASES = {
     "dpo.f_alpha_0.25": {"divergence": "alpha", "divergence_alpha": 0.25},
     "dpo.reference_free": {"reference_free": True},
     "dpo.rpo_nll": {"nll_weight": 1.0},
+    "dpo.apo_zero": {"loss": "apo_zero"},
+    "dpo.apo_down": {"loss": "apo_down"},
+    "dpo.sppo_hard": {"loss": "sppo"},
 }
 
 
@@ -67,6 +70,17 @@ def test_the_worked_numbers_of_every_variant(vectors, name):
     close(loss.mean(), expected["loss"])
     close(chosen.grad, expected["grad_policy_chosen"])
     close(rejected.grad, expected["grad_policy_rejected"])
+
+
+def test_sppo_with_soft_labels_has_the_gradient_of_its_authors_code(vectors):
+    case, expected = vectors["dpo.sppo_soft"], vectors["dpo.sppo_soft"]["expected"]
+    beta, p = case["inputs"]["beta"], torch.tensor(case["inputs"]["p_chosen"], dtype=torch.float64)
+    loss, chosen, rejected = evaluate(inputs_of(case), fields={"p_chosen": p}, beta=beta, loss="sppo")
+    backward(loss)
+    # Theirs is half of the sum over both answers, without a part that no weight moves.
+    close((loss.values - 2 * p * (1 - p) / beta**2) / 2, expected["losses"], 1e-9)
+    close(chosen.grad / 2, expected["grad_policy_chosen"])
+    close(rejected.grad / 2, expected["grad_policy_rejected"])
 
 
 def test_the_metrics_of_the_worked_numbers(vectors):
@@ -117,6 +131,7 @@ def test_extreme_margins_stay_finite_in_value_and_gradient(vectors):
 
 ALL = [
     {}, {"label_smoothing": 0.2}, {"loss": "robust", "label_smoothing": 0.2}, {"loss": "hinge"},
+    {"loss": "apo_zero"}, {"loss": "apo_down"}, {"loss": "sppo"},
     {"divergence": "forward_kl"}, {"divergence": "js"}, {"divergence": "alpha"},
     {"divergence": "alpha", "divergence_alpha": 1.0}, {"divergence": "alpha", "divergence_alpha": 0.0},
     {"length_normalized": True}, {"ld_alpha": 0.3}, {"nll_weight": 0.5}, {"reference_free": True},
@@ -142,6 +157,9 @@ def test_no_option_overflows(values, size):
 START = {
     **{str(values): math.log(2) for values in ALL},
     str({"loss": "hinge"}): 1.0,
+    str({"loss": "apo_zero"}): 1.0,
+    str({"loss": "apo_down"}): 1.0,
+    str({"loss": "sppo"}): 2 * (1 / (2 * 0.1)) ** 2,
     str({"nll_weight": 0.5}): math.log(2) + 0.5 * 3.0,
     # With an even margin both terms are log 2: ((1 − ε) log 2 − ε log 2) / (1 − 2ε) = log 2.
     str({"loss": "robust", "label_smoothing": 0.2}): math.log(2),
@@ -214,9 +232,12 @@ def test_a_pair_without_a_soft_label_is_sure(vectors):
     close(evaluate(inputs_of(case), fields=missing, beta=0.1)[0].values, case["expected"]["losses"])
 
 
-@pytest.mark.parametrize("values", [{}, {"loss": "hinge"}, {"loss": "robust", "label_smoothing": 0.1}])
+@pytest.mark.parametrize(
+    "values", [{}, {"loss": "hinge"}, {"loss": "robust", "label_smoothing": 0.1}, {"loss": "apo_down"}]
+)
 def test_a_soft_label_does_not_mind_which_answer_is_called_chosen(values):
-    there, back = margins([1.3]), margins([-1.3])
+    there = {"policy_chosen": [-2.0], "policy_rejected": [-3.5], "ref_chosen": [-2.5], "ref_rejected": [-2.7]}
+    back = {"policy_chosen": [-3.5], "policy_rejected": [-2.0], "ref_chosen": [-2.7], "ref_rejected": [-2.5]}
     found = [
         evaluate(pair, fields={"p_chosen": torch.tensor([p], dtype=torch.float64)}, **values)[0].mean().item()
         for pair, p in ((there, 0.8), (back, 0.2))
@@ -302,6 +323,9 @@ def test_on_a_real_model_the_first_loss_is_log_two_and_its_gradient_pulls_the_an
         ({"beta": 0.0}, "beta must be above 0"),
         ({"beta": -0.1}, "beta must be above 0"),
         ({"loss": "hinge", "label_smoothing": 0.1}, "label_smoothing has no meaning with loss=hinge"),
+        ({"loss": "sppo", "label_smoothing": 0.1}, "label_smoothing has no meaning with loss=sppo"),
+        ({"loss": "apo_zero", "divergence": "js"}, "loss=apo_zero takes no other divergence"),
+        ({"loss": "apo_down", "reference_free": True}, "loss=apo_down needs the reference"),
         ({"loss": "robust"}, "loss=robust needs a label_smoothing above 0"),
         ({"divergence_alpha": 0.3}, "no effect without divergence=alpha"),
         ({"divergence": "alpha", "divergence_alpha": 1.2}, "divergence_alpha must be from 0 to 1"),
