@@ -306,7 +306,7 @@ def test_arguments_and_schemas_may_be_json_texts():
 
 def test_a_call_that_the_template_does_not_write_is_refused(tiny_tokenizer):
     template = ChatTemplate(tiny_tokenizer)
-    assert "weather" in refused("E_TEMPLATE", template.render, "Weather?", SUNNY[:1])
+    assert "weather" in refused("E_CALL_DROPPED", template.render, "Weather?", SUNNY[:1])
 
 
 def test_tools_that_the_template_does_not_show_are_warned_of(tiny_tokenizer):

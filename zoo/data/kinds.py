@@ -77,4 +77,6 @@ def prompt_key(record: Record) -> str:
     prompt = record["prompt"] if "prompt" in record else record.get("text", "")
     if isinstance(prompt, str):
         prompt = [{"role": "user", "content": prompt}]
+    elif any("train" in turn for turn in prompt):
+        prompt = [{key: value for key, value in turn.items() if key != "train"} for turn in prompt]
     return json.dumps(prompt, sort_keys=True, ensure_ascii=False, default=str)

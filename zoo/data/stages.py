@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from zoo.data.checks import check
 from zoo.data.formats import check_columns, detect, rename, to_record
 from zoo.data.formats.conversation import WARNINGS
+from zoo.data.formats.message import unknown_keys
 from zoo.data.formats.shape import Format, Row, Sample
 from zoo.data.kinds import Record
 from zoo.data.report import Report
@@ -84,6 +85,10 @@ def checked(records: Iterable[Record], kind: str, report: Report) -> Iterator[Re
             continue
         for warning in warnings:
             report.add(record["row"], RowError(*warning))
+        if keys := unknown_keys(record):
+            report.add(record["row"], RowError("W_UNKNOWN_KEYS", "messages", f"keys: {', '.join(keys)}"))
+            notes = [f"Messages have the key '{key}', which zoo does not know; the template gets it." for key in keys]
+            report.notes += [note for note in notes if note not in report.notes]
         yield record
 
 

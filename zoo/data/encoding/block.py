@@ -20,7 +20,7 @@ from zoo.data.kinds import Record
 from zoo.data.report import Problem
 from zoo.values.types import Answer
 
-VERSION = 1
+VERSION = 2
 """Raised by whoever changes what encoding gives, so that what an older version has stored is not read."""
 ANSWER_NAMES = ("completion", "conversation", "chosen", "rejected", "completions", "prompt")
 """The fields of an encoded record that hold token ids. Stored columns name them by their place: append only."""

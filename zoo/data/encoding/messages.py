@@ -5,24 +5,25 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
+from zoo.data.formats.message import REASONING_KEYS
 from zoo.data.kinds import Message
 from zoo.data.row_errors import RowError
 
-_REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 _GAP = re.compile(r"\A(?:\s*\n)?(?: (?!\s))?")
-_THOUGHT = re.compile(r"<think>(.*?)</think>", re.DOTALL)
+_THOUGHT = re.compile(r"(\A(?:(?!<think>).)*?</think>|<think>.*?</think>)", re.DOTALL)
+"""Thoughts in a content, with their tags. The opening one may stand in the prompt that asked for the answer."""
 
 
 def prepared(messages: list[Message]) -> list[Message]:
-    """The messages without null values, each with a content, and with the arguments of tool calls as objects.
+    """The messages as a template takes them: the arguments of calls as objects, no null values, no marks of training.
 
     Templates print null as `None`, fail on a missing content, and write JSON text as a quoted string.
     """
     result = []
     for turn in messages:
-        turn = {"content": "", **{key: value for key, value in turn.items() if value is not None}}
+        turn = {"content": "", **{key: value for key, value in turn.items() if value is not None and key != "train"}}
         if turn.get("tool_calls"):
             turn["tool_calls"] = [_with_arguments(call, _decoded) for call in turn["tool_calls"]]
         result.append(turn)
@@ -49,6 +50,18 @@ def with_text_arguments(messages: list[Message]) -> list[Message]:
     ]
 
 
+def objects_of(messages: list[Message]) -> list[Any]:
+    """The arguments of calls that are objects with something in them."""
+    calls = [call for turn in messages for call in turn.get("tool_calls") or () if isinstance(call, dict)]
+    arguments = [(call.get("function") or call).get("arguments") for call in calls]
+    return [value for value in arguments if isinstance(value, dict) and value]
+
+
+def in_parts(messages: list[Message]) -> list[Message]:
+    """The messages with their contents as lists of one part, as templates for pictures take them."""
+    return [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in messages]
+
+
 def tool_list(tools: Any) -> list[Any] | None:
     """Tool schemas from a list, or from the JSON of a list; None if there are none. Raises RowError."""
     try:
@@ -70,13 +83,35 @@ def called(turn: Message) -> list[str]:
     return tool_names(turn.get("tool_calls"))
 
 
-def reasoning_of(turn: Message) -> str:
-    """The reasoning before an answer, from a key of its own or between <think> tags; empty if there is none."""
-    for key in _REASONING_KEYS:
-        if isinstance(turn.get(key), str):
-            return str(turn[key]).strip()
-    match = _THOUGHT.search(turn["content"])
-    return match.group(1).strip() if match else ""
+def marks_of(messages: list[Message]) -> list[bool | None]:
+    """Whether each message says that it is trained; None where it does not say."""
+    return [turn.get("train") for turn in messages]
+
+
+def says_something(turn: Message) -> bool:
+    """Whether a turn has a content beside its thoughts, or a call, or thoughts of its own."""
+    return bool(turn.get("tool_calls")) or any(parts_of(turn))
+
+
+class Parts(NamedTuple):
+    """The texts of a turn, without their tags and white space at the ends; empty ones are left out."""
+
+    contents: list[str]
+    thoughts: list[str]
+
+
+def parts_of(turn: Message) -> Parts:
+    """The contents and the thoughts of a turn, which stand in keys of their own or between <think> tags."""
+    thoughts = [str(turn[key]) for key in REASONING_KEYS if isinstance(turn.get(key), str)]
+    pieces = split_thoughts(turn)
+    inner = [text.removesuffix("</think>").removeprefix("<think>") for text in pieces[1::2]]
+    return Parts(*([part for text in texts if (part := text.strip())] for texts in (pieces[::2], thoughts + inner)))
+
+
+def split_thoughts(turn: Message) -> list[str]:
+    """The content of a turn cut at its thoughts, which are every second piece; only an assistant has some."""
+    text = turn["content"]
+    return _THOUGHT.split(text) if turn["role"] == "assistant" and "</think>" in text else [text]
 
 
 def texts_of(value: Any) -> Iterator[str]:
@@ -97,10 +132,15 @@ def _with_arguments(call: Any, change: Any) -> Any:
         return call
     if isinstance(call.get("function"), dict):
         return {**call, "function": _with_arguments(call["function"], change)}
-    return {**call, "arguments": change(call["arguments"])} if "arguments" in call else call
+    if "arguments" not in call and "name" not in call:
+        return call
+    return {**call, "arguments": change(call.get("arguments"))}
 
 
 def _decoded(arguments: Any) -> Any:
+    """Arguments from their JSON; no text is none at all, and what is no JSON stays text."""
+    if arguments is None or isinstance(arguments, str) and not arguments.strip():
+        return {}
     try:
         return json.loads(arguments) if isinstance(arguments, str) else arguments
     except ValueError:

@@ -9,15 +9,19 @@ the row is refused. Nothing depends on the names of tokens.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from typing import Any, NamedTuple
 
-from zoo.data.encoding.messages import called, reasoning_of, with_text_arguments
+from zoo.data.encoding.dropped import Completeness, stands
+from zoo.data.encoding.messages import called, in_parts, objects_of, parts_of, says_something, with_text_arguments
 from zoo.data.encoding.segments import pattern
 from zoo.data.encoding.tokens import TextTokenizer
+from zoo.data.formats.message import REASONING_KEYS
 from zoo.data.kinds import Message
 from zoo.data.row_errors import RowError, shorten
 from zoo.errors import ZooError, nearest
@@ -25,6 +29,13 @@ from zoo.libraries.pretrained import render
 from zoo.limits import TEMPLATE_BYTES, TEMPLATE_SECONDS, size, within, within_memory
 
 PROBE = "Seventeen."
+QUESTION = {"role": "user", "content": "What is eight and nine?"}
+NAME = "sum_of_numbers"
+TOOL = {"type": "function", "function": {"name": NAME, "description": "Adds.", "parameters": {
+    "type": "object", "properties": {"first": {"type": "integer", "description": "A number."}}, "required": ["first"],
+}}}  # fmt: skip
+CALL = {"type": "function", "id": "123456789", "function": {"name": NAME, "arguments": {"first": 8}}}
+"""What a template is tried with."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,13 @@ class Extras(NamedTuple):
 BARE = Extras()
 
 
+class Form(NamedTuple):
+    """How a template wants to be asked. parts: contents as lists of parts; tools: those that it needs at least."""
+
+    parts: bool = False
+    tools: list[Any] | None = None
+
+
 class Turn(NamedTuple):
     """The start and end of an assistant turn in a text, end-of-turn token included, and whether it has such a token."""
 
@@ -67,6 +85,22 @@ def _on_day(template: str, day: date) -> str:
     return re.sub(
         r"strftime_now\(\s*(['\"])((?:(?!\1).)*)\1\s*\)", lambda call: repr(midnight.strftime(call[2])), template
     )  # fmt: skip
+
+
+def _closings(tokens: re.Pattern[str], tail: str, followed: str) -> list[int]:
+    """The ends of the tokens that close a turn. tail, followed: the text behind the last answer, and behind another.
+
+    They are the first token in the tail and those that touch it, or stand behind it in both texts: some templates end
+    every text with another token.
+    """
+    ends: list[int] = []
+    for match in tokens.finditer(tail):
+        gap = tail[ends[-1] : match.start()] if ends else ""
+        alike = followed.startswith(tail[: match.end()])
+        if gap.strip() or ends and not alike and (gap or followed.startswith(tail[: ends[-1]])):
+            break
+        ends.append(match.end())
+    return ends
 
 
 class Renderer:
@@ -89,42 +123,106 @@ class Renderer:
         self.words = set(re.findall(r"\w+", str(text)))
         """The words of the template, among them the variables that it reads."""
         self._refuse_unread()
-        self._tail = self._after_answer()
-        match = pattern(tokens.added).search(self._tail)
-        self.end_of_turn: str | None = match.group() if match else None
-        """The token that ends a turn, as text; None if the template writes none."""
-        self._tail_end = match.end() if match else 0
-        if self.end_of_turn:
-            tokens.count_as_special(self.end_of_turn)
-        controls = pattern(tokens.specials).pattern
-        self._ending = re.compile(rf"({controls})(?:\s|{controls})*\Z")
+        self.reasoning = [key for key in REASONING_KEYS if key in self.words]
+        """The keys of a message in which the template looks for thoughts."""
+        self._form = Form()
+        self._tail, followed = self._after_answer()
+        self._closings = _closings(pattern(tokens.added), self._tail, followed)
+        """Where the tokens end that close a turn, in the text behind an answer."""
+        self.end_of_turn: str | None = self._token(tokens, self._tail, self._closings)
+        """The token that ends a turn, as text, the last one if there are several; None if the template writes none."""
+        self._controls = pattern(tokens.specials)
+        self._ending = re.compile(rf"(?:{self._controls.pattern})(?:\s*(?:{self._controls.pattern}))*\s*\Z")
+        self.end_of_call = self._after_call()
+        """The token that ends a turn with a call, as text; None if the template writes none, or no calls."""
+        self._completeness = Completeness()
+
+    @staticmethod
+    def _token(tokens: TextTokenizer, tail: str, closings: list[int]) -> str | None:
+        """The last token that closes a turn; all of them are special from now on."""
+        found = list(pattern(tokens.added).finditer(tail[: closings[-1]])) if closings else []
+        for match in found:
+            tokens.count_as_special(match.group())
+        return found[-1].group() if found else None
 
     def text(self, messages: list[Message], extras: Extras = BARE, asking: bool = False) -> str:
         """What the template writes; `asking` adds the generation prompt. Raises RowError in the template's words."""
-        args = {**self.args, **(extras.args or {})}
-        # A template is a program of unknown origin: any exception means that it refuses these messages.
+        calls = any(called(turn) for turn in messages)
         try:
-            with within(TEMPLATE_SECONDS):
-                return render(
-                    self.tokenizer, messages, tools=extras.tools, asking=asking, template=self.template, args=args
-                )
+            text = self._render(messages, extras, asking)
+        # A template is a program of unknown origin: any exception means that it refuses these messages.
         except Exception as error:
-            if any(called(turn) for turn in messages) and messages != (texts := with_text_arguments(messages)):
+            if calls and messages != (texts := with_text_arguments(messages)):
                 return self.text(texts, extras, asking)
-            reason = str(error).strip().split("\n")[0] or type(error).__name__
-            if isinstance(error, MemoryError):
-                reason = f"it takes more than {size(TEMPLATE_BYTES)} of memory"
-            raise RowError("E_TEMPLATE", "messages", f"the chat template refuses it: {reason}") from None
+            raise RowError("E_TEMPLATE", "messages", self._refusal(error, messages, extras, asking)) from None
+        if calls and any(str(arguments) in text for arguments in objects_of(messages)):
+            # It prints objects as Python does, which no program reads as JSON.
+            return self.text(with_text_arguments(messages), extras, asking)
+        return text
 
-    def conversation(self, messages: list[Message], first: int, extras: Extras = BARE) -> Rendered:
-        """A conversation up to its last assistant turn; assistant turns from message `first` on are trained."""
+    def _render(self, messages: list[Message], extras: Extras, asking: bool) -> str:
+        args = {**self.args, **(extras.args or {})}
+        messages = in_parts(messages) if self._form.parts else messages
+        with within(TEMPLATE_SECONDS):
+            return render(
+                self.tokenizer, messages, tools=extras.tools, asking=asking, template=self.template, args=args
+            )  # fmt: skip
+
+    def _refusal(self, error: Exception, messages: list[Message], extras: Extras, asking: bool) -> str:
+        """Why the template refuses messages, in its own words where it has some."""
+        if isinstance(error, MemoryError):
+            return f"the chat template refuses it: it takes more than {size(TEMPLATE_BYTES)} of memory"
+        if isinstance(error, TypeError) and not extras.tools:
+            with contextlib.suppress(Exception):
+                self._render(messages, extras._replace(tools=[TOOL]), asking)
+                return "the chat template needs tools, and the row has none"
+        return f"the chat template refuses it: {str(error).strip().split(chr(10))[0] or type(error).__name__}"
+
+    def understood(self, messages: list[Message]) -> list[Message]:
+        """The messages with their thoughts under a key that the template reads, if it reads any."""
+        return [self._with_known_key(turn) if len(turn) > 2 else turn for turn in messages]
+
+    def _with_known_key(self, turn: Message) -> Message:
+        own = [key for key in REASONING_KEYS if isinstance(turn.get(key), str)]
+        if not own or not self.reasoning or own[0] in self.reasoning:
+            return turn
+        return {(self.reasoning[0] if key == own[0] else key): value for key, value in turn.items()}
+
+    def asked(self, messages: list[Message], extras: Extras = BARE) -> str:
+        """A prompt with the generation prompt. Raises RowError for a part of it that the template leaves out."""
+        text = self.text(messages, extras, asking=True)
+        self._check(messages, extras, text, asking=True)
+        return text
+
+    def _check(self, messages: list[Message], extras: Extras, text: str, asking: bool) -> None:
+        """Raises RowError for a content or a call that is not in the text."""
+        form = (asking, bool(extras.tools), json.dumps(extras.args, default=str) if extras.args else "")
+        self._completeness.check(messages, text, lambda others: self.text(others, extras, asking), form)
+
+    def conversation(
+        self, messages: list[Message], first: int, extras: Extras = BARE, marks: Sequence[bool | None] = (),
+        only_marked: bool = False,
+    ) -> Rendered:  # fmt: skip
+        """A conversation up to its last trained turn; assistant turns from message `first` on are trained.
+
+        marks: what each message says about its training, None where it says nothing; a turn marked False is not
+        trained. only_marked: turns without a mark are not trained either. Raises RowError.
+        """
+        marks = [*marks, *[None] * (len(messages) - len(marks))]
         speaking = [k for k, turn in enumerate(messages) if turn["role"] == "assistant" and k >= first]
         if not speaking:
             raise RowError("E_MISSING_TURN", "completion", "there is no assistant turn")
+        speaking = [k for k in speaking if marks[k] or marks[k] is None and not only_marked]
+        if not speaking:
+            raise RowError("E_NO_SUPERVISED_TOKENS", "completion", "every assistant turn is marked as not trained")
         messages = messages[: speaking[-1] + 1]
         text = self.text(messages, extras)
+        self._check(messages, extras, text, asking=False)
         turns, untrained = [self._turn(messages, speaking[-1], extras, text)], []
         for k in reversed(speaking[:-1]):
+            if not says_something(messages[k]):
+                untrained.append("the turn is empty")
+                continue
             try:
                 turns.insert(0, self._turn(messages, k, extras, text))
             except RowError as error:
@@ -133,19 +231,34 @@ class Renderer:
         if untrained:
             reason = f"{len(untrained)} of {len(speaking)} assistant turns are not trained: {untrained[0]}"
             warnings.append(RowError("W_UNTRAINED_TURNS", "completion", reason))
-        warnings += self.unseen(messages, extras, text)
+        elif any(mark and messages[k]["role"] != "assistant" for k, mark in enumerate(marks[: len(messages)])):
+            reason = "only assistant turns can be trained, and another one is marked"
+            warnings.append(RowError("W_UNTRAINED_TURNS", "messages", reason))
+        warnings += self.unseen(messages, extras, text, others=[k for k in range(len(messages)) if k not in speaking])
         prompt = self._prompt_end(messages[: speaking[0]], extras, text, turns[0].start)
         spans = tuple((turn.start, turn.end) for turn in turns)
         return Rendered(text[: turns[-1].end], prompt, spans, turns[-1].closed, warnings=tuple(warnings))
 
-    def unseen(self, messages: list[Message], extras: Extras, text: str, asking: bool = False) -> list[RowError]:
-        """A warning if `text` would be the same without the tools. It may still contain their names."""
+    def unseen(
+        self, messages: list[Message], extras: Extras, text: str, asking: bool = False, others: Sequence[int] = ()
+    ) -> list[RowError]:
+        """Warnings about what is not in the text: tools, if it is the same without them, and thoughts of `others`.
+
+        others: the turns that are not trained. The text may still contain the names of the tools.
+        """
+        warnings = []
         try:
             shown = not extras.tools or self.text(messages, extras._replace(tools=None), asking) != text
         except RowError:
             shown = True
-        reason = "the chat template does not show them to the model"
-        return [] if shown else [RowError("W_TOOLS_UNSEEN", "tools", reason)]
+        if not shown:
+            reason = "the chat template does not show them to the model"
+            warnings.append(RowError("W_TOOLS_UNSEEN", "tools", reason))
+        thoughts = [part for k in others for part in parts_of(messages[k]).thoughts if not stands(part, text)]
+        if thoughts:
+            reason = f"the chat template leaves out {shorten(thoughts[0])!r}"
+            warnings.append(RowError("W_REASONING_UNSEEN", "prompt", reason))
+        return warnings
 
     def _prompt_end(self, prompt: list[Message], extras: Extras, text: str, otherwise: int) -> int:
         """Where the prompt ends, even if untrained turns follow it, so that a pair shares its prompt."""
@@ -161,10 +274,10 @@ class Renderer:
         after = whole if k == len(messages) - 1 else self.text(messages[: k + 1], extras)
         extends = after.startswith(before)
         written = after[len(before) :] if extends else after
-        reasoning = reasoning_of(messages[k])
-        if reasoning not in written:
-            message = f"the chat template leaves out the reasoning {shorten(reasoning)!r}, so it would not be trained"
-            raise RowError("E_REASONING_DROPPED", f"messages[{k}]", message)
+        for thought in parts_of(messages[k]).thoughts:
+            if not stands(thought, written):
+                reason = f"the chat template leaves out the reasoning {shorten(thought)!r}, so it would not be trained"
+                raise RowError("E_REASONING_DROPPED", f"messages[{k}]", reason)
         if not extends:
             raise RowError(
                 "E_TEMPLATE",
@@ -172,20 +285,27 @@ class Renderer:
                 "the chat template does not write this answer after the prompt that asks for it: the prompt ends with "
                 f"{before[-30:]!r}, the text with the answer is …{after[-60:]!r}",
             )
-        if missing := [name for name in called(messages[k]) if name not in written]:
-            raise RowError("E_TEMPLATE", f"messages[{k}]", f"the chat template leaves out the call of {missing[0]!r}")
-        end, closed = self._end(after, len(before))
-        if not whole.startswith(after[:end]):
+        ends, closed = self._ends(after, len(before))
+        end = next((end for end in ends if whole.startswith(after[:end])), None)
+        if end is None:
             raise RowError("E_TEMPLATE", f"messages[{k}]", "the chat template rewrites it when other turns follow")
         return Turn(len(before), end, closed)
 
-    def _end(self, text: str, start: int) -> tuple[int, bool]:
-        """Where the last turn of the text, which begins at `start`, ends, and whether an end-of-turn token ends it."""
+    def _ends(self, text: str, start: int) -> tuple[list[int], bool]:
+        """Where the last turn of the text, which begins at `start`, may end, and whether a token ends it there.
+
+        Each token that closes the turn is a place, the last one first.
+        """
         if text.endswith(self._tail, start):
-            return len(text) - len(self._tail) + self._tail_end, self.end_of_turn is not None
-        # Turns that call tools may end with another token.
-        match = self._ending.search(text, start)
-        return (match.end(1), True) if match else (max(start, len(text.rstrip())), False)
+            behind = len(text) - len(self._tail)
+            return [behind + end for end in reversed(self._closings)] or [behind], bool(self._closings)
+        # Turns that call tools may end with other tokens, before what ends every text.
+        last = self._tail[self._closings[-1] :] if self._closings else ""
+        match = self._ending.search(text.removesuffix(last), start)
+        if match is None:
+            return [max(start, len(text.rstrip()))], False
+        tokens = self._controls.finditer(text, match.start(), match.end())
+        return [token.end() for token in tokens][::-1], True
 
     def _refuse_unread(self) -> None:
         """Raises ZooError for an argument that the template does not read."""
@@ -197,21 +317,45 @@ class Renderer:
                     "or tokenizer_config.json.",
                 )
 
-    def _after_answer(self) -> str:
-        """What the template writes after the last answer."""
-        question = {"role": "user", "content": "What is eight and nine?"}
-        try:
-            # Nothing else runs yet, so the limit of the memory meets the template alone.
-            with within_memory(TEMPLATE_BYTES):
-                self.text([question], asking=True)
-                text = self.text([question, {"role": "assistant", "content": PROBE}])
-            place = text.rfind(PROBE)
-            if place >= 0:
-                return text[place + len(PROBE) :]
-            reason = f"the answer is not in what it writes: {shorten(text, 80)!r}"
-        except RowError as error:
-            reason = error.message
+    def _after_answer(self) -> tuple[str, str]:
+        """What the template writes after the last answer, and after an answer that a question follows.
+
+        Templates for pictures take contents as lists of parts, and some need tools.
+        """
+        reason = ""
+        for self._form in (Form(), Form(tools=[TOOL]), Form(parts=True)):
+            try:
+                # Nothing else runs yet, so the limit of the memory meets the template alone.
+                with within_memory(TEMPLATE_BYTES):
+                    return self._probed()
+            except RowError as error:
+                reason = reason or error.message
         raise ZooError(
             f"The chat template cannot render a question and its answer: {reason}",
             "Give another template with --template FILE.jinja, or train on raw text with --template none.",
         )
+
+    def _probed(self) -> tuple[str, str]:
+        extras, answered = Extras(self._form.tools), [QUESTION, {"role": "assistant", "content": PROBE}]
+        self.text([QUESTION], extras, asking=True)
+        text = self.text(answered, extras)
+        if PROBE not in text:
+            raise RowError("E_TEMPLATE", "", f"the answer is not in what it writes: {shorten(text, 80)!r}")
+        tail = text[text.rindex(PROBE) + len(PROBE) :]
+        try:
+            longer = self.text([*answered, QUESTION], extras)
+        except RowError:
+            return tail, tail
+        return tail, longer[longer.rfind(PROBE) + len(PROBE) :] if PROBE in longer else tail
+
+    def _after_call(self) -> str | None:
+        """The last token of a turn that calls a tool; None where the template writes no calls, or no token there."""
+        call = {"role": "assistant", "content": "", "tool_calls": [CALL]}
+        try:
+            text = self.text([QUESTION, call], Extras([TOOL]))
+        except RowError:
+            return None
+        place = text.rfind(NAME)
+        ends, closed = self._ends(text, max(place, 0))
+        tokens = list(self._controls.finditer(text, 0, ends[0])) if closed else []
+        return tokens[-1].group() if place >= 0 and tokens else None

@@ -15,7 +15,7 @@ from datetime import date
 from typing import Any
 
 from zoo.data.encoding.block import PlainAnswer, spans_of
-from zoo.data.encoding.messages import as_turn, prepared, texts_of, tool_list
+from zoo.data.encoding.messages import as_turn, marks_of, prepared, texts_of, tool_list
 from zoo.data.encoding.named import AUTO, NONE, PLAIN, named_templates, template_text, wanted, with_args
 from zoo.data.encoding.new_tokens import NewTokens, give, lacking
 from zoo.data.encoding.rendering import Extras, Rendered, Renderer
@@ -69,7 +69,8 @@ class ChatTemplate:
         self.renderer = None if template == NONE else Renderer(self.tokens, source, day, args)
         self.end_of_turn = self.renderer.end_of_turn if self.renderer else None
         """The token that ends a turn, as text; None if the template writes none, and for raw text."""
-        ending = [self.end_of_turn] if self.end_of_turn else []
+        ends = (self.end_of_turn, self.renderer.end_of_call) if self.renderer else ()
+        ending = [text for text in ends if text]
         self.eos_ids: set[int] = {tokenizer.eos_token_id, *eos_ids, *(self.tokens.added[text] for text in ending)}
         """Ids that end an answer."""
 
@@ -160,14 +161,15 @@ class ChatTemplate:
         messages = self._messages(prompt, "user")
         if messages and messages[-1]["role"] == "assistant":
             raise RowError("E_MISSING_TURN", "prompt", NOTHING_TO_ANSWER)
-        return self.renderer.text(messages, self._extras(tools, args), asking=True)
+        return self.renderer.asked(messages, self._extras(tools, args))
 
     def prompt_warnings(self, prompt: Prompt, tools: Any = None, args: Args = None) -> list[RowError]:
         """Warnings about a prompt that `prompt_text` can write."""
-        if self.renderer is None or not tools:
+        if self.renderer is None or not tools and (isinstance(prompt, str) or all(len(turn) == 2 for turn in prompt)):
             return []
         messages, extras = self._messages(prompt, "user"), self._extras(tools, args)
-        return self.renderer.unseen(messages, extras, self.renderer.text(messages, extras, asking=True), asking=True)
+        text = self.renderer.text(messages, extras, asking=True)
+        return self.renderer.unseen(messages, extras, text, asking=True, others=range(len(messages)))
 
     def render(self, prompt: Prompt, completion: Prompt, tools: Any = None, args: Args = None) -> Rendered:
         """A prompt and its completion as text."""
@@ -178,13 +180,15 @@ class ChatTemplate:
         after = self._messages(completion, "assistant")
         if before and after and before[-1]["role"] == after[0]["role"] == "assistant":
             raise RowError("E_MISSING_TURN", "prompt", NOTHING_TO_ANSWER)
-        return self.renderer.conversation(before + after, len(before), self._extras(tools, args))
+        marks = [*_marks(prompt), *_marks(completion)]
+        return self.renderer.conversation(before + after, len(before), self._extras(tools, args), marks)
 
     def render_conversation(self, messages: list[Message], tools: Any = None, args: Args = None) -> Rendered:
         """A conversation as text, every assistant turn trained."""
         if self.renderer is None:
             raise self._raw_error("messages")
-        return self.renderer.conversation(self._messages(messages, "user"), 0, self._extras(tools, args))
+        turns, marks = self._messages(messages, "user"), _marks(messages)
+        return self.renderer.conversation(turns, 0, self._extras(tools, args), marks)
 
     def render_text(self, text: str) -> Rendered:
         """Plain text without a prompt, all of it trained, whatever the template."""
@@ -221,6 +225,8 @@ class ChatTemplate:
             self._note("Texts become turns of the chat template: a prompt a user turn, an answer an assistant turn.")
             value = [as_turn(value, role)]
         messages = prepared(value)
+        if self.renderer is not None:
+            messages = self.renderer.understood(messages)
         for k, turn in enumerate(messages):
             self._refuse_special(turn, f"messages[{k}]", f"the {turn['role']} turn")
         return messages
@@ -270,6 +276,10 @@ class ChatTemplate:
     def _note(self, sentence: str) -> None:
         if sentence not in self.notes:
             self.notes.append(sentence)
+
+
+def _marks(value: Prompt) -> list[bool | None]:
+    return [None] if isinstance(value, str) else marks_of(value)
 
 
 def extras_of(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def pair_holds_prompt(sample: Sample) -> bool:
 
 
 def split_conversation(row: Row) -> dict[str, Any]:
-    """Prompt and completion of a conversation."""
+    """Prompt and completion of a conversation: its last assistant turn that is to be trained."""
     turns = messages(take(row, *CHAT_COLUMNS), "messages")
     answers = [index for index, turn in enumerate(turns) if turn["role"] == "assistant"]
     if not answers:
@@ -54,12 +54,15 @@ def split_conversation(row: Row) -> dict[str, Any]:
             "messages",
             "there is no assistant turn (for data that is prompts only: --columns prompt=messages)",
         )
-    last = answers[-1]
+    trained = [index for index in answers if turns[index].get("train", True)]
+    if not trained:
+        raise RowError("E_NO_SUPERVISED_TOKENS", "messages", "every assistant turn says that it is not trained")
+    last = trained[-1]
     record = arrange(row, turns[:last], {"completion": [turns[last]]})
     if last + 1 < len(turns):
-        record[WARNINGS] = [
-            ("W_TRAILING_TURNS", "messages", f"{len(turns) - last - 1} turn(s) after the last answer are not used")
-        ]
+        which = "answer" if last == answers[-1] else "trained answer"
+        reason = f"{len(turns) - last - 1} turn(s) after the last {which} are not used"
+        record[WARNINGS] = [("W_TRAILING_TURNS", "messages", reason)]
     return record
 
 

@@ -2,8 +2,9 @@
 
 A message becomes `{"role", "content", ...}` with a role of `system`, `user`, `assistant` or `tool`. Roles
 come from a closed table, because a chat template prints an unknown role without complaint. Keys with the
-value None are removed (Arrow adds them to every message); all other keys, such as `tool_calls`, `tool_call_id`,
-`name` and `reasoning_content`, are kept. The arguments of tool calls stay a string or an object, as they were.
+value None are removed (Arrow adds them to every message). A call is in `tool_calls`, whatever way the source writes it;
+`train` says whether an assistant turn is trained (`weight` 1 or 0 in the source); all other keys, such as
+`tool_call_id`, `name` and `reasoning_content`, are kept. The arguments of calls stay a string or an object.
 """
 
 from __future__ import annotations
@@ -36,6 +37,10 @@ ROLES = {
     "tool_response": "tool",
 }
 _CALL_ROLES = ("function_call", "tool_call")
+REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
+"""The keys in which a message may have its thoughts."""
+KEYS = ("role", "content", "name", "tool_calls", "tool_call_id", "train", *REASONING_KEYS)
+"""The keys of a message that zoo knows; a chat template gets the others too."""
 
 
 def message(turn: Any, field: str) -> Message:
@@ -54,11 +59,19 @@ def message(turn: Any, field: str) -> Message:
             "E_ROLE", field, f"unknown role {role!r}.{nearest(spelling, ROLES)} Known roles: {', '.join(ROLES)}"
         )
     content = turn.pop("content") if "content" in turn else turn.pop("value", "")
-    if not turn.get("tool_calls", True):
-        del turn["tool_calls"]
+    calls = [
+        *_listed_calls(turn.pop("tool_calls", None), field),
+        *_function_calls(turn.pop("function_call", None), field),
+    ]
+    if calls:
+        turn["tool_calls"] = calls
+    trained = _trained(turn, field)
+    if trained or trained is False and ROLES[spelling] == "assistant":
+        turn["train"] = trained
     if spelling in _CALL_ROLES:
-        return {"role": "assistant", "content": "", "tool_calls": _tool_calls(content, field), **turn}
+        return {"role": "assistant", "content": "", "tool_calls": _function_calls(content, field), **turn}
     text, reasoning = _content_text(content, field)
+    reasoning = reasoning or _details_text(turn)
     if reasoning:
         turn.setdefault("reasoning_content", reasoning)
     return {"role": ROLES[spelling], "content": text, **turn}
@@ -95,16 +108,64 @@ def _content_text(content: Any, field: str) -> tuple[str, str]:
     return "".join(texts), "".join(reasonings)
 
 
-def _tool_calls(content: Any, field: str) -> list[dict[str, Any]]:
-    """The calls in the value of a function_call turn: the JSON of one {name, arguments}, or of a list of them."""
+def _details_text(turn: Message) -> str:
+    """The thoughts in `reasoning_details` of a turn that has no others; encrypted ones have no text."""
+    details = turn.get("reasoning_details")
+    if not isinstance(details, list) or any(turn.get(key) for key in REASONING_KEYS):
+        return ""
+    parts = [part for part in details if isinstance(part, Mapping)]
+    texts = [next((part[key] for key in ("text", "summary") if isinstance(part.get(key), str)), "") for part in parts]
+    if texts := [text for text in texts if text]:
+        del turn["reasoning_details"]
+    return "\n".join(texts)
+
+
+def _decoded(value: Any, field: str) -> Any:
+    """A value, from JSON if it is text."""
     try:
-        calls = json.loads(content) if isinstance(content, str) else content
+        return json.loads(value) if isinstance(value, str) else value
     except ValueError:
-        raise RowError("E_TYPE", field, f"a function call must be JSON, got {describe(content)}") from None
+        raise RowError("E_TYPE", field, f"a function call must be JSON, got {describe(value)}") from None
+
+
+def _listed_calls(value: Any, field: str) -> list[Any]:
+    """The calls of `tool_calls`: a list of them, one, or the JSON of either."""
+    if not value or isinstance(value, str) and not value.strip():
+        return []
+    calls = _decoded(value, field)
+    calls = [_decoded(call, field) for call in (calls if isinstance(calls, list) else [calls])]
+    if not all(isinstance(call, Mapping) for call in calls):
+        raise RowError("E_TYPE", field, f"tool_calls is {describe(value)}, not a list of calls")
+    return calls
+
+
+def _function_calls(content: Any, field: str) -> list[dict[str, Any]]:
+    """The calls in `function_call`, a key or a role: one {name, arguments}, a list of them, or the JSON of either."""
+    if content is None:
+        return []
+    calls = _decoded(content, field)
     calls = calls if isinstance(calls, list) else [calls]
     if not all(isinstance(call, Mapping) and isinstance(call.get("name"), str) for call in calls):
         raise RowError("E_TYPE", field, "a function call needs a name and arguments")
     return [{"type": "function", "function": dict(call)} for call in calls]
+
+
+def _trained(turn: Message, field: str) -> bool | None:
+    """Whether a turn is marked as trained, by `train` or `weight`, which are taken out of it; None without a mark."""
+    marks = {key: turn.pop(key) for key in ("train", "weight") if key in turn}
+    for key, value in marks.items():
+        if not isinstance(value, bool | int | float) or value not in (0, 1):
+            raise RowError("E_WEIGHT", field, f"{key} is {describe(value)}; a turn counts whole (1) or not at all (0)")
+    if len({bool(value) for value in marks.values()}) > 1:
+        raise RowError("E_WEIGHT", field, "train and weight say different things")
+    return bool(next(iter(marks.values()))) if marks else None
+
+
+def unknown_keys(record: Mapping[str, Any]) -> list[str]:
+    """The keys in the messages of a record that nothing here reads, in order."""
+    lists = [record.get(name) for name in ("prompt", "completion", "chosen", "rejected")]
+    turns = [turn for value in (*lists, *record.get("completions", ())) if isinstance(value, list) for turn in value]
+    return sorted({str(key) for turn in turns if len(turn) > 2 for key in turn if key not in KEYS})
 
 
 def messages(value: Any, field: str) -> list[Message]:
