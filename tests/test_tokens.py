@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from zoo.data.encoding import segments
 from zoo.data.encoding.segments import Segments
+from zoo.data.encoding.template import ChatTemplate
 from zoo.data.encoding.tokens import TextTokenizer
 
 CORPUS = ["the answer is four and the question was two", "what is the sum of two and two ?", "user assistant\n\n"] * 20
@@ -189,3 +190,40 @@ def test_what_a_call_left_in_the_tokenizer_changes_nothing():
 def test_special_tokens_written_out_are_found(tokens):
     assert tokens.special_in("two </s> four") == "</s>"
     assert tokens.special_in("two < /s> four") is None
+
+
+# -- tokens that take the white space beside them --------------------------------------------------------------------
+
+PHI = (
+    "{% for turn in messages %}{{ '<|' ~ turn.role ~ '|>\n' ~ turn.content ~ '<|end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+)
+INST = (
+    "{% for turn in messages %}{% if turn.role == 'user' %}{{ '[INST] ' ~ turn.content ~ ' [/INST]' }}"
+    "{% else %}{{ ' ' ~ turn.content ~ '<|end|>' }}{% endif %}{% endfor %}"
+)
+SPOKEN = [
+    {"role": role, "content": text}
+    for role, text in (("user", "one?"), ("assistant", "yes."), ("user", "two?"), ("assistant", "no."))
+]
+
+
+@pytest.mark.parametrize("make", [byte_level, lambda: spaced("always"), lambda: spaced("first"), prepended])
+@pytest.mark.parametrize("side", [{}, {"rstrip": True}, {"lstrip": True}, {"rstrip": True, "lstrip": True}], ids=str)
+@pytest.mark.parametrize("source", [PHI, INST], ids=["phi", "inst"])
+def test_trained_ids_are_those_of_the_prompts_that_are_asked(make, side, source):
+    tokenizer = make()
+    tokens = [
+        AddedToken(f"<|{name}|>", special=True, normalized=False, **side) for name in ("user", "assistant", "end")
+    ]
+    tokenizer.add_tokens(tokens, special_tokens=True)
+    tokenizer.chat_template = source
+    template = ChatTemplate(tokenizer)
+    trained = template.conversation(SPOKEN)
+    ids, end = [*trained.prompt.tolist(), *trained.completion.tolist()], tokenizer.convert_tokens_to_ids("<|end|>")
+    for turns in (SPOKEN[:1], SPOKEN[:3]):
+        asked = template.prompt_ids(turns)
+        assert ids[: len(asked)] == asked
+    learned = trained.completion[trained.mask].tolist()
+    assert learned.count(end) == 2 and learned[-1] == end
+    assert "".join(tokenizer.decode([number for number in learned if number != end]).split()) == "yes.no."

@@ -35,6 +35,8 @@ class TextTokenizer:
         self.specials = {text for text, number in self.added.items() if number in self.special_ids}
         self.rowless: frozenset[str] = getattr(tokenizer, "rowless", frozenset())
         """Tokens that the model has no rows for."""
+        self._swallowing = tuple(token.content for token in added.values() if token.rstrip and token.content)
+        """Tokens that swallow the white space behind them."""
         self.segments = Segments(tokenizer)
         self._special = pattern(self.specials)
         self._newline = self._plain(["\n"])[0]
@@ -57,8 +59,11 @@ class TextTokenizer:
     def cut(self, texts: Sequence[str], cuts: Sequence[Sequence[int]]) -> list[Cut]:
         """The ids of texts, cut at characters. The first cut of each text ends its prompt; cuts are in ascending order.
 
-        The ids before the first cut are the ids of the prompt alone.
+        The ids before the first cut are the ids of the prompt alone. A cut behind a token that swallows the white space
+        there is made behind that space: no prompt has it as a token of its own.
         """
+        if self._swallowing:
+            cuts = [self._past_spaces(text, places) for text, places in zip(texts, cuts, strict=True)]
         heads = [text[: places[0]] for text, places in zip(texts, cuts, strict=True)]
         prompts = dict(zip(dict.fromkeys(heads), self.ids(list(dict.fromkeys(heads))), strict=True))
         before = [prompts[head] for head in heads]
@@ -66,6 +71,15 @@ class TextTokenizer:
         crossed = [i for i, cut in enumerate(whole) if cut is None]
         parts = self._cut_parts(*([of[i] for i in crossed] for of in (texts, cuts, before)))
         return [cut or next(parts) for cut in whole]
+
+    def _past_spaces(self, text: str, places: Sequence[int]) -> list[int]:
+        """The places, those behind a token that swallows white space moved behind that space."""
+        moved = [0]
+        for place in places:
+            if text.endswith(self._swallowing, 0, place):
+                place += len(text[place:]) - len(text[place:].lstrip())
+            moved.append(max(place, moved[-1]))
+        return moved[1:]
 
     def _cut_whole(
         self, texts: Sequence[str], cuts: Sequence[Sequence[int]], prompts: Sequence[list[int]]
