@@ -51,6 +51,7 @@ FREE = {
     "patience": [1],
     "best_metric": ["val/loss"],
     "limit": [3],
+    "data_workers": [1, 2],
     "log_every": [2],
     "micro_tokens": [1, 10_000],
     "columns": ["prompt=prompt,completion=completion"],

@@ -6,7 +6,7 @@ import threading
 import pytest
 from test_prepared import CONTENT, LONG, plain, told, written  # noqa: F401
 
-from zoo.data import prepared, store
+from zoo.data import pool, prepared, store
 from zoo.data.encoding.template import ChatTemplate
 from zoo.data.plain import as_json, from_json, marked
 from zoo.data.prepared import prepare
@@ -230,3 +230,50 @@ def test_a_large_file_is_hashed_once(tmp_path, monkeypatch):
     monkeypatch.setattr(hashes, "SETTLED", 60.0)
     file.write_text("c" * 100)
     assert hashes.sha256(file) == hashes.sha256(file) and len(reads) == 4
+
+
+@pytest.fixture
+def spread(monkeypatch):
+    """Several workers, for any number of rows."""
+    monkeypatch.setattr(prepared, "ROWS_FOR_A_WORKER", 1)
+
+
+def test_several_processes_encode_the_same_as_one(written, template, spread):  # noqa: F811
+    file = written("demonstration")
+    options = {"max_length": 40, "format": "prompt-completion"}
+    expected = whole(prepare(file, "demonstration", template, **options))
+    assert whole(prepare(file, "demonstration", template, store=True, workers=3, **options)) == expected
+
+
+def test_a_worker_that_ends_is_told_and_what_it_did_is_kept(written, template, spread, monkeypatch):  # noqa: F811
+    file, said = written("preference"), []
+    expected = whole(prepare(file, "preference", template))
+    give = pool.Worker.give
+    given = []
+
+    def dying(worker, content):
+        given.append(worker)
+        if len(given) == 12:
+            worker.process.kill()
+            worker.process.wait()
+        give(worker, content)
+
+    monkeypatch.setattr(pool.Worker, "give", dying)
+    with pytest.raises(ZooError, match="A data worker ended with status -9; the machine may be out of memory"):
+        prepare(file, "preference", template, store=True, workers=2)
+    assert all(worker.process.returncode is not None for worker in given)
+    monkeypatch.setattr(pool.Worker, "give", give)
+    made = prepare(file, "preference", template, store=True, workers=2, say=said.append)
+    assert whole(made) == expected and "goes on after" in said[0]
+
+
+def test_a_tokenizer_that_cannot_be_handed_to_others_is_used_in_this_process(written, template, spread):  # noqa: F811
+    file, said = written("prompt"), []
+    template.keeps_me_here = lambda: None
+    made = prepare(file, "prompt", template, store=True, workers=2, say=said.append)
+    assert made.encoded.records and said[0].startswith("Encoding in one process: this tokenizer cannot be handed")
+
+
+def test_few_rows_are_encoded_in_this_process(written, template, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(pool, "Worker", None)
+    assert prepare(written("prompt"), "prompt", template, store=True, workers=8).encoded.records

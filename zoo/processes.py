@@ -77,3 +77,8 @@ def free_memory() -> int | None:
         folder = Path("/sys/fs/cgroup")
         left.append(int((folder / "memory.max").read_text()) - int((folder / "memory.current").read_text()))
     return min(left) if left else None
+
+
+def cores() -> int:
+    """The CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

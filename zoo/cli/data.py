@@ -67,12 +67,20 @@ def data(
     ] = LongRows.DROP,
     strict: Annotated[bool, typer.Option(help="Stop at any bad row.")] = False,
     as_json: Json = False,
+    store: Annotated[
+        bool, typer.Option("--store", help="Keep the encoded rows in the cache for runs to come, however few.")
+    ] = False,
+    data_workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that encode many rows.", show_default="the CPU cores")
+    ] = None,
 ) -> None:
     """Show how rows are read: rendered examples with trained tokens coloured, lengths, and rows kept and dropped."""
     from zoo.contract import registry
     from zoo.data.encoding import named as templates
     from zoo.data.formats import columns_of
-    from zoo.data.load import judge, load
+    from zoo.data.glance import glance
+    from zoo.data.load import judge
+    from zoo.data.sources import is_named
     from zoo.data.sources.mixture import read_mixture
 
     args = templates.template_args(template_args)
@@ -88,17 +96,18 @@ def data(
             data(
                 part.source, wanted, part.split or split, part.columns or columns, part.format or format,
                 part.limit or limit, examples, model, template, template_args, new_tokens, max_length, long_rows,
-                strict,
+                strict, False, store, data_workers,
             )  # fmt: skip
         return
     kind = _kind(wanted, source, split, columns_of(columns), named)
-    loaded = load(
-        source, kind, split=split, columns=columns_of(columns), format=format, limit=limit, strict=strict,
-        named_sources=named,
-    )  # fmt: skip
-    # Imports that take seconds come only now, so that mistakes in the data are reported at once.
-    from zoo.data.encoding.encode import encode
+    reading: dict[str, Any] = {
+        "split": split, "columns": columns_of(columns), "format": format, "limit": limit, "named_sources": named,
+    }  # fmt: skip
+    if not is_named(source, named):
+        # Mistakes in the first rows are reported before the imports that take seconds.
+        glance(source, [kind] if isinstance(kind, str) else kind, strict=strict, **reading)
     from zoo.data.encoding.named import listed
+    from zoo.data.prepared import prepare
     from zoo.data.preview import as_json as preview_json
     from zoo.data.preview import preview
     from zoo.data.sources.named import data_model
@@ -109,18 +118,24 @@ def data(
     chosen = model or data_model(source, NAME)
     source_of_model = resolve_start(chosen, "runs", say)
     chat = load_template(source_of_model, template, new_tokens=listed(new_tokens), args=args, say=say)
-    encoded = encode(loaded.records, loaded.kind, chat, max_length=max_length, long_rows=long_rows)
+    made = prepare(
+        source, kind, chat, **reading, strict=strict, max_length=max_length, long_rows=long_rows, store=store or None,
+        workers=data_workers, say=say,
+    )  # fmt: skip
+    encoded, report = made.encoded, made.report
     if strict:
-        judge(encoded.report, len(encoded.records), strict, loaded.report)
+        judge(encoded.report, len(encoded.records), strict, report)
     if as_json:
-        print_json(preview_json(encoded, loaded.report, chat, examples=examples))
+        print_json(preview_json(encoded, report, chat, examples=examples))
     else:
-        for part in preview(encoded, loaded.report, chat, examples=examples):
+        for part in preview(encoded, report, chat, examples=examples):
             console.print(part)
     if not encoded.records:
         raise ZooError(
-            f"No row of {loaded.name} can be used.", "See the reasons above; --max-length and --long-rows cut may help."
+            f"No row of {made.name} can be used.", "See the reasons above; --max-length and --long-rows cut may help."
         )
+    if store:
+        say(f"Kept in {made.kept.place}." if made.kept.place else f"{made.name} is read anew by every run: not kept.")
 
 
 def _kind(wanted: str | None, source: str, split: str, columns: Any, named: dict[str, Any]) -> str | tuple[str, ...]:

@@ -65,6 +65,7 @@ COMMANDS = {
     "export": ("models", "zoo export last my-model    zoo export last my-model --merge"),
     "new-plugin": ("new_plugin", ""),
     "check": ("check", "zoo check dpo    zoo check ./simpo.py:SimPO --only learns    zoo check dpo --json"),
+    "cache": ("cache", "zoo cache    zoo cache --kind data --json    zoo cache clear --older 30d"),
     "doctor": ("doctor", "zoo doctor --json"),
 }  # fmt: skip
 """Every command, in the order of the help page: its module in zoo.cli, and examples if that has none."""

@@ -18,6 +18,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from zoo.contract.registry import contributions, manager
 from zoo.data.convert import convert
@@ -26,7 +27,7 @@ from zoo.data.formats.shape import Format
 from zoo.data.kinds import KINDS, Record
 from zoo.data.report import Report
 from zoo.data.sources import NamedSources, Source, open_source
-from zoo.data.sources.lines import Line
+from zoo.data.sources.lines import Line, RawLine, parsed
 from zoo.data.sources.named import parts_of
 from zoo.data.stages import first_lines, is_readable, mark_duplicates, readable, recognise, records_of
 from zoo.errors import ZooError
@@ -73,7 +74,7 @@ def load(
         source, kind, split=split, columns=columns, format=format, limit=limit, named_sources=named_sources
     )  # fmt: skip
     report, chosen, kind = opening.report, opening.format, opening.kind
-    records = list(mark_duplicates(records_of(opening.lines, chosen, columns or {}, report), report))
+    records = list(mark_duplicates(records_of(parsed(opening.lines), chosen, columns or {}, report), report))
     judge(report, len(records), strict)
     report.notes.append(reading(records[0], chosen))
     try:
@@ -89,7 +90,7 @@ class Opening:
     """A source whose format is recognised, and whose lines are still to be read. kind: of the records to make."""
 
     source: Source
-    lines: Iterator[Line]
+    lines: Iterator[Line | RawLine]
     format: Format
     kind: str
     report: Report
@@ -116,7 +117,7 @@ def open_data(
     wanted = chosen.kind if chosen else kinds[0]
     opened = open_source(source, wanted, split=split, named_sources=named_sources, limit=limit)
     report = Report(opened.name, where=opened.where, notes=list(opened.notes))
-    lines, chosen = find_format(itertools.islice(opened.rows, limit), columns or {}, chosen, opened, report)
+    lines, chosen = find_format(itertools.islice(opened.lines, limit), columns or {}, chosen, opened, report)
     return Opening(opened, lines, chosen, chosen.kind if chosen.kind in kinds else kinds[0], report)
 
 
@@ -164,10 +165,14 @@ def source_kind(
 
 
 def find_format(
-    lines: Iterator[Line], columns: Mapping[str, str], chosen: Format | None, source: Source, report: Report
-) -> tuple[Iterator[Line], Format]:
-    """All lines, and the format that the first of them have. Raises ZooError where none of these can be read."""
-    first, lines = first_lines(lines)
+    lines: Iterator[Any], columns: Mapping[str, str], chosen: Format | None, source: Source, report: Report
+) -> tuple[Iterator[Any], Format]:
+    """All lines, parsed or not, and the format that the first of them have.
+
+    Raises ZooError where none of these can be read.
+    """
+    head, lines = first_lines(lines)
+    first = list(parsed(head))
     if not first:
         raise ZooError(f"{source.name} holds no rows.", hint="Check that the file was written to its end.")
     if not any(map(is_readable, first)):

@@ -7,6 +7,7 @@ made here from columns: it needs no record in memory.
 from __future__ import annotations
 
 import itertools
+import pickle
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from zoo.data.encoding.template import ChatTemplate
 from zoo.data.glance import estimated_rows
 from zoo.data.key import store_key
 from zoo.data.load import Opening, complete, judge, load, open_data
+from zoo.data.pool import encoded_by
 from zoo.data.problems import Problems, count_all
 from zoo.data.report import STORED_PROBLEMS, Report
 from zoo.data.shards import Counts, Shard, joined_blocks
@@ -30,6 +32,7 @@ from zoo.data.sources import NamedSources, Source
 from zoo.data.store import Kept, Store
 from zoo.data.work import Work
 from zoo.errors import ZooError
+from zoo.processes import cores
 from zoo.values.records import ChosenRecords, Records, Without
 
 MOST_HELD_OUT = 2000
@@ -42,6 +45,9 @@ FEW_ROWS = 5000
 """With a --limit below this, rows are encoded in memory."""
 SAID_EVERY = 10.0
 """Seconds between two lines about the progress."""
+ROWS_FOR_A_WORKER = 10_000
+"""Rows for which it is worth to start a process, which takes some seconds."""
+MANY = 1 << 40
 STOPPED = "What is encoded is kept: the same command goes on there."
 AT_ONCE = 1 << 20
 """Hashes that are sorted at a time."""
@@ -103,12 +109,14 @@ def prepare(
     max_length: int = 1024,
     long_rows: str = "drop",
     store: bool | None = None,
+    workers: int | None = None,
     say: Say = lambda text: None,
 ) -> Prepared:
     """Read and encode a source. The arguments are those of `zoo.data.load.load` and `zoo.data.encoding.encode.encode`.
 
     store: whether the encoded records are kept in the cache folder, None for files of STORED_BYTES or more; what is
-    kept there is found again in any case. Raises ZooError as loading and encoding do.
+    kept there is found again in any case. workers: processes that encode what is kept, None for the number of cores;
+    few rows are encoded in this process. Raises ZooError as loading and encoding do.
     """
     opening = open_data(
         source, kind, split=split, columns=columns, format=format, limit=limit, named_sources=named_sources
@@ -123,7 +131,7 @@ def prepare(
     work = Work(opening.format, columns or {}, opening.kind, template, max_length, long_rows)
     large = is_large(opening.source, limit) if store is None else store
     place = store_of(opening.source, work, large, say, split=split, limit=limit)
-    kept = in_memory(opening, work, say) if place is None else stored(place, opening, work)
+    kept = in_memory(opening, work, say) if place is None else stored(place, opening, work, workers or cores())
     return prepared(opening, work, kept, strict)
 
 
@@ -150,11 +158,11 @@ def in_memory(opening: Opening, work: Work, say: Say) -> Kept:
     return Kept(shards, _told(shards), smallest_prompts(shards), opening.source.parts)
 
 
-def stored(store: Store, opening: Opening, work: Work) -> Kept:
+def stored(store: Store, opening: Opening, work: Work, workers: int = 1) -> Kept:
     """What the store holds; where it is not whole, the rest is encoded first."""
     try:
         with store.turn():
-            return store.read() or _made(store, opening, work)
+            return store.read() or _made(store, opening, replace(work, packed=True), workers)
     except OSError as error:
         raise ZooError(
             f"The encoded rows of {opening.report.name} cannot be kept in {store.folder}: {error}.",
@@ -162,30 +170,43 @@ def stored(store: Store, opening: Opening, work: Work) -> Kept:
         ) from error
 
 
-def _made(store: Store, opening: Opening, work: Work) -> Kept:
+def _made(store: Store, opening: Opening, work: Work, workers: int) -> Kept:
     shards = store.begun()
     rows = sum(shard.counts.rows for shard in shards)
     if rows:
         store.say(f"Encoding goes on after {rows:,} rows, which {store.folder} holds.")
         next(itertools.islice(opening.lines, rows - 1, rows), None)
     try:
-        store.write(once(encoded_shards(opening, work, store.say, rows), work, shards), shards)
+        store.write(once(encoded_shards(opening, work, store.say, rows, workers), work, shards), shards)
     except Exception:
         raise
     except BaseException:
         store.say(STOPPED)
         raise
-    kept = Kept(shards, _told(shards), smallest_prompts(shards), opening.source.parts)
+    kept = Kept(shards, _told(shards), smallest_prompts(shards), opening.source.parts, store.folder)
     store.finish(kept, {"source": opening.report.name, "kind": work.kind, "fingerprint": opening.source.fingerprint})
     return kept
 
 
-def encoded_shards(opening: Opening, work: Work, say: Say, done: int = 0) -> Iterator[Shard]:
+def encoded_shards(opening: Opening, work: Work, say: Say, done: int = 0, workers: int = 1) -> Iterator[Shard]:
     """The lines of a source, encoded block by block. done: rows that were encoded before."""
     pace = Pace(opening.source, done, say)
-    while lines := list(itertools.islice(opening.lines, ROWS_AT_ONCE)):
-        yield work.encoded(lines)
-        pace.add(len(lines))
+    blocks = iter(lambda: list(itertools.islice(opening.lines, ROWS_AT_ONCE)), [])
+    for shard in _spread(blocks, work, min(workers, pace.left() // ROWS_FOR_A_WORKER), say):
+        yield shard
+        pace.add(shard.counts.rows)
+
+
+def _spread(blocks: Iterator[list[Any]], work: Work, workers: int, say: Say) -> Iterator[Shard]:
+    """The shards of blocks, encoded by other processes if there are to be several."""
+    if workers > 1:
+        try:
+            message = pickle.dumps(work, protocol=5)
+        except Exception as error:
+            say(f"Encoding in one process: this tokenizer cannot be handed to others ({error}).")
+        else:
+            return encoded_by(workers, message, blocks)
+    return map(work.encoded, blocks)
 
 
 def once(shards: Iterable[Shard], work: Work, before: Sequence[Shard] = ()) -> Iterator[Shard]:
@@ -231,14 +252,22 @@ class Pace:
             self.printed = time.monotonic()
             self.say(self.line())
 
+    def left(self) -> int:
+        """Rows that are still to be encoded, about; many where it is not known."""
+        total = self._total()
+        return MANY if total is None else max(0, total - self.done)
+
+    def _total(self) -> int | None:
+        self.total = self.total or estimated_rows(self.source)
+        return self.total[0]
+
     def line(self) -> str:
         """`Encoding rows.jsonl: 20,000 of about 100,000 rows, 5,000 a second, 16 s left`."""
         rate = (self.done - self.before) / (time.monotonic() - self.began)
-        self.total = self.total or estimated_rows(self.source)
-        total, exact = self.total
+        total = self._total()
         if total is None or total < self.done:
             return f"Encoding {self.source.name}: {self.done:,} rows, {rate:,.0f} a second"
-        of, left = f"{'' if exact else 'about '}{total:,}", (total - self.done) / rate
+        of, left = f"{'' if self.total and self.total[1] else 'about '}{total:,}", (total - self.done) / rate
         return f"Encoding {self.source.name}: {self.done:,} of {of} rows, {rate:,.0f} a second, {left:,.0f} s left"
 
 

@@ -130,7 +130,7 @@ def joined_blocks(blocks: Sequence[Block]) -> Block:
         for name in names
     }
     rows = numpy.concatenate([block.rows for block in blocks])
-    records = [record for block in blocks for record in block.records]
+    records = _joined_records([block.records for block in blocks])
     return Block(blocks[0].kind, rows, **ragged, numbers=numbers, records=records, problems=[], count=0)
 
 
@@ -144,19 +144,44 @@ def _joined_columns(columns_of_blocks: Sequence[Ragged]) -> Ragged:
 # -- in files ------------------------------------------------------------------------------------------------------
 
 
-class KeptRecords(Sequence[Record]):
-    """Canonical records as JSON in a file. places: the text of each record."""
+class PackedRecords(Sequence[Record]):
+    """Canonical records as JSON, in memory or in a file.
+
+    places: the text of each record: the pieces of a text share one.
+    """
 
     def __init__(self, texts: Any, places: Numbers):
-        self._texts, self._places = texts, places
+        self.texts, self.places = texts, places
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self.places)
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[place] for place in range(*index.indices(len(self)))]
-        return from_json(self._texts[int(self._places[index])].as_py())
+        text = self.texts[int(self.places[index])]
+        return from_json(text if isinstance(text, bytes) else text.as_py())
+
+
+def packed(records: Iterable[Record]) -> PackedRecords:
+    """Records as JSON, each object once."""
+    places: dict[int, int] = {}
+    texts: list[bytes] = []
+    records = list(records)
+    for record in records:
+        if id(record) not in places:
+            places[id(record)] = len(texts)
+            texts.append(as_json(marked(record)))
+    return PackedRecords(texts, numpy.array([places[id(record)] for record in records], dtype=numpy.int32))
+
+
+def _joined_records(parts: Sequence[Sequence[Record]]) -> Any:
+    if not all(isinstance(part, PackedRecords) and isinstance(part.texts, list) for part in parts):
+        return [record for part in parts for record in part]
+    starts = numpy.cumsum([0, *(len(part.texts) for part in parts)])  # type: ignore[attr-defined]
+    places = [part.places + start for part, start in zip(parts, starts, strict=False)]  # type: ignore[attr-defined]
+    texts = [text for part in parts for text in part.texts]  # type: ignore[attr-defined]
+    return PackedRecords(texts, numpy.concatenate(places).astype(numpy.int32))
 
 
 def names_of(number: int) -> dict[str, str]:
@@ -169,14 +194,14 @@ def names_of(number: int) -> dict[str, str]:
 def save(shard: Shard, folder: Path, number: int) -> None:
     """Write a shard; its `.json` comes last, and without it there is no shard."""
     block, names = shard.block, names_of(number)
-    texts, places = _texts(block.records)
+    records = block.records if isinstance(block.records, PackedRecords) else packed(block.records)
     encoded = {name: columns.lists(*getattr(block, name)) for name in RAGGED}
     encoded |= {"row": columns.numbers(block.rows), "prompt": columns.numbers(shard.prompts)}
-    encoded |= {"record": columns.numbers(places)}
+    encoded |= {"record": columns.numbers(records.places)}
     encoded |= {f"number {name}": columns.numbers(column) for name, column in block.numbers.items()}
     sizes = {
         names["encoded"]: columns.write_table(folder / names["encoded"], encoded),
-        names["records"]: columns.write_table(folder / names["records"], {"record": columns.texts(texts)}),
+        names["records"]: columns.write_table(folder / names["records"], {"record": columns.texts(records.texts)}),
         names["told"]: columns.write_table(folder / names["told"], shard.told.as_columns()),
         names["problems"]: columns.write_table(folder / names["problems"], shard.problems.as_columns()),
     }
@@ -186,17 +211,6 @@ def save(shard: Shard, folder: Path, number: int) -> None:
         "codes": [shard.told.names, shard.problems.names],
     }  # fmt: skip
     write_text(folder / f"{number:05}.json", json.dumps(facts))
-
-
-def _texts(records: Iterable[Record]) -> tuple[list[bytes], Numbers]:
-    """Each record once as JSON, and the place of each record's text: the pieces of a text share one."""
-    places: dict[int, int] = {}
-    texts: list[bytes] = []
-    for record in records:
-        if id(record) not in places:
-            places[id(record)] = len(texts)
-            texts.append(as_json(marked(record)))
-    return texts, numpy.array([places[id(record)] for record in records], dtype=numpy.int32)
 
 
 def load(folder: Path, number: int) -> Shard:
@@ -210,7 +224,7 @@ def load(folder: Path, number: int) -> Shard:
     )
     ragged = {name: Ragged(*columns.parts(encoded[name])) for name in RAGGED}
     numbers = {name.split()[1]: columns.array(encoded[name]) for name in encoded if name.startswith("number ")}
-    records: Any = KeptRecords(kept["record"], columns.array(encoded["record"]))
+    records: Any = PackedRecords(kept["record"], columns.array(encoded["record"]))
     rows = columns.array(encoded["row"])
     block = Block(facts["kind"], rows, **ragged, numbers=numbers, records=records, problems=[], count=0)
     digests = folder / names["digests"]

@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from zoo.data.checks import check
 from zoo.data.formats import check_columns, detect, rename, to_record
@@ -25,7 +26,7 @@ SAMPLE_ROWS = 200
 """First rows from which the format is detected."""
 
 
-def first_lines(lines: Iterator[Line]) -> tuple[list[Line], Iterator[Line]]:
+def first_lines(lines: Iterator[Any]) -> tuple[list[Any], Iterator[Any]]:
     """The first lines, to look at, and all lines."""
     first = list(itertools.islice(lines, SAMPLE_ROWS))
     return first, itertools.chain(first, lines)

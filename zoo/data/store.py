@@ -43,6 +43,8 @@ class Kept:
     prompts: tuple[int, Numbers]
     """The number of different prompts, and the smallest hashes of prompts."""
     parts: list[tuple[int, str]]
+    place: Path | None = None
+    """The folder, if it is not in memory."""
 
 
 def is_full(shards: Sequence[Shard]) -> bool:
@@ -79,7 +81,7 @@ class Store:
             self.clear()
             return None
         prompts = (facts["prompts"], numpy.array(facts["smallest"], dtype=numpy.uint64))
-        return Kept(kept, told, prompts, [(before, name) for before, name in facts["parts"]])
+        return Kept(kept, told, prompts, [(before, name) for before, name in facts["parts"]], self.folder)
 
     def clear(self) -> None:
         """Remove what is in the folder, the manifest first; the folder stays, because it is locked."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy
 
@@ -14,13 +15,14 @@ from zoo.data.encoding.block import Block, Numbers
 from zoo.data.encoding.encode import encode_block
 from zoo.data.encoding.statistics import Statistics
 from zoo.data.encoding.template import ChatTemplate
+from zoo.data.formats import named_format
 from zoo.data.formats.shape import Format
 from zoo.data.kinds import Record, prompt_key
 from zoo.data.load import facts_of, reading
 from zoo.data.problems import Problems
 from zoo.data.report import Report
-from zoo.data.shards import Counts, Shard
-from zoo.data.sources.lines import Line
+from zoo.data.shards import Counts, Shard, packed
+from zoo.data.sources.lines import Line, RawLine, parsed
 from zoo.data.stages import digest, records_of
 
 
@@ -38,6 +40,15 @@ class Work:
     template: ChatTemplate
     max_length: int = 1024
     long_rows: str = "drop"
+    packed: bool = False
+    """Whether canonical records become JSON at once, for a file."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A format is functions, which its name finds again.
+        return {**vars(self), "format": self.format.name}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update({**state, "format": named_format(state["format"])})
 
     @property
     def once(self) -> bool:
@@ -45,9 +56,9 @@ class Work:
         conversion = CONVERSIONS.get((self.format.kind, self.kind))
         return conversion is not None and conversion.once
 
-    def encoded(self, lines: Sequence[Line]) -> Shard:
-        """Read, check, convert and encode lines. Raises ZooError for a conversion that is not possible."""
-        report = Report("")
+    def encoded(self, lines: Iterable[Line | RawLine]) -> Shard:
+        """Parse, check, convert and encode lines. Raises ZooError for a record that cannot be packed."""
+        lines, report = list(parsed(lines)), Report("")
         places = {line.number: place for place, line in reversed(list(enumerate(lines)))}
         records = list(records_of(lines, self.format, self.columns, report))
         rows = [record["row"] for record in records]
@@ -65,9 +76,11 @@ class Work:
             records, self.kind, self.template, max_length=self.max_length, long_rows=self.long_rows
         )  # fmt: skip
         hashes = {id(record): prompt_hash(record) for record in records}
-        of_rows = {record["row"]: hashes[id(record)] for record in records}
-        problems = Problems.of(block.problems, [of_rows[problem.row] for problem in block.problems])
         prompts = numpy.array([hashes[id(record)] for record in block.records], dtype=numpy.uint64)
+        of_rows = {record["row"]: hashes[id(record)] for record in records}
+        if self.packed:
+            block.records = packed(block.records)
+        problems = Problems.of(block.problems, [of_rows[problem.row] for problem in block.problems])
         counts.notes = list(self.template.notes)
         counts.pieces = [len(block.pieces), sum(block.pieces)]
         counts.statistics.add(block, self.template.eos_ids)

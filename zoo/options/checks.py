@@ -32,7 +32,7 @@ SHARE: Rule = (lambda value: 0 <= value < 1, "at least 0 and below 1")
 RULES: dict[str, Rule] = {
     "seed": (lambda value: 0 <= value < 2**63, "at least 0 and below 2^63"),
     "epochs": (lambda value: 0 < value <= MOST_EPOCHS, f"above 0 and at most {MOST_EPOCHS:,}"),
-    **dict.fromkeys(("batch_size", "max_steps", "limit", "micro_tokens"), POSITIVE),
+    **dict.fromkeys(("batch_size", "max_steps", "limit", "micro_tokens", "data_workers"), POSITIVE),
     **dict.fromkeys(("lora_rank", "lora_alpha", "adam_eps", "devices", "num_nodes"), POSITIVE),
     **dict.fromkeys(("eval_every", "patience", "log_every", "keep_last"), POSITIVE),
     **dict.fromkeys(("reward_timeout", "answers_per_prompt", "minibatches", "rollout_epochs"), POSITIVE),

@@ -76,6 +76,8 @@ class DataOptions:
     the kind: --data starter --format ranking gives whole rankings instead of pairs."""
     limit: int | None = None
     """Read only the first N rows, of the held-out data too."""
+    data_workers: int | None = None
+    """Processes that encode data of many rows; by default the CPU cores."""
     strict: bool = False
     """Stop if any row is bad, instead of dropping and counting it."""
     eval_data: str | None = None
@@ -384,7 +386,8 @@ OTHER_NAMES = {
 """Names of options in other trainers, with zoo's name: the error message points their users to it."""
 
 FREE = (
-    "name", "out", "loggers", "keep_checkpoints", "keep_last", "keep_every", "keep_top", "save_every", "max_time",
+    "name", "out", "loggers", "data_workers", "keep_checkpoints", "keep_last", "keep_every", "keep_top", "save_every",
+    "max_time",
 )  # fmt: skip
 """Options that change what is stored or where, never the result; a resume may have other ones."""
 TOLD = (

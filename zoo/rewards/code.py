@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from zoo.errors import ZooError
+from zoo.processes import cores
 from zoo.rewards.asserts import Sealed, called
 from zoo.rewards.functions import in_process
 from zoo.rewards.missing import Missing
@@ -52,7 +52,7 @@ def code(
         return sum(passed) / len(passed)
 
     # Processes do the work; the threads only wait for them.
-    with ThreadPoolExecutor(processors()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         return list(pool.map(score, programs, tests))
 
 
@@ -70,10 +70,6 @@ def has_boundary(unsafe: bool, first: bool) -> bool:
     if why and first:
         warnings.warn(UNSAFE.format(why=why), stacklevel=2)
     return not why
-
-
-def processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def tests_of(record: Mapping[str, Any]) -> Tests | Missing:

@@ -42,7 +42,8 @@ class Reader:
         core = self.core
         return prepare(
             part.source, kinds, self.template, **self._options(part, split), strict=core.strict,
-            max_length=core.max_length, long_rows=core.long_rows, say=self.say,
+            max_length=core.max_length, long_rows=core.long_rows, workers=core.data_workers,
+            say=self.say,
         )  # fmt: skip
 
     def _options(self, part: Part, split: str | None = None) -> dict[str, Any]:

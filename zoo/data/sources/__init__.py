@@ -20,15 +20,14 @@ from typing import Any
 from zoo.data.row_errors import RowError, describe
 from zoo.data.sources import folders, hashes
 from zoo.data.sources.hub import open_hub
-from zoo.data.sources.lines import Line, read_json, read_jsonl
+from zoo.data.sources.lines import Line, RawLine, parsed, read_json, read_jsonl
 from zoo.data.sources.named import WITH_SPLIT, DataSource, part_of, parts_of, rows_of
 from zoo.data.sources.tables import arrow_lines, read_arrow, read_csv, read_parquet
 from zoo.errors import NoSuchSplit, ZooError, nearest
-from zoo.limits import excess
 from zoo.paths import typed_path
 
 NamedSources = Mapping[str, Callable[..., Any] | DataSource]
-READERS: dict[str, Callable[[Path, str], Iterator[Line]]] = {
+READERS: dict[str, Callable[[Path, str], Iterator[Line | RawLine]]] = {
     ".jsonl": lambda path, split: read_jsonl(path),
     ".json": read_json,
     ".csv": lambda path, split: read_csv(path),
@@ -42,11 +41,12 @@ HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.+-]+)?")
 
 @dataclass
 class Source:
-    """An opened source. `rows` can be read once; `digest` computes the `fingerprint`."""
+    """An opened source. Its lines can be read once; `digest` computes the `fingerprint`."""
 
     name: str
     split: str
-    rows: Iterator[Line]
+    lines: Iterator[Line | RawLine]
+    """As they are read: those of JSON Lines are not parsed yet (see `rows`)."""
     digest: Callable[[], str]
     notes: list[str] = field(default_factory=list)
     parts: list[tuple[int, str]] = field(default_factory=list)
@@ -56,6 +56,11 @@ class Source:
     """The number of rows, if it is known without reading them."""
     has_content: bool = True
     """Whether it has a content that is there before it is read: files, and data sets of the hub."""
+
+    @property
+    def rows(self) -> Iterator[Line]:
+        """The lines as rows."""
+        return parsed(self.lines)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -75,9 +80,7 @@ def open_source(
 
     kind: passed to named sources; limit: the most rows to take from a named source, which may generate them one by one.
     """
-    found = _found(source, kind, split, named_sources or {}, limit)
-    found.rows = _within_limits(found.rows)
-    return found
+    return _found(source, kind, split, named_sources or {}, limit)
 
 
 def held_out_split(source: str, split: str, named: NamedSources) -> str | None:
@@ -91,13 +94,6 @@ def held_out_split(source: str, split: str, named: NamedSources) -> str | None:
         return "heldout"
     path = typed_path(source)
     return folders.held_out_split(path, file_type) if path.is_dir() else None
-
-
-def _within_limits(lines: Iterable[Line]) -> Iterator[Line]:
-    """The lines; one that has too much of anything is unusable."""
-    for line in lines:
-        why = excess(line.row)
-        yield Line(line.number, {}, (RowError("E_LIMIT", "row", why),)) if why else line
 
 
 def _found(source: str, kind: str, split: str, named: NamedSources, limit: int | None) -> Source:
@@ -190,11 +186,11 @@ def _open_folder(folder: Path, name: str, split: str) -> Source:
         return Source(name, split, arrow_lines(batches), lambda: _digest(files, folder), files=files)
     files, notes = folders.files_of_split(folder, split, file_type)
     source = Source(name, split, iter(()), lambda: _digest(files, folder), notes, files=files)
-    source.rows = _chained(source, files, folder)
+    source.lines = _chained(source, files, folder)
     return source
 
 
-def _chained(source: Source, files: list[Path], folder: Path) -> Iterator[Line]:
+def _chained(source: Source, files: list[Path], folder: Path) -> Iterator[Line | RawLine]:
     """The rows of several files, numbered consecutively; `source.parts` records where each file begins."""
     before = 0
     for path in files:
@@ -215,11 +211,18 @@ def _digest(files: list[Path], folder: Path) -> str:
     return f"sha256:{hashlib.sha256(listing.encode()).hexdigest()}"
 
 
+def is_named(source: str, named: NamedSources) -> bool:
+    """Whether a source is one of these, or a part of one."""
+    spelled = WITH_SPLIT.fullmatch(source)
+    name = spelled[1] if spelled and not typed_path(source).exists() else source
+    return bool({name, name.partition(":")[0]} & set(named))
+
+
 def is_on_hub(source: str, named_sources: NamedSources | None = None) -> bool:
     """Whether a source names a data set of the hub."""
     spelled = WITH_SPLIT.fullmatch(source)
     name = spelled[1] if spelled and not typed_path(source).exists() else source
-    if {name, name.partition(":")[0]} & set(named_sources or {}):
+    if is_named(source, named_sources or {}):
         return False
     path = typed_path(name)
     return not path.exists() and _looks_like_hub(name, path)

@@ -10,13 +10,13 @@ import gzip
 import json
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
 from zoo.data.row_errors import RowError, describe
 from zoo.errors import ZooError
-from zoo.limits import TOO_DEEP, counted, lines_of, whole
+from zoo.limits import TOO_DEEP, counted, excess, lines_of, whole
 
 
 class Line(NamedTuple):
@@ -27,13 +27,29 @@ class Line(NamedTuple):
     problems: tuple[RowError, ...] = ()
 
 
+class RawLine(NamedTuple):
+    """A line of JSON that is still to be parsed, and its number."""
+
+    number: int
+    content: bytes
+
+
+def parsed(lines: Iterable[Line | RawLine]) -> Iterator[Line]:
+    """Lines as rows; one that has too much of anything is unusable."""
+    for line in lines:
+        if isinstance(line, RawLine):
+            line = _parse_line(line.content, line.number)
+        why = excess(line.row)
+        yield Line(line.number, {}, (RowError("E_LIMIT", "row", why),)) if why else line
+
+
 def open_binary(path: Path) -> IO[bytes]:
     """The bytes of a file, decompressed if its name ends in .gz."""
     return counted(cast(IO[bytes], gzip.open(path, "rb")), path) if path.suffix == ".gz" else path.open("rb")
 
 
-def read_jsonl(path: Path) -> Iterator[Line]:
-    """The lines of a JSON Lines file; blank lines are skipped but numbered."""
+def read_jsonl(path: Path) -> Iterator[RawLine]:
+    """The lines of a JSON Lines file, not parsed yet; blank lines are skipped but numbered."""
     try:
         with open_binary(path) as file:
             for number, line in enumerate(lines_of(file, path), 1):
@@ -41,7 +57,7 @@ def read_jsonl(path: Path) -> Iterator[Line]:
                     refuse_utf16(line, path)
                     line = line.removeprefix(b"\xef\xbb\xbf")
                 if line.strip():
-                    yield _parse_line(line, number)
+                    yield RawLine(number, line)
     except DAMAGED as error:
         raise damaged(path, error) from None
 
@@ -132,7 +148,7 @@ def _strings(value: Any) -> Iterator[str]:
             yield from _strings(item)
 
 
-def read_json(path: Path, split: str) -> Iterator[Line]:
+def read_json(path: Path, split: str) -> Iterator[Line | RawLine]:
     """The rows of a JSON file that is a list, or an object around one; falls back to JSON Lines.
 
     An object may hold several lists under the names of splits. Raises ZooError for anything else.
