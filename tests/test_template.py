@@ -6,10 +6,12 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
+from zoo.data.encoding import rendering
 from zoo.data.encoding.encode import encode
 from zoo.data.encoding.template import ChatTemplate
 from zoo.data.row_errors import RowError
 from zoo.errors import ZooError
+from zoo.libraries.pretrained import render
 
 GENERATE = "{% if add_generation_prompt %}"
 
@@ -521,6 +523,86 @@ def test_a_tokenizer_without_an_end_is_refused(tiny_tokenizer):
     with pytest.raises(ZooError, match="never learn to stop") as caught:
         ChatTemplate(tokenizer)
     assert "eos_token" in caught.value.hint
+
+
+# -- a prompt is rendered once ------------------------------------------------------------------------------------
+
+
+def renders(monkeypatch):
+    """Every list of messages that a template gets from now on, with whether it is asked to go on."""
+    calls = []
+
+    def counted(tokenizer, messages, *, asking, **options):
+        calls.append((tuple(turn["content"] for turn in messages), asking))
+        return render(tokenizer, messages, asking=asking, **options)
+
+    monkeypatch.setattr(rendering, "render", counted)
+    return calls
+
+
+def test_the_texts_of_a_record_are_each_rendered_once(tiny_tokenizer, monkeypatch):
+    template, calls = ChatTemplate(tiny_tokenizer), renders(monkeypatch)
+    pair = {"row": 1, "prompt": "Two and two?", "chosen": "Four.", "rejected": "Five."}
+    turns = {"row": 2, "prompt": TWICE[:3], "completion": "Five."}
+    # The first of each form shows what the template writes of such messages at all.
+    encode([pair], "preference", template), encode([turns], "demonstration", template)
+    calls.clear()
+    encode([pair, {**pair, "row": 2}], "preference", template)
+    question = ("Two and two?",)
+    assert calls == [((*question, "Four."), False), (question, True), ((*question, "Five."), False)] * 2
+    calls.clear()
+    encode([turns], "demonstration", template)
+    assert len(calls) == len(set(calls)) == 4
+
+
+def test_messages_that_change_between_two_calls_are_rendered_again(tiny_tokenizer):
+    template, messages = ChatTemplate(tiny_tokenizer), [{"role": "user", "content": "Hi"}]
+    before = template.prompt_ids(messages)
+    messages[0]["content"] = "Ho"
+    assert template.prompt_ids(messages) != before
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"tools": WEATHER}, {"args": {"mood": "kind"}}, {"args": {"mood": ["a"]}}],
+)
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"role": "assistant", "content": "Four."},
+        {"role": "assistant", "content": "Four.", "name": None},
+        {"role": "assistant", "content": "Four.", "reasoning": "Two and two."},
+        {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "a", "arguments": {"city": "b"}}}]},
+    ],
+)
+def test_what_is_rendered_is_what_the_library_renders(answer, options):
+    source = CALLS + "{{ mood }}{{ messages[-1].thinking }}{{ bos_token }}{{ messages[-1].name }}"
+    tokenizer = tokenizer_of(source)
+    written = render(tokenizer, [*QUESTION, answer], asking=True, template=None, **{"tools": None, **options})
+    assert written == tokenizer.apply_chat_template(
+        [*QUESTION, answer], tools=options.get("tools"), tokenize=False, add_generation_prompt=True,
+        **options.get("args", {}),
+    )  # fmt: skip
+
+
+def test_a_tokenizer_that_renders_in_its_own_way_is_asked():
+    class Own(PreTrainedTokenizerFast):
+        def apply_chat_template(self, *arguments, **options):
+            return "in its own way"
+
+    own = Own(tokenizer_object=tokenizer_of("a").backend_tokenizer, eos_token="<|im_end|>")
+    assert render(own, QUESTION, tools=None, asking=True, template="b") == "in its own way"
+
+
+def test_a_row_that_takes_too_long_is_refused_among_others(monkeypatch):
+    monkeypatch.setattr(rendering, "TEMPLATE_SECONDS", 0.5)
+    endless = "{% if turn.content == 'Endless' %}{% for a in range(99999) %}{% for b in range(99999) %}"
+    endless += "{% endfor %}{% endfor %}{% endif %}"
+    source = DEFAULT_SYSTEM.replace("{% for turn in messages %}", "{% for turn in messages %}" + endless)
+    rows = [{"row": k, "prompt": text, "completion": "Yes"} for k, text in enumerate(["Hi", "Endless", "Ho"], 1)]
+    encoded = encode(rows, "demonstration", ChatTemplate(tokenizer_of(source)))
+    assert [record["row"] for record in encoded.records] == [1, 3]
+    assert "more than 0.5 s of CPU time" in encoded.report.problems[0].message
 
 
 # -- tokenizers of other makes -------------------------------------------------------------------------------------

@@ -133,12 +133,12 @@ def _inside(value: Any) -> Any:
 @contextlib.contextmanager
 def within(seconds: float) -> Iterator[None]:
     """Raise TimeoutError in code that takes more CPU time. It is watched in the main thread only."""
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGVTALRM"):
+    if not _can_be_watched():
         yield
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise TimeoutError(f"it takes more than {seconds:g} s of CPU time")
+        raise _too_slow(seconds)
 
     before = signal.signal(signal.SIGVTALRM, stop)
     signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
@@ -147,6 +147,59 @@ def within(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGVTALRM, before)
+
+
+class Watch:
+    """Raises TimeoutError in a step that takes more CPU time. `armed` lets many short steps share one timer.
+
+    A timer for each step costs more than rendering a short text. Like `within`, it watches the main thread only.
+    """
+
+    def __init__(self, seconds: float):
+        self.seconds = seconds
+        self._period = min(1.0, seconds / 10)
+        self._ticks = 0
+        self._began: int | None = None
+        self._armed = False
+
+    def step(self) -> contextlib.AbstractContextManager[Any]:
+        """The limit for one step, which may take up to a tenth more where the watch is armed."""
+        return self if self._armed and _can_be_watched() else within(self.seconds)
+
+    @contextlib.contextmanager
+    def armed(self) -> Iterator[None]:
+        """Within it, steps share a timer."""
+        if self._armed or not _can_be_watched():
+            yield
+            return
+        before = signal.signal(signal.SIGVTALRM, self._tick)
+        signal.setitimer(signal.ITIMER_VIRTUAL, self._period, self._period)
+        self._armed = True
+        try:
+            yield
+        finally:
+            self._armed = False
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+            signal.signal(signal.SIGVTALRM, before)
+
+    def _tick(self, number: int, frame: FrameType | None) -> None:
+        self._ticks += 1
+        if self._began is not None and (self._ticks - self._began - 1) * self._period >= self.seconds:
+            raise _too_slow(self.seconds)
+
+    def __enter__(self) -> None:
+        self._began = self._ticks
+
+    def __exit__(self, *error: object) -> None:
+        self._began = None
+
+
+def _can_be_watched() -> bool:
+    return threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGVTALRM")
+
+
+def _too_slow(seconds: float) -> TimeoutError:
+    return TimeoutError(f"it takes more than {seconds:g} s of CPU time")
 
 
 @contextlib.contextmanager

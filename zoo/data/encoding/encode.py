@@ -99,7 +99,7 @@ def encode_block(
 ) -> Block:
     """Encode numbered records as columns. The options are those of `encode`, which checks them."""
     report, columns, pieces = Report("As tokens"), Columns(), []
-    with uncollected():
+    with uncollected(), template.watched():
         rows = tokenized(rendered(records, kind, template, report), template)
         for row in trainable(fitted(rows, max_length, long_rows, report, pieces), kind, template, report):
             columns.add(row.record, row.fields)

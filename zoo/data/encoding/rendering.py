@@ -18,6 +18,7 @@ from datetime import date, datetime, time
 from typing import Any, NamedTuple
 
 from zoo.data.encoding.dropped import Completeness, stands
+from zoo.data.encoding.memo import Memo
 from zoo.data.encoding.messages import called, in_parts, objects_of, parts_of, says_something, with_text_arguments
 from zoo.data.encoding.segments import pattern
 from zoo.data.encoding.tokens import TextTokenizer
@@ -26,7 +27,7 @@ from zoo.data.kinds import Message
 from zoo.data.row_errors import RowError, shorten
 from zoo.errors import ZooError, nearest
 from zoo.libraries.pretrained import render
-from zoo.limits import TEMPLATE_BYTES, TEMPLATE_SECONDS, size, within, within_memory
+from zoo.limits import TEMPLATE_BYTES, TEMPLATE_SECONDS, Watch, size, within_memory
 
 PROBE = "Seventeen."
 QUESTION = {"role": "user", "content": "What is eight and nine?"}
@@ -115,6 +116,9 @@ class Renderer:
         self, tokens: TextTokenizer, source: str | None, day: date | None = None, args: Mapping[str, Any] | None = None
     ):
         self.tokenizer, self.source, self.args = tokens.tokenizer, source, dict(args or {})
+        self.memo = Memo()
+        """Open for one record at a time, whose texts are then written once."""
+        self.watch = Watch(TEMPLATE_SECONDS)
         self.day = day or date.today()
         text = source or tokens.tokenizer.chat_template
         self.writes_day = "strftime_now(" in str(text)
@@ -147,6 +151,10 @@ class Renderer:
 
     def text(self, messages: list[Message], extras: Extras = BARE, asking: bool = False) -> str:
         """What the template writes; `asking` adds the generation prompt. Raises RowError in the template's words."""
+        made_of = (extras.tools, extras.args, *messages)
+        return self.memo.once(("text", asking), made_of, lambda: self._write(messages, extras, asking))
+
+    def _write(self, messages: list[Message], extras: Extras, asking: bool) -> str:
         calls = any(called(turn) for turn in messages)
         try:
             text = self._render(messages, extras, asking)
@@ -163,7 +171,7 @@ class Renderer:
     def _render(self, messages: list[Message], extras: Extras, asking: bool) -> str:
         args = {**self.args, **(extras.args or {})}
         messages = in_parts(messages) if self._form.parts else messages
-        with within(TEMPLATE_SECONDS):
+        with self.watch.step():
             return render(
                 self.tokenizer, messages, tools=extras.tools, asking=asking, template=self.template, args=args
             )  # fmt: skip

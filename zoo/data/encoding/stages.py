@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from zoo.data.encoding.block import PlainAnswer
-from zoo.data.encoding.messages import as_turn
 from zoo.data.encoding.rendering import Rendered
 from zoo.data.encoding.template import ChatTemplate, extras_of
 from zoo.data.kinds import Record
@@ -41,7 +40,8 @@ def rendered(records: Iterable[Record], kind: str, template: ChatTemplate, repor
     """Records as texts, by the chat template; the report gets those that it refuses."""
     for record in records:
         try:
-            fields = _fields(record, kind, template)
+            with template.memo:
+                fields = _fields(record, kind, template)
         except RowError as error:
             report.add(record["row"], error)
             continue
@@ -129,11 +129,10 @@ def _fields(record: Record, kind: str, template: ChatTemplate) -> dict[str, Any]
 
 def _all_turns(record: Record, template: ChatTemplate, completion: Rendered) -> Rendered:
     """The same conversation with the assistant's turns in the prompt trained too."""
-    prompt, answer = record["prompt"], record["completion"]
+    prompt = record["prompt"]
     if isinstance(prompt, str) or all(turn["role"] != "assistant" for turn in prompt):
         return completion
-    if isinstance(answer, str):
-        answer = [as_turn(answer, "assistant")]
+    answer = template.turns(record["completion"], "assistant")
     return template.render_conversation(prompt + answer, **extras_of(record))
 
 

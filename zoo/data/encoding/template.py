@@ -10,15 +10,17 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import date
+from functools import partial
 from typing import Any
 
 from zoo.data.encoding.block import PlainAnswer, spans_of
+from zoo.data.encoding.memo import Memo
 from zoo.data.encoding.messages import as_turn, marks_of, prepared, texts_of, tool_list
 from zoo.data.encoding.named import AUTO, NONE, PLAIN, named_templates, template_text, wanted, with_args
 from zoo.data.encoding.new_tokens import NewTokens, give, lacking
-from zoo.data.encoding.rendering import Extras, Rendered, Renderer
+from zoo.data.encoding.rendering import BARE, Extras, Rendered, Renderer
 from zoo.data.encoding.tokens import Cut, TextTokenizer
 from zoo.data.kinds import ROW_ARGS, Message
 from zoo.data.row_errors import RowError
@@ -67,6 +69,8 @@ class ChatTemplate:
             )
         self.tokens = TextTokenizer(tokenizer)
         self.renderer = None if template == NONE else Renderer(self.tokens, source, day, args)
+        self.memo = self.renderer.memo if self.renderer else Memo()
+        """Open for one record at a time, whose messages are then prepared and rendered once."""
         self.end_of_turn = self.renderer.end_of_turn if self.renderer else None
         """The token that ends a turn, as text; None if the template writes none, and for raw text."""
         ends = (self.end_of_turn, self.renderer.end_of_call) if self.renderer else ()
@@ -154,6 +158,10 @@ class ChatTemplate:
 
     # -- many rows: to text, with RowErrors, then to ids ----------------------------------------------------------
 
+    def watched(self) -> AbstractContextManager[None]:
+        """Within it, rendering many texts is watched by one timer."""
+        return self.renderer.watch.armed() if self.renderer else nullcontext()
+
     def prompt_text(self, prompt: Prompt, tools: Any = None, args: Args = None) -> str:
         """A prompt as text."""
         if self.renderer is None:
@@ -220,18 +228,29 @@ class ChatTemplate:
 
     # -- input --------------------------------------------------------------------------------------------------
 
+    def turns(self, value: Prompt, role: str) -> list[Message]:
+        """Messages as they are, and a bare text as a turn of its own."""
+        if not isinstance(value, str):
+            return value
+        self._note("Texts become turns of the chat template: a prompt a user turn, an answer an assistant turn.")
+        return self.memo.once(role, (value,), lambda: [as_turn(value, role)])
+
     def _messages(self, value: Prompt, role: str) -> list[Message]:
-        if isinstance(value, str):
-            self._note("Texts become turns of the chat template: a prompt a user turn, an answer an assistant turn.")
-            value = [as_turn(value, role)]
-        messages = prepared(value)
+        turns = enumerate(self.turns(value, role))
+        return [self.memo.once("prepared", (turn,), partial(self._prepared, turn, k)) for k, turn in turns]
+
+    def _prepared(self, turn: Message, k: int) -> Message:
+        messages = prepared([turn])
         if self.renderer is not None:
             messages = self.renderer.understood(messages)
-        for k, turn in enumerate(messages):
-            self._refuse_special(turn, f"messages[{k}]", f"the {turn['role']} turn")
-        return messages
+        self._refuse_special(messages[0], f"messages[{k}]", f"the {turn['role']} turn")
+        return messages[0]
 
     def _extras(self, tools: Any, args: Args) -> Extras:
+        bare = tools is None and args is None
+        return BARE if bare else self.memo.once("extras", (tools, args), lambda: self._checked(tools, args))
+
+    def _checked(self, tools: Any, args: Args) -> Extras:
         schemas = tool_list(tools)
         self._refuse_special(schemas, "tools", "a tool schema")
         self._refuse_special(args, ROW_ARGS, "an argument of the template")
