@@ -34,8 +34,8 @@ QUICK = {
     "test_types", "test_logps", "test_heads", "test_layout", "test_scoring", "test_attention", "test_contract_snapshot",
     # Data.
     "test_data_formats", "test_data_kinds", "test_data_load", "test_encode", "test_template", "test_tokens",
-    "test_loader", "test_held_out", "test_data_sources", "test_data_defaults", "test_curation", "test_reference_cache",
-    "test_instructions", "test_reward_checkers", "test_recipe_claims",
+    "test_loader", "test_held_out", "test_mixture", "test_data_sources", "test_data_defaults", "test_curation",
+    "test_reference_cache", "test_instructions", "test_reward_checkers", "test_recipe_claims",
     # Options and imports.
     "test_options", "test_points", "test_config", "test_spelling", "test_repeated_flags", "test_registry",
     "test_imports", "test_mutations", "test_terminal",

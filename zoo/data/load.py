@@ -116,7 +116,7 @@ def open_data(
     chosen = named_format(format) if format else None
     wanted = chosen.kind if chosen else kinds[0]
     opened = open_source(source, wanted, split=split, named_sources=named_sources, limit=limit)
-    report = Report(opened.name, where=opened.where, notes=list(opened.notes))
+    report = Report(opened.name, where=opened.where, notes=list(opened.notes), about=opened.about)
     lines, chosen = find_format(itertools.islice(opened.lines, limit), columns or {}, chosen, opened, report)
     return Opening(opened, lines, chosen, chosen.kind if chosen.kind in kinds else kinds[0], report)
 

@@ -46,6 +46,8 @@ class Report:
     problems: list[Problem] = field(default_factory=list)
     """In the order of the rows; at most `most` of them."""
     notes: list[str] = field(default_factory=list)
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """More that data.json says of the source."""
     most: int | None = None
     """How many problems stay in memory, None for all; every one is counted."""
     _counts: Counter[str] = field(default_factory=Counter)
@@ -129,6 +131,7 @@ class Report:
         }
         return {
             "source": self.name,
+            **self.about,
             "rows": self.rows,
             "kept": self.kept,
             "dropped": self.dropped,

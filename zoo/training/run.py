@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from zoo.cards import described, real
 from zoo.contract import registry
+from zoo.data.sources.given import giving, refuse_missing_data, refuse_other_data
 from zoo.data.sources.mixture import data_defaults
 from zoo.errors import ZooError
 from zoo.libraries.quiet import quiet_libraries
@@ -38,12 +39,16 @@ def train(algo: str | None = None, *, config: str | Path | None = None, quiet: b
     algo: a registered algorithm, `name@package`, or `./file.py:Class`; config: a YAML file of options; options: as
     `zoo train --help` lists them, the core's and the algorithm's. Returns the finished `Run`. Raises ZooError on
     input that cannot work, TrainingStopped when training cannot go on, TrainingFailed when no step trained anything.
+
+    data, eval_data and decay_data may be rows themselves: a list of dicts, a generator function, a frame of pandas or
+    polars, a Dataset, or a mapping of splits to these.
     """
     judge_config(config, [*options, *(["algo"] if algo else [])])
-    start = resolve_options(algo, config, options, "keyword argument")
-    named = {"algo": algo, "config": config and str(config), **options}
-    call = ", ".join(f"{name}={value!r}" for name, value in named.items() if value is not None or name in options)
-    return execute(*start, Console(quiet=quiet), command=f"zoo.train({call})")
+    with giving(options) as options:
+        start = resolve_options(algo, config, options, "keyword argument")
+        named = {"algo": algo, "config": config and str(config), **options}
+        call = ", ".join(f"{name}={value!r}" for name, value in named.items() if value is not None or name in options)
+        return execute(*start, Console(quiet=quiet), command=f"zoo.train({call})")
 
 
 def resume(
@@ -53,13 +58,16 @@ def resume(
     allow_code: bool = False,
     trust_remote_code: bool = False,
     quiet: bool = False,
+    data: Any = None,
+    eval_data: Any = None,
+    decay_data: Any = None,
     **former: Any,
 ) -> Run:
     """Go on with a stopped run from its last complete checkpoint; without one it starts again.
 
     allow_change: names of what may differ from what the run began with (docs/running.md lists them); allow_code: run
-    the code that another user's run names. Raises ZooError when the run is finished, has failed or is still going on,
-    or differs.
+    the code that another user's run names; data, eval_data, decay_data: the rows that the program gave, again. Raises
+    ZooError when the run is finished, has failed or is still going on, or differs.
     """
     if former:
         raise _no_argument(former)
@@ -68,7 +76,10 @@ def resume(
         "allow_code": allow_code,
         "trust_remote_code": trust_remote_code,
     }
-    return resume_with(Console(quiet=quiet), run, **options)
+    rows = {"data": data, "eval_data": eval_data, "decay_data": decay_data}
+    with giving({name: value for name, value in rows.items() if value is not None}) as again:
+        refuse_other_data(find_run(str(run)).config, again)
+        return resume_with(Console(quiet=quiet), run, **options)
 
 
 def resume_with(
@@ -82,6 +93,7 @@ def resume_with(
     elif stopped.is_complete:
         # The first process has ended it before this one came to look.
         return stopped
+    refuse_missing_data(stopped.config, str(stopped.path))
     _judge_code(stopped, allow_change, allow_code)
     options = {"trust_remote_code": True} if trust_remote_code else {}
     start = resolve_options(None, stopped.path / "run.yaml", options, "keyword argument")

@@ -1,8 +1,9 @@
 """Sources: where rows come from, and a fingerprint of their content.
 
-A source is named by a path (file or folder), by the name of a bundled or plugin source such as `starter`, or
-by a hub data set `owner/name`, `owner/name:config`. A split follows an @: `starter@heldout`, `folder@test`,
-`owner/name:config@validation`. Names that look like a file never reach the network.
+A source is named by a path (file or folder), by the name of a bundled or plugin source such as `starter`, by a hub
+data set `owner/name`, `owner/name:config`, or by the option as which a Python program gives it: `python:data`. A split
+follows an @: `starter@heldout`, `folder@test`, `owner/name:config@validation`. Names that look like a file never reach
+the network.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.data.row_errors import RowError, describe
-from zoo.data.sources import folders, hashes
+from zoo.data.sources import folders, given, hashes
 from zoo.data.sources.hub import open_hub
 from zoo.data.sources.lines import Line, RawLine, parsed, read_json, read_jsonl
 from zoo.data.sources.named import WITH_SPLIT, DataSource, part_of, parts_of, rows_of
@@ -56,6 +57,8 @@ class Source:
     """The number of rows, if it is known without reading them."""
     has_content: bool = True
     """Whether it has a content that is there before it is read: files, and data sets of the hub."""
+    about: dict[str, Any] = field(default_factory=dict)
+    """More that data.json says of it."""
 
     @property
     def rows(self) -> Iterator[Line]:
@@ -90,6 +93,8 @@ def held_out_split(source: str, split: str, named: NamedSources) -> str | None:
     """
     if split != "train" or WITH_SPLIT.fullmatch(source):
         return None
+    if given.is_given(source):
+        return given.held_out_split(source)
     if parts_of(source)[0] in named:
         return "heldout"
     path = typed_path(source)
@@ -102,6 +107,8 @@ def _found(source: str, kind: str, split: str, named: NamedSources, limit: int |
         name, split = spelled.groups()
     else:
         name = source
+    if given.is_given(name):
+        return _open_given(name, split, limit)
     if name in named:
         give = rows_of(named[name])
         takes = part_of(give)
@@ -149,6 +156,16 @@ def _open_part(
     if part_of(give) is None:
         raise ZooError(f"The data source '{first}' has no parts, so no '{part}'.", hint=f"Write {first}.")
     return _open_named(name, lambda split, kind: give(split, kind, part), split, kind, limit)
+
+
+def _open_given(name: str, split: str, limit: int | None) -> Source:
+    """What a Python program gives."""
+    rows = given.Given(name, split, limit)
+    about = rows.about()
+    note = f"A {about['type']} from Python, with the columns {', '.join(about['columns'])}. A resume needs it again."
+    return Source(
+        f"{name}@{split}", split, rows.lines(), rows.digest, [note], total=rows.total, has_content=False, about=about
+    )
 
 
 def _numbered(rows: Iterable[Any]) -> Iterator[Line]:

@@ -1,0 +1,194 @@
+"""Data that a Python program gives: a list of rows, a generator function, a frame, or a data set of the hub's library.
+
+Frames of pandas and polars are known by their methods, and neither library is imported. While a run goes on, what it
+was given is a source under the name of its option: `python:data`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from zoo.data.row_errors import RowError, describe
+from zoo.data.sources.folders import HELD_OUT
+from zoo.data.sources.lines import Line
+from zoo.data.sources.tables import arrow_lines
+from zoo.errors import NoSuchSplit, ZooError, nearest
+
+PREFIX = "python:"
+OPTIONS = ("data", "eval_data", "decay_data")
+"""Options that take such data."""
+TAKEN = "a list of dicts, a generator function, a frame of pandas or polars, or a Dataset"
+BLOCK = 1000
+"""Rows of a frame that are made at a time."""
+_given: dict[str, Any] = {}
+
+
+@contextlib.contextmanager
+def giving(options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The options with names in the place of objects, which are sources within the block. Raises ZooError."""
+    named = (str, os.PathLike, type(None))
+    objects = {name: options[name] for name in OPTIONS if not isinstance(options.get(name), named)}
+    for name, value in objects.items():
+        _check(name, value)
+    before = dict(_given)
+    _given.update({PREFIX + name: value for name, value in objects.items()})
+    try:
+        yield {**options, **{name: PREFIX + name for name in objects}}
+    finally:
+        _given.clear()
+        _given.update(before)
+
+
+def is_given(source: str) -> bool:
+    """Whether a source is the name of what a Python program gives."""
+    return source.partition("@")[0].removeprefix(PREFIX) in OPTIONS and source.startswith(PREFIX)
+
+
+def held_out_split(source: str) -> str | None:
+    """The split that a mapping of splits keeps for validation; None for anything else."""
+    value = _given.get(source)
+    return next((name for name in HELD_OUT if name in value), None) if isinstance(value, Mapping) else None
+
+
+class Given:
+    """The rows of what was given under a name. Raises ZooError where nothing was, or not this split.
+
+    limit: the most rows to read.
+    """
+
+    def __init__(self, name: str, split: str, limit: int | None):
+        if name not in _given:
+            raise missing(name)
+        value = _given[name]
+        if isinstance(value, Mapping):
+            if split not in value:
+                message = f"What {name} names has no split '{split}'.{nearest(split, value)}"
+                raise NoSuchSplit(message, f"It has: {', '.join(map(str, value))}. Give rows, or a mapping of splits.")
+            value = value[split]
+        elif split != "train":
+            raise NoSuchSplit(f"What {name} names has no splits, so no '{split}'.", "Leave out the split.")
+        self.value, self.limit = value, limit
+        self._digest = hashlib.sha256()
+        self._is_complete = False
+
+    def lines(self) -> Iterator[Line]:
+        """The rows, numbered from 1."""
+        self._digest = hashlib.sha256()
+        for count, line in enumerate(itertools.islice(_lines(self.value), self.limit), 1):
+            self._digest.update(json.dumps(line.row, sort_keys=True, default=str).encode() + b"\n")
+            self._is_complete = count == self.limit
+            yield line
+        self._is_complete = True
+
+    def digest(self) -> str:
+        """sha256 of the rows."""
+        if not self._is_complete:
+            for _ in self.lines():
+                pass
+        return f"sha256:{self._digest.hexdigest()}"
+
+    @property
+    def total(self) -> int | None:
+        """The number of rows, where it is known without reading them."""
+        with contextlib.suppress(TypeError):
+            return len(self.value)
+        return None
+
+    def about(self) -> dict[str, Any]:
+        """What it is, for data.json: its type and its columns, as far as the first row tells."""
+        first = next(_lines(self.value), None)
+        return {"type": type_of(self.value), "columns": [] if first is None else list(first.row)}
+
+
+def missing(name: str, run: str = "RUN") -> ZooError:
+    """The error where the program does not give what the name stands for."""
+    option = name.removeprefix(PREFIX)
+    return ZooError(
+        f"{name} stands for rows that a Python program gave; only a program can give them again.",
+        f"From Python: zoo.resume({run!r}, {option}=…) with the same rows, or zoo.train(…, {option}=…).",
+    )
+
+
+def refuse_missing_data(config: Mapping[str, Any], run: str) -> None:
+    """Raises ZooError where the options of a run name what a program gave and now does not."""
+    for option in OPTIONS:
+        name = str(config.get(option) or "")
+        if is_given(name) and name not in _given:
+            raise missing(name, run)
+
+
+def refuse_other_data(config: Mapping[str, Any], again: Mapping[str, Any]) -> None:
+    """Raises ZooError for rows in the place of data that a run has read from somewhere else."""
+    for option in again:
+        if config.get(option) != PREFIX + option:
+            message = f"{option} of the run is {config.get(option)}, and no rows from Python."
+            raise ZooError(message, f"Leave out {option}.")
+
+
+def type_of(value: Any) -> str:
+    """`pandas.DataFrame`, `list`, `function`."""
+    kind = type(value)
+    module = kind.__module__.partition(".")[0]
+    return kind.__name__ if module in ("builtins", "__main__") else f"{module}.{kind.__name__}"
+
+
+def _check(option: str, value: Any) -> None:
+    """Raises ZooError for what cannot be read, or only once."""
+    if isinstance(value, Iterator):
+        raise ZooError(f"{option} is a {type_of(value)}, which is read only once.", "Give the function that makes it.")
+    if callable(getattr(value, "collect", None)):
+        raise ZooError(f"{option} is a {type_of(value)}, whose rows are not computed yet.", f"Give {option}.collect().")
+    for part in value.values() if isinstance(value, Mapping) else [value]:
+        if isinstance(part, bytes) or not (callable(part) or isinstance(part, Iterable)):
+            raise ZooError(f"{option} is a {type_of(value)}, which has no rows.", f"Give a path, a mixture, {TAKEN}.")
+
+
+def _lines(value: Any) -> Iterator[Line]:
+    if hasattr(value, "with_format") and hasattr(value, "num_rows"):
+        from zoo.libraries import tables
+
+        return arrow_lines(tables.batches(value))
+    return (_line(number, row) for number, row in enumerate(_rows(value), 1))
+
+
+def _rows(value: Any) -> Iterable[Any]:
+    """The rows of anything but an arrow table."""
+    if callable(getattr(value, "iter_rows", None)):
+        return value.iter_rows(named=True)
+    if hasattr(value, "iloc"):
+        blocks = (value.iloc[start : start + BLOCK] for start in range(0, len(value), BLOCK))
+        return (row for block in blocks for row in block.to_dict("records"))
+    return value() if isinstance(value, Callable) else value  # type: ignore[arg-type]
+
+
+def _line(number: int, row: Any) -> Line:
+    if not isinstance(row, Mapping):
+        return Line(number, {}, (RowError("E_TYPE", "row", f"is {describe(row)}, not an object"),))
+    return Line(number, {str(column): plain(value) for column, value in row.items()})
+
+
+def plain(value: Any) -> Any:
+    """A value of a frame as JSON has it: lists for arrays, None for what is not a number."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, str | bool | int | type(None)):
+        return value
+    if callable(getattr(value, "tolist", None)):
+        return plain(value.tolist())
+    if isinstance(value, Sequence):
+        return [plain(item) for item in value]
+    return None if _is_missing(value) else value
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether a value is no number; pandas has one whose comparison is neither true nor false."""
+    try:
+        return bool(value != value)
+    except TypeError:
+        return True
