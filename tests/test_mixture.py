@@ -36,6 +36,7 @@ def test_weights_are_relative_and_a_source_without_one_among_others_weighs_one()
     assert read("0.7*chat.jsonl + 0.3*maths@train") == [("chat.jsonl", 0.7), ("maths@train", 0.3)]
     assert read("3*a.jsonl + b.jsonl") == [("a.jsonl", 3), ("b.jsonl", 1)]
     assert read("2*(a + 0.5*b) + c") == [("a", 2), ("b", 1), ("c", 1)]
+    assert read("0.5*'world:a+b' + world:c") == [("world:a+b", 0.5), ("world:c", 1)]
     assert read("a.jsonl + b.jsonl") == [("a.jsonl", None), ("b.jsonl", None)]
 
 
@@ -50,7 +51,14 @@ def test_a_path_that_exists_outranks_the_language(tmp_path, monkeypatch, name):
 
 @pytest.mark.parametrize(
     "text",
-    ["2024-a.jsonl", "owner/name:en+de", "world:gold(rows=5, noise=0.2)@heldout", "nothere(limit=oops", "a - b"],
+    [
+        "2024-a.jsonl",
+        "owner/name:en+de",
+        "world:chain_sum+leg_counting@test",
+        "world:gold(rows=5, noise=0.2)@heldout",
+        "nothere(limit=oops",
+        "a - b",
+    ],
 )
 def test_what_is_no_sum_is_one_source_as_it_is(text):
     assert read(text) == [(text, None)]

@@ -57,7 +57,7 @@ def read_mixture(text: str, named: Collection[str]) -> list[Part]:
 
     named: the names of sources. Either all parts have a weight, or none has: their sizes then decide.
     """
-    if _is_path(text) or HUB_NAME.fullmatch(text):
+    if _is_path(text) or HUB_NAME.fullmatch(text) or _is_of_a_named_source(text, named):
         return [Part(text, label_of(text))]
     is_sum = is_mixture(text)
     try:
@@ -71,6 +71,12 @@ def read_mixture(text: str, named: Collection[str]) -> list[Part]:
         return parts
     # The brackets of a single source are its own, whatever they hold.
     return [alone if QUOTED.fullmatch(text.strip()) else replace(alone, source=text)]
+
+
+def _is_of_a_named_source(text: str, named: Collection[str]) -> bool:
+    """Whether a text is a named source with its part, which may hold a `+` of its own: `reasoning-gym:a+b`."""
+    name, colon, part = text.partition(":")
+    return bool(colon) and name in named and not re.search(r"[\s*]", _bare(part))
 
 
 def is_mixture(text: str) -> bool:
