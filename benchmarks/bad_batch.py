@@ -29,7 +29,7 @@ SPOILT = {"completion": "\x07 + \x1b + \x02 + +", "weight": 10.0}
 OPTIONS = {
     "batch_size": BATCH, "epochs": 1, "lr": 0.1, "schedule": "constant", "warmup": 0.0,
     # With so large an ε Adam is nearly plain descent with momentum, which one step can lead astray.
-    "adam_eps": 0.1, "max_grad_norm": 0.0, "save_every": 5, "eval_every": STEPS, "score": "none",
+    "optimizer": "adamw(eps=0.1)", "max_grad_norm": 0.0, "save_every": 5, "eval_every": STEPS, "score": "none",
     "precision": "32-true", "layout": "padded", "quiet": True,
 }  # fmt: skip
 OFF = "loss_spike(action=off), gradient_spike(action=off)"

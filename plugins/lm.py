@@ -28,7 +28,7 @@ class LM(Algorithm):
             Point(13e9, 1e-4, "GPT-3's"),
             Point(175e9, 6e-5, "GPT-3's"),
         ],
-        "schedule": "wsd", "warmup": 0.01, "weight_decay": 0.1, "adam_beta2": 0.95, "batch_size": 64,
+        "schedule": "wsd", "warmup": 0.01, "weight_decay": 0.1, "optimizer": "adamw(beta2=0.95)", "batch_size": 64,
         "long_rows": "split",
     }  # fmt: skip
     reasons = {
@@ -37,7 +37,7 @@ class LM(Algorithm):
         "schedule": "Paper: warmup, stable, decay.",
         "warmup": "Neither: a hundredth of the steps.",
         "weight_decay": "Neither: 0.1, as GPT-3 and most models since.",
-        "adam_beta2": "Neither: 0.95, as GPT-3 and most models since.",
+        "optimizer": "Neither: AdamW with β₂ = 0.95, as GPT-3 and most models since.",
         "batch_size": "Neither: GPT-3's and MiniCPM's are millions of tokens, which a small machine does not read.",
         "long_rows": "Neither: no text is lost.",
         "epochs": "Neither: one pass.",

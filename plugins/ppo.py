@@ -89,7 +89,7 @@ class PPO(Algorithm):
             Point(175e9, 5e-6, "InstructGPT's"),
         ],
         "schedule": "constant", "batch_size": 32, "minibatches": 2, "answers_per_prompt": 4, "epochs": 0.53,
-        "adam_eps": 1e-5, "max_new_tokens": 64, "critic": "head",
+        "optimizer": "adamw(eps=1e-5)", "max_new_tokens": 64, "critic": "head",
     }  # fmt: skip
     reasons = {
         "lr": "Neither: InstructGPT does not give it. arXiv:2403.17031 at 1 to 6.9 B weights. Adapters: LoRA Without "
@@ -103,7 +103,7 @@ class PPO(Algorithm):
         "gamma": "Paper: 1.",
         "gae_lambda": "Tuned here: 1, since the critic knows nothing yet. arXiv:2403.17031 0.95.",
         "schedule": "Paper: constant.",
-        "adam_eps": "Neither: 1e-5, as arXiv:2403.17031 and OpenAI's first code.",
+        "optimizer": "Neither: AdamW with ε = 1e-5, as arXiv:2403.17031 and OpenAI's first code.",
         "batch_size": "Tuned here: two steps a rollout of 64 answers. Paper 64 in each of 8 steps.",
         "minibatches": "Tuned here: 2. Paper 8, arXiv:2403.17031 1.",
         "answers_per_prompt": "Tuned here: 4. Paper 1.",

@@ -18,6 +18,7 @@ from zoo.data.curation.rules import chosen_rules
 from zoo.data.sources.mixture import read_mixture
 from zoo.data.sources.named import parts_of
 from zoo.evals.chosen import choose
+from zoo.optimizers.chosen import OPTIMIZERS, SCHEDULES
 from zoo.options.checks import names_in
 from zoo.options.config import TrainConfig
 from zoo.options.expression import Expression
@@ -31,6 +32,7 @@ from zoo.rewards.functions import options_for, parameters_of
 from zoo.rewards.plugin import bundled
 from zoo.testing.declared import find_check
 from zoo.testing.guards import find_guard
+from zoo.testing.optimizers import find_optimizer
 from zoo.testing.suite import NAMES
 from zoo.training.run import resolve_options
 
@@ -124,6 +126,8 @@ def check_train(values):
         check_model(model)
     if core.score not in ("auto", "none", ""):
         check_evals(names_in(core.score))
+    for kind in (OPTIMIZERS, SCHEDULES):
+        kind.choose(getattr(core, kind.what), kind.available(contributed(f"{kind.what}s")))
     name, options = spelled(core.engine, "engine")
     assert name in contributed("engines")
     bind(contributed("engines")[name], options, f"engine {name}", fixed=0)
@@ -179,7 +183,7 @@ def check_recipe(values):
 
 
 def check_suite(values):
-    if find_guard(values["name"]) is not None:
+    if find_guard(values["name"]) is not None or find_optimizer(values["name"]) is not None:
         return
     registry.load_algorithm(values["name"])
     for one in values["only"] or ():

@@ -34,11 +34,18 @@ FILES = ("weights.safetensors", "rest.pt", "manifest.json")
 
 def content(value=1.0):
     weight = torch.full((3, 2), value)
-    moments = {"state": {0: {"step": torch.tensor(3.0), "exp_avg": weight * 2}}, "param_groups": [{"lr": 1e-5}]}
+    moments = {
+        "state": {0: {"step": torch.tensor(3.0), "exp_avg": weight * 2}},
+        "param_groups": [{"lr": 1e-5, "params": [0]}],
+    }
     return {
         "state_dict": {"policy.weight": weight, "policy.bias": torch.arange(3.0).bfloat16()},
         "optimizer_states": [moments],
-        "zoo": {"rng": {"torch": torch.get_rng_state(), "python": [3, [1, 2], None]}, "steps_done": 7},
+        "zoo": {
+            "optimizer": {"name": "adamw", "shapes": [[[3, 2]]]},
+            "rng": {"torch": torch.get_rng_state(), "python": [3, [1, 2], None]},
+            "steps_done": 7,
+        },
     }
 
 
@@ -142,7 +149,7 @@ def test_weights_that_are_no_numbers_under_right_hashes_are_passed_over(tmp_path
     file = bad / "weights.safetensors"
     manifest[file.name] = {"sha256": module.sha256(file), "bytes": file.stat().st_size}
     (bad / "manifest.json").write_text(json.dumps(manifest))
-    expected = Expected({name: list(value.shape) for name, value in weights.items()}, [[3, 2]], ())
+    expected = Expected({name: list(value.shape) for name, value in weights.items()}, "adamw", [[[3, 2]]], ())
     said = []
     assert newest_good(tmp_path, said.append, expected) == good
     assert "step-10" in said[0] and "policy.weight" in said[0] and "no finite numbers" in said[0]

@@ -18,6 +18,8 @@ from zoo.testing import conformance
 from zoo.testing.declared import Declared, declared, find_check
 from zoo.testing.guards import NAMES as GUARD_NAMES
 from zoo.testing.guards import check_guard
+from zoo.testing.optimizers import NAMES as OPTIMIZER_NAMES
+from zoo.testing.optimizers import check_optimizer
 from zoo.testing.suite import NAMES, Result, Suite, explanation, summary
 from zoo.testing.tiny import tiny_rows
 from zoo.values.types import Answers, Batch
@@ -126,13 +128,14 @@ CAUGHT = {
 }
 
 
-def broken(check):
-    return str(BROKEN / f"{check.replace(' ', '_').replace('-', '_')}.py") + ":Broken"
+def broken(check, name="Broken"):
+    return str(BROKEN / f"{check.replace(' ', '_').replace('-', '_')}.py") + f":{name}"
 
 
 def test_there_is_a_broken_plugin_for_every_check():
     broken_ones = {file.stem for file in BROKEN.glob("*.py")} - {"sound", "sound_online"}
-    assert broken_ones == {Path(broken(name)).stem for name in (*NAMES, *(f"guard {name}" for name in GUARD_NAMES))}
+    others = [*(f"guard {name}" for name in GUARD_NAMES), *(f"optimizer {name}" for name in OPTIMIZER_NAMES)]
+    assert broken_ones == {Path(broken(name)).stem for name in (*NAMES, *others)}
 
 
 @pytest.mark.parametrize("check", NAMES)
@@ -170,6 +173,34 @@ def test_a_guard_is_checked_by_the_same_command():
     assert cli("check", "loss_spike", "--only", "leaves-numbers")[0] == 0
     status, _, error = cli("check", "loss_spike", "--only", "lerns")
     assert status == 2 and "lerns" in error
+
+
+OPTIMIZERS_CAUGHT = {
+    "described": "The function has no docstring",
+    "groups": "The optimizer 'broken' lacks critic.0.weight and 7 more",
+    "moves": "Twice the learning rate of the critic does not change critic.0.weight",
+    "rates": "With a learning rate of 0 a step moves policy.0.weight",
+    "decay": "Weight decay changes policy.1.bias",
+    "left alone": "A step moves critic.0.weight, which has no gradient in it",
+    "repeatable": "The same gradients from the same weights give another policy.0.weight",
+    "restored": "Resumed after step 3 with what state_dict() gave, a run has another policy.0.weight",
+}
+
+
+@pytest.mark.parametrize("check", OPTIMIZER_NAMES)
+def test_a_broken_optimizer_is_caught_by_the_check_made_for_it(check):
+    (caught,) = check_optimizer(broken(f"optimizer {check}", "broken"), [check])
+    assert caught.result == "failed" and OPTIMIZERS_CAUGHT[check] in caught.detail
+
+
+def test_an_optimizer_is_checked_by_the_same_command():
+    status, out, _ = cli("check", broken("optimizer restored", "broken"), "--json")
+    content = json.loads(out)
+    assert (status, content["optimizer"], content["passed"]) == (1, "broken", False)
+    assert [one["check"] for one in content["checks"] if one["result"] == "failed"] == ["restored"]
+    assert cli("check", "lion", "--only", "rates")[0] == 0
+    status, _, error = cli("check", "lion(beta3=1)")
+    assert status == 2 and "The optimizer 'lion' has no option 'beta3'" in error
 
 
 def online_one(name, **methods):
@@ -400,7 +431,8 @@ def test_two_real_processes_give_what_one_gives(name, tmp_path, tiny_folder, mon
     cls = registry.load_algorithm(name)[1]
     data = write_rows(tmp_path / "rows.jsonl", tiny_rows(cls.kinds()[0], 10))
     # Adam divides by the size of the gradient: where that is rounding alone, ε must be larger than it.
-    options = {"lr": 1e-3, "adam_eps": 1e-5, "epochs": 1, "model": str(tiny_folder), "data": data, "score": "none"}
+    options = {"lr": 1e-3, "optimizer": "adamw(eps=1e-5)", "epochs": 1, "model": str(tiny_folder), "data": data}
+    options["score"] = "none"
     if cls.online():
         options |= {"reward": "zoo.testing.tiny:tiny_reward", "answers_per_prompt": 2, "max_new_tokens": 6}
     one = trainer(tmp_path, tiny_folder)(name, **options)

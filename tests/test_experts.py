@@ -207,7 +207,7 @@ def folder(tmp_path_factory):
 
 
 # Adam divides by the size of the gradient: where that is rounding alone, ε must be larger than it.
-STEPS = {"epochs": 1, "batch_size": 3, "lr": 1e-3, "adam_eps": 1e-5}
+STEPS = {"epochs": 1, "batch_size": 3, "lr": 1e-3, "optimizer": "adamw(eps=1e-5)"}
 
 
 def assert_two_processes_and_small_micro_batches_give_the_same(run, folder, rows, tmp_path):

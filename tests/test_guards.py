@@ -185,7 +185,7 @@ def test_a_run_that_a_guard_stopped_goes_on_with_other_options(train, tmp_path):
 
 def test_a_last_step_that_breaks_the_weights_writes_no_model(train, tmp_path):
     with pytest.raises(TrainingFailed, match="The weights are no finite numbers after step 1"):
-        train(name="wild", lr=3e38, max_steps=1, batch_size=12, adam_eps=1e-30, weight_decay=10.0)
+        train(name="wild", lr=3e38, max_steps=1, batch_size=12, optimizer="adamw(eps=1e-30)", weight_decay=10.0)
     run = Run(tmp_path / "runs" / "wild")
     assert run.status == "failed" and not run.model_path.exists()
 

@@ -290,6 +290,12 @@ def grows_by_one_more(patch):
     patch.setattr(llama(), "resize_token_embeddings", lambda model, rows, **more: former(model, rows + 1, **more))
 
 
+def rate_of_its_own(patch):
+    from transformers.optimization import Adafactor
+
+    patch.setattr(Adafactor, "_get_lr", staticmethod(lambda group, state: 0.01))
+
+
 def rows_left_out(patch):
     import peft
 
@@ -481,6 +487,7 @@ CHANGES = {
     "vocabularies_can_grow": (grows_by_one_more, "embed_tokens has 19 rows"),
     "rows_of_new_tokens_are_trained": (rows_left_out, "groups of rows are trained"),
     "adapters_can_be_switched_off": (adapters_stay_on, "differs from before"),
+    "adafactor_takes_the_rate_of_a_group": (rate_of_its_own, "rates of 0.1 and 0.2 move it by [0.0099"),
     "adapters_can_be_merged": (merged_without_them, "it differs by"),
     "adapters_on_tied_embeddings_can_be_merged": (merged_without_them, "of the merged model differs by"),
     "experts_can_be_adapted": (experts_left_out, "merged it differs by"),

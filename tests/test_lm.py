@@ -43,7 +43,7 @@ def test_the_loss_is_the_mean_over_all_tokens_of_the_step():
 
 
 def test_a_run_pretrains_on_text_with_the_schedule_of_its_paper(train, tmp_path):
-    run = train("lm", data=texts(tmp_path), schedule="wsd", warmup=0, decay_share=0.5, epochs=2, lr=1e-3)
+    run = train("lm", data=texts(tmp_path), schedule="wsd(decay_share=0.5)", warmup=0, epochs=2, lr=1e-3)
     assert [row["lr"] for row in run.metrics if "lr" in row] == pytest.approx(
         [1e-3 * factor for factor in (1, 1, 1, 1, 1, 0.75, 0.5, 0.25)]
     )
@@ -61,7 +61,7 @@ def test_the_first_loss_is_that_of_the_model_itself(train, tmp_path, tiny_model,
 def test_the_decay_phase_reads_its_own_data_and_is_resumed_in_it(train, tmp_path):
     plain = texts(tmp_path)
     other = texts(tmp_path, "other.jsonl", words=WORDS[:2])
-    options = {"data": plain, "schedule": "wsd", "decay_share": 0.5, "epochs": 2, "save_every": 1}
+    options = {"data": plain, "schedule": "wsd(decay_share=0.5)", "epochs": 2, "save_every": 1}
     alone, switched = train("lm", **options), train("lm", decay_data=other, **options)
     assert losses(alone)[:4] == losses(switched)[:4]
     assert losses(alone)[4] != losses(switched)[4]
@@ -71,7 +71,7 @@ def test_the_decay_phase_reads_its_own_data_and_is_resumed_in_it(train, tmp_path
 
 def test_a_run_killed_in_its_decay_phase_ends_with_the_same_bits(tmp_path, tiny_folder, train):
     options = {
-        "data": texts(tmp_path), "decay_data": texts(tmp_path, "other.jsonl"), "schedule": "wsd", "decay_share": 0.5,
+        "data": texts(tmp_path), "decay_data": texts(tmp_path, "other.jsonl"), "schedule": "wsd(decay_share=0.5)",
         "decay_mix": 0.5, "epochs": 2, "save_every": 1, "keep_checkpoints": False,
     }  # fmt: skip
     whole = train("lm", name="whole", **options)
@@ -106,7 +106,7 @@ def test_a_long_text_is_split_and_no_token_is_lost(train, tmp_path):
     ("algo", "options", "says"),
     [
         ("lm", {"schedule": "cosine"}, "decay phase of the schedule wsd, but the schedule is cosine"),
-        ("lm", {"schedule": "wsd", "decay_share": 0}, "'decay_share' .* must be above 0 and at most 1"),
+        ("lm", {"schedule": "wsd(decay_share=0)"}, "option decay_share = 0: Input should be greater than 0"),
         ("prm", {"schedule": "wsd"}, "PRM prepares its records once"),
         ("grpo", {"schedule": "wsd"}, "GRPO writes its own answers"),
     ],

@@ -13,6 +13,7 @@ from tiny_runs import trainer, write_rows
 
 from zoo.contract import registry
 from zoo.errors import ZooError
+from zoo.optimizers.bundled import PACKAGES
 from zoo.options.config import TrainConfig
 from zoo.options.fields import options_of
 from zoo.testing.tiny import tiny_rows
@@ -46,7 +47,17 @@ FREE = {
     "eval_prompts": [1],
     "epochs": [0.5],
     "lora_dropout": [0.1],
-    "decay_share": [0.5],
+    "optimizer": [
+        "adamw",
+        "adamw(beta2=0.95)",
+        "adamw_8bit",
+        "paged_adamw_8bit",
+        "adafactor",
+        "lion",
+        "muon",
+        "rmsprop",
+    ],
+    "schedule": ["cosine", "linear", "constant", "wsd(decay_share=0.2)", "inverse_sqrt"],
     "eval_every": [1],
     "patience": [1],
     "best_metric": ["val/loss"],
@@ -66,7 +77,7 @@ FREE = {
 """Values of options whose type does not list them: those that the documents name, and one of each other kind."""
 WITH = {
     "lora_targets": {"lora": True}, "lora_dropout": {"lora": True}, "best_mode": {"keep_best": True},
-    "best_metric": {"keep_best": True}, "decay_share": {"schedule": "wsd"}, "patience": {"eval_every": 1},
+    "best_metric": {"keep_best": True}, "patience": {"eval_every": 1},
     "long_rows": {"algo": "lm", "max_length": 32}, "reference_cache": {"algo": "dpo"}, "reference_every": {"beta": 0.1},
     "critic": {"algo": "ppo"}, "critic_lr": {"algo": "ppo", "critic": "head"}, "temperature": {"max_steps": 1},
 }  # fmt: skip
@@ -77,8 +88,8 @@ LOGGERS = ("tensorboard", "wandb", "mlflow")
 ELSEWHERE = {
     "model", "reference", "data", "eval_data", "decay_data", "decay_mix", "out", "trust_remote_code", "variant",
     "reward", "gold_reward", "reward_timeout", "answers_per_prompt", "max_new_tokens", "judge", "critic_model",
-    "lora_rank", "lora_alpha", "max_length", "max_steps", "batch_size", "lr", "lr_floor", "weight_decay", "adam_beta1",
-    "adam_beta2", "adam_eps", "seed", "devices", "num_nodes", "freeze_routers", "router_aux_loss",
+    "lora_rank", "lora_alpha", "max_length", "max_steps", "batch_size", "lr", "lr_floor", "weight_decay", "seed",
+    "devices", "num_nodes", "freeze_routers", "router_aux_loss",
 }  # fmt: skip
 """Names, paths and plain numbers, which tests of their own are about."""
 ROLLOUTS = {option.name for option in options_of(TrainConfig) if option.group == "Rollouts"}
@@ -123,6 +134,10 @@ def refused_here(value):
     """What is said of a value that needs a device or a package which is not here."""
     if value in LOGGERS and find_spec(value) is None:
         return f"pip install {value}"
+    if value in PACKAGES and find_spec(PACKAGES[value]) is None:
+        return f"pip install {PACKAGES[value]}"
+    if value == "paged_adamw_8bit" and not torch.cuda.is_available():
+        return "torch sees no GPU"
     return "torch sees no" if value in list(HERE) and not HERE[value]() else None
 
 

@@ -24,7 +24,7 @@ from tiny_runs import (
 from zoo.runs import Run
 
 # Adam divides by the size of the gradient: where that is rounding alone, ε must be larger than it.
-OPTIONS = {"lr": 1e-3, "adam_eps": 1e-5, "epochs": 1}
+OPTIONS = {"lr": 1e-3, "optimizer": "adamw(eps=1e-5)", "epochs": 1}
 
 
 @pytest.fixture

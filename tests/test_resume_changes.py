@@ -305,7 +305,15 @@ OTHERS = {
     "a missing key": (with_rest(lambda rest: rest["zoo"].pop("tokens_seen")), "it lacks tokens_seen"),
     "no state": (with_rest(lambda rest: rest.pop("zoo")), "is not the state of this run"),
     "another optimizer": (
-        with_rest(lambda rest: rest["optimizer_states"][0]["state"][0].update(exp_avg=torch.zeros(1))),
+        with_rest(lambda rest: rest["zoo"]["optimizer"].update(name="lion")),
+        "its optimizer is of other weights",
+    ),
+    "an optimizer of other weights": (
+        with_rest(lambda rest: rest["zoo"]["optimizer"]["shapes"][0].pop()),
+        "its optimizer is of other weights",
+    ),
+    "a group too few": (
+        with_rest(lambda rest: rest["optimizer_states"][0]["param_groups"].pop()),
         "its optimizer is of other weights",
     ),
     "no weights": (lambda f: (f / "weights.safetensors").write_text("hello"), "holds no weights"),
@@ -318,9 +326,8 @@ OTHERS = {
 def expected(begun):
     folder = begun.checkpoints / "step-2"
     rest = torch.load(folder / "rest.pt", weights_only=True)
-    moments = rest["optimizer_states"][0]["state"]
-    shapes = [list(moments[place]["exp_avg"].shape) for place in sorted(moments)]
-    return Expected(weight_shapes(folder), shapes, (*rest["zoo"], "records", "loops"))
+    optimizer = rest["zoo"]["optimizer"]
+    return Expected(weight_shapes(folder), optimizer["name"], optimizer["shapes"], (*rest["zoo"], "records", "loops"))
 
 
 @pytest.mark.parametrize("other", OTHERS)

@@ -22,7 +22,7 @@ CACHE = os.environ.get("ZOO_CACHE")
 """The user's own, before the tests take another one: the model is fetched once for all test runs."""
 ROWS = 6
 # So large an ε makes AdamW plain gradient descent with momentum, in which rounding stays rounding.
-DESCENT = {"lr": 1.0, "adam_eps": 1.0, "batch_size": 3, "max_steps": 2}
+DESCENT = {"lr": 1.0, "optimizer": "adamw(eps=1)", "batch_size": 3, "max_steps": 2}
 PREFERENCES = ("prompt", "chosen", "rejected")
 KINDS = {"sft": ("demonstration", ("prompt", "completion")), "dpo": ("preference", PREFERENCES)}
 
@@ -108,7 +108,7 @@ def test_two_processes_give_what_one_gives(train, folder, tmp_path, algo):
 
 @pytest.mark.parametrize("algo", ["sft", "dpo"])
 def test_a_killed_run_resumed_equals_an_unbroken_one(train, folder, tmp_path, algo):
-    options = {"max_steps": 3, "save_every": 1, "lr": 1e-4, "adam_eps": 1e-8, "batch_size": 3}
+    options = {"max_steps": 3, "save_every": 1, "lr": 1e-4, "optimizer": "adamw(eps=1e-8)", "batch_size": 3}
     whole = train(algo, **options)
     flags = float32_flags(**options, name="broken", out=tmp_path / "runs")
     arguments = ["train", "--algo", algo, "--model", folder, "--data", short_rows(algo, tmp_path), *flags]
@@ -135,7 +135,7 @@ def test_two_new_tokens_are_learned_and_the_merged_folder_answers_as_its_adapter
     rows = [{"prompt": f"Look up {word}.", "completion": f"<search>{word}</search>"} for word in words]
     run = train(
         "sft", data=write_rows(tmp_path / "rows.jsonl", rows), new_tokens="<search>,</search>", lora=True, lora_rank=8,
-        lr=2e-3, adam_eps=1e-8, batch_size=4, max_steps=40, epochs=40, score="none",
+        lr=2e-3, optimizer="adamw(eps=1e-8)", batch_size=4, max_steps=40, epochs=40, score="none",
     )  # fmt: skip
     asked = ["--prompt", rows[2]["prompt"], "--temperature", "0", "--max-new-tokens", "20"]
     status, out, err = cli("chat", run.path, *asked)

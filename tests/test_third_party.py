@@ -67,6 +67,21 @@ def test_its_reward_is_taken_by_its_name(sums, tiny_folder):
     assert run.metrics[0]["rollout/reward"] == 1.0
 
 
+def test_its_optimizer_and_schedule_are_listed_checked_and_train(sums, tiny_folder):
+    *_, row = json.loads(cli("optimizers", "--json")[1])
+    about = "signSGD with momentum (arXiv:1802.04434)."
+    assert row == {"name": "signs", "description": about, "options": {"momentum": 0.9}}
+    status, shown, err = cli("check", "signs", "--json")
+    assert status == 0 and {check["result"] for check in json.loads(shown)["checks"]} == {"passed"}, err
+    options = {"data": "sums", "limit": 12, "batch_size": 2, "epochs": 1, "eval_fraction": 0.0, "warmup": 0, "lr": 0.01}
+    run = trainer(sums, tiny_folder)("sft", optimizer="signs(momentum=0.8)", schedule="stairs(height=0.1)", **options)
+    rates = [row["lr"] for row in run.metrics if "lr" in row]
+    steps = len(rates)
+    assert rates == pytest.approx([0.01 * 0.1 ** (3 * step // steps) for step in range(steps)])
+    status, _, error = cli("train", "--data", "sums", "--model", tiny_folder, "--optimizer", "signs(speed=1)")
+    assert status == 2 and "The optimizer 'signs' has no option 'speed'" in error
+
+
 def test_a_bug_in_an_installed_plugin_names_its_package_file_and_line(sums, tiny_folder, monkeypatch):
     monkeypatch.setenv("ZOO_CACHE", str(sums / "cache"))
     file = sums / "zoo-sums" / "zoo_sums" / "algorithm.py"

@@ -75,7 +75,7 @@ def test_in_half_precision_policy_and_reference_start_out_equal_too(train):
 def test_weights_do_not_depend_on_layout_and_micro_batches(train, algo):
     def cut(**options):
         # Adam divides by the size of the gradient: where that is rounding alone, ε must be larger than it.
-        return train(algo, max_steps=3, lr=1e-3, adam_eps=1e-5, reference_cache="off", **options)
+        return train(algo, max_steps=3, lr=1e-3, optimizer="adamw(eps=1e-5)", reference_cache="off", **options)
 
     whole = cut(layout="padded", micro_tokens=10**6)
     for options in (

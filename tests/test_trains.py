@@ -76,7 +76,7 @@ def test_a_step_of_the_critic_moves_no_weight_of_the_policy_nor_does_adams_momen
 
 def test_two_processes_train_the_same_roles_as_one(turns, train, tmp_path, tiny_folder, monkeypatch):
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache-one"))
-    options = {**OPTIONS, "adam_eps": 1e-3, "temperature": 0}
+    options = {**OPTIONS, "optimizer": "adamw(eps=1e-3)", "temperature": 0}
     _, single = weights_after(train, turns, 3, critic="own", **options)
     flags = float32_flags(**options, critic="own", max_steps=3, devices=2, accelerator="cpu", out=tmp_path / "two")
     typed = ("--algo", turns, "--model", str(tiny_folder), "--data", prompts(tmp_path))
@@ -99,7 +99,7 @@ def test_a_role_that_no_loss_reaches_stays_as_it_is_without_being_named(turns, t
     """DDP would wait for its gradients, and Adam's momentum move it."""
     silent = tmp_path / "silent.py"
     silent.write_text(textwrap.dedent(SILENT))
-    options = {**OPTIONS, "critic": "own", "adam_eps": 1e-3, "temperature": 0}
+    options = {**OPTIONS, "critic": "own", "optimizer": "adamw(eps=1e-3)", "temperature": 0}
     _, named = weights_after(train, turns, 3, **options)
     _, alone = weights_after(train, f"{silent}:Turns", 3, **options)
     assert differences(named, alone) == 0 and losses(named) == losses(alone)

@@ -50,6 +50,7 @@ ROOMS = {
     "rewards": "checkers, functions, reward models, expressions of them",
     "evals": "evaluations of a run or model",
     "guards": "what may object to an optimizer step: spikes, numbers that are not finite, flat rewards",
+    "optimizers": "how gradients move the weights, and the learning rate of each step",
     "labelling": "`zoo label`",
     "training/record": "what a run records and prints",
     "training/step": "one optimizer step",

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from zoo.evals.refusals import refusal_of
     from zoo.guards import Guard, GuardSetup
     from zoo.judges.constitution import Principle, load_constitution
+    from zoo.optimizers import ParameterGroup
     from zoo.options.fields import require
     from zoo.options.points import Point
     from zoo.rollout.engine import Engine, EngineSetup, Sampling
@@ -75,6 +76,7 @@ __all__ = [
     "Metric",
     "Models",
     "NoSuchSplit",
+    "ParameterGroup",
     "Point",
     "Policy",
     "PreferenceBatch",
@@ -133,6 +135,7 @@ _HOMES = {
     "zoo.evals": ("Eval", "Score", "Subject", "mean_score", "share_score"),
     "zoo.evals.refusals": ("refusal_of",),
     "zoo.guards": ("Guard", "GuardSetup"),
+    "zoo.optimizers": ("ParameterGroup",),
     "zoo.values.groups": ("flat_groups", "group_advantages", "sample_groups", "step_advantages", "step_rewards"),
     "zoo.contract.hookspecs": ("hookimpl",),
     "zoo.contract.roles": (

@@ -11,25 +11,33 @@ from rich.table import Table
 from rich.text import Text
 
 from zoo.cli.listings import Json
+from zoo.options.spelling import name_in
 from zoo.terminal import Console, print_json
 
 COLOURS = {"passed": "green", "failed": "red", "exception": "yellow", "skipped": "dim"}
 
 
 def check(
-    name: Annotated[str, typer.Argument(help="An algorithm: a name from `zoo algos`, or ./file.py:Class. Or a guard.")],
+    name: Annotated[
+        str,
+        typer.Argument(help="An algorithm: a name from `zoo algos`, or ./file.py:Class. Or a guard or optimizer."),
+    ],
     only: Annotated[list[str] | None, typer.Option(help="Run only this check; may be repeated.")] = None,
     as_json: Json = False,
 ) -> None:
     """Check an algorithm against everything that the core relies on, on a tiny model and without the network.
 
-    The exit status is 1 if a check fails. docs/conformance.md explains the checks, docs/guards.md those of guards.
+    The exit status is 1 if a check fails. docs/conformance.md explains the checks, docs/guards.md and
+    docs/optimizers.md those of guards and optimizers.
     """
-    guard = _guard_of(name)
-    if guard is not None:
+    if (guard := _guard_of(name)) is not None:
         from zoo.testing.guards import check_guard
 
         what, short, results = "guard", guard, list(check_guard(name, only or ()))
+    elif (optimizer := _optimizer_of(name)) is not None:
+        from zoo.testing.optimizers import check_optimizer
+
+        what, short, results = "optimizer", optimizer, list(check_optimizer(name, only or ()))
     else:
         what, (short, results) = "algorithm", _checked(name, only or ())
     from zoo.testing.suite import summary
@@ -48,12 +56,26 @@ def _guard_of(name: str) -> str | None:
     from zoo.contract.plugin_files import is_file_name
     from zoo.training.outlook import guards
 
-    if not is_file_name(name) and name.partition("(")[0].strip() not in guards():
+    if not is_file_name(name) and name_in(name) not in guards():
         return None
     from zoo.testing.guards import find_guard
 
     guard = find_guard(name)
     return None if guard is None else guard[0]
+
+
+def _optimizer_of(name: str) -> str | None:
+    """The same for an optimizer."""
+    from zoo.contract.plugin_files import is_file_name
+    from zoo.optimizers.chosen import OPTIMIZERS
+    from zoo.training.outlook import named
+
+    if not is_file_name(name) and name_in(name) not in named(OPTIMIZERS):
+        return None
+    from zoo.testing.optimizers import find_optimizer
+
+    optimizer = find_optimizer(name)
+    return None if optimizer is None else optimizer.name
 
 
 def _checked(name: str, only: Sequence[str]) -> tuple[str, list[Any]]:

@@ -20,7 +20,7 @@ from zoo.errors import ZooError
 from zoo.libraries import releases
 from zoo.terminal import Console, print_json
 
-CONTRIBUTED = ("sources", "models", "evals", "rewards", "engines", "guards")
+CONTRIBUTED = ("sources", "models", "evals", "rewards", "engines", "guards", "optimizers", "schedules")
 
 
 def doctor(as_json: Json = False) -> None:

@@ -1,4 +1,4 @@
-"""`zoo algos`, `zoo guards`, `zoo templates` and `zoo runs`: lists of what there is."""
+"""`zoo algos`, `guards`, `optimizers`, `schedules`, `templates` and `runs`: lists of what there is."""
 
 from __future__ import annotations
 
@@ -171,6 +171,51 @@ def guards(
         facts = f"{row['action']} by default; {row['runs']} runs; options: {options or 'none'}"
         console.print(Padding(Text(facts, style="dim"), (0, 0, 0, 2)))
     console.print('\nEvery guard also takes action and patience: zoo train --guards "NAME(action=skip, patience=3)"')
+
+
+def optimizers(
+    name: Annotated[str | None, typer.Argument(help="One optimizer; by default all are listed.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the optimizers, or show one: what it does, its paper, and its options."""
+    from zoo.optimizers.chosen import OPTIMIZERS
+
+    _show_kind(OPTIMIZERS, name, as_json)
+
+
+def schedules(
+    name: Annotated[str | None, typer.Argument(help="One schedule; by default all are listed.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the learning-rate schedules, or show one: how the rate falls after the warmup, and its options."""
+    from zoo.optimizers.chosen import SCHEDULES
+
+    _show_kind(SCHEDULES, name, as_json)
+
+
+def _show_kind(kind: Any, name: str | None, as_json: bool) -> None:
+    """List what an option of a run chooses from, or show one of it."""
+    from zoo.training.outlook import named
+
+    functions = named(kind)
+    if name is not None:
+        functions = {name: kind.choose(name, functions).function}
+    rows = [_kind_row(kind, key, function) for key, function in functions.items()]
+    if as_json:
+        print_json(rows if name is None else rows[0])
+        return
+    console = Console()
+    for row in rows:
+        console.print(Text.assemble((row["name"], "bold"), f"  {row['description']}"))
+        options = ", ".join(f"{key}={value}" for key, value in row["options"].items())
+        console.print(Padding(Text(f"options: {options or 'none'}", style="dim"), (0, 0, 0, 2)))
+    console.print(f'\nzoo train --{kind.what} NAME, or with options: zoo train --{kind.what} "{kind.example}"')
+
+
+def _kind_row(kind: Any, name: str, function: Any) -> dict[str, Any]:
+    """What an optimizer or a schedule declares, as JSON types; an option that has to be given is None."""
+    options = {o.name: None if o.default is o.empty else o.default for o in kind.options_of(function)}
+    return {"name": name, "description": (inspect.getdoc(function) or "").split("\n")[0], "options": options}
 
 
 def templates(

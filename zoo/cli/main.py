@@ -52,6 +52,8 @@ COMMANDS = {
     "resume": ("train", "zoo resume last"),
     "algos": ("listings", "zoo algos    zoo algos dpo    zoo algos --json"),
     "guards": ("listings", "zoo guards    zoo guards loss_spike    zoo guards --json"),
+    "optimizers": ("listings", "zoo optimizers    zoo optimizers muon    zoo optimizers --json"),
+    "schedules": ("listings", "zoo schedules    zoo schedules wsd    zoo schedules --json"),
     "templates": ("listings", "zoo templates    zoo templates chatml    zoo templates --json"),
     "data": ("data", "zoo data starter --for dpo    zoo data dedup rows.jsonl --near 0.8    "
                      "zoo data rows.jsonl --for preference --columns prompt=question"),

@@ -19,7 +19,7 @@ from zoo.cli.completion import algorithm_names, is_completion, model_names, run_
 from zoo.cli.help import Command
 from zoo.contract import registry
 from zoo.errors import ZooError, nearest_names
-from zoo.options.config import OTHER_NAMES, Resolved, TrainConfig
+from zoo.options.config import FORMER, OTHER_NAMES, Resolved, TrainConfig
 from zoo.options.fields import Option, options_of
 from zoo.options.points import shown
 from zoo.options.strict_yaml import read_yaml
@@ -185,6 +185,7 @@ def _command(algorithm_options: list[Option], defaults: Mapping[str, Any]) -> An
     unset = {bool: False, LogFormat: LogFormat.text}
     parameters = [parameter(name, kind, info, unset.get(kind)) for name, kind, info in fixed]
     parameters += [parameter(o.name, bool if o.is_flag else str, flag_of(o)) for o in [*algorithm_options, *options]]
+    parameters += [parameter(name, str, typer.Option(hidden=True)) for name in FORMER]
     train.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     train.__annotations__ = {p.name: p.annotation for p in parameters}
     return train

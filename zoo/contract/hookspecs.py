@@ -59,6 +59,24 @@ def guards() -> Any:  # type: ignore[empty-body]
     """Named guards: `{name: function(setup, **options) -> zoo.api.Guard}`, for `--guards name`."""
 
 
+@hookspec
+def optimizers() -> Any:  # type: ignore[empty-body]
+    """Named optimizers: `{name: function(groups, **options) -> torch.optim.Optimizer}`, for `--optimizer name`.
+
+    groups: the trained weights, as a list of `zoo.api.ParameterGroup`. Schedules and rollbacks set the `lr` of the
+    optimizer's own groups before each step.
+    """
+
+
+@hookspec
+def schedules() -> Any:  # type: ignore[empty-body]
+    """Named schedules: `{name: function(step, total, warmup, **options) -> float}`, for `--schedule name`.
+
+    Called for the steps after the warmup, of 0 to total; returns the learning rate as a share between its peak (1) and
+    its floor (0).
+    """
+
+
 # -- an algorithm: called in this order --------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from zoo.contract.plugin_files import is_file_name
 from zoo.errors import PluginError, ZooError, nearest
 from zoo.guards import ACTIONS, Action, Guard, GuardSetup
 from zoo.guards.bundled import BUNDLED
-from zoo.options.spelling import bind, parse
+from zoo.options.spelling import bind, name_in, parse
 
 PATIENCE = 3
 """Steps in a row that a guard may skip before it stops the run, if --guards does not say it."""
@@ -70,7 +70,7 @@ def ask(texts: Iterable[str], factories: Mapping[str, Factory], setup: GuardSetu
     """
     named: dict[str, dict[str, str]] = {}
     for text in texts:
-        if is_file_name(text.partition("(")[0].strip()):
+        if is_file_name(name_in(text)):
             raise ZooError(
                 f"'{text}' is a file, and --guards takes the names of guards.",
                 "Register its class with the hook `guards` of a plugin (docs/guards.md); `zoo check` takes files.",

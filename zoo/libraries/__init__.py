@@ -9,6 +9,7 @@
     pretrained.py    transformers: loading, saving, GGUF, chat templates
     tokenizing.py    transformers: the fast tokenizer inside a tokenizer
     vocabulary.py    transformers: rows of the vocabulary, and more of them
+    optimizers.py    transformers, bitsandbytes: optimizers
     adapters.py      peft: LoRA around a model, and the model inside
     trainer.py       lightning: the Trainer, its strategy, checkpoints and loggers
     cluster.py       lightning: which process of a run this one is

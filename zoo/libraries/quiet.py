@@ -8,7 +8,7 @@ import warnings
 
 def quiet_libraries() -> None:
     """Keep the libraries' own banners and hints out of the output; warnings about the user's input stay."""
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning", "bitsandbytes"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning\..*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")

@@ -22,14 +22,8 @@ from zoo.libraries import releases
 MODULES = {
     "torch": ("arithmetic",),
     "transformers": (
-        "caches",
-        "attention",
-        "architecture",
-        "heads",
-        "experts",
-        "pretrained",
-        "tokenizing",
-        "vocabulary",
+        "caches", "attention", "architecture", "heads", "experts", "pretrained", "tokenizing", "vocabulary",
+        "optimizers",
     ),
     "peft": ("adapters",),
     "lightning": ("trainer", "precision", "cluster", "meeting"),

@@ -12,7 +12,7 @@ from typing import Any
 from zoo.errors import ZooError, nearest
 from zoo.numbers import seconds_in
 from zoo.options.config import TrainConfig
-from zoo.options.spelling import split
+from zoo.options.spelling import name_in, split
 
 Rule = tuple[Callable[[Any], bool], str]
 
@@ -33,7 +33,7 @@ RULES: dict[str, Rule] = {
     "seed": (lambda value: 0 <= value < 2**63, "at least 0 and below 2^63"),
     "epochs": (lambda value: 0 < value <= MOST_EPOCHS, f"above 0 and at most {MOST_EPOCHS:,}"),
     **dict.fromkeys(("batch_size", "max_steps", "limit", "micro_tokens", "data_workers"), POSITIVE),
-    **dict.fromkeys(("lora_rank", "lora_alpha", "adam_eps", "devices", "num_nodes"), POSITIVE),
+    **dict.fromkeys(("lora_rank", "lora_alpha", "devices", "num_nodes"), POSITIVE),
     **dict.fromkeys(("eval_every", "patience", "log_every", "keep_last"), POSITIVE),
     **dict.fromkeys(("reward_timeout", "answers_per_prompt", "minibatches", "rollout_epochs"), POSITIVE),
     **dict.fromkeys(("max_new_tokens", "eval_prompts", "critic_lr"), POSITIVE),
@@ -42,10 +42,8 @@ RULES: dict[str, Rule] = {
         NOT_NEGATIVE,
     ),
     **dict.fromkeys(("lr", "lr_floor", "warmup", "weight_decay", "max_grad_norm", "save_every"), NOT_NEGATIVE),
-    **dict.fromkeys(
-        ("decay_share", "decay_mix", "rollback_lr"), (lambda value: 0 < value <= 1, "above 0 and at most 1")
-    ),
-    **dict.fromkeys(("adam_beta1", "adam_beta2", "eval_fraction", "lora_dropout"), SHARE),
+    **dict.fromkeys(("decay_mix", "rollback_lr"), (lambda value: 0 < value <= 1, "above 0 and at most 1")),
+    **dict.fromkeys(("eval_fraction", "lora_dropout"), SHARE),
     "max_length": (lambda value: value >= 2, "2 or more, a token of the prompt and one of the answer"),
     "accelerator": (lambda value: value in ACCELERATORS, f"one of {', '.join(ACCELERATORS)}"),
     "max_time": (_is_time, "a time with its unit, such as 90s, 45m, 3h50m or 1-02:00:00"),
@@ -89,7 +87,7 @@ def check_values(core: TrainConfig, origin: dict[str, str]) -> None:
             "example in every step.",
             "Raise --batch-size, or use fewer --devices.",
         )
-    if core.decay_data is not None and core.schedule != "wsd":
+    if core.decay_data is not None and name_in(core.schedule) != "wsd":
         raise ZooError(
             f"--decay-data is for the decay phase of the schedule wsd, but the schedule is {core.schedule}.",
             "Add --schedule wsd, or leave out --decay-data.",

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from zoo.errors import ZooError, nearest
 from zoo.options.fields import build, options_of, refuse_unknown
-from zoo.options.points import LARGE, Choice, Point, Weights, choose, is_points, unscaled
+from zoo.options.points import OPTIMIZER, Choice, Point, Weights, choose, is_points, unscaled
+from zoo.options.spelling import name_in, parse, spell
 
 if TYPE_CHECKING:
     from zoo.contract.algorithm import Algorithm
@@ -116,22 +117,18 @@ class OptimizationOptions:
     automatically."""
     lr: float = 1e-5
     """Peak learning rate."""
-    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
-    """Learning-rate schedule after the warmup; wsd (warmup-stable-decay) is constant until its decay phase."""
-    decay_share: float = 0.1
-    """Length of wsd's decay phase, as a share of all steps; the learning rate decays linearly in it."""
+    optimizer: str = "adamw"
+    """The optimizer, with its options in brackets: adamw, "adamw(beta2=0.95)", adamw_8bit, paged_adamw_8bit, adafactor,
+    lion, muon, rmsprop, or a plugin's; `zoo optimizers` lists them."""
+    schedule: str = "cosine"
+    """Learning-rate schedule after the warmup: cosine, linear, constant, wsd (warmup-stable-decay, constant until its
+    decay phase: "wsd(decay_share=0.2)"), inverse_sqrt, or a plugin's; `zoo schedules` lists them."""
     warmup: float = 0.1
     """Steps of linear warmup; a value below 1 is a share of all steps."""
     lr_floor: float = 0.0
     """Final learning rate, as a share of lr."""
     weight_decay: float = 0.0
-    """AdamW weight decay; not applied to norms and biases."""
-    adam_beta1: float = 0.9
-    """AdamW β₁."""
-    adam_beta2: float = 0.999
-    """AdamW β₂."""
-    adam_eps: float = 1e-8
-    """AdamW ε."""
+    """Weight decay of the optimizer; not applied to norms and biases."""
     max_grad_norm: float = 1.0
     """Clip the gradient to this global norm; 0 for no clipping."""
     seed: int = 0
@@ -298,6 +295,8 @@ class Resolved:
     """Why an option has its default, where that is known."""
     choices: dict[str, Choice] = dataclasses.field(default_factory=dict)
     """The choices among the points."""
+    notes: tuple[str, ...] = ()
+    """Sentences about options that are spelled otherwise by now."""
 
     def choose(self, weights_of: Weights) -> None:
         """Give the options that depend on the model their values.
@@ -310,14 +309,17 @@ class Resolved:
             if critic and (self.core.critic != "own" or "lr" not in self.points):
                 continue
             model = (self.core.critic_model if critic else None) or self.core.model
-            choice = choose(name, points, weights_of(model, self.core.out), self.core.lora and name == "lr")
+            lora = self.core.lora and name == "lr"
+            choice = choose(name, points, weights_of(model, self.core.out), lora, name_in(self.core.optimizer))
             setattr(self.core, name, choice.value)
             self.choices[name], self.reasons[name] = choice, choice.reason
         if "lr" not in self.points and self.origin["lr"] in (DEFAULT, own_default(self.algo)):
             weights = weights_of(self.core.model, self.core.out)
-            if weights is not None and weights >= LARGE:
-                self.choices["lr"] = unscaled("lr", self.core.lr, weights)
-                self.reasons["lr"] = self.choices["lr"].reason
+            set_with = self.origin["optimizer"] if self.origin["optimizer"] == self.origin["lr"] else None
+            optimizer = OPTIMIZER if set_with else name_in(self.core.optimizer)
+            choice = unscaled("lr", self.core.lr, weights or 0, optimizer)
+            if choice.notes:
+                self.choices["lr"], self.reasons["lr"] = choice, choice.reason
 
     def origins(self) -> dict[str, str]:
         """Where each value came from; for those that depend on the model with the reason."""
@@ -399,11 +401,18 @@ TOLD = (
 RESERVED = {"algo", "config", "recipe", "stage", "laptop", "resume", "dry_run", "as_json", "json", "quiet", "help"}
 """Flags and arguments of `train` that are not options."""
 TO_COME = {
-    "teacher", "opponent", "environment", "optimizer", "quantize", "base_dtype", "offload", "tensor_parallel", "ema",
-    "stream", "staleness",
+    "teacher", "opponent", "environment", "quantize", "base_dtype", "offload", "tensor_parallel", "ema", "stream",
+    "staleness",
 }  # fmt: skip
 """Names reserved for future options of the core."""
-CORE_NAMES = frozenset({option.name for option in options_of(TrainConfig)} | RESERVED | TO_COME)
+FORMER = {
+    "adam_beta1": ("optimizer", "adamw", "beta1"),
+    "adam_beta2": ("optimizer", "adamw", "beta2"),
+    "adam_eps": ("optimizer", "adamw", "eps"),
+    "decay_share": ("schedule", "wsd", "decay_share"),
+}
+"""Former options, by name: the option whose text has them now, what they belong to, and their name there."""
+CORE_NAMES = frozenset({option.name for option in options_of(TrainConfig)} | RESERVED | TO_COME | set(FORMER))
 """Names that an algorithm's own options may not have."""
 
 
@@ -442,8 +451,9 @@ def resolve(
     own_layers = [(own_default(algo), cls.defaults), *_variant(algo, cls, layers)]
     data = next((str(layer["data"]) for _, layer in reversed([*own_layers, *layers]) if layer.get("data")), DATA)
     brought = [(f"data {data}", data_defaults(data, cls))] if data_defaults else []
+    notes: list[str] = []
     for source, layer in [*own_layers, *brought, *layers]:
-        for name, value in layer.items():
+        for name, value in _translated(layer, values, source, notes).items():
             if not (name == "score" and value == AUTO):
                 values[name], origin[name] = value, source
     if values.get("trust_remote_code") and origin["trust_remote_code"] not in (DEFAULT, *BY_HAND):
@@ -460,9 +470,31 @@ def resolve(
     if "critic_lr" in points and "critic" not in cls().roles(own):
         del points["critic_lr"]
     reasons = {name: text for name, text in cls.reasons.items() if origin.get(name) in (DEFAULT, own_default(algo))}
-    resolved = Resolved(algo, core, own, origin, own_values, points, reasons)
+    resolved = Resolved(algo, core, own, origin, own_values, points, reasons, notes=tuple(notes))
     resolved.choose(weights_of)
     return resolved
+
+
+def _translated(layer: Mapping[str, Any], below: Mapping[str, Any], source: str, notes: list[str]) -> dict[str, Any]:
+    """A layer with its former options in the texts of those that have them now; adds a note for each.
+
+    below: the values of the layers below. One that belongs to something else than what is chosen has no effect; raises
+    ZooError if it was typed.
+    """
+    values = {name: value for name, value in layer.items() if name not in FORMER}
+    for name in (name for name in layer if name in FORMER):
+        option, owner, key = FORMER[name]
+        text = str(values.get(option, below.get(option, getattr(TrainConfig, option))))
+        if name_in(text) == owner:
+            chosen, options = parse(text, option)
+            values[option] = spell(chosen, {**options, key: layer[name]})
+            notes.append(f"{name} ({source}) belongs to {owner} by now: write {option} '{values[option]}'.")
+        elif source in BY_HAND:
+            raise ZooError(
+                f"Option '{name}' ({source}) is one of {owner}, but the {option} is {text}.",
+                f"Leave it out; `zoo {option}s {name_in(text)}` shows the options of {name_in(text)}.",
+            )
+    return values
 
 
 def _variant(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 OPTIMIZER = "AdamW"
-"""What zoo trains with."""
+"""What a default was found with, unless it says otherwise."""
 SAME = 1.1
 """Sizes that differ by no more than this factor are the same: "7 B" is anything from 6.4 to 7.7."""
 NEAR = 2.0
@@ -87,8 +87,11 @@ def known(defaults: Mapping[str, Any]) -> dict[str, Any]:
     return {name: first(value) if is_points(value) else value for name, value in defaults.items()}
 
 
-def choose(name: str, points: Sequence[Point], weights: float | None, lora: bool) -> Choice:
-    """The value of the option `name` for a model of so many weights; None where that is not known yet."""
+def choose(name: str, points: Sequence[Point], weights: float | None, lora: bool, optimizer: str = OPTIMIZER) -> Choice:
+    """The value of the option `name` for a model of so many weights; None where that is not known yet.
+
+    optimizer: that of the run, which is told where the source has another one.
+    """
     way = "adapters" if lora else "full training"
     own = sorted((point for point in points if point.lora == lora), key=lambda point: point.weights)
     if not own:
@@ -101,28 +104,39 @@ def choose(name: str, points: Sequence[Point], weights: float | None, lora: bool
     below = [point for point in own if point.weights <= weights]
     above = [point for point in own if point.weights >= weights]
     if not below or not above:
-        return _outside(name, nearest, weights, way)
+        return _outside(name, nearest, weights, way, optimizer)
     low, high = below[-1], above[0]
     if low.value == high.value or abs(math.log(weights / nearest.weights)) <= math.log(SAME):
-        return Choice(nearest.value, str(nearest), _of_optimizers(name, (nearest,)))
+        return Choice(nearest.value, str(nearest), _of_optimizers(name, (nearest,), optimizer))
     share = math.log(weights / low.weights) / math.log(high.weights / low.weights)
     value = math.exp((1 - share) * math.log(low.value) + share * math.log(high.value))
     reason = f"between {low.value:g} ({low}) and {high.value:g} ({high})"
-    return Choice(float(f"{value:.{DIGITS}g}"), reason, _of_optimizers(name, (low, high)))
+    return Choice(float(f"{value:.{DIGITS}g}"), reason, _of_optimizers(name, (low, high), optimizer))
 
 
-def unscaled(name: str, value: float, weights: float) -> Choice:
-    """A default that is one number, of which nothing says for which models it is, for a large one."""
-    note = (
-        f"{name} {value:g} is one number for models of any size; nothing says that it suits {count(weights)} weights. "
-        f"Look what others take for such a model, and set --{name.replace('_', '-')}."
-    )
-    return Choice(value, "one number for models of any size", (note,))
+def unscaled(name: str, value: float, weights: float, optimizer: str = OPTIMIZER) -> Choice:
+    """A default that is one number; notes tell where the model is large, or the optimizer another one."""
+    notes, reason = [], f"found with {OPTIMIZER}"
+    if weights >= LARGE:
+        reason = "one number for models of any size"
+        notes.append(
+            f"{name} {value:g} is one number for models of any size; nothing says that it suits {count(weights)} "
+            f"weights. Look what others take for such a model, and set --{name.replace('_', '-')}."
+        )
+    if not is_same(optimizer, OPTIMIZER):
+        notes.append(f"{name} {value:g} was found with {OPTIMIZER}; this run has {optimizer}. Try others.")
+    return Choice(value, reason, tuple(notes))
 
 
-def _outside(name: str, nearest: Point, weights: float, way: str) -> Choice:
+def is_same(optimizer: str, other: str) -> bool:
+    """Whether a learning rate of one optimizer suits the other: adamw_8bit is AdamW with a smaller state."""
+    words, others = set(optimizer.lower().split("_")), set(other.lower().split("_"))
+    return words <= others or others <= words
+
+
+def _outside(name: str, nearest: Point, weights: float, way: str, optimizer: str) -> Choice:
     """The value of the nearest point: nothing is extrapolated."""
-    notes = _of_optimizers(name, (nearest,))
+    notes = _of_optimizers(name, (nearest,), optimizer)
     if weights > nearest.weights * NEAR:
         note = (
             f"{NO_SOURCE} of {name} for {way} of {count(weights)} weights, so it is that for "
@@ -133,13 +147,14 @@ def _outside(name: str, nearest: Point, weights: float, way: str) -> Choice:
     return Choice(nearest.value, f"{nearest}{', the smallest with a source' if small else ''}", notes)
 
 
-def _of_optimizers(name: str, used: Sequence[Point]) -> tuple[str, ...]:
+def _of_optimizers(name: str, used: Sequence[Point], optimizer: str) -> tuple[str, ...]:
     """A note for each source that trained with another optimizer."""
+    own = OPTIMIZER if is_same(optimizer, OPTIMIZER) else optimizer
     return tuple(
         dict.fromkeys(
-            f"{name} {point.value:g} is {point} with {point.optimizer}; this run has {OPTIMIZER}."
+            f"{name} {point.value:g} is {point} with {point.optimizer}; this run has {own}."
             for point in used
-            if point.optimizer != OPTIMIZER
+            if not is_same(point.optimizer, optimizer)
         )
     )
 

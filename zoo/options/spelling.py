@@ -55,6 +55,11 @@ def split(text: str) -> list[str] | None:
     return None if depth else [part.strip() for part in parts if part.strip()]
 
 
+def name_in(text: str) -> str:
+    """The name in a text, whatever its options are."""
+    return text.partition("(")[0].strip()
+
+
 def spell(name: str, options: Mapping[str, Any]) -> str:
     """The inverse of `parse`: a text with the options in the order of the mapping."""
     spelled = ", ".join(f"{key}={value}" for key, value in options.items())
@@ -70,7 +75,8 @@ def bind(function: Callable[..., Any], options: Mapping[str, str], what: str, fi
     from pydantic import TypeAdapter, ValidationError
 
     declared = list(inspect.signature(function).parameters)[fixed:]
-    hints = get_type_hints(function.__init__ if inspect.isclass(function) else function)
+    declaring = function.__init__ if inspect.isclass(function) else function
+    hints, bounded = get_type_hints(declaring), get_type_hints(declaring, include_extras=True)
     values = {}
     for key, text in options.items():
         if key not in declared:
@@ -82,7 +88,7 @@ def bind(function: Callable[..., Any], options: Mapping[str, str], what: str, fi
             values[key] = None
             continue
         try:
-            values[key] = TypeAdapter(hints.get(key, str)).validate_python(text)
+            values[key] = TypeAdapter(bounded.get(key, str)).validate_python(text)
         except ValidationError as error:
             raise ZooError(f"The {what}, option {key} = {text}: {error.errors()[0]['msg']}.") from None
     return values

@@ -18,6 +18,7 @@ from typing import Any
 from zoo.errors import ZooError
 from zoo.libraries.pretrained import save
 from zoo.options.config import Resolved, TrainConfig
+from zoo.options.spelling import name_in
 from zoo.terminal import Console
 from zoo.testing.tiny import make_tokenizer, tiny_rows
 from zoo.training.run import execute
@@ -102,7 +103,7 @@ def _small(core: TrainConfig, model: str, data: str, online: bool, folder: Path)
         "batch_size": 4 * answers, "max_steps": 1, "epochs": 1.0, "max_length": 256, "max_new_tokens": 8,
         "warmup": min(core.warmup, 0.5), "eval_fraction": 0.0, "save_every": 0, "score": "none",
         "reference_cache": "off", "lora_rank": min(core.lora_rank, 4),
-        "schedule": "constant" if core.schedule == "wsd" else core.schedule,
+        "schedule": "constant" if name_in(core.schedule) == "wsd" else core.schedule,
     }  # fmt: skip
 
 

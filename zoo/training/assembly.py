@@ -20,7 +20,7 @@ from zoo.contract import registry
 from zoo.contract.hook_arguments import named_hook
 from zoo.data.encoding.named import listed, template_args
 from zoo.data.loader import StepLoader
-from zoo.errors import PluginError
+from zoo.errors import PluginError, ZooError
 from zoo.evals.chosen import choose
 from zoo.guards import GuardSetup
 from zoo.guards.chosen import ask, available
@@ -37,8 +37,11 @@ from zoo.models.precision import autocast, choose_precision, rounding_tolerance
 from zoo.models.scalar import choose_padding, is_scorer, set_unit, token_scores
 from zoo.models.scoring import check_head, choose_layout, score_answers
 from zoo.models.start import load_policy, resolve_start
+from zoo.optimizers.chosen import OPTIMIZERS, SCHEDULES, Chosen, Kind
+from zoo.optimizers.joint import parts_of
 from zoo.options.checks import names_in
 from zoo.options.config import AUTO, Resolved
+from zoo.options.spelling import name_in
 from zoo.rewards.reward import Reward
 from zoo.runs import Run
 from zoo.terminal import Console
@@ -65,10 +68,11 @@ from zoo.training.step.guarding import Keeper
 from zoo.training.step.hooks import prepared_records
 from zoo.training.step.module import PostTraining
 from zoo.training.step.parts import Parts
+from zoo.training.step.schedule import make_optimizer, parameter_groups
 from zoo.training.step.timing import Timing
 from zoo.values.records import Records, first_of_each
 
-RATES = {"lr", "critic_lr", "weight_decay", "adam_beta1", "adam_beta2", "adam_eps"}
+RATES = {"lr", "critic_lr", "weight_decay", "optimizer"}
 """Options that a checkpoint's optimizer holds too."""
 RUN_FOLDER = "ZOO_RUN_FOLDER"
 """Environment variable in which the first process names the run to the processes that it starts."""
@@ -123,8 +127,11 @@ class Assembly:
         self.precision, reason = choose_precision(core.precision, self.accelerator)
         self.evals = choose(self._scores(), registry.contributions(self.plugins, "evals"), self.algorithm.head)
         self._name_models()
+        for note in self.resolved.notes:
+            self.say(note)
         if self.beginning:
             self.beginning.compare(of_choices(self.resolved), whole=False)
+            self._refuse_other_optimizer(self.beginning)
         self.template = load_template(
             self.source, core.template, trust_remote_code=core.trust_remote_code, new_tokens=listed(core.new_tokens),
             day=self._day(), args=template_args(core.template_args), say=self.say,
@@ -152,6 +159,16 @@ class Assembly:
                 self.say("The tokenizer pads with the end of the turn: score with zoo, not with transformers alone.")
         set_by = f"set by {self.resolved.origin['precision']}"
         self.say(f"Precision {self.precision}: {reason if core.precision == AUTO else set_by}.")
+
+    def _refuse_other_optimizer(self, beginning: Beginning) -> None:
+        """Raises ZooError for an accepted change of the optimizer: another one cannot take over the state."""
+        for change in beginning.changes:
+            was, now = (name_in(str(change[when])) for when in ("was", "is"))
+            if change["name"] == "optimizer" and was != now:
+                raise ZooError(
+                    f"The checkpoints hold the state of {was}, with which {now} cannot go on.",
+                    f"Only the options of {was} may change. Begin a run with --optimizer {now} and --model RUN@step-N.",
+                )
 
     def _weights(self, name: str, out: str) -> float | None:
         """The size of a model by name, also of a policy that only now is there."""
@@ -230,7 +247,19 @@ class Assembly:
         self.total_steps = online.steps_of(self.loader, core) if self.online else len(self.loader)
         self.micro_tokens = choose_micro_tokens(core, self.device, self.policy)
         self.guards = self._guards()
+        self.optimizer, self.schedule = self._chosen(OPTIMIZERS, core.optimizer), self._chosen(SCHEDULES, core.schedule)
         self._say_plan(layout)
+        self._try_optimizer()
+
+    def _chosen(self, kind: Kind, text: str) -> Chosen:
+        return kind.choose(text, kind.available(registry.contributions(self.plugins, f"{kind.what}s")))
+
+    def _try_optimizer(self) -> None:
+        """Make the optimizer once, before the run has a folder, and say which part of it takes which weights."""
+        learners = {"policy": self.policy} | ({} if self.critic is None else {"critic": self.critic})
+        made = make_optimizer(self.optimizer, parameter_groups(learners, self.core))
+        if len(parts := parts_of(made)) > 1:
+            self.say(f"Optimizer {self.optimizer.name}: {' and '.join(map(_part, parts))}.")
 
     def _guards(self) -> Guards:
         setup = GuardSetup(self.online, rewarded=self.online and "judge" not in self.models)
@@ -329,6 +358,7 @@ class Assembly:
         """The Lightning module of the run."""
         module = PostTraining(
             self.policy, self.models, self.plugins.hook, self.algorithm, self.resolved.algorithm, self.core,
+            optimizer=self.optimizer, schedule=self.schedule,
             total_steps=self.total_steps, micro_tokens=self.micro_tokens, critic=self.critic, rollouts=rollouts,
             timing=timing, before_training=before_training, say=self.say, warn=self.warn, guards=self.guards,
             keeper=keeper, balance=self.balance, parts=self._labels,
@@ -371,3 +401,10 @@ class Assembly:
         progress = counter(self.console, "Preparing: answers") if self.main else None
         key = (self.precision, self.core.engine)
         return writer.preparing(lambda: online.kept_answers(self.policy, key, self.template, self.say), progress)
+
+
+def _part(optimizer: torch.optim.Optimizer) -> str:
+    """`Muon for 14 tensors with 0.1 M weights`."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    weights = sum(p.numel() for p in parameters)
+    return f"{type(optimizer).__name__} for {len(parameters)} tensors with {weights:,} weights"

@@ -30,7 +30,7 @@ from zoo.training.record.records import cut, forget, lost
 from zoo.training.record.signals import Deadline, Signals
 from zoo.training.record.trackers import Trackers
 from zoo.training.step import token_losses
-from zoo.training.step.module import STATE, PostTraining, out_of_memory
+from zoo.training.step.module import STATE, PostTraining, out_of_memory, shapes_of
 from zoo.training.step.timing import Timing
 from zoo.training.step.validation import validate
 from zoo.values.answers import answers_in
@@ -92,8 +92,9 @@ class Fitting:
         """What a checkpoint of this run holds."""
         module = self.module
         weights = {f"{role}.{name}": list(p.shape) for role, of in module.trained().items() for name, p in of.items()}
-        optimized = [list(p.shape) for group in module.make_optimizer().param_groups for p in group["params"]]
-        return Expected(weights, optimized, (*STATE, "loops", "callbacks", "lr_schedulers", "records"))
+        optimized = shapes_of(module.make_optimizer())
+        parts = (*STATE, "loops", "callbacks", "lr_schedulers", "records")
+        return Expected(weights, module.optimizer.name, optimized, parts)
 
     def go(self) -> int:
         """Train; returns the number of the signal that stopped it, or 0."""

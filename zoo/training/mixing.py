@@ -13,9 +13,10 @@ from zoo.data.encoding.encode import Encoded
 from zoo.data.loader import Order, StepLoader, count_steps
 from zoo.data.sources.mixture import Part
 from zoo.errors import ZooError
+from zoo.optimizers.chosen import decay_share
+from zoo.optimizers.schedules import decay_begin
 from zoo.options.config import TrainConfig
 from zoo.training.step.parts import Parts
-from zoo.training.step.schedule import decay_begin
 from zoo.values.records import JoinedRecords, Record, Records
 from zoo.values.types import Batch
 
@@ -67,7 +68,7 @@ class Mixing:
         order = self._blended(places, core.seed)
         if self.decay is not None:
             steps = count_steps(round(core.epochs * size), batch_size, processes)
-            begin = decay_begin(min(steps, max_steps or steps), core.decay_share) * batch_size
+            begin = decay_begin(min(steps, max_steps or steps), decay_share(core.schedule)) * batch_size
             later = self.decay._later(len(records), core.seed + NEXT_SEED * len(self.parts))
             order = Blend(order, later, Fraction(repr(core.decay_mix)), begin, late=True)
             records = JoinedRecords([records, self.decay.records])

@@ -32,6 +32,8 @@ from zoo.libraries.launched import check_launch
 from zoo.models.facts import check_experts, check_files, check_targets, describe, tokens_a_character
 from zoo.models.names import Found, check_base, head_in, look_for, refuse_head
 from zoo.models.vocabulary import hold_files, lacking_in
+from zoo.optimizers.bundled import refuse_missing
+from zoo.optimizers.chosen import OPTIMIZERS, SCHEDULES, Kind
 from zoo.options.checks import (
     FEWEST,
     check_decay,
@@ -121,6 +123,13 @@ def guards() -> dict[str, Any]:
     return available(found)
 
 
+def named(kind: Kind) -> dict[str, Any]:
+    """All optimizers or schedules to choose from. Those that come from a card cannot be called."""
+    return kind.available(
+        contributed(f"{kind.what}s", lambda one: one, lambda one: {}, lambda facts, function: function)
+    )
+
+
 class _Look:
     """The steps of the look ahead. Each adds facts to the outlook, or an error to the problems."""
 
@@ -135,7 +144,8 @@ class _Look:
     def all(self) -> None:
         for part in (
             self._processes, self._roles, self._model, self._choices, self._data, self._others, self._rewards,
-            self._judge, self._engine, self._guards, self._scores, self._loggers, self._run, self._steps,
+            self._judge, self._engine, self._optimizer, self._guards, self._scores, self._loggers, self._run,
+            self._steps,
         ):  # fmt: skip
             self._try(part)
 
@@ -294,6 +304,14 @@ class _Look:
                 f"No engine is called '{name}'.{nearest(name, engines)}", f"Installed: {', '.join(sorted(engines))}."
             )
         bind(engines[name], options, f"engine '{name}'")
+
+    def _optimizer(self) -> None:
+        """The optimizer and the schedule."""
+        for kind in (OPTIMIZERS, SCHEDULES):
+            text = getattr(self.core, kind.what)
+            self._try(lambda kind=kind, text=text: refuse_missing(kind.choose(text, named(kind)).name))  # type: ignore[misc]
+        if self.resolved.notes:
+            self.outlook.facts["note"] = " ".join(self.resolved.notes)
 
     def _guards(self) -> None:
         online = self.cls.online()

@@ -266,13 +266,14 @@ def read_rest(folder: Path, **options: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Expected:
-    """What a checkpoint of a run must hold: the shapes of its weights, and those of the optimizer's in their order.
+    """What a checkpoint of a run must hold: the shapes of its weights, and those of the optimizer's groups, in order.
 
-    parts: names of what the module and the recorder store, below `zoo` and beside it.
+    optimizer: its name; parts: names of what the module and the recorder store, below `zoo` and beside it.
     """
 
     weights: Mapping[str, list[int]]
-    optimized: Sequence[list[int]]
+    optimizer: str
+    optimized: Sequence[Sequence[list[int]]]
     parts: Collection[str]
 
     def check(self, folder: Path) -> None:
@@ -292,8 +293,9 @@ class Expected:
             missing = [part for part in self.parts if part not in rest["zoo"] and part not in rest]
             if "records" in rest and not {"rows", "whole"} <= rest["records"].keys():
                 missing.append("records")
-            moments = rest["optimizer_states"][0]["state"]
-            fit = all(list(moment["exp_avg"].shape) == self.optimized[place] for place, moment in moments.items())
+            counts = [len(group["params"]) for group in rest["optimizer_states"][0]["param_groups"]]
+            stored = rest["zoo"].get("optimizer")
+            fit = stored == {"name": self.optimizer, "shapes": self.optimized} and counts == [*map(len, self.optimized)]
         except (KeyError, IndexError, TypeError, AttributeError):
             missing, fit = [], False
         if missing or not fit:

@@ -22,6 +22,7 @@ from zoo.guards.watch import Guards
 from zoo.libraries.trainer import without_exchange
 from zoo.models.experts import Balance
 from zoo.models.roles import Models
+from zoo.optimizers.chosen import Chosen
 from zoo.options.config import TrainConfig
 from zoo.processes import gathered, is_distributed, my_place, world_size
 from zoo.randomness import part_ways, restore_rng, rng_state
@@ -29,7 +30,7 @@ from zoo.training.step.gradients import reached, total_norm
 from zoo.training.step.guarding import Guarding, Keeper, Part
 from zoo.training.step.hooks import Hooks
 from zoo.training.step.parts import Parts
-from zoo.training.step.schedule import lr_factor, make_optimizer
+from zoo.training.step.schedule import lr_factor, make_optimizer, parameter_groups
 from zoo.training.step.sums import Sums
 from zoo.training.step.timing import TRAINING, Timing
 from zoo.values.answers import answer_weights, answers_in
@@ -41,7 +42,7 @@ SMALLEST_MICRO_BATCH = 128
 MOVED, REACHED = "moved by this step: ", "reached by this step: "
 """Before a role's name, under which micro-batches and processes are compared; no metric can be called so."""
 STATE = (
-    "processes", "algorithm", "steps_done", "skipped_steps", "guards", "tokens_seen", "timing", "rollouts",
+    "processes", "algorithm", "steps_done", "skipped_steps", "guards", "tokens_seen", "optimizer", "timing", "rollouts",
 )  # fmt: skip
 """What a checkpoint holds of a module under `zoo`."""
 
@@ -58,6 +59,7 @@ class PostTraining(lightning.LightningModule):
     """Trains the policy with the chosen algorithm's hooks.
 
     rollouts: of an online run; their numbers stand in the first row of a rollout, their state in checkpoints.
+    optimizer: called with the parameter groups; schedule: called with a step, all steps and those of the warmup.
     before_training: called once, on the device, before anything is scored in this process. guards: look at each step
     before it is taken; keeper: keeps the rows they object to, and gives the checkpoint for a rollback. balance:
     of the routers of a mixture of experts; parts: of a mixture of data.
@@ -65,8 +67,9 @@ class PostTraining(lightning.LightningModule):
 
     def __init__(
         self, policy: torch.nn.Module, models: Models, hook: Any, algorithm: Any, config: Any, core: TrainConfig,
-        *, total_steps: int, micro_tokens: int, critic: torch.nn.Module | None = None, rollouts: Rolling | None = None,
-        timing: Timing | None = None, before_training: Callable[[], None] = lambda: None,
+        *, optimizer: Chosen, schedule: Chosen, total_steps: int, micro_tokens: int,
+        critic: torch.nn.Module | None = None, rollouts: Rolling | None = None, timing: Timing | None = None,
+        before_training: Callable[[], None] = lambda: None,
         say: Callable[[str], None] = print, warn: Callable[[str], None] | None = None, guards: Guards | None = None,
         keeper: Keeper | None = None, balance: Balance | None = None, parts: Parts | None = None,
     ):  # fmt: skip
@@ -76,6 +79,7 @@ class PostTraining(lightning.LightningModule):
         self.policy, self.critic = policy, critic
         self.models, self.algorithm, self.core = models, algorithm, core
         self.hooks = Hooks(hook, algorithm, models, config, list(self.learners))
+        self.optimizer, self.schedule = optimizer, schedule
         self.total_steps, self.micro_tokens = total_steps, micro_tokens
         self.steps_done = 0
         self.skipped_steps = 0
@@ -271,11 +275,11 @@ class PostTraining(lightning.LightningModule):
         }
 
     def make_optimizer(self) -> torch.optim.Optimizer:
-        return make_optimizer({role: list(named.items()) for role, named in self.trained().items()}, self.core)
+        return make_optimizer(self.optimizer, parameter_groups(self.learners, self.core))
 
     def configure_optimizers(self) -> Any:
-        optimizer, core = self.make_optimizer(), self.core
-        factor = lr_factor(core.schedule, self.total_steps, core.warmup, core.lr_floor, core.decay_share)
+        optimizer = self.make_optimizer()
+        factor = lr_factor(self.schedule, self.total_steps, self.core.warmup, self.core.lr_floor)
         return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor)}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -289,6 +293,7 @@ class PostTraining(lightning.LightningModule):
             "skipped_steps": self.skipped_steps,
             "guards": self.guarding.state(),
             "tokens_seen": self.tokens_seen,
+            "optimizer": {"name": self.optimizer.name, "shapes": shapes_of(self.optimizers(use_pl_optimizer=False))},
             "timing": self.timing.state(),
             "rollouts": self.rollouts.state() if self.rollouts is not None else None,
         }
@@ -342,6 +347,11 @@ def _moved(learners: Iterable[str], trains: tuple[str, ...] | None) -> dict[str,
     """For each role that is trained whether a micro-batch moves it, as a sum and a count of 1."""
     moved = {role: trains is None or role in trains for role in learners}
     return {MOVED + role: (torch.tensor(float(is_moved)), torch.tensor(1)) for role, is_moved in moved.items()}
+
+
+def shapes_of(optimizer: Any) -> list[list[list[int]]]:
+    """The shapes of an optimizer's weights, by group, in its order."""
+    return [[list(p.shape) for p in group["params"]] for group in optimizer.param_groups]
 
 
 def out_of_memory(error: BaseException) -> bool:

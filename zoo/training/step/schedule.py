@@ -1,61 +1,90 @@
-"""Learning-rate schedules and parameter groups."""
+"""Learning rates by step, and the trained weights in groups for the optimizer."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
+
+from zoo.errors import PluginError, ZooError
+from zoo.optimizers import ParameterGroup
+from zoo.optimizers.chosen import Chosen
+from zoo.options.config import TrainConfig
 
 HEAD_LR = 5.0
 """The default learning rate of a critic's head, as a multiple of the policy's: the head starts at zero."""
 
 
-def decay_begin(total: int, decay_share: float) -> int:
-    """The first step (from 0) of the decay phase, which has at least one step."""
-    return max(0, total - max(1, round(decay_share * total)))
-
-
-def lr_factor(
-    schedule: str, total: int, warmup: float, floor: float, decay_share: float = 0.1
-) -> Callable[[int], float]:
+def lr_factor(schedule: Chosen, total: int, warmup: float, floor: float) -> Callable[[int], float]:
     """The learning rate of step s (from 0) as a share of its peak.
 
-    Linear warmup over `warmup` steps (below 1: a share of `total`), then cosine, linear or constant, ending at floor.
-    wsd (warmup, stable, decay; arXiv:2404.06395) is constant until the last `decay_share` of the steps and falls
-    linearly there; MiniCPM itself halves it every so many steps.
+    Linear warmup over `warmup` steps (below 1: a share of `total`), then the schedule between 1 and floor.
     """
     warm = round(warmup * total) if warmup < 1 else int(warmup)
-    begin = max(warm, decay_begin(total, decay_share)) if schedule == "wsd" else warm
 
     def factor(step: int) -> float:
         if step < warm:
             return (step + 1) / (warm + 1)
-        progress = min(1.0, max(0, step - begin) / max(1, total - begin))
-        if schedule == "constant":
-            return 1.0
-        falling = (1 + math.cos(math.pi * progress)) / 2 if schedule == "cosine" else 1 - progress
-        return floor + (1 - floor) * falling
+        return floor + (1 - floor) * _checked(schedule.name, step, schedule(step, total, warm))
 
     return factor
 
 
-def make_optimizer(
-    parameters: Mapping[str, Sequence[tuple[str, torch.nn.Parameter]]], core: Any
-) -> torch.optim.Optimizer:
-    """AdamW over the trained parameters by role; weight decay on matrices only, and a critic's own learning rate."""
-    groups: list[dict[str, Any]] = []
+def _checked(name: str, step: int, share: float) -> float:
+    """Raises PluginError for a share of the rate that is no number from 0 on."""
+    if not isinstance(share, int | float) or not 0 <= share < math.inf:
+        raise PluginError(f"The schedule '{name}' gives {share!r} for step {step}: a number from 0 on is needed.")
+    return share
+
+
+def make_optimizer(optimizer: Chosen, groups: Sequence[ParameterGroup]) -> torch.optim.Optimizer:
+    """The optimizer of a run. Raises PluginError unless it has each weight of the groups once, with a rate."""
+    try:
+        made = optimizer(groups)
+    except ValueError as error:
+        hint = f"`zoo optimizers {optimizer.name}` shows its options."
+        raise ZooError(f"The optimizer '{optimizer.name}' cannot be used: {error}.", hint) from None
+    if not isinstance(made, torch.optim.Optimizer):
+        raise PluginError(f"The optimizer '{optimizer.name}' is {type(made).__name__}, no torch.optim.Optimizer.")
+    _check_weights(optimizer.name, made, groups)
+    return made
+
+
+def _check_weights(name: str, made: torch.optim.Optimizer, groups: Sequence[ParameterGroup]) -> None:
+    names = {id(p): f"{g.role}.{name}" for g in groups for name, p in zip(g.names, g.parameters, strict=True)}
+    held = [id(p) for group in made.param_groups for p in group["params"]]
+    missing = [name for weight, name in names.items() if weight not in held]
+    wrong = f"lacks {missing[0]}" if missing else "has a weight twice, or one that is not trained"
+    if missing or len(held) != len(names) or not set(held) <= set(names):
+        more = f" and {len(missing) - 1:,} more" if len(missing) > 1 else ""
+        raise PluginError(f"The optimizer '{name}' {wrong}{more}.", "Take all parameters of all groups, each once.")
+
+
+def parameter_groups(learners: Mapping[str, torch.nn.Module], core: TrainConfig) -> list[ParameterGroup]:
+    """The trained weights by role; matrices decay, and a critic has its own learning rate. No group is empty."""
+    groups = []
     critic_lr = core.lr * (HEAD_LR if core.critic == "head" else 1.0) if core.critic_lr is None else core.critic_lr
-    for role, named in parameters.items():
-        lr = critic_lr if role == "critic" else core.lr
-        decayed, plain = [p for _, p in named if p.ndim >= 2], [p for _, p in named if p.ndim < 2]
-        groups.append({"params": decayed, "weight_decay": core.weight_decay, "lr": lr})
-        groups.append({"params": plain, "weight_decay": 0.0, "lr": lr})
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=core.lr,
-        betas=(core.adam_beta1, core.adam_beta2),
-        eps=core.adam_eps,
-        fused=True,
-    )
+    for role, model in learners.items():
+        trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        inside, lr = set(_hidden(model)), critic_lr if role == "critic" else core.lr
+        matrices, plain = ([(name, p) for name, p in trained if (p.ndim >= 2) == wanted] for wanted in (True, False))
+        groups += [_group(role, lr, core.weight_decay, matrices, inside), _group(role, lr, 0.0, plain, inside)]
+    return [group for group in groups if group.parameters]
+
+
+def _group(
+    role: str, lr: float, weight_decay: float, named: Sequence[tuple[str, torch.nn.Parameter]], inside: set[int]
+) -> ParameterGroup:
+    names, parameters = tuple(name for name, _ in named), tuple(p for _, p in named)
+    return ParameterGroup(role, lr, weight_decay, names, parameters, tuple(id(p) in inside for p in parameters))
+
+
+def _hidden(model: torch.nn.Module) -> Iterator[int]:
+    """The identities of the matrices inside a network: not those of embeddings, of its head, and of a single row."""
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    ends = [module for module in model.modules() if isinstance(module, torch.nn.Embedding) or module is head]
+    outside = {id(p) for module in ends for p in module.parameters()}
+    for parameter in model.parameters():
+        if parameter.ndim == 2 and min(parameter.shape) > 1 and id(parameter) not in outside:
+            yield id(parameter)

@@ -1,4 +1,6 @@
-"""The source `sums`: sums with a right and a wrong answer each; and the reward `sums`, which checks an answer."""
+"""The source `sums`: sums with a right and a wrong answer each; the reward `sums`, which checks an answer; and the
+optimizer `signs` with the schedule `stairs`.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from zoo.api import NoSuchSplit, Record, hookimpl
+from zoo_sums.signs import signs, stairs
 
 SIZES = {"train": (120, 0), "heldout": (24, 1)}
 """Number of sums and seed of each split."""
@@ -48,3 +51,13 @@ def sources() -> dict[str, Any]:
 @hookimpl
 def rewards() -> dict[str, Any]:
     return {"sums": right}
+
+
+@hookimpl
+def optimizers() -> dict[str, Any]:
+    return {"signs": signs}
+
+
+@hookimpl
+def schedules() -> dict[str, Any]:
+    return {"stairs": stairs}
