@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from zoo.data.convert import CONVERSIONS, convert, kinds_that_serve
+from zoo.data.formats import detect
+from zoo.data.formats.shape import Sample
 from zoo.data.kinds import KINDS
 from zoo.errors import ZooError
 
@@ -122,3 +124,22 @@ def test_conversions_never_go_to_a_kind_that_they_would_have_to_invent_fields_fo
     for source, wanted in CONVERSIONS:
         assert source in KINDS and wanted in KINDS and source != wanted
         assert len(KINDS[source].required) >= len(KINDS[wanted].required) or (source, wanted) in made
+
+
+@pytest.mark.parametrize(
+    ("columns", "hint"),
+    [(["rejected_response"], "--columns rejected=rejected_response"), (["note", "loser"], "--columns rejected=loser"),
+     (["topic"], "--columns chosen=topic"), (["id", "better_answer"], "--columns chosen=better_answer"),
+     (["dispreferred"], "--columns rejected=dispreferred")],
+)  # fmt: skip
+def test_no_hint_takes_the_worse_answer_for_the_better_one(columns, hint):
+    record = {"row": 1, "prompt": "Hi", "completion": "Ho", **dict.fromkeys(columns, "No")}
+    with pytest.raises(ZooError) as refused:
+        convert([record], "demonstration", "preference")
+    assert refused.value.hint.endswith(hint)
+
+
+def test_no_hint_takes_the_worse_answer_for_a_completion():
+    with pytest.raises(ZooError) as refused:
+        detect(Sample([{"question": "Hi", "rejected_response": "No"}]), "rows.jsonl")
+    assert "--columns prompt=question,completion=ANSWER" in refused.value.hint

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from zoo.data.formats import FORMATS
+from zoo.data.formats import FORMATS, SIDES, names_side
 from zoo.data.kinds import KINDS, Record, prompt_key
 from zoo.errors import ZooError, nearest
 
@@ -77,15 +77,27 @@ def _refusal(records: list[Record], source_kind: str, wanted_kind: str) -> ZooEr
     else:
         reason = _REFUSALS.get((source_kind, wanted_kind)) or _missing_fields(missing)
     if others and missing:
-        hint += (
-            f" If one of the other columns ({', '.join(others[:8])}) holds what is missing, say which:"
-            f" --columns {missing[0]}={others[0]}"
-        )
+        hint += f" If one of the other columns ({', '.join(others[:8])}) holds what is missing, say which"
+        meant = _meant(missing, others)
+        hint += f": --columns {meant[0]}={meant[1]}" if meant else f" with --columns {missing[0]}=NAME."
     return ZooError(
         f"The data is of kind '{source_kind}' ({source.description}), but kind '{wanted_kind}' "
         f"({wanted.description}) is needed: {reason}.",
         hint=hint,
     )
+
+
+def _meant(missing: list[str], others: list[str]) -> tuple[str, str] | None:
+    """A field and the column that may hold it, by its name: never the better answer as the worse one, nor the reverse.
+
+    None where the columns' names say that they hold something else.
+    """
+    named = {column: field for field in SIDES for column in others if names_side(column, field)}
+    for column in others:
+        if named.get(column) in missing:
+            return named[column], column
+    free = [column for column in others if column not in named]
+    return (missing[0], free[0]) if free else None
 
 
 def _missing_fields(missing: list[str]) -> str:

@@ -22,6 +22,19 @@ from zoo.options.spelling import bind, parse
 
 FORMATS: dict[str, Format] = {format.name: format for format in (*ANSWER_FORMATS, *PAIR_FORMATS, *CONVERSATION_FORMATS)}
 
+SIDES = {
+    "chosen": ("chosen", "better", "good", "best", "prefer", "accept", "win", "positive"),
+    "rejected": (
+        "reject", "worse", "worst", "bad", "dispref", "unpref", "nonpref", "not_", "dislike", "los", "negative",
+    ),
+}  # fmt: skip
+"""Parts of the names of columns that hold one of the two answers of a pair."""
+
+
+def names_side(column: str, side: str) -> bool:
+    """Whether the name of a column says that it holds the chosen, or the rejected, answer of a pair."""
+    return any(word in column.lower() for word in SIDES[side])
+
 
 def detect(sample: Sample, name: str) -> Format:
     """The one format that the sampled rows of source `name` are in. Raises ZooError for none or several."""
@@ -39,7 +52,8 @@ def detect(sample: Sample, name: str) -> Format:
 
 
 def _columns_hint(sample: Sample) -> str:
-    texts = [column for column in sample.columns if sample.has(column, *TEXTS)] + ["QUESTION", "ANSWER"]
+    texts = [name for name in sample.columns if sample.has(name, *TEXTS) and not names_side(name, "rejected")]
+    texts += ["QUESTION", "ANSWER"][len(texts) :]
     lines = [
         f"Say which column is which, for example: --columns prompt={texts[0]},completion={texts[1]}",
         "Accepted are:",
