@@ -10,10 +10,30 @@ The rest is in docs/algorithms/sft.md.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from zoo.api import Algorithm, Batch, DemonstrationBatch, Loss, Models, Point, Record, default_collate
+import torch
+
+from zoo.api import (
+    Algorithm,
+    Answer,
+    Batch,
+    DemonstrationBatch,
+    Loss,
+    Models,
+    Point,
+    Record,
+    Records,
+    ZooError,
+    default_collate,
+)  # fmt: skip
+
+
+def untrained(record: Record) -> Answer:
+    """The answer of a held-out row that marks no turn: none of its tokens counts."""
+    answer: Answer = record["completion"]
+    return replace(answer, mask=torch.zeros_like(answer.mask))
 
 
 class SFT(Algorithm):
@@ -49,14 +69,27 @@ class SFT(Algorithm):
 
     @dataclass
     class Config:
-        train_on: Literal["turns", "completion"] = "turns"
-        """Which tokens are learned: every assistant turn of a conversation, or the last answer only."""
+        train_on: Literal["turns", "completion", "marked"] = "turns"
+        """Which tokens are learned: every assistant turn of a conversation, the last answer only, or the turns that the
+        data marks (train: true, weight: 1)."""
         neftune_alpha: float = 0.0
         """Noise scale α on the embeddings; 5 is the paper's value, 0 is off."""
 
+    def prepare(self, records: Records, config: Config) -> Records:
+        """With train_on marked, leave out the rows that mark no turn."""
+        if config.train_on != "marked":
+            return records
+        marked = records.filter(lambda record: "marked" in record)
+        if not len(marked):
+            hint = "Write train: true or weight: 1 into messages, or --train-on turns."
+            raise ZooError("No row marks a turn to be trained.", hint)
+        return marked
+
     def collate(self, records: Sequence[Record], config: Config) -> Batch:
-        field = "conversation" if config.train_on == "turns" else "completion"
-        return default_collate([{"row": record["row"], "completion": record[field]} for record in records])
+        field = "conversation" if config.train_on == "turns" else config.train_on
+        return default_collate(
+            [{"row": record["row"], "completion": record.get(field) or untrained(record)} for record in records]
+        )
 
     def loss(self, batch: DemonstrationBatch, models: Models, config: Config) -> Loss:
         """−Σ m_t log π(y_t | x, y_<t) / Σ m_t."""

@@ -4,8 +4,9 @@ import json
 
 import pytest
 from test_template import CALLS, DEFAULT_SYSTEM, GENERATE, TWICE, WEATHER, call, read, refused, tokenizer_of
-from tiny_runs import write_rows
+from tiny_runs import FLOAT32, write_rows
 
+import zoo
 from zoo.data.encoding.encode import encode
 from zoo.data.encoding.template import ChatTemplate
 from zoo.data.load import load
@@ -277,3 +278,31 @@ def test_a_template_that_needs_tools_says_so_and_takes_rows_that_have_them():
 def test_a_template_that_takes_contents_as_parts_gets_them_so():
     template = ChatTemplate(tokenizer_of(IN_PARTS))
     assert read(template, template.conversation(TWICE))[2] == ["Four.<|im_end|>", "Five.<|im_end|>"]
+
+
+# -- marked --------------------------------------------------------------------------------------------------------
+
+MARKED = [TWICE[0], {**TWICE[1], "train": True}, *TWICE[2:]]
+
+
+def test_a_record_has_its_marked_turns_if_it_marks_some(tiny_tokenizer, tmp_path):
+    template = ChatTemplate(tiny_tokenizer)
+    both = [TWICE[0], {**TWICE[1], "weight": 1}, TWICE[2], {**TWICE[3], "weight": 1}]
+    first, second, third = encode(
+        rows_of(tmp_path, "demonstration", said(MARKED), said(both), said(TWICE)).records, "demonstration", template
+    )
+    assert read(template, first["marked"])[2] == ["Four.<|im_end|>"]
+    assert read(template, first["conversation"])[2] == ["Four.<|im_end|>", "Five.<|im_end|>"]
+    assert second["marked"] is second["conversation"] and "marked" not in third
+
+
+def test_only_marked_turns_are_learned_and_rows_without_are_left_out(tiny_folder, tmp_path):
+    file = write_rows(tmp_path / "rows.jsonl", [said(MARKED)] * 3 + [said(TWICE)] * 3)
+    options = {"model": str(tiny_folder), "data": file, "score": "none", "quiet": True, "out": str(tmp_path),
+               "max_steps": 1, **FLOAT32}  # fmt: skip
+    held_out = {"eval_data": file, "eval_every": 1}
+    run = zoo.train("sft", train_on="marked", **options, **held_out)
+    tokens = [row["train/tokens"] for row in run.metrics if "train/tokens" in row] or run.metrics
+    assert run.status == "finished" and any("val/loss" in row for row in run.metrics), tokens
+    with pytest.raises(ZooError, match="No row marks a turn"):
+        zoo.train("sft", train_on="marked", **{**options, "data": write_rows(tmp_path / "no.jsonl", [said(TWICE)] * 3)})

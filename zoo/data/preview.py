@@ -102,8 +102,13 @@ def _named_answers(record: dict[str, Any]) -> Iterator[tuple[str, Answer]]:
                 yield name if rank is None else f"answer of rank {rank}", answer
         elif name == "prompt":
             yield "", Answer.of(value, [])
-        elif isinstance(value, Answer) and name != ("completion" if _has_turns(record) else "conversation"):
+        elif isinstance(value, Answer) and name not in (_same_answer(record), "marked"):
             yield name + _judgement(record), value
+
+
+def _same_answer(record: dict[str, Any]) -> str:
+    """The field with the answer that is printed, but other trained turns."""
+    return "completion" if _has_turns(record) else "conversation"
 
 
 def _has_turns(record: dict[str, Any]) -> bool:

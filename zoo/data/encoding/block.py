@@ -22,7 +22,7 @@ from zoo.values.types import Answer
 
 VERSION = 2
 """Raised by whoever changes what encoding gives, so that what an older version has stored is not read."""
-ANSWER_NAMES = ("completion", "conversation", "chosen", "rejected", "completions", "prompt")
+ANSWER_NAMES = ("completion", "conversation", "chosen", "rejected", "completions", "prompt", "marked")
 """The fields of an encoded record that hold token ids. Stored columns name them by their place: append only."""
 ENTRY = 8
 """Numbers of an answer: name, prompt begin and end, completion begin and end, first span and last + 1, flags."""

@@ -20,12 +20,13 @@ def default_collate(records: Sequence[Record]) -> Batch:
 
     Answers become `Answers`; several answers to one prompt become a list of `Answers`; truth values and numbers become
     tensors [B], with NaN if a record has no value; everything else (prompt ids, lists, the original records) stays a
-    list. `conversation` is left out. Raises ZooError if a record lacks any other field.
+    list. `conversation` and `marked` are left out. Raises ZooError if a record lacks any other field.
     """
     records = list(records)
     names = dict.fromkeys(name for record in records for name in record)
-    # The same answer with more trained turns: for algorithms that use it in a collate of their own.
-    names.pop("conversation", None)
+    # The same answer with other trained turns: for algorithms that use them in a collate of their own.
+    for name in ("conversation", "marked"):
+        names.pop(name, None)
     return batch_of({name: _column(name, [record.get(name) for record in records], records) for name in names})
 
 

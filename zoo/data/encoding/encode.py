@@ -65,7 +65,8 @@ def encode(
 ) -> Encoded:
     """Encode records of one kind. Each result has `row` (the record's position if it has none), `record`, and by kind:
 
-    demonstration: `completion` and `conversation` (all assistant turns trained; the same object where equal);
+    demonstration: `completion` and `conversation` (all assistant turns trained; the same object where equal),
+    and `marked` where turns say that they are trained (those alone);
     preference: `chosen`, `rejected`, maybe `margin`, `p_chosen`; feedback: `completion`, `label`;
     prompt: `prompt`, int64 ids [P]; ranking: `completions`, `ranks`; text: `completion`;
     stepwise: `completion`, `step_ends` (the last token of each step, as positions in the completion), `labels`.

@@ -14,7 +14,8 @@ from typing import Any
 from zoo.data.encoding.block import PlainAnswer
 from zoo.data.encoding.rendering import Rendered
 from zoo.data.encoding.template import ChatTemplate, extras_of
-from zoo.data.kinds import Record
+from zoo.data.formats.message import as_messages
+from zoo.data.kinds import Message, Record
 from zoo.data.report import Report
 from zoo.data.row_errors import RowError
 
@@ -124,7 +125,8 @@ def _fields(record: Record, kind: str, template: ChatTemplate) -> dict[str, Any]
     completion = template.render(prompt, record["completion"], **extras)
     if kind == "feedback":
         return {"completion": completion, "label": bool(record["label"])}
-    return {"completion": completion, "conversation": _all_turns(record, template, completion)}
+    conversation = _all_turns(record, template, completion)
+    return {"completion": completion, "conversation": conversation, **_marked_turns(record, template, conversation)}
 
 
 def _all_turns(record: Record, template: ChatTemplate, completion: Rendered) -> Rendered:
@@ -132,8 +134,24 @@ def _all_turns(record: Record, template: ChatTemplate, completion: Rendered) -> 
     prompt = record["prompt"]
     if isinstance(prompt, str) or all(turn["role"] != "assistant" for turn in prompt):
         return completion
-    answer = template.turns(record["completion"], "assistant")
-    return template.render_conversation(prompt + answer, **extras_of(record))
+    return template.render_conversation(_turns(record, template), **extras_of(record))
+
+
+def _marked_turns(record: Record, template: ChatTemplate, conversation: Rendered) -> dict[str, Rendered]:
+    """The conversation with only those turns trained that say so, if any does and the template does not rewrite it."""
+    sides = [value for value in (record["prompt"], record["completion"]) if not isinstance(value, str)]
+    if not any(turn["role"] == "assistant" and turn.get("train") for side in sides for turn in side):
+        return {}
+    try:
+        marked = template.render_conversation(_turns(record, template), **extras_of(record), only_marked=True)
+    except RowError:
+        return {}
+    return {"marked": conversation if marked.spans == conversation.spans else marked}
+
+
+def _turns(record: Record, template: ChatTemplate) -> list[Message]:
+    """The turns of a demonstration."""
+    return as_messages(record["prompt"], "user") + template.turns(record["completion"], "assistant")
 
 
 def render_steps(record: Record, template: ChatTemplate) -> Rendered:

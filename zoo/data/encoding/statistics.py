@@ -14,7 +14,7 @@ import numpy
 
 from zoo.data.encoding.block import ANSWER_NAMES, CUT, ENDED, FLAGS, NAME, Block, Numbers, prompt_lengths, token_lengths
 
-CONVERSATION = ANSWER_NAMES.index("conversation")
+CONVERSATION, MARKED = ANSWER_NAMES.index("conversation"), ANSWER_NAMES.index("marked")
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Statistics:
     distinct: int = 0
     """Answers, with a conversation of which more is trained than the completion as another one."""
     unended: int = 0
-    """Those of them whose last token does not end them, or is not trained."""
+    """Those of them that were cut before their end."""
     desirable: int = 0
 
     @property
@@ -72,6 +72,7 @@ class Statistics:
     def _add_answers(self, block: Block, eos_ids: set[int]) -> None:
         entries, owners = block.entries(), block.owners()
         trained, ends = block.trained(), block.end_trained(eos_ids)
+        entries, owners, trained, ends = (of[entries[:, NAME] != MARKED] for of in (entries, owners, trained, ends))
         main = entries[:, NAME] != CONVERSATION
         self._add_lengths(prompt_lengths(entries[main]), token_lengths(entries[main]))
         flags = entries[main, FLAGS]
@@ -81,7 +82,7 @@ class Statistics:
         self.end_trained += int(ends[main].sum())
         again = _repeated(entries, owners)
         self.distinct += int((~again).sum())
-        self.unended += int((~ends[~again]).sum())
+        self.unended += int((entries[~again][:, FLAGS] & ENDED == 0).sum())
         self._add_turns(trained, main, again)
         if block.kind == "preference":
             lengths = token_lengths(entries)
@@ -128,7 +129,7 @@ class Statistics:
         return sum(count for difference, count in self.differences.items() if difference > 0)
 
     def ends(self) -> tuple[int, int]:
-        """Answers, and how many of them have no trained end: what `ChatTemplate.preflight` takes."""
+        """Answers, and how many of them were cut before their end: what `ChatTemplate.preflight` takes."""
         return self.distinct, self.unended
 
     def balance(self, kind: str) -> dict[str, Any]:

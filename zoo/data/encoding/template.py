@@ -173,7 +173,7 @@ class ChatTemplate:
 
     def prompt_warnings(self, prompt: Prompt, tools: Any = None, args: Args = None) -> list[RowError]:
         """Warnings about a prompt that `prompt_text` can write."""
-        if self.renderer is None or not tools and (isinstance(prompt, str) or all(len(turn) == 2 for turn in prompt)):
+        if self.renderer is None or not tools and not _may_think(prompt):
             return []
         messages, extras = self._messages(prompt, "user"), self._extras(tools, args)
         text = self.renderer.text(messages, extras, asking=True)
@@ -191,12 +191,14 @@ class ChatTemplate:
         marks = [*_marks(prompt), *_marks(completion)]
         return self.renderer.conversation(before + after, len(before), self._extras(tools, args), marks)
 
-    def render_conversation(self, messages: list[Message], tools: Any = None, args: Args = None) -> Rendered:
-        """A conversation as text, every assistant turn trained."""
+    def render_conversation(
+        self, messages: list[Message], tools: Any = None, args: Args = None, only_marked: bool = False
+    ) -> Rendered:
+        """A conversation as text, every assistant turn trained but those that say no; or only those that say yes."""
         if self.renderer is None:
             raise self._raw_error("messages")
         turns, marks = self._messages(messages, "user"), _marks(messages)
-        return self.renderer.conversation(turns, 0, self._extras(tools, args), marks)
+        return self.renderer.conversation(turns, 0, self._extras(tools, args), marks, only_marked)
 
     def render_text(self, text: str) -> Rendered:
         """Plain text without a prompt, all of it trained, whatever the template."""
@@ -299,6 +301,11 @@ class ChatTemplate:
 
 def _marks(value: Prompt) -> list[bool | None]:
     return [None] if isinstance(value, str) else marks_of(value)
+
+
+def _may_think(prompt: Prompt) -> bool:
+    """Whether a prompt may hold thoughts."""
+    return not isinstance(prompt, str) and any(len(turn) > 2 or "</think>" in str(turn["content"]) for turn in prompt)
 
 
 def extras_of(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -163,8 +163,10 @@ def _trained(turn: Message, field: str) -> bool | None:
 
 def unknown_keys(record: Mapping[str, Any]) -> list[str]:
     """The keys in the messages of a record that nothing here reads, in order."""
-    lists = [record.get(name) for name in ("prompt", "completion", "chosen", "rejected")]
-    turns = [turn for value in (*lists, *record.get("completions", ())) if isinstance(value, list) for turn in value]
+    fields = [record.get(name) for name in ("prompt", "completion", "chosen", "rejected")]
+    several = record.get("completions")
+    lists = [value for value in (*fields, *(several if isinstance(several, list) else ())) if isinstance(value, list)]
+    turns = [turn for value in lists for turn in value if isinstance(turn, Mapping) and "role" in turn]
     return sorted({str(key) for turn in turns if len(turn) > 2 for key in turn if key not in KEYS})
 
 
