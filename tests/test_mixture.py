@@ -286,7 +286,8 @@ def test_a_run_says_how_often_it_reads_each_part_and_measures_each(two, capsys):
     facts = run.read_json("data.json")["train"]
     assert facts["source"] == MIXED and facts["rows"] == 48
     assert facts["parts"]["chat"]["examples"] == 33 and facts["parts"]["maths"]["times"] == 0.5
-    assert "train chat" in (run.path / "report.html").read_text()
+    page = (run.path / "report.html").read_text()
+    assert "train chat" in page and "chat, training" in page and "maths, held-out" in page
 
 
 def test_the_numbers_of_the_parts_add_up_to_those_of_all(two):

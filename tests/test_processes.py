@@ -68,6 +68,22 @@ def test_two_processes_give_what_one_gives(one, tmp_path, tiny_folder):
 
 
 @pytest.mark.long
+def test_a_mixture_on_two_processes_is_that_of_one(one, tmp_path, tiny_folder):
+    a, b = (
+        write_rows(tmp_path / f"{name}.jsonl", demonstrations(24, seed=seed)) for name, seed in (("a", 0), ("b", 5))
+    )
+    options = {"eval_fraction": 0.1, "eval_every": 3, "max_steps": 6}
+    single = one("sft", data=f"3*{a} + {b}", **OPTIONS, **options)
+    arguments = command_of("sft", tmp_path, tiny_folder, 10, **options)
+    arguments[arguments.index("--data") + 1] = f"3*{a} + {b}"
+    for done in two_processes(*arguments, cwd=tmp_path):
+        assert done.returncode == 0, done.stdout + done.stderr
+    double = only_run(tmp_path)
+    assert "loss/b" in double.metrics[1] and "val/loss/a" in double.metrics[0]
+    assert_equal(single, double)
+
+
+@pytest.mark.long
 def test_torchrun_starts_the_processes_too(one, tmp_path, tiny_folder):
     """11 rows: the last step has 3, so one process has an example more than the other."""
     single = one("dpo", rows=11, **OPTIONS)

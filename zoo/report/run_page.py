@@ -98,7 +98,8 @@ def plots_of(
 ) -> dict[str, list[Panel]]:  # fmt: skip
     """Every plot and table of the page that has a CSV file, by heading."""
     meaning = explanations(str(run.config.get("algo", "")))
-    curves, cases = sections(series, meaning), run.read_json("heldout.json")
+    mixed = {label for facts in run.read_json("data.json").values() for label in facts.get("parts", {})}
+    curves, cases = sections(series, meaning, mixed), run.read_json("heldout.json")
     pairs = [*pair_plots(samples, rewards=run.summary.get("head") == "scalar"), *subset_panels(samples)]
     parts = reward_parts(series, str(run.config.get("reward") or ""))
     drawn: dict[str, list[Panel | None]] = {

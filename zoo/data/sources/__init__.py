@@ -257,6 +257,10 @@ def _open_hub(name: str, split: str) -> Source:
 
 def _not_there(name: str, path: Path, named: NamedSources) -> ZooError:
     """The error for a name that does not exist, with the nearest names."""
+    if re.search(r"\s[+*]|[+*]\s", name):
+        return ZooError(
+            f"There is no data at {name}.", "A mixture is read by `zoo train` and `zoo data`; name one source."
+        )
     folder = path.parent
     if not folder.is_dir():
         return ZooError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from zoo.guards.watch import COUNTED
 from zoo.report.plots import lines as plots
@@ -88,12 +88,18 @@ def heading_of(panel: str) -> str:
     return next(heading for heading, pattern in SECTIONS if re.fullmatch(pattern, panel))
 
 
-def sections(run: Series, meaning: Mapping[str, str]) -> dict[str, list[Plot]]:
-    """Plots of all metrics by heading, in the order of `ORDER`. meaning: a sentence for a metric or a plot."""
+def sections(run: Series, meaning: Mapping[str, str], parts: Collection[str] = ()) -> dict[str, list[Plot]]:
+    """Plots of all metrics by heading, in the order of `ORDER`.
+
+    meaning: a sentence for a metric or a plot; parts: of a mixture of data, each a line beside that of all.
+    """
     panels: dict[str, dict[str, str]] = {}
     for name in run.names:
         if name not in NO_CURVE and not GROUPS.fullmatch(name) and not name.startswith(COUNTED):
-            panel, line = panel_of(name)
+            whole, _, part = name.rpartition("/")
+            is_of_part = part in parts and whole in run.names
+            panel, line = panel_of(whole if is_of_part else name)
+            line = f"{part}, {line}" if is_of_part else line
             panels.setdefault(panel, {})[line] = name
     axes = run.axes()
     by_heading: dict[str, list[Plot]] = {heading: [] for heading in ORDER}
