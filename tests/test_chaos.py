@@ -192,9 +192,10 @@ def test_killed_runs_end_as_if_they_had_not_been(tmp_path):
     assert run("--algo", "rm", "--no-lora", "--kills", 3, *common) == 0
     assert run("--algo", "ppo", "--lora", "--kills", 2, "--each", 2, *common) == 0
     assert run("--algo", "sft", "--no-lora", "--processes", 2, "--kills", 2, "--each", 2, *common) == 0
+    assert run("--algo", "kto", "--no-lora", "--mixture", "--kills", 2, "--each", 2, *common) == 0
     rows = results(file)
     kills = [hit for row in rows for hit in row["hits"] if hit["counts"]]
-    assert len(kills) >= 7 and {hit["status"] for hit in kills} == {-signal.SIGKILL}
+    assert len(kills) >= 9 and {hit["status"] for hit in kills} == {-signal.SIGKILL}
     assert {row["processes"] for row in rows} == {1, 2}
     assert all(hit["steps_after"] or hit["none_left"] for hit in kills)
 

@@ -28,6 +28,7 @@ def options() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--algo", action="append", help="an algorithm, as for zoo train; may be repeated (default: all)")
     add("--lora", action=argparse.BooleanOptionalAction, help="only with adapters, or only without (default: both)")
+    add("--mixture", action="store_true", help="train on a mixture of two files")
     add("--processes", type=int, default=1, help="processes of a run (default: 1)")
     add("--aim", help="kill something else than training: an Aim, as module:name")
     add("--fault", choices=FAULTS, default="kill", help="what happens (default: kill)")
@@ -126,7 +127,11 @@ def _aims(given: argparse.Namespace) -> list[Aim]:
     if given.aim:
         return [find_aim(given.aim)]
     with_lora = (False, True) if given.lora is None else (given.lora,)
-    return [training(algo, lora, given.processes) for algo in given.algo or algorithms() for lora in with_lora]
+    return [
+        training(algo, lora, given.processes, given.mixture)
+        for algo in given.algo or algorithms()
+        for lora in with_lora
+    ]
 
 
 def _line(trial: Trial) -> str:

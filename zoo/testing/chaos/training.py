@@ -47,10 +47,16 @@ FIXED: dict[str, Any] = {
 }  # fmt: skip
 
 
-def training(algo: str, lora: bool = False, processes: int = 1) -> Aim:
-    """A run of an algorithm: a registered name, or ./file.py:Class. Raises ZooError."""
+def training(algo: str, lora: bool = False, processes: int = 1, mixture: bool = False) -> Aim:
+    """A run of an algorithm: a registered name, or ./file.py:Class. Raises ZooError.
+
+    mixture: whether it trains on two files.
+    """
     name, cls = registry.load_algorithm(str(Path(algo).resolve()) if ".py:" in algo else algo)
     options = {**options_of(cls), "algo": str(Path(algo).resolve()) if ".py:" in algo else algo, "lora": lora}
+    if mixture:
+        first = options["data"]
+        options["data"] = f"3*{first} + {first.removesuffix('.jsonl')}-held-out.jsonl(name=other)"
 
     def make(folder: Path) -> None:
         import zoo
@@ -59,8 +65,9 @@ def training(algo: str, lora: bool = False, processes: int = 1) -> Aim:
         zoo.train(model=str(folder.parent / FILES / "tiny"), **FIXED, **options, devices=processes)
 
     return Aim(
-        name=name + (" --lora" if lora else ""), make=make, read=read, resume=resume, begun=begun, prepare=prepare,
-        warm=warm,        phases=PHASES, steps=STEP, processes=processes, damage=damage,
+        name=name + " --lora" * lora + " --mixture" * mixture,
+        make=make, read=read, resume=resume, begun=begun, prepare=prepare,
+        warm=warm, phases=PHASES, steps=STEP, processes=processes, damage=damage,
     )  # fmt: skip
 
 
