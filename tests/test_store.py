@@ -277,3 +277,18 @@ def test_a_tokenizer_that_cannot_be_handed_to_others_is_used_in_this_process(wri
 def test_few_rows_are_encoded_in_this_process(written, template, monkeypatch):  # noqa: F811
     monkeypatch.setattr(pool, "Worker", None)
     assert prepare(written("prompt"), "prompt", template, store=True, workers=8).encoded.records
+
+
+def test_the_harness_of_kills_knows_the_store_and_what_is_not_whole(tmp_path):
+    from zoo.testing.chaos.store import STORE
+
+    STORE.prepare(tmp_path)
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        STORE.make(tmp_path / name)
+    made = STORE.read(tmp_path / "first")
+    assert made == STORE.read(tmp_path / "second") and made["report"]["dropped"] == 10
+    (manifest,) = (tmp_path / "first").rglob("manifest.json")
+    manifest.unlink()
+    with pytest.raises(ValueError, match="not whole"):
+        STORE.read(tmp_path / "first")

@@ -96,9 +96,9 @@ def prepare(folder: Path) -> None:
     files.mkdir(exist_ok=True)
     write_folder(files / "tiny")
     for kind in ("demonstration", "preference", "feedback", "prompt", "ranking", "stepwise", "text"):
-        _write(files / f"{kind}.jsonl", tiny_rows(kind, 12))
-        _write(files / f"{kind}-held-out.jsonl", tiny_rows(kind, 5, seed=9))
-    _write(files / "scored.jsonl", tiny_rows("prompt", 3, seed=5))
+        write_rows(files / f"{kind}.jsonl", tiny_rows(kind, 12))
+        write_rows(files / f"{kind}-held-out.jsonl", tiny_rows(kind, 5, seed=9))
+    write_rows(files / "scored.jsonl", tiny_rows("prompt", 3, seed=5))
 
 
 def warm(folder: Path) -> None:
@@ -111,7 +111,7 @@ def warm(folder: Path) -> None:
     write_run_page(Run(folder / RUN))
 
 
-def _write(file: Path, rows: list[dict[str, Any]]) -> None:
+def write_rows(file: Path, rows: list[dict[str, Any]]) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
