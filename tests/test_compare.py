@@ -7,6 +7,7 @@ import statistics
 import warnings
 from types import SimpleNamespace
 
+import numpy
 import pytest
 import torch
 from test_report import check
@@ -21,7 +22,7 @@ from zoo.comparison.statistics import mean_and_spread
 from zoo.contract import registry
 from zoo.data.encoding.encode import encode
 from zoo.data.encoding.template import ChatTemplate
-from zoo.data.kinds import prompt_key
+from zoo.data.work import Prompts, prompt_hash
 from zoo.errors import TrainingStopped, ZooError
 from zoo.evals import Eval, Subject, mean_score
 from zoo.evals.divergence import answer_divergences
@@ -232,12 +233,13 @@ def test_rows_that_are_trained_on_are_left_out_of_the_measures(place, tiny_token
         "dpo", 1, None, [], {"model": place.model, "data": place.data, "eval_data": place.held_out}
     )
     core, template = settings.resolve(settings.entrants[0]).core, ChatTemplate(tiny_tokenizer, "auto")
-    everything = load_held_out(core, template, registry.manager(), set(), None)
-    first = prompt_key(everything.prompts[0])
-    rest = load_held_out(core, template, registry.manager(), {first}, None)
+    none = Prompts(numpy.zeros(0, dtype=numpy.uint64))
+    everything = load_held_out(core, template, registry.manager(), none, None)
+    first = Prompts(numpy.array([prompt_hash(everything.prompts[0])], dtype=numpy.uint64))
+    rest = load_held_out(core, template, registry.manager(), first, None)
     assert len(rest.prompts) == len(everything.prompts) - 1 and len(rest.pairs) == len(everything.pairs) - 1
     assert "are left out because they are trained on" in rest.notes[0]
-    assert len(load_held_out(core, template, registry.manager(), set(), 2).pairs) == 2
+    assert len(load_held_out(core, template, registry.manager(), none, 2).pairs) == 2
     assert rest.fingerprint() != everything.fingerprint()
 
 

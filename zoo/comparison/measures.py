@@ -14,6 +14,7 @@ from typing import Any
 from zoo.contract.registry import PluginManager, contributions
 from zoo.data.encoding.template import ChatTemplate
 from zoo.data.kinds import prompt_key
+from zoo.data.work import Prompts
 from zoo.errors import ZooError
 from zoo.evals import Score, Subject, mean_score, share_score
 from zoo.evals.answers import answers_to, score_all
@@ -67,7 +68,7 @@ class HeldOut:
 
 
 def load_held_out(
-    core: TrainConfig, template: ChatTemplate, plugins: PluginManager, trained: set[str], cases: int | None
+    core: TrainConfig, template: ChatTemplate, plugins: PluginManager, trained: Prompts, cases: int | None
 ) -> HeldOut:
     """The held-out rows of a comparison's data, as pairs and as prompts.
 
@@ -84,7 +85,7 @@ def load_held_out(
             notes.append(f"Nothing is measured on {_NAMES[kind]}: {error.message}")
             continue
         rows = data.held_out.records if data.held_out is not None else []
-        kept = [row for row in rows if prompt_key(row["record"]) not in trained]
+        kept = [row for row in rows if row["record"] not in trained]
         if rows and not kept and brings_held_out(core, contributions(plugins, "sources")):
             what = "are" if kind == "prompt" else "have prompts that are"
             notes.append(f"All {len(rows)} held-out {_NAMES[kind]} {what} trained on: the source has no others.")
@@ -98,7 +99,7 @@ def load_held_out(
             "Name other rows with --eval-data FILE, or a share with --eval-fraction 0.1 (from 20 rows on).",
         )
     prompts = {prompt_key(row["record"]): row["record"] for row in rows_of_kind["prompt"]}
-    few = any(key in trained for key in prompts)
+    few = any(record in trained for record in prompts.values())
     return HeldOut(list(prompts.values()), rows_of_kind["preference"], notes, DRAWS if few else 1)
 
 

@@ -6,10 +6,13 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+import numpy
+
 from zoo.comparison.budget import DEFINITION, Planner, Written
 from zoo.comparison.entrants import Entrant, Settings
+from zoo.data.encoding.records import PROMPT_HASH
 from zoo.data.encoding.template import ChatTemplate
-from zoo.data.kinds import prompt_key
+from zoo.data.work import Prompts
 from zoo.errors import ZooError
 from zoo.options.config import Resolved
 
@@ -39,8 +42,8 @@ class Plan:
     runs: list[Planned]
     budget: int
     reason: str
-    trained_prompts: set[str]
-    """Prompts that some run trains on, as keys of `prompt_key`."""
+    trained_prompts: Prompts
+    """Prompts that some run trains on."""
     notes: list[str]
 
     def definition(self) -> str:
@@ -70,12 +73,13 @@ def make_plan(
     shortest = min(own, key=lambda label: own[label].tokens[-1])
     budget = tokens or own[shortest].tokens[-1]
     reason = "as --tokens asks" if tokens else f"the number of {shortest}, which trains on the fewest tokens by default"
-    runs, prompts = [], set()
+    runs = []
     for seed in settings.seeds:
         for entrant in settings.entrants:
             runs.append(_planned(settings, entrant, seed, planners[entrant.label], budget, model, out))
-    for planner in planners.values():
-        prompts |= {prompt_key(record["record"]) for record in planner.data.train.records}
+    prompts = Prompts(
+        numpy.concatenate([planner.data.train.records.column(PROMPT_HASH) for planner in planners.values()])
+    )  # fmt: skip
     notes = [f"{label}: {planner.note}." for label, planner in planners.items() if planner.note]
     return Plan(runs, budget, reason, prompts, notes)
 

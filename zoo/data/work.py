@@ -93,6 +93,21 @@ class Work:
         return statistics
 
 
+class Prompts:
+    """Different prompts, by the hashes of their records."""
+
+    def __init__(self, hashes: Numbers):
+        self._hashes = numpy.unique(hashes)
+
+    def __len__(self) -> int:
+        return len(self._hashes)
+
+    def __contains__(self, record: Record) -> bool:
+        """Whether the prompt of a record is one of them."""
+        place = numpy.searchsorted(self._hashes, value := numpy.uint64(prompt_hash(record)))
+        return place < len(self._hashes) and self._hashes[place] == value
+
+
 def prompt_hash(record: Record) -> int:
     """64 bits that are equal for records with the same prompt."""
     return int.from_bytes(hashlib.blake2b(f"0:{prompt_key(record)}".encode(), digest_size=16).digest()[:8])
