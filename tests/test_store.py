@@ -2,10 +2,13 @@
 
 import json
 import threading
+from functools import partial
 
 import pytest
 from test_prepared import CONTENT, LONG, plain, told, written  # noqa: F401
+from tiny_runs import FLOAT32, differences, preferences, write_rows
 
+import zoo
 from zoo.data import pool, prepared, store
 from zoo.data.encoding.template import ChatTemplate
 from zoo.data.plain import as_json, from_json, marked
@@ -292,3 +295,20 @@ def test_the_harness_of_kills_knows_the_store_and_what_is_not_whole(tmp_path):
     manifest.unlink()
     with pytest.raises(ValueError, match="not whole"):
         STORE.read(tmp_path / "first")
+
+
+def test_a_run_learns_the_same_from_memory_from_a_new_store_and_from_an_old_one(tmp_path, tiny_folder, monkeypatch):
+    file = write_rows(tmp_path / "pairs.jsonl", preferences(60))
+    train = partial(
+        zoo.train, algo="dpo", model=str(tiny_folder), data=file, max_steps=3, out=str(tmp_path / "runs"), quiet=True,
+        **{**FLOAT32, "eval_fraction": 0.2, "score": "none"},
+    )  # fmt: skip
+    first = train(name="memory")
+    monkeypatch.setattr(prepared, "STORED_BYTES", 0)
+    monkeypatch.setattr(prepared, "ROWS_FOR_A_WORKER", 20)
+    runs = [train(name=name, data_workers=2) for name in ("cold", "warm")]
+    assert list((tmp_path / "cache" / "data").glob("*/manifest.json"))
+    for run in runs:
+        assert differences(first, run) == 0
+        for name in ("metrics.jsonl", "data.json"):
+            assert (run.path / name).read_text() == (first.path / name).read_text()
