@@ -65,7 +65,13 @@ class SFT(Algorithm):
         "neftune_alpha": "Neither: off, as in most SFT. NEFTune's paper 5.",
     }
     metrics = {"mean_token_accuracy": "Share of trained tokens that greedy decoding would have produced."}
-    conformance = {"variants": [{"neftune_alpha": 5.0}]}
+    conformance = {
+        "variants": [{"neftune_alpha": 5.0}],
+        "columns": {"completion": [
+            [{"role": "assistant", "content": text, "train": True}]
+            for text in ("red", "two blue dogs and a cat", "one moon", "green sun over three cats", "here and there")
+        ]},
+    }  # fmt: skip
 
     @dataclass
     class Config:
