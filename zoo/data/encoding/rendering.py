@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from zoo.data.encoding.dropped import Completeness, stands
 from zoo.data.encoding.memo import Memo
 from zoo.data.encoding.messages import called, in_parts, objects_of, parts_of, says_something, with_text_arguments
+from zoo.data.encoding.probes import CALL, NAME, PROBE, QUESTION, TOOL, Form, closings
 from zoo.data.encoding.segments import pattern
 from zoo.data.encoding.tokens import TextTokenizer
 from zoo.data.formats.message import REASONING_KEYS
@@ -28,15 +29,6 @@ from zoo.data.row_errors import RowError, shorten
 from zoo.errors import ZooError, nearest
 from zoo.libraries.pretrained import render
 from zoo.limits import TEMPLATE_BYTES, TEMPLATE_SECONDS, Watch, size, within_memory
-
-PROBE = "Seventeen."
-QUESTION = {"role": "user", "content": "What is eight and nine?"}
-NAME = "sum_of_numbers"
-TOOL = {"type": "function", "function": {"name": NAME, "description": "Adds.", "parameters": {
-    "type": "object", "properties": {"first": {"type": "integer", "description": "A number."}}, "required": ["first"],
-}}}  # fmt: skip
-CALL = {"type": "function", "id": "123456789", "function": {"name": NAME, "arguments": {"first": 8}}}
-"""What a template is tried with."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +57,6 @@ class Extras(NamedTuple):
 BARE = Extras()
 
 
-class Form(NamedTuple):
-    """How a template wants to be asked. parts: contents as lists of parts; tools: those that it needs at least."""
-
-    parts: bool = False
-    tools: list[Any] | None = None
-
-
 class Turn(NamedTuple):
     """The start and end of an assistant turn in a text, end-of-turn token included, and whether it has such a token."""
 
@@ -86,22 +71,6 @@ def _on_day(template: str, day: date) -> str:
     return re.sub(
         r"strftime_now\(\s*(['\"])((?:(?!\1).)*)\1\s*\)", lambda call: repr(midnight.strftime(call[2])), template
     )  # fmt: skip
-
-
-def _closings(tokens: re.Pattern[str], tail: str, followed: str) -> list[int]:
-    """The ends of the tokens that close a turn. tail, followed: the text behind the last answer, and behind another.
-
-    They are the first token in the tail and those that touch it, or stand behind it in both texts: some templates end
-    every text with another token.
-    """
-    ends: list[int] = []
-    for match in tokens.finditer(tail):
-        gap = tail[ends[-1] : match.start()] if ends else ""
-        alike = followed.startswith(tail[: match.end()])
-        if gap.strip() or ends and not alike and (gap or followed.startswith(tail[: ends[-1]])):
-            break
-        ends.append(match.end())
-    return ends
 
 
 class Renderer:
@@ -131,7 +100,7 @@ class Renderer:
         """The keys of a message in which the template looks for thoughts."""
         self._form = Form()
         self._tail, followed = self._after_answer()
-        self._closings = _closings(pattern(tokens.added), self._tail, followed)
+        self._closings = closings(pattern(tokens.added), self._tail, followed)
         """Where the tokens end that close a turn, in the text behind an answer."""
         self.end_of_turn: str | None = self._token(tokens, self._tail, self._closings)
         """The token that ends a turn, as text, the last one if there are several; None if the template writes none."""
