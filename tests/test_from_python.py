@@ -135,7 +135,7 @@ class Lazy:
         ([], "holds no rows"),
         (["a", "b"], "is the text 'a', not an object"),
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__ if not isinstance(value, str) else "",
 )
 def test_what_cannot_be_read_is_refused_in_words(train, value, says):
     with pytest.raises(ZooError, match=says):
