@@ -22,6 +22,11 @@ from zoo.api import Algorithm, Loss, Models, Point, PreferenceBatch, TokenLogps,
 LARGEST_EXPONENT = 40.0
 ANCHORED = ("apo_zero", "apo_down", "sppo")
 """Losses of the two rewards of a pair by themselves; the others are of their difference."""
+PAIRS = {
+    "policy": {"chosen": [-12.5, -20.0, -8.25, -30.0], "rejected": [-14.0, -18.5, -8.25, -45.5]},
+    "reference": {"chosen": [-13.0, -19.0, -8.0, -32.5], "rejected": [-13.5, -19.5, -8.75, -40.0]},
+}
+"""Log-probs of four pairs, of worked numbers."""
 
 
 class DPO(Algorithm):
@@ -67,9 +72,10 @@ class DPO(Algorithm):
             {"ld_alpha": 0.5, "nll_weight": 1.0},
         ],
         "values": [
-            {"given": {"policy": {"chosen": [-12.5, -20.0, -8.25, -30.0], "rejected": [-14.0, -18.5, -8.25, -45.5]},
-                       "reference": {"chosen": [-13.0, -19.0, -8.0, -32.5], "rejected": [-13.5, -19.5, -8.75, -40.0]}},
-             "loss": 0.6362465840574338},
+            {"given": PAIRS, "loss": 0.6362465840574338},
+            {"given": PAIRS, "options": {"loss": "apo_zero"}, "loss": 0.9618496402691454},
+            {"given": PAIRS, "options": {"loss": "apo_down"}, "loss": 0.9742666449940046},
+            {"given": PAIRS, "options": {"loss": "sppo", "beta": 0.001}, "loss": 498447.328125},
         ],
     }  # fmt: skip
 

@@ -5,13 +5,15 @@ standard deviations of the group; there is no critic. All its tokens get this ad
 term keeps the policy near a reference. Equal rewards teach nothing: the advantages of such a group are exactly 0.
 
 Variants, which are presets: dr-grpo (arXiv:2503.20783), dapo (arXiv:2503.14476), gspo (arXiv:2507.18071), cispo
-(arXiv:2506.13585), rloo (arXiv:2402.14740), reinforce++ and reinforce++-baseline (arXiv:2501.03262).
+(arXiv:2506.13585), sapo (arXiv:2511.20347), clip-cov and kl-cov (arXiv:2505.22617), rloo (arXiv:2402.14740),
+reinforce++ and reinforce++-baseline (arXiv:2501.03262).
 
 The rest is in docs/algorithms/grpo.md.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -45,11 +47,12 @@ from zoo.api import (
 
 
 class Groups(Batch):
-    """Answers in groups. advantage, reference: [B, T], the latter with beta only; the rest [B]."""
+    """Answers in groups. advantage, reference, selected: [B, T], the last two with beta, covariance; the rest [B]."""
 
     answers: Answers
     advantage: Tensor
     reference: Tensor
+    selected: Tensor
     kept: Tensor
     constant: Tensor
     overlong: Tensor
@@ -95,6 +98,15 @@ class GRPO(Algorithm):
             "beta": 0.0, "surrogate": "cispo", "clip_low": 1.0, "clip_high": 4.0, "reduction": "token_mean",
             "minibatches": 16, "batch_size": 16,
         },
+        "sapo": {"beta": 0.0, "surrogate": "sapo", "minibatches": 4},
+        "clip-cov": {
+            "beta": 0.0, "clip_low": 1.0, "clip_high": 1.0, "covariance": "clip", "reduction": "token_mean",
+            "resample": 10, "minibatches": 8, "batch_size": 32,
+        },
+        "kl-cov": {
+            "beta": 0.0, "surrogate": "unclipped", "covariance": "kl", "covariance_share": 0.002,
+            "reduction": "token_mean", "resample": 10, "minibatches": 8, "batch_size": 32,
+        },
         "rloo": {
             "beta": 0.05, "kl_in": "reward", "baseline": "leave_one_out", "scale": "none", "surrogate": "reinforce",
             "reduction": "constant", "length_constant": 1,
@@ -117,14 +129,22 @@ class GRPO(Algorithm):
         "kl_k3": "The same KL as k3, never below 0. Its growth is the price of the reward.",
         "entropy": "Entropy of the policy, mean over tokens; near 0 all answers of a group are the same.",
         "advantage_size": "|A|, mean over tokens; 0 where nothing can be learned.",
+        "high_covariance": "Share of tokens that covariance acts on. Only with covariance.",
         "kept": "Share of answers that the loss counts: not those without a reward, nor those that options leave out.",
         "overlong": "Soft punishment of long answers, mean, from 0 to −1.",
         "resampled": "Groups written for each group asked for; 1 without dynamic sampling.",
     }
     conformance = {
         "start": {"ratio": 1.0, "ratio_max": 1.0, "clip_low": 0.0, "clip_high": 0.0, "approx_kl": 0.0},
-        "flat": [{"beta": 0.0}, {"variant": "dr-grpo"}, {"variant": "dapo"}, {"variant": "gspo"}, {"variant": "cispo"}],
-    }
+        "flat": [
+            {"beta": 0.0}, {"variant": "dr-grpo"}, {"variant": "dapo"}, {"variant": "gspo"}, {"variant": "cispo"},
+            {"variant": "sapo"}, {"variant": "clip-cov"}, {"variant": "kl-cov"},
+        ],
+        "variants": [
+            {"covariance": "clip", "covariance_low": 0.0, "covariance_share": 0.2},
+            {"covariance": "kl", "covariance_share": 0.2},
+        ],
+    }  # fmt: skip
 
     @dataclass
     class Config:
@@ -148,15 +168,31 @@ class GRPO(Algorithm):
         ratio: Literal["token", "sequence", "sequence_token", "sequence_sum"] = "token"
         """ρ of each token; of the answer, as geometric mean of its tokens' (GSPO); the same with each token's own
         gradient (GSPO-token); or of the answer, as their product."""
-        surrogate: Literal["clip", "cispo", "reinforce"] = "clip"
-        """clip: PPO's; cispo: −A·log π times the clipped ratio, detached; reinforce: −A·log π without any ratio, right
-        in the first step after a rollout only."""
+        surrogate: Literal["clip", "cispo", "sapo", "unclipped", "reinforce"] = "clip"
+        """clip: PPO's; cispo: −A·log π times the clipped ratio, detached; sapo: −A times a soft gate of the ratio,
+        whose gradient fades instead of stopping; unclipped: −A·ρ; reinforce: −A·log π without any ratio, right in the
+        first step after a rollout only."""
         clip_low: float = 0.2
         """ε below 1 that the ratio is clipped at."""
         clip_high: float = 0.2
         """ε above 1; DAPO takes 0.28."""
         dual_clip: float | None = None
         """Bound c of −c·A on the loss where A < 0, often 3; without it a large ratio has no bound."""
+        gate_positive: float = 1.0
+        """Temperature τ of surrogate=sapo where A > 0: the larger, the sooner the gradient fades."""
+        gate_negative: float = 1.05
+        """The same where A ≤ 0."""
+        covariance: Literal["none", "clip", "kl"] = "none"
+        """What happens to tokens whose log π and A are both far above, or both far below, the mean, which lower the
+        entropy most: nothing; clip: some of them get no gradient (Clip-Cov); kl: they pay for moving (KL-Cov)."""
+        covariance_share: float = 2e-4
+        """Share of a rollout's tokens that covariance acts on. Paper 2e-4; KL-Cov at 7 B 2e-3."""
+        covariance_low: float = 1.0
+        """ω_low: covariance=clip draws among the tokens above this covariance."""
+        covariance_high: float = 5.0
+        """ω_high: and below this one."""
+        covariance_weight: float = 1.0
+        """Weight β of |log π − log π_old| with covariance=kl."""
         reduction: Literal["sequence_mean", "token_mean", "constant"] = "sequence_mean"
         """Mean over tokens and then over answers, short answers weighing as much as long ones (DeepSeekMath); over all
         tokens of the step (DAPO); or sums of tokens by a constant, mean over answers (Dr. GRPO)."""
@@ -176,11 +212,20 @@ class GRPO(Algorithm):
 
         def __post_init__(self) -> None:
             dual, lengths = self.dual_clip, (self.length_constant, self.overlong_length)
+            gates, between = (self.gate_positive, self.gate_negative), (self.covariance_low, self.covariance_high)
             require(self.beta >= 0, "beta must be at least 0")
             require(0 < self.clip_low <= 1, "clip_low must be above 0 and at most 1")
             require(self.clip_high > 0, "clip_high must be above 0")
             require(dual is None or dual > 1, "dual_clip must be above 1")
             require(dual is None or self.surrogate == "clip", "dual_clip is of surrogate=clip")
+            require(min(gates) > 0, "gate_positive and gate_negative must be above 0")
+            require(
+                self.surrogate == "sapo" or gates == (1.0, 1.05),
+                "gate_positive and gate_negative are of surrogate=sapo",
+            )
+            require(0 < self.covariance_share <= 1, "covariance_share must be above 0 and at most 1")
+            require(0 <= between[0] < between[1], "covariance_low must be at least 0 and below covariance_high")
+            require(self.covariance_weight >= 0, "covariance_weight must be at least 0")
             require(self.scale_epsilon >= 0, "scale_epsilon must be at least 0")
             require(self.baseline != "none" or self.scale != "group", "scale=group needs a baseline")
             require(0 <= self.overlong_cache <= 1, "overlong_cache must be from 0 to 1")
@@ -213,6 +258,9 @@ class GRPO(Algorithm):
         advantage = self._advantages(answers, rewards + overlong.view_as(rewards), fields, models, config, score)
         if config.whiten:
             advantage = whiten(advantage, answers.mask & kept[:, None])
+        if config.covariance != "none":
+            selected = selected_tokens(answers, advantage, answers.mask & kept[:, None], config)
+            fields["selected"] = Ragged(selected.to(answers.behaviour.dtype), answers)
         same = torch.ones_like(overlong)
         return Groups(
             answers=answers, advantage=Ragged(advantage.to(answers.behaviour.dtype), answers), kept=kept,
@@ -258,8 +306,16 @@ class GRPO(Algorithm):
         ratio, losses = found.ratio.detach(), found.loss
         if config.surrogate == "cispo":
             losses = -advantage * ratio.clamp(1 - config.clip_low, 1 + config.clip_high) * logps.per_token
+        elif config.surrogate == "sapo":
+            losses = -advantage * soft_gate(found.ratio, advantage, config.gate_positive, config.gate_negative)
+        elif config.surrogate == "unclipped":
+            losses = -advantage * found.ratio
         elif config.surrogate == "reinforce":
             losses = -advantage * logps.per_token
+        if config.covariance == "clip":
+            losses = losses * (1 - batch.selected)
+        elif config.covariance == "kl":
+            losses = losses + config.covariance_weight * batch.selected * (logps.per_token - old).abs()
         losses = losses * batch.answers.correction
         reference = batch.reference if config.beta else torch.full_like(ratio, torch.nan)
         kl, kl_k3 = (kl_estimate(logps.per_token, reference, kind) for kind in ("k1", "k3"))
@@ -267,17 +323,12 @@ class GRPO(Algorithm):
             kind = config.kl_estimator
             of_kind = kl_k3 * found.ratio if kind == "k3_ratio" else kl_estimate(logps.per_token, reference, kind)
             losses = losses + config.beta * of_kind
+        selected = batch.selected if config.covariance != "none" else torch.full_like(ratio, torch.nan)
         tokens = {
-            "ratio": ratio,
-            "ratio_max": ratio,
-            "clip_low": found.clipped_low,
-            "clip_high": found.clipped_high,
-            "approx_kl": ratio - 1 - log_ratio.detach(),
-            "kl": kl,
-            "kl_k3": kl_k3,
-            "entropy": logps.entropy,
-            "advantage_size": advantage.abs(),
-        }
+            "ratio": ratio, "ratio_max": ratio, "clip_low": found.clipped_low, "clip_high": found.clipped_high,
+            "approx_kl": ratio - 1 - log_ratio.detach(), "kl": kl, "kl_k3": kl_k3, "entropy": logps.entropy,
+            "advantage_size": advantage.abs(), "high_covariance": selected,
+        }  # fmt: skip
         every = torch.ones_like(batch.overlong)
         return reduced(losses, mask, batch.kept, config.reduction, batch.constant, {
             **{name: (value, mask & batch.kept[:, None]) for name, value in tokens.items()},
@@ -295,6 +346,36 @@ def reduced(
         return Loss.weighted(losses * mask, mask & kept[:, None], metrics)
     divisor = mask.sum(-1).clamp(min=1) if reduction == "sequence_mean" else constant
     return Loss.weighted((losses * mask).sum(-1) / divisor, kept, metrics)
+
+
+def soft_gate(ratio: Tensor, advantage: Tensor, positive: float, negative: float) -> Tensor:
+    """SAPO's (4/τ) σ(τ(ρ − 1)) of ratios [B, T]: its slope is 1 at ρ = 1 and fades to 0 on both sides."""
+    temperature = torch.full_like(ratio, negative).masked_fill(advantage > 0, positive)
+    return (temperature * (ratio - 1)).sigmoid() * 4 / temperature
+
+
+def selected_tokens(answers: Answers, advantage: Tensor, mask: Tensor, config: GRPO.Config) -> Tensor:
+    """The tokens under the mask that covariance acts on, bool [B, T]; advantage [B, T].
+
+    The covariance of a token is (log π_old − mean)·(A − mean), with means over the rollout (arXiv:2505.22617). Equal
+    tokens are selected together, so that their order does not matter.
+    """
+    logps = answers.behaviour.double()
+    rank = ((logps - logps[mask].mean()) * (advantage - advantage[mask].mean())).where(mask, 0.0).clamp(min=0)
+    if config.covariance == "clip":
+        between = (config.covariance_low < rank) & (rank < config.covariance_high)
+        rank = _draws(answers).to(rank).where(between, 0.0)
+    count = max(1, int(config.covariance_share * mask.sum()))
+    edge = rank.flatten().topk(min(count, rank.numel())).values[-1:]
+    return (rank >= edge) & (rank > 0)
+
+
+def _draws(answers: Answers) -> Tensor:
+    """A random number for each token, [B, T] in (0, 1], which depends on the ids of its answer and prompt alone."""
+    ids = [torch.cat([answer.prompt, answer.completion]).cpu().numpy().tobytes() for answer in answers]
+    sources = [torch.Generator().manual_seed(zlib.crc32(written)) for written in ids]
+    draws = [1 - torch.rand(len(a.completion), generator=g) for a, g in zip(answers, sources, strict=True)]
+    return Ragged(draws).padded
 
 
 def overlong_punishment(lengths: Tensor, longest: int, share: float) -> Tensor:

@@ -28,6 +28,7 @@ from zoo.rollout.writer import Writer
 
 GRPO = load_algorithm("grpo")[1]
 overlong_punishment = GRPO.rollout.__globals__["overlong_punishment"]
+selected_tokens = GRPO.rollout.__globals__["selected_tokens"]
 PLAIN = {"beta": 0.0, "scale": "none"}
 
 
@@ -49,6 +50,8 @@ def step(case, *, rows=None, on_policy=False, kept=None, **values):
         "overlong": every * 0,
         "resampled": every,
     }
+    if values.get("covariance", "none") != "none":
+        fields["selected"] = selected(case, **values)[rows].double()
     if "ref_logps" in given:
         fields["reference"] = tensor(given["ref_logps"])[rows, :width]
     behaviour = {"answers": tensor(given["old_logps"])[rows, :width]}
@@ -57,6 +60,15 @@ def step(case, *, rows=None, on_policy=False, kept=None, **values):
         **values,
     )  # fmt: skip
     return found, new
+
+
+def selected(case, kept=None, **values):
+    """The tokens of a worked example that covariance acts on."""
+    given, mask = case["inputs"], tensor(case["inputs"]["mask"]).bool()
+    answers = Answers(written(given["old_logps"], mask.sum(-1).tolist()))
+    advantage = tensor(given["advantages"])[:, None] * mask
+    counted = mask if kept is None else mask & torch.tensor(kept)[:, None]
+    return selected_tokens(answers, advantage, counted, options(GRPO, **values))
 
 
 def clip_of(case):
@@ -186,6 +198,83 @@ def test_cispo_keeps_the_gradient_of_tokens_that_a_clip_would_silence(vectors):
     loss, new = step(case, beta=0.0, surrogate="cispo", clip_low=0.1, clip_high=0.28, reduction="token_mean")
     backward(loss)
     close(new.grad, -tensor(given["advantages"])[:, None] * held * mask / mask.sum())
+
+
+def test_sapo_fades_where_a_clip_would_stop(vectors):
+    case, expected = vectors["grpo.sapo"], vectors["grpo.sapo"]["expected"]
+    gates = {"gate_positive": case["inputs"]["tau_pos"], "gate_negative": case["inputs"]["tau_neg"]}
+    loss, new = step(case, beta=0.0, surrogate="sapo", **gates)
+    close(loss.mean(), expected["loss"])
+    close(loss.mean(), expected["loss_TRL"], 1e-7)
+    backward(loss)
+    close(new.grad, expected["grad_new_logps"])
+    plain = step(case, beta=0.0)
+    backward(plain[0])
+    stopped = (plain[1].grad == 0) & (tensor(case["inputs"]["mask"]) > 0)
+    assert stopped.any() and (new.grad[stopped] != 0).all()
+
+
+def test_at_a_ratio_of_1_the_gradient_of_sapo_is_that_of_a_clip_whatever_its_temperatures(vectors):
+    case = vectors["grpo.on_policy_value"]
+    loss, new = step(case, on_policy=True, beta=0.0, surrogate="sapo", gate_positive=3.0, gate_negative=0.5)
+    backward(loss)
+    close(new.grad, case["expected"]["grad"])
+
+
+def test_clip_cov_takes_the_gradient_from_tokens_between_its_bounds(vectors):
+    case, expected = vectors["grpo.clip_cov"], vectors["grpo.clip_cov"]["expected"]
+    given = case["inputs"]
+    values = {
+        "clip_low": given["eps_low"], "clip_high": given["eps_high"], "covariance": "clip",
+        "covariance_share": given["share"], "covariance_low": given["cov_lb"], "covariance_high": given["cov_ub"],
+    }  # fmt: skip
+    assert selected(case, **values).tolist() == expected["selected"]
+    loss, new = step(case, beta=0.0, reduction="token_mean", **values)
+    # The authors' mean divides by the number of tokens + 1e-8.
+    close(loss.mean(), expected["loss"], 1e-8)
+    close(metric(loss, "high_covariance"), 0.2)
+    backward(loss)
+    close(new.grad, expected["grad_new_logps"], 1e-8)
+
+
+def test_kl_cov_charges_the_tokens_with_the_largest_covariance(vectors):
+    case, expected = vectors["grpo.kl_cov"], vectors["grpo.kl_cov"]["expected"]
+    values = {"covariance": "kl", "covariance_share": case["inputs"]["share"]}
+    loss, new = step(
+        case,
+        beta=0.0,
+        surrogate="unclipped",
+        reduction="token_mean",
+        covariance_weight=case["inputs"]["beta"],
+        **values,
+    )
+    close(loss.mean(), expected["loss"], 1e-8)
+    backward(loss)
+    close(new.grad, expected["grad_new_logps"], 1e-8)
+
+
+def test_clip_cov_draws_the_same_tokens_in_any_order_and_no_more_than_its_share(vectors):
+    case = {"inputs": dict(vectors["grpo.clip_cov"]["inputs"])}
+    values = {"covariance": "clip", "covariance_low": 0.0, "covariance_high": 9.0}
+    every = selected(case, covariance_share=1.0, **values)
+    drawn = selected(case, covariance_share=0.2, **values)
+    assert int(every.sum()) == 6 and int(drawn.sum()) == 2 and (every | ~drawn).all()
+    back = {"inputs": {name: case["inputs"][name][::-1] for name in ("old_logps", "mask", "advantages")}}
+    assert torch.equal(selected(back, covariance_share=0.2, **values).flip(0), drawn)
+    assert int(selected(case, covariance_share=1e-6, **values).sum()) == 1, "the authors' code takes one token at least"
+
+
+@pytest.mark.parametrize("covariance", ["clip", "kl"])
+def test_covariance_leaves_answers_without_a_reward_and_equal_rewards_alone(vectors, covariance):
+    case = {"inputs": dict(vectors["grpo.clip_cov"]["inputs"])}
+    values = {"covariance": covariance, "covariance_low": 0.0, "covariance_high": 9.0, "covariance_share": 1.0}
+    kept = [True, False, True, True]
+    some, rows = selected(case, kept=kept, **values), [0, 2, 3]
+    part = {"inputs": {name: [case["inputs"][name][i] for i in rows] for name in ("old_logps", "mask", "advantages")}}
+    assert torch.equal(some[rows], selected(part, **values)) and not some[1].any()
+    assert not selected(case, kept=[False] * 4, **values).any()
+    case["inputs"]["advantages"] = [0.0] * 4
+    assert not selected(case, **values).any()
 
 
 @pytest.mark.parametrize("kind", ["token", "sequence", "sequence_token", "sequence_sum"])
@@ -500,6 +589,11 @@ def test_every_variant_is_made_of_options_that_go_together(name):
         ({"clip_low": 0.0}, "clip_low"),
         ({"dual_clip": 1.0}, "dual_clip must be above 1"),
         ({"dual_clip": 3.0, "surrogate": "cispo"}, "surrogate=clip"),
+        ({"gate_negative": 2.0}, "gate_positive and gate_negative are of surrogate=sapo"),
+        ({"gate_positive": 0.0, "surrogate": "sapo"}, "gate_positive and gate_negative must be above 0"),
+        ({"covariance_share": 0.0}, "covariance_share must be above 0"),
+        ({"covariance_low": 6.0}, "below covariance_high"),
+        ({"covariance_weight": -1.0}, "covariance_weight"),
         ({"baseline": "none"}, "needs a baseline"),
         ({"length_constant": 3}, "without reduction=constant"),
         ({"overlong_cache": 2.0}, "from 0 to 1"),
@@ -515,12 +609,15 @@ def test_the_numbers_of_the_papers():
     assert (GRPO.Config().beta, GRPO.Config().kl_estimator) == (0.04, "k3")
     assert GRPO.variants["dapo"]["clip_high"] == 0.28
     assert (GRPO.variants["gspo"]["clip_low"], GRPO.variants["gspo"]["clip_high"]) == (3e-4, 4e-4)
+    assert (GRPO.Config().gate_positive, GRPO.Config().gate_negative) == (1.0, 1.05)
+    assert (GRPO.Config().covariance_share, GRPO.Config().covariance_low, GRPO.Config().covariance_high) == (2e-4, 1, 5)
+    assert (GRPO.variants["kl-cov"]["covariance_share"], GRPO.Config().covariance_weight) == (0.002, 1.0)
 
 
 # -- whole runs --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("variant", [None, "dapo", "reinforce++"])
+@pytest.mark.parametrize("variant", [None, "dapo", "kl-cov", "reinforce++"])
 def test_a_run_begins_with_the_identities_and_does_not_depend_on_the_cut(variant, tmp_path, tiny_folder):
     train = start_run(tmp_path, tiny_folder)
     given = {"variant": variant} if variant == "reinforce++" else {"variant": variant, "answers_per_prompt": 4}
