@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -76,6 +77,8 @@ def main() -> None:
 def measured(count: int, folder: Path, model: Path, workers: int | None) -> dict[str, float]:
     """Both runs of a size; prints a line of the table."""
     file = pairs(count, folder)
+    for before in (folder / "cache" / "data", folder / "runs"):
+        shutil.rmtree(before, ignore_errors=True)
     cold, warm = (run(file, folder, model, workers, name) for name in (f"cold-{count}", f"warm-{count}"))
     facts = {
         "rows": count, "rows a CPU second": count / cold["data cpu"], "cold s": cold["first step"],

@@ -85,7 +85,7 @@ def data(
 
     args = templates.template_args(template_args)
     console = Console()
-    say: Any = (lambda text: None) if as_json else (lambda text: console.print(text))
+    say: Any = (lambda text: None) if as_json else console.say
     named = registry.contributions(registry.manager(), "sources")
     parts = read_mixture(source, named)
     if parts[0].source != source:
