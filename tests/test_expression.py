@@ -69,6 +69,8 @@ def test_what_is_missing_stays_missing_and_is_no_zero():
         ("a * * b", "cannot be read", 5),
         ("a ** b", "is not allowed in a reward", 1),
         ("(a", "cannot be read", 1),
+        ("a)(b", "this bracket closes none", 2),
+        ("a) + b(c", "this bracket closes none", 2),
         ("a < b", "'<' has no meaning", 3),
         ("a[0]", "no reward", None),
         ("mean(a)", "mean takes two rewards or more", 1),

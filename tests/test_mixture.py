@@ -1,5 +1,6 @@
 """Mixtures: several sources in one run, in the language of rewards, with exact shares and numbers of their own."""
 
+import contextlib
 import itertools
 import json
 import random
@@ -114,6 +115,17 @@ def test_what_cannot_be_meant_is_shown_with_its_place(text, message, character):
     with pytest.raises(ZooError, match=message) as refused:
         read_mixture(text, NAMED)
     assert character is None or f"Mixture, character {character}:" in refused.value.message
+
+
+def test_any_text_is_one_source_or_more_or_an_error_of_the_users():
+    draw, letters = random.Random(0), [*"ab.09+-*/()=,'\"@: \n\0é~_e", "limit=", "repeats=", "world:", "a.jsonl", " + "]
+    counts = Counter()
+    for _ in range(3000):
+        with contextlib.suppress(ZooError):
+            parts = read_mixture("".join(draw.choices(letters, k=draw.randint(0, 12))), NAMED)
+            assert all(part.label and "/" not in part.label for part in parts)
+            counts[min(len(parts), 2)] += 1
+    assert counts[1] > 500 and counts[2] > 5
 
 
 def test_a_misspelt_option_of_a_file_that_exists_is_told(tmp_path):

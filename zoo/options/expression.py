@@ -112,7 +112,7 @@ class Expression:
     def _mask(self) -> tuple[str, dict[int, str]]:
         """The text with every character of a name replaced by n, and the names by the position where they begin."""
         masked, names = "", {}
-        operand = True
+        operand, depth = True, 0
         while len(masked) < len(self.text):
             at = len(masked)
             number = self.number.match(self.text, at) if operand else None
@@ -126,6 +126,10 @@ class Expression:
             elif (character := self.text[at]).isspace():
                 masked += " "
             elif character in "()+-*/,=":
+                depth += (character == "(") - (character == ")")
+                if depth < 0:
+                    # Python would read it with the brackets that are put around the text.
+                    raise self.error("this bracket closes none", at)
                 masked, operand = masked + character, character != ")"
             elif operand and character in "'\"":
                 raise self.error("this quotation mark is not closed", at)
