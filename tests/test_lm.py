@@ -107,7 +107,6 @@ def test_a_long_text_is_split_and_no_token_is_lost(train, tmp_path):
     [
         ("lm", {"schedule": "cosine"}, "decay phase of the schedule wsd, but the schedule is cosine"),
         ("lm", {"schedule": "wsd(decay_share=0)"}, "option decay_share = 0: Input should be greater than 0"),
-        ("prm", {"schedule": "wsd"}, "PRM prepares its records once"),
         ("grpo", {"schedule": "wsd"}, "GRPO writes its own answers"),
     ],
 )

@@ -401,6 +401,17 @@ def test_records_that_are_prepared_stay_with_their_part(train, tmp_path):
     assert {"loss/a", "loss/b"} <= set(run.metrics[0])
 
 
+def test_records_of_the_decay_phase_are_prepared_too(train, tmp_path):
+    write_rows(tmp_path / "a.jsonl", preferences(12))
+    write_rows(tmp_path / "b.jsonl", preferences(12, seed=4))
+    options = {"schedule": "wsd(decay_share=0.5)", "epochs": 1, "warmup": 0}
+    run = train("kto", data="a.jsonl", decay_data="b.jsonl", **options)
+    rows_of = [row for row in run.metrics if "loss" in row]
+    assert len(rows_of) == 6, "24 answers of a, four a step"
+    assert all("loss/a" in row and "loss/b" not in row for row in rows_of[:3])
+    assert all("loss/b" in row and "loss/a" not in row for row in rows_of[3:])
+
+
 def test_prompts_are_mixed_too(train, tmp_path):
     write_rows(tmp_path / "a.jsonl", demonstrations(48))
     write_rows(tmp_path / "b.jsonl", demonstrations(48, seed=4))

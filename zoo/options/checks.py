@@ -97,13 +97,12 @@ def check_values(core: TrainConfig, origin: dict[str, str]) -> None:
 
 
 def check_decay(core: TrainConfig, algorithm: Any) -> None:
-    """Raises ZooError for decay-phase data if the algorithm (its class) does not train on its data unchanged."""
+    """Raises ZooError for decay-phase data if the algorithm (its class) does not train on its data."""
     if core.decay_data is None:
         return
-    if algorithm.online() or hasattr(algorithm, "prepare"):
-        what = "writes its own answers" if algorithm.online() else "prepares its records once, before training"
+    if algorithm.online():
         raise ZooError(
-            f"--decay-data is for algorithms that train on their data unchanged; {algorithm.__name__} {what}.",
+            f"--decay-data is for algorithms that train on their data; {algorithm.__name__} writes its own answers.",
             "Train twice instead, the second time with --model last and the other data.",
         )
 

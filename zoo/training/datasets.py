@@ -63,10 +63,10 @@ def load_data(
     validated = [checked(data, core.strict) for data in held_out.values()]
     if held_out:
         facts["held_out"] = _facts(core.eval_data or core.data, [*held_out], [*held_out.values()])
-    decay = _decay(reader, parts, train[0].kind, facts, say)
+    added, of_decay = _decay(reader, parts, train[0].kind, facts, say)
     counts = {part.label: len(of_part) for part, of_part in zip(held_out, validated, strict=True)}
     _tell_held_out(core, counts, any(data.capped for data in held_out.values()), why_none, say)
-    mixing = Mixing(parts, encoded, core, decay) if decay or len(parts) > 1 else None
+    mixing = Mixing([*parts, *added], [*encoded, *of_decay], core, len(added)) if added or len(parts) > 1 else None
     together = JoinedRecords([of_part.records for of_part in validated]) if len(validated) > 1 else None
     return Data(
         _whole(encoded, mixing and mixing.records), _whole(validated, together) if validated else None, facts, mixing,
@@ -108,20 +108,21 @@ def _told(data: Sequence[Prepared], core: TrainConfig, say: Say) -> list[Encoded
     return encoded
 
 
-def _decay(reader: Reader, first: Sequence[Part], kind: str, facts: dict[str, Any], say: Say) -> Mixing | None:
-    """The parts of the data for the decay phase, where there is some. first: those of the data before it."""
+def _decay(
+    reader: Reader, first: Sequence[Part], kind: str, facts: dict[str, Any], say: Say
+) -> tuple[list[Part], list[Encoded]]:
+    """The parts that the decay phase adds, with their records. first: those of the data before it."""
     parts = labelled([*first, *reader.parts("decay_data")])[len(first) :]
-    if not parts:
-        return None
     data = [reader.read(part, kind) for part in parts]
     encoded = _told(data, reader.core, say)
-    facts["decay"] = _facts(str(reader.core.decay_data), parts, data)
-    return Mixing(parts, encoded, reader.core)
+    if parts:
+        facts["decay"] = _facts(str(reader.core.decay_data), parts, data)
+    return parts, encoded
 
 
 def _whole(encoded: Sequence[Encoded], records: Records | None) -> Encoded:
-    """All parts as one."""
-    if records is None or len(encoded) == 1:
+    """All parts as one. records: of all, and those of a decay phase; None of a single part."""
+    if records is None:
         return encoded[0]
     statistics = Statistics()
     for of_part in encoded:

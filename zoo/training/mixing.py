@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -39,39 +40,29 @@ class Seen(NamedTuple):
 
 
 class Mixing:
-    """The parts of a run's data with their encoded records, and those of its decay phase."""
+    """The parts of a run's data with their encoded records. decay: how many of the last ones its decay phase adds."""
 
-    def __init__(
-        self, parts: Sequence[Part], encoded: Sequence[Encoded], core: TrainConfig, decay: Mixing | None = None
-    ):
-        self.parts, self.core, self.decay = list(parts), core, decay
+    def __init__(self, parts: Sequence[Part], encoded: Sequence[Encoded], core: TrainConfig, decay: int = 0):
+        self.parts, self.core, self.first = list(parts), core, len(parts) - decay
         self.records = JoinedRecords([of_part.records for of_part in encoded])
+        self.labels = Parts([part.label for part in parts], self.records.before)
+        """The parts by the rows of their records."""
         self.tokens = [Fraction(of_part.as_json()["tokens"], len(of_part)) for of_part in encoded]
         """Tokens of a record of each part, the mean."""
-
-    @property
-    def labels(self) -> Parts:
-        """The parts by the rows of their records, those of the decay phase behind the others."""
-        names, before = [part.label for part in self.parts], self.records.before
-        if self.decay is None:
-            return Parts(names, before)
-        last = JoinedRecords([self.records, self.decay.records]).before[1]
-        later = [last + of_part for of_part in self.decay.records.before]
-        return Parts([*names, *(part.label for part in self.decay.parts)], [*before, *later])
 
     def loader(
         self, records: Records, collate: Collate, batch_size: int, max_steps: int | None, rank: int, processes: int
     ) -> StepLoader:
         """The loader of records that were prepared from those of the parts."""
         core, places = self.core, self._places(records)
-        size = round(sum(part.repeats * len(of_part) for part, of_part in zip(self.parts, places, strict=True)))
-        order = self._blended(places, core.seed)
-        if self.decay is not None:
+        counts = [part.repeats * len(of_part) for part, of_part in zip(self.parts, places, strict=True)]
+        size = round(sum(counts[: self.first]))
+        order = self._blended(places, range(self.first))
+        if self.first < len(self.parts):
             steps = count_steps(round(core.epochs * size), batch_size, processes)
             begin = decay_begin(min(steps, max_steps or steps), decay_share(core.schedule)) * batch_size
-            later = self.decay._later(len(records), core.seed + NEXT_SEED * len(self.parts))
+            later = self._blended(places, range(self.first, len(self.parts)))
             order = Blend(order, later, Fraction(repr(core.decay_mix)), begin, late=True)
-            records = JoinedRecords([records, self.decay.records])
         return StepLoader(
             records, collate, batch_size=batch_size, epochs=core.epochs, max_steps=max_steps, seed=core.seed,
             rank=rank, processes=processes, order=order, size=size,
@@ -82,40 +73,32 @@ class Mixing:
         assert isinstance(loader.order, Places | Blend)
         examples = loader.dealt(steps)
         taken = {of_part.label: (of_part, count) for of_part, count in loader.order.taken(examples)}
-        parts = [*self.parts, *(self.decay.parts if self.decay else [])]
-        ordered = [taken[part.label] for part in parts]
+        ordered = [taken[part.label] for part in self.parts]
         return {one.label: Seen(count, count / examples, count / len(one.places)) for one, count in ordered}
-
-    def _later(self, behind: int, seed: int) -> Places | Blend:
-        """The order of these parts, whose records stand behind so many others."""
-        return self._blended([range(behind + one.start, behind + one.stop) for one in self._ranges()], seed)
-
-    def _ranges(self) -> list[range]:
-        starts = self.records.starts
-        return [range(start, stop) for start, stop in zip(starts, starts[1:], strict=False)]
 
     def _places(self, records: Records) -> list[Sequence[int]]:
         """The places of each part's records. Raises ZooError for a part of which nothing is left."""
         if records is self.records:
-            return [*self._ranges()]
+            return [range(*bounds) for bounds in itertools.pairwise(self.records.starts)]
         owners = self.labels.owners(records.column("row"))
         places: list[Any] = [numpy.flatnonzero(owners == number) for number in range(len(self.parts))]
         for part, of_part in zip(self.parts, places, strict=True):
             if not len(of_part):
-                raise ZooError(f"Preparing the records leaves nothing of {part.source}.", "Leave it out of --data.")
+                raise ZooError(f"Preparing the records leaves nothing of {part.source}.", "Leave it out.")
         return places
 
-    def _blended(self, places: Sequence[Sequence[int]], seed: int) -> Places | Blend:
+    def _blended(self, places: Sequence[Sequence[int]], numbers: range) -> Places | Blend:
+        """Some of the parts in one order."""
         orders = [
-            Places(part.label, of_part, Order(len(of_part), seed + NEXT_SEED * number, True))
-            for number, (part, of_part) in enumerate(zip(self.parts, places, strict=True))
-        ]
-        return blended(list(zip(self._weights(places), orders, strict=True)))
+            Places(
+                self.parts[n].label, places[n], Order(len(places[n]), self.core.seed + NEXT_SEED * n, True)
+            ) for n in numbers
+        ]  # fmt: skip
+        return blended(list(zip(self._weights(places, numbers), orders, strict=True)))
 
-    def _weights(self, places: Sequence[Sequence[int]]) -> list[Fraction]:
-        """The share of each part in the examples, up to a factor."""
-        weights = [part.weight for part in self.parts if part.weight is not None]
+    def _weights(self, places: Sequence[Sequence[int]], numbers: range) -> list[Fraction]:
+        """The share of each part in the examples of these, up to a factor."""
+        weights = [(n, weight) for n in numbers if (weight := self.parts[n].weight) is not None]
         if not weights:
-            return [part.repeats * len(of_part) for part, of_part in zip(self.parts, places, strict=True)]
-        each = self.tokens if self.core.mix_by == "tokens" else [Fraction(1)] * len(weights)
-        return [weight / tokens for weight, tokens in zip(weights, each, strict=True)]
+            return [self.parts[n].repeats * len(places[n]) for n in numbers]
+        return [weight / self.tokens[n] if self.core.mix_by == "tokens" else weight for n, weight in weights]
