@@ -32,17 +32,25 @@ class Completeness:
 
         form: what else the text depends on.
         """
-        form = (form, *map(_form, messages))
-        if form not in self._complete:
-            _refuse_unwritten(messages, render)
-            self._complete.add(form)
+        forms: list[Hashable] = [form]
+        lost: RowError | None = None
         place = 0
         for k, turn in enumerate(messages):
-            for part in parts_of(turn).contents:
+            content = turn["content"]
+            # Most turns have nothing but a content.
+            plain = len(turn) == 2 and "</think>" not in content
+            parts = [content.strip()] if plain else parts_of(turn).contents
+            forms.append((turn["role"], parts != [""]) if plain else _form(turn))
+            for part in parts:
                 after = text.find(part, place)
-                if after < 0 and not stands(part, text):
-                    raise _dropped(k, turn, part)
+                if after < 0 and lost is None and not stands(part, text):
+                    lost = _dropped(k, turn, part)
                 place = after + len(part) if after >= 0 else place
+        if (key := tuple(forms)) not in self._complete:
+            _refuse_unwritten(messages, render)
+            self._complete.add(key)
+        if lost is not None:
+            raise lost
 
 
 def _refuse_unwritten(messages: list[Message], render: Render) -> None:
