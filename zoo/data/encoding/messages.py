@@ -102,6 +102,10 @@ class Parts(NamedTuple):
 
 def parts_of(turn: Message) -> Parts:
     """The contents and the thoughts of a turn, which stand in keys of their own or between <think> tags."""
+    if len(turn) == 2 and "</think>" not in turn["content"]:
+        # Most turns of most files.
+        content = turn["content"].strip()
+        return Parts([content] if content else [], [])
     thoughts = [str(turn[key]) for key in REASONING_KEYS if isinstance(turn.get(key), str)]
     pieces = split_thoughts(turn)
     inner = [text.removesuffix("</think>").removeprefix("<think>") for text in pieces[1::2]]
