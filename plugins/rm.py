@@ -98,13 +98,14 @@ class RM(Algorithm):
 
     def prepare(self, records: Records, config: Config) -> Records:
         """The records as they are; what is looked at is whether the options say anything about them."""
-        if config.ranking_loss != "kwise" and "chosen" in records[0]:
+        pairs = "chosen" in records[0]
+        if config.ranking_loss != "kwise" and pairs:
             warnings.warn(
                 f"--ranking-loss {config.ranking_loss} changes nothing: the data is pairs, and on two answers all "
                 "these losses are one. A named source that has rankings gives them with --format ranking.",
                 stacklevel=1,
             )
-        tied = sum(_is_tied(record["ranks"], config.ranking_loss) for record in records if "ranks" in record)
+        tied = 0 if pairs else sum(_is_tied(record["ranks"], config.ranking_loss) for record in records)
         if tied:
             warnings.warn(
                 f"--ranking-loss {config.ranking_loss} learns nothing from {tied:,} of {len(records):,} rankings, for "

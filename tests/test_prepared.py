@@ -157,6 +157,16 @@ def test_records_of_one_prompt_have_one_hash(written, template):
         prompts = prompts[5:40]
 
 
+def test_numbers_are_read_as_columns_and_no_record_is_made(written, template, monkeypatch):
+    pairs = prepare(written("preference"), "preference", template).encoded.records
+    labels = prepare(written("feedback"), "feedback", template).encoded.records
+    expected = [record["label"] for record in labels], [record["row"] for record in labels[3:9]]
+    monkeypatch.setattr("zoo.data.encoding.block.Block.record", None)
+    assert labels.column("label").dtype == bool and labels.column("label").tolist() == expected[0]
+    assert labels[3:9].column("row").tolist() == expected[1]
+    assert set(pairs.column("margin")) == {0.5} and pairs.column("p_chosen").tolist() != pairs.column("margin").tolist()
+
+
 def test_a_share_outside_of_its_range_is_refused(written, template):
     with pytest.raises(ZooError, match="at least 0 and below 1"):
         prepare(written("prompt"), "prompt", template).without_held_out(1.0)

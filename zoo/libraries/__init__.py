@@ -16,6 +16,7 @@
     meeting.py       lightning: waiting for the other processes
     precision.py     lightning: the precision of a run
     tables.py        datasets: saved folders and tables
+    columns.py       pyarrow: columns in memory-mapped files
     hub.py           huggingface_hub: what exists, what is cached, being offline
     arithmetic.py    torch: functions without a public name
 

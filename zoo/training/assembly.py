@@ -377,9 +377,9 @@ class Assembly:
         with autocast(self.precision, self.device), self._preparing(models):
             made = self.plugins.hook.prepare(records=records, models=models, config=self.resolved.algorithm)
             prepared = prepared_records(made, self.algorithm)
-        if self.online:
-            self._check_prompts(prepared)
         if prepared is not records:
+            if self.online:
+                self._check_prompts(prepared)
             self.say(f"Prepared: {len(records)} records became {len(prepared)}.")
         return prepared
 

@@ -37,7 +37,8 @@ class EncodedRecords(LazyRecords):
             return numpy.concatenate(self.prompts)
         if name == "row" and self.blocks:
             return numpy.concatenate([block.rows for block in self.blocks]).astype(numpy.float64)
-        if any(name in block.numbers for block in self.blocks):
+        if name in NUMBERS and self.blocks:
             columns = [block.numbers.get(name, numpy.full(len(block), numpy.nan)) for block in self.blocks]
-            return numpy.concatenate(columns).astype(bool if NUMBERS[name] is bool else numpy.float64)
+            numbers = numpy.concatenate(columns)
+            return numbers if numbers.dtype == bool else numbers.astype(numpy.float64)
         return super().column(name)
