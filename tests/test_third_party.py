@@ -1,8 +1,10 @@
 """A package from outside, and one that `zoo new-plugin` wrote, beside zoo: in this process, and with its wheel."""
 
 import json
+import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,18 @@ def test_it_conforms(sums):
     # It declares no first values, and makes no rollouts.
     assert skipped == {"step-one identities", *(name for name, at in CHECKS.items() if at.startswith("rollouts."))}
     assert {result for name, result in results.items() if name not in skipped} == {"passed"}
+
+
+@pytest.mark.parametrize("name", ["discopop", "gdpo", "maxrl"])
+def test_an_algorithm_of_one_file_fits_and_passes_its_own_tests(name, tmp_path, monkeypatch):
+    """Numbers of other programs, and the conformance suite."""
+    folder = Path(shutil.copytree(SUMS.parent / f"zoo-{name}", tmp_path / f"zoo-{name}"))
+    put_on_path(folder, monkeypatch)
+    assert registry.find(name).full_name == f"{name}@zoo-{name}"
+    env = {**os.environ, "PYTHONPATH": str(folder), "ZOO_CACHE": str(tmp_path / "cache")}
+    shown = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", folder, cwd=tmp_path, env=env)
+    assert int(re.search(r"(\d+) passed", shown).group(1)) >= 20, shown
+    forget_modules(folder)
 
 
 @pytest.mark.slow
