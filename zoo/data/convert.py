@@ -78,8 +78,8 @@ def _refusal(records: list[Record], source_kind: str, wanted_kind: str) -> ZooEr
         reason = _REFUSALS.get((source_kind, wanted_kind)) or _missing_fields(missing)
     if others and missing:
         hint += f" If one of the other columns ({', '.join(others[:8])}) holds what is missing, say which"
-        meant = _meant(missing, others)
-        hint += f": --columns {meant[0]}={meant[1]}" if meant else f" with --columns {missing[0]}=NAME."
+        pair = _meant(missing, others)
+        hint += f": --columns {pair[0]}={pair[1]}" if pair else f" with --columns {missing[0]}=NAME."
     return ZooError(
         f"The data is of kind '{source_kind}' ({source.description}), but kind '{wanted_kind}' "
         f"({wanted.description}) is needed: {reason}.",
