@@ -35,6 +35,7 @@ from zoo.guards.watch import Guards
 from zoo.options.checks import names_in
 from zoo.runs import Run
 from zoo.testing.guards import CHECKS
+from zoo.training.step.module import PostTraining
 
 PAGE = (Path(__file__).parent.parent / "docs" / "guards.md").read_text(encoding="utf-8")
 OFFLINE, ONLINE = GuardSetup(online=False, rewarded=False), GuardSetup(online=True, rewarded=True)
@@ -119,6 +120,29 @@ def test_a_rollback_is_as_if_the_steps_since_the_checkpoint_were_left_out(train,
         plugin_file(tmp_path, UNSTEADY), data=data_for("sft", tmp_path), bad=out, guards="finite(patience=9)"
     )
     assert same_bytes(run, left_out, "model/model.safetensors")
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "lion", "adafactor", "rmsprop"])
+def test_a_rollback_restores_the_state_of_any_optimizer(train, tmp_path, optimizer):
+    run = train(guards="at(action=rollback, steps=4)", optimizer=optimizer)
+    left_out = train(
+        plugin_file(tmp_path, UNSTEADY), data=data_for("sft", tmp_path), bad="2+3", guards="finite(patience=9)",
+        optimizer=optimizer,
+    )  # fmt: skip
+    assert same_bytes(run, left_out, "model/model.safetensors")
+
+
+def test_a_lower_rate_after_a_rollback_holds_for_each_group_of_a_joint_optimizer(train, monkeypatch):
+    rates, real = [], PostTraining.training_step
+
+    def recorded(self, batch, index):
+        rates.append([group["lr"] for group in self.optimizers().param_groups])
+        real(self, batch, index)
+
+    monkeypatch.setattr(PostTraining, "training_step", recorded)
+    options = {"optimizer": "muon(others_lr=0.5)", "schedule": "constant", "warmup": 0, "lr": 1e-3}
+    train(guards="at(action=rollback, steps=4)", rollback_lr=0.5, **options)
+    assert rates[0] == [1e-3, 5e-4, 5e-4] and rates[-1] == [5e-4, 2.5e-4, 2.5e-4]
 
 
 TWO = {"guards": "at(action=rollback, steps=4+8)", "save_every": 3, "rollback_lr": 0.5}

@@ -370,6 +370,8 @@ OTHER_NAMES = {
     "output_dir": "out",
     "run_name": "name",
     "lr_scheduler_type": "schedule",
+    "optim": "optimizer",
+    "adam_epsilon": "optimizer",
     "warmup_ratio": "warmup",
     "warmup_steps": "warmup",
     "save_steps": "save_every",
