@@ -141,7 +141,7 @@ class GRPO(Algorithm):
             {"variant": "sapo"}, {"variant": "clip-cov"}, {"variant": "kl-cov"},
         ],
         "variants": [
-            {"covariance": "clip", "covariance_low": 0.0, "covariance_share": 0.2},
+            {"covariance": "clip", "covariance_low": 0.0, "covariance_share": 0.02},
             {"covariance": "kl", "covariance_share": 0.2},
         ],
     }  # fmt: skip
