@@ -38,10 +38,10 @@ def _small(folder: Path) -> Iterator[None]:
 
 
 def _prepared(folder: Path) -> prepared.Prepared:
-    from transformers import AutoTokenizer
+    from zoo.libraries.pretrained import load
 
     files = folder.parent / FILES
-    template = ChatTemplate(AutoTokenizer.from_pretrained(files / "tiny"))
+    template = ChatTemplate(load("AutoTokenizer", files / "tiny"))
     return prepared.prepare(str(files / "many.jsonl"), "preference", template, max_length=60, store=True)
 
 
