@@ -232,7 +232,7 @@ MISTAKES = {
         "+ instrut",
         "there is no reward 'instrutcions'. Did you mean 'instructions'?",
     ),
-    "reward that cannot be read": ("+ instructions", "+ + )", "+ + )", "this cannot be read"),
+    "reward that cannot be read": ("+ instructions", "+ + )", "+ + )", "this bracket closes none"),
     "model that no plugin makes": (
         "    start: tiny\n    data: starter\n    lr: 1e-3",
         '    start: "wold(seed=1)"\n    data: starter\n    lr: 1e-3',

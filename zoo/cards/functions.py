@@ -92,6 +92,8 @@ def _global_out(value: Any, function: Any, forbidden: Collection[str]) -> dict[s
         return {"module": module, "name": name}
     if module == function.__module__ and hasattr(value, "__code__"):
         return {"function": function_out(value, forbidden)}
+    if type(value) is tuple:
+        return {"tuple": value_out(list(value))}
     return {"value": value_out(value)}
 
 
@@ -101,4 +103,4 @@ def _global_in(written: dict[str, Any]) -> Any:
     if "module" in written:
         module = importlib.import_module(written["module"])
         return getattr(module, written["name"]) if "name" in written else module
-    return written["value"]
+    return tuple(written["tuple"]) if "tuple" in written else written["value"]
