@@ -132,6 +132,8 @@ EVERY = sorted(entry.name for entry in registry.algorithms() if entry.package ==
 
 def refused_here(value):
     """What is said of a value that needs a device or a package which is not here."""
+    if not isinstance(value, str):
+        return None
     if value in LOGGERS and find_spec(value) is None:
         return f"pip install {value}"
     if value in PACKAGES and find_spec(PACKAGES[value]) is None:
