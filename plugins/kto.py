@@ -61,9 +61,9 @@ class KTO(Algorithm):
     measured = ("mismatched",)
     defaults = {
         "lr": [
-            Point(135e6, 1e-4, "tuned here"),
+            Point(135e6, 2e-4, "tuned here"),
             Point(7e9, 5e-6, "the paper's"),
-            Point(135e6, 1e-4, "that of full training here", lora=True),
+            Point(135e6, 2e-4, "that of full training here", lora=True),
             Point(7e9, 5e-5, "LoRA Without Regret's tenfold rate", lora=True),
         ],
         "epochs": 1, "batch_size": 8,
@@ -187,7 +187,7 @@ def _balanced(good: int, bad: int, config: KTO.Config) -> tuple[float, float]:
     raised = low / ratio * weights[0] if ratio < low else ratio / high * weights[1]
     raised = float(UPWARDS.create_decimal(f"{raised:.12g}"))
     advice = (raised, weights[1]) if ratio < low else (weights[0], raised)
-    found = f"{good} good and {bad} bad answers: λ_D·n_D / (λ_U·n_U) is {ratio:.3g}, and should lie within [1, 4/3]."
+    found = f"{good} good and {bad} bad answers: λ_D·n_D / (λ_U·n_U) is {ratio:.3g}; the paper wants [1, 4/3]."
     shown = [str(weight).removesuffix(".0") for weight in advice]
     flags = f"--desirable-weight {shown[0]} --undesirable-weight {shown[1]}"
     if config.desirable_weight is None and config.undesirable_weight is None:

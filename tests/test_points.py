@@ -23,7 +23,7 @@ from zoo.options.strict_yaml import read_yaml
 
 BUNDLED = {entry.name: registry.load_algorithm(entry.name)[1] for entry in registry.algorithms()}
 TUNED = {
-    "sft": 1e-4, "dpo": 5e-5, "ipo": 5e-5, "kto": 1e-4, "simpo": 1e-5, "orpo": 1e-4, "cpo": 5e-5, "bco": 1e-4,
+    "sft": 1e-4, "dpo": 5e-5, "ipo": 5e-5, "kto": 2e-4, "simpo": 1e-5, "orpo": 1e-4, "cpo": 5e-5, "bco": 1e-4,
     "rm": 5e-5, "prm": 2e-5, "grpo": 4e-5, "ppo": 5e-5, "online-dpo": 1e-5, "rlaif": 1e-5, "constitutional": 1e-4,
     "lm": 1e-3,
 }  # fmt: skip
@@ -103,7 +103,7 @@ def test_a_size_within_a_tenth_of_a_sources_is_that_size():
 
 @pytest.mark.parametrize(
     ("algo", "low", "high"),
-    [("kto", (135e6, 1e-4), (7e9, 5e-6)), ("dpo", (135e6, 5e-5), (2.8e9, 1e-6)), ("dpo", (7e9, 5e-7), (70e9, 2e-7)),
+    [("kto", (135e6, 2e-4), (7e9, 5e-6)), ("dpo", (135e6, 5e-5), (2.8e9, 1e-6)), ("dpo", (7e9, 5e-7), (70e9, 2e-7)),
      ("rm", (6e9, 9e-6), (70e9, 5e-6))],
 )  # fmt: skip
 def test_between_two_sizes_logarithms_are_interpolated(algo, low, high):
@@ -221,8 +221,8 @@ def test_a_card_and_a_help_text_keep_the_points():
 
     each(BUNDLED.values(), check, name=lambda cls: cls.__name__)
     lr = BUNDLED["kto"].defaults["lr"]
-    assert shown(lr) == "0.0001 (135 M weights) to 5e-06 (7 B)" and known({"lr": lr, "epochs": 1}) == {
-        "lr": 1e-4, "epochs": 1,
+    assert shown(lr) == "0.0002 (135 M weights) to 5e-06 (7 B)" and known({"lr": lr, "epochs": 1}) == {
+        "lr": 2e-4, "epochs": 1,
     }  # fmt: skip
 
 

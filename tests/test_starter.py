@@ -106,10 +106,10 @@ def test_a_demonstration_follows_everything_and_nearly_every_row_has_one(split):
         assert all(followed(record["completion"][0]["content"], record["instructions"])), record["id"]
 
 
-def test_feedback_is_one_answer_to_each_prompt_with_its_verdict_and_half_of_them_are_good(split):
+def test_feedback_is_one_answer_to_each_prompt_with_its_verdict_and_three_of_four_are_good(split):
     found = records(split, "feedback")
     assert len(found) == len({record["id"] for record in found}) == len(rows(split))
-    assert 0.45 < sum(record["label"] for record in found) / len(found) < 0.55
+    assert 0.7 < sum(record["label"] for record in found) / len(found) < 0.8
     for record in found:
         verdict = all(followed(record["completion"][0]["content"], record["instructions"]))
         assert record["label"] is verdict, record["id"]

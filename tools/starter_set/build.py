@@ -231,7 +231,7 @@ samples other answers.
 Each line: `id`, `topic`, `prompt` (messages), `instructions`, and `answers`, the best passing one first,
 each with `text`, `followed` (one verdict per instruction) and `origin` (`sample`, `few-shot`, `repaired`).
 `zoo.bundled.starter.records(split, kind)` makes demonstrations, preferences, feedback (one answer to each
-prompt, good and bad ones in turn), plain prompts, rankings and labelled steps (sentences) of them.
+prompt, three good ones to a bad one), plain prompts, rankings and labelled steps (sentences) of them.
 
 ## How often plain samples follow each instruction, before any training
 

@@ -26,8 +26,8 @@ def records(split: str, kind: str) -> list[dict[str, Any]]:
 
     demonstration: the best answer that follows every instruction; a row without one is skipped.
     preference: that answer against the first answer that breaks an instruction; a row without both is skipped.
-    feedback: one answer to each prompt, labelled by whether it follows every instruction: in turn the best good answer
-    and the first bad one, as in a preference, so that no prompt has both.
+    feedback: one answer to each prompt, labelled by whether it follows every instruction: the best good answer, and for
+    every fourth prompt the first bad one, so that no prompt has both. A good answer teaches more than a bad one.
     prompt: the prompt alone; no row is skipped.
     ranking: every kept answer, ranked by the number of instructions it breaks; a row in which all answers break
     equally many is skipped.
@@ -72,7 +72,7 @@ def _records(row: dict[str, Any], kind: str) -> Iterator[dict[str, Any]]:
     elif kind == "stepwise":
         yield from ({**common, **steps} for steps in _stepwise(row))
     elif kind == "feedback":
-        good = bool(passing) and (row["row"] % 2 == 0 or not failing)
+        good = bool(passing) and (row["row"] % 4 != 0 or not failing)
         yield {**common, "completion": (passing if good else failing)[0], "label": good}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 from zoo.bundled import starter
@@ -11,6 +12,9 @@ from zoo.data.sources.named import DataSource
 from zoo.rewards import instructions
 
 LONGEST_ANSWER = 96
+UNDESIRABLE_WEIGHT = 0.2
+"""Weight of bad answers where an algorithm weights them. They are what the model writes by itself, and are lowered as
+fast as good ones are raised: with equal weights most of what is learned is what not to write."""
 
 
 def greedy() -> Any:
@@ -26,12 +30,14 @@ def sources() -> dict[str, Any]:
 
 
 def defaults(part: str, algorithm: type[Algorithm]) -> dict[str, Any]:
-    """The reward for this data, and the score that shows whether answers have improved."""
-    options = {"score": {"lm": "instructions", "scalar": "pair_accuracy"}[algorithm.head]}
+    """The reward for this data, the score that shows whether answers have improved, and the weight of bad ones."""
+    options: dict[str, Any] = {"score": {"lm": "instructions", "scalar": "pair_accuracy"}[algorithm.head]}
     if algorithm.data == "stepwise":
         options["score"] = "step_accuracy"
     if algorithm.online():
         options["reward"] = "instructions"
+    if any(field.name == "undesirable_weight" for field in fields(algorithm.Config)):
+        options["undesirable_weight"] = UNDESIRABLE_WEIGHT
     return {name: value for name, value in options.items() if name not in algorithm.defaults}
 
 

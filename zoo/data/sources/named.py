@@ -19,8 +19,8 @@ class DataSource:
     """A named source that provides more than rows.
 
     rows: function(split, kind) -> rows; a third parameter gets the part: the text after the colon in `name:part`.
-    defaults: function(part, algorithm) -> options of the core that fit this data: the model that knows its words, the
-    reward that it is made for, the evaluation that measures what was learned. `algorithm` is the class, so that the
+    defaults: function(part, algorithm) -> options that fit this data: the model that knows its words, the reward that
+    it is made for, the evaluation that measures what was learned, an option of the algorithm. `algorithm` is the class, so that the
     function can look at what it declares (`head`, `data`, `online()`, `defaults`).
     """
 
@@ -58,7 +58,7 @@ def data_model(source: str, otherwise: str, algorithm: type[Algorithm] = Anyone)
 
 
 def source_defaults(source: str, algorithm: type[Algorithm]) -> dict[str, Any]:
-    """The options of the core that a named source sets for an algorithm; empty for other sources."""
+    """The options that a named source sets for an algorithm; empty for other sources."""
     name, part = parts_of(source)
     if "/" in name or "\\" in name:
         return {}
