@@ -20,8 +20,8 @@ class DataSource:
 
     rows: function(split, kind) -> rows; a third parameter gets the part: the text after the colon in `name:part`.
     defaults: function(part, algorithm) -> options that fit this data: the model that knows its words, the reward that
-    it is made for, the evaluation that measures what was learned, an option of the algorithm. `algorithm` is the class, so that the
-    function can look at what it declares (`head`, `data`, `online()`, `defaults`).
+    it is made for, the evaluation that measures what was learned, an option of the algorithm. `algorithm` is the class,
+    so that the function can look at what it declares (`head`, `data`, `online()`, `defaults`).
     """
 
     rows: Callable[..., Any]
