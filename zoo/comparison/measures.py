@@ -89,7 +89,7 @@ def load_held_out(
         if rows and not kept and brings_held_out(core, contributions(plugins, "sources")):
             what = "are" if kind == "prompt" else "have prompts that are"
             notes.append(f"All {len(rows)} held-out {_NAMES[kind]} {what} trained on: the source has no others.")
-            kept = rows
+            kept = list(rows)
         elif len(kept) < len(rows):
             notes.append(f"{len(rows) - len(kept)} held-out {_NAMES[kind]} are left out because they are trained on.")
         rows_of_kind[kind] = kept[:cases]

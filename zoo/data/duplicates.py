@@ -30,9 +30,9 @@ def duplicates(parts: Sequence[Numbers], shifts: Sequence[int]) -> Problems:
     """The rows that repeat an earlier row with another number, by their places. shifts: added to each part's places."""
     buckets = -(-sum(map(len, parts)) // AT_ONCE)
     pieces = [_repeated(_bucket(parts, shifts, number, buckets)) for number in range(buckets)]
-    places, rows, firsts = (
-        (numpy.concatenate(columns) for columns in zip(*pieces, strict=True)) if pieces else ([],) * 3
-    )
+    if not pieces:
+        return Problems.of([], [])
+    places, rows, firsts = (numpy.concatenate(columns) for columns in zip(*pieces, strict=True))
     order = numpy.argsort(places)
     told = [
         Problem(int(rows[i]), "W_DUPLICATE", "row", f"is the same as row {int(firsts[i])}") for i in order

@@ -304,7 +304,7 @@ def _encoded(shards: Sequence[Shard], counts: Counts, work: Work) -> Encoded:
     """All encoded records."""
     records = EncodedRecords([shard.block for shard in shards], [shard.prompts for shard in shards])
     report = _report(shards, counts.converted, len(records))
-    notes = [*counts.notes, *split_note(*counts.pieces, work.max_length)]
+    notes = [*counts.notes, *split_note(counts.pieces[0], counts.pieces[1], work.max_length)]
     return Encoded(work.kind, records, report, notes, counts.statistics)
 
 

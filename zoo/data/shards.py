@@ -89,7 +89,7 @@ class Shard:
 
 def select(block: Block, places: Numbers) -> Block:
     """The records of a block at some positions, in memory."""
-    ragged = {name: _select(getattr(block, name), places) for name in RAGGED}
+    ragged: dict[str, Any] = {name: _select(getattr(block, name), places) for name in RAGGED}
     numbers = {name: column[places] for name, column in block.numbers.items()}
     records = [block.records[int(place)] for place in places]
     return dataclasses.replace(block, rows=block.rows[places], **ragged, numbers=numbers, records=records)
@@ -123,7 +123,7 @@ def joined(shards: Sequence[Shard]) -> Shard:
 
 
 def joined_blocks(blocks: Sequence[Block]) -> Block:
-    ragged = {name: _joined_columns([getattr(block, name) for block in blocks]) for name in RAGGED}
+    ragged: dict[str, Any] = {name: _joined_columns([getattr(block, name) for block in blocks]) for name in RAGGED}
     names = dict.fromkeys(name for block in blocks for name in block.numbers)
     numbers = {
         name: numpy.concatenate([block.numbers.get(name, numpy.full(len(block), numpy.nan)) for block in blocks])
@@ -222,7 +222,7 @@ def load(folder: Path, number: int) -> Shard:
     encoded, kept, told, problems = (
         columns.read_table(folder / names[part]) for part in ("encoded", "records", "told", "problems")
     )
-    ragged = {name: Ragged(*columns.parts(encoded[name])) for name in RAGGED}
+    ragged: dict[str, Any] = {name: Ragged(*columns.parts(encoded[name])) for name in RAGGED}
     numbers = {name.split()[1]: columns.array(encoded[name]) for name in encoded if name.startswith("number ")}
     records: Any = PackedRecords(kept["record"], columns.array(encoded["record"]))
     rows = columns.array(encoded["row"])

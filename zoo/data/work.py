@@ -58,13 +58,13 @@ class Work:
 
     def encoded(self, lines: Iterable[Line | RawLine]) -> Shard:
         """Parse, check, convert and encode lines. Raises ZooError for a record that cannot be packed."""
-        lines, report = list(parsed(lines)), Report("")
-        places = {line.number: place for place, line in reversed(list(enumerate(lines)))}
-        records = list(records_of(lines, self.format, self.columns, report))
+        read, report = list(parsed(lines)), Report("")
+        places = {line.number: place for place, line in reversed(list(enumerate(read)))}
+        records = list(records_of(read, self.format, self.columns, report))
         rows = [record["row"] for record in records]
         digests = digests_of([digest(record) for record in records], rows, [places[row] for row in rows])
         told = Problems.of(report.problems, [places[problem.row] for problem in report.problems])
-        counts = Counts(rows=len(lines), read=len(records))
+        counts = Counts(rows=len(read), read=len(records))
         if records:
             counts.reading = reading(records[0], self.format)
             records = convert(records, self.format.kind, self.kind)[0]
@@ -105,7 +105,7 @@ class Prompts:
     def __contains__(self, record: Record) -> bool:
         """Whether the prompt of a record is one of them."""
         place = numpy.searchsorted(self._hashes, value := numpy.uint64(prompt_hash(record)))
-        return place < len(self._hashes) and self._hashes[place] == value
+        return bool(place < len(self._hashes) and self._hashes[place] == value)
 
 
 def prompt_hash(record: Record) -> int:

@@ -101,7 +101,7 @@ def _is_simple(tokenizer: Any, messages: list[Any], tools: Any, args: Mapping[st
     return (
         tools is None
         and bool(messages)
-        and _calls_nothing_else(type(tokenizer))
+        and _calls_nothing_else(tokenizer.__class__)
         and all(type(turn) is dict and turn.keys().isdisjoint(COPIED) for turn in messages)
         and all(type(text) is str for turn in messages for text in (*turn, *turn.values()))
         and all(name not in TAKEN and type(value) in (str, int, float, bool) for name, value in args.items())
@@ -109,7 +109,7 @@ def _is_simple(tokenizer: Any, messages: list[Any], tools: Any, args: Mapping[st
 
 
 @lru_cache
-def _calls_nothing_else(own: type) -> bool:
+def _calls_nothing_else(own: Any) -> bool:
     """Whether a class of tokenizers has the library's own `apply_chat_template`, in a version with a known inside."""
     from transformers import PreTrainedTokenizerBase
     from transformers.utils import chat_template_utils
@@ -183,7 +183,7 @@ def a_template_is_rendered() -> None:
     asked = "{{ messages[0].content }}{% if add_generation_prompt %}?{% endif %}{{ (tools or []) | length }}{{ extra }}"
     turns = [{"role": "user", "content": "a"}]
     own = render(tokenizer, turns, tools=None, asking=False, template=None)
-    ways = [render(tokenizer, turns, tools=None, asking=True, template=asked, args={"extra": 1})]
+    ways: list[Any] = [render(tokenizer, turns, tools=None, asking=True, template=asked, args={"extra": 1})]
     ways += [
         tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, chat_template=asked, extra=1)
     ]

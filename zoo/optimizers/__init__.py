@@ -32,7 +32,7 @@ class ParameterGroup:
     def select(self, hidden: bool) -> ParameterGroup:
         """The hidden matrices of the group, or the other weights."""
         kept = [i for i, inside in enumerate(self.hidden) if inside == hidden]
-        names, parameters = (tuple(values[i] for i in kept) for values in (self.names, self.parameters))
+        names, parameters = tuple(self.names[i] for i in kept), tuple(self.parameters[i] for i in kept)
         return ParameterGroup(self.role, self.lr, self.weight_decay, names, parameters, (hidden,) * len(kept))
 
 

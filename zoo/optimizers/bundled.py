@@ -73,11 +73,13 @@ def muon(
         here = torch.__version__
         raise ZooError(f"The optimizer muon needs torch 2.9, and this is {here}.", "pip install 'torch>=2.9'")
     inside, others = ([group.select(hidden) for group in groups] for hidden in (True, False))
-    parts = []
+    parts: list[torch.optim.Optimizer] = []
     if matrices := options_of_groups(inside):
         adjusted = {"adamw": "match_rms_adamw", "original": "original"}[scale]
-        options = {"momentum": momentum, "nesterov": nesterov, "ns_steps": steps, "adjust_lr_fn": adjusted}
-        parts.append(torch.optim.Muon(matrices, **options))
+        made = torch.optim.Muon(
+            matrices, momentum=momentum, nesterov=nesterov, ns_steps=steps, adjust_lr_fn=adjusted
+        )  # fmt: skip
+        parts.append(made)
     if rest := options_of_groups(others):
         rest = [{**group, "lr": group["lr"] * others_lr} for group in rest]
         parts.append(torch.optim.AdamW(rest, betas=(beta1, beta2), eps=eps, fused=True))

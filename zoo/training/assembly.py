@@ -320,7 +320,7 @@ class Assembly:
     @property
     def _labels(self) -> Parts | None:
         """The parts of a mixture."""
-        return self.data.mixing and self.data.mixing.labels
+        return None if self.data.mixing is None else self.data.mixing.labels
 
     @property
     def held_out(self) -> Sequence[dict[str, Any]]:

@@ -69,8 +69,8 @@ def load_data(
     mixing = Mixing([*parts, *added], [*encoded, *of_decay], core, len(added)) if added or len(parts) > 1 else None
     together = JoinedRecords([of_part.records for of_part in validated]) if len(validated) > 1 else None
     return Data(
-        _whole(encoded, mixing and mixing.records), _whole(validated, together) if validated else None, facts, mixing,
-        together and Parts([*counts], together.before),
+        _whole(encoded, None if mixing is None else mixing.records), _whole(validated, together) if validated else None,
+        facts, mixing, None if together is None else Parts([*counts], together.before),
     )  # fmt: skip
 
 

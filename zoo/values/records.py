@@ -199,5 +199,6 @@ class JoinedRecords(LazyRecords):
         if name == "row":
             return numpy.concatenate([numbers + before for numbers, before in zip(columns, self.before, strict=True)])
         if any(column.dtype == object for column in columns):
-            columns = [numpy.where(column != column, None, column.astype(object)) for column in columns]
+            nothing: Any = None
+            columns = [numpy.where(column != column, nothing, column.astype(object)) for column in columns]
         return numpy.concatenate(columns)

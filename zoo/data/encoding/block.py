@@ -102,7 +102,7 @@ class Block:
     """The last token of each step of an answer in steps, as positions in the completion."""
     numbers: dict[str, Numbers]
     """Columns [N] of NUMBERS, those that a record has; a margin or p_chosen that a record lacks is NaN."""
-    records: list[Record]
+    records: Sequence[Record]
     """The canonical records, which are the objects that were encoded."""
     problems: list[Problem]
     count: int
@@ -116,8 +116,10 @@ class Block:
     def record(self, index: int) -> dict[str, Any]:
         """One encoded record, as `zoo.data.encoding.encode.encode` describes it."""
         numbers = {name: column[index] for name, column in self.numbers.items()}
-        ragged = (column.row(index) for column in (self.tokens, self.answers, self.spans, self.step_ends))
-        return record_of(self.kind, int(self.rows[index]), *ragged, numbers, self.records[index])
+        return record_of(
+            self.kind, int(self.rows[index]), self.tokens.row(index), self.answers.row(index), self.spans.row(index),
+            self.step_ends.row(index), numbers, self.records[index],
+        )  # fmt: skip
 
     # -- all answers at once ---------------------------------------------------------------------------------------
 
@@ -224,19 +226,22 @@ class Columns:
             column.extend(values)
             offsets.append(len(column))
         for name in filter(fields.__contains__, NUMBERS):
-            column = self._numbers.setdefault(name, [])
-            column += [numpy.nan] * (len(self.rows) - len(column)) + [fields[name]]
+            numbers = self._numbers.setdefault(name, [])
+            numbers += [numpy.nan] * (len(self.rows) - len(numbers)) + [fields[name]]
         self.rows.append(record["row"])
         self.records.append(record)
 
     def block(self, kind: str, problems: list[Problem], count: int, pieces: list[int]) -> Block:
         """The block of what was added."""
-        ragged = (
-            Ragged(numpy.frombuffer(values, numpy.int32), numpy.frombuffer(offsets, numpy.int64))
-            for values, offsets in self._ragged.values()
-        )
+        ragged: dict[str, Any] = {
+            name: Ragged(numpy.frombuffer(values, numpy.int32), numpy.frombuffer(offsets, numpy.int64))
+            for name, (values, offsets) in self._ragged.items()
+        }
         rows = numpy.array(self.rows, dtype=numpy.int64)
-        return Block(kind, rows, *ragged, self._columns(), self.records, problems, count, pieces)
+        return Block(
+            kind, rows, **ragged, numbers=self._columns(), records=self.records, problems=problems, count=count,
+            pieces=pieces,
+        )  # fmt: skip
 
     def _columns(self) -> dict[str, Numbers]:
         missing = {name: [numpy.nan] * (len(self.rows) - len(column)) for name, column in self._numbers.items()}

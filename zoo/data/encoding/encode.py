@@ -99,7 +99,7 @@ def encode_block(
     records: Sequence[Record], kind: str, template: ChatTemplate, *, max_length: int = 1024, long_rows: str = "drop"
 ) -> Block:
     """Encode numbered records as columns. The options are those of `encode`, which checks them."""
-    report, columns, pieces = Report("As tokens"), Columns(), []
+    report, columns, pieces = Report("As tokens"), Columns(), list[int]()
     with uncollected(), template.watched():
         rows = tokenized(rendered(records, kind, template, report), template)
         for row in trainable(fitted(rows, max_length, long_rows, report, pieces), kind, template, report):

@@ -62,7 +62,7 @@ class Segments:
         A slow tokenizer cannot say where its tokens are: it takes no places.
         """
         parts = [self._pattern.split(text) for text in texts]
-        spots = [_spots(text, *of) if of[1] else [] for text, *of in zip(texts, parts, places, strict=True)]
+        spots = [_spots(text, part, at) if at else [] for text, part, at in zip(texts, parts, places, strict=True)]
         tables = _Tables(self, parts, spots)
         return [
             Located(tables.ids(part), tables.positions(part, spot)) for part, spot in zip(parts, spots, strict=True)
@@ -107,13 +107,12 @@ class _Tables:
     def positions(self, parts: Sequence[str], spots: Spots | None) -> list[int] | None:
         """The number of ids before each spot; None if a token crosses one."""
         if not spots:
-            return spots
+            return None if spots is None else []
         counts = [len(self._begin[parts[0]]), *(len(self._follow[part]) for part in parts[1:])]
         before = list(accumulate(counts, initial=0))
         inside = [self._inside(parts[i], i, offset) if offset else 0 for i, offset in spots]
-        if None in inside:
-            return None
-        return [before[i] + count for (i, _), count in zip(spots, inside, strict=True)]
+        counted = [before[i] + count for (i, _), count in zip(spots, inside, strict=True) if count is not None]
+        return counted if len(counted) == len(spots) else None
 
     def _inside(self, text: str, index: int, offset: int) -> int | None:
         """The number of ids of a part before an offset; None if a token crosses it."""

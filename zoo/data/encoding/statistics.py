@@ -169,9 +169,10 @@ class Statistics:
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> Statistics:
         """The statistics that `as_json` wrote."""
-        return Statistics(
-            **{name: Counter(dict(value)) if isinstance(value, list) else value for name, value in values.items()}
-        )
+        counts: dict[str, Any] = {
+            name: Counter(dict(value)) if isinstance(value, list) else value for name, value in values.items()
+        }
+        return Statistics(**counts)
 
 
 def _counts(values: Numbers) -> Counter[int]:

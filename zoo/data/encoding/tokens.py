@@ -69,7 +69,7 @@ class TextTokenizer:
         before = [prompts[head] for head in heads]
         whole = self._cut_whole(texts, cuts, before) if self.tokenizer.is_fast else [None] * len(texts)
         crossed = [i for i, cut in enumerate(whole) if cut is None]
-        parts = self._cut_parts(*([of[i] for i in crossed] for of in (texts, cuts, before)))
+        parts = self._cut_parts([texts[i] for i in crossed], [cuts[i] for i in crossed], [before[i] for i in crossed])
         return [cut or next(parts) for cut in whole]
 
     def _past_spaces(self, text: str, places: Sequence[int]) -> list[int]:
