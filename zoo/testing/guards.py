@@ -21,7 +21,6 @@ from typing import Any
 import torch
 
 from zoo.contract import registry
-from zoo.contract.faults import describe_error
 from zoo.contract.plugin_files import import_file, is_file_name
 from zoo.errors import ZooError
 from zoo.guards import Guard, GuardSetup
@@ -81,17 +80,7 @@ def check_guard(name: str, only: Sequence[str] = ()) -> Iterator[Result]:
     if found is None:
         raise ZooError(f"No guard is called '{name}'.", "`zoo guards` lists them.")
     wanted = {find_check(check, NAMES) for check in only} or set(NAMES)
-    return (_result(check, found[1]) for check in NAMES if check in wanted)
-
-
-def _result(check: str, factory: Factory) -> Result:
-    try:
-        CHECKS[check](factory)
-        return Result(check, "passed")
-    except (Failed, ZooError) as failure:
-        return Result(check, "failed", str(failure))
-    except Exception as error:
-        return Result(check, "failed", describe_error(error))
+    return (Result.of(check, functools.partial(CHECKS[check], found[1])) for check in NAMES if check in wanted)
 
 
 # -- the checks ----------------------------------------------------------------------------------------------------

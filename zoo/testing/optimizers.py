@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -18,7 +19,6 @@ from typing import Any
 import torch
 
 from zoo.contract import registry
-from zoo.contract.faults import describe_error
 from zoo.contract.plugin_files import import_file, is_file_name
 from zoo.errors import ZooError
 from zoo.optimizers import ParameterGroup
@@ -71,17 +71,7 @@ def check_optimizer(name: str, only: Sequence[str] = ()) -> Iterator[Result]:
     if optimizer is None:
         raise ZooError(f"No optimizer is called '{name}'.", "`zoo optimizers` lists them.")
     wanted = {find_check(check, NAMES) for check in only} or set(NAMES)
-    return (_result(check, optimizer) for check in NAMES if check in wanted)
-
-
-def _result(check: str, optimizer: Chosen) -> Result:
-    try:
-        CHECKS[check](optimizer)
-        return Result(check, "passed")
-    except (Failed, ZooError) as failure:
-        return Result(check, "failed", str(failure))
-    except Exception as error:
-        return Result(check, "failed", describe_error(error))
+    return (Result.of(check, functools.partial(CHECKS[check], optimizer)) for check in NAMES if check in wanted)
 
 
 # -- the checks ----------------------------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from zoo.contract.algorithm import Algorithm
-from zoo.errors import PluginError, was_asked
+from zoo.contract.faults import describe_error
+from zoo.errors import PluginError, ZooError, was_asked
 from zoo.testing.declared import declared, find_check
 
 CHECKS = {
@@ -58,6 +59,19 @@ class Result:
     check: str
     result: str
     detail: str = ""
+
+    @classmethod
+    def of(cls, check: str, run: Callable[[], None]) -> Result:
+        """The result of a check that is one function: it fails by raising anything."""
+        from zoo.testing.steps import Failed
+
+        try:
+            run()
+            return cls(check, "passed")
+        except (Failed, ZooError) as failure:
+            return cls(check, "failed", str(failure))
+        except Exception as error:
+            return cls(check, "failed", describe_error(error))
 
 
 def conformance(algorithm: str | type[Algorithm], **known: Any) -> Callable[..., None]:
