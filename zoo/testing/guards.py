@@ -12,13 +12,9 @@ from __future__ import annotations
 
 import ast
 import functools
-import io
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
-
-import torch
 
 from zoo.contract import registry
 from zoo.contract.plugin_files import import_file, is_file_name
@@ -29,7 +25,7 @@ from zoo.guards.watch import asked_of
 from zoo.options.spelling import parse
 from zoo.paths import typed_path
 from zoo.testing.declared import find_check
-from zoo.testing.steps import Failed
+from zoo.testing.steps import Failed, reloaded
 from zoo.testing.suite import Result
 
 Make = Callable[[], Guard]
@@ -127,7 +123,7 @@ def restored(factory: Factory) -> None:
         for cut in CUTS:
             guard = make()
             _said(guard, rows()[:cut])
-            stored, again = _kept(state := guard.state()), make()
+            stored, again = reloaded(state := guard.state()), make()
             before = repr(state)
             _said(guard, rows()[cut:], cut)
             if repr(state) != before:
@@ -183,16 +179,3 @@ def _same(expected: list[str], found: list[str], begin: int, who: str) -> None:
     for step, (one, other) in enumerate(zip(expected, found, strict=True), start=begin + 1):
         if one != other:
             raise Failed(f"{who} says {other or 'nothing'!r} of step {step}, and not {one or 'nothing'!r}.")
-
-
-def _kept(state: Any) -> Any:
-    """A state after it was written and read. Raises Failed for what would need code to be unpickled."""
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    try:
-        return torch.load(file, weights_only=True)
-    except Exception as error:
-        raise Failed(
-            f"A checkpoint cannot hold its state, which is {state!r:.200}: use numbers, texts, lists and dicts."
-        ) from error

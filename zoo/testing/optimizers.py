@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import ast
 import functools
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -27,7 +26,7 @@ from zoo.options.config import TrainConfig
 from zoo.options.spelling import name_in
 from zoo.paths import typed_path
 from zoo.testing.declared import find_check
-from zoo.testing.steps import Failed
+from zoo.testing.steps import Failed, reloaded
 from zoo.testing.suite import Result
 from zoo.training.step.schedule import make_optimizer, parameter_groups
 
@@ -155,7 +154,7 @@ def restored(optimizer: Chosen) -> None:
     whole.run(STEPS)
     killed.run(CUT)
     resumed = Trial(optimizer)
-    resumed.load(killed.weights(), _kept(killed.optimizer.state_dict()))
+    resumed.load(killed.weights(), reloaded(killed.optimizer.state_dict()))
     resumed.run(STEPS - CUT, begin=CUT)
     _equal(whole, resumed, f"Resumed after step {CUT} with what state_dict() gave, a run has another")
 
@@ -230,14 +229,3 @@ def network(seed: int) -> torch.nn.Module:
 def _equal(one: Trial, other: Trial, what: str) -> None:
     if differing := [name for name, same in one.same(other).items() if not same]:
         raise Failed(f"{what} {differing[0]}.")
-
-
-def _kept(state: Any) -> Any:
-    """A state after it was written and read. Raises Failed for what would need code to be unpickled."""
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    try:
-        return torch.load(file, weights_only=True)
-    except Exception as error:
-        raise Failed("A checkpoint cannot hold its state: use tensors, numbers, texts, lists and dicts.") from error

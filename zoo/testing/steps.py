@@ -7,6 +7,7 @@ denominators of all parts are summed, and gradients are divided at the end. The 
 from __future__ import annotations
 
 import copy
+import io
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -33,6 +34,18 @@ class Failed(Exception):
 
 class NotApplicable(Exception):
     """The check does not apply to this algorithm; the message says why."""
+
+
+def reloaded(state: Any) -> Any:
+    """A state after it was written and read. Raises Failed for what would need code to be unpickled."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    try:
+        return torch.load(file, weights_only=True)
+    except Exception as error:
+        hint = "use tensors, numbers, texts, lists and dicts"
+        raise Failed(f"A checkpoint cannot hold its state, which is {state!r:.200}: {hint}.") from error
 
 
 @dataclass
