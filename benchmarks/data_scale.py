@@ -6,8 +6,9 @@
 
 Each size is a file of made-up preference pairs. A run of three steps of `dpo` on a model of two small layers with the
 tokenizer of the default model is made twice, with a cache of its own: cold, and warm. Seconds count from the end of the
-imports. Memory is anonymous (RssAnon), the most of each phase in the run's own process; that of data workers stands
-apart, all of them together.
+imports until the first step, without the validation before it: that depends on the held-out rows (a twentieth, at most
+2,000 prompts) and stands apart. Memory is anonymous (RssAnon), the most of each phase in the run's own process; that of
+data workers stands apart, all of them together.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pathlib import Path
 SYLLABLES = "ba ko ti ren sul mar vio den lap quo fir zen tor mil gra pen sha dol wik run".split()
 CHILD = """
 import json, os, resource, sys, time
-import zoo.training.assembly as assembly, zoo.training.run
+import zoo.training.assembly as assembly, zoo.training.fitting as fitting
 from zoo.training.step.module import PostTraining
 
 def cpu():
@@ -36,6 +37,14 @@ def cpu():
 def tell(phase):
     print("phase", json.dumps([phase, time.monotonic(), cpu()]), file=sys.stderr, flush=True)
 
+validate = fitting.validate
+def validated(*args, **kwargs):
+    tell("validation")
+    try:
+        return validate(*args, **kwargs)
+    finally:
+        tell("validated")
+fitting.validate = validated
 load_data, step, first = assembly.load_data, PostTraining.training_step, []
 def watched(*args, **kwargs):
     tell("data")
@@ -82,7 +91,8 @@ def measured(count: int, folder: Path, model: Path, workers: int | None) -> dict
     cold, warm = (run(file, folder, model, workers, name) for name in (f"cold-{count}", f"warm-{count}"))
     facts = {
         "rows": count, "rows a CPU second": count / cold["data cpu"], "cold s": cold["first step"],
-        "warm s": warm["first step"], "warm data s": warm["data seconds"], "encoding MB": cold["data anon"],
+        "warm s": warm["first step"], "warm data s": warm["data seconds"], "validation s": warm["validation"],
+        "encoding MB": cold["data anon"],
         "workers MB": cold["workers anon"], "training MB": cold["training anon"],
         "warm training MB": warm["training anon"],
     }  # fmt: skip
@@ -93,8 +103,8 @@ def measured(count: int, folder: Path, model: Path, workers: int | None) -> dict
 def run(file: Path, folder: Path, model: Path, workers: int | None, name: str) -> dict[str, float]:
     """A run, watched. Raises SystemExit where it fails."""
     options = {
-        "data": str(file), "model": str(model), "max_steps": 3, "batch_size": 16, "eval_fraction": 0.01,
-        "eval_every": 1000, "reference_cache": "off", "score": "none", "data_workers": workers, "name": name,
+        "data": str(file), "model": str(model), "max_steps": 3, "batch_size": 16, "eval_every": 1000,
+        "reference_cache": "off", "score": "none", "data_workers": workers, "name": name,
         "out": str(folder / "runs"), "accelerator": "cpu", "quiet": True,
     }  # fmt: skip
     environment = {**os.environ, "ZOO_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
@@ -122,8 +132,10 @@ def run(file: Path, folder: Path, model: Path, workers: int | None, name: str) -
             if line.startswith("phase "):
                 phase, at, cpu = json.loads(line[6:])
                 times.setdefault(phase, (at, cpu))
+    validation = times["validated"][0] - times["validation"][0]
     return {
-        "first step": times["training"][0] - times["start"][0],
+        "first step": times["training"][0] - times["start"][0] - validation,
+        "validation": validation,
         "data seconds": times["model"][0] - times["data"][0], "data cpu": times["model"][1] - times["data"][1],
         "data anon": most.get("data", 0.0), "training anon": most.get("training", 0.0),
         "workers anon": most["workers"],
