@@ -86,6 +86,20 @@ def test_a_reference_that_follows_a_snapshot_leaves_the_policy_and_its_gradient_
     assert (rounded - before).abs().max() < 0.1 < (policy.logps(CHOSEN).per_token - before).abs().max()
 
 
+def test_a_snapshot_is_copied_into_the_memory_of_the_weights(tiny_model):
+    model = copy.deepcopy(tiny_model)
+    snapshot, first = Snapshot(model), [p.detach().clone() for p in model.parameters()]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0)
+    present = [p.detach().clone() for p in model.parameters()]
+    places = [p.data_ptr() for p in model.parameters()]
+    with snapshot.restored():
+        assert [p.data_ptr() for p in model.parameters()] == places
+        assert all(torch.equal(p, one) for p, one in zip(model.parameters(), first, strict=True))
+    assert all(torch.equal(p, one) for p, one in zip(model.parameters(), present, strict=True))
+
+
 def test_noise_changes_the_scores_and_only_when_it_is_asked_for(tiny_model):
     policy = Policy(tiny_model, "shared")
     assert torch.equal(policy.logps(CHOSEN).per_token, policy.logps(CHOSEN, noise=0.0).per_token)

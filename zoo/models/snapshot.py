@@ -33,7 +33,10 @@ class Snapshot:
                 self._swap()
 
     def _swap(self) -> None:
-        # The tensors are exchanged, not copied: what a backward pass still needs stays as it was.
+        # Copied into place: a sharded weight cannot be given another tensor. Through `.data`, so that autograd does not
+        # take for changed what a backward pass still needs: by then the present weights are back, bit for bit.
         for name, parameter in self.model.named_parameters():
             if name in self.weights:
-                parameter.data, self.weights[name] = self.weights[name].to(parameter.device), parameter.data
+                present = parameter.detach().clone()
+                parameter.data.copy_(self.weights[name])
+                self.weights[name] = present
