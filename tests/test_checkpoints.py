@@ -88,6 +88,15 @@ def test_tied_and_strided_weights_are_saved(tmp_path):
     assert torch.equal(found["b"], weight) and torch.equal(found["c"], weight.t())
 
 
+def test_weights_are_written_from_where_they_are():
+    whole, part = torch.arange(6.0), torch.arange(6.0)[2:4]
+    weights = {"whole": whole, "again": whole, "part": part, "strided": torch.ones(2, 3).t()}
+    apart = module._apart(weights)
+    assert all(torch.equal(apart[name], weights[name]) for name in weights)
+    copied = [name for name in weights if apart[name].data_ptr() != weights[name].data_ptr()]
+    assert copied == ["again", "part", "strided"], "only what safetensors does not take as it is"
+
+
 def test_the_checkpoint_that_is_being_saved_is_not_changed_by_saving(tmp_path):
     checkpoint = content()
     FolderCheckpoints().save_checkpoint(checkpoint, tmp_path / "step-1")

@@ -182,8 +182,7 @@ def _refuse_broken(weights: Mapping[str, Tensor], target: Path) -> None:
 
 def _write(checkpoint: dict[str, Any], folder: Path) -> None:
     rest = dict(checkpoint)
-    weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in rest.pop("state_dict").items()}
-    save_file(weights, folder / WEIGHTS)
+    save_file(_apart(rest.pop("state_dict")), folder / WEIGHTS)
     torch.save(rest, folder / REST)
     manifest = {
         name: {"sha256": sha256(folder / name), "bytes": (folder / name).stat().st_size} for name in (WEIGHTS, REST)
@@ -193,6 +192,19 @@ def _write(checkpoint: dict[str, Any], folder: Path) -> None:
         with file.open("rb") as stream:
             os.fsync(stream.fileno())
     _flush_folder(folder)
+
+
+def _apart(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights as safetensors takes them: on the CPU, contiguous, each with memory of its own. Others are copied."""
+    made: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, tensor in weights.items():
+        own = tensor.detach().cpu().contiguous()
+        alone = own.untyped_storage().nbytes() == own.numel() * own.element_size()
+        shared = not alone or own.data_ptr() in places
+        made[name] = own.clone() if shared else own
+        places.add(made[name].data_ptr())
+    return made
 
 
 def _flush_folder(folder: Path) -> None:
