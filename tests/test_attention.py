@@ -5,8 +5,8 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from zoo.models import attention
-from zoo.models.attention import LONGEST, cpu_attention, note_segments, use_cpu_attention
-from zoo.models.layout import arrange
+from zoo.models.attention import LONGEST, SegmentMask, cpu_attention, use_cpu_attention
+from zoo.models.layout import Rows, arrange
 from zoo.models.scoring import score_answers
 from zoo.values.types import Answer
 
@@ -103,8 +103,7 @@ def test_segments_give_what_their_mask_gives(monkeypatch, dtype, tile, kept, pad
     segments, mask = segments_and_mask(lengths)
     query, key, value = (part.detach()[:1].to(dtype).requires_grad_() for part in tensors(mask.shape[-1]))
     expected = reference(query, key, value, mask)
-    note_segments(mask, segments)
-    found, _ = cpu_attention(Module(), query, key, value, mask)
+    found, _ = cpu_attention(Module(), query, key, value, SegmentMask(segments, lambda: pytest.fail("it was read")))
     tolerance = 0.03 if dtype == torch.bfloat16 else 1e-5
     assert found.shape == expected.shape and found.dtype == dtype
     assert (found.float() - expected).abs().max() < tolerance
@@ -117,13 +116,24 @@ def test_segments_give_what_their_mask_gives(monkeypatch, dtype, tile, kept, pad
         assert (one.float() - other.float()).norm() / other.float().norm() < tolerance
 
 
-def test_a_mask_that_lost_its_segments_still_holds():
+def test_what_reads_the_mask_of_segments_gets_it_whole():
     segments, mask = segments_and_mask([(5, 3, 6), (2, 4)])
-    query, key, value = (part[:1] for part in tensors(mask.shape[-1]))
-    plain = cpu_attention(Module(), query, key, value, mask)[0]
-    note_segments(mask, segments)
-    assert (cpu_attention(Module(), query, key, value, mask)[0] - plain).abs().max() < 0.03
-    assert not hasattr(mask[:, :, :3], "tiling"), "a part of a mask has other segments"
+    query, key, value = tensors(mask.shape[-1])
+    late = SegmentMask(segments, lambda: mask)
+    assert (late.shape, late.dtype, late.device) == (mask.shape, mask.dtype, mask.device)
+    assert torch.equal(late[:, :, :3], mask[:, :, :3]) and torch.equal(~late, ~mask)
+    two_rows = cpu_attention(Module(), query, key, value, mask)[0]
+    assert torch.equal(cpu_attention(Module(), query, key, value, late)[0], two_rows)
+    alone = cpu_attention(Module(), query[:1], key[:1], value[:1], late)[0]
+    assert (alone - two_rows[:1]).abs().max() < 0.03
+
+
+def test_a_row_of_segments_is_scored_without_its_mask(tiny_model, monkeypatch):
+    answers = [Answer.of([1, 5, 7], [8, 9]), Answer.of([1, 5, 7], [9, 9, 4])]
+    expected = score_answers(tiny_model, answers, "shared").per_token
+    use_cpu_attention(tiny_model)
+    monkeypatch.setattr(Rows, "mask", lambda rows: pytest.fail("the mask was made"))
+    torch.testing.assert_close(score_answers(tiny_model, answers, "shared").per_token, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -7,11 +7,12 @@ one product: little is computed that a general mask would throw away, and a row 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from zoo.libraries.arithmetic import softmax_backward
 from zoo.libraries.attention import attention_name, sdpa_attention_forward, use_attention
@@ -53,6 +54,8 @@ def cpu_attention(
     tiling = getattr(attention_mask, "tiling", None)
     if alone and tiling is not None and len(query) == 1:
         return _Segments.apply(query, key, value, tiling, scale), None
+    if isinstance(attention_mask, SegmentMask):
+        attention_mask = attention_mask.made()
     if alone and _short(query, attention_mask, options):
         return _under_mask(query, key, value, attention_mask, scale), None
     return sdpa_attention_forward(
@@ -60,9 +63,35 @@ def cpu_attention(
     )
 
 
-def note_segments(mask: Tensor, segments: Sequence[Segment]) -> None:
-    """Attach its segments to a mask [1, 1, L, L]; if they get lost on the way, the mask is applied."""
-    mask.tiling = Tiling(segments)  # type: ignore[attr-defined]
+class SegmentMask(Tensor):
+    """The mask of a row of segments, bool [1, 1, L, L]. It is made when anything but this attention reads it.
+
+    At 16,000 tokens it would take seconds and a gigabyte in every forward pass. make: gives the mask.
+    """
+
+    tiling: Tiling
+
+    @staticmethod
+    def __new__(cls, segments: Sequence[Segment], make: Callable[[], Tensor]) -> SegmentMask:
+        length = segments[-1].stop
+        return Tensor._make_wrapper_subclass(cls, (1, 1, length, length), dtype=torch.bool)  # type: ignore[attr-defined]
+
+    def __init__(self, segments: Sequence[Segment], make: Callable[[], Tensor]):
+        self.tiling, self._make = Tiling(segments), make
+        self._made: Tensor | None = None
+
+    def made(self) -> Tensor:
+        """The mask as an ordinary tensor."""
+        if self._made is None:
+            self._made = self._make()
+        return self._made
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        args, kwargs = tree_map_only(SegmentMask, SegmentMask.made, (args, kwargs or {}))
+        return function(*args, **kwargs)
 
 
 def reads_segments(model: Any) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor
 from zoo.libraries.architecture import attention_window, backbone, last_hidden, text_config
 from zoo.libraries.heads import distrust_head, own_logits
 from zoo.libraries.wrappers import base_of
-from zoo.models.attention import note_segments, reads_segments
+from zoo.models.attention import SegmentMask, reads_segments
 from zoo.models.experts import watched
 from zoo.models.layout import Rows, arrange, counted
 from zoo.models.logps import Head, token_logps
@@ -43,9 +43,8 @@ def _inputs(model: Any, rows: Rows, noise: float) -> dict[str, Tensor]:
     if noise:
         inputs = {"inputs_embeds": neftune(base.get_input_embeddings()(rows.ids), rows, noise)}
     if not rows.plain or rows.padded:
-        inputs["attention_mask"] = rows.mask()
-        if reads_segments(base) and len(rows.ids) == 1 and not rows.padded:
-            note_segments(inputs["attention_mask"], rows.segments)
+        in_segments = reads_segments(base) and len(rows.ids) == 1 and not rows.padded
+        inputs["attention_mask"] = SegmentMask(rows.segments, rows.mask) if in_segments else rows.mask()
     if not rows.padded:
         inputs["position_ids"] = rows.positions
     return inputs
