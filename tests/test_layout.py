@@ -163,6 +163,15 @@ def test_balance_decides_whether_sharing_a_prompt_is_worth_the_longer_row():
     assert len(arrange(long_prompt, "shared", balance=8).ids) == 1, "here sharing saves most of the tokens"
 
 
+def test_many_answers_to_a_prompt_share_it_in_parts():
+    """64 answers of 64 tokens behind one of 128: a row each has 12,288 positions, all in one row too long a row."""
+    answers = [Answer.of([1] * 128, [2 + i] * 64) for i in range(64)]
+    rows = arrange(answers, "shared", balance=1024)
+    assert rows.ids.shape == (8, 128 + 8 * 64)
+    assert sorted({int(rows.ids[row, column]) for row, column in enumerate([128] * 8)}) == list(range(2, 66, 8))
+    assert arrange(answers, "shared", balance=10**9).ids.numel() == 128 + 64 * 64
+
+
 def test_packed_rows_do_not_share_prompts():
     rows = arrange(PAIR, "packed")
     assert int((rows.ids == 5).sum()) == 2

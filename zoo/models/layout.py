@@ -112,12 +112,21 @@ def _items(answers: Sequence[Answer], share: bool, balance: float) -> list[_Item
     items = []
     for members in groups:
         prompt = max((answers[i].prompt for i in members), key=len)
-        together = len(prompt) + sum(len(answers[i]) - len(prompt) for i in members)
-        if cost(together) <= sum(cost(len(answers[i])) for i in members):
-            items.append(_Item(prompt, members, together))
+        sizes = [len(answers[i]) - len(prompt) for i in members]
+        counts = [2**k for k in range(1, len(members).bit_length()) if 2**k < len(members)] + [len(members)]
+        ways = [_in_parts(members, sizes, len(prompt), count) for count in reversed(counts)]
+        cheapest = min(ways, key=lambda parts: sum(cost(length) for _, length in parts))
+        if sum(cost(length) for _, length in cheapest) <= sum(cost(len(answers[i])) for i in members):
+            items += [_Item(prompt, part, length) for part, length in cheapest]
         else:
             items += [_Item(answers[i].prompt, [i], len(answers[i])) for i in members]
     return items
+
+
+def _in_parts(members: list[int], sizes: list[int], prompt: int, count: int) -> list[tuple[list[int], int]]:
+    """A group of answers in parts of `count`, each behind a prompt of its own, with the length of each part."""
+    starts = range(0, len(members), count)
+    return [(members[at : at + count], prompt + sum(sizes[at : at + count])) for at in starts]
 
 
 def _by_prompt(answers: Sequence[Answer]) -> list[list[int]]:
