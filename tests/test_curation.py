@@ -14,6 +14,7 @@ from zoo.data.curation.rows import good_answers, open_rows
 from zoo.data.curation.rules import RULES, SETS, Texts, chosen_rules
 from zoo.data.curation.verbs import contamination, dedup, filter_rows
 from zoo.data.curation.words import Grams, jaccard, tokens, words
+from zoo.data.sources.reading import Reading
 from zoo.errors import ZooError
 
 
@@ -24,7 +25,7 @@ def source(tmp_path):
     def opened(rows, **how):
         file = tmp_path / "rows.jsonl"
         file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-        return open_rows(str(file), **how)
+        return open_rows(str(file), Reading(**how))
 
     return opened
 

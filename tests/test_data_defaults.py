@@ -13,6 +13,7 @@ from zoo.contract import registry
 from zoo.data.sources import open_source
 from zoo.data.sources.mixture import data_defaults
 from zoo.data.sources.named import parts_of
+from zoo.data.sources.reading import Reading
 from zoo.errors import ZooError
 from zoo.evals import subject
 from zoo.labelling import job as labelling
@@ -111,7 +112,9 @@ def test_a_source_is_its_name_its_part_and_a_split(text, found):
 
 
 def test_rows_come_from_it_as_from_a_function():
-    opened = open_source("shop:corner@heldout", "demonstration", named_sources={"shop": DataSource(rows, brought)})
+    opened = open_source(
+        "shop:corner@heldout", "demonstration", Reading(named_sources={"shop": DataSource(rows, brought)})
+    )
     assert [line.row["prompt"] for line in opened.rows] == ["corner 0", "corner 1", "corner 2"]
     assert opened.split == "heldout"
 

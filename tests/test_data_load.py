@@ -10,6 +10,7 @@ import pytest
 
 from zoo.bundled import harmless, starter
 from zoo.data.load import load, source_kind
+from zoo.data.sources.reading import Reading
 from zoo.errors import ZooError
 
 
@@ -81,9 +82,9 @@ def test_how_many_pairs_have_a_margin_is_said(write):
 
 def test_strict_allows_no_bad_row_but_allows_duplicates(write):
     with pytest.raises(ZooError, match="--strict allows none"):
-        load(write([pair(1, rejected="")] + [pair(number) for number in range(2, 200)]), "preference",
-             strict=True)
-    assert len(load(write([pair(1), pair(1)]), "preference", strict=True)) == 2
+        rows = [pair(1, rejected=""), *(pair(number) for number in range(2, 200))]
+        load(write(rows), "preference", Reading(strict=True))
+    assert len(load(write([pair(1), pair(1)]), "preference", Reading(strict=True))) == 2
 
 
 def test_a_file_of_which_nothing_can_be_used_is_an_error(write):
@@ -160,11 +161,11 @@ def test_an_empty_file_is_an_error(tmp_path, content):
 
 def test_the_limit_is_the_number_of_rows_read(write):
     path = write([pair(number) for number in range(10)])
-    data = load(path, "feedback", limit=3)
+    data = load(path, "feedback", Reading(limit=3))
     assert data.report.rows == 3 and len(data) == 6
     assert data.fingerprint == load(path, "preference").fingerprint
     with pytest.raises(ZooError, match="limit of 0"):
-        load(path, "preference", limit=0)
+        load(path, "preference", Reading(limit=0))
 
 
 def test_a_conversion_is_noted_with_the_balance_of_labels(write):
@@ -198,19 +199,19 @@ def test_an_impossible_conversion_names_the_source(write):
 
 def test_columns_are_mapped_before_the_format_is_told(write):
     path = write([{"question": "Q", "reply": "A", "id": 1}])
-    data = load(path, "demonstration", columns={"prompt": "question", "completion": "reply"})
+    data = load(path, "demonstration", Reading(columns={"prompt": "question", "completion": "reply"}))
     assert data.records == [{"prompt": "Q", "completion": "A", "id": 1, "row": 1}]
     assert "other columns kept: id" in " ".join(data.report.notes)
     with pytest.raises(ZooError, match="no column 'replay'. Did you mean 'reply'"):
-        load(path, "demonstration", columns={"completion": "replay"})
+        load(path, "demonstration", Reading(columns={"completion": "replay"}))
 
 
 def test_a_format_can_be_named_where_two_fit(write):
     path = write([{"prompt": "Q", "completion": "C", "chosen": "A", "rejected": "B"}])
     with pytest.raises(ZooError, match="2 ways"):
         load(path, "demonstration")
-    assert load(path, "demonstration", format="prompt-completion").records[0]["completion"] == "C"
-    assert load(path, "demonstration", format="preference").records[0]["completion"] == "A"
+    assert load(path, "demonstration", Reading(format="prompt-completion")).records[0]["completion"] == "C"
+    assert load(path, "demonstration", Reading(format="preference")).records[0]["completion"] == "A"
 
 
 def test_problems_in_a_folder_name_the_file_and_its_own_row(write, tmp_path):
@@ -226,7 +227,7 @@ def test_a_named_source_is_loaded_with_its_own_row_numbers():
         return [{"prompt": [{"role": "user", "content": "Q"}], "instructions": [{"check": "no_commas"}],
                  "row": 7}]
 
-    data = load("starter@heldout", "prompt", named_sources={"starter": source})
+    data = load("starter@heldout", "prompt", Reading(named_sources={"starter": source}))
     assert data.name == "starter@heldout"
     assert data.records[0]["row"] == 7 and data.records[0]["instructions"] == [{"check": "no_commas"}]
 
@@ -239,7 +240,7 @@ def test_a_named_source_is_loaded_with_its_own_row_numbers():
 )  # fmt: skip
 def test_a_named_source_is_asked_for_the_kind_of_the_format_where_one_is_named(kinds, format, asked, kind):
     """`zoo train --algo rm --format ranking`: the starter set gives pairs to what learns from both."""
-    data = load("starter", kinds, format=format, limit=5, named_sources={"starter": starter.records})
+    data = load("starter", kinds, Reading(format=format, limit=5, named_sources={"starter": starter.records}))
     assert (data.source_kind, data.kind, len(data)) == (asked, kind, 5)
     if kind == "ranking":
         assert max(len(record["completions"]) for record in data.records) > 2
@@ -268,7 +269,7 @@ def test_loading_a_jsonl_file_imports_neither_torch_nor_the_table_libraries(writ
 
 def test_the_kind_of_a_named_source_is_the_first_that_it_has():
     named = {"starter": starter.records, "harmless": harmless.records}
-    assert source_kind("starter", named_sources=named) == "demonstration"
-    assert source_kind("harmless", named_sources=named) == "prompt"
+    assert source_kind("starter", Reading(named_sources=named)) == "demonstration"
+    assert source_kind("harmless", Reading(named_sources=named)) == "prompt"
     with pytest.raises(ZooError, match="'harmless' have no answers"):
-        source_kind("harmless", "tset", named_sources=named)
+        source_kind("harmless", Reading("tset", named_sources=named))

@@ -13,13 +13,14 @@ import pytest
 
 from zoo.data.sources import open_source
 from zoo.data.sources.folders import split_of
+from zoo.data.sources.reading import Reading
 from zoo.errors import ZooError
 
 ROWS = [{"prompt": "Say \"hi\",\nplease", "completion": "hi"}, {"prompt": "Zwölf?", "completion": "12"}]
 
 
 def read(source, **options):
-    return [line.row for line in open_source(str(source), "demonstration", **options).rows]
+    return [line.row for line in open_source(str(source), "demonstration", Reading(**options)).rows]
 
 
 def write_jsonl(path, rows):
@@ -279,7 +280,7 @@ def test_named_sources_get_split_and_kind_and_win_over_a_folder_of_that_name(tmp
         asked.append((split, kind))
         return [{**ROWS[0], "row": 9}, {**ROWS[1]}]
 
-    lines = list(open_source("starter@heldout", "feedback", named_sources={"starter": starter}).rows)
+    lines = list(open_source("starter@heldout", "feedback", Reading(named_sources={"starter": starter})).rows)
     assert asked == [("heldout", "feedback")]
     assert [(line.number, line.row) for line in lines] == [(9, ROWS[0]), (2, ROWS[1])]
     with pytest.raises(ZooError, match="no data files"):
@@ -294,7 +295,7 @@ def test_a_misspelt_named_source_is_answered_with_the_nearest(tmp_path, monkeypa
 
 def test_fingerprints_change_with_the_content_and_not_with_the_place(tmp_path):
     def fingerprint(source, **options):
-        return open_source(str(source), "demonstration", **options).fingerprint
+        return open_source(str(source), "demonstration", Reading(**options)).fingerprint
 
     one = write_jsonl(tmp_path / "one" / "a.jsonl", ROWS)
     two = write_jsonl(tmp_path / "two" / "a.jsonl", ROWS)

@@ -11,6 +11,7 @@ from zoo.bundled.laboratory.plugin import sources
 from zoo.bundled.laboratory.words import make_tokenizer
 from zoo.data.encoding.template import ChatTemplate
 from zoo.data.load import load
+from zoo.data.sources.reading import Reading
 from zoo.evals import Subject
 from zoo.rewards.checkers import exact, numeric
 
@@ -93,7 +94,7 @@ def test_every_kind_loads_by_name():
         "quiz": ("text", "demonstration", "preference", "prompt"),
     }.items():
         for kind in kinds:
-            assert len(load(f"world:{part}(rows=30)", kind, named_sources=sources())) == 30
+            assert len(load(f"world:{part}(rows=30)", kind, Reading(named_sources=sources()))) == 30
 
 
 class Oracle(torch.nn.Module):

@@ -10,6 +10,7 @@ from zoo.bundled.laboratory.plugin import sources
 from zoo.bundled.laboratory.words import make_tokenizer
 from zoo.data.encoding.template import ChatTemplate
 from zoo.data.load import load
+from zoo.data.sources.reading import Reading
 from zoo.errors import ZooError
 from zoo.evals import Subject
 
@@ -102,7 +103,7 @@ def test_wrong_options_are_refused_with_their_bounds():
 
 def test_every_kind_loads_by_name():
     for kind in ("text", "demonstration", "preference", "feedback", "prompt", "ranking"):
-        assert len(load("world:facts(rows=40, turns=2)", kind, named_sources=sources())) == 40
+        assert len(load("world:facts(rows=40, turns=2)", kind, Reading(named_sources=sources()))) == 40
 
 
 def test_evaluations_tell_a_model_that_answers_from_one_that_only_knows():
@@ -148,4 +149,4 @@ def test_instructions_of_the_base_begin_with_the_seeds_and_are_checked_for_shape
 def test_whoever_reads_the_first_rows_asks_no_base_for_more(monkeypatch):
     monkeypatch.setattr(self_instruct, "_writer", lambda seed: pytest.fail("The base was asked."))
     name, limit = "world:facts(written_by=base, rows=500, seed=91)", self_instruct.SEEDS
-    assert len(load(name, "demonstration", limit=limit, named_sources=sources()).records) == limit
+    assert len(load(name, "demonstration", Reading(limit=limit, named_sources=sources())).records) == limit

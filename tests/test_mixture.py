@@ -16,6 +16,7 @@ import zoo
 from zoo.data.blending import Blend, Places, blended
 from zoo.data.loader import Order, StepLoader
 from zoo.data.sources.mixture import Part, data_defaults, label_of, read_mixture
+from zoo.data.sources.reading import Reading
 from zoo.errors import ZooError
 from zoo.training.step.module import PostTraining
 from zoo.training.step.parts import Parts
@@ -76,6 +77,13 @@ def test_a_part_has_options_of_its_own_and_gives_the_others_to_a_named_source():
     )
     assert gold == Part("world:gold(rows=5, noise=0.2)", "world-gold")
     assert read_mixture("chat.jsonl(limit=3)", NAMED) == [Part("chat.jsonl", "chat", limit=3)]
+
+
+def test_a_part_is_read_as_it_says_and_as_the_run_says_where_it_says_nothing():
+    of_run = Reading("dev", {"prompt": "q"}, "messages", 7, strict=True)
+    chat, gold = read_mixture("chat.jsonl(columns='prompt=question', limit=3) + maths.jsonl", NAMED)
+    assert chat.reading(of_run) == Reading("dev", {"prompt": "question"}, "messages", 3, strict=True)
+    assert gold.reading(of_run) == of_run
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from tiny_runs import cli, data_for, demonstrations, preferences, trainer, write
 
 import zoo
 from zoo.data.glance import glance
+from zoo.data.sources.reading import Reading
 from zoo.errors import ZooError
 from zoo.models.names import look_for
 from zoo.training.outlook import look_ahead
@@ -231,7 +232,7 @@ def test_a_glance_reads_the_first_rows_and_counts_the_rest(place):
     data = data_for("dpo", place, 500)
     seen = glance(data, ("feedback",))
     assert (seen.kind, seen.rows, seen.exact, len(seen.records)) == ("feedback", 1000, False, 400)
-    assert glance(data, ("preference",), limit=7).rows == 7
+    assert glance(data, ("preference",), Reading(limit=7)).rows == 7
 
 
 def test_a_large_file_is_counted_by_its_first_part(place, monkeypatch):
@@ -255,6 +256,6 @@ def test_a_bad_row_among_the_first_is_no_reason_to_refuse_but_all_of_them_are(pl
     data = write_rows(place / "rows.jsonl", rows)
     assert len(glance(data, ("demonstration",)).records) == 30
     with pytest.raises(ZooError, match="--strict allows none"):
-        glance(data, ("demonstration",), strict=True)
+        glance(data, ("demonstration",), Reading(strict=True))
     with pytest.raises(ZooError, match="none of the 5 rows can be used"):
-        glance(write_rows(place / "bad.jsonl", rows[:1] * 5), ("demonstration",), format="prompt-completion")
+        glance(write_rows(place / "bad.jsonl", rows[:1] * 5), ("demonstration",), Reading(format="prompt-completion"))

@@ -11,6 +11,7 @@ from zoo.contract.hookspecs import hookimpl
 from zoo.contract.plugin_manager import PluginManager
 from zoo.data.encoding.collate import default_collate
 from zoo.data.sources import open_source
+from zoo.data.sources.reading import Reading
 from zoo.errors import PluginError, ZooError
 from zoo.testing.suite import Suite
 from zoo.training.record.listeners import Listeners
@@ -286,10 +287,11 @@ def test_a_source_whose_part_is_left_out_says_how_to_write_it():
         return [{"prompt": town, "completion": "yes"}]
 
     with pytest.raises(ZooError, match="The data source 'towns' needs a part") as caught:
-        open_source("towns", "demonstration", named_sources={"towns": rows})
+        open_source("towns", "demonstration", Reading(named_sources={"towns": rows}))
     assert caught.value.hint == "Write towns:TOWN."
     assert [
-        line.row["prompt"] for line in open_source("towns:Oslo", "demonstration", named_sources={"towns": rows}).rows
+        line.row["prompt"]
+        for line in open_source("towns:Oslo", "demonstration", Reading(named_sources={"towns": rows})).rows
     ]
 
 

@@ -4,6 +4,7 @@ import importlib.util
 
 import pytest
 
+from zoo.data.sources.reading import Reading
 from zoo.errors import ZooError
 from zoo.rewards import penalties
 from zoo.rewards.plugin import bundled
@@ -237,7 +238,7 @@ def test_a_task_of_reasoning_gym_is_a_source_with_its_own_reward():
     from zoo.rewards import reasoning
 
     sources = {"reasoning-gym": reasoning.questions}
-    data = load("reasoning-gym:chain_sum+leg_counting", "prompt", limit=4, named_sources=sources)
+    data = load("reasoning-gym:chain_sum+leg_counting", "prompt", Reading(limit=4, named_sources=sources))
     assert [record["task"] for record in data.records] == ["chain_sum", "leg_counting"] * 2
     reward = Reward("reasoning_gym", {})
     right = [f"<think>1</think><answer>{record['answer']}</answer>" for record in data.records]
@@ -246,7 +247,7 @@ def test_a_task_of_reasoning_gym_is_a_source_with_its_own_reward():
     assert max(reward.score(["no idea"] * 4, data.records)) < 0.1
     assert reward.detailed(["1"], [{"prompt": "x"}]).values == [None]
     reward.close()
-    heldout = load("reasoning-gym:chain_sum@heldout", "prompt", named_sources=sources)
+    heldout = load("reasoning-gym:chain_sum@heldout", "prompt", Reading(named_sources=sources))
     assert len(heldout.records) == reasoning.ROWS["heldout"]
     assert heldout.records[0]["prompt"] != data.records[0]["prompt"]
 
@@ -265,4 +266,4 @@ def test_a_task_that_is_not_there_is_an_error(name, message):
     from zoo.rewards import reasoning
 
     with pytest.raises(ZooError, match=message):
-        load(name, "prompt", named_sources={"reasoning-gym": reasoning.questions})
+        load(name, "prompt", Reading(named_sources={"reasoning-gym": reasoning.questions}))

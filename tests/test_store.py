@@ -14,6 +14,7 @@ from zoo.data.encoding.template import ChatTemplate
 from zoo.data.plain import as_json, from_json, marked
 from zoo.data.prepared import prepare
 from zoo.data.sources import hashes
+from zoo.data.sources.reading import Reading
 from zoo.errors import ZooError
 from zoo.values.records import ChosenRecords
 
@@ -126,8 +127,8 @@ def test_a_damaged_store_is_told_and_made_again(written, template, encodings, tm
 
 
 CHANGES = [
-    {"max_length": 39}, {"long_rows": "cut"}, {"limit": 50}, {"format": "preference"},
-    {"columns": {"prompt": "prompt"}},
+    {"max_length": 39}, {"long_rows": "cut"}, {"reading": Reading(limit=50)},
+    {"reading": Reading(format="preference")}, {"reading": Reading(columns={"prompt": "prompt"})},
 ]  # fmt: skip
 
 
@@ -141,7 +142,8 @@ def test_other_content_options_or_templates_have_stores_of_their_own(written, ti
         count = encodings.count
         prepare(file, "preference", ChatTemplate(tiny_tokenizer), **{**options, **change})
         # The format that is detected anyway is no other one.
-        assert (encodings.count > count) == ("format" not in change), change
+        is_same = change.get("reading") == Reading(format="preference")
+        assert (encodings.count > count) == (not is_same), change
     count = encodings.count
     with open(file, "a") as rows:
         rows.write("\n" + json.dumps(CONTENT["preference"](80)))
@@ -153,10 +155,10 @@ def test_small_files_and_named_sources_are_encoded_by_every_run(written, templat
     file = written("prompt")
     prepare(file, "prompt", template)
     named = {"mine": lambda split, kind: [{"prompt": f"Q{n}"} for n in range(30)]}
-    prepare("mine", "prompt", template, named_sources=named, store=True)
+    prepare("mine", "prompt", template, Reading(named_sources=named), store=True)
     assert not (tmp_path / "cache").exists()
     monkeypatch.setattr(prepared, "STORED_BYTES", 100)
-    prepare(file, "prompt", template, limit=20)
+    prepare(file, "prompt", template, Reading(limit=20))
     assert not (tmp_path / "cache").exists()
     prepare(file, "prompt", template)
     assert list((tmp_path / "cache" / "data").glob("*/manifest.json"))
@@ -243,7 +245,7 @@ def spread(monkeypatch):
 
 def test_several_processes_encode_the_same_as_one(written, template, spread):  # noqa: F811
     file = written("demonstration")
-    options = {"max_length": 40, "format": "prompt-completion"}
+    options = {"max_length": 40, "reading": Reading(format="prompt-completion")}
     expected = whole(prepare(file, "demonstration", template, **options))
     assert whole(prepare(file, "demonstration", template, store=True, workers=3, **options)) == expected
 

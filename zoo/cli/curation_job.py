@@ -57,14 +57,15 @@ class Job:
         from zoo.contract import registry
         from zoo.data.convert import convert
         from zoo.data.curation.rows import open_rows
-        from zoo.data.formats import parse_columns
+        from zoo.data.formats import columns_of
         from zoo.data.kinds import KINDS
+        from zoo.data.sources.reading import Reading
 
         if self.kind not in KINDS:
             convert([], self.kind, self.kind)
         named = registry.contributions(registry.manager(), "sources")
-        mapping = parse_columns(columns) if columns else None
-        return open_rows(source, kind=self.kind, columns=mapping, format=format, named_sources=named, **how)
+        reading = Reading(columns=columns_of(columns) or {}, format=format, named_sources=named, **how)
+        return open_rows(source, reading, self.kind)
 
     def run(
         self, settings: dict[str, Any], work: Callable[..., Any], *how: Any,

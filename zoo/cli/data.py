@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -78,67 +79,99 @@ def data(
     from zoo.contract import registry
     from zoo.data.encoding import named as templates
     from zoo.data.formats import columns_of
-    from zoo.data.glance import glance
-    from zoo.data.load import judge
-    from zoo.data.sources import is_named
     from zoo.data.sources.mixture import read_mixture
+    from zoo.data.sources.reading import Reading
 
-    args = templates.template_args(template_args)
-    console = Console()
-    say: Any = (lambda text: None) if as_json else console.say
     named = registry.contributions(registry.manager(), "sources")
-    parts = read_mixture(source, named)
-    if parts[0].source != source:
-        if as_json:
-            raise ZooError("--json is for one source.", f"Name the parts one by one: zoo data {parts[0].source} --json")
-        for part in parts:
-            console.print(f"Part {part.label}:")
-            data(
-                part.source, wanted, part.split or split, part.columns or columns, part.format or format,
-                part.limit or limit, examples, model, template, template_args, new_tokens, max_length, long_rows,
-                strict, False, store, data_workers,
-            )  # fmt: skip
-        return
-    kind = _kind(wanted, source, split, columns_of(columns), named)
-    reading: dict[str, Any] = {
-        "split": split, "columns": columns_of(columns), "format": format, "limit": limit, "named_sources": named,
-    }  # fmt: skip
-    if not is_named(source, named):
-        # Mistakes in the first rows are reported before the imports that take seconds.
-        glance(source, [kind] if isinstance(kind, str) else kind, strict=strict, **reading)
-    from zoo.data.encoding.named import listed
-    from zoo.data.prepared import prepare
-    from zoo.data.preview import as_json as preview_json
-    from zoo.data.preview import preview
-    from zoo.data.sources.named import data_model
-    from zoo.models.default import NAME
-    from zoo.models.loading import load_template
-    from zoo.models.start import resolve_start
-
-    chosen = model or data_model(source, NAME)
-    source_of_model = resolve_start(chosen, "runs", say)
-    chat = load_template(source_of_model, template, new_tokens=listed(new_tokens), args=args, say=say)
-    made = prepare(
-        source, kind, chat, **reading, strict=strict, max_length=max_length, long_rows=long_rows, store=store or None,
-        workers=data_workers, say=say,
+    look = _Look(
+        wanted, examples, model, template, templates.template_args(template_args), new_tokens, max_length, long_rows,
+        as_json, store, data_workers,
     )  # fmt: skip
-    encoded, report = made.encoded, made.report
-    if strict:
-        judge(encoded.report, len(encoded.records), strict, report)
-    if as_json:
-        print_json(preview_json(encoded, report, chat, examples=examples))
-    else:
-        for part in preview(encoded, report, chat, examples=examples):
-            console.print(part)
-    if not encoded.records:
-        raise ZooError(
-            f"No row of {made.name} can be used.", "See the reasons above; --max-length and --long-rows cut may help."
-        )
-    if store:
-        say(f"Kept in {made.kept.place}." if made.kept.place else f"{made.name} is read anew by every run: not kept.")
+    parts = read_mixture(source, named)
+    is_mixture = parts[0].source != source
+    if is_mixture and as_json:
+        raise ZooError("--json is for one source.", f"Name the parts one by one: zoo data {parts[0].source} --json")
+    of_all = Reading(split, columns_of(columns) or {}, format, limit, strict, named)
+    for part in parts:
+        if is_mixture:
+            look.console.print(f"Part {part.label}:")
+        look.at(part.source, part.reading(of_all))
 
 
-def _kind(wanted: str | None, source: str, split: str, columns: Any, named: dict[str, Any]) -> str | tuple[str, ...]:
+@dataclass
+class _Look:
+    """What is shown of a source, and with which template."""
+
+    wanted: str | None
+    examples: int
+    model: str | None
+    template: str
+    args: Any
+    new_tokens: str
+    max_length: int
+    long_rows: str
+    as_json: bool
+    store: bool
+    workers: int | None
+
+    def __post_init__(self) -> None:
+        self.console = Console()
+
+    def say(self, text: str) -> None:
+        if not self.as_json:
+            self.console.say(text)
+
+    def at(self, source: str, reading: Any) -> None:
+        """Show a source. Raises ZooError where no row can be used."""
+        from zoo.data.glance import glance
+        from zoo.data.sources import is_named
+
+        kind = _kind(self.wanted, source, reading)
+        if not is_named(source, reading.named_sources):
+            # Mistakes in the first rows are reported before the imports that take seconds.
+            glance(source, [kind] if isinstance(kind, str) else kind, reading)
+        self._show(source, kind, reading)
+
+    def _show(self, source: str, kind: str | tuple[str, ...], reading: Any) -> None:
+        from zoo.data.load import judge
+        from zoo.data.prepared import prepare
+
+        chat = self._template(source)
+        made = prepare(
+            source, kind, chat, reading, max_length=self.max_length, long_rows=self.long_rows,
+            store=self.store or None, workers=self.workers, say=self.say,
+        )  # fmt: skip
+        if reading.strict:
+            judge(made.encoded.report, len(made.encoded.records), True, made.report)
+        self._print(made, chat)
+        if not made.encoded.records:
+            hint = "See the reasons above; --max-length and --long-rows cut may help."
+            raise ZooError(f"No row of {made.name} can be used.", hint)
+        if self.store:
+            place = made.kept.place
+            self.say(f"Kept in {place}." if place else f"{made.name} is read anew by every run: not kept.")
+
+    def _template(self, source: str) -> Any:
+        from zoo.data.encoding.named import listed
+        from zoo.data.sources.named import data_model
+        from zoo.models.default import NAME
+        from zoo.models.loading import load_template
+        from zoo.models.start import resolve_start
+
+        start = resolve_start(self.model or data_model(source, NAME), "runs", self.say)
+        return load_template(start, self.template, new_tokens=listed(self.new_tokens), args=self.args, say=self.say)
+
+    def _print(self, made: Any, template: Any) -> None:
+        from zoo.data.preview import as_json, preview
+
+        if self.as_json:
+            print_json(as_json(made.encoded, made.report, template, examples=self.examples))
+            return
+        for part in preview(made.encoded, made.report, template, examples=self.examples):
+            self.console.print(part)
+
+
+def _kind(wanted: str | None, source: str, reading: Any) -> str | tuple[str, ...]:
     """The kinds of data that are meant by a kind, an algorithm, or nothing (then the source's own kind)."""
     from zoo.cards import described
     from zoo.contract.algorithm import DATA_KINDS
@@ -148,4 +181,4 @@ def _kind(wanted: str | None, source: str, split: str, columns: Any, named: dict
         return str(wanted)
     if wanted is not None:
         return described(wanted)[1].kinds()
-    return source_kind(source, split, columns, named)
+    return source_kind(source, reading)

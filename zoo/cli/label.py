@@ -80,17 +80,19 @@ def _look_ahead(data: str, kind: str | None, judge: str, model: str, runs: str) 
     """Raises ZooError for missing data, a missing judge or a missing model, before imports that take seconds."""
     from zoo.contract import registry
     from zoo.data.sources import is_on_hub, open_source
+    from zoo.data.sources.reading import Reading
     from zoo.judges.spelled import SELF, check_judge
     from zoo.models.names import expect
 
     named = registry.contributions(registry.manager(), "sources")
     if not is_on_hub(data, named):
+        first = Reading(limit=1, named_sources=named)
         try:
-            open_source(data, kind or "preference", named_sources=named, limit=1)
+            open_source(data, kind or "preference", first)
         except ZooError:
             if kind is not None:
                 raise
-            open_source(data, "prompt", named_sources=named, limit=1)
+            open_source(data, "prompt", first)
     check_judge(judge, runs)
     if judge == SELF:
         expect(model, runs)

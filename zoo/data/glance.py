@@ -7,8 +7,8 @@ not fetch a data set of the hub.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from zoo.data.formats import named_format
 from zoo.data.kinds import KINDS, Record
 from zoo.data.load import find_format, judge
 from zoo.data.report import Report
-from zoo.data.sources import NamedSources, Source, file_type, is_on_hub, open_source
+from zoo.data.sources import Source, file_type, is_on_hub, open_source
+from zoo.data.sources.reading import PLAIN, Reading
 from zoo.data.stages import SAMPLE_ROWS, records_of
 from zoo.errors import ZooError
 
@@ -54,35 +55,26 @@ class Glance:
                 yield from _texts(record.get(name))
 
 
-def glance(
-    source: str,
-    kinds: Sequence[str],
-    *,
-    split: str = "train",
-    columns: Mapping[str, str] | None = None,
-    format: str | None = None,
-    limit: int | None = None,
-    strict: bool = False,
-    named_sources: NamedSources | None = None,
-) -> Glance | None:
-    """Look at a source, with the arguments of `zoo.data.load.load`; None for a data set of the hub.
+def glance(source: str, kinds: Sequence[str], reading: Reading = PLAIN) -> Glance | None:
+    """Look at a source; None for a data set of the hub.
 
     Raises ZooError for problems that further rows could not solve: no row can be used, the format or the kind does not
-    fit, or a row is bad although `strict` allows none.
+    fit, or a row is bad although the reading is strict.
     """
-    if is_on_hub(source, named_sources):
+    if is_on_hub(source, reading.named_sources):
         return None
-    chosen = named_format(format) if format else None
+    limit, columns = reading.limit, reading.columns
+    chosen = named_format(reading.format) if reading.format else None
     wanted = chosen.kind if chosen else kinds[0]
     few = FEW_ROWS if limit is None else min(limit, FEW_ROWS)
     try:
-        opened = open_source(source, wanted, split=split, named_sources=named_sources, limit=few)
+        opened = open_source(source, wanted, replace(reading, limit=few))
         report = Report(opened.name, where=opened.where, notes=list(opened.notes))
-        lines, chosen = find_format(itertools.islice(opened.rows, limit), columns or {}, chosen, opened, report)
+        lines, chosen = find_format(itertools.islice(opened.rows, limit), columns, chosen, opened, report)
         first = list(itertools.islice(lines, SAMPLE_ROWS))
-        records = list(records_of(first, chosen, columns or {}, report))
-        if strict or not records:
-            judge(report, len(records), strict)
+        records = list(records_of(first, chosen, columns, report))
+        if reading.strict or not records:
+            judge(report, len(records), reading.strict)
         total, exact = estimated_rows(opened)
         if total is None and opened.files and _bytes(opened) <= READ:
             total, exact = first[-1].number + sum(1 for _ in lines), True

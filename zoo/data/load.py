@@ -26,9 +26,10 @@ from zoo.data.formats import named_format
 from zoo.data.formats.shape import Format
 from zoo.data.kinds import KINDS, Record
 from zoo.data.report import Report
-from zoo.data.sources import NamedSources, Source, open_source
+from zoo.data.sources import Source, open_source
 from zoo.data.sources.lines import Line, RawLine, parsed
 from zoo.data.sources.named import parts_of
+from zoo.data.sources.reading import PLAIN, Reading
 from zoo.data.stages import first_lines, is_readable, mark_duplicates, readable, recognise, records_of
 from zoo.errors import ZooError
 
@@ -53,30 +54,17 @@ class DataSet:
         return len(self.records)
 
 
-def load(
-    source: str,
-    kind: str | Sequence[str],
-    *,
-    split: str = "train",
-    columns: Mapping[str, str] | None = None,
-    format: str | None = None,
-    limit: int | None = None,
-    strict: bool = False,
-    named_sources: NamedSources | None = None,
-) -> DataSet:
+def load(source: str, kind: str | Sequence[str], reading: Reading = PLAIN) -> DataSet:
     """Read a source as records of `kind`.
 
-    Of several kinds the source's own is used if it is among them, else the first. `columns` maps wanted names to
-    those in the data. `format` names a format instead of detecting it; a named source, which can give several, is asked
-    for rows of that format's kind. `limit` is the most rows to read. Raises ZooError as the top of this module says.
+    Of several kinds the source's own is used if it is among them, else the first. Raises ZooError as the top of this
+    module says.
     """
-    opening = open_data(
-        source, kind, split=split, columns=columns, format=format, limit=limit, named_sources=named_sources
-    )  # fmt: skip
+    opening = open_data(source, kind, reading)
     report, chosen, kind = opening.report, opening.format, opening.kind
-    records = list(mark_duplicates(records_of(parsed(opening.lines), chosen, columns or {}, report), report))
-    judge(report, len(records), strict)
-    report.notes.append(reading(records[0], chosen))
+    records = list(mark_duplicates(records_of(parsed(opening.lines), chosen, reading.columns, report), report))
+    judge(report, len(records), reading.strict)
+    report.notes.append(read_as(records[0], chosen))
     try:
         converted, note = convert(records, chosen.kind, kind)
     except ZooError as error:
@@ -96,28 +84,20 @@ class Opening:
     report: Report
 
 
-def open_data(
-    source: str,
-    kind: str | Sequence[str],
-    *,
-    split: str = "train",
-    columns: Mapping[str, str] | None = None,
-    format: str | None = None,
-    limit: int | None = None,
-    named_sources: NamedSources | None = None,
-) -> Opening:
+def open_data(source: str, kind: str | Sequence[str], reading: Reading = PLAIN) -> Opening:
     """Open a source and recognise its format. The arguments, and what is raised, are those of `load`."""
     kinds = [kind] if isinstance(kind, str) else list(kind)
     for name in kinds:
         if name not in KINDS:
             convert([], name, name)
-    if limit is not None and limit < 1:
-        raise ZooError(f"A limit of {limit} rows leaves nothing.", hint="Give a limit of 1 or more.")
-    chosen = named_format(format) if format else None
+    if reading.limit is not None and reading.limit < 1:
+        raise ZooError(f"A limit of {reading.limit} rows leaves nothing.", hint="Give a limit of 1 or more.")
+    chosen = named_format(reading.format) if reading.format else None
     wanted = chosen.kind if chosen else kinds[0]
-    opened = open_source(source, wanted, split=split, named_sources=named_sources, limit=limit)
+    opened = open_source(source, wanted, reading)
     report = Report(opened.name, where=opened.where, notes=list(opened.notes), about=opened.about)
-    lines, chosen = find_format(itertools.islice(opened.lines, limit), columns or {}, chosen, opened, report)
+    first = itertools.islice(opened.lines, reading.limit)
+    lines, chosen = find_format(first, reading.columns, chosen, opened, report)
     return Opening(opened, lines, chosen, chosen.kind if chosen.kind in kinds else kinds[0], report)
 
 
@@ -140,25 +120,23 @@ def load_records(
     Of several kinds the source's own is used if it is among them, else the first. Raises ZooError as `load` does.
     """
     named = contributions(manager(), "sources")
-    return load(source, kind, split=split, limit=limit, named_sources=named).records
+    return load(source, kind, Reading(split, limit=limit, named_sources=named)).records
 
 
-def source_kind(
-    source: str,
-    split: str = "train",
-    columns: Mapping[str, str] | None = None,
-    named_sources: NamedSources | None = None,
-) -> str:
-    """The kind of a source's own rows. For a named source, which may give several, the first of `kinds` that it has."""
+def source_kind(source: str, reading: Reading = PLAIN) -> str:
+    """The kind of a source's own rows, as their columns show it.
+
+    For a named source, which may give several, it is the first of `kinds` that it has.
+    """
 
     def kind_of(asked: str) -> str:
-        opened = open_source(source, asked, split=split, named_sources=named_sources)
-        return find_format(opened.rows, columns or {}, None, opened, Report(opened.name))[1].kind
+        opened = open_source(source, asked, reading)
+        return find_format(opened.rows, reading.columns, None, opened, Report(opened.name))[1].kind
 
     try:
         return kind_of("demonstration")
     except ZooError:
-        for kind in KINDS if parts_of(source)[0] in (named_sources or {}) else ():
+        for kind in KINDS if parts_of(source)[0] in reading.named_sources else ():
             with contextlib.suppress(ZooError):
                 return kind_of(kind)
         raise
@@ -208,7 +186,7 @@ def judge(report: Report, kept: int, strict: bool, source: Report | None = None,
     raise ZooError(f"{source.name}: {reason}:\n" + "\n".join(report.first_errors(source)), hint=hint)
 
 
-def reading(record: Record, format: Format) -> str:
+def read_as(record: Record, format: Format) -> str:
     """How the source was understood."""
     others = [name for name in record if name not in (*KINDS[format.kind].fields, "row")]
     extra = f"; other columns kept: {', '.join(others)}" if others else ""

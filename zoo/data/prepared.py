@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import pickle
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,7 +28,8 @@ from zoo.data.pool import encoded_by
 from zoo.data.problems import Problems, count_all
 from zoo.data.report import STORED_PROBLEMS, Report
 from zoo.data.shards import Counts, Shard, joined_blocks
-from zoo.data.sources import NamedSources, Source
+from zoo.data.sources import Source
+from zoo.data.sources.reading import PLAIN, Reading
 from zoo.data.store import Kept, Store
 from zoo.data.work import Work
 from zoo.errors import ZooError
@@ -99,40 +100,30 @@ def prepare(
     source: str,
     kind: str | Sequence[str],
     template: ChatTemplate,
+    reading: Reading = PLAIN,
     *,
-    split: str = "train",
-    columns: Mapping[str, str] | None = None,
-    format: str | None = None,
-    limit: int | None = None,
-    strict: bool = False,
-    named_sources: NamedSources | None = None,
     max_length: int = 1024,
     long_rows: str = "drop",
     store: bool | None = None,
     workers: int | None = None,
     say: Say = lambda text: None,
 ) -> Prepared:
-    """Read and encode a source. The arguments are those of `zoo.data.load.load` and `zoo.data.encoding.encode.encode`.
+    """Read and encode a source. The other arguments are those of `zoo.data.encoding.encode.encode`.
 
     store: whether the encoded records are kept in the cache folder, None for files of STORED_BYTES or more; what is
     kept there is found again in any case. workers: processes that encode what is kept, None for the number of cores;
     few rows are encoded in this process. Raises ZooError as loading and encoding do.
     """
-    opening = open_data(
-        source, kind, split=split, columns=columns, format=format, limit=limit, named_sources=named_sources
-    )  # fmt: skip
+    opening = open_data(source, kind, reading)
     if opening.format.kind != opening.kind and (opening.format.kind, opening.kind) not in CONVERSIONS:
         # It raises the refusal, after what else is wrong with the rows.
-        load(
-            source, kind, split=split, columns=columns, format=format, limit=min(limit or LOOKED_AT, LOOKED_AT),
-            strict=strict, named_sources=named_sources,
-        )  # fmt: skip
+        load(source, kind, replace(reading, limit=min(reading.limit or LOOKED_AT, LOOKED_AT)))
     check_options(opening.kind, max_length, long_rows)
-    work = Work(opening.format, columns or {}, opening.kind, template, max_length, long_rows)
-    large = is_large(opening.source, limit) if store is None else store
-    place = store_of(opening.source, work, large, say, split=split, limit=limit)
+    work = Work(opening.format, reading.columns, opening.kind, template, max_length, long_rows)
+    large = is_large(opening.source, reading.limit) if store is None else store
+    place = store_of(opening.source, work, large, say, split=reading.split, limit=reading.limit)
     kept = in_memory(opening, work, say) if place is None else stored(place, opening, work, workers or cores())
-    return prepared(opening, work, kept, strict)
+    return prepared(opening, work, kept, reading.strict)
 
 
 def is_large(source: Source, limit: int | None) -> bool:

@@ -18,7 +18,7 @@ from zoo.data.encoding.template import ChatTemplate
 from zoo.data.formats import named_format
 from zoo.data.formats.shape import Format
 from zoo.data.kinds import Record, prompt_key
-from zoo.data.load import facts_of, reading
+from zoo.data.load import facts_of, read_as
 from zoo.data.problems import Problems
 from zoo.data.report import Report
 from zoo.data.shards import Counts, Shard, packed
@@ -66,7 +66,7 @@ class Work:
         told = Problems.of(report.problems, [places[problem.row] for problem in report.problems])
         counts = Counts(rows=len(read), read=len(records))
         if records:
-            counts.reading = reading(records[0], self.format)
+            counts.reading = read_as(records[0], self.format)
             records = convert(records, self.format.kind, self.kind)[0]
         counts.converted, counts.facts = len(records), facts_of(records, self.kind)
         return self._shard(records, told, digests, counts)

@@ -11,6 +11,7 @@ from zoo.data.formats import parse_columns
 from zoo.data.load import DataSet, load
 from zoo.data.sources import open_source
 from zoo.data.sources.named import parts_of, source_defaults
+from zoo.data.sources.reading import Reading
 from zoo.errors import ZooError
 from zoo.evals import Subject
 from zoo.rewards.reward import Reward
@@ -47,8 +48,8 @@ def data_of(
     """
     named = contributions(manager(), "sources")
     split = split or default_split(data, named)
-    renamed = parse_columns(columns) if columns else None
-    return load(data, kind, split=split, columns=renamed, limit=_limit(subject, limit), named_sources=named)
+    renamed = parse_columns(columns) if columns else {}
+    return load(data, kind, Reading(split, renamed, limit=_limit(subject, limit), named_sources=named))
 
 
 def raw_rows(subject: Subject | None, data: str, split: str = "", limit: int | None = None) -> Records:
@@ -56,7 +57,8 @@ def raw_rows(subject: Subject | None, data: str, split: str = "", limit: int | N
     named = contributions(manager(), "sources")
     most = _limit(subject, limit)
     rows: Records = []
-    for line in open_source(data, "prompt", split=split or default_split(data, named), named_sources=named).rows:
+    reading = Reading(split or default_split(data, named), named_sources=named)
+    for line in open_source(data, "prompt", reading).rows:
         if most is not None and len(rows) == most:
             break
         if line.problems and not line.row:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from zoo.contract import registry
-from zoo.data.formats import columns_of
 from zoo.data.load import load, source_kind
+from zoo.data.sources.reading import Reading
 from zoo.errors import ZooError
 from zoo.evals.subject import load_subject
 from zoo.judges.constitution import constitution_id, load_constitution
@@ -115,13 +115,10 @@ def _load(options: LabelOptions, say: Say) -> Any:
     if options.kind is not None and options.kind not in KINDS:
         raise ZooError(f"--kind {options.kind} cannot be labelled.", f"Choose one of {', '.join(KINDS)}.")
     named = registry.contributions(registry.manager(), "sources")
-    columns = columns_of(options.columns)
-    kind = options.kind or source_kind(options.data, options.split, columns, named)
+    reading = Reading.of(options, named)
+    kind = options.kind or source_kind(options.data, reading)
     wanted = kind if kind in KINDS else "preference" if kind == "ranking" else "prompt"
-    loaded = load(
-        options.data, wanted, named_sources=named, split=options.split, columns=columns, format=options.format,
-        limit=options.limit,
-    )  # fmt: skip
+    loaded = load(options.data, wanted, reading)
     for line in loaded.report.lines():
         say(line)
     return loaded

@@ -179,8 +179,7 @@ class _Check:
         for part in parts:
             needed_stages = references(part.source)
             labelled = bool(needed_stages) and self.variant.stages[needed_stages[0]].label is not None
-            own = {name: getattr(part, name) or options[name] for name in ("columns", "format", "split")}
-            if problem := self.data.problem(part.source, kinds, own, labelled=labelled):
+            if problem := self.data.problem(part, kinds, options, labelled=labelled):
                 self._refuse(stage, key, message=f"the data does not fit {stage.algo}: {problem}")
 
     def _reward(self, stage: Stage, key: str) -> None:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from zoo.data.convert import kinds_that_serve
 from zoo.data.formats import columns_of, named_format
 from zoo.data.kinds import KINDS
 from zoo.data.load import load
-from zoo.data.sources import NamedSources, file_type
+from zoo.data.sources import file_type
+from zoo.data.sources.mixture import Part
+from zoo.data.sources.reading import PLAIN, NamedSources, Reading
 from zoo.errors import ZooError, nearest
 from zoo.models.default import NAME
 from zoo.paths import typed_path
@@ -32,31 +35,33 @@ class DataFit:
         self.named, self.absent_files = named, absent_files
         self.known: dict[tuple[Any, ...], str] = {}
 
-    def problem(self, source: str, kinds: tuple[str, ...], options: Mapping[str, Any], *, labelled: bool) -> str:
+    def problem(self, part: Part, kinds: tuple[str, ...], options: Mapping[str, Any], *, labelled: bool) -> str:
         """Why data does not fit an algorithm that learns from `kinds`; empty if it may fit.
 
         options: the core's options, of which columns, format and split are used; labelled: a labelling stage makes the
         data.
         """
-        settings = {name: options.get(name) for name in ("columns", "format", "split")}
-        key = (source, kinds, labelled, *map(str, settings.values()))
+        settings = [options.get(name) for name in ("split", "columns", "format")]
+        key = (part, kinds, labelled, *map(str, settings))
         if key not in self.known:
             try:
-                self.known[key] = self._problem(source, kinds, settings, labelled)
+                self.known[key] = self._problem(part, kinds, self._reading(part, *settings), labelled)
             except ZooError as error:
                 self.known[key] = error.message
         return self.known[key]
 
-    def _problem(self, source: str, kinds: tuple[str, ...], settings: Mapping[str, Any], labelled: bool) -> str:
-        columns = columns_of(settings["columns"]) or {}
+    def _reading(self, part: Part, split: str | None, columns: Any, format: str | None) -> Reading:
+        of_stage = Reading(split or PLAIN.split, columns_of(columns) or {}, format or None, named_sources=self.named)
+        return replace(part.reading(of_stage), limit=ROWS)
+
+    def _problem(self, part: Part, kinds: tuple[str, ...], reading: Reading, labelled: bool) -> str:
         if labelled:
             return _refused("preference", kinds, "labels make")
-        if self._is_out_of_reach(source):
-            if settings["format"]:
-                return _refused(named_format(settings["format"]).kind, kinds, f"format {settings['format']} is")
-            return _refused_by_columns(columns, kinds)
-        read_settings = {name: value for name, value in settings.items() if value and name != "columns"}
-        load(source, kinds, columns=columns, limit=ROWS, named_sources=self.named, **read_settings)
+        if self._is_out_of_reach(part.source):
+            if reading.format:
+                return _refused(named_format(reading.format).kind, kinds, f"format {reading.format} is")
+            return _refused_by_columns(reading.columns, kinds)
+        load(part.source, kinds, reading)
         return ""
 
     def _is_out_of_reach(self, source: str) -> bool:

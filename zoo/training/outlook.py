@@ -17,10 +17,10 @@ from zoo.cards.contributed import contributed
 from zoo.contract import registry
 from zoo.contract.algorithm import Algorithm
 from zoo.data.encoding.named import listed, template_args, template_text, wanted
-from zoo.data.formats import columns_of
 from zoo.data.glance import Glance, glance
 from zoo.data.sources import held_out_split
 from zoo.data.sources.mixture import Part, read_mixture
+from zoo.data.sources.reading import Reading
 from zoo.errors import ZooError, nearest
 from zoo.evals import Eval
 from zoo.evals.chosen import choose
@@ -274,12 +274,8 @@ class _Look:
         return seen
 
     def _glance_at(self, part: Part, kinds: tuple[str, ...]) -> Glance | None:
-        core, sources = self.core, registry.contributions(registry.manager(), "sources")
-        return glance(
-            part.source, kinds, split=part.split or core.split, columns=columns_of(part.columns or core.columns),
-            format=part.format or core.format, limit=part.limit or core.limit, strict=core.strict,
-            named_sources=sources,
-        )  # fmt: skip
+        of_run = Reading.of(self.core, registry.contributions(registry.manager(), "sources"))
+        return glance(part.source, kinds, part.reading(of_run))
 
     # -- what is named -------------------------------------------------------------------------------------------
 

@@ -12,11 +12,11 @@ from zoo.data.convert import CONVERSIONS
 from zoo.data.encoding.encode import Encoded
 from zoo.data.encoding.records import PROMPT_HASH
 from zoo.data.encoding.template import ChatTemplate
-from zoo.data.formats import columns_of
 from zoo.data.load import judge, open_data
 from zoo.data.prepared import Prepared, Say, prepare
 from zoo.data.sources import held_out_split
 from zoo.data.sources.mixture import Part, read_mixture
+from zoo.data.sources.reading import Reading
 from zoo.errors import NoSuchSplit, ZooError
 from zoo.options.checks import FEWEST
 from zoo.options.config import TrainConfig
@@ -28,6 +28,7 @@ class Reader:
 
     def __init__(self, core: TrainConfig, template: ChatTemplate, named: Mapping[str, Any], say: Say):
         self.core, self.template, self.named, self.say = core, template, named, say
+        self.reading = Reading.of(core, named)
 
     def parts(self, option: str) -> list[Part]:
         """The parts that an option names; none without it. Raises ZooError."""
@@ -39,19 +40,11 @@ class Reader:
 
     def read(self, part: Part, kinds: Sequence[str] | str, split: str | None = None) -> Prepared:
         """The encoded rows of a part, of one of the kinds. Raises ZooError."""
-        core = self.core
+        core, reading = self.core, part.reading(self.reading)
         return prepare(
-            part.source, kinds, self.template, **self._options(part, split), strict=core.strict,
-            max_length=core.max_length, long_rows=core.long_rows, workers=core.data_workers,
-            say=self.say,
+            part.source, kinds, self.template, replace(reading, split=split or reading.split),
+            max_length=core.max_length, long_rows=core.long_rows, workers=core.data_workers, say=self.say,
         )  # fmt: skip
-
-    def _options(self, part: Part, split: str | None = None) -> dict[str, Any]:
-        core = self.core
-        return {
-            "split": split or part.split or core.split, "columns": columns_of(part.columns or core.columns),
-            "format": part.format or core.format, "limit": part.limit or core.limit, "named_sources": self.named,
-        }  # fmt: skip
 
     def kind_of(self, parts: Sequence[Part], kinds: Sequence[str]) -> Sequence[str]:
         """The kinds of which all parts can become the same one, as far as their first rows tell. Raises ZooError.
@@ -60,7 +53,7 @@ class Reader:
         """
         if len(parts) == 1:
             return kinds
-        openings = [open_data(part.source, kinds, **self._options(part)) for part in parts]
+        openings = [open_data(part.source, kinds, part.reading(self.reading)) for part in parts]
         if len({opening.kind for opening in openings}) == 1:
             return [openings[0].kind]
         for kind in kinds:

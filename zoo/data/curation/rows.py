@@ -12,9 +12,10 @@ from zoo.data.encoding.messages import as_turn, texts_of
 from zoo.data.formats import named_format
 from zoo.data.formats.shape import Format
 from zoo.data.kinds import EXTRAS, Record
-from zoo.data.load import find_format, reading
+from zoo.data.load import find_format, read_as
 from zoo.data.report import Report
-from zoo.data.sources import NamedSources, open_source
+from zoo.data.sources import open_source
+from zoo.data.sources.reading import PLAIN, Reading
 from zoo.data.stages import records_of
 from zoo.errors import ZooError
 
@@ -55,31 +56,23 @@ class Rows:
         return self.format.kind
 
 
-def open_rows(
-    source: str,
-    *,
-    kind: str = "demonstration",
-    split: str = "train",
-    columns: Mapping[str, str] | None = None,
-    format: str | None = None,
-    limit: int | None = None,
-    named_sources: NamedSources | None = None,
-) -> Rows:
-    """Open a source for one pass. kind: what named sources are asked for; the rest as in `zoo.data.load.load`.
+def open_rows(source: str, reading: Reading = PLAIN, kind: str = "demonstration") -> Rows:
+    """Open a source for one pass. kind: what named sources are asked for.
 
     Raises ZooError for a source that does not exist or has no known format.
     """
-    chosen = named_format(format) if format else None
-    opened = open_source(source, kind, split=split, named_sources=named_sources, limit=limit)
+    chosen = named_format(reading.format) if reading.format else None
+    opened = open_source(source, kind, reading)
     report = Report(opened.name, where=opened.where, notes=list(opened.notes))
-    lines, chosen = find_format(itertools.islice(opened.rows, limit), columns or {}, chosen, opened, report)
+    first = itertools.islice(opened.rows, reading.limit)
+    lines, chosen = find_format(first, reading.columns, chosen, opened, report)
 
     def rows(format: Format) -> Iterator[Row]:
         noted = False
         for line in lines:
-            record = next(records_of([line], format, columns or {}, report), None)
+            record = next(records_of([line], format, reading.columns, report), None)
             if record is not None and not noted:
-                report.notes.append(reading(record, format))
+                report.notes.append(read_as(record, format))
                 noted = True
             yield Row(line.number, line.row, record)
 

@@ -12,7 +12,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,12 +22,12 @@ from zoo.data.row_errors import RowError, describe
 from zoo.data.sources import folders, given, hashes
 from zoo.data.sources.hub import open_hub
 from zoo.data.sources.lines import Line, RawLine, parsed, read_json, read_jsonl
-from zoo.data.sources.named import WITH_SPLIT, DataSource, part_of, parts_of, rows_of
+from zoo.data.sources.named import WITH_SPLIT, part_of, parts_of, rows_of
+from zoo.data.sources.reading import PLAIN, NamedSources, Reading
 from zoo.data.sources.tables import arrow_lines, read_arrow, read_csv, read_parquet
 from zoo.errors import NoSuchSplit, ZooError, nearest
 from zoo.paths import typed_path
 
-NamedSources = Mapping[str, Callable[..., Any] | DataSource]
 READERS: dict[str, Callable[[Path, str], Iterator[Line | RawLine]]] = {
     ".jsonl": lambda path, split: read_jsonl(path),
     ".json": read_json,
@@ -76,14 +76,13 @@ class Source:
         return f"{name}:{row - before}"
 
 
-def open_source(
-    source: str, kind: str, *, split: str = "train", named_sources: NamedSources | None = None, limit: int | None = None
-) -> Source:
-    """Find a source by its name and open it. Raises ZooError.
+def open_source(source: str, kind: str, reading: Reading = PLAIN) -> Source:
+    """Find a source by its name and open its split. Raises ZooError.
 
-    kind: passed to named sources; limit: the most rows to take from a named source, which may generate them one by one.
+    kind: passed to named sources. The limit is that of a named source, which may generate its rows one by one; nothing
+    else limits the lines here.
     """
-    return _found(source, kind, split, named_sources or {}, limit)
+    return _found(source, kind, reading.split, reading.named_sources, reading.limit)
 
 
 def held_out_split(source: str, split: str, named: NamedSources) -> str | None:

@@ -21,8 +21,10 @@ from typing import Any
 
 from zoo.contract.algorithm import Algorithm
 from zoo.contract.registry import contributions, manager
+from zoo.data.formats import columns_of
 from zoo.data.sources import HUB_NAME, file_type
 from zoo.data.sources.named import WITH_SPLIT, source_defaults
+from zoo.data.sources.reading import Reading
 from zoo.errors import ZooError, nearest
 from zoo.options.expression import OPERATIONS, QUOTED, Expression, Mention
 from zoo.options.spelling import spell
@@ -50,6 +52,13 @@ class Part:
     limit: int | None = None
     split: str | None = None
     repeats: Fraction = Fraction(1)
+
+    def reading(self, of_run: Reading) -> Reading:
+        """How it is read: as it says itself, else as the run's options say."""
+        return replace(
+            of_run, split=self.split or of_run.split, columns=columns_of(self.columns) or of_run.columns,
+            format=self.format or of_run.format, limit=self.limit or of_run.limit,
+        )  # fmt: skip
 
 
 def read_mixture(text: str, named: Collection[str]) -> list[Part]:
