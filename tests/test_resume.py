@@ -399,7 +399,7 @@ def test_a_signal_before_the_first_step_leaves_nothing(train, tmp_path):
 
     assert in_child(action, tmp_path / "output.txt") == 130
     text = (tmp_path / "output.txt").read_text()
-    assert "Stopped by ctrl-C before the first step; nothing was kept." in text and "Traceback" not in text
+    assert "Stopped by ctrl-C before the first step; no run was kept." in text and "Traceback" not in text
     assert list((tmp_path / "runs").iterdir()) == []
 
 

@@ -15,7 +15,8 @@ from zoo.data.plain import as_json, from_json, marked
 from zoo.data.prepared import prepare
 from zoo.data.sources import hashes
 from zoo.data.sources.reading import Reading
-from zoo.errors import ZooError
+from zoo.errors import TrainingStopped, ZooError
+from zoo.training.record.signals import Stopped
 from zoo.values.records import ChosenRecords
 
 
@@ -92,11 +93,11 @@ def test_an_encoding_that_was_stopped_goes_on_where_it_was(written, template, en
     blocks, encodings.count, encodings.stop_at = encodings.count, 0, stop_at
     with pytest.raises(KeyboardInterrupt):
         prepare(file, "preference", template, store=True, say=said.append)
-    assert said[-1].startswith("What is encoded is kept")
+    assert [line.startswith("What is encoded is kept") for line in said] == [True] * (stop_at > 0)
     encodings.stop_at = None
     assert whole(prepare(file, "preference", template, store=True, say=said.append)) == expected
     assert encodings.count == blocks
-    assert ("goes on after" in said[-1]) == (stop_at > 0)
+    assert any("goes on after" in line for line in said) == (stop_at > 0)
 
 
 def test_a_kill_in_the_middle_of_a_shard_leaves_nothing_that_counts(written, template, encodings, tmp_path):  # noqa: F811
@@ -314,3 +315,21 @@ def test_a_run_learns_the_same_from_memory_from_a_new_store_and_from_an_old_one(
         assert differences(first, run) == 0
         for name in ("metrics.jsonl", "data.json"):
             assert (run.path / name).read_text() == (first.path / name).read_text()
+
+
+def test_a_run_that_is_stopped_while_it_encodes_says_that_its_rows_are_kept(
+    tmp_path, tiny_folder, monkeypatch, encodings, capsys
+):
+    monkeypatch.setattr(prepared, "STORED_BYTES", 0)
+    train = partial(
+        zoo.train, algo="dpo", model=str(tiny_folder), data=write_rows(tmp_path / "pairs.jsonl", preferences(60)),
+        max_steps=1, out=str(tmp_path / "runs"), **{**FLOAT32, "eval_fraction": 0, "score": "none"},
+    )  # fmt: skip
+    encodings.stop_at, encodings.error = 4, Stopped(2)
+    with pytest.raises(TrainingStopped) as stopped:
+        train()
+    assert str(stopped.value).startswith("Stopped by ctrl-C before the first step; no run was kept.")
+    assert stopped.value.exit_status == 130 and "What is encoded is kept" in capsys.readouterr().out
+    encodings.stop_at = None
+    train()
+    assert "Encoding goes on after 28 rows" in " ".join(capsys.readouterr().out.split())

@@ -9,6 +9,8 @@ from zoo.secrets import scrubbed
 
 OUT_OF_TIME = 75
 """The exit status of a run that has used its time: EX_TEMPFAIL of sysexits.h, "try again later"."""
+NO_RUN = "; no run was kept"
+"""What a run that is stopped before its first step says of itself; rows that it has encoded are kept."""
 
 
 class ZooError(Exception):

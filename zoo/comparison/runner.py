@@ -20,7 +20,7 @@ from zoo.comparison.entrants import START, Settings, default_folder
 from zoo.comparison.plan import Plan, Planned, make_plan
 from zoo.contract import registry
 from zoo.data.encoding.named import listed, template_args
-from zoo.errors import TrainingStopped, ZooError, was_asked
+from zoo.errors import NO_RUN, TrainingStopped, ZooError, was_asked
 from zoo.evals import Score, Subject
 from zoo.evals.answers import generate
 from zoo.evals.chosen import choose
@@ -160,7 +160,7 @@ class Comparison:
         except ZooError as error:
             if was_asked(error):
                 # A run without a step keeps nothing, but the comparison does.
-                raise self._stopped(error.message.replace("; nothing was kept", ""), error.exit_status) from None
+                raise self._stopped(error.message.replace(NO_RUN, ""), error.exit_status) from None
             self.say(f"{planned.name} failed: {error.message}\nThe other runs continue.")
             self.failed.append({"run": planned.name, "error": error.message})
             return None

@@ -172,7 +172,8 @@ def _made(store: Store, opening: Opening, work: Work, workers: int) -> Kept:
     except Exception:
         raise
     except BaseException:
-        store.say(STOPPED)
+        if shards:
+            store.say(STOPPED)
         raise
     kept = Kept(shards, _told(shards), smallest_prompts(shards), opening.source.parts, store.folder)
     store.finish(kept, {"source": opening.report.name, "kind": work.kind, "fingerprint": opening.source.fingerprint})

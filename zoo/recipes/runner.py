@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from zoo.errors import TrainingStopped, ZooError, was_asked
+from zoo.errors import NO_RUN, TrainingStopped, ZooError, was_asked
 from zoo.libraries.quiet import quiet_libraries
 from zoo.paths import typed_path, write_text
 from zoo.recipes import results
@@ -175,7 +175,7 @@ class Reproduction:
 
     def _explained(self, error: ZooError, name: str, seed: int) -> TrainingStopped:
         if was_asked(error):
-            return self._stopped(error.message.replace("; nothing was kept", ""), error.exit_status)
+            return self._stopped(error.message.replace(NO_RUN, ""), error.exit_status)
         message = f"The stage {name} with seed {seed} failed: {error.message}"
         hint = "" if error.hint.startswith(("Continue with", "Start again")) else f"{error.hint}\n"
         stopped = TrainingStopped(

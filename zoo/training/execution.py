@@ -15,7 +15,7 @@ import torch
 
 from zoo.contract import registry
 from zoo.data.encoding.named import template_text
-from zoo.errors import TrainingFailed, TrainingStopped, ZooError
+from zoo.errors import NO_RUN, TrainingFailed, TrainingStopped, ZooError
 from zoo.evals import Subject
 from zoo.evals.kept_scores import write_score
 from zoo.models.precision import autocast
@@ -285,7 +285,7 @@ class Execution:
         if not self.main:
             return SystemExit(exit_status(number))
         steps, name = self._steps, signal_name(number)
-        stopped = TrainingStopped(f"Stopped by {name} before the first step; nothing was kept.", "Start again.")
+        stopped = TrainingStopped(f"Stopped by {name} before the first step{NO_RUN}.", "Start again.")
         if self._begun:
             if self.fitting and steps and self.run.status != "finished":
                 self.run.write_json("summary.json", {"status": "stopped", "steps": steps})
