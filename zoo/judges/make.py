@@ -45,6 +45,7 @@ def make_judge(
     longest_thought: int = 256,
     out: str = "runs",
     trust_remote_code: bool = False,
+    base_dtype: str = "auto",
     say: Callable[[str], None] = print,
 ) -> Judge:
     """A judge from its spelling. Raises ZooError if it does not exist.
@@ -54,7 +55,8 @@ def make_judge(
     policy_model, template: for `self`, the model that judges, or a function that gives it when it is needed, and the
     chat template to ask it with; borrow: a context in which it is the judge, such as `policy.disable_adapter`;
     layout: of its rows, as chosen by the run's self-test, None for a self-test of its own;
-    precision: Lightning's name; device: for tensors and for other models; micro_tokens: tokens in one forward pass;
+    precision: Lightning's name; base_dtype: of another model's matrices, as `--base-dtype` says it;
+    device: for tensors and for other models; micro_tokens: tokens in one forward pass;
     wording: a file of texts; cache: store responses on disk; None does so only for endpoints (they cost money and may
     answer differently the next time); votes, parallel: of an endpoint; longest_thought: most tokens in a chain of
     thought.
@@ -74,7 +76,9 @@ def make_judge(
             longest_thought=longest_thought,
         )  # fmt: skip
     else:
-        respondent = _other_model(spec, precision, device, micro_tokens, longest_thought, out, trust_remote_code, say)
+        respondent = _other_model(
+            spec, precision, device, micro_tokens, longest_thought, out, trust_remote_code, base_dtype, say
+        )  # fmt: skip
     keep = isinstance(respondent, Endpoint) if cache is None else cache
     return Judge(respondent, texts, device=device, cache=_opened(respondent, say) if keep else None)
 
@@ -87,6 +91,7 @@ def _other_model(
     longest_thought: int,
     out: str,
     trust_remote_code: bool,
+    base_dtype: str,
     say: Callable[[str], None],
 ) -> LocalModel:
     """Another model, frozen, asked with its own chat template."""
@@ -102,7 +107,7 @@ def _other_model(
     # Before the weights are rounded, because rounding hides what the self-test looks for.
     probes = [chat.answer("Name a colour.", text).to(device) for text in ("Red.", "It is blue.")]
     layout, _ = choose_layout(model, probes, "auto", rounding_tolerance(precision))
-    round_frozen(model, precision)
+    round_frozen(model, precision, base_dtype)
     return LocalModel(
         source.short_name, lambda: model, chat, precision, layout=layout, micro_tokens=micro_tokens,
         longest_thought=longest_thought,

@@ -20,6 +20,7 @@ from zoo.libraries.architecture import evaluating, last_hidden, text_config, wit
 from zoo.libraries.experts import EXPERTS, expert_weights
 from zoo.libraries.pretrained import load, save
 from zoo.libraries.reliance import importing, relies_on, require
+from zoo.libraries.rounding import widen_linear
 from zoo.libraries.tiny import IDS, make_tiny
 from zoo.libraries.vocabulary import give_rows, rows_of, vocabulary_modules
 from zoo.libraries.wrappers import base_of, is_adapted
@@ -48,6 +49,8 @@ def merged(model: Any) -> Any:
     """The plain model with its adapters merged into its weights; the wrapper cannot be used any more."""
     if not is_adapted(model):
         return model
+    # Sums of rounded weights and adapters would be rounded too.
+    widen_linear(model)
     _untie(model)
     return model.merge_and_unload()
 
@@ -250,6 +253,11 @@ def unreached(model: Any) -> dict[str, str]:
     for name in _refused_by_peft(model):
         why |= {layer: "peft has no adapters for it in this architecture" for layer in layers if layer.endswith(name)}
     return why
+
+
+def unreached_layers(model: Any) -> list[torch.nn.Module]:
+    """The layers of an adapted model that `unreached` has named; none for a model without adapters."""
+    return [base_of(model).get_submodule(name) for name in _UNREACHED.get(model, {})]
 
 
 def _refused_by_peft(model: Any) -> list[str]:

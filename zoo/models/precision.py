@@ -7,7 +7,10 @@ from typing import Any
 import torch
 
 from zoo.errors import ZooError
+from zoo.libraries.adapters import unreached_layers
 from zoo.libraries.arithmetic import cpu_has_bfloat16
+from zoo.libraries.rounding import round_linear
+from zoo.libraries.wrappers import base_of
 
 
 def choose_precision(wanted: str, accelerator: str) -> tuple[str, str]:
@@ -42,17 +45,25 @@ def autocast(precision: str, device: torch.device | str) -> torch.autocast:
     return torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=precision == "bf16-mixed")
 
 
-def round_frozen(model: Any, precision: str) -> Any:
-    """Round a frozen model's matrices once, as autocast would in every forward pass; returns the model.
-
-    What it computes stays the same to the last bit, in less memory. Embeddings and an output head, which are read in
-    float32, are left as they are.
-    """
+def choose_base(wanted: str, precision: str) -> tuple[torch.dtype, str]:
+    """The type of frozen matrices, and one line with the reason. wanted: as `--base-dtype` says it."""
+    if wanted != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[wanted], "as set"
     if precision == "bf16-mixed":
-        kept = {id(layer.weight) for layer in (model.get_input_embeddings(), model.get_output_embeddings()) if layer}
-        for layer in model.modules():
-            if isinstance(layer, torch.nn.Linear) and id(layer.weight) not in kept:
-                layer.to(torch.bfloat16)
+        return torch.bfloat16, "with bf16-mixed, their products are the same to the last bit"
+    return weights_dtype(precision), f"the precision is {precision}"
+
+
+def round_frozen(model: Any, precision: str, wanted: str = "auto") -> Any:
+    """Round the frozen matrices of a model to bfloat16, if `choose_base` says so; returns the model.
+
+    With bf16-mixed, what it computes stays the same to the last bit, in less memory: autocast would round them in every
+    forward pass. Embeddings and heads, which are read in float32, are left as they are.
+    """
+    if choose_base(wanted, precision)[0] == torch.bfloat16 and weights_dtype(precision) == torch.float32:
+        base = base_of(model)
+        heads = [base.get_input_embeddings(), base.get_output_embeddings(), getattr(base, "score", None)]
+        round_linear(base, [*heads, *unreached_layers(model)])
     return model
 
 

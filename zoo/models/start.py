@@ -38,7 +38,7 @@ from zoo.models.loading import (
     scorer_to_train,
 )
 from zoo.models.names import NotFound, Source, find_checkpoint, kept_model, resolve_model, told_of_runs
-from zoo.models.precision import weights_dtype
+from zoo.models.precision import round_frozen, weights_dtype
 from zoo.models.scalar import choose_padding, is_scorer, set_unit
 from zoo.options.config import TrainConfig
 from zoo.options.fields import build
@@ -112,6 +112,7 @@ def load_policy(
         use_cpu_attention(model)
     if core.lora:
         model = add_lora(model, core.lora_rank, core.lora_alpha, core.lora_dropout, core.lora_targets, tokens)
+        round_frozen(model, precision, core.base_dtype)
     if core.freeze_routers:
         freeze_routers(model)
     if core.gradient_checkpointing:

@@ -222,6 +222,9 @@ class ComputeOptions:
 
     precision: Literal["auto", "32-true", "bf16-mixed", "bf16-true"] = "auto"
     """Numerical precision; auto chooses what is fast on the device."""
+    base_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Type of the matrices that are not trained: those under adapters, and those of frozen roles. auto is bfloat16 with
+    bf16-mixed, which computes the same with them."""
     accelerator: str = "auto"
     """Lightning's accelerator: auto, cpu, gpu, mps."""
     devices: int = 1
@@ -396,14 +399,14 @@ FREE = (
 """Options that change what is stored or where, never the result; a resume may have other ones."""
 TOLD = (
     "accelerator", "devices", "num_nodes", "strategy", "layout", "micro_tokens", "gradient_checkpointing",
-    "reference_cache", "reward_timeout", "log_every", "trust_remote_code", "versions", "device",
+    "base_dtype", "reference_cache", "reward_timeout", "log_every", "trust_remote_code", "versions", "device",
 )  # fmt: skip
 """What changes a result by rounding, by luck or in no number at all: a resume tells it, and goes on."""
 
 RESERVED = {"algo", "config", "recipe", "stage", "laptop", "resume", "dry_run", "as_json", "json", "quiet", "help"}
 """Flags and arguments of `train` that are not options."""
 TO_COME = {
-    "teacher", "opponent", "environment", "quantize", "base_dtype", "offload", "tensor_parallel", "ema", "stream",
+    "teacher", "opponent", "environment", "quantize", "offload", "tensor_parallel", "ema", "stream",
     "staleness",
 }  # fmt: skip
 """Names reserved for future options of the core."""

@@ -67,9 +67,11 @@ class Names:
         say: Callable[[str], None],
         timeout: float,
         defaults: Mapping[str, Any],
+        base_dtype: str = "auto",
     ):
         self.expression, self.named, self.out, self.say = expression, named, out, say
         self.device, self.precision, self.timeout, self.defaults = device, precision, timeout, defaults
+        self.base_dtype = base_dtype
 
     def find(self, mention: Mention) -> Part:
         if mention.name in self.named:
@@ -131,6 +133,6 @@ class Names:
         except NotFound:
             raise unknown(mention, self.expression, self.out, self.named) from None
         try:
-            return RewardModel(source, self.device, self.precision, steps)
+            return RewardModel(source, self.device, self.precision, steps, self.base_dtype)
         except ZooError as error:
             raise self.expression.error(error.message.rstrip("."), mention.at, error.hint) from None

@@ -46,8 +46,8 @@ class Reward:
     named: rewards by name that plugins provide, in addition to the bundled ones; out: the folder of the runs;
     precision: the arithmetic of reward models, as Lightning names it; timeout: seconds for a batch in a function's own
     process; patience: how many consecutive batches may fail entirely; max_new_tokens: the longest answer, for rewards
-    that use it. The constructor resolves and loads everything, each model once. Raises ZooError that points at an
-    unknown name.
+    that use it; base_dtype: of reward models' matrices. The constructor resolves and loads everything, each model once.
+    Raises ZooError that points at an unknown name.
     """
 
     def __init__(
@@ -61,13 +61,14 @@ class Reward:
         timeout: float = 30.0,
         patience: int = 3,
         max_new_tokens: int | None = None,
+        base_dtype: str = "auto",
     ):
         self.expression, self.patience = Expression(text), patience
         device = torch.device(device)
         precision = choose_precision(precision, device.type)[0]
         defaults = {"max_new_tokens": max_new_tokens}
         names = Names(
-            self.expression, {**bundled(), **named}, out, device, precision, say, timeout, defaults
+            self.expression, {**bundled(), **named}, out, device, precision, say, timeout, defaults, base_dtype
         )  # fmt: skip
         self.functions = {mention: names.find(mention) for mention in self.expression.mentions}
         self._failing: dict[Mention, int] = dict.fromkeys(self.functions, 0)

@@ -15,21 +15,25 @@ from zoo.data.row_errors import RowError
 from zoo.libraries.architecture import longest_text
 from zoo.models.loading import load_scorer, load_template
 from zoo.models.names import Source
-from zoo.models.precision import autocast
+from zoo.models.precision import autocast, round_frozen
 from zoo.models.scalar import score_many, unit_of
 from zoo.rewards.missing import Missing
 from zoo.values.types import Answer
 
 
 class RewardModel:
-    """Scores answers with a frozen model, without gradients; its weights stay float32.
+    """Scores answers with a frozen model, without gradients; its head stays float32.
 
-    steps: how a process reward model combines the probabilities of the steps into one number; its steps are the lines
-    of an answer.
+    base_dtype: of its matrices, as `--base-dtype` says it; steps: how a process reward model combines the probabilities
+    of the steps into one number; its steps are the lines of an answer.
     """
 
-    def __init__(self, source: Source, device: torch.device, precision: str = "32-true", steps: str = "min"):
-        self.model = load_scorer(source, torch.float32).requires_grad_(False).eval().to(device)
+    def __init__(
+        self, source: Source, device: torch.device, precision: str = "32-true", steps: str = "min",
+        base_dtype: str = "auto",
+    ):  # fmt: skip
+        model = load_scorer(source, torch.float32).requires_grad_(False).eval()
+        self.model = round_frozen(model, precision, base_dtype).to(device)
         self.template = load_template(source)
         self.device, self.precision, self.steps = device, precision, steps
         self.of_steps = unit_of(self.model) == "step"

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo.libraries.rounding import RoundedLinear
+
 ROWS = 64
 """A hint for the layout; other numbers of rows work as well and are about as fast."""
 
@@ -24,11 +26,13 @@ def packed(model: nn.Module) -> Iterator[None]:
 
     The copies take 2 bytes per weight. If a weight changes inside this context, the copies stay as they were.
     """
-    layers = [layer for layer in model.modules() if type(layer) is nn.Linear and "forward" not in vars(layer)]
+    layers = [
+        layer for layer in model.modules() if type(layer) in (nn.Linear, RoundedLinear) and "forward" not in vars(layer)
+    ]
     changed = []
     try:
         for layer in layers:
-            forward = _forward(layer)
+            forward = _forward(layer)  # type: ignore[arg-type]
             if forward is not None:
                 layer.forward = forward  # type: ignore[method-assign, assignment]
                 changed.append(layer)
@@ -41,7 +45,8 @@ def packed(model: nn.Module) -> Iterator[None]:
 def _forward(layer: nn.Linear) -> Callable[[Tensor], Tensor] | None:
     """The layer's forward pass with a packed copy; None if torch does not offer it."""
     autocast = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
-    if layer.weight.device.type != "cpu" or not (autocast or layer.weight.dtype == torch.bfloat16):
+    plain = type(layer) is nn.Linear and layer.weight.dtype == torch.bfloat16
+    if layer.weight.device.type != "cpu" or not (autocast or plain):
         return None
     try:
         operations: Any = torch.ops.mkldnn

@@ -33,7 +33,7 @@ from zoo.models.devices import choose_accelerator, choose_micro_tokens
 from zoo.models.experts import watch
 from zoo.models.facts import weights_of
 from zoo.models.loading import load_template
-from zoo.models.precision import autocast, choose_precision, rounding_tolerance
+from zoo.models.precision import autocast, choose_base, choose_precision, rounding_tolerance
 from zoo.models.scalar import choose_padding, is_scorer, set_unit, token_scores
 from zoo.models.scoring import check_head, choose_layout, score_answers
 from zoo.models.start import load_policy, resolve_start
@@ -159,6 +159,15 @@ class Assembly:
                 self.say("The tokenizer pads with the end of the turn: score with zoo, not with transformers alone.")
         set_by = f"set by {self.resolved.origin['precision']}"
         self.say(f"Precision {self.precision}: {reason if core.precision == AUTO else set_by}.")
+        self._say_base()
+
+    def _say_base(self) -> None:
+        """The type of the weights that are not trained, if there are any."""
+        core, roles = self.core, self.algorithm.roles(self.resolved.algorithm)
+        if core.lora or {"reference", "judge"} & {*roles} or (self.online and core.reward):
+            dtype, reason = choose_base(core.base_dtype, self.precision)
+            by = reason if core.base_dtype == AUTO else f"set by {self.resolved.origin['base_dtype']}"
+            self.say(f"Frozen matrices {str(dtype).removeprefix('torch.')}: {by}.")
 
     def _refuse_other_optimizer(self, beginning: Beginning) -> None:
         """Raises ZooError for an accepted change of the optimizer: another one cannot take over the state."""

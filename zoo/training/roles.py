@@ -84,7 +84,9 @@ def make_reference(
     def cache_of(model: Any, weights: Any) -> ReferenceCache | None:
         if core.reference_cache == "off":
             return None
-        key = fingerprint(weights, precision, architecture(model))
+        # Elsewhere the scores of rounded matrices are those of the others.
+        rounded = ["bfloat16"] if (core.base_dtype, precision) == ("bfloat16", "32-true") else []
+        key = fingerprint(weights, precision, architecture(model), *rounded)
         try:
             return ReferenceCache(cache_folder() / "reference", key)
         except (OSError, sqlite3.Error) as error:
@@ -97,11 +99,11 @@ def make_reference(
     if core.reference is not None:
         other = frozen(core, resolve_start(core.reference, core.out, say), policy, precision, new)
         cache = cache_of(other, other.named_parameters())
-        round_frozen(other, precision)
+        round_frozen(other, precision, core.base_dtype)
         return Reference(lambda: other, layout, cache, temperature=temperature)
     cache = cache_of(policy, policy.named_parameters())
     return Reference(
-        lambda: round_frozen(frozen(core, source, policy, precision, new), precision),
+        lambda: round_frozen(frozen(core, source, policy, precision, new), precision, core.base_dtype),
         layout,
         cache,
         temperature=temperature,
@@ -120,7 +122,8 @@ def make_judge(
     """The judge that was named, else the weights that training starts from."""
     options: dict[str, Any] = {"device": next(policy.parameters()).device, "out": core.out, "say": say}
     if core.judge is not None:
-        return judges.make_judge(core.judge, precision=precision, trust_remote_code=core.trust_remote_code, **options)
+        options |= {"trust_remote_code": core.trust_remote_code, "base_dtype": core.base_dtype}
+        return judges.make_judge(core.judge, precision=precision, **options)
     if attention_window(policy) is None:
         # The layout was tested for the run's lengths. A judge's texts are longer, which matters only with a window.
         options["layout"] = layout
@@ -129,6 +132,6 @@ def make_judge(
 
     @functools.cache
     def start() -> Any:
-        return round_frozen(frozen(core, source, policy, precision, template.new), precision)
+        return round_frozen(frozen(core, source, policy, precision, template.new), precision, core.base_dtype)
 
     return judges.make_judge(SELF, start, template, precision, **options)
