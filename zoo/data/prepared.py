@@ -11,6 +11,7 @@ import pickle
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -27,6 +28,7 @@ from zoo.data.load import Opening, complete, judge, load, open_data
 from zoo.data.pool import encoded_by
 from zoo.data.problems import Problems, count_all
 from zoo.data.report import STORED_PROBLEMS, Report
+from zoo.data.seen import Seen
 from zoo.data.shards import Counts, Shard, joined_blocks
 from zoo.data.sources import Source
 from zoo.data.sources.reading import PLAIN, Reading
@@ -168,7 +170,8 @@ def _made(store: Store, opening: Opening, work: Work, workers: int) -> Kept:
         store.say(f"Encoding goes on after {rows:,} rows, which {store.folder} holds.")
         next(itertools.islice(opening.lines, rows - 1, rows), None)
     try:
-        store.write(once(encoded_shards(opening, work, store.say, rows, workers), work, shards), shards)
+        made = once(encoded_shards(opening, work, store.say, rows, workers), work, shards, store.folder)
+        store.write(made, shards)
     except Exception:
         raise
     except BaseException:
@@ -201,30 +204,38 @@ def _spread(blocks: Iterator[list[Any]], work: Work, workers: int, say: Say) -> 
     return map(work.encoded, blocks)
 
 
-def once(shards: Iterable[Shard], work: Work, before: Sequence[Shard] = ()) -> Iterator[Shard]:
-    """Shards without the prompts of earlier ones, where a conversion keeps each prompt once."""
+def once(
+    shards: Iterable[Shard], work: Work, before: Sequence[Shard] = (), folder: Path | None = None
+) -> Iterator[Shard]:
+    """Shards without the prompts of earlier ones, where a conversion keeps each prompt once.
+
+    folder: where the hashes of many prompts lie.
+    """
     if not work.once:
         yield from shards
         return
-    seen = {prompt for shard in before for prompt in _prompts(shard)}
+    seen = Seen(folder)
+    for shard in before:
+        seen.add(_prompts(shard))
     for shard in shards:
         prompts = _prompts(shard)
-        yield _without(shard, prompts & seen, work) if prompts & seen else shard
-        seen |= prompts
+        there = seen.has(prompts)
+        yield _without(shard, prompts[there], work) if there.any() else shard
+        seen.add(prompts[~there])
 
 
-def _prompts(shard: Shard) -> set[int]:
-    return {*shard.prompts.tolist(), *shard.problems.keys.tolist()}
+def _prompts(shard: Shard) -> Numbers:
+    """The hashes of the prompts of a shard, also of those that encoding drops."""
+    return numpy.unique(numpy.concatenate([shard.prompts, shard.problems.keys]))
 
 
-def _without(shard: Shard, prompts: set[int], work: Work) -> Shard:
-    """A shard without some prompts."""
-    again = numpy.array(sorted(prompts), dtype=numpy.uint64)
+def _without(shard: Shard, again: Numbers, work: Work) -> Shard:
+    """A shard without some prompts, by their hashes."""
     places = numpy.flatnonzero(~numpy.isin(shard.prompts, again))
     problems = shard.problems.select(numpy.flatnonzero(~numpy.isin(shard.problems.keys, again)))
     block = shard.select(places)
     counts = replace(
-        shard.counts, converted=shard.counts.converted - len(prompts), statistics=work.measured(block)
+        shard.counts, converted=shard.counts.converted - len(again), statistics=work.measured(block)
     )  # fmt: skip
     return replace(shard, block=block, prompts=shard.prompts[places], problems=problems, counts=counts)
 
