@@ -162,7 +162,7 @@ def test_an_unknown_key_in_a_file_gets_the_nearest(place):
         ("--precision", "fp16", "32-true|bf16-mixed|bf16-true"), ("--log-every", "0", "must be above 0"),
         ("--micro-tokens", "0", "must be above 0"), ("--devices", "0", "must be above 0"),
         ("--lora-rank", "0", "must be above 0"), ("--limit", "0", "must be above 0"),
-        ("--strategy", "fsdp", "auto or ddp"), ("--accelerator", "tpu", "auto, cpu, gpu"),
+        ("--strategy", "deepspeed", "auto, ddp, fsdp"), ("--accelerator", "tpu", "auto, cpu, gpu"),
         ("--reference", "", "is empty"), ("--score", "", "is empty"), ("--best-metric", "", "is empty"),
         ("--guards", "./mine.py:Guard", "is a file, and --guards takes the names of guards"),
     ],

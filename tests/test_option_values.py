@@ -20,7 +20,7 @@ from zoo.testing.tiny import tiny_rows
 
 FREE = {
     "accelerator": ["auto", "cpu", "gpu", "mps"],
-    "strategy": ["auto", "ddp"],
+    "strategy": ["auto", "ddp", "fsdp"],
     "template": ["auto", "none", "chatml"],
     "template_args": [None],
     "new_tokens": ["", "<a>,<b>"],
@@ -79,6 +79,7 @@ WITH = {
     "lora_targets": {"lora": True}, "lora_dropout": {"lora": True}, "best_mode": {"keep_best": True},
     "best_metric": {"keep_best": True}, "patience": {"eval_every": 1},
     "long_rows": {"algo": "lm", "max_length": 32}, "reference_cache": {"algo": "dpo"}, "reference_every": {"beta": 0.1},
+    "offload": {"strategy": "fsdp"},
     "critic": {"algo": "ppo"}, "critic_lr": {"algo": "ppo", "critic": "head"}, "temperature": {"max_steps": 1},
 }  # fmt: skip
 """What an option needs to have an effect."""

@@ -8,8 +8,23 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+_BEFORE: list[Callable[[], None]] = []
+
+
+def before_exchanges(call: Callable[[], None]) -> None:
+    """Call this before every exchange between the processes."""
+    if call not in _BEFORE:
+        _BEFORE.append(call)
+
+
+def begin_exchange() -> None:
+    """To be called by all processes before they exchange something."""
+    for call in _BEFORE:
+        call()
 
 
 def _exchange() -> Any:
@@ -32,6 +47,7 @@ def leave_processes() -> None:
     """End the exchange between processes, all at once: one that exits with its threads running is aborted."""
     dist = _exchange()
     if dist.is_available() and dist.is_initialized():
+        begin_exchange()
         dist.barrier()
         dist.destroy_process_group()
 
@@ -41,6 +57,7 @@ def gathered(mine: Any) -> list[Any]:
     dist = _exchange()
     if not is_distributed():
         return [mine]
+    begin_exchange()
     found: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(found, mine)
     return found

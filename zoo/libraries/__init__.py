@@ -14,6 +14,9 @@
     trainer.py       lightning: the Trainer, its strategy, checkpoints and loggers
     cluster.py       lightning: which process of a run this one is
     meeting.py       lightning: waiting for the other processes
+    connected.py     lightning: processes that connect before anything is loaded, and its strategy for sharded models
+    sharding.py      torch: FSDP2, models shared out among the processes
+    turns.py         torch: forward passes that all processes make together
     precision.py     lightning: the precision of a run
     tables.py        datasets: saved folders and tables
     columns.py       pyarrow: columns in memory-mapped files

@@ -17,6 +17,7 @@ from torch import Tensor
 from zoo.errors import ZooError
 from zoo.libraries.reliance import importing, relies_on
 from zoo.libraries.tiny import IDS, make_tiny, tiny_model
+from zoo.libraries.turns import in_pass
 from zoo.libraries.wrappers import base_of
 
 GENERATION = "generation_config.json"
@@ -41,7 +42,7 @@ def backbone(model: Any) -> Any:
 
 def last_hidden(model: Any, **given: Any) -> Tensor:
     """The last hidden states of the backbone, [B, L, D]. given: its arguments, without a cache."""
-    return backbone(model)(**given, use_cache=False).last_hidden_state
+    return in_pass(model, lambda: backbone(model)(**given, use_cache=False).last_hidden_state)
 
 
 def is_tied(model: Any) -> bool:

@@ -16,6 +16,7 @@ from torch import Tensor
 from zoo.libraries.architecture import backbone, evaluating, last_hidden
 from zoo.libraries.reliance import relies_on
 from zoo.libraries.tiny import IDS, make_tiny, tiny_model
+from zoo.libraries.turns import caller, in_pass
 from zoo.libraries.wrappers import base_of
 
 SIZES = (1e-6, 1e-4, 1e-2, 1.0, 1e2, 1e4, 1e8, 1e12)
@@ -56,7 +57,8 @@ def distrust_head(model: Any) -> None:
 
 def own_logits(model: Any, **given: Any) -> Tensor:
     """The logits of the model's own forward pass, [B, L, V]. given: its arguments, without a cache."""
-    return base_of(model)(**given, use_cache=False).logits
+    base = base_of(model)
+    return in_pass(base, lambda: caller(base)(**given, use_cache=False).logits)
 
 
 def _measured(base: Any) -> tuple[float, float] | None:

@@ -43,10 +43,11 @@ def load(kind: str, path: str | Path, **options: Any) -> Any:
     return loader.from_pretrained(path, **options)
 
 
-def save(model: Any, folder: Path) -> None:
-    """Write a model, or its adapters, as a folder that transformers or peft loads."""
+def save(model: Any, folder: Path, weights: Mapping[str, Any] | None = None) -> None:
+    """Write a model, or its adapters, as a folder that transformers or peft loads. weights: None for its own."""
     quiet()
-    model.save_pretrained(folder, **save_options(model))
+    options = save_options(model) if weights is None else {**save_options(model), "state_dict": weights}
+    model.save_pretrained(folder, **options)
 
 
 def quiet() -> None:

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from zoo.libraries.architecture import text_config
+from zoo.libraries.turns import in_pass
 from zoo.libraries.wrappers import base_of
-from zoo.models.layout import counted
+from zoo.models.layout import Rows, counted
 from zoo.models.parts import rows_in_parts
 from zoo.models.roles import Policy
 from zoo.models.scalar import head_values
@@ -75,9 +76,18 @@ class Critic:
         mask = counted(answers)
         device = next(self.model.parameters()).device
         # The position that predicts a token has seen all tokens before it: this is the state in which it is chosen.
-        if self.policy is not None:
-            rows, hidden = self.policy.states(answers)
-        else:
-            rows, hidden = predicting_states(self.model, answers, self.layout, self.balance)
+        rows, values = self._of_head(answers) if self.policy is not None else self._of_model(answers)
         empty = torch.zeros(mask.shape, dtype=torch.float32, device=device)
-        return empty.index_put((rows.answer, rows.index), head_values(self.head, hidden))
+        return empty.index_put((rows.answer, rows.index), values)
+
+    def _of_head(self, answers: Sequence[Answer]) -> tuple[Rows, Tensor]:
+        assert self.policy is not None
+        rows, hidden = self.policy.states(answers)
+        return rows, head_values(self.head, hidden)
+
+    def _of_model(self, answers: Sequence[Answer]) -> tuple[Rows, Tensor]:
+        def states_and_values() -> tuple[Rows, Tensor]:
+            rows, hidden = predicting_states(self.model, answers, self.layout, self.balance)
+            return rows, head_values(self.head, hidden)
+
+        return in_pass(self.model, states_and_values)

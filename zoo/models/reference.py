@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.libraries.sharding import is_sharding
 from zoo.models.layout import counted
 from zoo.models.reference_cache import ReferenceCache, answer_key
 from zoo.models.scorer import Scorer
 from zoo.models.scoring import balance_of, score_answers
 from zoo.models.snapshot import Snapshot
+from zoo.processes import gathered
 from zoo.values.packing import pack
 from zoo.values.types import Answer, TokenLogps
 
@@ -83,10 +85,16 @@ class Reference(Scorer):
         keys = [answer_key(answer) for answer in answers]
         logps = self.cache.get(keys)
         missing = {key: answer for key, answer in zip(keys, answers, strict=True) if key not in logps}
+        self._load_together(bool(missing))
         if missing:
             logps |= self._compute_and_keep(missing)
         device = answers[0].completion.device
         return _token_logps([logps[key] for key in keys], counted(answers).to(device))
+
+    def _load_together(self, missing: bool) -> None:
+        """Where models are shared out, all processes load this one if a score is missing in any of them."""
+        if is_sharding() and any(gathered(missing)):
+            assert self.model is not None
 
     def _compute_and_keep(self, missing: dict[bytes, Answer]) -> dict[bytes, Tensor]:
         scored = self._compute(list(missing.values()))
@@ -117,6 +125,7 @@ class Reference(Scorer):
         keys = list(unique)
         cached = self.cache.get(keys)
         total, done = len(unique) - len(cached), 0
+        self._load_together(total > 0)
         # Cached answers are left out after the parts are cut: a run that is killed here and starts again then scores
         # the rest beside the same answers as before, and gets the same last bits.
         for part in _parts(list(unique.values()), micro_tokens):

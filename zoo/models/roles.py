@@ -10,9 +10,11 @@ import torch
 
 from zoo.contract.algorithm import missing_role
 from zoo.errors import ZooError
+from zoo.libraries.sharding import own_part
+from zoo.libraries.turns import in_pass
 from zoo.models.reference import Reference
 from zoo.models.scorer import Scorer
-from zoo.models.scoring import States, predicting_states, score_answers
+from zoo.models.scoring import Columns, States, columns, placed, predicting_states
 from zoo.values.types import Answer, Answers, TokenLogps
 
 
@@ -57,9 +59,15 @@ class Policy(Scorer):
             if self._frozen_copy is not None:
                 self._frozen_copy.learn(answers, scored, **options)
             return scored
-        states = predicting_states(self.model, answers, self.layout, self.balance)
+        states, of_tokens = in_pass(self.model, lambda: self._states_and_columns(answers, **options))
         self._shared = SharedStates(list(answers), self._version(), states)
-        return score_answers(self.model, answers, self.layout, states=states, **options)
+        return placed(answers, states.rows, of_tokens)
+
+    def _states_and_columns(
+        self, answers: Sequence[Answer], temperature: float, entropy: bool, **_: Any
+    ) -> tuple[States, Columns]:
+        states = predicting_states(self.model, answers, self.layout, self.balance)
+        return states, columns(self.model, states.rows, temperature, entropy, states=states)
 
     def states(self, answers: Sequence[Answer]) -> States:
         """The hidden states that predict the counted tokens.
@@ -74,7 +82,7 @@ class Policy(Scorer):
 
     def _version(self) -> tuple[bool, int]:
         """What a pass depends on besides the answers: whether it has a gradient, and the version of the weights."""
-        return torch.is_grad_enabled(), sum(parameter._version for parameter in self.model.parameters())
+        return torch.is_grad_enabled(), sum(own_part(p)._version for p in self.model.parameters())
 
     def generate(self, prompts: Sequence[Any], n: int | None = None, **sampling: Any) -> Answers:
         """`n` answers to each prompt, side by side: encoded records, message lists or strings.

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from zoo.errors import ZooError
 from zoo.libraries.architecture import text_config
+from zoo.libraries.turns import in_pass
 from zoo.libraries.wrappers import base_of
 from zoo.models.layout import counted
 from zoo.models.scoring import balance_of, hidden_states, rows_for
@@ -106,9 +107,9 @@ def position_scores(
     rows = rows_for(model, answers, layout, balance)
     index = pad([torch.as_tensor(places, dtype=torch.long) for places in at], 0).to(device)
     behind = torch.tensor([[len(answer.prompt)] for answer in answers], device=device)
-    hidden = hidden_states(model, rows)[rows.home[:, None], rows.place.gather(1, behind + index)]
+    place = (rows.home[:, None], rows.place.gather(1, behind + index))
     gain, bias = scale_of(model)
-    values = gain * head_values(model, hidden) + bias
+    values = gain * in_pass(model, lambda: head_values(model, hidden_states(model, rows)[place])) + bias
     return StepScores(torch.where(mask, values, 0.0), mask)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from zoo.libraries.architecture import attention_window, backbone, last_hidden, text_config
 from zoo.libraries.heads import distrust_head, own_logits
+from zoo.libraries.turns import in_pass
 from zoo.libraries.wrappers import base_of
 from zoo.models.attention import SegmentMask, reads_segments
 from zoo.models.experts import watched
@@ -96,15 +97,31 @@ def score_answers(
     if not answers:
         nothing = torch.zeros(0, 1, device=device)
         return TokenLogps(nothing, nothing.bool(), entropy=nothing if entropy else None, likeliest=nothing.bool())
+    rows = rows_for(model, answers, layout, balance) if states is None else states.rows
+    return placed(answers, rows, in_pass(model, lambda: columns(model, rows, temperature, entropy, noise, states)))
+
+
+Columns = tuple[Tensor, Tensor, Tensor | None]
+"""Log-probs, whether likeliest, and entropies of N tokens, as of `token_logps`."""
+
+
+def columns(
+    model: Any, rows: Rows, temperature: float, entropy: bool, noise: float = 0.0, states: States | None = None
+) -> Columns:
+    """Of the counted tokens of rows; states: as of `score_answers`."""
     head = Head.of(model)
     if states is not None and head is not None:
-        rows, hidden = states
+        hidden = states.hidden
     else:
-        rows = rows_for(model, answers, layout, balance)
         head, hidden = head_and_states(model, rows, noise)
-    logps, likeliest, entropies = token_logps(hidden, head, rows.target, temperature, entropy)
-    mask = counted(answers).to(device)
-    empty = torch.zeros(mask.shape, dtype=torch.float32, device=device)
+    return token_logps(hidden, head, rows.target, temperature, entropy)
+
+
+def placed(answers: Sequence[Answer], rows: Rows, of_tokens: Columns) -> TokenLogps:
+    """Each number in its place, [B, T]."""
+    logps, likeliest, entropies = of_tokens
+    mask = counted(answers).to(logps.device)
+    empty = torch.zeros(mask.shape, dtype=torch.float32, device=logps.device)
     place = (rows.answer, rows.index)
     return TokenLogps(
         empty.index_put(place, logps),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from zoo.libraries.architecture import evaluating
+from zoo.libraries.sharding import is_part, part_like, wholes
 
 
 class Snapshot:
@@ -18,7 +19,11 @@ class Snapshot:
         self.model = model
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         taken = {name: p.detach() for name, p in trained.items()} if weights is None else weights
-        self.weights = {name: taken[name].to(p.device, p.dtype, copy=True) for name, p in trained.items()}
+        self.weights = {name: _copy(taken[name], p) for name, p in trained.items()}
+
+    def whole(self) -> dict[str, Tensor]:
+        """The weights; of a model that is shared out, all processes ask for them together."""
+        return wholes(self.weights.items()) if any(map(is_part, self.weights.values())) else self.weights
 
     @contextlib.contextmanager
     def restored(self) -> Iterator[None]:
@@ -40,3 +45,10 @@ class Snapshot:
                 present = parameter.detach().clone()
                 parameter.data.copy_(self.weights[name])
                 self.weights[name] = present
+
+
+def _copy(taken: Tensor, parameter: Tensor) -> Tensor:
+    """A copy of weights, kept as a parameter is."""
+    if not is_part(parameter):
+        return taken.to(parameter.device, parameter.dtype, copy=True)
+    return taken.clone() if is_part(taken) else part_like(taken.to(parameter.dtype), parameter)

@@ -6,7 +6,7 @@ and the result is kept in zoo's cache as a folder like a run's `model/`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -120,15 +120,18 @@ def load_policy(
     return model
 
 
-def export_model(policy: Any, tokenizer: Any, folder: Path, ends: Sequence[int] = ()) -> None:
+def export_model(
+    policy: Any, tokenizer: Any, folder: Path, ends: Sequence[int] = (), weights: Mapping[str, Tensor] | None = None
+) -> None:
     """Write a Hugging Face folder (or a peft one for adapters), complete or not at all.
 
-    ends: ids that end an answer, for every program that generates with the model; none for what it says itself.
+    ends: ids that end an answer, for every program that generates with the model; none for what it says itself;
+    weights: the whole ones of a model that is shared out.
     """
     set_ending_ids(policy, ends, tokenizer.pad_token_id)
     try:
         with replacing(folder) as beside:
-            save(policy, beside)
+            save(policy, beside, weights)
             if is_adapted(policy):
                 save_ending_ids(policy, beside)
             if is_adapted(policy) and is_scorer(policy):

@@ -50,7 +50,8 @@ RULES: dict[str, Rule] = {
 }
 EXAMPLES = {"max_time": "3h50m"}
 """What to write for an option that has no default and is no number."""
-STRATEGIES = ("auto", "ddp")
+FSDP = "fsdp"
+STRATEGIES = ("auto", "ddp", FSDP)
 LOGGERS = {
     "tensorboard": ("TensorBoardLogger", "tensorboard"),
     "wandb": ("WandbLogger", "wandb"),
@@ -93,7 +94,9 @@ def check_values(core: TrainConfig, origin: dict[str, str]) -> None:
             "Add --schedule wsd, or leave out --decay-data.",
         )
     if core.strategy not in STRATEGIES:
-        raise ZooError(f"--strategy {core.strategy} is not supported yet.", f"Use {' or '.join(STRATEGIES)}.")
+        raise ZooError(f"--strategy {core.strategy} is not supported yet.", f"Use {', '.join(STRATEGIES)}.")
+    if core.offload and core.strategy != FSDP:
+        raise ZooError("--offload is for models that are sharded.", f"Add --strategy {FSDP}, or leave out --offload.")
 
 
 def check_decay(core: TrainConfig, algorithm: Any) -> None:

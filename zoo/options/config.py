@@ -232,7 +232,9 @@ class ComputeOptions:
     num_nodes: int = 1
     """Machines."""
     strategy: str = "auto"
-    """Lightning's strategy: auto, ddp."""
+    """How several processes share the work: auto, ddp (each has the whole model), fsdp (each has a part of it)."""
+    offload: bool = False
+    """With fsdp: weights, gradients and optimizer state in the CPU's memory."""
     layout: Literal["auto", "shared", "packed", "padded"] = "auto"
     """How texts are arranged in rows: shared prompts, packed rows, or one padded row each. The result is the same."""
     micro_tokens: int | None = None
@@ -398,7 +400,7 @@ FREE = (
 )  # fmt: skip
 """Options that change what is stored or where, never the result; a resume may have other ones."""
 TOLD = (
-    "accelerator", "devices", "num_nodes", "strategy", "layout", "micro_tokens", "gradient_checkpointing",
+    "accelerator", "devices", "num_nodes", "strategy", "offload", "layout", "micro_tokens", "gradient_checkpointing",
     "base_dtype", "reference_cache", "reward_timeout", "log_every", "trust_remote_code", "versions", "device",
 )  # fmt: skip
 """What changes a result by rounding, by luck or in no number at all: a resume tells it, and goes on."""
@@ -406,8 +408,7 @@ TOLD = (
 RESERVED = {"algo", "config", "recipe", "stage", "laptop", "resume", "dry_run", "as_json", "json", "quiet", "help"}
 """Flags and arguments of `train` that are not options."""
 TO_COME = {
-    "teacher", "opponent", "environment", "quantize", "offload", "tensor_parallel", "ema", "stream",
-    "staleness",
+    "teacher", "opponent", "environment", "quantize", "tensor_parallel", "ema", "stream", "staleness",
 }  # fmt: skip
 """Names reserved for future options of the core."""
 FORMER = {

@@ -21,6 +21,7 @@ from torch import Tensor
 from zoo.errors import ZooError
 from zoo.libraries.caches import Cache, Signature, has_plain_layers
 from zoo.libraries.heads import own_logits
+from zoo.libraries.turns import caller, in_pass
 from zoo.libraries.wrappers import base_of
 from zoo.rollout.budget import common_length, within
 from zoo.rollout.cache import GroupRows, RollingRows, Texts, WholeRows
@@ -51,7 +52,8 @@ class Forward:
         if isinstance(cache, Texts):
             return own_logits(self.model, input_ids=cache.add(ids))[:, -1]
         assert self.signature is not None
-        return self.model(**self.signature.arguments(ids, positions, cache, mask)).logits[:, -1]
+        given = self.signature.arguments(ids, positions, cache, mask)
+        return in_pass(self.model, lambda: caller(self.model)(**given).logits[:, -1])
 
     def rows(self, max_rows: int) -> RollingRows | GroupRows:
         """The store for the answers of this model."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.libraries.rounding import RoundedLinear
+from zoo.libraries.turns import is_shared
 
 ROWS = 64
 """A hint for the layout; other numbers of rows work as well and are about as fast."""
@@ -29,6 +30,9 @@ def packed(model: nn.Module) -> Iterator[None]:
     layers = [
         layer for layer in model.modules() if type(layer) in (nn.Linear, RoundedLinear) and "forward" not in vars(layer)
     ]
+    if is_shared(model):
+        # The weights are not there.
+        layers = []
     changed = []
     try:
         for layer in layers:

@@ -28,7 +28,9 @@ from zoo.guards.watch import Guards
 from zoo.libraries.adapters import ALL_LINEAR, frozen_parameters, left_out
 from zoo.libraries.architecture import ending_ids
 from zoo.libraries.cluster import find_place
+from zoo.libraries.connected import Connected
 from zoo.libraries.reliance import require
+from zoo.libraries.sharding import shard
 from zoo.models.devices import choose_accelerator, choose_micro_tokens
 from zoo.models.experts import watch
 from zoo.models.facts import weights_of
@@ -39,7 +41,7 @@ from zoo.models.scoring import check_head, choose_layout, score_answers
 from zoo.models.start import load_policy, resolve_start
 from zoo.optimizers.chosen import OPTIMIZERS, SCHEDULES, Chosen, Kind
 from zoo.optimizers.joint import parts_of
-from zoo.options.checks import names_in
+from zoo.options.checks import FSDP, names_in
 from zoo.options.config import AUTO, Resolved
 from zoo.options.spelling import name_in
 from zoo.rewards.reward import Reward
@@ -101,6 +103,8 @@ class Assembly:
         self.beginning: Beginning | None = None
         """What the first process of a resumed run compares with."""
         self.contents = Contents(self.core.out)
+        self.connected: Connected | None = None
+        """The processes of a run whose models are shared out among them."""
         self.rewards: dict[str, Reward] = {}
         self.loader: StepLoader
         """Of the records: one item is an optimizer step, in an online run the prompts of a rollout."""
@@ -114,6 +118,23 @@ class Assembly:
         if self.main:
             self.console.say(text, event="warning", level="warning")
 
+    def connect(self) -> None:
+        """Start the processes that share out the models, before anything is loaded."""
+        if self.core.strategy == FSDP:
+            self._before_connecting()
+            local, accelerator = self.place.local_rank, choose_accelerator(self.core.accelerator)
+            device = torch.device("cuda", local) if accelerator == "cuda" else torch.device(accelerator)
+            self.connected = Connected(self.place, self.core.devices, self.core.num_nodes, device, self.console.say)
+            self.connected.connect()
+
+    def _before_connecting(self) -> None:
+        """What every process does alone: once it is one of several, transformers writes files in the first one only."""
+        for library in ("torch", "transformers", "lightning", *(["peft"] if self.core.lora else [])):
+            require(library)
+        self._name_models()
+        if self.core.critic_model is not None:
+            resolve_start(self.core.critic_model, self.core.out, self.say)
+
     def load(self) -> None:
         """Model, template and data."""
         core = self.core
@@ -126,7 +147,8 @@ class Assembly:
         self.device = torch.device("cuda", local) if self.accelerator == "cuda" else torch.device(self.accelerator)
         self.precision, reason = choose_precision(core.precision, self.accelerator)
         self.evals = choose(self._scores(), registry.contributions(self.plugins, "evals"), self.algorithm.head)
-        self._name_models()
+        if self.connected is None:
+            self._name_models()
         for note in self.resolved.notes:
             self.say(note)
         if self.beginning:
@@ -157,6 +179,7 @@ class Assembly:
             set_unit(self.policy, "step" if self.data.train.kind == "stepwise" else "answer")
             if not choose_padding(self.policy, self.tokenizer, self.template.eos_ids):
                 self.say("The tokenizer pads with the end of the turn: score with zoo, not with transformers alone.")
+        shard(self.policy, self.core.offload)
         set_by = f"set by {self.resolved.origin['precision']}"
         self.say(f"Precision {self.precision}: {reason if core.precision == AUTO else set_by}.")
         self._say_base()

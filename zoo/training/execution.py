@@ -18,10 +18,12 @@ from zoo.data.encoding.named import template_text
 from zoo.errors import NO_RUN, TrainingFailed, TrainingStopped, ZooError
 from zoo.evals import Subject
 from zoo.evals.kept_scores import write_score
+from zoo.libraries.sharding import fill, shard, whole_weights
 from zoo.models.precision import autocast
 from zoo.models.start import export_model, name_base
 from zoo.options.config import Resolved
 from zoo.paths import write_text
+from zoo.processes import gathered
 from zoo.randomness import apart, seed_everything
 from zoo.runs import BEST, ENDING, TEMPLATE, Run, check_name, create_run, default_name
 from zoo.terminal import Console
@@ -89,6 +91,7 @@ class Execution:
         if self.resumed and self.resumed.status == "finished":
             return self._end_again(self.resumed) if self.main else self.resumed
         held.enter_context(spoken_warnings(self.algorithm, self.say))
+        self._connect(held)
         seed_everything(self.core.seed)
         self.load()
         held.callback(self.assembly.close)
@@ -98,6 +101,12 @@ class Execution:
         with beating(self.run, self._progress) if self.main else contextlib.nullcontext():
             return self._steps_and_scores()
 
+    def _connect(self, held: contextlib.ExitStack) -> None:
+        """Start the processes that go through all stages together, if the models are shared out among them."""
+        self.assembly.connect()
+        if self.assembly.connected is not None:
+            held.callback(self.assembly.connected.close)
+
     def _steps_and_scores(self) -> Run:
         self.fitting = Fitting(self.assembly, self.run, self.signals, self._notify, self.begun)
         if self.resumed:
@@ -105,7 +114,7 @@ class Execution:
         # A run that was killed during its first scoring has no before.json.
         before = (self.resumed.read_json("before.json") if self.resumed else {}) or self.score_before()
         stopped = self.fit()
-        if not self.main:
+        if not self.main and not self.together:
             return self.run
         if stopped:
             raise self._stopped(stopped, " The checkpoint is complete.")
@@ -135,6 +144,13 @@ class Execution:
                 write_text(self.run.path / TEMPLATE, text)
         else:
             self.run = Run(Path(self.core.out))
+        if self.together:
+            self.run = Run(Path(gathered(str(self.run.path))[0]))
+
+    @property
+    def together(self) -> bool:
+        """Whether all processes go through all stages, because the models are shared out among them."""
+        return self.assembly.connected is not None
 
     def score_before(self) -> dict[str, Any]:
         scores = self.score("before")
@@ -145,9 +161,9 @@ class Execution:
         return scores
 
     def score(self, when: str) -> dict[str, Any]:
-        """Run the evaluations, in the first process only; returns their scores as JSON."""
+        """Run the evaluations, in the first process only unless all are needed; returns their scores as JSON."""
         scores: dict[str, Any] = {}
-        if not self.main:
+        if not self.main and not self.together:
             return scores
         of = self.assembly
         of.policy.to(of.device)
@@ -155,19 +171,20 @@ class Execution:
             of.policy, of.tokenizer, of.template, of.precision, start=self._start, out=self.core.out, say=self.say
         )
         for evaluation in of.evals:
-            progress = counter(self.console, f"Scoring {evaluation.label} ({when})")
+            progress = counter(self.console, f"Scoring {evaluation.label} ({when})") if self.main else None
             # A run that is resumed does not score its start again, and its training draws the same numbers.
             with apart():
                 score = evaluation.run(replace(subject, progress=progress))
             scores[evaluation.label] = score.as_json()
-            write_score(self.run, when, score)
+            if self.main:
+                write_score(self.run, when, score)
             self.say(f"{evaluation.label} {when}: {score.text()}")
         return scores
 
     def _start(self) -> Any:
         """The weights that training started from, for evaluations that compare with them."""
         of = self.assembly
-        return frozen(self.core, of.source, of.policy, of.precision, of.template.new)
+        return shard(frozen(self.core, of.source, of.policy, of.precision, of.template.new), self.core.offload)
 
     def fit(self) -> int:
         """Train; returns the number of the signal that stopped it, or 0."""
@@ -195,16 +212,16 @@ class Execution:
         if best.is_file():
             from safetensors.torch import load_file
 
-            of.policy.load_state_dict(load_file(best), strict=False)
+            fill(of.policy, load_file(best))
         if not module.guarding.weights_are_finite():
             self._refuse_broken(module)
         self._finish_hook()
-        try:
-            name_base(of.policy, of.source, self.run, of.precision, self.core.trust_remote_code)
-            export_model(of.policy, of.template.trained_tokenizer(), self.run.model_path, of.template.ends)
-        except ZooError as error:
-            raise TrainingStopped(error.message, f"Free some space, then: zoo resume {self.run.path}") from error
+        self._export()
         after = self.score("after")
+        if of.connected is not None:
+            of.connected.leave()
+        if not self.main:
+            return self.run
         summary = {
             "status": "finished",
             **self._facts(module),
@@ -215,6 +232,18 @@ class Execution:
         # A file of its own: the summary of a resumed run is the same, and its times are not.
         self.run.write_json("timing.json", module.timing.summary())
         return self.end(summary)
+
+    def _export(self) -> None:
+        """Write model/."""
+        of = self.assembly
+        weights = whole_weights(of.policy, keep=self.main)
+        if not self.main:
+            return
+        try:
+            name_base(of.policy, of.source, self.run, of.precision, self.core.trust_remote_code)
+            export_model(of.policy, of.template.trained_tokenizer(), self.run.model_path, of.template.ends, weights)
+        except ZooError as error:
+            raise TrainingStopped(error.message, f"Free some space, then: zoo resume {self.run.path}") from error
 
     def _end_again(self, run: Run) -> Run:
         """The end of a run whose process was killed in it."""
@@ -308,8 +337,9 @@ class Execution:
             f"The run {self.run.name} has failed. {steps} skipped, because {why}.",
             f"Look at {'the rewards in' if self.assembly.online else 'the rows in'} {look}. {hint}".strip(),
         )
-        self._write_failure(failed)
-        tidy(self.run)
+        if self.main:
+            self._write_failure(failed)
+            tidy(self.run)
         return failed
 
     def _refuse_broken(self, module: PostTraining) -> None:

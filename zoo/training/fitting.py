@@ -11,6 +11,7 @@ import lightning
 
 from zoo.data.loader import StepLoader
 from zoo.errors import TrainingStopped, ZooError
+from zoo.libraries.connected import Sharded
 from zoo.libraries.meeting import Meeting, Peers, how_it_ended, is_lost_connection
 from zoo.libraries.precision import trainer_options
 from zoo.libraries.trainer import kill_others, step_arithmetic
@@ -59,7 +60,8 @@ class Fitting:
             Deadline(begun, limit), self.checkpoints, self.trackers,
         )  # fmt: skip
         self.signals = signals
-        self.peers = Peers()
+        self.connected = assembly.connected
+        self.peers = Peers() if self.connected is None else self.connected.peers
         self.checkpoint: Path | None = None
         """What a resumed run goes on from; none if it begins again."""
 
@@ -107,8 +109,9 @@ class Fitting:
             with self._environment_of_others():
                 try:
                     trainer.fit(module, self.loader, ckpt_path=checkpoint)
-                    self.peers.leave()
-                    leave_processes()
+                    if self.connected is None:
+                        self.peers.leave()
+                        leave_processes()
                 except BaseException as error:
                     ended = self._ended_with_others(trainer, error)
                     self._end(trainer)
@@ -178,7 +181,10 @@ class Fitting:
             "their number": assembly.processes, "the configuration": config, "the data": data,
             "the number of steps": len(self.loader),
         }  # fmt: skip
-        self.peers.meet(lambda gone: self._stop_now(self.module.trainer, gone))
+        if self.connected is None:
+            self.peers.meet(lambda gone: self._stop_now(self.module.trainer, gone))
+        else:
+            self.connected.lost = lambda gone: self._stop_now(self.module.trainer, gone)
         everyone = gathered((assembly.rank, mine))
         ranks = [rank for rank, _ in everyone]
         wrong = [what for what in mine if any(theirs[what] != mine[what] for _, theirs in everyone)]
@@ -309,6 +315,8 @@ class Fitting:
             default_root_dir=str(self.run.path),
         )
 
-    def _strategy(self, say: Callable[[str], None]) -> str | Meeting:
+    def _strategy(self, say: Callable[[str], None]) -> str | Meeting | Sharded:
+        if self.connected is not None:
+            return Sharded(self.connected, self._agree, self.core.offload)
         alone = self.assembly.processes == 1 and self.core.strategy == "auto"
         return "auto" if alone else Meeting(say, self._agree)

@@ -17,6 +17,7 @@ from zoo.judges import make as judges
 from zoo.judges.spelled import SELF
 from zoo.libraries.adapters import frozen_parameters, without_adapters
 from zoo.libraries.architecture import attention_window
+from zoo.libraries.sharding import is_sharding, shard
 from zoo.libraries.wrappers import is_adapted
 from zoo.models.critic import Critic, ValueHead
 from zoo.models.names import Source
@@ -69,7 +70,7 @@ def make_critic(
     model = load_policy(replace(core, lora=False, freeze_routers=frozen_routers), start, precision, "scalar", new)
     if core.critic_model is None:
         torch.nn.init.zeros_(model.score.weight)
-    return Critic(model, model, layout)
+    return Critic(shard(model, core.offload), model, layout)
 
 
 def make_reference(
@@ -99,15 +100,15 @@ def make_reference(
     if core.reference is not None:
         other = frozen(core, resolve_start(core.reference, core.out, say), policy, precision, new)
         cache = cache_of(other, other.named_parameters())
-        round_frozen(other, precision, core.base_dtype)
+        shard(round_frozen(other, precision, core.base_dtype), core.offload)
         return Reference(lambda: other, layout, cache, temperature=temperature)
     cache = cache_of(policy, policy.named_parameters())
-    return Reference(
-        lambda: round_frozen(frozen(core, source, policy, precision, new), precision, core.base_dtype),
-        layout,
-        cache,
-        temperature=temperature,
-    )
+
+    def load() -> Any:
+        first = frozen(core, source, policy, precision, new)
+        return shard(round_frozen(first, precision, core.base_dtype), core.offload)
+
+    return Reference(load, layout, cache, temperature=temperature)
 
 
 def frozen(core: TrainConfig, source: Source, policy: Any, precision: str, new: NewTokens = NO_TOKENS) -> Any:
@@ -132,6 +133,10 @@ def make_judge(
 
     @functools.cache
     def start() -> Any:
-        return round_frozen(frozen(core, source, policy, precision, template.new), precision, core.base_dtype)
+        first = frozen(core, source, policy, precision, template.new)
+        return shard(round_frozen(first, precision, core.base_dtype), core.offload)
 
+    if is_sharding():
+        # All processes make it together; later only those would that have something to judge.
+        start()
     return judges.make_judge(SELF, start, template, precision, **options)

@@ -117,7 +117,7 @@ class Rollouts:
 
     def state(self) -> dict[str, Any]:
         """The state that a resume restores, in types that load without unpickling code."""
-        reference = None if self._snapshot is None else self._snapshot.weights
+        reference = None if self._snapshot is None else self._snapshot.whole()
         return {
             "unrewarded": [self.unrewarded.count, self.unrewarded.in_a_row],
             "reference": [self._renewed, reference],

@@ -19,6 +19,7 @@ import lightning
 
 from zoo.errors import TrainingStopped
 from zoo.guards.watch import COUNTED
+from zoo.libraries.sharding import wholes
 from zoo.libraries.trainer import Callback, largest_of_all, same_everywhere
 from zoo.runs import BEST, Run
 from zoo.training.record.checkpoints import FolderCheckpoints, KeepRule, best_steps, step_of
@@ -174,8 +175,8 @@ class Recorder(Callback):
         value = self.scores[module.steps_done] = score_of(values[metric], metric, self.core.best_mode)
         if not math.isnan(value) and (self.best is None or value > self.best):
             self.best, self.stale = value, 0
-            if self.core.keep_best and trainer.is_global_zero:
-                save_best(module, self.run.path / BEST)
+            if self.core.keep_best:
+                save_best(module, self.run.path / BEST, trainer.is_global_zero)
             return
         self.stale += 1
         if self.core.patience and self.stale >= self.core.patience:
@@ -239,11 +240,14 @@ def _plain(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def save_best(module: Any, file: Path) -> None:
-    """Write the trained weights beside the file, then rename."""
+def save_best(module: Any, file: Path, writes: bool = True) -> None:
+    """Write the trained weights beside the file, then rename. writes: this process does, the others take part."""
     from safetensors.torch import save_file
 
-    trained = {n: p.detach().cpu().contiguous() for n, p in module.policy.named_parameters() if p.requires_grad}
+    named = ((name, p) for name, p in module.policy.named_parameters() if p.requires_grad)
+    trained = {name: weight.contiguous() for name, weight in wholes(named, writes).items()}
+    if not writes:
+        return
     beside = file.with_name(f".tmp-{file.name}")
     try:
         save_file(trained, beside)

@@ -8,21 +8,36 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 from torch import Tensor
 
+from zoo.libraries.sharding import is_part, leaves, own_part
+from zoo.processes import gathered
+
 BLOCK = 4096
 """Elements whose squares are added up in float32; a sum of millions loses its digits there."""
 
 
 def total_norm(gradients: Iterable[Tensor]) -> float:
-    """√Σ g² over all elements of all gradients; 0 where there are none."""
-    parts = [part for gradient in gradients for part in _norms_of_blocks(gradient.detach().reshape(-1))]
+    """√Σ g² over all elements of all gradients; 0 where there are none.
+
+    Of gradients that are shared out each process adds up its part; all of them call it together.
+    """
+    listed = list(gradients)
+    together = [gradient for gradient in listed if not is_part(gradient)]
+    square, parts = _square(together), [own_part(gradient) for gradient in listed if is_part(gradient)]
+    if parts:
+        square += sum(gathered(_square(parts)))
+    return math.sqrt(square)
+
+
+def _square(gradients: Iterable[Tensor]) -> float:
+    norms = [part for gradient in gradients for part in _norms_of_blocks(gradient.detach().reshape(-1))]
     # In one go, and on the CPU: some devices have no float64.
-    return math.sqrt(float(torch.cat(parts).cpu().double().square().sum())) if parts else 0.0
+    return float(torch.cat(norms).cpu().double().square().sum()) if norms else 0.0
 
 
 def reached(loss: Tensor, models: Mapping[str, torch.nn.Module]) -> set[str]:
     """The names of the models with a weight that has a gradient, or that the loss will give one."""
-    weights = {name: [p for p in model.parameters() if p.requires_grad] for name, model in models.items()}
-    found = {name for name, own in weights.items() if any(p.grad is not None for p in own)}
+    weights = {name: leaves(model) for name, model in models.items()}
+    found = {name for name, own in weights.items() if any(not is_part(p) and p.grad is not None for p in own)}
     owner = {id(p): name for name, own in weights.items() for p in own}
     seen, waiting = set(), [loss.grad_fn]
     while waiting and len(found) < len(models):

@@ -19,6 +19,7 @@ from zoo.errors import TrainingFailed
 from zoo.guards import Action
 from zoo.guards.bundled import BROKEN
 from zoo.guards.watch import COUNTED, Guards, Objection
+from zoo.libraries.sharding import fill, load_optimizer_state, own_part
 from zoo.processes import gathered, my_place
 from zoo.randomness import restore_rng
 from zoo.values.loss import Loss
@@ -119,7 +120,9 @@ class Guarding:
     def weights_are_finite(self) -> bool:
         """Whether every trained weight is a finite number, on every process; if not, the next step is told so."""
         learners = self._module.learners.values()
-        mine = all(bool(torch.isfinite(p).all()) for model in learners for p in model.parameters() if p.requires_grad)
+        mine = all(
+            bool(torch.isfinite(own_part(p)).all()) for model in learners for p in model.parameters() if p.requires_grad
+        )
         self.broken = not all(gathered(mine))
         return not self.broken
 
@@ -148,8 +151,8 @@ class Guarding:
             )  # fmt: skip
         state = checkpoint["zoo"]
         self._tell(objections, state["steps_done"])
-        module.load_state_dict(checkpoint["state_dict"], strict=False)
-        module.optimizers(use_pl_optimizer=False).load_state_dict(checkpoint["optimizer_states"][0])
+        fill(module, checkpoint["state_dict"])
+        load_optimizer_state(module.optimizers(use_pl_optimizer=False), checkpoint["optimizer_states"][0])
         module.algorithm.load_state(state["algorithm"])
         if module.rollouts is not None:
             module.rollouts.load_state(state["rollouts"])

@@ -19,12 +19,14 @@ from zoo.contract.hook_arguments import named_hook
 from zoo.data.loader import micro_batches
 from zoo.errors import PluginError, TrainingStopped
 from zoo.guards.watch import Guards
+from zoo.libraries.sharding import average_others, is_sharding
 from zoo.libraries.trainer import without_exchange
+from zoo.libraries.turns import take_outputs
 from zoo.models.experts import Balance
 from zoo.models.roles import Models
 from zoo.optimizers.chosen import Chosen
 from zoo.options.config import TrainConfig
-from zoo.processes import gathered, is_distributed, my_place, world_size
+from zoo.processes import begin_exchange, gathered, is_distributed, my_place, world_size
 from zoo.randomness import part_ways, restore_rng, rng_state
 from zoo.training.step.gradients import reached, total_norm
 from zoo.training.step.guarding import Guarding, Keeper, Part
@@ -188,6 +190,7 @@ class PostTraining(lightning.LightningModule):
         sums, self.parts = Sums(), []
         if self.balance is not None:
             self.balance.forget()
+        most = max(gathered(len(parts))) if is_sharding() else len(parts)
         for i, part in enumerate(parts):
             loss = self.hooks.loss(part, self.steps_done)
             self.parts.append((part, Loss(loss.values.detach(), loss.weights.detach())))
@@ -197,12 +200,39 @@ class PostTraining(lightning.LightningModule):
                 sums.add(self.mixed.sums(loss, part))
             sums.add({"tokens": (tokens, torch.tensor(0))})
             sums.add(_moved(self.learners, loss.trains))
-            balance = self._balance(loss, part, sums)
+            numerator = loss.numerator + self._balance(loss, part, sums)
             last = i == len(parts) - 1
-            with self._gradients_stay_here(last):
-                numerator = loss.numerator + balance
-                self.manual_backward(numerator + (self._touch(numerator, sums) if last else 0.0))
+            if is_sharding():
+                self._backward_together(numerator, sums)
+            else:
+                with self._gradients_stay_here(last):
+                    self.manual_backward(numerator + (self._touch(numerator, sums) if last else 0.0))
+        if is_sharding():
+            self._idle_passes(most - len(parts))
         return sums.reduced(self.device)
+
+    # -- sharded models ------------------------------------------------------------------------------------------
+
+    def _backward_together(self, numerator: torch.Tensor, sums: Sums) -> None:
+        """The backward pass of a micro-batch, with a gradient of 0 for passes that no loss of this process reaches."""
+        if len(self.learners) > 1:
+            found = reached(numerator, self.learners)
+            sums.add(
+                {f"{REACHED}{role}": (torch.tensor(float(role in found)), torch.tensor(1)) for role in self.learners}
+            )
+        begin_exchange()
+        zero = take_outputs()
+        self.manual_backward(numerator if zero is None else numerator + zero)
+
+    def _idle_passes(self, missing: int) -> None:
+        """Take part in the micro-batches that other processes have more of, and average what is not shared out."""
+        for _ in range(missing):
+            begin_exchange()
+            if (zero := take_outputs()) is not None:
+                self.manual_backward(zero)
+        average_others(p for model in self.learners.values() for p in model.parameters())
+
+    # -- the parts of a step -------------------------------------------------------------------------------------
 
     def _balance(self, loss: Loss, part: Batch, sums: Sums) -> torch.Tensor | float:
         """The routers' auxiliary loss of a micro-batch, with the weights that its texts have in the loss."""

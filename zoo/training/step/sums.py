@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from zoo.processes import gathered, is_distributed
+from zoo.processes import begin_exchange, gathered, is_distributed
 from zoo.values.loss import LARGEST, Metric
 
 Pair = tuple[Tensor, Tensor]
@@ -32,6 +32,7 @@ class Sums:
         """The pairs of all processes together; every process must hold the same names."""
         if not is_distributed() or not self._pairs:
             return self
+        begin_exchange()
         names = sorted(self._pairs)
         mine = torch.stack([part.to(device) for name in names for part in self._pairs[name]])
         every = [torch.empty_like(mine) for _ in range(dist.get_world_size())]

@@ -1,0 +1,112 @@
+"""Sharded over two processes, a run computes what one process computes."""
+
+import pytest
+import torch
+from tiny_runs import data_for, differences, float32_flags, losses, trainer, two_processes, write_rows
+from tiny_runs import demonstrations as rows_of_demonstrations
+
+from zoo.libraries import sharding
+from zoo.libraries.tiny import make_tiny
+from zoo.processes import begin_exchange
+from zoo.runs import Run
+
+OPTIONS = {"lr": 1e-3, "optimizer": "adamw(eps=1e-5)", "epochs": 1, "accelerator": "cpu", "micro_tokens": 60}
+"""Micro-batches so small that the processes have different numbers of them."""
+
+
+@pytest.fixture
+def both(tmp_path, tiny_folder, monkeypatch):
+    """`both(algo, **options)`: the run of one process, and of two that share out the model."""
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache-one"))
+
+    def run(algo, rows=10, kind=None, **options):
+        data = options.pop("data", None) or data_for(kind or algo, tmp_path, rows)
+        single = trainer(tmp_path, tiny_folder)(algo, data=data, **{**OPTIONS, **options})
+        return single, sharded(algo, data, **options)
+
+    def sharded(algo, data, devices=2, **options):
+        flags = float32_flags(**OPTIONS | options, out=tmp_path / "two", strategy="fsdp", devices=2)
+        flags = [part for part in flags if part != "True"]
+        typed = ("train", "--algo", algo, "--model", str(tiny_folder), "--data", data, *flags)
+        for done in two_processes(*typed, cwd=tmp_path, ZOO_CACHE=str(tmp_path / "cache-two")):
+            assert done.returncode == 0, done.stdout + done.stderr
+        return Run(max((tmp_path / "two").iterdir(), key=lambda path: path.stat().st_mtime))
+
+    return run
+
+
+def assert_equal(first, second):
+    assert differences(first, second) < 1e-5
+    assert len(first.metrics) == len(second.metrics)
+    for a, b in zip(first.metrics, second.metrics, strict=True):
+        assert a.keys() == b.keys()
+        assert [a[name] for name in a] == pytest.approx([b[name] for name in a], abs=1e-5, rel=1e-4)
+
+
+def test_two_processes_that_share_out_the_model_give_what_one_gives(both, tmp_path):
+    held_out = write_rows(tmp_path / "held.jsonl", rows_of_demonstrations(5, seed=9))
+    assert_equal(*both("sft", eval_data=held_out))
+
+
+@pytest.mark.long
+def test_a_frozen_model_is_shared_out_too(both):
+    """Its scores are in the cache of one process, and missing in the other's."""
+    first, second = both("dpo", epochs=2)
+    assert_equal(first, second)
+
+
+@pytest.mark.long
+def test_adapters_and_their_base_are_shared_out(both):
+    first, second = both("dpo", lora=True)
+    assert losses(first) == pytest.approx(losses(second), rel=1e-5)
+
+
+# -- without processes -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def alone():
+    """A mesh of one process."""
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    sharding.make_mesh(torch.device("cpu"), 1)
+    yield
+    sharding.forget_mesh()
+    torch.distributed.destroy_process_group()
+
+
+def test_weights_and_optimizer_state_are_written_whole_and_read_again(alone):
+    model = sharding.shard(make_tiny())
+    optimizer = torch.optim.AdamW(model.parameters())
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    weights, state = sharding.whole_weights(model), sharding.optimizer_state(optimizer)
+    assert not any(map(sharding.is_part, weights.values())) and all(map(sharding.is_part, model.parameters()))
+    moments = [moment for of in state["state"].values() for moment in of.values()]
+    assert moments and not any(map(sharding.is_part, moments))
+    other = sharding.shard(make_tiny())
+    again = torch.optim.AdamW(other.parameters())
+    sharding.fill(other, weights)
+    sharding.load_optimizer_state(again, state)
+    assert all(torch.equal(a, b) for a, b in zip(weights.values(), sharding.whole_weights(other).values(), strict=True))
+    one, two = (sharding.optimizer_state(each)["state"] for each in (optimizer, again))
+    assert all(torch.equal(one[n]["exp_avg"], two[n]["exp_avg"]) for n in one)
+
+
+def test_tensors_that_layers_share_are_gathered_once(alone):
+    weights = sharding.whole_weights(sharding.shard(make_tiny(tie_word_embeddings=True)))
+    assert weights["lm_head.weight"] is weights["model.embed_tokens.weight"]
+
+
+def test_a_model_whose_blocks_have_no_name_is_refused(alone):
+    model = make_tiny()
+    model._no_split_modules = None
+    with pytest.raises(sharding.ZooError, match="does not name its blocks"):
+        sharding.shard(model)
+
+
+def test_without_a_mesh_nothing_is_shared_out():
+    model = make_tiny()
+    assert sharding.shard(model) is model and not any(map(sharding.is_part, model.parameters()))
+    begin_exchange()

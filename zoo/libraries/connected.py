@@ -1,0 +1,161 @@
+"""Processes that connect before anything is loaded, and Lightning's strategy for models that they share out."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from zoo.errors import ZooError
+from zoo.libraries import sharding
+from zoo.libraries.cluster import Place
+from zoo.libraries.meeting import Launcher, Peers, in_background
+from zoo.libraries.reliance import importing
+from zoo.processes import begin_exchange, leave_processes
+
+with importing("lightning"):
+    from lightning.fabric.utilities.distributed import (
+        _get_default_process_group_backend_for_device,
+        _init_dist_connection,
+        _set_num_threads_if_needed,
+    )
+    from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
+
+
+class Connected:
+    """The processes of a run, started and connected; each of them then goes through all stages of the run.
+
+    say: called with the message that this process waits; lost: with the ranks of processes that have ended.
+    """
+
+    def __init__(self, place: Place, devices: int, num_nodes: int, device: torch.device, say: Callable[[str], None]):
+        self.place, self.device, self.say = place, device, say
+        self.peers = Peers()
+        self.lost: Callable[[list[int]], None] = lambda gone: os._exit(1)
+        self._before = dict(os.environ)
+        self.launcher = Launcher(place.environment, devices, num_nodes)
+
+    def connect(self) -> None:
+        """Start the other processes of this machine, if nobody else does, and wait for all."""
+        if not self.place.environment.creates_processes_externally:
+            self.launcher._call_children_scripts()
+        _set_num_threads_if_needed(num_processes=self.launcher.num_processes)
+        try:
+            in_background(self._meet, self._still_waiting)
+        except RuntimeError as error:
+            raise ZooError(
+                f"The {self.place.processes} processes of this run did not connect: {str(error).splitlines()[0]}",
+                "Start all of them at the same time. The port must be free on that machine, and open to the others.",
+            ) from error
+        sharding.make_mesh(self.device, self.place.processes)
+        self.peers.meet(lambda gone: self.lost(gone))
+
+    def _meet(self) -> None:
+        if self.device.type == "cuda":
+            # The current device belongs to the thread.
+            torch.cuda.set_device(self.device)
+        backend = _get_default_process_group_backend_for_device(self.device)
+        _init_dist_connection(self.place.environment, backend, self.place.rank, self.place.processes)
+
+    def _still_waiting(self, seconds: float) -> None:
+        if self.place.local_rank == 0:
+            self.say(
+                f"Waiting for the other processes for {seconds:.0f} s: process {self.place.rank} of "
+                f"{self.place.processes} (ctrl-C ends it)."
+            )
+
+    def leave(self) -> None:
+        """The end of the run, in all processes together."""
+        begin_exchange()
+        self.peers.leave()
+        leave_processes()
+
+    def close(self) -> None:
+        """The end in any case: processes that this one started would wait for it; the environment is as before."""
+        self.peers.leave()
+        if dist.is_initialized():
+            for process in self.launcher.procs:
+                process.kill()
+            with contextlib.suppress(RuntimeError):
+                dist.destroy_process_group()
+        sharding.forget_mesh()
+        os.environ.clear()
+        os.environ.update(self._before)
+
+
+class Sharded(ModelParallelStrategy):
+    """Lightning's strategy for processes that have connected and models that are shared out already.
+
+    Checkpoints go through our files: the first process writes the whole weights and the whole optimizer state, so that
+    a run goes on with any number of processes. met: called once, before training.
+    """
+
+    def __init__(self, connected: Connected, met: Callable[[], None], offload: bool):
+        super().__init__(data_parallel_size=connected.place.processes, tensor_parallel_size=1)
+        self.connected, self.met, self.offload = connected, met, offload
+
+    def _configure_launcher(self) -> None:
+        # It starts nobody: they are here.
+        self.connected.launcher._call_children_scripts = lambda: None  # type: ignore[method-assign]
+        self._launcher = self.connected.launcher
+
+    def setup_environment(self) -> None:
+        Strategy.setup_environment(self)
+        self.set_world_ranks()
+        self._device_mesh = sharding.current_mesh()
+        self.met()
+
+    def setup(self, trainer: Any) -> None:
+        assert self.accelerator is not None and self.lightning_module is not None
+        self.accelerator.setup(trainer)
+        if self.offload:
+            # What was offloaded stays where it is.
+            self.lightning_module._device = self.root_device
+        else:
+            self.model_to_device()
+        self.setup_optimizers(trainer)
+        self.setup_precision_plugin()
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        return True
+
+    def reduce(self, tensor: Any, group: Any = None, reduce_op: Any = "mean") -> Any:
+        begin_exchange()
+        return super().reduce(tensor, group, reduce_op)
+
+    def broadcast(self, obj: Any, src: int = 0) -> Any:
+        begin_exchange()
+        return super().broadcast(obj, src)
+
+    def barrier(self, name: str | None = None) -> None:
+        begin_exchange()
+        super().barrier(name)
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        assert self.lightning_module is not None
+        named = self.lightning_module.named_parameters()
+        return sharding.wholes(((name, p) for name, p in named if p.requires_grad), keep=self.is_global_zero)
+
+    def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
+        return sharding.optimizer_state(getattr(optimizer, "optimizer", optimizer), keep=self.is_global_zero)
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        Strategy.save_checkpoint(self, checkpoint, filepath, storage_options)
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        return Strategy.load_checkpoint(self, checkpoint_path, weights_only)
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        assert self.lightning_module is not None
+        sharding.fill(self.lightning_module, checkpoint["state_dict"])
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            sharding.load_optimizer_state(optimizer, state)

@@ -1,0 +1,149 @@
+"""Forward passes of models whose weights are shared out among the processes: every process makes every pass.
+
+A pass gathers the weights of one block after the other from all processes, so that none can make it alone. Before each
+pass the processes exchange which model they want to run, and whether with a gradient; the first of these is run by
+all of them. Those that wanted it compute, the others run a single token: an idle pass. A process that has nothing more
+to compute `arrive`s, and helps the others with idle passes until all have arrived. Every other exchange between
+processes begins with that, so that an algorithm may run as many passes in one process as it likes.
+
+The passes with a gradient are remembered: each of them has a backward pass, which all processes must make too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+from weakref import WeakKeyDictionary, WeakValueDictionary
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.utils._pytree import tree_flatten
+
+from zoo import processes
+from zoo.libraries.wrappers import base_of
+
+ARRIVED = 2**31 - 1
+"""Said by a process that wants no pass."""
+NUMBERS = count()
+
+
+@dataclass
+class Shared:
+    """A model whose weights are shared out.
+
+    number: the same in all processes; enter: runs a function as a forward pass of the model; token: runs the backbone
+    on one token. entered: a pass is being made; whole: all weights are gathered for now.
+    """
+
+    number: int
+    enter: Callable[[Callable[[], Any]], Any]
+    token: Callable[[], Any]
+    device: torch.device
+    entered: bool = False
+    whole: bool = False
+
+
+_SHARED: WeakKeyDictionary[torch.nn.Module, Shared] = WeakKeyDictionary()
+_MODELS: WeakValueDictionary[int, torch.nn.Module] = WeakValueDictionary()
+_OUTPUTS: list[Tensor] = []
+"""Of the passes with a gradient since the last `take_outputs`."""
+
+
+def take_part(base: torch.nn.Module, enter: Callable[..., Any], token: Callable[[], Any], device: torch.device) -> None:
+    """From now on the passes of this model are made by all processes together."""
+    shared = Shared(next(NUMBERS), enter, token, device)
+    _SHARED[base], _MODELS[shared.number] = shared, base
+    processes.before_exchanges(arrive)
+
+
+def is_shared(model: Any) -> bool:
+    """Whether the weights of a model are shared out among the processes."""
+    return base_of(model) in _SHARED
+
+
+def in_pass(model: Any, work: Callable[[], Any]) -> Any:
+    """What `work` gives, which is tensors in tuples; inside of it the weights of a shared model can be used.
+
+    It must run the backbone once. For a model that is not shared it is simply called.
+    """
+    shared = _SHARED.get(base_of(model))
+    if shared is None or shared.entered:
+        return work()
+    _wait_for_turn(shared)
+    return _entered(shared, work)
+
+
+def caller(model: Any) -> Callable[..., Any]:
+    """Calls the model; inside of a pass, without beginning another one."""
+    return base_of(model).forward if is_shared(model) else model
+
+
+def _entered(shared: Shared, work: Callable[[], Any]) -> Any:
+    shared.entered = True
+    try:
+        result = shared.enter(work)
+    finally:
+        shared.entered = False
+    if torch.is_grad_enabled():
+        _OUTPUTS.extend(leaf for leaf in tree_flatten(result)[0] if isinstance(leaf, Tensor) and leaf.requires_grad)
+    return result
+
+
+def _wait_for_turn(shared: Shared) -> None:
+    mine = 2 * shared.number + torch.is_grad_enabled()
+    while not shared.whole and (chosen := _first(mine, shared.device)) != mine:
+        _idle(chosen)
+
+
+def arrive() -> None:
+    """Wait until no process wants to make a pass, and help those that do."""
+    shared = next(iter(_SHARED.values()), None)
+    while shared is not None and (chosen := _first(ARRIVED, shared.device)) != ARRIVED:
+        _idle(chosen)
+
+
+def _first(mine: int, device: torch.device) -> int:
+    """The smallest number that any process says."""
+    number = torch.tensor(mine, dtype=torch.int64, device=device)
+    dist.all_reduce(number, dist.ReduceOp.MIN)
+    return int(number)
+
+
+def _idle(chosen: int) -> None:
+    number, has_gradient = divmod(chosen, 2)
+    shared = _SHARED[_MODELS[number]]
+    with torch.set_grad_enabled(bool(has_gradient)):
+        _entered(shared, shared.token)
+
+
+def take_outputs() -> Tensor | None:
+    """0, with a gradient of 0 for every pass with a gradient since the last call; None without any."""
+    outputs = list(_OUTPUTS)
+    _OUTPUTS.clear()
+    zeros = [torch.nan_to_num(output.float(), 0.0, 0.0, 0.0).sum() * 0.0 for output in outputs]
+    return sum(zeros[1:], zeros[0]) if zeros else None
+
+
+@contextlib.contextmanager
+def gathered_weights(model: Any, gather: Callable[[bool], None]) -> Iterator[None]:
+    """The whole weights in every process, whose passes need no other process in here. gather: does it, or ends it."""
+    shared = _SHARED[base_of(model)]
+    arrive()
+    gather(True)
+    shared.whole = True
+    try:
+        yield
+    finally:
+        shared.whole = False
+    arrive()
+    gather(False)
+
+
+def forget() -> None:
+    """No model is shared any more."""
+    _SHARED.clear()
+    _OUTPUTS.clear()
