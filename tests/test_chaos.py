@@ -193,11 +193,19 @@ def test_killed_runs_end_as_if_they_had_not_been(tmp_path):
     assert run("--algo", "ppo", "--lora", "--kills", 2, "--each", 2, *common) == 0
     assert run("--algo", "sft", "--no-lora", "--processes", 2, "--kills", 2, "--each", 2, *common) == 0
     assert run("--algo", "kto", "--no-lora", "--mixture", "--kills", 2, "--each", 2, *common) == 0
+    assert run("--algo", "dpo", "--no-lora", "--store", "--processes", 2, "--kills", 2, "--each", 2, *common) == 0
     rows = results(file)
     kills = [hit for row in rows for hit in row["hits"] if hit["counts"]]
     assert len(kills) >= 9 and {hit["status"] for hit in kills} == {-signal.SIGKILL}
     assert {row["processes"] for row in rows} == {1, 2}
     assert all(hit["steps_after"] or hit["none_left"] for hit in kills)
+
+
+def test_a_store_that_two_processes_want_survives_the_end_of_either(tmp_path):
+    file = tmp_path / "results.jsonl"
+    common = ("--processes", 2, "--kills", 6, "--seed", 2, "--append", file, "--folder", tmp_path / "work")
+    assert run("--aim", "zoo.testing.chaos.store:STORE", *common) == 0
+    assert {hit["rank"] for row in results(file) for hit in row["hits"]} == {0, 1}
 
 
 def test_a_step_that_is_recorded_twice_is_found(tmp_path, monkeypatch):

@@ -10,7 +10,18 @@ from unittest import mock
 
 import pytest
 import torch
-from tiny_runs import demonstrations, losses, preferences, same_bytes, trainer, weights, write_rows
+from tiny_runs import (
+    demonstrations,
+    differences,
+    float32_flags,
+    losses,
+    preferences,
+    same_bytes,
+    trainer,
+    two_processes,
+    weights,
+    write_rows,
+)  # fmt: skip
 
 import zoo
 from zoo.data.blending import Blend, Places, blended
@@ -18,6 +29,7 @@ from zoo.data.loader import Order, StepLoader
 from zoo.data.sources.mixture import Part, data_defaults, label_of, read_mixture
 from zoo.data.sources.reading import Reading
 from zoo.errors import ZooError
+from zoo.runs import Run
 from zoo.training.step.module import PostTraining
 from zoo.training.step.parts import Parts
 from zoo.values.loss import Loss
@@ -389,6 +401,21 @@ def test_a_mixture_that_is_killed_ends_with_the_same_bits(two, tmp_path):
     broken = zoo.resume(tmp_path / "runs" / "broken", quiet=True)
     assert same_bytes(whole, broken, "metrics.jsonl")
     assert all(torch.equal(value, weights(broken)[name]) for name, value in weights(whole).items())
+
+
+@pytest.mark.long
+def test_two_processes_learn_from_a_mixture_what_one_learns(two, tmp_path, tiny_folder):
+    options = {"data": MIXED, "eval_fraction": 0.1, "epochs": 1, "optimizer": "adamw(eps=1e-3)"}
+    single = two(**options)
+    flags = float32_flags(**options, devices=2, accelerator="cpu", out=tmp_path / "two")
+    for done in two_processes("train", "--algo", "sft", "--model", str(tiny_folder), *flags, cwd=tmp_path):
+        assert done.returncode == 0, done.stdout + done.stderr
+    (folder,) = (tmp_path / "two").iterdir()
+    both = Run(folder)
+    assert differences(single, both) < 1e-5
+    for name in ("loss", "loss/chat", "loss/maths"):
+        values = [[row[name] for row in run.metrics if name in row] for run in (single, both)]
+        assert values[0] == pytest.approx(values[1], abs=1e-5, rel=1e-4), name
 
 
 def test_another_mixture_of_the_same_run_is_refused_by_the_part_that_changed(two, tmp_path):

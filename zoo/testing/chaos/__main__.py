@@ -19,6 +19,7 @@ from zoo.errors import ZooError
 from zoo.testing.chaos.aims import Aim, find_aim
 from zoo.testing.chaos.processes import Target, one_thread
 from zoo.testing.chaos.results import Results
+from zoo.testing.chaos.store import stored
 from zoo.testing.chaos.training import algorithms, training
 from zoo.testing.chaos.trials import FAULTS, Trial, Trials
 
@@ -29,6 +30,7 @@ def options() -> argparse.ArgumentParser:
     add("--algo", action="append", help="an algorithm, as for zoo train; may be repeated (default: all)")
     add("--lora", action=argparse.BooleanOptionalAction, help="only with adapters, or only without (default: both)")
     add("--mixture", action="store_true", help="train on a mixture of two files")
+    add("--store", action="store_true", help="keep the encoded rows in files, and hit that too")
     add("--processes", type=int, default=1, help="processes of a run (default: 1)")
     add("--aim", help="kill something else than training: an Aim, as module:name")
     add("--fault", choices=FAULTS, default="kill", help="what happens (default: kill)")
@@ -125,13 +127,14 @@ def _target(text: str, fault: str, aim_trials: Trials) -> Target:
 
 def _aims(given: argparse.Namespace) -> list[Aim]:
     if given.aim:
-        return [find_aim(given.aim)]
+        return [replace(find_aim(given.aim), processes=given.processes)]
     with_lora = (False, True) if given.lora is None else (given.lora,)
-    return [
+    aims = [
         training(algo, lora, given.processes, given.mixture)
         for algo in given.algo or algorithms()
         for lora in with_lora
     ]
+    return [stored(aim) for aim in aims] if given.store else aims
 
 
 def _line(trial: Trial) -> str:

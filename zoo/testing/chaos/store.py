@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -20,6 +21,7 @@ from zoo.values.answers import answers_in
 
 ROWS = 400
 PHASES = {
+    "zoo.data.prepared:stored": "waiting for its turn",
     "zoo.data.work:Work.encoded": "encoding",
     "zoo.data.shards:save": "writing a shard",
     "zoo.data.store:Store.begun": "going on",
@@ -28,13 +30,29 @@ PHASES = {
 
 
 @contextmanager
-def _small(folder: Path) -> Iterator[None]:
-    """Blocks of 20 rows, shards of 60, and a cache in the folder of the trial."""
+def _small(folder: Path, block: int = 20, shard: int = 60) -> Iterator[None]:
+    """Blocks and shards of so many rows, kept for files of any size, and a cache in the folder of the trial."""
     with (
-        mock.patch.dict(os.environ, ZOO_CACHE=str(folder / "cache")), mock.patch.object(prepared, "ROWS_AT_ONCE", 20),
-        mock.patch.object(store, "SHARD_ROWS", 60),
+        mock.patch.dict(os.environ, ZOO_CACHE=str(folder / "cache")),
+        mock.patch.object(prepared, "ROWS_AT_ONCE", block), mock.patch.object(store, "SHARD_ROWS", shard),
+        mock.patch.object(prepared, "STORED_BYTES", 0),
     ):  # fmt: skip
         yield
+
+
+def stored(aim: Aim) -> Aim:
+    """A run of training that keeps its encoded rows, in shards of four rows."""
+
+    def small(action: Callable[[Path], None] | None) -> Callable[[Path], None]:
+        def act(folder: Path) -> None:
+            assert action is not None
+            with _small(folder, 2, 4):
+                action(folder)
+
+        return act
+
+    phases = {**aim.phases, **PHASES}
+    return replace(aim, name=f"{aim.name} --store", make=small(aim.make), resume=small(aim.resume), phases=phases)
 
 
 def _prepared(folder: Path) -> prepared.Prepared:
