@@ -86,7 +86,7 @@ class SFT(Algorithm):
         if config.train_on != "marked":
             return records
         marked = records.filter(lambda record: "marked" in record)
-        if not len(marked):
+        if not marked:
             hint = "Write train: true or weight: 1 into messages, or --train-on turns."
             raise ZooError("No row marks a turn to be trained.", hint)
         return marked

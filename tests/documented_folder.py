@@ -185,6 +185,10 @@ def prepare(command, folder, stock, model):
             put_run(stock, newest or "sft", f"the-{newest or 'sft'}-run", folder, last=True)
     if "my-model" in text and "export" not in text and not (folder / "my-model").exists():
         (folder / "my-model").symlink_to(model)
+    if "shards/" in text and not (folder / "shards").exists():
+        (folder / "shards").mkdir()
+        for number in range(2):
+            write_rows(folder / "shards" / f"{number}.jsonl", ROWS["pairs"]())
     if "my-folder" in text and not (folder / "my-folder").exists():
         (folder / "my-folder").mkdir()
         write_rows(folder / "my-folder" / "test.jsonl", ROWS["pairs"]())

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 
+import pyarrow
 import pytest
 
 from zoo.data.sources import open_source
@@ -61,17 +62,22 @@ def test_a_byte_order_mark_is_not_part_of_the_first_key(tmp_path):
     assert read(path) == ROWS[:1]
 
 
-def test_packed_files_are_unpacked(tmp_path):
-    path = tmp_path / "a.jsonl.gz"
-    path.write_bytes(gzip.compress(write_jsonl(tmp_path / "a.jsonl", ROWS).read_bytes()))
+PACKED = {".gz": gzip.compress, ".zst": lambda content: pyarrow.compress(content, "zstd", asbytes=True)}
+
+
+@pytest.mark.parametrize("suffix", PACKED)
+def test_packed_files_are_unpacked(tmp_path, suffix):
+    path = tmp_path / f"a.jsonl{suffix}"
+    path.write_bytes(PACKED[suffix](write_jsonl(tmp_path / "a.jsonl", ROWS).read_bytes()))
     assert read(path) == ROWS
 
 
-def test_a_damaged_packed_file_is_an_error_that_names_it(tmp_path):
-    path = tmp_path / "a.jsonl.gz"
-    packed = gzip.compress(b"".join(json.dumps({"prompt": str(i) * 50}).encode() + b"\n" for i in range(999)))
+@pytest.mark.parametrize("suffix", PACKED)
+def test_a_damaged_packed_file_is_an_error_that_names_it(tmp_path, suffix):
+    path = tmp_path / f"a.jsonl{suffix}"
+    packed = PACKED[suffix](b"".join(json.dumps({"prompt": str(i) * 50}).encode() + b"\n" for i in range(999)))
     path.write_bytes(packed[: len(packed) // 2])
-    with pytest.raises(ZooError, match="a.jsonl.gz cannot be decompressed"):
+    with pytest.raises(ZooError, match=f"a.jsonl{suffix} cannot be decompressed"):
         read(path)
 
 

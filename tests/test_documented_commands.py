@@ -365,6 +365,8 @@ def shortened(arguments):
         arguments, added = without(arguments, "--tokens"), COMPARED
     if arguments[0] == "train" and named_algorithm(arguments).online():
         added |= ROLLOUTS
+    if "--stream" in arguments:
+        added = {"--max-steps": 1} if arguments[0] == "train" else {}
     for flag, value in added.items():
         arguments = [*without(arguments, flag), flag, *([] if value is None else [str(value)])]
     return arguments

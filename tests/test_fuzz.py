@@ -13,6 +13,7 @@ from pathlib import Path
 from random import Random
 from types import SimpleNamespace
 
+import pyarrow
 import pytest
 import torch
 import yaml
@@ -195,6 +196,7 @@ FILES = {
     ".parquet": changed(table_bytes(".parquet")),
     ".arrow": changed(table_bytes(".arrow")),
     ".jsonl.gz": changed(gzip.compress(b'{"prompt": "a"}\n' * 9, mtime=0)),
+    ".jsonl.zst": changed(pyarrow.compress(b'{"prompt": "a"}\n' * 9, "zstd", asbytes=True)),
 }  # fmt: skip
 
 
@@ -207,7 +209,9 @@ def test_files(tmp_path, suffix):
         list(open_source(str(path), "demonstration").rows)
 
     # pyarrow is written in C++: what ends it must not end the tests.
-    in_child(lambda: fuzz(read, FILES[suffix])) if suffix in (".parquet", ".arrow") else fuzz(read, FILES[suffix])
+    in_child(lambda: fuzz(read, FILES[suffix])) if suffix in (".parquet", ".arrow", ".jsonl.zst") else fuzz(
+        read, FILES[suffix]
+    )
 
 
 def test_every_type_of_file_is_tried():

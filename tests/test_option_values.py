@@ -63,6 +63,7 @@ FREE = {
     "best_metric": ["val/loss"],
     "limit": [3],
     "data_workers": [1, 2],
+    "shuffle_buffer": [1, 5],
     "log_every": [2],
     "micro_tokens": [1, 10_000],
     "columns": ["prompt=prompt,completion=completion"],
@@ -79,7 +80,7 @@ WITH = {
     "lora_targets": {"lora": True}, "lora_dropout": {"lora": True}, "best_mode": {"keep_best": True},
     "best_metric": {"keep_best": True}, "patience": {"eval_every": 1},
     "long_rows": {"algo": "lm", "max_length": 32}, "reference_cache": {"algo": "dpo"}, "reference_every": {"beta": 0.1},
-    "offload": {"strategy": "fsdp"},
+    "offload": {"strategy": "fsdp"}, "stream": {"max_steps": 2}, "shuffle_buffer": {"stream": True},
     "critic": {"algo": "ppo"}, "critic_lr": {"algo": "ppo", "critic": "head"}, "temperature": {"max_steps": 1},
 }  # fmt: skip
 """What an option needs to have an effect."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -51,9 +50,8 @@ def size(count: int) -> str:
     return f"{count / 2**power:g} {'GiB' if power == 30 else 'MiB'}"
 
 
-def lines_of(file: IO[Any], path: Path) -> Iterator[Any]:
-    """The lines of a file. Raises ZooError for one that is longer than ROW."""
-    number = 0
+def lines_of(file: IO[Any], path: Path | str, number: int = 0) -> Iterator[Any]:
+    """The lines of a file, of which so many were read before. Raises ZooError for one that is longer than ROW."""
     while line := file.readline(ROW + 1):
         number += 1
         if len(line) > ROW:
@@ -64,17 +62,17 @@ def lines_of(file: IO[Any], path: Path) -> Iterator[Any]:
         yield line
 
 
-def most_of(path: Path) -> int:
-    """The most bytes that a compressed file may hold."""
-    return UNCOUNTED + EXPANSION * os.path.getsize(path)
+def most_of(size: int) -> int:
+    """The most bytes that a compressed file of so many bytes may hold."""
+    return UNCOUNTED + EXPANSION * size
 
 
 class _Counted(io.RawIOBase):
     """The bytes of a decompressed file. Raises ZooError where they are too many for the file that they come from."""
 
-    def __init__(self, file: IO[bytes], path: Path):
+    def __init__(self, file: IO[bytes], path: Path | str, size: int):
         self.file, self.path, self.count = file, path, 0
-        self.most = most_of(path)
+        self.most = most_of(size)
 
     def readable(self) -> bool:
         return True
@@ -92,9 +90,9 @@ class _Counted(io.RawIOBase):
         super().close()
 
 
-def counted(file: IO[bytes], path: Path) -> IO[bytes]:
-    """A decompressed file that may not grow without end. path: the compressed file."""
-    return cast(IO[bytes], io.BufferedReader(_Counted(file, path), 2**20))
+def counted(file: IO[bytes], path: Path | str, size: int) -> IO[bytes]:
+    """A decompressed file that may not grow without end. path, size: of the compressed file."""
+    return cast(IO[bytes], io.BufferedReader(_Counted(file, path, size), 2**20))
 
 
 def whole(file: IO[bytes], path: Path) -> bytes:
@@ -108,7 +106,7 @@ def whole(file: IO[bytes], path: Path) -> bytes:
     return bytes(content)
 
 
-def too_large(path: Path, why: str) -> ZooError:
+def too_large(path: Path | str, why: str) -> ZooError:
     return ZooError(f"{path} is too large to be read: {why}.", "Write it as .jsonl or .parquet, in several files.")
 
 

@@ -74,6 +74,9 @@ def data(
     data_workers: Annotated[
         int | None, typer.Option(min=1, help="Processes that encode many rows.", show_default="the CPU cores")
     ] = None,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Read as it comes: the first rows (--limit, by default 1,000).")
+    ] = False,
 ) -> None:
     """Show how rows are read: rendered examples with trained tokens coloured, lengths, and rows kept and dropped."""
     from zoo.contract import registry
@@ -85,8 +88,10 @@ def data(
     named = registry.contributions(registry.manager(), "sources")
     look = _Look(
         wanted, examples, model, template, templates.template_args(template_args), new_tokens, max_length, long_rows,
-        as_json, store, data_workers,
+        as_json, store, data_workers, stream,
     )  # fmt: skip
+    if stream and store:
+        raise ZooError("--store keeps all rows, and --stream reads them as they come.", "Leave out one of the two.")
     parts = read_mixture(source, named)
     is_mixture = parts[0].source != source
     if is_mixture and as_json:
@@ -113,6 +118,7 @@ class _Look:
     as_json: bool
     store: bool
     workers: int | None
+    stream: bool
 
     def __post_init__(self) -> None:
         self.console = Console()
@@ -126,8 +132,8 @@ class _Look:
         from zoo.data.glance import glance
         from zoo.data.sources import is_named
 
-        kind = _kind(self.wanted, source, reading)
-        if not is_named(source, reading.named_sources):
+        kind = _kind(self.wanted, source, reading, self.stream)
+        if not self.stream and not is_named(source, reading.named_sources):
             # Mistakes in the first rows are reported before the imports that take seconds.
             glance(source, [kind] if isinstance(kind, str) else kind, reading)
         self._show(source, kind, reading)
@@ -135,12 +141,15 @@ class _Look:
     def _show(self, source: str, kind: str | tuple[str, ...], reading: Any) -> None:
         from zoo.data.load import judge
         from zoo.data.prepared import prepare
+        from zoo.data.stream_opening import prepare_first
 
         chat = self._template(source)
-        made = prepare(
-            source, kind, chat, reading, max_length=self.max_length, long_rows=self.long_rows,
-            store=self.store or None, workers=self.workers, say=self.say,
-        )  # fmt: skip
+        encoding: dict[str, Any] = {"max_length": self.max_length, "long_rows": self.long_rows, "say": self.say}
+        if self.stream:
+            made = prepare_first(source, kind, chat, reading, **encoding)[1]
+        else:
+            keeping: dict[str, Any] = {"store": self.store or None, "workers": self.workers}
+            made = prepare(source, kind, chat, reading, **encoding, **keeping)
         if reading.strict:
             judge(made.encoded.report, len(made.encoded.records), True, made.report)
         self._print(made, chat)
@@ -171,14 +180,15 @@ class _Look:
             self.console.print(part)
 
 
-def _kind(wanted: str | None, source: str, reading: Any) -> str | tuple[str, ...]:
+def _kind(wanted: str | None, source: str, reading: Any, stream: bool) -> str | tuple[str, ...]:
     """The kinds of data that are meant by a kind, an algorithm, or nothing (then the source's own kind)."""
     from zoo.cards import described
     from zoo.contract.algorithm import DATA_KINDS
     from zoo.data.load import source_kind
+    from zoo.data.stream_opening import open_stream
 
     if wanted in DATA_KINDS:
         return str(wanted)
     if wanted is not None:
         return described(wanted)[1].kinds()
-    return source_kind(source, reading)
+    return open_stream(source, "text", reading)[1].format.kind if stream else source_kind(source, reading)

@@ -18,6 +18,7 @@ from zoo.data.kinds import KINDS, Record
 from zoo.data.load import find_format, judge
 from zoo.data.report import Report
 from zoo.data.sources import Source, file_type, is_on_hub, open_source
+from zoo.data.sources.lines import COMPRESSED
 from zoo.data.sources.reading import PLAIN, Reading
 from zoo.data.stages import SAMPLE_ROWS, records_of
 from zoo.errors import ZooError
@@ -42,6 +43,7 @@ class Glance:
     rows: int | None
     exact: bool
     notes: list[str]
+    is_stream: bool = False
 
     @property
     def characters(self) -> float:
@@ -97,7 +99,7 @@ def estimated_rows(source: Source) -> tuple[int | None, bool]:
     """The number of rows of a source, and whether it is exact; None where it must be read for that."""
     if source.total is not None:
         return source.total, True
-    if source.files and all(file_type(path) in TEXTS and path.suffix != ".gz" for path in source.files):
+    if source.files and all(file_type(path) in TEXTS and path.suffix not in COMPRESSED for path in source.files):
         counts = [_lines(path) for path in source.files]
         return sum(count for count, _ in counts), all(exact for _, exact in counts)
     return None, False

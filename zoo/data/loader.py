@@ -1,4 +1,4 @@
-"""The stateful loader of a run: one item is this process's share of one optimizer step's batch.
+"""The stateful loaders of a run: one item is this process's share of one optimizer step's batch.
 
 The order depends only on the seed. A step's examples are dealt to the processes by length, so that all have about
 the same work. Which examples a step holds does not depend on the number of processes, with one exception: a last step
@@ -8,6 +8,7 @@ with fewer examples than processes joins the step before it.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -46,44 +47,20 @@ class Order:
         return self._epochs[epoch]
 
 
-class StepLoader:
-    """Yields `Batch`es from step `position` on; `state_dict` holds its position.
+class Loader(ABC):
+    """Yields a `Batch` for each optimizer step from step `position` on; `state_dict` holds its position.
 
-    epochs may be a fraction; every record is seen exactly that often, and only the last batch of the run may be smaller
-    than batch_size (never smaller than the number of processes). order: which record is the n-th example, where that is
-    not each record once an epoch; size: the examples of an epoch.
+    collate: makes a batch of the records of a whole step; rank, processes: of those that share it.
     """
 
+    steps: int
+    position = 0
+
     def __init__(
-        self,
-        records: Sequence[dict[str, Any]],
-        collate: Callable[[list[dict[str, Any]]], Batch],
-        *,
-        batch_size: int,
-        epochs: float = 1.0,
-        max_steps: int | None = None,
-        seed: int = 0,
-        shuffle: bool = True,
-        rank: int = 0,
-        processes: int = 1,
-        order: Ordering | None = None,
-        size: int | None = None,
+        self, collate: Callable[[list[dict[str, Any]]], Batch], batch_size: int, seed: int, rank: int, processes: int
     ):
-        self.records, self.collate = records, collate
-        self.batch_size, self.seed = batch_size, seed
+        self.collate, self.batch_size, self.seed = collate, batch_size, seed
         self.rank, self.processes = rank, processes
-        self.size = len(records) if size is None else size
-        self.examples = max(1, round(epochs * self.size))
-        if self.examples < processes or not records:
-            raise ZooError(
-                f"{len(records)} records are not enough for {processes} processes: each needs one in every step.",
-                "Use fewer --devices or more data.",
-            )
-        steps = count_steps(self.examples, batch_size, processes)
-        self.steps = steps if max_steps is None else min(steps, max_steps)
-        self._all_steps = steps
-        self.position = 0
-        self.order = order or Order(len(records), seed, shuffle)
 
     def __len__(self) -> int:
         return self.steps
@@ -105,13 +82,80 @@ class StepLoader:
             collated = self.collate(self.records_of(step))
         return share_of(collated, self.rank, self.processes)
 
+    @abstractmethod
     def records_of(self, step: int) -> list[dict[str, Any]]:
         """The records of one step, over all processes."""
+
+    @abstractmethod
+    def count(self, step: int) -> int:
+        """The number of examples of one step, over all processes."""
+
+    @abstractmethod
+    def epoch(self, step: int) -> float:
+        """The number of passes over the data after `step` steps."""
+
+    @property
+    @abstractmethod
+    def examples(self) -> int:
+        """The examples of the run."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"position": self.position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.position = state["position"]
+
+
+class StepLoader(Loader):
+    """A loader of records that are all there.
+
+    epochs may be a fraction; every record is seen exactly that often, and only the last batch of the run may be smaller
+    than batch_size (never smaller than the number of processes). order: which record is the n-th example, where that is
+    not each record once an epoch; size: the examples of an epoch.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[dict[str, Any]],
+        collate: Callable[[list[dict[str, Any]]], Batch],
+        *,
+        batch_size: int,
+        epochs: float = 1.0,
+        max_steps: int | None = None,
+        seed: int = 0,
+        shuffle: bool = True,
+        rank: int = 0,
+        processes: int = 1,
+        order: Ordering | None = None,
+        size: int | None = None,
+    ):
+        super().__init__(collate, batch_size, seed, rank, processes)
+        self.records = records
+        self.size = len(records) if size is None else size
+        self._examples = max(1, round(epochs * self.size))
+        if self.examples < processes or not records:
+            raise ZooError(
+                f"{len(records)} records are not enough for {processes} processes: each needs one in every step.",
+                "Use fewer --devices or more data.",
+            )
+        steps = count_steps(self.examples, batch_size, processes)
+        self.steps = steps if max_steps is None else min(steps, max_steps)
+        self._all_steps = steps
+        self.order = order or Order(len(records), seed, shuffle)
+
+    @property
+    def examples(self) -> int:
+        return self._examples
+
+    def records_of(self, step: int) -> list[dict[str, Any]]:
         return [self.records[i] for i in self.indices(step)]
 
     def indices(self, step: int) -> list[int]:
         """The indices of the records of one step, over all processes; each epoch has its own order."""
         return [self.order.at(n) for n in self._places(step)]
+
+    def count(self, step: int) -> int:
+        return len(self._places(step))
 
     def _places(self, step: int) -> range:
         """The examples of one step, numbered over the whole run."""
@@ -123,14 +167,7 @@ class StepLoader:
         return self._places(steps - 1).stop
 
     def epoch(self, step: int) -> float:
-        """The number of passes over the data after `step` steps."""
         return min(step * self.batch_size, self.examples) / self.size
-
-    def state_dict(self) -> dict[str, int]:
-        return {"position": self.position}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.position = state["position"]
 
 
 def count_steps(examples: int, batch_size: int, processes: int) -> int:

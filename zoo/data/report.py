@@ -79,6 +79,22 @@ class Report:
             if len(kept) < SHOWN_ERRORS:
                 kept.append(problem)
 
+    def state(self) -> dict[str, Any]:
+        """What was counted so far, as JSON types."""
+        first = {code: [list(problem) for problem in problems] for code, problems in self._first.items()}
+        return {
+            "rows": self.rows, "records": self.records, "problems": [list(problem) for problem in self.problems],
+            "counts": dict(self._counts), "first": first, "errors": [list(problem) for problem in self._errors],
+        }  # fmt: skip
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on with what was counted."""
+        self.rows, self.records = state["rows"], state["records"]
+        self.problems = [Problem(*problem) for problem in state["problems"]]
+        self._counts = Counter(state["counts"])
+        self._first = {code: [Problem(*one) for one in problems] for code, problems in state["first"].items()}
+        self._errors = [Problem(*problem) for problem in state["errors"]]
+
     def count(self, code: str) -> int:
         """How many problems have this code."""
         return self._counts[code]

@@ -13,13 +13,14 @@ from zoo.libraries.reliance import importing, relies_on, require
 ROWS_AT_ONCE = 1000
 
 
-def load_hub(path: str, config: str | None, split: str) -> Any:
-    """A table from the hub or its cache. Raises what the datasets library raises."""
+def load_hub(path: str, config: str | None, split: str, streaming: bool = False) -> Any:
+    """A table from the hub or its cache. streaming: one that is read as it comes. Raises what the library raises."""
     require("datasets")
     with importing("datasets"):
         import datasets
     with offline_without_network():
-        return datasets.load_dataset(path, config, split=split)
+        options = {"streaming": True} if streaming else {}
+        return datasets.load_dataset(path, config, split=split, **options)
 
 
 def load_saved(folder: Path) -> Any:
@@ -38,6 +39,29 @@ def is_mapping_of_splits(table: Any) -> bool:
 def batches(table: Any) -> Iterator[Any]:
     """The rows of a table, as pyarrow tables."""
     return table.with_format("arrow").iter(batch_size=ROWS_AT_ONCE)
+
+
+def is_table(value: Any) -> bool:
+    """Whether a value is a table of the datasets library, in memory or read as it comes."""
+    return all(hasattr(value, name) for name in ("with_format", "skip", "shard"))
+
+
+def parts(table: Any) -> list[Any]:
+    """The parts in which a table that is read as it comes lies; any other table is one part."""
+    count = getattr(table, "num_shards", 1)
+    return [table] if hasattr(table, "num_rows") else [table.shard(count, number) for number in range(count)]
+
+
+def batches_behind(table: Any, rows: int) -> Iterator[Any]:
+    """The rows of a table behind so many, as pyarrow tables."""
+    return batches(table.skip(rows) if rows else table)
+
+
+def about(table: Any) -> str:
+    """What a table that is read as it comes says of its content, in one line."""
+    info = table.info
+    names = ("builder_name", "dataset_name", "config_name", "version", "download_size", "dataset_size")
+    return ", ".join(f"{name} {getattr(info, name)}" for name in names if getattr(info, name, None) is not None)
 
 
 def fingerprint(table: Any) -> str:
@@ -76,3 +100,13 @@ def tables_give_their_rows() -> None:
 def tables_have_fingerprints() -> None:
     first, second = (fingerprint(_saved([{"a": value}], False)[0]) for value in (1, 2))
     assert first and first != second, f"two tables have {first} and {second}"
+
+
+@relies_on("datasets", "A table that is read as it comes can be cut into its parts, and each read behind some rows.")
+def streamed_tables_can_be_read_in_parts() -> None:
+    import datasets
+
+    rows = [{"a": number} for number in range(7)]
+    table = datasets.Dataset.from_list(rows).to_iterable_dataset(num_shards=2)
+    found = [[row for batch in batches_behind(part, 1) for row in batch.to_pylist()] for part in parts(table)]
+    assert found == [rows[1:4], rows[5:]], f"for {rows} it gives {found}"

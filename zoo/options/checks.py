@@ -11,7 +11,7 @@ from typing import Any
 
 from zoo.errors import ZooError, nearest
 from zoo.numbers import seconds_in
-from zoo.options.config import TrainConfig
+from zoo.options.config import BY_HAND, TrainConfig
 from zoo.options.spelling import name_in, split
 
 Rule = tuple[Callable[[Any], bool], str]
@@ -33,6 +33,7 @@ RULES: dict[str, Rule] = {
     "seed": (lambda value: 0 <= value < 2**63, "at least 0 and below 2^63"),
     "epochs": (lambda value: 0 < value <= MOST_EPOCHS, f"above 0 and at most {MOST_EPOCHS:,}"),
     **dict.fromkeys(("batch_size", "max_steps", "limit", "micro_tokens", "data_workers"), POSITIVE),
+    "shuffle_buffer": POSITIVE,
     **dict.fromkeys(("lora_rank", "lora_alpha", "devices", "num_nodes"), POSITIVE),
     **dict.fromkeys(("eval_every", "patience", "log_every", "keep_last"), POSITIVE),
     **dict.fromkeys(("reward_timeout", "answers_per_prompt", "minibatches", "rollout_epochs"), POSITIVE),
@@ -93,10 +94,48 @@ def check_values(core: TrainConfig, origin: dict[str, str]) -> None:
             f"--decay-data is for the decay phase of the schedule wsd, but the schedule is {core.schedule}.",
             "Add --schedule wsd, or leave out --decay-data.",
         )
+    check_stream(core, origin)
     if core.strategy not in STRATEGIES:
         raise ZooError(f"--strategy {core.strategy} is not supported yet.", f"Use {', '.join(STRATEGIES)}.")
     if core.offload and core.strategy != FSDP:
         raise ZooError("--offload is for models that are sharded.", f"Add --strategy {FSDP}, or leave out --offload.")
+
+
+def check_stream(core: TrainConfig, origin: dict[str, str]) -> None:
+    """Raises ZooError for options that a stream needs, and for those that it cannot have."""
+    if not core.stream:
+        if core.shuffle_buffer != TrainConfig().shuffle_buffer:
+            raise ZooError(
+                "--shuffle-buffer is for data that is read as it comes; without --stream all records are shuffled.",
+                "Add --stream, or leave out --shuffle-buffer.",
+            )
+        return
+    if core.max_steps is None:
+        raise ZooError(
+            "--stream needs --max-steps: nobody knows how many records are to come.",
+            "Add for example --max-steps 1000.",
+        )
+    if core.eval_data is None and core.eval_fraction:
+        raise ZooError(
+            "--stream needs --eval-data: no share of what is still to come can be held out.",
+            "Name held-out rows with --eval-data FILE, or train without validation: --eval-fraction 0.",
+        )
+    for name, instead in NOT_OF_A_STREAM.items():
+        # The run.yaml of a stream has the epochs that the algorithm has by default.
+        typed = name != "epochs" or origin.get(name) in BY_HAND
+        if typed and getattr(core, name) != getattr(TrainConfig(), name):
+            raise ZooError(
+                f"--{name.replace('_', '-')} needs all records, and --stream reads them as they come.", instead
+            )
+
+
+NOT_OF_A_STREAM = {
+    "limit": "Leave it out: --max-steps says how much is read.",
+    "epochs": "Leave it out: --max-steps says how much is read, and after a pass a stream begins again.",
+    "decay_data": "Leave it out, or train twice, the second time with --model last.",
+    "mix_by": "Leave it out: the weights of streams are shares of the examples.",
+}
+"""Options that a stream cannot have, and what to do instead."""
 
 
 def check_decay(core: TrainConfig, algorithm: Any) -> None:

@@ -77,6 +77,11 @@ class DataOptions:
     the kind: --data starter --format ranking gives whole rankings instead of pairs."""
     limit: int | None = None
     """Read only the first N rows, of the held-out data too."""
+    stream: bool = False
+    """Read the data as it comes, for data larger than the disk: files, patterns such as 'shards/*.jsonl', addresses, or
+    hub datasets. Needs max_steps and eval_data."""
+    shuffle_buffer: int = 10_000
+    """Records of a stream among which each example is drawn, at least."""
     data_workers: int | None = None
     """Processes that encode data of many rows; by default the CPU cores."""
     strict: bool = False
@@ -370,6 +375,9 @@ OTHER_NAMES = {
     "router_aux_loss_coef": "router_aux_loss",
     "dataset": "data",
     "dataset_name": "data",
+    "streaming": "stream",
+    "shuffle_buffer_size": "shuffle_buffer",
+    "buffer_size": "shuffle_buffer",
     "max_seq_length": "max_length",
     "max_prompt_length": "max_length",
     "output_dir": "out",
@@ -408,7 +416,7 @@ TOLD = (
 RESERVED = {"algo", "config", "recipe", "stage", "laptop", "resume", "dry_run", "as_json", "json", "quiet", "help"}
 """Flags and arguments of `train` that are not options."""
 TO_COME = {
-    "teacher", "opponent", "environment", "quantize", "tensor_parallel", "ema", "stream", "staleness",
+    "teacher", "opponent", "environment", "quantize", "tensor_parallel", "ema", "staleness",
 }  # fmt: skip
 """Names reserved for future options of the core."""
 FORMER = {

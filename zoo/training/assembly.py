@@ -19,7 +19,7 @@ import torch
 from zoo.contract import registry
 from zoo.contract.hook_arguments import named_hook
 from zoo.data.encoding.named import listed, template_args
-from zoo.data.loader import StepLoader
+from zoo.data.loader import Loader, StepLoader
 from zoo.errors import PluginError, ZooError
 from zoo.evals.chosen import choose
 from zoo.guards import GuardSetup
@@ -72,6 +72,7 @@ from zoo.training.step.module import PostTraining
 from zoo.training.step.parts import Parts
 from zoo.training.step.schedule import make_optimizer, parameter_groups
 from zoo.training.step.timing import Timing
+from zoo.training.streaming import needing_all, refuse_own_records
 from zoo.values.records import Records, first_of_each
 
 RATES = {"lr", "critic_lr", "weight_decay", "optimizer"}
@@ -106,7 +107,7 @@ class Assembly:
         self.connected: Connected | None = None
         """The processes of a run whose models are shared out among them."""
         self.rewards: dict[str, Reward] = {}
-        self.loader: StepLoader
+        self.loader: Loader
         """Of the records: one item is an optimizer step, in an online run the prompts of a rollout."""
 
     def say(self, text: str) -> None:
@@ -317,10 +318,10 @@ class Assembly:
         core = self.core
         learners = torch.nn.ModuleList([self.policy, *([] if self.critic is None else [self.critic])])
         trained = sum(p.numel() for p in learners.parameters() if p.requires_grad)
-        prompts = len(self.loader.indices(0)) if self.online else 0
+        prompts = self.loader.count(0) if self.online else 0
         size = min(core.batch_size, prompts * core.answers_per_prompt) if prompts else core.batch_size
         self.say(
-            f"Training {self.resolved.algo}: {len(self.records)} records, {self.total_steps} steps of {size} "
+            f"Training {self.resolved.algo}: {self._count()}, {self.total_steps} steps of {size} "
             f"(micro-batches of {self.micro_tokens} tokens, {layout} rows), {trained / 1e6:.1f} M trained weights."
         )
         if self.online:
@@ -332,8 +333,12 @@ class Assembly:
         if self.data.mixing is not None:
             self._say_mixture(self.data.mixing)
 
+    def _count(self) -> str:
+        return "a stream" if self.data.streaming else f"{len(self.records)} records"
+
     def _say_mixture(self, mixing: Mixing) -> None:
         """How often the run reads each part; data.json has it too."""
+        assert isinstance(self.loader, StepLoader)
         steps = len(self.loader)
         if self.online:
             steps = math.ceil(self.total_steps / (self.core.minibatches * self.core.rollout_epochs))
@@ -352,7 +357,7 @@ class Assembly:
     @property
     def _labels(self) -> Parts | None:
         """The parts of a mixture."""
-        return None if self.data.mixing is None else self.data.mixing.labels
+        return self.data.labels
 
     @property
     def held_out(self) -> Sequence[dict[str, Any]]:
@@ -373,14 +378,16 @@ class Assembly:
         """The rollouts of an online run; see `Rollouts` for the arguments."""
         if not self.online:
             return None
+        # A stream has no other prompts than those that it gives.
+        prompts = [] if self.data.streaming else self.records
         return Rollouts(
             self.plugins.hook, self.algorithm, self.resolved.algorithm, self.models,
-            self.models.built("policy").writer, self.rewards, self.records, self.precision, self.warn, micro_tokens,
+            self.models.built("policy").writer, self.rewards, prompts, self.precision, self.warn, micro_tokens,
             start=self.start, reference_every=self.core.reference_every, timing=timing, run=run, notify=notify,
             mixed=(self._labels, self.data.held_out_parts),
         )  # fmt: skip
 
-    def make_loader(self, rollouts: Rollouts | None) -> StepLoader | Experience:
+    def make_loader(self, rollouts: Rollouts | None) -> Loader | Experience:
         """The loader of optimizer steps."""
         return self.loader if rollouts is None else online.make_experience(self.loader, rollouts, self.core)
 
@@ -406,10 +413,12 @@ class Assembly:
         if not self.plugins.hook.prepare.get_hookimpls():
             return records
         self.policy.to(self.device)
-        with autocast(self.precision, self.device), self._preparing(models):
+        with autocast(self.precision, self.device), self._preparing(models), needing_all(self.algorithm):
             made = self.plugins.hook.prepare(records=records, models=models, config=self.resolved.algorithm)
             prepared = prepared_records(made, self.algorithm)
-        if prepared is not records:
+        if self.data.streaming:
+            refuse_own_records(prepared, self.algorithm)
+        elif prepared is not records:
             if self.online:
                 self._check_prompts(prepared)
             self.say(f"Prepared: {len(records)} records became {len(prepared)}.")

@@ -13,7 +13,7 @@ from zoo.contract.registry import PluginManager, contributions
 from zoo.data.encoding.encode import Encoded, default_collate
 from zoo.data.encoding.statistics import Statistics
 from zoo.data.encoding.template import ChatTemplate
-from zoo.data.loader import StepLoader, record_tokens
+from zoo.data.loader import Loader, StepLoader, record_tokens
 from zoo.data.prepared import MOST_HELD_OUT, Prepared
 from zoo.data.sources import held_out_split
 from zoo.data.sources.mixture import Part, labelled, read_mixture
@@ -23,6 +23,7 @@ from zoo.options.config import TrainConfig
 from zoo.training.mixing import Collate, Mixing
 from zoo.training.reading import Reader, checked, kept_apart
 from zoo.training.step.parts import Parts
+from zoo.training.streaming import Streaming, open_streams, stream_loader
 from zoo.values.answers import answers_in
 from zoo.values.records import JoinedRecords, Record, Records, first_of_each
 from zoo.values.types import Answer, Batch
@@ -45,6 +46,15 @@ class Data:
     """How several parts are mixed, those of the decay phase too; None for a single source."""
     held_out_parts: Parts | None = None
     """The parts of the held-out records, where there are several."""
+    streaming: Streaming | None = None
+    """The streams, where the training records are read as they come; `train` then holds the first of them."""
+
+    @property
+    def labels(self) -> Parts | None:
+        """The parts of a mixture, by the rows of their records."""
+        if self.streaming is not None:
+            return self.streaming.labels
+        return None if self.mixing is None else self.mixing.labels
 
 
 def load_data(
@@ -56,22 +66,40 @@ def load_data(
     """
     reader = Reader(core, template, contributions(plugins, "sources"), say)
     parts = reader.parts("data")
+    if core.stream:
+        return _streamed(reader, open_streams(reader, parts, kinds, say), say)
     kinds = reader.kind_of(parts, kinds)
     train, held_out, why_none = _split(reader, parts, [reader.read(part, kinds) for part in parts], say)
     encoded = _told(train, core, say)
     facts = {"train": _facts(core.data, parts, train)}
+    validation, held_out_parts = _validation(core, held_out, why_none, facts, say)
+    added, of_decay = _decay(reader, parts, train[0].kind, facts, say)
+    mixing = Mixing([*parts, *added], [*encoded, *of_decay], core, len(added)) if added or len(parts) > 1 else None
+    whole = _whole(encoded, None if mixing is None else mixing.records)
+    return Data(whole, validation, facts, mixing, held_out_parts)
+
+
+def _streamed(reader: Reader, streaming: Streaming, say: Say) -> Data:
+    """The data of a run that reads it as it comes."""
+    core, kind = reader.core, streaming.first.kind
+    held_out = {part: reader.read(part, kind) for part in reader.parts("eval_data")}
+    facts = {"train": streaming.facts()}
+    validation, parts = _validation(core, held_out, "", facts, say)
+    return Data(streaming.first, validation, facts, None, parts, streaming)
+
+
+def _validation(
+    core: TrainConfig, held_out: Mapping[Part, Prepared], why_none: str, facts: dict[str, Any], say: Say
+) -> tuple[Encoded | None, Parts | None]:
+    """The held-out records, and their parts where there are several."""
     validated = [checked(data, core.strict) for data in held_out.values()]
     if held_out:
         facts["held_out"] = _facts(core.eval_data or core.data, [*held_out], [*held_out.values()])
-    added, of_decay = _decay(reader, parts, train[0].kind, facts, say)
     counts = {part.label: len(of_part) for part, of_part in zip(held_out, validated, strict=True)}
     _tell_held_out(core, counts, any(data.capped for data in held_out.values()), why_none, say)
-    mixing = Mixing([*parts, *added], [*encoded, *of_decay], core, len(added)) if added or len(parts) > 1 else None
     together = JoinedRecords([of_part.records for of_part in validated]) if len(validated) > 1 else None
-    return Data(
-        _whole(encoded, None if mixing is None else mixing.records), _whole(validated, together) if validated else None,
-        facts, mixing, None if together is None else Parts([*counts], together.before),
-    )  # fmt: skip
+    parts = None if together is None else Parts([*counts], together.before)
+    return _whole(validated, together) if validated else None, parts
 
 
 def _split(
@@ -201,17 +229,21 @@ def make_collate(hook: Any, tokenizer: Any, config: Any, max_length: int) -> Cal
 
 def make_loader(
     core: TrainConfig, data: Data, records: Records, collate: Collate, rank: int = 0, processes: int = 1
-) -> StepLoader:
+) -> Loader:
     """The loader of prepared records."""
+    if data.streaming is not None:
+        return stream_loader(core, data.streaming, records, collate, rank, processes)
     return _dealt(core, data, records, collate, core.batch_size, core.max_steps, rank, processes)
 
 
-def make_prompts(core: TrainConfig, data: Data, records: Records, rank: int = 0, processes: int = 1) -> StepLoader:
+def make_prompts(core: TrainConfig, data: Data, records: Records, rank: int = 0, processes: int = 1) -> Loader:
     """The loader of prompts, a step for each rollout. Raises ZooError where there are too few."""
 
     def collate(prompts: list[Record]) -> Batch:
         return Batch(row=torch.tensor([prompt["row"] for prompt in prompts]))
 
+    if data.streaming is not None:
+        return stream_loader(core, data.streaming, records, collate, rank, processes, online=True)
     size = min(prompts_in_rollout(core), len(records))
     return _dealt(core, data, records, collate, size, None, rank, processes)
 

@@ -41,6 +41,7 @@ from zoo.training.requeue import job_facts
 from zoo.training.resuming import OPTIONS, contents, note_records, options_digest, refuse_ended, tidy
 from zoo.training.roles import frozen
 from zoo.training.step.module import PostTraining
+from zoo.values.records import StreamedRecords
 
 
 class Execution:
@@ -216,6 +217,7 @@ class Execution:
         if not module.guarding.weights_are_finite():
             self._refuse_broken(module)
         self._finish_hook()
+        self._tell_stream()
         self._export()
         after = self.score("after")
         if of.connected is not None:
@@ -284,9 +286,18 @@ class Execution:
             of = self.assembly
             of.policy.to(of.device).eval()
             with torch.no_grad(), autocast(of.precision, of.device):
-                self.plugins.hook.finish(
-                    records=of.data.train.records, models=of.models, config=self.resolved.algorithm
-                )
+                records = of.data.train.records
+                # Of a stream the first records stand for all.
+                records = records.first if isinstance(records, StreamedRecords) else records
+                self.plugins.hook.finish(records=records, models=of.models, config=self.resolved.algorithm)
+
+    def _tell_stream(self) -> None:
+        """Say and write down what became of the rows of a stream."""
+        streaming = self.assembly.data.streaming
+        if streaming is not None and self.main:
+            for line in streaming.lines():
+                self.say(line)
+            self.run.write_json("data.json", {**self.assembly.data.facts, "train": streaming.facts()})
 
     # -- when something ends it early ----------------------------------------------------------------------------
 

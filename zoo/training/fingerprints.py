@@ -175,8 +175,12 @@ class Contents:
 
 
 def of_data(facts: Mapping[str, Any]) -> Prints:
-    """facts: as in data.json."""
-    return {"data": {part: of_it["fingerprint"] for part, of_it in each_part(facts).items()}}
+    """facts: as in data.json. Of a stream each file is compared for itself."""
+    prints: dict[str, Any] = {}
+    for part, of_it in each_part(facts).items():
+        files = {f"{part} {name}": print for name, print in of_it.get("files", {}).items()}
+        prints |= files or {part: of_it["fingerprint"]}
+    return {"data": prints}
 
 
 def of_template(template: Any) -> Prints:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import lightning
 
-from zoo.data.loader import StepLoader
+from zoo.data.loader import Loader, StepLoader
 from zoo.errors import TrainingStopped, ZooError
 from zoo.libraries.connected import Sharded
 from zoo.libraries.meeting import Meeting, Peers, how_it_ended, is_lost_connection
@@ -218,7 +218,7 @@ class Fitting:
     def _validations(self) -> int:
         """How many a run makes where eval_every is not given: fewer where each is a larger share of the run's work."""
         held_out, loader = self.assembly.held_out, self.loader
-        if not held_out or not isinstance(loader, StepLoader) or self._judges:
+        if not held_out or not isinstance(loader, Loader) or self._judges:
             return 4
         # Fields that `measure` reads cost one more pass.
         share = len(held_out) * (1 + len(type(self.assembly.algorithm).measured)) / loader.examples
@@ -232,7 +232,7 @@ class Fitting:
     def _held_out_batches(self) -> Callable[[], list[Batch]] | None:
         """A function that gives this process's held-out batches, or None."""
         rank, processes = self.assembly.rank, self.assembly.processes
-        if self.assembly.data.held_out is None or not isinstance(self.loader, StepLoader):
+        if self.assembly.data.held_out is None or not isinstance(self.loader, Loader):
             return None
         held_out = self.assembly.held_out
         if len(held_out) < processes:

@@ -21,6 +21,7 @@ from zoo.data.glance import Glance, glance
 from zoo.data.sources import held_out_split
 from zoo.data.sources.mixture import Part, read_mixture
 from zoo.data.sources.reading import Reading
+from zoo.data.stream_opening import check_parts, glance_at_stream
 from zoo.errors import ZooError, nearest
 from zoo.evals import Eval
 from zoo.evals.chosen import choose
@@ -269,13 +270,16 @@ class _Look:
     def _glance(self, what: str, text: str, kinds: tuple[str, ...]) -> list[tuple[Part, Glance | None]]:
         """The first rows of each part of the data; None for a data set of the hub."""
         parts = read_mixture(text, registry.contributions(registry.manager(), "sources"))
-        seen = [(part, self._glance_at(part, kinds)) for part in parts]
+        stream = self.core.stream and what == "data"
+        if stream:
+            check_parts(parts)
+        seen = [(part, self._glance_at(part, kinds, stream)) for part in parts]
         self.outlook.facts[what] = "; ".join(_told(*one) for one in seen)
         return seen
 
-    def _glance_at(self, part: Part, kinds: tuple[str, ...]) -> Glance | None:
+    def _glance_at(self, part: Part, kinds: tuple[str, ...], stream: bool) -> Glance | None:
         of_run = Reading.of(self.core, registry.contributions(registry.manager(), "sources"))
-        return glance(part.source, kinds, part.reading(of_run))
+        return (glance_at_stream if stream else glance)(part.source, kinds, part.reading(of_run))
 
     # -- what is named -------------------------------------------------------------------------------------------
 
@@ -362,6 +366,7 @@ class _Look:
         if self.outlook.steps is None:
             self.outlook.facts["steps"] = "not known before the data is read"
             return
+        self.outlook.exact = self.outlook.exact or core.stream
         about = "" if self.outlook.exact else "about "
         text = f"{about}{self.outlook.steps:,}, of {core.batch_size} examples each"
         if (each := self._tokens_of_an_example()) is not None:
@@ -409,5 +414,7 @@ def _told(part: Part, seen: Glance | None) -> str:
     """What the first rows of a part tell."""
     if seen is None:
         return f"{part.source}: a data set of the hub, which is read when the run starts"
+    if seen.is_stream:
+        return f"{seen.name}: a stream of records of kind {seen.kind}, read as {seen.format}"
     rows = "an unknown number of" if seen.rows is None else f"{'' if seen.exact else 'about '}{seen.rows:,}"
     return f"{seen.name}: {rows} records of kind {seen.kind}, read as {seen.format}"

@@ -12,11 +12,13 @@ from zoo.data.convert import CONVERSIONS
 from zoo.data.encoding.encode import Encoded
 from zoo.data.encoding.records import PROMPT_HASH
 from zoo.data.encoding.template import ChatTemplate
-from zoo.data.load import judge, open_data
+from zoo.data.load import Opening, judge, open_data
 from zoo.data.prepared import Prepared, Say, prepare
 from zoo.data.sources import held_out_split
 from zoo.data.sources.mixture import Part, read_mixture
 from zoo.data.sources.reading import Reading
+from zoo.data.stream_opening import prepare_first
+from zoo.data.streams import Files
 from zoo.errors import NoSuchSplit, ZooError
 from zoo.options.checks import FEWEST
 from zoo.options.config import TrainConfig
@@ -53,17 +55,14 @@ class Reader:
         """
         if len(parts) == 1:
             return kinds
-        openings = [open_data(part.source, kinds, part.reading(self.reading)) for part in parts]
-        if len({opening.kind for opening in openings}) == 1:
-            return [openings[0].kind]
-        for kind in kinds:
-            if all(opening.format.kind == kind or (opening.format.kind, kind) in CONVERSIONS for opening in openings):
-                return [kind]
-        listed = ", ".join(f"{opening.report.name} {opening.format.kind}" for opening in openings)
-        raise ZooError(
-            f"The parts of the mixture are of kinds that do not become one: {listed}.",
-            "docs/data.md says which kinds convert.",
-        )
+        return [one_kind([open_data(part.source, kinds, part.reading(self.reading)) for part in parts], kinds)]
+
+    def first_of(self, part: Part, kinds: Sequence[str], number: int) -> tuple[Files, Prepared]:
+        """The files of a part that is read as it comes, and its first rows. number: how many files stand before."""
+        return prepare_first(
+            part.source, kinds, self.template, part.reading(self.reading), number=number,
+            max_length=self.core.max_length, long_rows=self.core.long_rows,
+        )  # fmt: skip
 
     def held_out(self, part: Part, train: Prepared) -> tuple[Prepared, Prepared | None, str]:
         """What is trained on, and the part's own held-out split, else a share of its prompts.
@@ -89,6 +88,20 @@ class Reader:
             raise ZooError(
                 f"The held-out rows that {part.source} brings cannot be used: {error.message}", hint.strip()
             ) from error
+
+
+def one_kind(openings: Sequence[Opening], kinds: Sequence[str]) -> str:
+    """The kind that all openings have, else the first of `kinds` that all can become. Raises ZooError."""
+    if len({opening.kind for opening in openings}) == 1:
+        return openings[0].kind
+    for kind in kinds:
+        if all(opening.format.kind == kind or (opening.format.kind, kind) in CONVERSIONS for opening in openings):
+            return kind
+    listed = ", ".join(f"{opening.report.name} {opening.format.kind}" for opening in openings)
+    raise ZooError(
+        f"The parts of the mixture are of kinds that do not become one: {listed}.",
+        "docs/data.md says which kinds convert.",
+    )
 
 
 def checked(data: Prepared, strict: bool) -> Encoded:

@@ -83,7 +83,7 @@ def make_reference(
     """
 
     def cache_of(model: Any, weights: Any) -> ReferenceCache | None:
-        if core.reference_cache == "off":
+        if core.reference_cache == "off" or core.stream:
             return None
         # Elsewhere the scores of rounded matrices are those of the others.
         rounded = ["bfloat16"] if (core.base_dtype, precision) == ("bfloat16", "32-true") else []

@@ -11,6 +11,8 @@ from typing import Any, overload
 
 import numpy
 
+from zoo.errors import ZooError
+
 Record = dict[str, Any]
 
 
@@ -164,6 +166,57 @@ def first_of_each(records: Sequence[Record], count: int) -> Sequence[Record]:
     turns = itertools.zip_longest(*(range(*bounds) for bounds in itertools.pairwise(records.starts)))
     places = [place for turn in itertools.islice(turns, count) for place in turn if place is not None]
     return ChosenRecords(records, numpy.array(sorted(places[:count]), dtype=numpy.int64))
+
+
+class NeedsAll(ZooError):
+    """Raised by records of which only the first are there."""
+
+
+class StreamedRecords(Records):
+    """Records that come one after another, in a number that nobody knows; of these only the first can be looked at.
+
+    They can be mapped and filtered, which is done to each as it comes. Whatever needs all of them raises NeedsAll.
+    """
+
+    def __init__(self, first: Records, stages: tuple[Callable[[Record], Record | None], ...] = ()):
+        self.first = first
+        """The first records, as the functions leave them."""
+        self._stages = stages
+
+    def passed(self, record: Record) -> Record | None:
+        """A record as the functions leave it; None for one that a filter leaves out."""
+        for stage in self._stages:
+            if (changed := stage(record)) is None:
+                return None
+            record = changed
+        return record
+
+    def map(self, function: Callable[[Record], Record]) -> StreamedRecords:
+        return StreamedRecords(self.first.map(function), (*self._stages, function))
+
+    def filter(self, function: Callable[[Record], bool]) -> StreamedRecords:
+        return StreamedRecords(self.first.filter(function), (*self._stages, lambda r: r if function(r) else None))
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            if index.stop is None or index.stop < 0 or (index.start or 0) < 0:
+                raise NeedsAll("A slice of a stream's records has no end.")
+            return self.first[index]
+        if not 0 <= index < len(self.first):
+            raise NeedsAll(f"The record {index} of a stream is not among the first {len(self.first):,}.")
+        return self.first[index]
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __len__(self) -> int:
+        raise NeedsAll("Nobody knows how many records a stream has.")
+
+    def __iter__(self) -> Iterator[Record]:
+        raise NeedsAll("The records of a stream are not read one after another before training.")
+
+    def column(self, name: str) -> numpy.ndarray[Any, Any]:
+        raise NeedsAll(f"A stream has no column '{name}' of all its records.")
 
 
 class JoinedRecords(LazyRecords):

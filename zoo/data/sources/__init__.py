@@ -8,6 +8,7 @@ the network.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import itertools
 import json
@@ -21,7 +22,7 @@ from typing import Any
 from zoo.data.row_errors import RowError, describe
 from zoo.data.sources import folders, given, hashes
 from zoo.data.sources.hub import open_hub
-from zoo.data.sources.lines import Line, RawLine, parsed, read_json, read_jsonl
+from zoo.data.sources.lines import COMPRESSED, Line, RawLine, parsed, read_json, read_jsonl
 from zoo.data.sources.named import WITH_SPLIT, part_of, parts_of, rows_of
 from zoo.data.sources.reading import PLAIN, NamedSources, Reading
 from zoo.data.sources.tables import arrow_lines, read_arrow, read_csv, read_parquet
@@ -130,12 +131,11 @@ def _found(source: str, kind: str, split: str, named: NamedSources, limit: int |
 
 def file_type(path: Path) -> str:
     """The suffix that says how a file is read (".jsonl" for "a.jsonl.gz"), or "" for other files."""
-    name = path.name.lower()
-    if name.endswith(".gz"):
-        suffix = Path(name.removesuffix(".gz")).suffix
+    name = Path(path.name.lower())
+    if name.suffix in COMPRESSED:
+        suffix = Path(name.stem).suffix
         return suffix if suffix in _PACKED else ""
-    suffix = Path(name).suffix
-    return suffix if suffix in READERS else ""
+    return name.suffix if name.suffix in READERS else ""
 
 
 def _open_named(name: str, give: Callable[..., Any], split: str, kind: str, limit: int | None) -> Source:
@@ -185,7 +185,7 @@ def _open_file(path: Path, name: str, split: str) -> Source:
     if not suffix:
         raise ZooError(
             f"{path} has a type that cannot be read as data.",
-            hint="Accepted are " + ", ".join(READERS) + ", and .gz of the text types.",
+            hint="Accepted are " + ", ".join(READERS) + ", and .gz or .zst of the text types.",
         )
     if split != "train" and suffix != ".json":
         raise NoSuchSplit(
@@ -256,6 +256,8 @@ def _open_hub(name: str, split: str) -> Source:
 
 def _not_there(name: str, path: Path, named: NamedSources) -> ZooError:
     """The error for a name that does not exist, with the nearest names."""
+    if "://" in name or glob.glob(str(path), recursive=True):
+        return ZooError(f"{name} names files that are only read as they come.", "Add --stream.")
     if re.search(r"\s[+*]|[+*]\s", name):
         return ZooError(
             f"There is no data at {name}.", "A mixture is read by `zoo train` and `zoo data`; name one source."

@@ -56,6 +56,21 @@ def held_out_split(source: str) -> str | None:
     return next((name for name in HELD_OUT if name in value), None) if isinstance(value, Mapping) else None
 
 
+def value_of(name: str, split: str) -> Any:
+    """What was given under a name. Raises ZooError where nothing was, or not this split."""
+    if name not in _given:
+        raise missing(name)
+    value = _given[name]
+    if isinstance(value, Mapping):
+        if split not in value:
+            message = f"What {name} names has no split '{split}'.{nearest(split, value)}"
+            raise NoSuchSplit(message, f"It has: {', '.join(map(str, value))}. Give rows, or a mapping of splits.")
+        return value[split]
+    if split != "train":
+        raise NoSuchSplit(f"What {name} names has no splits, so no '{split}'.", "Leave out the split.")
+    return value
+
+
 class Given:
     """The rows of what was given under a name. Raises ZooError where nothing was, or not this split.
 
@@ -63,24 +78,14 @@ class Given:
     """
 
     def __init__(self, name: str, split: str, limit: int | None):
-        if name not in _given:
-            raise missing(name)
-        value = _given[name]
-        if isinstance(value, Mapping):
-            if split not in value:
-                message = f"What {name} names has no split '{split}'.{nearest(split, value)}"
-                raise NoSuchSplit(message, f"It has: {', '.join(map(str, value))}. Give rows, or a mapping of splits.")
-            value = value[split]
-        elif split != "train":
-            raise NoSuchSplit(f"What {name} names has no splits, so no '{split}'.", "Leave out the split.")
-        self.value, self.limit = value, limit
+        self.value, self.limit = value_of(name, split), limit
         self._digest = hashlib.sha256()
         self._is_complete = False
 
     def lines(self) -> Iterator[Line]:
         """The rows, numbered from 1."""
         self._digest = hashlib.sha256()
-        for count, line in enumerate(itertools.islice(_lines(self.value), self.limit), 1):
+        for count, line in enumerate(lines_of(self.value, self.limit), 1):
             self._digest.update(json.dumps(line.row, sort_keys=True, default=str).encode() + b"\n")
             self._is_complete = count == self.limit
             yield line
@@ -102,7 +107,7 @@ class Given:
 
     def about(self) -> dict[str, Any]:
         """What it is, for data.json: its type and its columns, as far as the first row tells."""
-        first = next(_lines(self.value), None)
+        first = next(lines_of(self.value), None)
         return {"type": type_of(self.value), "columns": [] if first is None else list(first.row)}
 
 
@@ -149,12 +154,13 @@ def _check(option: str, value: Any) -> None:
             raise ZooError(f"{option} is a {type_of(value)}, which has no rows.", f"Give a path, a mixture, {TAKEN}.")
 
 
-def _lines(value: Any) -> Iterator[Line]:
+def lines_of(value: Any, limit: int | None = None) -> Iterator[Line]:
+    """The rows of a value, numbered from 1. limit: the most of them."""
     if hasattr(value, "with_format") and hasattr(value, "num_rows"):
         from zoo.libraries import tables
 
-        return arrow_lines(tables.batches(value))
-    return (_line(number, row) for number, row in enumerate(_rows(value), 1))
+        return itertools.islice(arrow_lines(tables.batches(value)), limit)
+    return itertools.islice((_line(number, row) for number, row in enumerate(_rows(value), 1)), limit)
 
 
 def _rows(value: Any) -> Iterable[Any]:

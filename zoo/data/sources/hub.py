@@ -11,9 +11,21 @@ def open_hub(name: str, split: str) -> tuple[Any, str]:
     """The arrow batches of `owner/name` or `owner/name:config`, and a fingerprint. Raises ZooError."""
     from zoo.libraries import tables
 
+    table = _loaded(name, split)
+    return tables.batches(table), f"datasets:{tables.fingerprint(table)}"
+
+
+def stream_hub(name: str, split: str) -> Any:
+    """The same data set as a table that is read as it comes. Raises ZooError."""
+    return _loaded(name, split, streaming=True)
+
+
+def _loaded(name: str, split: str, streaming: bool = False) -> Any:
+    from zoo.libraries import tables
+
     path, _, config = name.partition(":")
     try:
-        table = tables.load_hub(path, config or None, split)
+        return tables.load_hub(path, config or None, split, streaming)
     except ZooError:
         raise
     except ConnectionError as error:
@@ -34,7 +46,6 @@ def open_hub(name: str, split: str) -> tuple[Any, str]:
             hint="Check the name (a private data set needs a login to the hub), or give the "
             "path of a local file or folder.",
         ) from None
-    return tables.batches(table), f"datasets:{tables.fingerprint(table)}"
 
 
 def _first_line(error: Exception) -> str:

@@ -44,40 +44,89 @@ def parsed(lines: Iterable[Line | RawLine]) -> Iterator[Line]:
 
 
 def open_binary(path: Path) -> IO[bytes]:
-    """The bytes of a file, decompressed if its name ends in .gz."""
-    return counted(cast(IO[bytes], gzip.open(path, "rb")), path) if path.suffix == ".gz" else path.open("rb")
+    """The bytes of a file, decompressed if its name ends in .gz or .zst."""
+    return unpacked(path.open("rb"), path, path.stat().st_size)
+
+
+def unpacked(file: IO[bytes], path: Path | str, size: int) -> IO[bytes]:
+    """An open file, decompressed if its name ends in .gz or .zst. path, size: of the compressed file."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in COMPRESSED:
+        return file
+    return counted(cast(IO[bytes], _Gzip(fileobj=file) if suffix == ".gz" else _Zstandard(file)), path, size)
+
+
+class _Gzip(gzip.GzipFile):
+    """Closes the file that it decompresses, too."""
+
+    def close(self) -> None:
+        file: Any = self.fileobj
+        super().close()
+        if file is not None:
+            file.close()
+
+
+class _Zstandard:
+    """The bytes of a .zst file. Raises zlib.error where it is cut or changed, as gzip does."""
+
+    def __init__(self, file: IO[bytes]):
+        import pyarrow
+
+        self.file = file
+        self._unpacked = pyarrow.CompressedInputStream(pyarrow.PythonFile(file, mode="r"), "zstd")
+
+    def read(self, size: int) -> bytes:
+        try:
+            return bytes(self._unpacked.read(size))
+        except OSError as error:
+            raise zlib.error(str(error)) from None
+
+    def close(self) -> None:
+        self._unpacked.close()
+        self.file.close()
 
 
 def read_jsonl(path: Path) -> Iterator[RawLine]:
     """The lines of a JSON Lines file, not parsed yet; blank lines are skipped but numbered."""
+    with open_binary(path) as file:
+        for line, _ in placed_lines(file, path):
+            yield line
+
+
+def placed_lines(file: IO[bytes], path: Path | str, before: int = 0, place: int = 0) -> Iterator[tuple[RawLine, int]]:
+    """The lines of an open JSON Lines file, each with the place behind it, in bytes.
+
+    before, place: the lines that were read before, and the place behind them, at which the file stands.
+    """
     try:
-        with open_binary(path) as file:
-            for number, line in enumerate(lines_of(file, path), 1):
-                if number == 1:
-                    refuse_utf16(line, path)
-                    line = line.removeprefix(b"\xef\xbb\xbf")
-                if line.strip():
-                    yield RawLine(number, line)
+        for number, line in enumerate(lines_of(file, path, before), before + 1):
+            place += len(line)
+            if number == 1:
+                refuse_utf16(line, path)
+                line = line.removeprefix(b"\xef\xbb\xbf")
+            if line.strip():
+                yield RawLine(number, line), place
     except DAMAGED as error:
         raise damaged(path, error) from None
 
 
+COMPRESSED = (".gz", ".zst")
 SHOWN_KEYS = 20
 """Keys of a row that are named for being there twice."""
 DAMAGED = (gzip.BadGzipFile, EOFError, zlib.error)
 """What a compressed file raises that is cut or changed."""
 
 
-def damaged(path: Path, error: Exception) -> ZooError:
+def damaged(path: Path | str, error: Exception) -> ZooError:
     return ZooError(f"{path} cannot be decompressed: {error}.", hint="Copy or download the file again.")
 
 
-def refuse_utf16(start: bytes, path: Path) -> None:
+def refuse_utf16(start: bytes, path: Path | str) -> None:
     """Raise ZooError for a file that Windows wrote in UTF-16."""
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise ZooError(
             f"{path} is written in UTF-16, not in UTF-8.",
-            hint=f"Convert it: iconv -f UTF-16 -t UTF-8 {path} > new-{path.name}",
+            hint=f"Convert it: iconv -f UTF-16 -t UTF-8 {path} > new-{Path(path).name}",
         )
 
 

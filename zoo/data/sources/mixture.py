@@ -25,6 +25,7 @@ from zoo.data.formats import columns_of
 from zoo.data.sources import HUB_NAME, file_type
 from zoo.data.sources.named import WITH_SPLIT, source_defaults
 from zoo.data.sources.reading import Reading
+from zoo.data.sources.streamed import is_pattern
 from zoo.errors import ZooError, nearest
 from zoo.options.expression import OPERATIONS, QUOTED, Expression, Mention
 from zoo.options.spelling import spell
@@ -94,6 +95,9 @@ def is_mixture(text: str) -> bool:
 
 
 def _is_path(text: str) -> bool:
+    """Whether a text is a path that exists, a pattern that files have, or an address."""
+    if is_pattern(text):
+        return True
     spelled = WITH_SPLIT.fullmatch(text)
     with contextlib.suppress(ZooError, OSError):
         return typed_path(text).exists() or (spelled is not None and typed_path(spelled[1]).exists())

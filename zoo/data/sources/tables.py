@@ -13,11 +13,11 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from zoo.data.formats.shape import CHATS, ONE_TURN, shape_of
 from zoo.data.row_errors import RowError
-from zoo.data.sources.lines import DAMAGED, Line, damaged, open_binary, refuse_utf16
+from zoo.data.sources.lines import COMPRESSED, DAMAGED, Line, damaged, open_binary, refuse_utf16
 from zoo.errors import ZooError
 from zoo.limits import EXPANSION, ROW, lines_of, most_of, too_large
 
@@ -29,7 +29,7 @@ _LISTS_IN_CELLS = ("completions", "steps", "labels", "ranks", "ranking", "rank",
 def read_csv(path: Path) -> Iterator[Line]:
     """The rows of a csv or tsv file with a header; row 1 is the first below the header."""
     csv.field_size_limit(ROW)
-    name = path.name.removesuffix(".gz")
+    name = path.stem if path.suffix in COMPRESSED else path.name
     try:
         with open_binary(path) as binary, io.TextIOWrapper(binary, "utf-8-sig", newline="") as file:
             lines = lines_of(file, path)
@@ -90,25 +90,41 @@ def _cell(column: str, value: Any) -> Any:
 
 def read_parquet(path: Path) -> Iterator[Line]:
     """The rows of a parquet file."""
+    return parquet_lines(path, path, path.stat().st_size)
+
+
+def parquet_lines(file: Path | IO[bytes], name: Path | str, size: int, before: int = 0) -> Iterator[Line]:
+    """The rows of a parquet file behind the first `before`. name, size: of the file, for messages and its limit."""
     import pyarrow
     import pyarrow.parquet
 
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            _check_growth(file.metadata, path)
-            yield from arrow_lines(file.iter_batches(batch_size=BATCH))
+        with pyarrow.parquet.ParquetFile(file) as table:
+            _check_growth(table.metadata, name, size)
+            yield from _lines_of_groups(table, before)
     except ZooError:
         raise
     except Exception as error:
         # A damaged file makes pyarrow raise more than its own errors: UnicodeDecodeError, SystemError.
-        raise _unreadable(path, "parquet", error) from None
+        raise _unreadable(name, "parquet", error) from None
 
 
-def _check_growth(metadata: Any, path: Path) -> None:
+def _lines_of_groups(table: Any, before: int) -> Iterator[Line]:
+    """Groups of rows that lie before the first wanted row are not read."""
+    number = 0
+    for group in range(table.num_row_groups):
+        count = table.metadata.row_group(group).num_rows
+        if number + count > before:
+            lines = arrow_lines(table.iter_batches(batch_size=BATCH, row_groups=[group]), number)
+            yield from itertools.islice(lines, max(0, before - number), None)
+        number += count
+
+
+def _check_growth(metadata: Any, name: Path | str, size: int) -> None:
     """Raises ZooError for a file that says that its columns are far larger than it is."""
     grown = sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
-    if grown > most_of(path):
-        raise too_large(path, f"it grows to more than {EXPANSION} times its size")
+    if grown > most_of(size):
+        raise too_large(name, f"it grows to more than {EXPANSION} times its size")
 
 
 def read_arrow(path: Path) -> Iterator[Line]:
@@ -134,14 +150,13 @@ def _validated(batch: Any) -> Any:
     return batch
 
 
-def _unreadable(path: Path, form: str, error: Exception) -> ZooError:
+def _unreadable(path: Path | str, form: str, error: Exception) -> ZooError:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return ZooError(f"{path} cannot be read as {form}: {reason}", hint="Copy or download the file again.")
 
 
-def arrow_lines(batches: Any) -> Iterator[Line]:
-    """The rows of arrow record batches (or tables), numbered from 1."""
-    number = 0
+def arrow_lines(batches: Any, number: int = 0) -> Iterator[Line]:
+    """The rows of arrow record batches (or tables), numbered from 1, or on from `number`."""
     for batch in batches:
         for start in range(0, batch.num_rows, BATCH):
             for row in batch.slice(start, BATCH).to_pylist():

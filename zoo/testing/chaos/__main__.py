@@ -31,6 +31,7 @@ def options() -> argparse.ArgumentParser:
     add("--lora", action=argparse.BooleanOptionalAction, help="only with adapters, or only without (default: both)")
     add("--mixture", action="store_true", help="train on a mixture of two files")
     add("--store", action="store_true", help="keep the encoded rows in files, and hit that too")
+    add("--stream", action="store_true", help="train on three files that are read as they come")
     add("--processes", type=int, default=1, help="processes of a run (default: 1)")
     add("--aim", help="kill something else than training: an Aim, as module:name")
     add("--fault", choices=FAULTS, default="kill", help="what happens (default: kill)")
@@ -130,7 +131,7 @@ def _aims(given: argparse.Namespace) -> list[Aim]:
         return [replace(find_aim(given.aim), processes=given.processes)]
     with_lora = (False, True) if given.lora is None else (given.lora,)
     aims = [
-        training(algo, lora, given.processes, given.mixture)
+        training(algo, lora, given.processes, given.mixture, given.stream)
         for algo in given.algo or algorithms()
         for lora in with_lora
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import re
@@ -47,25 +48,32 @@ FIXED: dict[str, Any] = {
 }  # fmt: skip
 
 
-def training(algo: str, lora: bool = False, processes: int = 1, mixture: bool = False) -> Aim:
+STREAMED: dict[str, Any] = {"stream": True, "shuffle_buffer": 5, "reference_cache": "off"}
+"""Options of a run that reads its data as it comes, in three passes."""
+
+
+def training(algo: str, lora: bool = False, processes: int = 1, mixture: bool = False, stream: bool = False) -> Aim:
     """A run of an algorithm: a registered name, or ./file.py:Class. Raises ZooError.
 
-    mixture: whether it trains on two files.
+    mixture: whether it trains on two files; stream: whether it reads three files as they come.
     """
     name, cls = registry.load_algorithm(str(Path(algo).resolve()) if ".py:" in algo else algo)
     options = {**options_of(cls), "algo": str(Path(algo).resolve()) if ".py:" in algo else algo, "lora": lora}
     if mixture:
         first = options["data"]
         options["data"] = f"3*{first} + {first.removesuffix('.jsonl')}-held-out.jsonl(name=other)"
+    if stream:
+        options |= {**STREAMED, "data": f"../{FILES}/{cls.kinds()[0]}-part-*.jsonl*"}
 
     def make(folder: Path) -> None:
         import zoo
 
         # Its whole path: adapters name their base, and must name it alike in all trials.
-        zoo.train(model=str(folder.parent / FILES / "tiny"), **FIXED, **options, devices=processes)
+        fixed = {name: value for name, value in FIXED.items() if not (stream and name == "epochs")}
+        zoo.train(model=str(folder.parent / FILES / "tiny"), **fixed, **options, devices=processes)
 
     return Aim(
-        name=name + " --lora" * lora + " --mixture" * mixture,
+        name=name + " --lora" * lora + " --mixture" * mixture + " --stream" * stream,
         make=make, read=read, resume=resume, begun=begun, prepare=prepare,
         warm=warm, phases=PHASES, steps=STEP, processes=processes, damage=damage,
     )  # fmt: skip
@@ -98,6 +106,11 @@ def prepare(folder: Path) -> None:
     for kind in ("demonstration", "preference", "feedback", "prompt", "ranking", "stepwise", "text"):
         write_rows(files / f"{kind}.jsonl", tiny_rows(kind, 12))
         write_rows(files / f"{kind}-held-out.jsonl", tiny_rows(kind, 5, seed=9))
+        for part in range(3):
+            write_rows(files / f"{kind}-part-{part}.jsonl", tiny_rows(kind, 4, seed=part))
+        packed = gzip.compress((files / f"{kind}-part-2.jsonl").read_bytes(), mtime=0)
+        (files / f"{kind}-part-2.jsonl.gz").write_bytes(packed)
+        (files / f"{kind}-part-2.jsonl").unlink()
     write_rows(files / "scored.jsonl", tiny_rows("prompt", 3, seed=5))
 
 

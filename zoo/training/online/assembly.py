@@ -10,7 +10,7 @@ import torch
 
 from zoo.contract.registry import PluginManager, contributions
 from zoo.data.encoding.template import ChatTemplate
-from zoo.data.loader import StepLoader
+from zoo.data.loader import Loader
 from zoo.models.precision import autocast
 from zoo.models.reference_cache import architecture, fingerprint
 from zoo.models.roles import Policy
@@ -81,11 +81,11 @@ def make_rewards(core: TrainConfig, plugins: PluginManager, device: torch.device
     return {which: Reward(text, named, **options) for which, text in texts.items() if text}
 
 
-def make_experience(prompts: StepLoader, roll: Roll, core: TrainConfig) -> Experience:
+def make_experience(prompts: Loader, roll: Roll, core: TrainConfig) -> Experience:
     """The loader of an online run."""
     return Experience(prompts, roll, minibatches=core.minibatches, passes=core.rollout_epochs, max_steps=core.max_steps)
 
 
-def steps_of(prompts: StepLoader, core: TrainConfig) -> int:
+def steps_of(prompts: Loader, core: TrainConfig) -> int:
     """The optimizer steps of an online run."""
     return count_steps(prompts, core.minibatches * core.rollout_epochs, core.max_steps)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.data.loader import StepLoader, share_of
+from zoo.data.loader import Loader, share_of
 from zoo.errors import PluginError
 from zoo.values.types import Answer, Answers, Batch, Ragged
 
@@ -27,7 +27,7 @@ class Experience:
 
     def __init__(
         self,
-        prompts: StepLoader,
+        prompts: Loader,
         roll: Callable[[list[dict[str, Any]], int, int], Batch],
         *,
         minibatches: int,
@@ -82,14 +82,17 @@ class Experience:
 
     def state_dict(self) -> dict[str, Any]:
         inside = self.position % self.each and self._batch is not None
-        return {"position": self.position, "experience": packed(self._batch) if inside else None}
+        experience = packed(self._batch) if inside else None
+        return {"position": self.position, "experience": experience, "prompts": self.prompts.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.position = state["position"]
+        if "prompts" in state:
+            self.prompts.load_state_dict(state["prompts"])
         self._batch = None if state["experience"] is None else unpacked(state["experience"])
 
 
-def count_steps(prompts: StepLoader, each: int, max_steps: int | None) -> int:
+def count_steps(prompts: Loader, each: int, max_steps: int | None) -> int:
     """The optimizer steps of a run whose rollouts serve `each` of them."""
     every = len(prompts) * each
     return every if max_steps is None else min(every, max_steps)
