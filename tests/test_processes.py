@@ -167,12 +167,14 @@ class Noisy(SFT):
 """
 
 
-@pytest.mark.parametrize("noise", ["adapters", "embeddings"])
-def test_noise_of_every_process_is_resumed(tmp_path, tiny_folder, noise):
+@pytest.mark.parametrize(
+    ("noise", "strategy"), [("adapters", "auto"), ("embeddings", "auto"), ("adapters", "fsdp"), ("embeddings", "fsdp")]
+)
+def test_noise_of_every_process_is_resumed(tmp_path, tiny_folder, noise, strategy):
     """Each process draws noise of its own; killed after step 2 and resumed, all go on with theirs, bit for bit."""
     chosen = {"lora": "true", "lora_dropout": 0.5, "lr": 1e-2} if noise == "adapters" else {"neftune_alpha": 50}
     (tmp_path / "noisy.py").write_text(NOISY)
-    arguments = command_of("sft", tmp_path, tiny_folder, 12, save_every=2, **chosen)
+    arguments = command_of("sft", tmp_path, tiny_folder, 12, save_every=2, strategy=strategy, **chosen)
     arguments[arguments.index("sft")] = "./noisy.py:Noisy"
     arguments = ["--lora" if part == "--lora" else part for part in arguments if part != "true"]
     for done in two_processes(*arguments, "--name", "whole", cwd=tmp_path):
@@ -209,9 +211,10 @@ class Dying(SFT):
 
 
 @pytest.mark.long
-def test_how_a_started_process_ended_is_told(tmp_path, tiny_folder):
+@pytest.mark.parametrize("strategy", ["auto", "fsdp"])
+def test_how_a_started_process_ended_is_told(tmp_path, tiny_folder, strategy):
     (tmp_path / "dying.py").write_text(DYING)
-    arguments = command_of("sft", tmp_path, tiny_folder, 12, save_every=1)
+    arguments = command_of("sft", tmp_path, tiny_folder, 12, save_every=1, strategy=strategy)
     arguments[arguments.index("sft")] = "./dying.py:Dying"
     done = run_command(*arguments, cwd=tmp_path, ZOO_CACHE=str(tmp_path / "cache-two"))
     assert done.returncode == 1 and "Traceback" not in done.stderr

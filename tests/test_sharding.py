@@ -85,6 +85,12 @@ def test_weights_and_optimizer_state_are_written_whole_and_read_again(alone):
     assert not any(map(sharding.is_part, weights.values())) and all(map(sharding.is_part, model.parameters()))
     moments = [moment for of in state["state"].values() for moment in of.values()]
     assert moments and not any(map(sharding.is_part, moments))
+    assert not sharding.whole_weights(model, keep=False), "the others only take part"
+    assert sharding.optimizer_state(optimizer, keep=False)["state"][0] == {
+        "step": None,
+        "exp_avg": None,
+        "exp_avg_sq": None,
+    }
     other = sharding.shard(make_tiny())
     again = torch.optim.AdamW(other.parameters())
     sharding.fill(other, weights)

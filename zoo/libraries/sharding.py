@@ -161,7 +161,12 @@ def fill(module: torch.nn.Module, weights: Mapping[str, Tensor]) -> None:
 def optimizer_state(optimizer: torch.optim.Optimizer, keep: bool = True) -> dict[str, Any]:
     """The `state_dict` of an optimizer with whole tensors on the CPU. keep: as of `wholes`."""
     begin_exchange()
-    return _mapped(optimizer.state_dict(), lambda tensor: whole(tensor).cpu() if keep else whole(tensor)[:0])
+
+    def taken(tensor: Tensor) -> Tensor | None:
+        complete = whole(tensor)
+        return complete.cpu() if keep else None
+
+    return _mapped(optimizer.state_dict(), taken)
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
@@ -180,7 +185,7 @@ def _part_if_whole(parameter: Tensor, tensor: Tensor) -> Tensor:
     return part_like(tensor, parameter) if tensor.shape == parameter.shape else tensor
 
 
-def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def _mapped(value: Any, change: Callable[[Tensor], Tensor | None]) -> Any:
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, Mapping):
