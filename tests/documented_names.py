@@ -201,7 +201,8 @@ def check_script(words):
         file = module / "__main__.py" if module.is_dir() else module.with_suffix(".py")
     source = file.read_text(encoding="utf-8")
     for flag in (word for word in words if word.startswith("--")):
-        assert f'"{flag}"' in source, f"{file} has no flag {flag}"
+        either = f'"{flag.replace("--no-", "--", 1)}", action=argparse.BooleanOptionalAction'
+        assert f'"{flag}"' in source or either in source, f"{file} has no flag {flag}"
     for flag, value in zip(words, words[1:], strict=False):
         assert flag != "--scenario" or f'"{value}"' in source, f"{file} has no scenario {value}"
 
