@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 from unittest import mock
 
 import datasets
@@ -181,3 +182,60 @@ def test_its_configuration_needs_the_rows_too(train, from_file):
     with pytest.raises(ZooError, match="only a program can give them again"):
         zoo.train(config=run.path / "run.yaml", quiet=True)
     assert json.loads(json.dumps(run.config))["data"] == "python:data"
+
+
+# -- beside files ----------------------------------------------------------------------------------------------------
+
+OTHER = demonstrations(12, seed=5)
+MIXED = "0.75*python:mine + 0.25*other.jsonl"
+
+
+@pytest.fixture
+def mixed(train, tmp_path):
+    """A run on rows beside a file, and the same on two files."""
+    write_rows(tmp_path / "mine.jsonl", ROWS)
+    write_rows(tmp_path / "other.jsonl", OTHER)
+    return partial(train, epochs=1, eval_fraction=0.2, save_every=1)
+
+
+def test_rows_by_name_are_a_part_of_a_mixture_as_a_file_of_them_is(mixed):
+    files = mixed(data="0.75*mine.jsonl + 0.25*other.jsonl")
+    rows = mixed(data=MIXED, sources={"mine": pandas_frame(ROWS)})
+    assert same_bytes(rows, files, "metrics.jsonl") and "loss/mine" in rows.metrics[1]
+    assert all(torch.equal(value, weights(rows)[name]) for name, value in weights(files).items())
+    parts = rows.read_json("data.json")["train"]["parts"]
+    assert rows.config["data"] == MIXED and parts["mine"]["type"] == "pandas.DataFrame" and "type" not in parts["other"]
+
+
+def test_a_mixture_with_rows_goes_on_with_the_same_rows_only(mixed, tmp_path):
+    whole = mixed(data=MIXED, sources={"mine": ROWS}, name="whole")
+    real = PostTraining.training_step
+
+    def dies(self, batch, index):
+        if self.steps_done == 3:
+            raise Killed
+        return real(self, batch, index)
+
+    with mock.patch.object(PostTraining, "training_step", dies), pytest.raises(Killed):
+        mixed(data=MIXED, sources={"mine": ROWS}, name="broken")
+    folder = tmp_path / "runs" / "broken"
+    with pytest.raises(ZooError, match="python:mine stands for rows") as refused:
+        zoo.resume(folder, quiet=True)
+    assert "sources={'mine': …}" in refused.value.hint
+    with pytest.raises(ZooError, match=r"mine.* was sha256"):
+        zoo.resume(folder, sources={"mine": ROWS[1:]}, quiet=True)
+    assert same_bytes(zoo.resume(folder, sources={"mine": ROWS}, quiet=True), whole, "metrics.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("sources", "says"),
+    [
+        ({"other": ROWS}, "sources has 'other', which no data of the run mentions. Write python:other"),
+        ({"mine": 3}, "mine is a int, which has no rows"), ([ROWS], "sources is a list, not rows by their names"),
+        ({"my rows": ROWS}, "sources has the name 'my rows'"), ({"data": ROWS}, "sources has the name 'data'"),
+    ],
+)  # fmt: skip
+def test_sources_that_cannot_be_mentioned_are_refused_in_words(mixed, sources, says):
+    with pytest.raises(ZooError) as refused:
+        mixed(data="other.jsonl", sources=sources)
+    assert says in f"{refused.value.message} {refused.value.hint}"

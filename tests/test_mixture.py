@@ -103,6 +103,7 @@ def test_a_part_is_read_as_it_says_and_as_the_run_says_where_it_says_nothing():
     [
         ("data/chat.jsonl", "chat"), ("chat.jsonl.gz", "chat"), ("owner/maths@train", "maths"),
         ("world:gold(rows=5)", "world-gold"), ("2024-a.csv", "2024-a"), ("very_max", "very-max"),
+        ("python:mine@train", "mine"),
     ],
 )  # fmt: skip
 def test_a_label_is_the_name_of_the_source(source, label):

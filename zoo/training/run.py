@@ -33,7 +33,10 @@ from zoo.training.resuming import (
 )
 
 
-def train(algo: str | None = None, *, config: str | Path | None = None, quiet: bool = False, **options: Any) -> Run:
+def train(
+    algo: str | None = None, *, config: str | Path | None = None, quiet: bool = False,
+    sources: Mapping[str, Any] | None = None, **options: Any,
+) -> Run:  # fmt: skip
     """Train a model: `zoo.train(algo="dpo", model=…, data=…, beta=0.1)`.
 
     algo: a registered algorithm, `name@package`, or `./file.py:Class`; config: a YAML file of options; options: as
@@ -41,11 +44,13 @@ def train(algo: str | None = None, *, config: str | Path | None = None, quiet: b
     input that cannot work, TrainingStopped when training cannot go on, TrainingFailed when no step trained anything.
 
     data, eval_data and decay_data may be rows themselves: a list of dicts, a generator function, a frame of pandas or
-    polars, a Dataset, or a mapping of splits to these.
+    polars, a Dataset, or a mapping of splits to these. sources: the same by names, which a mixture mentions:
+    `data="0.7*python:mine + 0.3*chat.jsonl", sources={"mine": rows}`.
     """
     judge_config(config, [*options, *(["algo"] if algo else [])])
-    with giving(options) as options:
+    with giving(options, sources) as options:
         start = resolve_options(algo, config, options, "keyword argument")
+        refuse_other_data(start[0].as_dict(), (), sources or ())
         named = {"algo": algo, "config": config and str(config), **options}
         call = ", ".join(f"{name}={value!r}" for name, value in named.items() if value is not None or name in options)
         return execute(*start, Console(quiet=quiet), command=f"zoo.train({call})")
@@ -61,13 +66,14 @@ def resume(
     data: Any = None,
     eval_data: Any = None,
     decay_data: Any = None,
+    sources: Mapping[str, Any] | None = None,
     **former: Any,
 ) -> Run:
     """Go on with a stopped run from its last complete checkpoint; without one it starts again.
 
     allow_change: names of what may differ from what the run began with (docs/running.md lists them); allow_code: run
-    the code that another user's run names; data, eval_data, decay_data: the rows that the program gave, again. Raises
-    ZooError when the run is finished, has failed or is still going on, or differs.
+    the code that another user's run names; data, eval_data, decay_data, sources: the rows that the program gave, again.
+    Raises ZooError when the run is finished, has failed or is still going on, or differs.
     """
     if former:
         raise _no_argument(former)
@@ -77,8 +83,8 @@ def resume(
         "trust_remote_code": trust_remote_code,
     }
     rows = {"data": data, "eval_data": eval_data, "decay_data": decay_data}
-    with giving({name: value for name, value in rows.items() if value is not None}) as again:
-        refuse_other_data(find_run(str(run)).config, again)
+    with giving({name: value for name, value in rows.items() if value is not None}, sources) as again:
+        refuse_other_data(find_run(str(run)).config, again, sources or ())
         return resume_with(Console(quiet=quiet), run, **options)
 
 

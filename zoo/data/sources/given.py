@@ -1,7 +1,8 @@
 """Data that a Python program gives: a list of rows, a generator function, a frame, or a data set of the hub's library.
 
 Frames of pandas and polars are known by their methods, and neither library is imported. While a run goes on, what it
-was given is a source under the name of its option: `python:data`.
+was given is a source under the name of its option, `python:data`, or under a name that a mixture mentions:
+`0.7*python:mine + 0.3*chat.jsonl`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from zoo.data.row_errors import RowError, describe
@@ -24,20 +26,26 @@ PREFIX = "python:"
 OPTIONS = ("data", "eval_data", "decay_data")
 """Options that take such data."""
 TAKEN = "a list of dicts, a generator function, a frame of pandas or polars, or a Dataset"
+NAME = re.compile(rf"{PREFIX}[A-Za-z_]\w*")
 BLOCK = 1000
 """Rows of a frame that are made at a time."""
 _given: dict[str, Any] = {}
 
 
 @contextlib.contextmanager
-def giving(options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The options with names in the place of objects, which are sources within the block. Raises ZooError."""
+def giving(options: Mapping[str, Any], sources: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
+    """The options with names in the place of objects, which are sources within the block. Raises ZooError.
+
+    sources: more objects, by the names under which the options mention them.
+    """
     named = (str, os.PathLike, type(None))
     objects = {name: options[name] for name in OPTIONS if not isinstance(options.get(name), named)}
-    for name, value in objects.items():
+    _check_names(sources or {})
+    values = {**(sources or {}), **objects}
+    for name, value in values.items():
         _check(name, value)
     before = dict(_given)
-    _given.update({PREFIX + name: value for name, value in objects.items()})
+    _given.update({PREFIX + name: value for name, value in values.items()})
     try:
         yield {**options, **{name: PREFIX + name for name in objects}}
     finally:
@@ -47,7 +55,7 @@ def giving(options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 def is_given(source: str) -> bool:
     """Whether a source is the name of what a Python program gives."""
-    return source.partition("@")[0].removeprefix(PREFIX) in OPTIONS and source.startswith(PREFIX)
+    return bool(NAME.fullmatch(source.partition("@")[0]))
 
 
 def held_out_split(source: str) -> str | None:
@@ -114,26 +122,39 @@ class Given:
 def missing(name: str, run: str = "RUN") -> ZooError:
     """The error where the program does not give what the name stands for."""
     option = name.removeprefix(PREFIX)
+    rows = f"{option}=…" if option in OPTIONS else f"sources={{{option!r}: …}}"
     return ZooError(
         f"{name} stands for rows that a Python program gave; only a program can give them again.",
-        f"From Python: zoo.resume({run!r}, {option}=…) with the same rows, or zoo.train(…, {option}=…).",
+        f"From Python: zoo.resume({run!r}, {rows}) with the same rows, or zoo.train(…, {rows}).",
     )
+
+
+def names_in(config: Mapping[str, Any]) -> list[str]:
+    """The names of what a program gave, as the options of a run mention them."""
+    texts = (str(config.get(option) or "") for option in OPTIONS)
+    return list(dict.fromkeys(name for text in texts for name in NAME.findall(text)))
 
 
 def refuse_missing_data(config: Mapping[str, Any], run: str) -> None:
     """Raises ZooError where the options of a run name what a program gave and now does not."""
-    for option in OPTIONS:
-        name = str(config.get(option) or "")
-        if is_given(name) and name not in _given:
+    for name in names_in(config):
+        if name not in _given:
             raise missing(name, run)
 
 
-def refuse_other_data(config: Mapping[str, Any], again: Mapping[str, Any]) -> None:
-    """Raises ZooError for rows in the place of data that a run has read from somewhere else."""
+def refuse_other_data(config: Mapping[str, Any], again: Collection[str], sources: Collection[str]) -> None:
+    """Raises ZooError for rows in the place of data that a run has read from somewhere else, and for unused rows.
+
+    again: options that are rows; sources: names of rows that options mention.
+    """
     for option in again:
         if config.get(option) != PREFIX + option:
             message = f"{option} of the run is {config.get(option)}, and no rows from Python."
             raise ZooError(message, f"Leave out {option}.")
+    for name in sources:
+        if PREFIX + name not in names_in(config):
+            message = f"sources has {name!r}, which no data of the run mentions."
+            raise ZooError(message, f"Write {PREFIX}{name} in data, as in data='0.7*{PREFIX}{name} + 0.3*b.jsonl'.")
 
 
 def type_of(value: Any) -> str:
@@ -141,6 +162,15 @@ def type_of(value: Any) -> str:
     kind = type(value)
     module = kind.__module__.partition(".")[0]
     return kind.__name__ if module in ("builtins", "__main__") else f"{module}.{kind.__name__}"
+
+
+def _check_names(sources: Any) -> None:
+    """Raises ZooError for anything but a mapping of names that a mixture can mention."""
+    if not isinstance(sources, Mapping):
+        raise ZooError(f"sources is a {type_of(sources)}, not rows by their names.", 'Write sources={"mine": rows}.')
+    for name in sources:
+        if not is_given(f"{PREFIX}{name}") or name in OPTIONS:
+            raise ZooError(f"sources has the name {name!r}.", f"Use letters, digits and _, and none of {OPTIONS}.")
 
 
 def _check(option: str, value: Any) -> None:

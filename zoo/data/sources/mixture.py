@@ -23,6 +23,7 @@ from zoo.contract.algorithm import Algorithm
 from zoo.contract.registry import contributions, manager
 from zoo.data.formats import columns_of
 from zoo.data.sources import HUB_NAME, file_type
+from zoo.data.sources.given import PREFIX
 from zoo.data.sources.named import WITH_SPLIT, source_defaults
 from zoo.data.sources.reading import Reading
 from zoo.data.sources.streamed import is_pattern
@@ -197,7 +198,11 @@ def labelled(parts: Sequence[Part]) -> list[Part]:
 
 
 def label_of(source: str) -> str:
-    """`chat` for `data/chat.jsonl`, `maths` for `owner/maths@train`, `world-gold` for `world:gold(rows=5)`."""
+    """`chat` for `data/chat.jsonl`, `maths` for `owner/maths@train`, `world-gold` for `world:gold(rows=5)`.
+
+    `mine` for `python:mine`.
+    """
+    source = source.removeprefix(PREFIX)
     spelled = WITH_SPLIT.fullmatch(source)
     path = Path(re.sub(r"\(.*", "", spelled[1] if spelled else source))
     name = path.name.partition(".")[0] if file_type(path) else path.name
