@@ -50,6 +50,16 @@ class Glance:
         """Mean number of characters in the texts of a record."""
         return sum(len(text) for text in self.texts()) / max(1, len(self.records))
 
+    def sizes(self) -> list[tuple[int, int, int]]:
+        """For each record the characters of its prompt and of its answers, and how many answers it has."""
+        return [self._size(record) for record in self.records]
+
+    def _size(self, record: Record) -> tuple[int, int, int]:
+        prompt = sum(map(len, _texts(record.get("prompt"))))
+        texts = {name: list(_texts(record.get(name))) for name in KINDS[self.kind].required if name != "prompt"}
+        answers = sum(len(of) if name == "completions" else 1 for name, of in texts.items() if of)
+        return prompt, sum(len(text) for of in texts.values() for text in of), answers
+
     def texts(self) -> Iterator[str]:
         """All texts of the records' own fields."""
         for record in self.records:

@@ -20,7 +20,7 @@ from zoo.errors import ZooError
 from zoo.libraries import releases
 
 MODULES = {
-    "torch": ("arithmetic",),
+    "torch": ("arithmetic", "tracing"),
     "transformers": (
         "caches", "attention", "architecture", "heads", "experts", "pretrained", "tokenizing", "vocabulary",
         "optimizers",

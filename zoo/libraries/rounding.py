@@ -38,9 +38,13 @@ class _Widened(torch.autograd.Function):
 def round_linear(model: torch.nn.Module, but: Collection[torch.nn.Module | None] = ()) -> None:
     """Round the frozen linear layers of a model, but some of them. Layers that share a kept layer's weight stay too."""
     kept = {id(layer.weight) for layer in but if layer is not None}
+    made: dict[int, torch.nn.Parameter] = {}
     for layer in model.modules():
         if type(layer) is torch.nn.Linear and not layer.weight.requires_grad and id(layer.weight) not in kept:
-            layer.to(torch.bfloat16)
+            for name, value in list(layer.named_parameters(recurse=False)):
+                # What layers share stays shared.
+                rounded = torch.nn.Parameter(value.detach().bfloat16(), requires_grad=False)
+                setattr(layer, name, made.setdefault(id(value), rounded))
             layer.__class__ = RoundedLinear
 
 

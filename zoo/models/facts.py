@@ -75,6 +75,19 @@ def weights_of(name: str, out: str) -> float | None:
     return None
 
 
+def configured(name: str, out: str) -> Path | None:
+    """The folder with the configuration of a model, or of the base of adapters, with or without weights; else None."""
+    for _ in range(MOST_BASES):
+        folder = _folder_of(name, out)
+        try:
+            if folder is None or not (folder / "adapter_config.json").is_file():
+                return folder
+            name = str(read_config(folder / "adapter_config.json").get("base_model_name_or_path") or "")
+        except ZooError:
+            return None
+    return None
+
+
 def _folder_of(name: str, out: str) -> Path | None:
     """Where a model's files are. A folder without weights counts: its configuration tells the size."""
     try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -30,7 +30,7 @@ from zoo.guards.bundled import BUNDLED
 from zoo.guards.chosen import ask, available
 from zoo.judges.spelled import check_judge
 from zoo.libraries.launched import check_launch
-from zoo.models.facts import check_experts, check_files, check_targets, describe, tokens_a_character
+from zoo.models.facts import check_experts, check_files, check_targets, configured, describe, tokens_a_character
 from zoo.models.names import Found, check_base, head_in, look_for, refuse_head
 from zoo.models.vocabulary import hold_files, lacking_in
 from zoo.optimizers.bundled import refuse_missing
@@ -44,10 +44,12 @@ from zoo.options.checks import (
     prompts_in_rollout,
 )
 from zoo.options.config import AUTO, Resolved
+from zoo.options.expression import Expression
 from zoo.options.spelling import bind, parse
 from zoo.paths import typed_path
 from zoo.rewards.spelled import check_reward
 from zoo.runs import TEMPLATE, Run, check_name, check_writable, default_name, next_name
+from zoo.training.preflight import Need, Plan, Texts, preflight, texts_of
 
 LOCAL = "local"
 """The engine that every installation has."""
@@ -66,10 +68,12 @@ class Outlook:
     exact: bool = False
     tokens: int | None = None
     run: str = ""
+    memory: Need | None = None
 
     def as_json(self) -> dict[str, Any]:
         about = {"steps": self.steps, "steps_are_exact": self.exact, "tokens_about": self.tokens, "run": self.run}
-        return {**self.facts, **about}
+        memory = {} if self.memory is None else {"memory": self.memory.as_json()}
+        return {**self.facts, **about, **memory}
 
 
 def look_ahead(resolved: Resolved, cls: type[Algorithm], resumed: Run | None = None) -> Outlook:
@@ -146,7 +150,7 @@ class _Look:
         for part in (
             self._processes, self._roles, self._model, self._choices, self._data, self._others, self._rewards,
             self._judge, self._engine, self._optimizer, self._guards, self._scores, self._loggers, self._run,
-            self._steps,
+            self._steps, self._memory,
         ):  # fmt: skip
             self._try(part)
 
@@ -377,6 +381,63 @@ class _Look:
         if hasattr(self.cls, "prepare"):
             text += f"; {self.resolved.algo} prepares its records first, which may change their number"
         self.outlook.facts["steps"] = text
+
+    def _memory(self) -> None:
+        """What the run will hold, against what is free."""
+        models = self._models()
+        if models is None:
+            self.outlook.facts["memory"] = "not known before the model is here"
+            return
+        need = preflight(models, self._planned)
+        if need is not None:
+            self.outlook.memory = need
+            self.outlook.facts["memory"] = " ".join(filter(None, (need.text(), need.warning())))
+
+    def _models(self) -> dict[str, Path] | None:
+        """The folders of the models that stay in memory, by role; None without that of the policy."""
+        core, online = self.core, self.cls.online()
+        names = {"policy": core.model}
+        if "critic" in self.roles and core.critic == "own":
+            names["critic"] = core.critic_model or core.model
+        # Its scores are cached before the first step, or it is the policy without its adapters.
+        stays = online or core.reference_cache == "off" or core.reference is not None
+        if stays and (online or "reference" in self.roles) and (core.reference or not core.lora):
+            names["reference"] = core.reference or core.model
+        if "judge" in self.roles and not core.lora or core.judge:
+            names["judge"] = core.judge or core.model
+        for option in ("reward", "gold_reward") if online else ():
+            for mention in Expression(getattr(core, option)).mentions if getattr(core, option) else ():
+                names[f"{option} {mention.name}"] = mention.name
+        folders = {role: configured(name, core.out) for role, name in names.items()}
+        if folders["policy"] is None:
+            return None
+        return {role: folder for role, folder in folders.items() if folder and (folder / "config.json").is_file()}
+
+    def _planned(self, models: Mapping[str, Path]) -> Plan:
+        from zoo.models.devices import choose_accelerator
+        from zoo.models.precision import choose_precision
+
+        core = self.core
+        accelerator = choose_accelerator(core.accelerator)
+        # Those that come from a card cannot be called.
+        optimizers = OPTIMIZERS.available(registry.contributions(registry.manager(), "optimizers"))
+        optimizer = OPTIMIZERS.choose(core.optimizer, optimizers)
+        precision, _ = choose_precision(core.precision, accelerator)
+        return Plan(
+            core, models, self._texts(models["policy"]), optimizer, self.cls.online(), self.outlook.steps, accelerator,
+            precision, core.devices * core.num_nodes, core.devices,
+        )  # fmt: skip
+
+    def _texts(self, folder: Path) -> Texts:
+        core = self.core
+        glances = [seen for _, seen in self.seen if seen]
+        texts = [text for seen in glances for text in seen.texts()]
+        sizes = [one for seen in glances for one in seen.sizes()]
+        each = tokens_a_character(folder, texts)
+        if self.cls.online():
+            answer = round(core.max_new_tokens / each)
+            sizes = [(prompt, answer, 1) for prompt, _, _ in sizes] or [(answer, answer, 1)]
+        return texts_of(sizes, each, core.max_length + core.max_new_tokens * self.cls.online())
 
     def _trained_records(self) -> int | None:
         """The number of training records in an epoch, without the held-out ones."""

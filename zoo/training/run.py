@@ -191,7 +191,9 @@ def execute(
     Before anything is loaded it is looked for; a class from a card then gives way to the algorithm itself.
     """
     if is_first_process():
-        look_ahead(resolved, cls, resumed)
+        memory = look_ahead(resolved, cls, resumed).memory
+        if memory is not None and (warning := memory.warning()):
+            console.say(warning, event="warning", level="warning")
     if (itself := real(cls)) is not cls:
         resolved, cls = resolved.of_class(itself), itself
     from zoo.training.execution import Execution

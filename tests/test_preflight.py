@@ -1,0 +1,210 @@
+"""What a run needs is known before anything is loaded, from a configuration alone."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from zoo.libraries.tracing import Live
+from zoo.models import memory
+from zoo.models.memory import Step, Way, _of_model, _traced, held
+from zoo.optimizers.chosen import OPTIMIZERS, Chosen
+from zoo.optimizers.memory import state_bytes
+from zoo.options.config import TrainConfig
+from zoo.training import preflight as module
+from zoo.training.preflight import Need, Plan, Texts, of_plan, texts_of
+from zoo.training.run import resolve_options
+
+SIZES = {
+    "vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "tie_word_embeddings": True,
+}  # fmt: skip
+STEP = Step(300, 20, 40, 2)
+
+
+def config(layers=8, kind=transformers.LlamaConfig, **options):
+    return kind(**{**SIZES, "num_hidden_layers": layers, **options})
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A configuration, and nothing else."""
+    config(12, vocab_size=65536).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+# -- a step that holds no numbers ------------------------------------------------------------------------------------
+
+
+def test_what_lives_is_counted_and_what_is_freed_is_not():
+    live = Live([known := torch.ones(100)])
+    with live:
+        made = known * 2
+        assert live.bytes == 400 and made.view(10, 10).sum() == 200
+        del made
+    assert live.bytes <= 4 and live.peak >= 400
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        Way("32-true"), Way("32-true", lora=True), Way("bf16-mixed", lora=True), Way("32-true", checkpointing=True),
+        Way("32-true", scalar=True), Way("bf16-mixed", on_cpu=False), Way("bf16-true"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_two_models_of_few_layers_tell_what_more_layers_hold(way):
+    short, whole = (dataclasses.asdict(how(config(), way, STEP)) for how in (_traced, _of_model))
+    assert short["weights"] == whole["weights"] and short["matrices"] == whole["matrices"]
+    peaks = [max(of["step"], of["rest"]) for of in (short, whole)]
+    assert peaks[0] == pytest.approx(peaks[1], rel=0.03)
+
+
+def test_a_model_without_numbers_holds_what_a_real_one_holds():
+    """Forward and backward pass of a real model, counted in the same way."""
+    way = Way("32-true")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "fake_model", lambda config, dtype, scalar: transformers.LlamaForCausalLM(config).eval())
+        real = _of_model(config(3), way, STEP)
+    fake = _of_model(config(3), way, STEP)
+    assert (
+        fake.weights
+        == real.weights
+        == 4 * sum(p.numel() for p in transformers.LlamaForCausalLM(config(3)).parameters())
+    )
+    assert max(fake.step, fake.rest) == pytest.approx(max(real.step, real.rest), rel=0.02)
+
+
+def test_recomputing_adapters_and_rounded_matrices_hold_less():
+    plain, few = (_traced(config(), Way("32-true", checkpointing=given), STEP) for given in (False, True))
+    assert few.step < 0.5 * plain.step and few.weights == plain.weights
+    wide, rounded = (_traced(config(), Way("32-true", base_dtype=kind, lora=True), STEP)
+                     for kind in ("float32", "bfloat16"))  # fmt: skip
+    assert rounded.weights < 0.8 * wide.weights and wide.gradients < 0.5 * plain.gradients
+
+
+@pytest.mark.parametrize("kind", [transformers.Qwen2Config, transformers.GPT2Config, transformers.Gemma2Config])
+def test_other_architectures_are_traced_too(kind):
+    names = {"n_embd": 64, "n_layer": 8, "n_head": 4} if kind is transformers.GPT2Config else {"head_dim": 16}
+    names = {} if kind is transformers.Qwen2Config else names
+    traced = _traced(config(kind=kind, **names), Way("32-true"), STEP)
+    assert traced.weights > 0 and traced.step > 0
+
+
+# -- the optimizer ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "bytes_of_matrices"), [("adamw", 8), ("lion", 4), ("rmsprop", 4), ("adafactor", 8 / 256), ("muon", 4)]
+)
+def test_the_state_of_an_optimizer_is_measured(name, bytes_of_matrices):
+    assert state_bytes(OPTIMIZERS.choose(name, OPTIMIZERS.bundled)).matrices == bytes_of_matrices
+
+
+def test_a_strangers_optimizer_need_not_say_what_it_holds():
+    def momentum(groups):
+        return torch.optim.SGD([group.options() for group in groups], momentum=0.9)
+
+    found = state_bytes(Chosen("momentum", momentum, {}))
+    assert (found.matrices, found.others) == (4, 4)
+    assert state_bytes(Chosen("none", lambda groups: torch.optim.SGD([g.options() for g in groups]), {})).matrices == 0
+
+
+# -- a plan ----------------------------------------------------------------------------------------------------------
+
+
+def plan(folder, **options):
+    given = {"batch_size": 64, "micro_tokens": 512, "save_every": 0, **options}
+    others = {name: given.pop(name) for name in ("processes", "online", "models") if name in given}
+    return Plan(
+        TrainConfig(**given), others.pop("models", {"policy": folder}), Texts(50, 100, 2, 300),
+        OPTIMIZERS.choose("adamw", OPTIMIZERS.bundled), others.pop("online", False), 10, "cpu", "32-true", **others,
+    )  # fmt: skip
+
+
+def test_the_parts_of_a_step_add_up(folder):
+    need = of_plan(plan(folder))
+    parts = need.parts["policy"]
+    count = parts["weights"] / 4
+    assert parts["gradients"] == 4 * count and parts["optimizer"] == pytest.approx(8 * count, rel=0.01)
+    assert need.phases["steps"] == pytest.approx(sum(parts.values()))
+    assert not need.rough and need.tokens == 512 and "policy: weights" in need.text()
+
+
+def test_frozen_roles_hold_their_weights_and_rollouts_their_cache(folder):
+    models = {"policy": folder, "reference": folder, "critic": folder}
+    need = of_plan(plan(folder, online=True, models=models))
+    assert set(need.parts["reference"]) == {"weights"} and "optimizer" in need.parts["critic"]
+    # Two numbers of float32 for 12 layers of two groups of 16; the block has a quarter more columns.
+    assert need.parts["rollouts"]["cache"] == 64 * 1.25 * (50 + 128) * (2 * 12 * 2 * 16 * 4)
+
+
+def test_shards_divide_what_stays_and_not_the_activations(folder, monkeypatch):
+    whole, shared = of_plan(plan(folder)), of_plan(plan(folder, strategy="fsdp", processes=4))
+    for what in ("weights", "gradients", "optimizer"):
+        assert shared.parts["policy"][what] == whole.parts["policy"][what] / 4
+    assert shared.parts["policy"]["activations"] == whole.parts["policy"]["activations"]
+    assert "shards over 4 processes" in shared.text()
+
+
+def test_a_checkpoint_in_flight_counts_where_it_is_copied(folder):
+    copied, full = (of_plan(plan(folder, save_every=2), free) for free in (None, 1.0))
+    weights = copied.parts["policy"]["weights"]
+    assert copied.parts["checkpoint"]["copy"] == pytest.approx(3 * weights, rel=0.01)
+    assert "checkpoint" not in full.parts and "checkpoint" not in of_plan(plan(folder, save_every=50)).parts
+
+
+def test_an_architecture_that_cannot_be_traced_is_told_roughly(folder, monkeypatch):
+    monkeypatch.setattr(memory, "held", lambda *given: 1 / 0)
+    need = of_plan(plan(folder))
+    assert need.rough and need.text().startswith("very roughly") and need.peak > 0
+
+
+def test_where_it_does_not_fit_the_warning_names_what_would():
+    need = Need(phases={"steps": 30e9}, free=20e9, remedies={"--lora": 8e9, "--micro-tokens 256": 25e9})
+    assert need.warning() == (
+        "This run needs about 30.0 GB of memory, and this machine has 20.0 GB left. It would fit with --lora (8.0 GB)."
+    )
+    need.remedies.pop("--lora")
+    assert "Less is needed with --micro-tokens 256 (25.0 GB)." in need.warning()
+    need.free = 40e9
+    assert need.warning() == ""
+
+
+def test_lengths_are_rounded_so_that_other_files_of_about_the_same_find_them():
+    assert texts_of([(400, 800, 2), (420, 840, 2)], 0.25, 1024) == Texts(100, 100, 2, 300)
+
+
+# -- in a dry run and a run ------------------------------------------------------------------------------------------
+
+
+def look(folder, **options):
+    from zoo.training.outlook import look
+
+    options = {"model": str(folder), "data": "starter", "out": str(folder.parent), **options}
+    return look(*resolve_options("dpo", None, options, "command line"))
+
+
+def test_a_configuration_is_enough_and_the_second_look_traces_nothing(folder, monkeypatch):
+    outlook, missing = look(folder)
+    assert "no weights" in missing.message or "weights" in missing.message
+    assert "policy: weights" in outlook.facts["memory"]
+    said = json.loads(json.dumps(outlook.as_json()))["memory"]
+    assert said["parts"]["policy"]["gradients"] == said["parts"]["policy"]["weights"] and said["fits"]
+    monkeypatch.setattr(memory, "_traced", lambda *given: pytest.fail("it was traced again"))
+    assert look(folder)[0].memory.parts == outlook.memory.parts
+
+
+def test_a_run_that_does_not_fit_is_told_with_numbers(folder, monkeypatch):
+    monkeypatch.setattr(module, "free_memory", lambda: 30e6)
+    said = look(folder)[0].facts["memory"]
+    assert "This run needs about" in said and "--lora" in said and "--micro-tokens" in said
+
+
+def test_another_configuration_in_the_folder_is_traced_again(folder):
+    before = held(Path(folder), Way("32-true"), STEP)
+    config(14, vocab_size=65536).save_pretrained(folder)
+    assert held(Path(folder), Way("32-true"), STEP).weights > before.weights

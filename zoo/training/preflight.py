@@ -1,0 +1,356 @@
+"""The memory of a run, before anything is loaded: what each role holds at the peak, and which options need less.
+
+It needs configuration files alone. Weights, gradients and activations are those of a step that is traced without
+numbers (`zoo.models.memory`), the optimizer's state is measured on small weights. torch is loaded only where the
+numbers are not in the cache.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.models.facts import weights_in
+from zoo.models.names import read_config
+from zoo.numbers import size
+from zoo.optimizers.chosen import Chosen
+from zoo.options.config import TrainConfig
+from zoo.processes import free_memory
+
+if TYPE_CHECKING:
+    from zoo.models.memory import Held, Step, Way
+    from zoo.optimizers.memory import StateBytes
+
+SMALL = 3e6
+"""Weights of a model whose memory is not worth a look."""
+ROWS, PREFILL, ROOM = 64, 8192, 1.25
+"""Answers and prompt tokens that the local engine has in flight, and the share of columns that its block has."""
+TIGHT = 0.95
+"""Share of the free memory from which a run is warned."""
+FULL = 1 << 15
+"""Tokens that a micro-batch on a GPU is halved from, until it fits."""
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The examples of a run, in tokens: `answers` answers to a prompt. longest: of the examples that were seen."""
+
+    prompt: int
+    completion: int
+    answers: int
+    longest: int
+
+    @property
+    def example(self) -> int:
+        return self.prompt + self.answers * self.completion
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will hold. models: the folder of each role's model that stays in memory; steps: None if unknown;
+    processes: over all machines; here: on this one.
+    """
+
+    core: TrainConfig
+    models: Mapping[str, Path]
+    texts: Texts
+    optimizer: Chosen
+    online: bool
+    steps: int | None
+    accelerator: str
+    precision: str
+    processes: int = 1
+    here: int = 1
+
+    @property
+    def shards(self) -> int:
+        """Processes among which weights, gradients and optimizer states are divided."""
+        return self.processes if self.core.strategy.startswith("fsdp") else 1
+
+    @property
+    def tokens(self) -> int:
+        """The largest micro-batch of a process."""
+        from zoo.models.devices import CPU_MICRO_TOKENS
+
+        asked = self.core.micro_tokens or (FULL if self.accelerator == "cuda" else CPU_MICRO_TOKENS)
+        return min(max(asked, self.texts.longest), self.share)
+
+    @property
+    def share(self) -> int:
+        """The tokens of a process in a step."""
+        return max(1, round(self.core.batch_size / self.processes)) * self.texts.example
+
+
+@dataclass
+class Need:
+    """Bytes of a process: of each role by what they are for, and of the run at the peak of each phase.
+
+    free: what its device has left; rough: an architecture that could not be traced.
+    """
+
+    parts: dict[str, dict[str, float]] = field(default_factory=dict)
+    phases: dict[str, float] = field(default_factory=dict)
+    tokens: int = 0
+    shards: int = 1
+    free: float | None = None
+    device: str = "this machine"
+    rough: bool = False
+    remedies: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def peak(self) -> float:
+        return max(self.phases.values(), default=0.0)
+
+    @property
+    def fits(self) -> bool:
+        return self.free is None or self.peak <= TIGHT * self.free
+
+    def text(self) -> str:
+        """One line: the peak, what is free, and the parts."""
+        free = "" if self.free is None else f" of {size(round(self.free))} free on {self.device}"
+        roles = [f"{role}: {', '.join(f'{what} {size(round(of))}' for what, of in parts.items())}"
+                 for role, parts in self.parts.items()]  # fmt: skip
+        shards = f", shards over {self.shards} processes" if self.shards > 1 else ""
+        about = "very roughly" if self.rough else "about"
+        return f"{about} {size(round(self.peak))}{free}, micro-batches of {self.tokens:,} tokens{shards}. " + "; ".join(
+            roles
+        )
+
+    def warning(self) -> str:
+        """What to do where it does not fit; empty where it does."""
+        if self.fits or self.free is None:
+            return ""
+        ways = [f"{flags} ({size(round(needed))})" for flags, needed in self.remedies.items()]
+        fit = [way for way, needed in zip(ways, self.remedies.values(), strict=True) if needed <= TIGHT * self.free]
+        said = f"It would fit with {' or '.join(fit)}." if fit else f"Less is needed with {', '.join(ways)}."
+        return (
+            f"This run needs about {size(round(self.peak))} of memory, and {self.device} has {size(round(self.free))} "
+            f"left. {said if ways else 'Take a smaller model.'}"
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "peak": round(self.peak), "free": None if self.free is None else round(self.free), "fits": self.fits,
+            "rough": self.rough, "micro_tokens": self.tokens, "shards": self.shards,
+            "parts": {role: {what: round(of) for what, of in parts.items()} for role, parts in self.parts.items()},
+            "phases": {phase: round(of) for phase, of in self.phases.items()},
+            "with": {flags: round(of) for flags, of in self.remedies.items()},
+        }  # fmt: skip
+
+
+def preflight(models: Mapping[str, Path], plan_for: Callable[[Mapping[str, Path]], Plan]) -> Need | None:
+    """What a run needs, and if that does not fit, what it would need with other options. None for small models.
+
+    models: the folders by role; plan_for: makes the plan from them, which loads torch.
+    """
+    if max(weights_in(folder)[0] for folder in models.values()) < SMALL:
+        return None
+    plan = plan_for(models)
+    free, device = _free(plan)
+    need = of_plan(plan, free)
+    need.free, need.device = free, device
+    if not need.fits:
+        need.remedies = {flags: of_plan(other, free).peak for flags, other in _others(plan, need.tokens)}
+        need.remedies = {flags: peak for flags, peak in need.remedies.items() if peak < 0.97 * need.peak}
+    return need
+
+
+def _free(plan: Plan) -> tuple[float | None, str]:
+    """What a process may take of its device."""
+    if plan.accelerator == "cuda":
+        import torch
+
+        return min(torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count())), "the GPU"
+    left = free_memory()
+    device = "this machine" if plan.here == 1 else f"this machine for each of {plan.here} processes"
+    return None if left is None else left / plan.here, device
+
+
+def _others(plan: Plan, tokens: int) -> Iterator[tuple[str, Plan]]:
+    """Plans that may need less."""
+    core = plan.core
+    one = plan.texts.longest
+
+    def other(flags: str, **options: Any) -> tuple[str, Plan]:
+        return flags, replace(plan, core=replace(core, **options))
+
+    if tokens // 4 >= one:
+        yield other(f"--micro-tokens {tokens // 4}", micro_tokens=tokens // 4)
+    if not core.gradient_checkpointing:
+        yield other("--gradient-checkpointing", gradient_checkpointing=True)
+    if not core.lora:
+        if plan.optimizer.name != "adafactor":
+            yield "--optimizer adafactor", replace(plan, optimizer=_adafactor())
+        yield other("--lora", lora=True)
+        yield other("--lora --gradient-checkpointing", lora=True, gradient_checkpointing=True)
+        yield other(
+            "--lora --base-dtype bfloat16 --gradient-checkpointing", lora=True, base_dtype="bfloat16",
+            gradient_checkpointing=True,
+        )  # fmt: skip
+    elif core.base_dtype != "bfloat16":
+        yield other("--base-dtype bfloat16", base_dtype="bfloat16")
+    if plan.online and core.critic == "own" and "critic" in plan.models:
+        models = {role: folder for role, folder in plan.models.items() if role != "critic"}
+        yield "--critic head", replace(plan, models=models, core=replace(core, critic="head"))
+    yield from _sharded(plan)
+
+
+def _sharded(plan: Plan) -> Iterator[tuple[str, Plan]]:
+    """The plan with its weights divided among more devices, where that can be asked for."""
+    if not _can_shard() or plan.accelerator != "cuda" or plan.shards > 1:
+        return
+    for devices in (2, 4, 8):
+        core = replace(plan.core, strategy="fsdp", devices=devices)
+        yield f"--strategy fsdp --devices {devices}", replace(plan, core=core, processes=devices, here=devices)
+
+
+def _can_shard() -> bool:
+    """Whether `--strategy` knows shards."""
+    from zoo.options.fields import options_of
+
+    return any(option.name == "strategy" and "fsdp" in option.help for option in options_of(TrainConfig))
+
+
+def _adafactor() -> Chosen:
+    from zoo.optimizers.chosen import OPTIMIZERS
+
+    return OPTIMIZERS.choose("adafactor", OPTIMIZERS.bundled)
+
+
+# -- the sum of a plan ---------------------------------------------------------------------------------------------
+
+
+def of_plan(plan: Plan, free: float | None = None) -> Need:
+    """The bytes of a process. free: what it may take; a checkpoint is copied only where that has room."""
+    from zoo.optimizers.memory import state_bytes
+
+    step = _step(plan)
+    need, state = Need(tokens=plan.tokens, shards=plan.shards), state_bytes(plan.optimizer)
+    holds: dict[str, Held] = {}
+    for role, folder in plan.models.items():
+        holds[role], rough = _held(folder, _way(plan, role), step)
+        need.rough |= rough
+    learners = {role: held for role, held in holds.items() if held.gradients}
+    for role, held in holds.items():
+        need.parts[role] = {"weights": held.weights / plan.shards}
+        if role in learners:
+            need.parts[role] |= _of_learner(held, state, plan)
+    sums = {what: sum(parts.get(what, 0.0) for parts in need.parts.values())
+            for what in ("weights", "gradients", "optimizer", "activations")}  # fmt: skip
+    kept = sums["weights"] + sums["optimizer"]
+    need.phases["steps"] = kept + _steps(learners, plan)
+    making = sum(state.step * (held.matrices + held.others) + state.largest * held.largest / 4
+                 for held in learners.values()) / plan.shards  # fmt: skip
+    need.phases["optimizer"] = kept + sums["gradients"] + making
+    if plan.online and plan.core.engine == "local":
+        need.parts["rollouts"] = _of_rollouts(holds["policy"], plan)
+        need.phases["rollouts"] = kept + sum(need.parts["rollouts"].values())
+    if copied := _checkpoint(learners, sums["optimizer"], plan):
+        if free is None or need.phases["steps"] + copied < free:
+            need.parts["checkpoint"] = {"copy": copied}
+            need.phases["steps"] += copied
+    return need
+
+
+def _of_learner(held: Held, state: StateBytes, plan: Plan) -> dict[str, float]:
+    return {
+        "gradients": held.gradients / plan.shards,
+        "optimizer": state.of(held.matrices, held.others) / plan.shards,
+        "activations": max(held.step, held.rest),
+    }
+
+
+def _steps(learners: Mapping[str, Held], plan: Plan) -> float:
+    """Gradients and activations at the peak of a step: with one micro-batch, gradients come as activations go."""
+    if plan.share > 1.5 * plan.tokens or len(learners) > 1:
+        return sum(held.gradients / plan.shards + max(held.step, held.rest) for held in learners.values())
+    return sum(
+        max(held.step, (held.gradients - held.largest) / plan.shards + held.rest, held.gradients / plan.shards)
+        for held in learners.values()
+    )
+
+
+def _of_rollouts(policy: Held, plan: Plan) -> dict[str, float]:
+    """Keys and values of the answers in flight, their logits, the prompts, and weights in the CPU's own layout."""
+    core = plan.core
+    answers = core.batch_size * core.minibatches
+    rows = min(ROWS, answers)
+    columns = ROOM * (plan.texts.prompt + core.max_new_tokens)
+    prompts = min(PREFILL, rows / max(1, core.answers_per_prompt) * plan.texts.prompt)
+    words = int(read_config(plan.models["policy"] / "config.json").get("vocab_size") or 0)
+    need = {"cache": rows * columns * policy.cache, "logits": 3.0 * 4 * rows * words}
+    need["prompts"] = policy.scoring * prompts / plan.tokens
+    if plan.accelerator == "cpu" and plan.precision != "32-true":
+        need["packed"] = 2.0 * (policy.matrices or policy.weights / 4)
+    return need
+
+
+def _checkpoint(learners: Mapping[str, Held], optimizer: float, plan: Plan) -> float:
+    """The copy that a thread writes while the next steps are made; on a GPU it is not on the device."""
+    every = plan.core.save_every
+    if plan.accelerator == "cuda" or not every or (plan.steps is not None and plan.steps <= every):
+        return 0.0
+    return sum(held.gradients for held in learners.values()) / plan.shards + optimizer
+
+
+def _step(plan: Plan) -> Step:
+    from zoo.models.memory import Step
+
+    texts = plan.texts
+    return Step(plan.tokens, texts.prompt, texts.completion, texts.answers)
+
+
+def _way(plan: Plan, role: str) -> Way:
+    """How a role is computed: policy and critic learn, all others are frozen."""
+    from zoo.models.memory import Way
+
+    core = plan.core
+    targets = core.lora_targets if isinstance(core.lora_targets, str) else ",".join(core.lora_targets)
+    common: dict[str, Any] = {
+        "precision": plan.precision, "base_dtype": core.base_dtype, "on_cpu": plan.accelerator == "cpu",
+        "shared": core.layout != "padded", "scalar": role == "critic" or role.startswith("reward"),
+    }  # fmt: skip
+    if role not in ("policy", "critic"):
+        return Way(**common, trained=False)
+    lora = core.lora and role == "policy"
+    return Way(
+        **common, lora=lora, rank=core.lora_rank, targets=targets if lora else "all-linear",
+        checkpointing=core.gradient_checkpointing,
+    )  # fmt: skip
+
+
+def _held(folder: Path, way: Way, step: Step) -> tuple[Held, bool]:
+    """What a model holds, and whether that is rough: from its size alone, where it cannot be traced."""
+    from zoo.models import memory
+
+    with contextlib.suppress(Exception), _quiet():
+        return memory.held(folder, way, step), False
+    return memory.rough(folder, way, step), True
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def texts_of(records: Sequence[tuple[int, int, int]], tokens_a_character: float, longest: int) -> Texts:
+    """The examples of a run from some records: (characters of the prompt, of all answers, number of answers) each."""
+    count = max(1, len(records))
+    answers = max(1, round(sum(number for _, _, number in records) / count))
+    prompt = sum(prompt for prompt, _, _ in records) / count * tokens_a_character
+    completion = sum(rest for _, rest, _ in records) / count / answers * tokens_a_character
+    whole = [(prompt + rest) * tokens_a_character for prompt, rest, _ in records] or [longest]
+    return Texts(_rounded(prompt), max(1, _rounded(completion)), answers, min(_rounded(max(whole)), longest * answers))
+
+
+def _rounded(tokens: float) -> int:
+    """With one digit, so that what was found for one file serves another one."""
+    step = 1 if tokens < 20 else 10 if tokens < 200 else 100
+    return round(min(max(tokens, 1.0), 1e6) / step) * step
