@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 
-from zoo.api import Algorithm, FeedbackBatch, Loss, Measured, Models, Point, Record, Records, logsigmoid, require, wins
+from zoo.api import Algorithm, FeedbackBatch, Loss, Measured, Models, Point, Records, logsigmoid, require, wins
 
 RATIOS = (0.5, 10.0)
 """Density ratios are held within these, as in TRL."""
@@ -86,14 +86,13 @@ class BCO(Algorithm):
     def __init__(self) -> None:
         self.delta, self.answers, self.step = 0.0, 0.0, -1
 
-    def prepare(self, records: Records, config: Config) -> Iterable[Record]:
+    def prepare(self, records: Records, config: Config) -> Records:
         """With density weights every record of a bad answer gets its own."""
         if not config.density_weights:
             return records
-        labels = torch.tensor([bool(record["label"]) for record in records])
-        ratios = _density_ratios([record["completion"].prompt for record in records], labels)
-        weights = torch.where(labels, 1.0, ratios).tolist()
-        return [{**record, "weight": weight} for record, weight in zip(records, weights, strict=True)]
+        labels = torch.as_tensor(records.column("label")).bool()
+        ratios = _density_ratios((record["completion"].prompt for record in records), labels)
+        return records.with_column("weight", torch.where(labels, 1.0, ratios).numpy())
 
     def measure(self, batch: FeedbackBatch, models: Models, config: Config) -> Measured:
         """Rewards of the step, summed, and their number."""
@@ -131,16 +130,19 @@ class BCO(Algorithm):
         return policy, config.beta * (policy - models.reference.logps(batch.completion).sum())
 
 
-def _density_ratios(prompts: Sequence[Tensor], good: Tensor) -> Tensor:
-    """p(x | good)/p(x | bad) of N prompts (ids [P]), float64 [N]; good: bool [N]."""
-    features = torch.zeros(len(prompts), BUCKETS, dtype=torch.float64)
-    for row, prompt in zip(features, prompts, strict=True):
-        row += torch.bincount(prompt.cpu() % BUCKETS, minlength=BUCKETS)
-    features = normalize(features)
+def _density_ratios(prompts: Iterable[Tensor], good: Tensor) -> Tensor:
+    """p(x | good)/p(x | bad) of N prompts (ids [P]), float64 [N]; good: bool [N]. Needs 4 KB for each."""
+    features = torch.zeros(len(good), BUCKETS, dtype=torch.float64)
+    different: dict[tuple[int, ...], int] = {}
+    numbers = torch.zeros(len(good), dtype=torch.long)
+    for i, prompt in enumerate(prompts):
+        features[i] += torch.bincount(prompt.cpu() % BUCKETS, minlength=BUCKETS)
+        numbers[i] = different.setdefault(tuple(prompt.tolist()), len(different))
+    features = normalize(features, out=features)
     # Each half of the different prompts is judged by what the other half shows: its own marks would give a prompt away.
-    places = {ids: i for i, ids in enumerate(sorted({tuple(prompt.tolist()) for prompt in prompts}))}
-    half = torch.tensor([places[tuple(prompt.tolist())] % 2 for prompt in prompts])
-    ratios = torch.ones(len(prompts), dtype=torch.float64)
+    order = torch.tensor([different[ids] for ids in sorted(different)])
+    half = (order.argsort() % 2)[numbers]
+    ratios = torch.ones(len(good), dtype=torch.float64)
     for side in (0, 1):
         fitted = half != side
         if len(good[fitted].unique()) < 2:

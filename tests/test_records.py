@@ -37,6 +37,17 @@ def test_slices_and_maps_read_nothing_until_they_are_read():
     assert mapped.column("label").tolist() == [False] * 5 + [True] * 3
 
 
+def test_a_column_is_added_without_reading_a_record():
+    counted = Counted()
+    weights = numpy.arange(10) / 4
+    weighted = counted.with_column("weight", weights)
+    assert weighted.column("weight").tolist() == weights.tolist() and len(weighted[3:]) == 7 and counted.read == 0
+    assert weighted[3:][1] == {"row": 4, "label": False, "weight": 1.0} and counted.read == 1
+    assert list(weighted) == [{**record, "weight": n / 4} for n, record in enumerate(Counted())]
+    with pytest.raises(ValueError, match="10 records cannot have 9 values of weight"):
+        counted.with_column("weight", weights[1:])
+
+
 def test_a_filter_keeps_positions_and_no_records():
     kept = Counted().filter(lambda record: record["label"])
     assert [record["row"] for record in kept] == [7, 8, 9] and kept.column("row").tolist() == [7, 8, 9]

@@ -1,9 +1,13 @@
 """Streams: data that is read as it comes, in one order, with the records of a store, and resumed exactly."""
 
+import functools
 import gzip
+import http.server
 import itertools
 import json
+import threading
 from collections import Counter
+from pathlib import Path
 from unittest import mock
 
 import datasets
@@ -12,7 +16,18 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
-from tiny_runs import losses, preferences, same_bytes, trainer, weights, write_rows
+from test_processes import only_run
+from tiny_runs import (
+    differences,
+    float32_flags,
+    losses,
+    preferences,
+    same_bytes,
+    trainer,
+    two_processes,
+    weights,
+    write_rows,
+)
 
 import zoo
 from zoo.data import stream_loader, streams
@@ -104,16 +119,58 @@ def test_parquet_is_read_from_any_row_on(tmp_path):
         assert [line.number for line in lines] == list(range(before + 1, 11))
 
 
-def test_addresses_of_fsspec_are_patterns_too():
+def test_addresses_of_fsspec_are_patterns_too(tmp_path):
     system = fsspec.filesystem("memory")
     for name in "ba":
         system.pipe_file(f"/zoo/{name}.jsonl.gz", gzip.compress(f'{{"text": "{name}"}}\n'.encode()))
     files = stream_files("memory://zoo/*.jsonl.gz")
     assert [file.name for file in files] == ["memory:///zoo/a.jsonl.gz", "memory:///zoo/b.jsonl.gz"]
     assert [json.loads(line.content) for file in files for line, _ in file.lines()] == [{"text": "a"}, {"text": "b"}]
+    rows = [{"text": str(n)} for n in range(5)]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet", row_group_size=2)
+    system.pipe_file("/zoo/a.parquet", (tmp_path / "a.parquet").read_bytes())
+    assert [line.row for line, _ in stream_files("memory://zoo/a.parquet")[0].lines(3)] == rows[3:]
     system.pipe_file("/zoo/b.jsonl.gz", b"something else")
     with pytest.raises(ZooError, match="memory:///zoo/b.jsonl.gz was size .* and is size 14"):
         list(files[1].lines())
+
+
+class InParts(http.server.SimpleHTTPRequestHandler):
+    """Gives parts of files, as servers of data do; with parts = False whole files only."""
+
+    parts = True
+
+    def do_GET(self):
+        asked = self.headers.get("Range") if self.parts else None
+        if asked is None:
+            return super().do_GET()
+        first, last = map(int, asked.removeprefix("bytes=").split("-"))
+        content = Path(self.translate_path(self.path)).read_bytes()
+        part = content[first : last + 1]
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes {first}-{first + len(part) - 1}/{len(content)}")
+        self.send_header("Content-Length", str(len(part)))
+        self.end_headers()
+        self.wfile.write(part)
+
+
+def test_a_file_of_a_server_is_read_from_any_place_on(tmp_path):
+    (tmp_path / "a.jsonl").write_text("".join(f'{{"text": "{n}"}}\n' for n in range(9)))
+    (tmp_path / "a.jsonl.zst").write_bytes(PACKED[".zst"]((tmp_path / "a.jsonl").read_bytes()))
+    handler = functools.partial(InParts, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for name in ("a.jsonl", "a.jsonl.zst"):
+            (file,) = stream_files(f"http://127.0.0.1:{server.server_port}/{name}")
+            whole = list(file.lines())
+            assert [line.number for line, _ in whole] == list(range(1, 10))
+            assert list(file.lines(4, whole[3][1])) == whole[4:]
+        InParts.parts = False
+        with pytest.raises(ZooError, match="a.jsonl cannot be read: ValueError The HTTP server doesn't"):
+            list(stream_files(f"http://127.0.0.1:{server.server_port}/a.jsonl")[0].lines(4, whole[3][1]))
+        with pytest.raises(ZooError, match="/absent.jsonl cannot be opened: FileNotFoundError"):
+            stream_files(f"http://127.0.0.1:{server.server_port}/absent.jsonl")
+        server.shutdown()
 
 
 def test_a_table_of_the_datasets_library_is_read_part_by_part():
@@ -429,6 +486,19 @@ def test_an_online_run_draws_its_prompts_from_a_stream_and_goes_on_in_the_middle
     assert same_bytes(whole, run, "metrics.jsonl") and same_bytes(whole, run, "samples.jsonl")
 
 
+def test_two_processes_train_on_a_stream_as_one_does(train, tmp_path, tiny_folder):
+    options = {"optimizer": "adamw(eps=1e-3)", "shuffle_buffer": 8, "max_steps": 5, "eval_data": "held-out.jsonl"}
+    single = train(**options)
+    flags = float32_flags(**options, devices=2, accelerator="cpu", out=tmp_path / "two")
+    typed = ("--algo", "dpo", "--model", str(tiny_folder), "--data", "part-*.jsonl", "--stream")
+    for done in two_processes("train", *typed, *flags, cwd=tmp_path):
+        assert done.returncode == 0, done.stdout + done.stderr
+    both = only_run(tmp_path)
+    assert differences(single, both) < 1e-5
+    assert losses(single) == pytest.approx(losses(both), abs=1e-5, rel=1e-4)
+    assert single.read_json("data.json") == both.read_json("data.json")
+
+
 @pytest.mark.parametrize(
     ("options", "why"),
     [
@@ -452,4 +522,4 @@ def test_what_a_stream_cannot_do_is_refused_in_words(train, options, why):
 def test_without_stream_a_pattern_is_refused_with_what_to_add(train):
     with pytest.raises(ZooError, match="part-.*.jsonl names files that are only read as they come") as refused:
         train(stream=False, shuffle_buffer=10_000)
-    assert refused.value.hint == "Add --stream."
+    assert refused.value.hint == "Add --stream, which `zoo train` and `zoo data` take."

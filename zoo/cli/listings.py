@@ -161,16 +161,8 @@ def guards(
     if name is not None and name not in factories:
         raise ZooError(f"No guard is called '{name}'.{nearest(name, factories)}", f"There are: {', '.join(factories)}.")
     rows = [guard_row(key, factory) for key, factory in factories.items() if name in (None, key)]
-    if as_json:
-        print_json(rows if name is None else rows[0])
-        return
-    console = Console()
-    for row in rows:
-        console.print(Text.assemble((row["name"], "bold"), f"  {row['description']}"))
-        options = ", ".join(f"{key}={value}" for key, value in row["options"].items())
-        facts = f"{row['action']} by default; {row['runs']} runs; options: {options or 'none'}"
-        console.print(Padding(Text(facts, style="dim"), (0, 0, 0, 2)))
-    console.print('\nEvery guard also takes action and patience: zoo train --guards "NAME(action=skip, patience=3)"')
+    every_guard = 'Every guard also takes action and patience: zoo train --guards "NAME(action=skip, patience=3)"'
+    _list_kind(rows, name is None, as_json, every_guard)
 
 
 def optimizers(
@@ -201,15 +193,22 @@ def _show_kind(kind: Any, name: str | None, as_json: bool) -> None:
     if name is not None:
         functions = {name: kind.choose(name, functions).function}
     rows = [_kind_row(kind, key, function) for key, function in functions.items()]
+    typed = f'zoo train --{kind.what} NAME, or with options: zoo train --{kind.what} "{kind.example}"'
+    _list_kind(rows, name is None, as_json, typed)
+
+
+def _list_kind(rows: list[dict[str, Any]], is_list: bool, as_json: bool, typed: str) -> None:
+    """Print what an option of a run chooses from, or the one that was asked for. typed: the last line."""
     if as_json:
-        print_json(rows if name is None else rows[0])
+        print_json(rows if is_list else rows[0])
         return
     console = Console()
     for row in rows:
         console.print(Text.assemble((row["name"], "bold"), f"  {row['description']}"))
         options = ", ".join(f"{key}={value}" for key, value in row["options"].items())
-        console.print(Padding(Text(f"options: {options or 'none'}", style="dim"), (0, 0, 0, 2)))
-    console.print(f'\nzoo train --{kind.what} NAME, or with options: zoo train --{kind.what} "{kind.example}"')
+        facts = f"{row['action']} by default; {row['runs']} runs; " if "action" in row else ""
+        console.print(Padding(Text(f"{facts}options: {options or 'none'}", style="dim"), (0, 0, 0, 2)))
+    console.print(f"\n{typed}")
 
 
 def _kind_row(kind: Any, name: str, function: Any) -> dict[str, Any]:

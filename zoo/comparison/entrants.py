@@ -76,6 +76,8 @@ class Settings:
         resolved = resolve(entrant.algo, entrant.cls, layers, data_defaults, weights_of)
         resolved.origin["algo"] = "command line"
         check_values(resolved.core, resolved.origin)
+        if resolved.core.stream:
+            raise ZooError("A comparison counts the tokens of all records before it trains.", "Leave out --stream.")
         return resolved
 
 

@@ -15,7 +15,7 @@ from zoo.data.glance import Glance
 from zoo.data.load import Opening, find_format, judge
 from zoo.data.prepared import Prepared, Say, in_memory, prepared
 from zoo.data.report import Report
-from zoo.data.sources import Source
+from zoo.data.sources import Source, is_on_hub
 from zoo.data.sources.lines import parsed
 from zoo.data.sources.mixture import Part
 from zoo.data.sources.reading import PLAIN, Reading
@@ -63,8 +63,10 @@ def prepare_first(
     return files, prepared(opening, work, in_memory(opening, work, say), reading.strict)
 
 
-def glance_at_stream(source: str, kinds: Sequence[str], reading: Reading = PLAIN) -> Glance:
-    """A first look at a stream, as `zoo.data.glance.glance` has one. Raises ZooError."""
+def glance_at_stream(source: str, kinds: Sequence[str], reading: Reading = PLAIN) -> Glance | None:
+    """A first look at a stream, as `zoo.data.glance.glance` has one; None for a data set of the hub."""
+    if is_on_hub(source, reading.named_sources):
+        return None
     _, opening = open_stream(source, kinds, reading)
     report, chosen = opening.report, opening.format
     lines = list(parsed(itertools.islice(opening.lines, SAMPLE_ROWS)))

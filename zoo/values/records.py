@@ -43,6 +43,10 @@ class Records(ABC, Sequence[Record]):
     def filter(self, function: Callable[[Record], bool]) -> Records:
         """The records for which the function is true."""
 
+    def with_column(self, name: str, values: numpy.ndarray[Any, Any]) -> Records:
+        """The records, each with one more number, of values [N]. Nothing else of them is read for it."""
+        return NumberedRecords(self, name, values)
+
 
 class ListedRecords(Records):
     """Records in memory."""
@@ -118,6 +122,26 @@ class MappedRecords(LazyRecords):
         if isinstance(index, slice):
             return MappedRecords(self._records[index], self._function)
         return self._function(self._records[index])
+
+
+class NumberedRecords(LazyRecords):
+    """Other records with one more number each. values: the numbers, [N]. Raises ValueError for another count."""
+
+    def __init__(self, records: Records, name: str, values: numpy.ndarray[Any, Any]):
+        if len(records) != len(values):
+            raise ValueError(f"{len(records):,} records cannot have {len(values):,} values of {name}.")
+        self._records, self.name, self.values = records, name, values
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return NumberedRecords(self._records[index], self.name, self.values[index])
+        return {**self._records[index], self.name: self.values[index].item()}
+
+    def column(self, name: str) -> numpy.ndarray[Any, Any]:
+        return self.values if name == self.name else self._records.column(name)
 
 
 class Without(Sequence[int]):

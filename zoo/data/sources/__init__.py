@@ -257,7 +257,8 @@ def _open_hub(name: str, split: str) -> Source:
 def _not_there(name: str, path: Path, named: NamedSources) -> ZooError:
     """The error for a name that does not exist, with the nearest names."""
     if "://" in name or glob.glob(str(path), recursive=True):
-        return ZooError(f"{name} names files that are only read as they come.", "Add --stream.")
+        hint = "Add --stream, which `zoo train` and `zoo data` take."
+        return ZooError(f"{name} names files that are only read as they come.", hint)
     if re.search(r"\s[+*]|[+*]\s", name):
         return ZooError(
             f"There is no data at {name}.", "A mixture is read by `zoo train` and `zoo data`; name one source."

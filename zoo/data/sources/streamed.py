@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import glob
 import hashlib
+import io
 import json
 import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from zoo.data.sources import file_type, folders, given, is_named, is_on_hub
 from zoo.data.sources.hub import stream_hub
@@ -24,6 +25,7 @@ from zoo.data.sources.lines import COMPRESSED, Line, RawLine, placed_lines, unpa
 from zoo.data.sources.named import WITH_SPLIT
 from zoo.data.sources.tables import arrow_lines, parquet_lines
 from zoo.errors import NoSuchSplit, ZooError
+from zoo.limits import FILES
 from zoo.paths import typed_path
 
 TYPES = (".jsonl", ".parquet")
@@ -108,6 +110,8 @@ def _of_one_type(source: str, files: Sequence[StreamFile]) -> list[StreamFile]:
     if len(types) != 1:
         what = f"files of several types: {', '.join(sorted(types))}" if types else "no files"
         raise ZooError(f"{source} names {what}.", "Name files of one type: 'shards/*.jsonl'.")
+    if len(files) > FILES:
+        raise ZooError(f"{source} names more than {FILES:,} files.", "Name fewer, or make larger ones.")
     return list(files)
 
 
@@ -127,7 +131,7 @@ class _File(StreamFile):
             with self._open() as file:
                 yield from self._read(file, before, place)
         except OSError as error:
-            why = error.strerror or f"{type(error).__name__} {error}"
+            why = error.strerror or _said(error)
             raise ZooError(f"{self.name} cannot be read: {why}.", "Check that it is there, and its rights.") from None
 
     def refuse_change(self) -> None:
@@ -155,6 +159,7 @@ class _File(StreamFile):
 
 
 def _skip(file: IO[bytes], place: int, packed: bool) -> None:
+    """Go to a place; what is packed is read up to there."""
     if not packed:
         file.seek(place)
         return
@@ -169,9 +174,17 @@ class _RemoteFile(_File):
         self.system, self.path = system, path
         super().__init__(name)
 
+    def lines(self, before: int = 0, place: int = 0) -> Iterator[Placed]:
+        try:
+            yield from super().lines(before, place)
+        except ZooError:
+            raise
+        except Exception as error:
+            # Each file system has errors of its own.
+            raise ZooError(f"{self.name} cannot be read: {_said(error)}.", "Check that it is still there.") from None
+
     def _open(self) -> IO[bytes]:
-        opened: IO[bytes] = self.system.open(self.path, "rb")
-        return opened
+        return cast(IO[bytes], io.BufferedReader(_Remote(self.system.open(self.path, "rb")), SKIPPED))
 
     def _info(self) -> Mapping[str, Any]:
         info: Mapping[str, Any] = self.system.info(self.path)
@@ -185,6 +198,34 @@ class _RemoteFile(_File):
         return ", ".join(f"{name} {info[name]}" for name in SAID_OF_A_FILE if info.get(name) is not None)
 
 
+class _Remote(io.RawIOBase):
+    """What fsspec opens, as Python's own files are: it reads no line of a limited length."""
+
+    def __init__(self, file: Any):
+        self.file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return bool(self.file.seekable())
+
+    def readinto(self, buffer: Any) -> int:
+        part = self.file.read(len(buffer))
+        buffer[: len(part)] = part
+        return len(part)
+
+    def seek(self, place: int, whence: int = 0) -> int:
+        return int(self.file.seek(place, whence))
+
+    def tell(self) -> int:
+        return int(self.file.tell())
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()
+
+
 def _addresses(pattern: str) -> list[StreamFile]:
     """The files at an address, which may be a pattern. Raises ZooError."""
     import fsspec
@@ -196,8 +237,12 @@ def _addresses(pattern: str) -> list[StreamFile]:
     except ImportError as error:
         raise ZooError(f"{pattern} needs a package that is not installed: {error}.", "pip install it.") from None
     except Exception as error:
-        what = (str(error).splitlines() or [""])[0]
-        raise ZooError(f"{pattern} cannot be opened: {type(error).__name__} {what}.", "Check the address.") from None
+        raise ZooError(f"{pattern} cannot be opened: {_said(error)}.", "Check the address.") from None
+
+
+def _said(error: Exception) -> str:
+    """What an error says, in a line."""
+    return f"{type(error).__name__} {(str(error).splitlines() or [''])[0]}".strip().rstrip(".")
 
 
 # -- data sets and rows of a program -------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ FIXED: dict[str, Any] = {
 
 
 STREAMED: dict[str, Any] = {"stream": True, "shuffle_buffer": 5, "reference_cache": "off"}
-"""Options of a run that reads its data as it comes, in three passes."""
+"""Options of a run that reads its data as it comes, in two passes."""
 
 
 def training(algo: str, lora: bool = False, processes: int = 1, mixture: bool = False, stream: bool = False) -> Aim:
