@@ -58,6 +58,20 @@ def test_data_without_any_reference_is_an_error_and_not_a_run_without_rewards():
             reward.score(["a"], [{"prompt": "x"}])
 
 
+@pytest.mark.parametrize("name", ["numeric", "maths"])
+def test_a_policy_that_hedges_has_no_rewards_and_its_run_goes_on(name):
+    if name == "maths":
+        pytest.importorskip("math_verify")
+    reward = Reward(name, {}, patience=1)
+    for _ in range(3):
+        found = reward.detailed(["3 or 5", "between 3 and 5"], [{"answer": "5"}] * 2)
+    assert found.values == [None, None]
+    assert found.failures == {f"{name}: the answer is a range, a choice or a difference": 2}
+    with pytest.raises(ZooError, match="failed on the whole batch: the reference answer is a range") as caught:
+        Reward("numeric", {}, patience=1).score(["5"], [{"answer": "3 or 5"}])
+    assert "docs/rewards.md" in caught.value.hint
+
+
 def test_a_tag_says_where_the_answer_stands():
     text = "<think>4</think> <answer>3</answer> no: <answer> 4 </answer>"
     assert score("exact(tag=answer)", (text, "4"), ("4", "4"), ("<answer>4", "4")) == [1.0, 0.0, 0.0]

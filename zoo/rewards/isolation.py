@@ -24,7 +24,7 @@ from typing import Any
 from zoo.contract.hook_arguments import shown
 from zoo.processes import free_memory
 from zoo.rewards.functions import Parameter, Target, facts_of
-from zoo.rewards.missing import Missing
+from zoo.rewards.missing import Missing, from_json
 from zoo.secrets import scrubbed
 
 Value = float | None | Missing
@@ -133,7 +133,7 @@ class Isolated:
             raise
         if len(values) != len(completions):
             raise Failure("count", f"gave {len(values)} values for {len(completions)} answers")
-        return [Missing(value) if isinstance(value, str) else value for value in values]
+        return [from_json(value) for value in values]
 
     def _started(self) -> Worker:
         if self._worker is None:

@@ -15,7 +15,7 @@ from zoo.models.start import resolve_start
 from zoo.options.expression import Expression, Mention
 from zoo.rewards.functions import Function, Target, facts_of, options_for, parameters_of, runs_in_process, target_of
 from zoo.rewards.isolation import Failure, Isolated
-from zoo.rewards.missing import Missing
+from zoo.rewards.missing import Missing, from_json
 from zoo.rewards.reward_model import RewardModel
 from zoo.rewards.spelled import options_of, place_of, steps_of, unknown
 from zoo.rewards.worker import as_json
@@ -41,7 +41,7 @@ class Here:
             raise PluginError(f"The reward '{self.name}' gave {returned!r:.80}: {error}.") from error
         if len(values) != len(completions):
             raise PluginError(f"The reward '{self.name}' gave {len(values)} values for {len(completions)} answers.")
-        return [Missing(value) if isinstance(value, str) else value for value in values]
+        return [from_json(value) for value in values]
 
     def close(self) -> None:
         """Nothing to close."""

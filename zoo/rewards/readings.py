@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 
-from zoo.rewards.missing import Missing
+from zoo.rewards.missing import Missing, Undecided
 from zoo.rewards.plain_text import plain
 from zoo.rewards.quantities import SCALES, Found, Number, Unclear, values_of
 from zoo.rewards.references import BOX, boxed
@@ -93,10 +93,10 @@ def verdict(answer: Reading, references: Sequence[Number], tolerance: float = 0.
     if answer is None:
         return 0.0
     if isinstance(answer, Unclear):
-        return Missing(f"the answer {answer}")
+        return Undecided(f"the answer {answer}")
     verdicts = [same(answer, reference, tolerance) for reference in references]
     unclear = [one for one in verdicts if isinstance(one, Unclear)]
-    return Missing(f"the answer {unclear[0]}") if unclear and True not in verdicts else float(True in verdicts)
+    return Undecided(f"the answer {unclear[0]}") if unclear and True not in verdicts else float(True in verdicts)
 
 
 def _close(a: Fraction, b: Fraction, tolerance: float) -> bool:

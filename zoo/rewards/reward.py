@@ -19,7 +19,7 @@ from zoo.errors import PluginError, ZooError
 from zoo.models.precision import choose_precision
 from zoo.options.expression import Expression, Mention, variance
 from zoo.rewards.functions import Function
-from zoo.rewards.missing import LARGEST, Missing
+from zoo.rewards.missing import LARGEST, Missing, Undecided
 from zoo.rewards.names import Here, Names
 from zoo.rewards.plugin import bundled
 from zoo.rewards.reward_model import RewardModel
@@ -121,8 +121,13 @@ class Reward:
             part.close()
 
     def _watch(self, mention: Mention, values: Sequence[float | None | Missing], miscounted: str) -> None:
-        """Count the consecutive batches in which a reward gave no usable value, and raise PluginError at `patience`."""
-        reasons = Counter(value for value in values if isinstance(value, Missing))
+        """Count the consecutive batches in which a reward failed on every answer, and raise PluginError at `patience`.
+
+        It did not fail on undecided answers: it read them.
+        """
+        reasons = Counter(
+            value for value in values if isinstance(value, Missing) and not isinstance(value, Undecided)
+        )  # fmt: skip
         if not values:
             return
         if not miscounted and reasons.total() < len(values):

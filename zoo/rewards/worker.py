@@ -21,7 +21,7 @@ from typing import Any
 
 from zoo.contract.hook_arguments import shown
 from zoo.rewards.functions import Target, parameters_of, runs_in_process
-from zoo.rewards.missing import LARGEST, Missing
+from zoo.rewards.missing import LARGEST, Missing, Undecided
 from zoo.secrets import scrubbed
 
 
@@ -98,8 +98,10 @@ def _score(
         faulthandler.cancel_dump_traceback_later()
 
 
-def as_json(value: Any) -> float | str | None:
-    """A number, None, or the reason why there is no number. Raises TypeError for any other value."""
+def as_json(value: Any) -> float | str | list[str] | None:
+    """A number, None, or why there is no number: alone in a list if the answer is undecided. Raises TypeError."""
+    if isinstance(value, Undecided):
+        return [value]
     if value is None or isinstance(value, Missing):
         return value
     if isinstance(value, str | bytes):
