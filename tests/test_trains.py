@@ -87,6 +87,18 @@ def test_two_processes_train_the_same_roles_as_one(turns, train, tmp_path, tiny_
     assert losses(single) == pytest.approx(losses(both), abs=1e-5, rel=1e-4)
 
 
+def test_a_plugin_whose_critic_has_a_later_turn_is_told_how_its_first_step_says_that(train, tmp_path):
+    source = textwrap.dedent(TURNS)
+    (tmp_path / "silent.py").write_text(source.replace(', trains=("policy",)', "").replace(', trains=("critic",)', ""))
+    with pytest.raises(PluginError, match="needs critic, but its first step used policy only") as caught:
+        train(f"{tmp_path / 'silent.py'}:Turns", max_steps=2, **OPTIONS, critic="own")
+    advice = 'If critic has its turn in a later step, let this one say what it moves: trains=("policy",).'
+    assert advice in caught.value.hint
+    (tmp_path / "saying.py").write_text(source.replace(', trains=("critic",)', ""))
+    run = train(f"{tmp_path / 'saying.py'}:Turns", max_steps=2, **OPTIONS, critic="own")
+    assert "grad_norm" not in run.metrics[1] and run.metrics[1]["critic/grad_norm"] > 0
+
+
 SILENT = (
     TURNS.replace(', trains=("policy",)', "")
     .replace(', trains=("critic",)', "")
@@ -111,7 +123,7 @@ def test_a_role_that_no_loss_reaches_stays_as_it_is_without_being_named(turns, t
     assert differences(named, both) < 1e-5 and losses(named) == pytest.approx(losses(both), abs=1e-5, rel=1e-4)
 
 
-def test_micro_batches_that_differ_are_the_plugins_mistake(turns, train, tmp_path):
+def test_micro_batches_that_differ_are_the_plugins_mistake(train, tmp_path):
     file = tmp_path / "turns.py"
     counted = "self.calls = getattr(self, 'calls', 0) + 1\n        if self.calls % 2:"
     file.write_text(file.read_text().replace("if step % 2 == 0:", counted))
