@@ -33,7 +33,6 @@ import zoo
 from zoo.data import stream_loader, streams
 from zoo.data.encoding.template import ChatTemplate
 from zoo.data.prepared import prepare
-from zoo.data.report import Report
 from zoo.data.sources.given import giving
 from zoo.data.sources.mixture import read_mixture
 from zoo.data.sources.reading import Reading
@@ -70,11 +69,9 @@ def shards(tmp_path, monkeypatch):
     return rows
 
 
-def open_stream(template, source="part-*.jsonl", kind="preference", buffer=8, seed=0, strict=False, said=None):
+def open_stream(template, source="part-*.jsonl", kind="preference", **options):
     files, first = prepare_first(source, kind, template, Reading(limit=5))
-    report = Report(source, where=files.where)
-    say = (lambda text: None) if said is None else said.append
-    return Stream(files, first.work, report, seed, buffer, strict, say)
+    return Stream(files, first.work, **{"buffer": 8, **options})
 
 
 def drawn(stream, count):
@@ -271,6 +268,12 @@ def test_a_stream_goes_on_from_its_state(shards, template, tmp_path, position):
     assert second.facts() == whole.facts() and second.epoch() == whole.epoch()
 
 
+def test_workers_encode_ahead_what_this_process_would(shards, template, tmp_path):
+    alone, helped = open_stream(template), open_stream(template, workers=2)
+    assert [plain(record) for record in drawn(alone, 41)] == [plain(record) for record in drawn(helped, 41)]
+    assert alone.place == helped.place and alone.facts() == helped.facts()
+
+
 @pytest.mark.parametrize("kind", ["preference", "demonstration", "feedback", "ranking", "stepwise", "text", "prompt"])
 def test_records_of_every_kind_survive_a_checkpoint(template, tmp_path, kind):
     from zoo.testing.tiny import tiny_rows
@@ -293,7 +296,7 @@ def test_rows_are_counted_in_the_first_pass_as_those_of_a_file(shards, template,
     shards[5]["chosen"] = "long " * 300
     write_rows(tmp_path / "all.jsonl", shards)
     made, said = prepare("all.jsonl", "preference", template), []
-    stream = open_stream(template, "all.jsonl", said=said)
+    stream = open_stream(template, "all.jsonl", say=said.append)
     drawn(stream, 90)
     facts = stream.facts()
     of_file = made.report.as_json()
@@ -306,10 +309,19 @@ def test_rows_are_counted_in_the_first_pass_as_those_of_a_file(shards, template,
     assert "all.jsonl: 30 rows read, 2 dropped, 28 records. That were all: from here on" in said[0]
 
 
+def test_only_the_first_problems_are_kept_however_many_there_are(template, tmp_path, monkeypatch):
+    monkeypatch.setattr(streams, "STORED_PROBLEMS", 3)
+    rows = preferences(40)
+    rows[::6] = [{**row, "rejected": row["chosen"]} for row in rows[::6]]
+    stream = open_stream(template, write_rows(tmp_path / "rows.jsonl", rows))
+    drawn(stream, 33)
+    facts = stream.facts()
+    assert facts["dropped"] == 7 and [problem[0] for problem in facts["problems"]] == [1, 7, 13]
+
+
 def test_damaged_rows_stop_a_stream_by_the_name_of_their_file(shards, template, tmp_path, monkeypatch):
     monkeypatch.setattr(streams, "ENOUGH", 16)
-    first = prepare_first("part-*.jsonl", "preference", template, Reading(limit=5))
-    stream = Stream(first[0], first[1].work, Report("part-*.jsonl", where=first[0].where), 0, 8, False, print)
+    stream = open_stream(template)
     lines = (tmp_path / "part-2.jsonl").read_text().splitlines()
     lines[7] = lines[7][:-9]
     (tmp_path / "part-2.jsonl").write_text("\n".join(lines))

@@ -187,12 +187,12 @@ def encoded_shards(opening: Opening, work: Work, say: Say, done: int = 0, worker
     """The lines of a source, encoded block by block. done: rows that were encoded before."""
     pace = Pace(opening.source, done, say)
     blocks = iter(lambda: list(itertools.islice(opening.lines, ROWS_AT_ONCE)), [])
-    for shard in _spread(blocks, work, min(workers, pace.left() // ROWS_FOR_A_WORKER), say):
+    for shard in spread(blocks, work, min(workers, pace.left() // ROWS_FOR_A_WORKER), say):
         yield shard
         pace.add(shard.counts.rows)
 
 
-def _spread(blocks: Iterator[list[Any]], work: Work, workers: int, say: Say) -> Iterator[Shard]:
+def spread(blocks: Iterator[list[Any]], work: Work, workers: int, say: Say) -> Iterator[Shard]:
     """The shards of blocks, encoded by other processes if there are to be several."""
     if workers > 1:
         try:

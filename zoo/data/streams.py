@@ -12,7 +12,8 @@ import hashlib
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -23,9 +24,10 @@ from zoo.data.convert import CONVERSIONS
 from zoo.data.encoding.block import Block, Ragged
 from zoo.data.encoding.encode import ROWS_AT_ONCE, split_note
 from zoo.data.load import fact_notes, judge
+from zoo.data.prepared import Say, spread
 from zoo.data.problems import count_all
 from zoo.data.report import STORED_PROBLEMS, Report
-from zoo.data.shards import RAGGED, Counts, PackedRecords, joined_blocks
+from zoo.data.shards import RAGGED, Counts, PackedRecords, Shard, joined_blocks
 from zoo.data.sources.lines import Line, RawLine
 from zoo.data.sources.streamed import StreamFile
 from zoo.data.work import Work
@@ -38,8 +40,6 @@ ENOUGH = 1000
 ONE = numpy.zeros(1, dtype=numpy.int32)
 SAID_EVERY = 60.0
 """Seconds between two lines about what was read."""
-
-Say = Callable[[str], None]
 
 
 class Place(NamedTuple):
@@ -95,25 +95,24 @@ class Files:
 class Stream:
     """The records of files, one after another and without end, each as a block of one record.
 
-    buffer: the fewest records among which the next one is drawn. say: gets what was read, now and then.
+    buffer: the fewest records among which the next one is drawn. workers: processes that encode ahead; 1 for none but
+    this one. say: gets what was read, now and then.
     """
 
-    def __init__(self, files: Files, work: Work, report: Report, seed: int, buffer: int, strict: bool, say: Say):
-        self.files, self.work, self.report, self.seed, self.size = (
-            files,
-            replace(work, packed=True),
-            report,
-            seed,
-            buffer,
-        )
-        self.strict, self.say = strict, say
+    def __init__(
+        self, files: Files, work: Work, *, seed: int = 0, buffer: int = 10_000, strict: bool = False, workers: int = 1,
+        say: Say = lambda text: None,
+    ):  # fmt: skip
+        self.files, self.work = files, replace(work, packed=True)
+        self.seed, self.size, self.strict, self.workers, self.say = seed, buffer, strict, workers, say
+        self.report = Report(files.name, where=files.where, most=STORED_PROBLEMS)
         self.counts, self.encoding = Counts(), Report("As tokens", most=STORED_PROBLEMS)
         self.passes = self.drawn = self.came = 0
         """Passes that are over; records that were drawn; records that came in this pass."""
         self.place: Place | None = Place()
         """Where the next block begins; None when all files of the pass are read."""
         self._buffer: list[Block] = []
-        self._lines: Iterator[tuple[Line | RawLine, Place]] | None = None
+        self._shards: Generator[tuple[Shard, Place]] | None = None
         self._of_a_pass = 0
         self._said = time.monotonic()
 
@@ -128,6 +127,11 @@ class Stream:
         self._buffer[place], self._buffer[-1] = self._buffer[-1], self._buffer[place]
         return self._buffer.pop()
 
+    def close(self) -> None:
+        """End the processes that encode ahead."""
+        if self._shards is not None:
+            self._shards.close()
+
     def epoch(self) -> float:
         """Passes, with the part of the one that goes on as soon as it is known how long a pass is."""
         of_this = self.came - len(self._buffer)
@@ -137,20 +141,26 @@ class Stream:
 
     def _fill(self) -> None:
         while len(self._buffer) < self.size and self.place is not None:
-            lines = self._block()
-            if lines:
-                self._add(lines)
-            else:
+            if self._shards is None:
+                self._shards = self._encoded(self.place)
+            shard, place = next(self._shards, (None, None))
+            if shard is None:
                 self._end_pass()
+                return
+            self.place = place
+            self._add(shard)
 
-    def _block(self) -> list[Line | RawLine]:
-        """The lines of the next block; none at the end of the pass."""
-        if self._lines is None:
-            self._lines = self.files.lines(self._order(), self.place or Place())
-        placed = list(itertools.islice(self._lines, min(ROWS_AT_ONCE, self.size)))
-        if placed:
-            self.place = placed[-1][1]
-        return [line for line, _ in placed]
+    def _encoded(self, place: Place) -> Generator[tuple[Shard, Place]]:
+        """The blocks of the pass behind a place, encoded, each with the place behind it."""
+        lines, ends = self.files.lines(self._order(), place), deque[Place]()
+
+        def blocks() -> Iterator[list[Line | RawLine]]:
+            while block := list(itertools.islice(lines, min(ROWS_AT_ONCE, self.size))):
+                ends.append(block[-1][1])
+                yield [line for line, _ in block]
+
+        for shard in spread(blocks(), self.work, self.workers, self.say):
+            yield shard, ends.popleft()
 
     def _order(self) -> list[int]:
         """The files of this pass, by their numbers."""
@@ -158,14 +168,14 @@ class Stream:
         order: list[int] = torch.randperm(len(self.files.files), generator=generator).tolist()
         return order
 
-    def _add(self, lines: Sequence[Line | RawLine]) -> None:
-        shard = self.work.encoded(lines)
-        for place in range(len(shard.block)):
-            self._buffer.append(alone(shard.block, place))
+    def _add(self, shard: Shard) -> None:
+        self._buffer += [alone(shard.block, place) for place in range(len(shard.block))]
         self.came += len(shard.block)
-        if self.passes:
-            return
-        # What became of a row is counted once.
+        if not self.passes:
+            self._count(shard)
+
+    def _count(self, shard: Shard) -> None:
+        """What became of the rows of the first pass."""
         self.counts.merge(shard.counts)
         self.report.rows, self.report.records = self.counts.rows, self.counts.converted
         count_all(self.report, shard.told)
@@ -184,7 +194,7 @@ class Stream:
             judge(self.encoding, self.encoding.records, True, self.report)
 
     def _end_pass(self) -> None:
-        self.place, self._lines = None, None
+        self.place, self._shards = None, None
         self._of_a_pass = self.came
         if self.passes:
             return
@@ -201,7 +211,7 @@ class Stream:
         self.place, self.came = Place(), 0
 
     def line(self) -> str:
-        """`shards/*.jsonl: 120,000 rows read, 119,000 kept, 1,000 dropped, 119,000 records`."""
+        """`shards/*.jsonl: 120,000 rows read, 1,000 dropped, 119,000 records`."""
         dropped = self.report.dropped + self.encoding.dropped
         rows = self.report.rows
         return f"{self.files.name}: {rows:,} rows read, {dropped:,} dropped, {self.encoding.records:,} records"
@@ -247,7 +257,7 @@ class Stream:
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.passes, self.drawn, self.came, self._of_a_pass = state["numbers"]
-        self.place, self._lines = None if state["place"] is None else Place(*state["place"]), None
+        self.place, self._shards = None if state["place"] is None else Place(*state["place"]), None
         self._buffer = restored(state["buffer"])
         counts, report, encoding = json.loads(state["counts"])
         self.counts = Counts.from_json(counts)

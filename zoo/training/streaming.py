@@ -48,6 +48,11 @@ class Streaming:
             return None
         return Parts([part.label for part in parts], [part.stream.files.before for part in parts])
 
+    def close(self) -> None:
+        """End the processes that encode ahead."""
+        for part in self.streams.parts:
+            part.stream.close()
+
     def facts(self) -> dict[str, Any]:
         """What data.json says of what was read so far."""
         facts = {part.label: part.stream.facts() for part in self.streams.parts}
@@ -68,9 +73,10 @@ def open_streams(reader: Reader, parts: Sequence[Part], kinds: Sequence[str], sa
     opened = _opened(reader, parts, kinds)
     core, streams = reader.core, []
     for number, (part, (files, first)) in enumerate(zip(parts, opened, strict=True)):
-        report = Report(part.source, where=files.where, notes=[])
-        seed = core.seed + NEXT_SEED * number
-        stream = Stream(files, first.work, report, seed, core.shuffle_buffer, core.strict, say)
+        stream = Stream(
+            files, first.work, seed=core.seed + NEXT_SEED * number, buffer=core.shuffle_buffer, strict=core.strict,
+            workers=core.data_workers or 1, say=say,
+        )  # fmt: skip
         streams.append(StreamPart(part.label, part.weight or Fraction(1), stream))
         count = f"{len(files.files):,} file{'' if len(files.files) == 1 else 's'}"
         say(f"{part.source}: {count}, read as it comes. {first.kept.shards[0].counts.reading}")
