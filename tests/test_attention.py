@@ -15,9 +15,9 @@ class Module:
     num_key_value_groups = 3
 
 
-def tensors(length, heads=6, groups=2, size=16):
+def tensors(length, heads=6, groups=2, size=16, value_size=16):
     generator = torch.Generator().manual_seed(length)
-    shapes = [(2, heads, length, size), (2, groups, length, size), (2, groups, length, size)]
+    shapes = [(2, heads, length, size), (2, groups, length, size), (2, groups, length, value_size)]
     return [torch.randn(shape, generator=generator).bfloat16().requires_grad_() for shape in shapes]
 
 
@@ -30,9 +30,11 @@ def reference(query, key, value, mask):
 
 @pytest.mark.parametrize("length", [2, 33, LONGEST, LONGEST + 1])
 @pytest.mark.parametrize("masked", [False, True])
-def test_values_and_gradients_are_those_of_torch(length, masked):
+@pytest.mark.parametrize("value_size", [16, 8, 24])
+def test_values_and_gradients_are_those_of_torch(length, masked, value_size):
+    """Latent attention has values of another width than queries and keys."""
     torch.manual_seed(0)
-    query, key, value = tensors(length)
+    query, key, value = tensors(length, value_size=value_size)
     mask = None
     if masked:
         mask = (torch.rand(2, 1, length, length) > 0.3).tril() | torch.eye(length, dtype=torch.bool)
@@ -94,14 +96,16 @@ def segments_and_mask(lengths):
     "tile, kept, padding", [(256, 512, 1.4), (4, 512, 1.4), (4, 6, 1.0), (256, 6, 9.0), (4, 512, 9.0)]
 )
 @pytest.mark.parametrize("lengths", [[(5, 3, 6, 1)], [(9,), (0, 7), (4, 2)], [(1, 1), (6, 6, 6)], [(3, 30)]])
-def test_segments_give_what_their_mask_gives(monkeypatch, dtype, tile, kept, padding, lengths):
+@pytest.mark.parametrize("value_size", [16, 8])
+def test_segments_give_what_their_mask_gives(monkeypatch, dtype, tile, kept, padding, lengths, value_size):
     """Whatever is cut into tiles, kept for the backward pass, or padded to be one product with others."""
     lengths = [group if len(group) > 1 else (*group, 1) for group in lengths]
     monkeypatch.setattr(attention, "TILE", tile)
     monkeypatch.setattr(attention, "KEPT", kept)
     monkeypatch.setattr(attention, "PADDING", padding)
     segments, mask = segments_and_mask(lengths)
-    query, key, value = (part.detach()[:1].to(dtype).requires_grad_() for part in tensors(mask.shape[-1]))
+    parts = tensors(mask.shape[-1], value_size=value_size)
+    query, key, value = (part.detach()[:1].to(dtype).requires_grad_() for part in parts)
     expected = reference(query, key, value, mask)
     found, _ = cpu_attention(Module(), query, key, value, SegmentMask(segments, lambda: pytest.fail("it was read")))
     tolerance = 0.03 if dtype == torch.bfloat16 else 1e-5

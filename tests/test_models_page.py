@@ -6,12 +6,14 @@ import pytest
 import supported_models
 
 from zoo.libraries import releases
+from zoo.models import attention
 from zoo.testing import sweep
 from zoo.testing.architectures import ARCHITECTURES
 
 ROWS = supported_models.rows_of(supported_models.PAGE.read_text(encoding="utf-8"))
-SOME = ["gemma2", "phi", "mixtral", "jamba", "falcon_h1"]
-"""A cap and a window; a bias; experts; a hybrid with a layer that is read beside its call; a scale."""
+SOME = ["gemma2", "phi", "mixtral", "deepseek_v2", "jamba", "falcon_h1"]
+"""A cap and a window; a bias; experts; values of a width of their own; a hybrid with a layer that is read beside its
+call; a scale."""
 
 
 def test_the_table_has_every_architecture_and_nothing_in_it_differs():
@@ -28,6 +30,12 @@ def test_a_row_is_what_the_sweep_finds(kind):
     if releases.installed("transformers") == releases.tested("transformers"):
         assert found == ROWS[kind]
     assert "differs" not in found and "fails" not in found
+
+
+def test_the_sweep_goes_through_the_attention_of_a_run_on_a_cpu(monkeypatch):
+    monkeypatch.setattr(attention._Segments, "forward", lambda *given: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        sweep.full("llama", False)
 
 
 def test_the_sweep_sees_log_probs_and_gradients_that_differ(monkeypatch):

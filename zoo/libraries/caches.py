@@ -17,7 +17,7 @@ with importing("transformers"):
     from transformers import Cache, DynamicCache
     from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-__all__ = ["Cache", "DynamicCache", "DynamicLayer", "Signature", "has_plain_layers"]
+__all__ = ["Cache", "DynamicCache", "DynamicLayer", "Signature", "keeps_state"]
 
 CACHE_ARGUMENTS = ("cache", "past_key_values", "cache_params")
 """The names of `forward`'s cache argument: from transformers 5.24 on; before that; in state-space models before."""
@@ -58,10 +58,20 @@ class Signature:
         return given
 
 
-def has_plain_layers(config: Any) -> bool:
+def _has_plain_layers(config: Any) -> bool:
     """Whether the whole state of a model with this configuration is keys and values of every layer."""
-    layers = DynamicCache(config=config).layers
+    try:
+        layers = DynamicCache(config=config).layers
+    # A kind of layer that transformers has no cache for.
+    except KeyError:
+        return False
     return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
+
+
+def keeps_state(model: Any) -> bool:
+    """Whether a layer hands a state from token to token, as recurrent ones do, which no mask can keep apart."""
+    signature = Signature.of(model)
+    return not _has_plain_layers(model.config) or (signature is not None and signature.own_cache)
 
 
 # -- checks --------------------------------------------------------------------------------------------------------

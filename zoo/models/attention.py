@@ -41,9 +41,9 @@ def cpu_attention(
     scaling: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """softmax(q·kᵀ·scaling)·v over what the mask shows; query [B, H, L, D], key and value [B, G, L, D].
+    """softmax(q·kᵀ·scaling)·v over what the mask shows; query [B, H, L, D], key [B, G, L, D], value [B, G, L, E].
 
-    attention_mask: bool [B or 1, 1, L, L], True where a token may look; None is causal. Returns [B, L, H, D].
+    attention_mask: bool [B or 1, 1, L, L], True where a token may look; None is causal. Returns [B, L, H, E].
     """
     if torch.is_autocast_enabled("cpu") and query.device.type == "cpu":
         low = torch.get_autocast_dtype("cpu")
@@ -113,7 +113,7 @@ def use_cpu_attention(model: Any) -> None:
 
 
 class _Segments(torch.autograd.Function):
-    """One row of segments; query [1, H, L, D], key and value [1, G, L, D] → [1, L, H, D]."""
+    """One row of segments; query [1, H, L, D], key [1, G, L, D], value [1, G, L, E] → [1, L, H, E]."""
 
     @staticmethod
     def forward(  # type: ignore[override]
@@ -121,7 +121,7 @@ class _Segments(torch.autograd.Function):
     ) -> Tensor:
         plan = tiling.plan(query.shape[1], key.shape[1])
         rows, keys, values = (_by_token(part) for part in (query, key, value))
-        output, kept = rows.new_empty(plan.size, rows.shape[-1]), []
+        output, kept = values.new_empty(plan.size, values.shape[-1]), []
         with torch.autocast("cpu", enabled=False):
             for block in plan.blocks:
                 weights = _weights(block.rows(rows).mul_(scale), block.seen(keys), block)
@@ -304,4 +304,4 @@ def _under_mask(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, 
     # The lowest number, not −∞: padding that sees nothing at all must not become NaN.
     weights = torch.softmax(scores.masked_fill(~mask, torch.finfo(scores.dtype).min), -1)
     output = weights.view(*together, length) @ value
-    return output.view(batch, heads, length, size).transpose(1, 2)
+    return output.view(batch, heads, length, value.shape[-1]).transpose(1, 2)

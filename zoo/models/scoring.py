@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from zoo.libraries.architecture import attention_window, backbone, last_hidden, text_config
+from zoo.libraries.caches import keeps_state
 from zoo.libraries.heads import distrust_head, own_logits
 from zoo.libraries.turns import in_pass
 from zoo.libraries.wrappers import base_of
@@ -220,6 +221,9 @@ def choose_layout(
     if candidates and window is not None and (longest is None or longest > window):
         # Rows with a mask of their own override the window, which a short sample would not show.
         return "padded", f"Layout padded: this model has layers that see {window} tokens only."
+    if candidates and keeps_state(base_of(model)):
+        # Weights near their start leak less than the self-test sees.
+        return "padded", "Layout padded: this model has layers that hand a state from token to token."
     if not candidates or not answers:
         return "padded", ""
     with torch.no_grad():

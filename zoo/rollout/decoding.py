@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from zoo.errors import ZooError
-from zoo.libraries.caches import Cache, Signature, has_plain_layers
+from zoo.libraries.caches import Cache, Signature, keeps_state
 from zoo.libraries.heads import own_logits
 from zoo.libraries.turns import caller, in_pass
 from zoo.libraries.wrappers import base_of
@@ -65,8 +65,7 @@ class Forward:
         """Whether keys and values of every layer are all that the model keeps: looked at once, with two tokens."""
         base = base_of(self.model)
         if base not in _IS_PLAIN:
-            said = self.signature is not None and not self.signature.own_cache and has_plain_layers(self.config)
-            _IS_PLAIN[base] = said and self._fills_its_cache()
+            _IS_PLAIN[base] = self.signature is not None and not keeps_state(base) and self._fills_its_cache()
         return _IS_PLAIN[base]
 
     def _fills_its_cache(self) -> bool:

@@ -21,6 +21,7 @@ from zoo.libraries.adapters import merged
 from zoo.libraries.experts import expert_weights
 from zoo.libraries.heads import own_logits
 from zoo.libraries.pretrained import load, save
+from zoo.models.attention import use_cpu_attention
 from zoo.models.layout import LAYOUTS
 from zoo.models.loading import add_lora
 from zoo.models.logps import Head
@@ -38,6 +39,13 @@ NEW_TOKENS = 12
 
 class Differs(Exception):
     """What zoo computes is not what the model does."""
+
+
+def policy_of(kind: str, tied: bool = False) -> Any:
+    """The model of an architecture with the attention that a run gives it."""
+    model = make(kind, tied)
+    use_cpu_attention(model)
+    return model
 
 
 def texts() -> list[Answer]:
@@ -123,15 +131,14 @@ def compare(model: Any, layout: str) -> None:
 
 def full(kind: str, tied: bool) -> None:
     """All weights are trained, in every layout that a run may take."""
-    model = make(kind, tied)
+    model = policy_of(kind, tied)
     for layout in sorted({chosen_layout(model), *exact_layouts(model)}):
         compare(model, layout)
 
 
 def lora(kind: str, targets: list[str], tied: bool) -> None:
     """Adapters are trained, and merged into the same function, which is saved and loaded."""
-    model = make(kind, tied)
-    model = add_lora(model, 2, 4.0, 0.0, targets)
+    model = add_lora(policy_of(kind, tied), 2, 4.0, 0.0, targets)
     draw = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -153,7 +160,7 @@ def module_name(model: Any, module: Any) -> str:
 
 def generation(kind: str) -> None:
     """Greedy answers, several prompts at a time, with a cache."""
-    model = make(kind)
+    model = policy_of(kind)
     prompts = [answer.prompt for answer in texts()[1:]]
     engine = InProcessEngine(model, eos_ids=[], pad_id=0)
     found = engine.generate(prompts, 1, Sampling(temperature=0.0, max_new_tokens=NEW_TOKENS))
@@ -196,7 +203,7 @@ COLUMNS = (
 
 def row(kind: str) -> dict[str, str]:
     """The cells of one architecture, by the names of the columns. A column that does not apply is empty."""
-    model = make(kind)
+    model = policy_of(kind)
     embeddings = module_name(model, model.get_input_embeddings())
     output = module_name(model, model.get_output_embeddings())
     tied = make(kind, tied=True)
