@@ -425,8 +425,9 @@ def test_bad_input_ends_with_status_2(arguments, words):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 @pytest.mark.parametrize("name", BUNDLED)
-def test_two_real_processes_give_what_one_gives(name, tmp_path, tiny_folder, monkeypatch):
+def test_two_real_processes_give_what_one_gives(name, strategy, tmp_path, tiny_folder, monkeypatch):
     """The process invariance of the suite adds shares up by itself; here gloo does, through a whole run."""
     cls = registry.load_algorithm(name)[1]
     data = write_rows(tmp_path / "rows.jsonl", tiny_rows(cls.kinds()[0], 10))
@@ -436,7 +437,7 @@ def test_two_real_processes_give_what_one_gives(name, tmp_path, tiny_folder, mon
     if cls.online():
         options |= {"reward": "zoo.testing.tiny:tiny_reward", "answers_per_prompt": 2, "max_new_tokens": 6}
     one = trainer(tmp_path, tiny_folder)(name, **options)
-    flags = float32_flags(**options, devices=2, accelerator="cpu", out=tmp_path / "two")
+    flags = float32_flags(**options, devices=2, strategy=strategy, accelerator="cpu", out=tmp_path / "two")
     done = run_command("train", "--algo", name, *flags, cwd=tmp_path, ZOO_CACHE=str(tmp_path / "cache"))
     assert done.returncode == 0, done.stdout + done.stderr
     (folder,) = (tmp_path / "two").iterdir()

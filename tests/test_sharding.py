@@ -9,6 +9,7 @@ from zoo.libraries import sharding
 from zoo.libraries.tiny import make_tiny
 from zoo.processes import begin_exchange
 from zoo.runs import Run
+from zoo.testing.tiny import tiny_rows
 
 OPTIONS = {"lr": 1e-3, "optimizer": "adamw(eps=1e-5)", "epochs": 1, "accelerator": "cpu", "micro_tokens": 60}
 """Micro-batches so small that the processes have different numbers of them."""
@@ -59,6 +60,35 @@ def test_a_frozen_model_is_shared_out_too(both):
 def test_adapters_and_their_base_are_shared_out(both):
     first, second = both("dpo", lora=True)
     assert losses(first) == pytest.approx(losses(second), rel=1e-5)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("algo", "kind"), [("kto", "feedback"), ("rm", "preference")])
+def test_processes_with_unequal_numbers_of_passes_wait_for_each_other(both, tmp_path, algo, kind):
+    """Of uneven answers one process makes more parts than the other, of the reference's scores and of each step."""
+    data = write_rows(tmp_path / "rows.jsonl", tiny_rows(kind, 10))
+    first, second = both(algo, data=data)
+    assert differences(first, second) < 1e-5 and losses(first) == pytest.approx(losses(second), rel=1e-4, abs=1e-5)
+
+
+ROLLOUTS = {
+    "reward": "zoo.testing.tiny:tiny_reward", "answers_per_prompt": 2, "max_new_tokens": 6, "max_steps": 4,
+    "minibatches": 1, "rollout_epochs": 1,
+}  # fmt: skip
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("algo", "options"),
+    [("ppo", {}), ("ppo", {"critic": "own"}), ("grpo", {"beta": 0.1, "reference_every": 2})],
+    ids=str,
+)
+def test_rollouts_are_written_in_step(both, tmp_path, algo, options):
+    """Answers end at different times; a former policy is scored by one process while the other writes with today's."""
+    data = write_rows(tmp_path / "prompts.jsonl", tiny_rows("prompt", 10))
+    first, second = both(algo, data=data, **ROLLOUTS, **options)
+    assert differences(first, second) < 1e-5 and losses(first) == pytest.approx(losses(second), rel=1e-4, abs=1e-5)
+    assert [row.get("rollout/length") for row in first.metrics] == [row.get("rollout/length") for row in second.metrics]
 
 
 # -- without processes -----------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import torch
@@ -35,8 +35,9 @@ NUMBERS = count()
 class Shared:
     """A model whose weights are shared out.
 
-    number: the same in all processes; enter: runs a function as a forward pass of the model; token: runs the backbone
-    on one token. entered: a pass is being made; whole: all weights are gathered for now.
+    number: the same in all processes, another one while it has the weights of a `Variant`; enter: runs a function as a
+    forward pass of the model; token: runs the backbone on one token. entered: a pass is being made; whole: all weights
+    are gathered for now.
     """
 
     number: int
@@ -47,17 +48,77 @@ class Shared:
     whole: bool = False
 
 
+class Loader(Protocol):
+    """Loads its model when it is first needed."""
+
+    @property
+    def model(self) -> Any: ...
+
+
+class Variant(Protocol):
+    """Other weights of a model. swap: gives it these, in this process, or its own ones back."""
+
+    model: Any
+
+    def swap(self) -> None: ...
+
+
 _SHARED: WeakKeyDictionary[torch.nn.Module, Shared] = WeakKeyDictionary()
 _MODELS: WeakValueDictionary[int, torch.nn.Module] = WeakValueDictionary()
+_LOADERS: WeakValueDictionary[int, Loader] = WeakValueDictionary()
+_VARIANTS: WeakValueDictionary[int, Variant] = WeakValueDictionary()
+_SEAT: list[int] = []
+"""The number of the model that is being loaded."""
 _OUTPUTS: list[Tensor] = []
 """Of the passes with a gradient since the last `take_outputs`."""
 
 
 def take_part(base: torch.nn.Module, enter: Callable[..., Any], token: Callable[[], Any], device: torch.device) -> None:
     """From now on the passes of this model are made by all processes together."""
-    shared = Shared(next(NUMBERS), enter, token, device)
+    shared = Shared(_SEAT[-1] if _SEAT else next(NUMBERS), enter, token, device)
     _SHARED[base], _MODELS[shared.number] = shared, base
     processes.before_exchanges(arrive)
+
+
+def keep_seat(loader: Loader) -> int:
+    """The number of a model that each process loads when it is needed."""
+    number = next(NUMBERS)
+    _LOADERS[number] = loader
+    return number
+
+
+@contextlib.contextmanager
+def seat(number: int) -> Iterator[None]:
+    """A model that is shared out in here has this number."""
+    _SEAT.append(number)
+    try:
+        yield
+    finally:
+        _SEAT.pop()
+
+
+def add_variant(variant: Variant) -> int:
+    """The number of other weights of a model."""
+    number = next(NUMBERS)
+    _VARIANTS[number] = variant
+    return number
+
+
+@contextlib.contextmanager
+def as_variant(number: int) -> Iterator[None]:
+    """The model has these weights in here; a pass of it is none of the model with its own ones."""
+    variant = _VARIANTS[number]
+    shared = _SHARED.get(base_of(variant.model))
+    own = shared.number if shared is not None else 0
+    variant.swap()
+    if shared is not None:
+        shared.number = number
+    try:
+        yield
+    finally:
+        if shared is not None:
+            shared.number = own
+        variant.swap()
 
 
 def is_shared(model: Any) -> bool:
@@ -115,9 +176,23 @@ def _first(mine: int, device: torch.device) -> int:
 
 def _idle(chosen: int) -> None:
     number, has_gradient = divmod(chosen, 2)
-    shared = _SHARED[_MODELS[number]]
+    shared = _shared_of(number)
+    others = _VARIANTS[max(number, shared.number)] if number != shared.number else None
+    if others is not None:
+        others.swap()
     with torch.set_grad_enabled(bool(has_gradient)):
         _entered(shared, shared.token)
+    if others is not None:
+        others.swap()
+
+
+def _shared_of(number: int) -> Shared:
+    """What is shared under a number; loaded first where another process needs it and this one has not so far."""
+    if number in _VARIANTS:
+        return _SHARED[base_of(_VARIANTS[number].model)]
+    if number not in _MODELS:
+        assert _LOADERS[number].model is not None
+    return _SHARED[_MODELS[number]]
 
 
 def take_outputs() -> Tensor | None:
@@ -146,4 +221,6 @@ def gathered_weights(model: Any, gather: Callable[[bool], None]) -> Iterator[Non
 def forget() -> None:
     """No model is shared any more."""
     _SHARED.clear()
+    _LOADERS.clear()
+    _VARIANTS.clear()
     _OUTPUTS.clear()

@@ -10,6 +10,7 @@ from zoo.errors import ZooError
 from zoo.libraries.adapters import unreached_layers
 from zoo.libraries.arithmetic import cpu_has_bfloat16
 from zoo.libraries.rounding import round_linear
+from zoo.libraries.sharding import is_sharding
 from zoo.libraries.wrappers import base_of
 
 
@@ -42,7 +43,9 @@ def weights_dtype(precision: str) -> torch.dtype:
 
 def autocast(precision: str, device: torch.device | str) -> torch.autocast:
     """The context in which models run outside of Lightning's own steps."""
-    return torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=precision == "bf16-mixed")
+    # Rounded copies of weights that are gathered for a block at a time would be kept, and be those of the whole model.
+    options: dict[str, Any] = {"dtype": torch.bfloat16, "cache_enabled": not is_sharding()}
+    return torch.autocast(torch.device(device).type, enabled=precision == "bf16-mixed", **options)
 
 
 def choose_base(wanted: str, precision: str) -> tuple[torch.dtype, str]:

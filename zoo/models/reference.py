@@ -10,13 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.libraries.sharding import is_sharding
+from zoo.libraries.turns import keep_seat, seat
 from zoo.models.layout import counted
 from zoo.models.reference_cache import ReferenceCache, answer_key
 from zoo.models.scorer import Scorer
 from zoo.models.scoring import balance_of, score_answers
 from zoo.models.snapshot import Snapshot
-from zoo.processes import gathered
 from zoo.values.packing import pack
 from zoo.values.types import Answer, TokenLogps
 
@@ -40,11 +39,13 @@ class Reference(Scorer):
         self.temperature = temperature
         self.layout, self.cache, self._borrow = layout, cache, borrow
         self._first = (load, borrow)
+        self._seat = keep_seat(self)
 
     @property
     def model(self) -> Any:  # type: ignore[override]
         if self._model is None:
-            self._model = self._load()
+            with seat(self._seat):
+                self._model = self._load()
             self.balance = balance_of(self._model)
         return self._model
 
@@ -85,16 +86,10 @@ class Reference(Scorer):
         keys = [answer_key(answer) for answer in answers]
         logps = self.cache.get(keys)
         missing = {key: answer for key, answer in zip(keys, answers, strict=True) if key not in logps}
-        self._load_together(bool(missing))
         if missing:
             logps |= self._compute_and_keep(missing)
         device = answers[0].completion.device
         return _token_logps([logps[key] for key in keys], counted(answers).to(device))
-
-    def _load_together(self, missing: bool) -> None:
-        """Where models are shared out, all processes load this one if a score is missing in any of them."""
-        if is_sharding() and any(gathered(missing)):
-            assert self.model is not None
 
     def _compute_and_keep(self, missing: dict[bytes, Answer]) -> dict[bytes, Tensor]:
         scored = self._compute(list(missing.values()))
@@ -125,7 +120,6 @@ class Reference(Scorer):
         keys = list(unique)
         cached = self.cache.get(keys)
         total, done = len(unique) - len(cached), 0
-        self._load_together(total > 0)
         # Cached answers are left out after the parts are cut: a run that is killed here and starts again then scores
         # the rest beside the same answers as before, and gets the same last bits.
         for part in _parts(list(unique.values()), micro_tokens):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from zoo.libraries.architecture import evaluating
 from zoo.libraries.sharding import is_part, part_like, wholes
+from zoo.libraries.turns import add_variant, as_variant
 
 
 class Snapshot:
@@ -20,6 +21,7 @@ class Snapshot:
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         taken = {name: p.detach() for name, p in trained.items()} if weights is None else weights
         self.weights = {name: _copy(taken[name], p) for name, p in trained.items()}
+        self._number = add_variant(self)
 
     def whole(self) -> dict[str, Tensor]:
         """The weights; of a model that is shared out, all processes ask for them together."""
@@ -31,13 +33,11 @@ class Snapshot:
         with evaluating(self.model), torch.no_grad():
             # Autocast's copies of the present weights would be used for the former ones.
             torch.clear_autocast_cache()
-            self._swap()
-            try:
+            with as_variant(self._number):
                 yield
-            finally:
-                self._swap()
 
-    def _swap(self) -> None:
+    def swap(self) -> None:
+        """Exchange these weights and those of the model."""
         # Copied into place: a sharded weight cannot be given another tensor. Through `.data`, so that autograd does not
         # take for changed what a backward pass still needs: by then the present weights are back, bit for bit.
         for name, parameter in self.model.named_parameters():

@@ -24,7 +24,7 @@ from zoo.models.precision import autocast
 from zoo.models.reference import Reference
 from zoo.models.roles import Models
 from zoo.models.snapshot import Snapshot
-from zoo.processes import my_place
+from zoo.processes import begin_exchange, my_place
 from zoo.randomness import seeded
 from zoo.rewards.reward import Reward
 from zoo.rollout.writer import Writer
@@ -112,6 +112,7 @@ class Rollouts:
             batch = self.hook.rollout(prompts=records, models=self.models, config=self.config, score=self._score)
             self._check(batch)
             self.metrics = {**self._seen.metrics(), **self._of_parts(), **self._gap()}
+        begin_exchange()
         self._watch(step, judged)
         return batch
 

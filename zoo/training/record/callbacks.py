@@ -21,6 +21,7 @@ from zoo.errors import TrainingStopped
 from zoo.guards.watch import COUNTED
 from zoo.libraries.sharding import wholes
 from zoo.libraries.trainer import Callback, largest_of_all, same_everywhere
+from zoo.processes import begin_exchange
 from zoo.runs import BEST, Run
 from zoo.training.record.checkpoints import FolderCheckpoints, KeepRule, best_steps, step_of
 from zoo.training.record.records import Records
@@ -121,6 +122,8 @@ class Recorder(Callback):
         self.saved = module.steps_done or None
         if module.steps_done == 0 and self.validation is not None:
             self._validate(trainer, module)
+        # Lightning exchanges something before each step without a word to anybody.
+        begin_exchange()
         self.signals.install()
         self.signals.deferred = True
 
