@@ -47,6 +47,13 @@ def test_weights_are_unpacked_as_they_are(gguf, tiny_folder, tmp_path):
     assert default.is_unpacked(tmp_path / "new")
 
 
+def test_a_folder_that_cannot_be_written_is_told(gguf, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ZooError, match="The model cannot be written to .*: Not a directory") as refused:
+        default.convert_gguf(gguf, tmp_path / "file" / "models" / "new")
+    assert "ZOO_CACHE" in refused.value.hint
+
+
 def test_a_bfloat16_copy_of_an_earlier_version_is_replaced(gguf, old, monkeypatch):
     monkeypatch.setattr(default, "_gguf_file", lambda folder, say: gguf)
     monkeypatch.setattr(default, "_check", lambda file: None)

@@ -3,6 +3,8 @@
 import json
 import threading
 from functools import partial
+from pathlib import Path
+from unittest import mock
 
 import pytest
 from test_prepared import CONTENT, LONG, plain, told, written  # noqa: F401
@@ -195,6 +197,25 @@ def test_a_disk_that_is_full_is_told(written, template, monkeypatch):  # noqa: F
     with pytest.raises(ZooError, match="cannot be kept in .*No space left") as refused:
         prepare(written("prompt"), "prompt", template, store=True)
     assert "ZOO_CACHE" in refused.value.hint
+
+
+@pytest.mark.parametrize("store", [True, False])
+def test_a_file_that_changes_while_it_is_read_is_refused_and_not_kept(written, template, encodings, tmp_path, store):  # noqa: F811
+    file = written("preference")
+    before = Path(file).read_text()
+    encoded = prepared.Work.encoded
+
+    def growing(work, lines):
+        if encodings.count == 3:
+            with open(file, "a") as rows:
+                rows.write(json.dumps(CONTENT["preference"](80)) + "\n")
+        return encoded(work, lines)
+
+    with mock.patch.object(prepared.Work, "encoded", growing), pytest.raises(ZooError, match="changed while it was"):
+        prepare(file, "preference", template, store=store)
+    assert not list((tmp_path / "cache" / "data").glob("*/*.json"))
+    Path(file).write_text(before)
+    assert len(prepare(file, "preference", template, store=store).encoded.records) > 20
 
 
 def test_values_that_json_lacks_come_back_equal(tmp_path, template):

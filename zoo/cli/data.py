@@ -97,10 +97,12 @@ def data(
     if is_mixture and as_json:
         raise ZooError("--json is for one source.", f"Name the parts one by one: zoo data {parts[0].source} --json")
     of_all = Reading(split, columns_of(columns) or {}, format, limit, strict, named)
-    for part in parts:
+    readings = [part.reading(of_all) for part in parts]
+    kinds = [look.kinds(part.source, reading) for part, reading in zip(parts, readings, strict=True)]
+    for part, kind, reading in zip(parts, kinds, readings, strict=True):
         if is_mixture:
             look.console.print(f"Part {part.label}:")
-        look.at(part.source, part.reading(of_all))
+        look.show(part.source, kind, reading)
 
 
 @dataclass
@@ -127,18 +129,19 @@ class _Look:
         if not self.as_json:
             self.console.say(text)
 
-    def at(self, source: str, reading: Any) -> None:
-        """Show a source. Raises ZooError where no row can be used."""
+    def kinds(self, source: str, reading: Any) -> str | tuple[str, ...]:
+        """The kinds that a source may be read as. Raises ZooError for a mistake in its first rows."""
         from zoo.data.glance import glance
         from zoo.data.sources import is_named
 
         kind = _kind(self.wanted, source, reading, self.stream)
         if not self.stream and not is_named(source, reading.named_sources):
-            # Mistakes in the first rows are reported before the imports that take seconds.
+            # Mistakes in the first rows of any part are reported before the imports that take seconds.
             glance(source, [kind] if isinstance(kind, str) else kind, reading)
-        self._show(source, kind, reading)
+        return kind
 
-    def _show(self, source: str, kind: str | tuple[str, ...], reading: Any) -> None:
+    def show(self, source: str, kind: str | tuple[str, ...], reading: Any) -> None:
+        """Show a source. Raises ZooError where no row can be used."""
         from zoo.data.load import judge
         from zoo.data.prepared import prepare
         from zoo.data.stream_opening import prepare_first

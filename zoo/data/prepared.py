@@ -7,6 +7,7 @@ made here from columns: it needs no record in memory.
 from __future__ import annotations
 
 import itertools
+import os
 import pickle
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -148,6 +149,7 @@ def store_of(source: Source, work: Work, wanted: bool, say: Say, **options: Any)
 def in_memory(opening: Opening, work: Work, say: Say) -> Kept:
     """All lines of a source, encoded in memory."""
     shards = list(once(encoded_shards(opening, work, say), work))
+    refuse_changed(opening.source)
     return Kept(shards, _told(shards), smallest_prompts(shards), opening.source.parts)
 
 
@@ -157,8 +159,9 @@ def stored(store: Store, opening: Opening, work: Work, workers: int = 1) -> Kept
         with store.turn():
             return store.read() or _made(store, opening, replace(work, packed=True), workers)
     except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else error
         raise ZooError(
-            f"The encoded rows of {opening.report.name} cannot be kept in {store.folder}: {error}.",
+            f"The encoded rows of {opening.report.name} cannot be kept in {store.folder}: {reason}.",
             "Free some space there, or name another folder in ZOO_CACHE.",
         ) from error
 
@@ -178,9 +181,20 @@ def _made(store: Store, opening: Opening, work: Work, workers: int) -> Kept:
         if shards:
             store.say(STOPPED)
         raise
+    try:
+        refuse_changed(opening.source)
+    except ZooError:
+        store.clear()
+        raise
     kept = Kept(shards, _told(shards), smallest_prompts(shards), opening.source.parts, store.folder)
     store.finish(kept, {"source": opening.report.name, "kind": work.kind, "fingerprint": opening.source.fingerprint})
     return kept
+
+
+def refuse_changed(source: Source) -> None:
+    """Raises ZooError for a source whose content is not what it was when it was opened."""
+    if source.has_content and source.digest() != source.fingerprint:
+        raise ZooError(f"{source.name} has changed while it was read.", "Start again when it is written to its end.")
 
 
 def encoded_shards(opening: Opening, work: Work, say: Say, done: int = 0, workers: int = 1) -> Iterator[Shard]:

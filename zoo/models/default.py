@@ -17,6 +17,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from zoo.errors import ZooError
 from zoo.libraries import hub
@@ -113,12 +114,25 @@ def _check(gguf: Path) -> None:
 def convert_gguf(gguf: Path, folder: Path) -> None:
     """Write a GGUF model as a plain Hugging Face folder in float32, complete or not at all.
 
-    Its values lie between those of bfloat16. Rounded to it they would all start on its grid, and a forward pass in
-    bfloat16 would not see an update before it has left half of a grid step behind it.
+    Raises ZooError where the folder cannot be written. The values of such a model lie between those of bfloat16.
+    Rounded to it they would all start on its grid, and a forward pass in bfloat16 would not see an update before it has
+    left half of a grid step behind it.
     """
-    from zoo.libraries.pretrained import load_gguf, save
+    from zoo.libraries.pretrained import load_gguf
 
     model, tokenizer = load_gguf(gguf)
+    try:
+        _write(model, tokenizer, folder)
+    except OSError as error:
+        raise ZooError(
+            f"The model cannot be written to {folder}: {error.strerror or error}.",
+            "Free some space or rights there, or name another folder in ZOO_CACHE.",
+        ) from error
+
+
+def _write(model: Any, tokenizer: Any, folder: Path) -> None:
+    from zoo.libraries.pretrained import save
+
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".tmp-"))
     former = beside.with_suffix(".old")
