@@ -306,7 +306,8 @@ def test_rows_are_counted_in_the_first_pass_as_those_of_a_file(shards, template,
     assert facts["encoded"]["dropped_by_reason"] == made.encoded.report.as_json()["dropped_by_reason"]
     assert facts["encoded"]["tokens"] == made.encoded.as_json()["tokens"]
     assert facts["notes"] == of_file["notes"] and facts["stream"]["passes"] == 3
-    assert "all.jsonl: 30 rows read, 2 dropped, 28 records. That were all: from here on" in said[0]
+    assert "all.jsonl: 30 rows read, 2 dropped, 28 records. That is all of it; the next pass" in said[0]
+    assert "1 dropped: E_IDENTICAL_PAIR, the two answers are the same (row all.jsonl:4)" in stream.lines()[1]
 
 
 def test_only_the_first_problems_are_kept_however_many_there_are(template, tmp_path, monkeypatch):

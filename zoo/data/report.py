@@ -50,6 +50,8 @@ class Report:
     """More that data.json says of the source."""
     most: int | None = None
     """How many problems stay in memory, None for all; every one is counted."""
+    spelled: Callable[[int], str] = str
+    """How a row number is printed where the rows of a reason are listed."""
     _counts: Counter[str] = field(default_factory=Counter)
     _first: dict[str, list[Problem]] = field(default_factory=dict)
     """The first problems of each code."""
@@ -135,7 +137,7 @@ class Report:
         lines = [f"{self.name}: {self.rows:,} rows read, {self.kept:,} kept, {self.dropped:,} dropped"]
         for code, count in sorted(self._counts.items()):
             verb = "dropped" if code.startswith("E_") else "kept"
-            numbers = ", ".join(map(str, self._first_rows(code))) + (", …" if count > SHOWN_ROWS else "")
+            numbers = ", ".join(map(self.spelled, self._first_rows(code))) + (", …" if count > SHOWN_ROWS else "")
             meaning = CODES.get(code, "see docs/data.md")
             lines.append(f"  {count:,} {verb}: {code}, {meaning} (row {numbers})")
         return lines + [f"  {note}" for note in self.notes]

@@ -105,8 +105,9 @@ class Stream:
     ):  # fmt: skip
         self.files, self.work = files, replace(work, packed=True)
         self.seed, self.size, self.strict, self.workers, self.say = seed, buffer, strict, workers, say
-        self.report = Report(files.name, where=files.where, most=STORED_PROBLEMS)
-        self.counts, self.encoding = Counts(), Report("As tokens", most=STORED_PROBLEMS)
+        told: dict[str, Any] = {"where": files.where, "most": STORED_PROBLEMS, "spelled": files.where}
+        self.report, self.encoding = Report(files.name, **told), Report("As tokens", **told)
+        self.counts = Counts()
         self.passes = self.drawn = self.came = 0
         """Passes that are over; records that were drawn; records that came in this pass."""
         self.place: Place | None = Place()
@@ -204,7 +205,7 @@ class Stream:
                 f"No row of {self.files.name} can be used.",
                 "`zoo data` with --stream shows its first rows; --max-length and --long-rows cut may help.",
             )
-        self.say(f"{self.line()}. That were all: from here on they are read again, in other orders.")
+        self.say(f"{self.line()}. That is all of it; the next pass reads it in another order.")
 
     def _begin_again(self) -> None:
         self.passes += 1
