@@ -127,12 +127,17 @@ class Hooks:
         if unused := [role for role in self.models.unused() if role not in but]:
             used = ", ".join(sorted(self.models.used)) or "no role"
             place = place_of_attribute(type(self.algorithm), "needs")
-            later = [role for role in unused if role in self.learners]
-            moved = ", ".join(f'"{role}"' for role in self.learners if role not in unused)
-            turn = f" If {later[0]} has its turn in a later step, let this one say what it moves: trains=({moved},)."
             raise PluginError(
                 f"{place}: {type(self.algorithm).__name__} declares that it needs {', '.join(unused)}, but its first "
                 f"step used {used} only.",
                 f"Use models.{unused[0]}, or take it out of needs, which may be a function of the options."
-                + (turn if later else ""),
+                + self._turn(unused),
             )
+
+    def _turn(self, unused: Collection[str]) -> str:
+        """How a step says that the turn of a trained role is a later one; "" if none of the unused roles is trained."""
+        later = [role for role in self.learners if role in unused]
+        moved = ", ".join(f'"{role}"' for role in self.learners if role not in unused)
+        if not later:
+            return ""
+        return f" If {later[0]} has its turn in a later step, let this one say what it moves: trains=({moved},)."
