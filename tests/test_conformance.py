@@ -103,7 +103,7 @@ CAUGHT = {
     "hook arguments": "Did you mean 'models'?",
     "described": "The option sharpness has no help",
     "options": "Options change when they are written to a file",
-    "defaults": "defaults: lr: write the points in order of size, one for each size; found 7 B, 135 M",
+    "defaults": "reasons: lrr is no option. Did you mean 'lr'?",
     "collation": "collate changes its input records",
     "declared roles": "needs names the role 'reference', which is never used",
     "gradients": "The loss calls backward",

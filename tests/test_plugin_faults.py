@@ -221,6 +221,43 @@ def test_a_declaration_that_cannot_be_is_told_with_its_line(place):
         assert status == 2 and f"(odd.py, line {line}): " in shown and all(one in shown for one in says), shown
 
 
+POINTS = {
+    "{'lr': [Point(1e8, -1, 'a'), Point(1e9, 1e-4, 'b')]}": "weights and value of Point(weights=100000000.0, value=-1,",
+    "{'lr': [Point(0, 1e-4, 'a')]}": "must be numbers above 0",
+    "{'lr': [Point(1e8, '1e-4', 'a')]}": "must be numbers above 0",
+    "{'lr': [Point(float('nan'), 1e-4, 'a')]}": "must be numbers above 0",
+    "{'lr': [Point(1e8, float('inf'), 'a')]}": "must be numbers above 0",
+    "{'lr': [Point(1e8, 1e-4, ' ')]}": "source of Point(",
+    "{'lr': [Point(1e8, 1e-4, 'a', optimizer=None)]}": "optimizer of Point(",
+    "{'lr': [Point(1e8, 1e-4, 'a', lora='no')]}": "lora of Point(",
+    "{'lr': [Point(7e9, 1e-6, 'a'), Point(135e6, 1e-4, 'b')]}": "in order of size, one for each size, and are for 7 B,",
+    "{'lr': [Point(7e9, 1e-6, 'a'), Point(7e9, 1e-4, 'b')]}": "in order of size, one for each size, and are for 7 B,",
+    "{'lr': []}": "lr: its list of points is empty",
+    "{'epochs': (1, 2)}": "epochs: it is a list of points, but 1 is none",
+    "{'lr': [Point(1e8, 1e-4, 'a'), 1e-5]}": "but 1e-05 is none",
+    "{'lr': Point(1e8, 1e-4, 'a')}": "it is a point, and must be a list of points",
+    "{'schedule': [Point(1e8, 'x', 'a')]}": "schedule: only a number of the core depends on the model",
+}
+
+
+@pytest.mark.parametrize("command", [("check",), ("algos",), ("train", "--algo")], ids=" ".join)
+def test_points_that_cannot_be_are_told_with_their_line(place, command):
+    cases = list(POINTS.items()) if command == ("check",) else list(POINTS.items())[:1]
+    for declared, says in cases:
+        body = algorithm(*LOSS).replace("    data =", f"    defaults = {declared}\n    data =")
+        file = plugin_file(place, body.replace("class Odd", "from zoo.api import Point\n\n\nclass Odd"), "odd.py")
+        status, _, shown = cli(*command, file)
+        line = 1 + (place / "odd.py").read_text().splitlines().index(f"    defaults = {declared}")
+        assert status == 2 and f"(odd.py, line {line}): defaults: " in shown and says in shown, shown
+        assert "docs/contract.md#defaults-that-depend-on-the-model" in shown
+
+
+def test_points_of_a_variant_that_cannot_be_are_told(place):
+    body = algorithm(*LOSS).replace("    data =", "    variants = {'large': {'lr': []}}\n    data =")
+    status, _, shown = cli("check", plugin_file(place, body, "odd.py"))
+    assert status == 2 and "variant large: lr: its list of points is empty" in shown
+
+
 def test_needs_that_returns_an_unknown_role_is_told_with_its_line(place):
     lines = ("def needs(self, config):", "    return 'policy', 'refrence'")
     body = algorithm(*LOSS, *lines).replace("    needs = ('policy',)\n", "")

@@ -8,18 +8,20 @@ its policy writes). The core does everything else.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, ClassVar
 
 from zoo.contract.hook_arguments import check_arguments, file_of, named_hook, place_of, place_of_attribute
 from zoo.contract.hookspecs import ALGORITHM_HOOKS, LISTENER_HOOKS
 from zoo.errors import PluginError, nearest
-from zoo.options.config import CORE_NAMES
+from zoo.options.config import CORE_NAMES, NUMBERS
+from zoo.options.points import Point, fault_in
 
 API_VERSION = 2
 ROLES = ("policy", "reference", "critic", "judge")
 ROLES_ARE = f"Roles: {', '.join(ROLES)}. docs/contract.md#models says what each is."
+POINTS_ARE = 'Write [Point(WEIGHTS, VALUE, "SOURCE"), ...]: docs/contract.md#defaults-that-depend-on-the-model.'
 DATA_KINDS = ("demonstration", "preference", "feedback", "prompt", "ranking", "stepwise", "text")
 
 
@@ -133,6 +135,10 @@ def validate(cls: Any, name: str) -> type[Algorithm]:
     if clash := [field.name for field in fields(cls.Config) if field.name in CORE_NAMES]:
         what = f"its option '{clash[0]}' is an option of the core, or reserved for one: rename it."
         raise refuse(what, clash[0], of=cls.Config)
+    for declared, where, chosen in _declared_defaults(cls):
+        for option, value in chosen.items():
+            if why := _fault_of_default(option, value):
+                raise refuse(f"{where}: {option}: {why}.", declared, POINTS_ARE)
     if not callable(getattr(cls, "loss", None)):
         raise refuse("it has no method `loss`.")
     if not callable(cls.needs):
@@ -152,3 +158,20 @@ def validate(cls: Any, name: str) -> type[Algorithm]:
             is_method = inspect.isfunction(inspect.getattr_static(cls, hook))
             check_arguments(function, hook, f"{cls.__name__}.{hook}", skip_first=is_method)
     return cls
+
+
+def _declared_defaults(cls: type[Algorithm]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """The attribute, its name in words, and the values: `defaults`, and each variant."""
+    yield "defaults", "defaults", cls.defaults
+    for name, values in cls.variants.items():
+        yield "variants", f"variant {name}", values
+
+
+def _fault_of_default(option: str, value: Any) -> str:
+    """What is wrong with a default that depends on the model; "" for other defaults, which the options check."""
+    several = isinstance(value, list | tuple)
+    if not isinstance(value, Point) and not (
+        several and (option in NUMBERS or any(isinstance(each, Point) for each in value))
+    ):
+        return ""
+    return fault_in(value) if option in NUMBERS else "only a number of the core depends on the model"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from zoo.errors import ZooError, nearest
 from zoo.options.fields import build, options_of, refuse_unknown
@@ -428,6 +428,12 @@ FORMER = {
 """Former options, by name: the option whose text has them now, what they belong to, and their name there."""
 CORE_NAMES = frozenset({option.name for option in options_of(TrainConfig)} | RESERVED | TO_COME | set(FORMER))
 """Names that an algorithm's own options may not have."""
+
+
+NUMBERS = frozenset(
+    option.name for option in options_of(TrainConfig) if {int, float} & {option.type, *get_args(option.type)}
+)  # fmt: skip
+"""Options of the core that may depend on the model: a default may be a list of points."""
 
 
 ONLINE_ONLY = ("reward", "gold_reward", "minibatches", "rollout_epochs", "eval_prompts", "reference_every", "engine")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 OPTIMIZER = "AdamW"
@@ -56,6 +57,36 @@ class Choice:
 def is_points(value: Any) -> bool:
     """Whether a default is a list of points."""
     return isinstance(value, list | tuple) and bool(value) and all(isinstance(each, Point) for each in value)
+
+
+def fault_in(points: Any) -> str:
+    """Why a default that is written as points cannot be used; "" if it can be."""
+    if isinstance(points, Point):
+        return "it is a point, and must be a list of points"
+    if not is_points(points):
+        wrong = next((each for each in points if not isinstance(each, Point)), None)
+        return f"it is a list of points, but {wrong!r} is none" if points else "its list of points is empty"
+    if reason := next(filter(None, map(_fault, points)), ""):
+        return reason
+    for lora in (False, True):
+        sizes = [point.weights for point in points if point.lora == lora]
+        if any(later <= former for former, later in pairwise(sizes)):
+            sizes_found = ", ".join(map(count, sizes))
+            return f"its points must be in order of size, one for each size, and are for {sizes_found} weights"
+    return ""
+
+
+def _fault(point: Point) -> str:
+    numbers = (point.weights, point.value)
+    if any(isinstance(number, bool) or not isinstance(number, int | float) for number in numbers) or not all(
+        0 < number < math.inf for number in numbers
+    ):
+        return f"weights and value of {point!r} must be numbers above 0"
+    for name in ("source", "optimizer"):
+        text = getattr(point, name)
+        if not isinstance(text, str) or not text.strip():
+            return f"{name} of {point!r} must be words"
+    return "" if isinstance(point.lora, bool) else f"lora of {point!r} must be True or False"
 
 
 def count(weights: float) -> str:

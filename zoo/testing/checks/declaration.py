@@ -8,16 +8,14 @@ import dataclasses
 import importlib.util
 import inspect
 import io
-import math
 import os
 import socket
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 from unittest import mock
 
 import torch
@@ -27,7 +25,6 @@ from zoo.contract.algorithm import validate
 from zoo.errors import ZooError, nearest
 from zoo.options.config import TrainConfig, resolve
 from zoo.options.fields import Option, options_of
-from zoo.options.points import Point, count
 from zoo.options.strict_yaml import read_yaml, write_yaml
 from zoo.testing.bench import Bench
 from zoo.testing.steps import Failed, NotApplicable, with_options
@@ -160,41 +157,13 @@ def options(bench: Bench) -> None:
 
 
 def defaults(bench: Bench) -> None:
-    """Defaults by size are positive numbers with a source, at increasing sizes; every reason is that of an option."""
+    """Every reason is that of an option."""
     cls = bench.cls
-    numbers = [
-        option.name for option in options_of(TrainConfig) if {int, float} & {option.type, *get_args(option.type)}
-    ]
-    for where, chosen in {"defaults": cls.defaults, **{f"variant {n}": v for n, v in cls.variants.items()}}.items():
-        for name, points in chosen.items():
-            if isinstance(points, list | tuple) and any(isinstance(point, Point) for point in points):
-                _check_points(f"{where}: {name}", points)
-                if name not in numbers:
-                    raise Failed(f"{where}: {name} has points, but is no number of the core's.")
     known = [option.name for option in (*options_of(TrainConfig), *options_of(cls.Config))]
     for name, reason in cls.reasons.items():
         if name not in known or not str(reason).strip():
             raise Failed(f"reasons: {name} is no option.{nearest(name, known)}" if name not in known else
                          f"reasons: {name} has none.")  # fmt: skip
-
-
-def _check_points(what: str, points: Sequence[Any]) -> None:
-    for point in points:
-        if not isinstance(point, Point):
-            raise Failed(f"{what} is a list of points, but {point!r} is none.")
-        if not all(
-            isinstance(number, int | float) and 0 < number < math.inf for number in (point.weights, point.value)
-        ):
-            raise Failed(f"{what}: {point.value!r} for {point.weights!r} weights are not two numbers above 0.")
-        if not point.source.strip() or not point.optimizer.strip():
-            raise Failed(
-                f"{what}: the value {point.value:g} for {point.weights:g} weights has no source or no optimizer."
-            )
-    for lora in (False, True):
-        sizes = [point.weights for point in points if point.lora == lora]
-        if any(later <= former for former, later in pairwise(sizes)):
-            found = ", ".join(map(count, sizes))
-            raise Failed(f"{what}: write the points in order of size, one for each size; found {found}.")
 
 
 def _check_refusal(bench: Bench, option: Option) -> None:
