@@ -1,11 +1,11 @@
-"""The preflight against measured peaks: what it says a run needs, and the anonymous memory that the run then takes.
+"""The preflight against measured peaks: what it says a run needs, and the memory that the run then takes.
 
     python benchmarks/memory.py                   all configurations, a process each
     python benchmarks/memory.py --only sft-10m    one of them; may be repeated
     python benchmarks/memory.py --heap            with the C library's own way of keeping freed memory
 
-Models are made from configurations, with random weights and a tokenizer of bytes. The peak is the largest RssAnon of a
-run, looked at every 5 ms, less that of the moment when the preflight was made, at which the program itself is loaded.
+Models are made from configurations, with random weights and a tokenizer of bytes. The peak is the kernel's mark of the
+largest resident memory of a run, less that of the moment when the preflight was made, at which the program is loaded.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +45,10 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
 """Algorithm, size and options."""
 
 
-def anonymous() -> int:
-    """This process's anonymous memory in bytes."""
+def resident(field: str) -> int:
+    """This process's resident memory in bytes: VmRSS now, VmHWM at most."""
     text = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(re.findall(r"RssAnon:\s+(\d+) kB", text)[0]) * 1024
+    return int(re.findall(rf"{field}:\s+(\d+) kB", text)[0]) * 1024
 
 
 def make_folder(folder: Path, size: str) -> None:
@@ -96,12 +94,14 @@ def run_case(name: str, place: Path, dry: bool) -> None:
 
     def preflight(*arguments: Any) -> Any:
         begun["need"] = look(*arguments)
-        begun["bytes"] = anonymous()
+        begun["bytes"] = resident("VmRSS")
+        # The kernel's mark of the most so far is set back.
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
         return begun["need"]
 
     outlook.preflight = preflight
     online = {"reward": "length(target=20)", "max_new_tokens": 64} if algo in ("ppo", "grpo") else {}
-    given = {"batch_size": 8, "max_steps": 3, "eval_fraction": 0.0, "score": "none", "precision": "32-true"}
+    given = {"batch_size": 8, "max_steps": 2, "eval_fraction": 0.0, "score": "none", "precision": "32-true"}
     given |= {"model": str(place / "model"), "data": str(place / "rows.jsonl"), "out": str(place / "runs")}
     given |= {"template": "none", **online, **options}
     if dry:
@@ -109,17 +109,10 @@ def run_case(name: str, place: Path, dry: bool) -> None:
         write_rows(place / "rows.jsonl", algo)
         outlook.look_ahead(*run.resolve_options(algo, None, given, "keyword argument"))
         return
-    peak, done = [0], threading.Event()
-
-    def watch() -> None:
-        while not done.is_set():
-            peak[0] = max(peak[0], anonymous())
-            time.sleep(0.005)
-
-    threading.Thread(target=watch, daemon=True).start()
     zoo.train(algo, quiet=True, **given)
-    done.set()
-    print(json.dumps({"said": begun["need"].peak, "taken": peak[0] - begun["bytes"], **begun["need"].as_json()}))
+    print(
+        json.dumps({"said": begun["need"].peak, "taken": resident("VmHWM") - begun["bytes"], **begun["need"].as_json()})
+    )
 
 
 def compare(name: str, heap: bool) -> None:

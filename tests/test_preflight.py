@@ -157,6 +157,19 @@ def test_a_checkpoint_in_flight_counts_where_it_is_copied(folder):
     assert "checkpoint" not in full.parts and "checkpoint" not in of_plan(plan(folder, save_every=50)).parts
 
 
+def test_on_a_gpu_micro_batches_are_as_large_as_a_run_makes_them_and_more_devices_are_named(folder, monkeypatch):
+    monkeypatch.setattr(module, "_free", lambda plan: (60e6, "the GPU"))
+    one = dataclasses.replace(plan(folder, micro_tokens=None, batch_size=4096), accelerator="cuda")
+    # 40 values of 64 numbers of float32 in 12 layers for a token, in an eighth of what is free, halved.
+    assert one.tokens == max(1024, int(60e6 // 8 // 2 // (40 * 12 * 64 * 4)))
+    need = module.preflight(one.models, lambda models: one)
+    whole, shared = need.peak, need.remedies["--strategy fsdp --devices 8"]
+    assert need.device == "the GPU" and shared < whole
+    held = need.parts["policy"]
+    kept = sum(held[what] for what in ("weights", "gradients", "optimizer"))
+    assert shared == pytest.approx(whole - 7 / 8 * kept, rel=0.01)
+
+
 def test_an_architecture_that_cannot_be_traced_is_told_roughly(folder, monkeypatch):
     monkeypatch.setattr(memory, "held", lambda *given: 1 / 0)
     need = of_plan(plan(folder))

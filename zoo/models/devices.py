@@ -35,9 +35,13 @@ def choose_micro_tokens(core: TrainConfig, device: torch.device, model: Any) -> 
     if device.type != "cuda":
         return CPU_MICRO_TOKENS
     free, _ = torch.cuda.mem_get_info(device)
-    config = text_config(model)
-    # Some 40 hidden-sized values a layer are kept for the backward pass, a few if they are recomputed.
-    values = (4 if core.gradient_checkpointing else 40) * config.num_hidden_layers * config.hidden_size
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return tokens_that_fit(free, trained, text_config(model), core.gradient_checkpointing)
+
+
+def tokens_that_fit(free: int, trained: int, config: Any, recomputed: bool) -> int:
+    """Tokens in one forward pass on a GPU. trained: weights; config: of the text model."""
+    # Some 40 hidden-sized values a layer are kept for the backward pass, a few if they are recomputed.
+    values = (4 if recomputed else 40) * config.num_hidden_layers * config.hidden_size
     left = max(free - 12 * trained, free // 8)
     return int(min(max(left // 2 // (values * 4), 1024), 65536))

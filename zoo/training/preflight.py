@@ -30,8 +30,6 @@ ROWS, PREFILL, ROOM = 64, 8192, 1.25
 """Answers and prompt tokens that the local engine has in flight, and the share of columns that its block has."""
 TIGHT = 0.95
 """Share of the free memory from which a run is warned."""
-FULL = 1 << 15
-"""Tokens that a micro-batch on a GPU is halved from, until it fits."""
 
 
 @dataclass(frozen=True)
@@ -71,12 +69,26 @@ class Plan:
         return self.processes if self.core.strategy.startswith("fsdp") else 1
 
     @property
+    def stays(self) -> float:
+        """The share of weights, gradients and optimizer states that lies on the device of a process."""
+        return 0.0 if self.core.offload and self.accelerator == "cuda" else 1 / self.shards
+
+    @property
     def tokens(self) -> int:
         """The largest micro-batch of a process."""
-        from zoo.models.devices import CPU_MICRO_TOKENS
-
-        asked = self.core.micro_tokens or (FULL if self.accelerator == "cuda" else CPU_MICRO_TOKENS)
+        asked = self.core.micro_tokens or self._default_tokens()
         return min(max(asked, self.texts.longest), self.share)
+
+    def _default_tokens(self) -> int:
+        from zoo.libraries.tracing import configuration
+        from zoo.models.devices import CPU_MICRO_TOKENS, tokens_that_fit
+
+        if self.accelerator != "cuda":
+            return CPU_MICRO_TOKENS
+        folder = self.models["policy"]
+        trained = 0 if self.core.lora else weights_in(folder)[0]
+        free, config = int(_free(self)[0] or 0), configuration(folder).get_text_config(decoder=True)
+        return tokens_that_fit(free, trained, config, self.core.gradient_checkpointing)
 
     @property
     def share(self) -> int:
@@ -235,7 +247,7 @@ def of_plan(plan: Plan, free: float | None = None) -> Need:
         need.rough |= rough
     learners = {role: held for role, held in holds.items() if held.gradients}
     for role, held in holds.items():
-        need.parts[role] = {"weights": held.weights / plan.shards}
+        need.parts[role] = {"weights": held.weights * plan.stays}
         if role in learners:
             need.parts[role] |= _of_learner(held, state, plan)
     sums = {what: sum(parts.get(what, 0.0) for parts in need.parts.values())
@@ -243,7 +255,7 @@ def of_plan(plan: Plan, free: float | None = None) -> Need:
     kept = sums["weights"] + sums["optimizer"]
     need.phases["steps"] = kept + _steps(learners, plan)
     making = sum(state.step * (held.matrices + held.others) + state.largest * held.largest / 4
-                 for held in learners.values()) / plan.shards  # fmt: skip
+                 for held in learners.values()) * plan.stays  # fmt: skip
     need.phases["optimizer"] = kept + sums["gradients"] + making
     if plan.online and plan.core.engine == "local":
         need.parts["rollouts"] = _of_rollouts(holds["policy"], plan)
@@ -257,8 +269,8 @@ def of_plan(plan: Plan, free: float | None = None) -> Need:
 
 def _of_learner(held: Held, state: StateBytes, plan: Plan) -> dict[str, float]:
     return {
-        "gradients": held.gradients / plan.shards,
-        "optimizer": state.of(held.matrices, held.others) / plan.shards,
+        "gradients": held.gradients * plan.stays,
+        "optimizer": state.of(held.matrices, held.others) * plan.stays,
         "activations": max(held.step, held.rest),
     }
 
@@ -266,9 +278,9 @@ def _of_learner(held: Held, state: StateBytes, plan: Plan) -> dict[str, float]:
 def _steps(learners: Mapping[str, Held], plan: Plan) -> float:
     """Gradients and activations at the peak of a step: with one micro-batch, gradients come as activations go."""
     if plan.share > 1.5 * plan.tokens or len(learners) > 1:
-        return sum(held.gradients / plan.shards + max(held.step, held.rest) for held in learners.values())
+        return sum(held.gradients * plan.stays + max(held.step, held.rest) for held in learners.values())
     return sum(
-        max(held.step, (held.gradients - held.largest) / plan.shards + held.rest, held.gradients / plan.shards)
+        max(held.step, (held.gradients - held.largest) * plan.stays + held.rest, held.gradients * plan.stays)
         for held in learners.values()
     )
 
@@ -293,7 +305,7 @@ def _checkpoint(learners: Mapping[str, Held], optimizer: float, plan: Plan) -> f
     every = plan.core.save_every
     if plan.accelerator == "cuda" or not every or (plan.steps is not None and plan.steps <= every):
         return 0.0
-    return sum(held.gradients for held in learners.values()) / plan.shards + optimizer
+    return sum(held.gradients for held in learners.values()) * plan.stays + optimizer
 
 
 def _step(plan: Plan) -> Step:
