@@ -97,6 +97,33 @@ def test_a_program_that_reads_and_prints_is_compared_without_the_white_space_at_
                 "{'fn_name': 'f g', 'inputs': [[2]], 'outputs': [4]}"
             ),
         ),
+        (
+            {"tests": ["assert f(2) == 4", "assert f(2 == 4"], "row": 7},
+            Missing(
+                "row 7: the column tests holds no tests: test 2 is not Python: '(' was never closed: "
+                "['assert f(2) == 4', 'assert f(2 == 4']"
+            ),
+        ),
+        (
+            {"tests": "return f(2) == 4"},
+            Missing(
+                "the column tests holds no tests: test 1 is not Python: 'return' outside function: ['return f(2) == 4']"
+            ),
+        ),
+        (
+            {"tests": ["print 3"]},
+            Missing(
+                "the column tests holds no tests: test 1 is not Python: Missing parentheses "
+                "in call to 'print'. Did you mean print(...)?: ['print 3']"
+            ),
+        ),
+        (
+            {"input_output": '{"inputs": ["1"], "outp'},
+            Missing(
+                "the column input_output holds no tests: test 1 is not Python: unterminated string literal (detected "
+                'at line 1): [\'{"inputs": ["1"], "outp\']'
+            ),
+        ),
         ({"prompt": "x"}, Missing("the row has none of the columns tests, test_list, test, input_output")),
     ],
 )

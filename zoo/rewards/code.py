@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import warnings
 from collections.abc import Mapping, Sequence
@@ -85,7 +86,7 @@ def tests_of(record: Mapping[str, Any]) -> Tests | Missing:
             value = [value]
     if isinstance(value, str):
         entry = record.get("entry_point")
-        return [f"{value}\n\ncheck({entry})" if entry and "def check(" in value else value]
+        value = [f"{value}\n\ncheck({entry})" if entry and "def check(" in value else value]
     if isinstance(value, Mapping) and {"inputs", "outputs"} <= set(value):
         name, inputs, outputs = value.get("fn_name") or record.get("fn_name"), value["inputs"], value["outputs"]
         if not isinstance(inputs, list | tuple) or not isinstance(outputs, list | tuple) or len(inputs) != len(outputs):
@@ -96,13 +97,29 @@ def tests_of(record: Mapping[str, Any]) -> Tests | Missing:
             )
         value = [{"input": i, "output": o} for i, o in zip(inputs, outputs, strict=True)]
     if isinstance(value, Sequence) and value and all(isinstance(test, str) for test in value):
-        return list(value)
+        faults = (f": test {i} is not Python: {fault}" for i, test in enumerate(value, 1) if (fault := _fault(test)))
+        why = next(faults, "")
+        return _no_tests(record, field, value, why) if why else list(value)
     if isinstance(value, Sequence) and value and all(_is_printed(test) for test in value):
         texts = [(_text(test["input"]), _text(test["output"])) for test in value]
         printed = [Printed(given, shown) for given, shown in texts if given is not None and shown is not None]
         unnamed = ": these are arguments, so fn_name must name the function"
         return printed if len(printed) == len(texts) else _no_tests(record, field, value, unnamed)
     return _no_tests(record, field, value)
+
+
+@functools.lru_cache(maxsize=4096)
+def _fault(test: str) -> str:
+    """Why no program can pass a test: what Python says about it; "" for a test that Python can run."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            compile(test, "test", "exec", dont_inherit=True)
+        except SyntaxError as error:
+            return error.msg
+        except (ValueError, RecursionError, MemoryError) as error:
+            return str(error) or type(error).__name__
+    return ""
 
 
 def _is_printed(test: Any) -> bool:
