@@ -210,6 +210,40 @@ class Dying(SFT):
 """
 
 
+EARLY = """
+import os
+import signal
+
+from zoo_plugins.sft import SFT
+
+from zoo.api import ZooError
+
+
+class Early(SFT):
+    '''Its second process is killed before the steps; or all of them refuse the rows.'''
+
+    def prepare(self, records):
+        if "REFUSE" in os.environ:
+            raise ZooError("These rows are no good.", "Take others.")
+        if os.environ.get("LOCAL_RANK") == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return records
+"""
+
+
+@pytest.mark.long
+def test_a_sharded_run_that_ends_before_its_steps_says_so_once(tmp_path, tiny_folder):
+    (tmp_path / "early.py").write_text(EARLY)
+    arguments = command_of("sft", tmp_path, tiny_folder, 12, strategy="fsdp")
+    arguments[arguments.index("sft")] = "./early.py:Early"
+    cache = {"ZOO_CACHE": str(tmp_path / "cache-two")}
+    killed = run_command(*arguments, cwd=tmp_path, **cache)
+    assert killed.returncode == 1 and "Process 1 of 2 has ended, so the others end too." in killed.stderr
+    refused = run_command(*arguments, cwd=tmp_path, REFUSE="1", **cache)
+    assert refused.returncode == 2 and refused.stderr.count("These rows are no good.") == 1
+    assert not any("Traceback" in done.stderr for done in (killed, refused)) and not list((tmp_path / "two").glob("*"))
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("strategy", ["auto", "fsdp"])
 def test_how_a_started_process_ended_is_told(tmp_path, tiny_folder, strategy):

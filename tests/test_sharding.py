@@ -1,5 +1,7 @@
 """Sharded over two processes, a run computes what one process computes."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from tiny_runs import data_for, differences, float32_flags, losses, trainer, two_processes, write_rows
@@ -8,6 +10,7 @@ from tiny_runs import demonstrations as rows_of_demonstrations
 from zoo.libraries import sharding
 from zoo.libraries.tiny import make_tiny
 from zoo.processes import begin_exchange
+from zoo.rollout.writer import Writer
 from zoo.runs import Run
 from zoo.testing.tiny import tiny_rows
 
@@ -140,6 +143,13 @@ def test_a_model_whose_blocks_have_no_name_is_refused(alone):
     model._no_split_modules = None
     with pytest.raises(sharding.ZooError, match="does not name its blocks"):
         sharding.shard(model)
+
+
+def test_an_engine_elsewhere_is_refused(alone):
+    writer = object.__new__(Writer)
+    writer.engine = SimpleNamespace(remote=True)
+    with pytest.raises(sharding.ZooError, match="cannot be given the weights of a model that is sharded"):
+        writer.begin(0)
 
 
 def test_without_a_mesh_nothing_is_shared_out():

@@ -8,7 +8,6 @@ of the whole model.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -210,17 +209,3 @@ def average_others(parameters: Iterable[Tensor]) -> None:
             parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             dist.all_reduce(parameter.grad)
             parameter.grad /= dist.get_world_size()
-
-
-# -- whole weights for a while -------------------------------------------------------------------------------------
-
-
-def gathered(model: Any) -> contextlib.AbstractContextManager[None]:
-    """The whole weights in every process, whose passes then need no other process; no context if it is not shared."""
-
-    def gather(wanted: bool) -> None:
-        base_of(model).set_reshard_after_forward(not wanted)
-        for module in fsdp_modules(model):
-            module.unshard() if wanted else module.reshard()
-
-    return turns.gathered_weights(model, gather) if turns.is_shared(model) else contextlib.nullcontext()

@@ -36,8 +36,7 @@ class Shared:
     """A model whose weights are shared out.
 
     number: the same in all processes, another one while it has the weights of a `Variant`; enter: runs a function as a
-    forward pass of the model; token: runs the backbone on one token. entered: a pass is being made; whole: all weights
-    are gathered for now.
+    forward pass of the model; token: runs the backbone on one token. entered: a pass is being made.
     """
 
     number: int
@@ -45,7 +44,6 @@ class Shared:
     token: Callable[[], Any]
     device: torch.device
     entered: bool = False
-    whole: bool = False
 
 
 class Loader(Protocol):
@@ -156,7 +154,7 @@ def _entered(shared: Shared, work: Callable[[], Any]) -> Any:
 
 def _wait_for_turn(shared: Shared) -> None:
     mine = 2 * shared.number + torch.is_grad_enabled()
-    while not shared.whole and (chosen := _first(mine, shared.device)) != mine:
+    while (chosen := _first(mine, shared.device)) != mine:
         _idle(chosen)
 
 
@@ -201,21 +199,6 @@ def take_outputs() -> Tensor | None:
     _OUTPUTS.clear()
     zeros = [torch.nan_to_num(output.float(), 0.0, 0.0, 0.0).sum() * 0.0 for output in outputs]
     return sum(zeros[1:], zeros[0]) if zeros else None
-
-
-@contextlib.contextmanager
-def gathered_weights(model: Any, gather: Callable[[bool], None]) -> Iterator[None]:
-    """The whole weights in every process, whose passes need no other process in here. gather: does it, or ends it."""
-    shared = _SHARED[base_of(model)]
-    arrive()
-    gather(True)
-    shared.whole = True
-    try:
-        yield
-    finally:
-        shared.whole = False
-    arrive()
-    gather(False)
 
 
 def forget() -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from zoo.data.encoding.template import ChatTemplate, extras_of
 from zoo.errors import ZooError
+from zoo.libraries.sharding import is_sharding
 from zoo.models.roles import Policy
 from zoo.processes import gathered, my_place
 from zoo.rollout.correction import importance_weights
@@ -97,6 +98,11 @@ class Writer:
     def _hand_over(self) -> None:
         """Give the weights to a remote engine."""
         if self.engine.remote:
+            if is_sharding():
+                raise ZooError(
+                    "An engine elsewhere cannot be given the weights of a model that is sharded.",
+                    "Leave out --engine, or --strategy fsdp.",
+                )
             if my_place()[0] == 0:
                 self.engine.update(self.policy.model)
             # The other processes wait until the weights are there.

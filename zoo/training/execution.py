@@ -18,6 +18,7 @@ from zoo.data.encoding.named import template_text
 from zoo.errors import NO_RUN, TrainingFailed, TrainingStopped, ZooError
 from zoo.evals import Subject
 from zoo.evals.kept_scores import write_score
+from zoo.libraries.meeting import is_lost_connection
 from zoo.libraries.sharding import fill, shard, whole_weights
 from zoo.models.precision import autocast
 from zoo.models.start import export_model, name_base
@@ -42,6 +43,9 @@ from zoo.training.resuming import OPTIONS, contents, note_records, options_diges
 from zoo.training.roles import frozen
 from zoo.training.step.module import PostTraining
 from zoo.values.records import StreamedRecords
+
+LAST_WORD = 3.0
+"""Seconds in which the first process ends the others, where all of them have failed in the same way."""
 
 
 class Execution:
@@ -79,9 +83,31 @@ class Execution:
             except OSError as error:
                 self._forget_unless_begun()
                 raise self._explain(error) from error
-            except BaseException:
+            except BaseException as error:
                 self._forget_unless_begun()
+                self._wait_for_the_first(error)
+                if (ended := self._ended_with_others(error)) is not None:
+                    raise ended from error
                 raise
+
+    def _ended_with_others(self, error: BaseException) -> BaseException | None:
+        """What to raise where another process has ended before or after the steps; else None."""
+        connected = self.assembly.connected
+        if connected is None or isinstance(error, ZooError) or not is_lost_connection(error):
+            return None
+        gone = connected.peers.gone_soon()
+        if not connected.peers.speaks(gone):
+            return SystemExit(1)
+        who = " and ".join(f"process {rank}" for rank in gone) or "a process on another machine"
+        then = f"Continue with: zoo resume {self.run.path}" if self._begun else "Start again."
+        why = "If it said nothing above, it was killed, such as for its memory."
+        of = self.assembly.processes
+        return TrainingStopped(f"{who[0].upper()}{who[1:]} of {of} has ended, so the others end too.", f"{why} {then}")
+
+    def _wait_for_the_first(self, error: BaseException) -> None:
+        """What went wrong in all processes is told by the first one, which ends the others that it started."""
+        if self.together and not self.main and not isinstance(error, SystemExit):
+            time.sleep(LAST_WORD)
 
     def _stages(self, held: contextlib.ExitStack) -> Run:
         if self.resumed and self.main:
