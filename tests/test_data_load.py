@@ -204,6 +204,9 @@ def test_columns_are_mapped_before_the_format_is_told(write):
     assert "other columns kept: id" in " ".join(data.report.notes)
     with pytest.raises(ZooError, match="no column 'replay'. Did you mean 'reply'"):
         load(path, "demonstration", Reading(columns={"completion": "replay"}))
+    with pytest.raises(ZooError, match="no column 'question=x'") as refused:
+        load(path, "demonstration", Reading(columns={"question": "question=x"}))
+    assert "The order is" not in refused.value.message
 
 
 def test_a_format_can_be_named_where_two_fit(write):

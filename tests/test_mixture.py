@@ -136,6 +136,7 @@ def test_what_cannot_be_meant_is_shown_with_its_place(text, message, character):
     with pytest.raises(ZooError, match=message) as refused:
         read_mixture(text, NAMED)
     assert character is None or f"Mixture, character {character}:" in refused.value.message
+    assert "cannot be read" not in message or "Write 0.7*chat.jsonl + 0.3*maths.jsonl" in refused.value.hint
 
 
 def test_any_text_is_one_source_or_more_or_an_error_of_the_users():

@@ -5,6 +5,7 @@ import json
 from collections import Counter
 
 import pytest
+from tiny_runs import cli, write_rows
 
 from zoo.data.display import LONGEST, Histogram, Line, Piece, TokenText, pieces_of, shortened
 from zoo.data.encoding.encode import encode
@@ -307,3 +308,24 @@ def test_json_counts_labels(loaded):
 def test_a_line_of_any_text_prints_on_any_console():
     for encoding in ("ascii", "latin-1", "utf-8"):
         assert printed([Line("a – b … ☃ \x00")], encoding=encoding).startswith("a ")
+
+
+# -- the command on a mixture ------------------------------------------------------------------------------------
+
+
+def test_each_part_of_a_mixture_is_shown_as_it_is_read(tmp_path, tiny_folder, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_rows(tmp_path / "chats.jsonl", [CONVERSATION] * 4)
+    write_rows(tmp_path / "maths.jsonl", [{"q": "Two and two?", "a": "Four."}] * 4)
+    mixture = "0.7*chats.jsonl(limit=3) + 0.3*maths.jsonl(columns='prompt=q,completion=a', name=sums)"
+    status, out, _ = cli("data", mixture, "--for", "sft", "--model", tiny_folder, "--examples", 1)
+    first, second = out.split("Part sums:")
+    assert status == 0 and first.startswith("Part chats:") and "Example 1 of 1: chats.jsonl:1" in first
+    assert "Example 1 of 1: maths.jsonl:1" in second and "Four." in second
+
+
+def test_a_mistake_in_any_part_of_a_mixture_is_told_before_the_first_is_shown(tmp_path, tiny_folder, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_rows(tmp_path / "chats.jsonl", [CONVERSATION] * 4)
+    status, out, err = cli("data", "chats.jsonl + nowhere.jsonl", "--for", "sft", "--model", tiny_folder)
+    assert status == 2 and "no file, folder or data source 'nowhere.jsonl'" in err and "Part" not in out

@@ -83,7 +83,7 @@ class Expression:
             tree = ast.parse(f"({masked})", mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             place = (getattr(error, "offset", None) or len(text)) - 2
-            raise self.error("this cannot be read", place) from None
+            raise self.error("this cannot be read", place, self.allowed) from None
         self._found: list[Mention] = []
         if _depth(tree) > DEEPEST:
             raise self.error("its brackets and operators are too deep inside each other", 0)

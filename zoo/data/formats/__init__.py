@@ -103,7 +103,8 @@ def check_columns(columns: Mapping[str, str], present: list[str], name: str) -> 
     for wanted, found in columns.items():
         if found in present:
             continue
-        swapped = f" The order is wanted=found: did you mean {found}={wanted}?" if wanted in present else ""
+        could_be = wanted in present and "=" not in found
+        swapped = f" The order is wanted=found: did you mean {found}={wanted}?" if could_be else ""
         raise ZooError(
             f"{name} has no column '{found}'.{nearest(found, present)}{swapped}",
             hint="Its columns are: " + ", ".join(present) + ".",
