@@ -14,6 +14,7 @@ from zoo.data.glance import glance
 from zoo.data.sources.reading import Reading
 from zoo.errors import ZooError
 from zoo.models.names import look_for
+from zoo.testing.architectures import make
 from zoo.training.outlook import look_ahead
 from zoo.training.run import resolve_options
 
@@ -72,13 +73,39 @@ MISSING = {
     "accelerator": ({"accelerator": "foo"}, "must be one of auto, cpu, gpu, cuda, mps"),
     "device": ({"accelerator": "mps"}, "sees no MPS device"),
     "room for an answer": ({"max_length": 1}, "must be 2 or more"),
-    "layer for adapters": ({"lora": True, "lora_targets": "nothere"}, "names no layer of tiny"),
-    "routers to freeze": ({"freeze_routers": True}, "tiny is no mixture of experts"),
-    "routers to balance": ({"router_aux_loss": 0.1}, "tiny is no mixture of experts"),
+    "layer for adapters": ({"lora": True, "lora_targets": "nothere"}, "nothere names no layer of LlamaForCausalLM"),
+    "one of the layers for adapters": ({"lora": True, "lora_targets": "q_proj,v_prj"},
+                                       "v_prj names no layer of LlamaForCausalLM. Did you mean 'v_proj'?"),
+    "layer beside all": ({"lora": True, "lora_targets": "all-linear,nosuch"}, "nosuch names no layer"),
+    "experts for adapters": ({"lora": True, "lora_targets": "experts"}, "this model has no experts"),
+    "layer whose rows are trained": ({"lora": True, "lora_targets": "lm_head", "new_tokens": "<x>"},
+                                     "--lora-targets names lm_head, whose rows"),
+    "routers to freeze": ({"freeze_routers": True}, "--freeze-routers: LlamaForCausalLM has no routers"),
+    "routers to balance": ({"router_aux_loss": 0.1}, "--router-aux-loss 0.1: LlamaForCausalLM has no routers"),
     "judge that nobody asks": ({"judge": "./nothere"}, "There is no model at ./nothere"),
     "size of a rollout": ({"algo": "ppo", "reward": "mine.py:right", "answers_per_prompt": 3, "batch_size": 4},
                           "cannot hold 3 answers"),
 }  # fmt: skip
+
+
+OF_EXPERTS = {
+    "misspelt beside experts": ("mixtral", {"lora": True, "lora_targets": "experts,v_prj"}, "Did you mean 'v_proj'?"),
+    "dropout on experts": ("mixtral", {"lora": True, "lora_targets": "experts", "lora_dropout": 0.1}, "have dropout"),
+    "router that is frozen": ("mixtral", {"lora": True, "lora_targets": "gate", "freeze_routers": True},
+                              "Nothing is left to train"),
+    "no auxiliary loss": ("deepseek_v3", {"router_aux_loss": 0.1}, "DeepseekV3ForCausalLM has no auxiliary loss"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", OF_EXPERTS)
+def test_what_does_not_fit_a_mixture_of_experts_is_refused_before_anything_is_loaded(place, nothing_is_loaded, case):
+    kind, options, says = OF_EXPERTS[case]
+    model = make(kind)
+    model.resize_token_embeddings(258)
+    model.save_pretrained(place / "moe")
+    shutil.copy(place / "tiny" / "tokenizer.json", place / "moe")
+    with pytest.raises(ZooError, match=says):
+        look(model="moe", **options)
 
 
 DAMAGED = {

@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from zoo.errors import ZooError
+from zoo.errors import ZooError, nearest
 from zoo.libraries.architecture import evaluating, last_hidden, text_config, with_scalar_head
 from zoo.libraries.experts import EXPERTS, expert_weights
 from zoo.libraries.pretrained import load, save
@@ -95,10 +95,11 @@ def wrap(
 
     targets: names of modules, or a pattern, or "all-linear", which leaves out what `unreached` names; `experts`, or the
     names of weights of experts, beside any of them. tokens: ids whose rows are trained, in embedding and head.
-    Raises ZooError for adapters that would never be trained, and for a vocabulary of which peft cannot train single
-    rows; peft's ValueError if the model has no such modules.
+    Raises ZooError for a name that is in no module, for adapters that would never be trained, and for a vocabulary of
+    which peft cannot train single rows; peft's ValueError if no module fits a pattern.
     """
     require("peft")
+    _refuse_unknown(model, targets)
     modules, weights = _split(model, targets)
     if weights and dropout:
         raise _no_dropout()
@@ -120,6 +121,29 @@ def wrap(
                 f"An adapter on {name} would never be trained: {no_use[name]}.", "Leave it out of --lora-targets."
             )
     return adapted
+
+
+def _refuse_unknown(model: Any, targets: list[str] | str) -> None:
+    """Raises ZooError for a name of a target that no module and no weights of experts have. A pattern is peft's."""
+    paths = [name for name, _ in model.named_modules()]
+    weights = {name.rpartition(".")[2] for name in expert_weights(model)}
+    for target in targets if isinstance(targets, list) else ():
+        if target in {ALL_LINEAR, EXPERTS, *weights} or any(f".{path}".endswith(f".{target}") for path in paths):
+            continue
+        names = sorted({path.rpartition(".")[2] for path in _adaptable(model)} | weights)
+        raise ZooError(
+            f"--lora-targets {target} names no layer of {type(model).__name__}.{nearest(target, [*names, ALL_LINEAR])}",
+            f"Its layers are called {', '.join(names)}; {ALL_LINEAR} takes all linear ones but the head"
+            + (f", and {EXPERTS} the weights of experts." if weights else "."),
+        )
+
+
+def _adaptable(model: Any) -> list[str]:
+    """The layers that can have adapters."""
+    with importing("transformers"):
+        from transformers.pytorch_utils import Conv1D
+    kinds = (torch.nn.Linear, torch.nn.Embedding, torch.nn.Conv1d, Conv1D)
+    return [name for name, module in model.named_modules() if isinstance(module, kinds)]
 
 
 def _no_dropout() -> ZooError:
@@ -156,6 +180,7 @@ def _adapters_on(model: Any, tokens: Sequence[int], settings: dict[str, Any]) ->
         from peft import LoraConfig, get_peft_model
     task = "SEQ_CLS" if hasattr(model, "score") else "CAUSAL_LM"
     former = vocabulary_modules(model) if tokens else {}
+    hit = _targeted(model, settings["target_modules"])
     rows: dict[str, Any] = {"trainable_token_indices": {name: list(tokens) for name in former}} if tokens else {}
     try:
         with quiet_peft():
@@ -164,17 +189,17 @@ def _adapters_on(model: Any, tokens: Sequence[int], settings: dict[str, Any]) ->
     except TypeError as error:
         if not tokens:
             raise
-        raise _both(", ".join(former)) from error
-    _check_rows(adapted, former, tokens)
+        raise _both(hit) from error
+    _check_rows(adapted, former, tokens, hit)
     return adapted
 
 
-def _check_rows(wrapped: Any, former: Mapping[str, Any], tokens: Sequence[int]) -> None:
+def _check_rows(wrapped: Any, former: Mapping[str, Any], tokens: Sequence[int], hit: str) -> None:
     """Raises ZooError where a layer of the vocabulary whose rows are trained computes something else than before."""
     base = base_of(wrapped)
     for layer in (base.get_input_embeddings(), base.get_output_embeddings()) if former else ():
         if layer is not None and any(ADAPTER in name for name, _ in layer.named_parameters()):
-            raise _both(", ".join(former))
+            raise _both(hit)
     for name, module in former.items():
         if isinstance(module, torch.nn.Embedding):
             given = torch.tensor([list(tokens)], device=module.weight.device)
@@ -189,9 +214,17 @@ def _check_rows(wrapped: Any, former: Mapping[str, Any], tokens: Sequence[int]) 
             )
 
 
+def _targeted(model: Any, targets: list[str] | str) -> str:
+    """Which of embedding and head are targets, also where they share their weights; both if none is named."""
+    layers = [model.get_input_embeddings(), model.get_output_embeddings()]
+    paths = [name for name, module in model.named_modules() if any(module is layer for layer in layers)]
+    names = [targets] if isinstance(targets, str) else targets
+    return " and ".join([path for path in paths if any(f".{path}".endswith(f".{name}") for name in names)] or paths)
+
+
 def _both(names: str) -> ZooError:
     return ZooError(
-        f"--lora-targets names a layer whose rows for new tokens are trained already (one of {names}).",
+        f"--lora-targets names {names}, whose rows for new tokens are trained already.",
         "Leave it out of --lora-targets, or train all weights: leave out --lora.",
     )
 

@@ -162,12 +162,9 @@ def watch(model: Any, wanted: float | None, frozen: bool, say: Say) -> Balance |
     """
     there = routers(model)
     own = auxiliary_coefficient(model)
-    why = "has no routers"
-    if there:
-        why = "has no auxiliary loss" if own is None else _difference(model)
-    if why:
+    if why := _lacks(model) or _difference(model):
         if wanted:
-            raise ZooError(f"--router-aux-loss {wanted:g}: {type(base_of(model)).__name__} {why}.", "Leave it out.")
+            raise _no_loss(model, wanted, why)
         if there:
             say(f"Mixture of experts: {len(there)} routers; no auxiliary loss is added, because the model {why}.")
         return Balance(model, 0.0) if there else None
@@ -178,6 +175,22 @@ def watch(model: Any, wanted: float | None, frozen: bool, say: Say) -> Balance |
         f"{coefficient:g} ({origin}; --router-aux-loss sets it)."
     )
     return Balance(model, coefficient or 0.0)
+
+
+def refuse_coefficient(model: Any, wanted: float | None) -> None:
+    """Raises ZooError for a coefficient where nothing in the model has such a loss. Its weights do not matter."""
+    if wanted and (why := _lacks(model)):
+        raise _no_loss(model, wanted, why)
+
+
+def _lacks(model: Any) -> str:
+    if not routers(model):
+        return "has no routers"
+    return "has no auxiliary loss" if auxiliary_coefficient(model) is None else ""
+
+
+def _no_loss(model: Any, wanted: float, why: str) -> ZooError:
+    return ZooError(f"--router-aux-loss {wanted:g}: {type(base_of(model)).__name__} {why}.", "Leave it out.")
 
 
 def _difference(model: Any) -> str:

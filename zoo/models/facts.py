@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import re
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -181,34 +180,6 @@ def check_files(name: str, folder: Path) -> None:
         raise ZooError(
             f"The model {name} has no tokenizer: none of {', '.join(TOKENIZERS)} is in {folder}.",
             "Copy the tokenizer's files into that folder (tokenizer.save_pretrained writes them).",
-        )
-
-
-def check_targets(name: str, folder: Path, targets: Sequence[str]) -> None:
-    """Raises ZooError for a --lora-targets that names no layer of a model whose weights can be listed."""
-    try:
-        headers = [_header(file)[0] for file in folder.glob("*.safetensors")]
-        layers = [name for header in headers for name, about in header.items() if len(about["shape"]) == 2]
-    except (OSError, ValueError, KeyError, struct.error):
-        return
-    if any(".experts." in layer for header in headers for layer in header):
-        # Files have the weights of experts one by one, and under other names than the loaded model.
-        return
-    # A head that shares the weights of the embeddings is in no file.
-    names = {layer.removesuffix(".weight").rpartition(".")[2] for layer in layers} | {"lm_head"}
-    patterns = any(re.fullmatch(r"\w+", target) is None for target in targets)
-    if names and not patterns and not names & set(targets):
-        raise ZooError(
-            f"--lora-targets {','.join(targets)} names no layer of {name}.",
-            f"Its layers are called {', '.join(sorted(names))}; all-linear takes all linear ones but the head.",
-        )
-
-
-def check_experts(name: str, folder: Path) -> None:
-    """Raises ZooError where options of routers are given for a model without experts."""
-    if (folder / "config.json").is_file() and "expert" not in (folder / "config.json").read_text(encoding="utf-8"):
-        raise ZooError(
-            f"{name} is no mixture of experts: it has no routers.", "Leave out --freeze-routers and --router-aux-loss."
         )
 
 

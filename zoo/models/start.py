@@ -110,13 +110,28 @@ def load_policy(
     tokens = rows_for(model, new)
     if choose_accelerator(core.accelerator) == "cpu":
         use_cpu_attention(model)
+    model = with_trained(model, core, core.lora_rank, tokens)
     if core.lora:
-        model = add_lora(model, core.lora_rank, core.lora_alpha, core.lora_dropout, core.lora_targets, tokens)
         round_frozen(model, precision, core.base_dtype)
-    if core.freeze_routers:
-        freeze_routers(model)
     if core.gradient_checkpointing:
         recompute_activations(model, adapted=core.lora)
+    return model
+
+
+def with_trained(model: Any, core: TrainConfig, rank: int, tokens: Sequence[int] = ()) -> Any:
+    """The model with adapters if the run has them, frozen but for what is trained. tokens: as of `add_lora`.
+
+    Raises ZooError for options that do not fit the model.
+    """
+    if core.lora:
+        model = add_lora(model, rank, core.lora_alpha, core.lora_dropout, core.lora_targets, tokens)
+    if core.freeze_routers:
+        freeze_routers(model)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ZooError(
+            "Nothing is left to train: --freeze-routers freezes the routers, and --lora-targets names nothing else.",
+            "Leave out --freeze-routers, or add other layers: --lora-targets all-linear.",
+        )
     return model
 
 

@@ -30,7 +30,7 @@ from zoo.guards.bundled import BUNDLED
 from zoo.guards.chosen import ask, available
 from zoo.judges.spelled import check_judge
 from zoo.libraries.launched import check_launch
-from zoo.models.facts import check_experts, check_files, check_targets, configured, describe, tokens_a_character
+from zoo.models.facts import check_files, configured, describe, tokens_a_character
 from zoo.models.names import Found, check_base, head_in, look_for, refuse_head
 from zoo.models.vocabulary import hold_files, lacking_in
 from zoo.optimizers.bundled import refuse_missing
@@ -43,7 +43,7 @@ from zoo.options.checks import (
     names_in,
     prompts_in_rollout,
 )
-from zoo.options.config import AUTO, Resolved
+from zoo.options.config import AUTO, Resolved, TrainConfig
 from zoo.options.expression import Expression
 from zoo.options.spelling import bind, parse
 from zoo.paths import typed_path
@@ -148,9 +148,9 @@ class _Look:
 
     def all(self) -> None:
         for part in (
-            self._processes, self._roles, self._model, self._choices, self._data, self._others, self._rewards,
-            self._judge, self._engine, self._optimizer, self._guards, self._scores, self._loggers, self._run,
-            self._steps, self._memory,
+            self._processes, self._roles, self._model, self._layers, self._choices, self._data, self._others,
+            self._rewards, self._judge, self._engine, self._optimizer, self._guards, self._scores, self._loggers,
+            self._run, self._steps, self._memory,
         ):  # fmt: skip
             self._try(part)
 
@@ -187,11 +187,17 @@ class _Look:
         if folder is not None and self.cls.head == "lm":
             refuse_head(name, head_in(folder), "lm")
         self._vocabulary(name, folder)
-        targets = names_in(self.core.lora_targets)
-        if folder is not None and self.core.lora and "all-linear" not in targets:
-            check_targets(name, folder, targets)
-        if folder is not None and (self.core.freeze_routers or self.core.router_aux_loss):
-            check_experts(name, folder)
+
+    def _layers(self) -> None:
+        """Options that name parts of the model. Adapters on all linear layers fit every model."""
+        core = self.core
+        own = core.lora_targets != TrainConfig().lora_targets or core.lora_dropout or "new tokens" in self.outlook.facts
+        folder = configured(core.model, core.out)
+        if folder is not None and ((core.lora and own) or core.freeze_routers or core.router_aux_loss):
+            # Without weights, but with the classes of torch and transformers.
+            from zoo.models.skeleton import check_layers
+
+            check_layers(folder, core, self.cls.head, "new tokens" in self.outlook.facts)
 
     def _choices(self) -> None:
         """The options that depend on the model, and what their sources do not say."""

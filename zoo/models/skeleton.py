@@ -1,0 +1,50 @@
+"""What the options of a run ask of a model's layers, asked of a model without weights, before anything is loaded."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+
+import torch
+
+from zoo.errors import ZooError
+from zoo.libraries.reliance import require
+from zoo.libraries.tracing import configuration, fake_model
+from zoo.models.experts import refuse_coefficient
+from zoo.models.start import with_trained
+from zoo.options.config import TrainConfig
+
+TOKEN = 0
+"""Stands for all whose rows are trained: which they are does not matter."""
+
+
+def check_layers(folder: Path, core: TrainConfig, head: str, new_tokens: bool) -> None:
+    """Raises ZooError for adapters and options of routers that do not fit the model in a folder.
+
+    head: as of `load_policy`; new_tokens: rows of tokens are trained beside adapters. A model that cannot be made of
+    its configuration alone is not looked at.
+    """
+    if core.lora:
+        require("peft")
+    traced = logging.getLogger("torch._subclasses.fake_tensor")
+    level = traced.level
+    traced.setLevel(logging.CRITICAL)
+    try:
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            _try(folder, core, head, [TOKEN] if new_tokens and core.lora else [])
+    except ZooError:
+        raise
+    # What has no numbers fails in many ways, which say nothing about the model.
+    except Exception:
+        return
+    finally:
+        traced.setLevel(level)
+
+
+def _try(folder: Path, core: TrainConfig, head: str, tokens: list[int]) -> None:
+    # In this type a mixture of experts runs without numbers, too.
+    model = fake_model(configuration(folder), torch.bfloat16, head == "scalar")
+    refuse_coefficient(model, core.router_aux_loss)
+    with_trained(model, core, 1, tokens)
