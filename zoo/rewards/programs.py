@@ -11,23 +11,37 @@ import ast
 import builtins
 import functools
 import re
+import sys
 import textwrap
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-PYTHON = ("python", "py", "python3", "py3", "python2", "ipython", "sage")
+PYTHON = ("python", "py", "python3", "py3", "python2", "ipython", "pycon", "sage")
+MARKDOWN = ("markdown", "md", "")
 FENCE = re.compile(
     r"(?P<before>[ \t>]*+(?:(?:[-*+]|\d{1,3}[.)])[ \t]++)?)(?P<fence>`{3,}+|~{3,}+)[ \t]*(?P<info>[^`]*)"
 )
 BEHIND_TEXT = re.compile(rf"(?P<before>)[^`]*?(?P<fence>`{{3,}}+)(?P<info>{'|'.join(PYTHON)})\s*", re.IGNORECASE)
-INLINE = re.compile(r"```(?:py(?:thon)?3?[ \t]+)?([^`\n]+)```")
+INLINE = re.compile(r"(`{1,3}+)(?:py(?:thon)?3?[ \t]+)?([^`\n]+)\1")
+TAG = re.compile(
+    r"^[ \t]*(?:</?[A-Za-z_]\w*>|\[/?[A-Z]{2,}\])|(?:</[A-Za-z_]\w*>|\[(?:/[A-Z]{2,}|DONE)\])[ \t]*$", re.MULTILINE
+)
+"""Around a program without a fence: <answer> and </answer>, [PYTHON] and [/PYTHON], [BEGIN] and [DONE]."""
 QUOTED = re.compile(r"^(?:[ \t]*> ?)+")
-CODE = re.compile(r"(?:def|class|import|from|async def)\s|@\w")
-READS = re.compile(r"\binput\s*\(|\bstdin\b|\bopen\(0\b")
-LONGEST, TRIES = 100_000, 24
-"""Characters of a text that is parsed, and how often an answer is: a hostile one has thousands of fences."""
+CODE = re.compile(r"[ \t]*(?:(?:def|class|import|from|async def)\s|@\w)")
+TYPED = re.compile(r"^(?:>>>|\.\.\.)(?: |$)(.*)", re.MULTILINE)
+"""A line that somebody typed at Python's prompt, among lines that it printed."""
+READS = re.compile(r"\binput\s*\(|\bstdin\b|\bopen\(0\b|\bos\.read\(0\b")
+DECLARATIONS = (
+    ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign
+)  # fmt: skip
+SHORT = re.compile(r"\b(?:def|lambda|class|input|stdin)\b")
+"""In a code span that may be a program."""
+LONGEST, TRIES, FEW = 100_000, 24, 3
+"""Characters of a text that is parsed, and how often an answer is: a hostile one has thousands of fences. Of tags and
+code spans the last few are looked at."""
 
 
 class Block(NamedTuple):
@@ -50,9 +64,13 @@ ANYTHING = Wanted()
 
 @dataclass
 class Part:
-    """A text with the names that it defines and those that it uses; none if it is not Python."""
+    """A text with the names that it defines and those that it uses; none if it is not Python.
+
+    declares: it has imports, definitions and assignments alone.
+    """
 
     text: str
+    declares: bool = False
     defines: set[str] = field(default_factory=set)
     uses: set[str] = field(default_factory=set)
 
@@ -88,7 +106,7 @@ class Parser:
 
 
 def program_of(text: str, wanted: Wanted = ANYTHING) -> str:
-    """The last block that has what the tests want, with those before it that define what it uses.
+    """The last block that has what the tests want, with the blocks that define what it uses.
 
     Blocks marked as Python are looked at first, then those without a mark, then all. Without a block, it is the answer.
     """
@@ -98,7 +116,7 @@ def program_of(text: str, wanted: Wanted = ANYTHING) -> str:
     bare = [block.text for block in blocks if not block.language]
     groups = [group for group in (marked, bare, [block.text for block in blocks]) if group]
     if not groups:
-        return _unfenced(text, parser)
+        return _unfenced(text, wanted, parser)
     if wanted != ANYTHING:
         for group in groups:
             if (found := _meant(group, wanted, parser)) is not None:
@@ -123,19 +141,29 @@ def _meant(texts: Sequence[str], wanted: Wanted, parser: Parser) -> str | None:
     for part in reversed(parts[:best]):
         if part.defines & missing:
             chosen, missing = [part, *chosen], (missing | part.uses) - part.defines
+    for part in parts[best + 1 :]:
+        if part.declares and part.defines & missing:
+            # What the program needs at once stands before it.
+            chosen, missing = [part, *chosen], missing - part.defines
     return "\n".join(part.text for part in chosen)
 
 
 def _part(text: str, parser: Parser) -> Part:
     part = Part(text)
+    foreign: set[int] = set()
     tree = parser.tree(text)
+    part.declares = tree is not None and all(isinstance(node, DECLARATIONS) for node in tree.body)
     for node in ast.walk(tree) if tree is not None else ():
         match node:
             case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
                 part.defines.add(name)
             case ast.arg(arg=name):
                 part.defines.add(name)
-            case ast.alias(name=name, asname=other):
+            case ast.ImportFrom(module=module, level=level) if level or _is_foreign(str(module)):
+                # An example that imports the program.
+                part.uses.update(alias.name for alias in node.names)
+                foreign.update(map(id, node.names))
+            case ast.alias(name=name, asname=other) if id(node) not in foreign:
                 part.defines.add(other or name.split(".")[0])
             case ast.Name(id=name, ctx=ast.Load()):
                 part.uses.add(name)
@@ -143,6 +171,11 @@ def _part(text: str, parser: Parser) -> Part:
                 part.defines.add(name)
     part.uses -= set(dir(builtins))
     return part
+
+
+def _is_foreign(module: str) -> bool:
+    """Whether a module is not Python's own: a program has no other."""
+    return module.split(".")[0] not in sys.stdlib_module_names
 
 
 # -- blocks --------------------------------------------------------------------------------------------------------
@@ -163,8 +196,15 @@ def blocks_of(text: str, parser: Parser) -> list[Block]:
             i += 1
         else:
             block, i = _block(lines, i, opened, parser)
-            blocks.append(block)
+            within = blocks_of(block.text, parser) if _holds_fences(block, parser) else []
+            blocks += within or [block]
     return blocks
+
+
+def _holds_fences(block: Block, parser: Parser) -> bool:
+    """Whether a block is a text in Markdown with blocks of its own."""
+    is_text = block.language in MARKDOWN and any(FENCE.fullmatch(line.rstrip()) for line in block.text.split("\n"))
+    return is_text and parser.tree(block.text) is None
 
 
 def _block(lines: Sequence[str], at: int, opened: re.Match[str], parser: Parser) -> tuple[Block, int]:
@@ -213,22 +253,41 @@ def _dedented(lines: Sequence[str], before: str) -> str:
 
 
 def _parsable(code: str, parser: Parser) -> str | None:
-    """The code, or the code without its common indentation, if that is Python."""
-    return next((text for text in (code, textwrap.dedent(code)) if parser.tree(text) is not None), None)
+    """The code, without its common indentation or as it was typed at Python's prompt, if that is Python."""
+    dedented = textwrap.dedent(code)
+    texts = dict.fromkeys((code, dedented, _typed(dedented)))
+    return next((text for text in texts if parser.tree(text) is not None), None)
 
 
-def _unfenced(text: str, parser: Parser) -> str:
-    """The answer itself; without the prose before and after its code, if that makes it Python."""
+def _typed(code: str) -> str:
+    """The lines behind the prompts, without what Python printed, if the code begins with a prompt."""
+    return "".join(f"{line}\n" for line in TYPED.findall(code)) if code.lstrip().startswith(">>>") else code
+
+
+def _unfenced(text: str, wanted: Wanted, parser: Parser) -> str:
+    """The answer itself, a part of it between tags or in a line, or its code without the prose before and after it."""
     if parser.tree(text) is not None:
         return text
-    if spans := [span for span in INLINE.findall(text) if parser.is_program(span)]:
-        return str(spans[-1])
+    parts = [part for part in TAG.split(text) if part.strip()]
+    programs = [part for part in parts[-FEW:] if parser.is_program(part)]
+    if (found := _meant(programs, wanted, parser) if programs else None) is not None:
+        return found
+    spans = [found.groups() for found in INLINE.finditer(text) if len(found[1]) == 3 or SHORT.search(found[2])]
+    spans = [(marks, span) for marks, span in spans[-FEW:] if parser.is_program(span)]
+    if (found := _meant([span for _, span in spans], wanted, parser) if spans else None) is not None:
+        return found
+    fenced = [span for marks, span in spans if len(marks) == 3]
+    return fenced[-1] if fenced else _without_prose(TAG.sub("\n\n", text), parser)
+
+
+def _without_prose(text: str, parser: Parser) -> str:
+    """The text from its first line of code to its last paragraph of code; all of it if that is not Python."""
     lines = text.split("\n")
     start = next((i for i, line in enumerate(lines) if CODE.match(line)), None)
     if start is None:
         return text
     paragraphs = "\n".join(lines[start:]).split("\n\n")
     for end in range(len(paragraphs), max(0, len(paragraphs) - TRIES), -1):
-        if parser.tree(program := "\n\n".join(paragraphs[:end])) is not None:
+        if (program := _parsable("\n\n".join(paragraphs[:end]), parser)) is not None:
             return program
     return text

@@ -83,7 +83,7 @@ def start(job: dict[str, Any], place: str, close_all_but: Any) -> None:
         del sys.modules[name]
     if "hook" not in job["without"]:
         sys.addaudithook(hook(os.path.realpath(place)))
-    run(job, results)
+    run(job, results, place)
 
 
 def hook(folder: str) -> Any:
@@ -120,7 +120,7 @@ def hook(folder: str) -> Any:
     return check
 
 
-def run(job: dict[str, Any], results: int) -> None:
+def run(job: dict[str, Any], results: int, place: str) -> None:
     """Write a line for every test that came to its end: what the program printed, or the values that the test reported.
 
     The program shares this interpreter and can write such lines itself. But it does not get the expected outputs and
@@ -137,7 +137,7 @@ def run(job: dict[str, Any], results: int) -> None:
     for i, test in enumerate(tests):
         reported: list[Any] = []
         if job["prints"]:
-            failed, printed = do(program, named("__main__"), test)
+            failed, printed = do(program, named("__main__"), test, place)
             outcome = {"passed": not failed, "output": printed}
         else:
             space["__tell__"] = lambda check, value, reported=reported: reported.append((check, encoded(value)))
@@ -180,20 +180,43 @@ def named(name: str) -> dict[str, Any]:
     return vars(sys.modules[name])
 
 
-def execute(code: str, space: dict[str, Any], stdin: str) -> tuple[bool, str]:
-    """Run code with a text as standard input: whether it failed, and what it printed."""
-    printed = io.StringIO()
-    sys.stdin = io.StringIO(stdin)
+class Printed(io.BytesIO):
+    """What a program prints; it remains when the program closes its standard output."""
+
+    def close(self) -> None:
+        """Nothing: the bytes are still needed."""
+
+
+def execute(code: str, space: dict[str, Any], stdin: str, place: str = "") -> tuple[bool, str]:
+    """Run code with a text as standard input: whether it failed, and what it printed.
+
+    place: the folder in which to keep the input, for programs that read descriptor 0; "" for no such input.
+    """
+    printed = Printed()
     failed = False
     try:
-        with contextlib.redirect_stdout(printed):
+        sys.stdin = opened(stdin, place) if place else io.StringIO(stdin)
+        with contextlib.redirect_stdout(
+            io.TextIOWrapper(printed, encoding="utf-8", errors="surrogatepass", newline="", write_through=True)
+        ):
             exec(compile(code, "program.py", "exec"), space)
     except SystemExit as end:
         # A program may exit when it is done; a test that exits has not come to its end.
         failed = space.get("__name__") != "__main__" or end.code not in (None, 0)
     except BaseException:
         failed = True
-    return failed, printed.getvalue()[:LONGEST_OUTPUT]
+    return failed, printed.getvalue()[:LONGEST_OUTPUT].decode("utf-8", "replace")
+
+
+def opened(text: str, place: str) -> Any:
+    """Standard input with a text in it, as Python opens it: descriptor 0 of a file, which has no name any more."""
+    name = os.path.join(place, ".stdin")
+    with open(name, "wb+") as file:
+        os.unlink(name)
+        file.write(text.encode("utf-8", "surrogatepass"))
+        file.seek(0)
+        os.dup2(file.fileno(), 0)
+    return open(0, encoding="utf-8", errors="surrogatepass", closefd=False)
 
 
 if __name__ == "__main__":
