@@ -30,6 +30,7 @@ from tiny_runs import (
 )
 
 import zoo
+from zoo.comparison.entrants import read_settings
 from zoo.data import stream_loader, streams
 from zoo.data.encoding.template import ChatTemplate
 from zoo.data.prepared import prepare
@@ -536,3 +537,10 @@ def test_without_stream_a_pattern_is_refused_with_what_to_add(train):
     with pytest.raises(ZooError, match="part-.*.jsonl names files that are only read as they come") as refused:
         train(stream=False, shuffle_buffer=10_000)
     assert refused.value.hint == "Add --stream, which `zoo train` and `zoo data` take."
+
+
+def test_a_comparison_has_no_streams():
+    given = {"stream": True, "max_steps": 5, "eval_fraction": 0.0}
+    settings = read_settings("dpo,ipo", None, None, [], given)
+    with pytest.raises(ZooError, match="A comparison counts the tokens of all records before it trains"):
+        settings.resolve(settings.entrants[0])
