@@ -84,7 +84,7 @@ def arguments_of(command):
     words = command.words
     if words[0] == "torchrun":
         return words[words.index("zoo.cli.main") + 1 :]
-    needs = ("data", "label", "compare", "export", "new-plugin", "check", "reproduce")
+    needs = ("data", "label", "compare", "launch", "export", "new-plugin", "check", "reproduce")
     alone = len(words) == 2 and words[1] in needs or words[-1] in ("dedup", "filter", "contamination")
     return [*words[1:], *(["--help"] if alone else [])]
 
@@ -257,9 +257,9 @@ def test_the_pages_show_every_command():
 
 OTHERS = {
     "--logprobs-mode", "--nproc-per-node", "--nnodes", "--rdzv-endpoint", "--nodes", "--ntasks-per-node", "--no-deps",
-    "--force-reinstall", "--security-opt", "--signal",
+    "--force-reinstall", "--security-opt", "--signal", "--array", "--wrap", "--head", "--address",
 }  # fmt: skip
-"""Flags of vllm, torchrun, srun, sbatch, docker and pip."""
+"""Flags of vllm, torchrun, srun, sbatch, ray, docker and pip."""
 
 
 def known_flags():
@@ -296,6 +296,7 @@ NOT_RUN = {
     r"zoo recipes --table": "writes into the checkout; test_recipe_table.py does so elsewhere",
     r"--devices 2": "starts processes of its own; slow, below",
     r"--num-nodes 2": "needs two machines; test_cluster.py plays both",
+    r"zoo launch .*train|--workers": "starts processes of its own; test_workers.py does",
 }
 """Commands of zoo that are only held to the command line, and why."""
 OUTSIDE = {
@@ -312,6 +313,7 @@ OUTSIDE = {
     r"python -m zoo.testing.chaos": "kills runs; test_chaos.py does",
     r"python -I -S": "how zoo starts Python itself",
     r"vllm serve": "needs vLLM and a GPU",
+    r"sbatch ": "needs SLURM",
 }
 """Commands of other programs: whether what they name exists is tested above, and this is why they are not run."""
 SLOW = {

@@ -241,6 +241,16 @@ def test_killed_again_and_again_it_ends_like_a_run_that_was_not(made, place):
     assert not list(killed.glob("seed-*/replaced"))
 
 
+@pytest.mark.long
+def test_stages_at_the_same_time_give_the_same(made, place, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(place / "zoo-words"))
+    status, out, err = cli(*COMMAND, "--no-record", "--out", "beside", "--workers", "2")
+    assert status == 0, out + err
+    assert "stages on 2 processes of this machine" in out
+    assert results(place / "beside/words-laptop") == results(made[0])
+    assert "0 stages on" in cli(*COMMAND, "--no-record", "--out", "beside", "--workers", "2")[1]
+
+
 # -- mistakes ------------------------------------------------------------------------------------------------------
 
 

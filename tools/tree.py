@@ -56,6 +56,7 @@ ROOMS = {
     "training/step": "one optimizer step",
     "training/online": "rollouts, rewards, experience",
     "training": "a run from its options to its finished folder",
+    "workers": "commands at the same time, and lines that start several processes",
     "report": "pages, sections and plots",
     "comparison": "`zoo compare`",
     "recipes": "`zoo reproduce`: a paper's claims and their verdicts",

@@ -23,12 +23,19 @@ def size(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(1, round(count / 1e6))} MB"
 
 
+def clock(seconds: float) -> str:
+    """`0:07`, `12:40`, `3:00:12`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
 def seconds_in(text: str) -> float:
     """The seconds of `90s`, `45m`, `3h50m`, `02:00:00` or, as SLURM has it, `1-02:00:00`. Raises ValueError."""
     units = re.fullmatch(r"(?=.)(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text.strip())
-    clock = re.fullmatch(r"(\d+)-(\d+)(?::(\d+))?(?::(\d+))?", text.strip())
-    clock = clock or re.fullmatch(r"()(\d+):(\d+):(\d+)", text.strip())
-    if not (units or clock):
+    colons = re.fullmatch(r"(\d+)-(\d+)(?::(\d+))?(?::(\d+))?", text.strip())
+    colons = colons or re.fullmatch(r"()(\d+):(\d+):(\d+)", text.strip())
+    if not (units or colons):
         raise ValueError(f"{text!r} is no time")
-    days, hours, minutes, seconds = (int(part or 0) for part in (units or clock).groups())  # type: ignore[union-attr]
+    days, hours, minutes, seconds = (int(part or 0) for part in (units or colons).groups())  # type: ignore[union-attr]
     return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)

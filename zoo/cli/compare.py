@@ -16,12 +16,15 @@ from zoo.numbers import decimal, signed
 from zoo.options.config import TrainConfig
 from zoo.options.fields import options_of
 from zoo.terminal import Console, print_json
+from zoo.workers.make import HELP, make_workers
+from zoo.workers.tasks import Workers
 
 EXAMPLES = (
     "zoo compare --algos dpo,kto,simpo --seeds 3",
     "zoo compare --algos sft,dpo --data pairs.jsonl --max-steps 20 --dry-run",
     "zoo compare --algos mild=dpo,strong=dpo --set mild.beta=0.5 --set strong.beta=0.02",
     "zoo compare --config compare.yaml --out comparisons/mine --json",
+    "zoo compare --algos dpo,kto --seeds 3 --workers 2",
     "zoo compare runs/first runs/second",
 )
 ANSWER_TOKENS = 96
@@ -41,6 +44,9 @@ OWN: list[tuple[str, type, Any, Any]] = [
     ("cases", int, typer.Option(help="Number of held-out prompts and pairs to measure on.", show_default="all"), None),
     ("answer_tokens", int, typer.Option("--answer-tokens", help="Maximum length of a measured answer, in tokens.",
                                         show_default=str(ANSWER_TOKENS)), None),
+    ("workers", str, typer.Option(metavar="N", help=HELP), None),
+    ("only", str, typer.Option(metavar="RUN", help="Make this run alone, named LABEL-seedN: a part for a job of its "
+                               "own. Without --only the same command then compares."), None),
     ("dry_run", bool, typer.Option("--dry-run", help="Print the plan without training."), False),
     ("as_json", bool, typer.Option("--json", help="Print JSON."), False),
 ]  # fmt: skip
@@ -99,21 +105,26 @@ def _compare_algorithms(own: dict[str, Any], core_options: dict[str, Any]) -> No
     from zoo.comparison.entrants import read_settings
 
     settings = read_settings(own["algos"], own["seeds"], own["config"], own["sets"] or [], core_options)
-    from zoo.comparison.runner import Comparison, typed_command
+    from zoo.comparison.runner import Comparison
     from zoo.report.comparison_page import write_comparison_page
 
+    workers = _workers(own)
     console = Console(stderr=own["as_json"])
-    typed = typed_command(sys.argv[1:])
     comparison = Comparison(
         settings, console, out=own["out"], tokens=own["tokens"], cases=own["cases"],
-        answer_tokens=own["answer_tokens"], command=typed,
+        answer_tokens=own["answer_tokens"], arguments=sys.argv[1:],
     )  # fmt: skip
     plan = comparison.plan()
     _show_plan(plan, comparison, console)
     if own["dry_run"]:
         return
-    results = comparison.go(plan)
-    page = write_comparison_page(comparison.folder, results, typed)
+    if own["only"]:
+        run = comparison.make(plan, own["only"])
+        if own["as_json"]:
+            print_json({"run": run.name, "path": str(run.path), "scores": run.read_json("measures.json")["scores"]})
+        return
+    results = comparison.go(plan, workers)
+    page = write_comparison_page(comparison.folder, results, comparison.command)
     if own["as_json"]:
         print_json({**results, "report": str(page)})
     else:
@@ -121,6 +132,14 @@ def _compare_algorithms(own: dict[str, Any], core_options: dict[str, Any]) -> No
         console.say(f"report  {page}")
     if results["failed"]:
         raise typer.Exit(1)
+
+
+def _workers(own: dict[str, Any]) -> Workers | None:
+    if own["workers"] is None:
+        return None
+    if own["only"]:
+        raise ZooError("--only makes one run, which needs no --workers.", "Leave one of the two out.")
+    return make_workers(own["workers"])
 
 
 def _show_plan(plan: Any, comparison: Any, console: Console) -> None:

@@ -50,6 +50,7 @@ def options(
 COMMANDS = {
     "train": ("train", ""),
     "resume": ("train", "zoo resume last"),
+    "launch": ("launch", ""),
     "algos": ("listings", "zoo algos    zoo algos dpo    zoo algos --json"),
     "guards": ("listings", "zoo guards    zoo guards loss_spike    zoo guards --json"),
     "optimizers": ("listings", "zoo optimizers    zoo optimizers muon    zoo optimizers --json"),
@@ -93,6 +94,9 @@ def _add(name: str, arguments: list[str]) -> None:
     examples = COMMANDS[name][1] or "    ".join(module.EXAMPLES)
     function = module.command() if name in MADE else getattr(module, FUNCTIONS.get(name, name))
     looks = {"cls": module.DataCommand} if name == "data" else {}
+    if name == "launch":
+        # What follows the name of the launched command is that command's own.
+        looks["context_settings"] = {"allow_interspersed_args": False, "ignore_unknown_options": False}
     app.command(name, epilog=f"Examples: {examples}", **looks)(function)
 
 

@@ -15,12 +15,14 @@ from rich.text import Text
 from zoo.cli.listings import Json
 from zoo.options.spelling import seeds as seeds_in
 from zoo.terminal import Console, print_json
+from zoo.workers.make import HELP, make_workers
 
 EXAMPLES = (
     "zoo reproduce ipo --laptop",
     "zoo reproduce ipo --laptop --seeds 10,11,12 --no-record",
     "zoo reproduce ./mine.yaml --laptop --dry-run",
     "zoo reproduce dpo --only sft --dry-run",
+    "zoo reproduce dpo --laptop --workers 2",
 )
 COLOURS = {"reproduced": "green", "not reproduced": "red", "not tested here": "yellow"}
 
@@ -37,6 +39,7 @@ def reproduce(
     only: Annotated[
         str | None, typer.Option(metavar="STAGE", help="Run this stage and the stages it needs; judge nothing.")
     ] = None,
+    workers: Annotated[str | None, typer.Option(metavar="N", help=HELP)] = None,
     out: Annotated[str, typer.Option(help="Folder of reproductions; an unfinished one is continued.")] = (
         "runs/recipes"
     ),
@@ -66,7 +69,14 @@ def reproduce(
     console = Console(stderr=as_json)
     chosen = None if seeds is None else seeds_in(seeds)
     reproduction = Reproduction(
-        checked, laptop, console, seeds=chosen, only=only, out=out, command=shlex.join(["zoo", *sys.argv[1:]])
+        checked,
+        laptop,
+        console,
+        seeds=chosen,
+        only=only,
+        out=out,
+        command=shlex.join(["zoo", *sys.argv[1:]]),
+        workers=None if workers is None else make_workers(workers),
     )
     if dry_run:
         _dry_run(reproduction, console, as_json)

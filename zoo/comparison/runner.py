@@ -1,7 +1,8 @@
 """Runs a comparison: trains the missing runs, measures them, and gathers the results.
 
-Runs follow one another in one process, one seed of all entrants before the next seed, so that a stopped comparison is
-balanced. Finished runs are kept in the folder; the same command continues from there.
+Runs follow one another, one seed of all entrants before the next seed, so that a stopped comparison is balanced; with
+workers each run is a command of its own (`--only RUN`). Finished runs are kept in the folder; the same command
+continues from there.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import gc
 import json
 import shlex
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from zoo.comparison.entrants import START, Settings, default_folder
 from zoo.comparison.plan import Plan, Planned, make_plan
 from zoo.contract import registry
 from zoo.data.encoding.named import listed, template_args
-from zoo.errors import NO_RUN, TrainingStopped, ZooError, was_asked
+from zoo.errors import NO_RUN, TrainingStopped, ZooError, nearest, was_asked
 from zoo.evals import Score, Subject
 from zoo.evals.answers import generate
 from zoo.evals.chosen import choose
@@ -41,7 +43,11 @@ from zoo.training.online.assembly import sampling_of
 from zoo.training.record.progress import counter
 from zoo.training.run import execute
 from zoo.values.records import Records
+from zoo.workers.make import without
+from zoo.workers.tasks import Task, Workers, last_line, run_tasks
 
+LOGS = "logs"
+"""The folder of the output of runs that are made at the same time."""
 PROMPTS_ASKED = 32
 """Prompts used to estimate the length of the start's answers."""
 
@@ -58,9 +64,11 @@ class Comparison:
         tokens: int | None = None,
         cases: int | None = None,
         answer_tokens: int = 96,
-        command: str = "",
+        arguments: Sequence[str] = (),
     ):
-        self.settings, self.console, self.command = settings, console, command
+        """arguments: of the command that was typed."""
+        self.settings, self.console, self.arguments = settings, console, arguments
+        self.command = typed_command(arguments) if arguments else ""
         self.tokens, self.cases, self.answer_tokens = tokens, cases, answer_tokens
         quiet_libraries()
         cores = [settings.resolve(entrant).core for entrant in settings.entrants]
@@ -123,22 +131,67 @@ class Comparison:
 
     # -- runs ----------------------------------------------------------------------------------------------------
 
-    def go(self, plan: Plan) -> dict[str, Any]:
-        """Train and measure everything that is missing; returns the results, which are also written to the folder."""
-        try:
-            self.start = self._measured_start()
-            runs = []
-            for number, planned in enumerate(plan.runs, 1):
-                self.say(f"\n{planned.name} (run {number} of {len(plan.runs)})")
-                run = self._trained(planned)
-                if run is not None:
-                    self._measured(run)
-                    runs.append((planned, run))
-        except KeyboardInterrupt:
-            raise self._stopped("Stopped while measuring.", 130) from None
+    def go(self, plan: Plan, workers: Workers | None = None) -> dict[str, Any]:
+        """Train and measure everything that is missing; returns the results, which are also written to the folder.
+
+        workers: make the runs at the same time; None: one after another in this process.
+        """
+        runs = self._made(plan, workers)
         if not runs:
             raise ZooError("No run of the comparison finished.", self.failed[0]["error"])
         return results.gather(plan, runs, self.start.scores, self.start_run, list(self.evals), self.failed, self.folder)
+
+    def make(self, plan: Plan, only: str) -> Run:
+        """Train and measure one run. Raises ZooError if there is no such run, TrainingStopped if it fails."""
+        names = [planned.name for planned in plan.runs]
+        if only not in names:
+            raise ZooError(
+                f"No run of the comparison is named '{only}'.{nearest(only, names)}", f"It has: {', '.join(names)}."
+            )
+        made = self._made(replace(plan, runs=[planned for planned in plan.runs if planned.name == only]), None)
+        if not made:
+            raise TrainingStopped(f"{only} failed.", self.failed[0]["error"])
+        return made[0][1]
+
+    def _made(self, plan: Plan, workers: Workers | None) -> list[tuple[Planned, Run]]:
+        """The runs, trained and measured, without those that have failed."""
+        try:
+            self.start = self._measured_start()
+            if workers is not None:
+                failed = self._at_the_same_time(plan, workers)
+                made = [(planned, self._existing(planned)) for planned in plan.runs if planned.name not in failed]
+            else:
+                made = [(planned, self._one(planned, n, len(plan.runs))) for n, planned in enumerate(plan.runs, 1)]
+        except KeyboardInterrupt:
+            raise self._stopped("Stopped while measuring." if workers is None else "Stopped.", 130) from None
+        return [(planned, run) for planned, run in made if run is not None]
+
+    def _one(self, planned: Planned, number: int, count: int) -> Run | None:
+        """A run, trained and measured; None if it failed."""
+        self.say(f"\n{planned.name} (run {number} of {count})")
+        run = self._trained(planned)
+        if run is not None:
+            self._measured(run)
+        return run
+
+    def _at_the_same_time(self, plan: Plan, workers: Workers) -> set[str]:
+        """Make each run that is missing by a command of its own; the names of those that failed."""
+        arguments = without(self.arguments, "--workers")
+        tasks = [
+            Task(planned.name, (*arguments, "--only", planned.name), self.folder / LOGS / f"{planned.name}.log")
+            for planned in plan.runs if not self._is_made(planned)
+        ]  # fmt: skip
+        self.say(f"\n{len(tasks)} runs on {workers.name}")
+        failed = run_tasks(tasks, workers, self.say)
+        self.failed += [
+            {"run": task.name, "error": f"{last_line(task.log)} (log in {task.log})"}
+            for task in tasks if task.name in failed
+        ]  # fmt: skip
+        return failed
+
+    def _is_made(self, planned: Planned) -> bool:
+        run = self._existing(planned)
+        return run is not None and run.is_complete and run.read_json("measures.json").get("key") == self.key
 
     def _stopped(self, message: str, status: int) -> TrainingStopped:
         again = self.command or "the same command"
@@ -262,5 +315,5 @@ def _add_scores(run: Run, start: measures.Measured, trained: measures.Measured) 
     run.write_json("summary.json", summary)
 
 
-def typed_command(arguments: list[str]) -> str:
+def typed_command(arguments: Sequence[str]) -> str:
     return shlex.join(["zoo", *arguments])

@@ -3,6 +3,7 @@
     runs/recipes/NAME-laptop/
       recipe.yaml  results.json  claims.csv  report.html  log.txt
       seed-0/stages.json  seed-0/STAGE/…            one run folder a stage, with evals.json
+      logs/                                         the output of stages that run at the same time
 
 A kill loses only what the stage did since its last checkpoint; the same command continues from there, with the same
 results as an uninterrupted run.
@@ -10,10 +11,10 @@ results as an uninterrupted run.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import io
 import json
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,9 +22,10 @@ from typing import Any, TextIO
 
 from zoo.errors import NO_RUN, TrainingStopped, ZooError, was_asked
 from zoo.libraries.quiet import quiet_libraries
+from zoo.numbers import clock
 from zoo.paths import typed_path, write_text
 from zoo.recipes import results
-from zoo.recipes.graph import drawn, jobs, stage_order
+from zoo.recipes.graph import Job, drawn, jobs, stage_order
 from zoo.recipes.schema import Recipe
 from zoo.recipes.stages import Stages
 from zoo.recipes.structure import written_at
@@ -32,6 +34,7 @@ from zoo.report.plots.recipe_picture import write_picture
 from zoo.report.recipe_page import write_recipe_page
 from zoo.runs import hold
 from zoo.terminal import Console
+from zoo.workers.tasks import Task, Workers, run_tasks
 
 
 class Reproduction:
@@ -40,8 +43,10 @@ class Reproduction:
     def __init__(
         self, recipe: Recipe, laptop: bool, console: Console, *,
         seeds: Sequence[int] | None = None, only: str | None = None, out: str = "runs/recipes", command: str = "",
+        workers: Workers | None = None,
     ):  # fmt: skip
-        """seeds: by default the recipe's, from 0; only: run this stage and those that it needs, and judge no claim.
+        """seeds: by default the recipe's, from 0; only: run this stage and those that it needs, and judge no claim;
+        workers: run stages at the same time, each as a command of its own.
 
         Raises ZooError if the recipe has no such variant or stage.
         """
@@ -49,6 +54,7 @@ class Reproduction:
         if variant is None:
             raise ZooError(f"The recipe {recipe.name} has no laptop variant.", "Leave out --laptop for the full scale.")
         self.recipe, self.variant, self.console, self.only = recipe, variant, console, only
+        self.workers, self.out = workers, out
         self.command = command or f"zoo reproduce {recipe.name}{' --laptop' if laptop else ''}"
         self.seeds = list(seeds) if seeds is not None else list(range(variant.seeds))
         self.folder = typed_path(out) / f"{recipe.name}{'-laptop' if laptop else ''}"
@@ -110,14 +116,16 @@ class Reproduction:
                 f"The folder {self.folder} cannot be written: {error.strerror}.", "Name another folder with --out."
             ) from None
         with (
-            hold(self.folder, f"Another process is working in {self.folder}.", self.command),
+            # One stage alone may run beside others.
+            hold(self.folder, f"Another process is working in {self.folder}.", self.command)
+            if self.only is None
+            else contextlib.nullcontext(),
             (self.folder / "log.txt").open("a", encoding="utf-8") as stream,
         ):
             self.log = Log(stream, self.say)
             self.stages = self._stages(self.log.console())
-            self._tidy()
-            shutil.copy(self.recipe.path, self.folder / "recipe.yaml")
-            self._make_all()
+            write_text(self.folder / "recipe.yaml", self.recipe.path.read_text(encoding="utf-8"))
+            self._make_all() if self.workers is None else self._make_at_the_same_time(self.workers)
             gathered = results.gather(
                 self.recipe, self.variant, self.order, self.jobs, self.stages.record, self.command
             )
@@ -142,10 +150,33 @@ class Reproduction:
             return None
         return path
 
-    def _tidy(self) -> None:
-        """Remove half-written files, which a kill may leave."""
-        for left in (*self.folder.glob("seed-*/.tmp-*"), *self.folder.glob("seed-*/*/.tmp-*")):
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+    def _make_at_the_same_time(self, workers: Workers) -> None:
+        """Each unfinished stage by a command of its own, after the stages that it needs."""
+        unfinished = [job for job in self.jobs if not self.stages.is_finished(job)]
+        names = {(job.seed, job.name): f"{job.folder.name}-seed{job.seed}" for job in unfinished}
+        tasks = [self._task(job, names) for job in unfinished]
+        self.say(f"{len(tasks)} stages on {workers.name}")
+        try:
+            failed = run_tasks(tasks, workers, self.say)
+        except KeyboardInterrupt:
+            raise self._stopped("Stopped.", 130) from None
+        if failed:
+            logs = ", ".join(str(task.log) for task in tasks if task.name in failed and task.log.exists())
+            raise TrainingStopped(
+                f"These stages failed: {', '.join(sorted(failed))}.",
+                f"Details: {logs}. Then continue with: {self.command}",
+            )
+
+    def _task(self, job: Job, names: Mapping[tuple[int, str], str]) -> Task:
+        """The command of a stage. names: of the unfinished stages."""
+        scale = ["--laptop"] if self.variant.name == "laptop" else []
+        name, needs = names[job.seed, job.name], ((job.seed, needed) for needed in job.stage.needs)
+        return Task(
+            name,
+            ("reproduce", str(self.recipe.path), *scale, "--seeds", f"{job.seed},", "--only", job.name,
+             "--out", self.out, "--no-record"),
+            self.folder / "logs" / f"{name}.log", tuple(names[key] for key in needs if key in names),
+        )  # fmt: skip
 
     def _make_all(self) -> None:
         begun = time.monotonic()
@@ -183,13 +214,6 @@ class Reproduction:
         )
         stopped.exit_status = error.exit_status
         return stopped
-
-
-def clock(seconds: float) -> str:
-    """`0:07`, `12:40`, `3:00:12`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 QUIET_SECONDS = 10.0

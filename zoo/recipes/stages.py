@@ -7,6 +7,7 @@ kill the key of each folder is known; a folder with another key is moved aside f
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -29,7 +30,7 @@ from zoo.recipes.evaluate import Evaluations
 from zoo.recipes.graph import LABELS, Job
 from zoo.recipes.keys import stage_key
 from zoo.recipes.schema import REFERENCE, Stage
-from zoo.runs import Run
+from zoo.runs import Run, hold, in_turn
 from zoo.terminal import Console
 from zoo.training.record.progress import counter
 from zoo.training.run import execute
@@ -37,6 +38,8 @@ from zoo.training.run import execute
 Where = Callable[[Stage, str], str]
 RECORDS = "stages.json"
 SET_ASIDE = "replaced"
+LOCKS = ".locks"
+"""The folder, in that of a seed, with an empty folder for each stage: the process that makes the stage locks it."""
 
 
 class Stages:
@@ -156,10 +159,11 @@ class Stages:
         return Run(job.folder.parent).read_json(RECORDS).get(job.name, {})
 
     def note(self, job: Job, **facts: Any) -> None:
-        records = Run(job.folder.parent).read_json(RECORDS)
-        records[job.name] = {**records.get(job.name, {}), **facts}
         job.folder.parent.mkdir(parents=True, exist_ok=True)
-        Run(job.folder.parent).write_json(RECORDS, records)
+        with in_turn(job.folder.parent, lambda: None):
+            records = Run(job.folder.parent).read_json(RECORDS)
+            records[job.name] = {**records.get(job.name, {}), **facts}
+            Run(job.folder.parent).write_json(RECORDS, records)
 
     def evaluations(self, job: Job) -> Evaluations:
         stage = self.filled(job)
@@ -183,7 +187,19 @@ class Stages:
     # -- running ---------------------------------------------------------------------------------------------------
 
     def make(self, job: Job) -> None:
-        """Run the unfinished parts of a stage."""
+        """Run the unfinished parts of a stage. Raises ZooError if another process is at it."""
+        place = job.folder.parent / LOCKS / job.folder.name
+        place.mkdir(parents=True, exist_ok=True)
+        with hold(place, f"Another process is working in {job.folder}.", self.command):
+            self._tidy(job)
+            self._make(job)
+
+    def _tidy(self, job: Job) -> None:
+        """Remove half-written files, which a kill may leave."""
+        for left in (*job.folder.glob(".tmp-*"), *job.folder.parent.glob(f".tmp-{job.folder.name}*")):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+    def _make(self, job: Job) -> None:
         self._begin(job)
         started = clocks()
         try:

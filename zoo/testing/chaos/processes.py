@@ -6,7 +6,6 @@ Needs Linux, and a process without threads: torch has one thread here.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import importlib
 import os
@@ -25,6 +24,7 @@ import torch
 import tqdm
 
 from zoo.errors import ZooError
+from zoo.processes import end_with_parent
 from zoo.testing.chaos.aims import Aim
 from zoo.testing.chaos.events import FileEvents
 from zoo.testing.chaos.phases import Teller, Trace
@@ -33,8 +33,6 @@ LONGEST = 300.0
 """Seconds after which a process hangs."""
 PATIENCE = (3.0, 10.0)
 """Seconds that other processes of a run have to end by themselves after one was killed, and then after SIGTERM."""
-DEATH_SIGNAL = 1
-"""Linux's PR_SET_PDEATHSIG: a fork ends with this process."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +132,7 @@ def _perform(
     """The life of a fork: the action, and an exit status as the command line has it."""
     status = 1
     try:
-        ctypes.CDLL(None).prctl(DEATH_SIGNAL, signal.SIGKILL)
+        end_with_parent()
         os.chdir(folder)
         os.environ.update(environment)
         with output.open("w", encoding="utf-8") as stream:

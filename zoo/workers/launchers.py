@@ -1,0 +1,140 @@
+"""The lines that start a run in several processes: torchrun's on each machine, or a job of SLURM."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from zoo.errors import ZooError
+from zoo.libraries.launched import SIZES
+from zoo.runs import find_run
+
+COMMANDS = ("train", "resume")
+"""Commands that several processes can run together."""
+LEFT_TIME = 300
+"""Seconds before the end of a job at which SLURM sends its signal."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A run to start: its command, and how many processes on how many machines."""
+
+    arguments: tuple[str, ...]
+    devices: int
+    num_nodes: int
+    name: str
+    gpus: bool = True
+
+    @property
+    def command(self) -> str:
+        return shlex.join(["zoo", *self.arguments])
+
+    def torchrun(self, rendezvous: str | None) -> list[str]:
+        """torchrun's arguments on each machine. Raises ZooError for several machines without HOST:PORT."""
+        one = self.num_nodes == 1
+        if not one and rendezvous is None:
+            raise ZooError(
+                f"torchrun on {self.num_nodes} machines needs to know where they meet.",
+                "Name one of them, reachable from all: --rendezvous HOST:29500",
+            )
+        where = ["--standalone"] if one else [
+            "--nnodes", str(self.num_nodes), "--rdzv-backend", "c10d", "--rdzv-id", self.name, "--rdzv-endpoint",
+            str(rendezvous),
+        ]  # fmt: skip
+        return [*where, "--nproc-per-node", str(self.devices), "-m", "zoo", *self.arguments]
+
+    def job(self, options: Sequence[str]) -> str:
+        """The script of a SLURM job. options: of sbatch, `name=value` or a name; they outrank those made here."""
+        asked = dict(_option(text) for text in options)
+        made = {
+            "job-name": self.name, "nodes": str(self.num_nodes), "ntasks-per-node": str(self.devices),
+            **({"gpus-per-node": str(self.devices)} if self.gpus else {}),
+            "output": "%x-%j.out", "open-mode": "append", "signal": f"USR1@{LEFT_TIME}", "requeue": None,
+        }  # fmt: skip
+        lines = [
+            f"#SBATCH --{name}{f'={value}' if value is not None else ''}" for name, value in (made | asked).items()
+        ]
+        return "\n".join(["#!/bin/bash", *lines, "", f"srun {self.command}", *GO_ON]) + "\n"
+
+
+GO_ON = (
+    "status=$?",
+    "# Out of time (75 by --max-time, 138 by SIGUSR1), with a checkpoint: the job waits again and goes on.",
+    'case $status in 75|138) scontrol requeue "$SLURM_JOB_ID" ;; esac',
+    "exit $status",
+)
+"""The end of a job's script."""
+
+
+def _option(text: str) -> tuple[str, str | None]:
+    """Name and value of an option of sbatch. Raises ZooError."""
+    name, equals, value = text.removeprefix("--").partition("=")
+    if not re.fullmatch(r"[a-z][a-z-]*", name) or re.search(r"\s", value):
+        raise ZooError(
+            f"--sbatch {text!r} is no option of sbatch.",
+            "Write its long name: --sbatch partition=gpu --sbatch exclusive",
+        )
+    if name in ("nodes", "ntasks-per-node", "ntasks"):
+        raise ZooError(
+            f"--sbatch {text} would contradict the run.",
+            "--num-nodes and --devices of the run say how many machines and processes there are.",
+        )
+    return name, value if equals else None
+
+
+def read_launch(arguments: Sequence[str]) -> Launch:
+    """What a command of zoo asks for; it is checked as --dry-run does. Raises ZooError for what cannot be launched."""
+    if not arguments or arguments[0] not in COMMANDS:
+        raise ZooError(
+            f"`zoo {' '.join(arguments[:1]) or '…'}` does not run in several processes; `zoo train` and `zoo resume` "
+            "do.",
+            "Type the command of the run behind: zoo launch train --devices 4. "
+            "`zoo compare` and `zoo reproduce` have --workers.",
+        )
+    config = _of_training(arguments) if arguments[0] == "train" else _of_run(arguments)
+    name = str(config.get("name") or f"zoo-{config['algo']}")
+    gpus = config["accelerator"] != "cpu"
+    return Launch(tuple(arguments), int(config["devices"]), int(config["num_nodes"]), name, gpus)
+
+
+def _of_run(arguments: Sequence[str]) -> dict[str, Any]:
+    named = next((argument for argument in arguments[1:] if not argument.startswith("-")), "last")
+    return find_run(named).config
+
+
+def _of_training(arguments: Sequence[str]) -> dict[str, Any]:
+    """The options of a run, from its own --dry-run, which is told that other machines are there."""
+    unlaunched = {name: value for name, value in os.environ.items() if name not in LAUNCHED}
+    environment = {**unlaunched, "NODE_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    told = subprocess.run(
+        [sys.executable, "-m", "zoo", *arguments, "--dry-run", "--json"], capture_output=True, text=True,
+        env=environment, check=False,
+    )  # fmt: skip
+    if told.returncode:
+        message, _, hint = told.stderr.strip().rpartition("\n")
+        raise ZooError(message or hint, hint if message else "")
+    return {name: option["value"] for name, option in json.loads(told.stdout)["options"].items()}
+
+
+LAUNCHED = {name for names in SIZES.values() for name in names} | {"RANK", "LOCAL_RANK", "GROUP_RANK"}
+"""Variables that make a process one of several."""
+
+
+def submit(script: str) -> str:
+    """Hand a job to SLURM; what sbatch answers. Raises ZooError."""
+    try:
+        answered = subprocess.run(["sbatch"], input=script, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise ZooError(
+            "sbatch is not on this machine.", "Add --dry-run to print the script, and submit it where SLURM is."
+        ) from None
+    if answered.returncode:
+        raise ZooError(f"sbatch refuses the job: {answered.stderr.strip()}", "Its options are given with --sbatch.")
+    return answered.stdout.strip()
