@@ -142,6 +142,16 @@ def test_frozen_roles_hold_their_weights_and_rollouts_their_cache(folder):
     assert need.parts["rollouts"]["cache"] == 64 * 1.25 * (50 + 128) * (2 * 12 * 2 * 16 * 4)
 
 
+def test_a_group_shares_its_prompt_in_a_row_and_counts_it_for_each_answer_in_a_micro_batch(folder):
+    """1,024 tokens hold one group of four answers of 64 behind a prompt of 100: 356 positions."""
+    one = dataclasses.replace(plan(folder, micro_tokens=1024, batch_size=8), texts=Texts(100, 64, 4, 356, apart=True))
+    assert (one.share, module._step(one)) == (1312, Step(356, 100, 64, 4))
+    many = dataclasses.replace(one, texts=Texts(100, 64, 16, 164, apart=True))
+    assert module._step(many) == Step(100 + 6 * 64, 100, 64, 6)
+    pairs = dataclasses.replace(one, texts=Texts(100, 120, 2, 340))
+    assert (pairs.share, module._step(pairs)) == (2720, Step(1020, 100, 120, 2))
+
+
 def test_shards_divide_what_stays_and_not_the_activations(folder, monkeypatch):
     whole, shared = of_plan(plan(folder)), of_plan(plan(folder, strategy="fsdp", processes=4))
     for what in ("weights", "gradients", "optimizer"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -440,10 +440,12 @@ class _Look:
         texts = [text for seen in glances for text in seen.texts()]
         sizes = [one for seen in glances for one in seen.sizes()]
         each = tokens_a_character(folder, texts)
-        if self.cls.online():
-            answer = round(core.max_new_tokens / each)
-            sizes = [(prompt, answer, 1) for prompt, _, _ in sizes] or [(answer, answer, 1)]
-        return texts_of(sizes, each, core.max_length + core.max_new_tokens * self.cls.online())
+        if not self.cls.online():
+            return texts_of(sizes, each, core.max_length)
+        answer, count = round(core.max_new_tokens / each), core.answers_per_prompt
+        written = [(prompt, count * answer, count) for prompt, _, _ in sizes] or [(answer, count * answer, count)]
+        groups = texts_of(written, each, core.max_length + core.max_new_tokens)
+        return replace(groups, apart=True, longest=groups.prompt + groups.completion)
 
     def _trained_records(self) -> int | None:
         """The number of training records in an epoch, without the held-out ones."""

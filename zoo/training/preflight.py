@@ -34,15 +34,25 @@ TIGHT = 0.95
 
 @dataclass(frozen=True)
 class Texts:
-    """The examples of a run, in tokens: `answers` answers to a prompt. longest: of the examples that were seen."""
+    """The texts of a run, in tokens: `answers` answers to a prompt. longest: of the records that were seen.
+
+    apart: each answer is an example, whose prompt counts for each of them, as in an online run.
+    """
 
     prompt: int
     completion: int
     answers: int
     longest: int
+    apart: bool = False
 
     @property
-    def example(self) -> int:
+    def counted(self) -> int:
+        """The tokens of a prompt and its answers, as micro-batches count them."""
+        return (self.answers if self.apart else 1) * self.prompt + self.answers * self.completion
+
+    @property
+    def laid_out(self) -> int:
+        """The same as they lie in a row that shares prompts."""
         return self.prompt + self.answers * self.completion
 
 
@@ -93,7 +103,8 @@ class Plan:
     @property
     def share(self) -> int:
         """The tokens of a process in a step."""
-        return max(1, round(self.core.batch_size / self.processes)) * self.texts.example
+        prompts = self.core.batch_size / self.processes / (self.texts.answers if self.texts.apart else 1)
+        return max(1, round(prompts)) * self.texts.counted
 
 
 @dataclass
@@ -312,7 +323,11 @@ def _step(plan: Plan) -> Step:
     from zoo.models.memory import Step
 
     texts = plan.texts
-    return Step(plan.tokens, texts.prompt, texts.completion, texts.answers)
+    prompts = max(1, plan.tokens // texts.counted)
+    if texts.apart and texts.counted > plan.tokens:
+        # A group that is too large for a micro-batch is divided among several.
+        texts = replace(texts, answers=max(1, plan.tokens // (texts.prompt + texts.completion)))
+    return Step(prompts * texts.laid_out, texts.prompt, texts.completion, texts.answers)
 
 
 def _way(plan: Plan, role: str) -> Way:
