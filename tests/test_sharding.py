@@ -7,6 +7,7 @@ import torch
 from tiny_runs import data_for, differences, float32_flags, losses, trainer, two_processes, write_rows
 from tiny_runs import demonstrations as rows_of_demonstrations
 
+from zoo.errors import ZooError
 from zoo.libraries import sharding
 from zoo.libraries.tiny import make_tiny
 from zoo.processes import begin_exchange
@@ -156,3 +157,10 @@ def test_without_a_mesh_nothing_is_shared_out():
     model = make_tiny()
     assert sharding.shard(model) is model and not any(map(sharding.is_part, model.parameters()))
     begin_exchange()
+
+
+def test_a_torch_that_is_too_old_is_refused_in_words(monkeypatch):
+    monkeypatch.delattr(sharding.FSDPModule, "set_reduce_scatter_unused_params")
+    with pytest.raises(ZooError, match="needs a newer torch than") as refused:
+        sharding.make_mesh(torch.device("cpu"), 2)
+    assert "pip install" in refused.value.hint

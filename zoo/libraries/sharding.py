@@ -38,7 +38,16 @@ _MESH: list[DeviceMesh] = []
 
 
 def make_mesh(device: torch.device, processes: int) -> DeviceMesh:
-    """The mesh of a run whose processes have connected: from now on `shard` shares out."""
+    """The mesh of a run whose processes have connected: from now on `shard` shares out.
+
+    Raises ZooError where torch is too old.
+    """
+    if not hasattr(FSDPModule, "set_reduce_scatter_unused_params"):
+        raise ZooError(
+            f"--strategy fsdp needs a newer torch than {torch.__version__}: its FSDP cannot reduce gradients that some "
+            "processes lack.",
+            "pip install --upgrade torch, within the versions that zoo allows (zoo doctor lists them).",
+        )
     _MESH[:] = [init_device_mesh(device.type, (processes, 1), mesh_dim_names=AXES)]
     return _MESH[0]
 
