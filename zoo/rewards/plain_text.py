@@ -13,7 +13,8 @@ CHARACTERS = str.maketrans(
     {**VULGAR, **dict.fromkeys("−﹣－‐‑–—", "-")} | {"＄": "$", "⁄": "/", "∕": "/", "⋅": "·", "∙": "·", "✕": "×"}
 )
 COMMANDS = {
-    "times": "×", "cdot": "·", "div": "÷", "pm": "±", "le": "≤", "leq": "≤", "ge": "≥", "geq": "≥", "lt": "<",
+    "times": "×", "cdot": "·", "div": "÷", "pm": "±", "le": "≤", "leq": "≤", "ne": "≠", "neq": "≠", "ge": "≥",
+    "geq": "≥", "lt": "<",
     "gt": ">", "approx": "≈", "sim": "~", "pi": "π", "sqrt": "√", "infty": "∞", "degree": "°", "circ": "°", "left": "",
     "right": "", "displaystyle": "", "quad": " ", "qquad": " ", "euro": "€", "pounds": "£", "percent": "%",
     "dfrac": r"\frac", "tfrac": r"\frac", "cfrac": r"\frac", "therefore": " ", "implies": " ", "Rightarrow": " ",
@@ -28,6 +29,7 @@ FORMULA = re.compile(r"(?<![\w$])\$([^\s$](?:[^$\n]*[^\s$])?)\$(?!\d)")
 CODES = re.compile(
     r"\b(?:(USD|US(?=\$))|(EUR)|(GBP)|(JPY)|(INR|Rs\.?)|(?:CA|AU|HK|NZ)(?=\$))\s?(?=[-+$]?\d)", re.IGNORECASE
 )
+COMPARED = re.compile(r"(?<![-=<>!])([<>!])=(?![=>])")
 NUMBER = r"\s*([-+]?[\d.,]+)\s*"
 FRACTION = re.compile(rf"\\frac\s?(?:\{{{NUMBER}\}}|(\d))\s?(?:\{{{NUMBER}\}}|(\d))")
 
@@ -42,6 +44,8 @@ def plain(text: str) -> str:
     if "\\" in text:
         text = _without_latex(text)
     text = FORMULA.sub(r" \1 ", text.replace("$$", " "))
+    text = re.sub(r"(?<=[\d)])(?:\*\*| \*\* )(?=[\d(-])", "^", text)
+    text = COMPARED.sub(lambda found: {"!": "≠", "<": "≤", ">": "≥"}[found[1]], text)
     return re.sub(r"[ \t]+", " ", CODES.sub(_sign, text).replace("$$", "$").replace("**", ""))
 
 

@@ -12,6 +12,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 LARGEST = Fraction(10) ** 300
+"""The largest number that is no whole one."""
 POWERS, BITS = 400, 1 << 12
 """The largest exponent, and the bits of the largest power, that are computed."""
 SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
@@ -157,7 +158,7 @@ def _value(found: re.Match[str]) -> Number | Unclear:
         return Unclear("divides by 0")
     except ValueError:
         return Unclear("is too large or too small")
-    if abs(value) > LARGEST:
+    if abs(value) > LARGEST and value.denominator > 1:
         return Unclear("is too large or too small")
     value = -value if "-" in (found["sign"] or "") + (found["inner"] or "") else value
     factor = Fraction(SCALES.get((found["scale"] or "").lower(), 1), 100 if found["percent"] else 1)

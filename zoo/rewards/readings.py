@@ -6,7 +6,6 @@ docs/grading.md has the rules, and a hundred examples, which a test grades.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,14 +13,33 @@ from fractions import Fraction
 
 from zoo.rewards.missing import Missing, Undecided
 from zoo.rewards.plain_text import plain
-from zoo.rewards.quantities import SCALES, Found, Number, Unclear, values_of
+from zoo.rewards.quantities import LARGEST, SCALES, Found, Number, Unclear, values_of
 from zoo.rewards.references import BOX, boxed
 
 Reading = Number | Unclear | None
 """None: a text without a number."""
+NEAR = Fraction(1, 10**9)
+"""By how much of their size equal numbers may differ."""
 LETTER = "[b-zB-HJ-Z]"
 """A variable; a and I are words."""
-CHOICE = re.compile(r"-| *(?:or|to|~|\.\.+) *", re.IGNORECASE)
+CHOICE = re.compile(
+    r"-|,? *\(?(?:or|and/or)(?: (?:maybe|perhaps|possibly|else|even|rather))* *| *(?:to|~|\.\.+) *", re.IGNORECASE
+)
+BOTH = re.compile(r"(?:,| &|,? and| \|) ?|;? ", re.IGNORECASE)
+"""Between two answers."""
+BOXES = re.compile(r"\}[\s$]*(?:[,;]|[,;]?\s*(?:or|and))[\s$]*$", re.IGNORECASE)
+"""Between two boxes."""
+NEGATED = re.compile(
+    r"(?:\b(?:not|never|no longer|nor|neither|cannot be)|n['’]t(?: be)?)(?: (?:be|just|only|equal to))? ?$", re.I
+)
+OF = re.compile(
+    r"(?:(?<![a-zA-Z])[a-zA-Z]+\(|\b(?:(?:root|square|cube|power|factorial|half|third|quarter|reciprocal|inverse|multiple)"
+    r" of|sqrt|twice|thrice|double|triple)[ {]) ?$",
+    re.IGNORECASE,
+)
+"""In front of a number that a function is of."""
+IN_WORD = re.compile(r"[^\W\d_]{2,}-$")
+CORRECTED = re.compile(r"\b(?:wait|actually|correction|sorry|oops|scratch that|I mean|no,)", re.IGNORECASE)
 OPERATOR = re.compile(r" *[+*×·÷/x±] *| +- *| *- +", re.IGNORECASE)
 BEFORE = re.compile(
     rf"(?:[\^×·÷/√±≤≥∞{{]|(?<![-=\s>]) ?[<>]=?|\\[a-zA-Z]+|(?:(?<![a-zA-Z]){LETTER}|[\d)\]}}]) ?[-+*]) ?[({{]? ?$"
@@ -30,13 +48,15 @@ BEHIND = re.compile(
     rf" ?(?:[\^√π∞±×·÷]|\\[a-zA-Z]|[-+*/] ?(?:{LETTER}(?!\w)|[\d(\\√π])|{LETTER}(?![a-zA-Z'])|!(?= *[-+*/=]))|\("
 )
 """What makes a number a part of an expression."""
-LEFT_OVER = re.compile(r"[\^√π∞±≤≥<>×÷∪|]|\\[a-zA-Z]+")
+LEFT_OVER = re.compile(r"[\^√π∞±≤≥≠<>×÷∪|]|\\[a-zA-Z]+")
 EXPRESSION = Unclear("is an expression; the reward maths reads these")
 RANGE = Unclear("is a range, a choice or a difference")
 SEVERAL = Unclear("holds several numbers")
 PORTIONS = Unclear("has a fraction in words")
 ANSWER_IS = re.compile(
-    r"\banswer\b(?: to [^.\n]{1,80}?)?[\s*_]*(?:\b(?:is|was|equals|would be|will be)\b|:|=)(?!\s+not\b)", re.IGNORECASE
+    r"\banswer\b(?: to [^.\n]{1,80}?)?[\s*_]*"
+    r"(?:\b(?:is|was|equals|would be|will be)(?P<not>n['’]t\b|\s+(?:not|no longer|never)\b)?(?!\w)|:|=)",
+    re.IGNORECASE,
 )
 SENTENCE = re.compile(r"[.;!?](?=\s|$)|\n")
 
@@ -54,6 +74,15 @@ PORTION = re.compile(
     r"\b(?:half|halves|thirds?|quarters?|fourths?|fifths?|sixths?|sevenths?|eighths?|ninths?|tenths?|dozens?)\b", re.I
 )
 """Words that this module does not read."""
+SHARE = re.compile(r"\b(?:half|halves|quarters|thirds|fourths|fifths|dozens?)\b", re.IGNORECASE)
+"""Those that are numbers by themselves."""
+MORE = re.compile(
+    rf"(?: and)? an?[ -]{PORTION.pattern}|[ -](?:half|halves|thirds|quarters?|fourths|fifths|sixths"
+    r"|sevenths|eighths|ninths|tenths|hundredths|thousandths)\b",
+    re.IGNORECASE,
+)
+"""Behind a number of which it makes another one."""
+CLOCK = re.compile(r"\b(?:noon|midday|midnight|o['’]clock|(?:half|quarter) (?:past|to))\b", re.IGNORECASE)
 
 
 def read(text: str, alone: bool = False) -> Reading:
@@ -62,18 +91,20 @@ def read(text: str, alone: bool = False) -> Reading:
     alone: a text without these marks should hold one number, as a reference does; else it is unclear.
     """
     if (inside := boxed(text)) is not None:
-        return _only(plain(inside))
+        return SEVERAL if _two_boxes(text) else _only(plain(inside))
     text = plain(text)
-    for clause in (_hashed(text), _announced(text)):
-        if clause is not None and (found := _first(clause)) is not None:
-            return found
+    if (clause := _hashed(text)) is not None and (found := _first(clause)) is not None:
+        return found
+    if (found := _announced(text)) is not None:
+        return found
     return _only(text) if alone else _last(text)
 
 
 def number_of(text: str) -> float | None:
     """The number that a text means, as it is written; None if it means no one number."""
     found = read(text)
-    return float(found.written) if isinstance(found, Number) and found.kind == "number" else None
+    is_number = isinstance(found, Number) and found.kind == "number" and abs(found.written) < LARGEST
+    return float(found.written) if isinstance(found, Number) and is_number else None
 
 
 def same(answer: Number, reference: Number, tolerance: float = 0.0) -> bool | Unclear:
@@ -103,7 +134,7 @@ def _close(a: Fraction, b: Fraction, tolerance: float) -> bool:
     if a.denominator == b.denominator == 1:
         return abs(a - b) <= tolerance
     # 0.1 + 0.2 is 0.3.
-    return math.isclose(a, b, rel_tol=1e-9, abs_tol=tolerance)
+    return abs(a - b) <= max(NEAR * max(abs(a), abs(b)), Fraction(tolerance))
 
 
 # -- which number --------------------------------------------------------------------------------------------------
@@ -118,10 +149,24 @@ def _hashed(text: str) -> str | None:
     return None if not values or is_title or re.match(r"\d+[.)]\s+[^\W\d_]", line) else line
 
 
-def _announced(text: str) -> str | None:
-    """The rest of the sentence behind the last "the answer is"."""
-    end = max((found.end() for found in ANSWER_IS.finditer(text)), default=None)
-    return None if end is None else SENTENCE.split(text[end:].lstrip(" \n*_:"), maxsplit=1)[0]
+def _two_boxes(text: str) -> bool:
+    """Whether the last box is one of several answers."""
+    starts = [found.start() for found in BOX.finditer(text)]
+    return len(starts) > 1 and BOXES.search(text[max(0, starts[-1] - 40) : starts[-1]]) is not None
+
+
+def _announced(text: str) -> Reading:
+    """The first number in the rest of the sentence behind the last "the answer is", unless that is taken back."""
+    last = max(ANSWER_IS.finditer(text), key=re.Match.end, default=None)
+    if last is None:
+        return None
+    clause, *after = SENTENCE.split(text[last.end() :].lstrip(" \n*_:"), maxsplit=1)
+    if last["not"]:
+        return _last(f"not {clause}")
+    found, rest = _first(clause), "".join(after)
+    if found is not None and CORRECTED.search(rest) and _last(rest) not in (None, found):
+        return Unclear("is followed by a correction")
+    return found
 
 
 def _first(clause: str) -> Reading:
@@ -137,7 +182,7 @@ def _last(text: str) -> Reading:
     if re.fullmatch(r"\s*- [\d.,]+\s*", text):
         return _only(text)
     rest = set(_around(text, values)) - set("().[] ")
-    return SEVERAL if rest and rest <= set(",;") else _clear(text, values, len(values) - 1)
+    return SEVERAL if len(values) > 1 and rest <= set(",;|") else _clear(text, values, len(values) - 1)
 
 
 def _only(text: str) -> Reading:
@@ -175,13 +220,28 @@ def _clear(text: str, values: list[Found], i: int) -> Number | Unclear:
     start, end, value, signed = values[i]
     if isinstance(value, Unclear):
         return value
+    if i == 0 and len(values) > 1 and BOTH.fullmatch(text[end : values[1].start]):
+        return _joint(text, values, 1) or SEVERAL
     for k in (i, i + 1):
         if 0 < k < len(values) and (found := _joint(text, values, k)):
             return found
     before, behind = text[max(0, start - 40) : start], text[end : end + 40]
     if re.search(rf"{BOX.pattern} ?$", before):
         return Unclear("stands in a box that is not closed")
-    if BEFORE.search(before) or BEHIND.match(behind) or (signed and re.search(rf"(?<![a-zA-Z]){LETTER} $", before)):
+    if NEGATED.search(before) or before.rstrip().endswith("≠"):
+        return Unclear("is negated")
+    if OF.search(before):
+        return Unclear("is what a function or a share is of")
+    if MORE.match(behind):
+        return PORTIONS
+    if IN_WORD.search(before):
+        return Unclear("has digits only within words")
+    if (
+        OF.search(before)
+        or BEFORE.search(before)
+        or BEHIND.match(behind)
+        or (signed and re.search(rf"(?<![a-zA-Z]){LETTER} $", before))
+    ):
         return EXPRESSION
     if before[-1:] in ("(", "[") and re.fullmatch(r"\d+,\d+", text[start:end]) and behind[:1] in (")", "]"):
         return SEVERAL
@@ -201,8 +261,13 @@ def _joint(text: str, values: list[Found], i: int) -> Unclear | None:
         return Unclear("is a power of a power")
     if OPERATOR.fullmatch(gap):
         return EXPRESSION
-    if between or CHOICE.fullmatch(gap) or (gap == " " and found.signed):
+    is_rise = gap == " to " and _is_share(before) and not _is_share(found)
+    if between or (CHOICE.fullmatch(gap) and not is_rise) or (gap == " " and found.signed):
         return RANGE
+    if gap in ("", "'", "′") and not found.signed:
+        return Unclear("has several units")
+    if re.fullmatch(" and ", gap, re.IGNORECASE) and not _is_share(before):
+        return SEVERAL
     units = [one.value.unit for one in (before, found) if isinstance(one.value, Number) and one.value.unit]
     counted = gap == " " and len(units) == 1 and not text[before.end - 1].isdigit()
     if counted or (gap in (" ", ", ", " and ", "") and len(set(units)) == 2):
@@ -210,6 +275,11 @@ def _joint(text: str, values: list[Found], i: int) -> Unclear | None:
     if gap == " " and re.search(r"(?<!\d)\d{1,3} \d{3}(?!\d)", text[max(0, before.end - 4) : found.start + 4]):
         return Unclear("has blanks between its digits, or is two numbers")
     return None
+
+
+def _is_share(found: Found) -> bool:
+    """Whether a value is one of percent."""
+    return isinstance(found.value, Number) and found.value.full is not None and found.value.full < found.value.written
 
 
 # -- words ---------------------------------------------------------------------------------------------------------
@@ -221,18 +291,24 @@ def _in_words(text: str, whole: bool) -> Reading:
         return Unclear("has digits only within words")
     if ROMAN.fullmatch(text):
         return Unclear("is a Roman numeral")
+    if CLOCK.search(text):
+        return Unclear("is a time in words")
     whole = whole or BRIEFLY_ONE.match(text) is not None
     spelled = [found for found in SPELLED.finditer(text) if whole or found[0].lower() != "one"]
     if not spelled:
         portion = (
-            PORTION.search(text) if whole else re.search(rf"\b(?:an?|one)[ -]{PORTION.pattern}", text, re.IGNORECASE)
+            PORTION.search(text)
+            if whole
+            else SHARE.search(text) or re.search(rf"\b(?:an?|one)[ -]{PORTION.pattern}", text, re.IGNORECASE)
         )
         return PORTIONS if portion else None
     if whole and len(spelled) > 1:
         return SEVERAL
     start, end = spelled[-1].span()
-    if PORTION.search(text if whole else text[max(0, start - 12) : end + 12]) or re.match(
-        r" (point|percent)\b", text[end:]
+    if (
+        PORTION.search(text if whole else text[max(0, start - 12) : end + 12])
+        or re.match(r" (point|percent)\b", text[end:])
+        or re.search(r"\bpoint $", text[:start])
     ):
         return PORTIONS
     total, part = 0, 0

@@ -12,6 +12,7 @@ FIELDS = ("answer", "target", "ground_truth", "solution", "reference", "reward_m
 """The columns that are searched for a reference answer, in this order; a dot leads into an object."""
 
 BOX = re.compile(r"\\(?:boxed|fbox)\s?\{")
+BARE_BOX = re.compile(r"\\(?:boxed|fbox)\s+([-+]?\d+(?:[.,/]\d+)*)")
 
 
 def reference_of(record: Mapping[str, Any], field: str = "") -> Any:
@@ -55,7 +56,8 @@ def tagged(text: str, tag: str) -> str | None:
 
 
 def boxed(text: str) -> str | None:
-    r"""The content of the last \boxed{…} or \fbox{…}, with matching braces."""
+    r"""The content of the last \boxed{…} or \fbox{…}, with matching braces; also of \boxed 5."""
+    text = BARE_BOX.sub(r"\\boxed{\1}", text)
     rest = text[max((found.end() for found in BOX.finditer(text)), default=len(text)) :]
     depth = 1
     for i, character in enumerate(rest):
