@@ -100,6 +100,8 @@ def wrap(
     """
     require("peft")
     _refuse_unknown(model, targets)
+    if tokens:
+        refuse_doubled(model, targets)
     modules, weights = _split(model, targets)
     if weights and dropout:
         raise _no_dropout()
@@ -180,7 +182,6 @@ def _adapters_on(model: Any, tokens: Sequence[int], settings: dict[str, Any]) ->
         from peft import LoraConfig, get_peft_model
     task = "SEQ_CLS" if hasattr(model, "score") else "CAUSAL_LM"
     former = vocabulary_modules(model) if tokens else {}
-    hit = _targeted(model, settings["target_modules"])
     rows: dict[str, Any] = {"trainable_token_indices": {name: list(tokens) for name in former}} if tokens else {}
     try:
         with quiet_peft():
@@ -189,17 +190,17 @@ def _adapters_on(model: Any, tokens: Sequence[int], settings: dict[str, Any]) ->
     except TypeError as error:
         if not tokens:
             raise
-        raise _both(hit) from error
-    _check_rows(adapted, former, tokens, hit)
+        raise _both(", ".join(former)) from error
+    _check_rows(adapted, former, tokens)
     return adapted
 
 
-def _check_rows(wrapped: Any, former: Mapping[str, Any], tokens: Sequence[int], hit: str) -> None:
+def _check_rows(wrapped: Any, former: Mapping[str, Any], tokens: Sequence[int]) -> None:
     """Raises ZooError where a layer of the vocabulary whose rows are trained computes something else than before."""
     base = base_of(wrapped)
     for layer in (base.get_input_embeddings(), base.get_output_embeddings()) if former else ():
         if layer is not None and any(ADAPTER in name for name, _ in layer.named_parameters()):
-            raise _both(hit)
+            raise _both(", ".join(former))
     for name, module in former.items():
         if isinstance(module, torch.nn.Embedding):
             given = torch.tensor([list(tokens)], device=module.weight.device)
@@ -214,12 +215,13 @@ def _check_rows(wrapped: Any, former: Mapping[str, Any], tokens: Sequence[int], 
             )
 
 
-def _targeted(model: Any, targets: list[str] | str) -> str:
-    """Which of embedding and head are targets, also where they share their weights; both if none is named."""
+def refuse_doubled(model: Any, targets: list[str] | str) -> None:
+    """Raises ZooError where embedding or head, whose rows for new tokens are trained, are targets too."""
     layers = [model.get_input_embeddings(), model.get_output_embeddings()]
     paths = [name for name, module in model.named_modules() if any(module is layer for layer in layers)]
     names = [targets] if isinstance(targets, str) else targets
-    return " and ".join([path for path in paths if any(f".{path}".endswith(f".{name}") for name in names)] or paths)
+    if doubled := [path for path in paths if any(f".{path}".endswith(f".{name}") for name in names)]:
+        raise _both(" and ".join(doubled))
 
 
 def _both(names: str) -> ZooError:

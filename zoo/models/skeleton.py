@@ -9,14 +9,12 @@ from pathlib import Path
 import torch
 
 from zoo.errors import ZooError
+from zoo.libraries.adapters import refuse_doubled
 from zoo.libraries.reliance import require
 from zoo.libraries.tracing import configuration, fake_model
 from zoo.models.experts import refuse_coefficient
 from zoo.models.start import with_trained
 from zoo.options.config import TrainConfig
-
-TOKEN = 0
-"""Stands for all whose rows are trained: which they are does not matter."""
 
 
 def check_layers(folder: Path, core: TrainConfig, head: str, new_tokens: bool) -> None:
@@ -33,7 +31,7 @@ def check_layers(folder: Path, core: TrainConfig, head: str, new_tokens: bool) -
     try:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            _try(folder, core, head, [TOKEN] if new_tokens and core.lora else [])
+            _try(folder, core, head, new_tokens)
     except ZooError:
         raise
     # What has no numbers fails in many ways, which say nothing about the model.
@@ -43,8 +41,11 @@ def check_layers(folder: Path, core: TrainConfig, head: str, new_tokens: bool) -
         traced.setLevel(level)
 
 
-def _try(folder: Path, core: TrainConfig, head: str, tokens: list[int]) -> None:
+def _try(folder: Path, core: TrainConfig, head: str, new_tokens: bool) -> None:
     # In this type a mixture of experts runs without numbers, too.
     model = fake_model(configuration(folder), torch.bfloat16, head == "scalar")
     refuse_coefficient(model, core.router_aux_loss)
-    with_trained(model, core, 1, tokens)
+    if new_tokens and core.lora:
+        # peft must not train rows here: it copies numbers that are not there, which corrupts memory.
+        refuse_doubled(model, core.lora_targets)
+    with_trained(model, core, 1)
