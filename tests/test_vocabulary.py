@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 from pathlib import Path
 
@@ -476,6 +478,56 @@ def test_what_a_run_adds_and_what_nobody_writes_is_no_fault():
     assert found.rowless == {"<extra>"} and len(found.notes) == 2
     with pytest.raises(ZooError, match="pads with the token id 12"):
         hold("it", words(), {"pad_token_id": 12}, 10)
+
+
+NO_IDS = ["foo", [[256]], ["5"], 2.5, True]
+
+
+@pytest.mark.parametrize("value", NO_IDS)
+@pytest.mark.parametrize("setting", ["eos_token_id", "bos_token_id", "pad_token_id"])
+def test_what_is_no_token_id_is_refused_with_its_file(setting, value):
+    with pytest.raises(ZooError, match=f"{setting} in generation_config.json of it is .*, which is no token id"):
+        hold("it", words(), {}, 10, generation={setting: value})
+    with pytest.raises(ZooError, match=f"{setting} in config.json of it"):
+        hold("it", words(), {setting: value}, None)
+
+
+def test_ids_that_no_token_has_are_told_and_what_pads_the_embedding_is_refused():
+    found = hold("it", words(), {"bos_token_id": 99999, "eos_token_id": 3}, 10, generation={"eos_token_id": [8, -1]})
+    assert ["stop at the token id -1" in found.notes[0], "begin texts with the token id 99999" in found.notes[1]]
+    assert len(found.notes) == 2 and all("left out" in note for note in found.notes)
+    with pytest.raises(ZooError, match="pads with the token id 9999"):
+        hold("it", words(), {"pad_token_id": 9999}, 10, generation={"pad_token_id": 3})
+
+
+def test_a_stop_that_no_token_has_is_not_saved(place):
+    shutil.copytree("tied", "stops", dirs_exist_ok=True)
+    settings = json.loads(Path("stops/generation_config.json").read_text())
+    Path("stops/generation_config.json").write_text(json.dumps({**settings, "eos_token_id": [256, -1, 9999]}))
+    run = train("stops", model="stops", max_steps=1)
+    assert json.loads((run.model_path / "generation_config.json").read_text())["eos_token_id"] == 256
+
+
+FILES = {
+    "pads": ("config.json", {"pad_token_id": 9999}, "pads with the token id 9999"),
+    "rows": ("config.json", {"vocab_size": 300}, "says vocab_size 300, and the embedding in model.safetensors has 257"),
+    "no number": ("config.json", {"vocab_size": "many"}, 'vocab_size in .*config.json is "many"'),
+    "no tokenizer": ("tokenizer.json", None, "tokenizer.json is damaged"),
+    "no object": ("generation_config.json", [1], "generation_config.json is not a JSON object"),
+    "no settings": ("tokenizer_config.json", [1], "tokenizer_config.json is not a JSON object"),
+    "no id": ("generation_config.json", {"eos_token_id": "foo"}, "which is no token id"),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_a_dry_run_reads_the_files_of_the_model(place, tmp_path, case):
+    name, change, says = FILES[case]
+    wrong = shutil.copytree("tied", tmp_path / "wrong")
+    file = wrong / name
+    before = json.loads(file.read_text()) if isinstance(change, dict) else {}
+    file.write_text(json.dumps({**before, **change} if isinstance(change, dict) else change or {}))
+    status, out, err = cli("train", "--algo", "sft", "--model", str(wrong), "--data", "rows.jsonl", "--dry-run")
+    assert status == 2 and re.search(says, " ".join(err.split())), err
 
 
 def test_the_files_alone_say_the_same(place):

@@ -62,9 +62,11 @@ def attention_window(model: Any) -> int | None:
 
 
 def ending_ids(model: Any) -> set[int]:
-    """Ids that end an answer according to the model's generation settings."""
-    found = getattr(getattr(base_of(model), "generation_config", None), "eos_token_id", None)
-    return set(found) if isinstance(found, list) else set() if found is None else {found}
+    """Ids that end an answer according to the model's generation settings, but for those that no token has."""
+    said = getattr(getattr(base_of(model), "generation_config", None), "eos_token_id", None)
+    ids = set(said) if isinstance(said, list) else set() if said is None else {said}
+    rows = len(base_of(model).get_input_embeddings().weight) if ids else 0
+    return {number for number in ids if 0 <= number < rows}
 
 
 @contextlib.contextmanager

@@ -43,6 +43,15 @@ def load(kind: str, path: str | Path, **options: Any) -> Any:
     return loader.from_pretrained(path, **options)
 
 
+def reason(error: Exception) -> str:
+    """Why something cannot be loaded, in a line."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    if "ignore_mismatched_sizes" in lines[0]:
+        # The report that it points to is in the library's log.
+        return "its weights have other shapes than config.json says."
+    return " ".join(line.strip() for line in lines[: 2 if lines[0].endswith(":") else 1])
+
+
 def save(model: Any, folder: Path, weights: Mapping[str, Any] | None = None) -> None:
     """Write a model, or its adapters, as a folder that transformers or peft loads. weights: None for its own."""
     quiet()

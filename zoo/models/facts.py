@@ -14,13 +14,17 @@ from zoo.errors import ZooError
 from zoo.libraries.releases import has_architecture, installed
 from zoo.models.default import NAME
 from zoo.models.names import look_for, missing_parts, read_config
-from zoo.models.vocabulary import opened
+from zoo.models.vocabulary import opened, rows_in
 from zoo.paths import typed_path
 
 TOKENIZERS = (
     "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt", "spiece.model",
 )  # fmt: skip
 """Files by which a folder has a tokenizer."""
+SETTINGS = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
+"""Files beside config.json that hold an object."""
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
+"""The ends of what most architectures call the embedding of tokens."""
 CHARACTERS_A_TOKEN = 4.0
 """Of English, without a tokenizer."""
 SAMPLE = 64
@@ -158,7 +162,10 @@ def _header(file: Path) -> tuple[dict[str, Any], int]:
 
 
 def check_files(name: str, folder: Path) -> None:
-    """Raises ZooError for a folder with weights that are cut off, an unknown architecture, or no tokenizer."""
+    """Raises ZooError for files that are cut off or damaged, an unknown architecture, or no tokenizer."""
+    for file in SETTINGS:
+        if (folder / file).is_file():
+            read_config(folder / file)
     config = read_config(folder / "config.json") if (folder / "config.json").is_file() else {}
     kind = config.get("model_type")
     if kind and "auto_map" not in config and not has_architecture(str(kind)):
@@ -167,20 +174,40 @@ def check_files(name: str, folder: Path) -> None:
             "does not have.",
             "Correct model_type, or take a model of another architecture.",
         )
+    _check_weights(folder, config)
+    if not any((folder / file).is_file() for file in TOKENIZERS):
+        raise ZooError(
+            f"The model {name} has no tokenizer: none of {', '.join(TOKENIZERS)} is in {folder}.",
+            "Copy the tokenizer's files into that folder (tokenizer.save_pretrained writes them).",
+        )
+    if (folder / "tokenizer.json").is_file() and opened(folder / "tokenizer.json") is None:
+        raise ZooError(f"{folder}/tokenizer.json is damaged: it holds no tokenizer.", "Copy or download it again.")
+
+
+def _check_weights(folder: Path, config: dict[str, Any]) -> None:
+    """Raises ZooError for weights that are cut off, and for an embedding of another size than config.json says."""
+    rows = rows_in(config)
+    if rows is None and "vocab_size" in config:
+        raise ZooError(
+            f"vocab_size in {folder}/config.json is {json.dumps(config['vocab_size'])}, which is no number of tokens.",
+            "Correct it: it is the number of rows of the embedding.",
+        )
     for file in sorted(folder.glob("*.safetensors")):
         try:
-            needed = _header(file)[1]
+            header, needed = _header(file)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
             raise ZooError(f"{file} is damaged: it is no safetensors file.", "Copy or download it again.") from None
         if (size := file.stat().st_size) < needed:
             raise ZooError(
                 f"{file} is cut off: it has {size:,} bytes of {needed:,}.", "Copy or download the model again."
             )
-    if not any((folder / file).is_file() for file in TOKENIZERS):
-        raise ZooError(
-            f"The model {name} has no tokenizer: none of {', '.join(TOKENIZERS)} is in {folder}.",
-            "Copy the tokenizer's files into that folder (tokenizer.save_pretrained writes them).",
-        )
+        there = [about["shape"][0] for weight, about in header.items() if weight.endswith(EMBEDDINGS)]
+        if rows is not None and there and there[0] != rows and "quantization_config" not in config:
+            raise ZooError(
+                f"{folder}/config.json says vocab_size {rows:,}, and the embedding in {file.name} has {there[0]:,} "
+                "rows.",
+                "Copy the two from the same model.",
+            )
 
 
 def tokens_a_character(folder: Path | None, texts: Sequence[str]) -> float:

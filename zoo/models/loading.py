@@ -21,7 +21,7 @@ from zoo.libraries.vocabulary import give_rows, rows_by, rows_of, set_rows_by
 from zoo.libraries.wrappers import is_adapted
 from zoo.models.names import Source, check_base, head_in, head_in_config, refuse_head, template_of
 from zoo.models.scalar import fold_scale, start_head
-from zoo.models.vocabulary import ROLES, Words, grown, hold, settings_in
+from zoo.models.vocabulary import ROLES, Settings, Words, grown, hold, settings_in
 
 Say = Callable[[str], None]
 
@@ -53,10 +53,10 @@ def load_tokenizer(
     text = template_text(template)
     new = () if new_tokens is None else wanted(text, new_tokens)
     words = _words_of(tokenizer, text)
-    config, rows = _configuration(source, trust_remote_code)
+    config, generation, rows = _configuration(source, trust_remote_code)
     if source.folder is not None:
         rows = grown(rows, source.folder, words)
-    found = hold(source.name, words, config, rows, new)
+    found = hold(source.name, words, config, rows, new, generation)
     if say is not None:
         for note in found.notes:
             say(note)
@@ -76,8 +76,8 @@ def _words_of(tokenizer: Any, template: str | None) -> Words:
     )
 
 
-def _configuration(source: Source, trust_remote_code: bool) -> tuple[Mapping[str, Any], int | None]:
-    """What a model's configuration says, and the rows of its embedding; None where it cannot be had."""
+def _configuration(source: Source, trust_remote_code: bool) -> tuple[Settings, Settings, int | None]:
+    """A model's configuration, that of its generation, and the rows of its embedding; None where it cannot be had."""
     base = source
     if source.is_adapter:
         name = adapters.base_named_in(source.path)[0]
@@ -86,9 +86,9 @@ def _configuration(source: Source, trust_remote_code: bool) -> tuple[Mapping[str
         config = _pretrained("AutoConfig", base, trust_remote_code=trust_remote_code)
     except ZooError:
         # Loading the model says why.
-        return {}, None
-    stops = settings_in(source.folder, base.folder) if source.folder is not None else {}
-    return {**config.to_dict(), **stops}, rows_by(config)
+        return {}, {}, None
+    stops = settings_in(source.folder, base.folder)[1] if source.folder is not None else {}
+    return config.to_dict(), stops, rows_by(config)
 
 
 def load_model(source: Source, dtype: torch.dtype, trust_remote_code: bool = False) -> Any:
@@ -121,7 +121,7 @@ def _told(source: Source, load: Callable[[], Any]) -> Any:
     except ZooError:
         raise
     except Exception as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        first = pretrained.reason(error)
         if source.folder is None:
             raise ZooError(
                 f"The model '{source.name}' is not a local folder and cannot be had from the hub: {first}",
@@ -167,7 +167,7 @@ def load_scorer(source: Source, dtype: torch.dtype, trust_remote_code: bool = Fa
         # The adapter's folder has the configuration with the number of outputs, the padding, gain and bias, and the
         # base the number of its tokens.
         options["config"] = _pretrained("AutoConfig", source)
-        if (rows := _configuration(source, trust_remote_code)[1]) is not None:
+        if (rows := _configuration(source, trust_remote_code)[2]) is not None:
             set_rows_by(options["config"], rows)
         base = _pretrained("AutoModelForSequenceClassification", Source(name, None), **options)
         model = _told(source, lambda: adapters.load_on(adapters.with_rows(base, source.path), source.path))

@@ -19,6 +19,8 @@ from zoo.errors import ZooError
 LISTED = 4
 """Tokens that a message names."""
 PAD, EOS = "pad_token", "eos_token"
+GENERATION = "generation_config.json"
+Settings = Mapping[str, Any]
 ROLES = ("bos_token", EOS, PAD, "unk_token")
 
 
@@ -53,12 +55,18 @@ class Findings:
     notes: tuple[str, ...] = ()
 
 
-def hold(name: str, words: Words, config: Mapping[str, Any], rows: int | None, new: Collection[str] = ()) -> Findings:
+def hold(
+    name: str, words: Words, config: Settings, rows: int | None, new: Collection[str] = (),
+    generation: Settings | None = None,
+) -> Findings:  # fmt: skip
     """Compare a tokenizer with the configuration of its model. Raises ZooError where they do not belong together.
 
-    config: config.json, and over it generation_config.json; rows: of the embedding, None where nothing says how many;
+    config: config.json; generation: generation_config.json; rows: of the embedding, None where nothing says how many;
     new: tokens that are given rows before anything is read.
     """
+    generation = generation or {}
+    for file, settings in (("config.json", config), (GENERATION, generation)):
+        _refuse_no_ids(name, file, settings)
     if rows is None:
         return Findings()
     outside = {token: number for token, number in words.added.items() if number >= rows and token not in new}
@@ -69,19 +77,23 @@ def hold(name: str, words: Words, config: Mapping[str, Any], rows: int | None, n
     }  # fmt: skip
     if words.size > rows or harmful:
         raise _outside(name, words, rows, harmful)
-    if (number := _number(config.get("pad_token_id"))) >= rows:
+    # Only the embedding reads this one, which is made by config.json.
+    if max(_numbers(config.get("pad_token_id")), default=0) >= rows:
         raise ZooError(
-            f"The configuration of {name} pads with the token id {number}, and its embedding has {rows:,} rows.",
-            "Correct pad_token_id in config.json, or remove it.",
-        )
+            f"The configuration of {name} pads with the token id {config['pad_token_id']}, and its embedding has "
+            f"{rows:,} rows.", "Correct pad_token_id in config.json, or remove it.",
+        )  # fmt: skip
     notes, padding = [], ""
     if words.roles.get(PAD) in outside:
         padding = words.roles.get(EOS, "")
         notes.append(f"{name} has no row for its padding token {words.roles[PAD]}: {padding} pads instead.")
     if others := [token for token in outside if token != words.roles.get(PAD)]:
         notes.append(f"{name} has no rows for {_some(others)}: no text may contain them.")
-    if silent := [number for number in _numbers(config.get("eos_token_id")) if number >= rows]:
-        notes.append(f"{name} is said to stop at the token id {silent[0]}, and it has only {rows:,} tokens.")
+    said = {**config, **generation}
+    for setting, what in (("eos_token_id", "stop at"), ("bos_token_id", "begin texts with")):
+        if none := [number for number in _numbers(said.get(setting)) if not 0 <= number < rows]:
+            notes.append(f"{name} is said to {what} the token id {none[0]}, which none of its {rows:,} tokens has: "
+                         "it is left out.")  # fmt: skip
     return Findings(padding, frozenset(outside), tuple(notes))
 
 
@@ -104,11 +116,19 @@ def _some(texts: list[str]) -> str:
 
 
 def _numbers(value: Any) -> list[int]:
-    return [_number(one) for one in (value if isinstance(value, list) else [value])]
+    return [] if value is None else value if isinstance(value, list) else [value]
 
 
-def _number(value: Any) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) else -1
+def _refuse_no_ids(name: str, file: str, settings: Settings) -> None:
+    """Raises ZooError where the id of a token is no whole number. Only the end of an answer may have several."""
+    for setting in ("eos_token_id", "bos_token_id", "pad_token_id"):
+        value = settings.get(setting)
+        numbers = _numbers(value) if setting == "eos_token_id" else [value]
+        if value is not None and not all(type(number) is int for number in numbers):
+            raise ZooError(
+                f"{setting} in {file} of {name} is {json.dumps(value, default=str)}, which is no token id.",
+                f"Correct it, or remove it: {file} of the model's publisher has the right one.",
+            )
 
 
 # -- from files ----------------------------------------------------------------------------------------------------
@@ -163,13 +183,12 @@ def rows_in(config: Mapping[str, Any]) -> int | None:
     return found if isinstance(found, int) and found > 0 else None
 
 
-def settings_in(folder: Path, base: Path | None) -> Mapping[str, Any]:
-    """config.json and over it generation_config.json. base: of the model under adapters, None if it is no folder."""
+def settings_in(folder: Path, base: Path | None) -> tuple[Settings, Settings]:
+    """config.json and generation_config.json. base: of the model under adapters, None if it is no folder."""
     place = base if (folder / "adapter_config.json").is_file() else folder
     if place is None:
-        return {}
-    stops = _read(folder / "generation_config.json") or _read(place / "generation_config.json")
-    return {**_read(place / "config.json"), **stops}
+        return {}, {}
+    return _read(place / "config.json"), _read(folder / GENERATION) or _read(place / GENERATION)
 
 
 def hold_files(name: str, folder: Path, template: str | None, new: Collection[str] = ()) -> Findings:
@@ -183,7 +202,8 @@ def hold_files(name: str, folder: Path, template: str | None, new: Collection[st
     base = Path(named) if isinstance(named, str) and Path(named).is_dir() else None
     place = base if (folder / "adapter_config.json").is_file() else folder
     rows = rows_in(_read(place / "config.json")) if place is not None else None
-    return hold(name, words, settings_in(folder, base), grown(rows, folder, words), new)
+    config, generation = settings_in(folder, base)
+    return hold(name, words, config, grown(rows, folder, words), new, generation)
 
 
 def lacking_in(folder: Path, tokens: Collection[str]) -> list[str]:
