@@ -15,14 +15,23 @@ LARGEST = Fraction(10) ** 300
 """The largest number that is no whole one."""
 POWERS, BITS = 400, 1 << 12
 """The largest exponent, and the bits of the largest power, that are computed."""
+MEASURES = {"hundred": 100, "dozen": 12, "lakh": 10**5, "crore": 10**7, "bn": 10**9, "mn": 10**6, "mln": 10**6}
+"""Words that scale a number in digits, besides SCALES."""
 SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 UNITS = {
     spelled: unit
     for unit, spellings in {
         "mm": "millimeter millimetre", "cm": "centimeter centimetre", "m": "meter metre", "km": "kilometer kilometre",
         "inch": "inches", "ft": "foot feet", "yd": "yard", "mile": "", "mg": "milligram", "g": "gram", "kg": "kilogram",
-        "lb": "lbs", "oz": "ounce", "s": "sec second", "min": "minute", "h": "hr hour", "day": "", "week": "",
-        "month": "", "year": "", "ml": "milliliter millilitre", "l": "liter litre L", "°": "deg degree", "cent": "¢",
+        "lb": "lbs", "pound": "", "oz": "ounce", "ton": "tonne", "s": "sec second", "min": "minute", "h": "hr hour",
+        "day": "", "week": "", "month": "", "year": "", "ml": "milliliter millilitre", "l": "liter litre L",
+        "gallon": "gal", "acre": "", "hectare": "ha", "bit": "", "byte": "", "KB": "kb kilobyte",
+        "MB": "mb megabyte", "GB": "gb gigabyte", "TB": "tb terabyte",
+        "Mbit": "Mb megabit", "Gbit": "Gb gigabit", "kJ": "kilojoule", "Wh": "", "kWh": "kwh", "MWh": "", "mW": "",
+        "kW": "kilowatt", "MW": "megawatt", "mV": "millivolt", "kV": "kilovolt", "mA": "milliampere", "cal": "calorie",
+        "kcal": "kilocalorie", "Hz": "hertz", "kHz": "kilohertz", "MHz": "megahertz", "GHz": "gigahertz",
+        "Pa": "pascal", "kPa": "kilopascal", "kN": "kilonewton", "mol": "mole", "ohm": "Ω", "ms": "millisecond",
+        "rad": "radian", "mile/h": "mph", "km/h": "kph kmh kmph", "°": "deg degree", "cent": "¢",
         "$": "＄ dollar usd", "€": "euro eur", "£": "gbp", "¥": "yen jpy", "₹": "rupee rupees inr", "N": "newton",
         "J": "joule", "W": "watt", "V": "volt", "A": "ampere", "K": "kelvin", "C": "°C celsius", "F": "°F fahrenheit",
     }.items()
@@ -30,6 +39,8 @@ UNITS = {
     for spelled in ((spelling, f"{spelling}s") if len(spelling) > 2 else (spelling,))
 }  # fmt: skip
 """Each spelling of a unit. Any other word behind a number is no unit."""
+MEANINGS = {"pound": ("lb", "£")}
+"""Units that may be any of several."""
 
 MONEY = "[$＄€£¥₹]"
 GROUPED = r"[1-9]\d{0,2}(?:(?:,\d{3})++(?!,?\d)|(?:\.\d{3}){2,}+(?!\.?\d))"
@@ -61,10 +72,13 @@ VALUE = re.compile(
     | (?P<number>{NUMBER})(?:[ ]?/[ ]?(?P<divisor>-?{NUMBER}))?+(?![ ]?/[ ]?\d)
     | (?P<odd>\d++(?:[ ]?[/:.,][ ]?\d++)*+)
     )
-    (?P<percent>[ ]?(?:%|percent\b|per[ ]cent\b))? (?:[ ](?P<scale>thousand|million|billion|trillion)s?\b)?
-    (?:(?:[ ]?(?={MONEY})|[ -]?(?!{MONEY}))(?P<unit>{MONEY}(?!\d) | °[ ]?[CF]\b | [¢°] | [^\W\d_]+)
-       (?P<raised>[ ]?\^[ ]?\{{?[ ]?-?\d[ ]?\}}?)?
-       (?:[ ]?/[ ]?(?P<per>[^\W\d_]+)(?P<below>[ ]?\^[ ]?\{{?[ ]?-?\d[ ]?\}}?)?)? )?
+    (?P<percent>[ ]?(?:%|‰|(?:percent|per[ ]cent|pct|per[ ]?mille?|basis[ ]points?|bps)\b))?
+    (?(money)(?P<suffix>[kmb](?![\w²³^/]))?)
+    (?:[ ](?P<scale>hundred|thousand|million|billion|trillion|dozen|lakh|crore)s?\b|[ ]?(?P<short>bn|mn|mln)\b)?
+    (?:(?:[ ]?(?={MONEY})|[ -]?(?!{MONEY}))(?P<shape>(?:square|sq\.?|cubic|cu\.?)[ ])?
+       (?P<unit>{MONEY}(?!\d) | °[ ]?[CF]\b | [¢°] | [^\W\d_]+)
+       (?P<raised>[ ]?\^[ ]?\{{?[ ]?-?\d[ ]?\}}?|[ ](?:squared|cubed)\b)?
+       (?:(?:[ ]?/[ ]?|[ ]per[ ])(?P<per>[^\W\d_]+)(?P<below>[ ]?\^[ ]?\{{?[ ]?-?\d[ ]?\}}?)?)? )?
     """,
     re.VERBOSE | re.IGNORECASE,
 )
@@ -126,9 +140,9 @@ def _end(found: re.Match[str]) -> int:
     """Where a value ends: the next word, unless it is a unit, may say more (3 to 5), one letter may be a variable."""
     if not found["unit"] or _named(found["unit"]):
         return found.end()
-    begin = found.start("unit")
+    begin = found.start("shape" if found["shape"] else "unit")
     separated = found.string[begin - 1] in " -"
-    return begin - separated if separated or len(found["unit"]) == 1 else found.end("unit")
+    return begin - separated if separated or found["shape"] or len(found["unit"]) == 1 else found.end("unit")
 
 
 def _unit(found: re.Match[str]) -> str:
@@ -136,8 +150,18 @@ def _unit(found: re.Match[str]) -> str:
         return UNITS[found["money"].strip()]
     if not (name := _named(found["unit"] or "")):
         return ""
-    raised, below = ("".join(re.findall(r"-?\d", found[part] or "")) for part in ("raised", "below"))
+    raised, below = (_exponent(found[part] or "") for part in ("raised", "below"))
+    raised = raised or _exponent(found["shape"] or "")
+    if name in MONEY or name == "cent":
+        # A price for each is still a price.
+        return name
     return name + raised + (f"/{_named(found['per']) or found['per']}{below}" if found["per"] else "")
+
+
+def _exponent(text: str) -> str:
+    """2 of `^2`, `square` and `squared`, 3 of `cubic`; "" of an empty text."""
+    words = re.match(r"\s*(?:(sq)|cu)", text, re.IGNORECASE)
+    return ("2" if words[1] else "3") if words else "".join(re.findall(r"-?\d", text))
 
 
 def _named(word: str) -> str:
@@ -161,8 +185,24 @@ def _value(found: re.Match[str]) -> Number | Unclear:
     if abs(value) > LARGEST and value.denominator > 1:
         return Unclear("is too large or too small")
     value = -value if "-" in (found["sign"] or "") + (found["inner"] or "") else value
-    factor = Fraction(SCALES.get((found["scale"] or "").lower(), 1), 100 if found["percent"] else 1)
+    factor = Fraction(_scale(found), _part(found["percent"] or ""))
+    if found["unit"] == "K" and found.string[found.start("unit") - 1].isdigit():
+        return Unclear("may be thousands, or kelvin")
     return Number(value, value * factor if factor != 1 else None, _unit(found))
+
+
+def _scale(found: re.Match[str]) -> int:
+    """What the word or letter behind a number multiplies it by."""
+    suffix = {"": "", "k": "thousand", "m": "million", "b": "billion"}[(found["suffix"] or "").lower()]
+    return (SCALES | MEASURES).get(suffix or (found["scale"] or found["short"] or "").lower(), 1)
+
+
+def _part(word: str) -> int:
+    """100 of percent, 1000 of per mille, 10,000 of basis points."""
+    word = word.strip().lower()
+    if not word:
+        return 1
+    return 10_000 if word.startswith("b") else 1000 if word == "‰" or "mil" in word else 100
 
 
 def _amount(found: re.Match[str]) -> Fraction:

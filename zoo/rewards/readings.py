@@ -13,7 +13,7 @@ from fractions import Fraction
 
 from zoo.rewards.missing import Missing, Undecided
 from zoo.rewards.plain_text import plain
-from zoo.rewards.quantities import LARGEST, SCALES, Found, Number, Unclear, values_of
+from zoo.rewards.quantities import LARGEST, MEANINGS, SCALES, Found, Number, Unclear, values_of
 from zoo.rewards.references import BOX, boxed
 
 Reading = Number | Unclear | None
@@ -111,12 +111,16 @@ def same(answer: Number, reference: Number, tolerance: float = 0.0) -> bool | Un
     """Whether two numbers are equal. If only one of them says percent, million or pm, it may be read without it too."""
     if answer.kind != reference.kind:
         return Unclear(f"is a {answer.kind} and the reference answer a {reference.kind}")
-    if answer.unit and reference.unit and answer.unit != reference.unit:
+    if answer.unit and reference.unit and not _meanings(answer.unit) & _meanings(reference.unit):
         return Unclear("has another unit than the reference answer")
     pairs = [tuple(one.written if one.full is None else one.full for one in (answer, reference))]
     if (answer.full is None) != (reference.full is None):
         pairs.append((answer.written, reference.written))
     return any(_close(a, b, tolerance) for a, b in pairs)
+
+
+def _meanings(unit: str) -> set[str]:
+    return {unit, *MEANINGS.get(unit, ())}
 
 
 def verdict(answer: Reading, references: Sequence[Number], tolerance: float = 0.0) -> float | Missing:
