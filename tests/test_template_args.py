@@ -65,6 +65,9 @@ def test_arguments_that_cannot_be_are_refused(written, why):
 def test_an_argument_that_the_template_does_not_read_is_refused_with_the_nearest(tiny_tokenizer):
     with pytest.raises(ZooError, match="reads no 'thinkin'. Did you mean 'thinking'"):
         ChatTemplate(tiny_tokenizer, THINKS, args={"thinkin": False})
+    with pytest.raises(ZooError) as refused:
+        ChatTemplate(tiny_tokenizer, "chatml", args={"foo": 1})
+    assert "Did you mean" not in refused.value.message, "'for' is no variable"
     with pytest.raises(ZooError, match="--template none"):
         ChatTemplate(tiny_tokenizer, "none", args={"thinking": False})
 

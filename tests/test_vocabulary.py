@@ -314,6 +314,19 @@ def test_tokens_of_the_template_are_control_tokens_and_new_ones_are_words(place)
         chat.answer("say <|im_end|>", "yes")
 
 
+def test_a_chat_in_another_form_says_which_tokens_the_model_lacks(place):
+    status, out, err = cli("chat", "tied", "--prompt", "Hi", "--template", "chatml", "--max-new-tokens", "2")
+    said = " ".join(out.split())
+    assert status == 0 and "no token <|im_start|>, <|im_end|>" in said and "--new-tokens '<|im_start|>" in said, err
+    assert "has another chat template than --template chatml." in said, "both end with the end of a text"
+
+
+@pytest.mark.parametrize(("template", "says"), [("none", "A chat is made of messages"), ("", "no chat template ''")])
+def test_a_chat_needs_a_template(place, template, says):
+    status, _, err = cli("chat", "tied", "--prompt", "Hi", "--template", template)
+    assert status == 2 and says in " ".join(err.split())
+
+
 def test_what_looks_like_a_token_and_is_none_is_told(place):
     chat = load_template(resolve_model("tied"), "t.jinja", new_tokens=())
     assert chat.end_of_turn is None

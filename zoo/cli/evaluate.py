@@ -89,7 +89,7 @@ def evaluate(
             "--data and --columns are for --reward, and no --reward is given.",
             f'Add --reward. An evaluation takes its data in parentheses: --eval "accuracy(data={data or "starter"})".',
         )
-    template_text(template or AUTO)
+    template_text(AUTO if template is None else template)
     args = named.template_args(template_args)
     asked_for = choose(evals or [], catalogue)
     needs_model = bool(reward) or not asked_for or any(chosen.evaluation.head != "none" for chosen in asked_for)

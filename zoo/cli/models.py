@@ -44,10 +44,15 @@ def chat(
 ) -> None:
     """Chat with a run or model; an empty line or ctrl-D ends the chat."""
     from zoo.data.encoding import named
-    from zoo.data.encoding.named import AUTO, template_text
+    from zoo.data.encoding.named import AUTO, NONE, template_text
     from zoo.models.names import expect
 
-    template_text(template or AUTO)
+    if template == NONE:
+        raise ZooError(
+            "A chat is made of messages, and --template none writes raw text only.",
+            "Leave --template out for the model's own, or name another one (`zoo templates`).",
+        )
+    template_text(AUTO if template is None else template)
     args = named.template_args(template_args)
     for name in filter(None, (model, versus)):
         expect(name, out)

@@ -50,6 +50,8 @@ def load_subject(
     )
     tokenizer = chat.tokenizer
     if asked is not None:
+        for note in chat.notes:
+            say(note)
         _tell(name, asked, chat, ChatTemplate(tokenizer, template_of(source)), say)
     model = load_model(source, torch.float32).eval().to(device)
     arithmetic = choose_precision(precision, device)[0]
@@ -63,10 +65,8 @@ def _tell(name: str, asked: str, chat: ChatTemplate, own: ChatTemplate, say: Cal
     if chat.prompt_ids(QUESTION) == own.prompt_ids(QUESTION) and chat.end_of_turn == own.end_of_turn:
         return
     ends = [one.end_of_turn or one.tokenizer.eos_token for one in (own, chat)]
-    say(
-        f"Note: {name} has another chat template than --template {asked}: its own ends a turn with {ends[0]}, this one "
-        f"with {ends[1]}."
-    )
+    how = "" if ends[0] == ends[1] else f": its own ends a turn with {ends[0]}, this one with {ends[1]}"
+    say(f"Note: {name} has another chat template than --template {asked}{how}.")
 
 
 def _other(name: str, out: str, say: Callable[[str], None], tokenizer: Any, evaluated: Source) -> Callable[[], Any]:

@@ -170,6 +170,15 @@ def words_in(folder: Path) -> Words | None:
     return Words(size, added, special, roles, _template_in(folder, settings))
 
 
+def own_template_in(folder: Path) -> str | None:
+    """The text of the template in a folder, "" where it has none; None for several templates, or no tokenizer."""
+    with contextlib.suppress(OSError, UnicodeError):
+        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    settings = folder / "tokenizer_config.json"
+    text = _read(settings).get("chat_template", "") if settings.is_file() else None
+    return text if isinstance(text, str) else None
+
+
 def _template_in(folder: Path, settings: Mapping[str, Any]) -> str:
     file = folder / "chat_template.jinja"
     with contextlib.suppress(OSError, UnicodeError):

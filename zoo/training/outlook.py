@@ -16,7 +16,17 @@ from typing import Any
 from zoo.cards.contributed import contributed
 from zoo.contract import registry
 from zoo.contract.algorithm import Algorithm
-from zoo.data.encoding.named import listed, template_args, template_text, wanted
+from zoo.data.encoding.named import (
+    ARGS_OF_NONE,
+    NONE,
+    PLAIN,
+    listed,
+    named_templates,
+    refuse_unread,
+    template_args,
+    template_text,
+    wanted,
+)
 from zoo.data.glance import Glance, glance
 from zoo.data.sources import held_out_split
 from zoo.data.sources.mixture import Part, read_mixture
@@ -32,7 +42,7 @@ from zoo.judges.spelled import check_judge
 from zoo.libraries.launched import check_launch
 from zoo.models.facts import check_files, configured, describe, tokens_a_character
 from zoo.models.names import Found, check_base, head_in, look_for, refuse_head
-from zoo.models.vocabulary import hold_files, lacking_in
+from zoo.models.vocabulary import hold_files, lacking_in, own_template_in
 from zoo.optimizers.bundled import refuse_missing
 from zoo.optimizers.chosen import OPTIMIZERS, SCHEDULES, Kind
 from zoo.options.checks import (
@@ -174,12 +184,16 @@ class _Look:
         self.roles = self.cls().roles(self.resolved.algorithm)
         check_roles(self.core, self.cls, self.roles)
         try:
-            template_args(self.core.template_args)
+            args = template_args(self.core.template_args)
             self.template = template_text(self.core.template)
         except ZooError as error:
             if self.resumed is not None and (kept := self.resumed.path / TEMPLATE).is_file():
                 error.hint = f"The run has a copy of it: cp {kept} {self.core.template}"
             raise
+        if args and self.core.template == NONE:
+            raise ZooError(*ARGS_OF_NONE)
+        if self.template is not None:
+            refuse_unread(args, self.template)
 
     def _model(self) -> None:
         self.found = self._looked_for("model", self.core.model)
@@ -187,6 +201,8 @@ class _Look:
         if folder is not None and self.cls.head == "lm":
             refuse_head(name, head_in(folder), "lm")
         self._vocabulary(name, folder)
+        if folder is not None and self.core.template == AUTO and (own := own_template_in(folder)) is not None:
+            refuse_unread(template_args(self.core.template_args), own or named_templates()[PLAIN].text)
 
     def _layers(self) -> None:
         """Options that name parts of the model. Adapters on all linear layers fit every model."""

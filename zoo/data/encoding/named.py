@@ -62,7 +62,7 @@ def is_text(template: str) -> bool:
 
 
 def template_text(template: str) -> str | None:
-    """The text of a template; None for auto and none. Raises ZooError where there is no such template."""
+    """The text of a template; None for auto and none. Raises ZooError where there is none, or a file that is none."""
     if template in (AUTO, NONE):
         return None
     if is_text(template):
@@ -72,16 +72,23 @@ def template_text(template: str) -> str | None:
     path = typed_path(template)
     if not path.is_file():
         raise ZooError(
-            f"There is no chat template '{template}': it is no file and no name.{nearest(template, named_templates())}",
+            f"There is no chat template '{template}': it is no file and no name."
+            f"{nearest(template.lower(), [AUTO, NONE, *named_templates()])}",
             "Give auto (the model's own), none (raw text), the path of a .jinja file, or one of "
             f"{', '.join(named_templates())} (`zoo templates` says what they are).",
         )
     try:
-        return path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeError) as error:
         raise ZooError(
             f"The chat template {path} cannot be read: {error}.", "A template is a text file in UTF-8."
         ) from None
+    if not is_text(text) or "messages" not in text:
+        raise ZooError(
+            f"{path} is no chat template: it writes no messages.",
+            "A template is a program in Jinja, such as the one that `zoo templates chatml` prints.",
+        )
+    return text
 
 
 def template_args(value: Mapping[str, Any] | str | None) -> dict[str, Any]:
@@ -97,6 +104,25 @@ def template_args(value: Mapping[str, Any] | str | None) -> dict[str, Any]:
     return args
 
 
+def refuse_unread(args: Mapping[str, Any], template: str) -> None:
+    """Raises ZooError for an argument that the text of a template does not read, with the nearest one that it does."""
+    words = set(re.findall(r"\w+", template))
+    for name in args:
+        if name not in words:
+            raise ZooError(
+                f"The chat template reads no '{name}'.{nearest(name, words - KEYWORDS)}",
+                "--template-args takes variables of the template; a model's own template is in chat_template.jinja or "
+                "tokenizer_config.json.",
+            )
+
+
+ARGS_OF_NONE = ("Raw text (--template none) has no template that takes --template-args.", "Leave one out.")
+KEYWORDS = frozenset((
+    "for", "endfor", "if", "elif", "else", "endif", "set", "endset", "in", "is", "not", "and", "or", "defined", "none",
+    "true", "false", "loop", "first", "last", "index0", "macro", "endmacro", "namespace", "generation", "endgeneration",
+    "message", "messages", "role", "content", "trim", "raise_exception",
+))  # fmt: skip
+"""Words of templates that are no variables of theirs, or none that may be set."""
 ARGS_HINT = "Write --template-args enable_thinking=false,effort=high, or a JSON object."
 
 

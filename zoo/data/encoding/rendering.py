@@ -20,13 +20,14 @@ from typing import Any, NamedTuple
 from zoo.data.encoding.dropped import Completeness, stands
 from zoo.data.encoding.memo import Memo
 from zoo.data.encoding.messages import called, in_parts, objects_of, parts_of, says_something, with_text_arguments
+from zoo.data.encoding.named import refuse_unread
 from zoo.data.encoding.probes import CALL, NAME, PROBE, QUESTION, TOOL, Form, closings
 from zoo.data.encoding.segments import pattern
 from zoo.data.encoding.tokens import TextTokenizer
 from zoo.data.formats.message import REASONING_KEYS
 from zoo.data.kinds import Message
 from zoo.data.row_errors import RowError, shorten
-from zoo.errors import ZooError, nearest
+from zoo.errors import ZooError
 from zoo.libraries.pretrained import render
 from zoo.limits import TEMPLATE_BYTES, TEMPLATE_SECONDS, Watch, size, within_memory
 
@@ -95,7 +96,7 @@ class Renderer:
         """The template with the same day in all texts, also when a run goes on overnight."""
         self.words = set(re.findall(r"\w+", str(text)))
         """The words of the template, among them the variables that it reads."""
-        self._refuse_unread()
+        refuse_unread(self.args, str(text))
         self.reasoning = [key for key in REASONING_KEYS if key in self.words]
         """The keys of a message in which the template looks for thoughts."""
         self._form = Form()
@@ -283,16 +284,6 @@ class Renderer:
             return [max(start, len(text.rstrip()))], False
         tokens = self._controls.finditer(text, match.start(), match.end())
         return [token.end() for token in tokens][::-1], True
-
-    def _refuse_unread(self) -> None:
-        """Raises ZooError for an argument that the template does not read."""
-        for name in self.args:
-            if name not in self.words:
-                raise ZooError(
-                    f"The chat template reads no '{name}'.{nearest(name, self.words)}",
-                    "--template-args takes variables of the template; a model's own template is in chat_template.jinja "
-                    "or tokenizer_config.json.",
-                )
 
     def _after_answer(self) -> tuple[str, str]:
         """What the template writes after the last answer, and after an answer that a question follows.

@@ -18,7 +18,7 @@ from typing import Any
 from zoo.data.encoding.block import PlainAnswer, spans_of
 from zoo.data.encoding.memo import Memo
 from zoo.data.encoding.messages import as_turn, marks_of, prepared, texts_of, tool_list
-from zoo.data.encoding.named import AUTO, NONE, PLAIN, named_templates, template_text, wanted, with_args
+from zoo.data.encoding.named import ARGS_OF_NONE, AUTO, NONE, PLAIN, named_templates, template_text, wanted, with_args
 from zoo.data.encoding.new_tokens import NewTokens, give, lacking
 from zoo.data.encoding.rendering import BARE, Extras, Rendered, Renderer
 from zoo.data.encoding.tokens import Cut, TextTokenizer
@@ -58,7 +58,7 @@ class ChatTemplate:
         self.notes: list[str] = []
         """Sentences on what was decided for all rows."""
         if template == NONE and args:
-            raise ZooError("Raw text (--template none) has no template that takes --template-args.", "Leave one out.")
+            raise ZooError(*ARGS_OF_NONE)
         source = self._choose(template)
         self.new = NewTokens() if new_tokens is None else give(tokenizer, wanted(source, new_tokens), new_tokens)
         """The tokens that were added, for which a model needs rows."""
