@@ -25,6 +25,7 @@ LETTER = "[b-zB-HJ-Z]"
 CHOICE = re.compile(
     r"-|,? *\(?(?:or|and/or)(?: (?:maybe|perhaps|possibly|else|even|rather))* *| *(?:to|~|\.\.+) *", re.IGNORECASE
 )
+OR = re.compile(r"\bor(?: (?:maybe|perhaps|possibly|else|even|rather))* *$", re.IGNORECASE)
 BOTH = re.compile(r"(?:,| &|,? and| \|) ?|;? ", re.IGNORECASE)
 """Between two answers."""
 BOXES = re.compile(r"\}[\s$]*(?:[,;]|[,;]?\s*(?:or|and))[\s$]*$", re.IGNORECASE)
@@ -185,8 +186,16 @@ def _last(text: str) -> Reading:
         return _in_words(text, whole=False)
     if re.fullmatch(r"\s*- [\d.,]+\s*", text):
         return _only(text)
+    return SEVERAL if _is_list(text, values) else _clear(text, values, len(values) - 1)
+
+
+def _is_list(text: str, values: list[Found]) -> bool:
+    """Whether a text is nothing but several values; 1) 42 is one number in a list."""
+    if len(values) < 2:
+        return False
     rest = set(_around(text, values)) - set("().[] ")
-    return SEVERAL if len(values) > 1 and rest <= set(",;|") else _clear(text, values, len(values) - 1)
+    gap = text[values[-2].end : values[-1].start]
+    return bool(rest <= set(",;|") and (rest or not gap.strip()))
 
 
 def _only(text: str) -> Reading:
@@ -238,6 +247,8 @@ def _clear(text: str, values: list[Found], i: int) -> Number | Unclear:
         return Unclear("is what a function or a share is of")
     if MORE.match(behind):
         return PORTIONS
+    if signed and before[-1:] in ("-", "+"):
+        return EXPRESSION
     if IN_WORD.search(before):
         return Unclear("has digits only within words")
     if (
@@ -266,7 +277,7 @@ def _joint(text: str, values: list[Found], i: int) -> Unclear | None:
     if OPERATOR.fullmatch(gap):
         return EXPRESSION
     is_rise = gap == " to " and _is_share(before) and not _is_share(found)
-    if between or (CHOICE.fullmatch(gap) and not is_rise) or (gap == " " and found.signed):
+    if between or OR.search(gap[-40:]) or (CHOICE.fullmatch(gap) and not is_rise) or (gap == " " and found.signed):
         return RANGE
     if gap in ("", "'", "′") and not found.signed:
         return Unclear("has several units")
