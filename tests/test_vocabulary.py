@@ -15,7 +15,7 @@ from tiny_runs import FLOAT32, cli, write_rows
 import zoo
 from zoo.contract import registry
 from zoo.contract.hookspecs import hookimpl
-from zoo.data.encoding.named import named_templates
+from zoo.data.encoding.named import listed, named_templates
 from zoo.data.encoding.template import ChatTemplate
 from zoo.errors import TrainingStopped, ZooError
 from zoo.libraries.pretrained import save
@@ -491,6 +491,20 @@ def test_what_a_run_adds_and_what_nobody_writes_is_no_fault():
     assert found.rowless == {"<extra>"} and len(found.notes) == 2
     with pytest.raises(ZooError, match="pads with the token id 12"):
         hold("it", words(), {"pad_token_id": 12}, 10)
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [(" ", "is empty"), (",", "is empty"), ("<a>,,<b>", "is empty"), ([""], "is empty"), ([" <y>"], "white space"),
+     (["<x>\n"], "white space"), (["<\x00>"], "cannot be seen"), ("<\u202e>", "cannot be seen"), ([3], "is no text")],
+)  # fmt: skip
+def test_what_cannot_be_a_new_token_is_refused(value, why):
+    with pytest.raises(ZooError, match=f"new_tokens has .*{why}"):
+        listed(value)
+
+
+def test_spaces_around_commas_are_no_part_of_a_token():
+    assert listed("<a>, <b c>,<a>") == ("<a>", "<b c>") and listed("") == listed([]) == ()
 
 
 NO_IDS = ["foo", [[256]], ["5"], 2.5, True]

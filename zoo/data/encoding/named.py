@@ -169,12 +169,27 @@ def _jinja(value: Any) -> str:
 
 
 def listed(new_tokens: Sequence[str] | str) -> tuple[str, ...]:
-    """The tokens of --new-tokens, each once. Raises ZooError for one that is no text."""
-    parts = new_tokens.split(",") if isinstance(new_tokens, str) else new_tokens
-    for part in parts:
-        if not isinstance(part, str):
-            raise ZooError(f"new_tokens has {part!r}, which is no text.", "Write --new-tokens '<a>,<b>'.")
-    return tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
+    """The tokens of --new-tokens, each once. Raises ZooError for one that is no text, is empty or cannot be seen.
+
+    Spaces around the commas of a text are none of the tokens.
+    """
+    if isinstance(new_tokens, str):
+        new_tokens = [part.strip() for part in new_tokens.split(",")] if new_tokens else []
+    for part in new_tokens:
+        if why := _no_token(part):
+            raise ZooError(f"new_tokens has {part!r}, which {why}.", "Write --new-tokens '<a>,<b>'.")
+    return tuple(dict.fromkeys(new_tokens))
+
+
+def _no_token(part: Any) -> str:
+    """Why this cannot be a new token; empty if it can."""
+    if not isinstance(part, str):
+        return "is no text"
+    if not part.strip():
+        return "is empty"
+    if part != part.strip():
+        return "has white space at an end"
+    return "" if part.isprintable() else "has characters that cannot be seen"
 
 
 def wanted(template: str | None, new_tokens: Iterable[str]) -> dict[str, bool]:
