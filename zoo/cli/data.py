@@ -188,10 +188,14 @@ def _kind(wanted: str | None, source: str, reading: Any, stream: bool) -> str | 
     from zoo.cards import described
     from zoo.contract.algorithm import DATA_KINDS
     from zoo.data.load import source_kind
-    from zoo.data.stream_opening import open_stream
 
     if wanted in DATA_KINDS:
         return str(wanted)
     if wanted is not None:
         return described(wanted)[1].kinds()
-    return open_stream(source, "text", reading)[1].format.kind if stream else source_kind(source, reading)
+    if not stream:
+        return source_kind(source, reading)
+    # It loads torch.
+    from zoo.data.stream_opening import open_stream
+
+    return open_stream(source, "text", reading)[1].format.kind

@@ -31,7 +31,6 @@ from zoo.data.glance import Glance, glance
 from zoo.data.sources import held_out_split
 from zoo.data.sources.mixture import Part, read_mixture
 from zoo.data.sources.reading import Reading
-from zoo.data.stream_opening import check_parts, glance_at_stream
 from zoo.errors import ZooError, nearest
 from zoo.evals import Eval
 from zoo.evals.chosen import choose
@@ -298,14 +297,21 @@ class _Look:
         parts = read_mixture(text, registry.contributions(registry.manager(), "sources"))
         stream = self.core.stream and what == "data"
         if stream:
+            # It loads torch.
+            from zoo.data.stream_opening import check_parts
+
             check_parts(parts)
         seen = [(part, self._glance_at(part, kinds, stream)) for part in parts]
         self.outlook.facts[what] = "; ".join(_told(*one) for one in seen)
         return seen
 
     def _glance_at(self, part: Part, kinds: tuple[str, ...], stream: bool) -> Glance | None:
+        look = glance
+        if stream:
+            from zoo.data.stream_opening import glance_at_stream as look  # type: ignore[assignment]
+
         of_run = Reading.of(self.core, registry.contributions(registry.manager(), "sources"))
-        return (glance_at_stream if stream else glance)(part.source, kinds, part.reading(of_run))
+        return look(part.source, kinds, part.reading(of_run))
 
     # -- what is named -------------------------------------------------------------------------------------------
 
