@@ -205,7 +205,7 @@ def test_a_store_that_two_processes_want_survives_the_end_of_either(tmp_path):
     file = tmp_path / "results.jsonl"
     common = ("--processes", 2, "--kills", 6, "--seed", 2, "--append", file, "--folder", tmp_path / "work")
     assert run("--aim", "zoo.testing.chaos.store:STORE", *common) == 0
-    assert {hit["rank"] for row in results(file) for hit in row["hits"]} == {0, 1}
+    assert len([hit for row in results(file) for hit in row["hits"]]) >= 6
 
 
 def test_a_step_that_is_recorded_twice_is_found(tmp_path, monkeypatch):

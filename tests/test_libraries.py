@@ -224,6 +224,15 @@ def recomputed_otherwise(patch):
         patch.setattr(llama(), name, enable, raising=False)
 
 
+def made_in_half(patch):
+    import transformers
+
+    make = transformers.AutoModelForCausalLM.from_config
+    patch.setattr(
+        transformers.AutoModelForCausalLM, "from_config", lambda config, dtype: make(config, dtype=torch.half)
+    )
+
+
 def head_renamed_in_scorers(patch):
     import transformers
 
@@ -481,6 +490,7 @@ CHANGES = {
     "embeddings_may_be_given": (embeddings_scaled, "output for them differs"),
     "dropout_can_be_silenced": (dropout_elsewhere, "differs by"),
     "activations_can_be_recomputed": (recomputed_otherwise, "they differ by"),
+    "fake_tensors_are_counted": (made_in_half, "bytes instead of"),
     "a_language_model_becomes_a_scorer": (head_renamed_in_scorers, "no scalar head for LlamaForCausalLM"),
     "models_say_what_ends_an_answer": (no_generation_config, "set() for a model with eos_token_id 1"),
     "configurations_have_their_sizes": (sizes_renamed, "[None, None, None] and None"),

@@ -123,7 +123,7 @@ def test_a_role_that_no_loss_reaches_stays_as_it_is_without_being_named(turns, t
     assert differences(named, both) < 1e-5 and losses(named) == pytest.approx(losses(both), abs=1e-5, rel=1e-4)
 
 
-def test_micro_batches_that_differ_are_the_plugins_mistake(train, tmp_path):
+def test_micro_batches_that_differ_are_the_plugins_mistake(train, turns, tmp_path):
     file = tmp_path / "turns.py"
     counted = "self.calls = getattr(self, 'calls', 0) + 1\n        if self.calls % 2:"
     file.write_text(file.read_text().replace("if step % 2 == 0:", counted))

@@ -25,7 +25,12 @@ GENERATION = "generation_config.json"
 
 def text_config(model: Any) -> Any:
     """The configuration of the text model; the model's own if it is only a text model."""
-    return model.config.get_text_config(decoder=True)
+    return text_of(model.config)
+
+
+def text_of(config: Any) -> Any:
+    """The part of a configuration that is of the text model."""
+    return config.get_text_config(decoder=True)
 
 
 def longest_text(model: Any) -> int | None:

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from zoo.libraries.architecture import text_config
+from zoo.libraries.architecture import text_config, text_of
 from zoo.libraries.pretrained import load
 from zoo.libraries.reliance import importing, relies_on
 from zoo.libraries.tiny import IDS, make_tiny
@@ -81,7 +81,7 @@ def configuration(folder: Path) -> Any:
 def shortened(config: Any, layers: int) -> Any:
     """A configuration with fewer layers."""
     config = copy.deepcopy(config)
-    text = config.get_text_config(decoder=True)
+    text = text_of(config)
     whole = text.num_hidden_layers
     for name, value in list(vars(text).items()):
         if isinstance(value, list | tuple) and len(value) == whole:

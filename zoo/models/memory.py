@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from zoo.cards import kept
-from zoo.libraries.architecture import recompute_activations, silence_dropout
+from zoo.libraries.architecture import recompute_activations, silence_dropout, text_of
 from zoo.libraries.releases import installed
 from zoo.libraries.tracing import Live, configuration, fake_model, shortened, when_last_layer_is_done
 from zoo.libraries.wrappers import base_of
@@ -111,7 +111,7 @@ def held(folder: Path, way: Way, step: Step) -> Held:
 
 def rough(folder: Path, way: Way, step: Step) -> Held:
     """The same from the size of the model alone, for an architecture that cannot be traced."""
-    text, count = configuration(folder).get_text_config(decoder=True), float(weights_in(folder)[0])
+    text, count = text_of(configuration(folder)), float(weights_in(folder)[0])
     wide, layers = text.hidden_size, text.num_hidden_layers
     trained = 0.0 if not way.trained else 4.0 * layers * wide * way.rank * 14 if way.lora else count
     size = 2.0 if way.precision == "bf16-true" or (way.base_dtype == "bfloat16" and trained < count) else 4.0
@@ -123,7 +123,7 @@ def rough(folder: Path, way: Way, step: Step) -> Held:
 
 
 def _traced(config: Any, way: Way, step: Step) -> Held:
-    layers = config.get_text_config(decoder=True).num_hidden_layers
+    layers = text_of(config).num_hidden_layers
     if layers <= LAYERS[1]:
         return _of_model(config, way, step)
     few, more = (_of_model(shortened(config, count), way, step) for count in LAYERS)
@@ -197,7 +197,7 @@ def _numbers(model: Any, rows: Rows, way: Way) -> Tensor:
 
 def _cached(config: Any, way: Way) -> float:
     """Bytes of the keys and values of one token."""
-    text = config.get_text_config(decoder=True)
+    text = text_of(config)
     heads = getattr(text, "num_attention_heads", 1) or 1
     groups = getattr(text, "num_key_value_heads", None) or heads
     size = getattr(text, "head_dim", None) or text.hidden_size // heads

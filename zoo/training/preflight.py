@@ -90,6 +90,7 @@ class Plan:
         return min(max(asked, self.texts.longest), self.share)
 
     def _default_tokens(self) -> int:
+        from zoo.libraries.architecture import text_of
         from zoo.libraries.tracing import configuration
         from zoo.models.devices import CPU_MICRO_TOKENS, tokens_that_fit
 
@@ -97,7 +98,7 @@ class Plan:
             return CPU_MICRO_TOKENS
         folder = self.models["policy"]
         trained = 0 if self.core.lora else weights_in(folder)[0]
-        free, config = int(_free(self)[0] or 0), configuration(folder).get_text_config(decoder=True)
+        free, config = int(_free(self)[0] or 0), text_of(configuration(folder))
         return tokens_that_fit(free, trained, config, self.core.gradient_checkpointing)
 
     @property
