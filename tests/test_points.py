@@ -296,7 +296,7 @@ def test_a_dry_run_without_weights_shows_the_plan_and_then_what_is_missing(place
     assert status == 2 and "large has a configuration but no weights" in err and "Everything that" not in out
     lr = next(line for line in out.splitlines() if line.startswith("lr "))
     assert "between 5e-07 (Zephyr's for 7 B weights) and 2e-07 (Tülu 3's for 70 B weights)" in lr
-    assert "large: llama, 32 layers, about 8,030.3 M weights" in out
+    assert "large: llama, 32 layers, about 8.03 B weights" in out
     status, out, _ = cli("train", "--algo", "kto", "--model", "large", "--data", "starter", "--dry-run", "--json")
     told = json.loads(out)
     assert status == 2 and told["options"]["lr"] == {

@@ -43,7 +43,7 @@ LEARNED_POSITIONS = frozenset({"gpt2", "gpt_neo", "gpt_bigcode", "opt"})
 
 
 def describe(folder: Path) -> str:
-    """`llama, 30 layers, 134.5 M weights`."""
+    """`llama, 30 layers, 134.5 M weights`, `qwen2, 28 layers, about 7.62 B weights`."""
     adapter = folder / "adapter_config.json"
     if adapter.is_file():
         return f"adapters on {read_config(adapter).get('base_model_name_or_path', 'an unnamed model')}"
@@ -51,7 +51,8 @@ def describe(folder: Path) -> str:
     layers, (weights, exact) = config.get("num_hidden_layers"), weights_in(folder)
     parts = [str(config.get("model_type", "of an unnamed architecture"))]
     parts += [f"{layers} layers"] if layers else []
-    parts += [f"{'' if exact else 'about '}{weights / 1e6:,.1f} M weights"] if weights else []
+    size = f"{weights / 1e9:.2f} B" if weights >= 1e9 else f"{weights / 1e6:.1f} M"
+    parts += [f"{'' if exact else 'about '}{size} weights"] if weights else []
     return ", ".join(parts)
 
 
