@@ -43,7 +43,7 @@ MOST_HELD_OUT = 2000
 """Prompts that a share of the data holds out at most: more would be scored again and again for no better estimate."""
 LOOKED_AT = 10_000
 """Rows that are read of data which cannot be converted, to say what is wrong with it."""
-STORED_BYTES = 4 << 20
+STORED_BYTES = 1 << 20
 """Files of so many bytes are kept in the cache as soon as they are encoded."""
 FEW_ROWS = 5000
 """With a --limit below this, rows are encoded in memory."""
