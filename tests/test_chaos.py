@@ -202,10 +202,15 @@ def test_killed_runs_end_as_if_they_had_not_been(tmp_path):
 
 
 def test_a_store_that_two_processes_want_survives_the_end_of_either(tmp_path):
-    file = tmp_path / "results.jsonl"
-    common = ("--processes", 2, "--kills", 6, "--seed", 2, "--append", file, "--folder", tmp_path / "work")
-    assert run("--aim", "zoo.testing.chaos.store:STORE", *common) == 0
-    assert len([hit for row in results(file) for hit in row["hits"]]) >= 6
+    """Which of them is ahead when a kill comes depends on the machine: more kills, until both were hit."""
+    file, hit = tmp_path / "results.jsonl", set()
+    common = ("--processes", 2, "--kills", 6, "--append", file, "--folder", tmp_path / "work")
+    for seed in range(2, 8):
+        assert run("--aim", "zoo.testing.chaos.store:STORE", "--seed", seed, *common) == 0
+        hit |= {one["rank"] for row in results(file) for one in row["hits"]}
+        if hit == {0, 1}:
+            return
+    raise AssertionError(f"only process {hit} was hit")
 
 
 def test_a_step_that_is_recorded_twice_is_found(tmp_path, monkeypatch):
