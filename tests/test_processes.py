@@ -8,9 +8,9 @@ import time
 
 import pytest
 from tiny_runs import (
+    assert_same_runs,
     data_for,
     demonstrations,
-    differences,
     float32_flags,
     losses,
     run_command,
@@ -44,14 +44,6 @@ def only_run(tmp_path):
     return Run(path)
 
 
-def assert_equal(first, second):
-    assert differences(first, second) < 1e-5
-    assert len(first.metrics) == len(second.metrics)
-    for a, b in zip(first.metrics, second.metrics, strict=True):
-        assert a.keys() == b.keys()
-        assert [a[name] for name in a] == pytest.approx([b[name] for name in a], abs=1e-5, rel=1e-4)
-
-
 @pytest.mark.long
 def test_two_processes_give_what_one_gives(one, tmp_path, tiny_folder):
     """10 rows, 4 a step: the last step has 2, and answers differ in length, so the processes' shares are unequal."""
@@ -62,7 +54,7 @@ def test_two_processes_give_what_one_gives(one, tmp_path, tiny_folder):
     assert done.returncode == 0 and done.stderr == "", done.stdout + done.stderr
     double = only_run(tmp_path)
     assert len(losses(double)) == 3
-    assert_equal(single, double)
+    assert_same_runs(single, double)
     for text in ("rows read", "Training sft", "Precision", "sft-tiny-1: 3 steps"):
         assert done.stdout.count(text) == 1, "the second process is silent"
 
@@ -80,7 +72,7 @@ def test_a_mixture_on_two_processes_is_that_of_one(one, tmp_path, tiny_folder):
         assert done.returncode == 0, done.stdout + done.stderr
     double = only_run(tmp_path)
     assert "loss/b" in double.metrics[1] and "val/loss/a" in double.metrics[0]
-    assert_equal(single, double)
+    assert_same_runs(single, double)
 
 
 @pytest.mark.long
@@ -97,7 +89,7 @@ def test_torchrun_starts_the_processes_too(one, tmp_path, tiny_folder):
         env={**os.environ, "OMP_NUM_THREADS": "1", "ZOO_CACHE": str(tmp_path / "cache-two")},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert_equal(single, only_run(tmp_path))
+    assert_same_runs(single, only_run(tmp_path))
     assert done.stdout.count("Training dpo") == 1
 
 
@@ -140,7 +132,7 @@ def test_ctrl_c_stops_all_processes_and_they_go_on_together(one, tmp_path, tiny_
     done, second = two_processes("resume", run.path, cwd=tmp_path, ZOO_CACHE=str(tmp_path / "cache-two"))
     assert done.returncode == second.returncode == 0, done.stdout + done.stderr + second.stdout + second.stderr
     assert done.stdout.count("Resuming from step-2.") == 1
-    assert_equal(single, run)
+    assert_same_runs(single, run)
 
 
 NOISY = """

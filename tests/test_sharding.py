@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny_runs import data_for, differences, float32_flags, losses, trainer, two_processes, write_rows
+from tiny_runs import assert_same_runs, data_for, differences, float32_flags, losses, trainer, two_processes, write_rows
 from tiny_runs import demonstrations as rows_of_demonstrations
 
 from zoo.errors import ZooError
@@ -40,24 +40,16 @@ def both(tmp_path, tiny_folder, monkeypatch):
     return run
 
 
-def assert_equal(first, second):
-    assert differences(first, second) < 1e-5
-    assert len(first.metrics) == len(second.metrics)
-    for a, b in zip(first.metrics, second.metrics, strict=True):
-        assert a.keys() == b.keys()
-        assert [a[name] for name in a] == pytest.approx([b[name] for name in a], abs=1e-5, rel=1e-4)
-
-
 def test_two_processes_that_share_out_the_model_give_what_one_gives(both, tmp_path):
     held_out = write_rows(tmp_path / "held.jsonl", rows_of_demonstrations(5, seed=9))
-    assert_equal(*both("sft", eval_data=held_out))
+    assert_same_runs(*both("sft", eval_data=held_out))
 
 
 @pytest.mark.long
 def test_a_frozen_model_is_shared_out_too(both):
     """Its scores are in the cache of one process, and missing in the other's."""
     first, second = both("dpo", epochs=2)
-    assert_equal(first, second)
+    assert_same_runs(first, second)
 
 
 @pytest.mark.long

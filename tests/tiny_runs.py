@@ -17,6 +17,7 @@ import traceback
 from pathlib import Path
 from unittest import mock
 
+import pytest
 from safetensors.torch import load_file
 
 import zoo
@@ -70,6 +71,15 @@ def differences(first, second):
     a, b = weights(first), weights(second)
     assert a.keys() == b.keys()
     return max(float((a[name].float() - b[name].float()).abs().max()) for name in a)
+
+
+def assert_same_runs(first, second):
+    """Weights and metrics are equal but for rounding."""
+    assert differences(first, second) < 1e-5
+    assert len(first.metrics) == len(second.metrics)
+    for a, b in zip(first.metrics, second.metrics, strict=True):
+        assert a.keys() == b.keys()
+        assert [a[name] for name in a] == pytest.approx([b[name] for name in a], abs=1e-5, rel=1e-4)
 
 
 def same_bytes(first, second, name):
