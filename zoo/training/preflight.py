@@ -223,19 +223,12 @@ def _others(plan: Plan, tokens: int) -> Iterator[tuple[str, Plan]]:
 
 
 def _sharded(plan: Plan) -> Iterator[tuple[str, Plan]]:
-    """The plan with its weights divided among more devices, where that can be asked for."""
-    if not _can_shard() or plan.accelerator != "cuda" or plan.shards > 1:
+    """The plan with its weights divided among more devices."""
+    if plan.accelerator != "cuda" or plan.shards > 1:
         return
     for devices in (2, 4, 8):
         core = replace(plan.core, strategy="fsdp", devices=devices)
         yield f"--strategy fsdp --devices {devices}", replace(plan, core=core, processes=devices, here=devices)
-
-
-def _can_shard() -> bool:
-    """Whether `--strategy` knows shards."""
-    from zoo.options.fields import options_of
-
-    return any(option.name == "strategy" and "fsdp" in option.help for option in options_of(TrainConfig))
 
 
 def _adafactor() -> Chosen:
