@@ -7,8 +7,8 @@ import time
 
 import pytest
 import tiny_runs
-from test_processes import OPTIONS, assert_equal, command_of, only_run
-from tiny_runs import trainer
+from test_processes import OPTIONS, command_of, only_run
+from tiny_runs import assert_same_runs, trainer
 
 from zoo.errors import ZooError
 from zoo.libraries.cluster import find_place
@@ -119,7 +119,7 @@ def test_processes_started_otherwise_give_what_one_gives(tmp_path, tiny_folder, 
     told = [{"NODE_RANK": str(rank)} if nodes else slurm(rank) for rank in (0, 1)]
     first, second = tiny_runs.together(arguments, tmp_path, told, ZOO_CACHE=str(tmp_path / "cache-two"))
     assert first.returncode == second.returncode == 0, first.stdout + first.stderr + second.stdout + second.stderr
-    assert_equal(single, only_run(tmp_path))
+    assert_same_runs(single, only_run(tmp_path))
     assert "Training dpo" in first.stdout and second.stdout == ""
 
 
