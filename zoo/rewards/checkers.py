@@ -11,8 +11,9 @@ from zoo.rewards.functions import in_process
 from zoo.rewards.maths import MATH_VERIFY, installed_by, is_missing
 from zoo.rewards.missing import Missing
 from zoo.rewards.quantities import Number, Unclear
-from zoo.rewards.readings import EXPRESSION, read, verdict
+from zoo.rewards.readings import read, verdict
 from zoo.rewards.references import against, tagged
+from zoo.rewards.surroundings import EXPRESSION
 
 Values = list[float | None | Missing]
 TAG = re.compile(r"[\w.-]+")

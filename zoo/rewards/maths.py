@@ -9,8 +9,9 @@ from typing import Any
 from zoo.errors import ZooError
 from zoo.rewards.missing import Missing
 from zoo.rewards.quantities import LIST, Number, Unclear
-from zoo.rewards.readings import EXPRESSION, SEVERAL, read, verdict
+from zoo.rewards.readings import read, verdict
 from zoo.rewards.references import against, boxed, tagged
+from zoo.rewards.surroundings import EXPRESSION, SEVERAL
 
 MATH_VERIFY = ("math_verify", "maths")
 """The package, and the extra that brings it."""

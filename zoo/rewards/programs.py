@@ -1,8 +1,6 @@
 """The program in an answer: the fenced block that the tests mean, among examples, outputs and drafts.
 
-Fences are read as in Markdown: a line of three or more backticks or tildes, also indented, in a list or in a quotation.
-Where that leaves no Python, the end of a block is looked for further down, indentation is taken away, and a fence that
-the prompt opened counts. docs/grading.md has the rules.
+Without a fence it is the answer, or a part of it. docs/grading.md has the rules.
 """
 
 from __future__ import annotations
@@ -12,43 +10,25 @@ import builtins
 import functools
 import re
 import sys
-import textwrap
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-PYTHON = ("python", "py", "python3", "py3", "python2", "ipython", "pycon", "sage")
-MARKDOWN = ("markdown", "md", "")
-FENCE = re.compile(
-    r"(?P<before>[ \t>]*+(?:(?:[-*+]|\d{1,3}[.)])[ \t]++)?)(?P<fence>`{3,}+|~{3,}+)[ \t]*(?P<info>[^`]*)"
-)
-BEHIND_TEXT = re.compile(rf"(?P<before>)[^`]*?(?P<fence>`{{3,}}+)(?P<info>{'|'.join(PYTHON)})\s*", re.IGNORECASE)
+from zoo.rewards.blocks import PYTHON, TRIES, Parser, blocks_of, parsable
+
 INLINE = re.compile(r"(`{1,3}+)(?:py(?:thon)?3?[ \t]+)?([^`\n]+)\1")
 TAG = re.compile(
     r"^[ \t]*(?:</?[A-Za-z_]\w*>|\[/?[A-Z]{2,}\])|(?:</[A-Za-z_]\w*>|\[(?:/[A-Z]{2,}|DONE)\])[ \t]*$", re.MULTILINE
 )
 """Around a program without a fence: <answer> and </answer>, [PYTHON] and [/PYTHON], [BEGIN] and [DONE]."""
-QUOTED = re.compile(r"^(?:[ \t]*> ?)+")
 CODE = re.compile(r"[ \t]*(?:(?:def|class|import|from|async def)\s|@\w)")
-TYPED = re.compile(r"^(?:>>>|\.\.\.)(?: |$)(.*)", re.MULTILINE)
-"""A line that somebody typed at Python's prompt, among lines that it printed."""
 READS = re.compile(r"\binput\s*\(|\bstdin\b|\bopen\(0\b|\bos\.read\(0\b")
 DECLARATIONS = (
     ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign
 )  # fmt: skip
 SHORT = re.compile(r"\b(?:def|lambda|class|input|stdin)\b")
 """In a code span that may be a program."""
-LONGEST, TRIES, FEW = 100_000, 24, 3
-"""Characters of a text that is parsed, and how often an answer is: a hostile one has thousands of fences. Of tags and
-code spans the last few are looked at."""
-
-
-class Block(NamedTuple):
-    """A fenced block: the word behind its fence, in small letters, and its lines."""
-
-    language: str
-    text: str
+FEW = 3
+"""Of tags and code spans the last few are looked at."""
 
 
 @dataclass(frozen=True)
@@ -77,32 +57,6 @@ class Part:
     def serves(self, wanted: Wanted) -> int:
         """How much of what is wanted it has."""
         return len(self.defines & wanted.names) + (wanted.reads and READS.search(self.text) is not None)
-
-
-class Parser:
-    """Parses texts as Python, a bounded number of times."""
-
-    def __init__(self) -> None:
-        self.tries = TRIES
-
-    def tree(self, text: str) -> ast.Module | None:
-        """The tree of a text, None if it is not Python or too long, or if there were too many."""
-        self.tries -= 1
-        if self.tries < 0 or len(text) > LONGEST:
-            return None
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                return ast.parse(text)
-            except (SyntaxError, ValueError, RecursionError, MemoryError):
-                return None
-
-    def is_program(self, text: str) -> bool:
-        """Whether a text is Python, and more than a word or a number."""
-        tree = self.tree(text)
-        return tree is not None and not all(
-            isinstance(node, ast.Expr) and isinstance(node.value, ast.Name | ast.Constant) for node in tree.body
-        )
 
 
 def program_of(text: str, wanted: Wanted = ANYTHING) -> str:
@@ -178,92 +132,6 @@ def _is_foreign(module: str) -> bool:
     return module.split(".")[0] not in sys.stdlib_module_names
 
 
-# -- blocks --------------------------------------------------------------------------------------------------------
-
-
-def blocks_of(text: str, parser: Parser) -> list[Block]:
-    """The fenced blocks of a text."""
-    lines = text.split("\n")
-    blocks: list[Block] = []
-    i = 0
-    while i < len(lines):
-        opened = FENCE.fullmatch(lines[i].rstrip()) or BEHIND_TEXT.fullmatch(lines[i].rstrip())
-        if not opened:
-            i += 1
-        elif not blocks and not opened["info"] and parser.is_program(before := "\n".join(lines[:i])):
-            # The prompt ended with the fence that opens the block.
-            blocks.append(Block(PYTHON[0], before))
-            i += 1
-        else:
-            block, i = _block(lines, i, opened, parser)
-            within = blocks_of(block.text, parser) if _holds_fences(block, parser) else []
-            blocks += within or [block]
-    return blocks
-
-
-def _holds_fences(block: Block, parser: Parser) -> bool:
-    """Whether a block is a text in Markdown with blocks of its own."""
-    is_text = block.language in MARKDOWN and any(FENCE.fullmatch(line.rstrip()) for line in block.text.split("\n"))
-    return is_text and parser.tree(block.text) is None
-
-
-def _block(lines: Sequence[str], at: int, opened: re.Match[str], parser: Parser) -> tuple[Block, int]:
-    """The block that is opened in a line, and the number of the line behind it."""
-    language = re.split(r"[\s:,{}=]", opened["info"].strip().lstrip("{."))[0].lower()
-    quoted = ">" in opened["before"]
-    inside: list[str] = []
-    first: tuple[str, int] | None = None
-    for i in range(at + 1, len(lines)):
-        line = QUOTED.sub("", lines[i]) if quoted else lines[i]
-        last, ends, behind = _closed(line, opened["fence"])
-        if not ends:
-            inside.append(line)
-            continue
-        code = _dedented([*inside, *last], opened["before"])
-        if language and language not in PYTHON:
-            return Block(language, code), behind + i
-        if (program := _parsable(code, parser)) is not None:
-            return Block(language, program), behind + i
-        first = first or (code, behind + i)
-        if parser.tries < 1:
-            break
-        inside.append(line)
-    if first is None:
-        # Cut off.
-        return Block(language, _dedented(inside, opened["before"])), len(lines)
-    return Block(language, first[0]), first[1]
-
-
-def _closed(line: str, fence: str) -> tuple[list[str], bool, int]:
-    """What a line adds to a block, whether it may end it, and whether the next line (1) or this one (0) comes after."""
-    if found := FENCE.fullmatch(line.rstrip()):
-        same = found["fence"][0] == fence[0] and len(found["fence"]) >= len(fence)
-        return [], same, 0 if found["info"] else 1
-    if line.rstrip().endswith(fence) and line.strip("`~ \t\r"):
-        return [line.rstrip().removesuffix(fence)], True, 1
-    return [], False, 0
-
-
-def _dedented(lines: Sequence[str], before: str) -> str:
-    """The lines without the indentation of the fence."""
-    width = len(before.expandtabs(4)) if ">" not in before else 0
-    cut = [line.expandtabs(4) if width else line for line in lines]
-    cut = [line[min(width, len(line) - len(line.lstrip())) :] for line in cut]
-    return "".join(f"{line}\n" for line in cut)
-
-
-def _parsable(code: str, parser: Parser) -> str | None:
-    """The code, without its common indentation or as it was typed at Python's prompt, if that is Python."""
-    dedented = textwrap.dedent(code)
-    texts = dict.fromkeys((code, dedented, _typed(dedented)))
-    return next((text for text in texts if parser.tree(text) is not None), None)
-
-
-def _typed(code: str) -> str:
-    """The lines behind the prompts, without what Python printed, if the code begins with a prompt."""
-    return "".join(f"{line}\n" for line in TYPED.findall(code)) if code.lstrip().startswith(">>>") else code
-
-
 def _unfenced(text: str, wanted: Wanted, parser: Parser) -> str:
     """The answer itself, a part of it between tags or in a line, or its code without the prose before and after it."""
     if parser.tree(text) is not None:
@@ -288,6 +156,6 @@ def _without_prose(text: str, parser: Parser) -> str:
         return text
     paragraphs = "\n".join(lines[start:]).split("\n\n")
     for end in range(len(paragraphs), max(0, len(paragraphs) - TRIES), -1):
-        if (program := _parsable("\n\n".join(paragraphs[:end]), parser)) is not None:
+        if (program := parsable("\n\n".join(paragraphs[:end]), parser)) is not None:
             return program
     return text
