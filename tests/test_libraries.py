@@ -357,6 +357,19 @@ def scorer_without_its_head(patch):
     patch.setattr(peft.PeftModelForSequenceClassification, "__init__", build)
 
 
+def weights_read_elsewhere(patch):
+    from transformers import modeling_utils
+
+    own = modeling_utils.PreTrainedModel._load_pretrained_model
+    former = modeling_utils.safe_open
+
+    def load(*args, **options):
+        patch.setattr(modeling_utils, "safe_open", former)
+        return own(*args, **options)
+
+    patch.setattr(modeling_utils.PreTrainedModel, "_load_pretrained_model", load)
+
+
 def never_stops(patch):
     import lightning
 
@@ -500,6 +513,7 @@ CHANGES = {
     "a_tokenizer_may_be_given_a_padding_token": (padding_from_the_start, "a tokenizer without one has 0"),
     "tokens_can_be_added": (added_tokens_are_words, "and the text is '<x> <y>'"),
     "the_tokenizer_inside_gives_the_same": (called_in_capitals, "the ids are"),
+    "weights_can_stay_in_their_files": (weights_read_elsewhere, "only [] have no values"),
     "vocabularies_can_grow": (grows_by_one_more, "embed_tokens has 19 rows"),
     "rows_of_new_tokens_are_trained": (rows_left_out, "groups of rows are trained"),
     "adapters_can_be_switched_off": (adapters_stay_on, "differs from before"),

@@ -7,6 +7,7 @@
     attention.py     transformers: attention functions and masks
     architecture.py  transformers: the parts of a model: backbone, heads, what its configuration says
     pretrained.py    transformers: loading, saving, GGUF, chat templates
+    stored.py        transformers: models whose weights stay in their files until processes read their parts
     tokenizing.py    transformers: the fast tokenizer inside a tokenizer
     vocabulary.py    transformers: rows of the vocabulary, and more of them
     optimizers.py    transformers, bitsandbytes: optimizers

@@ -21,6 +21,7 @@ from zoo.libraries.experts import EXPERTS, expert_weights
 from zoo.libraries.pretrained import load, save
 from zoo.libraries.reliance import importing, relies_on, require
 from zoo.libraries.rounding import widen_linear
+from zoo.libraries.stored import zeros
 from zoo.libraries.tiny import IDS, make_tiny
 from zoo.libraries.vocabulary import give_rows, rows_of, vocabulary_modules
 from zoo.libraries.wrappers import base_of, is_adapted
@@ -184,7 +185,7 @@ def _adapters_on(model: Any, tokens: Sequence[int], settings: dict[str, Any]) ->
     former = vocabulary_modules(model) if tokens else {}
     rows: dict[str, Any] = {"trainable_token_indices": {name: list(tokens) for name in former}} if tokens else {}
     try:
-        with quiet_peft():
+        with quiet_peft(), zeros(model):
             # peft makes its dropout active, in a model that is not trained yet.
             adapted = get_peft_model(model, LoraConfig(task_type=task, **settings, **rows)).eval()
     except TypeError as error:
@@ -269,14 +270,14 @@ def unreached(model: Any) -> dict[str, str]:
         for name, layer in layers.items()
     ]
     embeddings = model.get_input_embeddings().weight
-    ids = IDS.to(embeddings.device) % len(embeddings)
+    ids = (IDS if embeddings.is_meta else IDS.to(embeddings.device)) % len(embeddings)
     try:
-        with evaluating(model), torch.no_grad():
+        with evaluating(model), torch.no_grad(), zeros(model):
             last_hidden(model, input_ids=ids)
         heads = [model.get_output_embeddings(), getattr(model, "score", None)]
         rest = {name: layer for name, layer in layers.items() if name not in called and layer not in heads}
         if rest:
-            with evaluating(model), torch.enable_grad():
+            with evaluating(model), torch.enable_grad(), zeros(model):
                 total = last_hidden(model, input_ids=ids).float().square().sum()
                 weights = [layer.weight for layer in rest.values()]
                 used = torch.autograd.grad(total, weights, allow_unused=True)

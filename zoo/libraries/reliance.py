@@ -23,7 +23,7 @@ MODULES = {
     "torch": ("arithmetic", "tracing"),
     "transformers": (
         "caches", "attention", "architecture", "heads", "experts", "pretrained", "tokenizing", "vocabulary",
-        "optimizers",
+        "optimizers", "stored",
     ),
     "peft": ("adapters",),
     "lightning": ("trainer", "precision", "cluster", "meeting"),

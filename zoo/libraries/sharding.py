@@ -28,6 +28,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from zoo.errors import ZooError
 from zoo.libraries import turns
 from zoo.libraries.architecture import backbone
+from zoo.libraries.stored import read_parts
 from zoo.libraries.wrappers import base_of
 from zoo.processes import begin_exchange
 
@@ -79,6 +80,7 @@ def shard(model: Any, offload: bool = False) -> Any:
     # The inner ones first.
     for module in [*reversed(_blocks(base)), base]:
         fully_shard(module, mesh=mesh, reshard_after_forward=True, offload_policy=policy)
+    read_parts(base, torch.device("cpu" if offload else mesh.device_type))
     _begin_passes(base, torch.device(mesh.device_type))
     return model
 

@@ -17,7 +17,8 @@ from zoo.data.encoding.template import ChatTemplate
 from zoo.errors import ZooError
 from zoo.libraries import adapters, pretrained
 from zoo.libraries.architecture import read_ending_ids, silence_dropout, with_scalar_head
-from zoo.libraries.vocabulary import give_rows, rows_by, rows_of, set_rows_by
+from zoo.libraries.stored import load_stored, read
+from zoo.libraries.vocabulary import give_rows, rows_by, rows_of, set_rows_by, vocabulary_modules
 from zoo.libraries.wrappers import is_adapted
 from zoo.models.names import Source, check_base, head_in, head_in_config, refuse_head, template_of
 from zoo.models.scalar import fold_scale, start_head
@@ -91,13 +92,14 @@ def _configuration(source: Source, trust_remote_code: bool) -> tuple[Settings, S
     return config.to_dict(), stops, rows_by(config)
 
 
-def load_model(source: Source, dtype: torch.dtype, trust_remote_code: bool = False) -> Any:
+def load_model(source: Source, dtype: torch.dtype, trust_remote_code: bool = False, in_files: bool = False) -> Any:
     """A model on the CPU with dropout off: a causal language model, or a reward model where the folder holds one.
 
-    An adapter folder is loaded on its base, trainable.
+    An adapter folder is loaded on its base, trainable. in_files: its matrices stay in their files, if they can, until
+    the model is shared out.
     """
     if head_of(source) == "scalar":
-        return load_scorer(source, dtype, trust_remote_code)
+        return load_scorer(source, dtype, trust_remote_code, in_files)
     if source.is_adapter:
         assert source.folder is not None
         check_base(source)
@@ -105,13 +107,17 @@ def load_model(source: Source, dtype: torch.dtype, trust_remote_code: bool = Fal
         model = _told(source, lambda: adapters.load_on_base(source.path, dtype=dtype))
         read_ending_ids(model, source.folder)
     else:
-        model = _pretrained("AutoModelForCausalLM", source, dtype=dtype, trust_remote_code=trust_remote_code)
+        options = {"dtype": dtype, "trust_remote_code": trust_remote_code}
+        model = _pretrained("AutoModelForCausalLM", source, in_files, **options)
     silence_dropout(model)
     return model
 
 
-def _pretrained(kind: str, source: Source, **options: Any) -> Any:
-    return _told(source, lambda: pretrained.load(kind, source.path, **options))
+def _pretrained(kind: str, source: Source, in_files: bool = False, **options: Any) -> Any:
+    def load() -> Any:
+        return pretrained.load(kind, source.path, **options)
+
+    return _told(source, lambda: load_stored(load) if in_files else load())
 
 
 def _told(source: Source, load: Callable[[], Any]) -> Any:
@@ -143,13 +149,18 @@ def require_head(source: Source, head: str) -> None:
     refuse_head(source.name, head_of(source), head)
 
 
-def scorer_to_train(source: Source, dtype: torch.dtype, seed: int, trust_remote_code: bool = False) -> Any:
-    """A model with a scalar head: its own, or a new one drawn with `seed` on a language model's backbone."""
+def scorer_to_train(
+    source: Source, dtype: torch.dtype, seed: int, trust_remote_code: bool = False, in_files: bool = False
+) -> Any:
+    """A model with a scalar head: its own, or a new one drawn with `seed` on a language model's backbone.
+
+    in_files: as of `load_model`.
+    """
     if head_of(source) == "scalar":
-        model = load_scorer(source, dtype, trust_remote_code)
+        model = load_scorer(source, dtype, trust_remote_code, in_files)
         fold_scale(model)
         return model
-    language_model = load_model(source, dtype, trust_remote_code)
+    language_model = load_model(source, dtype, trust_remote_code, in_files)
     if source.is_adapter:
         language_model = adapters.merged(language_model)
     model = with_scalar_head(language_model, dtype, trust_remote_code)
@@ -157,8 +168,11 @@ def scorer_to_train(source: Source, dtype: torch.dtype, seed: int, trust_remote_
     return model.requires_grad_(True)
 
 
-def load_scorer(source: Source, dtype: torch.dtype, trust_remote_code: bool = False) -> Any:
-    """A reward model with the head, gain and bias it was saved with; an adapter folder on its base, trainable."""
+def load_scorer(source: Source, dtype: torch.dtype, trust_remote_code: bool = False, in_files: bool = False) -> Any:
+    """A reward model with the head, gain and bias it was saved with; an adapter folder on its base, trainable.
+
+    in_files: as of `load_model`.
+    """
     require_head(source, "scalar")
     options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code}
     if source.is_adapter:
@@ -172,7 +186,7 @@ def load_scorer(source: Source, dtype: torch.dtype, trust_remote_code: bool = Fa
         base = _pretrained("AutoModelForSequenceClassification", Source(name, None), **options)
         model = _told(source, lambda: adapters.load_on(adapters.with_rows(base, source.path), source.path))
     else:
-        model = _pretrained("AutoModelForSequenceClassification", source, num_labels=1, **options)
+        model = _pretrained("AutoModelForSequenceClassification", source, in_files, num_labels=1, **options)
     silence_dropout(model)
     return model.eval()
 
@@ -182,6 +196,7 @@ def rows_for(model: Any, new: NewTokens) -> list[int]:
     rows = rows_of(model)
     fresh = sorted({*new.added, *(number for number in new.asked if number >= rows)})
     if fresh:
+        read(model, vocabulary_modules(model).values())
         give_rows(model, fresh, new.known)
     return sorted({*fresh, *new.asked})
 

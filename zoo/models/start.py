@@ -93,18 +93,19 @@ def require_same_tokens(
 
 
 def load_policy(
-    core: TrainConfig, source: Source, precision: str, head: str = "lm", new: NewTokens = NO_TOKENS
+    core: TrainConfig, source: Source, precision: str, head: str = "lm", new: NewTokens = NO_TOKENS,
+    in_files: bool = False,
 ) -> Any:  # fmt: skip
     """The model to train: all of it, or adapters on a frozen base. Adapters it came with are merged first.
 
     head: "lm" for a language model, "scalar" for a scorer, which a language model becomes by a new head; new: tokens
-    that get rows, which are trained under LoRA too.
+    that get rows, which are trained under LoRA too; in_files: as of `load_model`.
     """
     if head == "scalar":
-        model = scorer_to_train(source, weights_dtype(precision), core.seed, core.trust_remote_code)
+        model = scorer_to_train(source, weights_dtype(precision), core.seed, core.trust_remote_code, in_files)
     else:
         require_head(source, head)
-        model = load_model(source, weights_dtype(precision), core.trust_remote_code)
+        model = load_model(source, weights_dtype(precision), core.trust_remote_code, in_files)
     if is_adapted(model):
         model = merged(model).requires_grad_(True)
     tokens = rows_for(model, new)

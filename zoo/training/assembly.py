@@ -31,6 +31,7 @@ from zoo.libraries.cluster import find_place
 from zoo.libraries.connected import Connected
 from zoo.libraries.reliance import require
 from zoo.libraries.sharding import shard
+from zoo.libraries.stored import is_stored
 from zoo.models.devices import choose_accelerator, choose_micro_tokens
 from zoo.models.experts import watch
 from zoo.models.facts import weights_of
@@ -166,7 +167,14 @@ class Assembly:
         self.say(self.template.preflight(*self.data.train.statistics.ends()))
         if self.beginning:
             self.beginning.compare(self.prints())
-        self.policy = load_policy(core, self.source, self.precision, self.algorithm.head, self.template.new)
+        shared = self.connected is not None
+        self.policy = load_policy(
+            core, self.source, self.precision, self.algorithm.head, self.template.new, in_files=shared
+        )
+        if shared and not is_stored(self.policy):
+            self.say(
+                "Each process reads the whole model before it keeps its part: its weights are stored in another form."
+            )
         for note in left_out(self.policy) if core.lora and ALL_LINEAR in names_in(core.lora_targets) else []:
             self.say(note)
         self.resolved.choose(self._weights)

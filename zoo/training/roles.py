@@ -18,6 +18,7 @@ from zoo.judges.spelled import SELF
 from zoo.libraries.adapters import frozen_parameters, without_adapters
 from zoo.libraries.architecture import attention_window
 from zoo.libraries.sharding import is_sharding, shard
+from zoo.libraries.stored import initial_values
 from zoo.libraries.wrappers import is_adapted
 from zoo.models.critic import Critic, ValueHead
 from zoo.models.names import Source
@@ -67,7 +68,9 @@ def make_critic(
         return Critic(policy, ValueHead.on(policy.model), layout)
     start = source if core.critic_model is None else resolve_start(core.critic_model, core.out, say)
     frozen_routers = core.freeze_routers and core.critic_model is None
-    model = load_policy(replace(core, lora=False, freeze_routers=frozen_routers), start, precision, "scalar", new)
+    model = load_policy(
+        replace(core, lora=False, freeze_routers=frozen_routers), start, precision, "scalar", new, is_sharding()
+    )
     if core.critic_model is None:
         torch.nn.init.zeros_(model.score.weight)
     return Critic(shard(model, core.offload), model, layout)
@@ -87,7 +90,7 @@ def make_reference(
             return None
         # Elsewhere the scores of rounded matrices are those of the others.
         rounded = ["bfloat16"] if (core.base_dtype, precision) == ("bfloat16", "32-true") else []
-        key = fingerprint(weights, precision, architecture(model), *rounded)
+        key = fingerprint(initial_values(model, weights), precision, architecture(model), *rounded)
         try:
             return ReferenceCache(cache_folder() / "reference", key)
         except (OSError, sqlite3.Error) as error:
@@ -113,8 +116,10 @@ def make_reference(
 
 def frozen(core: TrainConfig, source: Source, policy: Any, precision: str, new: NewTokens = NO_TOKENS) -> Any:
     """A model that is not trained, on the policy's device."""
-    plain = load_policy(TrainConfig(trust_remote_code=core.trust_remote_code), source, precision, new=new)
-    return plain.requires_grad_(False).eval().to(next(policy.parameters()).device)
+    options = TrainConfig(trust_remote_code=core.trust_remote_code)
+    plain = load_policy(options, source, precision, new=new, in_files=is_sharding()).requires_grad_(False).eval()
+    # One that is shared out comes to the device in parts.
+    return plain if is_sharding() else plain.to(next(policy.parameters()).device)
 
 
 def make_judge(
