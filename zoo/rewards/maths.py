@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zoo.errors import ZooError
-from zoo.rewards.missing import Missing
+from zoo.rewards.missing import Missing, Undecided
 from zoo.rewards.quantities import LIST, Number, Unclear
 from zoo.rewards.readings import read, verdict
 from zoo.rewards.references import against, boxed, tagged
@@ -15,6 +16,10 @@ from zoo.rewards.surroundings import EXPRESSION, SEVERAL
 
 MATH_VERIFY = ("math_verify", "maths")
 """The package, and the extra that brings it."""
+MARKED = re.compile(r"\$|\\[(\[]|\\boxed")
+ALONE = re.compile(r"(?!\d+!$|.*[+/] ?[/-])(?:\\[a-zA-Z]+|[a-zA-Z](?![^\W_])|[\d\s.,+*/=(){}!^-])+")
+"""An expression without marks, and nothing else; letters are variables."""
+UNMARKED = Unclear("is an expression without marks such as $…$")
 Values = list[float | None | Missing]
 
 
@@ -37,10 +42,15 @@ def _equal(text: str, references: list[str], tag: str) -> float | Missing:
     right = [gold for gold in (_gold(reference) for reference in references) if gold]
     if not right:
         return Missing(f"the reference answer cannot be read as mathematics: {references[0]!r:.40}")
-    # The library's own time limits use signals, and this process has a time limit already.
-    inside = boxed(text)
     # It takes several boxes for one answer of several parts.
-    shown = parse(text if inside is None else f"\\boxed{{{inside}}}", parsing_timeout=None)  # type: ignore[arg-type]
+    inside = boxed(text)
+    marked = text if inside is None else f"\\boxed{{{inside}}}"
+    if answer == EXPRESSION and not MARKED.search(marked):
+        if not ALONE.fullmatch(text):
+            return Undecided(f"the answer {UNMARKED}")
+        marked = f"${text}$"
+    # The library's own time limits use signals, and this process has a time limit already.
+    shown = parse(marked, parsing_timeout=None)  # type: ignore[arg-type]
     return float(any(verify(gold, shown, timeout_seconds=None) for gold in right))
 
 
@@ -49,8 +59,7 @@ def _gold(reference: str) -> list[Any]:
     from math_verify import parse
 
     text = reference.rpartition("####")[2].strip()
-    marked = "\\boxed" in text or "$" in text or "\\(" in text or "\\[" in text
-    expressions = parse(text if marked else f"${text}$", parsing_timeout=None)  # type: ignore[arg-type]
+    expressions = parse(text if MARKED.search(text) else f"${text}$", parsing_timeout=None)  # type: ignore[arg-type]
     return list(expressions or parse(text, parsing_timeout=None))  # type: ignore[arg-type]
 
 

@@ -10,8 +10,10 @@ VULGAR = {
     "⅙": "1/6", "⅚": "5/6", "⅛": "1/8", "⅜": "3/8", "⅝": "5/8", "⅞": "7/8",
 }  # fmt: skip
 CHARACTERS = str.maketrans(
-    {**VULGAR, **dict.fromkeys("−﹣－‐‑–—", "-")} | {"＄": "$", "⁄": "/", "∕": "/", "⋅": "·", "∙": "·", "✕": "×"}
+    {**VULGAR, **dict.fromkeys("−﹣－‐‑–—", "-")}
+    | {"＄": "$", "⁄": "/", "∕": "/", "⋅": "·", "∙": "·", "✕": "×", "∶": ":"}
 )
+SUBSCRIPTS = {ord("₀") + i: f"_{i}" for i in range(10)}
 COMMANDS = {
     "times": "×", "cdot": "·", "div": "÷", "pm": "±", "le": "≤", "leq": "≤", "ne": "≠", "neq": "≠", "ge": "≥",
     "geq": "≥", "lt": "<",
@@ -29,6 +31,8 @@ FORMULA = re.compile(r"(?<![\w$])\$([^\s$](?:[^$\n]*[^\s$])?)\$(?!\d)")
 CODES = re.compile(
     r"\b(?:(USD|US(?=\$))|(EUR)|(GBP)|(JPY)|(INR|Rs\.?)|(?:CA|AU|HK|NZ)(?=\$))\s?(?=[-+$]?\d)", re.IGNORECASE
 )
+COEFFICIENT = re.compile(r"(?<![$＄€£¥₹\d.,])(\d[\d.,]*)([kM])\b")
+"""In an equation these letters are variables."""
 COMPARED = re.compile(r"(?<![-=<>!])([<>!])=(?![=>])")
 NUMBER = r"\s*([-+]?[\d.,]+)\s*"
 FRACTION = re.compile(rf"\\frac\s?(?:\{{{NUMBER}\}}|(\d))\s?(?:\{{{NUMBER}\}}|(\d))")
@@ -39,13 +43,14 @@ def plain(text: str) -> str:
     text = GROUPS.sub(",", text)
     text = re.sub(r"[⁺⁻⁰¹²³⁴-⁹]+", lambda found: "^" + unicodedata.normalize("NFKC", found[0]), text)
     text = re.sub(rf"(?<=\d)(?=[{''.join(VULGAR)}])", " ", text)
-    text = unicodedata.normalize("NFKC", text.translate(CHARACTERS)).translate(CHARACTERS)
+    text = unicodedata.normalize("NFKC", text.translate(CHARACTERS).translate(SUBSCRIPTS)).translate(CHARACTERS)
     text = re.sub(r"</?[a-zA-Z_]\w*>", " ", text)
     if "\\" in text:
         text = _without_latex(text)
     text = FORMULA.sub(r" \1 ", text.replace("$$", " "))
     text = re.sub(r"(?<=[\d)])(?:\*\*| \*\* )(?=[\d(-])", "^", text)
     text = COMPARED.sub(lambda found: {"!": "≠", "<": "≤", ">": "≥"}[found[1]], text)
+    text = COEFFICIENT.sub(r"\1 \2", text) if "=" in text else text
     return re.sub(r"[ \t]+", " ", CODES.sub(_sign, text).replace("$$", "$").replace("**", ""))
 
 

@@ -43,7 +43,8 @@ MEANINGS = {"pound": ("lb", "£")}
 """Units that may be any of several."""
 
 MONEY = "[$＄€£¥₹]"
-GROUPED = r"[1-9]\d{0,2}(?:(?:,\d{3})++(?!,?\d)|(?:\.\d{3}){2,}+(?!\.?\d))"
+GROUPED = r"[1-9](?:\d{0,2}(?:(?:,\d{3})++(?!,?\d)|(?:\.\d{3}){2,}+(?!\.?\d))|\d?(?:,\d\d(?=,))++,\d{3}(?!,?\d))"
+"""1,234,567 and 1.234.567, and 12,34,567 as in India."""
 NUMBER = (
     rf"(?>(?:{GROUPED}(?:[.,]\d++)?|[1-9]\d{{0,2}}(?:\.\d{{3}})++,\d++(?!,\d)|\d++,\d++(?!,\d)|\d++(?:\.\d++)?"
     r"|(?<![\w.])\.\d++)(?:e[-+]?\d++(?!\w))?)"
@@ -56,6 +57,7 @@ MONTH = (
 DAY = r"\d{1,2}(?:st|nd|rd|th)?"
 DATE = re.compile(
     rf"(?:{MONTH} {DAY}\b(?:,? \d{{4}})?|{DAY} (?:of )?{MONTH}(?:,? \d{{4}})?|{MONTH},? \d{{4}})(?!\d)"
+    r"|(?:1[5-9]|20)\d0['’]?s\b"
     r"|\d{4}([-/.])\d{1,2}\1\d{1,2}(?!\d)|\d{1,2}([-/.])\d{1,2}\2(?:\d{4}|\d\d)(?!\.?\d)"
 )
 VALUE = re.compile(
@@ -64,7 +66,7 @@ VALUE = re.compile(
     (?:
       (?P<hour>\d{{1,2}}) (?: :(?P<minute>\d\d) (?: :(?P<second>\d\d))? (?![\d:]) (?:[ ]?(?P<half>[ap])\.?m\b)?
                           | [ ]?(?P<only>[ap])\.?m\b )
-    | (?P<left>\d++):(?P<right>\d++)(?!:\d)
+    | (?P<left>\d++)(?:[ ]:[ ]|:)(?P<right>\d++)(?![ ]?:[ ]?\d)
     | (?P<list>(?!{GROUPED}) \d++(?: (?:,\d++){{2,}}+ | (?:\.\d++){{2,}}+ ))
     | (?P<mantissa>{NUMBER})[ ]?[×·*x][ ]?10{POWER % "ten"}
     | (?P<base>{NUMBER}){POWER % "power"}
@@ -72,8 +74,8 @@ VALUE = re.compile(
     | (?P<number>{NUMBER})(?:[ ]?/[ ]?(?P<divisor>-?{NUMBER}))?+(?![ ]?/[ ]?\d)
     | (?P<odd>\d++(?:[ ]?[/:.,][ ]?\d++)*+)
     )
-    (?P<percent>[ ]?(?:%|‰|(?:percent|per[ ]cent|pct|per[ ]?mille?|basis[ ]points?|bps)\b))?
-    (?(money)(?P<suffix>[kmb](?![\w²³^/]))?)
+    (?P<percent>[ ]?(?:%|‰|(?:percent|per[ ]cent|pct|per[ ]?mil(?:le?)?|ppm|basis[ ]points?|bps)\b))?
+    (?P<suffix>(?(money)[kmb]|(?-i:[kM]))(?![\w²³^/]))?
     (?:[ ](?P<scale>hundred|thousand|million|billion|trillion|dozen|lakh|crore)s?\b|[ ]?(?P<short>bn|mn|mln)\b)?
     (?:(?:[ ]?(?={MONEY})|[ -]?(?!{MONEY}))(?P<shape>(?:square|sq\.?|cubic|cu\.?)[ ])?
        (?P<unit>{MONEY}(?!\d) | °[ ]?[CF]\b | [¢°] | [^\W\d_]+)
@@ -82,7 +84,9 @@ VALUE = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
-WORD = re.compile(r"[^\W\d_]\w*(?: ?\^ ?\{? ?-?\d+ ?\}?)?")
+UNSPACED = r"[\u3040-\u30ff\u3400-\u9fff]++"
+"""Chinese and Japanese, where no blank stands between a word and a number."""
+WORD = re.compile(rf"{UNSPACED}|[^\W\d_]\w*(?:(?<=\d)(?:\.\d+)+| ?\^ ?\{{? ?-?\d+ ?\}}?)?")
 NEXT = re.compile(rf"[\w.+-]|{MONEY}")
 
 
@@ -96,13 +100,15 @@ LIST = Unclear("is a list of numbers")
 @dataclass(frozen=True)
 class Number:
     """A number as it is written, and `full`, with the word behind it: 50 and ½ of "50%", 3:30 and 15:30 (in seconds) of
-    "3:30 pm", 5 and 5,000,000 of "5 million"; None without such a word. unit: one of UNITS; kind: number, time, ratio.
+    "3:30 pm", 5 and 5,000,000 of "5 million"; None without such a word. unit: one of UNITS; kind: number, time, ratio;
+    perhaps: a value that may be meant as well, as −5 by (5) in accounts, and 0 by "none".
     """
 
     written: Fraction
     full: Fraction | None = None
     unit: str = ""
     kind: str = "number"
+    perhaps: Fraction | None = None
 
 
 class Found(NamedTuple):
@@ -141,8 +147,7 @@ def _end(found: re.Match[str]) -> int:
     if not found["unit"] or _named(found["unit"]):
         return found.end()
     begin = found.start("shape" if found["shape"] else "unit")
-    separated = found.string[begin - 1] in " -"
-    return begin - separated if separated or found["shape"] or len(found["unit"]) == 1 else found.end("unit")
+    return begin - (found.string[begin - 1] in " -")
 
 
 def _unit(found: re.Match[str]) -> str:
@@ -185,23 +190,34 @@ def _value(found: re.Match[str]) -> Number | Unclear:
     if abs(value) > LARGEST and value.denominator > 1:
         return Unclear("is too large or too small")
     value = -value if "-" in (found["sign"] or "") + (found["inner"] or "") else value
-    factor = Fraction(_scale(found), _part(found["percent"] or ""))
+    if found["money"] and found["unit"] == "mm":
+        return Unclear("may be millions, or thousands")
+    factor = Fraction(_scale(found), _part(found["percent"] or "") * (100 if _unit(found) == "cent" else 1))
     if found["unit"] == "K" and found.string[found.start("unit") - 1].isdigit():
         return Unclear("may be thousands, or kelvin")
+    if _unit(found) == "€" and re.fullmatch(r"\d{1,3}\.\d{3}", found["number"] or ""):
+        return Unclear("has a dot before thousands, or decimals")
+    if (divisor := found["divisor"]) and re.fullmatch(r"(?:19|20)\d\d", found["number"]) and len(divisor) == 2:
+        if divisor == f"{int(found['number']) + 1}"[2:]:
+            return Unclear("is a year, or a fraction")
     return Number(value, value * factor if factor != 1 else None, _unit(found))
 
 
 def _scale(found: re.Match[str]) -> int:
-    """What the word or letter behind a number multiplies it by."""
+    """What the word or letter behind a number multiplies it by; 10m may be ten million."""
+    if _unit(found) == "m" and found.string[found.start("unit") - 1].isdigit():
+        return 10**6
     suffix = {"": "", "k": "thousand", "m": "million", "b": "billion"}[(found["suffix"] or "").lower()]
     return (SCALES | MEASURES).get(suffix or (found["scale"] or found["short"] or "").lower(), 1)
 
 
 def _part(word: str) -> int:
-    """100 of percent, 1000 of per mille, 10,000 of basis points."""
+    """100 of percent, 1000 of per mille, 10,000 of basis points, a million of ppm."""
     word = word.strip().lower()
     if not word:
         return 1
+    if word == "ppm":
+        return 10**6
     return 10_000 if word.startswith("b") else 1000 if word == "‰" or "mil" in word else 100
 
 
@@ -225,7 +241,7 @@ def _power(base: Fraction, power: int) -> Fraction:
 def _parsed(number: str) -> Fraction:
     """Of comma and dot the last is the decimal one, unless it only separates groups of three digits (but 1.234 < 2)."""
     digits, _, power = number.lower().partition("e")
-    if re.fullmatch(r"-?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?", digits):
+    if re.fullmatch(r"-?[1-9](?:\d{0,2}(?:,\d{3})+|\d?(?:,\d\d)+,\d{3})(?:\.\d+)?", digits):
         digits = digits.replace(",", "")
     elif digits.count(".") > 1 or digits.find(",") > digits.find(".") >= 0:
         digits = digits.replace(".", "")

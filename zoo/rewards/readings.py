@@ -7,11 +7,11 @@ docs/grading.md has the rules, and a hundred examples, which a test grades.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 from zoo.rewards.missing import Missing, Undecided
-from zoo.rewards.number_words import SPELLED, in_words
+from zoo.rewards.number_words import SPELLED, in_digits
 from zoo.rewards.plain_text import plain
 from zoo.rewards.quantities import LARGEST, MEANINGS, Found, Number, Unclear, values_of
 from zoo.rewards.references import BOX, boxed
@@ -30,6 +30,12 @@ ANSWER_IS = re.compile(
     r"(?:\b(?:is|was|equals|would be|will be)(?P<not>n['’]t\b|\s+(?:not|no longer|never)\b)?(?!\w)|:|=)",
     re.IGNORECASE,
 )
+BARE, MARKED, NAMED = (
+    re.compile(rf"\s*{start}[$€£]?\d[\d.,]*\W*")
+    for start in ("", r"(?:[-*•] +|\(?\w{1,2}[.)] +)", r"[A-Za-z]\w* ?[=:] ?-?")
+)
+"""A line that is nothing but a value, one of a list, or one with a name."""
+BEHIND_IN_WORDS = re.compile(rf"(?!(?i:one)\b){SPELLED.pattern}(?: \w+)?\W*$", re.IGNORECASE)
 SENTENCE = re.compile(r"[.;!?](?=\s|$)|\n")
 
 
@@ -59,12 +65,20 @@ def same(answer: Number, reference: Number, tolerance: float = 0.0) -> bool | Un
     """Whether two numbers are equal. If only one of them says percent, million or pm, it may be read without it too."""
     if answer.kind != reference.kind:
         return Unclear(f"is a {answer.kind} and the reference answer a {reference.kind}")
+    if _may_be(answer, reference, tolerance):
+        return Unclear("may mean that number, or another one")
     if answer.unit and reference.unit and not _meanings(answer.unit) & _meanings(reference.unit):
         return Unclear("has another unit than the reference answer")
     pairs = [tuple(one.written if one.full is None else one.full for one in (answer, reference))]
     if (answer.full is None) != (reference.full is None):
         pairs.append((answer.written, reference.written))
     return any(_close(a, b, tolerance) for a, b in pairs)
+
+
+def _may_be(answer: Number, reference: Number, tolerance: float) -> bool:
+    """Whether only the other value of an answer equals the reference, as of (5) and -5."""
+    perhaps = answer.perhaps
+    return perhaps not in (None, reference.perhaps) and _close(perhaps, reference.written, tolerance)
 
 
 def _meanings(unit: str) -> set[str]:
@@ -122,45 +136,78 @@ def _announced(text: str) -> Reading:
 
 
 def _first(clause: str) -> Reading:
+    if _has_equations(clause):
+        return SEVERAL
     clause = _right_side(clause)
     values = values_of(clause)
-    return clear(clause, values, 0) if values else in_words(clause, whole=True)
+    return clear(clause, values, 0) if values else _in_words(clause, _first, whole=True)
 
 
 def _last(text: str) -> Reading:
     values = values_of(text)
     if not values:
-        return in_words(text, whole=False)
-    if re.fullmatch(r"\s*- [\d.,]+\s*", text):
+        return _in_words(text, _last, whole=False)
+    if re.fullmatch(r"\s*(?:- [\d.,]+|\d+!|[$€£]? ?\d{1,3}(?: \d{3})+[.,]\d+ ?[$€£]?)\s*", text):
         return _only(text)
-    return SEVERAL if _is_list(text, values) else clear(text, values, len(values) - 1)
+    if _is_list(text, values) or _is_lines(text):
+        return SEVERAL
+    found = clear(text, values, len(values) - 1)
+    return _what_follows(text[values[-1].end :], found) or found
+
+
+def _what_follows(rest: str, found: Number | Unclear) -> Unclear | None:
+    """Why the last number in digits may not be the one that is meant: a question, or a number in words behind it."""
+    if re.match(r"[^.!;\n]*\?", rest):
+        return Unclear("stands in a question")
+    if (spelled := BEHIND_IN_WORDS.search(rest)) and _in_words(spelled[0], _first, whole=True) != found:
+        return Unclear("is followed by a number in words")
+    return None
+
+
+def _in_words(text: str, reading: Callable[[str], Reading], whole: bool) -> Reading:
+    """The reading of a text without digits once its words for numbers are digits."""
+    digits = in_digits(text, whole)
+    return digits if digits is None or isinstance(digits, Number | Unclear) else reading(digits)
 
 
 def _is_list(text: str, values: list[Found]) -> bool:
     """Whether a text is nothing but several values; 1) 42 is one number in a list."""
     if len(values) < 2:
         return False
+    if len(values) > 3 and not _around(text, values).strip("(). "):
+        return True
     rest = set(_around(text, values)) - set("().[] ")
     gap = text[values[-2].end : values[-1].start]
     return bool(rest <= set(",;|") and (rest or not gap.strip()))
 
 
+def _is_lines(text: str) -> bool:
+    """Whether each of several lines is nothing but a value, all of one sort."""
+    lines = [line for line in text.split("\n") if line.strip()]
+    return len(lines) > 1 and any(all(map(sort.fullmatch, lines)) for sort in (BARE, MARKED, NAMED))
+
+
 def _only(text: str) -> Reading:
     """The one number of a text."""
-    if "=" in text and re.search(r"[,;]|\band\b|\bor\b", "".join(text.split("=")[1:-1])):
+    if _has_equations(text):
         return SEVERAL
     text = re.sub(r"^([-+])\s+(?=[\d.])", r"\1", _right_side(text).strip())
     # Where nothing else stands, blanks between groups of three digits are no two numbers.
-    if re.fullmatch(r"\D*\d{1,3}(?: \d{3})+\D*", text):
-        text = re.sub(r"(?<=\d) (?=\d{3})", ",", text)
+    if re.fullmatch(r"\D*\d{1,3}(?: \d{3})+(?:[.,]\d+)?\D*", text):
+        text = re.sub(r"(?<=\d) (?=\d{3})", "", text)
     values = values_of(text)
     if not values:
-        return in_words(text, whole=True)
+        return _in_words(text, _only, whole=True)
     if len(values) > 1:
         return joint(text, values, 1) or (EXPRESSION if LEFT_OVER.search(_around(text, values)) else SEVERAL)
     found = clear(text, values, 0)
     is_part = LEFT_OVER.search(_around(text, values)) or text[values[0].end :].startswith("!")
     return EXPRESSION if isinstance(found, Number) and is_part else found
+
+
+def _has_equations(text: str) -> bool:
+    """Whether a text says that several things are equal: x = 3 and y = 4."""
+    return re.search(r"[,;](?!\d{3})|\band\b|\bor\b", "".join(text.split("=")[1:-1])) is not None
 
 
 def _right_side(text: str) -> str:
