@@ -1,6 +1,7 @@
 """Programs that a model wrote: what passes, and what they cannot do."""
 
 import functools
+import html
 import json
 import os
 import re
@@ -145,6 +146,67 @@ def test_the_program_is_the_last_python_block():
     assert program_of("```\na\n```") == "a\n"
     assert program_of("```python\ncut off") == "cut off\n"
     assert program_of("a = 1") == "a = 1"
+
+
+PACKED = "def f(x):\n    if x < 0 and x > -1:\n        return 'no'\n    return x * x\n"
+FENCED = f"```python\n{PACKED}```"
+PACKINGS = {
+    "a carriage return alone": FENCED.replace("\n", "\r"),
+    "line separators": FENCED.replace("\n", "\u2028"),
+    "HTML": f"<p>So:</p><pre><code class='x'>{html.escape(PACKED)}</code></pre>",
+    "HTML in a fence": f"```python\n{html.escape(PACKED)}```",
+    "HTML escaped twice": f"```python\n{html.escape(html.escape(PACKED))}```",
+    "breaks and hard blanks": html.escape(PACKED).replace("\n", "<br/>\n").replace("    ", "&nbsp;" * 4),
+    "single quotes": f"So:\n'''python\n{PACKED}'''\nIt squares.",
+    "double quotes": f'"""python\n{PACKED}"""',
+    "two backticks": f"``python\n{PACKED}``",
+    "wide backticks": f"｀｀｀python\n{PACKED}｀｀｀",
+    "BBCode": f"[code=python]\n{PACKED}[/code]",
+    "LaTeX": f"\\begin{{lstlisting}}[language=Python]\n{PACKED}\\end{{lstlisting}}",
+    "Org": f"#+BEGIN_SRC python\n{PACKED}#+END_SRC",
+    "JSON": json.dumps({"code": PACKED}),
+    "a tool call": f"<tool_call>{json.dumps({'arguments': {'code': PACKED}})}</tool_call>",
+    "ends of lines in words": PACKED.replace("\n", "\\n"),
+    "escapes of Markdown": FENCED.replace("*", "\\*"),
+    "numbers of lines": "```python\n"
+    + "".join(f"{i} {line}\n" for i, line in enumerate(PACKED.splitlines(), 1))
+    + "```",
+    "a difference": "```diff\n" + "".join(f"+{line}\n" for line in PACKED.splitlines()) + "```",
+    "a notebook": f"```python\n%matplotlib inline\n!pip install numpy\n{PACKED}```",
+    "the language on a line of its own": f"```\npython\n{PACKED}```",
+    "tokens of a chat": f"<|python_tag|>{PACKED}<|im_end|>",
+    "half a character": f"```python\n# \ud83d\n{PACKED}```",
+    "hard blanks": FENCED.replace(" ", "\u00a0"),
+    "invisible characters": FENCED.replace("return", "\u200breturn"),
+    "typographic quotes": FENCED.replace("'no'", "‘no’"),
+}
+
+
+@pytest.mark.parametrize("name", PACKINGS)
+def test_a_right_program_is_read_however_it_is_packed(name):
+    scope = {}
+    exec(program_of(PACKINGS[name], code.wanted_by(["assert f(2) == 4"])), scope)
+    assert scope["f"](3) == 9 and scope["f"](-0.5) == "no"
+
+
+@pytest.mark.parametrize("body", ["x × x", "x * x if x &lt 3", "x *"])
+def test_what_is_no_python_is_left_as_it_is(body):
+    assert program_of(f"```python\ndef f(x):\n    return {body}\n```") == f"def f(x):\n    return {body}\n"
+
+
+def test_a_program_may_hold_what_others_are_packed_in():
+    text = "def f(x):\n    return '<br>&lt;\\\\n' + x\n"
+    assert program_of(f"```python\n{text}```") == text
+
+
+@pytest.mark.parametrize(
+    "text", ["<pre>", "&lt;", "'''py\n", '"\\n', '\\"\\n', "```\r", "[code]\n", "1 +\n", "\ud800("]
+)
+def test_unpacking_takes_no_longer_than_a_text_is_long(text):
+    """It took minutes, were each step tried from each place."""
+    began = time.monotonic()
+    program_of(text * (100_000 // len(text)))
+    assert time.monotonic() - began < 20
 
 
 @pytest.mark.parametrize(

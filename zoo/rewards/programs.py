@@ -13,7 +13,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from zoo.rewards.blocks import PYTHON, TRIES, Parser, blocks_of, parsable
+from zoo.rewards.blocks import LONGEST, PYTHON, TRIES, Parser, blocks_of, parsable
+from zoo.rewards.packing import unpacked, with_plain_ends
 
 INLINE = re.compile(r"(`{1,3}+)(?:py(?:thon)?3?[ \t]+)?([^`\n]+)\1")
 TAG = re.compile(
@@ -27,6 +28,8 @@ DECLARATIONS = (
 )  # fmt: skip
 SHORT = re.compile(r"\b(?:def|lambda|class|input|stdin)\b")
 """In a code span that may be a program."""
+WRAPPINGS = frozenset(("lt", "gt", "amp", "quot", "nbsp", "python", "python3", "py"))
+"""Names that a program does not use without defining them, but HTML and Markdown do."""
 FEW = 3
 """Of tags and code spans the last few are looked at."""
 
@@ -50,6 +53,7 @@ class Part:
     """
 
     text: str
+    parses: bool = False
     declares: bool = False
     defines: set[str] = field(default_factory=set)
     uses: set[str] = field(default_factory=set)
@@ -63,8 +67,25 @@ def program_of(text: str, wanted: Wanted = ANYTHING) -> str:
     """The last block that has what the tests want, with the blocks that define what it uses.
 
     Blocks marked as Python are looked at first, then those without a mark, then all. Without a block, it is the answer.
+    Where that is not Python, or has nothing of what the tests want, it is looked for in what the text was packed in.
     """
+    text = with_plain_ends(text)
+    program = _program_of(text, wanted, Parser())
+    if _fits(program, wanted):
+        return program
     parser = Parser()
+    others = (_program_of(other, wanted, parser) for other in unpacked(text[:LONGEST]))
+    return next((other for other in others if _fits(other, wanted)), program)
+
+
+def _fits(program: str, wanted: Wanted) -> bool:
+    """Whether a text is Python, has what is wanted, and has no word of what it may be packed in."""
+    part = _part(program, Parser())
+    is_packed = (part.uses - part.defines) & WRAPPINGS
+    return part.parses and not is_packed and (wanted == ANYTHING or part.serves(wanted) > 0)
+
+
+def _program_of(text: str, wanted: Wanted, parser: Parser) -> str:
     blocks = blocks_of(text, parser)
     marked = [block.text for block in blocks if block.language in PYTHON]
     bare = [block.text for block in blocks if not block.language]
@@ -106,6 +127,7 @@ def _part(text: str, parser: Parser) -> Part:
     part = Part(text)
     foreign: set[int] = set()
     tree = parser.tree(text)
+    part.parses = tree is not None
     part.declares = tree is not None and all(isinstance(node, DECLARATIONS) for node in tree.body)
     for node in ast.walk(tree) if tree is not None else ():
         match node:
