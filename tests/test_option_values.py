@@ -13,6 +13,7 @@ from tiny_runs import trainer, write_rows
 
 from zoo.contract import registry
 from zoo.errors import ZooError
+from zoo.libraries.quantising import QUANTISED
 from zoo.optimizers.bundled import PACKAGES
 from zoo.options.config import TrainConfig
 from zoo.options.fields import options_of
@@ -77,7 +78,8 @@ FREE = {
 }
 """Values of options whose type does not list them: those that the documents name, and one of each other kind."""
 WITH = {
-    "lora_targets": {"lora": True}, "lora_dropout": {"lora": True}, "best_mode": {"keep_best": True},
+    "lora_targets": {"lora": True}, "lora_dropout": {"lora": True}, "quantize": {"lora": True},
+    "best_mode": {"keep_best": True},
     "best_metric": {"keep_best": True}, "patience": {"eval_every": 1},
     "long_rows": {"algo": "lm", "max_length": 32}, "reference_cache": {"algo": "dpo"}, "reference_every": {"beta": 0.1},
     "offload": {"strategy": "fsdp"}, "stream": {"max_steps": 2}, "shuffle_buffer": {"stream": True},
@@ -98,7 +100,10 @@ ROLLOUTS = {option.name for option in options_of(TrainConfig) if option.group ==
 
 
 def listed(kind):
-    return list(get_args(kind)) if get_origin(kind) is Literal else []
+    """The values of a Literal, which may be one of several types."""
+    if get_origin(kind) is Literal:
+        return list(get_args(kind))
+    return [value for part in get_args(kind) for value in listed(part)]
 
 
 def every_value():
@@ -138,6 +143,8 @@ def refused_here(value):
         return None
     if value in LOGGERS and find_spec(value) is None:
         return f"pip install {value}"
+    if value in QUANTISED and find_spec("bitsandbytes") is None:
+        return "pip install bitsandbytes"
     if value in PACKAGES and find_spec(PACKAGES[value]) is None:
         return f"pip install {PACKAGES[value]}"
     if value == "paged_adamw_8bit" and not torch.cuda.is_available():

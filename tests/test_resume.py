@@ -143,12 +143,15 @@ CASES = {
     "dpo without cache": {"algo": "dpo", "reference_cache": "off"},
     "adapters": {"algo": "dpo", "lora": True, "lora_rank": 2, "lora_dropout": 0.1, "lr": 1e-2},
     "rounded base": {"algo": "dpo", "lora": True, "lora_rank": 2, "base_dtype": "bfloat16", "lr": 1e-2},
+    "quantised base": {"algo": "dpo", "lora": True, "lora_rank": 2, "quantize": "nf4", "lr": 1e-2},
     "half precision": {"algo": "sft", "precision": "bf16-mixed", "gradient_checkpointing": True},
 }
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_killed_run_resumed_equals_an_unbroken_one(whole, interrupted, case):
+    if "quantize" in CASES[case]:
+        pytest.importorskip("bitsandbytes")
     unbroken = whole(**CASES[case])
     broken, status = interrupted(3, signal.SIGKILL, **CASES[case])
     assert status == 128 + signal.SIGKILL

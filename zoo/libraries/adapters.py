@@ -19,6 +19,7 @@ from zoo.errors import ZooError, nearest
 from zoo.libraries.architecture import evaluating, last_hidden, text_config, with_scalar_head
 from zoo.libraries.experts import EXPERTS, expert_weights
 from zoo.libraries.pretrained import load, save
+from zoo.libraries.quantising import widen_quantised
 from zoo.libraries.reliance import importing, relies_on, require
 from zoo.libraries.rounding import widen_linear
 from zoo.libraries.stored import zeros
@@ -52,6 +53,7 @@ def merged(model: Any) -> Any:
         return model
     # Sums of rounded weights and adapters would be rounded too.
     widen_linear(model)
+    widen_quantised(model)
     _untie(model)
     return model.merge_and_unload()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
@@ -35,17 +35,21 @@ class _Widened(torch.autograd.Function):
         return grad @ weight.to(grad.dtype), None, None
 
 
-def round_linear(model: torch.nn.Module, but: Collection[torch.nn.Module | None] = ()) -> None:
-    """Round the frozen linear layers of a model, but some of them. Layers that share a kept layer's weight stay too."""
+def frozen_linear(model: torch.nn.Module, but: Collection[torch.nn.Module | None] = ()) -> list[torch.nn.Linear]:
+    """The frozen linear layers of a model, but some, and but those that share the weight of one of these."""
     kept = {id(layer.weight) for layer in but if layer is not None}
+    layers = [layer for layer in model.modules() if type(layer) is torch.nn.Linear]
+    return [layer for layer in layers if not layer.weight.requires_grad and id(layer.weight) not in kept]
+
+
+def round_linear(layers: Iterable[torch.nn.Linear]) -> None:
+    """Round frozen linear layers. What they share stays shared."""
     made: dict[int, torch.nn.Parameter] = {}
-    for layer in model.modules():
-        if type(layer) is torch.nn.Linear and not layer.weight.requires_grad and id(layer.weight) not in kept:
-            for name, value in list(layer.named_parameters(recurse=False)):
-                # What layers share stays shared.
-                rounded = torch.nn.Parameter(value.detach().bfloat16(), requires_grad=False)
-                setattr(layer, name, made.setdefault(id(value), rounded))
-            layer.__class__ = RoundedLinear
+    for layer in layers:
+        for name, value in list(layer.named_parameters(recurse=False)):
+            rounded = torch.nn.Parameter(value.detach().bfloat16(), requires_grad=False)
+            setattr(layer, name, made.setdefault(id(value), rounded))
+        layer.__class__ = RoundedLinear
 
 
 def widen_linear(model: torch.nn.Module) -> None:

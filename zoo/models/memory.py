@@ -15,6 +15,7 @@ from torch import Tensor
 
 from zoo.cards import kept
 from zoo.libraries.architecture import recompute_activations, silence_dropout, text_of
+from zoo.libraries.quantising import QUANTISED, quantised_in
 from zoo.libraries.releases import installed
 from zoo.libraries.tracing import Live, configuration, fake_model, shortened, when_last_layer_is_done
 from zoo.libraries.wrappers import base_of
@@ -115,6 +116,8 @@ def rough(folder: Path, way: Way, step: Step) -> Held:
     wide, layers = text.hidden_size, text.num_hidden_layers
     trained = 0.0 if not way.trained else 4.0 * layers * wide * way.rank * 14 if way.lora else count
     size = 2.0 if way.precision == "bf16-true" or (way.base_dtype == "bfloat16" and trained < count) else 4.0
+    if way.base_dtype in QUANTISED and trained < count:
+        size = {"nf4": 0.52, "int8": 1.0}[way.base_dtype]
     step_bytes = VALUES * 4.0 * layers * wide * step.tokens / (10 if way.checkpointing else 1)
     embedding = 4.0 * wide * text.vocab_size
     cache = _cached(text, way)
@@ -139,9 +142,10 @@ def _of_model(config: Any, way: Way, step: Step) -> Held:
     inside = [value for value in trained.values() if value.ndim == 2 and id(value) not in outside]
     gradients = [_bytes(value) for value in trained.values()]
     matrices, everything = (sum(value.numel() for value in values) for values in (inside, trained.values()))
+    scales = sum(layer.scales.size for layer in quantised_in(model))
     peaks = _peaks(model, list(trained.values()), way, step)
     return Held(
-        sum(map(_bytes, model.parameters())), sum(gradients), matrices, everything - matrices,
+        sum(map(_bytes, model.parameters())) + scales, sum(gradients), matrices, everything - matrices,
         max(gradients, default=0), *peaks, _cached(config, way),
     )  # fmt: skip
 

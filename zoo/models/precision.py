@@ -9,7 +9,8 @@ import torch
 from zoo.errors import ZooError
 from zoo.libraries.adapters import unreached_layers
 from zoo.libraries.arithmetic import cpu_has_bfloat16
-from zoo.libraries.rounding import round_linear
+from zoo.libraries.quantising import QUANTISED, quantise_linear
+from zoo.libraries.rounding import frozen_linear, round_linear
 from zoo.libraries.sharding import is_sharding
 from zoo.libraries.wrappers import base_of
 
@@ -49,7 +50,12 @@ def autocast(precision: str, device: torch.device | str) -> torch.autocast:
 
 
 def choose_base(wanted: str, precision: str) -> tuple[torch.dtype, str]:
-    """The type of frozen matrices, and one line with the reason. wanted: as `--base-dtype` says it."""
+    """The type of frozen matrices, and one line with the reason. wanted: as `--base-dtype` says it.
+
+    It is the type of those that cannot be quantised, where wanted is of QUANTISED.
+    """
+    if wanted in QUANTISED:
+        wanted = "auto"
     if wanted != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[wanted], "as set"
     if precision == "bf16-mixed":
@@ -58,16 +64,34 @@ def choose_base(wanted: str, precision: str) -> tuple[torch.dtype, str]:
 
 
 def round_frozen(model: Any, precision: str, wanted: str = "auto") -> Any:
-    """Round the frozen matrices of a model to bfloat16, if `choose_base` says so; returns the model.
+    """Quantise the frozen matrices of a model, or round them to bfloat16, if `wanted` says so; returns the model.
 
-    With bf16-mixed, what it computes stays the same to the last bit, in less memory: autocast would round them in every
-    forward pass. Embeddings and heads, which are read in float32, are left as they are.
+    With bf16-mixed, what it computes with rounded ones stays the same to the last bit, in less memory: autocast would
+    round them in every forward pass. Embeddings and heads, which are read in float32, are left as they are.
+    Raises ZooError for a model with no matrix that can be quantised.
     """
-    if choose_base(wanted, precision)[0] == torch.bfloat16 and weights_dtype(precision) == torch.float32:
-        base = base_of(model)
-        heads = [base.get_input_embeddings(), base.get_output_embeddings(), getattr(base, "score", None)]
-        round_linear(base, [*heads, *unreached_layers(model)])
+    base = base_of(model)
+    heads = [base.get_input_embeddings(), base.get_output_embeddings(), getattr(base, "score", None)]
+    if wanted in QUANTISED:
+        _quantise(base, frozen_linear(base, [*heads, *unreached_layers(model)]), wanted)
+    elif choose_base(wanted, precision)[0] == torch.bfloat16 and weights_dtype(precision) == torch.float32:
+        round_linear(frozen_linear(base, [*heads, *unreached_layers(model)]))
     return model
+
+
+def _quantise(base: Any, layers: list[torch.nn.Linear], kind: str) -> None:
+    if not layers:
+        raise ZooError(
+            f"--quantize {kind}: {type(base).__name__} has no frozen linear layer whose weights could be quantised.",
+            "Leave out --quantize.",
+        )
+    if len({id(layer.weight) for layer in layers}) < len(layers):
+        raise ZooError(
+            f"--quantize {kind}: layers of {type(base).__name__} share weights, which are not quantised.",
+            "Leave out --quantize.",
+        )
+    for layer in layers:
+        quantise_linear(layer, kind)
 
 
 def rounding_tolerance(precision: str) -> float:

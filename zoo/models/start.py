@@ -113,7 +113,7 @@ def load_policy(
         use_cpu_attention(model)
     model = with_trained(model, core, core.lora_rank, tokens)
     if core.lora:
-        round_frozen(model, precision, core.base_dtype)
+        round_frozen(model, precision, core.frozen_dtype)
     if core.gradient_checkpointing:
         recompute_activations(model, adapted=core.lora)
     return model

@@ -97,6 +97,11 @@ def check_values(core: TrainConfig, origin: dict[str, str]) -> None:
     check_stream(core, origin)
     if core.strategy not in STRATEGIES:
         raise ZooError(f"--strategy {core.strategy} is not supported yet.", f"Use {', '.join(STRATEGIES)}.")
+    if core.quantize and core.strategy == FSDP:
+        raise ZooError(
+            f"--quantize {core.quantize} cannot be shared out: blocks of quantised weights are no matrices.",
+            f"Leave out --strategy {FSDP}, and each process keeps its quantised copy; or leave out --quantize.",
+        )
     if core.offload and core.strategy != FSDP:
         raise ZooError("--offload is for models that are sharded.", f"Add --strategy {FSDP}, or leave out --offload.")
 
@@ -158,8 +163,24 @@ def check_roles(core: TrainConfig, algorithm: Any, roles: Sequence[str]) -> None
         )
     if "critic" in roles and core.critic == "head" and core.critic_model is not None:
         raise ZooError("--critic-model is the start of a separate critic.", "Leave it out, or add --critic own.")
+    if core.quantize:
+        _check_quantised(core, roles, algorithm.online())
     if algorithm.online():
         prompts_in_rollout(core)
+
+
+def _check_quantised(core: TrainConfig, roles: Sequence[str], online: bool) -> None:
+    """Raises ZooError where nothing can be quantised, or nothing could be computed with it."""
+    if not (core.lora or {"reference", "judge"} & set(roles) or (online and core.reward)):
+        raise ZooError(
+            f"--quantize {core.quantize} is for matrices that are not trained, and this run trains all that it has.",
+            "Add --lora, or leave out --quantize.",
+        )
+    if find_spec("bitsandbytes") is None:
+        raise ZooError(
+            f"--quantize {core.quantize} needs bitsandbytes, which is not installed.",
+            "pip install bitsandbytes",
+        )
 
 
 def check_loggers(names: list[str]) -> None:

@@ -230,6 +230,9 @@ class ComputeOptions:
     base_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of the matrices that are not trained: those under adapters, and those of frozen roles. auto is bfloat16 with
     bf16-mixed, which computes the same with them."""
+    quantize: Literal["nf4", "int8"] | None = None
+    """Keep the matrices that are not trained, under adapters and in frozen roles, in 4 bits (nf4, which with lora is
+    QLoRA) or 8 (int8), and widen them for each product. Needs bitsandbytes."""
     accelerator: str = "auto"
     """Lightning's accelerator: auto, cpu, gpu, mps."""
     devices: int = 1
@@ -287,6 +290,11 @@ class TrainConfig(
     ModelOptions,
 ):
     """All options of the core."""
+
+    @property
+    def frozen_dtype(self) -> str:
+        """How matrices that are not trained are kept: as `--quantize` says, else `--base-dtype`."""
+        return self.quantize or self.base_dtype
 
 
 @dataclass(frozen=True)
@@ -370,6 +378,9 @@ OTHER_NAMES = {
     "model_name_or_path": "model",
     "model_name": "model",
     "ref_model": "reference",
+    "load_in_4bit": "quantize",
+    "load_in_8bit": "quantize",
+    "quantization_bit": "quantize",
     "use_peft": "lora",
     "lora_r": "lora_rank",
     "router_aux_loss_coef": "router_aux_loss",
@@ -416,7 +427,7 @@ TOLD = (
 RESERVED = {"algo", "config", "recipe", "stage", "laptop", "resume", "dry_run", "as_json", "json", "quiet", "help"}
 """Flags and arguments of `train` that are not options."""
 TO_COME = {
-    "teacher", "opponent", "environment", "quantize", "tensor_parallel", "ema", "staleness",
+    "teacher", "opponent", "environment", "tensor_parallel", "ema", "staleness",
 }  # fmt: skip
 """Names reserved for future options of the core."""
 FORMER = {

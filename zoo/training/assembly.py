@@ -199,7 +199,8 @@ class Assembly:
         if core.lora or {"reference", "judge"} & {*roles} or (self.online and core.reward):
             dtype, reason = choose_base(core.base_dtype, self.precision)
             by = reason if core.base_dtype == AUTO else f"set by {self.resolved.origin['base_dtype']}"
-            self.say(f"Frozen matrices {str(dtype).removeprefix('torch.')}: {by}.")
+            rest = f"{core.quantize}, the others " if core.quantize else ""
+            self.say(f"Frozen matrices {rest}{str(dtype).removeprefix('torch.')}: {by}.")
 
     def _refuse_other_optimizer(self, beginning: Beginning) -> None:
         """Raises ZooError for an accepted change of the optimizer: another one cannot take over the state."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from zoo.models.facts import weights_in
 from zoo.models.names import read_config
 from zoo.numbers import size
 from zoo.optimizers.chosen import Chosen
+from zoo.options.checks import FSDP
 from zoo.options.config import TrainConfig
 from zoo.processes import free_memory
 
@@ -214,8 +216,11 @@ def _others(plan: Plan, tokens: int) -> Iterator[tuple[str, Plan]]:
             "--lora --base-dtype bfloat16 --gradient-checkpointing", lora=True, base_dtype="bfloat16",
             gradient_checkpointing=True,
         )  # fmt: skip
-    elif core.base_dtype != "bfloat16":
-        yield other("--base-dtype bfloat16", base_dtype="bfloat16")
+    elif not core.quantize:
+        if core.base_dtype != "bfloat16":
+            yield other("--base-dtype bfloat16", base_dtype="bfloat16")
+        if core.strategy != FSDP and find_spec("bitsandbytes"):
+            yield other("--quantize nf4", quantize="nf4")
     if plan.online and core.critic == "own" and "critic" in plan.models:
         models = {role: folder for role, folder in plan.models.items() if role != "critic"}
         yield "--critic head", replace(plan, models=models, core=replace(core, critic="head"))
@@ -331,7 +336,7 @@ def _way(plan: Plan, role: str) -> Way:
     core = plan.core
     targets = core.lora_targets if isinstance(core.lora_targets, str) else ",".join(core.lora_targets)
     common: dict[str, Any] = {
-        "precision": plan.precision, "base_dtype": core.base_dtype, "on_cpu": plan.accelerator == "cpu",
+        "precision": plan.precision, "base_dtype": core.frozen_dtype, "on_cpu": plan.accelerator == "cpu",
         "shared": core.layout != "padded", "scalar": role == "critic" or role.startswith("reward"),
     }  # fmt: skip
     if role not in ("policy", "critic"):

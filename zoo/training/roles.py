@@ -90,6 +90,7 @@ def make_reference(
             return None
         # Elsewhere the scores of rounded matrices are those of the others.
         rounded = ["bfloat16"] if (core.base_dtype, precision) == ("bfloat16", "32-true") else []
+        rounded += [core.quantize] if core.quantize else []
         key = fingerprint(initial_values(model, weights), precision, architecture(model), *rounded)
         try:
             return ReferenceCache(cache_folder() / "reference", key)
@@ -103,13 +104,13 @@ def make_reference(
     if core.reference is not None:
         other = frozen(core, resolve_start(core.reference, core.out, say), policy, precision, new)
         cache = cache_of(other, other.named_parameters())
-        shard(round_frozen(other, precision, core.base_dtype), core.offload)
+        shard(round_frozen(other, precision, core.frozen_dtype), core.offload)
         return Reference(lambda: other, layout, cache, temperature=temperature)
     cache = cache_of(policy, policy.named_parameters())
 
     def load() -> Any:
         first = frozen(core, source, policy, precision, new)
-        return shard(round_frozen(first, precision, core.base_dtype), core.offload)
+        return shard(round_frozen(first, precision, core.frozen_dtype), core.offload)
 
     return Reference(load, layout, cache, temperature=temperature)
 
@@ -128,7 +129,7 @@ def make_judge(
     """The judge that was named, else the weights that training starts from."""
     options: dict[str, Any] = {"device": next(policy.parameters()).device, "out": core.out, "say": say}
     if core.judge is not None:
-        options |= {"trust_remote_code": core.trust_remote_code, "base_dtype": core.base_dtype}
+        options |= {"trust_remote_code": core.trust_remote_code, "base_dtype": core.frozen_dtype}
         return judges.make_judge(core.judge, precision=precision, **options)
     if attention_window(policy) is None:
         # The layout was tested for the run's lengths. A judge's texts are longer, which matters only with a window.
@@ -139,7 +140,7 @@ def make_judge(
     @functools.cache
     def start() -> Any:
         first = frozen(core, source, policy, precision, template.new)
-        return shard(round_frozen(first, precision, core.base_dtype), core.offload)
+        return shard(round_frozen(first, precision, core.frozen_dtype), core.offload)
 
     if is_sharding():
         # All processes make it together; later only those would that have something to judge.

@@ -77,7 +77,7 @@ def make_rewards(core: TrainConfig, plugins: PluginManager, device: torch.device
     named = contributions(plugins, "rewards")
     texts = {"reward": core.reward, "gold": core.gold_reward}
     options: dict[str, Any] = {"out": core.out, "device": device, "say": say}
-    options |= {"timeout": core.reward_timeout, "max_new_tokens": core.max_new_tokens, "base_dtype": core.base_dtype}
+    options |= {"timeout": core.reward_timeout, "max_new_tokens": core.max_new_tokens, "base_dtype": core.frozen_dtype}
     return {which: Reward(text, named, **options) for which, text in texts.items() if text}
 
 
