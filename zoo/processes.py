@@ -12,6 +12,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +42,6 @@ def is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def world_size() -> int:
-    dist = _exchange()
-    return dist.get_world_size() if is_distributed() else 1
-
-
 def leave_processes() -> None:
     """End the exchange between processes, all at once: one that exits with its threads running is aborted."""
     dist = _exchange()
@@ -55,23 +51,85 @@ def leave_processes() -> None:
         dist.destroy_process_group()
 
 
-def gathered(mine: Any) -> list[Any]:
+# -- tensor groups -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TensorGroup:
+    """The processes that compute each layer together, on the same rows: `size` of them, with ranks that follow.
+
+    rank: of this process in it; group: torch's, None of a process alone.
+    """
+
+    size: int = 1
+    rank: int = 0
+    group: Any = None
+
+
+_GROUP: list[TensorGroup] = []
+
+
+def set_tensor_group(group: TensorGroup | None) -> None:
+    """From now on this process is in a group; None: in none."""
+    _GROUP[:] = [] if group is None else [group]
+
+
+def tensor_group() -> TensorGroup:
+    return _GROUP[0] if _GROUP else TensorGroup()
+
+
+def agreed(mine: Any) -> Any:
+    """What the first process of this tensor group holds: it decides where theirs may differ, as by the clock."""
+    group = tensor_group()
+    if group.size == 1:
+        return mine
+    held = [mine]
+    _exchange().broadcast_object_list(held, group=group.group, group_src=0)
+    return held[0]
+
+
+# -- what each of them holds ---------------------------------------------------------------------------------------
+
+
+def from_all(mine: Any) -> list[Any]:
     """What each process holds, in the order of the processes; tensors in it should be on the CPU."""
     dist = _exchange()
     if not is_distributed():
         return [mine]
     begin_exchange()
-    found: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(found, mine)
-    return found
+    held: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(held, mine)
+    return held
+
+
+def gathered(mine: Any) -> list[Any]:
+    """What each share of the work holds, in their order: of a tensor group that of its first process."""
+    return from_all(mine)[:: tensor_group().size]
 
 
 def my_place() -> tuple[int, int]:
+    """The share of the work that this process has, and how many there are. A tensor group has one together."""
+    rank, processes = my_rank()
+    size = tensor_group().size
+    return rank // size, processes // size
+
+
+def my_rank() -> tuple[int, int]:
     """This process and how many there are."""
     dist = _exchange()
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes files and speaks."""
+    return my_rank()[0] == 0
+
+
+def leads() -> bool:
+    """Whether this process is the first one of its tensor group, whose part of what is `gathered` counts."""
+    return tensor_group().rank == 0
 
 
 def process_is_alive(pid: int) -> bool:

@@ -45,6 +45,8 @@ class Endpoint:
     time; longest_thought: most tokens in a chain of thought.
     """
 
+    elsewhere = True
+
     def __init__(
         self,
         spec: str,

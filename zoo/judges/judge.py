@@ -23,7 +23,7 @@ from zoo.judges.cache import JudgementCache
 from zoo.judges.constitution import Principle
 from zoo.judges.verdicts import Tally, Verdict, expected_grade
 from zoo.judges.wording import Question, Wording, as_text, load_wording
-from zoo.processes import gathered, my_place
+from zoo.processes import agreed, gathered, leads, my_place
 
 Clamp = tuple[float, float]
 
@@ -160,18 +160,21 @@ class Judge:
         responses = (
             {}
             if self.cache is None
-            else {key: Response(**response) for key, response in self.cache.get(list(wanted)).items()}
+            else {key: Response(**response) for key, response in agreed(self.cache.get(list(wanted))).items()}
         )
         missing = {key: question for key, question in wanted.items() if key not in responses}
         rank, processes = my_place()
         # Processes may have cached different responses, but must agree on the questions: all that any process lacks.
         missing = {key: wanted[key] for share in gathered(list(missing)) for key in share}
         clock = time.perf_counter()
-        mine, error = self._respond(dict(list(missing.items())[rank::processes]), thinking)
+        # Nobody is asked elsewhere for a tensor group more than once.
+        asks = leads() or not getattr(self.respondent, "elsewhere", False)
+        mine, error = self._respond(dict(list(missing.items())[rank::processes]) if asks else {}, thinking)
         self.seconds += time.perf_counter() - clock
-        for share, failed in gathered((mine, error)):
+        shares = gathered((mine, error))
+        error = next((failed for _, failed in shares if failed), None)
+        for share, _ in shares:
             responses |= share
-            error = error or failed
         if error is not None:
             raise ZooError(*error)
         return [responses[key] for key in keys]

@@ -17,6 +17,7 @@
     meeting.py       lightning: waiting for the other processes
     connected.py     lightning: processes that connect before anything is loaded, and its strategy for sharded models
     sharding.py      torch: FSDP2, models shared out among the processes
+    tensor_parallel.py  transformers, torch: linear layers cut among the processes
     turns.py         torch: forward passes that all processes make together
     precision.py     lightning: the precision of a run
     tables.py        datasets: saved folders and tables

@@ -29,11 +29,16 @@ with importing("lightning"):
 class Connected:
     """The processes of a run, started and connected; each of them then goes through all stages of the run.
 
-    say: called with the message that this process waits; lost: with the ranks of processes that have ended.
+    say: called with the message that this process waits; lost: with the ranks of processes that have ended;
+    tensor_parallel, fsdp: as of `make_mesh`.
     """
 
-    def __init__(self, place: Place, devices: int, num_nodes: int, device: torch.device, say: Callable[[str], None]):
+    def __init__(
+        self, place: Place, devices: int, num_nodes: int, device: torch.device, say: Callable[[str], None],
+        tensor_parallel: int, fsdp: bool,
+    ):  # fmt: skip
         self.place, self.device, self.say = place, device, say
+        self.axes = tensor_parallel, fsdp
         self.peers = Peers()
         self.lost: Callable[[list[int]], None] = lambda gone: os._exit(1)
         self._before = dict(os.environ)
@@ -51,7 +56,7 @@ class Connected:
                 f"The {self.place.processes} processes of this run did not connect: {str(error).splitlines()[0]}",
                 "Start all of them at the same time. The port must be free on that machine, and open to the others.",
             ) from error
-        sharding.make_mesh(self.device, self.place.processes)
+        sharding.make_mesh(self.device, self.place.processes, *self.axes)
         self.peers.meet(lambda gone: self.lost(gone))
 
     def _meet(self) -> None:
@@ -95,7 +100,8 @@ class Sharded(ModelParallelStrategy):
     """
 
     def __init__(self, connected: Connected, met: Callable[[], None], offload: bool):
-        super().__init__(data_parallel_size=connected.place.processes, tensor_parallel_size=1)
+        processes, together = connected.place.processes, connected.axes[0]
+        super().__init__(data_parallel_size=processes // together, tensor_parallel_size=together)
         self.connected, self.met, self.offload = connected, met, offload
 
     def _configure_launcher(self) -> None:

@@ -20,7 +20,7 @@ import torch
 from zoo.errors import ZooError
 from zoo.libraries.cluster import started_by
 from zoo.libraries.reliance import importing, relies_on
-from zoo.processes import gathered, my_place, process_is_alive
+from zoo.processes import from_all, my_rank, process_is_alive
 
 with importing("lightning"):
     from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
@@ -106,8 +106,8 @@ class Peers:
 
         lost: called in a thread, with the ranks that have ended, if this process still goes on LAST_WORD later.
         """
-        self.rank = my_place()[0]
-        self.places = dict(gathered((self.rank, (socket.gethostname(), os.getpid()))))
+        self.rank = my_rank()[0]
+        self.places = dict(from_all((self.rank, (socket.gethostname(), os.getpid()))))
         threading.Thread(target=self._watch, args=(lost,), name="peers", daemon=True).start()
 
     def leave(self) -> None:

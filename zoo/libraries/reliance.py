@@ -23,7 +23,7 @@ MODULES = {
     "torch": ("arithmetic", "tracing"),
     "transformers": (
         "caches", "attention", "architecture", "heads", "experts", "pretrained", "tokenizing", "vocabulary",
-        "optimizers", "stored",
+        "optimizers", "stored", "tensor_parallel",
     ),
     "peft": ("adapters",),
     "lightning": ("trainer", "precision", "cluster", "meeting"),

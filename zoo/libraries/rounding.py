@@ -18,9 +18,14 @@ class RoundedLinear(torch.nn.Linear):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        if torch.is_autocast_enabled(input.device.type) or input.dtype == self.weight.dtype:
-            return linear(input, self.weight, self.bias)
-        return _Widened.apply(input, self.weight, self.bias)
+        return product(input, self.weight, self.bias)
+
+
+def product(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """What a linear layer computes; weights that were rounded are widened for it, unless autocast rounds the input."""
+    if torch.is_autocast_enabled(input.device.type) or input.dtype == weight.dtype:
+        return linear(input, weight, bias)
+    return _Widened.apply(input, weight, bias)
 
 
 class _Widened(torch.autograd.Function):

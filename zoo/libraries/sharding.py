@@ -1,4 +1,5 @@
-"""FSDP2: the weights, gradients and optimizer state of a model shared out among the processes of a run.
+"""The weights, gradients and optimizer state of a model shared out among the processes of a run: FSDP2, and the cut
+layers of `zoo.libraries.tensor_parallel`.
 
 Each block of a transformers model is a group whose weights are gathered for its forward and its backward pass; what
 stands outside of the blocks (embedding, last norm, head) is the group of the whole model. Adapters belong to the block
@@ -26,30 +27,38 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from zoo.errors import ZooError
-from zoo.libraries import turns
+from zoo.libraries import tensor_parallel, turns
 from zoo.libraries.architecture import backbone
 from zoo.libraries.stored import read_parts
+from zoo.libraries.tensor_parallel import cut_dims
 from zoo.libraries.wrappers import base_of
-from zoo.processes import begin_exchange
+from zoo.processes import TensorGroup, begin_exchange, set_tensor_group, tensor_group
 
 AXES = ("data_parallel", "tensor_parallel")
 """Of the mesh of processes, as Lightning's strategy names them."""
 _MESH: list[DeviceMesh] = []
 """The one mesh of this process; none in a run without shards."""
+_FSDP: list[str] = []
+"""The axis along which FSDP2 shares out; none in a run of one tensor group without it."""
 
 
-def make_mesh(device: torch.device, processes: int) -> DeviceMesh:
+def make_mesh(device: torch.device, processes: int, tensor_parallel: int = 1, fsdp: bool = True) -> DeviceMesh:
     """The mesh of a run whose processes have connected: from now on `shard` shares out.
 
-    Raises ZooError where torch is too old.
+    tensor_parallel: the processes of a tensor group; fsdp: weights are shared out among the groups. Raises ZooError
+    where torch is too old.
     """
     if not hasattr(FSDPModule, "set_reduce_scatter_unused_params"):
         raise ZooError(
-            f"--strategy fsdp needs a newer torch than {torch.__version__}: its FSDP cannot reduce gradients that some "
+            f"Sharding needs a newer torch than {torch.__version__}: its FSDP cannot reduce gradients that some "
             "processes lack.",
             "pip install --upgrade torch, within the versions that zoo allows (zoo doctor lists them).",
         )
-    _MESH[:] = [init_device_mesh(device.type, (processes, 1), mesh_dim_names=AXES)]
+    shape = (processes // tensor_parallel, tensor_parallel)
+    _MESH[:] = [init_device_mesh(device.type, shape, mesh_dim_names=AXES)]
+    _FSDP[:] = [AXES[0]] if fsdp else []
+    axis = _MESH[0][AXES[1]]
+    set_tensor_group(TensorGroup(tensor_parallel, axis.get_local_rank(), axis.get_group()))
     return _MESH[0]
 
 
@@ -61,6 +70,7 @@ def forget_mesh() -> None:
     """The run is over."""
     _MESH.clear()
     turns.forget()
+    tensor_parallel.forget()
 
 
 def is_sharding() -> bool:
@@ -75,21 +85,30 @@ def shard(model: Any, offload: bool = False) -> Any:
     """
     if not _MESH:
         return model
-    base, mesh = base_of(model), _MESH[0][AXES[0]]
-    policy = CPUOffloadPolicy() if offload and mesh.device_type != "cpu" else OffloadPolicy()
-    # The inner ones first.
-    for module in [*reversed(_blocks(base)), base]:
-        fully_shard(module, mesh=mesh, reshard_after_forward=True, offload_policy=policy)
-    read_parts(base, torch.device("cpu" if offload else mesh.device_type))
-    _begin_passes(base, torch.device(mesh.device_type))
+    base, device = base_of(model), torch.device(_MESH[0].device_type)
+    tensor_parallel.cut(model)
+    if _FSDP:
+        _share_out(base, offload and device.type != "cpu")
+    read_parts(base, torch.device("cpu") if offload else device)
+    if not _FSDP:
+        base.to(device)
+    _begin_passes(base, device)
     return model
 
 
-def _begin_passes(base: Any, device: torch.device) -> None:
+def _share_out(base: Any, offload: bool) -> None:
+    mesh, policy = _MESH[0][AXES[0]], CPUOffloadPolicy() if offload else OffloadPolicy()
+    # The inner ones first.
+    for module in [*reversed(_blocks(base)), base]:
+        fully_shard(module, mesh=mesh, reshard_after_forward=True, offload_policy=policy)
     # Which weights have a gradient may differ between the processes, and they reduce them together.
     base.set_reduce_scatter_unused_params(True)
+
+
+def _begin_passes(base: Any, device: torch.device) -> None:
     base.zoo_pass = lambda work: work()
-    register_fsdp_forward_method(base, "zoo_pass")
+    if _FSDP:
+        register_fsdp_forward_method(base, "zoo_pass")
     token = torch.zeros(1, 1, dtype=torch.long, device=device)
     turns.take_part(base, base.zoo_pass, lambda: backbone(base)(input_ids=token, use_cache=False)[0], device)
 
@@ -118,22 +137,43 @@ def own_part(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def is_part(tensor: Tensor) -> bool:
-    """Whether other processes hold the rest of it."""
-    return isinstance(tensor, DTensor)
+def is_part(tensor: Tensor, dim: int | None = None) -> bool:
+    """Whether other processes hold the rest of it. dim: as of `whole`."""
+    return isinstance(tensor, DTensor) or dim is not None
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """The whole of a tensor, without gradient. All processes call it together, where it is shared out."""
-    return tensor.detach().full_tensor() if isinstance(tensor, DTensor) else tensor.detach()  # type: ignore[attr-defined]
+def whole(tensor: Tensor, dim: int | None = None) -> Tensor:
+    """The whole of a tensor, without gradient. All processes call it together, where it is shared out.
+
+    dim: along which its parameter is cut, as of `cut_dims`; None for none.
+    """
+    complete = tensor.detach()
+    if isinstance(tensor, DTensor):
+        complete = tensor.detach().full_tensor()  # type: ignore[attr-defined]
+    return complete if dim is None else tensor_parallel.joined(complete, dim)
 
 
-def wholes(tensors: Iterable[tuple[str, Tensor]], keep: bool = True) -> dict[str, Tensor]:
-    """Whole tensors on the CPU, by name, one after the other; keep: this process wants them, else there are none."""
+def whole_shape(parameter: Tensor, dim: int | None) -> list[int]:
+    """The shape of the whole of a parameter. dim: as of `whole`."""
+    return [size * (tensor_group().size if axis == dim else 1) for axis, size in enumerate(parameter.shape)]
+
+
+def whole_shapes(parameters: Iterable[Tensor]) -> list[list[int]]:
+    dims = cut_dims()
+    return [whole_shape(parameter, dims.get(id(parameter))) for parameter in parameters]
+
+
+def wholes(
+    tensors: Iterable[tuple[str, Tensor]], keep: bool = True, parameters: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """Whole tensors on the CPU, by name, one after the other; keep: this process wants them, else there are none.
+
+    parameters: which the tensors are values of, by name, where they are no parameters themselves.
+    """
     begin_exchange()
-    result = {}
+    result, dims = {}, cut_dims()
     for name, tensor in tensors:
-        complete = whole(tensor)
+        complete = whole(tensor, dims.get(id(tensor if parameters is None else parameters[name])))
         if keep:
             result[name] = complete.cpu()
     return result
@@ -151,8 +191,10 @@ def whole_weights(model: torch.nn.Module, keep: bool = True) -> dict[str, Tensor
     return {name: gathered[str(id(parameters.get(name, value)))] for name, value in names.items()}
 
 
-def part_like(complete: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor as `like` is kept: the part of this process, on its device."""
+def part_like(complete: Tensor, like: Tensor, dim: int | None = None) -> Tensor:
+    """A whole tensor as the parameter `like` is kept: the part of this process, on its device. dim: as of `whole`."""
+    if dim is not None:
+        complete = tensor_parallel.part_of(complete, dim)
     if not isinstance(like, DTensor):
         return complete.to(like.device)
     place = like.to_local().device
@@ -163,36 +205,45 @@ def part_like(complete: Tensor, like: Tensor) -> Tensor:
 @torch.no_grad()
 def fill(module: torch.nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Give a module's parameters the whole values of these names; others stay as they are."""
+    dims = cut_dims()
     for name, parameter in module.named_parameters():
         if name in weights:
-            own_part(parameter).copy_(own_part(part_like(weights[name], parameter)))
+            own_part(parameter).copy_(own_part(part_like(weights[name], parameter, dims.get(id(parameter)))))
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer, keep: bool = True) -> dict[str, Any]:
     """The `state_dict` of an optimizer with whole tensors on the CPU. keep: as of `wholes`."""
     begin_exchange()
 
-    def taken(tensor: Tensor) -> Tensor | None:
-        complete = whole(tensor)
+    def taken(parameter: Tensor, dim: int | None, tensor: Tensor) -> Tensor | None:
+        complete = whole(tensor, dim if tensor.shape == parameter.shape else None)
         return complete.cpu() if keep else None
 
-    return _mapped(optimizer.state_dict(), taken)
+    return _state_mapped(optimizer, optimizer.state_dict(), taken)
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
     """The inverse of `optimizer_state`."""
+
+    def part(parameter: Tensor, dim: int | None, tensor: Tensor) -> Tensor:
+        # Moments are shared out as their weights are; a count of steps is not.
+        moment = list(tensor.shape) == whole_shape(parameter, dim)
+        return part_like(tensor, parameter, dim) if moment and is_part(parameter, dim) else tensor
+
+    optimizer.load_state_dict(_state_mapped(optimizer, state, part))
+
+
+def _state_mapped(
+    optimizer: torch.optim.Optimizer, state: Mapping[str, Any], change: Callable[..., Tensor | None]
+) -> dict[str, Any]:
+    """The state with other tensors. change: called with (parameter, dimension of its cut, tensor of its state)."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     numbers = [number for group in state["param_groups"] for number in group["params"]]
-    parts = dict(state["state"])
+    dims, parts = cut_dims(), dict(state["state"])
     for number, parameter in zip(numbers, parameters, strict=True):
-        if number in parts and isinstance(parameter, DTensor):
-            parts[number] = _mapped(parts[number], partial(_part_if_whole, parameter))
-    optimizer.load_state_dict({**state, "state": parts})
-
-
-def _part_if_whole(parameter: Tensor, tensor: Tensor) -> Tensor:
-    """Moments are shared out as their weights are; a count of steps is not."""
-    return part_like(tensor, parameter) if tensor.shape == parameter.shape else tensor
+        if number in parts:
+            parts[number] = _mapped(parts[number], partial(change, parameter, dims.get(id(parameter))))
+    return {**state, "state": parts}
 
 
 def _mapped(value: Any, change: Callable[[Tensor], Tensor | None]) -> Any:
@@ -213,10 +264,20 @@ def leaves(model: torch.nn.Module) -> list[Tensor]:
 
 
 @torch.no_grad()
-def average_others(parameters: Iterable[Tensor]) -> None:
-    """Average the gradients of trained parameters that are not shared out, over the processes."""
-    for parameter in parameters:
-        if parameter.requires_grad and not is_part(parameter):
+def complete_gradients(parameters: Iterable[Tensor]) -> None:
+    """Exchange those gradients of trained parameters that no backward pass has exchanged.
+
+    What is not shared out is averaged over the shares of the work. In a tensor group, what is not cut is added up
+    where each process computes a part of it, and averaged where all compute the same: they stay equal to the last bit.
+    """
+    dims, partial_ones, group = cut_dims(), tensor_parallel.partial(), tensor_group()
+    shares = _MESH[0][AXES[0]]
+    for parameter in (p for p in parameters if p.requires_grad):
+        if not isinstance(parameter, DTensor) and shares.size() > 1:
             parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            dist.all_reduce(parameter.grad)
-            parameter.grad /= dist.get_world_size()
+            dist.all_reduce(parameter.grad, group=shares.get_group())
+            parameter.grad /= shares.size()
+        if group.size > 1 and id(parameter) not in dims and parameter.grad is not None:
+            dist.all_reduce(own_part(parameter.grad), group=group.group)
+            if id(parameter) not in partial_ones:
+                parameter.grad /= group.size

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -26,15 +26,22 @@ from zoo.libraries.tiny import IDS, make_tiny
 
 @dataclass(frozen=True)
 class Place:
-    """A tensor of a safetensors file."""
+    """A tensor of a safetensors file, or a part of it: that between `start` and `stop` of a dimension."""
 
     file: str
     name: str
+    dim: int = 0
+    start: int = 0
+    stop: int | None = None
 
     def read(self, *part: slice) -> Tensor:
-        """The tensor, or the part of each dimension; mapped from the file, which is opened for this alone."""
+        """It, or the part of each of its dimensions; mapped from the file, which is opened for this alone."""
+        own = list(part)
+        if self.stop is not None:
+            own = own or [slice(None)] * self.dim + [slice(0, self.stop - self.start)]
+            own[self.dim] = slice(own[self.dim].start + self.start, own[self.dim].stop + self.start)
         with safe_open(self.file, "pt") as opened:
-            return opened.get_slice(self.name)[part or ...]
+            return opened.get_slice(self.name)[tuple(own) or ...]
 
 
 _PLACES: WeakKeyDictionary[torch.nn.Module, dict[str, Place]] = WeakKeyDictionary()
@@ -81,6 +88,13 @@ def read(model: torch.nn.Module, modules: Iterable[torch.nn.Module]) -> None:
             del places[name]
 
 
+def keep_part(module: torch.nn.Module, name: str, dim: int, start: int, stop: int) -> None:
+    """Have only a part of a module's weight in its file stand for the weight, if it is still there."""
+    places = _PLACES.get(module, {})
+    if name in places:
+        places[name] = replace(places[name], dim=dim, start=start, stop=stop)
+
+
 def read_parts(model: torch.nn.Module, device: torch.device) -> None:
     """Give a model that is shared out the values of the part of each weight that this process keeps."""
     _replace(model, lambda former, place: _part(former, place, device))
@@ -91,7 +105,7 @@ def initial_values(model: torch.nn.Module, named: Iterable[tuple[str, Tensor]]) 
     for name, parameter in named:
         module, _, own = name.rpartition(".")
         place = _PLACES.get(model.get_submodule(module), {}).get(own)
-        yield name, parameter if place is None else place.read().to(parameter.dtype)
+        yield name, parameter if place is None else replace(place, stop=None).read().to(parameter.dtype)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from zoo.cards import kept
 from zoo.libraries.architecture import recompute_activations, silence_dropout, text_of
 from zoo.libraries.quantising import QUANTISED, quantised_in
 from zoo.libraries.releases import installed
+from zoo.libraries.tensor_parallel import cut_configuration
 from zoo.libraries.tracing import Live, configuration, fake_model, shortened, when_last_layer_is_done
 from zoo.libraries.wrappers import base_of
 from zoo.models.attention import use_cpu_attention
@@ -55,7 +56,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Way:
-    """How a role is computed. base_dtype: as the option says it; targets: separated by commas; scalar: it scores."""
+    """How a role is computed. base_dtype: as the option says it; targets: separated by commas; scalar: it scores.
+
+    group: the processes among which its layers are cut.
+    """
 
     precision: str
     base_dtype: str = "auto"
@@ -67,6 +71,7 @@ class Way:
     scalar: bool = False
     shared: bool = True
     on_cpu: bool = True
+    group: int = 1
 
 
 @dataclass(frozen=True)
@@ -105,14 +110,14 @@ def held(folder: Path, way: Way, step: Step) -> Held:
     place = [str(folder), *map(str, (*dataclasses.astuple(way), *dataclasses.astuple(step))), *versions]
     card = kept.read("memory", place)
     if card is None:
-        card = dataclasses.asdict(_traced(configuration(folder), way, step))
+        card = dataclasses.asdict(_traced(cut_configuration(configuration(folder), way.group), way, step))
         kept.write("memory", place, card, [str(folder / "config.json")])
     return Held(**card)
 
 
 def rough(folder: Path, way: Way, step: Step) -> Held:
     """The same from the size of the model alone, for an architecture that cannot be traced."""
-    text, count = text_of(configuration(folder)), float(weights_in(folder)[0])
+    text, count = text_of(configuration(folder)), float(weights_in(folder)[0]) / way.group
     wide, layers = text.hidden_size, text.num_hidden_layers
     trained = 0.0 if not way.trained else 4.0 * layers * wide * way.rank * 14 if way.lora else count
     size = 2.0 if way.precision == "bf16-true" or (way.base_dtype == "bfloat16" and trained < count) else 4.0

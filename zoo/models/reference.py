@@ -16,6 +16,7 @@ from zoo.models.reference_cache import ReferenceCache, answer_key
 from zoo.models.scorer import Scorer
 from zoo.models.scoring import balance_of, score_answers
 from zoo.models.snapshot import Snapshot
+from zoo.processes import agreed
 from zoo.values.packing import pack
 from zoo.values.types import Answer, TokenLogps
 
@@ -76,7 +77,7 @@ class Reference(Scorer):
         if self.cache is None or temperature != 1.0 or noise:
             return
         keys = [answer_key(answer) for answer in answers]
-        cached = self.cache.get(keys)
+        cached = self._cached(keys)
         logps = scored.per_token.detach()
         self._keep({key: logps[i][scored.mask[i]] for i, key in enumerate(keys) if key not in cached})
 
@@ -84,7 +85,7 @@ class Reference(Scorer):
         if self.cache is None or options["temperature"] != 1.0 or options["entropy"]:
             return self._compute(answers, **options)
         keys = [answer_key(answer) for answer in answers]
-        logps = self.cache.get(keys)
+        logps = self._cached(keys)
         missing = {key: answer for key, answer in zip(keys, answers, strict=True) if key not in logps}
         if missing:
             logps |= self._compute_and_keep(missing)
@@ -96,6 +97,11 @@ class Reference(Scorer):
         values = {key: scored.per_token[i][scored.mask[i]].cpu() for i, key in enumerate(missing)}
         self._keep(values)
         return values
+
+    def _cached(self, keys: Sequence[bytes]) -> dict[bytes, Tensor]:
+        """The scores that are there: for a tensor group, which computes the others together, what its first finds."""
+        assert self.cache is not None
+        return agreed(self.cache.get(keys))
 
     def _keep(self, values: dict[bytes, Tensor]) -> None:
         assert self.cache is not None
@@ -118,7 +124,7 @@ class Reference(Scorer):
         assert self.cache is not None
         unique = {answer_key(answer): answer for answer in answers}
         keys = list(unique)
-        cached = self.cache.get(keys)
+        cached = self._cached(keys)
         total, done = len(unique) - len(cached), 0
         # Cached answers are left out after the parts are cut: a run that is killed here and starts again then scores
         # the rest beside the same answers as before, and gets the same last bits.

@@ -17,7 +17,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from zoo.libraries.sharding import whole
+from zoo.libraries.sharding import cut_dims, whole
 from zoo.processes import begin_exchange
 from zoo.values.types import Answer
 
@@ -26,9 +26,11 @@ def fingerprint(parameters: Iterable[tuple[str, Tensor]], *extra: str) -> str:
     """sha256 over names and bytes of weights, and whatever else the scores depend on (precision)."""
     digest = hashlib.sha256("\0".join(extra).encode())
     begin_exchange()
+    dims = cut_dims()
     for name, tensor in parameters:
-        digest.update(f"\0{name} {tensor.dtype} {list(tensor.shape)}\0".encode())
-        digest.update(whole(tensor).cpu().reshape(-1).contiguous().view(torch.uint8).numpy().data)
+        complete = whole(tensor, dims.get(id(tensor)))
+        digest.update(f"\0{name} {complete.dtype} {list(complete.shape)}\0".encode())
+        digest.update(complete.cpu().reshape(-1).contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

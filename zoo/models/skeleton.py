@@ -11,6 +11,7 @@ import torch
 from zoo.errors import ZooError
 from zoo.libraries.adapters import refuse_doubled
 from zoo.libraries.reliance import require
+from zoo.libraries.tensor_parallel import refuse_uncuttable
 from zoo.libraries.tracing import configuration, fake_model
 from zoo.models.experts import refuse_coefficient
 from zoo.models.start import with_trained
@@ -39,6 +40,11 @@ def check_layers(folder: Path, core: TrainConfig, head: str, new_tokens: bool) -
         return
     finally:
         traced.setLevel(level)
+
+
+def check_cut(folder: Path, size: int) -> None:
+    """Raises ZooError for a model in a folder that cannot be cut among `size` processes."""
+    refuse_uncuttable(configuration(folder), size)
 
 
 def _try(folder: Path, core: TrainConfig, head: str, new_tokens: bool) -> None:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from zoo.libraries.architecture import evaluating
-from zoo.libraries.sharding import is_part, part_like, wholes
-from zoo.libraries.turns import add_variant, as_variant
+from zoo.libraries.sharding import cut_dims, part_like, wholes
+from zoo.libraries.turns import add_variant, as_variant, is_shared
 
 
 class Snapshot:
@@ -19,13 +19,16 @@ class Snapshot:
     def __init__(self, model: torch.nn.Module, weights: Mapping[str, Tensor] | None = None):
         self.model = model
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        taken = {name: p.detach() for name, p in trained.items()} if weights is None else weights
-        self.weights = {name: _copy(taken[name], p) for name, p in trained.items()}
+        if weights is None:
+            self.weights = {name: p.detach().clone() for name, p in trained.items()}
+        else:
+            self.weights = {name: _as_part(weights[name], p) for name, p in trained.items()}
         self._number = add_variant(self)
 
     def whole(self) -> dict[str, Tensor]:
         """The weights; of a model that is shared out, all processes ask for them together."""
-        return wholes(self.weights.items()) if any(map(is_part, self.weights.values())) else self.weights
+        parameters = dict(self.model.named_parameters())
+        return wholes(self.weights.items(), parameters=parameters) if is_shared(self.model) else self.weights
 
     @contextlib.contextmanager
     def restored(self) -> Iterator[None]:
@@ -47,8 +50,6 @@ class Snapshot:
                 self.weights[name] = present
 
 
-def _copy(taken: Tensor, parameter: Tensor) -> Tensor:
-    """A copy of weights, kept as a parameter is."""
-    if not is_part(parameter):
-        return taken.to(parameter.device, parameter.dtype, copy=True)
-    return taken.clone() if is_part(taken) else part_like(taken.to(parameter.dtype), parameter)
+def _as_part(complete: Tensor, parameter: Tensor) -> Tensor:
+    """A copy of whole weights, kept as a parameter is."""
+    return part_like(complete.to(parameter.dtype, copy=True), parameter, cut_dims().get(id(parameter)))

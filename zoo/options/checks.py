@@ -34,7 +34,7 @@ RULES: dict[str, Rule] = {
     "epochs": (lambda value: 0 < value <= MOST_EPOCHS, f"above 0 and at most {MOST_EPOCHS:,}"),
     **dict.fromkeys(("batch_size", "max_steps", "limit", "micro_tokens", "data_workers"), POSITIVE),
     "shuffle_buffer": POSITIVE,
-    **dict.fromkeys(("lora_rank", "lora_alpha", "devices", "num_nodes"), POSITIVE),
+    **dict.fromkeys(("lora_rank", "lora_alpha", "devices", "num_nodes", "tensor_parallel"), POSITIVE),
     **dict.fromkeys(("eval_every", "patience", "log_every", "keep_last"), POSITIVE),
     **dict.fromkeys(("reward_timeout", "answers_per_prompt", "minibatches", "rollout_epochs"), POSITIVE),
     **dict.fromkeys(("max_new_tokens", "eval_prompts", "critic_lr"), POSITIVE),
@@ -83,10 +83,11 @@ def check_values(core: TrainConfig, origin: dict[str, str]) -> None:
                 f"Option '{name}' ({origin.get(name, 'default')}) must be {wanted}, got {value!r}.",
                 f"Write for example {flag} {EXAMPLES.get(name) or getattr(TrainConfig(), name) or 1}.",
             )
-    if core.batch_size < core.devices * core.num_nodes:
+    check_tensor_parallel(core)
+    shares = core.devices * core.num_nodes // core.tensor_parallel
+    if core.batch_size < shares:
         raise ZooError(
-            f"batch_size {core.batch_size} is below the {core.devices * core.num_nodes} processes: each needs an "
-            "example in every step.",
+            f"batch_size {core.batch_size} is below the {shares} processes: each needs an example in every step.",
             "Raise --batch-size, or use fewer --devices.",
         )
     if core.decay_data is not None and name_in(core.schedule) != "wsd":
@@ -104,6 +105,38 @@ def check_values(core: TrainConfig, origin: dict[str, str]) -> None:
         )
     if core.offload and core.strategy != FSDP:
         raise ZooError("--offload is for models that are sharded.", f"Add --strategy {FSDP}, or leave out --offload.")
+
+
+WHOLE_MATRICES = ("muon", "adafactor")
+"""Optimizers for which a part of a matrix is not what the matrix is."""
+
+
+def check_tensor_parallel(core: TrainConfig) -> None:
+    """Raises ZooError for tensor groups into which the processes cannot be divided, or with what they cannot have."""
+    size, processes = core.tensor_parallel, core.devices * core.num_nodes
+    if size == 1:
+        return
+    if processes % size or (core.num_nodes > 1 and core.devices % size):
+        where = f"{core.devices} processes of a machine" if core.num_nodes > 1 else f"{processes} processes"
+        raise ZooError(
+            f"--tensor-parallel {size} does not divide the {where}: a group lies on one machine.",
+            f"Add --devices {size}, or a multiple of it.",
+        )
+    if core.strategy == "ddp" or (core.strategy != FSDP and processes > size):
+        raise ZooError(
+            f"--tensor-parallel {size} with {processes} processes shares out the weights among the groups.",
+            f"Add --strategy {FSDP}, or use --devices {size}.",
+        )
+    if core.quantize:
+        raise ZooError(
+            f"--quantize {core.quantize} cannot be cut: blocks of quantised weights are no matrices.",
+            "Leave out --tensor-parallel, or --quantize.",
+        )
+    if (name := name_in(core.optimizer)) in WHOLE_MATRICES:
+        raise ZooError(
+            f"The optimizer {name} looks at whole matrices, and --tensor-parallel cuts them.",
+            "Use --optimizer adamw, or --strategy fsdp alone.",
+        )
 
 
 def check_stream(core: TrainConfig, origin: dict[str, str]) -> None:

@@ -241,6 +241,8 @@ class ComputeOptions:
     """Machines."""
     strategy: str = "auto"
     """How several processes share the work: auto, ddp (each has the whole model), fsdp (each has a part of it)."""
+    tensor_parallel: int = 1
+    """Processes that compute each layer together, each with a part of its matrices, on the same rows."""
     offload: bool = False
     """With fsdp: weights, gradients and optimizer state in the CPU's memory."""
     layout: Literal["auto", "shared", "packed", "padded"] = "auto"
@@ -419,15 +421,16 @@ FREE = (
 )  # fmt: skip
 """Options that change what is stored or where, never the result; a resume may have other ones."""
 TOLD = (
-    "accelerator", "devices", "num_nodes", "strategy", "offload", "layout", "micro_tokens", "gradient_checkpointing",
-    "base_dtype", "reference_cache", "reward_timeout", "log_every", "trust_remote_code", "versions", "device",
+    "accelerator", "devices", "num_nodes", "strategy", "tensor_parallel", "offload", "layout", "micro_tokens",
+    "gradient_checkpointing", "base_dtype", "reference_cache", "reward_timeout", "log_every", "trust_remote_code",
+    "versions", "device",
 )  # fmt: skip
 """What changes a result by rounding, by luck or in no number at all: a resume tells it, and goes on."""
 
 RESERVED = {"algo", "config", "recipe", "stage", "laptop", "resume", "dry_run", "as_json", "json", "quiet", "help"}
 """Flags and arguments of `train` that are not options."""
 TO_COME = {
-    "teacher", "opponent", "environment", "tensor_parallel", "ema", "staleness",
+    "teacher", "opponent", "environment", "ema", "staleness",
 }  # fmt: skip
 """Names reserved for future options of the core."""
 FORMER = {

@@ -21,8 +21,9 @@ from torch import Tensor
 from zoo.errors import ZooError
 from zoo.libraries.caches import Cache, Signature, keeps_state
 from zoo.libraries.heads import own_logits
-from zoo.libraries.turns import caller, in_pass
+from zoo.libraries.turns import caller, in_pass, is_shared
 from zoo.libraries.wrappers import base_of
+from zoo.processes import agreed
 from zoo.rollout.budget import common_length, within
 from zoo.rollout.cache import GroupRows, RollingRows, Texts, WholeRows
 from zoo.rollout.sampling import Sampling, StopStrings, choose, uniform_stream
@@ -46,6 +47,7 @@ class Forward:
         self.signature = Signature.of(base_of(model))
         self.device = model.get_input_embeddings().weight.device
         self.config = model.config
+        self.is_shared = is_shared(model)
 
     def __call__(self, ids: Tensor, positions: Tensor, cache: Cache | Texts, mask: Tensor | None) -> Tensor:
         """ids and positions: int64 [B, T]; mask: of padding, int64 [B, columns], or None; returns [B, V]."""
@@ -226,7 +228,8 @@ class Decoding:
         numbers = [0.0 if self.sampling.greedy else row.uniforms[len(row.ids)] for row in self.rows]
         uniforms = torch.tensor(numbers, dtype=torch.float64).to(self.logits.device)
         ids, logps = choose(self.logits, uniforms, self.sampling)
-        for row, token, logp in zip(self.rows, ids.tolist(), logps.tolist(), strict=True):
+        chosen = agreed((ids.tolist(), logps.tolist())) if self.forward.is_shared else (ids.tolist(), logps.tolist())
+        for row, token, logp in zip(self.rows, *chosen, strict=True):
             if not math.isfinite(logp):
                 raise self._not_finite(row)
             row.ids.append(token)

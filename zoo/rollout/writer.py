@@ -22,7 +22,7 @@ from zoo.data.encoding.template import ChatTemplate, extras_of
 from zoo.errors import ZooError
 from zoo.libraries.sharding import is_sharding
 from zoo.models.roles import Policy
-from zoo.processes import gathered, my_place
+from zoo.processes import agreed, gathered, is_first, my_place
 from zoo.rollout.correction import importance_weights
 from zoo.rollout.engine import Engine, Sampling
 from zoo.rollout.kept import AnswerCache, call_key
@@ -101,9 +101,9 @@ class Writer:
             if is_sharding():
                 raise ZooError(
                     "An engine elsewhere cannot be given the weights of a model that is sharded.",
-                    "Leave out --engine, or --strategy fsdp.",
+                    "Leave out --engine, or --strategy fsdp and --tensor-parallel.",
                 )
-            if my_place()[0] == 0:
+            if is_first():
                 self.engine.update(self.policy.model)
             # The other processes wait until the weights are there.
             gathered(None)
@@ -137,7 +137,7 @@ class Writer:
         if kept is None:
             return self.engine.generate(ids, n, how, generator)
         call = call_key(ids, n, how, generator)
-        answers = kept.get(call, ids, n)
+        answers = agreed(kept.get(call, ids, n))
         if answers is None:
             answers = self.engine.generate(ids, n, how, generator)
             kept.put(call, answers)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -30,7 +30,7 @@ from zoo.libraries.architecture import ending_ids
 from zoo.libraries.cluster import find_place
 from zoo.libraries.connected import Connected
 from zoo.libraries.reliance import require
-from zoo.libraries.sharding import shard
+from zoo.libraries.sharding import shard, whole_shapes
 from zoo.libraries.stored import is_stored
 from zoo.models.devices import choose_accelerator, choose_micro_tokens
 from zoo.models.experts import watch
@@ -99,6 +99,9 @@ class Assembly:
         self.resumed = resumed
         self.place = find_place(self.core.devices, self.core.num_nodes)
         self.rank, self.processes = self.place.rank, self.place.processes
+        together = self.core.tensor_parallel
+        self.share = self.rank // together, self.processes // together
+        """The share of the rows that this process has, and how many there are."""
         self.main = self.rank == 0
         self.online = algorithm.online()
         self.allowed = allowed
@@ -122,11 +125,14 @@ class Assembly:
 
     def connect(self) -> None:
         """Start the processes that share out the models, before anything is loaded."""
-        if self.core.strategy == FSDP:
+        if self.core.strategy == FSDP or self.core.tensor_parallel > 1:
             self._before_connecting()
             local, accelerator = self.place.local_rank, choose_accelerator(self.core.accelerator)
             device = torch.device("cuda", local) if accelerator == "cuda" else torch.device(accelerator)
-            self.connected = Connected(self.place, self.core.devices, self.core.num_nodes, device, self.console.say)
+            self.connected = Connected(
+                self.place, self.core.devices, self.core.num_nodes, device, self.console.say,
+                self.core.tensor_parallel, self.core.strategy == FSDP,
+            )  # fmt: skip
             self.connected.connect()
 
     def _before_connecting(self) -> None:
@@ -214,7 +220,7 @@ class Assembly:
 
     def _weights(self, name: str, out: str) -> float | None:
         """The size of a model by name, also of a policy that only now is there."""
-        counted = sum(values.numel() for _, values in frozen_parameters(self.policy))
+        counted = _count(values for _, values in frozen_parameters(self.policy))
         return weights_of(name, out) or (counted if name == self.core.model else None)
 
     def _say_choices(self) -> None:
@@ -285,7 +291,7 @@ class Assembly:
             self._plan_rollouts(layout, temperature)
         else:
             collate = make_collate(self.plugins.hook, self.tokenizer, self.resolved.algorithm, core.max_length)
-            self.loader = make_loader(core, self.data, self.records, collate, self.rank, self.processes)
+            self.loader = make_loader(core, self.data, self.records, collate, *self.share)
         self.total_steps = online.steps_of(self.loader, core) if self.online else len(self.loader)
         self.micro_tokens = choose_micro_tokens(core, self.device, self.policy)
         self.guards = self._guards()
@@ -321,12 +327,12 @@ class Assembly:
                 alone, self.policy, self.source, layout, self.precision, self.say, temperature, self.template.new
             )  # fmt: skip
         self.rewards = online.make_rewards(core, self.plugins, self.device, self.say)
-        self.loader = make_prompts(core, self.data, self.records, self.rank, self.processes)
+        self.loader = make_prompts(core, self.data, self.records, *self.share)
 
     def _say_plan(self, layout: str) -> None:
         core = self.core
         learners = torch.nn.ModuleList([self.policy, *([] if self.critic is None else [self.critic])])
-        trained = sum(p.numel() for p in learners.parameters() if p.requires_grad)
+        trained = _count(p for p in learners.parameters() if p.requires_grad)
         prompts = self.loader.count(0) if self.online else 0
         size = min(core.batch_size, prompts * core.answers_per_prompt) if prompts else core.batch_size
         self.say(
@@ -458,5 +464,10 @@ class Assembly:
 def _part(optimizer: torch.optim.Optimizer) -> str:
     """`Muon for 14 tensors with 0.1 M weights`."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    weights = sum(p.numel() for p in parameters)
+    weights = _count(parameters)
     return f"{type(optimizer).__name__} for {len(parameters)} tensors with {weights:,} weights"
+
+
+def _count(parameters: Iterable[torch.Tensor]) -> int:
+    """The weights in whole parameters."""
+    return sum(map(math.prod, whole_shapes(parameters)))

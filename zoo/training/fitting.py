@@ -14,11 +14,12 @@ from zoo.errors import TrainingStopped, ZooError
 from zoo.libraries.connected import Sharded
 from zoo.libraries.meeting import Meeting, Peers, how_it_ended, is_lost_connection
 from zoo.libraries.precision import trainer_options
+from zoo.libraries.sharding import whole_shapes
 from zoo.libraries.trainer import kill_others, step_arithmetic
 from zoo.models.reference_cache import answer_key
 from zoo.numbers import seconds_in
 from zoo.options.checks import names_in
-from zoo.processes import gathered, leave_processes
+from zoo.processes import from_all, leave_processes
 from zoo.runs import Run
 from zoo.training.assembly import RUN_FOLDER, Assembly
 from zoo.training.online import validation as online_validation
@@ -93,7 +94,8 @@ class Fitting:
     def _expected(self) -> Expected:
         """What a checkpoint of this run holds."""
         module = self.module
-        weights = {f"{role}.{name}": list(p.shape) for role, of in module.trained().items() for name, p in of.items()}
+        trained = {f"{role}.{name}": p for role, of in module.trained().items() for name, p in of.items()}
+        weights = dict(zip(trained, whole_shapes(trained.values()), strict=True))
         optimized = shapes_of(module.make_optimizer())
         parts = (*STATE, "loops", "callbacks", "lr_schedulers", "records")
         return Expected(weights, module.optimizer.name, optimized, parts)
@@ -185,7 +187,7 @@ class Fitting:
             self.peers.meet(lambda gone: self._stop_now(self.module.trainer, gone))
         else:
             self.connected.lost = lambda gone: self._stop_now(self.module.trainer, gone)
-        everyone = gathered((assembly.rank, mine))
+        everyone = from_all((assembly.rank, mine))
         ranks = [rank for rank, _ in everyone]
         wrong = [what for what in mine if any(theirs[what] != mine[what] for _, theirs in everyone)]
         if ranks != list(range(assembly.processes)):
@@ -231,7 +233,7 @@ class Fitting:
 
     def _held_out_batches(self) -> Callable[[], list[Batch]] | None:
         """A function that gives this process's held-out batches, or None."""
-        rank, processes = self.assembly.rank, self.assembly.processes
+        rank, processes = self.assembly.share
         if self.assembly.data.held_out is None or not isinstance(self.loader, Loader):
             return None
         held_out = self.assembly.held_out

@@ -157,9 +157,9 @@ class _Look:
 
     def all(self) -> None:
         for part in (
-            self._processes, self._roles, self._model, self._layers, self._choices, self._data, self._others,
-            self._rewards, self._judge, self._engine, self._optimizer, self._guards, self._scores, self._loggers,
-            self._run, self._steps, self._memory,
+            self._processes, self._roles, self._model, self._layers, self._cuts, self._choices, self._data,
+            self._others, self._rewards, self._judge, self._engine, self._optimizer, self._guards, self._scores,
+            self._loggers, self._run, self._steps, self._memory,
         ):  # fmt: skip
             self._try(part)
 
@@ -213,6 +213,18 @@ class _Look:
             from zoo.models.skeleton import check_layers
 
             check_layers(folder, core, self.cls.head, "new tokens" in self.outlook.facts)
+
+    def _cuts(self) -> None:
+        """The models that a tensor group cuts."""
+        core = self.core
+        names = {core.model, core.reference or core.model, core.critic_model or core.model}
+        folders = [folder for name in sorted(names) if (folder := configured(name, core.out))]
+        if core.tensor_parallel > 1 and folders:
+            # Only the classes of transformers have the plans.
+            from zoo.models.skeleton import check_cut
+
+            for folder in folders:
+                self._try(lambda folder=folder: check_cut(folder, core.tensor_parallel))  # type: ignore[misc]
 
     def _choices(self) -> None:
         """The options that depend on the model, and what their sources do not say."""

@@ -77,8 +77,13 @@ class Plan:
 
     @property
     def shards(self) -> int:
-        """Processes among which weights, gradients and optimizer states are divided."""
-        return self.processes if self.core.strategy.startswith("fsdp") else 1
+        """Tensor groups among which weights, gradients and optimizer states are divided."""
+        return self.groups if self.core.strategy == "fsdp" else 1
+
+    @property
+    def groups(self) -> int:
+        """Tensor groups, each of which has a share of every step."""
+        return max(1, self.processes // self.core.tensor_parallel)
 
     @property
     def stays(self) -> float:
@@ -106,7 +111,7 @@ class Plan:
     @property
     def share(self) -> int:
         """The tokens of a process in a step."""
-        prompts = self.core.batch_size / self.processes / (self.texts.answers if self.texts.apart else 1)
+        prompts = self.core.batch_size / self.groups / (self.texts.answers if self.texts.apart else 1)
         return max(1, round(prompts)) * self.texts.counted
 
 
@@ -121,6 +126,7 @@ class Need:
     phases: dict[str, float] = field(default_factory=dict)
     tokens: int = 0
     shards: int = 1
+    cut: int = 1
     free: float | None = None
     device: str = "this machine"
     rough: bool = False
@@ -139,10 +145,12 @@ class Need:
         free = "" if self.free is None else f" of {size(round(self.free))} free on {self.device}"
         roles = [f"{role}: {', '.join(f'{what} {size(round(of))}' for what, of in parts.items())}"
                  for role, parts in self.parts.items()]  # fmt: skip
-        shards = f", shards over {self.shards} processes" if self.shards > 1 else ""
+        of_group = f", layers cut among {self.cut} processes" if self.cut > 1 else ""
+        shards = f", shards over {self.shards} {'groups' if self.cut > 1 else 'processes'}" if self.shards > 1 else ""
         about = "very roughly" if self.rough else "about"
-        return f"{about} {size(round(self.peak))}{free}, micro-batches of {self.tokens:,} tokens{shards}. " + "; ".join(
-            roles
+        return (
+            f"{about} {size(round(self.peak))}{free}, micro-batches of {self.tokens:,} tokens{of_group}{shards}. "
+            + "; ".join(roles)
         )
 
     def warning(self) -> str:
@@ -160,7 +168,7 @@ class Need:
     def as_json(self) -> dict[str, Any]:
         return {
             "peak": round(self.peak), "free": None if self.free is None else round(self.free), "fits": self.fits,
-            "rough": self.rough, "micro_tokens": self.tokens, "shards": self.shards,
+            "rough": self.rough, "micro_tokens": self.tokens, "shards": self.shards, "cut": self.cut,
             "parts": {role: {what: round(of) for what, of in parts.items()} for role, parts in self.parts.items()},
             "phases": {phase: round(of) for phase, of in self.phases.items()},
             "with": {flags: round(of) for flags, of in self.remedies.items()},
@@ -229,7 +237,7 @@ def _others(plan: Plan, tokens: int) -> Iterator[tuple[str, Plan]]:
 
 def _sharded(plan: Plan) -> Iterator[tuple[str, Plan]]:
     """The plan with its weights divided among more devices."""
-    if plan.accelerator != "cuda" or plan.shards > 1:
+    if plan.accelerator != "cuda" or plan.shards > 1 or plan.core.tensor_parallel > 1:
         return
     for devices in (2, 4, 8):
         core = replace(plan.core, strategy="fsdp", devices=devices)
@@ -250,7 +258,10 @@ def of_plan(plan: Plan, free: float | None = None) -> Need:
     from zoo.optimizers.memory import state_bytes
 
     step = _step(plan)
-    need, state = Need(tokens=plan.tokens, shards=plan.shards), state_bytes(plan.optimizer)
+    need, state = (
+        Need(tokens=plan.tokens, shards=plan.shards, cut=plan.core.tensor_parallel),
+        state_bytes(plan.optimizer),
+    )
     holds: dict[str, Held] = {}
     for role, folder in plan.models.items():
         holds[role], rough = _held(folder, _way(plan, role), step)
@@ -338,6 +349,7 @@ def _way(plan: Plan, role: str) -> Way:
     common: dict[str, Any] = {
         "precision": plan.precision, "base_dtype": core.frozen_dtype, "on_cpu": plan.accelerator == "cpu",
         "shared": core.layout != "padded", "scalar": role == "critic" or role.startswith("reward"),
+        "group": core.tensor_parallel if is_cut(core, role) else 1,
     }  # fmt: skip
     if role not in ("policy", "critic"):
         return Way(**common, trained=False)
@@ -346,6 +358,11 @@ def _way(plan: Plan, role: str) -> Way:
         **common, lora=lora, rank=core.lora_rank, targets=targets if lora else "all-linear",
         checkpointing=core.gradient_checkpointing,
     )  # fmt: skip
+
+
+def is_cut(core: TrainConfig, role: str) -> bool:
+    """Whether the layers of a role are cut among a tensor group: a judge and a reward with a name are whole."""
+    return role in ("policy", "critic", "reference") or (role == "judge" and core.judge is None)
 
 
 def _held(folder: Path, way: Way, step: Step) -> tuple[Held, bool]:

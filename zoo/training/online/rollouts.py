@@ -24,7 +24,7 @@ from zoo.models.precision import autocast
 from zoo.models.reference import Reference
 from zoo.models.roles import Models
 from zoo.models.snapshot import Snapshot
-from zoo.processes import begin_exchange, my_place
+from zoo.processes import begin_exchange, is_first
 from zoo.randomness import seeded
 from zoo.rewards.reward import Reward
 from zoo.rollout.writer import Writer
@@ -247,7 +247,7 @@ class Rollouts:
         seen, judged = self._seen, "judge" in self.models
         said, unsaid = self._judged()
         said, unsaid = said - judged_before[0], unsaid - judged_before[1]
-        if not my_place()[0] and seen.answers:
+        if is_first() and seen.answers:
             for reason, count in seen.failures.items():
                 self.say(f"Step {step + 1}: {count} of {seen.asked} rewards are missing: {reason}")
             for reason, count in unsaid.items():

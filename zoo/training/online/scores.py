@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from zoo.errors import TrainingStopped, ZooError
-from zoo.processes import gathered, my_place
+from zoo.processes import gathered, leads, my_place
 from zoo.rewards.reward import Reward, Scored
 from zoo.rollout.writer import Writer
 from zoo.values.types import Answer, Answers
@@ -35,10 +35,11 @@ def shared_scores(reward: Reward, answers: Answers, records: Mapping[int, Any], 
     mine = answers[start:stop]
     scored, error = Scored([], {}, []), None
     try:
-        scored = reward.detailed(
-            writer.texts(mine), [records[answer.row] for answer in mine], [answer.ended for answer in mine],
-            mine.lengths.tolist(),
-        )  # fmt: skip
+        if leads():
+            scored = reward.detailed(
+                writer.texts(mine), [records[answer.row] for answer in mine], [answer.ended for answer in mine],
+                mine.lengths.tolist(),
+            )  # fmt: skip
     except ZooError as raised:
         # The other processes wait for this one, so it reports its error to them.
         error = raised
@@ -50,7 +51,7 @@ def shared_scores(reward: Reward, answers: Answers, records: Mapping[int, Any], 
         failures.update(share[2])
     return Scores(
         [_number(value) for share in shares for value in share[0]],
-        {name: [_number(value) for share in shares for value in share[1][name]] for name in scored.parts},
+        {name: [_number(value) for share in shares for value in share[1][name]] for name in shares[0][1]},
         failures,
     )
 

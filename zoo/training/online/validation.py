@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from zoo.processes import my_place
+from zoo.processes import is_first
 from zoo.training.online.rollouts import Rollouts
 from zoo.training.online.scores import SHOWN, Seen, mean
 from zoo.training.record import report
@@ -42,10 +42,10 @@ def validate(rollouts: Rollouts, prompts: Sequence[dict[str, Any]], step: int) -
     for which, of_reward in scores.items():
         for reason, count in of_reward.failures.items():
             rollouts.say(f"Validation: {count} of {len(answers)} of val/{which} are missing: {reason}")
-    if rollouts.run is not None and not my_place()[0]:
+    if rollouts.run is not None and is_first():
         cases = {name: [None if math.isnan(value) else value for value in column] for name, column in columns.items()}
         report.write_cases(rollouts.run, step, cases)
-    if scores and not my_place()[0]:
+    if scores and is_first():
         seen = Seen()
         seen.add(answers, writer.texts(answers), next(iter(scores.values())).values, {})
         samples = seen.samples(records, SHOWN)

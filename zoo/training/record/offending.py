@@ -13,7 +13,7 @@ from torch import Tensor
 from zoo.data.encoding.template import ChatTemplate
 from zoo.errors import ZooError
 from zoo.guards.watch import Objection
-from zoo.processes import gathered, my_place
+from zoo.processes import gathered, is_first
 from zoo.runs import Run
 from zoo.training.record.checkpoints import FolderCheckpoints, anchors
 from zoo.values.loss import Loss
@@ -47,7 +47,7 @@ class Keeper:
         """Write the rows of a step, those of all processes. back_to: the step of the checkpoint that is restored."""
         mine = [row for part, loss in parts for row in self._rows(part, loss)]
         rows = [row for share in gathered(mine) for row in share]
-        if my_place()[0]:
+        if not is_first():
             return
         records = {
             record["row"]: record.get("record") for record in self.loader.records_of(step - 1) if "row" in record

@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from zoo.libraries.sharding import is_part, leaves, own_part
-from zoo.processes import gathered
+from zoo.processes import from_all, tensor_group
 
 BLOCK = 4096
 """Elements whose squares are added up in float32; a sum of millions loses its digits there."""
 
 
-def total_norm(gradients: Iterable[Tensor]) -> float:
+def total_norm(gradients: Iterable[Tensor], cut: Sequence[bool] | None = None) -> float:
     """√Σ g² over all elements of all gradients; 0 where there are none.
 
-    Of gradients that are shared out each process adds up its part; all of them call it together.
+    Of gradients that are shared out each process adds up its part; all of them call it together. cut: which gradients
+    are those of layers that are cut among a tensor group, whose processes have all others in the same way.
     """
     listed = list(gradients)
-    together = [gradient for gradient in listed if not is_part(gradient)]
-    square, parts = _square(together), [own_part(gradient) for gradient in listed if is_part(gradient)]
-    if parts:
-        square += sum(gathered(_square(parts)))
+    is_cut = cut or [False] * len(listed)
+    kinds = [(is_part(gradient), among) for gradient, among in zip(listed, is_cut, strict=True)]
+    squares = {
+        kind: _square(own_part(gradient) for gradient, own in zip(listed, kinds, strict=True) if own == kind)
+        for kind in set(kinds)
+    }
+    square = squares.pop((False, False), 0.0)
+    if squares:
+        size = tensor_group().size
+        for rank, theirs in enumerate(from_all(squares)):
+            square += sum(of for (_, among), of in theirs.items() if among or rank % size == 0)
     return math.sqrt(square)
 
 

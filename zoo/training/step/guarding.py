@@ -20,7 +20,7 @@ from zoo.guards import Action
 from zoo.guards.bundled import BROKEN
 from zoo.guards.watch import COUNTED, Guards, Objection
 from zoo.libraries.sharding import fill, load_optimizer_state, own_part
-from zoo.processes import gathered, my_place
+from zoo.processes import from_all, gathered, my_place
 from zoo.randomness import restore_rng
 from zoo.values.loss import Loss
 from zoo.values.types import Batch
@@ -123,7 +123,7 @@ class Guarding:
         mine = all(
             bool(torch.isfinite(own_part(p)).all()) for model in learners for p in model.parameters() if p.requires_grad
         )
-        self.broken = not all(gathered(mine))
+        self.broken = not all(from_all(mine))
         return not self.broken
 
     def refuse_broken(self) -> None:

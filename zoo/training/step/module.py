@@ -19,14 +19,14 @@ from zoo.contract.hook_arguments import named_hook
 from zoo.data.loader import micro_batches
 from zoo.errors import PluginError, TrainingStopped
 from zoo.guards.watch import Guards
-from zoo.libraries.sharding import average_others, is_sharding
+from zoo.libraries.sharding import complete_gradients, cut_dims, is_sharding, whole_shapes
 from zoo.libraries.trainer import without_exchange
 from zoo.libraries.turns import take_outputs
 from zoo.models.experts import Balance
 from zoo.models.roles import Models
 from zoo.optimizers.chosen import Chosen
 from zoo.options.config import TrainConfig
-from zoo.processes import begin_exchange, gathered, is_distributed, my_place, world_size
+from zoo.processes import begin_exchange, gathered, is_distributed, my_place
 from zoo.randomness import part_ways, restore_rng, rng_state
 from zoo.training.step.gradients import reached, total_norm
 from zoo.training.step.guarding import Guarding, Keeper, Part
@@ -131,7 +131,7 @@ class PostTraining(lightning.LightningModule):
         self._leave_alone([*still, *unreached])
         if self.steps_done == 0:
             self.hooks.refuse_unused_roles(but=still)
-        scale = world_size() / max(sums.count("loss"), torch.finfo(torch.float32).tiny)
+        scale = my_place()[1] / max(sums.count("loss"), torch.finfo(torch.float32).tiny)
         loads = {} if self.balance is None else self.balance.take_metrics()
         return {**means, **loads, **self._scale_and_clip(scale)}
 
@@ -225,12 +225,12 @@ class PostTraining(lightning.LightningModule):
         self.manual_backward(numerator if zero is None else numerator + zero)
 
     def _idle_passes(self, missing: int) -> None:
-        """Take part in the micro-batches that other processes have more of, and average what is not shared out."""
+        """Take part in the micro-batches that other processes have more of, and exchange the other gradients."""
         for _ in range(missing):
             begin_exchange()
             if (zero := take_outputs()) is not None:
                 self.manual_backward(zero)
-        average_others(p for model in self.learners.values() for p in model.parameters())
+        complete_gradients(p for model in self.learners.values() for p in model.parameters())
 
     # -- the parts of a step -------------------------------------------------------------------------------------
 
@@ -284,12 +284,13 @@ class PostTraining(lightning.LightningModule):
 
     def _scale_and_clip(self, scale: float) -> dict[str, float]:
         """Divide the summed gradients and clip each model's in one pass; returns the norms before clipping."""
-        norms = {}
+        norms, dims = {}, cut_dims()
         for role, model in self.learners.items():
-            gradients = [p.grad for p in model.parameters() if p.grad is not None]
+            reached_ones = [p for p in model.parameters() if p.grad is not None]
+            gradients = [p.grad for p in reached_ones if p.grad is not None]
             if not gradients:
                 continue
-            norm = total_norm(gradients) * scale
+            norm = total_norm(gradients, [id(p) in dims for p in reached_ones]) * scale
             too_long = self.core.max_grad_norm and norm > self.core.max_grad_norm
             torch._foreach_mul_(gradients, scale * self.core.max_grad_norm / (norm + 1e-6) if too_long else scale)
             norms["grad_norm" if role == "policy" else f"{role}/grad_norm"] = norm
@@ -381,7 +382,7 @@ def _moved(learners: Iterable[str], trains: tuple[str, ...] | None) -> dict[str,
 
 def shapes_of(optimizer: Any) -> list[list[list[int]]]:
     """The shapes of an optimizer's weights, by group, in its order."""
-    return [[list(p.shape) for p in group["params"]] for group in optimizer.param_groups]
+    return [whole_shapes(group["params"]) for group in optimizer.param_groups]
 
 
 def out_of_memory(error: BaseException) -> bool:

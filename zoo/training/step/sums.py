@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from zoo.processes import begin_exchange, gathered, is_distributed
+from zoo.processes import begin_exchange, gathered, is_distributed, tensor_group
 from zoo.values.loss import LARGEST, Metric
 
 Pair = tuple[Tensor, Tensor]
@@ -38,7 +38,8 @@ class Sums:
         every = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
         dist.all_gather(every, mine)
         together = Sums()
-        for stacked in every:
+        # The processes of a tensor group have the same pairs.
+        for stacked in every[:: tensor_group().size]:
             together.add({name: (stacked[2 * i], stacked[2 * i + 1]) for i, name in enumerate(names)})
         return together
 

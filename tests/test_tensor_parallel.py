@@ -1,0 +1,232 @@
+"""Layers that are cut among two processes compute what whole ones do: outputs, gradients, and whole runs."""
+
+import copy
+import json
+import os
+import socket
+import traceback
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_runs import (
+    assert_same_runs,
+    cli,
+    data_for,
+    differences,
+    float32_flags,
+    losses,
+    status_of,
+    together,
+    torchrun,
+    trainer,
+    write_rows,
+)
+
+from zoo.errors import ZooError
+from zoo.libraries import sharding, tensor_parallel
+from zoo.libraries.adapters import wrap
+from zoo.libraries.architecture import last_hidden
+from zoo.libraries.reliance import require
+from zoo.libraries.tiny import IDS, make_tiny
+from zoo.options.checks import check_values
+from zoo.options.config import TrainConfig
+from zoo.runs import Run
+from zoo.testing.tiny import tiny_rows
+
+MODELS = {
+    "Llama": {"attention_bias": True, "mlp_bias": True}, "Qwen3": {}, "Gemma2": {}, "Olmo2": {}, "Phi3": {},
+    "GPTNeoX": {},
+}  # fmt: skip
+"""Biases, norms of heads, two norms a block, heads that are gathered, one matrix for several products."""
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return str(one.getsockname()[1])
+
+
+def gradients(model):
+    """Hidden states, and the whole gradient of each trained parameter, by name."""
+    hidden = last_hidden(model, input_ids=IDS)
+    (hidden * torch.linspace(-1, 1, hidden.shape[-1])).square().sum().backward()
+    sharding.complete_gradients(model.parameters())
+    dims = sharding.cut_dims()
+    trained = {name: p for name, p in model.named_parameters() if p.grad is not None}
+    return hidden.detach(), {name: sharding.whole(p.grad, dims.get(id(p))) for name, p in trained.items()}
+
+
+def gaps(name, lora):
+    """The largest differences between a whole model and a cut one, of hidden states and of gradients, relatively."""
+    model = make_tiny(name, num_key_value_heads=2, **MODELS[name])
+    if lora:
+        model = wrap(model, rank=2, alpha=2.0, dropout=0.0, targets="all-linear")
+        for key, parameter in model.named_parameters():
+            if "lora_" in key:
+                torch.nn.init.normal_(parameter, std=0.1)
+    whole = copy.deepcopy(model)
+    tensor_parallel.cut(model)
+    assert model.get_input_embeddings().weight.shape == whole.get_input_embeddings().weight.shape
+    assert sum(p.numel() for p in model.parameters()) < 0.8 * sum(p.numel() for p in whole.parameters())
+    (two, second), (one, first) = gradients(model), gradients(whole)
+    assert first.keys() == second.keys()
+    largest = max(float(gradient.abs().max()) for gradient in first.values())
+    return float((one - two).abs().max() / one.abs().max()), max(
+        float((first[key] - second[key]).abs().max()) / largest for key in first
+    )
+
+
+def in_a_process(rank, port, folder):
+    status = 1
+    try:
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+        sharding.make_mesh(torch.device("cpu"), 2, 2, fsdp=False)
+        found = {f"{name} {lora}": gaps(name, lora) for name in MODELS for lora in (False, True)}
+        Path(folder, f"{rank}.json").write_text(json.dumps(found))
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def test_outputs_and_gradients_of_cut_models_are_those_of_whole_ones(tmp_path):
+    require("peft")
+    port, children = free_port(), []
+    for rank in (0, 1):
+        if not (child := os.fork()):
+            in_a_process(rank, port, tmp_path)
+        children.append(child)
+    assert [status_of(child, 120) for child in children] == [0, 0]
+    for rank in (0, 1):
+        found = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert len(found) == 2 * len(MODELS)
+        for name, (hidden, gradient) in found.items():
+            assert hidden < 1e-5 and gradient < 1e-5, f"{name}: {hidden}, {gradient}"
+
+
+# -- runs ------------------------------------------------------------------------------------------------------------
+
+OPTIONS = {"lr": 1e-3, "optimizer": "adamw(eps=1e-5)", "epochs": 1, "accelerator": "cpu", "micro_tokens": 60}
+ROLLOUTS = {
+    "reward": "zoo.testing.tiny:tiny_reward", "answers_per_prompt": 2, "max_new_tokens": 6, "max_steps": 4,
+    "minibatches": 1, "rollout_epochs": 1,
+}  # fmt: skip
+
+
+@pytest.fixture
+def both(tmp_path, tiny_folder, monkeypatch):
+    """`both(algo, **options)`: the run of one process, and that of a tensor group of two."""
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache-one"))
+
+    def run(algo, kind=None, **options):
+        data = write_rows(tmp_path / "rows.jsonl", tiny_rows(kind, 10)) if kind else data_for(algo, tmp_path, 10)
+        alone = trainer(tmp_path, tiny_folder)(algo, data=data, **{**OPTIONS, **options})
+        typed = ("--algo", algo, "--model", str(tiny_folder), "--data", data)
+        return alone, cut(*typed, **options)
+
+    def cut(*typed, processes=2, **options):
+        flags = float32_flags(**OPTIONS | options, out=tmp_path / "two", tensor_parallel=2, devices=processes)
+        flags = [part for part in flags if part != "True"]
+        ranks = [torchrun(rank, processes) for rank in range(processes)]
+        for done in together(("train", *typed, *flags), tmp_path, ranks, ZOO_CACHE=str(tmp_path / "cache-two")):
+            assert done.returncode == 0, done.stdout + done.stderr
+        return Run(max((tmp_path / "two").iterdir(), key=lambda path: path.stat().st_mtime))
+
+    return run
+
+
+def test_a_run_of_a_tensor_group_gives_what_one_process_gives(both):
+    assert_same_runs(*both("sft"))
+
+
+@pytest.mark.long
+def test_a_reference_is_cut_and_its_scores_are_kept(both):
+    assert_same_runs(*both("dpo", epochs=2))
+
+
+@pytest.mark.long
+def test_adapters_are_cut_with_their_layers_and_written_whole(both):
+    first, second = both("dpo", lora=True)
+    assert losses(first) == pytest.approx(losses(second), rel=1e-5)
+    one, two = (load_file(run.model_path / "adapter_model.safetensors") for run in (first, second))
+    assert all(torch.allclose(one[name], two[name], atol=1e-5) for name in one)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("algo", "kind"), [("rm", "preference"), ("kto", "feedback")])
+def test_heads_are_the_same_in_all_processes(both, algo, kind):
+    first, second = both(algo, kind)
+    assert differences(first, second) < 1e-5 and losses(first) == pytest.approx(losses(second), rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("algo", "options"),
+    [("ppo", {}), ("ppo", {"critic": "own"}), ("grpo", {"beta": 0.1, "reference_every": 2})],
+    ids=str,
+)
+def test_a_tensor_group_writes_the_same_answers(both, algo, options):
+    first, second = both(algo, "prompt", **ROLLOUTS, **options)
+    assert differences(first, second) < 1e-5 and losses(first) == pytest.approx(losses(second), rel=1e-4, abs=1e-5)
+    assert [row.get("rollout/length") for row in first.metrics] == [row.get("rollout/length") for row in second.metrics]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("algo", "kind", "options"), [("dpo", "preference", {}), ("ppo", "prompt", ROLLOUTS)])
+def test_tensor_groups_share_out_their_parts(both, algo, kind, options):
+    first, second = both(algo, kind, **options, processes=4, strategy="fsdp")
+    assert differences(first, second) < 1e-5 and losses(first) == pytest.approx(losses(second), rel=1e-4, abs=1e-5)
+
+
+# -- refusals --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "size", "words"),
+    [
+        ("Llama", {}, 2, "the 1 key-value heads of llama cannot be divided by 2"),
+        ("Llama", {"num_key_value_heads": 2}, 3, "the 2 attention heads of llama cannot be divided by 3"),
+        ("Llama", {"num_key_value_heads": 2, "intermediate_size": 15}, 2, "the 15 values between"),
+        ("Mixtral", {"num_local_experts": 4}, 2, "the plan of mixtral has"),
+        ("StableLm", {}, 2, "no plan for how stablelm is cut"),
+    ],
+)
+def test_a_model_that_cannot_be_cut_is_refused(name, options, size, words):
+    with pytest.raises(ZooError, match=words):
+        tensor_parallel.refuse_uncuttable(make_tiny(name, **options).config, size)
+
+
+def test_a_model_that_can_be_cut_is_not_refused():
+    tensor_parallel.refuse_uncuttable(make_tiny(num_key_value_heads=2).config, 2)
+
+
+def test_a_dry_run_refuses_a_model_that_cannot_be_cut(tmp_path, tiny_folder):
+    data = data_for("sft", tmp_path, 8)
+    typed = ("train", "--algo", "sft", "--model", tiny_folder, "--data", data, "--dry-run", "--tensor-parallel", "4")
+    status, _, err = cli(*typed, "--devices", "4", "--batch-size", "4")
+    assert status == 2 and "the 2 key-value heads of llama cannot be divided by 4" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"devices": 3}, "does not divide the 3 processes"),
+        ({"devices": 3, "num_nodes": 2}, "does not divide the 3 processes of a machine"),
+        ({"devices": 4}, "shares out the weights among the groups"),
+        ({"devices": 2, "strategy": "ddp"}, "Add --strategy fsdp"),
+        ({"devices": 2, "optimizer": "muon"}, "looks at whole matrices"),
+        ({"devices": 2, "lora": True, "quantize": "nf4"}, "cannot be cut"),
+    ],
+)
+def test_options_that_do_not_fit_a_tensor_group_are_refused(options, words):
+    with pytest.raises(ZooError) as refused:
+        check_values(TrainConfig(tensor_parallel=2, **options), {})
+    assert words in str(refused.value.message) + str(refused.value.hint)
+
+
+def test_a_part_of_a_group_needs_no_row_of_its_own():
+    check_values(TrainConfig(tensor_parallel=2, devices=2, batch_size=1), {})
