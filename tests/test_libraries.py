@@ -182,6 +182,12 @@ def logits_shifted(patch):
     changed(patch, transformers.GraniteForCausalLM, "forward", shift)
 
 
+def plan_renamed(patch):
+    from transformers import LlamaConfig
+
+    patch.setattr(LlamaConfig, "base_model_tp_plan", {}, raising=False)
+
+
 def window_renamed(patch):
     make = tiny.make_tiny
 
@@ -499,6 +505,7 @@ CHANGES = {
     "a_model_is_its_backbone_and_its_head": (head_renamed, "not those of its output layer"),
     "heads_of_other_architectures": (logits_shifted, "not those of its output layer"),
     "routers_can_be_heard": (router_keeps_its_logits, "logits and choices of shapes []"),
+    "models_have_a_plan": (plan_renamed, "the plan of a Llama has the styles none"),
     "windows_are_in_the_configuration": (window_renamed, "a window of 4 and no window are read as"),
     "embeddings_may_be_given": (embeddings_scaled, "output for them differs"),
     "dropout_can_be_silenced": (dropout_elsewhere, "differs by"),
