@@ -8,12 +8,14 @@ from tiny_runs import assert_same_runs, data_for, differences, float32_flags, lo
 from tiny_runs import demonstrations as rows_of_demonstrations
 
 from zoo.errors import ZooError
-from zoo.libraries import sharding
+from zoo.libraries import heads, sharding, turns
 from zoo.libraries.tiny import make_tiny
+from zoo.models.scoring import score_answers
 from zoo.processes import begin_exchange
 from zoo.rollout.writer import Writer
 from zoo.runs import Run
 from zoo.testing.tiny import tiny_rows
+from zoo.values.types import Answer
 
 OPTIONS = {"lr": 1e-3, "optimizer": "adamw(eps=1e-5)", "epochs": 1, "accelerator": "cpu", "micro_tokens": 60}
 """Micro-batches so small that the processes have different numbers of them."""
@@ -143,6 +145,15 @@ def test_an_engine_elsewhere_is_refused(alone):
     writer.engine = SimpleNamespace(remote=True)
     with pytest.raises(sharding.ZooError, match="cannot be given the weights of a model that is sharded"):
         writer.begin(0)
+
+
+def test_a_head_is_measured_before_the_pass_that_uses_it(alone, monkeypatch):
+    """Another process may make an idle pass meanwhile, which runs the backbone once."""
+    model, entered = sharding.shard(make_tiny()), []
+    measure = heads._measured
+    monkeypatch.setattr(heads, "_measured", lambda base: (entered.append(turns._SHARED[base].entered), measure(base))[1])
+    score_answers(model, [Answer.of([1, 2], [3, 4])], "padded")
+    assert entered == [False]
 
 
 def test_without_a_mesh_nothing_is_shared_out():

@@ -50,6 +50,11 @@ def output_head(model: Any) -> OutputHead | None:
     return None if found is None else OutputHead(base.get_output_embeddings(), *found)
 
 
+def measure_head(model: Any) -> None:
+    """To be called before a pass that uses the head: of sharded models measuring takes two passes of its own."""
+    output_head(model)
+
+
 def distrust_head(model: Any) -> None:
     """From now on `output_head` is None for this model."""
     _MEASURED[base_of(model)] = None

@@ -10,6 +10,7 @@ import torch
 
 from zoo.contract.algorithm import missing_role
 from zoo.errors import ZooError
+from zoo.libraries.heads import measure_head
 from zoo.libraries.sharding import own_part
 from zoo.libraries.turns import in_pass
 from zoo.models.reference import Reference
@@ -59,6 +60,7 @@ class Policy(Scorer):
             if self._frozen_copy is not None:
                 self._frozen_copy.learn(answers, scored, **options)
             return scored
+        measure_head(self.model)
         states, of_tokens = in_pass(self.model, lambda: self._states_and_columns(answers, **options))
         self._shared = SharedStates(list(answers), self._version(), states)
         return placed(answers, states.rows, of_tokens)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from zoo.libraries.architecture import attention_window, backbone, last_hidden, text_config
 from zoo.libraries.caches import keeps_state
-from zoo.libraries.heads import distrust_head, own_logits
+from zoo.libraries.heads import distrust_head, measure_head, own_logits
 from zoo.libraries.turns import in_pass
 from zoo.libraries.wrappers import base_of
 from zoo.models.attention import SegmentMask, reads_segments
@@ -99,6 +99,7 @@ def score_answers(
         nothing = torch.zeros(0, 1, device=device)
         return TokenLogps(nothing, nothing.bool(), entropy=nothing if entropy else None, likeliest=nothing.bool())
     rows = rows_for(model, answers, layout, balance) if states is None else states.rows
+    measure_head(model)
     return placed(answers, rows, in_pass(model, lambda: columns(model, rows, temperature, entropy, noise, states)))
 
 
