@@ -31,6 +31,10 @@ TURNS = 6
 """A check is made with the defaults and every sixth variant; checks take turns, so that each variant meets some."""
 TOGETHER = ("metrics explained",)
 """What is judged over all variants together."""
+REAL = "two processes"
+"""Starts real processes, for the defaults alone."""
+FIRST = ("dpo", "grpo")
+"""Algorithms that every run of the tests makes on real processes."""
 BUNDLED = [entry.name for entry in registry.algorithms() if entry.target.startswith("zoo_plugins.")]
 
 
@@ -52,14 +56,19 @@ def assert_conforms(name, check, turns):
     assert found.result == "passed" or (found.result == "skipped" and excused), found.detail
 
 
-@pytest.mark.parametrize("check", NAMES)
+@pytest.mark.parametrize("check", [name for name in NAMES if name != REAL])
 @pytest.mark.parametrize("name", BUNDLED)
 def test_every_bundled_algorithm_conforms(name, check):
     assert_conforms(name, check, TURNS)
 
 
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in FIRST else pytest.mark.long) for n in BUNDLED])
+def test_real_processes_make_the_run_of_one(name):
+    assert_conforms(name, REAL, 1)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("check", NAMES)
+@pytest.mark.parametrize("check", [name for name in NAMES if name != REAL])
 @pytest.mark.parametrize("name", BUNDLED)
 def test_so_it_does_with_all_of_its_variants(name, check):
     assert_conforms(name, check, 1)
@@ -125,6 +134,7 @@ CAUGHT = {
     "right direction": "steps reduce the lead of good answers",
     "repeatable": "With the same seed, step 1 has the loss",
     "killed and resumed": "of metrics.jsonl differs",
+    "two processes": "The two have different values of self.offset.",
 }
 
 
@@ -143,6 +153,38 @@ def test_a_broken_plugin_is_caught_by_the_check_made_for_it(check):
     found = Suite(broken(check)).run(check)
     assert found.result == "failed"
     assert CAUGHT[check] in found.detail
+
+
+@pytest.mark.parametrize(
+    ("plugin", "words"),
+    [
+        ("two_processes.py:OwnMean", "--strategy ddp), loss of step 1 differs ("),
+        ("two_processes.py:OwnStream", "random numbers come from the run's generators."),
+        ("two_processes.py:FirstOnly", "loss of step 1 differs"),
+        ("two_processes.py:Failing", "in _result: ValueError: Where am I?"),
+        ("process_invariance.py:Broken", "the two have different values of self.average after 3 steps ("),
+        ("rollout_invariance.py:Uneven", "random numbers come from the run's generators."),
+    ],
+)
+def test_what_goes_wrong_in_real_processes_is_told(plugin, words):
+    found = Suite(str(BROKEN / plugin)).run(REAL)
+    assert found.result == "failed" and words in found.detail, found.detail
+
+
+def test_a_process_that_never_comes_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr("zoo.testing.processes.LIMIT", 15.0)
+    found = Suite(broken(REAL, "Sleeping")).run(REAL)
+    assert found.result == "failed" and "has not ended after 15 s" in found.detail
+
+
+def test_noise_that_each_process_draws_for_itself_is_not_compared():
+    found = Suite(broken(REAL, "Noisy")).run(REAL)
+    assert found.result == "skipped" and "each process draws its own" in found.detail
+
+
+def test_a_class_that_no_other_process_can_import_is_not_run_in_one():
+    found = Suite(online_one("Local")).run(REAL)
+    assert found.result == "skipped" and "Local cannot be imported" in found.detail
 
 
 GUARDS_CAUGHT = {

@@ -151,7 +151,9 @@ def test_a_head_is_measured_before_the_pass_that_uses_it(alone, monkeypatch):
     """Another process may make an idle pass meanwhile, which runs the backbone once."""
     model, entered = sharding.shard(make_tiny()), []
     measure = heads._measured
-    monkeypatch.setattr(heads, "_measured", lambda base: (entered.append(turns._SHARED[base].entered), measure(base))[1])
+    monkeypatch.setattr(
+        heads, "_measured", lambda base: (entered.append(turns._SHARED[base].entered), measure(base))[1]
+    )
     score_answers(model, [Answer.of([1, 2], [3, 4])], "padded")
     assert entered == [False]
 

@@ -8,7 +8,7 @@ import itertools
 import json
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -53,10 +53,13 @@ class Variant(dict[str, Any]):
 
 
 class Bench:
-    """An algorithm, its variants, and tiny rows of the kind it learns from."""
+    """An algorithm, its variants, and tiny rows of the kind it learns from.
 
-    def __init__(self, name: str, cls: type[Algorithm], declared: Declared):
-        self.name, self.cls, self.declared = name, cls, declared
+    algorithm: what another process loads it by: a name, ./file.py:Class, or the class.
+    """
+
+    def __init__(self, name: str, cls: type[Algorithm], declared: Declared, algorithm: str | type[Algorithm]):
+        self.name, self.cls, self.declared, self.algorithm = name, cls, declared, algorithm
         self._records: dict[str, list[dict[str, Any]]] = {}
         self._draws: dict[str, bool] = {}
         self.practised: dict[str, Any] = {}
@@ -106,10 +109,14 @@ class Bench:
         key = f"{self.kind(options)} {dict(options)}"
         if key not in self._draws:
             stage = self.stage(options)
-            before = torch.get_rng_state(), random.getstate()
-            step([(stage, [self.batch(stage, options)])])
-            self._draws[key] = not torch.equal(before[0], torch.get_rng_state()) or before[1] != random.getstate()
+            self._draws[key] = _draws(lambda: step([(stage, [self.batch(stage, options)])]))
         return self._draws[key]
+
+    def draws_in_loss(self, options: Mapping[str, Any]) -> bool:
+        """Whether the loss draws random numbers in training, of which each process of a run has its own."""
+        stage = self.stage(options)
+        batch = self.batch(stage, options)
+        return _draws(lambda: step([(stage, [batch])]))
 
     # -- data ----------------------------------------------------------------------------------------------------
 
@@ -229,6 +236,13 @@ class Bench:
         stage.critic = head
         backbone = stage.models.built("policy") if kind == "head" else head
         stage.models._roles["critic"] = Critic(backbone, head, "shared")
+
+
+def _draws(work: Callable[[], Any]) -> bool:
+    """Whether it draws random numbers."""
+    before = torch.get_rng_state(), random.getstate()
+    work()
+    return not torch.equal(before[0], torch.get_rng_state()) or before[1] != random.getstate()
 
 
 def _choices(kind: Any) -> list[Any]:

@@ -48,6 +48,15 @@ def source() -> Source:
 
 
 @cache
+def other_source() -> Source:
+    """The tiny model after random moves."""
+    folder = workplace() / "tiny-moved"
+    shutil.copytree(source().name, folder)
+    moved(copy.deepcopy(pristine("lm", "32-true")), len(MOVES)).save_pretrained(folder)
+    return Source(str(folder), folder)
+
+
+@cache
 def template() -> ChatTemplate:
     return ChatTemplate(make_tokenizer())
 

@@ -47,6 +47,7 @@ CHECKS = {
     "right direction": "learning.right_direction",
     "repeatable": "training.repeatable",
     "killed and resumed": "training.killed_and_resumed",
+    "two processes": "processes.two_processes",
 }
 """Every check in the order of a report, and its function in `zoo.testing.checks`."""
 NAMES = tuple(CHECKS)
@@ -113,7 +114,7 @@ class Suite:
         from zoo.testing.bench import Bench
 
         self.known = declared(cls.conformance, declarations, checks=NAMES)
-        self.bench = Bench(self.name, cls, self.known)
+        self.bench = Bench(self.name, cls, self.known, algorithm)
 
     def results(self, only: Sequence[str] = ()) -> Iterator[Result]:
         """All checks, or `only` some of them, in order. Raises ZooError for one that does not exist."""
@@ -157,7 +158,7 @@ class Suite:
             if was_asked(error):
                 # Ctrl-C was pressed during a run.
                 raise
-            return Result(name, "failed", _explain(error))
+            return Result(name, "failed", explain(error))
         finally:
             restore_rng(before)
 
@@ -186,7 +187,7 @@ def explanation(name: str) -> str:
     return (_function(name).__doc__ or "").strip().split("\n")[0]
 
 
-def _explain(error: Exception) -> str:
+def explain(error: Exception) -> str:
     """An error in the plugin with its line; only the message if it is written for users."""
     from zoo.contract.faults import describe_error, fault_of_plugin, placed
     from zoo.errors import ZooError

@@ -11,7 +11,6 @@ import importlib
 import os
 import select
 import signal
-import socket
 import sys
 import time
 import traceback
@@ -28,6 +27,7 @@ from zoo.processes import end_with_parent
 from zoo.testing.chaos.aims import Aim
 from zoo.testing.chaos.events import FileEvents
 from zoo.testing.chaos.phases import Teller, Trace
+from zoo.testing.processes import launched
 
 LONGEST = 300.0
 """Seconds after which a process hangs."""
@@ -196,18 +196,6 @@ def start(aim: Aim, folder: Path, target: Target | None, files: str, environment
         )
         for rank, place in enumerate(places)
     ]  # fmt: skip
-
-
-def launched(size: int) -> list[Mapping[str, str]]:
-    """What torchrun tells each of its processes."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
-    shared = {
-        "TORCHELASTIC_RUN_ID": "chaos", "WORLD_SIZE": str(size), "GROUP_RANK": "0", "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }  # fmt: skip
-    return [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
 
 
 def wait(processes: Sequence[Process], target: Target | None) -> None:
