@@ -21,7 +21,7 @@ from zoo.training import fingerprints
 from zoo.training.execution import Execution
 from zoo.training.fingerprints import of_code
 from zoo.training.record.checkpoints import Expected, newest_good, sha256, weight_shapes
-from zoo.training.resuming import FILE, is_own
+from zoo.training.resuming import FILE, _changed, is_own
 
 
 class Cut(BaseException):
@@ -159,7 +159,7 @@ def test_a_file_that_only_the_end_reads_is_read_before_anything_is_loaded(run, m
 
 @pytest.mark.parametrize(
     ("name", "part"),
-    [("data", "train"), ("data", "held_out"), ("template", "text"), ("tokenizer", "vocabulary"), ("model", "weights")],
+    [("data", "train"), ("data", "held_out"), ("template", "text"), ("tokenizer", "vocabulary")],
 )
 def test_other_contents_are_refused(run, name, part):
     stored = run.read_json(FILE)
@@ -186,9 +186,30 @@ def test_weights_that_are_exchanged_under_their_path_are_refused(begin, tiny_fol
         os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
         assert file.stat().st_size == before.st_size, "nothing but the content tells it"
         error = refused(run)
-        assert f"{name} (weights) was" in error.message and error.hint.endswith(f"--allow-change {name}")
+        assert f"{name} (model.safetensors) was" in error.message and error.hint.endswith(f"--allow-change {name}")
         save_file(weights, file, metadata={"format": "pt"})
     assert zoo.resume(run.path, quiet=True).is_complete
+
+
+@pytest.mark.parametrize("file", ["config.json", "generation_config.json"])
+def test_a_changed_file_of_a_model_is_refused_by_its_name(begin, tiny_folder, tmp_path, file):
+    folder = tmp_path / "start"
+    shutil.copytree(tiny_folder, folder)
+    (folder / "generation_config.json").write_text('{"max_length": 64}', encoding="utf-8")
+    run = begin(name=file.partition(".")[0], model=str(folder))
+    text = (folder / file).read_text(encoding="utf-8")
+    (folder / file).write_text(f"{text} ", encoding="utf-8")
+    error = refused(run)
+    assert f"  model ({file}) was" in error.message and error.message.count(") was ") == 1
+    (folder / file).write_text(text, encoding="utf-8")
+    assert zoo.resume(run.path, quiet=True).is_complete
+
+
+def test_the_files_of_a_base_and_of_a_reward_model_have_their_names(tiny_folder, tmp_path):
+    (tmp_path / "adapter_config.json").write_text(f'{{"base_model_name_or_path": "{tiny_folder}"}}', encoding="utf-8")
+    parts = fingerprints.Contents("runs").of_model(str(tmp_path))
+    assert {"adapter_config.json", "base config.json", "base model.safetensors"} <= set(parts)
+    assert _changed("rm", parts, parts | {"config.json": "other"}) == {"rm: config.json": ("nothing", "other")}
 
 
 def test_a_template_that_writes_the_day_writes_that_of_the_beginning(begin, tmp_path, tiny_tokenizer):

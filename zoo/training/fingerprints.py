@@ -1,7 +1,8 @@
 """What the result of a run depends on, in short texts: each option, and the content of what it names.
 
 A fingerprint is `{name: {part: text}}`. The name is that of an option, or `tokenizer`, `versions` or `device`; the part
-`value` is the option's own value, another part stands for a file, a model or a data set. Contents are hashed in whole,
+`value` is the option's own value, another part stands for a file, a model or a data set. A model has a text for each of
+its files: `{file: text}`. Contents are hashed in whole,
 never guessed from sizes and times: weights that were exchanged under their path are seen.
 """
 
@@ -31,7 +32,7 @@ from zoo.paths import content_hash, typed_path
 from zoo.rewards.plugin import bundled
 from zoo.rewards.spelled import place_of
 from zoo.runs import Run, environment
-from zoo.training.resuming import FILE, REWARDS, UNKNOWN, mentions
+from zoo.training.resuming import FILE, REWARDS, UNKNOWN, WEIGHTS, mentions
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +42,7 @@ VALUE = "value"
 DIGITS = 16
 MODELS = {"model": "policy", "reference": "reference", "critic_model": "critic", "judge": "judge"}
 """Options that name a model, and its role."""
-WEIGHTS = (
+MODEL_FILES = (
     "*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "adapter_config.json",
 )  # fmt: skip
 """The files of a model folder that count."""
@@ -127,15 +128,15 @@ class Contents:
     """The content of models; each folder is hashed once."""
 
     def __init__(self, out: str):
-        self.out, self._known = out, dict[Path, str]()
+        self.out, self._known = out, dict[Path, dict[str, str]]()
 
     def of_models(self, core: Any, roles: Iterable[str]) -> Prints:
-        """The weights of every role that is named, and of reward models."""
+        """The files of every role that is named, and of reward models."""
         prints: Prints = {}
         for option, role in MODELS.items():
             name = getattr(core, option)
             if role in ("policy", *roles) and name is not None and name != SELF and not is_endpoint(name):
-                prints[option] = {"weights": self.of_model(name)}
+                prints[option] = {WEIGHTS: self.of_model(name)}
         for option in REWARDS:
             for mention in mentions(getattr(core, option)):
                 name = str(dict(mention.options).get("model", "")) if mention.name == "judge" else mention.name
@@ -143,35 +144,37 @@ class Contents:
                     prints.setdefault(option, {})[name] = self.of_model(name)
         return prints
 
-    def of_model(self, name: str) -> str:
-        """The content of a model's files, and of the base of adapters; UNKNOWN while it is not on this machine."""
+    def of_model(self, name: str) -> dict[str, str] | str:
+        """The content of each file of a model and of its base; UNKNOWN while it is not on this machine."""
         try:
             # What a plugin makes, such as a world's base, has no folder yet, and is none of the hub's.
             found = self._of_source(look_for(name, self.out).source)
         except ZooError:
             return UNKNOWN
         file = typed_path(name)
-        packed = f"unpacked from {_hashed([file])}" if file.suffix == ".gguf" and file.is_file() else ""
-        return found if found == UNKNOWN else f"{found} {packed}".strip()
+        is_packed = file.suffix == ".gguf" and file.is_file()
+        return found | {file.name: _hashed([file])} if is_packed and isinstance(found, dict) else found
 
-    def _of_source(self, source: Source) -> str:
+    def _of_source(self, source: Source) -> dict[str, str] | str:
         folder = source.folder or hub.cached_folder(source.name, "config.json", "adapter_config.json")
         if folder is None:
             return UNKNOWN
         if folder not in self._known:
-            files = sorted({file for pattern in WEIGHTS for file in folder.glob(pattern)})
-            text = _hashed(files)
-            revision = Source(source.name, folder).as_base[1]
-            base = self._of_base(folder)
-            self._known[folder] = " ".join(filter(None, (text, revision and f"(revision {revision})", base)))
+            files = sorted({file for pattern in MODEL_FILES for file in folder.glob(pattern)})
+            parts = {file.name: _hashed([file]) for file in files}
+            if revision := Source(source.name, folder).as_base[1]:
+                parts["revision"] = revision
+            self._known[folder] = parts | self._of_base(folder)
         return self._known[folder]
 
-    def _of_base(self, folder: Path) -> str:
+    def _of_base(self, folder: Path) -> dict[str, str]:
         adapter = folder / "adapter_config.json"
         if not adapter.is_file():
-            return ""
+            return {}
         base = str(read_config(adapter).get("base_model_name_or_path") or "")
-        return f"on {self._of_source(Source(base, Path(base) if Path(base).is_dir() else None))}"
+        found = self._of_source(Source(base, Path(base) if Path(base).is_dir() else None))
+        parts = found if isinstance(found, dict) else {"model": found}
+        return {f"base {part}": text for part, text in parts.items()}
 
 
 def of_data(facts: Mapping[str, Any]) -> Prints:

@@ -27,6 +27,8 @@ FILE = "fingerprints.json"
 REWARDS = ("reward", "gold_reward")
 FILE_OF_CODE = re.compile(r"\.py\b|\breward\s*=(?!zoo\.)[^,)]*:")
 """In the value of an option: a Python file, or a function as the reward of an evaluation."""
+WEIGHTS = "weights"
+"""The part of an option that holds the files of its model."""
 NOTHING, UNKNOWN = "nothing", "to be fetched"
 BESIDES = ("tokenizer", "versions", "device", "records", "checkpoint", "fingerprints")
 """What may change besides the options and what they name."""
@@ -60,9 +62,8 @@ class Beginning:
         for name, parts in now.items():
             began = self._began(name, parts)
             for part in dict.fromkeys([*began, *parts] if whole else parts):
-                was, is_now = began.get(part, NOTHING), parts.get(part, NOTHING)
-                if was != is_now and UNKNOWN not in (was, is_now):
-                    found.setdefault(name, {})[part] = (was, is_now)
+                changed = _changed(part, began.get(part, NOTHING), parts.get(part, NOTHING))
+                found |= {name: found.get(name, {}) | changed} if changed else {}
         self.judge(found)
         for name, parts in now.items():
             began = self._began(name, parts)
@@ -98,6 +99,17 @@ class Beginning:
         if self.accepted:
             new = [{"step": step, **change} if "step" not in change else change for change in self.changes]
             write(self.run, self.prints, new, self.marks)
+
+
+def _changed(part: str, was: Any, is_now: Any) -> dict[str, tuple[Any, Any]]:
+    """What has changed of a part, by its name: of a model its files, {name: (what was, what is)}."""
+    if was == is_now or UNKNOWN in (was, is_now):
+        return {}
+    if not isinstance(was, Mapping) or not isinstance(is_now, Mapping):
+        return {part: (was, is_now)}
+    pairs = {file: (was.get(file, NOTHING), is_now.get(file, NOTHING)) for file in {**was, **is_now}}
+    owner = "" if part == WEIGHTS else f"{part}: "
+    return {f"{owner}{file}": (a, b) for file, (a, b) in pairs.items() if a != b and UNKNOWN not in (a, b)}
 
 
 def _read_all(run: Run) -> None:
