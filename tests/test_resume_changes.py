@@ -207,6 +207,7 @@ def test_a_changed_file_of_a_model_is_refused_by_its_name(begin, tiny_folder, tm
 
 def test_the_files_of_a_base_and_of_a_reward_model_have_their_names(tiny_folder, tmp_path):
     (tmp_path / "adapter_config.json").write_text(f'{{"base_model_name_or_path": "{tiny_folder}"}}', encoding="utf-8")
+    (tmp_path / "adapter_model.safetensors").write_bytes((tiny_folder / "model.safetensors").read_bytes())
     parts = fingerprints.Contents("runs").of_model(str(tmp_path))
     assert {"adapter_config.json", "base config.json", "base model.safetensors"} <= set(parts)
     assert _changed("rm", parts, parts | {"config.json": "other"}) == {"rm: config.json": ("nothing", "other")}

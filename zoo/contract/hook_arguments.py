@@ -46,6 +46,16 @@ def check_arguments(function: Callable[..., Any], hook: str, title: str, *, skip
         )
 
 
+def may_write(cls: type[Any]) -> bool:
+    """Whether an algorithm's policy may write answers: in rollouts, or in a hook around training that has models."""
+    hooks = [getattr(cls, hook) for hook in ("prepare", "finish") if hasattr(cls, hook)]
+    parameters = [parameter for hook in hooks for parameter in inspect.signature(hook).parameters.values()]
+    # The hooks of a class that was made from its card take anything.
+    return cls.online() or any(
+        parameter.name == "models" or parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters
+    )
+
+
 def named_hook(algorithm: Any, hook: str) -> str:
     """`file.py, line 12: Mine.loss`: what a message about the result of a hook begins with."""
     title = f"{type(algorithm).__name__}.{hook}"

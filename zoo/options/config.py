@@ -360,11 +360,6 @@ class Resolved:
         """Whether the option was given by hand, in a command or a call, and not by a default or a file."""
         return self.origin[name] in BY_HAND
 
-    def without_role(self, roles: Sequence[str]) -> list[tuple[str, str]]:
-        """The options that have no effect because the run has not their role: (option, role) each."""
-        given = ((name, role) for name, role in ROLE_OF.items() if getattr(self.core, name) is not None)
-        return [(name, role) for name, role in given if role not in roles and (name != "critic" or self.typed(name))]
-
     def as_dict(self) -> dict[str, Any]:
         """Flat JSON types, as in run.yaml, which can be run again."""
         return {"algo": self.algo, **dataclasses.asdict(self.core), **dataclasses.asdict(self.algorithm)}

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from zoo.contract import registry
-from zoo.contract.hook_arguments import named_hook
+from zoo.contract.hook_arguments import may_write, named_hook
 from zoo.data.encoding.named import listed, template_args
 from zoo.data.loader import Loader, StepLoader
 from zoo.errors import PluginError, ZooError
@@ -44,6 +44,7 @@ from zoo.optimizers.chosen import OPTIMIZERS, SCHEDULES, Chosen, Kind
 from zoo.optimizers.joint import parts_of
 from zoo.options.checks import FSDP, names_in
 from zoo.options.config import AUTO, Resolved
+from zoo.options.effect import without_effect
 from zoo.options.spelling import name_in
 from zoo.rewards.reward import Reward
 from zoo.runs import Run
@@ -283,9 +284,8 @@ class Assembly:
             make_writer=online.writer_of(core, self.template, self.precision, self.device, self.plugins, rescores),
         )  # fmt: skip
         self._say_choices()
-        for option, role in self.resolved.without_role(roles):
-            flag = option.replace("_", "-")
-            self.say(f"Note: --{flag} has no effect: {self.resolved.algo} with these options has no {role}.")
+        for option, why in without_effect(self.resolved, roles, may_write(type(self.algorithm))):
+            self.say(f"Note: --{option.replace('_', '-')} has no effect: {why}.")
         self.records = self._prepared(models)
         if self.online:
             self._plan_rollouts(layout, temperature)

@@ -16,6 +16,7 @@ from typing import Any
 from zoo.cards.contributed import contributed
 from zoo.contract import registry
 from zoo.contract.algorithm import Algorithm
+from zoo.contract.hook_arguments import may_write
 from zoo.data.encoding.named import (
     ARGS_OF_NONE,
     NONE,
@@ -53,6 +54,7 @@ from zoo.options.checks import (
     prompts_in_rollout,
 )
 from zoo.options.config import AUTO, Resolved, TrainConfig
+from zoo.options.effect import without_effect
 from zoo.options.expression import Expression
 from zoo.options.spelling import bind, parse
 from zoo.paths import typed_path
@@ -250,9 +252,9 @@ class _Look:
         for role, name in (("reference", self.core.reference), ("critic", self.core.critic_model)):
             if name is not None:
                 self._try(lambda role=role, name=name: self._other(role, name))  # type: ignore[misc]
-        for option, role in self.resolved.without_role(self.roles):
+        for option, why in without_effect(self.resolved, self.roles, may_write(self.cls)):
             if option not in ("reference", "judge", "critic_model"):
-                self.outlook.facts[option] = f"{getattr(self.core, option)}{self._unused(role)}"
+                self.outlook.facts[option] = f"{getattr(self.core, option)}; unused: {why}"
 
     def _other(self, role: str, name: str) -> None:
         model = self._looked_for(role, name)

@@ -1,0 +1,63 @@
+"""Options that were given and have no effect, because they belong to something that the run has not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from zoo.options.config import BY_HAND, ROLE_OF, Resolved, TrainConfig
+from zoo.options.spelling import name_in
+
+ADAPTERS = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets")
+CHOICE = ("best_metric", "best_mode")
+SAMPLING = ("answers_per_prompt", "max_new_tokens", "token_budget", "temperature", "top_k", "top_p", "stop")
+OF_DEFAULTS = ("default", "variant ", "data ")
+"""How the origins begin of values that nobody gave for this run."""
+
+
+class Need(NamedTuple):
+    """Options, whether a run has what they belong to, and what to say where it has not."""
+
+    options: Sequence[str]
+    is_met: Callable[[TrainConfig], bool]
+    why: str
+
+
+NEEDS = (
+    Need(ADAPTERS, lambda core: core.lora, "without --lora all weights are trained"),
+    Need(("decay_mix",), lambda core: core.decay_data is not None, "there is no --decay-data"),
+    Need(("mix_by",), lambda core: "*" in core.data or "+" in core.data, "the data is no mixture"),
+    Need(
+        ("lr_floor",), lambda core: name_in(core.schedule) != "constant", "the schedule constant keeps the rate"
+    ),
+    Need(
+        CHOICE, lambda core: core.keep_best or core.keep_top > 0 or core.patience is not None,
+        "nothing is chosen by it without --keep-best, --keep-top or --patience",
+    ),
+)  # fmt: skip
+
+
+def without_effect(resolved: Resolved, roles: Sequence[str], writes: bool) -> list[tuple[str, str]]:
+    """The options that have no effect, each with the reason. writes: the policy may write answers in this run."""
+    return [*_of_roles(resolved, roles), *_of_needs(resolved, writes)]
+
+
+def _of_roles(resolved: Resolved, roles: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for name, role in ROLE_OF.items():
+        is_given = getattr(resolved.core, name) is not None and (name != "critic" or resolved.typed(name))
+        if is_given and role not in roles:
+            yield name, f"{resolved.algo} with these options has no {role}"
+
+
+def _of_needs(resolved: Resolved, writes: bool) -> Iterator[tuple[str, str]]:
+    answers = Need(SAMPLING, lambda core: writes, f"{resolved.algo} writes no answers")
+    for need in (*NEEDS, answers):
+        if not need.is_met(resolved.core):
+            yield from ((name, need.why) for name in need.options if _is_given(resolved, name))
+
+
+def _is_given(resolved: Resolved, name: str) -> bool:
+    """Whether somebody typed an option, or wrote into a file what is not the default."""
+    origin = resolved.origin[name]
+    differs = getattr(resolved.core, name) != getattr(TrainConfig, name)
+    return origin in BY_HAND or (differs and not origin.startswith(OF_DEFAULTS))
