@@ -48,6 +48,7 @@ FREE = {
     "eval_prompts": [1],
     "epochs": [0.5],
     "lora_dropout": [0.1],
+    "lora_plus": [1.0, 16.0],
     "optimizer": [
         "adamw",
         "adamw(beta2=0.95)",
@@ -78,7 +79,8 @@ FREE = {
 }
 """Values of options whose type does not list them: those that the documents name, and one of each other kind."""
 WITH = {
-    "lora_targets": {"lora": True}, "lora_dropout": {"lora": True}, "quantize": {"lora": True},
+    "lora_targets": {"lora": True}, "lora_dropout": {"lora": True},
+    "lora_kind": {"lora": True}, "lora_plus": {"lora": True}, "quantize": {"lora": True},
     "best_mode": {"keep_best": True},
     "best_metric": {"keep_best": True}, "patience": {"eval_every": 1},
     "long_rows": {"algo": "lm", "max_length": 32}, "reference_cache": {"algo": "dpo"}, "reference_every": {"beta": 0.1},

@@ -36,6 +36,11 @@ ALL_LINEAR = "all-linear"
 """The target that is all linear layers but the head; `EXPERTS` is all weights of experts that are one tensor."""
 
 
+def is_outer(name: str) -> bool:
+    """Whether a parameter is the matrix B of an adapter, which gives its output and begins at 0."""
+    return any(part in name for part in ("lora_B", "lora_embedding_B"))
+
+
 def without_adapters(model: Any) -> contextlib.AbstractContextManager[Any]:
     """A context in which the adapters of the model are off."""
     return model.disable_adapter()
@@ -92,12 +97,14 @@ def has_virtual_tokens(model: Any) -> bool:
 
 
 def wrap(
-    model: Any, *, rank: int, alpha: float, dropout: float, targets: list[str] | str, tokens: Sequence[int] = ()
-) -> Any:
+    model: Any, *, rank: int, alpha: float, dropout: float, targets: list[str] | str, tokens: Sequence[int] = (),
+    kind: str = "lora",
+) -> Any:  # fmt: skip
     """The model with trainable low-rank adapters. The head of a classifier is trained and saved too.
 
     targets: names of modules, or a pattern, or "all-linear", which leaves out what `unreached` names; `experts`, or the
-    names of weights of experts, beside any of them. tokens: ids whose rows are trained, in embedding and head.
+    names of weights of experts, beside any of them. tokens: ids whose rows are trained, in embedding and head; kind:
+    "lora", or "rslora" (arXiv:2312.03732) and "dora" (arXiv:2402.09353), joined by "+".
     Raises ZooError for a name that is in no module, for adapters that would never be trained, and for a vocabulary of
     which peft cannot train single rows; peft's ValueError if no module fits a pattern.
     """
@@ -111,6 +118,7 @@ def wrap(
     no_use = unreached(model)
     left_out = list(no_use) if modules == ALL_LINEAR else None
     settings: dict[str, Any] = {"r": rank, "lora_alpha": alpha, "lora_dropout": dropout, "target_modules": modules}
+    settings |= {f"use_{name}": True for name in kind.split("+") if name != "lora"}
     settings |= {"exclude_modules": left_out} if left_out else {}
     settings |= {"target_parameters": weights} if weights else {}
     try:

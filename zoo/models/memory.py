@@ -67,6 +67,7 @@ class Way:
     lora: bool = False
     rank: int = 16
     targets: str = "all-linear"
+    kind: str = "lora"
     checkpointing: bool = False
     scalar: bool = False
     shared: bool = True
@@ -162,7 +163,7 @@ def _made(config: Any, way: Way) -> Any:
     if way.on_cpu:
         use_cpu_attention(model)
     if way.lora:
-        model = add_lora(model, way.rank, 2.0 * way.rank, 0.0, way.targets.split(","))
+        model = add_lora(model, way.rank, 2.0 * way.rank, 0.0, way.targets.split(","), kind=way.kind)
     model.requires_grad_(way.trained) if not (way.lora and way.trained) else None
     if way.lora or not way.trained:
         round_frozen(model, way.precision, way.base_dtype)

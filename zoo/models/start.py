@@ -125,7 +125,7 @@ def with_trained(model: Any, core: TrainConfig, rank: int, tokens: Sequence[int]
     Raises ZooError for options that do not fit the model.
     """
     if core.lora:
-        model = add_lora(model, rank, core.lora_alpha, core.lora_dropout, core.lora_targets, tokens)
+        model = add_lora(model, rank, core.lora_alpha, core.lora_dropout, core.lora_targets, tokens, core.lora_kind)
     if core.freeze_routers:
         freeze_routers(model)
     if not any(parameter.requires_grad for parameter in model.parameters()):

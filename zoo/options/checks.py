@@ -34,7 +34,8 @@ RULES: dict[str, Rule] = {
     "epochs": (lambda value: 0 < value <= MOST_EPOCHS, f"above 0 and at most {MOST_EPOCHS:,}"),
     **dict.fromkeys(("batch_size", "max_steps", "limit", "micro_tokens", "data_workers"), POSITIVE),
     "shuffle_buffer": POSITIVE,
-    **dict.fromkeys(("lora_rank", "lora_alpha", "devices", "num_nodes", "tensor_parallel"), POSITIVE),
+    **dict.fromkeys(("lora_rank", "lora_alpha", "lora_plus"), POSITIVE),
+    **dict.fromkeys(("devices", "num_nodes", "tensor_parallel"), POSITIVE),
     **dict.fromkeys(("eval_every", "patience", "log_every", "keep_last"), POSITIVE),
     **dict.fromkeys(("reward_timeout", "answers_per_prompt", "minibatches", "rollout_epochs"), POSITIVE),
     **dict.fromkeys(("max_new_tokens", "eval_prompts", "critic_lr"), POSITIVE),
@@ -98,6 +99,11 @@ def check_values(core: TrainConfig, origin: dict[str, str]) -> None:
     check_stream(core, origin)
     if core.strategy not in STRATEGIES:
         raise ZooError(f"--strategy {core.strategy} is not supported yet.", f"Use {', '.join(STRATEGIES)}.")
+    if core.quantize and "dora" in core.lora_kind:
+        raise ZooError(
+            f"--lora-kind {core.lora_kind} reads whole matrices, and --quantize {core.quantize} keeps them packed.",
+            "Use --lora-kind lora or rslora, or leave out --quantize.",
+        )
     if core.quantize and core.strategy == FSDP:
         raise ZooError(
             f"--quantize {core.quantize} cannot be shared out: blocks of quantised weights are no matrices.",

@@ -45,6 +45,10 @@ class ModelOptions:
     """Scale α of the adapters: their output is multiplied by α/r."""
     lora_dropout: float = 0.0
     """Dropout on the input of the adapters."""
+    lora_kind: Literal["lora", "rslora", "dora", "dora+rslora"] = "lora"
+    """lora; rslora divides α by √r instead of r; dora also trains the length of each row of a matrix; or both."""
+    lora_plus: float = 1.0
+    """Learning rate of the adapters' matrices B over that of A; LoRA+ takes 16."""
     lora_targets: list[str] | str = "all-linear"
     """Modules that get adapters: all-linear, or names as peft takes them; experts, for the weights of the experts of a
     mixture of experts."""
@@ -380,6 +384,9 @@ OTHER_NAMES = {
     "quantization_bit": "quantize",
     "use_peft": "lora",
     "lora_r": "lora_rank",
+    "use_dora": "lora_kind",
+    "use_rslora": "lora_kind",
+    "loraplus_lr_ratio": "lora_plus",
     "router_aux_loss_coef": "router_aux_loss",
     "dataset": "data",
     "dataset_name": "data",

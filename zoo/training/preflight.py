@@ -356,6 +356,7 @@ def _way(plan: Plan, role: str) -> Way:
     lora = core.lora and role == "policy"
     return Way(
         **common, lora=lora, rank=core.lora_rank, targets=targets if lora else "all-linear",
+        kind=core.lora_kind if lora else "lora",
         checkpointing=core.gradient_checkpointing,
     )  # fmt: skip
 
