@@ -3,6 +3,8 @@
 import copy
 import json
 import os
+import shutil
+import signal
 import socket
 import traceback
 from pathlib import Path
@@ -16,11 +18,14 @@ from tiny_runs import (
     data_for,
     differences,
     float32_flags,
+    forked,
     losses,
+    same_bytes,
     status_of,
     together,
     torchrun,
     trainer,
+    two_processes,
     write_rows,
 )
 
@@ -122,11 +127,11 @@ def both(tmp_path, tiny_folder, monkeypatch):
     """`both(algo, **options)`: the run of one process, and that of a tensor group of two."""
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache-one"))
 
-    def run(algo, kind=None, **options):
+    def run(algo, kind=None, cluster=None, **options):
         data = write_rows(tmp_path / "rows.jsonl", tiny_rows(kind, 10)) if kind else data_for(algo, tmp_path, 10)
         alone = trainer(tmp_path, tiny_folder)(algo, data=data, **{**OPTIONS, **options})
         typed = ("--algo", algo, "--model", str(tiny_folder), "--data", data)
-        return alone, cut(*typed, **options)
+        return alone, cut(*typed, **options, **cluster or {})
 
     def cut(*typed, processes=2, **options):
         flags = float32_flags(**OPTIONS | options, out=tmp_path / "two", tensor_parallel=2, devices=processes)
@@ -178,8 +183,80 @@ def test_a_tensor_group_writes_the_same_answers(both, algo, options):
 @pytest.mark.long
 @pytest.mark.parametrize(("algo", "kind", "options"), [("dpo", "preference", {}), ("ppo", "prompt", ROLLOUTS)])
 def test_tensor_groups_share_out_their_parts(both, algo, kind, options):
-    first, second = both(algo, kind, **options, processes=4, strategy="fsdp")
+    first, second = both(algo, kind, {"processes": 4, "strategy": "fsdp"}, **options)
     assert differences(first, second) < 1e-5 and losses(first) == pytest.approx(losses(second), rel=1e-4, abs=1e-5)
+
+
+NOISY = """
+import hashlib
+import os
+import signal
+from pathlib import Path
+
+import torch
+from zoo_plugins.sft import SFT
+
+
+class Noisy(SFT):
+    '''Writes down what it is about to draw from, and is killed in its third step where it is told so.'''
+
+    def loss(self, batch, models, config, step):
+        if models.training:
+            state = hashlib.sha256(torch.get_rng_state().numpy().tobytes()).hexdigest()
+            with Path(f"drawn-{os.environ['LOCAL_RANK']}.txt").open("a") as stream:
+                stream.write(state + "\\n")
+            if step == 2 and "KILL" in os.environ:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return super().loss(batch, models, config)
+"""
+
+
+def test_a_group_draws_the_same_numbers_and_goes_on_to_the_last_bit(tmp_path, tiny_folder):
+    (tmp_path / "noisy.py").write_text(NOISY)
+    data = write_rows(tmp_path / "rows.jsonl", tiny_rows("demonstration", 12))
+    options = {
+        **OPTIONS,
+        "neftune_alpha": 50,
+        "save_every": 2,
+        "tensor_parallel": 2,
+        "devices": 2,
+        "out": tmp_path / "two",
+    }
+    typed = [
+        "train",
+        "--algo",
+        "./noisy.py:Noisy",
+        "--model",
+        str(tiny_folder),
+        "--data",
+        data,
+        *float32_flags(**options),
+    ]
+    for done in two_processes(*typed, "--name", "whole", cwd=tmp_path):
+        assert done.returncode == 0, done.stdout + done.stderr
+    first, second = ((tmp_path / f"drawn-{rank}.txt").read_text().split() for rank in (0, 1))
+    assert first == second and len(set(first)) == len(first)
+    killed = two_processes(*typed, "--name", "broken", cwd=tmp_path, KILL="1")
+    assert [done.returncode for done in killed] == [-signal.SIGKILL] * 2
+    whole, broken = (Run(tmp_path / "two" / name) for name in ("whole", "broken"))
+    alone = Run(shutil.copytree(broken.path, tmp_path / "alone"))
+    for done in two_processes("resume", broken.path, cwd=tmp_path):
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert same_bytes(broken, whole, "metrics.jsonl")
+    weights = "model/model.safetensors"
+    assert (broken.path / weights).read_bytes() == (whole.path / weights).read_bytes()
+    goes_on_alone(alone, whole)
+
+
+def goes_on_alone(run, whole):
+    """One process goes on from the checkpoint of two; it draws the noise of the group."""
+    file = run.path / "run.yaml"
+    options = file.read_text()
+    assert "devices: 2" in options and "tensor_parallel: 2" in options
+    file.write_text(options.replace("devices: 2", "devices: 1").replace("tensor_parallel: 2", "tensor_parallel: 1"))
+    (done,) = forked((("resume", run.path), {"LOCAL_RANK": "0"}), cwd=run.path.parent)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert differences(run, whole) < 1e-5 and losses(run) == pytest.approx(losses(whole), rel=1e-5)
 
 
 # -- refusals --------------------------------------------------------------------------------------------------------
