@@ -160,6 +160,25 @@ def test_shards_divide_what_stays_and_not_the_activations(folder, monkeypatch):
     assert "shards over 4 processes" in shared.text()
 
 
+def test_a_tensor_group_divides_the_matrices_of_its_layers(folder):
+    whole, cut = (of_plan(plan(folder, processes=n, devices=n, tensor_parallel=n)) for n in (1, 2))
+    # Queries and their product 64 by 64, keys and values 64 by 32, three matrices 64 by 128, in 12 layers of float32.
+    matrices = 4 * 12 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 128)
+    for what, each in (("weights", 1), ("gradients", 1), ("optimizer", 2)):
+        saved = whole.parts["policy"][what] - cut.parts["policy"][what]
+        assert saved == pytest.approx(each * matrices / 2, rel=0.01)
+    assert cut.parts["policy"]["activations"] < whole.parts["policy"]["activations"]
+    assert "layers cut among 2 processes" in cut.text() and cut.as_json()["cut"] == 2
+
+
+def test_groups_share_out_what_they_have_cut(folder):
+    alone, both = (
+        of_plan(plan(folder, processes=n, devices=n, tensor_parallel=2, strategy="fsdp")) for n in (2, 8)
+    )  # fmt: skip
+    assert both.parts["policy"]["weights"] == alone.parts["policy"]["weights"] / 4
+    assert "layers cut among 2 processes, shards over 4 groups" in both.text()
+
+
 def test_a_checkpoint_in_flight_counts_where_it_is_copied(folder):
     copied, full = (of_plan(plan(folder, save_every=2), free) for free in (None, 1.0))
     weights = copied.parts["policy"]["weights"]

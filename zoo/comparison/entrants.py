@@ -23,7 +23,7 @@ from zoo.options.fields import options_of
 from zoo.options.spelling import seeds as seeds_in
 from zoo.options.strict_yaml import read_yaml
 
-DECIDED = ("seed", "name", "out", "patience", "devices", "num_nodes", "strategy")
+DECIDED = ("seed", "name", "out", "patience", "devices", "num_nodes", "strategy", "tensor_parallel")
 """Options of the core that the comparison sets itself."""
 START = "start"
 """The name of the common start, in tables and as a folder."""

@@ -92,7 +92,8 @@ def _small(core: TrainConfig, model: str, data: str, online: bool, folder: Path)
     reset = (
         "split", "columns", "format", "limit", "strict", "eval_data", "decay_data", "template", "gold_reward", "stop",
         "critic_model", "engine", "token_budget", "minibatches", "rollout_epochs", "keep_best", "keep_top", "patience",
-        "devices", "num_nodes", "strategy", "micro_tokens", "loggers", "name", "long_rows",
+        "devices", "num_nodes", "strategy", "tensor_parallel", "offload", "micro_tokens", "loggers", "name",
+        "long_rows",
     )  # fmt: skip
     answers = min(core.answers_per_prompt, ANSWERS)
     return {
