@@ -15,6 +15,7 @@ from zoo.processes import begin_exchange
 from zoo.rollout.writer import Writer
 from zoo.runs import Run
 from zoo.testing.tiny import tiny_rows
+from zoo.training.record.checkpoints import FolderCheckpoints, verify
 from zoo.values.types import Answer
 
 OPTIONS = {"lr": 1e-3, "optimizer": "adamw(eps=1e-5)", "epochs": 1, "accelerator": "cpu", "micro_tokens": 60}
@@ -103,7 +104,7 @@ def alone():
     torch.distributed.destroy_process_group()
 
 
-def test_weights_and_optimizer_state_are_written_whole_and_read_again(alone):
+def test_weights_are_gathered_and_the_optimizer_state_is_written_in_parts(alone, tmp_path):
     model = sharding.shard(make_tiny())
     optimizer = torch.optim.AdamW(model.parameters())
     for parameter in model.parameters():
@@ -111,21 +112,27 @@ def test_weights_and_optimizer_state_are_written_whole_and_read_again(alone):
     optimizer.step()
     weights, state = sharding.whole_weights(model), sharding.optimizer_state(optimizer)
     assert not any(map(sharding.is_part, weights.values())) and all(map(sharding.is_part, model.parameters()))
-    moments = [moment for of in state["state"].values() for moment in of.values()]
-    assert moments and not any(map(sharding.is_part, moments))
     assert not sharding.whole_weights(model, keep=False), "the others only take part"
-    assert sharding.optimizer_state(optimizer, keep=False)["state"][0] == {
-        "step": None,
-        "exp_avg": None,
-        "exp_avg_sq": None,
-    }
+    named = {name: sharding.part_of(p) for name, p in model.named_parameters()}
+    writer = FolderCheckpoints(in_parts=True)
+    writer.save_checkpoint({"state_dict": named, "optimizer_states": [state]}, tmp_path / "step-1")
+    writer.settle()
+    assert sorted(file.name for file in (tmp_path / "step-1").iterdir()) == [
+        "manifest.json", "part-0-of-1.safetensors", "rest.pt",
+    ]  # fmt: skip
+    verify(tmp_path / "step-1")
+    read = FolderCheckpoints().load_checkpoint(tmp_path / "step-1")
+    assert all(torch.equal(read["state_dict"][name], weights[name]) for name in named)
+    stored = writer.load_checkpoint(tmp_path / "step-1")
     other = sharding.shard(make_tiny())
     again = torch.optim.AdamW(other.parameters())
-    sharding.fill(other, weights)
-    sharding.load_optimizer_state(again, state)
+    sharding.fill(other, stored["state_dict"])
+    sharding.load_optimizer_state(again, stored["optimizer_states"][0])
     assert all(torch.equal(a, b) for a, b in zip(weights.values(), sharding.whole_weights(other).values(), strict=True))
     one, two = (sharding.optimizer_state(each)["state"] for each in (optimizer, again))
-    assert all(torch.equal(one[n]["exp_avg"], two[n]["exp_avg"]) for n in one)
+    assert all(torch.equal(one[n]["exp_avg"].values, two[n]["exp_avg"].values) for n in one)
+    moments = read["optimizer_states"][0]["state"]
+    assert all(torch.equal(one[n]["exp_avg"].values, moments[n]["exp_avg"]) and moments[n]["step"] == 1 for n in one)
 
 
 def test_tensors_that_layers_share_are_gathered_once(alone):

@@ -95,8 +95,8 @@ class Connected:
 class Sharded(ModelParallelStrategy):
     """Lightning's strategy for processes that have connected and models that are shared out already.
 
-    Checkpoints go through our files: the first process writes the whole weights and the whole optimizer state, so that
-    a run goes on with any number of processes. met: called once, before training.
+    Checkpoints go through our files: each process writes the parts that it holds, from which any number of processes
+    reads its own. met: called once, before training.
     """
 
     def __init__(self, connected: Connected, met: Callable[[], None], offload: bool):
@@ -147,13 +147,13 @@ class Sharded(ModelParallelStrategy):
     def lightning_module_state_dict(self) -> dict[str, Any]:
         assert self.lightning_module is not None
         named = self.lightning_module.named_parameters()
-        return sharding.wholes(((name, p) for name, p in named if p.requires_grad), keep=self.is_global_zero)
+        return sharding.parts_of((name, p) for name, p in named if p.requires_grad)
 
     def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
-        return sharding.optimizer_state(getattr(optimizer, "optimizer", optimizer), keep=self.is_global_zero)
+        return sharding.optimizer_state(getattr(optimizer, "optimizer", optimizer))
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-        Strategy.save_checkpoint(self, checkpoint, filepath, storage_options)
+        self.checkpoint_io.save_checkpoint(checkpoint, filepath, storage_options)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         return Strategy.load_checkpoint(self, checkpoint_path, weights_only)

@@ -29,7 +29,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from zoo.errors import ZooError
 from zoo.libraries import tensor_parallel, turns
 from zoo.libraries.architecture import backbone
-from zoo.libraries.stored import read_parts
+from zoo.libraries.scattered import Part, Scattered
+from zoo.libraries.stored import own_place, read_parts
 from zoo.libraries.tensor_parallel import cut_dims
 from zoo.libraries.wrappers import base_of
 from zoo.processes import TensorGroup, begin_exchange, set_tensor_group, tensor_group
@@ -98,8 +99,14 @@ def shard(model: Any, offload: bool = False) -> Any:
 
 def _share_out(base: Any, offload: bool) -> None:
     mesh, policy = _MESH[0][AXES[0]], CPUOffloadPolicy() if offload else OffloadPolicy()
+    blocks = blocks_of(base)
+    if not blocks:
+        raise ZooError(
+            f"{type(base).__name__} does not name its blocks (_no_split_modules), so that it cannot be sharded.",
+            "Leave out --strategy fsdp.",
+        )
     # The inner ones first.
-    for module in [*reversed(_blocks(base)), base]:
+    for module in [*reversed(blocks), base]:
         fully_shard(module, mesh=mesh, reshard_after_forward=True, offload_policy=policy)
     # Which weights have a gradient may differ between the processes, and they reduce them together.
     base.set_reduce_scatter_unused_params(True)
@@ -113,16 +120,10 @@ def _begin_passes(base: Any, device: torch.device) -> None:
     turns.take_part(base, base.zoo_pass, lambda: backbone(base)(input_ids=token, use_cache=False)[0], device)
 
 
-def _blocks(base: Any) -> list[torch.nn.Module]:
+def blocks_of(base: Any) -> list[torch.nn.Module]:
     """The modules that transformers names as those which must stay whole on a device."""
     names = set(getattr(base, "_no_split_modules", None) or ())
-    blocks = [module for module in base.modules() if type(module).__name__ in names]
-    if not blocks:
-        raise ZooError(
-            f"{type(base).__name__} does not name its blocks (_no_split_modules), so that it cannot be sharded.",
-            "Leave out --strategy fsdp.",
-        )
-    return blocks
+    return [module for module in base.modules() if type(module).__name__ in names]
 
 
 def fsdp_modules(model: Any) -> list[FSDPModule]:
@@ -191,8 +192,35 @@ def whole_weights(model: torch.nn.Module, keep: bool = True) -> dict[str, Tensor
     return {name: gathered[str(id(parameters.get(name, value)))] for name, value in names.items()}
 
 
-def part_like(complete: Tensor, like: Tensor, dim: int | None = None) -> Tensor:
-    """A whole tensor as the parameter `like` is kept: the part of this process, on its device. dim: as of `whole`."""
+def _own_place(tensor: Tensor, dim: int | None) -> tuple[slice, ...]:
+    """Which part of the whole of a tensor this process holds. dim: as of `whole`."""
+    place = list(own_place(tensor)) if isinstance(tensor, DTensor) else [slice(0, size) for size in tensor.shape]
+    if dim is not None:
+        before = tensor_group().rank * tensor.shape[dim]
+        place[dim] = slice(before + place[dim].start, before + place[dim].stop)
+    return tuple(place)
+
+
+def part_of(tensor: Tensor, dim: int | None = None) -> Part:
+    """The part of a tensor that this process holds, and where that is. dim: as of `whole`."""
+    offset = tuple(part.start for part in _own_place(tensor, dim))
+    return Part(own_part(tensor.detach()), offset, tuple(whole_shape(tensor, dim)))
+
+
+def parts_of(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Part]:
+    """The parts of parameters, by name."""
+    dims = cut_dims()
+    return {name: part_of(tensor, dims.get(id(tensor))) for name, tensor in tensors}
+
+
+def part_like(complete: Tensor | Scattered, like: Tensor, dim: int | None = None) -> Tensor:
+    """A whole tensor, or one in files, as the parameter `like` is kept: the part of this process, on its device.
+
+    dim: as of `whole`.
+    """
+    if isinstance(complete, Scattered):
+        values = complete.read(*_own_place(like, dim)).to(own_part(like).device)
+        return DTensor(values, like._spec, requires_grad=False) if isinstance(like, DTensor) else values
     if dim is not None:
         complete = tensor_parallel.part_of(complete, dim)
     if not isinstance(like, DTensor):
@@ -203,7 +231,7 @@ def part_like(complete: Tensor, like: Tensor, dim: int | None = None) -> Tensor:
 
 
 @torch.no_grad()
-def fill(module: torch.nn.Module, weights: Mapping[str, Tensor]) -> None:
+def fill(module: torch.nn.Module, weights: Mapping[str, Tensor | Scattered]) -> None:
     """Give a module's parameters the whole values of these names; others stay as they are."""
     dims = cut_dims()
     for name, parameter in module.named_parameters():
@@ -211,30 +239,30 @@ def fill(module: torch.nn.Module, weights: Mapping[str, Tensor]) -> None:
             own_part(parameter).copy_(own_part(part_like(weights[name], parameter, dims.get(id(parameter)))))
 
 
-def optimizer_state(optimizer: torch.optim.Optimizer, keep: bool = True) -> dict[str, Any]:
-    """The `state_dict` of an optimizer with whole tensors on the CPU. keep: as of `wholes`."""
-    begin_exchange()
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The `state_dict` of an optimizer, with the parts that this process holds of what is shared out."""
 
-    def taken(parameter: Tensor, dim: int | None, tensor: Tensor) -> Tensor | None:
-        complete = whole(tensor, dim if tensor.shape == parameter.shape else None)
-        return complete.cpu() if keep else None
+    def part(parameter: Tensor, dim: int | None, tensor: Tensor) -> Part | Tensor:
+        # Moments are shared out as their weights are; a count of steps is not.
+        return part_of(tensor, dim) if tensor.shape == parameter.shape and is_part(parameter, dim) else tensor
 
-    return _state_mapped(optimizer, optimizer.state_dict(), taken)
+    return _state_mapped(optimizer, optimizer.state_dict(), part)
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """The inverse of `optimizer_state`."""
+    """Give an optimizer the state of another one, with whole tensors or those of files."""
 
-    def part(parameter: Tensor, dim: int | None, tensor: Tensor) -> Tensor:
-        # Moments are shared out as their weights are; a count of steps is not.
+    def part(parameter: Tensor, dim: int | None, tensor: Tensor | Scattered) -> Tensor:
         moment = list(tensor.shape) == whole_shape(parameter, dim)
-        return part_like(tensor, parameter, dim) if moment and is_part(parameter, dim) else tensor
+        if isinstance(tensor, Scattered) or moment and is_part(parameter, dim):
+            return part_like(tensor, parameter, dim)
+        return tensor
 
     optimizer.load_state_dict(_state_mapped(optimizer, state, part))
 
 
 def _state_mapped(
-    optimizer: torch.optim.Optimizer, state: Mapping[str, Any], change: Callable[..., Tensor | None]
+    optimizer: torch.optim.Optimizer, state: Mapping[str, Any], change: Callable[..., Any]
 ) -> dict[str, Any]:
     """The state with other tensors. change: called with (parameter, dimension of its cut, tensor of its state)."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -246,8 +274,8 @@ def _state_mapped(
     return {**state, "state": parts}
 
 
-def _mapped(value: Any, change: Callable[[Tensor], Tensor | None]) -> Any:
-    if isinstance(value, Tensor):
+def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
+    if isinstance(value, Tensor | Scattered):
         return change(value)
     if isinstance(value, Mapping):
         return {name: _mapped(part, change) for name, part in value.items()}

@@ -129,11 +129,17 @@ def _part(former: torch.nn.Parameter, place: Place, device: torch.device) -> tor
     if not isinstance(former, DTensor):
         return _parameter(place.read().to(device, former.dtype, copy=True), former)
     sharded: Any = former
-    shape, offset = compute_local_shape_and_global_offset(former.shape, sharded.device_mesh, sharded.placements)
-    values = torch.empty(shape, dtype=former.dtype, device=device)
+    where = own_place(sharded)
+    values = torch.empty([part.stop - part.start for part in where], dtype=former.dtype, device=device)
     if values.numel():
-        values.copy_(place.read(*(slice(start, start + size) for start, size in zip(offset, shape, strict=True))))
+        values.copy_(place.read(*where))
     return _parameter(DTensor(values, sharded._spec, requires_grad=False), former)
+
+
+def own_place(tensor: DTensor) -> tuple[slice, ...]:
+    """Which part of a tensor this process holds, by dimension."""
+    shape, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+    return tuple(slice(start, start + size) for start, size in zip(offset, shape, strict=True))
 
 
 def _parameter(values: Tensor, former: torch.nn.Parameter) -> torch.nn.Parameter:

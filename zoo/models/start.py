@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from zoo.cards import described
@@ -24,6 +23,7 @@ from zoo.errors import ZooError
 from zoo.libraries.adapters import merged, set_base_named
 from zoo.libraries.architecture import ending_ids, recompute_activations, save_ending_ids, set_ending_ids
 from zoo.libraries.pretrained import save
+from zoo.libraries.scattered import WHOLE, weights_in
 from zoo.libraries.wrappers import base_of, is_adapted
 from zoo.models.attention import use_cpu_attention
 from zoo.models.devices import choose_accelerator
@@ -194,10 +194,12 @@ def _of_checkpoint(name: str, out: str, say: Say) -> Source:
 
 def _weights(checkpoint: Path) -> dict[str, Tensor]:
     try:
-        weights = load_file(checkpoint / "weights.safetensors")
-    except SafetensorError as error:
-        raise ZooError(f"{checkpoint / 'weights.safetensors'} is damaged: {error}.", "Name another one.") from None
-    return {name.removeprefix(POLICY): value for name, value in weights.items() if name.startswith(POLICY)}
+        named = weights_in(checkpoint).items()
+        return {name.removeprefix(POLICY): value.read() for name, value in named if name.startswith(POLICY)}
+    except (SafetensorError, ValueError, TypeError) as error:
+        whole = checkpoint / WHOLE
+        damaged = f"{whole} is" if whole.is_file() else f"A part of the weights in {checkpoint} is"
+        raise ZooError(f"{damaged} damaged: {error}.", "Name another one.") from None
 
 
 def _make(run: Run, weights: dict[str, Tensor], folder: Path, out: str, say: Say) -> None:

@@ -51,7 +51,7 @@ class Fitting:
         self.rollouts = assembly.make_rollouts(run, timing, lambda: self.module.micro_tokens, notify)
         self.loader = assembly.make_loader(self.rollouts)
         self.watch = Watch(assembly.console, len(self.loader), show=assembly.main)
-        self.checkpoints = FolderCheckpoints(self.watch.say)
+        self.checkpoints = FolderCheckpoints(self.watch.say, in_parts=assembly.connected is not None)
         keeper = Keeper(run, assembly.template, self.loader, self.core.save_every, self.checkpoints, assembly.say)
         self.module = assembly.make_module(self.rollouts, timing, self._before_training, keeper)
         self.trackers = Trackers(names_in(self.core.loggers) if assembly.main else [], run, self.watch.say)
@@ -128,6 +128,7 @@ class Fitting:
         """Without this the other processes would wait for this one; a checkpoint in flight is completed."""
         self.peers.leave()
         kill_others(trainer)
+        self.checkpoints.lose_others()
         with contextlib.suppress(Exception):
             self.checkpoints.settle()
 
@@ -143,6 +144,7 @@ class Fitting:
         ended = [f"process {rank} {of} has ended{how_it_ended(trainer, rank)}" for rank in gone]
         ended = ended or [f"a process {of} on another machine has ended, or cannot be reached"]
         said = " and ".join(ended)
+        self.checkpoints.lose_others()
         with contextlib.suppress(Exception):
             self.checkpoints.settle()
         last = newest(self.run.checkpoints)

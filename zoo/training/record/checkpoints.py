@@ -3,34 +3,48 @@
 A checkpoint is a folder: `weights.safetensors`, `rest.pt` (optimizer, schedule, loader, counters; loads with
 `weights_only`), and `manifest.json` with the sha256 of both, written last. It is copied in memory between two steps,
 and a thread writes it while the next steps are made.
+
+Of a model that is shared out no process has the whole: each of N writes `part-R-of-N.safetensors`, with what it holds
+of the weights and of the optimizer's state, and says so in a file beside it; when all have, the first one writes the
+rest.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import pickle
 import re
 import shutil
 import threading
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor
 
 from zoo.errors import TrainingStopped, ZooError
+from zoo.libraries.scattered import PARTS, WHOLE, Part, tensors_in, weights_in, write_parts
 from zoo.libraries.trainer import CheckpointIO
 from zoo.numbers import size
-from zoo.processes import free_memory
+from zoo.processes import free_memory, from_all, my_rank
 
-WEIGHTS, REST, MANIFEST = "weights.safetensors", "rest.pt", "manifest.json"
+WEIGHTS, REST, MANIFEST = WHOLE, "rest.pt", "manifest.json"
+IN_PARTS = ("state_dict", "optimizer_states")
+"""What processes hold parts of."""
+DONE = ".done-{}.json"
+"""Beside its part: what a process has written, or why it could not."""
+LAST_PARTS = 10.0
+"""Seconds that the parts of other processes are waited for once one of them is gone."""
 IN_BACKGROUND = True
 """Whether a thread writes. Tests that kill a run at a step write at once, so that they know what is there."""
 
@@ -39,11 +53,13 @@ class FolderCheckpoints(CheckpointIO):
     """Lightning's input and output of checkpoints, by the protocol above.
 
     One checkpoint is in flight at most: the next one waits for it. What fails in the thread is raised by the next save,
-    by `settle`, or after a step by `look`. say: called with a warning about the disk.
+    by `settle`, or after a step by `look`. say: called with a warning about the disk; in_parts:
+    checkpoints are loaded as tensors in files, of which each process reads its parts.
     """
 
-    def __init__(self, say: Callable[[str], None] = print):
-        self.say = say
+    def __init__(self, say: Callable[[str], None] = print, in_parts: bool = False):
+        self.say, self.in_parts = say, in_parts
+        self._others_gone = threading.Event()
         self._warned = False
         self._writing: threading.Thread | None = None
         self._failure: BaseException | None = None
@@ -52,19 +68,46 @@ class FolderCheckpoints(CheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """storage_options: a function that is called when the checkpoint is complete, in the thread that writes it."""
         self.settle()
-        target = Path(path)
-        self._look_at_the_disk(_bytes(checkpoint), target)
+        target, place = Path(path), None
+        if any(isinstance(weight, Part) for weight in checkpoint["state_dict"].values()):
+            place = my_rank()
+        if place is None or place[0] == 0:
+            self._look_at_the_disk(_bytes(checkpoint) * (place[1] if place else 1), target)
+        if place is not None:
+            self._begin_together(target)
+            checkpoint = checkpoint if place[0] == 0 else {name: checkpoint[name] for name in IN_PARTS}
         if IN_BACKGROUND and (copied := _copy(checkpoint)) is not None:
             # Not a daemon: a process that ends for another reason first completes it.
-            self._writing = threading.Thread(target=self._work, args=(copied, target, storage_options))
+            self._writing = threading.Thread(target=self._work, args=(copied, target, storage_options, place))
             self._writing.start()
         else:
-            self._work(checkpoint, target, storage_options)
+            self._work(checkpoint, target, storage_options, place)
             self.settle()
 
-    def _work(self, checkpoint: dict[str, Any], target: Path, then: Callable[[], None] | None) -> None:
+    def _begin_together(self, target: Path) -> None:
+        """The folder that all processes write into; all of them call this together."""
+        if my_rank()[0] == 0:
+            try:
+                _make_beside(target)
+            except OSError as error:
+                raise _explain(error, target) from error
+        from_all(None)
+
+    def lose_others(self) -> None:
+        """Another process is gone: its part of a checkpoint in flight is not waited for much longer."""
+        self._others_gone.set()
+
+    def _work(
+        self, checkpoint: dict[str, Any], target: Path, then: Callable[[], None] | None, place: tuple[int, int] | None
+    ) -> None:  # fmt: skip
+        """place: of this process among those that write parts."""
         try:
-            _publish(checkpoint, target)
+            if place is None:
+                _publish(checkpoint, target)
+            else:
+                _publish_parts(checkpoint, target, place, self._others_gone)
+            if place is not None and place[0]:
+                return
             if then is not None:
                 then()
             self._complete.append(target)
@@ -103,8 +146,10 @@ class FolderCheckpoints(CheckpointIO):
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         folder = Path(path)
         verify(folder)
-        checkpoint = read_rest(folder, map_location=map_location or "cpu")
-        checkpoint["state_dict"] = load_file(folder / WEIGHTS)
+        checkpoint = read_rest(folder, map_location=map_location or "cpu", mmap=self.in_parts)
+        checkpoint["state_dict"] = {}
+        for name, stored in tensors_in(folder).items():
+            _put(checkpoint, name, stored if self.in_parts else stored.read())
         return checkpoint
 
     def remove_checkpoint(self, path: Any) -> None:
@@ -123,6 +168,8 @@ def _bytes(value: Any) -> int:
     """The bytes of all tensors in nested dicts and lists."""
     if isinstance(value, Tensor):
         return value.numel() * value.element_size()
+    if isinstance(value, Part):
+        return _bytes(value.values)
     parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
     return sum(_bytes(part) for part in parts)
 
@@ -141,6 +188,8 @@ def _copy(checkpoint: dict[str, Any]) -> dict[str, Any] | None:
 def _copied(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)
+    if isinstance(value, Part):
+        return replace(value, values=_copied(value.values))
     if isinstance(value, dict):
         return type(value)((name, _copied(part)) for name, part in value.items())
     if isinstance(value, list | tuple):
@@ -154,18 +203,27 @@ def _publish(checkpoint: dict[str, Any], target: Path) -> None:
     _refuse_broken(checkpoint["state_dict"], target)
     beside = target.parent / f".tmp-{target.name}"
     try:
-        shutil.rmtree(beside, ignore_errors=True)
-        # Not the parents: a run folder that is gone is not begun again.
-        target.parent.mkdir(exist_ok=True)
-        beside.mkdir()
+        _make_beside(target)
         _write(checkpoint, beside)
-        if target.exists():
-            shutil.rmtree(target)
-        os.replace(beside, target)
-        _flush_folder(target.parent)
+        _put_in_place(beside, target)
     except Exception as error:
         shutil.rmtree(beside, ignore_errors=True)
         raise _explain(error, target) from error
+
+
+def _make_beside(target: Path) -> None:
+    beside = target.parent / f".tmp-{target.name}"
+    shutil.rmtree(beside, ignore_errors=True)
+    # Not the parents: a run folder that is gone is not begun again.
+    target.parent.mkdir(exist_ok=True)
+    beside.mkdir()
+
+
+def _put_in_place(beside: Path, target: Path) -> None:
+    if target.exists():
+        shutil.rmtree(target)
+    os.replace(beside, target)
+    _flush_folder(target.parent)
 
 
 def _refuse_broken(weights: Mapping[str, Tensor], target: Path) -> None:
@@ -189,8 +247,7 @@ def _write(checkpoint: dict[str, Any], folder: Path) -> None:
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
     for file in folder.iterdir():
-        with file.open("rb") as stream:
-            os.fsync(stream.fileno())
+        _flush(file)
     _flush_folder(folder)
 
 
@@ -205,6 +262,11 @@ def _apart(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         made[name] = own.clone() if shared else own
         places.add(made[name].data_ptr())
     return made
+
+
+def _flush(file: Path) -> None:
+    with file.open("rb") as stream:
+        os.fsync(stream.fileno())
 
 
 def _flush_folder(folder: Path) -> None:
@@ -238,6 +300,99 @@ def _kept(last: Path | None) -> str:
     return f"The last complete checkpoint is {last.name}." if last else "There is no earlier checkpoint."
 
 
+# -- in parts ----------------------------------------------------------------------------------------------------------
+
+
+def _publish_parts(
+    checkpoint: dict[str, Any], target: Path, place: tuple[int, int], others_gone: threading.Event
+) -> None:  # fmt: skip
+    """Write this process's part; the first process then waits for the others, and puts the checkpoint in its place."""
+    beside, (rank, count) = target.parent / f".tmp-{target.name}", place
+    rest = dict(checkpoint)
+    weights = rest.pop("state_dict").items()
+    parts = {f"state_dict/{name}": of if isinstance(of, Part) else Part.of_whole(of) for name, of in weights}
+    rest["optimizer_states"] = _without(rest["optimizer_states"], "optimizer_states", parts)
+    mine = {name: part for name, part in parts.items() if rank == 0 or part.values.shape != part.shape}
+    try:
+        _tell(beside, rank, _write_part(mine, beside / f"part-{rank}-of-{count}.safetensors"))
+        if rank == 0:
+            torch.save(rest, beside / REST)
+            _complete(beside, count, others_gone)
+            _put_in_place(beside, target)
+    except Exception as error:
+        if rank == 0:
+            shutil.rmtree(beside, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                _tell(beside, rank, {"failed": str(error).splitlines()[0]})
+        raise _explain(error, target) from error
+
+
+def _without(value: Any, path: str, parts: dict[str, Part]) -> Any:
+    """Nested dicts and lists with None in the place of each part, which is added to `parts` under its path."""
+    if isinstance(value, Part):
+        parts[path] = value
+        return None
+    if isinstance(value, Mapping):
+        return {name: _without(of, f"{path}/{name}", parts) for name, of in value.items()}
+    if isinstance(value, list):
+        return [_without(of, f"{path}/{number}", parts) for number, of in enumerate(value)]
+    return value
+
+
+def _put(checkpoint: dict[str, Any], path: str, value: Any) -> None:
+    """The inverse: put a value under its path."""
+    *names, last = (int(name) if name.isdigit() else name for name in path.split("/"))
+    place: Any = checkpoint
+    for name in names:
+        place = place[name]
+    place[last] = value
+
+
+def _write_part(parts: Mapping[str, Part], file: Path) -> dict[str, Any]:
+    """The entry of the manifest."""
+    write_parts(parts, file)
+    _flush(file)
+    return {file.name: {"sha256": sha256(file), "bytes": file.stat().st_size}}
+
+
+def _tell(beside: Path, rank: int, what: Mapping[str, Any]) -> None:
+    half = beside / f".half-{rank}"
+    half.write_text(json.dumps(what))
+    os.replace(half, beside / DONE.format(rank))
+
+
+def _complete(beside: Path, count: int, others_gone: threading.Event) -> None:
+    """Write the manifest once all parts are there. Raises OSError where one is not going to be."""
+    manifest: dict[str, Any] = {}
+    for rank in range(count):
+        file = beside / DONE.format(rank)
+        _wait_for(file, others_gone)
+        told = json.loads(file.read_bytes())
+        if "failed" in told:
+            raise OSError(told["failed"])
+        manifest |= told
+        file.unlink()
+    _flush(beside / REST)
+    manifest[REST] = {"sha256": sha256(beside / REST), "bytes": (beside / REST).stat().st_size}
+    (beside / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    _flush(beside / MANIFEST)
+    _flush_folder(beside)
+
+
+def _wait_for(file: Path, others_gone: threading.Event) -> None:
+    end = math.inf
+    while not file.is_file():
+        if others_gone.wait(0.05):
+            end = min(end, time.monotonic() + LAST_PARTS)
+            time.sleep(0.05)
+        if time.monotonic() > end:
+            raise OSError("another process has ended before its part was written")
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
 def sha256(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
@@ -252,7 +407,8 @@ def verify(folder: Path) -> None:
         written = {name: (entry["bytes"], entry["sha256"]) for name, entry in json.loads(manifest.read_bytes()).items()}
     except (ValueError, TypeError, KeyError, AttributeError):
         raise ZooError(f"{manifest} is damaged: it is not what was written.") from None
-    for name in (WEIGHTS, REST):
+    parts = sorted(name for name in written if PARTS.fullmatch(name))
+    for name in (*(parts or [WEIGHTS]), REST):
         file = folder / name
         if not file.is_file() or written.get(name) != (file.stat().st_size, sha256(file)):
             raise ZooError(f"{file} is damaged: it is not what was written.")
@@ -317,18 +473,17 @@ class Expected:
 
 def _refuse_unusable(folder: Path) -> None:
     """Raises ZooError for weights that are no finite numbers, as another program may have written them."""
-    with safe_open(folder / WEIGHTS, "pt") as stored:
-        for name in stored.keys():  # noqa: SIM118
-            if not torch.isfinite(stored.get_tensor(name)).all():
-                raise ZooError(f"{folder / WEIGHTS} holds {name} with values that are no finite numbers.")
+    for name, stored in weights_in(folder).items():
+        for piece in stored.pieces:
+            if not torch.isfinite(piece.place.read()).all():
+                raise ZooError(f"{piece.place.file} holds {name} with values that are no finite numbers.")
 
 
 def weight_shapes(folder: Path) -> dict[str, list[int]]:
     """The shapes of a checkpoint's weights. Raises ZooError for a file that is not in the format."""
     try:
-        with safe_open(folder / WEIGHTS, "pt") as stored:
-            return {name: list(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
-    except SafetensorError:
+        return {name: list(stored.shape) for name, stored in weights_in(folder).items()}
+    except (SafetensorError, ValueError, TypeError):
         raise ZooError(f"{folder / WEIGHTS} holds no weights: nothing of it is used.") from None
 
 
