@@ -10,6 +10,7 @@ import pytest
 from tiny_runs import cli, data_for, demonstrations, preferences, trainer, write_rows
 
 import zoo
+from zoo.data.encoding.named import check_syntax, named_templates
 from zoo.data.glance import glance
 from zoo.data.sources.reading import Reading
 from zoo.errors import ZooError
@@ -54,6 +55,10 @@ MISSING = {
     "name of a template": ({"template": "ChatML"}, "Did you mean 'chatml'?"),
     "rows as a template": ({"template": "pairs.jsonl"}, "pairs.jsonl is no chat template"),
     "text as a template": ({"template": "mine.py"}, "mine.py is no chat template"),
+    "template that does not end": ({"template": "{% for m in messages %}\n{{ m }"},
+                                   "is no program in Jinja: line 2: unexpected"),
+    "filter of a template": ({"template": "{{ messages | nosuch }}"}, "line 1: No filter named 'nosuch'."),
+    "break of a template": ({"template": "{{ messages }}{% break %}"}, "'break' outside loop"),
     "variable of a template": ({"template": "chatml", "template_args": "foo=1"}, "The chat template reads no 'foo'."),
     "variable of the model's template": ({"template_args": "add_generation_promp=1"},
                                          "Did you mean 'add_generation_prompt'?"),
@@ -156,6 +161,25 @@ def test_a_run_that_lacks_something_is_refused_before_anything_is_loaded(place, 
         zoo.train(**options)
     assert says in str(caught.value)
     assert not (place / "runs").exists()
+
+
+def test_a_template_file_and_the_model_s_own_are_read_before_anything_is_loaded(place, nothing_is_loaded, tiny_folder):
+    broken = "{% for m in messages %}{{ m.content }"
+    (place / "broken.jinja").write_text(broken, encoding="utf-8")
+    with pytest.raises(
+        ZooError, match=r"The chat template .*broken\.jinja is no program in Jinja: line 1: unexpected '}'"
+    ):
+        look("sft", template="broken.jinja")
+    shutil.copytree(tiny_folder, place / "own")
+    (place / "own" / "chat_template.jinja").write_text(broken, encoding="utf-8")
+    with pytest.raises(ZooError, match=r"The chat template of own is no program in Jinja"):
+        look("sft", model="own")
+
+
+@pytest.mark.parametrize("name", named_templates())
+def test_the_tags_that_transformers_adds_are_jinja(name):
+    check_syntax(named_templates()[name].text, name)
+    check_syntax("{% for m in messages %}{% generation %}{{ m }}{% endgeneration %}{% continue %}{% endfor %}", "mine")
 
 
 def test_all_that_is_missing_is_told_at_once(place):

@@ -456,7 +456,7 @@ def test_a_tokenizer_is_saved_with_the_template_that_was_trained(tiny_tokenizer)
 
 @pytest.mark.parametrize("source", ["{% if %}", "{{ messages[0].text.upper() }}", "{{ 'Always this.' }}"])
 def test_a_template_that_cannot_write_an_answer_is_refused_at_once(tiny_tokenizer, source):
-    with pytest.raises(ZooError, match="cannot render a question and its answer"):
+    with pytest.raises(ZooError, match="cannot render a question and its answer|is no program in Jinja"):
         ChatTemplate(tiny_tokenizer, source)
 
 

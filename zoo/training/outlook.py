@@ -21,6 +21,7 @@ from zoo.data.encoding.named import (
     ARGS_OF_NONE,
     NONE,
     PLAIN,
+    check_syntax,
     listed,
     named_templates,
     refuse_unread,
@@ -203,6 +204,7 @@ class _Look:
             refuse_head(name, head_in(folder), "lm")
         self._vocabulary(name, folder)
         if folder is not None and self.core.template == AUTO and (own := own_template_in(folder)) is not None:
+            check_syntax(own, f"of {name}")
             refuse_unread(template_args(self.core.template_args), own or named_templates()[PLAIN].text)
 
     def _layers(self) -> None:

@@ -66,6 +66,7 @@ def template_text(template: str) -> str | None:
     if template in (AUTO, NONE):
         return None
     if is_text(template):
+        check_syntax(template, "that was given as a text")
         return template
     if template in named_templates():
         return named_templates()[template].text
@@ -88,7 +89,47 @@ def template_text(template: str) -> str | None:
             f"{path} is no chat template: it writes no messages.",
             "A template is a program in Jinja, such as the one that `zoo templates chatml` prints.",
         )
+    check_syntax(text, str(path))
     return text
+
+
+def check_syntax(template: str, which: str) -> None:
+    """Raises ZooError for a text that is no program in Jinja, with the line. which: the template, in the message."""
+    from jinja2 import TemplateSyntaxError
+
+    try:
+        _environment().compile(template)
+    except TemplateSyntaxError as error:
+        raise _no_jinja(which, error.message or "it cannot be read", error.lineno) from None
+    except SyntaxError as error:
+        # What only Python finds, such as a break outside of a loop; the line is one of the program that Jinja made.
+        raise _no_jinja(which, error.msg) from None
+    except (RecursionError, MemoryError):
+        raise _no_jinja(which, "it is too deeply nested") from None
+
+
+@cache
+def _environment() -> Any:
+    """Jinja with the tags that transformers adds."""
+    from jinja2.ext import Extension
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        tags = {"generation"}
+
+        def parse(self, parser: Any) -> Any:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    return ImmutableSandboxedEnvironment(extensions=[Generation, "jinja2.ext.loopcontrols"])
+
+
+def _no_jinja(which: str, why: str, line: int | None = None) -> ZooError:
+    where = f"line {line}: " if line else ""
+    return ZooError(
+        f"The chat template {which} is no program in Jinja: {where}{why.rstrip('.')}.",
+        "Mend it, or give a template that works: `zoo templates` lists those that come with zoo.",
+    )
 
 
 def template_args(value: Mapping[str, Any] | str | None) -> dict[str, Any]:
