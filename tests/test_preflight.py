@@ -158,6 +158,13 @@ def test_shards_divide_what_stays_and_not_the_activations(folder, monkeypatch):
         assert shared.parts["policy"][what] == whole.parts["policy"][what] / 4
     assert shared.parts["policy"]["activations"] == whole.parts["policy"]["activations"]
     assert "shards over 4 processes" in shared.text()
+    # The embedding and the last norm, and two blocks: of each the matrices of the test below, and two norms.
+    block = 2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 128 + 2 * 64
+    assert shared.parts["policy"]["gathered"] == 4 * (65536 * 64 + 64 + 2 * block)
+    assert "gathered" not in whole.parts["policy"] and shared.peak > whole.peak / 4
+    # The first process gathers the model at the end.
+    kept = sum(shared.parts["policy"][what] for what in ("weights", "optimizer"))
+    assert shared.phases["export"] == kept + whole.parts["policy"]["weights"] and "export" not in whole.phases
 
 
 def test_a_tensor_group_divides_the_matrices_of_its_layers(folder):
@@ -196,7 +203,8 @@ def test_on_a_gpu_micro_batches_are_as_large_as_a_run_makes_them_and_more_device
     assert need.device == "the GPU" and shared < whole
     held = need.parts["policy"]
     kept = sum(held[what] for what in ("weights", "gradients", "optimizer"))
-    assert shared == pytest.approx(whole - 7 / 8 * kept, rel=0.01)
+    gathered = of_plan(plan(folder, strategy="fsdp", processes=8)).parts["policy"]["gathered"]
+    assert shared == pytest.approx(whole - 7 / 8 * kept + gathered, rel=0.01)
 
 
 def test_an_architecture_that_cannot_be_traced_is_told_roughly(folder, monkeypatch):

@@ -17,6 +17,7 @@ from zoo.cards import kept
 from zoo.libraries.architecture import recompute_activations, silence_dropout, text_of
 from zoo.libraries.quantising import QUANTISED, quantised_in
 from zoo.libraries.releases import installed
+from zoo.libraries.sharding import blocks_of
 from zoo.libraries.tensor_parallel import cut_configuration
 from zoo.libraries.tracing import Live, configuration, fake_model, shortened, when_last_layer_is_done
 from zoo.libraries.wrappers import base_of
@@ -81,7 +82,8 @@ class Held:
 
     weights: of all weights; gradients; largest: the largest gradient; step: everything else at the peak of a forward
     pass and of the backward pass through the head and the last layer, rest: through the other layers; scoring: of a
-    forward pass without a gradient; cache: keys and values of one token.
+    forward pass without a gradient; cache: keys and values of one token. outside, block: weights outside of the blocks,
+    which a pass of a sharded model gathers, and those of the largest block.
     """
 
     weights: float
@@ -93,6 +95,8 @@ class Held:
     rest: float
     scoring: float
     cache: float
+    outside: float = 0.0
+    block: float = 0.0
 
     def with_layers(self, more: Held, layers: int) -> Held:
         """What a model of so many layers holds. self, more: models of LAYERS.
@@ -108,7 +112,8 @@ class Held:
 def held(folder: Path, way: Way, step: Step) -> Held:
     """What the model in a folder holds, by its configuration; kept in the cache. Raises whatever a model may raise."""
     versions = [f"{name} {installed(name)}" for name in ("torch", "transformers", "peft")]
-    place = [str(folder), *map(str, (*dataclasses.astuple(way), *dataclasses.astuple(step))), *versions]
+    fields = [field.name for field in dataclasses.fields(Held)]
+    place = [str(folder), *map(str, (*dataclasses.astuple(way), *dataclasses.astuple(step))), *versions, *fields]
     card = kept.read("memory", place)
     if card is None:
         card = dataclasses.asdict(_traced(cut_configuration(configuration(folder), way.group), way, step))
@@ -152,8 +157,16 @@ def _of_model(config: Any, way: Way, step: Step) -> Held:
     peaks = _peaks(model, list(trained.values()), way, step)
     return Held(
         sum(map(_bytes, model.parameters())) + scales, sum(gradients), matrices, everything - matrices,
-        max(gradients, default=0), *peaks, _cached(config, way),
+        max(gradients, default=0), *peaks, _cached(config, way), *_gathered(base_of(model)),
     )  # fmt: skip
+
+
+def _gathered(base: Any) -> tuple[int, int]:
+    """`outside` and `block` of `Held`."""
+    blocks = [{id(p): _bytes(p) for p in block.parameters()} for block in blocks_of(base)]
+    inside = {name for block in blocks for name in block}
+    outside = sum(_bytes(p) for p in base.parameters() if id(p) not in inside)
+    return outside, max((sum(block.values()) for block in blocks), default=0)
 
 
 def _made(config: Any, way: Way) -> Any:

@@ -271,6 +271,8 @@ def of_plan(plan: Plan, free: float | None = None) -> Need:
         need.parts[role] = {"weights": held.weights * plan.stays}
         if role in learners:
             need.parts[role] |= _of_learner(held, state, plan)
+            if gathered := _gathered(held, plan):
+                need.parts[role]["gathered"] = gathered
     sums = {what: sum(parts.get(what, 0.0) for parts in need.parts.values())
             for what in ("weights", "gradients", "optimizer", "activations")}  # fmt: skip
     kept = sums["weights"] + sums["optimizer"]
@@ -278,6 +280,9 @@ def of_plan(plan: Plan, free: float | None = None) -> Need:
     making = sum(state.step * (held.matrices + held.others) + state.largest * held.largest / 4
                  for held in learners.values()) * plan.stays  # fmt: skip
     need.phases["optimizer"] = kept + sums["gradients"] + making
+    if plan.shards > 1 and plan.accelerator != "cuda":
+        # The first process gathers the model that the run leaves; on a GPU in another memory.
+        need.phases["export"] = kept + holds["policy"].weights
     if plan.online and plan.core.engine == "local":
         need.parts["rollouts"] = _of_rollouts(holds["policy"], plan)
         need.phases["rollouts"] = kept + sum(need.parts["rollouts"].values())
@@ -299,11 +304,23 @@ def _of_learner(held: Held, state: StateBytes, plan: Plan) -> dict[str, float]:
 def _steps(learners: Mapping[str, Held], plan: Plan) -> float:
     """Gradients and activations at the peak of a step: with one micro-batch, gradients come as activations go."""
     if plan.share > 1.5 * plan.tokens or len(learners) > 1:
-        return sum(held.gradients * plan.stays + max(held.step, held.rest) for held in learners.values())
+        return sum(
+            held.gradients * plan.stays + max(held.step + _gathered(held, plan), held.rest)
+            for held in learners.values()
+        )
     return sum(
-        max(held.step, (held.gradients - held.largest) * plan.stays + held.rest, held.gradients * plan.stays)
+        max(
+            held.step + _gathered(held, plan),
+            (held.gradients - held.largest) * plan.stays + held.rest,
+            held.gradients * plan.stays,
+        )
         for held in learners.values()
     )
+
+
+def _gathered(held: Held, plan: Plan) -> float:
+    """What a pass of a sharded model holds beside its parts: what is outside of the blocks, a block, and the next."""
+    return held.outside + 2 * held.block if plan.core.strategy == FSDP else 0.0
 
 
 def _of_rollouts(policy: Held, plan: Plan) -> dict[str, float]:
