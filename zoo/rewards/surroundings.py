@@ -39,12 +39,15 @@ BETWEEN = re.compile(
     re.IGNORECASE,
 )
 """Between two numbers that are one, or one of which is a part of the other."""
-THINGS = re.compile(r" [a-z]+(?: and|, and|,) ", re.IGNORECASE)
+THINGS = re.compile(r"(?: [a-z]+){1,2}(?: and|, and|,) ", re.IGNORECASE)
 """Between the numbers of two sorts of things."""
-THING = re.compile(r" (?!(?:in|all|total|altogether|each|left|remain\w*|are|is|was|were)\b)[a-z]+\W*(?:$|\n)", re.I)
+THING = re.compile(
+    r" (?!(?:in|all|total|altogether|each|left|remain\w*|are|is|was|were)\b)[a-z]+(?: [a-z]+)?\W*(?:$|\n)", re.I
+)
 """Behind the last of them."""
 ASSIGNED = re.compile(
-    r"[=:] ?[-+$€£]?\d[^=:,;\n]{0,20}(?:[,;]| (?:and|or)) *(?:(?:and|or) )?(?!(?:total|result)\b)[A-Za-z]\w*"
+    r"(?:^|[\s,;(])[A-Za-z]\w*(?:\([^()]*\))? ?[=:] ?[-+$€£]?\d[^=:,;\n]{0,20}"
+    r"(?:[,;]| (?:and|or)) *(?:(?:and|or) )?(?!(?:total|result)\b)[A-Za-z]\w*"
     r"(?:\([^()]*\))? ?[=:] ?$",
     re.IGNORECASE,
 )
@@ -54,6 +57,12 @@ WORDED = re.compile(
     r" (?:squared|cubed|factorial|doubled|tripled|halved|twice|to the (?:power|[a-z]+ power)|choose|modulo)\b", re.I
 )
 """Behind a number that is a part of a calculation."""
+DIFFERENCE = re.compile(
+    r"(?: [a-z]+)? (?:more|less|fewer|older|younger|taller|shorter|longer|larger|bigger|smaller|greater|higher|lower"
+    r"|faster|slower) than\b",
+    re.IGNORECASE,
+)
+"""Behind a number that compares the one before."""
 UNDER_ZERO = re.compile(r"-(?![\w>-])|(?: ?°C?| degrees?)? below\b| ?\((?:negative|minus)\)", re.IGNORECASE)
 """Behind a number that may be negative."""
 SCALE = re.compile(
@@ -97,6 +106,8 @@ def clear(text: str, values: list[Found], i: int) -> Number | Unclear:
         if 0 < k < len(values) and (found := joint(text, values, k)):
             return found
     before, behind = text[max(0, values[i].start - 40) : values[i].start], text[values[i].end : values[i].end + 40]
+    if i and DIFFERENCE.match(behind):
+        return Unclear("is a difference to another number")
     if (i and _is_aside(text, values, i)) or ASSIGNED.search(text[max(0, values[i].start - 80) : values[i].start]):
         return SEVERAL
     return (
