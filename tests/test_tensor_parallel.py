@@ -297,6 +297,7 @@ def test_a_dry_run_refuses_a_model_that_cannot_be_cut(tmp_path, tiny_folder):
         ({"devices": 2, "strategy": "ddp"}, "Add --strategy fsdp"),
         ({"devices": 2, "optimizer": "muon"}, "looks at whole matrices"),
         ({"devices": 2, "lora": True, "quantize": "nf4"}, "cannot be cut"),
+        ({"devices": 2, "lora": True, "lora_kind": "dora"}, "reads whole matrices"),
     ],
 )
 def test_options_that_do_not_fit_a_tensor_group_are_refused(options, words):

@@ -12,6 +12,7 @@ from zoo.libraries.arithmetic import cpu_has_bfloat16
 from zoo.libraries.quantising import QUANTISED, quantise_linear
 from zoo.libraries.rounding import frozen_linear, round_linear
 from zoo.libraries.sharding import is_sharding
+from zoo.libraries.stored import read
 from zoo.libraries.wrappers import base_of
 
 
@@ -68,7 +69,8 @@ def round_frozen(model: Any, precision: str, wanted: str = "auto") -> Any:
 
     With bf16-mixed, what it computes with rounded ones stays the same to the last bit, in less memory: autocast would
     round them in every forward pass. Embeddings and heads, which are read in float32, are left as they are.
-    Raises ZooError for a model with no matrix that can be quantised.
+    Matrices that are still in their files are read one after the other, so that no more of them is in memory than is
+    kept. Raises ZooError for a model with no matrix that can be quantised.
     """
     base = base_of(model)
     heads = [base.get_input_embeddings(), base.get_output_embeddings(), getattr(base, "score", None)]
@@ -76,6 +78,8 @@ def round_frozen(model: Any, precision: str, wanted: str = "auto") -> Any:
         _quantise(base, frozen_linear(base, [*heads, *unreached_layers(model)]), wanted)
     elif choose_base(wanted, precision)[0] == torch.bfloat16 and weights_dtype(precision) == torch.float32:
         round_linear(frozen_linear(base, [*heads, *unreached_layers(model)]))
+    if not is_sharding():
+        read(model, model.modules())
     return model
 
 
@@ -91,6 +95,7 @@ def _quantise(base: Any, layers: list[torch.nn.Linear], kind: str) -> None:
             "Leave out --quantize.",
         )
     for layer in layers:
+        read(base, [layer])
         quantise_linear(layer, kind)
 
 

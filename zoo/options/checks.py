@@ -138,6 +138,11 @@ def check_tensor_parallel(core: TrainConfig) -> None:
             f"--quantize {core.quantize} cannot be cut: blocks of quantised weights are no matrices.",
             "Leave out --tensor-parallel, or --quantize.",
         )
+    if core.lora and "dora" in core.lora_kind:
+        raise ZooError(
+            f"--lora-kind {core.lora_kind} reads whole matrices, and --tensor-parallel cuts them.",
+            "Use --lora-kind lora or rslora, or --strategy fsdp alone.",
+        )
     if (name := name_in(core.optimizer)) in WHOLE_MATRICES:
         raise ZooError(
             f"The optimizer {name} looks at whole matrices, and --tensor-parallel cuts them.",

@@ -32,7 +32,7 @@ class RewardModel:
         self, source: Source, device: torch.device, precision: str = "32-true", steps: str = "min",
         base_dtype: str = "auto",
     ):  # fmt: skip
-        model = load_scorer(source, torch.float32).requires_grad_(False).eval()
+        model = load_scorer(source, torch.float32, in_files=True).requires_grad_(False).eval()
         self.model = round_frozen(model, precision, base_dtype).to(device)
         self.template = load_template(source)
         self.device, self.precision, self.steps = device, precision, steps
