@@ -1,11 +1,12 @@
-"""Every algorithm on one process and on two, under each strategy: how far losses and weights are apart.
+"""Every algorithm on one process and on several, under each strategy: how far losses and weights are apart.
 
     python benchmarks/strategies.py             # all algorithms, some minutes
     python benchmarks/strategies.py dpo ppo     # some of them
 
 Each run makes eight steps on a tiny model in float32, with micro-batches so small that the processes have different
 numbers of them. Prints the largest relative difference of a loss, and the largest difference of a weight. An online
-algorithm learns from the answers that the run on one process has written. `zoo check` compares shorter runs.
+algorithm learns from the answers that the run on one process has written. `zoo check` compares shorter runs. ddp, fsdp
+and tensor have two processes; tensor and fsdp have four, in tensor groups of two.
 """
 
 from __future__ import annotations
@@ -14,12 +15,19 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from zoo.contract import registry
 from zoo.testing.processes import Made, Order, make
 from zoo.testing.tiny import tiny_rows, write_folder
 
-STRATEGIES = ("ddp", "fsdp")
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "ddp": {"strategy": "ddp", "devices": 2},
+    "fsdp": {"strategy": "fsdp", "devices": 2},
+    "tensor": {"tensor_parallel": 2, "devices": 2},
+    "tensor and fsdp": {"tensor_parallel": 2, "strategy": "fsdp", "devices": 4},
+}
+"""Options by the name of a column."""
 STEPS = 8
 
 
@@ -31,8 +39,8 @@ def compared(algo: str, folder: Path) -> list[str]:
     options = {"model": str(folder / "tiny"), "data": str(rows), "max_steps": STEPS}
     one = make(Order(algo, options, folder, f"{algo}-one"))
     orders = [
-        Order(algo, {**options, "strategy": strategy, "devices": 2}, folder, f"{algo}-{strategy}", 2, f"{algo}-one")
-        for strategy in STRATEGIES
+        Order(algo, {**options, **more}, folder, f"{algo}-{number}", more["devices"], f"{algo}-one")
+        for number, more in enumerate(STRATEGIES.values())
     ]
     return [gaps(one, make(order)) for order in orders]
 

@@ -34,6 +34,7 @@ from zoo.libraries import sharding, tensor_parallel
 from zoo.libraries.adapters import wrap
 from zoo.libraries.architecture import last_hidden
 from zoo.libraries.reliance import require
+from zoo.libraries.scattered import tensors_in
 from zoo.libraries.tiny import IDS, make_tiny
 from zoo.options.checks import check_values
 from zoo.options.config import TrainConfig
@@ -183,8 +184,14 @@ def test_a_tensor_group_writes_the_same_answers(both, algo, options):
 @pytest.mark.long
 @pytest.mark.parametrize(("algo", "kind", "options"), [("dpo", "preference", {}), ("ppo", "prompt", ROLLOUTS)])
 def test_tensor_groups_share_out_their_parts(both, algo, kind, options):
-    first, second = both(algo, kind, {"processes": 4, "strategy": "fsdp"}, **options)
+    kept = {"save_every": 1, "keep_checkpoints": True}
+    first, second = both(algo, kind, {"processes": 4, "strategy": "fsdp"}, **options, **kept)
     assert differences(first, second) < 1e-5 and losses(first) == pytest.approx(losses(second), rel=1e-4, abs=1e-5)
+    last, same = (max(run.checkpoints.iterdir()) for run in (first, second))
+    one, two = tensors_in(last), tensors_in(same)
+    weights = [name for name in one if name.startswith("state_dict/")]
+    assert weights and all(torch.allclose(one[name].read(), two[name].read(), atol=1e-5) for name in weights)
+    assert last.name == same.name and len(list(same.glob("part-*-of-4.safetensors"))) == 4
 
 
 NOISY = """

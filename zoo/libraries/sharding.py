@@ -151,7 +151,8 @@ def whole(tensor: Tensor, dim: int | None = None) -> Tensor:
     complete = tensor.detach()
     if isinstance(tensor, DTensor):
         complete = tensor.detach().full_tensor()  # type: ignore[attr-defined]
-    return complete if dim is None else tensor_parallel.joined(complete, dim)
+    # What was offloaded cannot be exchanged where it is.
+    return complete if dim is None else tensor_parallel.joined(complete.to(_MESH[0].device_type), dim)
 
 
 def whole_shape(parameter: Tensor, dim: int | None) -> list[int]:
@@ -306,6 +307,13 @@ def complete_gradients(parameters: Iterable[Tensor]) -> None:
             dist.all_reduce(parameter.grad, group=shares.get_group())
             parameter.grad /= shares.size()
         if group.size > 1 and id(parameter) not in dims and parameter.grad is not None:
-            dist.all_reduce(own_part(parameter.grad), group=group.group)
+            _add_up(own_part(parameter.grad), group.group)
             if id(parameter) not in partial_ones:
                 parameter.grad /= group.size
+
+
+def _add_up(tensor: Tensor, group: Any) -> None:
+    """Over a group, in place, on the device that can exchange it: what was offloaded is elsewhere."""
+    moved = tensor.to(_MESH[0].device_type)
+    dist.all_reduce(moved, group=group)
+    tensor.copy_(moved)
