@@ -15,6 +15,7 @@ from zoo.libraries.adapters import frozen_parameters
 from zoo.libraries.pretrained import load, save
 from zoo.libraries.reliance import require
 from zoo.libraries.tiny import IDS, make_tiny
+from zoo.models import reference_cache
 from zoo.models.names import Source
 from zoo.models.precision import round_frozen
 from zoo.models.reference_cache import fingerprint
@@ -146,6 +147,19 @@ def test_adapters_begin_as_on_a_model_that_was_read_at_once(alone, tmp_path, pre
     sharding.shard(models[0])
     assert fingerprint(stored.initial_values(models[0], frozen_parameters(models[0]))) == key
     assert_same(models[0], models[1])
+
+
+def test_the_cache_of_a_sharded_model_is_found_by_its_files(alone, tmp_path, monkeypatch):
+    """Under the key that a single process gives it; no matrix is gathered for that."""
+    folder = folder_of("Llama tied", tmp_path)
+    key = fingerprint(load("AutoModelForCausalLM", folder, dtype=torch.float32).named_parameters(), "32-true")
+    model = sharding.shard(loaded(folder))
+    gathered, whole = [], sharding.whole
+    monkeypatch.setattr(
+        reference_cache, "whole", lambda tensor, dim: gathered.append(sharding.is_part(tensor)) or whole(tensor, dim)
+    )
+    assert fingerprint(stored.initial_values(model, model.named_parameters()), "32-true") == key
+    assert sum(gathered) == sum(p.ndim == 1 for p in model.parameters())
 
 
 @pytest.mark.parametrize("lora", [True, False])

@@ -20,6 +20,7 @@ from zoo.judges.judge import Response
 from zoo.judges.wording import Question
 from zoo.libraries.adapters import frozen_parameters
 from zoo.libraries.architecture import evaluating, longest_text
+from zoo.libraries.stored import initial_values
 from zoo.models.precision import autocast, rounding_tolerance
 from zoo.models.reference_cache import architecture, fingerprint
 from zoo.models.scoring import balance_of, choose_layout, score_answers
@@ -71,7 +72,8 @@ class LocalModel:
         alone = self.borrow is contextlib.nullcontext
         own = self.model.named_parameters() if alone else frozen_parameters(self.model)
         template = self.template.identity
-        return fingerprint(own, self.precision, architecture(self.model), template, str(self.longest_thought))
+        weights = initial_values(self.model, own)
+        return fingerprint(weights, self.precision, architecture(self.model), template, str(self.longest_thought))
 
     def respond(self, questions: Sequence[Question], thinking: bool) -> Iterator[tuple[int, Response]]:
         """See `Respondent`. A question that is too long for the model or holds control tokens gives a `problem`."""

@@ -11,6 +11,7 @@ import torch
 from zoo.contract.registry import PluginManager, contributions
 from zoo.data.encoding.template import ChatTemplate
 from zoo.data.loader import Loader
+from zoo.libraries.stored import initial_values
 from zoo.models.precision import autocast
 from zoo.models.reference_cache import architecture, fingerprint
 from zoo.models.roles import Policy
@@ -65,7 +66,8 @@ def kept_answers(policy: Any, key: Sequence[str], template: ChatTemplate, say: S
     """The cache of what these weights write before training; says why, and gives None, where it cannot be written."""
     ending = ",".join(str(number) for number in sorted(template.eos_ids))
     try:
-        weights = fingerprint(policy.named_parameters(), *key, ending, architecture(policy))
+        values = initial_values(policy, policy.named_parameters())
+        weights = fingerprint(values, *key, ending, architecture(policy))
         return AnswerCache(cache_folder() / "answers", weights)
     except (OSError, sqlite3.Error) as error:
         say(f"What is written before training is not kept: {cache_folder()} cannot be written ({error}).")
