@@ -18,11 +18,12 @@ import os
 import random
 import re
 import socket
-import subprocess
 import sys
 import tempfile
+import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 SIZES = {
     "10m": {"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 4, "vocab_size": 8192},
@@ -31,7 +32,6 @@ SIZES = {
     "400m": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "vocab_size": 49152},
 }
 """Llamas with tied embeddings."""
-SCRIPT = Path(__file__).resolve()
 LORA = {"lora": True}
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "sft-10m": ("sft", "10m", {}),
@@ -93,15 +93,12 @@ def write_rows(file: Path, algo: str, longest: int = 120) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def run_case(name: str, place: Path, dry: bool) -> None:
-    """Train in this process; prints the bytes that were said and those that were taken. dry: only look ahead."""
-    import lightning  # noqa: F401
-    import peft  # noqa: F401
-
+def run_case(name: str, place: Path, rank: int) -> None:
+    """Train in this process, and write down the bytes that were said and those that were taken."""
     import zoo
-    from zoo.training import execution, outlook, run
+    from zoo.training import execution, outlook
 
-    algo, size, options = {**CASES, **SHARDED}[name]
+    algo, options = options_of(name, place)
     begun: dict[str, Any] = {}
     look, connect = outlook.preflight, execution.Execution._connect
 
@@ -117,34 +114,42 @@ def run_case(name: str, place: Path, dry: bool) -> None:
 
     outlook.preflight = preflight
     execution.Execution._connect = connected  # type: ignore[method-assign]
+    zoo.train(algo, quiet=True, **options)
+    taken = resident("VmHWM") - begun["bytes"]
+    said = {"said": begun["need"].peak, **begun["need"].as_json()} if "need" in begun else {}
+    (place / f"{rank}.json").write_text(json.dumps({"taken": taken, **said}), encoding="utf-8")
+
+
+def options_of(name: str, place: Path) -> tuple[str, dict[str, Any]]:
+    """The algorithm of a case, and all options."""
+    algo, _, options = {**CASES, **SHARDED}[name]
     online = {"reward": "length(target=20)", "max_new_tokens": 64} if algo in ("ppo", "grpo") else {}
     given = {"batch_size": 8, "max_steps": 2, "eval_fraction": 0.0, "score": "none", "precision": "32-true"}
     given |= {"model": str(place / "model"), "data": str(place / "rows.jsonl"), "out": str(place / "runs")}
-    given |= {"template": "none", **online, **options}
-    if dry:
-        make_folder(place / "model", size)
-        write_rows(place / "rows.jsonl", algo, 30 if name in SHARDED else 120)
-        outlook.look_ahead(*run.resolve_options(algo, None, given, "keyword argument"))
-        return
-    zoo.train(algo, quiet=True, **given)
-    said = {"said": begun["need"].peak, **begun["need"].as_json()} if "need" in begun else {}
-    print(json.dumps({"taken": resident("VmHWM") - begun["bytes"], **said}))
+    return algo, {**given, "template": "none", **online, **options}
 
 
-def compare(name: str, heap: bool) -> None:
+def look_ahead(name: str, place: Path) -> None:
+    """Make what the case needs, and its preflight, which is then in the cache."""
+    from zoo.training import outlook, run
+
+    algo, options = options_of(name, place)
+    make_folder(place / "model", {**CASES, **SHARDED}[name][1])
+    write_rows(place / "rows.jsonl", algo, 30 if name in SHARDED else 120)
+    outlook.look_ahead(*run.resolve_options(algo, None, options, "keyword argument"))
+
+
+def compare(name: str) -> None:
     """A look ahead in a process of its own, whose memory would count, then the run; prints a line for each process."""
-    settings = {"OMP_NUM_THREADS": "1"}
-    if not heap:
-        # Else the C library keeps freed tensors of up to 32 MB, in pieces that the next ones may not fit into.
-        settings["MALLOC_MMAP_THRESHOLD_"] = "65536"
     processes = {**CASES, **SHARDED}[name][2].get("devices", 1)
-    with tempfile.TemporaryDirectory() as place:
-        command = [sys.executable, str(SCRIPT), "--case", name, "--place", place]
-        lines = together([*command, "--dry"], [settings]) and together(command, places(settings, processes))
-    if lines is None:
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        done = forked([{}], lambda rank: look_ahead(name, place))
+        done = done and forked(places(processes), lambda rank: run_case(name, place, rank))
+        rows = [json.loads((place / f"{rank}.json").read_text()) for rank in range(processes)] if done else []
+    if not rows:
         print(f"{name:<26}failed", flush=True)
         return
-    rows = [json.loads(line) for line in lines]
     said = rows[0]["said"] / 1e9
     for rank, row in enumerate(rows):
         taken = row["taken"] / 1e9
@@ -154,27 +159,46 @@ def compare(name: str, heap: bool) -> None:
         print("  ", {key: rows[0][key] for key in ("parts", "phases", "micro_tokens")}, flush=True)
 
 
-def places(settings: dict[str, str], processes: int) -> list[dict[str, str]]:
+def places(processes: int) -> list[dict[str, str]]:
     """The environments of processes that torchrun starts."""
     if processes == 1:
-        return [settings]
+        return [{}]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     common = {"TORCHELASTIC_RUN_ID": "x", "GROUP_RANK": "0", "WORLD_SIZE": str(processes), "MASTER_PORT": port}
-    common |= {"MASTER_ADDR": "127.0.0.1", "LOCAL_WORLD_SIZE": str(processes), **settings}
+    common |= {"MASTER_ADDR": "127.0.0.1", "LOCAL_WORLD_SIZE": str(processes)}
     return [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
 
 
-def together(command: list[str], environments: list[dict[str, str]]) -> list[str] | None:
-    """The last lines that processes print, which are started at the same time; None if one fails, which is told."""
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    children = [subprocess.Popen(command, env={**os.environ, **more}, **pipes) for more in environments]
-    told = [child.communicate() for child in children]
-    for child, (_, errors) in zip(children, told, strict=True):
-        if child.returncode:
-            print((errors.strip().splitlines() or ["it was killed"])[-1], flush=True)
-    return None if any(child.returncode for child in children) else [(out.splitlines() or [""])[-1] for out, _ in told]
+def forked(environments: list[dict[str, str]], work: Callable[[int], None]) -> bool:
+    """Whether work succeeds in all of several forks of this process, which has imported everything."""
+    children = [os.fork() or in_fork(more, work, rank) for rank, more in enumerate(environments)]
+    statuses = [os.waitpid(child, 0)[1] for child in children]
+    return not any(statuses)
+
+
+def in_fork(more: dict[str, str], work: Callable[[int], None], rank: int) -> NoReturn:
+    status = 1
+    try:
+        os.environ.update(more)
+        work(rank)
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def import_all() -> None:
+    import lightning  # noqa: F401
+    import peft  # noqa: F401
+
+    from zoo.libraries.reliance import require
+    from zoo.training import execution, outlook, run  # noqa: F401
+
+    for library in ("torch", "transformers", "lightning", "peft"):
+        require(library)
 
 
 def main() -> None:
@@ -182,16 +206,16 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=[*CASES, *SHARDED])
     parser.add_argument("--sharded", action="store_true", help="models that processes share out")
     parser.add_argument("--heap", action="store_true", help="with the C library's own way of keeping freed memory")
-    parser.add_argument("--case", help=argparse.SUPPRESS)
-    parser.add_argument("--place", help=argparse.SUPPRESS)
-    parser.add_argument("--dry", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.case:
-        run_case(given.case, Path(given.place), given.dry)
-        return
+    # Else the C library keeps freed tensors of up to 32 MB, in pieces that the next ones may not fit into.
+    settings = {"OMP_NUM_THREADS": "1", **({} if given.heap else {"MALLOC_MMAP_THRESHOLD_": "65536"})}
+    if any(os.environ.get(name) != value for name, value in settings.items()):
+        # Both are read when a program starts.
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **settings})
+    import_all()
     print(f"{'run':<26}{'said, GB':>10}{'taken, GB':>11}{'said / taken':>14}", flush=True)
     for name in given.only or (SHARDED if given.sharded else CASES):
-        compare(name, given.heap)
+        compare(name)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from zoo.errors import PluginError, TrainingFailed, TrainingStopped, ZooError
 from zoo.models.reference import Reference
 from zoo.options.strict_yaml import read_yaml
 from zoo.runs import find_run
+from zoo.training.execution import Execution
 from zoo.training.record.callbacks import rises
 
 
@@ -41,6 +42,18 @@ def start_weights(tiny_folder):
     from safetensors.torch import load_file
 
     return load_file(tiny_folder / "model.safetensors")
+
+
+def test_the_memory_of_the_optimizer_is_free_for_what_follows_training(train, monkeypatch):
+    held, finish = [], Execution.finish
+
+    def look(execution, before):
+        held.extend(len(optimizer.state) for optimizer in execution.fitting.module.trainer.optimizers)
+        return finish(execution, before)
+
+    monkeypatch.setattr(Execution, "finish", look)
+    train("sft")
+    assert held == [0]
 
 
 # -- learning ----------------------------------------------------------------------------------------------------

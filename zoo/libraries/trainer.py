@@ -57,6 +57,13 @@ def kill_others(trainer: Any) -> None:
         process.kill()
 
 
+def forget_optimizers(trainer: Any) -> None:
+    """Free the memory of gradients and of the optimizers' state, when training is over."""
+    for optimizer in trainer.optimizers:
+        optimizer.state.clear()
+        optimizer.zero_grad(set_to_none=True)
+
+
 def logger_class(name: str) -> Any:
     """A logger's class by its name, one of `LOGGERS`."""
     with importing("lightning"):

@@ -15,7 +15,7 @@ from zoo.libraries.connected import Sharded
 from zoo.libraries.meeting import Meeting, Peers, how_it_ended, is_lost_connection
 from zoo.libraries.precision import trainer_options
 from zoo.libraries.sharding import whole_shapes
-from zoo.libraries.trainer import kill_others, step_arithmetic
+from zoo.libraries.trainer import forget_optimizers, kill_others, step_arithmetic
 from zoo.models.reference_cache import answer_key
 from zoo.numbers import seconds_in
 from zoo.options.checks import names_in
@@ -111,6 +111,8 @@ class Fitting:
             with self._environment_of_others():
                 try:
                     trainer.fit(module, self.loader, ckpt_path=checkpoint)
+                    # What follows needs memory of its own.
+                    forget_optimizers(trainer)
                     if self.connected is None:
                         self.peers.leave()
                         leave_processes()

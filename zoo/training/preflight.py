@@ -282,7 +282,7 @@ def of_plan(plan: Plan, free: float | None = None) -> Need:
     need.phases["optimizer"] = kept + sums["gradients"] + making
     if plan.shards > 1 and plan.accelerator != "cuda":
         # The first process gathers the model that the run leaves; on a GPU in another memory.
-        need.phases["export"] = kept + holds["policy"].weights
+        need.phases["export"] = sums["weights"] + holds["policy"].weights
     if plan.online and plan.core.engine == "local":
         need.parts["rollouts"] = _of_rollouts(holds["policy"], plan)
         need.phases["rollouts"] = kept + sum(need.parts["rollouts"].values())
