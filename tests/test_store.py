@@ -12,6 +12,7 @@ from tiny_runs import FLOAT32, differences, preferences, write_rows
 
 import zoo
 from zoo.data import pool, prepared, store
+from zoo.data.checksums import DamagedStore
 from zoo.data.encoding.template import ChatTemplate
 from zoo.data.plain import as_json, from_json, marked
 from zoo.data.prepared import prepare
@@ -127,6 +128,67 @@ def test_a_damaged_store_is_told_and_made_again(written, template, encodings, tm
     encodings.count = 0
     assert whole(prepare(file, "feedback", template, store=True, say=said.append)) == expected
     assert encodings.count and "damaged" in said[0] and part in said[0]
+
+
+def flip(path, place):
+    """Change one bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1 << place % 8
+    with path.open("r+b") as file:
+        file.write(content)
+
+
+@pytest.mark.parametrize(("kind", "file"), [
+    ("preference", "00001.encoded.arrow"), ("feedback", "00001.records.arrow"), ("ranking", "00001.problems.arrow"),
+    ("demonstration", "00001.told.arrow"), ("preference", "00001.json"), ("feedback", "told.arrow"),
+    ("demonstration", "manifest.json"),
+])  # fmt: skip
+def test_no_flipped_bit_is_trained_on(written, template, tmp_path, kind, file):  # noqa: F811
+    source, options = written(kind), {"max_length": 40, "long_rows": LONG.get(kind, "drop")}
+    expected = whole(prepare(source, kind, template, store=True, **options))
+    (path,) = (tmp_path / "cache" / "data").glob(f"*/{file}")
+    size, told = path.stat().st_size, 0
+    for place in [*range(4, size, max(1, size // 16)), size - 9]:
+        said = []
+        flip(path, place)
+        make = partial(prepare, source, kind, template, say=said.append, **options)
+        assert store.made_again(lambda make=make: whole(make()), said.append) == expected, place
+        told += any("is damaged" in line and "made again" in line for line in said)
+    # Some bytes only fill up a column, and some are those of one that is made again from others.
+    assert told > 7
+
+
+def test_a_store_that_is_asked_for_is_checked_to_its_last_byte(written, template, tmp_path):  # noqa: F811
+    source, said = written("preference"), []
+    prepare(source, "preference", template, store=True)
+    (path,) = (tmp_path / "cache" / "data").glob("*/00001.encoded.arrow")
+    content = path.read_bytes()
+    flip(path, path.stat().st_size - 1)
+    prepare(source, "preference", template, say=said.append)
+    assert not said
+    prepare(source, "preference", template, store=True, say=said.append)
+    assert "00001.encoded.arrow has changed" in said[0] and path.read_bytes() == content
+
+
+def test_a_record_that_changes_while_a_run_reads_is_refused(written, template, tmp_path):  # noqa: F811
+    made = prepare(written("demonstration"), "demonstration", template, store=True)
+    rows = made.encoded.records[0]["record"]["prompt"].encode()
+    (path,) = (tmp_path / "cache" / "data").glob("*/00000.records.arrow")
+    flip(path, path.read_bytes().index(rows))
+    with pytest.raises(DamagedStore, match="near row 1 has changed") as refused:
+        made.encoded.records[0]
+    assert "zoo resume" in refused.value.hint and "zoo cache clear --kind data" in refused.value.hint
+
+
+def test_a_damaged_store_is_told_in_words(written, template, tmp_path):  # noqa: F811
+    source, said = written("prompt"), []
+    prepare(source, "prompt", template, store=True)
+    (folder,) = {path.parent for path in (tmp_path / "cache" / "data").glob("*/manifest.json")}
+    for name, words in {"00000.json": "00000.json is missing", "manifest.json": "manifest.json cannot be read"}.items():
+        text = (folder / name).read_text()
+        (folder / name).unlink() if "missing" in words else (folder / name).write_text(text[:-20])
+        prepare(source, "prompt", template, say=said.append, store=True)
+        assert words in said[-1] and "Errno" not in said[-1] and "char " not in said[-1]
 
 
 CHANGES = [
@@ -321,17 +383,31 @@ def test_the_harness_of_kills_knows_the_store_and_what_is_not_whole(tmp_path):
         STORE.read(tmp_path / "first")
 
 
-def test_a_run_learns_the_same_from_memory_from_a_new_store_and_from_an_old_one(tmp_path, tiny_folder, monkeypatch):
+def damage_records(cache):
+    """Change the texts of all records in a store, behind the head that is checked first."""
+    for path in cache.glob("data/*/*.records.arrow"):
+        content = path.read_bytes()
+        begin = content.index(b'{"')
+        path.write_bytes(content[:begin] + content[begin:].replace(b'"', b"'"))
+
+
+def test_a_run_learns_the_same_from_memory_and_from_a_new_an_old_and_a_damaged_store(
+    tmp_path, tiny_folder, monkeypatch, capsys
+):
     file = write_rows(tmp_path / "pairs.jsonl", preferences(60))
     train = partial(
-        zoo.train, algo="dpo", model=str(tiny_folder), data=file, max_steps=3, out=str(tmp_path / "runs"), quiet=True,
+        zoo.train, algo="dpo", model=str(tiny_folder), data=file, max_steps=3, out=str(tmp_path / "runs"),
         **{**FLOAT32, "eval_fraction": 0.2, "score": "none"},
     )  # fmt: skip
     first = train(name="memory")
+    monkeypatch.setattr("zoo.data.checksums.HEAD", 64)
     monkeypatch.setattr(prepared, "STORED_BYTES", 0)
     monkeypatch.setattr(prepared, "ROWS_FOR_A_WORKER", 20)
     runs = [train(name=name, data_workers=2) for name in ("cold", "warm")]
     assert list((tmp_path / "cache" / "data").glob("*/manifest.json"))
+    damage_records(tmp_path / "cache")
+    runs.append(train(name="damaged"))
+    assert "damaged" in capsys.readouterr().out
     for run in runs:
         assert differences(first, run) == 0
         for name in ("metrics.jsonl", "data.json"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -84,6 +85,7 @@ def data(
     from zoo.data.formats import columns_of
     from zoo.data.sources.mixture import read_mixture
     from zoo.data.sources.reading import Reading
+    from zoo.data.store import made_again
 
     named = registry.contributions(registry.manager(), "sources")
     look = _Look(
@@ -102,7 +104,7 @@ def data(
     for part, kind, reading in zip(parts, kinds, readings, strict=True):
         if is_mixture:
             look.console.print(f"Part {part.label}:")
-        look.show(part.source, kind, reading)
+        made_again(partial(look.show, part.source, kind, reading), look.say)
 
 
 @dataclass

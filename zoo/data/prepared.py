@@ -114,8 +114,9 @@ def prepare(
     """Read and encode a source. The other arguments are those of `zoo.data.encoding.encode.encode`.
 
     store: whether the encoded records are kept in the cache folder, None for files of STORED_BYTES or more; what is
-    kept there is found again in any case. workers: processes that encode what is kept, None for the number of cores;
-    few rows are encoded in this process. Raises ZooError as loading and encoding do.
+    kept there is found again in any case, and if store is true all bytes of it are checked. workers: processes that
+    encode what is kept, None for the number of cores; few rows are encoded in this process. Raises ZooError as loading
+    and encoding do.
     """
     opening = open_data(source, kind, reading)
     if opening.format.kind != opening.kind and (opening.format.kind, opening.kind) not in CONVERSIONS:
@@ -125,7 +126,10 @@ def prepare(
     work = Work(opening.format, reading.columns, opening.kind, template, max_length, long_rows)
     large = is_large(opening.source, reading.limit) if store is None else store
     place = store_of(opening.source, work, large, say, split=reading.split, limit=reading.limit)
-    kept = in_memory(opening, work, say) if place is None else stored(place, opening, work, workers or cores())
+    if place is None:
+        kept = in_memory(opening, work, say)
+    else:
+        kept = stored(place, opening, work, workers or cores(), whole=bool(store))
     return prepared(opening, work, kept, reading.strict)
 
 
@@ -153,11 +157,11 @@ def in_memory(opening: Opening, work: Work, say: Say) -> Kept:
     return Kept(shards, _told(shards), smallest_prompts(shards), opening.source.parts)
 
 
-def stored(store: Store, opening: Opening, work: Work, workers: int = 1) -> Kept:
-    """What the store holds; where it is not whole, the rest is encoded first."""
+def stored(store: Store, opening: Opening, work: Work, workers: int = 1, whole: bool = False) -> Kept:
+    """What the store holds; where it is not whole, the rest is encoded first. whole: whether all bytes are checked."""
     try:
         with store.turn():
-            return store.read() or _made(store, opening, replace(work, packed=True), workers)
+            return store.read(whole) or _made(store, opening, replace(work, packed=True), workers)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else error
         raise ZooError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,16 @@ from typing import Any
 
 import numpy
 
+from zoo.data.checksums import (
+    StoredBlock,
+    check_columns,
+    check_file,
+    column_sums,
+    file_sums,
+    opened,
+    record_sums,
+    sealed,
+)
 from zoo.data.encoding.block import Block, Numbers, Ragged
 from zoo.data.encoding.statistics import Statistics
 from zoo.data.kinds import Record
@@ -88,11 +97,14 @@ class Shard:
 
 
 def select(block: Block, places: Numbers) -> Block:
-    """The records of a block at some positions, in memory."""
+    """The records of a block at some positions, in memory. Raises DamagedStore."""
+    if isinstance(block, StoredBlock):
+        for place in places:
+            block.check(int(place))
     ragged: dict[str, Any] = {name: _select(getattr(block, name), places) for name in RAGGED}
     numbers = {name: column[places] for name, column in block.numbers.items()}
     records = [block.records[int(place)] for place in places]
-    return dataclasses.replace(block, rows=block.rows[places], **ragged, numbers=numbers, records=records)
+    return Block(block.kind, block.rows[places], **ragged, numbers=numbers, records=records, problems=[], count=0)
 
 
 def _select(column: Ragged, places: Numbers) -> Ragged:
@@ -145,7 +157,7 @@ def _joined_columns(columns_of_blocks: Sequence[Ragged]) -> Ragged:
 
 
 class PackedRecords(Sequence[Record]):
-    """Canonical records as JSON, in memory or in a file.
+    """Canonical records as JSON: a list of texts in memory, or their bytes in a file.
 
     places: the text of each record: the pieces of a text share one.
     """
@@ -159,8 +171,12 @@ class PackedRecords(Sequence[Record]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[place] for place in range(*index.indices(len(self)))]
-        text = self.texts[int(self.places[index])]
-        return from_json(text if isinstance(text, bytes) else text.as_py())
+        return from_json(self.text(index))
+
+    def text(self, index: int) -> bytes:
+        """One record as JSON."""
+        place = int(self.places[index])
+        return self.texts[place] if isinstance(self.texts, list) else self.texts.row(place).tobytes()
 
 
 def packed(records: Iterable[Record]) -> PackedRecords:
@@ -196,40 +212,51 @@ def save(shard: Shard, folder: Path, number: int) -> None:
     block, names = shard.block, names_of(number)
     records = block.records if isinstance(block.records, PackedRecords) else packed(block.records)
     encoded = {name: columns.lists(*getattr(block, name)) for name in RAGGED}
-    encoded |= {"row": columns.numbers(block.rows), "prompt": columns.numbers(shard.prompts)}
     encoded |= {"record": columns.numbers(records.places)}
-    encoded |= {f"number {name}": columns.numbers(column) for name, column in block.numbers.items()}
-    sizes = {
-        names["encoded"]: columns.write_table(folder / names["encoded"], encoded),
-        names["records"]: columns.write_table(folder / names["records"], {"record": columns.texts(records.texts)}),
-        names["told"]: columns.write_table(folder / names["told"], shard.told.as_columns()),
-        names["problems"]: columns.write_table(folder / names["problems"], shard.problems.as_columns()),
+    small = {
+        "row": block.rows,
+        "prompt": shard.prompts,
+        "sum": record_sums(dataclasses.replace(block, records=records)),
     }
+    small |= {f"number {name}": column for name, column in block.numbers.items()}
+    encoded |= {name: columns.numbers(column) for name, column in small.items()}
+    columns.write_table(folder / names["encoded"], encoded)
+    columns.write_table(folder / names["records"], {"record": columns.texts(records.texts)})
+    columns.write_table(folder / names["told"], shard.told.as_columns())
+    columns.write_table(folder / names["problems"], shard.problems.as_columns())
     numpy.save(folder / names["digests"], shard.digests)
     facts = {
-        "kind": block.kind, "records": len(block), "counts": shard.counts.as_json(), "sizes": sizes,
+        "kind": block.kind, "records": len(block), "counts": shard.counts.as_json(),
+        "files": {name: file_sums(folder / name) for name in names.values()}, "columns": column_sums(small),
         "codes": [shard.told.names, shard.problems.names],
     }  # fmt: skip
-    write_text(folder / f"{number:05}.json", json.dumps(facts))
+    write_text(folder / f"{number:05}.json", sealed(facts))
 
 
-def load(folder: Path, number: int) -> Shard:
-    """A shard whose columns lie in its files. Raises ValueError or OSError where these are not as they were written."""
-    facts, names = json.loads((folder / f"{number:05}.json").read_text(encoding="utf-8")), names_of(number)
-    for name, size in facts["sizes"].items():
-        if (folder / name).stat().st_size != size:
-            raise ValueError(f"{name} does not have its {size:,} bytes")
+def load(folder: Path, number: int, whole: bool = False) -> Shard:
+    """A shard whose columns lie in its files. Raises ValueError or OSError where these are not as they were written.
+
+    whole: whether all bytes are checked now; else the records are when they are read.
+    """
+    facts, names = opened(folder / f"{number:05}.json"), names_of(number)
+    for part, name in names.items():
+        if part != "digests" or (folder / name).exists():
+            check_file(folder / name, facts["files"][name], whole or part not in ("encoded", "records"))
     encoded, kept, told, problems = (
         columns.read_table(folder / names[part]) for part in ("encoded", "records", "told", "problems")
     )
+    small = {name: columns.array(encoded[name]) for name in encoded if name not in (*RAGGED, "record")}
+    check_columns(small, facts["columns"], names["encoded"])
     ragged: dict[str, Any] = {name: Ragged(*columns.parts(encoded[name])) for name in RAGGED}
-    numbers = {name.split()[1]: columns.array(encoded[name]) for name in encoded if name.startswith("number ")}
-    records: Any = PackedRecords(kept["record"], columns.array(encoded["record"]))
-    rows = columns.array(encoded["row"])
-    block = Block(facts["kind"], rows, **ragged, numbers=numbers, records=records, problems=[], count=0)
+    numbers = {name.split()[1]: column for name, column in small.items() if name.startswith("number ")}
+    records = PackedRecords(Ragged(*columns.text_parts(kept["record"])), columns.array(encoded["record"]))
+    block = StoredBlock(
+        facts["kind"], small["row"], **ragged, numbers=numbers, records=records, problems=[], count=0,
+        sums=small["sum"], folder=folder,
+    )  # fmt: skip
     digests = folder / names["digests"]
     return Shard(
-        block, columns.array(encoded["prompt"]), Problems.from_columns(told, facts["codes"][0]),
+        block, small["prompt"], Problems.from_columns(told, facts["codes"][0]),
         Problems.from_columns(problems, facts["codes"][1]),
         numpy.load(digests, mmap_mode="r") if digests.exists() else numpy.zeros(0), Counts.from_json(facts["counts"]),
     )  # fmt: skip

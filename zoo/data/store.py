@@ -7,31 +7,33 @@ kill left are found again, and the rest is encoded after them. One process makes
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy
 
 from zoo.data import shards as files
+from zoo.data.checksums import DamagedStore, check_file, file_sums, opened, sealed
 from zoo.data.encoding.block import Numbers
 from zoo.data.problems import Problems
 from zoo.data.shards import Shard, joined
+from zoo.errors import ZooError
 from zoo.libraries import columns
 from zoo.paths import cache_folder, write_text
 from zoo.runs import in_turn
 
 SHARD_BYTES, SHARD_ROWS = 32 << 20, 50_000
 """A shard is written when it has so many bytes or rows."""
-MANIFEST = "manifest.json"
+MANIFEST, TOLD = "manifest.json", "told.arrow"
 DAMAGED = (OSError, ValueError, KeyError, TypeError, IndexError)
 """What reading a file raises that was changed. pyarrow's errors are ValueErrors and OSErrors."""
 
 Say = Callable[[str], None]
+T = TypeVar("T")
 
 
 @dataclass
@@ -63,25 +65,39 @@ class Store:
     def is_whole(self) -> bool:
         return (self.folder / MANIFEST).is_file()
 
-    def read(self) -> Kept | None:
-        """What is kept, None if there is nothing or not everything. A damaged store is removed, and told."""
+    def read(self, whole: bool = False) -> Kept | None:
+        """What is kept, None if there is nothing or not everything. A damaged store is removed, and told.
+
+        whole: whether all bytes are checked now. Raises ZooError for a damaged store that cannot be removed.
+        """
         if not self.is_whole:
             return None
         try:
-            facts = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
-            with contextlib.suppress(OSError):
-                # `zoo cache` clears by the time of the last use.
-                os.utime(self.folder / MANIFEST)
-            kept = [files.load(self.folder, number) for number in range(facts["shards"])]
-            told = Problems.from_columns(columns.read_table(self.folder / "told.arrow"), facts["codes"])
-            if [len(shard.block) for shard in kept] != facts["records"] or len(told) != facts["told"]:
-                raise ValueError("it does not have all of its records")
+            return self._read(whole)
         except DAMAGED as error:
-            self.say(f"The store in {self.folder} is damaged ({error}); it is made again.")
-            self.clear()
+            self.say(f"The store in {self.folder} is damaged ({_why(error)}); it is made again.")
+            self._clear_damaged()
             return None
+
+    def _read(self, whole: bool) -> Kept:
+        facts = opened(self.folder / MANIFEST)
+        with contextlib.suppress(OSError):
+            # `zoo cache` clears by the time of the last use.
+            os.utime(self.folder / MANIFEST)
+        kept = [files.load(self.folder, number, whole) for number in range(facts["shards"])]
+        check_file(self.folder / TOLD, facts["files"][TOLD], whole=True)
+        told = Problems.from_columns(columns.read_table(self.folder / TOLD), facts["codes"])
+        if [len(shard.block) for shard in kept] != facts["records"] or len(told) != facts["told"]:
+            raise ValueError("it does not have all of its records")
         prompts = (facts["prompts"], numpy.array(facts["smallest"], dtype=numpy.uint64))
         return Kept(kept, told, prompts, [(before, name) for before, name in facts["parts"]], self.folder)
+
+    def _clear_damaged(self) -> None:
+        try:
+            self.clear()
+        except OSError as error:
+            message = f"The store in {self.folder} is damaged and cannot be removed: {error.strerror}."
+            raise ZooError(message, "Name another folder in ZOO_CACHE.") from None
 
     def clear(self) -> None:
         """Remove what is in the folder, the manifest first; the folder stays, because it is locked."""
@@ -107,7 +123,7 @@ class Store:
         shards: list[Shard] = []
         with contextlib.suppress(*DAMAGED):
             while (self.folder / f"{len(shards):05}.json").is_file():
-                shard = files.load(self.folder, len(shards))
+                shard = files.load(self.folder, len(shards), whole=True)
                 if len(shard.digests) != shard.counts.read:
                     # A store that was whole: it was being removed.
                     break
@@ -140,13 +156,38 @@ class Store:
 
     def finish(self, kept: Kept, facts: dict[str, Any]) -> None:
         """Write the manifest, with facts for whoever looks into the cache."""
-        columns.write_table(self.folder / "told.arrow", kept.told.as_columns())
+        columns.write_table(self.folder / TOLD, kept.told.as_columns())
         rows = sum(shard.counts.rows for shard in kept.shards)
         manifest = {
             **facts, "rows": rows, "made": time.strftime("%Y-%m-%d %H:%M:%S"), "shards": len(kept.shards),
             "records": [len(shard.block) for shard in kept.shards], "codes": kept.told.names, "told": len(kept.told),
             "prompts": kept.prompts[0], "smallest": kept.prompts[1].tolist(), "parts": kept.parts,
+            "files": {TOLD: file_sums(self.folder / TOLD)},
         }  # fmt: skip
-        write_text(self.folder / MANIFEST, json.dumps(manifest))
+        write_text(self.folder / MANIFEST, sealed(manifest))
         for file in self.folder.glob("*.digests.npy"):
             file.unlink()
+
+
+def _why(error: Exception) -> str:
+    """What is wrong with a store, in words."""
+    if isinstance(error, FileNotFoundError):
+        return f"{Path(error.filename).name} is missing"
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return str(error) if type(error) is ValueError else "its files do not belong together"
+
+
+def made_again(make: Callable[[], T], say: Say) -> T:
+    """What `make` gives. Where it reads a damaged store, that is removed, and it is called again.
+
+    Raises ZooError for a damaged store that cannot be removed.
+    """
+    try:
+        return make()
+    except DamagedStore as error:
+        store = Store(error.folder.name, say)
+    with store.turn():
+        # Another process may have made it again already.
+        store.read(whole=True)
+    return make()

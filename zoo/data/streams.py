@@ -284,7 +284,7 @@ def alone(block: Block, place: int) -> Block:
     numbers = {name: column[[place]] for name, column in block.numbers.items()}
     records = block.records
     assert isinstance(records, PackedRecords)
-    text = PackedRecords([records.texts[int(records.places[place])]], ONE)
+    text = PackedRecords([records.text(place)], ONE)
     return Block(block.kind, block.rows[[place]], **ragged, numbers=numbers, records=text, problems=[], count=1)
 
 

@@ -14,8 +14,8 @@ import numpy
 Numbers = numpy.ndarray[Any, numpy.dtype[Any]]
 
 
-def write_table(path: Path, columns: dict[str, Any]) -> int:
-    """Write columns of one length as one batch; returns the bytes of the file."""
+def write_table(path: Path, columns: dict[str, Any]) -> None:
+    """Write columns of one length as one batch."""
     import pyarrow
 
     batch = pyarrow.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
@@ -23,7 +23,6 @@ def write_table(path: Path, columns: dict[str, Any]) -> int:
     with pyarrow.OSFile(str(beside), "wb") as file, pyarrow.ipc.new_stream(file, batch.schema) as stream:
         stream.write_batch(batch)
     os.replace(beside, path)
-    return path.stat().st_size
 
 
 def read_table(path: Path) -> dict[str, Any]:
@@ -59,6 +58,15 @@ def numbers(values: Numbers) -> Any:
 def parts(column: Any) -> tuple[Numbers, Numbers]:
     """Values and offsets of a column of lists, without a copy."""
     return column.values.to_numpy(zero_copy_only=True), column.offsets.to_numpy(zero_copy_only=True)
+
+
+def text_parts(column: Any) -> tuple[Numbers, Numbers]:
+    """Bytes and offsets of a column of `texts`, without a copy."""
+    if not len(column):
+        return numpy.zeros(0, dtype=numpy.uint8), numpy.zeros(1, dtype=numpy.int64)
+    _, offsets, content = column.buffers()
+    content = numpy.zeros(0, dtype=numpy.uint8) if content is None else numpy.frombuffer(content, numpy.uint8)
+    return content, numpy.frombuffer(offsets, numpy.int64)[: len(column) + 1]
 
 
 def array(column: Any) -> Numbers:

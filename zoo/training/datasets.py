@@ -17,6 +17,7 @@ from zoo.data.loader import Loader, StepLoader, record_tokens
 from zoo.data.prepared import MOST_HELD_OUT, Prepared
 from zoo.data.sources import held_out_split
 from zoo.data.sources.mixture import Part, labelled, read_mixture
+from zoo.data.store import made_again
 from zoo.errors import ZooError
 from zoo.options.checks import FEWEST, prompts_in_rollout
 from zoo.options.config import TrainConfig
@@ -62,8 +63,12 @@ def load_data(
 ) -> Data:
     """Load, check, encode and split the data of a run. Prints what was kept and dropped.
 
-    kinds: those that the algorithm learns from, the preferred one first.
+    kinds: those that the algorithm learns from, the preferred one first. A damaged store is made again.
     """
+    return made_again(lambda: _loaded(core, kinds, template, plugins, say), say)
+
+
+def _loaded(core: TrainConfig, kinds: Sequence[str], template: ChatTemplate, plugins: PluginManager, say: Say) -> Data:
     reader = Reader(core, template, contributions(plugins, "sources"), say)
     parts = reader.parts("data")
     if core.stream:
