@@ -72,7 +72,7 @@ class Fitting:
         Raises ZooError where rows are lost, or no checkpoint is usable, unless that was accepted.
         """
         beginning, run = self.assembly.beginning, self.run
-        self.checkpoint = newest_good(run.checkpoints, self.assembly.say, self._expected())
+        self.checkpoint = self._newest_good()
         if beginning is None:
             return
         step, marks = 0, beginning.marks
@@ -90,6 +90,16 @@ class Fitting:
         if "data" in beginning.accepted:
             run.write_json("data.json", self.assembly.data.facts)
         beginning.keep(step)
+
+    def _newest_good(self) -> Path | None:
+        """The checkpoint to go on from. Processes that are connected read it through once, not each of them."""
+        good = None
+        if self.connected is None or self.assembly.main:
+            good = newest_good(self.run.checkpoints, self.assembly.say, self._expected())
+        if self.connected is None:
+            return good
+        place = from_all("" if good is None else str(good))[0]
+        return Path(place) if place else None
 
     def _expected(self) -> Expected:
         """What a checkpoint of this run holds."""
