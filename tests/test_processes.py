@@ -139,6 +139,7 @@ NOISY = """
 import hashlib
 import os
 import signal
+import time
 from pathlib import Path
 
 import torch
@@ -154,6 +155,8 @@ class Noisy(SFT):
             with Path(f"drawn-{os.environ.get('LOCAL_RANK', '0')}.txt").open("a") as stream:
                 stream.write(state + "\\n")
             if step == 2 and "KILL" in os.environ:
+                while not Path("two/broken/checkpoints/step-2").is_dir():
+                    time.sleep(0.01)
                 os.kill(os.getpid(), signal.SIGKILL)
         return super().loss(batch, models, config)
 """
@@ -188,15 +191,19 @@ def test_noise_of_every_process_is_resumed(tmp_path, tiny_folder, noise, strateg
 DYING = """
 import os
 import signal
+import time
+from pathlib import Path
 
 from zoo_plugins.sft import SFT
 
 
 class Dying(SFT):
-    '''Its second process is killed in the second step.'''
+    '''Its second process is killed in the second step, once the first checkpoint is complete.'''
 
     def loss(self, batch, models, config, step):
         if step == 1 and os.environ.get("LOCAL_RANK") == "1":
+            while not list(Path("two").glob("*/checkpoints/step-1")):
+                time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGKILL)
         return super().loss(batch, models, config)
 """

@@ -43,6 +43,8 @@ IN_PARTS = ("state_dict", "optimizer_states")
 """What processes hold parts of."""
 DONE = ".done-{}.json"
 """Beside its part: what a process has written, or why it could not."""
+LOOK_EVERY = 0.005
+"""Seconds between two looks for the part of another process."""
 LAST_PARTS = 10.0
 """Seconds that the parts of other processes are waited for once one of them is gone."""
 IN_BACKGROUND = True
@@ -383,9 +385,9 @@ def _complete(beside: Path, count: int, others_gone: threading.Event) -> None:
 def _wait_for(file: Path, others_gone: threading.Event) -> None:
     end = math.inf
     while not file.is_file():
-        if others_gone.wait(0.05):
+        if others_gone.is_set():
             end = min(end, time.monotonic() + LAST_PARTS)
-            time.sleep(0.05)
+        time.sleep(LOOK_EVERY)
         if time.monotonic() > end:
             raise OSError("another process has ended before its part was written")
 
