@@ -20,7 +20,7 @@ from zoo.testing.chaos.aims import Aim, find_aim
 from zoo.testing.chaos.processes import Target, one_thread
 from zoo.testing.chaos.results import Results
 from zoo.testing.chaos.store import stored
-from zoo.testing.chaos.training import algorithms, training
+from zoo.testing.chaos.training import algorithms, resumed_on, training
 from zoo.testing.chaos.trials import FAULTS, Trial, Trials
 
 
@@ -33,6 +33,8 @@ def options() -> argparse.ArgumentParser:
     add("--store", action="store_true", help="keep the encoded rows in files, and hit that too")
     add("--stream", action="store_true", help="train on three files that are read as they come")
     add("--processes", type=int, default=1, help="processes of a run (default: 1)")
+    add("--strategy", default="", help="how the processes share a model, as for zoo train (default: as there)")
+    add("--resumed", type=int, default=0, help="processes that go on after a kill (default: as many as before)")
     add("--aim", help="kill something else than training: an Aim, as module:name")
     add("--fault", choices=FAULTS, default="kill", help="what happens (default: kill)")
     add("--kills", type=int, help="stop after so many kills that count (default: 20; 0 only counts)")
@@ -131,11 +133,12 @@ def _aims(given: argparse.Namespace) -> list[Aim]:
         return [replace(find_aim(given.aim), processes=given.processes)]
     with_lora = (False, True) if given.lora is None else (given.lora,)
     aims = [
-        training(algo, lora, given.processes, given.mixture, given.stream)
+        training(algo, lora, given.processes, given.mixture, given.stream, given.strategy)
         for algo in given.algo or algorithms()
         for lora in with_lora
     ]
-    return [stored(aim) for aim in aims] if given.store else aims
+    aims = [stored(aim) for aim in aims] if given.store else aims
+    return [resumed_on(aim, given.resumed) for aim in aims] if given.resumed else aims
 
 
 def _line(trial: Trial) -> str:

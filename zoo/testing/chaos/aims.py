@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,10 @@ class Aim:
     steps: str = ""
     """The function that makes a step; a kill counts only if a step was made after it, or if none was left."""
     processes: int = 1
+    resumed: int = 0
+    """Processes that go on after a kill; 0 for as many as before."""
+    same: Callable[[Any, Any], bool] = operator.eq
+    """Whether two values of `read` are equal."""
     damage: Callable[[Path, Any], str] | None = None
     """Damages a file that is checked when it is read; given a folder and a random.Random, says what was done."""
 

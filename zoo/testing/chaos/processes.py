@@ -186,8 +186,10 @@ CRASHED = 70
 
 def start(aim: Aim, folder: Path, target: Target | None, files: str, environment: Mapping[str, str]) -> list[Process]:
     """Start the processes of an aim in a folder; each goes on if something was begun, else begins."""
-    action = aim.resume if aim.resume is not None and aim.begun(folder) else aim.make
-    places: list[dict[str, str]] = [{}] if aim.processes == 1 else [dict(place) for place in launched(aim.processes)]
+    goes_on = aim.resume is not None and aim.begun(folder)
+    action = aim.resume if goes_on and aim.resume is not None else aim.make
+    size = (aim.resumed if goes_on else 0) or aim.processes
+    places: list[dict[str, str]] = [{}] if size == 1 else [dict(place) for place in launched(size)]
     gc.freeze()
     return [
         Process(

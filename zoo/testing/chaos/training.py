@@ -5,15 +5,21 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
+from safetensors.torch import load_file
+
 from zoo.contract import registry
+from zoo.paths import write_text
 from zoo.runs import Run
 from zoo.testing.chaos.aims import Aim
+from zoo.testing.checks.cuts import alike
 from zoo.testing.tiny import tiny_rows, write_folder
 
 FILES = "files"
@@ -41,10 +47,13 @@ TIMES = ("timing.jsonl", "timing.json", "report.html", "memory-gb.csv", "seconds
 BEATS = ("heartbeat.json", ".tmp-heartbeat.json")
 """What a kill leaves behind, as a sign of it."""
 RUN = Path("runs", "run")
+DEVICES = re.compile(r"^devices: \d+$", re.MULTILINE)
 FIXED: dict[str, Any] = {
     "name": "run", "batch_size": 4, "max_steps": STEPS, "epochs": 4.0, "save_every": 2,
     "lr": 1e-3, "precision": "32-true", "lora_rank": 2, "lora_dropout": 0.1,
     "max_new_tokens": 6, "accelerator": "cpu", "quiet": True,
+    # Adam divides by the size of the gradient: where that is rounding alone, ε must be larger than it.
+    "optimizer": "adamw(eps=1e-5)",
 }  # fmt: skip
 
 
@@ -52,16 +61,20 @@ STREAMED: dict[str, Any] = {"stream": True, "shuffle_buffer": 5, "reference_cach
 """Options of a run that reads its data as it comes, in two passes."""
 
 
-def training(algo: str, lora: bool = False, processes: int = 1, mixture: bool = False, stream: bool = False) -> Aim:
+def training(
+    algo: str, lora: bool = False, processes: int = 1, mixture: bool = False, stream: bool = False, strategy: str = "",
+) -> Aim:  # fmt: skip
     """A run of an algorithm: a registered name, or ./file.py:Class. Raises ZooError.
 
-    mixture: whether it trains on two files; stream: whether it reads three files as they come.
+    mixture: whether it trains on two files; stream: whether it reads three files as they come; strategy: as the option.
     """
     name, cls = registry.load_algorithm(str(Path(algo).resolve()) if ".py:" in algo else algo)
     options = {**options_of(cls), "algo": str(Path(algo).resolve()) if ".py:" in algo else algo, "lora": lora}
     if mixture:
         first = options["data"]
         options["data"] = f"3*{first} + {first.removesuffix('.jsonl')}-held-out.jsonl(name=other)"
+    if strategy:
+        options["strategy"] = strategy
     if stream:
         options |= {**STREAMED, "data": f"../{FILES}/{cls.kinds()[0]}-part-*.jsonl*"}
 
@@ -72,11 +85,17 @@ def training(algo: str, lora: bool = False, processes: int = 1, mixture: bool = 
         fixed = {name: value for name, value in FIXED.items() if not (stream and name == "epochs")}
         zoo.train(model=str(folder.parent / FILES / "tiny"), **fixed, **options, devices=processes)
 
+    flags = " --lora" * lora + " --mixture" * mixture + " --stream" * stream
     return Aim(
-        name=name + " --lora" * lora + " --mixture" * mixture + " --stream" * stream,
+        name=name + flags + f" --strategy {strategy}" * bool(strategy),
         make=make, read=read, resume=resume, begun=begun, prepare=prepare,
         warm=warm, phases=PHASES, steps=STEP, processes=processes, damage=damage,
     )  # fmt: skip
+
+
+def resumed_on(aim: Aim, processes: int) -> Aim:
+    """An aim of training that goes on with another number of processes: it ends equal, up to rounding."""
+    return replace(aim, name=f"{aim.name} --resumed {processes}", resumed=processes, read=read_numbers, same=alike)
 
 
 def options_of(cls: Any) -> dict[str, Any]:
@@ -139,7 +158,11 @@ def resume(folder: Path) -> None:
     """
     import zoo
 
-    if not Run(folder / RUN).is_complete:
+    run = Run(folder / RUN)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if run.config["devices"] != processes:
+        write_text(run.path / "run.yaml", DEVICES.sub(f"devices: {processes}", (run.path / "run.yaml").read_text()))
+    if not run.is_complete:
         zoo.resume(folder / RUN, allow_change=["checkpoint"], quiet=True)
 
 
@@ -148,6 +171,13 @@ def read(folder: Path) -> Mapping[str, Any]:
     paths = [path for path in sorted((folder / "runs").rglob("*")) if path.name not in BEATS]
     files = {str(path.relative_to(folder / "runs")): _content(path) for path in paths if path.is_file()}
     return files | {str(path.relative_to(folder / "runs")): "a folder" for path in paths if path.is_dir()}
+
+
+def read_numbers(folder: Path) -> Mapping[str, Any]:
+    """The metrics of every step, the scores, and the weights."""
+    run = Run(folder / RUN)
+    weights = {file.name: load_file(file) for file in run.model_path.glob("*.safetensors")}
+    return {"metrics": run.metrics, "scores": run.summary["scores"], **weights}
 
 
 def _content(path: Path) -> Any:

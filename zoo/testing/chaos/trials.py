@@ -188,7 +188,9 @@ class Trials:
         unbroken = self.unbroken.made
         names = {
             "missing": unbroken.keys() - made.keys(), "left over": made.keys() - unbroken.keys(),
-            "different": {name for name in made.keys() & unbroken.keys() if made[name] != unbroken[name]},
+            "different": {
+                name for name in made.keys() & unbroken.keys() if not self.aim.same(made[name], unbroken[name])
+            },
         }  # fmt: skip
         told = [f"{what}: {', '.join(sorted(some))}" for what, some in names.items() if some]
         return f"{folder}: {'; '.join(told)}" if told else ""
