@@ -462,6 +462,12 @@ def one_fingerprint(patch):
     changed(patch, datasets, "load_from_disk", mark)
 
 
+def unused_weights_left_alone(patch):
+    from torch.distributed.fsdp import FSDPModule
+
+    patch.setattr(FSDPModule, "set_reduce_scatter_unused_params", lambda module, reduced: None)
+
+
 def asks_all_the_same(patch):
     import huggingface_hub
 
@@ -548,6 +554,7 @@ CHANGES = {
     "errors_have_their_names": (errors_renamed, "no OfflineModeIsEnabled"),
     "the_cache_says_what_it_has": (found_everywhere, "a model that does not exist"),
     "torch_tells_what_the_cpu_has": (nothing_known_of_the_cpu, "bfloat16 would never be chosen"),
+    "unused_weights_are_reduced": (unused_weights_left_alone, "it has the gradient None"),
     "the_gradient_of_softmax": (gradient_of_another_axis, "it differs by"),
 }
 """Check → a library that behaves otherwise, and what the message then says was found."""

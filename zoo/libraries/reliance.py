@@ -20,7 +20,7 @@ from zoo.errors import ZooError
 from zoo.libraries import releases
 
 MODULES = {
-    "torch": ("arithmetic", "tracing"),
+    "torch": ("arithmetic", "tracing", "sharding"),
     "transformers": (
         "caches", "attention", "architecture", "heads", "experts", "pretrained", "tokenizing", "vocabulary",
         "optimizers", "stored", "tensor_parallel",

@@ -29,6 +29,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from zoo.errors import ZooError
 from zoo.libraries import tensor_parallel, turns
 from zoo.libraries.architecture import backbone
+from zoo.libraries.reliance import relies_on
 from zoo.libraries.scattered import Part, Scattered
 from zoo.libraries.stored import own_place, read_parts
 from zoo.libraries.tensor_parallel import cut_dims
@@ -317,3 +318,26 @@ def _add_up(tensor: Tensor, group: Any) -> None:
     moved = tensor.to(_MESH[0].device_type)
     dist.all_reduce(moved, group=group)
     tensor.copy_(moved)
+
+
+# -- checks ------------------------------------------------------------------------------------------------------------
+
+
+@relies_on("torch", "With `set_reduce_scatter_unused_params` FSDP gives a weight that was not used a gradient of 0.",
+           everywhere=False)  # fmt: skip
+def unused_weights_are_reduced() -> None:
+    # A run has a group of its own; an older torch is refused by `make_mesh`.
+    if dist.is_initialized() or not hasattr(FSDPModule, "set_reduce_scatter_unused_params"):
+        return
+    model: Any = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+        model.set_reduce_scatter_unused_params(True)
+        model.first = model[0].forward
+        register_fsdp_forward_method(model, "first")
+        model.first(torch.ones(1, 2)).sum().backward()
+        unused = model[1].weight.grad
+        assert unused is not None and not whole(unused).any(), f"it has the gradient {unused}"
+    finally:
+        dist.destroy_process_group()
