@@ -1,9 +1,11 @@
 """The harness that kills: it sees every file event, finds what is planted, and counts only kills that say something."""
 
 import json
+import operator
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -199,6 +201,31 @@ def test_killed_runs_end_as_if_they_had_not_been(tmp_path):
     assert len(kills) >= 9 and {hit["status"] for hit in kills} == {-signal.SIGKILL}
     assert {row["processes"] for row in rows} == {1, 2}
     assert all(hit["steps_after"] or hit["none_left"] for hit in kills)
+
+
+@pytest.mark.long
+def test_sharded_runs_go_on_with_the_same_and_with_other_numbers_of_processes(tmp_path):
+    sharded = ("--algo", "sft", "--no-lora", "--processes", 2, "--strategy", "fsdp", "--seed", 1)
+    file = tmp_path / "results.jsonl"
+    assert run(*sharded, "--kills", 3, "--each", 2, "--append", file, "--folder", tmp_path / "two") == 0
+    for resumed in (1, 4):
+        more = ("--resumed", resumed, "--kills", 1, "--each", 1, "--phase", "step", "--phase", "writing a checkpoint")
+        assert run(*sharded, *more, "--append", file, "--folder", tmp_path / str(resumed)) == 0
+    assert {row["aim"] for row in results(file)} == {
+        "sft --strategy fsdp", "sft --strategy fsdp --resumed 1", "sft --strategy fsdp --resumed 4",
+    }  # fmt: skip
+
+
+def test_what_is_equal_is_for_the_aim_to_say(tmp_path):
+    def made(folder):
+        (folder / "number").write_text(str(1.0 + 1e-7 * len(folder.name)))
+
+    def read_number(folder):
+        return {"number": float((folder / "number").read_text())}
+
+    rounded = Aim("rounded", make=made, read=read_number, same=lambda a, b: abs(a - b) < 1e-3)
+    assert Trials(rounded, tmp_path).trial([], "kill", 0).lost == ""
+    assert "different: number" in Trials(replace(rounded, same=operator.eq), tmp_path).trial([], "kill", 0).lost
 
 
 def test_a_store_that_two_processes_want_survives_the_end_of_either(tmp_path):

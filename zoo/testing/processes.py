@@ -47,7 +47,7 @@ LIBRARIES = ("torch", "transformers", "lightning")
 METHOD = "forkserver"
 PRELOADED = [
     __name__, "zoo.api", "zoo.libraries.connected", "zoo.libraries.optimizers", "zoo.libraries.trainer",
-    "zoo.models.loading", "zoo.report.run_page", "peft", "pydantic.dataclasses", "torch.distributed.tensor",
+    "zoo.models.loading", "zoo.report.run_page", "pydantic.dataclasses", "torch.distributed.tensor",
     "torch.nn.parallel", "transformers.models.llama.modeling_llama",
 ]  # fmt: skip
 """What the server imports."""
