@@ -377,6 +377,17 @@ def test_a_prompt_that_one_part_holds_out_is_trained_on_in_none(train, tmp_path)
     assert trained["parts"]["b"]["encoded"]["records"] < 16
 
 
+def test_a_prompt_that_is_held_out_is_not_trained_on_in_the_decay_phase(train, tmp_path):
+    write_rows(tmp_path / "a.jsonl", demonstrations(40))
+    write_rows(tmp_path / "b.jsonl", demonstrations(40))
+    decay = {"decay_data": "b.jsonl", "schedule": "wsd(decay_share=0.5)", "warmup": 0, "max_steps": 1}
+    facts = train(data="a.jsonl", eval_fraction=0.3, **decay).read_json("data.json")
+    assert [facts[side]["encoded"]["records"] for side in ("held_out", "train", "decay")] == [12, 28, 28]
+    assert "12 records have prompts that another part holds out" in json.dumps(facts["decay"]["encoded"]["notes"])
+    facts = train(data="a.jsonl", eval_data="a.jsonl(limit=5)", **decay).read_json("data.json")
+    assert facts["decay"]["encoded"]["records"] == 40
+
+
 def test_data_to_validate_on_has_parts_and_no_weights(two):
     run = two(data="chat.jsonl", eval_data="chat.jsonl(limit=4) + maths.jsonl(limit=6, name=sums)", max_steps=1)
     assert {"val/loss/chat", "val/loss/sums"} <= set(run.metrics[0]) and "loss/chat" not in run.metrics[1]

@@ -78,7 +78,8 @@ def _loaded(core: TrainConfig, kinds: Sequence[str], template: ChatTemplate, plu
     encoded = _told(train, core, say)
     facts = {"train": _facts(core.data, parts, train)}
     validation, held_out_parts = _validation(core, held_out, why_none, facts, say)
-    added, of_decay = _decay(reader, parts, train[0].kind, facts, say)
+    shares = [held for held in held_out.values() if any(held.report is data.report for data in train)]
+    added, of_decay = _decay(reader, parts, train[0].kind, shares, facts, say)
     mixing = Mixing([*parts, *added], [*encoded, *of_decay], core, len(added)) if added or len(parts) > 1 else None
     whole = _whole(encoded, None if mixing is None else mixing.records)
     return Data(whole, validation, facts, mixing, held_out_parts)
@@ -142,11 +143,14 @@ def _told(data: Sequence[Prepared], core: TrainConfig, say: Say) -> list[Encoded
 
 
 def _decay(
-    reader: Reader, first: Sequence[Part], kind: str, facts: dict[str, Any], say: Say
+    reader: Reader, first: Sequence[Part], kind: str, shares: Sequence[Prepared], facts: dict[str, Any], say: Say
 ) -> tuple[list[Part], list[Encoded]]:
-    """The parts that the decay phase adds, with their records. first: those of the data before it."""
+    """The parts that the decay phase adds, with their records.
+
+    first: the parts of the data before it; shares: what those hold out, whose prompts are not trained on.
+    """
     parts = labelled([*first, *reader.parts("decay_data")])[len(first) :]
-    data = [reader.read(part, kind) for part in parts]
+    data = [kept_apart(reader.read(part, kind), shares) for part in parts]
     encoded = _told(data, reader.core, say)
     if parts:
         facts["decay"] = _facts(str(reader.core.decay_data), parts, data)
