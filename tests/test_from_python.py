@@ -11,7 +11,8 @@ import torch
 from tiny_runs import demonstrations, same_bytes, trainer, weights, write_rows
 
 import zoo
-from zoo.data.sources.given import plain
+from zoo.data.load import load
+from zoo.data.sources.given import giving, plain
 from zoo.errors import ZooError
 from zoo.training.step.module import PostTraining
 
@@ -135,12 +136,45 @@ class Lazy:
         (b"rows", "data is a bytes, which has no rows"),
         ([], "holds no rows"),
         (["a", "b"], "is the text 'a', not an object"),
+        (lambda: None, "The function <lambda> gives None, which has no rows"),
+        (lambda: {"prompt": "a"}, "The function <lambda> gives a dict, which has no rows"),
+        (lambda rows, *more, size=3: rows, "data is a function that needs arguments: rows[.]"),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, str) else "",
 )
 def test_what_cannot_be_read_is_refused_in_words(train, value, says):
     with pytest.raises(ZooError, match=says):
         train(data=value)
+
+
+def knotted():
+    row = {"prompt": "a", "completion": "b", "more": []}
+    row["more"].append(row)
+    return row
+
+
+@pytest.mark.parametrize("shape", ["list", "generator function", "Dataset"])
+@pytest.mark.parametrize(("bad", "code"), [
+    ({"prompt": "\ud83d", "completion": "a"}, "E_JSON"), ({"prompt": "a\0b", "completion": "a"}, "E_JSON"),
+    ({"prompt": "a", "completion": "a\0"}, "E_JSON"), ({"prompt": "a", "completion": "b", "x\0": 1}, "E_JSON"),
+    (knotted(), "E_LIMIT"),
+])  # fmt: skip
+def test_rows_get_the_checks_that_lines_of_a_file_get(tmp_path, shape, bad, code):
+    if shape == "Dataset" and ("x\0" in bad or "more" in bad or "\ud83d" in bad["prompt"]):
+        pytest.skip("an arrow table has no such row")
+    rows = [*demonstrations(150), bad]
+    with giving({"data": SHAPES[shape](rows)}):
+        report = load("python:data", "demonstration").report
+    assert [(problem.code, problem.row) for problem in report.problems if problem.row == 151] == [(code, 151)]
+    if code == "E_JSON":
+        file = write_rows(tmp_path / "rows.jsonl", rows)
+        of_file = load(file, "demonstration").report
+        assert [problem.message for problem in of_file.problems] == [problem.message for problem in report.problems]
+
+
+def test_a_function_may_give_a_frame():
+    with giving({"data": lambda: pandas_frame(ROWS)}):
+        assert len(load("python:data", "demonstration").records) == 24
 
 
 class Killed(Exception):

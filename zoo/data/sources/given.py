@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import inspect
 import itertools
 import json
 import os
@@ -21,6 +22,7 @@ from zoo.data.sources.folders import HELD_OUT
 from zoo.data.sources.lines import Line
 from zoo.data.sources.tables import arrow_lines
 from zoo.errors import NoSuchSplit, ZooError, nearest
+from zoo.limits import TOO_DEEP
 
 PREFIX = "python:"
 OPTIONS = ("data", "eval_data", "decay_data")
@@ -182,10 +184,27 @@ def _check(option: str, value: Any) -> None:
     for part in value.values() if isinstance(value, Mapping) else [value]:
         if isinstance(part, bytes) or not (callable(part) or isinstance(part, Iterable)):
             raise ZooError(f"{option} is a {type_of(value)}, which has no rows.", f"Give a path, a mixture, {TAKEN}.")
+        if _is_function(part) and (needed := _arguments(part)):
+            hint = f"Give one without arguments: {option}=lambda: {getattr(part, '__name__', 'rows')}(…)."
+            raise ZooError(f"{option} is a function that needs arguments: {', '.join(needed)}.", hint)
+
+
+def _arguments(function: Callable[..., Any]) -> list[str]:
+    """The arguments without which a function cannot be called."""
+    with contextlib.suppress(TypeError, ValueError):
+        parameters = inspect.signature(function).parameters.values()
+        return [one.name for one in parameters if one.default is one.empty and one.kind not in _OPEN]
+    return []
+
+
+_OPEN = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+"""Kinds of parameters that take what comes: `*rows`, `**options`."""
 
 
 def lines_of(value: Any, limit: int | None = None) -> Iterator[Line]:
     """The rows of a value, numbered from 1. limit: the most of them."""
+    if _is_function(value):
+        value = _returned(value)
     if hasattr(value, "with_format") and hasattr(value, "num_rows"):
         from zoo.libraries import tables
 
@@ -193,20 +212,38 @@ def lines_of(value: Any, limit: int | None = None) -> Iterator[Line]:
     return itertools.islice((_line(number, row) for number, row in enumerate(_rows(value), 1)), limit)
 
 
+def _is_function(value: Any) -> bool:
+    return callable(value) and not isinstance(value, Iterable)
+
+
+def _returned(function: Callable[[], Any]) -> Any:
+    """What a function gives in its place. Raises ZooError for something without rows."""
+    value = function()
+    if isinstance(value, Mapping | str | bytes) or not isinstance(value, Iterable):
+        name = getattr(function, "__name__", type_of(function))
+        what = "None" if value is None else f"a {type_of(value)}"
+        raise ZooError(f"The function {name} gives {what}, which has no rows.", f"Let it give {TAKEN}.")
+    return value
+
+
 def _rows(value: Any) -> Iterable[Any]:
-    """The rows of anything but an arrow table."""
+    """The rows of anything but a function and an arrow table."""
     if callable(getattr(value, "iter_rows", None)):
         return value.iter_rows(named=True)
     if hasattr(value, "iloc"):
         blocks = (value.iloc[start : start + BLOCK] for start in range(0, len(value), BLOCK))
         return (row for block in blocks for row in block.to_dict("records"))
-    return value() if isinstance(value, Callable) else value  # type: ignore[arg-type]
+    rows: Iterable[Any] = value
+    return rows
 
 
 def _line(number: int, row: Any) -> Line:
     if not isinstance(row, Mapping):
         return Line(number, {}, (RowError("E_TYPE", "row", f"is {describe(row)}, not an object"),))
-    return Line(number, {str(column): plain(value) for column, value in row.items()})
+    try:
+        return Line(number, {str(column): plain(value) for column, value in row.items()})
+    except RecursionError:
+        return Line(number, {}, (RowError("E_LIMIT", "row", TOO_DEEP),))
 
 
 def plain(value: Any) -> Any:

@@ -35,11 +35,13 @@ class RawLine(NamedTuple):
 
 
 def parsed(lines: Iterable[Line | RawLine]) -> Iterator[Line]:
-    """Lines as rows; one that has too much of anything is unusable."""
+    """Lines as rows; one that has too much of anything, or characters that no text may have, is unusable."""
     for line in lines:
         if isinstance(line, RawLine):
             line = _parse_line(line.content, line.number)
-        why = excess(line.row)
+            why = excess(line.row)
+        elif not (why := excess(line.row)) and (odd := odd_characters(line.row)):
+            line = Line(line.number, {}, (RowError("E_JSON", "row", odd),))
         yield Line(line.number, {}, (RowError("E_LIMIT", "row", why),)) if why else line
 
 
@@ -167,21 +169,22 @@ def parse_json(text: str) -> tuple[Any, tuple[RowError, ...]]:
     if "\x00" in text:
         raise ValueError(f"holds a NUL character at column {text.index(chr(0)) + 1}")
     value = json.loads(text, object_pairs_hook=unique)
-    if "\\u" in text:
-        _refuse_odd_characters(value, "\\u0000" in text)
+    if "\\u" in text and (odd := odd_characters(value)):
+        raise ValueError(odd)
     twice = "the key occurs twice in one object; the last value counts"
     return value, tuple(RowError("W_DUPLICATE_KEY", name, twice) for name in repeated[:SHOWN_KEYS])
 
 
-def _refuse_odd_characters(value: Any, maybe_nul: bool) -> None:
-    """Raise ValueError for escapes that are not valid in UTF-8 text (half of a surrogate pair) and for NUL."""
-    text = json.dumps(value, ensure_ascii=False)
+def odd_characters(value: Any) -> str:
+    """What the texts of a value hold that no text may: half of a surrogate pair, or NUL; "" if nothing."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise ValueError(f"holds half a character (lone surrogate \\u{ord(text[error.start]):04x})") from None
-    if maybe_nul and any("\x00" in string for string in _strings(value)):
-        raise ValueError("holds a NUL character (\\u0000)")
+        return f"holds half a character (lone surrogate \\u{ord(text[error.start]):04x})"
+    if "\\u0000" in text and any("\x00" in string for string in _strings(value)):
+        return "holds a NUL character (\\u0000)"
+    return ""
 
 
 def _strings(value: Any) -> Iterator[str]:
