@@ -102,6 +102,8 @@ BROKEN = {
     b'["a", "b"]': "is a list of 2, not an object in braces",
     b'"a"': "is the text 'a', not an object in braces",
     b"[" * 100_000: "more than 64 deep",
+    b"null": "is null, not an object in braces",
+    b'{"prompt": 1' + b"0" * 5000 + b"}": "line: holds a number of more than 4,300 digits",
 }
 
 

@@ -58,6 +58,11 @@ def describe(value: Any) -> str:
     return "an object" if isinstance(value, Mapping) else f"a {type(value).__name__}"
 
 
+def describe_row(value: Any) -> str:
+    """What stands in the place of a row."""
+    return "null" if value is None else describe(value)
+
+
 def shorten(text: str, width: int = 40) -> str:
     """The beginning of a text, for an error message."""
     return text if len(text) <= width else text[: width - 1] + "…"

@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from zoo.data.row_errors import RowError, describe
+from zoo.data.row_errors import RowError, describe_row
 from zoo.data.sources import folders, given, hashes
 from zoo.data.sources.hub import open_hub
 from zoo.data.sources.lines import COMPRESSED, Line, RawLine, parsed, read_json, read_jsonl
@@ -171,7 +171,7 @@ def _numbered(rows: Iterable[Any]) -> Iterator[Line]:
     """Rows of a plugin; if a row has a `row` of its own, this is its number in the plugin's file."""
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
-            yield Line(number, {}, (RowError("E_TYPE", "row", f"is {describe(row)}, not an object"),))
+            yield Line(number, {}, (RowError("E_TYPE", "row", f"is {describe_row(row)}, not an object"),))
             continue
         own = row.get("row")
         yield Line(

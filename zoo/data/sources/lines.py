@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import gzip
 import json
+import sys
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
-from zoo.data.row_errors import RowError, describe
+from zoo.data.row_errors import RowError, describe, describe_row
 from zoo.errors import ZooError
 from zoo.limits import TOO_DEEP, counted, excess, lines_of, whole
 
@@ -147,7 +148,7 @@ def _parse_line(line: bytes, number: int) -> Line:
         return _broken(number, TOO_DEEP)
     if not isinstance(value, dict):
         hint = " (a file that is one list must be named .json)" if isinstance(value, list) else ""
-        return _broken(number, f"is {describe(value)}, not an object in braces{hint}")
+        return _broken(number, f"is {describe_row(value)}, not an object in braces{hint}")
     return Line(number, value, problems)
 
 
@@ -168,7 +169,13 @@ def parse_json(text: str) -> tuple[Any, tuple[RowError, ...]]:
 
     if "\x00" in text:
         raise ValueError(f"holds a NUL character at column {text.index(chr(0)) + 1}")
-    value = json.loads(text, object_pairs_hook=unique)
+    try:
+        value = json.loads(text, object_pairs_hook=unique)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:
+        # Python's own words name a function of Python.
+        raise ValueError(f"holds a number of more than {sys.get_int_max_str_digits():,} digits") from None
     if "\\u" in text and (odd := odd_characters(value)):
         raise ValueError(odd)
     twice = "the key occurs twice in one object; the last value counts"
@@ -231,7 +238,7 @@ def read_json(path: Path, split: str) -> Iterator[Line | RawLine]:
         if isinstance(row, dict):
             yield Line(number, row, problems if number == 1 else ())
         else:
-            yield Line(number, {}, (RowError("E_TYPE", "row", f"is {describe(row)}, not an object"),))
+            yield Line(number, {}, (RowError("E_TYPE", "row", f"is {describe_row(row)}, not an object"),))
 
 
 def _row_list(value: Any, path: Path, split: str) -> list[Any]:
