@@ -172,6 +172,33 @@ def test_rows_get_the_checks_that_lines_of_a_file_get(tmp_path, shape, bad, code
         assert [problem.message for problem in of_file.problems] == [problem.message for problem in report.problems]
 
 
+OTHERS = "python:data gives other rows each time that they are read"
+
+
+@pytest.mark.parametrize("options", [{"epochs": 1}, {"stream": True, "max_steps": 3, "eval_fraction": 0}], ids=str)
+def test_a_function_that_gives_other_rows_each_time_is_refused(train, options):
+    calls = []
+
+    def changing():
+        calls.append(None)
+        yield from ({**row, "completion": f"{row['completion']} {len(calls)}"} for row in ROWS)
+
+    with pytest.raises(ZooError, match=OTHERS):
+        train(data=changing, **options)
+
+
+def test_a_function_that_gives_more_rows_each_time_is_refused():
+    rows = list(ROWS)
+    with giving({"data": lambda: iter(rows)}):
+        load("python:data", "demonstration")
+        load("python:data", "demonstration")
+        rows.append(rows[0])
+        with pytest.raises(ZooError, match=OTHERS):
+            load("python:data", "demonstration")
+    with giving({"data": lambda: iter(rows)}):
+        assert len(load("python:data", "demonstration").records) == 25
+
+
 def test_a_function_may_give_a_frame():
     with giving({"data": lambda: pandas_frame(ROWS)}):
         assert len(load("python:data", "demonstration").records) == 24

@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from zoo.data.row_errors import RowError, describe
+from zoo.data.row_errors import RowError, describe_row
 from zoo.data.sources.folders import HELD_OUT
 from zoo.data.sources.lines import Line
 from zoo.data.sources.tables import arrow_lines
@@ -32,6 +32,9 @@ NAME = re.compile(rf"{PREFIX}[A-Za-z_]\w*")
 BLOCK = 1000
 """Rows of a frame that are made at a time."""
 _given: dict[str, Any] = {}
+_digests: dict[tuple[str, str], dict[int, str]] = {}
+"""What the rows of a name and split were when they were first read: after 1, 2, 4, … rows, and under END after all."""
+END = 0
 
 
 @contextlib.contextmanager
@@ -53,6 +56,8 @@ def giving(options: Mapping[str, Any], sources: Mapping[str, Any] | None = None)
     finally:
         _given.clear()
         _given.update(before)
+        if not before:
+            _digests.clear()
 
 
 def is_given(source: str) -> bool:
@@ -87,19 +92,34 @@ class Given:
     limit: the most rows to read.
     """
 
-    def __init__(self, name: str, split: str, limit: int | None):
-        self.value, self.limit = value_of(name, split), limit
+    def __init__(self, name: str, split: str, limit: int | None = None):
+        self.name, self.value, self.limit = name, value_of(name, split), limit
+        self._before = _digests.setdefault((name, split), {})
         self._digest = hashlib.sha256()
         self._is_complete = False
 
     def lines(self) -> Iterator[Line]:
-        """The rows, numbered from 1."""
+        """The rows, numbered from 1. Raises ZooError where they are not those that were read before."""
         self._digest = hashlib.sha256()
+        count = 0
         for count, line in enumerate(lines_of(self.value, self.limit), 1):
             self._digest.update(json.dumps(line.row, sort_keys=True, default=str).encode() + b"\n")
             self._is_complete = count == self.limit
+            if count & (count - 1) == 0:
+                self._compare(count, count)
             yield line
         self._is_complete = True
+        if count != self.limit:
+            self._compare(END, count)
+
+    def _compare(self, place: int, count: int) -> None:
+        """Raises ZooError where so many rows are not what they were before."""
+        digest = f"{count} {self._digest.hexdigest()}"
+        if self._before.setdefault(place, digest) != digest:
+            raise ZooError(
+                f"{self.name} gives other rows each time that they are read: its first {count:,} have changed.",
+                "A function must give the same rows each time: fix its seed, or give a list of its rows.",
+            )
 
     def digest(self) -> str:
         """sha256 of the rows."""
@@ -239,7 +259,7 @@ def _rows(value: Any) -> Iterable[Any]:
 
 def _line(number: int, row: Any) -> Line:
     if not isinstance(row, Mapping):
-        return Line(number, {}, (RowError("E_TYPE", "row", f"is {describe(row)}, not an object"),))
+        return Line(number, {}, (RowError("E_TYPE", "row", f"is {describe_row(row)}, not an object"),))
     try:
         return Line(number, {str(column): plain(value) for column, value in row.items()})
     except RecursionError:

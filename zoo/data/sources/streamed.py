@@ -263,11 +263,11 @@ class _TableFile(StreamFile):
 class _RowsFile(StreamFile):
     """Rows that a Python program gives, again and again."""
 
-    def __init__(self, name: str, value: Any):
-        self.name, self.value, self.print = name, value, _first_rows(value)
+    def __init__(self, name: str, rows: given.Given):
+        self.name, self.rows, self.print = name, rows, _first_rows(rows.value)
 
     def lines(self, before: int = 0, place: int = 0) -> Iterator[Placed]:
-        return ((line, 0) for line in given.lines_of(self.value) if line.number > before)
+        return ((line, 0) for line in self.rows.lines() if line.number > before)
 
 
 def _first_rows(value: Any) -> str:
@@ -279,8 +279,9 @@ def _first_rows(value: Any) -> str:
 def _of_python(name: str, split: str) -> list[StreamFile]:
     from zoo.libraries import tables
 
-    value = given.value_of(name, split)
-    return _parts(name, value, _first_rows(value)) if tables.is_table(value) else [_RowsFile(name, value)]
+    rows = given.Given(name, split)
+    value = rows.value
+    return _parts(name, value, _first_rows(value)) if tables.is_table(value) else [_RowsFile(name, rows)]
 
 
 def _of_hub(name: str, split: str) -> list[StreamFile]:
