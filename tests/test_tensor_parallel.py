@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_runs import (
+    FLOAT32,
     assert_same_runs,
     cli,
     data_for,
@@ -22,8 +23,6 @@ from tiny_runs import (
     losses,
     same_bytes,
     status_of,
-    together,
-    torchrun,
     trainer,
     two_processes,
     write_rows,
@@ -39,6 +38,7 @@ from zoo.libraries.tiny import IDS, make_tiny
 from zoo.options.checks import check_values
 from zoo.options.config import TrainConfig
 from zoo.runs import Run
+from zoo.testing.processes import Order, make
 from zoo.testing.tiny import tiny_rows
 
 MODELS = {
@@ -84,6 +84,14 @@ def gaps(name, lora):
     )
 
 
+def shares():
+    """The share of an embedding, and of a matrix in a block, that this process holds of a model that is sharded too."""
+    model, whole = (make_tiny(num_key_value_heads=2) for _ in range(2))
+    sharding.shard(model)
+    names = ("model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight")
+    return [sharding.own_part(model.get_parameter(n)).numel() / whole.get_parameter(n).numel() for n in names]
+
+
 def in_a_process(rank, port, folder):
     status = 1
     try:
@@ -91,6 +99,8 @@ def in_a_process(rank, port, folder):
         torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
         sharding.make_mesh(torch.device("cpu"), 2, 2, fsdp=False)
         found = {f"{name} {lora}": gaps(name, lora) for name in MODELS for lora in (False, True)}
+        sharding.make_mesh(torch.device("cpu"), 2, 2, fsdp=True)
+        found["shares"] = shares()
         Path(folder, f"{rank}.json").write_text(json.dumps(found))
         status = 0
     except BaseException:
@@ -109,7 +119,7 @@ def test_outputs_and_gradients_of_cut_models_are_those_of_whole_ones(tmp_path):
     assert [status_of(child, 120) for child in children] == [0, 0]
     for rank in (0, 1):
         found = json.loads((tmp_path / f"{rank}.json").read_text())
-        assert len(found) == 2 * len(MODELS)
+        assert found.pop("shares") == [0.5, 0.5] and len(found) == 2 * len(MODELS)
         for name, (hidden, gradient) in found.items():
             assert hidden < 1e-5 and gradient < 1e-5, f"{name}: {hidden}, {gradient}"
 
@@ -131,16 +141,13 @@ def both(tmp_path, tiny_folder, monkeypatch):
     def run(algo, kind=None, cluster=None, **options):
         data = write_rows(tmp_path / "rows.jsonl", tiny_rows(kind, 10)) if kind else data_for(algo, tmp_path, 10)
         alone = trainer(tmp_path, tiny_folder)(algo, data=data, **{**OPTIONS, **options})
-        typed = ("--algo", algo, "--model", str(tiny_folder), "--data", data)
-        return alone, cut(*typed, **options, **cluster or {})
+        return alone, cut(algo, data=data, **options, **cluster or {})
 
-    def cut(*typed, processes=2, **options):
-        flags = float32_flags(**OPTIONS | options, out=tmp_path / "two", tensor_parallel=2, devices=processes)
-        flags = [part for part in flags if part != "True"]
-        ranks = [torchrun(rank, processes) for rank in range(processes)]
-        for done in together(("train", *typed, *flags), tmp_path, ranks, ZOO_CACHE=str(tmp_path / "cache-two")):
-            assert done.returncode == 0, done.stdout + done.stderr
-        return Run(max((tmp_path / "two").iterdir(), key=lambda path: path.stat().st_mtime))
+    def cut(algo, processes=2, **options):
+        """In fresh processes: a fork of this one has what former runs left."""
+        given = {**FLOAT32, "batch_size": 4, "model": str(tiny_folder), **OPTIONS, **options}
+        group = {"tensor_parallel": 2, "devices": processes}
+        return make(Order(algo, {**given, **group}, tmp_path, "two", processes)).run
 
     return run
 

@@ -40,6 +40,8 @@ AXES = ("data_parallel", "tensor_parallel")
 """Of the mesh of processes, as Lightning's strategy names them."""
 _MESH: list[DeviceMesh] = []
 """The one mesh of this process; none in a run without shards."""
+_ALL: list[DeviceMesh] = []
+"""The same processes along one axis."""
 _FSDP: list[str] = []
 """The axis along which FSDP2 shares out; none in a run of one tensor group without it."""
 
@@ -58,6 +60,7 @@ def make_mesh(device: torch.device, processes: int, tensor_parallel: int = 1, fs
         )
     shape = (processes // tensor_parallel, tensor_parallel)
     _MESH[:] = [init_device_mesh(device.type, shape, mesh_dim_names=AXES)]
+    _ALL[:] = [_MESH[0][AXES[0]] if tensor_parallel == 1 else init_device_mesh(device.type, (processes,))]
     _FSDP[:] = [AXES[0]] if fsdp else []
     axis = _MESH[0][AXES[1]]
     set_tensor_group(TensorGroup(tensor_parallel, axis.get_local_rank(), axis.get_group()))
@@ -71,6 +74,7 @@ def current_mesh() -> DeviceMesh:
 def forget_mesh() -> None:
     """The run is over."""
     _MESH.clear()
+    _ALL.clear()
     turns.forget()
     tensor_parallel.forget()
 
@@ -99,16 +103,18 @@ def shard(model: Any, offload: bool = False) -> Any:
 
 
 def _share_out(base: Any, offload: bool) -> None:
-    mesh, policy = _MESH[0][AXES[0]], CPUOffloadPolicy() if offload else OffloadPolicy()
+    policy = CPUOffloadPolicy() if offload else OffloadPolicy()
+    options: dict[str, Any] = {"reshard_after_forward": True, "offload_policy": policy}
     blocks = blocks_of(base)
     if not blocks:
         raise ZooError(
             f"{type(base).__name__} does not name its blocks (_no_split_modules), so that it cannot be sharded.",
             "Leave out --strategy fsdp.",
         )
-    # The inner ones first.
-    for module in [*reversed(blocks), base]:
-        fully_shard(module, mesh=mesh, reshard_after_forward=True, offload_policy=policy)
+    # The inner ones first. What is outside of the blocks is not cut: all processes share it out.
+    for module in reversed(blocks):
+        fully_shard(module, mesh=_MESH[0][AXES[0]], **options)
+    fully_shard(base, mesh=_ALL[0], **options)
     # Which weights have a gradient may differ between the processes, and they reduce them together.
     base.set_reduce_scatter_unused_params(True)
 
@@ -164,6 +170,12 @@ def whole_shape(parameter: Tensor, dim: int | None) -> list[int]:
 def whole_shapes(parameters: Iterable[Tensor]) -> list[list[int]]:
     dims = cut_dims()
     return [whole_shape(parameter, dims.get(id(parameter))) for parameter in parameters]
+
+
+def held_apart(parameters: Iterable[Tensor]) -> list[bool]:
+    """Whether the processes of a tensor group hold different parts of each parameter."""
+    dims = cut_dims()
+    return [id(p) in dims or (isinstance(p, DTensor) and p.device_mesh == _ALL[0]) for p in parameters]
 
 
 def wholes(
@@ -300,14 +312,14 @@ def complete_gradients(parameters: Iterable[Tensor]) -> None:
     What is not shared out is averaged over the shares of the work. In a tensor group, what is not cut is added up
     where each process computes a part of it, and averaged where all compute the same: they stay equal to the last bit.
     """
-    dims, partial_ones, group = cut_dims(), tensor_parallel.partial(), tensor_group()
-    shares = _MESH[0][AXES[0]]
-    for parameter in (p for p in parameters if p.requires_grad):
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    partial_ones, group, shares = tensor_parallel.partial(), tensor_group(), _MESH[0][AXES[0]]
+    for parameter, apart in zip(trained, held_apart(trained), strict=True):
         if not isinstance(parameter, DTensor) and shares.size() > 1:
             parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             dist.all_reduce(parameter.grad, group=shares.get_group())
             parameter.grad /= shares.size()
-        if group.size > 1 and id(parameter) not in dims and parameter.grad is not None:
+        if group.size > 1 and not apart and parameter.grad is not None:
             _add_up(own_part(parameter.grad), group.group)
             if id(parameter) not in partial_ones:
                 parameter.grad /= group.size

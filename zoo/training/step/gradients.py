@@ -15,15 +15,15 @@ BLOCK = 4096
 """Elements whose squares are added up in float32; a sum of millions loses its digits there."""
 
 
-def total_norm(gradients: Iterable[Tensor], cut: Sequence[bool] | None = None) -> float:
+def total_norm(gradients: Iterable[Tensor], apart: Sequence[bool] | None = None) -> float:
     """√Σ g² over all elements of all gradients; 0 where there are none.
 
-    Of gradients that are shared out each process adds up its part; all of them call it together. cut: which gradients
-    are those of layers that are cut among a tensor group, whose processes have all others in the same way.
+    Of gradients that are shared out each process adds up its part; all of them call it together. apart: of which the
+    processes of a tensor group hold different parts; all others they have in the same way.
     """
     listed = list(gradients)
-    is_cut = cut or [False] * len(listed)
-    kinds = [(is_part(gradient), among) for gradient, among in zip(listed, is_cut, strict=True)]
+    is_apart = apart or [False] * len(listed)
+    kinds = [(is_part(gradient), among) for gradient, among in zip(listed, is_apart, strict=True)]
     squares = {
         kind: _square(own_part(gradient) for gradient, own in zip(listed, kinds, strict=True) if own == kind)
         for kind in set(kinds)

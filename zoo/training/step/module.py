@@ -19,7 +19,7 @@ from zoo.contract.hook_arguments import named_hook
 from zoo.data.loader import micro_batches
 from zoo.errors import PluginError, TrainingStopped
 from zoo.guards.watch import Guards
-from zoo.libraries.sharding import complete_gradients, cut_dims, is_sharding, whole_shapes
+from zoo.libraries.sharding import complete_gradients, held_apart, is_sharding, whole_shapes
 from zoo.libraries.trainer import without_exchange
 from zoo.libraries.turns import take_outputs
 from zoo.models.experts import Balance
@@ -284,13 +284,13 @@ class PostTraining(lightning.LightningModule):
 
     def _scale_and_clip(self, scale: float) -> dict[str, float]:
         """Divide the summed gradients and clip each model's in one pass; returns the norms before clipping."""
-        norms, dims = {}, cut_dims()
+        norms = {}
         for role, model in self.learners.items():
             reached_ones = [p for p in model.parameters() if p.grad is not None]
             gradients = [p.grad for p in reached_ones if p.grad is not None]
             if not gradients:
                 continue
-            norm = total_norm(gradients, [id(p) in dims for p in reached_ones]) * scale
+            norm = total_norm(gradients, held_apart(reached_ones)) * scale
             too_long = self.core.max_grad_norm and norm > self.core.max_grad_norm
             torch._foreach_mul_(gradients, scale * self.core.max_grad_norm / (norm + 1e-6) if too_long else scale)
             norms["grad_norm" if role == "policy" else f"{role}/grad_norm"] = norm
