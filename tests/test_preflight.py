@@ -104,6 +104,13 @@ def test_the_state_of_an_optimizer_is_measured(name, bytes_of_matrices):
     assert state_bytes(OPTIMIZERS.choose(name, OPTIMIZERS.bundled)).matrices == bytes_of_matrices
 
 
+@pytest.mark.parametrize(("name", "temporaries"), [("adamw", 0), ("lion", 4), ("rmsprop", 8), ("adafactor", 12)])
+def test_what_a_step_changes_in_place_is_not_counted_for_it(name, temporaries):
+    """A step of one tensor after the other holds the temporaries of one."""
+    found = state_bytes(OPTIMIZERS.choose(name, OPTIMIZERS.bundled))
+    assert found.step == pytest.approx(0, abs=0.01) and found.largest == temporaries
+
+
 def test_a_strangers_optimizer_need_not_say_what_it_holds():
     def momentum(groups):
         return torch.optim.SGD([group.options() for group in groups], momentum=0.9)

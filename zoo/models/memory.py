@@ -117,7 +117,7 @@ def held(folder: Path, way: Way, step: Step) -> Held:
     card = kept.read("memory", place)
     if card is None:
         card = dataclasses.asdict(_traced(cut_configuration(configuration(folder), way.group), way, step))
-        kept.write("memory", place, card, [str(folder / "config.json")])
+        kept.write("memory", place, card, [str(folder / "config.json"), __file__])
     return Held(**card)
 
 

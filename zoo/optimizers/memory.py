@@ -44,7 +44,7 @@ def state_bytes(optimizer: Chosen) -> StateBytes:
             card = asdict(_measured(optimizer))
         except ZooError:
             return StateBytes()
-        kept.write("optimizer", place, card, kept.files_behind(optimizer.function))
+        kept.write("optimizer", place, card, [*kept.files_behind(optimizer.function), __file__])
     return StateBytes(**card)
 
 
@@ -63,15 +63,14 @@ def _stepped(optimizer: Chosen, count: int) -> tuple[float, float, float]:
 
     weights = [torch.nn.Parameter(torch.ones(SIDE, SIDE)) for _ in range(count + 1)]
     made = optimizer([_group(weights[:-1], True), _group(weights[-1:], False)])
-    live = Live()
-    for recorder in (None, live):
-        for weight in weights:
-            weight.grad = torch.eye(SIDE)
-        if recorder is None:
-            made.step()
-        else:
-            with recorder:
-                made.step()
+    for weight in weights:
+        weight.grad = torch.eye(SIDE)
+    made.step()
+    states = [value for weight in weights for value in made.state[weight].values() if isinstance(value, torch.Tensor)]
+    # What is there already, which a step changes in place, is no memory of the step.
+    live = Live([*weights, *(weight.grad for weight in weights if weight.grad is not None), *states])
+    with live:
+        made.step()
     held = [_bytes(made.state[weight]) / weight.numel() for weight in (weights[0], weights[-1])]
     return held[0], held[1], live.peak
 
