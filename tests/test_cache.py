@@ -2,9 +2,12 @@
 
 import json
 import os
+import shutil
 import time
+from unittest import mock
 
 import pytest
+import typer
 
 from zoo.cli.cache import cache
 from zoo.errors import ZooError
@@ -63,13 +66,35 @@ def test_data_that_is_being_encoded_stays(folder, capsys):
     assert not (folder / "data" / "whole").exists()
 
 
+def test_what_cannot_be_removed_is_named_and_the_status_says_so(folder, capsys):
+    remove = shutil.rmtree
+
+    def refused(path):
+        if path.name == "whole":
+            raise OSError(30, "Read-only file system", str(path))
+        remove(path)
+
+    with mock.patch("shutil.rmtree", refused), pytest.raises(typer.Exit) as ended:
+        cache("clear", kind="data")
+    text = " ".join(capsys.readouterr().out.split())
+    assert ended.value.exit_code == 1 and "data/whole cannot be removed: Read-only file system." in text
+    assert "1 removed, 1 kB." in text and not (folder / "data" / "begun").exists()
+
+
+def test_sizes_are_those_of_what_was_removed(folder, capsys):
+    cache("clear", kind="judgements")
+    assert "0 removed, 0 kB." in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("options", "message"), [
+    ({"everything": True}, "Write zoo cache clear --all"),
     ({"verb": "claer"}, "Did you mean 'clear'"), ({"verb": "clear"}, "What is to be cleared"),
     ({"kind": "dota"}, "no kind 'dota'"), ({"older": "soon"}, "is no time"),
 ])  # fmt: skip
 def test_mistakes_are_named(folder, options, message):
-    with pytest.raises(ZooError, match=message):
+    with pytest.raises(ZooError) as refused:
         cache(**{"verb": None, **options})
+    assert message in str(refused.value)
     assert (folder / "data" / "whole").exists()
 
 

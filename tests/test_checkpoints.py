@@ -395,7 +395,7 @@ def free(monkeypatch, left):
 def test_a_disk_without_room_is_told_before_anything_is_written(tmp_path, monkeypatch):
     old = save(tmp_path, 1)
     free(monkeypatch, 20)
-    with pytest.raises(TrainingStopped, match="needs 1 MB, and the disk has 1 MB left. .*step-1"):
+    with pytest.raises(TrainingStopped, match="needs [0-9]+ kB, and the disk has [0-9]+ kB left. .*step-1"):
         save(tmp_path, 2)
     assert names(tmp_path) == ["step-1"]
     verify(old)

@@ -19,8 +19,10 @@ def signed(value: float) -> str:
 
 
 def size(count: int) -> str:
-    """Bytes as `340 MB` or `1.2 GB`."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(1, round(count / 1e6))} MB"
+    """Bytes as `12 kB`, `340 MB` or `1.2 GB`."""
+    if count >= 1e9:
+        return f"{count / 1e9:.1f} GB"
+    return f"{round(count / 1e6)} MB" if count >= 1e6 else f"{-(-count // 1000)} kB"
 
 
 def clock(seconds: float) -> str:

@@ -55,14 +55,19 @@ def cache(
     """List what the cache holds (encoded data, models, log-probs), with sizes and ages, or clear it."""
     entries = _chosen(kind, older)
     if verb is None:
+        if everything:
+            raise ZooError("--all says what is cleared, and without clear nothing is.", "Write zoo cache clear --all.")
         print_json([asdict(entry) for entry in entries]) if as_json else _show(entries)
         return
     if verb != CLEAR:
         raise ZooError(f"zoo cache cannot {verb}.{nearest(verb, [CLEAR])}", "Write zoo cache, or zoo cache clear.")
     if not (kind or older or everything):
         raise ZooError("What is to be cleared?", "Write --older 30d, --kind data, or --all.")
-    removed = [entry for entry in entries if _remove(entry, Console().say)]
+    failures: list[str] = []
+    removed = [entry for entry in entries if _remove(entry, Console().say, failures)]
     print_json([asdict(entry) for entry in removed]) if as_json else _tell(removed)
+    if failures:
+        raise typer.Exit(1)
 
 
 def _chosen(kind: str | None, older: str | None) -> list[Entry]:
@@ -103,16 +108,21 @@ def _what(kind: str, path: Path) -> str:
         return "encoding that is not finished"
 
 
-def _remove(entry: Entry, say: Callable[[str], None]) -> bool:
-    """Remove an entry, unless a process is making it."""
+def _remove(entry: Entry, say: Callable[[str], None], failures: list[str]) -> bool:
+    """Remove an entry, unless a process is making it. failures: gets the path of one that cannot be removed."""
     path = Path(entry.path)
     try:
         with hold(path, f"{path} is in use.", "zoo cache clear") if path.is_dir() else contextlib.nullcontext():
             # Nothing may be taken for whole while it goes.
             (path / "manifest.json").unlink(missing_ok=True) if path.is_dir() else path.unlink()
-            shutil.rmtree(path, ignore_errors=True)
-    except (ZooError, OSError) as error:
-        say(f"{path} stays: {error.message if isinstance(error, ZooError) else error}")
+            if path.is_dir():
+                shutil.rmtree(path)
+    except ZooError as error:
+        say(f"{path} stays: {error.message}")
+        return False
+    except OSError as error:
+        say(f"{path} cannot be removed: {error.strerror}.")
+        failures.append(entry.path)
         return False
     return True
 
