@@ -1,6 +1,8 @@
 """Encoded records that are kept in the cache: found again, gone on with after a kill, made again when damaged."""
 
+import hashlib
 import json
+import os
 import threading
 from functools import partial
 from pathlib import Path
@@ -258,7 +260,49 @@ def test_a_disk_that_is_full_is_told(written, template, monkeypatch):  # noqa: F
     monkeypatch.setattr("zoo.data.shards.save", full)
     with pytest.raises(ZooError, match="cannot be kept in .*No space left") as refused:
         prepare(written("prompt"), "prompt", template, store=True)
-    assert "ZOO_CACHE" in refused.value.hint
+    assert "ZOO_CACHE" in refused.value.hint and "zoo cache clear --kind data" in refused.value.hint
+
+
+@pytest.mark.parametrize("full_at", ["00001.told.arrow", "00001.json"])
+def test_a_full_disk_is_not_kept_full(written, template, monkeypatch, tmp_path, full_at):  # noqa: F811
+    replace = os.replace
+
+    def full(source, target):
+        if Path(target).name == full_at:
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    with mock.patch("os.replace", full), pytest.raises(ZooError, match="No space left"):
+        prepare(written("prompt"), "prompt", template, store=True)
+    files = [path.name for path in (tmp_path / "cache" / "data").glob("*/*")]
+    assert files and all(name.startswith("00000.") for name in files)
+
+
+def test_rows_stay_in_memory_where_nothing_can_be_written(written, template, monkeypatch, tmp_path):  # noqa: F811
+    source, said = written("preference"), []
+    expected = whole(prepare(source, "preference", template))
+    monkeypatch.setattr(prepared, "STORED_BYTES", 0)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "file" / "cache"))
+    assert whole(prepare(source, "preference", template, say=said.append)) == expected
+    assert "(Not a directory): the encoded rows stay in memory" in said[0]
+    with pytest.raises(ZooError, match="cannot be kept in .*Not a directory") as refused:
+        prepare(source, "preference", template, store=True)
+    assert "Free some space" not in refused.value.hint
+
+
+def test_nothing_is_kept_of_a_file_that_is_refused(written, template, tmp_path):  # noqa: F811
+    file = Path(written("preference"))
+    good = file.read_text()
+    file.write_text(good + "no JSON\n" * 3)
+    with pytest.raises(ZooError, match="lines cannot be read"):
+        prepare(str(file), "preference", template, store=True)
+    assert not [path for path in (tmp_path / "cache" / "data").iterdir() if path.is_dir()]
+    file.write_text(good + json.dumps({"prompt": "a", "chosen": "", "rejected": "b"}) + "\n")
+    prepare(str(file), "preference", template, store=True)
+    with pytest.raises(ZooError, match="--strict allows none"):
+        prepare(str(file), "preference", template, Reading(strict=True))
+    assert list((tmp_path / "cache" / "data").glob("*/manifest.json"))
 
 
 @pytest.mark.parametrize("store", [True, False])
@@ -275,9 +319,26 @@ def test_a_file_that_changes_while_it_is_read_is_refused_and_not_kept(written, t
 
     with mock.patch.object(prepared.Work, "encoded", growing), pytest.raises(ZooError, match="changed while it was"):
         prepare(file, "preference", template, store=store)
-    assert not list((tmp_path / "cache" / "data").glob("*/*.json"))
+    assert not [path for path in (tmp_path / "cache").glob("data/*") if path.is_dir()]
     Path(file).write_text(before)
     assert len(prepare(file, "preference", template, store=store).encoded.records) > 20
+
+
+def test_a_change_is_noticed_before_the_rest_is_encoded(written, template, encodings, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(prepared, "LOOK_EVERY", 0.0)
+    file = Path(written("preference"))
+    encoded = prepared.Work.encoded
+
+    def touching(work, lines):
+        if encodings.count == 2:
+            file.touch()
+        if encodings.count == 4:
+            file.write_text(file.read_text() + "\n")
+        return encoded(work, lines)
+
+    with mock.patch.object(prepared.Work, "encoded", touching), pytest.raises(ZooError, match="changed while it was"):
+        prepare(str(file), "preference", template, store=True)
+    assert encodings.count == 5
 
 
 def test_values_that_json_lacks_come_back_equal(tmp_path, template):
@@ -316,9 +377,13 @@ def test_a_large_file_is_hashed_once(tmp_path, monkeypatch):
     assert hashes.sha256(file) == first and len(reads) == 1
     file.write_text("b" * 100)
     assert hashes.sha256(file) != first and len(reads) == 2
+    status = file.stat()
+    file.write_text("d" * 100)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert hashes.sha256(file) == hashlib.sha256(b"d" * 100).hexdigest() and len(reads) == 3
     monkeypatch.setattr(hashes, "SETTLED", 60.0)
     file.write_text("c" * 100)
-    assert hashes.sha256(file) == hashes.sha256(file) and len(reads) == 4
+    assert hashes.sha256(file) == hashes.sha256(file) and len(reads) == 5
 
 
 @pytest.fixture

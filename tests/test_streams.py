@@ -5,6 +5,7 @@ import gzip
 import http.server
 import itertools
 import json
+import os
 import threading
 from collections import Counter
 from pathlib import Path
@@ -346,6 +347,16 @@ def test_a_file_that_changes_while_it_is_read_is_refused_by_its_name(shards, tem
     write_rows(tmp_path / "part-1.jsonl", shards[:3])
     with pytest.raises(ZooError, match="part-1.jsonl was 983 bytes, changed at .*, and is 305 bytes"):
         drawn(stream, 30)
+
+
+def test_a_change_is_noticed_within_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("zoo.data.sources.streamed.LINES_BETWEEN_LOOKS", 4)
+    write_rows(tmp_path / "rows.jsonl", preferences(40))
+    lines = stream_files(str(tmp_path / "rows.jsonl"))[0].lines()
+    assert len(list(itertools.islice(lines, 6))) == 6
+    os.utime(tmp_path / "rows.jsonl", (1, 1))
+    with pytest.raises(ZooError, match="rows.jsonl was .* changed at .*, and is .* changed at 1000000000"):
+        list(lines)
 
 
 # -- several streams, and their steps --------------------------------------------------------------------------------

@@ -42,8 +42,13 @@ def typed_path(name: str | Path) -> Path:
 def write_text(path: Path, text: str, errors: str = "strict") -> None:
     """Replace a file: a kill leaves the old one or the new one. errors: as in `open`."""
     beside = path.with_name(f".tmp-{path.name}")
-    beside.write_text(text, encoding="utf-8", errors=errors)
-    os.replace(beside, path)
+    try:
+        beside.write_text(text, encoding="utf-8", errors=errors)
+        os.replace(beside, path)
+    except BaseException:
+        # A full disk: the half of a file would fill it further.
+        beside.unlink(missing_ok=True)
+        raise
 
 
 @contextlib.contextmanager

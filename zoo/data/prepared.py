@@ -6,6 +6,7 @@ made here from columns: it needs no record in memory.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import pickle
@@ -49,6 +50,8 @@ FEW_ROWS = 5000
 """With a --limit below this, rows are encoded in memory."""
 SAID_EVERY = 10.0
 """Seconds between two lines about the progress."""
+LOOK_EVERY = 1.0
+"""Seconds between two looks at whether a file has changed."""
 ROWS_FOR_A_WORKER = 10_000
 """Rows for which it is worth to start a process, which takes some seconds."""
 MANY = 1 << 40
@@ -129,8 +132,15 @@ def prepare(
     if place is None:
         kept = in_memory(opening, work, say)
     else:
-        kept = stored(place, opening, work, workers or cores(), whole=bool(store))
-    return prepared(opening, work, kept, reading.strict)
+        kept = stored(place, opening, work, workers or cores(), asked=bool(store))
+    try:
+        return prepared(opening, work, kept, reading.strict)
+    except ZooError:
+        if place is not None and kept.place is not None and not reading.strict:
+            # Nothing is kept of what is refused, unless only this reading is so strict.
+            with place.turn():
+                place.remove()
+        raise
 
 
 def is_large(source: Source, limit: int | None) -> bool:
@@ -150,24 +160,41 @@ def store_of(source: Source, work: Work, wanted: bool, say: Say, **options: Any)
     return store if wanted or store.is_whole else None
 
 
-def in_memory(opening: Opening, work: Work, say: Say) -> Kept:
+def in_memory(opening: Opening, work: Work, say: Say, workers: int = 1) -> Kept:
     """All lines of a source, encoded in memory."""
-    shards = list(once(encoded_shards(opening, work, say), work))
+    shards = list(once(encoded_shards(opening, work, say, workers=workers), work))
     refuse_changed(opening.source)
     return Kept(shards, _told(shards), smallest_prompts(shards), opening.source.parts)
 
 
-def stored(store: Store, opening: Opening, work: Work, workers: int = 1, whole: bool = False) -> Kept:
-    """What the store holds; where it is not whole, the rest is encoded first. whole: whether all bytes are checked."""
+def stored(store: Store, opening: Opening, work: Work, workers: int = 1, asked: bool = False) -> Kept:
+    """What the store holds; where it is not whole, the rest is encoded first.
+
+    asked: whether somebody asked for the store. All bytes of it are then checked, and it is an error if nothing can be
+    written; else the rows are then encoded in memory.
+    """
+    work = replace(work, packed=True)
+    if not asked and not store.is_whole and (why := store.refusal()):
+        store.say(
+            f"Nothing can be written to {store.folder} ({why}): the encoded rows stay in memory, for this run alone."
+        )
+        return in_memory(opening, work, store.say, workers)
     try:
         with store.turn():
-            return store.read(whole) or _made(store, opening, replace(work, packed=True), workers)
+            return store.read(asked) or _made(store, opening, work, workers)
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else error
-        raise ZooError(
-            f"The encoded rows of {opening.report.name} cannot be kept in {store.folder}: {reason}.",
-            "Free some space there, or name another folder in ZOO_CACHE.",
-        ) from error
+        raise _not_kept(store, opening.report.name, error) from error
+
+
+def _not_kept(store: Store, name: str, error: OSError) -> ZooError:
+    reason = os.strerror(error.errno) if error.errno else error
+    hint = "Name another folder in ZOO_CACHE."
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        hint = (
+            "Free some space there (`zoo cache clear --kind data` removes all rows that are encoded), or name another "
+            "folder in ZOO_CACHE."
+        )
+    return ZooError(f"The encoded rows of {name} cannot be kept in {store.folder}: {reason}.", hint)
 
 
 def _made(store: Store, opening: Opening, work: Work, workers: int) -> Kept:
@@ -179,35 +206,61 @@ def _made(store: Store, opening: Opening, work: Work, workers: int) -> Kept:
     try:
         made = once(encoded_shards(opening, work, store.say, rows, workers), work, shards, store.folder)
         store.write(made, shards)
+        refuse_changed(opening.source)
+    except SourceChanged:
+        store.remove()
+        raise
     except Exception:
         raise
     except BaseException:
         if shards:
             store.say(STOPPED)
         raise
-    try:
-        refuse_changed(opening.source)
-    except ZooError:
-        store.clear()
-        raise
     kept = Kept(shards, _told(shards), smallest_prompts(shards), opening.source.parts, store.folder)
     store.finish(kept, {"source": opening.report.name, "kind": work.kind, "fingerprint": opening.source.fingerprint})
     return kept
 
 
+class SourceChanged(ZooError):
+    """A source is not what it was when it was opened."""
+
+
 def refuse_changed(source: Source) -> None:
-    """Raises ZooError for a source whose content is not what it was when it was opened."""
-    if source.has_content and source.digest() != source.fingerprint:
-        raise ZooError(f"{source.name} has changed while it was read.", "Start again when it is written to its end.")
+    """Raises SourceChanged for a source whose content is not what it was when it was opened."""
+    try:
+        if not source.has_content or source.digest() == source.fingerprint:
+            return
+    except FileNotFoundError:
+        # A file of it is gone.
+        pass
+    raise SourceChanged(f"{source.name} has changed while it was read.", "Start again when it is written to its end.")
+
+
+class Watch:
+    """Looks at the files of a source while they are read, at most once in LOOK_EVERY seconds."""
+
+    def __init__(self, source: Source):
+        self.source, self.looked = source, time.monotonic()
+        self.states = source.states()
+
+    def look(self) -> None:
+        """Raises SourceChanged for files that have another content than at the beginning."""
+        if time.monotonic() - self.looked < LOOK_EVERY:
+            return
+        self.looked = time.monotonic()
+        if (states := self.source.states()) != self.states:
+            refuse_changed(self.source)
+            self.states = states
 
 
 def encoded_shards(opening: Opening, work: Work, say: Say, done: int = 0, workers: int = 1) -> Iterator[Shard]:
     """The lines of a source, encoded block by block. done: rows that were encoded before."""
-    pace = Pace(opening.source, done, say)
+    pace, watch = Pace(opening.source, done, say), Watch(opening.source)
     blocks = iter(lambda: list(itertools.islice(opening.lines, ROWS_AT_ONCE)), [])
     for shard in spread(blocks, work, min(workers, pace.left() // ROWS_FOR_A_WORKER), say):
         yield shard
         pace.add(shard.counts.rows)
+        watch.look()
 
 
 def spread(blocks: Iterator[list[Any]], work: Work, workers: int, say: Say) -> Iterator[Shard]:

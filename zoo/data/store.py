@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -105,6 +106,22 @@ class Store:
         for file in self._files():
             file.unlink(missing_ok=True)
 
+    def remove(self) -> None:
+        """Remove the folder with what is in it. The caller has its turn."""
+        self.clear()
+        with contextlib.suppress(OSError):
+            (self.folder / ".lock").unlink(missing_ok=True)
+            self.folder.rmdir()
+
+    def refusal(self) -> str:
+        """Why nothing can be written into the folder; "" where it can be."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):
+                return ""
+        except OSError as error:
+            return error.strerror or str(error)
+
     def _files(self) -> list[Path]:
         """All files but the one that is locked on network disks."""
         return [file for file in self.folder.iterdir() if file.name != ".lock"]
@@ -116,6 +133,8 @@ class Store:
         with in_turn(
             self.folder, lambda: self.say(f"Another process is encoding this data; waiting for {self.folder}.")
         ):
+            # Whoever had the turn before may have removed it.
+            self.folder.mkdir(exist_ok=True)
             yield
 
     def begun(self) -> list[Shard]:
@@ -150,7 +169,12 @@ class Store:
                 self._append(buffer, kept)
 
     def _append(self, buffer: list[Shard], kept: list[Shard]) -> None:
-        files.save(joined(buffer), self.folder, len(kept))
+        try:
+            files.save(joined(buffer), self.folder, len(kept))
+        except OSError:
+            for name in files.names_of(len(kept)).values():
+                (self.folder / name).unlink(missing_ok=True)
+            raise
         kept.append(files.load(self.folder, len(kept)))
         buffer.clear()
 

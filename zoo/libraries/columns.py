@@ -20,9 +20,13 @@ def write_table(path: Path, columns: dict[str, Any]) -> None:
 
     batch = pyarrow.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
     beside = path.with_name(f".tmp-{path.name}")
-    with pyarrow.OSFile(str(beside), "wb") as file, pyarrow.ipc.new_stream(file, batch.schema) as stream:
-        stream.write_batch(batch)
-    os.replace(beside, path)
+    try:
+        with pyarrow.OSFile(str(beside), "wb") as file, pyarrow.ipc.new_stream(file, batch.schema) as stream:
+            stream.write_batch(batch)
+        os.replace(beside, path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
 
 
 def read_table(path: Path) -> dict[str, Any]:

@@ -71,6 +71,10 @@ class Source:
         """Changes with the content; computing it reads everything."""
         return self.digest()
 
+    def states(self) -> list[tuple[int, ...] | None]:
+        """What changes with each file, without reading it; None for one that is gone."""
+        return [hashes.state(file) for file in self.files]
+
     def where(self, row: int) -> str:
         """`file:row` of a row number."""
         before, name = next((part for part in reversed(self.parts) if part[0] < row), (0, self.name))

@@ -47,6 +47,8 @@ SAID_OF_A_FILE = (
 """What file systems say of a file that changes with it."""
 FIRST_ROWS = 100
 """Rows by which those of a Python program are known."""
+LINES_BETWEEN_LOOKS = 1000
+"""Lines of a file that are read between two looks at whether it has changed."""
 SKIPPED = 1 << 20
 """Bytes that are read and left out at a time."""
 
@@ -129,10 +131,17 @@ class _File(StreamFile):
         try:
             self.refuse_change()
             with self._open() as file:
-                yield from self._read(file, before, place)
+                for number, placed in enumerate(self._read(file, before, place), 1):
+                    yield placed
+                    if number % LINES_BETWEEN_LOOKS == 0:
+                        self.look()
         except OSError as error:
             why = error.strerror or _said(error)
             raise ZooError(f"{self.name} cannot be read: {why}.", "Check that it is there, and its rights.") from None
+
+    def look(self) -> None:
+        """Raises ZooError for a file that has changed while it is read."""
+        self.refuse_change()
 
     def refuse_change(self) -> None:
         """Raises ZooError where the file is not the one that was found at the start."""
@@ -182,6 +191,10 @@ class _RemoteFile(_File):
         except Exception as error:
             # Each file system has errors of its own.
             raise ZooError(f"{self.name} cannot be read: {_said(error)}.", "Check that it is still there.") from None
+
+    def look(self) -> None:
+        # Each look would ask a server.
+        return
 
     def _open(self) -> IO[bytes]:
         return cast(IO[bytes], io.BufferedReader(_Remote(self.system.open(self.path, "rb")), SKIPPED))
