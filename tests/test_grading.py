@@ -83,6 +83,12 @@ def test_an_answer_that_may_equal_an_unread_reference_is_not_wrong():
     assert [found[0], found[2]] == [1.0, 0.0] and found[1].startswith("the reference answer is a range")
 
 
+@pytest.mark.parametrize("text", ["V\ufffd", "\x07ۿ", "ś\ufffd\x02", "E", "\ufffdtwo"])
+def test_what_is_no_text_is_wrong_and_not_missing(text):
+    """A model that has learned nothing writes such answers."""
+    assert numeric([text], [{"answer": "42"}]) == [0.0]
+
+
 def test_lines_of_a_calculation_are_not_one_expression():
     """As the world chains writes them; a cut answer is wrong, not missing."""
     answers = ["+3 10\n*2 9\nso 2", "+3 10\n*2", "+3 10\n*2 9", "12\n- 3\n"]

@@ -28,7 +28,9 @@ CLOCK = re.compile(r"\b(?:noon|midday|midnight|o['’]clock|(?:half|quarter) (?:
 LETTERS = re.compile(r"[^\W\d_]+")
 BRIEF = 4
 """The most words of a text in which each may be the number."""
-CONSTANT = re.compile(r"[\u0370-\u03ff√∛]|\bpi\b|^\W*e\W*$", re.IGNORECASE)
+GARBLED = re.compile(r"[\ufffd\x00-\x08\x0e-\x1f\x7f]")
+"""In what no language has: bytes that are no text, and controls."""
+CONSTANT = re.compile(r"[\u0370-\u03ff√∛]|\b(?:pi|PI|Pi)\b|^\W*e\W*$")
 ZERO = Number(Fraction(0), perhaps=Fraction(0))
 NOTHING = re.compile(r"\b(?:nil|no(?:ne(?! of\b)|thing|ught|body| [a-z]+s)|naught)\b", re.IGNORECASE)
 NAMED = re.compile(
@@ -62,6 +64,8 @@ def in_digits(text: str, whole: bool) -> str | Number | None:
     """
     if re.search(r"\d", text):
         return Unclear("has digits only within words")
+    if GARBLED.search(text):
+        return None
     if ROMAN.fullmatch(text):
         return Unclear("is a Roman numeral")
     if CLOCK.search(text):
