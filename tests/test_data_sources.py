@@ -12,9 +12,11 @@ import sys
 import pyarrow
 import pytest
 
+from zoo.data.load import load
 from zoo.data.sources import open_source
 from zoo.data.sources.folders import split_of
 from zoo.data.sources.reading import Reading
+from zoo.data.sources.streamed import stream_files
 from zoo.errors import ZooError
 
 ROWS = [{"prompt": "Say \"hi\",\nplease", "completion": "hi"}, {"prompt": "Zwölf?", "completion": "12"}]
@@ -377,3 +379,12 @@ def test_the_real_library_offline_gives_the_same_error(tmp_path):
                    "PYTHONPATH": os.pathsep.join(sys.path)}
     output = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert "nobody/nothing cannot be reached and is not in the local cache" in output.stdout, output.stderr
+
+
+def test_a_link_that_leads_nowhere_is_told(tmp_path):
+    (tmp_path / "gone.jsonl").symlink_to(tmp_path / "nothing.jsonl")
+    (tmp_path / "loop.jsonl").symlink_to(tmp_path / "loop.jsonl")
+    for name, says in {"gone": "gone.jsonl is a link to .*nothing.jsonl, where nothing", "loop": "leads back"}.items():
+        for look in (lambda path: load(path, "demonstration"), stream_files):
+            with pytest.raises(ZooError, match=says):
+                look(str(tmp_path / f"{name}.jsonl"))

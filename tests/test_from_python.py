@@ -199,6 +199,14 @@ def test_a_function_that_gives_more_rows_each_time_is_refused():
         assert len(load("python:data", "demonstration").records) == 25
 
 
+def test_a_path_may_be_an_object_and_is_no_data_for_a_resume(train, broken, from_file, tmp_path):
+    write_rows(tmp_path / "rows.jsonl", ROWS)
+    run = train(data=tmp_path / "rows.jsonl", epochs=1, eval_fraction=0.2)
+    assert run.config["data"] == str(tmp_path / "rows.jsonl") and same_bytes(run, from_file, "metrics.jsonl")
+    with pytest.raises(ZooError, match="data is 'rows.jsonl', and a resume takes rows from Python alone"):
+        zoo.resume(broken, data="rows.jsonl")
+
+
 def test_a_function_may_give_a_frame():
     with giving({"data": lambda: pandas_frame(ROWS)}):
         assert len(load("python:data", "demonstration").records) == 24

@@ -129,6 +129,9 @@ def test_two_sources_of_one_name_have_labels_of_their_own():
         ("a(lmit=3) + b", "a has no option lmit. Did you mean 'limit'", 1),
         ("a(limit=1.5) + b", "limit must be a whole number above 0, not 1.5", 1),
         ("a(repeats=0) + b", "repeats must be a number above 0, not 0", 1),
+        ("0.7*sh/*.jsonl + 0.3*b.jsonl", "a pattern needs quotation marks", 5),
+        ("a(name=x) + b(name=x)", "two parts have the name x", 13),
+        ("a(name='loss/x y') + b", "'loss/x y' cannot be the name of a part", 1),
         ("a(limit=many) + b", "limit must be a whole number above 0, not many", 1),
     ],
 )
@@ -137,6 +140,36 @@ def test_what_cannot_be_meant_is_shown_with_its_place(text, message, character):
         read_mixture(text, NAMED)
     assert character is None or f"Mixture, character {character}:" in refused.value.message
     assert "cannot be read" not in message or "Write 0.7*chat.jsonl + 0.3*maths.jsonl" in refused.value.hint
+
+
+@pytest.mark.parametrize("text", ["nosuch/*.jsonl", "~/no/**/x-*.parquet", "no-*.jsonl"])
+def test_a_pattern_that_no_file_has_is_told_as_one(text):
+    with pytest.raises(ZooError, match="No file fits"):
+        read_mixture(text, NAMED)
+
+
+def test_a_pattern_with_a_weight_is_written_out_in_quotation_marks():
+    with pytest.raises(ZooError) as refused:
+        read_mixture("0.7*sh/*.jsonl + 0.3*maths.jsonl", NAMED)
+    assert refused.value.hint == "Write 0.7*'sh/*.jsonl' + 0.3*maths.jsonl"
+    assert read("chat.jsonl*.5 + b") == [("chat.jsonl", 0.5), ("b", 1)]
+
+
+def test_a_file_that_stands_there_twice_is_refused_however_it_is_spelled(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.jsonl").write_text("{}")
+    with pytest.raises(ZooError, match="./a.jsonl is there twice"):
+        read_mixture("a.jsonl + ./a.jsonl", NAMED)
+
+
+def test_what_a_mixture_does_not_do_is_said(train, tmp_path, capsys):
+    write_rows(tmp_path / "a.jsonl", demonstrations(16))
+    write_rows(tmp_path / "b.jsonl", demonstrations(16, seed=4))
+    train(data="1e-300*a.jsonl + b.jsonl", max_steps=1, quiet=False)
+    train(data="a.jsonl", mix_by="tokens", max_steps=1, quiet=False)
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Nothing is read of a: the weight is too small for 1 steps." in text
+    assert "--mix-by tokens changes nothing" in text
 
 
 def test_any_text_is_one_source_or_more_or_an_error_of_the_users():

@@ -200,7 +200,7 @@ def test_a_data_set_of_the_hub_is_read_part_by_part(monkeypatch):
 @pytest.mark.parametrize(
     ("source", "why"),
     [
-        ("nothing-*.jsonl", "No file is called nothing-"),
+        ("nothing-*.jsonl", "No file fits nothing-"),
         ("rows.csv", "files of the type '.csv'"),
         ("*.json*", "files of the type '.json'"),
         ("part-*", "several types: .jsonl, .parquet"),

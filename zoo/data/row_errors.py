@@ -24,7 +24,7 @@ CODES = {
     "E_NO_SUPERVISED_TOKENS": "no content of an answer is left to train on",
     "E_TOO_LONG": "prompt and answer are longer than max_length",
     "W_TRUNCATED": "an answer was cut to max_length",
-    "W_UNTRAINED_TURNS": "earlier turns are not trained: the chat template rewrites them, or they are empty",
+    "W_UNTRAINED_TURNS": "turns that the chat template rewrites, empty ones and those of others are not trained",
     "W_REASONING_UNSEEN": "the chat template leaves out the reasoning of earlier turns",
     "W_UNKNOWN_KEYS": "messages have keys that zoo does not know; the chat template gets them",
     "W_TOOLS_UNSEEN": "the chat template does not show the tools to the model",

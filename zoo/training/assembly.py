@@ -347,6 +347,8 @@ class Assembly:
             )
         if self.data.mixing is not None:
             self._say_mixture(self.data.mixing)
+        elif self.core.mix_by == "tokens":
+            self.say("--mix-by tokens changes nothing: the data is a single source.")
 
     def _count(self) -> str:
         return "a stream" if self.data.streaming else f"{len(self.records)} records"
@@ -360,6 +362,8 @@ class Assembly:
         seen = mixing.seen(self.loader, steps)
         told = ", ".join(f"{label} {of_part}" for label, of_part in seen.items())
         self.say(f"The mixture, by {self.core.mix_by}: {told}.")
+        if unread := [label for label, of_part in seen.items() if not of_part.examples]:
+            self.say(f"Nothing is read of {', '.join(unread)}: the weight is too small for {steps:,} steps.")
         for facts in (self.data.facts["train"], self.data.facts.get("decay", {})):
             for label, of_part in facts.get("parts", {}).items():
                 of_part |= seen[label]._asdict()

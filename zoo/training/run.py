@@ -50,7 +50,7 @@ def train(
     judge_config(config, [*options, *(["algo"] if algo else [])])
     with giving(options, sources) as options:
         start = resolve_options(algo, config, options, "keyword argument")
-        refuse_other_data(start[0].as_dict(), (), sources or ())
+        refuse_other_data(start[0].as_dict(), {}, sources or ())
         named = {"algo": algo, "config": config and str(config), **options}
         call = ", ".join(f"{name}={value!r}" for name, value in named.items() if value is not None or name in options)
         return execute(*start, Console(quiet=quiet), command=f"zoo.train({call})")

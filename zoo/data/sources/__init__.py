@@ -12,6 +12,7 @@ import glob
 import hashlib
 import itertools
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass, field
@@ -258,15 +259,34 @@ def _open_hub(name: str, split: str) -> Source:
     return Source(f"{name}@{split}", split, arrow_lines(batches), lambda: fingerprint)
 
 
+def no_file_fits(pattern: str) -> ZooError:
+    return ZooError(f"No file fits {pattern}.", "Check the pattern; relative paths count from the folder you are in.")
+
+
+def refuse_dead_link(path: Path, name: str) -> None:
+    """Raises ZooError for a link that leads nowhere."""
+    if not path.is_symlink() or path.exists():
+        return
+    try:
+        path.stat()
+    except FileNotFoundError:
+        raise ZooError(f"{name} is a link to {os.readlink(path)}, where nothing is.", "Mend the link.") from None
+    except OSError:
+        raise ZooError(f"{name} is a link that leads back to itself.", "Mend the link.") from None
+
+
 def _not_there(name: str, path: Path, named: NamedSources) -> ZooError:
     """The error for a name that does not exist, with the nearest names."""
-    if "://" in name or glob.glob(str(path), recursive=True):
+    refuse_dead_link(path, name)
+    if "://" in name or (glob.has_magic(name) and glob.glob(str(path), recursive=True)):
         hint = "Add --stream, which `zoo train` and `zoo data` take."
         return ZooError(f"{name} names files that are only read as they come.", hint)
     if re.search(r"\s[+*]|[+*]\s", name):
         return ZooError(
             f"There is no data at {name}.", "A mixture is read by `zoo train` and `zoo data`; name one source."
         )
+    if re.search(r"[*?]", name):
+        return no_file_fits(name)
     folder = path.parent
     if not folder.is_dir():
         return ZooError(

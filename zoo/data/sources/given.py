@@ -47,12 +47,13 @@ def giving(options: Mapping[str, Any], sources: Mapping[str, Any] | None = None)
     objects = {name: options[name] for name in OPTIONS if not isinstance(options.get(name), named)}
     _check_names(sources or {})
     values = {**(sources or {}), **objects}
+    paths = {name: os.fspath(options[name]) for name in OPTIONS if isinstance(options.get(name), os.PathLike)}
     for name, value in values.items():
         _check(name, value)
     before = dict(_given)
     _given.update({PREFIX + name: value for name, value in values.items()})
     try:
-        yield {**options, **{name: PREFIX + name for name in objects}}
+        yield {**options, **paths, **{name: PREFIX + name for name in objects}}
     finally:
         _given.clear()
         _given.update(before)
@@ -164,12 +165,15 @@ def refuse_missing_data(config: Mapping[str, Any], run: str) -> None:
             raise missing(name, run)
 
 
-def refuse_other_data(config: Mapping[str, Any], again: Collection[str], sources: Collection[str]) -> None:
+def refuse_other_data(config: Mapping[str, Any], again: Mapping[str, str], sources: Collection[str]) -> None:
     """Raises ZooError for rows in the place of data that a run has read from somewhere else, and for unused rows.
 
-    again: options that are rows; sources: names of rows that options mention.
+    again: options that are rows, as `giving` names them; sources: names of rows that options mention.
     """
-    for option in again:
+    for option, name in again.items():
+        if not is_given(name):
+            message = f"{option} is {name!r}, and a resume takes rows from Python alone: it reads files as the run did."
+            raise ZooError(message, f"Leave out {option}, or give the rows that the run was given.")
         if config.get(option) != PREFIX + option:
             message = f"{option} of the run is {config.get(option)}, and no rows from Python."
             raise ZooError(message, f"Leave out {option}.")

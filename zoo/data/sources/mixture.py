@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -22,7 +23,7 @@ from typing import Any
 from zoo.contract.algorithm import Algorithm
 from zoo.contract.registry import contributions, manager
 from zoo.data.formats import columns_of
-from zoo.data.sources import HUB_NAME, file_type
+from zoo.data.sources import HUB_NAME, file_type, no_file_fits
 from zoo.data.sources.given import PREFIX
 from zoo.data.sources.named import WITH_SPLIT, source_defaults
 from zoo.data.sources.reading import Reading
@@ -34,6 +35,8 @@ from zoo.paths import typed_path
 
 BRACKETS = re.compile(r"\([^()]*\)")
 OPERATORS = re.compile(r"[+*]")
+PATTERN = re.compile(r"(?<![^\s()+])((?:\d+\.?\d*|\.\d+)\*)?+([^\s()+'\"]*(?:/\*|\*(?:/|\.(?!\d)))[^\s()+'\"]*)")
+"""A name that holds a star as patterns of files do, behind its weight: `0.7*shards/*.jsonl`."""
 OPTIONS = ("columns", "format", "limit", "repeats", "split", "name")
 """What a part may set for itself."""
 LONGEST_LABEL = 40
@@ -70,6 +73,8 @@ def read_mixture(text: str, named: Collection[str]) -> list[Part]:
     """
     if _is_path(text) or HUB_NAME.fullmatch(text) or _is_of_a_named_source(text, named):
         return [Part(text, label_of(text))]
+    if (pattern := PATTERN.fullmatch(text)) and not pattern[1]:
+        raise no_file_fits(text)
     is_sum = is_mixture(text)
     try:
         parts = Mixture(text, named).parts
@@ -140,16 +145,22 @@ class Mixture(Expression):
     def __init__(self, text: str, named: Collection[str]):
         super().__init__(text)
         self.named = named
+        found = [replace(mention, name=_same_path(mention.name)) for mention in self._found]
         for place, mention in enumerate(self._found):
-            if mention in self._found[:place]:
+            if found[place] in found[:place]:
                 hint = "Write it once, with the sum of its weights or with repeats=2."
                 raise self.error(f"{mention.label} is there twice", mention.at, hint)
+        self._labels: dict[str, Mention] = {}
         self.parts = labelled([self._part(mention, weight) for mention, weight in self._weights().items()])
 
     def _weights(self) -> dict[Mention, Fraction | None]:
         try:
             terms = self._tree({mention: _Terms({mention: None}) for mention in self.mentions})
         except TypeError:
+            if pattern := PATTERN.search(self.text):
+                quoted = PATTERN.sub(lambda found: f"{found[1] or ''}'{found[2]}'", self.text)
+                at = pattern.start(2)
+                raise self.error("a pattern needs quotation marks", at, f"Write {quoted}") from None
             raise self.error("a number has no source, or two sources are multiplied", 0, self.allowed) from None
         if all(weight is None for weight in terms.values()):
             return dict(terms)
@@ -170,11 +181,20 @@ class Mixture(Expression):
             hint = f"A part takes {', '.join(OPTIONS)}."
             raise self.error(f"{mention.name} has no option {name}", mention.at, hint, nearest(name, OPTIONS))
         source = spell(mention.name, options)
-        label = str(own.pop("name", "")) or source
+        label = self._name(mention, str(own.pop("name", ""))) or source
         repeats = Fraction(repr(self._number(mention, own, "repeats", 1)))
         limit = self._number(mention, own, "limit", None)
         texts = {name: str(value) for name, value in own.items()}
         return Part(source, label_of(label), weight, limit=limit, repeats=repeats, **texts)
+
+    def _name(self, mention: Mention, name: str) -> str:
+        """The name that a part gives itself. Raises ZooError for one that no metric can have, or that another has."""
+        if name and label_of(name) != name:
+            hint = f"Use letters, digits and _ . -, at most {LONGEST_LABEL}: name={label_of(name)}"
+            raise self.error(f"{name!r} cannot be the name of a part", mention.at, hint)
+        if name and self._labels.setdefault(name, mention) != mention:
+            raise self.error(f"two parts have the name {name}", mention.at, "Give each part a name of its own.")
+        return name
 
     def _number(self, mention: Mention, options: dict[str, Any], name: str, default: Any) -> Any:
         """A number above 0; `limit` is a whole one."""
@@ -184,6 +204,13 @@ class Mixture(Expression):
             kind = "a whole number" if name == "limit" else "a number"
             raise self.error(f"{name} must be {kind} above 0, not {number}", mention.at)
         return number
+
+
+def _same_path(name: str) -> str:
+    """A name, or the path of the file that it names in its shortest spelling."""
+    with contextlib.suppress(ZooError, OSError):
+        return os.path.normpath(name) if typed_path(name).exists() else name
+    return name
 
 
 def labelled(parts: Sequence[Part]) -> list[Part]:

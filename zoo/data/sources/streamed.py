@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, cast
 
-from zoo.data.sources import file_type, folders, given, is_named, is_on_hub
+from zoo.data.sources import file_type, folders, given, is_named, is_on_hub, no_file_fits, refuse_dead_link
 from zoo.data.sources.hub import stream_hub
 from zoo.data.sources.lines import COMPRESSED, Line, RawLine, placed_lines, unpacked
 from zoo.data.sources.named import WITH_SPLIT
@@ -95,11 +95,10 @@ def _local(name: str, split: str) -> list[StreamFile]:
     path = typed_path(name)
     if path.is_dir():
         return [_File(str(file)) for file in folders.files_of_split(path, split, file_type)[0]]
+    refuse_dead_link(path, name)
     names = [name] if path.exists() else sorted(glob.glob(os.path.expanduser(name), recursive=True))
     if not names:
-        raise ZooError(
-            f"No file is called {name}.", "Check the pattern, and put it in quotation marks: 'shards/*.jsonl'."
-        )
+        raise no_file_fits(name) if glob.has_magic(name) else ZooError(f"No file is called {name}.", "Check the path.")
     if split != "train":
         raise NoSuchSplit(f"{name} names files, so it has no split '{split}'.", "Name the files of the split.")
     return [_File(found) for found in names if Path(found).is_file()]
@@ -250,7 +249,10 @@ def _addresses(pattern: str) -> list[StreamFile]:
     except ImportError as error:
         raise ZooError(f"{pattern} needs a package that is not installed: {error}.", "pip install it.") from None
     except Exception as error:
-        raise ZooError(f"{pattern} cannot be opened: {_said(error)}.", "Check the address.") from None
+        hint = "Check the address."
+        if "offline" in str(error).lower():
+            hint = "Name files that are on this machine, or unset HF_HUB_OFFLINE."
+        raise ZooError(f"{pattern} cannot be opened: {_said(error)}.", hint) from None
 
 
 def _said(error: Exception) -> str:
