@@ -12,6 +12,7 @@ from zoo.options.effect import without_effect
 
 UNUSED = {
     "lora_rank": 8, "lora_alpha": 16.0, "lora_dropout": 0.1, "lora_targets": "q_proj", "decay_mix": 0.5,
+    "lora_kind": "dora", "lora_plus": 16.0,
     "mix_by": "tokens", "lr_floor": 0.1, "best_metric": "val/accuracy", "best_mode": "max", "answers_per_prompt": 2,
     "max_new_tokens": 9, "token_budget": 9, "temperature": 0.5, "top_k": 3, "top_p": 0.5, "stop": "!",
     "critic_lr": 1e-4,

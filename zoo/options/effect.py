@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
 from typing import NamedTuple
 
 from zoo.options.config import BY_HAND, ROLE_OF, Resolved, TrainConfig
 from zoo.options.spelling import name_in
 
-ADAPTERS = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets")
+ADAPTERS = tuple(field.name for field in fields(TrainConfig) if field.name.startswith("lora_"))
 CHOICE = ("best_metric", "best_mode")
 SAMPLING = ("answers_per_prompt", "max_new_tokens", "token_budget", "temperature", "top_k", "top_p", "stop")
 OF_DEFAULTS = ("default", "variant ", "data ")
