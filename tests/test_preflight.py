@@ -184,12 +184,17 @@ def test_a_tensor_group_divides_the_matrices_of_its_layers(folder):
     assert "layers cut among 2 processes" in cut.text() and cut.as_json()["cut"] == 2
 
 
-def test_groups_share_out_what_they_have_cut(folder):
-    alone, both = (
-        of_plan(plan(folder, processes=n, devices=n, tensor_parallel=2, strategy="fsdp")) for n in (2, 8)
-    )  # fmt: skip
-    assert both.parts["policy"]["weights"] == alone.parts["policy"]["weights"] / 4
+def test_groups_share_out_what_they_have_cut_and_all_processes_the_rest(folder):
+    whole, alone, both = (
+        of_plan(plan(folder, processes=n, devices=n, tensor_parallel=min(n, 2), strategy=how))
+        for n, how in ((1, "auto"), (2, "auto"), (8, "fsdp"))
+    )
+    assert both.parts["policy"]["weights"] == pytest.approx(whole.parts["policy"]["weights"] / 8, rel=0.01)
+    assert both.parts["policy"]["optimizer"] == pytest.approx(whole.parts["policy"]["optimizer"] / 8, rel=0.01)
     assert "layers cut among 2 processes, shards over 4 groups" in both.text()
+    # The first process gathers all of it, once.
+    exported = [need.phases["export"] - need.parts["policy"]["weights"] for need in (alone, both)]
+    assert exported == pytest.approx([whole.parts["policy"]["weights"]] * 2, rel=0.01)
 
 
 def test_a_checkpoint_in_flight_counts_where_it_is_copied(folder):

@@ -263,8 +263,12 @@ def of_plan(plan: Plan, free: float | None = None) -> Need:
         state_bytes(plan.optimizer),
     )
     holds: dict[str, Held] = {}
+    complete = 0.0
     for role, folder in plan.models.items():
-        holds[role], rough = _held(folder, _way(plan, role), step)
+        of_process, rough = _held(folder, _way(plan, role), step)
+        holds[role] = _in_groups(of_process, plan)
+        if role == "policy":
+            complete = of_process.outside + need.cut * (of_process.weights - of_process.outside)
         need.rough |= rough
     learners = {role: held for role, held in holds.items() if held.gradients}
     for role, held in holds.items():
@@ -280,9 +284,9 @@ def of_plan(plan: Plan, free: float | None = None) -> Need:
     making = sum(state.step * (held.matrices + held.others) + state.largest * held.largest / 4
                  for held in learners.values()) * plan.stays  # fmt: skip
     need.phases["optimizer"] = kept + sums["gradients"] + making
-    if plan.shards > 1 and plan.accelerator != "cuda":
+    if max(plan.shards, need.cut) > 1 and plan.accelerator != "cuda":
         # The first process gathers the model that the run leaves; on a GPU in another memory.
-        need.phases["export"] = sums["weights"] + holds["policy"].weights
+        need.phases["export"] = sums["weights"] + complete
     if plan.online and plan.core.engine == "local":
         need.parts["rollouts"] = _of_rollouts(holds["policy"], plan)
         need.phases["rollouts"] = kept + sum(need.parts["rollouts"].values())
@@ -291,6 +295,18 @@ def of_plan(plan: Plan, free: float | None = None) -> Need:
             need.parts["checkpoint"] = {"copy": copied}
             need.phases["steps"] += copied
     return need
+
+
+def _in_groups(held: Held, plan: Plan) -> Held:
+    """A model whose layers are cut: what is outside of the blocks is shared out among all processes, not the groups."""
+    size = plan.core.tensor_parallel
+    if size == 1 or plan.core.strategy != FSDP:
+        return held
+    less, all_of_it = held.outside * (1 - 1 / size), held.gradients >= held.weights
+    return replace(
+        held, weights=held.weights - less, gradients=held.gradients - less * all_of_it,
+        others=held.others / size if all_of_it else held.others,
+    )  # fmt: skip
 
 
 def _of_learner(held: Held, state: StateBytes, plan: Plan) -> dict[str, float]:
