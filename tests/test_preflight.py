@@ -63,6 +63,12 @@ def test_two_models_of_few_layers_tell_what_more_layers_hold(way):
     assert peaks[0] == pytest.approx(peaks[1], rel=0.03)
 
 
+def test_a_recomputed_step_holds_the_rounded_copies_of_a_block():
+    """Lightning's autocast keeps none: of a layer more there are its inputs, 64 numbers for each of 300 tokens."""
+    few, more = (_of_model(config(layers), Way("bf16-mixed", checkpointing=True), STEP) for layers in (8, 16))
+    assert more.step - few.step == pytest.approx(8 * 300 * 64 * 4, rel=0.05)
+
+
 def test_a_model_without_numbers_holds_what_a_real_one_holds():
     """Forward and backward pass of a real model, counted in the same way."""
     way = Way("32-true")

@@ -190,7 +190,7 @@ def _peaks(model: Any, trained: list[Tensor], way: Way, step: Step) -> tuple[int
     one_row = way.shared and reads_segments(base_of(model))
     rows = arrange(step.texts(), "shared" if way.shared else "padded", one_row=one_row)
     alone = Live(model.parameters())
-    with alone, torch.no_grad(), autocast(way.precision, "cpu"):
+    with alone, torch.no_grad(), autocast(way.precision, "cpu", keeps=False):
         _numbers(model, rows, way).sum()
     torch.clear_autocast_cache()
     if not trained:
@@ -201,7 +201,7 @@ def _peaks(model: Any, trained: list[Tensor], way: Way, step: Step) -> tuple[int
     live = Live([*model.parameters(), *(value.grad for value in trained if value.grad is not None)])
     peaks: list[int] = []
     handle = when_last_layer_is_done(base_of(model), lambda: peaks.append(live.take_peak()))
-    with live, autocast(way.precision, "cpu"):
+    with live, autocast(way.precision, "cpu", keeps=False):
         _numbers(model, rows, way).sum().backward()
     if handle is not None:
         handle.remove()

@@ -43,10 +43,11 @@ def weights_dtype(precision: str) -> torch.dtype:
     return torch.bfloat16 if precision == "bf16-true" else torch.float32
 
 
-def autocast(precision: str, device: torch.device | str) -> torch.autocast:
-    """The context in which models run outside of Lightning's own steps."""
+def autocast(precision: str, device: torch.device | str, keeps: bool | None = None) -> torch.autocast:
+    """The context in which models run outside of Lightning's own steps. keeps: rounded copies; None: if it helps."""
     # Rounded copies of weights that are gathered for a block at a time would be kept, and be those of the whole model.
-    options: dict[str, Any] = {"dtype": torch.bfloat16, "cache_enabled": not is_sharding()}
+    keeps = not is_sharding() if keeps is None else keeps
+    options: dict[str, Any] = {"dtype": torch.bfloat16, "cache_enabled": keeps}
     return torch.autocast(torch.device(device).type, enabled=precision == "bf16-mixed", **options)
 
 
