@@ -3,7 +3,9 @@
 import hashlib
 import json
 import os
+import pickle
 import threading
+import time
 from functools import partial
 from pathlib import Path
 from unittest import mock
@@ -419,6 +421,22 @@ def test_a_worker_that_ends_is_told_and_what_it_did_is_kept(written, template, s
     monkeypatch.setattr(pool.Worker, "give", give)
     made = prepare(file, "preference", template, store=True, workers=2, say=said.append)
     assert whole(made) == expected and "goes on after" in said[0]
+
+
+class Slow:
+    """Work that is not done before the test ends."""
+
+    def encoded(self, lines):
+        time.sleep(300)
+
+
+def test_a_worker_ends_with_its_parent_whatever_it_is_doing():
+    worker = pool.Worker(pickle.dumps(Slow()))
+    assert worker.reply() is None
+    worker.give([])
+    # As if the parent were killed.
+    worker.pipe.close()
+    assert worker.process.wait(30) == 0
 
 
 def test_a_tokenizer_that_cannot_be_handed_to_others_is_used_in_this_process(written, template, spread):  # noqa: F811
