@@ -29,7 +29,8 @@ from zoo.values.records import ChosenRecords
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch, tmp_path):
-    """Blocks of seven rows, shards of twenty, and a cache of this test's own."""
+    """Blocks of seven rows, shards of twenty, a cache of this test's own, and no store that is checked as a whole."""
+    monkeypatch.setattr(store, "CHECKED_BYTES", 0)
     monkeypatch.setattr(prepared, "ROWS_AT_ONCE", 7)
     monkeypatch.setattr(store, "SHARD_ROWS", 20)
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
@@ -162,7 +163,8 @@ def test_no_flipped_bit_is_trained_on(written, template, tmp_path, kind, file): 
     assert told > 7
 
 
-def test_a_store_that_is_asked_for_is_checked_to_its_last_byte(written, template, tmp_path):  # noqa: F811
+@pytest.mark.parametrize("way", ["it is asked for", "it is small"])
+def test_a_store_is_checked_to_its_last_byte_where(written, template, tmp_path, monkeypatch, way):  # noqa: F811
     source, said = written("preference"), []
     prepare(source, "preference", template, store=True)
     (path,) = (tmp_path / "cache" / "data").glob("*/00001.encoded.arrow")
@@ -170,7 +172,9 @@ def test_a_store_that_is_asked_for_is_checked_to_its_last_byte(written, template
     flip(path, path.stat().st_size - 1)
     prepare(source, "preference", template, say=said.append)
     assert not said
-    prepare(source, "preference", template, store=True, say=said.append)
+    if way == "it is small":
+        monkeypatch.setattr(store, "CHECKED_BYTES", 10**6)
+    prepare(source, "preference", template, store=way == "it is asked for" or None, say=said.append)
     assert "00001.encoded.arrow has changed" in said[0] and path.read_bytes() == content
 
 

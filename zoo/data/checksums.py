@@ -1,7 +1,7 @@
 """Checksums of a store (CRC-32), so that no changed byte is trained on.
 
-The small columns and the head of each file are checked when a store is opened, each record when it is read. Whole
-files are checked only when that is asked for: with millions of rows they are gigabytes.
+The small columns and the head of each file are checked when a store is opened, each record when it is read. The
+whole files of a large store are checked only when that is asked for: with millions of rows they are gigabytes.
 """
 
 from __future__ import annotations

@@ -29,6 +29,8 @@ from zoo.runs import in_turn
 
 SHARD_BYTES, SHARD_ROWS = 32 << 20, 50_000
 """A shard is written when it has so many bytes or rows."""
+CHECKED_BYTES = 128 << 20
+"""A store of at most so many bytes is checked as a whole when it is opened, which takes a fraction of a second."""
 MANIFEST, TOLD = "manifest.json", "told.arrow"
 DAMAGED = (OSError, ValueError, KeyError, TypeError, IndexError)
 """What reading a file raises that was changed. pyarrow's errors are ValueErrors and OSErrors."""
@@ -69,12 +71,13 @@ class Store:
     def read(self, whole: bool = False) -> Kept | None:
         """What is kept, None if there is nothing or not everything. A damaged store is removed, and told.
 
-        whole: whether all bytes are checked now. Raises ZooError for a damaged store that cannot be removed.
+        whole: whether all bytes are checked now, as those of a small store always are. Raises ZooError for a damaged
+        store that cannot be removed.
         """
         if not self.is_whole:
             return None
         try:
-            return self._read(whole)
+            return self._read(whole or sum(file.stat().st_size for file in self._files()) <= CHECKED_BYTES)
         except DAMAGED as error:
             self.say(f"The store in {self.folder} is damaged ({_why(error)}); it is made again.")
             self._clear_damaged()
