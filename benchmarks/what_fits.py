@@ -9,7 +9,6 @@ micro-batches of 4,096 tokens in rows of 1,024, bf16-mixed and recomputed activa
 from __future__ import annotations
 
 import json
-import logging
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -61,7 +60,6 @@ def row(size: str, way: str, folder: Path) -> str:
 
 
 def main() -> None:
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     print("| weights | way | GB on one | GB on each of 8 | 1 × 24 GB | 1 × 80 GB | 8 × 24 GB | 8 × 80 GB |")
     print("|---|---|---|---|---|---|---|---|")
     for size, shape in SIZES.items():

@@ -6,13 +6,14 @@ products are those of the type that is computed in.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
+
+from zoo.libraries.quiet import quiet_bitsandbytes
 
 QUANTISED = ("nf4", "int8")
 """Types of quantised weights: 4 bits whose scales, one for 64 weights, have 8 bits; or 8 bits with a scale a row."""
@@ -114,8 +115,7 @@ def quantised_in(model: torch.nn.Module) -> Iterator[QuantisedLinear]:
 
 
 def _functional() -> Any:
-    # Without a package of kernels it warns; what it computes is the same.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    quiet_bitsandbytes()
     from bitsandbytes import functional
 
     return functional

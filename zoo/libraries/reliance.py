@@ -18,6 +18,7 @@ from functools import cache
 from zoo import __version__
 from zoo.errors import ZooError
 from zoo.libraries import releases
+from zoo.libraries.quiet import quiet_bitsandbytes
 
 MODULES = {
     "torch": ("arithmetic", "tracing", "sharding"),
@@ -88,6 +89,7 @@ def relies_on(library: str, claim: str, everywhere: bool = True) -> Callable[[Ca
 @contextlib.contextmanager
 def importing(library: str) -> Iterator[None]:
     """For the imports of a module of this package: a missing name raises `LibraryError`."""
+    quiet_bitsandbytes()
     try:
         yield
     except ImportError as error:
