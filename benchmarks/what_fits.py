@@ -1,6 +1,7 @@
-"""What fits where, by the preflight's arithmetic: models of 0.1 to 70 B weights on one GPU and on eight.
+"""What fits where, by the preflight's arithmetic: models of 0.1 to 70 B weights on one GPU and on several.
 
-    python benchmarks/what_fits.py
+    python benchmarks/what_fits.py             ways to train on one GPU and on eight
+    python benchmarks/what_fits.py --groups    sharded and tensor-parallel, on one to 128 GPUs
 
 Nothing is trained and no weights are made. Each number is what a GPU holds at its peak in supervised fine-tuning, with
 micro-batches of 4,096 tokens in rows of 1,024, bf16-mixed and recomputed activations.
@@ -9,6 +10,7 @@ micro-batches of 4,096 tokens in rows of 1,024, bf16-mixed and recomputed activa
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -36,39 +38,66 @@ WAYS: dict[str, dict[str, Any]] = {
     "LoRA": {"lora": True},
     "QLoRA, `nf4`": {"lora": True, "quantize": "nf4"},
 }
+SHARED: dict[str, Any] = {"strategy": "fsdp"}
+SETTINGS: dict[str, tuple[int, dict[str, Any]]] = {
+    "1, `--lora`": (1, {"lora": True}),
+    "1": (1, {}),
+    "8": (8, SHARED),
+    "8, groups of 2": (8, {**SHARED, "tensor_parallel": 2}),
+    "8, `--lora`": (8, {**SHARED, "lora": True}),
+    "32": (32, SHARED),
+    "32, groups of 8": (32, {**SHARED, "tensor_parallel": 8}),
+    "128": (128, SHARED),
+    "128, groups of 8": (128, {**SHARED, "tensor_parallel": 8}),
+}
+"""GPUs and options by the name of a column."""
 CARDS = 8
 SHARE = 0.9
 """Of a card's memory that a run may take: the rest goes to the driver, to libraries, and to gaps between tensors."""
+HEAD = [
+    "weights", "way", "GB on one", "GB on each of 8", "1 × 24 GB", "1 × 80 GB", "8 × 24 GB", "8 × 80 GB",
+]  # fmt: skip
 TEXTS = Texts(prompt=200, completion=800, answers=1, longest=1024)
 
 
 def needed(folder: Path, options: dict[str, Any], cards: int = 1) -> float:
     """GB on each card."""
     given = {"gradient_checkpointing": True, "batch_size": 4 * cards, "micro_tokens": 4096, "precision": "bf16-mixed"}
-    core = TrainConfig(**{**given, **options, "devices": cards, "strategy": "fsdp" if cards > 1 else "auto"})
+    here = min(cards, CARDS)
+    given |= {"devices": here, "num_nodes": cards // here}
+    core = TrainConfig(**{**given, **options})
     optimizer = OPTIMIZERS.choose(core.optimizer, OPTIMIZERS.bundled)
-    plan = Plan(core, {"policy": folder}, TEXTS, optimizer, False, 100, "cuda", core.precision, cards, cards)
+    plan = Plan(core, {"policy": folder}, TEXTS, optimizer, False, 100, "cuda", core.precision, cards, here)
     return of_plan(plan).peak / 1e9
 
 
 def row(size: str, way: str, folder: Path) -> str:
     one = needed(folder, WAYS[way])
     # Quantised weights are not shared out: each card has them.
-    many = one if "quantize" in WAYS[way] else needed(folder, WAYS[way], CARDS)
+    many = one if "quantize" in WAYS[way] else needed(folder, {**WAYS[way], **SHARED}, CARDS)
     fits = [of <= SHARE * card for of, card in ((one, 24), (one, 80), (many, 24), (many, 80))]
     return f"| {size} | {way} | {one:,.1f} | {many:,.1f} | {' | '.join('yes' if fit else '–' for fit in fits)} |"
 
 
+def by_ways(size: str, folder: Path) -> list[str]:
+    return [row(size, way, folder) for way in WAYS]
+
+
+def by_settings(size: str, folder: Path) -> list[str]:
+    each = [f"{needed(folder, options, cards):,.0f}" for cards, options in SETTINGS.values()]
+    return [f"| {size} | {' | '.join(each)} |"]
+
+
 def main() -> None:
-    print("| weights | way | GB on one | GB on each of 8 | 1 × 24 GB | 1 × 80 GB | 8 × 24 GB | 8 × 80 GB |")
-    print("|---|---|---|---|---|---|---|---|")
+    groups = "--groups" in sys.argv
+    titles = ["weights", *SETTINGS] if groups else HEAD
+    print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
     for size, shape in SIZES.items():
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
             config = {**LLAMA, **dict(zip(NAMES, shape, strict=True))}
             (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-            for way in WAYS:
-                print(row(size, way, folder), flush=True)
+            print("\n".join((by_settings if groups else by_ways)(size, folder)), flush=True)
 
 
 if __name__ == "__main__":
