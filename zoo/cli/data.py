@@ -85,7 +85,6 @@ def data(
     from zoo.data.formats import columns_of
     from zoo.data.sources.mixture import read_mixture
     from zoo.data.sources.reading import Reading
-    from zoo.data.store import made_again
 
     named = registry.contributions(registry.manager(), "sources")
     look = _Look(
@@ -101,6 +100,9 @@ def data(
     of_all = Reading(split, columns_of(columns) or {}, format, limit, strict, named)
     readings = [part.reading(of_all) for part in parts]
     kinds = [look.kinds(part.source, reading) for part, reading in zip(parts, readings, strict=True)]
+    # It imports what takes seconds; mistakes have been told.
+    from zoo.data.store import made_again
+
     for part, kind, reading in zip(parts, kinds, readings, strict=True):
         if is_mixture:
             look.console.print(f"Part {part.label}:")
