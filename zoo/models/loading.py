@@ -195,8 +195,9 @@ def rows_for(model: Any, new: NewTokens) -> list[int]:
     """Give rows to new tokens that have none; returns the ids of all tokens whose rows are to be trained."""
     rows = rows_of(model)
     fresh = sorted({*new.added, *(number for number in new.asked if number >= rows)})
-    if fresh:
+    if fresh or new.asked:
         read(model, vocabulary_modules(model).values())
+    if fresh:
         give_rows(model, fresh, new.known)
     return sorted({*fresh, *new.asked})
 

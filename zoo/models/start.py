@@ -24,6 +24,7 @@ from zoo.libraries.adapters import merged, set_base_named
 from zoo.libraries.architecture import ending_ids, recompute_activations, save_ending_ids, set_ending_ids
 from zoo.libraries.pretrained import save
 from zoo.libraries.scattered import WHOLE, weights_in
+from zoo.libraries.sharding import is_sharding
 from zoo.libraries.wrappers import base_of, is_adapted
 from zoo.models.attention import use_cpu_attention
 from zoo.models.devices import choose_accelerator
@@ -102,7 +103,7 @@ def load_policy(
     that get rows, which are trained under LoRA too; in_files: as of `load_model`.
     """
     # What is frozen is rounded as it is read. dora measures the rows of matrices before.
-    in_files = (in_files or core.lora) and not (core.lora and "dora" in core.lora_kind)
+    in_files = (in_files or (core.lora and not is_sharding())) and not (core.lora and "dora" in core.lora_kind)
     if head == "scalar":
         model = scorer_to_train(source, weights_dtype(precision), core.seed, core.trust_remote_code, in_files)
     else:

@@ -192,7 +192,7 @@ def _work(order: Order, rank: int, place: Mapping[str, str], here: Path) -> None
         try:
             _train(order, rank)
         except BaseException as error:
-            traceback.print_exc(file=stream)
+            stream.write(traceback.format_exc())
             if isinstance(error, Exception):
                 order.file(rank, "error").write_text(explain(error), encoding="utf-8")
             stream.flush()
