@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from tiny_runs import FLOAT32, cli, data_for, trainer
+from tiny_runs import FLOAT32, cli, data_for, float32_flags, trainer, two_processes
 
 from zoo.errors import ZooError
 from zoo.libraries.adapters import load_on_base, merged
@@ -16,6 +16,7 @@ from zoo.models.loading import add_lora
 from zoo.models.memory import Step, Way, _of_model
 from zoo.models.precision import round_frozen
 from zoo.models.scoring import score_answers
+from zoo.runs import Run
 from zoo.values.types import Answer
 
 bitsandbytes = pytest.importorskip("bitsandbytes")
@@ -198,3 +199,16 @@ def test_a_model_without_linear_layers_is_refused():
     model = GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=64))
     with pytest.raises(ZooError, match="no frozen linear layer"):
         round_frozen(model.requires_grad_(False), "32-true", "nf4")
+
+
+@pytest.mark.long
+def test_two_processes_with_copies_of_the_packed_matrices_make_the_run_of_one(run, tmp_path, tiny_folder):
+    options = {"lr": 1e-3, "optimizer": "adamw(eps=1e-5)", "epochs": 1, "accelerator": "cpu", "micro_tokens": 60}
+    data = data_for("dpo", tmp_path)
+    single = run(**options, data=data)
+    flags = float32_flags(**options, quantize="nf4", out=tmp_path / "two", devices=2)
+    typed = ("train", "--algo", "dpo", "--model", str(tiny_folder), "--data", data, "--lora", *flags)
+    for done in two_processes(*typed, cwd=tmp_path, ZOO_CACHE=str(tmp_path / "cache-two")):
+        assert done.returncode == 0, done.stdout + done.stderr
+    double = Run(next((tmp_path / "two").iterdir()))
+    assert losses(double) == pytest.approx(losses(single), rel=1e-5)
