@@ -6,6 +6,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import copy
 import json
 from pathlib import Path
 
@@ -117,3 +118,29 @@ def tiny_folder(tmp_path_factory):
 def vectors():
     """Worked numbers: `{name: {formula, inputs, expected, notes}}`."""
     return json.loads((Path(__file__).parent / "vectors.json").read_text(encoding="utf-8"))["vectors"]
+
+
+@pytest.fixture
+def adapted(tiny_model):
+    """A tiny model with adapters that change its output."""
+    from zoo.models.loading import add_lora
+
+    model = add_lora(copy.deepcopy(tiny_model), 4, 8.0, 0.0, "all-linear")
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if "lora_B" in name:
+                value.normal_(std=0.1, generator=torch.Generator().manual_seed(len(name)))
+    return model
+
+
+@pytest.fixture
+def alone():
+    """A mesh of one process."""
+    from zoo.libraries import sharding
+
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    sharding.make_mesh(torch.device("cpu"), 1)
+    yield
+    sharding.forget_mesh()
+    torch.distributed.destroy_process_group()

@@ -9,7 +9,6 @@ from tiny_runs import FLOAT32, data_for, trainer
 
 from zoo.libraries.adapters import merged
 from zoo.libraries.rounding import RoundedLinear
-from zoo.models.loading import add_lora
 from zoo.models.precision import choose_base, round_frozen
 from zoo.models.scoring import score_answers
 from zoo.runs import Run
@@ -17,16 +16,6 @@ from zoo.values.types import Answer
 
 ANSWERS = [Answer.of([1, 5, 7], [8, 9, 30]), Answer.of([1, 5, 7], [9, 9, 4, 11])]
 MATRIX = "base_model.model.model.layers.0.mlp.up_proj.base_layer"
-
-
-@pytest.fixture
-def adapted(tiny_model):
-    model = add_lora(copy.deepcopy(tiny_model), 4, 8.0, 0.0, "all-linear")
-    with torch.no_grad():
-        for name, value in model.named_parameters():
-            if "lora_B" in name:
-                value.normal_(std=0.1, generator=torch.Generator().manual_seed(len(name)))
-    return model
 
 
 def learned(model, mixed=True):

@@ -12,7 +12,6 @@ from zoo.errors import ZooError
 from zoo.libraries.adapters import load_on_base, merged
 from zoo.libraries.pretrained import load
 from zoo.libraries.quantising import QUANTISED, QuantisedLinear, quantise, quantise_linear, quantised_in
-from zoo.models.loading import add_lora
 from zoo.models.memory import Step, Way, _of_model
 from zoo.models.precision import round_frozen
 from zoo.models.scoring import score_answers
@@ -104,27 +103,22 @@ def test_a_copy_in_another_type_keeps_its_packed_weights(kind):
 
 
 @pytest.fixture
-def adapted(tiny_model):
-    model = add_lora(copy.deepcopy(tiny_model), 4, 8.0, 0.0, "all-linear")
-    with torch.no_grad():
-        for name, value in model.named_parameters():
-            if "lora_B" in name:
-                value.normal_(std=0.1, generator=torch.Generator().manual_seed(len(name)))
-    return round_frozen(model, "32-true", "nf4")
+def packed(adapted):
+    return round_frozen(adapted, "32-true", "nf4")
 
 
 def logps(model):
     return score_answers(model, ANSWERS, "shared").per_token
 
 
-def test_adapters_are_trained_and_merged_into_full_weights(adapted):
-    logps(adapted).sum().backward()
-    trained = [value for value in adapted.parameters() if value.requires_grad]
+def test_adapters_are_trained_and_merged_into_full_weights(packed):
+    logps(packed).sum().backward()
+    trained = [value for value in packed.parameters() if value.requires_grad]
     assert trained and all(value.grad is not None and value.dtype == torch.float32 for value in trained)
-    layers = [layer for layer in adapted.modules() if isinstance(layer, QuantisedLinear)]
-    assert len(layers) == 14 and adapted.get_base_model().get_output_embeddings().weight.dtype == torch.float32
-    expected = logps(adapted).detach()
-    plain = merged(adapted)
+    layers = [layer for layer in packed.modules() if isinstance(layer, QuantisedLinear)]
+    assert len(layers) == 14 and packed.get_base_model().get_output_embeddings().weight.dtype == torch.float32
+    expected = logps(packed).detach()
+    plain = merged(packed)
     assert {value.dtype for value in plain.parameters()} == {torch.float32} and not list(quantised_in(plain))
     torch.testing.assert_close(logps(plain).detach(), expected, rtol=1e-4, atol=1e-4)
 

@@ -94,17 +94,6 @@ def test_rollouts_are_written_in_step(both, tmp_path, algo, options):
 # -- without processes -----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def alone():
-    """A mesh of one process."""
-    store = torch.distributed.HashStore()
-    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    sharding.make_mesh(torch.device("cpu"), 1)
-    yield
-    sharding.forget_mesh()
-    torch.distributed.destroy_process_group()
-
-
 def test_weights_are_gathered_and_the_optimizer_state_is_written_in_parts(alone, tmp_path):
     model = sharding.shard(make_tiny())
     optimizer = torch.optim.AdamW(model.parameters())

@@ -44,17 +44,6 @@ def loaded(folder, dtype=torch.float32):
 
 
 @pytest.fixture
-def alone():
-    """A mesh of one process."""
-    store = torch.distributed.HashStore()
-    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    sharding.make_mesh(torch.device("cpu"), 1)
-    yield
-    sharding.forget_mesh()
-    torch.distributed.destroy_process_group()
-
-
-@pytest.fixture
 def one_of_three(tmp_path):
     """`one_of_three(rank, work)`: what work gives in a fork, as one of three processes of which no other is there."""
 
