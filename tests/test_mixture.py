@@ -169,7 +169,7 @@ def test_what_a_mixture_does_not_do_is_said(train, tmp_path, capsys):
     train(data="a.jsonl", mix_by="tokens", max_steps=1, quiet=False)
     text = " ".join(capsys.readouterr().out.split())
     assert "Nothing is read of a: the weight is too small for 1 steps." in text
-    assert "--mix-by tokens changes nothing" in text
+    assert "--mix-by has no effect: the data is no mixture" in text
 
 
 def test_any_text_is_one_source_or_more_or_an_error_of_the_users():

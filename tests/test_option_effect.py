@@ -39,6 +39,7 @@ def test_every_option_without_effect_is_told(tmp_path, tiny_folder, capsys):
         ("command line", {"keep_top": 1, "best_mode": "max"}, []),
         ("command line", {"schedule": "wsd", "lr_floor": 0.1, "decay_data": "x", "decay_mix": 0.5}, []),
         ("command line", {"data": "0.5*a + 0.5*b", "mix_by": "tokens"}, []),
+        ("command line", {"decay_data": "b.jsonl", "mix_by": "tokens"}, []),
     ],
 )
 def test_without_effect_are_options_that_somebody_gave(origin, values, told):

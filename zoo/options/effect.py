@@ -27,7 +27,9 @@ class Need(NamedTuple):
 NEEDS = (
     Need(ADAPTERS, lambda core: core.lora, "without --lora all weights are trained"),
     Need(("decay_mix",), lambda core: core.decay_data is not None, "there is no --decay-data"),
-    Need(("mix_by",), lambda core: "*" in core.data or "+" in core.data, "the data is no mixture"),
+    # The decay phase mixes its data with the rest.
+    Need(("mix_by",), lambda core: bool({"*", "+"} & {*core.data}) or core.decay_data is not None,
+         "the data is no mixture"),
     Need(
         ("lr_floor",), lambda core: name_in(core.schedule) != "constant", "the schedule constant keeps the rate"
     ),

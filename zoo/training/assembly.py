@@ -221,7 +221,7 @@ class Assembly:
 
     def _weights(self, name: str, out: str) -> float | None:
         """The size of a model by name, also of a policy that only now is there."""
-        counted = _count(values for _, values in frozen_parameters(self.policy))
+        counted = _count_weights(values for _, values in frozen_parameters(self.policy))
         return weights_of(name, out) or (counted if name == self.core.model else None)
 
     def _say_choices(self) -> None:
@@ -332,7 +332,7 @@ class Assembly:
     def _say_plan(self, layout: str) -> None:
         core = self.core
         learners = torch.nn.ModuleList([self.policy, *([] if self.critic is None else [self.critic])])
-        trained = _count(p for p in learners.parameters() if p.requires_grad)
+        trained = _count_weights(p for p in learners.parameters() if p.requires_grad)
         prompts = self.loader.count(0) if self.online else 0
         size = min(core.batch_size, prompts * core.answers_per_prompt) if prompts else core.batch_size
         self.say(
@@ -347,8 +347,6 @@ class Assembly:
             )
         if self.data.mixing is not None:
             self._say_mixture(self.data.mixing)
-        elif self.core.mix_by == "tokens":
-            self.say("--mix-by tokens changes nothing: the data is a single source.")
 
     def _count(self) -> str:
         return "a stream" if self.data.streaming else f"{len(self.records)} records"
@@ -468,10 +466,10 @@ class Assembly:
 def _part(optimizer: torch.optim.Optimizer) -> str:
     """`Muon for 14 tensors with 0.1 M weights`."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    weights = _count(parameters)
+    weights = _count_weights(parameters)
     return f"{type(optimizer).__name__} for {len(parameters)} tensors with {weights:,} weights"
 
 
-def _count(parameters: Iterable[torch.Tensor]) -> int:
+def _count_weights(parameters: Iterable[torch.Tensor]) -> int:
     """The weights in whole parameters."""
     return sum(map(math.prod, whole_shapes(parameters)))
