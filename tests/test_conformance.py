@@ -32,7 +32,8 @@ TURNS = 6
 TOGETHER = ("metrics explained",)
 """What is judged over all variants together."""
 REAL = "two processes"
-"""Starts real processes, for the defaults alone."""
+CUT = "tensor group"
+"""These start real processes, for the defaults alone."""
 FIRST = ("dpo", "grpo")
 """Algorithms that every run of the tests makes on real processes."""
 BUNDLED = [entry.name for entry in registry.algorithms() if entry.target.startswith("zoo_plugins.")]
@@ -56,19 +57,20 @@ def assert_conforms(name, check, turns):
     assert found.result == "passed" or (found.result == "skipped" and excused), found.detail
 
 
-@pytest.mark.parametrize("check", [name for name in NAMES if name != REAL])
+@pytest.mark.parametrize("check", [name for name in NAMES if name not in (REAL, CUT)])
 @pytest.mark.parametrize("name", BUNDLED)
 def test_every_bundled_algorithm_conforms(name, check):
     assert_conforms(name, check, TURNS)
 
 
+@pytest.mark.parametrize("check", [REAL, CUT])
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in FIRST else pytest.mark.long) for n in BUNDLED])
-def test_real_processes_make_the_run_of_one(name):
-    assert_conforms(name, REAL, 1)
+def test_real_processes_make_the_run_of_one(name, check):
+    assert_conforms(name, check, 1)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("check", [name for name in NAMES if name != REAL])
+@pytest.mark.parametrize("check", [name for name in NAMES if name not in (REAL, CUT)])
 @pytest.mark.parametrize("name", BUNDLED)
 def test_so_it_does_with_all_of_its_variants(name, check):
     assert_conforms(name, check, 1)
@@ -135,6 +137,7 @@ CAUGHT = {
     "repeatable": "With the same seed, step 1 has the loss",
     "killed and resumed": "of metrics.jsonl differs",
     "two processes": "The two have different values of self.offset.",
+    "tensor group": "With one process and with two (--tensor-parallel 2), loss of step 1 differs (",
 }
 
 
@@ -169,6 +172,25 @@ def test_a_broken_plugin_is_caught_by_the_check_made_for_it(check):
 def test_what_goes_wrong_in_real_processes_is_told(plugin, words):
     found = Suite(str(BROKEN / plugin)).run(REAL)
     assert found.result == "failed" and words in found.detail, found.detail
+
+
+@pytest.mark.long
+def test_what_tensor_parallelism_alone_breaks_passes_with_two_processes():
+    assert Suite(broken(CUT)).run(REAL).result == "passed"
+
+
+@pytest.mark.long
+def test_a_tensor_group_draws_the_noise_of_one_process():
+    assert Suite(broken(REAL, "Noisy")).run(CUT).result == "passed"
+    assert "loss of step 1 differs" in Suite(broken(CUT, "Drawing")).run(CUT).detail
+
+
+def test_an_algorithm_whose_defaults_no_group_takes_is_not_run_in_one():
+    defaults = {"lora": True, "lora_kind": "dora"}
+    skipped = Suite(type("Whole", (Sound,), {"__module__": __name__, "__doc__": "Whole.", "defaults": defaults})).run(
+        CUT
+    )
+    assert skipped.result == "skipped" and "reads whole matrices" in skipped.detail
 
 
 def test_a_process_that_never_comes_is_not_waited_for(monkeypatch):

@@ -79,7 +79,7 @@ def launched(size: int) -> list[Mapping[str, str]]:
 class Order:
     """A run to make. algorithm: a name, ./file.py:Class, or a class that can be imported; folder: of all runs.
 
-    answers: the run whose answers are given to this one, instead of new ones; "" for none.
+    answers: the run, by its name or path, whose answers are given to this one, instead of new ones; "" for none.
     """
 
     algorithm: str | type[Algorithm]

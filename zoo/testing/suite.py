@@ -48,6 +48,7 @@ CHECKS = {
     "repeatable": "training.repeatable",
     "killed and resumed": "training.killed_and_resumed",
     "two processes": "processes.two_processes",
+    "tensor group": "processes.tensor_group",
 }
 """Every check in the order of a report, and its function in `zoo.testing.checks`."""
 NAMES = tuple(CHECKS)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from zoo.errors import ZooError
+from zoo.options.checks import check_tensor_parallel
+from zoo.options.config import resolve
 from zoo.testing.bench import Bench
 from zoo.testing.checks.cuts import FEW_TOKENS, alike
-from zoo.testing.networks import other_source, source
-from zoo.testing.processes import Made, Order, make
+from zoo.testing.networks import other_source, source, workplace
+from zoo.testing.processes import OPTIONS, Made, Order, make
 from zoo.testing.steps import Failed, NotApplicable
 
-STRATEGIES = ("ddp", "fsdp")
 STEPS = 3
 ROWS = 10
 """Steps of 4, 4 and 2 examples."""
@@ -25,31 +28,54 @@ FROM_THE_STEP = (
 )
 FROM_THE_LOSS = "Only the gradient of the loss may move what is trained."
 SAME_STATE = "Compute it from batch.measured, which is the same in all processes, not from the process's own examples."
+PARTS = (
+    "In a tensor group log-probabilities, scores and rewards are whole in each process, but the weights and the hidden "
+    "values inside of a block are parts: leave them to the core."
+)
 
 
 def two_processes(bench: Bench) -> None:
     """Real runs on two processes, with DDP and sharded, have the losses, metrics and weights of a run on one."""
     if bench.draws_in_loss({}):
         raise NotApplicable("its loss draws random numbers in training, of which each process draws its own")
-    with tempfile.TemporaryDirectory(prefix="zoo-conformance-") as folder:
-        one = make(_order(bench, Path(folder), "one"))
-        for strategy in STRATEGIES:
-            two = make(_order(bench, Path(folder), strategy))
-            if difference := next(_differences(one, two), ""):
-                raise Failed(f"With one process and with two (--strategy {strategy}), {difference}{_suspects(two)}")
+    for strategy in ("ddp", "fsdp"):
+        _compare(bench, f"--strategy {strategy}", {"strategy": strategy})
 
 
-def _order(bench: Bench, folder: Path, name: str) -> Order:
-    """The run on one process, or with a strategy on two, which learns from the answers of the first."""
+def tensor_group(bench: Bench) -> None:
+    """A real run on two processes that compute every layer together is that of one, random numbers included."""
+    cut = {"tensor_parallel": 2}
+    try:
+        check_tensor_parallel(resolve(bench.name, bench.cls, [("options", {**OPTIONS, **cut, "devices": 2})]).core)
+    except ZooError as refused:
+        raise NotApplicable(str(refused)) from refused
+    _compare(bench, "--tensor-parallel 2", cut, f" {PARTS}")
+
+
+def _compare(bench: Bench, flags: str, options: Mapping[str, Any], hint: str = "") -> None:
+    """A run on two processes with that on one. Raises Failed for a difference beyond rounding."""
+    one = _alone(bench)
+    with tempfile.TemporaryDirectory(dir=one.run.path.parent) as name:
+        chosen = {**_options(bench), **options, "devices": 2}
+        two = make(Order(bench.algorithm, chosen, Path(name), "two", 2, answers=str(one.run.path)))
+        if difference := next(_differences(one, two), ""):
+            raise Failed(f"With one process and with two ({flags}), {difference}{hint}{_suspects(two)}")
+
+
+@lru_cache(maxsize=1)
+def _alone(bench: Bench) -> Made:
+    """The run on one process, which the checks of an algorithm share."""
+    return make(Order(bench.algorithm, _options(bench), Path(tempfile.mkdtemp(dir=workplace())), "one"))
+
+
+def _options(bench: Bench) -> dict[str, Any]:
     options = {
         "model": source().name, "data": str(bench.file({}, ROWS)), "max_steps": STEPS, "micro_tokens": FEW_TOKENS,
     }  # fmt: skip
     if "reference" in bench.cls().roles(bench.resolved({}).algorithm):
         # Where policy and reference are equal, rounding decides which answer is likelier.
         options["reference"] = other_source().name
-    if name not in STRATEGIES:
-        return Order(bench.algorithm, options, folder, name)
-    return Order(bench.algorithm, {**options, "strategy": name, "devices": 2}, folder, name, 2, answers="one")
+    return options
 
 
 def _differences(one: Made, two: Made) -> Iterator[str]:
