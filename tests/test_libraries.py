@@ -326,6 +326,16 @@ def adapters_stay_on(patch):
     patch.setattr(PeftModel, "disable_adapter", lambda model: contextlib.nullcontext())
 
 
+def copies_stay_on(patch):
+    from peft.utils import ModulesToSaveWrapper
+
+    patch.setattr(ModulesToSaveWrapper, "enable_adapters", lambda module, enabled: None)
+
+
+def copied_as_itself(patch):
+    patch.setattr(torch.Tensor, "__deepcopy__", lambda tensor, memo: tensor)
+
+
 def merged_without_them(patch):
     from peft import LoraModel
 
@@ -531,6 +541,8 @@ CHANGES = {
     "rows_of_new_tokens_are_trained": (rows_left_out, "groups of rows are trained"),
     "adapters_can_be_switched_off": (adapters_stay_on, "differs from before"),
     "adafactor_takes_the_rate_of_a_group": (rate_of_its_own, "rates of 0.1 and 0.2 move it by [0.0099"),
+    "whole_modules_are_copies": (copies_stay_on, "with adapters off the model differs"),
+    "fake_tensors_can_be_copied": (copied_as_itself, "it is the same"),
     "adapters_can_be_merged": (merged_without_them, "it differs by"),
     "adapters_on_tied_embeddings_can_be_merged": (merged_without_them, "of the merged model differs by"),
     "experts_can_be_adapted": (experts_left_out, "merged it differs by"),
@@ -642,10 +654,10 @@ def test_doctor_says_which_library_which_version_what_changed_and_which_version_
     status, out = typed(capsys, "doctor")
     works = releases.tested("peft")
     assert status == 1 and f"peft {version('peft')} has changed what zoo relies on: Only adapters are trained" in out
-    assert f"'peft=={works}'" in out and "6 of 8 checks hold" in out
+    assert f"'peft=={works}'" in out and "6 of 9 checks hold" in out
     facts = json.loads(typed(capsys, "doctor", "--json")[1])
     (peft,) = [library for library in facts["libraries"] if library["name"] == "peft"]
-    assert [check["holds"] for check in peft["checks"]].count(False) == 2 and peft["tested"] == works
+    assert [check["holds"] for check in peft["checks"]].count(False) == 3 and peft["tested"] == works
 
 
 def test_a_version_outside_of_the_range_is_a_problem(monkeypatch, capsys):

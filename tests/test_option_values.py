@@ -26,6 +26,7 @@ FREE = {
     "template_args": [None],
     "new_tokens": ["", "<a>,<b>"],
     "lora_targets": ["all-linear", "q_proj,v_proj", ["q_proj"]],
+    "train_modules": ["", "lm_head,norm", ["norm"]],
     "score": ["auto", "none"],
     "loggers": ["csv", "none", "tensorboard", "wandb", "mlflow"],
     "engine": ["local"],
@@ -79,7 +80,7 @@ FREE = {
 }
 """Values of options whose type does not list them: those that the documents name, and one of each other kind."""
 WITH = {
-    "lora_targets": {"lora": True}, "lora_dropout": {"lora": True},
+    "lora_targets": {"lora": True}, "lora_dropout": {"lora": True}, "train_modules": {"lora": True},
     "lora_kind": {"lora": True}, "lora_plus": {"lora": True}, "quantize": {"lora": True},
     "best_mode": {"keep_best": True},
     "best_metric": {"keep_best": True}, "patience": {"eval_every": 1},

@@ -56,7 +56,11 @@ def test_a_frozen_model_is_shared_out_too(both):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("options", [{}, {"lora_kind": "dora+rslora", "lora_plus": 16.0}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"lora_kind": "dora+rslora", "lora_plus": 16.0}, {"train_modules": "lm_head,down_proj,norm"}],
+    ids=str,
+)
 def test_adapters_and_their_base_are_shared_out(both, options):
     first, second = both("dpo", lora=True, lr=1e-2, **options)
     assert losses(first) == pytest.approx(losses(second), rel=1e-5)

@@ -162,8 +162,9 @@ def test_a_reference_is_cut_and_its_scores_are_kept(both):
 
 
 @pytest.mark.long
-def test_adapters_are_cut_with_their_layers_and_written_whole(both):
-    first, second = both("dpo", lora=True)
+@pytest.mark.parametrize("whole", ["", "lm_head,down_proj,k_proj,norm"])
+def test_adapters_are_cut_with_their_layers_and_written_whole(both, whole):
+    first, second = both("dpo", lora=True, train_modules=whole)
     assert losses(first) == pytest.approx(losses(second), rel=1e-5)
     one, two = (load_file(run.model_path / "adapter_model.safetensors") for run in (first, second))
     assert all(torch.allclose(one[name], two[name], atol=1e-5) for name in one)

@@ -125,7 +125,9 @@ def export(
         was_tied = is_tied(model)
         model = merged(model)
         if was_tied and not is_tied(model):
-            Console().say("Embedding and head have weights of their own now: an adapter was on one of the two.")
+            Console().say(
+                "Embedding and head have weights of their own now: one of the two was trained without the other."
+            )
     folder.parent.mkdir(parents=True, exist_ok=True)
     template = load_template(source, eos_ids=ending_ids(model))
     export_model(model, template.trained_tokenizer(), folder, template.ends)

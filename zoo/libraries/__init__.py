@@ -12,6 +12,7 @@
     vocabulary.py    transformers: rows of the vocabulary, and more of them
     optimizers.py    transformers, bitsandbytes: optimizers
     adapters.py      peft: LoRA around a model, and the model inside
+    whole_modules.py  peft: modules that are trained as a whole beside LoRA
     trainer.py       lightning: the Trainer, its strategy, checkpoints and loggers
     cluster.py       lightning: which process of a run this one is
     meeting.py       lightning: waiting for the other processes

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import tempfile
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -20,12 +19,14 @@ from zoo.libraries.architecture import evaluating, last_hidden, text_config, wit
 from zoo.libraries.experts import EXPERTS, expert_weights
 from zoo.libraries.pretrained import load, save
 from zoo.libraries.quantising import widen_quantised
+from zoo.libraries.quiet import quiet_peft
 from zoo.libraries.reliance import importing, relies_on, require
 from zoo.libraries.rounding import widen_linear
-from zoo.libraries.stored import zeros
+from zoo.libraries.stored import read, zeros
 from zoo.libraries.tiny import IDS, make_tiny
 from zoo.libraries.vocabulary import give_rows, rows_of, vocabulary_modules
-from zoo.libraries.wrappers import base_of, is_adapted
+from zoo.libraries.whole_modules import names_for_peft, paths_of, refuse_twice, rows_beside, whole_modules
+from zoo.libraries.wrappers import COPIES, ORIGINAL, base_of, is_adapted
 
 ADAPTER, TOKENS = "lora_", "trainable_tokens_"
 """Parts of the names of adapter parameters: of layers, and of rows of the vocabulary."""
@@ -49,7 +50,8 @@ def without_adapters(model: Any) -> contextlib.AbstractContextManager[Any]:
 def frozen_parameters(model: Any) -> list[tuple[str, Tensor]]:
     """Names and values of all parameters that do not belong to an adapter."""
     named = model.named_parameters()
-    return [(name, value) for name, value in named if ADAPTER not in name and TOKENS not in name]
+    parts = (ADAPTER, TOKENS, f".{COPIES}.")
+    return [(name, value) for name, value in named if not any(part in name for part in parts)]
 
 
 def merged(model: Any) -> Any:
@@ -76,6 +78,7 @@ def _untie(model: Any) -> None:
         for name, parameter in module.named_parameters(recurse=False):
             owners.setdefault(id(parameter), []).append((module, name))
     adapted = {id(module.base_layer) for module in base.modules() if isinstance(module, LoraLayer)}
+    adapted |= {id(module.original_module) for module in whole_modules(model).values()}
     shared = [places for places in owners.values() if len(places) > 1]
     if not any(id(module) in adapted for places in shared for module, _ in places):
         return
@@ -98,18 +101,23 @@ def has_virtual_tokens(model: Any) -> bool:
 
 def wrap(
     model: Any, *, rank: int, alpha: float, dropout: float, targets: list[str] | str, tokens: Sequence[int] = (),
-    kind: str = "lora",
+    kind: str = "lora", whole: Sequence[str] = (),
 ) -> Any:  # fmt: skip
     """The model with trainable low-rank adapters. The head of a classifier is trained and saved too.
 
     targets: names of modules, or a pattern, or "all-linear", which leaves out what `unreached` names; `experts`, or the
     names of weights of experts, beside any of them. tokens: ids whose rows are trained, in embedding and head; kind:
-    "lora", or "rslora" (arXiv:2312.03732) and "dora" (arXiv:2402.09353), joined by "+".
+    "lora", or "rslora" (arXiv:2312.03732) and "dora" (arXiv:2402.09353), joined by "+"; whole: names of modules whose
+    weights are all trained.
     Raises ZooError for a name that is in no module, for adapters that would never be trained, and for a vocabulary of
     which peft cannot train single rows; peft's ValueError if no module fits a pattern.
     """
     require("peft")
     _refuse_unknown(model, targets)
+    paths = paths_of(model, whole)
+    refuse_twice(paths, [targets] if isinstance(targets, str) else targets)
+    tokens = rows_to_train(model, tokens, whole)
+    read(model, (module for path in paths for module in model.get_submodule(path).modules()))
     if tokens:
         refuse_doubled(model, targets)
     modules, weights = _split(model, targets)
@@ -121,6 +129,7 @@ def wrap(
     settings |= {f"use_{name}": True for name in kind.split("+") if name != "lora"}
     settings |= {"exclude_modules": left_out} if left_out else {}
     settings |= {"target_parameters": weights} if weights else {}
+    settings |= {"modules_to_save": names_for_peft(model, whole, paths)} if paths else {}
     try:
         adapted = _adapters_on(model, tokens, settings)
     except ValueError as error:
@@ -172,7 +181,7 @@ def left_out(model: Any) -> list[str]:
     heads = [base.get_output_embeddings(), getattr(base, "score", None)]
     found: dict[str, set[str]] = {}
     for name, module in base.named_modules():
-        inside = any(part in name for part in ("base_layer", "lora_"))
+        inside = any(part in name for part in ("base_layer", "lora_", COPIES, ORIGINAL))
         if isinstance(module, torch.nn.Linear) and module not in heads and not inside:
             found.setdefault(why.get(name, PASSED_OVER), set()).add(name.rpartition(".")[2])
     told = [f"No adapters on {', '.join(sorted(names))}: {reason}." for reason, names in found.items()]
@@ -206,6 +215,20 @@ def _adapters_on(model: Any, tokens: Sequence[int], settings: dict[str, Any]) ->
     return adapted
 
 
+def rows_to_train(model: Any, tokens: Sequence[int], whole: Sequence[str]) -> list[int]:
+    """The tokens whose rows get parameters of their own. whole: names of modules whose weights are all trained.
+
+    Raises ZooError where one of embedding and head is trained as a whole, and the other is not.
+    """
+    return rows_beside(tokens, _vocabulary(model), paths_of(model, whole))
+
+
+def _vocabulary(model: Any) -> list[str]:
+    """The paths of embedding and head, also where they share their weights."""
+    layers = [model.get_input_embeddings(), model.get_output_embeddings()]
+    return [path for path, module in model.named_modules() if any(module is layer for layer in layers)]
+
+
 def _check_rows(wrapped: Any, former: Mapping[str, Any], tokens: Sequence[int]) -> None:
     """Raises ZooError where a layer of the vocabulary whose rows are trained computes something else than before."""
     base = base_of(wrapped)
@@ -228,9 +251,7 @@ def _check_rows(wrapped: Any, former: Mapping[str, Any], tokens: Sequence[int]) 
 
 def refuse_doubled(model: Any, targets: list[str] | str) -> None:
     """Raises ZooError where embedding or head, whose rows for new tokens are trained, are targets too."""
-    layers = [model.get_input_embeddings(), model.get_output_embeddings()]
-    paths = [name for name, module in model.named_modules() if any(module is layer for layer in layers)]
-    names = [targets] if isinstance(targets, str) else targets
+    paths, names = _vocabulary(model), [targets] if isinstance(targets, str) else targets
     if doubled := [path for path in paths if any(f".{path}".endswith(f".{name}") for name in names)]:
         raise _both(" and ".join(doubled))
 
@@ -377,21 +398,6 @@ def _loaded(base: Any, path: str) -> Any:
         from peft import PeftModel
     with quiet_peft():
         return PeftModel.from_pretrained(base, path, is_trainable=True)
-
-
-@contextlib.contextmanager
-def quiet_peft() -> Iterator[None]:
-    """peft reads a model's `is_gradient_checkpointing`, for which newer versions of transformers warn.
-
-    It also warns of adapters on tied weights, which `merged` sees to.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Model (has|with) `tie_word_embeddings=True`")
-        warnings.filterwarnings("ignore", message="Unsupported layer type .*Experts")
-        # Patterns for experts, which it adds to the settings of models that have them.
-        warnings.filterwarnings("ignore", message="The following (rank|alpha)_pattern keys did not match")
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
-        yield
 
 
 # -- checks --------------------------------------------------------------------------------------------------------

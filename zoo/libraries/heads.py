@@ -17,7 +17,7 @@ from zoo.libraries.architecture import backbone, evaluating, last_hidden
 from zoo.libraries.reliance import relies_on
 from zoo.libraries.tiny import IDS, make_tiny, tiny_model
 from zoo.libraries.turns import caller, in_pass
-from zoo.libraries.wrappers import base_of
+from zoo.libraries.wrappers import base_of, current_layer
 
 SIZES = (1e-6, 1e-4, 1e-2, 1.0, 1e2, 1e4, 1e8, 1e12)
 """Of the numbers in the place of the layer's output, a row each: the first show the scale, the last the cap."""
@@ -47,7 +47,7 @@ def output_head(model: Any) -> OutputHead | None:
     if base not in _MEASURED:
         _MEASURED[base] = _measured(base)
     found = _MEASURED[base]
-    return None if found is None else OutputHead(base.get_output_embeddings(), *found)
+    return None if found is None else OutputHead(current_layer(base.get_output_embeddings()), *found)
 
 
 def measure_head(model: Any) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import warnings
+from collections.abc import Iterator
 
 
 def quiet_bitsandbytes() -> None:
@@ -20,3 +22,18 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     # To torch, a skipped first step looks like a wrong order of calls.
     warnings.filterwarnings("ignore", message=r".*`lr_scheduler.step\(\)` before `optimizer.step\(\)`.*")
+
+
+@contextlib.contextmanager
+def quiet_peft() -> Iterator[None]:
+    """peft reads a model's `is_gradient_checkpointing`, for which newer versions of transformers warn.
+
+    It also warns of adapters on tied weights, which `adapters.merged` sees to.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Model (has|with) `tie_word_embeddings=True`")
+        warnings.filterwarnings("ignore", message="Unsupported layer type .*Experts")
+        # Patterns for experts, which it adds to the settings of models that have them.
+        warnings.filterwarnings("ignore", message="The following (rank|alpha)_pattern keys did not match")
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+        yield

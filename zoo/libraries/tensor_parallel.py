@@ -28,7 +28,7 @@ from zoo.libraries.reliance import relies_on
 from zoo.libraries.rounding import product
 from zoo.libraries.stored import keep_part
 from zoo.libraries.tiny import make_tiny
-from zoo.libraries.wrappers import base_of
+from zoo.libraries.wrappers import ORIGINAL, base_of
 from zoo.processes import set_tensor_group, tensor_group
 
 _CUT: WeakKeyDictionary[torch.nn.Module, dict[str, int]] = WeakKeyDictionary()
@@ -189,6 +189,10 @@ def _planned(base: Any) -> Iterator[tuple[torch.nn.Module, str]]:
 
 def _cut_layer(layer: Any, style: str) -> None:
     """A linear layer, or one with adapters: of these the matrix that has its outputs, or its inputs."""
+    if ORIGINAL in layer._modules:
+        for module in (layer.original_module, *layer.modules_to_save.values()):
+            _cut_linear(module, style)
+        return
     if not hasattr(layer, "base_layer"):
         _cut_linear(layer, style)
         return

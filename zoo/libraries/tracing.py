@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -103,6 +104,20 @@ def fake_model(config: Any, dtype: torch.dtype, scalar: bool = False) -> Any:
         return kind.from_config(config, dtype=dtype).eval()
 
 
+class FakeCopies(TorchFunctionMode):
+    """A context in which `copy.deepcopy` copies fake tensors; elsewhere it copies numbers that are not there."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is not torch.Tensor.__deepcopy__ or not isinstance(args[0], FakeTensor):
+            return function(*args, **(kwargs or {}))
+        original, memo = args
+        if id(original) not in memo:
+            made = torch.empty_like(original, requires_grad=False)
+            is_parameter = isinstance(original, torch.nn.Parameter)
+            memo[id(original)] = torch.nn.Parameter(made, original.requires_grad) if is_parameter else made
+        return memo[id(original)]
+
+
 # -- checks --------------------------------------------------------------------------------------------------------
 
 
@@ -118,3 +133,14 @@ def fake_tensors_are_counted() -> None:
         if model is real:
             expected, peak = held, live.peak
     assert (held, live.peak) == (expected, peak), f"{held} and {live.peak} bytes instead of {expected} and {peak}"
+
+
+@relies_on("torch", "Fake tensors are copied in `FakeCopies`; a copy is a parameter of its own.", everywhere=False)
+def fake_tensors_can_be_copied() -> None:
+    head = fake_model(make_tiny().config, torch.float32).lm_head
+    with FakeCopies():
+        made = copy.deepcopy(head).weight
+    assert isinstance(made, torch.nn.Parameter) and isinstance(made, FakeTensor), f"it gave {type(made).__name__}"
+    assert made is not head.weight and made.shape == head.weight.shape, (
+        f"it is the same, or has the shape {list(made.shape)}"
+    )

@@ -13,7 +13,7 @@ from typing import Any
 from zoo.errors import ZooError
 from zoo.libraries.releases import has_architecture, installed
 from zoo.models.default import NAME
-from zoo.models.names import look_for, missing_parts, read_config
+from zoo.models.names import look_for, missing_parts, read_config, read_header
 from zoo.models.vocabulary import opened, rows_in
 from zoo.paths import typed_path
 
@@ -111,7 +111,7 @@ def weights_in(folder: Path) -> tuple[int, bool]:
     shapes: dict[str, list[int]] = {}
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
         for file in folder.glob("*.safetensors"):
-            shapes |= {name: about["shape"] for name, about in _header(file)[0].items()}
+            shapes |= {name: about["shape"] for name, about in read_header(file)[0].items()}
     if not shapes or "quantization_config" in config or missing_parts(folder):
         return estimate(config), False
     if config.get("tie_word_embeddings"):
@@ -153,15 +153,6 @@ def estimate(config: dict[str, Any]) -> int:
     return body + words * width * (1 if tied else 2) + positions if width and layers and words else 0
 
 
-def _header(file: Path) -> tuple[dict[str, Any], int]:
-    """What a safetensors file says of each of its weights, and the bytes that it then must have."""
-    with file.open("rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        header = json.loads(stream.read(length))
-    header.pop("__metadata__", None)
-    return header, 8 + length + max((about["data_offsets"][1] for about in header.values()), default=0)
-
-
 def check_files(name: str, folder: Path) -> None:
     """Raises ZooError for files that are cut off or damaged, an unknown architecture, or no tokenizer."""
     for file in SETTINGS:
@@ -195,7 +186,7 @@ def _check_weights(folder: Path, config: dict[str, Any]) -> None:
         )
     for file in sorted(folder.glob("*.safetensors")):
         try:
-            header, needed = _header(file)
+            header, needed = read_header(file)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
             raise ZooError(f"{file} is damaged: it is no safetensors file.", "Copy or download it again.") from None
         if (size := file.stat().st_size) < needed:

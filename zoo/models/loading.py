@@ -204,11 +204,11 @@ def rows_for(model: Any, new: NewTokens) -> list[int]:
 
 def add_lora(
     model: Any, rank: int, alpha: float, dropout: float, targets: list[str] | str, tokens: Sequence[int] = (),
-    kind: str = "lora",
+    kind: str = "lora", whole: Sequence[str] = (),
 ) -> Any:  # fmt: skip
     """Wrap a model in trainable low-rank adapters; a model that has adapters keeps them.
 
-    tokens: ids whose rows of the vocabulary are trained too; kind: as of `adapters.wrap`.
+    tokens: ids whose rows of the vocabulary are trained too; kind, whole: as of `adapters.wrap`.
     """
     if is_adapted(model):
         return model
@@ -218,7 +218,9 @@ def add_lora(
         # peft reads a text as a pattern of whole paths; a single word is meant as a layer's name, as in a list.
         targets = [targets]
     try:
-        return adapters.wrap(model, rank=rank, alpha=alpha, dropout=dropout, targets=targets, tokens=tokens, kind=kind)
+        return adapters.wrap(
+            model, rank=rank, alpha=alpha, dropout=dropout, targets=targets, tokens=tokens, kind=kind, whole=whole
+        )
     except ValueError as error:
         linear = sorted({name.split(".")[-1] for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
         raise ZooError(

@@ -19,8 +19,8 @@ from zoo.libraries.quantising import QUANTISED, quantised_in
 from zoo.libraries.releases import installed
 from zoo.libraries.sharding import blocks_of
 from zoo.libraries.tensor_parallel import cut_configuration
-from zoo.libraries.tracing import Live, configuration, fake_model, shortened, when_last_layer_is_done
-from zoo.libraries.wrappers import base_of
+from zoo.libraries.tracing import FakeCopies, Live, configuration, fake_model, shortened, when_last_layer_is_done
+from zoo.libraries.wrappers import base_of, current_layer
 from zoo.models.attention import use_cpu_attention
 from zoo.models.facts import weights_in
 from zoo.models.layout import Rows, arrange
@@ -57,9 +57,9 @@ class Step:
 
 @dataclass(frozen=True)
 class Way:
-    """How a role is computed. base_dtype: as the option says it; targets: separated by commas; scalar: it scores.
+    """How a role is computed. base_dtype: as the option says it; targets, whole: separated by commas.
 
-    group: the processes among which its layers are cut.
+    scalar: it scores; group: the processes among which its layers are cut.
     """
 
     precision: str
@@ -69,6 +69,7 @@ class Way:
     rank: int = 16
     targets: str = "all-linear"
     kind: str = "lora"
+    whole: str = ""
     checkpointing: bool = False
     scalar: bool = False
     shared: bool = True
@@ -176,7 +177,9 @@ def _made(config: Any, way: Way) -> Any:
     if way.on_cpu:
         use_cpu_attention(model)
     if way.lora:
-        model = add_lora(model, way.rank, 2.0 * way.rank, 0.0, way.targets.split(","), kind=way.kind)
+        with FakeCopies():
+            model = add_lora(model, way.rank, 2.0 * way.rank, 0.0, way.targets.split(","), kind=way.kind,
+                         whole=way.whole.split(",") if way.whole else ())  # fmt: skip
     model.requires_grad_(way.trained) if not (way.lora and way.trained) else None
     if way.lora or not way.trained:
         round_frozen(model, way.precision, way.base_dtype)
@@ -213,7 +216,7 @@ def _numbers(model: Any, rows: Rows, way: Way) -> Tensor:
     hidden = hidden_states(model, rows)[rows.row, rows.column]
     if way.scalar:
         return head_values(model, hidden)
-    layer = base_of(model).get_output_embeddings()
+    layer = current_layer(base_of(model).get_output_embeddings())
     own = None if type(layer).forward is torch.nn.Linear.forward else layer
     return token_logps(hidden, Head(layer.weight, getattr(layer, "bias", None), layer=own), rows.target)[0]
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -350,6 +351,15 @@ def read_config(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ZooError(f"{file} is not a JSON object.", "Copy the model's files again.")
     return content
+
+
+def read_header(file: Path) -> tuple[dict[str, Any], int]:
+    """What a safetensors file says of each of its weights, and the bytes that it then must have."""
+    with file.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        header = json.loads(stream.read(length))
+    header.pop("__metadata__", None)
+    return header, 8 + length + max((about["data_offsets"][1] for about in header.values()), default=0)
 
 
 def refuse_head(name: str, head: str, wanted: str) -> None:

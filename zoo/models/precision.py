@@ -13,7 +13,7 @@ from zoo.libraries.quantising import QUANTISED, quantise_linear
 from zoo.libraries.rounding import frozen_linear, round_linear
 from zoo.libraries.sharding import is_sharding
 from zoo.libraries.stored import read
-from zoo.libraries.wrappers import base_of
+from zoo.libraries.wrappers import ORIGINAL, base_of
 
 
 def choose_precision(wanted: str, accelerator: str) -> tuple[str, str]:
@@ -75,10 +75,13 @@ def round_frozen(model: Any, precision: str, wanted: str = "auto") -> Any:
     """
     base = base_of(model)
     heads = [base.get_input_embeddings(), base.get_output_embeddings(), getattr(base, "score", None)]
+    # A copy that is trained as a whole begins as its original.
+    originals = [module._modules[ORIGINAL] for module in base.modules() if ORIGINAL in module._modules]
+    kept = [layer for layer in (*heads, *originals, *unreached_layers(model)) if hasattr(layer, "weight")]
     if wanted in QUANTISED:
-        _quantise(base, frozen_linear(base, [*heads, *unreached_layers(model)]), wanted)
+        _quantise(base, frozen_linear(base, kept), wanted)
     elif choose_base(wanted, precision)[0] == torch.bfloat16 and weights_dtype(precision) == torch.float32:
-        round_linear(frozen_linear(base, [*heads, *unreached_layers(model)]))
+        round_linear(frozen_linear(base, kept))
     if not is_sharding():
         read(model, model.modules())
     return model

@@ -9,12 +9,13 @@ from pathlib import Path
 import torch
 
 from zoo.errors import ZooError
-from zoo.libraries.adapters import refuse_doubled
+from zoo.libraries.adapters import refuse_doubled, rows_to_train
 from zoo.libraries.reliance import require
 from zoo.libraries.tensor_parallel import refuse_uncuttable
-from zoo.libraries.tracing import configuration, fake_model
+from zoo.libraries.tracing import FakeCopies, configuration, fake_model
 from zoo.models.experts import refuse_coefficient
 from zoo.models.start import with_trained
+from zoo.options.checks import names_in
 from zoo.options.config import TrainConfig
 
 
@@ -51,7 +52,8 @@ def _try(folder: Path, core: TrainConfig, head: str, new_tokens: bool) -> None:
     # In this type a mixture of experts runs without numbers, too.
     model = fake_model(configuration(folder), torch.bfloat16, head == "scalar")
     refuse_coefficient(model, core.router_aux_loss)
-    if new_tokens and core.lora:
+    if new_tokens and core.lora and rows_to_train(model, [0], names_in(core.train_modules)):
         # peft must not train rows here: it copies numbers that are not there, which corrupts memory.
         refuse_doubled(model, core.lora_targets)
-    with_trained(model, core, 1)
+    with FakeCopies():
+        with_trained(model, core, 1)

@@ -41,6 +41,7 @@ from zoo.models.loading import (
 from zoo.models.names import NotFound, Source, find_checkpoint, kept_model, resolve_model, told_of_runs
 from zoo.models.precision import round_frozen, weights_dtype
 from zoo.models.scalar import choose_padding, is_scorer, set_unit
+from zoo.options.checks import names_in
 from zoo.options.config import TrainConfig
 from zoo.options.fields import build
 from zoo.paths import replacing
@@ -128,7 +129,10 @@ def with_trained(model: Any, core: TrainConfig, rank: int, tokens: Sequence[int]
     Raises ZooError for options that do not fit the model.
     """
     if core.lora:
-        model = add_lora(model, rank, core.lora_alpha, core.lora_dropout, core.lora_targets, tokens, core.lora_kind)
+        model = add_lora(
+            model, rank, core.lora_alpha, core.lora_dropout, core.lora_targets, tokens, core.lora_kind,
+            names_in(core.train_modules),
+        )  # fmt: skip
     if core.freeze_routers:
         freeze_routers(model)
     if not any(parameter.requires_grad for parameter in model.parameters()):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import struct
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import ZooError
+from zoo.models.names import read_header
 
 LISTED = 4
 """Tokens that a message names."""
@@ -225,7 +227,19 @@ def grown(rows: int | None, folder: Path, words: Words) -> int | None:
     """The rows of a model with those that the adapters in a folder bring."""
     found = _read(folder / "adapter_config.json").get("trainable_token_indices") or []
     numbers = [number for listed in (found.values() if isinstance(found, dict) else [found]) for number in listed]
+    # An embedding that was trained as a whole is in the file as it is.
+    numbers += [rows - 1 for rows in _stored_rows(folder)]
     return None if rows is None else max(rows, *(number + 1 for number in numbers if number <= words.last), 0)
+
+
+def _stored_rows(folder: Path) -> list[int]:
+    """The rows of the matrices that are in a folder of adapters as they are."""
+    if not _read(folder / "adapter_config.json").get("modules_to_save"):
+        return []
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, struct.error):
+        stored = read_header(folder / "adapter_model.safetensors")[0]
+        return [about["shape"][0] for name, about in stored.items() if "lora_" not in name and len(about["shape"]) == 2]
+    return []
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -52,6 +52,9 @@ class ModelOptions:
     lora_targets: list[str] | str = "all-linear"
     """Modules that get adapters: all-linear, or names as peft takes them; experts, for the weights of the experts of a
     mixture of experts."""
+    train_modules: list[str] | str = ""
+    """Modules whose weights are all trained beside the adapters of lora, separated by commas: lm_head,norm (peft's
+    modules_to_save)."""
     freeze_routers: bool = False
     """Do not train the routers of a mixture of experts."""
     router_aux_loss: float | None = None
@@ -384,6 +387,9 @@ OTHER_NAMES = {
     "quantization_bit": "quantize",
     "use_peft": "lora",
     "lora_r": "lora_rank",
+    "modules_to_save": "train_modules",
+    "lora_modules_to_save": "train_modules",
+    "additional_target": "train_modules",
     "use_dora": "lora_kind",
     "use_rslora": "lora_kind",
     "loraplus_lr_ratio": "lora_plus",

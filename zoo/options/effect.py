@@ -9,7 +9,7 @@ from typing import NamedTuple
 from zoo.options.config import BY_HAND, ROLE_OF, Resolved, TrainConfig
 from zoo.options.spelling import name_in
 
-ADAPTERS = tuple(field.name for field in fields(TrainConfig) if field.name.startswith("lora_"))
+ADAPTERS = tuple(field.name for field in fields(TrainConfig) if field.name.startswith("lora_")) + ("train_modules",)
 CHOICE = ("best_metric", "best_mode")
 SAMPLING = ("answers_per_prompt", "max_new_tokens", "token_budget", "temperature", "top_k", "top_p", "stop")
 OF_DEFAULTS = ("default", "variant ", "data ")

@@ -32,6 +32,7 @@ from zoo.libraries.connected import Connected
 from zoo.libraries.reliance import require
 from zoo.libraries.sharding import shard, whole_shapes
 from zoo.libraries.stored import is_stored
+from zoo.libraries.whole_modules import told as told_of_whole
 from zoo.models.devices import choose_accelerator, choose_micro_tokens
 from zoo.models.experts import watch
 from zoo.models.facts import weights_of
@@ -183,6 +184,8 @@ class Assembly:
                 "Each process reads the whole model before it keeps its part: its weights are stored in another form."
             )
         for note in left_out(self.policy) if core.lora and ALL_LINEAR in names_in(core.lora_targets) else []:
+            self.say(note)
+        for note in told_of_whole(self.policy) if core.lora and core.train_modules else []:
             self.say(note)
         self.resolved.choose(self._weights)
         if added := self.template.new.added:

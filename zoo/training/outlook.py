@@ -210,7 +210,7 @@ class _Look:
     def _layers(self) -> None:
         """Options that name parts of the model. Adapters on all linear layers fit every model."""
         core = self.core
-        own = core.lora_targets != TrainConfig().lora_targets or core.lora_dropout
+        own = core.lora_targets != TrainConfig().lora_targets or core.lora_dropout or core.train_modules
         folder = configured(core.model, core.out)
         if folder is not None and ((core.lora and own) or core.freeze_routers or core.router_aux_loss):
             # Without weights, but with the classes of torch and transformers.

@@ -18,7 +18,7 @@ from zoo.models.facts import weights_in
 from zoo.models.names import read_config
 from zoo.numbers import size
 from zoo.optimizers.chosen import Chosen
-from zoo.options.checks import FSDP
+from zoo.options.checks import FSDP, names_in
 from zoo.options.config import TrainConfig
 from zoo.processes import free_memory
 
@@ -389,7 +389,7 @@ def _way(plan: Plan, role: str) -> Way:
     lora = core.lora and role == "policy"
     return Way(
         **common, lora=lora, rank=core.lora_rank, targets=targets if lora else "all-linear",
-        kind=core.lora_kind if lora else "lora",
+        kind=core.lora_kind if lora else "lora", whole=",".join(names_in(core.train_modules)) if lora else "",
         checkpointing=core.gradient_checkpointing,
     )  # fmt: skip
 

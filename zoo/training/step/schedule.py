@@ -9,6 +9,7 @@ import torch
 
 from zoo.errors import PluginError, ZooError
 from zoo.libraries.adapters import is_outer
+from zoo.libraries.wrappers import is_adapted
 from zoo.optimizers import ParameterGroup
 from zoo.optimizers.chosen import Chosen
 from zoo.options.config import TrainConfig
@@ -65,7 +66,8 @@ def _check_weights(name: str, made: torch.optim.Optimizer, groups: Sequence[Para
 def parameter_groups(learners: Mapping[str, torch.nn.Module], core: TrainConfig) -> list[ParameterGroup]:
     """The trained weights by role; matrices decay, and a critic has its own learning rate. No group is empty.
 
-    With `--lora-plus`, matrices B of adapters have a rate of their own (LoRA+, arXiv:2402.12354).
+    With `--lora-plus`, matrices B of adapters, and vectors beside them, have a rate of their own (LoRA+,
+    arXiv:2402.12354).
     """
     groups = []
     critic_lr = core.lr * (HEAD_LR if core.critic == "head" else 1.0) if core.critic_lr is None else core.critic_lr
@@ -75,8 +77,10 @@ def parameter_groups(learners: Mapping[str, torch.nn.Module], core: TrainConfig)
         matrices, plain = ([(name, p) for name, p in trained if (p.ndim >= 2) == wanted] for wanted in (True, False))
         faster = {name for name, _ in matrices if core.lora_plus != 1 and is_outer(name)}
         rest, outer = ([(name, p) for name, p in matrices if (name in faster) == wanted] for wanted in (False, True))
-        groups += [_group(role, lr, core.weight_decay, rest, inside), _group(role, lr, 0.0, plain, inside)]
-        groups += [_group(role, lr * core.lora_plus, core.weight_decay, outer, inside)]
+        fast = lr * core.lora_plus
+        groups += [_group(role, lr, core.weight_decay, rest, inside)]
+        groups += [_group(role, fast if is_adapted(model) else lr, 0.0, plain, inside)]
+        groups += [_group(role, fast, core.weight_decay, outer, inside)]
     return [group for group in groups if group.parameters]
 
 
