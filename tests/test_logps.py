@@ -109,13 +109,13 @@ def test_no_chunk_is_larger_than_its_budget(monkeypatch):
     monkeypatch.setattr(module, "POSITIONS", 8)
     monkeypatch.setattr(module, "COLUMNS", 6)
     seen = []
-    original = module._logits
+    original = module.part_logits
 
     def noted(rows, matrix, *rest):
         seen.append((len(rows), len(matrix)))
         return original(rows, matrix, *rest)
 
-    monkeypatch.setattr(module, "_logits", noted)
+    monkeypatch.setattr(module, "part_logits", noted)
     hidden, head, targets = make()
     token_logps(hidden, head, targets)[0].sum().backward()
     once = [(8, 6), (8, 5), (5, 6), (5, 5)]

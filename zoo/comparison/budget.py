@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,7 +133,7 @@ class Planner:
         """Steps on answers that are not written yet, counted as long as the start's answers."""
         records = self.records
         count = steps_of(make_prompts(core, self.data, records), core)
-        prompt_length = sum(len(record["prompt"]) for record in records) / len(records)
+        prompt_length = sum(_prompt_tokens(record) for record in records) / len(records)
         each = prompt_length + self._answer_length(core)
         answers = min(core.batch_size, len(records) * core.answers_per_prompt)
         tokens = [round(step * answers * each) for step in range(1, count + 1)]
@@ -174,3 +174,7 @@ class Planner:
             batch.measured = {name: torch.tensor(1.0) for name in measured}
         hook.loss(batch=batch, models=self.models, config=self.config, step=step)
         return True
+
+
+def _prompt_tokens(record: Mapping[str, Any]) -> int:
+    return len(record["prompt"] if "prompt" in record else record["completion"].prompt)

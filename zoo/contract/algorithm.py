@@ -127,9 +127,9 @@ def validate(cls: Any, name: str) -> type[Algorithm]:
         if kind not in DATA_KINDS:
             guess = nearest(kind, DATA_KINDS)
             raise refuse(f"data = {cls.data!r} is not one of {', '.join(DATA_KINDS)}.{guess}", "data")
-    if cls.online() and cls.kinds() != ("prompt",):
+    if cls.online() and not (cls.kinds() == ("prompt",) or cls.kinds() == ("demonstration",)):
         what = f"it has a hook `rollout`, which takes prompts, and data = {cls.data!r}"
-        raise refuse(f'{what}: write data = "prompt".', "data")
+        raise refuse(f'{what}: write data = "prompt", or "demonstration" for prompts with an answer.', "data")
     if not is_dataclass(cls.Config):
         raise refuse("its Config is not a dataclass: put @dataclass above it.")
     if clash := [field.name for field in fields(cls.Config) if field.name in CORE_NAMES]:

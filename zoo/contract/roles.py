@@ -7,14 +7,14 @@ The arguments of hooks have these interfaces; the classes behind them are in `zo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from zoo.judges.constitution import Principle
     from zoo.rollout.engine import Sampling
-    from zoo.values.types import Answer, Answers, StepScores, TokenLogps
+    from zoo.values.types import Answer, Answers, StepScores, TokenLogps, TopLogps
 
 Message = Mapping[str, Any]
 Prompt = str | Sequence[Message] | Mapping[str, Any]
@@ -114,6 +114,18 @@ class Policy(Writer, Protocol):
 
         at: positions in the completion of each answer; then the result is the scores after these tokens, as
         `StepScores`.
+        """
+        ...
+
+    def divergence(
+        self, answers: Answers, teacher: Frozen | TopLogps, *, kind: Literal["forward_kl", "reverse_kl", "jsd"],
+        beta: float = 0.5, temperature: float | None = None, top_k: int | None = None,
+    ) -> Tensor:  # fmt: skip
+        """How far the policy p is from a frozen model q at each completion token, float32 [B, T], with gradient.
+
+        kind: forward_kl is KL(q ‖ p), reverse_kl KL(p ‖ q), jsd the generalised Jensen-Shannon divergence of
+        arXiv:2306.13649 with β = beta. temperature: divides the logits of both; None as for `logps`. top_k: the frozen
+        model's likeliest words, all others count as one; None for all words.
         """
         ...
 

@@ -8,7 +8,7 @@ for a part of the positions at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,10 +56,10 @@ class Head:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Float32 logits over the whole vocabulary, [N, V]."""
-        scaling = _Scaling(self.scale, self.softcap, 1.0, torch.float32)
+        scaling = Scaling(self.scale, self.softcap, 1.0, torch.float32)
         if self.layer is not None:
-            return _scaled(self.layer(hidden).float(), None, scaling)[0]
-        return _logits(hidden.float(), self.weight.float(), self.bias, scaling)[0]
+            return scaled(self.layer(hidden).float(), None, scaling)[0]
+        return part_logits(hidden.float(), self.weight.float(), self.bias, scaling)[0]
 
 
 def token_logps(
@@ -72,10 +72,7 @@ def token_logps(
     """
     if head.layer is not None:
         return _whole_token_logps(hidden, head, targets, temperature, entropy)
-    dtype = hidden.dtype
-    if torch.is_autocast_enabled(hidden.device.type):
-        dtype = torch.get_autocast_dtype(hidden.device.type)
-    scaling = _Scaling(head.scale, head.softcap, temperature, dtype)
+    scaling = Scaling.of(head, hidden, temperature)
     logps, likeliest, entropies = _TokenLogps.apply(hidden, head.weight, head.bias, targets, scaling, entropy)
     return logps, likeliest, entropies if entropy else None
 
@@ -98,13 +95,21 @@ def _whole_token_logps(
 
 
 @dataclass(frozen=True)
-class _Scaling:
+class Scaling:
     """How products of hidden states and weights become logits, and the type they are computed in."""
 
     scale: float
     softcap: float
     temperature: float
     dtype: torch.dtype
+
+    @staticmethod
+    def of(head: Head, hidden: Tensor, temperature: float) -> Scaling:
+        """In the type of the hidden states, or that of autocast."""
+        dtype = hidden.dtype
+        if torch.is_autocast_enabled(hidden.device.type):
+            dtype = torch.get_autocast_dtype(hidden.device.type)
+        return Scaling(head.scale, head.softcap, temperature, dtype)
 
     @property
     def slope(self) -> float:
@@ -115,7 +120,7 @@ class _Scaling:
 class _TokenLogps(torch.autograd.Function):
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, scaling: _Scaling,
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, scaling: Scaling,
         want_entropy: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         blocks = [slice(start, start + POSITIONS) for start in range(0, max(1, len(hidden)), POSITIONS)]
@@ -136,40 +141,55 @@ class _TokenLogps(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets, totals, entropies = ctx.saved_tensors
         blocks, scaling, want_entropy = ctx.constants
-        need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
-        grad_hidden = torch.zeros_like(hidden, dtype=torch.float32) if need_hidden else None
-        grad_weight = torch.empty_like(weight) if need_weight else None
-        grad_bias = torch.zeros_like(bias) if bias is not None and need_bias else None
+        gradients = HeadGradients(hidden, weight, bias, ctx.needs_input_grad[:3], scaling)
         with torch.autocast(hidden.device.type, enabled=False):
             for block in blocks:
                 rows = hidden[block].to(scaling.dtype)
-                for columns in _columns(weight):
+                for columns in column_parts(weight):
                     matrix = weight[columns].to(scaling.dtype)
-                    logits, slope = _logits(rows, matrix, None if bias is None else bias[columns], scaling)
+                    logits, slope = part_logits(rows, matrix, None if bias is None else bias[columns], scaling)
                     logits -= totals[block, None]
                     factor = grad_logps[block, None]
                     if want_entropy:
                         # d log p_t / dz = onehot − p, and dH/dz = −p (log p + H).
                         factor = factor + grad_entropies[block, None] * (logits + entropies[block, None])
                     grad = logits.exp_().mul_(-factor)
-                    inside, place = _inside(targets[block], columns)
+                    inside, place = inside_part(targets[block, None], columns)
                     grad.scatter_add_(-1, place, torch.where(inside, grad_logps[block, None], 0.0).to(grad.dtype))
-                    grad.mul_(scaling.slope if slope is None else slope.mul_(scaling.slope))
-                    low = grad.to(scaling.dtype)
-                    if grad_hidden is not None:
-                        grad_hidden[block] += low @ matrix
-                    if grad_weight is not None:
-                        # Each part of the weights is written once: adding would cost as much as the product.
-                        part = low.t() @ rows
-                        first = block.start == 0
-                        grad_weight[columns] = part if first else grad_weight[columns] + part
-                    if grad_bias is not None:
-                        grad_bias[columns] += grad.sum(0)
-        return None if grad_hidden is None else grad_hidden.to(hidden.dtype), grad_weight, grad_bias, None, None, None
+                    gradients.add(block, columns, grad, slope, rows, matrix)
+        return *gradients.of_inputs(), None, None, None
+
+
+class HeadGradients:
+    """Adds up the gradients of hidden states [N, D], weight [V, D] and bias [V], where they are needed."""
+
+    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, needed: Sequence[bool], scaling: Scaling):
+        self.scaling, self.dtype = scaling, hidden.dtype
+        self.hidden = torch.zeros_like(hidden, dtype=torch.float32) if needed[0] else None
+        self.weight = torch.empty_like(weight) if needed[1] else None
+        self.bias = torch.zeros_like(bias) if bias is not None and needed[2] else None
+
+    def add(
+        self, block: slice, columns: slice, grad: Tensor, slope: Tensor | None, rows: Tensor, matrix: Tensor
+    ) -> None:
+        """grad: of a part of the logits, which is overwritten; slope, rows, matrix: what these were made with."""
+        grad.mul_(self.scaling.slope if slope is None else slope.mul_(self.scaling.slope))
+        low = grad.to(self.scaling.dtype)
+        if self.hidden is not None:
+            self.hidden[block] += low @ matrix
+        if self.weight is not None:
+            # Each part of the weights is written once: adding would cost as much as the product.
+            part = low.t() @ rows
+            self.weight[columns] = part if block.start == 0 else self.weight[columns] + part
+        if self.bias is not None:
+            self.bias[columns] += grad.sum(0)
+
+    def of_inputs(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        return None if self.hidden is None else self.hidden.to(self.dtype), self.weight, self.bias
 
 
 def _forward_block(
-    rows: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, scaling: _Scaling, want_entropy: bool
+    rows: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, scaling: Scaling, want_entropy: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Log-probs, whether likeliest, entropies and log Σ exp of a block of positions, by parts of the vocabulary.
 
@@ -181,11 +201,11 @@ def _forward_block(
     size, moment = torch.zeros_like(best), torch.zeros_like(best)
     matched = weight[targets].to(scaling.dtype)
     product = (rows.float() * matched.float()).sum(-1)
-    chosen = _scaled(product, None if bias is None else bias[targets], scaling)[0]
-    for columns in _columns(weight):
+    chosen = scaled(product, None if bias is None else bias[targets], scaling)[0]
+    for columns in column_parts(weight):
         matrix = weight[columns].to(scaling.dtype)
-        logits, _ = _logits(rows, matrix, None if bias is None else bias[columns], scaling)
-        inside, place = _inside(targets, columns)
+        logits, _ = part_logits(rows, matrix, None if bias is None else bias[columns], scaling)
+        inside, place = inside_part(targets[:, None], columns)
         logits.scatter_(-1, place, torch.where(inside, chosen[:, None], logits.gather(-1, place)))
         top = logits.amax(-1)
         shares = torch.softmax(logits, -1)
@@ -202,23 +222,23 @@ def _forward_block(
     return chosen - total, chosen >= best, entropies, total
 
 
-def _columns(weight: Tensor) -> list[slice]:
+def column_parts(weight: Tensor) -> list[slice]:
     return [slice(start, min(start + COLUMNS, len(weight))) for start in range(0, len(weight), COLUMNS)]
 
 
-def _inside(targets: Tensor, columns: slice) -> tuple[Tensor, Tensor]:
-    """Which targets lie in this part of the vocabulary, and their columns in it (any for the rest), both [N, 1]."""
+def inside_part(targets: Tensor, columns: slice) -> tuple[Tensor, Tensor]:
+    """Which targets lie in this part of the vocabulary, and their columns in it (any for the rest); both [N, K]."""
     place = targets - columns.start
     inside = (place >= 0) & (place < columns.stop - columns.start)
-    return inside[:, None], torch.where(inside, place, 0)[:, None]
+    return inside, torch.where(inside, place, 0)
 
 
-def _logits(rows: Tensor, matrix: Tensor, bias: Tensor | None, scaling: _Scaling) -> tuple[Tensor, Tensor | None]:
+def part_logits(rows: Tensor, matrix: Tensor, bias: Tensor | None, scaling: Scaling) -> tuple[Tensor, Tensor | None]:
     """Float32 logits, divided by the temperature, and the slope of the softcap if there is one."""
-    return _scaled((rows @ matrix.t()).float(), bias, scaling)
+    return scaled((rows @ matrix.t()).float(), bias, scaling)
 
 
-def _scaled(logits: Tensor, bias: Tensor | None, scaling: _Scaling) -> tuple[Tensor, Tensor | None]:
+def scaled(logits: Tensor, bias: Tensor | None, scaling: Scaling) -> tuple[Tensor, Tensor | None]:
     if bias is not None:
         logits += bias.float()
     slope = None

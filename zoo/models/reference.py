@@ -64,6 +64,12 @@ class Reference(Scorer):
         self.stand_in(snapshot.model)
         self._load, self._borrow, self.cache = lambda: snapshot.model, snapshot.restored, None
 
+    @contextlib.contextmanager
+    def borrowed(self) -> Iterator[Any]:
+        """The model with the weights that it scores with."""
+        with self._borrow():
+            yield self.model
+
     def stop_caching(self) -> None:
         """Compute every score from now on: what a policy writes in training is never seen again."""
         self.cache = None
@@ -114,9 +120,8 @@ class Reference(Scorer):
 
     @torch.no_grad()
     def _compute(self, answers: Sequence[Answer], **options: Any) -> TokenLogps:
-        with self._borrow():
-            options.pop("noise", None)
-            model = self.model
+        options.pop("noise", None)
+        with self.borrowed() as model:
             return score_answers(model, answers, self.layout, balance=self.balance, **options)
 
     def warm(self, answers: Sequence[Answer], micro_tokens: int) -> Iterator[tuple[int, int]]:

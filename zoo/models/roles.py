@@ -7,15 +7,19 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from zoo.contract.algorithm import missing_role
 from zoo.errors import ZooError
 from zoo.libraries.heads import measure_head
 from zoo.libraries.sharding import own_part
 from zoo.libraries.turns import in_pass
+from zoo.models.comparing import Comparison, divergence_of
+from zoo.models.divergence import Divergence, Kind
 from zoo.models.reference import Reference
 from zoo.models.scorer import Scorer
 from zoo.models.scoring import Columns, States, columns, placed, predicting_states
+from zoo.values.top_logps import TopLogps
 from zoo.values.types import Answer, Answers, TokenLogps
 
 
@@ -64,6 +68,18 @@ class Policy(Scorer):
         states, of_tokens = in_pass(self.model, lambda: self._states_and_columns(answers, **options))
         self._shared = SharedStates(list(answers), self._version(), states)
         return placed(answers, states.rows, of_tokens)
+
+    def divergence(
+        self, answers: Answers, teacher: Reference | TopLogps, *, kind: Kind, beta: float = 0.5,
+        temperature: float | None = None, top_k: int | None = None,
+    ) -> Tensor:  # fmt: skip
+        """The divergence from a frozen model at each completion token, float32 [B, T], 0 where no token counts.
+
+        kind, beta: as of `Divergence`; temperature: divides the logits of both; top_k: compare the teacher's likeliest
+        words and all others as one. A `TopLogps` has words of its own. Raises ZooError for other vocabularies.
+        """
+        comparison = Comparison(Divergence(kind, beta), temperature or self.temperature, top_k)
+        return divergence_of(self, answers, teacher, comparison)
 
     def _states_and_columns(
         self, answers: Sequence[Answer], temperature: float, entropy: bool, **_: Any

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from zoo.errors import ZooError, nearest
 from zoo.values.loss import Loss, Metric, metric_sums
+from zoo.values.top_logps import TopLogps
 
 __all__ = [
     "Answer",
@@ -26,6 +27,7 @@ __all__ = [
     "Ragged",
     "StepScores",
     "TokenLogps",
+    "TopLogps",
     "metric_sums",
     "pad",
 ]
@@ -297,6 +299,6 @@ class Batch(Mapping[str, Any]):
 def _select(value: Any, indices: Sequence[int]) -> Any:
     if isinstance(value, Tensor):
         return value[torch.as_tensor(indices, dtype=torch.long, device=value.device)]
-    if isinstance(value, (Answers, Batch, Ragged)):
+    if isinstance(value, (Answers, Batch, Ragged, TopLogps)):
         return value.select(indices)
     return [value[i] for i in indices]

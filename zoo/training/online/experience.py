@@ -15,7 +15,7 @@ from torch import Tensor
 
 from zoo.data.loader import Loader, share_of
 from zoo.errors import PluginError
-from zoo.values.types import Answer, Answers, Batch, Ragged
+from zoo.values.types import Answer, Answers, Batch, Ragged, TopLogps
 
 
 class Experience:
@@ -109,6 +109,8 @@ def packed(value: Any) -> Any:
         return {"answers": [dict(vars(answer)) for answer in value.to("cpu")]}
     if isinstance(value, Ragged):
         return {"ragged": value.to("cpu").rows}
+    if isinstance(value, TopLogps):
+        return {"top_logps": [value.to("cpu").ids, value.to("cpu").logps]}
     if isinstance(value, Tensor):
         return {"tensor": value.cpu()}
     if isinstance(value, list):
@@ -127,4 +129,6 @@ def unpacked(stored: Any) -> Any:
         return Answers([Answer(**fields) for fields in value])
     if kind == "ragged":
         return Ragged(value)
+    if kind == "top_logps":
+        return TopLogps(*value)
     return [unpacked(item) for item in value] if kind == "list" else value

@@ -1,0 +1,159 @@
+"""The divergence of the policy from a teacher on the same answers, token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from zoo.errors import ZooError
+from zoo.libraries.heads import measure_head
+from zoo.libraries.turns import in_pass, is_shared
+from zoo.libraries.wrappers import base_of
+from zoo.models.divergence import Divergence, States, class_divergence, class_logits, likeliest, token_divergence
+from zoo.models.layout import Rows, counted
+from zoo.models.logps import Head
+from zoo.models.parts import rows_in_parts
+from zoo.models.scoring import head_and_states, rows_for
+from zoo.values.top_logps import TopLogps
+from zoo.values.types import Answer, pad
+
+if TYPE_CHECKING:
+    from zoo.models.reference import Reference
+    from zoo.models.scorer import Scorer
+
+
+class Comparison(NamedTuple):
+    """What to compare. temperature: of both models; top_k: the teacher's likeliest words, None for all words."""
+
+    divergence: Divergence
+    temperature: float
+    top_k: int | None
+
+
+def divergence_of(
+    policy: Scorer, answers: Sequence[Answer], teacher: Reference | TopLogps, comparison: Comparison
+) -> Tensor:
+    """The divergence at each counted completion token of B answers, float32 [B, T], with gradients for the policy.
+
+    Raises ZooError for a teacher with another vocabulary.
+    """
+    if not answers:
+        return torch.zeros(0, 1, device=next(policy.model.parameters()).device)
+    if policy.micro_tokens is None:
+        return _in_one_pass(policy, answers, teacher, comparison)
+    places = {id(answer): place for place, answer in enumerate(answers)}
+
+    def rows(part: list[Answer]) -> list[Tensor]:
+        of_part = teacher
+        if isinstance(teacher, TopLogps):
+            of_part = teacher.select([places[id(answer)] for answer in part])
+        values = _in_one_pass(policy, part, of_part, comparison)
+        return [row[: len(answer.completion)] for row, answer in zip(values, part, strict=True)]
+
+    values = rows_in_parts(rows, answers, policy.micro_tokens)
+    return pad(values, 0.0).to(answers[0].completion.device)
+
+
+def _in_one_pass(
+    policy: Scorer, answers: Sequence[Answer], teacher: Reference | TopLogps, comparison: Comparison
+) -> Tensor:
+    rows = rows_for(policy.model, answers, policy.layout, policy.balance)
+    measure_head(policy.model)
+    # The teacher's pass comes first: a pass of shared models cannot begin inside of another one.
+    compare = _comparer(policy.model, answers, rows, teacher, comparison)
+
+    def values() -> Tensor:
+        head, hidden = head_and_states(policy.model, rows)
+        return compare(States(hidden, head))
+
+    empty = torch.zeros(counted(answers).shape, device=rows.ids.device)
+    return empty.index_put((rows.answer, rows.index), in_pass(policy.model, values))
+
+
+def _comparer(
+    model: Any, answers: Sequence[Answer], rows: Rows, teacher: Reference | TopLogps, comparison: Comparison
+) -> Callable[[States], Tensor]:
+    """What compares the policy's states, in the order of its rows, with the teacher: [N]."""
+    divergence, temperature, top_k = comparison
+    if isinstance(teacher, TopLogps):
+        ids, log_q = teacher.at(rows.answer, rows.index)
+        return lambda states: class_divergence(states, ids, log_q, divergence, temperature)
+    states_of_teacher = teacher_states(teacher, answers, rows)
+    _require_same_vocabulary(model, states_of_teacher.head)
+    if top_k is None or top_k >= len(states_of_teacher.head.weight):
+        return lambda states: token_divergence(states, states_of_teacher, divergence, temperature)
+    ids, log_q = top_classes(states_of_teacher, top_k, temperature)
+    return lambda states: class_divergence(states, ids, log_q, divergence, temperature)
+
+
+@torch.no_grad()
+def teacher_states(teacher: Reference, answers: Sequence[Answer], like: Rows) -> States:
+    """What the teacher's head reads at the positions of `like`, in its order, and the head.
+
+    Raises ZooError for a shared model whose head cannot be taken out of its pass.
+    """
+    with teacher.borrowed() as model:
+        rows = rows_for(model, answers, teacher.layout, teacher.balance)
+        measure_head(model)
+        hidden, *weights = in_pass(model, lambda: _outputs(model, rows))
+        head = Head.of(model)
+    # Another layout has the same positions in another order.
+    order = _order(rows).argsort()[_order(like).argsort().argsort()]
+    if head is None:
+        return States(hidden[order], Head.of_logits(base_of(model)))
+    return States(hidden[order], replace(head, weight=weights[0], bias=weights[1]))
+
+
+def _outputs(model: Any, rows: Rows) -> tuple[Tensor | None, ...]:
+    """Hidden states, weight and bias of the head; copies of the weights if they exist during the pass only."""
+    head, hidden = head_and_states(model, rows)
+    if not is_shared(model):
+        return hidden, head.weight, head.bias
+    if Head.of(model) is not None and head.layer is not None:
+        raise ZooError(
+            "The teacher's output head is quantised or adapted, and its weights are shared out among the processes.",
+            "Train on one process, or merge the teacher's adapters first: zoo export.",
+        )
+    return hidden, head.weight.clone(), None if head.bias is None else head.bias.clone()
+
+
+def _order(rows: Rows) -> Tensor:
+    """A number for each token that sorts them by answer and place."""
+    return rows.answer * (int(rows.index.max()) + 1 if len(rows.index) else 1) + rows.index
+
+
+def top_classes(states: States, count: int, temperature: float) -> tuple[Tensor, Tensor]:
+    """The `count` likeliest words [N, K], and log-probs of them and of all others together [N, K + 1]."""
+    ids = likeliest(states, count)
+    with torch.no_grad():
+        return ids, class_logits(states, ids, temperature).log_softmax(-1)
+
+
+def top_logps(model: Reference, answers: Sequence[Answer], count: int) -> TopLogps:
+    """The `count` likeliest words at each counted completion token of B answers; zeros elsewhere; on the CPU."""
+    with model.borrowed() as scorer:
+        rows = rows_for(scorer, answers, model.layout, model.balance)
+    states = teacher_states(model, answers, rows)
+    ids, logps = top_classes(states, min(count, len(states.head.weight) - 1), 1.0)
+    place, shape = (rows.answer, rows.index), counted(answers).shape
+    all_ids = torch.zeros(*shape, ids.shape[-1], dtype=torch.long, device=ids.device).index_put(place, ids)
+    all_logps = torch.zeros(*shape, logps.shape[-1], device=ids.device).index_put(place, logps)
+    lengths = [len(answer.completion) for answer in answers]
+    return TopLogps(
+        [row[:length].cpu() for row, length in zip(all_ids, lengths, strict=True)],
+        [row[:length].cpu() for row, length in zip(all_logps, lengths, strict=True)],
+    )
+
+
+def _require_same_vocabulary(model: Any, head: Head) -> None:
+    own, other = len((Head.of(model) or Head.of_logits(base_of(model))).weight), len(head.weight)
+    if own != other:
+        raise ZooError(
+            f"The teacher has probabilities of {other:,} words and the policy of {own:,}: they cannot be compared "
+            "word by word.",
+            "Take a teacher of the policy's model family, or train on its answers: zoo label DATA --kind prompt --teacher MODEL.",
+        )
