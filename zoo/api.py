@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from zoo.data.encoding.encode import default_collate
     from zoo.data.load import load_records
     from zoo.data.sources.named import DataSource
+    from zoo.data.teacher_logps import stored_logps
     from zoo.errors import NoSuchSplit, ZooError
     from zoo.evals import Eval, Score, Subject, mean_score, share_score
     from zoo.evals.refusals import refusal_of
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
         whiten,
     )
     from zoo.values.ties import wins
-    from zoo.values.types import Answer, Answers, Batch, Loss, Metric, Ragged, StepScores, TokenLogps
+    from zoo.values.types import Answer, Answers, Batch, Loss, Metric, Ragged, StepScores, TokenLogps, TopLogps
 
 __all__ = [
     "Algorithm",
@@ -97,6 +98,7 @@ __all__ = [
     "TextBatch",
     "TokenLogps",
     "Tokenizer",
+    "TopLogps",
     "Writer",
     "ZooError",
     "clipped_surrogate",
@@ -119,6 +121,7 @@ __all__ = [
     "share_score",
     "step_advantages",
     "step_rewards",
+    "stored_logps",
     "to_go",
     "variance",
     "whiten",
@@ -131,6 +134,7 @@ _HOMES = {
     "zoo.data.encoding.encode": ("default_collate",),
     "zoo.data.load": ("load_records",),
     "zoo.data.sources.named": ("DataSource",),
+    "zoo.data.teacher_logps": ("stored_logps",),
     "zoo.errors": ("NoSuchSplit", "ZooError"),
     "zoo.evals": ("Eval", "Score", "Subject", "mean_score", "share_score"),
     "zoo.evals.refusals": ("refusal_of",),
@@ -157,7 +161,7 @@ _HOMES = {
     "zoo.values.records": ("Record", "Records"),
     "zoo.runs": ("Run",),
     "zoo.values.types": (
-        "Answer", "Answers", "Batch", "Loss", "Metric", "Ragged", "StepScores", "TokenLogps",
+        "Answer", "Answers", "Batch", "Loss", "Metric", "Ragged", "StepScores", "TokenLogps", "TopLogps",
     ),
 }  # fmt: skip
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -21,6 +21,7 @@ EXAMPLES = (
     "zoo label starter --kind preference --limit 20",
     "zoo label prompts.jsonl --model smollm2-135m --judge https://api.example.com/v1#big-model",
     "zoo label pairs.jsonl --judge runs/sft-1 --constitution default --chain-of-thought",
+    "zoo label starter --kind demonstration --teacher runs/sft-1 --top-k 64",
 )
 MODEL_DEFAULT = "the data's, or smollm2-135m"
 OWN: list[tuple[str, type, Any, Any]] = [
@@ -41,6 +42,9 @@ def command() -> Any:
         data; for data with only prompts, a model samples the answers. Run the same command again to continue after a
         stop: nothing is judged twice. Then train on the file, with `zoo train --algo rm --data labelled.jsonl` or any
         other preference algorithm.
+
+        With --teacher there is no judge: the log-probs of that model's likeliest words are written beside
+        demonstrations, or beside the answers that it gives to prompts, and `gkd --stored` trains on them.
         """
         own = {name: given.pop(name) for name, *_ in OWN}
         _label({"data": data, **{name: value for name, value in given.items() if value is not None}}, **own)
@@ -64,20 +68,28 @@ def _label(given: dict[str, Any], out: Path, runs: str, as_json: bool) -> None:
     from zoo.data.sources.named import data_model
     from zoo.models.default import NAME
 
-    if "model" not in given:
+    if "model" not in given and "teacher" not in given:
         given["model"] = data_model(given["data"], NAME)
     options = build(LabelOptions, given, what="`zoo label`", where=dict.fromkeys(given, "command line"))
-    _look_ahead(options.data, options.kind, options.judge, options.model, runs)
+    _look_ahead(options, runs)
     from zoo.labelling.job import label_data
     from zoo.training.record.progress import counter
 
     console = Console(stderr=as_json)
-    summary = label_data(options, out, runs, console.say, counter(console, "pairs"))
-    print_json(summary) if as_json else _show(summary, out, console)
+    summary = label_data(
+        options, out, runs, console.say, counter(console, "pairs" if options.teacher is None else "rows")
+    )
+    if as_json:
+        print_json(summary)
+    elif options.teacher is not None:
+        _show_taught(summary, out, console)
+    else:
+        _show(summary, out, console)
 
 
-def _look_ahead(data: str, kind: str | None, judge: str, model: str, runs: str) -> None:
+def _look_ahead(options: LabelOptions, runs: str) -> None:
     """Raises ZooError for missing data, a missing judge or a missing model, before imports that take seconds."""
+    data, kind = options.data, options.kind
     from zoo.contract import registry
     from zoo.data.sources import is_on_hub, open_source
     from zoo.data.sources.reading import Reading
@@ -93,9 +105,20 @@ def _look_ahead(data: str, kind: str | None, judge: str, model: str, runs: str) 
             if kind is not None:
                 raise
             open_source(data, "prompt", first)
-    check_judge(judge, runs)
-    if judge == SELF:
-        expect(model, runs)
+    if options.teacher is not None:
+        expect(options.teacher, runs)
+        return
+    check_judge(options.judge, runs)
+    if options.judge == SELF:
+        expect(options.model, runs)
+
+
+def _show_taught(summary: dict[str, Any], path: Path, console: Console) -> None:
+    console.say(f"{summary['rows']:,} rows with {summary['tokens']:,} tokens. Words that are not listed have a "
+                f"probability of {summary['rest']:.4f} a token, on average.")  # fmt: skip
+    for code, count in summary["left_out"].items():
+        console.say(f"Left out: {count:,} {code}.")
+    console.say(f"Written to {path}. Train on it: zoo train --algo gkd --stored --own-share 0 --data {path}")
 
 
 def _show(summary: dict[str, Any], path: Path, console: Console) -> None:

@@ -22,6 +22,8 @@ from zoo.labelling.label import How, label
 from zoo.labelling.label_file import LabelFile
 from zoo.labelling.options import LabelOptions
 from zoo.labelling.pairs import groups_of
+from zoo.labelling.teaching import KINDS as TAUGHT
+from zoo.labelling.teaching import teach
 from zoo.rollout.engine import Sampling
 
 Say = Callable[[str], None]
@@ -37,13 +39,15 @@ def label_data(
 
     runs: the folder in which runs are looked up by name. Raises ZooError if nothing could be judged.
     """
+    if options.teacher is not None:
+        return teach(options, _load(options, say, TAUGHT), out, runs, say, progress)
     clamp = clamp_of(options.clamp, THOUGHT_CLAMP if options.constitution and options.chain_of_thought else None)
     if clamp and options.clamp is None:
         say(f"Labels are clamped to {clamp[0]} … {clamp[1]}, because the judge reasons first; --clamp 0,1 for none.")
     principles = load_constitution(options.constitution) if options.constitution else ()
     how = How(principles, options.chain_of_thought, clamp, options.seed)
     sampling = Sampling(max_new_tokens=options.max_new_tokens, temperature=options.temperature)
-    loaded = _load(options, say)
+    loaded = _load(options, say, KINDS)
     groups = groups_of(loaded.records, loaded.kind, options.samples)
     draws = any(group.draw for group in groups)
     drawing = {"model": options.model, "samples": options.samples, "sampling": repr(sampling)} if draws else {}
@@ -110,14 +114,14 @@ def _plan(groups: Sequence[Any], judge: Judge, how: How, file: LabelFile) -> str
     return f"{pairs:,} pairs for the judge {judge.name} ({asked}), in both orders{before}."
 
 
-def _load(options: LabelOptions, say: Say) -> Any:
-    """The data as pairs, judged answers or prompts."""
-    if options.kind is not None and options.kind not in KINDS:
-        raise ZooError(f"--kind {options.kind} cannot be labelled.", f"Choose one of {', '.join(KINDS)}.")
+def _load(options: LabelOptions, say: Say, kinds: Sequence[str]) -> Any:
+    """The data as one of these kinds: of what it is not, the ranking's pairs, or its prompts."""
+    if options.kind is not None and options.kind not in kinds:
+        raise ZooError(f"--kind {options.kind} cannot be labelled.", f"Choose one of {', '.join(kinds)}.")
     named = registry.contributions(registry.manager(), "sources")
     reading = Reading.of(options, named)
     kind = options.kind or source_kind(options.data, reading)
-    wanted = kind if kind in KINDS else "preference" if kind == "ranking" else "prompt"
+    wanted = kind if kind in kinds else "preference" if kind == "ranking" and "preference" in kinds else "prompt"
     loaded = load(options.data, wanted, reading)
     for line in loaded.report.lines():
         say(line)

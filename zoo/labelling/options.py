@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from zoo.judges.spelled import SELF
@@ -19,6 +19,10 @@ class _Main:
     """self (the model), a model, folder or run, or https://host/v1#model."""
     model: str = "smollm2-135m"
     """The model that answers prompts, and the judge if --judge is self."""
+    teacher: str | None = None
+    """Instead of a judge: write this model's log-probs beside demonstrations, to distil from."""
+    top_k: int = 64
+    """The teacher's likeliest words at each token that are written."""
 
 
 @dataclass
@@ -78,7 +82,16 @@ class LabelOptions(_Reading, _Drawing, _Questions, _Main):
     """Labelling."""
 
     def __post_init__(self) -> None:
-        require(self.samples >= 2, "samples must be 2 or more: a pair has two answers")
-        for name in ("max_thought_tokens", "votes", "parallel", "max_new_tokens", "limit"):
+        least = 2 if self.teacher is None else 1
+        require(self.samples >= least, "samples must be 2 or more: a pair has two answers")
+        self._check_teacher()
+        for name in ("top_k", "max_thought_tokens", "votes", "parallel", "max_new_tokens", "limit"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"{name} must be 1 or more")
+
+    def _check_teacher(self) -> None:
+        """Raises ValueError for options of a judge beside a teacher, and of a teacher without one."""
+        given = {option.name for option in fields(self) if getattr(self, option.name) != option.default}
+        own = [option.name for option in fields(_Questions)] + ["judge", "model"]
+        for name in given & set(own if self.teacher else ["top_k"]):
+            require(False, f"{name} has no effect {'beside' if self.teacher else 'without'} a teacher")

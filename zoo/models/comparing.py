@@ -155,5 +155,5 @@ def _require_same_vocabulary(model: Any, head: Head) -> None:
         raise ZooError(
             f"The teacher has probabilities of {other:,} words and the policy of {own:,}: they cannot be compared "
             "word by word.",
-            "Take a teacher of the policy's model family, or train on its answers: zoo label DATA --kind prompt --teacher MODEL.",
+            "Take a teacher of the policy's model family, or train on what it answers: zoo label DATA --teacher MODEL.",
         )
