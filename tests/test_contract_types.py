@@ -226,5 +226,5 @@ def test_prepare_may_give_an_iterable():
 def test_a_role_is_found_by_its_name_too():
     models = Models(policy="the policy")
     assert models["policy"] == "the policy" and models.used == {"policy"}
-    with pytest.raises(ZooError, match="uses models.teacher, .*there is no such role"):
-        models["teacher"]
+    with pytest.raises(ZooError, match="uses models.opponent, .*there is no such role"):
+        models["opponent"]

@@ -93,10 +93,10 @@ HELD_OUT = {"best_mode", "best_metric", "keep_best", "keep_top", "patience", "ev
 HERE = {"gpu": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
 LOGGERS = ("tensorboard", "wandb", "mlflow")
 ELSEWHERE = {
-    "model", "reference", "data", "eval_data", "decay_data", "decay_mix", "out", "trust_remote_code", "variant",
-    "reward", "gold_reward", "reward_timeout", "answers_per_prompt", "max_new_tokens", "judge", "critic_model",
-    "lora_rank", "lora_alpha", "max_length", "max_steps", "batch_size", "lr", "lr_floor", "weight_decay", "seed",
-    "devices", "num_nodes", "tensor_parallel", "freeze_routers", "router_aux_loss",
+    "model", "reference", "teacher", "data", "eval_data", "decay_data", "decay_mix", "out", "trust_remote_code",
+    "variant", "reward", "gold_reward", "reward_timeout", "answers_per_prompt", "judge", "critic_model",
+    "max_new_tokens", "lora_rank", "lora_alpha", "max_length", "max_steps", "batch_size", "lr", "lr_floor",
+    "weight_decay", "seed", "devices", "num_nodes", "tensor_parallel", "freeze_routers", "router_aux_loss",
 }  # fmt: skip
 """Names, paths and plain numbers, which tests of their own are about."""
 ROLLOUTS = {option.name for option in options_of(TrainConfig) if option.group == "Rollouts"}

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from zoo.optimizers import ParameterGroup
     from zoo.options.fields import require
     from zoo.options.points import Point
+    from zoo.options.roles import Role
     from zoo.rollout.engine import Engine, EngineSetup, Sampling
     from zoo.runs import Run
     from zoo.values.batches import (
@@ -88,6 +89,7 @@ __all__ = [
     "Record",
     "Records",
     "Reward",
+    "Role",
     "Run",
     "Sampling",
     "Score",
@@ -148,6 +150,7 @@ _HOMES = {
     "zoo.judges.constitution": ("Principle", "load_constitution"),
     "zoo.options.fields": ("require",),
     "zoo.options.points": ("Point",),
+    "zoo.options.roles": ("Role",),
     "zoo.values.rl": (
         "clipped_surrogate", "clipped_value_loss", "explained_variance", "gae", "kl_estimate", "sequence_log_ratio",
         "to_go", "variance", "whiten",

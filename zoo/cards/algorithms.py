@@ -13,6 +13,7 @@ from zoo.contract.algorithm import Algorithm
 from zoo.contract.hookspecs import ALGORITHM_HOOKS, LISTENER_HOOKS
 from zoo.options.fields import Option, options_of
 from zoo.options.points import Point, is_points
+from zoo.options.roles import Role
 
 HOOKS = (*ALGORITHM_HOOKS, *LISTENER_HOOKS)
 
@@ -33,6 +34,7 @@ def describe(cls: type[Algorithm]) -> dict[str, Any] | None:
             "metrics": value_out(dict(cls.metrics)),
             "hooks": [hook for hook in HOOKS if hasattr(cls, hook)],
             "needs": _needs(cls),
+            "own_roles": {name: _role_out(role) for name, role in cls.own_roles.items()},
             "options": _options(cls.Config),
             "rules": _rules(cls.Config),
         }
@@ -48,6 +50,7 @@ def stand_in(card: dict[str, Any], load: Callable[[], type[Algorithm]]) -> type[
         "load_real": staticmethod(load),
         "data": card["kinds"][0] if len(card["kinds"]) == 1 else tuple(card["kinds"]),
         "needs": _needs_in(card["needs"], load),
+        "own_roles": {name: Role(**facts) for name, facts in card["own_roles"].items()},
         "Config": _config(card, load),
         "defaults": _defaults_in(card["defaults"]),
         "variants": {name: _defaults_in(options) for name, options in card["variants"].items()},
@@ -93,6 +96,11 @@ def _needs(cls: type[Algorithm]) -> Any:
         return list(cls.needs)
     own = {name for base in cls.__mro__ if base not in (Algorithm, object) for name in vars(base)} - {"needs"}
     return _written(cls.needs, own | _members(cls.Config))
+
+
+def _role_out(role: Role) -> dict[str, Any]:
+    """What a role of a plugin may set."""
+    return {name: value_out(getattr(role, name)) for name in ("start", "ahead", "about")}
 
 
 def _needs_in(written: Any, load: Callable[[], type[Algorithm]]) -> Any:

@@ -22,6 +22,7 @@ from zoo.errors import ZooError, nearest_names
 from zoo.options.config import FORMER, OTHER_NAMES, Resolved, TrainConfig
 from zoo.options.fields import Option, options_of
 from zoo.options.points import shown
+from zoo.options.roles import model_options
 from zoo.options.strict_yaml import read_yaml
 from zoo.terminal import Console, JsonLines, print_json
 
@@ -34,7 +35,7 @@ EPILOG = (
     "zoo train --config runs/sft-smollm2-135m-1/run.yaml    zoo train --recipe ipo --stage 'ipo(tau=0.1)' --laptop"
 )
 
-MODELS = ("model", "reference", "critic_model", "judge", "reward", "gold_reward")
+MODELS = (*model_options(), "reward", "gold_reward")
 """Options behind which a shell offers runs and their checkpoints."""
 
 

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass, replace
 from typing import Any, ClassVar
 
 from zoo.contract.hook_arguments import check_arguments, file_of, named_hook, place_of, place_of_attribute
 from zoo.contract.hookspecs import ALGORITHM_HOOKS, LISTENER_HOOKS
 from zoo.errors import PluginError, nearest
 from zoo.options.config import CORE_NAMES, NUMBERS
+from zoo.options.fields import HELPS
 from zoo.options.points import Point, fault_in
+from zoo.options.roles import ROLES, TRAINED, Role
 
 API_VERSION = 2
-ROLES = ("policy", "reference", "critic", "judge")
 ROLES_ARE = f"Roles: {', '.join(ROLES)}. docs/contract.md#models says what each is."
+OWN_ROLES_ARE = 'Write own_roles = {"opponent": Role(start="policy", about="HELP OF --opponent.")}.'
 POINTS_ARE = 'Write [Point(WEIGHTS, VALUE, "SOURCE"), ...]: docs/contract.md#defaults-that-depend-on-the-model.'
 DATA_KINDS = ("demonstration", "preference", "feedback", "prompt", "ranking", "stepwise", "text")
 
@@ -35,6 +37,8 @@ class Algorithm:
     """The kind of data it learns from. Of several kinds, the data's own is used if it is among them, else the first."""
     needs: Any = ("policy",)
     """Roles used; a tuple, or a function of the options (`def needs(self, config)`)."""
+    own_roles: ClassVar[Mapping[str, Role]] = {}
+    """Frozen language models that the core has no role for: `{"opponent": Role()}`. Each is an option, --opponent."""
     head: ClassVar[str] = "lm"
     """"lm" for a language model, "scalar" for a scorer."""
     defaults: ClassVar[Mapping[str, Any]] = {}
@@ -57,6 +61,15 @@ class Algorithm:
     class Config:
         """No options."""
 
+    def __init_subclass__(cls, **options: Any):
+        super().__init_subclass__(**options)
+        cls.Config = _with_role_options(cls.Config, cls.own_roles)  # type: ignore[misc]
+
+    @classmethod
+    def role_table(cls) -> dict[str, Role]:
+        """The roles to pick from: the core's, and its own ones."""
+        return {**ROLES, **{name: replace(role, option=name) for name, role in cls.own_roles.items()}}
+
     @classmethod
     def kinds(cls) -> tuple[str, ...]:
         """The kinds of data it learns from, the preferred one first."""
@@ -67,9 +80,10 @@ class Algorithm:
         if not callable(self.needs):
             return tuple(self.needs)
         roles = tuple(self.needs(config))
+        table = self.role_table()
         for role in roles:
-            if role not in ROLES:
-                what = f"returned the unknown role '{role}'.{nearest(role, ROLES)}"
+            if role not in table:
+                what = f"returned the unknown role '{role}'.{nearest(role, list(table))}"
                 raise PluginError(f"{named_hook(self, 'needs')} {what}", ROLES_ARE)
         return roles
 
@@ -87,12 +101,27 @@ class Algorithm:
             setattr(self, name, state[name])
 
 
-def missing_role(role: str, declared: Sequence[str]) -> PluginError:
-    """The error for a role that the algorithm uses and did not declare."""
+def _with_role_options(config: Any, own_roles: Any) -> Any:
+    """The class of an algorithm's options with one more for each of its own roles."""
+    if not (isinstance(config, type) and is_dataclass(config) and isinstance(own_roles, Mapping)):
+        return config
+    have = {option.name for option in fields(config)}
+    new = {name: role for name, role in own_roles.items() if isinstance(role, Role) and name not in have}
+    if not new:
+        return config
+    names = {name: getattr(config, name) for name in ("__module__", "__qualname__")}
+    helps = {name: role.about for name, role in new.items()}
+    options: list[Any] = [(name, str | None, field(default=None)) for name in new]
+    space = {**names, "__doc__": "Its own roles.", HELPS: helps}
+    return make_dataclass(config.__name__, options, bases=(config,), namespace=space)
+
+
+def missing_role(role: str, declared: Sequence[str], table: Sequence[str] = tuple(ROLES)) -> PluginError:
+    """The error for a role that the algorithm uses and did not declare. table: the roles to pick from."""
     what = f"The algorithm uses models.{role}, but declares needs = {tuple(declared)}"
-    if role in ROLES:
+    if role in table:
         return PluginError(f"{what}.", f'Add "{role}" to its needs.')
-    return PluginError(f"{what}, and there is no such role.{nearest(role, ROLES)}", ROLES_ARE)
+    return PluginError(f"{what}, and there is no such role.{nearest(role, table)}", ROLES_ARE)
 
 
 def check_version(cls: type[Algorithm], name: str) -> None:
@@ -130,6 +159,8 @@ def validate(cls: Any, name: str) -> type[Algorithm]:
     if cls.online() and not (cls.kinds() == ("prompt",) or cls.kinds() == ("demonstration",)):
         what = f"it has a hook `rollout`, which takes prompts, and data = {cls.data!r}"
         raise refuse(f'{what}: write data = "prompt", or "demonstration" for prompts with an answer.', "data")
+    if why := _fault_of_own_roles(cls.own_roles):
+        raise refuse(f"own_roles: {why}", "own_roles", OWN_ROLES_ARE)
     if not is_dataclass(cls.Config):
         raise refuse("its Config is not a dataclass: put @dataclass above it.")
     if clash := [field.name for field in fields(cls.Config) if field.name in CORE_NAMES]:
@@ -142,9 +173,11 @@ def validate(cls: Any, name: str) -> type[Algorithm]:
     if not callable(getattr(cls, "loss", None)):
         raise refuse("it has no method `loss`.")
     if not callable(cls.needs):
+        table = cls.role_table()
         for role in cls.needs:
-            if role not in ROLES:
-                raise refuse(f"needs names an unknown role '{role}'.{nearest(role, ROLES)}", "needs", ROLES_ARE)
+            if role not in table:
+                guess = nearest(role, list(table))
+                raise refuse(f"needs names an unknown role '{role}'.{guess}", "needs", ROLES_ARE)
     hooks = (*ALGORITHM_HOOKS, *LISTENER_HOOKS)
     allowed = {*hooks, *dir(Algorithm)}
     for method in vars(cls):
@@ -158,6 +191,28 @@ def validate(cls: Any, name: str) -> type[Algorithm]:
             is_method = inspect.isfunction(inspect.getattr_static(cls, hook))
             check_arguments(function, hook, f"{cls.__name__}.{hook}", skip_first=is_method)
     return cls
+
+
+def _fault_of_own_roles(own_roles: Any) -> str:
+    """What is wrong with an algorithm's own roles; "" if nothing is."""
+    if not isinstance(own_roles, Mapping):
+        return f"{own_roles!r} is no mapping of names to roles."
+    return next((why for name, role in own_roles.items() if (why := _fault_of_own_role(name, role))), "")
+
+
+def _fault_of_own_role(name: Any, role: Any) -> str:
+    if not isinstance(name, str) or not name.isidentifier() or name in CORE_NAMES or name in ROLES:
+        return f"{name!r} is a role or an option of the core, or no name: choose another one."
+    if not isinstance(role, Role):
+        return f"'{name}' is {role!r}, which is no Role."
+    if role.trained or role.head != "lm":
+        kind = "is trained" if role.trained else f"has the head '{role.head}'"
+        return (
+            f"'{name}' {kind}, but a role of a plugin is a frozen language model; trained are {' and '.join(TRAINED)}."
+        )
+    if role.option or role.other_options:
+        return f"'{name}' names an option: that of a plugin's role has the role's name."
+    return ""
 
 
 def _declared_defaults(cls: type[Algorithm]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:

@@ -19,6 +19,7 @@ from zoo.models.divergence import Divergence, Kind
 from zoo.models.reference import Reference
 from zoo.models.scorer import Scorer
 from zoo.models.scoring import Columns, States, columns, placed, predicting_states
+from zoo.options.roles import ROLES, TRAINED
 from zoo.values.top_logps import TopLogps
 from zoo.values.types import Answer, Answers, TokenLogps
 
@@ -41,28 +42,28 @@ class Policy(Scorer):
         self.writer: Any = None if make_writer is None else make_writer(self)
         self._shares_states = False
         self._shared: SharedStates | None = None
-        self._frozen_copy: Reference | None = None
+        self._frozen_copies: Sequence[Reference] = ()
 
     def share_states(self) -> None:
         """Keep the hidden states of each pass for a head that reads the same ones: it needs no pass of its own."""
         self._shares_states = True
 
     @contextlib.contextmanager
-    def equal_to(self, frozen_copy: Reference) -> Iterator[None]:
-        """The weights of both are the same in here: what one pass computes is kept as the reference's scores too."""
-        self._frozen_copy = frozen_copy
+    def equal_to(self, frozen_copies: Sequence[Reference]) -> Iterator[None]:
+        """The weights of all are the same in here: what one pass computes is kept as the scores of the copies too."""
+        self._frozen_copies = frozen_copies
         try:
             yield
         finally:
-            self._frozen_copy = None
+            self._frozen_copies = ()
 
     def _score(self, answers: Sequence[Answer], **options: Any) -> TokenLogps:
         # States that no head has read are dropped first: they hold the memory of a whole pass.
         self._shared = None
         if not self._shares_states or not answers or options["noise"]:
             scored = super()._score(answers, **options)
-            if self._frozen_copy is not None:
-                self._frozen_copy.learn(answers, scored, **options)
+            for frozen_copy in self._frozen_copies:
+                frozen_copy.learn(answers, scored, **options)
             return scored
         measure_head(self.model)
         states, of_tokens = in_pass(self.model, lambda: self._states_and_columns(answers, **options))
@@ -150,6 +151,8 @@ class Models:
 
     def __init__(self, **roles: Any):
         self._roles = roles
+        self.table: Sequence[str] = tuple(ROLES)
+        """The roles that the algorithm may declare."""
         self.used: set[str] = set()
         self.training = True
         """False while held-out data is scored: no noise then."""
@@ -158,7 +161,7 @@ class Models:
         if role.startswith("_"):
             raise AttributeError(role)
         if role not in self._roles:
-            raise missing_role(role, list(self._roles))
+            raise missing_role(role, list(self._roles), self.table)
         self.used.add(role)
         return self._roles[role]
 
@@ -172,6 +175,14 @@ class Models:
     def built(self, role: str) -> Any:
         """A role as the core handles it, which is no use by the algorithm."""
         return self._roles[role]
+
+    def frozen(self) -> dict[str, Reference]:
+        """The frozen language models, by role."""
+        return {name: role for name, role in self._roles.items() if isinstance(role, Reference)}
+
+    def scoring(self) -> list[Any]:
+        """The roles that make forward passes over answers: all but a judge, which reads texts."""
+        return [self._roles[name] for name in self._roles if name in TRAINED or name in self.frozen()]
 
     def unused(self) -> list[str]:
         """The roles that were built and that the algorithm has not touched so far."""

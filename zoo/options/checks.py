@@ -11,7 +11,8 @@ from typing import Any
 
 from zoo.errors import ZooError, nearest
 from zoo.numbers import seconds_in
-from zoo.options.config import BY_HAND, TrainConfig
+from zoo.options.config import BY_HAND, Resolved, TrainConfig
+from zoo.options.roles import TRAINED
 from zoo.options.spelling import name_in, split
 
 Rule = tuple[Callable[[Any], bool], str]
@@ -198,8 +199,14 @@ def check_decay(core: TrainConfig, algorithm: Any) -> None:
         )
 
 
-def check_roles(core: TrainConfig, algorithm: Any, roles: Sequence[str]) -> None:
-    """Raises ZooError for options without effect for the roles of a run. algorithm: its class or instance."""
+def check_roles(resolved: Resolved, algorithm: Any, roles: Sequence[str]) -> None:
+    """Raises ZooError for a role without a model, and for options without effect for the roles of a run.
+
+    algorithm: its class or instance.
+    """
+    core = resolved.core
+    for name in roles:
+        _check_named(resolved, name)
     if core.reference_every and algorithm.online() and "reference" not in roles:
         raise ZooError(
             "--reference-every renews the reference, but this run has none.",
@@ -213,9 +220,20 @@ def check_roles(core: TrainConfig, algorithm: Any, roles: Sequence[str]) -> None
         prompts_in_rollout(core)
 
 
+def _check_named(resolved: Resolved, name: str) -> None:
+    """Raises ZooError for a role that nothing names a model of."""
+    role = resolved.roles[name]
+    if role.start == "named" and resolved.value(role.option) is None:
+        flag = f"--{role.option.replace('_', '-')}"
+        raise ZooError(
+            f"{resolved.algo} learns from a model in the role {name}, and none was named.",
+            f"Add {flag} MODEL: a local folder, a hub name, a .gguf file, a run or its checkpoint.",
+        )
+
+
 def _check_quantised(core: TrainConfig, roles: Sequence[str], online: bool) -> None:
     """Raises ZooError where nothing can be quantised, or nothing could be computed with it."""
-    if not (core.lora or {"reference", "judge"} & set(roles) or (online and core.reward)):
+    if not (core.lora or set(roles) - set(TRAINED) or (online and core.reward)):
         raise ZooError(
             f"--quantize {core.quantize} is for matrices that are not trained, and this run trains all that it has.",
             "Add --lora, or leave out --quantize.",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from zoo.errors import ZooError, nearest
 from zoo.options.fields import build, options_of, refuse_unknown
 from zoo.options.points import OPTIMIZER, Choice, Point, Weights, choose, is_points, unscaled
+from zoo.options.roles import ROLES, Role
 from zoo.options.spelling import name_in, parse, spell
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class ModelOptions:
     (`last@step-200`), or smollm2-135m."""
     reference: str | None = None
     """The frozen reference model; by default the weights that training starts from."""
+    teacher: str | None = None
+    """The frozen teacher, for algorithms that have one: any model that --model takes."""
     lora: bool = False
     """Train low-rank adapters instead of all weights."""
     lora_rank: int = 16
@@ -316,6 +319,8 @@ class Resolved:
     origin: dict[str, str]
     own: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """The algorithm's options as given, before its class checked them."""
+    roles: Mapping[str, Role] = dataclasses.field(default_factory=lambda: ROLES)
+    """The roles that the algorithm may have."""
     points: Mapping[str, Sequence[Point]] = dataclasses.field(default_factory=dict)
     """Options of the core whose value depends on the model."""
     reasons: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -363,6 +368,14 @@ class Resolved:
         config = build(cls.Config, self.own, what=f"algorithm {self.algo}", where=self.origin)
         return dataclasses.replace(self, algorithm=config)
 
+    def value(self, name: str) -> Any:
+        """The value of an option, of the core or of the algorithm."""
+        return getattr(self.core if hasattr(self.core, name) else self.algorithm, name)
+
+    def set(self, name: str, value: Any) -> None:
+        """Change an option, of the core or of the algorithm."""
+        setattr(self.core if hasattr(self.core, name) else self.algorithm, name, value)
+
     def typed(self, name: str) -> bool:
         """Whether the option was given by hand, in a command or a call, and not by a default or a file."""
         return self.origin[name] in BY_HAND
@@ -382,6 +395,8 @@ OTHER_NAMES = {
     "model_name_or_path": "model",
     "model_name": "model",
     "ref_model": "reference",
+    "teacher_model": "teacher",
+    "teacher_model_name_or_path": "teacher",
     "load_in_4bit": "quantize",
     "load_in_8bit": "quantize",
     "quantization_bit": "quantize",
@@ -438,7 +453,7 @@ TOLD = (
 RESERVED = {"algo", "config", "recipe", "stage", "laptop", "resume", "dry_run", "as_json", "json", "quiet", "help"}
 """Flags and arguments of `train` that are not options."""
 TO_COME = {
-    "teacher", "opponent", "environment", "ema", "staleness",
+    "environment", "ema", "staleness",
 }  # fmt: skip
 """Names reserved for future options of the core."""
 FORMER = {
@@ -460,10 +475,6 @@ NUMBERS = frozenset(
 
 ONLINE_ONLY = ("reward", "gold_reward", "minibatches", "rollout_epochs", "eval_prompts", "reference_every", "engine")
 """Options without effect for an algorithm that does not learn from its own answers."""
-ROLE_OF = {
-    "reference": "reference", "judge": "judge", "critic_model": "critic", "critic_lr": "critic", "critic": "critic",
-}  # fmt: skip
-"""Options without effect for a run without the role."""
 BY_HAND = ("command line", "keyword argument")
 """Origins of the values that somebody typed."""
 
@@ -512,7 +523,7 @@ def resolve(
     if "critic_lr" in points and "critic" not in cls().roles(own):
         del points["critic_lr"]
     reasons = {name: text for name, text in cls.reasons.items() if origin.get(name) in (DEFAULT, own_default(algo))}
-    resolved = Resolved(algo, core, own, origin, own_values, points, reasons, notes=tuple(notes))
+    resolved = Resolved(algo, core, own, origin, own_values, cls.role_table(), points, reasons, notes=tuple(notes))
     resolved.choose(weights_of)
     return resolved
 

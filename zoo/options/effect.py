@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from typing import NamedTuple
 
-from zoo.options.config import BY_HAND, ROLE_OF, Resolved, TrainConfig
+from zoo.options.config import BY_HAND, Resolved, TrainConfig
+from zoo.options.roles import role_options
 from zoo.options.spelling import name_in
 
 ADAPTERS = tuple(field.name for field in fields(TrainConfig) if field.name.startswith("lora_")) + ("train_modules",)
@@ -46,8 +47,11 @@ def without_effect(resolved: Resolved, roles: Sequence[str], writes: bool) -> li
 
 
 def _of_roles(resolved: Resolved, roles: Sequence[str]) -> Iterator[tuple[str, str]]:
-    for name, role in ROLE_OF.items():
-        is_given = getattr(resolved.core, name) is not None and (name != "critic" or resolved.typed(name))
+    for name, role in role_options(resolved.roles):
+        # An option that always has a value is given if somebody typed it.
+        is_given = resolved.value(name) is not None and (
+            getattr(TrainConfig, name, None) is None or resolved.typed(name)
+        )
         if is_given and role not in roles:
             yield name, f"{resolved.algo} with these options has no {role}"
 

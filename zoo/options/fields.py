@@ -22,6 +22,9 @@ from zoo.errors import ZooError, nearest
 from zoo.options.spelling import split
 from zoo.secrets import secret_in
 
+HELPS = "__helps__"
+"""The attribute of a class that was not written but made, with the help of its fields."""
+
 
 @dataclass(frozen=True)
 class Option:
@@ -117,7 +120,12 @@ def default_of(field: dataclasses.Field) -> Any:
 
 @cache
 def _field_helps(cls: type) -> dict[str, str]:
-    """`{field: string below it}` for the fields that this class itself declares."""
+    """`{field: string below it}` for the fields that this class itself declares.
+
+    A class without source text of its own has them in `__helps__`.
+    """
+    if (helps := vars(cls).get(HELPS)) is not None:
+        return dict(helps)
     own = dict.fromkeys(cls.__dict__.get("__annotations__", {}), "")
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))

@@ -21,6 +21,7 @@ from zoo.options.checks import check_values
 from zoo.options.config import OTHER_NAMES, TrainConfig, resolve
 from zoo.options.expression import Expression
 from zoo.options.fields import build, options_of
+from zoo.options.roles import model_options
 from zoo.options.spelling import parse
 from zoo.recipes.fit import DataFit, model_problem
 from zoo.recipes.form import METRIC, StageForm
@@ -127,7 +128,7 @@ class _Check:
             self._data(stage, key, cls.kinds(), vars(resolved.core))
         for key in ("reward", "gold_reward"):
             self._reward(stage, key)
-        for key in ("model", "reference", "critic_model"):
+        for key in model_options(resolved.roles, "lm", "scalar"):
             self._model(stage, key)
 
     def _defaults_of(self, stage: Stage) -> Callable[..., Mapping[str, Any]]:

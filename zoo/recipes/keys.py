@@ -20,11 +20,12 @@ from typing import Any
 from zoo import __version__
 from zoo.data.sources.mixture import read_mixture
 from zoo.options.config import FREE
+from zoo.options.roles import model_options
 from zoo.paths import typed_path
 
 DATA = ("data", "eval_data", "decay_data")
 """Options that name data."""
-PATHS = ("start", "model", "reference", "critic_model", "judge", *DATA)
+PATHS = ("start", *model_options(), *DATA)
 """Options whose value may be a file or folder."""
 LONGEST_PATH = 1000
 LARGEST_READ = 64 << 20

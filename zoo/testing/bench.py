@@ -24,8 +24,19 @@ from zoo.errors import ZooError
 from zoo.models.critic import Critic
 from zoo.options.config import Resolved, resolve
 from zoo.options.fields import options_of
+from zoo.options.roles import POLICY
 from zoo.testing.declared import Declared
-from zoo.testing.networks import frozen, moved, network, source, template, workplace
+from zoo.testing.networks import (
+    frozen,
+    moved,
+    network,
+    options_to_name,
+    other_source,
+    source,
+    stranger,
+    template,
+    workplace,
+)
 from zoo.testing.rolling import ANSWERS, MOST_ANSWERS, NEW_TOKENS, Rolled, roll
 from zoo.testing.steps import Stage, hooks, step
 from zoo.testing.tiny import tiny_rows
@@ -96,13 +107,17 @@ class Bench:
         """The complete configuration of a variant."""
         key = repr((dict(options), core))
         if key not in self._resolved:
-            own = {**CORE, **core, **options}
+            own = {**CORE, **self._named_models(), **core, **options}
             if self.cls.online():
                 # Few short answers, unless a preset sets its own numbers.
                 each = resolve(self.name, self.cls, [("conformance", own)]).core.answers_per_prompt
                 own["answers_per_prompt"] = min(each, MOST_ANSWERS)
             self._resolved[key] = resolve(self.name, self.cls, [("conformance", own)])
         return copy.deepcopy(self._resolved[key])
+
+    def _named_models(self) -> dict[str, str]:
+        """A model for each role that needs one by name."""
+        return {option: other_source().name for option in options_to_name(self.cls)}
 
     def draws(self, options: Mapping[str, Any]) -> bool:
         """Whether a training step draws random numbers, so that two ways to split it cannot be equal."""
@@ -208,18 +223,20 @@ class Bench:
         resolved = self.resolved(options, precision=precision)
         algorithm = self.cls()
         moves = 0 if start else 1 if behind or not self.cls.online() else 2
-        policy, reference = network(self.cls.head, precision, moves), frozen(self.cls.head, precision)
+        policy = network(self.cls.head, precision, moves)
         if own:
-            policy, reference = copy.deepcopy(policy), copy.deepcopy(reference)
+            policy = copy.deepcopy(policy)
         every = algorithm.roles(resolved.algorithm)
         roles = tuple(role for role in every if role != "critic")
         models = make_models(
-            resolved, roles, policy, source(), template(), "shared", precision, lambda text: None,
+            _unnamed(resolved), roles, policy, source(), template(), "shared", precision, lambda text: None,
             temperature=(resolved.core.temperature or 1.0) if self.cls.online() else 1.0,
             make_writer=writer_of(resolved.core, template(), precision, torch.device("cpu"), manager(algorithm)),
         )  # fmt: skip
-        if "reference" in models:
-            models._roles["reference"].stand_in(reference)
+        for name, role in models.frozen().items():
+            model = frozen if resolved.roles[name].start == POLICY else stranger
+            frozen_copy = model(self.cls.head, precision)
+            role.stand_in(copy.deepcopy(frozen_copy) if own else frozen_copy)
         stage = Stage(algorithm, hooks(algorithm), models, resolved.algorithm, policy, precision, start=start)
         if "critic" in every:
             self._give_critic(stage, resolved, moves, own)
@@ -236,6 +253,15 @@ class Bench:
         stage.critic = head
         backbone = stage.models.built("policy") if kind == "head" else head
         stage.models._roles["critic"] = Critic(backbone, head, "shared")
+
+
+def _unnamed(resolved: Resolved) -> Resolved:
+    """The same options without models for frozen roles: those of the bench stand in."""
+    resolved = copy.deepcopy(resolved)
+    for role in resolved.roles.values():
+        if role.is_frozen_copy:
+            resolved.set(role.option, None)
+    return resolved
 
 
 def _draws(work: Callable[[], Any]) -> bool:

@@ -12,10 +12,12 @@ from typing import Any
 
 import torch
 
+from zoo.contract.algorithm import Algorithm
 from zoo.data.encoding.template import ChatTemplate
 from zoo.models.names import Source
 from zoo.models.start import load_policy
 from zoo.options.config import TrainConfig
+from zoo.options.roles import POLICY
 from zoo.testing.tiny import make_model, make_tokenizer, write_folder
 
 MOVES = (0.05, 0.003)
@@ -73,15 +75,27 @@ def frozen(head: str, precision: str) -> Any:
     return copy.deepcopy(pristine(head, precision)).requires_grad_(False)
 
 
+def options_to_name(cls: type[Algorithm]) -> list[str]:
+    """The options of the roles that an algorithm may need and that somebody must name a model for."""
+    roles = {name: role for name, role in cls.role_table().items() if name != POLICY and role.start == "named"}
+    return [role.option for name, role in roles.items() if callable(cls.needs) or name in cls.needs]
+
+
+@cache
+def stranger(head: str, precision: str) -> Any:
+    """A frozen model that is another one than every policy and reference."""
+    return moved(copy.deepcopy(pristine(head, precision)), 1, seed=2).requires_grad_(False)
+
+
 @cache
 def network(head: str, precision: str, moves: int) -> Any:
     """A policy after this many random moves away from its reference."""
     return moved(copy.deepcopy(pristine(head, precision)), moves)
 
 
-def moved(model: Any, moves: int) -> Any:
+def moved(model: Any, moves: int, seed: int = 1) -> Any:
     """The model, with noise on its weights."""
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for size in MOVES[:moves]:
             for parameter in model.parameters():

@@ -18,6 +18,7 @@ from typing import Any
 from zoo.errors import ZooError
 from zoo.libraries.pretrained import save
 from zoo.options.config import Resolved, TrainConfig
+from zoo.options.roles import model_options
 from zoo.options.spelling import name_in
 from zoo.terminal import Console
 from zoo.testing.tiny import make_tokenizer, tiny_rows
@@ -80,7 +81,12 @@ def rehearse(resolved: Resolved, cls: Any, start: str) -> str:
         core = dataclasses.replace(resolved.core, **_small(resolved.core, model, str(data), cls.online(), folder))
         # An algorithm's own options may name further hub datasets.
         own = dataclasses.asdict(resolved.algorithm)
-        more = {name: str(further) for name, value in own.items() if isinstance(value, str) and HUB.fullmatch(value)}
+        roles = model_options(cls.role_table())
+        more = {
+            name: model if name in roles else str(further)
+            for name, value in own.items()
+            if isinstance(value, str) and (name in roles or HUB.fullmatch(value))
+        }
         algorithm = dataclasses.replace(resolved.algorithm, **more)
         execute(dataclasses.replace(resolved, core=core, algorithm=algorithm), cls, Console(quiet=True))
     return f"one step on a tiny {family} with {ROWS} rows of {kind}"
@@ -99,7 +105,7 @@ def _small(core: TrainConfig, model: str, data: str, online: bool, folder: Path)
     return {
         **{name: getattr(default, name) for name in reset},
         "model": model, "data": data, "out": str(folder / "runs"), "accelerator": "cpu", "precision": "32-true",
-        "reference": model if core.reference else None, "judge": model if core.judge else None,
+        **{option: model for option in ("reference", "teacher", "judge") if getattr(core, option)},
         "reward": "zoo.testing.tiny:tiny_reward" if online else None, "answers_per_prompt": answers,
         "batch_size": 4 * answers, "max_steps": 1, "epochs": 1.0, "max_length": 256, "max_new_tokens": 8,
         "warmup": min(core.warmup, 0.5), "eval_fraction": 0.0, "save_every": 0, "score": "none",

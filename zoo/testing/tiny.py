@@ -65,12 +65,12 @@ def make_model(vocabulary: int, end: int, seed: int = 0) -> Any:
         return LlamaForCausalLM(config).float().eval()
 
 
-def write_folder(folder: Path) -> Path:
-    """The tiny model and tokenizer as a Hugging Face folder; returns the folder."""
+def write_folder(folder: Path, seed: int = 0) -> Path:
+    """The tiny model and tokenizer as a Hugging Face folder; returns the folder. Another seed gives another model."""
     from zoo.libraries.pretrained import save
 
     tokenizer = make_tokenizer()
-    save(make_model(len(tokenizer), tokenizer.eos_token_id), folder)
+    save(make_model(len(tokenizer), tokenizer.eos_token_id, seed), folder)
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -9,7 +9,6 @@ import contextlib
 import math
 import os
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -46,6 +45,7 @@ from zoo.optimizers.joint import parts_of
 from zoo.options.checks import FSDP, names_in
 from zoo.options.config import AUTO, Resolved
 from zoo.options.effect import without_effect
+from zoo.options.roles import TRAINED, model_options
 from zoo.options.spelling import name_in
 from zoo.rewards.reward import Reward
 from zoo.runs import Run
@@ -68,7 +68,7 @@ from zoo.training.online.experience import Experience
 from zoo.training.online.rollouts import Rollouts
 from zoo.training.record.progress import counter
 from zoo.training.resuming import Beginning
-from zoo.training.roles import make_models, make_reference
+from zoo.training.roles import make_frozen, make_models
 from zoo.training.step.guarding import Keeper
 from zoo.training.step.hooks import prepared_records
 from zoo.training.step.module import PostTraining
@@ -206,7 +206,7 @@ class Assembly:
     def _say_base(self) -> None:
         """The type of the weights that are not trained, if there are any."""
         core, roles = self.core, self.algorithm.roles(self.resolved.algorithm)
-        if core.lora or {"reference", "judge"} & {*roles} or (self.online and core.reward):
+        if core.lora or {*roles} - {*TRAINED} or (self.online and core.reward):
             dtype, reason = choose_base(core.base_dtype, self.precision)
             by = reason if core.base_dtype == AUTO else f"set by {self.resolved.origin['base_dtype']}"
             rest = f"{core.quantize}, the others " if core.quantize else ""
@@ -243,11 +243,13 @@ class Assembly:
         core, folder = self.core, os.environ.get(RUN_FOLDER)
         if not self.main and folder and not self.resumed:
             began = Run(Path(folder)).config
-            core.model, core.reference = began["model"], began["reference"]
+            for option in model_options(self.resolved.roles, "lm"):
+                self.resolved.set(option, began[option])
         self.source = resolve_start(core.model, core.out, self.say)
         core.model = self.source.name
-        if core.reference is not None:
-            core.reference = resolve_start(core.reference, core.out, self.say).name
+        for role in self.resolved.roles.values():
+            if role.is_frozen_copy and (name := self.resolved.value(role.option)) is not None:
+                self.resolved.set(role.option, resolve_start(name, core.out, self.say).name)
 
     def _day(self) -> date | None:
         """The day that the run began, which a chat template may write into every text."""
@@ -260,7 +262,7 @@ class Assembly:
         roles = self.algorithm.roles(self.resolved.algorithm)
         return merged(
             of_choices(self.resolved), of_device(self.device), of_data(self.data.facts), of_template(self.template),
-            self.tokenizer_print, self.contents.of_models(self.core, roles),
+            self.tokenizer_print, self.contents.of_models(self.resolved, roles),
         )  # fmt: skip
 
     def plan(self) -> None:
@@ -321,13 +323,14 @@ class Assembly:
     def _plan_rollouts(self, layout: str, temperature: float) -> None:
         """Rewards, the prompts of each rollout, and the start that validation measures the distance from."""
         core = self.core
+        for frozen in self.models.frozen().values():
+            frozen.stop_caching()
         if "reference" in self.models:
             self.start = self.models.built("reference")
-            self.start.stop_caching()
         else:
-            alone = replace(core, reference=None, reference_cache="off")
-            self.start = make_reference(
-                alone, self.policy, self.source, layout, self.precision, self.say, temperature, self.template.new
+            self.start = make_frozen(
+                core, None, self.policy, self.source, layout, self.precision, self.say, temperature, self.template.new,
+                cached=False,
             )  # fmt: skip
         self.rewards = online.make_rewards(core, self.plugins, self.device, self.say)
         self.loader = make_prompts(core, self.data, self.records, *self.share)

@@ -28,6 +28,7 @@ from zoo.judges.spelled import SELF, is_endpoint
 from zoo.libraries import hub
 from zoo.models.names import Source, look_for, read_config
 from zoo.options.config import FREE, Resolved, TrainConfig
+from zoo.options.roles import POLICY
 from zoo.paths import content_hash, typed_path
 from zoo.rewards.plugin import bundled
 from zoo.rewards.spelled import place_of
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 Prints = dict[str, dict[str, Any]]
 VALUE = "value"
 DIGITS = 16
-MODELS = {"model": "policy", "reference": "reference", "critic_model": "critic", "judge": "judge"}
-"""Options that name a model, and its role."""
 MODEL_FILES = (
     "*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "adapter_config.json",
 )  # fmt: skip
@@ -130,15 +129,15 @@ class Contents:
     def __init__(self, out: str):
         self.out, self._known = out, dict[Path, dict[str, str]]()
 
-    def of_models(self, core: Any, roles: Iterable[str]) -> Prints:
+    def of_models(self, resolved: Resolved, roles: Iterable[str]) -> Prints:
         """The files of every role that is named, and of reward models."""
         prints: Prints = {}
-        for option, role in MODELS.items():
-            name = getattr(core, option)
-            if role in ("policy", *roles) and name is not None and name != SELF and not is_endpoint(name):
-                prints[option] = {WEIGHTS: self.of_model(name)}
+        for role, facts in resolved.roles.items():
+            name = resolved.value(facts.option)
+            if role in (POLICY, *roles) and name is not None and name != SELF and not is_endpoint(name):
+                prints[facts.option] = {WEIGHTS: self.of_model(name)}
         for option in REWARDS:
-            for mention in mentions(getattr(core, option)):
+            for mention in mentions(getattr(resolved.core, option)):
                 name = str(dict(mention.options).get("model", "")) if mention.name == "judge" else mention.name
                 if name and ":" not in name and name not in bundled() and not is_endpoint(name):
                     prints.setdefault(option, {})[name] = self.of_model(name)

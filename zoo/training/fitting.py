@@ -16,9 +16,11 @@ from zoo.libraries.meeting import Meeting, Peers, how_it_ended, is_lost_connecti
 from zoo.libraries.precision import trainer_options
 from zoo.libraries.sharding import whole_shapes
 from zoo.libraries.trainer import forget_optimizers, kill_others, step_arithmetic
+from zoo.models.reference import Reference
 from zoo.models.reference_cache import answer_key
 from zoo.numbers import seconds_in
 from zoo.options.checks import names_in
+from zoo.options.roles import POLICY
 from zoo.processes import from_all, leave_processes
 from zoo.runs import Run
 from zoo.training.assembly import RUN_FOLDER, Assembly
@@ -262,43 +264,48 @@ class Fitting:
 
     @contextlib.contextmanager
     def _shared_scores(self) -> Iterator[None]:
-        """Before the first step the policy is the reference, if no other one was named: one pass scores for both."""
-        models = self.module.models
-        if self.module.steps_done or "reference" not in models:
+        """Before the first step the policy is each frozen role that no model was named for: one pass scores for all."""
+        frozen = {} if self.module.steps_done else self.module.models.frozen()
+        if not frozen:
             yield
             return
-        policy, reference = models.built("policy"), models.built("reference")
-        equal = self.core.reference is None
-        if equal:
-            reference.stand_in(self.assembly.policy)
+        copies = [role for name, role in frozen.items() if self._starts_as_the_policy(name)]
+        for role in copies:
+            role.stand_in(self.assembly.policy)
         try:
-            with policy.equal_to(reference) if equal else contextlib.nullcontext():
+            with self.module.models.built(POLICY).equal_to(copies):
                 yield
         finally:
-            if equal or reference.cache is not None:
-                reference.release()
+            for role in frozen.values():
+                if role in copies or role.cache is not None:
+                    role.release()
+
+    def _starts_as_the_policy(self, name: str) -> bool:
+        resolved = self.assembly.resolved
+        return resolved.value(resolved.roles[name].option) is None
 
     def _before_training(self) -> None:
-        """Compute the reference's scores of the training data; the first validation computes those of held-out data."""
-        module = self.module
-        if "reference" in module.models and module.models.built("reference").cache is not None:
+        """Compute frozen scores of the training data; the first validation computes those of held-out data."""
+        module, roles = self.module, self.assembly.resolved.roles
+        cached = {name: role for name, role in module.models.frozen().items() if role.cache is not None}
+        if ahead := {name: role for name, role in cached.items() if roles[name].ahead}:
             assert isinstance(self.loader, StepLoader)
             batches = [self.loader.batch(step) for step in range(len(self.loader))]
             answers = [answer.to(module.device) for batch in batches for answer in answers_in(batch)]
             with self._shared_scores():
-                self._warm(module, answers)
+                for name, role in ahead.items():
+                    self._warm(module, name, role, answers)
         self.notify("run_start", config=self.assembly.resolved.as_dict())
 
-    def _warm(self, module: PostTraining, answers: list[Answer]) -> None:
-        reference = module.models.built("reference")
+    def _warm(self, module: PostTraining, name: str, role: Reference, answers: list[Answer]) -> None:
         computed = 0
         while True:
             done = 0
             try:
                 # In the precision of the steps, so that policy and reference are equal at the start.
                 with step_arithmetic(module.trainer):
-                    for done, total in reference.warm(answers, module.micro_tokens):
-                        self.watch.count("reference log-probs", done, total)
+                    for done, total in role.warm(answers, module.micro_tokens):
+                        self.watch.count(f"{name} log-probs", done, total)
                 computed += done
                 break
             except RuntimeError as error:
@@ -307,8 +314,8 @@ class Fitting:
                 computed += done
                 module.halve(error)
         cached = len({answer_key(answer) for answer in answers}) - computed
-        self.watch.say(f"Reference log-probs: {cached:,} found in the cache, {computed:,} computed.")
-        reference.release()
+        self.watch.say(f"{name.capitalize()} log-probs: {cached:,} found in the cache, {computed:,} computed.")
+        role.release()
 
     def _trainer(self, say: Callable[[str], None]) -> lightning.Trainer:
         core = self.core

@@ -57,12 +57,15 @@ from zoo.options.checks import (
 from zoo.options.config import AUTO, Resolved, TrainConfig
 from zoo.options.effect import without_effect
 from zoo.options.expression import Expression
+from zoo.options.roles import POLICY, Role, model_options
 from zoo.options.spelling import bind, parse
 from zoo.paths import typed_path
 from zoo.rewards.spelled import check_reward
 from zoo.runs import TEMPLATE, Run, check_name, check_writable, default_name, next_name
 from zoo.training.preflight import Need, Plan, Texts, preflight, texts_of
 
+START = "reference"
+"""The role that validation of an online run measures the distance from, also where the algorithm has none."""
 LOCAL = "local"
 """The engine that every installation has."""
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "JSM_NAMESPACE_RANK")
@@ -184,7 +187,7 @@ class _Look:
 
     def _roles(self) -> None:
         self.roles = self.cls().roles(self.resolved.algorithm)
-        check_roles(self.core, self.cls, self.roles)
+        check_roles(self.resolved, self.cls, self.roles)
         try:
             args = template_args(self.core.template_args)
             self.template = template_text(self.core.template)
@@ -221,7 +224,8 @@ class _Look:
     def _cuts(self) -> None:
         """The models that a tensor group cuts."""
         core = self.core
-        names = {core.model, core.reference or core.model, core.critic_model or core.model}
+        named = (self.resolved.value(option) for option in model_options(self.resolved.roles, "lm", "scalar"))
+        names = {name or core.model for name in named}
         folders = [folder for name in sorted(names) if (folder := configured(name, core.out))]
         if core.tensor_parallel > 1 and folders:
             # Only the classes of transformers have the plans.
@@ -251,16 +255,18 @@ class _Look:
 
     def _others(self) -> None:
         """The models of other roles."""
-        for role, name in (("reference", self.core.reference), ("critic", self.core.critic_model)):
-            if name is not None:
+        roles = self.resolved.roles
+        for role, facts in roles.items():
+            name = self.resolved.value(facts.option)
+            if role != POLICY and facts.head != "judge" and name is not None:
                 self._try(lambda role=role, name=name: self._other(role, name))  # type: ignore[misc]
         for option, why in without_effect(self.resolved, self.roles, may_write(self.cls)):
-            if option not in ("reference", "judge", "critic_model"):
+            if option not in model_options(roles):
                 self.outlook.facts[option] = f"{getattr(self.core, option)}; unused: {why}"
 
     def _other(self, role: str, name: str) -> None:
         model = self._looked_for(role, name)
-        if role == "reference" and model.source.folder is not None:
+        if self.resolved.roles[role].head == "lm" and model.source.folder is not None:
             refuse_head(model.source.name, head_in(model.source.folder), self.cls.head)
             hold_files(name, model.source.folder, None, wanted(self.template, listed(self.core.new_tokens)))
         self.outlook.facts[role] += self._unused(role)
@@ -443,10 +449,9 @@ class _Look:
         names = {"policy": core.model}
         if "critic" in self.roles and core.critic == "own":
             names["critic"] = core.critic_model or core.model
-        # Its scores are cached before the first step, or it is the policy without its adapters.
-        stays = online or core.reference_cache == "off" or core.reference is not None
-        if stays and (online or "reference" in self.roles) and (core.reference or not core.lora):
-            names["reference"] = core.reference or core.model
+        for name, role in self.resolved.roles.items():
+            if role.is_frozen_copy and (name in self.roles or (online and name == START)):
+                names |= self._frozen(name, role)
         if "judge" in self.roles and not core.lora or core.judge:
             names["judge"] = core.judge or core.model
         for option in ("reward", "gold_reward") if online else ():
@@ -456,6 +461,13 @@ class _Look:
         if folders["policy"] is None:
             return None
         return {role: folder for role, folder in folders.items() if folder and (folder / "config.json").is_file()}
+
+    def _frozen(self, name: str, role: Role) -> dict[str, str]:
+        """The model of a frozen role, unless no step holds it: all it scores is cached before, or it is the policy."""
+        core, other = self.core, self.resolved.value(role.option)
+        cached = role.ahead and not self.cls.online() and core.reference_cache != "off"
+        own = other is not None or not (cached or core.lora)
+        return {name: other or core.model} if own else {}
 
     def _planned(self, models: Mapping[str, Path]) -> Plan:
         from zoo.models.devices import choose_accelerator

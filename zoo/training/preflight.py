@@ -20,6 +20,7 @@ from zoo.numbers import size
 from zoo.optimizers.chosen import Chosen
 from zoo.options.checks import FSDP, names_in
 from zoo.options.config import TrainConfig
+from zoo.options.roles import ROLES, TRAINED
 from zoo.processes import free_memory
 
 if TYPE_CHECKING:
@@ -374,17 +375,17 @@ def _step(plan: Plan) -> Step:
 
 
 def _way(plan: Plan, role: str) -> Way:
-    """How a role is computed: policy and critic learn, all others are frozen."""
+    """How a role, or a reward model (`reward NAME`), is computed."""
     from zoo.models.memory import Way
 
     core = plan.core
     targets = core.lora_targets if isinstance(core.lora_targets, str) else ",".join(core.lora_targets)
     common: dict[str, Any] = {
         "precision": plan.precision, "base_dtype": core.frozen_dtype, "on_cpu": plan.accelerator == "cpu",
-        "shared": core.layout != "padded", "scalar": role == "critic" or role.startswith("reward"),
+        "shared": core.layout != "padded", "scalar": role.startswith("reward") or _is_scalar(role),
         "group": core.tensor_parallel if is_cut(core, role) else 1,
     }  # fmt: skip
-    if role not in ("policy", "critic"):
+    if role not in TRAINED:
         return Way(**common, trained=False)
     lora = core.lora and role == "policy"
     return Way(
@@ -396,7 +397,11 @@ def _way(plan: Plan, role: str) -> Way:
 
 def is_cut(core: TrainConfig, role: str) -> bool:
     """Whether the layers of a role are cut among a tensor group: a judge and a reward with a name are whole."""
-    return role in ("policy", "critic", "reference") or (role == "judge" and core.judge is None)
+    return " " not in role and (role != "judge" or core.judge is None)
+
+
+def _is_scalar(role: str) -> bool:
+    return role in ROLES and ROLES[role].head == "scalar"
 
 
 def _held(folder: Path, way: Way, step: Step) -> tuple[Held, bool]:

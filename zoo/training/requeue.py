@@ -10,6 +10,7 @@ from typing import Any
 from zoo.errors import ZooError
 from zoo.models.names import by_path
 from zoo.options.config import Resolved
+from zoo.options.roles import model_options
 from zoo.runs import Run, find_runs
 
 Stored = Callable[[Run], Resolved]
@@ -66,7 +67,7 @@ def _differing(now: Resolved, run: Run, stored: Stored) -> dict[str, tuple[Any, 
     if run.config.get("algo") != now.algo:
         return {"algo": (run.config.get("algo"), now.algo)}
     old, new = stored(run).as_dict(), now.as_dict()
-    for what in ("model", "reference"):
+    for what in model_options(now.roles, "lm"):
         if new[what]:
             # A run stands in run.yaml by its path; `last` is another run or checkpoint by now.
             moves = new[what].split("@")[-1] == "last"

@@ -1,4 +1,4 @@
-"""The roles of a run around its policy: the reference, the critic, the judge."""
+"""The roles of a run around its policy: frozen language models, the critic, the judge."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from zoo.models.roles import Models, Policy
 from zoo.models.scalar import ScalarPolicy, is_scorer
 from zoo.models.start import NO_TOKENS, load_policy, require_same_tokens, resolve_start
 from zoo.options.config import Resolved, TrainConfig
+from zoo.options.roles import POLICY
 from zoo.paths import cache_folder
 
 Say = Callable[[str], None]
@@ -39,25 +40,37 @@ def make_models(
     precision: str, say: Say, *, temperature: float = 1.0, make_writer: Callable[[Policy], Any] | None = None,
 ) -> Models:  # fmt: skip
     """The declared roles around the loaded policy. temperature, make_writer: as of `Policy`."""
-    core = resolved.core
-    new = dict.fromkeys(("reference", "critic"), template.new)
-    for role, other in (("reference", core.reference), ("critic", core.critic_model)):
-        if other is not None and role in roles:
-            than = f"the model that is trained, so it cannot be its {role}"
-            start = resolve_start(other, core.out, say)
-            new[role] = require_same_tokens(other, start, template.tokenizer, than, template.new)
-    scores = is_scorer(policy)
-    learner = ScalarPolicy(policy, layout) if scores else Policy(policy, layout, temperature, make_writer)
-    made: dict[str, Any] = {"policy": learner}
-    if "reference" in roles and not scores:
-        made["reference"] = make_reference(core, policy, source, layout, precision, say, temperature, new["reference"])
-    if "critic" in roles:
-        made["critic"] = make_critic(core, made["policy"], source, layout, precision, say, new["critic"])
-    if "judge" in roles:
-        made["judge"] = make_judge(core, policy, source, template, layout, precision, say)
+    core, scores = resolved.core, is_scorer(policy)
+    new = {name: _new_tokens(resolved, name, template, say) for name in resolved.roles if name in roles}
+    learner: Any = ScalarPolicy(policy, layout) if scores else Policy(policy, layout, temperature, make_writer)
+    made: dict[str, Any] = {POLICY: learner}
+    for name in new:
+        role = resolved.roles[name]
+        if role.is_frozen_copy and not scores:
+            other, cached = resolved.value(role.option), core.reference_cache != "off"
+            made[name] = make_frozen(
+                core, other, policy, source, layout, precision, say, temperature, new[name], cached, name
+            )
+        elif role.head == "scalar":
+            made[name] = make_critic(core, learner, source, layout, precision, say, new[name])
+        elif role.head == "judge":
+            made[name] = make_judge(core, policy, source, template, layout, precision, say)
     if unknown := set(roles) - set(made):
         raise ZooError(f"{resolved.algo} needs the role '{unknown.pop()}', which this version does not build.")
-    return Models(**made)
+    models = Models(**made)
+    models.table = tuple(resolved.roles)
+    return models
+
+
+def _new_tokens(resolved: Resolved, name: str, template: ChatTemplate, say: Say) -> NewTokens:
+    """The tokens that the model of a role has to get, once its tokenizer was compared with the policy's."""
+    role = resolved.roles[name]
+    other = resolved.value(role.option)
+    if name == POLICY or role.head == "judge" or other is None:
+        return template.new
+    than = f"the model that is trained, so it cannot be its {name}"
+    start = resolve_start(other, resolved.core.out, say)
+    return require_same_tokens(other, start, template.tokenizer, than, template.new)
 
 
 def make_critic(
@@ -76,17 +89,17 @@ def make_critic(
     return Critic(shard(model, core.offload), model, layout)
 
 
-def make_reference(
-    core: TrainConfig, policy: Any, source: Source, layout: str, precision: str, say: Say, temperature: float = 1.0,
-    new: NewTokens = NO_TOKENS,
+def make_frozen(
+    core: TrainConfig, other: str | None, policy: Any, source: Source, layout: str, precision: str, say: Say,
+    temperature: float = 1.0, new: NewTokens = NO_TOKENS, cached: bool = True, name: str = "reference",
 ) -> Reference:  # fmt: skip
-    """The frozen model: another one by name, the policy with its adapters off, or its own starting weights.
+    """A frozen model: another one by name, the policy with its adapters off, or its own starting weights.
 
-    new: tokens for which it has the rows that training starts from.
+    new: tokens for which it has the rows that training starts from; name: of the role.
     """
 
     def cache_of(model: Any, weights: Any) -> ReferenceCache | None:
-        if core.reference_cache == "off" or core.stream:
+        if not cached or core.stream:
             return None
         # Elsewhere the scores of rounded matrices are those of the others.
         rounded = ["bfloat16"] if (core.base_dtype, precision) == ("bfloat16", "32-true") else []
@@ -95,17 +108,18 @@ def make_reference(
         try:
             return ReferenceCache(cache_folder() / "reference", key)
         except (OSError, sqlite3.Error) as error:
-            say(f"Reference log-probs are kept in memory only: {cache_folder()} cannot be written ({error}).")
+            kept = f"{name.capitalize()} log-probs are kept in memory only"
+            say(f"{kept}: {cache_folder()} cannot be written ({error}).")
             return ReferenceCache(None, key)
 
-    if core.reference is None and is_adapted(policy):
+    if other is None and is_adapted(policy):
         cache = cache_of(policy, frozen_parameters(policy))
         return Reference(lambda: policy, layout, cache, lambda: without_adapters(policy), temperature)
-    if core.reference is not None:
-        other = frozen(core, resolve_start(core.reference, core.out, say), policy, precision, new)
-        cache = cache_of(other, other.named_parameters())
-        shard(round_frozen(other, precision, core.frozen_dtype), core.offload)
-        return Reference(lambda: other, layout, cache, temperature=temperature)
+    if other is not None:
+        model = frozen(core, resolve_start(other, core.out, say), policy, precision, new)
+        cache = cache_of(model, model.named_parameters())
+        shard(round_frozen(model, precision, core.frozen_dtype), core.offload)
+        return Reference(lambda: model, layout, cache, temperature=temperature)
     cache = cache_of(policy, policy.named_parameters())
 
     def load() -> Any:

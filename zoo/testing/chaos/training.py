@@ -20,6 +20,7 @@ from zoo.paths import write_text
 from zoo.runs import Run
 from zoo.testing.chaos.aims import Aim
 from zoo.testing.checks.cuts import alike
+from zoo.testing.networks import options_to_name
 from zoo.testing.tiny import tiny_rows, write_folder
 
 FILES = "files"
@@ -83,7 +84,9 @@ def training(
 
         # Its whole path: adapters name their base, and must name it alike in all trials.
         fixed = {name: value for name, value in FIXED.items() if not (stream and name == "epochs")}
-        zoo.train(model=str(folder.parent / FILES / "tiny"), **fixed, **options, devices=processes)
+        files = folder.parent / FILES
+        named: dict[str, Any] = {option: str(files / "other") for option in options_to_name(cls)}
+        zoo.train(model=str(files / "tiny"), **fixed, **options, **named, devices=processes)
 
     flags = " --lora" * lora + " --mixture" * mixture + " --stream" * stream
     return Aim(
@@ -122,6 +125,7 @@ def prepare(folder: Path) -> None:
     files = folder / FILES
     files.mkdir(exist_ok=True)
     write_folder(files / "tiny")
+    write_folder(files / "other", seed=1)
     for kind in ("demonstration", "preference", "feedback", "prompt", "ranking", "stepwise", "text"):
         write_rows(files / f"{kind}.jsonl", tiny_rows(kind, 12))
         write_rows(files / f"{kind}-held-out.jsonl", tiny_rows(kind, 5, seed=9))

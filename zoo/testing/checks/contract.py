@@ -143,14 +143,16 @@ def gradients(bench: Bench) -> None:
                 raise Failed(f"The weight {name} gets no gradient.{advice if alone and others else ''}")
         for name, parameter in frozen:
             if parameter.grad is not None:
-                raise Failed(f"The reference's weight {name} gets a gradient{with_options(options)}.")
+                raise Failed(f"The {name} gets a gradient{with_options(options)}, although its role is frozen.")
 
 
 def _let_gradients_flow(stage: Stage) -> list[tuple[str, Any]]:
-    """Let the reference's weights take gradients, so that a gradient that reaches them is noticed."""
-    if "reference" not in stage.models:
-        return []
-    return list(stage.models._roles["reference"].model.requires_grad_(True).named_parameters())
+    """Let the weights of frozen roles take gradients, so that a gradient that reaches them is noticed."""
+    return [
+        (f"{role}'s weight {name}", parameter)
+        for role, frozen in stage.models.frozen().items()
+        for name, parameter in frozen.model.requires_grad_(True).named_parameters()
+    ]
 
 
 def _loss_alone(stage: Stage, batch: Batch, options: Mapping[str, Any]) -> None:

@@ -184,9 +184,9 @@ def finite_numbers(bench: Bench) -> None:
         for policy, reference in SIZES:
             stage = bench.stage(options)
             # Experience knows what the reference said.
-            if (policy == 1.0 and "reference" not in stage.models) or (reference != 1.0 and bench.cls.online()):
+            if (policy == 1.0 and not stage.models.frozen()) or (reference != 1.0 and bench.cls.online()):
                 continue
-            size = {"policy": policy, "reference": reference}
+            size = {"policy": policy, **dict.fromkeys(stage.models.frozen(), reference)}
             # What was learned from was written before: here the loss alone meets these numbers.
             for role, factor in {**size, "critic": policy}.items():
                 stage.wrap(**{role: lambda given, factor=factor: Sized(given, factor)})

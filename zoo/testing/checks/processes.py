@@ -72,9 +72,11 @@ def _options(bench: Bench) -> dict[str, Any]:
     options = {
         "model": source().name, "data": str(bench.file({}, ROWS)), "max_steps": STEPS, "micro_tokens": FEW_TOKENS,
     }  # fmt: skip
-    if "reference" in bench.cls().roles(bench.resolved({}).algorithm):
-        # Where policy and reference are equal, rounding decides which answer is likelier.
-        options["reference"] = other_source().name
+    resolved = bench.resolved({})
+    for name in bench.cls().roles(resolved.algorithm):
+        if resolved.roles[name].is_frozen_copy:
+            # Where policy and reference are equal, rounding decides which answer is likelier.
+            options[resolved.roles[name].option] = other_source().name
     return options
 
 

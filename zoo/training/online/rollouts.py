@@ -163,7 +163,7 @@ class Rollouts:
     def rolling(self, iteration: int) -> Iterator[None]:
         """Roles and random numbers as a rollout uses them."""
         self.writer.begin(iteration, self.prompts)
-        scoring = [self.models.built(role) for role in ("policy", "reference", "critic") if role in self.models]
+        scoring = self.models.scoring()
         if self.start is not None and "reference" not in self.models:
             scoring.append(self.start)
         policy = self.models.built("policy").model

@@ -1,0 +1,98 @@
+"""Roles that a run names a model for: the teacher, and those that a plugin brings along."""
+
+import json
+import shutil
+
+import pytest
+from tiny_runs import plugin_file, trainer
+
+from zoo.errors import ZooError
+from zoo.models.reference import Reference
+from zoo.testing.tiny import write_folder
+from zoo.training.resuming import FILE, WEIGHTS
+
+BESIDE = """
+class Beside(Algorithm):
+    \"\"\"Learns how likely a frozen model finds the demonstrations.\"\"\"
+
+    api_version = 2
+    data = "demonstration"
+    needs = ("policy", "ROLE")
+    metrics = {"frozen": "Log-probability by the frozen model."}
+
+    def loss(self, batch, models):
+        frozen = models["ROLE"].logps(batch.completion).sum()
+        gap = models.policy.logps(batch.completion).sum() - frozen
+        return Loss.per_example(gap**2, {"frozen": frozen})
+"""
+
+
+@pytest.fixture(scope="module")
+def other_folder(tmp_path_factory):
+    return write_folder(tmp_path_factory.mktemp("models") / "other", seed=1)
+
+
+@pytest.fixture
+def beside(tmp_path, tiny_folder, monkeypatch):
+    """`beside(role, **options)` trains beside a frozen model in that role."""
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    rows = [{"prompt": f"red {i}", "completion": "sun moon " * (i + 1)} for i in range(8)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    train = trainer(tmp_path, tiny_folder)
+
+    def run(role, **options):
+        algo = plugin_file(tmp_path, BESIDE.replace("ROLE", role), f"{role}.py") + ":Beside"
+        return train(algo, **{"data": str(tmp_path / "rows.jsonl"), "score": "none", "max_steps": 2, **options})
+
+    return run
+
+
+def test_a_teacher_scores_as_a_reference_of_the_same_model_does(beside, other_folder):
+    taught = beside("teacher", teacher=str(other_folder))
+    anchored = beside("reference", reference=str(other_folder))
+    assert taught.config["teacher"] == str(other_folder)
+    assert [row["frozen"] for row in taught.metrics] == [row["frozen"] for row in anchored.metrics]
+    assert [row["loss"] for row in taught.metrics] == [row["loss"] for row in anchored.metrics]
+
+
+def test_what_a_teacher_said_is_cached_by_content(beside, other_folder, monkeypatch):
+    first = beside("teacher", teacher=str(other_folder))
+
+    def compute(*given, **options):
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(Reference, "_compute", compute)
+    again = beside("teacher", teacher=str(other_folder), lr=1e-4)
+    assert [row["frozen"] for row in again.metrics] == [row["frozen"] for row in first.metrics]
+
+
+def test_without_a_teacher_a_run_says_what_to_type(beside):
+    with pytest.raises(ZooError, match="learns from a model in the role teacher, and none was named") as told:
+        beside("teacher")
+    assert told.value.hint.startswith("Add --teacher MODEL: ")
+
+
+def test_a_teacher_without_effect_is_told(beside, other_folder, capsys):
+    beside("reference", teacher=str(other_folder), quiet=False)
+    assert "Note: --teacher has no effect: reference with these options has no teacher." in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
+@pytest.mark.parametrize("options", [{"base_dtype": "bfloat16"}, {"quantize": "int8"}])
+def test_a_teacher_is_kept_as_frozen_matrices_are(beside, other_folder, options):
+    if "quantize" in options:
+        pytest.importorskip("bitsandbytes")
+    plain = beside("teacher", teacher=str(other_folder))
+    rounded = beside("teacher", teacher=str(other_folder), **options)
+    for a, b in zip(plain.metrics, rounded.metrics, strict=True):
+        assert a["frozen"] != b["frozen"] and a["frozen"] == pytest.approx(b["frozen"], rel=0.1)
+
+
+def test_a_run_knows_the_content_of_its_teacher(beside, tmp_path, other_folder):
+    teacher = shutil.copytree(other_folder, tmp_path / "teacher")
+    of_first = beside("teacher", teacher=str(teacher), max_steps=1).read_json(FILE)["began"]["teacher"]
+    write_folder(teacher, seed=2)
+    of_second = beside("teacher", teacher=str(teacher), max_steps=1).read_json(FILE)["began"]["teacher"]
+    assert of_first["value"] == of_second["value"] == str(teacher)
+    assert of_first[WEIGHTS] != of_second[WEIGHTS]
