@@ -31,6 +31,8 @@ SMALL = 3e6
 """Weights of a model whose memory is not worth a look."""
 ROWS, PREFILL, ROOM = 64, 8192, 1.25
 """Answers and prompt tokens that the local engine has in flight, and the share of columns that its block has."""
+PROCESS = 43e6
+"""What a process takes beside its tensors once it trains: tokenizer, records, threads (`benchmarks/memory.py`)."""
 TIGHT = 0.95
 """Share of the free memory from which a run is warned."""
 
@@ -291,6 +293,9 @@ def of_plan(plan: Plan, free: float | None = None) -> Need:
     if plan.online and plan.core.engine == "local":
         need.parts["rollouts"] = _of_rollouts(holds["policy"], plan)
         need.phases["rollouts"] = kept + sum(need.parts["rollouts"].values())
+    if plan.accelerator == "cpu":
+        need.parts["process"] = {"beside tensors": PROCESS}
+        need.phases = {phase: bytes + PROCESS for phase, bytes in need.phases.items()}
     if copied := _checkpoint(learners, sums["optimizer"], plan):
         if free is None or need.phases["steps"] + copied < free:
             need.parts["checkpoint"] = {"copy": copied}
@@ -371,6 +376,8 @@ def _step(plan: Plan) -> Step:
     if texts.apart and texts.counted > plan.tokens:
         # A group that is too large for a micro-batch is divided among several.
         texts = replace(texts, answers=max(1, plan.tokens // (texts.prompt + texts.completion)))
+    # With one digit, so that what was found for one file serves another one.
+    texts = replace(texts, prompt=_rounded(texts.prompt), completion=_rounded(texts.completion))
     return Step(prompts * texts.laid_out, texts.prompt, texts.completion, texts.answers)
 
 
@@ -429,10 +436,9 @@ def texts_of(records: Sequence[tuple[int, int, int]], tokens_a_character: float,
     prompt = sum(prompt for prompt, _, _ in records) / count * tokens_a_character
     completion = sum(rest for _, rest, _ in records) / count / answers * tokens_a_character
     whole = [(prompt + rest) * tokens_a_character for prompt, rest, _ in records] or [longest]
-    return Texts(_rounded(prompt), max(1, _rounded(completion)), answers, min(_rounded(max(whole)), longest * answers))
+    return Texts(round(prompt), round(completion) + 1, answers, min(_rounded(max(whole)), longest * answers))
 
 
 def _rounded(tokens: float) -> int:
-    """With one digit, so that what was found for one file serves another one."""
     step = 1 if tokens < 20 else 10 if tokens < 200 else 100
     return round(min(max(tokens, 1.0), 1e6) / step) * step
