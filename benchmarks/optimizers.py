@@ -25,9 +25,11 @@ from zoo.optimizers.chosen import OPTIMIZERS
 from zoo.options.config import TrainConfig
 from zoo.training.step.schedule import make_optimizer, parameter_groups
 
-RATES = {"lion": 6e-4}
-"""The middle one of the three rates, where it is not AdamW's: the paper of Lion says a third to a tenth."""
-MIDDLE, FACTOR = 2e-3, 3.0
+MIDDLE = {"sft": 2e-3, "dpo": 6e-3}
+"""The middle one of AdamW's three rates, each FACTOR times the one before it."""
+FACTOR = 3.0
+OF_ADAMW = {"lion": 0.3}
+"""The rates of an optimizer as a share of AdamW's: the paper of Lion says a third to a tenth."""
 ALGORITHMS = {"sft": ",shown=chosen", "dpo": ""}
 OPTIONS = {
     "batch_size": 64, "epochs": 2, "eval_every": 1000, "save_every": 0, "score": "none", "precision": "32-true",
@@ -44,8 +46,8 @@ def loss(algo: str, optimizer: str, lr: float, seed: int, folder: Path) -> float
     return run.summary["after"]["val/loss"]
 
 
-def rates(optimizer: str) -> tuple[float, ...]:
-    middle = RATES.get(optimizer, MIDDLE)
+def rates(algo: str, optimizer: str) -> tuple[float, ...]:
+    middle = MIDDLE[algo] * OF_ADAMW.get(optimizer, 1.0)
     return (middle / FACTOR, middle, middle * FACTOR)
 
 
@@ -53,7 +55,9 @@ def best(algo: str, optimizer: str, seeds: int) -> tuple[float, list[float]]:
     """The best rate by the mean over the seeds, and the loss of each seed with it."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        losses = {lr: [loss(algo, optimizer, lr, seed, place) for seed in range(seeds)] for lr in rates(optimizer)}
+        losses = {
+            lr: [loss(algo, optimizer, lr, seed, place) for seed in range(seeds)] for lr in rates(algo, optimizer)
+        }
     lr = min(losses, key=lambda lr: statistics.fmean(losses[lr]))
     return lr, losses[lr]
 
