@@ -33,6 +33,7 @@ from zoo.rewards.plugin import bundled
 from zoo.testing.declared import find_check
 from zoo.testing.guards import find_guard
 from zoo.testing.optimizers import find_optimizer
+from zoo.testing.schedules import find_schedule
 from zoo.testing.suite import NAMES
 from zoo.training.run import resolve_options
 
@@ -183,7 +184,7 @@ def check_recipe(values):
 
 
 def check_suite(values):
-    if find_guard(values["name"]) is not None or find_optimizer(values["name"]) is not None:
+    if any(find(values["name"]) is not None for find in (find_guard, find_optimizer, find_schedule)):
         return
     registry.load_algorithm(values["name"])
     for one in values["only"] or ():

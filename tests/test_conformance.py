@@ -20,6 +20,8 @@ from zoo.testing.guards import NAMES as GUARD_NAMES
 from zoo.testing.guards import check_guard
 from zoo.testing.optimizers import NAMES as OPTIMIZER_NAMES
 from zoo.testing.optimizers import check_optimizer
+from zoo.testing.schedules import NAMES as SCHEDULE_NAMES
+from zoo.testing.schedules import check_schedule
 from zoo.testing.suite import NAMES, Result, Suite, explanation, summary
 from zoo.testing.tiny import tiny_rows
 from zoo.values.types import Answers, Batch
@@ -147,7 +149,8 @@ def broken(check, name="Broken"):
 
 def test_there_is_a_broken_plugin_for_every_check():
     broken_ones = {file.stem for file in BROKEN.glob("*.py")} - {"sound", "sound_online"}
-    others = [*(f"guard {name}" for name in GUARD_NAMES), *(f"optimizer {name}" for name in OPTIMIZER_NAMES)]
+    kinds = {"guard": GUARD_NAMES, "optimizer": OPTIMIZER_NAMES, "schedule": SCHEDULE_NAMES}
+    others = [f"{kind} {name}" for kind, names in kinds.items() for name in names]
     assert broken_ones == {Path(broken(name)).stem for name in (*NAMES, *others)}
 
 
@@ -265,6 +268,30 @@ def test_an_optimizer_is_checked_by_the_same_command():
     assert cli("check", "lion", "--only", "rates")[0] == 0
     status, _, error = cli("check", "lion(beta3=1)")
     assert status == 2 and "The optimizer 'lion' has no option 'beta3'" in error
+
+
+SCHEDULES_CAUGHT = {
+    "described": "The function has no docstring",
+    "within": "Step 6 of 10 with a warmup of 0 gets -0.19999999999999996, which is not in [0, 1]",
+    "trains": "No step of 1 with a warmup of 0 has a rate above the floor",
+    "resumed": "Step 0 of 1 gets 0.5 at first and then 0.3333333333333333",
+}
+
+
+@pytest.mark.parametrize("check", SCHEDULE_NAMES)
+def test_a_broken_schedule_is_caught_by_the_check_made_for_it(check):
+    (caught,) = check_schedule(broken(f"schedule {check}", "broken"), [check])
+    assert caught.result == "failed" and SCHEDULES_CAUGHT[check] in caught.detail
+
+
+def test_a_schedule_is_checked_by_the_same_command():
+    status, out, _ = cli("check", broken("schedule resumed", "broken"), "--json")
+    content = json.loads(out)
+    assert (status, content["schedule"], content["passed"]) == (1, "broken", False)
+    assert [one["check"] for one in content["checks"] if one["result"] == "failed"] == ["resumed"]
+    assert cli("check", "wsd(decay_share=0.3)", "--only", "within")[0] == 0
+    status, _, error = cli("check", "wsd(decay=1)")
+    assert status == 2 and "The schedule 'wsd' has no option 'decay'" in error
 
 
 def online_one(name, **methods):

@@ -18,6 +18,7 @@ from zoo.optimizers.bundled import BUNDLED, PACKAGES
 from zoo.optimizers.chosen import OPTIMIZERS, SCHEDULES, Chosen
 from zoo.optimizers.joint import Joint, parts_of
 from zoo.options.config import TrainConfig
+from zoo.testing import schedules
 from zoo.testing.optimizers import CHECKS, check_optimizer
 from zoo.testing.tiny import make_model, tiny_rows
 from zoo.training.step import schedule as step_schedule
@@ -422,6 +423,11 @@ def test_a_bundled_optimizer_passes_each_check(name):
     assert [result.detail for result in check_optimizer(name) if result.result != "passed"] == []
 
 
+@pytest.mark.parametrize("name", SCHEDULES.bundled)
+def test_a_bundled_schedule_passes_each_check(name):
+    assert [result.detail for result in schedules.check_schedule(name) if result.result != "passed"] == []
+
+
 def rows_of(page):
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("|")]
 
@@ -434,8 +440,10 @@ def test_the_page_tells_every_optimizer_and_schedule_with_its_options():
 
 
 def test_the_page_tells_every_check_in_its_own_words():
-    table = PAGE.partition("| check | what it requires |")[2]
-    assert rows_of(table)[1:] == [[name, " ".join(check.__doc__.split())] for name, check in CHECKS.items()]
+    _, *tables = PAGE.split("| check | what it requires |\n|---|---|\n")
+    for table, checks in zip(tables, (CHECKS, schedules.CHECKS), strict=True):
+        rows = rows_of(table.split("\n\n")[0])
+        assert rows == [[name, " ".join(check.__doc__.split())] for name, check in checks.items()]
 
 
 def test_the_plugin_of_the_page_passes_the_checks(tmp_path):
@@ -443,6 +451,7 @@ def test_the_plugin_of_the_page_passes_the_checks(tmp_path):
     (tmp_path / "signs.py").write_text(code)
     results = check_optimizer(f"{tmp_path / 'signs.py'}:signs")
     assert {result.result for result in results} == {"passed"}
+    assert {one.result for one in schedules.check_schedule(f"{tmp_path / 'signs.py'}:stairs")} == {"passed"}
     module = import_file(tmp_path / "signs.py")
     assert [module.stairs(step, 10, 2) for step in (2, 5, 6, 9)] == [1.0, 1.0, 0.5, 0.5]
 

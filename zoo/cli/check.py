@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from zoo.cli.listings import Json
+from zoo.optimizers.chosen import OPTIMIZERS, SCHEDULES, Kind
 from zoo.options.spelling import name_in
 from zoo.terminal import Console, print_json
 
@@ -20,7 +21,9 @@ COLOURS = {"passed": "green", "failed": "red", "exception": "yellow", "skipped":
 def check(
     name: Annotated[
         str,
-        typer.Argument(help="An algorithm: a name from `zoo algos`, or ./file.py:Class. Or a guard or optimizer."),
+        typer.Argument(
+            help="An algorithm: a name from `zoo algos`, or ./file.py:Class. Or a guard, an optimizer or a schedule."
+        ),
     ],
     only: Annotated[list[str] | None, typer.Option(help="Run only this check; may be repeated.")] = None,
     as_json: Json = False,
@@ -28,7 +31,7 @@ def check(
     """Check an algorithm against everything that the core relies on, on a tiny model and without the network.
 
     The exit status is 1 if a check fails. docs/conformance.md explains the checks, docs/guards.md and
-    docs/optimizers.md those of guards and optimizers.
+    docs/optimizers.md those of guards, optimizers and schedules.
     """
     if (guard := _guard_of(name)) is not None:
         from zoo.testing.guards import check_guard
@@ -38,6 +41,10 @@ def check(
         from zoo.testing.optimizers import check_optimizer
 
         what, short, results = "optimizer", optimizer, list(check_optimizer(name, only or ()))
+    elif (schedule := _schedule_of(name)) is not None:
+        from zoo.testing.schedules import check_schedule
+
+        what, short, results = "schedule", schedule, list(check_schedule(name, only or ()))
     else:
         what, (short, results) = "algorithm", _checked(name, only or ())
     from zoo.testing.suite import summary
@@ -66,16 +73,30 @@ def _guard_of(name: str) -> str | None:
 
 def _optimizer_of(name: str) -> str | None:
     """The same for an optimizer."""
-    from zoo.contract.plugin_files import is_file_name
-    from zoo.optimizers.chosen import OPTIMIZERS
-    from zoo.training.outlook import named
-
-    if not is_file_name(name) and name_in(name) not in named(OPTIMIZERS):
+    if not _may_name(name, OPTIMIZERS):
         return None
     from zoo.testing.optimizers import find_optimizer
 
     optimizer = find_optimizer(name)
     return None if optimizer is None else optimizer.name
+
+
+def _schedule_of(name: str) -> str | None:
+    """The same for a schedule."""
+    if not _may_name(name, SCHEDULES):
+        return None
+    from zoo.testing.schedules import find_schedule
+
+    schedule = find_schedule(name)
+    return None if schedule is None else schedule.name
+
+
+def _may_name(name: str, kind: Kind) -> bool:
+    """Whether a text may name one of a kind: a file, or a name that is registered."""
+    from zoo.contract.plugin_files import is_file_name
+    from zoo.training.outlook import named
+
+    return is_file_name(name) or name_in(name) in named(kind)
 
 
 def _checked(name: str, only: Sequence[str]) -> tuple[str, list[Any]]:

@@ -21,7 +21,7 @@ from zoo.contract import registry
 from zoo.contract.plugin_files import import_file, is_file_name
 from zoo.errors import ZooError
 from zoo.optimizers import ParameterGroup
-from zoo.optimizers.chosen import OPTIMIZERS, Chosen
+from zoo.optimizers.chosen import OPTIMIZERS, Chosen, Kind
 from zoo.options.config import TrainConfig
 from zoo.options.spelling import name_in
 from zoo.paths import typed_path
@@ -34,23 +34,27 @@ Weights = dict[str, torch.Tensor]
 STEPS, CUT = 6, 3
 """Steps of the made-up run, and those after which it is resumed."""
 LR, DECAY = 0.01, 0.1
-GROUPS = "groups"
-"""The first parameter of an optimizer's function, by which it is told from others in a file."""
 
 
 def find_optimizer(name: str) -> Chosen | None:
     """The optimizer that a text names; None if it names none.
 
-    name: a registered optimizer, with options in brackets if it needs some, or `./file.py:function`.
+    name: a registered optimizer, with options in brackets if it needs some, or `./file.py:function`, whose first
+    parameter is called `groups`.
     """
+    return find_chosen(name, OPTIMIZERS, "groups")
+
+
+def find_chosen(name: str, kind: Kind, first: str) -> Chosen | None:
+    """An optimizer or schedule; first: the name of the first parameter, by which it is told from others in a file."""
     if is_file_name(name):
-        return _in_file(name)
-    functions = OPTIMIZERS.available(registry.contributions(registry.manager(), "optimizers"))
-    return OPTIMIZERS.choose(name, functions) if name_in(name) in functions else None
+        return _in_file(name, first)
+    functions = kind.available(registry.contributions(registry.manager(), f"{kind.what}s"))
+    return kind.choose(name, functions) if name_in(name) in functions else None
 
 
-def _in_file(name: str) -> Chosen | None:
-    """A function in a file whose first parameter is `groups`; found in its text, so that no other file is imported."""
+def _in_file(name: str, first: str) -> Chosen | None:
+    """A function in a file, found in its text, so that no other file is imported."""
     path, _, wanted = name.partition(":")
     file = typed_path(path)
     if not file.is_file():
@@ -59,7 +63,7 @@ def _in_file(name: str) -> Chosen | None:
         nodes = [node for node in ast.parse(file.read_bytes()).body if isinstance(node, ast.FunctionDef)]
     except (SyntaxError, ValueError):
         return None
-    names = [node.name for node in nodes if [a.arg for a in node.args.posonlyargs + node.args.args][:1] == [GROUPS]]
+    names = [node.name for node in nodes if [a.arg for a in node.args.posonlyargs + node.args.args][:1] == [first]]
     wanted = wanted or (names[0] if len(names) == 1 else "")
     return Chosen(wanted, getattr(import_file(file), wanted), {}) if wanted in names else None
 

@@ -495,9 +495,7 @@ class _Look:
         answer, count = round(core.max_new_tokens / each), core.answers_per_prompt
         written = [(prompt, count * answer, count) for prompt, _, _ in sizes] or [(answer, count * answer, count)]
         groups = texts_of(written, each, core.max_length + core.max_new_tokens)
-        return replace(
-            groups, apart=True, completion=core.max_new_tokens, longest=groups.prompt + core.max_new_tokens
-        )
+        return replace(groups, apart=True, completion=core.max_new_tokens, longest=groups.prompt + core.max_new_tokens)
 
     def _trained_records(self) -> int | None:
         """The number of training records in an epoch, without the held-out ones."""

@@ -1,0 +1,5 @@
+"""Says nothing."""
+
+
+def broken(step, total, warmup):
+    return 1.0
