@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from zoo.cli.completion import model_names
-from zoo.cli.listings import Json, TemplateArgs
+from zoo.cli.listings import Adapter, Json, TemplateArgs
 from zoo.contract import registry
 from zoo.errors import ZooError
 from zoo.terminal import Console, print_json
@@ -54,6 +54,7 @@ def evaluate(
     against: Annotated[
         str | None, typer.Option(help="A run or model to compare with, for kl, forgetting and win_rate.")
     ] = None,
+    adapter: Adapter = None,
     limit: Annotated[int | None, typer.Option(help="Use only the first N cases.")] = None,
     template: Annotated[
         str | None,
@@ -75,7 +76,7 @@ def evaluate(
     from zoo.data.encoding import named
     from zoo.data.encoding.named import AUTO, template_text
     from zoo.evals.chosen import Chosen, by_default, choose
-    from zoo.models.names import expect
+    from zoo.models.names import expect, with_adapter
     from zoo.training.outlook import evaluations
 
     catalogue = evaluations()
@@ -93,6 +94,7 @@ def evaluate(
     args = named.template_args(template_args)
     asked_for = choose(evals or [], catalogue)
     needs_model = bool(reward) or not asked_for or any(chosen.evaluation.head != "none" for chosen in asked_for)
+    model = with_adapter(model, adapter, out) if needs_model else model
     for name in filter(None, (model, against)) if needs_model else ():
         expect(name, out)
     from zoo.evals.subject import load_subject

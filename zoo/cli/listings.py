@@ -33,6 +33,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 TemplateArgs = Annotated[
     str | None, typer.Option(help="Variables of the chat template: enable_thinking=false,effort=high.")
 ]
+Adapter = Annotated[
+    str | None,
+    typer.Option(help="Which adapter of a model folder that has several; default: the one in the folder itself."),
+]
 
 
 def algos(

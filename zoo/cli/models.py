@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from zoo.cli.completion import model_names
-from zoo.cli.listings import TemplateArgs
+from zoo.cli.listings import Adapter, TemplateArgs
 from zoo.errors import ZooError
 from zoo.terminal import Console
 
@@ -28,6 +28,7 @@ def chat(
         str | None,
         typer.Option("--vs", help="A second run or model that answers the same questions.", autocompletion=model_names),
     ] = None,
+    adapter: Adapter = None,
     prompt: Annotated[str | None, typer.Option(help="Ask only this, and exit.")] = None,
     system: Annotated[str | None, typer.Option(help="A system message.")] = None,
     template: Annotated[
@@ -45,7 +46,7 @@ def chat(
     """Chat with a run or model; an empty line or ctrl-D ends the chat."""
     from zoo.data.encoding import named
     from zoo.data.encoding.named import AUTO, NONE, template_text
-    from zoo.models.names import expect
+    from zoo.models.names import expect, with_adapter
 
     if template == NONE:
         raise ZooError(
@@ -54,6 +55,7 @@ def chat(
         )
     template_text(AUTO if template is None else template)
     args = named.template_args(template_args)
+    model = with_adapter(model, adapter, out)
     for name in filter(None, (model, versus)):
         expect(name, out)
     from zoo.data.row_errors import RowError
@@ -99,16 +101,20 @@ def export(
     folder: Annotated[Path, typer.Argument(help="New folder for the model.")],
     merge: Annotated[bool, typer.Option(help="Merge adapters into the weights they were trained on.")] = False,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    adapter: Adapter = None,
     out: Out = "runs",
 ) -> None:
-    """Copy a run's model to a new folder, with --merge as one model without adapters."""
+    """Copy a run's model, or an adapter of a folder, to a new folder, with --merge as one model without adapters."""
+    from zoo.models.names import with_adapter
     from zoo.runs import find_run, split_checkpoint
 
     if folder.exists():
         raise ZooError(f"{folder} already exists.", "Name a folder that does not exist.")
     if dtype not in ("float32", "bfloat16"):
         raise ZooError(f"--dtype does not take '{dtype}'.", "Choose float32 or bfloat16.")
-    find_run(split_checkpoint(run)[0], out)
+    if adapter is None:
+        find_run(split_checkpoint(run)[0], out)
+    run = with_adapter(run, adapter, out)
     import torch
 
     from zoo.libraries.adapters import merged

@@ -22,6 +22,7 @@ from zoo.libraries.quantising import widen_quantised
 from zoo.libraries.quiet import quiet_peft
 from zoo.libraries.reliance import importing, relies_on, require
 from zoo.libraries.rounding import widen_linear
+from zoo.libraries.second_adapter import START
 from zoo.libraries.stored import read, zeros
 from zoo.libraries.tiny import IDS, make_tiny
 from zoo.libraries.vocabulary import give_rows, rows_of, vocabulary_modules
@@ -48,10 +49,10 @@ def without_adapters(model: Any) -> contextlib.AbstractContextManager[Any]:
 
 
 def frozen_parameters(model: Any) -> list[tuple[str, Tensor]]:
-    """Names and values of all parameters that do not belong to an adapter."""
+    """Names and values of the parameters that do not belong to the trained adapter."""
     named = model.named_parameters()
     parts = (ADAPTER, TOKENS, f".{COPIES}.")
-    return [(name, value) for name, value in named if not any(part in name for part in parts)]
+    return [(name, value) for name, value in named if f".{START}" in name or not any(part in name for part in parts)]
 
 
 def merged(model: Any) -> Any:

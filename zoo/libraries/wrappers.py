@@ -28,4 +28,8 @@ def current_layer(layer: Any) -> Any:
 
 def save_options(model: Any) -> dict[str, Any]:
     """Further options of `save_pretrained`: adapters never change the vocabulary, but peft would ask the hub."""
-    return {"save_embedding_layers": False} if is_adapted(model) else {}
+    if not is_adapted(model):
+        return {}
+    # Another one is what the trained one was at the start.
+    first = next(iter(model.peft_config))
+    return {"save_embedding_layers": False, "selected_adapters": [first]}

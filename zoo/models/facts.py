@@ -79,6 +79,19 @@ def weights_of(name: str, out: str) -> float | None:
     return None
 
 
+def adapter_options(name: str, out: str) -> dict[str, Any]:
+    """The options that the adapters of a model were made with; empty where they are not here."""
+    folder = _folder_of(name, out)
+    if folder is None or not (folder / "adapter_config.json").is_file():
+        return {}
+    settings = read_config(folder / "adapter_config.json")
+    return {
+        "lora_rank": settings.get("r") or 1, "lora_targets": settings.get("target_modules") or "all-linear",
+        "lora_kind": "dora" if settings.get("use_dora") else "lora",
+        "train_modules": settings.get("modules_to_save") or [],
+    }  # fmt: skip
+
+
 def configured(name: str, out: str) -> Path | None:
     """The folder with the configuration of a model, or of the base of adapters, with or without weights; else None."""
     for _ in range(MOST_BASES):

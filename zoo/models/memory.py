@@ -17,6 +17,7 @@ from zoo.cards import kept
 from zoo.libraries.architecture import recompute_activations, silence_dropout, text_of
 from zoo.libraries.quantising import QUANTISED, quantised_in
 from zoo.libraries.releases import installed
+from zoo.libraries.second_adapter import add_start
 from zoo.libraries.sharding import blocks_of
 from zoo.libraries.tensor_parallel import cut_configuration
 from zoo.libraries.tracing import FakeCopies, Live, configuration, fake_model, shortened, when_last_layer_is_done
@@ -59,7 +60,8 @@ class Step:
 class Way:
     """How a role is computed. base_dtype: as the option says it; targets, whole: separated by commas.
 
-    scalar: it scores; group: the processes among which its layers are cut.
+    goes_on: there is a second adapter, as at the start; scalar: it scores; group: the processes among which its layers
+    are cut.
     """
 
     precision: str
@@ -70,6 +72,7 @@ class Way:
     targets: str = "all-linear"
     kind: str = "lora"
     whole: str = ""
+    goes_on: bool = False
     checkpointing: bool = False
     scalar: bool = False
     shared: bool = True
@@ -180,6 +183,8 @@ def _made(config: Any, way: Way) -> Any:
         with FakeCopies():
             model = add_lora(model, way.rank, 2.0 * way.rank, 0.0, way.targets.split(","), kind=way.kind,
                          whole=way.whole.split(",") if way.whole else ())  # fmt: skip
+        if way.goes_on:
+            add_start(model)
     model.requires_grad_(way.trained) if not (way.lora and way.trained) else None
     if way.lora or not way.trained:
         round_frozen(model, way.precision, way.base_dtype)

@@ -99,6 +99,36 @@ def _local_source(name: str, path: Path) -> Source | None:
     return None
 
 
+def adapters_in(folder: Path) -> list[str]:
+    """The names of the adapters in a folder, as peft writes them: `default` in it, others in folders of their own."""
+    own = ["default"] if (folder / "adapter_config.json").is_file() else []
+    inner = sorted(file.parent.name for file in folder.glob("*/adapter_config.json"))
+    # Trainers of others keep checkpoints beside the result.
+    return own + [name for name in inner if not re.fullmatch(r"checkpoint-\d+", name)]
+
+
+def with_adapter(name: str, adapter: str | None, out: str) -> str:
+    """The name of a model with one of the adapters in its folder: the path of that one.
+
+    adapter: None for the only one. Raises ZooError where it is not there, or where there are several.
+    """
+    is_run = is_run_name(name, out)
+    if is_run and adapter is None:
+        return name
+    folder = find_run(split_checkpoint(name)[0], out).model_path if is_run else typed_path(name)
+    names = adapters_in(folder) if folder.is_dir() else []
+    if adapter is None:
+        if len(names) > 1:
+            raise ZooError(f"{name} has several adapters: {', '.join(names)}.", f"Name one: --adapter {names[-1]}.")
+        return name
+    if adapter in names:
+        return name if adapter == "default" else str(folder / adapter)
+    if names == ["default"] and folder.name == adapter:
+        return name
+    there = f"There are: {', '.join(names)}." if names else "--adapter is for folders of adapters on this machine."
+    raise ZooError(f"{name} has no adapter '{adapter}'.{nearest(adapter, names)}", there)
+
+
 def by_path(name: str, out: str = "runs") -> str:
     """A run, or a checkpoint of one, spelled by its path, so that `last` stays what it is now; other names as given."""
     if split_checkpoint(name)[1]:
@@ -282,6 +312,11 @@ def _finished_run(run: Path) -> Path:
 def _check_folder(path: Path) -> None:
     names = {file.name for file in path.iterdir()}
     if not names & {"config.json", "adapter_config.json"}:
+        if inner := adapters_in(path):
+            raise ZooError(
+                f"{path} has its adapters in folders of their own: {', '.join(inner)}.",
+                f"Name one: {path / inner[0]}, or --adapter {inner[0]}.",
+            )
         raise ZooError(
             f"{path} is not a model folder: it has no config.json.",
             "Give the folder that save_pretrained wrote, or a run.",

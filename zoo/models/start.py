@@ -24,6 +24,7 @@ from zoo.libraries.adapters import merged, set_base_named
 from zoo.libraries.architecture import ending_ids, recompute_activations, save_ending_ids, set_ending_ids
 from zoo.libraries.pretrained import save
 from zoo.libraries.scattered import WHOLE, weights_in
+from zoo.libraries.second_adapter import continued, has_start
 from zoo.libraries.sharding import is_sharding
 from zoo.libraries.wrappers import base_of, is_adapted
 from zoo.models.attention import use_cpu_attention
@@ -98,7 +99,7 @@ def load_policy(
     core: TrainConfig, source: Source, precision: str, head: str = "lm", new: NewTokens = NO_TOKENS,
     in_files: bool = False,
 ) -> Any:  # fmt: skip
-    """The model to train: all of it, or adapters on a frozen base. Adapters it came with are merged first.
+    """The model to train: all of it, or adapters on a frozen base. Adapters it came with are merged first, or go on.
 
     head: "lm" for a language model, "scalar" for a scorer, which a language model becomes by a new head; new: tokens
     that get rows, which are trained under LoRA too; in_files: as of `load_model`.
@@ -110,9 +111,13 @@ def load_policy(
     else:
         require_head(source, head)
         model = load_model(source, weights_dtype(precision), core.trust_remote_code, in_files)
-    if is_adapted(model):
+    goes_on = core.lora and core.lora_continue
+    if goes_on:
+        refuse_to_go_on(model, source, head, new)
+        model = continued(model, core.lora_dropout)
+    elif is_adapted(model):
         model = merged(model).requires_grad_(True)
-    tokens = rows_for(model, new)
+    tokens = [] if goes_on else rows_for(model, new)
     if choose_accelerator(core.accelerator) == "cpu":
         use_cpu_attention(model)
     model = with_trained(model, core, core.lora_rank, tokens)
@@ -121,6 +126,17 @@ def load_policy(
     if core.gradient_checkpointing:
         recompute_activations(model, adapted=core.lora)
     return model
+
+
+def refuse_to_go_on(model: Any, source: Source, head: str, new: NewTokens) -> None:
+    """Raises ZooError where the adapters that a model came with cannot be trained further."""
+    instead = "Leave out --lora-continue, and new adapters are trained."
+    if head == "scalar":
+        raise ZooError("--lora-continue is for language models: a scorer has a head to train beside.", instead)
+    if not is_adapted(model):
+        raise ZooError(f"--lora-continue: {source.name} has no adapters.", instead)
+    if new.added or new.asked:
+        raise ZooError("--lora-continue: adapters that are there cannot get rows for new tokens.", instead)
 
 
 def with_trained(model: Any, core: TrainConfig, rank: int, tokens: Sequence[int] = ()) -> Any:
@@ -173,6 +189,9 @@ def name_base(policy: Any, source: Source, run: Run, precision: str, trust_remot
     If the model they were trained on had adapters itself, these are merged and the sum is kept in the run as `base/`.
     """
     if not is_adapted(policy):
+        return
+    if has_start(policy):
+        # Its adapters name their base already.
         return
     if source.is_adapter:
         base = merged(load_model(source, weights_dtype(precision), trust_remote_code))

@@ -42,6 +42,11 @@ class ModelOptions:
     """The frozen teacher, for algorithms that have one: any model that --model takes."""
     lora: bool = False
     """Train low-rank adapters instead of all weights."""
+    lora_continue: bool = False
+    """Train the adapters that the model comes with further; without it they are merged, and new ones are trained on
+    top of them."""
+    adapter: str | None = None
+    """Which adapter to take of a model folder that has several; default is the one in the folder itself."""
     lora_rank: int = 16
     """Rank r of the adapters."""
     lora_alpha: float = 32.0
@@ -401,6 +406,7 @@ OTHER_NAMES = {
     "load_in_8bit": "quantize",
     "quantization_bit": "quantize",
     "use_peft": "lora",
+    "adapter_name": "adapter",
     "lora_r": "lora_rank",
     "modules_to_save": "train_modules",
     "lora_modules_to_save": "train_modules",

@@ -25,8 +25,12 @@ class Need(NamedTuple):
     why: str
 
 
+SHAPE = ("lora_rank", "lora_alpha", "lora_kind", "lora_targets", "train_modules")
 NEEDS = (
     Need(ADAPTERS, lambda core: core.lora, "without --lora all weights are trained"),
+    Need(
+        SHAPE, lambda core: not (core.lora and core.lora_continue), "the adapters that go on have their own"
+    ),
     Need(("decay_mix",), lambda core: core.decay_data is not None, "there is no --decay-data"),
     # The decay phase mixes its data with the rest.
     Need(("mix_by",), lambda core: bool({"*", "+"} & {*core.data}) or core.decay_data is not None,

@@ -41,7 +41,7 @@ from zoo.guards.bundled import BUNDLED
 from zoo.guards.chosen import ask, available
 from zoo.judges.spelled import check_judge
 from zoo.libraries.launched import check_launch
-from zoo.models.facts import check_files, configured, describe, tokens_a_character
+from zoo.models.facts import adapter_options, check_files, configured, describe, tokens_a_character
 from zoo.models.names import Found, check_base, head_in, look_for, refuse_head
 from zoo.models.vocabulary import hold_files, lacking_in, own_template_in
 from zoo.optimizers.bundled import refuse_missing
@@ -474,14 +474,16 @@ class _Look:
         from zoo.models.precision import choose_precision
 
         core = self.core
+        goes_on = core.lora and core.lora_continue
+        planned = replace(core, **adapter_options(core.model, core.out)) if goes_on else core
         accelerator = choose_accelerator(core.accelerator)
         # Those that come from a card cannot be called.
         optimizers = OPTIMIZERS.available(registry.contributions(registry.manager(), "optimizers"))
         optimizer = OPTIMIZERS.choose(core.optimizer, optimizers)
         precision, _ = choose_precision(core.precision, accelerator)
         return Plan(
-            core, models, self._texts(models["policy"]), optimizer, self.cls.online(), self.outlook.steps, accelerator,
-            precision, core.devices * core.num_nodes, core.devices,
+            planned, models, self._texts(models["policy"]), optimizer, self.cls.online(), self.outlook.steps,
+            accelerator, precision, core.devices * core.num_nodes, core.devices,
         )  # fmt: skip
 
     def _texts(self, folder: Path) -> Texts:

@@ -398,6 +398,7 @@ def _way(plan: Plan, role: str) -> Way:
     return Way(
         **common, lora=lora, rank=core.lora_rank, targets=targets if lora else "all-linear",
         kind=core.lora_kind if lora else "lora", whole=",".join(names_in(core.train_modules)) if lora else "",
+        goes_on=lora and core.lora_continue,
         checkpointing=core.gradient_checkpointing,
     )  # fmt: skip
 

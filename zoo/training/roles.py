@@ -15,8 +15,9 @@ from zoo.data.encoding.template import ChatTemplate
 from zoo.errors import ZooError
 from zoo.judges import make as judges
 from zoo.judges.spelled import SELF
-from zoo.libraries.adapters import frozen_parameters, without_adapters
+from zoo.libraries.adapters import frozen_parameters
 from zoo.libraries.architecture import attention_window
+from zoo.libraries.second_adapter import at_start
 from zoo.libraries.sharding import is_sharding, shard
 from zoo.libraries.stored import initial_values
 from zoo.libraries.wrappers import is_adapted
@@ -82,7 +83,12 @@ def make_critic(
     start = source if core.critic_model is None else resolve_start(core.critic_model, core.out, say)
     frozen_routers = core.freeze_routers and core.critic_model is None
     model = load_policy(
-        replace(core, lora=False, freeze_routers=frozen_routers), start, precision, "scalar", new, is_sharding()
+        replace(core, lora=False, freeze_routers=frozen_routers),
+        start,
+        precision,
+        "scalar",
+        new,
+        is_sharding(),
     )
     if core.critic_model is None:
         torch.nn.init.zeros_(model.score.weight)
@@ -114,7 +120,7 @@ def make_frozen(
 
     if other is None and is_adapted(policy):
         cache = cache_of(policy, frozen_parameters(policy))
-        return Reference(lambda: policy, layout, cache, lambda: without_adapters(policy), temperature)
+        return Reference(lambda: policy, layout, cache, lambda: at_start(policy), temperature)
     if other is not None:
         model = frozen(core, resolve_start(other, core.out, say), policy, precision, new)
         cache = cache_of(model, model.named_parameters())
@@ -149,7 +155,7 @@ def make_judge(
         # The layout was tested for the run's lengths. A judge's texts are longer, which matters only with a window.
         options["layout"] = layout
     if is_adapted(policy):
-        return judges.make_judge(SELF, policy, template, precision, borrow=lambda: without_adapters(policy), **options)
+        return judges.make_judge(SELF, policy, template, precision, borrow=lambda: at_start(policy), **options)
 
     @functools.cache
     def start() -> Any:

@@ -14,6 +14,7 @@ from zoo.data.sources.mixture import data_defaults
 from zoo.errors import ZooError
 from zoo.libraries.quiet import quiet_libraries
 from zoo.models.facts import weights_of
+from zoo.models.names import with_adapter
 from zoo.options.checks import check_values
 from zoo.options.config import Resolved, TrainConfig, resolve
 from zoo.options.fields import options_of
@@ -168,6 +169,7 @@ def resolve_options(
     resolved = resolve(str(name) if ".py" in str(name) else short, cls, layers, data_defaults, weights_of)
     resolved.origin["algo"] = origin if algo else str(config) if from_file else "default"
     check_values(resolved.core, resolved.origin)
+    resolved.core.model = with_adapter(resolved.core.model, resolved.core.adapter, resolved.core.out)
     return resolved, cls
 
 
