@@ -181,9 +181,6 @@ def test_shards_divide_what_stays_and_not_the_activations(folder, monkeypatch):
     block = 2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 128 + 2 * 64
     assert shared.parts["policy"]["gathered"] == 4 * (65536 * 64 + 64 + 2 * block)
     assert "gathered" not in whole.parts["policy"] and shared.peak > whole.peak / 4
-    # The first process gathers the model at the end.
-    exported = shared.phases["export"] - module.PROCESS
-    assert exported == 1.25 * whole.parts["policy"]["weights"] and "export" not in whole.phases
 
 
 def test_a_tensor_group_divides_the_matrices_of_its_layers(folder):
@@ -198,16 +195,13 @@ def test_a_tensor_group_divides_the_matrices_of_its_layers(folder):
 
 
 def test_groups_share_out_what_they_have_cut_and_all_processes_the_rest(folder):
-    whole, alone, both = (
+    whole, both = (
         of_plan(plan(folder, processes=n, devices=n, tensor_parallel=min(n, 2), strategy=how))
-        for n, how in ((1, "auto"), (2, "auto"), (8, "fsdp"))
+        for n, how in ((1, "auto"), (8, "fsdp"))
     )
     assert both.parts["policy"]["weights"] == pytest.approx(whole.parts["policy"]["weights"] / 8, rel=0.01)
     assert both.parts["policy"]["optimizer"] == pytest.approx(whole.parts["policy"]["optimizer"] / 8, rel=0.01)
     assert "layers cut among 2 processes, shards over 4 groups" in both.text()
-    # The first process gathers all of it, once.
-    exported = [need.phases["export"] - need.parts["policy"]["weights"] - module.PROCESS for need in (alone, both)]
-    assert exported == pytest.approx([whole.parts["policy"]["weights"]] * 2, rel=0.01)
 
 
 def test_a_checkpoint_in_flight_counts_where_it_is_copied(folder):

@@ -98,15 +98,19 @@ def test_rollouts_are_written_in_step(both, tmp_path, algo, options):
 # -- without processes -----------------------------------------------------------------------------------------------
 
 
+def whole_weights(model):
+    gathering = sharding.weights_to_gather(model)
+    return gathering.at_once(gathering.like)
+
+
 def test_weights_are_gathered_and_the_optimizer_state_is_written_in_parts(alone, tmp_path):
     model = sharding.shard(make_tiny())
     optimizer = torch.optim.AdamW(model.parameters())
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
-    weights, state = sharding.whole_weights(model), sharding.optimizer_state(optimizer)
+    weights, state = whole_weights(model), sharding.optimizer_state(optimizer)
     assert not any(map(sharding.is_part, weights.values())) and all(map(sharding.is_part, model.parameters()))
-    assert not sharding.whole_weights(model, keep=False), "the others only take part"
     named = {name: sharding.part_of(p) for name, p in model.named_parameters()}
     writer = FolderCheckpoints(in_parts=True)
     writer.save_checkpoint({"state_dict": named, "optimizer_states": [state]}, tmp_path / "step-1")
@@ -122,7 +126,7 @@ def test_weights_are_gathered_and_the_optimizer_state_is_written_in_parts(alone,
     again = torch.optim.AdamW(other.parameters())
     sharding.fill(other, stored["state_dict"])
     sharding.load_optimizer_state(again, stored["optimizer_states"][0])
-    assert all(torch.equal(a, b) for a, b in zip(weights.values(), sharding.whole_weights(other).values(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(weights.values(), whole_weights(other).values(), strict=True))
     one, two = (sharding.optimizer_state(each)["state"] for each in (optimizer, again))
     assert all(torch.equal(one[n]["exp_avg"].values, two[n]["exp_avg"].values) for n in one)
     moments = read["optimizer_states"][0]["state"]
@@ -130,7 +134,7 @@ def test_weights_are_gathered_and_the_optimizer_state_is_written_in_parts(alone,
 
 
 def test_tensors_that_layers_share_are_gathered_once(alone):
-    weights = sharding.whole_weights(sharding.shard(make_tiny(tie_word_embeddings=True)))
+    weights = whole_weights(sharding.shard(make_tiny(tie_word_embeddings=True)))
     assert weights["lm_head.weight"] is weights["model.embed_tokens.weight"]
 
 

@@ -108,7 +108,8 @@ def test_a_model_that_was_shared_out_has_the_weights_of_one_that_was_not(alone, 
 
 def assert_same(one, other):
     """Weights of a model that was shared out, and buffers, those of another."""
-    weights, wanted = sharding.whole_weights(one), other.state_dict()
+    gathering, wanted = sharding.weights_to_gather(one), other.state_dict()
+    weights = gathering.at_once(gathering.like)
     assert weights.keys() == wanted.keys()
     for name, value in wanted.items():
         assert weights[name].dtype == value.dtype and torch.equal(weights[name], value), name

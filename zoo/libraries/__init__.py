@@ -21,6 +21,7 @@
     sharding.py      torch: FSDP2, models shared out among the processes
     tensor_parallel.py  transformers, torch: linear layers cut among the processes
     scattered.py     safetensors: tensors whose parts are in the files of several processes
+    streamed.py      safetensors: files written one tensor after the other
     turns.py         torch: forward passes that all processes make together
     precision.py     lightning: the precision of a run
     tables.py        datasets: saved folders and tables

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from zoo.libraries.reliance import importing, relies_on, require
+from zoo.libraries.streamed import TYPES, order_of, write
 from zoo.libraries.tiny import IDS, make_tiny
-from zoo.libraries.wrappers import save_options
+from zoo.libraries.wrappers import is_adapted, save_options
 
 COPIED = frozenset(("reasoning_content", "reasoning", "thinking"))
 """Keys of a message that the library copies to each other."""
@@ -52,11 +55,78 @@ def reason(error: Exception) -> str:
     return " ".join(line.strip() for line in lines[: 2 if lines[0].endswith(":") else 1])
 
 
-def save(model: Any, folder: Path, weights: Mapping[str, Any] | None = None) -> None:
-    """Write a model, or its adapters, as a folder that transformers or peft loads. weights: None for its own."""
+class Gathered(Protocol):
+    """The weights of a model, of which each process holds a part.
+
+    like: as large as the whole ones, without values, by the names of the `state_dict`.
+    """
+
+    like: Mapping[str, Tensor]
+
+    def lead(self, names: Iterable[str]) -> Iterator[Tensor]: ...
+    def at_once(self, names: Iterable[str]) -> dict[str, Tensor]: ...
+
+
+def save(model: Any, folder: Path, weights: Gathered | None = None) -> None:
+    """Write a model, or its adapters, as a folder that transformers or peft loads.
+
+    weights: None for its own. Those that are to be gathered are written one after the other, where the library would
+    write them as they are; where it changes their form, they are in memory at once.
+    """
     quiet()
-    options = save_options(model) if weights is None else {**save_options(model), "state_dict": weights}
-    model.save_pretrained(folder, **options)
+    if weights is None:
+        model.save_pretrained(folder, **save_options(model))
+    elif is_adapted(model):
+        # Frozen weights are in no file of adapters.
+        frozen = {name for name, value in model.named_parameters(remove_duplicate=False) if not value.requires_grad}
+        own = [name for name in weights.like if name not in frozen]
+        adapters = {**weights.like, **weights.at_once(own)}
+        model.save_pretrained(folder, **save_options(model), state_dict=adapters)
+    elif files := _files_of(model, folder, weights.like):
+        _write(files, weights)
+    else:
+        model.save_pretrained(folder, state_dict=weights.at_once(weights.like))
+
+
+@dataclass(frozen=True)
+class File:
+    """A file that the library wants to write. tensors: some of those that it was given, by the names that it has."""
+
+    path: Path
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, str]
+
+
+def _files_of(model: Any, folder: Path, like: Mapping[str, Tensor]) -> list[File]:
+    """The files of a model whose weights have no values yet; none where they are changed before they are written."""
+    files: list[File] = []
+
+    def note(tensors: Mapping[str, Tensor], path: str, metadata: Mapping[str, str]) -> None:
+        files.append(File(Path(path), tensors, metadata))
+
+    with importing("transformers"):
+        from transformers import modeling_utils
+    own = modeling_utils.safe_save_file
+    modeling_utils.safe_save_file = note  # type: ignore[assignment]
+    try:
+        model.save_pretrained(folder, state_dict=dict(like))
+    except OSError:
+        raise
+    # What cannot be changed without values fails in many ways.
+    except Exception:
+        return []
+    finally:
+        modeling_utils.safe_save_file = own
+    ids = {id(tensor) for tensor in like.values()}
+    as_they_are = all(id(t) in ids and t.dtype in TYPES for file in files for t in file.tensors.values())
+    return files if as_they_are else []
+
+
+def _write(files: Sequence[File], weights: Gathered) -> None:
+    names = {id(tensor): name for name, tensor in weights.like.items()}
+    values = weights.lead([names[id(file.tensors[name])] for file in files for name in order_of(file.tensors)])
+    for file in files:
+        write(file.path, file.tensors, values, file.metadata)
 
 
 def quiet() -> None:
@@ -169,6 +239,18 @@ def a_model_can_be_saved_and_loaded() -> None:
     assert again.dtype == torch.bfloat16, f"with dtype=torch.bfloat16 it gave {again.dtype}"
     same = all(torch.equal(a.bfloat16(), b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
     assert same, "the loaded weights differ"
+
+
+@relies_on("transformers", "`save_pretrained` gives `modeling_utils.safe_save_file` the tensors that it was given.",
+           everywhere=False)  # fmt: skip
+def files_can_be_written_later() -> None:
+    model = make_tiny(tie_word_embeddings=True)
+    like = {name: tensor.to("meta") for name, tensor in model.state_dict().items()}
+    with tempfile.TemporaryDirectory() as folder:
+        files = _files_of(model, Path(folder), like)
+        assert [file.path.name for file in files] == ["model.safetensors"], f"it wrote {files}"
+        missing = sorted(like.keys() - files[0].tensors.keys())
+        assert missing == ["lm_head.weight"], f"it left out {', '.join(missing)}"
 
 
 @relies_on("transformers", "A model can be created from a configuration, and takes the weights of a loaded model.")

@@ -9,7 +9,7 @@ of the whole model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -34,7 +34,7 @@ from zoo.libraries.scattered import Part, Scattered
 from zoo.libraries.stored import own_place, read_parts
 from zoo.libraries.tensor_parallel import cut_dims
 from zoo.libraries.wrappers import base_of
-from zoo.processes import TensorGroup, begin_exchange, set_tensor_group, tensor_group
+from zoo.processes import TensorGroup, begin_exchange, from_all, set_tensor_group, tensor_group
 
 AXES = ("data_parallel", "tensor_parallel")
 """Of the mesh of processes, as Lightning's strategy names them."""
@@ -178,32 +178,52 @@ def held_apart(parameters: Iterable[Tensor]) -> list[bool]:
     return [id(p) in dims or (isinstance(p, DTensor) and p.device_mesh == _ALL[0]) for p in parameters]
 
 
-def wholes(
-    tensors: Iterable[tuple[str, Tensor]], keep: bool = True, parameters: Mapping[str, Tensor] | None = None
-) -> dict[str, Tensor]:
-    """Whole tensors on the CPU, by name, one after the other; keep: this process wants them, else there are none.
+class Gathering:
+    """Tensors that are to be gathered from all processes, one after the other.
 
-    parameters: which the tensors are values of, by name, where they are no parameters themselves.
+    tensors: what this process holds of them, by name. parameters: which they are values of, by name, where they are no
+    parameters themselves. like: as large as the whole ones, without values.
     """
-    begin_exchange()
-    result, dims = {}, cut_dims()
-    for name, tensor in tensors:
-        complete = whole(tensor, dims.get(id(tensor if parameters is None else parameters[name])))
-        if keep:
-            result[name] = complete.cpu()
-    return result
+
+    def __init__(self, tensors: Mapping[str, Tensor], parameters: Mapping[str, Tensor] | None = None):
+        dims, of = cut_dims(), tensors if parameters is None else parameters
+        self.tensors, self._dims = tensors, {name: dims.get(id(of[name])) for name in tensors}
+        self.like = {name: torch.empty(whole_shape(tensor, self._dims[name]), dtype=tensor.dtype, device="meta")
+                     for name, tensor in tensors.items()}  # fmt: skip
+
+    def each(self, names: Iterable[str], keep: bool = True) -> Iterator[Tensor]:
+        """The whole tensors of these names, on the CPU; all processes go through the same names.
+
+        keep: this process wants them; else they stay on the device.
+        """
+        begin_exchange()
+        for name in names:
+            complete = whole(self.tensors[name], self._dims[name])
+            yield complete.cpu() if keep else complete
+
+    def lead(self, names: Iterable[str]) -> Iterator[Tensor]:
+        """The same in the first process, where the others `follow`, who need not know the names."""
+        return self.each(from_all(list(names))[0])
+
+    def follow(self) -> None:
+        """Take part in what the first process gathers."""
+        for _ in self.each(from_all(None)[0], keep=False):
+            pass
+
+    def at_once(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """All of these by name, as `lead`; tensors that layers share, as by embedding and head, stay shared."""
+        names = list(names)
+        first = {id(self.tensors[name]): name for name in reversed(names)}
+        values = dict(zip(first, self.lead(first.values()), strict=True))
+        return {name: values[id(self.tensors[name])] for name in names}
 
 
-def whole_weights(model: torch.nn.Module, keep: bool = True) -> dict[str, Tensor] | None:
-    """The `state_dict` of a model with whole tensors; None for one that is not shared out. keep: as of `wholes`."""
+def weights_to_gather(model: torch.nn.Module) -> Gathering | None:
+    """The weights of a model as its `state_dict` names them; None for one that is not shared out."""
     if not turns.is_shared(model):
         return None
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    own = {id(parameters.get(name, value)): parameters.get(name, value) for name, value in model.state_dict().items()}
-    # Tensors that are shared between layers, as by embedding and head, stay shared.
-    gathered = wholes(((str(number), tensor) for number, tensor in own.items()), keep)
-    names = model.state_dict() if keep else {}
-    return {name: gathered[str(id(parameters.get(name, value)))] for name, value in names.items()}
+    return Gathering({name: parameters.get(name, value) for name, value in model.state_dict().items()})
 
 
 def _own_place(tensor: Tensor, dim: int | None) -> tuple[slice, ...]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from zoo.libraries.architecture import evaluating
-from zoo.libraries.sharding import cut_dims, part_like, wholes
+from zoo.libraries.sharding import Gathering, cut_dims, part_like
 from zoo.libraries.turns import add_variant, as_variant, is_shared
 
 
@@ -27,8 +27,10 @@ class Snapshot:
 
     def whole(self) -> dict[str, Tensor]:
         """The weights; of a model that is shared out, all processes ask for them together."""
-        parameters = dict(self.model.named_parameters())
-        return wholes(self.weights.items(), parameters=parameters) if is_shared(self.model) else self.weights
+        if not is_shared(self.model):
+            return self.weights
+        gathering = Gathering(self.weights, dict(self.model.named_parameters()))
+        return dict(zip(self.weights, gathering.each(self.weights), strict=True))
 
     @contextlib.contextmanager
     def restored(self) -> Iterator[None]:

@@ -6,7 +6,7 @@ and the result is kept in zoo's cache as a folder like a run's `model/`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from zoo.data.encoding.new_tokens import NewTokens
 from zoo.errors import ZooError
 from zoo.libraries.adapters import merged, set_base_named
 from zoo.libraries.architecture import ending_ids, recompute_activations, save_ending_ids, set_ending_ids
-from zoo.libraries.pretrained import save
+from zoo.libraries.pretrained import Gathered, save
 from zoo.libraries.scattered import WHOLE, weights_in
 from zoo.libraries.second_adapter import continued, has_start
 from zoo.libraries.sharding import is_sharding
@@ -160,12 +160,12 @@ def with_trained(model: Any, core: TrainConfig, rank: int, tokens: Sequence[int]
 
 
 def export_model(
-    policy: Any, tokenizer: Any, folder: Path, ends: Sequence[int] = (), weights: Mapping[str, Tensor] | None = None
+    policy: Any, tokenizer: Any, folder: Path, ends: Sequence[int] = (), weights: Gathered | None = None
 ) -> None:
     """Write a Hugging Face folder (or a peft one for adapters), complete or not at all.
 
     ends: ids that end an answer, for every program that generates with the model; none for what it says itself;
-    weights: the whole ones of a model that is shared out.
+    weights: those of a model that is shared out.
     """
     set_ending_ids(policy, ends, tokenizer.pad_token_id)
     try:

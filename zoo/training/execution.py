@@ -19,7 +19,8 @@ from zoo.errors import NO_RUN, TrainingFailed, TrainingStopped, ZooError
 from zoo.evals import Subject
 from zoo.evals.kept_scores import write_score
 from zoo.libraries.meeting import is_lost_connection
-from zoo.libraries.sharding import fill, shard, whole_weights
+from zoo.libraries.scattered import read_parts
+from zoo.libraries.sharding import fill, shard, weights_to_gather
 from zoo.models.precision import autocast
 from zoo.models.start import export_model, name_base
 from zoo.options.config import Resolved
@@ -237,9 +238,7 @@ class Execution:
         if module.skipped_steps == module.steps_done:
             raise self._failed(module)
         if best.is_file():
-            from safetensors.torch import load_file
-
-            fill(of.policy, load_file(best))
+            fill(of.policy, read_parts([best]))
         if not module.guarding.weights_are_finite():
             self._refuse_broken(module)
         self._finish_hook()
@@ -262,10 +261,12 @@ class Execution:
         return self.end(summary)
 
     def _export(self) -> None:
-        """Write model/."""
+        """Write model/. The first process gathers what is shared out, one tensor after the other."""
         of = self.assembly
-        weights = whole_weights(of.policy, keep=self.main)
+        weights = weights_to_gather(of.policy)
         if not self.main:
+            if weights is not None:
+                weights.follow()
             return
         try:
             name_base(of.policy, of.source, self.run, of.precision, self.core.trust_remote_code)

@@ -266,12 +266,9 @@ def of_plan(plan: Plan, free: float | None = None) -> Need:
         state_bytes(plan.optimizer),
     )
     holds: dict[str, Held] = {}
-    complete = 0.0
     for role, folder in plan.models.items():
         of_process, rough = _held(folder, _way(plan, role), step)
         holds[role] = _in_groups(of_process, plan)
-        if role == "policy":
-            complete = of_process.outside + need.cut * (of_process.weights - of_process.outside)
         need.rough |= rough
     learners = {role: held for role, held in holds.items() if held.gradients}
     for role, held in holds.items():
@@ -287,9 +284,6 @@ def of_plan(plan: Plan, free: float | None = None) -> Need:
     making = sum(state.step * (held.matrices + held.others) + state.largest * held.largest / 4
                  for held in learners.values()) * plan.stays  # fmt: skip
     need.phases["optimizer"] = kept + sums["gradients"] + making
-    if max(plan.shards, need.cut) > 1 and plan.accelerator != "cuda":
-        # The first process gathers the model that the run leaves; on a GPU in another memory.
-        need.phases["export"] = sums["weights"] + complete
     if plan.online and plan.core.engine == "local":
         need.parts["rollouts"] = _of_rollouts(holds["policy"], plan)
         need.phases["rollouts"] = kept + sum(need.parts["rollouts"].values())

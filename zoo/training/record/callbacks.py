@@ -19,7 +19,8 @@ import lightning
 
 from zoo.errors import TrainingStopped
 from zoo.guards.watch import COUNTED
-from zoo.libraries.sharding import wholes
+from zoo.libraries.sharding import Gathering
+from zoo.libraries.streamed import order_of, write
 from zoo.libraries.trainer import Callback, largest_of_all, same_everywhere
 from zoo.processes import begin_exchange
 from zoo.runs import BEST, Run
@@ -245,15 +246,15 @@ def _plain(value: float) -> float | None:
 
 def save_best(module: Any, file: Path, writes: bool = True) -> None:
     """Write the trained weights beside the file, then rename. writes: this process does, the others take part."""
-    from safetensors.torch import save_file
-
-    named = ((name, p) for name, p in module.policy.named_parameters() if p.requires_grad)
-    trained = {name: weight.contiguous() for name, weight in wholes(named, writes).items()}
+    weights = Gathering({name: p for name, p in module.policy.named_parameters() if p.requires_grad})
+    values = weights.each(order_of(weights.like), keep=writes)
     if not writes:
+        for _ in values:
+            pass
         return
     beside = file.with_name(f".tmp-{file.name}")
     try:
-        save_file(trained, beside)
+        write(beside, weights.like, values)
         os.replace(beside, file)
     except Exception as error:
         beside.unlink(missing_ok=True)
