@@ -188,8 +188,10 @@ class Gathering:
     def __init__(self, tensors: Mapping[str, Tensor], parameters: Mapping[str, Tensor] | None = None):
         dims, of = cut_dims(), tensors if parameters is None else parameters
         self.tensors, self._dims = tensors, {name: dims.get(id(of[name])) for name in tensors}
-        self.like = {name: torch.empty(whole_shape(tensor, self._dims[name]), dtype=tensor.dtype, device="meta")
-                     for name, tensor in tensors.items()}  # fmt: skip
+        self.like: Mapping[str, Tensor] = {
+            name: torch.empty(whole_shape(tensor, self._dims[name]), dtype=tensor.dtype, device="meta")
+            for name, tensor in tensors.items()
+        }
 
     def each(self, names: Iterable[str], keep: bool = True) -> Iterator[Tensor]:
         """The whole tensors of these names, on the CPU; all processes go through the same names.

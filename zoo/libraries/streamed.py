@@ -48,4 +48,4 @@ def _header(named: Sequence[tuple[str, Tensor]], metadata: Mapping[str, str] | N
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
