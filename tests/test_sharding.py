@@ -1,10 +1,22 @@
 """Sharded over two processes, a run computes what one process computes."""
 
+import shutil
 from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny_runs import assert_same_runs, data_for, differences, float32_flags, losses, trainer, two_processes, write_rows
+from tiny_runs import (
+    assert_same_runs,
+    data_for,
+    differences,
+    float32_flags,
+    losses,
+    together,
+    torchrun,
+    trainer,
+    two_processes,
+    write_rows,
+)
 from tiny_runs import demonstrations as rows_of_demonstrations
 
 from zoo.errors import ZooError
@@ -93,6 +105,65 @@ def test_rollouts_are_written_in_step(both, tmp_path, algo, options):
     first, second = both(algo, data=data, **ROLLOUTS, **options)
     assert differences(first, second) < 1e-5 and losses(first) == pytest.approx(losses(second), rel=1e-4, abs=1e-5)
     assert [row.get("rollout/length") for row in first.metrics] == [row.get("rollout/length") for row in second.metrics]
+
+
+KILLED = """
+import os
+import signal
+import time
+from pathlib import Path
+
+from zoo_plugins.sft import SFT
+
+
+class Killed(SFT):
+    '''Is killed in its third step, once the checkpoint before it is complete, where it is told so.'''
+
+    def loss(self, batch, models, config, step):
+        if models.training and step == 2 and "KILL" in os.environ:
+            while not Path("runs/broken/checkpoints/step-2/manifest.json").is_file():
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().loss(batch, models, config)
+"""
+OTHERS = {
+    "1": ["--devices", "1"],
+    "4": ["--devices", "4"],
+    "2 with ddp": ["--strategy", "ddp"],
+    "1 alone": ["--devices", "1", "--strategy", "auto"],
+    "2 in a tensor group": ["--strategy", "auto", "--tensor-parallel", "2"],
+}
+"""What is typed to go on with other processes, by their number."""
+
+
+@pytest.mark.long
+def test_a_run_goes_on_with_other_processes(tmp_path, tiny_folder):
+    (tmp_path / "killed.py").write_text(KILLED)
+    flags = float32_flags(**OPTIONS, save_every=2, out=tmp_path / "runs", strategy="fsdp", devices=2)
+    data = data_for("sft", tmp_path, 16)
+    typed = ["train", "--algo", "./killed.py:Killed", "--model", str(tiny_folder), "--data", data, *flags]
+    for done in two_processes(*typed, "--name", "whole", cwd=tmp_path):
+        assert done.returncode == 0, done.stdout + done.stderr
+    two_processes(*typed, "--name", "broken", cwd=tmp_path, KILL="1")
+    whole, broken = (Run(tmp_path / "runs" / name) for name in ("whole", "broken"))
+    assert len(list(broken.checkpoints.glob("step-2/part-*-of-2.safetensors"))) == 2
+    for number, (others, more) in enumerate(OTHERS.items()):
+        run = Run(shutil.copytree(broken.path, tmp_path / f"copy-{number}"))
+        goes_on(run, whole, int(others[0]), more)
+    refused = together(("resume", broken.path), tmp_path, [torchrun(rank, 4) for rank in range(4)])[0]
+    assert refused.returncode == 2 and "torchrun started 4 processes, but --devices 2" in refused.stderr
+    assert "--devices is the number of processes on each machine" in refused.stderr
+
+
+def goes_on(run, whole, processes, more):
+    places = [torchrun(rank, processes) for rank in range(processes)] if processes > 1 else [{"LOCAL_RANK": "0"}]
+    for rank, done in enumerate(together(("resume", run.path, *more), run.path.parent, places)):
+        assert done.returncode == 0, done.stdout + done.stderr
+        if rank == 0:
+            assert "Resuming from step-2." in done.stdout and "the result may differ" in done.stdout
+    assert differences(run, whole) < 1e-5 and losses(run) == pytest.approx(losses(whole), rel=1e-5)
+    former = {change["name"] for change in run.read_json("fingerprints.json")["changes"]}
+    assert former == {flag.strip("-").replace("-", "_") for flag in more[::2]}
 
 
 # -- without processes -----------------------------------------------------------------------------------------------

@@ -208,6 +208,14 @@ def test_a_launch_is_what_the_options_of_the_run_say(tmp_path, tiny_folder):
     assert read_launch(arguments) == Launch(arguments, 4, 2, "big", gpus=False)
 
 
+def test_a_run_goes_on_with_the_processes_that_were_typed(tmp_path):
+    (tmp_path / "run.yaml").write_text("algo: dpo\nname: null\ndevices: 2\nnum_nodes: 1\naccelerator: cpu\n")
+    arguments = ("resume", "--devices", "4", str(tmp_path))
+    assert read_launch(arguments) == Launch(arguments, 4, 1, "zoo-dpo", gpus=False)
+    with pytest.raises(ZooError, match="invalid int value"):
+        read_launch(("resume", str(tmp_path), "--devices", "all"))
+
+
 def test_torchrun_starts_the_processes_that_the_run_asks_for():
     assert Launch(TRAIN, 2, 1, "zoo-dpo").torchrun(None) == [
         "--standalone",

@@ -273,6 +273,10 @@ def resume(
     ] = False,
     allow_data_change: Annotated[bool, typer.Option("--allow-data-change", hidden=True)] = False,
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with the hub model.")] = False,
+    devices: Annotated[int | None, typer.Option(help="Go on with this many processes on each machine.")] = None,
+    num_nodes: Annotated[int | None, typer.Option(help="Go on with this many machines.")] = None,
+    strategy: Annotated[str | None, typer.Option(help="Go on with another strategy: ddp or fsdp.")] = None,
+    tensor_parallel: Annotated[int | None, typer.Option(help="Go on with tensor groups of this size.")] = None,
     log_format: Annotated[LogFormat, LOG_FORMAT] = LogFormat.text,
 ) -> None:
     """Continue a stopped run from its last checkpoint."""
@@ -281,4 +285,8 @@ def resume(
     from zoo.training.run import resume_with
 
     console, allowed = log_format.console(), allow_change or ()
-    resume_with(console, run, allow_change=allowed, allow_code=allow_code, trust_remote_code=trust_remote_code)
+    processes = {"devices": devices, "num_nodes": num_nodes, "strategy": strategy, "tensor_parallel": tensor_parallel}
+    resume_with(
+        console, run, allow_change=allowed, allow_code=allow_code, trust_remote_code=trust_remote_code,
+        processes=processes,
+    )  # fmt: skip

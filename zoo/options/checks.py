@@ -127,7 +127,7 @@ def check_tensor_parallel(core: TrainConfig) -> None:
         where = f"{core.devices} processes of a machine" if core.num_nodes > 1 else f"{processes} processes"
         raise ZooError(
             f"--tensor-parallel {size} does not divide the {where}: a group lies on one machine.",
-            f"Add --devices {size}, or a multiple of it.",
+            f"Add --devices {size}, or a multiple of it; --tensor-parallel 1 cuts nothing.",
         )
     if core.strategy == "ddp" or (core.strategy != FSDP and processes > size):
         raise ZooError(

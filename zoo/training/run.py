@@ -68,12 +68,17 @@ def resume(
     eval_data: Any = None,
     decay_data: Any = None,
     sources: Mapping[str, Any] | None = None,
+    devices: int | None = None,
+    num_nodes: int | None = None,
+    strategy: str | None = None,
+    tensor_parallel: int | None = None,
     **former: Any,
 ) -> Run:
     """Go on with a stopped run from its last complete checkpoint; without one it starts again.
 
     allow_change: names of what may differ from what the run began with (docs/running.md lists them); allow_code: run
-    the code that another user's run names; data, eval_data, decay_data, sources: the rows that the program gave, again.
+    the code that another user's run names; data, eval_data, decay_data, sources: the rows that the program gave, again;
+    devices, num_nodes, strategy, tensor_parallel: as of `train`, None for those that the run began with.
     Raises ZooError when the run is finished, has failed or is still going on, or differs.
     """
     if former:
@@ -82,7 +87,10 @@ def resume(
         "allow_change": allow_change,
         "allow_code": allow_code,
         "trust_remote_code": trust_remote_code,
-    }
+        "processes": {
+            "devices": devices, "num_nodes": num_nodes, "strategy": strategy, "tensor_parallel": tensor_parallel,
+        },
+    }  # fmt: skip
     rows = {"data": data, "eval_data": eval_data, "decay_data": decay_data}
     with giving({name: value for name, value in rows.items() if value is not None}, sources) as again:
         refuse_other_data(find_run(str(run)).config, again, sources or ())
@@ -91,9 +99,9 @@ def resume(
 
 def resume_with(
     console: Console, run: str | Path, *, allow_change: Collection[str] = (), allow_code: bool = False,
-    trust_remote_code: bool = False,
+    trust_remote_code: bool = False, processes: Mapping[str, Any] | None = None,
 ) -> Run:  # fmt: skip
-    """`resume`, whose messages go to this console."""
+    """`resume`, whose messages go to this console. processes: the options that say how many there are, and how."""
     stopped = find_run(str(run))
     if is_first_process():
         refuse_ended(stopped)
@@ -102,7 +110,8 @@ def resume_with(
         return stopped
     refuse_missing_data(stopped.config, str(stopped.path))
     _judge_code(stopped, allow_change, allow_code)
-    options = {"trust_remote_code": True} if trust_remote_code else {}
+    options = {name: value for name, value in (processes or {}).items() if value is not None}
+    options |= {"trust_remote_code": True} if trust_remote_code else {}
     start = resolve_options(None, stopped.path / "run.yaml", options, "keyword argument")
     check_allowed(allow_change, start[0].as_dict())
     return execute(*start, console, resumed=stopped, allowed=allow_change)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -105,8 +106,16 @@ def read_launch(arguments: Sequence[str]) -> Launch:
 
 
 def _of_run(arguments: Sequence[str]) -> dict[str, Any]:
-    named = next((argument for argument in arguments[1:] if not argument.startswith("-")), "last")
-    return find_run(named).config
+    """The options of a run that goes on, with the numbers of processes and machines that were typed."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for flag in ("--devices", "--num-nodes"):
+        parser.add_argument(flag, type=int, default=argparse.SUPPRESS)
+    try:
+        typed, rest = parser.parse_known_args(list(arguments[1:]))
+    except argparse.ArgumentError as error:
+        raise ZooError(f"zoo resume: {error}.", "Write a number, such as --devices 4.") from None
+    named = next((argument for argument in rest if not argument.startswith("-")), "last")
+    return {**find_run(named).config, **vars(typed)}
 
 
 def _of_training(arguments: Sequence[str]) -> dict[str, Any]:
