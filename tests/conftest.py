@@ -30,6 +30,7 @@ QUICK = {
     # Formulas.
     "test_sft", "test_lm", "test_dpo", "test_ipo", "test_cpo", "test_orpo", "test_simpo", "test_kto", "test_bco",
     "test_rm", "test_prm", "test_ppo", "test_grpo", "test_rlaif", "test_online_dpo", "test_constitutional", "test_ties",
+    "test_spin",
     "test_sums", "test_gradients", "test_schedule", "test_eval_formulas", "test_expression", "test_sampling",
     # Types and what computes them.
     "test_types", "test_logps", "test_heads", "test_layout", "test_scoring", "test_attention", "test_contract_snapshot",

@@ -1,15 +1,22 @@
 """Roles that a run names a model for: the teacher, and those that a plugin brings along."""
 
+import copy
 import json
 import shutil
 
 import pytest
+import torch
 from tiny_runs import plugin_file, trainer
 
-from zoo.errors import ZooError
+from zoo.cards.algorithms import describe, stand_in
+from zoo.contract.plugin_files import load_file
+from zoo.errors import PluginError, ZooError
 from zoo.models.reference import Reference
+from zoo.models.roles import Policy
+from zoo.options.fields import options_of
 from zoo.testing.tiny import write_folder
 from zoo.training.resuming import FILE, WEIGHTS
+from zoo.values.types import Answer, Answers
 
 BESIDE = """
 class Beside(Algorithm):
@@ -96,3 +103,88 @@ def test_a_run_knows_the_content_of_its_teacher(beside, tmp_path, other_folder):
     of_second = beside("teacher", teacher=str(teacher), max_steps=1).read_json(FILE)["began"]["teacher"]
     assert of_first["value"] == of_second["value"] == str(teacher)
     assert of_first[WEIGHTS] != of_second[WEIGHTS]
+
+
+# -- roles of a plugin's own -----------------------------------------------------------------------------------------
+
+OWN = BESIDE.replace("    metrics =", '    own_roles = {"ROLE": Role(START)}\n    metrics =')
+
+
+@pytest.fixture
+def own(beside, tmp_path):
+    """The class of an algorithm with a role of its own, by the arguments of `Role`."""
+
+    def load(start="", role="guide"):
+        body = "from zoo.api import Role\n" + OWN.replace("ROLE", role).replace("START", start)
+        return load_file(plugin_file(tmp_path, body, f"own{abs(hash(start + role))}.py") + ":Beside")[1]
+
+    return load
+
+
+def test_a_role_of_a_plugin_is_an_option_with_its_help(own):
+    options = {option.name: option for option in options_of(own('about="Shows the way."').Config)}
+    assert options["guide"].help == "Shows the way." and options["guide"].default is None
+    assert options["guide"].type_name == "str or none"
+
+
+def test_a_role_of_a_plugin_starts_as_the_policy_or_as_a_model_that_is_named(
+    beside, tmp_path, other_folder, monkeypatch
+):
+    def run(start, **options):
+        monkeypatch.setitem(globals(), "BESIDE", "from zoo.api import Role\n" + OWN.replace("START", start))
+        return [row["frozen"] for row in beside("guide", **options).metrics]
+
+    start = run("")
+    named = run("", guide=str(other_folder))
+    monkeypatch.undo()
+    anchored = [row["frozen"] for row in beside("reference").metrics]
+    taught = [row["frozen"] for row in beside("teacher", teacher=str(other_folder)).metrics]
+    assert start == anchored and named == taught
+
+
+@pytest.mark.parametrize(
+    ("start", "role", "why"),
+    [
+        ("trained=True", "guide", "'guide' is trained, but a role of a plugin is a frozen language model"),
+        ('head="scalar"', "guide", "'guide' has the head 'scalar'"),
+        ('option="leader"', "guide", "'guide' names an option"),
+        ("", "judge", "'judge' is a role or an option of the core"),
+        ("", "batch_size", "'batch_size' is a role or an option of the core"),
+    ],
+)
+def test_a_role_that_cannot_be_is_refused_by_its_name(own, start, role, why):
+    with pytest.raises(PluginError, match=why) as told:
+        own(start, role)
+    assert told.value.hint.startswith("Write own_roles = ")
+
+
+def test_a_card_has_the_roles_of_its_plugin(own):
+    cls = own('start="named", ahead=True, about="Shows the way."')
+    card = stand_in(json.loads(json.dumps(describe(cls))), lambda: cls)
+    assert card.role_table() == cls.role_table()
+    assert [option.name for option in options_of(card.Config)] == ["guide"]
+
+
+def test_a_frozen_role_takes_the_policy_s_weights_and_gives_them_to_a_checkpoint(tiny_model):
+    policy = Policy(copy.deepcopy(tiny_model), "shared")
+    frozen = Reference(lambda: tiny_model, "shared", None, policy=policy)
+    answers = Answers([Answer.of([1, 2], [3, 4, 5])])
+    first = frozen.logps(answers).sum()
+    assert frozen.state() is None
+    move(policy.model)
+    second = policy.logps(answers).sum()
+    frozen.renew()
+    move(policy.model)
+    assert torch.equal(frozen.logps(answers).sum(), second) and not torch.equal(first, second)
+    kept = {name: weights.clone() for name, weights in frozen.state().items()}
+    again = Reference(lambda: tiny_model, "shared", None, policy=policy)
+    again.load_state(kept)
+    assert torch.equal(again.logps(answers).sum(), second)
+    again.load_state(None)
+    assert torch.equal(again.logps(answers).sum(), first)
+
+
+def move(model):
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.1)

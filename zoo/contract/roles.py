@@ -137,6 +137,14 @@ class Policy(Writer, Protocol):
 class Frozen(Scorer, Protocol):
     """A language model that is not trained, such as the reference. Its scores have no gradient."""
 
+    def generate(self, prompts: Sequence[Prompt], n: int | None = None, **sampling: Any) -> Answers:
+        """`n` answers to each prompt by this model, as the policy's `generate`."""
+        ...
+
+    def renew(self) -> None:
+        """Take the policy's present weights. Checkpoints keep them, and a resume brings them back."""
+        ...
+
 
 class Critic(Protocol):
     """Estimates the value of a state; trained together with the policy."""

@@ -18,14 +18,15 @@ from zoo.models.scoring import balance_of, score_answers
 from zoo.models.snapshot import Snapshot
 from zoo.processes import agreed
 from zoo.values.packing import pack
-from zoo.values.types import Answer, TokenLogps
+from zoo.values.types import Answer, Answers, TokenLogps
 
 
 class Reference(Scorer):
     """The frozen model. Its scores are looked up by content, and computed without gradient where they are missing.
 
     load: makes the model when it is first needed, so that a run whose scores are all cached never holds a second model.
-    borrow: a context in which `model` is the reference (its adapters off).
+    borrow: a context in which `model` is the reference (its adapters off). policy: the role `policy` of the run, whose
+    weights it may take.
     """
 
     def __init__(
@@ -35,8 +36,11 @@ class Reference(Scorer):
         cache: ReferenceCache | None,
         borrow: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
         temperature: float = 1.0,
+        policy: Any = None,
     ):
         self._load, self._model = load, None
+        self._policy = policy
+        self._snapshot: Snapshot | None = None
         self.temperature = temperature
         self.layout, self.cache, self._borrow = layout, cache, borrow
         self._first = (load, borrow)
@@ -55,8 +59,27 @@ class Reference(Scorer):
         self._model = model
         self.balance = balance_of(model)
 
-    def follow(self, snapshot: Snapshot | None) -> None:
+    def renew(self) -> None:
+        """Take the policy's present weights, which later steps of the policy do not change. Checkpoints keep them."""
+        self._follow(Snapshot(self._policy.model))
+
+    def state(self) -> dict[str, Tensor] | None:
+        """The weights that it took, for a checkpoint; None: it has its first ones. All processes ask together."""
+        return None if self._snapshot is None else self._snapshot.whole()
+
+    def load_state(self, weights: dict[str, Tensor] | None) -> None:
+        if weights is not None:
+            self._follow(Snapshot(self._policy.model, weights))
+        elif self._snapshot is not None:
+            self._follow(None)
+
+    def generate(self, prompts: Sequence[Any], n: int | None = None, **sampling: Any) -> Answers:
+        """`n` answers to each prompt by these weights, as `zoo.models.roles.Policy.generate` gives the policy's."""
+        return self._policy.required_writer().generate_by(self, prompts, n, **sampling)
+
+    def _follow(self, snapshot: Snapshot | None) -> None:
         """Score with a snapshot of the policy from now on; None: with the first weights again."""
+        self._snapshot = snapshot
         if snapshot is None:
             self.release()
             self._load, self._borrow = self._first

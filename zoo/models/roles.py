@@ -108,33 +108,34 @@ class Policy(Scorer):
 
         n: by default the run's answers_per_prompt; sampling: fields of `Sampling` that differ from the run's options.
         """
-        return self._required_writer().generate(prompts, n, **sampling)
+        return self.required_writer().generate(prompts, n, **sampling)
 
     def more_prompts(self, count: int, besides: Sequence[Any]) -> list[Any]:
         """Up to `count` encoded prompts of the training data, drawn at random from all but those of `besides`."""
-        return self._required_writer().more_prompts(count, besides)
+        return self.required_writer().more_prompts(count, besides)
 
     def texts(self, answers: Sequence[Answer]) -> list[str]:
         """What answers say, without special tokens and white space at the ends."""
-        return self._required_writer().texts(answers)
+        return self.required_writer().texts(answers)
 
     def answer(self, prompt: Any, text: str, ended: bool = True) -> Answer:
         """A text as the assistant's whole answer to a prompt, tokenised by the chat template; to None, plain text.
 
         ended=False: it was cut, and the end of the turn is not there to be learned.
         """
-        return self._required_writer().answer(prompt, text, ended)
+        return self.required_writer().answer(prompt, text, ended)
 
     def line_ends(self, answers: Sequence[Answer]) -> list[list[int]]:
         """Where the lines of each completion end that say something, as positions of tokens; the last ends it."""
-        return self._required_writer().line_ends(answers)
+        return self.required_writer().line_ends(answers)
 
     @property
     def sampling(self) -> Any:
         """How the run draws answers, a `Sampling`."""
-        return self._required_writer().sampling
+        return self.required_writer().sampling
 
-    def _required_writer(self) -> Any:
+    def required_writer(self) -> Any:
+        """What writes its answers. Raises ZooError where nothing does."""
         if self.writer is None:
             raise ZooError("The policy writes no answers here.", "It does in the hooks prepare and rollout of a run.")
         return self.writer

@@ -21,7 +21,9 @@ from torch import Tensor
 from zoo.data.encoding.template import ChatTemplate, extras_of
 from zoo.errors import ZooError
 from zoo.libraries.sharding import is_sharding
+from zoo.models.reference import Reference
 from zoo.models.roles import Policy
+from zoo.models.scorer import Scorer
 from zoo.processes import agreed, gathered, is_first, my_place
 from zoo.rollout.correction import importance_weights
 from zoo.rollout.engine import Engine, Sampling
@@ -42,7 +44,7 @@ class Writer:
     sampling settings and the number of answers per prompt, unless a call sets others; context: opened around each
     call, for autocast; device: of the answers. rescores: answers of rollouts get the trainer's log-probabilities,
     because later steps of a rollout are compared with them, and a clip of 3e-4 is narrower than the rounding
-    differences of an engine.
+    differences of an engine. make_local: makes an engine in this process for another model, a frozen one.
     """
 
     def __init__(
@@ -56,8 +58,9 @@ class Writer:
         context: Callable[[], AbstractContextManager],
         device: torch.device,
         rescores: bool = False,
+        make_local: Callable[[Any], Engine] | None = None,
     ):
-        self.policy, self._make_engine = policy, make_engine
+        self.policy, self._make_engine, self._make_local = policy, make_engine, make_local
         self.template, self.sampling, self.count = template, sampling, count
         self.seed, self.context, self.device, self.rescores = seed, context, device, rescores
         self.iteration, self.calls = 0, 0
@@ -110,6 +113,18 @@ class Writer:
 
     def generate(self, prompts: Sequence[Any], n: int | None = None, **sampling: Any) -> Answers:
         """See `zoo.models.roles.Policy.generate`. Raises ZooError for impossible sampling options."""
+        return self._write(prompts, n, self.policy, self.engine, **sampling)
+
+    def generate_by(self, frozen: Reference, prompts: Sequence[Any], n: int | None = None, **sampling: Any) -> Answers:
+        """The same by a frozen role, in this process, with the random numbers of the next call."""
+        assert self._make_local is not None
+        with frozen.borrowed() as model:
+            return self._write(prompts, n, frozen, self._make_local(model), **sampling)
+
+    def _write(
+        self, prompts: Sequence[Any], n: int | None, scorer: Scorer, engine: Engine, **sampling: Any
+    ) -> Answers:  # fmt: skip
+        """The answers of an engine that has the weights of `scorer`."""
         n = n or self.count
         how = dataclasses.replace(self.sampling, **sampling) if sampling else self.sampling
         ids, rows = [self._ids(prompt) for prompt in prompts], [_row(prompt) for prompt in prompts]
@@ -122,35 +137,37 @@ class Writer:
         torch.randint(2**63 - 1, (start * n,), generator=generator)
         clock = time.perf_counter()
         with self.context():
-            mine = self._drawn(ids[start:stop], n, how, generator) if stop > start else []
+            mine = self._drawn(ids[start:stop], n, how, generator, engine) if stop > start else []
         self.seconds += time.perf_counter() - clock
         written = [answer for share in gathered(mine) for answer in share]
         self.tokens += sum(len(answer.completion) for answer in written)
         answers = Answers([dataclasses.replace(a, row=rows[i // n]) for i, a in enumerate(written)]).to(self.device)
-        if not self.engine.remote and not (self.rescores and self.iteration >= 0):
+        if not engine.remote and not (self.rescores and self.iteration >= 0):
             return answers
-        return self._rescored(answers, how.temperature or 1.0)
+        return self._rescored(scorer, engine, answers, how.temperature or 1.0)
 
-    def _drawn(self, ids: list[Tensor], n: int, how: Sampling, generator: torch.Generator) -> list[Answer]:
-        """Answers from the cache if it has this call, else from the engine."""
-        kept = self._open_cache()
+    def _drawn(
+        self, ids: list[Tensor], n: int, how: Sampling, generator: torch.Generator, engine: Engine
+    ) -> list[Answer]:  # fmt: skip
+        """Answers from the cache if it has this call of the policy's engine, else from the engine."""
+        kept = self._open_cache() if engine is self.engine else None
         if kept is None:
-            return self.engine.generate(ids, n, how, generator)
+            return engine.generate(ids, n, how, generator)
         call = call_key(ids, n, how, generator)
         answers = agreed(kept.get(call, ids, n))
         if answers is None:
-            answers = self.engine.generate(ids, n, how, generator)
+            answers = engine.generate(ids, n, how, generator)
             kept.put(call, answers)
         return answers
 
-    def _rescored(self, answers: Answers, temperature: float) -> Answers:
+    def _rescored(self, scorer: Scorer, engine: Engine, answers: Answers, temperature: float) -> Answers:
         """Answers with the trainer's own log-probabilities; those of a remote engine also get importance weights."""
         with self.context():
-            own = self.policy.logps(answers, temperature=temperature)
+            own = scorer.logps(answers, temperature=temperature)
         weights = None
-        if self.engine.remote:
-            bounds: dict[str, Any] = {"cap": getattr(self.engine, "bound", 2.0)}
-            bounds["beyond"] = getattr(self.engine, "beyond", "truncate")
+        if engine.remote:
+            bounds: dict[str, Any] = {"cap": getattr(engine, "bound", 2.0)}
+            bounds["beyond"] = getattr(engine, "beyond", "truncate")
             weights = importance_weights(own.per_token, answers.behaviour, own.mask, **bounds)
         self.gaps += (own.per_token - answers.behaviour).abs()[own.mask].tolist()
         lengths = [len(answer.completion) for answer in answers]

@@ -230,13 +230,13 @@ def answers_of(order: Order) -> Iterator[None]:
     if order.answers:
         file = dataclasses.replace(order, name=order.answers).file(0, "answers")
         kept |= {key: [Answer(**one) for one in some] for key, some in torch.load(file, weights_only=True).items()}
-    drawn, generate = Writer._drawn, Writer.generate
+    drawn, write = Writer._drawn, Writer._write
     starts = [0]
 
     def generated(writer: Any, prompts: Sequence[Any], *rest: Any, **how: Any) -> Any:
         rank, processes = my_place()
         starts[0] = len(prompts) * rank // processes
-        return generate(writer, prompts, *rest, **how)
+        return write(writer, prompts, *rest, **how)
 
     def recalled(writer: Any, ids: list[Tensor], *rest: Any) -> list[Answer]:
         keys = [(writer.iteration, writer.calls, starts[0] + i) for i in range(len(ids))]
@@ -248,7 +248,7 @@ def answers_of(order: Order) -> Iterator[None]:
         kept.update({key: written[i * each : (i + 1) * each] for i, key in enumerate(keys)})
         return written
 
-    with mock.patch.object(Writer, "generate", generated), mock.patch.object(Writer, "_drawn", recalled):
+    with mock.patch.object(Writer, "_write", generated), mock.patch.object(Writer, "_drawn", recalled):
         yield
     if not order.answers and order.processes == 1:
         torch.save({key: [vars(one) for one in some] for key, some in kept.items()}, order.file(0, "answers"))

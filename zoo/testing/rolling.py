@@ -105,7 +105,7 @@ def answers_of(batch: Batch) -> list[Answers]:
 
 
 class Replayed:
-    """A policy that repeats its answers to each prompt, whatever the order of the prompts."""
+    """A role that repeats its answers to each prompt, whatever the order of the prompts."""
 
     def __init__(self, policy: Any, known: dict[tuple[Any, ...], list[Answer]]):
         self._policy, self._known = policy, known

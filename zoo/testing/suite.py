@@ -29,6 +29,7 @@ CHECKS = {
     "collation": "contract.collation",
     "declared roles": "contract.declared_roles",
     "gradients": "contract.gradients",
+    "frozen roles": "contract.frozen_roles",
     "metrics explained": "contract.metrics_explained",
     "padding invariance": "cuts.padding_invariance",
     "layout invariance": "cuts.layout_invariance",

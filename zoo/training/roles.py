@@ -50,7 +50,18 @@ def make_models(
         if role.is_frozen_copy and not scores:
             other, cached = resolved.value(role.option), core.reference_cache != "off"
             made[name] = make_frozen(
-                core, other, policy, source, layout, precision, say, temperature, new[name], cached, name
+                core,
+                other,
+                policy,
+                source,
+                layout,
+                precision,
+                say,
+                temperature,
+                new[name],
+                cached,
+                name,
+                learner,
             )
         elif role.head == "scalar":
             made[name] = make_critic(core, learner, source, layout, precision, say, new[name])
@@ -98,10 +109,12 @@ def make_critic(
 def make_frozen(
     core: TrainConfig, other: str | None, policy: Any, source: Source, layout: str, precision: str, say: Say,
     temperature: float = 1.0, new: NewTokens = NO_TOKENS, cached: bool = True, name: str = "reference",
+    learner: Policy | None = None,
 ) -> Reference:  # fmt: skip
     """A frozen model: another one by name, the policy with its adapters off, or its own starting weights.
 
-    new: tokens for which it has the rows that training starts from; name: of the role.
+    new: tokens for which it has the rows that training starts from; name: of the role; learner: whose weights it may
+    take.
     """
 
     def cache_of(model: Any, weights: Any) -> ReferenceCache | None:
@@ -120,19 +133,19 @@ def make_frozen(
 
     if other is None and is_adapted(policy):
         cache = cache_of(policy, frozen_parameters(policy))
-        return Reference(lambda: policy, layout, cache, lambda: at_start(policy), temperature)
+        return Reference(lambda: policy, layout, cache, lambda: at_start(policy), temperature, learner)
     if other is not None:
         model = frozen(core, resolve_start(other, core.out, say), policy, precision, new)
         cache = cache_of(model, model.named_parameters())
         shard(round_frozen(model, precision, core.frozen_dtype), core.offload)
-        return Reference(lambda: model, layout, cache, temperature=temperature)
+        return Reference(lambda: model, layout, cache, temperature=temperature, policy=learner)
     cache = cache_of(policy, policy.named_parameters())
 
     def load() -> Any:
         first = frozen(core, source, policy, precision, new)
         return shard(round_frozen(first, precision, core.frozen_dtype), core.offload)
 
-    return Reference(load, layout, cache, temperature=temperature)
+    return Reference(load, layout, cache, temperature=temperature, policy=learner)
 
 
 def frozen(core: TrainConfig, source: Source, policy: Any, precision: str, new: NewTokens = NO_TOKENS) -> Any:

@@ -12,7 +12,7 @@ from torch import Tensor
 from zoo.errors import nearest
 from zoo.testing.bench import Bench
 from zoo.testing.rolling import Worth
-from zoo.testing.steps import Failed, Stage, loss_of, measure, role_of, step, with_options
+from zoo.testing.steps import Failed, NotApplicable, Stage, loss_of, measure, role_of, step, with_options
 from zoo.testing.tiny import tiny_reward
 from zoo.values.answers import answers_in
 from zoo.values.types import Answers, Batch, Ragged, metric_sums
@@ -151,8 +151,33 @@ def _let_gradients_flow(stage: Stage) -> list[tuple[str, Any]]:
     return [
         (f"{role}'s weight {name}", parameter)
         for role, frozen in stage.models.frozen().items()
+        if frozen.model is not stage.policy
         for name, parameter in frozen.model.requires_grad_(True).named_parameters()
     ]
+
+
+def frozen_roles(bench: Bench) -> None:
+    """A rollout and a step leave the weights of frozen roles as they are, unless the role takes the policy's."""
+    if not bench.stage({}).models.frozen():
+        raise NotApplicable("it has no frozen role that scores answers")
+    for options in bench.variants:
+        stage = bench.stage(options, own=True)
+        frozen = {name: role.model for name, role in stage.models.frozen().items()}
+        before = {name: copy.deepcopy(model.state_dict()) for name, model in frozen.items()}
+        step([(stage, [bench.roll(stage, options).batch if bench.cls.online() else bench.batch(stage, options)])])
+        for name, model in frozen.items():
+            _check_frozen(name, model, before[name], options)
+
+
+def _check_frozen(role: str, model: Any, before: Mapping[str, Tensor], options: Mapping[str, Any]) -> None:
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            raise Failed(f"The role {role} is frozen, but its weight {name} is trained{with_options(options)}.")
+        if not torch.equal(parameter, before[name]):
+            raise Failed(
+                f"The role {role} is frozen, but its weight {name} changes{with_options(options)}. To give it the "
+                f'policy\'s weights call models["{role}"].renew(): checkpoints keep these.'
+            )
 
 
 def _loss_alone(stage: Stage, batch: Batch, options: Mapping[str, Any]) -> None:

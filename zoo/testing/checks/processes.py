@@ -77,6 +77,9 @@ def _options(bench: Bench) -> dict[str, Any]:
         if resolved.roles[name].is_frozen_copy:
             # Where policy and reference are equal, rounding decides which answer is likelier.
             options[resolved.roles[name].option] = other_source().name
+    if bench.cls.online():
+        # The rows are few.
+        options["minibatches"] = min(resolved.core.minibatches, 2)
     return options
 
 

@@ -127,12 +127,14 @@ def _answers_at(batch: Batch, index: int) -> set[tuple[Any, ...]]:
 
 def _replayed(bench: Bench, options: Mapping[str, Any]) -> tuple[Rolled, Rolled]:
     """Rollouts of the prompts in order and reversed, with the same answers."""
-    answers: dict[tuple[Any, ...], list[Answer]] = {}
+    answers: dict[str, dict[tuple[Any, ...], list[Answer]]] = {}
     rollouts = []
     for direction in (1, -1):
         stage: Stage = bench.stage(options)
         prompts = bench.prompts(stage, options)[::direction]
-        stage.wrap(policy=lambda policy: Replayed(policy, answers))
+        for role in ("policy", *stage.models.frozen()):
+            known = answers.setdefault(role, {})
+            stage.wrap(**{role: lambda writer, known=known: Replayed(writer, known)})
         rollouts.append(bench.roll(stage, options, prompts=prompts))
     return rollouts[0], rollouts[1]
 

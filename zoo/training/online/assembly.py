@@ -25,6 +25,8 @@ from zoo.rollout.writer import Writer
 from zoo.training.online.experience import Experience, count_steps
 from zoo.values.types import Batch
 
+LOCAL = TrainConfig.engine
+"""The engine that every installation has, and that frozen roles write with."""
 Say = Callable[[str], None]
 Roll = Callable[[list[dict[str, Any]], int, int], Batch]
 
@@ -46,16 +48,16 @@ def writer_of(
     sampling = sampling_of(core)
 
     def make(policy: Policy) -> Writer:
-        def engine() -> Engine:
+        def engine(spec: str, model: Any) -> Engine:
             return make_engine(
-                core.engine, model=policy.model, eos_ids=template.eos_ids, pad_id=template.tokenizer.pad_token_id or 0,
-                named={"local": local, **contributions(plugins, "engines")}, tokenizer=template.tokenizer,
+                spec, model=model, eos_ids=template.eos_ids, pad_id=template.tokenizer.pad_token_id or 0,
+                named={LOCAL: local, **contributions(plugins, "engines")}, tokenizer=template.tokenizer,
                 progress=lambda done, total: writer.show(done, total),
             )  # fmt: skip
 
         writer = Writer(
-            policy, engine, template, sampling, core.answers_per_prompt, core.seed,
-            lambda: autocast(precision, device), device, rescores,
+            policy, lambda: engine(core.engine, policy.model), template, sampling, core.answers_per_prompt, core.seed,
+            lambda: autocast(precision, device), device, rescores, lambda model: engine(LOCAL, model),
         )  # fmt: skip
         return writer
 

@@ -23,7 +23,6 @@ from zoo.libraries.architecture import evaluating
 from zoo.models.precision import autocast
 from zoo.models.reference import Reference
 from zoo.models.roles import Models
-from zoo.models.snapshot import Snapshot
 from zoo.processes import begin_exchange, is_first
 from zoo.randomness import seeded
 from zoo.rewards.reward import Reward
@@ -97,7 +96,6 @@ class Rollouts:
         self.timing, self.run, self.notify = timing or Timing(), run, notify
         self.mixed, self.held_out_mixed = mixed
         self._renewed = 0
-        self._snapshot: Snapshot | None = None
         self.metrics: dict[str, float] = {}
         """Of the last rollout, until a step logs them."""
         self.unrewarded = Unrewarded()
@@ -118,30 +116,17 @@ class Rollouts:
 
     def state(self) -> dict[str, Any]:
         """The state that a resume restores, in types that load without unpickling code."""
-        reference = None if self._snapshot is None else self._snapshot.whole()
-        return {
-            "unrewarded": [self.unrewarded.count, self.unrewarded.in_a_row],
-            "reference": [self._renewed, reference],
-        }
+        return {"unrewarded": [self.unrewarded.count, self.unrewarded.in_a_row], "renewed": self._renewed}
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.unrewarded.count, self.unrewarded.in_a_row = state["unrewarded"]
-        self._renewed, weights = state["reference"]
-        if weights is not None:
-            self._refer_to(Snapshot(self.models.built("policy").model, weights))
-        elif self._snapshot is not None:
-            self._snapshot = None
-            self.models.built("reference").follow(None)
+        self._renewed = state["renewed"]
 
     def _renew_reference(self, step: int) -> None:
         """Every `reference_every` steps the policy, as it is before this rollout, becomes the reference."""
         if self.reference_every and (due := step // self.reference_every) > self._renewed:
             self._renewed = due
-            self._refer_to(Snapshot(self.models.built("policy").model))
-
-    def _refer_to(self, snapshot: Snapshot) -> None:
-        self._snapshot = snapshot
-        self.models.built("reference").follow(snapshot)
+            self.models.built("reference").renew()
 
     def take_metrics(self) -> dict[str, float]:
         """The metrics of a rollout, which the first step after it logs."""

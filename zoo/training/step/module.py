@@ -45,6 +45,7 @@ MOVED, REACHED = "moved by this step: ", "reached by this step: "
 """Before a role's name, under which micro-batches and processes are compared; no metric can be called so."""
 STATE = (
     "processes", "algorithm", "steps_done", "skipped_steps", "guards", "tokens_seen", "optimizer", "timing", "rollouts",
+    "roles",
 )  # fmt: skip
 """What a checkpoint holds of a module under `zoo`."""
 
@@ -327,6 +328,7 @@ class PostTraining(lightning.LightningModule):
             "optimizer": {"name": self.optimizer.name, "shapes": shapes_of(self.optimizers(use_pl_optimizer=False))},
             "timing": self.timing.state(),
             "rollouts": self.rollouts.state() if self.rollouts is not None else None,
+            "roles": {name: role.state() for name, role in self.models.frozen().items()},
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -338,6 +340,8 @@ class PostTraining(lightning.LightningModule):
         self.timing.load_state(state["timing"])
         if self.rollouts is not None:
             self.rollouts.load_state(state["rollouts"])
+        for name, role in self.models.frozen().items():
+            role.load_state(state["roles"][name])
         if (place := my_place()[0]) < len(state["processes"]):
             mine = state["processes"][place]
             self.micro_tokens, self._restored_rng = mine["micro_tokens"], mine["rng"]
