@@ -338,6 +338,12 @@ def adapters_never_change(patch):
     patch.setattr(PeftModel, "set_adapter", lambda model, name, inference_mode=False: None)
 
 
+def principal_parts_left_out(patch):
+    from peft.tuners.lora import LoraLayer
+
+    patch.setattr(LoraLayer, "pissa_init", lambda layer, name, kind: None)
+
+
 def copied_as_itself(patch):
     patch.setattr(torch.Tensor, "__deepcopy__", lambda tensor, memo: tensor)
 
@@ -549,6 +555,7 @@ CHANGES = {
     "adafactor_takes_the_rate_of_a_group": (rate_of_its_own, "rates of 0.1 and 0.2 move it by [0.0099"),
     "whole_modules_are_copies": (copies_stay_on, "with adapters off the model differs"),
     "two_adapters_take_turns": (adapters_never_change, "with the second adapter the model differs"),
+    "principal_parts_are_those_of_peft": (principal_parts_left_out, "their matrices A differ by"),
     "fake_tensors_can_be_copied": (copied_as_itself, "it is the same"),
     "adapters_can_be_merged": (merged_without_them, "it differs by"),
     "adapters_on_tied_embeddings_can_be_merged": (merged_without_them, "of the merged model differs by"),
@@ -661,7 +668,7 @@ def test_doctor_says_which_library_which_version_what_changed_and_which_version_
     status, out = typed(capsys, "doctor")
     works = releases.tested("peft")
     assert status == 1 and f"peft {version('peft')} has changed what zoo relies on: Only adapters are trained" in out
-    assert f"'peft=={works}'" in out and "7 of 10 checks hold" in out
+    assert f"'peft=={works}'" in out and "8 of 11 checks hold" in out
     facts = json.loads(typed(capsys, "doctor", "--json")[1])
     (peft,) = [library for library in facts["libraries"] if library["name"] == "peft"]
     assert [check["holds"] for check in peft["checks"]].count(False) == 3 and peft["tested"] == works

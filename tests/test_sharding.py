@@ -70,7 +70,12 @@ def test_a_frozen_model_is_shared_out_too(both):
 @pytest.mark.long
 @pytest.mark.parametrize(
     "options",
-    [{}, {"lora_kind": "dora+rslora", "lora_plus": 16.0}, {"train_modules": "lm_head,down_proj,norm"}],
+    [
+        {},
+        {"lora_kind": "dora+rslora", "lora_plus": 16.0},
+        {"train_modules": "lm_head,down_proj,norm"},
+        {"lora_kind": "pissa"},
+    ],
     ids=str,
 )
 def test_adapters_and_their_base_are_shared_out(both, options):

@@ -13,6 +13,7 @@
     optimizers.py    transformers, bitsandbytes: optimizers
     adapters.py      peft: LoRA around a model, and the model inside
     second_adapter.py  peft: what a policy started from, as a frozen adapter beside the trained one
+    pissa.py         peft: adapters that begin as the principal parts of their matrices
     whole_modules.py  peft: modules that are trained as a whole beside LoRA
     trainer.py       lightning: the Trainer, its strategy, checkpoints and loggers
     cluster.py       lightning: which process of a run this one is

@@ -17,6 +17,7 @@ from torch import Tensor
 from zoo.errors import ZooError, nearest
 from zoo.libraries.architecture import evaluating, last_hidden, text_config, with_scalar_head
 from zoo.libraries.experts import EXPERTS, expert_weights
+from zoo.libraries.pissa import KIND, begin_at_principal_parts
 from zoo.libraries.pretrained import load, save
 from zoo.libraries.quantising import widen_quantised
 from zoo.libraries.quiet import quiet_peft
@@ -108,8 +109,8 @@ def wrap(
 
     targets: names of modules, or a pattern, or "all-linear", which leaves out what `unreached` names; `experts`, or the
     names of weights of experts, beside any of them. tokens: ids whose rows are trained, in embedding and head; kind:
-    "lora", or "rslora" (arXiv:2312.03732) and "dora" (arXiv:2402.09353), joined by "+"; whole: names of modules whose
-    weights are all trained.
+    "lora", or "rslora" (arXiv:2312.03732) and "dora" (arXiv:2402.09353), joined by "+", or as of
+    `begin_at_principal_parts`; whole: names of modules whose weights are all trained.
     Raises ZooError for a name that is in no module, for adapters that would never be trained, and for a vocabulary of
     which peft cannot train single rows; peft's ValueError if no module fits a pattern.
     """
@@ -127,7 +128,7 @@ def wrap(
     no_use = unreached(model)
     left_out = list(no_use) if modules == ALL_LINEAR else None
     settings: dict[str, Any] = {"r": rank, "lora_alpha": alpha, "lora_dropout": dropout, "target_modules": modules}
-    settings |= {f"use_{name}": True for name in kind.split("+") if name != "lora"}
+    settings |= {f"use_{name}": True for name in kind.split("+") if name in ("rslora", "dora")}
     settings |= {"exclude_modules": left_out} if left_out else {}
     settings |= {"target_parameters": weights} if weights else {}
     settings |= {"modules_to_save": names_for_peft(model, whole, paths)} if paths else {}
@@ -137,6 +138,8 @@ def wrap(
         if not (dropout and expert_weights(model)):
             raise
         raise _no_dropout() from error
+    if kind.startswith(KIND):
+        begin_at_principal_parts(adapted, kind)
     _UNREACHED[adapted] = no_use
     for name, module in base_of(adapted).named_modules():
         if name in no_use and hasattr(module, "base_layer"):

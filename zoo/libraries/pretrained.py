@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from zoo.libraries.pissa import PRINCIPAL, begins_at_base, joined, saved_as_one
 from zoo.libraries.reliance import importing, relies_on, require
 from zoo.libraries.streamed import TYPES, order_of, write
 from zoo.libraries.tiny import IDS, make_tiny
@@ -74,18 +75,29 @@ def save(model: Any, folder: Path, weights: Gathered | None = None) -> None:
     write them as they are; where it changes their form, they are in memory at once.
     """
     quiet()
-    if weights is None:
-        model.save_pretrained(folder, **save_options(model))
-    elif is_adapted(model):
-        # Frozen weights are in no file of adapters.
-        frozen = {name for name, value in model.named_parameters(remove_duplicate=False) if not value.requires_grad}
-        own = [name for name in weights.like if name not in frozen]
-        adapters = {**weights.like, **weights.at_once(own)}
-        model.save_pretrained(folder, **save_options(model), state_dict=adapters)
+    if is_adapted(model):
+        _save_adapters(model, folder, weights)
+    elif weights is None:
+        model.save_pretrained(folder)
     elif files := _files_of(model, folder, weights.like):
         _write(files, weights)
     else:
         model.save_pretrained(folder, state_dict=weights.at_once(weights.like))
+
+
+def _save_adapters(model: Any, folder: Path, weights: Gathered | None) -> None:
+    options = save_options(model)
+    if weights is not None:
+        # Frozen weights of the base are in no file of adapters.
+        frozen = {name for name, value in model.named_parameters(remove_duplicate=False) if not value.requires_grad}
+        own = [name for name in weights.like if name not in frozen or f".{PRINCIPAL}." in name]
+        options["state_dict"] = {**weights.like, **weights.at_once(own)}
+    if not begins_at_base(model):
+        model.save_pretrained(folder, **options)
+        return
+    options["state_dict"] = joined(options.get("state_dict") or model.state_dict())
+    with saved_as_one(model):
+        model.save_pretrained(folder, **options)
 
 
 @dataclass(frozen=True)

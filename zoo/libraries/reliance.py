@@ -26,7 +26,7 @@ MODULES = {
         "caches", "attention", "architecture", "heads", "experts", "pretrained", "tokenizing", "vocabulary",
         "optimizers", "stored", "tensor_parallel",
     ),
-    "peft": ("adapters", "whole_modules", "second_adapter"),
+    "peft": ("adapters", "whole_modules", "second_adapter", "pissa"),
     "lightning": ("trainer", "precision", "cluster", "meeting"),
     "datasets": ("tables",),
     "huggingface-hub": ("hub",),

@@ -67,22 +67,26 @@ def continued(model: Any, dropout: float = 0.0) -> Any:
     for module in model.modules():
         if isinstance(module, LoraLayer):
             module.lora_dropout[TRAINED] = torch.nn.Dropout(dropout) if dropout else torch.nn.Identity()
-    add_start(model)
+    add_copy(model)
     return model
 
 
 @torch.no_grad()
-def add_start(model: Any) -> None:
-    """Add a frozen copy of the trained adapter, which is not active."""
+def add_copy(model: Any, label: str = START, whole: bool = True) -> None:
+    """Add a frozen copy of the trained adapter, which is not active. whole: also of what is no adapter of a layer."""
+    with importing("peft"):
+        from peft import PeftModel
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     settings = copy.deepcopy(model.peft_config[TRAINED])
     settings.inference_mode = True
+    if not whole:
+        settings.modules_to_save = settings.trainable_token_indices = None
     with quiet_peft(), torch.random.fork_rng(devices=[]):
-        model.add_adapter(START, settings)
+        PeftModel.add_adapter(model, label, settings)
     named = dict(model.named_parameters())
     for name, parameter in named.items():
-        if f".{START}" in name:
-            parameter.copy_(named[name.replace(f".{START}", f".{TRAINED}")])
+        if f".{label}" in name:
+            parameter.copy_(named[name.replace(f".{label}", f".{TRAINED}")])
     model.set_adapter(TRAINED)
     train_only(model, trained)
 
@@ -104,7 +108,7 @@ def two_adapters_take_turns() -> None:
                 torch.nn.init.normal_(parameter)
         trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         before = model.eval()(input_ids=IDS).logits
-        add_start(model)
+        add_copy(model)
         assert torch.equal(model(input_ids=IDS).logits, before), "with a second adapter the model differs"
         for parameter in model.parameters():
             parameter.add_(1) if parameter.requires_grad else None

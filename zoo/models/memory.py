@@ -17,7 +17,7 @@ from zoo.cards import kept
 from zoo.libraries.architecture import recompute_activations, silence_dropout, text_of
 from zoo.libraries.quantising import QUANTISED, quantised_in
 from zoo.libraries.releases import installed
-from zoo.libraries.second_adapter import add_start
+from zoo.libraries.second_adapter import add_copy
 from zoo.libraries.sharding import blocks_of
 from zoo.libraries.tensor_parallel import cut_configuration
 from zoo.libraries.tracing import FakeCopies, Live, configuration, fake_model, shortened, when_last_layer_is_done
@@ -184,7 +184,7 @@ def _made(config: Any, way: Way) -> Any:
             model = add_lora(model, way.rank, 2.0 * way.rank, 0.0, way.targets.split(","), kind=way.kind,
                          whole=way.whole.split(",") if way.whole else ())  # fmt: skip
         if way.goes_on:
-            add_start(model)
+            add_copy(model)
     model.requires_grad_(way.trained) if not (way.lora and way.trained) else None
     if way.lora or not way.trained:
         round_frozen(model, way.precision, way.base_dtype)

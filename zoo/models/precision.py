@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from zoo.errors import ZooError
-from zoo.libraries.adapters import unreached_layers
+from zoo.libraries.adapters import ADAPTER, unreached_layers
 from zoo.libraries.arithmetic import cpu_has_bfloat16
 from zoo.libraries.quantising import QUANTISED, quantise_linear
 from zoo.libraries.rounding import frozen_linear, round_linear
@@ -77,7 +77,9 @@ def round_frozen(model: Any, precision: str, wanted: str = "auto") -> Any:
     heads = [base.get_input_embeddings(), base.get_output_embeddings(), getattr(base, "score", None)]
     # A copy that is trained as a whole begins as its original.
     originals = [module._modules[ORIGINAL] for module in base.modules() if ORIGINAL in module._modules]
-    kept = [layer for layer in (*heads, *originals, *unreached_layers(model)) if hasattr(layer, "weight")]
+    frozen_adapters = [module for name, module in base.named_modules() if ADAPTER in name]
+    others = (*heads, *originals, *frozen_adapters, *unreached_layers(model))
+    kept = [layer for layer in others if hasattr(layer, "weight")]
     if wanted in QUANTISED:
         _quantise(base, frozen_linear(base, kept), wanted)
     elif choose_base(wanted, precision)[0] == torch.bfloat16 and weights_dtype(precision) == torch.float32:

@@ -104,8 +104,9 @@ def load_policy(
     head: "lm" for a language model, "scalar" for a scorer, which a language model becomes by a new head; new: tokens
     that get rows, which are trained under LoRA too; in_files: as of `load_model`.
     """
-    # What is frozen is rounded as it is read. dora measures the rows of matrices before.
-    in_files = (in_files or (core.lora and not is_sharding())) and not (core.lora and "dora" in core.lora_kind)
+    # What is frozen is rounded as it is read. dora and pissa look at matrices before.
+    looks = core.lora and any(kind in core.lora_kind for kind in ("dora", "pissa"))
+    in_files = (in_files or (core.lora and not is_sharding())) and not looks
     if head == "scalar":
         model = scorer_to_train(source, weights_dtype(precision), core.seed, core.trust_remote_code, in_files)
     else:

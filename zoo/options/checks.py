@@ -105,6 +105,11 @@ def check_values(core: TrainConfig, origin: dict[str, str]) -> None:
             f"--lora-kind {core.lora_kind} reads whole matrices, and --quantize {core.quantize} keeps them packed.",
             "Use --lora-kind lora or rslora, or leave out --quantize.",
         )
+    if core.lora and core.lora_dropout and "pissa" in core.lora_kind:
+        raise ZooError(
+            f"--lora-kind {core.lora_kind} has no dropout: what it drops would be taken away from the base.",
+            "Leave out --lora-dropout, or take another --lora-kind.",
+        )
     if core.quantize and core.strategy == FSDP:
         raise ZooError(
             f"--quantize {core.quantize} cannot be shared out: blocks of quantised weights are no matrices.",
@@ -139,7 +144,7 @@ def check_tensor_parallel(core: TrainConfig) -> None:
             f"--quantize {core.quantize} cannot be cut: blocks of quantised weights are no matrices.",
             "Leave out --tensor-parallel, or --quantize.",
         )
-    if core.lora and "dora" in core.lora_kind:
+    if core.lora and any(kind in core.lora_kind for kind in ("dora", "pissa")):
         raise ZooError(
             f"--lora-kind {core.lora_kind} reads whole matrices, and --tensor-parallel cuts them.",
             "Use --lora-kind lora or rslora, or --strategy fsdp alone.",

@@ -53,8 +53,9 @@ class ModelOptions:
     """Scale α of the adapters: their output is multiplied by α/r."""
     lora_dropout: float = 0.0
     """Dropout on the input of the adapters."""
-    lora_kind: Literal["lora", "rslora", "dora", "dora+rslora"] = "lora"
-    """lora; rslora divides α by √r instead of r; dora also trains the length of each row of a matrix; or both."""
+    lora_kind: Literal["lora", "rslora", "dora", "dora+rslora", "pissa", "pissa_niter_16"] = "lora"
+    """lora; rslora divides α by √r instead of r; dora also trains the length of each row of a matrix; or both; pissa
+    begins with the largest singular values of each matrix, pissa_niter_16 with a fast estimate of them."""
     lora_plus: float = 1.0
     """Learning rate of the adapters' matrices B over that of A; LoRA+ takes 16."""
     lora_targets: list[str] | str = "all-linear"
@@ -412,6 +413,7 @@ OTHER_NAMES = {
     "lora_modules_to_save": "train_modules",
     "additional_target": "train_modules",
     "use_dora": "lora_kind",
+    "init_lora_weights": "lora_kind",
     "use_rslora": "lora_kind",
     "loraplus_lr_ratio": "lora_plus",
     "router_aux_loss_coef": "router_aux_loss",
