@@ -20,8 +20,8 @@ torch.set_num_threads(1)
 
 SEAM = {
     "test_libraries", "test_every_algorithm", "test_engine", "test_attention", "test_layout", "test_scoring",
-    "test_logps", "test_heads", "test_scalar_head", "test_checkpoints", "test_default_model", "test_data_sources",
-    "test_report", "test_experts",
+    "test_logps", "test_comparing", "test_heads", "test_scalar_head", "test_checkpoints", "test_default_model",
+    "test_data_sources", "test_report", "test_experts",
 }  # fmt: skip
 """Files that other versions of the libraries can break: what the marker `seam` stands for."""
 
@@ -31,9 +31,11 @@ QUICK = {
     "test_sft", "test_lm", "test_dpo", "test_ipo", "test_cpo", "test_orpo", "test_simpo", "test_kto", "test_bco",
     "test_rm", "test_prm", "test_ppo", "test_grpo", "test_rlaif", "test_online_dpo", "test_constitutional", "test_ties",
     "test_spin",
+    "test_opd", "test_gkd",
     "test_sums", "test_gradients", "test_schedule", "test_eval_formulas", "test_expression", "test_sampling",
     # Types and what computes them.
-    "test_types", "test_logps", "test_heads", "test_layout", "test_scoring", "test_attention", "test_contract_snapshot",
+    "test_types", "test_logps", "test_divergence", "test_heads", "test_layout", "test_scoring", "test_attention",
+    "test_contract_snapshot",
     # Data.
     "test_data_formats", "test_data_kinds", "test_data_load", "test_encode", "test_template", "test_tokens",
     "test_loader", "test_held_out", "test_mixture", "test_data_sources", "test_data_defaults", "test_curation",

@@ -87,7 +87,7 @@ def finished(place):
 def language_model_algorithms():
     kinds = {"demonstration", "preference", "feedback"}
     loaded = [(entry.name, registry.load_algorithm(entry.name)[1]) for entry in registry.algorithms()]
-    return [name for name, cls in loaded if cls.head == "lm" and kinds & set(cls.kinds())]
+    return [name for name, cls in loaded if cls.head == "lm" and kinds & set(cls.kinds()) and not cls.online()]
 
 
 @pytest.mark.parametrize("algo", language_model_algorithms())

@@ -5,6 +5,7 @@ import math
 import warnings
 
 import pytest
+from tiny_runs import named_roles
 
 import zoo
 from zoo.contract import registry
@@ -25,6 +26,7 @@ def run_of(algo, folder, model, **options):
     rows = folder / "rows.jsonl"
     rows.write_text("".join(json.dumps(row) + "\n" for row in tiny_rows(KINDS[algo], 12)), encoding="utf-8")
     online = {"reward": "zoo.testing.tiny:tiny_reward", "answers_per_prompt": 2} if algo in ONLINE else {}
+    online |= named_roles(registry.load_algorithm(algo)[1], model)
     return zoo.train(
         algo, data=str(rows), model=str(model), out=str(folder / "runs"), batch_size=4, max_steps=2, save_every=1,
         max_new_tokens=6, keep_checkpoints=True, lora_rank=2, lr=1e-2, warmup=0.0, eval_fraction=0.0, score="none",

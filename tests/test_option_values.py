@@ -9,7 +9,7 @@ from typing import Literal, get_args, get_origin
 
 import pytest
 import torch
-from tiny_runs import trainer, write_rows
+from tiny_runs import named_roles, trainer, write_rows
 
 from zoo.contract import registry
 from zoo.errors import ZooError
@@ -132,6 +132,7 @@ def run(tmp_path, tiny_folder, monkeypatch):
         if cls.online():
             own = {"reward": "length", "max_new_tokens": 4, "answers_per_prompt": 2, "epochs": 2}
             options = {name: value for name, value in own.items() if name != "reward" or algo in REWARDED} | options
+        options = {**named_roles(cls, tiny_folder), **options}
         return train(algo, **{"data": data, "max_steps": 2, "score": "none", **options})
 
     return run

@@ -25,7 +25,7 @@ BUNDLED = {entry.name: registry.load_algorithm(entry.name)[1] for entry in regis
 TUNED = {
     "sft": 1e-4, "dpo": 5e-5, "ipo": 5e-5, "kto": 2e-4, "simpo": 1e-5, "orpo": 1e-4, "cpo": 5e-5, "bco": 1e-4,
     "rm": 5e-5, "prm": 2e-5, "grpo": 4e-5, "ppo": 5e-5, "online-dpo": 1e-5, "rlaif": 1e-5, "constitutional": 1e-4,
-    "lm": 1e-3, "spin": 1e-5,
+    "lm": 1e-3, "spin": 1e-5, "opd": 4e-5, "gkd": 4e-5,
 }  # fmt: skip
 """Learning rates of the default model, which were there before any other size had one."""
 PAPERS = {
@@ -48,6 +48,7 @@ PAPERS = {
     ("online-dpo", 1e9): 5e-7, ("online-dpo", 6.9e9): 5e-7,  # TRL's documentation
     ("spin", 7e9): 5e-7,  # the paper
     ("rlaif", 6.9e9): 1e-6,  # RLOO, section C
+    ("opd", 8e9): 5e-5, ("opd --lora", 8e9): 1e-4,  # tinker-cookbook, recipes/distillation/README.md
     ("constitutional", 7e9): 2e-5,  # alignment-handbook, constitutional-ai
 }  # fmt: skip
 STAR = Point(135e6, 1e-4, "ours")

@@ -57,6 +57,11 @@ def write_rows(file, rows):
     return str(file)
 
 
+def named_roles(cls, model):
+    """The options that name the models which an algorithm cannot do without."""
+    return {"teacher": str(model)} if "teacher" in cls().roles(cls.Config()) else {}
+
+
 def data_for(algo, folder, count=12):
     """A file of rows that the algorithm can learn from."""
     return write_rows(folder / f"{algo}-{count}.jsonl", ROWS[algo](count))

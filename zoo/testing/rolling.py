@@ -68,7 +68,8 @@ class TinyJudge:
 
 @dataclass
 class Rolled:
-    """A rollout: its batch, the roles it used, the algorithm's state after it, each answer's reward, its metrics."""
+    """A rollout: its batch, the roles it used, the algorithm's state after it, the reward of each answer if it asks for
+    them, its metrics."""
 
     batch: Batch
     used: set[str]
@@ -93,8 +94,10 @@ def roll(stage: Stage, records: Sequence[dict[str, Any]], worth: Worth = tiny_re
         {"reward": TinyReward(worth, shaped=not judged)}, records, stage.precision, seen.append, lambda: MICRO_TOKENS,  # type: ignore[dict-item]
     )  # fmt: skip
     batch = rollouts(list(records), iteration, 0)
-    answered = rollouts._seen
-    scores = {answer_key(answer): value for answer, value in zip(answered.answers, answered.values, strict=True)}
+    answered, scores = rollouts._seen, dict[tuple[Any, ...], float]()
+    if answered.asked or judged:
+        # Else the reward is only shown.
+        scores = {answer_key(answer): value for answer, value in zip(answered.answers, answered.values, strict=True)}
     return Rolled(batch, set(stage.models.used), stage.algorithm.state(), scores, rollouts.take_metrics())
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.errors import ZooError
 from zoo.models.roles import Models
 from zoo.values.batches import batch_of
 from zoo.values.types import Answer, Answers, Batch, StepScores, TokenLogps, pad
@@ -29,9 +30,13 @@ class _GivenScores:
 
 
 class _Given:
-    """A role whose `logps` and `values` look answers up instead of scoring them."""
+    """A role whose `logps`, `values` and `divergence` look answers up instead of scoring them.
 
-    def __init__(self, logps: Mapping[str, TokenLogps], answers: Mapping[str, Answers]):
+    compared: what `divergence` gives, by field.
+    """
+
+    def __init__(self, logps: Mapping[str, TokenLogps], answers: Mapping[str, Answers], compared: _Given | None = None):
+        self._compared = compared
         # Each answer has its own row, so that a part of the batch works like the whole.
         self._rows = {id(one): (logps[name], i) for name, part in answers.items() for i, one in enumerate(part)}
         self._known = [(answers[name], logps[name]) for name in logps]
@@ -42,6 +47,11 @@ class _Given:
 
     def values(self, answers: Answers) -> Tensor:
         return self._look_up(answers).per_token
+
+    def divergence(self, answers: Answers, teacher: Any, **options: Any) -> Tensor:
+        if self._compared is None:
+            raise ZooError("These stand-ins have no divergence.", "Give it: stand_ins(divergence={field: [B, T]}).")
+        return self._compared.values(answers)
 
     def _look_up(self, part: Answers) -> TokenLogps:
         for answers, logps in self._known:
@@ -66,6 +76,7 @@ def stand_ins(
     scores: Mapping[str, Any] | None = None,
     behaviour: Mapping[str, Tensor] | None = None,
     entropy: Mapping[str, Tensor] | None = None,
+    divergence: Mapping[str, Tensor] | None = None,
     **roles: Mapping[str, Tensor],
 ) -> tuple[Batch, Models]:
     """A batch and models for it: `stand_ins(policy={"chosen": t, "rejected": t}, reference={…})`.
@@ -76,6 +87,7 @@ def stand_ins(
 
     For online algorithms: `critic={"answers": [B, T]}` gives the critic's `values`, `behaviour` the log-probabilities
     under the weights that generated the answers, `entropy` the entropies of the policy (0 by default).
+    divergence: what `models.policy.divergence` gives for a field, [B, T].
 
     scores: instead of roles, for a policy with a scalar head: a tensor [B] for each field of answers, a list of
     tensors [K] for a field of several answers to each prompt, or a tensor [B, S] for scores of steps (whose ends are
@@ -99,6 +111,9 @@ def stand_ins(
     for role, given in roles.items():
         logps = {name: _spread(given[name], shapes[name], (entropy or {}).get(name)) for name in given}
         made[role] = _Given(logps, {name: answers[name] for name in given})
+    if divergence is not None:
+        compared = {name: TokenLogps(values, shapes[name]) for name, values in divergence.items()}
+        made["policy"]._compared = _Given(compared, {name: answers[name] for name in compared})
     return batch, Models(**made)
 
 

@@ -21,6 +21,10 @@ class TopLogps:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """Ids [C, K] and log-probs [C, K + 1] of one answer."""
+        return self.ids[index], self.logps[index]
+
     def select(self, indices: Sequence[int]) -> TopLogps:
         return TopLogps([self.ids[i] for i in indices], [self.logps[i] for i in indices])
 

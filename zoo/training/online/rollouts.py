@@ -109,6 +109,7 @@ class Rollouts:
         with self._timed(), self.rolling(iteration):
             batch = self.hook.rollout(prompts=records, models=self.models, config=self.config, score=self._score)
             self._check(batch)
+            self._show(batch)
             self.metrics = {**self._seen.metrics(), **self._of_parts(), **self._gap()}
         begin_exchange()
         self._watch(step, judged)
@@ -194,6 +195,19 @@ class Rollouts:
             self._seen.add(answers, self.writer.texts(answers), scores.values, scores.parts)
         return torch.tensor(scores.values, dtype=torch.float32, device=answers[0].completion.device)
 
+    def _show(self, batch: Batch) -> None:
+        """Count the answers of a rollout that asked for no reward; if one was named, it is shown all the same."""
+        fields = [field for field in batch.fields.values() if isinstance(field, Answers)]
+        answers = Answers([answer for field in fields for answer in field if answer.behaviour is not None])
+        if self._seen.answers or self._seen.asked or not answers:
+            return
+        scores = Scores([math.nan] * len(answers), {}, Counter())
+        if "reward" in self.rewards:
+            with self.timing.measured(REWARD):
+                scores = self.scored("reward", answers, self.records)
+        self._seen.rewarded = "reward" in self.rewards
+        self._seen.add(answers, self.writer.texts(answers), scores.values, scores.parts)
+
     def scored(self, which: str, answers: Answers, records: Mapping[int, Any]) -> Scores:
         return shared_scores(self.rewards[which], answers, records, self.writer)
 
@@ -239,6 +253,8 @@ class Rollouts:
                 self.say(f"Step {step + 1}: {count} of {said + unsaid.total()} judgements are missing: {reason}")
             self.keep("rollout", f"step {step}", seen.samples(self.records, SHOWN))
             self.notify("rollout_end", step=step, metrics=self.metrics)
+        if not judged and not self._seen.asked:
+            return
         # With a judge, the run learns from its judgements; a reward is only logged.
         scored = said if judged else sum(not math.isnan(value) for value in seen.values)
         asked = said + unsaid.total() if judged else len(seen.values)
