@@ -92,6 +92,16 @@ def test_recomputing_adapters_and_rounded_matrices_hold_less():
     assert rounded.weights < 0.8 * wide.weights and wide.gradients < 0.5 * plain.gradients
 
 
+def test_recomputing_some_layers_holds_what_lies_between(tmp_path):
+    config().save_pretrained(tmp_path)
+    count = config().num_hidden_layers
+    ways = [Way("32-true"), Way("32-true", checkpointing=True, layers=count // 2), Way("32-true", checkpointing=True)]
+    said = [held(tmp_path, way, STEP).step for way in ways]
+    assert said[0] > said[1] > said[2]
+    traced = _of_model(config(), ways[1], STEP)
+    assert max(said[1], 0) == pytest.approx(max(traced.step, traced.rest), rel=0.1)
+
+
 @pytest.mark.parametrize("kind", [transformers.Qwen2Config, transformers.GPT2Config, transformers.Gemma2Config])
 def test_other_architectures_are_traced_too(kind):
     names = {"n_embd": 64, "n_layer": 8, "n_head": 4} if kind is transformers.GPT2Config else {"head_dim": 16}

@@ -107,6 +107,13 @@ def test_recomputing_activations_changes_nothing(train, algo):
     plain = train(algo, max_steps=3, lr=1e-3)
     recomputed = train(algo, max_steps=3, lr=1e-3, gradient_checkpointing=True)
     assert differences(plain, recomputed) < 1e-6
+    some = train(algo, max_steps=3, lr=1e-3, gradient_checkpointing=True, checkpoint_layers=1)
+    assert differences(plain, some) == 0 and losses(plain) == losses(some)
+
+
+def test_no_more_layers_can_be_recomputed_than_there_are(train):
+    with pytest.raises(ZooError, match="--checkpoint-layers 3: LlamaForCausalLM has 2 layers"):
+        train("sft", gradient_checkpointing=True, checkpoint_layers=3)
 
 
 def test_gradient_checkpointing_really_recomputes(train, monkeypatch):
@@ -119,6 +126,9 @@ def test_gradient_checkpointing_really_recomputes(train, monkeypatch):
     plain = len(forwards)
     train("sft", rows=4, max_steps=1, gradient_checkpointing=True)
     assert len(forwards) - plain == plain + 2, "each of the two layers once more"
+    whole = len(forwards)
+    train("sft", rows=4, max_steps=1, gradient_checkpointing=True, checkpoint_layers=1)
+    assert len(forwards) - whole == plain + 1, "the first of the two layers once more"
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_one_does_not(train):

@@ -122,13 +122,35 @@ def silence_dropout(model: Any) -> None:
                 setattr(module, name, 0.0)
 
 
-def recompute_activations(model: Any, adapted: bool) -> None:
-    """Keep few activations of a forward pass and recompute the others in the backward pass."""
+def recompute_activations(model: Any, adapted: bool, layers: int | None = None) -> None:
+    """Keep few activations of a forward pass and recompute the others in the backward pass.
+
+    layers: of the first so many layers alone. Raises ZooError for a model that cannot choose.
+    """
     # The older name warns in newer versions of transformers, which have both.
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable({"use_reentrant": False})
     if adapted:
         model.enable_input_require_grads()
+    if layers is not None:
+        for layer in _layers_to_choose(model, layers)[layers:]:
+            layer.gradient_checkpointing = False
+
+
+def _layers_to_choose(model: Any, wanted: int) -> Any:
+    """The layers of a model, each of which says for itself whether it is recomputed."""
+    base = base_of(model)
+    count = text_config(base).num_hidden_layers
+    if wanted > count:
+        raise ZooError(
+            f"--checkpoint-layers {wanted}: {type(base).__name__} has {count} layers.",
+            f"Use at most {count}, or leave it out for all of them.",
+        )
+    for module in base.modules():
+        if isinstance(module, torch.nn.ModuleList) and len(module) == count:
+            if all(hasattr(layer, "gradient_checkpointing") for layer in module):
+                return module
+    raise ZooError(f"--checkpoint-layers: {type(base).__name__} recomputes all of its layers or none.", "Leave it out.")
 
 
 def with_scalar_head(language_model: Any, dtype: torch.dtype, trust_remote_code: bool = False) -> Any:

@@ -36,7 +36,7 @@ def choose_micro_tokens(core: TrainConfig, device: torch.device, model: Any) -> 
         return CPU_MICRO_TOKENS
     free, _ = torch.cuda.mem_get_info(device)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return tokens_that_fit(free, trained, text_config(model), core.gradient_checkpointing)
+    return tokens_that_fit(free, trained, text_config(model), core.recomputes_all)
 
 
 def tokens_that_fit(free: int, trained: int, config: Any, recomputed: bool) -> int:

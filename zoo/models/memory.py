@@ -60,8 +60,8 @@ class Step:
 class Way:
     """How a role is computed. base_dtype: as the option says it; targets, whole: separated by commas.
 
-    goes_on: there is a second adapter, as at the start; scalar: it scores; group: the processes among which its layers
-    are cut.
+    goes_on: there is a second adapter, as at the start; layers: how many are recomputed, None for all; scalar: it
+    scores; group: the processes among which its layers are cut.
     """
 
     precision: str
@@ -74,6 +74,7 @@ class Way:
     whole: str = ""
     goes_on: bool = False
     checkpointing: bool = False
+    layers: int | None = None
     scalar: bool = False
     shared: bool = True
     on_cpu: bool = True
@@ -112,9 +113,19 @@ class Held:
         held = Held(*(a + (layers - LAYERS[0]) * (b - a) for a, b in pairs))
         return dataclasses.replace(held, largest=max(self.largest, more.largest), rest=max(self.rest, more.rest))
 
+    def towards(self, other: Held, share: float) -> Held:
+        """What a model holds of whose layers a share is computed as in the other one."""
+        pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
+        return Held(*(a + share * (b - a) for a, b in pairs))
+
 
 def held(folder: Path, way: Way, step: Step) -> Held:
     """What the model in a folder holds, by its configuration; kept in the cache. Raises whatever a model may raise."""
+    if way.checkpointing and way.layers is not None:
+        recomputed, plain = (
+            held(folder, dataclasses.replace(way, checkpointing=given, layers=None), step) for given in (True, False)
+        )
+        return plain.towards(recomputed, way.layers / text_of(configuration(folder)).num_hidden_layers)
     versions = [f"{name} {installed(name)}" for name in ("torch", "transformers", "peft")]
     fields = [field.name for field in dataclasses.fields(Held)]
     place = [str(folder), *map(str, (*dataclasses.astuple(way), *dataclasses.astuple(step))), *versions, *fields]
@@ -133,7 +144,8 @@ def rough(folder: Path, way: Way, step: Step) -> Held:
     size = 2.0 if way.precision == "bf16-true" or (way.base_dtype == "bfloat16" and trained < count) else 4.0
     if way.base_dtype in QUANTISED and trained < count:
         size = {"nf4": 0.52, "int8": 1.0}[way.base_dtype]
-    step_bytes = VALUES * 4.0 * layers * wide * step.tokens / (10 if way.checkpointing else 1)
+    recomputed = min(1.0, (way.layers or layers) / layers) if way.checkpointing else 0.0
+    step_bytes = VALUES * 4.0 * layers * wide * step.tokens * (recomputed / 10 + 1 - recomputed)
     embedding = 4.0 * wide * text.vocab_size
     cache = _cached(text, way)
     return Held(size * count, size * trained, trained, 0.0, embedding, step_bytes, 3 * embedding, step_bytes / layers,
@@ -189,7 +201,7 @@ def _made(config: Any, way: Way) -> Any:
     if way.lora or not way.trained:
         round_frozen(model, way.precision, way.base_dtype)
     if way.checkpointing and way.trained:
-        recompute_activations(model, adapted=way.lora)
+        recompute_activations(model, way.lora, way.layers)
     return model.train(way.trained)
 
 

@@ -10,6 +10,7 @@ import torch
 
 from zoo.errors import ZooError
 from zoo.libraries.adapters import refuse_doubled, rows_to_train
+from zoo.libraries.architecture import recompute_activations
 from zoo.libraries.reliance import require
 from zoo.libraries.tensor_parallel import refuse_uncuttable
 from zoo.libraries.tracing import FakeCopies, configuration, fake_model
@@ -20,7 +21,7 @@ from zoo.options.config import TrainConfig
 
 
 def check_layers(folder: Path, core: TrainConfig, head: str, new_tokens: bool) -> None:
-    """Raises ZooError for adapters and options of routers that do not fit the model in a folder.
+    """Raises ZooError for adapters, and options of routers and layers, that do not fit the model in a folder.
 
     head: as of `load_policy`; new_tokens: rows of tokens are trained beside adapters. A model that cannot be made of
     its configuration alone is not looked at.
@@ -55,5 +56,7 @@ def _try(folder: Path, core: TrainConfig, head: str, new_tokens: bool) -> None:
     if new_tokens and core.lora and rows_to_train(model, [0], names_in(core.train_modules)):
         # peft must not train rows here: it copies numbers that are not there, which corrupts memory.
         refuse_doubled(model, core.lora_targets)
+    if core.gradient_checkpointing:
+        recompute_activations(model, adapted=False, layers=core.checkpoint_layers)
     with FakeCopies():
         with_trained(model, core, 1)

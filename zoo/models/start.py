@@ -125,7 +125,7 @@ def load_policy(
     if core.lora:
         round_frozen(model, precision, core.frozen_dtype)
     if core.gradient_checkpointing:
-        recompute_activations(model, adapted=core.lora)
+        recompute_activations(model, core.lora, core.checkpoint_layers)
     return model
 
 

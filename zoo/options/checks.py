@@ -34,6 +34,7 @@ RULES: dict[str, Rule] = {
     "seed": (lambda value: 0 <= value < 2**63, "at least 0 and below 2^63"),
     "epochs": (lambda value: 0 < value <= MOST_EPOCHS, f"above 0 and at most {MOST_EPOCHS:,}"),
     **dict.fromkeys(("batch_size", "max_steps", "limit", "micro_tokens", "data_workers"), POSITIVE),
+    "checkpoint_layers": POSITIVE,
     "shuffle_buffer": POSITIVE,
     **dict.fromkeys(("lora_rank", "lora_alpha", "lora_plus"), POSITIVE),
     **dict.fromkeys(("devices", "num_nodes", "tensor_parallel"), POSITIVE),

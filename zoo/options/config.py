@@ -71,6 +71,8 @@ class ModelOptions:
     model's own, or 0 with frozen routers."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
+    checkpoint_layers: int | None = None
+    """With gradient_checkpointing, recompute the first N layers alone; by default all."""
     trust_remote_code: bool = False
     """Run code that comes with a hub model. Accepted only on the command line, never from a file."""
 
@@ -314,6 +316,11 @@ class TrainConfig(
         """How matrices that are not trained are kept: as `--quantize` says, else `--base-dtype`."""
         return self.quantize or self.base_dtype
 
+    @property
+    def recomputes_all(self) -> bool:
+        """Whether the activations of all layers are recomputed."""
+        return self.gradient_checkpointing and self.checkpoint_layers is None
+
 
 @dataclass(frozen=True)
 class Resolved:
@@ -414,6 +421,7 @@ OTHER_NAMES = {
     "additional_target": "train_modules",
     "use_dora": "lora_kind",
     "init_lora_weights": "lora_kind",
+    "recompute_num_layers": "checkpoint_layers",
     "use_rslora": "lora_kind",
     "loraplus_lr_ratio": "lora_plus",
     "router_aux_loss_coef": "router_aux_loss",
@@ -453,7 +461,8 @@ FREE = (
 """Options that change what is stored or where, never the result; a resume may have other ones."""
 TOLD = (
     "accelerator", "devices", "num_nodes", "strategy", "tensor_parallel", "offload", "layout", "micro_tokens",
-    "gradient_checkpointing", "base_dtype", "reference_cache", "reward_timeout", "log_every", "trust_remote_code",
+    "gradient_checkpointing", "checkpoint_layers", "base_dtype", "reference_cache", "reward_timeout", "log_every",
+    "trust_remote_code",
     "versions", "device",
 )  # fmt: skip
 """What changes a result by rounding, by luck or in no number at all: a resume tells it, and goes on."""

@@ -31,6 +31,10 @@ NEEDS = (
     Need(
         SHAPE, lambda core: not (core.lora and core.lora_continue), "the adapters that go on have their own"
     ),
+    Need(
+        ("checkpoint_layers",), lambda core: core.gradient_checkpointing,
+        "without --gradient-checkpointing nothing is recomputed",
+    ),
     Need(("decay_mix",), lambda core: core.decay_data is not None, "there is no --decay-data"),
     # The decay phase mixes its data with the rest.
     Need(("mix_by",), lambda core: bool({"*", "+"} & {*core.data}) or core.decay_data is not None,

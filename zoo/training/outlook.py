@@ -215,7 +215,8 @@ class _Look:
         core = self.core
         own = core.lora_targets != TrainConfig().lora_targets or core.lora_dropout or core.train_modules
         folder = configured(core.model, core.out)
-        if folder is not None and ((core.lora and own) or core.freeze_routers or core.router_aux_loss):
+        layers = core.gradient_checkpointing and core.checkpoint_layers
+        if folder is not None and ((core.lora and own) or layers or core.freeze_routers or core.router_aux_loss):
             # Without weights, but with the classes of torch and transformers.
             from zoo.models.skeleton import check_layers
 

@@ -109,7 +109,7 @@ class Plan:
         folder = self.models["policy"]
         trained = 0 if self.core.lora else weights_in(folder)[0]
         free, config = int(_free(self)[0] or 0), text_of(configuration(folder))
-        return tokens_that_fit(free, trained, config, self.core.gradient_checkpointing)
+        return tokens_that_fit(free, trained, config, self.core.recomputes_all)
 
     @property
     def share(self) -> int:
@@ -393,7 +393,7 @@ def _way(plan: Plan, role: str) -> Way:
         **common, lora=lora, rank=core.lora_rank, targets=targets if lora else "all-linear",
         kind=core.lora_kind if lora else "lora", whole=",".join(names_in(core.train_modules)) if lora else "",
         goes_on=lora and core.lora_continue,
-        checkpointing=core.gradient_checkpointing,
+        checkpointing=core.gradient_checkpointing, layers=core.checkpoint_layers,
     )  # fmt: skip
 
 
