@@ -275,7 +275,7 @@ def test_a_turn_with_the_result_of_a_tool_learns_the_turn_alone():
     assert answers.lengths.tolist() == [2] and answers.behaviour.tolist() == [[-0.5, -1.0, 0.0, 0.0, 0.0]]
 
 
-ALGORITHMS = ["Centred", "Adaptive", "Ranker", "Anchored"]
+ALGORITHMS = ["Centred", "Adaptive", "Ranker", "Anchored", "AgainstItself"]
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

@@ -45,6 +45,6 @@ class Rho1(Algorithm):
 def largest(excess: Tensor, logps: TokenLogps, share: float) -> Tensor:
     """The tokens with the largest excess of each row, bool [B, T]: that share of those that count, at least one."""
     counts = (logps.lengths * share).ceil().clamp(min=1)
-    order = excess.where(logps.mask, -math.inf).argsort(-1, descending=True, stable=True)
+    order = excess.where(logps.mask, -math.inf).argsort(dim=-1, descending=True, stable=True)
     rank = torch.empty_like(order).scatter_(-1, order, torch.arange(order.shape[1]).expand_as(order).to(order.device))
     return (rank < counts[:, None]) & logps.mask

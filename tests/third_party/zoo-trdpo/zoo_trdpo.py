@@ -22,7 +22,7 @@ class TRDPO(Algorithm):
     saved = ("renewed",)
     defaults = {"lr": 1e-6}
     metrics = {"margin": "β times the difference of the two log-ratios.", "renewed": "The step of the last renewal."}
-    conformance = {"start": {"margin": 0.0}, "variants": [{"renew_every": 1}]}
+    conformance = {"start": {"margin": 0.0}, "variants": [{"beta": 0.5}]}
     renewed = 0
 
     @dataclass
