@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from zoo.errors import TrainingStopped, ZooError
 from zoo.libraries import sharding
+from zoo.libraries.optimizers import adafactor
 from zoo.libraries.scattered import Part, read_parts, tensors_in, weights_in, write_parts
 from zoo.libraries.tensor_parallel import cut_dims
 from zoo.libraries.tiny import make_tiny
@@ -113,6 +114,36 @@ def test_what_three_processes_wrote_one_two_and_four_read(together, tmp_path):
         together(count, lambda: goes_on_from(folder))
     shapes = {f"policy.{name}": list(p.shape) for name, p in tiny().named_parameters()}
     assert weight_shapes(folder / "step-1") == {**shapes, "critic.score": [3]}
+
+
+def step_with_adafactor(seed):
+    model = sharding.shard(tiny())
+    made = adafactor([{"params": list(model.parameters()), "lr": 0.1}], -0.8, 1.0)
+    torch.manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.grad = sharding.part_like(torch.randn(parameter.shape), parameter)
+    made.step()
+    return model, made
+
+
+def reads_its_moments(folder):
+    model, optimizer = step_with_adafactor(seed=0)
+    writer = FolderCheckpoints(in_parts=True)
+    writer.save_checkpoint(checkpoint_of(model, optimizer), folder / "step-1")
+    writer.settle()
+    from_all(None)
+    _, other = step_with_adafactor(seed=1)
+    stored = FolderCheckpoints(in_parts=True).load_checkpoint(folder / "step-1")
+    sharding.load_optimizer_state(other, stored["optimizer_states"][0])
+    for mine, read in zip(optimizer.state.values(), other.state.values(), strict=True):
+        assert mine.keys() == read.keys()
+        tensors = [name for name in mine if torch.is_tensor(mine[name])]
+        assert all(torch.equal(sharding.whole(mine[name]), sharding.whole(read[name])) for name in tensors)
+        assert (mine["step"], mine["RMS"]) == (read["step"], read["RMS"]) == (1, 0)
+
+
+def test_moments_of_rows_and_columns_are_written_and_read(together, tmp_path):
+    together(2, lambda: reads_its_moments(tmp_path))
 
 
 @pytest.mark.parametrize(("count", "fsdp"), [(2, False), (4, True)])

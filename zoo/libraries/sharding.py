@@ -279,8 +279,8 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """The `state_dict` of an optimizer, with the parts that this process holds of what is shared out."""
 
     def part(parameter: Tensor, dim: int | None, tensor: Tensor) -> Part | Tensor:
-        # Moments are shared out as their weights are; a count of steps is not.
-        return part_of(tensor, dim) if tensor.shape == parameter.shape and is_part(parameter, dim) else tensor
+        # Moments are shared out as their weights are. A count of steps is not; means of rows and columns are small.
+        return part_of(tensor, dim) if tensor.shape == parameter.shape and is_part(parameter, dim) else whole(tensor)
 
     return _state_mapped(optimizer, optimizer.state_dict(), part)
 

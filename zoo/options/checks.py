@@ -116,10 +116,16 @@ def check_values(core: TrainConfig, origin: dict[str, str]) -> None:
             f"--quantize {core.quantize} cannot be shared out: blocks of quantised weights are no matrices.",
             f"Leave out --strategy {FSDP}, and each process keeps its quantised copy; or leave out --quantize.",
         )
+    if (name := name_in(core.optimizer)) in OF_BITSANDBYTES and core.strategy == FSDP:
+        raise ZooError(
+            f"The optimizer {name} is bitsandbytes', which cannot read weights that are shared out.",
+            f"Use --optimizer adamw or adafactor, or leave out --strategy {FSDP}.",
+        )
     if core.offload and core.strategy != FSDP:
         raise ZooError("--offload is for models that are sharded.", f"Add --strategy {FSDP}, or leave out --offload.")
 
 
+OF_BITSANDBYTES = ("adamw_8bit", "paged_adamw_8bit")
 WHOLE_MATRICES = ("muon", "adafactor")
 """Optimizers for which a part of a matrix is not what the matrix is."""
 
@@ -135,7 +141,12 @@ def check_tensor_parallel(core: TrainConfig) -> None:
             f"--tensor-parallel {size} does not divide the {where}: a group lies on one machine.",
             f"Add --devices {size}, or a multiple of it; --tensor-parallel 1 cuts nothing.",
         )
-    if core.strategy == "ddp" or (core.strategy != FSDP and processes > size):
+    if core.strategy == "ddp":
+        raise ZooError(
+            f"--tensor-parallel {size} cuts the layers, and --strategy ddp keeps whole copies of them.",
+            f"Leave out --strategy ddp{f', or take --strategy {FSDP}' if processes > size else ''}.",
+        )
+    if core.strategy != FSDP and processes > size:
         raise ZooError(
             f"--tensor-parallel {size} with {processes} processes shares out the weights among the groups.",
             f"Add --strategy {FSDP}, or use --devices {size}.",
