@@ -13,14 +13,13 @@ import torch.distributed as dist
 from zoo.errors import ZooError
 from zoo.libraries import sharding
 from zoo.libraries.cluster import Place
-from zoo.libraries.meeting import Launcher, Peers, in_background
+from zoo.libraries.meeting import Launcher, Peers, connect, in_background
 from zoo.libraries.reliance import importing
 from zoo.processes import begin_exchange, leave_processes
 
 with importing("lightning"):
     from lightning.fabric.utilities.distributed import (
         _get_default_process_group_backend_for_device,
-        _init_dist_connection,
         _set_num_threads_if_needed,
     )
     from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
@@ -64,7 +63,7 @@ class Connected:
             # The current device belongs to the thread.
             torch.cuda.set_device(self.device)
         backend = _get_default_process_group_backend_for_device(self.device)
-        _init_dist_connection(self.place.environment, backend, self.place.rank, self.place.processes)
+        connect(self.place.environment, backend, self.place.rank, self.place.processes)
 
     def _still_waiting(self, seconds: float) -> None:
         if self.place.local_rank == 0:
