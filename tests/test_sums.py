@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from zoo.training.step import sums as module
 from zoo.training.step.sums import Sums
 from zoo.values.types import Loss, metric_sums
 
@@ -41,6 +42,24 @@ def test_a_mean_does_not_depend_on_how_its_values_were_cut():
     for part in (values[:1], values[1:3], values[3:]):
         cut.add(metric_sums({"x": part}))
     assert whole.means() == cut.means() == {"x": 3.75}
+
+
+def test_sums_of_all_processes_are_in_the_order_of_this_one(monkeypatch):
+    """The others may have theirs in another."""
+    own, other = Sums(), Sums()
+    own.add({"loss": pair(6.0, 3.0), "accuracy": pair(1.0, 2.0)})
+    other.add({"accuracy": pair(1.0, 2.0), "loss": pair(0.0, 3.0)})
+
+    def all_gather(every, mine):
+        every[0].copy_(mine)
+        every[1].copy_(torch.stack([part for name in sorted(other.pairs) for part in other.pairs[name]]))
+
+    monkeypatch.setattr(module, "is_distributed", lambda: True)
+    monkeypatch.setattr(module, "begin_exchange", lambda: None)
+    monkeypatch.setattr(module.dist, "all_gather", all_gather)
+    monkeypatch.setattr(module.dist, "get_world_size", lambda: 2)
+    together = own.reduced(torch.device("cpu"))
+    assert list(together.means().items()) == [("loss", 1.0), ("accuracy", 0.5)]
 
 
 def test_a_metric_named_max_is_the_largest_value_that_counts_however_it_was_cut():

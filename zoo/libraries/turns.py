@@ -21,7 +21,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_map_only
 
 from zoo import processes
 from zoo.libraries.wrappers import base_of
@@ -141,10 +141,15 @@ def caller(model: Any) -> Callable[..., Any]:
     return base_of(model).forward if is_shared(model) else model
 
 
+def _alone(tensor: Tensor) -> Tensor:
+    return tensor.clone() if tensor._is_view() else tensor
+
+
 def _entered(shared: Shared, work: Callable[[], Any]) -> Any:
     shared.entered = True
     try:
-        result = shared.enter(work)
+        # What FSDP returns is no view, which a change in place would cut off from its hook.
+        result = shared.enter(lambda: tree_map_only(Tensor, _alone, work()))
     finally:
         shared.entered = False
     if torch.is_grad_enabled():

@@ -412,7 +412,9 @@ def verify(folder: Path) -> None:
     parts = sorted(name for name in written if PARTS.fullmatch(name))
     for name in (*(parts or [WEIGHTS]), REST):
         file = folder / name
-        if not file.is_file() or written.get(name) != (file.stat().st_size, sha256(file)):
+        if not file.is_file():
+            raise ZooError(f"{file} is missing.")
+        if written.get(name) != (file.stat().st_size, sha256(file)):
             raise ZooError(f"{file} is damaged: it is not what was written.")
 
 

@@ -33,14 +33,16 @@ class Sums:
         if not is_distributed() or not self._pairs:
             return self
         begin_exchange()
+        # In one order, whatever that of this process, which the result keeps.
         names = sorted(self._pairs)
+        place = {name: 2 * number for number, name in enumerate(names)}
         mine = torch.stack([part.to(device) for name in names for part in self._pairs[name]])
         every = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
         dist.all_gather(every, mine)
         together = Sums()
         # The processes of a tensor group have the same pairs.
         for stacked in every[:: tensor_group().size]:
-            together.add({name: (stacked[2 * i], stacked[2 * i + 1]) for i, name in enumerate(names)})
+            together.add({name: (stacked[place[name]], stacked[place[name] + 1]) for name in self._pairs})
         return together
 
     @property
