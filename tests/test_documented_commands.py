@@ -273,7 +273,7 @@ def known_flags():
     chaos = ROOT / "zoo/testing/chaos/__main__.py"
     for script in [*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "tools").glob("*.py"), chaos]:
         flags |= set(re.findall(r'"(--[a-z-]+)"', script.read_text(encoding="utf-8")))
-    return flags | OTHERS | {"--help", "--version", "--margin", "--install-completion"}
+    return flags | OTHERS | {"--help", "--version", "--margin", "--anchor", "--guide", "--install-completion"}
 
 
 def test_every_flag_that_a_page_names_exists():
