@@ -23,6 +23,8 @@ from zoo.bundled.starter import rows
 from zoo.contract import registry
 
 STEPS = 8
+TEACHERS = dict.fromkeys(("gkd", "opd"), ["--teacher", "smollm2-135m"])
+"""A teacher of the size of the student: what a larger one costs more is its own."""
 TEXT = ["--max-length", "512", "--batch-size", "8"]
 
 
@@ -37,7 +39,7 @@ def main() -> None:
 
 def row(algo: str, folder: Path) -> str:
     """A line of the table."""
-    options = ["--algo", algo, *of_text(algo, folder), "--out", str(folder / algo)]
+    options = ["--algo", algo, *of_text(algo, folder), *TEACHERS.get(algo, []), "--out", str(folder / algo)]
     steps = json.loads(zoo([*options, "--dry-run", "--json"]))["found"]["steps"]
     begun = time.perf_counter()
     zoo([*options, "--max-steps", str(STEPS), "--eval-fraction", "0", "--score", "none", "--save-every", "0"])

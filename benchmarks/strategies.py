@@ -37,6 +37,8 @@ def compared(algo: str, folder: Path) -> list[str]:
     kind = registry.load_algorithm(algo)[1].kinds()[0]
     rows.write_text("".join(json.dumps(row) + "\n" for row in tiny_rows(kind, 10)), encoding="utf-8")
     options = {"model": str(folder / "tiny"), "data": str(rows), "max_steps": STEPS}
+    if algo in ("gkd", "opd"):
+        options["teacher"] = str(folder / "teacher")
     one = make(Order(algo, options, folder, f"{algo}-one"))
     orders = [
         Order(algo, {**options, **more}, folder, f"{algo}-{number}", more["devices"], f"{algo}-one")
@@ -59,6 +61,7 @@ def main() -> None:
     print(f"| algorithm | {' | '.join(STRATEGIES)} |\n|---|{'---|' * len(STRATEGIES)}", flush=True)
     with tempfile.TemporaryDirectory() as place:
         write_folder(Path(place) / "tiny")
+        write_folder(Path(place) / "teacher", seed=1)
         for name in names:
             print(f"| {name} | {' | '.join(compared(name, Path(place)))} |", flush=True)
 
