@@ -33,12 +33,16 @@ STEPS = 8
 
 def compared(algo: str, folder: Path) -> list[str]:
     """How far the runs of an algorithm under each strategy are from the run on one process."""
-    rows = folder / f"{algo}.jsonl"
+    rows, teacher = folder / f"{algo}.jsonl", str(folder / "teacher")
     kind = registry.load_algorithm(algo)[1].kinds()[0]
     rows.write_text("".join(json.dumps(row) + "\n" for row in tiny_rows(kind, 10)), encoding="utf-8")
     options = {"model": str(folder / "tiny"), "data": str(rows), "max_steps": STEPS}
-    if algo in ("gkd", "opd"):
-        options["teacher"] = str(folder / "teacher")
+    own: dict[str, dict[str, Any]] = {
+        "gkd": {"teacher": teacher},
+        "opd": {"teacher": teacher},
+        "spin": {"minibatches": 2},
+    }
+    options |= own.get(algo, {})
     one = make(Order(algo, options, folder, f"{algo}-one"))
     orders = [
         Order(algo, {**options, **more}, folder, f"{algo}-{number}", more["devices"], f"{algo}-one")
