@@ -59,7 +59,7 @@ class Wrong(Algorithm):
         pair: Tensor = models.policy.logps(batch.chosen, batch.rejected)  # two, not one
         models.policy.logps(batch.chosen, temperatur=1.0)  # misspelt
         models.policy.logps(batch.chosen).total()  # no such method
-        models.reference.generate(["a prompt"])  # frozen
+        models.reference.divergence(batch.chosen, models.policy, kind="jsd")  # frozen
         models.policy.logps(batch.margin)  # numbers, not answers
         return Loss.per_example(models.policy.logps(batch.chosen))  # log-probs of tokens, not values
 '''

@@ -26,6 +26,8 @@ def run_of(algo, folder, model, **options):
     rows = folder / "rows.jsonl"
     rows.write_text("".join(json.dumps(row) + "\n" for row in tiny_rows(KINDS[algo], 12)), encoding="utf-8")
     online = {"reward": "zoo.testing.tiny:tiny_reward", "answers_per_prompt": 2} if algo in ONLINE else {}
+    # By default a rollout of spin is for 32 steps.
+    online |= {"minibatches": 1} if algo == "spin" else {}
     online |= named_roles(registry.load_algorithm(algo)[1], model)
     return zoo.train(
         algo, data=str(rows), model=str(model), out=str(folder / "runs"), batch_size=4, max_steps=2, save_every=1,

@@ -348,6 +348,12 @@ def copied_as_itself(patch):
     patch.setattr(torch.Tensor, "__deepcopy__", lambda tensor, memo: tensor)
 
 
+def saves_in_a_way_of_its_own(patch):
+    from transformers import PreTrainedModel
+
+    patch.setattr(PreTrainedModel, "save_pretrained", lambda model, *args, **options: None)
+
+
 def merged_without_them(patch):
     from peft import LoraModel
 
@@ -534,6 +540,7 @@ CHANGES = {
     "heads_of_other_architectures": (logits_shifted, "not those of its output layer"),
     "routers_can_be_heard": (router_keeps_its_logits, "logits and choices of shapes []"),
     "models_have_a_plan": (plan_renamed, "the plan of a Llama has the styles none"),
+    "files_can_be_written_later": (saves_in_a_way_of_its_own, "it wrote []"),
     "windows_are_in_the_configuration": (window_renamed, "a window of 4 and no window are read as"),
     "embeddings_may_be_given": (embeddings_scaled, "output for them differs"),
     "dropout_can_be_silenced": (dropout_elsewhere, "differs by"),

@@ -81,8 +81,9 @@ def test_without_a_teacher_a_run_says_what_to_type(beside):
 
 def test_a_teacher_without_effect_is_told(beside, other_folder, capsys):
     beside("reference", teacher=str(other_folder), quiet=False)
-    assert "Note: --teacher has no effect: reference with these options has no teacher." in " ".join(
-        capsys.readouterr().out.split()
+    said = capsys.readouterr().out
+    assert (
+        "Note: --teacher has no effect: " in said and "reference.py:Beside with these options has no teacher." in said
     )
 
 

@@ -132,7 +132,9 @@ def run(tmp_path, tiny_folder, monkeypatch):
         if cls.online():
             own = {"reward": "length", "max_new_tokens": 4, "answers_per_prompt": 2, "epochs": 2}
             options = {name: value for name, value in own.items() if name != "reward" or algo in REWARDED} | options
-        options = {**named_roles(cls, tiny_folder), **options}
+        # By default a rollout of spin is for 32 steps.
+        few = {"minibatches": 1} if algo == "spin" else {}
+        options = {**few, **named_roles(cls, tiny_folder), **options}
         return train(algo, **{"data": data, "max_steps": 2, "score": "none", **options})
 
     return run

@@ -61,9 +61,10 @@ def test_entropy_and_temperature_are_passed_on(tiny_model):
 
 def test_a_reference_that_follows_a_snapshot_leaves_the_policy_and_its_gradient_alone(tiny_model):
     model = copy.deepcopy(tiny_model).train()
-    policy, reference = Policy(model, "shared"), Reference(lambda: None, "shared", None)
+    policy = Policy(model, "shared")
+    reference = Reference(lambda: None, "shared", None, policy=policy)
     before = policy.logps(CHOSEN).per_token.detach()
-    reference.follow(Snapshot(model))
+    reference.renew()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1.1)

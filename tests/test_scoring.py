@@ -140,8 +140,8 @@ def test_only_counted_positions_reach_the_output_head(tiny_model, monkeypatch):
     from zoo.models import logps
 
     rows = []
-    original = logps._logits
-    monkeypatch.setattr(logps, "_logits", lambda hidden, *rest: rows.append(len(hidden)) or original(hidden, *rest))
+    original = logps.part_logits
+    monkeypatch.setattr(logps, "part_logits", lambda hidden, *rest: rows.append(len(hidden)) or original(hidden, *rest))
     answers = [Answer.of([1] * 50, [2] * 4, mask=[True, False, True, True])]
     with torch.no_grad():
         score_answers(tiny_model, answers, "padded")

@@ -309,7 +309,7 @@ def test_a_dry_run_refuses_a_model_that_cannot_be_cut(tmp_path, tiny_folder):
         ({"devices": 3}, "does not divide the 3 processes"),
         ({"devices": 3, "num_nodes": 2}, "does not divide the 3 processes of a machine"),
         ({"devices": 4}, "shares out the weights among the groups"),
-        ({"devices": 2, "strategy": "ddp"}, "Add --strategy fsdp"),
+        ({"devices": 2, "strategy": "ddp"}, "Leave out --strategy ddp."),
         ({"devices": 2, "optimizer": "muon"}, "looks at whole matrices"),
         ({"devices": 2, "lora": True, "quantize": "nf4"}, "cannot be cut"),
         ({"devices": 2, "lora": True, "lora_kind": "dora"}, "reads whole matrices"),
