@@ -37,7 +37,7 @@ from zoo.testing.schedules import find_schedule
 from zoo.testing.suite import NAMES
 from zoo.training.run import resolve_options
 
-MADE = {"clean", "good", "harmless", "labelled", "mine", "unique", "deduplicated"}
+MADE = {"clean", "good", "harmless", "labelled", "mine", "unique", "deduplicated", "taught"}
 """Files that commands of the pages write."""
 FILES = {*ROWS, *MADE}
 MODELS = {

@@ -51,6 +51,7 @@ FILLED = {
     "data=…": "data=questions.jsonl",
     "--model FOLDER": "--model my-model",
     "--model MODEL": "--model smollm2-135m",
+    "zoo label DATA --teacher MODEL": "zoo label pairs.jsonl --teacher my-model",
     "NAME(action": "loss_spike(action",
     "NAME": "dpo",
 }

@@ -82,9 +82,7 @@ def test_without_a_teacher_a_run_says_what_to_type(beside):
 def test_a_teacher_without_effect_is_told(beside, other_folder, capsys):
     beside("reference", teacher=str(other_folder), quiet=False)
     said = capsys.readouterr().out
-    assert (
-        "Note: --teacher has no effect: " in said and "reference.py:Beside with these options has no teacher." in said
-    )
+    assert "Note: --teacher has no effect: " in said and "Beside with these options has no teacher." in said
 
 
 @pytest.mark.parametrize("options", [{"base_dtype": "bfloat16"}, {"quantize": "int8"}])

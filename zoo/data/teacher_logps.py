@@ -1,4 +1,4 @@
-"""A teacher's log-probabilities beside a row: the column that `zoo label --teacher` writes and training reads.
+"""A teacher's log-probabilities beside a row: the column that `zoo label` writes and training reads.
 
 The column `teacher_logps` holds, for C completion tokens and K words:
 
@@ -44,7 +44,7 @@ def stored_logps(records: Sequence[Mapping[str, Any]]) -> TopLogps:
     if len({ids.shape[1] for ids, _ in pairs}) > 1:
         raise ZooError(
             "The rows have log-probs of different numbers of words.",
-            "Label them with one --top-k: zoo label --teacher.",
+            "Label them with one --top-k: zoo label DATA --teacher MODEL.",
         )
     return TopLogps([ids for ids, _ in pairs], [logps for _, logps in pairs])
 
