@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Mapping
+from itertools import count
 from typing import Any
 
 import torch
@@ -13,16 +14,34 @@ import torch.distributed as dist
 from zoo.errors import ZooError
 from zoo.libraries import sharding
 from zoo.libraries.cluster import Place
-from zoo.libraries.meeting import Launcher, Peers, connect, in_background
+from zoo.libraries.meeting import Launcher, Peers, in_background
 from zoo.libraries.reliance import importing
 from zoo.processes import begin_exchange, leave_processes
 
 with importing("lightning"):
     from lightning.fabric.utilities.distributed import (
         _get_default_process_group_backend_for_device,
+        _init_dist_connection,
         _set_num_threads_if_needed,
     )
     from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
+
+
+_RUNS = count()
+
+
+def connect(environment: Any, backend: str, rank: int, processes: int) -> None:
+    """Connect the processes of a run. Those that torchrun has started may make several runs, one after the other.
+
+    What a run has written into torchrun's store stays there; the next one would read its addresses.
+    """
+    run = next(_RUNS)
+    options = {}
+    if run and environment.creates_processes_externally and not dist.is_initialized():
+        os.environ |= {"MASTER_ADDR": environment.main_address, "MASTER_PORT": str(environment.main_port)}
+        store, _, _ = next(dist.rendezvous("env://", rank, processes))
+        options = {"store": dist.PrefixStore(f"run {run}", store)}
+    _init_dist_connection(environment, backend, rank, processes, **options)
 
 
 class Connected:

@@ -13,11 +13,9 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
-from itertools import count
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from zoo.errors import ZooError
 from zoo.libraries.cluster import started_by
@@ -25,7 +23,7 @@ from zoo.libraries.reliance import importing, relies_on
 from zoo.processes import from_all, my_rank, process_is_alive
 
 with importing("lightning"):
-    from lightning.fabric.utilities.distributed import _init_dist_connection, _set_num_threads_if_needed
+    from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
     from lightning.pytorch.accelerators import CPUAccelerator
     from lightning.pytorch.plugins.environments import LightningEnvironment
     from lightning.pytorch.strategies import DDPStrategy
@@ -39,7 +37,6 @@ LAST_WORD = 10.0
 """Seconds that this process has to end by itself once another one has ended."""
 LOST = ("gloo", "nccl", "closed by peer", "reset by peer", "connection refused", "broken pipe", "socket")
 """Words in what the backends say of a process that is gone."""
-_RUNS = count()
 
 
 class Meeting(DDPStrategy):
@@ -70,9 +67,6 @@ class Meeting(DDPStrategy):
         if self.root_device.type == "cuda":
             # The current device belongs to the thread.
             torch.cuda.set_device(self.root_device)
-        self.set_world_ranks()
-        connect(self.cluster_environment, self._get_process_group_backend(), self.global_rank, self.world_size)
-        # It finds them connected.
         super().setup_distributed()
 
     def _still_waiting(self, seconds: float) -> None:
@@ -86,20 +80,6 @@ class Meeting(DDPStrategy):
     def _address(self) -> str:
         environment: Any = self.cluster_environment
         return f"{environment.main_address}:{environment.main_port}"
-
-
-def connect(environment: Any, backend: str, rank: int, processes: int) -> None:
-    """Connect the processes of a run. Those that torchrun has started may make several runs, one after the other.
-
-    What a run has written into torchrun's store stays there; the next one would read its addresses.
-    """
-    run = next(_RUNS)
-    options = {}
-    if run and environment.creates_processes_externally and not dist.is_initialized():
-        os.environ |= {"MASTER_ADDR": environment.main_address, "MASTER_PORT": str(environment.main_port)}
-        store, _, _ = next(dist.rendezvous("env://", rank, processes))
-        options = {"store": dist.PrefixStore(f"run {run}", store)}
-    _init_dist_connection(environment, backend, rank, processes, **options)
 
 
 class Launcher(_SubprocessScriptLauncher):
