@@ -35,7 +35,8 @@ def at_start(model: Any) -> Iterator[None]:
             yield
         return
     try:
-        model.set_adapter(START, inference_mode=True)
+        model.set_adapter(START)
+        train_only(model, [])
         yield
     finally:
         model.set_adapter(TRAINED)
