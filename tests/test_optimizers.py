@@ -17,6 +17,7 @@ from zoo.optimizers import ParameterGroup
 from zoo.optimizers.bundled import BUNDLED, PACKAGES
 from zoo.optimizers.chosen import OPTIMIZERS, SCHEDULES, Chosen
 from zoo.optimizers.joint import Joint, parts_of
+from zoo.options.checks import check_values
 from zoo.options.config import TrainConfig
 from zoo.testing import schedules
 from zoo.testing.optimizers import CHECKS, check_optimizer
@@ -421,6 +422,12 @@ def test_a_bundled_optimizer_passes_each_check(name):
     if name in PACKAGES:
         pytest.importorskip(PACKAGES[name])
     assert [result.detail for result in check_optimizer(name) if result.result != "passed"] == []
+
+
+@pytest.mark.parametrize("name", ["adamw_8bit", "paged_adamw_8bit"])
+def test_optimizers_of_bitsandbytes_are_refused_where_weights_are_shared_out(name):
+    with pytest.raises(ZooError, match=f"The optimizer {name} is bitsandbytes', which cannot read weights"):
+        check_values(TrainConfig(optimizer=name, strategy="fsdp", devices=2), {})
 
 
 @pytest.mark.parametrize("name", SCHEDULES.bundled)

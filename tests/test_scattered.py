@@ -116,8 +116,8 @@ def test_what_three_processes_wrote_one_two_and_four_read(together, tmp_path):
     assert weight_shapes(folder / "step-1") == {**shapes, "critic.score": [3]}
 
 
-def step_with_adafactor(seed):
-    model = sharding.shard(tiny())
+def step_with_adafactor(seed, divided=True):
+    model = sharding.shard(tiny()) if divided else tiny()
     made = adafactor([{"params": list(model.parameters()), "lr": 0.1}], -0.8, 1.0)
     torch.manual_seed(seed)
     for parameter in model.parameters():
@@ -128,6 +128,9 @@ def step_with_adafactor(seed):
 
 def reads_its_moments(folder):
     model, optimizer = step_with_adafactor(seed=0)
+    alone, _ = step_with_adafactor(seed=0, divided=False)
+    for part, parameter in zip(model.parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(sharding.whole(part), parameter.detach(), rtol=1e-5, atol=1e-6)
     writer = FolderCheckpoints(in_parts=True)
     writer.save_checkpoint(checkpoint_of(model, optimizer), folder / "step-1")
     writer.settle()

@@ -24,9 +24,8 @@ from zoo.guards.chosen import EXAMPLE, Factory, available, bound, fits
 from zoo.guards.watch import asked_of
 from zoo.options.spelling import parse
 from zoo.paths import typed_path
-from zoo.testing.declared import find_check
 from zoo.testing.steps import Failed, reloaded
-from zoo.testing.suite import Result
+from zoo.testing.suite import Result, results_of
 
 Make = Callable[[], Guard]
 Rows = Sequence[dict[str, float]]
@@ -75,8 +74,7 @@ def check_guard(name: str, only: Sequence[str] = ()) -> Iterator[Result]:
     found = find_guard(name)
     if found is None:
         raise ZooError(f"No guard is called '{name}'.", "`zoo guards` lists them.")
-    wanted = {find_check(check, NAMES) for check in only} or set(NAMES)
-    return (Result.of(check, functools.partial(CHECKS[check], found[1])) for check in NAMES if check in wanted)
+    return results_of(CHECKS, found[1], only)
 
 
 # -- the checks ----------------------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import ast
-import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -25,9 +24,8 @@ from zoo.optimizers.chosen import OPTIMIZERS, Chosen, Kind
 from zoo.options.config import TrainConfig
 from zoo.options.spelling import name_in
 from zoo.paths import typed_path
-from zoo.testing.declared import find_check
 from zoo.testing.steps import Failed, reloaded
-from zoo.testing.suite import Result
+from zoo.testing.suite import Result, results_of
 from zoo.training.step.schedule import make_optimizer, parameter_groups
 
 Weights = dict[str, torch.Tensor]
@@ -73,8 +71,7 @@ def check_optimizer(name: str, only: Sequence[str] = ()) -> Iterator[Result]:
     optimizer = find_optimizer(name)
     if optimizer is None:
         raise ZooError(f"No optimizer is called '{name}'.", "`zoo optimizers` lists them.")
-    wanted = {find_check(check, NAMES) for check in only} or set(NAMES)
-    return (Result.of(check, functools.partial(CHECKS[check], optimizer)) for check in NAMES if check in wanted)
+    return results_of(CHECKS, optimizer, only)
 
 
 # -- the checks ----------------------------------------------------------------------------------------------------

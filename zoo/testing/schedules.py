@@ -10,15 +10,13 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 
 from zoo.errors import ZooError
 from zoo.optimizers.chosen import SCHEDULES, Chosen
-from zoo.testing.declared import find_check
 from zoo.testing.optimizers import find_chosen
 from zoo.testing.steps import Failed
-from zoo.testing.suite import Result
+from zoo.testing.suite import Result, results_of
 
 RUNS = ((1, 0), (2, 1), (10, 0), (100, 10), (100, 99), (1000, 30))
 """Steps and warmup of the runs that a schedule is asked about."""
@@ -39,8 +37,7 @@ def check_schedule(name: str, only: Sequence[str] = ()) -> Iterator[Result]:
     schedule = find_schedule(name)
     if schedule is None:
         raise ZooError(f"No schedule is called '{name}'.", "`zoo schedules` lists them.")
-    wanted = {find_check(check, NAMES) for check in only} or set(NAMES)
-    return (Result.of(check, functools.partial(CHECKS[check], schedule)) for check in NAMES if check in wanted)
+    return results_of(CHECKS, schedule, only)
 
 
 # -- the checks ----------------------------------------------------------------------------------------------------

@@ -77,6 +77,12 @@ class Result:
             return cls(check, "failed", describe_error(error))
 
 
+def results_of(checks: Mapping[str, Callable[[Any], None]], subject: Any, only: Sequence[str]) -> Iterator[Result]:
+    """The result of each check of a guard, an optimizer or a schedule, in order; only: names, or none for all."""
+    wanted = {find_check(check, tuple(checks)) for check in only} or set(checks)
+    return (Result.of(name, functools.partial(check, subject)) for name, check in checks.items() if name in wanted)
+
+
 def conformance(algorithm: str | type[Algorithm], **known: Any) -> Callable[..., None]:
     """A pytest function that checks an algorithm, one case for each check.
 
