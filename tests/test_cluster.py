@@ -1,12 +1,15 @@
 """Each process knows which one it is, whatever has started it; processes that cannot be of one run are refused."""
 
+import itertools
 import os
 import signal
 import socket
 import time
+from types import SimpleNamespace
 
 import pytest
 import tiny_runs
+import torch
 from test_processes import OPTIONS, command_of, only_run
 from tiny_runs import assert_same_runs, trainer
 
@@ -159,3 +162,24 @@ def test_what_fails_in_the_background_fails_here():
 
     with pytest.raises(RuntimeError, match="no"):
         in_background(fail, print)
+
+
+def test_runs_of_torchrun_that_follow_each_other_have_keys_of_their_own(monkeypatch):
+    """Its store outlives a run, whose addresses the next one would read."""
+    from zoo.libraries import connected
+
+    seen = []
+    shared = torch.distributed.HashStore()
+    monkeypatch.setattr(connected, "_RUNS", itertools.count())
+    monkeypatch.setattr(connected, "_init_dist_connection", lambda *given, **options: seen.append(options.get("store")))
+    monkeypatch.setattr(connected.dist, "rendezvous", lambda *given: iter([(shared, 0, 2)]))
+    monkeypatch.setenv("MASTER_ADDR", "")
+    monkeypatch.setenv("MASTER_PORT", "")
+    place = SimpleNamespace(creates_processes_externally=True, main_address="127.0.0.1", main_port=1)
+    for _ in range(3):
+        connected.connect(place, "gloo", 0, 2)
+    first, *others = seen
+    assert first is None
+    for store in others:
+        store.set("address", "mine")
+    assert shared.num_keys() == 2
