@@ -297,6 +297,7 @@ NOT_RUN = {
     r"zoo recipes --table": "writes into the checkout; test_recipe_table.py does so elsewhere",
     r"--devices [24]": "starts processes of its own; slow, below",
     r"--num-nodes 2": "needs two machines; test_cluster.py plays both",
+    r"http\(url=": "needs a reward server; test_reward_served.py has one",
     r"zoo launch .*train|--workers": "starts processes of its own; test_workers.py does",
 }
 """Commands of zoo that are only held to the command line, and why."""

@@ -216,7 +216,8 @@ def _refuse_secrets(values: Mapping[str, Any], what: str, where: Mapping[str, st
         if secret := secret_in(str(value)):
             raise ZooError(
                 f"Option '{name}'{_origin(name, where)} of {what} holds {secret}, and a run keeps its options.",
-                "Set keys in the environment: ZOO_JUDGE_KEY or OPENAI_API_KEY for a judge, HF_TOKEN for the hub.",
+                "Set keys in the environment: ZOO_JUDGE_KEY or OPENAI_API_KEY for a judge, ZOO_REWARD_KEY for a "
+                "reward server, HF_TOKEN for the hub.",
             )
 
 

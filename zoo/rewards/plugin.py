@@ -9,7 +9,7 @@ from zoo.contract.hookspecs import hookimpl
 
 def bundled() -> dict[str, Any]:
     """Every bundled reward by its name."""
-    from zoo.rewards import checkers, code, instructions, maths, penalties, reasoning
+    from zoo.rewards import checkers, code, instructions, maths, penalties, reasoning, served
 
     return {
         "instructions": instructions.reward,
@@ -23,6 +23,7 @@ def bundled() -> dict[str, Any]:
         "repetition": penalties.repetition,
         "code": code.code,
         "reasoning_gym": reasoning.reasoning_gym,
+        "http": served.http,
     }
 
 

@@ -1,0 +1,50 @@
+"""A reward server on this machine, that can be ended and started again: not a test file itself."""
+
+import contextlib
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class RewardServer:
+    """answer: (body, number of the request) → (status, body or bytes); by default the lengths of the completions."""
+
+    def __init__(self, answer=None):
+        self.answer = answer or (lambda body, number: (200, {"rewards": [len(text) for text in body["completions"]]}))
+        self.requests, self.keys = [], []
+        self._lock = threading.Lock()
+        self._server, self._port = None, 0
+        self.start()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self._port}/rewards"
+
+    def start(self):
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with outer._lock:
+                    number = len(outer.requests)
+                    outer.requests.append(body)
+                    outer.keys.append(self.headers.get("Authorization"))
+                status, content = outer.answer(body, number)
+                raw = content if isinstance(content, bytes) else json.dumps(content).encode()
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                    self.send_response(status)
+                    self.send_header("Content-Length", str(len(raw)))
+                    self.end_headers()
+                    self.wfile.write(raw)
+
+            def log_message(self, *arguments):
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", self._port), Handler)
+        self._port = self._server.server_port
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    def stop(self):
+        self._server.shutdown()
+        self._server.server_close()

@@ -1,0 +1,172 @@
+"""Rewards that a server gives: what it is asked, what it may answer, and what happens when it is gone."""
+
+import json
+import threading
+import time
+
+import pytest
+from reward_server import RewardServer
+from tiny_runs import cli, trainer, write_rows
+
+from zoo.errors import TrainingStopped, ZooError
+from zoo.rewards.reward import Reward
+
+RECORDS = [
+    {"prompt": "2 + 3?", "answer": 5, "row": 1},
+    {"prompt": "4 + 4?", "solution": ["8", "eight"]},
+    {"prompt": "Hello", "day": "2026-01-01"},
+]
+TEXTS = ["5", "eight", "Hi."]
+
+
+@pytest.fixture
+def server():
+    server = RewardServer()
+    yield server
+    server.stop()
+
+
+def reward(server, options=""):
+    return Reward(f"http(url={server.url}{options})", {})
+
+
+def test_a_server_gets_texts_labels_and_rows_and_its_numbers_are_the_rewards(server):
+    assert reward(server).score(TEXTS, RECORDS) == [1.0, 5.0, 3.0]
+    (body,) = server.requests
+    assert body["prompts"] == ["2 + 3?", "4 + 4?", "Hello"] and body["completions"] == TEXTS
+    # What OpenRLHF's servers read.
+    assert body["query"] == ["2 + 3?5", "4 + 4?eight", "HelloHi."] and body["labels"] == [5, ["8", "eight"], None]
+    assert body["records"] == RECORDS
+
+
+def test_batches_are_asked_side_by_side_and_stay_in_their_order(server):
+    server.answer = lambda body, number: (
+        time.sleep(0.2 if body["completions"][0] == "0" else 0.0),
+        (200, {"rewards": [float(text) for text in body["completions"]]}),
+    )[1]
+    texts = [str(number) for number in range(10)]
+    found = reward(server, ", batch=3, parallel=2").score(texts, [{"prompt": "x"}] * 10)
+    assert found == [float(number) for number in range(10)]
+    assert sorted(len(body["prompts"]) for body in server.requests) == [1, 3, 3, 3]
+
+
+def test_a_column_can_be_named_and_dates_become_texts(server):
+    import datetime
+
+    rows = [{"prompt": "x", "fact": {"right": "yes"}, "on": datetime.date(2026, 1, 2)}]
+    assert reward(server, ", field=fact.right").score(["abc"], rows) == [3.0]
+    assert server.requests[0]["labels"] == ["yes"] and server.requests[0]["records"][0]["on"] == "2026-01-02"
+
+
+def test_a_list_alone_is_enough_and_null_is_no_reward(server):
+    server.answer = lambda body, number: (200, [0.5, None, "good"])
+    found = reward(server).detailed(TEXTS, RECORDS)
+    assert found.values == [0.5, None, None]
+    assert any("gave 'good', not a number" in reason for reason in found.failures)
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"), [({"rewards": [1.0]}, "gave 1 rewards for 3 answers"), ({"scores": 3}, "{'scores': 3}")]
+)
+def test_other_answers_give_no_reward_and_say_why(server, given, reason):
+    server.answer = lambda body, number: (200, given)
+    found = reward(server).detailed(TEXTS, RECORDS)
+    assert found.values == [None] * 3 and reason in next(iter(found.failures))
+
+
+def test_the_key_comes_from_the_environment(server, monkeypatch):
+    monkeypatch.setenv("ZOO_REWARD_KEY", "a-key-of-ours")
+    reward(server).score(TEXTS, RECORDS)
+    assert server.keys == ["Bearer a-key-of-ours"]
+
+
+@pytest.mark.parametrize("status", [500, 503, 429])
+def test_a_busy_server_is_asked_again(server, monkeypatch, status):
+    monkeypatch.setattr("zoo.http.time.sleep", lambda seconds: None)
+    server.answer = lambda body, number: (status, {}) if number < 2 else (200, [1, 2, 3])
+    assert reward(server).score(TEXTS, RECORDS) == [1, 2, 3] and len(server.requests) == 3
+
+
+def test_a_server_that_refuses_ends_the_run_with_its_reason(server):
+    server.answer = lambda body, number: (422, {"detail": "no field 'question'"})
+    with pytest.raises(TrainingStopped, match="status 422: no field 'question'"):
+        reward(server).score(TEXTS, RECORDS)
+    assert len(server.requests) == 1
+
+
+def test_a_server_that_does_not_come_back_ends_the_run(server):
+    server.stop()
+    with pytest.raises(TrainingStopped, match="No server answers") as caught:
+        reward(server, ", attempts=1").score(TEXTS, RECORDS)
+    assert "zoo resume" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("", "needs the option url"),
+        ("(url=localhost:5000)", "not the address of a server"),
+        ("(url=http://me:secret@127.0.0.1:5000/x)", "must not hold a key"),
+        ("(url=http://127.0.0.1:5000, batch=0)", "batch must be at least 1"),
+        ("(url=http://127.0.0.1:5000, parallel=0)", "parallel must be at least 1"),
+        ("(url=http://127.0.0.1:5000, timeout=0)", "timeout must be above 0"),
+        ("(url=http://127.0.0.1:5000, attempts=0)", "attempts at least 1"),
+    ],
+)
+def test_a_wrong_option_is_pointed_at_before_a_server_is_asked(options, message):
+    with pytest.raises(ZooError, match=message) as caught:
+        Reward(f"http{options}", {})
+    assert "Reward, character" in caught.value.message
+
+
+# -- runs ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(tmp_path, tiny_folder):
+    train = trainer(tmp_path, tiny_folder)
+    rows = write_rows(tmp_path / "prompts.jsonl", [{"prompt": f"red {word}"} for word in ("one", "two", "blue", "cat")])
+
+    def start(server, **options):
+        given = {"data": rows, "batch_size": 8, "answers_per_prompt": 2, "max_new_tokens": 6, "epochs": 6}
+        return train("grpo", reward=f"http(url={server.url})", **{**given, **options})
+
+    return start
+
+
+def rewards_of(run):
+    return [row["rollout/reward"] for row in map(json.loads, (run.path / "metrics.jsonl").read_text().splitlines())
+            if "rollout/reward" in row]  # fmt: skip
+
+
+def test_a_server_that_is_killed_and_started_again_changes_nothing(run, server):
+    plain = run(server, name="plain")
+    asked = len(server.requests)
+    lengths = server.answer
+
+    def dying(body, number):
+        if number == asked + 3:
+            # It has read the request, and goes before it answers.
+            threading.Thread(target=lambda: (server.stop(), time.sleep(1.5), server.start())).start()
+            time.sleep(0.3)
+            return 500, {}
+        return lengths(body, number)
+
+    server.answer = dying
+    again = run(server, name="again")
+    assert rewards_of(again) == rewards_of(plain) and len(rewards_of(plain)) >= 3
+    assert (again.path / "model" / "model.safetensors").read_bytes() == (
+        plain.path / "model" / "model.safetensors"
+    ).read_bytes()
+
+
+def test_a_run_whose_server_is_gone_is_resumed_when_it_is_back(run, server):
+    plain = run(server, name="plain")
+    asked, lengths = len(server.requests), server.answer
+    server.answer = lambda body, number: lengths(body, number) if number < asked + 3 else (400, {"detail": "full"})
+    with pytest.raises(TrainingStopped, match="full"):
+        run(server, name="again", save_every=1)
+    server.answer = lengths
+    assert cli("resume", plain.path.parent / "again")[0] == 0
+    again = plain.path.parent / "again" / "model" / "model.safetensors"
+    assert again.read_bytes() == (plain.path / "model" / "model.safetensors").read_bytes()
