@@ -1,21 +1,26 @@
 """Each process knows which one it is, whatever has started it; processes that cannot be of one run are refused."""
 
-import itertools
+import json
 import os
 import signal
 import socket
+import subprocess
+import sys
+import threading
 import time
+from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
 import tiny_runs
 import torch
 from test_processes import OPTIONS, command_of, only_run
-from tiny_runs import assert_same_runs, trainer
+from tiny_runs import FLOAT32, assert_same_runs, trainer
 
-from zoo.errors import ZooError
+from zoo.errors import TrainingFailed, ZooError
+from zoo.libraries import peers
 from zoo.libraries.cluster import find_place
-from zoo.libraries.meeting import in_background
+from zoo.libraries.peers import Peers, in_background
 
 VARIABLES = (
     "RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID",
@@ -136,7 +141,7 @@ def test_processes_that_make_other_runs_are_refused(tmp_path, tiny_folder):
 
 
 def test_waiting_for_the_others_is_said_and_ends_on_a_signal(tmp_path, tiny_folder, monkeypatch):
-    monkeypatch.setattr("zoo.libraries.meeting.FIRST_WORD", 0.5)
+    monkeypatch.setattr("zoo.libraries.peers.FIRST_WORD", 0.5)
     arguments = command_of("sft", tmp_path, tiny_folder, 11, devices=1, num_nodes=2)
     meet = {"NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     files = tmp_path / "out", tmp_path / "err"
@@ -149,7 +154,8 @@ def test_waiting_for_the_others_is_said_and_ends_on_a_signal(tmp_path, tiny_fold
         assert os.waitpid(child, os.WNOHANG)[0] == 0, f"it ended without a word: {said()}"
         time.sleep(0.01)
     (line,) = [line for line in said().splitlines() if "Waiting" in line]
-    assert "process 0 of 2" in line and meet["MASTER_PORT"] in line
+    assert f"Waiting for process 1 of 2 for 0 s, at 127.0.0.1:{meet['MASTER_PORT']}. This is process 0" in line
+    assert "it gives up after 30 minutes, and ctrl-C ends it." in line
     os.kill(child, signal.SIGTERM)
     assert tiny_runs.status_of(child, 60) == 128 + signal.SIGTERM, said()
     assert "before the first step" in said() and "Traceback" not in said()
@@ -164,22 +170,149 @@ def test_what_fails_in_the_background_fails_here():
         in_background(fail, print)
 
 
-def test_runs_of_torchrun_that_follow_each_other_have_keys_of_their_own(monkeypatch):
-    """Its store outlives a run, whose addresses the next one would read."""
-    from zoo.libraries import connected
+def test_who_has_not_come_is_named_and_the_wait_has_an_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(peers, "FIRST_WORD", 0.5)
+    monkeypatch.setattr(peers, "PATIENCE", timedelta(seconds=2))
+    said, meet = [], port_of()
+    first, *_, last = (SimpleNamespace(rank=rank, local_rank=rank, processes=3, environment=meet) for rank in range(3))
+    # The first one holds the store; it is there before the last one comes.
+    stores = [peers._Rendezvous(place).come() for place in (first, last)]
+    with pytest.raises(ZooError, match=r"3 processes of this run did not connect at .*: process 1 did not come: "):
+        Peers().connect(first, torch.device("cpu"), said.append)
+    assert said[0].startswith("Waiting for process 1 of 3 for ") and stores
 
+
+def port_of(external=False):
+    """A cluster environment whose processes meet on this machine."""
+    return SimpleNamespace(
+        creates_processes_externally=external, main_address="127.0.0.1", main_port=int(free_port()),
+        global_rank=lambda: 0, world_size=lambda: 1,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("ranks", "text"),
+    [([], ""), ([3], "process 3"), ([1, 2, 5], "processes 1, 2 and 5"),
+     (range(1, 400), "399 processes, among them 1, 2, 3, 4, 5, 6, 7, 8,")],
+)  # fmt: skip
+def test_ranks_are_listed(ranks, text):
+    assert peers.listed(ranks) == text
+
+
+def test_runs_of_torchrun_that_follow_each_other_have_keys_of_their_own():
+    """Its store outlives a run, whose addresses the next one would read."""
+    place = SimpleNamespace(rank=0, local_rank=0, processes=1, environment=port_of(external=True))
+    stores = [peers._Rendezvous(place).come() for _ in range(3)]
+    stores[0].set("address", "mine")
+    assert stores[0].check(["address"]) and not any(store.check(["address"]) for store in stores[1:])
+
+
+# -- the end of the first process is the end of all ------------------------------------------------------------------
+
+
+@pytest.fixture
+def both(monkeypatch):
+    """Two processes of a run, which have parted."""
+    monkeypatch.setattr(peers, "process_is_alive", lambda pid: pid != 0)
+    store, made = torch.distributed.HashStore(), [Peers(), Peers()]
+    for rank, one in enumerate(made):
+        one.rank, one.store = rank, store
+        one.places = {rank: (socket.gethostname(), 1) for rank in (0, 1)}
+    return made
+
+
+def follow(second, seen):
+    def wait():
+        try:
+            second.first_alone(lambda: seen.append("work"))
+            seen.append("through")
+        except BaseException as error:
+            seen.append(error)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+def test_the_others_wait_until_the_first_one_is_through(both):
+    first, second = both
     seen = []
-    shared = torch.distributed.HashStore()
-    monkeypatch.setattr(connected, "_RUNS", itertools.count())
-    monkeypatch.setattr(connected, "_init_dist_connection", lambda *given, **options: seen.append(options.get("store")))
-    monkeypatch.setattr(connected.dist, "rendezvous", lambda *given: iter([(shared, 0, 2)]))
-    monkeypatch.setenv("MASTER_ADDR", "")
-    monkeypatch.setenv("MASTER_PORT", "")
-    place = SimpleNamespace(creates_processes_externally=True, main_address="127.0.0.1", main_port=1)
-    for _ in range(3):
-        connected.connect(place, "gloo", 0, 2)
-    first, *others = seen
-    assert first is None
-    for store in others:
-        store.set("address", "mine")
-    assert shared.num_keys() == 2
+    thread = follow(second, seen)
+
+    def work():
+        thread.join(0.5)
+        assert thread.is_alive() and not seen
+        seen.append("first")
+
+    first.first_alone(work)
+    thread.join(30)
+    assert seen == ["first", "through"]
+
+
+@pytest.mark.parametrize("raised", [TrainingFailed("Nothing was learnt.", "Look at it."), KeyError("a bug")])
+def test_what_the_first_one_raises_all_raise(both, raised):
+    first, second = both
+    seen = []
+    thread = follow(second, seen)
+
+    def fail():
+        raise raised
+
+    with pytest.raises(type(raised)):
+        first.first_alone(fail)
+    thread.join(30)
+    (error,) = seen
+    if isinstance(raised, ZooError):
+        assert type(error) is TrainingFailed and str(error) == str(raised) and error.exit_status == 1
+    else:
+        assert isinstance(error, SystemExit) and error.code == 1
+    ended = []
+    first.close([SimpleNamespace(kill=lambda: ended.append(True))])
+    assert ended, "those that it started end with it"
+
+
+def test_the_death_of_the_first_one_ends_the_wait(both):
+    _, second = both
+    second.places[0] = (socket.gethostname(), 0)
+    with pytest.raises(torch.distributed.DistNetworkError):
+        second.first_alone(lambda: None)
+
+
+def test_the_first_one_ends_without_the_others(both, monkeypatch):
+    first, _ = both
+    first.places[1] = (socket.gethostname(), 0)
+    first.first_alone(lambda: None)
+
+
+SCRIPT = """
+import json, os, sys
+import zoo
+
+options = json.loads(sys.argv[1])
+first = zoo.train("sft", **options)
+second = zoo.train("sft", **{**options, "model": str(first.path)})
+seen = [str(first.path), first.is_complete, str(second.path), second.is_complete, second.summary["status"]]
+with open(f"seen-{os.environ['RANK']}", "w") as stream:
+    json.dump(seen, stream)
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_every_process_of_a_script_gets_each_run_when_it_is_written(tmp_path, tiny_folder, strategy):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    rows = tiny_runs.data_for("sft", tmp_path, 12)
+    options = {
+        **FLOAT32, "model": str(tiny_folder), "data": rows, "devices": 2, "accelerator": "cpu", "max_steps": 2,
+        "batch_size": 4, "score": "none", "out": str(tmp_path / "runs"), "quiet": True, "strategy": strategy,
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "script.py",
+         json.dumps(options)],
+        cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ZOO_CACHE": str(tmp_path / "cache-two")},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    first, second = (json.loads((tmp_path / f"seen-{rank}").read_text()) for rank in (0, 1))
+    runs = [str(tmp_path / "runs" / name) for name in ("sft-tiny-1", "sft-sft-tiny-1-1")]
+    assert first == second == [runs[0], True, runs[1], True, "finished"]

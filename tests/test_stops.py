@@ -25,7 +25,7 @@ import zoo
 from zoo.contract import registry
 from zoo.contract.hookspecs import hookimpl
 from zoo.errors import TrainingStopped, ZooError, was_asked
-from zoo.libraries import meeting
+from zoo.libraries import peers as others
 from zoo.numbers import seconds_in
 from zoo.runs import Run, find_runs
 from zoo.training.record import checkpoints, signals, trackers
@@ -281,10 +281,10 @@ def test_a_process_that_fails_speaks_for_itself(tmp_path, tiny_folder):
 
 
 def test_the_first_of_those_left_tells_of_it(monkeypatch):
-    peers = meeting.Peers()
+    peers = others.Peers()
     peers.places = {0: ("here", 1), 1: ("here", 2), 2: ("there", 1)}
-    monkeypatch.setattr(meeting.socket, "gethostname", lambda: "here")
-    monkeypatch.setattr(meeting, "process_is_alive", lambda pid: pid != 1)
+    monkeypatch.setattr(others.socket, "gethostname", lambda: "here")
+    monkeypatch.setattr(others, "process_is_alive", lambda pid: pid != 1)
     assert peers.gone() == [0], "one of another machine is not looked for"
     peers.rank = 1
     assert peers.speaks([0])
@@ -293,11 +293,11 @@ def test_the_first_of_those_left_tells_of_it(monkeypatch):
 
 
 def test_one_that_waits_inside_of_a_library_is_ended_too(monkeypatch):
-    monkeypatch.setattr(meeting, "LOOK_EVERY", 0.01)
-    monkeypatch.setattr(meeting, "LAST_WORD", 0.01)
-    monkeypatch.setattr(meeting, "process_is_alive", lambda pid: False)
+    monkeypatch.setattr(others, "LOOK_EVERY", 0.01)
+    monkeypatch.setattr(others, "LAST_WORD", 0.01)
+    monkeypatch.setattr(others, "process_is_alive", lambda pid: False)
     told = threading.Event()
-    peers = meeting.Peers()
+    peers = others.Peers()
     peers.meet(lambda gone: told.set() if gone == [0] else None)
     assert told.wait(30)
 
@@ -312,10 +312,10 @@ def test_one_that_waits_inside_of_a_library_is_ended_too(monkeypatch):
     ],
 )
 def test_a_lost_connection_is_told_from_a_bug(error, lost):
-    assert meeting.is_lost_connection(error) == lost
+    assert others.is_lost_connection(error) == lost
     wrapped = KeyError("x")
     wrapped.__cause__ = error
-    assert meeting.is_lost_connection(wrapped) == lost
+    assert others.is_lost_connection(wrapped) == lost
 
 
 # -- checkpoints that are kept -------------------------------------------------------------------------------------

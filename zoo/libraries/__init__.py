@@ -17,7 +17,8 @@
     whole_modules.py  peft: modules that are trained as a whole beside LoRA
     trainer.py       lightning: the Trainer, its strategy, checkpoints and loggers
     cluster.py       lightning: which process of a run this one is
-    meeting.py       lightning: waiting for the other processes
+    peers.py         torch, lightning: the other processes of a run, from their meeting to the end that all wait for
+    meeting.py       lightning: its DDP strategy, and the start of the other processes
     connected.py     lightning: processes that connect before anything is loaded, and its strategy for sharded models
     sharding.py      torch: FSDP2, models shared out among the processes
     tensor_parallel.py  transformers, torch: linear layers cut among the processes

@@ -2,46 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Mapping
-from itertools import count
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
-from zoo.errors import ZooError
 from zoo.libraries import sharding
 from zoo.libraries.cluster import Place
-from zoo.libraries.meeting import Launcher, Peers, in_background
+from zoo.libraries.meeting import Launcher
+from zoo.libraries.peers import Peers
 from zoo.libraries.reliance import importing
-from zoo.processes import begin_exchange, leave_processes
+from zoo.processes import begin_exchange
 
 with importing("lightning"):
-    from lightning.fabric.utilities.distributed import (
-        _get_default_process_group_backend_for_device,
-        _init_dist_connection,
-        _set_num_threads_if_needed,
-    )
+    from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
     from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
-
-
-_RUNS = count()
-
-
-def connect(environment: Any, backend: str, rank: int, processes: int) -> None:
-    """Connect the processes of a run. Those that torchrun has started may make several runs, one after the other.
-
-    What a run has written into torchrun's store stays there; the next one would read its addresses.
-    """
-    run = next(_RUNS)
-    options = {}
-    if run and environment.creates_processes_externally and not dist.is_initialized():
-        os.environ |= {"MASTER_ADDR": environment.main_address, "MASTER_PORT": str(environment.main_port)}
-        store, _, _ = next(dist.rendezvous("env://", rank, processes))
-        options = {"store": dist.PrefixStore(f"run {run}", store)}
-    _init_dist_connection(environment, backend, rank, processes, **options)
 
 
 class Connected:
@@ -67,44 +43,13 @@ class Connected:
         if not self.place.environment.creates_processes_externally:
             self.launcher._call_children_scripts()
         _set_num_threads_if_needed(num_processes=self.launcher.num_processes)
-        try:
-            in_background(self._meet, self._still_waiting)
-        except RuntimeError as error:
-            raise ZooError(
-                f"The {self.place.processes} processes of this run did not connect: {str(error).splitlines()[0]}",
-                "Start all of them at the same time. The port must be free on that machine, and open to the others.",
-            ) from error
+        self.peers.connect(self.place, self.device, self.say)
         sharding.make_mesh(self.device, self.place.processes, *self.axes)
         self.peers.meet(lambda gone: self.lost(gone))
 
-    def _meet(self) -> None:
-        if self.device.type == "cuda":
-            # The current device belongs to the thread.
-            torch.cuda.set_device(self.device)
-        backend = _get_default_process_group_backend_for_device(self.device)
-        connect(self.place.environment, backend, self.place.rank, self.place.processes)
-
-    def _still_waiting(self, seconds: float) -> None:
-        if self.place.local_rank == 0:
-            self.say(
-                f"Waiting for the other processes for {seconds:.0f} s: process {self.place.rank} of "
-                f"{self.place.processes} (ctrl-C ends it)."
-            )
-
-    def leave(self) -> None:
-        """The end of the run, in all processes together."""
-        begin_exchange()
-        self.peers.leave()
-        leave_processes()
-
     def close(self) -> None:
-        """The end in any case: processes that this one started would wait for it; the environment is as before."""
-        self.peers.leave()
-        if dist.is_initialized():
-            for process in self.launcher.procs:
-                process.kill()
-            with contextlib.suppress(RuntimeError):
-                dist.destroy_process_group()
+        """The end in any case; the environment is as before."""
+        self.peers.close(self.launcher.procs)
         sharding.forget_mesh()
         os.environ.clear()
         os.environ.update(self._before)

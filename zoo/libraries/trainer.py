@@ -6,7 +6,7 @@ import contextlib
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -51,9 +51,14 @@ def largest_of_all(trainer: Any, value: int) -> int:
     return int(trainer.strategy.reduce(mine, reduce_op="max"))
 
 
+def started_by_this(trainer: Any) -> Sequence[Any]:
+    """The processes that this one has started, of ranks that follow its own."""
+    return getattr(trainer.strategy.launcher, "procs", ())
+
+
 def kill_others(trainer: Any) -> None:
     """End the processes that this one started, which would wait for it at their next exchange."""
-    for process in getattr(trainer.strategy.launcher, "procs", ()):
+    for process in started_by_this(trainer):
         process.kill()
 
 

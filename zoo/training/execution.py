@@ -18,14 +18,14 @@ from zoo.data.encoding.named import template_text
 from zoo.errors import NO_RUN, TrainingFailed, TrainingStopped, ZooError
 from zoo.evals import Subject
 from zoo.evals.kept_scores import write_score
-from zoo.libraries.meeting import is_lost_connection
+from zoo.libraries.peers import is_lost_connection
 from zoo.libraries.scattered import read_parts
 from zoo.libraries.sharding import fill, shard, weights_to_gather
 from zoo.models.precision import autocast
 from zoo.models.start import export_model, name_base
 from zoo.options.config import Resolved
 from zoo.paths import write_text
-from zoo.processes import gathered
+from zoo.processes import gathered, is_distributed
 from zoo.randomness import apart, seed_everything
 from zoo.runs import BEST, ENDING, TEMPLATE, Run, check_name, create_run, default_name
 from zoo.terminal import Console
@@ -63,6 +63,7 @@ class Execution:
     ):
         self.resolved, self.core, self.algorithm = resolved, resolved.core, algorithm
         self.console, self.resumed, self.command = console, resumed, command
+        self.run: Run
         self.created: Run | None = None
         self.begun = time.monotonic()
         self.fitting: Fitting | None = None
@@ -93,22 +94,27 @@ class Execution:
 
     def _ended_with_others(self, error: BaseException) -> BaseException | None:
         """What to raise where another process has ended before or after the steps; else None."""
-        connected = self.assembly.connected
-        if connected is None or isinstance(error, ZooError) or not is_lost_connection(error):
+        of = self.assembly
+        peers = of.connected.peers if of.connected else self.fitting.peers if self.fitting else None
+        alone = self.main and not is_distributed()
+        if peers is None or alone or isinstance(error, ZooError) or not is_lost_connection(error):
             return None
-        gone = connected.peers.gone_soon()
-        if not connected.peers.speaks(gone):
+        gone = peers.gone_soon()
+        if not peers.speaks(gone):
             return SystemExit(1)
         who = " and ".join(f"process {rank}" for rank in gone) or "a process on another machine"
         then = f"Continue with: zoo resume {self.run.path}" if self._begun else "Start again."
         why = "If it said nothing above, it was killed, such as for its memory."
-        of = self.assembly.processes
-        return TrainingStopped(f"{who[0].upper()}{who[1:]} of {of} has ended, so the others end too.", f"{why} {then}")
+        has = f"of {of.processes} has ended, so the others end too."
+        return TrainingStopped(f"{who[0].upper()}{who[1:]} {has}", f"{why} {then}")
 
     def _wait_for_the_first(self, error: BaseException) -> None:
         """What went wrong in all processes is told by the first one, which ends the others that it started."""
-        if self.together and not self.main and not isinstance(error, SystemExit):
-            time.sleep(LAST_WORD)
+        if not self.main and not isinstance(error, SystemExit):
+            try:
+                time.sleep(LAST_WORD)
+            except Stopped:
+                raise SystemExit(1) from None
 
     def _stages(self, held: contextlib.ExitStack) -> Run:
         if self.resumed and self.main:
@@ -127,7 +133,7 @@ class Execution:
         if self.created:
             held.enter_context(self.created.alone())
         with beating(self.run, self._progress) if self.main else contextlib.nullcontext():
-            return self._steps_and_scores()
+            return self._steps_and_scores(held)
 
     def _connect(self, held: contextlib.ExitStack) -> None:
         """Start the processes that go through all stages together, if the models are shared out among them."""
@@ -135,15 +141,15 @@ class Execution:
         if self.assembly.connected is not None:
             held.callback(self.assembly.connected.close)
 
-    def _steps_and_scores(self) -> Run:
+    def _steps_and_scores(self, held: contextlib.ExitStack) -> Run:
         self.fitting = Fitting(self.assembly, self.run, self.signals, self._notify, self.begun)
+        held.callback(self.fitting.close)
         if self.resumed:
             self.fitting.restore()
         # A run that was killed during its first scoring has no before.json.
         before = (self.resumed.read_json("before.json") if self.resumed else {}) or self.score_before()
         stopped = self.fit()
-        if not self.main and not self.together:
-            return self.run
+        self.run = self.fitting.run
         if stopped:
             raise self._stopped(stopped, " The checkpoint is complete.")
         return self.finish(before)
@@ -231,9 +237,20 @@ class Execution:
         self.say("Stopping after this step, with a checkpoint (again to stop at once).")
 
     def finish(self, before: dict[str, Any]) -> Run:
-        """Write the model, score it, and write the summary."""
+        """Write the model, score it, and write the summary. What the first process does alone, the others wait for."""
         assert self.fitting is not None
-        of, module, recorder = self.assembly, self.fitting.module, self.fitting.recorder
+        peers = self.fitting.peers
+        after = None
+        if self.together:
+            after = self._model_and_scores()
+            peers.part()
+        peers.first_alone(lambda: self._summarise(before, self._model_and_scores() if after is None else after))
+        return self.run
+
+    def _model_and_scores(self) -> dict[str, Any]:
+        """Write the model; returns its scores."""
+        assert self.fitting is not None
+        of, module = self.assembly, self.fitting.module
         best = self.run.path / BEST
         if module.skipped_steps == module.steps_done:
             raise self._failed(module)
@@ -244,11 +261,11 @@ class Execution:
         self._finish_hook()
         self._tell_stream()
         self._export()
-        after = self.score("after")
-        if of.connected is not None:
-            of.connected.leave()
-        if not self.main:
-            return self.run
+        return self.score("after")
+
+    def _summarise(self, before: dict[str, Any], after: dict[str, Any]) -> None:
+        assert self.fitting is not None
+        module, recorder = self.fitting.module, self.fitting.recorder
         summary = {
             "status": "finished",
             **self._facts(module),
@@ -258,7 +275,7 @@ class Execution:
         }
         # A file of its own: the summary of a resumed run is the same, and its times are not.
         self.run.write_json("timing.json", module.timing.summary())
-        return self.end(summary)
+        self.end(summary)
 
     def _export(self) -> None:
         """Write model/. The first process gathers what is shared out, one tensor after the other."""

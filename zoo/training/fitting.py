@@ -12,16 +12,17 @@ import lightning
 from zoo.data.loader import Loader, StepLoader
 from zoo.errors import TrainingStopped, ZooError
 from zoo.libraries.connected import Sharded
-from zoo.libraries.meeting import Meeting, Peers, how_it_ended, is_lost_connection
+from zoo.libraries.meeting import Meeting, how_it_ended
+from zoo.libraries.peers import Peers, is_lost_connection
 from zoo.libraries.precision import trainer_options
 from zoo.libraries.sharding import whole_shapes
-from zoo.libraries.trainer import forget_optimizers, kill_others, step_arithmetic
+from zoo.libraries.trainer import forget_optimizers, kill_others, started_by_this, step_arithmetic
 from zoo.models.reference import Reference
 from zoo.models.reference_cache import answer_key
 from zoo.numbers import seconds_in
 from zoo.options.checks import names_in
 from zoo.options.roles import POLICY
-from zoo.processes import from_all, leave_processes
+from zoo.processes import from_all
 from zoo.runs import Run
 from zoo.training.assembly import RUN_FOLDER, Assembly
 from zoo.training.online import validation as online_validation
@@ -65,6 +66,7 @@ class Fitting:
         self.signals = signals
         self.connected = assembly.connected
         self.peers = Peers() if self.connected is None else self.connected.peers
+        self.trainer: lightning.Trainer | None = None
         self.checkpoint: Path | None = None
         """What a resumed run goes on from; none if it begins again."""
 
@@ -116,7 +118,7 @@ class Fitting:
         """Train; returns the number of the signal that stopped it, or 0."""
         module, assembly = self.module, self.assembly
         with self.watch as watch:
-            trainer = self._trainer(watch.say if assembly.main else print)
+            self.trainer = trainer = self._trainer(watch.say if assembly.main else print)
             checkpoint = self.checkpoint
             if assembly.resumed:
                 assembly.say(f"Resuming from {checkpoint.name}." if checkpoint else "No checkpoint: starting again.")
@@ -126,8 +128,7 @@ class Fitting:
                     # What follows needs memory of its own.
                     forget_optimizers(trainer)
                     if self.connected is None:
-                        self.peers.leave()
-                        leave_processes()
+                        self.peers.part()
                 except BaseException as error:
                     ended = self._ended_with_others(trainer, error)
                     self._end(trainer)
@@ -145,6 +146,11 @@ class Fitting:
         self.checkpoints.lose_others()
         with contextlib.suppress(Exception):
             self.checkpoints.settle()
+
+    def close(self) -> None:
+        """The end in any case, of processes that connect for the steps."""
+        if self.connected is None and self.trainer is not None:
+            self.peers.close(started_by_this(self.trainer))
 
     def _ended_with_others(self, trainer: lightning.Trainer, error: BaseException) -> BaseException | None:
         """What to raise where an exchange has failed because another process is gone; else None."""
@@ -203,9 +209,9 @@ class Fitting:
             self.peers.meet(lambda gone: self._stop_now(self.module.trainer, gone))
         else:
             self.connected.lost = lambda gone: self._stop_now(self.module.trainer, gone)
-        everyone = from_all((assembly.rank, mine))
-        ranks = [rank for rank, _ in everyone]
-        wrong = [what for what in mine if any(theirs[what] != mine[what] for _, theirs in everyone)]
+        everyone = from_all((assembly.rank, mine, str(self.run.path)))
+        ranks = [rank for rank, _, _ in everyone]
+        wrong = [what for what in mine if any(theirs[what] != mine[what] for _, theirs, _ in everyone)]
         if ranks != list(range(assembly.processes)):
             wrong.insert(0, f"which is which (the ranks are {', '.join(map(str, ranks))} of {assembly.processes})")
         if wrong:
@@ -214,6 +220,8 @@ class Fitting:
                 "Start all of them with the same command, in the same folder, on the same data; name a run instead of "
                 "`last`.",
             )
+        # Only the first process has opened it.
+        self.run = Run(Path(everyone[0][2]))
 
     def _validation(self) -> Callable[[], dict[str, float]] | None:
         """A function that computes the held-out metrics, or None."""
@@ -342,4 +350,4 @@ class Fitting:
         if self.connected is not None:
             return Sharded(self.connected, self._agree, self.core.offload)
         alone = self.assembly.processes == 1 and self.core.strategy == "auto"
-        return "auto" if alone else Meeting(say, self._agree)
+        return "auto" if alone else Meeting(self.assembly.place, self.peers, say, self._agree)
