@@ -216,6 +216,18 @@ def test_a_run_goes_on_with_the_processes_that_were_typed(tmp_path):
         read_launch(("resume", str(tmp_path), "--devices", "all"))
 
 
+@pytest.mark.parametrize(
+    ("summary", "said"),
+    [({"status": "finished"}, "is finished."), ({"status": "failed", "reason": "Nothing was learnt."}, "Nothing was")],
+)
+def test_a_run_that_has_ended_is_not_launched_again(tmp_path, summary, said):
+    (tmp_path / "run.yaml").write_text("algo: dpo\nname: null\ndevices: 2\nnum_nodes: 1\naccelerator: cpu\n")
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    typed = [cli(*words, str(tmp_path)) for words in (("launch", "--dry-run", "resume"), ("resume",))]
+    assert all(status == (2 if "finished" in said else 1) and said in err for status, _, err in typed)
+    assert typed[0][2] == typed[1][2] and "torchrun" not in typed[0][1]
+
+
 def test_torchrun_starts_the_processes_that_the_run_asks_for():
     assert Launch(TRAIN, 2, 1, "zoo-dpo").torchrun(None) == [
         "--standalone",

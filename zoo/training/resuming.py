@@ -242,23 +242,29 @@ def check_allowed(allowed: Collection[str], options: Collection[str]) -> None:
 
 
 def refuse_ended(run: Run) -> None:
-    """Raises ZooError for a run that is complete, TrainingFailed for one that has failed and would fail again."""
+    """Raises what `ended` gives; a run that has failed for good then keeps nothing that only a resume needs."""
+    if (error := ended(run)) is not None:
+        if run.status == "failed" and OPTIONS not in run.summary:
+            tidy(run)
+        raise error
+
+
+def ended(run: Run) -> ZooError | None:
+    """Why a run cannot go on: it is complete, or has failed and would fail again (TrainingFailed); else None."""
     if run.is_complete:
-        raise ZooError(f"The run {run.name} is finished.", f"Its model is in {run.model_path}.")
+        return ZooError(f"The run {run.name} is finished.", f"Its model is in {run.model_path}.")
     if run.status != "failed":
-        return
+        return None
     begin_again = f"to make it again, remove {run.path} first."
     hint = f"{run.summary.get('hint')} Going on would change nothing; {begin_again}"
     if OPTIONS in run.summary:
         if run.summary[OPTIONS] != options_digest(run):
-            return
+            return None
         hint = (
             f"{run.summary.get('hint')} With the same options it would end in the same way. Change some in "
             f"{run.path / 'run.yaml'}, then: zoo resume {run.path} --allow-change NAME; or {begin_again}"
         )
-    else:
-        tidy(run)
-    raise TrainingFailed(str(run.summary.get("reason")), hint)
+    return TrainingFailed(str(run.summary.get("reason")), hint)
 
 
 def options_digest(run: Run) -> str:

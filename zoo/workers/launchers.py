@@ -16,6 +16,7 @@ from typing import Any
 from zoo.errors import ZooError
 from zoo.libraries.launched import SIZES
 from zoo.runs import find_run
+from zoo.training.resuming import ended
 
 COMMANDS = ("train", "resume")
 """Commands that several processes can run together."""
@@ -114,8 +115,10 @@ def _of_run(arguments: Sequence[str]) -> dict[str, Any]:
         typed, rest = parser.parse_known_args(list(arguments[1:]))
     except argparse.ArgumentError as error:
         raise ZooError(f"zoo resume: {error}.", "Write a number, such as --devices 4.") from None
-    named = next((argument for argument in rest if not argument.startswith("-")), "last")
-    return {**find_run(named).config, **vars(typed)}
+    run = find_run(next((argument for argument in rest if not argument.startswith("-")), "last"))
+    if (why := ended(run)) is not None:
+        raise why
+    return {**run.config, **vars(typed)}
 
 
 def _of_training(arguments: Sequence[str]) -> dict[str, Any]:
