@@ -503,6 +503,11 @@ def test_options_come_from_the_file_the_command_line_and_set(tmp_path):
         (["--algos", "dpo", "--set", "dpo.beta"], ["names none of the compared"]),
         (["--algos", "dpo", "--set", "dpo.beta=high"], ["'beta' (--set)", "must be float"]),
         (["--algos", "dpo", "--set", "dpo.seed=4"], ["'seed' (--set dpo.seed=4) is set by the comparison"]),
+        (
+            ["--algos", "dpo", "--devices", "2"],
+            ["'devices' (--devices): a comparison trains", "--workers N", "zoo train"],
+        ),
+        (["--algos", "dpo", "--set", "dpo.strategy=fsdp"], ["'strategy' (--set dpo.strategy=fsdp): a comparison"]),
         (["--algos", "dpo", "--set", "dpo.model=x"], ["must be the same for all", "--model"]),
         (["--algos", "dpo", "--seeds", "0"], ["--seeds 0"]),
         (["--algos", "dpo", "--seeds", "100"], ["--seeds 100 may mean 100 seeds, or the seed 100", "--seeds 100, "]),
@@ -546,6 +551,7 @@ def test_mistakes_in_the_file_are_explained(tmp_path):
         ("dpp: {beta: 1}", "has options for 'dpp', which is not compared. Did you mean 'dpo'"),
         ("batchsize: 4", "Unknown option 'batchsize' in .*Did you mean 'batch_size'"),
         ("seed: 4", "'seed' .* is set by the comparison"),
+        ("num_nodes: 2", "'num_nodes' .*: a comparison trains its runs and measures them in one process"),
         ("dpo: {score: none}", "'score' .* must be the same for all"),
         ("seeds: many", "--seeds many"),
     ):

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from zoo.cli.train import flag_of, parameter
-from zoo.comparison.entrants import DECIDED
+from zoo.comparison.entrants import DECIDED, PROCESSES, refuse_processes
 from zoo.errors import ZooError
 from zoo.numbers import decimal, signed
 from zoo.options.config import TrainConfig
@@ -63,6 +63,9 @@ def command() -> Any:
         results.
         """
         own = {name: core_options.pop(name) for name, *_ in OWN}
+        for name in PROCESSES:
+            if core_options.pop(name) is not None:
+                refuse_processes(name, f"--{name.replace('_', '-')}")
         if runs and (own["algos"] or own["config"]):
             raise ZooError("Give either runs or --algos, not both.", "Compare finished runs, or train with --algos.")
         if runs:
@@ -80,6 +83,8 @@ def command() -> Any:
     parameters += [parameter(name, kind, info, default) for name, kind, info, default in OWN]
     common = [option for option in options_of(TrainConfig) if option.name not in DECIDED]
     parameters += [parameter(o.name, bool if o.is_flag else str, flag_of(o)) for o in common]
+    # They are refused with a reason.
+    parameters += [parameter(name, str, typer.Option(hidden=True)) for name in PROCESSES]
     compare.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     compare.__annotations__ = {p.name: p.annotation for p in parameters}
     return compare

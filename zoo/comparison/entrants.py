@@ -23,7 +23,9 @@ from zoo.options.fields import options_of
 from zoo.options.spelling import seeds as seeds_in
 from zoo.options.strict_yaml import read_yaml
 
-DECIDED = ("seed", "name", "out", "patience", "devices", "num_nodes", "strategy", "tensor_parallel")
+PROCESSES = ("devices", "num_nodes", "strategy", "tensor_parallel")
+"""Options of the core that ask for several processes."""
+DECIDED = ("seed", "name", "out", "patience", *PROCESSES)
 """Options of the core that the comparison sets itself."""
 START = "start"
 """The name of the common start, in tables and as a folder."""
@@ -171,6 +173,8 @@ def _split_set(text: str, entrants: list[Entrant]) -> tuple[str, str, str]:
 
 def _check_option(name: str, where: str, own: bool, labels: Sequence[str] = ()) -> None:
     """Refuse options that the comparison decides, and options that must be equal for all entrants."""
+    if name in PROCESSES:
+        refuse_processes(name, where)
     if name in DECIDED:
         raise ZooError(f"'{name}' ({where}) is set by the comparison.", "Leave it out; --seeds and --out are its own.")
     if own and name in COMMON:
@@ -183,6 +187,16 @@ def _check_option(name: str, where: str, own: bool, labels: Sequence[str] = ()) 
             f"Unknown option '{name}' in {where}.{nearest(name, [*options, *labels, 'algos', 'seeds'])}",
             "Write the options of one algorithm under its name, as in `name: {option: value}`.",
         )
+
+
+def refuse_processes(name: str, where: str) -> None:
+    """Raises ZooError for an option that asks for several processes."""
+    raise ZooError(
+        f"'{name}' ({where}): a comparison trains its runs and measures them in one process, in which the next run "
+        "begins when the one before it is measured.",
+        "--workers N makes N runs at the same time. For models that need several processes, make each run with "
+        "`zoo train --devices 2`, and compare what they made: zoo compare RUN RUN",
+    )
 
 
 def default_folder(settings: Settings, core: TrainConfig) -> str:
