@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 from documented import ROOT, Command, every_command, group, pages, parse, without_output
 from documented_folder import blocks, make_runs, prepare, write_file
@@ -333,6 +334,7 @@ REFUSED = {
     r"lc_alpacaeval": ("alpaca_eval", "pip install --no-deps alpaca-eval"),
     r"owner/name": ("a network", "cannot be reached and is not in the local cache"),
     r"vllm\(": ("a server", "No server answers at http://127.0.0.1:8000"),
+    **({} if torch.cuda.is_available() else {r"--accelerator gpu": ("a GPU", "torch sees no GPU here")}),
 }
 """Commands that need what a test has not: a package that may be missing, or another thing. They then end with status 2
 and these words."""

@@ -282,6 +282,20 @@ def test_a_run_that_does_not_fit_is_told_with_numbers(folder, monkeypatch):
     assert "This run needs about" in said and "--lora" in said and "--micro-tokens" in said
 
 
+def test_what_a_gpu_would_hold_is_known_where_there_is_none(folder, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    asked = {"accelerator": "gpu", "batch_size": 64}
+    one, missing = look(folder, **asked)
+    assert "--accelerator gpu: torch sees no GPU here." in missing.message
+    assert "of 80.0 GB free on an assumed GPU, as there is none here" in one.facts["memory"]
+    assert one.as_json()["memory"]["device"].startswith("an assumed GPU")
+    shared = look(folder, **asked, devices=8, strategy="fsdp")[0].memory
+    for what in ("weights", "gradients", "optimizer"):
+        assert 8 * shared.parts["policy"][what] == pytest.approx(one.memory.parts["policy"][what])
+    # What a CPU process holds beside its tensors is not on a GPU.
+    assert "process" in look(folder)[0].memory.parts and "process" not in one.memory.parts
+
+
 def test_another_configuration_in_the_folder_is_traced_again(folder):
     before = held(Path(folder), Way("32-true"), STEP)
     config(14, vocab_size=65536).save_pretrained(folder)

@@ -195,7 +195,7 @@ def refuse_processes(name: str, where: str) -> None:
         f"'{name}' ({where}): a comparison trains its runs and measures them in one process, in which the next run "
         "begins when the one before it is measured.",
         "--workers N makes N runs at the same time. For models that need several processes, make each run with "
-        "`zoo train --devices 2`, and compare what they made: zoo compare RUN RUN",
+        "`zoo train --devices 4`, and compare what they made: zoo compare RUN RUN",
     )
 
 

@@ -15,17 +15,32 @@ CPU_MICRO_TOKENS = 1024
 
 
 def choose_accelerator(wanted: str) -> str:
-    """The device type that Lightning will choose: cpu, cuda or mps. Raises ZooError."""
+    """The device type that Lightning will choose: cpu, cuda or mps. Raises ZooError where it is not here."""
+    kind = device_type(wanted)
+    if not is_here(kind):
+        what = "GPU" if kind == "cuda" else "MPS device"
+        raise ZooError(
+            f"--accelerator {wanted}: torch sees no {what} here.",
+            "Use --accelerator auto, or run it where there is one.",
+        )
+    return kind
+
+
+def device_type(wanted: str) -> str:
+    """The device type by the name of the option, whether it is here or not; auto: the best that is here."""
     if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return next(kind for kind in ("cuda", "mps", "cpu") if is_here(kind))
     names = {"gpu": "cuda", "cuda": "cuda", "cpu": "cpu", "mps": "mps"}
     if wanted not in names:
         raise ZooError(f"--accelerator {wanted} is not known.", f"Choose one of auto, {', '.join(names)}.")
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if not there[names[wanted]]:
-        what = "GPU" if wanted != "mps" else "MPS device"
-        raise ZooError(f"--accelerator {wanted}: torch sees no {what} here.", "Use --accelerator auto.")
     return names[wanted]
+
+
+def is_here(kind: str) -> bool:
+    """Whether torch sees a device of this type."""
+    if kind == "cuda":
+        return torch.cuda.is_available()
+    return kind == "cpu" or torch.backends.mps.is_available()
 
 
 def choose_micro_tokens(core: TrainConfig, device: torch.device, model: Any) -> int:

@@ -14,6 +14,7 @@ from zoo.libraries.rounding import frozen_linear, round_linear
 from zoo.libraries.sharding import is_sharding
 from zoo.libraries.stored import read
 from zoo.libraries.wrappers import ORIGINAL, base_of
+from zoo.models.devices import is_here
 
 
 def choose_precision(wanted: str, accelerator: str) -> tuple[str, str]:
@@ -28,6 +29,8 @@ def choose_precision(wanted: str, accelerator: str) -> tuple[str, str]:
         )
     if wanted != "auto":
         return wanted, "as set"
+    if accelerator == "cuda" and not is_here("cuda"):
+        return "bf16-mixed", "assumed of a GPU that is not here"
     if accelerator == "cuda":
         major = torch.cuda.get_device_capability()[0]
         if major >= 8:

@@ -471,13 +471,14 @@ class _Look:
         return {name: other or core.model} if own else {}
 
     def _planned(self, models: Mapping[str, Path]) -> Plan:
-        from zoo.models.devices import choose_accelerator
+        from zoo.models.devices import device_type
         from zoo.models.precision import choose_precision
 
         core = self.core
         goes_on = core.lora and core.lora_continue
         planned = replace(core, **adapter_options(core.model, core.out)) if goes_on else core
-        accelerator = choose_accelerator(core.accelerator)
+        # A device that is not here has been told; its memory is of interest before it is rented.
+        accelerator = device_type(core.accelerator)
         # Those that come from a card cannot be called.
         optimizers = OPTIMIZERS.available(registry.contributions(registry.manager(), "optimizers"))
         optimizer = OPTIMIZERS.choose(core.optimizer, optimizers)

@@ -33,6 +33,8 @@ ROWS, PREFILL, ROOM = 64, 8192, 1.25
 """Answers and prompt tokens that the local engine has in flight, and the share of columns that its block has."""
 PROCESS = 43e6
 """What a process takes beside its tensors once it trains: tokenizer, records, threads (`benchmarks/memory.py`)."""
+ASSUMED = 80e9
+"""Bytes of a GPU for a plan that is made where there is none."""
 TIGHT = 0.95
 """Share of the free memory from which a run is warned."""
 
@@ -171,7 +173,8 @@ class Need:
     def as_json(self) -> dict[str, Any]:
         return {
             "peak": round(self.peak), "free": None if self.free is None else round(self.free), "fits": self.fits,
-            "rough": self.rough, "micro_tokens": self.tokens, "shards": self.shards, "cut": self.cut,
+            "device": self.device, "rough": self.rough, "micro_tokens": self.tokens, "shards": self.shards,
+            "cut": self.cut,
             "parts": {role: {what: round(of) for what, of in parts.items()} for role, parts in self.parts.items()},
             "phases": {phase: round(of) for phase, of in self.phases.items()},
             "with": {flags: round(of) for flags, of in self.remedies.items()},
@@ -200,6 +203,8 @@ def _free(plan: Plan) -> tuple[float | None, str]:
     if plan.accelerator == "cuda":
         import torch
 
+        if not torch.cuda.is_available():
+            return ASSUMED, "an assumed GPU, as there is none here"
         return min(torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count())), "the GPU"
     left = free_memory()
     device = "this machine" if plan.here == 1 else f"this machine for each of {plan.here} processes"
