@@ -217,6 +217,15 @@ def test_a_class_that_no_other_process_can_import_is_not_run_in_one():
     assert found.result == "skipped" and "Local cannot be imported" in found.detail
 
 
+def test_without_a_terminal_each_check_is_told_when_it_is_done():
+    chosen = ("--only", "described", "--only", "hook-arguments")
+    status, out, error = cli("check", broken("described"), *chosen)
+    lines = error.splitlines()
+    assert status == 1 and lines[0].startswith("1/2 hook arguments: passed, ")
+    assert lines[1].startswith("2/2 described: failed, ") and "1/2" not in out
+    assert cli("check", broken("described"), *chosen, "--json")[2] == ""
+
+
 GUARDS_CAUGHT = {
     "described": "The guard has no docstring",
     "answers": "KeyError: 'loss'",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -46,7 +47,7 @@ def check(
 
         what, short, results = "schedule", schedule, list(check_schedule(name, only or ()))
     else:
-        what, (short, results) = "algorithm", _checked(name, only or ())
+        what, (short, results) = "algorithm", _checked(name, only or (), quiet=as_json)
     from zoo.testing.suite import summary
 
     passed = not any(result.result == "failed" for result in results)
@@ -99,22 +100,30 @@ def _may_name(name: str, kind: Kind) -> bool:
     return is_file_name(name) or name_in(name) in named(kind)
 
 
-def _checked(name: str, only: Sequence[str]) -> tuple[str, list[Any]]:
-    """The short name of an algorithm, and the results of its checks."""
+def _checked(name: str, only: Sequence[str], quiet: bool) -> tuple[str, list[Any]]:
+    """The short name of an algorithm, and the results of its checks, which take minutes.
+
+    A terminal shows which one runs. Elsewhere each is told when it is done, unless quiet.
+    """
     from zoo.cards import described
 
     described(name)
     from zoo.testing.declared import find_check
     from zoo.testing.suite import NAMES, Suite
+    from zoo.training.record.progress import duration
 
     wanted = {find_check(check_name, NAMES) for check_name in only or NAMES}
     names = [check_name for check_name in NAMES if check_name in wanted]
-    with Console(stderr=True).status("Preparing") as status:
+    console = Console(stderr=True)
+    with console.status("Preparing") as status:
         suite = Suite(name)
         results = []
         for number, check_name in enumerate(names, start=1):
-            status.update(f"{number}/{len(names)} {check_name}")
+            place, began = f"{number}/{len(names)} {check_name}", time.monotonic()
+            status.update(place)
             results.append(suite.run(check_name))
+            if not (console.is_terminal or quiet):
+                console.say(f"{place}: {results[-1].result}, {duration(time.monotonic() - began)}")
     return suite.name, results
 
 
