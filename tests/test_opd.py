@@ -98,6 +98,7 @@ def test_a_run_does_not_depend_on_the_cut_and_needs_no_reward(tmp_path, tiny_fol
 
 
 def test_a_policy_comes_to_its_teacher(tmp_path, tiny_folder, teacher_folder):
-    run = start_run(tmp_path, tiny_folder)("opd", teacher=teacher_folder, lr=1e-2, epochs=20, answers_per_prompt=2)
+    run = start_run(tmp_path, tiny_folder)("opd", teacher=teacher_folder, lr=1e-2, epochs=28, answers_per_prompt=4)
     distance = [row["reverse_kl"] for row in run.metrics if "reverse_kl" in row]
-    assert sum(distance[-4:]) < 0.7 * sum(distance[:4])
+    # Of few answers it is noisy: 20 steps of it are compared.
+    assert sum(distance[-20:]) < 0.7 * sum(distance[:20])
