@@ -36,7 +36,7 @@ from zoo.models.precision import choose_precision
 from zoo.models.start import resolve_start
 from zoo.options.checks import names_in
 from zoo.options.config import AUTO, TrainConfig
-from zoo.options.roles import ROLES, model_options
+from zoo.options.roles import ROLES
 from zoo.report.run_page import write_run_page
 from zoo.runs import Run, find_runs
 from zoo.terminal import Console
@@ -76,12 +76,12 @@ class Comparison:
         self.core = cores[0]
         # The data may set a reference for only some of the entrants.
         self.score = next((core.score for core in cores if core.score != AUTO), AUTO)
-        for name in model_options(ROLES, "lm"):
+        for role in ROLES.values():
             # A run's name refers to runs/, wherever the comparison's own runs are.
-            value = getattr(self.core, name)
-            setattr(self.core, name, None if value is None else by_path(value))
-            if settings.given.get(name):
-                settings.given[name] = getattr(self.core, name)
+            if role.head == "lm" and (value := getattr(self.core, role.option)) is not None:
+                setattr(self.core, role.option, role.with_models(value, by_path))
+                if settings.given.get(role.option):
+                    settings.given[role.option] = getattr(self.core, role.option)
         self.folder = Path(out or default_folder(settings, self.core))
         self.failed: list[dict[str, str]] = []
 

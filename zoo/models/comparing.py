@@ -18,11 +18,13 @@ from zoo.models.layout import Rows, counted
 from zoo.models.logps import Head
 from zoo.models.parts import rows_in_parts
 from zoo.models.scoring import head_and_states, rows_for
+from zoo.models.several import Several
 from zoo.values.top_logps import TopLogps
 from zoo.values.types import Answer, pad
 
 if TYPE_CHECKING:
     from zoo.models.reference import Reference
+    from zoo.models.roles import Frozen
     from zoo.models.scorer import Scorer
 
 
@@ -35,7 +37,7 @@ class Comparison(NamedTuple):
 
 
 def divergence_of(
-    policy: Scorer, answers: Sequence[Answer], teacher: Reference | TopLogps, comparison: Comparison
+    policy: Scorer, answers: Sequence[Answer], teacher: Frozen | TopLogps, comparison: Comparison
 ) -> Tensor:
     """The divergence at each counted completion token of B answers, float32 [B, T], with gradients for the policy.
 
@@ -59,7 +61,7 @@ def divergence_of(
 
 
 def _in_one_pass(
-    policy: Scorer, answers: Sequence[Answer], teacher: Reference | TopLogps, comparison: Comparison
+    policy: Scorer, answers: Sequence[Answer], teacher: Frozen | TopLogps, comparison: Comparison
 ) -> Tensor:
     rows = rows_for(policy.model, answers, policy.layout, policy.balance)
     measure_head(policy.model)
@@ -75,9 +77,11 @@ def _in_one_pass(
 
 
 def _comparer(
-    model: Any, answers: Sequence[Answer], rows: Rows, teacher: Reference | TopLogps, comparison: Comparison
+    model: Any, answers: Sequence[Answer], rows: Rows, teacher: Frozen | TopLogps, comparison: Comparison
 ) -> Callable[[States], Tensor]:
     """What compares the policy's states, in the order of its rows, with the teacher: [N]."""
+    if isinstance(teacher, Several):
+        return _comparer_of_each(model, answers, rows, teacher, comparison)
     divergence, temperature, top_k = comparison
     if isinstance(teacher, TopLogps):
         ids, log_q = teacher.at(rows.answer, rows.index)
@@ -88,6 +92,24 @@ def _comparer(
         return lambda states: token_divergence(states, states_of_teacher, divergence, temperature)
     ids, log_q = top_classes(states_of_teacher, top_k, temperature)
     return lambda states: class_divergence(states, ids, log_q, divergence, temperature)
+
+
+def _comparer_of_each(
+    model: Any, answers: Sequence[Answer], rows: Rows, teachers: Several, comparison: Comparison
+) -> Callable[[States], Tensor]:
+    """The same with the teacher of each answer's domain, in one pass of the policy."""
+    compared: list[tuple[Tensor, Callable[[States], Tensor]]] = []
+    for teacher, places in teachers.shares([answer.domain for answer in answers]):
+        number = torch.full((len(answers),), -1, device=rows.answer.device)
+        number[places] = torch.arange(len(places), device=number.device)
+        tokens = (number[rows.answer] >= 0).nonzero()[:, 0]
+        of_these = replace(rows, answer=number[rows.answer[tokens]], index=rows.index[tokens])
+        chosen = [answers[place] for place in places]
+        compared.append((tokens, _comparer(model, chosen, of_these, teacher, comparison)))
+    order = torch.cat([tokens for tokens, _ in compared]).argsort()
+    return lambda states: torch.cat(
+        [compare(states._replace(hidden=states.hidden[tokens])) for tokens, compare in compared]
+    )[order]
 
 
 @torch.no_grad()

@@ -19,9 +19,13 @@ from zoo.models.divergence import Divergence, Kind
 from zoo.models.reference import Reference
 from zoo.models.scorer import Scorer
 from zoo.models.scoring import Columns, States, columns, placed, predicting_states
+from zoo.models.several import Several
 from zoo.options.roles import ROLES, TRAINED
 from zoo.values.top_logps import TopLogps
 from zoo.values.types import Answer, Answers, TokenLogps
+
+Frozen = Reference | Several
+"""A frozen language model, or one for each domain."""
 
 
 class SharedStates(NamedTuple):
@@ -71,7 +75,7 @@ class Policy(Scorer):
         return placed(answers, states.rows, of_tokens)
 
     def divergence(
-        self, answers: Answers, teacher: Reference | TopLogps, *, kind: Kind, beta: float = 0.5,
+        self, answers: Answers, teacher: Frozen | TopLogps, *, kind: Kind, beta: float = 0.5,
         temperature: float | None = None, top_k: int | None = None,
     ) -> Tensor:  # fmt: skip
         """The divergence from a frozen model at each completion token, float32 [B, T], 0 where no token counts.
@@ -177,9 +181,9 @@ class Models:
         """A role as the core handles it, which is no use by the algorithm."""
         return self._roles[role]
 
-    def frozen(self) -> dict[str, Reference]:
+    def frozen(self) -> dict[str, Frozen]:
         """The frozen language models, by role."""
-        return {name: role for name, role in self._roles.items() if isinstance(role, Reference)}
+        return {name: role for name, role in self._roles.items() if isinstance(role, Frozen)}
 
     def scoring(self) -> list[Any]:
         """The roles that make forward passes over answers: all but a judge, which reads texts."""

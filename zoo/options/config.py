@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from zoo.errors import ZooError, nearest
 from zoo.options.fields import build, options_of, refuse_unknown
 from zoo.options.points import OPTIMIZER, Choice, Point, Weights, choose, is_points, unscaled
-from zoo.options.roles import ROLES, Role
+from zoo.options.roles import ONE, ROLES, Role
 from zoo.options.spelling import name_in, parse, spell
 
 if TYPE_CHECKING:
@@ -384,6 +384,12 @@ class Resolved:
     def value(self, name: str) -> Any:
         """The value of an option, of the core or of the algorithm."""
         return getattr(self.core if hasattr(self.core, name) else self.algorithm, name)
+
+    def models(self, role: str) -> dict[str, str | None]:
+        """The models that are named for a role, by domain; {ONE: None} if none is. Raises ZooError."""
+        facts = self.roles[role]
+        text = self.value(facts.option)
+        return {ONE: None} if text is None else dict(facts.models(text))
 
     def set(self, name: str, value: Any) -> None:
         """Change an option, of the core or of the algorithm."""

@@ -6,9 +6,18 @@ own in `own_roles`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
+
+from zoo.errors import ZooError
+from zoo.paths import typed_path
+
+ONE = ""
+"""The domain of a role's only model."""
+DOMAIN = r"[\w.-]+="
+"""How the model of a domain begins."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +44,33 @@ class Role:
         """Whether it is a frozen language model, which gives log-probabilities."""
         return not self.trained and self.head == "lm"
 
+    def models(self, text: str) -> dict[str, str]:
+        """The models that its option names, by domain: of `math=A,code=B`, or {ONE: text}.
+
+        Only frozen copies have several, and a path that exists is one model. Raises ZooError for a domain without a
+        model, and for one that is there twice.
+        """
+        if not self.is_frozen_copy or not re.match(DOMAIN, text) or typed_path(text).exists():
+            return {ONE: text}
+        models: dict[str, str] = {}
+        for part in re.split(rf",\s*(?={DOMAIN})", text):
+            domain, _, model = part.partition("=")
+            if not model or domain in models:
+                fault = "is there twice" if model else "has no model"
+                flag = f"--{self.option.replace('_', '-')}"
+                raise ZooError(
+                    f"{flag} {text}: the domain {domain} {fault}.", f"Write {flag} DOMAIN=MODEL,DOMAIN=MODEL."
+                )
+            models[domain] = model
+        return models
+
+    def with_models(self, text: str, change: Callable[[str], str]) -> str:
+        """What its option names, with each model's name changed."""
+        models = self.models(text)
+        if ONE in models:
+            return change(text)
+        return ",".join(f"{domain}={change(model)}" for domain, model in models.items())
+
 
 POLICY = "policy"
 ROLES: Mapping[str, Role] = {
@@ -47,6 +83,11 @@ ROLES: Mapping[str, Role] = {
 """The roles of the core, in the order in which they are built."""
 TRAINED = tuple(name for name, role in ROLES.items() if role.trained)
 """The roles that an optimizer moves."""
+
+
+def of_domain(name: str, domain: str) -> str:
+    """The name of a role, or of what belongs to it, with the domain of one of its models: `teacher:math`."""
+    return f"{name}:{domain}" if domain else name
 
 
 def model_options(roles: Mapping[str, Role] = ROLES, *heads: str) -> list[str]:

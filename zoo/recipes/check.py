@@ -21,7 +21,7 @@ from zoo.options.checks import check_values
 from zoo.options.config import OTHER_NAMES, TrainConfig, resolve
 from zoo.options.expression import Expression
 from zoo.options.fields import build, options_of
-from zoo.options.roles import model_options
+from zoo.options.roles import POLICY, ROLES, Role
 from zoo.options.spelling import parse
 from zoo.recipes.fit import DataFit, model_problem
 from zoo.recipes.form import METRIC, StageForm
@@ -84,7 +84,7 @@ class _Check:
         else:
             option_names = [option.name for option in options_of(TrainConfig)]
             self._unknown(stage, option_names, "a stage that only evaluates")
-            self._model(stage, "model")
+            self._model(stage, ROLES[POLICY])
         self.heads[stage.name] = self._head(stage)
         return stage.model_copy(update={"evals": self._fitting(stage)})
 
@@ -128,8 +128,9 @@ class _Check:
             self._data(stage, key, cls.kinds(), vars(resolved.core))
         for key in ("reward", "gold_reward"):
             self._reward(stage, key)
-        for key in model_options(resolved.roles, "lm", "scalar"):
-            self._model(stage, key)
+        for role in resolved.roles.values():
+            if role.head in ("lm", "scalar"):
+                self._model(stage, role)
 
     def _defaults_of(self, stage: Stage) -> Callable[..., Mapping[str, Any]]:
         def found(source: str, cls: type[Algorithm]) -> Mapping[str, Any]:
@@ -207,11 +208,19 @@ class _Check:
                     stage, key, message=f"there is no reward '{mention.name}'.{nearest(mention.name, reward_names)}"
                 )
 
-    def _model(self, stage: Stage, key: str) -> None:
+    def _model(self, stage: Stage, role: Role) -> None:
         """Refuse a model that cannot exist, and a reward model where a language model is needed."""
+        key = role.option
         text, at = str(stage.at(0).training_options.get(key) or ""), "start" if key == "model" else key
+        try:
+            for name in role.models(text).values() if text else ():
+                self._one_model(stage, key, at, name)
+        except ZooError as error:
+            self._refuse(stage, at, message=f"{error.message} {error.hint}")
+
+    def _one_model(self, stage: Stage, key: str, at: str, text: str) -> None:
         needed_stages = references(text)
-        if problem := model_problem(text, self.models) if text and not needed_stages else "":
+        if problem := model_problem(text, self.models) if not needed_stages else "":
             self._refuse(stage, at, message=problem)
         writes = key != "critic_model" and stage.algo is not None and self.algorithms[stage.algo].head == "lm"
         if writes and needed_stages and self.heads.get(needed_stages[0]) not in (None, "lm", "none"):

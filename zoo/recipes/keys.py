@@ -20,11 +20,12 @@ from typing import Any
 from zoo import __version__
 from zoo.data.sources.mixture import read_mixture
 from zoo.options.config import FREE
-from zoo.options.roles import model_options
+from zoo.options.roles import ROLES, model_options
 from zoo.paths import typed_path
 
 DATA = ("data", "eval_data", "decay_data")
 """Options that name data."""
+OF_MODELS = {role.option: role for role in ROLES.values()}
 PATHS = ("start", *model_options(), *DATA)
 """Options whose value may be a file or folder."""
 LONGEST_PATH = 1000
@@ -47,6 +48,7 @@ def stage_key(
     """
     counted = {key: value for key, value in options.items() if key not in FREE}
     named = [(key, text) for key, value in counted.items() for text in _texts(value)]
+    named += [(key, name) for key, text in named if key in OF_MODELS for name in OF_MODELS[key].models(text).values()]
     named += [(key, part.source) for key, text in named if key in DATA for part in read_mixture(text, contributed)]
     texts = [text for _, text in named]
     content = {key: _without_paths(value, made) for key, value in counted.items()}

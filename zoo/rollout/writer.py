@@ -127,7 +127,7 @@ class Writer:
         """The answers of an engine that has the weights of `scorer`."""
         n = n or self.count
         how = dataclasses.replace(self.sampling, **sampling) if sampling else self.sampling
-        ids, rows = [self._ids(prompt) for prompt in prompts], [_row(prompt) for prompt in prompts]
+        ids, facts = [self._ids(prompt) for prompt in prompts], [_facts(prompt) for prompt in prompts]
         if self.iteration == PREPARING and self.calls == 0:
             self._hand_over()
         generator = torch.Generator().manual_seed(self._next_seed())
@@ -141,7 +141,7 @@ class Writer:
         self.seconds += time.perf_counter() - clock
         written = [answer for share in gathered(mine) for answer in share]
         self.tokens += sum(len(answer.completion) for answer in written)
-        answers = Answers([dataclasses.replace(a, row=rows[i // n]) for i, a in enumerate(written)]).to(self.device)
+        answers = Answers([dataclasses.replace(a, **facts[i // n]) for i, a in enumerate(written)]).to(self.device)
         if not engine.remote and not (self.rescores and self.iteration >= 0):
             return answers
         return self._rescored(scorer, engine, answers, how.temperature or 1.0)
@@ -180,7 +180,7 @@ class Writer:
 
     def more_prompts(self, count: int, besides: Sequence[Any]) -> list[Any]:
         """See `zoo.models.roles.Policy.more_prompts`."""
-        taken = [row for prompt in besides if (row := _row(prompt)) is not None]
+        taken = [row for prompt in besides if (row := _facts(prompt).get("row")) is not None]
         others = numpy.flatnonzero(~numpy.isin(rows_of(self._prompts), taken))
         order = torch.randperm(len(others), generator=torch.Generator().manual_seed(self._next_seed()))
         return [self._prompts[int(others[i])] for i in order[:count].tolist()]
@@ -201,7 +201,7 @@ class Writer:
             answer = dataclasses.replace(
                 answer, completion=answer.completion[:end], mask=answer.mask[:end], ended=False, cut=True
             )
-        return dataclasses.replace(answer, row=_row(prompt))
+        return dataclasses.replace(answer, **_facts(prompt))
 
     def line_ends(self, answers: Sequence[Answer]) -> list[list[int]]:
         """See `zoo.models.roles.Policy.line_ends`. Blank lines belong to the line before them."""
@@ -243,5 +243,6 @@ class Writer:
         raise ZooError(f"generate takes encoded records, message lists or strings, not {type(prompt).__name__}.")
 
 
-def _row(prompt: Any) -> int | None:
-    return prompt.get("row") if isinstance(prompt, dict) else None
+def _facts(prompt: Any) -> dict[str, Any]:
+    """What an encoded record gives to its answers."""
+    return {name: prompt.get(name) for name in ("row", "domain")} if isinstance(prompt, dict) else {}

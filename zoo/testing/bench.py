@@ -22,6 +22,7 @@ from zoo.data.load import load
 from zoo.data.loader import StepLoader, share_of
 from zoo.errors import ZooError
 from zoo.models.critic import Critic
+from zoo.models.reference import Reference
 from zoo.options.config import Resolved, resolve
 from zoo.options.fields import options_of
 from zoo.options.roles import POLICY
@@ -234,6 +235,7 @@ class Bench:
             make_writer=writer_of(resolved.core, template(), precision, torch.device("cpu"), manager(algorithm)),
         )  # fmt: skip
         for name, role in models.frozen().items():
+            assert isinstance(role, Reference)
             model = frozen if resolved.roles[name].start == POLICY else stranger
             frozen_copy = model(self.cls.head, precision)
             role.stand_in(copy.deepcopy(frozen_copy) if own else frozen_copy)

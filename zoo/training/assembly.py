@@ -51,6 +51,7 @@ from zoo.rewards.reward import Reward
 from zoo.runs import Run
 from zoo.terminal import Console
 from zoo.training.datasets import load_data, make_collate, make_loader, make_prompts, sample_answers
+from zoo.training.domains import Domains, domains_of
 from zoo.training.fingerprints import (
     Contents,
     Prints,
@@ -172,6 +173,7 @@ class Assembly:
         # Before a scalar head chooses the padding.
         self.tokenizer_print = of_tokenizer(self.tokenizer)
         self.data = load_data(core, self.algorithm.kinds(), self.template, self.plugins, self.say)
+        self._give_domains()
         self.say(self.template.preflight(*self.data.train.statistics.ends()))
         if self.beginning:
             self.beginning.compare(self.prints())
@@ -202,6 +204,20 @@ class Assembly:
         set_by = f"set by {self.resolved.origin['precision']}"
         self.say(f"Precision {self.precision}: {reason if core.precision == AUTO else set_by}.")
         self._say_base()
+
+    def _give_domains(self) -> None:
+        """Let roles of several models know which of them a row is for. Raises ZooError for a row without one."""
+        wanted = domains_of(self.resolved, self.algorithm.roles(self.resolved.algorithm))
+        data, core = self.data, self.core
+        if not wanted:
+            return
+        where = None if data.streaming is None else data.streaming.where
+        give = Domains(wanted, core.data, data.labels, where)
+        # What a stream gives is looked at as it comes.
+        data.train.records = give.checked(data.train.records) if where is None else data.train.records.map(give)
+        if data.held_out is not None:
+            give = Domains(wanted, core.eval_data or core.data, data.held_out_parts)
+            data.held_out.records = give.checked(data.held_out.records)
 
     def _say_base(self) -> None:
         """The type of the weights that are not trained, if there are any."""
@@ -249,7 +265,8 @@ class Assembly:
         core.model = self.source.name
         for role in self.resolved.roles.values():
             if role.is_frozen_copy and (name := self.resolved.value(role.option)) is not None:
-                self.resolved.set(role.option, resolve_start(name, core.out, self.say).name)
+                text = role.with_models(name, lambda model: resolve_start(model, core.out, self.say).name)
+                self.resolved.set(role.option, text)
 
     def _day(self) -> date | None:
         """The day that the run began, which a chat template may write into every text."""

@@ -28,7 +28,7 @@ from zoo.judges.spelled import SELF, is_endpoint
 from zoo.libraries import hub
 from zoo.models.names import Source, look_for, read_config
 from zoo.options.config import FREE, Resolved, TrainConfig
-from zoo.options.roles import POLICY
+from zoo.options.roles import POLICY, of_domain
 from zoo.paths import content_hash, typed_path
 from zoo.rewards.plugin import bundled
 from zoo.rewards.spelled import place_of
@@ -133,9 +133,9 @@ class Contents:
         """The files of every role that is named, and of reward models."""
         prints: Prints = {}
         for role, facts in resolved.roles.items():
-            name = resolved.value(facts.option)
-            if role in (POLICY, *roles) and name is not None and name != SELF and not is_endpoint(name):
-                prints[facts.option] = {WEIGHTS: self.of_model(name)}
+            for domain, name in resolved.models(role).items() if role in (POLICY, *roles) else ():
+                if name is not None and name != SELF and not is_endpoint(name):
+                    prints.setdefault(facts.option, {})[of_domain(WEIGHTS, domain)] = self.of_model(name)
         for option in REWARDS:
             for mention in mentions(getattr(resolved.core, option)):
                 name = str(dict(mention.options).get("model", "")) if mention.name == "judge" else mention.name

@@ -19,6 +19,7 @@ from zoo.libraries.sharding import whole_shapes
 from zoo.libraries.trainer import forget_optimizers, kill_others, started_by_this, step_arithmetic
 from zoo.models.reference import Reference
 from zoo.models.reference_cache import answer_key
+from zoo.models.roles import Frozen
 from zoo.numbers import seconds_in
 from zoo.options.checks import names_in
 from zoo.options.roles import POLICY
@@ -277,16 +278,18 @@ class Fitting:
         if not frozen:
             yield
             return
-        copies = [role for name, role in frozen.items() if self._starts_as_the_policy(name)]
+        copies = [
+            role for name, role in frozen.items() if isinstance(role, Reference) and self._starts_as_the_policy(name)
+        ]  # fmt: skip
         for role in copies:
             role.stand_in(self.assembly.policy)
         try:
             with self.module.models.built(POLICY).equal_to(copies):
                 yield
         finally:
-            for role in frozen.values():
-                if role in copies or role.cache is not None:
-                    role.release()
+            for held in frozen.values():
+                if held in copies or held.cache is not None:
+                    held.release()
 
     def _starts_as_the_policy(self, name: str) -> bool:
         resolved = self.assembly.resolved
@@ -305,7 +308,7 @@ class Fitting:
                     self._warm(module, name, role, answers)
         self.notify("run_start", config=self.assembly.resolved.as_dict())
 
-    def _warm(self, module: PostTraining, name: str, role: Reference, answers: list[Answer]) -> None:
+    def _warm(self, module: PostTraining, name: str, role: Frozen, answers: list[Answer]) -> None:
         computed = 0
         while True:
             done = 0

@@ -57,7 +57,7 @@ from zoo.options.checks import (
 from zoo.options.config import AUTO, Resolved, TrainConfig
 from zoo.options.effect import without_effect
 from zoo.options.expression import Expression
-from zoo.options.roles import POLICY, Role, model_options
+from zoo.options.roles import POLICY, Role, model_options, of_domain
 from zoo.options.spelling import bind, parse
 from zoo.paths import typed_path
 from zoo.rewards.spelled import check_reward
@@ -225,8 +225,8 @@ class _Look:
     def _cuts(self) -> None:
         """The models that a tensor group cuts."""
         core = self.core
-        named = (self.resolved.value(option) for option in model_options(self.resolved.roles, "lm", "scalar"))
-        names = {name or core.model for name in named}
+        roles = [name for name, role in self.resolved.roles.items() if role.head in ("lm", "scalar")]
+        names = {name or core.model for role in roles for name in self.resolved.models(role).values()}
         folders = [folder for name in sorted(names) if (folder := configured(name, core.out))]
         if core.tensor_parallel > 1 and folders:
             # Only the classes of transformers have the plans.
@@ -258,26 +258,28 @@ class _Look:
         """The models of other roles."""
         roles = self.resolved.roles
         for role, facts in roles.items():
-            name = self.resolved.value(facts.option)
-            if role != POLICY and facts.head != "judge" and name is not None:
-                self._try(lambda role=role, name=name: self._other(role, name))  # type: ignore[misc]
+            of_role = self.resolved.models(role) if role != POLICY and facts.head != "judge" else {}
+            for domain, name in of_role.items():
+                if name is not None:
+                    self._try(lambda role=role, domain=domain, name=name: self._other(role, domain, name))  # type: ignore[misc]
         for option, why in without_effect(self.resolved, self.roles, may_write(self.cls)):
             if option not in model_options(roles):
                 self.outlook.facts[option] = f"{getattr(self.core, option)}; unused: {why}"
 
-    def _other(self, role: str, name: str) -> None:
-        model = self._looked_for(role, name)
+    def _other(self, role: str, domain: str, name: str) -> None:
+        fact = of_domain(role, domain)
+        model = self._looked_for(fact, name)
         if self.resolved.roles[role].head == "lm" and model.source.folder is not None:
             refuse_head(model.source.name, head_in(model.source.folder), self.cls.head)
             hold_files(name, model.source.folder, None, wanted(self.template, listed(self.core.new_tokens)))
-        self.outlook.facts[role] += self._unused(role)
+        self.outlook.facts[fact] += self._unused(role)
 
-    def _looked_for(self, role: str, name: str) -> Found:
+    def _looked_for(self, fact: str, name: str) -> Found:
         try:
             model = look_for(name, self.core.out)
         except ZooError:
             if (typed_path(name) / "config.json").is_file():
-                self.outlook.facts[role] = f"{name}: {describe(typed_path(name))}; {typed_path(name)}"
+                self.outlook.facts[fact] = f"{name}: {describe(typed_path(name))}; {typed_path(name)}"
             raise
         folder = model.source.folder
         if folder is not None:
@@ -285,7 +287,7 @@ class _Look:
         if model.source.is_adapter:
             check_base(model.source)
         about = f"{describe(folder)}; {model.note or folder}" if folder else model.note
-        self.outlook.facts[role] = f"{name}: {about}"
+        self.outlook.facts[fact] = f"{name}: {about}"
         return model
 
     def _judge(self) -> None:
@@ -464,11 +466,15 @@ class _Look:
         return {role: folder for role, folder in folders.items() if folder and (folder / "config.json").is_file()}
 
     def _frozen(self, name: str, role: Role) -> dict[str, str]:
-        """The model of a frozen role, unless no step holds it: all it scores is cached before, or it is the policy."""
-        core, other = self.core, self.resolved.value(role.option)
+        """The models of a frozen role, unless no step holds them: all is scored before, or it is the policy."""
+        core = self.core
         cached = role.ahead and not self.cls.online() and core.reference_cache != "off"
-        own = other is not None or not (cached or core.lora)
-        return {name: other or core.model} if own else {}
+        # A model of several domains is there once.
+        domains = {other: domain for domain, other in reversed(self.resolved.models(name).items())}
+        return {
+            of_domain(name, domain): other or core.model for other, domain in domains.items()
+            if other is not None or not (cached or core.lora)
+        }  # fmt: skip
 
     def _planned(self, models: Mapping[str, Path]) -> Plan:
         from zoo.models.devices import device_type

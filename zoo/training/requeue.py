@@ -10,7 +10,7 @@ from typing import Any
 from zoo.errors import ZooError
 from zoo.models.names import by_path
 from zoo.options.config import Resolved
-from zoo.options.roles import model_options
+from zoo.options.roles import Role
 from zoo.runs import Run, find_runs
 
 Stored = Callable[[Run], Resolved]
@@ -67,13 +67,19 @@ def _differing(now: Resolved, run: Run, stored: Stored) -> dict[str, tuple[Any, 
     if run.config.get("algo") != now.algo:
         return {"algo": (run.config.get("algo"), now.algo)}
     old, new = stored(run).as_dict(), now.as_dict()
-    for what in model_options(now.roles, "lm"):
-        if new[what]:
-            # A run stands in run.yaml by its path; `last` is another run or checkpoint by now.
-            moves = new[what].split("@")[-1] == "last"
-            new[what] = old[what] if moves else by_path(new[what], now.core.out)
+    for role in now.roles.values():
+        if role.head == "lm" and new[role.option]:
+            new[role.option] = _as_stored(role, old[role.option], new[role.option], now.core.out)
     return {
         name: (old.get(name), value)
         for name, value in new.items()
         if name not in ("name", "out") and old.get(name) != value
     }
+
+
+def _as_stored(role: Role, old: Any, new: str, out: str) -> Any:
+    """The models of a role as run.yaml has them, where a run stands by its path."""
+    if any(model.split("@")[-1] == "last" for model in role.models(new).values()):
+        # `last` is another run or checkpoint by now.
+        return old
+    return role.with_models(new, lambda model: by_path(model, out))

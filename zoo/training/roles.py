@@ -28,9 +28,10 @@ from zoo.models.reference import Reference
 from zoo.models.reference_cache import ReferenceCache, architecture, fingerprint
 from zoo.models.roles import Models, Policy
 from zoo.models.scalar import ScalarPolicy, is_scorer
+from zoo.models.several import Several
 from zoo.models.start import NO_TOKENS, load_policy, require_same_tokens, resolve_start
 from zoo.options.config import Resolved, TrainConfig
-from zoo.options.roles import POLICY
+from zoo.options.roles import ONE, POLICY
 from zoo.paths import cache_folder
 
 Say = Callable[[str], None]
@@ -42,29 +43,24 @@ def make_models(
 ) -> Models:  # fmt: skip
     """The declared roles around the loaded policy. temperature, make_writer: as of `Policy`."""
     core, scores = resolved.core, is_scorer(policy)
-    new = {name: _new_tokens(resolved, name, template, say) for name in resolved.roles if name in roles}
+    named = {name: resolved.models(name) for name in resolved.roles if name in roles}
+    new = {name: {model: _new_tokens(resolved, name, model, template, say) for model in models.values()}
+           for name, models in named.items()}  # fmt: skip
     learner: Any = ScalarPolicy(policy, layout) if scores else Policy(policy, layout, temperature, make_writer)
     made: dict[str, Any] = {POLICY: learner}
     for name in new:
         role = resolved.roles[name]
         if role.is_frozen_copy and not scores:
-            other, cached = resolved.value(role.option), core.reference_cache != "off"
-            made[name] = make_frozen(
-                core,
-                other,
-                policy,
-                source,
-                layout,
-                precision,
-                say,
-                temperature,
-                new[name],
-                cached,
-                name,
-                learner,
-            )
+            by_name = {
+                model: make_frozen(
+                    core, model, policy, source, layout, precision, say, temperature, new_tokens,
+                    core.reference_cache != "off", name, learner,
+                ) for model, new_tokens in new[name].items()
+            }  # fmt: skip
+            several = {domain: by_name[model] for domain, model in named[name].items()}
+            made[name] = several[ONE] if ONE in several else Several(name, several)
         elif role.head == "scalar":
-            made[name] = make_critic(core, learner, source, layout, precision, say, new[name])
+            made[name] = make_critic(core, learner, source, layout, precision, say, new[name][core.critic_model])
         elif role.head == "judge":
             made[name] = make_judge(core, policy, source, template, layout, precision, say)
     if unknown := set(roles) - set(made):
@@ -74,11 +70,9 @@ def make_models(
     return models
 
 
-def _new_tokens(resolved: Resolved, name: str, template: ChatTemplate, say: Say) -> NewTokens:
-    """The tokens that the model of a role has to get, once its tokenizer was compared with the policy's."""
-    role = resolved.roles[name]
-    other = resolved.value(role.option)
-    if name == POLICY or role.head == "judge" or other is None:
+def _new_tokens(resolved: Resolved, name: str, other: str | None, template: ChatTemplate, say: Say) -> NewTokens:
+    """The tokens that a model of a role has to get, once its tokenizer was compared with the policy's."""
+    if name == POLICY or resolved.roles[name].head == "judge" or other is None:
         return template.new
     than = f"the model that is trained, so it cannot be its {name}"
     start = resolve_start(other, resolved.core.out, say)

@@ -48,6 +48,11 @@ class Streaming:
             return None
         return Parts([part.label for part in parts], [part.stream.files.before for part in parts])
 
+    def where(self, row: int) -> str:
+        """`file:row` of a row number."""
+        files = [part.stream.files for part in self.streams.parts]
+        return next(of_part for of_part in reversed(files) if row > of_part.before).where(row)
+
     def close(self) -> None:
         """End the processes that encode ahead."""
         for part in self.streams.parts:

@@ -41,7 +41,8 @@ class Answer:
     mask: bool [C], the completion tokens that count; ended: whether it has its end-of-turn token;
     cut: whether tokens were removed to fit a length; behaviour: float32 [C], log-probs under the weights that wrote it;
     correction: float32 [C], importance weights for answers of an engine with slightly different log-probs;
-    row: number of the data row of the prompt, by which a reward finds its columns.
+    row: number of the data row of the prompt, by which a reward finds its columns; domain: that of its row, by which a
+    role of several models chooses one; None where no role has several.
     """
 
     prompt: Tensor
@@ -52,6 +53,7 @@ class Answer:
     behaviour: Tensor | None = None
     correction: Tensor | None = None
     row: int | None = None
+    domain: str | None = None
 
     @staticmethod
     def of(prompt: Sequence[int], completion: Sequence[int], mask: Sequence[bool] | None = None, **rest: Any) -> Answer:

@@ -26,6 +26,10 @@ class Parts:
         """The index of the part of each row, [N]."""
         return numpy.searchsorted(numpy.asarray(self.before), numpy.asarray(rows), side="left") - 1
 
+    def label(self, row: int) -> str:
+        """The label of the part of a row."""
+        return self.labels[int(self.owners([row])[0])]
+
     def means(self, columns: Mapping[str, Sequence[float]], rows: Sequence[int | None]) -> dict[str, float]:
         """The mean of each column over the rows of each part, as `NAME/LABEL`; values that are NaN do not count.
 
