@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, Context
 
 import torch
@@ -205,13 +205,13 @@ def _mismatched(answers: Sequence[Answer], max_length: int) -> list[Answer]:
             "A step has answers to one prompt only, so that none can be mismatched: z₀ is 0 there. "
             "A larger --batch-size mends it.", stacklevel=2,
         )  # fmt: skip
-        return [Answer(a.prompt, a.completion, torch.zeros_like(a.mask)) for a in answers]
+        return [replace(a, mask=torch.zeros_like(a.mask)) for a in answers]
     made = []
     for answer, partner in zip(answers, partners, strict=True):
         # Not at the longest text of the step: the estimate must not depend on what else is in it.
         other, room = answers[partner], max_length - len(answer.prompt)
         ended = other.ended and len(other.completion) <= room
-        made.append(Answer(answer.prompt, other.completion[:room], other.mask[:room], ended=ended))
+        made.append(replace(answer, completion=other.completion[:room], mask=other.mask[:room], ended=ended))
     return made
 
 

@@ -40,7 +40,8 @@ def chats(count):
 
 def questions(count):
     return [{"prompt": f"What is {i} and 1?", "question": f"What is {i} and 1?", "answer": str(i + 1),
-             "solution": f"{i} and 1 is {i + 1}."} for i in range(count)]  # fmt: skip
+             "solution": f"{i} and 1 is {i + 1}.", "subject": ("math", "code")[i % 2]}
+            for i in range(count)]  # fmt: skip
 
 
 def prose(number):

@@ -23,6 +23,7 @@ from zoo.options.checks import names_in
 from zoo.options.config import TrainConfig
 from zoo.options.expression import Expression
 from zoo.options.fields import options_of
+from zoo.options.roles import ROLES
 from zoo.options.spelling import bind, seeds
 from zoo.options.spelling import parse as spelled
 from zoo.recipes.load import load_recipe
@@ -124,6 +125,8 @@ def check_train(values):
     for reward in filter(None, (core.reward, core.gold_reward)):
         check_reward(reward)
     for model in filter(None, (core.model, core.reference, core.critic_model, core.judge)):
+        check_model(model)
+    for model in ROLES["teacher"].models(core.teacher).values() if core.teacher else ():
         check_model(model)
     if core.score not in ("auto", "none", ""):
         check_evals(names_in(core.score))

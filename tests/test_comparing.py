@@ -1,11 +1,14 @@
 """The policy's divergence from another model: the same however the answers lie, in one part or several."""
 
+import copy
+
 import pytest
 import torch
 from test_scoring import counted_alone, gradients, ragged
 
 from zoo.errors import ZooError
 from zoo.libraries.heads import distrust_head
+from zoo.models.comparing import top_logps
 from zoo.models.layout import LAYOUTS
 from zoo.models.reference import Reference
 from zoo.models.roles import Policy
@@ -131,11 +134,55 @@ def test_no_answers_have_no_divergence(tiny_model, teacher_model):
     assert value.shape == (0, 1)
 
 
+def padded(model, rows):
+    """The same model with more rows, whose words are likely, so that they would be seen."""
+    wide = copy.deepcopy(model)
+    wide.resize_token_embeddings(rows, mean_resizing=False)
+    with torch.no_grad():
+        wide.get_output_embeddings().weight[model.config.vocab_size :] = wide.get_output_embeddings().weight[3]
+    return wide
+
+
+@pytest.mark.parametrize("top_k", [None, 5])
+@pytest.mark.parametrize("trusted", [True, False])
+def test_words_that_pad_one_of_the_vocabularies_are_left_out(tiny_model, teacher_model, top_k, trusted):
+    answers, how = Answers(ragged()), {"kind": "jsd", "beta": 0.3, "top_k": top_k}
+    words = tiny_model.config.vocab_size
+    expected = Policy(tiny_model, "shared").divergence(answers, frozen(teacher_model), **how)
+    expected.sum().backward()
+    expected_gradients = gradients(tiny_model)
+    wide_teacher, wide_policy = padded(teacher_model, words + 40), padded(tiny_model, words + 40)
+    if not trusted:
+        distrust_head(wide_teacher)
+        distrust_head(wide_policy)
+    values = Policy(tiny_model, "shared", words=words).divergence(answers, frozen(wide_teacher), **how)
+    torch.testing.assert_close(values, expected, rtol=1e-4, atol=1e-5)
+    values = Policy(wide_policy, "shared", words=words).divergence(answers, frozen(teacher_model), **how)
+    torch.testing.assert_close(values, expected, rtol=1e-4, atol=1e-5)
+    values.sum().backward()
+    for name, gradient in gradients(wide_policy).items():
+        own = expected_gradients[name]
+        torch.testing.assert_close(gradient[: len(own)], own, rtol=1e-4, atol=1e-5 * float(own.abs().max()))
+        assert not gradient[len(own) :].any()
+
+
+def test_a_teacher_s_stored_words_are_none_that_pad_its_vocabulary(teacher_model):
+    answers, words = Answers(ragged()), teacher_model.config.vocab_size
+    plain = top_logps(frozen(teacher_model), answers, 5, words)
+    wide = top_logps(frozen(padded(teacher_model, words + 40)), answers, 5, words)
+    assert all(map(torch.equal, plain.ids, wide.ids))
+    for a, b in zip(plain.logps, wide.logps, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_another_vocabulary_is_refused_with_both_sizes(tiny_model):
     other = frozen(make_model(300, 1))
     with pytest.raises(ZooError, match=r"probabilities of 300 words and the policy of 258") as refusal:
         Policy(tiny_model, "padded").divergence(Answers([Answer.of([1], [2])]), other, kind="reverse_kl")
     assert "model family" in refusal.value.hint
+    # Of 270 words the policy has no row for some.
+    with pytest.raises(ZooError, match=r"probabilities of 300 words and the policy of 258"):
+        Policy(tiny_model, "padded", words=270).divergence(Answers([Answer.of([1], [2])]), other, kind="reverse_kl")
 
 
 def test_the_temperature_is_that_of_the_run(tiny_model, teacher_model):

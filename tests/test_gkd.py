@@ -1,6 +1,8 @@
 """GKD: whose answers, which divergence, the mean of equation 2, and stored log-probs in the teacher's place."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +14,9 @@ from zoo.contract.registry import load_algorithm
 from zoo.errors import ZooError
 from zoo.libraries.pretrained import save
 from zoo.models.divergence import Divergence, States, token_divergence
+from zoo.models.loading import load_model
 from zoo.models.logps import Head
+from zoo.models.names import read_config, resolve_model
 from zoo.models.roles import Models
 from zoo.testing import stand_ins
 from zoo.testing.tiny import make_model, make_tokenizer
@@ -132,3 +136,18 @@ def test_stored_log_probs_make_the_run_of_the_teacher_in_memory(runs, tmp_path, 
     write_rows(tmp_path / "other.jsonl", [{**row, "completion": "another answer"} for row in rows])
     with pytest.raises(ZooError, match="of other tokens than training has"):
         train(data=str(tmp_path / "other.jsonl"), stored=True, own_share=0.0)
+
+
+def test_a_teacher_of_the_family_with_a_padded_vocabulary_teaches_as_one_without(runs, tmp_path):
+    train, _, teacher = runs
+    wide = str(shutil.copytree(teacher, tmp_path / "wide"))
+    model = load_model(resolve_model(wide), torch.float32)
+    words = model.config.vocab_size
+    model.resize_token_embeddings(words + 64, mean_resizing=False)
+    with torch.no_grad():
+        model.get_output_embeddings().weight[words:] = model.get_output_embeddings().weight[3]
+    save(model, Path(wide))
+    plain, padded = (train(teacher=name, max_steps=2, beta=0.3) for name in (teacher, wide))
+    assert read_config(Path(wide) / "config.json")["vocab_size"] == words + 64
+    for one, other in zip(plain.metrics, padded.metrics, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)

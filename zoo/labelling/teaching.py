@@ -25,6 +25,7 @@ from zoo.libraries.architecture import longest_text
 from zoo.models.comparing import top_logps
 from zoo.models.precision import autocast
 from zoo.models.reference import Reference
+from zoo.models.vocabulary import size_of
 from zoo.rollout.engine import Sampling
 
 Say = Callable[[str], None]
@@ -105,7 +106,7 @@ def _labelled(rows: Sequence[Record], subject: Subject, words: int, left_out: Co
         return
     teacher = Reference(lambda: subject.model, "padded", None)
     with autocast(subject.precision, next(subject.model.parameters()).device):
-        top = top_logps(teacher, answers, words)
+        top = top_logps(teacher, answers, words, size_of(subject.template.tokenizer))
     for record, answer, ids, logps in zip(encoded, answers, top.ids, top.logps, strict=True):
         row = {name: value for name, value in rows[record["row"]].items() if name not in ("row", "pair")}
         numbers = {"source_row": rows[record["row"]]["row"], "pair": rows[record["row"]].get("pair", 0)}

@@ -29,11 +29,15 @@ if TYPE_CHECKING:
 
 
 class Comparison(NamedTuple):
-    """What to compare. temperature: of both models; top_k: the teacher's likeliest words, None for all words."""
+    """What to compare. temperature: of both models; top_k: the teacher's likeliest words, None for all words.
+
+    words: of the tokenizer of both; None where nobody knows that it is one.
+    """
 
     divergence: Divergence
     temperature: float
     top_k: int | None
+    words: int | None = None
 
 
 def divergence_of(
@@ -82,16 +86,17 @@ def _comparer(
     """What compares the policy's states, in the order of its rows, with the teacher: [N]."""
     if isinstance(teacher, Several):
         return _comparer_of_each(model, answers, rows, teacher, comparison)
-    divergence, temperature, top_k = comparison
+    divergence, temperature, top_k, words = comparison
     if isinstance(teacher, TopLogps):
         ids, log_q = teacher.at(rows.answer, rows.index)
         return lambda states: class_divergence(states, ids, log_q, divergence, temperature)
     states_of_teacher = teacher_states(teacher, answers, rows)
-    _require_same_vocabulary(model, states_of_teacher.head)
+    common = _common_words(model, states_of_teacher.head, words)
+    states_of_teacher = states_of_teacher.cut(common)
     if top_k is None or top_k >= len(states_of_teacher.head.weight):
-        return lambda states: token_divergence(states, states_of_teacher, divergence, temperature)
+        return lambda states: token_divergence(states.cut(common), states_of_teacher, divergence, temperature)
     ids, log_q = top_classes(states_of_teacher, top_k, temperature)
-    return lambda states: class_divergence(states, ids, log_q, divergence, temperature)
+    return lambda states: class_divergence(states.cut(common), ids, log_q, divergence, temperature)
 
 
 def _comparer_of_each(
@@ -155,11 +160,14 @@ def top_classes(states: States, count: int, temperature: float) -> tuple[Tensor,
         return ids, class_logits(states, ids, temperature).log_softmax(-1)
 
 
-def top_logps(model: Reference, answers: Sequence[Answer], count: int) -> TopLogps:
-    """The `count` likeliest words at each counted completion token of B answers; zeros elsewhere; on the CPU."""
+def top_logps(model: Reference, answers: Sequence[Answer], count: int, words: int) -> TopLogps:
+    """The `count` likeliest words at each counted completion token of B answers; zeros elsewhere; on the CPU.
+
+    words: of the tokenizer; what pads a larger vocabulary is left out.
+    """
     with model.borrowed() as scorer:
         rows = rows_for(scorer, answers, model.layout, model.balance)
-    states = teacher_states(model, answers, rows)
+    states = teacher_states(model, answers, rows).cut(words)
     ids, logps = top_classes(states, min(count, len(states.head.weight) - 1), 1.0)
     place, shape = (rows.answer, rows.index), counted(answers).shape
     all_ids = torch.zeros(*shape, ids.shape[-1], dtype=torch.long, device=ids.device).index_put(place, ids)
@@ -171,11 +179,18 @@ def top_logps(model: Reference, answers: Sequence[Answer], count: int) -> TopLog
     )
 
 
-def _require_same_vocabulary(model: Any, head: Head) -> None:
+def _common_words(model: Any, head: Head, words: int | None) -> int:
+    """The words to compare: all of both, or those of the tokenizer where one of the two has more to pad them.
+
+    Raises ZooError for vocabularies that differ in words.
+    """
     own, other = len((Head.of(model) or Head.of_logits(base_of(model))).weight), len(head.weight)
-    if own != other:
+    if own == other:
+        return own
+    if words is None or words > min(own, other):
         raise ZooError(
             f"The teacher has probabilities of {other:,} words and the policy of {own:,}: they cannot be compared "
             "word by word.",
             "Take a teacher of the policy's model family, or train on what it answers: zoo label DATA --teacher MODEL.",
         )
+    return words

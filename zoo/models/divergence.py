@@ -85,6 +85,10 @@ class States(NamedTuple):
     hidden: Tensor
     head: Head
 
+    def cut(self, words: int) -> States:
+        """The same without the words behind the first ones."""
+        return self if words >= len(self.head.weight) else self._replace(head=self.head.cut(words))
+
 
 def token_divergence(policy: States, teacher: States, divergence: Divergence, temperature: float = 1.0) -> Tensor:
     """The divergence over the whole vocabulary, float32 [N], with gradients to the policy's states and head.

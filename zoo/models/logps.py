@@ -9,7 +9,7 @@ for a part of the positions at a time.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -53,6 +53,12 @@ class Head:
     def of_logits(model: Any) -> Head:
         """A head whose hidden states are logits already."""
         return Head(model.get_input_embeddings().weight, layer=lambda logits: logits)
+
+    def cut(self, words: int) -> Head:
+        """The head of the first words alone."""
+        bias, layer = self.bias, self.layer
+        own = None if layer is None else lambda hidden: layer(hidden)[..., :words]
+        return replace(self, weight=self.weight[:words], bias=None if bias is None else bias[:words], layer=own)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Float32 logits over the whole vocabulary, [N, V]."""

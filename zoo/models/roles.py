@@ -37,12 +37,17 @@ class SharedStates(NamedTuple):
 
 
 class Policy(Scorer):
-    """The model that learns. make_writer: makes what it writes answers with (zoo.rollout.writer); None: it does not."""
+    """The model that learns. make_writer: makes what it writes answers with (zoo.rollout.writer); None: it does not.
+
+    words: of its tokenizer, which frozen models have too; None where that is not known.
+    """
 
     def __init__(
-        self, model: Any, layout: str, temperature: float = 1.0, make_writer: Callable[[Policy], Any] | None = None
-    ):
+        self, model: Any, layout: str, temperature: float = 1.0, make_writer: Callable[[Policy], Any] | None = None,
+        words: int | None = None,
+    ):  # fmt: skip
         super().__init__(model, layout, temperature)
+        self.words = words
         self.writer: Any = None if make_writer is None else make_writer(self)
         self._shares_states = False
         self._shared: SharedStates | None = None
@@ -83,7 +88,7 @@ class Policy(Scorer):
         kind, beta: as of `Divergence`; temperature: divides the logits of both; top_k: compare the teacher's likeliest
         words and all others as one. A `TopLogps` has words of its own. Raises ZooError for other vocabularies.
         """
-        comparison = Comparison(Divergence(kind, beta), temperature or self.temperature, top_k)
+        comparison = Comparison(Divergence(kind, beta), temperature or self.temperature, top_k, self.words)
         return divergence_of(self, answers, teacher, comparison)
 
     def _states_and_columns(

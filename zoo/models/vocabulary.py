@@ -155,6 +155,11 @@ def _opened(file: Path, _written: int) -> Any:
         return None
 
 
+def size_of(tokenizer: Any) -> int:
+    """The words of a tokenizer: one more than the largest id. A model may have more rows, which are padding."""
+    return max(tokenizer.get_vocab().values()) + 1
+
+
 def words_in(folder: Path) -> Words | None:
     """What the tokenizer in a folder can write; None where its files do not say it."""
     fast = opened(folder / "tokenizer.json")

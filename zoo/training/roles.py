@@ -30,6 +30,7 @@ from zoo.models.roles import Models, Policy
 from zoo.models.scalar import ScalarPolicy, is_scorer
 from zoo.models.several import Several
 from zoo.models.start import NO_TOKENS, load_policy, require_same_tokens, resolve_start
+from zoo.models.vocabulary import size_of
 from zoo.options.config import Resolved, TrainConfig
 from zoo.options.roles import ONE, POLICY
 from zoo.paths import cache_folder
@@ -46,7 +47,8 @@ def make_models(
     named = {name: resolved.models(name) for name in resolved.roles if name in roles}
     new = {name: {model: _new_tokens(resolved, name, model, template, say) for model in models.values()}
            for name, models in named.items()}  # fmt: skip
-    learner: Any = ScalarPolicy(policy, layout) if scores else Policy(policy, layout, temperature, make_writer)
+    words = size_of(template.tokenizer)
+    learner: Any = ScalarPolicy(policy, layout) if scores else Policy(policy, layout, temperature, make_writer, words)
     made: dict[str, Any] = {POLICY: learner}
     for name in new:
         role = resolved.roles[name]
