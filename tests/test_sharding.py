@@ -112,6 +112,21 @@ def test_rollouts_are_written_in_step(both, tmp_path, algo, options):
     assert [row.get("rollout/length") for row in first.metrics] == [row.get("rollout/length") for row in second.metrics]
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("options", [{}, {"lora": True, "lr": 1e-2}], ids=str)
+def test_a_role_is_renewed_again_and_again(both, tmp_path, options):
+    """Its second and later weights are scored, and write answers, as its first ones."""
+    data = write_rows(tmp_path / "rows.jsonl", rows_of_demonstrations(10))
+    how = {**ROLLOUTS, "max_steps": 5, "epochs": 3, **options}
+    del how["reward"]
+    first, second = both("spin", data=data, **how)
+    assert [row["iteration"] for row in first.metrics] == [0, 1, 2, 3, 4]
+    assert losses(first) == pytest.approx(losses(second), rel=1e-4, abs=1e-5)
+    for a, b in zip(first.metrics, second.metrics, strict=True):
+        assert a["logps/generated"] == pytest.approx(b["logps/generated"], rel=1e-4)
+        assert a["rewards/real"] == pytest.approx(b["rewards/real"], abs=1e-4)
+
+
 KILLED = """
 import os
 import signal
