@@ -187,6 +187,12 @@ MISTAKES = {
         "limti",
         "`zoo label` has no option 'limti'. Did you mean 'limit'?",
     ),
+    "pairs from a teacher": (
+        "judge: stage:sft, limit: 8}",
+        "teacher: stage:sft, limit: 8}",
+        "data: stage:labels",
+        "labels make data of kind 'demonstration', but kind 'preference'",
+    ),
     "type of labelling": ("limit: 8}", "limit: few}", "few", "Option 'limit'"),
     "option beside label": (
         "    label: {data",

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,14 @@ from tiny_runs import cli
 
 from zoo.cli.recipe_card import COMMENT
 from zoo.errors import ZooError
+from zoo.labelling.teaching import summary_of
 from zoo.options.config import TrainConfig
 from zoo.options.fields import options_of
 from zoo.options.strict_yaml import read_with_lines
 from zoo.recipes.check import check_recipe
 from zoo.recipes.form import json_schema
 from zoo.recipes.load import all_recipes, load_recipe
+from zoo.recipes.produced import LABELLED, produced
 from zoo.recipes.schema import Stage, canonical, references
 
 ROOT = Path(__file__).parent.parent
@@ -229,6 +232,13 @@ def test_a_mistake_in_a_sweep_that_everything_follows_is_found_too(place):
     text = GOOD.replace("sweep", "swep").replace("kto(beta=0.1)", "kto").replace("kto(*)", "kto")
     at = line_of(text, "swep: {beta")
     assert f"mine.yaml:{at}: 'swep' is not an option of the algorithm kto. Did you mean 'sweep'?" in refusal(text)
+
+
+def test_labels_of_a_judge_and_of_a_teacher_have_metrics_of_their_own():
+    judged, taught = (Stage(name="labels", label={"data": "starter", who: "tiny"}) for who in ("judge", "teacher"))
+    assert [produced(judged, None, {}).lacks(metric) for metric in ("pairs", "tokens")] == [False, True]
+    assert [produced(taught, None, {}).lacks(metric) for metric in ("pairs", "tokens")] == [True, False]
+    assert set(LABELLED["demonstration"]) == set(summary_of([], Counter())) - {"left_out"}
 
 
 def test_every_stage_has_a_folder_of_its_own(place):

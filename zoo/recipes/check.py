@@ -180,8 +180,8 @@ class _Check:
             return
         for part in parts:
             needed_stages = references(part.source)
-            labelled = bool(needed_stages) and self.variant.stages[needed_stages[0]].label is not None
-            if problem := self.data.problem(part, kinds, options, labelled=labelled):
+            made = self.variant.stages[needed_stages[0]].makes if needed_stages else None
+            if problem := self.data.problem(part, kinds, options, made=made):
                 self._refuse(stage, key, message=f"the data does not fit {stage.algo}: {problem}")
 
     def _reward(self, stage: Stage, key: str) -> None:

@@ -35,17 +35,17 @@ class DataFit:
         self.named, self.absent_files = named, absent_files
         self.known: dict[tuple[Any, ...], str] = {}
 
-    def problem(self, part: Part, kinds: tuple[str, ...], options: Mapping[str, Any], *, labelled: bool) -> str:
+    def problem(self, part: Part, kinds: tuple[str, ...], options: Mapping[str, Any], *, made: str | None) -> str:
         """Why data does not fit an algorithm that learns from `kinds`; empty if it may fit.
 
-        options: the core's options, of which columns, format and split are used; labelled: a labelling stage makes the
-        data.
+        options: the core's options, of which columns, format and split are used; made: the kind of data that a
+        labelling stage makes, if it is the source.
         """
         settings = [options.get(name) for name in ("split", "columns", "format")]
-        key = (part, kinds, labelled, *map(str, settings))
+        key = (part, kinds, made, *map(str, settings))
         if key not in self.known:
             try:
-                self.known[key] = self._problem(part, kinds, self._reading(part, *settings), labelled)
+                self.known[key] = self._problem(part, kinds, self._reading(part, *settings), made)
             except ZooError as error:
                 self.known[key] = error.message
         return self.known[key]
@@ -54,9 +54,9 @@ class DataFit:
         of_stage = Reading(split or PLAIN.split, columns_of(columns) or {}, format or None, named_sources=self.named)
         return replace(part.reading(of_stage), limit=ROWS)
 
-    def _problem(self, part: Part, kinds: tuple[str, ...], reading: Reading, labelled: bool) -> str:
-        if labelled:
-            return _refused("preference", kinds, "labels make")
+    def _problem(self, part: Part, kinds: tuple[str, ...], reading: Reading, made: str | None) -> str:
+        if made:
+            return _refused(made, kinds, "labels make")
         if self._is_out_of_reach(part.source):
             if reading.format:
                 return _refused(named_format(reading.format).kind, kinds, f"format {reading.format} is")

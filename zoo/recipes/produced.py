@@ -20,8 +20,11 @@ ROLLOUTS = (
 NAMED = ("rollout/reward/*", "rollout/groups/*", "val/reward/*")
 """Metrics that are named after values of options."""
 VALIDATED = ("val/reward", "val/gold", "val/length", "val/cut", "val/kl", "val/grade")
-LABELLED = ("pairs", "ties", "entropy", "agreement", "position_inconsistent", "chosen_longer")
-"""The metrics of a labelling stage."""
+LABELLED = {
+    "preference": ("pairs", "ties", "entropy", "agreement", "position_inconsistent", "chosen_longer"),
+    "demonstration": ("rows", "tokens", "rest"),
+}
+"""The metrics of a labelling stage, by the kind of data that it makes."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,8 @@ class Produced:
 
 def produced(stage: Stage, cls: type[Algorithm] | None, evals: Mapping[str, Any]) -> Produced:
     """The metrics of a finished stage. cls: its algorithm, None if it does not train."""
-    if stage.label is not None:
-        return Produced((*LABELLED, *MEASURED))
+    if stage.makes is not None:
+        return Produced((*LABELLED[stage.makes], *MEASURED))
     names: list[str] = []
     for label, spelling in stage.evals.items():
         names += [label, *(f"{label}.{detail}" for detail in _details(spelling, evals))]

@@ -39,6 +39,13 @@ class Stage(StageKeys):
     needs: tuple[str, ...] = ()
 
     @property
+    def makes(self) -> str | None:
+        """The kind of data that a labelling stage makes: a teacher's demonstrations, or pairs; else None."""
+        if self.label is None:
+            return None
+        return "demonstration" if self.label.get("teacher") else "preference"
+
+    @property
     def folder(self) -> str:
         """The name of its folder and its run: `tuned-beta-0.05` for `tuned(beta=0.05)`."""
         return re.sub(r"[^\w.+-]", "-", self.name.removesuffix(")"))
