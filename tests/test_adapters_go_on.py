@@ -71,6 +71,22 @@ def test_without_it_new_adapters_lie_on_the_merged_ones(run):
     torch.testing.assert_close(logps(base), logps(expected), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, "are merged into its weights; new ones are trained on top. Adapters of rank 4 on 14 layers: q_proj,"),
+        ({"lora_continue": True}, "are trained further. Adapters of rank 4 on 14 layers: q_proj, k_proj,"),
+        ({"lora": False}, "are merged into its weights. "),
+    ],
+    ids=str,
+)
+def test_a_run_says_what_becomes_of_old_adapters(run, capsys, options, said):
+    start = run("sft", lora_rank=4).path
+    run("sft", model=str(start), quiet=False, **{"lora_rank": 4, **options})
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"The adapters of {start} {said}" in text
+
+
 def test_killed_and_resumed_it_is_the_unbroken_run(run, tmp_path):
     options = {"model": str(run("sft").path), "lora_continue": True, "save_every": 2, "epochs": 2}
     unbroken = run(name="unbroken", **options)

@@ -296,7 +296,7 @@ def test_an_option_that_the_optimizer_itself_refuses_is_a_mistake_of_the_user():
 
 
 def test_a_plugin_cannot_take_the_name_of_a_bundled_one():
-    with pytest.raises(PluginError, match="registers the optimizer 'lion', which zoo has itself"):
+    with pytest.raises(PluginError, match="test_optimizers registers the optimizer 'lion', which zoo has itself"):
         OPTIMIZERS.available({"lion": lambda groups: None})
 
 
@@ -461,6 +461,47 @@ def test_the_plugin_of_the_page_passes_the_checks(tmp_path):
     assert {one.result for one in schedules.check_schedule(f"{tmp_path / 'signs.py'}:stairs")} == {"passed"}
     module = import_file(tmp_path / "signs.py")
     assert [module.stairs(step, 10, 2) for step in (2, 5, 6, 9)] == [1.0, 1.0, 0.5, 0.5]
+
+
+COUNTING = '''
+import torch
+
+class Counting(torch.optim.SGD):
+    n = 0
+
+    def step(self, closure=None):
+        self.n += 1
+        if self.n % {every}:
+            return super().step(closure)
+
+def counting(groups, momentum: float):
+    """Descent that rests now and then, and forgets when."""
+    return Counting([group.options() for group in groups], momentum=momentum)
+'''
+
+
+@pytest.mark.parametrize("every", [4, 10])
+def test_what_happens_every_few_steps_and_is_not_saved_is_caught(tmp_path, every):
+    (tmp_path / "counting.py").write_text(COUNTING.format(every=every))
+    results = check_optimizer(f"{tmp_path / 'counting.py'}:counting(momentum=0.5)", ["restored"])
+    assert [result.result for result in results] == ["failed"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [("", "The optimizer 'counting' needs momentum."), ("(momentun=1)", "has no option 'momentun'. Did you mean 'mom")],
+)
+def test_the_options_of_a_file_are_checked_as_those_of_a_name(tmp_path, options, message):
+    (tmp_path / "counting.py").write_text(COUNTING.format(every=3))
+    with pytest.raises(ZooError) as caught:
+        check_optimizer(f"{tmp_path / 'counting.py'}:counting{options}")
+    assert message in caught.value.message
+
+
+def test_the_first_check_that_fails_is_the_one_for_the_fault():
+    file = Path(__file__).parent / "broken_plugins" / "optimizer_groups.py"
+    results = list(check_optimizer(f"{file}:broken"))
+    assert next(result.check for result in results if result.result == "failed") == "groups"
 
 
 def test_a_chosen_one_is_called_with_its_options():

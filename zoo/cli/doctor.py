@@ -17,10 +17,14 @@ from zoo.cli.listings import Json
 from zoo.contract import registry
 from zoo.contract.hookspecs import ALGORITHM_HOOKS, LISTENER_HOOKS
 from zoo.errors import ZooError
+from zoo.guards.chosen import BUNDLED
 from zoo.libraries import releases
+from zoo.optimizers.chosen import OPTIMIZERS, SCHEDULES
 from zoo.terminal import Console, print_json
 
 CONTRIBUTED = ("sources", "models", "evals", "rewards", "engines", "guards", "optimizers", "schedules")
+OWN = {"guards": BUNDLED, "optimizers": OPTIMIZERS.bundled, "schedules": SCHEDULES.bundled}
+"""What is bundled without being a plugin's."""
 
 
 def doctor(as_json: Json = False) -> None:
@@ -50,7 +54,7 @@ def doctor(as_json: Json = False) -> None:
         "free_gib": round(free, 1),
         "programs": _programs(),
         "algorithms": [entry.full_name for entry in registry.algorithms()],
-        **{hook: sorted(_contributed(hook, problems)) for hook in CONTRIBUTED},
+        **{hook: sorted({*OWN.get(hook, ()), *_contributed(hook, problems)}) for hook in CONTRIBUTED},
         "listeners": _listening(LISTENER_HOOKS),
         "wrappers": _listening(ALGORITHM_HOOKS),
         "recipes": [entry.full_name for entry in all_recipes()],

@@ -37,7 +37,8 @@ class Chosen:
 def available(contributed: Mapping[str, Factory]) -> dict[str, Factory]:
     """All guards by name, the bundled ones first. Raises PluginError for a plugin's guard with a bundled name."""
     if taken := sorted(set(contributed) & set(BUNDLED)):
-        raise PluginError(f"A plugin registers the guard '{taken[0]}', which zoo has itself.", "Rename the plugin's.")
+        place = getattr(contributed[taken[0]], "__module__", "A plugin")
+        raise PluginError(f"{place} registers the guard '{taken[0]}', which zoo has itself.", f"Rename it in {place}.")
     return {**BUNDLED, **contributed}
 
 

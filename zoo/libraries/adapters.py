@@ -179,6 +179,15 @@ def _no_dropout() -> ZooError:
     )
 
 
+def told(model: Any) -> str:
+    """Which layers have adapters, and of which rank, in a sentence."""
+    with importing("peft"):
+        from peft.tuners.lora import LoraLayer
+    paths = [name for name, module in base_of(model).named_modules() if isinstance(module, LoraLayer)]
+    names = list(dict.fromkeys(path.rpartition(".")[2] for path in paths))
+    return f"Adapters of rank {model.active_peft_config.r} on {len(paths)} layers: {', '.join(names)}."
+
+
 def left_out(model: Any) -> list[str]:
     """What the adapters of `all-linear` do not reach, in sentences; empty if they reach all linear layers."""
     base, why = base_of(model), _UNREACHED.get(model, {})

@@ -39,8 +39,9 @@ class Kind:
     def available(self, contributed: Mapping[str, Function]) -> dict[str, Function]:
         """All by name, the bundled ones first. Raises PluginError for a plugin's that has a bundled one's name."""
         if taken := sorted(set(contributed) & set(self.bundled)):
+            place = getattr(contributed[taken[0]], "__module__", "A plugin")
             raise PluginError(
-                f"A plugin registers the {self.what} '{taken[0]}', which zoo has itself.", "Rename the plugin's."
+                f"{place} registers the {self.what} '{taken[0]}', which zoo has itself.", f"Rename it in {place}."
             )
         return {**self.bundled, **contributed}
 
@@ -57,18 +58,19 @@ class Kind:
                 f"No {self.what} is called '{name}'.{nearest(name, functions)}",
                 f"There are: {', '.join(functions)}. `zoo {self.what}s` describes each.",
             )
-        return Chosen(name, functions[name], self._bound(name, functions[name], given))
+        return self.bound(name, functions[name], given)
 
     @property
     def article(self) -> str:
         return f"{'an' if self.what[0] in 'aeiou' else 'a'} {self.what}"
 
-    def _bound(self, name: str, function: Function, given: Mapping[str, str]) -> dict[str, Any]:
+    def bound(self, name: str, function: Function, given: Mapping[str, str]) -> Chosen:
+        """A function with its options. Raises ZooError for an unknown, wrong or missing one."""
         options = bind(function, given, f"{self.what} '{name}'", self.fixed)
         declared = self.options_of(function)
         if missing := [o.name for o in declared if o.default is o.empty and o.name not in options]:
             raise ZooError(f"The {self.what} '{name}' needs {' and '.join(missing)}.", f"Write {name}({missing[0]}=…).")
-        return options
+        return Chosen(name, function, options)
 
     def options_of(self, function: Function) -> list[inspect.Parameter]:
         """The options of a function: its parameters after the fixed ones."""

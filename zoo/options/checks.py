@@ -69,6 +69,12 @@ FEWEST = 20
 """From this many records on, a share of them is held out."""
 
 
+def _example(name: str, allowed: Callable[[Any], bool]) -> Any:
+    """A value that an option may have, and that does something."""
+    values = (EXAMPLES.get(name), getattr(TrainConfig(), name), 1, 0.1)
+    return next(value for value in values if value and allowed(value))
+
+
 def check_values(core: TrainConfig, origin: dict[str, str]) -> None:
     """Raises ZooError that names the option, its value, and where the value came from."""
     for field in dataclasses.fields(core):
@@ -84,7 +90,7 @@ def check_values(core: TrainConfig, origin: dict[str, str]) -> None:
             flag = "--" + name.replace("_", "-")
             raise ZooError(
                 f"Option '{name}' ({origin.get(name, 'default')}) must be {wanted}, got {value!r}.",
-                f"Write for example {flag} {EXAMPLES.get(name) or getattr(TrainConfig(), name) or 1}.",
+                f"Write for example {flag} {_example(name, allowed)}.",
             )
     check_tensor_parallel(core)
     shares = core.devices * core.num_nodes // core.tensor_parallel

@@ -25,6 +25,7 @@ from zoo.guards import GuardSetup
 from zoo.guards.chosen import ask, available
 from zoo.guards.watch import Guards
 from zoo.libraries.adapters import ALL_LINEAR, frozen_parameters, left_out
+from zoo.libraries.adapters import told as told_of_adapters
 from zoo.libraries.architecture import ending_ids
 from zoo.libraries.cluster import find_place
 from zoo.libraries.connected import Connected
@@ -41,7 +42,7 @@ from zoo.models.scalar import choose_padding, is_scorer, set_unit, token_scores
 from zoo.models.scoring import check_head, choose_layout, score_answers
 from zoo.models.start import load_policy, resolve_start
 from zoo.optimizers.chosen import OPTIMIZERS, SCHEDULES, Chosen, Kind
-from zoo.optimizers.joint import parts_of
+from zoo.optimizers.joint import Joint
 from zoo.options.checks import FSDP, names_in
 from zoo.options.config import AUTO, Resolved
 from zoo.options.effect import without_effect
@@ -185,6 +186,14 @@ class Assembly:
             self.say(
                 "Each process reads the whole model before it keeps its part: its weights are stored in another form."
             )
+        if self.source.is_adapter:
+            new = "; new ones are trained on top" if core.lora else ""
+            self.say(
+                f"The adapters of {self.source.name} are "
+                + ("trained further." if core.lora_continue else f"merged into its weights{new}.")
+            )
+        if core.lora:
+            self.say(told_of_adapters(self.policy))
         for note in left_out(self.policy) if core.lora and ALL_LINEAR in names_in(core.lora_targets) else []:
             self.say(note)
         for note in told_of_whole(self.policy) if core.lora and core.train_modules else []:
@@ -328,8 +337,8 @@ class Assembly:
         """Make the optimizer once, before the run has a folder, and say which part of it takes which weights."""
         learners = {"policy": self.policy} | ({} if self.critic is None else {"critic": self.critic})
         made = make_optimizer(self.optimizer, parameter_groups(learners, self.core))
-        if len(parts := parts_of(made)) > 1:
-            self.say(f"Optimizer {self.optimizer.name}: {' and '.join(map(_part, parts))}.")
+        if isinstance(made, Joint):
+            self.say(f"Optimizer {self.optimizer.name}: {' and '.join(map(_part, made.parts))}.")
 
     def _guards(self) -> Guards:
         setup = GuardSetup(self.online, rewarded=self.online and "judge" not in self.models)
@@ -487,10 +496,10 @@ class Assembly:
 
 
 def _part(optimizer: torch.optim.Optimizer) -> str:
-    """`Muon for 14 tensors with 0.1 M weights`."""
+    """`Muon for 14 tensors with 115,200 weights`."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    weights = _count_weights(parameters)
-    return f"{type(optimizer).__name__} for {len(parameters)} tensors with {weights:,} weights"
+    tensors = f"{len(parameters)} tensor{'s' if len(parameters) > 1 else ''}"
+    return f"{type(optimizer).__name__} for {tensors} with {_count_weights(parameters):,} weights"
 
 
 def _count_weights(parameters: Iterable[torch.Tensor]) -> int:
