@@ -256,6 +256,13 @@ def test_a_guard_is_checked_by_the_same_command():
     assert status == 2 and "lerns" in error
 
 
+@pytest.mark.parametrize(("wrong", "right"), [("lino", "lion"), ("gpro", "grpo"), ("cosin", "cosine"), ("klu", "kl")])
+def test_a_name_of_any_kind_is_guessed(wrong, right):
+    status, _, error = cli("check", wrong)
+    text = " ".join(error.replace("│", " ").split())
+    assert status == 2 and f"is called '{wrong}'. Did you mean '{right}'?" in text
+
+
 OPTIMIZERS_CAUGHT = {
     "described": "The function has no docstring",
     "groups": "The optimizer 'broken' lacks critic.0.weight and 7 more",

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from zoo.cli.listings import Json
+from zoo.errors import ZooError, nearest
 from zoo.optimizers.chosen import OPTIMIZERS, SCHEDULES, Kind
 from zoo.options.spelling import name_in
 from zoo.terminal import Console, print_json
@@ -29,10 +30,10 @@ def check(
     only: Annotated[list[str] | None, typer.Option(help="Run only this check; may be repeated.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Check an algorithm against everything that the core relies on, on a tiny model and without the network.
+    """Check an algorithm, guard, optimizer or schedule against everything that the core relies on.
 
-    The exit status is 1 if a check fails. docs/conformance.md explains the checks, docs/guards.md and
-    docs/optimizers.md those of guards, optimizers and schedules.
+    It runs on a tiny model and without the network. The exit status is 1 if a check fails. docs/conformance.md explains
+    the checks of algorithms, docs/guards.md and docs/optimizers.md those of guards, optimizers and schedules.
     """
     if (guard := _guard_of(name)) is not None:
         from zoo.testing.guards import check_guard
@@ -100,6 +101,23 @@ def _may_name(name: str, kind: Kind) -> bool:
     return is_file_name(name) or name_in(name) in named(kind)
 
 
+def _refuse_unknown(name: str) -> None:
+    """Raises ZooError, with the nearest name of all that can be checked, for a name that nothing has."""
+    from zoo.contract import registry
+    from zoo.contract.plugin_files import is_file_name
+    from zoo.training.outlook import guards, named
+
+    entries = registry.algorithms()
+    if is_file_name(name) or any(name in (entry.name, entry.full_name) for entry in entries):
+        return
+    names = sorted({entry.name for entry in entries} | {*guards(), *named(OPTIMIZERS), *named(SCHEDULES)})
+    raise ZooError(
+        f"Nothing that can be checked is called '{name}'.{nearest(name_in(name), names)}",
+        "`zoo algos`, `zoo guards`, `zoo optimizers` and `zoo schedules` list what there is; ./file.py:NAME is a "
+        "class or function in a file.",
+    )
+
+
 def _checked(name: str, only: Sequence[str], quiet: bool) -> tuple[str, list[Any]]:
     """The short name of an algorithm, and the results of its checks, which take minutes.
 
@@ -107,6 +125,7 @@ def _checked(name: str, only: Sequence[str], quiet: bool) -> tuple[str, list[Any
     """
     from zoo.cards import described
 
+    _refuse_unknown(name)
     described(name)
     from zoo.testing.declared import find_check
     from zoo.testing.suite import NAMES, Suite
