@@ -1,12 +1,11 @@
 """A stand-in for an OpenAI-compatible server, and a respondent without a model: not a test file itself."""
 
 import contextlib
-import json
 import math
 import re
-import threading
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from json_server import JsonServer
 
 from zoo.judges.judge import Response
 
@@ -53,31 +52,8 @@ def completion(text, content=None):
 @contextlib.contextmanager
 def serving(answer):
     """A server on this machine: `answer(body, number)` gives (status, body or bytes). Yields (address, requests)."""
-    requests = []
-    lock = threading.Lock()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            with lock:
-                number = len(requests)
-                requests.append({"path": self.path, "body": body, "key": self.headers.get("Authorization")})
-            status, content = answer(body, number)
-            raw = content if isinstance(content, bytes) else json.dumps(content).encode()
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(raw)))
-                self.end_headers()
-                self.wfile.write(raw)
-
-        def log_message(self, *arguments):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
+    server = JsonServer(answer)
     try:
-        yield f"http://127.0.0.1:{server.server_port}/v1#little-judge", requests
+        yield f"{server.url}/v1#little-judge", server.requests
     finally:
-        server.shutdown()
-        server.server_close()
+        server.stop()

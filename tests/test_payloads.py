@@ -5,7 +5,7 @@ import json
 import math
 
 import pytest
-from reward_server import RewardServer
+from json_server import JsonServer
 
 from zoo.contract import registry
 from zoo.evals.refusals import refusal_of
@@ -82,7 +82,11 @@ def test_a_reward_runs_nothing_of_an_answer_and_goes_on(name, tmp_path):
     if not runs_in_process(NAMED[name]) or name == "code":
         # These have a process of their own, with a time limit, and take a second or more for each answer.
         answers = [*answers[::3], HARD["nested brackets"]]
-    options = f"(url={RewardServer().url})" if name == "http" else OPTIONS.get(name, "")
+    options = (
+        f"(url={JsonServer(lambda body, number: (200, [0.0] * len(body['query']))).url})"
+        if name == "http"
+        else OPTIONS.get(name, "")
+    )
     reward = Reward(f"{name}{options}", NAMED, timeout=2.0, patience=99)
     # A row may be hostile as well.
     for records in ([RECORD] * len(answers), [{**RECORD, "answer": text} for text in answers]):

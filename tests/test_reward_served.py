@@ -5,7 +5,7 @@ import threading
 import time
 
 import pytest
-from reward_server import RewardServer
+from json_server import JsonServer
 from tiny_runs import cli, trainer, write_rows
 
 from zoo.errors import TrainingStopped, ZooError
@@ -19,21 +19,33 @@ RECORDS = [
 TEXTS = ["5", "eight", "Hi."]
 
 
+def lengths(body, number):
+    return 200, {"rewards": [len(text) for text in body["completions"]]}
+
+
 @pytest.fixture
 def server():
-    server = RewardServer()
+    server = JsonServer(lengths)
     yield server
     server.stop()
 
 
+def bodies(server):
+    return [request["body"] for request in server.requests]
+
+
 def reward(server, options=""):
-    return Reward(f"http(url={server.url}{options})", {})
+    return Reward(f"http(url={server.url}/rewards{options})", {})
 
 
 def test_a_server_gets_texts_labels_and_rows_and_its_numbers_are_the_rewards(server):
     assert reward(server).score(TEXTS, RECORDS) == [1.0, 5.0, 3.0]
-    (body,) = server.requests
-    assert body["prompts"] == ["2 + 3?", "4 + 4?", "Hello"] and body["completions"] == TEXTS
+    (body,) = bodies(server)
+    assert (
+        server.requests[0]["path"] == "/rewards"
+        and body["prompts"] == ["2 + 3?", "4 + 4?", "Hello"]
+        and body["completions"] == TEXTS
+    )
     # What OpenRLHF's servers read.
     assert body["query"] == ["2 + 3?5", "4 + 4?eight", "HelloHi."] and body["labels"] == [5, ["8", "eight"], None]
     assert body["records"] == RECORDS
@@ -47,7 +59,7 @@ def test_batches_are_asked_side_by_side_and_stay_in_their_order(server):
     texts = [str(number) for number in range(10)]
     found = reward(server, ", batch=3, parallel=2").score(texts, [{"prompt": "x"}] * 10)
     assert found == [float(number) for number in range(10)]
-    assert sorted(len(body["prompts"]) for body in server.requests) == [1, 3, 3, 3]
+    assert sorted(len(body["prompts"]) for body in bodies(server)) == [1, 3, 3, 3]
 
 
 def test_a_column_can_be_named_and_dates_become_texts(server):
@@ -55,7 +67,8 @@ def test_a_column_can_be_named_and_dates_become_texts(server):
 
     rows = [{"prompt": "x", "fact": {"right": "yes"}, "on": datetime.date(2026, 1, 2)}]
     assert reward(server, ", field=fact.right").score(["abc"], rows) == [3.0]
-    assert server.requests[0]["labels"] == ["yes"] and server.requests[0]["records"][0]["on"] == "2026-01-02"
+    (body,) = bodies(server)
+    assert body["labels"] == ["yes"] and body["records"][0]["on"] == "2026-01-02"
 
 
 def test_a_list_alone_is_enough_and_null_is_no_reward(server):
@@ -77,7 +90,7 @@ def test_other_answers_give_no_reward_and_say_why(server, given, reason):
 def test_the_key_comes_from_the_environment(server, monkeypatch):
     monkeypatch.setenv("ZOO_REWARD_KEY", "a-key-of-ours")
     reward(server).score(TEXTS, RECORDS)
-    assert server.keys == ["Bearer a-key-of-ours"]
+    assert server.requests[0]["key"] == "Bearer a-key-of-ours"
 
 
 @pytest.mark.parametrize("status", [500, 503, 429])
@@ -129,7 +142,7 @@ def run(tmp_path, tiny_folder):
 
     def start(server, **options):
         given = {"data": rows, "batch_size": 8, "answers_per_prompt": 2, "max_new_tokens": 6, "epochs": 6}
-        return train("grpo", reward=f"http(url={server.url})", **{**given, **options})
+        return train("grpo", reward=f"http(url={server.url}/rewards)", **{**given, **options})
 
     return start
 
@@ -142,7 +155,6 @@ def rewards_of(run):
 def test_a_server_that_is_killed_and_started_again_changes_nothing(run, server):
     plain = run(server, name="plain")
     asked = len(server.requests)
-    lengths = server.answer
 
     def dying(body, number):
         if number == asked + 3:
@@ -162,7 +174,7 @@ def test_a_server_that_is_killed_and_started_again_changes_nothing(run, server):
 
 def test_a_run_whose_server_is_gone_is_resumed_when_it_is_back(run, server):
     plain = run(server, name="plain")
-    asked, lengths = len(server.requests), server.answer
+    asked = len(server.requests)
     server.answer = lambda body, number: lengths(body, number) if number < asked + 3 else (400, {"detail": "full"})
     with pytest.raises(TrainingStopped, match="full"):
         run(server, name="again", save_every=1)

@@ -1,4 +1,4 @@
-"""A reward server on this machine, that can be ended and started again: not a test file itself."""
+"""A server on this machine that takes and gives JSON, and can be ended and started again: not a test file itself."""
 
 import contextlib
 import json
@@ -6,21 +6,21 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
-class RewardServer:
-    """answer: (body, number of the request) → (status, body or bytes); by default the lengths of the completions."""
+class JsonServer:
+    """answer: (body, number of the request) → (status, body or bytes). requests: path, body and key of each."""
 
-    def __init__(self, answer=None):
-        self.answer = answer or (lambda body, number: (200, {"rewards": [len(text) for text in body["completions"]]}))
-        self.requests, self.keys = [], []
+    def __init__(self, answer):
+        self.answer, self.requests = answer, []
         self._lock = threading.Lock()
         self._server, self._port = None, 0
         self.start()
 
     @property
     def url(self):
-        return f"http://127.0.0.1:{self._port}/rewards"
+        return f"http://127.0.0.1:{self._port}"
 
     def start(self):
+        """Listen, at the port of the first time."""
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -28,8 +28,7 @@ class RewardServer:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 with outer._lock:
                     number = len(outer.requests)
-                    outer.requests.append(body)
-                    outer.keys.append(self.headers.get("Authorization"))
+                    outer.requests.append({"path": self.path, "body": body, "key": self.headers.get("Authorization")})
                 status, content = outer.answer(body, number)
                 raw = content if isinstance(content, bytes) else json.dumps(content).encode()
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):
