@@ -124,4 +124,4 @@ def test_a_run_begins_at_its_reference_and_what_it_saves_is_what_it_trained(run,
 def test_dora_needs_whole_matrices(run):
     with pytest.raises(ZooError, match="reads whole matrices") as error:
         run(lora_kind="dora", quantize="nf4")
-    assert "--lora-kind lora or rslora" in error.value.hint
+    assert "--lora-kind lora, rslora or pissa, or leave out --quantize" in error.value.hint

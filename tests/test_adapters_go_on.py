@@ -109,13 +109,39 @@ def test_killed_and_resumed_it_is_the_unbroken_run(run, tmp_path):
     ],
     ids=str,
 )
-def test_what_cannot_go_on_is_told(run, tmp_path, tiny_folder, options, said):
+def test_what_cannot_go_on_is_told_before_anything_is_loaded(run, tmp_path, tiny_folder, monkeypatch, options, said):
     start = run("sft").path if options else None
+    monkeypatch.setattr("zoo.training.execution.Execution", None)
     options = {"algo": "sft", **options}
     options |= {"data": data_for("dpo" if options["algo"] == "rm" else "sft", tmp_path), "lora": True}
     given = {**options, **({"model": str(start)} if start else {})}
     with pytest.raises(ZooError, match=said):
         trainer(tmp_path, tiny_folder)(**given, lora_continue=True)
+
+
+@pytest.mark.parametrize(
+    "options", [{"quantize": "nf4"}, {"tensor_parallel": 2, "devices": 2}], ids=lambda options: next(iter(options))
+)
+def test_adapters_that_read_whole_matrices_do_not_go_on_with_what_cuts_or_packs_them(run, monkeypatch, options):
+    first = run("sft", lora_kind="dora+rslora", keep_checkpoints=True)
+    told = r"The kind of the adapters of .*, dora\+rslora, reads whole matrices, and --" + next(iter(options))[:6]
+    if "quantize" in options:
+        # A model is made of the checkpoint only after the look ahead.
+        with pytest.raises(ZooError, match=told):
+            run(model=f"{first.path}@last", lora_continue=True, **options)
+    monkeypatch.setattr("zoo.training.execution.Execution", None)
+    with pytest.raises(ZooError, match=told) as error:
+        run(model=str(first.path), lora_continue=True, **options)
+    assert "Leave out --lora-continue" in error.value.hint
+    flags = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", value)]
+    typed = ("train", "--algo", "sft", "--model", first.path, "--lora", "--lora-continue", *flags, "--dry-run")
+    status, said, error = cli(*typed)
+    assert status == 2 and "reads whole matrices" in " ".join(error.split()) and "Everything" not in said
+
+
+def test_the_kind_that_is_typed_does_not_matter_to_adapters_that_go_on(run):
+    done = run("sft", model=str(run("sft").path), lora_continue=True, lora_kind="dora", quantize="nf4", max_steps=1)
+    assert done.is_complete
 
 
 def test_options_of_their_shape_are_told(run, capsys):

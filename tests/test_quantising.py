@@ -13,14 +13,17 @@ from zoo.libraries.adapters import load_on_base, merged
 from zoo.libraries.pretrained import load
 from zoo.libraries.quantising import QUANTISED, QuantisedLinear, quantise, quantise_linear, quantised_in
 from zoo.models.memory import Step, Way, _of_model
+from zoo.models.names import Source
 from zoo.models.precision import round_frozen
 from zoo.models.scoring import score_answers
+from zoo.rewards.reward_model import RewardModel
 from zoo.runs import Run
 from zoo.values.types import Answer
 
 bitsandbytes = pytest.importorskip("bitsandbytes")
 
 ANSWERS = [Answer.of([1, 5, 7], [8, 9, 30]), Answer.of([1, 5, 7], [9, 9, 4, 11])]
+PROMPTS = [{"prompt": "one"}, {"prompt": "blue moon"}]
 SHARE = {"nf4": 0.26, "int8": 0.51}
 """Bytes of quantised weights, scales and all, over those of bfloat16."""
 
@@ -164,6 +167,17 @@ def test_a_frozen_role_is_quantised_beside_a_policy_that_is_trained_whole(run, t
     plain = run(lora=False, quantize=None, reference=str(tiny_folder), max_steps=2)
     assert losses(plain)[0] == pytest.approx(math.log(2), abs=1e-5)
     assert losses(done)[0] != pytest.approx(math.log(2), abs=1e-3), "the reference is not quantised"
+
+
+def test_a_reward_model_whose_adapters_read_whole_matrices_is_packed_as_the_merged_one(tmp_path, tiny_folder):
+    data = data_for("dpo", tmp_path)
+    made = trainer(tmp_path, tiny_folder)("rm", lora=True, lora_kind="dora", lr=1e-2, data=data)
+    assert cli("export", made.path, tmp_path / "merged", "--merge")[0] == 0
+    scores = [
+        RewardModel(Source("reward", folder), torch.device("cpu"), base_dtype="nf4")(["red cat", "two dogs"], PROMPTS)
+        for folder in (made.model_path, tmp_path / "merged")
+    ]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-5) and scores[0][0] != scores[0][1]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from zoo.errors import ZooError
 from zoo.libraries.quiet import quiet_peft
 from zoo.libraries.reliance import importing, relies_on
 from zoo.libraries.tiny import IDS, make_tiny
@@ -53,18 +52,11 @@ def train_only(model: Any, trained: list[torch.nn.Parameter]) -> None:
 def continued(model: Any, dropout: float = 0.0) -> Any:
     """A model whose adapters are trained further: those it came with are kept, frozen, as its start.
 
-    dropout: of the trained ones. Raises ZooError for adapters that are not LoRA.
+    dropout: of the trained ones. They are LoRA.
     """
     with importing("peft"):
-        from peft import LoraConfig
         from peft.tuners.lora import LoraLayer
-    settings = model.peft_config[TRAINED]
-    if type(settings) is not LoraConfig:
-        raise ZooError(
-            f"--lora-continue is for LoRA, and the model's adapters are {settings.peft_type.value}.",
-            "Leave it out: they are merged, and new ones are trained.",
-        )
-    settings.init_lora_weights = True
+    model.peft_config[TRAINED].init_lora_weights = True
     for module in model.modules():
         if isinstance(module, LoraLayer):
             module.lora_dropout[TRAINED] = torch.nn.Dropout(dropout) if dropout else torch.nn.Identity()

@@ -13,8 +13,10 @@ from typing import Any
 from zoo.errors import ZooError
 from zoo.libraries.releases import has_architecture, installed
 from zoo.models.default import NAME
-from zoo.models.names import look_for, missing_parts, read_config, read_header
+from zoo.models.names import Source, look_for, missing_parts, read_config, read_header
 from zoo.models.vocabulary import opened, rows_in
+from zoo.options.checks import NEW_ADAPTERS, check_kind
+from zoo.options.config import TrainConfig
 from zoo.paths import typed_path
 
 TOKENIZERS = (
@@ -87,9 +89,32 @@ def adapter_options(name: str, out: str) -> dict[str, Any]:
     settings = read_config(folder / "adapter_config.json")
     return {
         "lora_rank": settings.get("r") or 1, "lora_targets": settings.get("target_modules") or "all-linear",
-        "lora_kind": "dora" if settings.get("use_dora") else "lora",
-        "train_modules": settings.get("modules_to_save") or [],
+        "lora_kind": _kind(settings), "train_modules": settings.get("modules_to_save") or [],
     }  # fmt: skip
+
+
+def _kind(settings: dict[str, Any]) -> str:
+    """The kind of adapters as `--lora-kind` names it. Those of pissa are saved as plain ones."""
+    return "+".join(kind for kind in ("dora", "rslora") if settings.get(f"use_{kind}")) or "lora"
+
+
+def check_going_on(core: TrainConfig, source: Source, head: str, adds_tokens: bool) -> None:
+    """Raises ZooError where the adapters that a model came with cannot be trained further, by their files.
+
+    head: as of `load_policy`; adds_tokens: the model is to get new tokens.
+    """
+    instead = f"{NEW_ADAPTERS}."
+    if head == "scalar":
+        raise ZooError("--lora-continue is for language models: a scorer has a head to train beside.", instead)
+    if not source.is_adapter:
+        raise ZooError(f"--lora-continue: {source.name} has no adapters.", instead)
+    assert source.folder is not None
+    settings = read_config(source.folder / "adapter_config.json")
+    if (kind := settings.get("peft_type", "LORA")) != "LORA":
+        raise ZooError(f"--lora-continue is for LoRA, and the adapters of {source.name} are {kind}.", instead)
+    if adds_tokens:
+        raise ZooError("--lora-continue: adapters that are there cannot get rows for new tokens.", instead)
+    check_kind(core, _kind(settings), source.name)
 
 
 def configured(name: str, out: str) -> Path | None:

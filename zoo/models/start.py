@@ -30,6 +30,7 @@ from zoo.libraries.wrappers import base_of, is_adapted
 from zoo.models.attention import use_cpu_attention
 from zoo.models.devices import choose_accelerator
 from zoo.models.experts import freeze_routers
+from zoo.models.facts import check_going_on
 from zoo.models.loading import (
     add_lora,
     load_model,
@@ -104,6 +105,9 @@ def load_policy(
     head: "lm" for a language model, "scalar" for a scorer, which a language model becomes by a new head; new: tokens
     that get rows, which are trained under LoRA too; in_files: as of `load_model`.
     """
+    goes_on = core.lora and core.lora_continue
+    if goes_on:
+        check_going_on(core, source, head, bool(new.added or new.asked))
     # What is frozen is rounded as it is read. dora and pissa look at matrices before.
     looks = core.lora and any(kind in core.lora_kind for kind in ("dora", "pissa"))
     in_files = (in_files or (core.lora and not is_sharding())) and not looks
@@ -112,9 +116,7 @@ def load_policy(
     else:
         require_head(source, head)
         model = load_model(source, weights_dtype(precision), core.trust_remote_code, in_files)
-    goes_on = core.lora and core.lora_continue
     if goes_on:
-        refuse_to_go_on(model, source, head, new)
         model = continued(model, core.lora_dropout)
     elif is_adapted(model):
         model = merged(model).requires_grad_(True)
@@ -127,17 +129,6 @@ def load_policy(
     if core.gradient_checkpointing:
         recompute_activations(model, core.lora, core.checkpoint_layers)
     return model
-
-
-def refuse_to_go_on(model: Any, source: Source, head: str, new: NewTokens) -> None:
-    """Raises ZooError where the adapters that a model came with cannot be trained further."""
-    instead = "Leave out --lora-continue, and new adapters are trained."
-    if head == "scalar":
-        raise ZooError("--lora-continue is for language models: a scorer has a head to train beside.", instead)
-    if not is_adapted(model):
-        raise ZooError(f"--lora-continue: {source.name} has no adapters.", instead)
-    if new.added or new.asked:
-        raise ZooError("--lora-continue: adapters that are there cannot get rows for new tokens.", instead)
 
 
 def with_trained(model: Any, core: TrainConfig, rank: int, tokens: Sequence[int] = ()) -> Any:

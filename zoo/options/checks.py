@@ -107,16 +107,8 @@ def check_values(core: TrainConfig, origin: dict[str, str]) -> None:
     check_stream(core, origin)
     if core.strategy not in STRATEGIES:
         raise ZooError(f"--strategy {core.strategy} is not supported yet.", f"Use {', '.join(STRATEGIES)}.")
-    if core.quantize and "dora" in core.lora_kind:
-        raise ZooError(
-            f"--lora-kind {core.lora_kind} reads whole matrices, and --quantize {core.quantize} keeps them packed.",
-            "Use --lora-kind lora or rslora, or leave out --quantize.",
-        )
-    if core.lora and core.lora_dropout and "pissa" in core.lora_kind:
-        raise ZooError(
-            f"--lora-kind {core.lora_kind} has no dropout: what it drops would be taken away from the base.",
-            "Leave out --lora-dropout, or take another --lora-kind.",
-        )
+    if core.lora and not core.lora_continue:
+        check_kind(core, core.lora_kind)
     if core.quantize and core.strategy == FSDP:
         raise ZooError(
             f"--quantize {core.quantize} cannot be shared out: blocks of quantised weights are no matrices.",
@@ -129,6 +121,37 @@ def check_values(core: TrainConfig, origin: dict[str, str]) -> None:
         )
     if core.offload and core.strategy != FSDP:
         raise ZooError("--offload is for models that are sharded.", f"Add --strategy {FSDP}, or leave out --offload.")
+
+
+NEW_ADAPTERS = "Leave out --lora-continue, and new adapters are trained"
+"""What to do where the adapters of a model cannot go on."""
+
+
+def check_kind(core: TrainConfig, kind: str, brought_by: str = "") -> None:
+    """Raises ZooError where adapters of this kind do not go with other options.
+
+    kind: as of `--lora-kind`; brought_by: the model with adapters that are to go on, whatever that option says.
+    """
+    named = f"The kind of the adapters of {brought_by}, {kind}," if brought_by else f"--lora-kind {kind}"
+
+    def others(kinds: str) -> str:
+        return NEW_ADAPTERS if brought_by else f"Use --lora-kind {kinds}"
+
+    if core.quantize and "dora" in kind:
+        raise ZooError(
+            f"{named} reads whole matrices, and --quantize {core.quantize} keeps them packed.",
+            f"{others('lora, rslora or pissa')}, or leave out --quantize.",
+        )
+    if core.tensor_parallel > 1 and any(part in kind for part in ("dora", "pissa")):
+        raise ZooError(
+            f"{named} reads whole matrices, and --tensor-parallel cuts them.",
+            f"{others('lora or rslora')}, or use --strategy fsdp alone.",
+        )
+    if core.lora_dropout and "pissa" in kind:
+        raise ZooError(
+            f"{named} has no dropout: what it drops would be taken away from the base.",
+            "Leave out --lora-dropout, or take another --lora-kind.",
+        )
 
 
 OF_BITSANDBYTES = ("adamw_8bit", "paged_adamw_8bit")
@@ -161,11 +184,6 @@ def check_tensor_parallel(core: TrainConfig) -> None:
         raise ZooError(
             f"--quantize {core.quantize} cannot be cut: blocks of quantised weights are no matrices.",
             "Leave out --tensor-parallel, or --quantize.",
-        )
-    if core.lora and any(kind in core.lora_kind for kind in ("dora", "pissa")):
-        raise ZooError(
-            f"--lora-kind {core.lora_kind} reads whole matrices, and --tensor-parallel cuts them.",
-            "Use --lora-kind lora or rslora, or --strategy fsdp alone.",
         )
     if (name := name_in(core.optimizer)) in WHOLE_MATRICES:
         raise ZooError(

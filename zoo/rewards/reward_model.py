@@ -12,7 +12,9 @@ import torch
 from zoo.data.encoding.stages import render_steps
 from zoo.data.encoding.template import ends_trained, extras_of
 from zoo.data.row_errors import RowError
+from zoo.libraries.adapters import merged
 from zoo.libraries.architecture import longest_text
+from zoo.libraries.quantising import QUANTISED
 from zoo.models.loading import load_scorer, load_template
 from zoo.models.names import Source
 from zoo.models.precision import autocast, round_frozen
@@ -32,7 +34,11 @@ class RewardModel:
         self, source: Source, device: torch.device, precision: str = "32-true", steps: str = "min",
         base_dtype: str = "auto",
     ):  # fmt: skip
-        model = load_scorer(source, torch.float32, in_files=True).requires_grad_(False).eval()
+        model = load_scorer(source, torch.float32, in_files=True)
+        if base_dtype in QUANTISED:
+            # Some kinds of adapters read whole matrices.
+            model = merged(model)
+        model.requires_grad_(False).eval()
         self.model = round_frozen(model, precision, base_dtype).to(device)
         self.template = load_template(source)
         self.device, self.precision, self.steps = device, precision, steps

@@ -41,7 +41,7 @@ from zoo.guards.bundled import BUNDLED
 from zoo.guards.chosen import ask, available
 from zoo.judges.spelled import check_judge
 from zoo.libraries.launched import check_launch
-from zoo.models.facts import adapter_options, check_files, configured, describe, tokens_a_character
+from zoo.models.facts import adapter_options, check_files, check_going_on, configured, describe, tokens_a_character
 from zoo.models.names import Found, check_base, head_in, look_for, refuse_head
 from zoo.models.vocabulary import hold_files, lacking_in, own_template_in
 from zoo.optimizers.bundled import refuse_missing
@@ -206,6 +206,8 @@ class _Look:
         if folder is not None and self.cls.head == "lm":
             refuse_head(name, head_in(folder), "lm")
         self._vocabulary(name, folder)
+        if folder is not None and self.core.lora and self.core.lora_continue:
+            check_going_on(self.core, self.found.source, self.cls.head, "new tokens" in self.outlook.facts)
         if folder is not None and self.core.template == AUTO and (own := own_template_in(folder)) is not None:
             check_syntax(own, f"of {name}")
             refuse_unread(template_args(self.core.template_args), own or named_templates()[PLAIN].text)
