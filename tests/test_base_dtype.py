@@ -101,3 +101,9 @@ def test_in_float32_it_changes_the_run_that_asks_for_it(run):
     rounded, wide = run(precision="32-true", base_dtype="bfloat16"), run(precision="32-true")
     assert losses(rounded) != losses(wide) == losses(run(precision="32-true", base_dtype="float32"))
     assert Run(rounded.path).config["base_dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize("cache", ["auto", "off"])
+def test_a_reference_that_training_starts_from_is_not_rounded_beside_a_policy_that_is_trained_whole(run, cache):
+    options = {"lora": False, "precision": "32-true", "reference_cache": cache, "lr": 1e-3, "max_steps": 2}
+    assert losses(run(base_dtype="bfloat16", **options)) == losses(run(**options))

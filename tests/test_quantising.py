@@ -153,7 +153,8 @@ def losses(run):
 def test_a_run_begins_at_its_reference_and_is_saved_and_loaded_anywhere(run, capsys):
     whole = run(epochs=2, lr=1e-2, quiet=False)
     said = " ".join(capsys.readouterr().out.split())
-    assert "Frozen matrices nf4, the others float32" in said
+    told = "Frozen matrices nf4: set by keyword argument. Embeddings, norms and heads are not quantised: float32."
+    assert told in said and "nf4, the others" not in said
     assert losses(whole)[0] == pytest.approx(math.log(2), abs=1e-5), "the reference is not the quantised start"
     adapters = load_on_base(str(whole.model_path), dtype=torch.float32).eval()
     assert not list(quantised_in(adapters))
@@ -180,10 +181,28 @@ def test_a_reward_model_whose_adapters_read_whole_matrices_is_packed_as_the_merg
     assert scores[0] == pytest.approx(scores[1], abs=1e-5) and scores[0][0] != scores[0][1]
 
 
+def test_a_reference_that_training_begins_at_is_whole_beside_a_reward_model_that_is_quantised(
+    tmp_path, tiny_folder, capsys
+):
+    train, data = trainer(tmp_path, tiny_folder), data_for("dpo", tmp_path)
+    reward = str(train("rm", data=data, lr=1e-2).path)
+    options = {"data": data, "reward": reward, "kl_coef": 0.1, "max_steps": 1, "batch_size": 8, "max_new_tokens": 4}
+    done = train("ppo", quantize="nf4", quiet=False, **options)
+    assert "The reference is not quantised: it must equal the weights" in " ".join(capsys.readouterr().out.split())
+    kl = [row["kl"] for row in done.metrics if "kl" in row]
+    assert kl and kl[0] == pytest.approx(0, abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("algo", "options", "said"),
     [
         ("sft", {"lora": False}, "this run trains all that it has"),
+        ("dpo", {"lora": False}, "the reference.s, must equal the weights"),
+        (
+            "dpo",
+            {"lora": False, "reference_cache": "off"},
+            "the reference.s, must equal the weights",
+        ),
         ("sft", {"strategy": "fsdp"}, "cannot be shared out"),
         ("sft", {"quantize": "int4"}, "quantize"),
     ],

@@ -55,12 +55,7 @@ def autocast(precision: str, device: torch.device | str, keeps: bool | None = No
 
 
 def choose_base(wanted: str, precision: str) -> tuple[torch.dtype, str]:
-    """The type of frozen matrices, and one line with the reason. wanted: as `--base-dtype` says it.
-
-    It is the type of those that cannot be quantised, where wanted is of QUANTISED.
-    """
-    if wanted in QUANTISED:
-        wanted = "auto"
+    """The type of frozen matrices, and one line with the reason. wanted: as `--base-dtype` says it."""
     if wanted != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[wanted], "as set"
     if precision == "bf16-mixed":

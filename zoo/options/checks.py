@@ -256,7 +256,7 @@ def check_roles(resolved: Resolved, algorithm: Any, roles: Sequence[str]) -> Non
     if "critic" in roles and core.critic == "head" and core.critic_model is not None:
         raise ZooError("--critic-model is the start of a separate critic.", "Leave it out, or add --critic own.")
     if core.quantize:
-        _check_quantised(core, roles, algorithm.online())
+        _check_quantised(resolved, roles, algorithm.online())
     if algorithm.online():
         prompts_in_rollout(core)
 
@@ -272,12 +272,19 @@ def _check_named(resolved: Resolved, name: str) -> None:
         )
 
 
-def _check_quantised(core: TrainConfig, roles: Sequence[str], online: bool) -> None:
+def _check_quantised(resolved: Resolved, roles: Sequence[str], online: bool) -> None:
     """Raises ZooError where nothing can be quantised, or nothing could be computed with it."""
-    if not (core.lora or set(roles) - set(TRAINED) or (online and core.reward)):
+    core = resolved.core
+    frozen = [name for name in roles if name not in TRAINED]
+    copies = [name for name in frozen if resolved.is_copy(name)]
+    if not (core.lora or frozen != copies or (online and core.reward)):
+        why, instead = "this run trains all that it has", ""
+        if copies:
+            why = f"the only ones here, the {copies[0]}'s, must equal the weights that training starts from"
+            instead = f", name another model as --{resolved.roles[copies[0]].option.replace('_', '-')}"
         raise ZooError(
-            f"--quantize {core.quantize} is for matrices that are not trained, and this run trains all that it has.",
-            "Add --lora, or leave out --quantize.",
+            f"--quantize {core.quantize} is for matrices that are not trained, and {why}.",
+            f"Add --lora{instead}, or leave out --quantize.",
         )
     if find_spec("bitsandbytes") is None:
         raise ZooError(

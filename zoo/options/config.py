@@ -318,6 +318,11 @@ class TrainConfig(
         return self.quantize or self.base_dtype
 
     @property
+    def copy_dtype(self) -> str:
+        """The same for a copy of a policy that is trained in full: the policy begins at it, so it is not rounded."""
+        return AUTO if self.base_dtype == "bfloat16" else self.base_dtype
+
+    @property
     def recomputes_all(self) -> bool:
         """Whether the activations of all layers are recomputed."""
         return self.gradient_checkpointing and self.checkpoint_layers is None
@@ -343,6 +348,15 @@ class Resolved:
     """The choices among the points."""
     notes: tuple[str, ...] = ()
     """Sentences about options that are spelled otherwise by now."""
+
+    def is_copy(self, role: str) -> bool:
+        """Whether a frozen role has the weights that a policy which is trained in full begins with.
+
+        With adapters, it is the policy without them.
+        """
+        facts = self.roles[role]
+        starts_there = facts.is_frozen_copy and facts.start == "policy" and self.value(facts.option) is None
+        return starts_there and not self.core.lora
 
     def choose(self, weights_of: Weights) -> None:
         """Give the options that depend on the model their values.

@@ -37,7 +37,7 @@ from zoo.models.devices import choose_accelerator, choose_micro_tokens
 from zoo.models.experts import watch
 from zoo.models.facts import weights_of
 from zoo.models.loading import load_template
-from zoo.models.precision import autocast, choose_base, choose_precision, rounding_tolerance
+from zoo.models.precision import autocast, choose_base, choose_precision, rounding_tolerance, weights_dtype
 from zoo.models.scalar import choose_padding, is_scorer, set_unit, token_scores
 from zoo.models.scoring import check_head, choose_layout, score_answers
 from zoo.models.start import load_policy, resolve_start
@@ -230,12 +230,23 @@ class Assembly:
 
     def _say_base(self) -> None:
         """The type of the weights that are not trained, if there are any."""
-        core, roles = self.core, self.algorithm.roles(self.resolved.algorithm)
-        if core.lora or {*roles} - {*TRAINED} or (self.online and core.reward):
-            dtype, reason = choose_base(core.base_dtype, self.precision)
-            by = reason if core.base_dtype == AUTO else f"set by {self.resolved.origin['base_dtype']}"
-            rest = f"{core.quantize}, the others " if core.quantize else ""
-            self.say(f"Frozen matrices {rest}{str(dtype).removeprefix('torch.')}: {by}.")
+        core, origin = self.core, self.resolved.origin
+        frozen = [name for name in self.algorithm.roles(self.resolved.algorithm) if name not in TRAINED]
+        copies = [name for name in frozen if self.resolved.is_copy(name)]
+        others = core.lora or frozen != copies or (self.online and core.reward)
+        if others and core.quantize:
+            rest = str(weights_dtype(self.precision)).removeprefix("torch.")
+            self.say(
+                f"Frozen matrices {core.quantize}: set by {origin['quantize']}. Embeddings, norms and heads are not "
+                f"quantised: {rest}."
+            )
+            for name in copies:
+                self.say(f"The {name} is not quantised: it must equal the weights that training starts from.")
+        elif others or copies:
+            wanted = core.base_dtype if others else core.copy_dtype
+            dtype, reason = choose_base(wanted, self.precision)
+            by = reason if wanted == AUTO else f"set by {origin['base_dtype']}"
+            self.say(f"Frozen matrices {str(dtype).removeprefix('torch.')}: {by}.")
 
     def _refuse_other_optimizer(self, beginning: Beginning) -> None:
         """Raises ZooError for an accepted change of the optimizer: another one cannot take over the state."""

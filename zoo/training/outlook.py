@@ -494,6 +494,7 @@ class _Look:
         return Plan(
             planned, models, self._texts(models["policy"]), optimizer, self.cls.online(), self.outlook.steps,
             accelerator, precision, core.devices * core.num_nodes, core.devices,
+            [name for name in models if name in self.resolved.roles and self.resolved.is_copy(name)],
         )  # fmt: skip
 
     def _texts(self, folder: Path) -> Texts:

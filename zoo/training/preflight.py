@@ -8,7 +8,7 @@ numbers are not in the cache.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -66,7 +66,7 @@ class Texts:
 @dataclass(frozen=True)
 class Plan:
     """What a run will hold. models: the folder of each role's model that stays in memory; steps: None if unknown;
-    processes: over all machines; here: on this one.
+    processes: over all machines; here: on this one; copies: roles with the weights that the policy begins with.
     """
 
     core: TrainConfig
@@ -79,6 +79,7 @@ class Plan:
     precision: str
     processes: int = 1
     here: int = 1
+    copies: Collection[str] = ()
 
     @property
     def shards(self) -> int:
@@ -387,7 +388,8 @@ def _way(plan: Plan, role: str) -> Way:
     core = plan.core
     targets = core.lora_targets if isinstance(core.lora_targets, str) else ",".join(core.lora_targets)
     common: dict[str, Any] = {
-        "precision": plan.precision, "base_dtype": core.frozen_dtype, "on_cpu": plan.accelerator == "cpu",
+        "precision": plan.precision, "base_dtype": core.copy_dtype if role in plan.copies else core.frozen_dtype,
+        "on_cpu": plan.accelerator == "cpu",
         "shared": core.layout != "padded", "scalar": role.startswith("reward") or _is_scalar(role),
         "group": core.tensor_parallel if is_cut(core, role) else 1,
     }  # fmt: skip

@@ -17,6 +17,7 @@ from zoo.judges import make as judges
 from zoo.judges.spelled import SELF
 from zoo.libraries.adapters import frozen_parameters
 from zoo.libraries.architecture import attention_window
+from zoo.libraries.quantising import QUANTISED
 from zoo.libraries.second_adapter import at_start
 from zoo.libraries.sharding import is_sharding, shard
 from zoo.libraries.stored import initial_values
@@ -113,12 +114,13 @@ def make_frozen(
     take.
     """
 
+    dtype = core.copy_dtype if other is None and not is_adapted(policy) else core.frozen_dtype
+
     def cache_of(model: Any, weights: Any) -> ReferenceCache | None:
         if not cached or core.stream:
             return None
-        # Elsewhere the scores of rounded matrices are those of the others.
-        rounded = ["bfloat16"] if (core.base_dtype, precision) == ("bfloat16", "32-true") else []
-        rounded += [core.quantize] if core.quantize else []
+        # With another precision the scores of rounded matrices are those of the others.
+        rounded = [dtype] if dtype in QUANTISED or (dtype, precision) == ("bfloat16", "32-true") else []
         key = fingerprint(initial_values(model, weights), precision, architecture(model), *rounded)
         try:
             return ReferenceCache(cache_folder() / "reference", key)
@@ -133,13 +135,13 @@ def make_frozen(
     if other is not None:
         model = frozen(core, resolve_start(other, core.out, say), policy, precision, new)
         cache = cache_of(model, model.named_parameters())
-        shard(round_frozen(model, precision, core.frozen_dtype), core.offload)
+        shard(round_frozen(model, precision, dtype), core.offload)
         return Reference(lambda: model, layout, cache, temperature=temperature, policy=learner)
     cache = cache_of(policy, policy.named_parameters())
 
     def load() -> Any:
         first = frozen(core, source, policy, precision, new)
-        return shard(round_frozen(first, precision, core.frozen_dtype), core.offload)
+        return shard(round_frozen(first, precision, dtype), core.offload)
 
     return Reference(load, layout, cache, temperature=temperature, policy=learner)
 
