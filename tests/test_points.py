@@ -146,7 +146,7 @@ def test_adapters_have_points_of_their_own_and_without_them_are_not_scaled():
 
 
 def test_another_optimizer_of_the_source_is_told_where_its_value_counts():
-    assert "the paper's for 2.8 B weights with RMSprop; this run has AdamW" in rate("dpo", 2.8e9).notes[0]
+    assert rate("dpo", 2.8e9).notes == ("lr 1e-06 was found with RMSprop; this run has AdamW. Try others.",)
     assert "RMSprop" in rate("dpo", 1e9).notes[0], "one of the two that it lies between"
     assert not rate("dpo", 7e9).notes and not rate("dpo", 135e6).notes
 
@@ -166,10 +166,37 @@ def test_a_value_that_was_given_wins_wherever_it_comes_from():
 def test_one_number_is_never_scaled_and_for_a_large_model_a_note_says_so():
     small, large = (resolved(mine(defaults={"lr": 3e-4}), weights) for weights in (1e8, 8e9))
     assert small.core.lr == large.core.lr == 3e-4 and not small.choices
-    assert "nothing says that it suits 8 B weights" in large.choices["lr"].notes[0]
+    assert large.choices["lr"].notes[0].startswith("Nothing says that lr 0.0003 suits 8 B weights. ")
+    assert "8 B weights" in large.choices["lr"].notes[0]
     assert large.came("lr") == "default of mine: one number for models of any size"
     assert not resolved(mine(defaults={"lr": 3e-4}), 8e9, lr=1e-6).choices
     assert "one number" in resolved(mine(), 8e9).came("lr"), "the core's own default"
+
+
+@pytest.mark.parametrize(
+    ("brought", "variants", "typed"),
+    [({"lr": 0.02}, {}, {}), ({}, {"hot": {"lr": 0.02}}, {"variant": "hot"})],
+    ids=["data", "variant"],
+)
+def test_the_rate_of_a_source_or_a_variant_was_found_with_adamw_too(brought, variants, typed):
+    def notes(**options):
+        layers = [("default.yaml", options.pop("file", {})), ("command line", {**typed, **options})]
+        found = resolve("mine", mine(variants=variants), layers, lambda data, cls: brought)
+        return found.choices["lr"].notes if "lr" in found.choices else ()
+
+    assert notes(optimizer="lion") == ("lr 0.02 was found with AdamW; this run has lion. Try others.",)
+    assert notes(optimizer="adamw_8bit") == notes(optimizer="lion", lr=1e-3) == ()
+    assert notes(optimizer="lion", file={"lr": 1e-3}) == () or typed
+
+
+def test_a_dry_run_says_once_that_a_rate_was_found_with_another_optimizer(tiny_folder, tmp_path):
+    typed = ("train", "--algo", "sft", "--model", str(tiny_folder), "--optimizer", "lion", "--dry-run", "--json")
+    for data, reason in ((data_for("sft", tmp_path), "tuned here for 135 M weights, the smallest with a source"),
+                         ("world:gold", "one number for models of any size")):  # fmt: skip
+        found = json.loads(cli(*typed, "--data", data)[1])
+        lr = f"{found['options']['lr']['value']:g}"
+        told = f"{lr}, {reason}. lr {lr} was found with AdamW; this run has lion. Try others."
+        assert found["found"]["lr by size"] == told
 
 
 def test_a_variant_may_have_points():
@@ -347,7 +374,7 @@ def test_a_run_says_what_it_has_chosen_keeps_it_and_runs_again_with_it(place):
     kept = read_yaml(place / "runs/a/run.yaml")["lr"]
     assert kept == pytest.approx(by_hand, rel=5e-3)
     assert f"lr {kept:g}: between 0.01 (mine for 0.001 M weights) and 1e-06 (the paper's for 10 M weights)." in out
-    assert "with SGD; this run has AdamW" in out
+    assert "was found with SGD; this run has AdamW. Try others." in out
     origin = json.loads((place / "runs/a/origins.json").read_text())["lr"]
     assert origin.startswith("default of mine: between") or origin.startswith("default of ./mine.py:Mine: between")
     out = cli("train", "--config", "runs/a/run.yaml", "--model", "tiny", "--dry-run", "--json")[1]

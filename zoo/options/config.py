@@ -373,7 +373,7 @@ class Resolved:
             choice = choose(name, points, weights_of(model, self.core.out), lora, name_in(self.core.optimizer))
             setattr(self.core, name, choice.value)
             self.choices[name], self.reasons[name] = choice, choice.reason
-        if "lr" not in self.points and self.origin["lr"] in (DEFAULT, own_default(self.algo)):
+        if "lr" not in self.points and is_default(self.origin["lr"]):
             weights = weights_of(self.core.model, self.core.out)
             set_with = self.origin["optimizer"] if self.origin["optimizer"] == self.origin["lr"] else None
             optimizer = OPTIMIZER if set_with else name_in(self.core.optimizer)
@@ -515,11 +515,18 @@ ONLINE_ONLY = ("reward", "gold_reward", "minibatches", "rollout_epochs", "eval_p
 """Options without effect for an algorithm that does not learn from its own answers."""
 BY_HAND = ("command line", "keyword argument")
 """Origins of the values that somebody typed."""
+OF_DEFAULTS = ("default of ", "variant ", "data ")
+"""How the origins begin of values that nobody gave for this run, but for the core's defaults."""
 
 
 def own_default(algo: str) -> str:
     """The origin of an algorithm's default."""
     return f"default of {algo}"
+
+
+def is_default(origin: str) -> bool:
+    """Whether nobody gave a value of this origin for the run."""
+    return origin == DEFAULT or origin.startswith(OF_DEFAULTS)
 
 
 def resolve(

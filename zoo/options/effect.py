@@ -6,15 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from typing import NamedTuple
 
-from zoo.options.config import BY_HAND, Resolved, TrainConfig
+from zoo.options.config import BY_HAND, Resolved, TrainConfig, is_default
 from zoo.options.roles import role_options
 from zoo.options.spelling import name_in
 
 ADAPTERS = tuple(field.name for field in fields(TrainConfig) if field.name.startswith("lora_")) + ("train_modules",)
 CHOICE = ("best_metric", "best_mode")
 SAMPLING = ("answers_per_prompt", "max_new_tokens", "token_budget", "temperature", "top_k", "top_p", "stop")
-OF_DEFAULTS = ("default", "variant ", "data ")
-"""How the origins begin of values that nobody gave for this run."""
 
 
 class Need(NamedTuple):
@@ -75,4 +73,4 @@ def _is_given(resolved: Resolved, name: str) -> bool:
     """Whether somebody typed an option, or wrote into a file what is not the default."""
     origin = resolved.origin[name]
     differs = getattr(resolved.core, name) != getattr(TrainConfig, name)
-    return origin in BY_HAND or (differs and not origin.startswith(OF_DEFAULTS))
+    return origin in BY_HAND or (differs and not is_default(origin))

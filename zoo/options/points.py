@@ -147,16 +147,20 @@ def choose(name: str, points: Sequence[Point], weights: float | None, lora: bool
 
 def unscaled(name: str, value: float, weights: float, optimizer: str = OPTIMIZER) -> Choice:
     """A default that is one number; notes tell where the model is large, or the optimizer another one."""
-    notes, reason = [], f"found with {OPTIMIZER}"
+    notes = []
     if weights >= LARGE:
-        reason = "one number for models of any size"
         notes.append(
-            f"{name} {value:g} is one number for models of any size; nothing says that it suits {count(weights)} "
-            f"weights. Look what others take for such a model, and set --{name.replace('_', '-')}."
+            f"Nothing says that {name} {value:g} suits {count(weights)} weights. Look what others take for such a "
+            f"model, and set --{name.replace('_', '-')}."
         )
     if not is_same(optimizer, OPTIMIZER):
-        notes.append(f"{name} {value:g} was found with {OPTIMIZER}; this run has {optimizer}. Try others.")
-    return Choice(value, reason, tuple(notes))
+        notes.append(_found_with(name, value, OPTIMIZER, optimizer))
+    return Choice(value, "one number for models of any size", tuple(notes))
+
+
+def _found_with(name: str, value: float, optimizer: str, own: str) -> str:
+    """own: the optimizer of the run."""
+    return f"{name} {value:g} was found with {optimizer}; this run has {own}. Try others."
 
 
 def is_same(optimizer: str, other: str) -> bool:
@@ -183,7 +187,7 @@ def _of_optimizers(name: str, used: Sequence[Point], optimizer: str) -> tuple[st
     own = OPTIMIZER if is_same(optimizer, OPTIMIZER) else optimizer
     return tuple(
         dict.fromkeys(
-            f"{name} {point.value:g} is {point} with {point.optimizer}; this run has {own}."
+            _found_with(name, point.value, point.optimizer, own)
             for point in used
             if not is_same(point.optimizer, optimizer)
         )
