@@ -423,6 +423,39 @@ def test_a_bundled_optimizer_passes_each_check(name):
     assert [result.detail for result in check_optimizer(name) if result.result != "passed"] == []
 
 
+LACKING = {
+    "paged_adamw_8bit": ("torch.cuda.is_available", lambda: False, "torch sees no GPU here."),
+    "adamw_8bit": (
+        "zoo.optimizers.bundled.find_spec",
+        lambda name: None,
+        "needs bitsandbytes, which is not installed.",
+    ),
+    "muon": ("torch.optim.Muon", None, "needs torch 2.9, and this is"),
+}
+
+
+@pytest.mark.parametrize("name", LACKING)
+def test_what_an_optimizer_lacks_here_is_told_before_anything_is_loaded_and_by_its_checks(
+    train, tiny_folder, monkeypatch, name
+):
+    place, instead, said = LACKING[name]
+    if name == "muon":
+        monkeypatch.delattr(place, raising=False)
+    else:
+        monkeypatch.setattr(place, instead)
+    if name == "paged_adamw_8bit":
+        pytest.importorskip("bitsandbytes")
+    monkeypatch.setattr("zoo.training.execution.Execution", None)
+    with pytest.raises(ZooError, match=said) as error:
+        train(optimizer=name)
+    assert error.value.hint
+    status, _, told = cli("train", "--model", str(tiny_folder), "--optimizer", name, "--dry-run")
+    assert status == 2 and said in " ".join(told.split())
+    status, out, _ = cli("check", name, "--json")
+    results = {(one["result"], said in one["detail"]) for one in json.loads(out)["checks"]}
+    assert status == 0 and results == {("skipped", True)}
+
+
 @pytest.mark.parametrize("name", ["adamw_8bit", "paged_adamw_8bit"])
 def test_optimizers_of_bitsandbytes_are_refused_where_weights_are_shared_out(name):
     with pytest.raises(ZooError, match=f"The optimizer {name} is bitsandbytes', which cannot read weights"):

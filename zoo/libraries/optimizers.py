@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard, distribute_tensor
 
-from zoo.errors import ZooError
 from zoo.libraries.reliance import importing, relies_on
 
 with importing("transformers"):
@@ -65,13 +64,7 @@ def adafactor(groups: Groups, decay: float, clip: float) -> torch.optim.Optimize
 
 
 def adamw_8bit(groups: Groups, betas: tuple[float, float], eps: float, paged: bool = False) -> torch.optim.Optimizer:
-    """AdamW of bitsandbytes with moments of 8 bits. Raises ZooError for pages where there is no GPU."""
-    if paged and not torch.cuda.is_available():
-        raise ZooError(
-            "The optimizer paged_adamw_8bit moves its state between a GPU and the memory of the machine, and torch "
-            "sees no GPU here.",
-            "Use --optimizer adamw_8bit.",
-        )
+    """AdamW of bitsandbytes with moments of 8 bits. Pages need a GPU."""
     from bitsandbytes.optim import AdamW8bit, PagedAdamW8bit
 
     return (PagedAdamW8bit if paged else AdamW8bit)(groups, betas=betas, eps=eps)

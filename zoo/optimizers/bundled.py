@@ -65,13 +65,11 @@ def muon(
     beta2: Share = 0.999, eps: Positive = 1e-8,
 ) -> Any:  # fmt: skip
     """Muon: orthogonalised momentum for matrices inside the network, AdamW for the other weights (arXiv:2502.16982)."""
+    refuse_missing("muon")
     import torch
 
     from zoo.optimizers.joint import Joint
 
-    if not hasattr(torch.optim, "Muon"):
-        here = torch.__version__
-        raise ZooError(f"The optimizer muon needs torch 2.9, and this is {here}.", "pip install 'torch>=2.9'")
     inside, others = ([group.select(hidden) for group in groups] for hidden in (True, False))
     parts: list[torch.optim.Optimizer] = []
     if matrices := options_of_groups(inside):
@@ -107,7 +105,20 @@ PACKAGES = {"adamw_8bit": "bitsandbytes", "paged_adamw_8bit": "bitsandbytes"}
 
 
 def refuse_missing(name: str) -> None:
-    """Raises ZooError for an optimizer whose package is not installed."""
+    """Raises ZooError for an optimizer whose package is not installed, or whose device or class torch has not here."""
     package = PACKAGES.get(name)
     if package is not None and find_spec(package) is None:
         raise ZooError(f"The optimizer {name} needs {package}, which is not installed.", f"pip install {package}")
+    if name not in ("muon", "paged_adamw_8bit"):
+        return
+    import torch
+
+    if name == "muon" and not hasattr(torch.optim, "Muon"):
+        here = torch.__version__
+        raise ZooError(f"The optimizer muon needs torch 2.9, and this is {here}.", "pip install 'torch>=2.9'")
+    if name == "paged_adamw_8bit" and not torch.cuda.is_available():
+        raise ZooError(
+            f"The optimizer {name} moves its state between a GPU and the memory of the machine, and torch sees no GPU "
+            "here.",
+            "Use --optimizer adamw_8bit.",
+        )

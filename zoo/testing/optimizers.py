@@ -20,6 +20,7 @@ from zoo.contract import registry
 from zoo.contract.plugin_files import import_file, is_file_name
 from zoo.errors import ZooError
 from zoo.optimizers import ParameterGroup
+from zoo.optimizers.bundled import refuse_missing
 from zoo.optimizers.chosen import OPTIMIZERS, Chosen, Kind
 from zoo.options.config import TrainConfig
 from zoo.options.spelling import name_in, parse
@@ -75,7 +76,17 @@ def check_optimizer(name: str, only: Sequence[str] = ()) -> Iterator[Result]:
     optimizer = find_optimizer(name)
     if optimizer is None:
         raise ZooError(f"No optimizer is called '{name}'.", "`zoo optimizers` lists them.")
-    return results_of(CHECKS, optimizer, only)
+    return results_of(CHECKS, optimizer, only, _lacking(optimizer))
+
+
+def _lacking(optimizer: Chosen) -> str:
+    """What an optimizer of zoo needs and this machine has not; empty for nothing, and for others' optimizers."""
+    try:
+        if OPTIMIZERS.bundled.get(optimizer.name) is optimizer.function:
+            refuse_missing(optimizer.name)
+    except ZooError as error:
+        return error.message
+    return ""
 
 
 # -- the checks ----------------------------------------------------------------------------------------------------

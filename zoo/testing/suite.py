@@ -77,10 +77,18 @@ class Result:
             return cls(check, "failed", describe_error(error))
 
 
-def results_of(checks: Mapping[str, Callable[[Any], None]], subject: Any, only: Sequence[str]) -> Iterator[Result]:
-    """The result of each check of a guard, an optimizer or a schedule, in order; only: names, or none for all."""
+def results_of(
+    checks: Mapping[str, Callable[[Any], None]], subject: Any, only: Sequence[str], lacking: str = ""
+) -> Iterator[Result]:
+    """The result of each check of a guard, an optimizer or a schedule, in order; only: names, or none for all.
+
+    lacking: what this machine lacks, so that every check is skipped; empty for nothing.
+    """
     wanted = {find_check(check, tuple(checks)) for check in only} or set(checks)
-    return (Result.of(name, functools.partial(check, subject)) for name, check in checks.items() if name in wanted)
+    chosen = {name: check for name, check in checks.items() if name in wanted}
+    if lacking:
+        return (Result(name, "skipped", f"It cannot be checked here: {lacking}") for name in chosen)
+    return (Result.of(name, functools.partial(check, subject)) for name, check in chosen.items())
 
 
 def conformance(algorithm: str | type[Algorithm], **known: Any) -> Callable[..., None]:
