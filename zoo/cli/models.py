@@ -105,14 +105,15 @@ def export(
     out: Out = "runs",
 ) -> None:
     """Copy a run's model, or an adapter of a folder, to a new folder, with --merge as one model without adapters."""
-    from zoo.models.names import with_adapter
+    from zoo.models.names import adapters_in, with_adapter
+    from zoo.paths import typed_path
     from zoo.runs import find_run, split_checkpoint
 
     if folder.exists():
         raise ZooError(f"{folder} already exists.", "Name a folder that does not exist.")
     if dtype not in ("float32", "bfloat16"):
         raise ZooError(f"--dtype does not take '{dtype}'.", "Choose float32 or bfloat16.")
-    if adapter is None:
+    if adapter is None and not adapters_in(typed_path(run)):
         find_run(split_checkpoint(run)[0], out)
     run = with_adapter(run, adapter, out)
     import torch

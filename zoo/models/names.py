@@ -119,7 +119,8 @@ def with_adapter(name: str, adapter: str | None, out: str) -> str:
     names = adapters_in(folder) if folder.is_dir() else []
     if adapter is None:
         if len(names) > 1:
-            raise ZooError(f"{name} has several adapters: {', '.join(names)}.", f"Name one: --adapter {names[-1]}.")
+            listed = " or ".join(f"--adapter {name}" for name in names)
+            raise ZooError(f"{name} has several adapters: {', '.join(names)}.", f"Name one: {listed}.")
         return name
     if adapter in names:
         return name if adapter == "default" else str(folder / adapter)
@@ -315,7 +316,7 @@ def _check_folder(path: Path) -> None:
         if inner := adapters_in(path):
             raise ZooError(
                 f"{path} has its adapters in folders of their own: {', '.join(inner)}.",
-                f"Name one: {path / inner[0]}, or --adapter {inner[0]}.",
+                f"Name one: {' or '.join(str(path / name) for name in inner)}.",
             )
         raise ZooError(
             f"{path} is not a model folder: it has no config.json.",
