@@ -1,6 +1,7 @@
 """Adapters that a model comes with: trained further, or merged under new ones; several of them told apart."""
 
 import math
+import shutil
 import signal
 
 import pytest
@@ -146,9 +147,11 @@ def test_the_kind_that_is_typed_does_not_matter_to_adapters_that_go_on(run):
 
 def test_options_of_their_shape_are_told(run, capsys):
     first = run("sft")
-    run("sft", model=str(first.path), lora_continue=True, quiet=False, lora_rank=8)
+    run("sft", model=str(first.path), lora_continue=True, quiet=False, lora_rank=8, train_modules="norm")
     said = " ".join(capsys.readouterr().out.split())
-    assert "--lora-rank has no effect: the adapters that go on have their own" in said
+    for option in ("--lora-rank", "--train-modules"):
+        why = "adapters that go on keep the shape and the modules that they were made with."
+        assert f"{option} has no effect: {why}" in said
 
 
 def test_the_preflight_counts_the_second_adapter(tiny_model):
@@ -182,7 +185,7 @@ def several(tmp_path, tiny_folder):
 def test_one_of_several_adapters_is_named(run, several, tiny_folder, tmp_path):
     with pytest.raises(ZooError, match="several adapters: default, french") as error:
         run("sft", model=str(several))
-    assert "--adapter french" in error.value.hint
+    assert error.value.hint == "Name one: --adapter default or --adapter french."
     with pytest.raises(ZooError, match="no adapter 'frensh'.* Did you mean 'french'"):
         run("sft", model=str(several), adapter="frensh")
     base = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)
@@ -210,8 +213,23 @@ def test_commands_take_one_of_several(several, tmp_path):
     torch.testing.assert_close(logps(plain), logps(expected), rtol=1e-4, atol=1e-4)
 
 
-def test_a_folder_whose_adapters_all_have_folders_is_told(several):
+def test_a_folder_whose_adapters_all_have_folders_is_told(several, tiny_folder, tmp_path):
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         (several / name).unlink()
-    status, _, told = cli("chat", str(several), "--prompt", "one")
-    assert status == 2 and "folders of their own: french" in " ".join(told.split())
+    made = tmp_path / "made"
+    asked = [("chat", str(several), "--prompt", "one"), ("export", str(several), str(made), "--merge")]
+    for typed in asked:
+        status, _, told = cli(*typed)
+        assert status == 2 and "folders of their own: french" in " ".join(told.split())
+    shutil.copytree(several / "french", several / "german")
+    for typed in asked:
+        status, _, told = cli(*typed)
+        assert status == 2 and "several adapters: french, german" in " ".join(told.split())
+    named = f"Nameone:{several / 'french'}or{several / 'german'}."
+    train = ("train", "--algo", "dpo", "--model", str(tiny_folder), "--dry-run")
+    for typed in (("chat", str(tiny_folder), "--vs", str(several)), (*train, "--reference", str(several))):
+        status, _, told = cli(*typed)
+        told = "".join(told.split())
+        assert status == 2 and named in told and "--adapter" not in told
+    status, said, told = cli("export", str(several / "german"), str(made), "--merge")
+    assert status == 0 and (made / "config.json").is_file(), said + told

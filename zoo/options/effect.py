@@ -27,7 +27,8 @@ SHAPE = ("lora_rank", "lora_alpha", "lora_kind", "lora_targets", "train_modules"
 NEEDS = (
     Need(ADAPTERS, lambda core: core.lora, "without --lora all weights are trained"),
     Need(
-        SHAPE, lambda core: not (core.lora and core.lora_continue), "the adapters that go on have their own"
+        SHAPE, lambda core: not (core.lora and core.lora_continue),
+        "adapters that go on keep the shape and the modules that they were made with",
     ),
     Need(
         ("checkpoint_layers",), lambda core: core.gradient_checkpointing,
