@@ -185,6 +185,8 @@ def check_tensor_parallel(core: TrainConfig) -> None:
             f"--quantize {core.quantize} cannot be cut: blocks of quantised weights are no matrices.",
             "Leave out --tensor-parallel, or --quantize.",
         )
+    if core.lora and not core.lora_continue:
+        check_kind(core, core.lora_kind)
     if (name := name_in(core.optimizer)) in WHOLE_MATRICES:
         raise ZooError(
             f"The optimizer {name} looks at whole matrices, and --tensor-parallel cuts them.",
