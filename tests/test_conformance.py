@@ -182,6 +182,11 @@ def test_what_goes_wrong_in_real_processes_is_told(plugin, words):
     assert found.result == "failed" and words in found.detail, found.detail
 
 
+def test_what_happens_every_second_step_and_is_forgotten_is_caught():
+    found = Suite(broken("killed and resumed", "EverySecond")).run("killed and resumed")
+    assert found.result == "failed" and "count" in found.detail, found.detail
+
+
 @pytest.mark.long
 def test_what_tensor_parallelism_alone_breaks_passes_with_two_processes():
     assert Suite(broken(CUT)).run(REAL).result == "passed"

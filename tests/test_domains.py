@@ -35,6 +35,8 @@ TEACHER = ROLES["teacher"]
 def test_an_option_names_one_model_or_one_for_each_domain(tmp_path, monkeypatch):
     assert TEACHER.models("runs/lr=0.1") == {ONE: "runs/lr=0.1"}
     assert TEACHER.models("math=owner/a, code=/b,c/d") == {"math": "owner/a", "code": "/b,c/d"}
+    worlds = {"math": "world:gold(width=24, layers=1)", "code": "world:gold(seed=2)"}
+    assert TEACHER.models("math=world:gold(width=24, layers=1), code=world:gold(seed=2)") == worlds
     assert TEACHER.with_models("math=a,code=b", str.upper) == "math=A,code=B"
     assert TEACHER.with_models("a", str.upper) == "A"
     assert ROLES["policy"].models("math=a") == {ONE: "math=a"}

@@ -147,6 +147,8 @@ def test_a_role_of_a_plugin_starts_as_the_policy_or_as_a_model_that_is_named(
         ("trained=True", "guide", "'guide' is trained, but a role of a plugin is a frozen language model"),
         ('head="scalar"', "guide", "'guide' has the head 'scalar'"),
         ('option="leader"', "guide", "'guide' names an option"),
+        ('start="random"', "guide", "'guide' has start = 'random', which is neither 'policy' nor 'named'"),
+        ("", "my guide", "'my guide' is a role or an option of the core, or no name"),
         ("", "judge", "'judge' is a role or an option of the core"),
         ("", "batch_size", "'batch_size' is a role or an option of the core"),
     ],

@@ -70,6 +70,8 @@ def test_a_run_plays_against_the_policy_of_an_iteration_ago(tmp_path, tiny_folde
     start, data = trainer(tmp_path, tiny_folder), write_rows(tmp_path / "rows.jsonl", demonstrations(12))
     how = {"data": data, "minibatches": 1, "rollout_epochs": 2, "max_new_tokens": 6, "lr": 3e-3, "epochs": 2}
     rows = start("spin", iteration_rollouts=2, max_steps=8, **how).metrics
+    # What an opponent wrote is no sign that the engine has other weights than the trainer.
+    assert not any("rollout/engine_gap" in row for row in rows)
     assert [row["iteration"] for row in rows] == [0, 0, 0, 0, 1, 1, 1, 1]
     # With the policy as it is now the opponent agrees; with that of the first step of the iteration no longer.
     assert [abs(row["rewards/margins"]) < 1e-4 for row in rows] == [i in (0, 4) for i in range(8)]

@@ -114,6 +114,16 @@ def column(prompt, completion, words=2):
     return column_of(Answer.of(prompt, completion), ids, logps)
 
 
+def impossible():
+    """Columns with a log-probability above 0, one that is no number, and a word with a negative number."""
+    answer, ids, logps = Answer.of([1], [5, 6]), torch.zeros(2, 2).long(), torch.full((2, 3), -1.0)
+    return (
+        column_of(answer, ids, logps + 1.5),
+        column_of(answer, ids, logps * torch.nan),
+        column_of(answer, ids - 1, logps),
+    )
+
+
 def test_a_completion_that_training_cuts_has_the_first_of_its_log_probs():
     top = stored_logps([record([1], [5, 6], column([1], [5, 6, 7]))])
     assert top.ids[0].tolist() == [[0, 1], [0, 1]] and top.logps[0].shape == (2, 3)
@@ -133,7 +143,7 @@ def test_what_is_missing_or_damaged_is_told_with_its_row():
     whole = column([1], [5, 6])
     for damaged in (
         "text", {}, {**whole, "ids": whole["ids"][:8]}, {**whole, "logps": "?"}, {**whole, "tokens": ""},
-        {**whole, "prompt": 1}, {**whole, "logps": whole["logps"][:-4]},
+        {**whole, "prompt": 1}, {**whole, "logps": whole["logps"][:-4]}, *impossible(),
     ):  # fmt: skip
         with pytest.raises(ZooError, match=f"Row 3: the column {COLUMN} is damaged"):
             stored_logps([record([1], [5, 6], damaged)])

@@ -18,7 +18,7 @@ from zoo.errors import PluginError, nearest
 from zoo.options.config import CORE_NAMES, NUMBERS
 from zoo.options.fields import HELPS
 from zoo.options.points import Point, fault_in
-from zoo.options.roles import ROLES, TRAINED, Role
+from zoo.options.roles import ROLES, STARTS, TRAINED, Role
 
 API_VERSION = 2
 ROLES_ARE = f"Roles: {', '.join(ROLES)}. docs/contract.md#models says what each is."
@@ -107,7 +107,8 @@ def _with_role_options(config: Any, own_roles: Any) -> Any:
         return config
     have = {option.name for option in fields(config)}
     new = {name: role for name, role in own_roles.items() if isinstance(role, Role) and name not in have}
-    if not new:
+    # A name that is none is refused with the other faults.
+    if not all(isinstance(name, str) and name.isidentifier() for name in new) or not new:
         return config
     names = {name: getattr(config, name) for name in ("__module__", "__qualname__")}
     helps = {name: role.about for name, role in new.items()}
@@ -210,6 +211,8 @@ def _fault_of_own_role(name: Any, role: Any) -> str:
         return (
             f"'{name}' {kind}, but a role of a plugin is a frozen language model; trained are {' and '.join(TRAINED)}."
         )
+    if role.start not in STARTS:
+        return f"'{name}' has start = {role.start!r}, which is neither {' nor '.join(map(repr, STARTS))}."
     if role.option or role.other_options:
         return f"'{name}' names an option: that of a plugin's role has the role's name."
     return ""

@@ -26,6 +26,8 @@ from zoo.values.top_logps import TopLogps
 from zoo.values.types import Answer
 
 COLUMN = "teacher_logps"
+ROUNDING = 1e-4
+"""What a log-probability may be above 0; NaN is not below it."""
 ARRAYS = {"tokens": "<i4", "ids": "<i4", "logps": "<f4"}
 
 
@@ -76,6 +78,7 @@ def arrays_of(column: Any, row: Any) -> dict[str, Tensor]:
         arrays = {name: _array(column[name], kind) for name, kind in ARRAYS.items()}
         words, rest = divmod(len(arrays["ids"]), len(arrays["tokens"]))
         complete = rest == 0 and words > 0 and len(arrays["logps"]) == len(arrays["ids"]) + len(arrays["tokens"])
+        complete = complete and bool((arrays["ids"] >= 0).all()) and bool((arrays["logps"] <= ROUNDING).all())
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         complete = False
     if not complete or not isinstance(column.get("prompt"), str):

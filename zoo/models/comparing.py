@@ -89,6 +89,7 @@ def _comparer(
     divergence, temperature, top_k, words = comparison
     if isinstance(teacher, TopLogps):
         ids, log_q = teacher.at(rows.answer, rows.index)
+        _require_words(model, ids)
         return lambda states: class_divergence(states, ids, log_q, divergence, temperature)
     states_of_teacher = teacher_states(teacher, answers, rows)
     common = _common_words(model, states_of_teacher.head, words)
@@ -179,12 +180,25 @@ def top_logps(model: Reference, answers: Sequence[Answer], count: int, words: in
     )
 
 
+def _words_of(model: Any) -> int:
+    return len((Head.of(model) or Head.of_logits(base_of(model))).weight)
+
+
+def _require_words(model: Any, ids: Tensor) -> None:
+    """Raises ZooError for stored words that the policy does not have."""
+    if ids.numel() and int(ids.max()) >= (own := _words_of(model)):
+        raise ZooError(
+            f"The stored log-probs are of words up to number {int(ids.max()):,}, and the policy has {own:,} words.",
+            "Label the rows again with a teacher that has this model's tokenizer: zoo label DATA --teacher MODEL.",
+        )
+
+
 def _common_words(model: Any, head: Head, words: int | None) -> int:
     """The words to compare: all of both, or those of the tokenizer where one of the two has more to pad them.
 
     Raises ZooError for vocabularies that differ in words.
     """
-    own, other = len((Head.of(model) or Head.of_logits(base_of(model))).weight), len(head.weight)
+    own, other = _words_of(model), len(head.weight)
     if own == other:
         return own
     if words is None or words > min(own, other):

@@ -80,19 +80,18 @@ def load(name: str, out: str = "runs") -> tuple[Any, Any]:
 
 
 def require_same_tokens(
-    name: str, source: Source, tokenizer: Any, than: str, new: NewTokens = NO_TOKENS
+    name: str, source: Source, tokenizer: Any, than: str, new: NewTokens = NO_TOKENS,
+    hint: str = "Name the model that training started from, or one made of it.",
 ) -> NewTokens:  # fmt: skip
     """Raises ZooError where a model that is to read token ids of another one has another vocabulary.
 
     than: whose ids they are, and what cannot be: "the model that is trained, so it cannot be its critic"; new: tokens
-    that the other one was given. Returns what this one lacks of them.
+    that the other one was given; hint: what to do. Returns what this one lacks of them.
     """
     own = load_tokenizer(source, new_tokens=new.named)
     given = new.given_to(own)
-    if own.get_vocab() != tokenizer.get_vocab():
-        raise ZooError(
-            f"{name} has other tokens than {than}.", "Name the model that training started from, or one made of it."
-        )
+    if (ours := own.get_vocab()) != (theirs := tokenizer.get_vocab()):
+        raise ZooError(f"{name} has other tokens than {than}: {len(ours):,} against {len(theirs):,}.", hint)
     return given
 
 

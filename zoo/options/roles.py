@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from zoo.errors import ZooError
+from zoo.options.spelling import split
 from zoo.paths import typed_path
 
+STARTS = ("policy", "named")
+"""Where a role starts when its option names no model: as the policy starts, or nowhere."""
 ONE = ""
 """The domain of a role's only model."""
 DOMAIN = r"[\w.-]+="
@@ -53,7 +56,7 @@ class Role:
         if not self.is_frozen_copy or not re.match(DOMAIN, text) or typed_path(text).exists():
             return {ONE: text}
         models: dict[str, str] = {}
-        for part in re.split(rf",\s*(?={DOMAIN})", text):
+        for part in self._parts(text):
             domain, _, model = part.partition("=")
             if not model or domain in models:
                 fault = "is there twice" if model else "has no model"
@@ -63,6 +66,16 @@ class Role:
                 )
             models[domain] = model
         return models
+
+    def _parts(self, text: str) -> list[str]:
+        """The texts that begin with a domain; a comma that no domain follows, or inside brackets, separates nothing."""
+        parts: list[str] = []
+        for part in split(text) or [text]:
+            if parts and not re.match(DOMAIN, part):
+                parts[-1] += f",{part}"
+            else:
+                parts.append(part)
+        return parts
 
     def with_models(self, text: str, change: Callable[[str], str]) -> str:
         """What its option names, with each model's name changed."""

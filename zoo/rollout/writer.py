@@ -68,6 +68,8 @@ class Writer:
         """Seconds that this process spent writing, and tokens that all processes wrote."""
         self.gaps: list[float] = []
         """|log-probability by the engine − by the trainer|, for each scored token of this iteration."""
+        self.others_wrote = False
+        """Whether a frozen role has written answers in this iteration."""
         self._prompts: Sequence[Any] = ()
         self._open_cache: Callable[[], AnswerCache | None] = lambda: None
         self._progress: Callable[[int, int], None] | None = None
@@ -84,6 +86,7 @@ class Writer:
     def begin(self, iteration: int, prompts: Sequence[Any] = ()) -> None:
         """Start an iteration: the following calls belong to it, and may take more of these encoded prompts."""
         self.iteration, self.calls, self.gaps, self._prompts = iteration, 0, [], prompts
+        self.others_wrote = False
         self._hand_over()
 
     @contextmanager
@@ -118,6 +121,7 @@ class Writer:
     def generate_by(self, frozen: Reference, prompts: Sequence[Any], n: int | None = None, **sampling: Any) -> Answers:
         """The same by a frozen role, in this process, with the random numbers of the next call."""
         assert self._make_local is not None
+        self.others_wrote = True
         with frozen.borrowed() as model:
             return self._write(prompts, n, frozen, self._make_local(model), **sampling)
 

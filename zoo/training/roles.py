@@ -73,13 +73,20 @@ def make_models(
     return models
 
 
+TEACHER_HINT = (
+    "Name a model with the tokenizer of the one that is trained, such as a larger one of its family; or let any model "
+    "write answers, and train on these."
+)
+
+
 def _new_tokens(resolved: Resolved, name: str, other: str | None, template: ChatTemplate, say: Say) -> NewTokens:
     """The tokens that a model of a role has to get, once its tokenizer was compared with the policy's."""
     if name == POLICY or resolved.roles[name].head == "judge" or other is None:
         return template.new
     than = f"the model that is trained, so it cannot be its {name}"
     start = resolve_start(other, resolved.core.out, say)
-    return require_same_tokens(other, start, template.tokenizer, than, template.new)
+    hints = [TEACHER_HINT] if resolved.roles[name].start == "named" else []
+    return require_same_tokens(other, start, template.tokenizer, than, template.new, *hints)
 
 
 def make_critic(

@@ -26,8 +26,9 @@ from zoo.training.execution import Execution
 from zoo.training.online.rollouts import Rollouts
 
 STEPS = 2
-KILLED_AFTER = 3
-"""In steps; the last checkpoint is that of step 2, so that one step is repeated."""
+KILLED_AFTER = 6
+"""In steps; the last checkpoint is that of step 5, so that one step is repeated, and what happens every 2, 3 or 4 steps
+and is forgotten shows."""
 KILLS_ONLINE = (1, 3, None)
 """Between two minibatches, in the second pass over a rollout, and (None) inside the second rollout."""
 
@@ -124,7 +125,7 @@ def _killed(broken: Execution, after: int | None) -> Run:
 def _execution(bench: Bench, folder: str, name: str, **more: Any) -> Execution:
     core = {
         "model": source().name, "data": str(bench.file({}, 12)), "out": folder, "name": name, "batch_size": 5,
-        "epochs": 2, "save_every": 2, "reference_cache": "auto", "lr": 1e-3, "max_steps": 5, "keep_checkpoints": False,
+        "epochs": 3, "save_every": 5, "reference_cache": "auto", "lr": 1e-3, "max_steps": 8, "keep_checkpoints": False,
     }  # fmt: skip
     if bench.cls.online():
         # Rollouts of two minibatches with two passes.

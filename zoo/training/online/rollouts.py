@@ -224,7 +224,10 @@ class Rollouts:
         """Mean |Δ| per token between the log-probs of the engine and those that the trainer computes.
 
         Padding, row layout and cached keys in lower precision cause rounding errors; a larger difference is a mistake.
+        What a frozen role has written is not the policy's, and is not compared.
         """
+        if self.writer.others_wrote:
+            return {}
         if self.writer.gaps:
             return {"rollout/engine_gap": mean(self.writer.gaps)}
         some = Answers([a for a in self._seen.answers if a.behaviour is not None][:COMPARED])
