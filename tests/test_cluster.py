@@ -297,22 +297,35 @@ with open(f"seen-{os.environ['RANK']}", "w") as stream:
 """
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_every_process_of_a_script_gets_each_run_when_it_is_written(tmp_path, tiny_folder, strategy):
+def run_script(tmp_path, tiny_folder, strategy, *program):
     (tmp_path / "script.py").write_text(SCRIPT)
     rows = tiny_runs.data_for("sft", tmp_path, 12)
     options = {
         **FLOAT32, "model": str(tiny_folder), "data": rows, "devices": 2, "accelerator": "cpu", "max_steps": 2,
         "batch_size": 4, "score": "none", "out": str(tmp_path / "runs"), "quiet": True, "strategy": strategy,
     }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "script.py",
-         json.dumps(options)],
+    return subprocess.run(
+        [sys.executable, *program, "script.py", json.dumps(options)],
         cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1", "ZOO_CACHE": str(tmp_path / "cache-two")},
     )  # fmt: skip
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_every_process_of_a_script_gets_each_run_when_it_is_written(tmp_path, tiny_folder, strategy):
+    done = run_script(
+        tmp_path, tiny_folder, strategy, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     first, second = (json.loads((tmp_path / f"seen-{rank}").read_text()) for rank in (0, 1))
     runs = [str(tmp_path / "runs" / name) for name in ("sft-tiny-1", "sft-sft-tiny-1-1")]
     assert first == second == [runs[0], True, runs[1], True, "finished"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_script_that_starts_its_processes_itself_makes_one_run(tmp_path, tiny_folder, strategy):
+    done = run_script(tmp_path, tiny_folder, strategy)
+    assert done.returncode == 1 and "torchrun --nproc-per-node 2 SCRIPT.py" in done.stderr, done.stdout + done.stderr
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["sft-tiny-1"]

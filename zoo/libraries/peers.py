@@ -48,8 +48,23 @@ HERE, END, READ = "here", "end", "read"
 NAMED = 8
 """More ranks than these are counted, not listed."""
 _RUNS = count()
+_STARTED: list[Any] = []
+"""The processes that runs of this one have started. Each goes through the whole script, from its beginning."""
 _STORES: dict[tuple[str, int], Any] = {}
 """By address, those of processes that something else has started: they may make several runs."""
+
+
+def refuse_another(place: Place) -> None:
+    """Raises ZooError for a second run whose processes this one starts: they would make the first one again."""
+    if place.processes == 1 or place.environment.creates_processes_externally or not _STARTED:
+        return
+    for process in _STARTED:
+        process.kill()
+    raise ZooError(
+        "This script has made a run with several processes, which went through it too, so that it cannot start others.",
+        f"Start it as torchrun --nproc-per-node {place.processes} SCRIPT.py: then it may make any number of runs. Or "
+        "make each run with a command of its own, zoo train.",
+    )
 
 
 class Peers:
@@ -169,6 +184,8 @@ class Peers:
 
     def close(self, started: Iterable[Any] = ()) -> None:
         """The end in any case. started: processes that this one started, which would wait for it."""
+        started = list(started)
+        _STARTED.extend(started)
         self.leave()
         connected = self.store is not None and dist.is_initialized()
         for process in started if connected or self._failed else ():

@@ -29,6 +29,7 @@ from zoo.libraries.adapters import told as told_of_adapters
 from zoo.libraries.architecture import ending_ids
 from zoo.libraries.cluster import find_place
 from zoo.libraries.connected import Connected
+from zoo.libraries.peers import refuse_another
 from zoo.libraries.reliance import require
 from zoo.libraries.sharding import shard, whole_shapes
 from zoo.libraries.stored import is_stored
@@ -102,6 +103,7 @@ class Assembly:
         self.plugins, self.console = plugins, console
         self.resumed = resumed
         self.place = find_place(self.core.devices, self.core.num_nodes)
+        refuse_another(self.place)
         self.rank, self.processes = self.place.rank, self.place.processes
         together = self.core.tensor_parallel
         self.share = self.rank // together, self.processes // together
