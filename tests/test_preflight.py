@@ -235,6 +235,22 @@ def test_on_a_gpu_micro_batches_are_as_large_as_a_run_makes_them_and_more_device
     assert shared == pytest.approx(whole - 7 / 8 * kept + gathered, rel=0.01)
 
 
+@pytest.mark.parametrize(
+    ("options", "there", "not_there"),
+    [
+        ({"strategy": "fsdp"}, ["--devices 4", "--devices 8", "--offload --gradient-checkpointing"], ["--devices 2"]),
+        ({"tensor_parallel": 2}, ["--strategy fsdp --devices 4"], ["--optimizer adafactor"]),
+        ({"strategy": "ddp"}, ["--strategy fsdp --devices 2", "--optimizer adafactor"], ["--offload"]),
+    ],
+    ids=str,
+)
+def test_what_would_help_is_what_the_run_would_take(folder, monkeypatch, options, there, not_there):
+    monkeypatch.setattr(module, "_free", lambda plan: (1e6, "the GPU"))
+    asked = plan(folder, processes=2, devices=2, batch_size=64, **options)
+    need = module.preflight(asked.models, lambda models: dataclasses.replace(asked, accelerator="cuda", here=2))
+    assert {*there} <= {*need.remedies} and not {*not_there} & {*need.remedies}
+
+
 def test_an_architecture_that_cannot_be_traced_is_told_roughly(folder, monkeypatch):
     monkeypatch.setattr(memory, "held", lambda *given: 1 / 0)
     need = of_plan(plan(folder))
@@ -287,7 +303,7 @@ def test_what_a_gpu_would_hold_is_known_where_there_is_none(folder, monkeypatch)
     asked = {"accelerator": "gpu", "batch_size": 64}
     one, missing = look(folder, **asked)
     assert "--accelerator gpu: torch sees no GPU here." in missing.message
-    assert "of 80.0 GB free on an assumed GPU, as there is none here" in one.facts["memory"]
+    assert "of 80.0 GB free on an assumed GPU (there is none here)" in one.facts["memory"]
     assert one.as_json()["memory"]["device"].startswith("an assumed GPU")
     shared = look(folder, **asked, devices=8, strategy="fsdp")[0].memory
     for what in ("weights", "gradients", "optimizer"):

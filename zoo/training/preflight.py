@@ -14,11 +14,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo.errors import ZooError
 from zoo.models.facts import weights_in
 from zoo.models.names import read_config
 from zoo.numbers import size
 from zoo.optimizers.chosen import Chosen
-from zoo.options.checks import FSDP, names_in
+from zoo.options.checks import FSDP, check_values, names_in
 from zoo.options.config import TrainConfig
 from zoo.options.roles import ROLES, TRAINED
 from zoo.processes import free_memory
@@ -194,7 +195,8 @@ def preflight(models: Mapping[str, Path], plan_for: Callable[[Mapping[str, Path]
     need = of_plan(plan, free)
     need.free, need.device = free, device
     if not need.fits:
-        need.remedies = {flags: of_plan(other, free).peak for flags, other in _others(plan, need.tokens)}
+        others = [(flags, other) for flags, other in _others(plan, need.tokens) if _is_possible(other)]
+        need.remedies = {flags: of_plan(other, free).peak for flags, other in others}
         need.remedies = {flags: peak for flags, peak in need.remedies.items() if peak < 0.97 * need.peak}
     return need
 
@@ -205,7 +207,7 @@ def _free(plan: Plan) -> tuple[float | None, str]:
         import torch
 
         if not torch.cuda.is_available():
-            return ASSUMED, "an assumed GPU, as there is none here"
+            return ASSUMED, "an assumed GPU (there is none here)"
         return min(torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count())), "the GPU"
     left = free_memory()
     device = "this machine" if plan.here == 1 else f"this machine for each of {plan.here} processes"
@@ -226,7 +228,8 @@ def _others(plan: Plan, tokens: int) -> Iterator[tuple[str, Plan]]:
         yield other("--gradient-checkpointing", gradient_checkpointing=True)
     if not core.lora:
         if plan.optimizer.name != "adafactor":
-            yield "--optimizer adafactor", replace(plan, optimizer=_adafactor())
+            flags, with_it = other("--optimizer adafactor", optimizer="adafactor")
+            yield flags, replace(with_it, optimizer=_adafactor())
         yield other("--lora", lora=True)
         yield other("--lora --gradient-checkpointing", lora=True, gradient_checkpointing=True)
         yield other(
@@ -245,12 +248,28 @@ def _others(plan: Plan, tokens: int) -> Iterator[tuple[str, Plan]]:
 
 
 def _sharded(plan: Plan) -> Iterator[tuple[str, Plan]]:
-    """The plan with its weights divided among more devices."""
-    if plan.accelerator != "cuda" or plan.shards > 1 or plan.core.tensor_parallel > 1:
+    """The plan with its weights divided among more devices, or in the memory of the machine."""
+    core = plan.core
+    if plan.accelerator != "cuda":
         return
+    sharded = "" if core.strategy == FSDP else f"--strategy {FSDP} "
     for devices in (2, 4, 8):
-        core = replace(plan.core, strategy="fsdp", devices=devices)
-        yield f"--strategy fsdp --devices {devices}", replace(plan, core=core, processes=devices, here=devices)
+        if devices > plan.here or (sharded and devices == plan.here > core.tensor_parallel):
+            more = replace(core, strategy=FSDP, devices=devices)
+            processes = devices * core.num_nodes
+            yield f"{sharded}--devices {devices}", replace(plan, core=more, processes=processes, here=devices)
+    if core.strategy == FSDP and not core.offload:
+        more = replace(core, offload=True, gradient_checkpointing=True)
+        yield f"--offload{'' if core.gradient_checkpointing else ' --gradient-checkpointing'}", replace(plan, core=more)
+
+
+def _is_possible(plan: Plan) -> bool:
+    """Whether a run takes these options together."""
+    try:
+        check_values(plan.core, {})
+    except ZooError:
+        return False
+    return True
 
 
 def _adafactor() -> Chosen:
