@@ -530,7 +530,7 @@ def test_the_command_prints_json():
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [(["no-such"], "No algorithm is called"), (["./gone.py:Gone"], "There is no file"),
+    [(["no-such"], "Nothing that can be checked is called"), (["./gone.py:Gone"], "There is no file"),
      ([str(BROKEN / "sound.py"), "--only", "lerns"], "Did you mean 'learns'")],
 )  # fmt: skip
 def test_bad_input_ends_with_status_2(arguments, words):

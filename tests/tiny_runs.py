@@ -1,6 +1,7 @@
 """Small data and short runs for the tests of training: not a test file itself."""
 
 import contextlib
+import faulthandler
 import io
 import json
 import os
@@ -135,6 +136,9 @@ def forked(*commands, cwd, timeout=120):
         children = [start_fork(*typed, cwd, *to) for typed, to in zip(commands, files, strict=True)]
         statuses = [status_of(child, timeout) for child in children]
         texts = [[file.read_text(encoding="utf-8", errors="replace") for file in to] for to in files]
+    for typed, (_, err) in zip(commands, texts, strict=True):
+        if "most recent call first" in err:
+            print(f"{typed[0]} took more than {timeout} s:\n{err}")
     return [subprocess.CompletedProcess(typed[0], status, *said)
             for typed, status, said in zip(commands, statuses, texts, strict=True)]  # fmt: skip
 
@@ -153,6 +157,7 @@ def start_fork(arguments, environment, cwd, out, err):
         with out.open("w", encoding="utf-8") as stdout, err.open("w", encoding="utf-8") as stderr:
             os.dup2(stdout.fileno(), 1)
             os.dup2(stderr.fileno(), 2)
+            faulthandler.register(signal.SIGUSR2, file=stderr, all_threads=True)
             try:
                 status = _typed(arguments, "", stdout, stderr)
             except BaseException:
@@ -166,6 +171,9 @@ def status_of(child, timeout):
     end = time.monotonic() + timeout
     while (found := os.waitpid(child, os.WNOHANG))[0] == 0:
         if time.monotonic() > end:
+            # It writes where its threads are: see `forked`.
+            os.kill(child, signal.SIGUSR2)
+            time.sleep(1.0)
             os.kill(child, signal.SIGKILL)
         time.sleep(0.01)
     return os.waitstatus_to_exitcode(found[1])
