@@ -108,7 +108,7 @@ def _with_role_options(config: Any, own_roles: Any) -> Any:
     have = {option.name for option in fields(config)}
     new = {name: role for name, role in own_roles.items() if isinstance(role, Role) and name not in have}
     # A name that is none is refused with the other faults.
-    if not all(isinstance(name, str) and name.isidentifier() for name in new) or not new:
+    if not new or not all(isinstance(name, str) and name.isidentifier() for name in new):
         return config
     names = {name: getattr(config, name) for name in ("__module__", "__qualname__")}
     helps = {name: role.about for name, role in new.items()}

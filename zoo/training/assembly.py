@@ -189,11 +189,8 @@ class Assembly:
                 "Each process reads the whole model before it keeps its part: its weights are stored in another form."
             )
         if self.source.is_adapter:
-            new = "; new ones are trained on top" if core.lora else ""
-            self.say(
-                f"The adapters of {self.source.name} are "
-                + ("trained further." if core.lora_continue else f"merged into its weights{new}.")
-            )
+            merged = f"merged into its weights{'; new ones are trained on top' if core.lora else ''}"
+            self.say(f"The adapters of {self.source.name} are {'trained further' if core.lora_continue else merged}.")
         if core.lora:
             self.say(told_of_adapters(self.policy))
         for note in left_out(self.policy) if core.lora and ALL_LINEAR in names_in(core.lora_targets) else []:
