@@ -45,6 +45,7 @@ ROOMS = {
     "runs": "run folders",
     "data": "from rows to steps: read, detect, check, convert, encode, batch",
     "models": "loading, roles, row layouts, log-probabilities",
+    "environments": "what answers the policy in an episode: tools, games, calls",
     "rollout": "engines and decoding: generating answers",
     "judges": "models that compare and grade answers",
     "rewards": "checkers, functions, reward models, expressions of them",

@@ -1,0 +1,107 @@
+"""Environments: what answers the policy, so that a rollout is an episode of several turns.
+
+    class Shop(Environment):
+        def price(self, item: str) -> float:
+            "The price of an item."
+            return self.prices[item]
+
+        tools = [price]
+
+An object is one episode, with a state of its own. It lives in a process of its own, so that it can neither hang nor end
+the run, nor another episode.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MethodType
+from typing import Any, ClassVar
+
+__all__ = ["Environment", "Turn"]
+
+Message = Mapping[str, Any]
+"""As chat templates take it: `role`, `content`, and `tool_calls` where an assistant's turn calls some."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What an environment does after a turn of the policy.
+
+    messages: what it says to the policy, usually of role `tool` or `user`; done: the episode ends here, and nobody reads
+    the messages; reward: of this turn. The reward of an episode is the sum of those of its turns; it is missing if no
+    turn has one.
+    """
+
+    messages: Sequence[Message] = ()
+    done: bool = False
+    reward: float | None = None
+
+
+class Environment:
+    """One episode. A subclass needs `tools` and `score`, or a `step` of its own; options are arguments of __init__.
+
+    tools: functions of the class, whose signatures and docstrings become the schemas that the chat template shows, or
+    schemas (JSON), if `step` is the class's own. data: the source of prompts for a run that names none.
+    """
+
+    tools: ClassVar[Sequence[Callable[..., Any] | Mapping[str, Any]]] = ()
+    data: ClassVar[str] = ""
+
+    def begin(self, record: Mapping[str, Any], seed: int) -> Sequence[Message] | None:
+        """The episode begins; returns messages to add to the prompt, or None.
+
+        record: of the prompt, with all its columns; seed: the same for all answers to a prompt in one iteration, which
+        a group of answers needs in order to be compared.
+        """
+        return None
+
+    def step(self, message: Message) -> Turn:
+        """After a turn of the policy. By default it calls the tools that the turn asks for, and ends without any.
+
+        message: role, content, and the calls as `tool_calls`: `[{"type": "function", "function": {"name": …,
+        "arguments": {…}}}]`. A call that cannot be read has the reason as `error`.
+        """
+        calls = message.get("tool_calls") or ()
+        if not calls:
+            return Turn(done=True, reward=self.score(message))
+        return Turn([{"role": "tool", **self._called(call)} for call in calls])
+
+    def score(self, message: Message) -> float | None:
+        """The reward of an episode that ends with this turn; None leaves it to `--reward`."""
+        return None
+
+    def close(self) -> None:
+        """The episode has ended, in any way but the end of its process."""
+
+    def _called(self, call: Mapping[str, Any]) -> dict[str, Any]:
+        """The name of a tool and its result as text. Whatever it raises is told to the policy."""
+        from pydantic import ValidationError, validate_call
+
+        name, named = call["function"].get("name", ""), {tool.__name__: tool for tool in self.tools if callable(tool)}
+        if reason := call.get("error") or name not in named and f"there is no tool {name!r}, only {', '.join(named)}":
+            return {"name": name, "content": f"Error: {reason}"}
+        try:
+            result = str(validate_call(named[name])(self, **call["function"]["arguments"]))
+        except ValidationError as error:
+            faults = (f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+            result = f"Error: {'; '.join(faults)}"
+        except Exception as error:
+            result = f"Error: {error or type(error).__name__}"
+        return {"name": name, "content": result}
+
+
+def schemas_of(environment: type[Environment] | Environment) -> list[dict[str, Any]]:
+    """The tools as schemas that chat templates take."""
+    return [dict(tool) if isinstance(tool, Mapping) else _schema(tool) for tool in environment.tools]
+
+
+def _schema(function: Callable[..., Any]) -> dict[str, Any]:
+    from pydantic import TypeAdapter
+
+    found = TypeAdapter(MethodType(function, object())).json_schema()
+    properties = {name: {k: v for k, v in value.items() if k != "title"} for name, value in found.get("properties", {}).items()}
+    parameters = {"type": "object", "properties": properties, "required": found.get("required", [])}
+    about = {"name": function.__name__, "description": inspect.getdoc(function) or "", "parameters": parameters}
+    return {"type": "function", "function": about}
