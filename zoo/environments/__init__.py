@@ -29,9 +29,9 @@ Message = Mapping[str, Any]
 class Turn:
     """What an environment does after a turn of the policy.
 
-    messages: what it says to the policy, usually of role `tool` or `user`; done: the episode ends here, and nobody reads
-    the messages; reward: of this turn. The reward of an episode is the sum of those of its turns; it is missing if no
-    turn has one.
+    messages: what it says to the policy, usually of role `tool` or `user`; done: the episode ends here, so that the
+    policy does not read them; reward: of this turn. The reward of an episode is the sum of those of its turns; it is
+    missing if no turn has one.
     """
 
     messages: Sequence[Message] = ()
@@ -101,7 +101,9 @@ def _schema(function: Callable[..., Any]) -> dict[str, Any]:
     from pydantic import TypeAdapter
 
     found = TypeAdapter(MethodType(function, object())).json_schema()
-    properties = {name: {k: v for k, v in value.items() if k != "title"} for name, value in found.get("properties", {}).items()}
+    properties = found.get("properties", {})
+    for parameter in properties.values():
+        parameter.pop("title", None)
     parameters = {"type": "object", "properties": properties, "required": found.get("required", [])}
     about = {"name": function.__name__, "description": inspect.getdoc(function) or "", "parameters": parameters}
     return {"type": "function", "function": about}
