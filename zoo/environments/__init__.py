@@ -100,7 +100,8 @@ def schemas_of(environment: type[Environment] | Environment) -> list[dict[str, A
 def _schema(function: Callable[..., Any]) -> dict[str, Any]:
     from pydantic import TypeAdapter
 
-    found = TypeAdapter(MethodType(function, object())).json_schema()
+    bound: Any = MethodType(function, object())
+    found = TypeAdapter(bound).json_schema()
     properties = found.get("properties", {})
     for parameter in properties.values():
         parameter.pop("title", None)
