@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from zoo.data.formats.message import REASONING_KEYS
@@ -52,8 +52,8 @@ def with_text_arguments(messages: list[Message]) -> list[Message]:
 
 def objects_of(messages: list[Message]) -> list[Any]:
     """The arguments of calls that are objects with something in them."""
-    calls = [call for turn in messages for call in turn.get("tool_calls") or () if isinstance(call, dict)]
-    arguments = [(call.get("function") or call).get("arguments") for call in calls]
+    calls = [call.get("function") or call for turn in messages for call in calls_of(turn)]
+    arguments = [call.get("arguments") for call in calls]
     return [value for value in arguments if isinstance(value, dict) and value]
 
 
@@ -76,6 +76,11 @@ def tool_names(tools: list[Any] | None) -> list[str]:
     """Names of the functions in tool schemas."""
     schemas = [tool.get("function", tool) for tool in tools or () if isinstance(tool, dict)]
     return [str(schema["name"]) for schema in schemas if schema.get("name")]
+
+
+def calls_of(turn: Message) -> list[dict[str, Any]]:
+    """The calls of a turn that are objects, as they should be."""
+    return [call for call in turn.get("tool_calls") or () if isinstance(call, dict)]
 
 
 def called(turn: Message) -> list[str]:
@@ -129,6 +134,15 @@ def texts_of(value: Any) -> Iterator[str]:
     elif isinstance(value, list | tuple):
         for inner in value:
             yield from texts_of(inner)
+
+
+def with_texts(value: Any, change: Callable[[str], str]) -> Any:
+    """A value with every text inside it changed."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {change(str(key)): with_texts(inner, change) for key, inner in value.items()}
+    return [with_texts(inner, change) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _with_arguments(call: Any, change: Any) -> Any:

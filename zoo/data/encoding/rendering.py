@@ -106,7 +106,8 @@ class Renderer:
         self.end_of_turn: str | None = self._token(tokens, self._tail, self._closings)
         """The token that ends a turn, as text, the last one if there are several; None if the template writes none."""
         self._controls = pattern(tokens.specials)
-        self._ending = re.compile(rf"(?:{self._controls.pattern})(?:\s*(?:{self._controls.pattern}))*\s*\Z")
+        self.ending = re.compile(rf"(?:{self._controls.pattern})(?:\s*(?:{self._controls.pattern}))*\s*\Z")
+        """Matches the tokens that end a text, without what stands before them."""
         self.end_of_call = self._after_call()
         """The token that ends a turn with a call, as text; None if the template writes none, or no calls."""
         self._completeness = Completeness()
@@ -263,13 +264,13 @@ class Renderer:
                 "the chat template does not write this answer after the prompt that asks for it: the prompt ends with "
                 f"{before[-30:]!r}, the text with the answer is …{after[-60:]!r}",
             )
-        ends, closed = self._ends(after, len(before))
+        ends, closed = self.ends(after, len(before))
         end = next((end for end in ends if whole.startswith(after[:end])), None)
         if end is None:
             raise RowError("E_TEMPLATE", f"messages[{k}]", "the chat template rewrites it when other turns follow")
         return Turn(len(before), end, closed)
 
-    def _ends(self, text: str, start: int) -> tuple[list[int], bool]:
+    def ends(self, text: str, start: int) -> tuple[list[int], bool]:
         """Where the last turn of the text, which begins at `start`, may end, and whether a token ends it there.
 
         Each token that closes the turn is a place, the last one first.
@@ -279,7 +280,7 @@ class Renderer:
             return [behind + end for end in reversed(self._closings)] or [behind], bool(self._closings)
         # Turns that call tools may end with other tokens, before what ends every text.
         last = self._tail[self._closings[-1] :] if self._closings else ""
-        match = self._ending.search(text.removesuffix(last), start)
+        match = self.ending.search(text.removesuffix(last), start)
         if match is None:
             return [max(start, len(text.rstrip()))], False
         tokens = self._controls.finditer(text, match.start(), match.end())
@@ -324,6 +325,6 @@ class Renderer:
         except RowError:
             return None
         place = text.rfind(NAME)
-        ends, closed = self._ends(text, max(place, 0))
+        ends, closed = self.ends(text, max(place, 0))
         tokens = list(self._controls.finditer(text, 0, ends[0])) if closed else []
         return tokens[-1].group() if place >= 0 and tokens else None

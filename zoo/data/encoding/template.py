@@ -13,14 +13,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import date
 from functools import partial
+from itertools import takewhile
 from typing import Any
 
 from zoo.data.encoding.block import PlainAnswer, spans_of
 from zoo.data.encoding.memo import Memo
-from zoo.data.encoding.messages import as_turn, marks_of, prepared, texts_of, tool_list
+from zoo.data.encoding.messages import as_turn, marks_of, prepared, texts_of, tool_list, with_texts
 from zoo.data.encoding.named import ARGS_OF_NONE, AUTO, NONE, PLAIN, named_templates, template_text, wanted, with_args
 from zoo.data.encoding.new_tokens import NewTokens, give, lacking
+from zoo.data.encoding.probes import QUESTION
 from zoo.data.encoding.rendering import BARE, Extras, Rendered, Renderer
+from zoo.data.encoding.replies import Replies
 from zoo.data.encoding.tokens import Cut, TextTokenizer
 from zoo.data.kinds import ROW_ARGS, Message
 from zoo.data.row_errors import RowError
@@ -69,6 +72,7 @@ class ChatTemplate:
             )
         self.tokens = TextTokenizer(tokenizer)
         self.renderer = None if template == NONE else Renderer(self.tokens, source, day, args)
+        self.replies: Replies | None = None
         self.memo = self.renderer.memo if self.renderer else Memo()
         """Open for one record at a time, whose messages are then prepared and rendered once."""
         self.end_of_turn = self.renderer.end_of_turn if self.renderer else None
@@ -100,6 +104,34 @@ class ChatTemplate:
         """A conversation in which every assistant turn is trained."""
         with _told_to_user():
             return self.tokenize([self.render_conversation(messages, tools, args)])[0][0]
+
+    def following(
+        self, before: list[Message], turn: Message, said: Sequence[Mapping[str, Any]], tools: Any = None,
+        args: Args = None, ended: bool = True,
+    ) -> list[int]:  # fmt: skip
+        """The ids between two turns of the policy: what is said after the first, and the prompt for the second.
+
+        before: the messages before the turn; ended: the turn has its end-of-turn token, which is otherwise among the
+        ids. No message at all asks for a further turn; the policy goes on in a turn that has not ended. Control tokens
+        in `said` are broken up. Nothing of the turn is tokenised: its calls give their names and ids to results.
+        """
+        said = self.harmless(said)
+        if self.renderer is None:
+            return self.tokens.continuation("".join(message["content"] for message in said))
+        if not said and not ended:
+            return []
+        self.replies = self.replies or Replies(self.renderer, self.tokens, self._note)
+        turn = {**turn, "tool_calls": with_texts(turn.get("tool_calls"), self.tokens.harmless)}
+        opening = list(takewhile(lambda message: message["role"] != "assistant", before)) or [QUESTION]
+        with _told_to_user():
+            spoken = [self._messages(messages, "user") for messages in (self.harmless(opening), said)]
+            text, place = self.replies.after(spoken[0], turn, spoken[1], self._extras(tools, args), ended)
+        cut = self.tokens.cut([text], [[place]])[0]
+        return cut.ids[cut.positions[0] :]
+
+    def harmless(self, messages: Sequence[Mapping[str, Any]]) -> list[Message]:
+        """Messages whose texts hold no control tokens, so that they cannot pretend to be other turns."""
+        return [with_texts(message, self.tokens.harmless) for message in messages]
 
     def preflight(self, answers: int | None = None, unended: int = 0) -> str:
         """One sentence on whether the model learns to stop.

@@ -52,6 +52,12 @@ class TextTokenizer:
         match = self._special.search(text)
         return match.group() if match else None
 
+    def harmless(self, text: str) -> str:
+        """A text in which no special token is written out: a space is put behind the first character of each."""
+        while self._special.search(text):
+            text = self._special.sub(lambda token: f"{token.group()[:1].strip()} {token.group()[1:]}", text)
+        return text
+
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of whole texts, int [T] each, with one BOS at the start if the tokenizer wants one."""
         return [self._with_bos(ids) for ids in self.segments.ids(texts)]
