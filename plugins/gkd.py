@@ -26,7 +26,9 @@ from zoo.api import (
     Models,
     Point,
     Record,
+    Records,
     TopLogps,
+    check_stored_logps,
     require,
     stored_logps,
 )  # fmt: skip
@@ -96,6 +98,12 @@ class GKD(Algorithm):
 
     def needs(self, config: Config) -> tuple[str, ...]:
         return ("policy",) if config.stored else ("policy", "teacher")
+
+    def prepare(self, records: Records, config: Config) -> Records:
+        """Stored log-probs are looked at before the first step."""
+        if config.stored:
+            check_stored_logps(records)
+        return records
 
     def rollout(self, prompts: Sequence[Record], models: Models, config: Config) -> Mixture:
         """Algorithm 1: with probability λ the policy answers a prompt itself."""

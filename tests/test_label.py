@@ -227,7 +227,10 @@ def test_bare_prompts_get_two_answers_and_the_run_again_asks_nothing(command, tm
     assert first[0] == 0
     summary, rows = json.loads(first[1]), rows_of(tmp_path / "mine.jsonl")
     assert summary["pairs"] == len(rows) == 6 and summary["agreement"] is None
+    # Of 8 tokens, nearly all answers are cut.
+    assert summary["cut_answers"] == sum(row.get("cut_answers", 0) for row in rows) > 6
     assert [row["note"] for row in rows] == list(range(6))
+    assert re.search(r"cut answers +\d+ +by --max-new-tokens", command(prompts, "--out", "mine.jsonl")[1])
     status, output, errors = command(prompts, "--json", "--out", "mine.jsonl")
     assert status == 0 and json.loads(output) == summary and rows_of(tmp_path / "mine.jsonl") == rows
     assert "6 are labelled already" in errors

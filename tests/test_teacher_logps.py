@@ -4,12 +4,13 @@ import json
 
 import pytest
 import torch
-from tiny_runs import cli, demonstrations, write_rows
+from tiny_runs import cli, demonstrations, trainer, write_rows
 
 from zoo.data.encoding.encode import encode
-from zoo.data.teacher_logps import COLUMN, column_of, stored_logps
+from zoo.data.teacher_logps import COLUMN, check_stored_logps, column_of, stored_logps
 from zoo.errors import ZooError
 from zoo.evals.subject import load_subject
+from zoo.values.records import ListedRecords
 from zoo.values.types import Answer
 
 WORDS = 5
@@ -79,17 +80,25 @@ def test_rows_have_the_log_probs_of_the_teachers_own_forward_passes(labelled, te
 def test_prompts_are_answered_by_the_teacher_and_a_stop_changes_nothing(labelled, teacher):
     label, out = labelled
     prompts = [{"prompt": f"say {i}"} for i in range(10)]
-    flags = ("--samples", "1", "--max-new-tokens", "6")
-    assert label(prompts, *flags)[0] == 0
+    flags = ("--samples", "2", "--max-new-tokens", "200")
+    status, printed, _ = label(prompts, *flags, "--json")
+    assert status == 0
     whole = out.read_bytes()
     rows = rows_of(out)
     assert len({row["completion"] for row in rows}) > 5
+    # What has no end is left out: a student would learn to stop there.
+    left_out = json.loads(printed)["left_out"]
+    assert left_out == {"answers that --max-new-tokens cut": 20 - len(rows)} and len(rows) < 20
     assert len(stored_logps(encoded(rows, teacher.template))) == len(rows)
     # A kill in the middle of a line.
     out.write_bytes(whole[: len(whole) * 2 // 3])
     assert label(prompts, *flags)[0] == 0
     assert out.read_bytes() == whole
     refused(label(prompts, *flags, "--seed", "1"), "seed was 0, now 1")
+    out.unlink()
+    assert label(prompts, *flags, "--keep-cut")[0] == 0 and len(rows_of(out)) == 20
+    out.unlink()
+    refused(label(prompts, "--max-new-tokens", "1"), "20 answers that --max-new-tokens cut. Raise --max-new-tokens.")
 
 
 def test_options_of_a_judge_have_no_effect_beside_a_teacher(labelled, tmp_path):
@@ -97,7 +106,15 @@ def test_options_of_a_judge_have_no_effect_beside_a_teacher(labelled, tmp_path):
     refused(label(demonstrations(3), "--constitution", "default"), "constitution has no effect beside a teacher")
     data = write_rows(tmp_path / "other.jsonl", demonstrations(3))
     refused(cli("label", data, "--top-k", "3"), "top_k has no effect without a teacher")
+    refused(cli("label", data, "--keep-cut"), "keep_cut has no effect without a teacher")
     refused(label(demonstrations(3), "--kind", "preference"), "Choose one of demonstration, prompt")
+
+
+def test_teachers_by_domain_are_refused_with_what_to_do(tmp_path):
+    data = write_rows(tmp_path / "rows.jsonl", demonstrations(3))
+    refused(
+        cli("label", data, "--teacher", "math=a,code=b"), "teacher is one model here: label the rows of each domain by"
+    )
 
 
 def record(prompt, completion, column, row=3):
@@ -147,5 +164,23 @@ def test_what_is_missing_or_damaged_is_told_with_its_row():
     ):  # fmt: skip
         with pytest.raises(ZooError, match=f"Row 3: the column {COLUMN} is damaged"):
             stored_logps([record([1], [5, 6], damaged)])
-    with pytest.raises(ZooError, match="different numbers of words"):
-        stored_logps([record([1], [5], column([1], [5])), record([1], [5], column([1], [5], words=3))])
+    two_numbers = [record([1], [5], column([1], [5])), record([1], [5], column([1], [5], words=3))]
+    for look in (stored_logps, check_stored_logps):
+        with pytest.raises(ZooError, match="different numbers of words"):
+            look(ListedRecords(two_numbers))
+
+
+def test_all_rows_are_looked_at_before_training_and_of_a_stream_the_first(labelled, tiny_folder, tmp_path):
+    label, out = labelled
+    assert label(demonstrations(12))[0] == 0
+    rows = rows_of(out)
+    del rows[8][COLUMN]
+    options = {
+        "data": write_rows(tmp_path / "lacking.jsonl", rows), "stored": True, "own_share": 0.0, "max_steps": 1,
+        "batch_size": 4, "eval_fraction": 0.0,
+    }  # fmt: skip
+    train = trainer(tmp_path, tiny_folder)
+    for more in ({}, {"stream": True, "shuffle_buffer": 4}):
+        with pytest.raises(ZooError, match="Row 9 has no teacher's log-probs"):
+            train("gkd", **options, **more)
+        assert not list((tmp_path / "runs").glob("*/metrics.jsonl"))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from zoo.data.encoding.encode import default_collate
     from zoo.data.load import load_records
     from zoo.data.sources.named import DataSource
-    from zoo.data.teacher_logps import stored_logps
+    from zoo.data.teacher_logps import check_stored_logps, stored_logps
     from zoo.errors import NoSuchSplit, ZooError
     from zoo.evals import Eval, Score, Subject, mean_score, share_score
     from zoo.evals.refusals import refusal_of
@@ -103,6 +103,7 @@ __all__ = [
     "TopLogps",
     "Writer",
     "ZooError",
+    "check_stored_logps",
     "clipped_surrogate",
     "clipped_value_loss",
     "default_collate",
@@ -136,7 +137,7 @@ _HOMES = {
     "zoo.data.encoding.encode": ("default_collate",),
     "zoo.data.load": ("load_records",),
     "zoo.data.sources.named": ("DataSource",),
-    "zoo.data.teacher_logps": ("stored_logps",),
+    "zoo.data.teacher_logps": ("check_stored_logps", "stored_logps"),
     "zoo.errors": ("NoSuchSplit", "ZooError"),
     "zoo.evals": ("Eval", "Score", "Subject", "mean_score", "share_score"),
     "zoo.evals.refusals": ("refusal_of",),

@@ -136,6 +136,10 @@ def _show(summary: dict[str, Any], path: Path, console: Console) -> None:
     ]
     if summary["agreement"] is not None:
         rows.append(("agreement", percent("agreement"), f"with the data, on {summary['agreement_pairs']:,} pairs"))
+    if summary["cut_answers"]:
+        rows.append(
+            ("cut answers", f"{summary['cut_answers']:,}", "by --max-new-tokens; training takes them for finished")
+        )
     if summary["unusable"]:
         rows.append(("left out", f"{summary['unusable']:,}", reasons(summary)))
     table = Table("", "", "", box=None, show_header=False, pad_edge=False)

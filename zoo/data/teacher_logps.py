@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from zoo.errors import ZooError
+from zoo.values.records import Records
 from zoo.values.top_logps import TopLogps
 from zoo.values.types import Answer
 
@@ -43,12 +45,25 @@ def stored_logps(records: Sequence[Mapping[str, Any]]) -> TopLogps:
     Raises ZooError for a row without them, and for one whose tokens are not those that the teacher was given.
     """
     pairs = [_of_record(record) for record in records]
-    if len({ids.shape[1] for ids, _ in pairs}) > 1:
+    _require_one_number({ids.shape[1] for ids, _ in pairs})
+    return TopLogps([ids for ids, _ in pairs], [logps for _, logps in pairs])
+
+
+def check_stored_logps(records: Records) -> None:
+    """Look at the log-probs of all records before training, one after another; at the first ones of a stream.
+
+    Raises ZooError as `stored_logps` does.
+    """
+    # A stream has a slice with an end, but no iterator.
+    _require_one_number({_of_record(record)[0].shape[1] for record in records[: sys.maxsize]})
+
+
+def _require_one_number(words: set[int]) -> None:
+    if len(words) > 1:
         raise ZooError(
             "The rows have log-probs of different numbers of words.",
             "Label them with one --top-k: zoo label DATA --teacher MODEL.",
         )
-    return TopLogps([ids for ids, _ in pairs], [logps for _, logps in pairs])
 
 
 def _of_record(record: Mapping[str, Any]) -> tuple[Tensor, Tensor]:

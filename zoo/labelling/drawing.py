@@ -10,11 +10,12 @@ from torch import Tensor
 
 from zoo.data.encoding.template import ChatTemplate, extras_of
 from zoo.errors import ZooError
-from zoo.labelling.pairs import Group
+from zoo.labelling.pairs import Cut, Group
 from zoo.libraries.architecture import longest_text
 from zoo.models.precision import autocast
 from zoo.rollout.engine import InProcessEngine, check_request
 from zoo.rollout.sampling import Sampling
+from zoo.values.types import Answer
 
 
 class Drawer:
@@ -36,11 +37,14 @@ class Drawer:
             usable = {number: ids for number, ids in prompts.items() if ids is not None}
             with autocast(self.precision, next(self.model.parameters()).device):
                 answers = self.engine.generate(list(usable.values()), count, self.sampling, generator)
-            decode = self.template.tokenizer.decode
-            texts = [decode(answer.completion, skip_special_tokens=True).strip() for answer in answers]
+            texts = [self._text(answer) for answer in answers]
             for place, number in enumerate(usable):
                 drawn[number] = texts[place * count : (place + 1) * count]
         return drawn
+
+    def _text(self, answer: Answer) -> str:
+        text = self.template.tokenizer.decode(answer.completion, skip_special_tokens=True).strip()
+        return Cut(text) if answer.cut else text
 
     def _ids(self, group: Group) -> Tensor | None:
         """The prompt as ids; None if the template or the engine refuses it."""

@@ -13,7 +13,7 @@ from zoo.judges.judge import Clamp, Judge
 from zoo.judges.verdicts import Tally, Verdict
 from zoo.judges.wording import as_text
 from zoo.labelling.label_file import LabelFile
-from zoo.labelling.pairs import CHUNK, Draw, Group, Pair, pairs_of
+from zoo.labelling.pairs import CHUNK, Cut, Draw, Group, Pair, pairs_of
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,7 @@ def _row(pair: Pair, verdict: Verdict, principle: Principle | None, judge: Judge
         "principle": principle.id if principle else None,
         **({"thoughts": list(verdict.thoughts)} if verdict.thoughts else {}),
         "agrees": agrees,
+        **({"cut_answers": cut} if (cut := sum(isinstance(text, Cut) for text in (pair.a, pair.b))) else {}),
         "source_row": pair.group.row,
         "pair": pair.number,
         **pair.group.rest,
@@ -121,7 +122,8 @@ def summarize(rows: Sequence[dict[str, Any]], unusable: Counter[str]) -> dict[st
     """Statistics of labels to look at before training on them; None for a statistic without rows.
 
     agreement: the share of rows on which judge and data agree; an exact tie counts half. chosen_longer: the share of
-    rows whose chosen answer has more characters, because judges prefer long answers.
+    rows whose chosen answer has more characters, because judges prefer long answers. cut_answers: the sampled answers
+    that have no end.
     """
     tally = Tally(unusable=Counter(unusable))
     for row in rows:
@@ -134,5 +136,6 @@ def summarize(rows: Sequence[dict[str, Any]], unusable: Counter[str]) -> dict[st
         "agreement": sum(agreements) / len(agreements) if agreements else None,
         "agreement_pairs": len(agreements),
         "chosen_longer": sum(longer) / len(longer) if longer else None,
+        "cut_answers": sum(row.get("cut_answers", 0) for row in rows),
         "principles": dict(Counter(row["principle"] for row in rows if row["principle"])),
     }

@@ -7,6 +7,7 @@ from typing import Any
 
 from zoo.judges.spelled import SELF
 from zoo.options.fields import require
+from zoo.options.roles import ONE, ROLES
 
 
 @dataclass
@@ -55,6 +56,8 @@ class _Drawing:
     """Temperature of these samples."""
     max_new_tokens: int = 128
     """Longest sampled answer, in tokens."""
+    keep_cut: bool = False
+    """Keep a teacher's answers that max_new_tokens cut too; training takes them for finished."""
     template_args: dict[str, Any] | str | None = None
     """Variables of the model's chat template: enable_thinking=false."""
     seed: int = 0
@@ -93,5 +96,10 @@ class LabelOptions(_Reading, _Drawing, _Questions, _Main):
         """Raises ValueError for options of a judge beside a teacher, and of a teacher without one."""
         given = {option.name for option in fields(self) if getattr(self, option.name) != option.default}
         own = [option.name for option in fields(_Questions)] + ["judge", "model"]
-        for name in given & set(own if self.teacher else ["top_k"]):
+        for name in given & set(own if self.teacher else ["top_k", "keep_cut"]):
             require(False, f"{name} has no effect {'beside' if self.teacher else 'without'} a teacher")
+        require(
+            self.teacher is None or ONE in ROLES["teacher"].models(self.teacher),
+            "teacher is one model here: label the rows of each domain by themselves, each with its teacher, and train "
+            "on all files, --data 'math.jsonl + code.jsonl'",
+        )

@@ -11,8 +11,13 @@ from zoo.data.kinds import EXTRAS, KINDS, Record, prompt_key
 
 CHUNK = 8
 """Prompts that are answered, judged and written together; a kill loses at most the work of one such chunk."""
-OWN = ("p_chosen", "margin", "judge", "wording", "principle", "p_orders", "thoughts", "source_row", "pair", "agrees")
+OWN = ("p_chosen", "margin", "judge", "wording", "principle", "p_orders", "thoughts", "source_row", "pair", "agrees",
+       "cut_answers")  # fmt: skip
 """Columns of labelled rows; they replace columns of the data with the same names."""
+
+
+class Cut(str):
+    """The text of a sampled answer that the greatest length cut off."""
 
 
 @dataclass
@@ -50,7 +55,8 @@ class Pair:
 
 
 Draw = Callable[[Sequence[Group], int], list[list[str] | None]]
-"""A function of groups and a seed: the missing answers to each group's prompt; None if the model cannot take it."""
+"""A function of groups and a seed: the missing answers to each group's prompt, `Cut` if they have no end; None if the
+model cannot take the prompt."""
 
 
 def groups_of(records: Sequence[Record], kind: str, samples: int) -> list[Group]:

@@ -20,7 +20,7 @@ from zoo.evals.subject import load_subject
 from zoo.labelling.drawing import Drawer
 from zoo.labelling.label_file import LabelFile
 from zoo.labelling.options import LabelOptions
-from zoo.labelling.pairs import CHUNK, Group
+from zoo.labelling.pairs import CHUNK, Cut, Group
 from zoo.libraries.architecture import longest_text
 from zoo.models.comparing import top_logps
 from zoo.models.precision import autocast
@@ -32,6 +32,8 @@ Say = Callable[[str], None]
 KINDS = ("demonstration", "prompt")
 LONGEST = 1 << 20
 """Most tokens of a row for a teacher that has no limit of its own."""
+CUT = "answers that --max-new-tokens cut"
+"""Why they are left out."""
 
 
 def teach(
@@ -53,7 +55,7 @@ def teach(
     for start in range(0, len(data.records), CHUNK):
         chunk = [dict(record) for record in data.records[start : start + CHUNK]]
         if data.kind == "prompt":
-            chunk = _answered(chunk, options, draw, done)
+            chunk = _answered(chunk, options, draw, done, left_out)
         rows = [row for row in chunk if (row["row"], row.get("pair", 0)) not in done]
         file.append(list(_labelled(rows, subject, options.top_k, left_out)))
         if progress is not None:
@@ -61,7 +63,8 @@ def teach(
     if not file.rows:
         file.discard()
         reasons = "; ".join(f"{count:,} {code}" for code, count in left_out.items()) or "there are no rows"
-        raise ZooError(f"No row could be labelled: {reasons}.", f"`zoo data {options.data}` shows the rows.")
+        hint = "Raise --max-new-tokens." if CUT in left_out else f"`zoo data {options.data}` shows the rows."
+        raise ZooError(f"No row could be labelled: {reasons}.", hint)
     summary = summary_of(file.rows, left_out)
     file.finish(summary)
     return summary
@@ -69,7 +72,8 @@ def teach(
 
 def _settings(options: LabelOptions, data: DataSet, sampling: Sampling) -> dict[str, Any]:
     """What the rows of a file depend on."""
-    written = {"samples": options.samples, "sampling": repr(sampling), "seed": options.seed}
+    written = {"samples": options.samples, "sampling": repr(sampling), "seed": options.seed,
+               "keep_cut": options.keep_cut}  # fmt: skip
     return {
         "data": data.fingerprint, "kind": data.kind, "teacher": options.teacher, "top_k": options.top_k,
         **(written if data.kind == "prompt" else {}),
@@ -77,21 +81,24 @@ def _settings(options: LabelOptions, data: DataSet, sampling: Sampling) -> dict[
 
 
 def _answered(
-    records: Sequence[Record], options: LabelOptions, draw: Drawer, done: set[tuple[int, int]]
+    records: Sequence[Record], options: LabelOptions, draw: Drawer, done: set[tuple[int, int]], left_out: Counter[str]
 ) -> list[Record]:
     """The teacher's answers to prompts as demonstrations, numbered by `pair`; none where all are done.
 
-    They depend on the seed and on all of these records, so a job that goes on after a stop draws the same ones.
+    Answers without an end are left out and counted, or a student would learn to stop there. The answers depend on the
+    seed and on all of these records, so a job that goes on after a stop draws the same ones.
     """
     if all((record["row"], number) in done for record in records for number in range(options.samples)):
         return []
     groups = [Group(record["row"], record["prompt"], draw=options.samples, rest=record) for record in records]
     answers = draw(groups, options.seed * 1_000_003 + groups[0].row)
+    lost = () if options.keep_cut else (Cut,)
+    left_out.update(CUT for texts in answers for text in texts or () if isinstance(text, lost))
     return [
         {**group.rest, "completion": text, "pair": number}
         for group, texts in zip(groups, answers, strict=True)
         for number, text in enumerate(texts or ())
-        if text
+        if text and not isinstance(text, lost)
     ]
 
 
