@@ -124,7 +124,7 @@ CAUGHT = {
     "collation": "collate changes its input records",
     "declared roles": "needs names the role 'reference', which is never used",
     "gradients": "The loss calls backward",
-    "frozen roles": 'call models["reference"].renew(): checkpoints keep these.',
+    "frozen roles": 'call renew() of a role of your own, models["opponent"]: checkpoints keep these.',
     "metrics explained": "The metric 'margins' is reported, but not explained in `metrics`. Did you mean 'margin'?",
     "padding invariance": "each example alone, without padding",
     "layout invariance": "with shared rows and with packed rows",

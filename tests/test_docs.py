@@ -20,7 +20,7 @@ from packages import forget_modules, put_on_path
 
 import zoo
 from zoo.contract import hookspecs, registry, roles
-from zoo.options.config import TrainConfig
+from zoo.options.config import TO_COME, TrainConfig
 from zoo.options.fields import options_of
 from zoo.rewards.fences import DESCRIPTORS
 from zoo.rewards.sandbox import Limits
@@ -92,6 +92,11 @@ def table_rows(page):
     """The cells of every table row of a page."""
     lines = re.findall(r"^\|(.+)\|$", text_of(page), flags=re.M)
     return [[cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)] for line in lines]
+
+
+def test_the_contract_lists_the_names_that_are_kept_for_later():
+    kept = re.search(r"kept for later ones:([^.]*)\.", PAGES["docs/contract.md"].read_text(encoding="utf-8"))[1]
+    assert re.findall(r"`(\w+)`", kept) == sorted(TO_COME)
 
 
 def test_every_option_of_the_core_is_described_with_its_default():

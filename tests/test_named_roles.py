@@ -6,13 +6,14 @@ import shutil
 
 import pytest
 import torch
-from tiny_runs import plugin_file, trainer
+from tiny_runs import plugin_file, trainer, write_rows
 
 from zoo.cards.algorithms import describe, stand_in
 from zoo.contract.plugin_files import load_file
 from zoo.errors import PluginError, ZooError
 from zoo.models.reference import Reference
 from zoo.models.roles import Policy
+from zoo.models.several import Several
 from zoo.options.fields import options_of
 from zoo.testing.tiny import write_folder
 from zoo.training.resuming import FILE, WEIGHTS
@@ -183,6 +184,27 @@ def test_a_frozen_role_takes_the_policy_s_weights_and_gives_them_to_a_checkpoint
     assert torch.equal(again.logps(answers).sum(), second)
     again.load_state(None)
     assert torch.equal(again.logps(answers).sum(), first)
+
+
+@pytest.mark.parametrize("role", ["reference", "teacher"])
+def test_a_role_of_the_core_is_not_renewed_by_an_algorithm(tmp_path, tiny_folder, role):
+    rows = [{"prompt": f"red {i}", "completion": "sun"} for i in range(8)]
+    code = BESIDE.replace("ROLE", role).replace(
+        "        frozen =", f'        models["{role}"].renew()\n        frozen ='
+    )
+    data = write_rows(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(PluginError, match=f"The algorithm renews the {role}, a role of the core") as refusal:
+        trainer(tmp_path, tiny_folder)(
+            plugin_file(tmp_path, code, "renews.py") + ":Beside", data=data, max_steps=1, teacher=str(tiny_folder)
+        )
+    assert "own_roles" in refusal.value.hint
+
+
+def test_several_models_of_a_core_role_are_not_renewed_either(tiny_model):
+    policy = Policy(tiny_model, "shared")
+    each = {name: Reference(lambda: tiny_model, "shared", None, policy=policy, role="teacher") for name in ("a", "b")}
+    with pytest.raises(PluginError, match="renews the teacher"):
+        Several("teacher", each).renew()
 
 
 def move(model):

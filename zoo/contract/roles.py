@@ -142,7 +142,10 @@ class Frozen(Scorer, Protocol):
         ...
 
     def renew(self) -> None:
-        """Take the policy's present weights. Checkpoints keep them, and a resume brings them back."""
+        """Take the policy's present weights. Checkpoints keep them, and a resume brings them back.
+
+        Raises PluginError for a role of the core: an algorithm renews those of its own.
+        """
         ...
 
 

@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.errors import PluginError
 from zoo.libraries.turns import keep_seat, seat
 from zoo.models.layout import counted
 from zoo.models.reference_cache import ReferenceCache, answer_key
 from zoo.models.scorer import Scorer
 from zoo.models.scoring import balance_of, score_answers
 from zoo.models.snapshot import Snapshot
+from zoo.options.roles import ROLES
 from zoo.processes import agreed
 from zoo.values.packing import pack
 from zoo.values.types import Answer, Answers, TokenLogps
@@ -26,7 +28,7 @@ class Reference(Scorer):
 
     load: makes the model when it is first needed, so that a run whose scores are all cached never holds a second model.
     borrow: a context in which `model` is the reference (its adapters off). policy: the role `policy` of the run, whose
-    weights it may take.
+    weights it may take; role: its own.
     """
 
     def __init__(
@@ -37,8 +39,9 @@ class Reference(Scorer):
         borrow: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
         temperature: float = 1.0,
         policy: Any = None,
+        role: str = "",
     ):
-        self._load, self._model = load, None
+        self._load, self._model, self._role = load, None, role
         self._policy = policy
         self._snapshot: Snapshot | None = None
         self.temperature = temperature
@@ -60,6 +63,15 @@ class Reference(Scorer):
         self.balance = balance_of(model)
 
     def renew(self) -> None:
+        """What an algorithm calls for `follow_policy`. Raises PluginError where the role is one of the core's."""
+        if self._role in ROLES:
+            raise PluginError(
+                f"The algorithm renews the {self._role}, a role of the core, whose weights stay what its option says.",
+                'Declare a role of your own, own_roles = {"opponent": Role()}, and renew that: docs/contract.md.',
+            )
+        self.follow_policy()
+
+    def follow_policy(self) -> None:
         """Take the policy's present weights, which later steps of the policy do not change. Checkpoints keep them."""
         self._follow(Snapshot(self._policy.model))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -79,9 +79,15 @@ class Several(Scorer):
         return Answers([answer for place in range(len(prompts)) for answer in written[place]])
 
     def renew(self) -> None:
-        """Take the policy's present weights, for all domains."""
+        """Take the policy's present weights, for all domains. Raises PluginError as `Reference.renew`."""
+        self._renewed_by(Reference.renew)
+
+    def follow_policy(self) -> None:
+        self._renewed_by(Reference.follow_policy)
+
+    def _renewed_by(self, renew: Callable[[Reference], None]) -> None:
         first = self._first[next(iter(self._first))]
-        first.renew()
+        renew(first)
         self.models = dict.fromkeys(self._first, first)
 
     def state(self) -> dict[str, Tensor] | None:

@@ -9,14 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args, get_type_hints
 
 from zoo.errors import ZooError
 from zoo.options.spelling import split
 from zoo.paths import typed_path
 
-STARTS = ("policy", "named")
-"""Where a role starts when its option names no model: as the policy starts, or nowhere."""
 ONE = ""
 """The domain of a role's only model."""
 DOMAIN = r"[\w.-]+="
@@ -85,6 +83,7 @@ class Role:
         return ",".join(f"{domain}={change(model)}" for domain, model in models.items())
 
 
+STARTS: tuple[str, ...] = get_args(get_type_hints(Role)["start"])
 POLICY = "policy"
 ROLES: Mapping[str, Role] = {
     POLICY: Role(trained=True, start="named", option="model"),

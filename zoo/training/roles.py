@@ -138,19 +138,19 @@ def make_frozen(
 
     if other is None and is_adapted(policy):
         cache = cache_of(policy, frozen_parameters(policy))
-        return Reference(lambda: policy, layout, cache, lambda: at_start(policy), temperature, learner)
+        return Reference(lambda: policy, layout, cache, lambda: at_start(policy), temperature, learner, name)
     if other is not None:
         model = frozen(core, resolve_start(other, core.out, say), policy, precision, new)
         cache = cache_of(model, model.named_parameters())
         shard(round_frozen(model, precision, dtype), core.offload)
-        return Reference(lambda: model, layout, cache, temperature=temperature, policy=learner)
+        return Reference(lambda: model, layout, cache, temperature=temperature, policy=learner, role=name)
     cache = cache_of(policy, policy.named_parameters())
 
     def load() -> Any:
         first = frozen(core, source, policy, precision, new)
         return shard(round_frozen(first, precision, dtype), core.offload)
 
-    return Reference(load, layout, cache, temperature=temperature, policy=learner)
+    return Reference(load, layout, cache, temperature=temperature, policy=learner, role=name)
 
 
 def frozen(core: TrainConfig, source: Source, policy: Any, precision: str, new: NewTokens = NO_TOKENS) -> Any:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from zoo.errors import nearest
+from zoo.options.roles import ROLES
 from zoo.testing.bench import Bench
 from zoo.testing.rolling import Worth
 from zoo.testing.steps import Failed, NotApplicable, Stage, loss_of, measure, role_of, step, with_options
@@ -174,9 +175,10 @@ def _check_frozen(role: str, model: Any, before: Mapping[str, Tensor], options: 
         if parameter.requires_grad:
             raise Failed(f"The role {role} is frozen, but its weight {name} is trained{with_options(options)}.")
         if not torch.equal(parameter, before[name]):
+            own = f'models["{role}"]' if role not in ROLES else 'a role of your own, models["opponent"]'
             raise Failed(
-                f"The role {role} is frozen, but its weight {name} changes{with_options(options)}. To give it the "
-                f'policy\'s weights call models["{role}"].renew(): checkpoints keep these.'
+                f"The role {role} is frozen, but its weight {name} changes{with_options(options)}. To take the "
+                f"policy's weights call renew() of {own}: checkpoints keep these."
             )
 
 

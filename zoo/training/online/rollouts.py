@@ -127,7 +127,7 @@ class Rollouts:
         """Every `reference_every` steps the policy, as it is before this rollout, becomes the reference."""
         if self.reference_every and (due := step // self.reference_every) > self._renewed:
             self._renewed = due
-            self.models.built("reference").renew()
+            self.models.built("reference").follow_policy()
 
     def take_metrics(self) -> dict[str, float]:
         """The metrics of a rollout, which the first step after it logs."""
