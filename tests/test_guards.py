@@ -27,7 +27,9 @@ from tiny_runs import (
 
 import zoo
 from zoo.api import Answer, Answers, Guard, Loss, hookimpl
+from zoo.cards import described
 from zoo.contract import registry
+from zoo.contract.hook_arguments import learns_from_rewards
 from zoo.errors import PluginError, TrainingFailed, ZooError
 from zoo.guards import GuardSetup, bundled
 from zoo.guards.chosen import ask, available, options_of
@@ -396,6 +398,15 @@ def test_by_default_bad_numbers_are_skipped_and_the_rest_warns():
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("load", [registry.load_algorithm, described], ids=["class", "card"])
+def test_runs_that_learn_from_no_reward_have_no_guards_of_rewards(load):
+    learn = {}
+    for name in ("grpo", "ppo", "online-dpo", "rlaif", "spin", "gkd", "opd", "dpo"):
+        cls = load(name)[1]
+        learn[name] = learns_from_rewards(cls, cls().roles(cls.Config()))
+    assert {name for name, one in learn.items() if one} == {"grpo", "ppo", "online-dpo"}
+
+
 def test_a_guard_is_changed_turned_off_or_added_by_its_name():
     assert asked("loss_spike(action=rollback, k=6)")["loss_spike"].options == {"k": 6.0}
     assert asked("loss_spike(action=skip, patience=9)")["loss_spike"].patience == 9
@@ -476,14 +487,14 @@ def test_the_guards_are_listed_with_their_options(plugged):
 
 def test_the_table_of_the_page_has_each_guard_with_its_options_and_action():
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in PAGE.splitlines() if line.startswith("|")]
-    described = {row[0].strip("`"): row for row in rows if row[0].strip("`") in bundled.BUNDLED}
+    on_page = {row[0].strip("`"): row for row in rows if row[0].strip("`") in bundled.BUNDLED}
     for name, factory in bundled.BUNDLED.items():
         shown = [
             o.name if o.default is o.empty else f"{o.name}={o.default}".removesuffix(".0") for o in options_of(factory)
         ]
-        assert re.findall(r"`(.+?)`", described[name][2]) == shown
+        assert re.findall(r"`(.+?)`", on_page[name][2]) == shown
         verb = {"skip": "skips", "warn": "warns", "off": "is off"}[factory.action]
-        assert described[name][3] == verb
+        assert on_page[name][3] == verb
 
 
 def test_the_guard_of_the_page_works(tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from zoo.cards.functions import function_in, function_out
@@ -32,7 +32,9 @@ def describe(cls: type[Algorithm]) -> dict[str, Any] | None:
             "variants": {name: _defaults(options) for name, options in cls.variants.items()},
             "reasons": value_out(dict(cls.reasons)),
             "metrics": value_out(dict(cls.metrics)),
-            "hooks": [hook for hook in HOOKS if hasattr(cls, hook)],
+            "hooks": {
+                hook: [*inspect.signature(getattr(cls, hook)).parameters] for hook in HOOKS if hasattr(cls, hook)
+            },
             "needs": _needs(cls),
             "own_roles": {name: _role_out(role) for name, role in cls.own_roles.items()},
             "options": _options(cls.Config),
@@ -55,15 +57,19 @@ def stand_in(card: dict[str, Any], load: Callable[[], type[Algorithm]]) -> type[
         "defaults": _defaults_in(card["defaults"]),
         "variants": {name: _defaults_in(options) for name, options in card["variants"].items()},
         **{name: card[name] for name in ("paper", "head", "reasons", "metrics")},
-        **{hook: _stub(card["name"], hook) for hook in card["hooks"]},
+        **{hook: _stub(card["name"], hook, arguments) for hook, arguments in card["hooks"].items()},
     }
     return type(card["name"], (Algorithm,), body)
 
 
-def _stub(name: str, hook: str) -> Callable[..., Any]:
+def _stub(name: str, hook: str, arguments: Sequence[str]) -> Callable[..., Any]:
+    """A hook that says which arguments it would take."""
+
     def stub(self: Any, **given: Any) -> Any:
         raise AssertionError(f"{name} was made from its card, and has no {hook}")
 
+    plain = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    stub.__signature__ = inspect.Signature([inspect.Parameter(one, plain) for one in arguments])  # type: ignore[attr-defined]
     return stub
 
 

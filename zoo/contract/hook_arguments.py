@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +48,17 @@ def check_arguments(function: Callable[..., Any], hook: str, title: str, *, skip
 
 def may_write(cls: type[Any]) -> bool:
     """Whether an algorithm's policy may write answers: in rollouts, or in a hook around training that has models."""
-    hooks = [getattr(cls, hook) for hook in ("prepare", "finish") if hasattr(cls, hook)]
-    parameters = [parameter for hook in hooks for parameter in inspect.signature(hook).parameters.values()]
-    # The hooks of a class that was made from its card take anything.
-    return cls.online() or any(
-        parameter.name == "models" or parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters
-    )
+    return cls.online() or any(_takes(cls, hook, "models") for hook in ("prepare", "finish"))
+
+
+def learns_from_rewards(cls: type[Any], roles: Collection[str]) -> bool:
+    """Whether an algorithm's rollouts ask for rewards to learn from. roles: those of the run; with a judge, its
+    judgements take their place."""
+    return _takes(cls, "rollout", "score") and "judge" not in roles
+
+
+def _takes(cls: type[Any], hook: str, argument: str) -> bool:
+    return hasattr(cls, hook) and argument in inspect.signature(getattr(cls, hook)).parameters
 
 
 def named_hook(algorithm: Any, hook: str) -> str:

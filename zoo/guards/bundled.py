@@ -212,8 +212,8 @@ class CutAnswers(Share):
     """Most answers of a rollout come to their end."""
 
     metric = "rollout/cut"
-    meaning = "the answers were cut off at the longest length, so only their beginnings are judged"
-    hint = "Raise --max-new-tokens, or reward shorter answers."
+    meaning = "the answers were cut off at the longest length, so only their beginnings are learned from"
+    hint = "Raise --max-new-tokens, or, where there is a reward, reward shorter answers."
 
 
 class MissingRewards(Share):

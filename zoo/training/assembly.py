@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from zoo.contract import registry
-from zoo.contract.hook_arguments import may_write, named_hook
+from zoo.contract.hook_arguments import learns_from_rewards, may_write, named_hook
 from zoo.data.encoding.named import listed, template_args
 from zoo.data.loader import Loader, StepLoader
 from zoo.errors import PluginError, ZooError
@@ -351,7 +351,8 @@ class Assembly:
             self.say(f"Optimizer {self.optimizer.name}: {' and '.join(map(_part, made.parts))}.")
 
     def _guards(self) -> Guards:
-        setup = GuardSetup(self.online, rewarded=self.online and "judge" not in self.models)
+        roles = self.algorithm.roles(self.resolved.algorithm)
+        setup = GuardSetup(self.online, learns_from_rewards(type(self.algorithm), roles))
         factories = available(registry.contributions(self.plugins, "guards"))
         asked = ask(names_in(self.core.guards), factories, setup)
         return Guards([one.made(setup) for one in asked], self.core.max_rollbacks)

@@ -16,7 +16,7 @@ from typing import Any
 from zoo.cards.contributed import contributed
 from zoo.contract import registry
 from zoo.contract.algorithm import Algorithm
-from zoo.contract.hook_arguments import may_write
+from zoo.contract.hook_arguments import learns_from_rewards, may_write
 from zoo.data.encoding.named import (
     ARGS_OF_NONE,
     NONE,
@@ -373,8 +373,7 @@ class _Look:
             self.outlook.facts["note"] = " ".join(self.resolved.notes)
 
     def _guards(self) -> None:
-        online = self.cls.online()
-        setup = GuardSetup(online, rewarded=online and "judge" not in self.roles)
+        setup = GuardSetup(self.cls.online(), learns_from_rewards(self.cls, self.roles))
         asked = ask(names_in(self.core.guards), guards(), setup)
         for one in asked:
             # A plugin's guard may come from its card, and cannot be made here.
