@@ -121,6 +121,10 @@ class Constitutional(Algorithm):
         def __post_init__(self) -> None:
             require(self.rounds >= 1, "rounds must be at least 1")
             require(0 <= self.helpful_share < 1, "helpful_share must be at least 0 and below 1")
+            require(
+                self.helpful is not None or self.helpful_share == 0.27,
+                "helpful_share has no effect without helpful rows",
+            )
 
     def __init__(self) -> None:
         self.steps: list[Record] = []

@@ -226,6 +226,22 @@ class GRPO(Algorithm):
             require(0 < self.covariance_share <= 1, "covariance_share must be above 0 and at most 1")
             require(0 <= between[0] < between[1], "covariance_low must be at least 0 and below covariance_high")
             require(self.covariance_weight >= 0, "covariance_weight must be at least 0")
+            require(
+                self.covariance != "none" or self.covariance_share == 2e-4,
+                "covariance_share has no effect without covariance",
+            )
+            require(
+                self.covariance == "clip" or between == (1.0, 5.0),
+                "covariance_low and covariance_high have no effect without covariance=clip",
+            )
+            require(
+                self.covariance == "kl" or self.covariance_weight == 1,
+                "covariance_weight has no effect without covariance=kl",
+            )
+            require(
+                self.overlong_length is None or self.overlong_cache > 0,
+                "overlong_length has no effect without overlong_cache",
+            )
             require(self.scale_epsilon >= 0, "scale_epsilon must be at least 0")
             require(self.baseline != "none" or self.scale != "group", "scale=group needs a baseline")
             require(0 <= self.overlong_cache <= 1, "overlong_cache must be from 0 to 1")

@@ -196,6 +196,14 @@ class PPO(Algorithm):
             require(goal is None or goal > 0, "adaptive_kl must be above 0")
             require(goal is None or self.kl_coef > 0, "adaptive_kl needs a kl_coef above 0")
             require(self.adaptive_kl_horizon >= 1, "adaptive_kl_horizon must be at least 1")
+            require(
+                goal is not None or self.adaptive_kl_horizon == 10_000,
+                "adaptive_kl_horizon has no effect without adaptive_kl",
+            )
+            require(
+                self.missing_eos != "none" or self.missing_eos_penalty == 1,
+                "missing_eos_penalty has no effect without missing_eos",
+            )
             require(self.score_clip is None or self.score_clip > 0, "score_clip must be above 0")
             require(0 <= self.gamma <= 1, "gamma must be from 0 to 1")
             require(0 <= self.gae_lambda <= 1, "gae_lambda must be from 0 to 1")

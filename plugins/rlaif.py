@@ -120,6 +120,10 @@ class RLAIF(Algorithm):
         def __post_init__(self) -> None:
             require(0 <= self.beta < 1, "beta must be at least 0 and below 1")
             require(self.value_weight >= 0, "value_weight must be at least 0")
+            require(
+                self.baseline == "value" or self.value_weight == 0.1,
+                "value_weight has no effect without baseline=value",
+            )
 
     def needs(self, config: Config) -> tuple[str, ...]:
         roles = ["policy", "judge"] + ["reference"] * (config.beta > 0) + ["critic"] * (config.baseline == "value")

@@ -95,6 +95,10 @@ class RM(Algorithm):
             require(self.margin_scale >= 0, "margin_scale must be at least 0")
             require(self.centering >= 0, "centering must be at least 0")
             require(self.normalize_samples >= 2, "normalize_samples must be at least 2")
+            require(
+                self.normalize != "none" or self.normalize_samples == 256,
+                "normalize_samples has no effect with normalize=none",
+            )
 
     def prepare(self, records: Records, config: Config) -> Records:
         """The records as they are; what is looked at is whether the options say anything about them."""

@@ -290,3 +290,5 @@ def test_mistakes_are_named(train, tmp_path):
         options(Constitutional, rounds=0)
     with pytest.raises(ZooError, match="helpful_share"):
         options(Constitutional, helpful_share=1.0)
+    with pytest.raises(ZooError, match="no effect without helpful rows"):
+        options(Constitutional, helpful=None, helpful_share=0.5)

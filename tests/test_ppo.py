@@ -402,6 +402,8 @@ def test_every_variant_is_made_of_options_that_go_together(name):
         ({"clip": 1.0}, "clip must"), ({"dual_clip": 0.5}, "dual_clip"), ({"gamma": 1.1}, "gamma"),
         ({"gae_lambda": -0.1}, "gae_lambda"), ({"value_weight": -1.0}, "weights and clips"),
         ({"ptx": "texts.txt"}, "ptx needs a ptx_weight"),
+        ({"adaptive_kl_horizon": 9}, "without adaptive_kl"),
+        ({"missing_eos_penalty": 9.0}, "without missing_eos"),
     ],
 )  # fmt: skip
 def test_options_that_mean_nothing_are_refused(values, says):

@@ -199,6 +199,8 @@ def test_roles_follow_the_options():
 def test_options_that_mean_nothing_are_refused(values):
     with pytest.raises(ZooError, match="must be at least 0"):
         options(RLAIF, **values)
+    with pytest.raises(ZooError, match="value_weight has no effect without baseline=value"):
+        options(RLAIF, value_weight=0.5)
 
 
 @pytest.mark.parametrize("baseline", ["group", "value"])

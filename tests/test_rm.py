@@ -177,6 +177,8 @@ def test_the_reward_is_the_only_role():
 def test_options_that_mean_nothing_are_refused(name, value):
     with pytest.raises(ZooError, match=f"{name} must be at least"):
         options(**{name: value})
+    with pytest.raises(ZooError, match="normalize_samples has no effect with normalize=none"):
+        options(normalize="none", normalize_samples=9)
 
 
 PAIRS, RANKINGS = [{"chosen": 1, "rejected": 2}], [{"completions": [1, 2, 3], "ranks": [1, 2, 3]}]
