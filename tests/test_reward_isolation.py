@@ -266,7 +266,7 @@ def test_the_process_ends_with_its_parent(mine, tmp_path, text):
     """Killed, so that the parent can do nothing about it; idle, and in the middle of a call."""
     code = f"""
 import json, threading, time
-from zoo.rewards.functions import Target
+from zoo.contract.own_process import Target
 from zoo.rewards.isolation import Isolated
 part = Isolated("mine", Target({mine!r}, "process"), 30.0)
 print(json.dumps(part(["a"], [{{}}], {{}})), flush=True)

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from zoo.contract.faults import FILE_PREFIX
-from zoo.contract.plugin_files import import_file
-from zoo.errors import PluginError, ZooError, nearest
+from zoo.errors import nearest
 from zoo.options.expression import Expression, Mention
 
 Function = Callable[..., Sequence[Any]]
@@ -39,51 +33,6 @@ class Parameter(NamedTuple):
     name: str
     annotation: str
     required: bool
-
-
-@dataclass(frozen=True)
-class Target:
-    """How a worker finds a function: by its module or file, or from a pickle of the function."""
-
-    place: str
-    attribute: str = ""
-    pickled: bytes = b""
-
-    def find(self) -> Any:
-        """The function, or the function names of its module if none has that name. Raises what the import raises."""
-        if self.pickled:
-            import dill
-
-            return dill.loads(self.pickled)
-        if Path(self.place).is_file():
-            try:
-                module = import_file(Path(self.place))
-            except ZooError as error:
-                raise error.__cause__ or error from None
-        else:
-            module = importlib.import_module(self.place)
-        function = getattr(module, self.attribute, None)
-        return function if callable(function) else [name for name, member in vars(module).items() if callable(member)]
-
-
-def target_of(function: Function, name: str) -> Target:
-    """The target of a function object: its module or file if it has one, else a pickle."""
-    import dill
-
-    module = sys.modules.get(str(getattr(function, "__module__", "")))
-    file = getattr(module, "__file__", None)
-    if module is not None and module.__name__.startswith(FILE_PREFIX) and file:
-        return Target(file, getattr(function, "__name__", ""))
-    code = getattr(function, "__code__", None)
-    try:
-        # recurse: pickle only those globals that the function uses.
-        return Target(code.co_filename if code else "", pickled=dill.dumps(function, recurse=True))
-    except Exception as error:
-        raise PluginError(
-            f"The reward '{name}' cannot be sent to a process of its own: {type(error).__name__}: {error}.",
-            "It holds something that cannot be copied (an open file, a lock, a model). Create that inside the "
-            "function; or set function.in_process = True, if it can neither hang nor end the run.",
-        ) from None
 
 
 def parameters_of(function: Function) -> list[Parameter]:

@@ -6,43 +6,21 @@ be scored gets `Missing`, with the reason.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import re
-import signal
-import subprocess
-import sys
 import tempfile
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import Pipe
-from pathlib import Path
 from typing import Any
 
-from zoo.contract.hook_arguments import shown
-from zoo.processes import free_memory
-from zoo.rewards.functions import Parameter, Target, facts_of
+from zoo.contract.own_process import GRACE, LOADING, Failure, Target, end, ending, interpreter, memory_limit, place_in
+from zoo.rewards.functions import Parameter, facts_of
 from zoo.rewards.missing import Missing, from_json
-from zoo.secrets import scrubbed
 
 Value = float | None | Missing
-LOADING = 120.0
-"""Seconds for the import of a function's module."""
-GRACE = 2.0
-"""Seconds that a process has after its limit to report where it hung."""
 HUNG = 3
 """If this many answers hang one after another, and no answer has been scored, the rest of a batch is given up."""
-SHOWN_ENDING = 200
-
-
-class Failure(Exception):
-    """A call that gave no values. kind: import, attribute, memory, raised, values, late or ended."""
-
-    def __init__(self, kind: str, reason: str, names: Sequence[str] = ()):
-        self.kind, self.reason, self.names = kind, scrubbed(reason), list(names)
-        super().__init__(self.reason)
 
 
 class Isolated:
@@ -151,15 +129,10 @@ class Worker:
         self.target = target
         self._printed: Any = tempfile.TemporaryFile("a+b")  # noqa: SIM115 (lives as long as the process)
         self._pipe, theirs = Pipe()
-        code = f"import sys; sys.path[:] = {sys.path!r}; from zoo.rewards.worker import main; "
         with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", f"{code}main({theirs.fileno()}, {memory_limit()})"],
-                stdin=subprocess.DEVNULL, stdout=self._printed, stderr=self._printed, pass_fds=[theirs.fileno()],
-                # A session of its own: ctrl-C reaches only the run, and the processes that this one starts end with it.
-                start_new_session=True,
-            )  # fmt: skip
-        self._end = weakref.finalize(self, _end, self._process)
+            arguments = f"{theirs.fileno()}, {memory_limit()}"
+            self._process = interpreter("zoo.rewards.worker", arguments, theirs.fileno(), self._printed)
+        self._end = weakref.finalize(self, end, self._process)
         try:
             self.loaded = self.ask("load", (target, LOADING), LOADING)
         except Failure:
@@ -189,35 +162,9 @@ class Worker:
 
     def _ending(self, late: bool, seconds: float) -> Failure:
         """Why there is no reply, judged by how the process ended and what it printed last."""
-        _end(self._process)
+        end(self._process)
         self._printed.seek(0)
         printed = self._printed.read().decode(errors="replace")
-        place = self._place(printed)
         if late:
-            return Failure("late", f"no reward within {seconds:g} s{place}")
-        status = self._process.returncode
-        how = f"with exit status {status}" if status >= 0 else f"by signal {-status}"
-        how += ", perhaps because memory ran out" if status == -signal.SIGKILL else ""
-        last_output = " ".join(printed.split())[-SHOWN_ENDING:] if not place else ""
-        return Failure("ended", f"its process ended {how}{place}{f': {last_output}' if last_output else ''}")
-
-    def _place(self, printed: str) -> str:
-        """The line of the function's file at which the process ended, from the output of Python's faulthandler."""
-        lines = re.findall(r'^  File "(.+)", line (\d+) in (\S+)', printed, re.MULTILINE)
-        own = [line for line in lines if self.target.place and Path(line[0]).name == Path(self.target.place).name]
-        place = (own or [line for line in lines if "zoo/rewards/" not in line[0]])[:1]
-        return "".join(f" ({shown(file)}, line {line}, in {name})" for file, line, name in place)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    # Until the process is waited for, no other process can get its id.
-    if process.returncode is None:
-        with contextlib.suppress(OSError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def memory_limit() -> int | None:
-    """Most bytes for a reward's process: half of the memory that the machine, or the container, has left."""
-    left = free_memory()
-    return None if left is None else max(1 << 28, left // 2)
+            return Failure("late", f"no reward within {seconds:g} s{place_in(printed, self.target)}")
+        return Failure("ended", ending(self._process.returncode, printed, self.target))

@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 
+from zoo.contract.own_process import Failure, Target, target_of
 from zoo.errors import PluginError, ZooError, nearest
 from zoo.judges.reward import judge_reward
 from zoo.models.names import NotFound
 from zoo.models.start import resolve_start
 from zoo.options.expression import Expression, Mention
-from zoo.rewards.functions import Function, Target, facts_of, options_for, parameters_of, runs_in_process, target_of
-from zoo.rewards.isolation import Failure, Isolated
+from zoo.rewards.functions import Function, facts_of, options_for, parameters_of, runs_in_process
+from zoo.rewards.isolation import Isolated
 from zoo.rewards.missing import Missing, from_json
 from zoo.rewards.reward_model import RewardModel
 from zoo.rewards.spelled import options_of, place_of, steps_of, unknown
@@ -91,7 +92,11 @@ class Names:
         options = options_of(mention, function, self.expression, self.defaults, self.say)
         if runs_in_process(function):
             return Here(function, options, mention.label)
-        return self._isolated(mention, target_of(function, mention.name))
+        hint = (
+            "It holds something that cannot be copied (an open file, a lock, a model). Create that inside the "
+            "function; or set function.in_process = True, if it can neither hang nor end the run."
+        )
+        return self._isolated(mention, target_of(function, f"reward '{mention.name}'", hint))
 
     def _isolated(self, mention: Mention, target: Target) -> Part:
         try:

@@ -12,23 +12,20 @@ import faulthandler
 import json
 import os
 import threading
-import time
-import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
-from zoo.contract.hook_arguments import shown
-from zoo.rewards.functions import Target, parameters_of, runs_in_process
+from zoo.contract.own_process import Target, describe, die_with, file_of, limit_memory
+from zoo.rewards.functions import parameters_of, runs_in_process
 from zoo.rewards.missing import LARGEST, Missing, Undecided
 from zoo.secrets import scrubbed
 
 
 def main(descriptor: int, memory: int | None) -> None:
     """Serve the parent behind `descriptor` until it closes. memory: the most bytes to hold, None for no limit."""
-    threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
-    _limit_memory(memory)
+    threading.Thread(target=die_with, args=(os.getppid(),), daemon=True).start()
+    limit_memory(memory)
     faulthandler.enable()
     connection = Connection(descriptor)
     function: Any = None
@@ -40,24 +37,6 @@ def main(descriptor: int, memory: int | None) -> None:
             else:
                 reply = _score(function, *arguments)
             connection.send_bytes(json.dumps(reply).encode())
-
-
-def _die_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(0)
-
-
-def _limit_memory(memory: int | None) -> None:
-    # If the machine runs out of memory, Linux should end this process and not the run.
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")
-    if memory is not None:
-        import resource
-
-        # Not the address space: libraries reserve much more of it than they use.
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
 
 
 # -- the function ------------------------------------------------------------------------------------------------
@@ -108,23 +87,3 @@ def as_json(value: Any) -> float | str | list[str] | None:
         raise TypeError(f"{value!r:.40} is not a number")
     number = float(value)
     return number if abs(number) <= LARGEST else f"gave {number}"
-
-
-def file_of(function: Any) -> str:
-    """The file in which a function is defined, "" if unknown."""
-    function = getattr(function, "func", function)
-    code = getattr(function, "__code__", None) or getattr(getattr(function, "__call__", None), "__code__", None)  # noqa: B004
-    return str(code.co_filename) if code else ""
-
-
-def describe(error: BaseException, file: str) -> str:
-    """What was raised, and the last line of the given file in its traceback (or else of any file)."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if Path(frame.filename) == Path(file)]
-    others = [frame for frame in frames if frame.filename != __file__ and not frame.filename.startswith("<frozen ")]
-    message = scrubbed(" ".join(str(error).split()))
-    what = f"{type(error).__name__}: {message:.300}" if message else type(error).__name__
-    if not (own or others):
-        return what
-    frame = (own or others)[-1]
-    return f"{what} ({shown(frame.filename)}, line {frame.lineno}, in {frame.name})"
