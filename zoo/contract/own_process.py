@@ -13,9 +13,9 @@ import re
 import signal
 import subprocess
 import sys
-import time
+import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,10 +37,10 @@ WORKERS = "zoo/*/worker.py"
 
 
 class Failure(Exception):
-    """A call that gave no result. kind: import, attribute, memory, raised, values, late or ended."""
+    """A call that gave no result. kind: import, attribute, options, memory, raised, values, late or ended."""
 
-    def __init__(self, kind: str, reason: str, names: Sequence[str] = ()):
-        self.kind, self.reason, self.names = kind, scrubbed(reason), list(names)
+    def __init__(self, kind: str, reason: str, names: Sequence[str] = (), traceback: str = ""):
+        self.kind, self.reason, self.names, self.traceback = kind, scrubbed(reason), list(names), traceback
         super().__init__(self.reason)
 
 
@@ -150,11 +150,23 @@ def memory_limit() -> int | None:
 # -- from the inside -----------------------------------------------------------------------------------------------
 
 
-def die_with(parent: int) -> None:
-    """Wait until the parent of this process has ended, and end it."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(0)
+@contextlib.contextmanager
+def ends_with(parent: int) -> Iterator[None]:
+    """This process ends within a second after its parent."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(1):
+            if os.getppid() != parent:
+                os._exit(0)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def limit_memory(memory: int | None) -> None:

@@ -11,12 +11,11 @@ import contextlib
 import faulthandler
 import json
 import os
-import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from zoo.contract.own_process import Target, describe, die_with, file_of, limit_memory
+from zoo.contract.own_process import Target, describe, ends_with, file_of, limit_memory
 from zoo.rewards.functions import parameters_of, runs_in_process
 from zoo.rewards.missing import LARGEST, Missing, Undecided
 from zoo.secrets import scrubbed
@@ -24,12 +23,11 @@ from zoo.secrets import scrubbed
 
 def main(descriptor: int, memory: int | None) -> None:
     """Serve the parent behind `descriptor` until it closes. memory: the most bytes to hold, None for no limit."""
-    threading.Thread(target=die_with, args=(os.getppid(),), daemon=True).start()
     limit_memory(memory)
     faulthandler.enable()
     connection = Connection(descriptor)
     function: Any = None
-    with contextlib.suppress(EOFError, ConnectionError):
+    with ends_with(os.getppid()), contextlib.suppress(EOFError, ConnectionError):
         while True:
             order, arguments = connection.recv()
             if order == "load":
