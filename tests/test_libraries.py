@@ -188,6 +188,12 @@ def plan_renamed(patch):
     patch.setattr(LlamaConfig, "base_model_tp_plan", {}, raising=False)
 
 
+def turns_read_otherwise(patch):
+    from transformers import PreTrainedTokenizerBase
+
+    patch.setattr(PreTrainedTokenizerBase, "parse_response", lambda self, text, **options: {"content": text})
+
+
 def window_renamed(patch):
     make = tiny.make_tiny
 
@@ -541,6 +547,7 @@ CHANGES = {
     "routers_can_be_heard": (router_keeps_its_logits, "logits and choices of shapes []"),
     "models_have_a_plan": (plan_renamed, "the plan of a Llama has the styles none"),
     "files_can_be_written_later": (saves_in_a_way_of_its_own, "it wrote []"),
+    "a_response_template_reads_turns": (turns_read_otherwise, "it read {'content': "),
     "windows_are_in_the_configuration": (window_renamed, "a window of 4 and no window are read as"),
     "embeddings_may_be_given": (embeddings_scaled, "output for them differs"),
     "dropout_can_be_silenced": (dropout_elsewhere, "differs by"),

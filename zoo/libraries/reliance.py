@@ -24,7 +24,7 @@ MODULES = {
     "torch": ("arithmetic", "tracing", "sharding"),
     "transformers": (
         "caches", "attention", "architecture", "heads", "experts", "pretrained", "tokenizing", "vocabulary",
-        "optimizers", "stored", "tensor_parallel",
+        "optimizers", "responses", "stored", "tensor_parallel",
     ),
     "peft": ("adapters", "whole_modules", "second_adapter", "pissa"),
     "lightning": ("trainer", "precision", "cluster", "meeting"),

@@ -65,10 +65,19 @@ class Replies:
         key = *(tuple(message["role"] for message in part) for part in (opening, said)), bool(extras.tools)
         if key not in self._forms:
             self._forms[key] = self._form(opening, said, extras)
-        form = self._forms[key]
-        if any(message["role"] == "tool" for message in said) and (form.users or form.one):
-            self._note(AS_USER)
-        return self._written(opening, said, extras, form, ended)
+        reason: RowError | None = None
+        # What is said, and the names and ids of calls, may be such that the template refuses them in this form.
+        for form in dict.fromkeys((self._forms[key], *_forms(said))):
+            try:
+                found = self._written(opening, said, extras, form, ended)
+            except RowError as error:
+                reason = reason or error
+                continue
+            if any(message["role"] == "tool" for message in said) and (form.users or form.one):
+                self._note(AS_USER)
+            return found
+        assert reason is not None
+        raise reason
 
     def _form(self, opening: list[Message], said: list[Message], extras: Extras) -> Form:
         """The first form in which the template writes all that is said."""
