@@ -85,7 +85,7 @@ def arguments_of(command):
     """What `zoo` is given; of a name in a sentence, to which an argument belongs, its help."""
     words = command.words
     if words[0] == "torchrun":
-        return words[words.index("zoo.cli.main") + 1 :]
+        return words[words.index("zoo") + 1 :]
     needs = ("data", "label", "compare", "launch", "export", "new-plugin", "check", "reproduce")
     alone = len(words) == 2 and words[1] in needs or words[-1] in ("dedup", "filter", "contamination")
     return [*words[1:], *(["--help"] if alone else [])]
@@ -442,8 +442,8 @@ EXACT = {
 @pytest.mark.parametrize("command", PROCESSES, ids=str)
 def test_two_processes_start(command, here):
     words = [*shortened(arguments_of(command)), "--accelerator", "cpu"]
-    launcher = command.words[1 : command.words.index("zoo.cli.main") + 1] if command.words[0] == "torchrun" else []
-    start = ["-m", "torch.distributed.run", *launcher] if launcher else ["-m", "zoo.cli.main"]
+    launcher = command.words[1 : command.words.index("zoo") + 1] if command.words[0] == "torchrun" else []
+    start = ["-m", "torch.distributed.run", *launcher] if launcher else ["-m", "zoo"]
     shown = run(sys.executable, *start, *words, cwd=here)
     assert "Training dpo" in shown and "Traceback" not in shown
 
