@@ -81,7 +81,7 @@ MISSING = {
     "address of a judge": ({"algo": "rlaif", "judge": "https://host/v1"}, "names no model"),
     "place for the run": ({"out": "pairs.jsonl/runs"}, "is a file"),
     "name of the run": ({"name": "last"}, "not a name for a run"),
-    "machine": ({"num_nodes": 2}, "NODE_RANK, MASTER_ADDR, MASTER_PORT not set"),
+    "machine": ({"num_nodes": 2}, "or srun: `zoo launch --dry-run train …` checks the options"),
     "accelerator": ({"accelerator": "foo"}, "must be one of auto, cpu, gpu, cuda, mps"),
     "device": ({"accelerator": "mps"}, "sees no MPS device"),
     "room for an answer": ({"max_length": 1}, "must be 2 or more"),

@@ -47,6 +47,6 @@ def check_machine(num_nodes: int, given: Mapping[str, str]) -> None:
         raise ZooError(
             f"--num-nodes {num_nodes} needs to know which of the {num_nodes} machines this is and where the others "
             f"are: {', '.join(missing)} not set.",
-            "Start zoo on every machine with torchrun or srun, or set NODE_RANK (0, 1, …), MASTER_ADDR and "
-            "MASTER_PORT on each (docs/running.md).",
+            "Start zoo on every machine with torchrun or srun: `zoo launch --dry-run train …` checks the options and "
+            "prints the lines. Or set NODE_RANK (0, 1, …), MASTER_ADDR and MASTER_PORT on each (docs/running.md).",
         )
