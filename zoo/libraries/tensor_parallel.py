@@ -243,7 +243,7 @@ def forget() -> None:
 
 # -- plans ---------------------------------------------------------------------------------------------------------
 
-INSTEAD = "Leave out --tensor-parallel; --strategy fsdp shares out any model."
+INSTEAD = "Leave out --tensor-parallel; --strategy fsdp shares out whole blocks, whatever layers they have."
 
 
 def plan_of(config: Any) -> dict[str, str]:
