@@ -110,7 +110,7 @@ def check_evals(texts):
                 check(str(one.options[name]))
 
 
-OWN = ("algo", "config", "recipe", "stage", "laptop", "dry_run", "as_json", "resume", "log_format")
+OWN = ("algo", "config", "recipe", "stage", "laptop", "dry_run", "elsewhere", "as_json", "resume", "log_format")
 """What `zoo train` takes besides the options of a run."""
 
 

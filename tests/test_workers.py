@@ -11,7 +11,7 @@ import pytest
 from tiny_runs import cli, preferences, write_rows
 
 from zoo.errors import ZooError
-from zoo.workers.launchers import Launch, read_launch
+from zoo.workers.launchers import Launch, endpoint, read_launch
 from zoo.workers.local import LocalWorkers
 from zoo.workers.make import make_workers, without
 from zoo.workers.tasks import MOST_STARTS, Task, run_tasks
@@ -205,13 +205,13 @@ def test_a_launch_is_what_the_options_of_the_run_say(tmp_path, tiny_folder):
     file = tmp_path / "run.yaml"
     file.write_text(f"algo: dpo\nmodel: {tiny_folder}\ndata: {data}\ndevices: 4\nname: big\n")
     arguments = ("train", "--config", str(file), "--num-nodes=2", "--accelerator", "cpu")
-    assert read_launch(arguments) == Launch(arguments, 4, 2, "big", gpus=False)
+    assert read_launch(arguments) == Launch(arguments, 4, 2, "big", "cpu")
 
 
 def test_a_run_goes_on_with_the_processes_that_were_typed(tmp_path):
     (tmp_path / "run.yaml").write_text("algo: dpo\nname: null\ndevices: 2\nnum_nodes: 1\naccelerator: cpu\n")
     arguments = ("resume", "--devices", "4", str(tmp_path))
-    assert read_launch(arguments) == Launch(arguments, 4, 1, "zoo-dpo", gpus=False)
+    assert read_launch(arguments) == Launch(arguments, 4, 1, "zoo-dpo", "cpu")
     with pytest.raises(ZooError, match="invalid int value"):
         read_launch(("resume", str(tmp_path), "--devices", "all"))
 
@@ -244,6 +244,32 @@ def test_torchrun_starts_the_processes_that_the_run_asks_for():
     with pytest.raises(ZooError, match="where they meet") as refused:
         many.torchrun(None)
     assert "--rendezvous HOST:29500" in refused.value.hint
+    with pytest.raises(ZooError, match="for several machines"):
+        Launch(TRAIN, 4, 1, "big").torchrun("node0:29500")
+
+
+@pytest.mark.parametrize("typed", ["node0", "node0:29400", "10.0.0.1:80", "[fe80::1]", "[::1]:29500"])
+def test_the_processes_meet_where_torchrun_says(typed):
+    """Its own reading of the text; with a port that stands in the line."""
+    from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import DEFAULT_PORT
+    from torch.distributed.elastic.rendezvous.utils import parse_rendezvous_endpoint
+
+    made = endpoint(typed)
+    assert parse_rendezvous_endpoint(made, 0) == parse_rendezvous_endpoint(typed, DEFAULT_PORT)
+
+
+@pytest.mark.parametrize("typed", ["", "node0:", ":29500", "node0:port", "node0:0", "node0:99999", "http://node0:80"])
+def test_a_meeting_place_that_cannot_be_is_refused(typed):
+    with pytest.raises(ZooError, match="names no machine and port"):
+        endpoint(typed)
+
+
+@pytest.mark.parametrize(
+    "words", [("--sbatch", "partition=gpu"), ("--with", "slurm", "--rendezvous", "node0:29500")], ids=str
+)
+def test_what_a_launcher_does_not_read_is_refused(words):
+    status, out, err = cli("launch", *words, "--dry-run", "train")
+    assert status == 2 and f"does not read {words[-2]}" in err and not out
 
 
 def test_a_job_of_slurm_asks_for_what_the_run_does():
@@ -252,7 +278,7 @@ def test_a_job_of_slurm_asks_for_what_the_run_does():
         assert f"#SBATCH --{line}\n" in script
     assert "srun zoo train --algo dpo --data 'my pairs.jsonl'\n" in script
     assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
-    assert "gpus-per-node" not in Launch(TRAIN, 4, 2, "big", gpus=False).job([])
+    assert "gpus-per-node" not in Launch(TRAIN, 4, 2, "big", "cpu").job([])
     assert "#SBATCH --gpus-per-node=a100:4\n" in Launch(TRAIN, 4, 2, "big").job(["gpus-per-node=a100:4"])
 
 
@@ -268,6 +294,34 @@ def test_a_job_of_slurm_asks_for_what_the_run_does():
 def test_what_cannot_be_launched_is_refused_before_anything_starts(arguments, said):
     status, out, err = cli("launch", *arguments)
     assert status == 2 and said in err and not out
+
+
+@pytest.fixture
+def of_a_gpu(tmp_path, tiny_folder):
+    """A run for a device that is not here."""
+    data = write_rows(tmp_path / "pairs.jsonl", preferences(16))
+    return ["train", "--algo", "dpo", "--model", str(tiny_folder), "--data", data, "--devices", "4", "--accelerator"]
+
+
+@pytest.mark.parametrize("accelerator", ["gpu", "mps"])
+def test_lines_for_gpus_are_written_where_there_is_none(of_a_gpu, accelerator, monkeypatch):
+    """On a login node, in a job of its own too."""
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    status, out, err = cli("launch", "--with", "slurm", "--dry-run", *of_a_gpu, accelerator)
+    assert status == 0 and "#SBATCH --gpus-per-node=4\n" in out, err
+    status, out, err = cli("launch", "--dry-run", *of_a_gpu, accelerator)
+    assert status == 0 and out.startswith("torchrun --standalone --nproc-per-node 4"), err
+
+
+def test_what_else_is_wrong_with_a_run_for_gpus_is_told(of_a_gpu):
+    status, out, err = cli("launch", "--with", "slurm", "--dry-run", *of_a_gpu, "gpu", "--loggers", "wandbb")
+    assert status == 2 and "Did you mean 'wandb'?" in err and "sees no GPU" not in err and not out
+
+
+def test_a_run_that_starts_here_needs_its_device_here(of_a_gpu):
+    status, _, err = cli("launch", *of_a_gpu, "mps")
+    assert status == 2 and "sees no MPS device" in err
 
 
 @pytest.mark.parametrize("option", ["nodes=3", "partition gpu", "-p", "ntasks=8", "partition=a b"])

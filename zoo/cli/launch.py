@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from zoo.errors import ZooError
 from zoo.terminal import Console
 
 EXAMPLES = (
@@ -31,7 +32,7 @@ def launch(
         Launcher, typer.Option("--with", help="torchrun starts the processes of this machine; slurm submits a job.")
     ] = Launcher.torchrun,
     rendezvous: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="torchrun on several machines: where they meet.")
+        str | None, typer.Option(metavar="HOST[:PORT]", help="torchrun on several machines: where they meet.")
     ] = None,
     sbatch: Annotated[
         list[str] | None,
@@ -45,6 +46,10 @@ def launch(
     """
     from zoo.workers.launchers import read_launch, submit
 
+    unused = "--sbatch" if sbatch and launcher is not Launcher.slurm else ""
+    unused = "--rendezvous" if rendezvous is not None and launcher is Launcher.slurm else unused
+    if unused:
+        raise ZooError(f"--with {launcher} does not read {unused}.", f"Leave {unused} out, or choose another --with.")
     asked = read_launch(command)
     console = Console()
     if launcher is Launcher.slurm:
@@ -57,5 +62,8 @@ def launch(
             console.say(f"# on each of the {asked.num_nodes} machines")
         console.say(shlex.join(["torchrun", *arguments]))
         return
+    from zoo.models.devices import choose_accelerator
+
+    choose_accelerator(asked.accelerator)
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-m", "torch.distributed.run", *arguments])

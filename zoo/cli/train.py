@@ -137,9 +137,10 @@ def _command(algorithm_options: list[Option], defaults: Mapping[str, Any]) -> An
         algorithm's options.
         """
         algo, config, dry_run = typed.pop("algo"), typed.pop("config"), typed.pop("dry_run")
-        as_json, log_format = typed.pop("as_json"), typed.pop("log_format")
-        if as_json and not dry_run:
-            raise ZooError("--json is only for --dry-run.", "Add --dry-run, or leave --json out.")
+        as_json, log_format, elsewhere = typed.pop("as_json"), typed.pop("log_format"), typed.pop("elsewhere")
+        for flag, given in (("--json", as_json), ("--elsewhere", elsewhere)):
+            if given and not dry_run:
+                raise ZooError(f"{flag} is only for --dry-run.", f"Add --dry-run, or leave {flag} out.")
         asked = typed.pop("resume")
         recipe, stage, laptop = typed.pop("recipe"), typed.pop("stage"), typed.pop("laptop")
         typed = {name: value for name, value in typed.items() if value is not None}
@@ -152,7 +153,7 @@ def _command(algorithm_options: list[Option], defaults: Mapping[str, Any]) -> An
         if recipe is not None:
             resolved.origin["algo"] = f"recipe {recipe}"
         if dry_run:
-            outlook, missing = look(resolved, cls)
+            outlook, missing = look(resolved, cls, elsewhere=elsewhere)
             if as_json:
                 print_json(as_json_types(resolved, outlook, missing))
             else:
@@ -180,6 +181,8 @@ def _command(algorithm_options: list[Option], defaults: Mapping[str, Any]) -> An
                                       "it before; else begin it.")),
         ("dry_run", bool, typer.Option("--dry-run", help="Check that everything the run needs is there; print every "
                                        "option with its origin, and what the run will write.")),
+        ("elsewhere", bool, typer.Option("--elsewhere", hidden=True, help="With --dry-run: a launcher starts the run, "
+                                         "maybe on other machines, whose devices are not looked for.")),
         ("as_json", bool, typer.Option("--json", help="Print JSON, with --dry-run.")),
         ("log_format", LogFormat, LOG_FORMAT),
     ]  # fmt: skip

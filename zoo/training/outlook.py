@@ -102,9 +102,14 @@ def look_ahead(resolved: Resolved, cls: type[Algorithm], resumed: Run | None = N
     return outlook
 
 
-def look(resolved: Resolved, cls: type[Algorithm], resumed: Run | None = None) -> tuple[Outlook, ZooError | None]:
-    """The same, with one error that names all problems, or None, beside what was found."""
-    found = _Look(resolved, cls, resumed)
+def look(
+    resolved: Resolved, cls: type[Algorithm], resumed: Run | None = None, elsewhere: bool = False
+) -> tuple[Outlook, ZooError | None]:
+    """The same, with one error that names all problems, or None, beside what was found.
+
+    elsewhere: a launcher will start the run, maybe on other machines; this one need not have their devices.
+    """
+    found = _Look(resolved, cls, resumed, elsewhere)
     found.all()
     if not found.problems:
         return found.outlook, None
@@ -153,8 +158,9 @@ def named(kind: Kind) -> dict[str, Any]:
 class _Look:
     """The steps of the look ahead. Each adds facts to the outlook, or an error to the problems."""
 
-    def __init__(self, resolved: Resolved, cls: type[Algorithm], resumed: Run | None):
+    def __init__(self, resolved: Resolved, cls: type[Algorithm], resumed: Run | None, elsewhere: bool):
         self.resolved, self.core, self.cls, self.resumed = resolved, resolved.core, cls, resumed
+        self.elsewhere = elsewhere
         self.outlook, self.problems = Outlook(), list[ZooError]()
         self.found: Found | None = None
         self.seen: list[tuple[Part, Glance | None]] = []
@@ -178,6 +184,8 @@ class _Look:
     # -- machine and models --------------------------------------------------------------------------------------
 
     def _processes(self) -> None:
+        if self.elsewhere:
+            return
         check_launch(self.core.devices, self.core.num_nodes)
         if self.core.accelerator not in (AUTO, "cpu"):
             # Only torch knows what else there is.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import shlex
 import subprocess
@@ -14,12 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from zoo.errors import ZooError
-from zoo.libraries.launched import SIZES
 from zoo.runs import find_run
 from zoo.training.resuming import ended
 
 COMMANDS = ("train", "resume")
 """Commands that several processes can run together."""
+PORT = 29400
+"""Where torchrun's processes meet if no port is named."""
 LEFT_TIME = 300
 """Seconds before the end of a job at which SLURM sends its signal."""
 
@@ -32,23 +32,25 @@ class Launch:
     devices: int
     num_nodes: int
     name: str
-    gpus: bool = True
+    accelerator: str = "auto"
 
     @property
     def command(self) -> str:
         return shlex.join(["zoo", *self.arguments])
 
     def torchrun(self, rendezvous: str | None) -> list[str]:
-        """torchrun's arguments on each machine. Raises ZooError for several machines without HOST:PORT."""
+        """torchrun's arguments on each machine. rendezvous: of several, HOST or HOST:PORT. Raises ZooError."""
         one = self.num_nodes == 1
         if not one and rendezvous is None:
             raise ZooError(
                 f"torchrun on {self.num_nodes} machines needs to know where they meet.",
                 "Name one of them, reachable from all: --rendezvous HOST:29500",
             )
+        if one and rendezvous is not None:
+            raise ZooError("--rendezvous is for several machines, and --num-nodes is 1.", "Leave --rendezvous out.")
         where = ["--standalone"] if one else [
             "--nnodes", str(self.num_nodes), "--rdzv-backend", "c10d", "--rdzv-id", self.name, "--rdzv-endpoint",
-            str(rendezvous),
+            endpoint(str(rendezvous)),
         ]  # fmt: skip
         return [*where, "--nproc-per-node", str(self.devices), "-m", "zoo", *self.arguments]
 
@@ -57,13 +59,23 @@ class Launch:
         asked = dict(_option(text) for text in options)
         made = {
             "job-name": self.name, "nodes": str(self.num_nodes), "ntasks-per-node": str(self.devices),
-            **({"gpus-per-node": str(self.devices)} if self.gpus else {}),
+            **({"gpus-per-node": str(self.devices)} if self.accelerator != "cpu" else {}),
             "output": "%x-%j.out", "open-mode": "append", "signal": f"USR1@{LEFT_TIME}", "requeue": None,
         }  # fmt: skip
         lines = [
             f"#SBATCH --{name}{f'={value}' if value is not None else ''}" for name, value in (made | asked).items()
         ]
         return "\n".join(["#!/bin/bash", *lines, "", f"srun {self.command}", *GO_ON]) + "\n"
+
+
+def endpoint(rendezvous: str) -> str:
+    """HOST:PORT, with torchrun's own port where none is named. Raises ZooError for what is neither."""
+    found = re.fullmatch(r"(\[[\w:.%]+\]|[\w.-]+)(?::(\d{1,5}))?", rendezvous)
+    if found is None or not 0 < int(found[2] or PORT) < 2**16:
+        raise ZooError(
+            f"--rendezvous {rendezvous} names no machine and port.", "Write it so: --rendezvous node0:29500",
+        )  # fmt: skip
+    return f"{found[1]}:{found[2] or PORT}"
 
 
 GO_ON = (
@@ -102,8 +114,7 @@ def read_launch(arguments: Sequence[str]) -> Launch:
         )
     config = _of_training(arguments) if arguments[0] == "train" else _of_run(arguments)
     name = str(config.get("name") or f"zoo-{config['algo']}")
-    gpus = config["accelerator"] != "cpu"
-    return Launch(tuple(arguments), int(config["devices"]), int(config["num_nodes"]), name, gpus)
+    return Launch(tuple(arguments), int(config["devices"]), int(config["num_nodes"]), name, config["accelerator"])
 
 
 def _of_run(arguments: Sequence[str]) -> dict[str, Any]:
@@ -122,21 +133,15 @@ def _of_run(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def _of_training(arguments: Sequence[str]) -> dict[str, Any]:
-    """The options of a run, from its own --dry-run, which is told that other machines are there."""
-    unlaunched = {name: value for name, value in os.environ.items() if name not in LAUNCHED}
-    environment = {**unlaunched, "NODE_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    """The options of a run, from its own --dry-run, which looks for no device: a job may wait on a machine without."""
     told = subprocess.run(
-        [sys.executable, "-m", "zoo", *arguments, "--dry-run", "--json"], capture_output=True, text=True,
-        env=environment, check=False,
+        [sys.executable, "-m", "zoo", *arguments, "--dry-run", "--elsewhere", "--json"], capture_output=True, text=True,
+        check=False,
     )  # fmt: skip
     if told.returncode:
         message, _, hint = told.stderr.strip().rpartition("\n")
         raise ZooError(message or hint, hint if message else "")
     return {name: option["value"] for name, option in json.loads(told.stdout)["options"].items()}
-
-
-LAUNCHED = {name for names in SIZES.values() for name in names} | {"RANK", "LOCAL_RANK", "GROUP_RANK"}
-"""Variables that make a process one of several."""
 
 
 def submit(script: str) -> str:
