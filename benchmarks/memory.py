@@ -28,6 +28,7 @@ from typing import Any, NoReturn
 SIZES = {
     "10m": {"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 4, "vocab_size": 8192},
     "50m": {"hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8, "vocab_size": 32768},
+    "110m": {"hidden_size": 1024, "num_hidden_layers": 8, "num_attention_heads": 16, "vocab_size": 8192},
     "135m": {"hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9, "vocab_size": 49152},
     "400m": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "vocab_size": 49152},
 }
@@ -59,6 +60,16 @@ SHARDED: dict[str, tuple[str, str, dict[str, Any]]] = {
     for algo, more in (("sft", {}), ("dpo", {}), ("ppo", {"max_new_tokens": 8}))
     for processes in (1, 2, 4)
 }
+TWO = {"batch_size": 4, "strategy": "fsdp", "devices": 2, "layout": "padded"}
+ROUNDED: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "sft-110m-2-float32": ("sft", "110m", TWO),
+    "sft-110m-2-mixed": ("sft", "110m", {**TWO, "precision": "bf16-mixed"}),
+    "sft-110m-2-recomputed": (
+        "sft", "110m", {**TWO, "precision": "bf16-mixed", "gradient_checkpointing": True},
+    ),
+}  # fmt: skip
+"""What copies of rounded weights take of a model with much in its blocks and little outside of them."""
+ALL = {**CASES, **SHARDED, **ROUNDED}
 
 
 def resident(field: str) -> int:
@@ -125,7 +136,7 @@ def run_case(name: str, place: Path, rank: int) -> None:
 
 def options_of(name: str, place: Path) -> tuple[str, dict[str, Any]]:
     """The algorithm of a case, and all options."""
-    algo, _, options = {**CASES, **SHARDED}[name]
+    algo, _, options = ALL[name]
     online = {"reward": "length(target=20)", "max_new_tokens": 64} if algo in ("ppo", "grpo") else {}
     given = {"batch_size": 8, "max_steps": 2, "eval_fraction": 0.0, "score": "none", "precision": "32-true"}
     given |= {"model": str(place / "model"), "data": str(place / "rows.jsonl"), "out": str(place / "runs")}
@@ -137,14 +148,14 @@ def look_ahead(name: str, place: Path) -> None:
     from zoo.training import outlook, run
 
     algo, options = options_of(name, place)
-    make_folder(place / "model", {**CASES, **SHARDED}[name][1])
-    write_rows(place / "rows.jsonl", algo, 30 if name in SHARDED else 120)
+    make_folder(place / "model", ALL[name][1])
+    write_rows(place / "rows.jsonl", algo, 30 if name not in CASES else 120)
     outlook.look_ahead(*run.resolve_options(algo, None, options, "keyword argument"))
 
 
 def compare(name: str) -> None:
     """A look ahead in a process of its own, whose memory would count, then the run; prints a line for each process."""
-    processes = {**CASES, **SHARDED}[name][2].get("devices", 1)
+    processes = ALL[name][2].get("devices", 1)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         done = forked([{}], lambda rank: look_ahead(name, place))
@@ -206,7 +217,7 @@ def import_all() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", action="append", choices=[*CASES, *SHARDED])
+    parser.add_argument("--only", action="append", choices=[*ALL])
     parser.add_argument("--sharded", action="store_true", help="models that processes share out")
     parser.add_argument("--heap", action="store_true", help="with the C library's own way of keeping freed memory")
     given = parser.parse_args()

@@ -11,6 +11,7 @@ import transformers
 from zoo.libraries.tracing import Live
 from zoo.models import memory
 from zoo.models.memory import Step, Way, _of_model, _traced, held
+from zoo.numbers import size
 from zoo.optimizers.chosen import OPTIMIZERS, Chosen
 from zoo.optimizers.memory import state_bytes
 from zoo.options.config import TrainConfig
@@ -255,6 +256,75 @@ def test_an_architecture_that_cannot_be_traced_is_told_roughly(folder, monkeypat
     monkeypatch.setattr(memory, "held", lambda *given: 1 / 0)
     need = of_plan(plan(folder))
     assert need.rough and need.text().startswith("very roughly") and need.peak > 0
+
+
+def test_a_mixture_of_experts_is_told_roughly_with_what_a_pass_gathers_and_nothing_of_torch_s_log(tmp_path, capfd):
+    mixtral = config(4, transformers.MixtralConfig, num_local_experts=4, vocab_size=65536)
+    mixtral.save_pretrained(tmp_path)
+    need = of_plan(plan(tmp_path, strategy="fsdp", processes=2))
+    parts = need.parts["policy"]
+    # The embedding, and two of four blocks.
+    outside = 4 * 65536 * 64
+    assert need.rough and parts["gathered"] == pytest.approx(outside + 2 * (2 * parts["weights"] - outside) / 4)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_copies_that_autograd_keeps_of_rounded_weights_are_named(folder):
+    """Those of a real forward pass under autocast, and as many from shards; recomputed blocks keep none."""
+    model, seen = transformers.LlamaForCausalLM(config(4)), dict[int, int]()
+    sizes = {frozenset(p.shape) for p in model.model.layers.parameters() if p.ndim == 2}
+
+    def note(tensor):
+        if tensor.dtype == torch.bfloat16 and tensor.ndim == 2 and frozenset(tensor.shape) in sizes:
+            seen[tensor.data_ptr()] = tensor.numel() * 2
+        return tensor
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
+    with hooks, torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+        kept = model(torch.ones(1, 7, dtype=torch.long)).logits
+    assert kept.requires_grad and _of_model(config(4), Way("bf16-mixed"), STEP).rounded == sum(seen.values())
+    mixed = dataclasses.replace(plan(folder, strategy="fsdp", processes=4), precision="bf16-mixed")
+    plain, few = (dataclasses.replace(mixed, core=dataclasses.replace(mixed.core, gradient_checkpointing=given))
+                  for given in (False, True))  # fmt: skip
+    matrices = 12 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 128)
+    assert of_plan(plain).parts["policy"]["rounded weights"] == 2 * matrices
+    assert "rounded weights" not in of_plan(few).parts["policy"]
+
+
+def on_gpus(folder, **options):
+    """What two GPUs of this machine would hold of a plan that shares out."""
+    return dataclasses.replace(plan(folder, strategy="fsdp", processes=2, **options), accelerator="cuda", here=2)
+
+
+def test_what_is_offloaded_counts_in_the_machine_s_memory(folder):
+    with_it, without = (of_plan(on_gpus(folder, offload=given)) for given in (True, False))
+    parts = without.parts["policy"]
+    kept = sum(parts[what] for what in ("weights", "gradients", "optimizer"))
+    assert with_it.host == pytest.approx(2 * kept, rel=0.01) and not without.host
+    assert with_it.peak < without.peak - 0.9 * kept
+    assert f"Offloaded to the machine's memory, by 2 processes: {size(round(with_it.host))}" in with_it.text()
+    assert with_it.as_json()["host"] == round(with_it.host)
+
+
+def test_what_is_offloaded_must_fit_into_the_machine(folder, monkeypatch):
+    fewer, asked, kept = (on_gpus(folder, **options) for options in ({"lora": True, "offload": True},
+                                                                     {"offload": True}, {}))  # fmt: skip
+    monkeypatch.setattr(module, "_others", lambda plan, tokens: [("--lora", fewer), ("--offload", asked)])
+    monkeypatch.setattr(module, "_host_free", lambda plan: 60e6)
+    monkeypatch.setattr(module, "_free", lambda plan: (1e9, "the GPU"))
+    need = module.preflight(asked.models, lambda models: asked)
+    assert need.fits_device and not need.fits and set(need.remedies) == {"--lora"}
+    assert need.warning().startswith("--offload needs about ") and "this machine has 60 MB left. " in need.warning()
+    # A GPU that is too small is not helped by a machine that is too small.
+    monkeypatch.setattr(module, "_free", lambda plan: (60e6, "the GPU"))
+    assert "--offload" not in module.preflight(asked.models, lambda models: kept).remedies
+
+
+def test_a_judge_with_a_name_is_whole_in_every_process(folder):
+    models = {"policy": folder, "judge": folder, "reference": folder}
+    for own in (None, "judge-model"):
+        parts = of_plan(plan(folder, strategy="fsdp", processes=4, models=models, judge=own)).parts
+        assert parts["judge"]["weights"] == parts["reference"]["weights"] * (4 if own else 1)
 
 
 def test_where_it_does_not_fit_the_warning_names_what_would():

@@ -25,6 +25,19 @@ def quiet_libraries() -> None:
 
 
 @contextlib.contextmanager
+def quiet_tracing() -> Iterator[None]:
+    """torch logs an operation that it cannot do without numbers, beside raising its error."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    before, log.disabled = log.disabled, True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.disabled = before
+
+
+@contextlib.contextmanager
 def quiet_peft() -> Iterator[None]:
     """peft reads a model's `is_gradient_checkpointing`, for which newer versions of transformers warn.
 

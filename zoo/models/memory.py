@@ -88,7 +88,8 @@ class Held:
     weights: of all weights; gradients; largest: the largest gradient; step: everything else at the peak of a forward
     pass and of the backward pass through the head and the last layer, rest: through the other layers; scoring: of a
     forward pass without a gradient; cache: keys and values of one token. outside, block: weights outside of the blocks,
-    which a pass of a sharded model gathers, and those of the largest block.
+    which a pass of a sharded model gathers, and those of the largest block. rounded: of `step`, bfloat16 copies of
+    matrices that autograd keeps for the backward pass, also of those that are sharded: it has gathered the originals.
     """
 
     weights: float
@@ -102,6 +103,7 @@ class Held:
     cache: float
     outside: float = 0.0
     block: float = 0.0
+    rounded: float = 0.0
 
     def with_layers(self, more: Held, layers: int) -> Held:
         """What a model of so many layers holds. self, more: models of LAYERS.
@@ -147,9 +149,11 @@ def rough(folder: Path, way: Way, step: Step) -> Held:
     recomputed = min(1.0, (way.layers or layers) / layers) if way.checkpointing else 0.0
     step_bytes = VALUES * 4.0 * layers * wide * step.tokens * (recomputed / 10 + 1 - recomputed)
     embedding = 4.0 * wide * text.vocab_size
+    outside = embedding * (1 if way.scalar or getattr(text, "tie_word_embeddings", False) else 2)
+    block = max(0.0, size * count - outside) / layers
     cache = _cached(text, way)
     return Held(size * count, size * trained, trained, 0.0, embedding, step_bytes, 3 * embedding, step_bytes / layers,
-                cache)  # fmt: skip
+                cache, outside, block)  # fmt: skip
 
 
 def _traced(config: Any, way: Way, step: Step) -> Held:
@@ -167,6 +171,9 @@ def _of_model(config: Any, way: Way, step: Step) -> Held:
     outside = {id(value) for module in model.modules() if isinstance(module, torch.nn.Embedding) or module is head
                for value in module.parameters()}  # fmt: skip
     inside = [value for value in trained.values() if value.ndim == 2 and id(value) not in outside]
+    mixed = way.precision == "bf16-mixed" and way.trained and not way.checkpointing
+    rounded = [value for value in model.parameters() if value.ndim == 2 and id(value) not in outside
+               and value.dtype == torch.float32] if mixed else []  # fmt: skip
     gradients = [_bytes(value) for value in trained.values()]
     matrices, everything = (sum(value.numel() for value in values) for values in (inside, trained.values()))
     scales = sum(layer.scales.size for layer in quantised_in(model))
@@ -174,6 +181,7 @@ def _of_model(config: Any, way: Way, step: Step) -> Held:
     return Held(
         sum(map(_bytes, model.parameters())) + scales, sum(gradients), matrices, everything - matrices,
         max(gradients, default=0), *peaks, _cached(config, way), *_gathered(base_of(model)),
+        2 * sum(value.numel() for value in rounded),
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import ZooError
+from zoo.libraries.quiet import quiet_tracing
 from zoo.models.facts import weights_in
 from zoo.models.names import read_config
 from zoo.numbers import size
@@ -93,9 +94,14 @@ class Plan:
         return max(1, self.processes // self.core.tensor_parallel)
 
     @property
+    def offloads(self) -> bool:
+        """Whether weights, gradients and optimizer states lie in the machine's memory, not on the device."""
+        return self.core.offload and self.accelerator == "cuda"
+
+    @property
     def stays(self) -> float:
         """The share of weights, gradients and optimizer states that lies on the device of a process."""
-        return 0.0 if self.core.offload and self.accelerator == "cuda" else 1 / self.shards
+        return 0.0 if self.offloads else 1 / self.shards
 
     @property
     def tokens(self) -> int:
@@ -126,7 +132,8 @@ class Plan:
 class Need:
     """Bytes of a process: of each role by what they are for, and of the run at the peak of each phase.
 
-    free: what its device has left; rough: an architecture that could not be traced.
+    free: what its device has left; rough: an architecture that could not be traced. host: what all `here` processes of
+    a machine keep in its memory because of --offload; host_free: what that has left, None if it is another machine.
     """
 
     parts: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -137,6 +144,9 @@ class Need:
     free: float | None = None
     device: str = "this machine"
     rough: bool = False
+    host: float = 0.0
+    host_free: float | None = None
+    here: int = 1
     remedies: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -145,7 +155,15 @@ class Need:
 
     @property
     def fits(self) -> bool:
+        return self.fits_device and self.fits_host
+
+    @property
+    def fits_device(self) -> bool:
         return self.free is None or self.peak <= TIGHT * self.free
+
+    @property
+    def fits_host(self) -> bool:
+        return self.host_free is None or self.host <= TIGHT * self.host_free
 
     def text(self) -> str:
         """One line: the peak, what is free, and the parts."""
@@ -158,25 +176,37 @@ class Need:
         return (
             f"{about} {size(round(self.peak))}{free}, micro-batches of {self.tokens:,} tokens{of_group}{shards}. "
             + "; ".join(roles)
+            + self._host_text()
         )
+
+    def _host_text(self) -> str:
+        if not self.host:
+            return ""
+        free = "" if self.host_free is None else f" of {size(round(self.host_free))} free"
+        return f". Offloaded to the machine's memory, by {self.here} processes: {size(round(self.host))}{free}"
 
     def warning(self) -> str:
         """What to do where it does not fit; empty where it does."""
-        if self.fits or self.free is None:
+        if self.fits_device and self.fits_host:
             return ""
+        if self.fits_device:
+            free, who, what, device = self.host_free or 0.0, "--offload", self.host, "this machine"
+        else:
+            free, who, what, device = self.free or 0.0, "This run", self.peak, self.device
         ways = [f"{flags} ({size(round(needed))})" for flags, needed in self.remedies.items()]
-        fit = [way for way, needed in zip(ways, self.remedies.values(), strict=True) if needed <= TIGHT * self.free]
+        fit = [way for way, needed in zip(ways, self.remedies.values(), strict=True) if needed <= TIGHT * free]
         said = f"It would fit with {' or '.join(fit)}." if fit else f"Less is needed with {', '.join(ways)}."
         return (
-            f"This run needs about {size(round(self.peak))} of memory, and {self.device} has {size(round(self.free))} "
-            f"left. {said if ways else 'Take a smaller model.'}"
+            f"{who} needs about {size(round(what))} of memory, and {device} has {size(round(free))} left. "
+            f"{said if ways else 'Take a smaller model.'}"
         )
 
     def as_json(self) -> dict[str, Any]:
         return {
             "peak": round(self.peak), "free": None if self.free is None else round(self.free), "fits": self.fits,
             "device": self.device, "rough": self.rough, "micro_tokens": self.tokens, "shards": self.shards,
-            "cut": self.cut,
+            "cut": self.cut, "host": round(self.host),
+            "host_free": None if self.host_free is None else round(self.host_free),
             "parts": {role: {what: round(of) for what, of in parts.items()} for role, parts in self.parts.items()},
             "phases": {phase: round(of) for phase, of in self.phases.items()},
             "with": {flags: round(of) for flags, of in self.remedies.items()},
@@ -192,12 +222,21 @@ def preflight(models: Mapping[str, Path], plan_for: Callable[[Mapping[str, Path]
         return None
     plan = plan_for(models)
     free, device = _free(plan)
-    need = of_plan(plan, free)
-    need.free, need.device = free, device
+    host_free = _host_free(plan)
+
+    def needed(one: Plan) -> Need:
+        need = of_plan(one, free)
+        need.free, need.device, need.host_free = free, device, host_free
+        return need
+
+    need = needed(plan)
     if not need.fits:
-        others = [(flags, other) for flags, other in _others(plan, need.tokens) if _is_possible(other)]
-        need.remedies = {flags: of_plan(other, free).peak for flags, other in others}
-        need.remedies = {flags: peak for flags, peak in need.remedies.items() if peak < 0.97 * need.peak}
+        others = {flags: needed(other) for flags, other in _others(plan, need.tokens) if _is_possible(other)}
+        if need.fits_device:
+            sizes = {flags: (other.host, need.host, other.fits_device) for flags, other in others.items()}
+        else:
+            sizes = {flags: (other.peak, need.peak, other.fits_host) for flags, other in others.items()}
+        need.remedies = {flags: less for flags, (less, now, fits) in sizes.items() if less < 0.97 * now and fits}
     return need
 
 
@@ -212,6 +251,13 @@ def _free(plan: Plan) -> tuple[float | None, str]:
     left = free_memory()
     device = "this machine" if plan.here == 1 else f"this machine for each of {plan.here} processes"
     return None if left is None else left / plan.here, device
+
+
+def _host_free(plan: Plan) -> float | None:
+    """What the machine of the devices has left; None where that is another one."""
+    from zoo.models.devices import is_here
+
+    return free_memory() if is_here(plan.accelerator) else None
 
 
 def _others(plan: Plan, tokens: int) -> Iterator[tuple[str, Plan]]:
@@ -285,19 +331,16 @@ def of_plan(plan: Plan, free: float | None = None) -> Need:
     """The bytes of a process. free: what it may take; a checkpoint is copied only where that has room."""
     from zoo.optimizers.memory import state_bytes
 
-    step = _step(plan)
-    need, state = (
-        Need(tokens=plan.tokens, shards=plan.shards, cut=plan.core.tensor_parallel),
-        state_bytes(plan.optimizer),
-    )
+    step, state = _step(plan), state_bytes(plan.optimizer)
+    need = Need(tokens=plan.tokens, shards=plan.shards, cut=plan.core.tensor_parallel, here=plan.here)
     holds: dict[str, Held] = {}
     for role, folder in plan.models.items():
         of_process, rough = _held(folder, _way(plan, role), step)
-        holds[role] = _in_groups(of_process, plan)
+        holds[role] = _in_groups(of_process, plan) if is_cut(plan.core, role) else of_process
         need.rough |= rough
     learners = {role: held for role, held in holds.items() if held.gradients}
     for role, held in holds.items():
-        need.parts[role] = {"weights": held.weights * plan.stays}
+        need.parts[role] = {"weights": held.weights * (plan.stays if is_cut(plan.core, role) else 1)}
         if role in learners:
             need.parts[role] |= _of_learner(held, state, plan)
             if gathered := _gathered(held, plan):
@@ -306,8 +349,7 @@ def of_plan(plan: Plan, free: float | None = None) -> Need:
             for what in ("weights", "gradients", "optimizer", "activations")}  # fmt: skip
     kept = sums["weights"] + sums["optimizer"]
     need.phases["steps"] = kept + _steps(learners, plan)
-    making = sum(state.step * (held.matrices + held.others) + state.largest * held.largest / 4
-                 for held in learners.values()) * plan.stays  # fmt: skip
+    making = sum(_making(held, state) for held in learners.values()) * plan.stays
     need.phases["optimizer"] = kept + sums["gradients"] + making
     if plan.online and plan.core.engine == "local":
         need.parts["rollouts"] = _of_rollouts(holds["policy"], plan)
@@ -319,7 +361,22 @@ def of_plan(plan: Plan, free: float | None = None) -> Need:
         if free is None or need.phases["steps"] + copied < free:
             need.parts["checkpoint"] = {"copy": copied}
             need.phases["steps"] += copied
+    if plan.offloads:
+        need.host = _of_host(holds, state, plan)
     return need
+
+
+def _of_host(holds: Mapping[str, Held], state: StateBytes, plan: Plan) -> float:
+    """What the processes of a machine have offloaded, at the peak of an optimizer step."""
+    weights = sum(held.weights for role, held in holds.items() if is_cut(plan.core, role))
+    learned = sum(held.gradients + state.of(held.matrices, held.others) + _making(held, state)
+                  for held in holds.values() if held.gradients)  # fmt: skip
+    return (weights + learned) * plan.here / plan.shards
+
+
+def _making(held: Held, state: StateBytes) -> float:
+    """What an optimizer step of the whole model makes beside its state."""
+    return state.step * (held.matrices + held.others) + state.largest * held.largest / 4
 
 
 def _in_groups(held: Held, plan: Plan) -> Held:
@@ -335,10 +392,13 @@ def _in_groups(held: Held, plan: Plan) -> Held:
 
 
 def _of_learner(held: Held, state: StateBytes, plan: Plan) -> dict[str, float]:
+    peak = max(held.step, held.rest)
+    rounded = held.rounded if peak == held.step else 0.0
     return {
         "gradients": held.gradients * plan.stays,
         "optimizer": state.of(held.matrices, held.others) * plan.stays,
-        "activations": max(held.step, held.rest),
+        "activations": peak - rounded,
+        **({"rounded weights": rounded} if rounded else {}),
     }
 
 
@@ -424,7 +484,7 @@ def _way(plan: Plan, role: str) -> Way:
 
 
 def is_cut(core: TrainConfig, role: str) -> bool:
-    """Whether the layers of a role are cut among a tensor group: a judge and a reward with a name are whole."""
+    """Whether the processes of a run share out a role's model: a judge and a reward with a name are whole in each."""
     return " " not in role and (role != "judge" or core.judge is None)
 
 
@@ -436,18 +496,9 @@ def _held(folder: Path, way: Way, step: Step) -> tuple[Held, bool]:
     """What a model holds, and whether that is rough: from its size alone, where it cannot be traced."""
     from zoo.models import memory
 
-    with contextlib.suppress(Exception), _quiet():
+    with contextlib.suppress(Exception), quiet_tracing():
         return memory.held(folder, way, step), False
     return memory.rough(folder, way, step), True
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def texts_of(records: Sequence[tuple[int, int, int]], tokens_a_character: float, longest: int) -> Texts:
