@@ -11,7 +11,7 @@ import torch
 from zoo.libraries import sharding
 from zoo.libraries.cluster import Place
 from zoo.libraries.meeting import Launcher
-from zoo.libraries.peers import Peers
+from zoo.libraries.peers import Peers, in_background
 from zoo.libraries.reliance import importing
 from zoo.processes import begin_exchange
 
@@ -44,8 +44,15 @@ class Connected:
             self.launcher._call_children_scripts()
         _set_num_threads_if_needed(num_processes=self.launcher.num_processes)
         self.peers.connect(self.place, self.device, self.say)
-        sharding.make_mesh(self.device, self.place.processes, *self.axes)
+        # Its groups are made in C++, and wait for a process that was stopped meanwhile.
+        in_background(self._make_mesh, lambda seconds: None)
         self.peers.meet(lambda gone: self.lost(gone))
+
+    def _make_mesh(self) -> None:
+        if self.device.type == "cuda":
+            # The current device belongs to the thread.
+            torch.cuda.set_device(self.device)
+        sharding.make_mesh(self.device, self.place.processes, *self.axes)
 
     def close(self) -> None:
         """The end in any case; the environment is as before."""

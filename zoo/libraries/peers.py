@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from itertools import count
 from typing import Any
@@ -43,6 +43,8 @@ LAST_WORD = 10.0
 """Seconds that this process has to end by itself once another one has ended."""
 LOST = ("gloo", "nccl", "closed by peer", "reset by peer", "connection refused", "broken pipe", "socket")
 """Words in what the backends say of a process that is gone."""
+ADDRESS = ("MASTER_ADDR", "MASTER_PORT")
+"""Variables that Lightning writes when it connects: a later run would read them as those of a launcher."""
 HERE, END, READ = "here", "end", "read"
 """Keys of the store: of each process that has come, of what became of the first one's work, and who has read that."""
 NAMED = 8
@@ -90,14 +92,22 @@ class Peers:
                 # The current device belongs to the thread.
                 torch.cuda.set_device(device)
             self.store = meeting.come()
+            if self._over.is_set():
+                return
             backend = _get_default_process_group_backend_for_device(device)
             _init_dist_connection(
                 place.environment, backend, place.rank, place.processes, store=self.store, timeout=PATIENCE, **options
             )
 
+        before = {name: os.environ.get(name) for name in ADDRESS}
         try:
             in_background(meet, waiting)
-        except RuntimeError as error:
+        except BaseException as error:
+            self._failed = True
+            self.leave()
+            _write_back(before)
+            if not isinstance(error, RuntimeError):
+                raise
             raise ZooError(
                 f"The {place.processes} processes of this run did not connect at {meeting.address}: "
                 f"{meeting.who_did_not_come()}{str(error).splitlines()[0]}",
@@ -193,6 +203,15 @@ class Peers:
         if connected:
             with contextlib.suppress(RuntimeError):
                 dist.destroy_process_group()
+
+
+def _write_back(variables: Mapping[str, str | None]) -> None:
+    """Give the environment these variables as they were; None: there was none."""
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 class _Rendezvous:

@@ -129,8 +129,8 @@ class Assembly:
         if self.main:
             self.console.say(text, event="warning", level="warning")
 
-    def connect(self) -> None:
-        """Start the processes that share out the models, before anything is loaded."""
+    def connect(self, held: contextlib.ExitStack) -> None:
+        """Start the processes that share out the models, before anything is loaded. held: ends them in any case."""
         if self.core.strategy == FSDP or self.core.tensor_parallel > 1:
             self._before_connecting()
             local, accelerator = self.place.local_rank, choose_accelerator(self.core.accelerator)
@@ -139,6 +139,7 @@ class Assembly:
                 self.place, self.core.devices, self.core.num_nodes, device, self.console.say,
                 self.core.tensor_parallel, self.core.strategy == FSDP,
             )  # fmt: skip
+            held.callback(self.connected.close)
             self.connected.connect()
 
     def _before_connecting(self) -> None:

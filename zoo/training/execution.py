@@ -137,9 +137,7 @@ class Execution:
 
     def _connect(self, held: contextlib.ExitStack) -> None:
         """Start the processes that go through all stages together, if the models are shared out among them."""
-        self.assembly.connect()
-        if self.assembly.connected is not None:
-            held.callback(self.assembly.connected.close)
+        self.assembly.connect(held)
 
     def _steps_and_scores(self, held: contextlib.ExitStack) -> Run:
         self.fitting = Fitting(self.assembly, self.run, self.signals, self._notify, self.begun)
