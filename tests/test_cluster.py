@@ -1,5 +1,6 @@
 """Each process knows which one it is, whatever has started it; processes that cannot be of one run are refused."""
 
+import contextlib
 import json
 import os
 import signal
@@ -18,9 +19,12 @@ from test_processes import OPTIONS, command_of, only_run
 from tiny_runs import FLOAT32, assert_same_runs, trainer
 
 from zoo.errors import TrainingFailed, ZooError
-from zoo.libraries import peers
+from zoo.libraries import peers, sharding
 from zoo.libraries.cluster import find_place
+from zoo.libraries.connected import Connected
+from zoo.libraries.meeting import how_it_ended
 from zoo.libraries.peers import Peers, in_background
+from zoo.training.record.signals import Signals, Stopped
 
 VARIABLES = (
     "RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID",
@@ -177,9 +181,60 @@ def test_who_has_not_come_is_named_and_the_wait_has_an_end(tmp_path, monkeypatch
     first, *_, last = (SimpleNamespace(rank=rank, local_rank=rank, processes=3, environment=meet) for rank in range(3))
     # The first one holds the store; it is there before the last one comes.
     stores = [peers._Rendezvous(place).come() for place in (first, last)]
+    monkeypatch.setenv("MASTER_ADDR", "another")
+    monkeypatch.delenv("MASTER_PORT", raising=False)
     with pytest.raises(ZooError, match=r"3 processes of this run did not connect at .*: process 1 did not come: "):
         Peers().connect(first, torch.device("cpu"), said.append)
     assert said[0].startswith("Waiting for process 1 of 3 for ") and stores
+    # A later run of this process does not read where these would have met.
+    assert os.environ["MASTER_ADDR"] == "another" and "MASTER_PORT" not in os.environ
+
+
+@pytest.fixture
+def sharing(place, monkeypatch):
+    """Two processes that are to share out a model; those that this one would start are written down when they end."""
+    place({}, 2, 1)
+    started, ended = find_place(2, 1), list[str]()
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(peers, "_STARTED", [])
+    connected = Connected(started, 2, 1, torch.device("cpu"), print, 1, True)
+    child = SimpleNamespace(kill=lambda: ended.append("killed"))
+    monkeypatch.setattr(connected.launcher, "_call_children_scripts", lambda: connected.launcher.procs.append(child))
+    return connected, ended
+
+
+def test_a_run_that_did_not_connect_ends_the_processes_it_has_started(sharing, monkeypatch):
+    connected, ended = sharing
+    monkeypatch.setattr(peers, "PATIENCE", timedelta(seconds=1))
+    monkeypatch.setattr(sharding, "make_mesh", lambda *given: pytest.fail("they are not connected"))
+    with pytest.raises(ZooError, match="did not connect"), contextlib.closing(connected):
+        connected.connect()
+    assert ended == ["killed"] and "MASTER_PORT" not in os.environ
+
+
+def test_ctrl_c_ends_a_wait_for_the_groups_of_processes(sharing, monkeypatch):
+    """It is in C++, where it would be heeded when the wait is over."""
+    connected, _ = sharing
+    over = threading.Event()
+
+    def make_mesh(*given):
+        with contextlib.suppress(RuntimeError):
+            torch.distributed.HashStore().wait(["never"], timedelta(seconds=10))
+        over.set()
+
+    monkeypatch.setattr(connected.peers, "connect", lambda *given: None)
+    monkeypatch.setattr(sharding, "make_mesh", make_mesh)
+    threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    with Signals(), pytest.raises(Stopped), contextlib.closing(connected):
+        connected.connect()
+    assert not over.is_set()
+
+
+def test_who_can_tell_how_a_process_ended_is_named(place):
+    place({}, 2, 1)
+    assert how_it_ended(find_place(2, 1), [], 1) == " (what started it tells how)"
+    place(torchrun(0, 2), 2, 1)
+    assert how_it_ended(find_place(2, 1), [], 1) == " (torchrun tells how)"
 
 
 def port_of(external=False):

@@ -237,7 +237,8 @@ def test_a_sharded_run_that_ends_before_its_steps_says_so_once(tmp_path, tiny_fo
     arguments[arguments.index("sft")] = "./early.py:Early"
     cache = {"ZOO_CACHE": str(tmp_path / "cache-two")}
     killed = run_command(*arguments, cwd=tmp_path, **cache)
-    assert killed.returncode == 1 and "Process 1 of 2 has ended, so the others end too." in killed.stderr
+    said = "Process 1 of 2 has ended (by signal 9, SIGKILL), so the others end too."
+    assert killed.returncode == 1 and said in killed.stderr
     refused = run_command(*arguments, cwd=tmp_path, REFUSE="1", **cache)
     assert refused.returncode == 2 and refused.stderr.count("These rows are no good.") == 1
     assert not any("Traceback" in done.stderr for done in (killed, refused)) and not list((tmp_path / "two").glob("*"))

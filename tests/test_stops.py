@@ -269,7 +269,8 @@ def dying(tmp_path, tiny_folder, **environment):
 def test_a_process_that_is_killed_ends_the_others_with_one_message(tmp_path, tiny_folder):
     first, second = dying(tmp_path, tiny_folder)
     assert (first.returncode, second.returncode) == (1, -signal.SIGKILL)
-    assert "Process 1 of 2 has ended, so the others end too. The last complete checkpoint is step-1." in first.stderr
+    said = "Process 1 of 2 has ended (torchrun tells how), so the others end too. The last complete checkpoint is "
+    assert f"{said}step-1." in first.stderr
     assert "Continue with: zoo resume runs/mine" in first.stderr
     assert "Traceback" not in first.stderr and "bug of the plugin" not in first.stderr and second.stderr == ""
 

@@ -48,6 +48,11 @@ def find_place(devices: int, num_nodes: int) -> Place:
     return place
 
 
+def launcher_of(place: Place) -> str:
+    """The launcher that has started a process; empty where Lightning or somebody by hand has."""
+    return next((name for name, kind in LAUNCHERS.items() if isinstance(place.environment, kind)), "")
+
+
 def _launched(launcher: str) -> Place:
     """The place according to the launcher."""
     try:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
-from zoo.libraries.cluster import Place, find_place, started_by
+from zoo.libraries.cluster import Place, find_place, launcher_of, started_by
 from zoo.libraries.peers import LAST_WORD, Peers
 from zoo.libraries.reliance import importing, relies_on
-from zoo.libraries.trainer import started_by_this
 
 with importing("lightning"):
     from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
@@ -53,12 +52,14 @@ class Launcher(_SubprocessScriptLauncher):
         return function(*args, **kwargs)
 
 
-def how_it_ended(trainer: Any, rank: int) -> str:
-    """` (by signal 9, SIGKILL)`, ` (with status 1)`; empty for a process that this one did not start."""
-    children = started_by_this(trainer)
-    local = rank - trainer.global_rank
+def how_it_ended(place: Place, children: Sequence[Any], rank: int) -> str:
+    """` (by signal 9, SIGKILL)`, ` (with status 1)`; of a process that this one did not start, who can tell.
+
+    children: the processes that this one has started, of ranks that follow its own.
+    """
+    local = rank - place.rank
     if not 0 < local <= len(children):
-        return ""
+        return f" ({launcher_of(place) or 'what started it'} tells how)"
     try:
         # Its threads may end a moment after it.
         status = children[local - 1].wait(LAST_WORD / 2)

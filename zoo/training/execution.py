@@ -18,6 +18,7 @@ from zoo.data.encoding.named import template_text
 from zoo.errors import NO_RUN, TrainingFailed, TrainingStopped, ZooError
 from zoo.evals import Subject
 from zoo.evals.kept_scores import write_score
+from zoo.libraries.meeting import how_it_ended
 from zoo.libraries.peers import is_lost_connection
 from zoo.libraries.scattered import read_parts
 from zoo.libraries.sharding import fill, shard, weights_to_gather
@@ -102,11 +103,12 @@ class Execution:
         gone = peers.gone_soon()
         if not peers.speaks(gone):
             return SystemExit(1)
-        who = " and ".join(f"process {rank}" for rank in gone) or "a process on another machine"
+        children = of.connected.launcher.procs if of.connected else []
+        ended = [f"process {rank} of {of.processes} has ended{how_it_ended(of.place, children, rank)}" for rank in gone]
+        who = " and ".join(ended) or f"a process of {of.processes} on another machine has ended"
         then = f"Continue with: zoo resume {self.run.path}" if self._begun else "Start again."
         why = "If it said nothing above, it was killed, such as for its memory."
-        has = f"of {of.processes} has ended, so the others end too."
-        return TrainingStopped(f"{who[0].upper()}{who[1:]} {has}", f"{why} {then}")
+        return TrainingStopped(f"{who[0].upper()}{who[1:]}, so the others end too.", f"{why} {then}")
 
     def _wait_for_the_first(self, error: BaseException) -> None:
         """What went wrong in all processes is told by the first one, which ends the others that it started."""

@@ -161,8 +161,8 @@ class Fitting:
         return self._others_gone(trainer, gone) if self.peers.speaks(gone) else SystemExit(1)
 
     def _others_gone(self, trainer: lightning.Trainer, gone: list[int]) -> TrainingStopped:
-        of = f"of {self.assembly.processes}"
-        ended = [f"process {rank} {of} has ended{how_it_ended(trainer, rank)}" for rank in gone]
+        of, place, children = f"of {self.assembly.processes}", self.assembly.place, started_by_this(trainer)
+        ended = [f"process {rank} {of} has ended{how_it_ended(place, children, rank)}" for rank in gone]
         ended = ended or [f"a process {of} on another machine has ended, or cannot be reached"]
         said = " and ".join(ended)
         self.checkpoints.lose_others()
