@@ -20,6 +20,7 @@ from packages import forget_modules, put_on_path
 
 import zoo
 from zoo.contract import hookspecs, registry, roles
+from zoo.environments.named import make_pool
 from zoo.options.config import TO_COME, TrainConfig
 from zoo.options.fields import options_of
 from zoo.rewards.fences import DESCRIPTORS
@@ -278,6 +279,29 @@ def test_a_turn_with_the_result_of_a_tool_learns_the_turn_alone():
     exec(next(content for _, content in blocks("docs/contract.md", "python") if "def with_result" in content), names)
     answers = Answers([names["with_result"]([1, 2], [3, 4], torch.tensor([-0.5, -1.0]), [5, 6, 7])])
     assert answers.lengths.tolist() == [2] and answers.behaviour.tolist() == [[-0.5, -1.0, 0.0, 0.0, 0.0]]
+
+
+def test_the_environments_of_the_contract_answer(workplace):
+    (workplace / "dice.py").write_text(block("docs/contract.md", "dice.py"))
+
+    def answered(name, *turns):
+        pool = make_pool(f"./dice.py:{name}", {}, 60.0)
+        episode = pool.start({}, seed=3)
+        given = [episode.receive()]
+        for turn in turns:
+            episode.step({"role": "assistant", "content": turn} if isinstance(turn, str) else turn)
+            given.append(episode.receive())
+        pool.close()
+        return given[1:]
+
+    call = {"type": "function", "function": {"name": "roll", "arguments": {"dice": 2}}}
+    rolled, _ = answered("Dice", {"role": "assistant", "content": "", "tool_calls": [call]}, "13")
+    (result,) = rolled.messages
+    (first, last) = answered("Dice", {"role": "assistant", "content": "", "tool_calls": [call]}, result["content"])
+    assert first == rolled and (last.done, last.reward) == (True, 1.0)
+    low, high, *_, last = answered("Guess", "0", "101", *["dear"] * 8)
+    said = [turn.messages[0]["content"] for turn in (low, high)]
+    assert said == ["My number is higher.", "My number is lower."] and (last.done, last.reward) == (True, 0.0)
 
 
 ALGORITHMS = ["Centred", "Adaptive", "Ranker", "Anchored", "AgainstItself"]

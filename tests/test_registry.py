@@ -391,5 +391,15 @@ def test_every_hook_is_documented_and_sorted_into_one_kind():
 
     specs = {name: value for name, value in vars(hookspecs).items() if hasattr(value, "zoo_spec")}
     assert all((value.__doc__ or "").strip() for value in specs.values())
-    contributed = {"sources", "models", "rewards", "evals", "engines", "guards", "optimizers", "schedules"}
+    contributed = {
+        "sources",
+        "models",
+        "rewards",
+        "evals",
+        "engines",
+        "environments",
+        "guards",
+        "optimizers",
+        "schedules",
+    }
     assert set(specs) == {*hookspecs.ALGORITHM_HOOKS, *hookspecs.LISTENER_HOOKS, *contributed}

@@ -12,6 +12,8 @@ from packages import forget_modules, fresh_environment, put_on_path, run
 from tiny_runs import FLOAT32, cli, trainer
 
 from zoo.contract import registry
+from zoo.environments import Turn
+from zoo.environments.named import available, check_environment, make_pool
 from zoo.rewards.reward import Reward
 from zoo.testing.suite import CHECKS
 
@@ -82,6 +84,25 @@ def test_its_optimizer_and_schedule_are_listed_checked_and_train(sums, tiny_fold
     assert rates == pytest.approx([0.01 * 0.1 ** (3 * step // steps) for step in range(steps)])
     status, _, error = cli("train", "--data", "sums", "--model", tiny_folder, "--optimizer", "signs(speed=1)")
     assert status == 2 and "The optimizer 'signs' has no option 'speed'" in error
+
+
+def test_its_environment_is_listed_and_answers(sums):
+    (row,) = [row for row in json.loads(cli("environments", "--json")[1]) if row["name"] == "abacus"]
+    about = "Adds two numbers, as often as it is asked to."
+    assert row == {"name": "abacus", "description": about, "options": {"most": 3}, "data": "sums"}
+    # The second time from its card.
+    assert json.loads(cli("environments", "abacus", "--json")[1]) == row
+    named = registry.contributions(registry.manager(), "environments")
+    check_environment("abacus(most=1)", available())
+    pool = make_pool("abacus(most=1)", named, 60.0)
+    episode = pool.start({"sum": 5}, seed=0)
+    assert episode.receive() == Turn([])
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": 2, "b": 3}}}
+    episode.step({"role": "assistant", "content": "", "tool_calls": [call]})
+    assert episode.receive() == Turn([{"role": "tool", "name": "add", "content": "5"}])
+    episode.step({"role": "assistant", "content": "It is 5."})
+    assert episode.receive() == Turn([], done=True, reward=0.0)
+    pool.close()
 
 
 def test_a_bug_in_an_installed_plugin_names_its_package_file_and_line(sums, tiny_folder, monkeypatch):

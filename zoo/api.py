@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from zoo.data.load import load_records
     from zoo.data.sources.named import DataSource
     from zoo.data.teacher_logps import check_stored_logps, stored_logps
+    from zoo.environments import Environment, Turn
     from zoo.errors import NoSuchSplit, ZooError
     from zoo.evals import Eval, Score, Subject, mean_score, share_score
     from zoo.evals.refusals import refusal_of
@@ -67,6 +68,7 @@ __all__ = [
     "DemonstrationBatch",
     "Engine",
     "EngineSetup",
+    "Environment",
     "Eval",
     "FeedbackBatch",
     "Frozen",
@@ -101,6 +103,7 @@ __all__ = [
     "TokenLogps",
     "Tokenizer",
     "TopLogps",
+    "Turn",
     "Writer",
     "ZooError",
     "check_stored_logps",
@@ -138,6 +141,7 @@ _HOMES = {
     "zoo.data.load": ("load_records",),
     "zoo.data.sources.named": ("DataSource",),
     "zoo.data.teacher_logps": ("check_stored_logps", "stored_logps"),
+    "zoo.environments": ("Environment", "Turn"),
     "zoo.errors": ("NoSuchSplit", "ZooError"),
     "zoo.evals": ("Eval", "Score", "Subject", "mean_score", "share_score"),
     "zoo.evals.refusals": ("refusal_of",),

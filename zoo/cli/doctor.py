@@ -22,7 +22,7 @@ from zoo.libraries import releases
 from zoo.optimizers.chosen import OPTIMIZERS, SCHEDULES
 from zoo.terminal import Console, print_json
 
-CONTRIBUTED = ("sources", "models", "evals", "rewards", "engines", "guards", "optimizers", "schedules")
+CONTRIBUTED = ("sources", "models", "evals", "rewards", "engines", "environments", "guards", "optimizers", "schedules")
 OWN = {"guards": BUNDLED, "optimizers": OPTIMIZERS.bundled, "schedules": SCHEDULES.bundled}
 """What is bundled without being a plugin's."""
 

@@ -1,4 +1,4 @@
-"""`zoo algos`, `guards`, `optimizers`, `schedules`, `templates` and `runs`: lists of what there is."""
+"""`zoo algos`, `environments`, `guards`, `optimizers`, `schedules`, `templates` and `runs`: lists of what there is."""
 
 from __future__ import annotations
 
@@ -152,6 +152,30 @@ def _value(option: dict[str, Any]) -> str:
     if option["type"] == "bool":
         return "on" if option["default"] else "off"
     return f"{option['type']}, {'none' if option['default'] in (None, '') else option['default']}"
+
+
+def environments(
+    name: Annotated[str | None, typer.Argument(help="One environment; by default all are listed.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the environments in which a policy can act, or show one: what it is, and its options."""
+    from zoo.environments.named import available
+
+    makers = available()
+    if name is not None and name not in makers:
+        there = f"There are: {', '.join(makers)}." if makers else "None is installed."
+        raise ZooError(f"No environment is called '{name}'.{nearest(name, makers)}", there)
+    rows = [_environment_row(key, maker) for key, maker in makers.items() if name in (None, key)]
+    typed = 'zoo train --environment NAME, or with options: zoo train --environment "NAME(option=value)"'
+    _list_kind(rows, name is None, as_json, typed)
+
+
+def _environment_row(name: str, maker: Any) -> dict[str, Any]:
+    """What an environment declares, as JSON types; an option that has to be given is None."""
+    declared = inspect.signature(maker).parameters.values()
+    options = {o.name: None if o.default is o.empty else o.default for o in declared}
+    about = (inspect.getdoc(maker) or "").split("\n")[0]
+    return {"name": name, "description": about, "options": options, "data": getattr(maker, "data", "")}
 
 
 def guards(

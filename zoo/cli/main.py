@@ -52,6 +52,7 @@ COMMANDS = {
     "resume": ("train", "zoo resume last"),
     "launch": ("launch", ""),
     "algos": ("listings", "zoo algos    zoo algos dpo    zoo algos --json"),
+    "environments": ("listings", "zoo environments    zoo environments --json"),
     "guards": ("listings", "zoo guards    zoo guards loss_spike    zoo guards --json"),
     "optimizers": ("listings", "zoo optimizers    zoo optimizers muon    zoo optimizers --json"),
     "schedules": ("listings", "zoo schedules    zoo schedules wsd    zoo schedules --json"),

@@ -55,6 +55,14 @@ def engines() -> Any:  # type: ignore[empty-body]
 
 
 @hookspec
+def environments() -> Any:  # type: ignore[empty-body]
+    """Named environments: `{name: subclass of zoo.api.Environment, or function(**options) that makes one}`.
+
+    For `--environment name`.
+    """
+
+
+@hookspec
 def guards() -> Any:  # type: ignore[empty-body]
     """Named guards: `{name: function(setup, **options) -> zoo.api.Guard}`, for `--guards name`."""
 

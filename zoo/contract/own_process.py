@@ -24,7 +24,6 @@ from zoo.contract.faults import FILE_PREFIX
 from zoo.contract.hook_arguments import shown
 from zoo.contract.plugin_files import import_file
 from zoo.errors import PluginError, ZooError
-from zoo.processes import free_memory
 from zoo.secrets import scrubbed
 
 LOADING = 120.0
@@ -143,6 +142,8 @@ def place_in(printed: str, target: Target) -> str:
 
 def memory_limit() -> int | None:
     """Most bytes for a process: half of the memory that the machine, or the container, has left."""
+    from zoo.processes import free_memory
+
     left = free_memory()
     return None if left is None else max(1 << 28, left // 2)
 

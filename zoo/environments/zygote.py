@@ -211,7 +211,7 @@ def _load(target: Target, options: Mapping[str, Any], label: str) -> tuple[Life 
         if isinstance(found, list):
             return None, {"failed": "attribute", "names": found}
         texts = {name: value for name, value in options.items() if isinstance(value, str)}
-        typed = bind(found, texts, label, fixed=0) if texts else {}
+        typed = bind(found, texts, f"environment '{label}'", fixed=0) if texts else {}
         made = functools.partial(found, **{**options, **typed})
         return Life(made, file_of(found)), {}
     except ZooError as error:

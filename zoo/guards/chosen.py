@@ -11,7 +11,7 @@ from zoo.contract.plugin_files import is_file_name
 from zoo.errors import PluginError, ZooError, nearest
 from zoo.guards import ACTIONS, Action, Guard, GuardSetup
 from zoo.guards.bundled import BUNDLED
-from zoo.options.spelling import bind, name_in, parse
+from zoo.options.spelling import bind, bound, name_in, parse
 
 PATIENCE = 3
 """Steps in a row that a guard may skip before it stops the run, if --guards does not say it."""
@@ -100,15 +100,7 @@ def _asked(name: str, factory: Factory, given: Mapping[str, str] | None, setup: 
         if given is None:
             return None
         raise ZooError(f"The guard '{name}' is for {RUNS[runs_of(factory)]}, and this is none.", "Leave it out.")
-    return Asked(name, factory, bound(name, factory, own), action, common.get("patience", PATIENCE))
-
-
-def bound(name: str, factory: Factory, given: Mapping[str, str]) -> dict[str, Any]:
-    """The options of a guard in their types. Raises ZooError for an unknown, a wrong or a missing one."""
-    options = bind(factory, given, f"guard '{name}'")
-    if missing := [o.name for o in options_of(factory) if o.default is o.empty and o.name not in options]:
-        raise ZooError(f"The guard '{name}' needs {' and '.join(missing)}.", f"Write {name}({missing[0]}=…).")
-    return options
+    return Asked(name, factory, bound("guard", name, factory, own), action, common.get("patience", PATIENCE))
 
 
 def fits(factory: Factory, setup: GuardSetup) -> bool:

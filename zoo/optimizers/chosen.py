@@ -10,7 +10,7 @@ from typing import Any
 from zoo.contract.plugin_files import is_file_name
 from zoo.errors import PluginError, ZooError, nearest
 from zoo.optimizers import bundled, schedules
-from zoo.options.spelling import bind, name_in, parse
+from zoo.options.spelling import bound, name_in, parse
 
 Function = Callable[..., Any]
 
@@ -66,11 +66,7 @@ class Kind:
 
     def bound(self, name: str, function: Function, given: Mapping[str, str]) -> Chosen:
         """A function with its options. Raises ZooError for an unknown, wrong or missing one."""
-        options = bind(function, given, f"{self.what} '{name}'", self.fixed)
-        declared = self.options_of(function)
-        if missing := [o.name for o in declared if o.default is o.empty and o.name not in options]:
-            raise ZooError(f"The {self.what} '{name}' needs {' and '.join(missing)}.", f"Write {name}({missing[0]}=…).")
-        return Chosen(name, function, options)
+        return Chosen(name, function, bound(self.what, name, function, given, self.fixed))
 
     def options_of(self, function: Function) -> list[inspect.Parameter]:
         """The options of a function: its parameters after the fixed ones."""

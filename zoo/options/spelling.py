@@ -2,6 +2,7 @@
 
     vllm(url=http://127.0.0.1:8000, timeout=60)
     pass_at_k(k=8, data=world:arithmetic(rows=200))
+    ./games/rooms.py:Rooms(size=4)
 
 A value is used literally: it may contain brackets, with commas inside them. The function that takes the options defines
 their names and types: `bind` reads its signature.
@@ -22,7 +23,7 @@ from zoo.limits import EXPRESSION, SEEDS
 MOST_SEEDS = 20
 """A larger number is ambiguous: few want that many seeds, but many want the seed with that number."""
 SEEDS_HINT = "Write --seeds 3 for the first three seeds, --seeds 0,5,7 for these three, or --seeds 100, for seed 100."
-SPELLED = re.compile(r"\s*([\w.:-]+)\s*(?:\((.*)\))?\s*", re.DOTALL)
+SPELLED = re.compile(r"\s*([\w.:/~-]+)\s*(?:\((.*)\))?\s*", re.DOTALL)
 
 
 def parse(text: str, what: str = "name", example: str = "name(option=value)") -> tuple[str, dict[str, str]]:
@@ -92,6 +93,19 @@ def bind(function: Callable[..., Any], options: Mapping[str, str], what: str, fi
         except ValidationError as error:
             raise ZooError(f"The {what}, option {key} = {text}: {error.errors()[0]['msg']}.") from None
     return values
+
+
+def bound(
+    kind: str, name: str, function: Callable[..., Any], given: Mapping[str, str], fixed: int = 1
+) -> dict[str, Any]:
+    """The same for what is chosen by its name. Raises ZooError also for an option that it needs and does not get."""
+    options = bind(function, given, f"{kind} '{name}'", fixed)
+    declared = list(inspect.signature(function).parameters.values())[fixed:]
+    stars = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = [one.name for one in declared if one.default is one.empty and one.kind not in stars]
+    if missing := [key for key in needed if key not in options]:
+        raise ZooError(f"The {kind} '{name}' needs {' and '.join(missing)}.", f"Write {name}({missing[0]}=…).")
+    return options
 
 
 def seeds(text: str | int) -> list[int]:

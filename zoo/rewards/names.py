@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from zoo.contract.own_process import Failure, Target, target_of
+from zoo.contract.source_text import place_of
 from zoo.errors import PluginError, ZooError, nearest
 from zoo.judges.reward import judge_reward
 from zoo.models.names import NotFound
@@ -18,7 +19,7 @@ from zoo.rewards.functions import Function, facts_of, options_for, parameters_of
 from zoo.rewards.isolation import Isolated
 from zoo.rewards.missing import Missing, from_json
 from zoo.rewards.reward_model import RewardModel
-from zoo.rewards.spelled import options_of, place_of, steps_of, unknown
+from zoo.rewards.spelled import options_of, steps_of, unknown
 from zoo.rewards.worker import as_json
 
 

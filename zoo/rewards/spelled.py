@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import ast
 import warnings
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from zoo.contract.descriptions import source_of
+from zoo.contract.source_text import problem_of
 from zoo.errors import ZooError, nearest
 from zoo.judges.spelled import check_judge, check_options
 from zoo.models.default import NAME
 from zoo.models.names import NotFound, head_in, look_for, refuse_head
 from zoo.options.expression import Expression, Mention
-from zoo.paths import typed_path
 from zoo.rewards.functions import Function, options_for, parameters_of
 from zoo.rewards.plugin import bundled
 from zoo.runs import find_runs, is_run_name
@@ -86,53 +83,10 @@ def _model(options: Mapping[str, Any]) -> str:
     return str(options.get("model", NAME))
 
 
-# -- functions by module or file ------------------------------------------------------------------------------------
-
-
-def place_of(name: str) -> str:
-    """The full path of a file (also of `mine.py` for `mine`, if no module `mine` is installed); else the module."""
-    path = typed_path(name)
-    if not path.is_file() and name.isidentifier() and find_spec(name) is None:
-        path = Path(f"{name}.py")
-    return str(path.resolve()) if path.is_file() else name
-
-
 def _check_function(mention: Mention, expression: Expression) -> None:
     """Raises ZooError if the source of `module:function` does not exist, or clearly does not define the function."""
-    written, _, attribute = mention.name.rpartition(":")
-    place = place_of(written)
-    if written.endswith(".py") and not Path(place).is_file():
-        raise expression.error(f"There is no file {written}", mention.at, "Check the path.")
-    try:
-        file = Path(place) if Path(place).is_file() else source_of(place)
-        tree = ast.parse(file.read_bytes()) if file.suffix == ".py" else None
-    except (ImportError, ValueError, OSError, SyntaxError) as error:
-        hint = "Give module:function or ./file.py:function."
-        raise expression.error(f"'{written}' cannot be imported: {error}", mention.at, hint) from None
-    names = None if tree is None else _defined(tree)
-    if names is not None and attribute not in names:
-        raise expression.error(
-            f"{written} has no function '{attribute}'", mention.at, guess=nearest(attribute, names)
-        )  # fmt: skip
-
-
-def _defined(tree: ast.Module) -> list[str] | None:
-    """The names that a module defines at its top level; None if it may define more."""
-    if any(isinstance(node, ast.FunctionDef) and node.name == "__getattr__" for node in tree.body):
-        return None
-    names: list[str] = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
-            names.append(node.name)
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            names.append(node.id)
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            if any(alias.name == "*" for alias in node.names):
-                return None
-            names += [(alias.asname or alias.name).split(".")[0] for alias in node.names]
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("globals", "exec"):
-            return None
-    return names
+    if problem := problem_of(mention.name, "function"):
+        raise expression.error(problem.message, mention.at, problem.hint, problem.guess)
 
 
 # -- reward models -------------------------------------------------------------------------------------------------

@@ -20,9 +20,9 @@ from zoo.contract import registry
 from zoo.contract.plugin_files import import_file, is_file_name
 from zoo.errors import ZooError
 from zoo.guards import Guard, GuardSetup
-from zoo.guards.chosen import EXAMPLE, Factory, available, bound, fits
+from zoo.guards.chosen import EXAMPLE, Factory, available, fits
 from zoo.guards.watch import asked_of
-from zoo.options.spelling import parse
+from zoo.options.spelling import bound, parse
 from zoo.paths import typed_path
 from zoo.testing.steps import Failed, reloaded
 from zoo.testing.suite import Result, results_of
@@ -48,7 +48,7 @@ def find_guard(name: str) -> tuple[str, Factory] | None:
     if short not in factories:
         return None
     short, given = parse(name, "guard", EXAMPLE)
-    options = bound(short, factories[short], given)
+    options = bound("guard", short, factories[short], given)
     if not options:
         return short, factories[short]
     return short, functools.update_wrapper(functools.partial(factories[short], **options), factories[short])

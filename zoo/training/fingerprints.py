@@ -22,6 +22,7 @@ import zoo
 from zoo.cards.kept import sources_behind
 from zoo.contract import registry
 from zoo.contract.plugin_files import is_file_name
+from zoo.contract.source_text import place_of
 from zoo.data.report import each_part
 from zoo.errors import ZooError
 from zoo.judges.spelled import SELF, is_endpoint
@@ -31,7 +32,6 @@ from zoo.options.config import FREE, Resolved, TrainConfig
 from zoo.options.roles import POLICY, of_domain
 from zoo.paths import content_hash, typed_path
 from zoo.rewards.plugin import bundled
-from zoo.rewards.spelled import place_of
 from zoo.runs import Run, environment
 from zoo.training.resuming import FILE, REWARDS, UNKNOWN, WEIGHTS, mentions
 

@@ -1,15 +1,15 @@
-"""The source `sums`: sums with a right and a wrong answer each; the reward `sums`, which checks an answer; and the
-optimizer `signs` with the schedule `stairs`.
+"""The source `sums`: sums with a right and a wrong answer each; the reward `sums`, which checks an answer; the
+environment `abacus`; and the optimizer `signs` with the schedule `stairs`.
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from zoo.api import NoSuchSplit, Record, hookimpl
+from zoo.api import Environment, NoSuchSplit, Record, Turn, hookimpl
 from zoo_sums.signs import signs, stairs
 
 SIZES = {"train": (120, 0), "heldout": (24, 1)}
@@ -41,6 +41,36 @@ def right(completions: Sequence[str], records: Sequence[Record]) -> list[float |
         numbers = re.findall(r"-?\d+", text)
         scores.append(float(numbers[-1:] == [str(record["sum"])]) if "sum" in record else None)
     return scores
+
+
+class Abacus(Environment):
+    """Adds two numbers, as often as it is asked to."""
+
+    data = "sums"
+
+    def __init__(self, most: int = 3):
+        self.most, self.added = most, 0
+
+    def add(self, a: int, b: int) -> int:
+        """The sum of two numbers."""
+        self.added += 1
+        return a + b
+
+    tools = (add,)
+
+    def begin(self, record: Mapping[str, Any], seed: int) -> None:
+        self.record = dict(record)
+
+    def step(self, message: Mapping[str, Any]) -> Turn:
+        return Turn(done=True, reward=0.0) if self.added == self.most else super().step(message)
+
+    def score(self, message: Mapping[str, Any]) -> float | None:
+        return right([message["content"]], [self.record])[0]
+
+
+@hookimpl
+def environments() -> dict[str, Any]:
+    return {"abacus": Abacus}
 
 
 @hookimpl
