@@ -86,6 +86,8 @@ class Mine(Environment):
     def do_half(self): return say("\\ud800")
     def do_kill_all(self): os.kill(os.getppid(), signal.SIGKILL); time.sleep(60)
     def do_descriptors(self): return say(len(os.listdir("/proc/self/fd")))
+    def do_inherited(self):
+        return say(subprocess.check_output(["ls", "/proc/self/fd"], close_fds=False, text=True).split())
     def do_closed(self): os.closerange(1, 1000); time.sleep(60)
     def do_nothing(self): pass
     def do_dict(self): return {"messages": []}
@@ -447,6 +449,14 @@ def test_what_an_environment_started_ends_with_its_episode(environment):
     started = int(says(dying, "child"))
     fails(dying, "die")
     soon(lambda: not is_running(started))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_what_an_environment_starts_has_no_line_to_the_run(environment):
+    episode = begun(environment)
+    # The last one is the folder that is listed.
+    assert says(episode, "inherited") == "['0', '1', '2', '3']"
+    episode.close()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")

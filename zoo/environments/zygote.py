@@ -33,8 +33,8 @@ from zoo.processes import end_with_parent
 ORDER = struct.Struct("!cQ")
 """What the run sends: FORK with a descriptor, WHY or END, and the number of an episode."""
 FORK, WHY, END = b"f", b"w", b"e"
-KEPT = 4_000
-"""Bytes of what a process printed last."""
+KEPT = 20_000
+"""Bytes of what a process printed last; a deep stack has its innermost line first."""
 FAREWELL = 1.0
 """Seconds in which episodes may close when the run is gone."""
 TICK = 0.25
@@ -122,6 +122,8 @@ class Zygote:
 
     def _obey(self, order: bytes, number: int, descriptor: int = -1) -> None:
         if order == FORK:
+            # Not for what an environment starts: the line would stay open behind it.
+            os.set_inheritable(descriptor, False)
             self._fork(number, descriptor)
         elif order == WHY:
             self.control.send(json.dumps(self._why(number)).encode())
@@ -168,11 +170,13 @@ class Zygote:
 
     def _why(self, number: int) -> dict[str, Any]:
         """How a process ended, which is ended now if it has not."""
-        child = self.children[number]
+        if (child := self.children.get(number)) is None:
+            return {"status": 1, "at": 0.0, "printed": "it was never started"}
         if not child.ended(wait=0.5):
             child.kill()
             child.ended(wait=GRACE)
-        return {"status": child.status, "at": child.at, "printed": child.tail.decode(errors="replace")}
+        status = -signal.SIGKILL if child.status is None else child.status
+        return {"status": status, "at": child.at, "printed": child.tail.decode(errors="replace")}
 
     def _reap(self) -> None:
         for number, child in list(self.children.items()):
@@ -193,6 +197,7 @@ def main(descriptor: int, memory: int | None) -> None:
     """Serve the run behind `descriptor`. memory: bytes for all episodes together, None for no limit."""
     limit_memory(memory)
     faulthandler.enable()
+    os.set_inheritable(descriptor, False)
     control = Channel(socket.socket(fileno=descriptor))
     with ends_with(os.getppid()), contextlib.suppress(EOFError):
         life, reply = _load(*pickle.loads(control.receive()))
