@@ -34,8 +34,8 @@ def bodies(server):
     return [request["body"] for request in server.requests]
 
 
-def reward(server, options=""):
-    return Reward(f"http(url={server.url}/rewards{options})", {})
+def reward(server, options="", **settings):
+    return Reward(f"http(url={server.url}/rewards{options})", {}, **settings)
 
 
 def test_a_server_gets_texts_labels_and_rows_and_its_numbers_are_the_rewards(server):
@@ -98,6 +98,38 @@ def test_a_busy_server_is_asked_again(server, monkeypatch, status):
     monkeypatch.setattr("zoo.http.time.sleep", lambda seconds: None)
     server.answer = lambda body, number: (status, {}) if number < 2 else (200, [1, 2, 3])
     assert reward(server).score(TEXTS, RECORDS) == [1, 2, 3] and len(server.requests) == 3
+
+
+def test_repeated_requests_are_told_of_once_for_all_that_wait(server, monkeypatch):
+    monkeypatch.setattr("zoo.http.time.sleep", lambda seconds: None)
+    failed = dict.fromkeys(TEXTS, 0)
+
+    def busy(body, number):
+        (text,) = body["completions"]
+        failed[text] += 1
+        return (503, {"detail": "loading"}) if failed[text] <= 2 else (200, [1.0])
+
+    server.answer, said = busy, []
+    assert reward(server, ", batch=1, parallel=3", say=said.append).score(TEXTS, RECORDS) == [1.0] * 3
+    assert [line.split("loading; ")[1] for line in said] == ["attempt 2 of 9 in 1 s.", "attempt 3 of 9 in 2 s."]
+    assert all(line.startswith(f"The server at {server.url} refused POST /rewards with status 503") for line in said)
+
+
+def test_a_long_wait_for_a_server_is_told_of_more_and_more_rarely(server, monkeypatch):
+    monkeypatch.setattr("zoo.terminal.Slow.first", 0.1)
+    server.answer = lambda body, number: (
+        time.sleep(1.0 if body["completions"] == ["Hi."] else 0.0),
+        (200, [1.0]),
+    )[1]
+    said = []
+    assert reward(server, ", batch=1", say=said.append).score(TEXTS, RECORDS) == [1.0] * 3
+    lines = {f"Batches of answers scored by {server.url}: 2 of 3 after {seconds} s." for seconds in (0, 1)}
+    assert 1 <= len(said) <= 4 and set(said) <= lines
+
+
+def test_where_a_line_is_printed_is_no_option(server):
+    with pytest.raises(ZooError, match="'http' has no option say"):
+        reward(server, ", say=loudly")
 
 
 def test_a_server_that_refuses_ends_the_run_with_its_reason(server):

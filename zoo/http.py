@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import http.client
 import json
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from zoo.errors import ZooError
@@ -15,6 +16,8 @@ from zoo.limits import ANSWER, size
 
 BUSY = (429, 502, 503, 504)
 """Statuses of a server, or of a proxy in front of it, that may change after a moment."""
+TELL_EVERY = 10.0
+"""Seconds between two lines about repeated requests, unless a request fails more often than the one before."""
 
 
 class ServerError(ZooError):
@@ -31,7 +34,7 @@ class Server:
     timeout: seconds that one request may take; attempts: how often a request is made before it fails; pause: seconds
     before the second attempt, doubled each time; again: the statuses that are worth another attempt. By default, a
     request that timed out (408 here) is not repeated, because the server would work on both, and neither is a request
-    whose answer was not JSON (200).
+    whose answer was not JSON (200). say: takes a line when a request is repeated.
     """
 
     def __init__(
@@ -43,11 +46,13 @@ class Server:
         pause: float = 1.0,
         key: str | None = None,
         again: Sequence[int] = BUSY,
+        say: Callable[[str], None] | None = None,
     ):
         if not url.startswith(("http://", "https://")):
             raise ZooError(f"'{url}' is not the address of a server.", "Write it like http://127.0.0.1:8000.")
         self.url = url.rstrip("/").removesuffix("/v1")
         self.timeout, self.attempts, self.pause, self.again = timeout, attempts, pause, again
+        self.say, self._told, self._lock = say, (0, 0.0), threading.Lock()
         self.headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
 
     def get(self, path: str) -> Any:
@@ -64,8 +69,22 @@ class Server:
             except ServerError as error:
                 if attempt == self.attempts or error.status not in (0, *self.again):
                     raise
-                time.sleep(self.pause * 2 ** (attempt - 1))
+                seconds = self.pause * 2 ** (attempt - 1)
+                self._tell(error, attempt, seconds)
+                time.sleep(seconds)
         raise AssertionError("unreachable")
+
+    def _tell(self, error: ServerError, attempt: int, seconds: float) -> None:
+        """Say that a request is repeated; several requests that wait for the same thing are told of once."""
+        if self.say is None:
+            return
+        with self._lock:
+            last, when = self._told
+            now = time.monotonic()
+            if attempt <= last and now - when < TELL_EVERY:
+                return
+            self._told = (attempt, now)
+        self.say(f"{error.message.rstrip('.')}; attempt {attempt + 1} of {self.attempts} in {seconds:g} s.")
 
     def _once(self, method: str, path: str, body: bytes | None) -> Any:
         request = urllib.request.Request(self.url + path, data=body, headers=self.headers, method=method)

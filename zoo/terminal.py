@@ -13,9 +13,10 @@ import json
 import math
 import re
 import sys
+import time
 import traceback
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from itertools import accumulate
 from types import TracebackType
@@ -68,6 +69,25 @@ class Console(RichConsole):
         for segment in super().render(_plain_text(renderable) if isinstance(renderable, Text) else renderable, options):
             # Rich's own codes come as control segments, and its styles beside the text.
             yield segment if segment.control else segment._replace(text=plain(segment.text))
+
+
+class Slow:
+    """Says how far a piece of work is when it takes long: after 10, 20, 40 … seconds.
+
+    say: takes a line; what: the work, in words that fit before a colon.
+    """
+
+    first = 10.0
+
+    def __init__(self, say: Callable[[str], None], what: str):
+        self.say, self.what = say, what
+        self._began, self._next = time.monotonic(), self.first
+
+    def __call__(self, done: int, total: int) -> None:
+        seconds = time.monotonic() - self._began
+        if seconds >= self._next and done < total:
+            self._next = 2 * seconds
+            self.say(f"{self.what}: {done} of {total} after {seconds:.0f} s.")
 
 
 class JsonLines(Console):

@@ -14,7 +14,7 @@ import re
 import string
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from typing import Any
@@ -42,7 +42,7 @@ class Endpoint:
 
     spec: `URL#model`; votes: samples per question if there are no log-probabilities; parallel: requests at a time;
     timeout: seconds for one request; attempts: of a request; pause: seconds before the second attempt, doubled each
-    time; longest_thought: most tokens in a chain of thought.
+    time; longest_thought: most tokens in a chain of thought; say: takes a line when a request is repeated.
     """
 
     elsewhere = True
@@ -57,6 +57,7 @@ class Endpoint:
         attempts: int = 5,
         pause: float = 1.0,
         longest_thought: int = 256,
+        say: Callable[[str], None] | None = None,
     ):
         check_endpoint(spec)
         url, _, self.model = spec.partition("#")
@@ -67,8 +68,9 @@ class Endpoint:
         key = next((os.environ[name] for name in KEYS if os.environ.get(name)), None)
         self.base = parts.path.rstrip("/")
         self.server = Server(
-            f"{parts.scheme}://{parts.netloc}", timeout=timeout, attempts=attempts, pause=pause, key=key, again=AGAIN
-        )
+            f"{parts.scheme}://{parts.netloc}", timeout=timeout, attempts=attempts, pause=pause, key=key, again=AGAIN,
+            say=say,
+        )  # fmt: skip
         self.votes, self.parallel, self.longest_thought = votes, parallel, longest_thought
         self.gives_logps = True
         self._failed = 0

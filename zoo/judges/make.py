@@ -64,7 +64,7 @@ def make_judge(
     texts = load_wording(wording)
     respondent: Respondent
     if is_endpoint(spec):
-        respondent = Endpoint(spec, votes=votes, parallel=parallel, longest_thought=longest_thought)
+        respondent = Endpoint(spec, votes=votes, parallel=parallel, longest_thought=longest_thought, say=say)
     elif spec == SELF:
         if policy_model is None or template is None:
             raise ZooError(

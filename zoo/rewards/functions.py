@@ -13,6 +13,8 @@ Function = Callable[..., Sequence[Any]]
 Marked = TypeVar("Marked", bound=Callable[..., Any])
 FACTS = ("ended", "tokens")
 """What a function may take by name besides the answers and their records: one value for each answer."""
+Say = Callable[[str], None]
+"""The annotation of a parameter by which a function in the run's own process gets the run's way to print a line."""
 NUMBERS = ("int", "float", "int | None", "float | None")
 YES, NO = ("yes", "true", "on"), ("no", "false", "off")
 
@@ -71,7 +73,8 @@ def options_for(
             f"'{mention.name}' takes {len(plain)} arguments", mention.at,
             "A reward is called with the answers and their records: def reward(completions, records).",
         )  # fmt: skip
-    accepted = {parameter.name: parameter for parameter in plain[2:] if parameter.name not in FACTS}
+    options_of = [parameter for parameter in plain[2:] if parameter.annotation != "Say"]
+    accepted = {parameter.name: parameter for parameter in options_of if parameter.name not in FACTS}
     settings = dict(mention.options)
     for name in settings:
         if name not in accepted and not takes_any:

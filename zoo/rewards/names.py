@@ -28,9 +28,11 @@ class Here:
 
     miscounted = ""
 
-    def __init__(self, function: Any, options: Mapping[str, Any], name: str):
-        self.function, self.options, self.name = function, dict(options), name
+    def __init__(self, function: Any, options: Mapping[str, Any], name: str, say: Callable[[str], None]):
+        self.function, self.name = function, name
         self.parameters = parameters_of(function)
+        tells = [parameter.name for parameter in self.parameters if parameter.annotation == "Say"]
+        self.options = {**options, **dict.fromkeys(tells, say)}
 
     def __call__(
         self, completions: Sequence[str], records: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]
@@ -79,20 +81,20 @@ class Names:
         if mention.name in self.named:
             return self._function(mention, self.named[mention.name])
         if mention.name == "judge":
-            return Here(self._judge(mention), {}, mention.label)
+            return Here(self._judge(mention), {}, mention.label, self.say)
         if ":" in mention.name:
             place, _, attribute = mention.name.rpartition(":")
             if place.split(".")[0] == "zoo" and callable(function := getattr(import_module(place), attribute, None)):
                 return self._function(mention, function)
             return self._isolated(mention, Target(place_of(place), attribute))
-        return Here(self._model(mention), {}, mention.label)
+        return Here(self._model(mention), {}, mention.label, self.say)
 
     # -- functions -----------------------------------------------------------------------------------------------
 
     def _function(self, mention: Mention, function: Function) -> Part:
         options = options_of(mention, function, self.expression, self.defaults, self.say)
         if runs_in_process(function):
-            return Here(function, options, mention.label)
+            return Here(function, options, mention.label, self.say)
         hint = (
             "It holds something that cannot be copied (an open file, a lock, a model). Create that inside the "
             "function; or set function.in_process = True, if it can neither hang nor end the run."

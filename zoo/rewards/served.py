@@ -8,15 +8,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Any
 from urllib.parse import urlsplit
 
 from zoo.errors import TrainingStopped, ZooError
 from zoo.http import BUSY, Server, ServerError
-from zoo.rewards.functions import in_process
+from zoo.rewards.functions import Say, in_process
 from zoo.rewards.missing import Missing
 from zoo.rewards.references import reference_of
+from zoo.terminal import Slow
 
 KEY = "ZOO_REWARD_KEY"
 AGAIN = (200, 408, 500, *BUSY)
@@ -26,7 +27,7 @@ AGAIN = (200, 408, 500, *BUSY)
 @in_process
 def http(
     completions: Sequence[str], records: Sequence[Mapping[str, Any]], url: str, batch: int = 32, parallel: int = 4,
-    timeout: float = 60.0, attempts: int = 9, field: str = "",
+    timeout: float = 60.0, attempts: int = 9, field: str = "", say: Say = lambda line: None,
 ) -> list[float | None | Missing]:  # fmt: skip
     """What the server at `url` gives for each answer; None where it gives null.
 
@@ -37,7 +38,7 @@ def http(
 
     Raises TrainingStopped for a server that refuses, or that is gone in all attempts.
     """
-    server, path = _server(url, timeout, attempts)
+    server, path = _server(url, timeout, attempts, say)
     for name, value in (("batch", batch), ("parallel", parallel)):
         if value < 1:
             raise ZooError(f"{name} must be at least 1")
@@ -48,14 +49,20 @@ def http(
 
     pool = ThreadPoolExecutor(parallel)
     try:
-        return [value for values in pool.map(rewards, parts) for value in values]
+        asked = [pool.submit(rewards, part) for part in parts]
+        tell = Slow(say, f"Batches of answers scored by {server.url}")
+        while (waiting := wait(asked, tell.first, FIRST_EXCEPTION)).not_done:
+            for answered in waiting.done:
+                answered.result()
+            tell(len(waiting.done), len(asked))
+        return [value for answered in asked for value in answered.result()]
     except ServerError as error:
         raise TrainingStopped(error.message, f"{error.hint} Then `zoo resume` goes on.".strip()) from None
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _server(url: str, timeout: float, attempts: int) -> tuple[Server, str]:
+def _server(url: str, timeout: float, attempts: int, say: Say) -> tuple[Server, str]:
     """The server, and the path and query to ask. Raises ZooError for an address that cannot be used."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -65,8 +72,9 @@ def _server(url: str, timeout: float, attempts: int) -> tuple[Server, str]:
     if not (timeout > 0 and attempts >= 1):
         raise ZooError("timeout must be above 0, and attempts at least 1")
     server = Server(
-        f"{parts.scheme}://{parts.netloc}", timeout=timeout, attempts=attempts, key=os.environ.get(KEY), again=AGAIN
-    )
+        f"{parts.scheme}://{parts.netloc}", timeout=timeout, attempts=attempts, key=os.environ.get(KEY), again=AGAIN,
+        say=say,
+    )  # fmt: skip
     return server, f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}"
 
 
