@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from zoo.errors import ZooError
 from zoo.http import BUSY, Server, ServerError
-from zoo.judges.judge import Response
+from zoo.judges.judge import CUT, Response
 from zoo.judges.spelled import KEYS, check_endpoint
 from zoo.judges.wording import Question
 
@@ -127,7 +127,10 @@ class Endpoint:
     def _ask(self, question: Question, thinking: bool) -> Response:
         messages = [{"role": "user", "content": question.text(thinking)}]
         if thinking:
-            thoughts = self._said(messages, self.longest_thought)["message"]["content"].strip()
+            written = self._said(messages, self.longest_thought, temperature=question.temperature)
+            thoughts = written["message"]["content"].strip()
+            if question.free:
+                return Response((), thoughts, CUT if written.get("finish_reason") == "length" else "")
             question = replace(question, thoughts=thoughts)
             messages += [
                 {"role": "assistant", "content": thoughts},
@@ -212,9 +215,10 @@ def read_choice(text: str, choices: Sequence[str]) -> int | None:
     if _bare(text) in names:
         return names.index(_bare(text))
     words = "|".join(sorted(map(re.escape, names), key=len, reverse=True))
-    # A letter within a sentence may be an article, so only a letter in brackets counts. A number counts anywhere except
-    # within another number, or after a slash, as in 7/10.
-    pattern = rf"(?<![\w./])({words})(?!\w|\.\w)" if all(name.isdigit() for name in names) else rf"\(({words})\)"
+    # A letter within a sentence may be an article, so only a letter in brackets counts. A number or a word counts
+    # anywhere except within another one, or after a slash, as in 7/10.
+    plain = all(name.isdigit() or len(name) > 1 for name in names)
+    pattern = rf"(?<![\w./])({words})(?!\w|\.\w)" if plain else rf"\(({words})\)"
     matches = set(re.findall(pattern, text))
     return names.index(matches.pop()) if len(matches) == 1 else None
 

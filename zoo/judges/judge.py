@@ -7,37 +7,51 @@ and then chooses with its reasoning in the context.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from zoo.errors import ZooError
+from zoo.judges.asking import Asking
 from zoo.judges.cache import JudgementCache
 from zoo.judges.constitution import Principle
-from zoo.judges.verdicts import Tally, Verdict, expected_grade
-from zoo.judges.wording import Question, Wording, as_text, load_wording
+from zoo.judges.verdicts import Tally, Verdict, distribution, expected_grade
+from zoo.judges.wording import COUNTS, Question, Wording, as_text, load_wording
 from zoo.processes import agreed, gathered, leads, my_place
 
 Clamp = tuple[float, float]
+CUT = "the judge's text was cut before its end"
+"""What was cut may be a quotation of the answer, which could speak for itself."""
 
 
 @dataclass(frozen=True)
 class Response:
     """A respondent's answer to a question: log-probabilities of the choices (not normalised), or why there are none.
 
-    thoughts: its reasoning, if it was asked to reason.
+    thoughts: its reasoning, if it was asked to reason; of a free response all that it wrote.
     """
 
     logps: tuple[float, ...] = ()
     thoughts: str | None = None
     problem: str = ""
+
+
+class Mark(NamedTuple):
+    """What a judge thinks of an answer. value: a grade or a probability, NaN if there is none; problem: why not."""
+
+    value: float
+    problem: str = ""
+
+    @staticmethod
+    def of(votes: Sequence[Mark]) -> Mark:
+        """The mean of those votes that could be read."""
+        values = [vote.value for vote in votes if not vote.problem]
+        return Mark(sum(values) / len(values)) if values else votes[0]
 
 
 class Respondent(Protocol):
@@ -51,7 +65,8 @@ class Respondent(Protocol):
     def respond(self, questions: Sequence[Question], thinking: bool) -> Iterator[tuple[int, Response]]:
         """(index of the question, response) in any order, each as soon as it arrives.
 
-        Raises ZooError if no further question can be answered.
+        The questions of a call have one temperature, and all are free or none is. Raises ZooError if no further
+        question can be answered.
         """
 
 
@@ -104,20 +119,32 @@ class Judge:
 
     def rate(self, prompts: Sequence[Any], answers: Sequence[str], *, chain_of_thought: bool = False) -> Tensor:
         """The expected grade of each answer from 1 to 10, float32 [B]; NaN if there is none."""
-        task = self.wording.tasks["rating"]
-        questions = [
-            task.ask(prompt=as_text(prompt), answer=as_text(answer))
-            for prompt, answer in zip(prompts, answers, strict=True)
+        parts = [{"prompt": prompt, "answer": answer} for prompt, answer in zip(prompts, answers, strict=True)]
+        marks = self.mark("rating", parts, Asking(chain_of_thought))
+        return torch.tensor([mark.value for mark in marks], dtype=torch.float32, device=self.device)
+
+    def mark(self, task: str, parts: Sequence[Mapping[str, Any]], asking: Asking) -> list[Mark]:
+        """One mark for each answer: its expected grade in the task "rating", in others the probability of a yes.
+
+        parts: what the question of each holds, such as prompt and answer.
+        """
+        texts = self.wording.tasks[task]
+        questions = [texts.ask(**{name: as_text(value) for name, value in part.items()}) for part in parts]
+        temperature, free = (asking.temperature if asking.votes > 1 else 0.0), bool(asking.pattern)
+        asked = [
+            replace(question, temperature=temperature, sample=k, free=free)
+            for question in questions
+            for k in range(asking.votes)
         ]
-        grades = []
-        for response in self._ask(questions, chain_of_thought):
-            grade = math.nan if response.problem else expected_grade(response.logps)
-            if response.problem:
-                self.statistics.unusable[response.problem] += 1
-            else:
-                self.statistics.add_grade(grade)
-            grades.append(grade)
-        return torch.tensor(grades, dtype=torch.float32, device=self.device)
+        responses = iter(self._ask(asked, asking.thinking))
+        marks = [Mark.of([_mark(next(responses), task, texts.choices, asking) for _ in range(asking.votes)])
+                 for _ in questions]  # fmt: skip
+        for mark in marks:
+            if mark.problem:
+                self.statistics.unusable[mark.problem] += 1
+            elif task in COUNTS:
+                self.statistics.add_grade(mark.value)
+        return marks
 
     def compare(
         self,
@@ -155,7 +182,7 @@ class Judge:
 
     def _ask(self, questions: Sequence[Question], thinking: bool) -> list[Response]:
         """The responses; each different question is asked once, and the processes of a run divide the questions."""
-        keys = [_key(question, thinking) for question in questions]
+        keys = [question.key(thinking) for question in questions]
         wanted = dict(zip(keys, questions, strict=True))
         responses = (
             {}
@@ -211,6 +238,12 @@ def _verdict(first: Response, second: Response, clamp: Clamp | None) -> Verdict:
     return Verdict.of(first.logps, second.logps, clamp, thoughts)
 
 
-def _key(question: Question, thinking: bool) -> bytes:
-    parts = [question.text(thinking), question.task.decide, question.task.lead, question.task.choices, thinking]
-    return hashlib.sha256(json.dumps(parts).encode()).digest()
+def _mark(response: Response, task: str, choices: Sequence[str], asking: Asking) -> Mark:
+    """The mark that one response gives."""
+    if response.problem:
+        return Mark(math.nan, response.problem)
+    if not asking.pattern:
+        return Mark(expected_grade(response.logps) if task in COUNTS else distribution(response.logps)[0])
+    text = response.thoughts or ""
+    value = asking.grade(text) if task in COUNTS else asking.yes(text, choices)
+    return Mark(math.nan, "no verdict in the judge's text") if value is None else Mark(value)

@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from zoo.data.encoding.template import ChatTemplate
 from zoo.data.row_errors import RowError
-from zoo.judges.judge import Response
+from zoo.judges.judge import CUT, Response
 from zoo.judges.wording import Question
 from zoo.libraries.adapters import frozen_parameters
 from zoo.libraries.architecture import evaluating, longest_text
@@ -86,13 +87,16 @@ class LocalModel:
             except RowError as error:
                 problems[number] = Response(problem=_reason(error))
         yield from problems.items()
-        thoughts = self._thoughts(asked) if thinking else {}
+        written = self._written(asked, questions) if thinking else {}
+        thoughts = {number: text for number, (text, _) in written.items()}
         answers: dict[int, tuple[list[Answer], Ways]] = {}
         for number, ids in asked.items():
-            question = questions[number]
-            opening = Question(question.body, question.task, thoughts.get(number)).opening
+            question = replace(questions[number], thoughts=thoughts.get(number))
+            if question.free:
+                yield number, Response((), thoughts[number], CUT if written[number][1] else "")
+                continue
             ways = self._ways(question.task.choices)
-            prompt = ids + self.template.tokens.continuation(opening)
+            prompt = ids + self.template.tokens.continuation(question.opening)
             answers[number] = ([Answer.of(prompt, way) for _, way in ways], ways)
         for number, logps in self._scored(answers):
             yield number, Response(tuple(logps), thoughts.get(number))
@@ -108,17 +112,22 @@ class LocalModel:
             raise RowError("E_LONG", "prompt", "longer than the judge's context")
         return ids
 
-    def _thoughts(self, asked: dict[int, list[int]]) -> dict[int, str]:
-        """The greedy reasoning before each choice, as text."""
+    def _written(self, asked: dict[int, list[int]], questions: Sequence[Question]) -> dict[int, tuple[str, bool]]:
+        """What the model writes about each question, as text, and whether it was cut.
+
+        It depends on the question alone, and not on those that are asked with it: each has a seed of its own.
+        """
         tokenizer = self.template.tokenizer
         engine = InProcessEngine(
             self.model, eos_ids=self.template.eos_ids, pad_id=tokenizer.pad_token_id, tokenizer=tokenizer
         )
         with self.borrow(), autocast(self.precision, self._device):
-            sampling = Sampling(max_new_tokens=self.longest_thought, temperature=0.0)
-            answers = engine.generate([torch.tensor(ids) for ids in asked.values()], 1, sampling)
+            temperature = max((questions[number].temperature for number in asked), default=0.0)
+            sampling = Sampling(max_new_tokens=self.longest_thought, temperature=temperature)
+            drawn = [int.from_bytes(questions[number].key(True)[:8], "big") >> 1 for number in asked]
+            answers = engine.generate([torch.tensor(ids) for ids in asked.values()], 1, sampling, drawn=drawn)
         texts = [tokenizer.decode(answer.completion, skip_special_tokens=True).strip() for answer in answers]
-        return dict(zip(asked, texts, strict=True))
+        return {number: (text, answer.cut) for number, text, answer in zip(asked, texts, answers, strict=True)}
 
     def _ways(self, choices: Sequence[str]) -> Ways:
         """The spellings of each choice, with and without a blank before it; equal spellings once."""

@@ -19,10 +19,14 @@ PLACES = {
     "preference": {"prompt", "first", "second"},
     "principle": {"prompt", "first", "second", "principle"},
     "rating": {"prompt", "answer"},
+    "correct": {"prompt", "answer"},
+    "matches": {"prompt", "answer", "reference"},
+    "criterion": {"prompt", "answer", "criterion"},
 }
 """The tasks, and the placeholders that the question of each must hold."""
 TEXTS = ("question", "decide", "think", "lead")
-COUNTS = {"preference": 2, "principle": 2, "rating": 10}
+COUNTS = {"rating": 10}
+"""How many choices a task has, if not two."""
 PLACE = re.compile(r"\{(\w+)\}")
 
 
@@ -43,15 +47,30 @@ class Task:
 
 @dataclass(frozen=True)
 class Question:
-    """One question to a judge. body: the filled-in question; thoughts: the judge's reasoning so far."""
+    """One question to a judge.
+
+    body: the filled-in question; thoughts: the judge's reasoning so far; temperature: of its reasoning, 0 for the
+    likeliest one; sample: the number of this reasoning, if the question is asked several times; free: what it writes is
+    its whole response, and it chooses nothing.
+    """
 
     body: str
     task: Task
     thoughts: str | None = None
+    temperature: float = 0.0
+    sample: int = 0
+    free: bool = False
 
     def text(self, thinking: bool) -> str:
         """The user turn, which asks to decide at once or to reason first."""
         return f"{self.body}\n\n{self.task.think if thinking else self.task.decide}"
+
+    def key(self, thinking: bool) -> bytes:
+        """A hash of all that a response to the question depends on, except the respondent."""
+        parts: list[Any] = [self.text(thinking), self.task.decide, self.task.lead, self.task.choices, thinking]
+        if self.temperature or self.free:
+            parts += [self.temperature, self.sample, self.free]
+        return hashlib.sha256(json.dumps(parts).encode()).digest()
 
     @property
     def opening(self) -> str:
@@ -92,8 +111,11 @@ def _lay_over(content: dict[str, Any], overrides: dict[str, Any], path: str | Pa
 
 def _check(where: str, task: str, key: str, value: Any) -> None:
     if key == "choices":
-        if not isinstance(value, list) or len(set(map(str, value))) != COUNTS[task] or len(value) != COUNTS[task]:
-            raise ZooError(f"{where} must be a list of {COUNTS[task]} different texts, the first for the first answer.")
+        count = COUNTS.get(task, 2)
+        if not isinstance(value, list) or len(set(map(str, value))) != count or len(value) != count:
+            first = "the first answer" if "first" in PLACES[task] else "yes"
+            order = f"from 1 to {count}" if task in COUNTS else f"the first for {first}"
+            raise ZooError(f"{where} must be a list of {count} different texts, {order}.")
         if not all(isinstance(choice, str) and choice.strip() for choice in value):
             raise ZooError(f"{where} must be texts.", 'Put numbers in quotes: ["1", "2"].')
         return

@@ -108,20 +108,26 @@ class InProcessEngine:
         n: int = 1,
         sampling: Sampling | None = None,
         generator: torch.Generator | None = None,
+        drawn: Sequence[int] | None = None,
     ) -> list[Answer]:
-        """See `Engine.generate`. Raises ZooError when a prompt is empty or too long for the model."""
+        """See `Engine.generate`. drawn: the seed of each answer, in place of those from the generator.
+
+        Raises ZooError when a prompt is empty or too long for the model.
+        """
         sampling = sampling or Sampling()
         prompts = [prompt.cpu() for prompt in prompts]
-        check_request(prompts, n, sampling, generator, longest_text(self.model))
+        check_request(prompts, n, sampling, generator if drawn is None else drawn, longest_text(self.model))
         if not prompts:
             return []
         count = n * len(prompts)
+        if drawn is None:
+            drawn = [0] * count if generator is None else seeds(count, generator)
         decoding = Decoding(
             Forward(self.model),
             prompts,
             n,
             sampling,
-            [0] * count if generator is None else seeds(count, generator),
+            list(drawn),
             eos_ids=self.eos_ids,
             pad_id=self.pad_id,
             stopped=StopStrings(sampling.stop, self.tokenizer),
@@ -145,12 +151,16 @@ def local(setup: EngineSetup, *, max_batch: int = 64) -> InProcessEngine:
 
 
 def check_request(
-    prompts: Sequence[Tensor], n: int, sampling: Sampling, generator: torch.Generator | None, limit: int | None
-) -> None:
-    """Raises ZooError for requests that no engine can answer: empty prompts, or answers that could exceed `limit`."""
+    prompts: Sequence[Tensor], n: int, sampling: Sampling, source: torch.Generator | Sequence[int] | None,
+    limit: int | None,
+) -> None:  # fmt: skip
+    """Raises ZooError for requests that no engine can answer: empty prompts, or answers that could exceed `limit`.
+
+    source: of the random numbers.
+    """
     if n < 1:
         raise ZooError(f"n = {n} answers per prompt are not possible.", "Set n to at least 1.")
-    if generator is None and not sampling.greedy:
+    if source is None and not sampling.greedy:
         raise ValueError("Sampling draws from the run's generator: pass one, or set temperature to 0.")
     max_new_tokens = sampling.max_new_tokens
     for number, prompt in enumerate(prompts, start=1):
