@@ -30,6 +30,7 @@ from zoo.recipes.load import load_recipe
 from zoo.recipes.single import find_stage
 from zoo.recipes.structure import unknown_stage
 from zoo.rewards.functions import options_for, parameters_of
+from zoo.rewards.judge_options import JUDGED, judged_options
 from zoo.rewards.plugin import bundled
 from zoo.testing.declared import find_check
 from zoo.testing.guards import find_guard
@@ -96,8 +97,8 @@ def check_reward(text):
     for mention in expression.mentions:
         if mention.name in named:
             options_for(mention, parameters_of(named[mention.name]), expression, {})
-        elif mention.name == "judge":
-            check_model(str(dict(mention.options)["model"]))
+        elif mention.name in JUDGED:
+            check_model(judged_options(mention, expression).model)
         elif ":" not in mention.name:
             check_model(mention.name)
 

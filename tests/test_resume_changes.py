@@ -191,6 +191,19 @@ def test_weights_that_are_exchanged_under_their_path_are_refused(begin, tiny_fol
     assert zoo.resume(run.path, quiet=True).is_complete
 
 
+def test_a_rubric_that_was_changed_is_refused(begin, tiny_folder, tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("criteria:\n  - The answer is short.\n")
+    rows = write_rows(tmp_path / "prompts.jsonl", [{"prompt": word} for word in ("red", "blue", "one", "two")])
+    run = begin(
+        "grpo", name="rubric", reward=f"rubric(criteria={file}, model={tiny_folder})", data=rows, batch_size=2,
+        answers_per_prompt=2, max_new_tokens=2, eval_fraction=0.0,
+    )  # fmt: skip
+    file.write_text("criteria:\n  - The answer is long.\n")
+    error = refused(run)
+    assert "reward (mine.yaml) was" in error.message and error.hint.endswith("--allow-change reward")
+
+
 @pytest.mark.parametrize("file", ["config.json", "generation_config.json"])
 def test_a_changed_file_of_a_model_is_refused_by_its_name(begin, tiny_folder, tmp_path, file):
     folder = tmp_path / "start"

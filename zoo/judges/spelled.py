@@ -1,18 +1,14 @@
-"""Checks `--judge` and `judge(…)` before any model is loaded."""
+"""Checks `--judge` before any model is loaded."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
 from urllib.parse import urlsplit
 
-from zoo.errors import ZooError, nearest
+from zoo.errors import ZooError
 from zoo.models.names import head_in, look_for, refuse_head
 
 SELF = "self"
 KEYS = ("ZOO_JUDGE_KEY", "OPENAI_API_KEY")
-OPTIONS = ("model", "wording", "chain_of_thought")
-SWITCH = {"true": True, "false": False, "1": True, "0": False}
 
 
 def is_endpoint(spec: str) -> bool:
@@ -42,16 +38,3 @@ def check_judge(spec: str, out: str) -> str:
     if location.source.folder is not None:
         refuse_head(location.source.name, head_in(location.source.folder), "lm")
     return location.note or str(location.source.folder)
-
-
-def check_options(options: Mapping[str, Any]) -> bool:
-    """Whether the judge of a reward reasons first. Raises ZooError for unknown options."""
-    for name in options:
-        if name not in OPTIONS:
-            raise ZooError(
-                f"a judge has no option {name}.{nearest(name, OPTIONS)}", f"It takes {', '.join(OPTIONS)}."
-            )  # fmt: skip
-    switch = str(options.get("chain_of_thought", "false")).lower()
-    if switch not in SWITCH:
-        raise ZooError("chain_of_thought must be true or false.")
-    return SWITCH[switch]

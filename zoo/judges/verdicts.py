@@ -10,11 +10,12 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+Grade = TypeVar("Grade", float, Tensor)
 TIE = 0.01
 """A pair whose probability is this close to a half counts as a tie."""
 BINS = 10
@@ -30,9 +31,9 @@ def expected_grade(logps: Sequence[float]) -> float:
     return sum(grade * p for grade, p in enumerate(distribution(logps), start=1))
 
 
-def as_reward(grades: Tensor) -> Tensor:
-    """Grades of 1 to 10 as rewards of −1 to 1. The paper scales too, but does not say how."""
-    return 2 * (grades - 1) / 9 - 1
+def as_reward(grade: Grade, low: float = 1.0, high: float = 10.0) -> Grade:
+    """Grades from `low` to `high` as rewards of −1 to 1. The paper scales too, but does not say how."""
+    return 2 * (grade - low) / (high - low) - 1
 
 
 def entropy(p: float) -> float:

@@ -29,6 +29,7 @@ from zoo.recipes.keys import DATA
 from zoo.recipes.produced import named_nearest, produced
 from zoo.recipes.schema import REFERENCE, Recipe, Stage, Variant, canonical, references
 from zoo.recipes.structure import metrics_of, written_at
+from zoo.rewards.judge_options import JUDGED
 from zoo.runs import is_run_name
 from zoo.training.outlook import evaluations
 
@@ -192,7 +193,7 @@ class _Check:
         for name in references(text):
             if self.heads.get(name) == "lm":
                 self._refuse(stage, key, message=f"stage {name} makes a language model, not a reward model.")
-        reward_names = ["judge", *self.rewards]
+        reward_names = [*JUDGED, *self.rewards]
         try:
             expression = Expression(REFERENCE.sub("runs/stage", str(text)))
         except ZooError as error:

@@ -75,6 +75,14 @@ def options_for(
         )  # fmt: skip
     options_of = [parameter for parameter in plain[2:] if parameter.annotation != "Say"]
     accepted = {parameter.name: parameter for parameter in options_of if parameter.name not in FACTS}
+    return typed_options(mention, accepted, expression, defaults, takes_any)
+
+
+def typed_options(
+    mention: Mention, accepted: Mapping[str, Parameter], expression: Expression, defaults: Mapping[str, Any],
+    takes_any: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """The options of a mention in the types of these parameters; takes_any: others too. Raises ZooError."""
     settings = dict(mention.options)
     for name in settings:
         if name not in accepted and not takes_any:

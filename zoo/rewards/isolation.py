@@ -30,6 +30,8 @@ class Isolated:
     answers, else "".
     """
 
+    details: Mapping[str, list[float | None]] = {}
+
     def __init__(self, name: str, target: Target, timeout: float, say: Callable[[str], None] = print):
         self.name, self.target, self.timeout, self.say = name, target, timeout, say
         self.options: dict[str, Any] = {}

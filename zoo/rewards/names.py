@@ -11,12 +11,13 @@ import torch
 from zoo.contract.own_process import Failure, Target, target_of
 from zoo.contract.source_text import place_of
 from zoo.errors import PluginError, ZooError, nearest
-from zoo.judges.reward import judge_reward
 from zoo.models.names import NotFound
 from zoo.models.start import resolve_start
 from zoo.options.expression import Expression, Mention
 from zoo.rewards.functions import Function, facts_of, options_for, parameters_of, runs_in_process
 from zoo.rewards.isolation import Isolated
+from zoo.rewards.judge_options import JUDGED, judged_options
+from zoo.rewards.judged import JudgeReward, RubricReward, judged_reward
 from zoo.rewards.missing import Missing, from_json
 from zoo.rewards.reward_model import RewardModel
 from zoo.rewards.spelled import options_of, steps_of, unknown
@@ -46,6 +47,11 @@ class Here:
         if len(values) != len(completions):
             raise PluginError(f"The reward '{self.name}' gave {len(values)} values for {len(completions)} answers.")
         return [from_json(value) for value in values]
+
+    @property
+    def details(self) -> Mapping[str, list[float | None]]:
+        """What the value of each answer of the last batch consists of, by name."""
+        return getattr(self.function, "details", {})
 
     def close(self) -> None:
         """Nothing to close."""
@@ -80,8 +86,8 @@ class Names:
     def find(self, mention: Mention) -> Part:
         if mention.name in self.named:
             return self._function(mention, self.named[mention.name])
-        if mention.name == "judge":
-            return Here(self._judge(mention), {}, mention.label, self.say)
+        if mention.name in JUDGED:
+            return Here(self._judged(mention), {}, mention.label, self.say)
         if ":" in mention.name:
             place, _, attribute = mention.name.rpartition(":")
             if place.split(".")[0] == "zoo" and callable(function := getattr(import_module(place), attribute, None)):
@@ -127,10 +133,12 @@ class Names:
 
     # -- models --------------------------------------------------------------------------------------------------
 
-    def _judge(self, mention: Mention) -> Any:
+    def _judged(self, mention: Mention) -> JudgeReward | RubricReward:
+        options = judged_options(mention, self.expression)
         settings = {"precision": self.precision, "device": self.device, "out": self.out, "say": self.say}
         try:
-            return judge_reward(dict(mention.options), **settings)
+            options.check(self.out)
+            return judged_reward(options, **settings)
         except ZooError as error:
             raise self.expression.error(error.message.rstrip("."), mention.at, error.hint) from None
 

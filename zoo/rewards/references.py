@@ -17,15 +17,20 @@ BARE_BOX = re.compile(r"\\(?:boxed|fbox)\s+([-+]?\d+(?:[.,/]\d+)*)")
 
 def reference_of(record: Mapping[str, Any], field: str = "") -> Any:
     """The reference answer of a record, or the reason why it has none. field: its column, if not one of FIELDS."""
-    for name in [field] if field else FIELDS:
+    return value_of(record, [field] if field else FIELDS, "reference answer")
+
+
+def value_of(record: Mapping[str, Any], names: Sequence[str], what: str) -> Any:
+    """The first value that a record has under one of these names, or the reason why it has none. what: it is."""
+    for name in names:
         value: Any = record
         for part in name.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
         if value is not None and value != "" and value != []:
             return value
     columns = ", ".join(sorted(set(record) - {"row"})) or "nothing"
-    where = f"no column {field}" if field else f"none of the columns {', '.join(FIELDS)}"
-    return Missing(f"no reference answer: {where} (the row has {columns})")
+    where = f"no column {names[0]}" if len(names) == 1 else f"none of the columns {', '.join(names)}"
+    return Missing(f"no {what}: {where} (the row has {columns})")
 
 
 def references_of(record: Mapping[str, Any], field: str = "") -> list[str] | Missing:

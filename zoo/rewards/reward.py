@@ -28,7 +28,8 @@ from zoo.secrets import scrubbed
 
 @dataclass
 class Scored:
-    """The rewards of B answers. values: B numbers or None; parts: the same for each reward of the expression.
+    """The rewards of B answers. values: B numbers or None; parts: the same for each reward of the expression, and for
+    each criterion of a rubric.
 
     disagreement: with two reward models or more, the variance of their rewards for each answer; else empty. failures:
     why rewards are missing, each reason with its number of answers.
@@ -98,11 +99,15 @@ class Reward:
         """The same, with the values of each part and the reasons for missing rewards."""
         facts = {"ended": ended, "tokens": tokens}
         columns: dict[Mention, list[float | None]] = {}
+        details: dict[str, list[float | None]] = {}
         failures: Counter[str] = Counter()
         for mention, part in self.functions.items():
             values = part(completions, records, facts)
             self._watch(mention, values, part.miscounted)
             columns[mention] = [None if isinstance(value, Missing) else value for value in values]
+            alone = [other.name for other in self.functions].count(mention.name) == 1
+            name = mention.name if alone else mention.label
+            details |= {f"{name}/{detail}": column for detail, column in part.details.items()}
             reasons = [value or "gave none" for value in values if value is None or isinstance(value, Missing)]
             failures.update(scrubbed(f"{mention.label}: {reason}") for reason in reasons)
         rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
@@ -111,9 +116,8 @@ class Reward:
         failures.update(["the sum is not a finite number"] * sum(overflowed))
         models = [columns[mention] for mention, part in self.functions.items() if _is_model(part)]
         spread = [_spread(row) for row in zip(*models, strict=True)] if len(models) > 1 else []
-        return Scored(
-            totals, {mention.label: column for mention, column in columns.items()}, spread, dict(failures.most_common())
-        )
+        parts = {mention.label: column for mention, column in columns.items()} | details
+        return Scored(totals, parts, spread, dict(failures.most_common()))
 
     def close(self) -> None:
         """End the processes of rewards. They end with this process in any case."""

@@ -9,11 +9,10 @@ from typing import Any
 
 from zoo.contract.source_text import problem_of
 from zoo.errors import ZooError, nearest
-from zoo.judges.spelled import check_judge, check_options
-from zoo.models.default import NAME
 from zoo.models.names import NotFound, head_in, look_for, refuse_head
 from zoo.options.expression import Expression, Mention
 from zoo.rewards.functions import Function, options_for, parameters_of
+from zoo.rewards.judge_options import JUDGED, judged_options
 from zoo.rewards.plugin import bundled
 from zoo.runs import find_runs, is_run_name
 
@@ -40,9 +39,9 @@ def _check(
 ) -> None:  # fmt: skip
     if mention.name in named:
         options_of(mention, named[mention.name], expression, defaults, say)
-    elif mention.name == "judge":
-        options = dict(mention.options)
-        with_place(expression, mention, lambda: (check_options(options), check_judge(_model(options), out)))
+    elif mention.name in JUDGED:
+        options = judged_options(mention, expression)
+        with_place(expression, mention, lambda: options.check(out))
     elif ":" in mention.name:
         _check_function(mention, expression)
     else:
@@ -79,10 +78,6 @@ def options_of(
     return options
 
 
-def _model(options: Mapping[str, Any]) -> str:
-    return str(options.get("model", NAME))
-
-
 def _check_function(mention: Mention, expression: Expression) -> None:
     """Raises ZooError if the source of `module:function` does not exist, or clearly does not define the function."""
     if problem := problem_of(mention.name, "function"):
@@ -115,7 +110,7 @@ def _check_model(mention: Mention, expression: Expression, out: str, named: Mapp
 def unknown(mention: Mention, expression: Expression, out: str, named: Mapping[str, Function]) -> ZooError:
     """The error for an unknown name, with the nearest names."""
     runs = [run.name for run in find_runs(out)]
-    rewards = ["judge", *named]
+    rewards = [*JUDGED, *named]
     paths = [str(Path(out) / run) for run in runs]
     hint = f"Rewards: {', '.join(rewards)}; runs in {out}/: {', '.join(runs) or 'none'}; module:function."
     if "-" in mention.name or "/" in mention.name:

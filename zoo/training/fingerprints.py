@@ -31,6 +31,7 @@ from zoo.models.names import Source, look_for, read_config
 from zoo.options.config import FREE, Resolved, TrainConfig
 from zoo.options.roles import POLICY, of_domain
 from zoo.paths import content_hash, typed_path
+from zoo.rewards.judge_options import JUDGED
 from zoo.rewards.plugin import bundled
 from zoo.runs import Run, environment
 from zoo.training.resuming import FILE, REWARDS, UNKNOWN, WEIGHTS, mentions
@@ -72,6 +73,9 @@ def of_options(resolved: Resolved) -> Prints:
     for name, value in options.items():
         if name == "template" or name not in ours:
             prints[name] |= _file_named(value)
+        for mention in mentions(value) if name in REWARDS else ():
+            for _, of_reward in mention.options:
+                prints[name] |= _file_named(of_reward)
     return json.loads(json.dumps(prints, default=str))
 
 
@@ -138,7 +142,7 @@ class Contents:
                     prints.setdefault(facts.option, {})[of_domain(WEIGHTS, domain)] = self.of_model(name)
         for option in REWARDS:
             for mention in mentions(getattr(resolved.core, option)):
-                name = str(dict(mention.options).get("model", "")) if mention.name == "judge" else mention.name
+                name = str(dict(mention.options).get("model", "")) if mention.name in JUDGED else mention.name
                 if name and ":" not in name and name not in bundled() and not is_endpoint(name):
                     prints.setdefault(option, {})[name] = self.of_model(name)
         return prints
