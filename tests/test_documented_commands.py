@@ -393,8 +393,10 @@ def without(arguments, flag):
 
 
 def judged(body, number):
-    """What the server of the pages answers: a choice and a grade with their probabilities."""
-    likeliest = {"1": 0.4, "2": 0.3, "3": 0.1, "A": 0.1}
+    """What the server of the pages answers: a choice and a grade with their probabilities, or verdicts in words."""
+    if "logprobs" not in body:
+        return 200, completion('It is good: [[7]], {"criteria_met": true}')
+    likeliest = {"1": 0.4, "2": 0.3, "3": 0.1, "A": 0.1, "Yes": 0.05, "No": 0.05}
     return 200, completion("1", tokens_of(["1"], [likeliest]))
 
 

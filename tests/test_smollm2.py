@@ -13,6 +13,7 @@ from tiny_runs import cli, command, float32_flags, losses, same_bytes, trainer, 
 
 from zoo.bundled import starter
 from zoo.models.default import default_model
+from zoo.rewards.reward import Reward
 from zoo.runs import Run
 from zoo.training.step.module import PostTraining
 
@@ -157,3 +158,17 @@ def _greedy(model, tokenizer, prompt):
     given = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     made = model.generate(**given, max_new_tokens=24, do_sample=False)
     return tokenizer.decode(made[0, given["input_ids"].shape[1] :])
+
+
+def test_rewards_that_ask_it_are_probabilities_and_are_repeated(folder, tmp_path):
+    """A rubric, and sampled reasonings; it is too small to judge well, so no value is expected."""
+    file = tmp_path / "mine.yaml"
+    file.write_text("criteria:\n  - {criterion: The answer names a city., weight: 2}\n  - The answer is short.\n")
+    records = [{"prompt": "What is the capital of France?"}] * 2
+    answers = ["The capital of France is Paris.", "I like bananas very much."]
+    options = f"model={folder}, max_thought_tokens=12, chain_of_thought=yes, votes=2"
+    for text in (f"rubric(criteria={file}, model={folder})", f"judge(ask=correct, {options})"):
+        reward = Reward(text, {}, say=lambda line: None)
+        first = reward.score(answers, records)
+        assert all(0 < value < 1 for value in first) and first[0] != first[1]
+        assert reward.score(answers, records) == first

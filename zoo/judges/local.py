@@ -115,7 +115,8 @@ class LocalModel:
     def _written(self, asked: dict[int, list[int]], questions: Sequence[Question]) -> dict[int, tuple[str, bool]]:
         """What the model writes about each question, as text, and whether it was cut.
 
-        It depends on the question alone, and not on those that are asked with it: each has a seed of its own.
+        It depends on the question alone, and not on those that are asked with it (but for the rounding of the logits):
+        each has a seed of its own.
         """
         tokenizer = self.template.tokenizer
         engine = InProcessEngine(
