@@ -164,7 +164,8 @@ class Zygote:
             live(Channel(socket.socket(fileno=descriptor)), self.life, self.memory)
             status = 0
         except BaseException:
-            traceback.print_exc()
+            # Into the pipe, of which the zygote keeps the end.
+            os.write(2, traceback.format_exc().encode(errors="replace"))
         finally:
             os._exit(status)
 
