@@ -220,6 +220,19 @@ def test_results_of_tools_become_a_user_turn_where_the_template_takes_no_other()
     assert chat.notes == [AS_USER]
 
 
+def test_a_name_that_the_template_refuses_does_not_end_the_episode():
+    refuses = (
+        "{% if turn.tool_calls and turn.tool_calls[0].function.name == 'no' %}{{ raise_exception('No') }}{% endif %}"
+    )
+    source = ENDS_IN_TWO_WAYS.replace("{% if turn.tool_calls %}", refuses + "{% if turn.tool_calls %}")
+    chat = ChatTemplate(tokenizer_of(source))
+    turns = [asks(1), called(1), {"role": "tool", "content": "5"}]
+    assert following(chat, turns, 1) == "<|head|>xcall1x<|body|>5<|im_end|><|head|>assistant"
+    turns[1] = {**called(1), "tool_calls": [{"function": {"name": "no", "arguments": {}}}]}
+    assert following(chat, turns, 1) == "<|head|>user<|body|>5<|im_end|><|head|>assistant"
+    assert chat.notes == [AS_USER]
+
+
 def test_user_turns_in_a_row_become_one_where_the_template_takes_no_two():
     chat = chat_of("roles")
     assert following(chat, [asks(1), says(1), asks(2), asks(3)], 1) == (
