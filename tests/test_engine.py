@@ -468,3 +468,65 @@ def test_nothing_is_packed_in_float32_or_left_packed_after_an_error(model, promp
     with torch.autocast("cpu", torch.bfloat16), pytest.raises(KeyboardInterrupt):
         engine(model, progress=_interrupt).generate(prompts, 1, Sampling(4), seeded())
     assert not any("forward" in vars(module) for module in model.modules())
+
+
+# -- episodes ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_an_episode_goes_on_as_if_its_text_had_been_one_prompt(name, prompts):
+    """Turn after turn, with texts of other lengths between them, each token is what the whole text would give."""
+    model = build(name)
+    engine = InProcessEngine(model, eos_ids={END}, pad_id=PAD, max_batch=16)
+    texts = [prompt for prompt in prompts for _ in range(2)]
+    generator = torch.Generator().manual_seed(1)
+    numbers, turns = list(range(len(texts))), 0
+    with engine.episodes(Sampling(12, temperature=0.9)) as take:
+        while numbers and turns < 4:
+            limits, drawn, answers = [3 + n % 9 for n in numbers], [100 * turns + n for n in numbers], {}
+            take(numbers, [texts[n] for n in numbers], limits, drawn, answers.__setitem__)
+            assert sorted(answers) == numbers
+            for n, limit, seed in zip(numbers, limits, drawn, strict=True):
+                answer = answers[n]
+                check_turn(model, texts[n], answer, limit, seed)
+                said = torch.randint(4, VOCABULARY, (1 + (3 * n + turns) % 7,), generator=generator)
+                texts[n] = torch.cat([texts[n], answer.completion, said])
+            # Some episodes end, so that others stand elsewhere in the next turn.
+            numbers, turns = [n for n in numbers if (n + turns) % 4], turns + 1
+    assert turns > 2
+
+
+def check_turn(model, text, answer, limit, seed):
+    assert answer.prompt.tolist() == text.tolist() and len(answer.completion) <= limit
+    assert answer.cut == (not answer.ended) == (answer.completion[-1] != END)
+    assert not answer.cut or len(answer.completion) == limit
+    logits = model(input_ids=torch.cat([text, answer.completion])[None]).logits[0, len(text) - 1 : -1].float() / 0.9
+    logps = logits.log_softmax(-1)
+    torch.testing.assert_close(answer.behaviour, logps.gather(-1, answer.completion[:, None])[:, 0], atol=1e-4, rtol=0)
+    for token, row, uniform in zip(answer.completion.tolist(), logps, uniform_stream(seed, 12), strict=False):
+        above = row.exp().cumsum(-1)
+        low, high = (float(above[token - 1]) if token else 0.0), float(above[token])
+        assert low - 1e-4 <= 1 - uniform <= high + 1e-4
+
+
+def test_what_a_turn_computed_is_not_computed_again(prompts, model):
+    fed = []
+    model.register_forward_pre_hook(lambda module, args, given: fed.append(given["input_ids"].shape), with_kwargs=True)
+    engine = InProcessEngine(model, eos_ids={END}, pad_id=PAD)
+    texts, answers = [prompts[1]] * 3, {}
+    with engine.episodes(Sampling(8)) as take:
+        take([0, 1, 2], texts, [8, 8, 8], [1, 2, 3], answers.__setitem__)
+        assert (1, len(prompts[1])) in fed and (3, len(prompts[1])) not in fed, "one prompt for the three of them"
+        longer = [torch.cat([texts[n], answers[n].completion, torch.arange(4, 6 + n)]) for n in range(3)]
+        fed.clear()
+        take([0, 1, 2], longer, [4, 4, 4], [4, 5, 6], answers.__setitem__)
+        # The last token of a turn was chosen and not computed: with it, the one that has most to read has 5.
+        assert fed[0] == (3, 5)
+
+
+def test_an_episode_longer_than_the_model_is_refused(model, prompts):
+    with (
+        InProcessEngine(model, eos_ids={END}, pad_id=PAD).episodes(Sampling(8)) as take,
+        pytest.raises(ZooError, match="Prompt 1 of 1 has 125 tokens; with max_new_tokens = 8"),
+    ):
+        take([0], [torch.full((125,), 5)], [8], [1], print)

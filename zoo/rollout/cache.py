@@ -25,6 +25,8 @@ from torch import Tensor
 from zoo.libraries.caches import Cache, DynamicCache, DynamicLayer
 
 SPARE_COLUMNS = 128
+Kept = list[tuple[Tensor, Tensor]]
+"""Keys and values of one text, [head, column, size] of each layer, without padding."""
 
 
 @dataclass
@@ -135,6 +137,25 @@ class RollingRows:
             layer.place(source, torch.tensor(sources), self.window.rows)
         self.window.rows += len(sources)
 
+    def taken(self, row: int, length: int) -> Kept | None:
+        """A copy of what a row has of its last `length` tokens."""
+        columns = slice(self.window.end - length, self.window.end)
+        return [(layer.keys[row, :, columns].clone(), layer.values[row, :, columns].clone()) for layer in self.layers]
+
+    def given_back(self, kept: Sequence[Kept], lengths: Sequence[int]) -> Cache:
+        """A cache of the first `lengths` tokens of texts, padded on the left."""
+        cache, width = DynamicCache(), max(lengths)
+        for number in range(len(kept[0])):
+            keys, values = (
+                torch.stack([
+                    torch.nn.functional.pad(text[number][part][:, :length], (0, 0, width - length, 0))
+                    for text, length in zip(kept, lengths, strict=True)
+                ])
+                for part in (0, 1)
+            )  # fmt: skip
+            cache.update(keys, values, number)
+        return cache
+
     def keep(self, order: list[int]) -> None:
         """Row i becomes what row order[i] was; order[i] is i, or a row at or past len(order)."""
         moves = [(old, new) for new, old in enumerate(order) if old != new]
@@ -189,6 +210,10 @@ class GroupRows:
         # A copy, because the same prompt is needed again if its answers do not fit into one batch.
         self.cache = copy.deepcopy(prefilled)
         self._select(sources)
+
+    def taken(self, row: int, length: int) -> Kept | None:
+        """Nothing: a text that goes on is computed as a whole."""
+        return None
 
     def keep(self, order: list[int]) -> None:
         self._select(order)

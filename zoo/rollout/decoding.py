@@ -25,7 +25,7 @@ from zoo.libraries.turns import caller, in_pass, is_shared
 from zoo.libraries.wrappers import base_of
 from zoo.processes import agreed
 from zoo.rollout.budget import common_length, within
-from zoo.rollout.cache import GroupRows, RollingRows, Texts, WholeRows
+from zoo.rollout.cache import GroupRows, Kept, RollingRows, Texts, WholeRows
 from zoo.rollout.sampling import Sampling, StopStrings, choose, uniform_stream
 from zoo.values.types import Answer
 
@@ -140,6 +140,19 @@ class _Prefilled:
     waiting: list[tuple[int, int]]
 
 
+@dataclass
+class Continuing:
+    """Texts that go on: the turns of episodes, for which `prompts` are the whole texts so far.
+
+    limits: most tokens of each answer; kept: by the number of the answer, what the model computed of the beginning of
+    its text, and in the end of the whole text without its last token; done: called with an answer once it is done.
+    """
+
+    limits: Sequence[int]
+    kept: list[Kept | None]
+    done: Callable[[int, Answer], None]
+
+
 class Decoding:
     """The state of one call. Answer number i·n + j is the j-th to prompt i."""
 
@@ -156,9 +169,11 @@ class Decoding:
         stopped: StopStrings,
         max_batch: int,
         progress: Callable[[int, int], None] | None = None,
+        continuing: Continuing | None = None,
     ):
         self.forward, self.prompts, self.n, self.sampling, self.seeds = forward, prompts, n, sampling, seeds
         self.eos_ids, self.pad_id, self.stopped, self.progress = eos_ids, pad_id, stopped, progress
+        self.continuing = continuing
         self.max_batch = min(max_batch, n * len(prompts))
         self.store = forward.rows(self.max_batch)
         # Prompts of similar length share a batch, and the block for the first is wide enough for the others.
@@ -201,16 +216,32 @@ class Decoding:
         count = min(count, PREFILL_TOKENS // width) if self.store.together else 1
         while self.queue and len(chosen) < count:
             chosen.append(self.queue.popleft())
-        device, cache = self.forward.device, self.store.new_prefill_cache()
+        device, (cache, known) = self.forward.device, self._known(chosen, width)
         ids = torch.full((len(chosen), width), self.pad_id)
         mask = torch.zeros_like(ids)
         for row, i in enumerate(chosen):
             ids[row, width - len(self.prompts[i]) :] = self.prompts[i]
             mask[row, width - len(self.prompts[i]) :] = 1
-        positions = (mask.cumsum(-1) - 1).clamp(min=0).to(device)
-        logits = self.forward(ids.to(device), positions, cache, None if mask.all() else mask.to(device))
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, known:].to(device)
+        logits = self.forward(ids[:, known:].to(device), positions, cache, None if mask.all() else mask.to(device))
         waiting = [(row, i * self.n + j) for row, i in enumerate(chosen) for j in range(self.n)]
         return _Prefilled(cache, logits, waiting)
+
+    def _known(self, chosen: list[int], width: int) -> tuple[Any, int]:
+        """A cache for these prompts, and how many of its `width` columns are there already.
+
+        So many tokens are computed of all of them as the one that has the most new ones needs, so that no row has a
+        gap.
+        """
+        kept = [self.continuing.kept[i * self.n] for i in chosen] if self.continuing is not None else [None]
+        known = [text for text in kept if text is not None]
+        if len(known) < len(kept):
+            return self.store.new_prefill_cache(), 0
+        assert isinstance(self.store, RollingRows)
+        new = max(len(self.prompts[i]) - text[0][0].shape[1] for i, text in zip(chosen, known, strict=True))
+        if new >= width:
+            return self.store.new_prefill_cache(), 0
+        return self.store.given_back(known, [max(0, len(self.prompts[i]) - new) for i in chosen]), width - new
 
     def _admit(self, group: _Prefilled, starting: list[tuple[int, int]]) -> None:
         sources = [row for row, _ in starting]
@@ -235,7 +266,7 @@ class Decoding:
             row.ids.append(token)
             row.logps.append(logp)
         self._spend(len(self.rows))
-        going = [self._goes_on(row) for row in self.rows]
+        going = [self._goes_on(row, place) for place, row in enumerate(self.rows)]
         count = sum(going)
         if count == len(self.rows):
             return
@@ -264,14 +295,20 @@ class Decoding:
             "Go back to an earlier checkpoint with a lower lr, or use 32-true precision.",
         )
 
-    def _goes_on(self, row: _Row) -> bool:
-        """Whether the row needs another token; a finished row is stored as an `Answer`."""
+    def _goes_on(self, row: _Row, place: int) -> bool:
+        """Whether the row at a place of the batch needs another token; a finished row is stored as an `Answer`."""
         ended = row.ids[-1] in self.eos_ids or self.stopped(row.ids)
-        if not ended and len(row.ids) < self.longest:
+        longest = self.longest if self.continuing is None else self.continuing.limits[row.answer]
+        if not ended and len(row.ids) < longest:
             return True
         prompt = self.prompts[row.answer // self.n]
         logps = torch.tensor(row.logps, dtype=torch.float32)
-        self.finished[row.answer] = Answer.of(prompt.tolist(), row.ids, ended=ended, cut=not ended, behaviour=logps)
+        answer = Answer.of(prompt.tolist(), row.ids, ended=ended, cut=not ended, behaviour=logps)
+        self.finished[row.answer] = answer
+        if self.continuing is not None:
+            # The last token was chosen, and not computed.
+            self.continuing.kept[row.answer] = self.store.taken(place, row.length - 1)
+            self.continuing.done(row.answer, answer)
         return False
 
     def _step(self) -> None:

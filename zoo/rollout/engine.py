@@ -7,8 +7,10 @@ ids, returns token ids, and reports the log-probabilities with which it sampled 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Protocol
 
 import torch
@@ -18,7 +20,8 @@ from zoo.errors import PluginError, ZooError, nearest
 from zoo.libraries.adapters import has_virtual_tokens
 from zoo.libraries.architecture import evaluating, longest_text
 from zoo.options.spelling import bind, parse
-from zoo.rollout.decoding import Decoding, Forward
+from zoo.rollout.cache import Kept
+from zoo.rollout.decoding import Continuing, Decoding, Forward
 from zoo.rollout.packing import packed
 from zoo.rollout.sampling import Sampling, StopStrings, seeds
 from zoo.values.types import Answer
@@ -41,8 +44,29 @@ class EngineSetup:
     progress: Callable[[int, int], None] | None = None
 
 
+class Turns(Protocol):
+    """Episodes in an engine, within `Engine.episodes`."""
+
+    at_once: int | None
+    """Most episodes at a time; None for any number."""
+
+    def __call__(
+        self, numbers: Sequence[int], texts: Sequence[Tensor], limits: Sequence[int], seeds: Sequence[int],
+        done: Callable[[int, Answer], None],
+    ) -> None:  # fmt: skip
+        """The next turn of each of these episodes.
+
+        texts: all ids of an episode so far, int64; they begin with those of its turn before. limits: most tokens of
+        each turn; seeds: of its random numbers. done: called with the number of an episode and its turn, in any order.
+        """
+
+
 class Engine(Protocol):
-    """Generates answers. An engine with its own copy of the weights also has `remote` and `update`."""
+    """Generates answers. An engine with its own copy of the weights also has `remote` and `update`.
+
+    An engine that can go on where an answer ended, in an episode of several turns, also has `episodes(sampling)`, a
+    context manager that gives `Turns`; without it, it cannot be used with `--environment`.
+    """
 
     remote: bool
     """Whether it computes elsewhere. Then its log-probabilities differ from the trainer's, and one process calls
@@ -122,20 +146,61 @@ class InProcessEngine:
         count = n * len(prompts)
         if drawn is None:
             drawn = [0] * count if generator is None else seeds(count, generator)
-        decoding = Decoding(
+        with evaluating(self.model), torch.no_grad(), packed(self.model):
+            return self._decoding(prompts, n, sampling, list(drawn)).run()
+
+    @contextmanager
+    def episodes(self, sampling: Sampling) -> Iterator[Turns]:
+        """See `Engine`. A text that goes on keeps what the model computed of it, as long as the context is open."""
+        with evaluating(self.model), torch.no_grad(), packed(self.model):
+            yield _Episodes(self, sampling)
+
+    def _decoding(
+        self, prompts: Sequence[Tensor], n: int, sampling: Sampling, seeds: list[int],
+        continuing: Continuing | None = None,
+    ) -> Decoding:  # fmt: skip
+        return Decoding(
             Forward(self.model),
             prompts,
             n,
             sampling,
-            list(drawn),
+            seeds,
             eos_ids=self.eos_ids,
             pad_id=self.pad_id,
             stopped=StopStrings(sampling.stop, self.tokenizer),
             max_batch=self.max_batch,
-            progress=self.progress,
+            progress=None if continuing else self.progress,
+            continuing=continuing,
         )
-        with evaluating(self.model), torch.no_grad(), packed(self.model):
-            return decoding.run()
+
+
+class _Episodes:
+    """Episodes of the in-process engine."""
+
+    def __init__(self, engine: InProcessEngine, sampling: Sampling):
+        self.engine, self.sampling = engine, sampling
+        self.at_once: int | None = engine.max_batch
+        self._kept: dict[int, Kept | None] = {}
+
+    def __call__(
+        self, numbers: Sequence[int], texts: Sequence[Tensor], limits: Sequence[int], seeds: Sequence[int],
+        done: Callable[[int, Answer], None],
+    ) -> None:  # fmt: skip
+        """See `Turns`."""
+        texts = [text.cpu() for text in texts]
+        check_texts(texts, limits, longest_text(self.engine.model))
+        kept = [self._kept.get(number) for number in numbers]
+        continuing = Continuing(limits, kept, lambda i, answer: done(numbers[i], answer))
+        n = _size_of_groups(texts)
+        self.engine._decoding(texts[::n], n, self.sampling, list(seeds), continuing).run()
+        # What belongs to episodes that have ended is not needed any more.
+        self._kept = dict(zip(numbers, kept, strict=True))
+
+
+def _size_of_groups(texts: Sequence[Tensor]) -> int:
+    """How many equal texts always stand beside each other: the answers to one prompt, before their first turn."""
+    sizes = {len(list(group)) for _, group in groupby(text.tolist() for text in texts)}
+    return sizes.pop() if len(sizes) == 1 else 1
 
 
 def local(setup: EngineSetup, *, max_batch: int = 64) -> InProcessEngine:
@@ -162,8 +227,12 @@ def check_request(
         raise ZooError(f"n = {n} answers per prompt are not possible.", "Set n to at least 1.")
     if source is None and not sampling.greedy:
         raise ValueError("Sampling draws from the run's generator: pass one, or set temperature to 0.")
-    max_new_tokens = sampling.max_new_tokens
-    for number, prompt in enumerate(prompts, start=1):
+    check_texts(prompts, [sampling.max_new_tokens] * len(prompts), limit)
+
+
+def check_texts(prompts: Sequence[Tensor], longest: Sequence[int], limit: int | None) -> None:
+    """Raises ZooError for empty prompts, and for answers of so many tokens that could exceed `limit` with them."""
+    for number, (prompt, max_new_tokens) in enumerate(zip(prompts, longest, strict=True), start=1):
         which = f"Prompt {number} of {len(prompts)}"
         if len(prompt) == 0:
             raise ZooError(f"{which} has no tokens.", "Remove it, or give it a text to continue.")

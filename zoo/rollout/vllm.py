@@ -15,8 +15,9 @@ import shutil
 import tempfile
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +30,7 @@ from zoo.libraries.adapters import merged_copy
 from zoo.libraries.pretrained import save
 from zoo.paths import typed_path
 from zoo.rollout.budget import within
-from zoo.rollout.engine import EngineSetup, check_request
+from zoo.rollout.engine import EngineSetup, Turns, check_request, check_texts
 from zoo.rollout.sampling import Sampling, seeds
 from zoo.rollout.weights import fingerprint, own_logps
 from zoo.values.types import Answer
@@ -93,12 +94,7 @@ class VLLMEngine:
         """See `Engine.generate`. Raises TrainingStopped when the server is lost."""
         sampling = sampling or Sampling()
         check_request(prompts, n, sampling, generator, self.longest)
-        if sampling.temperature not in (0, 1) and self.logprobs_mode != "processed_logprobs":
-            raise ZooError(
-                f"The vLLM server at {self.server.url} gives log-probs at temperature 1 (--logprobs-mode "
-                f"{self.logprobs_mode}), but this run samples at {sampling.temperature}.",
-                "Start the server with --logprobs-mode processed_logprobs.",
-            )
+        self._check_temperature(sampling)
         drawn = [0] * len(prompts) * n if generator is None else seeds(len(prompts) * n, generator)
         bodies = [self._body(prompt, n, sampling, seed) for prompt, seed in zip(prompts, drawn[::n], strict=True)]
         answers = [
@@ -107,6 +103,20 @@ class VLLMEngine:
             for choice in choices
         ]
         return within(answers, sampling.budget)
+
+    @contextmanager
+    def episodes(self, sampling: Sampling) -> Iterator[Turns]:
+        """See `Engine`. The server gets the ids, and keeps what it computed of them in its prefix cache."""
+        self._check_temperature(sampling)
+        yield _Episodes(self, sampling)
+
+    def _check_temperature(self, sampling: Sampling) -> None:
+        if sampling.temperature not in (0, 1) and self.logprobs_mode != "processed_logprobs":
+            raise ZooError(
+                f"The vLLM server at {self.server.url} gives log-probs at temperature 1 (--logprobs-mode "
+                f"{self.logprobs_mode}), but this run samples at {sampling.temperature}.",
+                "Start the server with --logprobs-mode processed_logprobs.",
+            )
 
     def _body(self, prompt: Tensor, n: int, sampling: Sampling, seed: int) -> dict[str, Any]:
         """A request for n answers; the server seeds the j-th with seed + j."""
@@ -248,3 +258,26 @@ class VLLMEngine:
             f"The vLLM server at {self.server.url} serves another model ({self.model}) than the trained one: {sign}.",
             "Start it with the model of this run: vllm serve FOLDER.",
         )
+
+
+class _Episodes:
+    """Episodes on a vLLM server."""
+
+    at_once: int | None = None
+
+    def __init__(self, engine: VLLMEngine, sampling: Sampling):
+        self.engine, self.sampling = engine, sampling
+
+    def __call__(
+        self, numbers: Sequence[int], texts: Sequence[Tensor], limits: Sequence[int], seeds: Sequence[int],
+        done: Callable[[int, Answer], None],
+    ) -> None:  # fmt: skip
+        """See `Turns`."""
+        engine = self.engine
+        check_texts(texts, limits, engine.longest)
+        bodies = [
+            engine._body(text, 1, self.sampling, seed) | {"max_tokens": limit}
+            for text, limit, seed in zip(texts, limits, seeds, strict=True)
+        ]
+        for number, text, [choice] in zip(numbers, texts, engine._ask(bodies, 1), strict=True):
+            done(number, engine._answer(text, choice, self.sampling))
