@@ -97,7 +97,7 @@ ELSEWHERE = {
     "variant", "reward", "gold_reward", "reward_timeout", "answers_per_prompt", "judge", "critic_model",
     "max_new_tokens", "lora_rank", "lora_alpha", "max_length", "max_steps", "batch_size", "lr", "lr_floor",
     "lora_continue", "adapter", "weight_decay", "seed", "devices", "num_nodes", "tensor_parallel",
-    "freeze_routers", "router_aux_loss", "checkpoint_layers",
+    "freeze_routers", "router_aux_loss", "checkpoint_layers", "environment", "max_turns", "environment_timeout",
 }  # fmt: skip
 """Names, paths and plain numbers, which tests of their own are about."""
 ROLLOUTS = {option.name for option in options_of(TrainConfig) if option.group == "Rollouts"}

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
 
 from zoo.cli.completion import model_names
 from zoo.cli.listings import Adapter, TemplateArgs
+from zoo.environments import content_of
 from zoo.errors import ZooError
 from zoo.terminal import Console
 
+WAIT = 30.0
+"""Seconds for an answer of an environment."""
 Out = Annotated[str, typer.Option(help="Folder that holds the runs.")]
 
 
@@ -40,6 +43,11 @@ def chat(
     template_args: TemplateArgs = None,
     temperature: Annotated[float, typer.Option(help="Sampling temperature; 0 for greedy decoding.")] = 0.7,
     max_new_tokens: Annotated[int, typer.Option(help="Maximum length of an answer, in tokens.")] = 256,
+    environment: Annotated[
+        str | None,
+        typer.Option(help="What the model may use or play: calculator, mine.py:Class (docs/environments.md)."),
+    ] = None,
+    max_turns: Annotated[int, typer.Option(help="Turns of the model before it answers to you.")] = 8,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
     out: Out = "runs",
 ) -> None:
@@ -58,32 +66,56 @@ def chat(
     model = with_adapter(model, adapter, out)
     for name in filter(None, (model, versus)):
         expect(name, out)
+    from zoo.contract.registry import contributions, manager
     from zoo.data.row_errors import RowError
+    from zoo.environments.named import make_pool
     from zoo.evals.answers import answer_texts
+    from zoo.evals.episodes import played
     from zoo.evals.subject import load_subject
     from zoo.rollout.engine import Sampling
 
     console = Console()
+    pool = make_pool(environment, contributions(manager(), "environments"), WAIT) if environment else None
     subjects = {
         name: load_subject(name, out, console.say, head="lm", asked=template, args=args)
         for name in [model, *([versus] if versus else [])]
     }
     start = [{"role": "system", "content": system}] if system else []
-    histories: dict[str, list[dict[str, str]]] = {name: list(start) for name in subjects}
+    histories: dict[str, list[dict[str, Any]]] = {name: list(start) for name in subjects}
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
     turn = 0
     while question := (prompt if prompt is not None else _ask(console)):
         for name, subject in subjects.items():
             histories[name].append({"role": "user", "content": question})
+            said = (f"{name} " if versus else "", "bold")
             try:
+                if pool is not None:
+                    record = {"prompt": histories[name]}
+                    [answer] = played(subject, pool, [record], sampling, seed + turn, max_turns)
+                    histories[name] += _shown(console, said, answer)
+                    continue
                 text = answer_texts(subject, [histories[name]], sampling, seed + turn)[0]
             except RowError as error:
                 raise ZooError(f"The chat template of {name} rejects this conversation: {error.message}.") from None
             histories[name].append({"role": "assistant", "content": text})
-            console.print(Text.assemble((f"{name} " if versus else "", "bold"), text))
+            console.print(Text.assemble(said, text))
         turn += 1
         if prompt is not None:
             return
+
+
+def _shown(console: Console, said: tuple[str, str], answer: Any) -> list[dict[str, Any]]:
+    """Prints the turns of an episode, the environment's after their role, and gives their messages."""
+    episode = answer.episode
+    for message in episode.messages:
+        own = message["role"] == "assistant"
+        speaker = said if own else (f"{message['role']} ", "bold")
+        console.print(Text.assemble(speaker, content_of(message)), style=None if own else "dim")
+    if ending := episode.failure or ("the episode was cut" if answer.cut else ""):
+        console.print(ending, style="dim")
+    if episode.reward is not None:
+        console.print(f"reward {episode.reward:g}", style="dim")
+    return list(episode.messages)
 
 
 def _ask(console: Console) -> str:

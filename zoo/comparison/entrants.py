@@ -15,6 +15,7 @@ from typing import Any
 from zoo.contract import registry
 from zoo.data.sources import file_type
 from zoo.data.sources.mixture import data_defaults
+from zoo.environments.named import data_of
 from zoo.errors import ZooError, nearest
 from zoo.models.facts import weights_of
 from zoo.options.checks import check_values, names_in
@@ -75,7 +76,7 @@ class Settings:
             (self.file, self.common), (self.file, self.own.get(entrant.label, {})),
             ("command line", self.given), ("--set", self.sets.get(entrant.label, {})), ("zoo compare", decided),
         ]  # fmt: skip
-        resolved = resolve(entrant.algo, entrant.cls, layers, data_defaults, weights_of)
+        resolved = resolve(entrant.algo, entrant.cls, layers, data_defaults, weights_of, data_of)
         resolved.origin["algo"] = "command line"
         check_values(resolved.core, resolved.origin)
         if resolved.core.stream:

@@ -14,6 +14,7 @@ the run, nor another episode.
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MethodType
@@ -72,6 +73,10 @@ class Environment:
         """The reward of an episode that ends with this turn; None leaves it to `--reward`."""
         return None
 
+    def cut(self, message: Message) -> float | None:
+        """The reward of an episode that a limit ends: of tokens, within this turn, or of turns, after it."""
+        return self.score(message)
+
     def close(self) -> None:
         """The episode has ended, in any way but the end of its process."""
 
@@ -90,6 +95,17 @@ class Environment:
         except Exception as error:
             result = f"Error: {error or type(error).__name__}"
         return {"name": name, "content": result}
+
+
+def transcript(messages: Sequence[Message]) -> str:
+    """The turns as text, each with its role and its calls."""
+    return "\n".join(f"{message['role']}: {content_of(message)}" for message in messages)
+
+
+def content_of(message: Message) -> str:
+    """What a turn says and calls."""
+    calls = (json.dumps(call.get("function", call), ensure_ascii=False) for call in message.get("tool_calls") or ())
+    return "\n".join(filter(None, (str(message.get("content") or ""), *calls)))
 
 
 def schemas_of(environment: type[Environment] | Environment) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from zoo.contract.source_text import Problem, place_of, problem_of, source_tree
 from zoo.environments import Environment
 from zoo.environments.pool import Pool
 from zoo.errors import PluginError, ZooError, nearest
-from zoo.options.spelling import bound, parse
+from zoo.options.spelling import bound, name_in, parse
 
 Maker = type[Environment] | Callable[..., Environment]
 EXAMPLE = "./shop.py:Shop(factor=2)"
@@ -30,6 +30,11 @@ def available() -> dict[str, Any]:
         return function
 
     return contributed("environments", lambda one: one, lambda one: {"data": getattr(one, "data", "")}, make)
+
+
+def data_of(spec: str) -> str:
+    """The source of prompts that an environment brings, "" if it brings none or is in a file, which is not imported."""
+    return str(getattr(available().get(name_in(spec)), "data", ""))
 
 
 def make_pool(spec: str, named: Mapping[str, Maker], timeout: float) -> Pool:

@@ -80,6 +80,10 @@ class Episode:
         """Give the environment a turn of the policy. Does not wait."""
         self.order("step", (dict(message),), self._pool.timeout)
 
+    def cut(self, message: Mapping[str, Any]) -> None:
+        """Ask for the reward of an episode that a limit ends with or after this turn. Does not wait."""
+        self.order("cut", (dict(message),), self._pool.timeout)
+
     def receive(self) -> Turn:
         """What the environment says to that, or at its begin.
 

@@ -58,6 +58,9 @@ class Life:
             raise Failure("raised", f"step gave {turn!r:.80}, not a Turn")
         return {"messages": _messages(turn.messages, "step"), "done": bool(turn.done), "reward": _number(turn.reward)}
 
+    def cut(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        return {"done": True, "reward": _number(self.environment.cut(message))}  # type: ignore[union-attr]
+
     def reply(self, order: str, arguments: bytes, until: float) -> bytes:
         """The answer to an order, or why there is none. The process ends when the time is up."""
         faulthandler.dump_traceback_later(max(until - time.monotonic(), 0.001), exit=True)

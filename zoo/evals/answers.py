@@ -45,15 +45,19 @@ def generate(
     subject: Subject, prompts: list[torch.Tensor], sampling: Sampling, seed: int, samples: int = 1
 ) -> list[Answer]:  # fmt: skip
     """`samples` answers to each prompt of token ids; the answers to one prompt are adjacent."""
-    engine = InProcessEngine(
+    with autocast(subject.precision, subject.device):
+        return engine_of(subject).generate(prompts, samples, sampling, torch.Generator().manual_seed(seed))
+
+
+def engine_of(subject: Subject) -> InProcessEngine:
+    """What generates the subject's answers."""
+    return InProcessEngine(
         subject.model,
         eos_ids=subject.template.eos_ids,
         pad_id=subject.tokenizer.pad_token_id,
         tokenizer=subject.tokenizer,
         progress=subject.progress,
     )
-    with autocast(subject.precision, subject.device):
-        return engine.generate(prompts, samples, sampling, torch.Generator().manual_seed(seed))
 
 
 def reward_eval(

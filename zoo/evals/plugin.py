@@ -43,6 +43,7 @@ def _of_own_answers() -> dict[str, Any]:
     from zoo.evals import Eval
     from zoo.evals.best_of import best_of_n, sampled_reward
     from zoo.evals.diversity import diversity
+    from zoo.evals.episodes import episodes
     from zoo.evals.verified import accuracy, maj_at_k, pass_at_k
     from zoo.evals.win_rate import win_rate
 
@@ -52,6 +53,10 @@ def _of_own_answers() -> dict[str, Any]:
     return {
         "accuracy": Eval(
             "Share of prompts whose answer a reward finds right.", accuracy, details=counts, by_default=False
+        ),
+        "episodes": Eval(
+            "Mean reward of episodes with an environment.", episodes,
+            details=("missing", "turns", "mean_tokens", "cut"), by_default=False,
         ),
         "pass_at_k": Eval(
             "Probability that one of k sampled answers is right.", pass_at_k, details=of_k, by_default=False

@@ -40,7 +40,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("devices", "num_nodes", "tensor_parallel"), POSITIVE),
     **dict.fromkeys(("eval_every", "patience", "log_every", "keep_last"), POSITIVE),
     **dict.fromkeys(("reward_timeout", "answers_per_prompt", "minibatches", "rollout_epochs"), POSITIVE),
-    **dict.fromkeys(("max_new_tokens", "eval_prompts", "critic_lr"), POSITIVE),
+    **dict.fromkeys(("max_new_tokens", "max_turns", "environment_timeout", "eval_prompts", "critic_lr"), POSITIVE),
     **dict.fromkeys(
         ("temperature", "top_k", "reference_every", "keep_every", "keep_top", "max_rollbacks", "router_aux_loss"),
         NOT_NEGATIVE,

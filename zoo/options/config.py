@@ -25,6 +25,8 @@ DATA = "starter"
 """The training data when none is named."""
 DEFAULT = "default"
 """The origin of a value that is the core's default."""
+OF_ENVIRONMENT = "environment"
+"""The reward that an environment gives, by default in a run that has one."""
 AUTO = "auto"
 """The value of `score` for the data's own evaluation."""
 
@@ -168,6 +170,13 @@ class RolloutOptions:
     (docs/rewards.md); by default the data's own."""
     gold_reward: str | None = None
     """A reward that is measured on held-out prompts but never trained on, to detect over-optimisation."""
+    environment: str | None = None
+    """What answers the policy in an episode of several turns: calculator, a plugin's environment, or mine.py:Class
+    (docs/environments.md); by default an answer is one turn. Its own reward is then the default of reward."""
+    max_turns: int = 8
+    """Turns of the policy in an episode; one that goes on after these is cut."""
+    environment_timeout: float = 30.0
+    """Time limit for one answer of the environment, in seconds; an episode that waits longer has no reward."""
     reward_timeout: float = 30.0
     """Time limit for scoring a batch of answers, in seconds; answers not scored by then have no reward."""
     answers_per_prompt: int = 1
@@ -482,7 +491,8 @@ FREE = (
 """Options that change what is stored or where, never the result; a resume may have other ones."""
 TOLD = (
     "accelerator", "devices", "num_nodes", "strategy", "tensor_parallel", "offload", "layout", "micro_tokens",
-    "gradient_checkpointing", "checkpoint_layers", "base_dtype", "reference_cache", "reward_timeout", "log_every",
+    "gradient_checkpointing", "checkpoint_layers", "base_dtype", "reference_cache", "reward_timeout",
+    "environment_timeout", "log_every",
     "trust_remote_code",
     "versions", "device",
 )  # fmt: skip
@@ -491,7 +501,7 @@ TOLD = (
 RESERVED = {"algo", "config", "recipe", "stage", "laptop", "resume", "dry_run", "as_json", "json", "quiet", "help"}
 """Flags and arguments of `train` that are not options."""
 TO_COME = {
-    "environment", "ema", "staleness",
+    "ema", "staleness",
 }  # fmt: skip
 """Names reserved for future options of the core."""
 FORMER = {
@@ -511,11 +521,14 @@ NUMBERS = frozenset(
 """Options of the core that may depend on the model: a default may be a list of points."""
 
 
-ONLINE_ONLY = ("reward", "gold_reward", "minibatches", "rollout_epochs", "eval_prompts", "reference_every", "engine")
+ONLINE_ONLY = (
+    "reward", "gold_reward", "minibatches", "rollout_epochs", "eval_prompts", "reference_every", "engine",
+    "environment",
+)  # fmt: skip
 """Options without effect for an algorithm that does not learn from its own answers."""
 BY_HAND = ("command line", "keyword argument")
 """Origins of the values that somebody typed."""
-OF_DEFAULTS = ("default of ", "variant ", "data ")
+OF_DEFAULTS = ("default of ", "variant ", "data ", "environment ")
 """How the origins begin of values that nobody gave for this run, but for the core's defaults."""
 
 
@@ -535,20 +548,25 @@ def resolve(
     layers: Sequence[tuple[str, Mapping[str, Any]]],
     data_defaults: Callable[[str, type[Algorithm]], Mapping[str, Any]] | None = None,
     weights_of: Weights = lambda model, out: None,
+    data_of: Callable[[str], str] = lambda environment: "",
 ) -> Resolved:
     """Resolve all options; later layers override earlier ones.
 
     layers: (origin, values) of the YAML file and the command line; data_defaults: gives a source's defaults for an
-    algorithm, which these layers override; weights_of: gives the size of a model, for defaults that depend on it.
-    Raises ZooError for unknown names and bad values.
+    algorithm, which these layers override; weights_of: gives the size of a model, for defaults that depend on it;
+    data_of: gives the source of an environment. Raises ZooError for unknown names and bad values.
     """
     core_options, own_options = options_of(TrainConfig), options_of(cls.Config)
     core_names, own_names = {o.name for o in core_options}, {o.name for o in own_options}
     values: dict[str, Any] = {}
     origin = dict.fromkeys(core_names, DEFAULT) | dict.fromkeys(own_names, own_default(algo))
     own_layers = [(own_default(algo), cls.defaults), *_variant(algo, cls, layers)]
-    data = next((str(layer["data"]) for _, layer in reversed([*own_layers, *layers]) if layer.get("data")), DATA)
+    environment = _last("environment", layers)
+    data = _last("data", [*own_layers, *layers]) or (data_of(environment) if environment else "") or DATA
     brought = [(f"data {data}", data_defaults(data, cls))] if data_defaults else []
+    if environment := environment or _last("environment", brought):
+        # It knows what an episode is worth, whatever the data's own reward is.
+        brought.append((f"environment {environment}", {"reward": OF_ENVIRONMENT, "data": data}))
     notes: list[str] = []
     for source, layer in [*own_layers, *brought, *layers]:
         for name, value in _translated(layer, values, source, notes).items():
@@ -571,6 +589,11 @@ def resolve(
     resolved = Resolved(algo, core, own, origin, own_values, cls.role_table(), points, reasons, notes=tuple(notes))
     resolved.choose(weights_of)
     return resolved
+
+
+def _last(name: str, layers: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+    """The text that the last of these layers sets an option to, "" if none does."""
+    return next((str(layer[name]) for _, layer in reversed(layers) if layer.get(name)), "")
 
 
 def _translated(layer: Mapping[str, Any], below: Mapping[str, Any], source: str, notes: list[str]) -> dict[str, Any]:

@@ -42,6 +42,11 @@ NEEDS = (
         ("lr_floor",), lambda core: name_in(core.schedule) != "constant", "the schedule constant keeps the rate"
     ),
     Need(
+        ("max_turns", "environment_timeout"), lambda core: core.environment is not None,
+        "without --environment an answer is one turn",
+    ),
+    Need(("token_budget",), lambda core: core.environment is None, "an episode ends by its turns and --max-new-tokens"),
+    Need(
         CHOICE, lambda core: core.keep_best or core.keep_top > 0 or core.patience is not None,
         "nothing is chosen by it without --keep-best, --keep-top or --patience",
     ),

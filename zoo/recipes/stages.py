@@ -15,6 +15,7 @@ from typing import Any
 
 from zoo.contract import registry
 from zoo.data.sources.mixture import data_defaults
+from zoo.environments.named import data_of
 from zoo.labelling.job import label_data
 from zoo.labelling.options import LabelOptions
 from zoo.models.facts import weights_of
@@ -102,7 +103,7 @@ class Stages:
             ("zoo reproduce", {"name": job.folder.name, "out": str(job.folder.parent)}),
         ]
         resolved = resolve(
-            str(stage.algo) if ".py" in str(stage.algo) else short, cls, layers, data_defaults, weights_of
+            str(stage.algo) if ".py" in str(stage.algo) else short, cls, layers, data_defaults, weights_of, data_of
         )
         check_values(resolved.core, resolved.origin)
         return resolved, cls

@@ -11,7 +11,7 @@ from zoo.options.expression import Expression, Mention
 
 Function = Callable[..., Sequence[Any]]
 Marked = TypeVar("Marked", bound=Callable[..., Any])
-FACTS = ("ended", "tokens")
+FACTS = ("ended", "tokens", "messages", "earned")
 """What a function may take by name besides the answers and their records: one value for each answer."""
 Say = Callable[[str], None]
 """The annotation of a parameter by which a function in the run's own process gets the run's way to print a line."""

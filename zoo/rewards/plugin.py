@@ -9,7 +9,7 @@ from zoo.contract.hookspecs import hookimpl
 
 def bundled() -> dict[str, Any]:
     """Every bundled reward by its name."""
-    from zoo.rewards import checkers, code, instructions, maths, penalties, reasoning, served
+    from zoo.rewards import checkers, code, episodes, instructions, maths, penalties, reasoning, served
 
     return {
         "instructions": instructions.reward,
@@ -24,6 +24,7 @@ def bundled() -> dict[str, Any]:
         "code": code.code,
         "reasoning_gym": reasoning.reasoning_gym,
         "http": served.http,
+        "environment": episodes.environment,
     }
 
 

@@ -24,6 +24,7 @@ from zoo.rewards.names import Here, Names
 from zoo.rewards.plugin import bundled
 from zoo.rewards.reward_model import RewardModel
 from zoo.secrets import scrubbed
+from zoo.values.types import Episode
 
 
 @dataclass
@@ -80,14 +81,15 @@ class Reward:
         records: Sequence[Mapping[str, Any]],
         ended: Sequence[bool] | None = None,
         tokens: Sequence[int] | None = None,
+        episodes: Sequence[Episode | None] | None = None,
     ) -> list[float | None]:
         """One number for each answer, or None.
 
         records: for each answer the record of its prompt, with `prompt` and the columns that rewards read; ended:
-        whether the answer came to its end, by default all did; tokens: the length of each answer. Raises PluginError if
-        a reward fails on every answer of `patience` batches in a row.
+        whether the answer came to its end, by default all did; tokens: the length of each answer; episodes: of answers
+        in an environment. Raises PluginError if a reward fails on every answer of `patience` batches in a row.
         """
-        return self.detailed(completions, records, ended, tokens).values
+        return self.detailed(completions, records, ended, tokens, episodes).values
 
     def detailed(
         self,
@@ -95,9 +97,10 @@ class Reward:
         records: Sequence[Mapping[str, Any]],
         ended: Sequence[bool] | None = None,
         tokens: Sequence[int] | None = None,
+        episodes: Sequence[Episode | None] | None = None,
     ) -> Scored:
         """The same, with the values of each part and the reasons for missing rewards."""
-        facts = {"ended": ended, "tokens": tokens}
+        facts = {"ended": ended, "tokens": tokens, **_facts_of(episodes)}
         columns: dict[Mention, list[float | None]] = {}
         details: dict[str, list[float | None]] = {}
         failures: Counter[str] = Counter()
@@ -152,6 +155,16 @@ class Reward:
             "A reward is called with a list of answers and one of their records, and returns as many numbers, or None "
             "for an answer that it cannot score. Repair it or use another; `zoo eval MODEL --reward …` tests it alone.",
         )
+
+
+def _facts_of(episodes: Sequence[Episode | None] | None) -> dict[str, Any]:
+    """What rewards may know of episodes: their messages, and what the environment gave for them."""
+    if episodes is None:
+        return {"messages": None, "earned": None}
+    return {
+        "messages": [None if one is None else one.messages for one in episodes],
+        "earned": [None if one is None else Missing(one.failure) if one.failure else one.reward for one in episodes],
+    }
 
 
 def _is_model(part: Any) -> bool:

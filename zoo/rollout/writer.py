@@ -27,7 +27,9 @@ from zoo.models.scorer import Scorer
 from zoo.processes import agreed, gathered, is_first, my_place
 from zoo.rollout.correction import importance_weights
 from zoo.rollout.engine import Engine, Sampling
+from zoo.rollout.episodes import Player
 from zoo.rollout.kept import AnswerCache, call_key
+from zoo.rollout.sampling import seeds
 from zoo.values.records import rows_of
 from zoo.values.types import Answer, Answers
 
@@ -44,7 +46,8 @@ class Writer:
     sampling settings and the number of answers per prompt, unless a call sets others; context: opened around each
     call, for autocast; device: of the answers. rescores: answers of rollouts get the trainer's log-probabilities,
     because later steps of a rollout are compared with them, and a clip of 3e-4 is narrower than the rounding
-    differences of an engine. make_local: makes an engine in this process for another model, a frozen one.
+    differences of an engine. make_local: makes an engine in this process for another model, a frozen one. make_player:
+    makes what plays the episodes of an environment when it is first needed; without it answers are single turns.
     """
 
     def __init__(
@@ -59,8 +62,10 @@ class Writer:
         device: torch.device,
         rescores: bool = False,
         make_local: Callable[[Any], Engine] | None = None,
+        make_player: Callable[[], Player] | None = None,
     ):
         self.policy, self._make_engine, self._make_local = policy, make_engine, make_local
+        self._make_player = make_player
         self.template, self.sampling, self.count = template, sampling, count
         self.seed, self.context, self.device, self.rescores = seed, context, device, rescores
         self.iteration, self.calls = 0, 0
@@ -82,6 +87,16 @@ class Writer:
     @cached_property
     def engine(self) -> Any:
         return self._make_engine()
+
+    @cached_property
+    def player(self) -> Player | None:
+        """What plays the episodes, of runs in an environment."""
+        return self._make_player() if self._make_player is not None else None
+
+    def close(self) -> None:
+        """End the processes of an environment. They end with this process in any case."""
+        if "player" in vars(self) and self.player is not None:
+            self.player.close()
 
     def begin(self, iteration: int, prompts: Sequence[Any] = ()) -> None:
         """Start an iteration: the following calls belong to it, and may take more of these encoded prompts."""
@@ -141,7 +156,7 @@ class Writer:
         torch.randint(2**63 - 1, (start * n,), generator=generator)
         clock = time.perf_counter()
         with self.context():
-            mine = self._drawn(ids[start:stop], n, how, generator, engine) if stop > start else []
+            mine = self._drawn(prompts[start:stop], ids[start:stop], n, how, generator, engine) if stop > start else []
         self.seconds += time.perf_counter() - clock
         written = [answer for share in gathered(mine) for answer in share]
         self.tokens += sum(len(answer.completion) for answer in written)
@@ -151,9 +166,12 @@ class Writer:
         return self._rescored(scorer, engine, answers, how.temperature or 1.0)
 
     def _drawn(
-        self, ids: list[Tensor], n: int, how: Sampling, generator: torch.Generator, engine: Engine
+        self, prompts: Sequence[Any], ids: list[Tensor], n: int, how: Sampling, generator: torch.Generator,
+        engine: Engine,
     ) -> list[Answer]:  # fmt: skip
-        """Answers from the cache if it has this call of the policy's engine, else from the engine."""
+        """Answers in the environment if there is one; else from the cache if it has this call, or from the engine."""
+        if self._make_player is not None and engine is self.engine:
+            return self._played(prompts, n, how, generator)
         kept = self._open_cache() if engine is self.engine else None
         if kept is None:
             return engine.generate(ids, n, how, generator)
@@ -163,6 +181,16 @@ class Writer:
             answers = engine.generate(ids, n, how, generator)
             kept.put(call, answers)
         return answers
+
+    def _played(self, prompts: Sequence[Any], n: int, how: Sampling, generator: torch.Generator) -> list[Answer]:
+        assert self.player is not None
+        drawn = seeds(len(prompts) * n, generator)
+        records = [
+            prompt.get("record", prompt) if isinstance(prompt, dict) else {"prompt": prompt} for prompt in prompts
+        ]
+        # All answers to a prompt meet the same environment.
+        starts = [seed % 2**32 for seed in drawn[::n]]
+        return self.player.play(self.engine, records, n, how, drawn, starts)
 
     def _rescored(self, scorer: Scorer, engine: Engine, answers: Answers, temperature: float) -> Answers:
         """Answers with the trainer's own log-probabilities; those of a remote engine also get importance weights."""

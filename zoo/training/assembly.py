@@ -427,11 +427,13 @@ class Assembly:
         return list(first_of_each(records, self.core.eval_prompts)) if self.online else records
 
     def close(self) -> None:
-        """End the processes that rewards run in, and those that encode ahead."""
+        """End the processes that rewards and environments run in, and those that encode ahead."""
         if self.data.streaming is not None:
             self.data.streaming.close()
         for reward in self.rewards.values():
             reward.close()
+        if self.online and (writer := self.models.built("policy").writer) is not None:
+            writer.close()
 
     # -- for an open run folder ----------------------------------------------------------------------------------
 

@@ -33,6 +33,8 @@ from zoo.data.glance import Glance, glance
 from zoo.data.sources import held_out_split
 from zoo.data.sources.mixture import Part, read_mixture
 from zoo.data.sources.reading import Reading
+from zoo.environments.named import available as environments
+from zoo.environments.named import check_environment
 from zoo.errors import ZooError, nearest
 from zoo.evals import Eval
 from zoo.evals.chosen import choose
@@ -54,7 +56,7 @@ from zoo.options.checks import (
     names_in,
     prompts_in_rollout,
 )
-from zoo.options.config import AUTO, Resolved, TrainConfig
+from zoo.options.config import AUTO, OF_ENVIRONMENT, Resolved, TrainConfig
 from zoo.options.effect import without_effect
 from zoo.options.expression import Expression
 from zoo.options.roles import POLICY, Role, model_options, of_domain
@@ -155,6 +157,11 @@ def named(kind: Kind) -> dict[str, Any]:
     )
 
 
+def rewards_in(text: str | None) -> set[str]:
+    """The names of the rewards in a text."""
+    return {mention.name for mention in Expression(text).mentions} if text else set()
+
+
 class _Look:
     """The steps of the look ahead. Each adds facts to the outlook, or an error to the problems."""
 
@@ -170,8 +177,8 @@ class _Look:
     def all(self) -> None:
         for part in (
             self._processes, self._roles, self._model, self._layers, self._cuts, self._choices, self._data,
-            self._others, self._rewards, self._judge, self._engine, self._optimizer, self._guards, self._scores,
-            self._loggers, self._run, self._steps, self._memory,
+            self._others, self._rewards, self._judge, self._engine, self._environment, self._optimizer, self._guards,
+            self._scores, self._loggers, self._run, self._steps, self._memory,
         ):  # fmt: skip
             self._try(part)
 
@@ -371,6 +378,13 @@ class _Look:
                 f"No engine is called '{name}'.{nearest(name, engines)}", f"Installed: {', '.join(sorted(engines))}."
             )
         bind(engines[name], options, f"engine '{name}'")
+
+    def _environment(self) -> None:
+        if self.core.environment:
+            check_environment(self.core.environment, environments())
+            self.outlook.facts["environment"] = self.core.environment
+        elif self.cls.online() and OF_ENVIRONMENT in rewards_in(self.core.reward):
+            raise ZooError("--reward names the reward of an environment, and there is none.", "Add --environment.")
 
     def _optimizer(self) -> None:
         """The optimizer and the schedule."""

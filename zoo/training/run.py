@@ -11,6 +11,7 @@ from zoo.cards import described, real
 from zoo.contract import registry
 from zoo.data.sources.given import giving, refuse_missing_data, refuse_other_data
 from zoo.data.sources.mixture import data_defaults
+from zoo.environments.named import data_of
 from zoo.errors import ZooError
 from zoo.libraries.quiet import quiet_libraries
 from zoo.models.facts import weights_of
@@ -175,7 +176,7 @@ def resolve_options(
     name = algo or from_file or registry.default_name()
     short, cls = described(str(name))
     layers = [(str(config), file), *between, (origin, _given(given, cls))]
-    resolved = resolve(str(name) if ".py" in str(name) else short, cls, layers, data_defaults, weights_of)
+    resolved = resolve(str(name) if ".py" in str(name) else short, cls, layers, data_defaults, weights_of, data_of)
     resolved.origin["algo"] = origin if algo else str(config) if from_file else "default"
     check_values(resolved.core, resolved.origin)
     resolved.core.model = with_adapter(resolved.core.model, resolved.core.adapter, resolved.core.out)

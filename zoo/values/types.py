@@ -8,7 +8,7 @@ so the core can split, shuffle and shard it without the plugin.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -22,6 +22,7 @@ __all__ = [
     "Answer",
     "Answers",
     "Batch",
+    "Episode",
     "Loss",
     "Metric",
     "Ragged",
@@ -34,6 +35,21 @@ __all__ = [
 
 
 @dataclass(frozen=True)
+class Episode:
+    """What happened in an environment, in an answer that is several turns.
+
+    messages: after the prompt, those of the policy and of the environment, in order; reward: the sum of the
+    environment's, None if it gave none; rewards: each with the position of the completion's token that it follows;
+    failure: why the environment gave up, empty if it did not.
+    """
+
+    messages: list[dict[str, Any]]
+    reward: float | None = None
+    rewards: list[tuple[int, float]] = field(default_factory=list)
+    failure: str = ""
+
+
+@dataclass(frozen=True)
 class Answer:
     """One tokenised answer. Ids are never changed: nothing is re-tokenised.
 
@@ -42,7 +58,8 @@ class Answer:
     cut: whether tokens were removed to fit a length; behaviour: float32 [C], log-probs under the weights that wrote it;
     correction: float32 [C], importance weights for answers of an engine with slightly different log-probs;
     row: number of the data row of the prompt, by which a reward finds its columns; domain: that of its row, by which a
-    role of several models chooses one; None where no role has several.
+    role of several models chooses one; None where no role has several. episode: of an answer in an environment, whose
+    tokens the mask leaves out.
     """
 
     prompt: Tensor
@@ -54,6 +71,7 @@ class Answer:
     correction: Tensor | None = None
     row: int | None = None
     domain: str | None = None
+    episode: Episode | None = None
 
     @staticmethod
     def of(prompt: Sequence[int], completion: Sequence[int], mask: Sequence[bool] | None = None, **rest: Any) -> Answer:

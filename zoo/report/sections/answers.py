@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from zoo.environments import transcript
 from zoo.evals import mean_score, share_score, within_0_and_1
 from zoo.evals.pairs import Pair
 
@@ -15,7 +16,7 @@ MOMENTS_SHOWN = 4
 """Answers to one prompt: the first, the last, and some between."""
 ROLLOUTS_SHOWN = 12
 MOMENTS_COUNTED = 6
-NOT_DETAILS = {"eval", "prompt", "when", "answer", "score", "length", "row"}
+NOT_DETAILS = {"eval", "prompt", "when", "answer", "score", "length", "row", "messages"}
 Row = Mapping[str, Any]
 
 
@@ -71,7 +72,8 @@ def _answer(row: Row) -> dict[str, Any]:
         name: value for name, value in row.items() if name not in NOT_DETAILS and not isinstance(value, list | dict)
     }
     return {
-        "when": row["when"], "text": row["answer"], "score": row.get("score"),
+        "when": row["when"], "score": row.get("score"),
+        "text": transcript(row["messages"]) if row.get("messages") else row["answer"],
         "length": f"{length} tokens" if length is not None else f"{len(row['answer'].split())} words",
         "details": details,
     }  # fmt: skip

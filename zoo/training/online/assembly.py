@@ -11,6 +11,7 @@ import torch
 from zoo.contract.registry import PluginManager, contributions
 from zoo.data.encoding.template import ChatTemplate
 from zoo.data.loader import Loader
+from zoo.environments.named import make_pool
 from zoo.libraries.stored import initial_values
 from zoo.models.precision import autocast
 from zoo.models.reference_cache import architecture, fingerprint
@@ -20,6 +21,7 @@ from zoo.options.config import TrainConfig
 from zoo.paths import cache_folder
 from zoo.rewards.reward import Reward
 from zoo.rollout.engine import Engine, Sampling, local, make_engine
+from zoo.rollout.episodes import Player
 from zoo.rollout.kept import AnswerCache
 from zoo.rollout.writer import Writer
 from zoo.training.online.experience import Experience, count_steps
@@ -55,9 +57,14 @@ def writer_of(
                 progress=lambda done, total: writer.show(done, total),
             )  # fmt: skip
 
+        def player() -> Player:
+            named = contributions(plugins, "environments")
+            return Player(make_pool(str(core.environment), named, core.environment_timeout), template, core.max_turns)
+
         writer = Writer(
             policy, lambda: engine(core.engine, policy.model), template, sampling, core.answers_per_prompt, core.seed,
             lambda: autocast(precision, device), device, rescores, lambda model: engine(LOCAL, model),
+            player if core.environment else None,
         )  # fmt: skip
         return writer
 

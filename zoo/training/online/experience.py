@@ -15,7 +15,7 @@ from torch import Tensor
 
 from zoo.data.loader import Loader, share_of
 from zoo.errors import PluginError
-from zoo.values.types import Answer, Answers, Batch, Ragged, TopLogps
+from zoo.values.types import Answer, Answers, Batch, Episode, Ragged, TopLogps
 
 
 class Experience:
@@ -106,7 +106,7 @@ def packed(value: Any) -> Any:
     if isinstance(value, Batch):
         return {"batch": {name: packed(field) for name, field in value.fields.items()}}
     if isinstance(value, Answers):
-        return {"answers": [dict(vars(answer)) for answer in value.to("cpu")]}
+        return {"answers": [{**vars(a), "episode": a.episode and vars(a.episode)} for a in value.to("cpu")]}
     if isinstance(value, Ragged):
         return {"ragged": value.to("cpu").rows}
     if isinstance(value, TopLogps):
@@ -126,7 +126,9 @@ def unpacked(stored: Any) -> Any:
     if kind == "batch":
         return Batch(**{name: unpacked(field) for name, field in value.items()})
     if kind == "answers":
-        return Answers([Answer(**fields) for fields in value])
+        return Answers(
+            [Answer(**{**kept, "episode": kept["episode"] and Episode(**kept["episode"])}) for kept in value]
+        )
     if kind == "ragged":
         return Ragged(value)
     if kind == "top_logps":

@@ -34,6 +34,8 @@ from zoo.training.step.timing import GENERATION, REWARD, ROLLOUT, Timing
 from zoo.values.records import rows_of
 from zoo.values.types import Answers, Batch
 
+RAISED = "environment.log"
+"""The file of a run with the tracebacks of its environment."""
 COMPARED = 8
 """Answers of a rollout whose log-probs are computed again, to compare them with the engine's."""
 
@@ -113,6 +115,7 @@ class Rollouts:
             self.metrics = {**self._seen.metrics(), **self._of_parts(), **self._gap()}
         begin_exchange()
         self._watch(step, judged)
+        self._keep_tracebacks(step)
         return batch
 
     def state(self) -> dict[str, Any]:
@@ -262,6 +265,15 @@ class Rollouts:
         scored = said if judged else sum(not math.isnan(value) for value in seen.values)
         asked = said + unsaid.total() if judged else len(seen.values)
         self.unrewarded.look(asked, scored, unsaid if judged else seen.failures, step, self.say)
+
+    def _keep_tracebacks(self, step: int) -> None:
+        """What environments of this process raised, in the run's folder."""
+        player = self.writer.player
+        if player is None or not player.tracebacks or self.run is None:
+            return
+        with (self.run.path / RAISED).open("a", encoding="utf-8") as stream:
+            stream.writelines(f"Step {step + 1}\n{trace}\n\n" for trace in player.tracebacks)
+        player.tracebacks.clear()
 
     def keep(self, name: str, when: str, samples: list[dict[str, Any]]) -> None:
         if self.run is not None:

@@ -38,7 +38,7 @@ def shared_scores(reward: Reward, answers: Answers, records: Mapping[int, Any], 
         if leads():
             scored = reward.detailed(
                 writer.texts(mine), [records[answer.row] for answer in mine], [answer.ended for answer in mine],
-                mine.lengths.tolist(),
+                mine.lengths.tolist(), [answer.episode for answer in mine],
             )  # fmt: skip
     except ZooError as raised:
         # The other processes wait for this one, so it reports its error to them.
@@ -148,9 +148,15 @@ class Seen:
                 "score": None if math.isnan(self.values[i]) else self.values[i],
                 "length": len(self.answers[i].completion),
                 "cut": self.answers[i].cut,
+                **messages_of(self.answers[i]),
             }
             for row, i in sorted(first.items(), key=lambda item: item[1])[:count]
         ]
+
+
+def messages_of(answer: Answer) -> dict[str, Any]:
+    """The turns of an episode, for samples.jsonl."""
+    return {} if answer.episode is None else {"messages": answer.episode.messages}
 
 
 def mean(values: Sequence[float]) -> float:
