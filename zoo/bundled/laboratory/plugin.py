@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @cache
 def worlds() -> Worlds:
     """All worlds."""
-    from zoo.bundled.laboratory import arithmetic, bandit, chains, facts_world, gold_world, quiz, skills
+    from zoo.bundled.laboratory import arithmetic, bandit, chains, facts_world, gold_world, quiz, rooms, skills
     from zoo.bundled.laboratory.worlds import Worlds
 
     return Worlds(
@@ -28,6 +28,7 @@ def worlds() -> Worlds:
             "chains": chains.WORLD,
             "quiz": quiz.WORLD,
             "skills": skills.WORLD,
+            "rooms": rooms.WORLD,
         }
     )
 
@@ -55,6 +56,13 @@ class Bases:
 @hookimpl
 def models() -> dict[str, Any]:
     return {"world": Bases()}
+
+
+@hookimpl
+def environments() -> dict[str, Any]:
+    from zoo.bundled.laboratory.rooms import Rooms
+
+    return {"rooms": Rooms}
 
 
 @hookimpl
