@@ -24,7 +24,6 @@ from zoo.libraries.cluster import find_place
 from zoo.libraries.connected import Connected
 from zoo.libraries.meeting import how_it_ended
 from zoo.libraries.peers import Peers, in_background
-from zoo.training.record.signals import Signals, Stopped
 
 VARIABLES = (
     "RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID",
@@ -212,22 +211,16 @@ def test_a_run_that_did_not_connect_ends_the_processes_it_has_started(sharing, m
     assert ended == ["killed"] and "MASTER_PORT" not in os.environ
 
 
-def test_ctrl_c_ends_a_wait_for_the_groups_of_processes(sharing, monkeypatch):
-    """It is in C++, where it would be heeded when the wait is over."""
+def test_groups_of_processes_are_made_where_no_signal_has_to_wait_for_them(sharing, monkeypatch):
+    """Not in the main thread, which alone heeds ctrl-C, and does not while it is in C++."""
     connected, _ = sharing
-    over = threading.Event()
-
-    def make_mesh(*given):
-        with contextlib.suppress(RuntimeError):
-            torch.distributed.HashStore().wait(["never"], timedelta(seconds=10))
-        over.set()
-
-    monkeypatch.setattr(connected.peers, "connect", lambda *given: None)
-    monkeypatch.setattr(sharding, "make_mesh", make_mesh)
-    threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
-    with Signals(), pytest.raises(Stopped), contextlib.closing(connected):
+    threads = []
+    for name, stand_in in (("connect", lambda *given: None), ("meet", lambda lost: None)):
+        monkeypatch.setattr(connected.peers, name, stand_in)
+    monkeypatch.setattr(sharding, "make_mesh", lambda *given: threads.append(threading.current_thread()))
+    with contextlib.closing(connected):
         connected.connect()
-    assert not over.is_set()
+    assert len(threads) == 1 and threads[0] is not threading.main_thread()
 
 
 def test_who_can_tell_how_a_process_ended_is_named(place):
