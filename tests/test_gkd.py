@@ -122,6 +122,16 @@ def test_a_run_comes_to_its_teacher_and_does_not_depend_on_the_cut(runs):
     assert {row["own"] for row in whole.metrics} - {0.0, 1.0} and not any("rollout/reward" in r for r in whole.metrics)
 
 
+def test_the_parts_of_a_mixture_count_given_answers_and_own_ones(runs, tmp_path):
+    train, _, teacher = runs
+    files = [write_rows(tmp_path / f"{name}.jsonl", demonstrations(6, seed=i)) for i, name in enumerate("ab")]
+    done = train(teacher=teacher, data=" + ".join(map(str, files)), batch_size=12, max_steps=1, eval_fraction=0.0)
+    (row,) = done.metrics
+    assert 0 < row["own"] < 1
+    for name in ("loss", "own"):
+        assert (row[f"{name}/a"] + row[f"{name}/b"]) / 2 == pytest.approx(row[name], rel=1e-4)
+
+
 def test_stored_log_probs_make_the_run_of_the_teacher_in_memory(runs, tmp_path, monkeypatch):
     monkeypatch.setattr("zoo.evals.subject.choose_precision", lambda *how: ("32-true", ""))
     train, data, teacher = runs

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
 from typing import Any
 
 from zoo.errors import ZooError, nearest
 from zoo.options.config import Resolved
 from zoo.options.roles import ONE
 from zoo.training.step.parts import Parts
+from zoo.values.answers import with_facts
 from zoo.values.records import Record, Records
-from zoo.values.types import Answer
 
 COLUMN = "domain"
 """The column of a row, and the field of its encoded record and of its answers."""
@@ -47,7 +46,7 @@ class Domains:
         for flag, domains in self.wanted.items():
             if domain not in domains:
                 raise self._fault(record["row"], domain, flag, domains)
-        return {**{name: _with_domain(value, domain) for name, value in record.items()}, COLUMN: domain}
+        return {**with_facts(record, domain=domain), COLUMN: domain}
 
     def checked(self, records: Records) -> Records:
         """The records with their domains, after a look at each."""
@@ -76,9 +75,3 @@ class Domains:
             return f"Row {row} of {self.source}"
         number = int(self.parts.owners([row])[0])
         return f"Row {row - self.parts.before[number]} of {self.parts.labels[number]}"
-
-
-def _with_domain(value: Any, domain: str) -> Any:
-    if isinstance(value, Answer):
-        return replace(value, domain=domain)
-    return [_with_domain(item, domain) for item in value] if isinstance(value, list) else value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from zoo.values.loss import Loss
@@ -17,6 +18,17 @@ def answers_in(record: Mapping[str, Any]) -> list[Answer]:
     # The fields of a batch as they are kept: a batch gives numbers per token padded, which takes time.
     fields = record.fields if isinstance(record, Batch) else record
     return [answer for value in fields.values() for answer in _answers(value)]
+
+
+def with_facts(record: Mapping[str, Any], **facts: Any) -> dict[str, Any]:
+    """An encoded record whose answers have facts such as their row."""
+
+    def changed(value: Any) -> Any:
+        if isinstance(value, Answer):
+            return replace(value, **facts)
+        return [changed(item) for item in value] if isinstance(value, list) else value
+
+    return {name: changed(value) for name, value in record.items()}
 
 
 def answer_weights(loss: Loss, part: Batch) -> dict[int, float]:

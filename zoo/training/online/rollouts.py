@@ -31,6 +31,7 @@ from zoo.runs import Run
 from zoo.training.online.scores import SHOWN, Scores, Seen, Unrewarded, mean, shared_scores
 from zoo.training.step.parts import Parts
 from zoo.training.step.timing import GENERATION, REWARD, ROLLOUT, Timing
+from zoo.values.answers import with_facts
 from zoo.values.records import rows_of
 from zoo.values.types import Answers, Batch
 
@@ -106,6 +107,8 @@ class Rollouts:
     def __call__(self, records: list[dict[str, Any]], iteration: int, step: int) -> Batch:
         self._renew_reference(step)
         self._seen = Seen()
+        # Those of the data are known by their rows, as those that are written are.
+        records = [with_facts(record, row=record["row"]) for record in records]
         self.records.begin(records)
         judged = self._judged()
         with self._timed(), self.rolling(iteration):
