@@ -199,6 +199,16 @@ def test_one_of_several_adapters_is_named(run, several, tiny_folder, tmp_path):
         assert losses(again) == losses(done)
 
 
+def test_another_role_takes_the_default_one_and_says_so(run, several, capsys):
+    run(model=str(several), adapter="french", lora_continue=True, reference=str(several), max_steps=1, quiet=False)
+    said = "".join(capsys.readouterr().out.split())
+    note = f"{several} has several adapters, and 'default' is taken: name {several / 'french'} for another."
+    assert said.count("".join(f"The reference: {note}".split())) == 1
+    typed = ("train", "--algo", "dpo", "--model", str(several / "french"), "--reference", str(several), "--dry-run")
+    assert "".join(note.split()) in "".join(cli(*typed)[1].split())
+    assert "several adapters" not in cli(*typed[:5], "--reference", str(several / "french"), "--dry-run")[1]
+
+
 def test_commands_take_one_of_several(several, tmp_path):
     for typed in (("chat", str(several), "--prompt", "one"), ("eval", str(several))):
         status, _, told = cli(*typed)

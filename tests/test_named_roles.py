@@ -6,7 +6,8 @@ import shutil
 
 import pytest
 import torch
-from tiny_runs import plugin_file, trainer, write_rows
+from tiny_runs import cli, plugin_file, trainer, write_rows
+from transformers import AutoTokenizer
 
 from zoo.cards.algorithms import describe, stand_in
 from zoo.contract.plugin_files import load_file
@@ -205,6 +206,36 @@ def test_several_models_of_a_core_role_are_not_renewed_either(tiny_model):
     each = {name: Reference(lambda: tiny_model, "shared", None, policy=policy, role="teacher") for name in ("a", "b")}
     with pytest.raises(PluginError, match="renews the teacher"):
         Several("teacher", each).renew()
+
+
+def test_a_dry_run_refuses_a_teacher_with_other_words_and_leaves_added_tokens_to_the_run(tmp_path, tiny_folder):
+    other, grown = (shutil.copytree(tiny_folder, tmp_path / name) for name in ("other", "grown"))
+    tokenizer = json.loads((other / "tokenizer.json").read_text())
+    words = tokenizer["model"]["vocab"]
+    words["A"], words["B"] = words["B"], words["A"]
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer))
+    added = AutoTokenizer.from_pretrained(grown)
+    added.add_tokens(["<new>"])
+    added.save_pretrained(grown)
+    model = write_rows(tmp_path / "prompts.jsonl", [{"prompt": "red"}])
+    typed = (
+        "train",
+        "--algo",
+        "opd",
+        "--model",
+        str(tiny_folder),
+        "--data",
+        model,
+        "--dry-run",
+        "--new-tokens",
+        "<new>",
+    )
+    status, _, told = cli(*typed, "--teacher", str(other))
+    told = " ".join(told.split())
+    assert status == 2 and "other has other tokens than the model that is trained, so it cannot be its teacher:" in told
+    assert "let any model write answers, and train on these" in told
+    status, said, told = cli(*typed, "--teacher", str(grown))
+    assert status == 0, said + told
 
 
 def move(model):

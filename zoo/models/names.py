@@ -107,6 +107,15 @@ def adapters_in(folder: Path) -> list[str]:
     return own + [name for name in inner if not re.fullmatch(r"checkpoint-\d+", name)]
 
 
+def told_of_adapters(source: Source) -> str:
+    """A sentence where a folder has several adapters, for a model that --adapter is not about; else empty."""
+    names = adapters_in(source.folder) if source.folder is not None else []
+    if source.folder is None or len(names) < 2:
+        return ""
+    others = " or ".join(str(source.folder / name) for name in names[1:])
+    return f"{source.name} has several adapters, and '{names[0]}' is taken: name {others} for another."
+
+
 def with_adapter(name: str, adapter: str | None, out: str) -> str:
     """The name of a model with one of the adapters in its folder: the path of that one.
 

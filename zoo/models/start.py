@@ -43,6 +43,7 @@ from zoo.models.loading import (
 from zoo.models.names import NotFound, Source, find_checkpoint, kept_model, resolve_model, told_of_runs
 from zoo.models.precision import round_frozen, weights_dtype
 from zoo.models.scalar import choose_padding, is_scorer, set_unit
+from zoo.models.vocabulary import START_HINT, other_tokens
 from zoo.options.checks import names_in
 from zoo.options.config import TrainConfig
 from zoo.options.fields import build
@@ -81,7 +82,7 @@ def load(name: str, out: str = "runs") -> tuple[Any, Any]:
 
 def require_same_tokens(
     name: str, source: Source, tokenizer: Any, than: str, new: NewTokens = NO_TOKENS,
-    hint: str = "Name the model that training started from, or one made of it.",
+    hint: str = START_HINT,
 ) -> NewTokens:  # fmt: skip
     """Raises ZooError where a model that is to read token ids of another one has another vocabulary.
 
@@ -91,7 +92,7 @@ def require_same_tokens(
     own = load_tokenizer(source, new_tokens=new.named)
     given = new.given_to(own)
     if (ours := own.get_vocab()) != (theirs := tokenizer.get_vocab()):
-        raise ZooError(f"{name} has other tokens than {than}: {len(ours):,} against {len(theirs):,}.", hint)
+        raise other_tokens(name, len(ours), len(theirs), than, hint)
     return given
 
 

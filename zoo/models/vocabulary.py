@@ -24,6 +24,12 @@ PAD, EOS = "pad_token", "eos_token"
 GENERATION = "generation_config.json"
 Settings = Mapping[str, Any]
 ROLES = ("bos_token", EOS, PAD, "unk_token")
+START_HINT = "Name the model that training started from, or one made of it."
+NAMED_HINT = (
+    "Name a model with the tokenizer of the one that is trained, such as a larger one of its family; or let any model "
+    "write answers, and train on these."
+)
+"""What to do about a role whose model has other tokens: one that starts as the policy does, and one that is named."""
 
 
 @dataclass(frozen=True)
@@ -205,6 +211,30 @@ def settings_in(folder: Path, base: Path | None) -> tuple[Settings, Settings]:
     if place is None:
         return {}, {}
     return _read(place / "config.json"), _read(folder / GENERATION) or _read(place / GENERATION)
+
+
+def other_tokens(name: str, own: int, others: int, than: str, hint: str) -> ZooError:
+    """The refusal of a model that is to read token ids of another one. than: whose ids, and what cannot be."""
+    return ZooError(f"{name} has other tokens than {than}: {own:,} against {others:,}.", hint)
+
+
+def told_of_role(role: str, is_named: bool) -> tuple[str, str]:
+    """`than` and `hint` of `other_tokens` for a role of a run. is_named: it starts from no model of the run's."""
+    return f"the model that is trained, so it cannot be its {role}", NAMED_HINT if is_named else START_HINT
+
+
+def refuse_other_words(name: str, folder: Path, trained: Path, than: str, hint: str) -> None:
+    """Raises ZooError where the tokenizers in two folders differ in words, by their files alone.
+
+    Tokens that were added to one of them are left to the run, which may give them to the other.
+    """
+    pair = [opened(place / "tokenizer.json") for place in (folder, trained)]
+    if None in pair:
+        return
+    added = {token.content for one in pair for token in one.get_added_tokens_decoder().values()}
+    first, second = (one.get_vocab(with_added_tokens=False) for one in pair)
+    if first != second and any(first.get(word) != second.get(word) for word in (first.keys() | second.keys()) - added):
+        raise other_tokens(name, *(one.get_vocab_size() for one in pair), than, hint)
 
 
 def hold_files(name: str, folder: Path, template: str | None, new: Collection[str] = ()) -> Findings:

@@ -44,8 +44,8 @@ from zoo.guards.chosen import ask, available
 from zoo.judges.spelled import check_judge
 from zoo.libraries.launched import check_launch
 from zoo.models.facts import adapter_options, check_files, check_going_on, configured, describe, tokens_a_character
-from zoo.models.names import Found, check_base, head_in, look_for, refuse_head
-from zoo.models.vocabulary import hold_files, lacking_in, own_template_in
+from zoo.models.names import Found, check_base, head_in, look_for, refuse_head, told_of_adapters
+from zoo.models.vocabulary import hold_files, lacking_in, own_template_in, refuse_other_words, told_of_role
 from zoo.optimizers.bundled import refuse_missing
 from zoo.optimizers.chosen import OPTIMIZERS, SCHEDULES, Kind
 from zoo.options.checks import (
@@ -289,7 +289,16 @@ class _Look:
         if self.resolved.roles[role].head == "lm" and model.source.folder is not None:
             refuse_head(model.source.name, head_in(model.source.folder), self.cls.head)
             hold_files(name, model.source.folder, None, wanted(self.template, listed(self.core.new_tokens)))
+        self._refuse_other_words(role, name, model.source.folder)
         self.outlook.facts[fact] += self._unused(role)
+        if note := told_of_adapters(model.source):
+            self.outlook.facts[fact] += f". {note}"
+
+    def _refuse_other_words(self, role: str, name: str, folder: Path | None) -> None:
+        trained = self.found.source.folder if self.found else None
+        if role in self.roles and folder is not None and trained is not None:
+            than, hint = told_of_role(role, self.resolved.roles[role].start == "named")
+            refuse_other_words(name, folder, trained, than, hint)
 
     def _looked_for(self, fact: str, name: str) -> Found:
         try:

@@ -23,7 +23,7 @@ from zoo.libraries.sharding import is_sharding, shard
 from zoo.libraries.stored import initial_values
 from zoo.libraries.wrappers import is_adapted
 from zoo.models.critic import Critic, ValueHead
-from zoo.models.names import Source
+from zoo.models.names import Source, told_of_adapters
 from zoo.models.precision import round_frozen
 from zoo.models.reference import Reference
 from zoo.models.reference_cache import ReferenceCache, architecture, fingerprint
@@ -31,7 +31,7 @@ from zoo.models.roles import Models, Policy
 from zoo.models.scalar import ScalarPolicy, is_scorer
 from zoo.models.several import Several
 from zoo.models.start import NO_TOKENS, load_policy, require_same_tokens, resolve_start
-from zoo.models.vocabulary import size_of
+from zoo.models.vocabulary import size_of, told_of_role
 from zoo.options.config import Resolved, TrainConfig
 from zoo.options.roles import ONE, POLICY
 from zoo.paths import cache_folder
@@ -73,20 +73,15 @@ def make_models(
     return models
 
 
-TEACHER_HINT = (
-    "Name a model with the tokenizer of the one that is trained, such as a larger one of its family; or let any model "
-    "write answers, and train on these."
-)
-
-
 def _new_tokens(resolved: Resolved, name: str, other: str | None, template: ChatTemplate, say: Say) -> NewTokens:
     """The tokens that a model of a role has to get, once its tokenizer was compared with the policy's."""
     if name == POLICY or resolved.roles[name].head == "judge" or other is None:
         return template.new
-    than = f"the model that is trained, so it cannot be its {name}"
+    than, hint = told_of_role(name, resolved.roles[name].start == "named")
     start = resolve_start(other, resolved.core.out, say)
-    hints = [TEACHER_HINT] if resolved.roles[name].start == "named" else []
-    return require_same_tokens(other, start, template.tokenizer, than, template.new, *hints)
+    if note := told_of_adapters(start):
+        say(f"The {name}: {note}")
+    return require_same_tokens(other, start, template.tokenizer, than, template.new, hint)
 
 
 def make_critic(
