@@ -1,5 +1,6 @@
 """Sharded over two processes, a run computes what one process computes."""
 
+import math
 import shutil
 from types import SimpleNamespace
 
@@ -45,9 +46,10 @@ def both(tmp_path, tiny_folder, monkeypatch):
         return single, sharded(algo, data, **options)
 
     def sharded(algo, data, devices=2, **options):
+        model = options.pop("model", tiny_folder)
         flags = float32_flags(**OPTIONS | options, out=tmp_path / "two", strategy="fsdp", devices=2)
         flags = [part for part in flags if part != "True"]
-        typed = ("train", "--algo", algo, "--model", str(tiny_folder), "--data", data, *flags)
+        typed = ("train", "--algo", algo, "--model", str(model), "--data", data, *flags)
         for done in two_processes(*typed, cwd=tmp_path, ZOO_CACHE=str(tmp_path / "cache-two")):
             assert done.returncode == 0, done.stdout + done.stderr
         return Run(max((tmp_path / "two").iterdir(), key=lambda path: path.stat().st_mtime))
@@ -81,6 +83,15 @@ def test_a_frozen_model_is_shared_out_too(both):
 def test_adapters_and_their_base_are_shared_out(both, options):
     first, second = both("dpo", lora=True, lr=1e-2, **options)
     assert losses(first) == pytest.approx(losses(second), rel=1e-5)
+
+
+@pytest.mark.long
+def test_adapters_that_go_on_are_shared_out_with_the_copy_of_their_start(both, tmp_path, tiny_folder):
+    start = trainer(tmp_path, tiny_folder)("sft", data=data_for("sft", tmp_path), lora=True, lora_rank=4, lr=1e-2)
+    first, second = both("dpo", model=str(start.path), lora=True, lora_continue=True, lr=1e-2, reference_cache="off")
+    assert losses(first) == pytest.approx(losses(second), rel=1e-5) and losses(first)[0] == pytest.approx(
+        math.log(2), abs=1e-5
+    )
 
 
 @pytest.mark.long
