@@ -71,7 +71,7 @@ class Constitutional(Algorithm):
         "lr": [
             Point(135e6, 1e-4, "that of sft here"),
             Point(7e9, 2e-5, "alignment-handbook's"),
-            Point(135e6, 1e-4, "that of full training here", lora=True),
+            Point(135e6, 1e-3, "LoRA Without Regret's tenfold rate", lora=True),
             Point(7e9, 2e-4, "alignment-handbook's", lora=True),
         ],
         "temperature": [
@@ -87,7 +87,8 @@ class Constitutional(Algorithm):
     }  # fmt: skip
     reasons = {
         "lr": "Neither: the paper takes half of its pretraining's rate, and does not give that. alignment-handbook, "
-        "recipes/constitutional-ai; adapters: its zephyr-7b-beta/sft/config_qlora.yaml.",
+        "recipes/constitutional-ai; adapters: its zephyr-7b-beta/sft/config_qlora.yaml; at 135 M LoRA "
+        "Without Regret (thinkingmachines.ai, 2025).",
         "schedule": "Paper: constant.",
         "epochs": "Paper: one pass.",
         "batch_size": "Neither: paper 1,024 of a million examples.",

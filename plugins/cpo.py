@@ -26,7 +26,7 @@ class CPO(Algorithm):
         "lr": [
             Point(135e6, 5e-5, "zoo's"),
             Point(13e9, 1e-5, "LoRA Without Regret's tenth of ALMA-R's"),
-            Point(135e6, 5e-5, "that of full training here", lora=True),
+            Point(135e6, 5e-4, "LoRA Without Regret's tenfold rate", lora=True),
             Point(13e9, 1e-4, "ALMA-R's", lora=True),
         ],
         "epochs": 1, "batch_size": 16,

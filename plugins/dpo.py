@@ -41,14 +41,15 @@ class DPO(Algorithm):
             Point(2.8e9, 1e-6, "the paper's", "RMSprop"),
             Point(7e9, 5e-7, "Zephyr's"),
             Point(70e9, 2e-7, "Tülu 3's"),
-            Point(135e6, 5e-5, "that of full training here", lora=True),
+            Point(135e6, 5e-4, "LoRA Without Regret's tenfold rate", lora=True),
             Point(7e9, 5e-6, "alignment-handbook's", lora=True),
         ],
         "epochs": 1, "batch_size": 8,
     }  # fmt: skip
     reasons = {
         "lr": "Paper: appendix B, with RMSprop; Zephyr (arXiv:2310.16944), section 4.3; Tülu 3, whose DPO is "
-        "normalised by length. Adapters: alignment-handbook, zephyr-7b-beta/dpo/config_qlora.yaml.",
+        "normalised by length. Adapters: alignment-handbook, zephyr-7b-beta/dpo/config_qlora.yaml; at "
+        "135 M LoRA Without Regret (thinkingmachines.ai, 2025).",
         "beta": "Paper: 0.1 (0.5 for summaries), at every size.",
         "epochs": "Paper: one pass, in its authors' code. Zephyr 3.",
         "batch_size": "Tuned here: enough steps on the starter set. Paper 64, Tülu 3 128.",

@@ -51,12 +51,13 @@ class GKD(Algorithm):
     defaults = {
         "lr": [
             Point(135e6, 4e-5, "that of grpo here"),
-            Point(135e6, 4e-5, "that of full training here", lora=True),
+            Point(135e6, 4e-4, "LoRA Without Regret's tenfold rate", lora=True),
         ],
         "batch_size": 16, "max_new_tokens": 96,
     }  # fmt: skip
     reasons = {
-        "lr": "Neither: grpo's here. Paper 3e-4 with Adafactor on T5 of 77 M to 800 M weights, after fine-tuning.",
+        "lr": "Neither: grpo's here. Paper 3e-4 with Adafactor on T5 of 77 M to 800 M weights, after fine-tuning. "
+        "Adapters: LoRA Without Regret (thinkingmachines.ai, 2025).",
         "beta": "Neither: TRL's 0.5. Paper: 0.1 to 0.9 and both ends, by the task.",
         "own_share": "Neither: TRL's 0.5. Paper: 1 is the best, 0.5 close to it.",
         "batch_size": "Neither: the starter set gets enough steps. Paper 32 to 128.",

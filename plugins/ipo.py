@@ -32,7 +32,7 @@ class IPO(Algorithm):
         "lr": [
             Point(135e6, 5e-5, "tuned here"),
             Point(7e9, 5e-7, "alignment-handbook's"),
-            Point(135e6, 5e-5, "that of full training here", lora=True),
+            Point(135e6, 5e-4, "LoRA Without Regret's tenfold rate", lora=True),
             Point(7e9, 5e-6, "LoRA Without Regret's tenfold rate", lora=True),
         ],
         "epochs": 1, "batch_size": 8,

@@ -63,7 +63,7 @@ class KTO(Algorithm):
         "lr": [
             Point(135e6, 2e-4, "tuned here"),
             Point(7e9, 5e-6, "the paper's"),
-            Point(135e6, 2e-4, "that of full training here", lora=True),
+            Point(135e6, 2e-3, "LoRA Without Regret's tenfold rate", lora=True),
             Point(7e9, 5e-5, "LoRA Without Regret's tenfold rate", lora=True),
         ],
         "epochs": 1, "batch_size": 8,

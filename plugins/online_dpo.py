@@ -43,14 +43,15 @@ class OnlineDPO(Algorithm):
             Point(135e6, 1e-5, "zoo's"),
             Point(1e9, 5e-7, "TRL's"),
             Point(6.9e9, 5e-7, "TRL's"),
-            Point(135e6, 1e-5, "that of full training here", lora=True),
+            Point(135e6, 1e-4, "LoRA Without Regret's tenfold rate", lora=True),
             Point(1e9, 5e-6, "TRL's", lora=True),
         ],
         "schedule": "constant", "batch_size": 64, "answers_per_prompt": 2, "max_new_tokens": 64,
     }  # fmt: skip
     reasons = {
         "lr": "Neither: the paper's 5e-7 is for Adafactor and models whose sizes are not public. TRL's documentation "
-        "has the same with AdamW, at 1 to 6.9 B weights; adapters: its script online_dpo.py.",
+        "has the same with AdamW, at 1 to 6.9 B weights; adapters: its script online_dpo.py, and at 135 M LoRA Without "
+        "Regret (thinkingmachines.ai, 2025).",
         "beta": "Paper: 0.1.",
         "schedule": "Neither: constant, as every rollout is new.",
         "batch_size": "Neither: 32 pairs a step. Paper 128.",

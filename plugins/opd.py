@@ -37,13 +37,14 @@ class OPD(Algorithm):
         "lr": [
             Point(135e6, 4e-5, "that of grpo here"),
             Point(8e9, 5e-5, "Thinking Machines'"),
-            Point(135e6, 4e-5, "that of full training here", lora=True),
+            Point(135e6, 4e-4, "LoRA Without Regret's tenfold rate", lora=True),
             Point(8e9, 1e-4, "Thinking Machines'", lora=True),
         ],
         "schedule": "constant", "batch_size": 64, "answers_per_prompt": 4, "max_new_tokens": 96,
     }  # fmt: skip
     reasons = {
-        "lr": "Neither: Thinking Machines' 5e-5, adapters 1e-4, for Qwen3 8B (tinker-cookbook). Below, grpo's.",
+        "lr": "Neither: Thinking Machines' 5e-5, adapters 1e-4, for Qwen3 8B (tinker-cookbook). Below, "
+        "grpo's, adapters at ten times that by LoRA Without Regret (thinkingmachines.ai, 2025).",
         "discount": "Neither: Thinking Machines' 0, as nothing above it was better.",
         "schedule": "Neither: constant, as Thinking Machines'.",
         "batch_size": "Neither: 16 prompts with 4 answers each. Thinking Machines 512 prompts with 4.",

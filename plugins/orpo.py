@@ -49,7 +49,7 @@ class ORPO(Algorithm):
         "lr": [
             Point(135e6, 1e-4, "zoo's"),
             Point(7e9, 5e-6, "the authors'"),
-            Point(135e6, 1e-4, "that of full training here", lora=True),
+            Point(135e6, 1e-3, "LoRA Without Regret's tenfold rate", lora=True),
             Point(7e9, 5e-5, "LoRA Without Regret's tenfold rate", lora=True),
         ],
         "epochs": 1, "batch_size": 16,

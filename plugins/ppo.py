@@ -79,7 +79,7 @@ class PPO(Algorithm):
             Point(135e6, 5e-5, "tuned here"),
             Point(1e9, 3e-6, "arXiv:2403.17031's"),
             Point(6.9e9, 3e-6, "arXiv:2403.17031's"),
-            Point(135e6, 5e-5, "that of full training here", lora=True),
+            Point(135e6, 5e-4, "LoRA Without Regret's tenfold rate", lora=True),
             Point(6.9e9, 3e-5, "LoRA Without Regret's tenfold rate", lora=True),
         ],
         "critic_lr": [

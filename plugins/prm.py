@@ -32,14 +32,14 @@ class PRM(Algorithm):
         "lr": [
             Point(135e6, 2e-5, "zoo's"),
             Point(7e9, 1e-6, "Math-Shepherd's"),
-            Point(135e6, 2e-5, "that of full training here", lora=True),
+            Point(135e6, 2e-4, "LoRA Without Regret's tenfold rate", lora=True),
             Point(494e6, 1e-4, "TRL's", lora=True),
         ],
         "epochs": 2, "batch_size": 16,
     }  # fmt: skip
     reasons = {
         "lr": "Neither: Math-Shepherd (arXiv:2312.08935), section 4, in a transcription. Adapters: TRL's script "
-        "prm.py.",
+        "prm.py; at 135 M LoRA Without Regret (thinkingmachines.ai, 2025).",
         "epochs": "Paper: 2.",
         "batch_size": "Neither: the paper does not say; the starter set gets enough steps.",
         "until_first_error": "Paper: nothing behind the first wrong step is supervised.",

@@ -64,7 +64,7 @@ class RLAIF(Algorithm):
         "lr": [
             Point(135e6, 1e-5, "zoo's"),
             Point(6.9e9, 1e-6, "RLOO's"),
-            Point(135e6, 1e-5, "that of full training here", lora=True),
+            Point(135e6, 1e-4, "LoRA Without Regret's tenfold rate", lora=True),
             Point(6.9e9, 1e-5, "LoRA Without Regret's tenfold rate", lora=True),
         ],
         "critic_lr": [

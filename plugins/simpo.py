@@ -25,7 +25,7 @@ class SimPO(Algorithm):
         "lr": [
             Point(135e6, 1e-5, "tuned here"),
             Point(8e9, 6e-7, "the authors'"),
-            Point(135e6, 1e-5, "that of full training here", lora=True),
+            Point(135e6, 1e-4, "LoRA Without Regret's tenfold rate", lora=True),
             Point(8e9, 6e-6, "LoRA Without Regret's tenfold rate", lora=True),
         ],
         "epochs": 1, "batch_size": 8,

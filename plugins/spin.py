@@ -42,7 +42,7 @@ class SPIN(Algorithm):
         "lr": [
             Point(135e6, 1e-5, "that of online-dpo here"),
             Point(7e9, 5e-7, "the paper's", "RMSprop"),
-            Point(135e6, 1e-5, "that of full training here", lora=True),
+            Point(135e6, 1e-4, "LoRA Without Regret's tenfold rate", lora=True),
             Point(7e9, 5e-6, "LoRA Without Regret's tenfold rate", lora=True),
         ],
         "schedule": "constant", "batch_size": 16, "minibatches": 32, "rollout_epochs": 2, "max_new_tokens": 96,
