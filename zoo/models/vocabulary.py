@@ -234,7 +234,7 @@ def refuse_other_words(name: str, folder: Path, trained: Path, than: str, hint: 
     added = {token.content for one in pair for token in one.get_added_tokens_decoder().values()}
     first, second = (one.get_vocab(with_added_tokens=False) for one in pair)
     if first != second and any(first.get(word) != second.get(word) for word in (first.keys() | second.keys()) - added):
-        raise other_tokens(name, *(one.get_vocab_size() for one in pair), than, hint)
+        raise other_tokens(name, pair[0].get_vocab_size(), pair[1].get_vocab_size(), than, hint)
 
 
 def hold_files(name: str, folder: Path, template: str | None, new: Collection[str] = ()) -> Findings:
