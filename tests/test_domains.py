@@ -290,7 +290,7 @@ def test_the_look_ahead_names_and_counts_each_model(tmp_path, tiny_folder, folde
     assert status == 0 and "teacher:math" in out and "teacher:code" in out
     cls = load_algorithm("gkd")[1]
     options = {"model": str(tiny_folder), "data": data, "teacher": f"{named(folders)},more={folders['math']}"}
-    look = _Look(resolve("gkd", cls, [("command line", options)]), cls, None)
+    look = _Look(resolve("gkd", cls, [("command line", options)]), cls, None, False)
     look._roles()
     assert {*look._models()} == {"policy", "reference", "teacher:code", "teacher:math"}
 
