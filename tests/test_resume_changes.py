@@ -455,6 +455,15 @@ def test_the_code_of_a_reward_is_that_of_its_file_and_of_what_it_imports(tmp_pat
     assert changed == [f"{tmp_path.name}/helping.py"]
 
 
+def test_the_code_of_an_environment_is_that_of_its_file(tmp_path):
+    (tmp_path / "game.py").write_text("class Game: ...\n")
+    spelled = {"algo": "sft", "environment": f"{tmp_path}/game.py:Game(rooms=3)"}
+    before = of_code(spelled, installed=False)["environment"]
+    (tmp_path / "game.py").write_text("class Game: rooms = 3\n")
+    assert before.keys() == {f"{tmp_path.name}/game.py"} and of_code(spelled)["environment"] != before
+    assert of_code({"algo": "sft", "environment": "calculator"})["environment"] == {}
+
+
 def test_a_template_that_is_typed_in_whole_names_no_file():
     """No disk holds a name of so many characters: asking for such a file raises."""
     text = "{% for m in messages %}{{ m.content }}{% endfor %}" * 8

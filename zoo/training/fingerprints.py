@@ -30,6 +30,7 @@ from zoo.libraries import hub
 from zoo.models.names import Source, look_for, read_config
 from zoo.options.config import FREE, Resolved, TrainConfig
 from zoo.options.roles import POLICY, of_domain
+from zoo.options.spelling import name_in
 from zoo.paths import content_hash, typed_path
 from zoo.rewards.judge_options import JUDGED
 from zoo.rewards.plugin import bundled
@@ -92,7 +93,7 @@ def _file_named(value: Any) -> dict[str, str]:
 
 
 def of_code(options: Mapping[str, Any], installed: bool = True) -> Prints:
-    """The source of the algorithm and of the rewards, and of what they import. Imports none of it.
+    """The source of the algorithm, the rewards and the environment, and of what they import. Imports none of it.
 
     installed: the code of installed packages too, or only that in files and modules which the options name.
     """
@@ -113,7 +114,17 @@ def of_code(options: Mapping[str, Any], installed: bool = True) -> Prints:
                 module = str(getattr(inspect.unwrap(named[mention.name]), "__module__", ""))
                 # What comes with zoo changes with its version.
                 prints.setdefault(option, {}).update({} if module.startswith("zoo.") else _sources(module))
+    if name := name_in(str(options.get("environment") or "")):
+        prints["environment"] = _of_environment(name, installed)
     return prints
+
+
+def _of_environment(name: str, installed: bool) -> dict[str, str]:
+    if ":" in name:
+        return _sources(place_of(name.rpartition(":")[0]))
+    found = registry.contributions(registry.manager(), "environments").get(name) if installed else None
+    module = str(getattr(found, "__module__", ""))
+    return {} if module.startswith("zoo.") or not module else _sources(module)
 
 
 def _sources(place: str) -> dict[str, str]:
