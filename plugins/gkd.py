@@ -127,7 +127,8 @@ class GKD(Algorithm):
         divergence = models.policy.divergence(
             batch.answers, teacher, kind=kind, beta=config.beta, top_k=config.teacher_top_k
         )
-        mean = divergence.sum(-1) / batch.answers.lengths.to(divergence.device).clamp(min=1)
+        mask = batch.answers.mask
+        mean = (divergence * mask).sum(-1) / mask.sum(-1).clamp(min=1)
         return Loss.per_example(mean, {
             "divergence/own": mean.where(batch.own, torch.nan),
             "divergence/given": mean.where(~batch.own, torch.nan),

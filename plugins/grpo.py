@@ -387,10 +387,13 @@ def selected_tokens(answers: Answers, advantage: Tensor, mask: Tensor, config: G
 
 
 def _draws(answers: Answers) -> Tensor:
-    """A random number for each token, [B, T] in (0, 1], which depends on the ids of its answer and prompt alone."""
-    ids = [torch.cat([answer.prompt, answer.completion]).cpu().numpy().tobytes() for answer in answers]
-    sources = [torch.Generator().manual_seed(zlib.crc32(written)) for written in ids]
-    draws = [1 - torch.rand(len(a.completion), generator=g) for a, g in zip(answers, sources, strict=True)]
+    """A random number for each token that counts, [B, T] in (0, 1], by the ids of these and of the prompt alone."""
+    draws = []
+    for answer in answers.to("cpu"):
+        ids = torch.cat([answer.prompt, answer.completion[answer.mask]]).numpy().tobytes()
+        source = torch.Generator().manual_seed(zlib.crc32(ids))
+        of_own = 1 - torch.rand(int(answer.mask.sum()), generator=source)
+        draws.append(torch.zeros(len(answer.completion)).masked_scatter(answer.mask, of_own))
     return Ragged(draws).padded
 
 

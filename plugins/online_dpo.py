@@ -108,8 +108,8 @@ class OnlineDPO(Algorithm):
         reward_chosen = config.beta * (chosen.sum() - batch.reference_chosen)
         reward_rejected = config.beta * (rejected.sum() - batch.reference_rejected)
         margins = reward_chosen - reward_rejected
-        kl = batch.chosen.behaviour.sum(-1) - batch.reference_chosen
-        kl = (kl + batch.rejected.behaviour.sum(-1) - batch.reference_rejected) / 2
+        written = [(one.behaviour * one.mask).sum(-1) for one in (batch.chosen, batch.rejected)]
+        kl = (written[0] - batch.reference_chosen + written[1] - batch.reference_rejected) / 2
         entropies = [(one.entropy * one.mask).sum(-1) / one.lengths.clamp(min=1) for one in (chosen, rejected)]
         every = torch.ones_like(margins)
         counted = {

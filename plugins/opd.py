@@ -57,7 +57,7 @@ class OPD(Algorithm):
         "entropy": "Entropy of the policy, mean over tokens; it goes to the teacher's.",
         "teacher_logp": "log π_teacher of the sampled tokens, mean.",
     }
-    conformance = {"start": {"ratio": 1.0}}
+    conformance = {"start": {"ratio": 1.0}, "variants": [{"discount": 0.9}]}
 
     @dataclass
     class Config:
@@ -74,7 +74,7 @@ class OPD(Algorithm):
         reverse_kl = (answers.behaviour - teacher.per_token) * teacher.mask
         return Lessons(
             answers=answers,
-            advantage=Ragged(-discounted(reverse_kl, config.discount), answers),
+            advantage=Ragged(-discounted(reverse_kl, teacher.mask, config.discount), answers),
             reverse_kl=Ragged(reverse_kl, answers),
         )
 
@@ -92,10 +92,10 @@ class OPD(Algorithm):
         })  # fmt: skip
 
 
-def discounted(costs: Tensor, discount: float) -> Tensor:
-    """Σ_k γᵏ c_{t+k} of each token, [B, T] as the costs."""
+def discounted(costs: Tensor, mask: Tensor, discount: float) -> Tensor:
+    """Σ_k γᵏ c_{t+k} of each token, [B, T] as the costs; k counts tokens under the mask."""
     total, sums = torch.zeros_like(costs[:, 0]), []
-    for column in costs.flip(-1).unbind(-1):
-        total = column + discount * total
+    for cost, counts in zip(costs.flip(-1).unbind(-1), mask.flip(-1).unbind(-1), strict=True):
+        total = torch.where(counts, cost + discount * total, total)
         sums.append(total)
     return torch.stack(sums[::-1], -1)

@@ -28,7 +28,7 @@ from zoo.values.types import Answers, Batch
 
 BROKEN = Path(__file__).parent / "broken_plugins"
 NUMBERS = ("known values", "step-one identities", "flat rewards")
-ROLLOUTS = ("rollout invariance", "missing rewards", "flat rewards", "kept experience")
+ROLLOUTS = ("rollout invariance", "missing rewards", "flat rewards", "kept experience", "environment tokens")
 TURNS = 6
 """A check is made with the defaults and every sixth variant; checks take turns, so that each variant meets some."""
 TOGETHER = ("metrics explained",)
@@ -136,6 +136,7 @@ CAUGHT = {
     "missing rewards": "with answers without a reward included and with these answers left out",
     "flat rewards": "If every reward is 0.3, there is a gradient of",
     "kept experience": "A checkpoint cannot hold the batch",
+    "environment tokens": "It counts the environment's tokens in the loss, or the ratio",
     "finite numbers": "The loss is inf or its gradient is not finite",
     "step-one identities": "In the first step",
     "known values": "Case 1: loss is 0.47",
@@ -180,6 +181,16 @@ def test_a_broken_plugin_is_caught_by_the_check_made_for_it(check):
 def test_what_goes_wrong_in_real_processes_is_told(plugin, words):
     found = Suite(str(BROKEN / plugin)).run(REAL)
     assert found.result == "failed" and words in found.detail, found.detail
+
+
+@pytest.mark.parametrize(
+    ("plugin", "words"),
+    [("Distance", "the KL to a frozen role. The metric kl differs"), ("Explorer", "the entropy. The loss differs"),
+     ("Longwinded", "lengths, such as"), ("Impatient", "the returns or advantages, by the critic's values")],
+)  # fmt: skip
+def test_wherever_the_tokens_of_an_environment_are_counted_is_told(plugin, words):
+    found = Suite(broken("environment tokens", plugin)).run("environment tokens")
+    assert found.result == "failed" and f"It counts the environment's tokens in {words}" in found.detail, found.detail
 
 
 def test_what_happens_every_second_step_and_is_forgotten_is_caught():

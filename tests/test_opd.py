@@ -1,6 +1,7 @@
 """OPD: worked advantages and losses, what the rollout asks for, and a policy that comes to its teacher."""
 
 import math
+import sys
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from zoo.models.roles import Models
 from zoo.testing.tiny import make_model, make_tokenizer
 
 OPD = load_algorithm("opd")[1]
+MATHS = sys.modules[OPD.__module__]
 # log π_old and log π_T of two answers of three and two tokens.
 OLD = [[-1.0, -0.5, -2.0], [-0.1, -3.0, 0.0]]
 TEACHER = [[-0.7, -1.5, -2.0], [-0.4, -1.0, 0.0]]
@@ -38,6 +40,12 @@ def test_a_discount_lets_a_token_answer_for_those_behind_it():
     # −0.3 + 1.0/2 + 0/4 = 0.2 and 1.0 + 0/2; 0.3 − 2.0/2 = −0.7, as tinker-cookbook's discounted_future_sum_vectorized
     # gives them.
     close(roll(0.5).advantage, [[-0.2, -1.0, 0.0], [0.7, 2.0, 0.0]])
+
+
+def test_tokens_that_do_not_count_are_no_steps_of_the_discount():
+    # 1 + (2 + 0/2)/2 = 2 and 2, whatever stands between.
+    mask = torch.tensor([[True, False, False, True]])
+    close(MATHS.discounted(tensor([[1.0, 0.0, 0.0, 2.0]]), mask, 0.5), [[2.0, 2.0, 2.0, 2.0]])
 
 
 def fields(advantage):

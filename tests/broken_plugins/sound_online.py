@@ -31,10 +31,9 @@ class Sound(Algorithm):
         answers = models.policy.generate(prompts)
         rewards = score(answers)
         advantage = self._advantages(rewards.view(len(prompts), -1)).flatten().float()
-        kl = answers.behaviour - models.reference.logps(answers).per_token
         return Batch(
             answers=answers, known=self._known(rewards), advantage=advantage, reward=rewards.nan_to_num(),
-            kl=Ragged(kl, answers), **self._more(answers),
+            kl=Ragged(self._kl(answers, models), answers), **self._more(answers),
         )  # fmt: skip
 
     def loss(self, batch, models, config):
@@ -52,6 +51,9 @@ class Sound(Algorithm):
 
     def _known(self, rewards):
         return ~rewards.isnan()
+
+    def _kl(self, answers, models):
+        return (answers.behaviour - models.reference.logps(answers).per_token) * answers.mask
 
     def _more(self, answers):
         return {}

@@ -41,6 +41,7 @@ CHECKS = {
     "missing rewards": "rollouts.missing_rewards",
     "flat rewards": "rollouts.flat_rewards",
     "kept experience": "rollouts.kept_experience",
+    "environment tokens": "episodes.environment_tokens",
     "finite numbers": "numbers.finite_numbers",
     "step-one identities": "numbers.step_one_identities",
     "known values": "numbers.known_values",

@@ -153,11 +153,11 @@ def _longer(answer: Any, count: int) -> Any:
 def compare_all(outcomes: Mapping[str, Outcome], options: Mapping[str, Any]) -> None:
     (first, expected), *others = outcomes.items()
     for name, outcome in others:
-        if difference := _difference(expected, outcome):
-            raise Failed(f"{difference} with {first} and with {name}{with_options(options)}.")
+        if found := difference(expected, outcome):
+            raise Failed(f"{found} with {first} and with {name}{with_options(options)}.")
 
 
-def _difference(a: Outcome, b: Outcome) -> str:
+def difference(a: Outcome, b: Outcome) -> str:
     """The first difference of two steps beyond rounding, in words; empty without one."""
     if not alike(a.loss, b.loss):
         return f"The loss differs ({a.loss:.6g} and {b.loss:.6g})"

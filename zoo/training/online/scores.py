@@ -146,7 +146,7 @@ class Seen:
                 "prompt": records[row]["prompt"],  # type: ignore[index]
                 "answer": self.texts[i],
                 "score": None if math.isnan(self.values[i]) else self.values[i],
-                "length": len(self.answers[i].completion),
+                "length": int(self.answers[i].mask.sum()),
                 "cut": self.answers[i].cut,
                 **messages_of(self.answers[i]),
             }
