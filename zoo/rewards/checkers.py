@@ -8,7 +8,7 @@ from typing import Any
 
 from zoo.errors import ZooError
 from zoo.rewards.functions import in_process
-from zoo.rewards.maths import MATH_VERIFY, installed_by, is_missing
+from zoo.rewards.maths import MATH_VERIFY
 from zoo.rewards.missing import Missing
 from zoo.rewards.quantities import Number, Unclear
 from zoo.rewards.readings import read, verdict

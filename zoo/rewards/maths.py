@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from zoo.errors import ZooError
+from zoo.libraries.extras import needs
 from zoo.rewards.missing import Missing, Undecided
 from zoo.rewards.quantities import LIST, Number, Unclear
 from zoo.rewards.readings import read, verdict
@@ -61,21 +60,3 @@ def _gold(reference: str) -> list[Any]:
     text = reference.rpartition("####")[2].strip()
     expressions = parse(text if MARKED.search(text) else f"${text}$", parsing_timeout=None)  # type: ignore[arg-type]
     return list(expressions or parse(text, parsing_timeout=None))  # type: ignore[arg-type]
-
-
-def needs(module: str, extra: str, reward: str) -> None:
-    """Raises ZooError if the package of an extra is not installed."""
-    if is_missing(module):
-        raise ZooError(
-            f"{reward} needs the package {module.replace('_', '-')}, which is not installed",
-            installed_by(module, extra),
-        )
-
-
-def is_missing(module: str) -> bool:
-    return importlib.util.find_spec(module) is None
-
-
-def installed_by(module: str, extra: str) -> str:
-    """What to type to get the package of an extra."""
-    return f'pip install "post-training-zoo[{extra}]", or: pip install {module.replace("_", "-")}'

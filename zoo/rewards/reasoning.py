@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from zoo.errors import NoSuchSplit, ZooError, nearest
+from zoo.libraries.extras import needs
 from zoo.rewards.arithmetic import verified
-from zoo.rewards.maths import needs
 from zoo.rewards.missing import Missing
 from zoo.rewards.references import tagged
 
