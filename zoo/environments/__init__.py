@@ -44,11 +44,17 @@ class Environment:
     """One episode. A subclass needs `tools` and `score`, or a `step` of its own; options are arguments of __init__.
 
     tools: functions of the class, whose signatures and docstrings become the schemas that the chat template shows, or
-    schemas (JSON), if `step` is the class's own. data: the source of prompts for a run that names none.
+    schemas (JSON), if `step` is the class's own. data: the source of prompts for a run that names none;
+    `{option}` stands for the text of an option. An object may
+    have `tools` and `data` of its own, which depend on its options.
     """
 
     tools: ClassVar[Sequence[Callable[..., Any] | Mapping[str, Any]]] = ()
     data: ClassVar[str] = ""
+
+    @classmethod
+    def prepare(cls) -> None:
+        """Once, before any episode, in the process whose forks the episodes are: imports that take long."""
 
     def begin(self, record: Mapping[str, Any], seed: int) -> Sequence[Message] | None:
         """The episode begins; returns messages to add to the prompt, or None.

@@ -6,6 +6,7 @@ An environment in a file is imported in the processes of its episodes alone.
 from __future__ import annotations
 
 import ast
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -34,7 +35,8 @@ def available() -> dict[str, Any]:
 
 def data_of(spec: str) -> str:
     """The source of prompts that an environment brings, "" if it brings none or is in a file, which is not imported."""
-    return str(getattr(available().get(name_in(spec)), "data", ""))
+    data = str(getattr(available().get(name_in(spec)), "data", ""))
+    return data.format_map(defaultdict(str, parse(spec, "environment", EXAMPLE)[1])) if "{" in data else data
 
 
 def make_pool(spec: str, named: Mapping[str, Maker], timeout: float) -> Pool:

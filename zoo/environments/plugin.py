@@ -11,12 +11,19 @@ from zoo.data.sources.named import DataSource
 @hookimpl
 def environments() -> dict[str, Any]:
     from zoo.environments.calculator import Calculator
+    from zoo.environments.gymnasium import Gymnasium
+    from zoo.environments.openenv import OpenEnv
+    from zoo.environments.verifiers import Verifiers
 
-    return {"calculator": Calculator}
+    return {"calculator": Calculator, "gymnasium": Gymnasium, "openenv": OpenEnv, "verifiers": Verifiers}
 
 
 @hookimpl
 def sources() -> dict[str, Any]:
-    from zoo.environments import calculator
+    from zoo.environments import adaptors, calculator, verifiers
 
-    return {"calculator": DataSource(calculator.questions, lambda part, algorithm: calculator.defaults(algorithm))}
+    return {
+        "calculator": DataSource(calculator.questions, lambda part, algorithm: calculator.defaults(algorithm)),
+        "episodes": DataSource(adaptors.episodes),
+        "verifiers": DataSource(verifiers.tasks),
+    }

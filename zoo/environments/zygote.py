@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from zoo.contract.own_process import GRACE, LOADING, Target, describe, ends_with, file_of, limit_memory
+from zoo.environments import Environment
 from zoo.environments.channel import Channel
 from zoo.environments.worker import Life, live
 from zoo.errors import ZooError
@@ -218,6 +219,8 @@ def _load(target: Target, options: Mapping[str, Any], label: str) -> tuple[Life 
             return None, {"failed": "attribute", "names": found}
         texts = {name: value for name, value in options.items() if isinstance(value, str)}
         typed = bind(found, texts, f"environment '{label}'", fixed=0) if texts else {}
+        if isinstance(found, type) and issubclass(found, Environment):
+            found.prepare()
         made = functools.partial(found, **{**options, **typed})
         return Life(made, file_of(found)), {}
     except ZooError as error:
