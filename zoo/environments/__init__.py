@@ -45,8 +45,8 @@ class Environment:
 
     tools: functions of the class, whose signatures and docstrings become the schemas that the chat template shows, or
     schemas (JSON), if `step` is the class's own. data: the source of prompts for a run that names none;
-    `{option}` stands for the text of an option. An object may
-    have `tools` and `data` of its own, which depend on its options.
+    `{option}` in it stands for an option as it was written. An object may have `tools` of its own, which depend on its
+    options.
     """
 
     tools: ClassVar[Sequence[Callable[..., Any] | Mapping[str, Any]]] = ()

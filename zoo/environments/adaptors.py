@@ -23,7 +23,7 @@ def episodes(split: str, kind: str) -> list[dict[str, Any]]:
         raise NoSuchSplit(f"episodes has no split '{split}'.{nearest(split, ROWS)}", f"It has: {', '.join(ROWS)}.")
     if kind != "prompt":
         raise ZooError(f"episodes has prompts, and no data of kind '{kind}'.")
-    prompt = [{"role": "system", "content": INSTRUCTION}]
+    prompt = [{"role": "user", "content": INSTRUCTION}]
     return [{"prompt": prompt, "episode": f"{split} {number}"} for number in range(ROWS[split])]
 
 
@@ -37,6 +37,11 @@ def settings(text: str) -> dict[str, Any]:
     if not (inner.startswith("(") and inner.endswith(")")):
         raise ZooError(f"The options '{text}' are not in brackets.", "Write options=(name=value, name=value).")
     return {name: yaml.safe_load(value) for name, value in parse(f"options{inner}", "options")[1].items()}
+
+
+def opening(text: str) -> list[Message]:
+    """The first that is seen. Templates want turns of the user and of the assistant in turn."""
+    return [{"role": "assistant", "content": "Ready."}, *said(text)]
 
 
 def said(text: str) -> list[Message]:

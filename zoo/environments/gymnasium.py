@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from zoo.environments import Environment, Message, Turn
-from zoo.environments.adaptors import last_json, said, settings, shown
+from zoo.environments.adaptors import last_json, opening, said, settings, shown
 from zoo.errors import ZooError
 from zoo.libraries.extras import needs
 
@@ -52,7 +52,7 @@ class Gymnasium(Environment):
 
     def begin(self, record: Mapping[str, Any], seed: int) -> list[Message]:
         observation, _ = self.environment.reset(seed=seed % 2**32)
-        return said(f"{self._about()}\n\n{self._seen(observation)}")
+        return opening(f"{self._about()}\n\n{self._seen(observation)}")
 
     def step(self, message: Message) -> Turn:
         try:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from zoo.environments import Environment, Message, Turn
-from zoo.environments.adaptors import last_json, said, settings, shown
+from zoo.environments.adaptors import last_json, opening, said, settings, shown
 from zoo.http import Server
 from zoo.libraries.extras import needs
 
@@ -52,7 +52,7 @@ class OpenEnv(Environment):
     def begin(self, record: Mapping[str, Any], seed: int) -> list[Message]:
         self.client.connect()
         result = self.client.reset(seed=seed % 2**31, **self.options)
-        return said("\n\n".join(filter(None, (self._asked(), _told(result.observation)))))
+        return opening("\n\n".join(filter(None, (self._asked(), _told(result.observation)))))
 
     def step(self, message: Message) -> Turn:
         if not self.calls:
