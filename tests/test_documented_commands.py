@@ -299,6 +299,7 @@ NOT_RUN = {
     r"--devices [24]": "starts processes of its own; slow, below",
     r"--num-nodes 2": "needs two machines; test_cluster.py plays both",
     r"http\(url=": "needs a reward server; test_reward_served.py has one",
+    r"(gymnasium|verifiers|openenv)\(": "needs another library; test_environment_adaptors.py plays all three",
     r"zoo launch .*train|--workers": "starts processes of its own; test_workers.py does",
 }
 """Commands of zoo that are only held to the command line, and why."""

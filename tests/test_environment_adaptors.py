@@ -44,7 +44,9 @@ def played(made, record, *turns, seed=7):
 # -- without the packages ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name, option", [("gymnasium", {"id": "X"}), ("verifiers", {"id": "x"}), ("openenv", {"url": ""})])
+@pytest.mark.parametrize(
+    "name, option", [("gymnasium", {"id": "X"}), ("verifiers", {"id": "x"}), ("openenv", {"url": ""})]
+)
 def test_a_package_that_is_missing_is_named_with_what_to_type(name, option, monkeypatch):
     monkeypatch.setattr("zoo.libraries.extras.is_missing", lambda module: True)
     with pytest.raises(ZooError) as told:
@@ -139,7 +141,7 @@ def _newer():
 
 # -- verifiers ---------------------------------------------------------------------------------------------------
 
-TASKS = '''
+TASKS = """
     import verifiers.v1 as vf
 
     class Config(vf.TasksetConfig):
@@ -169,7 +171,7 @@ TASKS = '''
                 yield Guess(Data(prompt="Guess.", number=number), self.config.task)
 
     __all__ = ["Guesses", "Env"]
-'''
+"""
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +208,7 @@ def test_an_episode_of_verifiers_that_is_cut_is_scored(guesses, given, reward):
 
 # -- OpenEnv -----------------------------------------------------------------------------------------------------
 
-SERVER = '''
+SERVER = """
     from openenv.core.env_server.http_server import create_app
     from openenv.core.env_server.interfaces import Environment
     from openenv.core.env_server.types import Action, Observation, State
@@ -238,7 +240,7 @@ SERVER = '''
             return State()
 
     app = create_app(Echo, Say, Heard, env_name="echo", max_concurrent_envs=8)
-'''
+"""
 
 
 @pytest.fixture(scope="module")
@@ -250,7 +252,9 @@ def server(tmp_path_factory):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "uvicorn", "zoo_echo:app", "--host", "127.0.0.1", "--port", str(port)]
-    process = subprocess.Popen(command, cwd=folder, env=os.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, cwd=folder, env=os.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         for _ in range(600):
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):

@@ -68,9 +68,9 @@ class OpenEnv(Environment):
             done = done or ends
         return Turn(told, done, sum(rewards) if rewards else None)
 
-    def cut(self, message: Message) -> None:
+    def cut(self, message: Message) -> float:
         # The turns before have their rewards.
-        return None
+        return 0.0
 
     def close(self) -> None:
         self.client.close()
@@ -139,5 +139,9 @@ def _number(reward: Any) -> float | None:
 
 def _schema(tool: Mapping[str, Any]) -> dict[str, Any]:
     """A tool of MCP as chat templates take it."""
-    about = {"name": tool["name"], "description": tool.get("description", ""), "parameters": tool.get("input_schema") or {}}
+    about = {
+        "name": tool["name"],
+        "description": tool.get("description", ""),
+        "parameters": tool.get("input_schema") or {},
+    }
     return {"type": "function", "function": about}

@@ -12,7 +12,7 @@ import json
 import queue
 import threading
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
 from typing import Any
@@ -66,7 +66,9 @@ class Verifiers(Environment):
         self.game = _Game(self.environment, task)
         asked = self.game.hear()
         if "messages" not in asked:
-            raise RuntimeError(f"the episode ended before the policy's first turn: {asked['error'] or 'no reason given'}")
+            raise RuntimeError(
+                f"the episode ended before the policy's first turn: {asked['error'] or 'no reason given'}"
+            )
         messages = [_message(message) for message in asked["messages"]]
         known = [{"role": turn["role"], "content": turn["content"]} for turn in record["prompt"]]
         return messages[len(known) :] if messages[: len(known)] == known else messages
@@ -192,7 +194,10 @@ class _Game:
             episode = await environment.run_episode(task, ModelContext("policy", client))
         errors = [*episode.errors, *(error for trace in episode.traces for error in trace.errors)]
         if not episode.ok and not self.over:
-            return {"reward": None, "error": "; ".join(f"{error.type}: {error.message}" for error in errors) or "it failed"}
+            return {
+                "reward": None,
+                "error": "; ".join(f"{error.type}: {error.message}" for error in errors) or "it failed",
+            }
         return {"reward": float(sum(trace.reward for trace in episode.traces)), "error": ""}
 
 
@@ -262,7 +267,9 @@ def _environment(id: str, options: str) -> Any:
     try:
         seats = list(agent_config_fields(resolve_env_config({"taskset": taskset})))
         if len(seats) != 1:
-            raise ZooError(f"'{id}' has {len(seats)} seats: {', '.join(seats)}.", "Only environments with one are played.")
+            raise ZooError(
+                f"'{id}' has {len(seats)} seats: {', '.join(seats)}.", "Only environments with one are played."
+            )
         play = {"harness": {"id": SEAT}, "runtime": {"type": "subprocess"}}
         return load_environment(resolve_env_config({"taskset": taskset, seats[0]: play}))
     except (ImportError, AttributeError, TypeError, ValueError) as error:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zoo.errors import ZooError
+from zoo.libraries.extras import installed_by, is_missing
 from zoo.rewards.functions import in_process
 from zoo.rewards.maths import MATH_VERIFY
 from zoo.rewards.missing import Missing
