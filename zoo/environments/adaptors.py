@@ -1,4 +1,4 @@
-"""What the adaptors to environments of other libraries share: their options, their prompts, and observations as text."""
+"""What the adaptors to other libraries' environments share: options, prompts, and observations as text."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class OpenEnv(Environment):
             return Turn(done=True)
         told, rewards, done = [], [], False
         for call in asked:
-            content, reward, ends = self._called(call)
+            content, reward, ends = self._answered(call)
             told.append({"role": "tool", "name": call["function"].get("name", ""), "content": content})
             rewards += [reward] if reward is not None else []
             done = done or ends
@@ -91,7 +91,7 @@ class OpenEnv(Environment):
             return Turn(said(_refusal(error)))
         return Turn(said(_told(result.observation)), bool(result.done), _number(result.reward))
 
-    def _called(self, call: Mapping[str, Any]) -> tuple[str, float | None, bool]:
+    def _answered(self, call: Mapping[str, Any]) -> tuple[str, float | None, bool]:
         """What a tool says, its reward, and whether the episode ends."""
         if reason := call.get("error"):
             return f"Error: {reason}", None, False
@@ -102,8 +102,8 @@ class OpenEnv(Environment):
         except RuntimeError as error:
             return _refusal(error), None, False
         observation = result.observation
-        if error := observation.get("error"):
-            return f"Error: {error.get('message', error)}", _number(result.reward), bool(result.done)
+        if wrong := observation.get("error"):
+            return f"Error: {wrong.get('message', wrong)}", _number(result.reward), bool(result.done)
         return _content(observation.get("result")), _number(result.reward), bool(result.done)
 
     def _listed(self) -> list[Mapping[str, Any]]:

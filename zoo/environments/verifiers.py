@@ -69,7 +69,7 @@ class Verifiers(Environment):
             raise RuntimeError(
                 f"the episode ended before the policy's first turn: {asked['error'] or 'no reason given'}"
             )
-        messages = [_message(message) for message in asked["messages"]]
+        messages: list[Message] = [_message(message) for message in asked["messages"]]
         known = [{"role": turn["role"], "content": turn["content"]} for turn in record["prompt"]]
         return messages[len(known) :] if messages[: len(known)] == known else messages
 
