@@ -19,12 +19,14 @@ from zoo.api import (
     kl_estimate,
     sequence_log_ratio,
     step_advantages,
+    step_rewards,
 )
 from zoo.contract.registry import load_algorithm
 from zoo.errors import ZooError
 from zoo.models.roles import Models
 from zoo.options.config import resolve
-from zoo.rollout.writer import Writer
+from zoo.rollout.writer import Writer, turn_ends
+from zoo.values.types import Episode
 
 GRPO = load_algorithm("grpo")[1]
 overlong_punishment = GRPO.rollout.__globals__["overlong_punishment"]
@@ -422,6 +424,24 @@ def test_steps_are_lines_and_the_score_of_the_answer_so_far_is_their_reward(vect
     assert seen == [[(0, 4, True), (1, 2, True), (2, 3, True)], [(0, 2, False), (2, 1, False), (2, 2, False)]]
     for row, expected in zip(batch.advantage, case["expected"]["advantages"], strict=True):
         close(row, expected + [0.0] * (4 - len(expected)))
+
+
+def test_in_an_environment_the_rewards_of_turns_are_those_of_steps():
+    mask = [True, True, False, True, False, True]
+    played = Episode([], 3.5, [(1, 1.0), (3, 0.5), (5, 1.5), (5, 0.5)])
+    failed = Episode([], None, [(1, 1.0)], "it fell over")
+    answers = Answers([Answer.of([1], [0] * 6, mask, episode=one) for one in (played, failed)])
+    ends = [turn_ends(answers[0]), [1, 5]]
+    assert ends[0] == [1, 3, 5]
+
+    def score(some, unfinished):
+        assert unfinished and [one.episode for one in some] == [None] and len(some[0].completion) == 2
+        return tensor([math.nan])
+
+    # Whatever else is in the reward, here 0.25, comes with the last step.
+    rows = step_rewards(answers, tensor([3.75, math.nan]), ends, score)
+    close(rows[0], [1.0, 0.5, 2.25])
+    assert rows[1].isnan().all() and len(rows[1]) == 2
 
 
 def test_lines_end_with_their_break_and_blank_ones_belong_to_the_line_before(tiny_tokenizer):

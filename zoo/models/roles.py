@@ -135,7 +135,10 @@ class Policy(Scorer):
         return self.required_writer().answer(prompt, text, ended)
 
     def line_ends(self, answers: Sequence[Answer]) -> list[list[int]]:
-        """Where the lines of each completion end that say something, as positions of tokens; the last ends it."""
+        """Where the lines of each completion end that say something, as positions of tokens; the last ends it.
+
+        In an environment that gives rewards: where the turns end that have one.
+        """
         return self.required_writer().line_ends(answers)
 
     @property

@@ -237,22 +237,7 @@ class Writer:
 
     def line_ends(self, answers: Sequence[Answer]) -> list[list[int]]:
         """See `zoo.models.roles.Policy.line_ends`. Blank lines belong to the line before them."""
-        result = []
-        for answer in answers:
-            ends: list[int] = []
-            line = ""
-            for position, token in enumerate(answer.completion.tolist()):
-                line += self.template.tokenizer.decode([token], skip_special_tokens=True)
-                if "\n" in line and line.strip():
-                    ends.append(position)
-                    line = ""
-                elif "\n" in line:
-                    ends[-1:] = [position] if ends else []
-                    line = ""
-            # The last line is what follows the last line break, even if it is only the end-of-turn token.
-            last = len(answer.completion) - 1
-            result.append([*ends, last] if line.strip() or not ends else [*ends[:-1], last])
-        return result
+        return [turn_ends(one) if one.rewarded_by_turn else line_ends(one, self.template.tokenizer) for one in answers]
 
     @property
     def first_seed(self) -> int:
@@ -273,6 +258,29 @@ class Writer:
         if isinstance(prompt, str | list):
             return torch.tensor(self.template.prompt_ids(prompt))
         raise ZooError(f"generate takes encoded records, message lists or strings, not {type(prompt).__name__}.")
+
+
+def turn_ends(answer: Answer) -> list[int]:
+    """Where the turns of an episode end that have a reward, and the last one."""
+    assert answer.episode is not None
+    return sorted({place for place, _ in answer.episode.rewards} | {len(answer.completion) - 1})
+
+
+def line_ends(answer: Answer, tokenizer: Any) -> list[int]:
+    """Where the lines of an answer end that say something."""
+    ends: list[int] = []
+    line = ""
+    for position, token in enumerate(answer.completion.tolist()):
+        line += tokenizer.decode([token], skip_special_tokens=True)
+        if "\n" in line and line.strip():
+            ends.append(position)
+            line = ""
+        elif "\n" in line:
+            ends[-1:] = [position] if ends else []
+            line = ""
+    # The last line is what follows the last line break, even if it is only the end-of-turn token.
+    last = len(answer.completion) - 1
+    return [*ends, last] if line.strip() or not ends else [*ends[:-1], last]
 
 
 def _facts(prompt: Any) -> dict[str, Any]:

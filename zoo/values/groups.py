@@ -85,20 +85,30 @@ def step_rewards(
     answers: Answers, rewards: Tensor, step_ends: Sequence[Sequence[int]], score: Callable[..., Tensor]
 ) -> list[Tensor]:
     """Rewards of the steps of each answer, [S]: the answer's reward for the last step, for each earlier step the score
-    of the answer so far.
+    of the answer so far. In an environment that gives rewards, those of its turns, and for the last one the rest.
 
     rewards: of the whole answers, [B]; step_ends: as in `step_advantages`.
     """
     begun = Answers([
         replace(
             answer, completion=answer.completion[: end + 1], mask=answer.mask[: end + 1], ended=False, cut=False,
-            behaviour=None, correction=None,
+            behaviour=None, correction=None, episode=None,
         )
-        for answer, places in zip(answers, step_ends, strict=True) for end in places[:-1]
+        for answer, places in zip(answers, step_ends, strict=True) if not answer.rewarded_by_turn
+        for end in places[:-1]
     ])  # fmt: skip
     scores = score(begun, unfinished=True).to(rewards) if len(begun) else rewards.new_zeros(0)
-    before = scores.split([len(places) - 1 for places in step_ends])
-    return [torch.cat([first, last[None]]) for first, last in zip(before, rewards, strict=True)]
+    rows, taken = [], 0
+    for answer, places, whole in zip(answers, step_ends, rewards, strict=True):
+        if answer.rewarded_by_turn:
+            assert answer.episode is not None
+            before = rewards.new_tensor([answer.episode.reward_at(end) for end in places[:-1]])
+            last = whole - before.sum()
+        else:
+            before, last = scores[taken : taken + len(places) - 1], whole
+            taken += len(before)
+        rows.append(torch.cat([before, last[None]]))
+    return rows
 
 
 def step_advantages(

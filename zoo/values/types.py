@@ -48,6 +48,10 @@ class Episode:
     rewards: list[tuple[int, float]] = field(default_factory=list)
     failure: str = ""
 
+    def reward_at(self, position: int) -> float:
+        """What the environment gave for the turn that ends with this token of the completion."""
+        return sum(reward for place, reward in self.rewards if place == position)
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -85,6 +89,11 @@ class Answer:
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.completion)
+
+    @property
+    def rewarded_by_turn(self) -> bool:
+        """Whether an environment gave rewards for its turns."""
+        return self.episode is not None and self.episode.reward is not None
 
     def to(self, device: torch.device | str) -> Answer:
         moved: dict[str, Any] = {name: v.to(device) for name, v in vars(self).items() if isinstance(v, Tensor)}
