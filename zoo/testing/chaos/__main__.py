@@ -32,6 +32,7 @@ def options() -> argparse.ArgumentParser:
     add("--mixture", action="store_true", help="train on a mixture of two files")
     add("--store", action="store_true", help="keep the encoded rows in files, and hit that too")
     add("--stream", action="store_true", help="train on three files that are read as they come")
+    add("--environment", default="", help="an environment that episodes are in, as for zoo train")
     add("--processes", type=int, default=1, help="processes of a run (default: 1)")
     add("--strategy", default="", help="how the processes share a model, as for zoo train (default: as there)")
     add("--resumed", type=int, default=0, help="processes that go on after a kill (default: as many as before)")
@@ -133,7 +134,7 @@ def _aims(given: argparse.Namespace) -> list[Aim]:
         return [replace(find_aim(given.aim), processes=given.processes)]
     with_lora = (False, True) if given.lora is None else (given.lora,)
     aims = [
-        training(algo, lora, given.processes, given.mixture, given.stream, given.strategy)
+        training(algo, lora, given.processes, given.mixture, given.stream, given.strategy, given.environment)
         for algo in given.algo or algorithms()
         for lora in with_lora
     ]

@@ -58,16 +58,29 @@ FIXED: dict[str, Any] = {
 }  # fmt: skip
 
 
+EPISODES = {
+    "zoo.rollout.episodes:Player._begin": "beginning episodes",
+    "zoo.rollout.episodes:Player._wave": "in episodes",
+    "zoo.rollout.episodes:Player._listen": "waiting for environments",
+}
+"""What a run in an environment does too."""
+PLAYED: dict[str, Any] = {
+    "max_new_tokens": 60, "max_turns": 3, "reward": "environment", "best_metric": "val/reward",
+    "stop": ",".join("abcdefghijklmnopqrstuvwxyz"), "score": "none",
+}  # fmt: skip
+"""Options of a run in an environment: the tiny model writes at random, and a letter ends its turn."""
 STREAMED: dict[str, Any] = {"stream": True, "shuffle_buffer": 5, "reference_cache": "off"}
 """Options of a run that reads its data as it comes, in two passes."""
 
 
 def training(
     algo: str, lora: bool = False, processes: int = 1, mixture: bool = False, stream: bool = False, strategy: str = "",
+    environment: str = "",
 ) -> Aim:  # fmt: skip
     """A run of an algorithm: a registered name, or ./file.py:Class. Raises ZooError.
 
-    mixture: whether it trains on two files; stream: whether it reads three files as they come; strategy: as the option.
+    mixture: whether it trains on two files; stream: whether it reads three files as they come; strategy and
+    environment: as the options.
     """
     name, cls = registry.load_algorithm(str(Path(algo).resolve()) if ".py:" in algo else algo)
     options = {**options_of(cls), "algo": str(Path(algo).resolve()) if ".py:" in algo else algo, "lora": lora}
@@ -79,6 +92,9 @@ def training(
     if stream:
         options |= {**STREAMED, "data": f"../{FILES}/{cls.kinds()[0]}-part-*.jsonl*"}
 
+    if environment:
+        options |= {**PLAYED, "environment": located(environment)}
+
     def make(folder: Path) -> None:
         import zoo
 
@@ -86,19 +102,27 @@ def training(
         fixed = {name: value for name, value in FIXED.items() if not (stream and name == "epochs")}
         files = folder.parent / FILES
         named: dict[str, Any] = {option: str(files / "other") for option in options_to_name(cls)}
-        zoo.train(model=str(files / "tiny"), **fixed, **options, **named, devices=processes)
+        zoo.train(**{**fixed, **options, **named}, model=str(files / "tiny"), devices=processes)
 
     flags = " --lora" * lora + " --mixture" * mixture + " --stream" * stream
+    phases = {**PHASES, **EPISODES} if environment else PHASES
+    flags += f" --strategy {strategy}" * bool(strategy) + f" --environment {environment}" * bool(environment)
     return Aim(
-        name=name + flags + f" --strategy {strategy}" * bool(strategy),
+        name=name + flags,
         make=make, read=read, resume=resume, begun=begun, prepare=prepare,
-        warm=warm, phases=PHASES, steps=STEP, processes=processes, damage=damage,
+        warm=warm, phases=phases, steps=STEP, processes=processes, damage=damage,
     )  # fmt: skip
 
 
 def resumed_on(aim: Aim, processes: int) -> Aim:
     """An aim of training that goes on with another number of processes: it ends equal, up to rounding."""
     return replace(aim, name=f"{aim.name} --resumed {processes}", resumed=processes, read=read_numbers, same=alike)
+
+
+def located(environment: str) -> str:
+    """The same environment for a process with another working folder."""
+    file, sign, rest = environment.partition(".py:")
+    return f"{Path(file + '.py').resolve()}:{rest}" if sign else environment
 
 
 def options_of(cls: Any) -> dict[str, Any]:
