@@ -17,6 +17,7 @@ from zoo.contract.algorithm import DATA_KINDS
 from zoo.data.curation.rules import chosen_rules
 from zoo.data.sources.mixture import read_mixture
 from zoo.data.sources.named import parts_of
+from zoo.environments.named import check_environment
 from zoo.evals.chosen import choose
 from zoo.optimizers.chosen import OPTIMIZERS, SCHEDULES
 from zoo.options.checks import names_in
@@ -188,6 +189,10 @@ def check_recipe(values):
 
 
 def check_suite(values):
+    if values["environment"]:
+        if not values["environment"].startswith("./"):
+            check_environment(values["environment"], contributed("environments"))
+        return
     if any(find(values["name"]) is not None for find in (find_guard, find_optimizer, find_schedule)):
         return
     registry.load_algorithm(values["name"])

@@ -22,19 +22,38 @@ COLOURS = {"passed": "green", "failed": "red", "exception": "yellow", "skipped":
 
 def check(
     name: Annotated[
-        str,
+        str | None,
         typer.Argument(
             help="An algorithm: a name from `zoo algos`, or ./file.py:Class. Or a guard, an optimizer or a schedule."
         ),
-    ],
+    ] = None,
+    environment: Annotated[
+        str | None, typer.Option(help="Instead, an environment: a name from `zoo environments`, or ./file.py:Class.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Prompts for an environment, as --data of a run; by default its own.")
+    ] = None,
     only: Annotated[list[str] | None, typer.Option(help="Run only this check; may be repeated.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Check an algorithm, guard, optimizer or schedule against everything that the core relies on.
+    """Check an algorithm, guard, optimizer, schedule or environment against everything that the core relies on.
 
     It runs on a tiny model and without the network. The exit status is 1 if a check fails. docs/conformance.md explains
-    the checks of algorithms, docs/guards.md and docs/optimizers.md those of guards, optimizers and schedules.
+    the checks of algorithms; docs/guards.md, docs/optimizers.md and docs/environments.md explain those of guards, of
+    optimizers and schedules, and of environments.
     """
+    if (name is None) == (environment is None):
+        raise ZooError("`zoo check` takes one thing to check.", "Type zoo check NAME, or zoo check --environment NAME.")
+    if data is not None and environment is None:
+        raise ZooError("--data is of environments.", "Add --environment, or leave it out.")
+    if environment is not None:
+        from zoo.testing.environments import check_environment
+
+        what, short = "environment", environment
+        results = list(check_environment(environment, only or (), data or ""))
+        _end(what, short, results, as_json)
+        return
+    assert name is not None
     if (guard := _guard_of(name)) is not None:
         from zoo.testing.guards import check_guard
 
@@ -49,6 +68,11 @@ def check(
         what, short, results = "schedule", schedule, list(check_schedule(name, only or ()))
     else:
         what, (short, results) = "algorithm", _checked(name, only or (), quiet=as_json)
+    _end(what, short, results, as_json)
+
+
+def _end(what: str, short: str, results: list[Any], as_json: bool) -> None:
+    """Show the results; the exit status is 1 if a check failed."""
     from zoo.testing.suite import summary
 
     passed = not any(result.result == "failed" for result in results)

@@ -101,6 +101,15 @@ class Episode:
             self._channel.send(pickle.dumps(("close", b"", 0.0, 1)), time.monotonic())
         self._zygote.end(self._number)
 
+    def closed(self) -> str:
+        """Close it, and wait for its process: what went wrong, or ""."""
+        with contextlib.suppress(OSError, EOFError):
+            self._channel.send(pickle.dumps(("close", b"", 0.0, 1)), time.monotonic() + GRACE)
+            self._channel.receive(time.monotonic() + 2 * GRACE)
+        known = self._zygote.why(self._number)
+        self.close()
+        return ending(known["status"], known["printed"], self._pool.target) if known["status"] else ""
+
     def fileno(self) -> int:
         return self._channel.end.fileno()
 
