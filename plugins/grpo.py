@@ -388,13 +388,10 @@ def selected_tokens(answers: Answers, advantage: Tensor, mask: Tensor, config: G
 
 def _draws(answers: Answers) -> Tensor:
     """A random number for each token that counts, [B, T] in (0, 1], by the ids of these and of the prompt alone."""
-    draws = []
-    for answer in answers.to("cpu"):
-        ids = torch.cat([answer.prompt, answer.completion[answer.mask]]).numpy().tobytes()
-        source = torch.Generator().manual_seed(zlib.crc32(ids))
-        of_own = 1 - torch.rand(int(answer.mask.sum()), generator=source)
-        draws.append(torch.zeros(len(answer.completion)).masked_scatter(answer.mask, of_own))
-    return Ragged(draws).padded
+    ids = [torch.cat([a.prompt, a.completion[a.mask]]).cpu().numpy().tobytes() for a in answers]
+    sources = [torch.Generator().manual_seed(zlib.crc32(own)) for own in ids]
+    draws = [1 - torch.rand(int(a.mask.sum()), generator=g) for a, g in zip(answers, sources, strict=True)]
+    return torch.zeros(answers.mask.shape).masked_scatter(answers.mask.cpu(), torch.cat(draws))
 
 
 def overlong_punishment(lengths: Tensor, longest: int, share: float) -> Tensor:
