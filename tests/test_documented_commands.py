@@ -322,7 +322,9 @@ OUTSIDE = {
 """Commands of other programs: whether what they name exists is tested above, and this is why they are not run."""
 SLOW = {
     r"zoo doctor": "imports everything; test_cli.py has it",
-    r"--tokens 63338|--tokens 32000|strong=dpo|--set dpo.beta=0.2|--out comparisons/mine": "trains several, as others of the page do",
+    r"--tokens 63338|--tokens 32000|strong=dpo|--set dpo.beta=0.2|--out comparisons/mine": (
+        "trains several, as others of the page do"
+    ),
     r"best_of_n\(reward=min": "draws 256 answers to each prompt, as the command above it does",
     r"labels=completions": "the world's base writes the labels",
     r"rows=4000, noise=0.25, seed=3": "draws 4,000 pairs; the next command of the page draws 1,000",
