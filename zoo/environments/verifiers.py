@@ -29,6 +29,8 @@ HELD_OUT = 10
 SEAT = "zoo_seat"
 """The module by which verifiers finds the program that plays the policy's seat."""
 KEY = "ZOO_NO_KEY"
+OVER = "the episode is over"
+"""What a request is told after a limit has cut the episode. The program then ends well, so that it is scored."""
 
 
 class Verifiers(Environment):
@@ -206,7 +208,7 @@ def _handler(game: _Game) -> type[BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             answer = game.answer(body)
-            reply = json.dumps(answer or {"error": {"message": "the episode is over"}}).encode()
+            reply = json.dumps(answer or {"error": {"message": OVER}}).encode()
             self.send_response(200 if answer else 400)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(reply)))
@@ -314,7 +316,7 @@ def _seat() -> type:
                         json={"model": ctx.model, "messages": messages, **({"tools": tools} if tools else {})},
                     )
                     if reply.status_code != httpx.codes.OK:
-                        return ProgramResult(1, "", reply.text)
+                        return ProgramResult(int(OVER not in reply.text), "", reply.text)
                     choice = reply.json()["choices"][0]
                     messages.append(choice["message"])
                     calls = choice["message"].get("tool_calls") or ()
