@@ -40,8 +40,8 @@ from zoo.testing.schedules import find_schedule
 from zoo.testing.suite import NAMES
 from zoo.training.run import resolve_options
 
-MADE = {"clean", "good", "harmless", "labelled", "mine", "unique", "deduplicated", "taught"}
-"""Files that commands of the pages write."""
+MADE = {"checked", "clean", "good", "harmless", "labelled", "mine", "unique", "deduplicated", "taught"}
+"""Files that commands of the pages write, or that a page shows in whole."""
 FILES = {*ROWS, *MADE}
 MODELS = {
     "smollm2-135m",

@@ -166,7 +166,7 @@ def environments(
         there = f"There are: {', '.join(makers)}." if makers else "None is installed."
         raise ZooError(f"No environment is called '{name}'.{nearest(name, makers)}", there)
     rows = [_environment_row(key, maker) for key, maker in makers.items() if name in (None, key)]
-    typed = 'zoo train --environment NAME, or with options: zoo train --environment "NAME(option=value)"'
+    typed = 'Train in one with --environment NAME, or with options: --environment "NAME(option=value)"'
     _list_kind(rows, name is None, as_json, typed)
 
 
