@@ -376,6 +376,9 @@ def shortened(arguments):
         arguments, added = without(arguments, "--tokens"), COMPARED
     if arguments[0] == "train" and named_algorithm(arguments).online():
         added |= ROLLOUTS
+    if arguments[0] == "label" and "--teacher" in arguments:
+        # So short answers are all cut.
+        added |= {"--keep-cut": None}
     if "--stream" in arguments:
         added = {"--max-steps": 1} if arguments[0] == "train" else {}
     for flag, value in added.items():

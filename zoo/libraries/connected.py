@@ -54,6 +54,11 @@ class Connected:
             torch.cuda.set_device(self.device)
         sharding.make_mesh(self.device, self.place.processes, *self.axes)
 
+    @property
+    def children(self) -> list[Any]:
+        """The processes that this one has started."""
+        return list(self.launcher.procs)
+
     def close(self) -> None:
         """The end in any case; the environment is as before."""
         self.peers.close(self.launcher.procs)

@@ -238,12 +238,12 @@ def answers_of(order: Order) -> Iterator[None]:
         starts[0] = len(prompts) * rank // processes
         return write(writer, prompts, *rest, **how)
 
-    def recalled(writer: Any, ids: list[Tensor], *rest: Any) -> list[Answer]:
+    def recalled(writer: Any, prompts: Sequence[Any], ids: list[Tensor], *rest: Any) -> list[Answer]:
         keys = [(writer.iteration, writer.calls, starts[0] + i) for i in range(len(ids))]
         known = [kept.get(key, []) for key in keys]
         if all(some and torch.equal(some[0].prompt, of.cpu()) for some, of in zip(known, ids, strict=True)):
             return [answer for some in known for answer in some]
-        written = drawn(writer, ids, *rest)
+        written = drawn(writer, prompts, ids, *rest)
         each = len(written) // len(ids)
         kept.update({key: written[i * each : (i + 1) * each] for i, key in enumerate(keys)})
         return written

@@ -103,7 +103,7 @@ class Execution:
         gone = peers.gone_soon()
         if not peers.speaks(gone):
             return SystemExit(1)
-        children = of.connected.launcher.procs if of.connected else []
+        children = of.connected.children if of.connected else []
         ended = [f"process {rank} of {of.processes} has ended{how_it_ended(of.place, children, rank)}" for rank in gone]
         who = " and ".join(ended) or f"a process of {of.processes} on another machine has ended"
         then = f"Continue with: zoo resume {self.run.path}" if self._begun else "Start again."
