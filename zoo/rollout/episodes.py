@@ -27,7 +27,6 @@ from zoo.values.types import Answer, Episode
 
 GOLDEN = 0x9E3779B97F4A7C15
 """Between the seeds of two turns of an episode."""
-LATE = "late"
 
 
 @dataclass
