@@ -75,7 +75,7 @@ def play(tmp_path, tiny_model, tiny_tokenizer):
         records = [{"prompt": f"prompt {i}"} for i in range(3)]
         sampling = Sampling(room, temperature=1.0)
         try:
-            answers = player.play(engine, records, n, sampling, list(range(n * 3)), [5, 6, 7])
+            answers = player.play(engine, records, n, sampling, list(range(10, 10 + n * 3)))
         finally:
             player.close()
         play.tracebacks = player.tracebacks
@@ -98,7 +98,7 @@ def test_an_episode_is_one_text_of_both(play, tiny_model):
     answers = play("turns=3")
     for number, answer in enumerate(answers):
         assert_consistent(answer, tiny_model, play.template)
-        messages, seed = answer.episode.messages, 5 + number // 2
+        messages, seed = answer.episode.messages, 10 + number // 2 * 2
         assert messages[0] == {"role": "user", "content": f"hello {seed % 7}"}
         roles = [message["role"] for message in messages[1:]]
         assert roles == ["assistant", "user"] * (len(roles) // 2) + ["assistant"] * (len(roles) % 2)
@@ -150,7 +150,7 @@ def test_an_engine_that_cannot_go_on_is_refused(play):
 
     player = Player.__new__(Player)
     with pytest.raises(ZooError, match="writes one answer, and cannot go on"):
-        player.play(Once(), [], 1, Sampling(), [], [])
+        player.play(Once(), [], 1, Sampling(), [])
 
 
 # -- runs --------------------------------------------------------------------------------------------------------

@@ -61,9 +61,9 @@ def played(
 ) -> list[Answer]:  # fmt: skip
     """An episode for the prompt of each record."""
     drawn = seeds(len(records), torch.Generator().manual_seed(seed))
-    starts, player = [start % 2**32 for start in drawn], Player(pool, subject.template, max_turns)
+    player = Player(pool, subject.template, max_turns)
     with autocast(subject.precision, subject.device):
-        return player.play(engine_of(subject), records, 1, sampling, drawn, starts)
+        return player.play(engine_of(subject), records, 1, sampling, drawn)
 
 
 def _mean(values: list[Any]) -> float:

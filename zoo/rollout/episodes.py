@@ -78,14 +78,13 @@ class Player:
         """Of the environments that raised, until somebody takes them."""
 
     def play(
-        self, engine: Engine, records: Sequence[Mapping[str, Any]], n: int, sampling: Sampling, seeds: Sequence[int],
-        starts: Sequence[int],
+        self, engine: Engine, records: Sequence[Mapping[str, Any]], n: int, sampling: Sampling, seeds: Sequence[int]
     ) -> list[Answer]:  # fmt: skip
         """`n` episodes from each record's prompt, adjacent.
 
-        seeds: of the random numbers of each episode; starts: the environment's seed for each record. max_new_tokens is
-        the limit for the tokens of an episode, the environment's included. Raises ZooError for an engine that cannot
-        go on.
+        seeds: of the random numbers of each episode; all episodes of a record meet the environment with the seed of the
+        first. max_new_tokens is the limit for the tokens of an episode, the environment's included. Raises ZooError
+        for an engine that cannot go on.
         """
         if not hasattr(engine, "episodes"):
             raise ZooError(
@@ -95,7 +94,7 @@ class Player:
         # Episodes end by their turns and their tokens.
         sampling = dataclasses.replace(sampling, budget=0)
         playing = [
-            _Playing(i, records[i // n], seeds[i], starts[i // n], _messages(self.template, records[i // n]))
+            _Playing(i, records[i // n], seeds[i], seeds[i // n * n] % 2**32, _messages(self.template, records[i // n]))
             for i in range(n * len(records))
         ]
         with engine.episodes(sampling) as take:

@@ -188,9 +188,7 @@ class Writer:
         records = [
             prompt.get("record", prompt) if isinstance(prompt, dict) else {"prompt": prompt} for prompt in prompts
         ]
-        # All answers to a prompt meet the same environment.
-        starts = [seed % 2**32 for seed in drawn[::n]]
-        return self.player.play(self.engine, records, n, how, drawn, starts)
+        return self.player.play(self.engine, records, n, how, drawn)
 
     def _rescored(self, scorer: Scorer, engine: Engine, answers: Answers, temperature: float) -> Answers:
         """Answers with the trainer's own log-probabilities; those of a remote engine also get importance weights."""
