@@ -119,17 +119,36 @@ def test_adapters_are_trained_and_merged_into_full_weights(packed):
     trained = [value for value in packed.parameters() if value.requires_grad]
     assert trained and all(value.grad is not None and value.dtype == torch.float32 for value in trained)
     layers = [layer for layer in packed.modules() if isinstance(layer, QuantisedLinear)]
-    assert len(layers) == 14 and packed.get_base_model().get_output_embeddings().weight.dtype == torch.float32
+    assert len(layers) == 10 and packed.get_base_model().get_output_embeddings().weight.dtype == torch.float32
     expected = logps(packed).detach()
     plain = merged(packed)
     assert {value.dtype for value in plain.parameters()} == {torch.float32} and not list(quantised_in(plain))
     torch.testing.assert_close(logps(plain).detach(), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("kind", QUANTISED)
+def test_four_bits_leave_out_keys_and_values_that_heads_share(adapted, precision, kind):
+    model = round_frozen(adapted, precision, kind)
+    whole = {name.split(".")[-2] for name, layer in model.named_modules()
+             if name.endswith("base_layer") and not isinstance(layer, QuantisedLinear)}  # fmt: skip
+    assert whole == ({"k_proj", "v_proj"} if kind == "nf4" else set())
+    wanted = torch.bfloat16 if precision == "bf16-mixed" else torch.float32
+    layer = model.get_base_model().model.layers[0].self_attn.k_proj.base_layer
+    assert layer.weight.dtype == wanted or kind == "int8"
+
+
+def test_without_shared_heads_four_bits_take_all(tiny_model):
+    tiny_model.config.num_key_value_heads = tiny_model.config.num_attention_heads
+    round_frozen(tiny_model.requires_grad_(False), "32-true", "nf4")
+    assert len(list(quantised_in(tiny_model))) == 14
+
+
 def test_a_model_without_numbers_counts_them_packed(tiny_model):
     nf4, wide = (_of_model(tiny_model.config, Way("32-true", kind, lora=True, rank=2), Step(64, 8, 8, 2))
                  for kind in ("nf4", "float32"))  # fmt: skip
-    linear = sum(m.weight.numel() for m in tiny_model.model.layers.modules() if isinstance(m, torch.nn.Linear))
+    linear = sum(value.numel() for name, value in tiny_model.model.layers.named_parameters()
+                 if value.ndim == 2 and not {"k_proj", "v_proj"} & set(name.split(".")))  # fmt: skip
     assert wide.weights - nf4.weights == pytest.approx(linear * (4 - 0.52), rel=0.02)
 
 
@@ -153,7 +172,7 @@ def losses(run):
 def test_a_run_begins_at_its_reference_and_is_saved_and_loaded_anywhere(run, capsys):
     whole = run(epochs=2, lr=1e-2, quiet=False)
     said = " ".join(capsys.readouterr().out.split())
-    told = "Frozen matrices nf4: set by keyword argument. Embeddings, norms and heads are not quantised: float32."
+    told = "Frozen matrices nf4: set by keyword argument. Embeddings, norms and heads (float32) are not quantised, nor"
     assert told in said and "nf4, the others" not in said
     assert losses(whole)[0] == pytest.approx(math.log(2), abs=1e-5), "the reference is not the quantised start"
     adapters = load_on_base(str(whole.model_path), dtype=torch.float32).eval()

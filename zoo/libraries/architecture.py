@@ -33,6 +33,21 @@ def text_of(config: Any) -> Any:
     return config.get_text_config(decoder=True)
 
 
+def heads_of(text: Any) -> tuple[int, int, int]:
+    """Heads of queries, heads of keys and values, and the width of a head. text: of a text model."""
+    heads = getattr(text, "num_attention_heads", 1) or 1
+    groups = getattr(text, "num_key_value_heads", None) or heads
+    return heads, groups, getattr(text, "head_dim", None) or text.hidden_size // heads
+
+
+def shared_by_heads(model: Any, layers: Sequence[torch.nn.Linear]) -> list[torch.nn.Linear]:
+    """Those of the layers that make the keys or values which several heads of queries share; by their shape."""
+    text = text_config(base_of(model))
+    heads, groups, size = heads_of(text)
+    shape = (groups * size, text.hidden_size)
+    return [layer for layer in layers if groups < heads and (layer.out_features, layer.in_features) == shape]
+
+
 def longest_text(model: Any) -> int | None:
     """The maximum number of tokens of the model, None if its configuration does not say."""
     return getattr(text_config(model), "max_position_embeddings", None)

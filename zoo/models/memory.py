@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from zoo.cards import kept
-from zoo.libraries.architecture import recompute_activations, silence_dropout, text_of
+from zoo.libraries.architecture import heads_of, recompute_activations, silence_dropout, text_of
 from zoo.libraries.quantising import QUANTISED, quantised_in
 from zoo.libraries.releases import installed
 from zoo.libraries.second_adapter import add_copy
@@ -249,9 +249,7 @@ def _numbers(model: Any, rows: Rows, way: Way) -> Tensor:
 def _cached(config: Any, way: Way) -> float:
     """Bytes of the keys and values of one token."""
     text = text_of(config)
-    heads = getattr(text, "num_attention_heads", 1) or 1
-    groups = getattr(text, "num_key_value_heads", None) or heads
-    size = getattr(text, "head_dim", None) or text.hidden_size // heads
+    _, groups, size = heads_of(text)
     return 2.0 * text.num_hidden_layers * groups * size * (4 if way.precision == "32-true" else 2)
 
 

@@ -8,6 +8,7 @@ import torch
 
 from zoo.errors import ZooError
 from zoo.libraries.adapters import ADAPTER, unreached_layers
+from zoo.libraries.architecture import shared_by_heads
 from zoo.libraries.arithmetic import cpu_has_bfloat16
 from zoo.libraries.quantising import QUANTISED, quantise_linear
 from zoo.libraries.rounding import frozen_linear, round_linear
@@ -69,7 +70,8 @@ def round_frozen(model: Any, precision: str, wanted: str = "auto") -> Any:
     With bf16-mixed, what it computes with rounded ones stays the same to the last bit, in less memory: autocast would
     round them in every forward pass. Embeddings and heads, which are read in float32, are left as they are.
     Matrices that are still in their files are read one after the other, so that no more of them is in memory than is
-    kept. Raises ZooError for a model with no matrix that can be quantised.
+    kept. Four bits leave out the projections to keys and values that several heads share: few weights, in which the
+    rounding costs most. Raises ZooError for a model with no matrix that can be quantised.
     """
     base = base_of(model)
     heads = [base.get_input_embeddings(), base.get_output_embeddings(), getattr(base, "score", None)]
@@ -77,11 +79,13 @@ def round_frozen(model: Any, precision: str, wanted: str = "auto") -> Any:
     originals = [module._modules[ORIGINAL] for module in base.modules() if ORIGINAL in module._modules]
     frozen_adapters = [module for name, module in base.named_modules() if ADAPTER in name]
     others = (*heads, *originals, *frozen_adapters, *unreached_layers(model))
-    kept = [layer for layer in others if hasattr(layer, "weight")]
+    layers = frozen_linear(base, [layer for layer in others if hasattr(layer, "weight")])
     if wanted in QUANTISED:
-        _quantise(base, frozen_linear(base, kept), wanted)
-    elif choose_base(wanted, precision)[0] == torch.bfloat16 and weights_dtype(precision) == torch.float32:
-        round_linear(frozen_linear(base, kept))
+        shared = shared_by_heads(base, layers) if wanted == "nf4" else []
+        _quantise(base, [layer for layer in layers if layer not in shared], wanted)
+        layers, wanted = shared, "auto"
+    if choose_base(wanted, precision)[0] == torch.bfloat16 and weights_dtype(precision) == torch.float32:
+        round_linear(layers)
     if not is_sharding():
         read(model, model.modules())
     return model

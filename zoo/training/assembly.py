@@ -236,9 +236,10 @@ class Assembly:
         others = core.lora or frozen != copies or (self.online and core.reward)
         if others and core.quantize:
             rest = str(weights_dtype(self.precision)).removeprefix("torch.")
+            shared = ", nor projections to keys and values that heads share" if core.quantize == "nf4" else ""
             self.say(
-                f"Frozen matrices {core.quantize}: set by {origin['quantize']}. Embeddings, norms and heads are not "
-                f"quantised: {rest}."
+                f"Frozen matrices {core.quantize}: set by {origin['quantize']}. Embeddings, norms and heads ({rest}) are "
+                f"not quantised{shared}."
             )
             for name in copies:
                 self.say(f"The {name} is not quantised: it must equal the weights that training starts from.")
