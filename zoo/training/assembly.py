@@ -238,8 +238,8 @@ class Assembly:
             rest = str(weights_dtype(self.precision)).removeprefix("torch.")
             shared = ", nor projections to keys and values that heads share" if core.quantize == "nf4" else ""
             self.say(
-                f"Frozen matrices {core.quantize}: set by {origin['quantize']}. Embeddings, norms and heads ({rest}) are "
-                f"not quantised{shared}."
+                f"Frozen matrices {core.quantize}: set by {origin['quantize']}. Embeddings, norms and heads ({rest}) "
+                f"are not quantised{shared}."
             )
             for name in copies:
                 self.say(f"The {name} is not quantised: it must equal the weights that training starts from.")
