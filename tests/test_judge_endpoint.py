@@ -216,6 +216,12 @@ def test_a_one_that_might_be_a_ten_is_left_out_when_nobody_can_tell():
     assert probabilities(whole) == pytest.approx([0.1] + [0.0] * 6 + [0.6, 0.0, 0.2])
 
 
+def test_a_one_after_which_the_text_ended_is_no_ten():
+    tokens = tokens_of(["1"], [{"1": 0.9, "2": 0.1}])
+    assert probabilities(read_logps(tokens, GRADES, ended=True)) == pytest.approx([0.9, 0.1] + [0.0] * 8)
+    assert probabilities(read_logps(tokens, GRADES)) == pytest.approx([0.0, 0.1] + [0.0] * 8)
+
+
 def test_brackets_before_a_letter_are_passed_over():
     tokens = tokens_of(["(", "A", ")"], [{"(": 0.9}, {"A": 0.7, "B": 0.2}, {")": 1.0}])
     assert probabilities(read_logps(tokens, ["(A)", "(B)"])) == pytest.approx([0.7, 0.2])

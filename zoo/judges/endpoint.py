@@ -154,7 +154,7 @@ class Endpoint:
         if not tokens:
             self.gives_logps = False
             return None
-        return read_logps(tokens, choices)
+        return read_logps(tokens, choices, ended=choice.get("finish_reason") == "stop")
 
     def _by_votes(self, messages: list[dict[str, str]], choices: Sequence[str]) -> tuple[float, ...] | None:
         """The log of each choice's share of the sampled answers; answers that cannot be read do not count."""
@@ -171,12 +171,14 @@ class Endpoint:
         return self.server.post(f"{self.base}/chat/completions", body)["choices"][0]
 
 
-def read_logps(tokens: Sequence[dict[str, Any]], choices: Sequence[str]) -> tuple[float, ...] | None:
+def read_logps(
+    tokens: Sequence[dict[str, Any]], choices: Sequence[str], ended: bool = False
+) -> tuple[float, ...] | None:
     """The log-probabilities of the choices from a server's tokens, each with `token` and `top_logprobs`.
 
     Blanks, brackets and asterisks before the choice are skipped; the probabilities of different spellings are summed.
     If a choice may continue ("1" followed by "0"), its probability is split by the next token's, if these were given;
-    else it is left out. None if no choice is among the likeliest tokens.
+    it is kept if the text `ended` there; else it is left out. None if no choice is among the likeliest tokens.
     """
     names = [_bare(choice) for choice in choices]
     place = next((i for i, token in enumerate(tokens) if _bare(token["token"])), None)
@@ -192,7 +194,9 @@ def read_logps(tokens: Sequence[dict[str, Any]], choices: Sequence[str]) -> tupl
         # A vocabulary that has the longer choice as one token never writes it in two.
         if not longer or not p[name] or any(p[other] for other in longer.values()):
             continue
-        following = _likeliest(tokens[place + 1]) if written == name and place + 1 < len(tokens) else None
+        following = None
+        if written == name and (place + 1 < len(tokens) or ended):
+            following = [one for token in tokens[place + 1 : place + 2] for one in _likeliest(token)]
         whole, p[name] = p[name], (p[name] if following is not None else 0.0)
         for token in following or ():
             # Unstripped at its start: after a blank, the next token begins another word.
