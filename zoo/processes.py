@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import re
 import signal
@@ -152,7 +153,12 @@ DEATH_SIGNAL = 1
 def end_with_parent(number: signal.Signals = signal.SIGKILL) -> None:
     """Have the kernel send this process a signal when the thread that started it ends; only Linux can."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(DEATH_SIGNAL, int(number))
+        _system().prctl(DEATH_SIGNAL, int(number))
+
+
+@functools.cache
+def _system() -> ctypes.CDLL:
+    return ctypes.CDLL(None)
 
 
 def free_memory() -> int | None:

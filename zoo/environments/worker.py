@@ -88,9 +88,11 @@ class Life:
         return made
 
 
-def live(channel: Channel, life: Life, memory: int | None) -> None:
-    """Answer until the run closes the episode. memory: bytes for all episodes together, None for no limit."""
-    inherited = _data()
+def live(channel: Channel, life: Life, memory: int | None, inherited: int) -> None:
+    """Answer until the run closes the episode.
+
+    memory: bytes for all episodes together, None for no limit; inherited: those that the zygote has, see `held`.
+    """
     with contextlib.suppress(EOFError, OSError):
         while True:
             order, arguments, until, episodes = pickle.loads(channel.receive())
@@ -143,7 +145,7 @@ def _cut(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def _data() -> int:
+def held() -> int:
     """Bytes that this process holds, as RLIMIT_DATA counts them; 0 where the system does not tell."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[5]) * os.sysconf("SC_PAGE_SIZE")

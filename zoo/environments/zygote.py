@@ -26,7 +26,7 @@ from typing import Any
 from zoo.contract.own_process import GRACE, LOADING, Target, describe, ends_with, file_of, limit_memory
 from zoo.environments import Environment
 from zoo.environments.channel import Channel
-from zoo.environments.worker import Life, live
+from zoo.environments.worker import Life, held, live
 from zoo.errors import ZooError
 from zoo.options.spelling import bind
 from zoo.processes import end_with_parent
@@ -96,8 +96,9 @@ class Zygote:
     """control: the line to the run; life: makes what lives in a fork; memory: bytes for all forks together."""
 
     def __init__(self, control: Channel, life: Life, memory: int | None):
-        self.control, self.life, self.memory = control, life, memory
+        self.control, self.life, self.memory, self.held = control, life, memory, held()
         self.children: dict[int, Child] = {}
+        self._reaped = 0.0
 
     def serve(self) -> None:
         """Until the run closes the line, or is gone."""
@@ -113,7 +114,10 @@ class Zygote:
             for child in self.children.values():
                 if child.printed in ready:
                     child.read()
-            self._reap()
+                    if child.printed < 0:
+                        child.ended()
+            if time.monotonic() >= self._reaped + TICK:
+                self._reap()
             if self.control.end.fileno() in ready:
                 orders, descriptors, _, _ = socket.recv_fds(self.control.end, ORDER.size, 1)
                 if not orders:
@@ -162,7 +166,7 @@ class Zygote:
             for other in (prints, *others):
                 if other >= 0:
                     os.close(other)
-            live(Channel(socket.socket(fileno=descriptor)), self.life, self.memory)
+            live(Channel(socket.socket(fileno=descriptor)), self.life, self.memory, self.held)
             status = 0
         except BaseException:
             # Into the pipe, of which the zygote keeps the end.
@@ -181,6 +185,7 @@ class Zygote:
         return {"status": status, "at": child.at, "printed": child.tail.decode(errors="replace")}
 
     def _reap(self) -> None:
+        self._reaped = time.monotonic()
         for number, child in list(self.children.items()):
             if not child.ended():
                 if time.monotonic() >= child.doomed:
