@@ -76,6 +76,14 @@ class Tried:
         source = self._data or self.pool.data
         return load_records(source, "prompt", limit=3) if source else [MADE_UP]
 
+    @cached_property
+    def demonstrations(self) -> Sequence[Mapping[str, Any]]:
+        """A few episodes that somebody played, as rows with prompt and completion; none if its data has none."""
+        try:
+            return load_records(self._data or self.pool.data, "demonstration", limit=3)
+        except ZooError:
+            return []
+
     @property
     def first(self) -> Mapping[str, Any]:
         return self.records[0]
@@ -164,14 +172,19 @@ def messages(tried: Tried) -> None:
 
 
 def ends(tried: Tried) -> None:
-    """Some episode ends by itself, before a limit cuts it."""
+    """Some episode ends by itself before a limit cuts it: a made-up one, or a demonstration in its data."""
     for speaker in _speakers(tried):
         for record in tried.records:
             if any(turn.done for turn in _play(tried.pool, record, 0, speaker)[: TURNS + 1]):
                 return
+    for record in tried.demonstrations:
+        played = [turn for turn in record["completion"] if turn["role"] == "assistant"]
+        if any(turn.done for turn in _play(tried.pool, record, 0, _replaying(played), len(played))[: len(played) + 1]):
+            return
     raise Failed(
         f"No episode ends within {TURNS} turns, whether the policy says nothing of use, calls the tools, or says words "
-        "that it has heard: every one would be cut. Return Turn(done=True) some time."
+        "that it has heard: every one would be cut. Return Turn(done=True) some time. If it ends only for who plays "
+        "well, let its data have demonstrations: rows with a completion of several turns."
     )
 
 
@@ -267,6 +280,11 @@ def _calling(tools: Sequence[Mapping[str, Any]]) -> Speaker:
         return _call(calls[turn]) if turn < len(calls) else plain(turn, heard)
 
     return speaker
+
+
+def _replaying(played: Sequence[Mapping[str, Any]]) -> Speaker:
+    """Says what somebody has said before."""
+    return lambda turn, heard: dict(played[turn]) if turn < len(played) else plain(turn, heard)
 
 
 def _made_up(tool: Mapping[str, Any]) -> dict[str, Any]:
