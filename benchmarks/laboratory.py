@@ -1,4 +1,4 @@
-"""The experiments of docs/laboratory.md: trains in world:gold, prints the page's tables, and draws its plots.
+"""The experiments of docs/laboratory.md: trains in its worlds, prints the page's tables, and draws its plots.
 
     OMP_NUM_THREADS=1 python benchmarks/laboratory.py docs/laboratory
 
@@ -7,10 +7,19 @@ Runs that are there already are read again, so that a second call draws only.
 
 from __future__ import annotations
 
+import contextlib
+import json
+import math
+import re
 import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import zoo
+from zoo.bundled.laboratory.rooms import EXTRA, MAP, WAYS, way
 from zoo.report.plots.axes import Plot
 from zoo.report.plots.lines import paths
 from zoo.report.plots.standalone import stand_alone
@@ -49,6 +58,10 @@ def line(run: Run, metric: str) -> list[tuple[float, float, float]]:
 
 def by_step(run: Run, metric: str) -> list[tuple[float, float, float]]:
     return [(step, value, step) for step, value in measured(run, metric)]
+
+
+def values(line: list[tuple[float, float, float]]) -> list[float]:
+    return [value for _, value, _ in line]
 
 
 def draw(plot: Plot | None, file: Path) -> None:
@@ -106,9 +119,60 @@ def collapse(folder: Path) -> None:
     draw(paths("Entropy a token", lines, "step"), folder / "collapse.svg")
 
 
+def game(folder: Path) -> None:
+    """A text game, learned from its rewards, and from the grades of a judge that reads what was played."""
+    with judging() as judge:
+        others = {"grpo": {}, "ppo": {}, "rlaif": {"judge": judge}}
+        runs = {name: trained(f"rooms-{name}", name, data="world:rooms", eval_every=5, **given)
+                for name, given in others.items()}  # fmt: skip
+    lines = {name: by_step(run, "val/reward" if name != "rlaif" else "val/gold") for name, run in runs.items()}
+    draw(paths("A house of six rooms", lines, "step"), folder / "game.svg")
+    print("| step | " + " | ".join(runs) + " |\n|" + "---|" * (1 + len(runs)))
+    for step, *rewards in zip((step for step, *_ in lines["grpo"]), *map(values, lines.values()), strict=True):
+        print(f"| {step} | " + " | ".join(f"{reward:.2f}" for reward in rewards) + " |")
+
+
+@contextlib.contextmanager
+def judging() -> Iterator[str]:
+    """A judge of the game behind an API like OpenAI's; its address. It reads the moves, and grades them by the map."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Judge) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/v1#map"
+        server.shutdown()
+
+
+class Judge(BaseHTTPRequestHandler):
+    """Answers each request with a grade from 1 to 10 for the episode in it."""
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"][-1]["content"]
+        likeliest = [{"token": str(grade(asked)), "logprob": math.log(0.99)}]
+        content = [{"token": str(grade(asked)), "logprob": 0.0, "top_logprobs": likeliest}]
+        choice = {"message": {"content": str(grade(asked))}, "logprobs": {"content": content}, "finish_reason": "stop"}
+        body = json.dumps({"choices": [choice]})
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def grade(asked: str) -> int:
+    """10 for the shortest way, one less for each move that was not needed, 1 for a room that was not found."""
+    (start, goal), played = re.search(r"(\w+) find (\w+)", asked).groups(), asked.split("find", 1)[1]  # type: ignore[union-attr]
+    room = start
+    for count, move in enumerate((word for word in re.findall(r"\w+", played) if word in WAYS), start=1):
+        room = MAP.get((room, move), room)
+        if room == goal:
+            return max(1, round(10 - 10 * EXTRA * (count - len(way(start, goal)))))
+    return 1
+
+
 if __name__ == "__main__":
     place = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/laboratory")
     place.mkdir(parents=True, exist_ok=True)
-    for experiment in (hacking, frontier, overoptimisation, collapse):
+    for experiment in (hacking, frontier, overoptimisation, collapse, game):
         print(f"\n{experiment.__doc__}\n")
         experiment(place)

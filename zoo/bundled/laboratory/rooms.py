@@ -1,4 +1,4 @@
-"""A house of nine rooms as a text game: the policy names a direction, and hears in which room it is now.
+"""A house of six rooms as a text game: the policy names a direction, and hears in which room it is now.
 
     hall find attic        north          the prompt: where it begins, and the room to find; its first move
     loft                   west           the game's words, and the next move: there is the attic
@@ -22,7 +22,7 @@ from zoo.errors import ZooError
 Record = dict[str, Any]
 DOORS = {
     ("attic", "east"): "loft", ("loft", "south"): "hall", ("hall", "west"): "bath", ("hall", "east"): "kitchen",
-    ("kitchen", "north"): "study", ("bath", "south"): "cellar", ("cellar", "east"): "den", ("den", "east"): "pantry",
+    ("kitchen", "north"): "study",
 }  # fmt: skip
 """Each door in one direction; it opens in the other one too."""
 BACK = {"east": "west", "west": "east", "south": "north", "north": "south"}
@@ -30,8 +30,8 @@ MAP = {**DOORS, **{(there, BACK[way]): here for (here, way), there in DOORS.item
 ROOMS = sorted({room for room, _ in MAP})
 WAYS = sorted(BACK)
 FIND = "find"
-MOVES = 10
-"""Moves in a walk; a walk to the farthest room has six."""
+MOVES = 8
+"""Moves in a walk; a walk to the farthest room has four."""
 EXTRA = 0.1
 """What a move costs that was not needed."""
 TEXTS = 4000
@@ -74,13 +74,12 @@ class Rooms(Environment):
 
 
 def rows(split: str, kind: str, rows: int = 512, seed: int = 0) -> list[Record]:
-    """Rows of a kind; one in five pairs of rooms is held out. Raises ZooError for an unknown kind."""
+    """Rows of a kind, of all pairs of rooms in each split. Raises ZooError for an unknown kind."""
     if kind not in ("prompt", "demonstration", "text"):
         raise ZooError(f"world:rooms has no data of kind '{kind}'.", "There are: prompt, demonstration, text.")
     draw = random.Random(f"rooms {seed} {split}")
     pairs = [(start, goal) for start in ROOMS for goal in ROOMS if start != goal]
-    own = [pair for pair in pairs if (random.Random(" ".join(pair)).random() < 0.2) == (split != "train")]
-    return [_row(*draw.choice(own), kind) for _ in range(rows)]
+    return [_row(*draw.choice(pairs), kind) for _ in range(rows)]
 
 
 def _row(start: str, goal: str, kind: str) -> Record:
@@ -125,8 +124,8 @@ def defaults(algorithm: type[Algorithm]) -> dict[str, Any]:
     score = {"score": f"episodes(environment=rooms, max_turns={MOVES})"} if algorithm.head == "lm" else {}
     if algorithm.online():
         return {
-            **score, "environment": "rooms", "max_turns": MOVES, "max_new_tokens": 4 * MOVES, "batch_size": 512,
-            "answers_per_prompt": 16, "epochs": 1000, "max_steps": 60,
+            **score, "environment": "rooms", "max_turns": MOVES, "max_new_tokens": 4 * MOVES, "batch_size": 128,
+            "answers_per_prompt": 16, "epochs": 1000, "max_steps": 40, "lr": 3e-3,
         }  # fmt: skip
     return {**score, "batch_size": 64, "epochs": 1000, "max_steps": 300}
 
