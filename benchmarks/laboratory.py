@@ -125,7 +125,7 @@ def game(folder: Path) -> None:
         others = {"grpo": {}, "ppo": {}, "rlaif": {"judge": judge}}
         runs = {name: trained(f"rooms-{name}", name, data="world:rooms", eval_every=5, **given)
                 for name, given in others.items()}  # fmt: skip
-    lines = {name: by_step(run, "val/reward" if name != "rlaif" else "val/gold") for name, run in runs.items()}
+    lines = {name: by_step(run, "val/reward") for name, run in runs.items()}
     draw(paths("A house of six rooms", lines, "step"), folder / "game.svg")
     print("| step | " + " | ".join(runs) + " |\n|" + "---|" * (1 + len(runs)))
     for step, *rewards in zip((step for step, *_ in lines["grpo"]), *map(values, lines.values()), strict=True):
