@@ -40,6 +40,7 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "dpo-50m-adafactor": ("dpo", "50m", {"optimizer": "adafactor"}),
     "dpo-50m-lora-mixed": ("dpo", "50m", {**LORA, "precision": "bf16-mixed"}),
     "dpo-135m": ("dpo", "135m", {}),
+    "sft-135m-mixed": ("sft", "135m", {"precision": "bf16-mixed", "layout": "padded"}),
     "sft-135m-recomputed-lion": ("sft", "135m", {"optimizer": "lion", "gradient_checkpointing": True}),
     "sft-50m": ("sft", "50m", {}),
     "sft-50m-half-recomputed": ("sft", "50m", {"gradient_checkpointing": True, "checkpoint_layers": 4}),
@@ -62,6 +63,11 @@ SHARDED: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 TWO = {"batch_size": 4, "strategy": "fsdp", "devices": 2, "layout": "padded"}
 ROUNDED: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "sft-110m-ddp-1": ("sft", "110m", {**TWO, "precision": "bf16-mixed", "strategy": "ddp", "devices": 1}),
+    "sft-110m-ddp-2": ("sft", "110m", {**TWO, "precision": "bf16-mixed", "strategy": "ddp"}),
+    "sft-110m-ddp-2-parts": (
+        "sft", "110m", {**TWO, "precision": "bf16-mixed", "strategy": "ddp", "micro_tokens": 40},
+    ),
     "sft-110m-2-float32": ("sft", "110m", TWO),
     "sft-110m-2-mixed": ("sft", "110m", {**TWO, "precision": "bf16-mixed"}),
     "sft-110m-2-recomputed": (

@@ -24,7 +24,8 @@ class Meeting(DDPStrategy):
     """place: of this process; say: called with the message that it waits; met: called once all have connected."""
 
     def __init__(self, place: Place, peers: Peers, say: Callable[[str], None], met: Callable[[], None]):
-        super().__init__()
+        # Otherwise its buckets hold every gradient once more.
+        super().__init__(gradient_as_bucket_view=True)
         self.place, self.peers, self.say, self.met = place, peers, say, met
 
     def _configure_launcher(self) -> None:
