@@ -94,6 +94,21 @@ def assert_consistent(answer, model, template, room=200):
     assert len(answer.completion) <= room and bool(answer.mask[-1]) and bool(answer.mask[0])
 
 
+def test_a_model_that_takes_few_tokens_gives_an_episode_no_more_room(play, tiny_model):
+    """What the environment says first is known only when it has begun."""
+    [prompt] = {len(answer.prompt) for answer in play("turns=8")}
+    tiny_model.config.max_position_embeddings = prompt + 9
+    for answer in play("turns=8"):
+        assert_consistent(answer, tiny_model, play.template, room=9)
+        assert answer.cut and not answer.episode.failure and answer.episode.reward is not None
+    tiny_model.config.max_position_embeddings = prompt
+    for answer in play("turns=8"):
+        assert answer.episode.failure == (
+            f"its prompt has {prompt} tokens with what the environment says first; the model takes {prompt}"
+        )
+        assert answer.episode.reward is None and len(answer.prompt) + len(answer.completion) <= prompt
+
+
 def test_an_episode_is_one_text_of_both(play, tiny_model):
     answers = play("turns=3")
     for number, answer in enumerate(answers):

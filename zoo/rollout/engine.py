@@ -49,6 +49,8 @@ class Turns(Protocol):
 
     at_once: int | None
     """Most episodes at a time; None for any number."""
+    longest: int | None
+    """Most tokens of an episode with its prompt; None for any number."""
 
     def __call__(
         self, numbers: Sequence[int], texts: Sequence[Tensor], limits: Sequence[int], seeds: Sequence[int],
@@ -180,6 +182,7 @@ class _Episodes:
     def __init__(self, engine: InProcessEngine, sampling: Sampling):
         self.engine, self.sampling = engine, sampling
         self.at_once: int | None = engine.max_batch
+        self.longest = longest_text(engine.model)
         self._kept: dict[int, Kept | None] = {}
 
     def __call__(
@@ -188,7 +191,7 @@ class _Episodes:
     ) -> None:  # fmt: skip
         """See `Turns`."""
         texts = [text.cpu() for text in texts]
-        check_texts(texts, limits, longest_text(self.engine.model))
+        check_texts(texts, limits, self.longest)
         kept = [self._kept.get(number) for number in numbers]
         continuing = Continuing(limits, kept, lambda i, answer: done(numbers[i], answer))
         n = _size_of_groups(texts)

@@ -31,13 +31,14 @@ GOLDEN = 0x9E3779B97F4A7C15
 
 @dataclass
 class _Playing:
-    """An episode that goes on. messages: from the prompt on; own: how many of these the prompt has."""
+    """An episode that goes on. messages: from the prompt on; own: how many of these the prompt has; room: for tokens."""
 
     number: int
     record: Mapping[str, Any]
     seed: int
     start: int
     messages: list[dict[str, Any]]
+    room: int
     process: Process | None = None
     own: int = 0
     prompt: list[int] = field(default_factory=list)
@@ -94,46 +95,61 @@ class Player:
         # Episodes end by their turns and their tokens.
         sampling = dataclasses.replace(sampling, budget=0)
         playing = [
-            _Playing(i, records[i // n], seeds[i], seeds[i // n * n] % 2**32, _messages(self.template, records[i // n]))
+            _Playing(
+                i, records[i // n], seeds[i], seeds[i // n * n] % 2**32, _messages(self.template, records[i // n]),
+                sampling.max_new_tokens,
+            )
             for i in range(n * len(records))
-        ]
+        ]  # fmt: skip
         with engine.episodes(sampling) as take:
-            at_once = take.at_once or len(playing)
+            at_once = take.at_once or max(1, len(playing))
             for first in range(0, len(playing), at_once):
-                self._wave(playing[first : first + at_once], take, sampling.max_new_tokens)
+                self._wave(playing[first : first + at_once], take)
         return [episode.answer() for episode in playing]
 
     def close(self) -> None:
         self.pool.close()
 
-    def _wave(self, wave: list[_Playing], take: Turns, room: int) -> None:
+    def _wave(self, wave: list[_Playing], take: Turns) -> None:
         """Episodes that are played side by side."""
         try:
-            self._begin(wave)
+            self._begin(wave, take.longest)
             live = wave
             while live:
                 numbers = {episode.number: episode for episode in live}
                 take(
                     list(numbers),
                     [torch.tensor(episode.prompt + episode.completion) for episode in live],
-                    [room - len(episode.completion) for episode in live],
+                    [episode.room - len(episode.completion) for episode in live],
                     [(episode.seed + GOLDEN * episode.turns) % (2**63 - 1) for episode in live],
                     lambda number, answer: self._spoke(numbers[number], answer),  # noqa: B023 (called within)
                 )
-                self._listen(live, room)
+                self._listen(live)
                 live = [episode for episode in live if not episode.over]
         finally:
             for episode in wave:
                 if episode.process is not None:
                     episode.process.close()
 
-    def _begin(self, wave: Sequence[_Playing]) -> None:
+    def _begin(self, wave: Sequence[_Playing], longest: int | None) -> None:
         for episode in wave if leads() else ():
             episode.process = self.pool.start(episode.record, episode.start)
         for episode, turn in self._replies(wave):
             episode.messages += self.template.harmless(turn.messages)
             episode.prompt = self.template.prompt_ids(episode.messages, **self._extras(episode))
             episode.own = len(episode.messages) - len(turn.messages)
+            if longest is not None:
+                self._fit(episode, longest)
+
+    def _fit(self, episode: _Playing, longest: int) -> None:
+        """Give an episode no more room than the model has; one without any fails, and speaks after its prompt's end."""
+        count, wanted = len(episode.prompt), episode.room
+        episode.room = min(wanted, longest - count)
+        if episode.room < 1:
+            why = f"its prompt has {count:,} tokens with what the environment says first; the model takes {longest:,}"
+            episode.failure = episode.failure or why
+            episode.room = min(wanted, longest // 2)
+            episode.prompt = episode.prompt[episode.room - longest :]
 
     def _spoke(self, episode: _Playing, turn: Answer) -> None:
         """The policy has taken its turn: the environment thinks about it while others still speak."""
@@ -146,7 +162,7 @@ class Player:
         if episode.process is not None and not episode.failure:
             (episode.process.step if turn.ended else episode.process.cut)(episode.messages[-1])
 
-    def _listen(self, live: Sequence[_Playing], room: int) -> None:
+    def _listen(self, live: Sequence[_Playing]) -> None:
         """What the environments say to the last turns; those of episodes without a turn left give their rewards."""
         going = []
         for episode, turn in self._replies(live):
@@ -155,7 +171,7 @@ class Player:
             episode.ended = episode.ended and turn.done and not episode.failure
             if not episode.over:
                 going.append((episode, [dict(message) for message in turn.messages]))
-        cut = [episode for episode, said in going if not self._hear(episode, said, room)]
+        cut = [episode for episode, said in going if not self._hear(episode, said)]
         for episode in cut if leads() else ():
             assert episode.process is not None
             episode.process.cut(_last_turn(episode.messages))
@@ -163,12 +179,12 @@ class Player:
             self._earn(episode, turn.reward)
             episode.over = True
 
-    def _hear(self, episode: _Playing, said: list[dict[str, Any]], room: int) -> bool:
+    def _hear(self, episode: _Playing, said: list[dict[str, Any]]) -> bool:
         """Appends what the environment says; whether the policy has another turn after it."""
         *before, turn = episode.messages
         ids = self.template.following(before, turn, said, **self._extras(episode), ended=episode.closed)
         episode.messages += said
-        if episode.turns >= self.max_turns or len(episode.completion) + len(ids) >= room:
+        if episode.turns >= self.max_turns or len(episode.completion) + len(ids) >= episode.room:
             return False
         episode.add(ids, None)
         return True

@@ -266,7 +266,7 @@ class _Episodes:
     at_once: int | None = None
 
     def __init__(self, engine: VLLMEngine, sampling: Sampling):
-        self.engine, self.sampling = engine, sampling
+        self.engine, self.sampling, self.longest = engine, sampling, engine.longest
 
     def __call__(
         self, numbers: Sequence[int], texts: Sequence[Tensor], limits: Sequence[int], seeds: Sequence[int],
@@ -274,7 +274,7 @@ class _Episodes:
     ) -> None:  # fmt: skip
         """See `Turns`."""
         engine = self.engine
-        check_texts(texts, limits, engine.longest)
+        check_texts(texts, limits, self.longest)
         bodies = [
             engine._body(text, 1, self.sampling, seed) | {"max_tokens": limit}
             for text, limit, seed in zip(texts, limits, seeds, strict=True)
