@@ -31,7 +31,7 @@ GOLDEN = 0x9E3779B97F4A7C15
 
 @dataclass
 class _Playing:
-    """An episode that goes on. messages: from the prompt on; own: how many of these the prompt has; room: for tokens."""
+    """An episode that goes on. messages: from the prompt on, of which it has `own`; room: for tokens."""
 
     number: int
     record: Mapping[str, Any]
