@@ -203,6 +203,25 @@ def test_aliases_of_aliases_are_refused_in_no_time(place):
 # -- what is refused ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("algo: ppo", "algo: ./evil.py:Mine", "./evil.py:Mine"),
+        ("data: starter\n    reward", 'data: starter\n    environment: "./evil.py:Shop"\n    reward', "./evil.py:Shop"),
+        ('"0.5*stage:rm + instructions"', '"0.5*stage:rm + evil:worth"', "evil:worth"),
+        ('"0.5*stage:rm + instructions"', "evil.py", "evil.py"),
+        ("lr: 5.0e-4", "optimizer: ./evil.py:Own", "./evil.py:Own"),
+        ("hits: instructions", "hits: episodes(environment=./evil.py:Shop)", "./evil.py:Shop"),
+    ],
+)
+def test_the_code_that_a_recipe_names_is_not_run(place, old, new, named):
+    Path("evil.py").write_text("open('it ran', 'w')\n")
+    assert old in GOOD
+    said = refusal(GOOD.replace(old, new))
+    assert f"'{named}' is Python code; a recipe runs none that is not installed." in said
+    assert not Path("it ran").exists()
+
+
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_refused_with_file_line_and_what_was_meant(mistake, place):
     old, new, at, said = MISTAKES[mistake]

@@ -56,6 +56,19 @@ def check_recipe(recipe: Recipe, laptop: bool | None = None, absent_files: bool 
     return recipe.model_copy(update=checked)
 
 
+CODE = ("algo", "environment", "reward", "gold_reward")
+"""Options that may name Python code where somebody types them."""
+PYTHON = re.compile(r"[\w./~-]*\.py\b(?::\w+)?")
+MODULE = re.compile(r"(?<![\w./=#-])(?!zoo\.|stage:)[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+"""`module:function`; the zoo's own are installed."""
+
+
+def code_in(text: str, named: bool) -> str:
+    """The file or path of Python that a text names, "" without one. named: whether a path of Python is read in it."""
+    found = PYTHON.search(text) or (MODULE.search(text) if named else None)
+    return found[0] if found else ""
+
+
 class _Check:
     """The check of one variant; mistakes go to `problems`."""
 
@@ -77,6 +90,8 @@ class _Check:
 
     def _stage(self, stage: Stage) -> Stage:
         self._braces(stage)
+        if self._code(stage):
+            return stage
         if stage.label is not None:
             self._label(stage)
             return stage
@@ -94,6 +109,20 @@ class _Check:
             for name in re.findall(r"\{(\w+)\}", value) if isinstance(value, str) else ():
                 if name != "seed":
                     self._refuse(stage, key, message=f"{{{name}}} is not a placeholder; only {{seed}} is.")
+
+    def _code(self, stage: Stage) -> bool:
+        """Refuse what names a file or a path of Python: a recipe is read, and runs no code that it brings."""
+        count = len(self.problems)
+        texts = {("algo",): stage.algo, **{(key,): value for key, value in stage.options.items()}}
+        texts |= {("evals", key): value for key, value in stage.evals.items()}
+        texts |= {("label", key): value for key, value in (stage.label or {}).items()}
+        for keys, value in texts.items():
+            if isinstance(value, str) and (found := code_in(value, named=keys[-1] in CODE)):
+                why = (
+                    "a recipe runs none that is not installed. Make it a plugin (docs/contract.md), and write its name."
+                )
+                self._refuse(stage, *keys, message=f"'{found}' is Python code; {why}")
+        return len(self.problems) > count
 
     def _head(self, stage: Stage) -> str | None:
         """lm, scalar, none (no model), or None if it is unknown until the model is loaded."""
