@@ -113,7 +113,10 @@ class _Check:
     def _code(self, stage: Stage) -> bool:
         """Refuse what names a file or a path of Python: a recipe is read, and runs no code that it brings."""
         count = len(self.problems)
-        texts = {("algo",): stage.algo, **{(key,): value for key, value in stage.options.items()}}
+        texts: dict[tuple[str, ...], Any] = {
+            ("algo",): stage.algo,
+            **{(key,): value for key, value in stage.options.items()},
+        }
         texts |= {("evals", key): value for key, value in stage.evals.items()}
         texts |= {("label", key): value for key, value in (stage.label or {}).items()}
         for keys, value in texts.items():
