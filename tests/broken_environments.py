@@ -27,6 +27,30 @@ class Sound(Environment):
         return super().step(message) if self.left > 0 else Turn(done=True, reward=0.0)
 
 
+class Waiting(Sound):
+    """Waits for all that it does."""
+
+    async def begin(self, record, seed):
+        super().begin(record, seed)
+
+    async def ask(self, times: int) -> int:
+        """The number, so many times."""
+        return self.number * times
+
+    tools = [ask]
+
+    async def step(self, message):
+        self.left -= 1
+        done = self.left <= 0 or not message.get("tool_calls")
+        return Turn([] if done else [{"role": "tool", "content": str(await self.ask(2))}], done, 0.0 if done else None)
+
+    async def cut(self, message):
+        return 0.0
+
+    async def close(self):
+        self.left = 0
+
+
 class Described(Sound):
     pass
 

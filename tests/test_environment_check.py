@@ -41,6 +41,11 @@ def test_the_bundled_ones_pass(name):
     assert tuple(results) == NAMES and set(results.values()) == {"passed"}, results
 
 
+def test_an_environment_whose_methods_are_all_async_passes():
+    results = {result.check: result.result for result in check_environment(f"{FILE}:Waiting")}
+    assert set(results.values()) == {"passed"}, results
+
+
 @pytest.mark.parametrize("check", NAMES)
 def test_each_check_catches_what_it_is_made_for(check):
     result = found(check.capitalize(), check)[check]

@@ -388,7 +388,7 @@ def test_a_file_that_cannot_be_imported_is_a_failure_at_once(tmp_path, code, kin
     ("attribute", "options", "kind", "reason"),
     [
         ("Faulty", {}, "raised", "ValueError: no display"),
-        ("wrong", {}, "raised", "gave 3, not an Environment"),
+        ("wrong", {}, "raised", "it is of the class int, not an Environment"),
         ("Mine", {"facto": "1"}, "options", "has no option 'facto'. Did you mean 'factor'?"),
         ("Mine", {"factor": "much"}, "options", "option factor = much"),
         ("Mone", {}, "attribute", ""),

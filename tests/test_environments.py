@@ -55,6 +55,36 @@ def test_a_call_is_answered_whatever_it_is(call, says):
     assert turn == Turn([{"role": "tool", "name": name, "content": says}])
 
 
+class Slow(Environment):
+    """All that may be async."""
+
+    async def look(self, where: str) -> str:
+        """What is there."""
+        return f"a door in the {where}"
+
+    tools = (look,)
+
+    async def score(self, message):
+        return 0.5
+
+
+def test_a_tool_and_a_score_may_be_async():
+    assert Slow().step(calling("look", {"where": "north"})).messages[0]["content"] == "a door in the north"
+    assert Slow().step({"role": "assistant", "content": "out"}) == Turn((), done=True, reward=0.5)
+    assert schemas_of(Slow)[0]["function"]["parameters"]["required"] == ["where"]
+
+
+def test_a_tool_that_no_schema_can_tell_is_named():
+    class Any_(Environment):
+        def take(self, *things, **more):
+            """Everything."""
+
+        tools = (take,)
+
+    with pytest.raises(TypeError, match="the tool take cannot be told as a schema: give each argument a name"):
+        schemas_of(Any_)
+
+
 def test_a_turn_without_a_call_ends_the_episode():
     assert Shop().step({"role": "assistant", "content": "4.0"}) == Turn((), done=True, reward=1.0)
     assert Environment().step({"role": "assistant", "content": "4.0"}) == Turn((), done=True)

@@ -155,8 +155,15 @@ def test_an_environment_that_fails_is_a_missing_reward(play, fault, says):
     failed = [answer for answer in play(f"fault={fault}", timeout=1.0) if answer.episode.failure]
     assert failed
     for answer in failed:
-        assert says in answer.episode.failure and answer.episode.reward is None and answer.cut
+        assert says in answer.episode.failure and answer.episode.reward is None
+        assert not answer.ended and not answer.cut, "no limit has cut it"
     assert any("LookupError" in trace for trace in play.tracebacks) == ("dies" not in fault and "hangs" not in fault)
+
+
+@pytest.mark.parametrize("turns", [0, -1])
+def test_an_episode_has_a_turn_at_least(play, turns):
+    with pytest.raises(ZooError, match=f"An episode of {turns} turns is not possible"):
+        play(max_turns=turns)
 
 
 def test_an_engine_that_cannot_go_on_is_refused(play):

@@ -115,7 +115,7 @@ SLIPS = [
     ("./none.py:Shop", "There is no file ./none.py.", "Check the path."),
     ("./none.py", "There is no file ./none.py.", "Check the path."),
     ("broken.py:Shop", "'broken.py' cannot be imported: ", "./file.py:class"),
-    ("shop.py:Shpo", "shop.py has no class 'Shpo'. Did you mean 'Shop'?", ""),
+    ("shop.py:Shpo", "shop.py has no class 'Shpo'. Did you mean 'Shop'?", "It has: "),
     ("nowhere.at.all:Shop", "'nowhere.at.all' cannot be imported", "module:class"),
     ("shop.py:Shop(nam=x)", "The environment 'shop.py:Shop' has no option 'nam'. Did you mean 'name'?", "factor, name"),
     ("shop.py:shop(cont=x)", "The environment 'shop.py:shop' has no option 'cont'. Did you mean 'count'?", "count"),

@@ -78,6 +78,12 @@ def test_a_list_alone_is_enough_and_null_is_no_reward(server):
     assert any("gave 'good', not a number" in reason for reason in found.failures)
 
 
+def test_an_answer_that_is_no_json_gives_no_reward(server):
+    server.answer = lambda body, number: (200, b"hello")
+    found = reward(server, ", attempts=1").detailed(TEXTS, RECORDS)
+    assert found.values == [None] * 3 and "is not JSON: 'hello'" in next(iter(found.failures))
+
+
 @pytest.mark.parametrize(
     ("given", "reason"), [({"rewards": [1.0]}, "gave 1 rewards for 3 answers"), ({"scores": 3}, "{'scores': 3}")]
 )

@@ -52,7 +52,10 @@ def problem_of(name: str, what: str) -> Problem | None:
     names = _defined(tree)
     if names is None or attribute in names:
         return None
-    return Problem(f"{written} has no {what} '{attribute}'", guess=nearest(attribute, names))
+    kind = ast.ClassDef if what == "class" else ast.FunctionDef
+    here = [node.name for node in tree.body if isinstance(node, kind)]
+    has = f"It has: {', '.join(here)}." if here else ""
+    return Problem(f"{written} has no {what} '{attribute}'", guess=nearest(attribute, names), hint=has)
 
 
 def _defined(tree: ast.Module) -> list[str] | None:

@@ -13,6 +13,7 @@ the run, nor another episode.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -72,7 +73,7 @@ class Environment:
         """
         calls = message.get("tool_calls") or ()
         if not calls:
-            return Turn(done=True, reward=self.score(message))
+            return Turn(done=True, reward=settled(self.score(message)))
         return Turn([{"role": "tool", **self._called(call)} for call in calls])
 
     def score(self, message: Message) -> float | None:
@@ -94,13 +95,26 @@ class Environment:
         if reason := call.get("error") or name not in named and f"there is no tool {name!r}, only {', '.join(named)}":
             return {"name": name, "content": f"Error: {reason}"}
         try:
-            result = str(validate_call(named[name])(self, **call["function"]["arguments"]))
+            result = str(settled(validate_call(named[name])(self, **call["function"]["arguments"])))
         except ValidationError as error:
             faults = (f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
             result = f"Error: {'; '.join(faults)}"
         except Exception as error:
             result = f"Error: {error or type(error).__name__}"
         return {"name": name, "content": result}
+
+
+def settled(value: Any) -> Any:
+    """A value; of what is `async`, its result."""
+    return _loop().run_until_complete(value) if inspect.isawaitable(value) else value
+
+
+@functools.cache
+def _loop() -> Any:
+    """One for the whole episode: a client belongs to the loop that it was made in."""
+    import asyncio
+
+    return asyncio.new_event_loop()
 
 
 def transcript(messages: Sequence[Message]) -> str:
@@ -123,7 +137,14 @@ def _schema(function: Callable[..., Any]) -> dict[str, Any]:
     from pydantic import TypeAdapter
 
     bound: Any = MethodType(function, object())
-    found = TypeAdapter(bound).json_schema()
+    try:
+        found = TypeAdapter(bound).json_schema()
+    except Exception as error:
+        # Pydantic's own message names neither the function nor what to write.
+        why = f"the tool {function.__name__} cannot be told as a schema"
+        raise TypeError(
+            f"{why}: give each argument a name and a type that JSON has, and no *args or **kwargs"
+        ) from error
     properties = found.get("properties", {})
     for parameter in properties.values():
         parameter.pop("title", None)

@@ -130,9 +130,11 @@ def _not_made(name: str, target: Target, failure: Failure) -> ZooError:
     written = name.rpartition(":")[0] or name
     if failure.kind == "attribute":
         guess = nearest(target.attribute, failure.names)
-        return ZooError(f"{written} has no class '{target.attribute}'.{guess}")
+        has = f"It has: {', '.join(failure.names)}." if failure.names else ""
+        return ZooError(f"{written} has no class '{target.attribute}'.{guess}", has)
     if failure.kind == "options":
         return ZooError(*failure.reason.split("\n", 1))
     if failure.kind == "import":
         return ZooError(f"'{written}' cannot be imported: {failure.reason}.", "Give module:class or ./file.py:class.")
-    return PluginError(f"The environment '{name}' cannot be made: {failure.reason}.")
+    hint = "It is a class whose base is zoo.api.Environment. `zoo check --environment …` tries it alone."
+    return PluginError(f"The environment '{name}' cannot be made: {failure.reason}.", hint)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.contract.own_process import GRACE, Failure, describe
-from zoo.environments import Environment, Turn, schemas_of
+from zoo.environments import Environment, Turn, schemas_of, settled
 from zoo.environments.channel import MOST, Channel
 from zoo.secrets import scrubbed
 
@@ -49,17 +49,17 @@ class Life:
             sys.modules["numpy"].random.seed(seed % 2**32)
         if "torch" in sys.modules:
             sys.modules["torch"].manual_seed(seed % 2**63)
-        said = self._made().begin(record, seed)
+        said = settled(self._made().begin(record, seed))
         return {"messages": [] if said is None else _messages(said, "begin")}
 
     def step(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        turn = self.environment.step(message)  # type: ignore[union-attr]
+        turn = settled(self.environment.step(message))  # type: ignore[union-attr]
         if not isinstance(turn, Turn):
             raise Failure("raised", f"step gave {turn!r:.80}, not a Turn")
         return {"messages": _messages(turn.messages, "step"), "done": bool(turn.done), "reward": _number(turn.reward)}
 
     def cut(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        return {"done": True, "reward": _number(self.environment.cut(message))}  # type: ignore[union-attr]
+        return {"done": True, "reward": _number(settled(self.environment.cut(message)))}  # type: ignore[union-attr]
 
     def reply(self, order: str, arguments: bytes, until: float) -> bytes:
         """The answer to an order, or why there is none. The process ends when the time is up."""
@@ -78,12 +78,12 @@ class Life:
     def close(self) -> None:
         if self.environment is not None:
             faulthandler.dump_traceback_later(GRACE, exit=True)
-            self.environment.close()
+            settled(self.environment.close())  # type: ignore[func-returns-value]
 
     def _made(self) -> Environment:
         made = self.make()
         if not isinstance(made, Environment):
-            raise Failure("raised", f"gave {made!r:.80}, not an Environment")
+            raise Failure("raised", f"it is of the class {type(made).__name__}, not an Environment")
         self.environment = made
         return made
 

@@ -212,8 +212,8 @@ class CutAnswers(Share):
     """Most answers of a rollout come to their end."""
 
     metric = "rollout/cut"
-    meaning = "the answers were cut off at the longest length, so only their beginnings are learned from"
-    hint = "Raise --max-new-tokens, or, where there is a reward, reward shorter answers."
+    meaning = "the answers were cut off at a limit, so only their beginnings are learned from"
+    hint = "Raise --max-new-tokens (with an environment, perhaps --max-turns), or reward shorter answers."
 
 
 class MissingRewards(Share):

@@ -26,6 +26,14 @@ from zoo.rewards.reward_model import RewardModel
 from zoo.secrets import scrubbed
 from zoo.values.types import Episode
 
+HINT = "Give it the data that it reads, or use another reward: docs/rewards.md describes each."
+HINTS = {
+    "environment": "environment.log in the run folder has each traceback. `zoo check --environment …` tries it alone; "
+    "--environment-timeout gives it more time.",
+    "http": "Repair the server, whose answers have this form: docs/rewards.md#reward-servers.",
+}
+"""What to do about a reward that fails on everything, by its name."""
+
 
 @dataclass
 class Scored:
@@ -147,9 +155,7 @@ class Reward:
         batches = f"all of {self.patience} batches in a row" if self.patience > 1 else "the whole batch"
         message = f"The reward '{mention.label}' failed on {batches}: {reason}."
         if isinstance(self.functions[mention], Here):
-            raise ZooError(
-                message, "Give it the data that it reads, or use another reward: docs/rewards.md describes each."
-            )
+            raise ZooError(message, HINTS.get(mention.name, HINT))
         raise PluginError(
             message,
             "A reward is called with a list of answers and one of their records, and returns as many numbers, or None "

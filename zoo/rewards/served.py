@@ -20,7 +20,8 @@ from zoo.rewards.references import reference_of
 from zoo.terminal import Slow
 
 KEY = "ZOO_REWARD_KEY"
-AGAIN = (200, 408, 500, *BUSY)
+OK = 200
+AGAIN = (OK, 408, 500, *BUSY)
 """Statuses worth another attempt: busy, failing or slow servers (408 is a time-out here), and no JSON (200)."""
 
 
@@ -45,7 +46,14 @@ def http(
     parts = [slice(start, start + batch) for start in range(0, len(completions), batch)]
 
     def rewards(part: slice) -> list[float | None | Missing]:
-        return _read(server.post(path, _body(completions[part], records[part], field)), len(completions[part]))
+        count = len(completions[part])
+        try:
+            return _read(server.post(path, _body(completions[part], records[part], field)), count)
+        except ServerError as error:
+            if error.status != OK:
+                raise
+            # An answer that cannot be read.
+            return [Missing(error.message.rstrip("."))] * count
 
     pool = ThreadPoolExecutor(parallel)
     try:
@@ -57,7 +65,8 @@ def http(
             tell(len(waiting.done), len(asked))
         return [value for answered in asked for value in answered.result()]
     except ServerError as error:
-        raise TrainingStopped(error.message, f"{error.hint} Then `zoo resume` goes on.".strip()) from None
+        hint = f"{error.hint} Correct url=, or start the server. `zoo resume` then goes on with a run."
+        raise TrainingStopped(error.message, hint.strip()) from None
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 

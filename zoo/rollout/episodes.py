@@ -64,8 +64,8 @@ class _Playing:
         episode = Episode(self.messages[self.own :], earned, self.rewards, self.failure)
         behaviour = torch.tensor(self.logps, dtype=torch.float32)
         return Answer.of(
-            self.prompt, self.completion, self.mask, ended=self.ended, cut=not self.ended, behaviour=behaviour,
-            episode=episode,
+            self.prompt, self.completion, self.mask, ended=self.ended, cut=not self.ended and not self.failure,
+            behaviour=behaviour, episode=episode,
         )  # fmt: skip
 
 
@@ -73,6 +73,8 @@ class Player:
     """Plays the episodes of a run. pool: of the environment; max_turns: of the policy in an episode."""
 
     def __init__(self, pool: Pool, template: ChatTemplate, max_turns: int):
+        if max_turns < 1:
+            raise ZooError(f"An episode of {max_turns} turns is not possible.", "Set max_turns to at least 1.")
         self.pool, self.template, self.max_turns = pool, template, max_turns
         self.reader = CallReader(template, pool.tools)
         self.tracebacks: list[str] = []
