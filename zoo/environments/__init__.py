@@ -122,6 +122,11 @@ def transcript(messages: Sequence[Message]) -> str:
     return "\n".join(f"{message['role']}: {content_of(message)}" for message in messages)
 
 
+def answer_in(sample: Mapping[str, Any]) -> str:
+    """The answer of a line of samples.jsonl as it is shown: an episode with its turns apart."""
+    return transcript(sample["messages"]) if sample.get("messages") else str(sample["answer"])
+
+
 def content_of(message: Message) -> str:
     """What a turn says and calls."""
     calls = (json.dumps(call.get("function", call), ensure_ascii=False) for call in message.get("tool_calls") or ())

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from zoo.environments import answer_in
 from zoo.evals.kept_scores import read_samples
 from zoo.report import data_files, pages
 from zoo.report.plots import lines as plots
@@ -78,7 +79,7 @@ def _samples(folder: Path, results: dict[str, Any]) -> dict[str, Any]:
                 if row["eval"] == name:
                     entry = by_prompt.setdefault(json.dumps(row["prompt"]), {"prompt": row["prompt"], "answers": {}})
                     who = "start" if row["when"] == "before" else label
-                    entry["answers"][who] = (row["answer"], row.get("score"))
+                    entry["answers"][who] = (answer_in(row), row.get("score"))
     rows = list(by_prompt.values())
     step = max(1, len(rows) // PROMPTS_SHOWN)
     return {"rows": rows[::step][:PROMPTS_SHOWN], "count": len(rows), "labels": ["start", *first]}

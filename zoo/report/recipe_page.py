@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from zoo.environments import answer_in
 from zoo.evals.kept_scores import read_samples
 from zoo.report import data_files, pages
 from zoo.report.comparison_page import overlaid
@@ -127,7 +128,7 @@ def _samples(folder: Path, results: Mapping[str, Any]) -> list[dict[str, Any]]:
             prompts = by_eval.setdefault(row["eval"], {})
             entry = prompts.setdefault(json.dumps(row["prompt"]), {"prompt": row["prompt"], "answers": {}})
             if len(entry["answers"]) < ANSWERS_SHOWN:
-                entry["answers"].setdefault(stage["name"], (row["answer"], row.get("score")))
+                entry["answers"].setdefault(stage["name"], (answer_in(row), row.get("score")))
     samples = []
     for name, prompts in by_eval.items():
         rows = list(prompts.values())

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from zoo.environments import transcript
+from zoo.environments import answer_in
 from zoo.evals import mean_score, share_score, within_0_and_1
 from zoo.evals.pairs import Pair
 
@@ -73,7 +73,7 @@ def _answer(row: Row) -> dict[str, Any]:
     }
     return {
         "when": row["when"], "score": row.get("score"),
-        "text": transcript(row["messages"]) if row.get("messages") else row["answer"],
+        "text": answer_in(row),
         "length": f"{length} tokens" if length is not None else f"{len(row['answer'].split())} words",
         "details": details,
     }  # fmt: skip

@@ -13,6 +13,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from zoo.environments import answer_in
 from zoo.evals.kept_scores import changes_of, read_samples
 from zoo.numbers import decimal, signed
 from zoo.runs import Run
@@ -92,7 +93,7 @@ def _sample_lines(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[Te
     old, new = max(pairs, key=lambda pair: (pair[1]["score"] or 0) - (pair[0]["score"] or 0))
     prompt = new["prompt"] if isinstance(new["prompt"], str) else new["prompt"][-1]["content"]
     return [Text.assemble((name, "bold"), f" {printable(text)[:300]}") for name, text in (
-        ("prompt ", prompt), ("before ", old["answer"]), ("after  ", new["answer"]),
+        ("prompt ", prompt), ("before ", answer_in(old)), ("after  ", answer_in(new)),
     )] + [""]  # fmt: skip
 
 
