@@ -49,6 +49,8 @@ MODELS = {
     "last",
     "self",
     "rater",
+    "shown",
+    "agent",
     "rm-a",
     "rm-b",
     "rm-sft-smollm2-135m-1-1",
