@@ -136,5 +136,5 @@ def _not_made(name: str, target: Target, failure: Failure) -> ZooError:
         return ZooError(*failure.reason.split("\n", 1))
     if failure.kind == "import":
         return ZooError(f"'{written}' cannot be imported: {failure.reason}.", "Give module:class or ./file.py:class.")
-    hint = "It is a class whose base is zoo.api.Environment. `zoo check --environment NAME` tries it alone."
+    hint = "It is a class whose base is zoo.api.Environment. `zoo check` tries it alone, with --environment."
     return PluginError(f"The environment '{name}' cannot be made: {failure.reason}.", hint)

@@ -28,8 +28,8 @@ from zoo.values.types import Episode
 
 HINT = "Give it the data that it reads, or use another reward: docs/rewards.md describes each."
 HINTS = {
-    "environment": "environment.log in the run folder has each traceback. `zoo check --environment NAME` tries it alone; "
-    "--environment-timeout gives it more time.",
+    "environment": "environment.log in the run folder has each traceback. `zoo check` tries it alone, with "
+    "--environment; --environment-timeout gives it more time.",
     "http": "Repair the server, whose answers have this form: docs/rewards.md#reward-servers.",
 }
 """What to do about a reward that fails on everything, by its name."""
