@@ -60,10 +60,6 @@ def by_step(run: Run, metric: str) -> list[tuple[float, float, float]]:
     return [(step, value, step) for step, value in measured(run, metric)]
 
 
-def values(line: list[tuple[float, float, float]]) -> list[float]:
-    return [value for _, value, _ in line]
-
-
 def draw(plot: Plot | None, file: Path) -> None:
     assert plot is not None
     label = f"{plot.title}: {', '.join(plot.names)} against {plot.columns[2]}"
@@ -122,14 +118,14 @@ def collapse(folder: Path) -> None:
 def game(folder: Path) -> None:
     """A text game, learned from its rewards, and from the grades of a judge that reads what was played."""
     with judging() as judge:
-        others = {"grpo": {}, "ppo": {}, "rlaif": {"judge": judge}}
-        runs = {name: trained(f"rooms-{name}", name, data="world:rooms", eval_every=5, **given)
-                for name, given in others.items()}  # fmt: skip
+        options = {"grpo": {}, "ppo": {}, "rlaif": {"judge": judge}}
+        runs = {name: trained(f"rooms-{name}", name, data="world:rooms", eval_every=5, **own)
+                for name, own in options.items()}  # fmt: skip
     lines = {name: by_step(run, "val/reward") for name, run in runs.items()}
     draw(paths("A house of six rooms", lines, "step"), folder / "game.svg")
     print("| step | " + " | ".join(runs) + " |\n|" + "---|" * (1 + len(runs)))
-    for step, *rewards in zip((step for step, *_ in lines["grpo"]), *map(values, lines.values()), strict=True):
-        print(f"| {step} | " + " | ".join(f"{reward:.2f}" for reward in rewards) + " |")
+    for points in zip(*lines.values(), strict=True):
+        print(f"| {points[0][0]} | " + " | ".join(f"{reward:.2f}" for _, reward, _ in points) + " |")
 
 
 @contextlib.contextmanager

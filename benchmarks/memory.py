@@ -74,7 +74,7 @@ ROUNDED: dict[str, tuple[str, str, dict[str, Any]]] = {
         "sft", "110m", {**TWO, "precision": "bf16-mixed", "gradient_checkpointing": True},
     ),
 }  # fmt: skip
-"""What copies of rounded weights take of a model with much in its blocks and little outside of them."""
+"""What copies of rounded weights and DDP's buckets take of a model with much in its blocks and little outside."""
 ALL = {**CASES, **SHARDED, **ROUNDED}
 
 

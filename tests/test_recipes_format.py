@@ -212,6 +212,7 @@ def test_aliases_of_aliases_are_refused_in_no_time(place):
         ('"0.5*stage:rm + instructions"', "evil.py", "evil.py"),
         ("lr: 5.0e-4", "optimizer: ./evil.py:Own", "./evil.py:Own"),
         ("hits: instructions", "hits: episodes(environment=./evil.py:Shop)", "./evil.py:Shop"),
+        ("hits: instructions", "hits: best_of_n(data=starter, reward=evil:worth)", "evil:worth"),
     ],
 )
 def test_the_code_that_a_recipe_names_is_not_run(place, old, new, named):

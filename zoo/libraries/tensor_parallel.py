@@ -23,7 +23,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from zoo.errors import ZooError
-from zoo.libraries.architecture import backbone, text_of
+from zoo.libraries.architecture import backbone, heads_of, text_of
 from zoo.libraries.reliance import relies_on
 from zoo.libraries.rounding import product
 from zoo.libraries.stored import keep_part
@@ -282,7 +282,7 @@ def cut_configuration(config: Any, size: int) -> Any:
     config = copy.deepcopy(config)
     text = text_of(config)
     if size > 1 and getattr(text, "num_attention_heads", None):
-        head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        *_, head = heads_of(text)
         for name in ("num_attention_heads", "num_key_value_heads", "intermediate_size"):
             if isinstance(count := getattr(text, name, None), int):
                 setattr(text, name, max(1, count // size))

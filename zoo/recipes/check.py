@@ -61,11 +61,15 @@ CODE = ("algo", "environment", "reward", "gold_reward")
 PYTHON = re.compile(r"[\w./~-]*\.py\b(?::\w+)?")
 MODULE = re.compile(r"(?<![\w./=#-])(?!zoo\.|stage:)[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 """`module:function`; the zoo's own are installed."""
+INSIDE = re.compile(r"\b(?:reward|environment)\s*=\s*")
 
 
 def code_in(text: str, named: bool) -> str:
     """The file or path of Python that a text names, "" without one. named: whether a path of Python is read in it."""
-    found = PYTHON.search(text) or (MODULE.search(text) if named else None)
+    places = [text] if named else []
+    # An option of an evaluation or of a reward: `best_of_n(reward=mine:worth)`.
+    places += [text[at.end() :] for at in INSIDE.finditer(text)]
+    found = PYTHON.search(text) or next(filter(None, map(MODULE.search, places)), None)
     return found[0] if found else ""
 
 

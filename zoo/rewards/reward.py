@@ -17,6 +17,7 @@ import torch
 
 from zoo.errors import PluginError, ZooError
 from zoo.models.precision import choose_precision
+from zoo.options.config import OF_ENVIRONMENT
 from zoo.options.expression import Expression, Mention, variance
 from zoo.rewards.functions import Function
 from zoo.rewards.missing import LARGEST, Missing, Undecided
@@ -28,7 +29,7 @@ from zoo.values.types import Episode
 
 HINT = "Give it the data that it reads, or use another reward: docs/rewards.md describes each."
 HINTS = {
-    "environment": "environment.log in the run folder has each traceback. `zoo check` tries it alone, with "
+    OF_ENVIRONMENT: "environment.log in the run folder has each traceback. `zoo check` tries it alone, with "
     "--environment; --environment-timeout gives it more time.",
     "http": "Repair the server, whose answers have this form: docs/rewards.md#reward-servers.",
 }
