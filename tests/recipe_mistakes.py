@@ -36,19 +36,18 @@ claims:
   - says: It rises
     metric: kto(beta=0.1).hits
     baseline: sft.hits
-    rises_by: 0.1
+    by: 0.1
     where: Table 2
   - {says: In order, orders: [sft.hits, kto(*).hits], where: Figure 1}
   - {says: People like it, untested: it needs people, where: section 5}
 laptop:
   tests: one against the other
   minutes: 2
-  reproduced_if: it is above
   caveat: tiny
   stages:
     sft: {algo: sft, start: tiny, data: starter, lr: 1e-3}
   claims:
-    - {says: Loss falls, metric: sft.val/loss, below: 9, where: nowhere}
+    - {id: loss, says: Loss falls, metric: sft.val/loss, below: 9, where: nowhere}
 """
 
 # What stands in the file, what is written instead, and what is said about it with its line.
@@ -62,7 +61,7 @@ MISTAKES = {
     "missing key of a claim": ("    where: Table 2\n", "", "says: It rises", "the key 'claims.0.where' is missing"),
     "arXiv id as a number": ('"2402.01306"', "2402.01306", "2402.0", "not 2402.01306. Put it in quotes."),
     "no arXiv id": ('"2402.01306"', '"2402.1"', "2402.1", "'2402.1' is not an arXiv id"),
-    "no number": ("rises_by: 0.1", "rises_by: much", "much", "claims.0.rises_by must be a valid number, not 'much'"),
+    "no number": ("by: 0.1", "by: much", "much", "claims.0.by must be a valid number, not 'much'"),
     "no list": ("orders: [sft.hits, kto(*).hits]", "orders: sft.hits", "In order", "claims.1.orders must be a list"),
     "no stages": ("stages:\n  sft:\n    algo: sft\n", "stagse:\n  sft:\n    algo: sft\n", "stagse", "'stages'"),
     "an empty stage": (
@@ -326,9 +325,12 @@ MISTAKES = {
     "claim on a metric of training": ("sft.val/loss", "sft.val/losss", "losss", "Did you mean 'val/loss'?"),
     "claim in an order": ("[sft.hits,", "[sft.hist,", "sft.hist", "'sft' has no metric 'hist'"),
     "claim without a stage": ("baseline: sft.hits", "baseline: hits", "It rises", "'hits' is not STAGE.METRIC"),
-    "claim with two rules": ("rises_by: 0.1", "rises_by: 0.1\n    above: 1", "It rises", "it has above and rises_by"),
-    "claim without a rule": ("    rises_by: 0.1\n", "", "It rises", "it has none"),
-    "claim without a baseline": ("    baseline: sft.hits\n", "", "It rises", "rises_by needs baseline"),
+    "claim with two rules": ("by: 0.1", "by: 0.1\n    above: 1", "It rises", "it has above and by"),
+    "claim without a rule": ("    by: 0.1\n", "", "It rises", "it has none"),
+    "claim without a baseline": ("    baseline: sft.hits\n", "", "It rises", "by needs baseline"),
+    "claim without an id": ("{id: loss, says", "{says", "laptop:", "the claim 'Loss falls' has no id: add one"),
+    "claim with a wrong id": ("id: loss", "id: The Loss", "The Loss", "is not made of small letters"),
+    "order that falls": ("orders: [sft", "by: -1, orders: [sft", "In order", "by is a number above 0 for orders"),
     "number without its tolerance": ("below: 9,", "paper: 9,", "Loss falls", "paper needs within"),
     "the paper's number on a laptop": (
         "below: 9,",

@@ -18,7 +18,6 @@ from zoo.comparison.budget import Planner, Steps
 from zoo.comparison.entrants import default_folder, read_settings
 from zoo.comparison.finished import compare_runs
 from zoo.comparison.measures import HeldOut, load_held_out, measure
-from zoo.comparison.statistics import mean_and_spread
 from zoo.contract import registry
 from zoo.data.encoding.encode import encode
 from zoo.data.encoding.template import ChatTemplate
@@ -28,6 +27,7 @@ from zoo.evals import Eval, Subject, mean_score
 from zoo.evals.divergence import answer_divergences
 from zoo.models.roles import Policy
 from zoo.runs import Run, find_runs
+from zoo.statistics import mean_and_spread
 from zoo.training.datasets import load_data
 from zoo.values.types import Answer
 

@@ -373,7 +373,7 @@ def test_yaml(tmp_path, name):
 
 
 RULES = (
-    {"metric": "a.x", "above": 0}, {"metric": "a.x", "baseline": "b.x", "rises_by": 0.1}, {"metric": "a.x",
+    {"metric": "a.x", "above": 0}, {"metric": "a.x", "baseline": "b.x", "by": 0.1}, {"metric": "a.x",
     "between": [0, 1]},
     {"orders": ["a.x", "b.x"]}, {"metric": "a.x", "paper": 0.5, "within": 0.1}, {"orders": ["s(*).x"]},
     {"metric": "s(*).x", "above": 0, "at": {"metric": "s(*).y", "value": 1}},

@@ -1,24 +1,61 @@
 """The table of verdicts beside the bundled recipes is the one that the kept results make; keys tell what changed."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from zoo.errors import ZooError
+from zoo.recipes.claims import stated
 from zoo.recipes.keys import stage_key
+from zoo.recipes.load import load_recipe
+from zoo.recipes.registered import LOG, entries
 from zoo.recipes.table import TABLE, cell, keeps_results, table_of, write_table
 
 RECIPES = Path(__file__).parent.parent / "recipes"
+NAMES = sorted(file.stem for file in RECIPES.glob("*.yaml"))
 
 
 def test_the_table_is_what_the_kept_results_make():
     assert (RECIPES / TABLE).read_text(encoding="utf-8") == table_of(RECIPES), "type: zoo recipes --table"
 
 
-def test_every_recipe_has_a_row():
-    table = (RECIPES / TABLE).read_text(encoding="utf-8")
-    for file in RECIPES.glob("*.yaml"):
-        assert f"| [{file.stem}]({file.name}) |" in table
+def test_every_claim_that_a_laptop_tests_has_a_row():
+    table = (RECIPES / TABLE).read_text(encoding="utf-8").partition("\n## ")[0]
+    claims = [(file, claim) for file in RECIPES.glob("*.yaml") for claim in load_recipe(file).laptop.claims]
+    tested = [(file, claim) for file, claim in claims if claim.untested is None]
+    for file, claim in tested:
+        assert f"| {cell(claim.says)} | [{file.stem}]({file.name}) |" in table
+    assert f"Of {len(tested)} claims" in table and table.count("\n| ") == len(tested) + 1
+
+
+def test_no_claim_is_ever_dropped():
+    """The claims of the first judging by intervals, by their ids, and all that were judged since."""
+    ids = {name: {claim.id for claim in load_recipe(RECIPES / f"{name}.yaml").laptop.claims} for name in NAMES}
+    first = [line.split() for line in (Path(__file__).parent / "recipes" / "claims.txt").read_text().splitlines()]
+    assert len(first) == 28 and sum(len(words) - 1 for words in first) == 110
+    assert [f"{name} {claim}" for name, *claims in first for claim in claims if claim not in ids[name]] == []
+
+
+def test_no_claim_is_changed_after_it_was_judged():
+    log = RECIPES / "results" / LOG
+    for line in log.read_text(encoding="utf-8").splitlines() if log.is_file() else ():
+        entry = json.loads(line)
+        variant = load_recipe(RECIPES / f"{entry['recipe']}.yaml").variant(entry["variant"] == "laptop")
+        rules = {claim.id: stated(claim) for claim in variant.claims}
+        assert {name: rules.get(name) for name in entry["claims"]} == entry["claims"], entry["recipe"]
+
+
+def test_what_is_recorded_was_registered_before():
+    for file in (RECIPES / "results").glob("*.json"):
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        if "digest" not in kept:
+            continue
+        recipe = load_recipe(RECIPES / f"{kept['recipe']}.yaml")
+        entry = next(one for one in entries(recipe, recipe.variant(kept["variant"] == "laptop"))
+                     if one["digest"] == kept["digest"])  # fmt: skip
+        low, high = entry["seeds"]
+        assert kept["commit"] == entry["commit"] and all(low <= seed <= high for seed in kept["seeds"])
 
 
 def test_a_readme_that_somebody_wrote_is_left_alone(tmp_path):

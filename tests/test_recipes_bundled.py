@@ -55,7 +55,10 @@ def test_each_claim_says_where_in_the_paper_it_stands():
 def test_what_was_not_reproduced_is_explained():
     def check(name):
         kept = FOLDER / "results" / f"{name}.json"
-        if kept.is_file() and json.loads(kept.read_text(encoding="utf-8"))["verdict"] != "reproduced":
+        if not kept.is_file():
+            return
+        claims = json.loads(kept.read_text(encoding="utf-8"))["claims"]
+        if any(claim["seeds"] and claim["verdict"] != "reproduced" for claim in claims):
             conditions = load_recipe(FOLDER / f"{name}.yaml").laptop.conditions
             assert len(conditions.findings) > 200, "laptop.findings: what came out, why, what follows from it"
 

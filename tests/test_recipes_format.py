@@ -69,7 +69,7 @@ def test_a_recipe_holds_what_its_file_says(place):
     assert recipe.full.stages["kto(beta=0.1)"].training_options == {
         "model": "stage:sft", "epochs": 1, "limit": 64, "data": "starter", "lr": 5e-4, "beta": 0.1,
     }  # fmt: skip
-    assert [claim.rule for claim in recipe.full.claims] == ["rises_by", "orders", "untested"]
+    assert [claim.rule for claim in recipe.full.claims] == ["by", "orders", "untested"]
     assert recipe.where(recipe.full, "claims", 0).endswith(f":{line_of(GOOD, 'says: It rises')}")
     conditions = recipe.laptop.conditions
     assert (recipe.laptop.seeds, conditions.minutes, conditions.caveat) == (3, 2, "tiny")
@@ -341,9 +341,25 @@ def test_a_recipe_of_a_strangers_package_is_listed_and_found_by_name(stranger):
 
 def test_the_last_verdict_stands_in_the_list(stranger):
     (stranger / "results").mkdir()
-    (stranger / "results" / "theirs.json").write_text(json.dumps({"verdict": "not reproduced", "date": "2030-01-02"}))
-    assert "not reproduced 2030-01-02" in cli("recipes")[1]
-    assert "not reproduced 2030-01-02" in cli("recipes", "theirs")[1]
+    digest = load_recipe("theirs").laptop.digest
+    kept = {"verdict": "0 of 1 reproduced, 1 contradicted", "date": "2030-01-02", "digest": digest}
+    (stranger / "results" / "theirs.json").write_text(json.dumps(kept))
+    assert "0 of 1 claims 2030-01-02" in cli("recipes")[1]
+    assert "0 of 1 reproduced, 1 contradicted 2030-01-02" in cli("recipes", "theirs")[1]
+
+
+def test_a_result_of_an_experiment_that_was_changed_is_stale(stranger):
+    (stranger / "results").mkdir()
+    kept = {"verdict": "1 of 1 reproduced", "date": "2030-01-02", "digest": load_recipe("theirs").laptop.digest}
+    (stranger / "results" / "theirs.json").write_text(json.dumps(kept))
+    file = stranger / "theirs.yaml"
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text.replace("caveat: tiny", "caveat: very tiny").replace("says: Loss falls", "says: It falls"))
+    assert "1 of 1 reproduced" in cli("recipes", "theirs")[1]
+    file.write_text(text.replace("below: 9,", "below: 8,"))
+    assert "stale" in cli("recipes", "theirs")[1]
+    listed = {row["name"]: row for row in json.loads(cli("recipes", "--json")[1])}
+    assert listed["theirs"]["stale"] is True
 
 
 def test_a_name_of_two_packages_is_told_apart_by_the_package(stranger):
@@ -410,7 +426,7 @@ def test_the_card_shows_options_with_the_source_of_each_number(place):
     shown = cli("recipes", written(GOOD))[1]
     lines = [" ".join(line.split()) for line in shown.splitlines()]
     assert "lr 0.001 Table 1" in lines and "beta each of 0.05, 0.1" in lines
-    assert "Table 2: kto(beta=0.1).hits − sft.hits is 0.1 or more" in lines
+    assert "Table 2: kto(beta=0.1).hits − sft.hits: above 0, by 0.1 or more" in lines
     assert "section 5: not tested, it needs people" in lines
     every = lines.index("every stage")
     assert "limit 64" in lines[every : every + 4] and lines.count("limit 64") == 1
@@ -419,7 +435,7 @@ def test_the_card_shows_options_with_the_source_of_each_number(place):
 
 def test_a_difference_is_shown_as_one(place):
     shown = cli("recipes", written(GOOD.replace("below: 9,", "baseline: sft.loss, below: 9,")))[1]
-    assert "nowhere: sft.val/loss − sft.loss is below 9" in shown
+    assert "nowhere: sft.val/loss − sft.loss: below 9" in shown
 
 
 @pytest.mark.parametrize(

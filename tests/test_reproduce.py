@@ -57,8 +57,8 @@ def verdicts(folder):
 def test_a_recipe_of_a_strangers_package_is_listed_and_runs(made):
     folder, out = made
     assert "words" in [row["name"] for row in json.loads(cli("recipes", "--json")[1])]
-    assert (folder / "seed-1" / "tuned-beta-0.5" / "model" / "config.json").is_file()
-    assert "stage 12 of 12: fact, seed 1" in out and "words: not reproduced" in out
+    assert (folder / "seed-101" / "tuned-beta-0.5" / "model" / "config.json").is_file()
+    assert "stage 12 of 12: fact, seed 101" in out and "words: 2 of 4 reproduced" in out
     assert "The tiny model is sure of its words" in out and "The tiny model is sure" in cli("recipes", "words")[1]
 
 
@@ -66,40 +66,40 @@ def test_the_stages_are_drawn_before_anything_runs(made):
     drawn = made[1].partition("stage 1 of 12")[0]
     for line in ("base: evaluate ← tiny", "labels: label ← words", "tuned(*): dpo × 2 ← sft, labels"):
         assert line in drawn
-    assert "6 stages for each of the seeds 0, 1" in drawn
+    assert "6 stages for each of the seeds 100, 101" in drawn
 
 
 def test_each_claim_is_judged_with_the_values_of_its_seeds(made):
     found = results(made[0])
     kept = {
         (stage, seed): json.loads((made[0] / f"seed-{seed}" / stage / "evals.json").read_text())
-        for stage in ("base", "sft") for seed in (0, 1)
+        for stage in ("base", "sft") for seed in (100, 101)
     }  # fmt: skip
     rises = [
         kept["sft", seed]["likely"]["score"]["value"] - kept["base", seed]["likely"]["score"]["value"]
-        for seed in (0, 1)
+        for seed in (100, 101)
     ]
     assert found["claims"][0]["values"] == rises
     assert found["claims"][0]["mean"] == pytest.approx(sum(rises) / 2)
     assert verdicts(made[0]) == [
-        "reproduced", "reproduced", "not reproduced", "reproduced", "not tested here",
+        "undecided", "reproduced", "contradicted", "reproduced", "not tested here",
     ]  # fmt: skip
     # One of the full scale beside them, which a laptop cannot test.
     assert [claim["verdict"] for claim in found["full_scale"]] == ["not tested here"]
-    assert found["verdict"] == "not reproduced"
+    assert found["verdict"] == "2 of 4 reproduced, 1 contradicted, 1 undecided"
 
 
 def test_seeds_differ_and_what_a_recipe_says_of_a_seed_is_kept(made):
-    seeds = {seed: json.loads((made[0] / f"seed-{seed}/sft/summary.json").read_text()) for seed in (0, 1)}
-    assert seeds[0]["after"]["val/loss"] != seeds[1]["after"]["val/loss"]
-    labels = [(made[0] / f"seed-{seed}/labels/labelled.jsonl").read_bytes() for seed in (0, 1)]
+    seeds = {seed: json.loads((made[0] / f"seed-{seed}/sft/summary.json").read_text()) for seed in (100, 101)}
+    assert seeds[100]["after"]["val/loss"] != seeds[101]["after"]["val/loss"]
+    labels = [(made[0] / f"seed-{seed}/labels/labelled.jsonl").read_bytes() for seed in (100, 101)]
     assert labels[0] == labels[1]
 
 
 def test_the_claims_are_a_table_too(made):
     rows = list(csv.DictReader((made[0] / "claims.csv").open()))
     assert [row["verdict"] for row in rows] == [*verdicts(made[0]), "not tested here"]
-    assert float(rows[1]["seed 1"]) == 0.75
+    assert float(rows[1]["seed 101"]) == 0.75
 
 
 def test_the_report_shows_claims_plots_samples_and_caveats_and_loads_nothing(made):
@@ -115,23 +115,8 @@ def test_the_report_shows_claims_plots_samples_and_caveats_and_loads_nothing(mad
     assert page.count("<svg") > 8
 
 
-def test_the_results_and_the_table_are_kept_beside_the_recipe(made, place):
-    beside = place / "zoo-words" / "zoo_words"
-    kept = json.loads((beside / "results" / "words.json").read_text())
-    assert (kept["verdict"], kept["seeds"], kept["command"]) == ("not reproduced", [0, 1], "zoo " + " ".join(COMMAND))
-    assert kept["versions"].keys() >= {"zoo", "torch"} and re.fullmatch(r"\d{4}-\d\d-\d\d", kept["date"])
-    assert 0 < kept["cpu_minutes"] < 60 and kept["minutes"] > 0
-    assert [claim["values"] for claim in kept["claims"][:2]] == [
-        claim["values"] for claim in results(made[0])["claims"][:2]
-    ]  # fmt: skip
-    table = (beside / "README.md").read_text()
-    assert "Findings: The tiny model is sure of its words" in table
-    assert "| [words](words.yaml) |" in table and "**not reproduced** | 3 of 4 | 0, 1 |" in table
-    picture = (beside / "results" / "words.svg").read_text()
-    assert "Teaching makes the text likelier." in picture and "● seed 0" in picture
-    assert "(results/words.svg)" in table
-    assert cli("recipes", "words", "--table")[0] == 0
-    assert (beside / "README.md").read_text() == table
+def test_nothing_is_recorded_unless_it_is_asked_for(made, place):
+    assert not (place / "zoo-words" / "zoo_words" / "results").exists()
 
 
 # -- again ---------------------------------------------------------------------------------------------------------
@@ -140,23 +125,23 @@ def test_the_results_and_the_table_are_kept_beside_the_recipe(made, place):
 def test_nothing_that_is_finished_is_made_again(made):
     files = {file: file.stat().st_mtime_ns for file in made[0].glob("seed-*/*/*") if file.is_file()}
     before = results(made[0])
-    status, out, _ = cli(*COMMAND, "--no-record")
+    status, out, _ = cli(*COMMAND)
     assert status == 0 and out.count("is already finished") == 12
     assert {file: file.stat().st_mtime_ns for file in files} == files
     assert results(made[0]) == before
 
 
 def test_strict_tells_by_the_exit_status_what_is_not_reproduced(made):
-    assert cli(*COMMAND, "--no-record", "--strict")[0] == 1
+    assert cli(*COMMAND, "--strict")[0] == 1
 
 
 def test_what_changed_and_what_needs_it_is_made_again_and_the_former_is_set_aside(made, place):
     recipe = (WORDS / "zoo_words" / "words.yaml").read_text()
     (place / "words.yaml").write_text(recipe.replace("limit: 6", "limit: 5"))
     shutil.copytree(made[0], place / "changed" / "words-laptop")
-    _, out, _ = cli("reproduce", "words.yaml", "--laptop", "--seeds", "0,", "--out", "changed")
-    assert re.findall(r"of 6: (\S+), seed 0, is already finished", out) == ["base", "sft", "fact"]
-    aside = sorted(folder.name for folder in (place / "changed/words-laptop/seed-0/replaced").iterdir())
+    _, out, _ = cli("reproduce", "words.yaml", "--laptop", "--seeds", "100,", "--out", "changed")
+    assert re.findall(r"of 6: (\S+), seed 100, is already finished", out) == ["base", "sft", "fact"]
+    aside = sorted(folder.name for folder in (place / "changed/words-laptop/seed-100/replaced").iterdir())
     assert aside == ["labels-1", "tuned-beta-0.05-1", "tuned-beta-0.5-1"]
     assert not (place / "results").exists() and not (place / "README.md").exists()
 
@@ -168,12 +153,12 @@ def test_only_a_stage_and_what_it_needs(place):
 
 
 def test_a_dry_run_tells_what_is_finished_and_where_options_come_from_and_makes_nothing(made, place):
-    plan = json.loads(cli(*COMMAND, "--dry-run", "--json", "--seeds", "1,2")[1])
+    plan = json.loads(cli(*COMMAND, "--dry-run", "--json", "--seeds", "101,102")[1])
     assert [stage["finished"] for stage in plan["stages"]] == [True] * 6 + [False] * 6
     value, origin = plan["stages"][1]["options"]["lr"]
     line = (WORDS / "zoo_words" / "words.yaml").read_text().splitlines()[int(origin.rpartition(":")[2]) - 1]
     assert value == 0.002 and "words.yaml:" in origin and "lr: 2.0e-3" in line
-    assert not (place / LAPTOP / "seed-2").exists()
+    assert not (place / LAPTOP / "seed-102").exists()
     assert "lr: 0.002" in cli(*COMMAND, "--dry-run")[1]
 
 
@@ -225,13 +210,13 @@ def test_killed_again_and_again_it_ends_like_a_run_that_was_not(made, place):
 
         def action(kill=kill):
             kill()
-            status, out, err = cli(*COMMAND, "--no-record", "--out", "killed")
+            status, out, err = cli(*COMMAND, "--out", "killed")
             print(out, err)
             raise SystemExit(status)
 
         output = place / f"killed-{number}.txt"
         assert in_child(action, output) == 128 + signal.SIGKILL, output.read_text()
-    assert cli(*COMMAND, "--no-record", "--out", "killed")[0] == 0
+    assert cli(*COMMAND, "--out", "killed")[0] == 0
     killed = place / "killed" / "words-laptop"
     whole, broken = results(made[0]), results(killed)
     assert broken == whole
@@ -244,11 +229,11 @@ def test_killed_again_and_again_it_ends_like_a_run_that_was_not(made, place):
 @pytest.mark.long
 def test_stages_at_the_same_time_give_the_same(made, place, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(place / "zoo-words"))
-    status, out, err = cli(*COMMAND, "--no-record", "--out", "beside", "--workers", "2")
+    status, out, err = cli(*COMMAND, "--out", "beside", "--workers", "2")
     assert status == 0, out + err
     assert "stages on 2 processes of this machine" in out
     assert results(place / "beside/words-laptop") == results(made[0])
-    assert "0 stages on" in cli(*COMMAND, "--no-record", "--out", "beside", "--workers", "2")[1]
+    assert "0 stages on" in cli(*COMMAND, "--out", "beside", "--workers", "2")[1]
 
 
 # -- mistakes ------------------------------------------------------------------------------------------------------
@@ -257,10 +242,10 @@ def test_stages_at_the_same_time_give_the_same(made, place, monkeypatch):
 def test_a_stage_that_fails_says_which_and_what_to_type_to_go_on(made, place):
     recipe = (WORDS / "zoo_words" / "words.yaml").read_text()
     (place / "bad.yaml").write_text(recipe.replace('"drawn(samples=32)"', '"drawn(samples=0)"'))
-    status, out, err = cli("reproduce", "bad.yaml", "--laptop", "--seeds", "0,")
+    status, out, err = cli("reproduce", "bad.yaml", "--laptop", "--seeds", "100,")
     assert status == 2
-    assert "The stage base with seed 0 failed: there is nothing to draw" in err
-    assert "Then continue with: zoo reproduce bad.yaml --laptop --seeds 0," in err
+    assert "The stage base with seed 100 failed: there is nothing to draw" in err
+    assert "Then continue with: zoo reproduce bad.yaml --laptop --seeds 100," in err
     assert "stage 2" not in out
 
 

@@ -34,6 +34,7 @@ ROOMS = {
     "terminal": "the way to the terminal: text that is printed and never obeyed",
     "http": "HTTP requests, with retries",
     "numbers": "formatting numbers for people",
+    "statistics": "means, their uncertainty, and tests",
     "paths": "zoo's own folders; atomic writes",
     "processes": "rank, number of processes, exchange between them",
     "randomness": "random number generators and their states",

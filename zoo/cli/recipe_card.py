@@ -10,7 +10,7 @@ from typing import Any
 from rich.padding import Padding
 from rich.text import Text
 
-from zoo.recipes.form import Claim
+from zoo.recipes.claims import stated
 from zoo.recipes.schema import Recipe, Stage, Variant
 from zoo.terminal import Console
 
@@ -35,7 +35,7 @@ def show_card(recipe: Recipe, verdict: Text, console: Console) -> None:
         _variant(laptop, "On a laptop", sources, console)
     if laptop is not None and (run := laptop.conditions) is not None:
         facts = {"tests": run.tests, "seeds": str(run.seeds), "minutes": f"{run.minutes:g}"}
-        _facts({**facts, "reproduced if": run.reproduced_if, "caveat": run.caveat}, console)
+        _facts({**facts, "caveat": run.caveat}, console)
         if run.findings:
             _facts({"findings": run.findings}, console)
     _lines("Deviations", recipe.deviations, console)
@@ -77,7 +77,7 @@ def _variant(variant: Variant, title: str, sources: Comments, console: Console) 
         _settings(_own(stage, name, variant, sources), console)
     for claim in variant.claims:
         console.print(Text.assemble(("·", "bold"), " ", claim.says))
-        console.print(Padding(Text(f"{claim.where}: {rule_of(claim)}", style="dim"), (0, 0, 0, 4)))
+        console.print(Padding(Text(f"{claim.where}: {stated(claim)}", style="dim"), (0, 0, 0, 4)))
 
 
 def _what(stage: Stage) -> str:
@@ -113,21 +113,6 @@ def _own(stage: Stage, name: str, variant: Variant, sources: Comments) -> Iterat
 def _is_own(recipe: Recipe, variant: Variant, name: str, key: str, stage: Stage) -> bool:
     # A key from a merge (`<<`) has no line of its own, and is not a common key either.
     return key in stage.swept or recipe.has(variant, "stages", name, key) or not recipe.has(variant, "common", key)
-
-
-def rule_of(claim: Claim) -> str:
-    """The rule of a claim, as a sentence."""
-    at = f" where {claim.at.metric} is {claim.at.value:g}" if claim.at else ""
-    what = (f"{claim.metric} − {claim.baseline}" if claim.baseline else f"{claim.metric}") + at
-    value = getattr(claim, claim.rule)
-    texts = {
-        "untested": lambda: f"not tested, {value}",
-        "orders": lambda: f"{' < '.join(value)}{at}",
-        "paper": lambda: f"{what} is {value:g} ± {claim.within:g}",
-        "rises_by": lambda: f"{what} is {value:g} {'or more' if value >= 0 else 'or less'}",
-        "between": lambda: f"{what} is between {value[0]:g} and {value[1]:g}",
-    }
-    return texts.get(claim.rule, lambda: f"{what} is {claim.rule} {value:g}")()
 
 
 # -- printing ----------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -27,7 +28,6 @@ EXAMPLES = (
 TITLES = ("name", "paper", "algorithms", "hardware of the paper", "laptop", "last verdict")
 WIDE = 120
 """Columns of a terminal in which all of these fit."""
-COLOURS = {"reproduced": "green", "not reproduced": "red", "not tested here": "yellow"}
 
 
 def recipes(
@@ -88,7 +88,11 @@ def _list(as_json: bool) -> None:
         table.add_column(title, no_wrap=title in ("name", "paper"), overflow="fold", min_width=least)
     for entry in entries:
         name = entry.name if names.count(entry.name) == 1 else entry.full_name
-        cells: tuple[Text | str, ...] = (name, *_cells(entry), _verdict(entry.verdict, entry.date))
+        cells: tuple[Text | str, ...] = (
+            name,
+            *_cells(entry),
+            _verdict(entry.verdict, entry.date, entry.stale, short=True),
+        )
         table.add_row(*(cell for title, cell in zip(TITLES, cells, strict=True) if title in shown))
     console.print(table)
     for entry in entries:
@@ -106,10 +110,16 @@ def _cells(entry: RecipeEntry) -> tuple[str, str, str, str]:
     return entry.paper.removeprefix("arXiv:"), ", ".join(entry.algorithms), entry.hardware, minutes
 
 
-def _verdict(verdict: str, date: str = "") -> Text:
+def _verdict(verdict: str, date: str, stale: bool, short: bool = False) -> Text:
+    """The last verdict; short: `5 of 6 claims`, or `stale`."""
     if not verdict:
         return Text("not run", style="dim")
-    return Text.assemble((verdict, COLOURS.get(verdict, "white")), (f" {date}" if date else "", "dim"))
+    if stale:
+        return Text("stale" if short else "stale: the experiment was changed since", style="yellow")
+    whole = re.match(r"(\d+) of (\d+) reproduced", verdict)
+    colour = "green" if whole and whole[1] == whole[2] else "yellow"
+    text = f"{whole[1]} of {whole[2]} claims" if whole and short else verdict
+    return Text.assemble((text, colour), (f" {date}" if date else "", "dim"))
 
 
 def _write_tables(name: str | None) -> None:
@@ -146,14 +156,15 @@ def _typed(path: Path) -> str:
 
 def _card(name: str, as_json: bool) -> None:
     from zoo.cli.recipe_card import show_card
-    from zoo.recipes.find import last_result
+    from zoo.recipes.find import last_result, read
     from zoo.recipes.load import load_recipe
 
     recipe = load_recipe(name)
-    last = last_result(recipe.path)
+    last = last_result(recipe.path, read(recipe.path)[0])
     if as_json:
         print_json({**recipe.model_dump(mode="json", exclude={"lines"}), "last": last})
         return
-    show_card(recipe, _verdict(last.get("verdict", ""), last.get("date", "")), Console())
+    verdict = _verdict(last.get("verdict", ""), last.get("date", ""), last.get("stale", False))
+    show_card(recipe, verdict, Console())
     ways = ["--laptop"] if recipe.laptop else []
     Console().say("\n" + "\n".join(f"zoo reproduce {name} {way}" for way in [*ways, "--dry-run"]))

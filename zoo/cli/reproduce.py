@@ -14,17 +14,19 @@ from rich.text import Text
 
 from zoo.cli.listings import Json
 from zoo.options.spelling import seeds as seeds_in
+from zoo.recipes.verdicts import CONTRADICTED, LOOKS, NOT_TESTED, REPRODUCED, UNDECIDED
 from zoo.terminal import Console, print_json
 from zoo.workers.make import HELP, make_workers
 
 EXAMPLES = (
     "zoo reproduce ipo --laptop",
-    "zoo reproduce ipo --laptop --seeds 10,11,12 --no-record",
+    "zoo reproduce ipo --laptop --seeds 101,102,103",
+    "zoo reproduce ipo --laptop --until-decided",
     "zoo reproduce ./mine.yaml --laptop --dry-run",
     "zoo reproduce dpo --only sft --dry-run",
     "zoo reproduce dpo --laptop --workers 2",
 )
-COLOURS = {"reproduced": "green", "not reproduced": "red", "not tested here": "yellow"}
+COLOURS = {REPRODUCED: "green", CONTRADICTED: "red", UNDECIDED: "yellow", NOT_TESTED: "yellow"}
 
 
 def reproduce(
@@ -33,12 +35,18 @@ def reproduce(
     seeds: Annotated[
         str | None,
         typer.Option(
-            help="A number of seeds (3 means 0, 1, 2), or a list (0,5,7 or 100,).", show_default="those of the recipe"
+            help="A number of seeds, or a list (100,105,107 or 100,).", show_default="as many as the recipe says"
         ),
     ] = None,
     only: Annotated[
         str | None, typer.Option(metavar="STAGE", help="Run this stage and the stages it needs; judge nothing.")
     ] = None,
+    until_decided: Annotated[
+        bool, typer.Option("--until-decided", help="Go on with more seeds until each claim is decided.")
+    ] = False,
+    max_seeds: Annotated[int, typer.Option(min=3, max=LOOKS[-1], help="The most seeds of --until-decided.")] = LOOKS[
+        -1
+    ],
     workers: Annotated[str | None, typer.Option(metavar="N", help=HELP)] = None,
     out: Annotated[str, typer.Option(help="Folder of reproductions; an unfinished one is continued.")] = (
         "runs/recipes"
@@ -46,17 +54,19 @@ def reproduce(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything and print the plan; run nothing.")
     ] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with status 1 if a claim is not reproduced.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with status 1 unless every claim is reproduced.")
+    ] = False,
     record: Annotated[
-        bool, typer.Option("--record/--no-record", help="Record the results next to the recipe, and update the table.")
-    ] = True,
+        bool, typer.Option("--record", help="A judging run: store the results next to the recipe; seeds are fresh.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Run all stages of a recipe and judge the paper's claims.
 
     The graph of stages is printed first. Run the same command again to continue after a stop: finished stages do not
-    run again. A claim is *reproduced*, *not reproduced*, or *not tested here*: a small experiment says nothing about
-    numbers at full scale.
+    run again. A claim is *reproduced* if the interval of its mean lies on the claim's side, *contradicted* if it lies
+    on the other side, and *undecided* between them; a small experiment says nothing about numbers at full scale.
     """
     from zoo.recipes.load import load_recipe
 
@@ -67,7 +77,10 @@ def reproduce(
 
     checked = check_recipe(read, laptop)
     console = Console(stderr=as_json)
-    chosen = None if seeds is None else seeds_in(seeds)
+    chosen: int | list[int] | None = None
+    if seeds is not None:
+        listed = seeds_in(seeds)
+        chosen = len(listed) if seeds.strip().isdigit() else listed
     reproduction = Reproduction(
         checked,
         laptop,
@@ -77,6 +90,8 @@ def reproduce(
         out=out,
         command=shlex.join(["zoo", *sys.argv[1:]]),
         workers=None if workers is None else make_workers(workers),
+        most_seeds=max_seeds if until_decided else 0,
+        recorded=record and only is None and not dry_run,
     )
     if dry_run:
         _dry_run(reproduction, console, as_json)
@@ -95,15 +110,15 @@ def reproduce(
 
 def _exit(results: Mapping[str, Any], strict: bool) -> None:
     """Exit with 1 if a claim could not be judged or, with strict, is not reproduced."""
-    judged = [claim["verdict"] for claim in results["claims"] if claim["seeds"]]
-    if "not tested here" in judged or (strict and "not reproduced" in judged):
+    if NOT_TESTED in results["counts"] or (strict and set(results["counts"]) != {REPRODUCED}):
         raise typer.Exit(1)
 
 
 def _show(results: Mapping[str, Any], folder: Path, stored: Path | None, console: Console) -> None:
     from zoo.report.pages import shown
 
-    table = Table("claim", "seeds", "mean ± sd", "95 % interval", "verdict", box=None, pad_edge=False)
+    interval_title = f"{100 * results['level']:g} % interval"
+    table = Table("claim", "seeds", "mean ± sd", interval_title, "verdict", box=None, pad_edge=False)
     for claim in results["claims"]:
         mean = shown(claim["mean"]) + (f" ± {shown(claim['sd'])}" if claim["sd"] is not None else "")
         interval = f"{shown(claim['low'])} to {shown(claim['high'])}" if claim["low"] is not None else "–"
@@ -117,8 +132,8 @@ def _show(results: Mapping[str, Any], folder: Path, stored: Path | None, console
     if results["full_scale"]:
         count = len(results["full_scale"])
         console.print(f"{count} claims at full scale are not tested here.", style="dim")
-    verdict = results["verdict"]
-    console.print(Text.assemble(f"\n{results['recipe']}: ", (verdict, f"bold {COLOURS[verdict]}")))
+    colour = next((COLOURS[name] for name in (CONTRADICTED, UNDECIDED) if name in results["counts"]), "green")
+    console.print(Text.assemble(f"\n{results['recipe']}: ", (results["verdict"], f"bold {colour}")))
     if results["findings"]:
         console.print(f"Findings of the recipe's own run: {results['findings']}")
     if results["caveat"]:

@@ -12,13 +12,13 @@ from typing import Any
 from zoo.comparison.entrants import START
 from zoo.comparison.measures import EXPLAINED
 from zoo.comparison.plan import Plan, Planned
-from zoo.comparison.statistics import mean_and_spread
 from zoo.evals import Score
 from zoo.evals.changes import averaged, change
 from zoo.evals.kept_scores import with_cases
 from zoo.numbers import signed
 from zoo.report.sections.warnings import displacement, length_warning
 from zoo.runs import Run
+from zoo.statistics import mean_and_spread
 
 SPREAD = "mean ± sample standard deviation over seeds"
 COSTS = {

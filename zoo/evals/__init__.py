@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.errors import ZooError
 from zoo.numbers import decimal
+from zoo.statistics import student
 
 if TYPE_CHECKING:
     import torch
@@ -172,18 +173,6 @@ def _cases(values: Sequence[float | None], mean: float) -> list[float]:
 def within_0_and_1(values: list[float]) -> tuple[float, float] | None:
     """(0, 1) if all values are between 0 and 1, so that they look like shares; else None."""
     return (0.0, 1.0) if all(0 <= value <= 1 for value in values) else None
-
-
-def student(freedom: int) -> float:
-    """The 97.5 % point of Student's t (Abramowitz and Stegun 26.7.5; the first two from a table)."""
-    if freedom < 3:
-        return {1: 12.706, 2: 4.303}[freedom]
-    return (
-        Z
-        + (Z**3 + Z) / (4 * freedom)
-        + (5 * Z**5 + 16 * Z**3 + 3 * Z) / (96 * freedom**2)
-        + (3 * Z**7 + 19 * Z**5 + 17 * Z**3 - 15 * Z) / (384 * freedom**3)
-    )
 
 
 def share_score(name: str, hits: float | Sequence[bool | float | None], n: int | None = None, **rest: Any) -> Score:

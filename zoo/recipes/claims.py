@@ -1,22 +1,29 @@
-"""Judges claims: compares what a recipe claims about its stages with the measured values, seed by seed.
+"""Judges claims: compares what a recipe claims about its stages with the measured values.
 
-A claim holds if it holds in every seed and, if it states a size, also on average over the seeds. There is no
-significance test: with three seeds it would suggest more certainty than there is. Each verdict comes with the mean over
-the seeds and its 95 % interval (Student's t).
+`zoo.recipes.verdicts` has the rule by which values over seeds become a verdict.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from zoo.comparison.statistics import mean_and_spread
-from zoo.evals import student
+from zoo.evals import Score, Z, mean_score, within_0_and_1
+from zoo.evals.changes import averaged, change
 from zoo.recipes.form import METRIC, Claim
-
-REPRODUCED, NOT_REPRODUCED, NOT_TESTED = "reproduced", "not reproduced", "not tested here"
+from zoo.recipes.verdicts import (
+    CONTRADICTED,
+    NOT_TESTED,
+    REPRODUCED,
+    UNDECIDED,
+    Bounds,
+    Quantity,
+    deciding,
+    verdict,
+)
 
 
 class NoValue(Exception):
@@ -33,10 +40,15 @@ def split_metric(text: str) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Measured:
-    """The measured values by seed, stage and metric. matching: gives the stages that a name stands for, in order."""
+    """The measured values by seed, stage and metric.
+
+    matching: gives the stages that a name stands for, in order; scores: those of evaluations with their cases, by seed,
+    stage and metric.
+    """
 
     values: Mapping[int, Mapping[str, Mapping[str, float | None]]]
     matching: Callable[[str], Sequence[str]]
+    scores: Mapping[int, Mapping[str, Mapping[str, Score]]] = field(default_factory=dict)
 
     def one(self, stage: str, metric: str, seed: int) -> float:
         """One number. Raises NoValue if it is missing or not a number."""
@@ -45,17 +57,40 @@ class Measured:
             raise NoValue(f"{stage}.{metric} has no value in seed {seed}")
         return float(value)
 
-    def of(self, metric: str, seed: int, at: tuple[str, float] | None = None) -> list[float]:
-        """The values of `STAGE.METRIC`, one per stage of a sweep; with `at` (metric, value) one interpolated value."""
+    def of(self, metric: str, seeds: Sequence[int], at: tuple[str, float] | None = None) -> list[Column]:
+        """The values of `STAGE.METRIC`, one column per stage of a sweep; with `at` (metric, value) a single one, which
+        is interpolated."""
         stage, name = split_metric(metric)
         stages = self.matching(stage)
         if not stages:
             raise NoValue(f"there is no stage {stage}")
-        values = [self.one(each, name, seed) for each in stages]
         if at is None or not stage.endswith("(*)"):
-            return values
-        places = [self.one(each, at[0], seed) for each in stages]
-        return [interpolate(list(zip(places, values, strict=True)), at[1], f"{stage}.{at[0]}", seed)]
+            return [
+                Column(f"{each}.{name}", [self.one(each, name, seed) for seed in seeds], self._cases(each, name, seeds))
+                for each in stages
+            ]
+        return [Column(metric, [self._at(stages, stage, name, seed, at) for seed in seeds])]
+
+    def _at(self, stages: Sequence[str], sweep: str, name: str, seed: int, at: tuple[str, float]) -> float:
+        points = [(self.one(each, at[0], seed), self.one(each, name, seed)) for each in stages]
+        return interpolate(points, at[1], f"{sweep}.{at[0]}", seed)
+
+    def _cases(self, stage: str, metric: str, seeds: Sequence[int]) -> Score | None:
+        """The score averaged over seeds, case by case; None unless all seeds have the same cases."""
+        scores = [self.scores.get(seed, {}).get(stage, {}).get(metric) for seed in seeds]
+        known = [score for score in scores if score is not None and score.cases and score.about]
+        if len(known) < len(seeds) or len({(len(score.cases), score.about) for score in known}) > 1:
+            return None
+        return averaged(known)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One number in every seed; cases: the score averaged over seeds if all seeds have the same cases."""
+
+    name: str
+    values: list[float]
+    cases: Score | None = None
 
 
 def interpolate(points: Sequence[tuple[float, float]], x: float, name: str = "x", seed: int = 0) -> float:
@@ -81,22 +116,24 @@ def interpolate(points: Sequence[tuple[float, float]], x: float, name: str = "x"
 def judge(claim: Claim, measured: Measured, seeds: Sequence[int]) -> dict[str, Any]:
     """A claim with its measured values and verdict, as JSON types.
 
-    values: the number judged in each seed (the value, the rise over the baseline, or the smallest step of an order);
-    mean, sd, low, high: over the seeds, the last three None for one seed; verdict; why: the reason for the verdict.
+    quantities: what has to hold, each with its values by seed, mean, sd and the interval that decides (None for one
+    seed); values, mean, sd, low, high: those of the quantity that the verdict depends on; why: the reason, with the
+    number of seeds that would decide; sides: all values that the claim reads, by seed.
     """
     if claim.untested is not None:
         return untested(claim, claim.untested)
     claimed = {**described(claim), "seeds": list(seeds)}
     try:
-        values = [_value(claim, measured, seed) for seed in seeds]
+        judged = quantities(claim, measured, seeds)
     except NoValue as error:
         return {**claimed, **_EMPTY, "verdict": NOT_TESTED, "why": str(error)}
-    mean, sd, low, high = spread(values)
-    why = _failure(claim, dict(zip(seeds, values, strict=True)), mean)
-    sides = [_sides(claim, measured, seed) for seed in seeds]
+    found = verdict(judged)
+    decides = deciding(judged, found)
     return {
-        **claimed, "values": values, "sides": sides, "mean": mean, "sd": sd, "low": low, "high": high,
-        "verdict": NOT_REPRODUCED if why else REPRODUCED, "why": why,
+        **claimed, **_numbers(decides),
+        "quantities": [{"name": quantity.name, **_numbers(quantity)} for quantity in judged],
+        "sides": [_sides(claim, measured, seed) for seed in seeds],
+        "verdict": found, "why": _why(judged, decides, found), "more_seeds": _more(judged, found),
     }  # fmt: skip
 
 
@@ -105,12 +142,20 @@ def untested(claim: Claim, why: str) -> dict[str, Any]:
     return {**described(claim), "seeds": [], **_EMPTY, "verdict": NOT_TESTED, "why": why}
 
 
-_EMPTY: dict[str, Any] = {"values": [], "sides": [], "mean": None, "sd": None, "low": None, "high": None}
+_EMPTY: dict[str, Any] = {
+    "values": [], "mean": None, "sd": None, "low": None, "high": None, "quantities": [], "sides": [],
+    "more_seeds": None,
+}  # fmt: skip
+
+
+def _numbers(quantity: Quantity) -> dict[str, Any]:
+    low, high = quantity.interval() or (None, None)
+    return {"values": list(quantity.values), "mean": quantity.mean, "sd": quantity.sd, "low": low, "high": high}
 
 
 def described(claim: Claim) -> dict[str, Any]:
     """The claim in words."""
-    return {"says": claim.says, "rule": rule(claim), "metric": subject(claim), "where": claim.where}
+    return {"id": claim.id, "says": claim.says, "rule": rule(claim), "metric": subject(claim), "where": claim.where}
 
 
 def subject(claim: Claim) -> str:
@@ -130,18 +175,21 @@ def rule(claim: Claim) -> str:
     if claim.untested is not None:
         return ""
     if claim.orders:
-        return "rises from each to the next in every seed"
-    if claim.rises_by is not None:
-        if claim.rises_by < 0:
-            return f"below 0 in every seed, and {claim.rises_by:g} or less on average"
-        return f"above 0 in every seed, and {claim.rises_by:g} or more on average"
+        return "rises with each step" + (f", by {claim.by:g} or more" if claim.by else "")
+    if claim.by is not None:
+        return f"above 0, by {claim.by:g} or more" if claim.by >= 0 else f"below 0, by {-claim.by:g} or more"
     if claim.above is not None:
-        return f"above {claim.above:g} in every seed"
+        return f"above {claim.above:g}"
     if claim.below is not None:
-        return f"below {claim.below:g} in every seed"
+        return f"below {claim.below:g}"
     if claim.between is not None:
-        return f"between {claim.between[0]:g} and {claim.between[1]:g} in every seed"
-    return f"{claim.paper:g} ± {claim.within:g} on average"
+        return f"between {claim.between[0]:g} and {claim.between[1]:g}"
+    return f"{claim.paper:g} ± {claim.within:g}"
+
+
+def stated(claim: Claim) -> str:
+    """What has to be measured, and the rule for it."""
+    return f"not tested, {claim.untested}" if claim.untested is not None else f"{subject(claim)}: {rule(claim)}"
 
 
 def _at(claim: Claim) -> tuple[str, float] | None:
@@ -154,78 +202,97 @@ def _at(claim: Claim) -> tuple[str, float] | None:
 def _sides(claim: Claim, measured: Measured, seed: int) -> dict[str, list[float]]:
     """The values of one seed, by their names in the claim."""
     names = [*(claim.orders or []), claim.metric, claim.baseline]
-    return {name: measured.of(name, seed, _at(claim)) for name in names if name is not None}
+    return {
+        name: [column.values[0] for column in measured.of(name, [seed], _at(claim))]
+        for name in names if name is not None
+    }  # fmt: skip
 
 
-def _value(claim: Claim, measured: Measured, seed: int) -> float:
-    """The number of a seed to judge; with several values, the one that fits the claim worst."""
-    sides = _sides(claim, measured, seed)
+# -- quantities --------------------------------------------------------------------------------------------------
+
+
+def quantities(claim: Claim, measured: Measured, seeds: Sequence[int]) -> list[Quantity]:
+    """What has to hold: each step of an order, and each stage of a sweep, by itself."""
+    bounds = _bounds(claim)
+    at = _at(claim)
     if claim.orders:
-        line = [value for name in claim.orders for value in sides[name]]
-        return min(after - before for before, after in zip(line, line[1:], strict=False))
-    values = sides[str(claim.metric)]
-    if claim.baseline is not None:
-        values = _differences(claim, values, sides[claim.baseline])
-    if claim.rises_by is not None:
-        return min(values) if claim.rises_by >= 0 else max(values)
-    if claim.above is not None:
-        return min(values)
-    if claim.below is not None:
-        return max(values)
+        line = [column for name in claim.orders for column in measured.of(name, seeds, at)]
+        return [_difference(after, before, bounds) for before, after in zip(line, line[1:], strict=False)]
+    columns = measured.of(str(claim.metric), seeds, at)
+    if claim.baseline is None:
+        return [Quantity(column.name, column.values, bounds, _error(column.cases)) for column in columns]
+    start = measured.of(claim.baseline, seeds, at)
+    start = start * len(columns) if len(start) == 1 else start
+    if len(start) != len(columns):
+        raise NoValue(f"{claim.metric} has {len(columns)} values and {claim.baseline} has {len(start)}")
+    return [_difference(column, before, bounds) for column, before in zip(columns, start, strict=True)]
+
+
+def _bounds(claim: Claim) -> Bounds:
+    if claim.orders or claim.by is not None:
+        return Bounds(by=claim.by or 0.0)
     if claim.between is not None:
-        low, high = claim.between
-        return max(values, key=lambda value: max(low - value, value - high))
-    return max(values, key=lambda value: abs(value - float(claim.paper or 0)))
+        return Bounds(*claim.between)
+    if claim.paper is not None:
+        return Bounds(claim.paper - float(claim.within or 0), claim.paper + float(claim.within or 0))
+    return Bounds(claim.above, claim.below)
 
 
-def _differences(claim: Claim, values: list[float], start: list[float]) -> list[float]:
-    """Each value minus the baseline's value; a sweep may share one baseline."""
-    start = start * len(values) if len(start) == 1 else start
-    if len(start) != len(values):
-        raise NoValue(f"{claim.metric} has {len(values)} values and {claim.baseline} has {len(start)}")
-    return [value - before for value, before in zip(values, start, strict=True)]
+def _difference(after: Column, before: Column, bounds: Bounds) -> Quantity:
+    values = [value - start for value, start in zip(after.values, before.values, strict=True)]
+    error = 0.0
+    if after.cases is not None and before.cases is not None:
+        difference = change(before.cases, after.cases)
+        error = (difference.noise or 0.0) / Z
+    return Quantity(f"{after.name} − {before.name}", values, bounds, error)
 
 
-def _failure(claim: Claim, values: Mapping[int, float], mean: float) -> str:
-    """Why a claim does not hold; empty if it does."""
-    wrong = {seed: value for seed, value in values.items() if not _holds(claim, value)}
-    if wrong:
-        return "; ".join(f"{value:.4g} in seed {seed}" for seed, value in wrong.items())
-    d = claim.rises_by
-    if d is not None and (mean < d if d >= 0 else mean > d):
-        return f"{mean:.4g} on average"
-    if claim.paper is not None and not abs(mean - claim.paper) <= float(claim.within or 0):
-        return f"{mean:.4g} on average"
-    return ""
+def _error(cases: Score | None) -> float:
+    """The standard error of a mean over cases that all seeds share."""
+    if cases is None:
+        return 0.0
+    return mean_score("", cases.cases, within_0_and_1(cases.cases)).noise / Z
 
 
-def _holds(claim: Claim, value: float) -> bool:
-    """Whether the number of one seed fits the claim."""
-    if claim.orders:
-        return value > 0
-    if claim.rises_by is not None:
-        return value < 0 if claim.rises_by < 0 else value > 0
-    if claim.above is not None:
-        return value > claim.above
-    if claim.below is not None:
-        return value < claim.below
-    if claim.between is not None:
-        return claim.between[0] <= value <= claim.between[1]
-    return True
+def _why(judged: Sequence[Quantity], decides: Quantity, found: str) -> str:
+    """Why a claim is not reproduced, in words; empty if it is."""
+    if found == REPRODUCED:
+        return ""
+    name = f"{decides.name}: " if len(judged) > 1 else ""
+    interval = decides.interval()
+    if interval is None:
+        return f"{name}one seed says nothing about the spread over seeds"
+    shown = f"{name}{interval[0]:.4g} to {interval[1]:.4g}"
+    if found == CONTRADICTED:
+        return shown
+    more = _more(judged, found)
+    if more is None:
+        return f"{shown}; more seeds would not decide it"
+    return f"{shown}; about {more} seeds would decide it"
 
 
-def spread(values: Sequence[float]) -> tuple[float, float | None, float | None, float | None]:
-    """Mean, sample standard deviation and the 95 % interval of the mean (Student's t); None for a single value."""
-    mean, sd = mean_and_spread(values)
-    if sd is None:
-        return mean, None, None, None
-    half = student(len(values) - 1) * sd / math.sqrt(len(values))
-    return mean, sd, mean - half, mean + half
+def _more(judged: Sequence[Quantity], found: str) -> int | None:
+    """How many seeds would decide an undecided claim if means and deviations stayed; None if no number would."""
+    if found != UNDECIDED:
+        return None
+    needed = [quantity.seeds_to_decide() for quantity in judged]
+    known = [number for number in needed if number is not None]
+    return max(known) if len(known) == len(needed) else None
+
+
+# -- all claims --------------------------------------------------------------------------------------------------
+
+
+def counted(judged: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """How many of a recipe's claims have which verdict, without those for another scale."""
+    return dict(Counter(claim["verdict"] for claim in judged if claim["seeds"]))
 
 
 def together(judged: Sequence[Mapping[str, Any]]) -> str:
-    """The verdict of a recipe: reproduced if all claims that its stages test are, not reproduced if one is not."""
-    verdicts = [claim["verdict"] for claim in judged if claim["seeds"]]
-    if NOT_REPRODUCED in verdicts:
-        return NOT_REPRODUCED
-    return NOT_TESTED if NOT_TESTED in verdicts or not verdicts else REPRODUCED
+    """The verdict of a recipe: `4 of 5 reproduced, 1 contradicted`."""
+    counts = counted(judged)
+    whole = sum(counts.values())
+    if not whole:
+        return NOT_TESTED
+    rest = "".join(f", {counts[name]} {name}" for name in (CONTRADICTED, UNDECIDED, NOT_TESTED) if name in counts)
+    return f"{counts.get(REPRODUCED, 0)} of {whole} reproduced{rest}"

@@ -8,7 +8,7 @@ from typing import Any
 
 from zoo.evals import Eval, Score
 from zoo.evals.chosen import choose
-from zoo.evals.kept_scores import write_score
+from zoo.evals.kept_scores import with_cases, write_score
 from zoo.evals.subject import load_subject
 from zoo.options.spelling import parse
 from zoo.randomness import seed_everything
@@ -85,6 +85,12 @@ class Evaluations:
 def scores_of(job: Job) -> dict[str, dict[str, Any]]:
     """The score of each evaluation of a stage, by its label."""
     return {label: kept["score"] for label, kept in Run(job.folder).read_json(KEPT).items()}
+
+
+def cases_of(job: Job) -> dict[str, Score]:
+    """The same as scores, with their cases."""
+    completed = with_cases(Run(job.folder), "after")
+    return {label: completed(Score(**score)) for label, score in scores_of(job).items()}
 
 
 def eval_values(job: Job) -> dict[str, float]:

@@ -6,6 +6,7 @@ A package registers its recipes with an entry point of the group `zoo.recipes`, 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -23,7 +24,8 @@ Lines = dict[tuple[str | int, ...], tuple[str, int]]
 
 @dataclass(frozen=True)
 class RecipeEntry:
-    """A recipe in the list. `error`: why it cannot be read; `verdict`: of its last run, or empty."""
+    """A recipe in the list. `error`: why it cannot be read; `verdict`: of its last run, or empty; `stale`:
+    whether its experiment was changed since."""
 
     name: str
     package: str
@@ -36,6 +38,7 @@ class RecipeEntry:
     minutes: float | None = None
     verdict: str = ""
     date: str = ""
+    stale: bool = False
     error: str = ""
 
     @property
@@ -175,7 +178,7 @@ def _entry(file: Path, package: registry.Entry) -> RecipeEntry:
         return RecipeEntry(**where, error=error.message)
     except (AttributeError, TypeError):
         return RecipeEntry(**where, error=f"it does not have the form of a recipe: zoo recipes {file.stem} says where")
-    return RecipeEntry(**{**where, **facts, **last_result(file)})
+    return RecipeEntry(**{**where, **facts, **last_result(file, content)})
 
 
 def _facts(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -191,10 +194,22 @@ def _facts(content: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def last_result(file: Path) -> dict[str, Any]:
-    """Verdict and date of the last run that is stored next to the recipe."""
+def last_result(file: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Verdict and date of the last run that is stored next to the recipe, and whether it is stale."""
     try:
         kept = json.loads((file.parent / "results" / f"{file.stem}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return {key: str(kept.get(key, "")) for key in ("verdict", "date")} if isinstance(kept, dict) else {}
+    if not isinstance(kept, dict):
+        return {}
+    stale = kept.get("digest") != experiment_digest(content.get("laptop") or {})
+    return {**{key: str(kept.get(key, "")) for key in ("verdict", "date")}, "stale": stale}
+
+
+def experiment_digest(content: Mapping[str, Any]) -> str:
+    """A hash of what decides in a recipe's experiment: the stages with their options and evaluations, the rules of the
+    claims, and the number of seeds. Texts for readers, such as findings, do not count."""
+    rules = [{key: value for key, value in claim.items() if key not in ("says", "where")}
+             for claim in content.get("claims") or () if "untested" not in claim]  # fmt: skip
+    parts = [content.get(key) for key in ("common", "stages", "evals", "seeds")]
+    return hashlib.sha256(json.dumps([*parts, rules], sort_keys=True, default=str).encode()).hexdigest()[:24]

@@ -22,8 +22,9 @@ from zoo.recipes.find import Lines, place
 STAGE_NAME = re.compile(r"[A-Za-z]\w*(?:-\w+)*")
 METRIC = re.compile(r"([A-Za-z]\w*(?:-\w+)*(?:\([^()]*\))?)\.(.+)")
 """STAGE.METRIC of a claim: `tuned.gsm8k`, `swept(beta=0.1).val/loss`, `swept(*).kl`."""
-RULES = ("paper", "above", "below", "between", "rises_by", "orders", "untested")
-"""A claim states exactly one of these."""
+CLAIM_ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+RULES = ("paper", "above", "below", "between", "orders", "by", "untested")
+"""A claim states exactly one of these; `orders` may say `by` how much."""
 DIFFERENCES = ("above", "below", "between")
 """Rules that may be about a difference from a baseline."""
 ARXIV = re.compile(r"\d{4}\.\d{4,5}|[a-z-]+(?:\.[A-Z]{2})?/\d{7}")
@@ -71,20 +72,23 @@ class At(Form):
 class Claim(Form):
     """A claim of the paper: `says`, what is measured, and exactly one rule for the result."""
 
+    id: str | None = Field(
+        None, description="Its name in results, which never changes: gold-rises. Required where it is judged."
+    )
     says: str = Field(description="The claim in plain words.")
     metric: str | None = Field(None, description="STAGE.METRIC, such as tuned.gsm8k or swept(*).kl.")
     baseline: str | None = Field(
         None,
-        description="The STAGE.METRIC for rises_by; above, below and between subtract it.",
+        description="The STAGE.METRIC for by; above, below and between subtract it.",
     )
-    rises_by: float | None = Field(None, description="Higher than the baseline in every seed, by this on average.")
-    above: float | None = Field(None, description="Above this in every seed.")
-    below: float | None = Field(None, description="Below this in every seed.")
-    between: list[float] | None = Field(
-        None, description="Between these two in every seed.", min_length=2, max_length=2
+    by: float | None = Field(
+        None, description="The smallest effect that matters: metric − baseline is above 0, by this or more."
     )
-    orders: list[str] | None = Field(None, description="STAGE.METRIC's that ascend in every seed.", min_length=1)
-    paper: float | None = Field(None, description="The paper's number; the mean over seeds is at most `within` away.")
+    above: float | None = Field(None, description="Above this.")
+    below: float | None = Field(None, description="Below this.")
+    between: list[float] | None = Field(None, description="Between these two.", min_length=2, max_length=2)
+    orders: list[str] | None = Field(None, description="STAGE.METRIC's that ascend.", min_length=1)
+    paper: float | None = Field(None, description="The paper's number, which the mean is `within`.")
     within: float | None = Field(None, description="For paper: how far away the mean may be.", ge=0)
     untested: str | None = Field(None, description="Why no stage can measure it, for a claim that remains untested.")
     at: At | None = None
@@ -93,17 +97,23 @@ class Claim(Form):
 
     @model_validator(mode="after")
     def _one_rule(self) -> Claim:
+        if self.id is not None and not CLAIM_ID.fullmatch(self.id):
+            raise ValueError(f"the id {self.id!r} is not made of small letters, digits and hyphens")
         given = [rule for rule in RULES if getattr(self, rule) is not None]
+        if given == ["orders", "by"]:
+            given = ["orders"]
         if len(given) != 1:
             raise ValueError(f"give exactly one of {', '.join(RULES)}; it has {' and '.join(given) or 'none'}")
         (rule,) = given
         if (self.metric is None) != (rule in ("orders", "untested")):
             raise ValueError(f"{rule} {'goes without' if self.metric else 'needs'} a metric")
-        for name, owner, others in (("baseline", "rises_by", DIFFERENCES), ("within", "paper", ())):
+        for name, owner, others in (("baseline", "by", DIFFERENCES), ("within", "paper", ())):
             if (is_set := getattr(self, name) is not None) != (rule == owner) and not (is_set and rule in others):
                 raise ValueError(f"{owner} needs {name}" if rule == owner else f"{name} is for {owner}, not for {rule}")
         if self.orders and len(self.orders) == 1 and "(*)" not in self.orders[0]:
             raise ValueError("orders compares two metrics or more, or those of a sweep")
+        if self.orders and (self.by or 0) < 0:
+            raise ValueError("by is a number above 0 for orders: turn the order round")
         if self.between and self.between[0] >= self.between[1]:
             raise ValueError("between needs the smaller number first")
         if self.at and not (self.metric and self.metric.partition(".")[0].endswith("(*)")):
@@ -159,15 +169,26 @@ class Conditions(Form):
     """How the laptop's experiment is run, and what a reader may conclude from it."""
 
     tests: Text = Field(description="What is compared with what.")
-    seeds: int = Field(3, ge=1, description="How many seeds are run.")
+    seeds: int = Field(
+        3, ge=1, le=20, description="How many seeds are run before claims are judged for the first time."
+    )
     minutes: float = Field(gt=0, description="How long a run takes on two cores, in minutes.")
-    reproduced_if: Text = Field(description="The pass rule in plain words.")
     caveat: Text = Field(description="What this does not show.")
     findings: Text = Field("", description="The results, their likely reasons, and what a reader may conclude.")
 
 
 class LaptopForm(Conditions, VariantForm):
     """The mechanism behind the claims, tested in minutes."""
+
+    @model_validator(mode="after")
+    def _named(self) -> LaptopForm:
+        ids = [claim.id for claim in self.claims if claim.untested is None]
+        for claim in self.claims:
+            if claim.untested is None and claim.id is None:
+                raise ValueError(f"the claim '{claim.says}' has no id: add one, such as `id: gold-rises`")
+            if claim.id is not None and ids.count(claim.id) > 1:
+                raise ValueError(f"two claims have the id '{claim.id}'")
+        return self
 
 
 class Head(Form):

@@ -20,7 +20,7 @@ from zoo.errors import ZooError, nearest
 from zoo.limits import STAGES
 from zoo.options.config import OTHER_NAMES, TrainConfig
 from zoo.options.fields import options_of
-from zoo.recipes.find import Lines, RecipeEntry, all_recipes, find_recipe, place, read
+from zoo.recipes.find import Lines, RecipeEntry, all_recipes, experiment_digest, find_recipe, place, read
 from zoo.recipes.form import STAGE_NAME, Conditions, Head, LaptopForm, StageForm, VariantForm, parse
 from zoo.recipes.schema import Recipe, Stage, Variant, canonical, references, rewritten, spelled
 from zoo.recipes.structure import check_structure
@@ -42,10 +42,12 @@ def load_recipe(name: str | Path) -> Recipe:
     content, lines = read(path)
     form = parse(content, lines, path)
     problems: list[str] = []
-    full = _Expansion(form, (), lines, path, problems).variant("full")
+    full = _Expansion(form, (), lines, path, problems).variant("full", experiment_digest(content))
     laptop = None
     if form.laptop is not None:
-        laptop = _Expansion(form.laptop, ("laptop",), lines, path, problems).variant("laptop")
+        laptop = _Expansion(form.laptop, ("laptop",), lines, path, problems).variant(
+            "laptop", experiment_digest(content["laptop"])
+        )
     _raise(problems)
     head = {key: getattr(form, key) for key in Head.model_fields}
     recipe = Recipe(name=path.stem, path=path, package=package, **head, full=full, laptop=laptop, lines=lines)
@@ -65,7 +67,7 @@ class _Expansion:
     def __init__(self, form: VariantForm, top: tuple[str, ...], lines: Lines, path: Path, problems: list[str]):
         self.form, self.top, self.lines, self.path, self.problems = form, top, lines, path, problems
 
-    def variant(self, name: str) -> Variant:
+    def variant(self, name: str, digest: str) -> Variant:
         self._check_common()
         stages = [stage for written, form in self.form.stages.items() for stage in self._stages(written, form)]
         self._check_folders(stages)
@@ -73,7 +75,7 @@ class _Expansion:
         if isinstance(self.form, LaptopForm):
             conditions = Conditions(**{key: getattr(self.form, key) for key in Conditions.model_fields})
         by_name = {stage.name: stage for stage in stages}
-        return Variant(name=name, stages=by_name, claims=self.form.claims, conditions=conditions)
+        return Variant(name=name, stages=by_name, claims=self.form.claims, conditions=conditions, digest=digest)
 
     def _stages(self, name: str, form: StageForm) -> Iterator[Stage]:
         """The stage of the file, or the stages of its sweep."""

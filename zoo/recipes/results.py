@@ -13,10 +13,11 @@ from typing import Any
 from zoo import __version__
 from zoo.paths import write_text
 from zoo.recipes import claims
-from zoo.recipes.evaluate import eval_values, scores_of, stage_value
+from zoo.recipes.evaluate import cases_of, eval_values, scores_of, stage_value
 from zoo.recipes.form import METRIC, Claim
 from zoo.recipes.graph import Job
 from zoo.recipes.schema import Recipe, Stage, Variant
+from zoo.recipes.verdicts import LEVEL
 from zoo.runs import environment
 from zoo.secrets import scrubbed
 
@@ -29,16 +30,24 @@ Record = Callable[[Job], Mapping[str, Any]]
 
 
 def gather(
-    recipe: Recipe, variant: Variant, order: Sequence[Stage], jobs: Sequence[Job], record: Record, command: str
+    recipe: Recipe,
+    variant: Variant,
+    order: Sequence[Stage],
+    jobs: Sequence[Job],
+    record: Record,
+    command: str,
+    commit: str = "",
 ) -> dict[str, Any]:
     """The results of a reproduction, as JSON types.
 
     Everything except `made` is the same for every run, however often it was interrupted (unless a claim reads a clock).
+    commit: of the recipe when its judging run was registered; empty if there is none.
     """
     seeds = list(dict.fromkeys(job.seed for job in jobs))
     names = {stage.name for stage in order}
     values = {seed: {job.name: _values(job, variant, record) for job in jobs if job.seed == seed} for seed in seeds}
-    measured = claims.Measured(values, lambda text: [name for name in variant.matching(text) if name in names])
+    scores = {seed: {job.name: cases_of(job) for job in jobs if job.seed == seed} for seed in seeds}
+    measured = claims.Measured(values, lambda text: [name for name in variant.matching(text) if name in names], scores)
     judged = [claims.judge(claim, measured, seeds) for claim in variant.claims]
     other = recipe.full.claims if variant.name == "laptop" else ()
     return {
@@ -48,12 +57,16 @@ def gather(
         "variant": variant.name,
         "seeds": seeds,
         "verdict": claims.together(judged),
+        "counts": claims.counted(judged),
+        "level": LEVEL,
+        "digest": variant.digest,
+        "commit": commit,
         "claims": judged,
         "full_scale": [claims.untested(claim, claim.untested or f"needs {recipe.hardware}") for claim in other],
         "stages": [_stage(stage, [job for job in jobs if job.name == stage.name], values) for stage in order],
         "sweeps": _sweeps(order),
         "at": [_at(claim, measured, seeds) for claim in variant.claims if claim.at],
-        **{key: getattr(variant.conditions, key, "") for key in ("tests", "reproduced_if", "caveat", "findings")},
+        **{key: getattr(variant.conditions, key, "") for key in ("tests", "caveat", "findings")},
         "about": recipe.about, "hardware": recipe.hardware, "deviations": recipe.deviations,
         "not_reported": recipe.not_reported, "notes": recipe.notes,
         "made": _made(jobs, record, command),
@@ -159,12 +172,12 @@ def claims_table(results: Mapping[str, Any]) -> str:
     stream = io.StringIO()
     table = csv.writer(stream, lineterminator="\n")
     seeds = [str(seed) for seed in results["seeds"]]
-    table.writerow(["claim", "where", "metric", "rule", "verdict", "why", "mean", "sd", "low", "high",
+    texts, numbers = ("id", "says", "where", "metric", "rule", "verdict", "why"), ("mean", "sd", "low", "high")
+    table.writerow([*("claim" if name == "says" else name for name in texts), *numbers,
                     *(f"seed {seed}" for seed in seeds)])  # fmt: skip
     for claim in [*results["claims"], *results["full_scale"]]:
-        values = claim["values"] or [""] * len(seeds)
-        numbers = ["" if claim[key] is None else claim[key] for key in ("mean", "sd", "low", "high")]
-        table.writerow([claim[key] for key in ("says", "where", "metric", "rule", "verdict", "why")] + numbers + values)
+        cells = ["" if claim[key] is None else claim[key] for key in (*texts, *numbers)]
+        table.writerow(cells + (claim["values"] or [""] * len(seeds)))
     return stream.getvalue()
 
 
@@ -172,12 +185,13 @@ def stored(results: Mapping[str, Any]) -> dict[str, Any]:
     """The content of the file next to the recipe: claims with the values of each seed, and how they were made."""
     made = results["made"]
     short = [
-        {key: claim[key] for key in ("says", "where", "metric", "rule", "verdict", "why", "seeds", "values", "mean",
-                                   "sd", "low", "high")}
+        {key: claim[key] for key in ("id", "says", "where", "metric", "rule", "verdict", "why", "seeds", "values",
+                                   "mean", "sd", "low", "high", "quantities", "more_seeds")}
         for claim in [*results["claims"], *results["full_scale"]]
     ]  # fmt: skip
     return {
-        "recipe": results["recipe"], "variant": results["variant"], "verdict": results["verdict"], "date": made["date"],
+        "recipe": results["recipe"], "variant": results["variant"], "verdict": results["verdict"],
+        **{key: results[key] for key in ("counts", "level", "digest", "commit")}, "date": made["date"],
         "seeds": results["seeds"], **{name: made[name] for name in MINUTES}, "command": made["command"],
         "versions": {name: made["versions"][name] for name in ("zoo", "torch", "transformers", "python")},
         "claims": short,

@@ -24,12 +24,13 @@ from zoo.errors import NO_RUN, TrainingStopped, ZooError, was_asked
 from zoo.libraries.quiet import quiet_libraries
 from zoo.numbers import clock
 from zoo.paths import typed_path, write_text
-from zoo.recipes import results
+from zoo.recipes import registered, results
 from zoo.recipes.graph import Job, drawn, jobs, stage_order
 from zoo.recipes.schema import Recipe
 from zoo.recipes.stages import Stages
 from zoo.recipes.structure import written_at
 from zoo.recipes.table import keeps_results, write_table
+from zoo.recipes.verdicts import UNDECIDED, next_look
 from zoo.report.plots.recipe_picture import write_picture
 from zoo.report.recipe_page import write_recipe_page
 from zoo.runs import hold
@@ -42,13 +43,15 @@ class Reproduction:
 
     def __init__(
         self, recipe: Recipe, laptop: bool, console: Console, *,
-        seeds: Sequence[int] | None = None, only: str | None = None, out: str = "runs/recipes", command: str = "",
-        workers: Workers | None = None,
+        seeds: int | Sequence[int] | None = None, only: str | None = None, out: str = "runs/recipes", command: str = "",
+        workers: Workers | None = None, most_seeds: int = 0, recorded: bool = False,
     ):  # fmt: skip
-        """seeds: by default the recipe's, from 0; only: run this stage and those that it needs, and judge no claim;
-        workers: run stages at the same time, each as a command of its own.
+        """seeds: a number of seeds, or these; by default as many as the recipe says. only: run this stage and those
+        that it needs, and judge no claim; workers: run stages at the same time, each as a command of its own;
+        most_seeds: while claims are undecided, go on with more seeds, up to this number; recorded: the results are to
+        be stored next to the recipe.
 
-        Raises ZooError if the recipe has no such variant or stage.
+        Raises ZooError if the recipe has no such variant or stage, or is not ready to be judged.
         """
         variant = recipe.variant(laptop)
         if variant is None:
@@ -56,9 +59,36 @@ class Reproduction:
         self.recipe, self.variant, self.console, self.only = recipe, variant, console, only
         self.workers, self.out = workers, out
         self.command = command or f"zoo reproduce {recipe.name}{' --laptop' if laptop else ''}"
-        self.seeds = list(seeds) if seeds is not None else list(range(variant.seeds))
+        self.most_seeds, self.recorded = most_seeds, recorded
+        if recorded:
+            self._register()
+        count = variant.seeds if seeds is None else seeds
+        begin = registered.first_seed(recipe, variant)
+        self.seeds = list(range(begin, begin + count)) if isinstance(count, int) else list(count)
+        if recorded:
+            registered.check_seeds(self.seeds, recipe, variant)
         self.folder = typed_path(out) / f"{recipe.name}{'-laptop' if laptop else ''}"
         self.order = stage_order(variant, only)
+        self._plan()
+
+    def _register(self) -> None:
+        """Log this judging run. Raises ZooError unless the recipe and the log are committed."""
+        if not keeps_results(self.recipe.path.parent):
+            raise ZooError(
+                f"Nothing was run: results are recorded for the recipes of a package, and {self.recipe.path} is in "
+                "none.",
+                "Leave out --record.",
+            )
+        registered.register(self.recipe, self.variant)
+        if not registered.is_committed(self.recipe, self.variant):
+            log = registered.log_of(self.recipe)
+            raise ZooError(
+                f"Nothing was run yet: {log} now has a line for this judging run. It is committed before the run.",
+                f"git add {log} && git commit -m 'Judge {self.recipe.name}', then the same command again.",
+            )
+
+    def _plan(self) -> None:
+        """The stages of all seeds."""
         self.jobs = jobs(self.order, self.seeds, self.folder)
         self.stages = self._stages(Console(quiet=True))
 
@@ -81,7 +111,7 @@ class Reproduction:
         for line in drawn(self.order):
             self.say(f"  {line}")
         seeds = ", ".join(map(str, self.seeds))
-        about = f", about {conditions.minutes:g} minutes" if conditions else ""
+        about = f", about {conditions.minutes * len(self.seeds) / conditions.seeds:.2g} minutes" if conditions else ""
         self.say(f"{len(self.order)} stages for each of the seeds {seeds} in {self.folder}{about}.")
 
     def plan(self) -> dict[str, Any]:
@@ -125,20 +155,37 @@ class Reproduction:
             self.log = Log(stream, self.say)
             self.stages = self._stages(self.log.console())
             write_text(self.folder / "recipe.yaml", self.recipe.path.read_text(encoding="utf-8"))
-            self._make_all() if self.workers is None else self._make_at_the_same_time(self.workers)
-            gathered = results.gather(
-                self.recipe, self.variant, self.order, self.jobs, self.stages.record, self.command
-            )
+            gathered = self._judged()
+            while (more := self._more_seeds(gathered)) is not None:
+                self.say(f"{gathered['verdict']} after {len(self.seeds)} seeds: going on to {more} seeds.")
+                self.seeds += range(self.seeds[-1] + 1, self.seeds[-1] + 1 + more - len(self.seeds))
+                self._plan()
+                self.stages = self._stages(self.log.console())
+                gathered = self._judged()
+        return gathered
+
+    def _judged(self) -> dict[str, Any]:
+        """Make what is missing, and judge. Results are written after each look at the claims."""
+        self._make_all() if self.workers is None else self._make_at_the_same_time(self.workers)
+        entry = registered.entry_of(self.recipe, self.variant) or {}
+        gathered = results.gather(
+            self.recipe, self.variant, self.order, self.jobs, self.stages.record, self.command,
+            entry.get("commit", ""),
+        )  # fmt: skip
         if self.only is None:
             results.write(self.folder, gathered)
             write_recipe_page(self.folder, gathered)
         return gathered
 
-    def record(self, gathered: Mapping[str, Any]) -> Path | None:
-        """Store the results and their picture next to the recipe and update the table; None if they are not stored."""
-        folder = self.recipe.path.parent
-        if not keeps_results(folder):
+    def _more_seeds(self, gathered: Mapping[str, Any]) -> int | None:
+        """The number of seeds for the next look at the claims; None if they are decided or the seeds are spent."""
+        if self.only is not None or UNDECIDED not in gathered["counts"]:
             return None
+        return next_look(len(self.seeds), self.most_seeds)
+
+    def record(self, gathered: Mapping[str, Any]) -> Path | None:
+        """Store the results and their picture next to the recipe and update the table; None if that is impossible."""
+        folder = self.recipe.path.parent
         path = results.stored_path(self.recipe, self.variant.name)
         try:
             path.parent.mkdir(exist_ok=True)
@@ -174,7 +221,7 @@ class Reproduction:
         return Task(
             name,
             ("reproduce", str(self.recipe.path), *scale, "--seeds", f"{job.seed},", "--only", job.name,
-             "--out", self.out, "--no-record"),
+             "--out", self.out),
             self.folder / "logs" / f"{name}.log", tuple(names[key] for key in needs if key in names),
         )  # fmt: skip
 

@@ -77,12 +77,14 @@ class Stage(StageKeys):
 
 
 class Variant(Form):
-    """The stages and claims of one scale. `name`: full or laptop; conditions: how the laptop's experiment is run."""
+    """The stages and claims of one scale. `name`: full or laptop; conditions: how the laptop's experiment is run;
+    digest: of what decides in it."""
 
     name: str
     stages: dict[str, Stage]
     claims: list[Claim] = []
     conditions: Conditions | None = None
+    digest: str = ""
 
     @property
     def seeds(self) -> int:

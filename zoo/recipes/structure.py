@@ -106,7 +106,7 @@ def _claims(recipe: Recipe, variant: Variant) -> Iterator[str]:
         if variant.name == "laptop" and claim.rule == "paper" and not claim.exact:
             yield (
                 f"{recipe.where(variant, 'claims', i, 'paper')}: a laptop cannot claim the paper's number. State what "
-                "shows the mechanism (above, rises_by, …), or write `exact: true` if the number holds at any scale."
+                "shows the mechanism (above, by, …), or write `exact: true` if the number holds at any scale."
             )
 
 

@@ -4,40 +4,55 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from zoo.errors import ZooError
+from zoo.recipes.form import Claim
 from zoo.recipes.load import load_recipe
+from zoo.recipes.results import stored_path
 from zoo.recipes.schema import Recipe, Variant
-from zoo.report.plots.standalone import label_of
+from zoo.recipes.verdicts import CONTRADICTED, NOT_TESTED, REPRODUCED, UNDECIDED
 
 TABLE = "README.md"
 MARK = "<!-- Made by `zoo recipes --table` from results/; changes by hand are lost. -->"
 RESULTS_FOLDER = "results"
+STALE, NOT_RUN = "stale", "not run"
+
+
+ORDER = (REPRODUCED, CONTRADICTED, UNDECIDED, NOT_TESTED, STALE, NOT_RUN)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A recipe at one scale, with its recorded results. stale: they are of an experiment that was changed since."""
+
+    recipe: Recipe
+    variant: Variant
+    results: dict[str, Any]
+    picture: str
+    stale: bool
 
 
 def table_of(folder: Path) -> str:
-    """The text of README.md: a row for each recipe, then the claims of each recipe that was run."""
+    """The text of README.md: a row for each claim, then each recipe that was run, with the values of each seed."""
     recipes = [load_recipe(file) for file in sorted(folder.glob("*.yaml"))]
-    kept = {recipe.name: _kept(folder, recipe.name) for recipe in recipes}
-    full = {recipe.name: _kept(folder, f"{recipe.name}-full") for recipe in recipes}
+    kept = [of_it for recipe in recipes for of_it in _kept(folder, recipe)]
+    rows = _rows(recipes, kept)
     lines = [
         MARK, "", "# Recipes", "",
         "Each file states what a paper claims, with the options that it reports, and a small experiment that tests the "
         "mechanism behind a claim. A verdict here is that of the small experiment and says nothing about the paper's "
-        "own numbers. Seeds are fresh: experiments were designed with other seeds, unless the findings say otherwise. "
-        "Wall-clock minutes depend on what else a machine does; if CPU minutes are missing, it may have done other "
-        "work at the same time.", "",
-        "| recipe | paper | verdict | claims | seeds | minutes | CPU minutes | date | zoo, torch |",
-        "|---|---|---|---|---|---|---|---|---|",
-        *(_row(recipe, kept[recipe.name]) for recipe in recipes),
+        "own numbers. Experiments were designed on other seeds than those that they were judged on. How verdicts come "
+        "about: docs/recipes.md.", "",
+        f"Of {len(rows)} claims {_counted([verdict for verdict, _ in rows])}.", "",
+        "| claim | recipe | verdict | effect | interval | seeds | minutes of the recipe |",
+        "|---|---|---|---|---|---|---|",
+        *(row for _, row in sorted(rows, key=lambda row: ORDER.index(row[0]))),
     ]  # fmt: skip
-    for recipe in recipes:
-        if (results := kept[recipe.name]) is not None and recipe.laptop is not None:
-            lines += _details(recipe, results, recipe.laptop, _picture(folder, recipe.name))
-        if (results := full[recipe.name]) is not None:
-            lines += _details(recipe, results, recipe.full, _picture(folder, f"{recipe.name}-full"))
+    for of_it in kept:
+        lines += _details(of_it)
     return "\n".join(lines) + "\n"
 
 
@@ -60,55 +75,84 @@ def keeps_results(folder: Path) -> bool:
     return is_table(file) if file.is_file() else (folder / "__init__.py").is_file()
 
 
-def _kept(folder: Path, name: str) -> dict[str, Any] | None:
-    file = folder / RESULTS_FOLDER / f"{name}.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+def _kept(folder: Path, recipe: Recipe) -> list[Kept]:
+    """The recorded results of a recipe, by scale."""
+    found = []
+    for variant in filter(None, (recipe.laptop, recipe.full)):
+        file = stored_path(recipe, variant.name)
+        if file.is_file():
+            results = json.loads(file.read_text(encoding="utf-8"))
+            picture = file.with_suffix(".svg")
+            link = f"{RESULTS_FOLDER}/{picture.name}" if picture.is_file() else ""
+            found.append(Kept(recipe, variant, results, link, results.get("digest") != variant.digest))
+    return found
 
 
-def _picture(folder: Path, name: str) -> list[str]:
-    """The picture of what the claims compare, if there is one, with its label as alternative text."""
-    file = folder / RESULTS_FOLDER / f"{name}.svg"
-    if not file.is_file():
-        return []
-    return ["", f"![{cell(label_of(file.read_text(encoding='utf-8')))}]({RESULTS_FOLDER}/{file.name})"]
+def _rows(recipes: Sequence[Recipe], kept: Sequence[Kept]) -> list[tuple[str, str]]:
+    """The verdict and the row of each claim that a laptop can test."""
+    results = {of_it.recipe.name: of_it for of_it in kept if of_it.variant.name == "laptop"}
+    return [
+        _row(recipe, claim, results.get(recipe.name))
+        for recipe in recipes for claim in (recipe.laptop.claims if recipe.laptop else ()) if claim.untested is None
+    ]  # fmt: skip
 
 
-def _row(recipe: Recipe, results: Mapping[str, Any] | None) -> str:
-    name = f"[{recipe.name}]({recipe.path.name})"
+def _row(recipe: Recipe, claim: Claim, kept: Kept | None) -> tuple[str, str]:
+    first = [cell(claim.says), f"[{recipe.name}]({recipe.path.name})"]
+    found = None if kept is None else _found(claim, kept.results)
+    if kept is None or found is None:
+        return NOT_RUN, f"| {' | '.join([*first, NOT_RUN, '', '', '', ''])} |"
+    verdict = STALE if kept.stale else found["verdict"]
+    interval = f"{shown(found['low'])} to {shown(found['high'])}" if found["low"] is not None else "–"
+    cells = [*first, verdict, shown(found["mean"]), interval, str(len(found["seeds"])), f"{kept.results['minutes']:g}"]
+    return verdict, f"| {' | '.join(cells)} |"
+
+
+def _found(claim: Claim, results: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The recorded claim, by its id; in older results by its words."""
+    return next(
+        (found for found in results["claims"] if found.get("id", claim.id if found["says"] == claim.says else None)
+         == claim.id),
+        None,
+    )  # fmt: skip
+
+
+def _counted(verdicts: Sequence[str]) -> str:
+    return ", ".join(f"{verdicts.count(name)} are {name}" for name in ORDER if name in verdicts)
+
+
+def _details(kept: Kept) -> list[str]:
+    recipe, results, conditions = kept.recipe, kept.results, kept.variant.conditions
+    tests = conditions.tests if conditions else "At full scale."
     paper = recipe.paper.text
     if recipe.paper.arxiv:
         paper = f"[{paper}](https://arxiv.org/abs/{recipe.paper.arxiv})"
-    if results is None:
-        return f"| {name} | {paper} | not run | | | | | | |"
-    judged = [claim for claim in results["claims"] if claim["seeds"]]
-    held = sum(claim["verdict"] == "reproduced" for claim in judged)
-    versions = f"{results['versions']['zoo']}, {results['versions']['torch']}"
-    cells = [name, paper, f"**{results['verdict']}**", f"{held} of {len(judged)}", _listed(results["seeds"]),
-             f"{results['minutes']:g}", f"{results.get('cpu_minutes', '')}", results["date"], versions]  # fmt: skip
-    return f"| {' | '.join(cells)} |"
-
-
-def _details(recipe: Recipe, results: Mapping[str, Any], variant: Variant, picture: Sequence[str]) -> list[str]:
-    conditions = variant.conditions
-    tests = conditions.tests if conditions else "At full scale."
-    lines = ["", f"## {recipe.name}", "", cell(f"{recipe.title}. {tests}"), ""]
-    lines += ["| claim | judged | values by seed | mean ± sd | 95 % interval | verdict |", "|---|---|---|---|---|---|"]
+    lines = ["", f"## {recipe.name}", "", f"{cell(f'{recipe.title}. {tests}')} ({paper})", ""]
+    if kept.stale:
+        lines += ["**Stale**: the experiment was changed after these results.", ""]
+    lines += [
+        "| claim | judged | values by seed | mean ± sd | verdict |",
+        "|---|---|---|---|---|",
+    ]
     for claim in results["claims"]:
         if not claim["seeds"]:
             continue
         values = ", ".join(shown(value) for value in claim["values"])
         spread = shown(claim["mean"]) + (f" ± {shown(claim['sd'])}" if claim["sd"] is not None else "")
-        interval = f"{shown(claim['low'])} to {shown(claim['high'])}" if claim["low"] is not None else "–"
         verdict = claim["verdict"] + (f": {claim['why']}" if claim["why"] else "")
         judged = f"`{claim['metric']}` {claim['rule']}"
-        lines.append(f"| {' | '.join(cell(x) for x in (claim['says'], judged, values, spread, interval, verdict))} |")
-    lines += picture
+        lines.append(f"| {' | '.join(cell(x) for x in (claim['says'], judged, values, spread, verdict))} |")
     if left := sum(not claim["seeds"] for claim in results["claims"]):
         lines += ["", f"{left} claims of the paper are not tested at this scale."]
     if conditions:
         texts = {"Findings": conditions.findings, "Caveat": conditions.caveat}
         lines += [line for name, text in texts.items() if text for line in ("", f"{name}: {cell(text)}")]
-    return [*lines, "", f"`{results['command']}`, seeds {_listed(results['seeds'])}, {results['date']}."]
+    made = (
+        f"`{results['command']}`, seeds {_listed(results['seeds'])}, {results['date']}, {results['minutes']:g} minutes"
+    )
+    versions = f"zoo {results['versions']['zoo']}, torch {results['versions']['torch']}"
+    picture = f" [Picture]({kept.picture})." if kept.picture else ""
+    return [*lines, "", f"{made}, {versions}.{picture}"]
 
 
 def _listed(seeds: Sequence[int]) -> str:

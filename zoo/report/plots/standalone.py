@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
-from html import escape, unescape
+from html import escape
 
 from zoo.report.plots.axes import WIDTH, Plot
 
@@ -49,12 +49,6 @@ def stand_alone(plots: Sequence[Plot], label: str, heading: Sequence[str] = (), 
         + "".join(parts)
         + "</svg>\n"
     )
-
-
-def label_of(picture: str) -> str:
-    """The label of a picture made by `stand_alone`; empty if there is none."""
-    label = re.search(r'^<svg [^>]*aria-label="([^"]*)"', picture)
-    return unescape(label[1]) if label else ""
 
 
 def _head(plot: Plot) -> tuple[str, int]:

@@ -12,10 +12,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from zoo.evals import student
 from zoo.report.plots.axes import Plot, Point, number
 from zoo.report.plots.lines import paths
 from zoo.report.plots.series import Series
+from zoo.statistics import student
 
 FORMULA = "R(d) = R₀ + d (α − β log d), d = √KL"
 FEWEST_POINTS = 4
